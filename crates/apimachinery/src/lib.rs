@@ -1,0 +1,21 @@
+//! The vocabulary of the Kubernetes API: what every other crate speaks.
+//!
+//! Objects are `serde_json::Value` here; their kinds are described in the `api` crate. Nothing in this crate does
+//! I/O or knows a particular kind, with the exception of names that the API conventions fix for all kinds
+//! (`metadata`, `status`).
+//!
+//! Reading order: [`object`] (metadata access), [`status`] (errors as clients see them), [`selector`], [`quantity`],
+//! [`patch`], [`names`], [`clock`].
+
+pub mod clock;
+pub mod names;
+pub mod object;
+pub mod patch;
+pub mod quantity;
+pub mod selector;
+pub mod status;
+
+pub use object::ObjectExt;
+pub use quantity::Quantity;
+pub use selector::{FieldSelector, LabelSelector};
+pub use status::{Cause, Status};

@@ -1,0 +1,22 @@
+//! Certificates, keys, tokens and kubeconfig files.
+//!
+//! A cluster has one certificate authority, made on the first start of its first server. It signs the servers'
+//! certificates, the clients' and the nodes' (through CertificateSigningRequests). A node joins with a [`JoinToken`],
+//! which names the authority by its hash, so that a new node can tell the real server from an impostor before it says
+//! its secret.
+//!
+//! No key leaves this crate in a log line; key files are written with mode 0600.
+
+mod ca;
+mod files;
+mod token;
+
+pub use ca::{Authority, CertificateFacts, Identity, PkiError, Usage, certificate_facts, certificate_names, new_key, request};
+pub use files::{kubeconfig, write_private};
+pub use token::{JoinToken, TokenError, random_secret};
+
+/// Hex SHA-256 of `bytes`.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,350 @@
+//! The store on SQLite.
+//!
+//! One thread owns the writing connection. It takes all the writes that are waiting, carries them out in one
+//! transaction and answers them together (group commit), so that the price of making the disk safe is shared.
+//! `synchronous=FULL` on a write-ahead log means: answered is durable, also after a power cut.
+//!
+//! The table is a log. A row is a revision of a key; the newest row of a key is its present, unless it is a tombstone.
+//! History is cut off by the thread itself once [`Options::history`] revisions have gathered, a batch at a time so
+//! that writers don't wait, and the pages that become free go back to the file system (`incremental_vacuum`).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use tokio::sync::oneshot;
+
+use crate::memory::check;
+use crate::{Change, KeyValue, Observer, OpenError, ReadError, Store, Write, WriteError};
+
+/// Writes that one transaction takes at the most.
+const BATCH: usize = 1024;
+/// Rows that one compaction step deletes at the most.
+const COMPACT_STEP: u64 = 2000;
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS kv (
+        revision INTEGER PRIMARY KEY,
+        key      TEXT NOT NULL,
+        deleted  INTEGER NOT NULL,
+        value    BLOB NOT NULL
+    );
+    CREATE INDEX IF NOT EXISTS kv_key ON kv (key, revision);
+    CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+";
+
+/// How a database is kept.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Revisions of history that are kept for reads of the past. Compaction starts at twice as many.
+    pub history: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { history: 10_000 }
+    }
+}
+
+enum Command {
+    Write(Write, oneshot::Sender<Result<u64, WriteError>>),
+    Attach(Arc<dyn Observer>, oneshot::Sender<Result<(), ReadError>>),
+    Compact(u64, oneshot::Sender<Result<(), WriteError>>),
+}
+
+/// Clones of the handle share the writer thread, which ends with the last of them.
+#[derive(Clone)]
+pub struct SqliteStore {
+    commands: SyncSender<Command>,
+    path: PathBuf,
+}
+
+impl SqliteStore {
+    /// Opens the database, making it if there is none.
+    ///
+    /// # Errors
+    /// When the file can't be opened or is no database of ours.
+    pub fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
+        let fail = |e: rusqlite::Error| OpenError { path: path.display().to_string(), reason: e.to_string() };
+        let connection = open_writer(path).map_err(fail)?;
+        let revision = last_revision(&connection).map_err(fail)?;
+        let compacted = read_meta(&connection, "compacted").map_err(fail)?;
+        let (commands, receiver) = sync_channel(BATCH);
+        let writer = Writer { connection, revision, compacted, observers: Vec::new(), options };
+        std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || writer.run(&receiver))
+            .map_err(|e| OpenError { path: path.display().to_string(), reason: e.to_string() })?;
+        Ok(SqliteStore { commands, path: path.into() })
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+        gone: impl Fn() -> T,
+    ) -> T {
+        let (answer, answered) = oneshot::channel();
+        let command = command(answer);
+        let sent = match self.commands.try_send(command) {
+            Ok(()) => true,
+            // The queue is full: wait for it off the async threads.
+            Err(std::sync::mpsc::TrySendError::Full(command)) => {
+                let commands = self.commands.clone();
+                tokio::task::spawn_blocking(move || commands.send(command).is_ok()).await.unwrap_or(false)
+            }
+            Err(std::sync::mpsc::TrySendError::Disconnected(_)) => false,
+        };
+        if !sent {
+            return gone();
+        }
+        answered.await.unwrap_or_else(|_| gone())
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn attach(&self, observer: Arc<dyn Observer>) -> Result<(), ReadError> {
+        self.ask(|answer| Command::Attach(observer, answer), || Err(ReadError::Failed("it was closed".into()))).await
+    }
+
+    async fn write(&self, write: Write) -> Result<u64, WriteError> {
+        self.ask(|answer| Command::Write(write, answer), || Err(WriteError::Failed("it was closed".into()))).await
+    }
+
+    async fn list_at(&self, prefix: &str, revision: u64) -> Result<Vec<KeyValue>, ReadError> {
+        let (path, prefix) = (self.path.clone(), prefix.to_string());
+        let read = tokio::task::spawn_blocking(move || list_at(&path, &prefix, revision)).await;
+        read.unwrap_or_else(|e| Err(ReadError::Failed(e.to_string())))
+    }
+
+    async fn compact(&self, revision: u64) -> Result<(), WriteError> {
+        self.ask(|answer| Command::Compact(revision, answer), || Err(WriteError::Failed("it was closed".into()))).await
+    }
+}
+
+fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    // Takes effect only on a new file, before the first table.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "busy_timeout", 10_000)?;
+    connection.pragma_update(None, "journal_size_limit", 8 << 20)?;
+    connection.pragma_update(None, "cache_size", -4096)?;
+    connection.set_prepared_statement_cache_capacity(16);
+    connection.execute_batch(SCHEMA)?;
+    Ok(connection)
+}
+
+fn read_meta(connection: &Connection, name: &str) -> rusqlite::Result<u64> {
+    let value =
+        connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |r| r.get::<_, i64>(0)).optional()?;
+    Ok(value.unwrap_or(0) as u64)
+}
+
+fn write_meta(connection: &Connection, name: &str, value: u64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value")?
+        .execute(params![name, value as i64])?;
+    Ok(())
+}
+
+/// The newest revision, also when compaction has removed its row.
+fn last_revision(connection: &Connection) -> rusqlite::Result<u64> {
+    let newest: Option<i64> = connection.query_row("SELECT max(revision) FROM kv", [], |r| r.get(0))?;
+    Ok((newest.unwrap_or(0) as u64).max(read_meta(connection, "revision")?))
+}
+
+fn list_at(path: &Path, prefix: &str, revision: u64) -> Result<Vec<KeyValue>, ReadError> {
+    let fail = |e: rusqlite::Error| ReadError::Failed(e.to_string());
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(fail)?;
+    let oldest = read_meta(&connection, "compacted").map_err(fail)?;
+    if revision < oldest {
+        return Err(ReadError::Compacted { asked: revision, oldest });
+    }
+    let newest = last_revision(&connection).map_err(fail)?;
+    if revision > newest {
+        return Err(ReadError::Future { asked: revision, newest });
+    }
+    present(&connection, prefix, revision).map_err(fail)
+}
+
+/// The live keys below `prefix` as of `revision`.
+fn present(connection: &Connection, prefix: &str, revision: u64) -> rusqlite::Result<Vec<KeyValue>> {
+    let mut statement = connection.prepare(
+        "SELECT key, revision, value FROM kv AS k
+         WHERE key >= ?1 AND key < ?2 AND deleted = 0 AND revision =
+             (SELECT max(revision) FROM kv WHERE key = k.key AND revision <= ?3)
+         ORDER BY key",
+    )?;
+    let end = format!("{prefix}\u{10FFFF}");
+    let rows = statement.query_map(params![prefix, end, revision as i64], |row| {
+        Ok(KeyValue {
+            key: row.get::<_, String>(0)?.into(),
+            revision: row.get::<_, i64>(1)? as u64,
+            value: row.get::<_, Vec<u8>>(2)?.into(),
+        })
+    })?;
+    rows.collect()
+}
+
+struct Writer {
+    connection: Connection,
+    revision: u64,
+    compacted: u64,
+    observers: Vec<Arc<dyn Observer>>,
+    options: Options,
+}
+
+type Waiting = (Write, oneshot::Sender<Result<u64, WriteError>>);
+
+impl Writer {
+    fn run(mut self, commands: &Receiver<Command>) {
+        let mut writes: Vec<Waiting> = Vec::new();
+        while let Ok(first) = commands.recv() {
+            let mut next = Some(first);
+            let mut other = None;
+            while let Some(command) = next {
+                match command {
+                    Command::Write(write, answer) => writes.push((write, answer)),
+                    command => {
+                        other = Some(command);
+                        break;
+                    }
+                }
+                next = if writes.len() < BATCH { commands.try_recv().ok() } else { None };
+            }
+            self.commit(&mut writes);
+            match other {
+                Some(Command::Attach(observer, answer)) => {
+                    let _ = answer.send(self.attach(observer));
+                }
+                Some(Command::Compact(revision, answer)) => {
+                    let _ = answer.send(self.compact(revision).map_err(write_error));
+                }
+                Some(Command::Write(..)) | None => {}
+            }
+            self.compact_if_due();
+        }
+    }
+
+    fn attach(&mut self, observer: Arc<dyn Observer>) -> Result<(), ReadError> {
+        let items = present(&self.connection, "", self.revision).map_err(|e| ReadError::Failed(e.to_string()))?;
+        observer.snapshot(items, self.revision);
+        self.observers.push(observer);
+        Ok(())
+    }
+
+    /// One transaction for all; each write succeeds or fails by itself unless the commit fails.
+    fn commit(&mut self, writes: &mut Vec<Waiting>) {
+        if writes.is_empty() {
+            return;
+        }
+        let started = self.revision;
+        let mut changes = Vec::with_capacity(writes.len());
+        let committed = self.transact(writes, &mut changes);
+        match committed {
+            Ok(results) => {
+                if !changes.is_empty() {
+                    for observer in &self.observers {
+                        observer.changes(&changes);
+                    }
+                }
+                for ((_, answer), result) in writes.drain(..).zip(results) {
+                    let _ = answer.send(result);
+                }
+            }
+            Err(error) => {
+                self.revision = started;
+                let error = write_error(error);
+                tracing::error!(%error, "a commit failed");
+                for (_, answer) in writes.drain(..) {
+                    let _ = answer.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn transact(
+        &mut self,
+        writes: &[Waiting],
+        changes: &mut Vec<Change>,
+    ) -> rusqlite::Result<Vec<Result<u64, WriteError>>> {
+        let transaction = self.connection.transaction()?;
+        let mut results = Vec::with_capacity(writes.len());
+        {
+            let mut newest = transaction
+                .prepare_cached("SELECT revision, deleted FROM kv WHERE key = ?1 ORDER BY revision DESC LIMIT 1")?;
+            let mut insert =
+                transaction.prepare_cached("INSERT INTO kv (revision, key, deleted, value) VALUES (?1, ?2, ?3, ?4)")?;
+            for (write, _) in writes {
+                let row = newest
+                    .query_row([write.key().as_ref()], |r| Ok((r.get::<_, i64>(0)? as u64, r.get::<_, bool>(1)?)))
+                    .optional()?;
+                let present = row.and_then(|(revision, deleted)| (!deleted).then_some(revision));
+                if let Err(refused) = check(write, present) {
+                    results.push(Err(refused));
+                    continue;
+                }
+                self.revision += 1;
+                let value: Option<Bytes> = match write {
+                    Write::Create { value, .. } | Write::Update { value, .. } => Some(value.clone()),
+                    Write::Delete { .. } => None,
+                };
+                let bytes = value.as_deref().unwrap_or_default();
+                insert.execute(params![self.revision as i64, write.key().as_ref(), value.is_none(), bytes])?;
+                changes.push(Change { key: write.key().clone(), revision: self.revision, value });
+                results.push(Ok(self.revision));
+            }
+        }
+        transaction.commit()?;
+        Ok(results)
+    }
+
+    fn compact_if_due(&mut self) {
+        if self.revision - self.compacted < self.options.history * 2 {
+            return;
+        }
+        // A step per turn of the loop, so that a waiting writer waits for one step at the most.
+        let target = (self.compacted + COMPACT_STEP).min(self.revision - self.options.history);
+        if let Err(error) = self.compact(target) {
+            tracing::warn!(%error, "compaction failed; it is tried again later");
+        }
+    }
+
+    fn compact(&mut self, revision: u64) -> rusqlite::Result<()> {
+        let revision = revision.min(self.revision);
+        if revision <= self.compacted {
+            return Ok(());
+        }
+        let transaction = self.connection.transaction()?;
+        // Up to `revision`, a row goes when a newer one of its key stands there too, or when it is a tombstone.
+        transaction.execute(
+            "DELETE FROM kv WHERE revision <= ?1 AND revision < coalesce(
+                 (SELECT max(revision) FROM kv AS n WHERE n.key = kv.key AND n.revision <= ?1), 0)",
+            [revision as i64],
+        )?;
+        transaction.execute("DELETE FROM kv WHERE revision <= ?1 AND deleted = 1", [revision as i64])?;
+        write_meta(&transaction, "compacted", revision)?;
+        write_meta(&transaction, "revision", self.revision)?;
+        transaction.commit()?;
+        self.compacted = revision;
+        let mut vacuum = self.connection.prepare("PRAGMA incremental_vacuum(1000)")?;
+        let mut rows = vacuum.query([])?;
+        while rows.next()?.is_some() {}
+        Ok(())
+    }
+}
+
+fn write_error(error: rusqlite::Error) -> WriteError {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => WriteError::Full,
+        _ => WriteError::Failed(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

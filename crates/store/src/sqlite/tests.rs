@@ -1,0 +1,111 @@
+use parking_lot::Mutex;
+
+use super::*;
+
+#[derive(Default)]
+struct Seen {
+    items: Mutex<Vec<KeyValue>>,
+    changes: Mutex<Vec<Change>>,
+}
+
+impl Observer for Seen {
+    fn snapshot(&self, items: Vec<KeyValue>, _revision: u64) {
+        *self.items.lock() = items;
+    }
+    fn changes(&self, batch: &[Change]) {
+        self.changes.lock().extend_from_slice(batch);
+    }
+}
+
+fn create(key: &str, value: &str) -> Write {
+    Write::Create { key: key.into(), value: value.to_string().into() }
+}
+fn update(key: &str, value: &str, expected: u64) -> Write {
+    Write::Update { key: key.into(), value: value.to_string().into(), expected }
+}
+fn texts(items: &[KeyValue]) -> Vec<String> {
+    items.iter().map(|kv| format!("{}={}@{}", kv.key, String::from_utf8_lossy(&kv.value), kv.revision)).collect()
+}
+
+fn open(dir: &tempfile::TempDir) -> SqliteStore {
+    SqliteStore::open(&dir.path().join("db"), Options { history: 10 }).unwrap()
+}
+
+#[tokio::test]
+async fn writes_are_compare_and_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    assert_eq!(store.write(create("/a", "1")).await, Ok(1));
+    assert_eq!(store.write(create("/a", "2")).await, Err(WriteError::Exists));
+    assert_eq!(store.write(update("/a", "2", 7)).await, Err(WriteError::Conflict { actual: 1 }));
+    assert_eq!(store.write(update("/a", "2", 1)).await, Ok(2));
+    assert_eq!(store.write(Write::Delete { key: "/a".into(), expected: 2 }).await, Ok(3));
+    assert_eq!(store.write(update("/a", "2", 3)).await, Err(WriteError::NotFound));
+    assert_eq!(store.write(create("/a", "3")).await, Ok(4));
+}
+
+#[tokio::test]
+async fn past_is_readable_until_it_is_compacted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    store.write(create("/a/x", "1")).await.unwrap();
+    store.write(create("/a/y", "1")).await.unwrap();
+    store.write(update("/a/x", "2", 1)).await.unwrap();
+    store.write(Write::Delete { key: "/a/y".into(), expected: 2 }).await.unwrap();
+    assert_eq!(texts(&store.list_at("/a/", 2).await.unwrap()), ["/a/x=1@1", "/a/y=1@2"]);
+    assert_eq!(texts(&store.list_at("/a/", 4).await.unwrap()), ["/a/x=2@3"]);
+    store.compact(3).await.unwrap();
+    assert_eq!(store.list_at("/a/", 2).await, Err(ReadError::Compacted { asked: 2, oldest: 3 }));
+    assert_eq!(texts(&store.list_at("/a/", 3).await.unwrap()), ["/a/x=2@3", "/a/y=1@2"]);
+    assert_eq!(store.list_at("/a/", 9).await, Err(ReadError::Future { asked: 9, newest: 4 }));
+}
+
+#[tokio::test]
+async fn observer_sees_everything_once_and_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    store.write(create("/a", "1")).await.unwrap();
+    let seen = Arc::new(Seen::default());
+    store.attach(seen.clone()).await.unwrap();
+    let writers: Vec<_> = (0..50)
+        .map(|i| {
+            let store = store.clone();
+            tokio::spawn(async move { store.write(create(&format!("/b/{i}"), "1")).await.unwrap() })
+        })
+        .collect();
+    let mut revisions = Vec::new();
+    for writer in writers {
+        revisions.push(writer.await.unwrap());
+    }
+    revisions.sort_unstable();
+    assert_eq!(revisions, (2..52).collect::<Vec<_>>());
+    assert_eq!(texts(&seen.items.lock()), ["/a=1@1"]);
+    assert_eq!(seen.changes.lock().iter().map(|c| c.revision).collect::<Vec<_>>(), (2..52).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn revision_survives_reopening_after_compaction_of_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = open(&dir);
+        store.write(create("/a", "1")).await.unwrap();
+        store.write(Write::Delete { key: "/a".into(), expected: 1 }).await.unwrap();
+        store.compact(2).await.unwrap();
+    }
+    let store = open(&dir);
+    assert_eq!(store.write(create("/b", "1")).await, Ok(3));
+}
+
+#[tokio::test]
+async fn history_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&dir.path().join("db"), Options { history: 100 }).unwrap();
+    let mut revision = store.write(create("/a", "0")).await.unwrap();
+    for i in 0..1000 {
+        revision = store.write(update("/a", &i.to_string(), revision)).await.unwrap();
+    }
+    let connection = Connection::open(dir.path().join("db")).unwrap();
+    let rows: i64 = connection.query_row("SELECT count(*) FROM kv", [], |r| r.get(0)).unwrap();
+    assert!(rows <= 202, "{rows} rows are left of 1001");
+    assert_eq!(texts(&store.list_at("/", revision).await.unwrap()), ["/a=999@1001"]);
+}
