@@ -1,1 +1,20 @@
+//! What the API server must know of each built-in kind of Kubernetes v1.37. A new kind is one entry in [`kinds`];
+//! defaults, checks and columns of its own are added only where upstream has some.
+//!
+//! - [`kinds`]: the table of group, version, kind, plural, scope, short names, subresources
+//! - [`schema`]: field names and types, from which unknown fields and wrong types are found
+//! - [`merge`]: which lists a strategic merge patch merges, and by which key
+//! - [`defaults`], [`validate`]: what upstream fills in and refuses
+//! - [`columns`]: what `kubectl get` prints
+//!
+//! No I/O; all functions work on JSON values.
 
+pub mod columns;
+pub mod decode;
+pub mod defaults;
+pub mod kinds;
+pub mod merge;
+pub mod schema;
+pub mod validate;
+
+pub use kinds::{KINDS, Kind, Verbs, find};

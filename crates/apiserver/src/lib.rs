@@ -1,1 +1,163 @@
+//! The Kubernetes API over HTTP, on top of a [`store::Store`].
+//!
+//! Life of a request: [`server`] (TLS) or a component's [`client`](InProcess) → [`auth`] (who is it, may it) →
+//! [`request`] (what is asked) → [`handlers`] → [`cache`] for reads, or decode → [`api::defaults`] → [`admission`] →
+//! [`api::validate`] → [`encode`](object::encode) → store for writes → answer.
+//!
+//! Invariants:
+//! - The [`cache`] holds every object as its canonical JSON bytes beside a small parsed head. Get, list and watch
+//!   splice those bytes; only tables, partial metadata and writes parse them.
+//! - A write is answered after the cache has it, so whoever wrote reads what he wrote.
+//! - All kinds go through the same code; what is special about one stands in `api` or in [`strategy`].
+//! - This crate knows no controller and no kubelet; it reaches kubelets only to relay streams ([`relay`]).
 
+mod admission;
+mod allocator;
+pub mod auth;
+mod bootstrap;
+mod cache;
+mod discovery;
+mod handlers;
+mod object;
+mod openapi;
+mod relay;
+mod request;
+mod response;
+mod server;
+mod strategy;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use apimachinery::Status;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use store::Store;
+
+pub use auth::User;
+pub use response::Body;
+pub use server::serve;
+
+/// The version of the API that is served.
+pub const KUBERNETES_VERSION: &str = "v1.37.0";
+
+/// What an API server needs to know. Paths and addresses come from the binary's flags.
+pub struct Config {
+    /// Issues and recognizes client certificates.
+    pub authority: Arc<pki::Authority>,
+    /// PEM key (P-256) that signs service-account tokens.
+    pub token_key_pem: String,
+    /// PEM certificate and key with which kubelets are called.
+    pub kubelet_client: pki::Identity,
+    /// The secret of the join token.
+    pub join_secret: String,
+    pub service_cidr: ipnet::IpNet,
+    /// First and last node port.
+    pub node_ports: (u16, u16),
+    pub cluster_domain: String,
+    /// Where `server` is reachable for pods: address and port behind the `kubernetes` service.
+    pub advertise: (IpAddr, u16),
+    /// The address of the cluster's DNS server, given to no other service.
+    pub cluster_dns: IpAddr,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+pub enum Peer {
+    /// A TLS client, with the facts of its certificate if it showed one.
+    Remote(Option<Arc<pki::CertificateFacts>>),
+    /// A component of this process, with a fixed identity.
+    Component(Arc<User>),
+}
+
+pub struct ApiServer {
+    config: Config,
+    cache: Arc<cache::Cache>,
+    store: Arc<dyn Store>,
+    tokens: auth::Tokens,
+    rbac: auth::Rbac,
+    services: allocator::Allocator,
+    discovery: discovery::Discovery,
+    relay: relay::Relay,
+    slots: tokio::sync::Semaphore,
+    started: jiff::Timestamp,
+}
+
+/// Requests that are worked on at a time, watches not counted.
+const MAX_IN_FLIGHT: usize = 600;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("can't load the database: {0}")]
+    Store(#[from] store::ReadError),
+    #[error("can't use the key for service-account tokens: {0}")]
+    TokenKey(String),
+    #[error("can't set up the client for kubelets: {0}")]
+    Relay(String),
+    #[error("can't write the cluster's first objects: {0}")]
+    Bootstrap(Status),
+}
+
+impl ApiServer {
+    /// Loads all objects and writes those that every cluster has (namespaces, roles, the `kubernetes` service).
+    ///
+    /// # Errors
+    /// When the store can't be read or written, or a key is malformed.
+    pub async fn start(config: Config, store: Arc<dyn Store>) -> Result<Arc<Self>, StartError> {
+        let cache = Arc::new(cache::Cache::new());
+        store.attach(cache.clone()).await?;
+        let server = Arc::new(ApiServer {
+            tokens: auth::Tokens::new(&config.token_key_pem).map_err(StartError::TokenKey)?,
+            relay: relay::Relay::new(&config).map_err(StartError::Relay)?,
+            rbac: auth::Rbac::default(),
+            services: allocator::Allocator::new(&config, &cache),
+            discovery: discovery::Discovery::new(),
+            slots: tokio::sync::Semaphore::new(MAX_IN_FLIGHT),
+            started: jiff::Timestamp::now(),
+            cache,
+            store,
+            config,
+        });
+        bootstrap::run(&server).await.map_err(StartError::Bootstrap)?;
+        tokio::spawn(bootstrap::expire_events(Arc::downgrade(&server)));
+        Ok(server)
+    }
+
+    /// Answers one request. Never fails: errors are answers too.
+    pub fn handle(self: &Arc<Self>, request: Request<Body>, peer: Peer) -> BoxFuture<'static, Response<Body>> {
+        let server = self.clone();
+        Box::pin(async move { handlers::dispatch(&server, request, peer).await })
+    }
+
+    /// A tower service for a component of this process, which acts as `user`.
+    pub fn in_process(self: &Arc<Self>, user: User) -> InProcess {
+        InProcess { server: self.clone(), user: Arc::new(user) }
+    }
+}
+
+/// The API server as a service without a network in between: same authorization, same admission.
+#[derive(Clone)]
+pub struct InProcess {
+    server: Arc<ApiServer>,
+    user: Arc<User>,
+}
+
+impl<B> tower::Service<Request<B>> for InProcess
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<response::BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let InProcess { server, user } = self.clone();
+        let request = request.map(response::boxed);
+        Box::pin(async move { Ok(server.handle(request, Peer::Component(user)).await) })
+    }
+}

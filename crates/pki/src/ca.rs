@@ -268,6 +268,14 @@ pub fn new_key() -> Result<String, PkiError> {
     Ok(KeyPair::generate()?.serialize_pem())
 }
 
+/// The public half of a private key, as PEM.
+///
+/// # Errors
+/// When the key is malformed.
+pub fn public_key(key_pem: &str) -> Result<String, PkiError> {
+    Ok(KeyPair::from_pem(key_pem)?.public_key_pem())
+}
+
 /// A certificate signing request (PEM) for `key_pem`.
 ///
 /// # Errors

@@ -1,0 +1,208 @@
+//! What upstream fills in where a manifest is silent. The result is visible in `kubectl get -o yaml`, so it must be
+//! the same, field by field.
+
+mod pod;
+mod service;
+mod workloads;
+
+use serde_json::{Map, Value, json};
+
+use crate::Kind;
+
+/// Fills in the defaults of `object`, which is of `kind`.
+pub fn apply(kind: &Kind, object: &mut Value) {
+    match (kind.group, kind.plural) {
+        ("", "pods") => pod::pod(object),
+        ("", "podtemplates") => template(object.get_mut("template")),
+        ("", "services") => service::service(object),
+        ("", "secrets") => set(object.as_object_mut(), "type", json!("Opaque")),
+        ("", "namespaces") => namespace(object),
+        ("", "persistentvolumes") => persistent_volume(object),
+        ("", "persistentvolumeclaims") => claim(object),
+        ("", "replicationcontrollers") => workloads::replication_controller(object),
+        ("", "limitranges") => limit_range(object),
+        ("apps", _) => workloads::apps(kind.plural, object),
+        ("batch", _) => workloads::batch(kind.plural, object),
+        ("autoscaling", _) => workloads::autoscaler(object),
+        ("storage.k8s.io", "storageclasses") => {
+            let class = object.as_object_mut();
+            if let Some(class) = class {
+                default(class, "reclaimPolicy", || json!("Delete"));
+                default(class, "volumeBindingMode", || json!("Immediate"));
+            }
+        }
+        ("storage.k8s.io", "csidrivers") => csi_driver(object),
+        ("networking.k8s.io", "networkpolicies") => network_policy(object),
+        ("networking.k8s.io", "ingressclasses") => {}
+        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => binding(object),
+        ("scheduling.k8s.io", "priorityclasses") => {
+            set(object.as_object_mut(), "preemptionPolicy", json!("PreemptLowerPriority"));
+        }
+        ("discovery.k8s.io", "endpointslices") => endpoint_slice(object),
+        ("certificates.k8s.io", _) => csr(object),
+        _ => {}
+    }
+}
+
+/// Sets `key` unless it is there.
+fn default(map: &mut Map<String, Value>, key: &str, value: impl FnOnce() -> Value) {
+    if map.get(key).is_none_or(Value::is_null) {
+        map.insert(key.into(), value());
+    }
+}
+
+fn set(map: Option<&mut Map<String, Value>>, key: &str, value: Value) {
+    if let Some(map) = map {
+        default(map, key, || value);
+    }
+}
+
+/// The object at `key`, if there is one.
+fn child<'a>(map: &'a mut Map<String, Value>, key: &str) -> Option<&'a mut Map<String, Value>> {
+    map.get_mut(key)?.as_object_mut()
+}
+
+/// The objects of the list at `key`.
+fn items<'a>(map: &'a mut Map<String, Value>, key: &str) -> impl Iterator<Item = &'a mut Map<String, Value>> {
+    map.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
+}
+
+fn spec(object: &mut Value) -> Option<&mut Map<String, Value>> {
+    let map = object.as_object_mut()?;
+    default(map, "spec", || json!({}));
+    child(map, "spec")
+}
+
+/// A pod template's `spec` gets a pod's defaults.
+fn template(template: Option<&mut Value>) {
+    let Some(map) = template.and_then(Value::as_object_mut) else { return };
+    default(map, "metadata", || json!({}));
+    if let Some(spec) = child(map, "spec") {
+        pod::spec(spec);
+    }
+}
+
+fn namespace(object: &mut Value) {
+    let name = object["metadata"]["name"].as_str().unwrap_or("").to_string();
+    if let Some(spec) = spec(object) {
+        default(spec, "finalizers", || json!(["kubernetes"]));
+    }
+    let Some(map) = object.as_object_mut() else { return };
+    default(map, "status", || json!({}));
+    set(child(map, "status"), "phase", json!("Active"));
+    if let Some(meta) = child(map, "metadata") {
+        default(meta, "labels", || json!({}));
+        if let Some(labels) = child(meta, "labels") {
+            labels.insert("kubernetes.io/metadata.name".into(), name.into());
+        }
+    }
+}
+
+fn persistent_volume(object: &mut Value) {
+    if let Some(spec) = spec(object) {
+        default(spec, "persistentVolumeReclaimPolicy", || json!("Retain"));
+        default(spec, "volumeMode", || json!("Filesystem"));
+        if let Some(path) = child(spec, "hostPath") {
+            default(path, "type", || json!(""));
+        }
+    }
+    let Some(map) = object.as_object_mut() else { return };
+    default(map, "status", || json!({}));
+    set(child(map, "status"), "phase", json!("Pending"));
+}
+
+fn claim(object: &mut Value) {
+    if let Some(spec) = spec(object) {
+        claim_spec(spec);
+    }
+    let Some(map) = object.as_object_mut() else { return };
+    default(map, "status", || json!({}));
+    set(child(map, "status"), "phase", json!("Pending"));
+}
+
+fn claim_spec(spec: &mut Map<String, Value>) {
+    default(spec, "volumeMode", || json!("Filesystem"));
+}
+
+fn limit_range(object: &mut Value) {
+    let Some(spec) = spec(object) else { return };
+    for limit in items(spec, "limits") {
+        if limit.get("type").and_then(Value::as_str) != Some("Container") {
+            continue;
+        }
+        // A container's default limit is the maximum, its default request the default limit, else the minimum.
+        if let Some(max) = limit.get("max").cloned() {
+            default(limit, "default", || json!({}));
+            fill(limit, "default", &max);
+        }
+        let from = limit.get("default").cloned();
+        default(limit, "defaultRequest", || json!({}));
+        if let Some(from) = from {
+            fill(limit, "defaultRequest", &from);
+        }
+        if let Some(min) = limit.get("min").cloned() {
+            fill(limit, "defaultRequest", &min);
+        }
+        if limit.get("defaultRequest") == Some(&json!({})) {
+            limit.remove("defaultRequest");
+        }
+    }
+}
+
+fn fill(map: &mut Map<String, Value>, key: &str, from: &Value) {
+    let Some(target) = child(map, key) else { return };
+    for (k, v) in from.as_object().into_iter().flatten() {
+        default(target, k, || v.clone());
+    }
+}
+
+fn csi_driver(object: &mut Value) {
+    let Some(spec) = spec(object) else { return };
+    default(spec, "attachRequired", || json!(true));
+    default(spec, "podInfoOnMount", || json!(false));
+    default(spec, "storageCapacity", || json!(false));
+    default(spec, "fsGroupPolicy", || json!("ReadWriteOnceWithFSType"));
+    default(spec, "volumeLifecycleModes", || json!(["Persistent"]));
+    default(spec, "requiresRepublish", || json!(false));
+    default(spec, "seLinuxMount", || json!(false));
+}
+
+fn network_policy(object: &mut Value) {
+    let Some(spec) = spec(object) else { return };
+    default(spec, "podSelector", || json!({}));
+    let egress = spec.contains_key("egress");
+    default(spec, "policyTypes", || if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) });
+    for direction in ["ingress", "egress"] {
+        for rule in items(spec, direction) {
+            for port in items(rule, "ports") {
+                default(port, "protocol", || json!("TCP"));
+            }
+        }
+    }
+}
+
+fn binding(object: &mut Value) {
+    let Some(map) = object.as_object_mut() else { return };
+    if let Some(role) = child(map, "roleRef") {
+        default(role, "apiGroup", || json!("rbac.authorization.k8s.io"));
+    }
+    for subject in items(map, "subjects") {
+        let user_or_group = subject.get("kind").and_then(Value::as_str) != Some("ServiceAccount");
+        if user_or_group {
+            default(subject, "apiGroup", || json!("rbac.authorization.k8s.io"));
+        }
+    }
+}
+
+fn endpoint_slice(object: &mut Value) {
+    let Some(map) = object.as_object_mut() else { return };
+    for port in items(map, "ports") {
+        default(port, "name", || json!(""));
+        default(port, "protocol", || json!("TCP"));
+    }
+}
+
+fn csr(object: &mut Value) {
+    let Some(spec) = spec(object) else { return };
+    default(spec, "usages", || json!(["digital signature", "key encipherment"]));
+}

@@ -1,0 +1,211 @@
+//! Pods and what they hold.
+
+use serde_json::{Map, Value, json};
+
+use super::{child, default, items};
+
+pub fn pod(object: &mut Value) {
+    let Some(map) = object.as_object_mut() else { return };
+    if let Some(pod_spec) = child(map, "spec") {
+        spec(pod_spec);
+        default(pod_spec, "enableServiceLinks", || json!(true));
+    }
+    default(map, "status", || json!({}));
+    let qos = qos_class(map.get("spec").unwrap_or(&Value::Null));
+    if let Some(status) = child(map, "status") {
+        default(status, "phase", || json!("Pending"));
+        default(status, "qosClass", || json!(qos));
+    }
+}
+
+/// Guaranteed, Burstable or BestEffort (`v1.PodQOSClass`).
+fn qos_class(spec: &Value) -> &'static str {
+    let mut any = false;
+    let mut guaranteed = true;
+    for list in ["containers", "initContainers"] {
+        for container in spec[list].as_array().into_iter().flatten() {
+            for resource in ["cpu", "memory"] {
+                let request = &container["resources"]["requests"][resource];
+                let limit = &container["resources"]["limits"][resource];
+                let set = |v: &Value| !v.is_null() && quantity(v) != Some(0);
+                any |= set(request) || set(limit);
+                guaranteed &= set(limit) && (request.is_null() || quantity(request) == quantity(limit));
+            }
+        }
+    }
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+fn quantity(v: &Value) -> Option<i64> {
+    let text = v.as_str().map(String::from).unwrap_or_else(|| v.to_string());
+    text.parse::<apimachinery::Quantity>().ok().map(apimachinery::Quantity::milli)
+}
+
+/// A pod's or a template's `spec`.
+pub fn spec(spec: &mut Map<String, Value>) {
+    default(spec, "restartPolicy", || json!("Always"));
+    default(spec, "terminationGracePeriodSeconds", || json!(30));
+    default(spec, "dnsPolicy", || json!("ClusterFirst"));
+    default(spec, "securityContext", || json!({}));
+    default(spec, "schedulerName", || json!("default-scheduler"));
+    // The older name of the field is kept in step with the newer one.
+    if let Some(account) = spec.get("serviceAccountName").cloned() {
+        default(spec, "serviceAccount", || account);
+    } else if let Some(account) = spec.get("serviceAccount").cloned() {
+        default(spec, "serviceAccountName", || account);
+    }
+    let host_network = spec.get("hostNetwork") == Some(&json!(true));
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for c in items(spec, list) {
+            container(c, host_network);
+        }
+    }
+    for volume in items(spec, "volumes") {
+        default_volume(volume);
+    }
+}
+
+fn container(c: &mut Map<String, Value>, host_network: bool) {
+    let image = c.get("image").and_then(Value::as_str).unwrap_or("").to_string();
+    default(c, "imagePullPolicy", || json!(if is_latest(&image) { "Always" } else { "IfNotPresent" }));
+    default(c, "terminationMessagePath", || json!("/dev/termination-log"));
+    default(c, "terminationMessagePolicy", || json!("File"));
+    default(c, "resources", || json!({}));
+    for port in items(c, "ports") {
+        default(port, "protocol", || json!("TCP"));
+        if host_network && let Some(number) = port.get("containerPort").cloned() {
+            default(port, "hostPort", || number);
+        }
+    }
+    for env in items(c, "env") {
+        let Some(source) = child(env, "valueFrom") else { continue };
+        if let Some(field) = child(source, "fieldRef") {
+            default(field, "apiVersion", || json!("v1"));
+        }
+        if let Some(resource) = child(source, "resourceFieldRef") {
+            default(resource, "divisor", || json!("0"));
+        }
+    }
+    for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if let Some(p) = child(c, name) {
+            probe(p);
+        }
+    }
+    if let Some(lifecycle) = child(c, "lifecycle") {
+        for hook in ["postStart", "preStop"] {
+            if let Some(get) = child(lifecycle, hook).and_then(|h| child(h, "httpGet")) {
+                http_get(get);
+            }
+        }
+    }
+    if let Some(resources) = child(c, "resources") {
+        // A limit without a request asks for as much as it allows.
+        let limits = resources.get("limits").and_then(Value::as_object).cloned().unwrap_or_default();
+        if !limits.is_empty() {
+            default(resources, "requests", || json!({}));
+            if let Some(requests) = child(resources, "requests") {
+                for (name, limit) in limits {
+                    default(requests, &name, || limit);
+                }
+            }
+        }
+    }
+}
+
+/// Whether an image reference means "newest": no tag or `latest`, and no digest.
+fn is_latest(image: &str) -> bool {
+    if image.contains('@') {
+        return false;
+    }
+    let last = image.rsplit('/').next().unwrap_or(image);
+    last.split_once(':').is_none_or(|(_, tag)| tag == "latest")
+}
+
+fn probe(p: &mut Map<String, Value>) {
+    default(p, "timeoutSeconds", || json!(1));
+    default(p, "periodSeconds", || json!(10));
+    default(p, "successThreshold", || json!(1));
+    default(p, "failureThreshold", || json!(3));
+    if let Some(get) = child(p, "httpGet") {
+        http_get(get);
+    }
+    if let Some(grpc) = child(p, "grpc") {
+        default(grpc, "service", || json!(""));
+    }
+}
+
+fn http_get(get: &mut Map<String, Value>) {
+    default(get, "path", || json!("/"));
+    default(get, "scheme", || json!("HTTP"));
+}
+
+fn default_volume(volume: &mut Map<String, Value>) {
+    let sources = ["name", "emptyDir"];
+    if volume.keys().all(|k| sources.contains(&k.as_str())) {
+        default(volume, "emptyDir", || json!({}));
+    }
+    for kind in ["secret", "configMap", "downwardAPI", "projected"] {
+        if let Some(source) = child(volume, kind) {
+            default(source, "defaultMode", || json!(0o644));
+            for item in items(source, "items") {
+                field_ref(item);
+            }
+            for projection in items(source, "sources") {
+                if let Some(token) = child(projection, "serviceAccountToken") {
+                    default(token, "expirationSeconds", || json!(3600));
+                }
+                if let Some(downward) = child(projection, "downwardAPI") {
+                    for item in items(downward, "items") {
+                        field_ref(item);
+                    }
+                }
+            }
+        }
+    }
+    if let Some(path) = child(volume, "hostPath") {
+        default(path, "type", || json!(""));
+    }
+    if let Some(claim) = child(volume, "ephemeral").and_then(|e| child(e, "volumeClaimTemplate"))
+        && let Some(spec) = child(claim, "spec")
+    {
+        super::claim_spec(spec);
+    }
+}
+
+fn field_ref(item: &mut Map<String, Value>) {
+    if let Some(field) = child(item, "fieldRef") {
+        default(field, "apiVersion", || json!("v1"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latest_means_no_other_tag_and_no_digest() {
+        for (image, want) in [
+            ("nginx", true),
+            ("nginx:latest", true),
+            ("nginx:1.25", false),
+            ("reg:5000/nginx", true),
+            ("reg:5000/nginx:1", false),
+            ("nginx@sha256:0", false),
+        ] {
+            assert_eq!(is_latest(image), want, "{image}");
+        }
+    }
+
+    #[test]
+    fn qos_follows_requests_and_limits() {
+        let pod = |resources: Value| json!({"containers": [{"resources": resources}]});
+        assert_eq!(qos_class(&pod(json!({}))), "BestEffort");
+        assert_eq!(qos_class(&pod(json!({"requests": {"cpu": "1"}}))), "Burstable");
+        let both = json!({"cpu": "1", "memory": "1Gi"});
+        assert_eq!(qos_class(&pod(json!({"requests": both, "limits": both}))), "Guaranteed");
+    }
+}

@@ -1,0 +1,92 @@
+//! `metadata`, which all kinds share.
+
+use apimachinery::{Cause, ObjectExt as _, names};
+use serde_json::{Value, json};
+
+use crate::Kind;
+
+/// Names, labels, annotations, owners, and what an update may not change.
+pub fn metadata(kind: &Kind, object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+    let name = object.name();
+    if name.is_empty() {
+        causes.push(Cause::required("metadata.name", "name or generateName is required"));
+    } else if old.is_none()
+        && let Err(why) = check_name(kind, name)
+    {
+        causes.push(Cause::invalid("metadata.name", &json!(name), &why));
+    }
+    labels(&object["metadata"]["labels"], "metadata.labels", causes);
+    annotations(&object["metadata"]["annotations"], causes);
+    for (i, owner) in object.array_at(&["metadata", "ownerReferences"]).iter().enumerate() {
+        for field in ["apiVersion", "kind", "name", "uid"] {
+            if owner.str_at(&[field]).is_empty() {
+                let path = format!("metadata.ownerReferences[{i}].{field}");
+                causes.push(Cause::invalid(path, &owner[field], &format!("{field} must not be empty")));
+            }
+        }
+    }
+    for finalizer in object.strings_at(&["metadata", "finalizers"]) {
+        if let Err(why) = names::qualified_name(finalizer) {
+            causes.push(Cause::invalid("metadata.finalizers", &json!(finalizer), &why));
+        }
+    }
+    if let Some(old) = old {
+        unchanged(object, old, causes);
+    }
+}
+
+fn unchanged(object: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    for field in ["name", "namespace", "uid", "creationTimestamp"] {
+        if object.meta(field) != old.meta(field) {
+            let path = format!("metadata.{field}");
+            causes.push(Cause::invalid(path, &json!(object.meta(field)), super::IMMUTABLE));
+        }
+    }
+    if old.is_deleting() {
+        let before = old.strings_at(&["metadata", "finalizers"]);
+        let added: Vec<_> =
+            object.strings_at(&["metadata", "finalizers"]).into_iter().filter(|f| !before.contains(f)).collect();
+        if !added.is_empty() {
+            let detail = format!("no new finalizers can be added if the object is being deleted, found new finalizers {added:?}");
+            causes.push(Cause::forbidden("metadata.finalizers", &detail));
+        }
+    }
+}
+
+fn check_name(kind: &Kind, name: &str) -> Result<(), String> {
+    match (kind.group, kind.plural) {
+        ("", "namespaces") => names::dns1123_label(name),
+        ("", "services") => names::dns1035_label(name),
+        ("rbac.authorization.k8s.io", _) => names::path_segment(name),
+        ("certificates.k8s.io", _) => names::path_segment(name),
+        _ => names::dns1123_subdomain(name),
+    }
+}
+
+/// A map of labels.
+pub fn labels(map: &Value, field: &str, causes: &mut Vec<Cause>) {
+    for (key, value) in map.as_object().into_iter().flatten() {
+        if let Err(why) = names::qualified_name(key) {
+            causes.push(Cause::invalid(field, &json!(key), &why));
+        }
+        if let Err(why) = names::label_value(value.as_str().unwrap_or("")) {
+            causes.push(Cause::invalid(field, value, &why));
+        }
+    }
+}
+
+const ANNOTATIONS_LIMIT: usize = 256 << 10;
+
+fn annotations(map: &Value, causes: &mut Vec<Cause>) {
+    let mut size = 0;
+    for (key, value) in map.as_object().into_iter().flatten() {
+        if let Err(why) = names::qualified_name(&key.to_ascii_lowercase()) {
+            causes.push(Cause::invalid("metadata.annotations", &json!(key), &why));
+        }
+        size += key.len() + value.as_str().map_or(0, str::len);
+    }
+    if size > ANNOTATIONS_LIMIT {
+        let message = format!("Too long: may not be more than {ANNOTATIONS_LIMIT} bytes");
+        causes.push(Cause { reason: "FieldValueTooLong", field: "metadata.annotations".into(), message });
+    }
+}

@@ -1,0 +1,266 @@
+//! What upstream's built-in admission plugins add to objects and refuse, beyond plain defaults and checks.
+//!
+//! Here: NamespaceLifecycle, ServiceAccount, Priority, DefaultTolerationSeconds, DefaultStorageClass,
+//! StorageObjectInUseProtection, DefaultIngressClass, NodeRestriction (names).
+
+use std::time::Duration;
+
+use apimachinery::names::SUFFIX_ALPHABET;
+use apimachinery::{ObjectExt as _, Status};
+use rand::RngExt as _;
+use serde_json::{Value, json};
+
+use api::Kind;
+
+use crate::ApiServer;
+use crate::auth::{NODES, User};
+use crate::cache::object_key;
+use crate::object::Filter;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    Create,
+    Update,
+}
+
+/// Namespaces that can't be deleted.
+pub const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
+
+/// Changes an object on its way in.
+pub fn mutate(
+    server: &ApiServer,
+    user: &User,
+    kind: &Kind,
+    operation: Operation,
+    object: &mut Value,
+    _old: Option<&Value>,
+) -> Result<(), Status> {
+    if operation == Operation::Create {
+        live_namespace(server, kind, object)?;
+        match (kind.group, kind.plural) {
+            ("", "pods") => pod(server, object)?,
+            ("", "persistentvolumeclaims") => {
+                default_storage_class(server, object);
+                add_finalizer(object, "kubernetes.io/pvc-protection");
+            }
+            ("", "persistentvolumes") => add_finalizer(object, "kubernetes.io/pv-protection"),
+            ("networking.k8s.io", "ingresses") => default_ingress_class(server, object),
+            ("certificates.k8s.io", "certificatesigningrequests") => {
+                // Who asks is a fact, not a claim.
+                let spec = object.child_mut("spec");
+                spec.insert("username".into(), user.name.as_str().into());
+                spec.insert("groups".into(), json!(user.groups));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Refuses an object whose form is right, for who sends it.
+pub fn validate(
+    _server: &ApiServer,
+    user: &User,
+    kind: &Kind,
+    operation: Operation,
+    object: &Value,
+    _old: Option<&Value>,
+) -> Result<(), Status> {
+    let Some(node) = user.name.strip_prefix("system:node:").filter(|_| user.is_in(NODES)) else { return Ok(()) };
+    let refuse = |why: String| Err(Status::forbidden(kind.group, kind.plural, object.name(), &why));
+    match kind.plural {
+        "nodes" if object.name() != node => refuse(format!("node {node:?} is not allowed to modify node {:?}", object.name())),
+        "pods" if operation == Operation::Create => refuse(format!("pod creation is not allowed for node {node:?}")),
+        "leases" if object.name() != node => refuse(format!("node {node:?} may only have its own lease")),
+        _ => Ok(()),
+    }
+}
+
+fn live_namespace(server: &ApiServer, kind: &Kind, object: &Value) -> Result<(), Status> {
+    if !kind.namespaced {
+        return Ok(());
+    }
+    let namespaces = server.cache.named("namespaces");
+    let name = object.namespace();
+    let Some(namespace) = namespaces.get(name) else {
+        return Err(Status::not_found("", "namespaces", name));
+    };
+    if namespace.field(namespaces.kind, "status.phase") == "Terminating" {
+        let why = format!("unable to create new content in namespace {name} because it is being terminated");
+        return Err(Status::forbidden(kind.group, kind.plural, object.name(), &why));
+    }
+    Ok(())
+}
+
+fn add_finalizer(object: &mut Value, finalizer: &str) {
+    let mut all: Vec<String> = object.strings_at(&["metadata", "finalizers"]).into_iter().map(String::from).collect();
+    if !all.iter().any(|f| f == finalizer) {
+        all.push(finalizer.into());
+        object.set_meta("finalizers", all);
+    }
+}
+
+/// The newest object of a resource that an annotation marks as default.
+fn marked_default(server: &ApiServer, resource: &str, annotation: &str) -> Option<String> {
+    let objects = server.cache.named(resource).list(&Filter::default()).0;
+    let marked = objects.iter().map(|e| e.parse()).filter(|o| o.at(&["metadata", "annotations", annotation]) == "true");
+    let newest = marked.max_by(|a, b| {
+        let key = |o: &Value| (o.meta("creationTimestamp").to_string(), std::cmp::Reverse(o.name().to_string()));
+        key(a).cmp(&key(b))
+    })?;
+    Some(newest.name().into())
+}
+
+fn default_storage_class(server: &ApiServer, claim: &mut Value) {
+    if !claim["spec"]["storageClassName"].is_null() {
+        return;
+    }
+    let annotation = "storageclass.kubernetes.io/is-default-class";
+    if let Some(class) = marked_default(server, "storageclasses.storage.k8s.io", annotation) {
+        claim["spec"]["storageClassName"] = class.into();
+    }
+}
+
+fn default_ingress_class(server: &ApiServer, ingress: &mut Value) {
+    let by_annotation = !ingress.at(&["metadata", "annotations", "kubernetes.io/ingress.class"]).is_null();
+    if !ingress["spec"]["ingressClassName"].is_null() || by_annotation {
+        return;
+    }
+    let annotation = "ingressclass.kubernetes.io/is-default-class";
+    if let Some(class) = marked_default(server, "ingressclasses.networking.k8s.io", annotation) {
+        ingress["spec"]["ingressClassName"] = class.into();
+    }
+}
+
+fn pod(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
+    service_account(server, pod)?;
+    priority(server, pod)?;
+    tolerations(pod);
+    Ok(())
+}
+
+/// Waits a moment for the service account of a pod: the namespace may be so new that its controller is still at it.
+pub async fn wait_for_account(server: &ApiServer, namespace: &str, pod: &Value) {
+    let name = match pod.str_at(&["spec", "serviceAccountName"]) {
+        "" => "default",
+        name => name,
+    };
+    let key = object_key(namespace, name);
+    let accounts = server.cache.named("serviceaccounts");
+    let exists = || accounts.get(&key).is_some() || server.cache.named("namespaces").get(namespace).is_none();
+    let wait = async {
+        while !exists() {
+            let revision = server.cache.revision();
+            if exists() {
+                return;
+            }
+            server.cache.reached(revision + 1).await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(2), wait).await;
+}
+
+const TOKEN_MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+fn service_account(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
+    let name = match pod.str_at(&["spec", "serviceAccountName"]) {
+        "" => "default".to_string(),
+        name => name.to_string(),
+    };
+    pod["spec"]["serviceAccountName"] = name.as_str().into();
+    pod["spec"]["serviceAccount"] = name.as_str().into();
+    let key = object_key(pod.namespace(), &name);
+    let Some(account) = server.cache.named("serviceaccounts").get(&key) else {
+        let why = format!("error looking up service account {key}: serviceaccount {name:?} not found");
+        return Err(Status::forbidden("", "pods", pod.name(), &why));
+    };
+    let account = account.parse();
+    if pod["spec"]["imagePullSecrets"].is_null() && !account.array_at(&["imagePullSecrets"]).is_empty() {
+        pod["spec"]["imagePullSecrets"] = account["imagePullSecrets"].clone();
+    }
+    let automount = pod["spec"]["automountServiceAccountToken"]
+        .as_bool()
+        .or_else(|| account["automountServiceAccountToken"].as_bool())
+        .unwrap_or(true);
+    if automount {
+        mount_token(pod);
+    }
+    Ok(())
+}
+
+fn mount_token(pod: &mut Value) {
+    let mounted = |c: &Value| c.array_at(&["volumeMounts"]).iter().any(|m| m["mountPath"] == TOKEN_MOUNT);
+    let lists = ["containers", "initContainers"];
+    let any = lists.iter().any(|list| pod.array_at(&["spec", list]).iter().any(|c| !mounted(c)));
+    if !any {
+        return;
+    }
+    let mut rng = rand::rng();
+    let suffix: String =
+        (0..5).map(|_| SUFFIX_ALPHABET[rng.random_range(0..SUFFIX_ALPHABET.len())] as char).collect();
+    let volume = format!("kube-api-access-{suffix}");
+    for list in lists {
+        for container in pod["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            if mounted(container) {
+                continue;
+            }
+            let mount = json!({"name": volume, "readOnly": true, "mountPath": TOKEN_MOUNT});
+            push(container, "volumeMounts", mount);
+        }
+    }
+    let source = json!({"name": volume, "projected": {"defaultMode": 0o644, "sources": [
+        {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        {"downwardAPI": {"items": [{"path": "namespace",
+            "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}}]}});
+    push(&mut pod["spec"], "volumes", source);
+}
+
+/// Appends to the list at `key`, made if it is missing.
+fn push(object: &mut Value, key: &str, item: Value) {
+    if !object[key].is_array() {
+        object[key] = json!([]);
+    }
+    if let Some(list) = object[key].as_array_mut() {
+        list.push(item);
+    }
+}
+
+fn priority(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
+    let classes = server.cache.named("priorityclasses.scheduling.k8s.io");
+    let name = pod.str_at(&["spec", "priorityClassName"]).to_string();
+    let class = if name.is_empty() {
+        classes.list(&Filter::default()).0.iter().map(|e| e.parse()).find(|c| c["globalDefault"] == true)
+    } else {
+        let Some(class) = classes.get(&name) else {
+            let why = format!("no PriorityClass with name {name} was found");
+            return Err(Status::forbidden("", "pods", pod.name(), &why));
+        };
+        Some(class.parse())
+    };
+    if let Some(class) = &class {
+        pod["spec"]["priorityClassName"] = class.name().into();
+    }
+    pod["spec"]["priority"] = class.as_ref().and_then(|c| c.i64_at(&["value"])).unwrap_or(0).into();
+    if pod["spec"]["preemptionPolicy"].is_null() {
+        let policy = class.as_ref().map_or("", |c| c.str_at(&["preemptionPolicy"]));
+        pod["spec"]["preemptionPolicy"] = if policy.is_empty() { "PreemptLowerPriority".into() } else { policy.into() };
+    }
+    Ok(())
+}
+
+/// Pods stay on a lost node for five minutes unless they say otherwise.
+fn tolerations(pod: &mut Value) {
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        let tolerated = pod.array_at(&["spec", "tolerations"]).iter().any(|t| {
+            let effect = t.str_at(&["effect"]);
+            (t["key"] == key || (t["key"].is_null() && t["operator"] == "Exists"))
+                && (effect.is_empty() || effect == "NoExecute")
+        });
+        if !tolerated {
+            let toleration =
+                json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300});
+            push(&mut pod["spec"], "tolerations", toleration);
+        }
+    }
+}

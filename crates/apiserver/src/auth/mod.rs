@@ -1,0 +1,164 @@
+//! Who is asking (authentication) and whether they may (authorization).
+
+mod node;
+mod rbac;
+pub mod roles;
+mod tokens;
+
+use std::sync::Arc;
+
+use apimachinery::Status;
+use http::{HeaderMap, header};
+use subtle::ConstantTimeEq as _;
+
+pub use rbac::{Attributes, Rbac};
+pub use tokens::{Claims, Named, Tokens};
+
+use crate::request::Info;
+use crate::{ApiServer, Peer};
+
+pub const MASTERS: &str = "system:masters";
+pub const AUTHENTICATED: &str = "system:authenticated";
+pub const UNAUTHENTICATED: &str = "system:unauthenticated";
+pub const NODES: &str = "system:nodes";
+/// Those who hold the join token: they may ask for a node's certificate, and nothing else.
+pub const BOOTSTRAPPERS: &str = "system:bootstrappers";
+
+/// An authenticated requester.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct User {
+    pub name: String,
+    pub groups: Vec<String>,
+    pub uid: String,
+    pub extra: Vec<(String, Vec<String>)>,
+}
+
+impl User {
+    pub fn new(name: impl Into<String>, groups: &[&str]) -> Self {
+        let groups = groups.iter().map(|g| (*g).to_string()).collect();
+        User { name: name.into(), groups, ..User::default() }
+    }
+
+    pub fn is_in(&self, group: &str) -> bool {
+        self.groups.iter().any(|g| g == group)
+    }
+
+    pub fn service_account(namespace: &str, name: &str, uid: &str) -> Self {
+        let groups =
+            ["system:serviceaccounts", &format!("system:serviceaccounts:{namespace}"), AUTHENTICATED].map(String::from);
+        User {
+            name: format!("system:serviceaccount:{namespace}:{name}"),
+            groups: groups.into(),
+            uid: uid.into(),
+            extra: Vec::new(),
+        }
+    }
+}
+
+/// Finds out who sent a request. Credentials that are shown must be good: a bad token is refused even where anonymous
+/// requests would be let in.
+pub fn authenticate(server: &ApiServer, headers: &HeaderMap, peer: &Peer) -> Result<User, Status> {
+    let facts = match peer {
+        Peer::Component(user) => return Ok(user.as_ref().clone()),
+        Peer::Remote(facts) => facts,
+    };
+    let mut user = match (bearer(headers), facts) {
+        (Some(token), _) => by_token(server, token)?,
+        (None, Some(facts)) => by_certificate(facts),
+        (None, None) => return Ok(User::new("system:anonymous", &[UNAUTHENTICATED])),
+    };
+    if !user.is_in(AUTHENTICATED) {
+        user.groups.push(AUTHENTICATED.into());
+    }
+    impersonate(server, headers, user)
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+fn by_certificate(facts: &Arc<pki::CertificateFacts>) -> User {
+    User { name: facts.common_name.clone(), groups: facts.organizations.clone(), ..User::default() }
+}
+
+fn by_token(server: &ApiServer, token: &str) -> Result<User, Status> {
+    let secret = server.config.join_secret.as_bytes();
+    if !secret.is_empty() && bool::from(token.as_bytes().ct_eq(secret)) {
+        return Ok(User::new("system:bootstrap:timonel", &[BOOTSTRAPPERS]));
+    }
+    server.tokens.user(server, token).map_err(|why| {
+        tracing::debug!(%why, "a bearer token was refused");
+        Status::unauthorized()
+    })
+}
+
+/// `Impersonate-*` headers, for those who may.
+fn impersonate(server: &ApiServer, headers: &HeaderMap, user: User) -> Result<User, Status> {
+    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
+    let Some(target) = text("impersonate-user") else {
+        return Ok(user);
+    };
+    let allowed = |resource: &str, name: &str| {
+        let attributes =
+            Attributes { verb: "impersonate", group: "", resource, namespace: "", name, path: "" };
+        server.rbac.allows(server, &user, &attributes)
+    };
+    let refuse = |what: &str, name: &str| {
+        let why = format!("User {:?} cannot impersonate resource {what:?} in API group \"\" at the cluster scope", user.name);
+        Status::forbidden("", what, name, &why)
+    };
+    if !allowed("users", target) {
+        return Err(refuse("users", target));
+    }
+    let mut groups = Vec::new();
+    for group in headers.get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()) {
+        if !allowed("groups", group) {
+            return Err(refuse("groups", group));
+        }
+        groups.push(group.to_string());
+    }
+    if groups.is_empty()
+        && let Some((namespace, name)) =
+            target.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'))
+    {
+        return Ok(User::service_account(namespace, name, ""));
+    }
+    if !groups.iter().any(|g| g == AUTHENTICATED) {
+        groups.push(AUTHENTICATED.into());
+    }
+    Ok(User { name: target.into(), groups, ..User::default() })
+}
+
+/// Whether `user` may do what `attributes` say.
+pub fn allows(server: &ApiServer, user: &User, attributes: &Attributes<'_>) -> bool {
+    user.is_in(MASTERS)
+        || (user.is_in(NODES) && node::allows(server, user, attributes))
+        || server.rbac.allows(server, user, attributes)
+}
+
+/// Refuses a resource request that its user may not make, in upstream's words.
+pub fn authorize(server: &ApiServer, user: &User, info: &Info) -> Result<(), Status> {
+    let resource = info.resource();
+    let attributes = Attributes {
+        verb: info.verb,
+        group: info.kind.group,
+        resource: &resource,
+        namespace: &info.path.namespace,
+        name: &info.path.name,
+        path: "",
+    };
+    if allows(server, user, &attributes) {
+        return Ok(());
+    }
+    let scope = match info.path.namespace.as_str() {
+        "" => "at the cluster scope".to_string(),
+        namespace => format!("in the namespace {namespace:?}"),
+    };
+    let why = format!(
+        "User {:?} cannot {} resource {resource:?} in API group {:?} {scope}",
+        user.name, info.verb, info.kind.group
+    );
+    Err(Status::forbidden(info.kind.group, &resource, &info.path.name, &why))
+}

@@ -1,0 +1,111 @@
+//! The Node authorizer: a kubelet (`system:node:NAME`) reaches its own node and what its own pods refer to, nothing of
+//! others (upstream's "Using Node Authorization").
+
+use apimachinery::{FieldSelector, ObjectExt as _};
+use serde_json::Value;
+
+use super::{Attributes, User};
+use crate::ApiServer;
+use crate::object::Filter;
+
+pub fn allows(server: &ApiServer, user: &User, a: &Attributes<'_>) -> bool {
+    let Some(node) = user.name.strip_prefix("system:node:") else { return false };
+    let read = matches!(a.verb, "get" | "list" | "watch");
+    match (a.group, a.resource) {
+        ("", "nodes") => read || a.verb == "create" || (a.name == node && matches!(a.verb, "update" | "patch")),
+        ("", "nodes/status") => a.name == node && matches!(a.verb, "update" | "patch"),
+        ("", "pods") if read => true,
+        ("", "pods") if a.verb == "delete" => is_on(server, a, node),
+        ("", "pods/status") => matches!(a.verb, "update" | "patch") && is_on(server, a, node),
+        ("", "services" | "endpoints" | "namespaces") | ("discovery.k8s.io", "endpointslices") => read,
+        ("", "events") => matches!(a.verb, "create" | "patch" | "update"),
+        ("", "secrets" | "configmaps" | "persistentvolumeclaims") => {
+            read && !a.name.is_empty() && refers(server, node, a)
+        }
+        ("", "persistentvolumes") => a.verb == "get" && !a.name.is_empty(),
+        ("", "serviceaccounts/token") => a.verb == "create" && uses_account(server, node, a),
+        ("coordination.k8s.io", "leases") => {
+            a.namespace == "kube-node-lease" && (a.verb == "create" || a.name == node)
+        }
+        ("certificates.k8s.io", "certificatesigningrequests") => a.verb == "create" || read,
+        ("node.k8s.io", "runtimeclasses") | ("storage.k8s.io", "csidrivers" | "storageclasses") => read,
+        ("storage.k8s.io", "csinodes") => a.verb == "create" || a.name == node,
+        ("authentication.k8s.io", "tokenreviews") | ("authorization.k8s.io", "subjectaccessreviews") => {
+            a.verb == "create"
+        }
+        _ => false,
+    }
+}
+
+fn is_on(server: &ApiServer, a: &Attributes<'_>, node: &str) -> bool {
+    let pods = server.cache.named("pods");
+    let key = crate::cache::object_key(a.namespace, a.name);
+    pods.get(&key).is_none_or(|pod| pod.field(pods.kind, "spec.nodeName") == node)
+}
+
+/// The pods of `node` in the namespace of `a`.
+fn pods_of(server: &ApiServer, node: &str, a: &Attributes<'_>) -> Vec<Value> {
+    let fields = FieldSelector { terms: vec![("spec.nodeName".into(), node.into(), true)] };
+    let filter = Filter { namespace: a.namespace.into(), fields, ..Filter::default() };
+    server.cache.named("pods").list(&filter).0.iter().map(|e| e.parse()).collect()
+}
+
+fn uses_account(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
+    pods_of(server, node, a).iter().any(|pod| pod.str_at(&["spec", "serviceAccountName"]) == a.name)
+}
+
+/// Whether a pod of the node names the object anywhere in its spec where such a name may stand.
+fn refers(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
+    // The root CA bundle is projected into every pod.
+    if a.resource == "configmaps" && a.name == "kube-root-ca.crt" {
+        return true;
+    }
+    pods_of(server, node, a).iter().any(|pod| pod_refers(&pod["spec"], a.resource, a.name))
+}
+
+fn pod_refers(spec: &Value, resource: &str, name: &str) -> bool {
+    let keys: &[(&str, &str)] = match resource {
+        "secrets" => &[("secret", "secretName"), ("secret", "name"), ("secretRef", "name"), ("secretKeyRef", "name")],
+        "configmaps" => &[("configMap", "name"), ("configMapRef", "name"), ("configMapKeyRef", "name")],
+        _ => &[("persistentVolumeClaim", "claimName")],
+    };
+    if resource == "secrets" && spec.array_at(&["imagePullSecrets"]).iter().any(|s| s["name"] == name) {
+        return true;
+    }
+    mentions(spec, keys, name)
+}
+
+fn mentions(value: &Value, keys: &[(&str, &str)], name: &str) -> bool {
+    match value {
+        Value::Object(map) => map.iter().any(|(key, inner)| {
+            keys.iter().any(|(outer, field)| key == outer && inner.get(field).is_some_and(|v| v == name))
+                || mentions(inner, keys, name)
+        }),
+        Value::Array(list) => list.iter().any(|v| mentions(v, keys, name)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn references_are_found_wherever_they_stand() {
+        let spec = json!({
+            "volumes": [{"name": "v", "projected": {"sources": [{"secret": {"name": "projected"}}]}},
+                        {"name": "w", "secret": {"secretName": "mounted"}},
+                        {"name": "x", "persistentVolumeClaim": {"claimName": "claim"}}],
+            "containers": [{"envFrom": [{"secretRef": {"name": "env"}}],
+                            "env": [{"valueFrom": {"configMapKeyRef": {"name": "cm", "key": "k"}}}]}],
+            "imagePullSecrets": [{"name": "pull"}]
+        });
+        for name in ["projected", "mounted", "env", "pull"] {
+            assert!(pod_refers(&spec, "secrets", name), "{name}");
+        }
+        assert!(pod_refers(&spec, "configmaps", "cm"));
+        assert!(pod_refers(&spec, "persistentvolumeclaims", "claim"));
+        assert!(!pod_refers(&spec, "secrets", "claim"));
+    }
+}

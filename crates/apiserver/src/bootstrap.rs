@@ -1,0 +1,144 @@
+//! Objects that every cluster has, and the sweeping of events.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use apimachinery::{ObjectExt as _, Status};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use store::Write;
+
+use api::Kind;
+
+use crate::ApiServer;
+use crate::allocator::kubernetes_address;
+use crate::auth::{MASTERS, User, roles};
+use crate::cache::{object_key, store_key};
+use crate::handlers::write::create_object;
+use crate::object::{Filter, encode};
+
+/// Events older than this are removed.
+const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
+const SWEEP: Duration = Duration::from_secs(120);
+
+fn kind(group: &str, plural: &str) -> Result<&'static Kind, Status> {
+    api::find(group, "v1", plural).ok_or_else(|| Status::internal(format!("{plural} is missing from the table of kinds")))
+}
+
+pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
+    let namespaces = ["default", "kube-system", "kube-public", "kube-node-lease"]
+        .map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+    ensure(server, kind("", "namespaces")?, namespaces.into()).await?;
+    let rbac = "rbac.authorization.k8s.io";
+    let classes = [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)].map(|(name, value)| {
+        json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value,
+               "description": "Used for system critical pods."})
+    });
+    // At once, so that they share a commit.
+    futures::try_join!(
+        ensure(server, kind(rbac, "clusterroles")?, roles::cluster_roles()),
+        ensure(server, kind(rbac, "clusterrolebindings")?, roles::cluster_role_bindings()),
+        ensure(server, kind("scheduling.k8s.io", "priorityclasses")?, classes.into()),
+        ensure(server, kind("", "services")?, services(server)),
+        ensure(server, kind("", "endpoints")?, vec![endpoints(server)]),
+        ensure(server, kind("discovery.k8s.io", "endpointslices")?, vec![endpoint_slice(server)]),
+        ensure(server, kind("", "configmaps")?, vec![authentication(server)]),
+    )?;
+    Ok(())
+}
+
+/// Creates what is missing and brings the rest up to date.
+async fn ensure(server: &Arc<ApiServer>, kind: &'static Kind, objects: Vec<Value>) -> Result<(), Status> {
+    let all = objects.into_iter().map(|object| ensure_one(server, kind, object));
+    futures::future::try_join_all(all).await.map(|_| ())
+}
+
+async fn ensure_one(server: &Arc<ApiServer>, kind: &'static Kind, object: Value) -> Result<(), Status> {
+    let resource = server.cache.resource(kind).ok_or_else(Status::no_route)?;
+    let key = object_key(object.namespace(), object.name());
+    if let Some(entry) = resource.get(&key) {
+        let mut present = entry.parse();
+        // Only what the server itself decides; what users added stays.
+        let owned: &[&str] = match kind.plural {
+            "clusterroles" => &["rules", "aggregationRule"],
+            "endpoints" => &["subsets"],
+            "endpointslices" => &["endpoints", "ports"],
+            "configmaps" => &["data"],
+            _ => &[],
+        };
+        if owned.iter().all(|field| present[*field] == object[*field]) {
+            return Ok(());
+        }
+        for field in owned {
+            present[*field] = object[*field].clone();
+        }
+        let write =
+            Write::Update { key: store_key(kind, &key).into(), value: encode(&present), expected: entry.revision };
+        return crate::handlers::write::commit(server, kind, present.name(), write).await.map(|_| ());
+    }
+    let namespace = object.namespace().to_string();
+    let user = User::new("system:apiserver", &[MASTERS]);
+    create_object(server, &user, kind, &namespace, object, false).await.map(|_| ())
+}
+
+fn services(server: &ApiServer) -> Vec<Value> {
+    let mut services = Vec::new();
+    if let Some(address) = kubernetes_address(&server.config.service_cidr) {
+        services.push(json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "kubernetes", "namespace": "default",
+                         "labels": {"component": "apiserver", "provider": "kubernetes"}},
+            "spec": {"type": "ClusterIP", "clusterIP": address.to_string(),
+                     "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": server.config.advertise.1}]}}));
+    }
+    services.push(json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kube-dns", "namespace": "kube-system",
+                     "labels": {"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"}},
+        "spec": {"type": "ClusterIP", "clusterIP": server.config.cluster_dns.to_string(),
+                 "ports": [{"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
+                           {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53}]}}));
+    services
+}
+
+fn endpoints(server: &ApiServer) -> Value {
+    let (address, port) = server.config.advertise;
+    json!({"apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "kubernetes", "namespace": "default",
+                     "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{"addresses": [{"ip": address.to_string()}],
+                     "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]})
+}
+
+fn endpoint_slice(server: &ApiServer) -> Value {
+    let (address, port) = server.config.advertise;
+    json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "kubernetes", "namespace": "default",
+                     "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}]})
+}
+
+fn authentication(server: &ApiServer) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+        "data": {"client-ca-file": server.config.authority.certificate_pem()}})
+}
+
+/// Removes old events for as long as the server lives.
+pub async fn expire_events(server: Weak<ApiServer>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let Some(server) = server.upgrade() else { return };
+        let Ok(kind) = kind("", "events") else { return };
+        let oldest = Timestamp::now() - EVENT_LIFE;
+        for entry in server.cache.named("events").list(&Filter::default()).0 {
+            let event = entry.parse();
+            let times = [event.str_at(&["lastTimestamp"]), event.str_at(&["eventTime"]), event.meta("creationTimestamp")];
+            let last = times.iter().filter_map(|t| t.parse::<Timestamp>().ok()).max();
+            if last.is_some_and(|t| t < oldest) {
+                let key = store_key(kind, &entry.key).into();
+                let _ = server.store.write(Write::Delete { key, expected: entry.revision }).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! The watch cache: all objects, the latest changes, and those who watch.
+//!
+//! The store calls [`Cache`] as its observer, in revision order. Readers take a short read lock and clone `Arc`s.
+//! A watcher has a bounded queue; who doesn't keep up is cut off and comes back with a new watch, as the API allows,
+//! rather than making others wait.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
+use std::sync::{Arc, OnceLock};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use parking_lot::RwLock;
+use store::{Change, KeyValue, Observer};
+use tokio::sync::{mpsc, watch};
+
+use api::{KINDS, Kind, Verbs};
+
+use crate::object::{Entry, Filter};
+
+/// Changes of one resource that are kept for watches that resume.
+const HISTORY: usize = 4096;
+/// Events that may wait for one watcher.
+const QUEUE: usize = 8192;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventType {
+    Added,
+    Modified,
+    Deleted,
+}
+
+impl EventType {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EventType::Added => "ADDED",
+            EventType::Modified => "MODIFIED",
+            EventType::Deleted => "DELETED",
+        }
+    }
+}
+
+/// A change of one object, shared by all its watchers.
+#[derive(Debug)]
+pub struct Event {
+    kind: EventType,
+    pub entry: Arc<Entry>,
+    previous: Option<Arc<Entry>>,
+    /// The line on the wire, by the type that it has for a watcher; made once for all.
+    framed: [OnceLock<Bytes>; 3],
+}
+
+impl Event {
+    pub fn new(kind: EventType, entry: Arc<Entry>, previous: Option<Arc<Entry>>) -> Self {
+        Event { kind, entry, previous, framed: Default::default() }
+    }
+
+    /// What the change means to a watcher with `filter`: an object that starts or stops matching comes or goes.
+    pub fn seen_through(&self, kind: &Kind, filter: &Filter) -> Option<EventType> {
+        if filter.is_everything() {
+            return Some(self.kind);
+        }
+        let now = self.kind != EventType::Deleted && filter.matches(kind, &self.entry);
+        let before = self.previous.as_ref().is_some_and(|p| filter.matches(kind, p));
+        match (before, now) {
+            (false, true) => Some(EventType::Added),
+            (true, true) => Some(EventType::Modified),
+            (true, false) => Some(EventType::Deleted),
+            (false, false) => None,
+        }
+    }
+
+    pub fn frame(&self, as_type: EventType) -> Bytes {
+        self.framed[as_type as usize].get_or_init(|| frame(as_type.as_str(), &self.entry.bytes)).clone()
+    }
+}
+
+/// A line of a watch.
+pub fn frame(event: &str, object: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(object.len() + event.len() + 24);
+    out.put_slice(b"{\"type\":\"");
+    out.put_slice(event.as_bytes());
+    out.put_slice(b"\",\"object\":");
+    out.put_slice(object);
+    out.put_slice(b"}\n");
+    out.freeze()
+}
+
+struct Watcher {
+    filter: Filter,
+    queue: mpsc::Sender<(EventType, Arc<Event>)>,
+}
+
+#[derive(Default)]
+struct State {
+    items: BTreeMap<Arc<str>, Arc<Entry>>,
+    events: VecDeque<Arc<Event>>,
+    /// Changes up to this revision may be missing from `events`.
+    forgotten: u64,
+    /// The revision of the last change of this resource.
+    changed: u64,
+    watchers: Vec<Watcher>,
+}
+
+/// One resource's objects and watchers.
+pub struct Resource {
+    pub kind: &'static Kind,
+    state: RwLock<State>,
+    /// The whole list as bytes, as long as nothing changes.
+    listed: RwLock<Option<(u64, Bytes)>>,
+}
+
+/// A watch that has begun: what there was, and what comes.
+pub struct Subscription {
+    pub initial: Vec<Arc<Entry>>,
+    pub backlog: Vec<(EventType, Arc<Event>)>,
+    pub events: mpsc::Receiver<(EventType, Arc<Event>)>,
+    /// The revision up to which `initial` and `backlog` reach.
+    pub revision: u64,
+}
+
+/// Where a watch begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// With everything that there is now.
+    Now,
+    /// With the changes after this revision.
+    After(u64),
+}
+
+/// The revision that a watch wants to resume from is no longer known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooOld {
+    pub asked: u64,
+    pub oldest: u64,
+}
+
+impl Resource {
+    pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
+        self.state.read().items.get(key).cloned()
+    }
+
+    /// The objects that match, in key order, with the revision of the last change of the resource.
+    pub fn list(&self, filter: &Filter) -> (Vec<Arc<Entry>>, u64) {
+        let state = self.state.read();
+        let matching = |(_, e): (&Arc<str>, &Arc<Entry>)| filter.matches(self.kind, e).then(|| e.clone());
+        let items = if filter.namespace.is_empty() {
+            state.items.iter().filter_map(matching).collect()
+        } else {
+            // '0' is the character after '/', so this range is the namespace.
+            let (from, to) = (format!("{}/", filter.namespace), format!("{}0", filter.namespace));
+            let range = (Bound::Included(from.as_str()), Bound::Excluded(to.as_str()));
+            state.items.range::<str, _>(range).filter_map(matching).collect()
+        };
+        (items, state.changed)
+    }
+
+    pub fn len(&self) -> usize {
+        self.state.read().items.len()
+    }
+
+    /// The revision of the last change.
+    pub fn changed(&self) -> u64 {
+        self.state.read().changed
+    }
+
+    /// The unfiltered list, serialized once per change by `make`.
+    pub fn whole_list(&self, make: impl FnOnce(&[Arc<Entry>]) -> Bytes) -> Bytes {
+        let changed = self.changed();
+        if let Some((at, bytes)) = &*self.listed.read()
+            && *at == changed
+        {
+            return bytes.clone();
+        }
+        let (items, at) = self.list(&Filter::default());
+        let bytes = make(&items);
+        *self.listed.write() = Some((at, bytes.clone()));
+        bytes
+    }
+
+    pub fn subscribe(&self, filter: Filter, from: From, revision: u64) -> Result<Subscription, TooOld> {
+        let mut state = self.state.write();
+        let (mut initial, mut backlog) = (Vec::new(), Vec::new());
+        match from {
+            From::Now => {
+                initial = state.items.values().filter(|e| filter.matches(self.kind, e)).cloned().collect();
+            }
+            From::After(after) => {
+                if after < state.forgotten {
+                    return Err(TooOld { asked: after, oldest: state.forgotten });
+                }
+                let start = state.events.partition_point(|e| e.entry.revision <= after);
+                for event in state.events.range(start..) {
+                    if let Some(seen) = event.seen_through(self.kind, &filter) {
+                        backlog.push((seen, event.clone()));
+                    }
+                }
+            }
+        }
+        let (queue, events) = mpsc::channel(QUEUE);
+        state.watchers.push(Watcher { filter, queue });
+        let revision = revision.max(state.changed);
+        Ok(Subscription { initial, backlog, events, revision })
+    }
+
+    fn apply(&self, key: Arc<str>, change: &Change) {
+        let mut state = self.state.write();
+        let previous = state.items.get(&key).cloned();
+        let event = match (&change.value, previous) {
+            (Some(value), previous) => {
+                let entry = Arc::new(Entry::new(self.kind, key.clone(), value, change.revision));
+                state.items.insert(key, entry.clone());
+                let kind = if previous.is_some() { EventType::Modified } else { EventType::Added };
+                Event::new(kind, entry, previous)
+            }
+            (None, Some(previous)) => {
+                state.items.remove(&key);
+                Event::new(EventType::Deleted, Arc::new(previous.deleted(change.revision)), Some(previous))
+            }
+            (None, None) => return,
+        };
+        let event = Arc::new(event);
+        state.changed = change.revision;
+        // Dropping the cached list here gives its memory back while nobody lists.
+        *self.listed.write() = None;
+        state.events.push_back(event.clone());
+        if state.events.len() > HISTORY
+            && let Some(old) = state.events.pop_front()
+        {
+            state.forgotten = old.entry.revision;
+        }
+        state.watchers.retain(|watcher| match event.seen_through(self.kind, &watcher.filter) {
+            Some(seen) => watcher.queue.try_send((seen, event.clone())).is_ok(),
+            None => !watcher.queue.is_closed(),
+        });
+    }
+}
+
+/// All resources.
+pub struct Cache {
+    /// By `plural` or `plural.group`.
+    resources: HashMap<String, Arc<Resource>>,
+    revision: watch::Sender<u64>,
+}
+
+/// The name of a kind's resource in keys: `pods`, `deployments.apps`.
+pub fn resource_name(kind: &Kind) -> String {
+    if kind.group.is_empty() { kind.plural.into() } else { format!("{}.{}", kind.plural, kind.group) }
+}
+
+/// The key of an object in the store.
+pub fn store_key(kind: &Kind, key: &str) -> String {
+    format!("/registry/{}/{key}", resource_name(kind))
+}
+
+/// The key of an object in its resource.
+pub fn object_key(namespace: &str, name: &str) -> String {
+    if namespace.is_empty() { name.into() } else { format!("{namespace}/{name}") }
+}
+
+impl Cache {
+    pub fn new() -> Self {
+        let resources = KINDS
+            .iter()
+            .filter(|k| k.verbs == Verbs::All)
+            .map(|kind| {
+                let resource = Resource { kind, state: RwLock::default(), listed: RwLock::default() };
+                (resource_name(kind), Arc::new(resource))
+            })
+            .collect();
+        Cache { resources, revision: watch::channel(0).0 }
+    }
+
+    /// The resource of a stored kind.
+    pub fn resource(&self, kind: &Kind) -> Option<&Arc<Resource>> {
+        self.resources.get(&resource_name(kind))
+    }
+
+    /// The resource with this name (`pods`, `deployments.apps`). Panics on names that aren't in the table of kinds, as
+    /// callers name them literally.
+    pub fn named(&self, name: &str) -> &Arc<Resource> {
+        &self.resources[name]
+    }
+
+    pub fn revision(&self) -> u64 {
+        *self.revision.borrow()
+    }
+
+    /// Waits until the cache has seen `revision`.
+    pub async fn reached(&self, revision: u64) {
+        let mut seen = self.revision.subscribe();
+        let _ = seen.wait_for(|r| *r >= revision).await;
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.resources.values()
+    }
+
+    fn route(&self, key: &str) -> Option<(&Arc<Resource>, Arc<str>)> {
+        let (resource, object) = key.strip_prefix("/registry/")?.split_once('/')?;
+        Some((self.resources.get(resource)?, object.into()))
+    }
+}
+
+impl Observer for Cache {
+    fn snapshot(&self, items: Vec<KeyValue>, revision: u64) {
+        for item in items {
+            let Some((resource, key)) = self.route(&item.key) else {
+                tracing::warn!(key = %item.key, "an object of an unknown kind is in the database; it is left alone");
+                continue;
+            };
+            let entry = Arc::new(Entry::new(resource.kind, key.clone(), &item.value, item.revision));
+            let mut state = resource.state.write();
+            state.changed = state.changed.max(item.revision);
+            state.items.insert(key, entry);
+        }
+        for resource in self.resources.values() {
+            resource.state.write().forgotten = revision;
+        }
+        self.revision.send_replace(revision);
+    }
+
+    fn changes(&self, batch: &[Change]) {
+        for change in batch {
+            if let Some((resource, key)) = self.route(&change.key) {
+                resource.apply(key, change);
+            }
+        }
+        if let Some(last) = batch.last() {
+            self.revision.send_replace(last.revision);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::encode;
+    use apimachinery::LabelSelector;
+    use serde_json::json;
+
+    fn put(cache: &Cache, revision: u64, name: &str, app: &str) {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod",
+                         "metadata": {"name": name, "namespace": "n", "labels": {"app": app}}});
+        let key = format!("/registry/pods/n/{name}").into();
+        cache.changes(&[Change { key, revision, value: Some(encode(&pod)) }]);
+    }
+
+    #[test]
+    fn watcher_sees_objects_enter_and_leave_its_selector() {
+        let cache = Cache::new();
+        let pods = cache.named("pods");
+        let filter = Filter { labels: LabelSelector::parse("app=web").unwrap(), ..Filter::default() };
+        let mut watch = pods.subscribe(filter, From::Now, 0).unwrap();
+        put(&cache, 1, "a", "web");
+        put(&cache, 2, "a", "web");
+        put(&cache, 3, "a", "db");
+        put(&cache, 4, "a", "db");
+        let mut seen = Vec::new();
+        while let Ok((kind, event)) = watch.events.try_recv() {
+            seen.push((kind.as_str(), event.entry.revision));
+        }
+        assert_eq!(seen, [("ADDED", 1), ("MODIFIED", 2), ("DELETED", 3)]);
+    }
+
+    #[test]
+    fn watch_resumes_from_a_known_revision_only() {
+        let cache = Cache::new();
+        cache.snapshot(vec![], 10);
+        put(&cache, 11, "a", "web");
+        put(&cache, 12, "b", "web");
+        let pods = cache.named("pods");
+        let resumed = pods.subscribe(Filter::default(), From::After(11), 12).unwrap();
+        assert_eq!(resumed.backlog.len(), 1);
+        assert_eq!(pods.subscribe(Filter::default(), From::After(9), 12).err(), Some(TooOld { asked: 9, oldest: 10 }));
+    }
+
+    #[test]
+    fn namespace_lists_do_not_leak_neighbours() {
+        let cache = Cache::new();
+        for (i, namespace) in ["a", "a-b", "a0", "b"].iter().enumerate() {
+            let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": namespace}});
+            let key = format!("/registry/pods/{namespace}/p").into();
+            cache.changes(&[Change { key, revision: i as u64 + 1, value: Some(encode(&pod)) }]);
+        }
+        let filter = Filter { namespace: "a".into(), ..Filter::default() };
+        assert_eq!(cache.named("pods").list(&filter).0.len(), 1);
+    }
+}

@@ -1,0 +1,207 @@
+//! Discovery documents: which groups, versions and resources there are. Made once from the table of kinds.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, header};
+use serde_json::{Value, json};
+
+use api::{KINDS, Kind, Verbs};
+
+use crate::response::{self, Body};
+
+pub struct Discovery {
+    aggregated_core: Bytes,
+    aggregated_groups: Bytes,
+    groups: Vec<&'static str>,
+}
+
+const ALL_VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+fn verbs(kind: &Kind) -> Value {
+    match kind.verbs {
+        Verbs::All => json!(ALL_VERBS),
+        Verbs::Create => json!(["create"]),
+        Verbs::Read => json!(["get", "list"]),
+    }
+}
+
+/// A subresource: its name, the group, version and kind of its body, and its verbs.
+struct Sub {
+    name: &'static str,
+    gvk: (String, String, String),
+    verbs: Value,
+}
+
+fn subresources(kind: &Kind) -> Vec<Sub> {
+    let own = || (kind.group.to_string(), kind.version.to_string(), kind.kind.to_string());
+    let of = |group: &str, version: &str, kind: &str| (group.to_string(), version.to_string(), kind.to_string());
+    let change = json!(["get", "patch", "update"]);
+    let sub = |name, gvk, verbs| Sub { name, gvk, verbs };
+    let mut subs = Vec::new();
+    if kind.has_status {
+        subs.push(sub("status", own(), change.clone()));
+    }
+    if kind.has_scale {
+        subs.push(sub("scale", of("autoscaling", "v1", "Scale"), change));
+    }
+    match kind.plural {
+        "pods" => {
+            let stream = |kind: &str| of("", "v1", kind);
+            subs.push(sub("attach", stream("PodAttachOptions"), json!(["create", "get"])));
+            subs.push(sub("binding", stream("Binding"), json!(["create"])));
+            subs.push(sub("eviction", of("policy", "v1", "Eviction"), json!(["create"])));
+            subs.push(sub("exec", stream("PodExecOptions"), json!(["create", "get"])));
+            subs.push(sub("log", own(), json!(["get"])));
+            subs.push(sub("portforward", stream("PodPortForwardOptions"), json!(["create", "get"])));
+        }
+        "serviceaccounts" => {
+            subs.push(sub("token", of("authentication.k8s.io", "v1", "TokenRequest"), json!(["create"])));
+        }
+        "namespaces" => subs.push(sub("finalize", own(), json!(["update"]))),
+        "certificatesigningrequests" => subs.push(sub("approval", own(), json!(["get", "patch", "update"]))),
+        _ => {}
+    }
+    subs
+}
+
+fn gvk(group: &str, version: &str, kind: &str) -> Value {
+    json!({"group": group, "version": version, "kind": kind})
+}
+
+fn aggregated_resource(kind: &Kind) -> Value {
+    let scope = if kind.namespaced { "Namespaced" } else { "Cluster" };
+    let mut value = json!({"resource": kind.plural, "responseKind": gvk(kind.group, kind.version, kind.kind),
+        "scope": scope, "singularResource": kind.singular(), "verbs": verbs(kind)});
+    if !kind.short_names.is_empty() {
+        value["shortNames"] = json!(kind.short_names);
+    }
+    if !kind.categories.is_empty() {
+        value["categories"] = json!(kind.categories);
+    }
+    let subs: Vec<Value> = subresources(kind)
+        .into_iter()
+        .map(|s| json!({"subresource": s.name, "responseKind": gvk(&s.gvk.0, &s.gvk.1, &s.gvk.2), "verbs": s.verbs}))
+        .collect();
+    if !subs.is_empty() {
+        value["subresources"] = json!(subs);
+    }
+    value
+}
+
+fn aggregated(groups: &[&str]) -> Bytes {
+    let items: Vec<Value> = groups
+        .iter()
+        .map(|group| {
+            let versions: Vec<Value> = versions(group)
+                .into_iter()
+                .map(|version| {
+                    let resources: Vec<Value> = KINDS
+                        .iter()
+                        .filter(|k| k.group == *group && k.version == version)
+                        .map(aggregated_resource)
+                        .collect();
+                    json!({"version": version, "freshness": "Current", "resources": resources})
+                })
+                .collect();
+            let mut metadata = json!({"creationTimestamp": null});
+            if !group.is_empty() {
+                metadata["name"] = (*group).into();
+            }
+            json!({"metadata": metadata, "versions": versions})
+        })
+        .collect();
+    json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
+        .to_string()
+        .into()
+}
+
+fn versions(group: &str) -> Vec<&'static str> {
+    let mut versions: Vec<&str> = KINDS.iter().filter(|k| k.group == group).map(|k| k.version).collect();
+    versions.dedup();
+    versions
+}
+
+fn group_value(group: &str) -> Value {
+    let of = |v: &&str| json!({"groupVersion": format!("{group}/{v}"), "version": v});
+    let versions = versions(group);
+    json!({"name": group, "versions": versions.iter().map(of).collect::<Vec<_>>(),
+           "preferredVersion": versions.first().map(of)})
+}
+
+impl Discovery {
+    pub fn new() -> Self {
+        let mut groups: Vec<&'static str> = Vec::new();
+        for kind in KINDS {
+            if !kind.group.is_empty() && !groups.contains(&kind.group) {
+                groups.push(kind.group);
+            }
+        }
+        Discovery { aggregated_core: aggregated(&[""]), aggregated_groups: aggregated(&groups), groups }
+    }
+
+    fn aggregated_response(bytes: &Bytes) -> Response<Body> {
+        let mut response = response::json_bytes(200, bytes.clone());
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
+        response
+    }
+
+    pub fn aggregated_core(&self) -> Response<Body> {
+        Self::aggregated_response(&self.aggregated_core)
+    }
+
+    pub fn aggregated_groups(&self) -> Response<Body> {
+        Self::aggregated_response(&self.aggregated_groups)
+    }
+
+    pub fn core_versions(&self, (address, port): (IpAddr, u16)) -> Value {
+        json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs":
+            [{"clientCIDR": "0.0.0.0/0", "serverAddress": format!("{address}:{port}")}]})
+    }
+
+    pub fn groups(&self) -> Value {
+        let groups: Vec<Value> = self.groups.iter().map(|g| group_value(g)).collect();
+        json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+    }
+
+    pub fn group(&self, group: &str) -> Option<Response<Body>> {
+        self.groups.contains(&group).then(|| {
+            let mut value = group_value(group);
+            value["kind"] = "APIGroup".into();
+            value["apiVersion"] = "v1".into();
+            response::json(200, &value)
+        })
+    }
+
+    pub fn resources(&self, group: &str, version: &str) -> Option<Response<Body>> {
+        let mut resources = Vec::new();
+        for kind in KINDS.iter().filter(|k| k.group == group && k.version == version) {
+            let mut value = json!({"name": kind.plural, "singularName": kind.singular(),
+                "namespaced": kind.namespaced, "kind": kind.kind, "verbs": verbs(kind)});
+            if !kind.short_names.is_empty() {
+                value["shortNames"] = json!(kind.short_names);
+            }
+            if !kind.categories.is_empty() {
+                value["categories"] = json!(kind.categories);
+            }
+            resources.push(value);
+            for s in subresources(kind) {
+                let mut value = json!({"name": format!("{}/{}", kind.plural, s.name), "singularName": "",
+                    "namespaced": kind.namespaced, "kind": s.gvk.2, "verbs": s.verbs});
+                if s.gvk.0 != kind.group {
+                    value["group"] = s.gvk.0.into();
+                    value["version"] = s.gvk.1.into();
+                }
+                resources.push(value);
+            }
+        }
+        if resources.is_empty() {
+            return None;
+        }
+        let group_version = if group.is_empty() { version.to_string() } else { format!("{group}/{version}") };
+        let list = json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version,
+                          "resources": resources});
+        Some(response::json(200, &list))
+    }
+}

@@ -1,0 +1,166 @@
+//! Reading the bodies of requests.
+
+use apimachinery::{ObjectExt as _, Status, patch};
+use bytes::{Bytes, BytesMut};
+use http::{Request, header};
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+
+use api::merge::BuiltinStrategy;
+use api::{Kind, schema};
+
+use crate::request::Query;
+use crate::response::Body;
+
+/// The largest body, upstream's limit.
+const LIMIT: usize = 3 << 20;
+
+/// What to do with fields that the kind doesn't have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldValidation {
+    Ignore,
+    Warn,
+    Strict,
+}
+
+impl FieldValidation {
+    pub fn read(query: &Query) -> Result<Self, Status> {
+        Ok(match query.get("fieldValidation") {
+            "" | "Warn" => FieldValidation::Warn,
+            "Ignore" => FieldValidation::Ignore,
+            "Strict" => FieldValidation::Strict,
+            other => {
+                let text = format!("fieldValidation: Unsupported value: {other:?}: supported values: Ignore, Strict, Warn");
+                return Err(Status::bad_request(text));
+            }
+        })
+    }
+}
+
+/// Whether the write is only to be tried.
+pub fn dry_run(query: &Query) -> Result<bool, Status> {
+    match query.get("dryRun") {
+        "" => Ok(false),
+        "All" => Ok(true),
+        other => Err(Status::bad_request(format!("dryRun: Unsupported value: {other:?}: supported values: \"All\""))),
+    }
+}
+
+pub async fn read(request: Request<Body>) -> Result<Bytes, Status> {
+    let mut body = request.into_body();
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Status::bad_request(format!("the body can't be read: {e}")))?;
+        if let Ok(data) = frame.into_data() {
+            if bytes.len() + data.len() > LIMIT {
+                return Err(Status::too_large(LIMIT));
+            }
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+fn content_type<B>(request: &Request<B>) -> String {
+    let value = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    value.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
+}
+
+/// A body as a value, with the keys that came twice.
+pub async fn value(request: Request<Body>) -> Result<(Value, Vec<String>), Status> {
+    let media = content_type(&request);
+    let bytes = read(request).await?;
+    let malformed = |e: &dyn std::fmt::Display| {
+        Status::bad_request(format!("the object provided is unrecognized (must be of type a Kubernetes object): {e}"))
+    };
+    match media.as_str() {
+        "" | "application/json" | "*/*" => api::decode::json(&bytes).map_err(|e| malformed(&e)),
+        "application/yaml" | "text/yaml" | "application/x-yaml" => {
+            let value = serde_yaml_ng::from_slice(&bytes).map_err(|e| malformed(&e))?;
+            Ok((value, Vec::new()))
+        }
+        other => Err(Status::unsupported_media_type(other, "application/json, application/yaml")),
+    }
+}
+
+/// An object of `kind`, typed and pruned, with warnings about what was dropped.
+pub async fn object(request: Request<Body>, kind: &Kind, query: &Query) -> Result<(Value, Vec<String>), Status> {
+    let (mut object, duplicates) = value(request).await?;
+    if !object.is_object() {
+        return Err(Status::bad_request("the body must be an object with apiVersion, kind and metadata"));
+    }
+    let warnings = conform(&mut object, kind, FieldValidation::read(query)?, duplicates)?;
+    Ok((object, warnings))
+}
+
+/// Checks that `object` says it is of `kind` and has its fields; fills in what it doesn't say.
+pub fn conform(
+    object: &mut Value,
+    kind: &Kind,
+    validation: FieldValidation,
+    duplicates: Vec<String>,
+) -> Result<Vec<String>, Status> {
+    let (version, name) = (object.str_at(&["apiVersion"]).to_string(), object.str_at(&["kind"]).to_string());
+    let expected = kind.api_version();
+    if (!version.is_empty() && version != expected) || (!name.is_empty() && name != kind.kind) {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({version}, kind {name}) does not match the expected API version ({expected}, kind {})",
+            kind.kind
+        )));
+    }
+    object["apiVersion"] = expected.into();
+    object["kind"] = kind.kind.into();
+    let findings = schema::types().check(&kind.schema(), object);
+    if !findings.mismatched.is_empty() {
+        let text = findings.mismatched.join("; ");
+        return Err(Status::bad_request(format!("{} in version {:?} cannot be handled as a {}: {text}", kind.kind, kind.version, kind.kind)));
+    }
+    let unknown = findings.unknown.iter().map(|f| format!("unknown field {f:?}"));
+    let problems: Vec<String> = unknown.chain(duplicates.iter().map(|f| format!("duplicate field {f:?}"))).collect();
+    match validation {
+        FieldValidation::Strict if !problems.is_empty() => {
+            Err(Status::bad_request(format!("strict decoding error: {}", problems.join(", "))))
+        }
+        FieldValidation::Warn => Ok(problems),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// A patch, by its content type.
+#[derive(Debug, Clone)]
+pub enum Patch {
+    Json(Value),
+    Merge(Value),
+    Strategic(Value),
+}
+
+impl Patch {
+    pub async fn read(request: Request<Body>) -> Result<Self, Status> {
+        let media = content_type(&request);
+        let bytes = read(request).await?;
+        let parse = || -> Result<Value, Status> {
+            api::decode::json(&bytes).map(|(v, _)| v).map_err(|e| Status::bad_request(format!("the patch is no JSON: {e}")))
+        };
+        match media.as_str() {
+            "application/json-patch+json" => Ok(Patch::Json(parse()?)),
+            "application/merge-patch+json" => Ok(Patch::Merge(parse()?)),
+            "application/strategic-merge-patch+json" => Ok(Patch::Strategic(parse()?)),
+            other => {
+                let known = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+                Err(Status::unsupported_media_type(other, known))
+            }
+        }
+    }
+
+    pub fn apply(&self, object: &Value) -> Result<Value, Status> {
+        let mut patched = object.clone();
+        match self {
+            Patch::Json(p) => patch::json_patch(&mut patched, p)
+                .map_err(|e| Status::new(422, "Invalid", format!("the server rejected our request due to an error in our request: {e}")))?,
+            Patch::Merge(p) => patch::merge_patch(&mut patched, p),
+            Patch::Strategic(p) => patch::strategic_merge(&mut patched, p, &BuiltinStrategy)
+                .map_err(|e| Status::bad_request(e.to_string()))?,
+        }
+        Ok(patched)
+    }
+}

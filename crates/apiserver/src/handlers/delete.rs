@@ -1,0 +1,241 @@
+//! Deletion: graceful for pods, through finalizers where there are some, at once otherwise.
+
+use std::sync::Arc;
+
+use apimachinery::{ObjectExt as _, Status, clock};
+use http::{Request, Response};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use store::Write;
+
+use api::Kind;
+
+use super::body;
+use super::read::resource;
+use super::write::{commit, success};
+use crate::{ApiServer, admission};
+use crate::auth::User;
+use crate::cache::{object_key, store_key};
+use crate::object::encode;
+use crate::request::{Info, Query};
+use crate::response::{self, Body};
+use crate::strategy;
+
+/// `metav1.DeleteOptions`, as far as they matter here.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    pub grace: Option<i64>,
+    pub propagation: String,
+    pub uid: String,
+    pub resource_version: String,
+    pub dry_run: bool,
+}
+
+impl Options {
+    async fn read(request: Request<Body>, query: &Query) -> Result<Self, Status> {
+        let empty = http_body::Body::is_end_stream(request.body());
+        let value = if empty {
+            Value::Null
+        } else {
+            let bytes = body::read(request).await?;
+            if bytes.is_empty() {
+                Value::Null
+            } else {
+                // kubectl sends JSON; client-go's typed clients may send it as YAML does, which is a superset.
+                serde_yaml_ng::from_slice(&bytes)
+                    .map_err(|e| Status::bad_request(format!("the delete options can't be read: {e}")))?
+            }
+        };
+        Self::from_json(&value, query)
+    }
+
+    pub fn from_json(value: &Value, query: &Query) -> Result<Self, Status> {
+        let grace = match value.i64_at(&["gracePeriodSeconds"]) {
+            Some(grace) => Some(grace),
+            None => query.number("gracePeriodSeconds")?,
+        };
+        let propagation = match value.str_at(&["propagationPolicy"]) {
+            "" => query.get("propagationPolicy"),
+            policy => policy,
+        };
+        if !matches!(propagation, "" | "Foreground" | "Background" | "Orphan") {
+            let text = format!("DeleteOptions.propagationPolicy: Unsupported value: {propagation:?}: supported values: \"Background\", \"Foreground\", \"Orphan\"");
+            return Err(Status::new(422, "Invalid", text));
+        }
+        let orphan = propagation.is_empty() && value["orphanDependents"] == true;
+        Ok(Options {
+            grace,
+            propagation: if orphan { "Orphan".into() } else { propagation.into() },
+            uid: value.str_at(&["preconditions", "uid"]).into(),
+            resource_version: value.str_at(&["preconditions", "resourceVersion"]).into(),
+            dry_run: body::dry_run(query)? || value.strings_at(&["dryRun"]).contains(&"All"),
+        })
+    }
+}
+
+pub async fn one(
+    server: &Arc<ApiServer>,
+    _user: &User,
+    info: &Info,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let options = Options::read(request, &info.query).await?;
+    let answer = delete(server, info.kind, &info.path.namespace, &info.path.name, &options).await?;
+    Ok(response::json(200, &answer))
+}
+
+pub async fn collection(
+    server: &Arc<ApiServer>,
+    _user: &User,
+    info: &Info,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let options = Options::read(request, &info.query).await?;
+    let filter = info.query.filter(info.kind, &info.path.namespace)?;
+    let (items, _) = resource(server, info.kind)?.list(&filter);
+    let mut gone = Vec::new();
+    for entry in items {
+        match delete(server, info.kind, entry.namespace(), entry.name(), &options).await {
+            Ok(_) => gone.push(entry.parse()),
+            Err(status) if status.reason == "NotFound" => {}
+            Err(status) => return Err(status),
+        }
+    }
+    let kind = info.kind;
+    let list = json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(),
+        "metadata": {"resourceVersion": server.cache.revision().to_string()}, "items": gone});
+    Ok(response::json(200, &list))
+}
+
+/// Deletes one object, or marks it for deletion; the answer is what a client gets.
+pub async fn delete(
+    server: &Arc<ApiServer>,
+    kind: &Kind,
+    namespace: &str,
+    name: &str,
+    options: &Options,
+) -> Result<Value, Status> {
+    if kind.plural == "namespaces" && admission::IMMORTAL.contains(&name) {
+        return Err(Status::forbidden("", "namespaces", name, "this namespace may not be deleted"));
+    }
+    let resource = resource(server, kind)?;
+    let object_key = object_key(namespace, name);
+    let key: Arc<str> = store_key(kind, &object_key).into();
+    loop {
+        let entry = resource.get(&object_key).ok_or_else(|| Status::not_found(kind.group, kind.plural, name))?;
+        let old = entry.parse();
+        check_preconditions(kind, name, &old, options)?;
+        let mut new = old.clone();
+        mark(kind, &mut new, options);
+        let finished = strategy::is_finished(kind, &new);
+        if options.dry_run {
+            return Ok(new);
+        }
+        let write = if finished {
+            Write::Delete { key: key.clone(), expected: entry.revision }
+        } else if new == old {
+            return Ok(old);
+        } else {
+            Write::Update { key: key.clone(), value: encode(&new), expected: entry.revision }
+        };
+        match commit(server, kind, name, write).await {
+            Ok(_) if finished => {
+                server.services.release(kind, &old);
+                return Ok(if kind.plural == "pods" { new } else { success(kind, &old) });
+            }
+            Ok(revision) => {
+                new.set_meta("resourceVersion", revision.to_string());
+                return Ok(new);
+            }
+            Err(status) if status.reason == "Conflict" => {}
+            Err(status) => return Err(status),
+        }
+    }
+}
+
+fn check_preconditions(kind: &Kind, name: &str, object: &Value, options: &Options) -> Result<(), Status> {
+    let differs = |what: &str, wanted: &str, actual: &str| {
+        let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {actual}");
+        Status::conflict(kind.group, kind.plural, name, &why)
+    };
+    if !options.uid.is_empty() && options.uid != object.uid() {
+        return Err(differs("UID", &options.uid, object.uid()));
+    }
+    if !options.resource_version.is_empty() && options.resource_version != object.resource_version() {
+        return Err(differs("ResourceVersion", &options.resource_version, object.resource_version()));
+    }
+    Ok(())
+}
+
+/// Sets what a deletion sets: time, grace and the finalizers of the propagation policy.
+fn mark(kind: &Kind, object: &mut Value, options: &Options) {
+    let grace = grace_period(kind, object, options);
+    let before = object.i64_at(&["metadata", "deletionGracePeriodSeconds"]);
+    // A second deletion may only shorten the time that is left.
+    if !object.is_deleting() || before.is_some_and(|b| grace < b) {
+        let at = Timestamp::now().checked_add(SignedDuration::from_secs(grace)).unwrap_or(Timestamp::MAX);
+        object.set_meta("deletionTimestamp", clock::format_rfc3339(at));
+        object.set_meta("deletionGracePeriodSeconds", grace);
+        if kind.has_generation
+            && let Some(generation) = object.i64_at(&["metadata", "generation"])
+        {
+            object.set_meta("generation", generation + 1);
+        }
+    }
+    let mut finalizers: Vec<String> =
+        object.strings_at(&["metadata", "finalizers"]).into_iter().map(String::from).collect();
+    let (foreground, orphan) = ("foregroundDeletion", "orphan");
+    match options.propagation.as_str() {
+        "Foreground" | "Background" | "Orphan" => {
+            finalizers.retain(|f| f != foreground && f != orphan);
+            match options.propagation.as_str() {
+                "Foreground" => finalizers.push(foreground.into()),
+                "Orphan" => finalizers.push(orphan.into()),
+                _ => {}
+            }
+        }
+        _ => {}
+    }
+    if finalizers.is_empty() {
+        object.meta_mut().remove("finalizers");
+    } else {
+        object.set_meta("finalizers", finalizers);
+    }
+    if kind.plural == "namespaces" {
+        object.child_mut("status").insert("phase".into(), "Terminating".into());
+    }
+}
+
+/// Seconds that a pod has to end. Only pods that may run on a node get any.
+fn grace_period(kind: &Kind, object: &Value, options: &Options) -> i64 {
+    if kind.plural != "pods" {
+        return 0;
+    }
+    let ended = matches!(object.str_at(&["status", "phase"]), "Succeeded" | "Failed");
+    if object.str_at(&["spec", "nodeName"]).is_empty() || ended {
+        return 0;
+    }
+    options.grace.or_else(|| object.i64_at(&["spec", "terminationGracePeriodSeconds"])).unwrap_or(30).max(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marked(mut pod: Value, grace: Option<i64>) -> Value {
+        let kind = api::find("", "v1", "pods").unwrap();
+        mark(kind, &mut pod, &Options { grace, ..Options::default() });
+        pod
+    }
+
+    #[test]
+    fn grace_is_for_pods_on_nodes_and_can_only_shrink() {
+        let running = json!({"metadata": {}, "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 20}});
+        let first = marked(running.clone(), None);
+        assert_eq!(first["metadata"]["deletionGracePeriodSeconds"], 20);
+        let shorter = marked(first.clone(), Some(5));
+        assert_eq!(shorter["metadata"]["deletionGracePeriodSeconds"], 5);
+        assert_eq!(marked(shorter, Some(60))["metadata"]["deletionGracePeriodSeconds"], 5);
+        assert_eq!(marked(json!({"spec": {}}), None)["metadata"]["deletionGracePeriodSeconds"], 0);
+    }
+}

@@ -1,0 +1,75 @@
+//! Paths that name no resource: discovery, OpenAPI, health, version.
+
+use std::sync::Arc;
+
+use apimachinery::Status;
+use http::{Method, Request, Response, header};
+use serde_json::json;
+
+use super::authorize_path;
+use crate::auth::User;
+use crate::response::{self, Body};
+use crate::{ApiServer, KUBERNETES_VERSION, openapi};
+
+pub fn answer(server: &Arc<ApiServer>, user: &User, request: &Request<Body>) -> Result<Response<Body>, Status> {
+    let path = request.uri().path();
+    // The CA's certificate is no secret; a node needs it before it can trust this server.
+    if path == "/cacerts" {
+        return Ok(response::text(200, server.config.authority.certificate_pem().to_string()));
+    }
+    authorize_path(server, user, request.method(), path)?;
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return Err(Status::method_not_allowed());
+    }
+    let accept = request.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let aggregated = accept.contains("as=APIGroupDiscoveryList");
+    let trimmed = path.trim_end_matches('/');
+    let parts: Vec<&str> = trimmed.split('/').filter(|p| !p.is_empty()).collect();
+    match parts.as_slice() {
+        ["healthz" | "livez" | "readyz"] => Ok(response::text(200, health(request))),
+        ["healthz" | "livez" | "readyz", _] => Ok(response::text(200, "ok")),
+        ["metrics"] => Ok(response::text(200, metrics(server))),
+        ["version"] => Ok(response::json(200, &version())),
+        ["api"] if aggregated => Ok(server.discovery.aggregated_core()),
+        ["apis"] if aggregated => Ok(server.discovery.aggregated_groups()),
+        ["api"] => Ok(response::json(200, &server.discovery.core_versions(server.config.advertise))),
+        ["apis"] => Ok(response::json(200, &server.discovery.groups())),
+        ["api", version] => server.discovery.resources("", version).ok_or_else(Status::no_route),
+        ["apis", group] => server.discovery.group(group).ok_or_else(Status::no_route),
+        ["apis", group, version] => server.discovery.resources(group, version).ok_or_else(Status::no_route),
+        ["openapi", "v3"] => Ok(response::json(200, &openapi::index())),
+        ["openapi", "v3", "api", version] => openapi::document("", version).ok_or_else(Status::no_route),
+        ["openapi", "v3", "apis", group, version] => openapi::document(group, version).ok_or_else(Status::no_route),
+        [] => Ok(response::json(200, &json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]}))),
+        _ => Err(Status::no_route()),
+    }
+}
+
+fn health(request: &Request<Body>) -> String {
+    match crate::request::Query::parse(request.uri()).flag("verbose") {
+        true => "[+]ping ok\n[+]store ok\n[+]watch-cache ok\nreadyz check passed\n".into(),
+        false => "ok".into(),
+    }
+}
+
+fn version() -> serde_json::Value {
+    json!({
+        "major": "1", "minor": "37", "gitVersion": format!("{KUBERNETES_VERSION}+timonel"),
+        "gitCommit": option_env!("TIMONEL_COMMIT").unwrap_or("unknown"), "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none (Rust)", "compiler": "rustc",
+        "platform": "linux/amd64", "emulationMajor": "1", "emulationMinor": "37",
+        "minCompatibilityMajor": "1", "minCompatibilityMinor": "36",
+    })
+}
+
+/// Prometheus text: what is kept, and since when.
+fn metrics(server: &ApiServer) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::from("# HELP apiserver_storage_objects Number of stored objects by resource.\n# TYPE apiserver_storage_objects gauge\n");
+    for resource in server.cache.all() {
+        let name = crate::cache::resource_name(resource.kind);
+        let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{name}\"}} {}", resource.len());
+    }
+    let _ = writeln!(out, "# HELP process_start_time_seconds Start time of the process since unix epoch in seconds.\n# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds {}", server.started.as_second());
+    out
+}

@@ -1,0 +1,139 @@
+//! From a request to its answer.
+
+mod body;
+mod delete;
+mod meta;
+mod read;
+mod reviews;
+mod subresource;
+mod watch;
+pub mod write;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use apimachinery::Status;
+use http::{Method, Request, Response, header};
+
+use api::Verbs;
+
+use crate::auth::{self, Attributes, User};
+use crate::request::{self, Info, Query};
+use crate::response::{self, Body};
+use crate::{ApiServer, Peer};
+
+pub use body::Patch;
+
+/// How long a request may take that is no watch and no stream.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The form that a client wants objects in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Json,
+    Table,
+    Partial,
+}
+
+pub async fn dispatch(server: &Arc<ApiServer>, request: Request<Body>, peer: Peer) -> Response<Body> {
+    match route(server, request, &peer).await {
+        Ok(response) => response,
+        Err(status) => {
+            if status.code >= 500 {
+                tracing::warn!(code = status.code, message = %status.message, "a request failed");
+            }
+            response::error(&status)
+        }
+    }
+}
+
+async fn route(server: &Arc<ApiServer>, request: Request<Body>, peer: &Peer) -> Result<Response<Body>, Status> {
+    let user = auth::authenticate(server, request.headers(), peer)?;
+    let Some(path) = request::resource_path(request.uri().path()) else {
+        return meta::answer(server, &user, &request);
+    };
+    let query = Query::parse(request.uri());
+    let kind = api::find(&path.group, &path.version, &path.plural).ok_or_else(Status::no_route)?;
+    let verb = request::verb(request.method(), &path, &query).ok_or_else(Status::method_not_allowed)?;
+    let info = Info { kind, path, verb, query };
+    auth::authorize(server, &user, &info)?;
+    if !kind.namespaced && !info.path.namespace.is_empty() {
+        return Err(Status::no_route());
+    }
+    let long = info.verb == "watch" || is_stream(&info.path.subresource);
+    if long {
+        return answer(server, &user, info, request).await;
+    }
+    let Ok(_slot) = server.slots.try_acquire() else {
+        return Err(Status::too_many_requests("too many requests, please try again later", 1));
+    };
+    tokio::time::timeout(TIMEOUT, answer(server, &user, info, request)).await.unwrap_or_else(|_| {
+        Err(Status::new(504, "Timeout", "request did not complete within the allowed duration"))
+    })
+}
+
+fn is_stream(subresource: &str) -> bool {
+    matches!(subresource, "log" | "exec" | "attach" | "portforward" | "proxy")
+}
+
+async fn answer(
+    server: &Arc<ApiServer>,
+    user: &User,
+    info: Info,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    if is_stream(&info.path.subresource) && info.kind.plural == "pods" {
+        return server.relay.pod(server, &info, request).await;
+    }
+    let form = form(&request);
+    if info.kind.verbs == Verbs::Create {
+        return reviews::create(server, user, &info, request).await;
+    }
+    if !info.path.subresource.is_empty() && info.path.subresource != "status" {
+        return subresource::answer(server, user, &info, request).await;
+    }
+    if info.path.subresource == "status" && !info.kind.has_status {
+        return Err(Status::no_route());
+    }
+    match info.verb {
+        "get" => read::get(server, &info, form),
+        "list" => read::list(server, &info, form).await,
+        "watch" => watch::watch(server, &info, form),
+        "create" if info.path.name.is_empty() => write::create(server, user, &info, request, form).await,
+        "update" if !info.path.name.is_empty() => write::update(server, user, &info, request, form).await,
+        "patch" if !info.path.name.is_empty() => write::patch(server, user, &info, request, form).await,
+        "delete" => delete::one(server, user, &info, request).await,
+        "deletecollection" => delete::collection(server, user, &info, request).await,
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+/// The first form in the Accept header that is served.
+fn form<B>(request: &Request<B>) -> Form {
+    let accept = request.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    for media in accept.split(',') {
+        let mut parts = media.split(';').map(str::trim);
+        let base = parts.next().unwrap_or("");
+        if !matches!(base, "application/json" | "*/*" | "application/*" | "") {
+            continue;
+        }
+        match parts.find_map(|p| p.strip_prefix("as=")) {
+            Some("Table") => return Form::Table,
+            Some("PartialObjectMetadata" | "PartialObjectMetadataList") => return Form::Partial,
+            Some(_) => {}
+            None => return Form::Json,
+        }
+    }
+    Form::Json
+}
+
+/// Whether a path that is no resource may be asked for.
+fn authorize_path(server: &ApiServer, user: &User, method: &Method, path: &str) -> Result<(), Status> {
+    let verb = method.as_str().to_ascii_lowercase();
+    let attributes = Attributes { verb: &verb, group: "", resource: "", namespace: "", name: "", path };
+    if auth::allows(server, user, &attributes) {
+        return Ok(());
+    }
+    let why = format!("User {:?} cannot {verb} path {path:?}", user.name);
+    Err(Status::new(403, "Forbidden", format!("forbidden: {why}")))
+}

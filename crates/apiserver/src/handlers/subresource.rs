@@ -1,0 +1,261 @@
+//! Subresources other than `status` and the streams: scale, binding, eviction, token, approval, finalize.
+
+use std::sync::Arc;
+
+use apimachinery::{LabelSelector, ObjectExt as _, Status, clock};
+use bytes::Bytes;
+use http::{Request, Response};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::write::Change;
+use super::{Patch, body, delete};
+use crate::ApiServer;
+use crate::auth::{Claims, Named, Tokens, User};
+use crate::request::Info;
+use crate::response::{self, Body};
+use crate::strategy::Target;
+
+pub async fn answer(
+    server: &Arc<ApiServer>,
+    user: &User,
+    info: &Info,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let kind = info.kind;
+    match (kind.plural, info.path.subresource.as_str(), info.verb) {
+        (_, "scale", "get" | "update" | "patch") if kind.has_scale => scale(server, user, info, request).await,
+        ("pods", "binding", "create") => {
+            let (binding, _) = body::value(request).await?;
+            bind(server, user, info, &binding).await?;
+            Ok(response::json(201, &created()))
+        }
+        ("pods", "eviction", "create") => evict(server, info, request).await,
+        ("serviceaccounts", "token", "create") => token(server, info, request).await,
+        ("namespaces", "finalize", "update") => everything(server, user, info, request, &["spec", "status"]).await,
+        ("certificatesigningrequests", "approval", "update" | "patch") => {
+            everything(server, user, info, request, &["status"]).await
+        }
+        ("pods", "ephemeralcontainers" | "resize", _) => Err(Status::new(
+            501,
+            "NotImplemented",
+            format!("pods/{} isn't served by this version of timonel", info.path.subresource),
+        )),
+        _ => Err(Status::no_route()),
+    }
+}
+
+fn created() -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
+}
+
+/// An update or patch through a subresource that may change the named parts.
+async fn everything(
+    server: &Arc<ApiServer>,
+    user: &User,
+    info: &Info,
+    request: Request<Body>,
+    parts: &[&str],
+) -> Result<Response<Body>, Status> {
+    let dry_run = body::dry_run(&info.query)?;
+    let change = Change { target: Target::Everything, dry_run };
+    let bytes = if info.verb == "patch" {
+        let patch = Patch::read(request).await?;
+        change.carry_out(server, user, info, |current| Ok(with_parts(current, &patch.apply(current)?, parts))).await?
+    } else {
+        let (sent, _) = body::object(request, info.kind, &info.query).await?;
+        change.carry_out(server, user, info, |current| Ok(with_parts(current, &sent, parts))).await?
+    };
+    Ok(response::json_bytes(200, bytes))
+}
+
+fn with_parts(current: &Value, sent: &Value, parts: &[&str]) -> Value {
+    let mut new = current.clone();
+    for part in parts {
+        new[*part] = sent[*part].clone();
+    }
+    if !sent.resource_version().is_empty() {
+        new.set_meta("resourceVersion", sent.resource_version());
+    }
+    new
+}
+
+async fn scale(
+    server: &Arc<ApiServer>,
+    user: &User,
+    info: &Info,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let resource = super::read::resource(server, info.kind)?;
+    if info.verb == "get" {
+        let entry = resource.get(&info.key()).ok_or_else(|| info.not_found())?;
+        return Ok(response::json(200, &scale_of(&entry.parse())));
+    }
+    let dry_run = body::dry_run(&info.query)?;
+    let change = Change { target: Target::Main, dry_run };
+    let set = |current: &Value, scale: &Value| -> Result<Value, Status> {
+        let replicas = scale.i64_at(&["spec", "replicas"]).unwrap_or(0);
+        if replicas < 0 {
+            let detail = "must be greater than or equal to 0";
+            let cause = apimachinery::Cause::invalid("spec.replicas", &json!(replicas), detail);
+            return Err(Status::invalid("autoscaling", "Scale", &info.path.name, vec![cause]));
+        }
+        let mut new = current.clone();
+        new["spec"]["replicas"] = replicas.into();
+        if !scale.resource_version().is_empty() {
+            new.set_meta("resourceVersion", scale.resource_version());
+        }
+        Ok(new)
+    };
+    let bytes = if info.verb == "patch" {
+        let patch = Patch::read(request).await?;
+        change.carry_out(server, user, info, |current| set(current, &patch.apply(&scale_of(current))?)).await?
+    } else {
+        let (sent, _) = body::value(request).await?;
+        change.carry_out(server, user, info, |current| set(current, &sent)).await?
+    };
+    let object: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    Ok(response::json(200, &scale_of(&object)))
+}
+
+/// The `autoscaling/v1` Scale of a workload.
+fn scale_of(object: &Value) -> Value {
+    let selector = &object["spec"]["selector"];
+    let plain = |map: &Value| {
+        let pairs = map.as_object().into_iter().flatten();
+        pairs.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or(""))).collect::<Vec<_>>().join(",")
+    };
+    let selector = match selector.get("matchLabels") {
+        Some(labels) => plain(labels),
+        None if LabelSelector::from_json(selector).is_ok_and(|s| s.is_empty()) => plain(selector),
+        None => String::new(),
+    };
+    let meta = &object["metadata"];
+    json!({"kind": "Scale", "apiVersion": "autoscaling/v1",
+        "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"],
+                     "resourceVersion": meta["resourceVersion"], "creationTimestamp": meta["creationTimestamp"]},
+        "spec": {"replicas": object.i64_at(&["spec", "replicas"]).unwrap_or(0)},
+        "status": {"replicas": object.i64_at(&["status", "replicas"]).unwrap_or(0), "selector": selector}})
+}
+
+/// Gives a pod its node, once.
+pub async fn bind(server: &Arc<ApiServer>, user: &User, info: &Info, binding: &Value) -> Result<Bytes, Status> {
+    let node = binding.str_at(&["target", "name"]).to_string();
+    if node.is_empty() {
+        let cause = apimachinery::Cause::required("target.name", "");
+        return Err(Status::invalid("", "Binding", &info.path.name, vec![cause]));
+    }
+    let uid = binding.uid().to_string();
+    let change = Change { target: Target::Everything, dry_run: body::dry_run(&info.query)? };
+    let make = |current: &Value| {
+        let refuse = |why: String| Status::conflict("", "pods/binding", &info.path.name, &why);
+        if current.is_deleting() {
+            return Err(refuse(format!("pod {} is being deleted, cannot be assigned to a host", info.path.name)));
+        }
+        let bound = current.str_at(&["spec", "nodeName"]);
+        if !bound.is_empty() {
+            return Err(refuse(format!("pod {} is already assigned to node {bound:?}", info.path.name)));
+        }
+        if !uid.is_empty() && uid != current.uid() {
+            return Err(refuse(format!("the UID in the binding ({uid}) is not that of the pod")));
+        }
+        let mut new = current.clone();
+        new["spec"]["nodeName"] = node.as_str().into();
+        set_condition(&mut new, json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
+            "lastTransitionTime": clock::now_rfc3339()}));
+        for (key, value) in binding.at(&["metadata", "annotations"]).as_object().into_iter().flatten() {
+            new["metadata"]["annotations"][key] = value.clone();
+        }
+        Ok(new)
+    };
+    change.carry_out(server, user, info, make).await
+}
+
+fn set_condition(object: &mut Value, condition: Value) {
+    let status = object.child_mut("status");
+    let list = status.entry("conditions").or_insert_with(|| json!([]));
+    if let Some(list) = list.as_array_mut() {
+        list.retain(|c| c["type"] != condition["type"]);
+        list.push(condition);
+    }
+}
+
+async fn evict(server: &Arc<ApiServer>, info: &Info, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let (eviction, _) = body::value(request).await?;
+    let options = delete::Options::from_json(&eviction["deleteOptions"], &info.query)?;
+    refuse_disruption(server, info)?;
+    delete::delete(server, info.kind, &info.path.namespace, &info.path.name, &options).await?;
+    Ok(response::json(201, &created()))
+}
+
+/// A pod of a budget that allows no disruption stays.
+fn refuse_disruption(server: &ApiServer, info: &Info) -> Result<(), Status> {
+    let pod = server.cache.named("pods").get(&info.key()).ok_or_else(|| info.not_found())?;
+    let filter = crate::object::Filter { namespace: info.path.namespace.clone(), ..Default::default() };
+    for entry in server.cache.named("poddisruptionbudgets.policy").list(&filter).0 {
+        let budget = entry.parse();
+        let Ok(selector) = LabelSelector::from_json(&budget["spec"]["selector"]) else { continue };
+        let covers = !budget["spec"]["selector"].is_null() && selector.matches(|k| pod.label(k));
+        if covers && budget.i64_at(&["status", "disruptionsAllowed"]).unwrap_or(0) < 1 {
+            let text = format!("Cannot evict pod as it would violate the pod's disruption budget. The disruption budget {} needs {} healthy pods and has {} currently",
+                budget.name(), budget["status"]["desiredHealthy"], budget["status"]["currentHealthy"]);
+            return Err(Status::too_many_requests(text, 10));
+        }
+    }
+    Ok(())
+}
+
+/// Seconds that a token lives unless asked otherwise, and at the least.
+const TOKEN_SECONDS: i64 = 3600;
+const TOKEN_MIN_SECONDS: i64 = 600;
+
+async fn token(server: &Arc<ApiServer>, info: &Info, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let (mut review, _) = body::value(request).await?;
+    let account = super::read::resource(server, info.kind)?.get(&info.key()).ok_or_else(|| info.not_found())?.parse();
+    let seconds = review.i64_at(&["spec", "expirationSeconds"]).unwrap_or(TOKEN_SECONDS);
+    if seconds < TOKEN_MIN_SECONDS {
+        let detail = "may not specify a duration less than 10 minutes";
+        let cause = apimachinery::Cause::invalid("spec.expirationSeconds", &json!(seconds), detail);
+        return Err(Status::invalid("authentication.k8s.io", "TokenRequest", "", vec![cause]));
+    }
+    let now = Timestamp::now().as_second();
+    let issuer = Tokens::issuer(server);
+    let mut audiences: Vec<String> =
+        review.strings_at(&["spec", "audiences"]).into_iter().map(String::from).collect();
+    if audiences.is_empty() {
+        audiences.push(issuer.clone());
+    }
+    let mut claims = Claims {
+        iss: issuer,
+        sub: format!("system:serviceaccount:{}:{}", account.namespace(), account.name()),
+        aud: audiences.clone(),
+        exp: now + seconds,
+        iat: now,
+        nbf: now,
+        jti: uuid::Uuid::new_v4().to_string(),
+        ..Claims::default()
+    };
+    claims.kubernetes.namespace = account.namespace().into();
+    claims.kubernetes.serviceaccount.name = account.name().into();
+    claims.kubernetes.serviceaccount.uid = account.uid().into();
+    let bound = &review["spec"]["boundObjectRef"];
+    if bound["kind"] == "Pod" {
+        let name = bound.str_at(&["name"]);
+        let key = crate::cache::object_key(&info.path.namespace, name);
+        let pod = server.cache.named("pods").get(&key).ok_or_else(|| Status::not_found("", "pods", name))?.parse();
+        let uid = bound.str_at(&["uid"]);
+        if !uid.is_empty() && uid != pod.uid() {
+            let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record ({})", pod.uid());
+            return Err(Status::conflict("", "pods", name, &why));
+        }
+        claims.kubernetes.pod = Some(Named { name: pod.name().into(), uid: pod.uid().into() });
+    }
+    let token = server.tokens.issue(&claims).map_err(Status::internal)?;
+    let expires = Timestamp::from_second(now + seconds).map(clock::format_rfc3339).unwrap_or_default();
+    review["kind"] = "TokenRequest".into();
+    review["apiVersion"] = "authentication.k8s.io/v1".into();
+    review["spec"]["audiences"] = audiences.into();
+    review["spec"]["expirationSeconds"] = seconds.into();
+    review["status"] = json!({"token": token, "expirationTimestamp": expires});
+    Ok(response::json(201, &review))
+}

@@ -1,0 +1,156 @@
+//! Watches: changes as lines of JSON, for as long as the client stays.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use apimachinery::{ObjectExt as _, Status};
+use bytes::Bytes;
+use http::Response;
+use rand::RngExt as _;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::Form;
+use super::read::{partial, resource, table};
+use crate::ApiServer;
+use crate::cache::{self, Event, EventType, From};
+use crate::request::Info;
+use crate::response::{self, Body};
+
+/// How often a watcher who asked for bookmarks gets one.
+const BOOKMARK: Duration = Duration::from_secs(60);
+
+pub fn watch(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Response<Body>, Status> {
+    let resource = resource(server, info.kind)?.clone();
+    let mut filter = info.query.filter(info.kind, &info.path.namespace)?;
+    if !info.path.name.is_empty() {
+        filter.fields.terms.push(("metadata.name".into(), info.path.name.clone(), true));
+    }
+    let from = begin(info)?;
+    let present = server.cache.revision();
+    let subscription = match resource.subscribe(filter, from, present) {
+        Ok(subscription) => subscription,
+        Err(too_old) => {
+            let text = format!("too old resource version: {} ({})", too_old.asked, too_old.oldest);
+            let line = cache::frame("ERROR", Status::gone(text).to_json().to_string().as_bytes());
+            return Ok(response::json_stream(futures::stream::iter([line])));
+        }
+    };
+    let feed = Feed {
+        info: info.clone(),
+        form,
+        revision: subscription.revision,
+        server: server.clone(),
+        bookmarks: info.query.flag("allowWatchBookmarks"),
+    };
+    let mut first = Vec::new();
+    for entry in subscription.initial {
+        let event = Event::new(EventType::Added, entry, None);
+        first.push(feed.line(EventType::Added, &event));
+    }
+    first.extend(subscription.backlog.iter().map(|(seen, event)| feed.line(*seen, event)));
+    if info.query.flag("sendInitialEvents") {
+        first.push(feed.bookmark(true));
+    }
+    let timeout = match info.query.number::<u64>("timeoutSeconds")? {
+        Some(seconds) if seconds > 0 => Duration::from_secs(seconds),
+        // Spread, so that not all clients come back at once.
+        _ => Duration::from_secs(rand::rng().random_range(1800..3600)),
+    };
+    Ok(response::json_stream(feed.stream(first, subscription.events, timeout)))
+}
+
+/// Where the parameters say that the watch begins.
+fn begin(info: &Info) -> Result<From, Status> {
+    let revision = info.query.number::<u64>("resourceVersion")?;
+    if info.query.flag("sendInitialEvents") {
+        if info.query.get("resourceVersionMatch") != "NotOlderThan" {
+            return Err(Status::new(
+                422,
+                "Invalid",
+                "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            ));
+        }
+        return Ok(From::Now);
+    }
+    Ok(match revision {
+        None | Some(0) => From::Now,
+        Some(revision) => From::After(revision),
+    })
+}
+
+struct Feed {
+    info: Info,
+    form: Form,
+    revision: u64,
+    server: Arc<ApiServer>,
+    bookmarks: bool,
+}
+
+impl Feed {
+    fn line(&self, seen: EventType, event: &Event) -> Bytes {
+        if self.form == Form::Json {
+            return event.frame(seen);
+        }
+        let object = event.entry.parse();
+        let value = match self.form {
+            Form::Table => {
+                let metadata = json!({"resourceVersion": object.resource_version()});
+                table(&self.info, &[object], metadata)
+            }
+            _ => partial(&object),
+        };
+        cache::frame(seen.as_str(), value.to_string().as_bytes())
+    }
+
+    fn bookmark(&self, initial: bool) -> Bytes {
+        let kind = self.info.kind;
+        let mut object = json!({"kind": kind.kind, "apiVersion": kind.api_version(),
+            "metadata": {"resourceVersion": self.revision.to_string()}});
+        if initial {
+            object["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let value: Value = match self.form {
+            Form::Table => json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": [],
+                                  "metadata": {"resourceVersion": self.revision.to_string()}, "rows": [{"cells": [], "object": partial(&object)}]}),
+            Form::Partial => partial(&object),
+            Form::Json => object,
+        };
+        cache::frame("BOOKMARK", value.to_string().as_bytes())
+    }
+
+    /// The lines in order; ends when the client's time is up, or when it fell behind and its queue was closed.
+    fn stream(
+        mut self,
+        first: Vec<Bytes>,
+        events: mpsc::Receiver<(EventType, Arc<Event>)>,
+        timeout: Duration,
+    ) -> impl futures::Stream<Item = Bytes> + Send + 'static {
+        let deadline = Box::pin(tokio::time::sleep(timeout));
+        let ticks = tokio::time::interval_at(tokio::time::Instant::now() + BOOKMARK, BOOKMARK);
+        let state = (first.into_iter(), events, deadline, ticks);
+        self.revision = self.revision.max(1);
+        futures::stream::unfold((self, state), |(mut feed, (mut first, mut events, mut deadline, mut ticks))| async move {
+            if let Some(line) = first.next() {
+                return Some((line, (feed, (first, events, deadline, ticks))));
+            }
+            let line = tokio::select! {
+                event = events.recv() => {
+                    let (seen, event) = event?;
+                    feed.revision = event.entry.revision;
+                    feed.line(seen, &event)
+                }
+                _ = ticks.tick(), if feed.bookmarks => {
+                    // Read before the queue is found empty, so no event up to it is still to come.
+                    let revision = feed.server.cache.revision();
+                    if events.is_empty() {
+                        feed.revision = feed.revision.max(revision);
+                    }
+                    feed.bookmark(false)
+                }
+                () = &mut deadline => return None,
+            };
+            Some((line, (feed, (first, events, deadline, ticks))))
+        })
+    }
+}

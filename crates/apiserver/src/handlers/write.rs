@@ -1,0 +1,293 @@
+//! Create, update and patch.
+
+use std::sync::Arc;
+
+use apimachinery::names::SUFFIX_ALPHABET;
+use apimachinery::{ObjectExt as _, Status, clock};
+use bytes::Bytes;
+use http::{Request, Response};
+use rand::RngExt as _;
+use serde_json::{Value, json};
+use store::{Write, WriteError};
+
+use api::{Kind, defaults, validate};
+
+use super::body::{self, FieldValidation};
+use super::read::{one, resource};
+use super::{Form, Patch};
+use crate::ApiServer;
+use crate::admission::{self, Operation};
+use crate::auth::User;
+use crate::cache::{object_key, store_key};
+use crate::object::{encode, splice};
+use crate::request::Info;
+use crate::response::{self, Body};
+use crate::strategy::{self, Target};
+
+/// How often a write without a precondition is tried again when another one was faster.
+const RETRIES: usize = 20;
+
+pub async fn create(
+    server: &Arc<ApiServer>,
+    user: &User,
+    info: &Info,
+    request: Request<Body>,
+    form: Form,
+) -> Result<Response<Body>, Status> {
+    let (object, warnings) = body::object(request, info.kind, &info.query).await?;
+    let dry_run = body::dry_run(&info.query)?;
+    if info.kind.plural == "pods" {
+        admission::wait_for_account(server, &info.path.namespace, &object).await;
+    }
+    let bytes = create_object(server, user, info.kind, &info.path.namespace, object, dry_run).await?;
+    let mut response = one(info, form, 201, bytes);
+    response::warn(&mut response, &warnings);
+    Ok(response)
+}
+
+/// Creates an object of `kind` and returns its bytes. The way for all, also for objects that the server makes itself.
+pub async fn create_object(
+    server: &Arc<ApiServer>,
+    user: &User,
+    kind: &Kind,
+    namespace: &str,
+    mut object: Value,
+    dry_run: bool,
+) -> Result<Bytes, Status> {
+    place(kind, namespace, &mut object)?;
+    if !object.resource_version().is_empty() {
+        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    let generate = object.name().is_empty().then(|| object.meta("generateName").to_string());
+    // A generated name may be taken; then another is drawn.
+    for attempt in 0.. {
+        let mut object = object.clone();
+        if let Some(prefix) = &generate {
+            if prefix.is_empty() {
+                let cause = apimachinery::Cause::required("metadata.name", "name or generateName is required");
+                return Err(Status::invalid(kind.group, kind.kind, "", vec![cause]));
+            }
+            object.set_meta("name", generated_name(prefix));
+        }
+        match create_named(server, user, kind, object, dry_run).await {
+            Err(status) if status.reason == "AlreadyExists" && generate.is_some() && attempt < 8 => {}
+            done => return done,
+        }
+    }
+    Err(Status::internal("no free name was found"))
+}
+
+async fn create_named(
+    server: &Arc<ApiServer>,
+    user: &User,
+    kind: &Kind,
+    mut object: Value,
+    dry_run: bool,
+) -> Result<Bytes, Status> {
+    object.set_meta("uid", uuid::Uuid::new_v4().to_string());
+    object.set_meta("creationTimestamp", clock::now_rfc3339());
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
+        object.meta_mut().remove(field);
+    }
+    strategy::prepare_create(kind, &mut object);
+    defaults::apply(kind, &mut object);
+    admission::mutate(server, user, kind, Operation::Create, &mut object, None)?;
+    defaults::apply(kind, &mut object);
+    let lease = server.services.assign(kind, &mut object, None)?;
+    refuse_invalid(kind, &object, None)?;
+    admission::validate(server, user, kind, Operation::Create, &object, None)?;
+    let key = object_key(object.namespace(), object.name());
+    let canonical = encode(&object);
+    if dry_run {
+        if resource(server, kind)?.get(&key).is_some() {
+            return Err(Status::already_exists(kind.group, kind.plural, object.name()));
+        }
+        return Ok(splice(&canonical, server.cache.revision()));
+    }
+    let write = Write::Create { key: store_key(kind, &key).into(), value: canonical.clone() };
+    let revision = commit(server, kind, object.name(), write).await?;
+    lease.keep();
+    Ok(splice(&canonical, revision))
+}
+
+/// Checks the namespace in the body against that of the path.
+fn place(kind: &Kind, namespace: &str, object: &mut Value) -> Result<(), Status> {
+    let said = object.namespace().to_string();
+    if !kind.namespaced {
+        object.meta_mut().remove("namespace");
+        return Ok(());
+    }
+    if namespace.is_empty() {
+        return Err(Status::bad_request("an empty namespace may not be set during creation"));
+    }
+    if !said.is_empty() && said != namespace {
+        return Err(Status::bad_request(format!(
+            "the namespace of the provided object does not match the namespace sent on the request ({said} != {namespace})"
+        )));
+    }
+    object.set_meta("namespace", namespace);
+    Ok(())
+}
+
+fn generated_name(prefix: &str) -> String {
+    let mut rng = rand::rng();
+    let suffix: String =
+        (0..5).map(|_| SUFFIX_ALPHABET[rng.random_range(0..SUFFIX_ALPHABET.len())] as char).collect();
+    // Leaves room for the suffix within 63 characters, as upstream does.
+    let kept: String = prefix.chars().take(58).collect();
+    format!("{kept}{suffix}")
+}
+
+fn refuse_invalid(kind: &Kind, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+    let causes = validate::check(kind, object, old);
+    if causes.is_empty() { Ok(()) } else { Err(Status::invalid(kind.group, kind.kind, object.name(), causes)) }
+}
+
+/// Hands a write to the store and waits until the cache shows it.
+pub async fn commit(server: &ApiServer, kind: &Kind, name: &str, write: Write) -> Result<u64, Status> {
+    let revision = server.store.write(write).await.map_err(|error| match error {
+        WriteError::Exists => Status::already_exists(kind.group, kind.plural, name),
+        WriteError::NotFound => Status::not_found(kind.group, kind.plural, name),
+        WriteError::Conflict { .. } => Status::modified(kind.group, kind.plural, name),
+        other => Status::internal(other),
+    })?;
+    server.cache.reached(revision).await;
+    Ok(revision)
+}
+
+pub async fn update(
+    server: &Arc<ApiServer>,
+    user: &User,
+    info: &Info,
+    request: Request<Body>,
+    form: Form,
+) -> Result<Response<Body>, Status> {
+    let (mut object, warnings) = body::object(request, info.kind, &info.query).await?;
+    if object.name().is_empty() {
+        object.set_meta("name", info.path.name.as_str());
+    }
+    if object.name() != info.path.name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({}) does not match the name on the URL ({})",
+            object.name(),
+            info.path.name
+        )));
+    }
+    place(info.kind, &info.path.namespace, &mut object)?;
+    let change = Change::read(info)?;
+    let bytes = change.carry_out(server, user, info, |_| Ok(object.clone())).await?;
+    let mut response = one(info, form, 200, bytes);
+    response::warn(&mut response, &warnings);
+    Ok(response)
+}
+
+pub async fn patch(
+    server: &Arc<ApiServer>,
+    user: &User,
+    info: &Info,
+    request: Request<Body>,
+    form: Form,
+) -> Result<Response<Body>, Status> {
+    let patch = Patch::read(request).await?;
+    let validation = FieldValidation::read(&info.query)?;
+    let warnings = parking_lot::Mutex::new(Vec::new());
+    let change = Change::read(info)?;
+    let bytes = change
+        .carry_out(server, user, info, |current| {
+            let mut patched = patch.apply(current)?;
+            *warnings.lock() = body::conform(&mut patched, info.kind, validation, Vec::new())?;
+            Ok(patched)
+        })
+        .await?;
+    let mut response = one(info, form, 200, bytes);
+    response::warn(&mut response, &warnings.into_inner());
+    Ok(response)
+}
+
+/// A change of an existing object.
+pub struct Change {
+    pub target: Target,
+    pub dry_run: bool,
+}
+
+impl Change {
+    pub fn read(info: &Info) -> Result<Self, Status> {
+        let target = if info.path.subresource == "status" { Target::Status } else { Target::Main };
+        Ok(Change { target, dry_run: body::dry_run(&info.query)? })
+    }
+
+    /// Makes the new object from the current one with `make`, and writes it. If `make`'s result carries a resource
+    /// version, it must be the current one; else the change is made again when another one came first.
+    pub async fn carry_out(
+        &self,
+        server: &Arc<ApiServer>,
+        user: &User,
+        info: &Info,
+        make: impl Fn(&Value) -> Result<Value, Status>,
+    ) -> Result<Bytes, Status> {
+        let kind = info.kind;
+        let resource = resource(server, kind)?;
+        for attempt in 0.. {
+            let entry = resource.get(&info.key()).ok_or_else(|| info.not_found())?;
+            let old = entry.parse();
+            let mut new = make(&old)?;
+            let pinned = new.resource_version() != old.resource_version() && !new.resource_version().is_empty();
+            if pinned {
+                return Err(Status::modified(kind.group, kind.plural, &info.path.name));
+            }
+            if !new.uid().is_empty() && new.uid() != old.uid() {
+                let why = format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", new.uid(), old.uid());
+                return Err(Status::conflict(kind.group, kind.plural, &info.path.name, &why));
+            }
+            strategy::prepare_update(kind, self.target, &mut new, &old);
+            defaults::apply(kind, &mut new);
+            if self.target == Target::Main {
+                admission::mutate(server, user, kind, Operation::Update, &mut new, Some(&old))?;
+            }
+            let lease = server.services.assign(kind, &mut new, Some(&old))?;
+            strategy::count_generation(kind, &mut new, &old);
+            refuse_invalid(kind, &new, Some(&old))?;
+            admission::validate(server, user, kind, Operation::Update, &new, Some(&old))?;
+            if without_version(&new) == without_version(&old) {
+                return Ok(entry.bytes.clone());
+            }
+            let canonical = encode(&new);
+            if self.dry_run {
+                return Ok(splice(&canonical, entry.revision));
+            }
+            let key: Arc<str> = store_key(kind, &info.key()).into();
+            let write = if strategy::is_finished(kind, &new) {
+                Write::Delete { key, expected: entry.revision }
+            } else {
+                Write::Update { key, value: canonical.clone(), expected: entry.revision }
+            };
+            match commit(server, kind, &info.path.name, write).await {
+                Ok(revision) => {
+                    lease.keep();
+                    return Ok(splice(&canonical, revision));
+                }
+                // Whoever named a revision hears of the conflict; it was the current one when we looked.
+                Err(status) if status.reason == "Conflict" && attempt < RETRIES => {}
+                Err(status) => return Err(status),
+            }
+        }
+        Err(Status::modified(kind.group, kind.plural, &info.path.name))
+    }
+}
+
+fn without_version(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.remove("resourceVersion");
+    }
+    object
+}
+
+/// The `Status` of success that deletions answer with.
+pub fn success(kind: &Kind, object: &Value) -> Value {
+    let mut details = json!({"name": object.name(), "kind": kind.plural, "uid": object.uid()});
+    if !kind.group.is_empty() {
+        details["group"] = kind.group.into();
+    }
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
+}

@@ -1,0 +1,295 @@
+//! Objects as they are kept: canonical JSON bytes and a small parsed head.
+//!
+//! The bytes begin with `apiVersion`, `kind`, and `metadata` with `resourceVersion` as its first member. The store
+//! keeps them with an empty resource version, as it isn't known before the commit; [`Entry::new`] splices it in.
+
+use std::sync::Arc;
+
+use apimachinery::{FieldSelector, LabelSelector};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
+
+use api::Kind;
+
+const VERSION_MARK: &[u8] = b"\"resourceVersion\":\"";
+
+/// Writes the canonical form, with an empty resource version.
+pub fn encode(object: &Value) -> Bytes {
+    let mut out = Vec::with_capacity(1024);
+    let empty = serde_json::Map::new();
+    let map = object.as_object().unwrap_or(&empty);
+    let field = |out: &mut Vec<u8>, key: &str, value: &Value| {
+        // Writing JSON into memory can't fail.
+        let _ = serde_json::to_writer(&mut *out, key);
+        out.push(b':');
+        let _ = serde_json::to_writer(&mut *out, value);
+    };
+    out.push(b'{');
+    for key in ["apiVersion", "kind"] {
+        field(&mut out, key, map.get(key).unwrap_or(&Value::Null));
+        out.push(b',');
+    }
+    out.extend_from_slice(b"\"metadata\":{");
+    out.extend_from_slice(VERSION_MARK);
+    out.push(b'"');
+    for (key, value) in map.get("metadata").and_then(Value::as_object).unwrap_or(&empty) {
+        if key != "resourceVersion" {
+            out.push(b',');
+            field(&mut out, key, value);
+        }
+    }
+    out.push(b'}');
+    for (key, value) in map {
+        if !matches!(key.as_str(), "apiVersion" | "kind" | "metadata") {
+            out.push(b',');
+            field(&mut out, key, value);
+        }
+    }
+    out.push(b'}');
+    out.into()
+}
+
+/// Puts `revision` where the canonical form has its resource version.
+pub fn splice(canonical: &[u8], revision: u64) -> Bytes {
+    let Some(at) = canonical.windows(VERSION_MARK.len()).position(|w| w == VERSION_MARK) else {
+        return Bytes::copy_from_slice(canonical);
+    };
+    let start = at + VERSION_MARK.len();
+    let end = start + canonical[start..].iter().position(|b| *b == b'"').unwrap_or(0);
+    let revision = revision.to_string();
+    let mut out = BytesMut::with_capacity(canonical.len() + revision.len());
+    out.put_slice(&canonical[..start]);
+    out.put_slice(revision.as_bytes());
+    out.put_slice(&canonical[end..]);
+    out.freeze()
+}
+
+/// An object in the cache. Immutable; a change makes a new one.
+#[derive(Debug)]
+pub struct Entry {
+    /// `namespace/name`, or `name`.
+    pub key: Arc<str>,
+    pub revision: u64,
+    /// Canonical JSON with its resource version.
+    pub bytes: Bytes,
+    pub labels: Box<[(Box<str>, Box<str>)]>,
+    /// Values of the kind's selectable fields, in the order of [`Kind::selectable`].
+    fields: Box<[Box<str>]>,
+}
+
+impl Entry {
+    pub fn new(kind: &Kind, key: Arc<str>, canonical: &[u8], revision: u64) -> Self {
+        let bytes = splice(canonical, revision);
+        let (labels, fields) = read_head(kind, &bytes);
+        Entry { key, revision, bytes, labels, fields }
+    }
+
+    /// The same object as it was when it went away at `revision`.
+    pub fn deleted(&self, revision: u64) -> Self {
+        Entry {
+            key: self.key.clone(),
+            revision,
+            bytes: splice(&self.bytes, revision),
+            labels: self.labels.clone(),
+            fields: self.fields.clone(),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        self.key.rsplit('/').next().unwrap_or("")
+    }
+
+    pub fn namespace(&self) -> &str {
+        self.key.split_once('/').map_or("", |(namespace, _)| namespace)
+    }
+
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.iter().find(|(k, _)| k.as_ref() == key).map(|(_, v)| v.as_ref())
+    }
+
+    /// The value of a selectable field.
+    pub fn field(&self, kind: &Kind, path: &str) -> &str {
+        match path {
+            "metadata.name" => self.name(),
+            "metadata.namespace" => self.namespace(),
+            _ => match kind.selectable.iter().position(|p| *p == path) {
+                Some(i) => self.fields.get(i).map_or("", AsRef::as_ref),
+                None => "",
+            },
+        }
+    }
+
+    pub fn parse(&self) -> Value {
+        // These bytes were written by `encode`.
+        serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
+    }
+}
+
+/// What a list or watch is limited to.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Empty for all namespaces.
+    pub namespace: String,
+    pub labels: LabelSelector,
+    pub fields: FieldSelector,
+}
+
+impl Filter {
+    pub fn matches(&self, kind: &Kind, entry: &Entry) -> bool {
+        (self.namespace.is_empty() || self.namespace == entry.namespace())
+            && self.labels.matches(|k| entry.label(k))
+            && self.fields.matches(|path| entry.field(kind, path))
+    }
+
+    pub fn is_everything(&self) -> bool {
+        self.namespace.is_empty() && self.labels.is_empty() && self.fields.is_empty()
+    }
+}
+
+type Head = (Box<[(Box<str>, Box<str>)]>, Box<[Box<str>]>);
+
+/// Reads labels and selectable fields, skipping all else without building it.
+fn read_head(kind: &Kind, bytes: &[u8]) -> Head {
+    let mut paths: Vec<Vec<&str>> = kind.selectable.iter().map(|p| p.split('.').collect()).collect();
+    if let Some(source) = paths.iter_mut().find(|p| p.as_slice() == ["source"]) {
+        source.push("component");
+    }
+    paths.push(vec!["metadata", "labels", "*"]);
+    let mut found = Found { fields: vec![Box::default(); kind.selectable.len()], labels: Vec::new() };
+    let walk = Walk { paths: &paths, indices: (0..paths.len()).collect(), depth: 0, label: None, found: &mut found };
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let _ = walk.deserialize(&mut deserializer);
+    (found.labels.into(), found.fields.into())
+}
+
+struct Found {
+    fields: Vec<Box<str>>,
+    labels: Vec<(Box<str>, Box<str>)>,
+}
+
+/// Visits the members that lie on one of the paths.
+struct Walk<'a> {
+    paths: &'a [Vec<&'a str>],
+    /// The paths that lead here.
+    indices: Vec<usize>,
+    depth: usize,
+    label: Option<Box<str>>,
+    found: &'a mut Found,
+}
+
+impl Walk<'_> {
+    fn leaf(self, text: &str) {
+        if let Some(label) = self.label {
+            self.found.labels.push((label, text.into()));
+            return;
+        }
+        for i in self.indices {
+            if self.paths[i].len() == self.depth && i < self.found.fields.len() {
+                self.found.fields[i] = text.into();
+            }
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.leaf(text);
+        Ok(())
+    }
+    fn visit_bool<E>(self, v: bool) -> Result<(), E> {
+        self.leaf(if v { "true" } else { "false" });
+        Ok(())
+    }
+    fn visit_u64<E>(self, v: u64) -> Result<(), E> {
+        self.leaf(&v.to_string());
+        Ok(())
+    }
+    fn visit_i64<E>(self, v: i64) -> Result<(), E> {
+        self.leaf(&v.to_string());
+        Ok(())
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Walk { paths, indices, depth, found, .. } = self;
+        while let Some(key) = map.next_key_seed(Key)? {
+            let next: Vec<usize> = indices
+                .iter()
+                .copied()
+                .filter(|i| paths[*i].get(depth).is_some_and(|p| *p == key.as_ref() || *p == "*"))
+                .collect();
+            if next.is_empty() {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let label = next.iter().any(|i| paths[*i].get(depth) == Some(&"*")).then(|| key.into());
+            map.next_value_seed(Walk { paths, indices: next, depth: depth + 1, label, found: &mut *found })?;
+        }
+        Ok(())
+    }
+}
+
+struct Key;
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = std::borrow::Cow<'de, str>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        std::borrow::Cow::deserialize(deserializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod() -> Value {
+        json!({"apiVersion": "v1", "kind": "Pod",
+               "metadata": {"name": "a", "namespace": "n", "labels": {"app": "x", "tier": "y"}, "resourceVersion": "5"},
+               "spec": {"nodeName": "node-1", "hostNetwork": true, "containers": [{"name": "c"}]},
+               "status": {"phase": "Running"}})
+    }
+
+    #[test]
+    fn canonical_form_takes_a_revision_without_being_parsed() {
+        let canonical = encode(&pod());
+        assert!(canonical.starts_with(br#"{"apiVersion":"v1","kind":"Pod","metadata":{"resourceVersion":"","#));
+        let parsed: Value = serde_json::from_slice(&splice(&canonical, 42)).unwrap();
+        let mut want = pod();
+        want["metadata"]["resourceVersion"] = "42".into();
+        assert_eq!(parsed, want);
+        assert_eq!(splice(&splice(&canonical, 42), 7), splice(&canonical, 7));
+    }
+
+    #[test]
+    fn head_holds_labels_and_selectable_fields() {
+        let kind = api::find("", "v1", "pods").unwrap();
+        let entry = Entry::new(kind, "n/a".into(), &encode(&pod()), 3);
+        assert_eq!(entry.label("tier"), Some("y"));
+        assert_eq!(entry.field(kind, "spec.nodeName"), "node-1");
+        assert_eq!(entry.field(kind, "status.phase"), "Running");
+        assert_eq!(entry.field(kind, "spec.hostNetwork"), "true");
+        assert_eq!(entry.field(kind, "status.podIP"), "");
+        assert_eq!((entry.namespace(), entry.name()), ("n", "a"));
+    }
+}

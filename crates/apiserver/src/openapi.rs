@@ -1,0 +1,124 @@
+//! OpenAPI v3 documents, made on demand from the packed schema: clients ask seldom and keep what they get.
+
+use std::collections::BTreeSet;
+
+use http::{HeaderValue, Response, header};
+use serde_json::{Map, Value, json};
+
+use api::{KINDS, Kind, Verbs, schema};
+
+use crate::KUBERNETES_VERSION;
+use crate::response::{self, Body};
+
+fn path_of(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+}
+
+/// `/openapi/v3`: where the documents are. The hash lets clients cache them.
+pub fn index() -> Value {
+    let mut paths = Map::new();
+    for kind in KINDS {
+        let path = path_of(kind.group, kind.version);
+        let hash = format!("{KUBERNETES_VERSION}-{}", env!("CARGO_PKG_VERSION"));
+        let url = format!("/openapi/v3/{path}?hash={hash}");
+        paths.insert(path, json!({"serverRelativeURL": url}));
+    }
+    json!({ "paths": paths })
+}
+
+pub fn document(group: &str, version: &str) -> Option<Response<Body>> {
+    let kinds: Vec<&Kind> = KINDS.iter().filter(|k| k.group == group && k.version == version).collect();
+    if kinds.is_empty() {
+        return None;
+    }
+    let (types, docs) = schema::raw();
+    let mut schemas = Map::new();
+    let mut wanted: BTreeSet<String> = kinds.iter().map(|k| k.schema()).collect();
+    while let Some(name) = wanted.pop_first() {
+        let Some(of) = types.get(&name).filter(|_| !schemas.contains_key(&name)) else { continue };
+        references(of, &mut wanted);
+        schemas.insert(name.clone(), with_docs(&name, of, &docs));
+    }
+    let mut paths = Map::new();
+    for kind in &kinds {
+        let gvk = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
+        if let Some(Value::Object(of)) = schemas.get_mut(&kind.schema()) {
+            of.insert("x-kubernetes-group-version-kind".into(), json!([gvk]));
+        }
+        add_paths(kind, &gvk, &mut paths);
+    }
+    let document = json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": KUBERNETES_VERSION},
+                          "paths": paths, "components": {"schemas": schemas}});
+    let mut response = response::json(200, &document);
+    let forever = HeaderValue::from_static("public, max-age=31536000, immutable");
+    response.headers_mut().insert(header::CACHE_CONTROL, forever);
+    Some(response)
+}
+
+fn references(schema: &Value, found: &mut BTreeSet<String>) {
+    match schema {
+        Value::Object(map) => {
+            if let Some(target) = map.get("$ref").and_then(Value::as_str) {
+                found.insert(target.trim_start_matches("#/components/schemas/").into());
+            }
+            map.values().for_each(|v| references(v, found));
+        }
+        Value::Array(list) => list.iter().for_each(|v| references(v, found)),
+        _ => {}
+    }
+}
+
+fn with_docs(name: &str, of: &Value, docs: &Map<String, Value>) -> Value {
+    let mut schema = of.clone();
+    if let Some(text) = docs.get(name) {
+        schema["description"] = text.clone();
+    }
+    if let Some(Value::Object(fields)) = schema.get_mut("properties") {
+        for (field, schema) in fields {
+            if let Some(text) = docs.get(&format!("{name}.{field}")) {
+                schema["description"] = text.clone();
+            }
+        }
+    }
+    schema
+}
+
+fn parameter(name: &str) -> Value {
+    json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}})
+}
+
+/// The operations that clients look for before they use a parameter.
+fn add_paths(kind: &Kind, gvk: &Value, paths: &mut Map<String, Value>) {
+    let scope = if kind.namespaced { "/namespaces/{namespace}" } else { "" };
+    let collection = format!("/{}{scope}/{}", path_of(kind.group, kind.version), kind.plural);
+    let reference = json!({"$ref": format!("#/components/schemas/{}", kind.schema())});
+    let answer = json!({"200": {"description": "OK", "content": {"application/json": {"schema": reference}}}});
+    let write = [parameter("dryRun"), parameter("fieldManager"), parameter("fieldValidation")];
+    let operation = |action: &str, parameters: Value| {
+        json!({"x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk,
+               "parameters": parameters, "responses": answer})
+    };
+    let with_body = |action: &str, media: &[&str]| {
+        let mut operation = operation(action, json!(write));
+        for media in media {
+            operation["requestBody"]["content"][media]["schema"] = reference.clone();
+        }
+        operation
+    };
+    let mut on_collection = json!({"post": with_body("post", &["application/json"])});
+    if kind.verbs != Verbs::All {
+        paths.insert(collection, on_collection);
+        return;
+    }
+    on_collection["get"] = operation("list", json!([parameter("labelSelector"), parameter("fieldSelector")]));
+    on_collection["delete"] = operation("deletecollection", json!([parameter("dryRun")]));
+    let patches = ["application/json-patch+json", "application/merge-patch+json"];
+    let on_one = json!({
+        "get": operation("get", json!([])),
+        "put": with_body("put", &["application/json"]),
+        "patch": with_body("patch", &patches),
+        "delete": operation("delete", json!([parameter("dryRun")])),
+    });
+    paths.insert(format!("{collection}/{{name}}"), on_one);
+    paths.insert(collection, on_collection);
+}

@@ -1,0 +1,205 @@
+//! What a URL asks for.
+
+use apimachinery::{FieldSelector, LabelSelector, Status};
+use http::{Method, Uri};
+
+use api::Kind;
+
+use crate::object::Filter;
+
+/// The parts of a resource path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResourcePath {
+    pub group: String,
+    pub version: String,
+    pub plural: String,
+    pub namespace: String,
+    pub name: String,
+    /// `status`, `exec`, … or empty. For `proxy` the rest of the path follows after a slash.
+    pub subresource: String,
+    pub rest: String,
+}
+
+/// A request after its URL is understood.
+#[derive(Debug, Clone)]
+pub struct Info {
+    pub kind: &'static Kind,
+    pub path: ResourcePath,
+    /// The RBAC verb.
+    pub verb: &'static str,
+    pub query: Query,
+}
+
+impl Info {
+    /// `pods` or `pods/log`, as RBAC names it.
+    pub fn resource(&self) -> String {
+        match self.path.subresource.as_str() {
+            "" => self.path.plural.clone(),
+            sub => format!("{}/{sub}", self.path.plural),
+        }
+    }
+
+    pub fn key(&self) -> String {
+        crate::cache::object_key(&self.path.namespace, &self.path.name)
+    }
+
+    pub fn not_found(&self) -> Status {
+        Status::not_found(self.kind.group, self.kind.plural, &self.path.name)
+    }
+}
+
+/// The query's parameters, decoded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Query {
+    pairs: Vec<(String, String)>,
+}
+
+impl Query {
+    pub fn parse(uri: &Uri) -> Self {
+        let pairs = uri.query().unwrap_or("").split('&').filter(|p| !p.is_empty()).map(|pair| {
+            let (k, v) = pair.split_once('=').unwrap_or((pair, ""));
+            (percent_decode(k), percent_decode(v))
+        });
+        Query { pairs: pairs.collect() }
+    }
+
+    pub fn get(&self, key: &str) -> &str {
+        self.pairs.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v.as_str())
+    }
+
+    pub fn flag(&self, key: &str) -> bool {
+        self.pairs.iter().any(|(k, v)| k == key && matches!(v.as_str(), "" | "1" | "true" | "True"))
+    }
+
+    pub fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, Status> {
+        match self.get(key) {
+            "" => Ok(None),
+            text => text
+                .parse()
+                .map(Some)
+                .map_err(|_| Status::bad_request(format!("{key}: Invalid value: {text:?}: it must be a number"))),
+        }
+    }
+
+    /// Selectors of a list, watch or deletecollection of `kind`.
+    pub fn filter(&self, kind: &Kind, namespace: &str) -> Result<Filter, Status> {
+        let labels =
+            LabelSelector::parse(self.get("labelSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
+        let fields =
+            FieldSelector::parse(self.get("fieldSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
+        for (path, _, _) in &fields.terms {
+            let common = path == "metadata.name" || (kind.namespaced && path == "metadata.namespace");
+            if !common && !kind.selectable.contains(&path.as_str()) {
+                return Err(Status::bad_request(format!("field label not supported: {path}")));
+            }
+        }
+        Ok(Filter { namespace: namespace.into(), labels, fields })
+    }
+}
+
+/// Decodes `%41` and `+`. Malformed escapes stay as they are.
+pub fn percent_decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        let hex = |b: u8| (b as char).to_digit(16).map(|d| d as u8);
+        match bytes[i] {
+            b'+' => out.push(b' '),
+            b'%' if i + 2 < bytes.len() => match (hex(bytes[i + 1]), hex(bytes[i + 2])) {
+                (Some(high), Some(low)) => {
+                    out.push(high * 16 + low);
+                    i += 2;
+                }
+                _ => out.push(b'%'),
+            },
+            b => out.push(b),
+        }
+        i += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Reads `/api/v1/…` and `/apis/GROUP/VERSION/…`; `None` for paths that name no resource.
+pub fn resource_path(path: &str) -> Option<ResourcePath> {
+    // A '+' stands for itself in a path.
+    let decoded: Vec<String> =
+        path.split('/').filter(|s| !s.is_empty()).map(|s| percent_decode(&s.replace('+', "%2B"))).collect();
+    let parts: Vec<&str> = decoded.iter().map(String::as_str).collect();
+    let (group, version, rest) = match parts.as_slice() {
+        ["api", version, rest @ ..] => ("", *version, rest),
+        ["apis", group, version, rest @ ..] => (*group, *version, rest),
+        _ => return None,
+    };
+    let (namespace, rest) = match rest {
+        ["namespaces", _, "status" | "finalize"] | ["namespaces"] | ["namespaces", _] => ("", rest),
+        ["namespaces", namespace, rest @ ..] => (*namespace, rest),
+        _ => ("", rest),
+    };
+    let (plural, name, sub, tail) = match rest {
+        [plural] => (*plural, "", "", &[][..]),
+        [plural, name] => (*plural, *name, "", &[][..]),
+        [plural, name, sub, tail @ ..] => (*plural, *name, *sub, tail),
+        [] => return None,
+    };
+    Some(ResourcePath {
+        group: group.into(),
+        version: version.into(),
+        plural: plural.into(),
+        namespace: namespace.into(),
+        name: name.into(),
+        subresource: sub.into(),
+        rest: tail.join("/"),
+    })
+}
+
+/// The RBAC verb of a request.
+pub fn verb(method: &Method, path: &ResourcePath, query: &Query) -> Option<&'static str> {
+    let one = !path.name.is_empty();
+    Some(match *method {
+        Method::GET | Method::HEAD if one && !query.flag("watch") => "get",
+        Method::GET | Method::HEAD if query.flag("watch") => "watch",
+        Method::GET | Method::HEAD => "list",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE if one => "delete",
+        Method::DELETE => "deletecollection",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(path: &str, want: &str) {
+        let p = resource_path(path).unwrap();
+        let got =
+            format!("{}|{}|{}|{}|{}|{}|{}", p.group, p.version, p.plural, p.namespace, p.name, p.subresource, p.rest);
+        assert_eq!(got, want, "{path}");
+    }
+
+    #[test]
+    fn paths_are_taken_apart() {
+        check("/api/v1/pods", "|v1|pods||||");
+        check("/api/v1/namespaces", "|v1|namespaces||||");
+        check("/api/v1/namespaces/a", "|v1|namespaces||a||");
+        check("/api/v1/namespaces/a/status", "|v1|namespaces||a|status|");
+        check("/api/v1/namespaces/a/pods/b/log", "|v1|pods|a|b|log|");
+        check("/apis/apps/v1/namespaces/a/deployments/b", "apps|v1|deployments|a|b||");
+        check("/api/v1/nodes/n/proxy/metrics/x", "|v1|nodes||n|proxy|metrics/x");
+        check("/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode", "rbac.authorization.k8s.io|v1|clusterroles||system:node||");
+        assert!(resource_path("/healthz").is_none());
+        assert!(resource_path("/api/v1").is_none());
+    }
+
+    #[test]
+    fn queries_are_decoded() {
+        let query = Query::parse(&"/x?labelSelector=a%3Db%2Cc&watch=1&limit=5&x".parse().unwrap());
+        assert_eq!(query.get("labelSelector"), "a=b,c");
+        assert!(query.flag("watch") && query.flag("x") && !query.flag("y"));
+        assert_eq!(query.number::<u32>("limit").unwrap(), Some(5));
+        assert!(query.number::<u32>("labelSelector").is_err());
+    }
+}

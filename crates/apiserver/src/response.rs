@@ -1,0 +1,74 @@
+//! Bodies and answers.
+
+use apimachinery::Status;
+use bytes::Bytes;
+use futures::Stream;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body::Frame;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use serde_json::Value;
+
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Any body as ours.
+pub fn boxed<B>(body: B) -> Body
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    body.map_err(Into::into).boxed_unsync()
+}
+
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    boxed(Full::new(bytes.into()))
+}
+
+/// A body that is sent piece by piece as `stream` yields.
+pub fn streaming(stream: impl Stream<Item = Bytes> + Send + 'static) -> Body {
+    use futures::StreamExt as _;
+    boxed(StreamBody::new(stream.map(|bytes| Ok::<_, BoxError>(Frame::data(bytes)))))
+}
+
+fn with_type(code: u16, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+pub fn json_bytes(code: u16, bytes: impl Into<Bytes>) -> Response<Body> {
+    with_type(code, "application/json", full(bytes))
+}
+
+pub fn json(code: u16, value: &Value) -> Response<Body> {
+    json_bytes(code, value.to_string())
+}
+
+pub fn json_stream(stream: impl Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
+    with_type(200, "application/json", streaming(stream))
+}
+
+pub fn text(code: u16, text: impl Into<Bytes>) -> Response<Body> {
+    with_type(code, "text/plain; charset=utf-8", full(text))
+}
+
+pub fn error(status: &Status) -> Response<Body> {
+    let mut response = json(status.code, &status.to_json());
+    if status.code == 429 {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// Adds a `Warning` header (RFC 7234, code 299), which kubectl prints.
+pub fn warn(response: &mut Response<Body>, warnings: &[String]) {
+    for warning in warnings {
+        let text = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What differs between a create, an update of an object and an update of its status.
+
+use apimachinery::ObjectExt as _;
+use serde_json::{Value, json};
+
+use api::Kind;
+
+/// Which part of an object an update may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// All but the status, for kinds with a status subresource.
+    Main,
+    Status,
+    /// Whatever the caller changed (bindings, finalizers of namespaces, approvals).
+    Everything,
+}
+
+pub fn prepare_create(kind: &Kind, object: &mut Value) {
+    if kind.has_status
+        && let Some(map) = object.as_object_mut()
+    {
+        map.remove("status");
+    }
+    if kind.has_generation {
+        object.set_meta("generation", 1);
+    } else {
+        object.meta_mut().remove("generation");
+    }
+    if kind.plural == "secrets" {
+        fold_string_data(object);
+    }
+}
+
+/// Secrets may be written with plain text, which is kept encoded like the rest.
+fn fold_string_data(secret: &mut Value) {
+    use base64::Engine as _;
+    let Some(Value::Object(plain)) = secret.as_object_mut().and_then(|m| m.remove("stringData")) else { return };
+    let data = secret.child_mut("data");
+    for (key, value) in plain {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(value.as_str().unwrap_or(""));
+        data.insert(key, encoded.into());
+    }
+}
+
+/// Takes from `old` what the target may not change.
+pub fn prepare_update(kind: &Kind, target: Target, new: &mut Value, old: &Value) {
+    for field in
+        ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "generateName"]
+    {
+        match &old["metadata"][field] {
+            Value::Null => {
+                new.meta_mut().remove(field);
+            }
+            value => new.set_meta(field, value.clone()),
+        }
+    }
+    if kind.plural == "secrets" {
+        fold_string_data(new);
+    }
+    let Some(map) = new.as_object_mut() else { return };
+    match target {
+        Target::Main if kind.has_status => match old.get("status") {
+            Some(status) => {
+                map.insert("status".into(), status.clone());
+            }
+            None => {
+                map.remove("status");
+            }
+        },
+        Target::Status => {
+            map.retain(|key, _| matches!(key.as_str(), "status" | "metadata"));
+            for (key, value) in old.as_object().into_iter().flatten() {
+                if key != "status" && key != "metadata" {
+                    map.insert(key.clone(), value.clone());
+                }
+            }
+            for field in ["finalizers", "ownerReferences"] {
+                match &old["metadata"][field] {
+                    Value::Null => {
+                        new.meta_mut().remove(field);
+                    }
+                    value => new.set_meta(field, value.clone()),
+                }
+            }
+        }
+        _ => {}
+    }
+    if kind.plural == "namespaces" && target == Target::Main {
+        let finalizers = old["spec"]["finalizers"].clone();
+        new.child_mut("spec").insert("finalizers".into(), finalizers);
+    }
+}
+
+/// Raises the generation when something other than metadata and status changed.
+pub fn count_generation(kind: &Kind, new: &mut Value, old: &Value) {
+    if !kind.has_generation {
+        return;
+    }
+    let desired = |o: &Value| {
+        let mut o = o.clone();
+        if let Some(map) = o.as_object_mut() {
+            map.remove("metadata");
+            map.remove("status");
+        }
+        o
+    };
+    let generation = old.i64_at(&["metadata", "generation"]).unwrap_or(0);
+    let changed = desired(new) != desired(old);
+    new.set_meta("generation", json!(if changed { generation + 1 } else { generation.max(1) }));
+}
+
+/// Whether an object that is being deleted has nothing left that holds it.
+pub fn is_finished(kind: &Kind, object: &Value) -> bool {
+    object.is_deleting()
+        && object.array_at(&["metadata", "finalizers"]).is_empty()
+        && object.i64_at(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0) == 0
+        && (kind.plural != "namespaces" || object.array_at(&["spec", "finalizers"]).is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_and_spec_are_kept_apart() {
+        let kind = api::find("apps", "v1", "deployments").unwrap();
+        let old = json!({"metadata": {"name": "a", "generation": 3}, "spec": {"replicas": 1}, "status": {"replicas": 1}});
+        let sent = json!({"metadata": {"name": "a"}, "spec": {"replicas": 2}, "status": {"replicas": 9}});
+        let mut main = sent.clone();
+        prepare_update(kind, Target::Main, &mut main, &old);
+        count_generation(kind, &mut main, &old);
+        assert_eq!(
+            main,
+            json!({"metadata": {"name": "a", "generation": 4}, "spec": {"replicas": 2}, "status": {"replicas": 1}})
+        );
+        let mut status = sent;
+        prepare_update(kind, Target::Status, &mut status, &old);
+        count_generation(kind, &mut status, &old);
+        assert_eq!(
+            status,
+            json!({"metadata": {"name": "a", "generation": 3}, "spec": {"replicas": 1}, "status": {"replicas": 9}})
+        );
+    }
+
+    #[test]
+    fn plain_text_of_secrets_is_encoded() {
+        let kind = api::find("", "v1", "secrets").unwrap();
+        let mut secret = json!({"metadata": {"name": "a"}, "stringData": {"k": "v"}});
+        prepare_create(kind, &mut secret);
+        assert_eq!(secret["data"]["k"], "dg==");
+        assert!(secret.get("stringData").is_none());
+    }
+}

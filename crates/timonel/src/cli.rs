@@ -1,0 +1,232 @@
+//! The command line. Flags and their defaults are the contract with users.
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
+use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
+
+/// A whole Kubernetes in one binary
+#[derive(Debug, Parser)]
+#[command(name = "timonel", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a server: control plane and, unless disabled, an agent
+    Server(Box<ServerArgs>),
+    /// Run an agent: join this machine to a server
+    Agent(Box<AgentArgs>),
+}
+
+/// Flags that server and agent share.
+#[derive(Debug, Clone, Args)]
+pub struct NodeArgs {
+    /// Folder for all state
+    #[arg(long, default_value = "/var/lib/timonel", env = "TIMONEL_DATA_DIR")]
+    pub data_dir: PathBuf,
+    /// Folder for sockets, namespaces and what else ends with the machine
+    #[arg(long, default_value = "/run/timonel", env = "TIMONEL_RUN_DIR")]
+    pub run_dir: PathBuf,
+    /// Name of this node, the host's name by default
+    #[arg(long, env = "TIMONEL_NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Address of this node, that of the default route by default
+    #[arg(long, env = "TIMONEL_NODE_IP")]
+    pub node_ip: Option<IpAddr>,
+    /// Label of this node, as key=value (may be repeated)
+    #[arg(long = "node-label", value_name = "KEY=VALUE")]
+    pub node_labels: Vec<String>,
+    /// Taint of this node, as key=value:effect (may be repeated)
+    #[arg(long = "node-taint", value_name = "KEY=VALUE:EFFECT")]
+    pub node_taints: Vec<String>,
+    /// Registries' mirrors and credentials
+    #[arg(long, default_value = "/etc/timonel/registries.yaml")]
+    pub private_registry: PathBuf,
+    /// Path below the cgroup root for all pods
+    #[arg(long, default_value = "timonel")]
+    pub cgroup_root: String,
+    /// Messages to print: error, warn, info, debug, trace, or tracing's filter syntax
+    #[arg(long, default_value = "info", env = "TIMONEL_LOG_LEVEL")]
+    pub log_level: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ServerArgs {
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// File with the same keys as these flags, which win over it
+    #[arg(long, default_value = "/etc/timonel/config.yaml")]
+    pub config: PathBuf,
+    /// Where to write the administrator's kubeconfig
+    #[arg(long, default_value = "/etc/timonel/kubeconfig.yaml")]
+    pub write_kubeconfig: PathBuf,
+    /// Port of the API
+    #[arg(long, default_value_t = 6443)]
+    pub https_listen_port: u16,
+    /// Address to listen on
+    #[arg(long, default_value = "0.0.0.0")]
+    pub bind_address: IpAddr,
+    /// Further names and addresses of this server (may be repeated)
+    #[arg(long = "tls-san", value_name = "NAME")]
+    pub tls_sans: Vec<String>,
+    /// Addresses of pods
+    #[arg(long, default_value = "10.42.0.0/16")]
+    pub cluster_cidr: IpNet,
+    /// Addresses of services
+    #[arg(long, default_value = "10.43.0.0/16")]
+    pub service_cidr: IpNet,
+    /// Ports for NodePort services
+    #[arg(long, default_value = "30000-32767", value_parser = port_range)]
+    pub service_node_port_range: (u16, u16),
+    /// Address of the cluster's DNS server, one of the services' addresses
+    #[arg(long, default_value = "10.43.0.10")]
+    pub cluster_dns: IpAddr,
+    /// Domain of the cluster's DNS names
+    #[arg(long, default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Where objects are kept: sqlite
+    #[arg(long, default_value = "sqlite")]
+    pub datastore_endpoint: String,
+    /// Parts to leave out: dns, local-storage (comma-separated)
+    #[arg(long, value_delimiter = ',')]
+    pub disable: Vec<String>,
+    /// Run no pods on this machine
+    #[arg(long)]
+    pub disable_agent: bool,
+    /// Secret for machines that join, made by chance by default
+    #[arg(long, env = "TIMONEL_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct AgentArgs {
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// The server's address, as in https://192.0.2.1:6443
+    #[arg(long, env = "TIMONEL_URL")]
+    pub server: String,
+    /// The server's token: K10…::server:…
+    #[arg(long, env = "TIMONEL_TOKEN", hide_env_values = true)]
+    pub token: String,
+}
+
+fn port_range(text: &str) -> Result<(u16, u16), String> {
+    let parse = || -> Option<(u16, u16)> {
+        let (first, last) = text.split_once('-')?;
+        Some((first.parse().ok()?, last.parse().ok()?))
+    };
+    match parse() {
+        Some((first, last)) if first > 0 && first <= last => Ok((first, last)),
+        _ => Err("it must be two ports, the lower one first, as in 30000-32767".into()),
+    }
+}
+
+impl Cli {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Server(args) => {
+                log_to_stderr(&args.node.log_level)?;
+                block_on(crate::server::run(*args))
+            }
+            Command::Agent(args) => {
+                log_to_stderr(&args.node.log_level)?;
+                block_on(crate::agent::run(*args))
+            }
+        }
+    }
+}
+
+fn block_on(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8))
+        .build()
+        .context("the async runtime can't start")?;
+    runtime.block_on(task)?;
+    // Blocking reads (a terminal, a log that is followed) must not hold the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn log_to_stderr(level: &str) -> anyhow::Result<()> {
+    use std::io::IsTerminal as _;
+    let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level:?} is malformed"))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    Ok(())
+}
+
+/// The arguments, with those of the configuration file in front of the flags, so that flags win.
+pub fn arguments() -> Vec<OsString> {
+    let given: Vec<OsString> = std::env::args_os().collect();
+    if given.get(1).is_none_or(|role| role != "server") {
+        return given;
+    }
+    let flag = given.windows(2).find(|w| w[0] == "--config").map(|w| PathBuf::from(&w[1]));
+    let path = flag.unwrap_or_else(|| "/etc/timonel/config.yaml".into());
+    let Ok(text) = std::fs::read_to_string(&path) else { return given };
+    match from_file(&text) {
+        Ok(from_file) => given.iter().take(2).cloned().chain(from_file).chain(given.iter().skip(2).cloned()).collect(),
+        Err(error) => {
+            eprintln!("error: {} is malformed: {error}", path.display());
+            std::process::exit(2);
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Setting {
+    One(serde_yaml_ng::Value),
+    Many(Vec<String>),
+}
+
+/// `key: value` as `--key=value`.
+fn from_file(text: &str) -> anyhow::Result<Vec<OsString>> {
+    if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) {
+        return Ok(Vec::new());
+    }
+    let settings: std::collections::BTreeMap<String, Setting> = serde_yaml_ng::from_str(text)?;
+    let mut arguments = Vec::new();
+    for (key, setting) in settings {
+        match setting {
+            Setting::Many(values) => arguments.extend(values.into_iter().map(|v| format!("--{key}={v}").into())),
+            Setting::One(serde_yaml_ng::Value::Bool(true)) => arguments.push(format!("--{key}").into()),
+            Setting::One(serde_yaml_ng::Value::Bool(false)) => {}
+            Setting::One(serde_yaml_ng::Value::String(s)) => arguments.push(format!("--{key}={s}").into()),
+            Setting::One(serde_yaml_ng::Value::Number(n)) => arguments.push(format!("--{key}={n}").into()),
+            Setting::One(_) => anyhow::bail!("{key} must be a text, a number, true, false or a list of texts"),
+        }
+    }
+    Ok(arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn file_settings_become_flags() {
+        let got = from_file("https-listen-port: 7000\ndisable: [dns, ingress]\ndisable-agent: true\n").unwrap();
+        assert_eq!(got, ["--disable=dns", "--disable=ingress", "--disable-agent", "--https-listen-port=7000"]);
+        assert!(from_file("a: {b: c}").is_err());
+    }
+}

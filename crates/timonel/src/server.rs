@@ -1,0 +1,139 @@
+//! The server role: store, API, controllers, scheduler, and an agent beside them.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use apiserver::{ApiServer, User};
+use pki::{Authority, Identity, JoinToken, Usage};
+use tokio::net::TcpListener;
+
+use crate::cli::ServerArgs;
+use crate::{agent, components, shutdown};
+
+/// Everything that is derived from flags and files before anything runs.
+struct Plan {
+    args: ServerArgs,
+    node_name: String,
+    node_ip: IpAddr,
+    authority: Arc<Authority>,
+    serving: Identity,
+    kubelet_client: Identity,
+    admin: Identity,
+    token_key: String,
+    token: JoinToken,
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plan").field("node", &self.node_name).finish_non_exhaustive()
+    }
+}
+
+pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
+    if args.datastore_endpoint != "sqlite" {
+        bail!("--datastore-endpoint {:?} isn't served by this version: only sqlite is", args.datastore_endpoint);
+    }
+    let stop = shutdown::on_signal()?;
+    let address = (args.bind_address, args.https_listen_port);
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("can't listen on {}:{} (is another server running? --https-listen-port chooses another port)", address.0, address.1)
+    })?;
+    let plan = prepare(args)?;
+    let database = plan.args.node.data_dir.join("server/db");
+    std::fs::create_dir_all(&database).with_context(|| format!("can't make {}", database.display()))?;
+    let store = store::SqliteStore::open(&database.join("state.db"), store::Options::default())?;
+    let api = ApiServer::start(api_config(&plan), Arc::new(store)).await?;
+    let serving = tokio::spawn(apiserver::serve(api.clone(), listener, plan.serving.clone(), stop.clone()));
+    components::start_control_plane(&api, &plan.args, &plan.authority, &stop);
+    write_kubeconfig(&plan)?;
+    tracing::info!(kubeconfig = %plan.args.write_kubeconfig.display(), "the API is served on port {}", plan.args.https_listen_port);
+    if plan.args.disable_agent {
+        stop.cancelled().await;
+    } else {
+        let user = User::new(format!("system:node:{}", plan.node_name), &["system:nodes", "system:authenticated"]);
+        let access = agent::Access {
+            client: components::client(&api, user),
+            authority_pem: plan.authority.certificate_pem().to_string(),
+            is_server: true,
+        };
+        let settings = agent::Settings::new(&plan.args.node, plan.node_name.clone(), plan.node_ip);
+        agent::run_node(settings, access, stop.clone()).await?;
+    }
+    serving.await??;
+    Ok(())
+}
+
+fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
+    let tls = args.node.data_dir.join("server/tls");
+    let authority = Arc::new(Authority::load_or_create(&tls, "ca")?);
+    let node_name = agent::node_name(args.node.node_name.as_deref())?;
+    let node_ip = agent::node_ip(args.node.node_ip)?;
+    if !args.service_cidr.contains(&args.cluster_dns) {
+        bail!("--cluster-dns {} must be one of the services' addresses (--service-cidr {})", args.cluster_dns, args.service_cidr);
+    }
+    if args.service_cidr.contains(&args.cluster_cidr) || args.cluster_cidr.contains(&args.service_cidr) {
+        bail!("--cluster-cidr {} and --service-cidr {} overlap: choose two ranges that have no address in common", args.cluster_cidr, args.service_cidr);
+    }
+    let mut names: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1"]
+        .map(String::from)
+        .into();
+    names.push(format!("kubernetes.default.svc.{}", args.cluster_domain));
+    names.push(node_ip.to_string());
+    names.extend(args.service_cidr.hosts().next().map(|a| a.to_string()));
+    names.push(node_name.clone());
+    names.extend(args.tls_sans.iter().cloned());
+    let serving = authority.keep(&tls, "apiserver", "kube-apiserver", None, &[Usage::Server], &names)?;
+    let masters = Some("system:masters");
+    let kubelet_client = authority.keep(&tls, "kubelet-client", "kube-apiserver-kubelet-client", masters, &[Usage::Client], &[])?;
+    let admin = authority.keep(&tls, "admin", "kubernetes-admin", masters, &[Usage::Client], &[])?;
+    let token_key = keep_secret(&tls.join("service-account.key"), || Ok(pki::new_key()?))?;
+    let token = join_token(&args, &authority)?;
+    Ok(Plan { args, node_name, node_ip, authority, serving, kubelet_client, admin, token_key, token })
+}
+
+/// Reads a secret file, or makes it.
+fn keep_secret(path: &Path, make: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<String> {
+    if let Ok(text) = std::fs::read_to_string(path) {
+        return Ok(text);
+    }
+    let secret = make()?;
+    pki::write_private(path, secret.as_bytes()).with_context(|| format!("can't write {}", path.display()))?;
+    Ok(secret)
+}
+
+/// The token that `server/node-token` holds; `--token` may set its secret.
+fn join_token(args: &ServerArgs, authority: &Authority) -> anyhow::Result<JoinToken> {
+    let path: PathBuf = args.node.data_dir.join("server/node-token");
+    let present = std::fs::read_to_string(&path).ok().and_then(|text| text.parse::<JoinToken>().ok());
+    let given = args.token.as_deref().map(|t| t.parse::<JoinToken>().map_or(t.to_string(), |t| t.secret));
+    let secret = given.or_else(|| present.as_ref().map(|t| t.secret.clone())).unwrap_or_else(pki::random_secret);
+    let token = JoinToken::new(authority.certificate_pem(), &secret);
+    if present.as_ref() != Some(&token) {
+        pki::write_private(&path, format!("{token}\n").as_bytes()).with_context(|| format!("can't write {}", path.display()))?;
+    }
+    Ok(token)
+}
+
+fn api_config(plan: &Plan) -> apiserver::Config {
+    apiserver::Config {
+        authority: plan.authority.clone(),
+        token_key_pem: plan.token_key.clone(),
+        kubelet_client: plan.kubelet_client.clone(),
+        join_secret: plan.token.secret.clone(),
+        service_cidr: plan.args.service_cidr,
+        node_ports: plan.args.service_node_port_range,
+        cluster_domain: plan.args.cluster_domain.clone(),
+        advertise: (plan.node_ip, plan.args.https_listen_port),
+        cluster_dns: plan.args.cluster_dns,
+    }
+}
+
+fn write_kubeconfig(plan: &Plan) -> anyhow::Result<()> {
+    let url = format!("https://127.0.0.1:{}", plan.args.https_listen_port);
+    let text = pki::kubeconfig(&url, plan.authority.certificate_pem(), &plan.admin);
+    let path = &plan.args.write_kubeconfig;
+    pki::write_private(path, text.as_bytes()).with_context(|| format!("can't write {}", path.display()))
+}
