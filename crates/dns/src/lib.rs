@@ -1,1 +1,198 @@
+//! The cluster's DNS server (Kubernetes DNS specification 1.1), on every node.
+//!
+//! [`zone`] answers questions purely, from an index of services and endpoints; this module reads packets, keeps the
+//! index in step with the API, and hands questions about the rest of the world to the host's resolvers.
 
+mod forward;
+pub mod zone;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_proto::op::{Message, MessageType, ResponseCode};
+use informer::Informers;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use parking_lot::RwLock;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::{Notify, Semaphore};
+
+pub use zone::{Answer, Zone};
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The cluster DNS address, which is an address of this node too.
+    pub address: IpAddr,
+    /// `cluster.local`
+    pub domain: String,
+    /// Resolvers for all other names.
+    pub upstreams: Vec<SocketAddr>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("can't answer DNS on {address}:53: {source}")]
+pub struct BindError {
+    address: IpAddr,
+    source: std::io::Error,
+}
+
+struct Server {
+    config: Config,
+    zone: RwLock<Arc<Zone>>,
+    /// Questions that wait for an upstream at a time.
+    forwarding: Semaphore,
+}
+
+const PORT: u16 = 53;
+/// Largest UDP answer without EDNS (RFC 1035), and with (RFC 6891, as the DNS flag day 2020 has it).
+const UDP_PLAIN: usize = 512;
+const UDP_EDNS: usize = 1232;
+
+/// Serves until the process ends.
+///
+/// # Errors
+/// When the address can't be bound.
+pub async fn run(config: Config, informers: Informers) -> Result<(), BindError> {
+    let fail = |source| BindError { address: config.address, source };
+    let udp = Arc::new(UdpSocket::bind((config.address, PORT)).await.map_err(fail)?);
+    let tcp = TcpListener::bind((config.address, PORT)).await.map_err(fail)?;
+    let server =
+        Arc::new(Server { zone: RwLock::new(Arc::new(Zone::default())), forwarding: Semaphore::new(256), config });
+    tokio::spawn(keep_zone(server.clone(), informers));
+    tokio::spawn(serve_tcp(server.clone(), tcp));
+    serve_udp(server, udp).await;
+    Ok(())
+}
+
+async fn keep_zone(server: Arc<Server>, informers: Informers) {
+    let services = informers.of::<Service>();
+    let slices = informers.of::<EndpointSlice>();
+    let changed = Arc::new(Notify::new());
+    let wake = changed.clone();
+    services.on_change(move |_| wake.notify_one());
+    let wake = changed.clone();
+    slices.on_change(move |_| wake.notify_one());
+    loop {
+        let zone = Zone::build(&server.config.domain, &services.list(), &slices.list());
+        *server.zone.write() = Arc::new(zone);
+        changed.notified().await;
+        // Changes come in bursts; one index for all.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
+    let mut buffer = vec![0u8; 4096];
+    loop {
+        let Ok((length, peer)) = socket.recv_from(&mut buffer).await else { continue };
+        let Ok(question) = Message::from_vec(&buffer[..length]) else { continue };
+        let limit = if question.edns.is_some() { UDP_EDNS } else { UDP_PLAIN };
+        if let Some(answer) = local(&server, &question) {
+            let _ = socket.send_to(&encode(&answer, limit), peer).await;
+            continue;
+        }
+        let (server, socket, packet) = (server.clone(), socket.clone(), buffer[..length].to_vec());
+        tokio::spawn(async move {
+            let answer = elsewhere(&server, &question, &packet).await;
+            let _ = socket.send_to(&answer, peer).await;
+        });
+    }
+}
+
+async fn serve_tcp(server: Arc<Server>, listener: TcpListener) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let server = server.clone();
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(Duration::from_secs(30), tcp_connection(server, stream)).await;
+        });
+    }
+}
+
+async fn tcp_connection(server: Arc<Server>, mut stream: TcpStream) -> std::io::Result<()> {
+    loop {
+        let length = usize::from(stream.read_u16().await?);
+        let mut packet = vec![0u8; length];
+        stream.read_exact(&mut packet).await?;
+        let Ok(question) = Message::from_vec(&packet) else { return Ok(()) };
+        let answer = match local(&server, &question) {
+            Some(answer) => encode(&answer, usize::from(u16::MAX)),
+            None => elsewhere(&server, &question, &packet).await,
+        };
+        stream.write_u16(u16::try_from(answer.len()).unwrap_or(u16::MAX)).await?;
+        stream.write_all(&answer).await?;
+    }
+}
+
+/// The answer to a question that is ours, or `None` for the rest of the world's.
+fn local(server: &Server, question: &Message) -> Option<Message> {
+    let mut answer = zone::response_to(question);
+    if question.metadata.message_type != MessageType::Query {
+        answer.metadata.response_code = ResponseCode::FormErr;
+        return Some(answer);
+    }
+    let Some(query) = question.queries.first() else {
+        answer.metadata.response_code = ResponseCode::FormErr;
+        return Some(answer);
+    };
+    let zone = server.zone.read().clone();
+    match zone.answer(query.name(), query.query_type()) {
+        Answer::Elsewhere => None,
+        Answer::Records(records) => {
+            answer.metadata.authoritative = true;
+            answer.add_answers(records);
+            Some(answer)
+        }
+        Answer::NoSuchName(soa) => {
+            answer.metadata.authoritative = true;
+            answer.metadata.response_code = ResponseCode::NXDomain;
+            answer.add_authority(soa);
+            Some(answer)
+        }
+        Answer::NoData(soa) => {
+            answer.metadata.authoritative = true;
+            answer.add_authority(soa);
+            Some(answer)
+        }
+    }
+}
+
+async fn elsewhere(server: &Server, question: &Message, packet: &[u8]) -> Vec<u8> {
+    let permit = server.forwarding.try_acquire();
+    if permit.is_ok()
+        && let Some(answer) = forward::ask(&server.config.upstreams, packet).await
+    {
+        return answer;
+    }
+    let mut answer = zone::response_to(question);
+    // Nobody to ask: say so at once, rather than have the client wait.
+    answer.metadata.response_code =
+        if server.config.upstreams.is_empty() { ResponseCode::NXDomain } else { ResponseCode::ServFail };
+    encode(&answer, UDP_PLAIN)
+}
+
+/// The packet; one that is too long is cut, and the client asks again by TCP.
+fn encode(message: &Message, limit: usize) -> Vec<u8> {
+    match message.to_vec() {
+        Ok(bytes) if bytes.len() <= limit => bytes,
+        _ => {
+            let mut cut = message.truncate();
+            cut.metadata.truncation = true;
+            cut.answers.clear();
+            cut.to_vec().unwrap_or_default()
+        }
+    }
+}
+
+/// The resolvers that a `resolv.conf` names, our own address left out.
+pub fn upstreams(resolv_conf: &str, own: IpAddr) -> Vec<SocketAddr> {
+    resolv_conf
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"))
+        .filter_map(|rest| rest.trim().parse::<IpAddr>().ok())
+        .filter(|address| *address != own)
+        .map(|address| SocketAddr::new(address, PORT))
+        .collect()
+}

@@ -1,1 +1,22 @@
+//! What every control loop needs from the API: shared caches, work queues, and events for people.
+//!
+//! - [`Informers`] keeps one decoded copy of each kind that anybody asked for. All control loops of a process share it.
+//! - [`Queue`] holds the keys of objects that need work: each key once, one worker per key at a time, with back-off.
+//! - [`Recorder`] writes Events, counting repetitions instead of piling them up.
+//!
+//! Invariant: a control loop acts on what an informer shows, never on what a change notification carried; so a lost or
+//! doubled notification does no harm.
 
+mod cache;
+mod events;
+mod queue;
+
+pub use cache::{Change, Informer, Informers, Keyed};
+pub use events::Recorder;
+pub use queue::{Key, Queue};
+
+/// Waits for the caches of several informers.
+#[macro_export]
+macro_rules! synced {
+    ($($informer:expr),* $(,)?) => { $( $informer.synced().await; )* };
+}

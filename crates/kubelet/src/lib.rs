@@ -1,1 +1,120 @@
+//! The node agent: makes the pods that the API assigns to this node true, and tells how they are.
+//!
+//! - [`node`]: the Node object, its status and lease
+//! - [`manager`]: one [`worker`] per pod, started and fed from a watch
+//! - [`worker`]: a pod's life as a state machine; [`status`] tells it to the API
+//! - [`container`], [`env`], [`volumes`], [`sandbox`]: from a pod's spec to what the runtime needs
+//! - [`probes`]: health checks
+//! - [`server`]: logs, exec, attach and port-forward (port 10250)
+//!
+//! Invariants:
+//! - All that is needed to take up a running pod again is on disk before it is relied on; a restart touches no container.
+//! - Nothing is polled: pods come from a watch, ends of containers from their shims.
+//! - A pod's worker alone changes that pod's things.
 
+mod container;
+mod env;
+mod images;
+mod local_volumes;
+mod manager;
+mod node;
+mod probes;
+mod sandbox;
+mod server;
+mod status;
+mod volumes;
+mod worker;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use informer::{Informers, Recorder};
+use ipnet::IpNet;
+use kube::Client;
+use network::{Addresses, Bridge};
+use runtime::ImageStore;
+use tokio_util::sync::CancellationToken;
+
+pub use manager::restored_addresses;
+pub use node::NodeFacts;
+pub use server::Serving;
+
+/// What a node agent needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub node_name: String,
+    pub node_ip: IpAddr,
+    pub data_dir: PathBuf,
+    pub run_dir: PathBuf,
+    /// Below each cgroup hierarchy's root.
+    pub cgroup_root: String,
+    pub cluster_dns: IpAddr,
+    pub cluster_domain: String,
+    pub cluster_cidr: IpNet,
+    pub labels: Vec<(String, String)>,
+    /// key, value, effect
+    pub taints: Vec<(String, String, String)>,
+    pub is_server: bool,
+}
+
+impl Config {
+    fn pods_dir(&self) -> PathBuf {
+        self.data_dir.join("pods")
+    }
+    fn storage_dir(&self) -> PathBuf {
+        self.data_dir.join("storage")
+    }
+}
+
+/// Everything that the parts of the agent share.
+struct Agent {
+    config: Config,
+    client: Client,
+    informers: Informers,
+    images: Arc<ImageStore>,
+    bridge: Bridge,
+    addresses: Addresses,
+    events: Recorder,
+    pulls: images::Pulls,
+}
+
+/// The agent's connections to the outside.
+pub struct Parts {
+    pub client: Client,
+    pub informers: Informers,
+    pub images: Arc<ImageStore>,
+    pub bridge: Bridge,
+    pub addresses: Addresses,
+    pub serving: Serving,
+}
+
+/// Registers a node and waits until the control plane has given it a range of pod addresses.
+///
+/// # Errors
+/// When the API refuses the node.
+pub async fn register(config: &Config, client: &Client) -> Result<IpNet, kube::Error> {
+    node::register(config, client).await
+}
+
+/// Runs the agent until `stop` is cancelled. Pods keep running.
+pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
+    let events = Recorder::new(parts.client.clone(), "kubelet", &config.node_name);
+    let agent = Arc::new(Agent {
+        pulls: images::Pulls::default(),
+        client: parts.client,
+        informers: parts.informers,
+        images: parts.images,
+        bridge: parts.bridge,
+        addresses: parts.addresses,
+        events,
+        config,
+    });
+    let manager = manager::Manager::start(agent.clone());
+    tokio::spawn(node::keep_status(agent.clone()));
+    tokio::spawn(local_volumes::run(agent.clone()));
+    tokio::select! {
+        () = server::run(agent, manager, parts.serving) => {}
+        () = stop.cancelled() => {}
+    }
+}

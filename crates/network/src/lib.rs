@@ -1,1 +1,13 @@
+//! The pod network of one node: a bridge, a veth pair and an address for each pod, and routes to the other nodes.
+//!
+//! Pods have /32 addresses and reach everything, also each other, through the node. So every packet of a pod passes the
+//! node's IP layer, where services are translated, and nothing depends on bridge netfilter.
+//!
+//! Invariant: what is here can be made again from the pods' state on disk and the Node objects; nothing is remembered.
+//! Tested in network namespaces of their own.
 
+mod addresses;
+mod link;
+
+pub use addresses::{Addresses, AddressesError};
+pub use link::{Bridge, NetworkError, default_address, enable_forwarding};

@@ -1,1 +1,29 @@
+//! Containers and images on this machine.
+//!
+//! Containers belong to shims: single-threaded processes, one per pod, that are this same binary started anew
+//! ([`shim_main`]). A shim starts containers through `libcontainer`, writes their logs, reaps them and keeps their
+//! state on disk, so that the daemon may die, restart or be replaced without a container noticing. The daemon talks to
+//! shims over a socket ([`client`], [`protocol`]).
+//!
+//! - [`client`]: one pod's shim, from the daemon's side
+//! - [`spec`]: from a container's configuration to the OCI bundle
+//! - [`namespaces`]: net, ipc and uts namespaces that outlive processes (so there is no pause container)
+//! - [`rootfs`]: overlay mounts
+//! - [`cgroup`]: v1, v2 and hybrid
+//! - [`image`]: images from archives and registries
+//!
+//! This crate knows nothing of pods' specs or of the Kubernetes API.
 
+pub mod cgroup;
+pub mod client;
+pub mod image;
+pub mod namespaces;
+pub mod protocol;
+pub mod rootfs;
+mod seqpacket;
+mod shim;
+pub mod spec;
+
+pub use client::{ShimClient, ShimEvent};
+pub use image::{Image, ImageError, ImageStore};
+pub use shim::shim_main;

@@ -1,0 +1,187 @@
+//! Shared caches of objects, fed by watches.
+
+use std::any::{Any, TypeId};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource};
+use parking_lot::{Mutex, RwLock};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::queue::Key;
+
+/// What an object must be for an informer to hold it.
+pub trait Keyed: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static {
+    fn key(&self) -> Key {
+        let meta = self.meta();
+        Key::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""))
+    }
+}
+impl<K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static> Keyed for K {}
+
+/// A difference between two states of the cache.
+#[derive(Debug, Clone)]
+pub enum Change<K> {
+    Applied { old: Option<Arc<K>>, new: Arc<K> },
+    Deleted(Arc<K>),
+}
+
+impl<K> Change<K> {
+    /// The object as it is, or last was.
+    pub fn object(&self) -> &Arc<K> {
+        match self {
+            Change::Applied { new, .. } => new,
+            Change::Deleted(old) => old,
+        }
+    }
+}
+
+type Handler<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
+
+struct Inner<K> {
+    items: RwLock<BTreeMap<Key, Arc<K>>>,
+    handlers: RwLock<Vec<Handler<K>>>,
+    synced: watch::Sender<bool>,
+}
+
+/// A cache of all objects of a kind (or those that a selector picks). Clones share it.
+pub struct Informer<K> {
+    inner: Arc<Inner<K>>,
+}
+
+impl<K> Clone for Informer<K> {
+    fn clone(&self) -> Self {
+        Informer { inner: self.inner.clone() }
+    }
+}
+
+impl<K: Keyed> Informer<K> {
+    /// Watches what `api` and `config` say, until the process ends.
+    pub fn start(api: Api<K>, config: watcher::Config) -> Self {
+        let inner =
+            Arc::new(Inner { items: RwLock::default(), handlers: RwLock::default(), synced: watch::channel(false).0 });
+        tokio::spawn(feed(inner.clone(), api, config));
+        Informer { inner }
+    }
+
+    pub fn get(&self, key: &Key) -> Option<Arc<K>> {
+        self.inner.items.read().get(key).cloned()
+    }
+
+    pub fn list(&self) -> Vec<Arc<K>> {
+        self.inner.items.read().values().cloned().collect()
+    }
+
+    /// The objects of a namespace.
+    pub fn list_in(&self, namespace: &str) -> Vec<Arc<K>> {
+        let items = self.inner.items.read();
+        let from = Key::new(namespace, "");
+        items.range(from..).take_while(|(k, _)| k.namespace == namespace).map(|(_, v)| v.clone()).collect()
+    }
+
+    /// Calls `handler` at every change from now on, and once for each object that is there. It must return at once.
+    pub fn on_change(&self, handler: impl Fn(&Change<K>) + Send + Sync + 'static) {
+        // With the lock held no change can slip in between.
+        let mut handlers = self.inner.handlers.write();
+        for object in self.list() {
+            handler(&Change::Applied { old: None, new: object });
+        }
+        handlers.push(Box::new(handler));
+    }
+
+    /// Waits until the cache has been filled for the first time.
+    pub async fn synced(&self) {
+        let mut synced = self.inner.synced.subscribe();
+        let _ = synced.wait_for(|s| *s).await;
+    }
+}
+
+impl<K: Keyed> Inner<K> {
+    fn put(&self, object: K) {
+        let handlers = self.handlers.read();
+        let new = Arc::new(object);
+        let old = self.items.write().insert(new.key(), new.clone());
+        notify(&handlers, &Change::Applied { old, new });
+    }
+
+    fn remove(&self, key: &Key) {
+        let handlers = self.handlers.read();
+        let old = self.items.write().remove(key);
+        if let Some(old) = old {
+            notify(&handlers, &Change::Deleted(old));
+        }
+    }
+}
+
+fn notify<K>(handlers: &[Handler<K>], change: &Change<K>) {
+    for handler in handlers {
+        handler(change);
+    }
+}
+
+async fn feed<K: Keyed>(inner: Arc<Inner<K>>, api: Api<K>, config: watcher::Config) {
+    let kind = std::any::type_name::<K>().rsplit("::").next().unwrap_or("");
+    let mut stream = watcher(api, config).boxed();
+    let mut listed: Vec<Key> = Vec::new();
+    let mut failures = 0u32;
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(Event::Init) => listed.clear(),
+            Ok(Event::InitApply(object)) => {
+                listed.push(object.key());
+                inner.put(object);
+            }
+            Ok(Event::InitDone) => {
+                failures = 0;
+                listed.sort();
+                let gone: Vec<Key> =
+                    inner.items.read().keys().filter(|k| listed.binary_search(k).is_err()).cloned().collect();
+                gone.iter().for_each(|key| inner.remove(key));
+                inner.synced.send_replace(true);
+            }
+            Ok(Event::Apply(object)) => inner.put(object),
+            Ok(Event::Delete(object)) => inner.remove(&object.key()),
+            Err(error) => {
+                // The watcher recovers by itself; what it shows stays as it was until then.
+                failures += 1;
+                tracing::debug!(kind, %error, "a watch was interrupted");
+                let wait = Duration::from_millis(100 << failures.min(6));
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+}
+
+/// The informers of a process, one per kind, started when first asked for.
+#[derive(Clone)]
+pub struct Informers {
+    client: Client,
+    started: Arc<Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>>,
+}
+
+impl Informers {
+    pub fn new(client: Client) -> Self {
+        Informers { client, started: Arc::default() }
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The informer of all objects of kind `K`.
+    pub fn of<K: Keyed>(&self) -> Informer<K> {
+        let mut started = self.started.lock();
+        let informer = started
+            .entry(TypeId::of::<K>())
+            .or_insert_with(|| Box::new(Informer::<K>::start(Api::all(self.client.clone()), watcher::Config::default())));
+        match informer.downcast_ref::<Informer<K>>() {
+            Some(informer) => informer.clone(),
+            None => unreachable!("the map is keyed by type"),
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Environment variables of containers, and the fields that the downward API offers.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, Service};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::{Api, ResourceExt as _};
+
+use crate::Agent;
+use crate::node::NodeFacts;
+
+/// Expands `$(NAME)` from what is known so far; `$$(NAME)` stays as `$(NAME)`. Unknown names stay as they are.
+pub fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if let Some(after) = rest.strip_prefix("$$") {
+            out.push('$');
+            rest = after;
+        } else if let Some((name, after)) = rest.strip_prefix("$(").and_then(|r| r.split_once(')')) {
+            match known.get(name) {
+                Some(value) => out.push_str(value),
+                None => out.push_str(&rest[..name.len() + 3]),
+            }
+            rest = after;
+        } else {
+            out.push('$');
+            rest = &rest[1..];
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// A field of a pod, by its path in the downward API.
+pub fn field(pod: &Pod, path: &str, agent: &Agent, ip: &str) -> Result<String, String> {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let quoted = |map: &BTreeMap<String, String>| {
+        map.iter().map(|(k, v)| format!("{k}={v:?}")).collect::<Vec<_>>().join("\n")
+    };
+    if let Some((base, key)) = path.strip_suffix("']").and_then(|p| p.split_once("['")) {
+        let map = match base {
+            "metadata.labels" => pod.labels(),
+            "metadata.annotations" => pod.annotations(),
+            _ => return Err(format!("unsupported fieldPath: {path}")),
+        };
+        return Ok(map.get(key).cloned().unwrap_or_default());
+    }
+    Ok(match path {
+        "metadata.name" => pod.name_any(),
+        "metadata.namespace" => pod.namespace().unwrap_or_default(),
+        "metadata.uid" => pod.uid().unwrap_or_default(),
+        "metadata.labels" => quoted(pod.labels()),
+        "metadata.annotations" => quoted(pod.annotations()),
+        "spec.nodeName" => agent.config.node_name.clone(),
+        "spec.serviceAccountName" => spec.service_account_name.unwrap_or_default(),
+        "status.podIP" | "status.podIPs" => ip.to_string(),
+        "status.hostIP" | "status.hostIPs" => agent.config.node_ip.to_string(),
+        _ => return Err(format!("unsupported fieldPath: {path}")),
+    })
+}
+
+fn amount(quantity: Option<&Quantity>) -> Option<apimachinery::Quantity> {
+    quantity.and_then(|q| q.0.parse().ok())
+}
+
+/// `limits.cpu` and the like, in units of the divisor, rounded up.
+pub fn resource(container: &Container, name: &str, divisor: &str, agent: &Agent) -> Result<String, String> {
+    let resources = container.resources.clone().unwrap_or_default();
+    let (list, resource) = name.split_once('.').ok_or_else(|| format!("unsupported container resource: {name}"))?;
+    let map = if list == "limits" { &resources.limits } else { &resources.requests };
+    let facts = NodeFacts::gather(&agent.config.data_dir);
+    let whole = || match resource {
+        "cpu" => apimachinery::Quantity::from_int(facts.cpus as i64),
+        "memory" => apimachinery::Quantity::from_int(facts.memory_kib as i64 * 1024),
+        _ => apimachinery::Quantity::from_int(facts.disk_bytes as i64),
+    };
+    let found = amount(map.as_ref().and_then(|m| m.get(resource)));
+    let value = found.unwrap_or_else(|| if list == "limits" { whole() } else { apimachinery::Quantity::ZERO });
+    let divisor: apimachinery::Quantity = divisor.parse().unwrap_or_default();
+    let unit = if divisor.milli() == 0 { 1000 } else { divisor.milli() };
+    Ok((value.milli() + unit - 1).div_euclid(unit).to_string())
+}
+
+/// Variables in the manner of Docker links for the services of a namespace (`NAME_SERVICE_HOST`, …).
+fn service_variables(services: &[std::sync::Arc<Service>], env: &mut BTreeMap<String, String>) {
+    for service in services {
+        let Some(spec) = &service.spec else { continue };
+        let ip = spec.cluster_ip.clone().unwrap_or_default();
+        let Some(first) = spec.ports.as_ref().and_then(|p| p.first()).filter(|_| !ip.is_empty() && ip != "None") else { continue };
+        let name = service.name_any().to_ascii_uppercase().replace('-', "_");
+        env.insert(format!("{name}_SERVICE_HOST"), ip.clone());
+        env.insert(format!("{name}_SERVICE_PORT"), first.port.to_string());
+        let url = |p: &k8s_openapi::api::core::v1::ServicePort| {
+            format!("{}://{ip}:{}", p.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase(), p.port)
+        };
+        env.insert(format!("{name}_PORT"), url(first));
+        for port in spec.ports.iter().flatten() {
+            if let Some(label) = port.name.as_ref().filter(|n| !n.is_empty()) {
+                let label = label.to_ascii_uppercase().replace('-', "_");
+                env.insert(format!("{name}_SERVICE_PORT_{label}"), port.port.to_string());
+            }
+            let protocol = port.protocol.as_deref().unwrap_or("TCP").to_ascii_uppercase();
+            let prefix = format!("{name}_PORT_{}_{protocol}", port.port);
+            env.insert(prefix.clone(), url(port));
+            env.insert(format!("{prefix}_PROTO"), protocol.to_ascii_lowercase());
+            env.insert(format!("{prefix}_PORT"), port.port.to_string());
+            env.insert(format!("{prefix}_ADDR"), ip.clone());
+        }
+    }
+}
+
+impl Agent {
+    /// All variables of a container, in no particular order. Later sources win over earlier ones.
+    ///
+    /// # Errors
+    /// With the text of a `CreateContainerConfigError`.
+    pub async fn environment(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        image: &[String],
+        ip: &str,
+    ) -> Result<BTreeMap<String, String>, String> {
+        let namespace = pod.namespace().unwrap_or_default();
+        let mut env = BTreeMap::new();
+        for (key, value) in image.iter().filter_map(|e| e.split_once('=')) {
+            env.insert(key.to_string(), value.to_string());
+        }
+        env.entry("PATH".into()).or_insert_with(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
+        env.insert("HOSTNAME".into(), crate::sandbox::hostname(&self.config, pod));
+        let all = self.informers.of::<Service>();
+        let kubernetes: Vec<_> = all.list_in("default").into_iter().filter(|s| s.name_any() == "kubernetes").collect();
+        service_variables(&kubernetes, &mut env);
+        if pod.spec.as_ref().and_then(|s| s.enable_service_links).unwrap_or(true) {
+            service_variables(&all.list_in(&namespace), &mut env);
+        }
+        for source in container.env_from.iter().flatten() {
+            let prefix = source.prefix.clone().unwrap_or_default();
+            let data = if let Some(reference) = &source.config_map_ref {
+                self.config_map(&namespace, &reference.name, reference.optional.unwrap_or(false)).await?
+            } else if let Some(reference) = &source.secret_ref {
+                self.secret(&namespace, &reference.name, reference.optional.unwrap_or(false)).await?
+            } else {
+                BTreeMap::new()
+            };
+            for (key, value) in data {
+                env.insert(format!("{prefix}{key}"), String::from_utf8_lossy(&value).into_owned());
+            }
+        }
+        for variable in container.env.iter().flatten() {
+            let value = match (&variable.value, &variable.value_from) {
+                (Some(value), _) => Some(expand(value, &env)),
+                (None, Some(source)) => self.from_source(pod, container, &namespace, source, ip).await?,
+                (None, None) => Some(String::new()),
+            };
+            if let Some(value) = value {
+                env.insert(variable.name.clone(), value);
+            }
+        }
+        // The runtime must never look a home folder up in the container's passwd file.
+        env.entry("HOME".into()).or_insert_with(|| "/root".into());
+        Ok(env)
+    }
+
+    async fn from_source(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        namespace: &str,
+        source: &k8s_openapi::api::core::v1::EnvVarSource,
+        ip: &str,
+    ) -> Result<Option<String>, String> {
+        if let Some(reference) = &source.field_ref {
+            return field(pod, &reference.field_path, self, ip).map(Some);
+        }
+        if let Some(reference) = &source.resource_field_ref {
+            let divisor = reference.divisor.as_ref().map_or("0", |d| d.0.as_str());
+            return resource(container, &reference.resource, divisor, self).map(Some);
+        }
+        let (data, key, optional, what) = if let Some(r) = &source.config_map_key_ref {
+            let optional = r.optional.unwrap_or(false);
+            (self.config_map(namespace, &r.name, optional).await?, &r.key, optional, format!("ConfigMap {namespace}/{}", r.name))
+        } else if let Some(r) = &source.secret_key_ref {
+            let optional = r.optional.unwrap_or(false);
+            (self.secret(namespace, &r.name, optional).await?, &r.key, optional, format!("Secret {namespace}/{}", r.name))
+        } else {
+            return Ok(None);
+        };
+        match data.get(key) {
+            Some(value) => Ok(Some(String::from_utf8_lossy(value).into_owned())),
+            None if optional => Ok(None),
+            None => Err(format!("couldn't find key {key} in {what}")),
+        }
+    }
+
+    /// The content of a ConfigMap; empty if it is missing and may be.
+    pub async fn config_map(&self, namespace: &str, name: &str, optional: bool) -> Result<BTreeMap<String, Vec<u8>>, String> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        match api.get_opt(name).await {
+            Ok(Some(map)) => {
+                let mut data: BTreeMap<String, Vec<u8>> =
+                    map.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.into_bytes())).collect();
+                data.extend(map.binary_data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)));
+                Ok(data)
+            }
+            Ok(None) if optional => Ok(BTreeMap::new()),
+            Ok(None) => Err(format!("configmap {name:?} not found")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// The content of a Secret; empty if it is missing and may be.
+    pub async fn secret(&self, namespace: &str, name: &str, optional: bool) -> Result<BTreeMap<String, Vec<u8>>, String> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        match api.get_opt(name).await {
+            Ok(Some(secret)) => Ok(secret.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)).collect()),
+            Ok(None) if optional => Ok(BTreeMap::new()),
+            Ok(None) => Err(format!("secret {name:?} not found")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_expanded_once() {
+        let known = BTreeMap::from([("A".to_string(), "1".to_string()), ("B".to_string(), "$(A)".to_string())]);
+        for (text, want) in [
+            ("x$(A)y", "x1y"),
+            ("$(B)", "$(A)"),
+            ("$$(A)", "$(A)"),
+            ("$(MISSING)", "$(MISSING)"),
+            ("$A $", "$A $"),
+            ("$(A", "$(A"),
+        ] {
+            assert_eq!(expand(text, &known), want, "{text}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! One worker for every pod of this node, and the sweeping of what no pod owns any more.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use informer::{Change, Informer};
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::watcher;
+use kube::{Api, ResourceExt as _};
+use parking_lot::Mutex;
+use runtime::ShimClient;
+use tokio::sync::watch;
+
+use crate::sandbox::{Places, Sandbox};
+use crate::worker::{self, Saved};
+use crate::{Agent, Config};
+
+/// What the API wants of a pod: the object, or nothing once it is gone.
+pub type Wanted = Option<Arc<Pod>>;
+
+pub struct Manager {
+    workers: Arc<Mutex<HashMap<String, watch::Sender<Wanted>>>>,
+    pods: Informer<Pod>,
+    pub agent: Arc<Agent>,
+}
+
+/// The addresses that pods had before this process started.
+pub fn restored_addresses(config: &Config) -> Vec<IpAddr> {
+    let folders = std::fs::read_dir(config.pods_dir()).into_iter().flatten().flatten();
+    let saved = folders.filter_map(|f| worker::load(&f.path()));
+    saved.filter_map(|s| s.sandbox).filter(|s| !s.host_network).filter_map(|s| s.ip).collect()
+}
+
+impl Manager {
+    pub fn start(agent: Arc<Agent>) -> Arc<Self> {
+        let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", agent.config.node_name));
+        let pods: Informer<Pod> = Informer::start(Api::all(agent.client.clone()), mine);
+        let manager = Arc::new(Manager { workers: Arc::default(), pods: pods.clone(), agent });
+        let to = manager.clone();
+        pods.on_change(move |change| to.feed(change));
+        tokio::spawn(sweep(manager.clone()));
+        manager
+    }
+
+    fn feed(&self, change: &Change<Pod>) {
+        let pod = change.object();
+        let Some(uid) = pod.uid() else { return };
+        let wanted = match change {
+            Change::Applied { new, .. } => Some(new.clone()),
+            Change::Deleted(_) => None,
+        };
+        // A pod of the same name but another uid is another pod: the old one is gone.
+        if let Change::Applied { old: Some(old), .. } = change
+            && old.uid() != pod.uid()
+            && let Some(old) = old.uid()
+        {
+            self.tell(&old, None, None);
+        }
+        self.tell(&uid, wanted, Some(pod));
+    }
+
+    fn tell(&self, uid: &str, wanted: Wanted, pod: Option<&Arc<Pod>>) {
+        let mut workers = self.workers.lock();
+        if let Some(sender) = workers.get(uid) {
+            sender.send_replace(wanted);
+            return;
+        }
+        let (Some(_), Some(pod)) = (&wanted, pod) else { return };
+        let (sender, receiver) = watch::channel(wanted);
+        workers.insert(uid.into(), sender);
+        let (agent, pod, all, uid) = (self.agent.clone(), pod.clone(), self.workers.clone(), uid.to_string());
+        tokio::spawn(async move {
+            worker::run(agent, pod, receiver).await;
+            all.lock().remove(&uid);
+        });
+    }
+
+    /// The pod and its places, by namespace and name.
+    pub fn find(&self, namespace: &str, name: &str) -> Option<(Arc<Pod>, Places, Saved)> {
+        let pod = self.pods.get(&informer::Key::new(namespace, name))?;
+        let places = Places::of(&self.agent.config, &pod.uid()?);
+        let saved = worker::load(&places.data)?;
+        Some((pod, places, saved))
+    }
+
+    pub fn shim(&self, places: &Places) -> ShimClient {
+        ShimClient::at(&places.run)
+    }
+
+    pub fn sandbox(saved: &Saved) -> Option<&Sandbox> {
+        saved.sandbox.as_ref()
+    }
+}
+
+/// Removes the remains of pods that were deleted while the agent was away.
+async fn sweep(manager: Arc<Manager>) {
+    manager.pods.synced().await;
+    let config = &manager.agent.config;
+    let known: Vec<String> = manager.pods.list().iter().filter_map(|p| p.uid()).collect();
+    for folder in std::fs::read_dir(config.pods_dir()).into_iter().flatten().flatten() {
+        let uid = folder.file_name().to_string_lossy().into_owned();
+        if known.contains(&uid) || manager.workers.lock().contains_key(&uid) {
+            continue;
+        }
+        tracing::info!(%uid, "removing what is left of a pod that is gone");
+        let places = Places::of(config, &uid);
+        let saved = worker::load(&places.data);
+        let shim = ShimClient::at(&places.run);
+        if let Ok((containers, _)) = shim.watch().await {
+            for container in containers {
+                let _ = shim.delete(&container.id).await;
+            }
+        }
+        manager.agent.remove_sandbox(&uid, &places, saved.as_ref().and_then(|s| s.sandbox.as_ref()), false).await;
+    }
+}

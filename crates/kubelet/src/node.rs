@@ -1,0 +1,186 @@
+//! The Node object: registration, status, lease.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use crate::{Agent, Config};
+
+/// How often the lease is renewed. The node counts as lost after four of these.
+const LEASE: Duration = Duration::from_secs(10);
+/// How often the status is written when nothing changed.
+const STATUS: Duration = Duration::from_secs(300);
+
+/// What the machine offers.
+#[derive(Debug, Clone, Default)]
+pub struct NodeFacts {
+    pub cpus: usize,
+    pub memory_kib: u64,
+    pub disk_bytes: u64,
+    pub kernel: String,
+    pub os_image: String,
+    pub machine_id: String,
+    pub boot_id: String,
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim().to_string()
+}
+
+impl NodeFacts {
+    pub fn gather(data_dir: &std::path::Path) -> Self {
+        let memory = read("/proc/meminfo");
+        let total = memory.lines().find_map(|l| l.strip_prefix("MemTotal:"));
+        let disk = nix::sys::statvfs::statvfs(data_dir);
+        let release = read("/etc/os-release");
+        let os = release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME="));
+        NodeFacts {
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_kib: total.and_then(|t| t.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0),
+            disk_bytes: disk.map_or(0, |d| d.blocks() * d.fragment_size()),
+            kernel: read("/proc/sys/kernel/osrelease"),
+            os_image: os.map_or_else(|| "Linux".into(), |o| o.trim_matches('"').into()),
+            machine_id: read("/etc/machine-id"),
+            boot_id: read("/proc/sys/kernel/random/boot_id"),
+        }
+    }
+}
+
+fn labels(config: &Config) -> Value {
+    let mut labels = json!({
+        "kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux", "kubernetes.io/hostname": config.node_name,
+        "beta.kubernetes.io/arch": "amd64", "beta.kubernetes.io/os": "linux",
+    });
+    if config.is_server {
+        labels["node-role.kubernetes.io/control-plane"] = "true".into();
+    }
+    for (key, value) in &config.labels {
+        labels[key] = value.as_str().into();
+    }
+    labels
+}
+
+fn condition(kind: &str, status: bool, reason: &str, message: &str) -> Value {
+    let now = k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    json!({"type": kind, "status": if status { "True" } else { "False" }, "reason": reason, "message": message,
+           "lastHeartbeatTime": now, "lastTransitionTime": now})
+}
+
+/// The status that says what this node is and that it is ready.
+fn status(config: &Config, images: &[runtime::Image]) -> Value {
+    let facts = NodeFacts::gather(&config.data_dir);
+    let amounts = json!({"cpu": facts.cpus.to_string(), "memory": format!("{}Ki", facts.memory_kib), "pods": "310",
+                         "ephemeral-storage": facts.disk_bytes.to_string(), "hugepages-2Mi": "0", "hugepages-1Gi": "0"});
+    let version = concat!("timonel://", env!("CARGO_PKG_VERSION"));
+    let images: Vec<Value> = images
+        .iter()
+        .take(50)
+        .map(|i| json!({"names": i.digests.iter().chain(&i.names).collect::<Vec<_>>(), "sizeBytes": i.size}))
+        .collect();
+    json!({
+        "capacity": amounts, "allocatable": amounts,
+        "addresses": [{"type": "InternalIP", "address": config.node_ip.to_string()},
+                      {"type": "Hostname", "address": config.node_name}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": crate::server::PORT}},
+        "nodeInfo": {"machineID": facts.machine_id, "systemUUID": facts.machine_id, "bootID": facts.boot_id,
+            "kernelVersion": facts.kernel, "osImage": facts.os_image, "containerRuntimeVersion": version,
+            "kubeletVersion": concat!("v1.37.0+timonel", env!("CARGO_PKG_VERSION")), "kubeProxyVersion": "",
+            "operatingSystem": "linux", "architecture": "amd64"},
+        "images": images,
+        "conditions": [
+            condition("MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+            condition("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+            condition("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+            condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
+        ],
+    })
+}
+
+/// Creates or updates the Node, and waits for its range of pod addresses.
+pub async fn register(config: &Config, client: &Client) -> Result<IpNet, kube::Error> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let taints: Vec<Value> =
+        config.taints.iter().map(|(key, value, effect)| json!({"key": key, "value": value, "effect": effect})).collect();
+    let node = json!({"apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": config.node_name, "labels": labels(config),
+                     "annotations": {"timonel.io/storage-path": config.storage_dir().display().to_string()}},
+        "spec": {"taints": taints}});
+    let object: Node = serde_json::from_value(node.clone()).map_err(kube::Error::SerdeError)?;
+    match nodes.create(&PostParams::default(), &object).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            let patch = json!({"metadata": node["metadata"]});
+            nodes.patch(&config.node_name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        }
+        Err(error) => return Err(error),
+    }
+    let field = format!("metadata.name={}", config.node_name);
+    loop {
+        let present = nodes.get(&config.node_name).await?;
+        let version = present.metadata.resource_version.clone().unwrap_or_default();
+        let range = |node: &Node| node.spec.as_ref()?.pod_cidr.as_ref()?.parse::<IpNet>().ok();
+        if let Some(range) = range(&present) {
+            return Ok(range);
+        }
+        use futures::TryStreamExt as _;
+        let watch = kube::api::WatchParams::default().fields(&field).timeout(30);
+        let mut events = std::pin::pin!(nodes.watch(&watch, &version).await?);
+        while let Some(event) = events.try_next().await? {
+            if let kube::api::WatchEvent::Modified(node) = event
+                && let Some(range) = range(&node)
+            {
+                return Ok(range);
+            }
+        }
+    }
+}
+
+/// Writes the status at start and on a slow timer, and renews the lease.
+pub async fn keep_status(agent: Arc<Agent>) {
+    let (config, client) = (&agent.config, &agent.client);
+    let nodes: Api<Node> = Api::all(client.clone());
+    let mut next_status = tokio::time::Instant::now();
+    let mut shown_images = 0;
+    loop {
+        let images = agent.images.list();
+        if tokio::time::Instant::now() >= next_status || images.len() != shown_images {
+            let patch = json!({"status": status(config, &images)});
+            match nodes.patch_status(&config.node_name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+                Ok(_) => {
+                    next_status = tokio::time::Instant::now() + STATUS;
+                    shown_images = images.len();
+                }
+                Err(kube::Error::Api(status)) if status.code == 404 => {
+                    tracing::warn!("the Node object was deleted; registering again");
+                    let _ = register(config, client).await;
+                }
+                Err(error) => tracing::warn!(%error, "the node's status can't be written"),
+            }
+        }
+        if let Err(error) = renew_lease(config, client).await {
+            tracing::warn!(%error, "the node's lease can't be renewed");
+        }
+        tokio::time::sleep(LEASE).await;
+    }
+}
+
+async fn renew_lease(config: &Config, client: &Client) -> Result<(), kube::Error> {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
+    let now = k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": config.node_name},
+        "spec": {"holderIdentity": config.node_name, "leaseDurationSeconds": 40, "renewTime": now}});
+    match leases.patch(&config.node_name, &PatchParams::default(), &Patch::Merge(&lease)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            let object = serde_json::from_value(lease).map_err(kube::Error::SerdeError)?;
+            leases.create(&PostParams::default(), &object).await.map(|_| ())
+        }
+        other => other.map(|_| ()),
+    }
+}

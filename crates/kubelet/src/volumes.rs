@@ -1,0 +1,292 @@
+//! Volumes: what a pod's `volumes` are on this node.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{
+    DownwardAPIVolumeFile, KeyToPath, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount, Volume,
+};
+use kube::api::PostParams;
+use kube::{Api, ResourceExt as _};
+use nix::mount::{MsFlags, mount};
+use runtime::rootfs;
+
+use crate::sandbox::Places;
+use crate::{Agent, env};
+
+/// A file of a volume that the agent writes: its content and mode.
+type Files = BTreeMap<String, (Vec<u8>, i32)>;
+
+impl Agent {
+    /// Makes all volumes of a pod, and returns where each is. Done again, it renews those whose content may change.
+    ///
+    /// # Errors
+    /// With what is missing, in the words of a `FailedMount` event.
+    pub async fn prepare_volumes(&self, pod: &Pod, places: &Places, ip: &str) -> Result<BTreeMap<String, PathBuf>, String> {
+        let mut paths = BTreeMap::new();
+        let fs_group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|c| c.fs_group);
+        for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+            let path = self.volume(pod, volume, places, ip).await.map_err(|e| {
+                format!("MountVolume.SetUp failed for volume {:?} : {e}", volume.name)
+            })?;
+            if let Some(group) = fs_group
+                && volume.host_path.is_none()
+            {
+                let path = path.clone();
+                let _ = tokio::task::spawn_blocking(move || give_to_group(&path, group)).await;
+            }
+            paths.insert(volume.name.clone(), path);
+        }
+        Ok(paths)
+    }
+
+    async fn volume(&self, pod: &Pod, volume: &Volume, places: &Places, ip: &str) -> Result<PathBuf, String> {
+        let folder = places.data.join("volumes").join(&volume.name);
+        let namespace = pod.namespace().unwrap_or_default();
+        let text = |e: io::Error| e.to_string();
+        if let Some(source) = &volume.host_path {
+            return host_path(&source.path, source.type_.as_deref().unwrap_or(""));
+        }
+        if let Some(source) = &volume.persistent_volume_claim {
+            return self.claim(&namespace, &source.claim_name).await;
+        }
+        std::fs::create_dir_all(&folder).map_err(text)?;
+        if let Some(source) = &volume.empty_dir {
+            std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).map_err(text)?;
+            if source.medium.as_deref() == Some("Memory") && !rootfs::is_mounted(&folder) {
+                let limit = source.size_limit.as_ref().and_then(|q| q.0.parse::<apimachinery::Quantity>().ok());
+                let options = limit.map_or("mode=1777".to_string(), |l| format!("mode=1777,size={}", l.value()));
+                mount(Some("tmpfs"), &folder, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options.as_str()))
+                    .map_err(|e| e.to_string())?;
+            }
+            return Ok(folder);
+        }
+        let mut files = Files::new();
+        if let Some(source) = &volume.config_map {
+            let optional = source.optional.unwrap_or(false);
+            let data = self.config_map(&namespace, &source.name, optional).await?;
+            pick(&data, source.items.as_deref(), source.default_mode.unwrap_or(0o644), optional, &mut files)?;
+        } else if let Some(source) = &volume.secret {
+            let optional = source.optional.unwrap_or(false);
+            let data = self.secret(&namespace, source.secret_name.as_deref().unwrap_or(""), optional).await?;
+            pick(&data, source.items.as_deref(), source.default_mode.unwrap_or(0o644), optional, &mut files)?;
+        } else if let Some(source) = &volume.downward_api {
+            self.downward(pod, source.items.as_deref(), source.default_mode.unwrap_or(0o644), ip, &mut files)?;
+        } else if let Some(source) = &volume.projected {
+            let mode = source.default_mode.unwrap_or(0o644);
+            for part in source.sources.iter().flatten() {
+                if let Some(p) = &part.config_map {
+                    let optional = p.optional.unwrap_or(false);
+                    let data = self.config_map(&namespace, &p.name, optional).await?;
+                    pick(&data, p.items.as_deref(), mode, optional, &mut files)?;
+                }
+                if let Some(p) = &part.secret {
+                    let optional = p.optional.unwrap_or(false);
+                    let data = self.secret(&namespace, &p.name, optional).await?;
+                    pick(&data, p.items.as_deref(), mode, optional, &mut files)?;
+                }
+                if let Some(p) = &part.downward_api {
+                    self.downward(pod, p.items.as_deref(), mode, ip, &mut files)?;
+                }
+                if let Some(p) = &part.service_account_token {
+                    let token = self.token(pod, p.audience.as_deref(), p.expiration_seconds, &folder.join(&p.path)).await?;
+                    files.insert(p.path.clone(), (token, mode));
+                }
+            }
+        } else {
+            return Err("its type isn't served by this version of timonel".into());
+        }
+        write_atomically(&folder, &files).map_err(text)?;
+        Ok(folder)
+    }
+
+    fn downward(
+        &self,
+        pod: &Pod,
+        items: Option<&[DownwardAPIVolumeFile]>,
+        mode: i32,
+        ip: &str,
+        files: &mut Files,
+    ) -> Result<(), String> {
+        for item in items.unwrap_or_default() {
+            let value = if let Some(reference) = &item.field_ref {
+                env::field(pod, &reference.field_path, self, ip)?
+            } else if let Some(reference) = &item.resource_field_ref {
+                let wanted = reference.container_name.as_deref().unwrap_or("");
+                let containers = pod.spec.iter().flat_map(|s| &s.containers);
+                let container = containers.into_iter().find(|c| c.name == wanted).ok_or_else(|| format!("there is no container {wanted:?}"))?;
+                let divisor = reference.divisor.as_ref().map_or("0", |d| d.0.as_str());
+                env::resource(container, &reference.resource, divisor, self)?
+            } else {
+                continue;
+            };
+            files.insert(item.path.clone(), (value.into_bytes(), item.mode.unwrap_or(mode)));
+        }
+        Ok(())
+    }
+
+    /// A token for the pod; the present one while it is fresh.
+    async fn token(&self, pod: &Pod, audience: Option<&str>, seconds: Option<i64>, present: &Path) -> Result<Vec<u8>, String> {
+        let seconds = seconds.unwrap_or(3600);
+        // Renewed when a fifth of its life is left, as upstream does.
+        let age = std::fs::metadata(present).and_then(|m| m.modified()).ok().and_then(|m| m.elapsed().ok());
+        if let (Some(age), Ok(token)) = (age, std::fs::read(present))
+            && age.as_secs() < (seconds as u64) * 4 / 5
+        {
+            return Ok(token);
+        }
+        let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        let account = pod.spec.as_ref().and_then(|s| s.service_account_name.clone()).unwrap_or_else(|| "default".into());
+        let request = TokenRequest {
+            spec: TokenRequestSpec {
+                audiences: audience.map(String::from).into_iter().collect(),
+                expiration_seconds: Some(seconds),
+                bound_object_ref: Some(BoundObjectReference {
+                    api_version: Some("v1".into()),
+                    kind: Some("Pod".into()),
+                    name: Some(pod.name_any()),
+                    uid: pod.uid(),
+                }),
+            },
+            ..Default::default()
+        };
+        let answer = api.create_token_request(&account, &PostParams::default(), &request).await.map_err(|e| e.to_string())?;
+        Ok(answer.status.map(|s| s.token).unwrap_or_default().into_bytes())
+    }
+
+    /// The folder of a bound claim's volume.
+    async fn claim(&self, namespace: &str, name: &str) -> Result<PathBuf, String> {
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
+        let claim = claims.get(name).await.map_err(|e| e.to_string())?;
+        let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
+        let volume = claim.spec.and_then(|s| s.volume_name).filter(|_| bound);
+        let volume = volume.ok_or_else(|| format!("persistentvolumeclaim {name:?} is not bound"))?;
+        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+        let volume = volumes.get(&volume).await.map_err(|e| e.to_string())?;
+        let spec = volume.spec.unwrap_or_default();
+        if let Some(local) = spec.local {
+            let path = PathBuf::from(local.path);
+            if path.starts_with(self.config.storage_dir()) {
+                std::fs::create_dir_all(&path).map_err(|e| e.to_string())?;
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).map_err(|e| e.to_string())?;
+            }
+            return if path.exists() { Ok(path) } else { Err(format!("path {} does not exist", path.display())) };
+        }
+        if let Some(source) = spec.host_path {
+            return host_path(&source.path, source.type_.as_deref().unwrap_or("DirectoryOrCreate"));
+        }
+        Err("its volume's type isn't served by this version of timonel".into())
+    }
+}
+
+fn host_path(path: &str, kind: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(path);
+    let meta = std::fs::metadata(&path);
+    let refuse = |what: &str| Err(format!("hostPath type check failed: {} is not {what}", path.display()));
+    use std::os::unix::fs::FileTypeExt as _;
+    match kind {
+        "DirectoryOrCreate" if meta.is_err() => std::fs::create_dir_all(&path).map_err(|e| e.to_string())?,
+        "FileOrCreate" if meta.is_err() => std::fs::File::create(&path).map(|_| ()).map_err(|e| e.to_string())?,
+        "" if meta.is_err() => std::fs::create_dir_all(&path).map_err(|e| e.to_string())?,
+        "Directory" if !meta.as_ref().is_ok_and(std::fs::Metadata::is_dir) => return refuse("a directory"),
+        "File" if !meta.as_ref().is_ok_and(std::fs::Metadata::is_file) => return refuse("a file"),
+        "Socket" if !meta.as_ref().is_ok_and(|m| m.file_type().is_socket()) => return refuse("a socket file"),
+        "CharDevice" if !meta.as_ref().is_ok_and(|m| m.file_type().is_char_device()) => return refuse("a character device"),
+        "BlockDevice" if !meta.as_ref().is_ok_and(|m| m.file_type().is_block_device()) => return refuse("a block device"),
+        _ => {}
+    }
+    Ok(path)
+}
+
+/// Takes all keys, or those that `items` name to the paths that they name.
+fn pick(data: &BTreeMap<String, Vec<u8>>, items: Option<&[KeyToPath]>, mode: i32, optional: bool, files: &mut Files) -> Result<(), String> {
+    match items.filter(|i| !i.is_empty()) {
+        None => files.extend(data.iter().map(|(k, v)| (k.clone(), (v.clone(), mode)))),
+        Some(items) => {
+            for item in items {
+                match data.get(&item.key) {
+                    Some(value) => {
+                        files.insert(item.path.clone(), (value.clone(), item.mode.unwrap_or(mode)));
+                    }
+                    None if optional => {}
+                    None => return Err(format!("references non-existent config key: {}", item.key)),
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes a volume's files so that a reader sees all of the old or all of the new: they lie in a folder of their own,
+/// `..data` points to it, and is swapped by one rename.
+fn write_atomically(folder: &Path, files: &Files) -> io::Result<()> {
+    let link = folder.join("..data");
+    let present = std::fs::read_link(&link).ok().map(|target| folder.join(target));
+    if let Some(present) = &present
+        && files.iter().all(|(path, (content, _))| std::fs::read(present.join(path)).ok().as_ref() == Some(content))
+        && count_files(present) == files.len()
+    {
+        return Ok(());
+    }
+    let stamp = k8s_openapi::jiff::Timestamp::now().as_nanosecond();
+    let fresh = folder.join(format!("..{stamp}"));
+    std::fs::create_dir(&fresh)?;
+    for (path, (content, mode)) in files {
+        let relative = Path::new(path);
+        if relative.is_absolute() || relative.components().any(|c| matches!(c, std::path::Component::ParentDir)) {
+            return Err(io::Error::other(format!("the path {path:?} leads out of the volume")));
+        }
+        let target = fresh.join(relative);
+        if let Some(parent) = target.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::write(&target, content)?;
+        std::fs::set_permissions(&target, std::fs::Permissions::from_mode(*mode as u32))?;
+    }
+    let swap = folder.join("..data_tmp");
+    let _ = std::fs::remove_file(&swap);
+    std::os::unix::fs::symlink(fresh.file_name().unwrap_or_default(), &swap)?;
+    std::fs::rename(&swap, &link)?;
+    let tops: std::collections::BTreeSet<&str> = files.keys().filter_map(|p| p.split('/').next()).collect();
+    for entry in std::fs::read_dir(folder)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with("..") && !tops.contains(name.as_str()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+    for top in tops {
+        let visible = folder.join(top);
+        if std::fs::symlink_metadata(&visible).is_err() {
+            std::os::unix::fs::symlink(Path::new("..data").join(top), &visible)?;
+        }
+    }
+    if let Some(old) = present {
+        let _ = std::fs::remove_dir_all(old);
+    }
+    Ok(())
+}
+
+fn count_files(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|e| if e.path().is_dir() { count_files(&e.path()) } else { 1 }).sum()
+}
+
+/// Lets a group read and write everything below `path` (`fsGroup`). Links are left alone.
+fn give_to_group(path: &Path, group: i64) {
+    let gid = nix::unistd::Gid::from_raw(group as u32);
+    let Ok(meta) = std::fs::symlink_metadata(path) else { return };
+    if meta.file_type().is_symlink() {
+        return;
+    }
+    let _ = nix::unistd::chown(path, None, Some(gid));
+    let extra = if meta.is_dir() { 0o2070 } else { 0o060 };
+    let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(meta.permissions().mode() | extra));
+    if meta.is_dir() {
+        for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+            give_to_group(&entry.path(), group);
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! From services and endpoints to rules: pure, no I/O.
+//!
+//! The table has fixed chains (hooks), three maps from what a packet is for to the chain of a service port, and one
+//! chain for each service port that picks an endpoint. A packet meets one map look-up whatever the number of services.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use crate::Config;
+
+/// The content of the table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ruleset {
+    /// Chains that every table has, with their rules; they change only with the configuration.
+    base: String,
+    /// `address . protocol . port` → verdict
+    services: BTreeMap<String, String>,
+    /// `protocol . port` → verdict
+    node_ports: BTreeMap<String, String>,
+    /// What has no endpoints: elements of the sets `refused` and `refused_ports`.
+    refused: BTreeSet<String>,
+    refused_ports: BTreeSet<String>,
+    /// Endpoints that may reach themselves through a service.
+    hairpins: BTreeSet<String>,
+    /// Chains of service ports: name → rules.
+    chains: BTreeMap<String, Vec<String>>,
+    /// Client affinity sets: name → timeout in seconds.
+    affinities: BTreeMap<String, i64>,
+}
+
+/// An endpoint that may get traffic.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Endpoint {
+    address: String,
+    port: i32,
+    local: bool,
+}
+
+/// All rules for a node.
+pub fn rules(config: &Config, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Ruleset {
+    let mut by_service: BTreeMap<(String, String), Vec<&EndpointSlice>> = BTreeMap::new();
+    for slice in slices {
+        let labels = slice.metadata.labels.as_ref();
+        if let Some(name) = labels.and_then(|l| l.get("kubernetes.io/service-name"))
+            && slice.address_type == "IPv4"
+        {
+            let namespace = slice.metadata.namespace.clone().unwrap_or_default();
+            by_service.entry((namespace, name.clone())).or_default().push(slice);
+        }
+    }
+    let mut ruleset = Ruleset { base: base(config), ..Ruleset::default() };
+    for service in services {
+        let key = (
+            service.metadata.namespace.clone().unwrap_or_default(),
+            service.metadata.name.clone().unwrap_or_default(),
+        );
+        let slices = by_service.get(&key).map(Vec::as_slice).unwrap_or_default();
+        add_service(config, service, &key, slices, &mut ruleset);
+    }
+    ruleset
+}
+
+fn add_service(
+    config: &Config,
+    service: &Service,
+    (namespace, name): &(String, String),
+    slices: &[&EndpointSlice],
+    ruleset: &mut Ruleset,
+) {
+    let Some(spec) = &service.spec else { return };
+    let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
+    let cluster_ip = spec.cluster_ip.as_deref().unwrap_or("");
+    let headless = cluster_ip.is_empty() || cluster_ip == "None";
+    if kind == "ExternalName" || headless || cluster_ip.parse() == Ok(config.cluster_dns) {
+        return;
+    }
+    for port in spec.ports.iter().flatten() {
+        let protocol = port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase();
+        let all = endpoints(config, slices, port);
+        let chosen = |local_only: bool| -> Vec<Endpoint> {
+            all.iter().filter(|e| !local_only || e.local).cloned().collect()
+        };
+        let base_name = chain_name(namespace, name, port, &protocol);
+        let timeout = match spec.session_affinity.as_deref() {
+            Some("ClientIP") => {
+                let config = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
+                Some(i64::from(config.and_then(|c| c.timeout_seconds).unwrap_or(10800)))
+            }
+            _ => None,
+        };
+        let internal = chosen(spec.internal_traffic_policy.as_deref() == Some("Local"));
+        ruleset.add_chain(&base_name, &internal, &protocol, timeout);
+        ruleset.add_address(&format!("{cluster_ip} . {protocol} . {}", port.port), &base_name, &internal);
+        let local_only = spec.external_traffic_policy.as_deref() == Some("Local");
+        let balancer = service.status.iter().filter_map(|s| s.load_balancer.as_ref()).flat_map(|l| l.ingress.iter().flatten());
+        let mut outside: BTreeSet<String> = balancer.filter_map(|i| i.ip.clone()).collect();
+        outside.extend(spec.external_ips.iter().flatten().cloned());
+        let node_port = port.node_port.filter(|p| *p > 0);
+        if outside.is_empty() && node_port.is_none() {
+            continue;
+        }
+        // What comes from outside is masqueraded, so that answers come back through this node, unless its endpoints
+        // are all here.
+        let external_name = format!("{base_name}_ext");
+        let external = chosen(local_only);
+        ruleset.add_chain(&external_name, &external, &protocol, timeout);
+        if !external.is_empty() && !local_only {
+            let rules = ruleset.chains.entry(external_name.clone()).or_default();
+            rules.insert(0, "ct mark set ct mark or 0x4000".into());
+        }
+        for address in outside.iter().filter(|a| a.parse::<std::net::Ipv4Addr>().is_ok()) {
+            ruleset.add_address(&format!("{address} . {protocol} . {}", port.port), &external_name, &external);
+        }
+        if let Some(number) = node_port {
+            let key = format!("{protocol} . {number}");
+            if external.is_empty() {
+                ruleset.refused_ports.insert(key);
+            } else {
+                ruleset.node_ports.insert(key, format!("goto {external_name}"));
+            }
+        }
+    }
+}
+
+/// A chain's name: readable, unique, and within the limits of nftables.
+fn chain_name(namespace: &str, name: &str, port: &ServicePort, protocol: &str) -> String {
+    let clean = |s: &str| s.replace(['-', '.'], "_");
+    let label = port.name.clone().unwrap_or_default();
+    let exact = format!("{namespace}/{name}/{label}/{protocol}/{}", port.port);
+    // FNV-1a keeps names apart that cleaning made equal.
+    let hash = exact.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let readable: String = format!("{}_{}_{}", clean(namespace), clean(name), port.port).chars().take(80).collect();
+    format!("svc_{readable}_{hash:016x}")
+}
+
+/// The endpoints of a service port: those that are ready, or else those that still serve while they end.
+fn endpoints(config: &Config, slices: &[&EndpointSlice], port: &ServicePort) -> Vec<Endpoint> {
+    let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
+    for slice in slices {
+        let wanted = port.name.as_deref().unwrap_or("");
+        let protocol = port.protocol.as_deref().unwrap_or("TCP");
+        let number = slice.ports.iter().flatten().find_map(|p| {
+            let fits = p.name.as_deref().unwrap_or("") == wanted && p.protocol.as_deref().unwrap_or("TCP") == protocol;
+            p.port.filter(|_| fits)
+        });
+        let Some(number) = number else { continue };
+        for endpoint in slice.endpoints.iter().flatten() {
+            let conditions = endpoint.conditions.clone().unwrap_or_default();
+            let local = endpoint.node_name.as_deref() == Some(config.node_name.as_str());
+            for address in &endpoint.addresses {
+                let target = Endpoint { address: address.clone(), port: number, local };
+                if conditions.ready.unwrap_or(true) {
+                    ready.insert(target);
+                } else if conditions.serving.unwrap_or(false) {
+                    serving.insert(target);
+                }
+            }
+        }
+    }
+    let chosen = if ready.is_empty() { serving } else { ready };
+    chosen.into_iter().collect()
+}
+
+/// The chains that don't depend on services.
+fn base(config: &Config) -> String {
+    let Config { cluster_cidr, bridge, .. } = config;
+    format!(
+        "map services {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
+map node_ports {{ type inet_proto . inet_service : verdict; }}
+set refused {{ type ipv4_addr . inet_proto . inet_service; }}
+set refused_ports {{ type inet_proto . inet_service; }}
+set hairpins {{ type ipv4_addr . ipv4_addr; }}
+chain services {{
+    ip daddr . meta l4proto . th dport vmap @services
+    fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @node_ports
+}}
+chain prerouting {{
+    type nat hook prerouting priority dstnat; policy accept;
+    jump services
+}}
+chain output {{
+    type nat hook output priority -100; policy accept;
+    jump services
+}}
+chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+    ct mark and 0x4000 == 0x4000 ct status dnat masquerade
+    ct status dnat ip saddr . ip daddr @hairpins masquerade
+    ip saddr {cluster_cidr} ip daddr != {cluster_cidr} ip daddr != 224.0.0.0/4 oifname != \"{bridge}\" masquerade
+}}
+chain refuse {{
+    ip daddr . meta l4proto . th dport @refused goto refuse_now
+    fib daddr type local meta l4proto . th dport @refused_ports goto refuse_now
+}}
+chain refuse_now {{
+    meta l4proto tcp reject with tcp reset
+    reject with icmp type port-unreachable
+}}
+chain filter_input {{
+    type filter hook input priority filter; policy accept;
+    ct state new jump refuse
+}}
+chain filter_forward {{
+    type filter hook forward priority filter; policy accept;
+    ct state new jump refuse
+}}
+chain filter_output {{
+    type filter hook output priority filter; policy accept;
+    ct state new jump refuse
+}}
+"
+    )
+}
+
+impl Ruleset {
+    /// Leads an address to the chain of its service port, or nowhere if there is no endpoint.
+    fn add_address(&mut self, key: &str, chain: &str, endpoints: &[Endpoint]) {
+        if endpoints.is_empty() {
+            self.refused.insert(key.into());
+        } else {
+            self.services.insert(key.into(), format!("goto {chain}"));
+        }
+    }
+
+    /// Adds the chain that picks one of `endpoints`.
+    fn add_chain(&mut self, name: &str, endpoints: &[Endpoint], protocol: &str, affinity: Option<i64>) {
+        if endpoints.is_empty() {
+            return;
+        }
+        self.hairpins.extend(endpoints.iter().map(|e| format!("{0} . {0}", e.address)));
+        let mut rules = Vec::new();
+        if let Some(timeout) = affinity {
+            for e in endpoints {
+                let set = format!("aff_{name}_{}", e.address.replace('.', "_"));
+                rules.push(format!("ip saddr @{set} meta l4proto {protocol} update @{set} {{ ip saddr timeout {timeout}s }} dnat to {}:{}", e.address, e.port));
+                self.affinities.insert(set, timeout);
+            }
+            let picks: Vec<String> = endpoints
+                .iter()
+                .enumerate()
+                .map(|(i, e)| format!("{i} : goto {}", endpoint_chain(name, e)))
+                .collect();
+            rules.push(format!("numgen random mod {} vmap {{ {} }}", endpoints.len(), picks.join(", ")));
+            for e in endpoints {
+                let set = format!("aff_{name}_{}", e.address.replace('.', "_"));
+                let update = format!("meta l4proto {protocol} update @{set} {{ ip saddr timeout {timeout}s }} dnat to {}:{}", e.address, e.port);
+                self.chains.insert(endpoint_chain(name, e), vec![update]);
+            }
+        } else if let [only] = endpoints {
+            rules.push(format!("meta l4proto {protocol} dnat to {}:{}", only.address, only.port));
+        } else {
+            let picks: Vec<String> =
+                endpoints.iter().enumerate().map(|(i, e)| format!("{i} : {} . {}", e.address, e.port)).collect();
+            let count = endpoints.len();
+            rules.push(format!("meta l4proto {protocol} dnat ip addr . port to numgen random mod {count} map {{ {} }}", picks.join(", ")));
+        }
+        self.chains.insert(name.into(), rules);
+    }
+
+    /// A script that writes the whole table.
+    pub fn full(&self, table: &str) -> String {
+        let mut script = format!("add table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n{}}}\n", self.base);
+        script.push_str(&self.difference(&Ruleset { base: self.base.clone(), ..Ruleset::default() }, table));
+        script
+    }
+
+    /// A script that leads from `present` to this. Empty if there is no difference.
+    pub fn difference(&self, present: &Ruleset, table: &str) -> String {
+        if self.base != present.base {
+            return self.full(table);
+        }
+        let mut out = String::new();
+        // What is new comes first, what refers to it next, and what is no longer referred to is removed last.
+        for (name, timeout) in self.affinities.iter().filter(|(n, _)| !present.affinities.contains_key(*n)) {
+            let _ = writeln!(out, "add set ip {table} {name} {{ type ipv4_addr; flags dynamic,timeout; timeout {timeout}s; }}");
+        }
+        let changed: Vec<_> = self.chains.iter().filter(|(n, rules)| present.chains.get(*n) != Some(rules)).collect();
+        for (name, _) in &changed {
+            let _ = writeln!(out, "add chain ip {table} {name}");
+            if present.chains.contains_key(*name) {
+                let _ = writeln!(out, "flush chain ip {table} {name}");
+            }
+        }
+        for (name, rules) in &changed {
+            for rule in *rules {
+                let _ = writeln!(out, "add rule ip {table} {name} {rule}");
+            }
+        }
+        for (map, new, old) in
+            [("services", &self.services, &present.services), ("node_ports", &self.node_ports, &present.node_ports)]
+        {
+            for (key, verdict) in old.iter().filter(|(k, v)| new.get(*k) != Some(v)) {
+                let _ = writeln!(out, "delete element ip {table} {map} {{ {key} : {verdict} }}");
+            }
+            for (key, verdict) in new.iter().filter(|(k, v)| old.get(*k) != Some(v)) {
+                let _ = writeln!(out, "add element ip {table} {map} {{ {key} : {verdict} }}");
+            }
+        }
+        for (set, new, old) in [
+            ("refused", &self.refused, &present.refused),
+            ("refused_ports", &self.refused_ports, &present.refused_ports),
+            ("hairpins", &self.hairpins, &present.hairpins),
+        ] {
+            for element in old.difference(new) {
+                let _ = writeln!(out, "delete element ip {table} {set} {{ {element} }}");
+            }
+            for element in new.difference(old) {
+                let _ = writeln!(out, "add element ip {table} {set} {{ {element} }}");
+            }
+        }
+        let gone: Vec<_> = present.chains.keys().filter(|n| !self.chains.contains_key(*n)).collect();
+        for name in &gone {
+            let _ = writeln!(out, "flush chain ip {table} {name}");
+        }
+        for name in gone {
+            let _ = writeln!(out, "delete chain ip {table} {name}");
+        }
+        for name in present.affinities.keys().filter(|n| !self.affinities.contains_key(*n)) {
+            let _ = writeln!(out, "delete set ip {table} {name}");
+        }
+        out
+    }
+}
+
+fn endpoint_chain(service: &str, e: &Endpoint) -> String {
+    format!("{service}_{}_{}", e.address.replace('.', "_"), e.port)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use super::*;
+
+fn config() -> Config {
+    Config {
+        table: "timonel".into(),
+        node_name: "a".into(),
+        node_ip: "192.0.2.1".parse().unwrap(),
+        cluster_cidr: "10.42.0.0/16".parse().unwrap(),
+        cluster_dns: "10.43.0.10".parse().unwrap(),
+        bridge: "timonel0".into(),
+    }
+}
+
+fn service(name: &str, spec: serde_json::Value) -> Arc<Service> {
+    let service = json!({"metadata": {"name": name, "namespace": "default"}, "spec": spec});
+    Arc::new(serde_json::from_value(service).unwrap())
+}
+
+fn slice(service: &str, endpoints: &[(&str, &str, bool)]) -> Arc<EndpointSlice> {
+    let endpoints: Vec<_> = endpoints
+        .iter()
+        .map(|(address, node, ready)| {
+            json!({"addresses": [address], "nodeName": node,
+                   "conditions": {"ready": ready, "serving": true, "terminating": !ready}})
+        })
+        .collect();
+    let slice = json!({"metadata": {"name": format!("{service}-x"), "namespace": "default",
+            "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4", "endpoints": endpoints, "ports": [{"name": "", "port": 8080, "protocol": "TCP"}]});
+    Arc::new(serde_json::from_value(slice).unwrap())
+}
+
+fn web(extra: serde_json::Value) -> Arc<Service> {
+    let mut spec = json!({"type": "ClusterIP", "clusterIP": "10.43.0.5", "ports": [{"port": 80, "protocol": "TCP"}]});
+    for (k, v) in extra.as_object().unwrap() {
+        spec[k] = v.clone();
+    }
+    service("web", spec)
+}
+
+#[test]
+fn service_without_endpoints_is_refused() {
+    let rules = rules(&config(), &[web(json!({}))], &[]);
+    assert!(rules.refused.contains("10.43.0.5 . tcp . 80"));
+    assert!(rules.services.is_empty() && rules.chains.is_empty());
+}
+
+#[test]
+fn traffic_is_spread_over_ready_endpoints() {
+    let slices = [slice("web", &[("10.42.0.2", "a", true), ("10.42.1.2", "b", true), ("10.42.1.3", "b", false)])];
+    let rules = rules(&config(), &[web(json!({}))], &slices);
+    let chain = rules.chains.values().next().unwrap();
+    assert_eq!(
+        chain[0],
+        "meta l4proto tcp dnat ip addr . port to numgen random mod 2 map { 0 : 10.42.0.2 . 8080, 1 : 10.42.1.2 . 8080 }"
+    );
+}
+
+#[test]
+fn ending_endpoints_serve_while_no_other_is_left() {
+    let rules = rules(&config(), &[web(json!({}))], &[slice("web", &[("10.42.1.3", "b", false)])]);
+    assert_eq!(rules.chains.values().next().unwrap()[0], "meta l4proto tcp dnat to 10.42.1.3:8080");
+}
+
+#[test]
+fn local_policy_leaves_other_nodes_out() {
+    let slices = [slice("web", &[("10.42.1.2", "b", true)])];
+    let extra = json!({"type": "NodePort", "externalTrafficPolicy": "Local",
+                       "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}]});
+    let rules = rules(&config(), &[web(extra)], &slices);
+    assert!(rules.refused_ports.contains("tcp . 30080"));
+    assert!(rules.services.contains_key("10.43.0.5 . tcp . 80"));
+}
+
+#[test]
+fn dns_and_headless_services_have_no_rules() {
+    let dns = service("dns", json!({"clusterIP": "10.43.0.10", "ports": [{"port": 53, "protocol": "UDP"}]}));
+    let headless = service("db", json!({"clusterIP": "None", "ports": [{"port": 80, "protocol": "TCP"}]}));
+    let rules = rules(&config(), &[dns, headless], &[]);
+    assert!(rules.services.is_empty() && rules.refused.is_empty());
+}
+
+#[test]
+fn difference_of_equal_rulesets_is_empty() {
+    let slices = [slice("web", &[("10.42.0.2", "a", true)])];
+    let one = rules(&config(), &[web(json!({}))], &slices);
+    assert_eq!(one.difference(&one.clone(), "t"), "");
+}
+
+/// What the kernel has after `scripts`, run in a network namespace of its own.
+fn kernel_table(scripts: &[String]) -> String {
+    let mut command = String::from("set -e\n");
+    for script in scripts {
+        command.push_str(&format!("nft -f - <<'END'\n{script}\nEND\n"));
+    }
+    command.push_str("nft -s list table ip t\n");
+    let output = Command::new("unshare").args(["-n", "bash", "-c", &command]).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}\n{command}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Chains and elements in a fixed order, as the kernel keeps the order of writing.
+fn sorted(table: &str) -> Vec<String> {
+    let mut blocks: Vec<String> = table.split("\n\n").map(|b| {
+        let mut lines: Vec<&str> = b.split(&['\n', ','][..]).map(str::trim).collect();
+        if b.contains("elements") { lines.sort_unstable(); }
+        lines.join("\n").replace("elements = {", "").replace('}', "")
+    }).collect();
+    blocks.sort();
+    blocks.iter().flat_map(|b| b.lines().map(|l| l.trim().to_string()).filter(|l| !l.is_empty())).collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+}
+
+#[test]
+fn differences_lead_to_what_a_full_write_makes() {
+    let node_port = json!({"type": "NodePort", "sessionAffinity": "ClientIP",
+                           "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}]});
+    let states = [
+        rules(&config(), &[web(json!({}))], &[]),
+        rules(&config(), &[web(json!({}))], &[slice("web", &[("10.42.0.2", "a", true)])]),
+        rules(&config(), &[web(node_port)], &[slice("web", &[("10.42.0.2", "a", true), ("10.42.1.2", "b", true)])]),
+        rules(&config(), &[web(json!({}))], &[slice("web", &[("10.42.1.2", "b", true)])]),
+        rules(&config(), &[], &[]),
+    ];
+    for from in &states {
+        for to in &states {
+            let stepwise = kernel_table(&[from.full("t"), to.difference(from, "t")]);
+            let at_once = kernel_table(&[to.full("t")]);
+            assert_eq!(sorted(&stepwise), sorted(&at_once));
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Control groups, version 1, 2 or both (hybrid).
+//!
+//! A cgroup is named by its path below the root of each hierarchy, as the OCI specification has it.
+
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// Whether all controllers are in one hierarchy.
+pub fn is_unified() -> bool {
+    Path::new(ROOT).join("cgroup.controllers").exists()
+}
+
+/// The folder of `cgroup` in the hierarchy that has `controller`.
+fn folder(controller: &str, cgroup: &str) -> PathBuf {
+    let base = if is_unified() { PathBuf::from(ROOT) } else { Path::new(ROOT).join(controller) };
+    base.join(cgroup.trim_start_matches('/'))
+}
+
+/// Every folder of `cgroup`.
+fn folders(cgroup: &str) -> Vec<PathBuf> {
+    if cgroup.trim_matches('/').is_empty() {
+        return Vec::new();
+    }
+    if is_unified() {
+        return vec![folder("", cgroup)].into_iter().filter(|f| f.exists()).collect();
+    }
+    let Ok(hierarchies) = std::fs::read_dir(ROOT) else { return Vec::new() };
+    hierarchies.flatten().map(|h| h.path().join(cgroup.trim_start_matches('/'))).filter(|f| f.exists()).collect()
+}
+
+/// How often the kernel killed something in the cgroup because its memory limit was reached.
+pub fn oom_kills(cgroup: &str) -> u64 {
+    let file = if is_unified() { "memory.events" } else { "memory.oom_control" };
+    let Ok(text) = std::fs::read_to_string(folder("memory", cgroup).join(file)) else { return 0 };
+    text.lines().find_map(|l| l.strip_prefix("oom_kill ")).and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Bytes of memory in use, the reclaimable page cache left out (what upstream calls the working set).
+pub fn memory_working_set(cgroup: &str) -> Option<u64> {
+    let folder = folder("memory", cgroup);
+    let (usage, inactive) = if is_unified() {
+        ("memory.current", "inactive_file ")
+    } else {
+        ("memory.usage_in_bytes", "total_inactive_file ")
+    };
+    let usage: u64 = std::fs::read_to_string(folder.join(usage)).ok()?.trim().parse().ok()?;
+    let stat = std::fs::read_to_string(folder.join("memory.stat")).ok()?;
+    let inactive = stat.lines().find_map(|l| l.strip_prefix(inactive)).and_then(|n| n.parse().ok()).unwrap_or(0);
+    Some(usage.saturating_sub(inactive))
+}
+
+/// Nanoseconds of processor time used.
+pub fn cpu_nanoseconds(cgroup: &str) -> Option<u64> {
+    if is_unified() {
+        let stat = std::fs::read_to_string(folder("", cgroup).join("cpu.stat")).ok()?;
+        let micros: u64 = stat.lines().find_map(|l| l.strip_prefix("usage_usec "))?.parse().ok()?;
+        return Some(micros * 1000);
+    }
+    std::fs::read_to_string(folder("cpuacct", cgroup).join("cpuacct.usage")).ok()?.trim().parse().ok()
+}
+
+/// Kills every process in the cgroup and below.
+pub fn kill_all(cgroup: &str) {
+    for folder in folders(cgroup) {
+        if std::fs::write(folder.join("cgroup.kill"), "1").is_ok() {
+            continue;
+        }
+        visit(&folder, &mut |f| {
+            let pids = std::fs::read_to_string(f.join("cgroup.procs")).unwrap_or_default();
+            for pid in pids.lines().filter_map(|p| p.parse().ok()) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        });
+    }
+}
+
+/// Removes the cgroup and those below it. What still has processes stays.
+pub fn remove(cgroup: &str) {
+    for folder in folders(cgroup) {
+        visit(&folder, &mut |f| {
+            let _ = std::fs::remove_dir(f);
+        });
+    }
+}
+
+/// The paths of the cgroups right below `cgroup`, in any hierarchy.
+pub fn children(cgroup: &str) -> Vec<String> {
+    let mut names: Vec<String> = folders(cgroup)
+        .iter()
+        .filter_map(|f| std::fs::read_dir(f).ok())
+        .flat_map(|entries| entries.flatten())
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        .map(|e| format!("{}/{}", cgroup.trim_end_matches('/'), e.file_name().to_string_lossy()))
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Calls `act` for the folders below `folder`, and then for itself.
+fn visit(folder: &Path, act: &mut dyn FnMut(&Path)) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            visit(&entry.path(), act);
+        }
+    }
+    act(folder);
+}
+
+/// Makes the cgroup in all hierarchies, and lets its children have all controllers.
+///
+/// # Errors
+/// Those of the file system.
+pub fn create(cgroup: &str) -> std::io::Result<()> {
+    if is_unified() {
+        let mut at = PathBuf::from(ROOT);
+        for part in cgroup.trim_matches('/').split('/') {
+            enable_controllers(&at);
+            at.push(part);
+            std::fs::create_dir_all(&at)?;
+        }
+        enable_controllers(&at);
+        return Ok(());
+    }
+    for controller in ["memory", "cpu", "cpuacct", "pids", "devices", "freezer", "cpuset"] {
+        if Path::new(ROOT).join(controller).exists() {
+            std::fs::create_dir_all(folder(controller, cgroup))?;
+        }
+    }
+    Ok(())
+}
+
+fn enable_controllers(folder: &Path) {
+    let available = std::fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
+    for controller in available.split_whitespace() {
+        let _ = std::fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
+}

@@ -1,0 +1,271 @@
+//! The daemon's side of a shim.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::process::Command;
+use tokio::sync::mpsc;
+
+use crate::protocol::{Answer, ContainerState, Exit, Request, Start};
+use crate::seqpacket;
+use crate::shim::{ARGUMENT, LISTENER_FD};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ShimError {
+    #[error("the shim can't be started")]
+    Spawn(#[source] io::Error),
+    #[error("the shim can't be reached")]
+    Lost(#[source] io::Error),
+    #[error("{0}")]
+    Refused(String),
+    #[error("the shim answered {0} where something else was due")]
+    Unexpected(String),
+}
+
+/// What a shim tells by itself.
+#[derive(Debug, Clone)]
+pub enum ShimEvent {
+    Exited { id: String, exit: Exit },
+    /// The shim is gone, and its containers with it as far as anybody can tell.
+    Gone,
+}
+
+/// A running shim. Clones talk to the same one.
+#[derive(Debug, Clone)]
+pub struct ShimClient {
+    socket: PathBuf,
+}
+
+/// A process that runs in a container.
+pub struct Execution {
+    pub pid: i32,
+    /// The terminal, if there is one.
+    pub terminal: Option<OwnedFd>,
+    connection: Connection,
+}
+
+/// A connection to a container's streams.
+pub struct Attachment {
+    connection: Connection,
+}
+
+impl ShimClient {
+    /// Starts a shim whose socket is `folder/shim.sock` and whose state is in `folder/shim.json`. It outlives this
+    /// process.
+    ///
+    /// # Errors
+    /// When the folder can't be written or no process can be started.
+    #[allow(unsafe_code)]
+    pub async fn start(folder: &Path) -> Result<Self, ShimError> {
+        let socket = folder.join("shim.sock");
+        let listener = seqpacket::bind_and_listen(&socket).map_err(ShimError::Spawn)?;
+        let log = std::fs::File::create(folder.join("shim.log")).map_err(ShimError::Spawn)?;
+        let mut command = std::process::Command::new("/proc/self/exe");
+        command.arg0("timonel-shim").arg(ARGUMENT).arg(folder.join("shim.json"));
+        command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).current_dir("/");
+        let raw = listener.as_raw_fd();
+        // SAFETY: only async-signal-safe calls between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                nix::unistd::setsid()?;
+                if libc::dup2(raw, LISTENER_FD) < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                if raw == LISTENER_FD {
+                    // dup2 onto itself keeps close-on-exec.
+                    libc::fcntl(LISTENER_FD, libc::F_SETFD, 0);
+                }
+                Ok(())
+            });
+        }
+        // Dropping the child leaves it running; tokio reaps it when it ends.
+        let child = Command::from(command).kill_on_drop(false).spawn().map_err(ShimError::Spawn)?;
+        drop(child);
+        Ok(ShimClient { socket })
+    }
+
+    /// The shim that was started in `folder` earlier; whether it lives shows at the first request.
+    pub fn at(folder: &Path) -> Self {
+        ShimClient { socket: folder.join("shim.sock") }
+    }
+
+    async fn ask(&self, request: &Request, fds: &[OwnedFd]) -> Result<(Answer, Vec<OwnedFd>, Connection), ShimError> {
+        let connection = Connection::open(&self.socket).map_err(ShimError::Lost)?;
+        let raw: Vec<i32> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
+        seqpacket::send(connection.fd.get_ref(), request, &raw).map_err(ShimError::Lost)?;
+        let (answer, fds) = connection.receive().await.map_err(ShimError::Lost)?;
+        match answer {
+            Answer::Failed { error } => Err(ShimError::Refused(error)),
+            answer => Ok((answer, fds, connection)),
+        }
+    }
+
+    async fn done(&self, request: Request) -> Result<(), ShimError> {
+        match self.ask(&request, &[]).await? {
+            (Answer::Done, ..) => Ok(()),
+            (other, ..) => Err(ShimError::Unexpected(format!("{other:?}"))),
+        }
+    }
+
+    /// The containers as they are now, and a channel for what happens to them from then on.
+    ///
+    /// # Errors
+    /// When there is no shim any more.
+    pub async fn watch(&self) -> Result<(Vec<ContainerState>, mpsc::Receiver<ShimEvent>), ShimError> {
+        let (answer, _, connection) = self.ask(&Request::Watch, &[]).await?;
+        let Answer::State { containers, .. } = answer else {
+            return Err(ShimError::Unexpected(format!("{answer:?}")));
+        };
+        let (sender, receiver) = mpsc::channel(16);
+        tokio::spawn(async move {
+            loop {
+                let event = match connection.receive().await {
+                    Ok((Answer::Exited { id, exit }, _)) => ShimEvent::Exited { id, exit },
+                    Ok(_) => continue,
+                    Err(_) => ShimEvent::Gone,
+                };
+                let last = matches!(event, ShimEvent::Gone);
+                let closed = tokio::select! {
+                    sent = sender.send(event) => sent.is_err(),
+                    () = sender.closed() => true,
+                };
+                if last || closed {
+                    return;
+                }
+            }
+        });
+        Ok((containers, receiver))
+    }
+
+    /// # Errors
+    /// With the reason why the container can't be started, as the runtime tells it.
+    pub async fn start_container(&self, start: Start) -> Result<i32, ShimError> {
+        match self.ask(&Request::Start(start), &[]).await? {
+            (Answer::Started { pid }, ..) => Ok(pid),
+            (other, ..) => Err(ShimError::Unexpected(format!("{other:?}"))),
+        }
+    }
+
+    /// # Errors
+    /// When the container or the shim is unknown.
+    pub async fn kill(&self, id: &str, signal: i32) -> Result<(), ShimError> {
+        self.done(Request::Kill { id: id.into(), signal }).await
+    }
+
+    /// # Errors
+    /// When something of the container can't be removed.
+    pub async fn delete(&self, id: &str) -> Result<(), ShimError> {
+        self.done(Request::Delete { id: id.into() }).await
+    }
+
+    /// Runs a process. `stdio` is stdin, stdout and stderr as the process gets them; `None` for a terminal.
+    ///
+    /// # Errors
+    /// With the reason why it can't be run.
+    pub async fn exec(&self, id: &str, process: &Path, stdio: Option<[OwnedFd; 3]>) -> Result<Execution, ShimError> {
+        let request = Request::Exec { id: id.into(), process: process.display().to_string(), tty: stdio.is_none() };
+        let fds: Vec<OwnedFd> = stdio.map(Vec::from).unwrap_or_default();
+        let (answer, mut received, connection) = self.ask(&request, &fds).await?;
+        match answer {
+            Answer::Started { pid } => Ok(Execution { pid, terminal: received.pop(), connection }),
+            other => Err(ShimError::Unexpected(format!("{other:?}"))),
+        }
+    }
+
+    /// Connects `stdio` (what the container reads, and where its stdout and stderr go) to a running container.
+    ///
+    /// # Errors
+    /// When the container doesn't run.
+    pub async fn attach(&self, id: &str, stdin: bool, stdio: [OwnedFd; 3]) -> Result<Attachment, ShimError> {
+        let (_, _, connection) = self.ask(&Request::Attach { id: id.into(), stdin }, &Vec::from(stdio)).await?;
+        Ok(Attachment { connection })
+    }
+
+    /// # Errors
+    /// When the container doesn't run.
+    pub async fn resize(&self, id: &str, width: u16, height: u16) -> Result<(), ShimError> {
+        self.done(Request::Resize { id: id.into(), width, height }).await
+    }
+
+    /// Ends the shim. Its containers must have ended.
+    ///
+    /// # Errors
+    /// When a container still runs.
+    pub async fn quit(&self) -> Result<(), ShimError> {
+        match self.done(Request::Quit).await {
+            Err(ShimError::Lost(_)) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+async fn exited(connection: &Connection) -> Result<Exit, ShimError> {
+    loop {
+        if let (Answer::Exited { exit, .. }, _) = connection.receive().await.map_err(ShimError::Lost)? {
+            return Ok(exit);
+        }
+    }
+}
+
+impl Execution {
+    /// Waits for the process' end.
+    ///
+    /// # Errors
+    /// When the shim went away.
+    pub async fn wait(&self) -> Result<Exit, ShimError> {
+        exited(&self.connection).await
+    }
+
+    /// Ends the process, as for a probe that took too long.
+    pub fn kill(&self) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+impl Attachment {
+    /// Waits for the container's end.
+    ///
+    /// # Errors
+    /// When the shim went away.
+    pub async fn wait(&self) -> Result<Exit, ShimError> {
+        exited(&self.connection).await
+    }
+}
+
+/// Sets the size of a terminal (ioctl_tty(2)).
+///
+/// # Errors
+/// When `terminal` is none.
+#[allow(unsafe_code)]
+pub fn set_terminal_size(terminal: &OwnedFd, width: u16, height: u16) -> io::Result<()> {
+    let size = libc::winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the descriptor is open and `size` lives through the call.
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &size) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+struct Connection {
+    fd: AsyncFd<OwnedFd>,
+}
+
+impl Connection {
+    fn open(path: &Path) -> io::Result<Self> {
+        let fd = seqpacket::connect_to(path)?;
+        let flags = nix::fcntl::OFlag::from_bits_retain(nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_GETFL)?);
+        nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(flags | nix::fcntl::OFlag::O_NONBLOCK))?;
+        // SAFETY: an OwnedFd stays the same open descriptor as long as it lives, and AsyncFd owns it.
+        #[allow(unsafe_code)]
+        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE)? };
+        Ok(Connection { fd })
+    }
+
+    async fn receive(&self) -> io::Result<(Answer, Vec<OwnedFd>)> {
+        let received = self.fd.async_io(Interest::READABLE, |fd| seqpacket::receive::<Answer>(fd)).await?;
+        received.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
+    }
+}

@@ -1,0 +1,194 @@
+//! Images: an index of what is here, layers unpacked once and shared by all containers.
+//!
+//! On disk, below one folder: `layers/DIFF-ID/` (unpacked), `index.json` (all images), `incoming/` (what is being
+//! fetched or unpacked; emptied at start). A layer folder exists only when it is whole.
+
+mod archive;
+mod layers;
+mod pull;
+mod registries;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use oci_client::Reference;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use registries::{Credentials, Registries};
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ImageError {
+    #[error("couldn't parse image name {0:?}: {1}")]
+    Name(String, String),
+    /// In the registry's words.
+    #[error("failed to pull image {image:?}: {reason}")]
+    Pull { image: String, reason: String },
+    #[error("{path} is no image archive: {reason}")]
+    Archive { path: String, reason: String },
+    #[error("the layer {digest} is refused: {reason}")]
+    Layer { digest: String, reason: String },
+    #[error("the image store failed: {0}")]
+    Store(String),
+}
+
+impl From<std::io::Error> for ImageError {
+    fn from(error: std::io::Error) -> Self {
+        ImageError::Store(error.to_string())
+    }
+}
+
+/// What of an image's configuration a container needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Defaults {
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    /// `KEY=value`
+    pub env: Vec<String>,
+    pub working_dir: String,
+    pub user: String,
+    pub stop_signal: String,
+}
+
+impl Defaults {
+    /// Reads the `config` of an image configuration (image-spec, config.md).
+    fn read(config: &Value) -> Self {
+        let list = |key: &str| -> Vec<String> {
+            let items = config[key].as_array().into_iter().flatten();
+            items.filter_map(Value::as_str).map(String::from).collect()
+        };
+        let text = |key: &str| config[key].as_str().unwrap_or("").to_string();
+        Defaults {
+            entrypoint: list("Entrypoint"),
+            cmd: list("Cmd"),
+            env: list("Env"),
+            working_dir: text("WorkingDir"),
+            user: text("User"),
+            stop_signal: text("StopSignal"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// Digest of the configuration.
+    pub id: String,
+    /// Full names with tags.
+    pub names: Vec<String>,
+    /// Full names with the manifest's digest.
+    pub digests: Vec<String>,
+    /// Diff ids, lowest first.
+    pub layers: Vec<String>,
+    pub size: u64,
+    pub defaults: Defaults,
+}
+
+pub struct ImageStore {
+    folder: PathBuf,
+    registries: Registries,
+    images: Mutex<BTreeMap<String, Image>>,
+    /// Layers that are being unpacked, so that two images don't unpack one layer at a time.
+    unpacking: tokio::sync::Mutex<()>,
+}
+
+/// The full form of a name: `nginx` → `docker.io/library/nginx:latest`.
+///
+/// # Errors
+/// When the name is malformed.
+pub fn normalize(name: &str) -> Result<String, ImageError> {
+    parse(name).map(|r| r.whole())
+}
+
+fn parse(name: &str) -> Result<Reference, ImageError> {
+    name.parse::<Reference>().map_err(|e| ImageError::Name(name.into(), e.to_string()))
+}
+
+impl ImageStore {
+    /// # Errors
+    /// When the folder can't be made or its index read.
+    pub fn open(folder: &Path, registries: Registries) -> Result<Arc<Self>, ImageError> {
+        let incoming = folder.join("incoming");
+        let _ = std::fs::remove_dir_all(&incoming);
+        std::fs::create_dir_all(&incoming)?;
+        std::fs::create_dir_all(folder.join("layers"))?;
+        let images = match std::fs::read(folder.join("index.json")) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|e| ImageError::Store(format!("index.json: {e}")))?,
+            Err(_) => BTreeMap::new(),
+        };
+        Ok(Arc::new(ImageStore {
+            folder: folder.into(),
+            registries,
+            images: Mutex::new(images),
+            unpacking: tokio::sync::Mutex::new(()),
+        }))
+    }
+
+    /// The image that `name` (tag, digest or id) stands for.
+    pub fn find(&self, name: &str) -> Option<Image> {
+        let images = self.images.lock();
+        if let Some(image) = images.get(name) {
+            return Some(image.clone());
+        }
+        let full = normalize(name).ok()?;
+        images.values().find(|i| i.names.contains(&full) || i.digests.contains(&full)).cloned()
+    }
+
+    pub fn list(&self) -> Vec<Image> {
+        self.images.lock().values().cloned().collect()
+    }
+
+    pub fn layer_path(&self, diff_id: &str) -> PathBuf {
+        self.folder.join("layers").join(diff_id.replace(':', "-"))
+    }
+
+    pub fn layer_paths(&self, image: &Image) -> Vec<PathBuf> {
+        image.layers.iter().map(|l| self.layer_path(l)).collect()
+    }
+
+    /// Adds an image whose layers are unpacked; its names are taken from whatever had them.
+    fn add(&self, mut image: Image) -> Result<Image, ImageError> {
+        let mut images = self.images.lock();
+        for other in images.values_mut() {
+            other.names.retain(|n| !image.names.contains(n));
+        }
+        if let Some(present) = images.get(&image.id) {
+            for (own, theirs) in [(&mut image.names, &present.names), (&mut image.digests, &present.digests)] {
+                own.extend(theirs.iter().cloned());
+                own.sort();
+                own.dedup();
+            }
+        }
+        images.insert(image.id.clone(), image.clone());
+        self.save(&images)?;
+        Ok(image)
+    }
+
+    fn save(&self, images: &BTreeMap<String, Image>) -> Result<(), ImageError> {
+        let text = serde_json::to_vec(images).map_err(|e| ImageError::Store(e.to_string()))?;
+        let new = self.folder.join("index.json.new");
+        std::fs::write(&new, text)?;
+        std::fs::rename(new, self.folder.join("index.json"))?;
+        Ok(())
+    }
+
+    /// Forgets an image and removes the layers that no other image has. The caller knows that no container uses it.
+    ///
+    /// # Errors
+    /// When the index can't be written.
+    pub fn remove(&self, name: &str) -> Result<bool, ImageError> {
+        let Some(image) = self.find(name) else { return Ok(false) };
+        let orphans: Vec<String> = {
+            let mut images = self.images.lock();
+            images.remove(&image.id);
+            self.save(&images)?;
+            let used = |l: &String| images.values().any(|i| i.layers.contains(l));
+            image.layers.into_iter().filter(|l| !used(l)).collect()
+        };
+        for layer in orphans {
+            let _ = std::fs::remove_dir_all(self.layer_path(&layer));
+        }
+        Ok(true)
+    }
+}

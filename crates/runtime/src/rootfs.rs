@@ -1,0 +1,149 @@
+//! Root file systems of containers: overlay mounts over an image's layers.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+/// Mounts `layers` (lowest first) with a writable layer in `folder` at `folder/rootfs`, and returns that path.
+///
+/// # Errors
+/// Those of the system calls; an overlay needs a kernel with overlayfs and a file system that can hold its upper layer.
+pub fn mount_overlay(layers: &[PathBuf], folder: &Path) -> io::Result<PathBuf> {
+    let (rootfs, upper, work) = (folder.join("rootfs"), folder.join("upper"), folder.join("work"));
+    for path in [&rootfs, &upper, &work] {
+        std::fs::create_dir_all(path)?;
+    }
+    if is_mounted(&rootfs) {
+        return Ok(rootfs);
+    }
+    let lower: Vec<String> = layers.iter().rev().map(|l| l.display().to_string()).collect();
+    let lower = if lower.is_empty() {
+        // An image without layers: an empty folder stands for them.
+        let empty = folder.join("empty");
+        std::fs::create_dir_all(&empty)?;
+        empty.display().to_string()
+    } else {
+        lower.join(":")
+    };
+    let options = format!("lowerdir={lower},upperdir={},workdir={}", upper.display(), work.display());
+    if options.len() >= 4096 {
+        return Err(io::Error::other("the image has too many layers for one overlay mount"));
+    }
+    mount(Some("overlay"), &rootfs, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
+    Ok(rootfs)
+}
+
+/// Unmounts whatever is mounted at or below `path`, deepest first. What isn't mounted is no error.
+pub fn unmount_below(path: &Path) {
+    let Ok(mounts) = std::fs::read_to_string("/proc/self/mountinfo") else { return };
+    let mut points: Vec<PathBuf> = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|p| PathBuf::from(unescape(p)))
+        .filter(|p| p.starts_with(path))
+        .collect();
+    points.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
+    for point in points {
+        let _ = umount2(&point, MntFlags::MNT_DETACH);
+    }
+}
+
+/// Whether something is mounted exactly at `path`.
+pub fn is_mounted(path: &Path) -> bool {
+    let Ok(mounts) = std::fs::read_to_string("/proc/self/mountinfo") else { return false };
+    mounts.lines().filter_map(|line| line.split(' ').nth(4)).any(|p| Path::new(&unescape(p)) == path)
+}
+
+/// Undoes the octal escapes of proc(5).
+fn unescape(text: &str) -> String {
+    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}
+
+/// Makes `path` inside `root` without ever leaving it through a symbolic link, and returns where it really is.
+/// `folder` tells whether a folder or an empty file is wanted.
+///
+/// # Errors
+/// When a link points outside for good, or something of another kind is in the way.
+pub fn make_inside(root: &Path, path: &Path, folder: bool) -> io::Result<PathBuf> {
+    let target = resolve_inside(root, path)?;
+    if target.exists() {
+        return Ok(target);
+    }
+    if folder {
+        std::fs::create_dir_all(&target)?;
+    } else {
+        if let Some(parent) = target.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::File::create(&target)?;
+    }
+    Ok(target)
+}
+
+/// Follows `path` as a process chrooted to `root` would.
+///
+/// # Errors
+/// When links go round in circles.
+pub fn resolve_inside(root: &Path, path: &Path) -> io::Result<PathBuf> {
+    let mut pending: Vec<std::ffi::OsString> = parts(path);
+    pending.reverse();
+    let mut at = root.to_path_buf();
+    let mut links = 0;
+    while let Some(part) = pending.pop() {
+        if part == ".." {
+            if at != root {
+                at.pop();
+            }
+            continue;
+        }
+        let next = at.join(&part);
+        match std::fs::read_link(&next) {
+            Ok(link) => {
+                links += 1;
+                if links > 40 {
+                    return Err(io::Error::other(format!("too many symbolic links in {}", path.display())));
+                }
+                if link.is_absolute() {
+                    at = root.to_path_buf();
+                }
+                pending.extend(parts(&link).into_iter().rev());
+            }
+            Err(_) => at = next,
+        }
+    }
+    Ok(at)
+}
+
+fn parts(path: &Path) -> Vec<std::ffi::OsString> {
+    path.components()
+        .filter_map(|c| match c {
+            std::path::Component::Normal(part) => Some(part.to_os_string()),
+            std::path::Component::ParentDir => Some("..".into()),
+            _ => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn links_never_lead_out_of_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(root.join("usr/bin")).unwrap();
+        symlink("usr/bin", root.join("bin")).unwrap();
+        symlink("/etc", root.join("absolute")).unwrap();
+        symlink("../../../..", root.join("usr/up")).unwrap();
+        symlink("loop", root.join("loop")).unwrap();
+        let resolve = |p: &str| resolve_inside(&root, Path::new(p)).map(|p| p.strip_prefix(&root).unwrap().to_path_buf());
+        assert_eq!(resolve("/bin/sh").unwrap(), Path::new("usr/bin/sh"));
+        assert_eq!(resolve("/absolute/passwd").unwrap(), Path::new("etc/passwd"));
+        assert_eq!(resolve("/usr/up/x").unwrap(), Path::new("x"));
+        assert_eq!(resolve("../../x").unwrap(), Path::new("x"));
+        assert!(resolve("/loop").is_err());
+    }
+}

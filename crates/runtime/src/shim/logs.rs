@@ -1,0 +1,149 @@
+//! Container logs in the CRI format: `TIME STREAM F|P TEXT`, one line each, `P` for a line that goes on.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Longer lines are written in parts.
+const LINE: usize = 16 << 10;
+/// A file that reaches this size is put aside, and a new one begun.
+const ROTATE: u64 = 10 << 20;
+/// Files that are kept, the present one included.
+const KEEP: usize = 5;
+
+pub struct LogWriter {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    /// The beginnings of lines whose ends haven't come yet, by stream.
+    pending: [Vec<u8>; 2],
+    out: Vec<u8>,
+}
+
+impl LogWriter {
+    pub fn open(path: &Path) -> io::Result<Self> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let file = open(path)?;
+        let size = file.metadata()?.len();
+        Ok(LogWriter { path: path.into(), file, size, pending: Default::default(), out: Vec::new() })
+    }
+
+    pub fn write(&mut self, stream: &str, bytes: &[u8]) {
+        let mut pending = std::mem::take(&mut self.pending[slot(stream)]);
+        self.out.clear();
+        for piece in bytes.split_inclusive(|b| *b == b'\n') {
+            pending.extend_from_slice(piece);
+            if pending.last() == Some(&b'\n') {
+                pending.pop();
+                self.line(stream, &pending);
+                pending.clear();
+            } else if pending.len() >= LINE {
+                self.entry(stream, "P", &pending);
+                pending.clear();
+            }
+        }
+        self.pending[slot(stream)] = pending;
+        self.flush();
+    }
+
+    /// The stream ended; a line without its end is written as it is.
+    pub fn end(&mut self, stream: &str) {
+        let pending = std::mem::take(&mut self.pending[slot(stream)]);
+        if !pending.is_empty() {
+            self.out.clear();
+            self.entry(stream, "P", &pending);
+            self.flush();
+        }
+    }
+
+    fn line(&mut self, stream: &str, line: &[u8]) {
+        let mut rest = line;
+        while rest.len() > LINE {
+            let (part, after) = rest.split_at(LINE);
+            self.entry(stream, "P", part);
+            rest = after;
+        }
+        self.entry(stream, "F", rest);
+    }
+
+    fn entry(&mut self, stream: &str, tag: &str, text: &[u8]) {
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%9fZ");
+        // Writing to memory can't fail.
+        let _ = write!(self.out, "{now} {stream} {tag} ");
+        self.out.extend_from_slice(text);
+        self.out.push(b'\n');
+    }
+
+    fn flush(&mut self) {
+        // A full disk loses log lines, not the container.
+        if self.file.write_all(&self.out).is_ok() {
+            self.size += self.out.len() as u64;
+        }
+        if self.size >= ROTATE
+            && let Err(error) = self.rotate()
+        {
+            eprintln!("{} can't be rotated: {error}", self.path.display());
+        }
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        let numbered = |n: usize| PathBuf::from(format!("{}.{n}", self.path.display()));
+        for n in (1..KEEP - 1).rev() {
+            if numbered(n).exists() {
+                std::fs::rename(numbered(n), numbered(n + 1))?;
+            }
+        }
+        std::fs::rename(&self.path, numbered(1))?;
+        self.file = open(&self.path)?;
+        self.size = 0;
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+}
+
+fn slot(stream: &str) -> usize {
+    usize::from(stream == "stderr")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(path: &Path) -> Vec<String> {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().map(|l| l.split_once(' ').unwrap().1.to_string()).collect()
+    }
+
+    #[test]
+    fn lines_are_whole_however_they_arrive() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.log");
+        let mut log = LogWriter::open(&path).unwrap();
+        log.write("stdout", b"one\ntw");
+        log.write("stderr", b"bad\n");
+        log.write("stdout", b"o\n\nrest");
+        log.end("stdout");
+        assert_eq!(lines(&path), ["stdout F one", "stderr F bad", "stdout F two", "stdout F ", "stdout P rest"]);
+    }
+
+    #[test]
+    fn long_lines_come_in_parts_and_files_are_rotated() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.log");
+        let mut log = LogWriter::open(&path).unwrap();
+        let chunk = vec![b'x'; 1 << 20];
+        for _ in 0..60 {
+            log.write("stdout", &chunk);
+        }
+        log.write("stdout", b"\n");
+        assert!(lines(&path).iter().all(|l| l.len() <= LINE * 64 + 64));
+        let files = std::fs::read_dir(dir.path()).unwrap().count();
+        assert!(files <= KEEP, "{files} files");
+    }
+}
