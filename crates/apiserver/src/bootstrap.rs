@@ -42,7 +42,7 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
         ensure(server, kind("", "services")?, services(server)),
         ensure(server, kind("", "endpoints")?, vec![endpoints(server)]),
         ensure(server, kind("discovery.k8s.io", "endpointslices")?, vec![endpoint_slice(server)]),
-        ensure(server, kind("", "configmaps")?, vec![authentication(server)]),
+        ensure(server, kind("", "configmaps")?, vec![authentication(server), cluster(server)]),
     )?;
     Ok(())
 }
@@ -122,6 +122,16 @@ fn authentication(server: &ApiServer) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
         "data": {"client-ca-file": server.config.authority.certificate_pem()}})
+}
+
+/// What every node has to know of the cluster.
+fn cluster(server: &ApiServer) -> Value {
+    let config = &server.config;
+    json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "timonel-cluster", "namespace": "kube-system"},
+        "data": {"cluster-cidr": config.cluster_cidr.to_string(), "service-cidr": config.service_cidr.to_string(),
+                 "cluster-dns": config.cluster_dns.to_string(), "cluster-domain": config.cluster_domain,
+                 "disable": config.disabled.join(",")}})
 }
 
 /// Removes old events for as long as the server lives.

@@ -59,6 +59,9 @@ pub struct Config {
     pub advertise: (IpAddr, u16),
     /// The address of the cluster's DNS server, given to no other service.
     pub cluster_dns: IpAddr,
+    pub cluster_cidr: ipnet::IpNet,
+    /// Parts that are left out, told to all nodes.
+    pub disabled: Vec<String>,
 }
 
 /// Who is at the other end of a connection.

@@ -1,1 +1,72 @@
+//! The control loops that make the cluster be what its objects say.
+//!
+//! Each module is one controller: where deciding is more than a line, a pure `plan` makes actions from what is
+//! observed, and a small executor carries them out. All of them read the shared [`informer`] caches, write through the
+//! API, and keep nothing else: after a crash the next look at the same objects goes on where the last one stopped.
 
+mod certificates;
+mod deployment;
+mod endpoints;
+mod garbage;
+mod namespace;
+mod nodes;
+mod pods;
+mod replica_set;
+mod service_account;
+mod stateful_set;
+mod storage;
+
+use std::sync::Arc;
+
+use informer::{Informers, Recorder};
+use ipnet::IpNet;
+use kube::Client;
+
+/// What the controllers need to know of the cluster.
+pub struct Config {
+    pub authority: Arc<pki::Authority>,
+    pub cluster_cidr: IpNet,
+    /// Whether the `local-path` storage class and its provisioner are wanted.
+    pub local_storage: bool,
+}
+
+#[derive(Clone)]
+struct Context {
+    client: Client,
+    informers: Informers,
+    events: Recorder,
+    config: Arc<Config>,
+}
+
+impl Context {
+    fn events(&self, component: &'static str) -> Self {
+        Context { events: Recorder::new(self.client.clone(), component, ""), ..self.clone() }
+    }
+}
+
+type Result<T = (), E = kube::Error> = std::result::Result<T, E>;
+
+/// Starts all controllers. They end with the process.
+pub fn start(config: Config, informers: Informers) {
+    let client = informers.client().clone();
+    let events = Recorder::new(client.clone(), "controller-manager", "");
+    let context = Context { client, informers, events, config: Arc::new(config) };
+    namespace::start(context.clone());
+    service_account::start(context.clone());
+    certificates::start(context.clone());
+    nodes::start(context.events("node-controller"));
+    replica_set::start(context.events("replicaset-controller"));
+    deployment::start(context.events("deployment-controller"));
+    stateful_set::start(context.events("statefulset-controller"));
+    endpoints::start(context.events("endpoint-slice-controller"));
+    storage::start(context.events("persistentvolume-controller"));
+    garbage::start(context);
+}
+
+/// Taking what is gone already, or was made already, for done.
+fn ignore<T>(result: Result<T>, codes: &[u16]) -> Result<()> {
+    match result {
+        Err(kube::Error::Api(status)) if codes.contains(&status.code) => Ok(()),
+        other => other.map(|_| ()),
+    }
+}

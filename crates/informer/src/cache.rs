@@ -47,6 +47,8 @@ struct Inner<K> {
     items: RwLock<BTreeMap<Key, Arc<K>>>,
     handlers: RwLock<Vec<Handler<K>>>,
     synced: watch::Sender<bool>,
+    /// Counts changes, for those who wait for one.
+    changes: watch::Sender<u64>,
 }
 
 /// A cache of all objects of a kind (or those that a selector picks). Clones share it.
@@ -64,7 +66,7 @@ impl<K: Keyed> Informer<K> {
     /// Watches what `api` and `config` say, until the process ends.
     pub fn start(api: Api<K>, config: watcher::Config) -> Self {
         let inner =
-            Arc::new(Inner { items: RwLock::default(), handlers: RwLock::default(), synced: watch::channel(false).0 });
+            Arc::new(Inner { items: RwLock::default(), handlers: RwLock::default(), synced: watch::channel(false).0, changes: watch::channel(0).0 });
         tokio::spawn(feed(inner.clone(), api, config));
         Informer { inner }
     }
@@ -94,6 +96,20 @@ impl<K: Keyed> Informer<K> {
         handlers.push(Box::new(handler));
     }
 
+    /// Waits until the cache shows of an object what `shown` wants, so that the next look sees one's own write. Gives
+    /// up after some seconds: then the next round decides.
+    pub async fn wait_for(&self, key: &Key, shown: impl Fn(Option<&K>) -> bool) {
+        let mut changes = self.inner.changes.subscribe();
+        let wait = async {
+            while !shown(self.get(key).as_deref()) {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(5), wait).await;
+    }
+
     /// Waits until the cache has been filled for the first time.
     pub async fn synced(&self) {
         let mut synced = self.inner.synced.subscribe();
@@ -107,6 +123,7 @@ impl<K: Keyed> Inner<K> {
         let new = Arc::new(object);
         let old = self.items.write().insert(new.key(), new.clone());
         notify(&handlers, &Change::Applied { old, new });
+        self.changes.send_modify(|n| *n += 1);
     }
 
     fn remove(&self, key: &Key) {
@@ -114,6 +131,7 @@ impl<K: Keyed> Inner<K> {
         let old = self.items.write().remove(key);
         if let Some(old) = old {
             notify(&handlers, &Change::Deleted(old));
+            self.changes.send_modify(|n| *n += 1);
         }
     }
 }

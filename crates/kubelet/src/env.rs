@@ -137,7 +137,7 @@ impl Agent {
         if pod.spec.as_ref().and_then(|s| s.enable_service_links).unwrap_or(true) {
             service_variables(&all.list_in(&namespace), &mut env);
         }
-        for source in container.env_from.iter().flatten() {
+        for source in container.env_from.as_deref().unwrap_or_default() {
             let prefix = source.prefix.clone().unwrap_or_default();
             let data = if let Some(reference) = &source.config_map_ref {
                 self.config_map(&namespace, &reference.name, reference.optional.unwrap_or(false)).await?
@@ -150,7 +150,7 @@ impl Agent {
                 env.insert(format!("{prefix}{key}"), String::from_utf8_lossy(&value).into_owned());
             }
         }
-        for variable in container.env.iter().flatten() {
+        for variable in container.env.as_deref().unwrap_or_default() {
             let value = match (&variable.value, &variable.value_from) {
                 (Some(value), _) => Some(expand(value, &env)),
                 (None, Some(source)) => self.from_source(pod, container, &namespace, source, ip).await?,

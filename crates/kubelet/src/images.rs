@@ -88,7 +88,7 @@ impl Agent {
     async fn pull_credentials(&self, pod: &Pod, image: &str) -> Option<Credentials> {
         let registry = runtime::image::normalize(image).ok()?.split('/').next()?.to_string();
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &pod.namespace()?);
-        for reference in pod.spec.as_ref()?.image_pull_secrets.iter().flatten() {
+        for reference in pod.spec.as_ref()?.image_pull_secrets.as_deref().unwrap_or_default() {
             let Ok(secret) = secrets.get(&reference.name).await else { continue };
             let Some(bytes) = secret.data.and_then(|mut d| d.remove(".dockerconfigjson")) else { continue };
             if let Some(found) = from_docker_config(&bytes.0, &registry) {

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use runtime::ShimClient;
 use tokio::sync::watch;
 
-use crate::sandbox::{Places, Sandbox};
+use crate::sandbox::Places;
 use crate::worker::{self, Saved};
 use crate::{Agent, Config};
 
@@ -86,10 +86,6 @@ impl Manager {
 
     pub fn shim(&self, places: &Places) -> ShimClient {
         ShimClient::at(&places.run)
-    }
-
-    pub fn sandbox(saved: &Saved) -> Option<&Sandbox> {
-        saved.sandbox.as_ref()
     }
 }
 

@@ -28,7 +28,8 @@ impl Agent {
     pub async fn prepare_volumes(&self, pod: &Pod, places: &Places, ip: &str) -> Result<BTreeMap<String, PathBuf>, String> {
         let mut paths = BTreeMap::new();
         let fs_group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|c| c.fs_group);
-        for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+        let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+        for volume in volumes {
             let path = self.volume(pod, volume, places, ip).await.map_err(|e| {
                 format!("MountVolume.SetUp failed for volume {:?} : {e}", volume.name)
             })?;
@@ -77,7 +78,7 @@ impl Agent {
             self.downward(pod, source.items.as_deref(), source.default_mode.unwrap_or(0o644), ip, &mut files)?;
         } else if let Some(source) = &volume.projected {
             let mode = source.default_mode.unwrap_or(0o644);
-            for part in source.sources.iter().flatten() {
+            for part in source.sources.as_deref().unwrap_or_default() {
                 if let Some(p) = &part.config_map {
                     let optional = p.optional.unwrap_or(false);
                     let data = self.config_map(&namespace, &p.name, optional).await?;
@@ -141,8 +142,9 @@ impl Agent {
         let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let account = pod.spec.as_ref().and_then(|s| s.service_account_name.clone()).unwrap_or_else(|| "default".into());
         let request = TokenRequest {
-            spec: TokenRequestSpec {
-                audiences: audience.map(String::from).into_iter().collect(),
+            spec: Some(TokenRequestSpec {
+                attestations: None,
+                audiences: audience.map(|a| vec![a.into()]),
                 expiration_seconds: Some(seconds),
                 bound_object_ref: Some(BoundObjectReference {
                     api_version: Some("v1".into()),
@@ -150,11 +152,11 @@ impl Agent {
                     name: Some(pod.name_any()),
                     uid: pod.uid(),
                 }),
-            },
+            }),
             ..Default::default()
         };
         let answer = api.create_token_request(&account, &PostParams::default(), &request).await.map_err(|e| e.to_string())?;
-        Ok(answer.status.map(|s| s.token).unwrap_or_default().into_bytes())
+        Ok(answer.status.and_then(|s| s.token).unwrap_or_default().into_bytes())
     }
 
     /// The folder of a bound claim's volume.

@@ -179,6 +179,20 @@ impl Bridge {
         added.map_err(netlink(format!("adding the route to {range} by {node}")))
     }
 
+    /// Leads the addresses of services to the bridge, where they are translated before they get anywhere.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub async fn route_services(&self, range: IpNet) -> Result<(), NetworkError> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(v4(range.network())?, range.prefix_len())
+            .output_interface(self.index().await?)
+            .scope(RouteScope::Link)
+            .build();
+        let added = self.handle.route().add(route).replace().execute().await;
+        added.map_err(netlink(format!("adding the route to the services {range}")))
+    }
+
     /// Removes the route to a node that is gone.
     ///
     /// # Errors

@@ -260,6 +260,27 @@ fn address(raw: &[u8]) -> Option<String> {
     <[u8; 16]>::try_from(raw).ok().map(|v6| IpAddr::from(v6).to_string())
 }
 
+/// What a certificate signing request asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestFacts {
+    pub common_name: String,
+    pub organizations: Vec<String>,
+}
+
+/// # Errors
+/// When `pem` holds no certificate signing request.
+pub fn request_facts(pem: &str) -> Result<RequestFacts, PkiError> {
+    let pem = parse_pem(pem).ok_or_else(|| PkiError::Parse("no PEM block".into()))?;
+    let (_, request) = x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents)
+        .map_err(|e| PkiError::Parse(e.to_string()))?;
+    let subject = &request.certification_request_info.subject;
+    let text = |a: &x509_parser::x509::AttributeTypeAndValue<'_>| a.as_str().unwrap_or("").to_string();
+    Ok(RequestFacts {
+        common_name: subject.iter_common_name().next().map(text).unwrap_or_default(),
+        organizations: subject.iter_organization().map(text).collect(),
+    })
+}
+
 /// A new private key as PEM (P-256, PKCS #8).
 ///
 /// # Errors

@@ -11,7 +11,7 @@ mod ca;
 mod files;
 mod token;
 
-pub use ca::{Authority, CertificateFacts, Identity, PkiError, Usage, certificate_facts, certificate_names, new_key, public_key, request};
+pub use ca::{Authority, CertificateFacts, Identity, PkiError, Usage, certificate_facts, certificate_names, new_key, public_key, request, request_facts, RequestFacts};
 pub use files::{kubeconfig, write_private};
 pub use token::{JoinToken, TokenError, random_secret};
 

@@ -1,1 +1,206 @@
+//! The scheduler: gives every pod a node.
+//!
+//! [`plan`] is pure: a pod and the nodes with what runs on them → the best node, or why there is none. [`run`] keeps a
+//! snapshot of the nodes in step with the API, takes pods from a queue by priority, and binds in the background; a pod
+//! counts on its node from the moment of the decision.
 
+pub mod plan;
+mod snapshot;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use informer::{Change, Informers, Key, Keyed as _, Queue, Recorder};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt as _};
+use parking_lot::Mutex;
+use serde_json::json;
+
+use plan::{Outcome, Volumes};
+use snapshot::Snapshot;
+
+const NAME: &str = "default-scheduler";
+const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+
+#[derive(Clone)]
+struct Scheduler {
+    client: Client,
+    events: Recorder,
+    snapshot: Arc<Mutex<Snapshot>>,
+    pods: informer::Informer<Pod>,
+    claims: informer::Informer<PersistentVolumeClaim>,
+    volumes: informer::Informer<PersistentVolume>,
+    classes: informer::Informer<StorageClass>,
+}
+
+/// Starts the scheduler. It ends with the process.
+pub fn start(informers: &Informers) {
+    let scheduler = Scheduler {
+        client: informers.client().clone(),
+        events: Recorder::new(informers.client().clone(), NAME, ""),
+        snapshot: Arc::default(),
+        pods: informers.of(),
+        claims: informers.of(),
+        volumes: informers.of(),
+        classes: informers.of(),
+    };
+    let nodes = informers.of::<Node>();
+    let queue = Queue::default();
+    // Pods that found no node wait for a change that may help.
+    let waiting: Arc<Mutex<Vec<Key>>> = Arc::default();
+    let (snapshot, again, parked) = (scheduler.snapshot.clone(), queue.clone(), waiting.clone());
+    let wake = move || parked.lock().drain(..).for_each(|key| again.add(key));
+    let retry = wake.clone();
+    nodes.on_change(move |change| {
+        match change {
+            Change::Applied { new, .. } => snapshot.lock().put_node(new.clone()),
+            Change::Deleted(old) => snapshot.lock().remove_node(&old.name_any()),
+        }
+        retry();
+    });
+    let (snapshot, add, retry) = (scheduler.snapshot.clone(), queue.clone(), wake.clone());
+    scheduler.pods.on_change(move |change| {
+        let pod = change.object();
+        let over = matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
+        let assigned = pod.spec.as_ref().is_some_and(|s| s.node_name.is_some());
+        if matches!(change, Change::Deleted(_)) || over {
+            snapshot.lock().remove_pod(&pod.key());
+            if assigned {
+                retry();
+            }
+        } else if assigned {
+            snapshot.lock().put_pod(pod.clone());
+        } else if pod.metadata.deletion_timestamp.is_none() && is_ours(pod) {
+            add.add(pod.key());
+        }
+    });
+    let retry = wake.clone();
+    scheduler.claims.on_change(move |_| retry());
+    scheduler.volumes.on_change(move |_| wake());
+    queue.work(NAME, 1, move |key| {
+        let (scheduler, waiting, nodes) = (scheduler.clone(), waiting.clone(), nodes.clone());
+        async move {
+            informer::synced!(nodes, scheduler.pods, scheduler.claims, scheduler.volumes, scheduler.classes);
+            scheduler.schedule(&key, &waiting).await
+        }
+    });
+}
+
+fn is_ours(pod: &Pod) -> bool {
+    let spec = pod.spec.as_ref();
+    let name = spec.and_then(|s| s.scheduler_name.as_deref()).unwrap_or(NAME);
+    name == NAME && spec.and_then(|s| s.scheduling_gates.as_ref()).is_none_or(Vec::is_empty)
+}
+
+impl Scheduler {
+    async fn schedule(&self, key: &Key, waiting: &Mutex<Vec<Key>>) -> Result<Option<Duration>, kube::Error> {
+        let Some(pod) = self.pods.get(key) else { return Ok(None) };
+        let assigned = pod.spec.as_ref().is_some_and(|s| s.node_name.is_some());
+        if assigned || pod.metadata.deletion_timestamp.is_some() || self.snapshot.lock().has_pod(key) {
+            return Ok(None);
+        }
+        let volumes = match self.volumes_of(&pod) {
+            Ok(volumes) => volumes,
+            Err(reason) => {
+                waiting.lock().push(key.clone());
+                return self.unschedulable(&pod, &reason).await.map(|()| Some(Duration::from_secs(30)));
+            }
+        };
+        let outcome = plan::place(&pod, self.snapshot.lock().nodes(), &volumes);
+        let node = match outcome {
+            Outcome::Node(node) => node,
+            Outcome::Nowhere(reason) => {
+                waiting.lock().push(key.clone());
+                self.unschedulable(&pod, &reason).await?;
+                // Normally a change wakes the pod; this is for what no change announces.
+                return Ok(Some(Duration::from_secs(30)));
+            }
+        };
+        if !volumes.to_provision.is_empty() {
+            // The volumes are made on the chosen node first; the pod comes back when they are bound.
+            for claim in &volumes.to_provision {
+                let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
+                let patch = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});
+                api.patch(claim, &PatchParams::default(), &Patch::Merge(patch)).await?;
+            }
+            waiting.lock().push(key.clone());
+            return Ok(Some(Duration::from_secs(10)));
+        }
+        self.snapshot.lock().assume(pod.clone(), &node);
+        let this = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = this.bind(&pod, &node).await {
+                tracing::debug!(pod = %pod.key(), %error, "a binding failed");
+                this.snapshot.lock().remove_pod(&pod.key());
+            }
+        });
+        // If the binding fails the pod is looked at again.
+        Ok(Some(Duration::from_secs(5)))
+    }
+
+    async fn bind(&self, pod: &Pod, node: &str) -> Result<(), kube::Error> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        let binding = json!({"apiVersion": "v1", "kind": "Binding",
+            "metadata": {"name": pod.name_any(), "namespace": pod.namespace(), "uid": pod.uid()},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node}});
+        let _: serde_json::Value = api.create_subresource("binding", &pod.name_any(), &PostParams::default(), &binding).await?;
+        let text = format!("Successfully assigned {}/{} to {node}", pod.namespace().unwrap_or_default(), pod.name_any());
+        self.events.normal(pod, "Scheduled", text);
+        Ok(())
+    }
+
+    async fn unschedulable(&self, pod: &Pod, reason: &str) -> Result<(), kube::Error> {
+        let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+        let told = conditions.and_then(|c| c.iter().find(|c| c.type_ == "PodScheduled"));
+        if told.is_some_and(|c| c.message.as_deref() == Some(reason)) {
+            return Ok(());
+        }
+        self.events.warning(pod, "FailedScheduling", reason);
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        let now = k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let patch = Patch::Strategic(json!({"status": {"conditions": [{"type": "PodScheduled", "status": "False",
+            "reason": "Unschedulable", "message": reason, "lastTransitionTime": now}]}}));
+        match api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
+    /// What the pod's claims demand of a node.
+    fn volumes_of(&self, pod: &Pod) -> Result<Volumes, String> {
+        let namespace = pod.namespace().unwrap_or_default();
+        let mut volumes = Volumes::default();
+        for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+            let Some(source) = &volume.persistent_volume_claim else { continue };
+            let claim = self.claims.get(&Key::new(&namespace, &source.claim_name));
+            let claim = claim.ok_or_else(|| format!("persistentvolumeclaim {:?} not found", source.claim_name))?;
+            let spec = claim.spec.clone().unwrap_or_default();
+            if let Some(name) = &spec.volume_name {
+                if let Some(volume) = self.volumes.get(&Key::new("", name)) {
+                    let affinity = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref()).and_then(|a| a.required.clone());
+                    volumes.affinities.extend(affinity);
+                }
+                let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
+                if !bound {
+                    return Err("pod has unbound immediate PersistentVolumeClaims".into());
+                }
+                continue;
+            }
+            let class = self.classes.get(&Key::new("", spec.storage_class_name.as_deref().unwrap_or("")));
+            let waits = class.as_ref().is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
+            if !waits {
+                return Err("pod has unbound immediate PersistentVolumeClaims".into());
+            }
+            match claim.annotations().get(SELECTED_NODE) {
+                Some(node) => {
+                    volumes.node = Some(node.clone());
+                    volumes.to_provision.push(claim.name_any());
+                }
+                None => volumes.to_provision.push(claim.name_any()),
+            }
+        }
+        Ok(volumes)
+    }
+}

@@ -41,10 +41,10 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("can't listen on {}:{} (is another server running? --https-listen-port chooses another port)", address.0, address.1)
     })?;
-    let plan = prepare(args)?;
+    let plan = prepare(args).await?;
     let database = plan.args.node.data_dir.join("server/db");
     std::fs::create_dir_all(&database).with_context(|| format!("can't make {}", database.display()))?;
-    let store = store::SqliteStore::open(&database.join("state.db"), store::Options::default())?;
+    let store = store::SqliteStore::open(&database.join("state.db"), store::sqlite::Options::default())?;
     let api = ApiServer::start(api_config(&plan), Arc::new(store)).await?;
     let serving = tokio::spawn(apiserver::serve(api.clone(), listener, plan.serving.clone(), stop.clone()));
     components::start_control_plane(&api, &plan.args, &plan.authority, &stop);
@@ -66,11 +66,11 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
+async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
     let tls = args.node.data_dir.join("server/tls");
     let authority = Arc::new(Authority::load_or_create(&tls, "ca")?);
     let node_name = agent::node_name(args.node.node_name.as_deref())?;
-    let node_ip = agent::node_ip(args.node.node_ip)?;
+    let node_ip = agent::node_ip(args.node.node_ip).await?;
     if !args.service_cidr.contains(&args.cluster_dns) {
         bail!("--cluster-dns {} must be one of the services' addresses (--service-cidr {})", args.cluster_dns, args.service_cidr);
     }
@@ -128,6 +128,8 @@ fn api_config(plan: &Plan) -> apiserver::Config {
         cluster_domain: plan.args.cluster_domain.clone(),
         advertise: (plan.node_ip, plan.args.https_listen_port),
         cluster_dns: plan.args.cluster_dns,
+        cluster_cidr: plan.args.cluster_cidr,
+        disabled: plan.args.disable.clone(),
     }
 }
 

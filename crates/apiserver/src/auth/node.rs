@@ -22,7 +22,7 @@ pub fn allows(server: &ApiServer, user: &User, a: &Attributes<'_>) -> bool {
         ("", "secrets" | "configmaps" | "persistentvolumeclaims") => {
             read && !a.name.is_empty() && refers(server, node, a)
         }
-        ("", "persistentvolumes") => a.verb == "get" && !a.name.is_empty(),
+        ("", "persistentvolumes") => read || (a.verb == "patch" && is_local(server, a, node)),
         ("", "serviceaccounts/token") => a.verb == "create" && uses_account(server, node, a),
         ("coordination.k8s.io", "leases") => {
             a.namespace == "kube-node-lease" && (a.verb == "create" || a.name == node)
@@ -43,6 +43,12 @@ fn is_on(server: &ApiServer, a: &Attributes<'_>, node: &str) -> bool {
     pods.get(&key).is_none_or(|pod| pod.field(pods.kind, "spec.nodeName") == node)
 }
 
+/// Whether a volume is a folder of this node, which has to remove it.
+fn is_local(server: &ApiServer, a: &Attributes<'_>, node: &str) -> bool {
+    let volume = server.cache.named("persistentvolumes").get(a.name);
+    volume.is_some_and(|v| v.parse().at(&["metadata", "annotations", "timonel.io/node"]) == node)
+}
+
 /// The pods of `node` in the namespace of `a`.
 fn pods_of(server: &ApiServer, node: &str, a: &Attributes<'_>) -> Vec<Value> {
     let fields = FieldSelector { terms: vec![("spec.nodeName".into(), node.into(), true)] };
@@ -56,8 +62,9 @@ fn uses_account(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
 
 /// Whether a pod of the node names the object anywhere in its spec where such a name may stand.
 fn refers(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
-    // The root CA bundle is projected into every pod.
-    if a.resource == "configmaps" && a.name == "kube-root-ca.crt" {
+    // The root CA bundle is projected into every pod, and the cluster's settings are for all nodes.
+    let settings = a.namespace == "kube-system" && a.name == "timonel-cluster";
+    if a.resource == "configmaps" && (a.name == "kube-root-ca.crt" || settings) {
         return true;
     }
     pods_of(server, node, a).iter().any(|pod| pod_refers(&pod["spec"], a.resource, a.name))

@@ -1,9 +1,11 @@
 //! Images from registries (distribution-spec), through mirrors if there are some.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
+use oci_client::manifest::OciDescriptor;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
 
@@ -44,6 +46,13 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Fetches one layer into a file; the client checks its digest.
+async fn fetch(client: Client, place: Reference, layer: OciDescriptor, path: PathBuf) -> Result<PathBuf, String> {
+    let file = tokio::fs::File::create(&path).await.map_err(|e| e.to_string())?;
+    client.pull_blob(&place, &layer, file).await.map_err(|e| chain(&e))?;
+    Ok(path)
+}
+
 impl ImageStore {
     /// Pulls an image, from the first endpoint that has it. `given` are credentials for the image's own registry, from
     /// a pull secret.
@@ -82,15 +91,8 @@ impl ImageStore {
         let (manifest, digest, config) =
             client.pull_manifest_and_config(&place, &auth).await.map_err(|e| chain(&e))?;
         let folder = tempfile::tempdir_in(self.folder.join("incoming")).map_err(|e| e.to_string())?;
-        let files: Vec<_> = futures::stream::iter(manifest.layers.iter().enumerate())
-            .map(|(i, layer)| {
-                let (client, place, path) = (&client, &place, folder.path().join(i.to_string()));
-                async move {
-                    let file = tokio::fs::File::create(&path).await.map_err(|e| e.to_string())?;
-                    client.pull_blob(place, layer, file).await.map_err(|e| chain(&e))?;
-                    Ok::<_, String>(path)
-                }
-            })
+        let files: Vec<_> = futures::stream::iter(manifest.layers.into_iter().enumerate())
+            .map(|(i, layer)| fetch(client.clone(), place.clone(), layer, folder.path().join(i.to_string())))
             .buffered(PARALLEL)
             .try_collect()
             .await?;

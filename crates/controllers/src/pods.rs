@@ -1,0 +1,145 @@
+//! What controllers of pods have in common.
+
+use std::sync::Arc;
+
+use apimachinery::LabelSelector;
+use informer::{Informer, Key, Keyed as _};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector as ApiSelector, ObjectMeta, OwnerReference};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::{Api, Client, Resource, ResourceExt as _};
+
+use crate::Result;
+
+/// A controller's reference to what it manages.
+pub fn owner<K: Resource<DynamicType = ()>>(object: &K) -> OwnerReference {
+    OwnerReference {
+        api_version: K::api_version(&()).into_owned(),
+        kind: K::kind(&()).into_owned(),
+        name: object.name_any(),
+        uid: object.uid().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+/// The owner that controls an object.
+pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
+    meta.owner_references.as_ref()?.iter().find(|o| o.controller == Some(true))
+}
+
+pub fn is_owned_by(meta: &ObjectMeta, uid: &str) -> bool {
+    controller_of(meta).is_some_and(|o| o.uid == uid)
+}
+
+pub fn selector(selector: &ApiSelector) -> Option<LabelSelector> {
+    let selector = LabelSelector::from_json(&serde_json::to_value(selector).ok()?).ok()?;
+    if selector.is_empty() { None } else { Some(selector) }
+}
+
+pub fn is_deleting(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+pub fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending")
+}
+
+/// Neither over nor on its way out.
+pub fn is_active(pod: &Pod) -> bool {
+    !is_deleting(pod) && !matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+fn condition_since(pod: &Pod, kind: &str) -> Option<Timestamp> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let condition = conditions.iter().find(|c| c.type_ == kind && c.status == "True")?;
+    Some(condition.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0))
+}
+
+pub fn is_ready(pod: &Pod) -> bool {
+    condition_since(pod, "Ready").is_some()
+}
+
+/// Ready for at least `min_ready` seconds; else, how long it still takes (if it is ready at all).
+pub fn is_available(pod: &Pod, min_ready: i32, now: Timestamp) -> std::result::Result<(), Option<SignedDuration>> {
+    let Some(since) = condition_since(pod, "Ready") else { return Err(None) };
+    let needed = SignedDuration::from_secs(i64::from(min_ready));
+    let so_far = now.duration_since(since);
+    if min_ready <= 0 || so_far >= needed { Ok(()) } else { Err(Some(needed - so_far)) }
+}
+
+/// A pod from a template, owned by `owner`.
+pub fn from_template(template: &PodTemplateSpec, namespace: &str, owner: OwnerReference) -> Pod {
+    let meta = template.metadata.clone().unwrap_or_default();
+    Pod {
+        metadata: ObjectMeta {
+            namespace: Some(namespace.into()),
+            labels: meta.labels,
+            annotations: meta.annotations,
+            finalizers: meta.finalizers,
+            owner_references: Some(vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: template.spec.clone(),
+        ..Pod::default()
+    }
+}
+
+/// Creates a pod and waits until the cache shows it, so that it isn't created twice.
+pub async fn create(client: &Client, cache: &Informer<Pod>, pod: &Pod) -> Result<Pod> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let created = api.create(&PostParams::default(), pod).await?;
+    let uid = created.uid();
+    cache.wait_for(&created.key(), |p| p.is_some_and(|p| p.uid() == uid)).await;
+    Ok(created)
+}
+
+/// Deletes a pod and waits until the cache shows that it is on its way out.
+pub async fn delete(client: &Client, cache: &Informer<Pod>, pod: &Pod) -> Result {
+    let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let params = DeleteParams {
+        preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    crate::ignore(api.delete(&pod.name_any(), &params).await, &[404, 409])?;
+    let uid = pod.uid();
+    cache.wait_for(&pod.key(), |p| p.is_none_or(|p| p.uid() != uid || is_deleting(p))).await;
+    Ok(())
+}
+
+/// The pods of a namespace that `uid` controls.
+pub fn owned(cache: &Informer<Pod>, namespace: &str, uid: &str) -> Vec<Arc<Pod>> {
+    cache.list_in(namespace).into_iter().filter(|p| is_owned_by(&p.metadata, uid)).collect()
+}
+
+/// The key of the controller of kind `kind` that owns an object.
+pub fn controller_key(meta: &ObjectMeta, kind: &str) -> Option<Key> {
+    let owner = controller_of(meta).filter(|o| o.kind == kind)?;
+    Some(Key::new(meta.namespace.as_deref().unwrap_or(""), &owner.name))
+}
+
+/// A short name for the content of a value: the same content has the same name.
+pub fn content_hash(value: &impl serde::Serialize) -> String {
+    let text = serde_json::to_string(value).unwrap_or_default();
+    let hash = text.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    apimachinery::names::safe_encode(&hash.to_string())
+}
+
+/// A number or a percentage of `total`, rounded up or down.
+pub fn scaled(
+    value: Option<&k8s_openapi::apimachinery::pkg::util::intstr::IntOrString>,
+    total: i32,
+    up: bool,
+) -> i32 {
+    use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+    match value {
+        Some(IntOrString::Int(n)) => *n,
+        Some(IntOrString::String(text)) => {
+            let percent: i32 = text.trim_end_matches('%').parse().unwrap_or(0);
+            let product = percent * total;
+            if up { (product + 99).div_euclid(100) } else { product.div_euclid(100) }
+        }
+        None => 0,
+    }
+}

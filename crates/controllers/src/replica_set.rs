@@ -1,0 +1,172 @@
+//! ReplicaSets: so many pods of a template, no more and no fewer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use informer::{Informer, Key, Keyed as _, Queue};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+
+use crate::{Context, Result, pods};
+
+/// Pods that one round creates at the most.
+const BURST: usize = 500;
+
+#[derive(Debug, PartialEq)]
+struct Plan {
+    create: usize,
+    /// Indices into the pods that were given.
+    delete: Vec<usize>,
+}
+
+/// What leads from `pods` (all of the set, those that end included) to `wanted`.
+fn plan(wanted: usize, pods: &[Arc<Pod>]) -> Plan {
+    let mut active: Vec<usize> = (0..pods.len()).filter(|i| pods::is_active(&pods[*i])).collect();
+    if active.len() <= wanted {
+        return Plan { create: (wanted - active.len()).min(BURST), delete: Vec::new() };
+    }
+    let surplus = active.len() - wanted;
+    active.sort_by_key(|i| rank(&pods[*i]));
+    active.truncate(surplus);
+    Plan { create: 0, delete: active }
+}
+
+/// The lower, the sooner a pod is given up: unassigned before assigned, pending before running, unready before ready,
+/// cheap before dear, young before old.
+fn rank(pod: &Pod) -> (bool, u8, bool, i64, std::cmp::Reverse<Option<Timestamp>>) {
+    let assigned = pod.spec.as_ref().is_some_and(|s| s.node_name.is_some());
+    let phase = match pods::phase(pod) {
+        "Pending" => 0,
+        "Unknown" => 1,
+        _ => 2,
+    };
+    let cost = pod.annotations().get("controller.kubernetes.io/pod-deletion-cost").and_then(|c| c.parse().ok());
+    let born = pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    (assigned, phase, pods::is_ready(pod), cost.unwrap_or(0), std::cmp::Reverse(born))
+}
+
+pub fn start(context: Context) {
+    let sets = context.informers.of::<ReplicaSet>();
+    let all_pods = context.informers.of::<Pod>();
+    let queue = Queue::default();
+    let add = queue.clone();
+    sets.on_change(move |change| add.add(change.object().key()));
+    let add = queue.clone();
+    all_pods.on_change(move |change| {
+        if let Some(key) = pods::controller_key(&change.object().metadata, "ReplicaSet") {
+            add.add(key);
+        }
+    });
+    queue.work("replicaset", 4, move |key| {
+        let (context, sets, all_pods) = (context.clone(), sets.clone(), all_pods.clone());
+        async move {
+            informer::synced!(sets, all_pods);
+            reconcile(&context, &sets, &all_pods, &key).await
+        }
+    });
+}
+
+async fn reconcile(context: &Context, sets: &Informer<ReplicaSet>, cache: &Informer<Pod>, key: &Key) -> Result<Option<Duration>> {
+    let Some(set) = sets.get(key) else { return Ok(None) };
+    let (spec, Some(uid)) = (&set.spec, set.uid()) else { return Ok(None) };
+    let mut failure = None;
+    let mine = pods::owned(cache, &key.namespace, &uid);
+    if set.metadata.deletion_timestamp.is_none()
+        && let Some(template) = &spec.template
+    {
+        let plan = plan(usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0), &mine);
+        let mut pod = pods::from_template(template, &key.namespace, pods::owner(set.as_ref()));
+        pod.metadata.generate_name = Some(format!("{}-", key.name));
+        // All at once; the API commits them together.
+        let creations = (0..plan.create).map(|_| pods::create(&context.client, cache, &pod));
+        for created in futures::future::join_all(creations).await {
+            match created {
+                Ok(pod) => context.events.normal(set.as_ref(), "SuccessfulCreate", format!("Created pod: {}", pod.name_any())),
+                Err(error) => {
+                    context.events.warning(set.as_ref(), "FailedCreate", format!("Error creating: {error}"));
+                    failure = Some(error);
+                }
+            }
+        }
+        for index in plan.delete {
+            pods::delete(&context.client, cache, &mine[index]).await?;
+            context.events.normal(set.as_ref(), "SuccessfulDelete", format!("Deleted pod: {}", mine[index].name_any()));
+        }
+    }
+    let again = write_status(context, &set, &pods::owned(cache, &key.namespace, &uid), failure.as_ref()).await?;
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(again),
+    }
+}
+
+async fn write_status(context: &Context, set: &ReplicaSet, mine: &[Arc<Pod>], failure: Option<&kube::Error>) -> Result<Option<Duration>> {
+    let spec = &set.spec;
+    let active: Vec<&Arc<Pod>> = mine.iter().filter(|p| pods::is_active(p)).collect();
+    let template = spec.template.as_ref().and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.clone()).unwrap_or_default();
+    let labelled = active.iter().filter(|p| template.iter().all(|(k, v)| p.labels().get(k) == Some(v))).count();
+    let now = Timestamp::now();
+    let min_ready = spec.min_ready_seconds.unwrap_or(0);
+    let checks: Vec<_> = active.iter().map(|p| pods::is_available(p, min_ready, now)).collect();
+    let mut status = json!({
+        "replicas": active.len(), "fullyLabeledReplicas": labelled,
+        "readyReplicas": active.iter().filter(|p| pods::is_ready(p)).count(),
+        "availableReplicas": checks.iter().filter(|c| c.is_ok()).count(),
+        "terminatingReplicas": mine.iter().filter(|p| pods::is_deleting(p)).count(),
+        "observedGeneration": set.metadata.generation,
+    });
+    if let Some(error) = failure {
+        status["conditions"] = json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate",
+            "message": error.to_string(), "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()}]);
+    } else {
+        status["conditions"] = Value::Null;
+    }
+    let present = serde_json::to_value(&set.status).unwrap_or(Value::Null);
+    let same = status.as_object().into_iter().flatten().all(|(k, v)| {
+        let old = &present[k];
+        old == v || (old.is_null() && (v == 0 || v.is_null()))
+    });
+    if !same {
+        let api: Api<ReplicaSet> = Api::namespaced(context.client.clone(), &set.namespace().unwrap_or_default());
+        let patch = Patch::Merge(json!({ "status": status }));
+        crate::ignore(api.patch_status(&set.name_any(), &PatchParams::default(), &patch).await, &[404])?;
+    }
+    let soonest = checks.into_iter().filter_map(|c| c.err().flatten()).min();
+    Ok(soonest.and_then(|d| Duration::try_from(d).ok()).map(|d| d + Duration::from_millis(100)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(text: &str) -> Arc<Pod> {
+        let ready = if text.contains("ready") { "True" } else { "False" };
+        let node = if text.contains("unassigned") { Value::Null } else { json!("n") };
+        let mut pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": node, "containers": []},
+            "status": {"phase": if text.contains("failed") { "Failed" } else { "Running" },
+                       "conditions": [{"type": "Ready", "status": ready}]}});
+        if text.contains("deleting") {
+            pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        }
+        Arc::new(serde_json::from_value(pod).unwrap())
+    }
+
+    fn check(wanted: usize, states: &[&str], create: usize, delete: &[usize]) {
+        let pods: Vec<_> = states.iter().map(|s| pod(s)).collect();
+        assert_eq!(plan(wanted, &pods), Plan { create, delete: delete.to_vec() }, "{wanted} of {states:?}");
+    }
+
+    #[test]
+    fn missing_pods_are_created_and_the_least_useful_deleted() {
+        check(2, &[], 2, &[]);
+        check(2, &["ready", "deleting"], 1, &[]);
+        check(2, &["ready", "failed"], 1, &[]);
+        check(1, &["ready", "starting"], 0, &[1]);
+        check(1, &["ready", "unassigned", "starting"], 0, &[1, 2]);
+        check(2, &["ready", "ready"], 0, &[]);
+    }
+}

@@ -1,0 +1,387 @@
+//! StatefulSets: pods with names, volumes and an order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use informer::{Informer, Key, Keyed as _, Queue};
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+
+use crate::{Context, Result, pods};
+
+const REVISION: &str = "controller-revision-hash";
+
+/// A pod as the plan sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Replica {
+    ordinal: i32,
+    /// Failed or succeeded: to be made anew.
+    over: bool,
+    deleting: bool,
+    /// Running, ready, and that for long enough.
+    available: bool,
+    /// Of the newest template.
+    updated: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Create(i32),
+    Delete(i32),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    start: i32,
+    replicas: i32,
+    parallel: bool,
+    /// Ordinals from here on are brought to the newest template; none with OnDelete.
+    partition: Option<i32>,
+}
+
+/// The next steps. In order means: one at a time, each after all before it are available.
+fn plan(shape: Shape, replicas: &[Replica]) -> Vec<Action> {
+    let range = shape.start..shape.start + shape.replicas;
+    let by_ordinal: BTreeMap<i32, &Replica> = replicas.iter().map(|r| (r.ordinal, r)).collect();
+    let mut actions = Vec::new();
+    for ordinal in range.clone() {
+        let blocked = match by_ordinal.get(&ordinal) {
+            None => {
+                actions.push(Action::Create(ordinal));
+                true
+            }
+            Some(r) if r.deleting => true,
+            Some(r) if r.over => {
+                actions.push(Action::Delete(ordinal));
+                true
+            }
+            Some(r) => !r.available,
+        };
+        if blocked && !shape.parallel {
+            return actions;
+        }
+    }
+    // What is too much goes from the highest number down, when all that should be is well.
+    for r in replicas.iter().filter(|r| !range.contains(&r.ordinal)).collect::<Vec<_>>().into_iter().rev() {
+        if !r.deleting {
+            actions.push(Action::Delete(r.ordinal));
+        }
+        if !shape.parallel {
+            return actions;
+        }
+    }
+    if !actions.is_empty() {
+        return actions;
+    }
+    let Some(partition) = shape.partition else { return actions };
+    for ordinal in range.rev().filter(|o| *o >= shape.start + partition) {
+        match by_ordinal.get(&ordinal) {
+            Some(r) if !r.updated && !r.deleting => return vec![Action::Delete(ordinal)],
+            // One that was just renewed must be well before the next is touched.
+            Some(r) if !r.available || r.deleting => return actions,
+            _ => {}
+        }
+    }
+    actions
+}
+
+pub fn start(context: Context) {
+    let sets = context.informers.of::<StatefulSet>();
+    let all_pods = context.informers.of::<Pod>();
+    let claims = context.informers.of::<PersistentVolumeClaim>();
+    let queue = Queue::default();
+    let add = queue.clone();
+    sets.on_change(move |change| add.add(change.object().key()));
+    let add = queue.clone();
+    all_pods.on_change(move |change| {
+        if let Some(key) = pods::controller_key(&change.object().metadata, "StatefulSet") {
+            add.add(key);
+        }
+    });
+    queue.work("statefulset", 4, move |key| {
+        let (context, sets, all_pods, claims) = (context.clone(), sets.clone(), all_pods.clone(), claims.clone());
+        async move {
+            informer::synced!(sets, all_pods, claims);
+            Work { context: &context, pods: &all_pods, claims: &claims }.reconcile(&sets, &key).await
+        }
+    });
+}
+
+struct Work<'a> {
+    context: &'a Context,
+    pods: &'a Informer<Pod>,
+    claims: &'a Informer<PersistentVolumeClaim>,
+}
+
+fn ordinal(set: &str, pod: &str) -> Option<i32> {
+    pod.strip_prefix(set)?.strip_prefix('-')?.parse().ok()
+}
+
+impl Work<'_> {
+    async fn reconcile(&self, sets: &Informer<StatefulSet>, key: &Key) -> Result<Option<Duration>> {
+        let Some(set) = sets.get(key) else { return Ok(None) };
+        let (spec, Some(uid)) = (&set.spec, set.uid()) else { return Ok(None) };
+        if set.metadata.deletion_timestamp.is_some() {
+            return Ok(None);
+        }
+        let newest = self.revision(&set, spec).await?;
+        let current = set.status.as_ref().and_then(|s| s.current_revision.clone()).unwrap_or_else(|| newest.clone());
+        let mine = pods::owned(self.pods, &key.namespace, &uid);
+        let (replicas, again) = observe(&key.name, spec, &mine, &newest);
+        let strategy = spec.update_strategy.clone().unwrap_or_default();
+        let partition = strategy.rolling_update.and_then(|r| r.partition).unwrap_or(0);
+        let shape = Shape {
+            start: spec.ordinals.as_ref().and_then(|o| o.start).unwrap_or(0),
+            replicas: spec.replicas.unwrap_or(1),
+            parallel: spec.pod_management_policy.as_deref() == Some("Parallel"),
+            partition: (strategy.type_.as_deref() != Some("OnDelete")).then_some(partition),
+        };
+        for action in plan(shape, &replicas) {
+            match action {
+                Action::Create(ordinal) => {
+                    // Below the partition the version that was stays.
+                    let old = ordinal < shape.start + partition && current != newest;
+                    let revision = if old { &current } else { &newest };
+                    self.create(&set, spec, ordinal, revision, old).await?;
+                }
+                Action::Delete(ordinal) => {
+                    let name = format!("{}-{ordinal}", key.name);
+                    if let Some(pod) = mine.iter().find(|p| p.name_any() == name) {
+                        pods::delete(&self.context.client, self.pods, pod).await?;
+                        let text = format!("delete Pod {name} in StatefulSet {} successful", key.name);
+                        self.context.events.normal(set.as_ref(), "SuccessfulDelete", text);
+                    }
+                }
+            }
+        }
+        self.write_status(&set, spec, &pods::owned(self.pods, &key.namespace, &uid), &newest, &current).await?;
+        Ok(again)
+    }
+
+    /// The name of the revision that holds the present template; made if it is new.
+    async fn revision(&self, set: &StatefulSet, spec: &StatefulSetSpec) -> Result<String> {
+        let namespace = set.namespace().unwrap_or_default();
+        let hash = pods::content_hash(&spec.template);
+        let name = format!("{}-{hash}", set.name_any());
+        if set.status.as_ref().and_then(|s| s.update_revision.as_ref()) == Some(&name) {
+            return Ok(name);
+        }
+        let api: Api<ControllerRevision> = Api::namespaced(self.context.client.clone(), &namespace);
+        let all = api.list(&kube::api::ListParams::default()).await?;
+        let own = all.iter().filter(|r| pods::is_owned_by(&r.metadata, &set.uid().unwrap_or_default()));
+        let number = own.filter_map(|r| r.revision).max().unwrap_or(0) + 1;
+        let mut labels = spec.selector.match_labels.clone().unwrap_or_default();
+        labels.insert(REVISION.into(), name.clone());
+        let revision = json!({"apiVersion": "apps/v1", "kind": "ControllerRevision",
+            "metadata": {"name": name, "namespace": namespace, "labels": labels, "ownerReferences": [pods::owner(set)]},
+            "data": {"spec": {"template": spec.template}}, "revision": number});
+        let revision: ControllerRevision = serde_json::from_value(revision).map_err(kube::Error::SerdeError)?;
+        match api.create(&PostParams::default(), &revision).await {
+            // A template that comes back is the newest again.
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                let patch = Patch::Merge(json!({ "revision": number }));
+                crate::ignore(api.patch(&name, &PatchParams::default(), &patch).await, &[404])?;
+            }
+            other => other.map(|_| ())?,
+        }
+        Ok(name)
+    }
+
+    async fn create(&self, set: &StatefulSet, spec: &StatefulSetSpec, ordinal: i32, revision: &str, old: bool) -> Result {
+        let namespace = set.namespace().unwrap_or_default();
+        let name = format!("{}-{ordinal}", set.name_any());
+        let mut template = spec.template.clone();
+        if old {
+            let api: Api<ControllerRevision> = Api::namespaced(self.context.client.clone(), &namespace);
+            if let Some(stored) = api.get_opt(revision).await?.map(|r| r.data) {
+                let value = stored.0["spec"]["template"].clone();
+                template = serde_json::from_value(value).map_err(kube::Error::SerdeError)?;
+            }
+        }
+        let mut pod = pods::from_template(&template, &namespace, pods::owner(set));
+        pod.metadata.name = Some(name.clone());
+        let labels = pod.metadata.labels.get_or_insert_default();
+        labels.insert("statefulset.kubernetes.io/pod-name".into(), name.clone());
+        labels.insert("apps.kubernetes.io/pod-index".into(), ordinal.to_string());
+        labels.insert(REVISION.into(), revision.into());
+        let pod_spec = pod.spec.get_or_insert_default();
+        pod_spec.hostname = Some(name.clone());
+        pod_spec.subdomain = spec.service_name.clone().filter(|s| !s.is_empty());
+        for claim in spec.volume_claim_templates.iter().flatten() {
+            let volume = claim.name_any();
+            let claim_name = self.ensure_claim(set, claim, &volume, &name, &namespace).await?;
+            let volumes = pod_spec.volumes.get_or_insert_default();
+            volumes.retain(|v| v.name != volume);
+            let source = PersistentVolumeClaimVolumeSource { claim_name, read_only: None };
+            volumes.push(Volume { name: volume, persistent_volume_claim: Some(source), ..Volume::default() });
+        }
+        match pods::create(&self.context.client, self.pods, &pod).await {
+            Ok(_) => {
+                let text = format!("create Pod {name} in StatefulSet {} successful", set.name_any());
+                self.context.events.normal(set, "SuccessfulCreate", text);
+                Ok(())
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            Err(error) => {
+                let text = format!("create Pod {name} in StatefulSet {} failed error: {error}", set.name_any());
+                self.context.events.warning(set, "FailedCreate", text);
+                Err(error)
+            }
+        }
+    }
+
+    /// Claims outlive the pods and the set, and are found again by their name.
+    async fn ensure_claim(&self, set: &StatefulSet, template: &PersistentVolumeClaim, volume: &str, pod: &str, namespace: &str) -> Result<String> {
+        let name = format!("{volume}-{pod}");
+        if self.claims.get(&Key::new(namespace, &name)).is_some() {
+            return Ok(name);
+        }
+        let mut labels = template.metadata.labels.clone().unwrap_or_default();
+        labels.extend(set.spec.selector.match_labels.clone().unwrap_or_default());
+        let claim = PersistentVolumeClaim {
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: Some(namespace.into()),
+                labels: Some(labels),
+                annotations: template.metadata.annotations.clone(),
+                ..ObjectMeta::default()
+            },
+            spec: template.spec.clone(),
+            status: None,
+        };
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.context.client.clone(), namespace);
+        crate::ignore(api.create(&PostParams::default(), &claim).await, &[409])?;
+        let text = format!("create Claim {name} Pod {pod} in StatefulSet {} success", set.name_any());
+        self.context.events.normal(set, "SuccessfulCreate", text);
+        Ok(name)
+    }
+
+    async fn write_status(&self, set: &StatefulSet, spec: &StatefulSetSpec, mine: &[Arc<Pod>], newest: &str, current: &str) -> Result {
+        let (replicas, _) = observe(&set.name_any(), spec, mine, newest);
+        let wanted = spec.replicas.unwrap_or(1);
+        let updated = replicas.iter().filter(|r| r.updated && !r.deleting).count();
+        let on_current = mine.iter().filter(|p| p.labels().get(REVISION).map(String::as_str) == Some(current)).count();
+        // The roll-out is over when all are new and well.
+        let done = replicas.len() as i32 == wanted && replicas.iter().all(|r| r.updated && r.available);
+        let current = if done { newest } else { current };
+        let status = json!({
+            "observedGeneration": set.metadata.generation, "replicas": mine.len(),
+            "readyReplicas": mine.iter().filter(|p| pods::is_ready(p) && !pods::is_deleting(p)).count(),
+            "availableReplicas": replicas.iter().filter(|r| r.available).count(),
+            "currentReplicas": if done { updated } else { on_current }, "updatedReplicas": updated,
+            "currentRevision": current, "updateRevision": newest, "collisionCount": 0,
+        });
+        let present = serde_json::to_value(&set.status).unwrap_or(Value::Null);
+        let same = status.as_object().into_iter().flatten().all(|(k, v)| present[k] == *v);
+        if !same {
+            let api: Api<StatefulSet> = Api::namespaced(self.context.client.clone(), &set.namespace().unwrap_or_default());
+            let patch = Patch::Merge(json!({ "status": status }));
+            crate::ignore(api.patch_status(&set.name_any(), &PatchParams::default(), &patch).await, &[404])?;
+        }
+        self.forget_revisions(set, spec, mine, &[newest, current]).await
+    }
+
+    /// Removes revisions beyond the history's limit that no pod is of.
+    async fn forget_revisions(&self, set: &StatefulSet, spec: &StatefulSetSpec, mine: &[Arc<Pod>], live: &[&str]) -> Result {
+        let limit = usize::try_from(spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
+        let before = set.status.as_ref().and_then(|s| s.update_revision.as_deref());
+        if before.is_none_or(|b| live.contains(&b)) {
+            return Ok(());
+        }
+        let api: Api<ControllerRevision> = Api::namespaced(self.context.client.clone(), &set.namespace().unwrap_or_default());
+        let all = api.list(&kube::api::ListParams::default()).await?;
+        let used = |name: &String| live.contains(&name.as_str()) || mine.iter().any(|p| p.labels().get(REVISION) == Some(name));
+        let mut old: Vec<_> = all
+            .into_iter()
+            .filter(|r| pods::is_owned_by(&r.metadata, &set.uid().unwrap_or_default()) && !used(&r.name_any()))
+            .collect();
+        old.sort_by_key(|r| r.revision);
+        for revision in old.iter().take(old.len().saturating_sub(limit)) {
+            crate::ignore(api.delete(&revision.name_any(), &DeleteParams::default()).await, &[404])?;
+        }
+        Ok(())
+    }
+}
+
+/// The pods as the plan sees them, and when one of them becomes available by waiting.
+fn observe(name: &str, spec: &StatefulSetSpec, mine: &[Arc<Pod>], newest: &str) -> (Vec<Replica>, Option<Duration>) {
+    let now = Timestamp::now();
+    let mut again = None;
+    let mut replicas: Vec<Replica> = mine
+        .iter()
+        .filter_map(|pod| {
+            let available = pods::is_available(pod, spec.min_ready_seconds.unwrap_or(0), now);
+            if let Err(Some(wait)) = available {
+                let wait = Duration::try_from(wait).unwrap_or_default() + Duration::from_millis(100);
+                again = Some(again.map_or(wait, |a: Duration| a.min(wait)));
+            }
+            Some(Replica {
+                ordinal: ordinal(name, &pod.name_any())?,
+                over: matches!(pods::phase(pod), "Failed" | "Succeeded"),
+                deleting: pods::is_deleting(pod),
+                available: available.is_ok() && !pods::is_deleting(pod),
+                updated: pod.labels().get(REVISION).map(String::as_str) == Some(newest),
+            })
+        })
+        .collect();
+    replicas.sort_by_key(|r| r.ordinal);
+    (replicas, again)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One letter a pod: `a`vailable, `s`tarting, `d`eleting, `f`ailed, `o`ld but available, `-` missing.
+    fn check(replicas: i32, parallel: bool, partition: i32, pods: &str, want: &str) {
+        let all: Vec<Replica> = pods
+            .chars()
+            .enumerate()
+            .filter(|(_, c)| *c != '-')
+            .map(|(i, c)| Replica {
+                ordinal: i as i32,
+                over: c == 'f',
+                deleting: c == 'd',
+                available: matches!(c, 'a' | 'o'),
+                updated: c != 'o',
+            })
+            .collect();
+        let shape = Shape { start: 0, replicas, parallel, partition: Some(partition) };
+        let got = plan(shape, &all).iter().map(|a| match a {
+            Action::Create(n) => format!("+{n}"),
+            Action::Delete(n) => format!("-{n}"),
+        });
+        assert_eq!(got.collect::<Vec<_>>().join(" "), want, "{replicas} of {pods:?}");
+    }
+
+    #[test]
+    fn pods_are_made_and_removed_in_order() {
+        check(2, false, 0, "", "+0");
+        check(2, false, 0, "s", "");
+        check(2, false, 0, "a", "+1");
+        check(2, false, 0, "-a", "+0");
+        check(2, false, 0, "da", "");
+        check(2, false, 0, "fa", "-0");
+        check(1, false, 0, "aaa", "-2");
+        check(1, false, 0, "aad", "");
+        check(1, false, 0, "saa", "");
+        check(3, true, 0, "-s-", "+0 +2");
+        check(0, true, 0, "aa", "-1 -0");
+    }
+
+    #[test]
+    fn roll_out_goes_from_the_highest_number_down_to_the_partition() {
+        check(3, false, 0, "ooo", "-2");
+        check(3, false, 0, "ood", "");
+        check(3, false, 0, "oos", "");
+        check(3, false, 0, "ooa", "-1");
+        check(3, false, 2, "ooa", "");
+        check(3, false, 2, "ooo", "-2");
+    }
+}

@@ -1,0 +1,227 @@
+//! Health checks and lifecycle hooks.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, Probe};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use runtime::ShimClient;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+/// What a probe found out about a run of a container.
+#[derive(Debug)]
+pub struct Verdict {
+    pub container: String,
+    pub id: String,
+    pub probe: &'static str,
+    pub kind: Kind,
+    pub healthy: bool,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The startup probe succeeded.
+    Started,
+    /// The readiness probe's result changed.
+    Ready,
+    /// The container has to be restarted.
+    Dead,
+    /// A failure below the threshold, for an event.
+    Unhealthy,
+}
+
+/// Where to look.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub id: String,
+    /// The OCI process that exec starts from.
+    pub process: PathBuf,
+    pub ip: IpAddr,
+    pub container: Container,
+}
+
+/// Runs all probes of a container until the task is aborted.
+pub async fn watch(shim: ShimClient, target: Target, started: bool, verdicts: mpsc::Sender<Verdict>) {
+    if let Some(probe) = target.container.startup_probe.clone()
+        && !started
+    {
+        let passed = repeat(&shim, &target, &probe, "startup", &verdicts).await;
+        if !passed {
+            return;
+        }
+    }
+    let liveness = async {
+        if let Some(probe) = &target.container.liveness_probe {
+            repeat(&shim, &target, probe, "liveness", &verdicts).await;
+        }
+    };
+    let readiness = async {
+        if let Some(probe) = &target.container.readiness_probe {
+            repeat(&shim, &target, probe, "readiness", &verdicts).await;
+        }
+    };
+    tokio::join!(liveness, readiness);
+}
+
+/// Probes again and again. A startup probe ends with its first success (true) or the container's death (false).
+async fn repeat(shim: &ShimClient, target: &Target, probe: &Probe, name: &'static str, verdicts: &mpsc::Sender<Verdict>) -> bool {
+    let seconds = |value: Option<i32>, default: i32| Duration::from_secs(value.unwrap_or(default).max(0) as u64);
+    let period = seconds(probe.period_seconds, 10).max(Duration::from_secs(1));
+    let timeout = seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1));
+    let (need_success, need_failure) = (probe.success_threshold.unwrap_or(1), probe.failure_threshold.unwrap_or(3));
+    tokio::time::sleep(seconds(probe.initial_delay_seconds, 0)).await;
+    let (mut successes, mut failures) = (0, 0);
+    let mut ready: Option<bool> = None;
+    let tell = |kind, healthy, message: String| {
+        let verdict = Verdict { container: target.container.name.clone(), id: target.id.clone(), probe: name, kind, healthy, message };
+        async move { verdicts.send(verdict).await.is_ok() }
+    };
+    loop {
+        let result = tokio::time::timeout(timeout, once(shim, target, probe)).await;
+        let result = result.unwrap_or_else(|_| Err(format!("timed out after {}s", timeout.as_secs())));
+        match result {
+            Ok(()) => {
+                (successes, failures) = (successes + 1, 0);
+                if successes >= need_success {
+                    if name == "startup" {
+                        tell(Kind::Started, true, String::new()).await;
+                        return true;
+                    }
+                    if name == "readiness" && ready != Some(true) {
+                        ready = Some(true);
+                        tell(Kind::Ready, true, String::new()).await;
+                    }
+                }
+            }
+            Err(message) => {
+                (successes, failures) = (0, failures + 1);
+                if failures < need_failure {
+                    tell(Kind::Unhealthy, false, message).await;
+                } else if name == "readiness" {
+                    ready = Some(false);
+                    tell(Kind::Ready, false, message).await;
+                } else {
+                    tell(Kind::Dead, false, message).await;
+                    return false;
+                }
+            }
+        }
+        // A container that isn't ready yet is looked at more often at first, so that it serves as soon as it can.
+        let eager = name != "liveness" && ready.is_none() && period > Duration::from_secs(1) && failures < 3;
+        tokio::time::sleep(if eager { Duration::from_millis(200) } else { period }).await;
+    }
+}
+
+async fn once(shim: &ShimClient, target: &Target, probe: &Probe) -> Result<(), String> {
+    if let Some(exec) = &probe.exec {
+        run(shim, target, exec.command.as_deref().unwrap_or_default()).await
+    } else if let Some(get) = &probe.http_get {
+        http(target, get).await
+    } else if let Some(tcp) = &probe.tcp_socket {
+        let address = host(target, tcp.host.as_deref())?;
+        let port = port(target, &tcp.port)?;
+        TcpStream::connect((address, port)).await.map(|_| ()).map_err(|e| format!("dial tcp {address}:{port}: {e}"))
+    } else {
+        Err("gRPC probes aren't served by this version of timonel".into())
+    }
+}
+
+/// Runs a lifecycle hook to its end.
+pub async fn hook(shim: &ShimClient, target: &Target, hook: &LifecycleHandler, limit: Duration) -> Result<(), String> {
+    let work = async {
+        if let Some(exec) = &hook.exec {
+            run(shim, target, exec.command.as_deref().unwrap_or_default()).await
+        } else if let Some(get) = &hook.http_get {
+            http(target, get).await
+        } else if let Some(sleep) = &hook.sleep {
+            tokio::time::sleep(Duration::from_secs(sleep.seconds.max(0) as u64)).await;
+            Ok(())
+        } else {
+            Ok(())
+        }
+    };
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err("the hook took too long".into()))
+}
+
+/// Ends the process when the probe is dropped by its time-out.
+struct KillOnDrop {
+    execution: runtime::client::Execution,
+    ended: bool,
+}
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.execution.kill();
+        }
+    }
+}
+
+async fn run(shim: &ShimClient, target: &Target, command: &[String]) -> Result<(), String> {
+    let io = |e: std::io::Error| e.to_string();
+    let process = crate::server::exec_process(&target.process, command, false).map_err(io)?;
+    let null = || std::fs::File::options().read(true).write(true).open("/dev/null").map(Into::into);
+    let (mut reader, writer) = std::io::pipe().map_err(io)?;
+    let errors = writer.try_clone().map_err(io)?;
+    let stdio = [null().map_err(io)?, writer.into(), errors.into()];
+    let started = shim.exec(&target.id, process.path(), Some(stdio)).await.map_err(|e| e.to_string())?;
+    let mut guard = KillOnDrop { execution: started, ended: false };
+    let exit = guard.execution.wait().await.map_err(|e| e.to_string())?;
+    guard.ended = true;
+    if exit.code == 0 {
+        return Ok(());
+    }
+    let output = tokio::task::spawn_blocking(move || {
+        let mut buffer = [0u8; 1024];
+        let n = std::io::Read::read(&mut reader, &mut buffer).unwrap_or(0);
+        String::from_utf8_lossy(&buffer[..n]).trim().to_string()
+    });
+    Err(output.await.ok().filter(|o| !o.is_empty()).unwrap_or_else(|| format!("command {command:?} exited with {}", exit.code)))
+}
+
+fn host(target: &Target, asked: Option<&str>) -> Result<IpAddr, String> {
+    match asked.filter(|h| !h.is_empty()) {
+        Some(host) => host.parse().map_err(|_| format!("the host {host:?} is no address")),
+        None => Ok(target.ip),
+    }
+}
+
+fn port(target: &Target, port: &IntOrString) -> Result<u16, String> {
+    match port {
+        IntOrString::Int(number) => u16::try_from(*number).map_err(|e| e.to_string()),
+        IntOrString::String(name) => {
+            let found = target.container.ports.iter().flatten().find(|p| p.name.as_deref() == Some(name));
+            found.and_then(|p| u16::try_from(p.container_port).ok()).ok_or_else(|| format!("there is no port {name:?}"))
+        }
+    }
+}
+
+async fn http(target: &Target, get: &HTTPGetAction) -> Result<(), String> {
+    if get.scheme.as_deref() == Some("HTTPS") {
+        return Err("HTTPS probes aren't served by this version of timonel".into());
+    }
+    let (address, port) = (host(target, get.host.as_deref())?, port(target, &get.port)?);
+    let text = |e: &dyn std::fmt::Display| format!("Get \"http://{address}:{port}\": {e}");
+    let stream = TcpStream::connect((address, port)).await.map_err(|e| text(&e))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| text(&e))?;
+    let task = tokio::spawn(connection);
+    let mut request = http::Request::builder().uri(get.path.as_deref().unwrap_or("/")).header("User-Agent", "kube-probe/1.37").header("Connection", "close");
+    let mut has_host = false;
+    for header in get.http_headers.iter().flatten() {
+        has_host |= header.name.eq_ignore_ascii_case("host");
+        request = request.header(header.name.as_str(), header.value.as_str());
+    }
+    if !has_host {
+        request = request.header("Host", format!("{address}:{port}"));
+    }
+    let request = request.body(Empty::<bytes::Bytes>::new()).map_err(|e| text(&e))?;
+    let response = sender.send_request(request).await.map_err(|e| text(&e))?;
+    let status = response.status().as_u16();
+    let _ = response.into_body().collect().await;
+    task.abort();
+    if (200..400).contains(&status) { Ok(()) } else { Err(format!("HTTP probe failed with statuscode: {status}")) }
+}

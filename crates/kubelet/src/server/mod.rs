@@ -1,0 +1,169 @@
+//! The kubelet's own API: logs, exec, attach and port-forward, for the API server alone.
+//!
+//! TLS both ways: a caller needs a certificate of the cluster's authority with the group `system:masters`, which is what
+//! the API server's kubelet client has. Whether a user may do what he asks was decided there.
+
+mod logs;
+mod portforward;
+mod spdy;
+mod streams;
+
+use std::convert::Infallible;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use crate::Agent;
+use crate::manager::Manager;
+
+pub const PORT: u16 = 10250;
+
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// The listener and the certificates to serve with.
+pub struct Serving {
+    pub listener: TcpListener,
+    pub identity: pki::Identity,
+    pub authority_pem: String,
+}
+
+pub fn text(code: StatusCode, message: impl Into<String>) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::from(message.into())).boxed_unsync());
+    *response.status_mut() = code;
+    response
+}
+
+fn tls(serving: &Serving) -> Result<TlsAcceptor, String> {
+    let fail = |e: &dyn std::fmt::Display| e.to_string();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(serving.authority_pem.as_bytes()).map_err(|e| fail(&e))?;
+    roots.add(ca).map_err(|e| fail(&e))?;
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().map_err(|e| fail(&e))?;
+    let certificate = CertificateDer::from_pem_slice(serving.identity.certificate_pem.as_bytes()).map_err(|e| fail(&e))?;
+    let key = PrivateKeyDer::from_pem_slice(serving.identity.key_pem.as_bytes()).map_err(|e| fail(&e))?;
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| fail(&e))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![certificate], key)
+        .map_err(|e| fail(&e))?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Serves until the process ends.
+pub async fn run(agent: Arc<Agent>, manager: Arc<Manager>, serving: Serving) {
+    let acceptor = match tls(&serving) {
+        Ok(acceptor) => acceptor,
+        Err(error) => {
+            tracing::error!(%error, "the kubelet's API can't be served: its certificate is unusable");
+            return std::future::pending().await;
+        }
+    };
+    loop {
+        let Ok((stream, _)) = serving.listener.accept().await else {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            continue;
+        };
+        let (agent, manager, acceptor) = (agent.clone(), manager.clone(), acceptor.clone());
+        tokio::spawn(connection(agent, manager, acceptor, stream));
+    }
+}
+
+async fn connection(agent: Arc<Agent>, manager: Arc<Manager>, acceptor: TlsAcceptor, stream: TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let Ok(stream) = acceptor.accept(stream).await else { return };
+    let leaf = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
+    let groups = leaf.and_then(|l| pki::certificate_names(l).ok()).map(|f| f.organizations).unwrap_or_default();
+    let allowed = groups.iter().any(|g| g == "system:masters");
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (agent, manager) = (agent.clone(), manager.clone());
+        async move {
+            if !allowed {
+                return Ok::<_, Infallible>(text(StatusCode::FORBIDDEN, "only the API server may ask the kubelet"));
+            }
+            Ok(route(&agent, &manager, request).await)
+        }
+    });
+    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+}
+
+async fn route(agent: &Arc<Agent>, manager: &Arc<Manager>, request: Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path().to_string();
+    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+    let known = matches!(*request.method(), Method::GET | Method::POST);
+    match parts.as_slice() {
+        ["healthz"] => text(StatusCode::OK, "ok"),
+        ["containerLogs", namespace, pod, container] if known => logs::serve(manager, namespace, pod, container, &request).await,
+        ["exec", namespace, pod, container] if known => streams::exec(manager, namespace, pod, container, request).await,
+        ["attach", namespace, pod, container] if known => streams::attach(manager, namespace, pod, container, request).await,
+        ["portForward", namespace, pod] if known => portforward::serve(agent, manager, namespace, pod, request).await,
+        _ => text(StatusCode::NOT_FOUND, "404 page not found"),
+    }
+}
+
+/// The query's parameters, as `key=value` pairs, decoded.
+pub fn query(request: &Request<Incoming>) -> Vec<(String, String)> {
+    let decode = |text: &str| {
+        let bytes = text.as_bytes();
+        let mut out = Vec::new();
+        let mut i = 0;
+        while i < bytes.len() {
+            let hex = |b: u8| (b as char).to_digit(16).map(|d| d as u8);
+            match bytes[i] {
+                b'+' => out.push(b' '),
+                b'%' if i + 2 < bytes.len() => {
+                    if let (Some(a), Some(b)) = (hex(bytes[i + 1]), hex(bytes[i + 2])) {
+                        out.push(a * 16 + b);
+                        i += 2;
+                    }
+                }
+                b => out.push(b),
+            }
+            i += 1;
+        }
+        String::from_utf8_lossy(&out).into_owned()
+    };
+    let pairs = request.uri().query().unwrap_or("").split('&').filter(|p| !p.is_empty());
+    pairs.map(|p| p.split_once('=').unwrap_or((p, ""))).map(|(k, v)| (decode(k), decode(v))).collect()
+}
+
+pub fn flag(query: &[(String, String)], key: &str) -> bool {
+    query.iter().any(|(k, v)| k == key && matches!(v.as_str(), "" | "1" | "true"))
+}
+
+pub fn value<'a>(query: &'a [(String, String)], key: &str) -> Option<&'a str> {
+    query.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+}
+
+/// Writes the OCI process for an exec, made from the container's own, into a file that goes away with the result.
+///
+/// # Errors
+/// Those of the file system.
+pub fn exec_process(of_container: &Path, command: &[String], tty: bool) -> io::Result<tempfile::NamedTempFile> {
+    let mut process: serde_json::Value = serde_json::from_slice(&std::fs::read(of_container)?)?;
+    process["args"] = command.into();
+    process["terminal"] = tty.into();
+    if tty && let Some(env) = process["env"].as_array_mut() {
+        env.push("TERM=xterm".into());
+    }
+    let folder = of_container.parent().unwrap_or(Path::new("/"));
+    let file = tempfile::Builder::new().prefix("exec-").tempfile_in(folder)?;
+    std::fs::write(file.path(), process.to_string())?;
+    Ok(file)
+}

@@ -1,0 +1,267 @@
+//! SPDY/3.1 as far as Kubernetes' streaming uses it (draft-mbelshe-httpbis-spdy-00): the client opens streams with
+//! headers, both sides send data, either side ends. As in the Go library that all clients use, there is no flow
+//! control.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::{Mutex, mpsc};
+
+const VERSION: u16 = 3;
+const SYN_STREAM: u16 = 1;
+const SYN_REPLY: u16 = 2;
+const RST_STREAM: u16 = 3;
+const PING: u16 = 6;
+const GOAWAY: u16 = 7;
+const FIN: u8 = 1;
+/// Headers and data of one frame; larger ones are an attack.
+const LARGEST: usize = 1 << 20;
+const HEADERS_LARGEST: usize = 64 << 10;
+const STREAMS: usize = 1024;
+
+/// The dictionary that header blocks are packed with (section 2.6.10.1): words, each behind its length, and a text.
+fn dictionary() -> Vec<u8> {
+    const WORDS: &str = "options head post put delete trace accept accept-charset accept-encoding accept-language \
+        accept-ranges age allow authorization cache-control connection content-base content-encoding content-language \
+        content-length content-location content-md5 content-range content-type date etag expect expires from host \
+        if-match if-modified-since if-none-match if-range if-unmodified-since last-modified location max-forwards pragma \
+        proxy-authenticate proxy-authorization range referer retry-after server te trailer transfer-encoding upgrade \
+        user-agent vary via warning www-authenticate method get status 200\u{a0}OK version HTTP/1.1 url public set-cookie \
+        keep-alive origin";
+    const TEXT: &str = "100101201202205206300302303304305306307402405406407408409410411412413414415416417502504505203 \
+        Non-Authoritative Information204 No Content301 Moved Permanently400 Bad Request401 Unauthorized403 Forbidden404 \
+        Not Found500 Internal Server Error501 Not Implemented503 Service UnavailableJan Feb Mar Apr May Jun Jul Aug Sept \
+        Oct Nov Dec 00:00:00 Mon, Tue, Wed, Thu, Fri, Sat, Sun, GMTchunked,text/html,image/png,image/jpg,image/gif,\
+        application/xml,application/xhtml+xml,text/plain,text/javascript,publicprivatemax-age=gzip,deflate,sdch\
+        charset=utf-8charset=iso-8859-1,utf-,*,enq=0.";
+    let mut out = Vec::with_capacity(1423);
+    for word in WORDS.split(' ') {
+        let word = word.replace('\u{a0}', " ");
+        out.extend_from_slice(&(word.len() as u32).to_be_bytes());
+        out.extend_from_slice(word.as_bytes());
+    }
+    out.extend_from_slice(TEXT.as_bytes());
+    out
+}
+
+/// The sending half of a session, shared by its streams.
+struct Output {
+    write: Box<dyn AsyncWrite + Send + Unpin>,
+    packer: Compress,
+}
+
+impl Output {
+    async fn control(&mut self, kind: u16, flags: u8, payload: &[u8]) -> io::Result<()> {
+        let mut frame = Vec::with_capacity(8 + payload.len());
+        frame.extend_from_slice(&(0x8000 | VERSION).to_be_bytes());
+        frame.extend_from_slice(&kind.to_be_bytes());
+        frame.push(flags);
+        frame.extend_from_slice(&(payload.len() as u32).to_be_bytes()[1..]);
+        frame.extend_from_slice(payload);
+        self.write.write_all(&frame).await?;
+        self.write.flush().await
+    }
+
+    async fn data(&mut self, stream: u32, flags: u8, data: &[u8]) -> io::Result<()> {
+        let mut frame = Vec::with_capacity(8 + data.len());
+        frame.extend_from_slice(&stream.to_be_bytes());
+        frame.push(flags);
+        frame.extend_from_slice(&(data.len() as u32).to_be_bytes()[1..]);
+        frame.extend_from_slice(data);
+        self.write.write_all(&frame).await?;
+        self.write.flush().await
+    }
+
+    /// Accepts a stream, with no headers.
+    async fn reply(&mut self, stream: u32) -> io::Result<()> {
+        let mut payload = stream.to_be_bytes().to_vec();
+        payload.reserve(64);
+        let packed = self.packer.compress_vec(&0u32.to_be_bytes(), &mut payload, FlushCompress::Sync);
+        packed.map_err(io::Error::other)?;
+        self.control(SYN_REPLY, 0, &payload).await
+    }
+}
+
+/// A stream that the client opened.
+pub struct Stream {
+    pub headers: HashMap<String, String>,
+    /// What the client sends; ends with its half of the stream.
+    pub input: mpsc::Receiver<Bytes>,
+    pub output: StreamOutput,
+}
+
+/// Our half of a stream.
+#[derive(Clone)]
+pub struct StreamOutput {
+    id: u32,
+    session: Arc<Mutex<Output>>,
+}
+
+impl StreamOutput {
+    pub async fn send(&self, data: &[u8]) -> io::Result<()> {
+        for part in data.chunks(32 << 10) {
+            self.session.lock().await.data(self.id, 0, part).await?;
+        }
+        Ok(())
+    }
+
+    /// Nothing more will come.
+    pub async fn end(&self) {
+        let _ = self.session.lock().await.data(self.id, FIN, &[]).await;
+    }
+}
+
+/// Serves one connection: hands every new stream to `accept`, until the client leaves.
+///
+/// # Errors
+/// When the client breaks the protocol.
+pub async fn serve<R, W>(mut read: R, write: W, mut accept: impl FnMut(Stream)) -> io::Result<()>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Send + Unpin + 'static,
+{
+    let dictionary = dictionary();
+    let mut packer = Compress::new(Compression::fast(), true);
+    packer.set_dictionary(&dictionary).map_err(io::Error::other)?;
+    let session = Arc::new(Mutex::new(Output { write: Box::new(write), packer }));
+    let mut unpacker = Decompress::new(true);
+    let mut streams: HashMap<u32, mpsc::Sender<Bytes>> = HashMap::new();
+    loop {
+        let mut head = [0u8; 8];
+        match read.read_exact(&mut head).await {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let (flags, length) = (head[4], u32::from_be_bytes([0, head[5], head[6], head[7]]) as usize);
+        if length > LARGEST {
+            return Err(io::Error::other("a frame is too large"));
+        }
+        let mut payload = vec![0u8; length];
+        read.read_exact(&mut payload).await?;
+        if head[0] & 0x80 == 0 {
+            let id = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
+            if let Some(sender) = streams.get(&id)
+                && !payload.is_empty()
+            {
+                let _ = sender.send(payload.into()).await;
+            }
+            if flags & FIN != 0 {
+                streams.remove(&id);
+            }
+            continue;
+        }
+        let word = |at: usize| payload.get(at..at + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
+        match u16::from_be_bytes([head[2], head[3]]) {
+            SYN_STREAM => {
+                let (Some(id), Some(block)) = (word(0), payload.get(10..)) else { return Err(io::Error::other("a SYN_STREAM is too short")) };
+                if streams.len() >= STREAMS {
+                    return Err(io::Error::other("too many streams"));
+                }
+                let headers = unpack_headers(&mut unpacker, &dictionary, block)?;
+                let (sender, input) = mpsc::channel(64);
+                if flags & FIN == 0 {
+                    streams.insert(id, sender);
+                }
+                session.lock().await.reply(id).await?;
+                accept(Stream { headers, input, output: StreamOutput { id, session: session.clone() } });
+            }
+            RST_STREAM => {
+                if let Some(id) = word(0) {
+                    streams.remove(&id);
+                }
+            }
+            PING => session.lock().await.control(PING, 0, &payload).await?,
+            GOAWAY => return Ok(()),
+            _ => {}
+        }
+    }
+}
+
+/// Header blocks are one zlib stream over the whole session.
+fn unpack_headers(unpacker: &mut Decompress, dictionary: &[u8], block: &[u8]) -> io::Result<HashMap<String, String>> {
+    let mut plain = Vec::with_capacity(HEADERS_LARGEST);
+    let mut input = block;
+    while !input.is_empty() {
+        let before = unpacker.total_in();
+        match unpacker.decompress_vec(input, &mut plain, FlushDecompress::Sync) {
+            Ok(_) => {}
+            Err(error) if error.needs_dictionary().is_some() => {
+                unpacker.set_dictionary(dictionary).map_err(io::Error::other)?;
+            }
+            Err(error) => return Err(io::Error::other(error)),
+        }
+        let used = (unpacker.total_in() - before) as usize;
+        if used == 0 && !plain.is_empty() {
+            break;
+        }
+        input = &input[used.min(input.len())..];
+        if plain.len() >= HEADERS_LARGEST {
+            return Err(io::Error::other("the headers are too large"));
+        }
+    }
+    read_headers(&plain).ok_or_else(|| io::Error::other("the headers are malformed"))
+}
+
+fn read_headers(mut plain: &[u8]) -> Option<HashMap<String, String>> {
+    fn take<'a>(from: &mut &'a [u8], n: usize) -> Option<&'a [u8]> {
+        let (head, rest) = from.split_at_checked(n)?;
+        *from = rest;
+        Some(head)
+    }
+    fn count(from: &mut &[u8]) -> Option<usize> {
+        let bytes = take(from, 4)?;
+        Some(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize)
+    }
+    let pairs = count(&mut plain)?;
+    let mut headers = HashMap::new();
+    for _ in 0..pairs {
+        let n = count(&mut plain)?;
+        let name = String::from_utf8_lossy(take(&mut plain, n)?).to_ascii_lowercase();
+        let n = count(&mut plain)?;
+        let value = String::from_utf8_lossy(take(&mut plain, n)?).into_owned();
+        headers.insert(name, value);
+    }
+    Some(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dictionary_is_that_of_the_draft() {
+        let digest = pki::sha256_hex(&dictionary());
+        assert_eq!(digest, "51d27341373f923f3cd88e1eb7162aeaa3723d7585ff2399201dc06498407f02");
+    }
+
+    #[test]
+    fn headers_survive_packing_over_several_frames() {
+        let dictionary = dictionary();
+        let mut packer = Compress::new(Compression::fast(), true);
+        packer.set_dictionary(&dictionary).unwrap();
+        let mut unpacker = Decompress::new(true);
+        for port in ["80", "8080"] {
+            let mut plain = 1u32.to_be_bytes().to_vec();
+            for text in ["Port", port] {
+                plain.extend_from_slice(&(text.len() as u32).to_be_bytes());
+                plain.extend_from_slice(text.as_bytes());
+            }
+            let mut packed = Vec::with_capacity(256);
+            packer.compress_vec(&plain, &mut packed, FlushCompress::Sync).unwrap();
+            let headers = unpack_headers(&mut unpacker, &dictionary, &packed).unwrap();
+            assert_eq!(headers["port"], port);
+        }
+    }
+
+    #[test]
+    fn malformed_headers_are_refused() {
+        for bad in [&b""[..], b"\0\0\0\x01", b"\0\0\0\x01\0\0\0\x09abc"] {
+            assert!(read_headers(bad).is_none());
+        }
+    }
+}

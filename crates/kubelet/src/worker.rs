@@ -1,0 +1,736 @@
+//! A pod's life on this node: one task, from the first sight of the pod to the removal of its last file.
+//!
+//! The task goes round: look at what is wanted and what is, do what is due ([`Worker::step`]), tell the API
+//! ([`Worker::publish`]), and wait for the next event: a change of the pod, the end of a container, a probe's verdict,
+//! or a time that was set. Start, restart of the agent and recovery take the same way; what differs is only what
+//! [`Worker::recover`] finds on disk and in the shim.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::{Api, ResourceExt as _};
+use runtime::protocol::Exit;
+use runtime::{ShimClient, ShimEvent};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::container::{Launch, new_id, termination_file};
+use crate::manager::Wanted;
+use crate::probes::{self, Verdict};
+use crate::sandbox::{Places, Sandbox};
+use crate::{Agent, status};
+
+/// How a run of a container ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    pub id: String,
+    pub code: i32,
+    pub signal: i32,
+    pub oom: bool,
+    pub started_at: String,
+    pub finished_at: String,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    #[default]
+    Waiting,
+    Running {
+        started_at: String,
+    },
+    Ended(Ended),
+}
+
+/// A container of the pod, over all its runs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Run {
+    /// Counts from zero; the restart count.
+    pub attempt: i32,
+    pub id: String,
+    pub image_id: String,
+    pub phase: Phase,
+    pub last: Option<Ended>,
+    /// Runs that ended soon after one another.
+    pub failures: u32,
+    #[serde(skip)]
+    pub ready: bool,
+    #[serde(skip)]
+    pub started: bool,
+    /// Reason and message while it waits.
+    #[serde(skip)]
+    pub waiting: Option<(String, String)>,
+    #[serde(skip)]
+    pub not_before: Option<Instant>,
+}
+
+/// What is on disk of a pod.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Saved {
+    pub namespace: String,
+    pub name: String,
+    pub start_time: String,
+    pub sandbox: Option<Sandbox>,
+    pub containers: BTreeMap<String, Run>,
+    /// The pod is over, and what it had is removed except for its logs.
+    pub finished: bool,
+}
+
+/// Reads a pod's state from its folder.
+pub fn load(folder: &Path) -> Option<Saved> {
+    serde_json::from_slice(&std::fs::read(folder.join("state.json")).ok()?).ok()
+}
+
+fn save(folder: &Path, saved: &Saved) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let new = folder.join("state.json.new");
+    std::fs::write(&new, serde_json::to_vec(saved)?)?;
+    std::fs::rename(new, folder.join("state.json"))
+}
+
+/// First and longest wait before a container that failed is started again (KEP-4603).
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// A run that was longer than this wipes earlier failures out.
+const LONG_RUN: SignedDuration = SignedDuration::from_mins(10);
+/// How often ConfigMaps, Secrets and tokens in volumes are renewed.
+const REFRESH: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_secs(2);
+
+struct Worker {
+    agent: Arc<Agent>,
+    pod: Arc<Pod>,
+    uid: String,
+    places: Places,
+    saved: Saved,
+    shim: Option<ShimClient>,
+    shim_events: Option<mpsc::Receiver<ShimEvent>>,
+    verdicts: (mpsc::Sender<Verdict>, mpsc::Receiver<Verdict>),
+    probes: BTreeMap<String, tokio::task::AbortHandle>,
+    volumes: Option<BTreeMap<String, std::path::PathBuf>>,
+    refresh_at: Instant,
+    published: Option<serde_json::Value>,
+}
+
+/// Runs a pod until it is gone from the API and from this node.
+pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, mut wanted: watch::Receiver<Wanted>) {
+    let uid = pod.uid().unwrap_or_default();
+    let places = Places::of(&agent.config, &uid);
+    let saved = load(&places.data).unwrap_or_else(|| Saved {
+        namespace: pod.namespace().unwrap_or_default(),
+        name: pod.name_any(),
+        start_time: Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        ..Saved::default()
+    });
+    let mut worker = Worker {
+        agent,
+        pod,
+        uid,
+        places,
+        saved,
+        shim: None,
+        shim_events: None,
+        verdicts: mpsc::channel(16),
+        probes: BTreeMap::new(),
+        volumes: None,
+        refresh_at: Instant::now() + REFRESH,
+        published: None,
+    };
+    worker.recover().await;
+    loop {
+        let current = wanted.borrow_and_update().clone();
+        let Some(pod) = current else {
+            // Deleted by force: whatever still runs is killed.
+            worker.kill_all(Duration::ZERO).await;
+            worker.remove(false).await;
+            return;
+        };
+        worker.pod = pod;
+        if worker.pod.metadata.deletion_timestamp.is_some() {
+            worker.terminate(&mut wanted).await;
+            return;
+        }
+        let wake = worker.step(&mut wanted).await;
+        let wake = match worker.publish().await {
+            Ok(()) => wake,
+            Err(()) => wake.min(Instant::now() + RETRY),
+        };
+        worker.wait(&mut wanted, wake).await;
+    }
+}
+
+impl Worker {
+    fn key(&self) -> String {
+        format!("{}_{}", self.pod.name_any(), self.pod.namespace().unwrap_or_default())
+    }
+
+    fn save(&self) {
+        if let Err(error) = save(&self.places.data, &self.saved) {
+            tracing::error!(pod = self.key(), %error, "a pod's state can't be written");
+        }
+    }
+
+    /// Takes up what an earlier agent left: a shim with containers, or nothing after a reboot.
+    async fn recover(&mut self) {
+        if self.saved.containers.is_empty() {
+            return;
+        }
+        let shim = ShimClient::at(&self.places.run);
+        match shim.watch().await {
+            Ok((containers, events)) => {
+                self.shim = Some(shim);
+                self.shim_events = Some(events);
+                for state in containers {
+                    let known = self.saved.containers.iter().find(|(_, r)| r.id == state.id).map(|(n, _)| n.clone());
+                    let Some(name) = known else { continue };
+                    let is_running = matches!(self.saved.containers[&name].phase, Phase::Running { .. });
+                    match (state.exit, is_running) {
+                        (Some(exit), true) => self.ended(&state.id, exit).await,
+                        (None, false) => {
+                            if let Some(run) = self.saved.containers.get_mut(&name) {
+                                run.phase = Phase::Running { started_at: state.started_at };
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            Err(_) => self.shim_is_gone().await,
+        }
+        let running: Vec<String> = self
+            .saved
+            .containers
+            .iter()
+            .filter(|(_, r)| matches!(r.phase, Phase::Running { .. }))
+            .map(|(n, _)| n.clone())
+            .collect();
+        for name in running {
+            // Ready as it was last told; the probes will tell otherwise soon if it isn't so.
+            let before = self.pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+            let was_ready = before.into_iter().any(|s| s.name == name && s.ready);
+            if let Some(run) = self.saved.containers.get_mut(&name) {
+                run.ready = was_ready;
+                run.started = true;
+            }
+            self.start_probes(&name);
+        }
+    }
+
+    /// No shim, no containers: what ran has ended.
+    async fn shim_is_gone(&mut self) {
+        self.shim = None;
+        self.shim_events = None;
+        let lost: Vec<String> = self
+            .saved
+            .containers
+            .values()
+            .filter(|r| matches!(r.phase, Phase::Running { .. }))
+            .map(|r| r.id.clone())
+            .collect();
+        runtime::cgroup::kill_all(&crate::sandbox::cgroup(&self.agent.config, &self.pod));
+        for id in lost {
+            let at = Timestamp::now().to_string();
+            self.ended(&id, Exit { code: 137, signal: 0, oom: false, at }).await;
+        }
+        let _ = std::fs::remove_dir_all(self.places.run.join("oci"));
+    }
+
+    /// Does everything that is due now; returns when something will be due by itself.
+    async fn step(&mut self, wanted: &mut watch::Receiver<Wanted>) -> Instant {
+        let far = Instant::now() + Duration::from_secs(3600);
+        if self.saved.finished {
+            return far;
+        }
+        if status::is_over(&self.pod, &self.saved) {
+            self.kill_all(Duration::from_secs(30)).await;
+            self.remove(true).await;
+            self.saved.finished = true;
+            self.save();
+            return far;
+        }
+        if let Err(error) = self.prepare().await {
+            self.agent.events.warning(self.pod.as_ref(), error.0, error.1);
+            return Instant::now() + RETRY;
+        }
+        let mut wake = self.refresh_at;
+        // Containers are started one by one, and a deletion needn't wait for the rest.
+        while let Some(next) = self.next_start() {
+            match next {
+                Due::Now(container) => {
+                    if wanted.has_changed().unwrap_or(true) {
+                        return Instant::now();
+                    }
+                    self.start(&container).await;
+                }
+                Due::At(at) => {
+                    wake = wake.min(at);
+                    break;
+                }
+            }
+        }
+        wake
+    }
+
+    /// Sandbox and volumes.
+    async fn prepare(&mut self) -> Result<(), (&'static str, String)> {
+        if self.saved.sandbox.is_none() || !self.places.namespaces().exist() {
+            let made = self.agent.ensure_sandbox(&self.pod, &self.places, self.saved.sandbox.clone()).await;
+            let sandbox = made.map_err(|e| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}")))?;
+            self.saved.sandbox = Some(sandbox);
+            self.save();
+        }
+        if self.volumes.is_none() || Instant::now() >= self.refresh_at {
+            let ip = self.saved.sandbox.as_ref().and_then(|s| s.ip).map(|ip| ip.to_string()).unwrap_or_default();
+            let prepared = self.agent.prepare_volumes(&self.pod, &self.places, &ip).await;
+            self.refresh_at = Instant::now() + REFRESH;
+            match prepared {
+                Ok(volumes) => self.volumes = Some(volumes),
+                // What was there at the start may go away later without harm to the running containers.
+                Err(_) if self.volumes.is_some() => {}
+                Err(error) => return Err(("FailedMount", error)),
+            }
+        }
+        if self.shim.is_none() {
+            std::fs::create_dir_all(&self.places.run).map_err(|e| ("FailedCreatePodSandBox", e.to_string()))?;
+            let fail = |e: runtime::client::ShimError| ("FailedCreatePodSandBox", e.to_string());
+            let shim = ShimClient::start(&self.places.run).await.map_err(fail)?;
+            let (_, events) = shim.watch().await.map_err(fail)?;
+            self.shim = Some(shim);
+            self.shim_events = Some(events);
+        }
+        Ok(())
+    }
+
+    /// The next container to start, by the order of init containers, sidecars and the rest.
+    fn next_start(&self) -> Option<Due> {
+        let spec = self.pod.spec.as_ref()?;
+        let due = |container: &Container| -> Option<Due> {
+            let run = self.saved.containers.get(&container.name);
+            match run.and_then(|r| r.not_before) {
+                Some(at) if at > Instant::now() => Some(Due::At(at)),
+                _ => Some(Due::Now(container.name.clone())),
+            }
+        };
+        let mut earliest: Option<Due> = None;
+        for container in spec.init_containers.iter().flatten() {
+            let sidecar = container.restart_policy.as_deref() == Some("Always");
+            let run = self.saved.containers.get(&container.name);
+            match run.map(|r| &r.phase) {
+                Some(Phase::Ended(ended)) if !sidecar && ended.code == 0 => {}
+                Some(Phase::Running { .. }) if sidecar && run.is_some_and(|r| r.started) => {}
+                Some(Phase::Running { .. }) => return earliest,
+                _ => match due(container)? {
+                    Due::Now(name) => return Some(Due::Now(name)),
+                    at => {
+                        // A sidecar that waits to be restarted doesn't hold up what already ran past it.
+                        let passed = sidecar && run.is_some_and(|r| r.attempt > 0 || r.last.is_some());
+                        if !passed {
+                            return Some(at);
+                        }
+                        earliest = Some(at.or_earlier(earliest));
+                    }
+                },
+            }
+        }
+        for container in &spec.containers {
+            let run = self.saved.containers.get(&container.name);
+            let wanted = match run.map(|r| &r.phase) {
+                None | Some(Phase::Waiting) => true,
+                Some(Phase::Running { .. }) => false,
+                Some(Phase::Ended(ended)) => status::restarts(&self.pod, container, false, ended.code),
+            };
+            if wanted {
+                match due(container)? {
+                    Due::Now(name) => return Some(Due::Now(name)),
+                    at => earliest = Some(at.or_earlier(earliest)),
+                }
+            }
+        }
+        earliest
+    }
+
+    fn container(&self, name: &str) -> Option<Container> {
+        let spec = self.pod.spec.as_ref()?;
+        spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name).cloned()
+    }
+
+    async fn start(&mut self, name: &str) {
+        let Some(container) = self.container(name) else { return };
+        let (agent, pod) = (self.agent.clone(), self.pod.clone());
+        let mut run = self.saved.containers.get(name).cloned().unwrap_or_default();
+        let image = match agent.image(&pod, &container).await {
+            Ok(image) => image,
+            Err(missing) => {
+                run.waiting = Some((missing.reason.into(), missing.message));
+                run.not_before = Some(missing.again);
+                self.saved.containers.insert(name.into(), run);
+                return;
+            }
+        };
+        if let Phase::Ended(ended) = &run.phase {
+            let old = ended.clone();
+            self.discard(&old.id).await;
+            run.last = Some(old);
+            run.attempt += 1;
+        }
+        run.id = new_id(&pod, name, run.attempt);
+        run.image_id = image.id.clone();
+        run.phase = Phase::Waiting;
+        run.not_before = None;
+        run.ready = false;
+        run.started = false;
+        // On disk before it runs, so that it is found again whatever happens to this process.
+        self.saved.containers.insert(name.into(), run.clone());
+        self.save();
+        let no_volumes = BTreeMap::new();
+        let launch = Launch {
+            pod: &pod,
+            container: &container,
+            image: &image,
+            sandbox: &self.saved.sandbox.clone().unwrap_or_default(),
+            places: &self.places,
+            volumes: self.volumes.as_ref().unwrap_or(&no_volumes),
+            id: &run.id,
+            attempt: run.attempt,
+        };
+        let Some(shim) = self.shim.clone() else { return };
+        match agent.launch(launch, &shim).await {
+            Ok(()) => {
+                run.phase = Phase::Running { started_at: Timestamp::now().to_string() };
+                run.waiting = None;
+                run.started = container.startup_probe.is_none();
+                run.ready = run.started && container.readiness_probe.is_none();
+                self.saved.containers.insert(name.into(), run);
+                self.save();
+                agent.events.normal(pod.as_ref(), "Started", format!("Container started: {name}"));
+                self.start_probes(name);
+                self.post_start(&container).await;
+            }
+            Err(error) => {
+                let message = format!("Error: {}", error.message);
+                agent.events.warning(pod.as_ref(), "Failed", message);
+                run.waiting = Some((error.reason.into(), error.message.clone()));
+                run.failures += 1;
+                run.not_before = Some(Instant::now() + backoff(run.failures));
+                if error.reason == "RunContainerError" {
+                    let at = Timestamp::now().to_string();
+                    let ended = Ended { id: run.id.clone(), code: 128, message: error.message, started_at: at.clone(), finished_at: at, ..Ended::default() };
+                    run.phase = Phase::Ended(ended);
+                }
+                self.saved.containers.insert(name.into(), run);
+                self.save();
+            }
+        }
+    }
+
+    /// Runs `lifecycle.postStart`; a container whose hook fails is killed.
+    async fn post_start(&mut self, container: &Container) {
+        let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return };
+        let (Some(shim), Some(run)) = (self.shim.clone(), self.saved.containers.get(&container.name)) else { return };
+        let target = self.probe_target(container, run);
+        if let Err(error) = probes::hook(&shim, &target, hook, Duration::from_secs(60)).await {
+            self.agent.events.warning(self.pod.as_ref(), "FailedPostStartHook", format!("PostStartHook failed: {error}"));
+            let id = run.id.clone();
+            let _ = shim.kill(&id, 9).await;
+        }
+    }
+
+    fn probe_target(&self, container: &Container, run: &Run) -> probes::Target {
+        probes::Target {
+            id: run.id.clone(),
+            process: self.places.container(&run.id).join("process.json"),
+            ip: self.saved.sandbox.as_ref().and_then(|s| s.ip).unwrap_or(self.agent.config.node_ip),
+            container: container.clone(),
+        }
+    }
+
+    fn start_probes(&mut self, name: &str) {
+        let (Some(container), Some(shim)) = (self.container(name), self.shim.clone()) else { return };
+        let Some(run) = self.saved.containers.get(name) else { return };
+        let target = self.probe_target(&container, run);
+        let task = tokio::spawn(probes::watch(shim, target, run.started, self.verdicts.0.clone()));
+        if let Some(old) = self.probes.insert(name.into(), task.abort_handle()) {
+            old.abort();
+        }
+    }
+
+    /// Removes what the runtime keeps of a container that has ended.
+    async fn discard(&self, id: &str) {
+        if let Some(shim) = &self.shim
+            && let Err(error) = shim.delete(id).await
+        {
+            tracing::warn!(pod = self.key(), %error, "what is left of a container can't be removed");
+        }
+        let folder = self.places.container(id);
+        let _ = tokio::task::spawn_blocking(move || {
+            runtime::rootfs::unmount_below(&folder);
+            let _ = std::fs::remove_dir_all(&folder);
+        })
+        .await;
+    }
+
+    async fn ended(&mut self, id: &str, exit: Exit) {
+        let Some((name, run)) = self.saved.containers.iter_mut().find(|(_, r)| r.id == id) else { return };
+        let Phase::Running { started_at } = &run.phase else { return };
+        let started_at = started_at.clone();
+        let long = match (started_at.parse::<Timestamp>(), exit.at.parse::<Timestamp>()) {
+            (Ok(start), Ok(end)) => end.duration_since(start) > LONG_RUN,
+            _ => false,
+        };
+        run.failures = if long { 0 } else { run.failures };
+        run.not_before = Some(Instant::now() + backoff(run.failures));
+        run.failures += 1;
+        run.ready = false;
+        run.started = false;
+        let name = name.clone();
+        let attempt = run.attempt;
+        let message = std::fs::read_to_string(termination_file(&self.places, &name, attempt)).unwrap_or_default();
+        let message: String = message.chars().take(4096).collect();
+        run.phase = Phase::Ended(Ended {
+            id: id.into(),
+            code: exit.code,
+            signal: exit.signal,
+            oom: exit.oom,
+            started_at,
+            finished_at: exit.at,
+            message,
+        });
+        if let Some(probes) = self.probes.remove(&name) {
+            probes.abort();
+        }
+        self.save();
+    }
+
+    async fn verdict(&mut self, verdict: Verdict) {
+        let grace = self.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30).max(1);
+        let Some(run) = self.saved.containers.get_mut(&verdict.container).filter(|r| r.id == verdict.id) else { return };
+        match verdict.kind {
+            probes::Kind::Started => {
+                run.started = true;
+                let readiness = self.container(&verdict.container).is_some_and(|c| c.readiness_probe.is_some());
+                if let Some(run) = self.saved.containers.get_mut(&verdict.container)
+                    && !readiness
+                {
+                    run.ready = true;
+                }
+            }
+            probes::Kind::Ready => run.ready = verdict.healthy,
+            probes::Kind::Dead => {
+                let name = verdict.container.clone();
+                let id = run.id.clone();
+                let why = format!("Container {name} failed {} probe, will be restarted", verdict.probe);
+                self.agent.events.normal(self.pod.as_ref(), "Killing", why);
+                self.kill(&name, &id, Duration::from_secs(grace as u64)).await;
+            }
+            probes::Kind::Unhealthy => {}
+        }
+        if !verdict.healthy && !verdict.message.is_empty() {
+            let message = format!("{} probe failed: {}", capitalized(verdict.probe), verdict.message);
+            self.agent.events.warning(self.pod.as_ref(), "Unhealthy", message);
+        }
+    }
+
+    /// Asks a container to end, and makes it once its time is over. Doesn't wait for it.
+    async fn kill(&mut self, name: &str, id: &str, grace: Duration) {
+        let Some(shim) = self.shim.clone() else { return };
+        let container = self.container(name);
+        let hook = container.as_ref().and_then(|c| c.lifecycle.as_ref()).and_then(|l| l.pre_stop.clone());
+        let target = container.as_ref().zip(self.saved.containers.get(name)).map(|(c, r)| self.probe_target(c, r));
+        let image = self.saved.containers.get(name).and_then(|r| self.agent.images.find(&r.image_id));
+        let signal = image.map_or(15, |i| signal_number(&i.defaults.stop_signal));
+        let id = id.to_string();
+        tokio::spawn(async move {
+            let deadline = Instant::now() + grace;
+            if let (Some(hook), Some(target)) = (hook, target)
+                && !grace.is_zero()
+            {
+                let _ = probes::hook(&shim, &target, &hook, grace).await;
+            }
+            if !grace.is_zero() {
+                let _ = shim.kill(&id, signal).await;
+                tokio::time::sleep_until(deadline).await;
+            }
+            let _ = shim.kill(&id, 9).await;
+        });
+    }
+
+    fn running(&self) -> Vec<(String, String)> {
+        let running = self.saved.containers.iter().filter(|(_, r)| matches!(r.phase, Phase::Running { .. }));
+        running.map(|(name, run)| (name.clone(), run.id.clone())).collect()
+    }
+
+    /// Ends all containers and waits until they have.
+    async fn kill_all(&mut self, grace: Duration) {
+        for (name, id) in self.running() {
+            self.kill(&name, &id, grace).await;
+        }
+        while !self.running().is_empty() {
+            if !self.shim_event().await {
+                break;
+            }
+        }
+    }
+
+    /// Waits for the shim's next event and takes it in; false when there is no shim.
+    async fn shim_event(&mut self) -> bool {
+        let Some(events) = &mut self.shim_events else { return false };
+        match events.recv().await {
+            Some(ShimEvent::Exited { id, exit }) => self.ended(&id, exit).await,
+            Some(ShimEvent::Gone) | None => self.shim_is_gone().await,
+        }
+        true
+    }
+
+    /// Ends the pod as its deletion asks, tells the API, and removes everything.
+    async fn terminate(&mut self, wanted: &mut watch::Receiver<Wanted>) {
+        for probes in std::mem::take(&mut self.probes).into_values() {
+            probes.abort();
+        }
+        let grace = |pod: &Pod| Duration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(30).max(0) as u64);
+        let mut last_grace = grace(&self.pod);
+        for (name, id) in self.running() {
+            self.agent.events.normal(self.pod.as_ref(), "Killing", format!("Stopping container {name}"));
+            self.kill(&name, &id, last_grace).await;
+        }
+        while !self.running().is_empty() {
+            let _ = self.publish().await;
+            tokio::select! {
+                alive = self.shim_event() => if !alive { break },
+                _ = wanted.changed() => {
+                    let current = wanted.borrow_and_update().clone();
+                    let shorter = current.as_ref().map_or(Duration::ZERO, |pod| grace(pod));
+                    if shorter < last_grace {
+                        last_grace = shorter;
+                        for (name, id) in self.running() {
+                            self.kill(&name, &id, shorter).await;
+                        }
+                    }
+                    if let Some(pod) = current {
+                        self.pod = pod;
+                    }
+                }
+            }
+        }
+        let _ = self.publish().await;
+        self.remove(true).await;
+        self.delete_from_api(wanted).await;
+        let _ = std::fs::remove_dir_all(&self.places.data);
+    }
+
+    /// The last step of a deletion is the kubelet's: it tells that nothing of the pod runs any more.
+    async fn delete_from_api(&self, wanted: &mut watch::Receiver<Wanted>) {
+        let api: Api<Pod> = Api::namespaced(self.agent.client.clone(), &self.pod.namespace().unwrap_or_default());
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions { uid: Some(self.uid.clone()), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        while wanted.borrow().is_some() {
+            match api.delete(&self.pod.name_any(), &params).await {
+                Ok(_) => return,
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return,
+                Err(error) => {
+                    tracing::warn!(pod = self.key(), %error, "a pod that has ended can't be deleted from the API; trying again");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn remove(&mut self, keep_logs: bool) {
+        let ids: Vec<String> = self.saved.containers.values().map(|r| r.id.clone()).filter(|id| !id.is_empty()).collect();
+        for id in ids {
+            self.discard(&id).await;
+        }
+        self.agent.remove_sandbox(&self.uid, &self.places, self.saved.sandbox.as_ref(), keep_logs).await;
+        self.shim = None;
+        self.shim_events = None;
+        self.saved.sandbox = None;
+    }
+
+    /// Writes the pod's status if it changed.
+    async fn publish(&mut self) -> Result<(), ()> {
+        let status = status::compute(&self.pod, &self.saved, &self.agent.config);
+        if self.published.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        let api: Api<Pod> = Api::namespaced(self.agent.client.clone(), &self.pod.namespace().unwrap_or_default());
+        let patch = json!({"metadata": {"uid": self.uid}, "status": status});
+        match api.patch_status(&self.pod.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
+            Ok(_) => {
+                self.published = Some(status);
+                Ok(())
+            }
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(error) => {
+                tracing::warn!(pod = self.key(), %error, "a pod's status can't be written; trying again");
+                Err(())
+            }
+        }
+    }
+
+    async fn wait(&mut self, wanted: &mut watch::Receiver<Wanted>, wake: Instant) {
+        let has_shim = self.shim_events.is_some();
+        tokio::select! {
+            changed = wanted.changed() => {
+                if changed.is_err() {
+                    // The manager is gone: the agent is stopping.
+                    std::future::pending::<()>().await;
+                }
+            }
+            event = async { self.shim_events.as_mut()?.recv().await }, if has_shim => match event {
+                Some(ShimEvent::Exited { id, exit }) => self.ended(&id, exit).await,
+                Some(ShimEvent::Gone) | None => self.shim_is_gone().await,
+            },
+            Some(verdict) = self.verdicts.1.recv() => self.verdict(verdict).await,
+            () = tokio::time::sleep_until(wake) => {}
+        }
+    }
+}
+
+enum Due {
+    Now(String),
+    At(Instant),
+}
+
+impl Due {
+    fn or_earlier(self, other: Option<Due>) -> Due {
+        match (self, other) {
+            (Due::At(a), Some(Due::At(b))) => Due::At(a.min(b)),
+            (mine, _) => mine,
+        }
+    }
+}
+
+/// No wait after the first end; then one second, doubling up to a minute.
+fn backoff(failures: u32) -> Duration {
+    match failures {
+        0 => Duration::ZERO,
+        n => (BACKOFF.0 * 2u32.saturating_pow((n - 1).min(10))).min(BACKOFF.1),
+    }
+}
+
+fn signal_number(name: &str) -> i32 {
+    match name.trim_start_matches("SIG") {
+        "HUP" => 1,
+        "INT" => 2,
+        "QUIT" => 3,
+        "KILL" => 9,
+        "USR1" => 10,
+        "USR2" => 12,
+        "WINCH" => 28,
+        "RTMIN+3" => 37,
+        other => other.parse().unwrap_or(15),
+    }
+}
+
+fn capitalized(word: &str) -> String {
+    let mut chars = word.chars();
+    chars.next().map(|c| c.to_uppercase().collect::<String>() + chars.as_str()).unwrap_or_default()
+}

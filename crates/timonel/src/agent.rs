@@ -1,0 +1,361 @@
+//! The agent role: joins a server and runs the node's parts. The server's own node takes the same way from
+//! [`run_node`] on.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use informer::Informers;
+use ipnet::IpNet;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use kube::api::PostParams;
+use kube::{Api, Client, ResourceExt as _};
+use network::{Addresses, Bridge};
+use pki::JoinToken;
+use runtime::ImageStore;
+use runtime::image::Registries;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{AgentArgs, NodeArgs};
+use crate::shutdown;
+
+/// How the node reaches the API.
+pub struct Access {
+    pub client: Client,
+    pub authority_pem: String,
+    pub is_server: bool,
+}
+
+/// What a node is, from its flags.
+pub struct Settings {
+    pub args: NodeArgs,
+    pub name: String,
+    pub ip: IpAddr,
+}
+
+impl Settings {
+    pub fn new(args: &NodeArgs, name: String, ip: IpAddr) -> Self {
+        Settings { args: args.clone(), name, ip }
+    }
+}
+
+const BRIDGE: &str = "timonel0";
+const TABLE: &str = "timonel";
+
+pub fn node_name(given: Option<&str>) -> anyhow::Result<String> {
+    let name = match given {
+        Some(name) => name.to_string(),
+        None => nix::unistd::gethostname()?.to_string_lossy().to_ascii_lowercase(),
+    };
+    apimachinery::names::dns1123_subdomain(&name).map_err(|e| anyhow::anyhow!("the node's name {name:?} can't be used: {e}; --node-name gives another"))?;
+    Ok(name)
+}
+
+pub async fn node_ip(given: Option<IpAddr>) -> anyhow::Result<IpAddr> {
+    match given {
+        Some(ip) => Ok(ip),
+        None => network::default_address().await.context("this machine's address can't be found out; --node-ip names it"),
+    }
+}
+
+pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
+    let stop = shutdown::on_signal()?;
+    let token: JoinToken = args.token.parse()?;
+    let name = node_name(args.node.node_name.as_deref())?;
+    let ip = node_ip(args.node.node_ip).await?;
+    let authority_pem = fetch_authority(&args.server).await?;
+    if !token.trusts(&authority_pem) {
+        bail!("the server at {} isn't the one that the token is of (its CA certificate has another hash): check --server, or take the token from that server's file server/node-token", args.server);
+    }
+    let folder = args.node.data_dir.join("agent/tls");
+    let client = node_client(&args.server, &authority_pem, &token, &name, &folder).await?;
+    let access = Access { client, authority_pem, is_server: false };
+    run_node(Settings::new(&args.node, name, ip), access, stop).await
+}
+
+/// The server's CA certificate, over a connection that isn't trusted yet; the token tells whether it is the right one.
+async fn fetch_authority(server: &str) -> anyhow::Result<String> {
+    let mut config = kube::Config::new(server.parse().with_context(|| format!("--server {server:?} is no URL; it must read https://ADDRESS:6443"))?);
+    config.accept_invalid_certs = true;
+    let client = Client::try_from(config)?;
+    let request = http::Request::get("/cacerts").body(Vec::new())?;
+    client.request_text(request).await.with_context(|| format!("the server at {server} can't be reached"))
+}
+
+fn config(server: &str, authority_pem: &str) -> anyhow::Result<kube::Config> {
+    use base64::Engine as _;
+    let mut config = kube::Config::new(server.parse()?);
+    let body: String = authority_pem.lines().filter(|l| !l.starts_with("-----")).collect();
+    config.root_cert = Some(vec![base64::engine::general_purpose::STANDARD.decode(body)?]);
+    config.read_timeout = None;
+    Ok(config)
+}
+
+/// A client with the node's certificate; one is asked for with the join token if there is none yet.
+async fn node_client(server: &str, authority_pem: &str, token: &JoinToken, name: &str, folder: &Path) -> anyhow::Result<Client> {
+    let (certificate_path, key_path) = (folder.join("client.crt"), folder.join("client.key"));
+    let user = format!("system:node:{name}");
+    let usable = std::fs::read_to_string(&certificate_path)
+        .ok()
+        .and_then(|pem| pki::certificate_facts(&pem).ok())
+        .is_some_and(|facts| facts.common_name == user && !facts.is_aging());
+    if !usable {
+        let mut bootstrap = config(server, authority_pem)?;
+        bootstrap.auth_info.token = Some(token.secret.clone().into());
+        let client = Client::try_from(bootstrap)?;
+        let key = pki::new_key()?;
+        let certificate = sign(&client, &key, &user, "kubernetes.io/kube-apiserver-client-kubelet", &[]).await.map_err(|error| {
+            let refused = matches!(error.downcast_ref::<kube::Error>(), Some(kube::Error::Api(s)) if s.code == 401);
+            if refused { anyhow::anyhow!("the server refuses the token: its secret is wrong; the right one is in the server's file server/node-token") } else { error }
+        })?;
+        pki::write_private(&key_path, key.as_bytes())?;
+        pki::write_private(&certificate_path, certificate.as_bytes())?;
+    }
+    let mut config = config(server, authority_pem)?;
+    config.auth_info.client_certificate = Some(certificate_path.display().to_string());
+    config.auth_info.client_key = Some(key_path.display().to_string());
+    Ok(Client::try_from(config)?)
+}
+
+/// Has a certificate signed through the API.
+async fn sign(client: &Client, key: &str, user: &str, signer: &str, names: &[String]) -> anyhow::Result<String> {
+    use base64::Engine as _;
+    let api: Api<CertificateSigningRequest> = Api::all(client.clone());
+    let request = pki::request(key, user, "system:nodes", names)?;
+    let usage = if signer.ends_with("serving") { "server auth" } else { "client auth" };
+    let object = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+        "metadata": {"generateName": "node-csr-"},
+        "spec": {"signerName": signer, "usages": ["digital signature", "key encipherment", usage],
+                 "request": base64::engine::general_purpose::STANDARD.encode(request)}});
+    let created = api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+    let name = created.name_any();
+    let done = |c: Option<&CertificateSigningRequest>| {
+        let status = c.and_then(|c| c.status.as_ref());
+        status.is_some_and(|s| s.certificate.is_some() || s.conditions.iter().flatten().any(|c| matches!(c.type_.as_str(), "Denied" | "Failed")))
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), kube::runtime::wait::await_condition(api.clone(), &name, done)).await;
+    let signed = waited.context("the server signed no certificate within a minute")??;
+    let status = signed.and_then(|c| c.status).unwrap_or_default();
+    match status.certificate {
+        Some(certificate) => Ok(String::from_utf8(certificate.0)?),
+        None => bail!("the server refused to sign a certificate: {:?}", status.conditions),
+    }
+}
+
+/// What the server tells every node of the cluster.
+struct Cluster {
+    cidr: IpNet,
+    service_cidr: IpNet,
+    dns: IpAddr,
+    domain: String,
+    run_dns: bool,
+}
+
+async fn cluster(client: &Client) -> anyhow::Result<Cluster> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
+    let map = api.get("timonel-cluster").await.context("the cluster's settings (ConfigMap kube-system/timonel-cluster) can't be read")?;
+    let data = map.data.unwrap_or_default();
+    let get = |key: &str| data.get(key).cloned().with_context(|| format!("ConfigMap kube-system/timonel-cluster lacks {key}"));
+    Ok(Cluster {
+        cidr: get("cluster-cidr")?.parse()?,
+        service_cidr: get("service-cidr")?.parse()?,
+        dns: get("cluster-dns")?.parse()?,
+        domain: get("cluster-domain")?,
+        run_dns: !get("disable")?.split(',').any(|d| d == "dns"),
+    })
+}
+
+/// Runs the parts of a node until `stop` is cancelled.
+pub async fn run_node(settings: Settings, access: Access, stop: CancellationToken) -> anyhow::Result<()> {
+    let Settings { args, name, ip } = settings;
+    let client = access.client.clone();
+    let cluster = cluster(&client).await?;
+    let agent_dir = args.data_dir.join("agent");
+    let config = kubelet::Config {
+        node_name: name.clone(),
+        node_ip: ip,
+        data_dir: agent_dir.clone(),
+        run_dir: args.run_dir.clone(),
+        cgroup_root: args.cgroup_root.clone(),
+        cluster_dns: cluster.dns,
+        cluster_domain: cluster.domain.clone(),
+        cluster_cidr: cluster.cidr,
+        labels: args.node_labels.iter().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect(),
+        taints: args.node_taints.iter().filter_map(|t| taint(t)).collect(),
+        is_server: access.is_server,
+    };
+    for folder in [&config.data_dir, &config.run_dir] {
+        std::fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
+    }
+    let registries = Registries::read(&args.private_registry).map_err(anyhow::Error::msg)?;
+    let images = ImageStore::open(&agent_dir.join("image-store"), registries)?;
+    let archives = tokio::spawn(load_archives(images.clone(), agent_dir.join("images")));
+    let range = kubelet::register(&config, &client).await.context("the node can't be registered")?;
+    let tls = agent_dir.join("tls");
+    let serving = serving(&client, &access.authority_pem, &name, ip, &tls);
+    let (serving, bridge) = tokio::join!(serving, set_up_network(&config, range, &cluster));
+    let (serving, bridge) = (serving?, bridge?);
+    let addresses = Addresses::new(range);
+    for address in kubelet::restored_addresses(&config) {
+        addresses.reserve(address);
+    }
+    let informers = Informers::new(client.clone());
+    let proxy = proxy::Config {
+        table: TABLE.into(),
+        node_name: name.clone(),
+        node_ip: ip,
+        cluster_cidr: cluster.cidr,
+        cluster_dns: cluster.dns,
+        bridge: BRIDGE.into(),
+    };
+    tokio::spawn(proxy::run(proxy, informers.clone()));
+    if cluster.run_dns {
+        let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let dns = dns::Config { address: cluster.dns, domain: cluster.domain, upstreams: dns::upstreams(&resolv, cluster.dns) };
+        let informers = informers.clone();
+        tokio::spawn(async move {
+            if let Err(error) = dns::run(dns, informers).await {
+                tracing::error!(%error, "the cluster's DNS isn't served on this node");
+            }
+        });
+    }
+    tokio::spawn(keep_routes(informers.clone(), bridge.clone(), name));
+    // Images that lie ready are loaded before pods ask for them.
+    let _ = archives.await;
+    let parts = kubelet::Parts { client, informers, images, bridge, addresses, serving };
+    kubelet::run(config, parts, stop).await;
+    Ok(())
+}
+
+/// `key=value:effect` or `key:effect`
+fn taint(text: &str) -> Option<(String, String, String)> {
+    let (rest, effect) = text.rsplit_once(':')?;
+    let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
+    Some((key.into(), value.into(), effect.into()))
+}
+
+/// The kubelet's listener and certificate; a new one is asked for through the API when there is no good one.
+async fn serving(client: &Client, authority_pem: &str, name: &str, ip: IpAddr, folder: &Path) -> anyhow::Result<kubelet::Serving> {
+    let (certificate_path, key_path) = (folder.join("kubelet.crt"), folder.join("kubelet.key"));
+    let names = vec![name.to_string(), ip.to_string()];
+    let present = std::fs::read_to_string(&certificate_path).ok().zip(std::fs::read_to_string(&key_path).ok());
+    let good = present.filter(|(certificate, _)| {
+        pki::certificate_facts(certificate).is_ok_and(|f| !f.is_aging() && names.iter().all(|n| f.names.contains(n)))
+    });
+    let (certificate_pem, key_pem) = match good {
+        Some(present) => present,
+        None => {
+            let key = pki::new_key()?;
+            let user = format!("system:node:{name}");
+            let certificate = sign(client, &key, &user, "kubernetes.io/kubelet-serving", &names).await?;
+            pki::write_private(&key_path, key.as_bytes())?;
+            pki::write_private(&certificate_path, certificate.as_bytes())?;
+            (certificate, key)
+        }
+    };
+    let address: SocketAddr = (ip, 10250).into();
+    let listener = TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} for the kubelet's API (is another agent running?)"))?;
+    let identity = pki::Identity { certificate_pem, key_pem };
+    Ok(kubelet::Serving { listener, identity, authority_pem: authority_pem.into() })
+}
+
+async fn set_up_network(config: &kubelet::Config, range: IpNet, cluster: &Cluster) -> anyhow::Result<Bridge> {
+    network::enable_forwarding()?;
+    let gateway = range.hosts().next().context("the node's range of addresses is empty")?;
+    let bridge = Bridge::ensure(BRIDGE, gateway, range).await.context("the pod network can't be set up (are you root?)")?;
+    bridge.add_address(config.cluster_dns, 32).await?;
+    // So that this machine itself reaches services, whose addresses no interface has.
+    bridge.route_services(cluster.service_cidr).await?;
+    Ok(bridge)
+}
+
+/// Loads what lies in the folder for image archives, and what appears there.
+async fn load_archives(images: Arc<ImageStore>, folder: PathBuf) {
+    if std::fs::create_dir_all(&folder).is_err() {
+        return;
+    }
+    let mut loaded = std::collections::HashMap::new();
+    load_new(&images, &folder, &mut loaded).await;
+    tokio::spawn(async move {
+        loop {
+            let watched = folder.clone();
+            let changed = tokio::task::spawn_blocking(move || wait_for_files(&watched)).await;
+            if !matches!(changed, Ok(Ok(()))) {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+            }
+            load_new(&images, &folder, &mut loaded).await;
+        }
+    });
+}
+
+/// Waits until a file is written or moved into the folder (inotify(7)).
+fn wait_for_files(folder: &Path) -> nix::Result<()> {
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+    let watch = Inotify::init(InitFlags::IN_CLOEXEC)?;
+    watch.add_watch(folder, AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO)?;
+    watch.read_events().map(|_| ())
+}
+
+async fn load_new(images: &Arc<ImageStore>, folder: &Path, loaded: &mut std::collections::HashMap<PathBuf, std::time::SystemTime>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Some(changed) = entry.metadata().ok().filter(|m| m.is_file()).and_then(|m| m.modified().ok()) else { continue };
+        if loaded.get(&path) == Some(&changed) {
+            continue;
+        }
+        loaded.insert(path.clone(), changed);
+        match images.load(&path).await {
+            Ok(list) => {
+                let names: Vec<String> = list.into_iter().flat_map(|i| i.names).collect();
+                tracing::info!(archive = %path.display(), images = names.join(", "), "images are loaded");
+            }
+            Err(error) => tracing::warn!(%error, "an image archive can't be loaded"),
+        }
+    }
+}
+
+/// Keeps a route to every other node's pods.
+async fn keep_routes(informers: Informers, bridge: Bridge, own: String) {
+    let nodes = informers.of::<Node>();
+    let changed = Arc::new(tokio::sync::Notify::new());
+    let wake = changed.clone();
+    nodes.on_change(move |_| wake.notify_one());
+    let mut present: std::collections::HashMap<IpNet, IpAddr> = std::collections::HashMap::new();
+    loop {
+        let wanted: std::collections::HashMap<IpNet, IpAddr> = nodes
+            .list()
+            .iter()
+            .filter(|n| n.name_any() != own)
+            .filter_map(|n| {
+                let range = n.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()?;
+                let addresses = n.status.as_ref()?.addresses.as_ref()?;
+                let ip = addresses.iter().find(|a| a.type_ == "InternalIP")?.address.parse().ok()?;
+                Some((range, ip))
+            })
+            .collect();
+        for (range, _) in present.clone().iter().filter(|(r, _)| !wanted.contains_key(*r)) {
+            let _ = bridge.unroute(*range).await;
+            present.remove(range);
+        }
+        for (range, ip) in &wanted {
+            if present.get(range) == Some(ip) {
+                continue;
+            }
+            match bridge.route(*range, *ip).await {
+                Ok(()) => {
+                    present.insert(*range, *ip);
+                }
+                Err(error) => tracing::warn!(%error, "the pods of another node can't be reached"),
+            }
+        }
+        tokio::select! {
+            () = changed.notified() => {}
+            () = tokio::time::sleep(Duration::from_secs(60)) => present.clear(),
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Puts the control plane's parts together in one process.
+
+use std::sync::Arc;
+
+use apiserver::{ApiServer, User};
+use informer::Informers;
+use kube::Client;
+use pki::Authority;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::ServerArgs;
+
+/// A client for a component of this process, which acts as `user`: no network, no TLS, same rules.
+pub fn client(api: &Arc<ApiServer>, user: User) -> Client {
+    Client::new(api.in_process(user), "default")
+}
+
+/// Starts controllers and scheduler. They end with the process; what they do is safe to break off anywhere.
+pub fn start_control_plane(api: &Arc<ApiServer>, args: &ServerArgs, authority: &Arc<Authority>, _stop: &CancellationToken) {
+    let component = |name: &str| Informers::new(client(api, User::new(name, &["system:authenticated"])));
+    let managers = component("system:kube-controller-manager");
+    let config = controllers::Config {
+        authority: authority.clone(),
+        cluster_cidr: args.cluster_cidr,
+        local_storage: !args.disable.iter().any(|d| d == "local-storage"),
+    };
+    controllers::start(config, managers.clone());
+    // The scheduler reads the controllers' caches, so that each kind is decoded once in this process.
+    scheduler::start(&managers);
+}
