@@ -88,6 +88,13 @@ pub fn start(informers: &Informers) {
     });
 }
 
+/// Why a pod's volumes let it go nowhere yet.
+enum Obstacle {
+    /// A moment's matter: the claim has its volume, only its status is still to be written.
+    BeingBound,
+    Told(String),
+}
+
 fn is_ours(pod: &Pod) -> bool {
     let spec = pod.spec.as_ref();
     let name = spec.and_then(|s| s.scheduler_name.as_deref()).unwrap_or(NAME);
@@ -103,7 +110,11 @@ impl Scheduler {
         }
         let volumes = match self.volumes_of(&pod) {
             Ok(volumes) => volumes,
-            Err(reason) => {
+            Err(Obstacle::BeingBound) => {
+                waiting.lock().push(key.clone());
+                return Ok(Some(Duration::from_secs(5)));
+            }
+            Err(Obstacle::Told(reason)) => {
                 waiting.lock().push(key.clone());
                 return self.unschedulable(&pod, &reason).await.map(|()| Some(Duration::from_secs(30)));
             }
@@ -169,13 +180,13 @@ impl Scheduler {
     }
 
     /// What the pod's claims demand of a node.
-    fn volumes_of(&self, pod: &Pod) -> Result<Volumes, String> {
+    fn volumes_of(&self, pod: &Pod) -> Result<Volumes, Obstacle> {
         let namespace = pod.namespace().unwrap_or_default();
         let mut volumes = Volumes::default();
         for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
             let Some(source) = &volume.persistent_volume_claim else { continue };
             let claim = self.claims.get(&Key::new(&namespace, &source.claim_name));
-            let claim = claim.ok_or_else(|| format!("persistentvolumeclaim {:?} not found", source.claim_name))?;
+            let claim = claim.ok_or_else(|| Obstacle::Told(format!("persistentvolumeclaim {:?} not found", source.claim_name)))?;
             let spec = claim.spec.clone().unwrap_or_default();
             if let Some(name) = &spec.volume_name {
                 if let Some(volume) = self.volumes.get(&Key::new("", name)) {
@@ -184,14 +195,14 @@ impl Scheduler {
                 }
                 let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
                 if !bound {
-                    return Err("pod has unbound immediate PersistentVolumeClaims".into());
+                    return Err(Obstacle::BeingBound);
                 }
                 continue;
             }
             let class = self.classes.get(&Key::new("", spec.storage_class_name.as_deref().unwrap_or("")));
             let waits = class.as_ref().is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
             if !waits {
-                return Err("pod has unbound immediate PersistentVolumeClaims".into());
+                return Err(Obstacle::Told("pod has unbound immediate PersistentVolumeClaims".into()));
             }
             match claim.annotations().get(SELECTED_NODE) {
                 Some(node) => {

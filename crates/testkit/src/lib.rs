@@ -1,1 +1,5 @@
+//! What tests and benchmarks need around the binary: images made offline from Debian's packages, and clusters in
+//! network namespaces of their own that leave nothing behind.
+
+pub mod images;
 

@@ -7,7 +7,7 @@ use super::{one_of, port_number, port_or_name};
 
 pub fn pod(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     let Some(old) = old else {
-        return spec(&object["spec"], "spec", causes);
+        return spec(&object["spec"], "spec", &[], causes);
     };
     // Of a pod's spec little may change: images, the deadline, tolerations added, gates removed.
     let mut frozen_new = object["spec"].clone();
@@ -42,8 +42,8 @@ fn thaw(spec: &mut Value) {
     }
 }
 
-/// A pod's or a template's spec at `path`.
-pub fn spec(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
+/// A pod's or a template's spec at `path`. `claimed` are volumes that come from elsewhere (claim templates).
+pub fn spec(spec: &Value, path: &str, claimed: &[&str], causes: &mut Vec<Cause>) {
     let containers = spec.array_at(&["containers"]);
     if containers.is_empty() {
         causes.push(Cause::required(format!("{path}.containers"), ""));
@@ -60,7 +60,8 @@ pub fn spec(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
         }
     }
     super::meta::labels(&spec["nodeSelector"], &format!("{path}.nodeSelector"), causes);
-    let volumes = volume_names(spec, path, causes);
+    let mut volumes = volume_names(spec, path, causes);
+    volumes.extend(claimed);
     let mut seen = Vec::new();
     for list in ["initContainers", "containers"] {
         for (i, c) in spec.array_at(&[list]).iter().enumerate() {

@@ -11,7 +11,9 @@ pub fn apps(plural: &str, object: &Value, old: Option<&Value>, causes: &mut Vec<
         return;
     }
     selector(object, causes);
-    template(&object["spec"]["template"], "spec.template", &["Always"], causes);
+    let claims: Vec<&str> =
+        object.array_at(&["spec", "volumeClaimTemplates"]).iter().map(|c| c.str_at(&["metadata", "name"])).collect();
+    template(&object["spec"]["template"], "spec.template", &["Always"], &claims, causes);
     not_negative(object, &["spec", "replicas"], causes);
     not_negative(object, &["spec", "minReadySeconds"], causes);
     immutable(object, old, &["spec", "selector"], "spec.selector", causes);
@@ -80,13 +82,13 @@ fn selector(object: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-fn template(template: &Value, path: &str, restart: &[&str], causes: &mut Vec<Cause>) {
+fn template(template: &Value, path: &str, restart: &[&str], claims: &[&str], causes: &mut Vec<Cause>) {
     if template.is_null() {
         causes.push(Cause::required(path, ""));
         return;
     }
     super::meta::labels(&template["metadata"]["labels"], &format!("{path}.metadata.labels"), causes);
-    pod::spec(&template["spec"], &format!("{path}.spec"), causes);
+    pod::spec(&template["spec"], &format!("{path}.spec"), claims, causes);
     let policy = &template["spec"]["restartPolicy"];
     if !policy.as_str().is_some_and(|p| restart.contains(&p)) {
         causes.push(Cause::not_supported(format!("{path}.spec.restartPolicy"), policy, restart));
@@ -97,7 +99,7 @@ pub fn batch(plural: &str, object: &Value, old: Option<&Value>, causes: &mut Vec
     const RESTART: &[&str] = &["OnFailure", "Never"];
     match plural {
         "jobs" => {
-            template(&object["spec"]["template"], "spec.template", RESTART, causes);
+            template(&object["spec"]["template"], "spec.template", RESTART, &[], causes);
             for field in ["parallelism", "completions", "backoffLimit", "activeDeadlineSeconds"] {
                 not_negative(object, &["spec", field], causes);
             }
@@ -114,7 +116,7 @@ pub fn batch(plural: &str, object: &Value, old: Option<&Value>, causes: &mut Vec
                 causes.push(Cause::required("spec.schedule", ""));
             }
             let job = &object["spec"]["jobTemplate"]["spec"];
-            template(&job["template"], "spec.jobTemplate.spec.template", RESTART, causes);
+            template(&job["template"], "spec.jobTemplate.spec.template", RESTART, &[], causes);
             let policy = &["spec", "concurrencyPolicy"];
             one_of(object, policy, "spec.concurrencyPolicy", &["Allow", "Forbid", "Replace"], causes);
         }
