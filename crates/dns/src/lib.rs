@@ -6,14 +6,17 @@
 mod forward;
 pub mod zone;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, ResponseCode};
-use informer::Informers;
-use k8s_openapi::api::core::v1::Service;
+use informer::{Change, Informer, Informers};
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Api;
+use kube::runtime::watcher;
 use parking_lot::RwLock;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -27,6 +30,8 @@ pub struct Config {
     pub address: IpAddr,
     /// `cluster.local`
     pub domain: String,
+    /// This node, whose pods are known by their addresses.
+    pub node_name: String,
     /// Resolvers for all other names.
     pub upstreams: Vec<SocketAddr>,
 }
@@ -41,6 +46,8 @@ pub struct BindError {
 struct Server {
     config: Config,
     zone: RwLock<Arc<Zone>>,
+    /// Namespaces of this node's pods, by address.
+    namespaces: RwLock<HashMap<IpAddr, String>>,
     /// Questions that wait for an upstream at a time.
     forwarding: Semaphore,
 }
@@ -59,11 +66,37 @@ pub async fn run(config: Config, informers: Informers) -> Result<(), BindError> 
     let udp = Arc::new(UdpSocket::bind((config.address, PORT)).await.map_err(fail)?);
     let tcp = TcpListener::bind((config.address, PORT)).await.map_err(fail)?;
     let server =
-        Arc::new(Server { zone: RwLock::new(Arc::new(Zone::default())), forwarding: Semaphore::new(256), config });
+        Arc::new(Server {
+            zone: RwLock::new(Arc::new(Zone::default())),
+            namespaces: RwLock::default(),
+            forwarding: Semaphore::new(256),
+            config,
+        });
+    watch_pods(&server, &informers);
     tokio::spawn(keep_zone(server.clone(), informers));
     tokio::spawn(serve_tcp(server.clone(), tcp));
     serve_udp(server, udp).await;
     Ok(())
+}
+
+/// Keeps the namespaces of this node's pods.
+fn watch_pods(server: &Arc<Server>, informers: &Informers) {
+    let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", server.config.node_name));
+    let pods: Informer<Pod> = Informer::start(Api::all(informers.client().clone()), mine);
+    let server = server.clone();
+    pods.on_change(move |change| {
+        let pod = change.object();
+        let ip = pod.status.as_ref().and_then(|s| s.pod_ip.as_ref()).and_then(|ip| ip.parse::<IpAddr>().ok());
+        let host = pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true));
+        let Some(ip) = ip.filter(|_| !host) else { return };
+        let mut namespaces = server.namespaces.write();
+        let over = matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
+        if over || matches!(change, Change::Deleted(_)) {
+            namespaces.remove(&ip);
+        } else {
+            namespaces.insert(ip, pod.metadata.namespace.clone().unwrap_or_default());
+        }
+    });
 }
 
 async fn keep_zone(server: Arc<Server>, informers: Informers) {
@@ -89,7 +122,7 @@ async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
         let Ok((length, peer)) = socket.recv_from(&mut buffer).await else { continue };
         let Ok(question) = Message::from_vec(&buffer[..length]) else { continue };
         let limit = if question.edns.is_some() { UDP_EDNS } else { UDP_PLAIN };
-        if let Some(answer) = local(&server, &question) {
+        if let Some(answer) = local(&server, &question, peer.ip()) {
             let _ = socket.send_to(&encode(&answer, limit), peer).await;
             continue;
         }
@@ -103,21 +136,21 @@ async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
 
 async fn serve_tcp(server: Arc<Server>, listener: TcpListener) {
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok((stream, peer)) = listener.accept().await else { continue };
         let server = server.clone();
         tokio::spawn(async move {
-            let _ = tokio::time::timeout(Duration::from_secs(30), tcp_connection(server, stream)).await;
+            let _ = tokio::time::timeout(Duration::from_secs(30), tcp_connection(server, stream, peer.ip())).await;
         });
     }
 }
 
-async fn tcp_connection(server: Arc<Server>, mut stream: TcpStream) -> std::io::Result<()> {
+async fn tcp_connection(server: Arc<Server>, mut stream: TcpStream, peer: IpAddr) -> std::io::Result<()> {
     loop {
         let length = usize::from(stream.read_u16().await?);
         let mut packet = vec![0u8; length];
         stream.read_exact(&mut packet).await?;
         let Ok(question) = Message::from_vec(&packet) else { return Ok(()) };
-        let answer = match local(&server, &question) {
+        let answer = match local(&server, &question, peer) {
             Some(answer) => encode(&answer, usize::from(u16::MAX)),
             None => elsewhere(&server, &question, &packet).await,
         };
@@ -127,7 +160,7 @@ async fn tcp_connection(server: Arc<Server>, mut stream: TcpStream) -> std::io::
 }
 
 /// The answer to a question that is ours, or `None` for the rest of the world's.
-fn local(server: &Server, question: &Message) -> Option<Message> {
+fn local(server: &Server, question: &Message, peer: IpAddr) -> Option<Message> {
     let mut answer = zone::response_to(question);
     if question.metadata.message_type != MessageType::Query {
         answer.metadata.response_code = ResponseCode::FormErr;
@@ -139,7 +172,12 @@ fn local(server: &Server, question: &Message) -> Option<Message> {
     };
     let zone = server.zone.read().clone();
     match zone.answer(query.name(), query.query_type()) {
-        Answer::Elsewhere => None,
+        Answer::Elsewhere => {
+            let namespace = server.namespaces.read().get(&peer).cloned()?;
+            let records = zone.search(query.name(), query.query_type(), &namespace)?;
+            answer.add_answers(records);
+            Some(answer)
+        }
         Answer::Records(records) => {
             answer.metadata.authoritative = true;
             answer.add_answers(records);

@@ -186,6 +186,27 @@ impl Zone {
         if records.is_empty() { Answer::NoData(self.soa()) } else { Answer::Records(records) }
     }
 
+    /// Answers a short name as the search path of a pod in `namespace` would find it, by an alias of the full name.
+    /// Resolvers that ask for `web-0.nginx` as it is (busybox does) find it too, and others save the search.
+    pub fn search(&self, asked: &Name, kind: RecordType, namespace: &str) -> Option<Vec<Record>> {
+        /// Names with as many dots are taken as they are (`ndots` in pods' resolv.conf).
+        const NDOTS: usize = 5;
+        let text = asked.to_ascii().to_ascii_lowercase();
+        let text = text.trim_end_matches('.');
+        if text.is_empty() || text.matches('.').count() >= NDOTS {
+            return None;
+        }
+        let domain = &self.domain;
+        let candidates = [format!("{text}.{namespace}.svc.{domain}"), format!("{text}.svc.{domain}"), format!("{text}.{domain}")];
+        let (full, node) = candidates.into_iter().find_map(|full| {
+            let node = self.names.get(&full).filter(|n| !n.addresses.is_empty() || n.alias.is_some())?;
+            Some((name(&full), node))
+        })?;
+        let mut records = vec![Record::from_rdata(asked.clone(), TTL, RData::CNAME(CNAME(full.clone())))];
+        records.extend(self.records(&full, node, kind));
+        Some(records)
+    }
+
     fn records(&self, asked: &Name, node: &Node, kind: RecordType) -> Vec<Record> {
         let record = |data: RData| Record::from_rdata(asked.clone(), TTL, data);
         if let Some(alias) = &node.alias {
@@ -271,6 +292,19 @@ mod tests {
         check("2.0.42.10.in-addr.arpa", RecordType::PTR, "web-0.nginx.default.svc.cluster.local.");
         check("7.0.43.10.in-addr.arpa", RecordType::PTR, "api.shop.svc.cluster.local.");
         check("10-42-0-9.default.pod.cluster.local", RecordType::A, "10.42.0.9");
+    }
+
+    #[test]
+    fn short_names_are_found_from_their_namespace() {
+        let search = |asked: &str, namespace: &str| {
+            let found = zone().search(&name(asked), RecordType::A, namespace);
+            found.map(|r| r.iter().map(|r| r.data.to_string()).collect::<Vec<_>>().join(" | "))
+        };
+        let web = "web-0.nginx.default.svc.cluster.local. | 10.42.0.2";
+        assert_eq!(search("web-0.nginx", "default").as_deref(), Some(web));
+        assert_eq!(search("web-0.nginx", "shop"), None);
+        assert_eq!(search("api.shop", "default").as_deref(), Some("api.shop.svc.cluster.local. | 10.43.0.7"));
+        assert_eq!(search("example.org", "default"), None);
     }
 
     #[test]

@@ -216,7 +216,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     tokio::spawn(proxy::run(proxy, informers.clone()));
     if cluster.run_dns {
         let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        let dns = dns::Config { address: cluster.dns, domain: cluster.domain, upstreams: dns::upstreams(&resolv, cluster.dns) };
+        let dns = dns::Config { address: cluster.dns, domain: cluster.domain, node_name: name.clone(), upstreams: dns::upstreams(&resolv, cluster.dns) };
         let informers = informers.clone();
         tokio::spawn(async move {
             if let Err(error) = dns::run(dns, informers).await {

@@ -23,7 +23,8 @@ use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use super::{Body, exec_process, flag, query, text};
 use crate::manager::Manager;
@@ -147,7 +148,8 @@ impl Sender {
     /// The last message: how it went. The connection is closed after it.
     async fn finish(self, status: &Value) {
         self.send(ERROR, status.to_string().as_bytes()).await;
-        let _ = self.queue.send(Message::Close(None)).await;
+        let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        let _ = self.queue.send(Message::Close(Some(normal))).await;
     }
 }
 
