@@ -25,6 +25,58 @@ enum Command {
     Server(Box<ServerArgs>),
     /// Run an agent: join this machine to a server
     Agent(Box<AgentArgs>),
+    /// Look whether this machine has all that is needed, and say what to do where it hasn't
+    Check,
+    /// Print the token with which machines join
+    Token(DataArgs),
+    /// Import, list and remove images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Stop everything and remove it from this machine
+    Uninstall(UninstallArgs),
+    /// Talk to the cluster: get, apply, delete, logs, exec
+    #[command(disable_help_flag = true)]
+    Kubectl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct DataArgs {
+    /// Folder for all state
+    #[arg(long, default_value = "/var/lib/timonel", env = "TIMONEL_DATA_DIR")]
+    pub data_dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct UninstallArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Folder for sockets, namespaces and what else ends with the machine
+    #[arg(long, default_value = "/run/timonel", env = "TIMONEL_RUN_DIR")]
+    pub run_dir: PathBuf,
+    /// Path below the cgroup root for all pods
+    #[arg(long, default_value = "timonel")]
+    pub cgroup_root: String,
+    /// Keep the database, the volumes and the images
+    #[arg(long)]
+    pub keep_data: bool,
+    /// Don't ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Put archives (docker save, OCI layout) where the agent loads them
+    Import {
+        archives: Vec<PathBuf>,
+        #[command(flatten)]
+        data: DataArgs,
+    },
+    /// List images
+    Ls(DataArgs),
 }
 
 /// Flags that server and agent share.
@@ -132,6 +184,8 @@ fn port_range(text: &str) -> Result<(u16, u16), String> {
 
 impl Cli {
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        // Only fails when there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         match self.command {
             Command::Server(args) => {
                 log_to_stderr(&args.node.log_level)?;
@@ -140,6 +194,17 @@ impl Cli {
             Command::Agent(args) => {
                 log_to_stderr(&args.node.log_level)?;
                 block_on(crate::agent::run(*args))
+            }
+            Command::Check => crate::check::run(),
+            Command::Token(args) => crate::local::print_token(&args),
+            Command::Image(command) => crate::local::image(command),
+            Command::Uninstall(args) => crate::uninstall::run(&args),
+            Command::Kubectl { arguments } => {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                let code = runtime.block_on(kubectl::run(arguments))?;
+                // A terminal that is read from must not hold the process.
+                runtime.shutdown_background();
+                Ok(ExitCode::from(code))
             }
         }
     }

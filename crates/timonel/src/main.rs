@@ -1,10 +1,13 @@
 //! The `timonel` binary: reads the command line, builds the parts that a role needs, runs them, and drains.
 
 mod agent;
+mod check;
 mod cli;
 mod components;
+mod local;
 mod server;
 mod shutdown;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -15,7 +18,14 @@ fn main() -> ExitCode {
     if let Some(code) = runtime::shim_main() {
         return code;
     }
-    let cli = cli::Cli::parse_from(cli::arguments());
+    // Called by the name kubectl, it is kubectl.
+    let by_name = std::env::args_os().next().is_some_and(|name| std::path::Path::new(&name).ends_with("kubectl"));
+    let cli = if by_name {
+        let rest = std::env::args_os().skip(1);
+        cli::Cli::parse_from(["timonel".into(), "kubectl".into()].into_iter().chain(rest))
+    } else {
+        cli::Cli::parse_from(cli::arguments())
+    };
     match cli.run() {
         Ok(code) => code,
         Err(error) => {

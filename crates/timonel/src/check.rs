@@ -1,0 +1,58 @@
+//! `timonel check`: what this machine lacks, each with its remedy.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+struct Finding {
+    what: &'static str,
+    ok: bool,
+    /// Without it nothing works; otherwise something is slower or missing.
+    needed: bool,
+    remedy: &'static str,
+}
+
+fn capability(bit: u32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("CapEff:")).unwrap_or("0");
+    u64::from_str_radix(line.trim(), 16).unwrap_or(0) & (1 << bit) != 0
+}
+
+fn file_system(name: &str) -> bool {
+    let list = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    list.lines().any(|l| l.split_whitespace().last() == Some(name))
+        || Command::new("modprobe").arg(name).status().is_ok_and(|s| s.success())
+}
+
+fn findings() -> Vec<Finding> {
+    const NET_ADMIN: u32 = 12;
+    const SYS_ADMIN: u32 = 21;
+    const SYS_RESOURCE: u32 = 24;
+    let finding = |what, ok, needed, remedy| Finding { what, ok, needed, remedy };
+    let nft = Command::new("nft").args(["list", "tables"]).output();
+    let cgroups = Path::new("/sys/fs/cgroup/cgroup.controllers").exists() || Path::new("/sys/fs/cgroup/memory").exists();
+    let namespaces = ["net", "ipc", "uts", "pid", "mnt"].iter().all(|n| Path::new("/proc/self/ns").join(n).exists());
+    vec![
+        finding("root", nix::unistd::geteuid().is_root(), true, "run it as root, as with sudo"),
+        finding("CAP_SYS_ADMIN", capability(SYS_ADMIN), true, "in a container, start that with --privileged"),
+        finding("CAP_NET_ADMIN", capability(NET_ADMIN), true, "in a container, start that with --privileged"),
+        finding("CAP_SYS_RESOURCE", capability(SYS_RESOURCE), false, "without it pods can't have a lower OOM score than this process"),
+        finding("namespaces", namespaces, true, "use a kernel with CONFIG_NAMESPACES"),
+        finding("overlayfs", file_system("overlay"), true, "load the module: modprobe overlay"),
+        finding("cgroups", cgroups, true, "mount them: mount -t cgroup2 none /sys/fs/cgroup"),
+        finding("the program nft", nft.is_ok(), true, "install it: apt-get install nftables, dnf install nftables"),
+        finding("nf_tables in the kernel", nft.is_ok_and(|o| o.status.success()), true, "load the module: modprobe nf_tables"),
+    ]
+}
+
+pub fn run() -> anyhow::Result<ExitCode> {
+    let mut missing = false;
+    for finding in findings() {
+        let state = if finding.ok { "ok" } else if finding.needed { "missing" } else { "limited" };
+        println!("{state:8} {}", finding.what);
+        if !finding.ok {
+            println!("         {}", finding.remedy);
+            missing |= finding.needed;
+        }
+    }
+    Ok(if missing { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

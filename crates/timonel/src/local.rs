@@ -1,0 +1,42 @@
+//! Small commands that work on this machine's files.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use crate::cli::{DataArgs, ImageCommand};
+
+pub fn print_token(args: &DataArgs) -> anyhow::Result<ExitCode> {
+    let path = args.data_dir.join("server/node-token");
+    let token = std::fs::read_to_string(&path).with_context(|| format!("{} can't be read: is this the server, and are you root?", path.display()))?;
+    print!("{token}");
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn image(command: ImageCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ImageCommand::Import { archives, data } => {
+            let folder = data.data_dir.join("agent/images");
+            std::fs::create_dir_all(&folder)?;
+            for archive in archives {
+                let name = archive.file_name().with_context(|| format!("{} is no file", archive.display()))?;
+                // Beside its place first, so that the agent never sees half of it.
+                let partial = data.data_dir.join("agent").join(name);
+                std::fs::copy(&archive, &partial).with_context(|| format!("{} can't be read", archive.display()))?;
+                std::fs::rename(&partial, folder.join(name))?;
+                eprintln!("{} is imported", archive.display());
+            }
+        }
+        ImageCommand::Ls(data) => {
+            let text = std::fs::read(data.data_dir.join("agent/image-store/index.json")).unwrap_or_else(|_| b"{}".to_vec());
+            let images: std::collections::BTreeMap<String, runtime::Image> = serde_json::from_slice(&text)?;
+            println!("{:60} {:>10}  ID", "IMAGE", "SIZE");
+            for image in images.values() {
+                for name in image.names.iter().chain(&image.digests) {
+                    println!("{name:60} {:>8} K  {}", image.size / 1024, &image.id[..19.min(image.id.len())]);
+                }
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

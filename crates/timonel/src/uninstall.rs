@@ -1,0 +1,119 @@
+//! `timonel uninstall`: ends everything and removes every trace: processes, mounts, interfaces, rules, cgroups, files.
+//! Done twice it does nothing the second time.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::bail;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cli::UninstallArgs;
+
+pub fn run(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("only root can remove what root installed: use sudo");
+    }
+    if !args.yes && !confirmed(args)? {
+        eprintln!("nothing was changed");
+        return Ok(ExitCode::FAILURE);
+    }
+    stop_service();
+    stop_processes(args);
+    let cgroup = format!("/{}", args.cgroup_root.trim_matches('/'));
+    runtime::cgroup::kill_all(&cgroup);
+    // The dead need a moment to leave their cgroups.
+    for _ in 0..50 {
+        runtime::cgroup::remove(&cgroup);
+        if runtime::cgroup::children(&cgroup).is_empty() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    for folder in [&args.run_dir, &args.data.data_dir] {
+        runtime::rootfs::unmount_below(folder);
+    }
+    remove_network();
+    let _ = std::fs::remove_dir_all(&args.run_dir);
+    if !args.keep_data {
+        let _ = std::fs::remove_dir_all(&args.data.data_dir);
+        let _ = std::fs::remove_dir_all("/etc/timonel");
+    }
+    for file in ["/etc/systemd/system/timonel.service", "/usr/local/bin/timonel"] {
+        let _ = std::fs::remove_file(file);
+    }
+    let kubectl = Path::new("/usr/local/bin/kubectl");
+    if std::fs::read_link(kubectl).is_ok_and(|target| target.ends_with("timonel")) {
+        let _ = std::fs::remove_file(kubectl);
+    }
+    eprintln!("timonel is removed{}", if args.keep_data { "; its data was kept" } else { "" });
+    Ok(ExitCode::SUCCESS)
+}
+
+fn confirmed(args: &UninstallArgs) -> anyhow::Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        bail!("this removes the cluster on this machine; say --yes to confirm");
+    }
+    let what = if args.keep_data { "all pods" } else { "all pods, volumes and the database" };
+    eprint!("This ends and removes {what} on this machine. Go on? [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn quietly(program: &str, arguments: &[&str]) {
+    let _ = Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+}
+
+fn stop_service() {
+    if Path::new("/run/systemd/system").exists() {
+        quietly("systemctl", &["disable", "--now", "timonel.service"]);
+    }
+}
+
+/// Ends the servers, agents and shims that work on these folders, and no others.
+fn stop_processes(args: &UninstallArgs) {
+    let (data, run) = (args.data.data_dir.display().to_string(), args.run_dir.display().to_string());
+    let default = data == "/var/lib/timonel";
+    let ours = || -> Vec<i32> {
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        processes
+            .filter_map(|p| p.file_name().to_string_lossy().parse::<i32>().ok())
+            .filter(|pid| *pid != std::process::id() as i32)
+            .filter(|pid| {
+                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                let words: Vec<String> = line.split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
+                let program = words.first().and_then(|w| w.rsplit('/').next()).unwrap_or("");
+                let role = words.get(1).map(String::as_str).unwrap_or("");
+                let names = |folder: &str| words.iter().any(|w| w == folder || w.contains(&format!("{folder}/")) || w.ends_with(&format!("={folder}")));
+                match (program, role) {
+                    ("timonel-shim", _) => names(&run),
+                    ("timonel", "server" | "agent") => names(&data) || (default && !words.iter().any(|w| w.starts_with("--data-dir"))),
+                    _ => false,
+                }
+            })
+            .collect()
+    };
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        for pid in ours() {
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+        for _ in 0..100 {
+            if ours().is_empty() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
+fn remove_network() {
+    quietly("nft", &["delete", "table", "ip", "timonel"]);
+    let bridge = Path::new("/sys/class/net/timonel0");
+    for port in std::fs::read_dir(bridge.join("brif")).into_iter().flatten().flatten() {
+        quietly("ip", &["link", "delete", &port.file_name().to_string_lossy()]);
+    }
+    quietly("ip", &["link", "delete", "timonel0"]);
+}
