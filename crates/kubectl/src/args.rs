@@ -59,6 +59,17 @@ pub enum Command {
         #[arg(long)]
         tail: Option<i64>,
     },
+    /// Run a command in a container, without a terminal
+    Exec {
+        pod: String,
+        #[arg(short, long)]
+        container: Option<String>,
+        /// Pass standard input on
+        #[arg(short = 'i', long)]
+        stdin: bool,
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
     /// Set the number of replicas
     Scale {
         #[arg(required = true)]

@@ -1,4 +1,4 @@
-//! The part of kubectl that comes with the binary: `get`, `apply`, `delete`, `logs`, `scale` and `version`.
+//! The part of kubectl that comes with the binary: `get`, `apply`, `delete`, `logs`, `exec`, `scale` and `version`.
 //!
 //! What it prints of objects are the server's own tables. It isn't the whole of kubectl and says so; the stock one works
 //! with the same kubeconfig.
@@ -38,6 +38,9 @@ pub async fn run(arguments: Vec<OsString>) -> anyhow::Result<u8> {
         Command::Delete { what, files, selector } => session.delete(&what, &files, selector.as_deref()).await,
         Command::Logs { pod, container, follow, tail } => session.logs(&pod, container.as_deref(), follow, tail).await,
         Command::Scale { what, replicas } => session.scale(&what, replicas).await,
+        Command::Exec { pod, container, stdin, command } => {
+            return session.exec(&pod, container.as_deref(), stdin, &command).await;
+        }
         Command::Version => session.version().await,
     }?;
     Ok(0)
@@ -208,6 +211,42 @@ impl Session {
             println!("{line}");
         }
         Ok(())
+    }
+
+    /// Returns the command's exit code.
+    async fn exec(&self, pod: &str, container: Option<&str>, stdin: bool, command: &[String]) -> anyhow::Result<u8> {
+        let api: kube::Api<k8s_openapi::api::core::v1::Pod> = kube::Api::namespaced(self.client.clone(), &self.namespace);
+        let mut params = kube::api::AttachParams::default().stdin(stdin).stdout(true).stderr(true);
+        if let Some(container) = container {
+            params = params.container(container);
+        }
+        let mut process = api.exec(pod.rsplit('/').next().unwrap_or(pod), command, &params).await?;
+        let (stdout, stderr, input, status) = (process.stdout(), process.stderr(), process.stdin(), process.take_status());
+        let feed = tokio::spawn(async move {
+            if let Some(mut input) = input {
+                let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut input).await;
+            }
+        });
+        let out = async {
+            if let Some(mut from) = stdout {
+                let _ = tokio::io::copy(&mut from, &mut tokio::io::stdout()).await;
+            }
+        };
+        let err = async {
+            if let Some(mut from) = stderr {
+                let _ = tokio::io::copy(&mut from, &mut tokio::io::stderr()).await;
+            }
+        };
+        tokio::join!(out, err);
+        feed.abort();
+        let status = match status {
+            Some(status) => status.await,
+            None => None,
+        };
+        let Some(status) = status.filter(|s| s.status.as_deref() != Some("Success")) else { return Ok(0) };
+        let causes = status.details.and_then(|d| d.causes).unwrap_or_default();
+        let code = causes.iter().find(|c| c.reason.as_deref() == Some("ExitCode")).and_then(|c| c.message.as_ref()?.parse().ok());
+        code.with_context(|| status.message.unwrap_or_else(|| "the command could not be run".into()))
     }
 
     async fn scale(&self, what: &[String], replicas: u32) -> anyhow::Result<()> {

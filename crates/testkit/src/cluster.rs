@@ -1,1 +1,390 @@
-//! stub
+//! Clusters for tests: each in network namespaces, folders and cgroups of its own.
+//!
+//! Dropping a cluster uninstalls it, also when a test failed; then its logs are printed first.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use serde_json::Value;
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// Waits this long for what should happen within a few seconds; only a broken test takes it all.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a command printed, and how it ended.
+#[derive(Debug, Clone)]
+pub struct Output {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// One machine of a test cluster.
+pub struct Node {
+    name: String,
+    namespace: String,
+    folder: PathBuf,
+    binary: PathBuf,
+    process: Option<Child>,
+    arguments: Vec<String>,
+}
+
+/// A server, and agents that joined it.
+pub struct Cluster {
+    pub server: Node,
+    pub agents: Vec<Node>,
+    /// A bridge in a namespace of its own that joins the machines.
+    switch: String,
+    folder: tempfile::TempDir,
+}
+
+fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().with_context(|| format!("{program} can't be run"))?;
+    if !output.status.success() {
+        bail!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The binary under test: `TIMONEL_BIN`, or beside the test's own.
+fn binary() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("TIMONEL_BIN") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe()?;
+    let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join("timonel")).find(|path| path.exists());
+    beside.context("the binary timonel isn't built: cargo build -p timonel")
+}
+
+impl Cluster {
+    /// Starts a server and waits until its node is ready.
+    ///
+    /// # Errors
+    /// When something is missing on this machine, or the server doesn't come up.
+    pub fn start() -> anyhow::Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// Like [`start`](Self::start), with further flags for the server.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub fn start_with(flags: &[&str]) -> anyhow::Result<Self> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let id = format!("t{}x{number}", std::process::id());
+        let folder = tempfile::Builder::new().prefix("timonel-").tempdir()?;
+        let switch = format!("{id}-sw");
+        run("ip", &["netns", "add", &switch])?;
+        run("ip", &["-n", &switch, "link", "add", "br0", "type", "bridge"])?;
+        run("ip", &["-n", &switch, "link", "set", "br0", "up"])?;
+        let mut server = Node::new(&id, 1, "server-1", folder.path(), &switch)?;
+        server.arguments = server.common("server");
+        let kubeconfig = server.folder.join("kubeconfig").display().to_string();
+        server.arguments.extend(["--write-kubeconfig".into(), kubeconfig]);
+        server.arguments.extend(flags.iter().map(|f| (*f).to_string()));
+        let mut cluster = Cluster { server, agents: Vec::new(), switch, folder };
+        cluster.server.put_images()?;
+        cluster.server.spawn()?;
+        cluster.wait_ready("server-1")?;
+        Ok(cluster)
+    }
+
+    /// Joins another machine and waits until its node is ready.
+    ///
+    /// # Errors
+    /// When it doesn't come up.
+    pub fn join(&mut self) -> anyhow::Result<()> {
+        let number = self.agents.len() as u32 + 2;
+        let name = format!("agent-{number}");
+        let id = self.switch.trim_end_matches("-sw").to_string();
+        let mut node = Node::new(&id, number, &name, self.folder.path(), &self.switch)?;
+        node.arguments = node.common("agent");
+        let token = std::fs::read_to_string(self.server.folder.join("data/server/node-token"))?;
+        node.arguments.extend(["--server".into(), self.url(), "--token".into(), token.trim().into()]);
+        node.put_images()?;
+        node.spawn()?;
+        self.agents.push(node);
+        self.wait_ready(&name)
+    }
+
+    pub fn url(&self) -> String {
+        format!("https://{}:6443", self.server.address())
+    }
+
+    fn wait_ready(&self, node: &str) -> anyhow::Result<()> {
+        self.eventually(&format!("node {node} is ready"), || {
+            let object = self.get("node", node)?;
+            let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            Ok(conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+        })
+    }
+
+    /// Runs kubectl: the stock one if this machine has a new one, else our own.
+    pub fn kubectl(&self, arguments: &[&str]) -> Output {
+        self.kubectl_with(arguments, "")
+    }
+
+    pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Output {
+        let kubeconfig = self.server.folder.join("kubeconfig").display().to_string();
+        let mut all = match stock_kubectl() {
+            Some(program) => vec![program],
+            None => vec![self.server.binary.display().to_string(), "kubectl".into()],
+        };
+        all.extend(["--kubeconfig".into(), kubeconfig]);
+        all.extend(arguments.iter().map(|a| (*a).to_string()));
+        self.server.run(&all, input)
+    }
+
+    /// Runs kubectl, which must succeed; returns what it printed.
+    ///
+    /// # Errors
+    /// With what it printed to stderr.
+    pub fn ok(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = self.kubectl(arguments);
+        if output.code != 0 {
+            bail!("kubectl {} ended with {}: {}{}", arguments.join(" "), output.code, output.stdout, output.stderr);
+        }
+        Ok(output.stdout)
+    }
+
+    /// # Errors
+    /// With what the server said.
+    pub fn apply(&self, yaml: &str) -> anyhow::Result<String> {
+        let output = self.kubectl_with(&["apply", "-f", "-"], yaml);
+        if output.code != 0 {
+            bail!("apply: {}{}", output.stdout, output.stderr);
+        }
+        Ok(output.stdout)
+    }
+
+    /// An object as JSON.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn get(&self, kind: &str, name: &str) -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&self.ok(&["get", kind, name, "-o", "json"])?)?)
+    }
+
+    /// The objects of a kind.
+    ///
+    /// # Errors
+    /// When they can't be listed.
+    pub fn list(&self, kind: &str, selector: &str) -> anyhow::Result<Vec<Value>> {
+        let list: Value = serde_json::from_str(&self.ok(&["get", kind, "-l", selector, "-o", "json"])?)?;
+        Ok(list["items"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// Waits until `check` says yes. The time is a limit for broken tests, not a measure.
+    ///
+    /// # Errors
+    /// When it never does, with the last error.
+    pub fn eventually(&self, what: &str, mut check: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+        let start = Instant::now();
+        loop {
+            let outcome = check();
+            if matches!(outcome, Ok(true)) {
+                return Ok(());
+            }
+            if start.elapsed() > PATIENCE {
+                bail!("it never came that {what}: {outcome:?}");
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Waits until a pod is ready.
+    ///
+    /// # Errors
+    /// When it never is.
+    pub fn wait_pod(&self, name: &str) -> anyhow::Result<()> {
+        self.eventually(&format!("pod {name} is ready"), || {
+            let pod = self.get("pod", name)?;
+            let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            Ok(pod["metadata"]["deletionTimestamp"].is_null() && conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+        })
+    }
+}
+
+/// A kubectl on the PATH that streams over WebSocket (1.31 or newer).
+pub fn stock_kubectl() -> Option<String> {
+    let output = Command::new("kubectl").args(["version", "--client"]).stdin(Stdio::null()).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.split("Client Version: v1.").nth(1)?;
+    let minor: u32 = version.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()?;
+    (minor >= 31).then(|| "kubectl".to_string())
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for node in std::iter::once(&self.server).chain(&self.agents) {
+                let log = std::fs::read_to_string(node.folder.join("log")).unwrap_or_default();
+                eprintln!("--- log of {} ---\n{log}", node.name);
+            }
+        }
+        for node in self.agents.iter_mut().chain([&mut self.server]) {
+            node.remove();
+        }
+        let _ = run("ip", &["netns", "delete", &self.switch]);
+    }
+}
+
+impl Node {
+    fn new(id: &str, number: u32, name: &str, folder: &Path, switch: &str) -> anyhow::Result<Self> {
+        let namespace = format!("{id}-{number}");
+        let folder = folder.join(number.to_string());
+        std::fs::create_dir_all(&folder)?;
+        run("ip", &["netns", "add", &namespace])?;
+        let node = Node { name: name.into(), namespace, folder, binary: binary()?, process: None, arguments: Vec::new() };
+        let port = format!("p{number}");
+        run("ip", &["-n", switch, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &node.namespace])?;
+        run("ip", &["-n", switch, "link", "set", &port, "master", "br0", "up"])?;
+        let address = format!("{}/24", node.address());
+        for arguments in [
+            &["link", "set", "lo", "up"][..],
+            &["addr", "add", &address, "dev", "eth0"],
+            &["link", "set", "eth0", "up"],
+            &["route", "add", "default", "via", "192.0.2.254"],
+        ] {
+            let mut all = vec!["-n", node.namespace.as_str()];
+            all.extend(arguments);
+            run("ip", &all)?;
+        }
+        Ok(node)
+    }
+
+    pub fn address(&self) -> String {
+        format!("192.0.2.{}", self.namespace.rsplit('-').next().unwrap_or("1"))
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn cgroup(&self) -> String {
+        format!("timonel-{}", self.namespace)
+    }
+
+    fn common(&self, role: &str) -> Vec<String> {
+        let text = |path: &str| self.folder.join(path).display().to_string();
+        [
+            role, "--data-dir", &text("data"), "--run-dir", &text("run"), "--node-name", &self.name, "--node-ip", &self.address(),
+            "--cgroup-root", &self.cgroup(), "--private-registry", &text("registries.yaml"),
+        ]
+        .map(String::from)
+        .into()
+    }
+
+    fn put_images(&self) -> anyhow::Result<()> {
+        crate::images::build(&self.folder.join("data/agent/images"))
+    }
+
+    /// Starts the process (again).
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn spawn(&mut self) -> anyhow::Result<()> {
+        let log = std::fs::File::options().create(true).append(true).open(self.folder.join("log"))?;
+        let child = Command::new("nsenter")
+            .arg(format!("--net=/run/netns/{}", self.namespace))
+            .arg(&self.binary)
+            .args(&self.arguments)
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        self.process = Some(child);
+        Ok(())
+    }
+
+    /// Kills the process as a crash would (SIGKILL), and nothing that it started.
+    pub fn crash(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
+    /// Runs a command on this machine.
+    pub fn run(&self, command: &[String], input: &str) -> Output {
+        use std::io::Write as _;
+        let spawned = Command::new("timeout")
+            .arg("60")
+            .arg("nsenter")
+            .arg(format!("--net=/run/netns/{}", self.namespace))
+            .args(command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let Ok(mut child) = spawned else { return Output { code: -1, stdout: String::new(), stderr: "it can't be started".into() } };
+        if let Some(mut stdin) = child.stdin.take() {
+            let _ = stdin.write_all(input.as_bytes());
+        }
+        match child.wait_with_output() {
+            Ok(output) => Output {
+                code: output.status.code().unwrap_or(-1),
+                stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+                stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            },
+            Err(error) => Output { code: -1, stdout: String::new(), stderr: error.to_string() },
+        }
+    }
+
+    /// Runs the binary under test on this machine.
+    pub fn timonel(&self, arguments: &[&str]) -> Output {
+        let mut all = vec![self.binary.display().to_string()];
+        all.extend(arguments.iter().map(|a| (*a).to_string()));
+        self.run(&all, "")
+    }
+
+    /// `timonel uninstall` for this machine's folders.
+    pub fn uninstall(&mut self) -> Output {
+        let (data, run_dir) = (self.folder.join("data").display().to_string(), self.folder.join("run").display().to_string());
+        let output = self.timonel(&["uninstall", "--yes", "--data-dir", &data, "--run-dir", &run_dir, "--cgroup-root", &self.cgroup()]);
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        output
+    }
+
+    /// What is left of a node after it was uninstalled: processes, mounts, cgroups, interfaces and rules, one a line.
+    pub fn leftovers(&self) -> Vec<String> {
+        let folder = self.folder.display().to_string();
+        let mut left = Vec::new();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        left.extend(mounts.lines().filter(|l| l.contains(&folder)).map(|l| format!("mount {l}")));
+        for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let line = std::fs::read_to_string(process.path().join("cmdline")).unwrap_or_default().replace('\0', " ");
+            if line.contains(&folder) && !line.contains("uninstall") {
+                left.push(format!("process {line}"));
+            }
+        }
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let path = hierarchy.path().join(self.cgroup());
+            if path.exists() {
+                left.push(format!("cgroup {}", path.display()));
+            }
+        }
+        let command = |words: &[&str]| self.run(&words.iter().map(|w| (*w).to_string()).collect::<Vec<_>>(), "").stdout;
+        left.extend(command(&["nft", "list", "tables"]).lines().map(|l| format!("rules {l}")));
+        let links = command(&["ip", "-o", "link"]);
+        left.extend(links.lines().filter(|l| l.contains("timonel0") || l.contains(": tp")).map(|l| format!("interface {l}")));
+        left
+    }
+
+    fn remove(&mut self) {
+        self.uninstall();
+        let _ = run("ip", &["netns", "delete", &self.namespace]);
+    }
+}

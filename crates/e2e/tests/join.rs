@@ -1,0 +1,60 @@
+//! A second machine.
+
+use testkit::Cluster;
+
+const SPREAD: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: spread}
+spec:
+  replicas: 4
+  selector: {matchLabels: {app: spread}}
+  template:
+    metadata: {labels: {app: spread}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - {name: web, image: 'nginx:1.27', ports: [{containerPort: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: spread}
+spec:
+  selector: {app: spread}
+  ports: [{port: 80}]
+";
+
+#[test]
+fn pods_spread_over_two_nodes_and_reach_each_other() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start()?;
+    let wrong = |token: &str| {
+        let folder = cluster.server.folder().join("wrong");
+        let data = folder.display().to_string();
+        cluster.server.timonel(&["agent", "--server", &cluster.url(), "--token", token, "--data-dir", &data, "--run-dir", &data, "--node-name", "x", "--node-ip", "192.0.2.9"])
+    };
+    let token = std::fs::read_to_string(cluster.server.folder().join("data/server/node-token"))?;
+    let refused = wrong(&format!("{}x", token.trim()));
+    assert!(refused.code != 0 && refused.stderr.contains("its secret is wrong"), "{refused:?}");
+    let stranger = format!("K10{}::server:x", "a".repeat(64));
+    let refused = wrong(&stranger);
+    assert!(refused.code != 0 && refused.stderr.contains("isn't the one that the token is of"), "{refused:?}");
+
+    cluster.join()?;
+    cluster.apply(SPREAD)?;
+    cluster.eventually("all replicas are available", || Ok(cluster.get("deployment", "spread")?["status"]["availableReplicas"] == 4))?;
+    let pods = cluster.list("pods", "app=spread")?;
+    let on = |node: &str| pods.iter().filter(|p| p["spec"]["nodeName"] == node).cloned().collect::<Vec<_>>();
+    let (here, there) = (on("server-1"), on("agent-2"));
+    assert_eq!((here.len(), there.len()), (2, 2));
+    let from = here[0]["metadata"]["name"].as_str().unwrap_or("");
+    let back = there[0]["metadata"]["name"].as_str().unwrap_or("");
+    let fetch = |pod: &str, host: &str| cluster.ok(&["exec", pod, "--", "sh", "-c", &format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 {host} 80")]);
+    assert!(fetch(from, there[0]["status"]["podIP"].as_str().unwrap_or(""))?.contains("200 OK"));
+    assert!(fetch(back, here[0]["status"]["podIP"].as_str().unwrap_or(""))?.contains("200 OK"));
+    for _ in 0..8 {
+        assert!(fetch(from, "spread")?.contains("200 OK"));
+        assert!(fetch(back, "spread")?.contains("200 OK"));
+    }
+    assert!(cluster.ok(&["logs", back])?.contains("GET / HTTP/1.0"));
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! What a user does, on real containers. One binary, so that it links once; every test has clusters of its own.
+
+mod crash;
+mod errors;
+mod join;
+mod stateful;
+mod workloads;

@@ -1,0 +1,78 @@
+//! A StatefulSet: order, names, DNS, volumes.
+
+use testkit::{Cluster, cluster::stock_kubectl};
+
+const WEB: &str = include_str!("../../../examples/web.yaml");
+
+fn uid(cluster: &Cluster, pod: &str) -> anyhow::Result<String> {
+    Ok(cluster.get("pod", pod)?["metadata"]["uid"].as_str().unwrap_or("").to_string())
+}
+
+#[test]
+fn stateful_set_keeps_names_dns_and_volumes() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.apply(WEB)?;
+    cluster.wait_pod("web-1")?;
+    // In order: the second was made after the first was ready.
+    let first = cluster.get("pod", "web-0")?;
+    let ready = first["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Ready").cloned();
+    let ready = ready.unwrap_or_default()["lastTransitionTime"].as_str().unwrap_or("").to_string();
+    let second = cluster.get("pod", "web-1")?["metadata"]["creationTimestamp"].as_str().unwrap_or("").to_string();
+    assert!(second >= ready, "web-1 was made at {second}, web-0 was ready at {ready}");
+
+    for pod in ["web-0", "web-1"] {
+        assert_eq!(cluster.ok(&["exec", pod, "--", "hostname"])?.trim(), pod);
+        cluster.ok(&["exec", pod, "--", "sh", "-c", &format!("echo {pod} > /usr/share/nginx/html/name; sync")])?;
+    }
+    for name in ["web-0.nginx", "web-0.nginx.default.svc.cluster.local"] {
+        let answer = cluster.ok(&["exec", "web-1", "--", "nslookup", name])?;
+        let ip = first["status"]["podIP"].as_str().unwrap_or("none");
+        assert!(answer.contains("web-0.nginx.default.svc.cluster.local") && answer.contains(ip), "{answer}");
+    }
+    let reverse = cluster.ok(&["exec", "web-1", "--", "nslookup", first["status"]["podIP"].as_str().unwrap_or("")])?;
+    assert!(reverse.contains("web-0.nginx.default.svc.cluster.local"), "{reverse}");
+
+    let before = [uid(&cluster, "web-0")?, uid(&cluster, "web-1")?];
+    cluster.ok(&["delete", "pod", "-l", "app=nginx"])?;
+    cluster.eventually("both pods are new", || Ok(uid(&cluster, "web-0")? != before[0] && uid(&cluster, "web-1")? != before[1]))?;
+    for pod in ["web-0", "web-1"] {
+        cluster.wait_pod(pod)?;
+        assert_eq!(cluster.ok(&["exec", pod, "--", "cat", "/usr/share/nginx/html/name"])?.trim(), pod);
+    }
+
+    cluster.ok(&["scale", "statefulset", "web", "--replicas=1"])?;
+    cluster.eventually("web-1 is gone", || Ok(cluster.kubectl(&["get", "pod", "web-1", "-o", "json"]).code != 0))?;
+    assert_eq!(cluster.get("pvc", "www-web-1")?["status"]["phase"], "Bound");
+    let table = cluster.ok(&["get", "pvc", "-o", "wide"])?;
+    let head = table.lines().next().unwrap_or("").split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(head, "NAME STATUS VOLUME CAPACITY ACCESS MODES STORAGECLASS VOLUMEATTRIBUTESCLASS AGE VOLUMEMODE");
+
+    // A claim that is deleted takes its volume and its folder along.
+    let volume = cluster.get("pvc", "www-web-1")?["spec"]["volumeName"].as_str().unwrap_or("").to_string();
+    let path = cluster.get("pv", &volume)?["spec"]["local"]["path"].as_str().unwrap_or("").to_string();
+    assert!(std::path::Path::new(&path).exists());
+    cluster.ok(&["delete", "pvc", "www-web-1"])?;
+    cluster.eventually("the volume is gone", || Ok(cluster.kubectl(&["get", "pv", &volume, "-o", "json"]).code != 0))?;
+    assert!(!std::path::Path::new(&path).exists());
+    Ok(())
+}
+
+#[test]
+fn stock_kubectl_runs_one_off_pods() -> anyhow::Result<()> {
+    if stock_kubectl().is_none() {
+        eprintln!("this machine has no kubectl of version 1.31 or newer: nothing to test");
+        return Ok(());
+    }
+    let cluster = Cluster::start()?;
+    let run = ["run", "-i", "--rm", "--restart=Never", "--image", "busybox:1.28", "once", "--"];
+    let piped = cluster.kubectl_with(&[&run[..], &["sh", "-c", "read line; echo got $line; exit 0"]].concat(), "some input\n");
+    assert_eq!(piped.code, 0, "{piped:?}");
+    assert!(piped.stdout.contains("got some input"), "{piped:?}");
+    let columns = cluster.ok(&["get", "nodes", "-o", "wide"])?;
+    let head = columns.lines().next().unwrap_or("").split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(head, "NAME STATUS ROLES AGE VERSION INTERNAL-IP EXTERNAL-IP OS-IMAGE KERNEL-VERSION CONTAINER-RUNTIME");
+    assert!(cluster.ok(&["describe", "node", "server-1"])?.contains("Ready"));
+    assert!(cluster.ok(&["explain", "statefulset.spec.volumeClaimTemplates"])?.contains("volumeClaimTemplates"));
+    assert!(cluster.ok(&["auth", "can-i", "create", "pods"])?.contains("yes"));
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! Deployments, services, volumes and probes.
+
+use testkit::Cluster;
+
+const HELLO: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: hello}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: hello}}
+  template:
+    metadata: {labels: {app: hello}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - {name: web, image: 'nginx:1.27', ports: [{name: http, containerPort: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: hello}
+spec:
+  type: NodePort
+  selector: {app: hello}
+  ports: [{port: 80, targetPort: http}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: c, image: 'busybox:1.28', command: [sleep, '3600']}
+";
+
+fn http(cluster: &Cluster, host: &str, port: &str) -> anyhow::Result<String> {
+    let command = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 {host} {port}");
+    cluster.ok(&["exec", "client", "--", "sh", "-c", &command])
+}
+
+#[test]
+fn deployment_answers_by_service_and_node_port_and_heals() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.apply(HELLO)?;
+    let available = |n: i64| {
+        let cluster = &cluster;
+        move || Ok(cluster.get("deployment", "hello")?["status"]["availableReplicas"] == n)
+    };
+    cluster.eventually("both replicas are available", available(2))?;
+    cluster.wait_pod("client")?;
+    cluster.eventually("the service name answers", || Ok(http(&cluster, "hello", "80")?.contains("200 OK")))?;
+    let service = cluster.get("service", "hello")?;
+    let port = service["spec"]["ports"][0]["nodePort"].to_string();
+    assert!(http(&cluster, &cluster.server.address(), &port)?.contains("200 OK"));
+    let from_host = cluster.server.run(&["bash", "-c", &format!("exec 3<>/dev/tcp/{}/{port}; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; head -1 <&3", cluster.server.address())].map(String::from), "");
+    assert!(from_host.stdout.contains("200 OK"), "{from_host:?}");
+
+    let pods = cluster.list("pods", "app=hello")?;
+    let name = pods[0]["metadata"]["name"].as_str().unwrap_or("").to_string();
+    cluster.ok(&["delete", "pod", &name])?;
+    cluster.eventually("another pod took its place", || {
+        let pods = cluster.list("pods", "app=hello")?;
+        Ok(pods.len() == 2 && pods.iter().all(|p| p["metadata"]["name"] != name.as_str()))
+    })?;
+
+    // A new version rolls out, and the old one's pods go.
+    cluster.apply(&HELLO.replace("labels: {app: hello}}", "labels: {app: hello, version: two}}"))?;
+    cluster.eventually("all pods are of the new version", || {
+        let pods = cluster.list("pods", "app=hello")?;
+        Ok(pods.len() == 2 && pods.iter().all(|p| p["metadata"]["labels"]["version"] == "two"))
+    })?;
+    cluster.ok(&["delete", "deployment", "hello"])?;
+    cluster.eventually("its pods are gone with it", || Ok(cluster.list("pods", "app=hello")?.is_empty()))
+}
+
+const FEATURES: &str = "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+data: {color: blue, file.txt: 'from a map'}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: hidden}
+stringData: {password: s3cret}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: features, labels: {tier: test}}
+spec:
+  terminationGracePeriodSeconds: 1
+  restartPolicy: Always
+  initContainers:
+  - {name: first, image: 'busybox:1.28', command: [sh, -c, 'echo one > /work/order'], volumeMounts: [{name: work, mountPath: /work}]}
+  - {name: second, image: 'busybox:1.28', command: [sh, -c, 'echo two >> /work/order'], volumeMounts: [{name: work, mountPath: /work}]}
+  containers:
+  - name: main
+    image: busybox:1.28
+    command: [sh, -c, 'echo started; trap exit TERM; while true; do sleep 0.2; done']
+    env:
+    - {name: COLOR, valueFrom: {configMapKeyRef: {name: settings, key: color}}}
+    - {name: PASSWORD, valueFrom: {secretKeyRef: {name: hidden, key: password}}}
+    - {name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+    - {name: MIX, value: '$(COLOR)-$(POD)'}
+    resources: {limits: {memory: 64Mi, cpu: 500m}}
+    readinessProbe: {exec: {command: [cat, /work/order]}, periodSeconds: 1}
+    volumeMounts:
+    - {name: work, mountPath: /work}
+    - {name: work, mountPath: /part, subPath: inner}
+    - {name: map, mountPath: /map}
+    - {name: down, mountPath: /down}
+  volumes:
+  - {name: work, emptyDir: {}}
+  - {name: map, configMap: {name: settings}}
+  - {name: down, downwardAPI: {items: [{path: labels, fieldRef: {fieldPath: metadata.labels}}]}}
+";
+
+#[test]
+fn pod_gets_what_its_spec_says() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.apply(FEATURES)?;
+    cluster.wait_pod("features")?;
+    let sh = |script: &str| cluster.ok(&["exec", "features", "--", "sh", "-c", script]);
+    assert_eq!(sh("cat /work/order")?, "one\ntwo\n");
+    assert_eq!(sh("echo $COLOR $PASSWORD $MIX")?, "blue s3cret blue-features\n");
+    assert_eq!(sh("cat /map/file.txt")?, "from a map");
+    assert_eq!(sh("cat /down/labels")?, "tier=\"test\"");
+    sh("echo x > /part/file")?;
+    assert_eq!(sh("cat /work/inner/file")?, "x\n");
+    assert_eq!(sh("test -s /var/run/secrets/kubernetes.io/serviceaccount/token && echo token")?, "token\n");
+    assert_eq!(cluster.ok(&["logs", "features"])?, "started\n");
+    // Exit codes come through.
+    assert_eq!(cluster.kubectl(&["exec", "features", "--", "sh", "-c", "exit 7"]).code, 7);
+    let status = cluster.get("pod", "features")?["status"].clone();
+    assert_eq!(status["qosClass"], "Burstable");
+    assert_eq!(status["initContainerStatuses"][1]["state"]["terminated"]["exitCode"], 0);
+    Ok(())
+}
+
+const BROKEN: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: crashing}
+spec:
+  containers: [{name: c, image: 'busybox:1.28', command: [sh, -c, 'echo oh no; exit 3']}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: once}
+spec:
+  restartPolicy: Never
+  containers: [{name: c, image: 'busybox:1.28', command: [sh, -c, 'echo done']}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: missing}
+spec:
+  containers: [{name: c, image: 'busybox:1.28', command: [/no/such/program]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: unknown}
+spec:
+  containers: [{name: c, image: 'localhost:1/none:1'}]
+";
+
+#[test]
+fn failing_pods_say_why() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.apply(BROKEN)?;
+    let status = |pod: &str| -> anyhow::Result<serde_json::Value> { Ok(cluster.get("pod", pod)?["status"]["containerStatuses"][0].clone()) };
+    cluster.eventually("the crashing pod backs off", || {
+        let s = status("crashing")?;
+        Ok(s["state"]["waiting"]["reason"] == "CrashLoopBackOff" && s["lastState"]["terminated"]["exitCode"] == 3 && s["restartCount"].as_i64() > Some(1))
+    })?;
+    cluster.eventually("the single run is over", || Ok(cluster.get("pod", "once")?["status"]["phase"] == "Succeeded"))?;
+    assert_eq!(cluster.ok(&["logs", "once"])?, "done\n");
+    cluster.eventually("the missing program is named", || {
+        let text = status("missing")?.to_string();
+        Ok(text.contains("/no/such/program") && text.contains("no such file"))
+    })?;
+    cluster.eventually("the unknown image is named", || {
+        let waiting = status("unknown")?["state"]["waiting"].clone();
+        Ok(waiting["reason"] == "ImagePullBackOff" && waiting["message"].as_str().is_some_and(|m| m.contains("localhost:1")))
+    })
+}
