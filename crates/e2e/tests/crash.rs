@@ -27,7 +27,7 @@ fn containers_outlive_the_server_and_are_taken_up_again() -> anyhow::Result<()> 
         assert_eq!(containers(&cluster)?, before, "after crash {round}");
     }
     // What was acknowledged just before a crash is there after it.
-    cluster.apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: last}, data: {k: v}}")?;
+    cluster.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: last}\ndata: {k: v}\n")?;
     cluster.server.crash();
     cluster.server.spawn()?;
     cluster.eventually("the server answers", || Ok(cluster.kubectl(&["get", "nodes"]).code == 0))?;

@@ -13,16 +13,16 @@ fn bad_input_is_named() -> anyhow::Result<()> {
         }
     };
     refused(
-        "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: a, image: x, imagePullpolicy: Never}]}}",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a, image: x, imagePullpolicy: Never}]}",
         &["unknown field", "spec.containers[0].imagePullpolicy"],
     );
-    refused("{apiVersion: v1, kind: ConfigMap, metadata: {name: Not_Valid}}", &["metadata.name", "RFC 1123"]);
-    refused("{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: []}}", &["spec.containers", "Required value"]);
+    refused("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: Not_Valid}", &["metadata.name", "RFC 1123"]);
+    refused("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: []}", &["spec.containers", "Required value"]);
     refused(
-        "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: NodePort, ports: [{port: 80, nodePort: 80}]}}",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {type: NodePort, ports: [{port: 80, nodePort: 80}]}",
         &["nodePort", "30000-32767"],
     );
-    refused("{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: nowhere}, spec: {containers: [{name: a, image: x}]}}", &["namespaces", "nowhere", "not found"]);
+    refused("apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: nowhere}\nspec: {containers: [{name: a, image: x}]}", &["namespaces", "nowhere", "not found"]);
     Ok(())
 }
 

@@ -53,6 +53,7 @@ impl Agent {
             && *next > Instant::now()
         {
             let message = format!("Back-off pulling image {name:?}: {message}");
+            self.events.normal(pod, "BackOff", format!("Back-off pulling image {name:?}"));
             return Err(NoImage { reason: "ImagePullBackOff", message, again: *next });
         }
         self.events.normal(pod, "Pulling", format!("Pulling image {name:?}"));
@@ -78,7 +79,8 @@ impl Agent {
                     };
                     self.events.warning(pod, "Failed", format!("Failed to pull image {name:?}: {message}"));
                     self.events.warning(pod, "Failed", "Error: ErrImagePull");
-                    Err(NoImage { reason: "ErrImagePull", message, again: next })
+                    // Looked at again soon, to tell of the back-off for as long as it lasts.
+                    Err(NoImage { reason: "ErrImagePull", message, again: next.min(Instant::now() + Duration::from_secs(1)) })
                 }
             },
         }

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Dependencies point down only, and services never depend on each other (ARCHITECTURE.md, "Map"). Also: the paths that
+# ARCHITECTURE.md names exist.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+layer() {
+  case $1 in
+    apimachinery | api) echo 1 ;;
+    store | pki | runtime | network | informer) echo 2 ;;
+    apiserver | controllers | scheduler | kubelet | proxy | dns | kubectl) echo 3 ;;
+    timonel) echo 4 ;;
+    testkit | e2e | bench) echo 5 ;;
+    *) echo "error: crate $1 has no layer; add it to scripts/check-edges.sh and ARCHITECTURE.md" >&2; exit 1 ;;
+  esac
+}
+
+bad=0
+crates=$(ls crates)
+for crate in $crates; do
+  own=$(layer "$crate")
+  for other in $crates; do
+    grep -q "^$other\.workspace = true" "crates/$crate/Cargo.toml" || continue
+    theirs=$(layer "$other")
+    # Within layers 1, 2 and 5 siblings may build on each other; services (3) may not.
+    if [ "$theirs" -gt "$own" ] || { [ "$own" = 3 ] && [ "$theirs" = 3 ]; }; then
+      echo "error: $crate (layer $own) may not depend on $other (layer $theirs)" >&2
+      bad=1
+    fi
+  done
+done
+for path in $(grep -o '`[a-z.][a-zA-Z0-9_./-]*/[a-zA-Z0-9_./-]*`' ARCHITECTURE.md | tr -d '`' | sort -u); do
+  [ -e "$path" ] || { echo "error: ARCHITECTURE.md names $path, which doesn't exist" >&2; bad=1; }
+done
+exit $bad

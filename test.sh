@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs all of them. Root, as they start real containers. Nothing is fetched but packages.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+[ "$(id -u)" = 0 ] || { echo "error: run it as root: sudo ./test.sh" >&2; exit 1; }
+command -v cargo >/dev/null || PATH=$PATH:${HOME}/.cargo/bin
+
+# Programs that tests call or put into images, each with its Debian package.
+need=()
+for pair in nft:nftables ip:iproute2 nginx:nginx-light busybox:busybox-static nsenter:util-linux cc:gcc cmake:cmake; do
+  command -v "${pair%%:*}" >/dev/null || [ -x "/usr/sbin/${pair%%:*}" ] || need+=("${pair##*:}")
+done
+# busybox must be the static one.
+dpkg -s busybox-static >/dev/null 2>&1 || need+=(busybox-static)
+if [ ${#need[@]} -gt 0 ]; then
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
+fi
+
+./scripts/check-edges.sh
+cargo build --locked -p timonel
+cargo test --locked --workspace --exclude e2e --exclude bench
+# Every test has clusters of its own; two at a time keep two cores busy.
+cargo test --locked -p e2e -- --test-threads "${TEST_THREADS:-2}"
