@@ -96,6 +96,11 @@ fn capabilities(config: &ContainerConfig) -> Vec<String> {
             }
         }
     }
+    // Without a device filter (cgroup v2, see `resources`) making devices is what must not be allowed.
+    let asked = config.add_capabilities.iter().map(plain).any(|c| c == "MKNOD" || c == "ALL");
+    if cgroup::is_unified() && !config.privileged && !asked {
+        set.retain(|c| c != "MKNOD");
+    }
     let held = held_capabilities();
     set.retain(|c| ALL_CAPABILITIES.iter().position(|a| a == c).is_some_and(|bit| held & (1 << bit) != 0));
     set.into_iter().map(|c| format!("CAP_{c}")).collect()

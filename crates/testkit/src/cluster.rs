@@ -261,6 +261,11 @@ impl Node {
         format!("192.0.2.{}", self.namespace.rsplit('-').next().unwrap_or("1"))
     }
 
+    /// The file that stands for this machine's network namespace.
+    pub fn network(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.namespace)
+    }
+
     pub fn folder(&self) -> &Path {
         &self.folder
     }

@@ -1,0 +1,80 @@
+//! Measures the promises: `TIMONEL_BIN=target/release/timonel cargo run --release -p bench`.
+//!
+//! Prints a table: what, the figure, the promise, and their ratio (1 or more means that the promise is kept). Absolute
+//! times are noisy; compare runs on one machine.
+
+mod api;
+mod pods;
+
+use std::time::Instant;
+
+use anyhow::Context as _;
+use testkit::Cluster;
+
+/// A measured figure beside its promise.
+pub struct Figure {
+    pub what: &'static str,
+    pub value: f64,
+    pub unit: &'static str,
+    pub promise: f64,
+    /// Whether less is better.
+    pub less: bool,
+}
+
+fn print(figures: &[Figure]) {
+    println!("| what | measured | promise | ratio |\n|---|---|---|---|");
+    for f in figures {
+        let ratio = if f.less { f.promise / f.value } else { f.value / f.promise };
+        let bound = if f.less { "≤" } else { "≥" };
+        println!("| {} | {:.3} {} | {bound} {} {} | {ratio:.2} |", f.what, f.value, f.unit, f.promise, f.unit);
+    }
+}
+
+/// Resident memory in MB, and processor seconds used, of a process.
+fn usage(pid: u32) -> anyhow::Result<(f64, f64)> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kib: f64 = line.trim().trim_end_matches(" kB").trim().parse()?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
+    Ok((kib / 1024.0, ticks / 100.0))
+}
+
+fn main() -> anyhow::Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut figures = Vec::new();
+    let begun = Instant::now();
+    let cluster = Cluster::start()?;
+    let ready = begun.elapsed().as_secs_f64();
+    // The time includes making the namespaces and images and asking with kubectl; it is an upper bound.
+    figures.push(Figure { what: "start to Ready (upper bound)", value: ready, unit: "s", promise: 1.0, less: true });
+    let pid = cluster.server.pid().context("the server isn't running")?;
+    // Before the runtime starts, so that all its threads are in the server's network.
+    enter(&cluster)?;
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    let before = usage(pid)?;
+    std::thread::sleep(std::time::Duration::from_secs(20));
+    let after = usage(pid)?;
+    figures.push(Figure { what: "resident memory, idle", value: after.0, unit: "MB", promise: 100.0, less: true });
+    figures.push(Figure { what: "idle CPU", value: (after.1 - before.1).max(0.01) / 20.0 * 100.0, unit: "% of a core", promise: 1.0, less: true });
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let kubeconfig = cluster.server.folder().join("kubeconfig");
+    runtime.block_on(async {
+        let text = std::fs::read_to_string(kubeconfig)?;
+        let kubeconfig: kube::config::Kubeconfig = serde_yaml_ng::from_str(&text)?;
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
+        figures.extend(pods::measure(kube::Client::try_from(config.clone())?).await?);
+        figures.extend(api::measure(&config).await?);
+        anyhow::Ok(())
+    })?;
+    print(&figures);
+    Ok(())
+}
+
+/// Moves this thread, and those it starts, to the server's network.
+fn enter(cluster: &Cluster) -> anyhow::Result<()> {
+    let namespace = std::fs::File::open(cluster.server.network())?;
+    nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+    Ok(())
+}
