@@ -19,7 +19,8 @@ if [ ${#need[@]} -gt 0 ]; then
 fi
 
 ./scripts/check-edges.sh
-cargo build --locked -p timonel
-cargo test --locked --workspace --exclude e2e --exclude bench
+# One selection of packages throughout, so that nothing is built twice with other features.
+cargo build --locked --workspace --all-targets
+cargo test --locked --workspace --lib --bins
 # Every test has clusters of its own; two at a time keep two cores busy.
-cargo test --locked -p e2e -- --test-threads "${TEST_THREADS:-2}"
+cargo test --locked --workspace --test e2e -- --test-threads "${TEST_THREADS:-2}"
