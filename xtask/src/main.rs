@@ -115,6 +115,58 @@ fn split_docs(name: &str, schema: &mut Value, docs: &mut Map<String, Value>) {
     }
 }
 
+/// The sources of the `k8s-pb` crate, whose attributes name the field numbers.
+fn protobuf_sources() -> std::io::Result<std::path::PathBuf> {
+    let output = std::process::Command::new("cargo")
+        .args(["metadata", "--format-version", "1", "--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")])
+        .output()?;
+    let metadata: Value = serde_json::from_slice(&output.stdout)?;
+    let package = metadata["packages"].as_array().into_iter().flatten().find(|p| p["name"] == "k8s-pb");
+    let manifest = package.and_then(|p| p["manifest_path"].as_str()).unwrap_or("");
+    Ok(std::path::Path::new(manifest).with_file_name("src"))
+}
+
+/// The prefix of type names in a module of `k8s-pb`: `api/core/v1` → `io.k8s.api.core.v1`.
+fn package_name(module: &str) -> String {
+    let name = module.replace('/', ".").replace("apiextensions_apiserver", "apiextensions-apiserver").replace("kube_aggregator", "kube-aggregator");
+    format!("io.k8s.{name}")
+}
+
+/// Field numbers of all types: type → number → name of the field in JSON. Names are told apart from case and
+/// underscores, which the generated code has changed.
+fn field_numbers(types: &Map<String, Value>) -> std::io::Result<Map<String, Value>> {
+    let root = protobuf_sources()?;
+    let mut folders = vec![root.clone()];
+    let mut all = Map::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)?.flatten() {
+            if entry.path().is_dir() {
+                folders.push(entry.path());
+            }
+        }
+        let module = folder.strip_prefix(&root).unwrap_or(&folder).display().to_string();
+        let Ok(text) = std::fs::read_to_string(folder.join("mod.rs")) else { continue };
+        let (mut current, mut number) = (String::new(), String::new());
+        for line in text.lines().map(str::trim) {
+            if let Some(rest) = line.strip_prefix("pub struct ") {
+                let name = rest.trim_end_matches(" {").trim_end_matches(" {}");
+                current = format!("{}.{name}", package_name(&module));
+            } else if let Some((_, tag)) = line.strip_prefix("#[prost(").and_then(|r| r.split_once("tag = \"")) {
+                number = tag.split('"').next().unwrap_or("").to_string();
+            } else if let Some((field, _)) = line.strip_prefix("pub ").and_then(|r| r.split_once(':')) {
+                let plain = |n: &str| n.replace(['_', '$'], "").to_ascii_lowercase();
+                let wanted = plain(field.trim_start_matches("r#"));
+                let properties = types.get(&current).and_then(|t| t["properties"].as_object());
+                if let Some(name) = properties.into_iter().flatten().map(|(n, _)| n).find(|n| plain(n) == wanted) {
+                    let numbers = all.entry(current.clone()).or_insert_with(|| json!({}));
+                    numbers[&number] = name.as_str().into();
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
 fn write(path: &str, value: &Value) -> std::io::Result<()> {
     let text = serde_json::to_vec(value)?;
     let packed = zstd::encode_all(text.as_slice(), 19)?;
@@ -134,6 +186,8 @@ fn main() -> std::io::Result<()> {
     }
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/api/schema");
     std::fs::create_dir_all(folder)?;
+    let numbers = field_numbers(&types)?;
+    write(&format!("{folder}/numbers.json.zst"), &json!(numbers))?;
     write(&format!("{folder}/types.json.zst"), &json!(types))?;
     write(&format!("{folder}/docs.json.zst"), &json!(docs))
 }

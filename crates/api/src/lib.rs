@@ -3,6 +3,7 @@
 //!
 //! - [`kinds`]: the table of group, version, kind, plural, scope, short names, subresources
 //! - [`schema`]: field names and types, from which unknown fields and wrong types are found
+//! - [`decode`], [`protobuf`]: from bytes to values
 //! - [`merge`]: which lists a strategic merge patch merges, and by which key
 //! - [`defaults`], [`validate`]: what upstream fills in and refuses
 //! - [`columns`]: what `kubectl get` prints
@@ -14,6 +15,7 @@ pub mod decode;
 pub mod defaults;
 pub mod kinds;
 pub mod merge;
+pub mod protobuf;
 pub mod schema;
 pub mod validate;
 

@@ -13,7 +13,7 @@ static DOCS: &[u8] = include_bytes!("../schema/docs.json.zst");
 
 /// The type of a field.
 #[derive(Debug, Clone)]
-enum Type {
+pub(crate) enum Type {
     Object(Vec<(String, Type)>),
     /// An object with any keys, and values of one type.
     Map(Box<Type>),
@@ -102,6 +102,10 @@ fn read_type(name: &str, schema: &Value) -> Type {
 impl Types {
     pub fn contains(&self, name: &str) -> bool {
         self.types.contains_key(name)
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Type> {
+        self.types.get(name)
     }
 
     /// Goes over `object`, which should be of the named type: removes nulls (as decoding into Go would) and unknown

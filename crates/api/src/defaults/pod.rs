@@ -126,6 +126,8 @@ fn is_latest(image: &str) -> bool {
 }
 
 fn probe(p: &mut Map<String, Value>) {
+    // Zero means "not said" here, and is what clients write that speak protobuf.
+    p.retain(|_, v| *v != 0);
     default(p, "timeoutSeconds", || json!(1));
     default(p, "periodSeconds", || json!(10));
     default(p, "successThreshold", || json!(1));

@@ -7,7 +7,7 @@ use http_body_util::BodyExt as _;
 use serde_json::Value;
 
 use api::merge::BuiltinStrategy;
-use api::{Kind, schema};
+use api::{Kind, protobuf, schema};
 
 use crate::request::Query;
 use crate::response::Body;
@@ -79,7 +79,8 @@ pub async fn value(request: Request<Body>) -> Result<(Value, Vec<String>), Statu
             let value = serde_yaml_ng::from_slice(&bytes).map_err(|e| malformed(&e))?;
             Ok((value, Vec::new()))
         }
-        other => Err(Status::unsupported_media_type(other, "application/json, application/yaml")),
+        protobuf::MEDIA_TYPE => Ok((protobuf::decode(&bytes).map_err(|e| malformed(&e))?, Vec::new())),
+        other => Err(Status::unsupported_media_type(other, "application/json, application/yaml, application/vnd.kubernetes.protobuf")),
     }
 }
 

@@ -40,6 +40,9 @@ impl Options {
             let bytes = body::read(request).await?;
             if bytes.is_empty() {
                 Value::Null
+            } else if bytes.starts_with(b"k8s\0") {
+                let malformed = |e| Status::bad_request(format!("the delete options can't be read: {e}"));
+                api::protobuf::decode(&bytes).map_err(malformed)?
             } else {
                 // kubectl sends JSON; client-go's typed clients may send it as YAML does, which is a superset.
                 serde_yaml_ng::from_slice(&bytes)
