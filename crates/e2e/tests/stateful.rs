@@ -73,5 +73,12 @@ fn stock_kubectl_runs_one_off_pods() -> anyhow::Result<()> {
     assert_eq!(head, "NAME STATUS ROLES AGE VERSION INTERNAL-IP EXTERNAL-IP OS-IMAGE KERNEL-VERSION CONTAINER-RUNTIME");
     assert!(cluster.ok(&["describe", "node", "server-1"])?.contains("Ready"));
     assert!(cluster.ok(&["explain", "statefulset.spec.volumeClaimTemplates"])?.contains("volumeClaimTemplates"));
+    // These send protobuf.
+    assert!(cluster.ok(&["auth", "can-i", "create", "pods"])?.contains("yes"));
+    cluster.ok(&["create", "namespace", "other"])?;
+    cluster.ok(&["-n", "other", "create", "deployment", "web", "--image", "nginx:1.27", "--replicas", "2"])?;
+    cluster.ok(&["-n", "other", "rollout", "status", "deployment", "web", "--timeout", "50s"])?;
+    cluster.ok(&["-n", "other", "expose", "deployment", "web", "--port", "80"])?;
+    cluster.ok(&["delete", "namespace", "other"])?;
     Ok(())
 }
