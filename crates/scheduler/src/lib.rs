@@ -7,6 +7,7 @@
 pub mod plan;
 mod snapshot;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,9 +50,9 @@ pub fn start(informers: &Informers) {
     let nodes = informers.of::<Node>();
     let queue = Queue::default();
     // Pods that found no node wait for a change that may help.
-    let waiting: Arc<Mutex<Vec<Key>>> = Arc::default();
+    let waiting: Arc<Mutex<HashSet<Key>>> = Arc::default();
     let (snapshot, again, parked) = (scheduler.snapshot.clone(), queue.clone(), waiting.clone());
-    let wake = move || parked.lock().drain(..).for_each(|key| again.add(key));
+    let wake = move || parked.lock().drain().for_each(|key| again.add(key));
     let retry = wake.clone();
     nodes.on_change(move |change| {
         match change {
@@ -83,7 +84,13 @@ pub fn start(informers: &Informers) {
         let (scheduler, waiting, nodes) = (scheduler.clone(), waiting.clone(), nodes.clone());
         async move {
             informer::synced!(nodes, scheduler.pods, scheduler.claims, scheduler.volumes, scheduler.classes);
-            scheduler.schedule(&key, &waiting).await
+            // Parked before it is looked at, so that a change in the midst of it isn't missed.
+            waiting.lock().insert(key.clone());
+            let (settled, again) = scheduler.schedule(&key).await?;
+            if settled {
+                waiting.lock().remove(&key);
+            }
+            Ok::<_, kube::Error>(again)
         }
     });
 }
@@ -102,31 +109,28 @@ fn is_ours(pod: &Pod) -> bool {
 }
 
 impl Scheduler {
-    async fn schedule(&self, key: &Key, waiting: &Mutex<Vec<Key>>) -> Result<Option<Duration>, kube::Error> {
-        let Some(pod) = self.pods.get(key) else { return Ok(None) };
+    /// Looks for a node; tells whether the pod needs no further look by a change, and when by time.
+    async fn schedule(&self, key: &Key) -> Result<(bool, Option<Duration>), kube::Error> {
+        let Some(pod) = self.pods.get(key) else { return Ok((true, None)) };
         let assigned = pod.spec.as_ref().is_some_and(|s| s.node_name.is_some());
         if assigned || pod.metadata.deletion_timestamp.is_some() || self.snapshot.lock().has_pod(key) {
-            return Ok(None);
+            return Ok((true, None));
         }
         let volumes = match self.volumes_of(&pod) {
             Ok(volumes) => volumes,
-            Err(Obstacle::BeingBound) => {
-                waiting.lock().push(key.clone());
-                return Ok(Some(Duration::from_secs(5)));
-            }
+            Err(Obstacle::BeingBound) => return Ok((false, Some(Duration::from_secs(5)))),
             Err(Obstacle::Told(reason)) => {
-                waiting.lock().push(key.clone());
-                return self.unschedulable(&pod, &reason).await.map(|()| Some(Duration::from_secs(30)));
+                self.unschedulable(&pod, &reason).await?;
+                return Ok((false, Some(Duration::from_secs(30))));
             }
         };
         let outcome = plan::place(&pod, self.snapshot.lock().nodes(), &volumes);
         let node = match outcome {
             Outcome::Node(node) => node,
             Outcome::Nowhere(reason) => {
-                waiting.lock().push(key.clone());
                 self.unschedulable(&pod, &reason).await?;
                 // Normally a change wakes the pod; this is for what no change announces.
-                return Ok(Some(Duration::from_secs(30)));
+                return Ok((false, Some(Duration::from_secs(30))));
             }
         };
         if !volumes.to_provision.is_empty() {
@@ -136,8 +140,7 @@ impl Scheduler {
                 let patch = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});
                 api.patch(claim, &PatchParams::default(), &Patch::Merge(patch)).await?;
             }
-            waiting.lock().push(key.clone());
-            return Ok(Some(Duration::from_secs(10)));
+            return Ok((false, Some(Duration::from_secs(10))));
         }
         self.snapshot.lock().assume(pod.clone(), &node);
         let this = self.clone();
@@ -148,7 +151,7 @@ impl Scheduler {
             }
         });
         // If the binding fails the pod is looked at again.
-        Ok(Some(Duration::from_secs(5)))
+        Ok((true, Some(Duration::from_secs(5))))
     }
 
     async fn bind(&self, pod: &Pod, node: &str) -> Result<(), kube::Error> {

@@ -279,26 +279,35 @@ async fn load_archives(images: Arc<ImageStore>, folder: PathBuf) {
     if std::fs::create_dir_all(&folder).is_err() {
         return;
     }
+    // Watched before it is read, so that nothing slips in between.
+    let (changed, mut changes) = tokio::sync::mpsc::channel(1);
+    let watched = folder.clone();
+    std::thread::spawn(move || {
+        if let Err(error) = tell_of_files(&watched, &changed) {
+            tracing::warn!(%error, "new image archives aren't noticed until the next start");
+        }
+    });
     let mut loaded = std::collections::HashMap::new();
     load_new(&images, &folder, &mut loaded).await;
     tokio::spawn(async move {
-        loop {
-            let watched = folder.clone();
-            let changed = tokio::task::spawn_blocking(move || wait_for_files(&watched)).await;
-            if !matches!(changed, Ok(Ok(()))) {
-                tokio::time::sleep(Duration::from_secs(10)).await;
-            }
+        while changes.recv().await.is_some() {
             load_new(&images, &folder, &mut loaded).await;
         }
     });
 }
 
-/// Waits until a file is written or moved into the folder (inotify(7)).
-fn wait_for_files(folder: &Path) -> nix::Result<()> {
+/// Tells of every file that is written or moved into the folder (inotify(7)). News that nobody took yet stand for later
+/// ones.
+fn tell_of_files(folder: &Path, changed: &tokio::sync::mpsc::Sender<()>) -> nix::Result<()> {
     use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
     let watch = Inotify::init(InitFlags::IN_CLOEXEC)?;
     watch.add_watch(folder, AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO)?;
-    watch.read_events().map(|_| ())
+    loop {
+        watch.read_events()?;
+        if let Err(tokio::sync::mpsc::error::TrySendError::Closed(())) = changed.try_send(()) {
+            return Ok(());
+        }
+    }
 }
 
 async fn load_new(images: &Arc<ImageStore>, folder: &Path, loaded: &mut std::collections::HashMap<PathBuf, std::time::SystemTime>) {
