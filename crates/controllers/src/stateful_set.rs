@@ -353,7 +353,7 @@ mod tests {
             })
             .collect();
         let shape = Shape { start: 0, replicas, parallel, partition: Some(partition) };
-        let got = plan(shape, &all).iter().map(|a| match a {
+        let got = plan(shape, &all).into_iter().map(|a| match a {
             Action::Create(n) => format!("+{n}"),
             Action::Delete(n) => format!("-{n}"),
         });

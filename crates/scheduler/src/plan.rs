@@ -207,7 +207,8 @@ pub fn place<'a>(pod: &Pod, nodes: impl Iterator<Item = &'a NodeState> + Clone, 
     if total == 0 {
         return Outcome::Nowhere("no nodes available to schedule pods".into());
     }
-    let list: Vec<String> = reasons.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
+    let mut list: Vec<String> = reasons.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
+    list.sort();
     Outcome::Nowhere(format!("0/{total} nodes are available: {}.", list.join(", ")))
 }
 
