@@ -254,8 +254,9 @@ pub fn arguments() -> Vec<OsString> {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Setting {
-    One(serde_yaml_ng::Value),
+    // The first that fits is taken.
     Many(Vec<String>),
+    One(serde_yaml_ng::Value),
 }
 
 /// `key: value` as `--key=value`.
