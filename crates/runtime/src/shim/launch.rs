@@ -100,19 +100,25 @@ fn reset_signals() {
     let _ = SigSet::all().thread_unblock();
 }
 
+/// What creating a container and running a process in one have in common.
+fn builder(start: &Start, errors: RawFd, console: Option<&Path>, stdio: Stdio) -> Result<ContainerBuilder, String> {
+    let builder = ContainerBuilder::new(start.id.clone(), SyscallType::default())
+        .with_root_path(&start.root)
+        .map_err(chain)?
+        .with_executor(Exec { errors })
+        .with_console_socket(console);
+    Ok(match stdio {
+        Stdio::Pipes([stdin, stdout, stderr]) => builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr),
+        Stdio::Terminal => builder,
+    })
+}
+
 /// Creates a container and starts its process.
 pub fn create(start: &Start, stdio: Stdio) -> Result<Launched, String> {
     let console = Console::for_stdio(&stdio, Path::new(&start.bundle))?;
     let console_path = console.as_ref().map(|c| c.path.clone());
     let pid = in_helper(|errors| {
-        let mut builder = ContainerBuilder::new(start.id.clone(), SyscallType::default())
-            .with_root_path(&start.root)
-            .map_err(chain)?
-            .with_executor(Exec { errors })
-            .with_console_socket(console_path.as_ref());
-        if let Stdio::Pipes([stdin, stdout, stderr]) = stdio {
-            builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
-        }
+        let builder = builder(start, errors, console_path.as_deref(), stdio)?;
         let mut container =
             builder.as_init(&start.bundle).with_systemd(false).as_sibling(true).with_detach(true).build().map_err(chain)?;
         let pid = container.pid().map(|p| p.as_raw()).ok_or("the container has no process")?;
@@ -137,14 +143,7 @@ pub fn exec(start: &Start, process: &Path, stdio: Stdio) -> Result<Launched, Str
     let console = Console::for_stdio(&stdio, folder)?;
     let console_path = console.as_ref().map(|c| c.path.clone());
     let pid = in_helper(|errors| {
-        let mut builder = ContainerBuilder::new(start.id.clone(), SyscallType::default())
-            .with_root_path(&start.root)
-            .map_err(chain)?
-            .with_executor(Exec { errors })
-            .with_console_socket(console_path.as_ref());
-        if let Stdio::Pipes([stdin, stdout, stderr]) = stdio {
-            builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
-        }
+        let builder = builder(start, errors, console_path.as_deref(), stdio)?;
         let pid = builder.as_tenant().with_process(Some(process)).as_sibling(true).with_detach(true).build().map_err(chain)?;
         Ok(pid.as_raw())
     });
