@@ -5,9 +5,7 @@
 
 use std::time::Duration;
 
-use apimachinery::names::SUFFIX_ALPHABET;
 use apimachinery::{ObjectExt as _, Status};
-use rand::RngExt as _;
 use serde_json::{Value, json};
 
 use api::Kind;
@@ -15,6 +13,7 @@ use api::Kind;
 use crate::ApiServer;
 use crate::auth::{NODES, User};
 use crate::cache::object_key;
+use crate::handlers::write::generated_name;
 use crate::object::Filter;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +32,6 @@ pub fn mutate(
     kind: &Kind,
     operation: Operation,
     object: &mut Value,
-    _old: Option<&Value>,
 ) -> Result<(), Status> {
     if operation == Operation::Create {
         live_namespace(server, kind, object)?;
@@ -59,12 +57,10 @@ pub fn mutate(
 
 /// Refuses an object whose form is right, for who sends it.
 pub fn validate(
-    _server: &ApiServer,
     user: &User,
     kind: &Kind,
     operation: Operation,
     object: &Value,
-    _old: Option<&Value>,
 ) -> Result<(), Status> {
     let Some(node) = user.name.strip_prefix("system:node:").filter(|_| user.is_in(NODES)) else { return Ok(()) };
     let refuse = |why: String| Err(Status::forbidden(kind.group, kind.plural, object.name(), &why));
@@ -195,10 +191,7 @@ fn mount_token(pod: &mut Value) {
     if !any {
         return;
     }
-    let mut rng = rand::rng();
-    let suffix: String =
-        (0..5).map(|_| SUFFIX_ALPHABET[rng.random_range(0..SUFFIX_ALPHABET.len())] as char).collect();
-    let volume = format!("kube-api-access-{suffix}");
+    let volume = generated_name("kube-api-access-");
     for list in lists {
         for container in pod["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             if mounted(container) {

@@ -96,16 +96,9 @@ pub fn count_generation(kind: &Kind, new: &mut Value, old: &Value) {
     if !kind.has_generation {
         return;
     }
-    let desired = |o: &Value| {
-        let mut o = o.clone();
-        if let Some(map) = o.as_object_mut() {
-            map.remove("metadata");
-            map.remove("status");
-        }
-        o
-    };
     let generation = old.i64_at(&["metadata", "generation"]).unwrap_or(0);
-    let changed = desired(new) != desired(old);
+    let mut keys = new.as_object().into_iter().chain(old.as_object()).flat_map(serde_json::Map::keys);
+    let changed = keys.any(|k| !matches!(k.as_str(), "metadata" | "status") && new.get(k) != old.get(k));
     new.set_meta("generation", json!(if changed { generation + 1 } else { generation.max(1) }));
 }
 

@@ -114,7 +114,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
     tokio::spawn(node::keep_status(agent.clone()));
     tokio::spawn(local_volumes::run(agent.clone()));
     tokio::select! {
-        () = server::run(agent, manager, parts.serving) => {}
+        () = server::run(manager, parts.serving) => {}
         () = stop.cancelled() => {}
     }
 }

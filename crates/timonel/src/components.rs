@@ -6,7 +6,6 @@ use apiserver::{ApiServer, User};
 use informer::Informers;
 use kube::Client;
 use pki::Authority;
-use tokio_util::sync::CancellationToken;
 
 use crate::cli::ServerArgs;
 
@@ -16,7 +15,7 @@ pub fn client(api: &Arc<ApiServer>, user: User) -> Client {
 }
 
 /// Starts controllers and scheduler. They end with the process; what they do is safe to break off anywhere.
-pub fn start_control_plane(api: &Arc<ApiServer>, args: &ServerArgs, authority: &Arc<Authority>, _stop: &CancellationToken) {
+pub fn start_control_plane(api: &Arc<ApiServer>, args: &ServerArgs, authority: &Arc<Authority>) {
     let component = |name: &str| Informers::new(client(api, User::new(name, &["system:authenticated"])));
     let managers = component("system:kube-controller-manager");
     let config = controllers::Config {

@@ -47,7 +47,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let store = store::SqliteStore::open(&database.join("state.db"), store::sqlite::Options::default())?;
     let api = ApiServer::start(api_config(&plan), Arc::new(store)).await?;
     let serving = tokio::spawn(apiserver::serve(api.clone(), listener, plan.serving.clone(), stop.clone()));
-    components::start_control_plane(&api, &plan.args, &plan.authority, &stop);
+    components::start_control_plane(&api, &plan.args, &plan.authority);
     write_kubeconfig(&plan)?;
     tracing::info!(kubeconfig = %plan.args.write_kubeconfig.display(), "the API is served on port {}", plan.args.https_listen_port);
     if plan.args.disable_agent {

@@ -14,7 +14,6 @@ use super::body;
 use super::read::resource;
 use super::write::{commit, success};
 use crate::{ApiServer, admission};
-use crate::auth::User;
 use crate::cache::{object_key, store_key};
 use crate::object::encode;
 use crate::request::{Info, Query};
@@ -78,7 +77,6 @@ impl Options {
 
 pub async fn one(
     server: &Arc<ApiServer>,
-    _user: &User,
     info: &Info,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
@@ -89,7 +87,6 @@ pub async fn one(
 
 pub async fn collection(
     server: &Arc<ApiServer>,
-    _user: &User,
     info: &Info,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {

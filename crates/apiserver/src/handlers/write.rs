@@ -40,9 +40,14 @@ pub async fn create(
         admission::wait_for_account(server, &info.path.namespace, &object).await;
     }
     let bytes = create_object(server, user, info.kind, &info.path.namespace, object, dry_run).await?;
-    let mut response = one(info, form, 201, bytes);
-    response::warn(&mut response, &warnings);
-    Ok(response)
+    Ok(answer(info, form, 201, bytes, &warnings))
+}
+
+/// The answer to a write: the object, with warnings about what was dropped.
+fn answer(info: &Info, form: Form, code: u16, bytes: Bytes, warnings: &[String]) -> Response<Body> {
+    let mut response = one(info, form, code, bytes);
+    response::warn(&mut response, warnings);
+    response
 }
 
 /// Creates an object of `kind` and returns its bytes. The way for all, also for objects that the server makes itself.
@@ -91,11 +96,11 @@ async fn create_named(
     }
     strategy::prepare_create(kind, &mut object);
     defaults::apply(kind, &mut object);
-    admission::mutate(server, user, kind, Operation::Create, &mut object, None)?;
+    admission::mutate(server, user, kind, Operation::Create, &mut object)?;
     defaults::apply(kind, &mut object);
     let lease = server.services.assign(kind, &mut object, None)?;
     refuse_invalid(kind, &object, None)?;
-    admission::validate(server, user, kind, Operation::Create, &object, None)?;
+    admission::validate(user, kind, Operation::Create, &object)?;
     let key = object_key(object.namespace(), object.name());
     let canonical = encode(&object);
     if dry_run {
@@ -129,7 +134,8 @@ fn place(kind: &Kind, namespace: &str, object: &mut Value) -> Result<(), Status>
     Ok(())
 }
 
-fn generated_name(prefix: &str) -> String {
+/// `prefix` and five characters by chance, as `generateName` makes names.
+pub fn generated_name(prefix: &str) -> String {
     let mut rng = rand::rng();
     let suffix: String =
         (0..5).map(|_| SUFFIX_ALPHABET[rng.random_range(0..SUFFIX_ALPHABET.len())] as char).collect();
@@ -176,9 +182,7 @@ pub async fn update(
     place(info.kind, &info.path.namespace, &mut object)?;
     let change = Change::read(info)?;
     let bytes = change.carry_out(server, user, info, |_| Ok(object.clone())).await?;
-    let mut response = one(info, form, 200, bytes);
-    response::warn(&mut response, &warnings);
-    Ok(response)
+    Ok(answer(info, form, 200, bytes, &warnings))
 }
 
 pub async fn patch(
@@ -199,9 +203,7 @@ pub async fn patch(
             Ok(patched)
         })
         .await?;
-    let mut response = one(info, form, 200, bytes);
-    response::warn(&mut response, &warnings.into_inner());
-    Ok(response)
+    Ok(answer(info, form, 200, bytes, &warnings.into_inner()))
 }
 
 /// A change of an existing object.
@@ -242,13 +244,15 @@ impl Change {
             strategy::prepare_update(kind, self.target, &mut new, &old);
             defaults::apply(kind, &mut new);
             if self.target == Target::Main {
-                admission::mutate(server, user, kind, Operation::Update, &mut new, Some(&old))?;
+                admission::mutate(server, user, kind, Operation::Update, &mut new)?;
             }
             let lease = server.services.assign(kind, &mut new, Some(&old))?;
             strategy::count_generation(kind, &mut new, &old);
             refuse_invalid(kind, &new, Some(&old))?;
-            admission::validate(server, user, kind, Operation::Update, &new, Some(&old))?;
-            if without_version(&new) == without_version(&old) {
+            admission::validate(user, kind, Operation::Update, &new)?;
+            // The version is the store's to write; made equal, what is left is what the change changed.
+            new.set_meta("resourceVersion", old.resource_version());
+            if new == old {
                 return Ok(entry.bytes.clone());
             }
             let canonical = encode(&new);
@@ -273,14 +277,6 @@ impl Change {
         }
         Err(Status::modified(kind.group, kind.plural, &info.path.name))
     }
-}
-
-fn without_version(object: &Value) -> Value {
-    let mut object = object.clone();
-    if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        meta.remove("resourceVersion");
-    }
-    object
 }
 
 /// The `Status` of success that deletions answer with.

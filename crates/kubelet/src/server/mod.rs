@@ -26,7 +26,6 @@ use rustls::server::WebPkiClientVerifier;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::Agent;
 use crate::manager::Manager;
 
 pub const PORT: u16 = 10250;
@@ -66,7 +65,7 @@ fn tls(serving: &Serving) -> Result<TlsAcceptor, String> {
 }
 
 /// Serves until the process ends.
-pub async fn run(agent: Arc<Agent>, manager: Arc<Manager>, serving: Serving) {
+pub async fn run(manager: Arc<Manager>, serving: Serving) {
     let acceptor = match tls(&serving) {
         Ok(acceptor) => acceptor,
         Err(error) => {
@@ -79,31 +78,30 @@ pub async fn run(agent: Arc<Agent>, manager: Arc<Manager>, serving: Serving) {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             continue;
         };
-        let (agent, manager, acceptor) = (agent.clone(), manager.clone(), acceptor.clone());
-        tokio::spawn(connection(agent, manager, acceptor, stream));
+        tokio::spawn(connection(manager.clone(), acceptor.clone(), stream));
     }
 }
 
-async fn connection(agent: Arc<Agent>, manager: Arc<Manager>, acceptor: TlsAcceptor, stream: TcpStream) {
+async fn connection(manager: Arc<Manager>, acceptor: TlsAcceptor, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     let Ok(stream) = acceptor.accept(stream).await else { return };
     let leaf = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
     let groups = leaf.and_then(|l| pki::certificate_names(l).ok()).map(|f| f.organizations).unwrap_or_default();
     let allowed = groups.iter().any(|g| g == "system:masters");
     let service = service_fn(move |request: Request<Incoming>| {
-        let (agent, manager) = (agent.clone(), manager.clone());
+        let manager = manager.clone();
         async move {
             if !allowed {
                 return Ok::<_, Infallible>(text(StatusCode::FORBIDDEN, "only the API server may ask the kubelet"));
             }
-            Ok(route(&agent, &manager, request).await)
+            Ok(route(&manager, request).await)
         }
     });
     let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
 }
 
-async fn route(agent: &Arc<Agent>, manager: &Arc<Manager>, request: Request<Incoming>) -> Response<Body> {
+async fn route(manager: &Arc<Manager>, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_string();
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     let known = matches!(*request.method(), Method::GET | Method::POST);
@@ -112,7 +110,7 @@ async fn route(agent: &Arc<Agent>, manager: &Arc<Manager>, request: Request<Inco
         ["containerLogs", namespace, pod, container] if known => logs::serve(manager, namespace, pod, container, &request).await,
         ["exec", namespace, pod, container] if known => streams::exec(manager, namespace, pod, container, request).await,
         ["attach", namespace, pod, container] if known => streams::attach(manager, namespace, pod, container, request).await,
-        ["portForward", namespace, pod] if known => portforward::serve(agent, manager, namespace, pod, request).await,
+        ["portForward", namespace, pod] if known => portforward::serve(manager, namespace, pod, request).await,
         _ => text(StatusCode::NOT_FOUND, "404 page not found"),
     }
 }

@@ -19,13 +19,12 @@ use tokio_tungstenite::tungstenite::Message;
 use super::spdy::{self, Stream, StreamOutput};
 use super::streams::{Socket, upgrade};
 use super::{Body, text};
-use crate::Agent;
 use crate::manager::Manager;
 
 const TUNNEL: &[&str] = &["SPDY/3.1+portforward.k8s.io"];
 const PROTOCOL: &str = "portforward.k8s.io";
 
-pub async fn serve(_agent: &Arc<Agent>, manager: &Arc<Manager>, namespace: &str, pod: &str, mut request: Request<Incoming>) -> Response<Body> {
+pub async fn serve(manager: &Arc<Manager>, namespace: &str, pod: &str, mut request: Request<Incoming>) -> Response<Body> {
     let Some((_, places, saved)) = manager.find(namespace, pod) else {
         return text(StatusCode::NOT_FOUND, format!("pod {pod:?} isn't on this node"));
     };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::layers::decompressed;
+use super::layers::{decompressed, hex};
 use super::{Defaults, Image, ImageError, ImageStore, normalize};
 
 impl ImageStore {
@@ -107,7 +107,7 @@ impl ImageStore {
             size += file.metadata()?.len();
             self.unpack(diff_id, File::open(file)?)?;
         }
-        let id: String = sha2::Sha256::digest(config_bytes).iter().map(|b| format!("{b:02x}")).collect();
+        let id = hex(&sha2::Sha256::digest(config_bytes));
         let defaults = Defaults::read(&config["config"]);
         Ok(Image { id: format!("sha256:{id}"), names, digests, layers: diff_ids, size, defaults })
     }
