@@ -10,9 +10,19 @@ impl MergeStrategy for BuiltinStrategy {
         let field = path.last().map(String::as_str).unwrap_or("");
         let parent = path.len().checked_sub(2).map(|i| path[i].as_str()).unwrap_or("");
         match field {
-            "containers" | "initContainers" | "ephemeralContainers" | "volumes" | "env" | "imagePullSecrets"
-            | "resourceClaims" | "resourceClaimStatuses" | "schedulingGates" | "secrets" | "webhooks"
-            | "matchConditions" | "drivers" => ListMerge::ByKey("name"),
+            "containers"
+            | "initContainers"
+            | "ephemeralContainers"
+            | "volumes"
+            | "env"
+            | "imagePullSecrets"
+            | "resourceClaims"
+            | "resourceClaimStatuses"
+            | "schedulingGates"
+            | "secrets"
+            | "webhooks"
+            | "matchConditions"
+            | "drivers" => ListMerge::ByKey("name"),
             "volumeMounts" => ListMerge::ByKey("mountPath"),
             "volumeDevices" => ListMerge::ByKey("devicePath"),
             "hostAliases" => ListMerge::ByKey("ip"),

@@ -26,7 +26,8 @@ fn numbers() -> &'static Numbers {
     CACHE.get_or_init(|| {
         let text = zstd::decode_all(NUMBERS).unwrap_or_default();
         let raw: HashMap<String, HashMap<String, String>> = serde_json::from_slice(&text).unwrap_or_default();
-        let fields = |f: HashMap<String, String>| f.into_iter().filter_map(|(n, name)| Some((n.parse().ok()?, name))).collect();
+        let fields =
+            |f: HashMap<String, String>| f.into_iter().filter_map(|(n, name)| Some((n.parse().ok()?, name))).collect();
         raw.into_iter().map(|(name, f)| (name, fields(f))).collect()
     })
 }
@@ -165,7 +166,9 @@ fn message(name: &str, bytes: &[u8], depth: usize) -> Result<Value, String> {
     let mut reader = Reader { rest: bytes };
     while let Some((number, wire)) = reader.field()? {
         // Fields that are newer than this server are passed over, as the JSON decoder passes unknown ones over.
-        let Some((field, of)) = numbers.get(&number).and_then(|n| properties.iter().find(|(p, _)| p == n)) else { continue };
+        let Some((field, of)) = numbers.get(&number).and_then(|n| properties.iter().find(|(p, _)| p == n)) else {
+            continue;
+        };
         match of {
             Type::List(item) => {
                 let list = object.entry(field.clone()).or_insert_with(|| json!([]));
@@ -291,7 +294,9 @@ mod tests {
 
     #[test]
     fn every_field_of_the_common_kinds_has_a_number() {
-        for name in ["io.k8s.api.core.v1.Container", "io.k8s.api.core.v1.ServiceSpec", "io.k8s.api.apps.v1.DeploymentSpec"] {
+        for name in
+            ["io.k8s.api.core.v1.Container", "io.k8s.api.core.v1.ServiceSpec", "io.k8s.api.apps.v1.DeploymentSpec"]
+        {
             let Some(Type::Object(properties)) = schema::types().get(name) else { panic!("{name} is missing") };
             let known: Vec<&String> = numbers()[name].values().collect();
             let missing: Vec<_> = properties.iter().filter(|(p, _)| !known.contains(&p)).collect();

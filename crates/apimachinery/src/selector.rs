@@ -53,8 +53,7 @@ impl LabelSelector {
 
     /// Reads `a=b,c!=d,e in (f,g),!h,i`.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
-        let requirements =
-            split_top_level(text).into_iter().filter(|p| !p.trim().is_empty()).map(parse_requirement);
+        let requirements = split_top_level(text).into_iter().filter(|p| !p.trim().is_empty()).map(parse_requirement);
         Ok(LabelSelector { requirements: requirements.collect::<Result<_, _>>()? })
     }
 

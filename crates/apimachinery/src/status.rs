@@ -116,7 +116,9 @@ impl Status {
         Self::new(
             415,
             "UnsupportedMediaType",
-            format!("the body of the request was in an unknown format ({got:?}) - accepted media types include: {accepted}"),
+            format!(
+                "the body of the request was in an unknown format ({got:?}) - accepted media types include: {accepted}"
+            ),
         )
     }
     /// 422 with a cause for each wrong field. `kind` is the kind, as upstream prints it here.
@@ -128,10 +130,8 @@ impl Status {
         };
         let what = qualified(group, kind);
         let mut status = Self::new(422, "Invalid", format!("{what} {name:?} is invalid: {text}"));
-        let causes: Vec<Value> = causes
-            .into_iter()
-            .map(|c| json!({"reason": c.reason, "message": c.message, "field": c.field}))
-            .collect();
+        let causes: Vec<Value> =
+            causes.into_iter().map(|c| json!({"reason": c.reason, "message": c.message, "field": c.field})).collect();
         status = status.about(group, kind, name);
         if let Some(details) = &mut status.details {
             details["causes"] = causes.into();

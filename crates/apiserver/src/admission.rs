@@ -56,16 +56,13 @@ pub fn mutate(
 }
 
 /// Refuses an object whose form is right, for who sends it.
-pub fn validate(
-    user: &User,
-    kind: &Kind,
-    operation: Operation,
-    object: &Value,
-) -> Result<(), Status> {
+pub fn validate(user: &User, kind: &Kind, operation: Operation, object: &Value) -> Result<(), Status> {
     let Some(node) = user.name.strip_prefix("system:node:").filter(|_| user.is_in(NODES)) else { return Ok(()) };
     let refuse = |why: String| Err(Status::forbidden(kind.group, kind.plural, object.name(), &why));
     match kind.plural {
-        "nodes" if object.name() != node => refuse(format!("node {node:?} is not allowed to modify node {:?}", object.name())),
+        "nodes" if object.name() != node => {
+            refuse(format!("node {node:?} is not allowed to modify node {:?}", object.name()))
+        }
         "pods" if operation == Operation::Create => refuse(format!("pod creation is not allowed for node {node:?}")),
         "leases" if object.name() != node => refuse(format!("node {node:?} may only have its own lease")),
         _ => Ok(()),
@@ -251,8 +248,7 @@ fn tolerations(pod: &mut Value) {
                 && (effect.is_empty() || effect == "NoExecute")
         });
         if !tolerated {
-            let toleration =
-                json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300});
+            let toleration = json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300});
             push(&mut pod["spec"], "tolerations", toleration);
         }
     }

@@ -115,7 +115,14 @@ impl Allocator {
         Ok(lease)
     }
 
-    fn address(&self, object: &mut Value, before: &Taken, taken: &mut Taken, lease: &mut Lease, causes: &mut Vec<Cause>) {
+    fn address(
+        &self,
+        object: &mut Value,
+        before: &Taken,
+        taken: &mut Taken,
+        lease: &mut Lease,
+        causes: &mut Vec<Cause>,
+    ) {
         let spec = &mut object["spec"];
         if spec["type"] == "ExternalName" {
             for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
@@ -149,7 +156,10 @@ impl Allocator {
                     // The two fixed addresses are there for the two services that are made for them.
                     let fixed = object_is_fixed(object);
                     if !self.cidr.contains(&address) {
-                        let detail = format!("failed to allocate IP {address}: the provided IP is not in the valid range. The range of valid IPs is {}", self.cidr);
+                        let detail = format!(
+                            "failed to allocate IP {address}: the provided IP is not in the valid range. The range of valid IPs is {}",
+                            self.cidr
+                        );
                         causes.push(Cause::invalid("spec.clusterIPs", &value, &detail));
                     } else if !fixed && !taken.addresses.insert(address) {
                         let detail = format!("failed to allocate IP {address}: provided IP is already allocated");
@@ -186,7 +196,14 @@ impl Allocator {
         random.or_else(|| (1..size - 1).map(at).find(|a| !taken.addresses.contains(a)))
     }
 
-    fn node_ports(&self, object: &mut Value, before: &Taken, taken: &mut Taken, lease: &mut Lease, causes: &mut Vec<Cause>) {
+    fn node_ports(
+        &self,
+        object: &mut Value,
+        before: &Taken,
+        taken: &mut Taken,
+        lease: &mut Lease,
+        causes: &mut Vec<Cause>,
+    ) {
         let kind = object.str_at(&["spec", "type"]).to_string();
         let balancer = kind == "LoadBalancer" && object["spec"]["allocateLoadBalancerNodePorts"] != false;
         let wants = kind == "NodePort" || balancer;
@@ -206,14 +223,21 @@ impl Allocator {
                         port["nodePort"] = number.into();
                         used_here.push((number, protocol));
                     }
-                    None => causes.push(Cause::invalid(format!("spec.ports[{i}].nodePort"), &json!(0), "failed to allocate a nodePort: range is full")),
+                    None => causes.push(Cause::invalid(
+                        format!("spec.ports[{i}].nodePort"),
+                        &json!(0),
+                        "failed to allocate a nodePort: range is full",
+                    )),
                 }
                 continue;
             }
             let field = format!("spec.ports[{i}].nodePort");
             let number = u16::try_from(asked).unwrap_or(0);
             if number < self.ports.0 || number > self.ports.1 {
-                let detail = format!("provided port is not in the valid range. The range of valid ports is {}-{}", self.ports.0, self.ports.1);
+                let detail = format!(
+                    "provided port is not in the valid range. The range of valid ports is {}-{}",
+                    self.ports.0, self.ports.1
+                );
                 causes.push(Cause::invalid(field, &json!(asked), &detail));
             } else if before.ports.contains(&number) || used_here.iter().any(|(n, p)| *n == number && *p != protocol) {
                 // The service's own, or the same number for another protocol.
@@ -240,10 +264,7 @@ pub fn kubernetes_address(cidr: &IpNet) -> Option<IpAddr> {
 }
 
 fn object_is_fixed(object: &Value) -> bool {
-    matches!(
-        (object.namespace(), object.name()),
-        ("default", "kubernetes") | ("kube-system", "kube-dns")
-    )
+    matches!((object.namespace(), object.name()), ("default", "kubernetes") | ("kube-system", "kube-dns"))
 }
 
 /// A manifest that is applied again doesn't name what was given out; it keeps it.
@@ -263,12 +284,15 @@ fn carry_over(object: &mut Value, old: &Value) {
     let old_ports = old.array_at(&["spec", "ports"]).to_vec();
     for port in object["spec"].get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
         let same = old_ports.iter().find(|o| {
-            o["protocol"] == port["protocol"] && (o["port"] == port["port"] || (o["name"].is_string() && o["name"] == port["name"]))
+            o["protocol"] == port["protocol"]
+                && (o["port"] == port["port"] || (o["name"].is_string() && o["name"] == port["name"]))
         });
         let had = same.map_or(Value::Null, |o| o["nodePort"].clone());
         if exposed(&new_type) && port["nodePort"].is_null() && !had.is_null() {
             port["nodePort"] = had;
-        } else if !exposed(&new_type) && exposed(old_type) && port["nodePort"] == had
+        } else if !exposed(&new_type)
+            && exposed(old_type)
+            && port["nodePort"] == had
             && let Some(map) = port.as_object_mut()
         {
             map.remove("nodePort");

@@ -22,7 +22,8 @@ const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
 const SWEEP: Duration = Duration::from_secs(120);
 
 fn kind(group: &str, plural: &str) -> Result<&'static Kind, Status> {
-    api::find(group, "v1", plural).ok_or_else(|| Status::internal(format!("{plural} is missing from the table of kinds")))
+    api::find(group, "v1", plural)
+        .ok_or_else(|| Status::internal(format!("{plural} is missing from the table of kinds")))
 }
 
 pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
@@ -143,7 +144,8 @@ pub async fn expire_events(server: Weak<ApiServer>) {
         let oldest = Timestamp::now() - EVENT_LIFE;
         for entry in server.cache.named("events").list(&Filter::default()).0 {
             let event = entry.parse();
-            let times = [event.str_at(&["lastTimestamp"]), event.str_at(&["eventTime"]), event.meta("creationTimestamp")];
+            let times =
+                [event.str_at(&["lastTimestamp"]), event.str_at(&["eventTime"]), event.meta("creationTimestamp")];
             let last = times.iter().filter_map(|t| t.parse::<Timestamp>().ok()).max();
             if last.is_some_and(|t| t < oldest) {
                 let key = store_key(kind, &entry.key).into();

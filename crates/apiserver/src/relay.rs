@@ -28,8 +28,7 @@ impl Relay {
         let ca = CertificateDer::from_pem_slice(config.authority.certificate_pem().as_bytes()).map_err(|e| text(&e))?;
         roots.add(ca).map_err(|e| text(&e))?;
         let identity = &config.kubelet_client;
-        let certificate =
-            CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).map_err(|e| text(&e))?;
+        let certificate = CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).map_err(|e| text(&e))?;
         let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|e| text(&e))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -62,7 +61,11 @@ impl Relay {
         mut request: Request<Body>,
     ) -> Result<Response<Body>, Status> {
         let unreachable = |e: &dyn std::fmt::Display| {
-            Status::new(502, "BadGateway", format!("the kubelet of node {node} can't be reached at {address}:{port}: {e}"))
+            Status::new(
+                502,
+                "BadGateway",
+                format!("the kubelet of node {node} can't be reached at {address}:{port}: {e}"),
+            )
         };
         let stream = TcpStream::connect((address, port)).await.map_err(|e| unreachable(&e))?;
         let _ = stream.set_nodelay(true);
@@ -156,7 +159,11 @@ fn container(info: &Info, pod: &Value) -> Result<String, Status> {
             if many.iter().any(|n| n == default) {
                 return Ok(default.into());
             }
-            let init = if init.is_empty() { String::new() } else { format!(" or one of the init containers: [{}]", init.join(" ")) };
+            let init = if init.is_empty() {
+                String::new()
+            } else {
+                format!(" or one of the init containers: [{}]", init.join(" "))
+            };
             Err(Status::bad_request(format!(
                 "a container name must be specified for pod {}, choose one of: [{}]{init}",
                 info.path.name,

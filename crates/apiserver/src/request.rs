@@ -83,10 +83,8 @@ impl Query {
 
     /// Selectors of a list, watch or deletecollection of `kind`.
     pub fn filter(&self, kind: &Kind, namespace: &str) -> Result<Filter, Status> {
-        let labels =
-            LabelSelector::parse(self.get("labelSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
-        let fields =
-            FieldSelector::parse(self.get("fieldSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
+        let labels = LabelSelector::parse(self.get("labelSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
+        let fields = FieldSelector::parse(self.get("fieldSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
         for (path, _, _) in &fields.terms {
             let common = path == "metadata.name" || (kind.namespaced && path == "metadata.namespace");
             if !common && !kind.selectable.contains(&path.as_str()) {
@@ -189,7 +187,10 @@ mod tests {
         check("/api/v1/namespaces/a/pods/b/log", "|v1|pods|a|b|log|");
         check("/apis/apps/v1/namespaces/a/deployments/b", "apps|v1|deployments|a|b||");
         check("/api/v1/nodes/n/proxy/metrics/x", "|v1|nodes||n|proxy|metrics/x");
-        check("/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode", "rbac.authorization.k8s.io|v1|clusterroles||system:node||");
+        check(
+            "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode",
+            "rbac.authorization.k8s.io|v1|clusterroles||system:node||",
+        );
         assert!(resource_path("/healthz").is_none());
         assert!(resource_path("/api/v1").is_none());
     }

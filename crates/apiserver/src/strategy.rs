@@ -117,7 +117,8 @@ mod tests {
     #[test]
     fn status_and_spec_are_kept_apart() {
         let kind = api::find("apps", "v1", "deployments").unwrap();
-        let old = json!({"metadata": {"name": "a", "generation": 3}, "spec": {"replicas": 1}, "status": {"replicas": 1}});
+        let old =
+            json!({"metadata": {"name": "a", "generation": 3}, "spec": {"replicas": 1}, "status": {"replicas": 1}});
         let sent = json!({"metadata": {"name": "a"}, "spec": {"replicas": 2}, "status": {"replicas": 9}});
         let mut main = sent.clone();
         prepare_update(kind, Target::Main, &mut main, &old);

@@ -12,7 +12,11 @@ use crate::Figure;
 const SPAN: Duration = Duration::from_secs(5);
 
 /// How often `clients` at a time get `work` done in a second. Each has a connection of its own.
-async fn rate<F>(config: &Config, clients: usize, work: impl Fn(Client, usize, u64) -> F + Clone + Send + 'static) -> anyhow::Result<f64>
+async fn rate<F>(
+    config: &Config,
+    clients: usize,
+    work: impl Fn(Client, usize, u64) -> F + Clone + Send + 'static,
+) -> anyhow::Result<f64>
 where
     F: Future<Output = Result<(), kube::Error>> + Send,
 {
@@ -56,7 +60,8 @@ pub async fn measure(config: &Config) -> anyhow::Result<Vec<Figure>> {
         api(client).patch(&format!("c-{i}-0"), &PatchParams::default(), &patch).await.map(|_| ())
     })
     .await?;
-    let gets = rate(config, 16, |client, i, _| async move { api(client).get(&format!("c-{i}-0")).await.map(|_| ()) }).await?;
+    let gets =
+        rate(config, 16, |client, i, _| async move { api(client).get(&format!("c-{i}-0")).await.map(|_| ()) }).await?;
     // A namespace with exactly 5,000 objects. The answer is read whole but not decoded, which would measure the client.
     let client = Client::try_from(config.clone())?;
     let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(client.clone());
@@ -70,7 +75,9 @@ pub async fn measure(config: &Config) -> anyhow::Result<Vec<Figure>> {
         futures::future::try_join_all(creations).await?;
     }
     let lists = rate(config, 4, |client, _, _| async move {
-        let request = kube::core::Request::new("/api/v1/namespaces/many/configmaps").list(&Default::default()).map_err(kube::Error::BuildRequest)?;
+        let request = kube::core::Request::new("/api/v1/namespaces/many/configmaps")
+            .list(&Default::default())
+            .map_err(kube::Error::BuildRequest)?;
         client.request_text(request).await.map(|_| ())
     })
     .await?;

@@ -57,7 +57,13 @@ fn main() -> anyhow::Result<()> {
     std::thread::sleep(std::time::Duration::from_secs(20));
     let after = usage(pid)?;
     figures.push(Figure { what: "resident memory, idle", value: after.0, unit: "MB", promise: 100.0, less: true });
-    figures.push(Figure { what: "idle CPU", value: (after.1 - before.1).max(0.01) / 20.0 * 100.0, unit: "% of a core", promise: 1.0, less: true });
+    figures.push(Figure {
+        what: "idle CPU",
+        value: (after.1 - before.1).max(0.01) / 20.0 * 100.0,
+        unit: "% of a core",
+        promise: 1.0,
+        less: true,
+    });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let kubeconfig = cluster.server.folder().join("kubeconfig");
     runtime.block_on(async {

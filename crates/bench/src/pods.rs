@@ -21,7 +21,8 @@ pub async fn measure(client: Client) -> anyhow::Result<Vec<Figure>> {
     let mut times = Vec::new();
     for i in 0..21 {
         let name = format!("bench-{i}");
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"terminationGracePeriodSeconds": 0,
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"terminationGracePeriodSeconds": 0,
             "containers": [{"name": "c", "image": "busybox:1.28", "command": ["sleep", "3600"]}]}}))?;
         let watch = WatchParams::default().fields(&format!("metadata.name={name}"));
         let version = pods.list(&Default::default()).await?.metadata.resource_version.unwrap_or_default();
@@ -39,7 +40,13 @@ pub async fn measure(client: Client) -> anyhow::Result<Vec<Figure>> {
         pods.delete(&name, &DeleteParams::default()).await?;
     }
     times.sort_by(f64::total_cmp);
-    let mut figures = vec![Figure { what: "pod POST to Ready, p50", value: times[times.len() / 2], unit: "s", promise: 0.1, less: true }];
+    let mut figures = vec![Figure {
+        what: "pod POST to Ready, p50",
+        value: times[times.len() / 2],
+        unit: "s",
+        promise: 0.1,
+        less: true,
+    }];
     figures.push(burst(client).await?);
     Ok(figures)
 }
@@ -47,7 +54,8 @@ pub async fn measure(client: Client) -> anyhow::Result<Vec<Figure>> {
 async fn burst(client: Client) -> anyhow::Result<Figure> {
     let api: Api<Deployment> = Api::namespaced(client, "default");
     let labels = json!({"app": "burst"});
-    let deployment: Deployment = serde_json::from_value(json!({"metadata": {"name": "burst"}, "spec": {"replicas": 50,
+    let deployment: Deployment =
+        serde_json::from_value(json!({"metadata": {"name": "burst"}, "spec": {"replicas": 50,
         "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": {
             "terminationGracePeriodSeconds": 0,
             "containers": [{"name": "c", "image": "busybox:1.28", "command": ["sleep", "3600"]}]}}}}))?;

@@ -27,7 +27,10 @@ pub fn start(context: Context) {
 
 /// Whether a node may have this certificate without a person looking: a joining machine a client certificate, and a
 /// node one to serve with, for its own name only.
-fn is_own(spec: &k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec, subject: &pki::RequestFacts) -> bool {
+fn is_own(
+    spec: &k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec,
+    subject: &pki::RequestFacts,
+) -> bool {
     let is_node = subject.common_name.starts_with("system:node:") && subject.organizations == ["system:nodes"];
     let user = spec.username.as_deref().unwrap_or("");
     let groups = spec.groups.clone().unwrap_or_default();
@@ -57,7 +60,9 @@ async fn reconcile(context: &Context, requests: &Informer<CertificateSigningRequ
     let pem = String::from_utf8_lossy(&request.spec.request.0).into_owned();
     let facts = match pki::request_facts(&pem) {
         Ok(facts) => facts,
-        Err(error) => return set(&context.client, key, "status", "Failed", "SigningFailed", &error.to_string(), None).await,
+        Err(error) => {
+            return set(&context.client, key, "status", "Failed", "SigningFailed", &error.to_string(), None).await;
+        }
     };
     if !has("Approved") {
         if !is_own(&request.spec, &facts) {
@@ -72,7 +77,15 @@ async fn reconcile(context: &Context, requests: &Informer<CertificateSigningRequ
     }
 }
 
-async fn set(client: &Client, key: &Key, part: &str, kind: &str, reason: &str, message: &str, certificate: Option<&str>) -> Result {
+async fn set(
+    client: &Client,
+    key: &Key,
+    part: &str,
+    kind: &str,
+    reason: &str,
+    message: &str,
+    certificate: Option<&str>,
+) -> Result {
     let api: Api<CertificateSigningRequest> = Api::all(client.clone());
     let Some(present) = api.get_opt(&key.name).await? else { return Ok(()) };
     let mut value = serde_json::to_value(&present).map_err(kube::Error::SerdeError)?;
@@ -89,6 +102,7 @@ async fn set(client: &Client, key: &Key, part: &str, kind: &str, reason: &str, m
         value["status"]["certificate"] = base64::engine::general_purpose::STANDARD.encode(pem).into();
     }
     let path = format!("/apis/certificates.k8s.io/v1/certificatesigningrequests/{}/{part}", key.name);
-    let request = http::Request::put(path).header("Content-Type", "application/json").body(value.to_string().into_bytes());
+    let request =
+        http::Request::put(path).header("Content-Type", "application/json").body(value.to_string().into_bytes());
     crate::ignore(client.request::<Value>(request.map_err(kube::Error::HttpError)?).await, &[404])
 }

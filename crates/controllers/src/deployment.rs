@@ -102,7 +102,12 @@ fn revision(set: &ReplicaSet) -> i64 {
     set.annotations().get(REVISION).and_then(|r| r.parse().ok()).unwrap_or(0)
 }
 
-async fn reconcile(context: &Context, deployments: &Informer<Deployment>, cache: &Informer<ReplicaSet>, key: &Key) -> Result<Option<Duration>> {
+async fn reconcile(
+    context: &Context,
+    deployments: &Informer<Deployment>,
+    cache: &Informer<ReplicaSet>,
+    key: &Key,
+) -> Result<Option<Duration>> {
     let Some(deployment) = deployments.get(key) else { return Ok(None) };
     if deployment.metadata.deletion_timestamp.is_some() {
         return Ok(None);
@@ -210,7 +215,13 @@ async fn create(
     Ok(Arc::new(created))
 }
 
-async fn scale(context: &Context, cache: &Informer<ReplicaSet>, deployment: &Deployment, set: &ReplicaSet, wanted: i32) -> Result {
+async fn scale(
+    context: &Context,
+    cache: &Informer<ReplicaSet>,
+    deployment: &Deployment,
+    set: &ReplicaSet,
+    wanted: i32,
+) -> Result {
     let present = set.spec.replicas.unwrap_or(0);
     if present == wanted {
         return Ok(());
@@ -241,7 +252,13 @@ async fn clean_up(context: &Context, spec: &DeploymentSpec, old: &[Arc<ReplicaSe
     Ok(())
 }
 
-async fn write_status(context: &Context, deployment: &Deployment, spec: &DeploymentSpec, new: Option<&ReplicaSet>, sets: &[Arc<ReplicaSet>]) -> Result {
+async fn write_status(
+    context: &Context,
+    deployment: &Deployment,
+    spec: &DeploymentSpec,
+    new: Option<&ReplicaSet>,
+    sets: &[Arc<ReplicaSet>],
+) -> Result {
     let wanted = spec.replicas.unwrap_or(1);
     let sum = |of: fn(&k8s_openapi::api::apps::v1::ReplicaSetStatus) -> i32| -> i32 {
         sets.iter().filter_map(|s| s.status.as_ref()).map(of).sum()
@@ -249,7 +266,8 @@ async fn write_status(context: &Context, deployment: &Deployment, spec: &Deploym
     let replicas = sum(|s| s.replicas);
     let available = sum(|s| s.available_replicas.unwrap_or(0));
     let updated = new.and_then(|n| n.status.as_ref()).map_or(0, |s| s.replicas);
-    let rolling = spec.strategy.as_ref().and_then(|s| s.rolling_update.as_ref()).and_then(|r| r.max_unavailable.as_ref());
+    let rolling =
+        spec.strategy.as_ref().and_then(|s| s.rolling_update.as_ref()).and_then(|r| r.max_unavailable.as_ref());
     let enough = available >= wanted - pods::scaled(rolling, wanted, false);
     let complete = updated == wanted && replicas == wanted && available >= wanted;
     let name = new.map(|n| n.name_any()).unwrap_or_default();
@@ -282,7 +300,8 @@ async fn write_status(context: &Context, deployment: &Deployment, spec: &Deploym
         "conditions": [condition("Available", availability.0, availability.1, availability.2),
                        condition("Progressing", "True", progress.0, &progress.1)],
     });
-    let same = status.as_object().into_iter().flatten().all(|(k, v)| present[k] == *v || (present[k].is_null() && v == 0));
+    let same =
+        status.as_object().into_iter().flatten().all(|(k, v)| present[k] == *v || (present[k].is_null() && v == 0));
     if same {
         return Ok(());
     }

@@ -117,7 +117,13 @@ pub fn start(context: Context) {
     });
 }
 
-async fn observe(client: Client, kind: &'static Kind, graph: Shared, queue: Queue, synced: tokio::sync::mpsc::Sender<()>) {
+async fn observe(
+    client: Client,
+    kind: &'static Kind,
+    graph: Shared,
+    queue: Queue,
+    synced: tokio::sync::mpsc::Sender<()>,
+) {
     let all: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &api_resource(kind));
     let mut stream = watcher::watcher(all, watcher::Config::default()).boxed();
     let mut synced = Some(synced);
@@ -139,7 +145,8 @@ async fn observe(client: Client, kind: &'static Kind, graph: Shared, queue: Queu
             Ok(Event::InitDone) => {
                 let known: Vec<String> = {
                     let graph = graph.lock();
-                    let missing = graph.nodes.iter().filter(|(uid, n)| std::ptr::eq(n.kind, kind) && !listed.contains(*uid));
+                    let missing =
+                        graph.nodes.iter().filter(|(uid, n)| std::ptr::eq(n.kind, kind) && !listed.contains(*uid));
                     missing.map(|(uid, _)| uid.clone()).collect()
                 };
                 known.iter().for_each(|uid| gone(uid, &graph, &queue));
@@ -189,7 +196,8 @@ async fn collect(client: &Client, graph: &Shared, uid: &str) -> Result<Option<Du
         let Some(node) = graph.nodes.get(uid).cloned() else { return Ok(None) };
         let has = |n: &Node, f: &str| n.finalizers.iter().any(|x| x == f);
         let alive = node.owners.iter().any(|o| graph.nodes.get(o).is_some_and(|n| !(n.deleting && has(n, FOREGROUND))));
-        let waited_for = node.owners.iter().any(|o| graph.nodes.get(o).is_some_and(|n| n.deleting && has(n, FOREGROUND)));
+        let waited_for =
+            node.owners.iter().any(|o| graph.nodes.get(o).is_some_and(|n| n.deleting && has(n, FOREGROUND)));
         (node, graph.dependents_of(uid), alive, waited_for)
     };
     if node.deleting && node.finalizers.iter().any(|f| f == ORPHAN) {

@@ -68,9 +68,11 @@ async fn reconcile(
     }
     let lease = leases.get(&Key::new("kube-node-lease", &key.name));
     let heard = lease.and_then(|l| l.spec.as_ref()?.renew_time.as_ref().map(|t| t.0));
-    let heard = heard.or_else(|| node.metadata.creation_timestamp.as_ref().map(|t| t.0)).unwrap_or(Timestamp::UNIX_EPOCH);
+    let heard =
+        heard.or_else(|| node.metadata.creation_timestamp.as_ref().map(|t| t.0)).unwrap_or(Timestamp::UNIX_EPOCH);
     let lost = Timestamp::now().duration_since(heard) > GRACE;
-    let ready = node.status.as_ref().and_then(|s| s.conditions.as_ref()).and_then(|c| c.iter().find(|c| c.type_ == "Ready"));
+    let ready =
+        node.status.as_ref().and_then(|s| s.conditions.as_ref()).and_then(|c| c.iter().find(|c| c.type_ == "Ready"));
     let state = ready.map_or("Unknown", |c| c.status.as_str()).to_string();
     if lost && state != "Unknown" {
         tracing::warn!(node = key.name, "the node isn't heard of any more");
@@ -78,7 +80,13 @@ async fn reconcile(
         mark_unknown(&api, &node).await?;
         unready_pods(context, all_pods, &key.name).await?;
     }
-    let wanted = if lost { Some(UNREACHABLE) } else if state == "True" { None } else { Some(NOT_READY) };
+    let wanted = if lost {
+        Some(UNREACHABLE)
+    } else if state == "True" {
+        None
+    } else {
+        Some(NOT_READY)
+    };
     write_taints(&api, &node, wanted).await?;
     evict(context, all_pods, &node).await?;
     Ok(Some(CHECK))
@@ -89,8 +97,10 @@ async fn mark_unknown(api: &Api<Node>, node: &Node) -> Result {
     let kinds = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
     let conditions: Vec<Value> = kinds
         .iter()
-        .map(|kind| json!({"type": kind, "status": "Unknown", "reason": "NodeStatusUnknown",
-                           "message": "Kubelet stopped posting node status.", "lastTransitionTime": now}))
+        .map(|kind| {
+            json!({"type": kind, "status": "Unknown", "reason": "NodeStatusUnknown",
+                           "message": "Kubelet stopped posting node status.", "lastTransitionTime": now})
+        })
         .collect();
     let patch = Patch::Strategic(json!({"status": {"conditions": conditions}}));
     crate::ignore(api.patch_status(&node.name_any(), &PatchParams::default(), &patch).await, &[404])
@@ -101,7 +111,9 @@ async fn unready_pods(context: &Context, all_pods: &Informer<Pod>, node: &str) -
     for pod in on_node(all_pods, node).into_iter().filter(|p| pods::is_ready(p)) {
         let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let patch = Patch::Strategic(json!({"status": {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": now}]}}));
+        let patch = Patch::Strategic(
+            json!({"status": {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": now}]}}),
+        );
         crate::ignore(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await, &[404])?;
     }
     Ok(())
@@ -128,7 +140,8 @@ async fn write_taints(api: &Api<Node>, node: &Node, wanted: Option<&str>) -> Res
         present.iter().filter(|t| !ours(t)).filter_map(|t| serde_json::to_value(t).ok()).collect();
     if let Some(key) = wanted {
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        taints.extend(["NoSchedule", "NoExecute"].map(|effect| json!({"key": key, "effect": effect, "timeAdded": now})));
+        taints
+            .extend(["NoSchedule", "NoExecute"].map(|effect| json!({"key": key, "effect": effect, "timeAdded": now})));
     }
     let patch = json!({"metadata": {"resourceVersion": node.resource_version()}, "spec": {"taints": taints}});
     crate::ignore(api.patch(&node.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await, &[404, 409])
@@ -165,7 +178,11 @@ async fn evict(context: &Context, all_pods: &Informer<Pod>, node: &Node) -> Resu
                 Some(Some(seconds)) => Timestamp::now().duration_since(since).as_secs() >= seconds,
             };
             if due {
-                context.events.normal(pod.as_ref(), "TaintManagerEviction", format!("Marking for deletion Pod {}", pod.key()));
+                context.events.normal(
+                    pod.as_ref(),
+                    "TaintManagerEviction",
+                    format!("Marking for deletion Pod {}", pod.key()),
+                );
                 pods::delete(&context.client, all_pods, &pod).await?;
             }
         }

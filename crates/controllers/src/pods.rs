@@ -127,11 +127,7 @@ pub fn content_hash(value: &impl serde::Serialize) -> String {
 }
 
 /// A number or a percentage of `total`, rounded up or down.
-pub fn scaled(
-    value: Option<&k8s_openapi::apimachinery::pkg::util::intstr::IntOrString>,
-    total: i32,
-    up: bool,
-) -> i32 {
+pub fn scaled(value: Option<&k8s_openapi::apimachinery::pkg::util::intstr::IntOrString>, total: i32, up: bool) -> i32 {
     use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
     match value {
         Some(IntOrString::Int(n)) => *n,

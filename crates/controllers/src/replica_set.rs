@@ -70,7 +70,12 @@ pub fn start(context: Context) {
     });
 }
 
-async fn reconcile(context: &Context, sets: &Informer<ReplicaSet>, cache: &Informer<Pod>, key: &Key) -> Result<Option<Duration>> {
+async fn reconcile(
+    context: &Context,
+    sets: &Informer<ReplicaSet>,
+    cache: &Informer<Pod>,
+    key: &Key,
+) -> Result<Option<Duration>> {
     let Some(set) = sets.get(key) else { return Ok(None) };
     let (spec, Some(uid)) = (&set.spec, set.uid()) else { return Ok(None) };
     let mut failure = None;
@@ -85,7 +90,9 @@ async fn reconcile(context: &Context, sets: &Informer<ReplicaSet>, cache: &Infor
         let creations = (0..plan.create).map(|_| pods::create(&context.client, cache, &pod));
         for created in futures::future::join_all(creations).await {
             match created {
-                Ok(pod) => context.events.normal(set.as_ref(), "SuccessfulCreate", format!("Created pod: {}", pod.name_any())),
+                Ok(pod) => {
+                    context.events.normal(set.as_ref(), "SuccessfulCreate", format!("Created pod: {}", pod.name_any()))
+                }
                 Err(error) => {
                     context.events.warning(set.as_ref(), "FailedCreate", format!("Error creating: {error}"));
                     failure = Some(error);
@@ -104,10 +111,16 @@ async fn reconcile(context: &Context, sets: &Informer<ReplicaSet>, cache: &Infor
     }
 }
 
-async fn write_status(context: &Context, set: &ReplicaSet, mine: &[Arc<Pod>], failure: Option<&kube::Error>) -> Result<Option<Duration>> {
+async fn write_status(
+    context: &Context,
+    set: &ReplicaSet,
+    mine: &[Arc<Pod>],
+    failure: Option<&kube::Error>,
+) -> Result<Option<Duration>> {
     let spec = &set.spec;
     let active: Vec<&Arc<Pod>> = mine.iter().filter(|p| pods::is_active(p)).collect();
-    let template = spec.template.as_ref().and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.clone()).unwrap_or_default();
+    let template =
+        spec.template.as_ref().and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.clone()).unwrap_or_default();
     let labelled = active.iter().filter(|p| template.iter().all(|(k, v)| p.labels().get(k) == Some(v))).count();
     let now = Timestamp::now();
     let min_ready = spec.min_ready_seconds.unwrap_or(0);

@@ -28,7 +28,8 @@ pub fn start(context: Context) {
         }
     });
     queue.work("service-account", 2, move |key| {
-        let (context, namespaces, accounts, maps) = (context.clone(), namespaces.clone(), accounts.clone(), maps.clone());
+        let (context, namespaces, accounts, maps) =
+            (context.clone(), namespaces.clone(), accounts.clone(), maps.clone());
         async move {
             informer::synced!(namespaces, accounts, maps);
             ensure(&context, &namespaces, &accounts, &maps, &key.name).await.map(|()| None::<Duration>)
@@ -59,7 +60,8 @@ async fn ensure(
     let present = maps.get(&Key::new(name, ROOT_CA));
     if present.as_ref().and_then(|m| m.data.as_ref()).and_then(|d| d.get("ca.crt")).map(String::as_str) != Some(ca) {
         let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), name);
-        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": ROOT_CA}, "data": {"ca.crt": ca}});
+        let map =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": ROOT_CA}, "data": {"ca.crt": ca}});
         if present.is_some() {
             let patch = kube::api::Patch::Merge(json!({"data": {"ca.crt": ca}}));
             crate::ignore(api.patch(ROOT_CA, &Default::default(), &patch).await, &[404])?;

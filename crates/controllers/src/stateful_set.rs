@@ -193,7 +193,14 @@ impl Work<'_> {
         Ok(name)
     }
 
-    async fn create(&self, set: &StatefulSet, spec: &StatefulSetSpec, ordinal: i32, revision: &str, old: bool) -> Result {
+    async fn create(
+        &self,
+        set: &StatefulSet,
+        spec: &StatefulSetSpec,
+        ordinal: i32,
+        revision: &str,
+        old: bool,
+    ) -> Result {
         let namespace = set.namespace().unwrap_or_default();
         let name = format!("{}-{ordinal}", set.name_any());
         let mut template = spec.template.clone();
@@ -237,7 +244,14 @@ impl Work<'_> {
     }
 
     /// Claims outlive the pods and the set, and are found again by their name.
-    async fn ensure_claim(&self, set: &StatefulSet, template: &PersistentVolumeClaim, volume: &str, pod: &str, namespace: &str) -> Result<String> {
+    async fn ensure_claim(
+        &self,
+        set: &StatefulSet,
+        template: &PersistentVolumeClaim,
+        volume: &str,
+        pod: &str,
+        namespace: &str,
+    ) -> Result<String> {
         let name = format!("{volume}-{pod}");
         if self.claims.get(&Key::new(namespace, &name)).is_some() {
             return Ok(name);
@@ -262,7 +276,14 @@ impl Work<'_> {
         Ok(name)
     }
 
-    async fn write_status(&self, set: &StatefulSet, spec: &StatefulSetSpec, mine: &[Arc<Pod>], newest: &str, current: &str) -> Result {
+    async fn write_status(
+        &self,
+        set: &StatefulSet,
+        spec: &StatefulSetSpec,
+        mine: &[Arc<Pod>],
+        newest: &str,
+        current: &str,
+    ) -> Result {
         let (replicas, _) = observe(&set.name_any(), spec, mine, newest);
         let wanted = spec.replicas.unwrap_or(1);
         let updated = replicas.iter().filter(|r| r.updated && !r.deleting).count();
@@ -280,7 +301,8 @@ impl Work<'_> {
         let present = serde_json::to_value(&set.status).unwrap_or(Value::Null);
         let same = status.as_object().into_iter().flatten().all(|(k, v)| present[k] == *v);
         if !same {
-            let api: Api<StatefulSet> = Api::namespaced(self.context.client.clone(), &set.namespace().unwrap_or_default());
+            let api: Api<StatefulSet> =
+                Api::namespaced(self.context.client.clone(), &set.namespace().unwrap_or_default());
             let patch = Patch::Merge(json!({ "status": status }));
             crate::ignore(api.patch_status(&set.name_any(), &PatchParams::default(), &patch).await, &[404])?;
         }
@@ -288,15 +310,24 @@ impl Work<'_> {
     }
 
     /// Removes revisions beyond the history's limit that no pod is of.
-    async fn forget_revisions(&self, set: &StatefulSet, spec: &StatefulSetSpec, mine: &[Arc<Pod>], live: &[&str]) -> Result {
+    async fn forget_revisions(
+        &self,
+        set: &StatefulSet,
+        spec: &StatefulSetSpec,
+        mine: &[Arc<Pod>],
+        live: &[&str],
+    ) -> Result {
         let limit = usize::try_from(spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
         let before = set.status.as_ref().and_then(|s| s.update_revision.as_deref());
         if before.is_none_or(|b| live.contains(&b)) {
             return Ok(());
         }
-        let api: Api<ControllerRevision> = Api::namespaced(self.context.client.clone(), &set.namespace().unwrap_or_default());
+        let api: Api<ControllerRevision> =
+            Api::namespaced(self.context.client.clone(), &set.namespace().unwrap_or_default());
         let all = api.list(&kube::api::ListParams::default()).await?;
-        let used = |name: &String| live.contains(&name.as_str()) || mine.iter().any(|p| p.labels().get(REVISION) == Some(name));
+        let used = |name: &String| {
+            live.contains(&name.as_str()) || mine.iter().any(|p| p.labels().get(REVISION) == Some(name))
+        };
         let mut old: Vec<_> = all
             .into_iter()
             .filter(|r| pods::is_owned_by(&r.metadata, &set.uid().unwrap_or_default()) && !used(&r.name_any()))

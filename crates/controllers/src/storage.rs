@@ -102,7 +102,9 @@ fn claims_of(pod: &Pod) -> Vec<String> {
     volumes.filter_map(|v| v.persistent_volume_claim.as_ref()).map(|c| c.claim_name.clone()).collect()
 }
 
-fn storage(map: Option<&std::collections::BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>) -> Quantity {
+fn storage(
+    map: Option<&std::collections::BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>,
+) -> Quantity {
     map.and_then(|m| m.get("storage")).and_then(|q| q.0.parse().ok()).unwrap_or_default()
 }
 
@@ -115,7 +117,9 @@ fn fits(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
     let reserved = match &offered.claim_ref {
         None => true,
         Some(r) => {
-            r.namespace == claim.namespace() && r.name.as_deref() == Some(&claim.name_any()) && (r.uid.is_none() || r.uid == claim.uid())
+            r.namespace == claim.namespace()
+                && r.name.as_deref() == Some(&claim.name_any())
+                && (r.uid.is_none() || r.uid == claim.uid())
         }
     };
     reserved
@@ -161,7 +165,11 @@ async fn claim(context: &Context, caches: &Caches, key: &Key) -> Result {
     match selected {
         Some(node) => provision(context, caches, &claim, &class, &node).await,
         None if waits => {
-            context.events.normal(claim.as_ref(), "WaitForFirstConsumer", "waiting for first consumer to be created before binding");
+            context.events.normal(
+                claim.as_ref(),
+                "WaitForFirstConsumer",
+                "waiting for first consumer to be created before binding",
+            );
             Ok(())
         }
         None => {
@@ -172,10 +180,17 @@ async fn claim(context: &Context, caches: &Caches, key: &Key) -> Result {
     }
 }
 
-async fn provision(context: &Context, caches: &Caches, claim: &PersistentVolumeClaim, class: &StorageClass, node: &str) -> Result {
+async fn provision(
+    context: &Context,
+    caches: &Caches,
+    claim: &PersistentVolumeClaim,
+    class: &StorageClass,
+    node: &str,
+) -> Result {
     let Some(target) = caches.nodes.get(&Key::new("", node)) else {
         context.events.warning(claim, "ProvisioningFailed", format!("the selected node {node} is gone"));
-        let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
+        let api: Api<PersistentVolumeClaim> =
+            Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
         let patch = Patch::Merge(json!({"metadata": {"annotations": {SELECTED_NODE: null}}}));
         return crate::ignore(api.patch(&claim.name_any(), &PatchParams::default(), &patch).await, &[404]);
     };
@@ -213,22 +228,31 @@ async fn bind(context: &Context, caches: &Caches, claim: &PersistentVolumeClaim,
     let spec = volume.spec.clone().unwrap_or_default();
     let holder = spec.claim_ref.as_ref().and_then(|r| r.uid.clone());
     if holder.is_some() && holder != claim.uid() {
-        context.events.warning(claim, "FailedBinding", format!("volume {:?} already bound to a different claim", volume.name_any()));
+        context.events.warning(
+            claim,
+            "FailedBinding",
+            format!("volume {:?} already bound to a different claim", volume.name_any()),
+        );
         return Ok(());
     }
     if holder.is_none() {
         let api: Api<PersistentVolume> = Api::all(context.client.clone());
         let reference = json!({"kind": "PersistentVolumeClaim", "apiVersion": "v1", "namespace": claim.namespace(),
                                "name": claim.name_any(), "uid": claim.uid()});
-        let patch = json!({"metadata": {"resourceVersion": volume.resource_version()}, "spec": {"claimRef": reference}});
+        let patch =
+            json!({"metadata": {"resourceVersion": volume.resource_version()}, "spec": {"claimRef": reference}});
         let uid = claim.uid();
         api.patch(&volume.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
         let key = volume.key();
-        caches.volumes.wait_for(&key, |v| v.and_then(|v| v.spec.as_ref()?.claim_ref.as_ref()?.uid.clone()) == uid).await;
+        caches
+            .volumes
+            .wait_for(&key, |v| v.and_then(|v| v.spec.as_ref()?.claim_ref.as_ref()?.uid.clone()) == uid)
+            .await;
     }
     let claim_spec = claim.spec.clone().unwrap_or_default();
     if claim_spec.volume_name.is_none() {
-        let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
+        let api: Api<PersistentVolumeClaim> =
+            Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
         let patch = json!({"metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes", "pv.kubernetes.io/bound-by-controller": "yes"}},
                            "spec": {"volumeName": volume.name_any()}});
         crate::ignore(api.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await, &[404])?;
@@ -238,8 +262,14 @@ async fn bind(context: &Context, caches: &Caches, claim: &PersistentVolumeClaim,
     if bound { Ok(()) } else { set_phase(context, claim, "Bound", Some(volume)).await }
 }
 
-async fn set_phase(context: &Context, claim: &PersistentVolumeClaim, phase: &str, volume: Option<&PersistentVolume>) -> Result {
-    let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
+async fn set_phase(
+    context: &Context,
+    claim: &PersistentVolumeClaim,
+    phase: &str,
+    volume: Option<&PersistentVolume>,
+) -> Result {
+    let api: Api<PersistentVolumeClaim> =
+        Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
     let mut status = json!({ "phase": phase });
     if let Some(spec) = volume.and_then(|v| v.spec.as_ref()) {
         status["capacity"] = json!(spec.capacity);
@@ -254,7 +284,9 @@ async fn set_volume_phase(context: &Context, volume: &PersistentVolume, phase: &
         return Ok(());
     }
     let api: Api<PersistentVolume> = Api::all(context.client.clone());
-    let patch = Patch::Merge(json!({"status": {"phase": phase, "lastPhaseTransitionTime": apimachinery::clock::now_rfc3339()}}));
+    let patch = Patch::Merge(
+        json!({"status": {"phase": phase, "lastPhaseTransitionTime": apimachinery::clock::now_rfc3339()}}),
+    );
     crate::ignore(api.patch_status(&volume.name_any(), &PatchParams::default(), &patch).await, &[404])
 }
 
@@ -296,7 +328,8 @@ async fn volume(context: &Context, caches: &Caches, key: &Key) -> Result {
         (None, _) => set_volume_phase(context, &volume, "Available").await,
         (Some(reference), None) if reference.uid.is_some() => {
             // The cache may be behind a claim that was just made: ask the API before anything is let go.
-            let (namespace, name) = (reference.namespace.clone().unwrap_or_default(), reference.name.clone().unwrap_or_default());
+            let (namespace, name) =
+                (reference.namespace.clone().unwrap_or_default(), reference.name.clone().unwrap_or_default());
             let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &namespace);
             if claims.get_opt(&name).await?.is_some_and(|c| c.uid() == reference.uid) {
                 return Ok(());

@@ -65,13 +65,12 @@ pub async fn run(config: Config, informers: Informers) -> Result<(), BindError> 
     let fail = |source| BindError { address: config.address, source };
     let udp = Arc::new(UdpSocket::bind((config.address, PORT)).await.map_err(fail)?);
     let tcp = TcpListener::bind((config.address, PORT)).await.map_err(fail)?;
-    let server =
-        Arc::new(Server {
-            zone: RwLock::new(Arc::new(Zone::default())),
-            namespaces: RwLock::default(),
-            forwarding: Semaphore::new(256),
-            config,
-        });
+    let server = Arc::new(Server {
+        zone: RwLock::new(Arc::new(Zone::default())),
+        namespaces: RwLock::default(),
+        forwarding: Semaphore::new(256),
+        config,
+    });
     watch_pods(&server, &informers);
     tokio::spawn(keep_zone(server.clone(), informers));
     tokio::spawn(serve_tcp(server.clone(), tcp));

@@ -147,7 +147,10 @@ impl Zone {
                     self.pointers.entry(reverse(&address)).or_default().push(name(&own));
                 }
                 for port in slice.ports.iter().flatten() {
-                    let (Some(label), Some(number)) = (port.name.as_deref().filter(|n| !n.is_empty()), port.port) else { continue };
+                    let (Some(label), Some(number)) = (port.name.as_deref().filter(|n| !n.is_empty()), port.port)
+                    else {
+                        continue;
+                    };
                     let protocol = port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase();
                     let target = (u16::try_from(number).unwrap_or(0), name(&own));
                     self.names.entry(format!("_{label}._{protocol}.{base}")).or_default().services.push(target);
@@ -158,7 +161,15 @@ impl Zone {
 
     fn soa(&self) -> Record {
         let zone = name(&self.domain);
-        let soa = SOA::new(name(&format!("ns.dns.{}", self.domain)), name(&format!("hostmaster.{}", self.domain)), 1, 7200, 1800, 86400, TTL as i32 as u32);
+        let soa = SOA::new(
+            name(&format!("ns.dns.{}", self.domain)),
+            name(&format!("hostmaster.{}", self.domain)),
+            1,
+            7200,
+            1800,
+            86400,
+            TTL as i32 as u32,
+        );
         Record::from_rdata(zone, TTL, RData::SOA(soa))
     }
 
@@ -175,7 +186,8 @@ impl Zone {
                 None => Answer::Elsewhere,
             };
         }
-        let ours = text == self.domain || text.strip_suffix(self.domain.as_str()).is_some_and(|rest| rest.ends_with('.'));
+        let ours =
+            text == self.domain || text.strip_suffix(self.domain.as_str()).is_some_and(|rest| rest.ends_with('.'));
         if !ours || self.domain.is_empty() {
             return Answer::Elsewhere;
         }
@@ -197,7 +209,8 @@ impl Zone {
             return None;
         }
         let domain = &self.domain;
-        let candidates = [format!("{text}.{namespace}.svc.{domain}"), format!("{text}.svc.{domain}"), format!("{text}.{domain}")];
+        let candidates =
+            [format!("{text}.{namespace}.svc.{domain}"), format!("{text}.svc.{domain}"), format!("{text}.{domain}")];
         let (full, node) = candidates.into_iter().find_map(|full| {
             let node = self.names.get(&full).filter(|n| !n.addresses.is_empty() || n.alias.is_some())?;
             Some((name(&full), node))
@@ -287,7 +300,11 @@ mod tests {
         check("nginx.default.svc.cluster.local", RecordType::AAAA, "no data");
         check("api.shop.svc.cluster.local", RecordType::A, "10.43.0.7");
         check("_http._tcp.api.shop.svc.cluster.local", RecordType::SRV, "0 100 80 api.shop.svc.cluster.local.");
-        check("_web._tcp.nginx.default.svc.cluster.local", RecordType::SRV, "0 100 80 web-0.nginx.default.svc.cluster.local.");
+        check(
+            "_web._tcp.nginx.default.svc.cluster.local",
+            RecordType::SRV,
+            "0 100 80 web-0.nginx.default.svc.cluster.local.",
+        );
         check("out.default.svc.cluster.local", RecordType::A, "example.org.");
         check("2.0.42.10.in-addr.arpa", RecordType::PTR, "web-0.nginx.default.svc.cluster.local.");
         check("7.0.43.10.in-addr.arpa", RecordType::PTR, "api.shop.svc.cluster.local.");

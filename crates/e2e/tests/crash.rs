@@ -14,7 +14,10 @@ fn containers_outlive_the_server_and_are_taken_up_again() -> anyhow::Result<()> 
             .iter()
             .map(|pod| {
                 let status = cluster.get("pod", pod)?["status"]["containerStatuses"][0].clone();
-                Ok(format!("{} {} {}", status["containerID"], status["state"]["running"]["startedAt"], status["restartCount"]))
+                Ok(format!(
+                    "{} {} {}",
+                    status["containerID"], status["state"]["running"]["startedAt"], status["restartCount"]
+                ))
             })
             .collect()
     };

@@ -17,12 +17,18 @@ fn bad_input_is_named() -> anyhow::Result<()> {
         &["unknown field", "spec.containers[0].imagePullpolicy"],
     );
     refused("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: Not_Valid}", &["metadata.name", "RFC 1123"]);
-    refused("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: []}", &["spec.containers", "Required value"]);
+    refused(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: []}",
+        &["spec.containers", "Required value"],
+    );
     refused(
         "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {type: NodePort, ports: [{port: 80, nodePort: 80}]}",
         &["nodePort", "30000-32767"],
     );
-    refused("apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: nowhere}\nspec: {containers: [{name: a, image: x}]}", &["namespaces", "nowhere", "not found"]);
+    refused(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: nowhere}\nspec: {containers: [{name: a, image: x}]}",
+        &["namespaces", "nowhere", "not found"],
+    );
     Ok(())
 }
 
@@ -31,8 +37,86 @@ fn port_in_use_is_said() -> anyhow::Result<()> {
     let cluster = Cluster::start()?;
     let data = cluster.server.folder().join("second").display().to_string();
     let second = cluster.server.timonel(&["server", "--data-dir", &data, "--run-dir", &data, "--node-ip", "192.0.2.1"]);
-    assert!(second.code != 0 && second.stderr.contains("6443") && second.stderr.contains("--https-listen-port"), "{second:?}");
+    assert!(
+        second.code != 0 && second.stderr.contains("6443") && second.stderr.contains("--https-listen-port"),
+        "{second:?}"
+    );
     let check = cluster.server.timonel(&["check"]);
     assert!(check.stdout.contains("overlayfs"), "{check:?}");
+    Ok(())
+}
+
+#[test]
+fn a_missing_capability_is_named() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    let lacking = |words: &[&str]| {
+        let mut all = vec!["setpriv".to_string(), "--bounding-set=-sys_admin".into()];
+        all.push(cluster.server.binary().display().to_string());
+        all.extend(words.iter().map(|w| (*w).to_string()));
+        cluster.server.run(&all, "")
+    };
+    let check = lacking(&["check"]);
+    assert!(check.code != 0 && check.stdout.contains("missing  CAP_SYS_ADMIN"), "{check:?}");
+    assert!(check.stdout.contains("--privileged"), "{check:?}");
+    let data = cluster.server.folder().join("second").display().to_string();
+    let server = lacking(&["server", "--data-dir", &data, "--run-dir", &data, "--https-listen-port", "7443"]);
+    assert!(server.code != 0 && server.stderr.contains("CAP_SYS_ADMIN"), "{server:?}");
+    Ok(())
+}
+
+/// A disk of a few megabytes below the server's database, unmounted when it goes.
+struct SmallDisk(std::path::PathBuf);
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_said_and_loses_nothing() -> anyhow::Result<()> {
+    let mut disk = None;
+    let cluster = Cluster::start_prepared(&[], |node| {
+        let path = node.folder().join("data/server/db");
+        std::fs::create_dir_all(&path)?;
+        let mount =
+            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "none"]).arg(&path).status()?;
+        anyhow::ensure!(mount.success(), "mount failed");
+        disk = Some(SmallDisk(path));
+        Ok(())
+    })?;
+    let disk = disk.ok_or_else(|| anyhow::anyhow!("there is no disk"))?;
+    let map = |name: &str, size: usize| {
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{k: {}}}\n", "x".repeat(size))
+    };
+    let create = |name: &str, size: usize| cluster.kubectl_with(&["create", "-f", "-"], &map(name, size));
+    assert_eq!(create("before", 10).code, 0);
+    // Whatever is left of the disk is taken.
+    let filler = disk.0.join("filler");
+    let _ = std::io::copy(&mut std::io::repeat(0), &mut std::fs::File::create(&filler)?);
+    let mut acknowledged = vec!["before".to_string()];
+    let mut refused = None;
+    for i in 0..40 {
+        let name = format!("big-{i}");
+        let output = create(&name, 500_000);
+        if output.code == 0 {
+            acknowledged.push(name);
+        } else {
+            refused = Some(output.stderr);
+            break;
+        }
+    }
+    let refused = refused.ok_or_else(|| anyhow::anyhow!("40 objects of 500 kB found place on a full disk"))?;
+    assert!(refused.contains("no space left"), "{refused}");
+    // Reads go on, and nothing that was acknowledged is lost.
+    for name in &acknowledged {
+        cluster.get("configmap", name)?;
+    }
+    std::fs::remove_file(&filler)?;
+    cluster.eventually("writes go on by themselves", || Ok(create("after", 500_000).code == 0))?;
+    acknowledged.push("after".into());
+    for name in &acknowledged {
+        cluster.get("configmap", name)?;
+    }
     Ok(())
 }

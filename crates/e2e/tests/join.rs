@@ -30,7 +30,21 @@ fn pods_spread_over_two_nodes_and_reach_each_other() -> anyhow::Result<()> {
     let wrong = |token: &str| {
         let folder = cluster.server.folder().join("wrong");
         let data = folder.display().to_string();
-        cluster.server.timonel(&["agent", "--server", &cluster.url(), "--token", token, "--data-dir", &data, "--run-dir", &data, "--node-name", "x", "--node-ip", "192.0.2.9"])
+        cluster.server.timonel(&[
+            "agent",
+            "--server",
+            &cluster.url(),
+            "--token",
+            token,
+            "--data-dir",
+            &data,
+            "--run-dir",
+            &data,
+            "--node-name",
+            "x",
+            "--node-ip",
+            "192.0.2.9",
+        ])
     };
     let token = std::fs::read_to_string(cluster.server.folder().join("data/server/node-token"))?;
     let refused = wrong(&format!("{}x", token.trim()));
@@ -41,14 +55,25 @@ fn pods_spread_over_two_nodes_and_reach_each_other() -> anyhow::Result<()> {
 
     cluster.join()?;
     cluster.apply(SPREAD)?;
-    cluster.eventually("all replicas are available", || Ok(cluster.get("deployment", "spread")?["status"]["availableReplicas"] == 4))?;
+    cluster.eventually("all replicas are available", || {
+        Ok(cluster.get("deployment", "spread")?["status"]["availableReplicas"] == 4)
+    })?;
     let pods = cluster.list("pods", "app=spread")?;
     let on = |node: &str| pods.iter().filter(|p| p["spec"]["nodeName"] == node).cloned().collect::<Vec<_>>();
     let (here, there) = (on("server-1"), on("agent-2"));
     assert_eq!((here.len(), there.len()), (2, 2));
     let from = here[0]["metadata"]["name"].as_str().unwrap_or("");
     let back = there[0]["metadata"]["name"].as_str().unwrap_or("");
-    let fetch = |pod: &str, host: &str| cluster.ok(&["exec", pod, "--", "sh", "-c", &format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 {host} 80")]);
+    let fetch = |pod: &str, host: &str| {
+        cluster.ok(&[
+            "exec",
+            pod,
+            "--",
+            "sh",
+            "-c",
+            &format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 {host} 80"),
+        ])
+    };
     assert!(fetch(from, there[0]["status"]["podIP"].as_str().unwrap_or(""))?.contains("200 OK"));
     assert!(fetch(back, here[0]["status"]["podIP"].as_str().unwrap_or(""))?.contains("200 OK"));
     for _ in 0..8 {

@@ -3,5 +3,7 @@
 mod crash;
 mod errors;
 mod join;
+mod pulls;
 mod stateful;
+mod streams;
 mod workloads;

@@ -34,7 +34,9 @@ fn stateful_set_keeps_names_dns_and_volumes() -> anyhow::Result<()> {
 
     let before = [uid(&cluster, "web-0")?, uid(&cluster, "web-1")?];
     cluster.ok(&["delete", "pod", "-l", "app=nginx"])?;
-    cluster.eventually("both pods are new", || Ok(uid(&cluster, "web-0")? != before[0] && uid(&cluster, "web-1")? != before[1]))?;
+    cluster.eventually("both pods are new", || {
+        Ok(uid(&cluster, "web-0")? != before[0] && uid(&cluster, "web-1")? != before[1])
+    })?;
     for pod in ["web-0", "web-1"] {
         cluster.wait_pod(pod)?;
         assert_eq!(cluster.ok(&["exec", pod, "--", "cat", "/usr/share/nginx/html/name"])?.trim(), pod);
@@ -52,7 +54,8 @@ fn stateful_set_keeps_names_dns_and_volumes() -> anyhow::Result<()> {
     let path = cluster.get("pv", &volume)?["spec"]["local"]["path"].as_str().unwrap_or("").to_string();
     assert!(std::path::Path::new(&path).exists());
     cluster.ok(&["delete", "pvc", "www-web-1"])?;
-    cluster.eventually("the volume is gone", || Ok(cluster.kubectl(&["get", "pv", &volume, "-o", "json"]).code != 0))?;
+    cluster
+        .eventually("the volume is gone", || Ok(cluster.kubectl(&["get", "pv", &volume, "-o", "json"]).code != 0))?;
     assert!(!std::path::Path::new(&path).exists());
     Ok(())
 }
@@ -65,7 +68,8 @@ fn stock_kubectl_runs_one_off_pods() -> anyhow::Result<()> {
     }
     let cluster = Cluster::start()?;
     let run = ["run", "-i", "--rm", "--restart=Never", "--image", "busybox:1.28", "once", "--"];
-    let piped = cluster.kubectl_with(&[&run[..], &["sh", "-c", "read line; echo got $line; exit 0"]].concat(), "some input\n");
+    let piped =
+        cluster.kubectl_with(&[&run[..], &["sh", "-c", "read line; echo got $line; exit 0"]].concat(), "some input\n");
     assert_eq!(piped.code, 0, "{piped:?}");
     assert!(piped.stdout.contains("got some input"), "{piped:?}");
     let columns = cluster.ok(&["get", "nodes", "-o", "wide"])?;

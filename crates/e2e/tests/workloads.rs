@@ -52,7 +52,18 @@ fn deployment_answers_by_service_and_node_port_and_heals() -> anyhow::Result<()>
     let service = cluster.get("service", "hello")?;
     let port = service["spec"]["ports"][0]["nodePort"].to_string();
     assert!(http(&cluster, &cluster.server.address(), &port)?.contains("200 OK"));
-    let from_host = cluster.server.run(&["bash", "-c", &format!("exec 3<>/dev/tcp/{}/{port}; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; head -1 <&3", cluster.server.address())].map(String::from), "");
+    let from_host = cluster.server.run(
+        &[
+            "bash",
+            "-c",
+            &format!(
+                "exec 3<>/dev/tcp/{}/{port}; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; head -1 <&3",
+                cluster.server.address()
+            ),
+        ]
+        .map(String::from),
+        "",
+    );
     assert!(from_host.stdout.contains("200 OK"), "{from_host:?}");
 
     let pods = cluster.list("pods", "app=hello")?;
@@ -168,12 +179,17 @@ spec:
 fn failing_pods_say_why() -> anyhow::Result<()> {
     let cluster = Cluster::start()?;
     cluster.apply(BROKEN)?;
-    let status = |pod: &str| -> anyhow::Result<serde_json::Value> { Ok(cluster.get("pod", pod)?["status"]["containerStatuses"][0].clone()) };
+    let status = |pod: &str| -> anyhow::Result<serde_json::Value> {
+        Ok(cluster.get("pod", pod)?["status"]["containerStatuses"][0].clone())
+    };
     cluster.eventually("the crashing pod backs off", || {
         let s = status("crashing")?;
-        Ok(s["state"]["waiting"]["reason"] == "CrashLoopBackOff" && s["lastState"]["terminated"]["exitCode"] == 3 && s["restartCount"].as_i64() > Some(1))
+        Ok(s["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+            && s["lastState"]["terminated"]["exitCode"] == 3
+            && s["restartCount"].as_i64() > Some(1))
     })?;
-    cluster.eventually("the single run is over", || Ok(cluster.get("pod", "once")?["status"]["phase"] == "Succeeded"))?;
+    cluster
+        .eventually("the single run is over", || Ok(cluster.get("pod", "once")?["status"]["phase"] == "Succeeded"))?;
     assert_eq!(cluster.ok(&["logs", "once"])?, "done\n");
     cluster.eventually("the missing program is named", || {
         let text = status("missing")?.to_string();
@@ -181,6 +197,7 @@ fn failing_pods_say_why() -> anyhow::Result<()> {
     })?;
     cluster.eventually("the unknown image is named", || {
         let waiting = status("unknown")?["state"]["waiting"].clone();
-        Ok(waiting["reason"] == "ImagePullBackOff" && waiting["message"].as_str().is_some_and(|m| m.contains("localhost:1")))
+        Ok(waiting["reason"] == "ImagePullBackOff"
+            && waiting["message"].as_str().is_some_and(|m| m.contains("localhost:1")))
     })
 }

@@ -65,8 +65,12 @@ impl<K> Clone for Informer<K> {
 impl<K: Keyed> Informer<K> {
     /// Watches what `api` and `config` say, until the process ends.
     pub fn start(api: Api<K>, config: watcher::Config) -> Self {
-        let inner =
-            Arc::new(Inner { items: RwLock::default(), handlers: RwLock::default(), synced: watch::channel(false).0, changes: watch::channel(0).0 });
+        let inner = Arc::new(Inner {
+            items: RwLock::default(),
+            handlers: RwLock::default(),
+            synced: watch::channel(false).0,
+            changes: watch::channel(0).0,
+        });
         tokio::spawn(feed(inner.clone(), api, config));
         Informer { inner }
     }
@@ -194,9 +198,9 @@ impl Informers {
     /// The informer of all objects of kind `K`.
     pub fn of<K: Keyed>(&self) -> Informer<K> {
         let mut started = self.started.lock();
-        let informer = started
-            .entry(TypeId::of::<K>())
-            .or_insert_with(|| Box::new(Informer::<K>::start(Api::all(self.client.clone()), watcher::Config::default())));
+        let informer = started.entry(TypeId::of::<K>()).or_insert_with(|| {
+            Box::new(Informer::<K>::start(Api::all(self.client.clone()), watcher::Config::default()))
+        });
         match informer.downcast_ref::<Informer<K>>() {
             Some(informer) => informer.clone(),
             None => unreachable!("the map is keyed by type"),

@@ -186,7 +186,10 @@ mod tests {
         queue.add(Key::new("", "a"));
         queue.work("test", 4, move |key| {
             let _ = sender.send(key);
-            async { tokio::time::sleep(Duration::from_secs(1)).await; Ok::<_, Infallible>(None) }
+            async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok::<_, Infallible>(None)
+            }
         });
         assert_eq!(seen.recv().await, Some(Key::new("", "a")));
         queue.add(Key::new("", "a"));

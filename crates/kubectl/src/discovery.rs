@@ -19,7 +19,11 @@ pub struct Resource {
 
 impl Resource {
     pub fn root(&self) -> String {
-        if self.group.is_empty() { format!("/api/{}", self.version) } else { format!("/apis/{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            format!("/api/{}", self.version)
+        } else {
+            format!("/apis/{}/{}", self.group, self.version)
+        }
     }
 
     /// `pod`, `deployment.apps`
@@ -36,7 +40,10 @@ impl Resources {
         let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
         let mut all = Vec::new();
         for path in ["/api", "/apis"] {
-            let list = session.send("GET", path, accept, "application/json", &Value::Null).await.context("the cluster can't be reached")?;
+            let list = session
+                .send("GET", path, accept, "application/json", &Value::Null)
+                .await
+                .context("the cluster can't be reached")?;
             for group in list["items"].as_array().into_iter().flatten() {
                 for version in group["versions"].as_array().into_iter().flatten() {
                     let read = |r: &Value| read(group, version, r);
@@ -60,7 +67,8 @@ impl Resources {
             return what
                 .iter()
                 .map(|w| {
-                    let (kind, name) = w.split_once('/').with_context(|| format!("{w:?} must read TYPE/NAME, as the first does"))?;
+                    let (kind, name) =
+                        w.split_once('/').with_context(|| format!("{w:?} must read TYPE/NAME, as the first does"))?;
                     Ok((vec![self.find(kind)?], vec![name.to_string()]))
                 })
                 .collect();

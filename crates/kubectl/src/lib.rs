@@ -57,16 +57,29 @@ impl Session {
         const OWN: &str = "/etc/timonel/kubeconfig.yaml";
         let given = kubectl.kubeconfig.clone().or_else(|| std::env::var_os("KUBECONFIG").map(Into::into));
         let path = given.unwrap_or_else(|| OWN.into());
-        let text = std::fs::read_to_string(&path).with_context(|| format!("{} can't be read; --kubeconfig names another file", path.display()))?;
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("{} can't be read; --kubeconfig names another file", path.display()))?;
         let kubeconfig: kube::config::Kubeconfig = serde_yaml_ng::from_str(&text)?;
         let config = Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
         let namespace = kubectl.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         Ok(Session { client: Client::try_from(config)?, namespace, all_namespaces: kubectl.all_namespaces })
     }
 
-    async fn send(&self, method: &str, path: &str, accept: &str, content_type: &str, body: &Value) -> anyhow::Result<Value> {
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        accept: &str,
+        content_type: &str,
+        body: &Value,
+    ) -> anyhow::Result<Value> {
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-        let request = http::Request::builder().method(method).uri(path).header("Accept", accept).header("Content-Type", content_type).body(body)?;
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("Accept", accept)
+            .header("Content-Type", content_type)
+            .body(body)?;
         Ok(self.client.request(request).await?)
     }
 
@@ -76,7 +89,11 @@ impl Session {
 
     /// The path of a resource, of one object if `name` isn't empty.
     fn path(&self, resource: &Resource, namespace: &str, name: &str) -> String {
-        let scope = if resource.namespaced && !namespace.is_empty() { format!("/namespaces/{namespace}") } else { String::new() };
+        let scope = if resource.namespaced && !namespace.is_empty() {
+            format!("/namespaces/{namespace}")
+        } else {
+            String::new()
+        };
         let name = if name.is_empty() { String::new() } else { format!("/{name}") };
         format!("{}{scope}/{}{name}", resource.root(), resource.plural)
     }
@@ -95,15 +112,27 @@ impl Session {
                             let accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
                             let answer = self.send("GET", &path, accept, "application/json", &Value::Null).await?;
                             let many = what.first().is_some_and(|w| w.contains(',') || w == "all");
-                            table::print(&answer, output == Some("wide"), self.all_namespaces, many.then_some(resource), &name);
+                            table::print(
+                                &answer,
+                                output == Some("wide"),
+                                self.all_namespaces,
+                                many.then_some(resource),
+                                &name,
+                            );
                         }
                         Some("json") => println!("{:#}", self.json("GET", &path, &Value::Null).await?),
-                        Some("yaml") => print!("{}", serde_yaml_ng::to_string(&self.json("GET", &path, &Value::Null).await?)?),
+                        Some("yaml") => {
+                            print!("{}", serde_yaml_ng::to_string(&self.json("GET", &path, &Value::Null).await?)?)
+                        }
                         Some("name") => {
                             let answer = self.json("GET", &path, &Value::Null).await?;
                             let one = [answer.clone()];
                             for object in answer["items"].as_array().map_or(&one[..], Vec::as_slice) {
-                                println!("{}/{}", resource.qualified(), object["metadata"]["name"].as_str().unwrap_or(""));
+                                println!(
+                                    "{}/{}",
+                                    resource.qualified(),
+                                    object["metadata"]["name"].as_str().unwrap_or("")
+                                );
                             }
                         }
                         Some(other) => bail!("-o {other} isn't known: wide, json, yaml or name"),
@@ -150,8 +179,20 @@ impl Session {
                 Ok(present) => {
                     let last = present["metadata"]["annotations"][LAST].as_str().unwrap_or("{}");
                     let patch = three_way(&serde_json::from_str(last).unwrap_or(Value::Null), &desired);
-                    let changed = self.send("PATCH", &format!("{path}?fieldValidation=Strict"), "application/json", "application/merge-patch+json", &patch).await?;
-                    if changed["metadata"]["resourceVersion"] == present["metadata"]["resourceVersion"] { "unchanged" } else { "configured" }
+                    let changed = self
+                        .send(
+                            "PATCH",
+                            &format!("{path}?fieldValidation=Strict"),
+                            "application/json",
+                            "application/merge-patch+json",
+                            &patch,
+                        )
+                        .await?;
+                    if changed["metadata"]["resourceVersion"] == present["metadata"]["resourceVersion"] {
+                        "unchanged"
+                    } else {
+                        "configured"
+                    }
                 }
                 Err(_) => {
                     let path = format!("{}?fieldValidation=Strict", self.path(resource, &namespace, ""));
@@ -180,7 +221,11 @@ impl Session {
         for (kinds, names) in resources.targets(what)? {
             for resource in kinds {
                 if let Some(selector) = selector {
-                    let path = format!("{}?labelSelector={}", self.path(resource, &self.namespace, ""), discovery::encode(selector));
+                    let path = format!(
+                        "{}?labelSelector={}",
+                        self.path(resource, &self.namespace, ""),
+                        discovery::encode(selector)
+                    );
                     self.json("DELETE", &path, &options).await?;
                     println!("{} deleted", resource.qualified());
                     continue;
@@ -215,13 +260,15 @@ impl Session {
 
     /// Returns the command's exit code.
     async fn exec(&self, pod: &str, container: Option<&str>, stdin: bool, command: &[String]) -> anyhow::Result<u8> {
-        let api: kube::Api<k8s_openapi::api::core::v1::Pod> = kube::Api::namespaced(self.client.clone(), &self.namespace);
+        let api: kube::Api<k8s_openapi::api::core::v1::Pod> =
+            kube::Api::namespaced(self.client.clone(), &self.namespace);
         let mut params = kube::api::AttachParams::default().stdin(stdin).stdout(true).stderr(true);
         if let Some(container) = container {
             params = params.container(container);
         }
         let mut process = api.exec(pod.rsplit('/').next().unwrap_or(pod), command, &params).await?;
-        let (stdout, stderr, input, status) = (process.stdout(), process.stderr(), process.stdin(), process.take_status());
+        let (stdout, stderr, input, status) =
+            (process.stdout(), process.stderr(), process.stdin(), process.take_status());
         let feed = tokio::spawn(async move {
             if let Some(mut input) = input {
                 let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut input).await;
@@ -245,7 +292,10 @@ impl Session {
         };
         let Some(status) = status.filter(|s| s.status.as_deref() != Some("Success")) else { return Ok(0) };
         let causes = status.details.and_then(|d| d.causes).unwrap_or_default();
-        let code = causes.iter().find(|c| c.reason.as_deref() == Some("ExitCode")).and_then(|c| c.message.as_ref()?.parse().ok());
+        let code = causes
+            .iter()
+            .find(|c| c.reason.as_deref() == Some("ExitCode"))
+            .and_then(|c| c.message.as_ref()?.parse().ok());
         code.with_context(|| status.message.unwrap_or_else(|| "the command could not be run".into()))
     }
 

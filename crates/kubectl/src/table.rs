@@ -13,7 +13,8 @@ pub fn print(table: &Value, wide: bool, namespaces: bool, prefix: Option<&Resour
         }
         return;
     }
-    let widths: Vec<usize> = (0..rows[0].len()).map(|i| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> =
+        (0..rows[0].len()).map(|i| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0)).collect();
     for row in &rows {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         println!("{}", cells.join("   ").trim_end());
@@ -27,7 +28,8 @@ fn lines(table: &Value, wide: bool, namespaces: bool, prefix: Option<&Resource>)
     let empty = Vec::new();
     let columns = table["columnDefinitions"].as_array().unwrap_or(&empty);
     let shown: Vec<usize> = (0..columns.len()).filter(|i| wide || columns[*i]["priority"] == 0).collect();
-    let mut head: Vec<String> = shown.iter().map(|i| columns[*i]["name"].as_str().unwrap_or("").to_uppercase()).collect();
+    let mut head: Vec<String> =
+        shown.iter().map(|i| columns[*i]["name"].as_str().unwrap_or("").to_uppercase()).collect();
     if namespaces {
         head.insert(0, "NAMESPACE".into());
     }

@@ -38,7 +38,12 @@ fn account(rootfs: &Path, file: &str, wanted: &str) -> Option<Vec<String>> {
     text.lines().map(fields).find(|f| f.first().is_some_and(|n| n == wanted) || f.get(2).is_some_and(|n| n == wanted))
 }
 
-fn identity(rootfs: &Path, image_user: &str, pod: &PodSecurityContext, own: &SecurityContext) -> Result<Identity, StartError> {
+fn identity(
+    rootfs: &Path,
+    image_user: &str,
+    pod: &PodSecurityContext,
+    own: &SecurityContext,
+) -> Result<Identity, StartError> {
     let (user, group) = image_user.split_once(':').unwrap_or((image_user, ""));
     let number = |file: &str, name: &str| -> Result<(u32, Option<u32>), StartError> {
         let entry = account(rootfs, file, name);
@@ -46,7 +51,10 @@ fn identity(rootfs: &Path, image_user: &str, pod: &PodSecurityContext, own: &Sec
         let fourth = entry.as_ref().and_then(|f| f.get(3)).and_then(|n| n.parse().ok());
         match name.parse().ok().or(third) {
             Some(id) => Ok((id, fourth)),
-            None => Err(StartError { reason: "CreateContainerError", message: format!("unable to find user {name}: no matching entries in passwd file") }),
+            None => Err(StartError {
+                reason: "CreateContainerError",
+                message: format!("unable to find user {name}: no matching entries in passwd file"),
+            }),
         }
     };
     let asked_user = own.run_as_user.or(pod.run_as_user).map(|u| u.to_string());
@@ -68,7 +76,8 @@ fn identity(rootfs: &Path, image_user: &str, pod: &PodSecurityContext, own: &Sec
 fn limits(container: &Container) -> Limits {
     let resources = container.resources.clone().unwrap_or_default();
     let milli = |map: &Option<BTreeMap<String, _>>, name: &str| -> i64 {
-        let quantity: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity> = map.as_ref().and_then(|m| m.get(name));
+        let quantity: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity> =
+            map.as_ref().and_then(|m| m.get(name));
         quantity.and_then(|q| q.0.parse::<apimachinery::Quantity>().ok()).map_or(0, apimachinery::Quantity::milli)
     };
     let request = milli(&resources.requests, "cpu");
@@ -162,7 +171,11 @@ impl Agent {
         };
         let user = identity(root, &image.defaults.user, &pod_context, &own)?;
         let capabilities = own.capabilities.clone().unwrap_or_default();
-        let cwd = container.working_dir.clone().filter(|d| !d.is_empty()).unwrap_or_else(|| image.defaults.working_dir.clone());
+        let cwd = container
+            .working_dir
+            .clone()
+            .filter(|d| !d.is_empty())
+            .unwrap_or_else(|| image.defaults.working_dir.clone());
         let sysctls = pod_context.sysctls.iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect();
         Ok(ContainerConfig {
             args,
@@ -188,12 +201,20 @@ impl Agent {
         })
     }
 
-    fn mounts(&self, launch: &Launch<'_>, places: &Places, variables: &BTreeMap<String, String>) -> Result<Vec<Mount>, StartError> {
+    fn mounts(
+        &self,
+        launch: &Launch<'_>,
+        places: &Places,
+        variables: &BTreeMap<String, String>,
+    ) -> Result<Vec<Mount>, StartError> {
         let container = launch.container;
         let mut mounts = Vec::new();
         for wanted in container.volume_mounts.iter().flatten() {
             let Some(volume) = launch.volumes.get(&wanted.name) else {
-                return Err(config_error(format!("cannot find volume {:?} to mount into container {:?}", wanted.name, container.name)));
+                return Err(config_error(format!(
+                    "cannot find volume {:?} to mount into container {:?}",
+                    wanted.name, container.name
+                )));
             };
             let sub = match (&wanted.sub_path, &wanted.sub_path_expr) {
                 (_, Some(expression)) if !expression.is_empty() => env::expand(expression, variables),
@@ -203,9 +224,12 @@ impl Agent {
             let source = if sub.is_empty() {
                 volume.clone()
             } else {
-                let target = rootfs::resolve_inside(volume, Path::new(&sub)).map_err(|e| config_error(e.to_string()))?;
+                let target =
+                    rootfs::resolve_inside(volume, Path::new(&sub)).map_err(|e| config_error(e.to_string()))?;
                 if !target.exists() {
-                    rootfs::make_inside(volume, Path::new(&sub), true).map_err(|e| config_error(format!("failed to prepare subPath for volumeMount {:?}: {e}", wanted.name)))?;
+                    rootfs::make_inside(volume, Path::new(&sub), true).map_err(|e| {
+                        config_error(format!("failed to prepare subPath for volumeMount {:?}: {e}", wanted.name))
+                    })?;
                 }
                 target
             };
@@ -222,7 +246,12 @@ impl Agent {
         for file in ["hosts", "hostname", "resolv.conf"] {
             let target = format!("/etc/{file}");
             if !own(&target) {
-                extra.push(Mount { source: etc(places, file), target: target.into(), read_only: false, propagation: "rprivate" });
+                extra.push(Mount {
+                    source: etc(places, file),
+                    target: target.into(),
+                    read_only: false,
+                    propagation: "rprivate",
+                });
             }
         }
         let message = termination_file(places, &container.name, launch.attempt);

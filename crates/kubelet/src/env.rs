@@ -37,9 +37,8 @@ pub fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
 /// A field of a pod, by its path in the downward API.
 pub fn field(pod: &Pod, path: &str, agent: &Agent, ip: &str) -> Result<String, String> {
     let spec = pod.spec.clone().unwrap_or_default();
-    let quoted = |map: &BTreeMap<String, String>| {
-        map.iter().map(|(k, v)| format!("{k}={v:?}")).collect::<Vec<_>>().join("\n")
-    };
+    let quoted =
+        |map: &BTreeMap<String, String>| map.iter().map(|(k, v)| format!("{k}={v:?}")).collect::<Vec<_>>().join("\n");
     if let Some((base, key)) = path.strip_suffix("']").and_then(|p| p.split_once("['")) {
         let map = match base {
             "metadata.labels" => pod.labels(),
@@ -89,7 +88,9 @@ fn service_variables(services: &[std::sync::Arc<Service>], env: &mut BTreeMap<St
     for service in services {
         let Some(spec) = &service.spec else { continue };
         let ip = spec.cluster_ip.clone().unwrap_or_default();
-        let Some(first) = spec.ports.as_ref().and_then(|p| p.first()).filter(|_| !ip.is_empty() && ip != "None") else { continue };
+        let Some(first) = spec.ports.as_ref().and_then(|p| p.first()).filter(|_| !ip.is_empty() && ip != "None") else {
+            continue;
+        };
         let name = service.name_any().to_ascii_uppercase().replace('-', "_");
         env.insert(format!("{name}_SERVICE_HOST"), ip.clone());
         env.insert(format!("{name}_SERVICE_PORT"), first.port.to_string());
@@ -129,7 +130,8 @@ impl Agent {
         for (key, value) in image.iter().filter_map(|e| e.split_once('=')) {
             env.insert(key.to_string(), value.to_string());
         }
-        env.entry("PATH".into()).or_insert_with(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
+        env.entry("PATH".into())
+            .or_insert_with(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
         env.insert("HOSTNAME".into(), crate::sandbox::hostname(&self.config, pod));
         let all = self.informers.of::<Service>();
         let kubernetes: Vec<_> = all.list_in("default").into_iter().filter(|s| s.name_any() == "kubernetes").collect();
@@ -182,10 +184,20 @@ impl Agent {
         }
         let (data, key, optional, what) = if let Some(r) = &source.config_map_key_ref {
             let optional = r.optional.unwrap_or(false);
-            (self.config_map(namespace, &r.name, optional).await?, &r.key, optional, format!("ConfigMap {namespace}/{}", r.name))
+            (
+                self.config_map(namespace, &r.name, optional).await?,
+                &r.key,
+                optional,
+                format!("ConfigMap {namespace}/{}", r.name),
+            )
         } else if let Some(r) = &source.secret_key_ref {
             let optional = r.optional.unwrap_or(false);
-            (self.secret(namespace, &r.name, optional).await?, &r.key, optional, format!("Secret {namespace}/{}", r.name))
+            (
+                self.secret(namespace, &r.name, optional).await?,
+                &r.key,
+                optional,
+                format!("Secret {namespace}/{}", r.name),
+            )
         } else {
             return Ok(None);
         };
@@ -197,7 +209,12 @@ impl Agent {
     }
 
     /// The content of a ConfigMap; empty if it is missing and may be.
-    pub async fn config_map(&self, namespace: &str, name: &str, optional: bool) -> Result<BTreeMap<String, Vec<u8>>, String> {
+    pub async fn config_map(
+        &self,
+        namespace: &str,
+        name: &str,
+        optional: bool,
+    ) -> Result<BTreeMap<String, Vec<u8>>, String> {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
         match api.get_opt(name).await {
             Ok(Some(map)) => {
@@ -213,7 +230,12 @@ impl Agent {
     }
 
     /// The content of a Secret; empty if it is missing and may be.
-    pub async fn secret(&self, namespace: &str, name: &str, optional: bool) -> Result<BTreeMap<String, Vec<u8>>, String> {
+    pub async fn secret(
+        &self,
+        namespace: &str,
+        name: &str,
+        optional: bool,
+    ) -> Result<BTreeMap<String, Vec<u8>>, String> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         match api.get_opt(name).await {
             Ok(Some(secret)) => Ok(secret.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)).collect()),

@@ -37,12 +37,18 @@ impl Agent {
         let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
         let soon = Instant::now() + BACKOFF.0;
         if let Err(error) = runtime::image::normalize(name) {
-            return Err(NoImage { reason: "InvalidImageName", message: error.to_string(), again: Instant::now() + BACKOFF.1 });
+            return Err(NoImage {
+                reason: "InvalidImageName",
+                message: error.to_string(),
+                again: Instant::now() + BACKOFF.1,
+            });
         }
         let local = self.images.find(name);
         if policy != "Always"
             && let Some(image) = local
         {
+            let message = format!("Container image {name:?} already present on machine");
+            self.tell(pod, &container.name, "Normal", "Pulled", message);
             return Ok(image);
         }
         if policy == "Never" {
@@ -53,16 +59,22 @@ impl Agent {
             && *next > Instant::now()
         {
             let message = format!("Back-off pulling image {name:?}: {message}");
-            self.events.normal(pod, "BackOff", format!("Back-off pulling image {name:?}"));
+            self.tell(pod, &container.name, "Normal", "BackOff", format!("Back-off pulling image {name:?}"));
             return Err(NoImage { reason: "ImagePullBackOff", message, again: *next });
         }
-        self.events.normal(pod, "Pulling", format!("Pulling image {name:?}"));
+        self.tell(pod, &container.name, "Normal", "Pulling", format!("Pulling image {name:?}"));
         let started = Instant::now();
         match self.images.pull(name, self.pull_credentials(pod, name).await).await {
             Ok(image) => {
                 self.pulls.failed.lock().remove(name);
                 let took = started.elapsed().as_millis();
-                self.events.normal(pod, "Pulled", format!("Successfully pulled image {name:?} in {took}ms. Image size: {} bytes.", image.size));
+                self.tell(
+                    pod,
+                    &container.name,
+                    "Normal",
+                    "Pulled",
+                    format!("Successfully pulled image {name:?} in {took}ms. Image size: {} bytes.", image.size),
+                );
                 Ok(image)
             }
             // A tag that can't be renewed is no reason not to run what is here, when it came from an archive.
@@ -77,10 +89,20 @@ impl Agent {
                         failed.insert(name.into(), (count, Instant::now() + wait, message.clone()));
                         Instant::now() + wait
                     };
-                    self.events.warning(pod, "Failed", format!("Failed to pull image {name:?}: {message}"));
-                    self.events.warning(pod, "Failed", "Error: ErrImagePull");
+                    self.tell(
+                        pod,
+                        &container.name,
+                        "Warning",
+                        "Failed",
+                        format!("Failed to pull image {name:?}: {message}"),
+                    );
+                    self.tell(pod, &container.name, "Warning", "Failed", "Error: ErrImagePull");
                     // Looked at again soon, to tell of the back-off for as long as it lasts.
-                    Err(NoImage { reason: "ErrImagePull", message, again: next.min(Instant::now() + Duration::from_secs(1)) })
+                    Err(NoImage {
+                        reason: "ErrImagePull",
+                        message,
+                        again: next.min(Instant::now() + Duration::from_secs(1)),
+                    })
                 }
             },
         }

@@ -31,7 +31,8 @@ use std::sync::Arc;
 
 use informer::{Informers, Recorder};
 use ipnet::IpNet;
-use kube::Client;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Client, Resource as _};
 use network::{Addresses, Bridge};
 use runtime::ImageStore;
 use tokio_util::sync::CancellationToken;
@@ -77,6 +78,17 @@ struct Agent {
     addresses: Addresses,
     events: Recorder,
     pulls: images::Pulls,
+}
+
+impl Agent {
+    /// An event of one of a pod's containers.
+    fn tell(&self, pod: &Pod, container: &str, kind: &'static str, reason: &str, message: impl Into<String>) {
+        let init = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten()).any(|c| c.name == container);
+        let list = if init { "initContainers" } else { "containers" };
+        let mut object = pod.object_ref(&());
+        object.field_path = Some(format!("spec.{list}{{{container}}}"));
+        self.events.record(object, kind, reason, message.into());
+    }
 }
 
 /// The agent's connections to the outside.

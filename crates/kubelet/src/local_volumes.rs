@@ -43,7 +43,8 @@ async fn remove(agent: &Agent, volume: &PersistentVolume) -> Result<(), String> 
     let Some(path) = path.filter(|p| on_this_node && held && last && p.starts_with(agent.config.storage_dir())) else {
         return Ok(());
     };
-    let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(&path)).await.map_err(|e| e.to_string())?;
+    let removed =
+        tokio::task::spawn_blocking(move || std::fs::remove_dir_all(&path)).await.map_err(|e| e.to_string())?;
     match removed {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.to_string()),
         _ => {}

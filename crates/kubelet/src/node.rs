@@ -105,8 +105,11 @@ fn status(config: &Config, images: &[runtime::Image]) -> Value {
 /// Creates or updates the Node, and waits for its range of pod addresses.
 pub async fn register(config: &Config, client: &Client) -> Result<IpNet, kube::Error> {
     let nodes: Api<Node> = Api::all(client.clone());
-    let taints: Vec<Value> =
-        config.taints.iter().map(|(key, value, effect)| json!({"key": key, "value": value, "effect": effect})).collect();
+    let taints: Vec<Value> = config
+        .taints
+        .iter()
+        .map(|(key, value, effect)| json!({"key": key, "value": value, "effect": effect}))
+        .collect();
     let node = json!({"apiVersion": "v1", "kind": "Node",
         "metadata": {"name": config.node_name, "labels": labels(config),
                      "annotations": {"timonel.io/storage-path": config.storage_dir().display().to_string()}},

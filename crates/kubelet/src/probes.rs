@@ -69,7 +69,13 @@ pub async fn watch(shim: ShimClient, target: Target, started: bool, verdicts: mp
 }
 
 /// Probes again and again. A startup probe ends with its first success (true) or the container's death (false).
-async fn repeat(shim: &ShimClient, target: &Target, probe: &Probe, name: &'static str, verdicts: &mpsc::Sender<Verdict>) -> bool {
+async fn repeat(
+    shim: &ShimClient,
+    target: &Target,
+    probe: &Probe,
+    name: &'static str,
+    verdicts: &mpsc::Sender<Verdict>,
+) -> bool {
     let seconds = |value: Option<i32>, default: i32| Duration::from_secs(value.unwrap_or(default).max(0) as u64);
     let period = seconds(probe.period_seconds, 10).max(Duration::from_secs(1));
     let timeout = seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1));
@@ -78,7 +84,14 @@ async fn repeat(shim: &ShimClient, target: &Target, probe: &Probe, name: &'stati
     let (mut successes, mut failures) = (0, 0);
     let mut ready: Option<bool> = None;
     let tell = |kind, healthy, message: String| {
-        let verdict = Verdict { container: target.container.name.clone(), id: target.id.clone(), probe: name, kind, healthy, message };
+        let verdict = Verdict {
+            container: target.container.name.clone(),
+            id: target.id.clone(),
+            probe: name,
+            kind,
+            healthy,
+            message,
+        };
         async move { verdicts.send(verdict).await.is_ok() }
     };
     loop {
@@ -180,7 +193,11 @@ async fn run(shim: &ShimClient, target: &Target, command: &[String]) -> Result<(
         let n = std::io::Read::read(&mut reader, &mut buffer).unwrap_or(0);
         String::from_utf8_lossy(&buffer[..n]).trim().to_string()
     });
-    Err(output.await.ok().filter(|o| !o.is_empty()).unwrap_or_else(|| format!("command {command:?} exited with {}", exit.code)))
+    Err(output
+        .await
+        .ok()
+        .filter(|o| !o.is_empty())
+        .unwrap_or_else(|| format!("command {command:?} exited with {}", exit.code)))
 }
 
 fn host(target: &Target, asked: Option<&str>) -> Result<IpAddr, String> {
@@ -207,9 +224,13 @@ async fn http(target: &Target, get: &HTTPGetAction) -> Result<(), String> {
     let (address, port) = (host(target, get.host.as_deref())?, port(target, &get.port)?);
     let text = |e: &dyn std::fmt::Display| format!("Get \"http://{address}:{port}\": {e}");
     let stream = TcpStream::connect((address, port)).await.map_err(|e| text(&e))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| text(&e))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| text(&e))?;
     let task = tokio::spawn(connection);
-    let mut request = http::Request::builder().uri(get.path.as_deref().unwrap_or("/")).header("User-Agent", "kube-probe/1.37").header("Connection", "close");
+    let mut request = http::Request::builder()
+        .uri(get.path.as_deref().unwrap_or("/"))
+        .header("User-Agent", "kube-probe/1.37")
+        .header("Connection", "close");
     let mut has_host = false;
     for header in get.http_headers.iter().flatten() {
         has_host |= header.name.eq_ignore_ascii_case("host");

@@ -113,7 +113,8 @@ impl Agent {
         let name = hostname(&self.config, pod);
         let domain = &self.config.cluster_domain;
         let namespace = pod.namespace().unwrap_or_default();
-        let mut hosts = String::from("# Managed by timonel.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+        let mut hosts =
+            String::from("# Managed by timonel.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
         let full = spec.subdomain.as_ref().map(|s| format!("{name}.{s}.{namespace}.svc.{domain}\t"));
         hosts.push_str(&format!("{ip}\t{}{name}\n", full.unwrap_or_default()));
         for alias in spec.host_aliases.iter().flatten() {

@@ -62,7 +62,10 @@ fn phase(pod: &Pod, saved: &Saved) -> &'static str {
         return if failed || initialized(pod, saved).is_err() { "Failed" } else { "Succeeded" };
     }
     // Containers that ran once have passed the init containers, whatever those do now.
-    let ran = spec.containers.iter().any(|c| saved.containers.get(&c.name).is_some_and(|r| r.phase != Phase::Waiting || r.last.is_some()));
+    let ran = spec
+        .containers
+        .iter()
+        .any(|c| saved.containers.get(&c.name).is_some_and(|r| r.phase != Phase::Waiting || r.last.is_some()));
     match initialized(pod, saved) {
         Err(()) => return "Failed",
         Ok(false) if !ran => return "Pending",
@@ -87,7 +90,13 @@ fn phase(pod: &Pod, saved: &Saved) -> &'static str {
     match (all_over, failed, any_started) {
         (true, true, _) => "Failed",
         (true, false, _) => "Succeeded",
-        (false, _, true) if spec.containers.iter().all(|c| saved.containers.get(&c.name).is_some_and(|r| r.phase != Phase::Waiting || r.last.is_some())) => "Running",
+        (false, _, true)
+            if spec.containers.iter().all(|c| {
+                saved.containers.get(&c.name).is_some_and(|r| r.phase != Phase::Waiting || r.last.is_some())
+            }) =>
+        {
+            "Running"
+        }
         _ => "Pending",
     }
 }
@@ -120,10 +129,19 @@ fn container_status(pod: &Pod, container: &Container, init: bool, run: Option<&R
     let run = run.unwrap_or(&empty);
     let (state, last) = match &run.phase {
         Phase::Running { started_at } => (json!({"running": {"startedAt": time(started_at)}}), run.last.as_ref()),
-        Phase::Ended(ended) if restarts(pod, container, init, ended.code) && pod.metadata.deletion_timestamp.is_none() => {
+        Phase::Ended(ended)
+            if restarts(pod, container, init, ended.code) && pod.metadata.deletion_timestamp.is_none() =>
+        {
             let (reason, message) = match &run.waiting {
                 Some((reason, message)) => (reason.clone(), message.clone()),
-                None => ("CrashLoopBackOff".into(), format!("back-off restarting failed container {} in pod {}", container.name, pod.metadata.name.clone().unwrap_or_default())),
+                None => (
+                    "CrashLoopBackOff".into(),
+                    format!(
+                        "back-off restarting failed container {} in pod {}",
+                        container.name,
+                        pod.metadata.name.clone().unwrap_or_default()
+                    ),
+                ),
             };
             (json!({"waiting": {"reason": reason, "message": message}}), Some(ended))
         }
@@ -157,18 +175,41 @@ pub fn compute(pod: &Pod, saved: &Saved, config: &Config) -> Value {
     };
     let containers = statuses(&spec.containers, false, reason);
     let init = statuses(spec.init_containers.as_deref().unwrap_or_default(), true, "PodInitializing");
-    let unready: Vec<&str> = containers.iter().filter(|c| c["ready"] != true).filter_map(|c| c["name"].as_str()).collect();
+    let unready: Vec<&str> =
+        containers.iter().filter(|c| c["ready"] != true).filter_map(|c| c["name"].as_str()).collect();
     let old = pod.status.clone().unwrap_or_default().conditions.unwrap_or_default();
     let gates = spec.readiness_gates.iter().flatten();
     let gates_met = gates.into_iter().all(|g| old.iter().any(|c| c.type_ == g.condition_type && c.status == "True"));
     let over = matches!(phase, "Succeeded" | "Failed");
     let containers_ready = unready.is_empty() && !over;
-    let not_ready = if over { ("PodCompleted".to_string(), String::new()) } else { ("ContainersNotReady".into(), format!("containers with unready status: [{}]", unready.join(" "))) };
+    let not_ready = if over {
+        ("PodCompleted".to_string(), String::new())
+    } else {
+        ("ContainersNotReady".into(), format!("containers with unready status: [{}]", unready.join(" ")))
+    };
     let no = || (String::new(), String::new());
     let conditions = [
         ("PodReadyToStartContainers", saved.sandbox.is_some(), no()),
-        ("Initialized", is_initialized || over, if is_initialized || over { no() } else { ("ContainersNotInitialized".into(), "containers with incomplete status".into()) }),
-        ("Ready", containers_ready && gates_met, if containers_ready && gates_met { no() } else if containers_ready { ("ReadinessGatesNotReady".into(), "a readiness gate isn't met".into()) } else { not_ready.clone() }),
+        (
+            "Initialized",
+            is_initialized || over,
+            if is_initialized || over {
+                no()
+            } else {
+                ("ContainersNotInitialized".into(), "containers with incomplete status".into())
+            },
+        ),
+        (
+            "Ready",
+            containers_ready && gates_met,
+            if containers_ready && gates_met {
+                no()
+            } else if containers_ready {
+                ("ReadinessGatesNotReady".into(), "a readiness gate isn't met".into())
+            } else {
+                not_ready.clone()
+            },
+        ),
         ("ContainersReady", containers_ready, if containers_ready { no() } else { not_ready }),
         ("PodScheduled", true, no()),
     ];
@@ -178,7 +219,8 @@ pub fn compute(pod: &Pod, saved: &Saved, config: &Config) -> Value {
         .map(|(kind, status, (reason, message))| {
             let status = if *status { "True" } else { "False" };
             let before = old.iter().find(|c| c.type_ == *kind && c.status == status);
-            let since = before.and_then(|c| serde_json::to_value(&c.last_transition_time).ok()).filter(|v| !v.is_null());
+            let since =
+                before.and_then(|c| serde_json::to_value(&c.last_transition_time).ok()).filter(|v| !v.is_null());
             let mut condition = json!({"type": kind, "status": status, "lastProbeTime": null,
                                        "lastTransitionTime": since.unwrap_or_else(|| now.clone().into())});
             if !reason.is_empty() {

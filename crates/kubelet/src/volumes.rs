@@ -25,14 +25,20 @@ impl Agent {
     ///
     /// # Errors
     /// With what is missing, in the words of a `FailedMount` event.
-    pub async fn prepare_volumes(&self, pod: &Pod, places: &Places, ip: &str) -> Result<BTreeMap<String, PathBuf>, String> {
+    pub async fn prepare_volumes(
+        &self,
+        pod: &Pod,
+        places: &Places,
+        ip: &str,
+    ) -> Result<BTreeMap<String, PathBuf>, String> {
         let mut paths = BTreeMap::new();
         let fs_group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|c| c.fs_group);
         let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
         for volume in volumes {
-            let path = self.volume(pod, volume, places, ip).await.map_err(|e| {
-                format!("MountVolume.SetUp failed for volume {:?} : {e}", volume.name)
-            })?;
+            let path = self
+                .volume(pod, volume, places, ip)
+                .await
+                .map_err(|e| format!("MountVolume.SetUp failed for volume {:?} : {e}", volume.name))?;
             if let Some(group) = fs_group
                 && volume.host_path.is_none()
             {
@@ -60,8 +66,14 @@ impl Agent {
             if source.medium.as_deref() == Some("Memory") && !rootfs::is_mounted(&folder) {
                 let limit = source.size_limit.as_ref().and_then(|q| q.0.parse::<apimachinery::Quantity>().ok());
                 let options = limit.map_or("mode=1777".to_string(), |l| format!("mode=1777,size={}", l.value()));
-                mount(Some("tmpfs"), &folder, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options.as_str()))
-                    .map_err(|e| e.to_string())?;
+                mount(
+                    Some("tmpfs"),
+                    &folder,
+                    Some("tmpfs"),
+                    MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+                    Some(options.as_str()),
+                )
+                .map_err(|e| e.to_string())?;
             }
             return Ok(folder);
         }
@@ -93,7 +105,8 @@ impl Agent {
                     self.downward(pod, p.items.as_deref(), mode, ip, &mut files)?;
                 }
                 if let Some(p) = &part.service_account_token {
-                    let token = self.token(pod, p.audience.as_deref(), p.expiration_seconds, &folder.join(&p.path)).await?;
+                    let token =
+                        self.token(pod, p.audience.as_deref(), p.expiration_seconds, &folder.join(&p.path)).await?;
                     files.insert(p.path.clone(), (token, mode));
                 }
             }
@@ -118,7 +131,10 @@ impl Agent {
             } else if let Some(reference) = &item.resource_field_ref {
                 let wanted = reference.container_name.as_deref().unwrap_or("");
                 let containers = pod.spec.iter().flat_map(|s| &s.containers);
-                let container = containers.into_iter().find(|c| c.name == wanted).ok_or_else(|| format!("there is no container {wanted:?}"))?;
+                let container = containers
+                    .into_iter()
+                    .find(|c| c.name == wanted)
+                    .ok_or_else(|| format!("there is no container {wanted:?}"))?;
                 let divisor = reference.divisor.as_ref().map_or("0", |d| d.0.as_str());
                 env::resource(container, &reference.resource, divisor, self)?
             } else {
@@ -130,7 +146,13 @@ impl Agent {
     }
 
     /// A token for the pod; the present one while it is fresh.
-    async fn token(&self, pod: &Pod, audience: Option<&str>, seconds: Option<i64>, present: &Path) -> Result<Vec<u8>, String> {
+    async fn token(
+        &self,
+        pod: &Pod,
+        audience: Option<&str>,
+        seconds: Option<i64>,
+        present: &Path,
+    ) -> Result<Vec<u8>, String> {
         let seconds = seconds.unwrap_or(3600);
         // Renewed when a fifth of its life is left, as upstream does.
         let age = std::fs::metadata(present).and_then(|m| m.modified()).ok().and_then(|m| m.elapsed().ok());
@@ -140,7 +162,8 @@ impl Agent {
             return Ok(token);
         }
         let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
-        let account = pod.spec.as_ref().and_then(|s| s.service_account_name.clone()).unwrap_or_else(|| "default".into());
+        let account =
+            pod.spec.as_ref().and_then(|s| s.service_account_name.clone()).unwrap_or_else(|| "default".into());
         let request = TokenRequest {
             spec: Some(TokenRequestSpec {
                 attestations: None,
@@ -155,7 +178,8 @@ impl Agent {
             }),
             ..Default::default()
         };
-        let answer = api.create_token_request(&account, &PostParams::default(), &request).await.map_err(|e| e.to_string())?;
+        let answer =
+            api.create_token_request(&account, &PostParams::default(), &request).await.map_err(|e| e.to_string())?;
         Ok(answer.status.and_then(|s| s.token).unwrap_or_default().into_bytes())
     }
 
@@ -196,15 +220,25 @@ fn host_path(path: &str, kind: &str) -> Result<PathBuf, String> {
         "Directory" if !meta.as_ref().is_ok_and(std::fs::Metadata::is_dir) => return refuse("a directory"),
         "File" if !meta.as_ref().is_ok_and(std::fs::Metadata::is_file) => return refuse("a file"),
         "Socket" if !meta.as_ref().is_ok_and(|m| m.file_type().is_socket()) => return refuse("a socket file"),
-        "CharDevice" if !meta.as_ref().is_ok_and(|m| m.file_type().is_char_device()) => return refuse("a character device"),
-        "BlockDevice" if !meta.as_ref().is_ok_and(|m| m.file_type().is_block_device()) => return refuse("a block device"),
+        "CharDevice" if !meta.as_ref().is_ok_and(|m| m.file_type().is_char_device()) => {
+            return refuse("a character device");
+        }
+        "BlockDevice" if !meta.as_ref().is_ok_and(|m| m.file_type().is_block_device()) => {
+            return refuse("a block device");
+        }
         _ => {}
     }
     Ok(path)
 }
 
 /// Takes all keys, or those that `items` name to the paths that they name.
-fn pick(data: &BTreeMap<String, Vec<u8>>, items: Option<&[KeyToPath]>, mode: i32, optional: bool, files: &mut Files) -> Result<(), String> {
+fn pick(
+    data: &BTreeMap<String, Vec<u8>>,
+    items: Option<&[KeyToPath]>,
+    mode: i32,
+    optional: bool,
+    files: &mut Files,
+) -> Result<(), String> {
     match items.filter(|i| !i.is_empty()) {
         None => files.extend(data.iter().map(|(k, v)| (k.clone(), (v.clone(), mode)))),
         Some(items) => {

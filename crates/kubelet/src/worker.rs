@@ -380,7 +380,7 @@ impl Worker {
             run.attempt += 1;
         }
         run.id = new_id(&pod, name, run.attempt);
-        run.image_id = image.id.clone();
+        run.image_id = image.reference(container.image.as_deref().unwrap_or(""));
         run.phase = Phase::Waiting;
         run.not_before = None;
         run.ready = false;
@@ -408,19 +408,27 @@ impl Worker {
                 run.ready = run.started && container.readiness_probe.is_none();
                 self.saved.containers.insert(name.into(), run);
                 self.save();
-                agent.events.normal(pod.as_ref(), "Started", format!("Container started: {name}"));
+                agent.tell(&pod, name, "Normal", "Created", "Container created");
+                agent.tell(&pod, name, "Normal", "Started", "Container started");
                 self.start_probes(name);
                 self.post_start(&container).await;
             }
             Err(error) => {
                 let message = format!("Error: {}", error.message);
-                agent.events.warning(pod.as_ref(), "Failed", message);
+                agent.tell(&pod, name, "Warning", "Failed", message);
                 run.waiting = Some((error.reason.into(), error.message.clone()));
                 run.failures += 1;
                 run.not_before = Some(Instant::now() + backoff(run.failures));
                 if error.reason == "RunContainerError" {
                     let at = Timestamp::now().to_string();
-                    let ended = Ended { id: run.id.clone(), code: 128, message: error.message, started_at: at.clone(), finished_at: at, ..Ended::default() };
+                    let ended = Ended {
+                        id: run.id.clone(),
+                        code: 128,
+                        message: error.message,
+                        started_at: at.clone(),
+                        finished_at: at,
+                        ..Ended::default()
+                    };
                     run.phase = Phase::Ended(ended);
                 }
                 self.saved.containers.insert(name.into(), run);
@@ -435,7 +443,13 @@ impl Worker {
         let (Some(shim), Some(run)) = (self.shim.clone(), self.saved.containers.get(&container.name)) else { return };
         let target = self.probe_target(container, run);
         if let Err(error) = probes::hook(&shim, &target, hook, Duration::from_secs(60)).await {
-            self.agent.events.warning(self.pod.as_ref(), "FailedPostStartHook", format!("PostStartHook failed: {error}"));
+            self.agent.tell(
+                &self.pod,
+                &container.name,
+                "Warning",
+                "FailedPostStartHook",
+                format!("PostStartHook failed: {error}"),
+            );
             let id = run.id.clone();
             let _ = shim.kill(&id, 9).await;
         }
@@ -509,7 +523,9 @@ impl Worker {
 
     async fn verdict(&mut self, verdict: Verdict) {
         let grace = self.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30).max(1);
-        let Some(run) = self.saved.containers.get_mut(&verdict.container).filter(|r| r.id == verdict.id) else { return };
+        let Some(run) = self.saved.containers.get_mut(&verdict.container).filter(|r| r.id == verdict.id) else {
+            return;
+        };
         match verdict.kind {
             probes::Kind::Started => {
                 run.started = true;
@@ -525,14 +541,14 @@ impl Worker {
                 let name = verdict.container.clone();
                 let id = run.id.clone();
                 let why = format!("Container {name} failed {} probe, will be restarted", verdict.probe);
-                self.agent.events.normal(self.pod.as_ref(), "Killing", why);
+                self.agent.tell(&self.pod, &name, "Normal", "Killing", why);
                 self.kill(&name, &id, Duration::from_secs(grace as u64)).await;
             }
             probes::Kind::Unhealthy => {}
         }
         if !verdict.healthy && !verdict.message.is_empty() {
             let message = format!("{} probe failed: {}", capitalized(verdict.probe), verdict.message);
-            self.agent.events.warning(self.pod.as_ref(), "Unhealthy", message);
+            self.agent.tell(&self.pod, &verdict.container, "Warning", "Unhealthy", message);
         }
     }
 
@@ -592,10 +608,11 @@ impl Worker {
         for probes in std::mem::take(&mut self.probes).into_values() {
             probes.abort();
         }
-        let grace = |pod: &Pod| Duration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(30).max(0) as u64);
+        let grace =
+            |pod: &Pod| Duration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(30).max(0) as u64);
         let mut last_grace = grace(&self.pod);
         for (name, id) in self.running() {
-            self.agent.events.normal(self.pod.as_ref(), "Killing", format!("Stopping container {name}"));
+            self.agent.tell(&self.pod, &name, "Normal", "Killing", format!("Stopping container {name}"));
             self.kill(&name, &id, last_grace).await;
         }
         while !self.running().is_empty() {
@@ -644,7 +661,8 @@ impl Worker {
     }
 
     async fn remove(&mut self, keep_logs: bool) {
-        let ids: Vec<String> = self.saved.containers.values().map(|r| r.id.clone()).filter(|id| !id.is_empty()).collect();
+        let ids: Vec<String> =
+            self.saved.containers.values().map(|r| r.id.clone()).filter(|id| !id.is_empty()).collect();
         for id in ids {
             self.discard(&id).await;
         }

@@ -121,7 +121,8 @@ impl Bridge {
         let inner_index = index(&self.handle, &inner).await?;
         let moved = LinkUnspec::new_with_index(inner_index).setns_by_fd(file.as_raw_fd()).name("eth0").build();
         self.handle.link().set(moved).execute().await.map_err(netlink("moving the interface to the pod"))?;
-        let outer = LinkUnspec::new_with_index(index(&self.handle, port).await?).controller(self.index().await?).up().build();
+        let outer =
+            LinkUnspec::new_with_index(index(&self.handle, port).await?).controller(self.index().await?).up().build();
         self.handle.link().set(outer).execute().await.map_err(netlink(format!("connecting {port} to the bridge")))?;
         let gateway = v4(self.gateway)?;
         let configured = tokio::task::spawn_blocking(move || {
@@ -153,7 +154,8 @@ impl Bridge {
     /// Those of the kernel.
     pub async fn ports(&self) -> Result<Vec<String>, NetworkError> {
         let bridge = self.index().await?;
-        let links: Vec<_> = self.handle.link().get().execute().try_collect().await.map_err(netlink("listing interfaces"))?;
+        let links: Vec<_> =
+            self.handle.link().get().execute().try_collect().await.map_err(netlink("listing interfaces"))?;
         let mut names = Vec::new();
         for link in links {
             let on_bridge = link.attributes.iter().any(|a| matches!(a, LinkAttribute::Controller(c) if *c == bridge));
@@ -198,9 +200,8 @@ impl Bridge {
     /// # Errors
     /// Those of the kernel.
     pub async fn unroute(&self, range: IpNet) -> Result<(), NetworkError> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(v4(range.network())?, range.prefix_len())
-            .build();
+        let route =
+            RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4(range.network())?, range.prefix_len()).build();
         self.handle.route().del(route).execute().await.map_err(netlink(format!("removing the route to {range}")))
     }
 }
@@ -222,7 +223,13 @@ fn configure_inside(namespace: &std::fs::File, address: Ipv4Addr, gateway: Ipv4A
             .output_interface(eth0)
             .scope(RouteScope::Link)
             .build();
-        handle.route().add(to_gateway).replace().execute().await.map_err(netlink("adding the pod's route to its gateway"))?;
+        handle
+            .route()
+            .add(to_gateway)
+            .replace()
+            .execute()
+            .await
+            .map_err(netlink("adding the pod's route to its gateway"))?;
         let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(eth0).build();
         handle.route().add(default).replace().execute().await.map_err(netlink("adding the pod's default route"))
     })
@@ -241,7 +248,9 @@ pub async fn default_address() -> Result<IpAddr, NetworkError> {
         let has_destination = route.attributes.iter().any(|a| matches!(a, RouteAttribute::Destination(_)));
         for attribute in &route.attributes {
             match attribute {
-                RouteAttribute::PrefSource(RouteAddress::Inet(source)) if !has_destination => return Ok((*source).into()),
+                RouteAttribute::PrefSource(RouteAddress::Inet(source)) if !has_destination => {
+                    return Ok((*source).into());
+                }
                 RouteAttribute::Oif(index) if !has_destination => by_route = by_route.or(Some(*index)),
                 _ => {}
             }

@@ -168,8 +168,7 @@ fn new_authority(name: &str) -> Result<(String, String), PkiError> {
     let stamp = OffsetDateTime::now_utc().unix_timestamp();
     let mut params = parameters(&format!("timonel-{name}@{stamp}"), None, &[])?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages =
-        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     valid_for(&mut params, CA_DAYS);
     Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
 }
@@ -301,12 +300,7 @@ pub fn public_key(key_pem: &str) -> Result<String, PkiError> {
 ///
 /// # Errors
 /// When the key or a name is malformed.
-pub fn request(
-    key_pem: &str,
-    common_name: &str,
-    organization: &str,
-    names: &[String],
-) -> Result<String, PkiError> {
+pub fn request(key_pem: &str, common_name: &str, organization: &str, names: &[String]) -> Result<String, PkiError> {
     let key = KeyPair::from_pem(key_pem)?;
     Ok(parameters(common_name, Some(organization), names)?.serialize_request(&key)?.pem()?)
 }

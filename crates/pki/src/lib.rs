@@ -11,7 +11,10 @@ mod ca;
 mod files;
 mod token;
 
-pub use ca::{Authority, CertificateFacts, Identity, PkiError, Usage, certificate_facts, certificate_names, new_key, public_key, request, request_facts, RequestFacts};
+pub use ca::{
+    Authority, CertificateFacts, Identity, PkiError, RequestFacts, Usage, certificate_facts, certificate_names,
+    new_key, public_key, request, request_facts,
+};
 pub use files::{kubeconfig, write_private};
 pub use token::{JoinToken, TokenError, random_secret};
 

@@ -54,10 +54,8 @@ pub fn rules(config: &Config, services: &[Arc<Service>], slices: &[Arc<EndpointS
     }
     let mut ruleset = Ruleset { base: base(config), ..Ruleset::default() };
     for service in services {
-        let key = (
-            service.metadata.namespace.clone().unwrap_or_default(),
-            service.metadata.name.clone().unwrap_or_default(),
-        );
+        let key =
+            (service.metadata.namespace.clone().unwrap_or_default(), service.metadata.name.clone().unwrap_or_default());
         let slices = by_service.get(&key).map(Vec::as_slice).unwrap_or_default();
         add_service(config, service, &key, slices, &mut ruleset);
     }
@@ -81,9 +79,8 @@ fn add_service(
     for port in spec.ports.iter().flatten() {
         let protocol = port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase();
         let all = endpoints(config, slices, port);
-        let chosen = |local_only: bool| -> Vec<Endpoint> {
-            all.iter().filter(|e| !local_only || e.local).cloned().collect()
-        };
+        let chosen =
+            |local_only: bool| -> Vec<Endpoint> { all.iter().filter(|e| !local_only || e.local).cloned().collect() };
         let base_name = chain_name(namespace, name, port, &protocol);
         let timeout = match spec.session_affinity.as_deref() {
             Some("ClientIP") => {
@@ -96,7 +93,8 @@ fn add_service(
         ruleset.add_chain(&base_name, &internal, &protocol, timeout);
         ruleset.add_address(&format!("{cluster_ip} . {protocol} . {}", port.port), &base_name, &internal);
         let local_only = spec.external_traffic_policy.as_deref() == Some("Local");
-        let balancer = service.status.iter().filter_map(|s| s.load_balancer.as_ref()).flat_map(|l| l.ingress.iter().flatten());
+        let balancer =
+            service.status.iter().filter_map(|s| s.load_balancer.as_ref()).flat_map(|l| l.ingress.iter().flatten());
         let mut outside: BTreeSet<String> = balancer.filter_map(|i| i.ip.clone()).collect();
         outside.extend(spec.external_ips.iter().flatten().cloned());
         let node_port = port.node_port.filter(|p| *p > 0);
@@ -239,15 +237,15 @@ impl Ruleset {
                 rules.push(format!("ip saddr @{set} meta l4proto {protocol} update @{set} {{ ip saddr timeout {timeout}s }} dnat to {}:{}", e.address, e.port));
                 self.affinities.insert(set, timeout);
             }
-            let picks: Vec<String> = endpoints
-                .iter()
-                .enumerate()
-                .map(|(i, e)| format!("{i} : goto {}", endpoint_chain(name, e)))
-                .collect();
+            let picks: Vec<String> =
+                endpoints.iter().enumerate().map(|(i, e)| format!("{i} : goto {}", endpoint_chain(name, e))).collect();
             rules.push(format!("numgen random mod {} vmap {{ {} }}", endpoints.len(), picks.join(", ")));
             for e in endpoints {
                 let set = format!("aff_{name}_{}", e.address.replace('.', "_"));
-                let update = format!("meta l4proto {protocol} update @{set} {{ ip saddr timeout {timeout}s }} dnat to {}:{}", e.address, e.port);
+                let update = format!(
+                    "meta l4proto {protocol} update @{set} {{ ip saddr timeout {timeout}s }} dnat to {}:{}",
+                    e.address, e.port
+                );
                 self.chains.insert(endpoint_chain(name, e), vec![update]);
             }
         } else if let [only] = endpoints {
@@ -256,14 +254,18 @@ impl Ruleset {
             let picks: Vec<String> =
                 endpoints.iter().enumerate().map(|(i, e)| format!("{i} : {} . {}", e.address, e.port)).collect();
             let count = endpoints.len();
-            rules.push(format!("meta l4proto {protocol} dnat ip addr . port to numgen random mod {count} map {{ {} }}", picks.join(", ")));
+            rules.push(format!(
+                "meta l4proto {protocol} dnat ip addr . port to numgen random mod {count} map {{ {} }}",
+                picks.join(", ")
+            ));
         }
         self.chains.insert(name.into(), rules);
     }
 
     /// A script that writes the whole table.
     pub fn full(&self, table: &str) -> String {
-        let mut script = format!("add table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n{}}}\n", self.base);
+        let mut script =
+            format!("add table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n{}}}\n", self.base);
         script.push_str(&self.difference(&Ruleset { base: self.base.clone(), ..Ruleset::default() }, table));
         script
     }
@@ -276,7 +278,10 @@ impl Ruleset {
         let mut out = String::new();
         // What is new comes first, what refers to it next, and what is no longer referred to is removed last.
         for (name, timeout) in self.affinities.iter().filter(|(n, _)| !present.affinities.contains_key(*n)) {
-            let _ = writeln!(out, "add set ip {table} {name} {{ type ipv4_addr; flags dynamic,timeout; timeout {timeout}s; }}");
+            let _ = writeln!(
+                out,
+                "add set ip {table} {name} {{ type ipv4_addr; flags dynamic,timeout; timeout {timeout}s; }}"
+            );
         }
         let changed: Vec<_> = self.chains.iter().filter(|(n, rules)| present.chains.get(*n) != Some(rules)).collect();
         for (name, _) in &changed {

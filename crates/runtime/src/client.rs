@@ -30,7 +30,10 @@ pub enum ShimError {
 /// What a shim tells by itself.
 #[derive(Debug, Clone)]
 pub enum ShimEvent {
-    Exited { id: String, exit: Exit },
+    Exited {
+        id: String,
+        exit: Exit,
+    },
     /// The shim is gone, and its containers with it as far as anybody can tell.
     Gone,
 }

@@ -139,7 +139,8 @@ mod tests {
         symlink("/etc", root.join("absolute")).unwrap();
         symlink("../../../..", root.join("usr/up")).unwrap();
         symlink("loop", root.join("loop")).unwrap();
-        let resolve = |p: &str| resolve_inside(&root, Path::new(p)).map(|p| p.strip_prefix(&root).unwrap().to_path_buf());
+        let resolve =
+            |p: &str| resolve_inside(&root, Path::new(p)).map(|p| p.strip_prefix(&root).unwrap().to_path_buf());
         assert_eq!(resolve("/bin/sh").unwrap(), Path::new("usr/bin/sh"));
         assert_eq!(resolve("/absolute/passwd").unwrap(), Path::new("etc/passwd"));
         assert_eq!(resolve("/usr/up/x").unwrap(), Path::new("x"));

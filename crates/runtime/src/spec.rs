@@ -58,23 +58,79 @@ pub struct ContainerConfig {
 
 /// What containers may do unless told otherwise: the same set that Docker and containerd give.
 const CAPABILITIES: [&str; 14] = [
-    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
-    "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
 ];
 
 /// In the kernel's order: the place is the bit (capabilities(7)).
 const ALL_CAPABILITIES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
     "CHECKPOINT_RESTORE",
 ];
 
 const MASKED: [&str; 11] = [
-    "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
-    "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
@@ -201,14 +257,17 @@ fn namespaces_json(config: &ContainerConfig, namespaces: &Namespaces) -> Value {
 }
 
 fn mounts(config: &ContainerConfig, shm: &Path) -> Vec<Value> {
-    let plain = |target: &str, kind: &str, source: &str, options: &[&str]| {
-        json!({"destination": target, "type": kind, "source": source, "options": options})
-    };
+    let plain = |target: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": source, "options": options});
     let sys_mode = if config.privileged { "rw" } else { "ro" };
     let mut list = vec![
         plain("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         plain("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        plain("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        plain(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
         plain("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         plain("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys_mode]),
         json!({"destination": "/dev/shm", "type": "bind", "source": shm, "options": ["rbind", "rw"]}),
@@ -274,7 +333,11 @@ mod tests {
     fn capabilities_are_added_and_dropped() {
         let names = |add: &[&str], drop: &[&str]| {
             let own = |list: &[&str]| list.iter().map(|c| (*c).to_string()).collect();
-            capabilities(&ContainerConfig { add_capabilities: own(add), drop_capabilities: own(drop), ..Default::default() })
+            capabilities(&ContainerConfig {
+                add_capabilities: own(add),
+                drop_capabilities: own(drop),
+                ..Default::default()
+            })
         };
         assert!(names(&[], &[]).contains(&"CAP_CHOWN".to_string()));
         assert!(!names(&[], &["CHOWN"]).contains(&"CAP_CHOWN".to_string()));
@@ -284,7 +347,12 @@ mod tests {
 
     #[test]
     fn mounts_are_sorted_so_that_none_is_covered() {
-        let mount = |target: &str| Mount { source: "/".into(), target: target.into(), read_only: false, propagation: "rprivate" };
+        let mount = |target: &str| Mount {
+            source: "/".into(),
+            target: target.into(),
+            read_only: false,
+            propagation: "rprivate",
+        };
         let config = ContainerConfig { mounts: vec![mount("/a/b"), mount("/a")], ..Default::default() };
         let list = mounts(&config, Path::new("/shm"));
         let position = |t: &str| list.iter().position(|m| m["destination"] == t).unwrap();

@@ -159,8 +159,10 @@ impl Scheduler {
         let binding = json!({"apiVersion": "v1", "kind": "Binding",
             "metadata": {"name": pod.name_any(), "namespace": pod.namespace(), "uid": pod.uid()},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node}});
-        let _: serde_json::Value = api.create_subresource("binding", &pod.name_any(), &PostParams::default(), &binding).await?;
-        let text = format!("Successfully assigned {}/{} to {node}", pod.namespace().unwrap_or_default(), pod.name_any());
+        let _: serde_json::Value =
+            api.create_subresource("binding", &pod.name_any(), &PostParams::default(), &binding).await?;
+        let text =
+            format!("Successfully assigned {}/{} to {node}", pod.namespace().unwrap_or_default(), pod.name_any());
         self.events.normal(pod, "Scheduled", text);
         Ok(())
     }
@@ -189,11 +191,13 @@ impl Scheduler {
         for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
             let Some(source) = &volume.persistent_volume_claim else { continue };
             let claim = self.claims.get(&Key::new(&namespace, &source.claim_name));
-            let claim = claim.ok_or_else(|| Obstacle::Told(format!("persistentvolumeclaim {:?} not found", source.claim_name)))?;
+            let claim = claim
+                .ok_or_else(|| Obstacle::Told(format!("persistentvolumeclaim {:?} not found", source.claim_name)))?;
             let spec = claim.spec.clone().unwrap_or_default();
             if let Some(name) = &spec.volume_name {
                 if let Some(volume) = self.volumes.get(&Key::new("", name)) {
-                    let affinity = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref()).and_then(|a| a.required.clone());
+                    let affinity =
+                        volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref()).and_then(|a| a.required.clone());
                     volumes.affinities.extend(affinity);
                 }
                 let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
@@ -203,7 +207,8 @@ impl Scheduler {
                 continue;
             }
             let class = self.classes.get(&Key::new("", spec.storage_class_name.as_deref().unwrap_or("")));
-            let waits = class.as_ref().is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
+            let waits =
+                class.as_ref().is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
             if !waits {
                 return Err(Obstacle::Told("pod has unbound immediate PersistentVolumeClaims".into()));
             }

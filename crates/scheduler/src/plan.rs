@@ -18,7 +18,11 @@ pub struct Amounts {
 
 impl Amounts {
     pub fn plus(&self, other: &Amounts) -> Amounts {
-        Amounts { cpu_milli: self.cpu_milli + other.cpu_milli, memory: self.memory + other.memory, pods: self.pods + other.pods }
+        Amounts {
+            cpu_milli: self.cpu_milli + other.cpu_milli,
+            memory: self.memory + other.memory,
+            pods: self.pods + other.pods,
+        }
     }
 }
 
@@ -47,7 +51,10 @@ pub enum Outcome {
     Nowhere(String),
 }
 
-fn amount(map: Option<&BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>, name: &str) -> Quantity {
+fn amount(
+    map: Option<&BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>,
+    name: &str,
+) -> Quantity {
     map.and_then(|m| m.get(name)).and_then(|q| q.0.parse().ok()).unwrap_or_default()
 }
 
@@ -66,7 +73,8 @@ pub fn requests(pod: &Pod) -> Amounts {
             sidecars = sidecars.plus(&of(container));
         } else {
             let now = sidecars.plus(&of(container));
-            peak = Amounts { cpu_milli: peak.cpu_milli.max(now.cpu_milli), memory: peak.memory.max(now.memory), pods: 0 };
+            peak =
+                Amounts { cpu_milli: peak.cpu_milli.max(now.cpu_milli), memory: peak.memory.max(now.memory), pods: 0 };
         }
     }
     total = total.plus(&sidecars);
@@ -91,12 +99,16 @@ fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
 /// Whether a node matches one of the terms of a selector.
 fn matches(selector: &NodeSelector, node: &Node) -> bool {
     selector.node_selector_terms.iter().any(|term| {
-        let labels = term.match_expressions.iter().flatten().filter_map(|e| serde_json::to_value(e).ok()).collect::<Vec<_>>();
-        let fields = term.match_fields.iter().flatten().filter_map(|e| serde_json::to_value(e).ok()).collect::<Vec<_>>();
+        let labels =
+            term.match_expressions.iter().flatten().filter_map(|e| serde_json::to_value(e).ok()).collect::<Vec<_>>();
+        let fields =
+            term.match_fields.iter().flatten().filter_map(|e| serde_json::to_value(e).ok()).collect::<Vec<_>>();
         if labels.is_empty() && fields.is_empty() {
             return false;
         }
-        let parse = |list: Vec<serde_json::Value>| LabelSelector::from_json(&serde_json::json!({"matchExpressions": list})).ok();
+        let parse = |list: Vec<serde_json::Value>| {
+            LabelSelector::from_json(&serde_json::json!({"matchExpressions": list})).ok()
+        };
         let (Some(labels), Some(fields)) = (parse(labels), parse(fields)) else { return false };
         let name = node.name_any();
         labels.matches_map(Some(node.labels())) && fields.matches(|k| (k == "metadata.name").then_some(name.as_str()))
@@ -106,7 +118,9 @@ fn matches(selector: &NodeSelector, node: &Node) -> bool {
 fn host_ports(pod: &Pod) -> Vec<(i32, String)> {
     let containers = pod.spec.iter().flat_map(|s| s.containers.iter());
     let ports = containers.flat_map(|c| c.ports.iter().flatten());
-    ports.filter_map(|p| Some((p.host_port.filter(|n| *n > 0)?, p.protocol.clone().unwrap_or_else(|| "TCP".into())))).collect()
+    ports
+        .filter_map(|p| Some((p.host_port.filter(|n| *n > 0)?, p.protocol.clone().unwrap_or_else(|| "TCP".into()))))
+        .collect()
 }
 
 /// Why a pod can't go to a node; `None` if it can.
@@ -115,14 +129,19 @@ fn obstacle(pod: &Pod, wanted: &Amounts, state: &NodeState, volumes: &Volumes) -
     let (spec, node_spec) = (pod.spec.as_ref()?, node.spec.clone().unwrap_or_default());
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
     if node_spec.unschedulable == Some(true) {
-        let cordon = Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Taint::default() };
+        let cordon =
+            Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Taint::default() };
         if !tolerates(tolerations, &cordon) {
             return Some("node(s) were unschedulable".into());
         }
     }
     let hard = |t: &&Taint| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute");
     if let Some(taint) = node_spec.taints.iter().flatten().filter(hard).find(|t| !tolerates(tolerations, t)) {
-        return Some(format!("node(s) had untolerated taint {{{}: {}}}", taint.key, taint.value.as_deref().unwrap_or("")));
+        return Some(format!(
+            "node(s) had untolerated taint {{{}: {}}}",
+            taint.key,
+            taint.value.as_deref().unwrap_or("")
+        ));
     }
     let by_labels = spec.node_selector.iter().flatten().all(|(k, v)| node.labels().get(k) == Some(v));
     let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
@@ -130,7 +149,9 @@ fn obstacle(pod: &Pod, wanted: &Amounts, state: &NodeState, volumes: &Volumes) -
     if !by_labels || required.is_some_and(|s| !matches(s, node)) {
         return Some("node(s) didn't match Pod's node affinity/selector".into());
     }
-    if volumes.affinities.iter().any(|s| !matches(s, node)) || volumes.node.as_ref().is_some_and(|n| *n != node.name_any()) {
+    if volumes.affinities.iter().any(|s| !matches(s, node))
+        || volumes.node.as_ref().is_some_and(|n| *n != node.name_any())
+    {
         return Some("node(s) didn't match PersistentVolume's node affinity".into());
     }
     let ports = host_ports(pod);
@@ -160,9 +181,10 @@ fn score(pod: &Pod, wanted: &Amounts, state: &NodeState) -> i64 {
     let memory = state.used.memory + wanted.memory.max(200 << 20);
     let least = (free(cpu, amount(offered, "cpu").milli()) + free(memory, amount(offered, "memory").value())) / 2;
     // Siblings (same labels in the same namespace) are spread.
-    let siblings = state.pods.iter().filter(|(key, other)| {
-        Some(key.namespace.as_str()) == pod.namespace().as_deref() && is_sibling(pod, other)
-    });
+    let siblings = state
+        .pods
+        .iter()
+        .filter(|(key, other)| Some(key.namespace.as_str()) == pod.namespace().as_deref() && is_sibling(pod, other));
     let preferred: i64 = {
         let affinity = pod.spec.as_ref().and_then(|s| s.affinity.as_ref()).and_then(|a| a.node_affinity.as_ref());
         let terms = affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
@@ -173,7 +195,8 @@ fn score(pod: &Pod, wanted: &Amounts, state: &NodeState) -> i64 {
     };
     let taints = node.spec.as_ref().and_then(|s| s.taints.as_ref());
     let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
-    let soft = taints.into_iter().flatten().filter(|t| t.effect == "PreferNoSchedule" && !tolerates(tolerations, t)).count();
+    let soft =
+        taints.into_iter().flatten().filter(|t| t.effect == "PreferNoSchedule" && !tolerates(tolerations, t)).count();
     least - 100 * siblings.count() as i64 + 2 * preferred - 300 * soft as i64
 }
 

@@ -81,11 +81,7 @@ impl SqliteStore {
         Ok(SqliteStore { commands, path: path.into() })
     }
 
-    async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<T>) -> Command,
-        gone: impl Fn() -> T,
-    ) -> T {
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command, gone: impl Fn() -> T) -> T {
         let (answer, answered) = oneshot::channel();
         let command = command(answer);
         let sent = match self.commands.try_send(command) {
@@ -160,7 +156,9 @@ fn last_revision(connection: &Connection) -> rusqlite::Result<u64> {
 
 fn list_at(path: &Path, prefix: &str, revision: u64) -> Result<Vec<KeyValue>, ReadError> {
     let fail = |e: rusqlite::Error| ReadError::Failed(e.to_string());
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(fail)?;
+    let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(fail)?;
+    // One transaction, so that no compaction comes between the look at what is left and the read.
+    let connection = connection.transaction().map_err(fail)?;
     let oldest = read_meta(&connection, "compacted").map_err(fail)?;
     if revision < oldest {
         return Err(ReadError::Compacted { asked: revision, oldest });
@@ -321,13 +319,17 @@ impl Writer {
             return Ok(());
         }
         let transaction = self.connection.transaction()?;
-        // Up to `revision`, a row goes when a newer one of its key stands there too, or when it is a tombstone.
+        // Up to `revision`, a row goes when a newer one of its key stands there too, or when it is a tombstone. The
+        // newer one was written after the last compaction, or the row would be gone: so only those are looked at, and
+        // the price of a step does not grow with the number of objects.
+        let span = params![self.compacted as i64, revision as i64];
         transaction.execute(
-            "DELETE FROM kv WHERE revision <= ?1 AND revision < coalesce(
-                 (SELECT max(revision) FROM kv AS n WHERE n.key = kv.key AND n.revision <= ?1), 0)",
-            [revision as i64],
+            "DELETE FROM kv WHERE revision IN (
+                 SELECT old.revision FROM kv AS new JOIN kv AS old ON old.key = new.key AND old.revision < new.revision
+                 WHERE new.revision > ?1 AND new.revision <= ?2)",
+            span,
         )?;
-        transaction.execute("DELETE FROM kv WHERE revision <= ?1 AND deleted = 1", [revision as i64])?;
+        transaction.execute("DELETE FROM kv WHERE revision > ?1 AND revision <= ?2 AND deleted = 1", span)?;
         write_meta(&transaction, "compacted", revision)?;
         write_meta(&transaction, "revision", self.revision)?;
         transaction.commit()?;

@@ -33,6 +33,31 @@ pub struct Node {
     arguments: Vec<String>,
 }
 
+/// A command that runs beside a test; dropping it ends it.
+pub struct Beside {
+    process: Child,
+    lines: std::sync::Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+impl Beside {
+    /// The lines that it has printed so far.
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Its exit code, once it has ended.
+    pub fn code(&mut self) -> Option<i32> {
+        self.process.try_wait().ok().flatten().map(|s| s.code().unwrap_or(-1))
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 /// A server, and agents that joined it.
 pub struct Cluster {
     pub server: Node,
@@ -43,7 +68,11 @@ pub struct Cluster {
 }
 
 fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().with_context(|| format!("{program} can't be run"))?;
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("{program} can't be run"))?;
     if !output.status.success() {
         bail!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
     }
@@ -74,6 +103,14 @@ impl Cluster {
     /// # Errors
     /// Those of [`start`](Self::start).
     pub fn start_with(flags: &[&str]) -> anyhow::Result<Self> {
+        Self::start_prepared(flags, |_| Ok(()))
+    }
+
+    /// Like [`start_with`](Self::start_with), after `prepare` has been at the machine's folder.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start) and of `prepare`.
+    pub fn start_prepared(flags: &[&str], prepare: impl FnOnce(&Node) -> anyhow::Result<()>) -> anyhow::Result<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let id = format!("t{}x{number}", std::process::id());
         let folder = tempfile::Builder::new().prefix("timonel-").tempdir()?;
@@ -87,6 +124,7 @@ impl Cluster {
         server.arguments.extend(["--write-kubeconfig".into(), kubeconfig]);
         server.arguments.extend(flags.iter().map(|f| (*f).to_string()));
         let mut cluster = Cluster { server, agents: Vec::new(), switch, folder };
+        prepare(&cluster.server)?;
         cluster.server.put_images()?;
         cluster.server.spawn()?;
         cluster.wait_ready("server-1")?;
@@ -129,6 +167,11 @@ impl Cluster {
     }
 
     pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Output {
+        self.server.run(&self.kubectl_line(arguments), input)
+    }
+
+    /// The words of a kubectl command, to be run on the server's machine.
+    pub fn kubectl_line(&self, arguments: &[&str]) -> Vec<String> {
         let kubeconfig = self.server.folder.join("kubeconfig").display().to_string();
         let mut all = match stock_kubectl() {
             Some(program) => vec![program],
@@ -136,7 +179,15 @@ impl Cluster {
         };
         all.extend(["--kubeconfig".into(), kubeconfig]);
         all.extend(arguments.iter().map(|a| (*a).to_string()));
-        self.server.run(&all, input)
+        all
+    }
+
+    /// Starts a kubectl that runs beside the test; it ends with the result.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn kubectl_beside(&self, arguments: &[&str]) -> anyhow::Result<Beside> {
+        self.server.beside(&self.kubectl_line(arguments))
     }
 
     /// Runs kubectl, which must succeed; returns what it printed.
@@ -204,7 +255,8 @@ impl Cluster {
         self.eventually(&format!("pod {name} is ready"), || {
             let pod = self.get("pod", name)?;
             let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            Ok(pod["metadata"]["deletionTimestamp"].is_null() && conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+            Ok(pod["metadata"]["deletionTimestamp"].is_null()
+                && conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
         })
     }
 }
@@ -239,9 +291,13 @@ impl Node {
         let folder = folder.join(number.to_string());
         std::fs::create_dir_all(&folder)?;
         run("ip", &["netns", "add", &namespace])?;
-        let node = Node { name: name.into(), namespace, folder, binary: binary()?, process: None, arguments: Vec::new() };
+        let node =
+            Node { name: name.into(), namespace, folder, binary: binary()?, process: None, arguments: Vec::new() };
         let port = format!("p{number}");
-        run("ip", &["-n", switch, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &node.namespace])?;
+        run(
+            "ip",
+            &["-n", switch, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &node.namespace],
+        )?;
         run("ip", &["-n", switch, "link", "set", &port, "master", "br0", "up"])?;
         let address = format!("{}/24", node.address());
         for arguments in [
@@ -266,6 +322,10 @@ impl Node {
         Path::new("/run/netns").join(&self.namespace)
     }
 
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -277,8 +337,19 @@ impl Node {
     fn common(&self, role: &str) -> Vec<String> {
         let text = |path: &str| self.folder.join(path).display().to_string();
         [
-            role, "--data-dir", &text("data"), "--run-dir", &text("run"), "--node-name", &self.name, "--node-ip", &self.address(),
-            "--cgroup-root", &self.cgroup(), "--private-registry", &text("registries.yaml"),
+            role,
+            "--data-dir",
+            &text("data"),
+            "--run-dir",
+            &text("run"),
+            "--node-name",
+            &self.name,
+            "--node-ip",
+            &self.address(),
+            "--cgroup-root",
+            &self.cgroup(),
+            "--private-registry",
+            &text("registries.yaml"),
         ]
         .map(String::from)
         .into()
@@ -331,7 +402,9 @@ impl Node {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn();
-        let Ok(mut child) = spawned else { return Output { code: -1, stdout: String::new(), stderr: "it can't be started".into() } };
+        let Ok(mut child) = spawned else {
+            return Output { code: -1, stdout: String::new(), stderr: "it can't be started".into() };
+        };
         if let Some(mut stdin) = child.stdin.take() {
             let _ = stdin.write_all(input.as_bytes());
         }
@@ -345,6 +418,29 @@ impl Node {
         }
     }
 
+    /// Starts a command on this machine that runs beside the test.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn beside(&self, command: &[String]) -> anyhow::Result<Beside> {
+        use std::io::BufRead as _;
+        let mut process = Command::new("nsenter")
+            .arg(format!("--net=/run/netns/{}", self.namespace))
+            .args(command)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()?;
+        let lines = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let (to, stdout) = (lines.clone(), process.stdout.take().context("it has no output")?);
+        std::thread::spawn(move || {
+            for line in std::io::BufReader::new(stdout).lines().map_while(Result::ok) {
+                to.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(line);
+            }
+        });
+        Ok(Beside { process, lines })
+    }
+
     /// Runs the binary under test on this machine.
     pub fn timonel(&self, arguments: &[&str]) -> Output {
         let mut all = vec![self.binary.display().to_string()];
@@ -354,8 +450,18 @@ impl Node {
 
     /// `timonel uninstall` for this machine's folders.
     pub fn uninstall(&mut self) -> Output {
-        let (data, run_dir) = (self.folder.join("data").display().to_string(), self.folder.join("run").display().to_string());
-        let output = self.timonel(&["uninstall", "--yes", "--data-dir", &data, "--run-dir", &run_dir, "--cgroup-root", &self.cgroup()]);
+        let (data, run_dir) =
+            (self.folder.join("data").display().to_string(), self.folder.join("run").display().to_string());
+        let output = self.timonel(&[
+            "uninstall",
+            "--yes",
+            "--data-dir",
+            &data,
+            "--run-dir",
+            &run_dir,
+            "--cgroup-root",
+            &self.cgroup(),
+        ]);
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
             let _ = process.wait();
@@ -384,7 +490,9 @@ impl Node {
         let command = |words: &[&str]| self.run(&words.iter().map(|w| (*w).to_string()).collect::<Vec<_>>(), "").stdout;
         left.extend(command(&["nft", "list", "tables"]).lines().map(|l| format!("rules {l}")));
         let links = command(&["ip", "-o", "link"]);
-        left.extend(links.lines().filter(|l| l.contains("timonel0") || l.contains(": tp")).map(|l| format!("interface {l}")));
+        left.extend(
+            links.lines().filter(|l| l.contains("timonel0") || l.contains(": tp")).map(|l| format!("interface {l}")),
+        );
         left
     }
 

@@ -31,6 +31,45 @@ pub fn build(folder: &Path) -> anyhow::Result<()> {
     nginx()?.write(&folder.join("nginx.tar"))
 }
 
+/// Writes a busybox image into the storage of a docker-registry, with an OCI manifest and a gzip layer.
+///
+/// # Errors
+/// Those of the file system, and busybox missing.
+pub(crate) fn busybox_in_registry(storage: &Path, repository: &str, tag: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let recipe = busybox("busybox");
+    let layer = recipe.layer()?;
+    let config = recipe.config(&layer);
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(&layer)?;
+    let packed = packed.finish()?;
+    let descriptor = |kind: &str, bytes: &[u8]| {
+        json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "size": bytes.len(),
+               "digest": format!("sha256:{}", digest(bytes))})
+    };
+    let manifest = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": descriptor("config.v1+json", config.as_bytes()),
+        "layers": [descriptor("layer.v1.tar+gzip", &packed)]})
+    .to_string();
+    let write = |path: PathBuf, bytes: &[u8]| -> anyhow::Result<()> {
+        std::fs::create_dir_all(path.parent().unwrap_or(storage))?;
+        Ok(std::fs::write(path, bytes)?)
+    };
+    for bytes in [config.as_bytes(), &packed, manifest.as_bytes()] {
+        write(crate::registry::blob(storage, &digest(bytes)), bytes)?;
+    }
+    let blobs = [digest(config.as_bytes()), digest(&packed)];
+    let blobs: Vec<&str> = blobs.iter().map(String::as_str).collect();
+    for (path, target) in crate::registry::links(storage, repository, tag, &digest(manifest.as_bytes()), &blobs) {
+        write(path, target.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
 fn busybox(name: &'static str) -> Recipe {
     let mut recipe = Recipe { name, cmd: vec!["sh"], ..Recipe::default() };
     recipe.add_busybox();
@@ -55,9 +94,9 @@ fn nginx() -> anyhow::Result<Recipe> {
 }
 
 const APPLETS: &[&str] = &[
-    "sh", "ls", "cat", "echo", "sleep", "hostname", "nslookup", "wget", "nc", "httpd", "ps", "id", "env", "true", "false",
-    "date", "mkdir", "rm", "touch", "grep", "seq", "test", "kill", "stat", "tr", "wc", "mount", "ip", "ping", "dd", "yes",
-    "stty", "tty", "head", "tail", "sed", "cp", "mv", "sync", "od",
+    "sh", "ls", "cat", "echo", "sleep", "hostname", "nslookup", "wget", "nc", "httpd", "ps", "id", "env", "true",
+    "false", "date", "mkdir", "rm", "touch", "grep", "seq", "test", "kill", "stat", "tr", "wc", "mount", "ip", "ping",
+    "dd", "yes", "stty", "tty", "head", "tail", "sed", "cp", "mv", "sync", "od",
 ];
 
 impl Recipe {
@@ -97,7 +136,8 @@ impl Recipe {
             tar.append_data(&mut header, relative(Path::new(folder)), std::io::empty())?;
         }
         for file in &self.files {
-            let content = std::fs::read(file).with_context(|| format!("{} is missing: is its Debian package installed?", file.display()))?;
+            let content = std::fs::read(file)
+                .with_context(|| format!("{} is missing: is its Debian package installed?", file.display()))?;
             let mut header = header(tar::EntryType::Regular, content.len() as u64, 0o755);
             tar.append_data(&mut header, relative(file), content.as_slice())?;
         }
@@ -112,20 +152,26 @@ impl Recipe {
         Ok(tar.into_inner()?)
     }
 
+    /// The image configuration (image-spec, config.md) of an image with this one layer.
+    fn config(&self, layer: &[u8]) -> String {
+        let env = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"];
+        json!({"architecture": "amd64", "os": "linux",
+            "config": {"Entrypoint": self.entrypoint, "Cmd": self.cmd, "Env": env},
+            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest(layer))]}})
+        .to_string()
+    }
+
     fn write(&self, path: &Path) -> anyhow::Result<()> {
         let layer = self.layer()?;
-        let digest = |bytes: &[u8]| Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect::<String>();
-        let env = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"];
-        let config = json!({"architecture": "amd64", "os": "linux",
-            "config": {"Entrypoint": self.entrypoint, "Cmd": self.cmd, "Env": env},
-            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest(&layer))]}})
-        .to_string();
+        let config = self.config(&layer);
         let config_name = format!("{}.json", digest(config.as_bytes()));
         let manifest = json!([{"Config": config_name, "RepoTags": [self.name], "Layers": ["layer.tar"]}]).to_string();
         // Written beside and moved, so that a watching server never sees half a file.
         let partial = path.with_extension("partial");
         let mut tar = tar::Builder::new(File::create(&partial)?);
-        for (name, bytes) in [(config_name.as_str(), config.as_bytes()), ("layer.tar", &layer), ("manifest.json", manifest.as_bytes())] {
+        for (name, bytes) in
+            [(config_name.as_str(), config.as_bytes()), ("layer.tar", &layer), ("manifest.json", manifest.as_bytes())]
+        {
             let mut header = tar::Header::new_gnu();
             header.set_size(bytes.len() as u64);
             header.set_mode(0o644);

@@ -3,5 +3,7 @@
 
 pub mod cluster;
 pub mod images;
+pub mod registry;
 
 pub use cluster::{Cluster, Node, Output};
+pub use registry::Registry;

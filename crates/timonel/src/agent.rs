@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{AgentArgs, NodeArgs};
-use crate::shutdown;
+use crate::{check, shutdown};
 
 /// How the node reaches the API.
 pub struct Access {
@@ -52,25 +52,32 @@ pub fn node_name(given: Option<&str>) -> anyhow::Result<String> {
         Some(name) => name.to_string(),
         None => nix::unistd::gethostname()?.to_string_lossy().to_ascii_lowercase(),
     };
-    apimachinery::names::dns1123_subdomain(&name).map_err(|e| anyhow::anyhow!("the node's name {name:?} can't be used: {e}; --node-name gives another"))?;
+    apimachinery::names::dns1123_subdomain(&name)
+        .map_err(|e| anyhow::anyhow!("the node's name {name:?} can't be used: {e}; --node-name gives another"))?;
     Ok(name)
 }
 
 pub async fn node_ip(given: Option<IpAddr>) -> anyhow::Result<IpAddr> {
     match given {
         Some(ip) => Ok(ip),
-        None => network::default_address().await.context("this machine's address can't be found out; --node-ip names it"),
+        None => {
+            network::default_address().await.context("this machine's address can't be found out; --node-ip names it")
+        }
     }
 }
 
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
+    check::require()?;
     let stop = shutdown::on_signal()?;
     let token: JoinToken = args.token.parse()?;
     let name = node_name(args.node.node_name.as_deref())?;
     let ip = node_ip(args.node.node_ip).await?;
     let authority_pem = fetch_authority(&args.server).await?;
     if !token.trusts(&authority_pem) {
-        bail!("the server at {} isn't the one that the token is of (its CA certificate has another hash): check --server, or take the token from that server's file server/node-token", args.server);
+        bail!(
+            "the server at {} isn't the one that the token is of (its CA certificate has another hash): check --server, or take the token from that server's file server/node-token",
+            args.server
+        );
     }
     let folder = args.node.data_dir.join("agent/tls");
     let client = node_client(&args.server, &authority_pem, &token, &name, &folder).await?;
@@ -80,7 +87,9 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
 
 /// The server's CA certificate, over a connection that isn't trusted yet; the token tells whether it is the right one.
 async fn fetch_authority(server: &str) -> anyhow::Result<String> {
-    let mut config = kube::Config::new(server.parse().with_context(|| format!("--server {server:?} is no URL; it must read https://ADDRESS:6443"))?);
+    let mut config = kube::Config::new(
+        server.parse().with_context(|| format!("--server {server:?} is no URL; it must read https://ADDRESS:6443"))?,
+    );
     config.accept_invalid_certs = true;
     let client = Client::try_from(config)?;
     let request = http::Request::get("/cacerts").body(Vec::new())?;
@@ -97,7 +106,13 @@ fn config(server: &str, authority_pem: &str) -> anyhow::Result<kube::Config> {
 }
 
 /// A client with the node's certificate; one is asked for with the join token if there is none yet.
-async fn node_client(server: &str, authority_pem: &str, token: &JoinToken, name: &str, folder: &Path) -> anyhow::Result<Client> {
+async fn node_client(
+    server: &str,
+    authority_pem: &str,
+    token: &JoinToken,
+    name: &str,
+    folder: &Path,
+) -> anyhow::Result<Client> {
     let (certificate_path, key_path) = (folder.join("client.crt"), folder.join("client.key"));
     let user = format!("system:node:{name}");
     let usable = std::fs::read_to_string(&certificate_path)
@@ -136,9 +151,14 @@ async fn sign(client: &Client, key: &str, user: &str, signer: &str, names: &[Str
     let name = created.name_any();
     let done = |c: Option<&CertificateSigningRequest>| {
         let status = c.and_then(|c| c.status.as_ref());
-        status.is_some_and(|s| s.certificate.is_some() || s.conditions.iter().flatten().any(|c| matches!(c.type_.as_str(), "Denied" | "Failed")))
+        status.is_some_and(|s| {
+            s.certificate.is_some()
+                || s.conditions.iter().flatten().any(|c| matches!(c.type_.as_str(), "Denied" | "Failed"))
+        })
     };
-    let waited = tokio::time::timeout(Duration::from_secs(60), kube::runtime::wait::await_condition(api.clone(), &name, done)).await;
+    let waited =
+        tokio::time::timeout(Duration::from_secs(60), kube::runtime::wait::await_condition(api.clone(), &name, done))
+            .await;
     let signed = waited.context("the server signed no certificate within a minute")??;
     let status = signed.and_then(|c| c.status).unwrap_or_default();
     match status.certificate {
@@ -158,9 +178,14 @@ struct Cluster {
 
 async fn cluster(client: &Client) -> anyhow::Result<Cluster> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
-    let map = api.get("timonel-cluster").await.context("the cluster's settings (ConfigMap kube-system/timonel-cluster) can't be read")?;
+    let map = api
+        .get("timonel-cluster")
+        .await
+        .context("the cluster's settings (ConfigMap kube-system/timonel-cluster) can't be read")?;
     let data = map.data.unwrap_or_default();
-    let get = |key: &str| data.get(key).cloned().with_context(|| format!("ConfigMap kube-system/timonel-cluster lacks {key}"));
+    let get = |key: &str| {
+        data.get(key).cloned().with_context(|| format!("ConfigMap kube-system/timonel-cluster lacks {key}"))
+    };
     Ok(Cluster {
         cidr: get("cluster-cidr")?.parse()?,
         service_cidr: get("service-cidr")?.parse()?,
@@ -216,7 +241,12 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     tokio::spawn(proxy::run(proxy, informers.clone()));
     if cluster.run_dns {
         let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        let dns = dns::Config { address: cluster.dns, domain: cluster.domain, node_name: name.clone(), upstreams: dns::upstreams(&resolv, cluster.dns) };
+        let dns = dns::Config {
+            address: cluster.dns,
+            domain: cluster.domain,
+            node_name: name.clone(),
+            upstreams: dns::upstreams(&resolv, cluster.dns),
+        };
         let informers = informers.clone();
         tokio::spawn(async move {
             if let Err(error) = dns::run(dns, informers).await {
@@ -240,7 +270,13 @@ fn taint(text: &str) -> Option<(String, String, String)> {
 }
 
 /// The kubelet's listener and certificate; a new one is asked for through the API when there is no good one.
-async fn serving(client: &Client, authority_pem: &str, name: &str, ip: IpAddr, folder: &Path) -> anyhow::Result<kubelet::Serving> {
+async fn serving(
+    client: &Client,
+    authority_pem: &str,
+    name: &str,
+    ip: IpAddr,
+    folder: &Path,
+) -> anyhow::Result<kubelet::Serving> {
     let (certificate_path, key_path) = (folder.join("kubelet.crt"), folder.join("kubelet.key"));
     let names = vec![name.to_string(), ip.to_string()];
     let present = std::fs::read_to_string(&certificate_path).ok().zip(std::fs::read_to_string(&key_path).ok());
@@ -259,7 +295,9 @@ async fn serving(client: &Client, authority_pem: &str, name: &str, ip: IpAddr, f
         }
     };
     let address: SocketAddr = (ip, 10250).into();
-    let listener = TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} for the kubelet's API (is another agent running?)"))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("can't listen on {address} for the kubelet's API (is another agent running?)"))?;
     let identity = pki::Identity { certificate_pem, key_pem };
     Ok(kubelet::Serving { listener, identity, authority_pem: authority_pem.into() })
 }
@@ -267,7 +305,8 @@ async fn serving(client: &Client, authority_pem: &str, name: &str, ip: IpAddr, f
 async fn set_up_network(config: &kubelet::Config, range: IpNet, cluster: &Cluster) -> anyhow::Result<Bridge> {
     network::enable_forwarding()?;
     let gateway = range.hosts().next().context("the node's range of addresses is empty")?;
-    let bridge = Bridge::ensure(BRIDGE, gateway, range).await.context("the pod network can't be set up (are you root?)")?;
+    let bridge =
+        Bridge::ensure(BRIDGE, gateway, range).await.context("the pod network can't be set up (are you root?)")?;
     bridge.add_address(config.cluster_dns, 32).await?;
     // So that this machine itself reaches services, whose addresses no interface has.
     bridge.route_services(cluster.service_cidr).await?;
@@ -310,10 +349,16 @@ fn tell_of_files(folder: &Path, changed: &tokio::sync::mpsc::Sender<()>) -> nix:
     }
 }
 
-async fn load_new(images: &Arc<ImageStore>, folder: &Path, loaded: &mut std::collections::HashMap<PathBuf, std::time::SystemTime>) {
+async fn load_new(
+    images: &Arc<ImageStore>,
+    folder: &Path,
+    loaded: &mut std::collections::HashMap<PathBuf, std::time::SystemTime>,
+) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        let Some(changed) = entry.metadata().ok().filter(|m| m.is_file()).and_then(|m| m.modified().ok()) else { continue };
+        let Some(changed) = entry.metadata().ok().filter(|m| m.is_file()).and_then(|m| m.modified().ok()) else {
+            continue;
+        };
         if loaded.get(&path) == Some(&changed) {
             continue;
         }

@@ -29,25 +29,58 @@ fn findings() -> Vec<Finding> {
     const SYS_RESOURCE: u32 = 24;
     let finding = |what, ok, needed, remedy| Finding { what, ok, needed, remedy };
     let nft = Command::new("nft").args(["list", "tables"]).output();
-    let cgroups = Path::new("/sys/fs/cgroup/cgroup.controllers").exists() || Path::new("/sys/fs/cgroup/memory").exists();
+    let cgroups =
+        Path::new("/sys/fs/cgroup/cgroup.controllers").exists() || Path::new("/sys/fs/cgroup/memory").exists();
     let namespaces = ["net", "ipc", "uts", "pid", "mnt"].iter().all(|n| Path::new("/proc/self/ns").join(n).exists());
     vec![
         finding("root", nix::unistd::geteuid().is_root(), true, "run it as root, as with sudo"),
         finding("CAP_SYS_ADMIN", capability(SYS_ADMIN), true, "in a container, start that with --privileged"),
         finding("CAP_NET_ADMIN", capability(NET_ADMIN), true, "in a container, start that with --privileged"),
-        finding("CAP_SYS_RESOURCE", capability(SYS_RESOURCE), false, "without it pods can't have a lower OOM score than this process"),
+        finding(
+            "CAP_SYS_RESOURCE",
+            capability(SYS_RESOURCE),
+            false,
+            "without it pods can't have a lower OOM score than this process",
+        ),
         finding("namespaces", namespaces, true, "use a kernel with CONFIG_NAMESPACES"),
         finding("overlayfs", file_system("overlay"), true, "load the module: modprobe overlay"),
         finding("cgroups", cgroups, true, "mount them: mount -t cgroup2 none /sys/fs/cgroup"),
         finding("the program nft", nft.is_ok(), true, "install it: apt-get install nftables, dnf install nftables"),
-        finding("nf_tables in the kernel", nft.is_ok_and(|o| o.status.success()), true, "load the module: modprobe nf_tables"),
+        finding(
+            "nf_tables in the kernel",
+            nft.is_ok_and(|o| o.status.success()),
+            true,
+            "load the module: modprobe nf_tables",
+        ),
     ]
+}
+
+/// What an agent can't do without.
+///
+/// # Errors
+/// With everything that this machine lacks, each with its remedy.
+pub fn require() -> anyhow::Result<()> {
+    let missing: Vec<String> = findings()
+        .into_iter()
+        .filter(|f| f.needed && !f.ok)
+        .map(|f| format!("{} is missing: {}", f.what, f.remedy))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    anyhow::bail!("no pods can run on this machine: {} (timonel check shows all)", missing.join("; "))
 }
 
 pub fn run() -> anyhow::Result<ExitCode> {
     let mut missing = false;
     for finding in findings() {
-        let state = if finding.ok { "ok" } else if finding.needed { "missing" } else { "limited" };
+        let state = if finding.ok {
+            "ok"
+        } else if finding.needed {
+            "missing"
+        } else {
+            "limited"
+        };
         println!("{state:8} {}", finding.what);
         if !finding.ok {
             println!("         {}", finding.remedy);

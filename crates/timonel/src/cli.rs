@@ -116,7 +116,7 @@ pub struct ServerArgs {
     #[command(flatten)]
     pub node: NodeArgs,
     /// File with the same keys as these flags, which win over it
-    #[arg(long, default_value = "/etc/timonel/config.yaml")]
+    #[arg(long, default_value = CONFIG)]
     pub config: PathBuf,
     /// Where to write the administrator's kubeconfig
     #[arg(long, default_value = "/etc/timonel/kubeconfig.yaml")]
@@ -233,22 +233,39 @@ fn log_to_stderr(level: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+const CONFIG: &str = "/etc/timonel/config.yaml";
+
 /// The arguments, with those of the configuration file in front of the flags, so that flags win.
 pub fn arguments() -> Vec<OsString> {
     let given: Vec<OsString> = std::env::args_os().collect();
     if given.get(1).is_none_or(|role| role != "server") {
         return given;
     }
-    let flag = given.windows(2).find(|w| w[0] == "--config").map(|w| PathBuf::from(&w[1]));
-    let path = flag.unwrap_or_else(|| "/etc/timonel/config.yaml".into());
-    let Ok(text) = std::fs::read_to_string(&path) else { return given };
-    match from_file(&text) {
-        Ok(from_file) => given.iter().take(2).cloned().chain(from_file).chain(given.iter().skip(2).cloned()).collect(),
+    let named = config_flag(&given);
+    let path = named.clone().unwrap_or_else(|| CONFIG.into());
+    let settings = match std::fs::read_to_string(&path) {
+        Ok(text) => from_file(&text).map_err(|e| format!("is malformed: {e}")),
+        // Only a file that was asked for must be there.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => return given,
+        Err(error) => Err(format!("(--config) can't be read: {error}")),
+    };
+    match settings {
+        Ok(settings) => given.iter().take(2).cloned().chain(settings).chain(given.iter().skip(2).cloned()).collect(),
         Err(error) => {
-            eprintln!("error: {} is malformed: {error}", path.display());
+            eprintln!("error: {} {error}", path.display());
             std::process::exit(2);
         }
     }
+}
+
+/// The value of `--config`, before there are parsed arguments.
+fn config_flag(given: &[OsString]) -> Option<PathBuf> {
+    given.iter().enumerate().find_map(|(i, word)| {
+        if word == "--config" {
+            return given.get(i + 1).map(PathBuf::from);
+        }
+        word.to_str()?.strip_prefix("--config=").map(PathBuf::from)
+    })
 }
 
 #[derive(Deserialize)]
@@ -287,6 +304,14 @@ mod tests {
     #[test]
     fn command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn config_flag_is_found_in_both_forms() {
+        let find = |line: &str| config_flag(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(find("timonel server --config a.yaml"), Some("a.yaml".into()));
+        assert_eq!(find("timonel server --config=b.yaml"), Some("b.yaml".into()));
+        assert_eq!(find("timonel server"), None);
     }
 
     #[test]

@@ -8,7 +8,8 @@ use crate::cli::{DataArgs, ImageCommand};
 
 pub fn print_token(args: &DataArgs) -> anyhow::Result<ExitCode> {
     let path = args.data_dir.join("server/node-token");
-    let token = std::fs::read_to_string(&path).with_context(|| format!("{} can't be read: is this the server, and are you root?", path.display()))?;
+    let token = std::fs::read_to_string(&path)
+        .with_context(|| format!("{} can't be read: is this the server, and are you root?", path.display()))?;
     print!("{token}");
     Ok(ExitCode::SUCCESS)
 }
@@ -28,7 +29,8 @@ pub fn image(command: ImageCommand) -> anyhow::Result<ExitCode> {
             }
         }
         ImageCommand::Ls(data) => {
-            let text = std::fs::read(data.data_dir.join("agent/image-store/index.json")).unwrap_or_else(|_| b"{}".to_vec());
+            let text =
+                std::fs::read(data.data_dir.join("agent/image-store/index.json")).unwrap_or_else(|_| b"{}".to_vec());
             let images: std::collections::BTreeMap<String, runtime::Image> = serde_json::from_slice(&text)?;
             println!("{:60} {:>10}  ID", "IMAGE", "SIZE");
             for image in images.values() {

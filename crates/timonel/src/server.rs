@@ -11,7 +11,7 @@ use pki::{Authority, Identity, JoinToken, Usage};
 use tokio::net::TcpListener;
 
 use crate::cli::ServerArgs;
-use crate::{agent, components, shutdown};
+use crate::{agent, check, components, shutdown};
 
 /// Everything that is derived from flags and files before anything runs.
 struct Plan {
@@ -36,10 +36,16 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     if args.datastore_endpoint != "sqlite" {
         bail!("--datastore-endpoint {:?} isn't served by this version: only sqlite is", args.datastore_endpoint);
     }
+    if !args.disable_agent {
+        check::require()?;
+    }
     let stop = shutdown::on_signal()?;
     let address = (args.bind_address, args.https_listen_port);
     let listener = TcpListener::bind(address).await.with_context(|| {
-        format!("can't listen on {}:{} (is another server running? --https-listen-port chooses another port)", address.0, address.1)
+        format!(
+            "can't listen on {}:{} (is another server running? --https-listen-port chooses another port)",
+            address.0, address.1
+        )
     })?;
     let plan = prepare(args).await?;
     let database = plan.args.node.data_dir.join("server/db");
@@ -72,14 +78,23 @@ async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
     let node_name = agent::node_name(args.node.node_name.as_deref())?;
     let node_ip = agent::node_ip(args.node.node_ip).await?;
     if !args.service_cidr.contains(&args.cluster_dns) {
-        bail!("--cluster-dns {} must be one of the services' addresses (--service-cidr {})", args.cluster_dns, args.service_cidr);
+        bail!(
+            "--cluster-dns {} must be one of the services' addresses (--service-cidr {})",
+            args.cluster_dns,
+            args.service_cidr
+        );
     }
     if args.service_cidr.contains(&args.cluster_cidr) || args.cluster_cidr.contains(&args.service_cidr) {
-        bail!("--cluster-cidr {} and --service-cidr {} overlap: choose two ranges that have no address in common", args.cluster_cidr, args.service_cidr);
+        bail!(
+            "--cluster-cidr {} and --service-cidr {} overlap: choose two ranges that have no address in common",
+            args.cluster_cidr,
+            args.service_cidr
+        );
     }
-    let mut names: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1"]
-        .map(String::from)
-        .into();
+    let mut names: Vec<String> =
+        ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1"]
+            .map(String::from)
+            .into();
     names.push(format!("kubernetes.default.svc.{}", args.cluster_domain));
     names.push(node_ip.to_string());
     names.extend(args.service_cidr.hosts().next().map(|a| a.to_string()));
@@ -87,7 +102,8 @@ async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
     names.extend(args.tls_sans.iter().cloned());
     let serving = authority.keep(&tls, "apiserver", "kube-apiserver", None, &[Usage::Server], &names)?;
     let masters = Some("system:masters");
-    let kubelet_client = authority.keep(&tls, "kubelet-client", "kube-apiserver-kubelet-client", masters, &[Usage::Client], &[])?;
+    let kubelet_client =
+        authority.keep(&tls, "kubelet-client", "kube-apiserver-kubelet-client", masters, &[Usage::Client], &[])?;
     let admin = authority.keep(&tls, "admin", "kubernetes-admin", masters, &[Usage::Client], &[])?;
     let token_key = keep_secret(&tls.join("service-account.key"), || Ok(pki::new_key()?))?;
     let token = join_token(&args, &authority)?;
@@ -112,7 +128,8 @@ fn join_token(args: &ServerArgs, authority: &Authority) -> anyhow::Result<JoinTo
     let secret = given.or_else(|| present.as_ref().map(|t| t.secret.clone())).unwrap_or_else(pki::random_secret);
     let token = JoinToken::new(authority.certificate_pem(), &secret);
     if present.as_ref() != Some(&token) {
-        pki::write_private(&path, format!("{token}\n").as_bytes()).with_context(|| format!("can't write {}", path.display()))?;
+        pki::write_private(&path, format!("{token}\n").as_bytes())
+            .with_context(|| format!("can't write {}", path.display()))?;
     }
     Ok(token)
 }

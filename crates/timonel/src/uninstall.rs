@@ -64,7 +64,8 @@ fn confirmed(args: &UninstallArgs) -> anyhow::Result<bool> {
 }
 
 fn quietly(program: &str, arguments: &[&str]) {
-    let _ = Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let _ =
+        Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
 }
 
 fn stop_service() {
@@ -84,13 +85,20 @@ fn stop_processes(args: &UninstallArgs) {
             .filter(|pid| *pid != std::process::id() as i32)
             .filter(|pid| {
                 let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                let words: Vec<String> = line.split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
+                let words: Vec<String> =
+                    line.split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
                 let program = words.first().and_then(|w| w.rsplit('/').next()).unwrap_or("");
                 let role = words.get(1).map(String::as_str).unwrap_or("");
-                let names = |folder: &str| words.iter().any(|w| w == folder || w.contains(&format!("{folder}/")) || w.ends_with(&format!("={folder}")));
+                let names = |folder: &str| {
+                    words
+                        .iter()
+                        .any(|w| w == folder || w.contains(&format!("{folder}/")) || w.ends_with(&format!("={folder}")))
+                };
                 match (program, role) {
                     ("timonel-shim", _) => names(&run),
-                    ("timonel", "server" | "agent") => names(&data) || (default && !words.iter().any(|w| w.starts_with("--data-dir"))),
+                    ("timonel", "server" | "agent") => {
+                        names(&data) || (default && !words.iter().any(|w| w.starts_with("--data-dir")))
+                    }
                     _ => false,
                 }
             })

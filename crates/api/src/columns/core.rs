@@ -45,9 +45,7 @@ pub fn printer(plural: &str) -> Option<Printer> {
                 let hard = o["status"]["hard"].as_object().into_iter().flatten();
                 let list: Vec<String> = hard
                     .filter(|(k, _)| k.starts_with("limits.") == limits)
-                    .map(|(k, v)| {
-                        format!("{k}: {}/{}", o.str_at(&["status", "used", k]), v.as_str().unwrap_or(""))
-                    })
+                    .map(|(k, v)| format!("{k}: {}/{}", o.str_at(&["status", "used", k]), v.as_str().unwrap_or("")))
                     .collect();
                 list.join(", ")
             };

@@ -71,12 +71,8 @@ fn or_none(text: &str) -> Value {
 
 /// `a=b,c=d`, or `<none>`.
 fn pairs(map: &Value) -> Value {
-    let parts: Vec<String> = map
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or("")))
-        .collect();
+    let parts: Vec<String> =
+        map.as_object().into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or(""))).collect();
     or_none(&parts.join(","))
 }
 
@@ -119,10 +115,8 @@ pub fn table(kind: &Kind, objects: &[Value], include: impl Fn(&Value) -> Value, 
             json!({"name": c.name, "type": c.kind, "format": format, "description": "", "priority": i32::from(c.wide)})
         })
         .collect();
-    let rows: Vec<Value> = objects
-        .iter()
-        .map(|o| json!({"cells": (printer.row)(o, now), "object": include(o)}))
-        .collect();
+    let rows: Vec<Value> =
+        objects.iter().map(|o| json!({"cells": (printer.row)(o, now), "object": include(o)})).collect();
     json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
            "columnDefinitions": columns, "rows": rows})
 }

@@ -19,15 +19,17 @@ pub fn printer(plural: &str) -> Option<Printer> {
         "networkpolicies" => (const { &[NAME, text("Pod-Selector"), AGE] }, |o, now| {
             vec![name(o), selector(&o["spec"]["podSelector"]), age(o, now)]
         }),
-        "endpointslices" => (const { &[NAME, text("AddressType"), text("Ports"), text("Endpoints"), AGE] }, endpoint_slice),
+        "endpointslices" => {
+            (const { &[NAME, text("AddressType"), text("Ports"), text("Endpoints"), AGE] }, endpoint_slice)
+        }
         "leases" => (const { &[NAME, text("Holder"), AGE] }, |o, now| {
             vec![name(o), o.str_at(&["spec", "holderIdentity"]).into(), age(o, now)]
         }),
         "clusterrolebindings" | "rolebindings" => {
             (const { &[NAME, text("Role"), AGE, wide("Users"), wide("Groups"), wide("ServiceAccounts")] }, binding)
         }
-        "priorityclasses" => (const { &[NAME, number("Value"), text("Global-Default"), AGE, text("PreemptionPolicy")] },
-            |o, now| {
+        "priorityclasses" => {
+            (const { &[NAME, number("Value"), text("Global-Default"), AGE, text("PreemptionPolicy")] }, |o, now| {
                 vec![
                     name(o),
                     json!(int(o, &["value"])),
@@ -35,11 +37,11 @@ pub fn printer(plural: &str) -> Option<Printer> {
                     age(o, now),
                     o.str_at(&["preemptionPolicy"]).into(),
                 ]
-            },
-        ),
-        "runtimeclasses" => {
-            (const { &[NAME, text("Handler"), AGE] }, |o, now| vec![name(o), o.str_at(&["handler"]).into(), age(o, now)])
+            })
         }
+        "runtimeclasses" => (const { &[NAME, text("Handler"), AGE] }, |o, now| {
+            vec![name(o), o.str_at(&["handler"]).into(), age(o, now)]
+        }),
         "poddisruptionbudgets" => (BUDGET, |o, now| {
             let of = |field: &str| match o.at(&["spec", field]) {
                 Value::Null => "N/A".to_string(),
@@ -69,8 +71,7 @@ pub fn printer(plural: &str) -> Option<Printer> {
     Some(Printer { columns, row })
 }
 
-const BUDGET: &[Column] =
-    &[NAME, text("Min Available"), text("Max Unavailable"), number("Allowed Disruptions"), AGE];
+const BUDGET: &[Column] = &[NAME, text("Min Available"), text("Max Unavailable"), number("Allowed Disruptions"), AGE];
 
 fn ingress(o: &Value, now: Timestamp) -> Vec<Value> {
     let hosts: Vec<&str> =
@@ -93,8 +94,7 @@ fn ingress(o: &Value, now: Timestamp) -> Vec<Value> {
 
 fn endpoint_slice(o: &Value, now: Timestamp) -> Vec<Value> {
     let ports: Vec<String> = o.array_at(&["ports"]).iter().map(|p| int(p, &["port"]).to_string()).collect();
-    let addresses: Vec<&str> =
-        o.array_at(&["endpoints"]).iter().flat_map(|e| e.strings_at(&["addresses"])).collect();
+    let addresses: Vec<&str> = o.array_at(&["endpoints"]).iter().flat_map(|e| e.strings_at(&["addresses"])).collect();
     let shown = match addresses.len() {
         0 => "<unset>".to_string(),
         n if n > 3 => format!("{} + {} more...", addresses[..3].join(","), n - 3),
@@ -107,12 +107,11 @@ fn endpoint_slice(o: &Value, now: Timestamp) -> Vec<Value> {
 fn binding(o: &Value, now: Timestamp) -> Vec<Value> {
     let role = format!("{}/{}", o.str_at(&["roleRef", "kind"]), o.str_at(&["roleRef", "name"]));
     let of = |kind: &str| -> Value {
-        let names = o.array_at(&["subjects"]).iter().filter(|s| s["kind"] == kind).map(|s| {
-            match s.str_at(&["namespace"]) {
+        let names =
+            o.array_at(&["subjects"]).iter().filter(|s| s["kind"] == kind).map(|s| match s.str_at(&["namespace"]) {
                 "" => s.str_at(&["name"]).to_string(),
                 namespace => format!("{namespace}/{}", s.str_at(&["name"])),
-            }
-        });
+            });
         names.collect::<Vec<_>>().join(", ").into()
     };
     vec![name(o), role.into(), age(o, now), of("User"), of("Group"), of("ServiceAccount")]

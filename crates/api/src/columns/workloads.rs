@@ -156,9 +156,8 @@ fn job(o: &Value, now: Timestamp) -> Vec<Value> {
     let start = o.str_at(&["status", "startTime"]);
     let end = o.str_at(&["status", "completionTime"]).parse().unwrap_or(now);
     let duration = if start.is_empty() { String::new() } else { clock::age(start, end) };
-    let is = |kind: &str| {
-        o.array_at(&["status", "conditions"]).iter().any(|c| c["type"] == kind && c["status"] == "True")
-    };
+    let is =
+        |kind: &str| o.array_at(&["status", "conditions"]).iter().any(|c| c["type"] == kind && c["status"] == "True");
     let status = if is("Complete") {
         "Complete"
     } else if is("Failed") {

@@ -30,4 +30,3 @@ pub fn service(object: &mut Value) {
     let map = object.as_object_mut();
     super::set(map, "status", json!({"loadBalancer": {}}));
 }
-

@@ -47,7 +47,9 @@ fn unchanged(object: &Value, old: &Value, causes: &mut Vec<Cause>) {
         let added: Vec<_> =
             object.strings_at(&["metadata", "finalizers"]).into_iter().filter(|f| !before.contains(f)).collect();
         if !added.is_empty() {
-            let detail = format!("no new finalizers can be added if the object is being deleted, found new finalizers {added:?}");
+            let detail = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
+            );
             causes.push(Cause::forbidden("metadata.finalizers", &detail));
         }
     }

@@ -59,7 +59,8 @@ pub fn claim(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
         spec
     };
     if freeze(object) != freeze(old) {
-        let detail = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+        let detail =
+            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
         causes.push(Cause::forbidden("spec", detail));
     }
     let before = old.str_at(request).parse::<Quantity>().ok();

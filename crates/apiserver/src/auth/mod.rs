@@ -101,12 +101,12 @@ fn impersonate(server: &ApiServer, headers: &HeaderMap, user: User) -> Result<Us
         return Ok(user);
     };
     let allowed = |resource: &str, name: &str| {
-        let attributes =
-            Attributes { verb: "impersonate", group: "", resource, namespace: "", name, path: "" };
+        let attributes = Attributes { verb: "impersonate", group: "", resource, namespace: "", name, path: "" };
         server.rbac.allows(server, &user, &attributes)
     };
     let refuse = |what: &str, name: &str| {
-        let why = format!("User {:?} cannot impersonate resource {what:?} in API group \"\" at the cluster scope", user.name);
+        let why =
+            format!("User {:?} cannot impersonate resource {what:?} in API group \"\" at the cluster scope", user.name);
         Status::forbidden("", what, name, &why)
     };
     if !allowed("users", target) {

@@ -24,9 +24,7 @@ pub fn allows(server: &ApiServer, user: &User, a: &Attributes<'_>) -> bool {
         }
         ("", "persistentvolumes") => read || (a.verb == "patch" && is_local(server, a, node)),
         ("", "serviceaccounts/token") => a.verb == "create" && uses_account(server, node, a),
-        ("coordination.k8s.io", "leases") => {
-            a.namespace == "kube-node-lease" && (a.verb == "create" || a.name == node)
-        }
+        ("coordination.k8s.io", "leases") => a.namespace == "kube-node-lease" && (a.verb == "create" || a.name == node),
         ("certificates.k8s.io", "certificatesigningrequests") => a.verb == "create" || read,
         ("node.k8s.io", "runtimeclasses") | ("storage.k8s.io", "csidrivers" | "storageclasses") => read,
         ("storage.k8s.io", "csinodes") => a.verb == "create" || a.name == node,

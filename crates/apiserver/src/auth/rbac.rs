@@ -136,13 +136,7 @@ impl Rbac {
     }
 
     /// Goes through a user's rules until `stop` says so; whether it did.
-    fn rules(
-        &self,
-        server: &ApiServer,
-        user: &User,
-        namespace: &str,
-        mut stop: impl FnMut(&Rule) -> bool,
-    ) -> bool {
+    fn rules(&self, server: &ApiServer, user: &User, namespace: &str, mut stop: impl FnMut(&Rule) -> bool) -> bool {
         let index = self.current(server);
         let local = index.namespaces.get(namespace).map(Vec::as_slice).unwrap_or_default();
         index
@@ -188,8 +182,7 @@ fn compile(server: &ApiServer, made_of: [u64; 4]) -> Index {
         let role = binding.str_at(&["roleRef", "name"]).to_string();
         let namespace =
             if binding["roleRef"]["kind"] == "ClusterRole" { String::new() } else { binding.namespace().to_string() };
-        let subjects =
-            binding.array_at(&["subjects"]).iter().map(|s| Subject::read(s, binding.namespace())).collect();
+        let subjects = binding.array_at(&["subjects"]).iter().map(|s| Subject::read(s, binding.namespace())).collect();
         Some(Grant { subjects, rules: rules.get(&(namespace, role))?.clone() })
     };
     let cluster = cluster_bindings.iter().filter_map(grant).collect();

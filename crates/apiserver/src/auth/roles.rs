@@ -81,9 +81,7 @@ fn words(list: &str) -> Vec<&str> {
 }
 
 fn rules(sets: &[&[Rule]]) -> Value {
-    let rule = |(verbs, groups, resources): &Rule| {
-        json!({"verbs": words(verbs), "apiGroups": words(groups), "resources": words(resources)})
-    };
+    let rule = |(verbs, groups, resources): &Rule| json!({"verbs": words(verbs), "apiGroups": words(groups), "resources": words(resources)});
     sets.iter().flat_map(|set| set.iter().map(rule)).collect()
 }
 
@@ -113,11 +111,23 @@ pub fn cluster_roles() -> Vec<Value> {
     let everything = json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]},
                             {"verbs": ["*"], "nonResourceURLs": ["*"]}]);
     let health = ["/healthz", "/livez", "/readyz", "/version", "/version/"];
-    let discovery =
-        ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/"];
-    let reviews: &[Rule] =
-        &[("create", "authorization.k8s.io", "selfsubjectaccessreviews selfsubjectrulesreviews"),
-          ("create", "authentication.k8s.io", "selfsubjectreviews")];
+    let discovery = [
+        "/api",
+        "/api/*",
+        "/apis",
+        "/apis/*",
+        "/healthz",
+        "/livez",
+        "/openapi",
+        "/openapi/*",
+        "/readyz",
+        "/version",
+        "/version/",
+    ];
+    let reviews: &[Rule] = &[
+        ("create", "authorization.k8s.io", "selfsubjectaccessreviews selfsubjectrulesreviews"),
+        ("create", "authentication.k8s.io", "selfsubjectreviews"),
+    ];
     vec![
         role("cluster-admin", everything.clone()),
         aggregated("admin", rules(&[VIEW, EDIT, ADMIN]), None),
@@ -126,23 +136,46 @@ pub fn cluster_roles() -> Vec<Value> {
         role("system:discovery", paths("get", &discovery)),
         role("system:basic-user", rules(&[reviews])),
         role("system:public-info-viewer", paths("get", &health)),
-        role("system:monitoring", paths("get", &["/metrics", "/metrics/slis", "/livez", "/readyz", "/healthz", "/livez/*", "/readyz/*", "/healthz/*"])),
+        role(
+            "system:monitoring",
+            paths(
+                "get",
+                &["/metrics", "/metrics/slis", "/livez", "/readyz", "/healthz", "/livez/*", "/readyz/*", "/healthz/*"],
+            ),
+        ),
         role("system:kube-controller-manager", everything),
         role("system:kube-scheduler", rules(&[SCHEDULER])),
         role("system:node-bootstrapper", rules(&[BOOTSTRAPPER])),
         role("system:node", json!([])),
-        role("system:auth-delegator", rules(&[&[
-            ("create", "authentication.k8s.io", "tokenreviews"),
-            ("create", "authorization.k8s.io", "subjectaccessreviews"),
-        ]])),
-        role("system:service-account-issuer-discovery", paths("get", &["/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks", "/openid/v1/jwks/"])),
-        role("system:persistent-volume-provisioner", rules(&[&[
-            ("create delete get list watch", CORE, "persistentvolumes"),
-            ("get list update watch", CORE, "persistentvolumeclaims"),
-            (READ, "storage.k8s.io", "storageclasses"),
-            (READ, CORE, "events"),
-            ("create patch update", CORE, "events"),
-        ]])),
+        role(
+            "system:auth-delegator",
+            rules(&[&[
+                ("create", "authentication.k8s.io", "tokenreviews"),
+                ("create", "authorization.k8s.io", "subjectaccessreviews"),
+            ]]),
+        ),
+        role(
+            "system:service-account-issuer-discovery",
+            paths(
+                "get",
+                &[
+                    "/.well-known/openid-configuration",
+                    "/.well-known/openid-configuration/",
+                    "/openid/v1/jwks",
+                    "/openid/v1/jwks/",
+                ],
+            ),
+        ),
+        role(
+            "system:persistent-volume-provisioner",
+            rules(&[&[
+                ("create delete get list watch", CORE, "persistentvolumes"),
+                ("get list update watch", CORE, "persistentvolumeclaims"),
+                (READ, "storage.k8s.io", "storageclasses"),
+                (READ, CORE, "events"),
+                ("create patch update", CORE, "events"),
+            ]]),
+        ),
     ]
 }
 

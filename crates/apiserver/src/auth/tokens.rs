@@ -70,7 +70,8 @@ impl Tokens {
         validation.set_issuer(&[Self::issuer(server)]);
         validation.validate_nbf = true;
         validation.leeway = 10;
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.verify, &validation).map_err(|e| e.to_string())?.claims;
+        let claims =
+            jsonwebtoken::decode::<Claims>(token, &self.verify, &validation).map_err(|e| e.to_string())?.claims;
         let bound = &claims.kubernetes;
         let exists = |resource: &str, object: &Named| -> Result<(), String> {
             let key = object_key(&bound.namespace, &object.name);

@@ -30,7 +30,8 @@ impl FieldValidation {
             "Ignore" => FieldValidation::Ignore,
             "Strict" => FieldValidation::Strict,
             other => {
-                let text = format!("fieldValidation: Unsupported value: {other:?}: supported values: Ignore, Strict, Warn");
+                let text =
+                    format!("fieldValidation: Unsupported value: {other:?}: supported values: Ignore, Strict, Warn");
                 return Err(Status::bad_request(text));
             }
         })
@@ -80,7 +81,10 @@ pub async fn value(request: Request<Body>) -> Result<(Value, Vec<String>), Statu
             Ok((value, Vec::new()))
         }
         protobuf::MEDIA_TYPE => Ok((protobuf::decode(&bytes).map_err(|e| malformed(&e))?, Vec::new())),
-        other => Err(Status::unsupported_media_type(other, "application/json, application/yaml, application/vnd.kubernetes.protobuf")),
+        other => Err(Status::unsupported_media_type(
+            other,
+            "application/json, application/yaml, application/vnd.kubernetes.protobuf",
+        )),
     }
 }
 
@@ -114,7 +118,10 @@ pub fn conform(
     let findings = schema::types().check(&kind.schema(), object);
     if !findings.mismatched.is_empty() {
         let text = findings.mismatched.join("; ");
-        return Err(Status::bad_request(format!("{} in version {:?} cannot be handled as a {}: {text}", kind.kind, kind.version, kind.kind)));
+        return Err(Status::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: {text}",
+            kind.kind, kind.version, kind.kind
+        )));
     }
     let unknown = findings.unknown.iter().map(|f| format!("unknown field {f:?}"));
     let problems: Vec<String> = unknown.chain(duplicates.iter().map(|f| format!("duplicate field {f:?}"))).collect();
@@ -140,14 +147,17 @@ impl Patch {
         let media = content_type(&request);
         let bytes = read(request).await?;
         let parse = || -> Result<Value, Status> {
-            api::decode::json(&bytes).map(|(v, _)| v).map_err(|e| Status::bad_request(format!("the patch is no JSON: {e}")))
+            api::decode::json(&bytes)
+                .map(|(v, _)| v)
+                .map_err(|e| Status::bad_request(format!("the patch is no JSON: {e}")))
         };
         match media.as_str() {
             "application/json-patch+json" => Ok(Patch::Json(parse()?)),
             "application/merge-patch+json" => Ok(Patch::Merge(parse()?)),
             "application/strategic-merge-patch+json" => Ok(Patch::Strategic(parse()?)),
             other => {
-                let known = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+                let known =
+                    "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
                 Err(Status::unsupported_media_type(other, known))
             }
         }
@@ -156,8 +166,13 @@ impl Patch {
     pub fn apply(&self, object: &Value) -> Result<Value, Status> {
         let mut patched = object.clone();
         match self {
-            Patch::Json(p) => patch::json_patch(&mut patched, p)
-                .map_err(|e| Status::new(422, "Invalid", format!("the server rejected our request due to an error in our request: {e}")))?,
+            Patch::Json(p) => patch::json_patch(&mut patched, p).map_err(|e| {
+                Status::new(
+                    422,
+                    "Invalid",
+                    format!("the server rejected our request due to an error in our request: {e}"),
+                )
+            })?,
             Patch::Merge(p) => patch::merge_patch(&mut patched, p),
             Patch::Strategic(p) => patch::strategic_merge(&mut patched, p, &BuiltinStrategy)
                 .map_err(|e| Status::bad_request(e.to_string()))?,

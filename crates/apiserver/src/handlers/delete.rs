@@ -13,12 +13,12 @@ use api::Kind;
 use super::body;
 use super::read::resource;
 use super::write::{commit, success};
-use crate::{ApiServer, admission};
 use crate::cache::{object_key, store_key};
 use crate::object::encode;
 use crate::request::{Info, Query};
 use crate::response::{self, Body};
 use crate::strategy;
+use crate::{ApiServer, admission};
 
 /// `metav1.DeleteOptions`, as far as they matter here.
 #[derive(Debug, Clone, Default)]
@@ -61,7 +61,9 @@ impl Options {
             policy => policy,
         };
         if !matches!(propagation, "" | "Foreground" | "Background" | "Orphan") {
-            let text = format!("DeleteOptions.propagationPolicy: Unsupported value: {propagation:?}: supported values: \"Background\", \"Foreground\", \"Orphan\"");
+            let text = format!(
+                "DeleteOptions.propagationPolicy: Unsupported value: {propagation:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
+            );
             return Err(Status::new(422, "Invalid", text));
         }
         let orphan = propagation.is_empty() && value["orphanDependents"] == true;
@@ -75,11 +77,7 @@ impl Options {
     }
 }
 
-pub async fn one(
-    server: &Arc<ApiServer>,
-    info: &Info,
-    request: Request<Body>,
-) -> Result<Response<Body>, Status> {
+pub async fn one(server: &Arc<ApiServer>, info: &Info, request: Request<Body>) -> Result<Response<Body>, Status> {
     let options = Options::read(request, &info.query).await?;
     let answer = delete(server, info.kind, &info.path.namespace, &info.path.name, &options).await?;
     Ok(response::json(200, &answer))

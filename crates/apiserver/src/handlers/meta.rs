@@ -40,7 +40,10 @@ pub fn answer(server: &Arc<ApiServer>, user: &User, request: &Request<Body>) -> 
         ["openapi", "v3"] => Ok(response::json(200, &openapi::index())),
         ["openapi", "v3", "api", version] => openapi::document("", version).ok_or_else(Status::no_route),
         ["openapi", "v3", "apis", group, version] => openapi::document(group, version).ok_or_else(Status::no_route),
-        [] => Ok(response::json(200, &json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]}))),
+        [] => Ok(response::json(
+            200,
+            &json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]}),
+        )),
         _ => Err(Status::no_route()),
     }
 }
@@ -65,11 +68,17 @@ fn version() -> serde_json::Value {
 /// Prometheus text: what is kept, and since when.
 fn metrics(server: &ApiServer) -> String {
     use std::fmt::Write as _;
-    let mut out = String::from("# HELP apiserver_storage_objects Number of stored objects by resource.\n# TYPE apiserver_storage_objects gauge\n");
+    let mut out = String::from(
+        "# HELP apiserver_storage_objects Number of stored objects by resource.\n# TYPE apiserver_storage_objects gauge\n",
+    );
     for resource in server.cache.all() {
         let name = crate::cache::resource_name(resource.kind);
         let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{name}\"}} {}", resource.len());
     }
-    let _ = writeln!(out, "# HELP process_start_time_seconds Start time of the process since unix epoch in seconds.\n# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds {}", server.started.as_second());
+    let _ = writeln!(
+        out,
+        "# HELP process_start_time_seconds Start time of the process since unix epoch in seconds.\n# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds {}",
+        server.started.as_second()
+    );
     out
 }

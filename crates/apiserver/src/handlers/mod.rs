@@ -67,9 +67,9 @@ async fn route(server: &Arc<ApiServer>, request: Request<Body>, peer: &Peer) -> 
     let Ok(_slot) = server.slots.try_acquire() else {
         return Err(Status::too_many_requests("too many requests, please try again later", 1));
     };
-    tokio::time::timeout(TIMEOUT, answer(server, &user, info, request)).await.unwrap_or_else(|_| {
-        Err(Status::new(504, "Timeout", "request did not complete within the allowed duration"))
-    })
+    tokio::time::timeout(TIMEOUT, answer(server, &user, info, request))
+        .await
+        .unwrap_or_else(|_| Err(Status::new(504, "Timeout", "request did not complete within the allowed duration")))
 }
 
 fn is_stream(subresource: &str) -> bool {

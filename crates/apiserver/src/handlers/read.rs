@@ -149,7 +149,9 @@ fn wanted_revision(info: &Info) -> Result<Wanted, Status> {
         "Exact" => true,
         "NotOlderThan" => false,
         other => {
-            let text = format!("resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\"");
+            let text = format!(
+                "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
+            );
             return Err(Status::bad_request(text));
         }
     };
@@ -211,9 +213,8 @@ fn join(items: &[Arc<Entry>]) -> Bytes {
 }
 
 fn list_bytes(kind: &Kind, revision: u64, items: Bytes, more: Option<(String, usize)>) -> Response<Body> {
-    let more = more.map_or(String::new(), |(token, left)| {
-        format!(",\"continue\":\"{token}\",\"remainingItemCount\":{left}")
-    });
+    let more =
+        more.map_or(String::new(), |(token, left)| format!(",\"continue\":\"{token}\",\"remainingItemCount\":{left}"));
     let head = format!(
         "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{{\"resourceVersion\":\"{revision}\"{more}}},\"items\":[",
         kind.kind,

@@ -28,7 +28,10 @@ pub async fn create(
             target.kind = api::find("", "v1", "pods").ok_or_else(Status::no_route)?;
             target.path.name = review.name().into();
             subresource::bind(server, user, &target, &review).await?;
-            return Ok(response::json(201, &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})));
+            return Ok(response::json(
+                201,
+                &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
+            ));
         }
         "SelfSubjectReview" => json!({"userInfo": user_info(user)}),
         "TokenReview" => token(server, &review),

@@ -161,8 +161,11 @@ pub async fn bind(server: &Arc<ApiServer>, user: &User, info: &Info, binding: &V
         }
         let mut new = current.clone();
         new["spec"]["nodeName"] = node.as_str().into();
-        set_condition(&mut new, json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
-            "lastTransitionTime": clock::now_rfc3339()}));
+        set_condition(
+            &mut new,
+            json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
+            "lastTransitionTime": clock::now_rfc3339()}),
+        );
         for (key, value) in binding.at(&["metadata", "annotations"]).as_object().into_iter().flatten() {
             new["metadata"]["annotations"][key] = value.clone();
         }
@@ -197,8 +200,12 @@ fn refuse_disruption(server: &ApiServer, info: &Info) -> Result<(), Status> {
         let Ok(selector) = LabelSelector::from_json(&budget["spec"]["selector"]) else { continue };
         let covers = !budget["spec"]["selector"].is_null() && selector.matches(|k| pod.label(k));
         if covers && budget.i64_at(&["status", "disruptionsAllowed"]).unwrap_or(0) < 1 {
-            let text = format!("Cannot evict pod as it would violate the pod's disruption budget. The disruption budget {} needs {} healthy pods and has {} currently",
-                budget.name(), budget["status"]["desiredHealthy"], budget["status"]["currentHealthy"]);
+            let text = format!(
+                "Cannot evict pod as it would violate the pod's disruption budget. The disruption budget {} needs {} healthy pods and has {} currently",
+                budget.name(),
+                budget["status"]["desiredHealthy"],
+                budget["status"]["currentHealthy"]
+            );
             return Err(Status::too_many_requests(text, 10));
         }
     }
@@ -220,8 +227,7 @@ async fn token(server: &Arc<ApiServer>, info: &Info, request: Request<Body>) -> 
     }
     let now = Timestamp::now().as_second();
     let issuer = Tokens::issuer(server);
-    let mut audiences: Vec<String> =
-        review.strings_at(&["spec", "audiences"]).into_iter().map(String::from).collect();
+    let mut audiences: Vec<String> = review.strings_at(&["spec", "audiences"]).into_iter().map(String::from).collect();
     if audiences.is_empty() {
         audiences.push(issuer.clone());
     }
@@ -245,7 +251,10 @@ async fn token(server: &Arc<ApiServer>, info: &Info, request: Request<Body>) -> 
         let pod = server.cache.named("pods").get(&key).ok_or_else(|| Status::not_found("", "pods", name))?.parse();
         let uid = bound.str_at(&["uid"]);
         if !uid.is_empty() && uid != pod.uid() {
-            let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record ({})", pod.uid());
+            let why = format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record ({})",
+                pod.uid()
+            );
             return Err(Status::conflict("", "pods", name, &why));
         }
         claims.kubernetes.pod = Some(Named { name: pod.name().into(), uid: pod.uid().into() });

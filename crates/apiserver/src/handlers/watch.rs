@@ -130,27 +130,30 @@ impl Feed {
         let ticks = tokio::time::interval_at(tokio::time::Instant::now() + BOOKMARK, BOOKMARK);
         let state = (first.into_iter(), events, deadline, ticks);
         self.revision = self.revision.max(1);
-        futures::stream::unfold((self, state), |(mut feed, (mut first, mut events, mut deadline, mut ticks))| async move {
-            if let Some(line) = first.next() {
-                return Some((line, (feed, (first, events, deadline, ticks))));
-            }
-            let line = tokio::select! {
-                event = events.recv() => {
-                    let (seen, event) = event?;
-                    feed.revision = event.entry.revision;
-                    feed.line(seen, &event)
+        futures::stream::unfold(
+            (self, state),
+            |(mut feed, (mut first, mut events, mut deadline, mut ticks))| async move {
+                if let Some(line) = first.next() {
+                    return Some((line, (feed, (first, events, deadline, ticks))));
                 }
-                _ = ticks.tick(), if feed.bookmarks => {
-                    // Read before the queue is found empty, so no event up to it is still to come.
-                    let revision = feed.server.cache.revision();
-                    if events.is_empty() {
-                        feed.revision = feed.revision.max(revision);
+                let line = tokio::select! {
+                    event = events.recv() => {
+                        let (seen, event) = event?;
+                        feed.revision = event.entry.revision;
+                        feed.line(seen, &event)
                     }
-                    feed.bookmark(false)
-                }
-                () = &mut deadline => return None,
-            };
-            Some((line, (feed, (first, events, deadline, ticks))))
-        })
+                    _ = ticks.tick(), if feed.bookmarks => {
+                        // Read before the queue is found empty, so no event up to it is still to come.
+                        let revision = feed.server.cache.revision();
+                        if events.is_empty() {
+                            feed.revision = feed.revision.max(revision);
+                        }
+                        feed.bookmark(false)
+                    }
+                    () = &mut deadline => return None,
+                };
+                Some((line, (feed, (first, events, deadline, ticks))))
+            },
+        )
     }
 }

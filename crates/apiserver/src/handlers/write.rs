@@ -137,8 +137,7 @@ fn place(kind: &Kind, namespace: &str, object: &mut Value) -> Result<(), Status>
 /// `prefix` and five characters by chance, as `generateName` makes names.
 pub fn generated_name(prefix: &str) -> String {
     let mut rng = rand::rng();
-    let suffix: String =
-        (0..5).map(|_| SUFFIX_ALPHABET[rng.random_range(0..SUFFIX_ALPHABET.len())] as char).collect();
+    let suffix: String = (0..5).map(|_| SUFFIX_ALPHABET[rng.random_range(0..SUFFIX_ALPHABET.len())] as char).collect();
     // Leaves room for the suffix within 63 characters, as upstream does.
     let kept: String = prefix.chars().take(58).collect();
     format!("{kept}{suffix}")
@@ -238,7 +237,11 @@ impl Change {
                 return Err(Status::modified(kind.group, kind.plural, &info.path.name));
             }
             if !new.uid().is_empty() && new.uid() != old.uid() {
-                let why = format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", new.uid(), old.uid());
+                let why = format!(
+                    "Precondition failed: UID in precondition: {}, UID in object meta: {}",
+                    new.uid(),
+                    old.uid()
+                );
                 return Err(Status::conflict(kind.group, kind.plural, &info.path.name, &why));
             }
             strategy::prepare_update(kind, self.target, &mut new, &old);

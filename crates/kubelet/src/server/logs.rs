@@ -28,7 +28,13 @@ struct Options {
     since: Option<Timestamp>,
 }
 
-pub async fn serve(manager: &Arc<Manager>, namespace: &str, pod: &str, container: &str, request: &Request<Incoming>) -> Response<Body> {
+pub async fn serve(
+    manager: &Arc<Manager>,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+    request: &Request<Incoming>,
+) -> Response<Body> {
     let query = query(request);
     let Some((_, places, saved)) = manager.find(namespace, pod) else {
         return text(StatusCode::NOT_FOUND, format!("pod {pod:?} isn't on this node"));
@@ -99,7 +105,8 @@ impl Output {
     /// Sends one line of a log file, if it is wanted.
     fn line(&mut self, line: &[u8]) -> Result<(), Done> {
         let mut parts = line.splitn(4, |b| *b == b' ');
-        let (Some(time), Some(_), Some(tag), Some(content)) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        let (Some(time), Some(_), Some(tag), Some(content)) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             return Ok(());
         };
         if let Some(since) = self.since {
@@ -128,7 +135,8 @@ impl Output {
 fn copy(path: &Path, options: &Options, out: &mut Output, still_runs: &dyn Fn() -> bool) -> std::io::Result<()> {
     let done = |_: Done| std::io::Error::other("done");
     // Files that were put aside are older than the present one.
-    let mut files: Vec<PathBuf> = (1..10).rev().map(|n| PathBuf::from(format!("{}.{n}", path.display()))).filter(|p| p.exists()).collect();
+    let mut files: Vec<PathBuf> =
+        (1..10).rev().map(|n| PathBuf::from(format!("{}.{n}", path.display()))).filter(|p| p.exists()).collect();
     files.push(path.into());
     let mut skip = match options.tail {
         Some(tail) => count_lines(&files)?.saturating_sub(tail),

@@ -3,6 +3,7 @@
 //! TLS both ways: a caller needs a certificate of the cluster's authority with the group `system:masters`, which is what
 //! the API server's kubelet client has. Whether a user may do what he asks was decided there.
 
+mod channels;
 mod logs;
 mod portforward;
 mod spdy;
@@ -53,7 +54,8 @@ fn tls(serving: &Serving) -> Result<TlsAcceptor, String> {
     roots.add(ca).map_err(|e| fail(&e))?;
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().map_err(|e| fail(&e))?;
-    let certificate = CertificateDer::from_pem_slice(serving.identity.certificate_pem.as_bytes()).map_err(|e| fail(&e))?;
+    let certificate =
+        CertificateDer::from_pem_slice(serving.identity.certificate_pem.as_bytes()).map_err(|e| fail(&e))?;
     let key = PrivateKeyDer::from_pem_slice(serving.identity.key_pem.as_bytes()).map_err(|e| fail(&e))?;
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -107,9 +109,15 @@ async fn route(manager: &Arc<Manager>, request: Request<Incoming>) -> Response<B
     let known = matches!(*request.method(), Method::GET | Method::POST);
     match parts.as_slice() {
         ["healthz"] => text(StatusCode::OK, "ok"),
-        ["containerLogs", namespace, pod, container] if known => logs::serve(manager, namespace, pod, container, &request).await,
-        ["exec", namespace, pod, container] if known => streams::exec(manager, namespace, pod, container, request).await,
-        ["attach", namespace, pod, container] if known => streams::attach(manager, namespace, pod, container, request).await,
+        ["containerLogs", namespace, pod, container] if known => {
+            logs::serve(manager, namespace, pod, container, &request).await
+        }
+        ["exec", namespace, pod, container] if known => {
+            streams::exec(manager, namespace, pod, container, request).await
+        }
+        ["attach", namespace, pod, container] if known => {
+            streams::attach(manager, namespace, pod, container, request).await
+        }
         ["portForward", namespace, pod] if known => portforward::serve(manager, namespace, pod, request).await,
         _ => text(StatusCode::NOT_FOUND, "404 page not found"),
     }

@@ -7,24 +7,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
-use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty};
+use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
+use super::channels::{Socket, upgrade_spdy, upgrade_websocket};
 use super::spdy::{self, Stream, StreamOutput};
-use super::streams::{Socket, upgrade};
 use super::{Body, text};
 use crate::manager::Manager;
 
 const TUNNEL: &[&str] = &["SPDY/3.1+portforward.k8s.io"];
 const PROTOCOL: &str = "portforward.k8s.io";
 
-pub async fn serve(manager: &Arc<Manager>, namespace: &str, pod: &str, mut request: Request<Incoming>) -> Response<Body> {
+pub async fn serve(manager: &Arc<Manager>, namespace: &str, pod: &str, request: Request<Incoming>) -> Response<Body> {
     let Some((_, places, saved)) = manager.find(namespace, pod) else {
         return text(StatusCode::NOT_FOUND, format!("pod {pod:?} isn't on this node"));
     };
@@ -33,27 +31,17 @@ pub async fn serve(manager: &Arc<Manager>, namespace: &str, pod: &str, mut reque
     };
     let network = if sandbox.host_network { None } else { Some(places.namespaces().net) };
     let forward = Forward { network, errors: Arc::default() };
-    let header = |name: header::HeaderName| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or("").to_ascii_lowercase();
-    if header(header::UPGRADE) != "spdy/3.1" {
-        return upgrade(request, TUNNEL, move |socket, _| async move {
-            let (read, write) = tunnel(socket);
+    let upgrade = request.headers().get(header::UPGRADE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    if upgrade.eq_ignore_ascii_case("spdy/3.1") {
+        return upgrade_spdy(request, PROTOCOL, move |io| async move {
+            let (read, write) = tokio::io::split(io);
             finish(spdy::serve(read, write, |stream| forward.accept(stream)).await);
         });
     }
-    let upgraded = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
-        if let Ok(io) = upgraded.await {
-            let (read, write) = tokio::io::split(TokioIo::new(io));
-            finish(spdy::serve(read, write, |stream| forward.accept(stream)).await);
-        }
-    });
-    let mut response = Response::new(Empty::new().boxed_unsync());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(header::UPGRADE, HeaderValue::from_static("SPDY/3.1"));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert("x-stream-protocol-version", HeaderValue::from_static(PROTOCOL));
-    response
+    upgrade_websocket(request, TUNNEL, move |socket| async move {
+        let (read, write) = tunnel(socket);
+        finish(spdy::serve(read, write, |stream| forward.accept(stream)).await);
+    })
 }
 
 fn finish(result: io::Result<()>) {
@@ -97,7 +85,9 @@ async fn join(network: Option<std::path::PathBuf>, port: &str, mut stream: Strea
     let port: u16 = port.parse().map_err(io::Error::other)?;
     let connect = move || std::net::TcpStream::connect(("127.0.0.1", port));
     let connected = match network {
-        Some(path) => tokio::task::spawn_blocking(move || runtime::namespaces::inside(&path, connect)).await.map_err(io::Error::other)??,
+        Some(path) => tokio::task::spawn_blocking(move || runtime::namespaces::inside(&path, connect))
+            .await
+            .map_err(io::Error::other)??,
         None => tokio::task::spawn_blocking(connect).await.map_err(io::Error::other)?,
     }?;
     connected.set_nonblocking(true)?;

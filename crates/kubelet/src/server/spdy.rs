@@ -158,7 +158,9 @@ where
         let word = |at: usize| payload.get(at..at + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
         match u16::from_be_bytes([head[2], head[3]]) {
             SYN_STREAM => {
-                let (Some(id), Some(block)) = (word(0), payload.get(10..)) else { return Err(io::Error::other("a SYN_STREAM is too short")) };
+                let (Some(id), Some(block)) = (word(0), payload.get(10..)) else {
+                    return Err(io::Error::other("a SYN_STREAM is too short"));
+                };
                 if streams.len() >= STREAMS {
                     return Err(io::Error::other("too many streams"));
                 }

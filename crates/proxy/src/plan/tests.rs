@@ -105,13 +105,23 @@ fn kernel_table(scripts: &[String]) -> String {
 
 /// Chains and elements in a fixed order, as the kernel keeps the order of writing.
 fn sorted(table: &str) -> Vec<String> {
-    let mut blocks: Vec<String> = table.split("\n\n").map(|b| {
-        let mut lines: Vec<&str> = b.split(&['\n', ','][..]).map(str::trim).collect();
-        if b.contains("elements") { lines.sort_unstable(); }
-        lines.join("\n").replace("elements = {", "").replace('}', "")
-    }).collect();
+    let mut blocks: Vec<String> = table
+        .split("\n\n")
+        .map(|b| {
+            let mut lines: Vec<&str> = b.split(&['\n', ','][..]).map(str::trim).collect();
+            if b.contains("elements") {
+                lines.sort_unstable();
+            }
+            lines.join("\n").replace("elements = {", "").replace('}', "")
+        })
+        .collect();
     blocks.sort();
-    blocks.iter().flat_map(|b| b.lines().map(|l| l.trim().to_string()).filter(|l| !l.is_empty())).collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+    blocks
+        .iter()
+        .flat_map(|b| b.lines().map(|l| l.trim().to_string()).filter(|l| !l.is_empty()))
+        .collect::<std::collections::BTreeSet<_>>()
+        .into_iter()
+        .collect()
 }
 
 #[test]

@@ -59,7 +59,8 @@ impl ImageStore {
         for entry in index["manifests"].as_array().into_iter().flatten() {
             let annotation = |key: &str| entry["annotations"][key].as_str();
             // containerd writes the full name, others only the tag.
-            let name = annotation("io.containerd.image.name").or_else(|| annotation("org.opencontainers.image.ref.name"));
+            let name =
+                annotation("io.containerd.image.name").or_else(|| annotation("org.opencontainers.image.ref.name"));
             let mut manifest = parts.blob(&entry["digest"])?;
             let mut digest = entry["digest"].as_str().unwrap_or("").to_string();
             if let Some(manifests) = manifest["manifests"].as_array() {

@@ -66,7 +66,8 @@ impl ImageStore {
         std::fs::create_dir_all(&partial)?;
         let plain = decompressed(packed).map_err(|e| refuse(e.to_string()))?;
         let mut reader = Hashing { inner: plain, hasher: Sha256::new(), size: 0 };
-        let unpacked = unpack_tar(&mut reader, &partial).and_then(|()| std::io::copy(&mut reader, &mut std::io::sink()));
+        let unpacked =
+            unpack_tar(&mut reader, &partial).and_then(|()| std::io::copy(&mut reader, &mut std::io::sink()));
         let outcome = unpacked.map_err(|e| refuse(with_cause(&e))).and_then(|_| {
             let actual = format!("sha256:{}", hex(&reader.hasher.finalize()));
             if actual == diff_id { Ok(()) } else { Err(refuse(format!("its content has the digest {actual}"))) }

@@ -85,6 +85,16 @@ pub struct Image {
     pub defaults: Defaults,
 }
 
+impl Image {
+    /// The image by digest, as a container's status tells it: under the repository of the name that was `asked` for if
+    /// it came from there, and by its configuration if it came from no registry.
+    pub fn reference(&self, asked: &str) -> String {
+        let repository = parse(asked).map(|r| format!("{}/{}@", r.registry(), r.repository())).unwrap_or_default();
+        let own = self.digests.iter().find(|d| d.starts_with(&repository));
+        own.or(self.digests.first()).unwrap_or(&self.id).clone()
+    }
+}
+
 pub struct ImageStore {
     folder: PathBuf,
     registries: Registries,

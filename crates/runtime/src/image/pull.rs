@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
+use oci_client::errors::OciDistributionError;
 use oci_client::manifest::OciDescriptor;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
@@ -36,6 +37,17 @@ fn at_endpoint(reference: &Reference, host: &str) -> Reference {
     }
 }
 
+/// The registry's words, and what to do where it wants credentials.
+fn told(error: &OciDistributionError) -> String {
+    let remedy = match error {
+        OciDistributionError::AuthenticationFailure(_) | OciDistributionError::UnauthorizedError { .. } => {
+            " (unauthorized: give credentials with an imagePullSecret or in registries.yaml)"
+        }
+        _ => "",
+    };
+    format!("{}{remedy}", chain(error))
+}
+
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -49,7 +61,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// Fetches one layer into a file; the client checks its digest.
 async fn fetch(client: Client, place: Reference, layer: OciDescriptor, path: PathBuf) -> Result<PathBuf, String> {
     let file = tokio::fs::File::create(&path).await.map_err(|e| e.to_string())?;
-    client.pull_blob(&place, &layer, file).await.map_err(|e| chain(&e))?;
+    client.pull_blob(&place, &layer, file).await.map_err(|e| told(&e))?;
     Ok(path)
 }
 
@@ -63,8 +75,10 @@ impl ImageStore {
         let reference = parse(name)?;
         let mut reasons = Vec::new();
         for endpoint in self.registries.endpoints(reference.registry()) {
+            // A pull secret is for the image's own registry and is shown to no mirror.
+            let own = endpoint.host == reference.resolve_registry() || endpoint.host == reference.registry();
             let credentials = match (&given, self.registries.credentials(&endpoint.host)) {
-                (Some(given), Credentials::Anonymous) => given.clone(),
+                (Some(given), Credentials::Anonymous) if own => given.clone(),
                 (_, configured) => configured,
             };
             match self.pull_from(&reference, &endpoint, credentials).await {
@@ -88,8 +102,7 @@ impl ImageStore {
         };
         let client = client(endpoint);
         let place = at_endpoint(reference, &endpoint.host);
-        let (manifest, digest, config) =
-            client.pull_manifest_and_config(&place, &auth).await.map_err(|e| chain(&e))?;
+        let (manifest, digest, config) = client.pull_manifest_and_config(&place, &auth).await.map_err(|e| told(&e))?;
         let folder = tempfile::tempdir_in(self.folder.join("incoming")).map_err(|e| e.to_string())?;
         let files: Vec<_> = futures::stream::iter(manifest.layers.into_iter().enumerate())
             .map(|(i, layer)| fetch(client.clone(), place.clone(), layer, folder.path().join(i.to_string())))

@@ -38,7 +38,8 @@ fn set_nonblocking(fd: &OwnedFd) -> nix::Result<()> {
 
 impl Container {
     pub fn start(start: Start) -> Result<Self, String> {
-        let log = LogWriter::open(Path::new(&start.log)).map_err(|e| format!("can't open the log {}: {e}", start.log))?;
+        let log =
+            LogWriter::open(Path::new(&start.log)).map_err(|e| format!("can't open the log {}: {e}", start.log))?;
         let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|e| format!("can't make a pipe: {e}"));
         let mut input = None;
         let mut streams = [None, None];

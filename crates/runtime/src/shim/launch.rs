@@ -69,7 +69,10 @@ impl Exec {
         let argv: Vec<CString> = args.iter().map(text).collect();
         let env = process.env().clone().unwrap_or_default();
         let envp: Vec<CString> = env.iter().map(text).collect();
-        let path = env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        let path = env
+            .iter()
+            .find_map(|e| e.strip_prefix("PATH="))
+            .unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         let candidates: Vec<String> = if program.contains('/') {
             vec![program.clone()]
         } else {
@@ -81,7 +84,9 @@ impl Exec {
             match nix::unistd::execve(&file, &argv, &envp) {
                 Ok(never) => match never {},
                 Err(nix::errno::Errno::ENOENT) if !program.contains('/') => {}
-                Err(nix::errno::Errno::ENOENT) => reason = format!("exec: {program:?}: stat {program}: no such file or directory"),
+                Err(nix::errno::Errno::ENOENT) => {
+                    reason = format!("exec: {program:?}: stat {program}: no such file or directory")
+                }
                 Err(nix::errno::Errno::EACCES) => reason = format!("exec: {program:?}: permission denied"),
                 Err(error) => reason = format!("exec {candidate}: {}", error.desc().to_lowercase()),
             }
@@ -119,8 +124,13 @@ pub fn create(start: &Start, stdio: Stdio) -> Result<Launched, String> {
     let console_path = console.as_ref().map(|c| c.path.clone());
     let pid = in_helper(|errors| {
         let builder = builder(start, errors, console_path.as_deref(), stdio)?;
-        let mut container =
-            builder.as_init(&start.bundle).with_systemd(false).as_sibling(true).with_detach(true).build().map_err(chain)?;
+        let mut container = builder
+            .as_init(&start.bundle)
+            .with_systemd(false)
+            .as_sibling(true)
+            .with_detach(true)
+            .build()
+            .map_err(chain)?;
         let pid = container.pid().map(|p| p.as_raw()).ok_or("the container has no process")?;
         container.start().map_err(chain)?;
         Ok(pid)
@@ -144,7 +154,13 @@ pub fn exec(start: &Start, process: &Path, stdio: Stdio) -> Result<Launched, Str
     let console_path = console.as_ref().map(|c| c.path.clone());
     let pid = in_helper(|errors| {
         let builder = builder(start, errors, console_path.as_deref(), stdio)?;
-        let pid = builder.as_tenant().with_process(Some(process)).as_sibling(true).with_detach(true).build().map_err(chain)?;
+        let pid = builder
+            .as_tenant()
+            .with_process(Some(process))
+            .as_sibling(true)
+            .with_detach(true)
+            .build()
+            .map_err(chain)?;
         Ok(pid.as_raw())
     });
     remove_tenant_sockets(Path::new(&start.root).join(&start.id).as_path());
@@ -295,7 +311,8 @@ impl Console {
         // Through the folder's descriptor, as a socket's path is limited to 108 bytes.
         let make = || -> std::io::Result<std::os::unix::net::UnixListener> {
             let folder = std::fs::File::open(folder)?;
-            let short = format!("/proc/self/fd/{}/{}", folder.as_raw_fd(), path.file_name().unwrap_or_default().display());
+            let short =
+                format!("/proc/self/fd/{}/{}", folder.as_raw_fd(), path.file_name().unwrap_or_default().display());
             std::os::unix::net::UnixListener::bind(short)
         };
         let listener = make().map_err(|e| format!("can't make a console socket: {e}"))?;

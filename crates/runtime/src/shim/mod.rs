@@ -170,7 +170,8 @@ impl Shim {
             Ok(Some((request, fds))) => self.answer(connection, request, fds),
             Ok(None) => {}
             Err(error) => {
-                let _ = seqpacket::send(&connection, &Answer::Failed { error: format!("malformed request: {error}") }, &[]);
+                let _ =
+                    seqpacket::send(&connection, &Answer::Failed { error: format!("malformed request: {error}") }, &[]);
             }
         }
     }

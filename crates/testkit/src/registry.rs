@@ -1,0 +1,95 @@
+//! A registry on a test machine's loopback: Debian's `docker-registry` over a folder that images are put into.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::Context as _;
+
+use crate::Node;
+
+/// User and password that a [`Registry`] with a lock asks for.
+pub const LOGIN: (&str, &str) = ("user", "secret");
+/// The password's bcrypt hash, which is all that docker-registry reads.
+const HASH: &str = "$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a";
+
+/// A running registry; dropping it ends it.
+pub struct Registry {
+    process: Child,
+    storage: PathBuf,
+}
+
+impl Registry {
+    /// Starts one in the network of `node`, on `127.0.0.1:port`, that asks for [`LOGIN`].
+    ///
+    /// # Errors
+    /// When docker-registry isn't installed.
+    pub fn start(node: &Node, port: u16) -> anyhow::Result<Self> {
+        let folder = node.folder().join(format!("registry-{port}"));
+        let storage = folder.join("storage");
+        std::fs::create_dir_all(&storage)?;
+        let passwords = folder.join("htpasswd");
+        std::fs::write(&passwords, format!("{}:{HASH}\n", LOGIN.0))?;
+        let config = folder.join("config.yml");
+        let text = format!(
+            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: '{}'}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n\
+             auth: {{htpasswd: {{realm: test, path: '{}'}}}}\n",
+            storage.display(),
+            passwords.display()
+        );
+        std::fs::write(&config, text)?;
+        let log = std::fs::File::create(folder.join("log"))?;
+        let process = Command::new("nsenter")
+            .arg(format!("--net={}", node.network().display()))
+            .args(["docker-registry", "serve"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("docker-registry can't be started")?;
+        Ok(Registry { process, storage })
+    }
+
+    /// Puts a busybox image there.
+    ///
+    /// # Errors
+    /// Those of the file system, and busybox missing.
+    pub fn put_busybox(&self, repository: &str, tag: &str) -> anyhow::Result<()> {
+        crate::images::busybox_in_registry(&self.storage, repository, tag)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Where docker-registry keeps a blob.
+pub(crate) fn blob(storage: &Path, digest: &str) -> PathBuf {
+    storage.join(format!("docker/registry/v2/blobs/sha256/{}/{digest}/data", &digest[..2]))
+}
+
+/// The links that make a blob part of a repository, relative to its folder.
+pub(crate) fn links(
+    storage: &Path,
+    repository: &str,
+    tag: &str,
+    manifest: &str,
+    blobs: &[&str],
+) -> Vec<(PathBuf, String)> {
+    let folder = storage.join("docker/registry/v2/repositories").join(repository);
+    let mut links: Vec<(PathBuf, String)> = blobs
+        .iter()
+        .map(|digest| (folder.join(format!("_layers/sha256/{digest}/link")), format!("sha256:{digest}")))
+        .collect();
+    for place in [
+        format!("_manifests/revisions/sha256/{manifest}/link"),
+        format!("_manifests/tags/{tag}/current/link"),
+        format!("_manifests/tags/{tag}/index/sha256/{manifest}/link"),
+    ] {
+        links.push((folder.join(place), format!("sha256:{manifest}")));
+    }
+    links
+}
