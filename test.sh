@@ -8,7 +8,8 @@ command -v cargo >/dev/null || PATH=$PATH:${HOME}/.cargo/bin
 
 # Programs that tests call or put into images, each with its Debian package.
 need=()
-for pair in nft:nftables ip:iproute2 nginx:nginx-light busybox:busybox-static nsenter:util-linux cc:gcc cmake:cmake; do
+for pair in nft:nftables ip:iproute2 nginx:nginx-light busybox:busybox-static nsenter:util-linux cc:gcc cmake:cmake \
+            docker-registry:docker-registry python3:python3-minimal setpriv:util-linux script:bsdutils; do
   command -v "${pair%%:*}" >/dev/null || [ -x "/usr/sbin/${pair%%:*}" ] || need+=("${pair##*:}")
 done
 # busybox must be the static one.
@@ -21,6 +22,11 @@ fi
 ./scripts/check-edges.sh
 # One selection of packages throughout, so that nothing is built twice with other features.
 cargo build --locked --workspace --all-targets
-cargo test --locked --workspace --lib --bins
+./scripts/check-licences.sh
+# Style: warnings of clippy are errors here, so that the tree stays free of them.
+if cargo fmt --version >/dev/null 2>&1; then cargo fmt --check; else echo "skipped: cargo fmt isn't installed" >&2; fi
+if cargo clippy --version >/dev/null 2>&1; then cargo clippy --locked --workspace --all-targets -- -D warnings
+else echo "skipped: cargo clippy isn't installed" >&2; fi
+cargo test --locked --workspace --lib --bins --test kill9
 # Every test has clusters of its own; two at a time keep two cores busy.
 cargo test --locked --workspace --test e2e -- --test-threads "${TEST_THREADS:-2}"

@@ -1,5 +1,7 @@
 //! What survives when the server is killed.
 
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use testkit::Cluster;
 
 const WEB: &str = include_str!("../../../examples/web.yaml");
@@ -50,5 +52,35 @@ fn uninstall_leaves_nothing() -> anyhow::Result<()> {
     assert_eq!(cluster.server.leftovers(), Vec::<String>::new());
     // Again, with nothing there: still fine.
     assert_eq!(cluster.server.uninstall().code, 0);
+    Ok(())
+}
+
+/// Kills the server at moments drawn by chance while a client writes; `SEED=n` repeats a run.
+#[test]
+fn nothing_acknowledged_is_lost() -> anyhow::Result<()> {
+    let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random::<u64>);
+    println!("SEED={seed}");
+    let mut chance = StdRng::seed_from_u64(seed);
+    let mut cluster = Cluster::start()?;
+    let line = cluster.kubectl_line(&["create", "configmap"]).join(" ");
+    let names = |round: u32| {
+        format!("i=0; while :; do i=$((i+1)); {line} n-{round}-$i >/dev/null 2>&1 && echo n-{round}-$i; done")
+    };
+    let mut acknowledged = Vec::new();
+    for round in 0..5 {
+        let writer = cluster.server.beside(&["bash".into(), "-c".into(), names(round)])?;
+        cluster.eventually("something is written", || Ok(!writer.lines().is_empty()))?;
+        std::thread::sleep(std::time::Duration::from_millis(chance.random_range(0..400)));
+        cluster.server.crash();
+        acknowledged.extend(writer.lines());
+        drop(writer);
+        cluster.server.spawn()?;
+        cluster.eventually("the server answers", || Ok(cluster.kubectl(&["get", "nodes"]).code == 0))?;
+    }
+    let present = cluster.ok(&["get", "configmaps", "-o", "name"])?;
+    for name in &acknowledged {
+        let line = format!("configmap/{name}");
+        assert!(present.lines().any(|l| l == line), "SEED={seed}: {name} was acknowledged and is lost");
+    }
     Ok(())
 }

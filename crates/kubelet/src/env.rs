@@ -155,7 +155,7 @@ impl Agent {
         for variable in container.env.as_deref().unwrap_or_default() {
             let value = match (&variable.value, &variable.value_from) {
                 (Some(value), _) => Some(expand(value, &env)),
-                (None, Some(source)) => self.from_source(pod, container, &namespace, source, ip).await?,
+                (None, Some(source)) => self.sourced(pod, container, &namespace, source, ip).await?,
                 (None, None) => Some(String::new()),
             };
             if let Some(value) = value {
@@ -167,7 +167,7 @@ impl Agent {
         Ok(env)
     }
 
-    async fn from_source(
+    async fn sourced(
         &self,
         pod: &Pod,
         container: &Container,

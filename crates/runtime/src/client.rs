@@ -268,7 +268,7 @@ impl Connection {
     }
 
     async fn receive(&self) -> io::Result<(Answer, Vec<OwnedFd>)> {
-        let received = self.fd.async_io(Interest::READABLE, |fd| seqpacket::receive::<Answer>(fd)).await?;
+        let received = self.fd.async_io(Interest::READABLE, seqpacket::receive::<Answer>).await?;
         received.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
     }
 }

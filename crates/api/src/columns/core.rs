@@ -4,10 +4,10 @@ use apimachinery::{ObjectExt as _, clock};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{AGE, Column, NAME, Printer, age, int, name, number, or_none, pairs, text, wide};
+use super::{AGE, Column, NAME, Printer, Shape, age, int, name, number, or_none, pairs, text, wide};
 
 pub fn printer(plural: &str) -> Option<Printer> {
-    let (columns, row): (&'static [Column], fn(&Value, Timestamp) -> Vec<Value>) = match plural {
+    let (columns, row): Shape = match plural {
         "pods" => (POD, pod),
         "services" => (SERVICE, service),
         "nodes" => (NODE, node),

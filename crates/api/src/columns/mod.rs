@@ -38,6 +38,9 @@ pub struct Printer {
     pub row: fn(&Value, Timestamp) -> Vec<Value>,
 }
 
+/// Columns, and the function that fills them for an object at a time.
+type Shape = (&'static [Column], fn(&Value, Timestamp) -> Vec<Value>);
+
 /// The printer of `kind`. Kinds without columns of their own get name and age.
 pub fn printer(kind: &Kind) -> Printer {
     let found = match kind.group {

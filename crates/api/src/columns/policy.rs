@@ -4,10 +4,10 @@ use apimachinery::ObjectExt as _;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{AGE, Column, NAME, Printer, age, int, name, number, or_none, selector, text, wide};
+use super::{AGE, Column, NAME, Printer, Shape, age, int, name, number, or_none, selector, text, wide};
 
 pub fn printer(plural: &str) -> Option<Printer> {
-    let (columns, row): (&'static [Column], fn(&Value, Timestamp) -> Vec<Value>) = match plural {
+    let (columns, row): Shape = match plural {
         "ingresses" => (const { &[NAME, text("Class"), text("Hosts"), text("Address"), text("Ports"), AGE] }, ingress),
         "ingressclasses" => (const { &[NAME, text("Controller"), text("Parameters"), AGE] }, |o, now| {
             let parameters = match o.str_at(&["spec", "parameters", "kind"]) {

@@ -4,10 +4,10 @@ use apimachinery::ObjectExt as _;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{AGE, Column, NAME, Printer, age, name, text, wide};
+use super::{AGE, Column, NAME, Printer, Shape, age, name, text, wide};
 
 pub fn printer(plural: &str) -> Option<Printer> {
-    let (columns, row): (&'static [Column], fn(&Value, Timestamp) -> Vec<Value>) = match plural {
+    let (columns, row): Shape = match plural {
         "persistentvolumes" => (VOLUME, volume),
         "persistentvolumeclaims" => (CLAIM, claim),
         "storageclasses" => (CLASS, class),

@@ -4,10 +4,12 @@ use apimachinery::{ObjectExt as _, clock};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{AGE, Column, NAME, Printer, age, containers, int, name, number, or_none, pairs, selector, text, wide};
+use super::{
+    AGE, Column, NAME, Printer, Shape, age, containers, int, name, number, or_none, pairs, selector, text, wide,
+};
 
 pub fn printer(plural: &str) -> Option<Printer> {
-    let (columns, row): (&'static [Column], fn(&Value, Timestamp) -> Vec<Value>) = match plural {
+    let (columns, row): Shape = match plural {
         "deployments" => (DEPLOYMENT, deployment),
         "replicasets" => (REPLICA_SET, replica_set),
         "statefulsets" => (STATEFUL_SET, stateful_set),

@@ -268,11 +268,7 @@ async fn run_attach(
     let mut feeding = tokio::spawn(async move {
         while let Some(event) = events.recv().await {
             match event {
-                Event::Data(STDIN, bytes) => {
-                    if input.write_all(&bytes).await.is_err() {
-                        return;
-                    }
-                }
+                Event::Data(STDIN, bytes) if input.write_all(&bytes).await.is_err() => return,
                 Event::Data(RESIZE, bytes) if wants.tty => {
                     if let Some((width, height)) = size_of(&bytes) {
                         let _ = client.resize(&name, width, height).await;

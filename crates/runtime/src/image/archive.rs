@@ -29,16 +29,16 @@ impl ImageStore {
         tar::Archive::new(plain).unpack(folder.path()).map_err(|e| refuse(e.to_string()))?;
         let parts = Parts { folder: folder.path(), refuse: &refuse };
         let images = if folder.path().join("manifest.json").exists() {
-            self.from_docker(&parts)?
+            self.add_docker(&parts)?
         } else if folder.path().join("index.json").exists() {
-            self.from_oci(&parts)?
+            self.add_oci(&parts)?
         } else {
             return Err(refuse("it has neither index.json (OCI) nor manifest.json (docker save)".into()));
         };
         images.into_iter().map(|image| self.add(image)).collect()
     }
 
-    fn from_docker(&self, parts: &Parts<'_>) -> Result<Vec<Image>, ImageError> {
+    fn add_docker(&self, parts: &Parts<'_>) -> Result<Vec<Image>, ImageError> {
         let manifests = parts.json(Path::new("manifest.json"))?;
         let mut images = Vec::new();
         for manifest in manifests.as_array().into_iter().flatten() {
@@ -53,7 +53,7 @@ impl ImageStore {
         Ok(images)
     }
 
-    fn from_oci(&self, parts: &Parts<'_>) -> Result<Vec<Image>, ImageError> {
+    fn add_oci(&self, parts: &Parts<'_>) -> Result<Vec<Image>, ImageError> {
         let index = parts.json(Path::new("index.json"))?;
         let mut images = Vec::new();
         for entry in index["manifests"].as_array().into_iter().flatten() {

@@ -101,7 +101,7 @@ impl Container {
     /// Reads what is left after the process has ended. Its children may hold the streams open, so this doesn't wait
     /// for their end.
     pub fn drain(&mut self) {
-        for stream in 0..2 {
+        for stream in [0, 1] {
             while let Some(fd) = &self.streams[stream] {
                 let mut fds = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(fd), nix::poll::PollFlags::POLLIN)];
                 if nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO) != Ok(1) {
