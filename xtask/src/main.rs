@@ -1,5 +1,7 @@
-//! Chores that write committed files. `cargo run --manifest-path xtask/Cargo.toml -- schema` renews
-//! `crates/api/schema/*.json.zst`, the types of all built-in kinds, from the `k8s-openapi` crate.
+//! Chores that write committed files. `cargo run --manifest-path xtask/Cargo.toml -- schema DEFINITIONS` renews
+//! `crates/api/schema/*.json.zst`: the types of all built-in kinds from the `k8s-openapi` crate, and how their lists and
+//! maps are merged (`x-kubernetes-*`, which that crate leaves out) from upstream's OpenAPI definitions of v1.37. Those
+//! are, for example, `kubernetes-json-schema/v1.37.0-local/_definitions.json` in the PyPI package kubernetes-validate.
 
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
@@ -167,6 +169,37 @@ fn field_numbers(types: &Map<String, Value>) -> std::io::Result<Map<String, Valu
     Ok(all)
 }
 
+/// Extensions that say how a list or map is merged.
+const EXTENSIONS: [&str; 5] = [
+    "x-kubernetes-list-type",
+    "x-kubernetes-list-map-keys",
+    "x-kubernetes-map-type",
+    "x-kubernetes-patch-strategy",
+    "x-kubernetes-patch-merge-key",
+];
+
+/// Copies the extensions of upstream's definitions to our types; returns how many.
+fn add_extensions(types: &mut Map<String, Value>, definitions: &Value) -> usize {
+    let mut count = 0;
+    let mut copy = |from: &Value, to: &mut Value| {
+        for key in EXTENSIONS {
+            if let Some(value) = from.get(key) {
+                to[key] = value.clone();
+                count += 1;
+            }
+        }
+    };
+    for (name, schema) in types {
+        let Some(upstream) = definitions.get(name) else { continue };
+        copy(upstream, schema);
+        let Some(Value::Object(properties)) = schema.get_mut("properties") else { continue };
+        for (field, schema) in properties {
+            copy(&upstream["properties"][field], schema);
+        }
+    }
+    count
+}
+
 fn write(path: &str, value: &Value) -> std::io::Result<()> {
     let text = serde_json::to_vec(value)?;
     let packed = zstd::encode_all(text.as_slice(), 19)?;
@@ -175,11 +208,19 @@ fn write(path: &str, value: &Value) -> std::io::Result<()> {
 }
 
 fn main() -> std::io::Result<()> {
-    if std::env::args().nth(1).as_deref() != Some("schema") {
-        eprintln!("usage: xtask schema");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [command, path] = arguments.as_slice() else {
+        eprintln!("usage: xtask schema DEFINITIONS");
+        std::process::exit(2);
+    };
+    if command != "schema" {
+        eprintln!("usage: xtask schema DEFINITIONS");
         std::process::exit(2);
     }
+    let upstream: Value = serde_json::from_slice(&std::fs::read(path)?)?;
+    let upstream = upstream.get("$defs").or_else(|| upstream.get("definitions")).unwrap_or(&upstream);
     let mut types = definitions();
+    eprintln!("{} extensions", add_extensions(&mut types, upstream));
     let mut docs = Map::new();
     for (name, schema) in &mut types {
         split_docs(name, schema, &mut docs);

@@ -56,11 +56,8 @@ pub struct Query {
 
 impl Query {
     pub fn parse(uri: &Uri) -> Self {
-        let pairs = uri.query().unwrap_or("").split('&').filter(|p| !p.is_empty()).map(|pair| {
-            let (k, v) = pair.split_once('=').unwrap_or((pair, ""));
-            (percent_decode(k), percent_decode(v))
-        });
-        Query { pairs: pairs.collect() }
+        let pairs = form_urlencoded::parse(uri.query().unwrap_or("").as_bytes());
+        Query { pairs: pairs.map(|(k, v)| (k.into_owned(), v.into_owned())).collect() }
     }
 
     pub fn get(&self, key: &str) -> &str {
@@ -95,34 +92,10 @@ impl Query {
     }
 }
 
-/// Decodes `%41` and `+`. Malformed escapes stay as they are.
-pub fn percent_decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        let hex = |b: u8| (b as char).to_digit(16).map(|d| d as u8);
-        match bytes[i] {
-            b'+' => out.push(b' '),
-            b'%' if i + 2 < bytes.len() => match (hex(bytes[i + 1]), hex(bytes[i + 2])) {
-                (Some(high), Some(low)) => {
-                    out.push(high * 16 + low);
-                    i += 2;
-                }
-                _ => out.push(b'%'),
-            },
-            b => out.push(b),
-        }
-        i += 1;
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 /// Reads `/api/v1/…` and `/apis/GROUP/VERSION/…`; `None` for paths that name no resource.
 pub fn resource_path(path: &str) -> Option<ResourcePath> {
-    // A '+' stands for itself in a path.
-    let decoded: Vec<String> =
-        path.split('/').filter(|s| !s.is_empty()).map(|s| percent_decode(&s.replace('+', "%2B"))).collect();
+    let decode = |part: &str| percent_encoding::percent_decode_str(part).decode_utf8_lossy().into_owned();
+    let decoded: Vec<String> = path.split('/').filter(|s| !s.is_empty()).map(decode).collect();
     let parts: Vec<&str> = decoded.iter().map(String::as_str).collect();
     let (group, version, rest) = match parts.as_slice() {
         ["api", version, rest @ ..] => ("", *version, rest),

@@ -1,10 +1,13 @@
 //! Measures the promises: `TIMONEL_BIN=target/release/timonel cargo run --release -p bench`.
 //!
+//! With arguments, only those groups are measured: `idle`, `pods`, `burst`, `api`, `watch`.
+//!
 //! Prints a table: what, the figure, the promise, and their ratio (1 or more means that the promise is kept). Absolute
 //! times are noisy; compare runs on one machine.
 
 mod api;
 mod pods;
+mod watch;
 
 use std::time::Instant;
 
@@ -41,8 +44,28 @@ fn usage(pid: u32) -> anyhow::Result<(f64, f64)> {
     Ok((kib / 1024.0, ticks / 100.0))
 }
 
+/// What an idle server costs, over twenty seconds.
+fn idle(pid: u32) -> anyhow::Result<[Figure; 2]> {
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    let before = usage(pid)?;
+    std::thread::sleep(std::time::Duration::from_secs(20));
+    let after = usage(pid)?;
+    Ok([
+        Figure { what: "resident memory, idle", value: after.0, unit: "MB", promise: 100.0, less: true },
+        Figure {
+            what: "idle CPU",
+            value: (after.1 - before.1).max(0.01) / 20.0 * 100.0,
+            unit: "% of a core",
+            promise: 1.0,
+            less: true,
+        },
+    ])
+}
+
 fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let groups: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = |group: &str| groups.is_empty() || groups.iter().any(|g| g == group);
     let mut figures = Vec::new();
     let begun = Instant::now();
     let cluster = Cluster::start()?;
@@ -52,26 +75,28 @@ fn main() -> anyhow::Result<()> {
     let pid = cluster.server.pid().context("the server isn't running")?;
     // Before the runtime starts, so that all its threads are in the server's network.
     enter(&cluster)?;
-    std::thread::sleep(std::time::Duration::from_secs(5));
-    let before = usage(pid)?;
-    std::thread::sleep(std::time::Duration::from_secs(20));
-    let after = usage(pid)?;
-    figures.push(Figure { what: "resident memory, idle", value: after.0, unit: "MB", promise: 100.0, less: true });
-    figures.push(Figure {
-        what: "idle CPU",
-        value: (after.1 - before.1).max(0.01) / 20.0 * 100.0,
-        unit: "% of a core",
-        promise: 1.0,
-        less: true,
-    });
+    if wanted("idle") {
+        figures.extend(idle(pid)?);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let kubeconfig = cluster.server.folder().join("kubeconfig");
     runtime.block_on(async {
         let text = std::fs::read_to_string(kubeconfig)?;
         let kubeconfig: kube::config::Kubeconfig = serde_yaml_ng::from_str(&text)?;
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
-        figures.extend(pods::measure(kube::Client::try_from(config.clone())?).await?);
-        figures.extend(api::measure(&config).await?);
+        if wanted("watch") {
+            figures.push(watch::memory(&config, pid).await?);
+            figures.push(watch::events(&config).await?);
+        }
+        if wanted("pods") {
+            figures.push(pods::latency(kube::Client::try_from(config.clone())?).await?);
+        }
+        if wanted("burst") {
+            figures.push(pods::burst(kube::Client::try_from(config.clone())?).await?);
+        }
+        if wanted("api") {
+            figures.extend(api::measure(&config).await?);
+        }
         anyhow::Ok(())
     })?;
     print(&figures);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use informer::{Informer, Key, Keyed as _, Queue};
 use ipnet::IpNet;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
@@ -147,24 +147,6 @@ async fn write_taints(api: &Api<Node>, node: &Node, wanted: Option<&str>) -> Res
     crate::ignore(api.patch(&node.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await, &[404, 409])
 }
 
-pub fn tolerates(tolerations: &[Toleration], taint: &Taint) -> Option<Option<i64>> {
-    let fits = |t: &&Toleration| {
-        let key = t.key.as_deref().unwrap_or("");
-        let effect = t.effect.as_deref().unwrap_or("");
-        let exists = t.operator.as_deref() == Some("Exists");
-        (effect.is_empty() || effect == taint.effect)
-            && ((key.is_empty() && exists) || key == taint.key)
-            && (exists || t.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""))
-    };
-    let fitting: Vec<&Toleration> = tolerations.iter().filter(fits).collect();
-    if fitting.is_empty() {
-        return None;
-    }
-    // Without a limit by any of them, for ever.
-    let limits: Vec<Option<i64>> = fitting.iter().map(|t| t.toleration_seconds).collect();
-    Some(if limits.contains(&None) { None } else { limits.into_iter().flatten().min() })
-}
-
 /// Deletes the pods that don't tolerate a NoExecute taint of the node, once their time is over.
 async fn evict(context: &Context, all_pods: &Informer<Pod>, node: &Node) -> Result {
     let taints = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
@@ -172,11 +154,8 @@ async fn evict(context: &Context, all_pods: &Informer<Pod>, node: &Node) -> Resu
         let since = taint.time_added.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0);
         for pod in on_node(all_pods, &node.name_any()).into_iter().filter(|p| !pods::is_deleting(p)) {
             let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.clone()).unwrap_or_default();
-            let due = match tolerates(&tolerations, taint) {
-                None => true,
-                Some(None) => false,
-                Some(Some(seconds)) => Timestamp::now().duration_since(since).as_secs() >= seconds,
-            };
+            let age = Timestamp::now().duration_since(since).as_secs();
+            let due = placement::tolerated_seconds(&tolerations, taint).is_some_and(|limit| age >= limit);
             if due {
                 context.events.normal(
                     pod.as_ref(),
@@ -211,15 +190,5 @@ mod tests {
         assert_eq!(free_range(cluster, &taken), "10.42.1.0/24".parse().ok());
         let small: IpNet = "10.42.0.0/24".parse().unwrap();
         assert_eq!(free_range(small, &taken), None);
-    }
-
-    #[test]
-    fn shortest_toleration_counts_and_an_open_one_wins() {
-        let taint: Taint = serde_json::from_value(json!({"key": "a", "effect": "NoExecute"})).unwrap();
-        let list = |v: Value| serde_json::from_value::<Vec<Toleration>>(v).unwrap();
-        assert_eq!(tolerates(&list(json!([])), &taint), None);
-        assert_eq!(tolerates(&list(json!([{"operator": "Exists"}])), &taint), Some(None));
-        let some = json!([{"key": "a", "operator": "Exists", "tolerationSeconds": 9}, {"key": "a", "operator": "Exists", "tolerationSeconds": 5}]);
-        assert_eq!(tolerates(&list(some), &taint), Some(Some(5)));
     }
 }

@@ -126,7 +126,8 @@ impl Agent {
         let Launch { pod, container, image, places, id, .. } = launch;
         let bundle = places.container(id);
         let layers = self.images.layer_paths(image);
-        let root = rootfs::mount_overlay(&layers, &bundle).map_err(create_error)?;
+        let root = bundle.join("rootfs");
+        rootfs::mount_overlay(&layers, &places.writable(id), &root).map_err(create_error)?;
         let config = self.container_config(&launch, &root).await?;
         runtime::spec::write_bundle(&bundle, &config, &places.namespaces(), &places.shm()).map_err(create_error)?;
         // For exec, which uses the same user, groups, capabilities and variables.
@@ -147,7 +148,7 @@ impl Agent {
         match shim.start_container(start).await {
             Ok(_) => Ok(()),
             Err(error) => {
-                rootfs::unmount_below(&bundle);
+                rootfs::unmount_below(&[&bundle]);
                 Err(StartError { reason: "RunContainerError", message: error.to_string() })
             }
         }

@@ -35,7 +35,12 @@ impl Places {
     pub fn log(&self, container: &str, attempt: i32) -> PathBuf {
         self.data.join("logs").join(container).join(format!("{attempt}.log"))
     }
+    /// The OCI bundle of a container and the place of its root: of no use after a reboot.
     pub fn container(&self, id: &str) -> PathBuf {
+        self.run.join("containers").join(id)
+    }
+    /// What a container writes to its root.
+    pub fn writable(&self, id: &str) -> PathBuf {
         self.data.join("containers").join(id)
     }
 }
@@ -170,8 +175,7 @@ impl Agent {
                 runtime::cgroup::kill_all(&cgroup);
                 runtime::cgroup::remove(&cgroup);
             }
-            rootfs::unmount_below(&places.data);
-            rootfs::unmount_below(&places.shm());
+            rootfs::unmount_below(&[&places.data, &places.run]);
             places.namespaces().remove();
             let _ = std::fs::remove_dir_all(&places.run);
             if keep_logs {

@@ -51,7 +51,9 @@ impl Agent {
     }
 
     async fn volume(&self, pod: &Pod, volume: &Volume, places: &Places, ip: &str) -> Result<PathBuf, String> {
-        let folder = places.data.join("volumes").join(&volume.name);
+        // What the API can give again, secrets above all, stays in memory.
+        let place = if volume.empty_dir.is_some() { &places.data } else { &places.run };
+        let folder = place.join("volumes").join(&volume.name);
         let namespace = pod.namespace().unwrap_or_default();
         let text = |e: io::Error| e.to_string();
         if let Some(source) = &volume.host_path {

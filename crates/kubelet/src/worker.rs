@@ -481,10 +481,12 @@ impl Worker {
         {
             tracing::warn!(pod = self.key(), %error, "what is left of a container can't be removed");
         }
-        let folder = self.places.container(id);
+        let folders = [self.places.container(id), self.places.writable(id)];
         let _ = tokio::task::spawn_blocking(move || {
-            runtime::rootfs::unmount_below(&folder);
-            let _ = std::fs::remove_dir_all(&folder);
+            runtime::rootfs::unmount_below(&[&folders[0], &folders[1]]);
+            for folder in folders {
+                let _ = std::fs::remove_dir_all(folder);
+            }
         })
         .await;
     }

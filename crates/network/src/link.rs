@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteScope};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -114,16 +114,18 @@ impl Bridge {
     pub async fn attach(&self, namespace: &Path, port: &str, address: IpAddr) -> Result<(), NetworkError> {
         let file = std::fs::File::open(namespace).map_err(system(format!("opening {}", namespace.display())))?;
         let _ = self.detach(port).await;
-        // The other end gets its final name at once, in the namespace where it belongs.
-        let inner = format!("i{port}");
-        let add = LinkVeth::new(port, &inner).build();
-        self.handle.link().add(add).execute().await.map_err(netlink(format!("making the interface {port}")))?;
-        let inner_index = index(&self.handle, &inner).await?;
-        let moved = LinkUnspec::new_with_index(inner_index).setns_by_fd(file.as_raw_fd()).name("eth0").build();
-        self.handle.link().set(moved).execute().await.map_err(netlink("moving the interface to the pod"))?;
-        let outer =
-            LinkUnspec::new_with_index(index(&self.handle, port).await?).controller(self.index().await?).up().build();
-        self.handle.link().set(outer).execute().await.map_err(netlink(format!("connecting {port} to the bridge")))?;
+        // One request for all: both ends get their names and places as they are made. An end that is moved to another
+        // namespace later costs two grace periods of the kernel, for which every other pod's network waits.
+        let mut add = LinkVeth::new(port, "eth0").controller(self.index().await?).up().build();
+        for attribute in &mut add.attributes {
+            let LinkAttribute::LinkInfo(infos) = attribute else { continue };
+            for info in infos {
+                if let LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))) = info {
+                    peer.attributes.push(LinkAttribute::NetNsFd(file.as_raw_fd()));
+                }
+            }
+        }
+        self.handle.link().add(add).execute().await.map_err(netlink(format!("connecting {port} to the bridge")))?;
         let gateway = v4(self.gateway)?;
         let configured = tokio::task::spawn_blocking(move || {
             std::thread::spawn(move || configure_inside(&file, v4(address)?, gateway)).join()

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::protocol::{Answer, ContainerState, Exit, Request, Start};
 use crate::seqpacket;
-use crate::shim::{ARGUMENT, LISTENER_FD};
+use crate::shim::ARGUMENT;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ShimError {
@@ -63,29 +63,15 @@ impl ShimClient {
     ///
     /// # Errors
     /// When the folder can't be written or no process can be started.
-    #[allow(unsafe_code)]
     pub async fn start(folder: &Path) -> Result<Self, ShimError> {
         let socket = folder.join("shim.sock");
         let listener = seqpacket::bind_and_listen(&socket).map_err(ShimError::Spawn)?;
         let log = std::fs::File::create(folder.join("shim.log")).map_err(ShimError::Spawn)?;
         let mut command = std::process::Command::new("/proc/self/exe");
         command.arg0("timonel-shim").arg(ARGUMENT).arg(folder.join("shim.json"));
-        command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).current_dir("/");
-        let raw = listener.as_raw_fd();
-        // SAFETY: only async-signal-safe calls between fork and exec.
-        unsafe {
-            command.pre_exec(move || {
-                nix::unistd::setsid()?;
-                if libc::dup2(raw, LISTENER_FD) < 0 {
-                    return Err(io::Error::last_os_error());
-                }
-                if raw == LISTENER_FD {
-                    // dup2 onto itself keeps close-on-exec.
-                    libc::fcntl(LISTENER_FD, libc::F_SETFD, 0);
-                }
-                Ok(())
-            });
-        }
+        // The socket is its standard input: without code of ours between fork and exec, the child is spawned without
+        // a copy of this process' page tables.
+        command.env_clear().stdin(listener).stdout(Stdio::null()).stderr(log).current_dir("/");
         // Dropping the child leaves it running; tokio reaps it when it ends.
         let child = Command::from(command).kill_on_drop(false).spawn().map_err(ShimError::Spawn)?;
         drop(child);

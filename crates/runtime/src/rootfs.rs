@@ -5,22 +5,22 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-/// Mounts `layers` (lowest first) with a writable layer in `folder` at `folder/rootfs`, and returns that path.
+/// Mounts `layers` (lowest first) with a writable layer in `writable` at `rootfs`.
 ///
 /// # Errors
 /// Those of the system calls; an overlay needs a kernel with overlayfs and a file system that can hold its upper layer.
-pub fn mount_overlay(layers: &[PathBuf], folder: &Path) -> io::Result<PathBuf> {
-    let (rootfs, upper, work) = (folder.join("rootfs"), folder.join("upper"), folder.join("work"));
-    for path in [&rootfs, &upper, &work] {
+pub fn mount_overlay(layers: &[PathBuf], writable: &Path, rootfs: &Path) -> io::Result<()> {
+    let (upper, work) = (writable.join("upper"), writable.join("work"));
+    for path in [rootfs, &upper, &work] {
         std::fs::create_dir_all(path)?;
     }
-    if is_mounted(&rootfs) {
-        return Ok(rootfs);
+    if is_mounted(rootfs) {
+        return Ok(());
     }
     let lower: Vec<String> = layers.iter().rev().map(|l| l.display().to_string()).collect();
     let lower = if lower.is_empty() {
         // An image without layers: an empty folder stands for them.
-        let empty = folder.join("empty");
+        let empty = writable.join("empty");
         std::fs::create_dir_all(&empty)?;
         empty.display().to_string()
     } else {
@@ -30,18 +30,18 @@ pub fn mount_overlay(layers: &[PathBuf], folder: &Path) -> io::Result<PathBuf> {
     if options.len() >= 4096 {
         return Err(io::Error::other("the image has too many layers for one overlay mount"));
     }
-    mount(Some("overlay"), &rootfs, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
-    Ok(rootfs)
+    mount(Some("overlay"), rootfs, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
+    Ok(())
 }
 
-/// Unmounts whatever is mounted at or below `path`, deepest first. What isn't mounted is no error.
-pub fn unmount_below(path: &Path) {
+/// Unmounts whatever is mounted at or below any of `paths`, deepest first. What isn't mounted is no error.
+pub fn unmount_below(paths: &[&Path]) {
     let Ok(mounts) = std::fs::read_to_string("/proc/self/mountinfo") else { return };
     let mut points: Vec<PathBuf> = mounts
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
         .map(|p| PathBuf::from(unescape(p)))
-        .filter(|p| p.starts_with(path))
+        .filter(|p| paths.iter().any(|path| p.starts_with(path)))
         .collect();
     points.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
     for point in points {
@@ -51,6 +51,13 @@ pub fn unmount_below(path: &Path) {
 
 /// Whether something is mounted exactly at `path`.
 pub fn is_mounted(path: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    // Kernels since 5.8 say it themselves; the list of all mounts grows with the pods.
+    if let Ok(found) = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, StatxFlags::empty())
+        && found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT)
+    {
+        return found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+    }
     let Ok(mounts) = std::fs::read_to_string("/proc/self/mountinfo") else { return false };
     mounts.lines().filter_map(|line| line.split(' ').nth(4)).any(|p| Path::new(&unescape(p)) == path)
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use apimachinery::{LabelSelector, Quantity};
+use apimachinery::Quantity;
 use informer::Key;
-use k8s_openapi::api::core::v1::{Node, NodeSelector, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, NodeSelector, Pod, Taint};
 use kube::ResourceExt as _;
 
 /// Amounts of resources.
@@ -86,35 +86,6 @@ pub fn requests(pod: &Pod) -> Amounts {
     }
 }
 
-fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
-    tolerations.iter().any(|t| {
-        let (key, effect) = (t.key.as_deref().unwrap_or(""), t.effect.as_deref().unwrap_or(""));
-        let exists = t.operator.as_deref() == Some("Exists");
-        (effect.is_empty() || effect == taint.effect)
-            && ((key.is_empty() && exists) || key == taint.key)
-            && (exists || t.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""))
-    })
-}
-
-/// Whether a node matches one of the terms of a selector.
-fn matches(selector: &NodeSelector, node: &Node) -> bool {
-    selector.node_selector_terms.iter().any(|term| {
-        let labels =
-            term.match_expressions.iter().flatten().filter_map(|e| serde_json::to_value(e).ok()).collect::<Vec<_>>();
-        let fields =
-            term.match_fields.iter().flatten().filter_map(|e| serde_json::to_value(e).ok()).collect::<Vec<_>>();
-        if labels.is_empty() && fields.is_empty() {
-            return false;
-        }
-        let parse = |list: Vec<serde_json::Value>| {
-            LabelSelector::from_json(&serde_json::json!({"matchExpressions": list})).ok()
-        };
-        let (Some(labels), Some(fields)) = (parse(labels), parse(fields)) else { return false };
-        let name = node.name_any();
-        labels.matches_map(Some(node.labels())) && fields.matches(|k| (k == "metadata.name").then_some(name.as_str()))
-    })
-}
-
 fn host_ports(pod: &Pod) -> Vec<(i32, String)> {
     let containers = pod.spec.iter().flat_map(|s| s.containers.iter());
     let ports = containers.flat_map(|c| c.ports.iter().flatten());
@@ -131,25 +102,23 @@ fn obstacle(pod: &Pod, wanted: &Amounts, state: &NodeState, volumes: &Volumes) -
     if node_spec.unschedulable == Some(true) {
         let cordon =
             Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Taint::default() };
-        if !tolerates(tolerations, &cordon) {
+        if !placement::tolerates(tolerations, &cordon) {
             return Some("node(s) were unschedulable".into());
         }
     }
     let hard = |t: &&Taint| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute");
-    if let Some(taint) = node_spec.taints.iter().flatten().filter(hard).find(|t| !tolerates(tolerations, t)) {
+    if let Some(taint) = node_spec.taints.iter().flatten().filter(hard).find(|t| !placement::tolerates(tolerations, t))
+    {
         return Some(format!(
             "node(s) had untolerated taint {{{}: {}}}",
             taint.key,
             taint.value.as_deref().unwrap_or("")
         ));
     }
-    let by_labels = spec.node_selector.iter().flatten().all(|(k, v)| node.labels().get(k) == Some(v));
-    let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
-    let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    if !by_labels || required.is_some_and(|s| !matches(s, node)) {
+    if !placement::wanted_by(spec, node) {
         return Some("node(s) didn't match Pod's node affinity/selector".into());
     }
-    if volumes.affinities.iter().any(|s| !matches(s, node))
+    if volumes.affinities.iter().any(|s| !placement::matches(s, node))
         || volumes.node.as_ref().is_some_and(|n| *n != node.name_any())
     {
         return Some("node(s) didn't match PersistentVolume's node affinity".into());
@@ -188,15 +157,17 @@ fn score(pod: &Pod, wanted: &Amounts, state: &NodeState) -> i64 {
     let preferred: i64 = {
         let affinity = pod.spec.as_ref().and_then(|s| s.affinity.as_ref()).and_then(|a| a.node_affinity.as_ref());
         let terms = affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
-        let fits = |t: &&k8s_openapi::api::core::v1::PreferredSchedulingTerm| {
-            matches(&NodeSelector { node_selector_terms: vec![t.preference.clone()] }, node)
-        };
+        let fits =
+            |t: &&k8s_openapi::api::core::v1::PreferredSchedulingTerm| placement::term_matches(&t.preference, node);
         terms.into_iter().flatten().filter(fits).map(|t| i64::from(t.weight)).sum()
     };
     let taints = node.spec.as_ref().and_then(|s| s.taints.as_ref());
     let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
-    let soft =
-        taints.into_iter().flatten().filter(|t| t.effect == "PreferNoSchedule" && !tolerates(tolerations, t)).count();
+    let soft = taints
+        .into_iter()
+        .flatten()
+        .filter(|t| t.effect == "PreferNoSchedule" && !placement::tolerates(tolerations, t))
+        .count();
     least - 100 * siblings.count() as i64 + 2 * preferred - 300 * soft as i64
 }
 

@@ -161,7 +161,7 @@ impl Cluster {
         })
     }
 
-    /// Runs kubectl: the stock one if this machine has a new one, else our own.
+    /// Runs kubectl: the stock one if this machine has one, else our own.
     pub fn kubectl(&self, arguments: &[&str]) -> Output {
         self.kubectl_with(arguments, "")
     }
@@ -174,7 +174,7 @@ impl Cluster {
     pub fn kubectl_line(&self, arguments: &[&str]) -> Vec<String> {
         let kubeconfig = self.server.folder.join("kubeconfig").display().to_string();
         let mut all = match stock_kubectl() {
-            Some(program) => vec![program],
+            Some(_) => vec!["kubectl".into()],
             None => vec![self.server.binary.display().to_string(), "kubectl".into()],
         };
         all.extend(["--kubeconfig".into(), kubeconfig]);
@@ -261,13 +261,13 @@ impl Cluster {
     }
 }
 
-/// A kubectl on the PATH that streams over WebSocket (1.31 or newer).
-pub fn stock_kubectl() -> Option<String> {
+/// The minor version of the kubectl on the PATH, if there is one that needs no `/openapi/v2` in protobuf (1.27).
+pub fn stock_kubectl() -> Option<u32> {
     let output = Command::new("kubectl").args(["version", "--client"]).stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let version = text.split("Client Version: v1.").nth(1)?;
-    let minor: u32 = version.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()?;
-    (minor >= 31).then(|| "kubectl".to_string())
+    // Old ones print a Go structure.
+    let version = text.split("Client Version: v1.").nth(1).or_else(|| text.split("Minor:\"").nth(1))?;
+    version.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok().filter(|minor| *minor >= 27)
 }
 
 impl Drop for Cluster {
@@ -330,6 +330,17 @@ impl Node {
         &self.folder
     }
 
+    /// On a file system in memory where this machine has one, as `/run` is on users' machines.
+    fn run_dir(&self) -> String {
+        let memory = ["/run", "/dev/shm"].into_iter().find(|path| {
+            nix::sys::statfs::statfs(*path).is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC)
+        });
+        match memory {
+            Some(path) => format!("{path}/timonel-{}", self.namespace),
+            None => self.folder.join("run").display().to_string(),
+        }
+    }
+
     fn cgroup(&self) -> String {
         format!("timonel-{}", self.namespace)
     }
@@ -341,7 +352,7 @@ impl Node {
             "--data-dir",
             &text("data"),
             "--run-dir",
-            &text("run"),
+            &self.run_dir(),
             "--node-name",
             &self.name,
             "--node-ip",
@@ -450,8 +461,7 @@ impl Node {
 
     /// `timonel uninstall` for this machine's folders.
     pub fn uninstall(&mut self) -> Output {
-        let (data, run_dir) =
-            (self.folder.join("data").display().to_string(), self.folder.join("run").display().to_string());
+        let (data, run_dir) = (self.folder.join("data").display().to_string(), self.run_dir());
         let output = self.timonel(&[
             "uninstall",
             "--yes",
@@ -471,10 +481,15 @@ impl Node {
 
     /// What is left of a node after it was uninstalled: processes, mounts, cgroups, interfaces and rules, one a line.
     pub fn leftovers(&self) -> Vec<String> {
-        let folder = self.folder.display().to_string();
+        let (folder, run_dir) = (self.folder.display().to_string(), self.run_dir());
         let mut left = Vec::new();
+        if Path::new(&run_dir).exists() {
+            left.push(format!("folder {run_dir}"));
+        }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        left.extend(mounts.lines().filter(|l| l.contains(&folder)).map(|l| format!("mount {l}")));
+        left.extend(
+            mounts.lines().filter(|l| l.contains(&folder) || l.contains(&run_dir)).map(|l| format!("mount {l}")),
+        );
         for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
             let line = std::fs::read_to_string(process.path().join("cmdline")).unwrap_or_default().replace('\0', " ");
             if line.contains(&folder) && !line.contains("uninstall") {

@@ -2,6 +2,7 @@
 //! [`run_node`] on.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -210,12 +211,15 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         cluster_dns: cluster.dns,
         cluster_domain: cluster.domain.clone(),
         cluster_cidr: cluster.cidr,
-        labels: args.node_labels.iter().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect(),
-        taints: args.node_taints.iter().filter_map(|t| taint(t)).collect(),
+        labels: args.node_labels.iter().map(|l| label(l)).collect::<anyhow::Result<_>>()?,
+        taints: args.node_taints.iter().map(|t| taint(t)).collect::<anyhow::Result<_>>()?,
         is_server: access.is_server,
     };
     for folder in [&config.data_dir, &config.run_dir] {
-        std::fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
+        // Secrets and other pods' files are below: nobody else on this machine may look.
+        std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)))
+            .with_context(|| format!("can't make {}", folder.display()))?;
     }
     let registries = Registries::read(&args.private_registry).map_err(anyhow::Error::msg)?;
     let images = ImageStore::open(&agent_dir.join("image-store"), registries)?;
@@ -263,10 +267,20 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
 }
 
 /// `key=value:effect` or `key:effect`
-fn taint(text: &str) -> Option<(String, String, String)> {
-    let (rest, effect) = text.rsplit_once(':')?;
+fn label(text: &str) -> anyhow::Result<(String, String)> {
+    let (key, value) =
+        text.split_once('=').with_context(|| format!("--node-label {text:?} is malformed: it must be key=value"))?;
+    Ok((key.into(), value.into()))
+}
+
+fn taint(text: &str) -> anyhow::Result<(String, String, String)> {
+    let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+    let parts = text.rsplit_once(':').filter(|(rest, effect)| !rest.is_empty() && effects.contains(effect));
+    let (rest, effect) = parts.with_context(|| {
+        format!("--node-taint {text:?} is malformed: it must be key=value:effect, the effect one of {effects:?}")
+    })?;
     let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
-    Some((key.into(), value.into(), effect.into()))
+    Ok((key.into(), value.into(), effect.into()))
 }
 
 /// The kubelet's listener and certificate; a new one is asked for through the API when there is no good one.

@@ -31,9 +31,7 @@ pub fn run(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
         }
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    for folder in [&args.run_dir, &args.data.data_dir] {
-        runtime::rootfs::unmount_below(folder);
-    }
+    runtime::rootfs::unmount_below(&[&args.run_dir, &args.data.data_dir]);
     remove_network();
     let _ = std::fs::remove_dir_all(&args.run_dir);
     if !args.keep_data {

@@ -36,7 +36,18 @@ pub enum Form {
 }
 
 pub async fn dispatch(server: &Arc<ApiServer>, request: Request<Body>, peer: Peer) -> Response<Body> {
-    match route(server, request, &peer).await {
+    let told = tracing::enabled!(tracing::Level::DEBUG)
+        .then(|| (request.method().clone(), request.uri().path().to_string(), std::time::Instant::now()));
+    let response = answer_any(server, request, &peer).await;
+    if let Some((method, path, begun)) = told {
+        let milliseconds = begun.elapsed().as_secs_f64() * 1000.0;
+        tracing::debug!(%method, path, code = response.status().as_u16(), milliseconds, "request");
+    }
+    response
+}
+
+async fn answer_any(server: &Arc<ApiServer>, request: Request<Body>, peer: &Peer) -> Response<Body> {
+    match route(server, request, peer).await {
         Ok(response) => response,
         Err(status) => {
             if status.code >= 500 {

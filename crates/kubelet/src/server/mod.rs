@@ -125,28 +125,7 @@ async fn route(manager: &Arc<Manager>, request: Request<Incoming>) -> Response<B
 
 /// The query's parameters, as `key=value` pairs, decoded.
 pub fn query(request: &Request<Incoming>) -> Vec<(String, String)> {
-    let decode = |text: &str| {
-        let bytes = text.as_bytes();
-        let mut out = Vec::new();
-        let mut i = 0;
-        while i < bytes.len() {
-            let hex = |b: u8| (b as char).to_digit(16).map(|d| d as u8);
-            match bytes[i] {
-                b'+' => out.push(b' '),
-                b'%' if i + 2 < bytes.len() => {
-                    if let (Some(a), Some(b)) = (hex(bytes[i + 1]), hex(bytes[i + 2])) {
-                        out.push(a * 16 + b);
-                        i += 2;
-                    }
-                }
-                b => out.push(b),
-            }
-            i += 1;
-        }
-        String::from_utf8_lossy(&out).into_owned()
-    };
-    let pairs = request.uri().query().unwrap_or("").split('&').filter(|p| !p.is_empty());
-    pairs.map(|p| p.split_once('=').unwrap_or((p, ""))).map(|(k, v)| (decode(k), decode(v))).collect()
+    form_urlencoded::parse(request.uri().query().unwrap_or("").as_bytes()).into_owned().collect()
 }
 
 pub fn flag(query: &[(String, String)], key: &str) -> bool {

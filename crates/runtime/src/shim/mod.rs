@@ -9,7 +9,7 @@ mod launch;
 mod logs;
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -25,7 +25,6 @@ use crate::seqpacket;
 use container::{Attached, Container};
 
 /// The descriptor on which the daemon hands over the listening socket.
-pub const LISTENER_FD: RawFd = 3;
 pub const ARGUMENT: &str = "__shim";
 
 /// Runs the shim if this process was started as one: `timonel __shim STATE_FILE`.
@@ -70,11 +69,13 @@ enum Source {
 }
 
 impl Shim {
-    #[allow(unsafe_code)]
     fn new(state: &Path) -> std::io::Result<Self> {
-        // SAFETY: the daemon put the listening socket there for us, and nothing else in this process uses it.
-        let listener = unsafe { OwnedFd::from_raw_fd(LISTENER_FD) };
-        nix::fcntl::fcntl(&listener, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+        // A session of its own, so that nothing meant for the daemon's terminal ends the containers.
+        nix::unistd::setsid()?;
+        // The daemon gave us the listening socket as standard input.
+        let input = std::io::stdin();
+        let listener = input.as_fd().try_clone_to_owned()?;
+        nix::unistd::dup2_stdin(std::fs::File::open("/dev/null")?)?;
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
         mask.thread_block()?;

@@ -1,0 +1,110 @@
+//! Which nodes a pod may be on: taints with their tolerations, node selectors, and node affinity.
+//!
+//! The scheduler, the DaemonSet controller and taint eviction decide by the same functions.
+
+use apimachinery::selector::LabelSelector;
+use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorTerm, PodSpec, Taint, Toleration};
+use kube::ResourceExt as _;
+use serde_json::{Value, json};
+
+/// Whether one toleration is meant for a taint.
+fn fits(toleration: &Toleration, taint: &Taint) -> bool {
+    let (key, effect) = (toleration.key.as_deref().unwrap_or(""), toleration.effect.as_deref().unwrap_or(""));
+    let exists = toleration.operator.as_deref() == Some("Exists");
+    (effect.is_empty() || effect == taint.effect)
+        && ((key.is_empty() && exists) || key == taint.key)
+        && (exists || toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""))
+}
+
+pub fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
+    tolerations.iter().any(|t| fits(t, taint))
+}
+
+/// For how long a `NoExecute` taint is tolerated, in seconds: `None` for ever, `Some(0)` not at all.
+pub fn tolerated_seconds(tolerations: &[Toleration], taint: &Taint) -> Option<i64> {
+    let limits: Vec<Option<i64>> =
+        tolerations.iter().filter(|t| fits(t, taint)).map(|t| t.toleration_seconds).collect();
+    if limits.is_empty() {
+        return Some(0);
+    }
+    // Without a limit by any of them, for ever.
+    if limits.contains(&None) { None } else { limits.into_iter().flatten().min().map(|s| s.max(0)) }
+}
+
+/// Whether a node matches one of the terms of a selector. A term without expressions matches nothing.
+pub fn matches(selector: &NodeSelector, node: &Node) -> bool {
+    selector.node_selector_terms.iter().any(|term| term_matches(term, node))
+}
+
+/// Whether a node matches all expressions of a term.
+pub fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
+    let labels: Vec<Value> =
+        term.match_expressions.iter().flatten().filter_map(|e| serde_json::to_value(e).ok()).collect();
+    let fields: Vec<Value> = term.match_fields.iter().flatten().filter_map(|e| serde_json::to_value(e).ok()).collect();
+    if labels.is_empty() && fields.is_empty() {
+        return false;
+    }
+    let parse = |list: Vec<Value>| LabelSelector::from_json(&json!({"matchExpressions": list})).ok();
+    let (Some(labels), Some(fields)) = (parse(labels), parse(fields)) else { return false };
+    let name = node.name_any();
+    labels.matches_map(Some(node.labels())) && fields.matches(|k| (k == "metadata.name").then_some(name.as_str()))
+}
+
+/// Whether a pod's `nodeSelector` and required node affinity let it be on a node.
+pub fn wanted_by(spec: &PodSpec, node: &Node) -> bool {
+    let labels = node.labels();
+    let selected = spec.node_selector.iter().flatten().all(|(k, v)| labels.get(k) == Some(v));
+    let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
+    let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    selected && required.is_none_or(|r| matches(r, node))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tolerations(value: Value) -> Vec<Toleration> {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn time_of_toleration_is_the_shortest_unless_one_has_no_limit() {
+        let taint = Taint { key: "k".into(), effect: "NoExecute".into(), value: Some("v".into()), ..Taint::default() };
+        let seconds = |value: Value| tolerated_seconds(&tolerations(value), &taint);
+        assert_eq!(seconds(json!([])), Some(0));
+        assert_eq!(seconds(json!([{"operator": "Exists"}])), None);
+        let two = json!([{"key": "k", "operator": "Exists", "tolerationSeconds": 9},
+                         {"key": "k", "value": "v", "tolerationSeconds": 5}]);
+        assert_eq!(seconds(two), Some(5));
+        assert_eq!(seconds(json!([{"key": "k", "value": "other"}])), Some(0));
+        assert_eq!(seconds(json!([{"key": "k", "value": "v", "effect": "NoSchedule"}])), Some(0));
+    }
+
+    #[test]
+    fn affinity_and_node_selector_both_count() {
+        let node: Node = serde_json::from_value(
+            json!({"metadata": {"name": "n1", "labels": {"disk": "ssd", "zone": "a", "size": "7"}}}),
+        )
+        .unwrap();
+        let wanted = |spec: Value| {
+            let mut spec = spec;
+            spec["containers"] = json!([]);
+            wanted_by(&serde_json::from_value(spec).unwrap(), &node)
+        };
+        let affinity = |terms: Value| {
+            json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+            {"nodeSelectorTerms": terms}}}})
+        };
+        assert!(wanted(json!({})));
+        assert!(wanted(json!({"nodeSelector": {"disk": "ssd"}})));
+        assert!(!wanted(json!({"nodeSelector": {"disk": "hdd"}})));
+        assert!(wanted(affinity(json!([{"matchExpressions": [{"key": "size", "operator": "Gt", "values": ["5"]}]}]))));
+        assert!(wanted(affinity(
+            json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}])
+        )));
+        assert!(!wanted(affinity(
+            json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n2"]}]}])
+        )));
+        assert!(!wanted(affinity(json!([{}]))));
+    }
+}
