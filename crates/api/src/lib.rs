@@ -14,6 +14,7 @@ pub mod columns;
 pub mod decode;
 pub mod defaults;
 pub mod kinds;
+pub mod managed;
 pub mod merge;
 pub mod protobuf;
 pub mod schema;

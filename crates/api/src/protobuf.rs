@@ -159,7 +159,7 @@ fn message(name: &str, bytes: &[u8], depth: usize) -> Result<Value, String> {
     if let Some(special) = special(name, bytes)? {
         return Ok(special);
     }
-    let Some(Type::Object(properties)) = schema::types().get(name) else { return Ok(json!({})) };
+    let Some(Type::Object { fields: properties, .. }) = schema::types().get(name) else { return Ok(json!({})) };
     let empty = HashMap::new();
     let numbers = numbers().get(name).unwrap_or(&empty);
     let mut object = Map::new();
@@ -170,13 +170,13 @@ fn message(name: &str, bytes: &[u8], depth: usize) -> Result<Value, String> {
             continue;
         };
         match of {
-            Type::List(item) => {
+            Type::List { items: item, .. } => {
                 let list = object.entry(field.clone()).or_insert_with(|| json!([]));
                 if let Some(list) = list.as_array_mut() {
                     list.push(value(item, &wire, depth + 1)?);
                 }
             }
-            Type::Map(item) => {
+            Type::Map { values: item, .. } => {
                 let map = object.entry(field.clone()).or_insert_with(|| json!({}));
                 let Wire::Bytes(entry) = wire else { continue };
                 let entry = fields(entry)?;
@@ -203,8 +203,8 @@ fn absent(of: &Type) -> Value {
     match of {
         Type::Integer | Type::Number => json!(0),
         Type::Bool => json!(false),
-        Type::List(_) => json!([]),
-        Type::Map(_) | Type::Object(_) | Type::Named(_) => json!({}),
+        Type::List { .. } => json!([]),
+        Type::Map { .. } | Type::Object { .. } | Type::Named(_) => json!({}),
         _ => json!(""),
     }
 }
@@ -219,7 +219,7 @@ fn value(of: &Type, wire: &Wire<'_>, depth: usize) -> Result<Value, String> {
         (Type::Number, Wire::Fixed64(bits)) => json!(f64::from_bits(*bits)),
         (Type::Number, wire) => wire.integer().into(),
         // A list inside a map is wrapped into a message of its own.
-        (Type::List(item), Wire::Bytes(bytes)) => {
+        (Type::List { items: item, .. }, Wire::Bytes(bytes)) => {
             let mut reader = Reader { rest: bytes };
             let mut list = Vec::new();
             while let Some((_, wire)) = reader.field()? {
@@ -297,7 +297,9 @@ mod tests {
         for name in
             ["io.k8s.api.core.v1.Container", "io.k8s.api.core.v1.ServiceSpec", "io.k8s.api.apps.v1.DeploymentSpec"]
         {
-            let Some(Type::Object(properties)) = schema::types().get(name) else { panic!("{name} is missing") };
+            let Some(Type::Object { fields: properties, .. }) = schema::types().get(name) else {
+                panic!("{name} is missing")
+            };
             let known: Vec<&String> = numbers()[name].values().collect();
             let missing: Vec<_> = properties.iter().filter(|(p, _)| !known.contains(&p)).collect();
             assert!(missing.is_empty(), "{name}: {missing:?}");

@@ -14,10 +14,21 @@ static DOCS: &[u8] = include_bytes!("../schema/docs.json.zst");
 /// The type of a field.
 #[derive(Debug, Clone)]
 pub(crate) enum Type {
-    Object(Vec<(String, Type)>),
+    /// Named fields. An atomic object has one owner for all of it (`x-kubernetes-map-type`).
+    Object {
+        fields: Vec<(String, Type)>,
+        atomic: bool,
+    },
     /// An object with any keys, and values of one type.
-    Map(Box<Type>),
-    List(Box<Type>),
+    Map {
+        values: Box<Type>,
+        atomic: bool,
+    },
+    List {
+        items: Box<Type>,
+        kind: ListKind,
+        merge: Option<String>,
+    },
     /// A type by name; resolved on use, as types may hold themselves.
     Named(String),
     String,
@@ -28,6 +39,15 @@ pub(crate) enum Type {
     Bool,
     IntOrString,
     Any,
+}
+
+/// What the items of a list are told apart by (`x-kubernetes-list-type`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ListKind {
+    Atomic,
+    Set,
+    /// By these fields of each item.
+    Map(Vec<String>),
 }
 
 /// The built-in types by name.
@@ -82,14 +102,18 @@ fn read_type(name: &str, schema: &Value) -> Type {
         return Type::IntOrString;
     }
     match text("type") {
-        "object" => match (schema.get("properties"), schema.get("additionalProperties")) {
-            (Some(Value::Object(fields)), _) => {
-                Type::Object(fields.iter().map(|(field, s)| (field.clone(), read_type("", s))).collect())
+        "object" => {
+            let atomic = text("x-kubernetes-map-type") == "atomic";
+            match (schema.get("properties"), schema.get("additionalProperties")) {
+                (Some(Value::Object(fields)), _) => {
+                    let fields = fields.iter().map(|(field, s)| (field.clone(), read_type("", s))).collect();
+                    Type::Object { fields, atomic }
+                }
+                (_, Some(values)) => Type::Map { values: Box::new(read_type("", values)), atomic },
+                _ => Type::Any,
             }
-            (_, Some(values)) => Type::Map(Box::new(read_type("", values))),
-            _ => Type::Any,
-        },
-        "array" => Type::List(Box::new(read_type("", &schema["items"]))),
+        }
+        "array" => read_list(schema),
         "string" if text("format") == "byte" => Type::Bytes,
         "string" => Type::String,
         "integer" => Type::Integer,
@@ -99,6 +123,26 @@ fn read_type(name: &str, schema: &Value) -> Type {
     }
 }
 
+fn read_list(schema: &Value) -> Type {
+    let text = |key: &str| schema.get(key).and_then(Value::as_str).unwrap_or("");
+    let strategic = text("x-kubernetes-patch-strategy").split(',').any(|s| s == "merge");
+    let merge = strategic.then(|| text("x-kubernetes-patch-merge-key").to_string());
+    let keys = schema.get("x-kubernetes-list-map-keys").and_then(Value::as_array);
+    let keys: Vec<String> = keys.into_iter().flatten().filter_map(Value::as_str).map(String::from).collect();
+    let kind = match text("x-kubernetes-list-type") {
+        "map" => ListKind::Map(keys),
+        "set" => ListKind::Set,
+        "atomic" => ListKind::Atomic,
+        // Where nothing is said, the older tags of strategic merge count.
+        _ => match merge.as_deref() {
+            None => ListKind::Atomic,
+            Some("") => ListKind::Set,
+            Some(key) => ListKind::Map(vec![key.into()]),
+        },
+    };
+    Type::List { items: Box::new(read_type("", &schema["items"])), kind, merge }
+}
+
 impl Types {
     pub fn contains(&self, name: &str) -> bool {
         self.types.contains_key(name)
@@ -106,6 +150,16 @@ impl Types {
 
     pub(crate) fn get(&self, name: &str) -> Option<&Type> {
         self.types.get(name)
+    }
+
+    /// What a type that is only named stands for.
+    pub(crate) fn resolve<'a>(&'a self, of: &'a Type) -> &'a Type {
+        const ANY: &Type = &Type::Any;
+        let mut of = of;
+        while let Type::Named(name) = of {
+            of = self.types.get(name).unwrap_or(ANY);
+        }
+        of
     }
 
     /// Goes over `object`, which should be of the named type: removes nulls (as decoding into Go would) and unknown
@@ -148,19 +202,19 @@ impl Types {
                     findings.mismatched.push(format!("{path}: illegal base64 data"));
                 }
             }
-            (Type::List(item), Value::Array(list)) => {
+            (Type::List { items: item, .. }, Value::Array(list)) => {
                 list.retain(|v| !v.is_null());
                 for (i, v) in list.iter_mut().enumerate() {
                     self.walk(item, v, &format!("{path}[{i}]"), findings);
                 }
             }
-            (Type::Map(item), Value::Object(map)) => {
+            (Type::Map { values: item, .. }, Value::Object(map)) => {
                 map.retain(|_, v| !v.is_null());
                 for (key, v) in map.iter_mut() {
                     self.walk(item, v, &join(key), findings);
                 }
             }
-            (Type::Object(fields), Value::Object(map)) => {
+            (Type::Object { fields, .. }, Value::Object(map)) => {
                 map.retain(|key, v| {
                     let known = fields.iter().any(|(f, _)| f == key);
                     if !known {
@@ -188,8 +242,8 @@ impl Types {
             Value::Object(_) => "object",
         };
         let want = match of {
-            Type::Object(_) | Type::Map(_) => "an object",
-            Type::List(_) => "a list",
+            Type::Object { .. } | Type::Map { .. } => "an object",
+            Type::List { .. } => "a list",
             Type::String | Type::Bytes => "a string",
             Type::Time => "a time in RFC 3339",
             Type::Integer => "an integer",

@@ -5,9 +5,10 @@
 //! (`metadata`, `status`).
 //!
 //! Reading order: [`object`] (metadata access), [`status`] (errors as clients see them), [`selector`], [`quantity`],
-//! [`patch`], [`names`], [`clock`].
+//! [`patch`], [`fields`], [`names`], [`clock`].
 
 pub mod clock;
+pub mod fields;
 pub mod names;
 pub mod object;
 pub mod patch;
@@ -15,6 +16,7 @@ pub mod quantity;
 pub mod selector;
 pub mod status;
 
+pub use fields::FieldSet;
 pub use object::ObjectExt;
 pub use quantity::Quantity;
 pub use selector::{FieldSelector, LabelSelector};

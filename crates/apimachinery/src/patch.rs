@@ -7,12 +7,12 @@
 use serde_json::{Map, Value};
 
 /// How the list in a field is merged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListMerge {
     /// The patch's list replaces the list.
     Replace,
     /// Items are objects, matched by this field.
-    ByKey(&'static str),
+    ByKey(String),
     /// Items are scalars, united.
     Set,
 }
@@ -114,7 +114,7 @@ fn merge_object(
         }
         path.push(key.into());
         if let (Some(Value::Array(list)), Some(order)) = (map.get_mut(key), order.as_array()) {
-            reorder(list, order, strategy.list(path));
+            reorder(list, order, &strategy.list(path));
         }
         path.pop();
     }
@@ -146,9 +146,9 @@ fn merge_list(
                 }
             }
         }
-        ListMerge::ByKey(key) => {
+        ListMerge::ByKey(ref key) => {
             for item in patch {
-                let id = item.get(key).ok_or_else(|| PatchError::MissingMergeKey(item.clone(), key.into()))?;
+                let id = item.get(key).ok_or_else(|| PatchError::MissingMergeKey(item.clone(), key.clone()))?;
                 let at = list.iter().position(|x| x.get(key) == Some(id));
                 match (directive(item).as_deref(), at) {
                     (Some("delete"), at) => {
@@ -161,19 +161,27 @@ fn merge_list(
                             merge_object(&mut list[at], inner, path, strategy)?;
                         }
                     }
-                    (_, None) => list.push(item.clone()),
+                    (_, None) => {
+                        // Merged into nothing, so that directives inside don't stay in the object.
+                        let mut fresh = Value::Null;
+                        match item {
+                            Value::Object(inner) => merge_object(&mut fresh, inner, path, strategy)?,
+                            other => fresh = other.clone(),
+                        }
+                        list.push(fresh);
+                    }
                 }
             }
         }
     }
     if let Some(order) = order {
-        reorder(list, order, merge);
+        reorder(list, order, &merge);
     }
     Ok(())
 }
 
 /// Puts the items that `order` names into its order; the others keep their place behind their predecessor.
-fn reorder(list: &mut [Value], order: &[Value], merge: ListMerge) {
+fn reorder(list: &mut [Value], order: &[Value], merge: &ListMerge) {
     let rank = |item: &Value| {
         order.iter().position(|o| match merge {
             ListMerge::ByKey(key) => o.get(key).is_some() && o.get(key) == item.get(key),
@@ -203,7 +211,7 @@ mod tests {
     impl MergeStrategy for Containers {
         fn list(&self, path: &[String]) -> ListMerge {
             match path.last().map(String::as_str) {
-                Some("containers" | "env") => ListMerge::ByKey("name"),
+                Some("containers" | "env") => ListMerge::ByKey("name".into()),
                 Some("finalizers") => ListMerge::Set,
                 _ => ListMerge::Replace,
             }

@@ -14,7 +14,7 @@ use crate::ApiServer;
 use crate::allocator::kubernetes_address;
 use crate::auth::{MASTERS, User, roles};
 use crate::cache::{object_key, store_key};
-use crate::handlers::write::create_object;
+use crate::handlers::write::{Creation, create_object};
 use crate::object::{Filter, encode};
 
 /// Events older than this are removed.
@@ -79,7 +79,7 @@ async fn ensure_one(server: &Arc<ApiServer>, kind: &'static Kind, object: Value)
     }
     let namespace = object.namespace().to_string();
     let user = User::new("system:apiserver", &[MASTERS]);
-    create_object(server, &user, kind, &namespace, object, false).await.map(|_| ())
+    create_object(server, &user, &Creation::by_server(kind, &namespace), object).await.map(|_| ())
 }
 
 fn services(server: &ApiServer) -> Vec<Value> {

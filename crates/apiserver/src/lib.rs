@@ -18,6 +18,7 @@ mod bootstrap;
 mod cache;
 mod discovery;
 mod handlers;
+mod managed;
 mod object;
 mod openapi;
 mod relay;

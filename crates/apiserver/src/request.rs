@@ -5,6 +5,8 @@ use http::{Method, Uri};
 
 use api::Kind;
 
+use crate::auth::User;
+use crate::managed::Writer;
 use crate::object::Filter;
 
 /// The parts of a resource path.
@@ -28,9 +30,40 @@ pub struct Info {
     /// The RBAC verb.
     pub verb: &'static str,
     pub query: Query,
+    /// Who the fields that are written belong to.
+    pub manager: String,
+}
+
+/// The field manager of a request: what the client says, else the program's name, else the user's.
+///
+/// # Errors
+/// When the client's name for it is too long or can't be printed.
+pub fn manager(query: &Query, headers: &http::HeaderMap, user: &User) -> Result<String, Status> {
+    let said = query.get("fieldManager");
+    if said.chars().count() > 128 {
+        return Err(Status::bad_request("fieldManager: Too long: may not be more than 128 bytes"));
+    }
+    if said.chars().any(char::is_control) {
+        return Err(Status::bad_request("fieldManager: Invalid value: should only contain printable characters"));
+    }
+    if !said.is_empty() {
+        return Ok(said.into());
+    }
+    let agent = headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let program = agent.split('/').next().unwrap_or("");
+    if !program.is_empty() {
+        return Ok(program.chars().take(128).collect());
+    }
+    let name = user.name.strip_prefix("system:").unwrap_or(&user.name);
+    Ok(if name.starts_with("node:") { "kubelet".into() } else { name.into() })
 }
 
 impl Info {
+    /// The writer, for `metadata.managedFields`.
+    pub fn writer(&self) -> Writer {
+        Writer { manager: self.manager.clone(), subresource: self.path.subresource.clone() }
+    }
+
     /// `pods` or `pods/log`, as RBAC names it.
     pub fn resource(&self) -> String {
         match self.path.subresource.as_str() {

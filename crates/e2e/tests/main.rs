@@ -1,5 +1,6 @@
 //! What a user does, on real containers. One binary, so that it links once; every test has clusters of its own.
 
+mod apply;
 mod crash;
 mod errors;
 mod join;

@@ -98,7 +98,8 @@ impl Cluster {
         Self::start_with(&[])
     }
 
-    /// Like [`start`](Self::start), with further flags for the server.
+    /// Like [`start`](Self::start), with further flags for the server. With `--disable-agent` there is no node: it is ready
+    /// when the API is.
     ///
     /// # Errors
     /// Those of [`start`](Self::start).
@@ -125,6 +126,12 @@ impl Cluster {
         server.arguments.extend(flags.iter().map(|f| (*f).to_string()));
         let mut cluster = Cluster { server, agents: Vec::new(), switch, folder };
         prepare(&cluster.server)?;
+        if flags.contains(&"--disable-agent") {
+            cluster.server.spawn()?;
+            let ready = || Ok(cluster.kubectl(&["get", "serviceaccount", "default"]).code == 0);
+            cluster.eventually("the API is served", ready)?;
+            return Ok(cluster);
+        }
         cluster.server.put_images()?;
         cluster.server.spawn()?;
         cluster.wait_ready("server-1")?;

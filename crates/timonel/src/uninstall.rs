@@ -38,7 +38,7 @@ pub fn run(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
         let _ = std::fs::remove_dir_all(&args.data.data_dir);
         let _ = std::fs::remove_dir_all("/etc/timonel");
     }
-    for file in ["/etc/systemd/system/timonel.service", "/usr/local/bin/timonel"] {
+    for file in ["/etc/systemd/system/timonel.service", "/usr/local/bin/timonel", "/run/timonel.pid"] {
         let _ = std::fs::remove_file(file);
     }
     let kubectl = Path::new("/usr/local/bin/kubectl");

@@ -140,6 +140,8 @@ pub enum Patch {
     Json(Value),
     Merge(Value),
     Strategic(Value),
+    /// An applied configuration, with the keys that came twice.
+    Apply(Value, Vec<String>),
 }
 
 impl Patch {
@@ -155,15 +157,24 @@ impl Patch {
             "application/json-patch+json" => Ok(Patch::Json(parse()?)),
             "application/merge-patch+json" => Ok(Patch::Merge(parse()?)),
             "application/strategic-merge-patch+json" => Ok(Patch::Strategic(parse()?)),
+            "application/apply-patch+yaml" => {
+                // JSON is YAML too, but only the JSON reader notices keys that come twice.
+                if let Ok((config, duplicates)) = api::decode::json(&bytes) {
+                    return Ok(Patch::Apply(config, duplicates));
+                }
+                let config = serde_yaml_ng::from_slice(&bytes)
+                    .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+                Ok(Patch::Apply(config, Vec::new()))
+            }
             other => {
-                let known =
-                    "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+                let known = "application/json-patch+json, application/merge-patch+json, \
+                     application/strategic-merge-patch+json, application/apply-patch+yaml";
                 Err(Status::unsupported_media_type(other, known))
             }
         }
     }
 
-    pub fn apply(&self, object: &Value) -> Result<Value, Status> {
+    pub fn apply(&self, kind: &Kind, object: &Value) -> Result<Value, Status> {
         let mut patched = object.clone();
         match self {
             Patch::Json(p) => patch::json_patch(&mut patched, p).map_err(|e| {
@@ -174,8 +185,11 @@ impl Patch {
                 )
             })?,
             Patch::Merge(p) => patch::merge_patch(&mut patched, p),
-            Patch::Strategic(p) => patch::strategic_merge(&mut patched, p, &BuiltinStrategy)
+            Patch::Strategic(p) => patch::strategic_merge(&mut patched, p, &BuiltinStrategy::of(kind))
                 .map_err(|e| Status::bad_request(e.to_string()))?,
+            Patch::Apply(..) => {
+                return Err(Status::new(415, "UnsupportedMediaType", "apply isn't served for this subresource"));
+            }
         }
         Ok(patched)
     }

@@ -66,7 +66,8 @@ async fn route(server: &Arc<ApiServer>, request: Request<Body>, peer: &Peer) -> 
     let query = Query::parse(request.uri());
     let kind = api::find(&path.group, &path.version, &path.plural).ok_or_else(Status::no_route)?;
     let verb = request::verb(request.method(), &path, &query).ok_or_else(Status::method_not_allowed)?;
-    let info = Info { kind, path, verb, query };
+    let manager = request::manager(&query, request.headers(), &user)?;
+    let info = Info { kind, path, verb, query, manager };
     auth::authorize(server, &user, &info)?;
     if !kind.namespaced && !info.path.namespace.is_empty() {
         return Err(Status::no_route());

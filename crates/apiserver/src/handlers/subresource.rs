@@ -57,11 +57,12 @@ async fn everything(
     request: Request<Body>,
     parts: &[&str],
 ) -> Result<Response<Body>, Status> {
-    let dry_run = body::dry_run(&info.query)?;
-    let change = Change { target: Target::Everything, dry_run };
+    let change = Change::to(Target::Everything, info)?;
     let bytes = if info.verb == "patch" {
         let patch = Patch::read(request).await?;
-        change.carry_out(server, user, info, |current| Ok(with_parts(current, &patch.apply(current)?, parts))).await?
+        change
+            .carry_out(server, user, info, |current| Ok(with_parts(current, &patch.apply(info.kind, current)?, parts)))
+            .await?
     } else {
         let (sent, _) = body::object(request, info.kind, &info.query).await?;
         change.carry_out(server, user, info, |current| Ok(with_parts(current, &sent, parts))).await?
@@ -91,8 +92,7 @@ async fn scale(
         let entry = resource.get(&info.key()).ok_or_else(|| info.not_found())?;
         return Ok(response::json(200, &scale_of(&entry.parse())));
     }
-    let dry_run = body::dry_run(&info.query)?;
-    let change = Change { target: Target::Main, dry_run };
+    let change = Change::to(Target::Main, info)?;
     let set = |current: &Value, scale: &Value| -> Result<Value, Status> {
         let replicas = scale.i64_at(&["spec", "replicas"]).unwrap_or(0);
         if replicas < 0 {
@@ -109,7 +109,9 @@ async fn scale(
     };
     let bytes = if info.verb == "patch" {
         let patch = Patch::read(request).await?;
-        change.carry_out(server, user, info, |current| set(current, &patch.apply(&scale_of(current))?)).await?
+        change
+            .carry_out(server, user, info, |current| set(current, &patch.apply(info.kind, &scale_of(current))?))
+            .await?
     } else {
         let (sent, _) = body::value(request).await?;
         change.carry_out(server, user, info, |current| set(current, &sent)).await?
@@ -146,7 +148,7 @@ pub async fn bind(server: &Arc<ApiServer>, user: &User, info: &Info, binding: &V
         return Err(Status::invalid("", "Binding", &info.path.name, vec![cause]));
     }
     let uid = binding.uid().to_string();
-    let change = Change { target: Target::Everything, dry_run: body::dry_run(&info.query)? };
+    let change = Change::to(Target::Everything, info)?;
     let make = |current: &Value| {
         let refuse = |why: String| Status::conflict("", "pods/binding", &info.path.name, &why);
         if current.is_deleting() {

@@ -17,8 +17,9 @@ use super::read::{one, resource};
 use super::{Form, Patch};
 use crate::ApiServer;
 use crate::admission::{self, Operation};
-use crate::auth::User;
+use crate::auth::{self, User};
 use crate::cache::{object_key, store_key};
+use crate::managed::{self, Writer};
 use crate::object::{encode, splice};
 use crate::request::Info;
 use crate::response::{self, Body};
@@ -39,8 +40,32 @@ pub async fn create(
     if info.kind.plural == "pods" {
         admission::wait_for_account(server, &info.path.namespace, &object).await;
     }
-    let bytes = create_object(server, user, info.kind, &info.path.namespace, object, dry_run).await?;
+    let creation = Creation { dry_run, ..Creation::of(info) };
+    let bytes = create_object(server, user, &creation, object).await?;
     Ok(answer(info, form, 201, bytes, &warnings))
+}
+
+/// What an object that is to be created is, beside its content.
+pub struct Creation {
+    pub kind: &'static Kind,
+    pub namespace: String,
+    pub dry_run: bool,
+    writer: Writer,
+    /// The content was applied, and has its managed fields already.
+    applied: bool,
+}
+
+impl Creation {
+    fn of(info: &Info) -> Self {
+        let namespace = info.path.namespace.clone();
+        Creation { kind: info.kind, namespace, dry_run: false, writer: info.writer(), applied: false }
+    }
+
+    /// For objects that the server makes itself.
+    pub fn by_server(kind: &'static Kind, namespace: &str) -> Self {
+        let writer = Writer { manager: "apiserver".into(), subresource: String::new() };
+        Creation { kind, namespace: namespace.into(), dry_run: false, writer, applied: false }
+    }
 }
 
 /// The answer to a write: the object, with warnings about what was dropped.
@@ -54,12 +79,11 @@ fn answer(info: &Info, form: Form, code: u16, bytes: Bytes, warnings: &[String])
 pub async fn create_object(
     server: &Arc<ApiServer>,
     user: &User,
-    kind: &Kind,
-    namespace: &str,
+    creation: &Creation,
     mut object: Value,
-    dry_run: bool,
 ) -> Result<Bytes, Status> {
-    place(kind, namespace, &mut object)?;
+    let kind = creation.kind;
+    place(kind, &creation.namespace, &mut object)?;
     if !object.resource_version().is_empty() {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
     }
@@ -74,7 +98,7 @@ pub async fn create_object(
             }
             object.set_meta("name", generated_name(prefix));
         }
-        match create_named(server, user, kind, object, dry_run).await {
+        match create_named(server, user, creation, object).await {
             Err(status) if status.reason == "AlreadyExists" && generate.is_some() && attempt < 8 => {}
             done => return done,
         }
@@ -85,10 +109,10 @@ pub async fn create_object(
 async fn create_named(
     server: &Arc<ApiServer>,
     user: &User,
-    kind: &Kind,
+    creation: &Creation,
     mut object: Value,
-    dry_run: bool,
 ) -> Result<Bytes, Status> {
+    let kind = creation.kind;
     object.set_meta("uid", uuid::Uuid::new_v4().to_string());
     object.set_meta("creationTimestamp", clock::now_rfc3339());
     for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
@@ -101,9 +125,13 @@ async fn create_named(
     let lease = server.services.assign(kind, &mut object, None)?;
     refuse_invalid(kind, &object, None)?;
     admission::validate(user, kind, Operation::Create, &object)?;
+    if !creation.applied {
+        managed::inherit(&mut object, &Value::Null);
+        managed::track(kind, Target::Main, &creation.writer, &json!({}), &mut object);
+    }
     let key = object_key(object.namespace(), object.name());
     let canonical = encode(&object);
-    if dry_run {
+    if creation.dry_run {
         if resource(server, kind)?.get(&key).is_some() {
             return Err(Status::already_exists(kind.group, kind.plural, object.name()));
         }
@@ -193,11 +221,17 @@ pub async fn patch(
 ) -> Result<Response<Body>, Status> {
     let patch = Patch::read(request).await?;
     let validation = FieldValidation::read(&info.query)?;
+    if let Patch::Apply(config, duplicates) = patch {
+        let mut config = config;
+        let warnings = body::conform(&mut config, info.kind, validation, duplicates)?;
+        let (code, bytes) = apply(server, user, info, config).await?;
+        return Ok(answer(info, form, code, bytes, &warnings));
+    }
     let warnings = parking_lot::Mutex::new(Vec::new());
     let change = Change::read(info)?;
     let bytes = change
         .carry_out(server, user, info, |current| {
-            let mut patched = patch.apply(current)?;
+            let mut patched = patch.apply(info.kind, current)?;
             *warnings.lock() = body::conform(&mut patched, info.kind, validation, Vec::new())?;
             Ok(patched)
         })
@@ -205,16 +239,69 @@ pub async fn patch(
     Ok(answer(info, form, 200, bytes, &warnings.into_inner()))
 }
 
+/// Server-side apply: changes the object, or creates it. Returns the code of the answer and the object.
+async fn apply(server: &Arc<ApiServer>, user: &User, info: &Info, mut config: Value) -> Result<(u16, Bytes), Status> {
+    if info.query.get("fieldManager").is_empty() {
+        let cause = apimachinery::Cause::required("fieldManager", "is required for apply patch");
+        return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", vec![cause]));
+    }
+    if !config.at(&["metadata", "managedFields"]).is_null() {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
+    if config.name().is_empty() {
+        config.set_meta("name", info.path.name.as_str());
+    }
+    if config.name() != info.path.name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({}) does not match the name on the URL ({})",
+            config.name(),
+            info.path.name
+        )));
+    }
+    place(info.kind, &info.path.namespace, &mut config)?;
+    let change = Change { applies: true, ..Change::read(info)? };
+    let (force, writer) = (info.query.flag("force"), info.writer());
+    let make = |live: &Value| {
+        let mut new = managed::apply(info.kind, change.target, &writer, live, &config, force)?;
+        new.set_meta("resourceVersion", config.resource_version());
+        Ok(new)
+    };
+    for attempt in 0.. {
+        let exists = resource(server, info.kind)?.get(&info.key()).is_some();
+        if exists || change.target != Target::Main {
+            return Ok((200, change.carry_out(server, user, info, make).await?));
+        }
+        if !config.uid().is_empty() || !config.resource_version().is_empty() {
+            return Err(info.not_found());
+        }
+        auth::authorize(server, user, &Info { verb: "create", ..info.clone() })?;
+        let object = make(&json!({}))?;
+        let creation = Creation { dry_run: change.dry_run, applied: true, ..Creation::of(info) };
+        match create_object(server, user, &creation, object).await {
+            // Somebody was faster: apply to what he made.
+            Err(status) if status.reason == "AlreadyExists" && attempt < RETRIES => {}
+            done => return Ok((201, done?)),
+        }
+    }
+    Err(Status::modified(info.kind.group, info.kind.plural, &info.path.name))
+}
+
 /// A change of an existing object.
 pub struct Change {
     pub target: Target,
     pub dry_run: bool,
+    /// `make` also says who manages which field.
+    applies: bool,
 }
 
 impl Change {
     pub fn read(info: &Info) -> Result<Self, Status> {
         let target = if info.path.subresource == "status" { Target::Status } else { Target::Main };
-        Ok(Change { target, dry_run: body::dry_run(&info.query)? })
+        Self::to(target, info)
+    }
+
+    pub fn to(target: Target, info: &Info) -> Result<Self, Status> {
+        Ok(Change { target, dry_run: body::dry_run(&info.query)?, applies: false })
     }
 
     /// Makes the new object from the current one with `make`, and writes it. If `make`'s result carries a resource
@@ -255,8 +342,16 @@ impl Change {
             admission::validate(user, kind, Operation::Update, &new)?;
             // The version is the store's to write; made equal, what is left is what the change changed.
             new.set_meta("resourceVersion", old.resource_version());
-            if new == old {
-                return Ok(entry.bytes.clone());
+            if self.applies {
+                if managed::same_but_times(&new, &old) {
+                    return Ok(entry.bytes.clone());
+                }
+            } else {
+                managed::inherit(&mut new, &old);
+                if new == old {
+                    return Ok(entry.bytes.clone());
+                }
+                managed::track(kind, self.target, &info.writer(), &old, &mut new);
             }
             let canonical = encode(&new);
             if self.dry_run {
