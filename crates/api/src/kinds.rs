@@ -12,7 +12,7 @@ pub enum Verbs {
 }
 
 /// A built-in kind.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
     pub group: &'static str,
     pub version: &'static str,
@@ -28,6 +28,8 @@ pub struct Kind {
     pub verbs: Verbs,
     /// Further fields that field selectors may name, beside `metadata.name` and `metadata.namespace`.
     pub selectable: &'static [&'static str],
+    /// Of a custom resource definition.
+    pub custom: bool,
 }
 
 impl Kind {
@@ -42,6 +44,10 @@ impl Kind {
 
     /// The name of the kind's type in the schema.
     pub fn schema(&self) -> String {
+        if self.custom {
+            let reversed: Vec<&str> = self.group.rsplit('.').collect();
+            return format!("{}.{}.{}", reversed.join("."), self.version, self.kind);
+        }
         let package = match self.group {
             "" => "io.k8s.api.core".to_string(),
             "apiextensions.k8s.io" => "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions".into(),
@@ -106,6 +112,7 @@ const fn kind(
         has_generation: false,
         verbs: Verbs::All,
         selectable: &[],
+        custom: false,
     }
 }
 

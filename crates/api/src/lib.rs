@@ -6,11 +6,14 @@
 //! - [`decode`], [`protobuf`]: from bytes to values
 //! - [`merge`]: which lists a strategic merge patch merges, and by which key
 //! - [`defaults`], [`validate`]: what upstream fills in and refuses
+//! - [`managed`]: fields and their managers, for server-side apply
+//! - [`custom`]: the same for kinds of custom resource definitions
 //! - [`columns`]: what `kubectl get` prints
 //!
 //! No I/O; all functions work on JSON values.
 
 pub mod columns;
+pub mod custom;
 pub mod decode;
 pub mod defaults;
 pub mod kinds;

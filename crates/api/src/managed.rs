@@ -2,10 +2,12 @@
 //! how an applied configuration is merged, and what is removed when it isn't applied any more.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use apimachinery::fields::{self, Entry, FieldSet};
 use serde_json::{Map, Value};
 
+use crate::custom::Definition;
 use crate::schema::{self, ListKind, Type};
 
 /// A value as server-side apply sees it.
@@ -78,12 +80,17 @@ fn step(kind: &ListKind, item: &Value) -> Option<String> {
     }
 }
 
-/// A type by its name in the schema.
-pub struct Typed<'a>(&'a Type);
+/// The type of a kind.
+pub struct Typed(Source);
+
+enum Source {
+    Builtin(&'static Type),
+    Custom(Arc<Definition>, String),
+}
 
 /// The type of built-in kinds by the name of their schema.
-pub fn typed(schema_name: &str) -> Typed<'static> {
-    Typed(schema::types().get(schema_name).unwrap_or(ANY))
+pub fn typed(schema_name: &str) -> Typed {
+    Typed(Source::Builtin(schema::types().get(schema_name).unwrap_or(ANY)))
 }
 
 /// What one version of an object has that another hasn't.
@@ -95,25 +102,36 @@ pub struct Difference {
     pub removed: FieldSet,
 }
 
-impl Typed<'_> {
+impl Typed {
+    pub(crate) fn custom(definition: Arc<Definition>, version: &str) -> Self {
+        Typed(Source::Custom(definition, version.into()))
+    }
+
+    fn of(&self) -> &Type {
+        match &self.0 {
+            Source::Builtin(of) => of,
+            Source::Custom(definition, version) => definition.type_of(version).unwrap_or(ANY),
+        }
+    }
+
     /// All fields of an applied configuration.
     pub fn fields(&self, object: &Value) -> FieldSet {
-        all(self.0, object, false).below
+        all(self.of(), object, false).below
     }
 
     pub fn compare(&self, old: &Value, new: &Value) -> Difference {
-        let (changed, removed) = compare(self.0, Some(old), Some(new));
+        let (changed, removed) = compare(self.of(), Some(old), Some(new));
         Difference { changed: changed.below, removed: removed.below }
     }
 
     /// `live` with everything that `applied` says.
     pub fn merge(&self, live: &Value, applied: &Value) -> Value {
-        merge(self.0, live, applied)
+        merge(self.of(), live, applied)
     }
 
     /// Removes from `object` what is in `before`, not in `now`, and in none of `others`.
     pub fn prune(&self, object: &mut Value, before: &FieldSet, now: &FieldSet, others: &FieldSet) {
-        prune(self.0, object, before, Some(now), Some(others));
+        prune(self.of(), object, before, Some(now), Some(others));
     }
 }
 

@@ -85,7 +85,7 @@ pub fn raw() -> (Map<String, Value>, Map<String, Value>) {
     }
 }
 
-fn read_type(name: &str, schema: &Value) -> Type {
+pub(crate) fn read_type(name: &str, schema: &Value) -> Type {
     let text = |key: &str| schema.get(key).and_then(Value::as_str).unwrap_or("");
     match name.rsplit('.').next() {
         Some("Time" | "MicroTime") => return Type::Time,

@@ -10,11 +10,13 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use parking_lot::RwLock;
+use serde_json::Value;
 use store::{Change, KeyValue, Observer};
 use tokio::sync::{mpsc, watch};
 
 use api::{KINDS, Kind, Verbs};
 
+use crate::catalog::{Catalog, DEFINITIONS, is_definition};
 use crate::object::{Entry, Filter};
 
 /// Changes of one resource that are kept for watches that resume.
@@ -237,8 +239,11 @@ impl Resource {
 
 /// All resources.
 pub struct Cache {
-    /// By `plural` or `plural.group`.
+    /// Built-in ones, by `plural` or `plural.group`.
     resources: HashMap<String, Arc<Resource>>,
+    /// Those of custom resource definitions.
+    custom: RwLock<HashMap<String, Arc<Resource>>>,
+    pub catalog: Arc<Catalog>,
     revision: watch::Sender<u64>,
 }
 
@@ -258,7 +263,7 @@ pub fn object_key(namespace: &str, name: &str) -> String {
 }
 
 impl Cache {
-    pub fn new() -> Self {
+    pub fn new(catalog: Arc<Catalog>) -> Self {
         let resources = KINDS
             .iter()
             .filter(|k| k.verbs == Verbs::All)
@@ -267,12 +272,33 @@ impl Cache {
                 (resource_name(kind), Arc::new(resource))
             })
             .collect();
-        Cache { resources, revision: watch::channel(0).0 }
+        Cache { resources, custom: RwLock::default(), catalog, revision: watch::channel(0).0 }
     }
 
     /// The resource of a stored kind.
-    pub fn resource(&self, kind: &Kind) -> Option<&Arc<Resource>> {
-        self.resources.get(&resource_name(kind))
+    pub fn resource(&self, kind: &Kind) -> Option<Arc<Resource>> {
+        self.find(&resource_name(kind))
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<Resource>> {
+        self.resources.get(name).cloned().or_else(|| self.custom.read().get(name).cloned())
+    }
+
+    /// Follows a change of a custom resource definition.
+    fn define(&self, name: &str, object: Option<&Value>) {
+        match object {
+            Some(object) => {
+                if let Some(kind) = self.catalog.put(object) {
+                    let new = || Resource { kind, state: RwLock::default(), listed: RwLock::default() };
+                    self.custom.write().entry(name.into()).or_insert_with(|| Arc::new(new()));
+                }
+            }
+            None => {
+                self.catalog.remove(name);
+                // Ends its watches, too.
+                self.custom.write().remove(name);
+            }
+        }
     }
 
     /// The resource with this name (`pods`, `deployments.apps`). Panics on names that aren't in the table of kinds, as
@@ -291,18 +317,23 @@ impl Cache {
         let _ = seen.wait_for(|r| *r >= revision).await;
     }
 
-    pub fn all(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.resources.values()
+    pub fn all(&self) -> Vec<Arc<Resource>> {
+        self.resources.values().cloned().chain(self.custom.read().values().cloned()).collect()
     }
 
-    fn route(&self, key: &str) -> Option<(&Arc<Resource>, Arc<str>)> {
+    fn route(&self, key: &str) -> Option<(Arc<Resource>, Arc<str>)> {
         let (resource, object) = key.strip_prefix("/registry/")?.split_once('/')?;
-        Some((self.resources.get(resource)?, object.into()))
+        Some((self.find(resource)?, object.into()))
     }
 }
 
 impl Observer for Cache {
     fn snapshot(&self, items: Vec<KeyValue>, revision: u64) {
+        // Definitions first, so that the objects of their kinds find their place.
+        let prefix = format!("/registry/{DEFINITIONS}/");
+        for item in items.iter().filter(|i| i.key.starts_with(&prefix)) {
+            self.define(&item.key[prefix.len()..], serde_json::from_slice(&item.value).ok().as_ref());
+        }
         for item in items {
             let Some((resource, key)) = self.route(&item.key) else {
                 tracing::warn!(key = %item.key, "an object of an unknown kind is in the database; it is left alone");
@@ -313,7 +344,7 @@ impl Observer for Cache {
             state.changed = state.changed.max(item.revision);
             state.items.insert(key, entry);
         }
-        for resource in self.resources.values() {
+        for resource in self.all() {
             resource.state.write().forgotten = revision;
         }
         self.revision.send_replace(revision);
@@ -322,6 +353,10 @@ impl Observer for Cache {
     fn changes(&self, batch: &[Change]) {
         for change in batch {
             if let Some((resource, key)) = self.route(&change.key) {
+                if is_definition(resource.kind) {
+                    let object = change.value.as_ref().and_then(|v| serde_json::from_slice(v).ok());
+                    self.define(&key, object.as_ref());
+                }
                 resource.apply(key, change);
             }
         }
@@ -347,7 +382,7 @@ mod tests {
 
     #[test]
     fn watcher_sees_objects_enter_and_leave_its_selector() {
-        let cache = Cache::new();
+        let cache = Cache::new(Arc::default());
         let pods = cache.named("pods");
         let filter = Filter { labels: LabelSelector::parse("app=web").unwrap(), ..Filter::default() };
         let mut watch = pods.subscribe(filter, From::Now, 0).unwrap();
@@ -364,7 +399,7 @@ mod tests {
 
     #[test]
     fn watch_resumes_from_a_known_revision_only() {
-        let cache = Cache::new();
+        let cache = Cache::new(Arc::default());
         cache.snapshot(vec![], 10);
         put(&cache, 11, "a", "web");
         put(&cache, 12, "b", "web");
@@ -376,7 +411,7 @@ mod tests {
 
     #[test]
     fn namespace_lists_do_not_leak_neighbours() {
-        let cache = Cache::new();
+        let cache = Cache::new(Arc::default());
         for (i, namespace) in ["a", "a-b", "a0", "b"].iter().enumerate() {
             let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": namespace}});
             let key = format!("/registry/pods/{namespace}/p").into();

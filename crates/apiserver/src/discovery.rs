@@ -1,16 +1,27 @@
-//! Discovery documents: which groups, versions and resources there are. Made once from the table of kinds.
+//! Discovery documents: which groups, versions and resources there are. Made anew when a custom resource
+//! definition changes, and kept until then.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use serde_json::{Value, json};
 
-use api::{KINDS, Kind, Verbs};
+use api::{Kind, Verbs};
+use parking_lot::Mutex;
 
+use crate::catalog::Catalog;
 use crate::response::{self, Body};
 
 pub struct Discovery {
+    catalog: Arc<Catalog>,
+    made: Mutex<Option<Arc<Documents>>>,
+}
+
+struct Documents {
+    generation: u64,
+    kinds: Vec<&'static Kind>,
     aggregated_core: Bytes,
     aggregated_groups: Bytes,
     groups: Vec<&'static str>,
@@ -90,17 +101,17 @@ fn aggregated_resource(kind: &Kind) -> Value {
     value
 }
 
-fn aggregated(groups: &[&str]) -> Bytes {
+fn aggregated(kinds: &[&'static Kind], groups: &[&str]) -> Bytes {
     let items: Vec<Value> = groups
         .iter()
         .map(|group| {
-            let versions: Vec<Value> = versions(group)
+            let versions: Vec<Value> = versions(kinds, group)
                 .into_iter()
                 .map(|version| {
-                    let resources: Vec<Value> = KINDS
+                    let resources: Vec<Value> = kinds
                         .iter()
                         .filter(|k| k.group == *group && k.version == version)
-                        .map(aggregated_resource)
+                        .map(|k| aggregated_resource(k))
                         .collect();
                     json!({"version": version, "freshness": "Current", "resources": resources})
                 })
@@ -117,28 +128,49 @@ fn aggregated(groups: &[&str]) -> Bytes {
         .into()
 }
 
-fn versions(group: &str) -> Vec<&'static str> {
-    let mut versions: Vec<&str> = KINDS.iter().filter(|k| k.group == group).map(|k| k.version).collect();
+fn versions(kinds: &[&'static Kind], group: &str) -> Vec<&'static str> {
+    let mut versions: Vec<&str> = kinds.iter().filter(|k| k.group == group).map(|k| k.version).collect();
     versions.dedup();
     versions
 }
 
-fn group_value(group: &str) -> Value {
+fn group_value(kinds: &[&'static Kind], group: &str) -> Value {
     let of = |v: &&str| json!({"groupVersion": format!("{group}/{v}"), "version": v});
-    let versions = versions(group);
+    let versions = versions(kinds, group);
     json!({"name": group, "versions": versions.iter().map(of).collect::<Vec<_>>(),
            "preferredVersion": versions.first().map(of)})
 }
 
-impl Discovery {
-    pub fn new() -> Self {
+impl Documents {
+    fn make(catalog: &Catalog) -> Self {
+        let generation = catalog.generation();
+        let kinds = catalog.kinds();
         let mut groups: Vec<&'static str> = Vec::new();
-        for kind in KINDS {
+        for kind in &kinds {
             if !kind.group.is_empty() && !groups.contains(&kind.group) {
                 groups.push(kind.group);
             }
         }
-        Discovery { aggregated_core: aggregated(&[""]), aggregated_groups: aggregated(&groups), groups }
+        let aggregated_core = aggregated(&kinds, &[""]);
+        Documents { generation, aggregated_core, aggregated_groups: aggregated(&kinds, &groups), kinds, groups }
+    }
+}
+
+impl Discovery {
+    pub fn new(catalog: Arc<Catalog>) -> Self {
+        Discovery { catalog, made: Mutex::default() }
+    }
+
+    fn documents(&self) -> Arc<Documents> {
+        let mut made = self.made.lock();
+        if let Some(present) = &*made
+            && present.generation == self.catalog.generation()
+        {
+            return present.clone();
+        }
+        let new = Arc::new(Documents::make(&self.catalog));
+        *made = Some(new.clone());
+        new
     }
 
     fn aggregated_response(bytes: &Bytes) -> Response<Body> {
@@ -148,11 +180,11 @@ impl Discovery {
     }
 
     pub fn aggregated_core(&self) -> Response<Body> {
-        Self::aggregated_response(&self.aggregated_core)
+        Self::aggregated_response(&self.documents().aggregated_core)
     }
 
     pub fn aggregated_groups(&self) -> Response<Body> {
-        Self::aggregated_response(&self.aggregated_groups)
+        Self::aggregated_response(&self.documents().aggregated_groups)
     }
 
     pub fn core_versions(&self, (address, port): (IpAddr, u16)) -> Value {
@@ -161,13 +193,15 @@ impl Discovery {
     }
 
     pub fn groups(&self) -> Value {
-        let groups: Vec<Value> = self.groups.iter().map(|g| group_value(g)).collect();
+        let documents = self.documents();
+        let groups: Vec<Value> = documents.groups.iter().map(|g| group_value(&documents.kinds, g)).collect();
         json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
     }
 
     pub fn group(&self, group: &str) -> Option<Response<Body>> {
-        self.groups.contains(&group).then(|| {
-            let mut value = group_value(group);
+        let documents = self.documents();
+        documents.groups.contains(&group).then(|| {
+            let mut value = group_value(&documents.kinds, group);
             value["kind"] = "APIGroup".into();
             value["apiVersion"] = "v1".into();
             response::json(200, &value)
@@ -176,7 +210,7 @@ impl Discovery {
 
     pub fn resources(&self, group: &str, version: &str) -> Option<Response<Body>> {
         let mut resources = Vec::new();
-        for kind in KINDS.iter().filter(|k| k.group == group && k.version == version) {
+        for kind in self.documents().kinds.iter().filter(|k| k.group == group && k.version == version) {
             let mut value = json!({"name": kind.plural, "singularName": kind.singular(),
                 "namespaced": kind.namespaced, "kind": kind.kind, "verbs": verbs(kind)});
             if !kind.short_names.is_empty() {

@@ -16,6 +16,7 @@ mod allocator;
 pub mod auth;
 mod bootstrap;
 mod cache;
+mod catalog;
 mod discovery;
 mod handlers;
 mod managed;
@@ -77,6 +78,7 @@ pub enum Peer {
 pub struct ApiServer {
     config: Config,
     cache: Arc<cache::Cache>,
+    catalog: Arc<catalog::Catalog>,
     store: Arc<dyn Store>,
     tokens: auth::Tokens,
     rbac: auth::Rbac,
@@ -108,14 +110,16 @@ impl ApiServer {
     /// # Errors
     /// When the store can't be read or written, or a key is malformed.
     pub async fn start(config: Config, store: Arc<dyn Store>) -> Result<Arc<Self>, StartError> {
-        let cache = Arc::new(cache::Cache::new());
+        let catalog = Arc::new(catalog::Catalog::default());
+        let cache = Arc::new(cache::Cache::new(catalog.clone()));
         store.attach(cache.clone()).await?;
         let server = Arc::new(ApiServer {
             tokens: auth::Tokens::new(&config.token_key_pem).map_err(StartError::TokenKey)?,
             relay: relay::Relay::new(&config).map_err(StartError::Relay)?,
             rbac: auth::Rbac::default(),
             services: allocator::Allocator::new(&config, &cache),
-            discovery: discovery::Discovery::new(),
+            discovery: discovery::Discovery::new(catalog.clone()),
+            catalog,
             slots: tokio::sync::Semaphore::new(MAX_IN_FLIGHT),
             started: jiff::Timestamp::now(),
             cache,

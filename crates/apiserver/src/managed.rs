@@ -1,7 +1,7 @@
 //! Who set which field: `metadata.managedFields`, kept on every write (KEP-555), and server-side apply on top of it.
 
 use api::Kind;
-use api::managed::{Difference, typed};
+use api::managed::{Difference, Typed};
 use apimachinery::{FieldSet, ObjectExt as _, Status, clock};
 use serde_json::{Value, json};
 
@@ -127,8 +127,8 @@ fn strip(kind: &Kind, target: Target, fields: &mut FieldSet) {
     }
 }
 
-fn difference(kind: &Kind, target: Target, old: &Value, new: &Value) -> Difference {
-    let mut found = typed(&kind.schema()).compare(old, new);
+fn difference(of: &Typed, kind: &Kind, target: Target, old: &Value, new: &Value) -> Difference {
+    let mut found = of.compare(old, new);
     strip(kind, target, &mut found.changed);
     strip(kind, target, &mut found.removed);
     found
@@ -152,8 +152,8 @@ pub fn inherit(new: &mut Value, old: &Value) {
 }
 
 /// Gives the writer of an update what changed, and takes it from all others. `old` is an empty object for a create.
-pub fn track(kind: &Kind, target: Target, writer: &Writer, old: &Value, new: &mut Value) {
-    let Difference { changed, removed } = difference(kind, target, old, new);
+pub fn track(of: &Typed, kind: &Kind, target: Target, writer: &Writer, old: &Value, new: &mut Value) {
+    let Difference { changed, removed } = difference(of, kind, target, old, new);
     if changed.is_empty() && removed.is_empty() {
         return;
     }
@@ -194,6 +194,7 @@ fn new_record(kind: &Kind, writer: &Writer, applies: bool, fields: FieldSet) -> 
 /// # Errors
 /// A conflict that names the other managers, unless `force` takes their fields.
 pub fn apply(
+    of: &Typed,
     kind: &Kind,
     target: Target,
     writer: &Writer,
@@ -201,7 +202,6 @@ pub fn apply(
     applied: &Value,
     force: bool,
 ) -> Result<Value, Status> {
-    let of = typed(&kind.schema());
     let mut records = read(live).unwrap_or_default();
     let mut now = of.fields(applied);
     strip(kind, target, &mut now);
@@ -212,7 +212,7 @@ pub fn apply(
     if let Some(before) = &before {
         of.prune(&mut new, before, &now, &others);
     }
-    let Difference { changed, removed } = difference(kind, target, live, &new);
+    let Difference { changed, removed } = difference(of, kind, target, live, &new);
     let mut conflicts = Vec::new();
     for record in records.iter_mut().filter(|r| !r.is_of(writer, true)) {
         let contested = record.fields.intersection(&changed);

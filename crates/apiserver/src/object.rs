@@ -65,6 +65,21 @@ pub fn splice(canonical: &[u8], revision: u64) -> Bytes {
     out.freeze()
 }
 
+/// The canonical form under another `apiVersion`; versions of a custom kind differ in nothing else.
+pub fn with_version(canonical: &Bytes, version: &str) -> Bytes {
+    const MARK: &[u8] = br#"{"apiVersion":""#;
+    let Some(rest) = canonical.strip_prefix(MARK) else { return canonical.clone() };
+    let end = rest.iter().position(|b| *b == b'"').unwrap_or(0);
+    if &rest[..end] == version.as_bytes() {
+        return canonical.clone();
+    }
+    let mut out = BytesMut::with_capacity(canonical.len() + version.len());
+    out.put_slice(MARK);
+    out.put_slice(version.as_bytes());
+    out.put_slice(&rest[end..]);
+    out.freeze()
+}
+
 /// An object in the cache. Immutable; a change makes a new one.
 #[derive(Debug)]
 pub struct Entry {
@@ -94,6 +109,16 @@ impl Entry {
             labels: self.labels.clone(),
             fields: self.fields.clone(),
         }
+    }
+
+    /// The same object under another version of its kind.
+    pub fn in_version(self: &Arc<Self>, version: &str) -> Arc<Self> {
+        let bytes = with_version(&self.bytes, version);
+        if bytes.as_ptr() == self.bytes.as_ptr() {
+            return self.clone();
+        }
+        let (labels, fields) = (self.labels.clone(), self.fields.clone());
+        Arc::new(Entry { key: self.key.clone(), revision: self.revision, bytes, labels, fields })
     }
 
     pub fn name(&self) -> &str {

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use http::{HeaderValue, Response, header};
 use serde_json::{Map, Value, json};
 
-use api::{KINDS, Kind, Verbs, schema};
+use api::{Kind, Verbs, schema};
 
 use crate::KUBERNETES_VERSION;
+use crate::catalog::Catalog;
 use crate::response::{self, Body};
 
 fn path_of(group: &str, version: &str) -> String {
@@ -15,23 +16,35 @@ fn path_of(group: &str, version: &str) -> String {
 }
 
 /// `/openapi/v3`: where the documents are. The hash lets clients cache them.
-pub fn index() -> Value {
+pub fn index(catalog: &Catalog) -> Value {
     let mut paths = Map::new();
-    for kind in KINDS {
+    for kind in catalog.kinds() {
         let path = path_of(kind.group, kind.version);
-        let hash = format!("{KUBERNETES_VERSION}-{}", env!("CARGO_PKG_VERSION"));
+        // Of a custom kind, the schema may change with every definition.
+        let changes = if kind.custom { format!("-{}", catalog.generation()) } else { String::new() };
+        let hash = format!("{KUBERNETES_VERSION}-{}{changes}", env!("CARGO_PKG_VERSION"));
         let url = format!("/openapi/v3/{path}?hash={hash}");
         paths.insert(path, json!({"serverRelativeURL": url}));
     }
     json!({ "paths": paths })
 }
 
-pub fn document(group: &str, version: &str) -> Option<Response<Body>> {
-    let kinds: Vec<&Kind> = KINDS.iter().filter(|k| k.group == group && k.version == version).collect();
+pub fn document(catalog: &Catalog, group: &str, version: &str) -> Option<Response<Body>> {
+    let all = catalog.kinds();
+    let kinds: Vec<&Kind> = all.into_iter().filter(|k| k.group == group && k.version == version).collect();
     if kinds.is_empty() {
         return None;
     }
-    let (types, docs) = schema::raw();
+    let (mut types, docs) = schema::raw();
+    for kind in kinds.iter().filter(|k| k.custom) {
+        let definition = catalog.definition(kind);
+        if let Some(version) = definition.as_ref().and_then(|d| d.version(kind.version)) {
+            let mut of = version.schema.clone();
+            let metadata = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+            of["properties"]["metadata"] = json!({ "$ref": metadata });
+            types.insert(kind.schema(), of);
+        }
+    }
     let mut schemas = Map::new();
     let mut wanted: BTreeSet<String> = kinds.iter().map(|k| k.schema()).collect();
     while let Some(name) = wanted.pop_first() {
@@ -112,7 +125,11 @@ fn add_paths(kind: &Kind, gvk: &Value, paths: &mut Map<String, Value>) {
     }
     on_collection["get"] = operation("list", json!([parameter("labelSelector"), parameter("fieldSelector")]));
     on_collection["delete"] = operation("deletecollection", json!([parameter("dryRun")]));
-    let patches = ["application/json-patch+json", "application/merge-patch+json"];
+    let mut patches =
+        vec!["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
+    if !kind.custom {
+        patches.push("application/strategic-merge-patch+json");
+    }
     let on_one = json!({
         "get": operation("get", json!([])),
         "put": with_body("put", &["application/json"]),

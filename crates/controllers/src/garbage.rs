@@ -10,13 +10,14 @@ use std::time::Duration;
 use api::{KINDS, Kind, Verbs};
 use futures::StreamExt as _;
 use informer::{Key, Queue};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, PartialObjectMeta, Patch, PatchParams, Preconditions};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::{Context, Result};
+use crate::{Context, Result, custom_resources};
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
@@ -68,6 +69,12 @@ impl Graph {
         self.nodes.remove(uid);
     }
 
+    /// Drops all objects of a kind that is no more.
+    fn forget(&mut self, kind: &Kind) {
+        let gone: Vec<String> = self.nodes.iter().filter(|(_, n)| n.kind == kind).map(|(uid, _)| uid.clone()).collect();
+        gone.iter().for_each(|uid| self.remove(uid));
+    }
+
     fn dependents_of(&self, uid: &str) -> Vec<String> {
         self.dependents.get(uid).into_iter().flatten().cloned().collect()
     }
@@ -106,7 +113,7 @@ pub fn start(context: Context) {
     for kind in KINDS.iter().filter(|k| is_tracked(k)) {
         tokio::spawn(observe(context.client.clone(), kind, graph.clone(), queue.clone(), synced.clone()));
     }
-    drop(synced);
+    tokio::spawn(observe_custom(context.clone(), graph.clone(), queue.clone(), synced));
     tokio::spawn(async move {
         // All kinds are listed once every sender is gone; before that, an owner may only not be known yet.
         let _ = waiting.recv().await;
@@ -115,6 +122,39 @@ pub fn start(context: Context) {
             async move { collect(&client, &graph, &key.name).await }
         });
     });
+}
+
+/// Observes the kinds of custom resource definitions, as they come and go.
+async fn observe_custom(context: Context, graph: Shared, queue: Queue, synced: tokio::sync::mpsc::Sender<()>) {
+    let definitions = context.informers.of::<CustomResourceDefinition>();
+    let changed = Arc::new(tokio::sync::Notify::new());
+    let wake = changed.clone();
+    definitions.on_change(move |_| wake.notify_one());
+    definitions.synced().await;
+    let mut synced = Some(synced);
+    let mut observed: Vec<(&'static Kind, tokio::task::AbortHandle)> = Vec::new();
+    loop {
+        let wanted: Vec<&'static Kind> = custom_resources::kinds(&definitions);
+        observed.retain(|(kind, task)| {
+            let stays = wanted.contains(kind);
+            if !stays {
+                task.abort();
+                graph.lock().forget(kind);
+            }
+            stays
+        });
+        for kind in wanted {
+            if observed.iter().any(|(k, _)| *k == kind) {
+                continue;
+            }
+            // Only the definitions that are there at the start are waited for.
+            let done = synced.clone().unwrap_or_else(|| tokio::sync::mpsc::channel(1).0);
+            let task = tokio::spawn(observe(context.client.clone(), kind, graph.clone(), queue.clone(), done));
+            observed.push((kind, task.abort_handle()));
+        }
+        synced = None;
+        changed.notified().await;
+    }
 }
 
 async fn observe(

@@ -5,6 +5,7 @@
 //! API, and keep nothing else: after a crash the next look at the same objects goes on where the last one stopped.
 
 mod certificates;
+mod custom_resources;
 mod deployment;
 mod endpoints;
 mod garbage;
@@ -54,6 +55,7 @@ pub fn start(config: Config, informers: Informers) {
     namespace::start(context.clone());
     service_account::start(context.clone());
     certificates::start(context.clone());
+    custom_resources::start(context.clone());
     nodes::start(context.events("node-controller"));
     replica_set::start(context.events("replicaset-controller"));
     deployment::start(context.events("deployment-controller"));

@@ -5,13 +5,15 @@ use std::time::Duration;
 use api::{KINDS, Kind, Verbs};
 use informer::{Change, Informer, Key, Keyed as _, Queue};
 use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Client;
 use serde_json::{Value, json};
 
-use crate::{Context, Result};
+use crate::{Context, Result, custom_resources};
 
 pub fn start(context: Context) {
     let namespaces = context.informers.of::<Namespace>();
+    let definitions = context.informers.of::<CustomResourceDefinition>();
     let queue = Queue::default();
     let add = queue.clone();
     namespaces.on_change(move |change| {
@@ -22,8 +24,11 @@ pub fn start(context: Context) {
         }
     });
     queue.work("namespace", 2, move |key| {
-        let (context, namespaces) = (context.clone(), namespaces.clone());
-        async move { empty(&context, &namespaces, &key).await }
+        let (context, namespaces, definitions) = (context.clone(), namespaces.clone(), definitions.clone());
+        async move {
+            informer::synced!(definitions);
+            empty(&context, &namespaces, &definitions, &key).await
+        }
     });
 }
 
@@ -32,22 +37,32 @@ fn path(kind: &Kind, namespace: &str) -> String {
     format!("{root}/{}/namespaces/{namespace}/{}", kind.version, kind.plural)
 }
 
-async fn request(client: &Client, method: &str, path: &str, body: &Value) -> Result<Value> {
+pub async fn request(client: &Client, method: &str, path: &str, body: &Value) -> Result<Value> {
     let request = http::Request::builder().method(method).uri(path).header("Content-Type", "application/json");
     let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
     let request = request.body(body).map_err(kube::Error::HttpError)?;
     client.request(request).await
 }
 
-async fn empty(context: &Context, namespaces: &Informer<Namespace>, key: &Key) -> Result<Option<Duration>> {
+async fn empty(
+    context: &Context,
+    namespaces: &Informer<Namespace>,
+    definitions: &Informer<CustomResourceDefinition>,
+    key: &Key,
+) -> Result<Option<Duration>> {
     let Some(namespace) = namespaces.get(key) else { return Ok(None) };
     if namespace.spec.as_ref().and_then(|s| s.finalizers.as_ref()).is_none_or(Vec::is_empty) {
         return Ok(None);
     }
     let mut left = Vec::new();
-    for kind in KINDS.iter().filter(|k| k.namespaced && k.verbs == Verbs::All) {
+    let custom = custom_resources::kinds(definitions);
+    for kind in KINDS.iter().chain(custom).filter(|k| k.namespaced && k.verbs == Verbs::All) {
         let path = path(kind, &key.name);
-        let found = request(&context.client, "GET", &format!("{path}?limit=1"), &Value::Null).await?;
+        let found = match request(&context.client, "GET", &format!("{path}?limit=1"), &Value::Null).await {
+            // A definition that went meanwhile took its objects along.
+            Err(kube::Error::Api(status)) if kind.custom && status.code == 404 => continue,
+            found => found?,
+        };
         if found["items"].as_array().is_none_or(Vec::is_empty) {
             continue;
         }

@@ -2,6 +2,7 @@
 
 mod apply;
 mod crash;
+mod custom;
 mod errors;
 mod join;
 mod pulls;

@@ -180,10 +180,13 @@ impl Cluster {
     /// The words of a kubectl command, to be run on the server's machine.
     pub fn kubectl_line(&self, arguments: &[&str]) -> Vec<String> {
         let kubeconfig = self.server.folder.join("kubeconfig").display().to_string();
-        let mut all = match stock_kubectl() {
-            Some(_) => vec!["kubectl".into()],
-            None => vec![self.server.binary.display().to_string(), "kubectl".into()],
-        };
+        // Clusters of tests have the same address; what kubectl keeps of one must not be taken for another's.
+        let cache = format!("KUBECACHEDIR={}", self.server.folder.join("kubectl-cache").display());
+        let mut all = vec!["env".to_string(), cache];
+        match stock_kubectl() {
+            Some(_) => all.push("kubectl".into()),
+            None => all.extend([self.server.binary.display().to_string(), "kubectl".into()]),
+        }
         all.extend(["--kubeconfig".into(), kubeconfig]);
         all.extend(arguments.iter().map(|a| (*a).to_string()));
         all

@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::*;
 
-fn deployment() -> Typed<'static> {
+fn deployment() -> Typed {
     typed("io.k8s.api.apps.v1.Deployment")
 }
 

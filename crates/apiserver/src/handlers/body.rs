@@ -7,8 +7,9 @@ use http_body_util::BodyExt as _;
 use serde_json::Value;
 
 use api::merge::BuiltinStrategy;
-use api::{Kind, protobuf, schema};
+use api::{Kind, protobuf};
 
+use crate::ApiServer;
 use crate::request::Query;
 use crate::response::Body;
 
@@ -89,17 +90,23 @@ pub async fn value(request: Request<Body>) -> Result<(Value, Vec<String>), Statu
 }
 
 /// An object of `kind`, typed and pruned, with warnings about what was dropped.
-pub async fn object(request: Request<Body>, kind: &Kind, query: &Query) -> Result<(Value, Vec<String>), Status> {
+pub async fn object(
+    server: &ApiServer,
+    request: Request<Body>,
+    kind: &Kind,
+    query: &Query,
+) -> Result<(Value, Vec<String>), Status> {
     let (mut object, duplicates) = value(request).await?;
     if !object.is_object() {
         return Err(Status::bad_request("the body must be an object with apiVersion, kind and metadata"));
     }
-    let warnings = conform(&mut object, kind, FieldValidation::read(query)?, duplicates)?;
+    let warnings = conform(server, &mut object, kind, FieldValidation::read(query)?, duplicates)?;
     Ok((object, warnings))
 }
 
 /// Checks that `object` says it is of `kind` and has its fields; fills in what it doesn't say.
 pub fn conform(
+    server: &ApiServer,
     object: &mut Value,
     kind: &Kind,
     validation: FieldValidation,
@@ -115,7 +122,7 @@ pub fn conform(
     }
     object["apiVersion"] = expected.into();
     object["kind"] = kind.kind.into();
-    let findings = schema::types().check(&kind.schema(), object);
+    let findings = server.catalog.prune(kind, object);
     if !findings.mismatched.is_empty() {
         let text = findings.mismatched.join("; ");
         return Err(Status::bad_request(format!(
@@ -185,6 +192,10 @@ impl Patch {
                 )
             })?,
             Patch::Merge(p) => patch::merge_patch(&mut patched, p),
+            Patch::Strategic(_) if kind.custom => {
+                let known = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+                return Err(Status::unsupported_media_type("application/strategic-merge-patch+json", known));
+            }
             Patch::Strategic(p) => patch::strategic_merge(&mut patched, p, &BuiltinStrategy::of(kind))
                 .map_err(|e| Status::bad_request(e.to_string()))?,
             Patch::Apply(..) => {

@@ -37,9 +37,13 @@ pub fn answer(server: &Arc<ApiServer>, user: &User, request: &Request<Body>) -> 
         ["api", version] => server.discovery.resources("", version).ok_or_else(Status::no_route),
         ["apis", group] => server.discovery.group(group).ok_or_else(Status::no_route),
         ["apis", group, version] => server.discovery.resources(group, version).ok_or_else(Status::no_route),
-        ["openapi", "v3"] => Ok(response::json(200, &openapi::index())),
-        ["openapi", "v3", "api", version] => openapi::document("", version).ok_or_else(Status::no_route),
-        ["openapi", "v3", "apis", group, version] => openapi::document(group, version).ok_or_else(Status::no_route),
+        ["openapi", "v3"] => Ok(response::json(200, &openapi::index(&server.catalog))),
+        ["openapi", "v3", "api", version] => {
+            openapi::document(&server.catalog, "", version).ok_or_else(Status::no_route)
+        }
+        ["openapi", "v3", "apis", group, version] => {
+            openapi::document(&server.catalog, group, version).ok_or_else(Status::no_route)
+        }
         [] => Ok(response::json(
             200,
             &json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]}),

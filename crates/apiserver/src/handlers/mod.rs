@@ -64,7 +64,7 @@ async fn route(server: &Arc<ApiServer>, request: Request<Body>, peer: &Peer) -> 
         return meta::answer(server, &user, &request);
     };
     let query = Query::parse(request.uri());
-    let kind = api::find(&path.group, &path.version, &path.plural).ok_or_else(Status::no_route)?;
+    let kind = server.catalog.find(&path.group, &path.version, &path.plural).ok_or_else(Status::no_route)?;
     let verb = request::verb(request.method(), &path, &query).ok_or_else(Status::method_not_allowed)?;
     let manager = request::manager(&query, request.headers(), &user)?;
     let info = Info { kind, path, verb, query, manager };
@@ -72,6 +72,7 @@ async fn route(server: &Arc<ApiServer>, request: Request<Body>, peer: &Peer) -> 
     if !kind.namespaced && !info.path.namespace.is_empty() {
         return Err(Status::no_route());
     }
+    server.catalog.admit(info.kind, false)?;
     let long = info.verb == "watch" || is_stream(&info.path.subresource);
     if long {
         return answer(server, &user, info, request).await;

@@ -10,26 +10,27 @@ use http::Response;
 use serde_json::{Value, json};
 use store::ReadError;
 
-use api::{Kind, columns};
+use api::Kind;
 
 use super::Form;
 use crate::ApiServer;
 use crate::cache::{Resource, store_key};
-use crate::object::{Entry, Filter};
+use crate::object::{Entry, Filter, with_version};
 use crate::request::Info;
 use crate::response::{self, Body};
 
-pub fn resource<'a>(server: &'a ApiServer, kind: &Kind) -> Result<&'a Arc<Resource>, Status> {
+pub fn resource(server: &ApiServer, kind: &Kind) -> Result<Arc<Resource>, Status> {
     server.cache.resource(kind).ok_or_else(Status::method_not_allowed)
 }
 
 pub fn get(server: &ApiServer, info: &Info, form: Form) -> Result<Response<Body>, Status> {
     let entry = resource(server, info.kind)?.get(&info.key()).ok_or_else(|| info.not_found())?;
-    Ok(one(info, form, 200, entry.bytes.clone()))
+    Ok(one(server, info, form, 200, entry.bytes.clone()))
 }
 
 /// An answer that is one object.
-pub fn one(info: &Info, form: Form, code: u16, bytes: Bytes) -> Response<Body> {
+pub fn one(server: &ApiServer, info: &Info, form: Form, code: u16, bytes: Bytes) -> Response<Body> {
+    let bytes = if info.kind.custom { with_version(&bytes, &info.kind.api_version()) } else { bytes };
     if form == Form::Json {
         return response::json_bytes(code, bytes);
     }
@@ -38,7 +39,7 @@ pub fn one(info: &Info, form: Form, code: u16, bytes: Bytes) -> Response<Body> {
         Form::Partial => partial(&object),
         _ => {
             let metadata = json!({"resourceVersion": object.resource_version()});
-            table(info, &[object], metadata)
+            table(server, info, &[object], metadata)
         }
     };
     response::json(code, &value)
@@ -50,13 +51,13 @@ pub fn partial(object: &Value) -> Value {
 }
 
 /// A table of objects; `includeObject` says what of each object comes along.
-pub fn table(info: &Info, objects: &[Value], metadata: Value) -> Value {
+pub fn table(server: &ApiServer, info: &Info, objects: &[Value], metadata: Value) -> Value {
     let include = match info.query.get("includeObject") {
         "Object" => |o: &Value| o.clone(),
         "None" => |_: &Value| Value::Null,
         _ => partial,
     };
-    columns::table(info.kind, objects, include, metadata)
+    server.catalog.table(info.kind, objects, include, metadata)
 }
 
 /// Where a list goes on: the revision it is of, and the key to begin after.
@@ -90,7 +91,7 @@ pub async fn list(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Re
     }
     let present = server.cache.revision();
     let plain = form == Form::Json && limit == 0 && token.is_empty() && wanted.exactly.is_none();
-    if plain && filter.is_everything() {
+    if plain && filter.is_everything() && server.catalog.has_one_version(info.kind) {
         let items = resource.whole_list(join);
         let revision = present.max(resource.changed());
         return Ok(list_bytes(info.kind, revision, items, None));
@@ -107,6 +108,10 @@ pub async fn list(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Re
     if !after.is_empty() {
         let start = items.partition_point(|e| e.key.as_ref() <= after.as_str());
         items.drain(..start);
+    }
+    if info.kind.custom {
+        let version = info.kind.api_version();
+        items = items.into_iter().map(|e| e.in_version(&version)).collect();
     }
     let mut more = None;
     if limit > 0 && items.len() > limit {
@@ -125,7 +130,7 @@ pub async fn list(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Re
     }
     let objects: Vec<Value> = items.iter().map(|e| e.parse()).collect();
     let value = match form {
-        Form::Table => table(info, &objects, metadata),
+        Form::Table => table(server, info, &objects, metadata),
         _ => {
             let items: Vec<Value> = objects.iter().map(partial).collect();
             json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",

@@ -21,7 +21,7 @@ pub async fn create(
     if info.verb != "create" {
         return Err(Status::method_not_allowed());
     }
-    let (mut review, _) = body::object(request, info.kind, &info.query).await?;
+    let (mut review, _) = body::object(server, request, info.kind, &info.query).await?;
     let status = match info.kind.kind {
         "Binding" => {
             let mut target = info.clone();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::custom::ScalePaths;
 use apimachinery::{LabelSelector, ObjectExt as _, Status, clock};
 use bytes::Bytes;
 use http::{Request, Response};
@@ -64,7 +65,7 @@ async fn everything(
             .carry_out(server, user, info, |current| Ok(with_parts(current, &patch.apply(info.kind, current)?, parts)))
             .await?
     } else {
-        let (sent, _) = body::object(request, info.kind, &info.query).await?;
+        let (sent, _) = body::object(server, request, info.kind, &info.query).await?;
         change.carry_out(server, user, info, |current| Ok(with_parts(current, &sent, parts))).await?
     };
     Ok(response::json_bytes(200, bytes))
@@ -81,6 +82,20 @@ fn with_parts(current: &Value, sent: &Value, parts: &[&str]) -> Value {
     new
 }
 
+/// Where a workload keeps what its `scale` shows.
+fn scale_paths(server: &ApiServer, kind: &api::Kind) -> ScalePaths {
+    let custom = server.catalog.definition(kind).and_then(|d| d.version(kind.version)?.scale.clone());
+    custom.unwrap_or_else(|| ScalePaths {
+        spec_replicas: vec!["spec".into(), "replicas".into()],
+        status_replicas: vec!["status".into(), "replicas".into()],
+        selector: None,
+    })
+}
+
+fn member<'a>(object: &'a Value, path: &[String]) -> &'a Value {
+    object.at(&path.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
 async fn scale(
     server: &Arc<ApiServer>,
     user: &User,
@@ -88,9 +103,10 @@ async fn scale(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let resource = super::read::resource(server, info.kind)?;
+    let paths = scale_paths(server, info.kind);
     if info.verb == "get" {
         let entry = resource.get(&info.key()).ok_or_else(|| info.not_found())?;
-        return Ok(response::json(200, &scale_of(&entry.parse())));
+        return Ok(response::json(200, &scale_of(&paths, &entry.parse())));
     }
     let change = Change::to(Target::Main, info)?;
     let set = |current: &Value, scale: &Value| -> Result<Value, Status> {
@@ -101,7 +117,8 @@ async fn scale(
             return Err(Status::invalid("autoscaling", "Scale", &info.path.name, vec![cause]));
         }
         let mut new = current.clone();
-        new["spec"]["replicas"] = replicas.into();
+        let place = paths.spec_replicas.iter().fold(&mut new, |at, name| &mut at[name.as_str()]);
+        *place = replicas.into();
         if !scale.resource_version().is_empty() {
             new.set_meta("resourceVersion", scale.resource_version());
         }
@@ -109,35 +126,36 @@ async fn scale(
     };
     let bytes = if info.verb == "patch" {
         let patch = Patch::read(request).await?;
-        change
-            .carry_out(server, user, info, |current| set(current, &patch.apply(info.kind, &scale_of(current))?))
-            .await?
+        let make = |current: &Value| set(current, &patch.apply(info.kind, &scale_of(&paths, current))?);
+        change.carry_out(server, user, info, make).await?
     } else {
         let (sent, _) = body::value(request).await?;
         change.carry_out(server, user, info, |current| set(current, &sent)).await?
     };
     let object: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-    Ok(response::json(200, &scale_of(&object)))
+    Ok(response::json(200, &scale_of(&paths, &object)))
 }
 
 /// The `autoscaling/v1` Scale of a workload.
-fn scale_of(object: &Value) -> Value {
+fn scale_of(paths: &ScalePaths, object: &Value) -> Value {
     let selector = &object["spec"]["selector"];
     let plain = |map: &Value| {
         let pairs = map.as_object().into_iter().flatten();
         pairs.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or(""))).collect::<Vec<_>>().join(",")
     };
-    let selector = match selector.get("matchLabels") {
-        Some(labels) => plain(labels),
-        None if LabelSelector::from_json(selector).is_ok_and(|s| s.is_empty()) => plain(selector),
-        None => String::new(),
+    let selector = match (&paths.selector, selector.get("matchLabels")) {
+        (Some(path), _) => member(object, path).as_str().unwrap_or("").to_string(),
+        (None, Some(labels)) => plain(labels),
+        (None, None) if LabelSelector::from_json(selector).is_ok_and(|s| s.is_empty()) => plain(selector),
+        (None, None) => String::new(),
     };
+    let count = |path: &[String]| member(object, path).as_i64().unwrap_or(0);
     let meta = &object["metadata"];
     json!({"kind": "Scale", "apiVersion": "autoscaling/v1",
         "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"],
                      "resourceVersion": meta["resourceVersion"], "creationTimestamp": meta["creationTimestamp"]},
-        "spec": {"replicas": object.i64_at(&["spec", "replicas"]).unwrap_or(0)},
-        "status": {"replicas": object.i64_at(&["status", "replicas"]).unwrap_or(0), "selector": selector}})
+        "spec": {"replicas": count(&paths.spec_replicas)},
+        "status": {"replicas": count(&paths.status_replicas), "selector": selector}})
 }
 
 /// Gives a pod its node, once.

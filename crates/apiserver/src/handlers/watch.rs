@@ -21,7 +21,7 @@ use crate::response::{self, Body};
 const BOOKMARK: Duration = Duration::from_secs(60);
 
 pub fn watch(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Response<Body>, Status> {
-    let resource = resource(server, info.kind)?.clone();
+    let resource = resource(server, info.kind)?;
     let mut filter = info.query.filter(info.kind, &info.path.namespace)?;
     if !info.path.name.is_empty() {
         filter.fields.terms.push(("metadata.name".into(), info.path.name.clone(), true));
@@ -89,14 +89,17 @@ struct Feed {
 
 impl Feed {
     fn line(&self, seen: EventType, event: &Event) -> Bytes {
+        let kind = self.info.kind;
+        let entry = if kind.custom { event.entry.in_version(&kind.api_version()) } else { event.entry.clone() };
         if self.form == Form::Json {
-            return event.frame(seen);
+            let same = Arc::ptr_eq(&entry, &event.entry);
+            return if same { event.frame(seen) } else { cache::frame(seen.as_str(), &entry.bytes) };
         }
-        let object = event.entry.parse();
+        let object = entry.parse();
         let value = match self.form {
             Form::Table => {
                 let metadata = json!({"resourceVersion": object.resource_version()});
-                table(&self.info, &[object], metadata)
+                table(&self.server, &self.info, &[object], metadata)
             }
             _ => partial(&object),
         };

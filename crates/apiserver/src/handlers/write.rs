@@ -10,7 +10,7 @@ use rand::RngExt as _;
 use serde_json::{Value, json};
 use store::{Write, WriteError};
 
-use api::{Kind, defaults, validate};
+use api::Kind;
 
 use super::body::{self, FieldValidation};
 use super::read::{one, resource};
@@ -19,6 +19,7 @@ use crate::ApiServer;
 use crate::admission::{self, Operation};
 use crate::auth::{self, User};
 use crate::cache::{object_key, store_key};
+use crate::catalog::is_definition;
 use crate::managed::{self, Writer};
 use crate::object::{encode, splice};
 use crate::request::Info;
@@ -35,14 +36,14 @@ pub async fn create(
     request: Request<Body>,
     form: Form,
 ) -> Result<Response<Body>, Status> {
-    let (object, warnings) = body::object(request, info.kind, &info.query).await?;
+    let (object, warnings) = body::object(server, request, info.kind, &info.query).await?;
     let dry_run = body::dry_run(&info.query)?;
     if info.kind.plural == "pods" {
         admission::wait_for_account(server, &info.path.namespace, &object).await;
     }
     let creation = Creation { dry_run, ..Creation::of(info) };
     let bytes = create_object(server, user, &creation, object).await?;
-    Ok(answer(info, form, 201, bytes, &warnings))
+    Ok(answer(server, info, form, 201, bytes, &warnings))
 }
 
 /// What an object that is to be created is, beside its content.
@@ -69,9 +70,10 @@ impl Creation {
 }
 
 /// The answer to a write: the object, with warnings about what was dropped.
-fn answer(info: &Info, form: Form, code: u16, bytes: Bytes, warnings: &[String]) -> Response<Body> {
-    let mut response = one(info, form, code, bytes);
+fn answer(server: &ApiServer, info: &Info, form: Form, code: u16, bytes: Bytes, warnings: &[String]) -> Response<Body> {
+    let mut response = one(server, info, form, code, bytes);
     response::warn(&mut response, warnings);
+    response::warn(&mut response, &server.catalog.warnings(info.kind));
     response
 }
 
@@ -83,6 +85,7 @@ pub async fn create_object(
     mut object: Value,
 ) -> Result<Bytes, Status> {
     let kind = creation.kind;
+    server.catalog.admit(kind, true)?;
     place(kind, &creation.namespace, &mut object)?;
     if !object.resource_version().is_empty() {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
@@ -119,16 +122,21 @@ async fn create_named(
         object.meta_mut().remove(field);
     }
     strategy::prepare_create(kind, &mut object);
-    defaults::apply(kind, &mut object);
+    server.catalog.apply_defaults(kind, &mut object);
     admission::mutate(server, user, kind, Operation::Create, &mut object)?;
-    defaults::apply(kind, &mut object);
+    server.catalog.apply_defaults(kind, &mut object);
+    if is_definition(kind) {
+        server.catalog.establish(&mut object);
+    }
     let lease = server.services.assign(kind, &mut object, None)?;
-    refuse_invalid(kind, &object, None)?;
+    refuse_invalid(server, kind, &object, None)?;
     admission::validate(user, kind, Operation::Create, &object)?;
     if !creation.applied {
         managed::inherit(&mut object, &Value::Null);
-        managed::track(kind, Target::Main, &creation.writer, &json!({}), &mut object);
+        let of = server.catalog.typed(kind);
+        managed::track(&of, kind, Target::Main, &creation.writer, &json!({}), &mut object);
     }
+    object["apiVersion"] = server.catalog.stored_version(kind).into();
     let key = object_key(object.namespace(), object.name());
     let canonical = encode(&object);
     if creation.dry_run {
@@ -171,8 +179,8 @@ pub fn generated_name(prefix: &str) -> String {
     format!("{kept}{suffix}")
 }
 
-fn refuse_invalid(kind: &Kind, object: &Value, old: Option<&Value>) -> Result<(), Status> {
-    let causes = validate::check(kind, object, old);
+fn refuse_invalid(server: &ApiServer, kind: &Kind, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+    let causes = server.catalog.check(kind, object, old);
     if causes.is_empty() { Ok(()) } else { Err(Status::invalid(kind.group, kind.kind, object.name(), causes)) }
 }
 
@@ -195,7 +203,7 @@ pub async fn update(
     request: Request<Body>,
     form: Form,
 ) -> Result<Response<Body>, Status> {
-    let (mut object, warnings) = body::object(request, info.kind, &info.query).await?;
+    let (mut object, warnings) = body::object(server, request, info.kind, &info.query).await?;
     if object.name().is_empty() {
         object.set_meta("name", info.path.name.as_str());
     }
@@ -209,7 +217,7 @@ pub async fn update(
     place(info.kind, &info.path.namespace, &mut object)?;
     let change = Change::read(info)?;
     let bytes = change.carry_out(server, user, info, |_| Ok(object.clone())).await?;
-    Ok(answer(info, form, 200, bytes, &warnings))
+    Ok(answer(server, info, form, 200, bytes, &warnings))
 }
 
 pub async fn patch(
@@ -223,20 +231,20 @@ pub async fn patch(
     let validation = FieldValidation::read(&info.query)?;
     if let Patch::Apply(config, duplicates) = patch {
         let mut config = config;
-        let warnings = body::conform(&mut config, info.kind, validation, duplicates)?;
+        let warnings = body::conform(server, &mut config, info.kind, validation, duplicates)?;
         let (code, bytes) = apply(server, user, info, config).await?;
-        return Ok(answer(info, form, code, bytes, &warnings));
+        return Ok(answer(server, info, form, code, bytes, &warnings));
     }
     let warnings = parking_lot::Mutex::new(Vec::new());
     let change = Change::read(info)?;
     let bytes = change
         .carry_out(server, user, info, |current| {
             let mut patched = patch.apply(info.kind, current)?;
-            *warnings.lock() = body::conform(&mut patched, info.kind, validation, Vec::new())?;
+            *warnings.lock() = body::conform(server, &mut patched, info.kind, validation, Vec::new())?;
             Ok(patched)
         })
         .await?;
-    Ok(answer(info, form, 200, bytes, &warnings.into_inner()))
+    Ok(answer(server, info, form, 200, bytes, &warnings.into_inner()))
 }
 
 /// Server-side apply: changes the object, or creates it. Returns the code of the answer and the object.
@@ -262,7 +270,8 @@ async fn apply(server: &Arc<ApiServer>, user: &User, info: &Info, mut config: Va
     let change = Change { applies: true, ..Change::read(info)? };
     let (force, writer) = (info.query.flag("force"), info.writer());
     let make = |live: &Value| {
-        let mut new = managed::apply(info.kind, change.target, &writer, live, &config, force)?;
+        let mut new =
+            managed::apply(&server.catalog.typed(info.kind), info.kind, change.target, &writer, live, &config, force)?;
         new.set_meta("resourceVersion", config.resource_version());
         Ok(new)
     };
@@ -317,7 +326,10 @@ impl Change {
         let resource = resource(server, kind)?;
         for attempt in 0.. {
             let entry = resource.get(&info.key()).ok_or_else(|| info.not_found())?;
-            let old = entry.parse();
+            let mut old = entry.parse();
+            // Objects of custom kinds may be kept in another version than the one that is asked for.
+            old["apiVersion"] = kind.api_version().into();
+            let old = old;
             let mut new = make(&old)?;
             let pinned = new.resource_version() != old.resource_version() && !new.resource_version().is_empty();
             if pinned {
@@ -332,13 +344,16 @@ impl Change {
                 return Err(Status::conflict(kind.group, kind.plural, &info.path.name, &why));
             }
             strategy::prepare_update(kind, self.target, &mut new, &old);
-            defaults::apply(kind, &mut new);
+            server.catalog.apply_defaults(kind, &mut new);
+            if is_definition(kind) && self.target == Target::Main {
+                server.catalog.establish(&mut new);
+            }
             if self.target == Target::Main {
                 admission::mutate(server, user, kind, Operation::Update, &mut new)?;
             }
             let lease = server.services.assign(kind, &mut new, Some(&old))?;
             strategy::count_generation(kind, &mut new, &old);
-            refuse_invalid(kind, &new, Some(&old))?;
+            refuse_invalid(server, kind, &new, Some(&old))?;
             admission::validate(user, kind, Operation::Update, &new)?;
             // The version is the store's to write; made equal, what is left is what the change changed.
             new.set_meta("resourceVersion", old.resource_version());
@@ -351,8 +366,9 @@ impl Change {
                 if new == old {
                     return Ok(entry.bytes.clone());
                 }
-                managed::track(kind, self.target, &info.writer(), &old, &mut new);
+                managed::track(&server.catalog.typed(kind), kind, self.target, &info.writer(), &old, &mut new);
             }
+            new["apiVersion"] = server.catalog.stored_version(kind).into();
             let canonical = encode(&new);
             if self.dry_run {
                 return Ok(splice(&canonical, entry.revision));

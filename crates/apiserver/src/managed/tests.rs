@@ -4,13 +4,17 @@ fn kind() -> &'static Kind {
     api::find("apps", "v1", "deployments").unwrap()
 }
 
+fn of() -> Typed {
+    api::managed::typed(&kind().schema())
+}
+
 fn writer(name: &str) -> Writer {
     Writer { manager: name.into(), subresource: String::new() }
 }
 
 fn applied(live: &Value, by: &str, spec: Value, force: bool) -> Result<Value, Status> {
     let config = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": spec});
-    apply(kind(), Target::Main, &writer(by), live, &config, force)
+    apply(&of(), kind(), Target::Main, &writer(by), live, &config, force)
 }
 
 fn owners(object: &Value) -> Vec<String> {
@@ -48,7 +52,7 @@ fn updates_take_fields_over_and_their_removal_is_noticed() {
     let live = applied(&json!({}), "a", json!({"replicas": 1, "paused": true}), false).unwrap();
     let mut new = live.clone();
     new["spec"] = json!({"replicas": 3});
-    track(kind(), Target::Main, &writer("kubectl"), &live, &mut new);
+    track(&of(), kind(), Target::Main, &writer("kubectl"), &live, &mut new);
     assert_eq!(owners(&new), ["kubectl false .spec.replicas"]);
     let status = applied(&new, "a", json!({"replicas": 1}), false).unwrap_err();
     assert!(status.message.starts_with(r#"Apply failed with 1 conflict: conflict with "kubectl" using apps/v1 at 2"#));
@@ -58,7 +62,7 @@ fn updates_take_fields_over_and_their_removal_is_noticed() {
 fn identity_and_status_belong_to_nobody() {
     let mut new = json!({"apiVersion": "apps/v1", "kind": "Deployment", "status": {"replicas": 1},
         "metadata": {"name": "d", "uid": "u", "labels": {"x": "y"}, "creationTimestamp": "2026-01-01T00:00:00Z"}});
-    track(kind(), Target::Main, &writer("k"), &json!({}), &mut new);
+    track(&of(), kind(), Target::Main, &writer("k"), &json!({}), &mut new);
     assert_eq!(owners(&new), ["k false .metadata.labels .metadata.labels.x"]);
 }
 
@@ -75,7 +79,7 @@ fn managers_can_be_forgotten_and_many_are_merged() {
     for i in 0..15 {
         let mut new = object.clone();
         new["metadata"]["labels"][format!("l{i}")] = "x".into();
-        track(kind(), Target::Main, &writer(&format!("m{i}")), &object, &mut new);
+        track(&of(), kind(), Target::Main, &writer(&format!("m{i}")), &object, &mut new);
         object = new;
     }
     let managers: Vec<String> = read(&object).unwrap().into_iter().map(|r| r.manager).collect();

@@ -1,0 +1,202 @@
+//! Kinds that custom resource definitions add (`apiextensions.k8s.io/v1`).
+//!
+//! A [`Definition`] is read from its object once per change. What the API server asks of a built-in kind's schema,
+//! defaults, checks and columns, it asks of a [`Version`] here.
+
+mod columns;
+mod names;
+mod structural;
+mod validation;
+
+use std::sync::Arc;
+
+use apimachinery::ObjectExt as _;
+use serde_json::{Value, json};
+
+use crate::Kind;
+use crate::managed::Typed;
+use crate::schema::{self, Findings, Type};
+
+pub use names::{check, default, establish};
+
+/// A custom resource definition, understood.
+#[derive(Debug)]
+pub struct Definition {
+    /// `plural.group`, which is also the name of the resource in the store.
+    pub name: String,
+    pub versions: Vec<Version>,
+    storage: usize,
+    /// Whether versions differ in more than their name, so that a webhook has to convert.
+    pub converts_by_webhook: bool,
+    pub terminating: bool,
+}
+
+/// One version of a custom kind.
+#[derive(Debug)]
+pub struct Version {
+    pub kind: &'static Kind,
+    pub served: bool,
+    /// What the server tells whoever writes objects of this version.
+    pub warnings: Vec<String>,
+    pub scale: Option<ScalePaths>,
+    pub schema: Value,
+    of: Type,
+    columns: columns::Columns,
+}
+
+/// Where a custom kind keeps what `scale` shows, as field names from the root.
+#[derive(Debug, Clone)]
+pub struct ScalePaths {
+    pub spec_replicas: Vec<String>,
+    pub status_replicas: Vec<String>,
+    pub selector: Option<Vec<String>>,
+}
+
+/// Whether a schema has CEL rules anywhere.
+fn has_rules(schema: &Value) -> bool {
+    match schema {
+        Value::Object(map) => map.contains_key("x-kubernetes-validations") || map.values().any(has_rules),
+        Value::Array(list) => list.iter().any(has_rules),
+        _ => false,
+    }
+}
+
+/// `.spec.replicas` as field names.
+fn dotted(path: &str) -> Vec<String> {
+    path.split('.').filter(|p| !p.is_empty()).map(String::from).collect()
+}
+
+impl Definition {
+    /// Reads a definition that has been checked; `None` if it isn't established.
+    pub fn read(object: &Value) -> Option<Arc<Self>> {
+        let conditions = object.array_at(&["status", "conditions"]);
+        if !conditions.iter().any(|c| c["type"] == "Established" && c["status"] == "True") {
+            return None;
+        }
+        let spec = &object["spec"];
+        let listed = spec.array_at(&["versions"]);
+        let storage = listed.iter().position(|v| v["storage"] == true)?;
+        Some(Arc::new(Definition {
+            name: object.name().into(),
+            versions: listed.iter().map(|v| Version::read(spec, v)).collect(),
+            storage,
+            converts_by_webhook: spec.str_at(&["conversion", "strategy"]) == "Webhook",
+            terminating: object.is_deleting(),
+        }))
+    }
+
+    /// The version that objects are kept in.
+    pub fn storage(&self) -> &Version {
+        &self.versions[self.storage]
+    }
+
+    pub fn version(&self, version: &str) -> Option<&Version> {
+        self.versions.iter().find(|v| v.kind.version == version)
+    }
+
+    /// What server-side apply needs to know of a version.
+    pub fn typed(self: &Arc<Self>, version: &str) -> Typed {
+        Typed::custom(self.clone(), version)
+    }
+
+    pub(crate) fn type_of(&self, version: &str) -> Option<&Type> {
+        self.version(version).map(|v| &v.of)
+    }
+}
+
+impl Version {
+    fn read(spec: &Value, version: &Value) -> Self {
+        let names = &spec["names"];
+        let interned = |list: &[Value]| {
+            let texts: Vec<&'static str> = list.iter().filter_map(Value::as_str).map(names::intern).collect();
+            names::intern_list(texts)
+        };
+        let selectable = version.array_at(&["selectableFields"]).iter().map(|f| f["jsonPath"].clone());
+        let selectable: Vec<Value> =
+            selectable.filter_map(|p| p.as_str().map(|p| Value::from(p.trim_start_matches('.')))).collect();
+        let scale = version.at(&["subresources", "scale"]);
+        let kind = names::intern_kind(Kind {
+            group: names::intern(spec.str_at(&["group"])),
+            version: names::intern(version.str_at(&["name"])),
+            kind: names::intern(names.str_at(&["kind"])),
+            plural: names::intern(names.str_at(&["plural"])),
+            short_names: interned(names.array_at(&["shortNames"])),
+            categories: interned(names.array_at(&["categories"])),
+            namespaced: spec["scope"] == "Namespaced",
+            has_status: version.at(&["subresources", "status"]).is_object(),
+            has_scale: scale.is_object(),
+            has_generation: true,
+            verbs: crate::Verbs::All,
+            selectable: interned(&selectable),
+            custom: true,
+        });
+        let mut schema = version.at(&["schema", "openAPIV3Schema"]).clone();
+        // Every object has these, whatever its schema says of them.
+        for (field, of) in [("apiVersion", "string"), ("kind", "string"), ("metadata", "object")] {
+            if schema["properties"][field].is_null() {
+                schema["properties"][field] = json!({ "type": of });
+            }
+        }
+        let mut of = schema::read_type("", &schema);
+        if let Type::Object { fields, .. } = &mut of {
+            fields.retain(|(name, _)| name != "metadata");
+            fields.push(("metadata".into(), Type::Named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta".into())));
+        }
+        let mut warnings = Vec::new();
+        if version["deprecated"] == true {
+            let default = format!("{}/{} {} is deprecated", kind.group, kind.version, kind.kind);
+            warnings.push(version["deprecationWarning"].as_str().map_or(default, String::from));
+        }
+        if has_rules(&schema) {
+            let text = "the rules in x-kubernetes-validations of this kind are not checked by this version of timonel";
+            warnings.push(text.into());
+        }
+        Version {
+            served: version["served"] == true,
+            warnings,
+            scale: scale.is_object().then(|| ScalePaths {
+                spec_replicas: dotted(scale.str_at(&["specReplicasPath"])),
+                status_replicas: dotted(scale.str_at(&["statusReplicasPath"])),
+                selector: scale["labelSelectorPath"].as_str().map(dotted),
+            }),
+            columns: columns::Columns::read(version.array_at(&["additionalPrinterColumns"])),
+            kind,
+            schema,
+            of,
+        }
+    }
+
+    /// Removes the fields that the schema doesn't have, and tells of them. The metadata is checked as that of built-in
+    /// kinds is.
+    pub fn prune(&self, object: &mut Value) -> Findings {
+        let mut findings = Findings::default();
+        let metadata = object.get_mut("metadata").map(Value::take);
+        structural::prune(&self.schema, object, "", true, &mut findings.unknown);
+        if let Some(mut metadata) = metadata {
+            let found = schema::types().check("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", &mut metadata);
+            findings.unknown.extend(found.unknown.into_iter().map(|f| format!("metadata.{f}")));
+            findings.mismatched.extend(found.mismatched);
+            object["metadata"] = metadata;
+        }
+        findings
+    }
+
+    pub fn apply_defaults(&self, object: &mut Value) {
+        structural::apply_defaults(&self.schema, object);
+    }
+
+    /// Checks an object against the schema.
+    pub fn check(&self, object: &Value) -> Vec<apimachinery::Cause> {
+        let mut causes = Vec::new();
+        validation::check(&self.schema, object, &mut causes);
+        causes
+    }
+
+    /// The table of `objects`, each with the cells of its row and what `include` makes of it.
+    pub fn table(&self, objects: &[Value], include: impl Fn(&Value) -> Value, metadata: Value) -> Value {
+        self.columns.table(objects, include, metadata)
+    }
+}
+
+#[cfg(test)]
+mod tests;

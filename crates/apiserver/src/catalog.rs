@@ -1,0 +1,201 @@
+//! All kinds of this server: the built-in table, and those that custom resource definitions add.
+//!
+//! The watch cache feeds it with every definition before anything of the new kind can be written, so a definition is
+//! in force as soon as its write is answered.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use api::custom::{self, Definition};
+use api::managed::{Typed, typed};
+use api::schema::{self, Findings};
+use api::{KINDS, Kind, columns, defaults, validate};
+use apimachinery::{Cause, ObjectExt as _, Status};
+use parking_lot::RwLock;
+use serde_json::Value;
+
+/// The resource that holds the definitions.
+pub const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
+/// Holds a definition until all objects of its kind are gone.
+const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+#[derive(Default)]
+pub struct Catalog {
+    definitions: RwLock<BTreeMap<String, Arc<Definition>>>,
+    generation: AtomicU64,
+}
+
+pub fn is_definition(kind: &Kind) -> bool {
+    kind.plural == "customresourcedefinitions" && kind.group == "apiextensions.k8s.io"
+}
+
+impl Catalog {
+    /// The kind that a path names, if it is served.
+    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+        api::find(group, version, plural).or_else(|| {
+            let definition = self.definitions.read().get(&format!("{plural}.{group}")).cloned()?;
+            definition.version(version).filter(|v| v.served).map(|v| v.kind)
+        })
+    }
+
+    /// All kinds that are served. Of a group's versions, newer ones come first.
+    pub fn kinds(&self) -> Vec<&'static Kind> {
+        let mut custom: Vec<&'static Kind> = Vec::new();
+        for definition in self.definitions.read().values() {
+            custom.extend(definition.versions.iter().filter(|v| v.served).map(|v| v.kind));
+        }
+        custom.sort_by_key(|k| (k.group, std::cmp::Reverse(priority(k.version)), k.plural));
+        KINDS.iter().chain(custom).collect()
+    }
+
+    /// Changes whenever a definition does.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub fn definition(&self, kind: &Kind) -> Option<Arc<Definition>> {
+        if !kind.custom {
+            return None;
+        }
+        self.definitions.read().get(&format!("{}.{}", kind.plural, kind.group)).cloned()
+    }
+
+    /// Takes a definition in; returns the kind that its objects are kept as, if it is established.
+    pub fn put(&self, object: &Value) -> Option<&'static Kind> {
+        let read = Definition::read(object);
+        let kind = read.as_ref().map(|d| d.storage().kind);
+        match read {
+            Some(definition) => self.definitions.write().insert(object.name().into(), definition),
+            None => self.definitions.write().remove(object.name()),
+        };
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        kind
+    }
+
+    pub fn remove(&self, name: &str) {
+        self.definitions.write().remove(name);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Refuses what this version of timonel can't do with a custom kind.
+    pub fn admit(&self, kind: &Kind, creates: bool) -> Result<(), Status> {
+        let Some(definition) = self.definition(kind) else { return Ok(()) };
+        if definition.terminating && creates {
+            let text = "create not allowed while custom resource definition is terminating";
+            return Err(Status::new(405, "MethodNotAllowed", text));
+        }
+        if definition.converts_by_webhook && definition.storage().kind.version != kind.version {
+            let text = format!(
+                "{} is kept as {}, and converting it takes a webhook, which this version of timonel doesn't call: use {}",
+                kind.kind,
+                definition.storage().kind.version,
+                definition.storage().kind.api_version()
+            );
+            return Err(Status::new(501, "NotImplemented", text));
+        }
+        Ok(())
+    }
+
+    /// The `apiVersion` that objects of a kind are kept with.
+    pub fn stored_version(&self, kind: &Kind) -> String {
+        self.definition(kind).map_or_else(|| kind.api_version(), |d| d.storage().kind.api_version())
+    }
+
+    /// Whether the bytes of all objects have the version of `kind`.
+    pub fn has_one_version(&self, kind: &Kind) -> bool {
+        self.definition(kind).is_none_or(|d| d.versions.len() == 1)
+    }
+
+    /// What users of a custom kind's version should know.
+    pub fn warnings(&self, kind: &Kind) -> Vec<String> {
+        let definition = self.definition(kind);
+        definition.and_then(|d| d.version(kind.version).map(|v| v.warnings.clone())).unwrap_or_default()
+    }
+
+    /// Removes the fields that the kind doesn't have, and tells of them.
+    pub fn prune(&self, kind: &Kind, object: &mut Value) -> Findings {
+        match self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
+            Some(version) => version.prune(object),
+            None => schema::types().check(&kind.schema(), object),
+        }
+    }
+
+    pub fn apply_defaults(&self, kind: &Kind, object: &mut Value) {
+        if is_definition(kind) {
+            custom::default(object);
+        }
+        match self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
+            Some(version) => version.apply_defaults(object),
+            None => defaults::apply(kind, object),
+        }
+    }
+
+    /// What is wrong with an object that is about to be stored.
+    pub fn check(&self, kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Cause> {
+        let mut causes = validate::check(kind, object, old);
+        if is_definition(kind) {
+            custom::check(object, old, &mut causes);
+        }
+        if let Some(version) = self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
+            causes.extend(version.check(object));
+        }
+        causes
+    }
+
+    pub fn typed(&self, kind: &Kind) -> Typed {
+        self.definition(kind).map_or_else(|| typed(&kind.schema()), |d| d.typed(kind.version))
+    }
+
+    pub fn table(&self, kind: &Kind, objects: &[Value], include: impl Fn(&Value) -> Value, metadata: Value) -> Value {
+        match self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
+            Some(version) => version.table(objects, include, metadata),
+            None => columns::table(kind, objects, include, metadata),
+        }
+    }
+
+    /// Writes into a definition that is about to be stored whether its names are free, and the finalizer that lets its
+    /// objects go before it.
+    pub fn establish(&self, object: &mut Value) {
+        let (own, group) = (object.name().to_string(), object.str_at(&["spec", "group"]).to_string());
+        let mut others: Vec<&'static Kind> = KINDS.iter().filter(|k| k.group == group).collect();
+        for definition in self.definitions.read().values().filter(|d| d.name != own) {
+            others.extend(definition.versions.iter().map(|v| v.kind).filter(|k| k.group == group));
+        }
+        custom::establish(object, &others);
+        if !object.is_deleting() && !object.strings_at(&["metadata", "finalizers"]).contains(&CLEANUP) {
+            let mut finalizers = object.array_at(&["metadata", "finalizers"]).to_vec();
+            finalizers.push(CLEANUP.into());
+            object.set_meta("finalizers", finalizers);
+        }
+    }
+}
+
+/// Orders versions as clients prefer them: `v2` before `v1` before `v1beta2` before `v1alpha1` before anything else.
+fn priority(version: &str) -> (u8, u32, u32) {
+    let read = || -> Option<(u8, u32, u32)> {
+        let rest = version.strip_prefix('v')?;
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let major = rest[..end].parse().ok()?;
+        let (stage, minor) = match &rest[end..] {
+            "" => (3, ""),
+            tail if tail.starts_with("beta") => (2, &tail[4..]),
+            tail if tail.starts_with("alpha") => (1, &tail[5..]),
+            _ => return None,
+        };
+        Some((stage, major, if minor.is_empty() { 0 } else { minor.parse().ok()? }))
+    };
+    read().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stable_versions_come_before_beta_and_alpha() {
+        let mut versions = ["v1alpha1", "v10", "foo", "v1", "v2beta1", "v2", "v1beta1"];
+        versions.sort_by_key(|v| std::cmp::Reverse(priority(v)));
+        assert_eq!(versions, ["v10", "v2", "v1", "v2beta1", "v1beta1", "v1alpha1", "foo"]);
+    }
+}
