@@ -5,9 +5,10 @@
 //! (`metadata`, `status`).
 //!
 //! Reading order: [`object`] (metadata access), [`status`] (errors as clients see them), [`selector`], [`quantity`],
-//! [`patch`], [`fields`], [`names`], [`clock`].
+//! [`patch`], [`fields`], [`names`], [`clock`], [`cron`].
 
 pub mod clock;
+pub mod cron;
 pub mod fields;
 pub mod names;
 pub mod object;

@@ -29,6 +29,29 @@ pub fn prepare_create(kind: &Kind, object: &mut Value) {
     if kind.plural == "secrets" {
         fold_string_data(object);
     }
+    if kind.plural == "jobs" && kind.group == "batch" {
+        select_own_pods(object);
+    }
+}
+
+/// A Job finds its pods by its uid, unless it says that it brings its own selector.
+fn select_own_pods(job: &mut Value) {
+    if job.at(&["spec", "manualSelector"]) == &Value::Bool(true) {
+        return;
+    }
+    let (uid, name) = (job.uid().to_string(), job.name().to_string());
+    let spec = job.child_mut("spec");
+    spec.insert("selector".into(), json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}));
+    let template = spec.entry("template").or_insert_with(|| json!({}));
+    if !template.is_object() {
+        return;
+    }
+    let metadata = template.child_mut("metadata");
+    let labels = metadata.entry("labels").or_insert_with(|| json!({}));
+    for (key, value) in [("controller-uid", &uid), ("job-name", &name)] {
+        labels[format!("batch.kubernetes.io/{key}")] = value.as_str().into();
+        labels[key] = value.as_str().into();
+    }
 }
 
 /// Secrets may be written with plain text, which is kept encoded like the rest.

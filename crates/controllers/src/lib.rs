@@ -5,14 +5,18 @@
 //! API, and keep nothing else: after a crash the next look at the same objects goes on where the last one stopped.
 
 mod certificates;
+mod cron_job;
 mod custom_resources;
+mod daemon_set;
 mod deployment;
 mod endpoints;
 mod garbage;
+mod job;
 mod namespace;
 mod nodes;
 mod pods;
 mod replica_set;
+mod revisions;
 mod service_account;
 mod stateful_set;
 mod storage;
@@ -60,6 +64,9 @@ pub fn start(config: Config, informers: Informers) {
     replica_set::start(context.events("replicaset-controller"));
     deployment::start(context.events("deployment-controller"));
     stateful_set::start(context.events("statefulset-controller"));
+    daemon_set::start(context.events("daemonset-controller"));
+    job::start(context.events("job-controller"));
+    cron_job::start(context.events("cronjob-controller"));
     endpoints::start(context.events("endpoint-slice-controller"));
     storage::start(context.events("persistentvolume-controller"));
     garbage::start(context);

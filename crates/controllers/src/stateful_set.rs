@@ -1,21 +1,20 @@
 //! StatefulSets: pods with names, volumes and an order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use informer::{Informer, Key, Keyed as _, Queue};
-use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec};
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
-use crate::{Context, Result, pods};
-
-const REVISION: &str = "controller-revision-hash";
+use crate::revisions::LABEL as REVISION;
+use crate::{Context, Result, pods, revisions};
 
 /// A pod as the plan sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,31 +165,11 @@ impl Work<'_> {
 
     /// The name of the revision that holds the present template; made if it is new.
     async fn revision(&self, set: &StatefulSet, spec: &StatefulSetSpec) -> Result<String> {
-        let namespace = set.namespace().unwrap_or_default();
-        let hash = pods::content_hash(&spec.template);
-        let name = format!("{}-{hash}", set.name_any());
+        let name = format!("{}-{}", set.name_any(), pods::content_hash(&spec.template));
         if set.status.as_ref().and_then(|s| s.update_revision.as_ref()) == Some(&name) {
             return Ok(name);
         }
-        let api: Api<ControllerRevision> = Api::namespaced(self.context.client.clone(), &namespace);
-        let all = api.list(&kube::api::ListParams::default()).await?;
-        let own = all.iter().filter(|r| pods::is_owned_by(&r.metadata, &set.uid().unwrap_or_default()));
-        let number = own.filter_map(|r| r.revision).max().unwrap_or(0) + 1;
-        let mut labels = spec.selector.match_labels.clone().unwrap_or_default();
-        labels.insert(REVISION.into(), name.clone());
-        let revision = json!({"apiVersion": "apps/v1", "kind": "ControllerRevision",
-            "metadata": {"name": name, "namespace": namespace, "labels": labels, "ownerReferences": [pods::owner(set)]},
-            "data": {"spec": {"template": spec.template}}, "revision": number});
-        let revision: ControllerRevision = serde_json::from_value(revision).map_err(kube::Error::SerdeError)?;
-        match api.create(&PostParams::default(), &revision).await {
-            // A template that comes back is the newest again.
-            Err(kube::Error::Api(status)) if status.code == 409 => {
-                let patch = Patch::Merge(json!({ "revision": number }));
-                crate::ignore(api.patch(&name, &PatchParams::default(), &patch).await, &[404])?;
-            }
-            other => other.map(|_| ())?,
-        }
-        Ok(name)
+        revisions::ensure(&self.context.client, set, &spec.template, spec.selector.match_labels.as_ref()).await
     }
 
     async fn create(
@@ -205,11 +184,8 @@ impl Work<'_> {
         let name = format!("{}-{ordinal}", set.name_any());
         let mut template = spec.template.clone();
         if old {
-            let api: Api<ControllerRevision> = Api::namespaced(self.context.client.clone(), &namespace);
-            if let Some(stored) = api.get_opt(revision).await?.map(|r| r.data) {
-                let value = stored.0["spec"]["template"].clone();
-                template = serde_json::from_value(value).map_err(kube::Error::SerdeError)?;
-            }
+            let stored = revisions::template(&self.context.client, &namespace, revision).await?;
+            template = stored.unwrap_or(template);
         }
         let mut pod = pods::from_template(&template, &namespace, pods::owner(set));
         pod.metadata.name = Some(name.clone());
@@ -306,37 +282,13 @@ impl Work<'_> {
             let patch = Patch::Merge(json!({ "status": status }));
             crate::ignore(api.patch_status(&set.name_any(), &PatchParams::default(), &patch).await, &[404])?;
         }
-        self.forget_revisions(set, spec, mine, &[newest, current]).await
-    }
-
-    /// Removes revisions beyond the history's limit that no pod is of.
-    async fn forget_revisions(
-        &self,
-        set: &StatefulSet,
-        spec: &StatefulSetSpec,
-        mine: &[Arc<Pod>],
-        live: &[&str],
-    ) -> Result {
-        let limit = usize::try_from(spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
         let before = set.status.as_ref().and_then(|s| s.update_revision.as_deref());
-        if before.is_none_or(|b| live.contains(&b)) {
+        if before.is_none_or(|b| b == newest || b == current) {
             return Ok(());
         }
-        let api: Api<ControllerRevision> =
-            Api::namespaced(self.context.client.clone(), &set.namespace().unwrap_or_default());
-        let all = api.list(&kube::api::ListParams::default()).await?;
-        let used = |name: &String| {
-            live.contains(&name.as_str()) || mine.iter().any(|p| p.labels().get(REVISION) == Some(name))
-        };
-        let mut old: Vec<_> = all
-            .into_iter()
-            .filter(|r| pods::is_owned_by(&r.metadata, &set.uid().unwrap_or_default()) && !used(&r.name_any()))
-            .collect();
-        old.sort_by_key(|r| r.revision);
-        for revision in old.iter().take(old.len().saturating_sub(limit)) {
-            crate::ignore(api.delete(&revision.name_any(), &DeleteParams::default()).await, &[404])?;
-        }
-        Ok(())
+        let mut live: HashSet<String> = mine.iter().filter_map(|p| p.labels().get(REVISION).cloned()).collect();
+        live.extend([newest.to_string(), current.to_string()]);
+        revisions::forget(&self.context.client, set, spec.revision_history_limit, &live).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a user does, on real containers. One binary, so that it links once; every test has clusters of its own.
 
 mod apply;
+mod batch;
 mod crash;
 mod custom;
 mod errors;

@@ -1,5 +1,6 @@
 //! Deployments, StatefulSets, Jobs and their kin.
 
+use apimachinery::cron::Schedule;
 use apimachinery::{Cause, LabelSelector, ObjectExt as _};
 use serde_json::{Value, json};
 
@@ -112,8 +113,20 @@ pub fn batch(plural: &str, object: &Value, old: Option<&Value>, causes: &mut Vec
             }
         }
         "cronjobs" => {
-            if object.str_at(&["spec", "schedule"]).is_empty() {
+            let (schedule, zone) = (object.str_at(&["spec", "schedule"]), object.str_at(&["spec", "timeZone"]));
+            if schedule.is_empty() {
                 causes.push(Cause::required("spec.schedule", ""));
+            } else if schedule.contains("TZ=") {
+                let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
+                causes.push(Cause::invalid("spec.schedule", &object["spec"]["schedule"], why));
+            } else if let Err(why) = Schedule::read(schedule, None) {
+                causes.push(Cause::invalid("spec.schedule", &object["spec"]["schedule"], &why));
+            } else if let Err(why) = Schedule::read(schedule, Some(zone)) {
+                causes.push(Cause::invalid("spec.timeZone", &object["spec"]["timeZone"], &why));
+            }
+            if object.name().len() > 52 {
+                let why = "must be no more than 52 characters";
+                causes.push(Cause::invalid("metadata.name", &object["metadata"]["name"], why));
             }
             let job = &object["spec"]["jobTemplate"]["spec"];
             template(&job["template"], "spec.jobTemplate.spec.template", RESTART, &[], causes);

@@ -1,0 +1,262 @@
+//! CronJobs: Jobs by the clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use apimachinery::cron::Schedule;
+use informer::{Informer, Key, Keyed as _, Queue};
+use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, Job};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Resource as _, ResourceExt as _};
+use serde_json::{Value, json};
+
+use crate::{Context, Result, job, pods};
+
+/// Times that were missed and are looked through at the most; more of them means that the clock jumped.
+const MISSED: usize = 100;
+
+#[derive(Debug, PartialEq, Eq)]
+struct Plan {
+    /// The latest time that is due and may still be started.
+    run: Option<Timestamp>,
+    /// When to look again.
+    next: Option<Timestamp>,
+    too_many: bool,
+}
+
+/// What is due at `now`, if the schedule was last followed at `last`.
+fn plan(schedule: &Schedule, last: Timestamp, now: Timestamp, deadline: Option<i64>) -> Plan {
+    // What is later than the deadline allows is never started; so it isn't looked through either.
+    let horizon = deadline.and_then(|s| now.checked_sub(SignedDuration::from_secs(s)).ok());
+    let mut at = horizon.map_or(last, |h| h.max(last));
+    let mut run = None;
+    let mut count = 0;
+    while let Some(next) = schedule.next(at) {
+        if next > now {
+            return Plan { run, next: Some(next), too_many: count > MISSED };
+        }
+        run = Some(next);
+        count += 1;
+        at = next;
+        if count > MISSED {
+            // The clock jumped, or nobody was there for long: the latest is found from the present backwards.
+            let near = now.checked_sub(SignedDuration::from_hours(1)).unwrap_or(now);
+            at = at.max(near);
+            if count > MISSED * 50 {
+                break;
+            }
+        }
+    }
+    Plan { run, next: schedule.next(now), too_many: count > MISSED }
+}
+
+pub fn start(context: Context) {
+    let crons = context.informers.of::<CronJob>();
+    let jobs = context.informers.of::<Job>();
+    let queue = Queue::default();
+    let add = queue.clone();
+    crons.on_change(move |change| add.add(change.object().key()));
+    let add = queue.clone();
+    jobs.on_change(move |change| {
+        if let Some(key) = pods::controller_key(&change.object().metadata, "CronJob") {
+            add.add(key);
+        }
+    });
+    queue.work("cronjob", 2, move |key| {
+        let (context, crons, jobs) = (context.clone(), crons.clone(), jobs.clone());
+        async move {
+            informer::synced!(crons, jobs);
+            Work { context: &context, crons: &crons, jobs: &jobs }.reconcile(&key).await
+        }
+    });
+}
+
+struct Work<'a> {
+    context: &'a Context,
+    crons: &'a Informer<CronJob>,
+    jobs: &'a Informer<Job>,
+}
+
+impl Work<'_> {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let Some(cron) = self.crons.get(key) else { return Ok(None) };
+        let (spec, Some(uid)) = (&cron.spec, cron.uid()) else { return Ok(None) };
+        if cron.metadata.deletion_timestamp.is_some() {
+            return Ok(None);
+        }
+        let mine: Vec<Arc<Job>> =
+            self.jobs.list_in(&key.namespace).into_iter().filter(|j| pods::is_owned_by(&j.metadata, &uid)).collect();
+        let mut last = cron.status.as_ref().and_then(|s| s.last_schedule_time.as_ref().map(|t| t.0));
+        self.prune(&cron, spec, &mine).await?;
+        let schedule = match Schedule::read(&spec.schedule, spec.time_zone.as_deref()) {
+            Ok(schedule) => schedule,
+            Err(why) => {
+                let text = format!("unparseable schedule: {}: {why}", spec.schedule);
+                self.context.events.warning(cron.as_ref(), "UnparseableSchedule", text);
+                return Ok(None);
+            }
+        };
+        let now = Timestamp::now();
+        let since = last.or_else(|| cron.metadata.creation_timestamp.as_ref().map(|t| t.0)).unwrap_or(now);
+        let plan = plan(&schedule, since, now, spec.starting_deadline_seconds);
+        if plan.too_many {
+            let text = "too many missed start times; set or decrease .spec.startingDeadlineSeconds or check clock skew";
+            self.context.events.warning(cron.as_ref(), "TooManyMissedTimes", text);
+        }
+        if let Some(due) = plan.run.filter(|_| spec.suspend != Some(true))
+            && self.may_start(&cron, spec, &mine).await?
+        {
+            self.create(&cron, spec, due).await?;
+            last = Some(due);
+        }
+        let mine: Vec<Arc<Job>> =
+            self.jobs.list_in(&key.namespace).into_iter().filter(|j| pods::is_owned_by(&j.metadata, &uid)).collect();
+        self.write_status(&cron, &mine, last).await?;
+        if spec.suspend == Some(true) {
+            return Ok(None);
+        }
+        let wait = plan.next.map(|n| n.duration_since(now));
+        Ok(wait.and_then(|w| Duration::try_from(w).ok()).map(|w| w + Duration::from_millis(20)))
+    }
+
+    /// What the concurrency policy says, carried out.
+    async fn may_start(&self, cron: &CronJob, spec: &CronJobSpec, mine: &[Arc<Job>]) -> Result<bool> {
+        let active: Vec<&Arc<Job>> = mine.iter().filter(|j| job::ending(j).is_none()).collect();
+        match spec.concurrency_policy.as_deref() {
+            Some("Forbid") if !active.is_empty() => {
+                let text = "Not starting job because prior execution is running and concurrency policy is Forbid";
+                self.context.events.normal(cron, "JobAlreadyActive", text);
+                Ok(false)
+            }
+            Some("Replace") => {
+                for job in active {
+                    self.delete(cron, job).await?;
+                }
+                Ok(true)
+            }
+            _ => Ok(true),
+        }
+    }
+
+    async fn delete(&self, cron: &CronJob, job: &Job) -> Result {
+        let api: Api<Job> = Api::namespaced(self.context.client.clone(), &job.namespace().unwrap_or_default());
+        crate::ignore(api.delete(&job.name_any(), &DeleteParams::background()).await, &[404])?;
+        self.context.events.normal(cron, "SuccessfulDelete", format!("Deleted job {}", job.name_any()));
+        let (key, uid) = (job.key(), job.uid());
+        self.jobs.wait_for(&key, |j| j.is_none_or(|j| j.uid() != uid || j.metadata.deletion_timestamp.is_some())).await;
+        Ok(())
+    }
+
+    /// A Job whose name says when it was due, so that no time is followed twice.
+    async fn create(&self, cron: &CronJob, spec: &CronJobSpec, due: Timestamp) -> Result {
+        let name = format!("{}-{}", cron.name_any(), due.as_second() / 60);
+        let template = spec.job_template.clone();
+        let meta = template.metadata.unwrap_or_default();
+        let mut annotations = meta.annotations.unwrap_or_default();
+        annotations.insert("batch.kubernetes.io/cronjob-scheduled-timestamp".into(), due.to_string());
+        let job = Job {
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: cron.namespace(),
+                labels: meta.labels,
+                annotations: Some(annotations),
+                owner_references: Some(vec![pods::owner(cron)]),
+                ..ObjectMeta::default()
+            },
+            spec: template.spec,
+            status: None,
+        };
+        let api: Api<Job> = Api::namespaced(self.context.client.clone(), &cron.namespace().unwrap_or_default());
+        match api.create(&PostParams::default(), &job).await {
+            Ok(created) => {
+                self.context.events.normal(cron, "SuccessfulCreate", format!("Created job {name}"));
+                let uid = created.uid();
+                self.jobs.wait_for(&created.key(), |j| j.is_some_and(|j| j.uid() == uid)).await;
+                Ok(())
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            Err(error) => {
+                self.context.events.warning(cron, "FailedCreate", format!("Error creating job: {error}"));
+                Err(error)
+            }
+        }
+    }
+
+    /// Keeps as many ended Jobs as the limits say.
+    async fn prune(&self, cron: &CronJob, spec: &CronJobSpec, mine: &[Arc<Job>]) -> Result {
+        let limits = [
+            ("Complete", spec.successful_jobs_history_limit.unwrap_or(3)),
+            ("Failed", spec.failed_jobs_history_limit.unwrap_or(1)),
+        ];
+        for (ending, limit) in limits {
+            let is_old = |j: &&Arc<Job>| job::ending(j) == Some(ending) && j.metadata.deletion_timestamp.is_none();
+            let mut ended: Vec<&Arc<Job>> = mine.iter().filter(is_old).collect();
+            ended.sort_by_key(|j| j.metadata.creation_timestamp.as_ref().map(|t| t.0));
+            let surplus = ended.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
+            for job in ended.into_iter().take(surplus) {
+                self.delete(cron, job).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_status(&self, cron: &CronJob, mine: &[Arc<Job>], last: Option<Timestamp>) -> Result {
+        let active: Vec<Value> = mine
+            .iter()
+            .filter(|j| job::ending(j).is_none() && j.metadata.deletion_timestamp.is_none())
+            .map(|j| {
+                let mut reference = json!(j.object_ref(&()));
+                reference["resourceVersion"] = json!(j.resource_version());
+                reference
+            })
+            .collect();
+        let successes = mine.iter().filter_map(|j| j.status.as_ref()?.completion_time.as_ref().map(|t| t.0));
+        let before = cron.status.clone().unwrap_or_default();
+        let latest = successes.chain(before.last_successful_time.as_ref().map(|t| t.0)).max();
+        let names = |list: &[Value]| list.iter().map(|a| a["uid"].clone()).collect::<Vec<_>>();
+        let old: Vec<Value> = before.active.iter().flatten().map(|a| json!(a)).collect();
+        let same = names(&old) == names(&active)
+            && before.last_schedule_time.as_ref().map(|t| t.0) == last
+            && before.last_successful_time.as_ref().map(|t| t.0) == latest;
+        if same {
+            return Ok(());
+        }
+        let status = json!({"active": if active.is_empty() { Value::Null } else { json!(active) },
+            "lastScheduleTime": last.map(Time), "lastSuccessfulTime": latest.map(Time)});
+        let api: Api<CronJob> = Api::namespaced(self.context.client.clone(), &cron.namespace().unwrap_or_default());
+        let patch = Patch::Merge(json!({ "status": status }));
+        let written = api.patch_status(&cron.name_any(), &PatchParams::default(), &patch).await;
+        let version = match written {
+            Ok(cron) => cron.resource_version(),
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let uid = cron.uid();
+        self.crons.wait_for(&cron.key(), |c| c.is_none_or(|c| c.resource_version() == version || c.uid() != uid)).await;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn only_the_latest_missed_time_is_made_up_for_and_only_within_the_deadline() {
+        let minutely = Schedule::read("* * * * *", None).unwrap();
+        let (last, now) = (at("2026-01-01T00:00:00Z"), at("2026-01-01T00:03:30Z"));
+        let all = plan(&minutely, last, now, None);
+        assert_eq!((all.run, all.next), (Some(at("2026-01-01T00:03:00Z")), Some(at("2026-01-01T00:04:00Z"))));
+        assert_eq!(plan(&minutely, last, now, Some(10)).run, None);
+        assert_eq!(plan(&minutely, last, now, Some(60)).run, Some(at("2026-01-01T00:03:00Z")));
+        let long = plan(&minutely, at("2025-01-01T00:00:00Z"), now, None);
+        assert!(long.too_many);
+        assert_eq!(long.run, Some(at("2026-01-01T00:03:00Z")));
+    }
+}
