@@ -8,6 +8,7 @@
 //! - [`defaults`], [`validate`]: what upstream fills in and refuses
 //! - [`managed`]: fields and their managers, for server-side apply
 //! - [`custom`]: the same for kinds of custom resource definitions
+//! - [`quota`]: what objects use of a ResourceQuota
 //! - [`columns`]: what `kubectl get` prints
 //!
 //! No I/O; all functions work on JSON values.
@@ -20,6 +21,7 @@ pub mod kinds;
 pub mod managed;
 pub mod merge;
 pub mod protobuf;
+pub mod quota;
 pub mod schema;
 pub mod validate;
 

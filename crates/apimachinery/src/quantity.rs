@@ -59,6 +59,27 @@ impl Quantity {
     }
 }
 
+impl Quantity {
+    /// With the largest suffix that divides it: of the binary family (`1Gi`) or the decimal one (`1500m`, `2k`).
+    pub fn canonical(self, binary: bool) -> String {
+        let family: &[&str] = if binary {
+            &["Ei", "Pi", "Ti", "Gi", "Mi", "Ki", ""]
+        } else {
+            &["E", "P", "T", "G", "M", "k", "", "m", "u", "n"]
+        };
+        let unit = |suffix: &str| SUFFIXES.iter().find(|(s, _)| *s == suffix).map_or(1, |(_, unit)| *unit);
+        let fits = family.iter().find(|s| self.nano != 0 && self.nano % unit(s) == 0);
+        fits.map_or_else(|| self.to_string(), |suffix| format!("{}{suffix}", self.nano / unit(suffix)))
+    }
+}
+
+impl std::ops::Sub for Quantity {
+    type Output = Quantity;
+    fn sub(self, other: Quantity) -> Quantity {
+        Quantity { nano: self.nano.saturating_sub(other.nano) }
+    }
+}
+
 impl std::ops::Add for Quantity {
     type Output = Quantity;
     fn add(self, other: Quantity) -> Quantity {

@@ -1,7 +1,7 @@
 //! What upstream's built-in admission plugins add to objects and refuse, beyond plain defaults and checks.
 //!
 //! Here: NamespaceLifecycle, ServiceAccount, Priority, DefaultTolerationSeconds, DefaultStorageClass,
-//! StorageObjectInUseProtection, DefaultIngressClass, NodeRestriction (names).
+//! StorageObjectInUseProtection, DefaultIngressClass, LimitRanger and ResourceQuota (in [`quota`]), NodeRestriction (names).
 
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::auth::{NODES, User};
 use crate::cache::object_key;
 use crate::handlers::write::generated_name;
 use crate::object::Filter;
+use crate::quota;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -129,6 +130,7 @@ fn pod(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
     service_account(server, pod)?;
     priority(server, pod)?;
     tolerations(pod);
+    quota::apply_limit_defaults(server, pod);
     Ok(())
 }
 

@@ -22,6 +22,7 @@ mod handlers;
 mod managed;
 mod object;
 mod openapi;
+mod quota;
 mod relay;
 mod request;
 mod response;
@@ -86,6 +87,7 @@ pub struct ApiServer {
     discovery: discovery::Discovery,
     relay: relay::Relay,
     slots: tokio::sync::Semaphore,
+    quotas: quota::Quotas,
     started: jiff::Timestamp,
 }
 
@@ -120,6 +122,7 @@ impl ApiServer {
             services: allocator::Allocator::new(&config, &cache),
             discovery: discovery::Discovery::new(catalog.clone()),
             catalog,
+            quotas: quota::Quotas::default(),
             slots: tokio::sync::Semaphore::new(MAX_IN_FLIGHT),
             started: jiff::Timestamp::now(),
             cache,

@@ -6,6 +6,7 @@ mod crash;
 mod custom;
 mod errors;
 mod join;
+mod limits;
 mod pulls;
 mod stateful;
 mod streams;

@@ -8,11 +8,14 @@ use bytes::Bytes;
 use http::{Request, Response};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use store::Write;
 
-use super::write::Change;
+use super::write::{Change, commit};
 use super::{Patch, body, delete};
 use crate::ApiServer;
 use crate::auth::{Claims, Named, Tokens, User};
+use crate::cache::store_key;
+use crate::object::encode;
 use crate::request::Info;
 use crate::response::{self, Body};
 use crate::strategy::Target;
@@ -206,30 +209,64 @@ fn set_condition(object: &mut Value, condition: Value) {
 async fn evict(server: &Arc<ApiServer>, info: &Info, request: Request<Body>) -> Result<Response<Body>, Status> {
     let (eviction, _) = body::value(request).await?;
     let options = delete::Options::from_json(&eviction["deleteOptions"], &info.query)?;
-    refuse_disruption(server, info)?;
+    grant_disruption(server, info, options.dry_run).await?;
     delete::delete(server, info.kind, &info.path.namespace, &info.path.name, &options).await?;
     Ok(response::json(201, &created()))
 }
 
-/// A pod of a budget that allows no disruption stays.
-fn refuse_disruption(server: &ApiServer, info: &Info) -> Result<(), Status> {
-    let pod = server.cache.named("pods").get(&info.key()).ok_or_else(|| info.not_found())?;
+/// Takes the eviction from the budget that covers the pod; a pod of a budget that allows none stays.
+async fn grant_disruption(server: &ApiServer, info: &Info, dry_run: bool) -> Result<(), Status> {
+    let entry = server.cache.named("pods").get(&info.key()).ok_or_else(|| info.not_found())?;
+    let pod = entry.parse();
+    let over = matches!(pod.str_at(&["status", "phase"]), "Succeeded" | "Failed" | "Pending");
+    if over || pod.is_deleting() {
+        return Ok(());
+    }
     let filter = crate::object::Filter { namespace: info.path.namespace.clone(), ..Default::default() };
-    for entry in server.cache.named("poddisruptionbudgets.policy").list(&filter).0 {
-        let budget = entry.parse();
-        let Ok(selector) = LabelSelector::from_json(&budget["spec"]["selector"]) else { continue };
-        let covers = !budget["spec"]["selector"].is_null() && selector.matches(|k| pod.label(k));
-        if covers && budget.i64_at(&["status", "disruptionsAllowed"]).unwrap_or(0) < 1 {
+    let budgets = server.cache.named("poddisruptionbudgets.policy");
+    let covers = |budget: &Value| {
+        let selector = &budget["spec"]["selector"];
+        !selector.is_null() && LabelSelector::from_json(selector).is_ok_and(|s| s.matches(|k| entry.label(k)))
+    };
+    let mut covering: Vec<_> = budgets.list(&filter).0.into_iter().filter(|e| covers(&e.parse())).collect();
+    let Some(found) = covering.pop() else { return Ok(()) };
+    if !covering.is_empty() {
+        let text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+        return Err(Status::internal(text));
+    }
+    let conditions = pod.array_at(&["status", "conditions"]);
+    let healthy = conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
+    loop {
+        let Some(entry) = budgets.get(&found.key) else { return Ok(()) };
+        let mut budget = entry.parse();
+        let count = |key: &str| budget.i64_at(&["status", key]).unwrap_or(0);
+        let enough = count("currentHealthy") >= count("desiredHealthy") && count("desiredHealthy") > 0;
+        let always = budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow";
+        if !healthy && (always || enough) {
+            return Ok(());
+        }
+        if count("disruptionsAllowed") < 1 {
             let text = format!(
                 "Cannot evict pod as it would violate the pod's disruption budget. The disruption budget {} needs {} healthy pods and has {} currently",
                 budget.name(),
-                budget["status"]["desiredHealthy"],
-                budget["status"]["currentHealthy"]
+                count("desiredHealthy"),
+                count("currentHealthy")
             );
             return Err(Status::too_many_requests(text, 10));
         }
+        if dry_run {
+            return Ok(());
+        }
+        budget["status"]["disruptionsAllowed"] = (count("disruptionsAllowed") - 1).into();
+        budget["status"]["disruptedPods"][&info.path.name] = clock::now_rfc3339().into();
+        let key = store_key(budgets.kind, &entry.key).into();
+        let write = Write::Update { key, value: encode(&budget), expected: entry.revision };
+        match commit(server, budgets.kind, budget.name(), write).await {
+            // Another eviction was faster: look again.
+            Err(status) if status.reason == "Conflict" => {}
+            done => return done.map(|_| ()),
+        }
     }
-    Ok(())
 }
 
 /// Seconds that a token lives unless asked otherwise, and at the least.

@@ -22,6 +22,7 @@ use crate::cache::{object_key, store_key};
 use crate::catalog::is_definition;
 use crate::managed::{self, Writer};
 use crate::object::{encode, splice};
+use crate::quota;
 use crate::request::Info;
 use crate::response::{self, Body};
 use crate::strategy::{self, Target};
@@ -131,6 +132,8 @@ async fn create_named(
     let lease = server.services.assign(kind, &mut object, None)?;
     refuse_invalid(server, kind, &object, None)?;
     admission::validate(user, kind, Operation::Create, &object)?;
+    quota::check_limits(server, kind, &object)?;
+    let _admitted = quota::admit(server, kind, &object, None).await?;
     if !creation.applied {
         managed::inherit(&mut object, &Value::Null);
         let of = server.catalog.typed(kind);
@@ -355,6 +358,10 @@ impl Change {
             strategy::count_generation(kind, &mut new, &old);
             refuse_invalid(server, kind, &new, Some(&old))?;
             admission::validate(user, kind, Operation::Update, &new)?;
+            let admitted = match self.target {
+                Target::Main => quota::admit(server, kind, &new, Some(&old)).await?,
+                _ => None,
+            };
             // The version is the store's to write; made equal, what is left is what the change changed.
             new.set_meta("resourceVersion", old.resource_version());
             if self.applies {
@@ -381,6 +388,7 @@ impl Change {
             };
             match commit(server, kind, &info.path.name, write).await {
                 Ok(revision) => {
+                    drop(admitted);
                     lease.keep();
                     return Ok(splice(&canonical, revision));
                 }

@@ -1,0 +1,105 @@
+//! ResourceQuotas: what their status says is used. (What exceeds a quota is refused by the API server itself, which
+//! counts for itself.)
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use api::quota::{Usage, covers, hard, usage, written};
+use api::{KINDS, Kind, Verbs};
+use informer::{Informer, Key, Keyed as _, Queue};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, ResourceQuota, Secret, Service};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+
+use crate::namespace::request;
+use crate::{Context, Result};
+
+/// How often kinds are counted whose changes aren't followed (`count/…`).
+const RESYNC: Duration = Duration::from_secs(60);
+
+pub fn start(context: Context) {
+    let quotas = context.informers.of::<ResourceQuota>();
+    let queue = Queue::default();
+    let add = queue.clone();
+    quotas.on_change(move |change| add.add(change.object().key()));
+    follow::<Pod>(&context, &quotas, &queue);
+    follow::<Service>(&context, &quotas, &queue);
+    follow::<PersistentVolumeClaim>(&context, &quotas, &queue);
+    follow::<ConfigMap>(&context, &quotas, &queue);
+    follow::<Secret>(&context, &quotas, &queue);
+    queue.work("resourcequota", 2, move |key| {
+        let (context, quotas) = (context.clone(), quotas.clone());
+        async move {
+            informer::synced!(quotas);
+            reconcile(&context, &quotas, &key).await
+        }
+    });
+}
+
+/// Looks at the quotas of a namespace whenever an object of a kind changes there.
+fn follow<K: informer::Keyed>(context: &Context, quotas: &Informer<ResourceQuota>, queue: &Queue) {
+    let (quotas, queue) = (quotas.clone(), queue.clone());
+    context.informers.of::<K>().on_change(move |change| {
+        let namespace = change.object().namespace().unwrap_or_default();
+        quotas.list_in(&namespace).iter().for_each(|quota| queue.add(quota.key()));
+    });
+}
+
+/// The kinds that a quota's limits are about.
+fn counted(limits: &Usage) -> Vec<&'static Kind> {
+    let names: BTreeSet<&str> = limits
+        .keys()
+        .map(|name| match name.strip_prefix("count/") {
+            Some(resource) => resource,
+            None if name.starts_with("services") => "services",
+            None if name.contains("storage") && !name.contains("ephemeral") => "persistentvolumeclaims",
+            None => match name.as_str() {
+                "configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas" | "persistentvolumeclaims" => {
+                    name
+                }
+                _ => "pods",
+            },
+        })
+        .collect();
+    let is_counted =
+        |k: &&Kind| k.verbs == Verbs::All && k.namespaced && names.contains(crate::garbage::resource(k).as_str());
+    KINDS.iter().filter(is_counted).collect()
+}
+
+async fn reconcile(context: &Context, quotas: &Informer<ResourceQuota>, key: &Key) -> Result<Option<Duration>> {
+    let Some(quota) = quotas.get(key) else { return Ok(None) };
+    let value = json!(&*quota);
+    let limits = hard(&value);
+    let mut used = Usage::new();
+    for kind in counted(&limits) {
+        let root = if kind.group.is_empty() { "/api".to_string() } else { format!("/apis/{}", kind.group) };
+        let path = format!("{root}/{}/namespaces/{}/{}", kind.version, key.namespace, kind.plural);
+        let list = request(&context.client, "GET", &path, &Value::Null).await?;
+        for object in list["items"].as_array().into_iter().flatten().filter(|o| covers(&value, kind, o)) {
+            for (name, amount) in usage(kind, object) {
+                let sum = used.entry(name).or_default();
+                *sum = *sum + amount;
+            }
+        }
+    }
+    let shown: serde_json::Map<String, Value> = limits
+        .keys()
+        .map(|name| (name.clone(), written(&value, name, used.get(name).copied().unwrap_or_default()).into()))
+        .collect();
+    let status = json!({"hard": value["spec"]["hard"], "used": shown});
+    if value["status"] != status {
+        let api: Api<ResourceQuota> = Api::namespaced(context.client.clone(), &key.namespace);
+        // Names that are no longer limited must go: null removes them.
+        let mut patch = json!({ "status": status });
+        for part in ["hard", "used"] {
+            for (name, _) in value["status"][part].as_object().into_iter().flatten() {
+                if patch["status"][part].get(name).is_none() {
+                    patch["status"][part][name] = Value::Null;
+                }
+            }
+        }
+        crate::ignore(api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await, &[404])?;
+    }
+    Ok(limits.keys().any(|n| n.starts_with("count/")).then_some(RESYNC))
+}

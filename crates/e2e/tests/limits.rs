@@ -1,0 +1,131 @@
+//! LimitRanges and ResourceQuotas on a server without a node, disruption budgets on real pods.
+
+use testkit::Cluster;
+
+const LIMITS: &str = "
+apiVersion: v1
+kind: LimitRange
+metadata: {name: bounds}
+spec:
+  limits:
+  - type: Container
+    default: {memory: 128Mi}
+    defaultRequest: {cpu: 100m}
+    max: {memory: 256Mi}
+---
+apiVersion: v1
+kind: ResourceQuota
+metadata: {name: room}
+spec:
+  hard: {pods: 3, requests.cpu: 250m, requests.memory: 1Gi, configmaps: 6}
+";
+
+fn pod(name: &str, resources: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: c, image: x, resources: {resources}}}]}}\n"
+    )
+}
+
+#[test]
+fn namespaces_hold_what_their_limits_let_them() -> anyhow::Result<()> {
+    let cluster = Cluster::start_with(&["--disable-agent"])?;
+    cluster.apply(LIMITS)?;
+    let create = |yaml: &str| cluster.kubectl_with(&["create", "-f", "-"], yaml);
+    let refused = |yaml: &str, words: &[&str]| {
+        let output = create(yaml);
+        assert!(output.code != 0, "{yaml} was accepted");
+        words.iter().for_each(|w| assert!(output.stderr.contains(w), "{w:?} is missing in {}", output.stderr));
+    };
+    let first = create(&pod("a", "{}"));
+    assert_eq!(first.code, 0, "{first:?}");
+    let a = cluster.get("pod", "a")?;
+    let resources = &a["spec"]["containers"][0]["resources"];
+    assert_eq!(
+        *resources,
+        serde_json::json!({"limits": {"memory": "128Mi"}, "requests": {"cpu": "100m", "memory": "128Mi"}})
+    );
+    assert_eq!(a["status"]["qosClass"], "Burstable");
+    refused(
+        &pod("b", "{limits: {memory: 1Gi}}"),
+        &["forbidden", "maximum memory usage per Container is 256Mi, but limit is 1Gi"],
+    );
+    refused(
+        &pod("b", "{requests: {cpu: 200m}}"),
+        &[
+            "exceeded quota: room",
+            "requested: requests.cpu=200m",
+            "used: requests.cpu=100m",
+            "limited: requests.cpu=250m",
+        ],
+    );
+    assert_eq!(create(&pod("b", "{}")).code, 0);
+    cluster.eventually("the quota shows what is used", || {
+        let used = cluster.get("resourcequota", "room")?["status"]["used"].clone();
+        Ok(used["pods"] == "2" && used["requests.cpu"] == "200m" && used["requests.memory"] == "256Mi")
+    })?;
+    cluster.ok(&["delete", "pod", "a", "--grace-period=0", "--force"])?;
+    assert_eq!(create(&pod("c", "{requests: {cpu: 150m}}")).code, 0);
+
+    // However many try at once, no more than the limit get in.
+    let before = cluster.list("configmaps", "")?.len();
+    let line = cluster.kubectl_line(&["create", "configmap"]).join(" ");
+    let script = format!("for i in $(seq 12); do {line} m$i & done; wait");
+    let many = cluster.server.run(&["bash".into(), "-c".into(), script], "");
+    assert!(many.stderr.contains("exceeded quota: room"), "{many:?}");
+    assert_eq!(many.stdout.lines().filter(|l| l.contains("created")).count(), 6 - before, "{many:?}");
+    assert_eq!(cluster.list("configmaps", "")?.len(), 6);
+
+    cluster.ok(&["delete", "limitrange", "bounds"])?;
+    refused(&pod("d", "{}"), &["failed quota: room", "must specify", "requests.cpu for: c"]);
+    Ok(())
+}
+
+const WEB: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers: [{name: c, image: 'busybox:1.28', command: [sleep, '3600']}]
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: web}
+spec: {minAvailable: 2, selector: {matchLabels: {app: web}}}
+";
+
+#[test]
+fn budgets_hold_evictions_back() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.apply(WEB)?;
+    let allowed = |n: i64| {
+        let cluster = &cluster;
+        move || {
+            let status = cluster.get("pdb", "web")?["status"].clone();
+            Ok(status["disruptionsAllowed"] == n && status["currentHealthy"].as_i64() >= Some(2))
+        }
+    };
+    cluster.eventually("the budget allows none", allowed(0))?;
+    let evict = |pod: &str| {
+        let body = format!(
+            "{{\"apiVersion\":\"policy/v1\",\"kind\":\"Eviction\",\"metadata\":{{\"name\":\"{pod}\",\"namespace\":\"default\"}}}}"
+        );
+        let path = format!("/api/v1/namespaces/default/pods/{pod}/eviction");
+        cluster.kubectl_with(&["create", "--raw", &path, "-f", "-"], &body)
+    };
+    let pods = cluster.list("pods", "app=web")?;
+    let name = |i: usize| pods[i]["metadata"]["name"].as_str().unwrap_or("").to_string();
+    let refused = evict(&name(0));
+    assert!(refused.code != 0 && refused.stderr.contains("disruption budget web needs 2 healthy pods"), "{refused:?}");
+    cluster.ok(&["scale", "deployment", "web", "--replicas=3"])?;
+    cluster.eventually("the budget allows one", allowed(1))?;
+    assert_eq!(evict(&name(0)).code, 0);
+    let second = evict(&name(1));
+    assert!(second.code != 0, "the first eviction has used the budget up: {second:?}");
+    cluster.eventually("the evicted one is replaced", allowed(1))
+}
