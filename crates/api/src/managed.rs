@@ -150,6 +150,38 @@ fn all(of: &Type, value: &Value, with_maps: bool) -> Entry {
     entry
 }
 
+/// The type of an object's member.
+fn member<'a>(resolved: &'a Type, key: &str) -> &'a Type {
+    match resolved {
+        Type::Object { fields, .. } => fields.iter().find(|(f, _)| f == key).map_or(ANY, |(_, of)| of),
+        Type::Map { values, .. } => values,
+        _ => ANY,
+    }
+}
+
+/// Whether the members of an object have owners of their own.
+fn is_apart(resolved: &Type) -> bool {
+    matches!(resolved, Type::Object { atomic: false, .. } | Type::Map { atomic: false, .. } | Type::Any)
+}
+
+/// Most members are the same in both; for those nothing is allocated.
+fn compare_members(resolved: &Type, before: &Map<String, Value>, after: &Map<String, Value>) -> (Entry, Entry) {
+    let (mut changed, mut removed) = (Entry::default(), Entry::default());
+    for (key, old) in before {
+        let new = after.get(key);
+        if new == Some(old) {
+            continue;
+        }
+        let (c, r) = compare(member(resolved, key), Some(old), new);
+        changed.below.insert(fields::field(key), c);
+        removed.below.insert(fields::field(key), r);
+    }
+    for (key, new) in after.iter().filter(|(key, _)| !before.contains_key(*key)) {
+        changed.below.insert(fields::field(key), all(member(resolved, key), new, true));
+    }
+    (changed, removed)
+}
+
 /// The changed and the removed fields, as entries for the place that is looked at.
 fn compare(of: &Type, old: Option<&Value>, new: Option<&Value>) -> (Entry, Entry) {
     let (old, new) = match (old, new) {
@@ -159,9 +191,15 @@ fn compare(of: &Type, old: Option<&Value>, new: Option<&Value>) -> (Entry, Entry
         (Some(old), Some(new)) if old == new => return Default::default(),
         (Some(old), Some(new)) => (old, new),
     };
-    let (before, after, items) = match (shape(of, old), shape(of, new)) {
-        (Shape::Fields(a, _), Shape::Fields(b, _)) => (a, b, false),
-        (Shape::Items(a), Shape::Items(b)) => (a, b, true),
+    if let (Value::Object(before), Value::Object(after)) = (old, new)
+        && !before.is_empty()
+        && !after.is_empty()
+        && is_apart(schema::types().resolve(of))
+    {
+        return compare_members(schema::types().resolve(of), before, after);
+    }
+    let (before, after) = match (shape(of, old), shape(of, new)) {
+        (Shape::Items(a), Shape::Items(b)) => (a, b),
         // An empty object became a full one, or the other way round: no leaf has changed, fields came or went.
         (Shape::Leaf, Shape::Fields(..) | Shape::Items(_)) if is_empty(old) => {
             return (Entry { owned: false, ..all(of, new, true) }, Entry::default());
@@ -181,8 +219,8 @@ fn compare(of: &Type, old: Option<&Value>, new: Option<&Value>) -> (Entry, Entry
     let (mut changed, mut removed) = (Entry::default(), Entry::default());
     for (step, (of, old, new)) in pairs {
         let (mut c, mut r) = compare(of, old, new);
-        c.owned |= items && old.is_none();
-        r.owned |= items && new.is_none();
+        c.owned |= old.is_none();
+        r.owned |= new.is_none();
         changed.below.insert(step.into(), c);
         removed.below.insert(step.into(), r);
     }
@@ -208,11 +246,7 @@ fn merge(of: &Type, live: &Value, applied: &Value) -> Value {
         ) => {
             let mut out = a.clone();
             for (key, value) in b {
-                let of = match resolved {
-                    Type::Object { fields, .. } => fields.iter().find(|(f, _)| f == key).map_or(ANY, |(_, of)| of),
-                    Type::Map { values, .. } => values,
-                    _ => ANY,
-                };
+                let of = member(resolved, key);
                 let merged = a.get(key).map_or_else(|| value.clone(), |live| merge(of, live, value));
                 out.insert(key.clone(), merged);
             }
@@ -300,11 +334,7 @@ fn child<'a, 'v>(resolved: &'a Type, object: &'v mut Value, step: &str) -> Optio
     match object {
         Value::Object(map) => {
             let name = step.strip_prefix("f:")?;
-            let of = match resolved {
-                Type::Object { fields, .. } => fields.iter().find(|(f, _)| f == name).map_or(ANY, |(_, of)| of),
-                Type::Map { values, .. } => values,
-                _ => ANY,
-            };
+            let of = member(resolved, name);
             Some((of, map.get_mut(name)?))
         }
         Value::Array(list) => {

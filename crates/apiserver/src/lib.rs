@@ -28,6 +28,7 @@ mod request;
 mod response;
 mod server;
 mod strategy;
+mod webhooks;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -137,7 +137,10 @@ fn difference(of: &Typed, kind: &Kind, target: Target, old: &Value, new: &Value)
 /// Takes over the managers that the object is to start from: those that the client sent, if they can be read, else those
 /// that the object has. An empty list, or one with an empty entry, forgets all of them.
 pub fn inherit(new: &mut Value, old: &Value) {
-    let sent = &new["metadata"]["managedFields"];
+    let sent = new.at(&["metadata", "managedFields"]);
+    if sent == old.at(&["metadata", "managedFields"]) {
+        return;
+    }
     let resets = sent.as_array().is_some_and(|list| list.is_empty() || list.iter().any(|e| *e == json!({})));
     if resets {
         new.meta_mut().remove("managedFields");

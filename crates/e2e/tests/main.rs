@@ -10,4 +10,5 @@ mod limits;
 mod pulls;
 mod stateful;
 mod streams;
+mod webhooks;
 mod workloads;

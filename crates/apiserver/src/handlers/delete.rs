@@ -13,11 +13,13 @@ use api::Kind;
 use super::body;
 use super::read::resource;
 use super::write::{commit, success};
+use crate::auth::User;
 use crate::cache::{object_key, store_key};
 use crate::object::encode;
 use crate::request::{Info, Query};
 use crate::response::{self, Body};
 use crate::strategy;
+use crate::webhooks::{self, Attempt};
 use crate::{ApiServer, admission};
 
 /// `metav1.DeleteOptions`, as far as they matter here.
@@ -77,14 +79,20 @@ impl Options {
     }
 }
 
-pub async fn one(server: &Arc<ApiServer>, info: &Info, request: Request<Body>) -> Result<Response<Body>, Status> {
+pub async fn one(
+    server: &Arc<ApiServer>,
+    user: &User,
+    info: &Info,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
     let options = Options::read(request, &info.query).await?;
-    let answer = delete(server, info.kind, &info.path.namespace, &info.path.name, &options).await?;
+    let answer = delete(server, user, info.kind, &info.path.namespace, &info.path.name, &options).await?;
     Ok(response::json(200, &answer))
 }
 
 pub async fn collection(
     server: &Arc<ApiServer>,
+    user: &User,
     info: &Info,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
@@ -93,7 +101,7 @@ pub async fn collection(
     let (items, _) = resource(server, info.kind)?.list(&filter);
     let mut gone = Vec::new();
     for entry in items {
-        match delete(server, info.kind, entry.namespace(), entry.name(), &options).await {
+        match delete(server, user, info.kind, entry.namespace(), entry.name(), &options).await {
             Ok(_) => gone.push(entry.parse()),
             Err(status) if status.reason == "NotFound" => {}
             Err(status) => return Err(status),
@@ -108,6 +116,7 @@ pub async fn collection(
 /// Deletes one object, or marks it for deletion; the answer is what a client gets.
 pub async fn delete(
     server: &Arc<ApiServer>,
+    user: &User,
     kind: &Kind,
     namespace: &str,
     name: &str,
@@ -123,6 +132,19 @@ pub async fn delete(
         let entry = resource.get(&object_key).ok_or_else(|| Status::not_found(kind.group, kind.plural, name))?;
         let old = entry.parse();
         check_preconditions(kind, name, &old, options)?;
+        let attempt = Attempt {
+            user,
+            kind,
+            subresource: "",
+            operation: "DELETE",
+            name,
+            namespace,
+            old: Some(&old),
+            dry_run: options.dry_run,
+        };
+        // Nothing can be changed about a deletion; it can be refused by either sort.
+        webhooks::mutate(server, &attempt, &mut old.clone()).await?;
+        webhooks::validate(server, &attempt, &old).await?;
         let mut new = old.clone();
         mark(kind, &mut new, options);
         let finished = strategy::is_finished(kind, &new);

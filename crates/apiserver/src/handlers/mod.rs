@@ -115,8 +115,8 @@ async fn answer(
         "create" if info.path.name.is_empty() => write::create(server, user, &info, request, form).await,
         "update" if !info.path.name.is_empty() => write::update(server, user, &info, request, form).await,
         "patch" if !info.path.name.is_empty() => write::patch(server, user, &info, request, form).await,
-        "delete" => delete::one(server, &info, request).await,
-        "deletecollection" => delete::collection(server, &info, request).await,
+        "delete" => delete::one(server, user, &info, request).await,
+        "deletecollection" => delete::collection(server, user, &info, request).await,
         _ => Err(Status::method_not_allowed()),
     }
 }

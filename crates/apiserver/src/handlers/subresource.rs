@@ -34,7 +34,7 @@ pub async fn answer(
             bind(server, user, info, &binding).await?;
             Ok(response::json(201, &created()))
         }
-        ("pods", "eviction", "create") => evict(server, info, request).await,
+        ("pods", "eviction", "create") => evict(server, user, info, request).await,
         ("serviceaccounts", "token", "create") => token(server, info, request).await,
         ("namespaces", "finalize", "update") => everything(server, user, info, request, &["spec", "status"]).await,
         ("certificatesigningrequests", "approval", "update" | "patch") => {
@@ -206,11 +206,16 @@ fn set_condition(object: &mut Value, condition: Value) {
     }
 }
 
-async fn evict(server: &Arc<ApiServer>, info: &Info, request: Request<Body>) -> Result<Response<Body>, Status> {
+async fn evict(
+    server: &Arc<ApiServer>,
+    user: &User,
+    info: &Info,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
     let (eviction, _) = body::value(request).await?;
     let options = delete::Options::from_json(&eviction["deleteOptions"], &info.query)?;
     grant_disruption(server, info, options.dry_run).await?;
-    delete::delete(server, info.kind, &info.path.namespace, &info.path.name, &options).await?;
+    delete::delete(server, user, info.kind, &info.path.namespace, &info.path.name, &options).await?;
     Ok(response::json(201, &created()))
 }
 

@@ -6,6 +6,7 @@ use apimachinery::names::SUFFIX_ALPHABET;
 use apimachinery::{ObjectExt as _, Status, clock};
 use bytes::Bytes;
 use http::{Request, Response};
+use parking_lot::Mutex;
 use rand::RngExt as _;
 use serde_json::{Value, json};
 use store::{Write, WriteError};
@@ -26,6 +27,7 @@ use crate::quota;
 use crate::request::Info;
 use crate::response::{self, Body};
 use crate::strategy::{self, Target};
+use crate::webhooks::{self, Attempt};
 
 /// How often a write without a precondition is tried again when another one was faster.
 const RETRIES: usize = 20;
@@ -44,6 +46,7 @@ pub async fn create(
     }
     let creation = Creation { dry_run, ..Creation::of(info) };
     let bytes = create_object(server, user, &creation, object).await?;
+    let warnings = [warnings, creation.warnings.into_inner()].concat();
     Ok(answer(server, info, form, 201, bytes, &warnings))
 }
 
@@ -55,18 +58,34 @@ pub struct Creation {
     writer: Writer,
     /// The content was applied, and has its managed fields already.
     applied: bool,
+    /// What webhooks want the client to know.
+    warnings: Mutex<Vec<String>>,
 }
 
 impl Creation {
     fn of(info: &Info) -> Self {
         let namespace = info.path.namespace.clone();
-        Creation { kind: info.kind, namespace, dry_run: false, writer: info.writer(), applied: false }
+        Creation {
+            kind: info.kind,
+            namespace,
+            dry_run: false,
+            writer: info.writer(),
+            applied: false,
+            warnings: Mutex::default(),
+        }
     }
 
     /// For objects that the server makes itself.
     pub fn by_server(kind: &'static Kind, namespace: &str) -> Self {
         let writer = Writer { manager: "apiserver".into(), subresource: String::new() };
-        Creation { kind, namespace: namespace.into(), dry_run: false, writer, applied: false }
+        Creation {
+            kind,
+            namespace: namespace.into(),
+            dry_run: false,
+            writer,
+            applied: false,
+            warnings: Mutex::default(),
+        }
     }
 }
 
@@ -125,6 +144,20 @@ async fn create_named(
     strategy::prepare_create(kind, &mut object);
     server.catalog.apply_defaults(kind, &mut object);
     admission::mutate(server, user, kind, Operation::Create, &mut object)?;
+    let (name, namespace) = (object.name().to_string(), object.namespace().to_string());
+    let attempt = Attempt {
+        user,
+        kind,
+        subresource: "",
+        operation: "CREATE",
+        name: &name,
+        namespace: &namespace,
+        old: None,
+        dry_run: creation.dry_run,
+    };
+    let told = webhooks::mutate(server, &attempt, &mut object).await?;
+    creation.warnings.lock().extend(told);
+    keep_identity(&mut object, &name, &namespace)?;
     server.catalog.apply_defaults(kind, &mut object);
     if is_definition(kind) {
         server.catalog.establish(&mut object);
@@ -132,6 +165,8 @@ async fn create_named(
     let lease = server.services.assign(kind, &mut object, None)?;
     refuse_invalid(server, kind, &object, None)?;
     admission::validate(user, kind, Operation::Create, &object)?;
+    let told = webhooks::validate(server, &attempt, &object).await?;
+    creation.warnings.lock().extend(told);
     quota::check_limits(server, kind, &object)?;
     let _admitted = quota::admit(server, kind, &object, None).await?;
     if !creation.applied {
@@ -152,6 +187,14 @@ async fn create_named(
     let revision = commit(server, kind, object.name(), write).await?;
     lease.keep();
     Ok(splice(&canonical, revision))
+}
+
+/// What a webhook must not change.
+fn keep_identity(object: &mut Value, name: &str, namespace: &str) -> Result<(), Status> {
+    if object.name() != name || object.namespace() != namespace {
+        return Err(Status::internal("a webhook changed the object's name or namespace"));
+    }
+    Ok(())
 }
 
 /// Checks the namespace in the body against that of the path.
@@ -220,6 +263,7 @@ pub async fn update(
     place(info.kind, &info.path.namespace, &mut object)?;
     let change = Change::read(info)?;
     let bytes = change.carry_out(server, user, info, |_| Ok(object.clone())).await?;
+    let warnings = [warnings, change.warnings.into_inner()].concat();
     Ok(answer(server, info, form, 200, bytes, &warnings))
 }
 
@@ -238,7 +282,7 @@ pub async fn patch(
         let (code, bytes) = apply(server, user, info, config).await?;
         return Ok(answer(server, info, form, code, bytes, &warnings));
     }
-    let warnings = parking_lot::Mutex::new(Vec::new());
+    let warnings = Mutex::new(Vec::new());
     let change = Change::read(info)?;
     let bytes = change
         .carry_out(server, user, info, |current| {
@@ -247,7 +291,8 @@ pub async fn patch(
             Ok(patched)
         })
         .await?;
-    Ok(answer(server, info, form, 200, bytes, &warnings.into_inner()))
+    let warnings = [warnings.into_inner(), change.warnings.into_inner()].concat();
+    Ok(answer(server, info, form, 200, bytes, &warnings))
 }
 
 /// Server-side apply: changes the object, or creates it. Returns the code of the answer and the object.
@@ -304,6 +349,8 @@ pub struct Change {
     pub dry_run: bool,
     /// `make` also says who manages which field.
     applies: bool,
+    /// What webhooks want the client to know.
+    warnings: Mutex<Vec<String>>,
 }
 
 impl Change {
@@ -313,7 +360,7 @@ impl Change {
     }
 
     pub fn to(target: Target, info: &Info) -> Result<Self, Status> {
-        Ok(Change { target, dry_run: body::dry_run(&info.query)?, applies: false })
+        Ok(Change { target, dry_run: body::dry_run(&info.query)?, applies: false, warnings: Mutex::default() })
     }
 
     /// Makes the new object from the current one with `make`, and writes it. If `make`'s result carries a resource
@@ -327,7 +374,7 @@ impl Change {
     ) -> Result<Bytes, Status> {
         let kind = info.kind;
         let resource = resource(server, kind)?;
-        for attempt in 0.. {
+        for round in 0.. {
             let entry = resource.get(&info.key()).ok_or_else(|| info.not_found())?;
             let mut old = entry.parse();
             // Objects of custom kinds may be kept in another version than the one that is asked for.
@@ -354,10 +401,25 @@ impl Change {
             if self.target == Target::Main {
                 admission::mutate(server, user, kind, Operation::Update, &mut new)?;
             }
+            let attempt = Attempt {
+                user,
+                kind,
+                subresource: &info.path.subresource,
+                operation: "UPDATE",
+                name: &info.path.name,
+                namespace: &info.path.namespace,
+                old: Some(&old),
+                dry_run: self.dry_run,
+            };
+            let told = webhooks::mutate(server, &attempt, &mut new).await?;
+            self.warnings.lock().extend(told);
+            keep_identity(&mut new, old.name(), old.namespace())?;
             let lease = server.services.assign(kind, &mut new, Some(&old))?;
             strategy::count_generation(kind, &mut new, &old);
             refuse_invalid(server, kind, &new, Some(&old))?;
             admission::validate(user, kind, Operation::Update, &new)?;
+            let told = webhooks::validate(server, &attempt, &new).await?;
+            self.warnings.lock().extend(told);
             let admitted = match self.target {
                 Target::Main => quota::admit(server, kind, &new, Some(&old)).await?,
                 _ => None,
@@ -393,7 +455,7 @@ impl Change {
                     return Ok(splice(&canonical, revision));
                 }
                 // Whoever named a revision hears of the conflict; it was the current one when we looked.
-                Err(status) if status.reason == "Conflict" && attempt < RETRIES => {}
+                Err(status) if status.reason == "Conflict" && round < RETRIES => {}
                 Err(status) => return Err(status),
             }
         }

@@ -1,0 +1,293 @@
+//! Admission webhooks (`admissionregistration.k8s.io/v1`): programs in the cluster that change or refuse objects.
+//!
+//! Mutating ones are asked one after the other, in the order of their names; then, once the object is as it will be
+//! stored, all validating ones at once. Match conditions (CEL) are not evaluated: a webhook that has some is asked
+//! whenever its rules fit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Kind;
+use apimachinery::{LabelSelector, ObjectExt as _, Status, patch};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{Request, Uri, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::ApiServer;
+use crate::auth::User;
+use crate::object::Filter;
+
+const MUTATING: &str = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
+const VALIDATING: &str = "validatingwebhookconfigurations.admissionregistration.k8s.io";
+/// The largest answer that is read.
+const LIMIT: usize = 4 << 20;
+
+/// What is about to happen, as webhooks are told.
+pub struct Attempt<'a> {
+    pub user: &'a User,
+    pub kind: &'a Kind,
+    pub subresource: &'a str,
+    /// `CREATE`, `UPDATE` or `DELETE`.
+    pub operation: &'static str,
+    pub name: &'a str,
+    pub namespace: &'a str,
+    pub old: Option<&'a Value>,
+    pub dry_run: bool,
+}
+
+/// Lets the mutating webhooks change an object, and returns their warnings.
+pub async fn mutate(server: &ApiServer, attempt: &Attempt<'_>, object: &mut Value) -> Result<Vec<String>, Status> {
+    let hooks = matching(server, MUTATING, attempt, object);
+    let mut warnings = Vec::new();
+    let mut seen: Vec<Value> = Vec::new();
+    for hook in &hooks {
+        ask_to_change(server, hook, attempt, object, &mut warnings).await?;
+        seen.push(object.clone());
+    }
+    // Whoever wants to see what later ones changed is asked once more.
+    for (hook, seen) in hooks.iter().zip(&seen) {
+        if hook["reinvocationPolicy"] == "IfNeeded" && seen != object {
+            ask_to_change(server, hook, attempt, object, &mut warnings).await?;
+        }
+    }
+    Ok(warnings)
+}
+
+async fn ask_to_change(
+    server: &ApiServer,
+    hook: &Value,
+    attempt: &Attempt<'_>,
+    object: &mut Value,
+    warnings: &mut Vec<String>,
+) -> Result<(), Status> {
+    let Some(answer) = ask(server, hook, attempt, object).await? else { return Ok(()) };
+    warnings.extend(answer.strings_at(&["warnings"]).into_iter().map(String::from));
+    let Some(encoded) = answer["patch"].as_str() else { return Ok(()) };
+    let changed = || -> Result<Value, String> {
+        let bytes = STANDARD.decode(encoded).map_err(|e| e.to_string())?;
+        let patch: Value = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+        let mut changed = object.clone();
+        patch::json_patch(&mut changed, &patch).map_err(|e| e.to_string())?;
+        Ok(changed)
+    };
+    match changed() {
+        Ok(changed) => *object = changed,
+        Err(why) => failed(hook, &format!("its patch can't be applied: {why}"))?,
+    }
+    Ok(())
+}
+
+/// Asks the validating webhooks, and returns their warnings.
+pub async fn validate(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Result<Vec<String>, Status> {
+    let hooks = matching(server, VALIDATING, attempt, object);
+    let answers = futures::future::join_all(hooks.iter().map(|hook| ask(server, hook, attempt, object))).await;
+    let mut warnings = Vec::new();
+    for answer in answers {
+        if let Some(answer) = answer? {
+            warnings.extend(answer.strings_at(&["warnings"]).into_iter().map(String::from));
+        }
+    }
+    Ok(warnings)
+}
+
+/// The webhooks whose rules and selectors fit, in the order of their configurations' names.
+fn matching(server: &ApiServer, resource: &str, attempt: &Attempt<'_>, object: &Value) -> Vec<Value> {
+    let configurations = server.cache.named(resource);
+    // Those who decide about webhooks must not be decided about by them.
+    if configurations.len() == 0 || attempt.kind.group == "admissionregistration.k8s.io" {
+        return Vec::new();
+    }
+    let mut hooks = Vec::new();
+    for entry in configurations.list(&Filter::default()).0 {
+        let configuration = entry.parse();
+        for hook in configuration.array_at(&["webhooks"]) {
+            if hook.array_at(&["rules"]).iter().any(|rule| rule_fits(rule, attempt))
+                && namespace_fits(server, hook, attempt, object)
+                && object_fits(hook, attempt, object)
+            {
+                hooks.push(hook.clone());
+            }
+        }
+    }
+    hooks
+}
+
+fn rule_fits(rule: &Value, attempt: &Attempt<'_>) -> bool {
+    let kind = attempt.kind;
+    let has = |key: &str, wanted: &str| rule.strings_at(&[key]).iter().any(|v| *v == "*" || *v == wanted);
+    let resource = rule.strings_at(&["resources"]).into_iter().any(|r| {
+        let (plural, subresource) = r.split_once('/').unwrap_or((r, ""));
+        let subresource_fits =
+            if r == "*" { attempt.subresource.is_empty() } else { subresource == attempt.subresource };
+        (plural == "*" || plural == kind.plural) && (subresource == "*" || subresource_fits)
+    });
+    let scope = match rule.str_at(&["scope"]) {
+        "Namespaced" => kind.namespaced,
+        "Cluster" => !kind.namespaced,
+        _ => true,
+    };
+    has("operations", attempt.operation)
+        && has("apiGroups", kind.group)
+        && has("apiVersions", kind.version)
+        && resource
+        && scope
+}
+
+fn namespace_fits(server: &ApiServer, hook: &Value, attempt: &Attempt<'_>, object: &Value) -> bool {
+    let Ok(selector) = LabelSelector::from_json(&hook["namespaceSelector"]) else { return false };
+    if selector.is_empty() {
+        return true;
+    }
+    // A namespace is selected by its own labels; what is in no namespace is not subject to selection.
+    if attempt.kind.plural == "namespaces" && attempt.kind.group.is_empty() {
+        return selector.matches(|k| object.at(&["metadata", "labels", k]).as_str());
+    }
+    if !attempt.kind.namespaced {
+        return true;
+    }
+    server.cache.named("namespaces").get(attempt.namespace).is_some_and(|n| selector.matches(|k| n.label(k)))
+}
+
+fn object_fits(hook: &Value, attempt: &Attempt<'_>, object: &Value) -> bool {
+    let Ok(selector) = LabelSelector::from_json(&hook["objectSelector"]) else { return false };
+    let fits = |o: &Value| selector.matches(|k| o.at(&["metadata", "labels", k]).as_str());
+    selector.is_empty() || fits(object) || attempt.old.is_some_and(fits)
+}
+
+/// A webhook that can't be asked: an error, unless its policy says that it may be left out.
+fn failed(hook: &Value, why: &str) -> Result<(), Status> {
+    let name = hook.str_at(&["name"]);
+    if hook["failurePolicy"] == "Ignore" {
+        tracing::warn!(webhook = name, why, "a webhook failed and is left out, as its policy says");
+        return Ok(());
+    }
+    Err(Status::internal(format!("failed calling webhook {name:?}: failed to call webhook: {why}")))
+}
+
+/// Asks one webhook. `None` if it failed and may be left out.
+async fn ask(server: &ApiServer, hook: &Value, attempt: &Attempt<'_>, object: &Value) -> Result<Option<Value>, Status> {
+    let name = hook.str_at(&["name"]);
+    if attempt.dry_run && !matches!(hook.str_at(&["sideEffects"]), "None" | "NoneOnDryRun") {
+        let text = format!("admission webhook {name:?} does not support dry run because it has side effects");
+        return Err(Status::bad_request(text));
+    }
+    let review = review(attempt, object);
+    let seconds = hook["timeoutSeconds"].as_u64().unwrap_or(10).clamp(1, 30);
+    let answer = tokio::time::timeout(Duration::from_secs(seconds), post(server, &hook["clientConfig"], &review)).await;
+    let answer = answer.unwrap_or_else(|_| Err(format!("no answer came within {seconds}s")));
+    let response = answer.and_then(|answer| {
+        let response = &answer["response"];
+        match response["uid"] == review["request"]["uid"] {
+            true => Ok(response.clone()),
+            false => Err("its answer is to another request (the uid differs)".into()),
+        }
+    });
+    let response = match response {
+        Ok(response) => response,
+        Err(why) => return failed(hook, &why).map(|()| None),
+    };
+    if response["allowed"] == true {
+        return Ok(Some(response));
+    }
+    let status = &response["status"];
+    let code =
+        status["code"].as_u64().and_then(|c| u16::try_from(c).ok()).filter(|c| (400..600).contains(c)).unwrap_or(403);
+    let why = match (status.str_at(&["message"]), status.str_at(&["reason"])) {
+        ("", "") => "without explanation".to_string(),
+        ("", reason) => format!(": {reason}"),
+        (message, _) => format!(": {message}"),
+    };
+    let why =
+        if why.starts_with(':') { format!("denied the request{why}") } else { format!("denied the request {why}") };
+    Err(Status::new(code, "Forbidden", format!("admission webhook {name:?} {why}")))
+}
+
+fn review(attempt: &Attempt<'_>, object: &Value) -> Value {
+    let kind = attempt.kind;
+    let gvk = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
+    let gvr = json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
+    let mut request = json!({"uid": uuid::Uuid::new_v4().to_string(), "kind": gvk, "resource": gvr,
+        "requestKind": gvk, "requestResource": gvr, "operation": attempt.operation, "dryRun": attempt.dry_run,
+        "name": attempt.name, "userInfo": {"username": attempt.user.name, "groups": attempt.user.groups},
+        "object": if attempt.operation == "DELETE" { Value::Null } else { object.clone() },
+        "oldObject": attempt.old.cloned().unwrap_or(Value::Null), "options": null});
+    if !attempt.namespace.is_empty() {
+        request["namespace"] = attempt.namespace.into();
+    }
+    if !attempt.subresource.is_empty() {
+        request["subResource"] = attempt.subresource.into();
+        request["requestSubResource"] = attempt.subresource.into();
+    }
+    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request})
+}
+
+/// Where a webhook is.
+struct Place {
+    host: String,
+    port: u16,
+    /// As its certificate names it.
+    name: String,
+    path: String,
+}
+
+fn place(server: &ApiServer, config: &Value) -> Result<Place, String> {
+    if let Some(url) = config["url"].as_str() {
+        let uri: Uri = url.parse().map_err(|e| format!("{url:?} is no URL: {e}"))?;
+        let host = uri.host().ok_or_else(|| format!("{url:?} names no host"))?.trim_matches(['[', ']']).to_string();
+        let path = uri.path_and_query().map_or("/".into(), ToString::to_string);
+        return Ok(Place { name: host.clone(), host, port: uri.port_u16().unwrap_or(443), path });
+    }
+    let service = &config["service"];
+    let (namespace, name) = (service.str_at(&["namespace"]), service.str_at(&["name"]));
+    let found = server.cache.named("services").get(&format!("{namespace}/{name}"));
+    let found = found.ok_or_else(|| format!("service {namespace}/{name} not found"))?.parse();
+    let port = service["port"].as_u64().and_then(|p| u16::try_from(p).ok()).unwrap_or(443);
+    let path = Some(service.str_at(&["path"])).filter(|p| !p.is_empty()).unwrap_or("/");
+    let host = found.str_at(&["spec", "clusterIP"]).to_string();
+    Ok(Place { host, port, name: format!("{name}.{namespace}.svc"), path: path.into() })
+}
+
+async fn post(server: &ApiServer, config: &Value, review: &Value) -> Result<Value, String> {
+    let Place { host, port, name, path } = place(server, config)?;
+    let mut roots = rustls::RootCertStore::empty();
+    let bundle =
+        STANDARD.decode(config.str_at(&["caBundle"])).map_err(|e| format!("its caBundle is no base64: {e}"))?;
+    for certificate in CertificateDer::pem_slice_iter(&bundle) {
+        roots.add(certificate.map_err(|e| format!("its caBundle: {e}"))?).map_err(|e| format!("its caBundle: {e}"))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|e| format!("{host}:{port}: {e}"))?;
+    let server_name = ServerName::try_from(name.clone()).map_err(|e| format!("{name}: {e}"))?;
+    let connector = TlsConnector::from(Arc::new(tls));
+    let stream = connector.connect(server_name, stream).await.map_err(|e| format!("{name}: {e}"))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    let connection = tokio::spawn(connection);
+    let request = Request::post(path)
+        .header(header::HOST, &name)
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::ACCEPT, "application/json")
+        .body(Full::new(Bytes::from(review.to_string())))
+        .map_err(|e| e.to_string())?;
+    let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), LIMIT).collect().await.map_err(|e| e.to_string())?.to_bytes();
+    connection.abort();
+    if !status.is_success() {
+        return Err(format!("it answered {status}: {}", String::from_utf8_lossy(&body[..body.len().min(200)])));
+    }
+    serde_json::from_slice(&body).map_err(|e| format!("its answer is no JSON: {e}"))
+}
