@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use api::quota::{Usage, covers, hard, usage, written};
 use api::{KINDS, Kind, Verbs};
+use futures::StreamExt as _;
 use informer::{Informer, Key, Keyed as _, Queue};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, ResourceQuota, Secret, Service};
-use kube::api::{Patch, PatchParams};
-use kube::{Api, ResourceExt as _};
+use kube::api::{PartialObjectMeta, Patch, PatchParams};
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 
 use crate::namespace::request;
@@ -26,8 +28,8 @@ pub fn start(context: Context) {
     follow::<Pod>(&context, &quotas, &queue);
     follow::<Service>(&context, &quotas, &queue);
     follow::<PersistentVolumeClaim>(&context, &quotas, &queue);
-    follow::<ConfigMap>(&context, &quotas, &queue);
-    follow::<Secret>(&context, &quotas, &queue);
+    tokio::spawn(follow_metadata::<ConfigMap>(context.client.clone(), quotas.clone(), queue.clone()));
+    tokio::spawn(follow_metadata::<Secret>(context.client.clone(), quotas.clone(), queue.clone()));
     queue.work("resourcequota", 2, move |key| {
         let (context, quotas) = (context.clone(), quotas.clone());
         async move {
@@ -44,6 +46,27 @@ fn follow<K: informer::Keyed>(context: &Context, quotas: &Informer<ResourceQuota
         let namespace = change.object().namespace().unwrap_or_default();
         quotas.list_in(&namespace).iter().for_each(|quota| queue.add(quota.key()));
     });
+}
+
+/// The same for kinds that no other controller watches: only their metadata is sent, and nothing of it is kept.
+async fn follow_metadata<K>(client: Client, quotas: Informer<ResourceQuota>, queue: Queue)
+where
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
+{
+    let mut changes = watcher::watcher(Api::<PartialObjectMeta<K>>::all(client), watcher::Config::default()).boxed();
+    while let Some(event) = changes.next().await {
+        match event {
+            Ok(Event::Apply(object) | Event::Delete(object)) => {
+                let namespace = object.namespace().unwrap_or_default();
+                quotas.list_in(&namespace).iter().for_each(|quota| queue.add(quota.key()));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%error, "a watch was interrupted");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
 }
 
 /// The kinds that a quota's limits are about.

@@ -6,6 +6,7 @@ use informer::{Informer, Key, Keyed as _, Queue};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
 use kube::Api;
 use kube::api::PostParams;
+use kube::runtime::watcher;
 use serde_json::json;
 
 use crate::{Context, Result};
@@ -15,18 +16,16 @@ const ROOT_CA: &str = "kube-root-ca.crt";
 pub fn start(context: Context) {
     let namespaces = context.informers.of::<Namespace>();
     let accounts = context.informers.of::<ServiceAccount>();
-    let maps = context.informers.of::<ConfigMap>();
+    // Only those with the certificate, as there may be very many others.
+    let mine = watcher::Config::default().fields(&format!("metadata.name={ROOT_CA}"));
+    let maps: Informer<ConfigMap> = Informer::start(Api::all(context.client.clone()), mine);
     let queue = Queue::default();
     let add = queue.clone();
     namespaces.on_change(move |change| add.add(change.object().key()));
     let add = queue.clone();
     accounts.on_change(move |change| add.add(Key::new("", &change.object().key().namespace)));
     let add = queue.clone();
-    maps.on_change(move |change| {
-        if change.object().key().name == ROOT_CA {
-            add.add(Key::new("", &change.object().key().namespace));
-        }
-    });
+    maps.on_change(move |change| add.add(Key::new("", &change.object().key().namespace)));
     queue.work("service-account", 2, move |key| {
         let (context, namespaces, accounts, maps) =
             (context.clone(), namespaces.clone(), accounts.clone(), maps.clone());

@@ -122,8 +122,11 @@ impl<K: Keyed> Informer<K> {
 }
 
 impl<K: Keyed> Inner<K> {
-    fn put(&self, object: K) {
+    fn put(&self, mut object: K) {
         let handlers = self.handlers.read();
+        // No controller asks who set a field, and the answer may be larger than the rest. An update that leaves it out
+        // keeps it.
+        object.meta_mut().managed_fields = None;
         let new = Arc::new(object);
         let old = self.items.write().insert(new.key(), new.clone());
         notify(&handlers, &Change::Applied { old, new });
