@@ -91,6 +91,31 @@ fn fields_have_managers_and_conflicts_are_told() -> anyhow::Result<()> {
 }
 
 #[test]
+fn manifests_in_the_folder_are_applied_and_kept_applied() -> anyhow::Result<()> {
+    let cluster = Cluster::start_with(&["--disable-agent"])?;
+    let folder = cluster.server.folder().join("data/server/manifests");
+    std::fs::create_dir_all(&folder)?;
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text);
+    let color = |name: &str| Ok::<_, anyhow::Error>(cluster.get("configmap", name)?["data"]["color"].clone());
+    let map = |name: &str, color: &str| {
+        format!("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{color: {color}}}\n")
+    };
+    write("a.yaml", &[map("one", "red"), map("two", "blue")].concat())?;
+    cluster.eventually("both objects are there", || Ok(color("one")? == "red" && color("two")? == "blue"))?;
+    write("a.yaml", &map("one", "green"))?;
+    cluster.eventually("a change is followed", || Ok(color("one")? == "green"))?;
+    // A file that can't be applied yet is, once what it needs is there.
+    let early = "apiVersion: example.com/v1\nkind: Late\nmetadata: {name: x}\n";
+    write("b.yaml", early)?;
+    write(
+        "c.yaml",
+        "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: lates.example.com}\nspec: {group: example.com, scope: Namespaced, \
+         names: {plural: lates, kind: Late}, versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}]}\n",
+    )?;
+    cluster.eventually("the early one is there too", || Ok(cluster.kubectl(&["get", "lates", "x"]).code == 0))
+}
+
+#[test]
 fn client_side_apply_moves_to_server_side() -> anyhow::Result<()> {
     if stock_kubectl().is_none() {
         eprintln!("skipped: this machine has no stock kubectl");

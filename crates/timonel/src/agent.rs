@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{AgentArgs, NodeArgs};
-use crate::{check, shutdown};
+use crate::{check, files, shutdown};
 
 /// How the node reaches the API.
 pub struct Access {
@@ -332,14 +332,7 @@ async fn load_archives(images: Arc<ImageStore>, folder: PathBuf) {
     if std::fs::create_dir_all(&folder).is_err() {
         return;
     }
-    // Watched before it is read, so that nothing slips in between.
-    let (changed, mut changes) = tokio::sync::mpsc::channel(1);
-    let watched = folder.clone();
-    std::thread::spawn(move || {
-        if let Err(error) = tell_of_files(&watched, &changed) {
-            tracing::warn!(%error, "new image archives aren't noticed until the next start");
-        }
-    });
+    let mut changes = files::watch(&folder);
     let mut loaded = std::collections::HashMap::new();
     load_new(&images, &folder, &mut loaded).await;
     tokio::spawn(async move {
@@ -347,20 +340,6 @@ async fn load_archives(images: Arc<ImageStore>, folder: PathBuf) {
             load_new(&images, &folder, &mut loaded).await;
         }
     });
-}
-
-/// Tells of every file that is written or moved into the folder (inotify(7)). News that nobody took yet stand for later
-/// ones.
-fn tell_of_files(folder: &Path, changed: &tokio::sync::mpsc::Sender<()>) -> nix::Result<()> {
-    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-    let watch = Inotify::init(InitFlags::IN_CLOEXEC)?;
-    watch.add_watch(folder, AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO)?;
-    loop {
-        watch.read_events()?;
-        if let Err(tokio::sync::mpsc::error::TrySendError::Closed(())) = changed.try_send(()) {
-            return Ok(());
-        }
-    }
 }
 
 async fn load_new(

@@ -11,7 +11,7 @@ use pki::{Authority, Identity, JoinToken, Usage};
 use tokio::net::TcpListener;
 
 use crate::cli::ServerArgs;
-use crate::{agent, check, components, shutdown};
+use crate::{agent, check, components, manifests, shutdown};
 
 /// Everything that is derived from flags and files before anything runs.
 struct Plan {
@@ -55,6 +55,9 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let serving = tokio::spawn(apiserver::serve(api.clone(), listener, plan.serving.clone(), stop.clone()));
     components::start_control_plane(&api, &plan.args, &plan.authority);
     write_kubeconfig(&plan)?;
+    let installer = User::new("system:manifests", &["system:masters", "system:authenticated"]);
+    let folder = plan.args.node.data_dir.join("server/manifests");
+    tokio::spawn(manifests::run(components::client(&api, installer), folder));
     tracing::info!(kubeconfig = %plan.args.write_kubeconfig.display(), "the API is served on port {}", plan.args.https_listen_port);
     if plan.args.disable_agent {
         stop.cancelled().await;

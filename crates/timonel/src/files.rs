@@ -1,0 +1,33 @@
+//! News of files in a folder.
+
+use std::path::Path;
+
+use tokio::sync::mpsc;
+
+/// Tells of every file that is written or moved into the folder (inotify(7)), and of those that go. News that nobody took
+/// yet stand for later ones. Watching has begun when this returns, so whoever reads the folder afterwards misses nothing.
+pub fn watch(folder: &Path) -> mpsc::Receiver<()> {
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+    let (changed, changes) = mpsc::channel(1);
+    let begin = || -> nix::Result<Inotify> {
+        let watch = Inotify::init(InitFlags::IN_CLOEXEC)?;
+        let wanted = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE;
+        watch.add_watch(folder, wanted)?;
+        Ok(watch)
+    };
+    match begin() {
+        Ok(watch) => {
+            std::thread::spawn(move || {
+                while watch.read_events().is_ok() {
+                    if let Err(mpsc::error::TrySendError::Closed(())) = changed.try_send(()) {
+                        return;
+                    }
+                }
+            });
+        }
+        Err(error) => {
+            tracing::warn!(folder = %folder.display(), %error, "new files aren't noticed until the next start");
+        }
+    }
+    changes
+}
