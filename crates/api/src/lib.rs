@@ -8,6 +8,7 @@
 //! - [`defaults`], [`validate`]: what upstream fills in and refuses
 //! - [`managed`]: fields and their managers, for server-side apply
 //! - [`custom`]: the same for kinds of custom resource definitions
+//! - [`pod_security`]: the Pod Security Standards
 //! - [`quota`]: what objects use of a ResourceQuota
 //! - [`columns`]: what `kubectl get` prints
 //!
@@ -20,6 +21,7 @@ pub mod defaults;
 pub mod kinds;
 pub mod managed;
 pub mod merge;
+pub mod pod_security;
 pub mod protobuf;
 pub mod quota;
 pub mod schema;

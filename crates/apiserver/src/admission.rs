@@ -1,7 +1,7 @@
 //! What upstream's built-in admission plugins add to objects and refuse, beyond plain defaults and checks.
 //!
 //! Here: NamespaceLifecycle, ServiceAccount, Priority, DefaultTolerationSeconds, DefaultStorageClass,
-//! StorageObjectInUseProtection, DefaultIngressClass, LimitRanger and ResourceQuota (in [`quota`]), NodeRestriction (names).
+//! PodSecurity, StorageObjectInUseProtection, DefaultIngressClass, LimitRanger and ResourceQuota (in [`quota`]), NodeRestriction (names).
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use apimachinery::{ObjectExt as _, Status};
 use serde_json::{Value, json};
 
 use api::Kind;
+use api::pod_security::{self, Level};
 
 use crate::ApiServer;
 use crate::auth::{NODES, User};
@@ -68,6 +69,35 @@ pub fn validate(user: &User, kind: &Kind, operation: Operation, object: &Value) 
         "leases" if object.name() != node => refuse(format!("node {node:?} may only have its own lease")),
         _ => Ok(()),
     }
+}
+
+/// PodSecurity: refuses a pod that goes beyond what its namespace enforces, and returns what it is warned of.
+pub fn pod_security(server: &ApiServer, kind: &Kind, object: &Value) -> Result<Vec<String>, Status> {
+    let spec = match (kind.group, kind.plural) {
+        ("", "pods") => &object["spec"],
+        ("", "podtemplates") => &object["template"]["spec"],
+        ("", "replicationcontrollers")
+        | ("apps", "deployments" | "replicasets" | "statefulsets" | "daemonsets")
+        | ("batch", "jobs") => &object["spec"]["template"]["spec"],
+        ("batch", "cronjobs") => &object["spec"]["jobTemplate"]["spec"]["template"]["spec"],
+        _ => return Ok(Vec::new()),
+    };
+    let Some(namespace) = server.cache.named("namespaces").get(object.namespace()) else { return Ok(Vec::new()) };
+    let found = |mode: &str| {
+        let label = |suffix: &str| namespace.label(&format!("pod-security.kubernetes.io/{mode}{suffix}")).unwrap_or("");
+        let level = Level::read(label(""));
+        let version = Some(label("-version")).filter(|v| !v.is_empty()).unwrap_or("latest");
+        let violations = pod_security::violations(level, spec);
+        (!violations.is_empty())
+            .then(|| format!("violate PodSecurity \"{}:{version}\": {}", level.as_str(), violations.join(", ")))
+    };
+    if kind.plural == "pods"
+        && let Some(why) = found("enforce")
+    {
+        let why = why.replacen("violate", "violates", 1);
+        return Err(Status::forbidden("", "pods", object.name(), &why));
+    }
+    Ok(found("warn").map(|why| format!("would {why}")).into_iter().collect())
 }
 
 fn live_namespace(server: &ApiServer, kind: &Kind, object: &Value) -> Result<(), Status> {

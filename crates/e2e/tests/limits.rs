@@ -80,6 +80,22 @@ fn namespaces_hold_what_their_limits_let_them() -> anyhow::Result<()> {
     Ok(())
 }
 
+#[test]
+fn pods_keep_to_the_security_level_of_their_namespace() -> anyhow::Result<()> {
+    let cluster = Cluster::start_with(&["--disable-agent"])?;
+    for label in ["enforce=baseline", "warn=restricted"] {
+        cluster.ok(&["label", "namespace", "default", &format!("pod-security.kubernetes.io/{label}")])?;
+    }
+    let create = |yaml: &str| cluster.kubectl_with(&["create", "-f", "-"], yaml);
+    let plain = create(&pod("plain", "{}"));
+    assert!(plain.code == 0 && plain.stderr.contains("would violate PodSecurity \"restricted:latest\""), "{plain:?}");
+    let host = create(&pod("host", "{}").replace("containers:", "hostNetwork: true, containers:"));
+    let told =
+        "pods \"host\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)";
+    assert!(host.code != 0 && host.stderr.contains(told), "{host:?}");
+    Ok(())
+}
+
 const WEB: &str = "
 apiVersion: apps/v1
 kind: Deployment

@@ -167,6 +167,7 @@ async fn create_named(
     admission::validate(user, kind, Operation::Create, &object)?;
     let told = webhooks::validate(server, &attempt, &object).await?;
     creation.warnings.lock().extend(told);
+    creation.warnings.lock().extend(admission::pod_security(server, kind, &object)?);
     quota::check_limits(server, kind, &object)?;
     let _admitted = quota::admit(server, kind, &object, None).await?;
     if !creation.applied {
