@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Informer, Key, Keyed as _, Queue};
+use informer::{Informer, Key, Keyed as _};
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec};
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint, Toleration};
 use k8s_openapi::jiff::Timestamp;
@@ -163,18 +163,8 @@ fn tie(spec: &mut PodSpec, node: &str) {
 }
 
 pub fn start(context: Context) {
-    let sets = context.informers.of::<DaemonSet>();
-    let all_pods = context.informers.of::<Pod>();
+    let (sets, all_pods, queue) = pods::follow::<DaemonSet>(&context);
     let nodes = context.informers.of::<Node>();
-    let queue = Queue::default();
-    let add = queue.clone();
-    sets.on_change(move |change| add.add(change.object().key()));
-    let add = queue.clone();
-    all_pods.on_change(move |change| {
-        if let Some(key) = pods::controller_key(&change.object().metadata, "DaemonSet") {
-            add.add(key);
-        }
-    });
     let (add, every) = (queue.clone(), sets.clone());
     nodes.on_change(move |change| {
         // Heartbeats change no decision.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Informer, Key, Keyed as _, Queue};
+use informer::{Informer, Key, Keyed as _};
 use k8s_openapi::api::batch::v1::{Job, JobSpec, JobStatus, PodFailurePolicyRule, UncountedTerminatedPods};
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -26,17 +26,7 @@ const BACKOFF: (i64, i64) = (10, 600);
 const BURST: usize = 500;
 
 pub fn start(context: Context) {
-    let jobs = context.informers.of::<Job>();
-    let all_pods = context.informers.of::<Pod>();
-    let queue = Queue::default();
-    let add = queue.clone();
-    jobs.on_change(move |change| add.add(change.object().key()));
-    let add = queue.clone();
-    all_pods.on_change(move |change| {
-        if let Some(key) = pods::controller_key(&change.object().metadata, "Job") {
-            add.add(key);
-        }
-    });
+    let (jobs, all_pods, queue) = pods::follow::<Job>(&context);
     queue.work("job", 4, move |key| {
         let (context, jobs, all_pods) = (context.clone(), jobs.clone(), all_pods.clone());
         async move {

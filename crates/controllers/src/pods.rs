@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use apimachinery::LabelSelector;
-use informer::{Informer, Key, Keyed as _};
+use informer::{Informer, Key, Keyed as _, Queue};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector as ApiSelector, ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt as _};
 
-use crate::Result;
+use crate::{Context, Result};
 
 /// A controller's reference to what it manages.
 pub fn owner<K: Resource<DynamicType = ()>>(object: &K) -> OwnerReference {
@@ -111,6 +111,22 @@ pub async fn delete(client: &Client, cache: &Informer<Pod>, pod: &Pod) -> Result
 /// The pods of a namespace that `uid` controls.
 pub fn owned(cache: &Informer<Pod>, namespace: &str, uid: &str) -> Vec<Arc<Pod>> {
     cache.list_in(namespace).into_iter().filter(|p| is_owned_by(&p.metadata, uid)).collect()
+}
+
+/// The objects of a kind that control pods, all pods, and a queue that gets the key of an object when it or one of its
+/// pods changes.
+pub fn follow<K: informer::Keyed>(context: &Context) -> (Informer<K>, Informer<Pod>, Queue) {
+    let (objects, pods) = (context.informers.of::<K>(), context.informers.of::<Pod>());
+    let queue = Queue::default();
+    let add = queue.clone();
+    objects.on_change(move |change| add.add(change.object().key()));
+    let (add, kind) = (queue.clone(), K::kind(&()).into_owned());
+    pods.on_change(move |change| {
+        if let Some(key) = controller_key(&change.object().metadata, &kind) {
+            add.add(key);
+        }
+    });
+    (objects, pods, queue)
 }
 
 /// The key of the controller of kind `kind` that owns an object.

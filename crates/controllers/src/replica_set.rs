@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Informer, Key, Keyed as _, Queue};
+use informer::{Informer, Key};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
@@ -50,17 +50,7 @@ fn rank(pod: &Pod) -> (bool, u8, bool, i64, std::cmp::Reverse<Option<Timestamp>>
 }
 
 pub fn start(context: Context) {
-    let sets = context.informers.of::<ReplicaSet>();
-    let all_pods = context.informers.of::<Pod>();
-    let queue = Queue::default();
-    let add = queue.clone();
-    sets.on_change(move |change| add.add(change.object().key()));
-    let add = queue.clone();
-    all_pods.on_change(move |change| {
-        if let Some(key) = pods::controller_key(&change.object().metadata, "ReplicaSet") {
-            add.add(key);
-        }
-    });
+    let (sets, all_pods, queue) = pods::follow::<ReplicaSet>(&context);
     queue.work("replicaset", 4, move |key| {
         let (context, sets, all_pods) = (context.clone(), sets.clone(), all_pods.clone());
         async move {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Informer, Key, Keyed as _, Queue};
+use informer::{Informer, Key};
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -91,18 +91,8 @@ fn plan(shape: Shape, replicas: &[Replica]) -> Vec<Action> {
 }
 
 pub fn start(context: Context) {
-    let sets = context.informers.of::<StatefulSet>();
-    let all_pods = context.informers.of::<Pod>();
+    let (sets, all_pods, queue) = pods::follow::<StatefulSet>(&context);
     let claims = context.informers.of::<PersistentVolumeClaim>();
-    let queue = Queue::default();
-    let add = queue.clone();
-    sets.on_change(move |change| add.add(change.object().key()));
-    let add = queue.clone();
-    all_pods.on_change(move |change| {
-        if let Some(key) = pods::controller_key(&change.object().metadata, "StatefulSet") {
-            add.add(key);
-        }
-    });
     queue.work("statefulset", 4, move |key| {
         let (context, sets, all_pods, claims) = (context.clone(), sets.clone(), all_pods.clone(), claims.clone());
         async move {

@@ -198,6 +198,21 @@ fn keep_identity(object: &mut Value, name: &str, namespace: &str) -> Result<(), 
     Ok(())
 }
 
+/// Checks name and namespace in the body against those of the path.
+fn put_at(info: &Info, object: &mut Value) -> Result<(), Status> {
+    if object.name().is_empty() {
+        object.set_meta("name", info.path.name.as_str());
+    }
+    if object.name() != info.path.name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({}) does not match the name on the URL ({})",
+            object.name(),
+            info.path.name
+        )));
+    }
+    place(info.kind, &info.path.namespace, object)
+}
+
 /// Checks the namespace in the body against that of the path.
 fn place(kind: &Kind, namespace: &str, object: &mut Value) -> Result<(), Status> {
     let said = object.namespace().to_string();
@@ -251,17 +266,7 @@ pub async fn update(
     form: Form,
 ) -> Result<Response<Body>, Status> {
     let (mut object, warnings) = body::object(server, request, info.kind, &info.query).await?;
-    if object.name().is_empty() {
-        object.set_meta("name", info.path.name.as_str());
-    }
-    if object.name() != info.path.name {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({}) does not match the name on the URL ({})",
-            object.name(),
-            info.path.name
-        )));
-    }
-    place(info.kind, &info.path.namespace, &mut object)?;
+    put_at(info, &mut object)?;
     let change = Change::read(info)?;
     let bytes = change.carry_out(server, user, info, |_| Ok(object.clone())).await?;
     let warnings = [warnings, change.warnings.into_inner()].concat();
@@ -305,17 +310,7 @@ async fn apply(server: &Arc<ApiServer>, user: &User, info: &Info, mut config: Va
     if !config.at(&["metadata", "managedFields"]).is_null() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
-    if config.name().is_empty() {
-        config.set_meta("name", info.path.name.as_str());
-    }
-    if config.name() != info.path.name {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({}) does not match the name on the URL ({})",
-            config.name(),
-            info.path.name
-        )));
-    }
-    place(info.kind, &info.path.namespace, &mut config)?;
+    put_at(info, &mut config)?;
     let change = Change { applies: true, ..Change::read(info)? };
     let (force, writer) = (info.query.flag("force"), info.writer());
     let make = |live: &Value| {
