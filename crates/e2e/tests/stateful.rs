@@ -72,6 +72,18 @@ fn stock_kubectl_runs_one_off_pods() -> anyhow::Result<()> {
         cluster.kubectl_with(&[&run[..], &["sh", "-c", "read line; echo got $line; exit 0"]].concat(), "some input\n");
     assert_eq!(piped.code, 0, "{piped:?}");
     assert!(piped.stdout.contains("got some input"), "{piped:?}");
+    // Names of a StatefulSet's pods, asked by a pod that comes for it, without a terminal and on one.
+    cluster.apply(WEB)?;
+    cluster.wait_pod("web-0")?;
+    let ip = cluster.get("pod", "web-0")?["status"]["podIP"].as_str().unwrap_or("").to_string();
+    let ask = ["--rm", "--restart=Never", "--image", "busybox:1.28"];
+    let lookup = ["--", "nslookup", "web-0.nginx"];
+    let plain = cluster.kubectl(&[&["run", "-i", "ask-1"], &ask[..], &lookup].concat());
+    assert!(plain.stdout.contains("web-0.nginx") && plain.stdout.contains(&ip), "{plain:?}");
+    let line = cluster.kubectl_line(&[&["run", "-it", "ask-2"], &ask[..], &lookup].concat());
+    let quoted = line.iter().map(|w| format!("'{w}'")).collect::<Vec<_>>().join(" ");
+    let terminal = cluster.server.run(&["script", "-qec", &quoted, "/dev/null"].map(String::from), "");
+    assert!(terminal.stdout.contains("web-0.nginx") && terminal.stdout.contains(&ip), "{terminal:?}");
     let columns = cluster.ok(&["get", "nodes", "-o", "wide"])?;
     let head = columns.lines().next().unwrap_or("").split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(head, "NAME STATUS ROLES AGE VERSION INTERNAL-IP EXTERNAL-IP OS-IMAGE KERNEL-VERSION CONTAINER-RUNTIME");
