@@ -22,6 +22,17 @@ metadata: {name: spread}
 spec:
   selector: {app: spread}
   ports: [{port: 80}]
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: client}
+spec:
+  selector: {matchLabels: {app: client}}
+  template:
+    metadata: {labels: {app: client}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers: [{name: c, image: 'busybox:1.28', command: [sleep, '3600']}]
 ";
 
 #[test]
@@ -62,8 +73,16 @@ fn pods_spread_over_two_nodes_and_reach_each_other() -> anyhow::Result<()> {
     let on = |node: &str| pods.iter().filter(|p| p["spec"]["nodeName"] == node).cloned().collect::<Vec<_>>();
     let (here, there) = (on("server-1"), on("agent-2"));
     assert_eq!((here.len(), there.len()), (2, 2));
-    let from = here[0]["metadata"]["name"].as_str().unwrap_or("");
-    let back = there[0]["metadata"]["name"].as_str().unwrap_or("");
+    cluster.eventually("each node has its client", || {
+        Ok(cluster.get("daemonset", "client")?["status"]["numberAvailable"] == 2)
+    })?;
+    let clients = cluster.list("pods", "app=client")?;
+    let client = |node: &str| {
+        let found = clients.iter().find(|p| p["spec"]["nodeName"] == node);
+        found.and_then(|p| p["metadata"]["name"].as_str()).unwrap_or("").to_string()
+    };
+    let (from, back) = (client("server-1"), client("agent-2"));
+    let (from, back) = (from.as_str(), back.as_str());
     let fetch = |pod: &str, host: &str| {
         cluster.ok(&[
             "exec",
@@ -76,10 +95,14 @@ fn pods_spread_over_two_nodes_and_reach_each_other() -> anyhow::Result<()> {
     };
     assert!(fetch(from, there[0]["status"]["podIP"].as_str().unwrap_or(""))?.contains("200 OK"));
     assert!(fetch(back, here[0]["status"]["podIP"].as_str().unwrap_or(""))?.contains("200 OK"));
+    // The nodes hear of a service's pods one by one, each a moment after the pods are ready.
+    cluster.eventually("both nodes know the service", || {
+        Ok(fetch(from, "spread")?.contains("200 OK") && fetch(back, "spread")?.contains("200 OK"))
+    })?;
     for _ in 0..8 {
         assert!(fetch(from, "spread")?.contains("200 OK"));
         assert!(fetch(back, "spread")?.contains("200 OK"));
     }
-    assert!(cluster.ok(&["logs", back])?.contains("GET / HTTP/1.0"));
+    assert!(cluster.ok(&["logs", there[0]["metadata"]["name"].as_str().unwrap_or("")])?.contains("GET / HTTP/1.0"));
     Ok(())
 }

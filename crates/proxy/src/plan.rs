@@ -165,7 +165,7 @@ fn endpoints(config: &Config, slices: &[&EndpointSlice], port: &ServicePort) -> 
 
 /// The chains that don't depend on services.
 fn base(config: &Config) -> String {
-    let Config { cluster_cidr, bridge, .. } = config;
+    let Config { cluster_cidr, cluster_dns, bridge, .. } = config;
     format!(
         "map services {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
 map node_ports {{ type inet_proto . inet_service : verdict; }}
@@ -209,6 +209,15 @@ chain filter_forward {{
 chain filter_output {{
     type filter hook output priority filter; policy accept;
     ct state new jump refuse
+}}
+chain untracked_in {{
+    type filter hook prerouting priority raw; policy accept;
+    ip daddr {cluster_dns} udp dport 53 notrack
+}}
+chain untracked_out {{
+    type filter hook output priority raw; policy accept;
+    ip daddr {cluster_dns} udp dport 53 notrack
+    ip saddr {cluster_dns} udp sport 53 notrack
 }}
 "
     )

@@ -271,13 +271,13 @@ impl Cluster {
     }
 }
 
-/// The minor version of the kubectl on the PATH, if there is one that needs no `/openapi/v2` in protobuf (1.27).
+/// The minor version of the kubectl on the PATH, if there is one.
 pub fn stock_kubectl() -> Option<u32> {
     let output = Command::new("kubectl").args(["version", "--client"]).stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     // Old ones print a Go structure.
     let version = text.split("Client Version: v1.").nth(1).or_else(|| text.split("Minor:\"").nth(1))?;
-    version.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok().filter(|minor| *minor >= 27)
+    version.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
 }
 
 impl Drop for Cluster {

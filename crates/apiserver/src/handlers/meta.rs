@@ -37,6 +37,15 @@ pub fn answer(server: &Arc<ApiServer>, user: &User, request: &Request<Body>) -> 
         ["api", version] => server.discovery.resources("", version).ok_or_else(Status::no_route),
         ["apis", group] => server.discovery.group(group).ok_or_else(Status::no_route),
         ["apis", group, version] => server.discovery.resources(group, version).ok_or_else(Status::no_route),
+        ["openapi", "v2"] => {
+            let document = openapi::v2::document(&server.catalog);
+            if !accept.contains("com.github.proto-openapi.spec.v2") {
+                return Ok(response::json(200, &document));
+            }
+            let mut answer = response::json_bytes(200, openapi::v2::protobuf(&document));
+            answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(openapi::v2::PROTOBUF));
+            Ok(answer)
+        }
         ["openapi", "v3"] => Ok(response::json(200, &openapi::index(&server.catalog))),
         ["openapi", "v3", "api", version] => {
             openapi::document(&server.catalog, "", version).ok_or_else(Status::no_route)
@@ -46,7 +55,7 @@ pub fn answer(server: &Arc<ApiServer>, user: &User, request: &Request<Body>) -> 
         }
         [] => Ok(response::json(
             200,
-            &json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]}),
+            &json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
         )),
         _ => Err(Status::no_route()),
     }

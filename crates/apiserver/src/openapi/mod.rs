@@ -1,5 +1,7 @@
 //! OpenAPI v3 documents, made on demand from the packed schema: clients ask seldom and keep what they get.
 
+pub mod v2;
+
 use std::collections::BTreeSet;
 
 use http::{HeaderValue, Response, header};
@@ -36,15 +38,7 @@ pub fn document(catalog: &Catalog, group: &str, version: &str) -> Option<Respons
         return None;
     }
     let (mut types, docs) = schema::raw();
-    for kind in kinds.iter().filter(|k| k.custom) {
-        let definition = catalog.definition(kind);
-        if let Some(version) = definition.as_ref().and_then(|d| d.version(kind.version)) {
-            let mut of = version.schema.clone();
-            let metadata = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
-            of["properties"]["metadata"] = json!({ "$ref": metadata });
-            types.insert(kind.schema(), of);
-        }
-    }
+    kinds.iter().for_each(|kind| add_custom(catalog, kind, &mut types));
     let mut schemas = Map::new();
     let mut wanted: BTreeSet<String> = kinds.iter().map(|k| k.schema()).collect();
     while let Some(name) = wanted.pop_first() {
@@ -66,6 +60,17 @@ pub fn document(catalog: &Catalog, group: &str, version: &str) -> Option<Respons
     let forever = HeaderValue::from_static("public, max-age=31536000, immutable");
     response.headers_mut().insert(header::CACHE_CONTROL, forever);
     Some(response)
+}
+
+/// Adds the schema of a custom kind to those of the built-in ones.
+fn add_custom(catalog: &Catalog, kind: &Kind, types: &mut Map<String, Value>) {
+    let definition = catalog.definition(kind);
+    if let Some(version) = definition.as_ref().and_then(|d| d.version(kind.version)) {
+        let mut of = version.schema.clone();
+        let metadata = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+        of["properties"]["metadata"] = json!({ "$ref": metadata });
+        types.insert(kind.schema(), of);
+    }
 }
 
 fn references(schema: &Value, found: &mut BTreeSet<String>) {

@@ -1,0 +1,162 @@
+//! `/openapi/v2`: one document of all types, for clients older than OpenAPI v3 (kubectl before 1.27 reads nothing else,
+//! and that as protobuf, in the messages of gnostic's `OpenAPIv2.proto`).
+
+use serde_json::{Map, Value, json};
+
+use api::schema;
+
+use crate::KUBERNETES_VERSION;
+use crate::catalog::Catalog;
+
+/// As upstream answers: what clients ask for has an `@`, which is no character of a media type.
+pub const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// The document as JSON. It has no paths: clients take types from it, and what is served from discovery.
+pub fn document(catalog: &Catalog) -> Value {
+    let (mut types, docs) = schema::raw();
+    for kind in catalog.kinds() {
+        super::add_custom(catalog, kind, &mut types);
+    }
+    let mut definitions: Map<String, Value> =
+        types.iter().map(|(name, of)| (name.clone(), moved(&super::with_docs(name, of, &docs)))).collect();
+    // Any value at all, which v2 says by saying no type.
+    for name in ["JSON", "JSONSchemaPropsOrArray", "JSONSchemaPropsOrBool", "JSONSchemaPropsOrStringArray"] {
+        let full = format!("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.{name}");
+        if let Some(of) = definitions.get_mut(&full).and_then(Value::as_object_mut) {
+            of.retain(|key, _| key == "description");
+        }
+    }
+    for kind in catalog.kinds() {
+        if let Some(of) = definitions.get_mut(&kind.schema()) {
+            of["x-kubernetes-group-version-kind"] =
+                json!([{"group": kind.group, "version": kind.version, "kind": kind.kind}]);
+        }
+    }
+    json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": KUBERNETES_VERSION}, "paths": {},
+           "definitions": definitions})
+}
+
+/// A schema of v3 as v2 has it: references lead elsewhere, and a reference has no company.
+fn moved(schema: &Value) -> Value {
+    match schema {
+        Value::Object(map) => {
+            if let Some(Value::Array(all)) = map.get("allOf")
+                && let [one] = all.as_slice()
+                && one.get("$ref").is_some()
+            {
+                let mut alone = moved(one);
+                if let Some(text) = map.get("description") {
+                    alone["description"] = text.clone();
+                }
+                return alone;
+            }
+            let mut out = Map::new();
+            for (key, value) in map {
+                // These are v3's own.
+                if matches!(key.as_str(), "nullable" | "anyOf" | "oneOf" | "not") {
+                    continue;
+                }
+                let value = match (key.as_str(), value.as_str()) {
+                    ("$ref", Some(target)) => target.replace("#/components/schemas/", "#/definitions/").into(),
+                    _ => moved(value),
+                };
+                out.insert(key.clone(), value);
+            }
+            if out.get("x-kubernetes-int-or-string").is_some() {
+                out.insert("type".into(), "string".into());
+                out.insert("format".into(), "int-or-string".into());
+            }
+            Value::Object(out)
+        }
+        Value::Array(list) => list.iter().map(moved).collect(),
+        other => other.clone(),
+    }
+}
+
+/// Writes protobuf messages field by field.
+#[derive(Default)]
+struct Message(Vec<u8>);
+
+impl Message {
+    fn varint(&mut self, mut n: u64) {
+        while n >= 0x80 {
+            self.0.push((n as u8 & 0x7f) | 0x80);
+            n >>= 7;
+        }
+        self.0.push(n as u8);
+    }
+
+    fn bytes(&mut self, field: u64, bytes: &[u8]) {
+        self.varint(field << 3 | 2);
+        self.varint(bytes.len() as u64);
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn text(&mut self, field: u64, value: &Value) {
+        if let Some(text) = value.as_str() {
+            self.bytes(field, text.as_bytes());
+        }
+    }
+
+    fn message(&mut self, field: u64, fill: impl FnOnce(&mut Message)) {
+        let mut inner = Message::default();
+        fill(&mut inner);
+        self.bytes(field, &inner.0);
+    }
+}
+
+/// The document as protobuf.
+pub fn protobuf(document: &Value) -> Vec<u8> {
+    let mut out = Message::default();
+    out.text(1, &document["swagger"]);
+    out.message(2, |info| {
+        info.text(1, &document["info"]["title"]);
+        info.text(2, &document["info"]["version"]);
+    });
+    out.message(8, |_| {});
+    out.message(9, |definitions| named(definitions, &document["definitions"]));
+    out.0
+}
+
+/// `additional_properties` of Definitions and Properties: a name with a schema, each.
+fn named(out: &mut Message, schemas: &Value) {
+    for (name, of) in schemas.as_object().into_iter().flatten() {
+        out.message(1, |entry| {
+            entry.bytes(1, name.as_bytes());
+            entry.message(2, |schema| write(schema, of));
+        });
+    }
+}
+
+fn write(out: &mut Message, of: &Value) {
+    out.text(1, &of["$ref"]);
+    out.text(2, &of["format"]);
+    out.text(4, &of["description"]);
+    for required in of["required"].as_array().into_iter().flatten() {
+        out.text(19, required);
+    }
+    match &of["additionalProperties"] {
+        Value::Bool(any) => out.message(21, |item| {
+            item.varint(2 << 3);
+            item.varint(u64::from(*any));
+        }),
+        Value::Object(_) => out.message(21, |item| item.message(1, |s| write(s, &of["additionalProperties"]))),
+        _ => {}
+    }
+    if of["type"].is_string() {
+        out.message(22, |item| item.text(1, &of["type"]));
+    }
+    if of["items"].is_object() {
+        out.message(23, |item| item.message(1, |s| write(s, &of["items"])));
+    }
+    if of["properties"].is_object() {
+        out.message(25, |properties| named(properties, &of["properties"]));
+    }
+    for (name, value) in of.as_object().into_iter().flatten().filter(|(name, _)| name.starts_with("x-")) {
+        out.message(31, |entry| {
+            entry.bytes(1, name.as_bytes());
+            // JSON is YAML.
+            entry.message(2, |any| any.bytes(2, value.to_string().as_bytes()));
+        });
+    }
+}
