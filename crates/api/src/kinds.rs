@@ -42,6 +42,11 @@ impl Kind {
         if self.group.is_empty() { self.version.into() } else { format!("{}/{}", self.group, self.version) }
     }
 
+    /// `pods`, or `deployments.apps`: what keys, quotas and definitions call the kind's resource.
+    pub fn resource(&self) -> String {
+        if self.group.is_empty() { self.plural.into() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
     /// The name of the kind's type in the schema.
     pub fn schema(&self) -> String {
         if self.custom {

@@ -10,10 +10,6 @@ use crate::Kind;
 /// Amounts by the name of the resource, as a quota's `hard` names them.
 pub type Usage = BTreeMap<String, Quantity>;
 
-fn quantity(value: &Value) -> Option<Quantity> {
-    value.as_str().map_or_else(|| value.to_string().parse().ok(), |text| text.parse().ok())
-}
-
 fn add(usage: &mut Usage, name: impl Into<String>, amount: Quantity) {
     let total = usage.entry(name.into()).or_default();
     *total = *total + amount;
@@ -23,9 +19,7 @@ fn add(usage: &mut Usage, name: impl Into<String>, amount: Quantity) {
 pub fn usage(kind: &Kind, object: &Value) -> Usage {
     let mut usage = Usage::new();
     let one = Quantity::from_int(1);
-    let resource =
-        if kind.group.is_empty() { kind.plural.to_string() } else { format!("{}.{}", kind.plural, kind.group) };
-    add(&mut usage, format!("count/{resource}"), one);
+    add(&mut usage, format!("count/{}", kind.resource()), one);
     if !kind.group.is_empty() {
         return usage;
     }
@@ -46,7 +40,8 @@ pub fn usage(kind: &Kind, object: &Value) -> Usage {
         }
         "persistentvolumeclaims" => {
             add(&mut usage, "persistentvolumeclaims", one);
-            let storage = quantity(object.at(&["spec", "resources", "requests", "storage"])).unwrap_or_default();
+            let storage =
+                Quantity::from_json(object.at(&["spec", "resources", "requests", "storage"])).unwrap_or_default();
             add(&mut usage, "requests.storage", storage);
             let class = object.str_at(&["spec", "storageClassName"]);
             if !class.is_empty() {
@@ -80,7 +75,7 @@ fn pod(pod: &Value, usage: &mut Usage) {
 pub fn pod_amounts(pod: &Value, part: &str) -> Usage {
     let of = |container: &Value| -> Usage {
         let amounts = container["resources"][part].as_object().into_iter().flatten();
-        amounts.filter_map(|(k, v)| Some((k.clone(), quantity(v)?))).collect()
+        amounts.filter_map(|(k, v)| Some((k.clone(), Quantity::from_json(v)?))).collect()
     };
     let (mut total, mut sidecars, mut peak) = (Usage::new(), Usage::new(), Usage::new());
     for container in pod.array_at(&["spec", "containers"]) {
@@ -104,7 +99,7 @@ pub fn pod_amounts(pod: &Value, part: &str) -> Usage {
         *most = (*most).max(amount);
     }
     for (name, amount) in pod.at(&["spec", "overhead"]).as_object().into_iter().flatten() {
-        if let Some(amount) = quantity(amount) {
+        if let Some(amount) = Quantity::from_json(amount) {
             add(&mut total, name.clone(), amount);
         }
     }
@@ -167,7 +162,7 @@ pub fn unsaid(hard: &Usage, pod: &Value) -> BTreeMap<String, BTreeSet<String>> {
 /// The `hard` limits of a quota.
 pub fn hard(quota: &Value) -> Usage {
     let limits = quota.at(&["spec", "hard"]).as_object().into_iter().flatten();
-    limits.filter_map(|(k, v)| Some((k.clone(), quantity(v)?))).collect()
+    limits.filter_map(|(k, v)| Some((k.clone(), Quantity::from_json(v)?))).collect()
 }
 
 /// Amounts as a quota writes them: in the family of suffixes that its limit has.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde_json::Value;
+
 /// An amount in billionths, which is the finest grain that the API keeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Quantity {
@@ -35,6 +37,11 @@ pub struct QuantityError;
 
 impl Quantity {
     pub const ZERO: Quantity = Quantity { nano: 0 };
+
+    /// Reads a quantity as objects hold it: text, or a number.
+    pub fn from_json(value: &Value) -> Option<Self> {
+        value.as_str().map_or_else(|| value.to_string().parse().ok(), |text| text.parse().ok())
+    }
 
     pub fn from_milli(milli: i64) -> Self {
         Quantity { nano: i128::from(milli) * 1_000_000 }

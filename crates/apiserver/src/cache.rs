@@ -247,14 +247,9 @@ pub struct Cache {
     revision: watch::Sender<u64>,
 }
 
-/// The name of a kind's resource in keys: `pods`, `deployments.apps`.
-pub fn resource_name(kind: &Kind) -> String {
-    if kind.group.is_empty() { kind.plural.into() } else { format!("{}.{}", kind.plural, kind.group) }
-}
-
 /// The key of an object in the store.
 pub fn store_key(kind: &Kind, key: &str) -> String {
-    format!("/registry/{}/{key}", resource_name(kind))
+    format!("/registry/{}/{key}", kind.resource())
 }
 
 /// The key of an object in its resource.
@@ -269,7 +264,7 @@ impl Cache {
             .filter(|k| k.verbs == Verbs::All)
             .map(|kind| {
                 let resource = Resource { kind, state: RwLock::default(), listed: RwLock::default() };
-                (resource_name(kind), Arc::new(resource))
+                (kind.resource(), Arc::new(resource))
             })
             .collect();
         Cache { resources, custom: RwLock::default(), catalog, revision: watch::channel(0).0 }
@@ -277,7 +272,7 @@ impl Cache {
 
     /// The resource of a stored kind.
     pub fn resource(&self, kind: &Kind) -> Option<Arc<Resource>> {
-        self.find(&resource_name(kind))
+        self.find(&kind.resource())
     }
 
     fn find(&self, name: &str) -> Option<Arc<Resource>> {

@@ -58,7 +58,7 @@ impl Catalog {
         if !kind.custom {
             return None;
         }
-        self.definitions.read().get(&format!("{}.{}", kind.plural, kind.group)).cloned()
+        self.definitions.read().get(&kind.resource()).cloned()
     }
 
     /// Takes a definition in; returns the kind that its objects are kept as, if it is established.

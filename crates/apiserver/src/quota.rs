@@ -123,10 +123,6 @@ fn used(server: &ApiServer, kind: &Kind, quota: &Value, namespace: &str) -> Usag
     total
 }
 
-fn quantity(value: &Value) -> Option<Quantity> {
-    value.as_str().map_or_else(|| value.to_string().parse().ok(), |text| text.parse().ok())
-}
-
 /// Gives the containers of a new pod the defaults of the namespace's LimitRanges.
 pub fn apply_limit_defaults(server: &ApiServer, pod: &mut Value) {
     if server.cache.named("limitranges").len() == 0 {
@@ -218,8 +214,8 @@ fn bounds(of: &str, limit: &Value, resources: &Value, problems: &mut Vec<String>
     };
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), String::from);
     for (name, least) in each("min") {
-        let (Some(bound), request) = (quantity(&least), &resources["requests"][&name]) else { continue };
-        match quantity(request) {
+        let (Some(bound), request) = (Quantity::from_json(&least), &resources["requests"][&name]) else { continue };
+        match Quantity::from_json(request) {
             None => {
                 problems.push(format!("minimum {name} usage per {of} is {}.  No request is specified", text(&least)))
             }
@@ -233,15 +229,15 @@ fn bounds(of: &str, limit: &Value, resources: &Value, problems: &mut Vec<String>
             _ => {}
         }
         let given = &resources["limits"][&name];
-        if quantity(given).is_some_and(|l| l < bound) {
+        if Quantity::from_json(given).is_some_and(|l| l < bound) {
             problems.push(format!("minimum {name} usage per {of} is {}, but limit is {}", text(&least), text(given)));
         }
     }
     for (name, most) in each("max") {
-        let Some(bound) = quantity(&most) else { continue };
+        let Some(bound) = Quantity::from_json(&most) else { continue };
         let (request, given) = (&resources["requests"][&name], &resources["limits"][&name]);
         if of == "PersistentVolumeClaim" {
-            if quantity(request).is_some_and(|r| r > bound) {
+            if Quantity::from_json(request).is_some_and(|r| r > bound) {
                 problems.push(format!(
                     "maximum {name} usage per {of} is {}, but request is {}",
                     text(&most),
@@ -250,7 +246,7 @@ fn bounds(of: &str, limit: &Value, resources: &Value, problems: &mut Vec<String>
             }
             continue;
         }
-        match quantity(given) {
+        match Quantity::from_json(given) {
             None => problems.push(format!("maximum {name} usage per {of} is {}.  No limit is specified", text(&most))),
             Some(amount) if amount > bound => {
                 problems.push(format!(
@@ -261,7 +257,7 @@ fn bounds(of: &str, limit: &Value, resources: &Value, problems: &mut Vec<String>
             }
             _ => {}
         }
-        if quantity(request).is_some_and(|r| r > bound) {
+        if Quantity::from_json(request).is_some_and(|r| r > bound) {
             problems.push(format!(
                 "maximum {name} usage per {of} is {}, but request is {}",
                 text(&most),
@@ -270,8 +266,9 @@ fn bounds(of: &str, limit: &Value, resources: &Value, problems: &mut Vec<String>
         }
     }
     for (name, ratio) in each("maxLimitRequestRatio") {
-        let (request, given) = (quantity(&resources["requests"][&name]), quantity(&resources["limits"][&name]));
-        if let (Some(request), Some(given), Some(bound)) = (request, given, quantity(&ratio))
+        let (request, given) =
+            (Quantity::from_json(&resources["requests"][&name]), Quantity::from_json(&resources["limits"][&name]));
+        if let (Some(request), Some(given), Some(bound)) = (request, given, Quantity::from_json(&ratio))
             && request.milli() > 0
         {
             let actual = given.milli() as f64 / request.milli() as f64;

@@ -216,30 +216,18 @@ async fn reconcile(
         max_surge,
     };
     let plan = plan(&places, update);
-    let mut failure = None;
     let mut pod = pods::from_template(&spec.template, &key.namespace, pods::owner(set.as_ref()));
     pod.metadata.generate_name = Some(format!("{}-", key.name));
     pod.metadata.labels.get_or_insert_default().insert(revisions::LABEL.into(), hash.clone());
     pod.spec.get_or_insert_default().tolerations = Some(tolerations(&pod.spec.clone().unwrap_or_default()));
-    let creations = plan.create.iter().map(|node| {
+    let tied = plan.create.iter().map(|node| {
         let mut pod = pod.clone();
         tie(pod.spec.get_or_insert_default(), node);
-        async move { pods::create(&context.client, cache, &pod).await }
+        pod
     });
-    for created in futures::future::join_all(creations).await {
-        match created {
-            Ok(pod) => {
-                context.events.normal(set.as_ref(), "SuccessfulCreate", format!("Created pod: {}", pod.name_any()));
-            }
-            Err(error) => {
-                context.events.warning(set.as_ref(), "FailedCreate", format!("Error creating: {error}"));
-                failure = Some(error);
-            }
-        }
-    }
+    let failure = pods::create_all(context, cache, set.as_ref(), tied).await;
     for index in plan.delete {
-        pods::delete(&context.client, cache, &mine[index]).await?;
-        context.events.normal(set.as_ref(), "SuccessfulDelete", format!("Deleted pod: {}", mine[index].name_any()));
+        pods::delete_told(context, cache, set.as_ref(), &mine[index]).await?;
     }
     let mine = pods::owned(cache, &key.namespace, &uid);
     let (places, again) = observe(spec, &mine, &nodes.list(), &hash);

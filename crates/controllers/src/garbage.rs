@@ -22,11 +22,6 @@ use crate::{Context, Result, custom_resources};
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
 
-/// `pods`, `deployments.apps`
-pub fn resource(kind: &Kind) -> String {
-    if kind.group.is_empty() { kind.plural.into() } else { format!("{}.{}", kind.plural, kind.group) }
-}
-
 #[derive(Debug, Clone)]
 struct Node {
     kind: &'static Kind,

@@ -332,9 +332,7 @@ impl Work<'_> {
                 (pods::is_ready(p), p.metadata.creation_timestamp.as_ref().map(|t| std::cmp::Reverse(t.0)))
             });
             for pod in active.into_iter().take(delete) {
-                pods::delete(&self.context.client, self.pods, pod).await?;
-                let text = format!("Deleted pod: {}", pod.name_any());
-                self.context.events.normal(job, "SuccessfulDelete", text);
+                pods::delete_told(self.context, self.pods, job, pod).await?;
             }
         }
         if create == 0 {
@@ -349,23 +347,8 @@ impl Work<'_> {
                 }
             }
         }
-        let creations = (0..create).map(|i| {
-            let pod = new_pod(job, spec, indexes.get(i).copied());
-            async move { pods::create(&self.context.client, self.pods, &pod).await }
-        });
-        let mut failure = None;
-        for created in futures::future::join_all(creations).await {
-            match created {
-                Ok(pod) => {
-                    self.context.events.normal(job, "SuccessfulCreate", format!("Created pod: {}", pod.name_any()));
-                }
-                Err(error) => {
-                    self.context.events.warning(job, "FailedCreate", format!("Error creating: {error}"));
-                    failure = Some(error);
-                }
-            }
-        }
-        failure.map_or(Ok(None), Err)
+        let new = (0..create).map(|i| new_pod(job, spec, indexes.get(i).copied()));
+        pods::create_all(self.context, self.pods, job, new).await.map_or(Ok(None), Err)
     }
 
     /// Ends a Job: its pods are ended first; the last condition comes when none is left at work.

@@ -70,7 +70,7 @@ async fn empty(
         let found = request(&context.client, "GET", &path, &Value::Null).await?;
         let count = found["items"].as_array().map_or(0, Vec::len);
         if count > 0 {
-            left.push(format!("{} has {count} resource instances", crate::garbage::resource(kind)));
+            left.push(format!("{} has {count} resource instances", kind.resource()));
         }
     }
     let path = format!("/api/v1/namespaces/{}", key.name);

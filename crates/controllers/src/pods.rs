@@ -95,6 +95,41 @@ pub async fn create(client: &Client, cache: &Informer<Pod>, pod: &Pod) -> Result
     Ok(created)
 }
 
+/// Creates pods of `owner` all at once, as the API commits them together, and tells of each. The last failure is returned.
+pub async fn create_all<K: Resource<DynamicType = ()>>(
+    context: &Context,
+    cache: &Informer<Pod>,
+    owner: &K,
+    pods: impl IntoIterator<Item = Pod>,
+) -> Option<kube::Error> {
+    let creations = pods.into_iter().map(|pod| async move { create(&context.client, cache, &pod).await });
+    let mut failure = None;
+    for created in futures::future::join_all(creations).await {
+        match created {
+            Ok(pod) => {
+                context.events.normal(owner, "SuccessfulCreate", format!("Created pod: {}", pod.name_any()));
+            }
+            Err(error) => {
+                context.events.warning(owner, "FailedCreate", format!("Error creating: {error}"));
+                failure = Some(error);
+            }
+        }
+    }
+    failure
+}
+
+/// Deletes a pod of `owner` and tells of it.
+pub async fn delete_told<K: Resource<DynamicType = ()>>(
+    context: &Context,
+    cache: &Informer<Pod>,
+    owner: &K,
+    pod: &Pod,
+) -> Result {
+    delete(&context.client, cache, pod).await?;
+    context.events.normal(owner, "SuccessfulDelete", format!("Deleted pod: {}", pod.name_any()));
+    Ok(())
+}
+
 /// Deletes a pod and waits until the cache shows that it is on its way out.
 pub async fn delete(client: &Client, cache: &Informer<Pod>, pod: &Pod) -> Result {
     let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());

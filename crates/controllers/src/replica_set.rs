@@ -76,22 +76,9 @@ async fn reconcile(
         let plan = plan(usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0), &mine);
         let mut pod = pods::from_template(template, &key.namespace, pods::owner(set.as_ref()));
         pod.metadata.generate_name = Some(format!("{}-", key.name));
-        // All at once; the API commits them together.
-        let creations = (0..plan.create).map(|_| pods::create(&context.client, cache, &pod));
-        for created in futures::future::join_all(creations).await {
-            match created {
-                Ok(pod) => {
-                    context.events.normal(set.as_ref(), "SuccessfulCreate", format!("Created pod: {}", pod.name_any()))
-                }
-                Err(error) => {
-                    context.events.warning(set.as_ref(), "FailedCreate", format!("Error creating: {error}"));
-                    failure = Some(error);
-                }
-            }
-        }
+        failure = pods::create_all(context, cache, set.as_ref(), std::iter::repeat_n(pod, plan.create)).await;
         for index in plan.delete {
-            pods::delete(&context.client, cache, &mine[index]).await?;
-            context.events.normal(set.as_ref(), "SuccessfulDelete", format!("Deleted pod: {}", mine[index].name_any()));
+            pods::delete_told(context, cache, set.as_ref(), &mine[index]).await?;
         }
     }
     let again = write_status(context, &set, &pods::owned(cache, &key.namespace, &uid), failure.as_ref()).await?;

@@ -85,8 +85,7 @@ fn counted(limits: &Usage) -> Vec<&'static Kind> {
             },
         })
         .collect();
-    let is_counted =
-        |k: &&Kind| k.verbs == Verbs::All && k.namespaced && names.contains(crate::garbage::resource(k).as_str());
+    let is_counted = |k: &&Kind| k.verbs == Verbs::All && k.namespaced && names.contains(k.resource().as_str());
     KINDS.iter().filter(is_counted).collect()
 }
 

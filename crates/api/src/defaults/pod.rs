@@ -1,5 +1,6 @@
 //! Pods and what they hold.
 
+use apimachinery::Quantity;
 use serde_json::{Map, Value, json};
 
 use super::{child, default, items};
@@ -27,6 +28,7 @@ fn qos_class(spec: &Value) -> &'static str {
             for resource in ["cpu", "memory"] {
                 let request = &container["resources"]["requests"][resource];
                 let limit = &container["resources"]["limits"][resource];
+                let quantity = |v: &Value| Quantity::from_json(v).map(Quantity::milli);
                 let set = |v: &Value| !v.is_null() && quantity(v) != Some(0);
                 any |= set(request) || set(limit);
                 guaranteed &= set(limit) && (request.is_null() || quantity(request) == quantity(limit));
@@ -38,11 +40,6 @@ fn qos_class(spec: &Value) -> &'static str {
         (true, true) => "Guaranteed",
         (true, false) => "Burstable",
     }
-}
-
-fn quantity(v: &Value) -> Option<i64> {
-    let text = v.as_str().map(String::from).unwrap_or_else(|| v.to_string());
-    text.parse::<apimachinery::Quantity>().ok().map(apimachinery::Quantity::milli)
 }
 
 /// A pod's or a template's `spec`.

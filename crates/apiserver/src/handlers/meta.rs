@@ -85,7 +85,7 @@ fn metrics(server: &ApiServer) -> String {
         "# HELP apiserver_storage_objects Number of stored objects by resource.\n# TYPE apiserver_storage_objects gauge\n",
     );
     for resource in server.cache.all() {
-        let name = crate::cache::resource_name(resource.kind);
+        let name = resource.kind.resource();
         let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{name}\"}} {}", resource.len());
     }
     let _ = writeln!(
