@@ -33,6 +33,22 @@ spec:
   - {name: c, image: 'busybox:1.28', command: [sleep, '3600']}
 ";
 
+const ITSELF: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: itself}
+spec: {selector: {app: me}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: me, labels: {app: me}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: web, image: 'nginx:1.27'}
+  - {name: client, image: 'busybox:1.28', command: [sleep, '3600']}
+";
+
 fn http(cluster: &Cluster, host: &str, port: &str) -> anyhow::Result<String> {
     let command = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 {host} {port}");
     cluster.ok(&["exec", "client", "--", "sh", "-c", &command])
@@ -72,6 +88,14 @@ fn deployment_answers_by_service_and_node_port_and_heals() -> anyhow::Result<()>
     cluster.eventually("another pod took its place", || {
         let pods = cluster.list("pods", "app=hello")?;
         Ok(pods.len() == 2 && pods.iter().all(|p| p["metadata"]["name"] != name.as_str()))
+    })?;
+
+    // A pod that is the only endpoint of a service reaches itself by it.
+    cluster.apply(ITSELF)?;
+    cluster.wait_pod("me")?;
+    cluster.eventually("the pod reaches itself by its service", || {
+        let ask = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 itself 80";
+        Ok(cluster.kubectl(&["exec", "me", "-c", "client", "--", "sh", "-c", ask]).stdout.contains("200 OK"))
     })?;
 
     // A new version rolls out, and the old one's pods go.

@@ -12,7 +12,7 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteScope};
-use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
@@ -126,6 +126,11 @@ impl Bridge {
             }
         }
         self.handle.link().add(add).execute().await.map_err(netlink(format!("connecting {port} to the bridge")))?;
+        // A pod may be chosen by a service that it asks. Where br_netfilter is on, the translation happens inside the
+        // bridge, which sends a frame back to where it came from only if the port says so.
+        let mut hairpin = LinkBridgePort::new(0).name(port).hairpin(true).build();
+        hairpin.header.interface_family = AddressFamily::Unspec;
+        self.handle.link().set_port(hairpin).execute().await.map_err(netlink(format!("letting {port} reach itself")))?;
         let gateway = v4(self.gateway)?;
         let configured = tokio::task::spawn_blocking(move || {
             std::thread::spawn(move || configure_inside(&file, v4(address)?, gateway)).join()
