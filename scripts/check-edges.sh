@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 layer() {
   case $1 in
-    apimachinery | api) echo 1 ;;
+    apimachinery | expressions | api) echo 1 ;;
     store | pki | placement | runtime | network | informer) echo 2 ;;
     apiserver | controllers | scheduler | kubelet | proxy | dns | kubectl) echo 3 ;;
     timonel) echo 4 ;;

@@ -103,7 +103,7 @@ proptest! {
             let mut object = object;
             let _ = read.storage().prune(&mut object);
             read.storage().apply_defaults(&mut object);
-            let _ = read.storage().check(&object);
+            let _ = read.storage().check(&object, None);
             let _ = read.storage().table(&[object], |_| Value::Null, json!({}));
         }
     }

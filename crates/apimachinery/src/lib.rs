@@ -5,10 +5,11 @@
 //! (`metadata`, `status`).
 //!
 //! Reading order: [`object`] (metadata access), [`status`] (errors as clients see them), [`selector`], [`quantity`],
-//! [`patch`], [`fields`], [`names`], [`clock`], [`cron`].
+//! [`patch`], [`fields`], [`names`], [`clock`], [`duration`], [`cron`].
 
 pub mod clock;
 pub mod cron;
+pub mod duration;
 pub mod fields;
 pub mod names;
 pub mod object;

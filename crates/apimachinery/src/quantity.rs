@@ -61,6 +61,10 @@ impl Quantity {
         let up = self.nano.div_euclid(unit) + i128::from(self.nano.rem_euclid(unit) != 0);
         i64::try_from(up).unwrap_or(if up > 0 { i64::MAX } else { i64::MIN })
     }
+    /// As a floating-point number, which may be a little off.
+    pub fn as_f64(self) -> f64 {
+        self.nano as f64 / NANO as f64
+    }
     pub fn is_negative(self) -> bool {
         self.nano < 0
     }

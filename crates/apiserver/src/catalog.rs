@@ -138,7 +138,7 @@ impl Catalog {
             custom::check(object, old, &mut causes);
         }
         if let Some(version) = self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
-            causes.extend(version.check(object));
+            causes.extend(version.check(object, old));
         }
         causes
     }

@@ -29,8 +29,14 @@ spec:
           spec:
             type: object
             required: [size]
+            x-kubernetes-validations:
+            - rule: self.color != 'red' || self.size < 8
+              message: a red one must be small
             properties:
               size: {type: integer, minimum: 1, description: How large it is}
+              place:
+                type: string
+                x-kubernetes-validations: [{rule: self == oldSelf, message: a place is for good}]
               color: {type: string, enum: [red, blue], default: blue}
               parts:
                 type: array
@@ -73,6 +79,10 @@ fn custom_kinds_behave_like_built_in_ones() -> anyhow::Result<()> {
     refused(&tab("b", "{size: 1, color: green}"), &["spec.color", "supported values", "red"]);
     refused(&tab("b", "{size: 1, colour: red}"), &["unknown field", "spec.colour"]);
     refused(&tab("b", "{}"), &["spec.size: Required value"]);
+    refused(&tab("b", "{size: 9, color: red}"), &["spec: Invalid value", "a red one must be small"]);
+    cluster.apply(&tab("a", "{size: 2, place: here, parts: [{id: px, weight: 1}]}"))?;
+    refused(&tab("a", "{size: 2, place: there}"), &["spec.place: Invalid value", "a place is for good"]);
+    cluster.apply(&tab("a", "{size: 2, place: here, parts: [{id: px, weight: 1}]}"))?;
 
     let table = cluster.ok(&["get", "tb"])?;
     assert_eq!(
@@ -91,7 +101,7 @@ fn custom_kinds_behave_like_built_in_ones() -> anyhow::Result<()> {
     let object: serde_json::Value = serde_json::from_str(&beta.stdout)?;
     assert_eq!(object["apiVersion"], "example.com/v1beta1");
     assert_eq!((&object["spec"]["size"], &object["status"]["size"]), (&5.into(), &5.into()));
-    assert_eq!(object["metadata"]["generation"], 2, "the status doesn't count");
+    assert_eq!(object["metadata"]["generation"], 3, "the status doesn't count");
 
     // Server-side apply merges by the schema's keys.
     let apply = |by: &str, spec: &str| {
@@ -151,6 +161,7 @@ fn malformed_definitions_are_named() -> anyhow::Result<()> {
     refused("name: tabs.example.com", "name: tabs.example.org", &["metadata.name", "spec.names.plural"]);
     refused("storage: true", "storage: false", &["spec.versions", "exactly one version"]);
     refused("type: object\n        properties:", "type: string\n        properties:", &["must be object at the root"]);
+    refused("self.color != 'red'", "color != 'red'", &["x-kubernetes-validations[0].rule", "undeclared reference"]);
     refused("plural: tabs, kind: Tab", "plural: tabs, kindd: Tab", &["kindd"]);
     Ok(())
 }

@@ -130,7 +130,12 @@ impl Bridge {
         // bridge, which sends a frame back to where it came from only if the port says so.
         let mut hairpin = LinkBridgePort::new(0).name(port).hairpin(true).build();
         hairpin.header.interface_family = AddressFamily::Unspec;
-        self.handle.link().set_port(hairpin).execute().await.map_err(netlink(format!("letting {port} reach itself")))?;
+        self.handle
+            .link()
+            .set_port(hairpin)
+            .execute()
+            .await
+            .map_err(netlink(format!("letting {port} reach itself")))?;
         let gateway = v4(self.gateway)?;
         let configured = tokio::task::spawn_blocking(move || {
             std::thread::spawn(move || configure_inside(&file, v4(address)?, gateway)).join()

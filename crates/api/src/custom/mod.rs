@@ -5,12 +5,13 @@
 
 mod columns;
 mod names;
+mod rules;
 mod structural;
 mod validation;
 
 use std::sync::Arc;
 
-use apimachinery::ObjectExt as _;
+use apimachinery::{Cause, ObjectExt as _};
 use serde_json::{Value, json};
 
 use crate::Kind;
@@ -40,6 +41,7 @@ pub struct Version {
     pub warnings: Vec<String>,
     pub scale: Option<ScalePaths>,
     pub schema: Value,
+    rules: Option<rules::Rules>,
     of: Type,
     columns: columns::Columns,
 }
@@ -50,15 +52,6 @@ pub struct ScalePaths {
     pub spec_replicas: Vec<String>,
     pub status_replicas: Vec<String>,
     pub selector: Option<Vec<String>>,
-}
-
-/// Whether a schema has CEL rules anywhere.
-fn has_rules(schema: &Value) -> bool {
-    match schema {
-        Value::Object(map) => map.contains_key("x-kubernetes-validations") || map.values().any(has_rules),
-        Value::Array(list) => list.iter().any(has_rules),
-        _ => false,
-    }
 }
 
 /// `.spec.replicas` as field names.
@@ -147,10 +140,6 @@ impl Version {
             let default = format!("{}/{} {} is deprecated", kind.group, kind.version, kind.kind);
             warnings.push(version["deprecationWarning"].as_str().map_or(default, String::from));
         }
-        if has_rules(&schema) {
-            let text = "the rules in x-kubernetes-validations of this kind are not checked by this version of timonel";
-            warnings.push(text.into());
-        }
         Version {
             served: version["served"] == true,
             warnings,
@@ -160,6 +149,8 @@ impl Version {
                 selector: scale["labelSelectorPath"].as_str().map(dotted),
             }),
             columns: columns::Columns::read(version.array_at(&["additionalPrinterColumns"])),
+            // Rules that can't be compiled are refused when the definition is written.
+            rules: rules::Rules::compile(&schema, "", &mut Vec::new()),
             kind,
             schema,
             of,
@@ -185,10 +176,24 @@ impl Version {
         structural::apply_defaults(&self.schema, object);
     }
 
-    /// Checks an object against the schema.
-    pub fn check(&self, object: &Value) -> Vec<apimachinery::Cause> {
+    /// Checks an object, which replaces `old`, against the schema and its rules. What was wrong before and did not change
+    /// is let through, so that a stricter schema doesn't make objects of before unwritable (KEP-4008).
+    pub fn check(&self, object: &Value, old: Option<&Value>) -> Vec<Cause> {
         let mut causes = Vec::new();
         validation::check(&self.schema, object, &mut causes);
+        if let Some(old) = old.filter(|_| !causes.is_empty()) {
+            let mut before = Vec::new();
+            validation::check(&self.schema, old, &mut before);
+            causes.retain(|cause| cause.reason == "FieldValueRequired" || !before.contains(cause));
+        }
+        let Some(rules) = &self.rules else { return causes };
+        if causes.is_empty() {
+            rules.check(&self.schema, object, old, &mut causes);
+        } else {
+            let why = "some validation rules were not checked because the object was invalid; correct the existing errors \
+                       to complete validation";
+            causes.push(Cause::invalid("<nil>", &Value::Null, why));
+        }
         causes
     }
 

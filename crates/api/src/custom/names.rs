@@ -6,6 +6,7 @@ use apimachinery::{Cause, ObjectExt as _, clock, names};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use super::rules::Rules;
 use crate::Kind;
 
 /// Names live as long as the process, each once: there are few, and they come from definitions, which only an
@@ -131,6 +132,7 @@ fn check_versions(versions: &[Value], causes: &mut Vec<Cause>) {
             causes.push(Cause::invalid(format!("{path}.type"), &schema["type"], why));
         } else {
             check_structural(schema, &path, 0, causes);
+            Rules::compile(schema, &path, causes);
         }
     }
 }

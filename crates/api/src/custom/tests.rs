@@ -54,7 +54,7 @@ fn defaults_are_filled_in_below_what_is_there() {
 fn values_are_checked_and_named() {
     let definition = established();
     let messages = |spec: Value| -> Vec<String> {
-        let causes = definition.storage().check(&json!({"metadata": {"name": "a"}, "spec": spec}));
+        let causes = definition.storage().check(&json!({"metadata": {"name": "a"}, "spec": spec}), None);
         causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect()
     };
     assert!(messages(json!({"size": 3, "port": "web", "choice": {"a": "x"}})).is_empty());
@@ -121,4 +121,86 @@ fn names_that_are_taken_are_not_accepted() {
     establish(&mut second, &[first.storage().kind]);
     assert_eq!(second["status"]["conditions"][0]["reason"], "ShortNameConflict");
     assert!(Definition::read(&second).is_none());
+}
+
+/// A definition whose spec has the given schema.
+fn with_spec(spec: Value) -> Arc<Definition> {
+    let mut object = definition();
+    object["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"] = spec;
+    let mut causes = Vec::new();
+    check(&object, None, &mut causes);
+    assert!(causes.is_empty(), "{causes:?}");
+    establish(&mut object, &[]);
+    Definition::read(&object).unwrap()
+}
+
+#[test]
+fn rules_are_about_values_and_their_changes() {
+    let definition = with_spec(json!({"type": "object",
+        "x-kubernetes-validations": [
+            {"rule": "self.min <= self.max", "message": "min must not exceed max", "fieldPath": ".min"},
+            {"rule": "!has(self.note) || self.note.size() < 4", "messageExpression": "'too long: ' + self.note",
+             "reason": "FieldValueForbidden"}],
+        "properties": {
+            "min": {"type": "integer"}, "max": {"type": "integer"}, "note": {"type": "string"},
+            "fixed": {"type": "string", "x-kubernetes-validations": [{"rule": "self == oldSelf", "message": "is immutable"}]},
+            "grows": {"type": "integer", "x-kubernetes-validations": [
+                {"rule": "oldSelf.hasValue() ? self >= oldSelf.value() : self == 0", "optionalOldSelf": true}]},
+            "parts": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["id"],
+                "items": {"type": "object", "properties": {"id": {"type": "string"}, "size": {"type": "integer",
+                    "x-kubernetes-validations": [{"rule": "self >= oldSelf"}]}}}},
+            "named": {"type": "object", "additionalProperties": {"type": "string",
+                "x-kubernetes-validations": [{"rule": "self != ''"}]}}}}));
+    let messages = |old: Option<Value>, spec: Value| -> Vec<String> {
+        let object = json!({"metadata": {"name": "a"}, "spec": spec});
+        let old = old.map(|spec| json!({"metadata": {"name": "a"}, "spec": spec}));
+        let causes = definition.storage().check(&object, old.as_ref());
+        causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect()
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(messages(None, json!({"min": 1, "max": 2, "note": "abc", "fixed": "x", "grows": 0})), none);
+    assert_eq!(
+        messages(None, json!({"min": 3, "max": 2, "note": "abcd"})),
+        ["spec.min: Invalid value: \"object\": min must not exceed max", "spec: Forbidden: too long: abcd"]
+    );
+    assert_eq!(
+        messages(None, json!({"max": 2})),
+        ["spec: Invalid value: \"object\": no such key: min evaluating rule: min must not exceed max"]
+            .map(|s| s.replace("spec:", "spec.min:"))
+    );
+    assert_eq!(
+        messages(None, json!({"min": 1, "max": 2, "grows": 5})),
+        [
+            "spec.grows: Invalid value: \"integer\": failed rule: oldSelf.hasValue() ? self >= oldSelf.value() : self == 0"
+        ]
+    );
+    let old = json!({"min": 1, "max": 2, "fixed": "x", "grows": 3, "parts": [{"id": "a", "size": 5}, {"id": "b", "size": 1}]});
+    let changed = json!({"min": 1, "max": 2, "fixed": "y", "grows": 3, "parts": [{"id": "b", "size": 2}, {"id": "a", "size": 4},
+        {"id": "c", "size": 0}], "named": {"k": ""}});
+    assert_eq!(
+        messages(Some(old), changed),
+        [
+            "spec.fixed: Invalid value: \"string\": is immutable",
+            "spec.named[k]: Invalid value: \"string\": failed rule: self != ''",
+            "spec.parts[1].size: Invalid value: \"integer\": failed rule: self >= oldSelf",
+        ]
+    );
+    // What was wrong before and didn't change is let through.
+    assert_eq!(messages(Some(json!({"min": 3, "max": 2})), json!({"min": 3, "max": 2})), none);
+    // Rules wait until the value has the right form.
+    let unchecked = messages(None, json!({"min": "x", "max": 2}));
+    assert!(unchecked.len() == 2 && unchecked[1].contains("some validation rules were not checked"), "{unchecked:?}");
+}
+
+#[test]
+fn rules_that_mean_nothing_are_refused() {
+    let mut object = definition();
+    let spec = &mut object["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    spec["x-kubernetes-validations"] =
+        json!([{"rule": "self.size >"}, {"rule": "size > 1"}, {"rule": "true", "reason": "No"}]);
+    let mut causes = Vec::new();
+    check(&object, None, &mut causes);
+    let at = "spec.versions[0].schema.openAPIV3Schema.properties[spec].x-kubernetes-validations";
+    let fields: Vec<&str> = causes.iter().map(|c| c.field.as_str()).collect();
+    assert_eq!(fields, [format!("{at}[0].rule"), format!("{at}[1].rule"), format!("{at}[2].reason")]);
 }

@@ -138,7 +138,7 @@ fn has_format(format: &str, text: &str) -> bool {
     match format {
         "date-time" => text.parse::<jiff::Timestamp>().is_ok(),
         "date" => text.parse::<jiff::civil::Date>().is_ok(),
-        "duration" => text.parse::<jiff::SignedDuration>().is_ok() || go_duration(text),
+        "duration" => text.parse::<jiff::SignedDuration>().is_ok() || apimachinery::duration::parse(text).is_some(),
         "ipv4" => matches!(text.parse(), Ok(IpAddr::V4(_))),
         "ipv6" => matches!(text.parse(), Ok(IpAddr::V6(_))),
         "cidr" => text.parse::<ipnet::IpNet>().is_ok(),
@@ -152,23 +152,6 @@ fn has_format(format: &str, text: &str) -> bool {
         }
         _ => true,
     }
-}
-
-/// `1h30m`, `1.5s`, `300ms`: Go's durations.
-fn go_duration(text: &str) -> bool {
-    let text = text.trim_start_matches(['-', '+']);
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
-        let Some(after) = ["ns", "us", "µs", "ms", "s", "m", "h"].iter().find_map(|u| digits.strip_prefix(u)) else {
-            return text == "0";
-        };
-        if digits.len() == rest.len() {
-            return false;
-        }
-        rest = after;
-    }
-    !text.is_empty()
 }
 
 fn array(schema: &Value, list: &[Value], v: &Value, path: &str, causes: &mut Vec<Cause>) {

@@ -1,0 +1,185 @@
+//! CEL as Kubernetes speaks it: rules of custom resources, match conditions of webhooks, admission policies.
+//!
+//! The language comes from the crate `cel`. What is here: Kubernetes' libraries ([`library`]), values that know their
+//! schema ([`value`]), and a budget ([`budget`]): an expression is written by somebody, evaluated in every write, and
+//! must not be able to stop the server.
+//!
+//! Source: <https://kubernetes.io/docs/reference/using-api/cel/>
+
+mod authorizer;
+mod budget;
+mod library;
+mod quantity;
+mod rewrite;
+mod value;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, LazyLock};
+
+use cel::common::types::CelBool;
+use cel::common::value::{CowVal, Val};
+use cel::{Context, Env, IdedExpr, Value as CelValue};
+use serde_json::Value;
+
+pub use authorizer::{Attributes, Authorizer};
+pub use budget::Budget;
+pub use value::escape;
+
+/// Longer expressions are refused before they are parsed, in bytes.
+const LONGEST: usize = 64 << 10;
+
+static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(library::environment()));
+
+/// An expression that was understood.
+#[derive(Debug)]
+pub struct Expression {
+    tree: IdedExpr,
+    variables: BTreeSet<String>,
+}
+
+/// Why an expression has no value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// It did more than its budget allows.
+    Budget,
+    /// What went wrong in it, in words.
+    Evaluation(String),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::Budget => f.write_str("operation cancelled: actual cost limit exceeded"),
+            Failure::Evaluation(why) => f.write_str(why),
+        }
+    }
+}
+
+impl Expression {
+    /// Reads an expression that may use `variables`.
+    ///
+    /// # Errors
+    /// In words, when it isn't CEL, or uses variables or functions that aren't there.
+    pub fn compile(source: &str, variables: &[&str]) -> Result<Self, String> {
+        if source.trim().is_empty() {
+            return Err("the expression is empty".into());
+        }
+        if source.len() > LONGEST {
+            return Err(format!("the expression has {} bytes; the most is {LONGEST}", source.len()));
+        }
+        let program = ENVIRONMENT.compile(source).map_err(|e| e.to_string())?;
+        let mut tree = program.expression().clone();
+        let names = rewrite::Names::of(&tree);
+        if let Some(unknown) = names.free.iter().find(|v| !variables.contains(&v.as_str()) && !library::is_type(v)) {
+            return Err(format!("undeclared reference to '{unknown}' (in container '')"));
+        }
+        if let Some(unknown) = names.functions.iter().find(|f| !library::is_function(f)) {
+            return Err(format!("undeclared reference to '{unknown}' (in container '')"));
+        }
+        if let Some(unknown) = names.made.iter().find(|t| !library::is_made_type(t)) {
+            return Err(format!("undeclared reference to '{unknown}' (in container '')"));
+        }
+        rewrite::charge(&mut tree);
+        Ok(Expression { tree, variables: names.free })
+    }
+
+    /// Whether the expression uses a variable.
+    pub fn uses(&self, variable: &str) -> bool {
+        self.variables.contains(variable)
+    }
+
+    /// The value as a truth.
+    ///
+    /// # Errors
+    /// When it has none, costs too much, or isn't a truth.
+    pub fn is_true(&self, scope: &Scope<'_>, budget: &Budget) -> Result<bool, Failure> {
+        self.run(scope, budget, |value| {
+            let truth = value.downcast_ref::<CelBool>();
+            truth.map(|b| *b.inner()).ok_or_else(|| format!("the value is no bool but {}", value.get_type().name()))
+        })
+    }
+
+    /// The value as JSON.
+    ///
+    /// # Errors
+    /// When it has none, costs too much, or JSON can't say it.
+    pub fn json(&self, scope: &Scope<'_>, budget: &Budget) -> Result<Value, Failure> {
+        self.run(scope, budget, |value| value::to_json(value))
+    }
+
+    /// The value as a text, if it is one.
+    ///
+    /// # Errors
+    /// When it has none, costs too much, or isn't a text.
+    pub fn text(&self, scope: &Scope<'_>, budget: &Budget) -> Result<String, Failure> {
+        match self.json(scope, budget)? {
+            Value::String(text) => Ok(text),
+            other => Err(Failure::Evaluation(format!("the value is no string but {other}"))),
+        }
+    }
+
+    fn run<T>(
+        &self,
+        scope: &Scope<'_>,
+        budget: &Budget,
+        read: impl FnOnce(&dyn Val) -> Result<T, String>,
+    ) -> Result<T, Failure> {
+        let spent = budget::Spending::start(budget);
+        let value: Result<CowVal<'_, '_>, _> = CelValue::resolve_val(&self.tree, &scope.context);
+        let value = value.map_err(|e| words(&e)).and_then(|value| read(value.as_ref()));
+        // An error for which there was no budget may have been swallowed by an `||`.
+        if spent.end() {
+            return Err(Failure::Budget);
+        }
+        value.map_err(Failure::Evaluation)
+    }
+}
+
+/// An error in the words of upstream's implementation where clients see them.
+fn words(error: &cel::ExecutionError) -> String {
+    match error {
+        cel::ExecutionError::NoSuchKey(key) => format!("no such key: {key}"),
+        cel::ExecutionError::DivisionByZero(_) => "division by zero".into(),
+        cel::ExecutionError::FunctionError { message, .. } => message.clone(),
+        cel::ExecutionError::IndexOutOfBounds(index) => {
+            format!("index out of bounds: {}", index.json().unwrap_or_default())
+        }
+        other => other.to_string(),
+    }
+}
+
+/// The values of variables.
+pub struct Scope<'v> {
+    context: Context<'v, 'v>,
+}
+
+impl Default for Scope<'_> {
+    fn default() -> Self {
+        Scope { context: Context::with_env(ENVIRONMENT.clone()) }
+    }
+}
+
+impl<'v> Scope<'v> {
+    /// Gives a variable a value without a schema: names of fields stay as they are.
+    pub fn bind(&mut self, name: &str, value: &'v Value) {
+        self.context.add_variable_as_val(name, value::untyped(value));
+    }
+
+    /// Gives a variable a value that a structural schema describes.
+    pub fn bind_typed(&mut self, name: &str, value: &'v Value, schema: &'v Value) {
+        self.context.add_variable_as_val(name, value::typed(value, schema));
+    }
+
+    /// Gives a variable an optional value that a structural schema describes.
+    pub fn bind_optional(&mut self, name: &str, value: Option<&'v Value>, schema: &'v Value) {
+        self.context.add_variable_as_val(name, value::optional(value.map(|v| value::typed(v, schema))));
+    }
+
+    /// Gives a variable somebody who answers questions about rights.
+    pub fn bind_authorizer(&mut self, name: &str, authorizer: Authorizer) {
+        self.context.add_variable_as_val(name, Box::new(authorizer));
+    }
+}
+
+#[cfg(test)]
+mod tests;

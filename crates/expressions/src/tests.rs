@@ -1,0 +1,162 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn evaluate(source: &str, this: &Value) -> Result<Value, String> {
+    let expression = Expression::compile(source, &["self", "authorizer"])?;
+    let mut scope = Scope::default();
+    scope.bind("self", this);
+    scope.bind_authorizer(
+        "authorizer",
+        Authorizer::new(|a| match a.verb == "get" && a.resource == "pods" {
+            true => Ok(()),
+            false => Err("no".into()),
+        }),
+    );
+    expression.json(&scope, &Budget::new(Budget::REQUEST)).map_err(|e| e.to_string())
+}
+
+/// Expressions that are true of `{"a": 1, "list": [3, 1, 2], "map": {"x": "y"}, "text": "hello"}`.
+const TRUE: &str = r#"
+self.a == 1
+self.a + 1 == 2
+has(self.a) && !has(self.b)
+self.?b.orValue(7) == 7
+self.list.all(x, x > 0)
+self.list.exists(x, x == 3)
+self.list.map(x, x * 2) == [6, 2, 4]
+self.list.filter(x, x > 1).size() == 2
+self.map.all(k, k == 'x')
+'x' in self.map
+2 in self.list
+self.list.sum() == 6
+self.list.min() == 1 && self.list.max() == 3
+!self.list.isSorted()
+self.list.indexOf(2) == 2
+self.text.startsWith('he') && self.text.matches('^h.*o$')
+self.text.upperAscii() == 'HELLO'
+self.text.find('l+') == 'll'
+self.text.findAll('l').size() == 2
+self.text.substring(1, 3) == 'el'
+'a-b'.split('-') == ['a', 'b']
+['a', 'b'].join(',') == 'a,b'
+duration('1h') > duration('59m')
+timestamp('2026-01-01T00:00:00Z') < timestamp('2026-01-02T00:00:00Z')
+quantity('1Gi').isGreaterThan(quantity('1G'))
+quantity('1500m').add(quantity('500m')).asInteger() == 2
+!isQuantity('1Gx')
+ip('10.0.0.1').family() == 4 && ip('::1').isLoopback()
+!isIP('10.0.0.256')
+cidr('10.0.0.0/8').containsIP('10.1.2.3')
+cidr('10.0.0.0/8').containsCIDR(cidr('10.1.0.0/16'))
+cidr('10.1.2.3/8').masked() == cidr('10.0.0.0/8')
+url('https://example.com:8443/a?b=c').getHost() == 'example.com:8443'
+url('https://example.com/a?b=c').getQuery()['b'] == ['c']
+isURL('/path') && !isURL('no url')
+semver('1.2.3').isLessThan(semver('1.10.0'))
+sets.contains([1, 2, 3], [1])
+sets.equivalent([1, 1], [1])
+math.greatest(1, 2, 3) == 3
+type(self.a) == int
+string(self.a) == '1'
+authorizer.group('').resource('pods').namespace('x').check('get').allowed()
+!authorizer.resource('pods').check('delete').allowed()
+1 / 0 == 1 || true
+[1, 2, 3].exists_one(x, x == 2)
+optional.none().orValue(1) == 1
+(self.a == 1 ? 'yes' : 'no') == 'yes'
+'%s is %d'.format(['a', 1]) == 'a is 1'
+base64.encode(b'a') == 'YQ=='
+self.list.map(x, self.list.map(y, x * y)).size() == 3
+"#;
+
+#[test]
+fn the_language_and_its_libraries() {
+    let this = json!({"a": 1, "list": [3, 1, 2], "map": {"x": "y"}, "text": "hello"});
+    for source in TRUE.lines().filter(|l| !l.is_empty()) {
+        assert_eq!(evaluate(source, &this), Ok(json!(true)), "{source}");
+    }
+}
+
+#[test]
+fn mistakes_are_told_when_an_expression_is_read() {
+    for (source, why) in [
+        ("", "is empty"),
+        ("self.", "Syntax error"),
+        ("other.x", "undeclared reference to 'other'"),
+        ("self.nosuch()", "undeclared reference to 'nosuch'"),
+        ("self.list.all(self)", "undeclared reference to 'all'"),
+        ("Foo{a: 1}", "undeclared reference to 'Foo'"),
+    ] {
+        let found = Expression::compile(source, &["self"]).map(|_| ());
+        assert!(found.as_ref().is_err_and(|e| e.contains(why)), "{source:?}: {found:?}");
+    }
+}
+
+#[test]
+fn an_expression_that_costs_too_much_is_stopped() {
+    let this = json!((0..2000).collect::<Vec<_>>());
+    let dear = "self.all(a, self.all(b, self.all(c, a + b + c >= 0)))";
+    assert_eq!(evaluate(dear, &this), Err(Failure::Budget.to_string()));
+    // Not even where an error is swallowed.
+    let swallowed = format!("true || {dear} || self.exists(x, {dear} || true)");
+    assert_eq!(evaluate(&swallowed, &this), Ok(json!(true)));
+    assert_eq!(evaluate(&format!("self.exists(x, {dear}) || true"), &this), Err(Failure::Budget.to_string()));
+    assert!(evaluate("self.all(a, self.all(b, a + b >= 0))", &json!((0..100).collect::<Vec<_>>())).is_ok());
+}
+
+#[test]
+fn a_schema_gives_types_and_names() {
+    let schema = json!({"type": "object", "properties": {
+        "ratio": {"type": "number"}, "when": {"type": "string", "format": "date-time"},
+        "my-name": {"type": "string"}, "for": {"type": "string", "format": "duration"},
+        "labels": {"type": "object", "additionalProperties": {"type": "string"}}}});
+    let value = json!({"ratio": 1, "when": "2026-01-01T00:00:00Z", "my-name": "n", "for": "90s",
+        "labels": {"a-b": "c"}, "hidden": 1});
+    for source in [
+        "self.ratio == 1.0",
+        "self.when.getFullYear() == 2026",
+        "self.my__dash__name == 'n'",
+        "self.__for__ == duration('1m30s')",
+        "self.labels['a-b'] == 'c'",
+        "!has(self.hidden)",
+    ] {
+        let expression = Expression::compile(source, &["self"]).unwrap();
+        let mut scope = Scope::default();
+        scope.bind_typed("self", &value, &schema);
+        assert_eq!(expression.is_true(&scope, &Budget::new(1000)), Ok(true), "{source}");
+    }
+}
+
+#[test]
+fn objects_of_mutating_policies_are_json() {
+    let made = evaluate("Object{spec: Object.spec{replicas: self.a, paused: true}}", &json!({"a": 3}));
+    assert_eq!(made, Ok(json!({"spec": {"replicas": 3, "paused": true}})));
+    let patch = evaluate(
+        "[JSONPatch{op: 'add', path: '/metadata/labels/' + jsonpatch.escapeKey('a/b'), value: 'c'}]",
+        &json!({}),
+    );
+    assert_eq!(patch, Ok(json!([{"op": "add", "path": "/metadata/labels/a~1b", "value": "c"}])));
+}
+
+#[test]
+fn names_of_fields_survive_escaping() {
+    for name in ["plain", "a-b", "a.b/c", "namespace", "x__y", "__dash__"] {
+        assert_eq!(value::unescape(&escape(name)), name);
+    }
+}
+
+proptest! {
+    /// Whatever somebody writes: an answer or an error, never a crash.
+    #[test]
+    fn anything_can_be_compiled_and_evaluated(pieces in proptest::collection::vec(prop::sample::select(vec![
+        "self", ".a", ".list", "(", ")", "[", "]", "[0]", "{", "}", "?", ":", "&&", "||", "!", "-", "+", "*", "/", "%",
+        "'x'", "\"", "1", "1u", "1.5", "in ", "true", "null", ",", "==", "<", "has(self.a)", ".all(x, ", ".map(x, ",
+        ".size()", "9223372036854775807", "quantity(", "ip(", "cidr('10.0.0.0/8')", "duration('1h')", ".matches('(')",
+        "timestamp(", ".substring(", ".format([", "math.abs(", "Object{", "a:", ".?a", "[?0]", ".sum()", "b'a'", "int(",
+    ]), 0..14)) {
+        let this = json!({"a": -9223372036854775808_i64, "list": [1, "x", null, 1.5]});
+        let _ = evaluate(&pieces.concat(), &this);
+    }
+}
