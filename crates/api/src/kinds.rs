@@ -222,6 +222,10 @@ pub static KINDS: &[Kind] = &[
         .short(&["csr"])
         .status()
         .select(&["spec.signerName"]),
+    cluster(ADMISSION, "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies").extensions().generation(),
+    cluster(ADMISSION, "v1", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings")
+        .extensions()
+        .generation(),
     cluster(ADMISSION, "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations").extensions().generation(),
     cluster(ADMISSION, "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations")
         .extensions()

@@ -8,8 +8,8 @@ pub fn parse(text: &str) -> Option<i64> {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
-    if rest == "0" {
-        return Some(0);
+    if rest.is_empty() || rest == "0" {
+        return (rest == "0").then_some(0);
     }
     let mut total: i128 = 0;
     while !rest.is_empty() {
@@ -20,7 +20,7 @@ pub fn parse(text: &str) -> Option<i64> {
         rest = after;
     }
     let total = if negative { -total } else { total };
-    i64::try_from(total).ok().filter(|_| text != "" && text != "-" && text != "+")
+    i64::try_from(total).ok()
 }
 
 /// Longer names first, where one begins like another.

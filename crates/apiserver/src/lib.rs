@@ -18,6 +18,7 @@ mod bootstrap;
 mod cache;
 mod catalog;
 mod discovery;
+mod external;
 mod handlers;
 mod managed;
 mod object;
@@ -28,7 +29,6 @@ mod request;
 mod response;
 mod server;
 mod strategy;
-mod webhooks;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -89,6 +89,7 @@ pub struct ApiServer {
     relay: relay::Relay,
     slots: tokio::sync::Semaphore,
     quotas: quota::Quotas,
+    expressions: external::Expressions,
     started: jiff::Timestamp,
 }
 
@@ -124,6 +125,7 @@ impl ApiServer {
             discovery: discovery::Discovery::new(catalog.clone()),
             catalog,
             quotas: quota::Quotas::default(),
+            expressions: external::Expressions::default(),
             slots: tokio::sync::Semaphore::new(MAX_IN_FLIGHT),
             started: jiff::Timestamp::now(),
             cache,

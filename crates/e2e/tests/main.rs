@@ -7,6 +7,7 @@ mod custom;
 mod errors;
 mod join;
 mod limits;
+mod policies;
 mod pulls;
 mod stateful;
 mod streams;

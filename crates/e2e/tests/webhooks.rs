@@ -37,7 +37,8 @@ fn hook(kind: &str, name: &str, url: &str, policy: &str, bundle: &str) -> String
     format!(
         "---\napiVersion: admissionregistration.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nwebhooks:\n- name: {name}.example.com\n  \
          clientConfig: {{url: '{url}', caBundle: {bundle}}}\n  rules: [{{operations: ['*'], apiGroups: [''], apiVersions: [v1], resources: [configmaps]}}]\n  \
-         namespaceSelector: {{matchLabels: {{watched: 'yes'}}}}\n  failurePolicy: {policy}\n  sideEffects: None\n  timeoutSeconds: 2\n  admissionReviewVersions: [v1]\n"
+         namespaceSelector: {{matchLabels: {{watched: 'yes'}}}}\n  failurePolicy: {policy}\n  \
+         matchConditions: [{{name: not-spared, expression: \"request.name != 'spared'\"}}]\n  sideEffects: None\n  timeoutSeconds: 2\n  admissionReviewVersions: [v1]\n"
     )
 }
 
@@ -81,6 +82,9 @@ fn webhooks_change_and_refuse() -> anyhow::Result<()> {
     assert_eq!(map("kept", "").code, 0);
     let kept = cluster.kubectl(&["delete", "configmap", "kept"]);
     assert!(kept.code != 0 && kept.stderr.contains("not on my watch"), "{kept:?}");
+    // Nor is what its match conditions leave out.
+    let spared = map("spared", "deny: me");
+    assert!(spared.code == 0 && !spared.stderr.contains("the webhook was here"), "{spared:?}");
     // Other namespaces and kinds aren't asked about.
     cluster.ok(&["create", "secret", "generic", "s"])?;
     assert!(cluster.get("secret", "s")?["metadata"]["labels"].is_null());

@@ -1,6 +1,7 @@
 //! What upstream fills in where a manifest is silent. The result is visible in `kubectl get -o yaml`, so it must be
 //! the same, field by field.
 
+mod admission;
 mod pod;
 mod service;
 mod workloads;
@@ -40,6 +41,7 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         }
         ("discovery.k8s.io", "endpointslices") => endpoint_slice(object),
         ("certificates.k8s.io", _) => csr(object),
+        ("admissionregistration.k8s.io", _) => admission::admission(kind.plural, object),
         _ => {}
     }
 }

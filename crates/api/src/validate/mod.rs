@@ -3,6 +3,7 @@
 
 mod meta;
 mod pod;
+mod policies;
 mod storage;
 mod workloads;
 
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 use crate::Kind;
 
 pub use meta::metadata;
+pub use policies::POLICY_VARIABLES;
 
 /// Checks an object that is about to be stored. `old` is the stored one, for an update.
 pub fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Cause> {
@@ -29,6 +31,7 @@ pub fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Cause> {
         ("batch", _) => workloads::batch(kind.plural, object, old, &mut causes),
         ("rbac.authorization.k8s.io", _) => rbac(kind.plural, object, old, &mut causes),
         ("scheduling.k8s.io", "priorityclasses") => immutable(object, old, &["value"], "value", &mut causes),
+        ("admissionregistration.k8s.io", plural) => policies::admission(plural, object, &mut causes),
         ("networking.k8s.io", "ingresses") => ingress(object, &mut causes),
         ("discovery.k8s.io", "endpointslices") => {
             one_of(object, &["addressType"], "addressType", &["IPv4", "IPv6", "FQDN"], &mut causes);

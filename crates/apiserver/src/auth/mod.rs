@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use apimachinery::Status;
 use http::{HeaderMap, header};
+use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
 pub use rbac::{Attributes, Rbac};
@@ -41,6 +42,18 @@ impl User {
 
     pub fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)
+    }
+
+    /// As `authentication.k8s.io/v1` writes a user.
+    pub fn info(&self) -> Value {
+        let mut info = json!({"username": self.name, "groups": self.groups});
+        if !self.uid.is_empty() {
+            info["uid"] = self.uid.as_str().into();
+        }
+        for (key, values) in &self.extra {
+            info["extra"][key] = json!(values);
+        }
+        info
     }
 
     pub fn service_account(namespace: &str, name: &str, uid: &str) -> Self {

@@ -15,11 +15,11 @@ use super::read::resource;
 use super::write::{commit, success};
 use crate::auth::User;
 use crate::cache::{object_key, store_key};
+use crate::external::{self, Attempt};
 use crate::object::encode;
 use crate::request::{Info, Query};
 use crate::response::{self, Body};
 use crate::strategy;
-use crate::webhooks::{self, Attempt};
 use crate::{ApiServer, admission};
 
 /// `metav1.DeleteOptions`, as far as they matter here.
@@ -143,8 +143,8 @@ pub async fn delete(
             dry_run: options.dry_run,
         };
         // Nothing can be changed about a deletion; it can be refused by either sort.
-        webhooks::mutate(server, &attempt, &mut old.clone()).await?;
-        webhooks::validate(server, &attempt, &old).await?;
+        external::mutate(server, &attempt, &mut old.clone()).await?;
+        external::validate(server, &attempt, &old).await?;
         let mut new = old.clone();
         mark(kind, &mut new, options);
         let finished = strategy::is_finished(kind, &new);

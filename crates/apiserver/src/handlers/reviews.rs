@@ -33,7 +33,7 @@ pub async fn create(
                 &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
             ));
         }
-        "SelfSubjectReview" => json!({"userInfo": user_info(user)}),
+        "SelfSubjectReview" => json!({"userInfo": user.info()}),
         "TokenReview" => token(server, &review),
         "SelfSubjectAccessReview" => access(server, user, &review["spec"]),
         "SubjectAccessReview" | "LocalSubjectAccessReview" => {
@@ -51,24 +51,13 @@ pub async fn create(
     Ok(response::json(201, &review))
 }
 
-fn user_info(user: &User) -> Value {
-    let mut info = json!({"username": user.name, "groups": user.groups});
-    if !user.uid.is_empty() {
-        info["uid"] = user.uid.as_str().into();
-    }
-    for (key, values) in &user.extra {
-        info["extra"][key] = json!(values);
-    }
-    info
-}
-
 fn token(server: &ApiServer, review: &Value) -> Value {
     let issuer = Tokens::issuer(server);
     let wanted = review.strings_at(&["spec", "audiences"]);
     let audience = wanted.first().copied().unwrap_or(&issuer);
     let token = review.str_at(&["spec", "token"]);
     match server.tokens.verify(server, token, audience).and_then(|_| server.tokens.user(server, token)) {
-        Ok(user) => json!({"authenticated": true, "user": user_info(&user), "audiences": [audience]}),
+        Ok(user) => json!({"authenticated": true, "user": user.info(), "audiences": [audience]}),
         Err(why) => json!({"authenticated": false, "error": format!("invalid bearer token: {why}")}),
     }
 }

@@ -21,13 +21,13 @@ use crate::admission::{self, Operation};
 use crate::auth::{self, User};
 use crate::cache::{object_key, store_key};
 use crate::catalog::is_definition;
+use crate::external::{self, Attempt};
 use crate::managed::{self, Writer};
 use crate::object::{encode, splice};
 use crate::quota;
 use crate::request::Info;
 use crate::response::{self, Body};
 use crate::strategy::{self, Target};
-use crate::webhooks::{self, Attempt};
 
 /// How often a write without a precondition is tried again when another one was faster.
 const RETRIES: usize = 20;
@@ -155,7 +155,7 @@ async fn create_named(
         old: None,
         dry_run: creation.dry_run,
     };
-    let told = webhooks::mutate(server, &attempt, &mut object).await?;
+    let told = external::mutate(server, &attempt, &mut object).await?;
     creation.warnings.lock().extend(told);
     keep_identity(&mut object, &name, &namespace)?;
     server.catalog.apply_defaults(kind, &mut object);
@@ -165,7 +165,7 @@ async fn create_named(
     let lease = server.services.assign(kind, &mut object, None)?;
     refuse_invalid(server, kind, &object, None)?;
     admission::validate(user, kind, Operation::Create, &object)?;
-    let told = webhooks::validate(server, &attempt, &object).await?;
+    let told = external::validate(server, &attempt, &object).await?;
     creation.warnings.lock().extend(told);
     creation.warnings.lock().extend(admission::pod_security(server, kind, &object)?);
     quota::check_limits(server, kind, &object)?;
@@ -285,8 +285,8 @@ pub async fn patch(
     if let Patch::Apply(config, duplicates) = patch {
         let mut config = config;
         let warnings = body::conform(server, &mut config, info.kind, validation, duplicates)?;
-        let (code, bytes) = apply(server, user, info, config).await?;
-        return Ok(answer(server, info, form, code, bytes, &warnings));
+        let (code, bytes, told) = apply(server, user, info, config).await?;
+        return Ok(answer(server, info, form, code, bytes, &[warnings, told].concat()));
     }
     let warnings = Mutex::new(Vec::new());
     let change = Change::read(info)?;
@@ -301,8 +301,13 @@ pub async fn patch(
     Ok(answer(server, info, form, 200, bytes, &warnings))
 }
 
-/// Server-side apply: changes the object, or creates it. Returns the code of the answer and the object.
-async fn apply(server: &Arc<ApiServer>, user: &User, info: &Info, mut config: Value) -> Result<(u16, Bytes), Status> {
+/// Server-side apply: changes the object, or creates it. Returns the code of the answer, the object and warnings.
+async fn apply(
+    server: &Arc<ApiServer>,
+    user: &User,
+    info: &Info,
+    mut config: Value,
+) -> Result<(u16, Bytes, Vec<String>), Status> {
     if info.query.get("fieldManager").is_empty() {
         let cause = apimachinery::Cause::required("fieldManager", "is required for apply patch");
         return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", vec![cause]));
@@ -322,7 +327,8 @@ async fn apply(server: &Arc<ApiServer>, user: &User, info: &Info, mut config: Va
     for attempt in 0.. {
         let exists = resource(server, info.kind)?.get(&info.key()).is_some();
         if exists || change.target != Target::Main {
-            return Ok((200, change.carry_out(server, user, info, make).await?));
+            let bytes = change.carry_out(server, user, info, make).await?;
+            return Ok((200, bytes, change.warnings.into_inner()));
         }
         if !config.uid().is_empty() || !config.resource_version().is_empty() {
             return Err(info.not_found());
@@ -333,7 +339,7 @@ async fn apply(server: &Arc<ApiServer>, user: &User, info: &Info, mut config: Va
         match create_object(server, user, &creation, object).await {
             // Somebody was faster: apply to what he made.
             Err(status) if status.reason == "AlreadyExists" && attempt < RETRIES => {}
-            done => return Ok((201, done?)),
+            done => return Ok((201, done?, creation.warnings.into_inner())),
         }
     }
     Err(Status::modified(info.kind.group, info.kind.plural, &info.path.name))
@@ -407,14 +413,14 @@ impl Change {
                 old: Some(&old),
                 dry_run: self.dry_run,
             };
-            let told = webhooks::mutate(server, &attempt, &mut new).await?;
+            let told = external::mutate(server, &attempt, &mut new).await?;
             self.warnings.lock().extend(told);
             keep_identity(&mut new, old.name(), old.namespace())?;
             let lease = server.services.assign(kind, &mut new, Some(&old))?;
             strategy::count_generation(kind, &mut new, &old);
             refuse_invalid(server, kind, &new, Some(&old))?;
             admission::validate(user, kind, Operation::Update, &new)?;
-            let told = webhooks::validate(server, &attempt, &new).await?;
+            let told = external::validate(server, &attempt, &new).await?;
             self.warnings.lock().extend(told);
             let admitted = match self.target {
                 Target::Main => quota::admit(server, kind, &new, Some(&old)).await?,

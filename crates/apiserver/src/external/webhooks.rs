@@ -1,17 +1,15 @@
 //! Admission webhooks (`admissionregistration.k8s.io/v1`): programs in the cluster that change or refuse objects.
 //!
 //! Mutating ones are asked one after the other, in the order of their names; then, once the object is as it will be
-//! stored, all validating ones at once. Match conditions (CEL) are not evaluated: a webhook that has some is asked
-//! whenever its rules fit.
-
+//! stored, all validating ones at once.
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::Kind;
-use apimachinery::{LabelSelector, ObjectExt as _, Status, patch};
+use apimachinery::{ObjectExt as _, Status, patch};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use expressions::Budget;
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -21,8 +19,10 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::Attempt;
+use super::conditions::{Facts, request};
+use super::matching::hook_fits;
 use crate::ApiServer;
-use crate::auth::User;
 use crate::object::Filter;
 
 const MUTATING: &str = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
@@ -30,22 +30,9 @@ const VALIDATING: &str = "validatingwebhookconfigurations.admissionregistration.
 /// The largest answer that is read.
 const LIMIT: usize = 4 << 20;
 
-/// What is about to happen, as webhooks are told.
-pub struct Attempt<'a> {
-    pub user: &'a User,
-    pub kind: &'a Kind,
-    pub subresource: &'a str,
-    /// `CREATE`, `UPDATE` or `DELETE`.
-    pub operation: &'static str,
-    pub name: &'a str,
-    pub namespace: &'a str,
-    pub old: Option<&'a Value>,
-    pub dry_run: bool,
-}
-
 /// Lets the mutating webhooks change an object, and returns their warnings.
-pub async fn mutate(server: &ApiServer, attempt: &Attempt<'_>, object: &mut Value) -> Result<Vec<String>, Status> {
-    let hooks = matching(server, MUTATING, attempt, object);
+pub async fn mutate(server: &Arc<ApiServer>, attempt: &Attempt<'_>, object: &mut Value) -> Result<Vec<String>, Status> {
+    let hooks = matching(server, MUTATING, attempt, object)?;
     let mut warnings = Vec::new();
     let mut seen: Vec<Value> = Vec::new();
     for hook in &hooks {
@@ -86,8 +73,8 @@ async fn ask_to_change(
 }
 
 /// Asks the validating webhooks, and returns their warnings.
-pub async fn validate(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Result<Vec<String>, Status> {
-    let hooks = matching(server, VALIDATING, attempt, object);
+pub async fn validate(server: &Arc<ApiServer>, attempt: &Attempt<'_>, object: &Value) -> Result<Vec<String>, Status> {
+    let hooks = matching(server, VALIDATING, attempt, object)?;
     let answers = futures::future::join_all(hooks.iter().map(|hook| ask(server, hook, attempt, object))).await;
     let mut warnings = Vec::new();
     for answer in answers {
@@ -98,68 +85,44 @@ pub async fn validate(server: &ApiServer, attempt: &Attempt<'_>, object: &Value)
     Ok(warnings)
 }
 
-/// The webhooks whose rules and selectors fit, in the order of their configurations' names.
-fn matching(server: &ApiServer, resource: &str, attempt: &Attempt<'_>, object: &Value) -> Vec<Value> {
+/// The webhooks whose rules, selectors and conditions fit, in the order of their configurations' names.
+fn matching(
+    server: &Arc<ApiServer>,
+    resource: &str,
+    attempt: &Attempt<'_>,
+    object: &Value,
+) -> Result<Vec<Value>, Status> {
     let configurations = server.cache.named(resource);
-    // Those who decide about webhooks must not be decided about by them.
-    if configurations.len() == 0 || attempt.kind.group == "admissionregistration.k8s.io" {
-        return Vec::new();
-    }
     let mut hooks = Vec::new();
+    if configurations.len() == 0 {
+        return Ok(hooks);
+    }
     for entry in configurations.list(&Filter::default()).0 {
         let configuration = entry.parse();
         for hook in configuration.array_at(&["webhooks"]) {
-            if hook.array_at(&["rules"]).iter().any(|rule| rule_fits(rule, attempt))
-                && namespace_fits(server, hook, attempt, object)
-                && object_fits(hook, attempt, object)
-            {
+            if hook_fits(server, hook, attempt, object) && conditions_fit(server, hook, attempt, object)? {
                 hooks.push(hook.clone());
             }
         }
     }
-    hooks
+    Ok(hooks)
 }
 
-fn rule_fits(rule: &Value, attempt: &Attempt<'_>) -> bool {
-    let kind = attempt.kind;
-    let has = |key: &str, wanted: &str| rule.strings_at(&[key]).iter().any(|v| *v == "*" || *v == wanted);
-    let resource = rule.strings_at(&["resources"]).into_iter().any(|r| {
-        let (plural, subresource) = r.split_once('/').unwrap_or((r, ""));
-        let subresource_fits =
-            if r == "*" { attempt.subresource.is_empty() } else { subresource == attempt.subresource };
-        (plural == "*" || plural == kind.plural) && (subresource == "*" || subresource_fits)
-    });
-    let scope = match rule.str_at(&["scope"]) {
-        "Namespaced" => kind.namespaced,
-        "Cluster" => !kind.namespaced,
-        _ => true,
-    };
-    has("operations", attempt.operation)
-        && has("apiGroups", kind.group)
-        && has("apiVersions", kind.version)
-        && resource
-        && scope
-}
-
-fn namespace_fits(server: &ApiServer, hook: &Value, attempt: &Attempt<'_>, object: &Value) -> bool {
-    let Ok(selector) = LabelSelector::from_json(&hook["namespaceSelector"]) else { return false };
-    if selector.is_empty() {
-        return true;
+fn conditions_fit(
+    server: &Arc<ApiServer>,
+    hook: &Value,
+    attempt: &Attempt<'_>,
+    object: &Value,
+) -> Result<bool, Status> {
+    let conditions = hook.array_at(&["matchConditions"]);
+    if conditions.is_empty() {
+        return Ok(true);
     }
-    // A namespace is selected by its own labels; what is in no namespace is not subject to selection.
-    if attempt.kind.plural == "namespaces" && attempt.kind.group.is_empty() {
-        return selector.matches(|k| object.at(&["metadata", "labels", k]).as_str());
+    let facts = Facts::gather(server, attempt, object);
+    match facts.meet(&server.expressions, conditions, &Budget::new(Budget::REQUEST)) {
+        Ok(fits) => Ok(fits),
+        Err(why) => failed(hook, &format!("its match conditions can't be evaluated: {why}")).map(|()| false),
     }
-    if !attempt.kind.namespaced {
-        return true;
-    }
-    server.cache.named("namespaces").get(attempt.namespace).is_some_and(|n| selector.matches(|k| n.label(k)))
-}
-
-fn object_fits(hook: &Value, attempt: &Attempt<'_>, object: &Value) -> bool {
-    let Ok(selector) = LabelSelector::from_json(&hook["objectSelector"]) else { return false };
-    let fits = |o: &Value| selector.matches(|k| o.at(&["metadata", "labels", k]).as_str());
-    selector.is_empty() || fits(object) || attempt.old.is_some_and(fits)
 }
 
 /// A webhook that can't be asked: an error, unless its policy says that it may be left out.
@@ -211,21 +174,10 @@ async fn ask(server: &ApiServer, hook: &Value, attempt: &Attempt<'_>, object: &V
 }
 
 fn review(attempt: &Attempt<'_>, object: &Value) -> Value {
-    let kind = attempt.kind;
-    let gvk = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
-    let gvr = json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
-    let mut request = json!({"uid": uuid::Uuid::new_v4().to_string(), "kind": gvk, "resource": gvr,
-        "requestKind": gvk, "requestResource": gvr, "operation": attempt.operation, "dryRun": attempt.dry_run,
-        "name": attempt.name, "userInfo": {"username": attempt.user.name, "groups": attempt.user.groups},
-        "object": if attempt.operation == "DELETE" { Value::Null } else { object.clone() },
-        "oldObject": attempt.old.cloned().unwrap_or(Value::Null), "options": null});
-    if !attempt.namespace.is_empty() {
-        request["namespace"] = attempt.namespace.into();
-    }
-    if !attempt.subresource.is_empty() {
-        request["subResource"] = attempt.subresource.into();
-        request["requestSubResource"] = attempt.subresource.into();
-    }
+    let mut request = request(attempt);
+    request["uid"] = uuid::Uuid::new_v4().to_string().into();
+    request["object"] = if attempt.operation == "DELETE" { Value::Null } else { object.clone() };
+    request["oldObject"] = attempt.old.cloned().unwrap_or(Value::Null);
     json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request})
 }
 

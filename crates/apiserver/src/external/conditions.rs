@@ -1,0 +1,147 @@
+//! Expressions about requests: what they can see, and those that decide whether a policy or webhook is asked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use apimachinery::ObjectExt as _;
+use expressions::{Attributes, Authorizer, Budget, Expression, Scope};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::Attempt;
+use crate::auth::{self, User};
+use crate::{ApiServer, auth::Attributes as Wanted};
+
+/// When more are kept, all are forgotten: somebody changes policies all the time.
+const MOST: usize = 10_000;
+
+/// Expressions that were compiled, by their text.
+#[derive(Default)]
+pub struct Expressions {
+    known: Mutex<HashMap<String, Arc<Expression>>>,
+}
+
+impl Expressions {
+    fn get(&self, source: &str) -> Result<Arc<Expression>, String> {
+        if let Some(found) = self.known.lock().get(source) {
+            return Ok(found.clone());
+        }
+        let compiled = Arc::new(Expression::compile(source, api::validate::POLICY_VARIABLES)?);
+        let mut known = self.known.lock();
+        if known.len() >= MOST {
+            known.clear();
+        }
+        known.insert(source.into(), compiled.clone());
+        Ok(compiled)
+    }
+}
+
+/// A request as webhooks and policies are told of it, without the objects.
+pub fn request(attempt: &Attempt<'_>) -> Value {
+    let kind = attempt.kind;
+    let gvk = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
+    let gvr = json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
+    let mut request = json!({"kind": gvk, "resource": gvr, "requestKind": gvk, "requestResource": gvr,
+        "operation": attempt.operation, "dryRun": attempt.dry_run, "name": attempt.name,
+        "userInfo": attempt.user.info(), "options": null});
+    if !attempt.namespace.is_empty() {
+        request["namespace"] = attempt.namespace.into();
+    }
+    if !attempt.subresource.is_empty() {
+        request["subResource"] = attempt.subresource.into();
+        request["requestSubResource"] = attempt.subresource.into();
+    }
+    request
+}
+
+/// The values of an expression's variables.
+pub struct Facts {
+    request: Value,
+    object: Value,
+    old: Value,
+    namespace: Value,
+    authorizer: Authorizer,
+    resource: Attributes,
+}
+
+impl Facts {
+    pub fn gather(server: &Arc<ApiServer>, attempt: &Attempt<'_>, object: &Value) -> Self {
+        let (asked, user) = (server.clone(), attempt.user.clone());
+        let namespace = match attempt.kind.namespaced {
+            true => server.cache.named("namespaces").get(attempt.namespace).map_or(Value::Null, |n| n.parse()),
+            false => Value::Null,
+        };
+        Facts {
+            request: request(attempt),
+            object: if attempt.operation == "DELETE" { Value::Null } else { object.clone() },
+            old: attempt.old.cloned().unwrap_or(Value::Null),
+            namespace,
+            authorizer: Authorizer::new(move |attributes| may(&asked, &user, attributes)),
+            resource: Attributes {
+                group: attempt.kind.group.into(),
+                resource: attempt.kind.plural.into(),
+                subresource: attempt.subresource.into(),
+                namespace: attempt.namespace.into(),
+                name: attempt.name.into(),
+                ..Attributes::default()
+            },
+        }
+    }
+
+    /// A scope without parameters and variables of a policy.
+    pub fn scope(&self) -> Scope<'_> {
+        let mut scope = Scope::default();
+        scope.bind("request", &self.request);
+        scope.bind("object", &self.object);
+        scope.bind("oldObject", &self.old);
+        scope.bind("namespaceObject", &self.namespace);
+        scope.bind_authorizer("authorizer", self.authorizer.clone());
+        scope.bind_authorizer("authorizer.requestResource", self.authorizer.about(self.resource.clone()));
+        scope
+    }
+
+    /// Whether all conditions are true.
+    pub fn meet(&self, known: &Expressions, conditions: &[Value], budget: &Budget) -> Result<bool, String> {
+        let scope = self.scope();
+        let mut failure = None;
+        for condition in conditions {
+            let expression = known.get(condition.str_at(&["expression"]));
+            match expression.and_then(|e| e.is_true(&scope, budget).map_err(|e| e.to_string())) {
+                Ok(true) => {}
+                // A condition that is false decides, whatever happened to others.
+                Ok(false) => return Ok(false),
+                Err(why) => failure = Some(format!("{}: {why}", condition.str_at(&["name"]))),
+            }
+        }
+        failure.map_or(Ok(true), Err)
+    }
+
+    /// Evaluates an expression of a policy.
+    pub fn evaluate<T>(
+        known: &Expressions,
+        source: &str,
+        read: impl FnOnce(&Expression) -> Result<T, expressions::Failure>,
+    ) -> Result<T, String> {
+        read(known.get(source)?.as_ref()).map_err(|e| e.to_string())
+    }
+}
+
+fn may(server: &ApiServer, user: &User, a: &Attributes) -> Result<(), String> {
+    let account = a.service_account.as_ref().map(|(namespace, name)| User::service_account(namespace, name, ""));
+    let resource = match a.subresource.as_str() {
+        "" => a.resource.clone(),
+        subresource => format!("{}/{subresource}", a.resource),
+    };
+    let wanted = Wanted {
+        verb: &a.verb,
+        group: &a.group,
+        resource: &resource,
+        namespace: &a.namespace,
+        name: &a.name,
+        path: &a.path,
+    };
+    match auth::allows(server, account.as_ref().unwrap_or(user), &wanted) {
+        true => Ok(()),
+        false => Err(String::new()),
+    }
+}
