@@ -3,6 +3,8 @@
 //! maps are merged (`x-kubernetes-*`, which that crate leaves out) from upstream's OpenAPI definitions of v1.37. Those
 //! are, for example, `kubernetes-json-schema/v1.37.0-local/_definitions.json` in the PyPI package kubernetes-validate.
 
+use std::collections::BTreeMap;
+
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
@@ -134,12 +136,14 @@ fn package_name(module: &str) -> String {
     format!("io.k8s.{name}")
 }
 
-/// Field numbers of all types: type → number → name of the field in JSON. Names are told apart from case and
-/// underscores, which the generated code has changed.
-fn field_numbers(types: &Map<String, Value>) -> std::io::Result<Map<String, Value>> {
+/// A message of `k8s-pb`: its fields as number, name and type.
+type Messages = BTreeMap<String, Vec<(String, String, String)>>;
+
+/// All messages, by the name of their type as the generated code writes it.
+fn messages() -> std::io::Result<Messages> {
     let root = protobuf_sources()?;
     let mut folders = vec![root.clone()];
-    let mut all = Map::new();
+    let mut all = Messages::new();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder)?.flatten() {
             if entry.path().is_dir() {
@@ -153,20 +157,64 @@ fn field_numbers(types: &Map<String, Value>) -> std::io::Result<Map<String, Valu
             if let Some(rest) = line.strip_prefix("pub struct ") {
                 let name = rest.trim_end_matches(" {").trim_end_matches(" {}");
                 current = format!("{}.{name}", package_name(&module));
+                all.entry(current.clone()).or_default();
             } else if let Some((_, tag)) = line.strip_prefix("#[prost(").and_then(|r| r.split_once("tag = \"")) {
                 number = tag.split('"').next().unwrap_or("").to_string();
-            } else if let Some((field, _)) = line.strip_prefix("pub ").and_then(|r| r.split_once(':')) {
-                let plain = |n: &str| n.replace(['_', '$'], "").to_ascii_lowercase();
-                let wanted = plain(field.trim_start_matches("r#"));
-                let properties = types.get(&current).and_then(|t| t["properties"].as_object());
-                if let Some(name) = properties.into_iter().flatten().map(|(n, _)| n).find(|n| plain(n) == wanted) {
-                    let numbers = all.entry(current.clone()).or_insert_with(|| json!({}));
-                    numbers[&number] = name.as_str().into();
-                }
+            } else if let Some((field, of)) = line.strip_prefix("pub ").and_then(|r| r.split_once(':')) {
+                let of = of.trim().trim_start_matches("::core::option::Option<").trim_end_matches([',', '>']);
+                let field = (number.clone(), field.trim_start_matches("r#").to_string(), of.to_string());
+                all.entry(current.clone()).or_default().push(field);
             }
         }
     }
     Ok(all)
+}
+
+/// Names are told apart from case and underscores, which the generated code has changed.
+fn plain(name: &str) -> String {
+    name.replace(['_', '$'], "").to_ascii_lowercase()
+}
+
+/// Field numbers of all types: type → number → name of the field in JSON. Where Go embeds a type, its fields stand in JSON
+/// beside those of the type that embeds it, but in protobuf in a message of their own; then the name is `@` and the key
+/// of that message's fields, `type/Embedded`.
+fn field_numbers(types: &Map<String, Value>) -> std::io::Result<Map<String, Value>> {
+    let messages = messages()?;
+    let mut all = Map::new();
+    for (name, schema) in types {
+        let found = messages.iter().find(|(message, _)| plain(message) == plain(name));
+        if let (Some((message, _)), Some(properties)) = (found, schema["properties"].as_object()) {
+            number_fields(&messages, message, name, properties, &mut all);
+        }
+    }
+    Ok(all)
+}
+
+fn number_fields(
+    messages: &Messages,
+    message: &str,
+    key: &str,
+    properties: &Map<String, Value>,
+    all: &mut Map<String, Value>,
+) {
+    let mut numbers = Map::new();
+    for (number, field, of) in &messages[message] {
+        if let Some(name) = properties.keys().find(|n| plain(n) == plain(field)) {
+            numbers.insert(number.clone(), name.as_str().into());
+            continue;
+        }
+        // No such field in JSON: embedded, if it is a message of the same package with fields of ours.
+        let package = message.rsplit_once('.').map_or("", |(package, _)| package);
+        let embedded = format!("{package}.{of}");
+        if messages.contains_key(&embedded) {
+            let inner = format!("{key}/{of}");
+            number_fields(messages, &embedded, &inner, properties, all);
+            if all[&inner].as_object().is_some_and(|n| !n.is_empty()) {
+                numbers.insert(number.clone(), format!("@{inner}").into());
+            }
+        }
+    }
+    all.insert(key.into(), numbers.into());
 }
 
 /// Extensions that say how a list or map is merged.

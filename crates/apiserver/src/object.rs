@@ -3,14 +3,14 @@
 //! The bytes begin with `apiVersion`, `kind`, and `metadata` with `resourceVersion` as its first member. The store
 //! keeps them with an empty resource version, as it isn't known before the commit; [`Entry::new`] splices it in.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use apimachinery::{FieldSelector, LabelSelector};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
-use api::Kind;
+use api::{Kind, protobuf};
 
 const VERSION_MARK: &[u8] = b"\"resourceVersion\":\"";
 
@@ -91,13 +91,22 @@ pub struct Entry {
     pub labels: Box<[(Box<str>, Box<str>)]>,
     /// Values of the kind's selectable fields, in the order of [`Kind::selectable`].
     fields: Box<[Box<str>]>,
+    message: OnceLock<Message>,
+}
+
+/// An object as protobuf, without its envelope.
+#[derive(Debug)]
+pub struct Message {
+    pub bytes: Box<[u8]>,
+    /// Whether all fields of the object are in it.
+    pub complete: bool,
 }
 
 impl Entry {
     pub fn new(kind: &Kind, key: Arc<str>, canonical: &[u8], revision: u64) -> Self {
         let bytes = splice(canonical, revision);
         let (labels, fields) = read_head(kind, &bytes);
-        Entry { key, revision, bytes, labels, fields }
+        Entry { key, revision, bytes, labels, fields, message: OnceLock::new() }
     }
 
     /// The same object as it was when it went away at `revision`.
@@ -108,6 +117,7 @@ impl Entry {
             bytes: splice(&self.bytes, revision),
             labels: self.labels.clone(),
             fields: self.fields.clone(),
+            message: OnceLock::new(),
         }
     }
 
@@ -118,7 +128,8 @@ impl Entry {
             return self.clone();
         }
         let (labels, fields) = (self.labels.clone(), self.fields.clone());
-        Arc::new(Entry { key: self.key.clone(), revision: self.revision, bytes, labels, fields })
+        let (key, message) = (self.key.clone(), OnceLock::new());
+        Arc::new(Entry { key, revision: self.revision, bytes, labels, fields, message })
     }
 
     pub fn name(&self) -> &str {
@@ -143,6 +154,14 @@ impl Entry {
                 None => "",
             },
         }
+    }
+
+    /// The object as protobuf; made once, when somebody wants it.
+    pub fn protobuf(&self, kind: &Kind) -> &Message {
+        self.message.get_or_init(|| {
+            let (bytes, complete) = protobuf::object_message(kind, &self.parse());
+            Message { bytes: bytes.into(), complete }
+        })
     }
 
     pub fn parse(&self) -> Value {

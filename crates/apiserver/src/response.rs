@@ -1,5 +1,6 @@
 //! Bodies and answers.
 
+use api::protobuf;
 use apimachinery::Status;
 use bytes::Bytes;
 use futures::Stream;
@@ -49,6 +50,14 @@ pub fn json(code: u16, value: &Value) -> Response<Body> {
 
 pub fn json_stream(stream: impl Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
     with_type(200, "application/json", streaming(stream))
+}
+
+pub fn protobuf(code: u16, bytes: Vec<u8>) -> Response<Body> {
+    with_type(code, protobuf::MEDIA_TYPE, full(bytes))
+}
+
+pub fn protobuf_stream(stream: impl Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
+    with_type(200, "application/vnd.kubernetes.protobuf;stream=watch", streaming(stream))
 }
 
 pub fn text(code: u16, text: impl Into<Bytes>) -> Response<Body> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use apimachinery::Status;
 use http::{Method, Request, Response, header};
 
-use api::Verbs;
+use api::{Kind, Verbs, protobuf};
 
 use crate::auth::{self, Attributes, User};
 use crate::request::{self, Info, Query};
@@ -33,6 +33,7 @@ pub enum Form {
     Json,
     Table,
     Partial,
+    Protobuf,
 }
 
 pub async fn dispatch(server: &Arc<ApiServer>, request: Request<Body>, peer: Peer) -> Response<Body> {
@@ -98,7 +99,7 @@ async fn answer(
     if is_stream(&info.path.subresource) && info.kind.plural == "pods" {
         return server.relay.pod(server, &info, request).await;
     }
-    let form = form(&request);
+    let form = form(&request, info.kind);
     if info.kind.verbs == Verbs::Create {
         return reviews::create(server, user, &info, request).await;
     }
@@ -122,11 +123,14 @@ async fn answer(
 }
 
 /// The first form in the Accept header that is served.
-fn form<B>(request: &Request<B>) -> Form {
+fn form<B>(request: &Request<B>, kind: &Kind) -> Form {
     let accept = request.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
     for media in accept.split(',') {
         let mut parts = media.split(';').map(str::trim);
         let base = parts.next().unwrap_or("");
+        if base == protobuf::MEDIA_TYPE && protobuf::speaks(kind) && !parts.clone().any(|p| p.starts_with("as=")) {
+            return Form::Protobuf;
+        }
         if !matches!(base, "application/json" | "*/*" | "application/*" | "") {
             continue;
         }

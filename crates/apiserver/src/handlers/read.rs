@@ -10,7 +10,7 @@ use http::Response;
 use serde_json::{Value, json};
 use store::ReadError;
 
-use api::Kind;
+use api::{Kind, protobuf};
 
 use super::Form;
 use crate::ApiServer;
@@ -36,6 +36,13 @@ pub fn one(server: &ApiServer, info: &Info, form: Form, code: u16, bytes: Bytes)
     }
     let object: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
     let value = match form {
+        Form::Protobuf => {
+            let (message, complete) = protobuf::object_message(info.kind, &object);
+            return match complete {
+                true => response::protobuf(code, protobuf::object(info.kind, &message)),
+                false => response::json_bytes(code, bytes),
+            };
+        }
         Form::Partial => partial(&object),
         _ => {
             let metadata = json!({"resourceVersion": object.resource_version()});
@@ -120,7 +127,12 @@ pub async fn list(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Re
         let after = items.last().map(|e| e.key.to_string()).unwrap_or_default();
         more = Some((Continue { revision, after }.encode(), left));
     }
-    if form == Form::Json {
+    if form == Form::Protobuf && items.iter().all(|e| e.protobuf(info.kind).complete) {
+        let more = more.as_ref().map(|(token, left)| (token.as_str(), *left));
+        let messages = items.iter().map(|e| e.protobuf(info.kind).bytes.as_ref());
+        return Ok(response::protobuf(200, protobuf::list(info.kind, revision, more, messages)));
+    }
+    if matches!(form, Form::Json | Form::Protobuf) {
         return Ok(list_bytes(info.kind, revision, join(&items), more));
     }
     let mut metadata = json!({"resourceVersion": revision.to_string()});

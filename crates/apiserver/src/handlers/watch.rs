@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::protobuf;
 use apimachinery::{ObjectExt as _, Status};
 use bytes::Bytes;
 use http::Response;
@@ -32,7 +33,12 @@ pub fn watch(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Respons
         Ok(subscription) => subscription,
         Err(too_old) => {
             let text = format!("too old resource version: {} ({})", too_old.asked, too_old.oldest);
-            let line = cache::frame("ERROR", Status::gone(text).to_json().to_string().as_bytes());
+            let status = Status::gone(text).to_json();
+            if form == Form::Protobuf {
+                let frame = protobuf::event("ERROR", &protobuf::status(&status)).into();
+                return Ok(response::protobuf_stream(futures::stream::iter([frame])));
+            }
+            let line = cache::frame("ERROR", status.to_string().as_bytes());
             return Ok(response::json_stream(futures::stream::iter([line])));
         }
     };
@@ -57,7 +63,8 @@ pub fn watch(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Respons
         // Spread, so that not all clients come back at once.
         _ => Duration::from_secs(rand::rng().random_range(1800..3600)),
     };
-    Ok(response::json_stream(feed.stream(first, subscription.events, timeout)))
+    let answer = if form == Form::Protobuf { response::protobuf_stream } else { response::json_stream };
+    Ok(answer(feed.stream(first, subscription.events, timeout)))
 }
 
 /// Where the parameters say that the watch begins.
@@ -95,6 +102,9 @@ impl Feed {
             let same = Arc::ptr_eq(&entry, &event.entry);
             return if same { event.frame(seen) } else { cache::frame(seen.as_str(), &entry.bytes) };
         }
+        if self.form == Form::Protobuf {
+            return self.protobuf(seen.as_str(), &entry.protobuf(kind).bytes);
+        }
         let object = entry.parse();
         let value = match self.form {
             Form::Table => {
@@ -104,6 +114,10 @@ impl Feed {
             _ => partial(&object),
         };
         cache::frame(seen.as_str(), value.to_string().as_bytes())
+    }
+
+    fn protobuf(&self, what: &str, message: &[u8]) -> Bytes {
+        protobuf::event(what, &protobuf::object(self.info.kind, message)).into()
     }
 
     fn bookmark(&self, initial: bool) -> Bytes {
@@ -117,6 +131,7 @@ impl Feed {
             Form::Table => json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": [],
                                   "metadata": {"resourceVersion": self.revision.to_string()}, "rows": [{"cells": [], "object": partial(&object)}]}),
             Form::Partial => partial(&object),
+            Form::Protobuf => return self.protobuf("BOOKMARK", &protobuf::object_message(kind, &object).0),
             Form::Json => object,
         };
         cache::frame("BOOKMARK", value.to_string().as_bytes())

@@ -1,36 +1,13 @@
-//! Bodies in protobuf, as client-go sends them for built-in kinds (`application/vnd.kubernetes.protobuf`).
-//!
-//! The schema says what a field is, `schema/numbers.json.zst` (written by `xtask schema` from the `k8s-pb` crate) which
-//! number it has. Reading is all that is needed: every client that sends protobuf also takes JSON in return.
+//! Reading.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use crate::KINDS;
+use super::{Field, MAGIC, MAX_DEPTH, numbers, short, type_name};
 use crate::schema::{self, Type};
-
-pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
-const MAGIC: &[u8] = b"k8s\0";
-const MAX_DEPTH: usize = 100;
-
-static NUMBERS: &[u8] = include_bytes!("../schema/numbers.json.zst");
-
-type Numbers = HashMap<String, HashMap<u32, String>>;
-
-fn numbers() -> &'static Numbers {
-    static CACHE: OnceLock<Numbers> = OnceLock::new();
-    CACHE.get_or_init(|| {
-        let text = zstd::decode_all(NUMBERS).unwrap_or_default();
-        let raw: HashMap<String, HashMap<String, String>> = serde_json::from_slice(&text).unwrap_or_default();
-        let fields =
-            |f: HashMap<String, String>| f.into_iter().filter_map(|(n, name)| Some((n.parse().ok()?, name))).collect();
-        raw.into_iter().map(|(name, f)| (name, fields(f))).collect()
-    })
-}
 
 /// A field on the wire.
 enum Wire<'a> {
@@ -137,20 +114,6 @@ pub fn decode(body: &[u8]) -> Result<Value, String> {
     Ok(object)
 }
 
-fn type_name(version: &str, kind: &str) -> Option<String> {
-    if let Some(found) = KINDS.iter().find(|k| k.kind == kind && k.api_version() == version) {
-        return Some(found.schema());
-    }
-    let name = match kind {
-        "DeleteOptions" => "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
-        "Scale" => "io.k8s.api.autoscaling.v1.Scale",
-        "Eviction" => "io.k8s.api.policy.v1.Eviction",
-        "TokenRequest" => "io.k8s.api.authentication.v1.TokenRequest",
-        _ => return None,
-    };
-    Some(name.into())
-}
-
 /// A message of the named type.
 fn message(name: &str, bytes: &[u8], depth: usize) -> Result<Value, String> {
     if depth > MAX_DEPTH {
@@ -160,15 +123,32 @@ fn message(name: &str, bytes: &[u8], depth: usize) -> Result<Value, String> {
         return Ok(special);
     }
     let Some(Type::Object { fields: properties, .. }) = schema::types().get(name) else { return Ok(json!({})) };
-    let empty = HashMap::new();
-    let numbers = numbers().get(name).unwrap_or(&empty);
     let mut object = Map::new();
+    members(name, properties, bytes, depth, &mut object)?;
+    Ok(Value::Object(object))
+}
+
+/// Adds the fields of a message, and of those that are embedded in it, to an object.
+fn members(
+    key: &str,
+    properties: &[(String, Type)],
+    bytes: &[u8],
+    depth: usize,
+    object: &mut Map<String, Value>,
+) -> Result<(), String> {
+    let Some(numbers) = numbers().messages.get(key) else { return Ok(()) };
     let mut reader = Reader { rest: bytes };
     while let Some((number, wire)) = reader.field()? {
-        // Fields that are newer than this server are passed over, as the JSON decoder passes unknown ones over.
-        let Some((field, of)) = numbers.get(&number).and_then(|n| properties.iter().find(|(p, _)| p == n)) else {
-            continue;
+        let name = match (numbers.get(&number), &wire) {
+            (Some(Field::Named(name)), _) => name,
+            (Some(Field::Embedded(key)), Wire::Bytes(bytes)) => {
+                members(key, properties, bytes, depth, object)?;
+                continue;
+            }
+            // Fields that are newer than this server are passed over, as the JSON decoder passes unknown ones over.
+            _ => continue,
         };
+        let Some((field, of)) = properties.iter().find(|(p, _)| p == name) else { continue };
         match of {
             Type::List { items: item, .. } => {
                 let list = object.entry(field.clone()).or_insert_with(|| json!([]));
@@ -195,7 +175,7 @@ fn message(name: &str, bytes: &[u8], depth: usize) -> Result<Value, String> {
             }
         }
     }
-    Ok(Value::Object(object))
+    Ok(())
 }
 
 /// A value in a map whose entry names none.
@@ -233,7 +213,7 @@ fn value(of: &Type, wire: &Wire<'_>, depth: usize) -> Result<Value, String> {
 
 /// Types that are something else in JSON than in protobuf.
 fn special(name: &str, bytes: &[u8]) -> Result<Option<Value>, String> {
-    let short = name.rsplit('.').next().unwrap_or(name);
+    let short = short(name);
     Ok(Some(match short {
         "Time" | "MicroTime" => {
             let parts = fields(bytes)?;
@@ -293,17 +273,16 @@ mod tests {
     }
 
     #[test]
-    fn every_field_of_the_common_kinds_has_a_number() {
-        for name in
-            ["io.k8s.api.core.v1.Container", "io.k8s.api.core.v1.ServiceSpec", "io.k8s.api.apps.v1.DeploymentSpec"]
-        {
-            let Some(Type::Object { fields: properties, .. }) = schema::types().get(name) else {
-                panic!("{name} is missing")
-            };
-            let known: Vec<&String> = numbers()[name].values().collect();
-            let missing: Vec<_> = properties.iter().filter(|(p, _)| !known.contains(&p)).collect();
-            assert!(missing.is_empty(), "{name}: {missing:?}");
-        }
+    fn fields_of_embedded_messages_stand_beside_the_others() {
+        // Pod: spec(2){volumes(1){name(1), volumeSource(2){configMap(19){localObjectReference(1){name(1)}}}}}
+        let config_map = field(1, &field(1, b"settings"));
+        let source = [vec![0x9a, 1, config_map.len() as u8], config_map].concat();
+        let volume = [field(1, b"v"), field(2, &source)].concat();
+        let body = envelope("v1", "Pod", &field(2, &field(1, &volume)));
+        assert_eq!(
+            decode(&body).unwrap()["spec"],
+            json!({"volumes": [{"name": "v", "configMap": {"name": "settings"}}]})
+        );
     }
 
     #[test]

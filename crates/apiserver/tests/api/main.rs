@@ -1,0 +1,4 @@
+//! The API as clients see it: requests to a real server on a store in memory, and what it answers.
+
+mod protobuf;
+mod server;
