@@ -39,6 +39,7 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
     futures::try_join!(
         ensure(server, kind(rbac, "clusterroles")?, roles::cluster_roles()),
         ensure(server, kind(rbac, "clusterrolebindings")?, roles::cluster_role_bindings()),
+        ensure(server, kind(rbac, "roles")?, roles::system_roles()),
         ensure(server, kind("scheduling.k8s.io", "priorityclasses")?, classes.into()),
         ensure(server, kind("", "services")?, services(server)),
         ensure(server, kind("", "endpoints")?, vec![endpoints(server)]),
@@ -122,7 +123,13 @@ fn endpoint_slice(server: &ApiServer) -> Value {
 fn authentication(server: &ApiServer) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
-        "data": {"client-ca-file": server.config.authority.certificate_pem()}})
+        "data": {"client-ca-file": server.config.authority.certificate_pem(),
+            "requestheader-client-ca-file": server.config.front_proxy_authority,
+            "requestheader-allowed-names": "[\"front-proxy-client\"]",
+            "requestheader-username-headers": "[\"X-Remote-User\"]",
+            "requestheader-uid-headers": "[\"X-Remote-Uid\"]",
+            "requestheader-group-headers": "[\"X-Remote-Group\"]",
+            "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]"}})
 }
 
 /// What every node has to know of the cluster.

@@ -9,22 +9,28 @@ use http::{HeaderValue, Response, header};
 use serde_json::{Value, json};
 
 use api::{Kind, Verbs};
+use apimachinery::ObjectExt as _;
 use parking_lot::Mutex;
 
 use crate::catalog::Catalog;
+use crate::relay::Aggregator;
 use crate::response::{self, Body};
 
 pub struct Discovery {
     catalog: Arc<Catalog>,
+    aggregator: Arc<Aggregator>,
     made: Mutex<Option<Arc<Documents>>>,
 }
 
 struct Documents {
-    generation: u64,
+    /// Of the catalog, and of what other servers serve.
+    generation: (u64, u64),
     kinds: Vec<&'static Kind>,
     aggregated_core: Bytes,
     aggregated_groups: Bytes,
     groups: Vec<&'static str>,
+    /// Groups and versions of other servers.
+    others: Vec<(String, String)>,
 }
 
 const ALL_VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
@@ -49,6 +55,7 @@ fn subresources(kind: &Kind) -> Vec<Sub> {
     let own = || (kind.group.to_string(), kind.version.to_string(), kind.kind.to_string());
     let of = |group: &str, version: &str, kind: &str| (group.to_string(), version.to_string(), kind.to_string());
     let change = json!(["get", "patch", "update"]);
+    let proxy = json!(["create", "delete", "get", "patch", "update"]);
     let sub = |name, gvk, verbs| Sub { name, gvk, verbs };
     let mut subs = Vec::new();
     if kind.has_status {
@@ -66,7 +73,10 @@ fn subresources(kind: &Kind) -> Vec<Sub> {
             subs.push(sub("exec", stream("PodExecOptions"), json!(["create", "get"])));
             subs.push(sub("log", own(), json!(["get"])));
             subs.push(sub("portforward", stream("PodPortForwardOptions"), json!(["create", "get"])));
+            subs.push(sub("proxy", stream("PodProxyOptions"), proxy));
         }
+        "services" => subs.push(sub("proxy", of("", "v1", "ServiceProxyOptions"), proxy)),
+        "nodes" => subs.push(sub("proxy", of("", "v1", "NodeProxyOptions"), proxy)),
         "serviceaccounts" => {
             subs.push(sub("token", of("authentication.k8s.io", "v1", "TokenRequest"), json!(["create"])));
         }
@@ -101,10 +111,52 @@ fn aggregated_resource(kind: &Kind) -> Value {
     value
 }
 
-fn aggregated(kinds: &[&'static Kind], groups: &[&str]) -> Bytes {
+/// What another server serves, as the aggregated form has it.
+fn aggregated_other(group: &str, version: &str, listed: &[Value]) -> Value {
+    let gvk_of = |r: &Value| {
+        let or = |key: &str, own: &str| r[key].as_str().filter(|t| !t.is_empty()).unwrap_or(own).to_string();
+        gvk(&or("group", group), &or("version", version), r.str_at(&["kind"]))
+    };
+    let main = listed.iter().filter(|r| !r.str_at(&["name"]).contains('/'));
+    let resources: Vec<Value> = main
+        .map(|r| {
+            let name = r.str_at(&["name"]);
+            let scope = if r["namespaced"] == true { "Namespaced" } else { "Cluster" };
+            let mut value = json!({"resource": name, "responseKind": gvk_of(r), "scope": scope,
+                "singularResource": r.str_at(&["singularName"]), "verbs": r["verbs"]});
+            for key in ["shortNames", "categories"] {
+                if !r[key].is_null() {
+                    value[key] = r[key].clone();
+                }
+            }
+            let subs =
+                listed.iter().filter_map(|s| Some((s, s.str_at(&["name"]).strip_prefix(name)?.strip_prefix('/')?)));
+            let subs: Vec<Value> = subs
+                .map(|(s, sub)| json!({"subresource": sub, "responseKind": gvk_of(s), "verbs": s["verbs"]}))
+                .collect();
+            if !subs.is_empty() {
+                value["subresources"] = json!(subs);
+            }
+            value
+        })
+        .collect();
+    json!({"version": version, "freshness": "Current", "resources": resources})
+}
+
+type Served = ((String, String), Vec<Value>);
+
+fn aggregated(kinds: &[&'static Kind], groups: &[&str], others: &[Served]) -> Bytes {
+    let mut groups = groups.to_vec();
+    for ((group, _), _) in others {
+        if !groups.contains(&group.as_str()) {
+            groups.push(group);
+        }
+    }
     let items: Vec<Value> = groups
         .iter()
         .map(|group| {
+            let theirs = others.iter().filter(|((g, _), _)| g == group);
+            let theirs = theirs.map(|((g, version), resources)| aggregated_other(g, version, resources));
             let versions: Vec<Value> = versions(kinds, group)
                 .into_iter()
                 .map(|version| {
@@ -115,6 +167,7 @@ fn aggregated(kinds: &[&'static Kind], groups: &[&str]) -> Bytes {
                         .collect();
                     json!({"version": version, "freshness": "Current", "resources": resources})
                 })
+                .chain(theirs)
                 .collect();
             let mut metadata = json!({"creationTimestamp": null});
             if !group.is_empty() {
@@ -128,22 +181,23 @@ fn aggregated(kinds: &[&'static Kind], groups: &[&str]) -> Bytes {
         .into()
 }
 
-fn versions(kinds: &[&'static Kind], group: &str) -> Vec<&'static str> {
-    let mut versions: Vec<&str> = kinds.iter().filter(|k| k.group == group).map(|k| k.version).collect();
+fn versions<'a>(kinds: &[&'static Kind], group: &str) -> Vec<&'a str> {
+    let mut versions: Vec<&'a str> = kinds.iter().filter(|k| k.group == group).map(|k| k.version).collect();
     versions.dedup();
     versions
 }
 
-fn group_value(kinds: &[&'static Kind], group: &str) -> Value {
+fn group_value(kinds: &[&'static Kind], others: &[(String, String)], group: &str) -> Value {
     let of = |v: &&str| json!({"groupVersion": format!("{group}/{v}"), "version": v});
-    let versions = versions(kinds, group);
+    let mut versions = versions(kinds, group);
+    versions.extend(others.iter().filter(|(g, _)| g == group).map(|(_, version)| version.as_str()));
     json!({"name": group, "versions": versions.iter().map(of).collect::<Vec<_>>(),
            "preferredVersion": versions.first().map(of)})
 }
 
 impl Documents {
-    fn make(catalog: &Catalog) -> Self {
-        let generation = catalog.generation();
+    fn make(catalog: &Catalog, aggregator: &Aggregator) -> Self {
+        let generation = (catalog.generation(), aggregator.generation());
         let kinds = catalog.kinds();
         let mut groups: Vec<&'static str> = Vec::new();
         for kind in &kinds {
@@ -151,24 +205,33 @@ impl Documents {
                 groups.push(kind.group);
             }
         }
-        let aggregated_core = aggregated(&kinds, &[""]);
-        Documents { generation, aggregated_core, aggregated_groups: aggregated(&kinds, &groups), kinds, groups }
+        let served = aggregator.served();
+        let aggregated_groups = aggregated(&kinds, &groups, &served);
+        let others = served.into_iter().map(|(group_version, _)| group_version).collect();
+        Documents {
+            generation,
+            aggregated_core: aggregated(&kinds, &[""], &[]),
+            aggregated_groups,
+            kinds,
+            groups,
+            others,
+        }
     }
 }
 
 impl Discovery {
-    pub fn new(catalog: Arc<Catalog>) -> Self {
-        Discovery { catalog, made: Mutex::default() }
+    pub fn new(catalog: Arc<Catalog>, aggregator: Arc<Aggregator>) -> Self {
+        Discovery { catalog, aggregator, made: Mutex::default() }
     }
 
     fn documents(&self) -> Arc<Documents> {
         let mut made = self.made.lock();
         if let Some(present) = &*made
-            && present.generation == self.catalog.generation()
+            && present.generation == (self.catalog.generation(), self.aggregator.generation())
         {
             return present.clone();
         }
-        let new = Arc::new(Documents::make(&self.catalog));
+        let new = Arc::new(Documents::make(&self.catalog, &self.aggregator));
         *made = Some(new.clone());
         new
     }
@@ -194,14 +257,21 @@ impl Discovery {
 
     pub fn groups(&self) -> Value {
         let documents = self.documents();
-        let groups: Vec<Value> = documents.groups.iter().map(|g| group_value(&documents.kinds, g)).collect();
+        let mut groups: Vec<&str> = documents.groups.clone();
+        for (group, _) in &documents.others {
+            if !groups.contains(&group.as_str()) {
+                groups.push(group);
+            }
+        }
+        let groups: Vec<Value> = groups.iter().map(|g| group_value(&documents.kinds, &documents.others, g)).collect();
         json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
     }
 
     pub fn group(&self, group: &str) -> Option<Response<Body>> {
         let documents = self.documents();
-        documents.groups.contains(&group).then(|| {
-            let mut value = group_value(&documents.kinds, group);
+        let known = documents.groups.contains(&group) || documents.others.iter().any(|(g, _)| g == group);
+        known.then(|| {
+            let mut value = group_value(&documents.kinds, &documents.others, group);
             value["kind"] = "APIGroup".into();
             value["apiVersion"] = "v1".into();
             response::json(200, &value)

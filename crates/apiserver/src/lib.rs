@@ -9,7 +9,7 @@
 //!   splice those bytes; only tables, partial metadata and writes parse them.
 //! - A write is answered after the cache has it, so whoever wrote reads what he wrote.
 //! - All kinds go through the same code; what is special about one stands in `api` or in [`strategy`].
-//! - This crate knows no controller and no kubelet; it reaches kubelets only to relay streams ([`relay`]).
+//! - This crate knows no controller and no kubelet; it reaches kubelets and pods only to relay requests ([`relay`]).
 
 mod admission;
 mod allocator;
@@ -51,6 +51,9 @@ pub struct Config {
     pub authority: Arc<pki::Authority>,
     /// PEM key (P-256) that signs service-account tokens.
     pub token_key_pem: String,
+    /// As whom further API servers see this one, and the authority (PEM) by which they know it.
+    pub front_proxy: pki::Identity,
+    pub front_proxy_authority: String,
     /// PEM certificate and key with which kubelets are called.
     pub kubelet_client: pki::Identity,
     /// The secret of the join token.
@@ -87,6 +90,7 @@ pub struct ApiServer {
     services: allocator::Allocator,
     discovery: discovery::Discovery,
     relay: relay::Relay,
+    aggregator: Arc<relay::Aggregator>,
     slots: tokio::sync::Semaphore,
     quotas: quota::Quotas,
     expressions: external::Expressions,
@@ -117,12 +121,14 @@ impl ApiServer {
         let catalog = Arc::new(catalog::Catalog::default());
         let cache = Arc::new(cache::Cache::new(catalog.clone()));
         store.attach(cache.clone()).await?;
+        let aggregator = Arc::new(relay::Aggregator::default());
         let server = Arc::new(ApiServer {
             tokens: auth::Tokens::new(&config.token_key_pem).map_err(StartError::TokenKey)?,
             relay: relay::Relay::new(&config).map_err(StartError::Relay)?,
             rbac: auth::Rbac::default(),
             services: allocator::Allocator::new(&config, &cache),
-            discovery: discovery::Discovery::new(catalog.clone()),
+            discovery: discovery::Discovery::new(catalog.clone(), aggregator.clone()),
+            aggregator,
             catalog,
             quotas: quota::Quotas::default(),
             expressions: external::Expressions::default(),
@@ -134,6 +140,7 @@ impl ApiServer {
         });
         bootstrap::run(&server).await.map_err(StartError::Bootstrap)?;
         tokio::spawn(bootstrap::expire_events(Arc::downgrade(&server)));
+        tokio::spawn(relay::keep_aggregated(Arc::downgrade(&server)));
         Ok(server)
     }
 

@@ -9,6 +9,7 @@ mod join;
 mod limits;
 mod policies;
 mod pulls;
+mod relays;
 mod stateful;
 mod streams;
 mod webhooks;

@@ -21,6 +21,8 @@ struct Plan {
     authority: Arc<Authority>,
     serving: Identity,
     kubelet_client: Identity,
+    front_proxy: Identity,
+    front_proxy_authority: String,
     admin: Identity,
     token_key: String,
     token: JoinToken,
@@ -107,10 +109,26 @@ async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
     let masters = Some("system:masters");
     let kubelet_client =
         authority.keep(&tls, "kubelet-client", "kube-apiserver-kubelet-client", masters, &[Usage::Client], &[])?;
+    let front_proxy_authority = Authority::load_or_create(&tls, "front-proxy-ca")?;
+    let front_proxy =
+        front_proxy_authority.keep(&tls, "front-proxy-client", "front-proxy-client", None, &[Usage::Client], &[])?;
+    let front_proxy_authority = front_proxy_authority.certificate_pem().to_string();
     let admin = authority.keep(&tls, "admin", "kubernetes-admin", masters, &[Usage::Client], &[])?;
     let token_key = keep_secret(&tls.join("service-account.key"), || Ok(pki::new_key()?))?;
     let token = join_token(&args, &authority)?;
-    Ok(Plan { args, node_name, node_ip, authority, serving, kubelet_client, admin, token_key, token })
+    Ok(Plan {
+        args,
+        node_name,
+        node_ip,
+        authority,
+        serving,
+        kubelet_client,
+        front_proxy,
+        front_proxy_authority,
+        admin,
+        token_key,
+        token,
+    })
 }
 
 /// Reads a secret file, or makes it.
@@ -141,6 +159,8 @@ fn api_config(plan: &Plan) -> apiserver::Config {
     apiserver::Config {
         authority: plan.authority.clone(),
         token_key_pem: plan.token_key.clone(),
+        front_proxy: plan.front_proxy.clone(),
+        front_proxy_authority: plan.front_proxy_authority.clone(),
         kubelet_client: plan.kubelet_client.clone(),
         join_secret: plan.token.secret.clone(),
         service_cidr: plan.args.service_cidr,

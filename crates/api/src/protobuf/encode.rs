@@ -136,7 +136,11 @@ fn fields(out: &mut Vec<u8>, layout: &Layout, members: &Map<String, Value>, dept
 fn field(out: &mut Vec<u8>, number: u32, of: &Type, value: &Value, depth: usize) -> bool {
     match (of, value) {
         (Type::List { items, .. }, Value::Array(list)) => {
-            list.iter().fold(true, |all, item| single(out, number, items, item, depth) && all)
+            let mut complete = true;
+            for item in list {
+                complete &= single(out, number, items, item, depth);
+            }
+            complete
         }
         (Type::Map { values, .. }, Value::Object(map)) => map.iter().fold(true, |all, (name, member)| {
             let mut entry = Vec::with_capacity(name.len() + 16);

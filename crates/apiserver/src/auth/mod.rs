@@ -153,25 +153,27 @@ pub fn allows(server: &ApiServer, user: &User, attributes: &Attributes<'_>) -> b
 
 /// Refuses a resource request that its user may not make, in upstream's words.
 pub fn authorize(server: &ApiServer, user: &User, info: &Info) -> Result<(), Status> {
-    let resource = info.resource();
     let attributes = Attributes {
         verb: info.verb,
         group: info.kind.group,
-        resource: &resource,
+        resource: &info.resource(),
         namespace: &info.path.namespace,
         name: &info.path.name,
         path: "",
     };
-    if allows(server, user, &attributes) {
+    demand(server, user, &attributes)
+}
+
+/// Refuses what a user may not do with a resource.
+pub fn demand(server: &ApiServer, user: &User, wanted: &Attributes<'_>) -> Result<(), Status> {
+    if allows(server, user, wanted) {
         return Ok(());
     }
-    let scope = match info.path.namespace.as_str() {
+    let Attributes { verb, group, resource, namespace, name, .. } = *wanted;
+    let scope = match namespace {
         "" => "at the cluster scope".to_string(),
         namespace => format!("in the namespace {namespace:?}"),
     };
-    let why = format!(
-        "User {:?} cannot {} resource {resource:?} in API group {:?} {scope}",
-        user.name, info.verb, info.kind.group
-    );
-    Err(Status::forbidden(info.kind.group, &resource, &info.path.name, &why))
+    let why = format!("User {:?} cannot {verb} resource {resource:?} in API group {group:?} {scope}", user.name);
+    Err(Status::forbidden(group, resource, name, &why))
 }

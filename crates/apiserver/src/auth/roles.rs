@@ -203,3 +203,13 @@ pub fn cluster_role_bindings() -> Vec<Value> {
         bind("system:service-account-issuer-discovery", "Group", &["system:serviceaccounts"]),
     ]
 }
+
+/// Roles in kube-system.
+pub fn system_roles() -> Vec<Value> {
+    // Further API servers read there whom to trust.
+    vec![json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+        "metadata": {"name": "extension-apiserver-authentication-reader", "namespace": "kube-system",
+                     "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}},
+        "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch"],
+                   "resourceNames": ["extension-apiserver-authentication"]}]})]
+}

@@ -11,19 +11,16 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use expressions::Budget;
 use http::{Request, Uri, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use http_body_util::{BodyExt as _, Limited};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use super::Attempt;
 use super::conditions::{Facts, request};
 use super::matching::hook_fits;
 use crate::ApiServer;
 use crate::object::Filter;
+use crate::relay::{Target, connector, endpoint};
+use crate::response;
 
 const MUTATING: &str = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
 const VALIDATING: &str = "validatingwebhookconfigurations.admissionregistration.k8s.io";
@@ -181,65 +178,41 @@ fn review(attempt: &Attempt<'_>, object: &Value) -> Value {
     json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request})
 }
 
-/// Where a webhook is.
-struct Place {
-    host: String,
-    port: u16,
-    /// As its certificate names it.
-    name: String,
-    path: String,
-}
-
-fn place(server: &ApiServer, config: &Value) -> Result<Place, String> {
-    if let Some(url) = config["url"].as_str() {
-        let uri: Uri = url.parse().map_err(|e| format!("{url:?} is no URL: {e}"))?;
-        let host = uri.host().ok_or_else(|| format!("{url:?} names no host"))?.trim_matches(['[', ']']).to_string();
-        let path = uri.path_and_query().map_or("/".into(), ToString::to_string);
-        return Ok(Place { name: host.clone(), host, port: uri.port_u16().unwrap_or(443), path });
-    }
-    let service = &config["service"];
-    let (namespace, name) = (service.str_at(&["namespace"]), service.str_at(&["name"]));
-    let found = server.cache.named("services").get(&format!("{namespace}/{name}"));
-    let found = found.ok_or_else(|| format!("service {namespace}/{name} not found"))?.parse();
-    let port = service["port"].as_u64().and_then(|p| u16::try_from(p).ok()).unwrap_or(443);
-    let path = Some(service.str_at(&["path"])).filter(|p| !p.is_empty()).unwrap_or("/");
-    let host = found.str_at(&["spec", "clusterIP"]).to_string();
-    Ok(Place { host, port, name: format!("{name}.{namespace}.svc"), path: path.into() })
-}
-
-async fn post(server: &ApiServer, config: &Value, review: &Value) -> Result<Value, String> {
-    let Place { host, port, name, path } = place(server, config)?;
-    let mut roots = rustls::RootCertStore::empty();
-    let bundle =
-        STANDARD.decode(config.str_at(&["caBundle"])).map_err(|e| format!("its caBundle is no base64: {e}"))?;
-    for certificate in CertificateDer::pem_slice_iter(&bundle) {
-        roots.add(certificate.map_err(|e| format!("its caBundle: {e}"))?).map_err(|e| format!("its caBundle: {e}"))?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|e| format!("{host}:{port}: {e}"))?;
-    let server_name = ServerName::try_from(name.clone()).map_err(|e| format!("{name}: {e}"))?;
-    let connector = TlsConnector::from(Arc::new(tls));
-    let stream = connector.connect(server_name, stream).await.map_err(|e| format!("{name}: {e}"))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-    let connection = tokio::spawn(connection);
+/// Sends a review to where `config` (`clientConfig`) says, and returns the answer.
+pub async fn post(server: &ApiServer, config: &Value, review: &Value) -> Result<Value, String> {
+    let (target, path) = target(server, config)?;
+    let name = target.tls.as_ref().map_or("", |(_, name)| name);
     let request = Request::post(path)
-        .header(header::HOST, &name)
+        .header(header::HOST, name)
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::ACCEPT, "application/json")
-        .body(Full::new(Bytes::from(review.to_string())))
+        .body(response::full(Bytes::from(review.to_string())))
         .map_err(|e| e.to_string())?;
-    let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
+    let answer = target.send(request).await.map_err(|status| status.message)?;
     let status = answer.status();
     let body = Limited::new(answer.into_body(), LIMIT).collect().await.map_err(|e| e.to_string())?.to_bytes();
-    connection.abort();
     if !status.is_success() {
         return Err(format!("it answered {status}: {}", String::from_utf8_lossy(&body[..body.len().min(200)])));
     }
     serde_json::from_slice(&body).map_err(|e| format!("its answer is no JSON: {e}"))
+}
+
+fn target(server: &ApiServer, config: &Value) -> Result<(Target, String), String> {
+    let bundle =
+        STANDARD.decode(config.str_at(&["caBundle"])).map_err(|e| format!("its caBundle is no base64: {e}"))?;
+    let tls = connector(Some(&String::from_utf8_lossy(&bundle)), None).map_err(|e| format!("its caBundle: {e}"))?;
+    if let Some(url) = config["url"].as_str() {
+        let uri: Uri = url.parse().map_err(|e| format!("{url:?} is no URL: {e}"))?;
+        let host = uri.host().ok_or_else(|| format!("{url:?} names no host"))?.trim_matches(['[', ']']).to_string();
+        let path = uri.path_and_query().map_or("/".into(), ToString::to_string);
+        let (what, port) = (format!("the webhook {url}"), uri.port_u16().unwrap_or(443));
+        return Ok((Target { what, port, tls: Some((tls, host.clone())), host }, path));
+    }
+    let service = &config["service"];
+    let (namespace, name) = (service.str_at(&["namespace"]), service.str_at(&["name"]));
+    let port = service["port"].as_u64().unwrap_or(443).to_string();
+    let (host, port) = endpoint(server, namespace, name, &port).map_err(|status| status.message)?;
+    let path = Some(service.str_at(&["path"])).filter(|p| !p.is_empty()).unwrap_or("/");
+    let what = format!("the webhook of service {namespace}/{name}");
+    Ok((Target { what, host, port, tls: Some((tls, format!("{name}.{namespace}.svc"))) }, path.into()))
 }

@@ -46,7 +46,7 @@ pub fn answer(server: &Arc<ApiServer>, user: &User, request: &Request<Body>) -> 
             answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(openapi::v2::PROTOBUF));
             Ok(answer)
         }
-        ["openapi", "v3"] => Ok(response::json(200, &openapi::index(&server.catalog))),
+        ["openapi", "v3"] => Ok(response::json(200, &openapi::index(&server.catalog, &server.aggregator))),
         ["openapi", "v3", "api", version] => {
             openapi::document(&server.catalog, "", version).ok_or_else(Status::no_route)
         }

@@ -20,7 +20,7 @@ use api::{Kind, Verbs, protobuf};
 use crate::auth::{self, Attributes, User};
 use crate::request::{self, Info, Query};
 use crate::response::{self, Body};
-use crate::{ApiServer, Peer};
+use crate::{ApiServer, Peer, relay};
 
 pub use body::Patch;
 
@@ -61,6 +61,10 @@ async fn answer_any(server: &Arc<ApiServer>, request: Request<Body>, peer: &Peer
 
 async fn route(server: &Arc<ApiServer>, request: Request<Body>, peer: &Peer) -> Result<Response<Body>, Status> {
     let user = auth::authenticate(server, request.headers(), peer)?;
+    let request = match relay::aggregated(server, &user, request).await {
+        Ok(answer) => return answer,
+        Err(request) => request,
+    };
     let Some(path) = request::resource_path(request.uri().path()) else {
         return meta::answer(server, &user, &request);
     };
@@ -96,8 +100,12 @@ async fn answer(
     info: Info,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    if is_stream(&info.path.subresource) && info.kind.plural == "pods" {
-        return server.relay.pod(server, &info, request).await;
+    match (info.kind.plural, info.path.subresource.as_str()) {
+        ("pods", "proxy") => return relay::pod_proxy(server, &info, request).await,
+        ("services", "proxy") => return relay::service_proxy(server, &info, request).await,
+        ("nodes", "proxy") => return relay::node(server, &info, request).await,
+        ("pods", subresource) if is_stream(subresource) => return relay::pod(server, &info, request).await,
+        _ => {}
     }
     let form = form(&request, info.kind);
     if info.kind.verbs == Verbs::Create {
@@ -145,7 +153,7 @@ fn form<B>(request: &Request<B>, kind: &Kind) -> Form {
 }
 
 /// Whether a path that is no resource may be asked for.
-fn authorize_path(server: &ApiServer, user: &User, method: &Method, path: &str) -> Result<(), Status> {
+pub fn authorize_path(server: &ApiServer, user: &User, method: &Method, path: &str) -> Result<(), Status> {
     let verb = method.as_str().to_ascii_lowercase();
     let attributes = Attributes { verb: &verb, group: "", resource: "", namespace: "", name: "", path };
     if auth::allows(server, user, &attributes) {

@@ -11,6 +11,7 @@ use api::{Kind, Verbs, schema};
 
 use crate::KUBERNETES_VERSION;
 use crate::catalog::Catalog;
+use crate::relay::Aggregator;
 use crate::response::{self, Body};
 
 fn path_of(group: &str, version: &str) -> String {
@@ -18,7 +19,7 @@ fn path_of(group: &str, version: &str) -> String {
 }
 
 /// `/openapi/v3`: where the documents are. The hash lets clients cache them.
-pub fn index(catalog: &Catalog) -> Value {
+pub fn index(catalog: &Catalog, aggregator: &Aggregator) -> Value {
     let mut paths = Map::new();
     for kind in catalog.kinds() {
         let path = path_of(kind.group, kind.version);
@@ -26,6 +27,11 @@ pub fn index(catalog: &Catalog) -> Value {
         let changes = if kind.custom { format!("-{}", catalog.generation()) } else { String::new() };
         let hash = format!("{KUBERNETES_VERSION}-{}{changes}", env!("CARGO_PKG_VERSION"));
         let url = format!("/openapi/v3/{path}?hash={hash}");
+        paths.insert(path, json!({"serverRelativeURL": url}));
+    }
+    for ((group, version), _) in aggregator.served() {
+        let path = path_of(&group, &version);
+        let url = format!("/openapi/v3/{path}?hash=other-{}", aggregator.generation());
         paths.insert(path, json!({"serverRelativeURL": url}));
     }
     json!({ "paths": paths })

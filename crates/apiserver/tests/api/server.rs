@@ -22,9 +22,12 @@ impl Server {
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let authority = Arc::new(pki::Authority::load_or_create(folder.path(), "ca").unwrap());
+        let front = pki::Authority::load_or_create(folder.path(), "front-proxy-ca").unwrap();
         let usages = [pki::Usage::Client];
         let mut config = Config {
             kubelet_client: authority.keep(folder.path(), "client", "kubelets", None, &usages, &[]).unwrap(),
+            front_proxy_authority: front.certificate_pem().into(),
+            front_proxy: front.keep(folder.path(), "front", "front-proxy-client", None, &usages, &[]).unwrap(),
             authority,
             token_key_pem: pki::new_key().unwrap(),
             join_secret: "secret".into(),

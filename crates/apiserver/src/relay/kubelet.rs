@@ -1,0 +1,105 @@
+//! What kubelets answer: logs, exec, attach, port-forward, and a node's own paths.
+
+use std::net::IpAddr;
+
+use apimachinery::{ObjectExt as _, Status};
+use http::{Request, Response, Uri};
+use serde_json::Value;
+
+use super::{Target, rest};
+use crate::ApiServer;
+use crate::request::Info;
+use crate::response::Body;
+
+/// Answers a stream subresource of a pod.
+pub async fn pod(server: &ApiServer, info: &Info, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let pod = server.cache.named("pods").get(&info.key()).ok_or_else(|| info.not_found())?.parse();
+    let node = pod.str_at(&["spec", "nodeName"]);
+    if node.is_empty() {
+        return Err(Status::bad_request(format!("pod {} does not have a host assigned", info.path.name)));
+    }
+    let uri = kubelet_uri(info, &pod, request.uri())?;
+    target(server, node)?.forward(uri, request, |_| ()).await
+}
+
+/// `nodes/NAME/proxy/…`: the kubelet's own paths.
+pub async fn node(server: &ApiServer, info: &Info, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let name = info.path.name.split(':').next().unwrap_or("");
+    let uri = rest(request.uri())?;
+    target(server, name)?.forward(uri, request, |_| ()).await
+}
+
+fn target(server: &ApiServer, node: &str) -> Result<Target, Status> {
+    let (address, port) = kubelet_address(server, node)?;
+    let what = format!("the kubelet of node {node}");
+    Ok(Target {
+        what,
+        host: address.to_string(),
+        port,
+        tls: Some((server.relay.kubelets.clone(), address.to_string())),
+    })
+}
+
+fn kubelet_address(server: &ApiServer, name: &str) -> Result<(IpAddr, u16), Status> {
+    let node = server.cache.named("nodes").get(name).ok_or_else(|| Status::not_found("", "nodes", name))?.parse();
+    let addresses = node.array_at(&["status", "addresses"]);
+    let internal = addresses.iter().find(|a| a["type"] == "InternalIP").map(|a| a.str_at(&["address"]));
+    let address = internal
+        .and_then(|a| a.parse().ok())
+        .ok_or_else(|| Status::internal(format!("node {name} has no address in its status")))?;
+    let port = node.i64_at(&["status", "daemonEndpoints", "kubeletEndpoint", "Port"]).unwrap_or(10250);
+    Ok((address, u16::try_from(port).unwrap_or(10250)))
+}
+
+/// The path on the kubelet: `/containerLogs/NS/POD/CONTAINER`, `/exec/…`, `/attach/…`, `/portForward/NS/POD`.
+fn kubelet_uri(info: &Info, pod: &Value, uri: &Uri) -> Result<Uri, Status> {
+    let verb = match info.path.subresource.as_str() {
+        "log" => "containerLogs",
+        "exec" => "exec",
+        "attach" => "attach",
+        "portforward" => "portForward",
+        _ => return Err(Status::no_route()),
+    };
+    let mut path = format!("/{verb}/{}/{}", info.path.namespace, info.path.name);
+    if verb != "portForward" {
+        path = format!("{path}/{}", container(info, pod)?);
+    }
+    if let Some(query) = uri.query() {
+        path = format!("{path}?{query}");
+    }
+    path.parse().map_err(|_| Status::bad_request("the query is malformed"))
+}
+
+fn container(info: &Info, pod: &Value) -> Result<String, Status> {
+    let names = |list: &str| -> Vec<String> {
+        pod.array_at(&["spec", list]).iter().map(|c| c.str_at(&["name"]).to_string()).collect()
+    };
+    let wanted = info.query.get("container");
+    let (plain, init, ephemeral) = (names("containers"), names("initContainers"), names("ephemeralContainers"));
+    if !wanted.is_empty() {
+        let known = plain.iter().chain(&init).chain(&ephemeral).any(|n| n == wanted);
+        if known {
+            return Ok(wanted.into());
+        }
+        return Err(Status::bad_request(format!("container {wanted} is not valid for pod {}", info.path.name)));
+    }
+    match plain.as_slice() {
+        [only] => Ok(only.clone()),
+        many => {
+            let default = pod.str_at(&["metadata", "annotations", "kubectl.kubernetes.io/default-container"]);
+            if many.iter().any(|n| n == default) {
+                return Ok(default.into());
+            }
+            let init = if init.is_empty() {
+                String::new()
+            } else {
+                format!(" or one of the init containers: [{}]", init.join(" "))
+            };
+            Err(Status::bad_request(format!(
+                "a container name must be specified for pod {}, choose one of: [{}]{init}",
+                info.path.name,
+                many.join(" ")
+            )))
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Requests that somebody else answers: kubelets ([`kubelet`]), pods and services ([`proxy`]), further API servers
+//! ([`aggregate`]).
+
+mod aggregate;
+mod kubelet;
+mod proxy;
+mod trust;
+
+use std::sync::Arc;
+
+use apimachinery::Status;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::Config;
+use crate::response::{self, Body};
+
+pub use aggregate::{Aggregator, answer as aggregated, keep as keep_aggregated};
+pub use kubelet::{node, pod};
+pub use proxy::{endpoint, pod as pod_proxy, service as service_proxy};
+
+/// The connections that this server makes.
+pub struct Relay {
+    kubelets: TlsConnector,
+    /// As whom further API servers see this one.
+    front_proxy: pki::Identity,
+}
+
+impl Relay {
+    pub fn new(config: &Config) -> Result<Self, String> {
+        let kubelets = connector(Some(config.authority.certificate_pem()), Some(&config.kubelet_client))?;
+        Ok(Relay { kubelets, front_proxy: config.front_proxy.clone() })
+    }
+}
+
+/// Connects by TLS to servers whose certificate one of `authorities` (PEM) signed, as `identity`.
+pub fn connector(authorities: Option<&str>, identity: Option<&pki::Identity>) -> Result<TlsConnector, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?;
+    let builder = match authorities {
+        Some(pem) => {
+            let mut roots = rustls::RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+                roots.add(certificate.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+            }
+            builder.with_root_certificates(roots)
+        }
+        None => builder.dangerous().with_custom_certificate_verifier(Arc::new(trust::Anybody::new(provider))),
+    };
+    let tls = match identity {
+        Some(identity) => {
+            let certificate = CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes());
+            let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|e| e.to_string())?;
+            let certificate = certificate.map_err(|e| e.to_string())?;
+            builder.with_client_auth_cert(vec![certificate], key).map_err(|e| e.to_string())?
+        }
+        None => builder.with_no_client_auth(),
+    };
+    Ok(TlsConnector::from(Arc::new(tls)))
+}
+
+/// What follows `/proxy` in a path, as the client wrote it, with its query.
+fn rest(uri: &Uri) -> Result<Uri, Status> {
+    let (_, rest) = uri.path().split_once("/proxy").unwrap_or_default();
+    let rest = if rest.is_empty() { "/" } else { rest };
+    let text = uri.query().map_or_else(|| rest.to_string(), |query| format!("{rest}?{query}"));
+    text.parse().map_err(|_| Status::bad_request("the path after proxy is malformed"))
+}
+
+/// Who is to answer.
+pub struct Target {
+    /// In words, for errors.
+    pub what: String,
+    pub host: String,
+    pub port: u16,
+    /// With TLS, and the name that the certificate must have.
+    pub tls: Option<(TlsConnector, String)>,
+}
+
+impl Target {
+    /// Sends a request on, and streams of an upgrade in both directions. `change` may set headers.
+    pub async fn forward(
+        &self,
+        uri: Uri,
+        mut request: Request<Body>,
+        change: impl FnOnce(&mut HeaderMap),
+    ) -> Result<Response<Body>, Status> {
+        let upgrade = request.headers().contains_key(header::UPGRADE);
+        let client_side = upgrade.then(|| hyper::upgrade::on(&mut request));
+        let mut onward = Request::new(Body::default());
+        *onward.method_mut() = request.method().clone();
+        *onward.uri_mut() = uri;
+        for (name, value) in request.headers() {
+            // Credentials stay here: who answers knows this server by other means.
+            let text = name.as_str();
+            let own = name == header::AUTHORIZATION
+                || name == header::HOST
+                || text.starts_with("impersonate")
+                || text.starts_with("x-remote-");
+            if !own {
+                onward.headers_mut().append(name, value.clone());
+            }
+        }
+        let host = format!("{}:{}", self.tls.as_ref().map_or(&self.host, |(_, name)| name), self.port);
+        onward.headers_mut().insert(header::HOST, host.parse().map_err(|e| self.unreachable(&e))?);
+        change(onward.headers_mut());
+        *onward.body_mut() = request.into_body();
+        let mut answer = self.send(onward).await?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(answer.map(response::boxed));
+        }
+        let Some(client_side) = client_side else {
+            return Err(Status::internal(format!("{} changed protocols unasked", self.what)));
+        };
+        let other_side = hyper::upgrade::on(&mut answer);
+        tokio::spawn(async move {
+            match tokio::try_join!(client_side, other_side) {
+                Ok((client, other)) => {
+                    let (mut client, mut other) = (TokioIo::new(client), TokioIo::new(other));
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut other).await;
+                }
+                Err(error) => tracing::debug!(%error, "a stream could not be upgraded"),
+            }
+        });
+        Ok(answer.map(|_| response::full(Bytes::new())))
+    }
+
+    /// Sends a request as it is.
+    pub async fn send(&self, request: Request<Body>) -> Result<Response<hyper::body::Incoming>, Status> {
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|e| self.unreachable(&e))?;
+        let _ = stream.set_nodelay(true);
+        let Some((connector, name)) = &self.tls else {
+            return self.exchange(TokioIo::new(stream), request).await;
+        };
+        let name = ServerName::try_from(name.clone()).map_err(|e| self.unreachable(&e))?;
+        let stream = connector.connect(name, stream).await.map_err(|e| self.unreachable(&e))?;
+        self.exchange(TokioIo::new(stream), request).await
+    }
+
+    async fn exchange<S>(&self, stream: S, request: Request<Body>) -> Result<Response<hyper::body::Incoming>, Status>
+    where
+        S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    {
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(stream).await.map_err(|e| self.unreachable(&e))?;
+        tokio::spawn(connection.with_upgrades());
+        sender.send_request(request).await.map_err(|e| self.unreachable(&e))
+    }
+
+    fn unreachable(&self, why: &dyn std::fmt::Display) -> Status {
+        let text = format!("{} can't be reached at {}:{}: {why}", self.what, self.host, self.port);
+        Status::new(502, "BadGateway", text)
+    }
+}
