@@ -78,21 +78,12 @@ impl Catalog {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Refuses what this version of timonel can't do with a custom kind.
-    pub fn admit(&self, kind: &Kind, creates: bool) -> Result<(), Status> {
+    /// Refuses new objects of a kind that is going away.
+    pub fn admit_new(&self, kind: &Kind) -> Result<(), Status> {
         let Some(definition) = self.definition(kind) else { return Ok(()) };
-        if definition.terminating && creates {
+        if definition.terminating {
             let text = "create not allowed while custom resource definition is terminating";
             return Err(Status::new(405, "MethodNotAllowed", text));
-        }
-        if definition.converts_by_webhook && definition.storage().kind.version != kind.version {
-            let text = format!(
-                "{} is kept as {}, and converting it takes a webhook, which this version of timonel doesn't call: use {}",
-                kind.kind,
-                definition.storage().kind.version,
-                definition.storage().kind.api_version()
-            );
-            return Err(Status::new(501, "NotImplemented", text));
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ pub mod auth;
 mod bootstrap;
 mod cache;
 mod catalog;
+mod convert;
 mod discovery;
 mod external;
 mod handlers;

@@ -132,6 +132,13 @@ impl Entry {
         Arc::new(Entry { key, revision: self.revision, bytes, labels, fields, message })
     }
 
+    /// The same object with other content, as a conversion made it; it is chosen by what it has in the cache.
+    pub fn with_content(&self, canonical: &[u8]) -> Arc<Self> {
+        let (labels, fields, message) = (self.labels.clone(), self.fields.clone(), OnceLock::new());
+        let (key, bytes) = (self.key.clone(), splice(canonical, self.revision));
+        Arc::new(Entry { key, revision: self.revision, bytes, labels, fields, message })
+    }
+
     pub fn name(&self) -> &str {
         self.key.rsplit('/').next().unwrap_or("")
     }

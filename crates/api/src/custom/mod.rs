@@ -27,8 +27,8 @@ pub struct Definition {
     pub name: String,
     pub versions: Vec<Version>,
     storage: usize,
-    /// Whether versions differ in more than their name, so that a webhook has to convert.
-    pub converts_by_webhook: bool,
+    /// Where the webhook is that converts between versions (`clientConfig`), if they differ in more than their name.
+    pub webhook: Option<Value>,
     pub terminating: bool,
 }
 
@@ -73,7 +73,8 @@ impl Definition {
             name: object.name().into(),
             versions: listed.iter().map(|v| Version::read(spec, v)).collect(),
             storage,
-            converts_by_webhook: spec.str_at(&["conversion", "strategy"]) == "Webhook",
+            webhook: (spec.at(&["conversion", "strategy"]) == "Webhook")
+                .then(|| spec.at(&["conversion", "webhook", "clientConfig"]).clone()),
             terminating: object.is_deleting(),
         }))
     }

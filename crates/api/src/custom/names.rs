@@ -88,6 +88,17 @@ pub fn check(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
         let value = spec.at(&["conversion", "strategy"]);
         causes.push(Cause::not_supported("spec.conversion.strategy", value, &["None", "Webhook"]));
     }
+    if spec.at(&["conversion", "strategy"]) == "Webhook" {
+        let at = "spec.conversion.webhook";
+        let config = spec.at(&["conversion", "webhook", "clientConfig"]);
+        if config["url"].is_string() == config["service"].is_object() {
+            let why = "exactly one of url or service is required";
+            causes.push(Cause::required(format!("{at}.clientConfig"), why));
+        }
+        if spec.array_at(&["conversion", "webhook", "conversionReviewVersions"]).is_empty() {
+            causes.push(Cause::required(format!("{at}.conversionReviewVersions"), ""));
+        }
+    }
     check_versions(spec.array_at(&["versions"]), causes);
     if let Some(old) = old {
         for path in ["scope", "group"] {

@@ -16,6 +16,7 @@ use crate::ApiServer;
 use crate::auth::User;
 
 pub use conditions::Expressions;
+pub use webhooks::post;
 
 /// What is about to happen.
 pub struct Attempt<'a> {

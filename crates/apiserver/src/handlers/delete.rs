@@ -15,6 +15,7 @@ use super::read::resource;
 use super::write::{commit, success};
 use crate::auth::User;
 use crate::cache::{object_key, store_key};
+use crate::convert;
 use crate::external::{self, Attempt};
 use crate::object::encode;
 use crate::request::{Info, Query};
@@ -87,6 +88,7 @@ pub async fn one(
 ) -> Result<Response<Body>, Status> {
     let options = Options::read(request, &info.query).await?;
     let answer = delete(server, user, info.kind, &info.path.namespace, &info.path.name, &options).await?;
+    let answer = if answer["kind"] == "Status" { answer } else { convert::object(server, info.kind, answer).await? };
     Ok(response::json(200, &answer))
 }
 

@@ -77,7 +77,6 @@ async fn route(server: &Arc<ApiServer>, request: Request<Body>, peer: &Peer) -> 
     if !kind.namespaced && !info.path.namespace.is_empty() {
         return Err(Status::no_route());
     }
-    server.catalog.admit(info.kind, false)?;
     let long = info.verb == "watch" || is_stream(&info.path.subresource);
     if long {
         return answer(server, &user, info, request).await;
@@ -118,9 +117,9 @@ async fn answer(
         return Err(Status::no_route());
     }
     match info.verb {
-        "get" => read::get(server, &info, form),
+        "get" => read::get(server, &info, form).await,
         "list" => read::list(server, &info, form).await,
-        "watch" => watch::watch(server, &info, form),
+        "watch" => watch::watch(server, &info, form).await,
         "create" if info.path.name.is_empty() => write::create(server, user, &info, request, form).await,
         "update" if !info.path.name.is_empty() => write::update(server, user, &info, request, form).await,
         "patch" if !info.path.name.is_empty() => write::patch(server, user, &info, request, form).await,

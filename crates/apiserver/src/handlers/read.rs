@@ -15,7 +15,8 @@ use api::{Kind, protobuf};
 use super::Form;
 use crate::ApiServer;
 use crate::cache::{Resource, store_key};
-use crate::object::{Entry, Filter, with_version};
+use crate::convert;
+use crate::object::{Entry, Filter};
 use crate::request::Info;
 use crate::response::{self, Body};
 
@@ -23,14 +24,18 @@ pub fn resource(server: &ApiServer, kind: &Kind) -> Result<Arc<Resource>, Status
     server.cache.resource(kind).ok_or_else(Status::method_not_allowed)
 }
 
-pub fn get(server: &ApiServer, info: &Info, form: Form) -> Result<Response<Body>, Status> {
+pub async fn get(server: &ApiServer, info: &Info, form: Form) -> Result<Response<Body>, Status> {
     let entry = resource(server, info.kind)?.get(&info.key()).ok_or_else(|| info.not_found())?;
-    Ok(one(server, info, form, 200, entry.bytes.clone()))
+    if !info.kind.custom {
+        return Ok(one(server, info, form, 200, entry.bytes.clone()));
+    }
+    let converted = convert::entries(server, info.kind, vec![entry]).await?;
+    let bytes = converted.first().map(|e| e.bytes.clone()).ok_or_else(|| info.not_found())?;
+    Ok(one(server, info, form, 200, bytes))
 }
 
 /// An answer that is one object.
 pub fn one(server: &ApiServer, info: &Info, form: Form, code: u16, bytes: Bytes) -> Response<Body> {
-    let bytes = if info.kind.custom { with_version(&bytes, &info.kind.api_version()) } else { bytes };
     if form == Form::Json {
         return response::json_bytes(code, bytes);
     }
@@ -116,10 +121,6 @@ pub async fn list(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Re
         let start = items.partition_point(|e| e.key.as_ref() <= after.as_str());
         items.drain(..start);
     }
-    if info.kind.custom {
-        let version = info.kind.api_version();
-        items = items.into_iter().map(|e| e.in_version(&version)).collect();
-    }
     let mut more = None;
     if limit > 0 && items.len() > limit {
         let left = items.len() - limit;
@@ -127,6 +128,7 @@ pub async fn list(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Re
         let after = items.last().map(|e| e.key.to_string()).unwrap_or_default();
         more = Some((Continue { revision, after }.encode(), left));
     }
+    let items = convert::entries(server, info.kind, items).await?;
     if form == Form::Protobuf && items.iter().all(|e| e.protobuf(info.kind).complete) {
         let more = more.as_ref().map(|(token, left)| (token.as_str(), *left));
         let messages = items.iter().map(|e| e.protobuf(info.kind).bytes.as_ref());

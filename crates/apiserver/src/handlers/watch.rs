@@ -15,13 +15,15 @@ use super::Form;
 use super::read::{partial, resource, table};
 use crate::ApiServer;
 use crate::cache::{self, Event, EventType, From};
+use crate::convert;
+use crate::object::Entry;
 use crate::request::Info;
 use crate::response::{self, Body};
 
 /// How often a watcher who asked for bookmarks gets one.
 const BOOKMARK: Duration = Duration::from_secs(60);
 
-pub fn watch(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Response<Body>, Status> {
+pub async fn watch(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Response<Body>, Status> {
     let resource = resource(server, info.kind)?;
     let mut filter = info.query.filter(info.kind, &info.path.namespace)?;
     if !info.path.name.is_empty() {
@@ -50,11 +52,13 @@ pub fn watch(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Respons
         bookmarks: info.query.flag("allowWatchBookmarks"),
     };
     let mut first = Vec::new();
-    for entry in subscription.initial {
+    for entry in convert::entries(server, info.kind, subscription.initial).await? {
         let event = Event::new(EventType::Added, entry, None);
-        first.push(feed.line(EventType::Added, &event));
+        first.push(feed.line(EventType::Added, &event, &event.entry));
     }
-    first.extend(subscription.backlog.iter().map(|(seen, event)| feed.line(*seen, event)));
+    for (seen, event) in &subscription.backlog {
+        first.push(feed.converted(*seen, event).await?);
+    }
     if info.query.flag("sendInitialEvents") {
         first.push(feed.bookmark(true));
     }
@@ -95,11 +99,19 @@ struct Feed {
 }
 
 impl Feed {
-    fn line(&self, seen: EventType, event: &Event) -> Bytes {
+    /// The line of an event, in the version that the client watches.
+    async fn converted(&self, seen: EventType, event: &Event) -> Result<Bytes, Status> {
+        if !self.info.kind.custom {
+            return Ok(self.line(seen, event, &event.entry));
+        }
+        let converted = convert::entries(&self.server, self.info.kind, vec![event.entry.clone()]).await?;
+        Ok(self.line(seen, event, converted.first().unwrap_or(&event.entry)))
+    }
+
+    fn line(&self, seen: EventType, event: &Event, entry: &Arc<Entry>) -> Bytes {
         let kind = self.info.kind;
-        let entry = if kind.custom { event.entry.in_version(&kind.api_version()) } else { event.entry.clone() };
         if self.form == Form::Json {
-            let same = Arc::ptr_eq(&entry, &event.entry);
+            let same = Arc::ptr_eq(entry, &event.entry);
             return if same { event.frame(seen) } else { cache::frame(seen.as_str(), &entry.bytes) };
         }
         if self.form == Form::Protobuf {
@@ -158,7 +170,8 @@ impl Feed {
                     event = events.recv() => {
                         let (seen, event) = event?;
                         feed.revision = event.entry.revision;
-                        feed.line(seen, &event)
+                        // Who can't be told of a change has to begin again.
+                        feed.converted(seen, &event).await.ok()?
                     }
                     _ = ticks.tick(), if feed.bookmarks => {
                         // Read before the queue is found empty, so no event up to it is still to come.

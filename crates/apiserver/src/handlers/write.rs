@@ -21,6 +21,7 @@ use crate::admission::{self, Operation};
 use crate::auth::{self, User};
 use crate::cache::{object_key, store_key};
 use crate::catalog::is_definition;
+use crate::convert;
 use crate::external::{self, Attempt};
 use crate::managed::{self, Writer};
 use crate::object::{encode, splice};
@@ -105,7 +106,7 @@ pub async fn create_object(
     mut object: Value,
 ) -> Result<Bytes, Status> {
     let kind = creation.kind;
-    server.catalog.admit(kind, true)?;
+    server.catalog.admit_new(kind)?;
     place(kind, &creation.namespace, &mut object)?;
     if !object.resource_version().is_empty() {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
@@ -175,19 +176,18 @@ async fn create_named(
         let of = server.catalog.typed(kind);
         managed::track(&of, kind, Target::Main, &creation.writer, &json!({}), &mut object);
     }
-    object["apiVersion"] = server.catalog.stored_version(kind).into();
     let key = object_key(object.namespace(), object.name());
-    let canonical = encode(&object);
+    let (canonical, answer) = convert::kept(server, kind, &mut object).await?;
     if creation.dry_run {
         if resource(server, kind)?.get(&key).is_some() {
             return Err(Status::already_exists(kind.group, kind.plural, object.name()));
         }
-        return Ok(splice(&canonical, server.cache.revision()));
+        return Ok(splice(&answer, server.cache.revision()));
     }
-    let write = Write::Create { key: store_key(kind, &key).into(), value: canonical.clone() };
+    let write = Write::Create { key: store_key(kind, &key).into(), value: canonical };
     let revision = commit(server, kind, object.name(), write).await?;
     lease.keep();
-    Ok(splice(&canonical, revision))
+    Ok(splice(&answer, revision))
 }
 
 /// What a webhook must not change.
@@ -378,10 +378,7 @@ impl Change {
         let resource = resource(server, kind)?;
         for round in 0.. {
             let entry = resource.get(&info.key()).ok_or_else(|| info.not_found())?;
-            let mut old = entry.parse();
-            // Objects of custom kinds may be kept in another version than the one that is asked for.
-            old["apiVersion"] = kind.api_version().into();
-            let old = old;
+            let old = convert::object(server, kind, entry.parse()).await?;
             let mut new = make(&old)?;
             let pinned = new.resource_version() != old.resource_version() && !new.resource_version().is_empty();
             if pinned {
@@ -430,31 +427,30 @@ impl Change {
             new.set_meta("resourceVersion", old.resource_version());
             if self.applies {
                 if managed::same_but_times(&new, &old) {
-                    return Ok(entry.bytes.clone());
+                    return Ok(splice(&encode(&old), entry.revision));
                 }
             } else {
                 managed::inherit(&mut new, &old);
                 if new == old {
-                    return Ok(entry.bytes.clone());
+                    return Ok(splice(&encode(&old), entry.revision));
                 }
                 managed::track(&server.catalog.typed(kind), kind, self.target, &info.writer(), &old, &mut new);
             }
-            new["apiVersion"] = server.catalog.stored_version(kind).into();
-            let canonical = encode(&new);
+            let (canonical, answer) = convert::kept(server, kind, &mut new).await?;
             if self.dry_run {
-                return Ok(splice(&canonical, entry.revision));
+                return Ok(splice(&answer, entry.revision));
             }
             let key: Arc<str> = store_key(kind, &info.key()).into();
             let write = if strategy::is_finished(kind, &new) {
                 Write::Delete { key, expected: entry.revision }
             } else {
-                Write::Update { key, value: canonical.clone(), expected: entry.revision }
+                Write::Update { key, value: canonical, expected: entry.revision }
             };
             match commit(server, kind, &info.path.name, write).await {
                 Ok(revision) => {
                     drop(admitted);
                     lease.keep();
-                    return Ok(splice(&canonical, revision));
+                    return Ok(splice(&answer, revision));
                 }
                 // Whoever named a revision hears of the conflict; it was the current one when we looked.
                 Err(status) if status.reason == "Conflict" && round < RETRIES => {}
