@@ -13,6 +13,7 @@
 
 mod admission;
 mod allocator;
+pub mod audit;
 pub mod auth;
 mod bootstrap;
 mod cache;
@@ -68,6 +69,8 @@ pub struct Config {
     /// The address of the cluster's DNS server, given to no other service.
     pub cluster_dns: IpAddr,
     pub cluster_cidr: ipnet::IpNet,
+    /// What is told of requests, and where.
+    pub audit: Option<Arc<audit::Audit>>,
     /// Parts that are left out, told to all nodes.
     pub disabled: Vec<String>,
 }

@@ -88,14 +88,18 @@ pub async fn serve(
 
 async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
+    let address = stream.peer_addr().map(|a| a.ip()).ok();
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
     let facts = stream.get_ref().1.peer_certificates().and_then(|chain| {
         let leaf = chain.first()?;
         pki::certificate_names(leaf).ok().map(Arc::new)
     });
     let peer = Peer::Remote(facts);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
+        if let Some(address) = address {
+            request.extensions_mut().insert(address);
+        }
         async move { Ok::<_, Infallible>(server.handle(request.map(response::boxed), peer).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

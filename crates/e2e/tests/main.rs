@@ -7,6 +7,7 @@ mod custom;
 mod errors;
 mod join;
 mod limits;
+mod operations;
 mod policies;
 mod pulls;
 mod relays;

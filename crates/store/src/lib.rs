@@ -10,16 +10,18 @@
 //! - A write that was answered is on disk (`synchronous=FULL`), and the observer saw it before the answer.
 //! - Values are opaque here.
 //!
-//! [`sqlite`] is the default store; [`memory`] is for tests.
+//! [`sqlite`] is the default store; [`encrypted`] stands around one; [`memory`] is for tests.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub mod encrypted;
 pub mod memory;
 pub mod sqlite;
 
+pub use encrypted::{EncryptedStore, Encryption};
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
 

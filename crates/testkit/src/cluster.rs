@@ -111,7 +111,10 @@ impl Cluster {
     ///
     /// # Errors
     /// Those of [`start`](Self::start) and of `prepare`.
-    pub fn start_prepared(flags: &[&str], prepare: impl FnOnce(&Node) -> anyhow::Result<()>) -> anyhow::Result<Self> {
+    pub fn start_prepared(
+        flags: &[&str],
+        prepare: impl FnOnce(&mut Node) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let id = format!("t{}x{number}", std::process::id());
         let folder = tempfile::Builder::new().prefix("timonel-").tempdir()?;
@@ -125,7 +128,7 @@ impl Cluster {
         server.arguments.extend(["--write-kubeconfig".into(), kubeconfig]);
         server.arguments.extend(flags.iter().map(|f| (*f).to_string()));
         let mut cluster = Cluster { server, agents: Vec::new(), switch, folder };
-        prepare(&cluster.server)?;
+        prepare(&mut cluster.server)?;
         if flags.contains(&"--disable-agent") {
             cluster.server.spawn()?;
             let ready = || Ok(cluster.kubectl(&["get", "serviceaccount", "default"]).code == 0);
@@ -338,6 +341,17 @@ impl Node {
 
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Adds a flag with a file in this machine's folder that has `content`.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn file_flag(&mut self, flag: &str, name: &str, content: &str) -> anyhow::Result<()> {
+        let path = self.folder.join(name);
+        std::fs::write(&path, content)?;
+        self.arguments.extend([flag.to_string(), path.display().to_string()]);
+        Ok(())
     }
 
     /// On a file system in memory where this machine has one, as `/run` is on users' machines.

@@ -148,6 +148,11 @@ pub struct ServerArgs {
     /// Where objects are kept: sqlite
     #[arg(long, default_value = "sqlite")]
     pub datastore_endpoint: String,
+    /// File that says which objects are encrypted in the database, and with which keys (EncryptionConfiguration)
+    #[arg(long, value_name = "FILE")]
+    pub encryption_provider_config: Option<PathBuf>,
+    #[command(flatten)]
+    pub audit: AuditArgs,
     /// Parts to leave out: dns, local-storage (comma-separated)
     #[arg(long, value_delimiter = ',')]
     pub disable: Vec<String>,
@@ -157,6 +162,26 @@ pub struct ServerArgs {
     /// Secret for machines that join, made by chance by default
     #[arg(long, env = "TIMONEL_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+}
+
+/// The audit log.
+#[derive(Debug, Clone, Args)]
+pub struct AuditArgs {
+    /// File that says what of which requests is logged (Policy of audit.k8s.io/v1)
+    #[arg(long, value_name = "FILE")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// Where the audit log goes, - for standard output
+    #[arg(long, value_name = "FILE", default_value = "/var/log/timonel/audit.log")]
+    pub audit_log_path: String,
+    /// Size in MB at which the audit log is put aside, 0 for never
+    #[arg(long, value_name = "MB", default_value_t = 100)]
+    pub audit_log_maxsize: u64,
+    /// Files of the audit log that are kept aside, 0 for all
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub audit_log_maxbackup: usize,
+    /// Days for which files of the audit log are kept, 0 for ever
+    #[arg(long, value_name = "DAYS", default_value_t = 0)]
+    pub audit_log_maxage: u64,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use apiserver::audit::{self, Audit};
 use apiserver::{ApiServer, User};
 use pki::{Authority, Identity, JoinToken, Usage};
 use tokio::net::TcpListener;
 
-use crate::cli::ServerArgs;
+use crate::cli::{AuditArgs, ServerArgs};
 use crate::{agent, check, components, manifests, shutdown};
 
 /// Everything that is derived from flags and files before anything runs.
@@ -52,8 +53,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let plan = prepare(args).await?;
     let database = plan.args.node.data_dir.join("server/db");
     std::fs::create_dir_all(&database).with_context(|| format!("can't make {}", database.display()))?;
-    let store = store::SqliteStore::open(&database.join("state.db"), store::sqlite::Options::default())?;
-    let api = ApiServer::start(api_config(&plan), Arc::new(store)).await?;
+    let audit = open_audit(&plan.args.audit)?;
+    let api = ApiServer::start(api_config(&plan, audit), open_store(&plan.args, &database)?).await?;
     let serving = tokio::spawn(apiserver::serve(api.clone(), listener, plan.serving.clone(), stop.clone()));
     components::start_control_plane(&api, &plan.args, &plan.authority);
     write_kubeconfig(&plan)?;
@@ -75,6 +76,29 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     }
     serving.await??;
     Ok(())
+}
+
+/// Reads the audit policy and opens its log, if there is a policy.
+fn open_audit(args: &AuditArgs) -> anyhow::Result<Option<Arc<Audit>>> {
+    let Some(path) = &args.audit_policy_file else { return Ok(None) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
+    let policy = audit::Policy::read(&text).with_context(|| format!("{} can't be used", path.display()))?;
+    let (size, files, days) = (args.audit_log_maxsize, args.audit_log_maxbackup, args.audit_log_maxage);
+    let log = audit::Log::open(&args.audit_log_path, size, files, days)?;
+    Ok(Some(Arc::new(Audit { policy, log })))
+}
+
+fn open_store(args: &ServerArgs, folder: &Path) -> anyhow::Result<Arc<dyn store::Store>> {
+    let encryption = args.encryption_provider_config.as_deref().map(|path| {
+        let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
+        store::Encryption::read(&text).with_context(|| format!("{} can't be used", path.display()))
+    });
+    let encryption = encryption.transpose()?;
+    let store = store::SqliteStore::open(&folder.join("state.db"), store::sqlite::Options::default())?;
+    Ok(match encryption {
+        Some(encryption) => Arc::new(store::EncryptedStore::new(store, encryption)),
+        None => Arc::new(store),
+    })
 }
 
 async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
@@ -155,7 +179,7 @@ fn join_token(args: &ServerArgs, authority: &Authority) -> anyhow::Result<JoinTo
     Ok(token)
 }
 
-fn api_config(plan: &Plan) -> apiserver::Config {
+fn api_config(plan: &Plan, audit: Option<Arc<Audit>>) -> apiserver::Config {
     apiserver::Config {
         authority: plan.authority.clone(),
         token_key_pem: plan.token_key.clone(),
@@ -169,6 +193,7 @@ fn api_config(plan: &Plan) -> apiserver::Config {
         advertise: (plan.node_ip, plan.args.https_listen_port),
         cluster_dns: plan.args.cluster_dns,
         cluster_cidr: plan.args.cluster_cidr,
+        audit,
         disabled: plan.args.disable.clone(),
     }
 }

@@ -48,43 +48,53 @@ pub async fn dispatch(server: &Arc<ApiServer>, request: Request<Body>, peer: Pee
 }
 
 async fn answer_any(server: &Arc<ApiServer>, request: Request<Body>, peer: &Peer) -> Response<Body> {
-    match route(server, request, peer).await {
-        Ok(response) => response,
-        Err(status) => {
-            if status.code >= 500 {
-                tracing::warn!(code = status.code, message = %status.message, "a request failed");
-            }
-            response::error(&status)
-        }
+    let user = match auth::authenticate(server, request.headers(), peer) {
+        Ok(user) => user,
+        Err(status) => return refuse(&status),
+    };
+    let Some(audit) = &server.config.audit else {
+        return route(server, &user, request).await.unwrap_or_else(|status| refuse(&status));
+    };
+    let (record, request) = audit.begin(&user, request).await;
+    let answer = route(server, &user, request).await.unwrap_or_else(|status| refuse(&status));
+    match record {
+        Some(record) => record.end(answer).await,
+        None => answer,
     }
 }
 
-async fn route(server: &Arc<ApiServer>, request: Request<Body>, peer: &Peer) -> Result<Response<Body>, Status> {
-    let user = auth::authenticate(server, request.headers(), peer)?;
-    let request = match relay::aggregated(server, &user, request).await {
+fn refuse(status: &Status) -> Response<Body> {
+    if status.code >= 500 {
+        tracing::warn!(code = status.code, message = %status.message, "a request failed");
+    }
+    response::error(status)
+}
+
+async fn route(server: &Arc<ApiServer>, user: &User, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let request = match relay::aggregated(server, user, request).await {
         Ok(answer) => return answer,
         Err(request) => request,
     };
     let Some(path) = request::resource_path(request.uri().path()) else {
-        return meta::answer(server, &user, &request);
+        return meta::answer(server, user, &request);
     };
     let query = Query::parse(request.uri());
     let kind = server.catalog.find(&path.group, &path.version, &path.plural).ok_or_else(Status::no_route)?;
     let verb = request::verb(request.method(), &path, &query).ok_or_else(Status::method_not_allowed)?;
-    let manager = request::manager(&query, request.headers(), &user)?;
+    let manager = request::manager(&query, request.headers(), user)?;
     let info = Info { kind, path, verb, query, manager };
-    auth::authorize(server, &user, &info)?;
+    auth::authorize(server, user, &info)?;
     if !kind.namespaced && !info.path.namespace.is_empty() {
         return Err(Status::no_route());
     }
     let long = info.verb == "watch" || is_stream(&info.path.subresource);
     if long {
-        return answer(server, &user, info, request).await;
+        return answer(server, user, info, request).await;
     }
     let Ok(_slot) = server.slots.try_acquire() else {
         return Err(Status::too_many_requests("too many requests, please try again later", 1));
     };
-    tokio::time::timeout(TIMEOUT, answer(server, &user, info, request))
+    tokio::time::timeout(TIMEOUT, answer(server, user, info, request))
         .await
         .unwrap_or_else(|_| Err(Status::new(504, "Timeout", "request did not complete within the allowed duration")))
 }

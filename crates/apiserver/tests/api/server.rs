@@ -37,6 +37,7 @@ impl Server {
             advertise: ("127.0.0.1".parse().unwrap(), 6443),
             cluster_dns: "10.96.0.10".parse().unwrap(),
             cluster_cidr: "10.42.0.0/16".parse().unwrap(),
+            audit: None,
             disabled: Vec::new(),
         };
         change(&mut config);
