@@ -2,6 +2,7 @@
 
 mod apply;
 mod batch;
+mod clients;
 mod crash;
 mod custom;
 mod errors;

@@ -1,4 +1,5 @@
 //! The API as clients see it: requests to a real server on a store in memory, and what it answers.
 
+mod kube_rs;
 mod protobuf;
 mod server;
