@@ -1,12 +1,13 @@
 //! Measures the promises: `TIMONEL_BIN=target/release/timonel cargo run --release -p bench`.
 //!
-//! With arguments, only those groups are measured: `idle`, `pods`, `burst`, `api`, `watch`.
+//! With arguments, only those groups are measured: `scheduler`, `idle`, `pods`, `burst`, `api`, `watch`.
 //!
 //! Prints a table: what, the figure, the promise, and their ratio (1 or more means that the promise is kept). Absolute
 //! times are noisy; compare runs on one machine.
 
 mod api;
 mod pods;
+mod scheduling;
 mod watch;
 
 use std::time::Instant;
@@ -67,6 +68,13 @@ fn main() -> anyhow::Result<()> {
     let groups: Vec<String> = std::env::args().skip(1).collect();
     let wanted = |group: &str| groups.is_empty() || groups.iter().any(|g| g == group);
     let mut figures = Vec::new();
+    if wanted("scheduler") {
+        figures.extend(scheduling::measure()?);
+        if groups.len() == 1 {
+            print(&figures);
+            return Ok(());
+        }
+    }
     let begun = Instant::now();
     let cluster = Cluster::start()?;
     let ready = begun.elapsed().as_secs_f64();

@@ -225,3 +225,49 @@ fn failing_pods_say_why() -> anyhow::Result<()> {
             && waiting["message"].as_str().is_some_and(|m| m.contains("localhost:1")))
     })
 }
+
+#[test]
+fn important_pods_get_room_and_neighbours_are_minded() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    let cpu = cluster.list("nodes", "")?[0]["status"]["allocatable"]["cpu"].as_str().unwrap_or("").to_string();
+    let pod = |name: &str, class: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: x}}}}\nspec:\n  priorityClassName: {class}\n  terminationGracePeriodSeconds: 1\n  \
+             containers: [{{name: c, image: 'busybox:1.28', command: [sleep, '3600'], resources: {{requests: {{cpu: '{cpu}'}}}}}}]\n"
+        )
+    };
+    let class = |name: &str, value: i32| {
+        format!(
+            "---\napiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: {{name: {name}}}\nvalue: {value}\n"
+        )
+    };
+    cluster.apply(&[class("low", 1), class("high", 1000), pod("first", "low")].concat())?;
+    cluster.wait_pod("first")?;
+    let pending = |name: &str| -> anyhow::Result<String> {
+        let pod = cluster.get("pod", name)?;
+        let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let told = conditions.iter().find(|c| c["type"] == "PodScheduled" && c["status"] == "False");
+        Ok(told.and_then(|c| c["message"].as_str()).unwrap_or("").to_string())
+    };
+    cluster.apply(&pod("second", "low"))?;
+    let why = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
+    cluster.eventually("equals don't make room", || Ok(pending("second")? == why))?;
+    // The important one comes before those that waited longer.
+    cluster.apply(&pod("vip", "high"))?;
+    cluster.wait_pod("vip")?;
+    assert!(cluster.kubectl(&["get", "pod", "first"]).stderr.contains("NotFound"));
+    let events =
+        cluster.ok(&["get", "events", "--field-selector", "reason=Preempted", "-o", "jsonpath={.items[*].message}"])?;
+    assert!(events.contains("Preempted by pod") && events.contains("on node server-1"), "{events}");
+    cluster.eventually("the other one still waits", || Ok(pending("second")? == why))?;
+    // Nobody wants to be near such pods who says so.
+    cluster.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: shy}\nspec:\n  affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: \
+         [{topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: x}}}]}}\n  containers: [{name: c, image: 'busybox:1.28', command: [sleep, '3600']}]\n",
+    )?;
+    let told = "1 node(s) didn't match pod anti-affinity rules";
+    cluster.eventually("the shy one keeps away", || Ok(pending("shy")?.contains(told)))?;
+    cluster.ok(&["delete", "pod", "vip", "second", "--wait=false"])?;
+    cluster.wait_pod("shy")?;
+    Ok(())
+}

@@ -1,25 +1,36 @@
 //! The scheduler: gives every pod a node.
 //!
-//! [`plan`] is pure: a pod and the nodes with what runs on them → the best node, or why there is none. [`run`] keeps a
-//! snapshot of the nodes in step with the API, takes pods from a queue by priority, and binds in the background; a pod
-//! counts on its node from the moment of the decision.
+//! [`plan`] is pure: a pod and the nodes with what runs on them → the best node, or why there is none; so is
+//! [`preemption`], which finds who has to go for a more important pod. [`start`] keeps a snapshot of the nodes in step
+//! with the API, takes pods from a queue, and binds in the background; a pod counts on its node from the moment of the
+//! decision.
 
+pub mod amounts;
+pub mod filters;
 pub mod plan;
-mod snapshot;
+pub mod pod;
+pub mod preemption;
+pub mod snapshot;
+mod topology;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::LabelSelector;
 use informer::{Change, Informers, Key, Keyed as _, Queue, Recorder};
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 use parking_lot::Mutex;
 use serde_json::json;
 
-use plan::{Outcome, Volumes};
+use filters::Volumes;
+use plan::Outcome;
+use pod::PodInfo;
+use preemption::{Budgets, Preemption};
 use snapshot::Snapshot;
 
 const NAME: &str = "default-scheduler";
@@ -34,6 +45,7 @@ struct Scheduler {
     claims: informer::Informer<PersistentVolumeClaim>,
     volumes: informer::Informer<PersistentVolume>,
     classes: informer::Informer<StorageClass>,
+    budgets: informer::Informer<PodDisruptionBudget>,
 }
 
 /// Starts the scheduler. It ends with the process.
@@ -46,6 +58,7 @@ pub fn start(informers: &Informers) {
         claims: informers.of(),
         volumes: informers.of(),
         classes: informers.of(),
+        budgets: informers.of(),
     };
     let nodes = informers.of::<Node>();
     let queue = Queue::default();
@@ -58,6 +71,19 @@ pub fn start(informers: &Informers) {
         match change {
             Change::Applied { new, .. } => snapshot.lock().put_node(new.clone()),
             Change::Deleted(old) => snapshot.lock().remove_node(&old.name_any()),
+        }
+        retry();
+    });
+    let (snapshot, retry) = (scheduler.snapshot.clone(), wake.clone());
+    informers.of::<Namespace>().on_change(move |change| {
+        let namespace = change.object();
+        match change {
+            Change::Applied { new, .. } => {
+                snapshot.lock().namespaces.insert(new.name_any(), new.labels().clone());
+            }
+            Change::Deleted(_) => {
+                snapshot.lock().namespaces.remove(&namespace.name_any());
+            }
         }
         retry();
     });
@@ -83,7 +109,14 @@ pub fn start(informers: &Informers) {
     queue.work(NAME, 1, move |key| {
         let (scheduler, waiting, nodes) = (scheduler.clone(), waiting.clone(), nodes.clone());
         async move {
-            informer::synced!(nodes, scheduler.pods, scheduler.claims, scheduler.volumes, scheduler.classes);
+            informer::synced!(
+                nodes,
+                scheduler.budgets,
+                scheduler.pods,
+                scheduler.claims,
+                scheduler.volumes,
+                scheduler.classes
+            );
             // Parked before it is looked at, so that a change in the midst of it isn't missed.
             waiting.lock().insert(key.clone());
             let (settled, again) = scheduler.schedule(&key).await?;
@@ -108,6 +141,32 @@ fn is_ours(pod: &Pod) -> bool {
     name == NAME && spec.and_then(|s| s.scheduling_gates.as_ref()).is_none_or(Vec::is_empty)
 }
 
+fn now() -> String {
+    k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// A pod that went away meanwhile is no error.
+fn gone_is_fine(result: Result<(), kube::Error>) -> Result<(), kube::Error> {
+    match result {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other,
+    }
+}
+
+impl Budgets for Scheduler {
+    fn of(&self, pod: &PodInfo) -> Vec<(String, i32)> {
+        let selects = |budget: &PodDisruptionBudget| {
+            let selector = budget.spec.as_ref().and_then(|s| s.selector.as_ref())?;
+            LabelSelector::from_json(&serde_json::to_value(selector).ok()?).ok()
+        };
+        let of_namespace = self.budgets.list_in(&pod.namespace).into_iter();
+        of_namespace
+            .filter(|b| selects(b).is_some_and(|s| s.matches_map(Some(&pod.labels))))
+            .map(|b| (b.name_any(), b.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or(0)))
+            .collect()
+    }
+}
+
 impl Scheduler {
     /// Looks for a node; tells whether the pod needs no further look by a change, and when by time.
     async fn schedule(&self, key: &Key) -> Result<(bool, Option<Duration>), kube::Error> {
@@ -124,10 +183,18 @@ impl Scheduler {
                 return Ok((false, Some(Duration::from_secs(30))));
             }
         };
-        let outcome = plan::place(&pod, self.snapshot.lock().nodes(), &volumes);
+        let info = Arc::new(PodInfo::read(pod.clone()));
+        let outcome = plan::place(key, &info, &mut self.snapshot.lock(), &volumes);
         let node = match outcome {
             Outcome::Node(node) => node,
-            Outcome::Nowhere(reason) => {
+            Outcome::Nowhere(refusal) => {
+                let mut reason = refusal.describe();
+                let found = preemption::find(&info, &self.snapshot.lock(), &volumes, &refusal, self);
+                match found {
+                    Ok(preemption) => self.preempt(key, &info, &preemption).await?,
+                    Err(why) if refusal.obstacles.is_empty() => tracing::debug!(%why, "there is no node"),
+                    Err(why) => reason = format!("{reason} preemption: {why}"),
+                }
                 self.unschedulable(&pod, &reason).await?;
                 // Normally a change wakes the pod; this is for what no change announces.
                 return Ok((false, Some(Duration::from_secs(30))));
@@ -142,7 +209,7 @@ impl Scheduler {
             }
             return Ok((false, Some(Duration::from_secs(10))));
         }
-        self.snapshot.lock().assume(pod.clone(), &node);
+        self.snapshot.lock().assume(key.clone(), info, &node);
         let this = self.clone();
         tokio::spawn(async move {
             if let Err(error) = this.bind(&pod, &node).await {
@@ -152,6 +219,33 @@ impl Scheduler {
         });
         // If the binding fails the pod is looked at again.
         Ok((true, Some(Duration::from_secs(5))))
+    }
+
+    /// Sends those away who have to go, and keeps their room.
+    async fn preempt(&self, key: &Key, info: &Arc<PodInfo>, found: &Preemption) -> Result<(), kube::Error> {
+        self.snapshot.lock().nominate(key.clone(), info.clone(), &found.node);
+        for victim in &found.victims {
+            let Some(pod) = self.pods.get(victim) else { continue };
+            if pod.metadata.deletion_timestamp.is_some() {
+                continue;
+            }
+            let api: Api<Pod> = Api::namespaced(self.client.clone(), &victim.namespace);
+            let message = format!("{NAME}: preempting to accommodate a higher priority pod");
+            let patch =
+                Patch::Strategic(json!({"status": {"conditions": [{"type": "DisruptionTarget", "status": "True",
+                "reason": "PreemptionByScheduler", "message": message, "lastTransitionTime": now()}]}}));
+            let marked = api.patch_status(&victim.name, &PatchParams::default(), &patch).await.map(|_| ());
+            gone_is_fine(marked)?;
+            gone_is_fine(api.delete(&victim.name, &DeleteParams::default()).await.map(|_| ()))?;
+            self.events.normal(
+                &*pod,
+                "Preempted",
+                format!("Preempted by pod {} on node {}", info.pod.uid().unwrap_or_default(), found.node),
+            );
+        }
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
+        let patch = Patch::Strategic(json!({"status": {"nominatedNodeName": found.node}}));
+        gone_is_fine(api.patch_status(&key.name, &PatchParams::default(), &patch).await.map(|_| ()))
     }
 
     async fn bind(&self, pod: &Pod, node: &str) -> Result<(), kube::Error> {
@@ -175,13 +269,9 @@ impl Scheduler {
         }
         self.events.warning(pod, "FailedScheduling", reason);
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
-        let now = k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let patch = Patch::Strategic(json!({"status": {"conditions": [{"type": "PodScheduled", "status": "False",
-            "reason": "Unschedulable", "message": reason, "lastTransitionTime": now}]}}));
-        match api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            other => other.map(|_| ()),
-        }
+            "reason": "Unschedulable", "message": reason, "lastTransitionTime": now()}]}}));
+        gone_is_fine(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await.map(|_| ()))
     }
 
     /// What the pod's claims demand of a node.

@@ -1,0 +1,263 @@
+use std::sync::Arc;
+
+use informer::Keyed as _;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::preemption::{self, Budgets};
+
+/// A cluster, written line by line:
+/// `node NAME CPU [label=value…] [taint=KEY] [cordoned]`
+/// `pod NAME on NODE cpu=1 priority=0 app=x owner=o` and `{JSON}` for the rest of the spec.
+fn cluster(text: &str) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[0] {
+            "node" => snapshot.put_node(Arc::new(node(&words[1..]))),
+            "pod" => {
+                let (info, on) = pod(line.strip_prefix("pod ").unwrap());
+                snapshot.assume(info.pod.key(), Arc::new(info), &on);
+            }
+            other => panic!("{other:?} is neither node nor pod"),
+        }
+    }
+    snapshot
+}
+
+fn node(words: &[&str]) -> Node {
+    let mut labels = json!({"kubernetes.io/hostname": words[0]});
+    let mut spec = json!({});
+    for word in &words[2..] {
+        match word.split_once('=') {
+            Some(("taint", key)) => spec["taints"] = json!([{"key": key, "effect": "NoSchedule"}]),
+            Some((key, value)) => labels[key] = value.into(),
+            None => spec["unschedulable"] = true.into(),
+        }
+    }
+    let node = json!({"metadata": {"name": words[0], "labels": labels}, "spec": spec,
+        "status": {"allocatable": {"cpu": words[1], "memory": "4Gi", "pods": "10", "example.com/gpu": "1"}}});
+    serde_json::from_value(node).unwrap()
+}
+
+fn pod(text: &str) -> (PodInfo, String) {
+    let (head, rest) = text.split_once('{').unwrap_or((text, ""));
+    let mut spec: Value = if rest.is_empty() { json!({}) } else { serde_json::from_str(&format!("{{{rest}")).unwrap() };
+    let mut words = head.split_whitespace();
+    let name = words.next().unwrap();
+    let (mut labels, mut on, mut owners) = (json!({}), String::new(), json!([]));
+    let mut requests = json!({});
+    for word in words {
+        match word.split_once('=') {
+            Some(("cpu", amount)) => requests["cpu"] = amount.into(),
+            Some(("gpu", amount)) => requests["example.com/gpu"] = amount.into(),
+            Some(("priority", number)) => spec["priority"] = number.parse::<i32>().unwrap().into(),
+            Some(("owner", uid)) => {
+                owners = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": uid, "uid": uid, "controller": true}]);
+            }
+            Some((key, value)) => labels[key] = value.into(),
+            None if word != "on" => on = word.into(),
+            None => {}
+        }
+    }
+    spec["containers"] = json!([{"name": "c", "resources": {"requests": requests}}]);
+    let pod = json!({"metadata": {"name": name, "namespace": "n", "labels": labels, "ownerReferences": owners}, "spec": spec});
+    (PodInfo::read(Arc::new(serde_json::from_value::<Pod>(pod).unwrap())), on)
+}
+
+fn placed(snapshot: &mut Snapshot, text: &str) -> String {
+    let (info, _) = pod(text);
+    match place(&info.pod.key(), &info, snapshot, &Volumes::default()) {
+        Outcome::Node(name) => name,
+        Outcome::Nowhere(refusal) => refusal.describe(),
+    }
+}
+
+#[test]
+fn pods_go_where_they_fit_best() {
+    assert_eq!(placed(&mut cluster("node a 1\nnode b 4"), "p cpu=1"), "b");
+    assert_eq!(placed(&mut cluster("node a 4 taint=k\nnode b 2"), "p cpu=1"), "b");
+    assert_eq!(placed(&mut cluster("node a 4 taint=k"), r#"p {"tolerations": [{"operator": "Exists"}]}"#), "a");
+    assert_eq!(
+        placed(&mut cluster("node a 1\nnode b 4"), r#"p {"nodeSelector": {"kubernetes.io/hostname": "a"}}"#),
+        "a"
+    );
+    let preferring = r#"p {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+        {"weight": 50, "preference": {"matchExpressions": [{"key": "disk", "operator": "Exists"}]}}]}}}"#;
+    assert_eq!(placed(&mut cluster("node a 2 disk=ssd\nnode b 4"), &preferring.replace('\n', "")), "a");
+}
+
+#[test]
+fn refusals_are_counted_in_upstreams_words() {
+    assert_eq!(
+        placed(&mut cluster("node a 1\nnode b 2\nnode c 9 cordoned\nnode d 9 taint=k"), "p cpu=3"),
+        "0/4 nodes are available: 1 node(s) had untolerated taint {k: }, 1 node(s) were unschedulable, 2 Insufficient cpu."
+    );
+    assert_eq!(placed(&mut cluster(""), "p"), "no nodes available to schedule pods");
+    assert_eq!(
+        placed(&mut cluster("node a 1\npod q on a gpu=1"), "p gpu=1"),
+        "0/1 nodes are available: 1 Insufficient example.com/gpu."
+    );
+}
+
+const NEAR: &str = r#""requiredDuringSchedulingIgnoredDuringExecution": [{"labelSelector": {"matchLabels": {"app": "x"}}, "topologyKey": "zone"}]"#;
+const ZONES: &str = "node a 4 zone=1\nnode b 4 zone=1\nnode c 4 zone=2\nnode d 4";
+
+#[test]
+fn affinity_keeps_pods_in_a_domain() {
+    let wants = |app: &str| format!(r#"p app={app} {{"affinity": {{"podAffinity": {{{NEAR}}}}}}}"#);
+    // The first of a group may go anywhere where there is a domain; who isn't of the group has nowhere to go.
+    let mut zones = cluster(ZONES);
+    assert!(["a", "b", "c"].contains(&placed(&mut zones, &wants("x")).as_str()));
+    assert_eq!(placed(&mut zones, &wants("y")), "0/4 nodes are available: 4 node(s) didn't match pod affinity rules.");
+    assert_eq!(placed(&mut cluster(&format!("{ZONES}\npod q on c app=x cpu=3")), &wants("y")), "c");
+}
+
+#[test]
+fn anti_affinity_works_in_both_directions() {
+    let wants = format!(r#"p app=y {{"affinity": {{"podAntiAffinity": {{{NEAR}}}}}}}"#);
+    assert_eq!(placed(&mut cluster("node a 4 zone=1\nnode c 4 zone=2\npod q on a app=x"), &wants), "c");
+    assert_eq!(
+        placed(&mut cluster("node a 4 zone=1\npod q on a app=x"), &wants),
+        "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules."
+    );
+    // The one that is there keeps others away.
+    let there = format!(r#"pod q on a app=y {{"affinity": {{"podAntiAffinity": {{{NEAR}}}}}}}"#);
+    assert_eq!(
+        placed(&mut cluster(&format!("node a 4 zone=1\nnode b 4 zone=1\n{there}")), "p app=x"),
+        "0/2 nodes are available: 2 node(s) didn't satisfy existing pods anti-affinity rules."
+    );
+    // Preferences pull and push.
+    let prefers = |side: &str| {
+        format!(
+            r#"p {{"affinity": {{"{side}": {{"preferredDuringSchedulingIgnoredDuringExecution": [{{"weight": 100, "podAffinityTerm": {{"labelSelector": {{"matchLabels": {{"app": "x"}}}}, "topologyKey": "zone"}}}}]}}}}}}"#
+        )
+    };
+    let two = "node a 4 zone=1\nnode c 4 zone=2\npod q on a app=x cpu=1";
+    assert_eq!(placed(&mut cluster(two), &prefers("podAffinity")), "a");
+    assert_eq!(placed(&mut cluster(two), &prefers("podAntiAffinity")), "c");
+}
+
+fn spread(when: &str, skew: u32) -> String {
+    format!(
+        r#"p app=x {{"topologySpreadConstraints": [{{"maxSkew": {skew}, "topologyKey": "zone", "whenUnsatisfiable": "{when}", "labelSelector": {{"matchLabels": {{"app": "x"}}}}}}]}}"#
+    )
+}
+
+#[test]
+fn constraints_spread_pods_over_domains() {
+    let text = "node a 9 zone=1\nnode c 1 zone=2\nnode e 9\npod q on a app=x\npod r on c cpu=1";
+    assert_eq!(
+        placed(&mut cluster(text), &spread("DoNotSchedule", 1).replace("app=x {", "app=x cpu=1 {")),
+        "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match pod topology spread constraints, \
+         1 node(s) didn't match pod topology spread constraints (missing required label)."
+    );
+    assert_eq!(
+        placed(&mut cluster("node a 9 zone=1\nnode c 2 zone=2\npod q on a app=x"), &spread("DoNotSchedule", 1)),
+        "c"
+    );
+    assert_eq!(
+        placed(&mut cluster("node a 9 zone=1\nnode c 2 zone=2\npod q on c app=x"), &spread("ScheduleAnyway", 1)),
+        "a"
+    );
+    assert_eq!(placed(&mut cluster(text), &spread("DoNotSchedule", 2).replace("app=x {", "app=x cpu=1 {")), "a");
+}
+
+#[test]
+fn pods_of_a_controller_are_kept_apart() {
+    let mut two = cluster("node a 9\nnode b 2\npod q on a owner=o");
+    assert_eq!(placed(&mut two, "p owner=o cpu=1"), "b");
+    assert_eq!(placed(&mut two, "p owner=other cpu=1"), "a");
+}
+
+#[test]
+fn the_more_nodes_the_fewer_are_looked_at() {
+    assert_eq!([1, 100, 101, 1000, 5000, 20000].map(enough), [1, 100, 100, 420, 500, 1000]);
+    // All get their turn.
+    let text: Vec<String> = (0..300).map(|i| format!("node n{i:03} 4")).collect();
+    let mut many = cluster(&text.join("\n"));
+    let mut used = std::collections::BTreeSet::new();
+    for i in 0..60 {
+        let (info, _) = pod(&format!("p{i} cpu=1"));
+        let key = info.pod.key();
+        let Outcome::Node(node) = place(&key, &info, &mut many, &Volumes::default()) else { panic!("there is room") };
+        used.insert(node.clone());
+        many.assume(key, Arc::new(info), &node);
+    }
+    assert_eq!(used.len(), 60);
+}
+
+struct Allowed(i32);
+
+impl Budgets for Allowed {
+    fn of(&self, pod: &PodInfo) -> Vec<(String, i32)> {
+        if pod.labels.contains_key("guarded") { vec![("budget".into(), self.0)] } else { Vec::new() }
+    }
+}
+
+fn preempted(snapshot: &mut Snapshot, text: &str, allowed: i32) -> String {
+    let (info, _) = pod(text);
+    let Outcome::Nowhere(refusal) = place(&info.pod.key(), &info, snapshot, &Volumes::default()) else {
+        panic!("it fits as it is")
+    };
+    match preemption::find(&info, snapshot, &Volumes::default(), &refusal, &Allowed(allowed)) {
+        Ok(p) => format!("{}: {}", p.node, p.victims.iter().map(|k| k.name.as_str()).collect::<Vec<_>>().join(" ")),
+        Err(why) => why,
+    }
+}
+
+#[test]
+fn less_important_pods_make_room() {
+    let full =
+        "node a 2\nnode b 2\npod a1 on a cpu=1 priority=5\npod a2 on a cpu=1 priority=1\npod b1 on b cpu=2 priority=3";
+    // As few and as unimportant as possible.
+    assert_eq!(preempted(&mut cluster(full), "p cpu=1 priority=9", 0), "a: a2");
+    assert_eq!(preempted(&mut cluster(full), "p cpu=2 priority=9", 0), "b: b1");
+    assert_eq!(
+        preempted(&mut cluster(full), "p cpu=2 priority=1", 0),
+        "0/2 nodes are available: 2 No preemption victims found for incoming pod."
+    );
+    assert_eq!(
+        preempted(&mut cluster("node a 2 taint=k\nnode b 1"), "p cpu=2 priority=9", 0),
+        "0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+    );
+    assert_eq!(
+        preempted(&mut cluster(full), r#"p cpu=1 priority=9 {"preemptionPolicy": "Never"}"#, 0),
+        "0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+    );
+    // Budgets are kept where there is a choice.
+    let guarded = "node a 1\nnode b 1\npod a1 on a cpu=1 priority=1 guarded=yes\npod b1 on b cpu=1 priority=2";
+    assert_eq!(preempted(&mut cluster(guarded), "p cpu=1 priority=9", 0), "b: b1");
+    assert_eq!(preempted(&mut cluster(guarded), "p cpu=1 priority=9", 1), "a: a1");
+    // A neighbour that keeps others away can be the victim.
+    let there = format!(r#"pod q on a app=y {{"affinity": {{"podAntiAffinity": {{{NEAR}}}}}}}"#);
+    assert_eq!(preempted(&mut cluster(&format!("node a 4 zone=1\n{there}")), "p app=x priority=9", 0), "a: q");
+}
+
+#[test]
+fn room_that_was_made_is_kept_for_whom_it_was_made() {
+    let mut snapshot = cluster("node a 2\npod q on a cpu=1");
+    let (important, _) = pod("vip cpu=1 priority=9");
+    snapshot.nominate(important.pod.key(), Arc::new(important), "a");
+    assert_eq!(placed(&mut snapshot, "p cpu=1 priority=1"), "0/1 nodes are available: 1 Insufficient cpu.");
+    assert_eq!(placed(&mut snapshot, "p cpu=1 priority=10"), "a");
+    assert_eq!(placed(&mut snapshot, "vip cpu=1 priority=9"), "a");
+}
+
+#[test]
+fn requests_count_the_peak_of_init_containers_and_the_sum_of_sidecars() {
+    let c = |cpu: &str| json!({"name": "c", "resources": {"requests": {"cpu": cpu}}});
+    let mut sidecar = c("1");
+    sidecar["restartPolicy"] = "Always".into();
+    let of = |spec: Value| {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
+        crate::amounts::requests(&pod).cpu_milli
+    };
+    assert_eq!(of(json!({"containers": [c("1"), c("2")], "initContainers": [c("5")]})), 5000);
+    assert_eq!(of(json!({"containers": [c("1"), c("2")], "initContainers": [sidecar, c("1")]})), 4000);
+    assert_eq!(
+        of(json!({"containers": [c("1")], "resources": {"requests": {"cpu": "3"}}, "overhead": {"cpu": "1"}})),
+        4000
+    );
+}
