@@ -1,6 +1,6 @@
 //! Whether a pod can go to a node at all. Reasons are upstream's words, which people search for.
 
-use k8s_openapi::api::core::v1::{Node, NodeSelector, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, NodeSelector, PodSpec, Taint, Toleration};
 use kube::ResourceExt as _;
 
 use crate::amounts::Amounts;
@@ -37,6 +37,12 @@ fn tolerations(pod: &PodInfo) -> &[Toleration] {
 /// Whether a pod's node selector and affinity let it be on a node.
 pub fn wants_node(pod: &PodInfo, node: &Node) -> bool {
     pod.pod.spec.as_ref().is_none_or(|spec| placement::wanted_by(spec, node))
+}
+
+/// Whether a pod has a node selector or affinity at all.
+pub fn chooses_nodes(pod: &PodInfo) -> bool {
+    let affinity = |spec: &PodSpec| spec.affinity.as_ref().is_some_and(|a| a.node_affinity.is_some());
+    pod.pod.spec.as_ref().is_some_and(|s| s.node_selector.is_some() || affinity(s))
 }
 
 fn untolerated<'a>(pod: &PodInfo, node: &'a Node) -> Option<&'a Taint> {

@@ -159,9 +159,9 @@ impl Budgets for Scheduler {
             let selector = budget.spec.as_ref().and_then(|s| s.selector.as_ref())?;
             LabelSelector::from_json(&serde_json::to_value(selector).ok()?).ok()
         };
-        let of_namespace = self.budgets.list_in(&pod.namespace).into_iter();
+        let of_namespace = self.budgets.list_in(&pod.kin.namespace).into_iter();
         of_namespace
-            .filter(|b| selects(b).is_some_and(|s| s.matches_map(Some(&pod.labels))))
+            .filter(|b| selects(b).is_some_and(|s| s.matches_map(Some(&pod.kin.labels))))
             .map(|b| (b.name_any(), b.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or(0)))
             .collect()
     }

@@ -71,10 +71,10 @@ pub fn place(key: &Key, pod: &PodInfo, snapshot: &mut Snapshot, volumes: &Volume
             break;
         }
     }
-    let Some(last) = fitting.last().map(|s| s.name.clone()) else { return Outcome::Nowhere(refusal) };
-    let best = best(pod, &fitting, &topology);
+    let Some(last) = fitting.last().map(|s| s.id) else { return Outcome::Nowhere(refusal) };
+    let best = best(pod, &fitting, &topology, snapshot);
     if fitting.len() < snapshot.len() {
-        snapshot.next = last;
+        snapshot.next = last + 1;
     }
     Outcome::Node(best)
 }
@@ -88,7 +88,7 @@ fn room_is_kept(
     volumes: &Volumes,
     topology: &Topology,
 ) -> Option<Obstacle> {
-    let kept = snapshot.kept_for_others(key, pod, &state.name);
+    let kept = snapshot.kept_for_others(key, pod, state.id);
     if kept.is_empty() {
         return None;
     }
@@ -119,7 +119,7 @@ impl Aspect {
     }
 }
 
-fn best(pod: &PodInfo, nodes: &[&NodeState], topology: &Topology) -> String {
+fn best(pod: &PodInfo, nodes: &[&NodeState], topology: &Topology, snapshot: &Snapshot) -> String {
     let aspect = |weight, inverted, from_least, of: &dyn Fn(&NodeState) -> i64| Aspect {
         weight,
         raw: nodes.iter().map(|s| of(s)).collect(),
@@ -128,7 +128,11 @@ fn best(pod: &PodInfo, nodes: &[&NodeState], topology: &Topology) -> String {
     };
     let soft = pod.spread.iter().any(|c| !c.required);
     // Without constraints of its own, a pod is kept apart from those of the same controller.
-    let crowd = |state: &NodeState| topology.crowd(pod, state).unwrap_or_else(|| siblings(pod, state));
+    let siblings = pod.owner.as_deref().and_then(|owner| snapshot.siblings(owner));
+    let crowd = |state: &NodeState| {
+        let of_one_controller = || siblings.and_then(|s| s.get(&state.id)).map_or(0, |number| i64::from(*number));
+        topology.crowd(pod, state).unwrap_or_else(of_one_controller)
+    };
     let aspects = [
         aspect(2, false, false, &|s| preferred(pod, s)),
         aspect(3, true, false, &|s| s.node.as_deref().map_or(0, |n| soft_taints(pod, n))),
@@ -159,11 +163,6 @@ fn preferred(pod: &PodInfo, state: &NodeState) -> i64 {
     let terms = affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
     let fits = |t: &&PreferredSchedulingTerm| placement::term_matches(&t.preference, node);
     terms.into_iter().flatten().filter(fits).map(|t| i64::from(t.weight)).sum()
-}
-
-fn siblings(pod: &PodInfo, state: &NodeState) -> i64 {
-    let of_one_controller = |other: &&std::sync::Arc<PodInfo>| pod.owner.is_some() && other.owner == pod.owner;
-    state.pods.values().filter(of_one_controller).count() as i64
 }
 
 #[cfg(test)]

@@ -34,11 +34,18 @@ pub struct Spread {
     pub honor_taints: bool,
 }
 
+/// What others can choose a pod by.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Kin {
+    pub namespace: String,
+    pub labels: Labels,
+    pub is_ending: bool,
+}
+
 #[derive(Debug)]
 pub struct PodInfo {
     pub pod: Arc<Pod>,
-    pub namespace: String,
-    pub labels: Labels,
+    pub kin: Arc<Kin>,
     pub amounts: Amounts,
     pub priority: i32,
     /// Ports of the node, as address, protocol and number.
@@ -49,7 +56,6 @@ pub struct PodInfo {
     pub preferred: Vec<Term>,
     pub spread: Vec<Spread>,
     pub owner: Option<String>,
-    pub is_ending: bool,
 }
 
 fn selector(of: Option<&Selector>) -> Option<LabelSelector> {
@@ -85,7 +91,7 @@ impl Term {
     }
 
     /// Whether the term is about a pod; `namespaces` are the labels of all namespaces.
-    pub fn is_about(&self, other: &PodInfo, namespaces: &BTreeMap<String, Labels>) -> bool {
+    pub fn is_about(&self, other: &Kin, namespaces: &BTreeMap<String, Labels>) -> bool {
         let in_namespace = self.namespaces.contains(&other.namespace)
             || self.namespace_selector.as_ref().is_some_and(|s| s.matches_map(namespaces.get(&other.namespace)));
         in_namespace && self.selector.matches_map(Some(&other.labels))
@@ -112,20 +118,22 @@ impl PodInfo {
                 .extend(weighted.filter_map(|t| Term::read(&t.pod_affinity_term, &pod, sign * i64::from(t.weight))));
         }
         let constraints = spec.and_then(|s| s.topology_spread_constraints.as_ref()).into_iter().flatten();
-        let spread = constraints.filter_map(|c| {
-            let mut wanted = c.label_selector.clone().unwrap_or_default();
-            let own = c.match_label_keys.iter().flatten().filter_map(|k| Some((k.clone(), labels.get(k)?.clone())));
-            wanted.match_labels.get_or_insert_default().extend(own);
-            Some(Spread {
-                topology_key: c.topology_key.clone(),
-                selector: selector(Some(&wanted))?,
-                max_skew: i64::from(c.max_skew),
-                min_domains: i64::from(c.min_domains.unwrap_or(1)),
-                required: c.when_unsatisfiable == "DoNotSchedule",
-                honor_affinity: c.node_affinity_policy.as_deref() != Some("Ignore"),
-                honor_taints: c.node_taints_policy.as_deref() == Some("Honor"),
+        let spread: Vec<Spread> = constraints
+            .filter_map(|c| {
+                let mut wanted = c.label_selector.clone().unwrap_or_default();
+                let own = c.match_label_keys.iter().flatten().filter_map(|k| Some((k.clone(), labels.get(k)?.clone())));
+                wanted.match_labels.get_or_insert_default().extend(own);
+                Some(Spread {
+                    topology_key: c.topology_key.clone(),
+                    selector: selector(Some(&wanted))?,
+                    max_skew: i64::from(c.max_skew),
+                    min_domains: i64::from(c.min_domains.unwrap_or(1)),
+                    required: c.when_unsatisfiable == "DoNotSchedule",
+                    honor_affinity: c.node_affinity_policy.as_deref() != Some("Ignore"),
+                    honor_taints: c.node_taints_policy.as_deref() == Some("Honor"),
+                })
             })
-        });
+            .collect();
         let ports = spec.iter().flat_map(|s| s.containers.iter()).flat_map(|c| c.ports.iter().flatten());
         let ports = ports.filter_map(|p| {
             let number = p.host_port.filter(|n| *n > 0)?;
@@ -133,17 +141,19 @@ impl PodInfo {
             Some((address, p.protocol.clone().unwrap_or_else(|| "TCP".into()), number))
         });
         PodInfo {
-            namespace: pod.namespace().unwrap_or_default(),
+            kin: Arc::new(Kin {
+                namespace: pod.namespace().unwrap_or_default(),
+                labels,
+                is_ending: pod.metadata.deletion_timestamp.is_some(),
+            }),
             amounts: requests(&pod),
             priority: spec.and_then(|s| s.priority).unwrap_or(0),
             ports: ports.collect(),
             affinity: required(near.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())),
             anti_affinity: required(far.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())),
             preferred,
-            spread: spread.collect(),
+            spread,
             owner: pod.owner_references().iter().find(|o| o.controller == Some(true)).map(|o| o.uid.clone()),
-            is_ending: pod.metadata.deletion_timestamp.is_some(),
-            labels,
             pod,
         }
     }

@@ -92,7 +92,7 @@ fn on_node(
         if plain && !state.pods.values().any(|p| !p.anti_affinity.is_empty()) {
             return obstacle(pod, rest, volumes, topology).is_none();
         }
-        let without = snapshot.with(rest.clone());
+        let without = snapshot.without(state.pods.keys().filter(|key| !rest.pods.contains_key(key)));
         obstacle(pod, rest, volumes, &Topology::of(pod, &without)).is_none()
     };
     if !fits(&rest) {

@@ -192,7 +192,7 @@ struct Allowed(i32);
 
 impl Budgets for Allowed {
     fn of(&self, pod: &PodInfo) -> Vec<(String, i32)> {
-        if pod.labels.contains_key("guarded") { vec![("budget".into(), self.0)] } else { Vec::new() }
+        if pod.kin.labels.contains_key("guarded") { vec![("budget".into(), self.0)] } else { Vec::new() }
     }
 }
 
