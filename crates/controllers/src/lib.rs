@@ -20,6 +20,7 @@ mod replica_set;
 mod resource_quota;
 mod revisions;
 mod service_account;
+mod service_lb;
 mod stateful_set;
 mod storage;
 
@@ -35,6 +36,10 @@ pub struct Config {
     pub cluster_cidr: IpNet,
     /// Whether the `local-path` storage class and its provisioner are wanted.
     pub local_storage: bool,
+    /// Whether LoadBalancer services get the addresses of nodes.
+    pub service_lb: bool,
+    /// The port of the API, which no service may take on a node.
+    pub api_port: i32,
 }
 
 #[derive(Clone)]
@@ -72,6 +77,9 @@ pub fn start(config: Config, informers: Informers) {
     job::start(context.events("job-controller"));
     cron_job::start(context.events("cronjob-controller"));
     endpoints::start(context.events("endpoint-slice-controller"));
+    if context.config.service_lb {
+        service_lb::start(context.events("service-lb-controller"));
+    }
     storage::start(context.events("persistentvolume-controller"));
     garbage::start(context);
 }

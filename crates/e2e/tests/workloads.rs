@@ -82,6 +82,26 @@ fn deployment_answers_by_service_and_node_port_and_heals() -> anyhow::Result<()>
     );
     assert!(from_host.stdout.contains("200 OK"), "{from_host:?}");
 
+    // As a load balancer it answers at the node's address, for those who may come.
+    let patch = |patch: &str| cluster.ok(&["patch", "service", "hello", "-p", patch]);
+    patch("{\"spec\":{\"type\":\"LoadBalancer\"}}")?;
+    cluster.eventually("the service has the node's address", || {
+        let service = cluster.get("service", "hello")?;
+        Ok(service["status"]["loadBalancer"]["ingress"][0]["ip"] == cluster.server.address().as_str())
+    })?;
+    let ask = format!(
+        "exec 3<>/dev/tcp/{}/80; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; head -1 <&3",
+        cluster.server.address()
+    );
+    let from_host = || cluster.server.run(&["timeout", "1", "bash", "-c", &ask].map(String::from), "").stdout;
+    cluster.eventually("it answers there", || Ok(from_host().contains("200 OK")))?;
+    patch("{\"spec\":{\"loadBalancerSourceRanges\":[\"203.0.113.0/24\"]}}")?;
+    cluster.eventually("others are kept out", || Ok(!from_host().contains("200 OK")))?;
+    patch("{\"spec\":{\"type\":\"ClusterIP\",\"loadBalancerSourceRanges\":null}}")?;
+    cluster.eventually("the address is given back", || {
+        Ok(cluster.get("service", "hello")?["status"]["loadBalancer"]["ingress"].as_array().is_none_or(Vec::is_empty))
+    })?;
+
     let pods = cluster.list("pods", "app=hello")?;
     let name = pods[0]["metadata"]["name"].as_str().unwrap_or("").to_string();
     cluster.ok(&["delete", "pod", &name])?;

@@ -95,10 +95,11 @@ fn add_service(
         let local_only = spec.external_traffic_policy.as_deref() == Some("Local");
         let balancer =
             service.status.iter().filter_map(|s| s.load_balancer.as_ref()).flat_map(|l| l.ingress.iter().flatten());
-        let mut outside: BTreeSet<String> = balancer.filter_map(|i| i.ip.clone()).collect();
-        outside.extend(spec.external_ips.iter().flatten().cloned());
+        let balanced: BTreeSet<String> =
+            balancer.filter_map(|i| i.ip.clone()).filter(|_| kind == "LoadBalancer").collect();
+        let outside: BTreeSet<String> = spec.external_ips.iter().flatten().cloned().collect();
         let node_port = port.node_port.filter(|p| *p > 0);
-        if outside.is_empty() && node_port.is_none() {
+        if balanced.is_empty() && outside.is_empty() && node_port.is_none() {
             continue;
         }
         // What comes from outside is masqueraded, so that answers come back through this node, unless its endpoints
@@ -110,8 +111,14 @@ fn add_service(
             let rules = ruleset.chains.entry(external_name.clone()).or_default();
             rules.insert(0, "ct mark set ct mark or 0x4000".into());
         }
-        for address in outside.iter().filter(|a| a.parse::<std::net::Ipv4Addr>().is_ok()) {
+        let is_v4 = |a: &&String| a.parse::<std::net::Ipv4Addr>().is_ok();
+        for address in outside.iter().filter(is_v4) {
             ruleset.add_address(&format!("{address} . {protocol} . {}", port.port), &external_name, &external);
+        }
+        let ranges = spec.load_balancer_source_ranges.as_deref().filter(|_| !external.is_empty());
+        let guarded = ruleset.add_guard(&base_name, &external_name, ranges);
+        for address in balanced.iter().filter(is_v4) {
+            ruleset.add_address(&format!("{address} . {protocol} . {}", port.port), &guarded, &external);
         }
         if let Some(number) = node_port {
             let key = format!("{protocol} . {number}");
@@ -233,6 +240,18 @@ impl Ruleset {
         }
     }
 
+    /// Adds the chain that lets in only who comes from one of `ranges`, and returns the chain to go to.
+    fn add_guard(&mut self, base: &str, next: &str, ranges: Option<&[String]>) -> String {
+        let ranges: Vec<&str> = ranges.into_iter().flatten().map(|r| r.trim()).filter(|r| is_range(r)).collect();
+        if ranges.is_empty() {
+            return next.into();
+        }
+        let name = format!("{base}_fw");
+        let rules = vec![format!("ip saddr {{ {} }} goto {next}", ranges.join(", ")), "drop".to_string()];
+        self.chains.insert(name.clone(), rules);
+        name
+    }
+
     /// Adds the chain that picks one of `endpoints`.
     fn add_chain(&mut self, name: &str, endpoints: &[Endpoint], protocol: &str, affinity: Option<i64>) {
         if endpoints.is_empty() {
@@ -338,6 +357,12 @@ impl Ruleset {
         }
         out
     }
+}
+
+/// Whether a text is an IPv4 network, as the rules need it.
+fn is_range(text: &str) -> bool {
+    let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
+    address.parse::<std::net::Ipv4Addr>().is_ok() && prefix.parse::<u8>().is_ok_and(|p| p <= 32)
 }
 
 fn endpoint_chain(service: &str, e: &Endpoint) -> String {
