@@ -8,6 +8,7 @@ mod custom;
 mod errors;
 mod join;
 mod limits;
+mod network;
 mod operations;
 mod policies;
 mod pulls;

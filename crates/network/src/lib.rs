@@ -8,6 +8,7 @@
 
 mod addresses;
 mod link;
+pub mod nft;
 
 pub use addresses::{Addresses, AddressesError};
 pub use link::{Bridge, NetworkError, default_address, enable_forwarding};

@@ -1,12 +1,10 @@
 //! Services, as rules of nftables.
 //!
-//! [`plan`] turns services and endpoints into a [`Ruleset`](plan::Ruleset), a value; [`apply`] writes the difference
-//! between two such values in one transaction of `nft`. One task waits for changes, gathers those that come together,
-//! and applies them; a slow timer compares with the kernel's table and writes all anew if somebody removed it.
+//! [`plan`] turns services and endpoints into a [`Table`](network::nft::Table), a value. One task waits for changes,
+//! gathers those that come together, and writes the difference; a slow timer writes all anew if somebody removed it.
 //!
 //! Invariant: only the table named in [`Config`] is touched.
 
-mod apply;
 pub mod plan;
 
 use std::net::IpAddr;
@@ -17,10 +15,8 @@ use informer::Informers;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use network::nft::{self, Keeper, NftError};
 use tokio::sync::Notify;
-
-pub use apply::ApplyError;
-pub use plan::Ruleset;
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -49,31 +45,17 @@ pub async fn run(config: Config, informers: Informers) {
     let wake = changed.clone();
     slices.on_change(move |_| wake.notify_one());
     informer::synced!(services, slices);
-    let mut written: Option<Ruleset> = None;
+    let mut keeper = Keeper::new(&config.table, "services");
     loop {
         let wanted = plan::rules(&config, &services.list(), &slices.list());
-        let outcome = match &written {
-            Some(present) if *present == wanted => Ok(()),
-            present => apply::write(&config.table, present.as_ref(), &wanted).await,
-        };
-        match outcome {
-            Ok(()) => written = Some(wanted),
-            Err(error) => {
-                tracing::error!(%error, "the service rules can't be written; trying again");
-                // The difference didn't fit what the kernel has: next time everything is written.
-                written = None;
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                continue;
-            }
+        if let Err(error) = keeper.keep(wanted).await {
+            tracing::error!(%error, "the service rules can't be written; trying again");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            continue;
         }
         tokio::select! {
             () = changed.notified() => tokio::time::sleep(GATHER).await,
-            () = tokio::time::sleep(RESYNC) => {
-                if !apply::exists(&config.table).await {
-                    tracing::warn!(table = config.table, "the table of service rules is gone; writing it anew");
-                    written = None;
-                }
-            }
+            () = tokio::time::sleep(RESYNC) => keeper.check().await,
         }
     }
 }
@@ -82,6 +64,6 @@ pub async fn run(config: Config, informers: Informers) {
 ///
 /// # Errors
 /// When `nft` fails.
-pub async fn remove(table: &str) -> Result<(), ApplyError> {
-    apply::remove(table).await
+pub async fn remove(table: &str) -> Result<(), NftError> {
+    nft::remove(table).await
 }

@@ -4,33 +4,13 @@
 //! chain for each service port that picks an endpoint. A packet meets one map look-up whatever the number of services.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use network::nft::{Set, Table};
 
 use crate::Config;
-
-/// The content of the table.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ruleset {
-    /// Chains that every table has, with their rules; they change only with the configuration.
-    base: String,
-    /// `address . protocol . port` → verdict
-    services: BTreeMap<String, String>,
-    /// `protocol . port` → verdict
-    node_ports: BTreeMap<String, String>,
-    /// What has no endpoints: elements of the sets `refused` and `refused_ports`.
-    refused: BTreeSet<String>,
-    refused_ports: BTreeSet<String>,
-    /// Endpoints that may reach themselves through a service.
-    hairpins: BTreeSet<String>,
-    /// Chains of service ports: name → rules.
-    chains: BTreeMap<String, Vec<String>>,
-    /// Client affinity sets: name → timeout in seconds.
-    affinities: BTreeMap<String, i64>,
-}
 
 /// An endpoint that may get traffic.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,7 +21,7 @@ struct Endpoint {
 }
 
 /// All rules for a node.
-pub fn rules(config: &Config, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Ruleset {
+pub fn rules(config: &Config, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Table {
     let mut by_service: BTreeMap<(String, String), Vec<&EndpointSlice>> = BTreeMap::new();
     for slice in slices {
         let labels = slice.metadata.labels.as_ref();
@@ -52,14 +32,22 @@ pub fn rules(config: &Config, services: &[Arc<Service>], slices: &[Arc<EndpointS
             by_service.entry((namespace, name.clone())).or_default().push(slice);
         }
     }
-    let mut ruleset = Ruleset { base: base(config), ..Ruleset::default() };
+    let mut table = Table::new(base(config))
+        // What a packet is for → what happens to it.
+        .with_set("services", "type ipv4_addr . inet_proto . inet_service : verdict;")
+        .with_set("node_ports", "type inet_proto . inet_service : verdict;")
+        // What has no endpoints.
+        .with_set("refused", "type ipv4_addr . inet_proto . inet_service;")
+        .with_set("refused_ports", "type inet_proto . inet_service;")
+        // Endpoints that may reach themselves through a service.
+        .with_set("hairpins", "type ipv4_addr . ipv4_addr;");
     for service in services {
         let key =
             (service.metadata.namespace.clone().unwrap_or_default(), service.metadata.name.clone().unwrap_or_default());
         let slices = by_service.get(&key).map(Vec::as_slice).unwrap_or_default();
-        add_service(config, service, &key, slices, &mut ruleset);
+        add_service(config, service, &key, slices, &mut table);
     }
-    ruleset
+    table
 }
 
 fn add_service(
@@ -67,7 +55,7 @@ fn add_service(
     service: &Service,
     (namespace, name): &(String, String),
     slices: &[&EndpointSlice],
-    ruleset: &mut Ruleset,
+    table: &mut Table,
 ) {
     let Some(spec) = &service.spec else { return };
     let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
@@ -90,8 +78,8 @@ fn add_service(
             _ => None,
         };
         let internal = chosen(spec.internal_traffic_policy.as_deref() == Some("Local"));
-        ruleset.add_chain(&base_name, &internal, &protocol, timeout);
-        ruleset.add_address(&format!("{cluster_ip} . {protocol} . {}", port.port), &base_name, &internal);
+        add_chain(table, &base_name, &internal, &protocol, timeout);
+        add_address(table, &format!("{cluster_ip} . {protocol} . {}", port.port), &base_name, &internal);
         let local_only = spec.external_traffic_policy.as_deref() == Some("Local");
         let balancer =
             service.status.iter().filter_map(|s| s.load_balancer.as_ref()).flat_map(|l| l.ingress.iter().flatten());
@@ -106,26 +94,26 @@ fn add_service(
         // are all here.
         let external_name = format!("{base_name}_ext");
         let external = chosen(local_only);
-        ruleset.add_chain(&external_name, &external, &protocol, timeout);
+        add_chain(table, &external_name, &external, &protocol, timeout);
         if !external.is_empty() && !local_only {
-            let rules = ruleset.chains.entry(external_name.clone()).or_default();
+            let rules = table.chains.entry(external_name.clone()).or_default();
             rules.insert(0, "ct mark set ct mark or 0x4000".into());
         }
         let is_v4 = |a: &&String| a.parse::<std::net::Ipv4Addr>().is_ok();
         for address in outside.iter().filter(is_v4) {
-            ruleset.add_address(&format!("{address} . {protocol} . {}", port.port), &external_name, &external);
+            add_address(table, &format!("{address} . {protocol} . {}", port.port), &external_name, &external);
         }
         let ranges = spec.load_balancer_source_ranges.as_deref().filter(|_| !external.is_empty());
-        let guarded = ruleset.add_guard(&base_name, &external_name, ranges);
+        let guarded = add_guard(table, &base_name, &external_name, ranges);
         for address in balanced.iter().filter(is_v4) {
-            ruleset.add_address(&format!("{address} . {protocol} . {}", port.port), &guarded, &external);
+            add_address(table, &format!("{address} . {protocol} . {}", port.port), &guarded, &external);
         }
         if let Some(number) = node_port {
             let key = format!("{protocol} . {number}");
             if external.is_empty() {
-                ruleset.refused_ports.insert(key);
+                table.add("refused_ports", key);
             } else {
-                ruleset.node_ports.insert(key, format!("goto {external_name}"));
+                table.map("node_ports", key, format!("goto {external_name}"));
             }
         }
     }
@@ -174,12 +162,7 @@ fn endpoints(config: &Config, slices: &[&EndpointSlice], port: &ServicePort) -> 
 fn base(config: &Config) -> String {
     let Config { cluster_cidr, cluster_dns, bridge, .. } = config;
     format!(
-        "map services {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
-map node_ports {{ type inet_proto . inet_service : verdict; }}
-set refused {{ type ipv4_addr . inet_proto . inet_service; }}
-set refused_ports {{ type inet_proto . inet_service; }}
-set hairpins {{ type ipv4_addr . ipv4_addr; }}
-chain services {{
+        "chain services {{
     ip daddr . meta l4proto . th dport vmap @services
     fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @node_ports
 }}
@@ -230,133 +213,69 @@ chain untracked_out {{
     )
 }
 
-impl Ruleset {
-    /// Leads an address to the chain of its service port, or nowhere if there is no endpoint.
-    fn add_address(&mut self, key: &str, chain: &str, endpoints: &[Endpoint]) {
-        if endpoints.is_empty() {
-            self.refused.insert(key.into());
-        } else {
-            self.services.insert(key.into(), format!("goto {chain}"));
-        }
+/// Leads an address to the chain of its service port, or nowhere if there is no endpoint.
+fn add_address(table: &mut Table, key: &str, chain: &str, endpoints: &[Endpoint]) {
+    if endpoints.is_empty() {
+        table.add("refused", key);
+    } else {
+        table.map("services", key, format!("goto {chain}"));
     }
+}
 
-    /// Adds the chain that lets in only who comes from one of `ranges`, and returns the chain to go to.
-    fn add_guard(&mut self, base: &str, next: &str, ranges: Option<&[String]>) -> String {
-        let ranges: Vec<&str> = ranges.into_iter().flatten().map(|r| r.trim()).filter(|r| is_range(r)).collect();
-        if ranges.is_empty() {
-            return next.into();
-        }
-        let name = format!("{base}_fw");
-        let rules = vec![format!("ip saddr {{ {} }} goto {next}", ranges.join(", ")), "drop".to_string()];
-        self.chains.insert(name.clone(), rules);
-        name
+/// Adds the chain that lets in only who comes from one of `ranges`, and returns the chain to go to.
+fn add_guard(table: &mut Table, base: &str, next: &str, ranges: Option<&[String]>) -> String {
+    let ranges: Vec<&str> = ranges.into_iter().flatten().map(|r| r.trim()).filter(|r| is_range(r)).collect();
+    if ranges.is_empty() {
+        return next.into();
     }
+    let name = format!("{base}_fw");
+    let rules = vec![format!("ip saddr {{ {} }} goto {next}", ranges.join(", ")), "drop".to_string()];
+    table.chains.insert(name.clone(), rules);
+    name
+}
 
-    /// Adds the chain that picks one of `endpoints`.
-    fn add_chain(&mut self, name: &str, endpoints: &[Endpoint], protocol: &str, affinity: Option<i64>) {
-        if endpoints.is_empty() {
-            return;
-        }
-        self.hairpins.extend(endpoints.iter().map(|e| format!("{0} . {0}", e.address)));
-        let mut rules = Vec::new();
-        if let Some(timeout) = affinity {
-            for e in endpoints {
-                let set = format!("aff_{name}_{}", e.address.replace('.', "_"));
-                rules.push(format!("ip saddr @{set} meta l4proto {protocol} update @{set} {{ ip saddr timeout {timeout}s }} dnat to {}:{}", e.address, e.port));
-                self.affinities.insert(set, timeout);
-            }
-            let picks: Vec<String> =
-                endpoints.iter().enumerate().map(|(i, e)| format!("{i} : goto {}", endpoint_chain(name, e))).collect();
-            rules.push(format!("numgen random mod {} vmap {{ {} }}", endpoints.len(), picks.join(", ")));
-            for e in endpoints {
-                let set = format!("aff_{name}_{}", e.address.replace('.', "_"));
-                let update = format!(
-                    "meta l4proto {protocol} update @{set} {{ ip saddr timeout {timeout}s }} dnat to {}:{}",
-                    e.address, e.port
-                );
-                self.chains.insert(endpoint_chain(name, e), vec![update]);
-            }
-        } else if let [only] = endpoints {
-            rules.push(format!("meta l4proto {protocol} dnat to {}:{}", only.address, only.port));
-        } else {
-            let picks: Vec<String> =
-                endpoints.iter().enumerate().map(|(i, e)| format!("{i} : {} . {}", e.address, e.port)).collect();
-            let count = endpoints.len();
+/// Adds the chain that picks one of `endpoints`.
+fn add_chain(table: &mut Table, name: &str, endpoints: &[Endpoint], protocol: &str, affinity: Option<i64>) {
+    if endpoints.is_empty() {
+        return;
+    }
+    for e in endpoints {
+        table.add("hairpins", format!("{0} . {0}", e.address));
+    }
+    let mut rules = Vec::new();
+    if let Some(timeout) = affinity {
+        for e in endpoints {
+            let set = format!("aff_{name}_{}", e.address.replace('.', "_"));
             rules.push(format!(
-                "meta l4proto {protocol} dnat ip addr . port to numgen random mod {count} map {{ {} }}",
-                picks.join(", ")
+                "ip saddr @{set} meta l4proto {protocol} update @{set} {{ ip saddr timeout {timeout}s }} dnat to {}:{}",
+                e.address, e.port
             ));
+            let header = format!("type ipv4_addr; flags dynamic,timeout; timeout {timeout}s;");
+            table.sets.insert(set, Set { header, ..Set::default() });
         }
-        self.chains.insert(name.into(), rules);
-    }
-
-    /// A script that writes the whole table.
-    pub fn full(&self, table: &str) -> String {
-        let mut script =
-            format!("add table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n{}}}\n", self.base);
-        script.push_str(&self.difference(&Ruleset { base: self.base.clone(), ..Ruleset::default() }, table));
-        script
-    }
-
-    /// A script that leads from `present` to this. Empty if there is no difference.
-    pub fn difference(&self, present: &Ruleset, table: &str) -> String {
-        if self.base != present.base {
-            return self.full(table);
-        }
-        let mut out = String::new();
-        // What is new comes first, what refers to it next, and what is no longer referred to is removed last.
-        for (name, timeout) in self.affinities.iter().filter(|(n, _)| !present.affinities.contains_key(*n)) {
-            let _ = writeln!(
-                out,
-                "add set ip {table} {name} {{ type ipv4_addr; flags dynamic,timeout; timeout {timeout}s; }}"
+        let picks: Vec<String> =
+            endpoints.iter().enumerate().map(|(i, e)| format!("{i} : goto {}", endpoint_chain(name, e))).collect();
+        rules.push(format!("numgen random mod {} vmap {{ {} }}", endpoints.len(), picks.join(", ")));
+        for e in endpoints {
+            let set = format!("aff_{name}_{}", e.address.replace('.', "_"));
+            let update = format!(
+                "meta l4proto {protocol} update @{set} {{ ip saddr timeout {timeout}s }} dnat to {}:{}",
+                e.address, e.port
             );
+            table.chains.insert(endpoint_chain(name, e), vec![update]);
         }
-        let changed: Vec<_> = self.chains.iter().filter(|(n, rules)| present.chains.get(*n) != Some(rules)).collect();
-        for (name, _) in &changed {
-            let _ = writeln!(out, "add chain ip {table} {name}");
-            if present.chains.contains_key(*name) {
-                let _ = writeln!(out, "flush chain ip {table} {name}");
-            }
-        }
-        for (name, rules) in &changed {
-            for rule in *rules {
-                let _ = writeln!(out, "add rule ip {table} {name} {rule}");
-            }
-        }
-        for (map, new, old) in
-            [("services", &self.services, &present.services), ("node_ports", &self.node_ports, &present.node_ports)]
-        {
-            for (key, verdict) in old.iter().filter(|(k, v)| new.get(*k) != Some(v)) {
-                let _ = writeln!(out, "delete element ip {table} {map} {{ {key} : {verdict} }}");
-            }
-            for (key, verdict) in new.iter().filter(|(k, v)| old.get(*k) != Some(v)) {
-                let _ = writeln!(out, "add element ip {table} {map} {{ {key} : {verdict} }}");
-            }
-        }
-        for (set, new, old) in [
-            ("refused", &self.refused, &present.refused),
-            ("refused_ports", &self.refused_ports, &present.refused_ports),
-            ("hairpins", &self.hairpins, &present.hairpins),
-        ] {
-            for element in old.difference(new) {
-                let _ = writeln!(out, "delete element ip {table} {set} {{ {element} }}");
-            }
-            for element in new.difference(old) {
-                let _ = writeln!(out, "add element ip {table} {set} {{ {element} }}");
-            }
-        }
-        let gone: Vec<_> = present.chains.keys().filter(|n| !self.chains.contains_key(*n)).collect();
-        for name in &gone {
-            let _ = writeln!(out, "flush chain ip {table} {name}");
-        }
-        for name in gone {
-            let _ = writeln!(out, "delete chain ip {table} {name}");
-        }
-        for name in present.affinities.keys().filter(|n| !self.affinities.contains_key(*n)) {
-            let _ = writeln!(out, "delete set ip {table} {name}");
-        }
-        out
+    } else if let [only] = endpoints {
+        rules.push(format!("meta l4proto {protocol} dnat to {}:{}", only.address, only.port));
+    } else {
+        let picks: Vec<String> =
+            endpoints.iter().enumerate().map(|(i, e)| format!("{i} : {} . {}", e.address, e.port)).collect();
+        let count = endpoints.len();
+        rules.push(format!(
+            "meta l4proto {protocol} dnat ip addr . port to numgen random mod {count} map {{ {} }}",
+            picks.join(", ")
+        ));
     }
+    table.chains.insert(name.into(), rules);
 }
 
 /// Whether a text is an IPv4 network, as the rules need it.

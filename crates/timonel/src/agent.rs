@@ -46,7 +46,8 @@ impl Settings {
 }
 
 const BRIDGE: &str = "timonel0";
-const TABLE: &str = "timonel";
+pub const TABLE: &str = "timonel";
+pub const POLICY_TABLE: &str = "timonel-policy";
 
 pub fn node_name(given: Option<&str>) -> anyhow::Result<String> {
     let name = match given {
@@ -243,6 +244,8 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         bridge: BRIDGE.into(),
     };
     tokio::spawn(proxy::run(proxy, informers.clone()));
+    let policies = policy::Config { table: POLICY_TABLE.into(), node_name: name.clone(), cluster_dns: cluster.dns };
+    tokio::spawn(policy::run(policies, informers.clone()));
     if cluster.run_dns {
         let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let dns = dns::Config {

@@ -116,7 +116,9 @@ fn stop_processes(args: &UninstallArgs) {
 }
 
 fn remove_network() {
-    quietly("nft", &["delete", "table", "ip", "timonel"]);
+    for table in [crate::agent::TABLE, crate::agent::POLICY_TABLE] {
+        quietly("nft", &["delete", "table", "ip", table]);
+    }
     let bridge = Path::new("/sys/class/net/timonel0");
     for port in std::fs::read_dir(bridge.join("brif")).into_iter().flatten().flatten() {
         quietly("ip", &["link", "delete", &port.file_name().to_string_lossy()]);

@@ -18,6 +18,7 @@ pub fn allows(server: &ApiServer, user: &User, a: &Attributes<'_>) -> bool {
         ("", "pods") if a.verb == "delete" => is_on(server, a, node),
         ("", "pods/status") => matches!(a.verb, "update" | "patch") && is_on(server, a, node),
         ("", "services" | "endpoints" | "namespaces") | ("discovery.k8s.io", "endpointslices") => read,
+        ("networking.k8s.io", "networkpolicies") => read,
         ("", "events") => matches!(a.verb, "create" | "patch" | "update"),
         ("", "secrets" | "configmaps" | "persistentvolumeclaims") => {
             read && !a.name.is_empty() && refers(server, node, a)

@@ -45,8 +45,8 @@ fn web(extra: serde_json::Value) -> Arc<Service> {
 #[test]
 fn service_without_endpoints_is_refused() {
     let rules = rules(&config(), &[web(json!({}))], &[]);
-    assert!(rules.refused.contains("10.43.0.5 . tcp . 80"));
-    assert!(rules.services.is_empty() && rules.chains.is_empty());
+    assert!(rules.has("refused", "10.43.0.5 . tcp . 80"));
+    assert!(rules.sets["services"].elements.is_empty() && rules.chains.is_empty());
 }
 
 #[test]
@@ -72,8 +72,8 @@ fn local_policy_leaves_other_nodes_out() {
     let extra = json!({"type": "NodePort", "externalTrafficPolicy": "Local",
                        "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}]});
     let rules = rules(&config(), &[web(extra)], &slices);
-    assert!(rules.refused_ports.contains("tcp . 30080"));
-    assert!(rules.services.contains_key("10.43.0.5 . tcp . 80"));
+    assert!(rules.has("refused_ports", "tcp . 30080"));
+    assert!(rules.has("services", "10.43.0.5 . tcp . 80"));
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn dns_and_headless_services_have_no_rules() {
     let dns = service("dns", json!({"clusterIP": "10.43.0.10", "ports": [{"port": 53, "protocol": "UDP"}]}));
     let headless = service("db", json!({"clusterIP": "None", "ports": [{"port": 80, "protocol": "TCP"}]}));
     let rules = rules(&config(), &[dns, headless], &[]);
-    assert!(rules.services.is_empty() && rules.refused.is_empty());
+    assert!(rules.sets["services"].elements.is_empty() && rules.sets["refused"].elements.is_empty());
 }
 
 #[test]

@@ -1,0 +1,84 @@
+//! Network policies on real traffic, on one node and between two.
+
+use testkit::Cluster;
+
+const PODS: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec:
+  nodeName: server-1
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: c, image: 'nginx:1.27', ports: [{name: http, containerPort: 80}], readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 8080, targetPort: http}]}
+";
+
+fn client(name: &str, node: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{role: {name}}}}}\nspec:\n  nodeName: {node}\n  terminationGracePeriodSeconds: 1\n  \
+         containers: [{{name: c, image: 'busybox:1.28', command: [sleep, '3600']}}]\n"
+    )
+}
+
+fn policy(name: &str, spec: &str) -> String {
+    format!("---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}}}\nspec: {spec}\n")
+}
+
+#[test]
+fn policies_let_in_and_out_whom_they_name() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start()?;
+    cluster.join()?;
+    let agent = cluster.list("nodes", "")?.iter().find_map(|n| {
+        let name = n["metadata"]["name"].as_str()?;
+        (name != "server-1").then(|| name.to_string())
+    });
+    let agent = agent.unwrap_or_default();
+    cluster.apply(
+        &[PODS.to_string(), client("near", "server-1"), client("far", &agent), client("stranger", &agent)].concat(),
+    )?;
+    for name in ["web", "near", "far", "stranger"] {
+        cluster.wait_pod(name)?;
+    }
+    let reaches = |from: &str| {
+        let ask = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 1 web 8080";
+        cluster.kubectl(&["exec", from, "--", "sh", "-c", ask]).stdout.contains("200 OK")
+    };
+    let expect = |what: &str, allowed: &[&str]| {
+        cluster.eventually(what, || {
+            Ok(["near", "far", "stranger"].iter().all(|from| reaches(from) == allowed.contains(from)))
+        })
+    };
+    expect("all reach it without a policy", &["near", "far", "stranger"])?;
+    // A connection that was let in ends when it no longer is.
+    let hold = "(printf 'GET / HTTP/1.1\\r\\nHost: web\\r\\n\\r\\n'; until [ -e /tmp/go ]; do sleep 0.1; done; printf 'GET / HTTP/1.1\\r\\nHost: web\\r\\n\\r\\n'; sleep 1) | nc web 8080; echo over";
+    let held = cluster.kubectl_beside(&["exec", "stranger", "--", "sh", "-c", hold])?;
+    cluster.eventually("a connection is open", || Ok(held.lines().iter().any(|l| l.contains("200 OK"))))?;
+    let friends = "{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchExpressions: [{key: role, operator: In, values: [near, far]}]}}], ports: [{port: http}]}]}";
+    cluster.apply(&policy("friends", friends))?;
+    expect("only friends reach it", &["near", "far"])?;
+    cluster.ok(&["exec", "stranger", "--", "sh", "-c", "touch /tmp/go; sleep 2; kill $(pidof nc)"])?;
+    cluster.eventually("the connection is over", || Ok(held.lines().iter().any(|l| l == "over")))?;
+    assert_eq!(held.lines().iter().filter(|l| l.contains("200 OK")).count(), 1, "{:?}", held.lines());
+    // The node's own probes are let in, so the pod stays ready.
+    let pod = cluster.get("pod", "web")?;
+    let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    assert!(conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"), "{pod}");
+
+    cluster.apply(&policy("quiet", "{podSelector: {matchLabels: {role: far}}, policyTypes: [Egress]}"))?;
+    expect("the far one may say nothing", &["near"])?;
+    let names = cluster.kubectl(&["exec", "far", "--", "nslookup", "web.default.svc.cluster.local"]);
+    assert!(names.stdout.contains("web.default.svc.cluster.local"), "names are always answered: {names:?}");
+    cluster.apply(&policy(
+        "quiet",
+        "{podSelector: {matchLabels: {role: far}}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.42.0.0/16}}], ports: [{port: 80}]}]}",
+    ))?;
+    expect("the far one may ask pods", &["near", "far"])?;
+    cluster.ok(&["delete", "networkpolicy", "--all"])?;
+    expect("all reach it again", &["near", "far", "stranger"])?;
+    Ok(())
+}

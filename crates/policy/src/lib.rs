@@ -1,0 +1,65 @@
+//! NetworkPolicies, as rules of nftables on the node of the pods that they protect.
+//!
+//! [`plan`] turns policies, pods and namespaces into a [`Table`](network::nft::Table). Nothing is watched or written but
+//! policies themselves until there is one.
+//!
+//! Rules are asked of every packet towards whoever is protected, not only of the first of a connection: when a policy
+//! no longer lets somebody in, his open connections end too. What answers an allowed packet is allowed.
+//!
+//! Two ways are always open, as people expect: from a node to its own pods (probes), and from pods to the cluster's DNS,
+//! which is on the node and no pod that a policy could name.
+
+pub mod plan;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use informer::Informers;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use network::nft::Keeper;
+use tokio::sync::Notify;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name of the nftables table.
+    pub table: String,
+    pub node_name: String,
+    pub cluster_dns: IpAddr,
+}
+
+/// Changes that come within this time are written together.
+const GATHER: Duration = Duration::from_millis(5);
+const RESYNC: Duration = Duration::from_secs(30);
+
+/// Keeps the rules in step with the API until the process ends.
+pub async fn run(config: Config, informers: Informers) {
+    let policies = informers.of::<NetworkPolicy>();
+    let changed = Arc::new(Notify::new());
+    let wake = changed.clone();
+    policies.on_change(move |_| wake.notify_one());
+    informer::synced!(policies);
+    while policies.list().is_empty() {
+        changed.notified().await;
+    }
+    let (pods, namespaces) = (informers.of::<Pod>(), informers.of::<Namespace>());
+    let wake = changed.clone();
+    pods.on_change(move |_| wake.notify_one());
+    let wake = changed.clone();
+    namespaces.on_change(move |_| wake.notify_one());
+    informer::synced!(pods, namespaces);
+    let mut keeper = Keeper::new(&config.table, "forward_in");
+    loop {
+        let wanted = plan::rules(&config, &policies.list(), &pods.list(), &namespaces.list());
+        if let Err(error) = keeper.keep(wanted).await {
+            tracing::error!(%error, "the rules of network policies can't be written; trying again");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            continue;
+        }
+        tokio::select! {
+            () = changed.notified() => tokio::time::sleep(GATHER).await,
+            () = tokio::time::sleep(RESYNC) => keeper.check().await,
+        }
+    }
+}

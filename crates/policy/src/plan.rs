@@ -1,0 +1,283 @@
+//! From policies to rules: pure, no I/O.
+//!
+//! A map leads from a pod's address to the pod's chain, which asks the chains of all policies that select the pod and
+//! then drops. Each rule of a policy has a set with the addresses of the pods that it is about.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use apimachinery::LabelSelector;
+use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as Selector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt as _;
+use network::nft::{Set, Table};
+
+use crate::Config;
+
+type Labels = BTreeMap<String, String>;
+
+/// A pod with an address of its own.
+struct Workload<'a> {
+    namespace: String,
+    labels: &'a Labels,
+    address: Ipv4Addr,
+    is_here: bool,
+    /// Named ports: name, protocol, number.
+    ports: Vec<(String, String, i32)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    In,
+    Out,
+}
+
+impl Direction {
+    /// The end of a packet that is the peer's.
+    fn peer(self) -> &'static str {
+        if self == Direction::In { "saddr" } else { "daddr" }
+    }
+
+    fn short(self) -> &'static str {
+        if self == Direction::In { "in" } else { "out" }
+    }
+
+    fn map(self) -> &'static str {
+        if self == Direction::In { "ingress" } else { "egress" }
+    }
+}
+
+/// All rules for a node.
+pub fn rules(
+    config: &Config,
+    policies: &[Arc<NetworkPolicy>],
+    pods: &[Arc<Pod>],
+    namespaces: &[Arc<Namespace>],
+) -> Table {
+    let mut table = Table::new(base(config))
+        .with_set("ingress", "type ipv4_addr : verdict;")
+        .with_set("egress", "type ipv4_addr : verdict;");
+    let workloads: Vec<Workload<'_>> = pods.iter().filter_map(|pod| workload(config, pod)).collect();
+    let namespaces: BTreeMap<String, &Labels> = namespaces.iter().map(|n| (n.name_any(), n.labels())).collect();
+    let mut planner = Planner { workloads: &workloads, namespaces: &namespaces, table: &mut table };
+    let mut policies: Vec<&Arc<NetworkPolicy>> = policies.iter().collect();
+    policies.sort_by_key(|p| (p.namespace(), p.name_any()));
+    for policy in policies {
+        planner.add(policy);
+    }
+    // Who is selected gets what his policies allow, and nothing else.
+    for (name, chain) in &mut table.chains {
+        if name.starts_with("pod_") {
+            chain.push("drop".into());
+        }
+    }
+    table
+}
+
+fn base(config: &Config) -> String {
+    let dns = config.cluster_dns;
+    let answers = "ct state related accept\n    ct direction reply ct state established accept";
+    format!(
+        "chain forward_out {{
+    type filter hook forward priority filter - 2; policy accept;
+    {answers}
+    ip saddr vmap @egress
+}}
+chain forward_in {{
+    type filter hook forward priority filter - 1; policy accept;
+    {answers}
+    ip daddr vmap @ingress
+}}
+chain input_out {{
+    type filter hook input priority filter - 2; policy accept;
+    {answers}
+    ip daddr {dns} meta l4proto {{ tcp, udp }} th dport 53 accept
+    ip saddr vmap @egress
+}}
+"
+    )
+}
+
+fn workload<'a>(config: &Config, pod: &'a Pod) -> Option<Workload<'a>> {
+    let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
+    let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    if spec.host_network == Some(true) || over {
+        return None;
+    }
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let ports = containers.flat_map(|c| c.ports.iter().flatten());
+    let named = ports
+        .filter_map(|p| Some((p.name.clone()?, p.protocol.clone().unwrap_or_else(|| "TCP".into()), p.container_port)));
+    Some(Workload {
+        namespace: pod.namespace()?,
+        labels: pod.labels(),
+        address: status.pod_ip.as_ref()?.parse().ok()?,
+        is_here: spec.node_name.as_deref() == Some(config.node_name.as_str()),
+        ports: named.collect(),
+    })
+}
+
+/// A selector that can't be read selects nothing; the API lets none in.
+fn matches(selector: &Selector, labels: &Labels) -> bool {
+    let read = serde_json::to_value(selector).ok().and_then(|v| LabelSelector::from_json(&v).ok());
+    read.is_some_and(|s| s.matches_map(Some(labels)))
+}
+
+struct Planner<'a> {
+    workloads: &'a [Workload<'a>],
+    namespaces: &'a BTreeMap<String, &'a Labels>,
+    table: &'a mut Table,
+}
+
+/// A rule of a policy, for either direction.
+struct Rule<'a> {
+    peers: Option<&'a Vec<NetworkPolicyPeer>>,
+    ports: Option<&'a Vec<NetworkPolicyPort>>,
+}
+
+impl Planner<'_> {
+    fn add(&mut self, policy: &NetworkPolicy) {
+        let Some(spec) = &policy.spec else { return };
+        let namespace = policy.namespace().unwrap_or_default();
+        let everything = Selector::default();
+        let selector = spec.pod_selector.as_ref().unwrap_or(&everything);
+        let workloads = self.workloads;
+        let targets: Vec<&Workload<'_>> =
+            workloads.iter().filter(|w| w.is_here && w.namespace == namespace && matches(selector, w.labels)).collect();
+        if targets.is_empty() {
+            return;
+        }
+        let types = spec.policy_types.as_deref().unwrap_or_default();
+        let wants =
+            |kind: &str, otherwise: bool| if types.is_empty() { otherwise } else { types.iter().any(|t| t == kind) };
+        let base = format!("np_{:016x}", fnv(&format!("{namespace}/{}", policy.name_any())));
+        if wants("Ingress", true) {
+            let rules = spec.ingress.iter().flatten();
+            let rules = rules.map(|r| Rule { peers: r.from.as_ref(), ports: r.ports.as_ref() }).collect();
+            self.add_direction(Direction::In, &base, &namespace, &targets, rules);
+        }
+        if wants("Egress", spec.egress.is_some()) {
+            let rules = spec.egress.iter().flatten();
+            let rules = rules.map(|r| Rule { peers: r.to.as_ref(), ports: r.ports.as_ref() }).collect();
+            self.add_direction(Direction::Out, &base, &namespace, &targets, rules);
+        }
+    }
+
+    fn add_direction(
+        &mut self,
+        direction: Direction,
+        base: &str,
+        namespace: &str,
+        targets: &[&Workload<'_>],
+        rules: Vec<Rule<'_>>,
+    ) {
+        let chain = format!("{base}_{}", direction.short());
+        let mut lines = Vec::new();
+        for (i, rule) in rules.iter().enumerate() {
+            lines.extend(self.rule(direction, &format!("{chain}_{i}"), namespace, targets, rule));
+        }
+        self.table.chains.insert(chain.clone(), lines);
+        for target in targets {
+            let pod = format!("pod_{}_{}", direction.short(), target.address.to_string().replace('.', "_"));
+            self.table.map(direction.map(), target.address.to_string(), format!("goto {pod}"));
+            self.table.chains.entry(pod).or_default().push(format!("jump {chain}"));
+        }
+    }
+
+    fn rule(
+        &mut self,
+        direction: Direction,
+        set: &str,
+        namespace: &str,
+        targets: &[&Workload<'_>],
+        rule: &Rule<'_>,
+    ) -> Vec<String> {
+        // Nobody named is everybody.
+        let peers = rule.peers.filter(|p| !p.is_empty());
+        let workloads = self.workloads;
+        let about: Vec<&Workload<'_>> = match peers {
+            Some(peers) => workloads.iter().filter(|w| peers.iter().any(|p| self.is_about(p, namespace, w))).collect(),
+            None => workloads.iter().collect(),
+        };
+        let end = direction.peer();
+        let mut from = Vec::new();
+        if let Some(peers) = peers {
+            from.extend(peers.iter().filter_map(|p| block(p.ip_block.as_ref()?, end)));
+            if !about.is_empty() {
+                let elements = about.iter().map(|w| (w.address.to_string(), None)).collect();
+                self.table.sets.insert(set.into(), Set { header: "type ipv4_addr;".into(), elements });
+                from.push(format!("ip {end} @{set}"));
+            }
+        } else {
+            from.push(String::new());
+        }
+        // A named port is one of who is connected to.
+        let receivers = if direction == Direction::In { targets.to_vec() } else { about };
+        let to: Vec<String> = match rule.ports.filter(|p| !p.is_empty()) {
+            Some(ports) => ports.iter().filter_map(|p| port(p, &receivers)).collect(),
+            None => vec![String::new()],
+        };
+        let words = |f: &String, t: &String| {
+            let words = [f.as_str(), t.as_str(), "accept"];
+            words.into_iter().filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
+        };
+        from.iter().flat_map(|f| to.iter().map(move |t| words(f, t))).collect()
+    }
+
+    /// Whether a peer that is named by selectors means a pod.
+    fn is_about(&self, peer: &NetworkPolicyPeer, namespace: &str, workload: &Workload<'_>) -> bool {
+        if peer.ip_block.is_some() || (peer.pod_selector.is_none() && peer.namespace_selector.is_none()) {
+            return false;
+        }
+        let in_namespace = match &peer.namespace_selector {
+            Some(selector) => self.namespaces.get(&workload.namespace).is_some_and(|labels| matches(selector, labels)),
+            None => workload.namespace == namespace,
+        };
+        in_namespace && peer.pod_selector.as_ref().is_none_or(|s| matches(s, workload.labels))
+    }
+}
+
+fn block(block: &IPBlock, end: &str) -> Option<String> {
+    let network: Ipv4Net = block.cidr.parse().ok()?;
+    let except: BTreeSet<String> =
+        block.except.iter().flatten().filter_map(|e| Some(e.parse::<Ipv4Net>().ok()?.trunc().to_string())).collect();
+    let except: Vec<String> = except.into_iter().collect();
+    let all = format!("ip {end} {}", network.trunc());
+    Some(if except.is_empty() { all } else { format!("{all} ip {end} != {{ {} }}", except.join(", ")) })
+}
+
+fn port(port: &NetworkPolicyPort, receivers: &[&Workload<'_>]) -> Option<String> {
+    let protocol = port.protocol.as_deref().unwrap_or("TCP");
+    let word = match protocol {
+        "TCP" => "tcp",
+        "UDP" => "udp",
+        "SCTP" => "sctp",
+        _ => return None,
+    };
+    match (&port.port, port.end_port) {
+        (None, _) => Some(format!("meta l4proto {word}")),
+        (Some(IntOrString::Int(first)), Some(last)) => Some(format!("{word} dport {first}-{last}")),
+        (Some(IntOrString::Int(number)), None) => Some(format!("{word} dport {number}")),
+        (Some(IntOrString::String(name)), _) => {
+            let of = |w: &&Workload<'_>| -> Vec<String> {
+                let named = w.ports.iter().filter(|(n, p, _)| n == name && p == protocol);
+                named.map(|(_, _, number)| format!("{} . {number}", w.address)).collect()
+            };
+            let places: BTreeSet<String> = receivers.iter().flat_map(of).collect();
+            let places: Vec<String> = places.into_iter().collect();
+            (!places.is_empty()).then(|| format!("ip daddr . {word} dport {{ {} }}", places.join(", ")))
+        }
+    }
+}
+
+/// FNV-1a, for names of chains within the limits of nftables.
+fn fnv(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests;
