@@ -12,6 +12,7 @@ mod deployment;
 mod disruption;
 mod endpoints;
 mod garbage;
+mod ingress;
 mod job;
 mod namespace;
 mod nodes;
@@ -38,6 +39,8 @@ pub struct Config {
     pub local_storage: bool,
     /// Whether LoadBalancer services get the addresses of nodes.
     pub service_lb: bool,
+    /// Whether the nodes serve Ingresses.
+    pub ingress: bool,
     /// The port of the API, which no service may take on a node.
     pub api_port: i32,
 }
@@ -77,6 +80,9 @@ pub fn start(config: Config, informers: Informers) {
     job::start(context.events("job-controller"));
     cron_job::start(context.events("cronjob-controller"));
     endpoints::start(context.events("endpoint-slice-controller"));
+    if context.config.ingress {
+        ingress::start(context.clone());
+    }
     if context.config.service_lb {
         service_lb::start(context.events("service-lb-controller"));
     }

@@ -38,7 +38,7 @@ fn is_ours(service: &Service) -> bool {
 }
 
 /// The address at which a node answers the outside, if it may.
-fn address(node: &Node) -> Option<String> {
+pub fn address(node: &Node) -> Option<String> {
     let ready = node.status.as_ref().and_then(|s| s.conditions.as_ref()).into_iter().flatten();
     let ready = ready.clone().any(|c| c.type_ == "Ready" && c.status == "True");
     if !ready || node.labels().contains_key(EXCLUDED) {

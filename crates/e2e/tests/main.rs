@@ -6,6 +6,7 @@ mod clients;
 mod crash;
 mod custom;
 mod errors;
+mod ingress;
 mod join;
 mod limits;
 mod network;

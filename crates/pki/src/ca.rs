@@ -173,6 +173,18 @@ fn new_authority(name: &str) -> Result<(String, String), PkiError> {
     Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
 }
 
+/// A certificate that nobody vouches for, for servers that have no other.
+///
+/// # Errors
+/// When no key can be made.
+pub fn self_signed(common_name: &str) -> Result<Identity, PkiError> {
+    let key = KeyPair::generate()?;
+    let mut params = parameters(common_name, None, &[])?;
+    params.extended_key_usages = vec![Usage::Server.purpose()];
+    valid_for(&mut params, LEAF_DAYS);
+    Ok(Identity { certificate_pem: params.self_signed(&key)?.pem(), key_pem: key.serialize_pem() })
+}
+
 fn parameters(common_name: &str, organization: Option<&str>, names: &[String]) -> Result<CertificateParams, PkiError> {
     let mut params = CertificateParams::default();
     let mut subject = DistinguishedName::new();

@@ -13,7 +13,7 @@ mod token;
 
 pub use ca::{
     Authority, CertificateFacts, Identity, PkiError, RequestFacts, Usage, certificate_facts, certificate_names,
-    new_key, public_key, request, request_facts,
+    new_key, public_key, request, request_facts, self_signed,
 };
 pub use files::{kubeconfig, write_private};
 pub use token::{JoinToken, TokenError, random_secret};

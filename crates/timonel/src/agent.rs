@@ -176,6 +176,7 @@ struct Cluster {
     dns: IpAddr,
     domain: String,
     run_dns: bool,
+    run_ingress: bool,
 }
 
 async fn cluster(client: &Client) -> anyhow::Result<Cluster> {
@@ -194,6 +195,7 @@ async fn cluster(client: &Client) -> anyhow::Result<Cluster> {
         dns: get("cluster-dns")?.parse()?,
         domain: get("cluster-domain")?,
         run_dns: !get("disable")?.split(',').any(|d| d == "dns"),
+        run_ingress: !get("disable")?.split(',').any(|d| d == "ingress"),
     })
 }
 
@@ -246,6 +248,10 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     tokio::spawn(proxy::run(proxy, informers.clone()));
     let policies = policy::Config { table: POLICY_TABLE.into(), node_name: name.clone(), cluster_dns: cluster.dns };
     tokio::spawn(policy::run(policies, informers.clone()));
+    if cluster.run_ingress {
+        let ingress = ingress::Config { bind: std::net::Ipv4Addr::UNSPECIFIED.into(), http_port: 80, https_port: 443 };
+        tokio::spawn(ingress::run(ingress, informers.clone()));
+    }
     if cluster.run_dns {
         let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let dns = dns::Config {

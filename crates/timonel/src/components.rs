@@ -22,6 +22,7 @@ pub fn start_control_plane(api: &Arc<ApiServer>, args: &ServerArgs, authority: &
         authority: authority.clone(),
         cluster_cidr: args.cluster_cidr,
         local_storage: !args.disable.iter().any(|d| d == "local-storage"),
+        ingress: !args.disable.iter().any(|d| d == "ingress"),
         service_lb: !args.disable.iter().any(|d| d == "servicelb"),
         api_port: args.https_listen_port.into(),
     };

@@ -18,7 +18,7 @@ pub fn allows(server: &ApiServer, user: &User, a: &Attributes<'_>) -> bool {
         ("", "pods") if a.verb == "delete" => is_on(server, a, node),
         ("", "pods/status") => matches!(a.verb, "update" | "patch") && is_on(server, a, node),
         ("", "services" | "endpoints" | "namespaces") | ("discovery.k8s.io", "endpointslices") => read,
-        ("networking.k8s.io", "networkpolicies") => read,
+        ("networking.k8s.io", "networkpolicies" | "ingresses" | "ingressclasses") => read,
         ("", "events") => matches!(a.verb, "create" | "patch" | "update"),
         ("", "secrets" | "configmaps" | "persistentvolumeclaims") => {
             read && !a.name.is_empty() && refers(server, node, a)
@@ -66,7 +66,18 @@ fn refers(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
     if a.resource == "configmaps" && (a.name == "kube-root-ca.crt" || settings) {
         return true;
     }
+    // Every node serves Ingresses, so every node needs their certificates.
+    if a.resource == "secrets" && is_certificate(server, a) {
+        return true;
+    }
     pods_of(server, node, a).iter().any(|pod| pod_refers(&pod["spec"], a.resource, a.name))
+}
+
+fn is_certificate(server: &ApiServer, a: &Attributes<'_>) -> bool {
+    let filter = Filter { namespace: a.namespace.into(), ..Filter::default() };
+    let ingresses = server.cache.named("ingresses.networking.k8s.io").list(&filter).0;
+    let names = |ingress: &Value| ingress.array_at(&["spec", "tls"]).iter().any(|t| t["secretName"] == a.name);
+    ingresses.iter().any(|entry| names(&entry.parse()))
 }
 
 fn pod_refers(spec: &Value, resource: &str, name: &str) -> bool {

@@ -1,0 +1,152 @@
+//! Ingresses on real traffic.
+
+use pki::{Authority, Usage};
+use testkit::Cluster;
+
+/// What curl says: the code of the answer, then its body.
+fn curl(cluster: &Cluster, arguments: &[&str]) -> String {
+    let mut words: Vec<String> = ["curl", "-sk", "-m", "5", "-w", "\n%{http_code}"].map(String::from).into();
+    words.extend(arguments.iter().map(|a| (*a).to_string()));
+    let output = cluster.server.run(&words, "");
+    let (body, code) = output.stdout.rsplit_once('\n').unwrap_or(("", "000"));
+    format!("{code} {}", body.trim_end())
+}
+
+/// A site that tells what it was asked, and for whom.
+fn site(name: &str) -> String {
+    let answer = format!("{name} $request_uri $http_host $http_x_forwarded_proto $http_x_forwarded_for");
+    format!(
+        "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata:\n  nginx.conf: |\n    user root;\n    pid /run/nginx.pid;\n    error_log stderr;\n    events {{}}\n    \
+         http {{ access_log off; client_max_body_size 0; server {{ listen 80; location / {{ return 200 \"{answer}\\n\"; }} }} }}\n\
+         ---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  \
+         containers: [{{name: c, image: 'nginx:1.27', command: [/usr/sbin/nginx, -c, /conf/nginx.conf, -g, 'daemon off;'], volumeMounts: [{{name: conf, mountPath: /conf}}]}}]\n  \
+         volumes: [{{name: conf, configMap: {{name: {name}}}}}]\n\
+         ---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{selector: {{app: {name}}}, ports: [{{name: web, port: 80}}]}}\n"
+    )
+}
+
+const INGRESSES: &str = "
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: chat}
+spec:
+  rules:
+  - host: www.letschat.com
+    http:
+      paths:
+      - {path: /, pathType: Prefix, backend: {service: {name: one, port: {number: 80}}}}
+      - {path: /two, pathType: Prefix, backend: {service: {name: two, port: {name: web}}}}
+      - {path: /gone, pathType: Prefix, backend: {service: {name: gone, port: {number: 80}}}}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: rewritten, annotations: {nginx.ingress.kubernetes.io/rewrite-target: /$1, nginx.ingress.kubernetes.io/proxy-body-size: 1k}}
+spec:
+  rules:
+  - http: {paths: [{path: /strip/(.*), pathType: ImplementationSpecific, backend: {service: {name: two, port: {number: 80}}}}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: secure}
+spec:
+  tls: [{hosts: [secure.letschat.com], secretName: cert}]
+  rules:
+  - {host: secure.letschat.com, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: one, port: {number: 80}}}}]}}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: theirs}
+spec:
+  ingressClassName: somebody-else
+  rules:
+  - {host: theirs.letschat.com, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: one, port: {number: 80}}}}]}}
+";
+
+#[test]
+fn requests_find_their_service_by_host_and_path() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.apply(&[site("one"), site("two")].concat())?;
+    cluster.wait_pod("one")?;
+    cluster.wait_pod("two")?;
+    cluster.apply(INGRESSES)?;
+    let address = cluster.server.address();
+    let ask =
+        |host: &str, path: &str| curl(&cluster, &["-H", &format!("Host: {host}"), &format!("http://{address}{path}")]);
+    cluster.eventually("the host is served", || Ok(ask("www.letschat.com", "/x?y=z").starts_with("200")))?;
+    assert_eq!(ask("www.letschat.com", "/x?y=z"), format!("200 one /x?y=z www.letschat.com http {address}"));
+    assert_eq!(ask("www.letschat.com", "/two/x"), format!("200 two /two/x www.letschat.com http {address}"));
+    assert_eq!(ask("any.where", "/strip/a/b"), format!("200 two /a/b any.where http {address}"));
+    assert!(ask("www.letschat.com", "/gone").starts_with("503 503: service default/gone:80 has no endpoint"));
+    assert!(ask("theirs.letschat.com", "/").starts_with("404"), "another controller's class");
+    let spoofed = curl(
+        &cluster,
+        &["-H", "Host: www.letschat.com", "-H", "X-Forwarded-For: 1.2.3.4", &format!("http://{address}/")],
+    );
+    assert_eq!(spoofed, format!("200 one / www.letschat.com http {address}"));
+    let body = "x".repeat(2000);
+    let large = curl(&cluster, &["-H", "Host: any.where", "-d", &body, &format!("http://{address}/strip/")]);
+    assert!(large.starts_with("413"), "{large}");
+    let chunked =
+        ["-H", "Host: any.where", "-H", "Transfer-Encoding: chunked", "-d", &body, &format!("http://{address}/strip/")];
+    let large = curl(&cluster, &chunked);
+    assert!(large.starts_with("413"), "{large}");
+
+    // HTTPS: first with a certificate of no worth, then with the one that was brought.
+    assert!(
+        curl(&cluster, &["-o", "/dev/null", "-H", "Host: secure.letschat.com", &format!("http://{address}/")])
+            .starts_with("308")
+    );
+    let resolve = format!("secure.letschat.com:443:{address}");
+    let folder = cluster.server.folder().join("tls");
+    let authority = Authority::load_or_create(&folder, "ca")?;
+    let identity =
+        authority.keep(&folder, "cert", "secure", None, &[Usage::Server], &["secure.letschat.com".into()])?;
+    let ca = folder.join("ca.crt").display().to_string();
+    let trusting = |options: &[&str]| {
+        let mut words: Vec<String> =
+            ["curl", "-s", "-m", "5", "--cacert", &ca, "--resolve", &resolve].map(String::from).into();
+        words.extend(options.iter().map(|o| (*o).to_string()));
+        words.push("https://secure.letschat.com/".into());
+        cluster.server.run(&words, "")
+    };
+    assert!(curl(&cluster, &["--resolve", &resolve, "https://secure.letschat.com/"]).starts_with("200 one"));
+    assert_ne!(trusting(&[]).code, 0, "nobody vouches for the fallback");
+    let files = ["crt", "key"].map(|kind| folder.join(format!("cert.{kind}")).display().to_string());
+    assert!(!identity.key_pem.is_empty());
+    cluster.ok(&[
+        "create",
+        "secret",
+        "tls",
+        "cert",
+        &format!("--cert={}", files[0]),
+        &format!("--key={}", files[1]),
+    ])?;
+    // An Ingress that changes is looked at again at once.
+    cluster.ok(&["annotate", "ingress", "secure", "look=again"])?;
+    cluster.eventually("the certificate is served", || {
+        Ok(trusting(&[]).stdout.contains("one / secure.letschat.com https"))
+    })?;
+    let h1 = trusting(&["--http1.1", "-w", "%{http_version}"]);
+    let h2 = trusting(&["--http2", "-w", "%{http_version}"]);
+    assert!(h1.stdout.ends_with("1.1") && h2.stdout.ends_with('2'), "{h1:?} {h2:?}");
+
+    // Users see where; and which class serves what names none.
+    let table = cluster.ok(&["get", "ingress", "chat"])?;
+    assert!(table.contains("timonel") && table.contains("www.letschat.com") && table.contains(&address), "{table}");
+    let old = cluster.kubectl_with(
+        &["apply", "-f", "-"],
+        "apiVersion: networking.k8s.io/v1beta1\nkind: Ingress\nmetadata: {name: old}\n",
+    );
+    assert!(
+        old.code != 0
+            && old.stderr.contains("no matches for kind \"Ingress\" in version \"networking.k8s.io/v1beta1\""),
+        "{old:?}"
+    );
+    // A pod that comes in place of another one is found.
+    cluster.ok(&["delete", "pod", "one"])?;
+    assert!(ask("www.letschat.com", "/").starts_with("503"));
+    cluster.apply(&site("one"))?;
+    cluster.wait_pod("one")?;
+    cluster.eventually("the new pod answers", || Ok(ask("www.letschat.com", "/").starts_with("200 one")))?;
+    Ok(())
+}
