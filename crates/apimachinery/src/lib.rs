@@ -5,7 +5,7 @@
 //! (`metadata`, `status`).
 //!
 //! Reading order: [`object`] (metadata access), [`status`] (errors as clients see them), [`selector`], [`quantity`],
-//! [`patch`], [`fields`], [`names`], [`clock`], [`duration`], [`cron`].
+//! [`patch`], [`fields`], [`names`], [`clock`], [`duration`], [`cron`], [`ranges`].
 
 pub mod clock;
 pub mod cron;
@@ -15,6 +15,7 @@ pub mod names;
 pub mod object;
 pub mod patch;
 pub mod quantity;
+pub mod ranges;
 pub mod selector;
 pub mod status;
 

@@ -14,6 +14,7 @@ use crate::ApiServer;
 use crate::allocator::kubernetes_address;
 use crate::auth::{MASTERS, User, roles};
 use crate::cache::{object_key, store_key};
+use crate::fairness;
 use crate::handlers::write::{Creation, create_object};
 use crate::object::{Filter, encode};
 
@@ -30,7 +31,7 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
     let namespaces = ["default", "kube-system", "kube-public", "kube-node-lease"]
         .map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
     ensure(server, kind("", "namespaces")?, namespaces.into()).await?;
-    let rbac = "rbac.authorization.k8s.io";
+    let (rbac, flows) = ("rbac.authorization.k8s.io", "flowcontrol.apiserver.k8s.io");
     let classes = [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)].map(|(name, value)| {
         json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value,
                "description": "Used for system critical pods."})
@@ -41,8 +42,10 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
         ensure(server, kind(rbac, "clusterrolebindings")?, roles::cluster_role_bindings()),
         ensure(server, kind(rbac, "roles")?, roles::system_roles()),
         ensure(server, kind("scheduling.k8s.io", "priorityclasses")?, classes.into()),
+        ensure(server, kind(flows, "prioritylevelconfigurations")?, fairness::default_levels()),
+        ensure(server, kind(flows, "flowschemas")?, fairness::default_schemas()),
         ensure(server, kind("", "services")?, services(server)),
-        ensure(server, kind("", "endpoints")?, vec![endpoints(server)]),
+        ensure(server, kind("", "endpoints")?, endpoints(server)),
         ensure(server, kind("discovery.k8s.io", "endpointslices")?, vec![endpoint_slice(server)]),
         ensure(server, kind("", "configmaps")?, vec![authentication(server), cluster(server)]),
     )?;
@@ -101,13 +104,18 @@ fn services(server: &ApiServer) -> Vec<Value> {
     services
 }
 
-fn endpoints(server: &ApiServer) -> Value {
+fn endpoints(server: &ApiServer) -> Vec<Value> {
     let (address, port) = server.config.advertise;
-    json!({"apiVersion": "v1", "kind": "Endpoints",
+    if address.is_loopback() {
+        // A machine without another address. Endpoints can't have it; the slice can.
+        return Vec::new();
+    }
+    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": "kubernetes", "namespace": "default",
                      "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
         "subsets": [{"addresses": [{"ip": address.to_string()}],
-                     "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]})
+                     "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]});
+    vec![endpoints]
 }
 
 fn endpoint_slice(server: &ApiServer) -> Value {

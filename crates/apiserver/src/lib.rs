@@ -1,7 +1,7 @@
 //! The Kubernetes API over HTTP, on top of a [`store::Store`].
 //!
 //! Life of a request: [`server`] (TLS) or a component's [`client`](InProcess) → [`auth`] (who is it, may it) →
-//! [`request`] (what is asked) → [`handlers`] → [`cache`] for reads, or decode → [`api::defaults`] → [`admission`] →
+//! [`request`] (what is asked) → [`fairness`] (is it its turn) → [`handlers`] → [`cache`] for reads, or decode → [`api::defaults`] → [`admission`] →
 //! [`api::validate`] → [`encode`](object::encode) → store for writes → answer.
 //!
 //! Invariants:
@@ -21,6 +21,7 @@ mod catalog;
 mod convert;
 mod discovery;
 mod external;
+mod fairness;
 mod handlers;
 mod managed;
 mod object;
@@ -95,14 +96,11 @@ pub struct ApiServer {
     discovery: discovery::Discovery,
     relay: relay::Relay,
     aggregator: Arc<relay::Aggregator>,
-    slots: tokio::sync::Semaphore,
+    fairness: fairness::Fairness,
     quotas: quota::Quotas,
     expressions: external::Expressions,
     started: jiff::Timestamp,
 }
-
-/// Requests that are worked on at a time, watches not counted.
-const MAX_IN_FLIGHT: usize = 600;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -136,7 +134,7 @@ impl ApiServer {
             catalog,
             quotas: quota::Quotas::default(),
             expressions: external::Expressions::default(),
-            slots: tokio::sync::Semaphore::new(MAX_IN_FLIGHT),
+            fairness: fairness::Fairness::default(),
             started: jiff::Timestamp::now(),
             cache,
             store,
@@ -144,6 +142,7 @@ impl ApiServer {
         });
         bootstrap::run(&server).await.map_err(StartError::Bootstrap)?;
         tokio::spawn(bootstrap::expire_events(Arc::downgrade(&server)));
+        tokio::spawn(fairness::keep_dangling(Arc::downgrade(&server)));
         tokio::spawn(relay::keep_aggregated(Arc::downgrade(&server)));
         Ok(server)
     }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::ranges;
 use informer::{Informer, Key, Keyed as _};
 use k8s_openapi::api::batch::v1::{Job, JobSpec, JobStatus, PodFailurePolicyRule, UncountedTerminatedPods};
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
@@ -20,6 +21,8 @@ use crate::{Context, Result, pods};
 
 const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+/// On a pod of an index: how many before it failed.
+const FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
 /// First and longest wait before pods that failed are replaced.
 const BACKOFF: (i64, i64) = (10, 600);
 /// Pods that one round creates at the most.
@@ -44,30 +47,6 @@ pub fn condition<'a>(status: &'a JobStatus, kind: &str) -> Option<&'a k8s_openap
 pub fn ending(job: &Job) -> Option<&str> {
     let status = job.status.as_ref()?;
     ["Complete", "Failed"].into_iter().find(|kind| condition(status, kind).is_some())
-}
-
-/// Numbers as ranges: `0-2,5`.
-fn ranges(indexes: &BTreeSet<i32>) -> String {
-    let mut parts: Vec<(i32, i32)> = Vec::new();
-    for index in indexes {
-        match parts.last_mut() {
-            Some((_, last)) if *last + 1 == *index => *last = *index,
-            _ => parts.push((*index, *index)),
-        }
-    }
-    let text = |(a, b): &(i32, i32)| if a == b { a.to_string() } else { format!("{a}-{b}") };
-    parts.iter().map(text).collect::<Vec<_>>().join(",")
-}
-
-fn read_ranges(text: &str) -> BTreeSet<i32> {
-    let mut set = BTreeSet::new();
-    for part in text.split(',').filter(|p| !p.is_empty()) {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        if let (Ok(first), Ok(last)) = (first.parse::<i32>(), last.parse::<i32>()) {
-            set.extend(first..=last.min(first.saturating_add(100_000)));
-        }
-    }
-    set
 }
 
 fn index_of(pod: &Pod) -> Option<i32> {
@@ -137,6 +116,8 @@ struct Tally {
     given_up: BTreeSet<i32>,
     /// Indexes of pods that are at work.
     active_indexes: BTreeSet<i32>,
+    /// How often each index failed. Its pods carry the count, so it outlives those that are deleted.
+    failures: BTreeMap<i32, i32>,
     active: i32,
     ready: i32,
     terminating: i32,
@@ -149,6 +130,8 @@ struct Tally {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Decision {
     Complete,
+    /// The success policy is met, by the rule that the text names.
+    Enough(String),
     Fail(&'static str, String),
     /// So many pods more (their indexes, for indexed Jobs) or fewer.
     Run {
@@ -171,6 +154,9 @@ fn decide(spec: &JobSpec, tally: &Tally, age: Option<SignedDuration>) -> Decisio
         && spec.suspend != Some(true)
     {
         return Decision::Fail("DeadlineExceeded", "Job was active longer than specified deadline".into());
+    }
+    if let Some(rule) = met(spec, &tally.completed) {
+        return Decision::Enough(format!("Matched rules at index {rule}"));
     }
     let indexed = spec.completion_mode.as_deref() == Some("Indexed");
     if indexed {
@@ -222,6 +208,22 @@ fn decide(spec: &JobSpec, tally: &Tally, age: Option<SignedDuration>) -> Decisio
     }
 }
 
+/// The first rule of the success policy that the completed indexes fulfil.
+fn met(spec: &JobSpec, completed: &BTreeSet<i32>) -> Option<usize> {
+    spec.success_policy.as_ref()?.rules.iter().position(|rule| {
+        let wanted = rule.succeeded_indexes.as_deref().map(|text| ranges::read(text).unwrap_or_default());
+        let done = match &wanted {
+            Some(wanted) => wanted.intersection(completed).count(),
+            None => completed.len(),
+        };
+        match (rule.succeeded_count, &wanted) {
+            (Some(count), _) => done >= usize::try_from(count).unwrap_or(usize::MAX),
+            (None, Some(wanted)) => done == wanted.len() && done > 0,
+            (None, None) => false,
+        }
+    })
+}
+
 /// How long to wait before failed pods are replaced, from the last failure.
 fn backoff(failures: i32) -> SignedDuration {
     let doublings = u32::try_from(failures - 1).unwrap_or(0).min(10);
@@ -270,8 +272,13 @@ impl Work<'_> {
             Some(target) => {
                 Decision::Fail("", target.message.clone().unwrap_or_default()).with_reason(target.reason.as_deref())
             }
-            None if condition(&status, "SuccessCriteriaMet").is_some() => Decision::Complete,
-            None => decide(spec, &tally, age),
+            None => match condition(&status, "SuccessCriteriaMet") {
+                Some(met) if met.reason.as_deref() == Some("SuccessPolicy") => {
+                    Decision::Enough(met.message.clone().unwrap_or_default())
+                }
+                Some(_) => Decision::Complete,
+                None => decide(spec, &tally, age),
+            },
         };
         set_counts(spec, &mut status, &tally);
         let mut again = None;
@@ -347,7 +354,15 @@ impl Work<'_> {
                 }
             }
         }
-        let new = (0..create).map(|i| new_pod(job, spec, indexes.get(i).copied()));
+        let new = (0..create).map(|i| {
+            let index = indexes.get(i).copied();
+            let mut pod = new_pod(job, spec, index);
+            if let Some(index) = index.filter(|_| spec.backoff_limit_per_index.is_some()) {
+                let failures = tally.failures.get(&index).copied().unwrap_or(0).to_string();
+                pod.metadata.annotations.get_or_insert_default().insert(FAILURES.into(), failures);
+            }
+            pod
+        });
         pods::create_all(self.context, self.pods, job, new).await.map_or(Ok(None), Err)
     }
 
@@ -363,6 +378,7 @@ impl Work<'_> {
         let at_work: Vec<&Arc<Pod>> = mine.iter().filter(|p| outcome(p).is_none()).collect();
         let (announce, last, reason, message) = match &decision {
             Decision::Fail(reason, message) => ("FailureTarget", "Failed", *reason, message.as_str()),
+            Decision::Enough(message) => ("SuccessCriteriaMet", "Complete", "SuccessPolicy", message.as_str()),
             _ => ("SuccessCriteriaMet", "Complete", "CompletionsReached", "Reached expected number of succeeded pods"),
         };
         let time = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now));
@@ -501,26 +517,26 @@ fn tally(spec: &JobSpec, status: &JobStatus, mine: &[Arc<Pod>]) -> Tally {
     let mut tally = Tally {
         succeeded: status.succeeded.unwrap_or(0) + open(&uncounted.succeeded),
         failed: status.failed.unwrap_or(0) + open(&uncounted.failed),
-        completed: read_ranges(status.completed_indexes.as_deref().unwrap_or("")),
-        given_up: read_ranges(status.failed_indexes.as_deref().unwrap_or("")),
+        completed: ranges::read(status.completed_indexes.as_deref().unwrap_or("")).unwrap_or_default(),
+        given_up: ranges::read(status.failed_indexes.as_deref().unwrap_or("")).unwrap_or_default(),
         ..Tally::default()
     };
-    let mut failures: BTreeMap<i32, i32> = BTreeMap::new();
     for pod in mine {
         let index = index_of(pod);
+        if let Some(index) = index {
+            let before = pod.annotations().get(FAILURES).and_then(|n| n.parse::<i32>().ok()).unwrap_or(0);
+            let counts = outcome(pod) == Some(false) && judge(rules(spec), pod) != Verdict::Ignore;
+            let failures = tally.failures.entry(index).or_default();
+            *failures = (*failures).max(before + i32::from(counts));
+        }
         match outcome(pod) {
             Some(true) => tally.completed.extend(index),
-            Some(false) => {
-                match judge(rules(spec), pod) {
-                    Verdict::Ignore => {}
-                    Verdict::FailJob(why) => tally.fails_job = Some(why),
-                    Verdict::FailIndex => tally.given_up.extend(index),
-                    Verdict::Count => {}
-                }
-                if let Some(index) = index {
-                    *failures.entry(index).or_default() += 1;
-                }
-            }
+            Some(false) => match judge(rules(spec), pod) {
+                Verdict::Ignore => {}
+                Verdict::FailJob(why) => tally.fails_job = Some(why),
+                Verdict::FailIndex => tally.given_up.extend(index),
+                Verdict::Count => {}
+            },
             None if pods::is_deleting(pod) => tally.terminating += 1,
             None => {
                 tally.active += 1;
@@ -532,7 +548,7 @@ fn tally(spec: &JobSpec, status: &JobStatus, mine: &[Arc<Pod>]) -> Tally {
         }
     }
     if let Some(limit) = spec.backoff_limit_per_index {
-        tally.given_up.extend(failures.iter().filter(|(_, n)| **n > limit).map(|(i, _)| *i));
+        tally.given_up.extend(tally.failures.iter().filter(|(_, n)| **n > limit).map(|(i, _)| *i));
     }
     tally.given_up.retain(|i| !tally.completed.contains(i));
     tally
@@ -543,9 +559,9 @@ fn set_counts(spec: &JobSpec, status: &mut JobStatus, tally: &Tally) {
     status.ready = Some(tally.ready);
     status.terminating = Some(tally.terminating);
     if spec.completion_mode.as_deref() == Some("Indexed") {
-        status.completed_indexes = Some(ranges(&tally.completed)).filter(|t| !t.is_empty());
+        status.completed_indexes = Some(ranges::write(&tally.completed)).filter(|t| !t.is_empty());
         if spec.backoff_limit_per_index.is_some() {
-            status.failed_indexes = Some(ranges(&tally.given_up));
+            status.failed_indexes = Some(ranges::write(&tally.given_up));
         }
     }
 }
@@ -673,11 +689,33 @@ mod tests {
     }
 
     #[test]
-    fn indexes_are_written_as_ranges() {
-        let set: BTreeSet<i32> = [0, 1, 2, 5, 7, 8].into();
-        assert_eq!(ranges(&set), "0-2,5,7-8");
-        assert_eq!(read_ranges("0-2,5,7-8"), set);
-        assert!(read_ranges("").is_empty());
+    fn a_success_policy_ends_a_job_early() {
+        let rules = json!([{"succeededIndexes": "0,2"}, {"succeededCount": 3}, {"succeededIndexes": "1-3", "succeededCount": 1}]);
+        let job = spec(json!({"parallelism": 5, "completions": 5, "completionMode": "Indexed",
+            "successPolicy": {"rules": rules}}));
+        let met = |done: &[i32]| met(&job, &done.iter().copied().collect());
+        assert_eq!(met(&[0]), None);
+        assert_eq!(met(&[0, 4]), None);
+        assert_eq!(met(&[0, 2]), Some(0));
+        assert_eq!(met(&[0, 1, 4]), Some(1));
+        assert_eq!(met(&[3]), Some(2));
+        let tally = Tally { completed: [0, 2].into(), active: 3, ..Tally::default() };
+        assert_eq!(decide(&job, &tally, None), Decision::Enough("Matched rules at index 0".into()));
+    }
+
+    #[test]
+    fn failures_of_an_index_outlive_its_pods() {
+        let job =
+            spec(json!({"parallelism": 1, "completions": 2, "completionMode": "Indexed", "backoffLimitPerIndex": 1}));
+        let pod = |before: &str, phase: &str| -> Arc<Pod> {
+            let annotations = json!({INDEX: "0", FAILURES: before});
+            let pod = json!({"metadata": {"name": "p", "annotations": annotations}, "status": {"phase": phase}});
+            Arc::new(serde_json::from_value(pod).unwrap())
+        };
+        let given_up = |pods: &[Arc<Pod>]| tally(&job, &JobStatus::default(), pods).given_up.contains(&0);
+        assert!(!given_up(&[pod("0", "Failed")]));
+        assert!(!given_up(&[pod("1", "Running")]));
+        assert!(given_up(&[pod("1", "Failed")]));
     }
 
     #[test]

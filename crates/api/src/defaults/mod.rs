@@ -34,13 +34,25 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         }
         ("storage.k8s.io", "csidrivers") => csi_driver(object),
         ("networking.k8s.io", "networkpolicies") => network_policy(object),
-        ("networking.k8s.io", "ingressclasses") => {}
+        ("networking.k8s.io", "ingressclasses") => {
+            if let Some(parameters) = spec(object).and_then(|spec| child(spec, "parameters")) {
+                default(parameters, "scope", || json!("Cluster"));
+            }
+        }
         ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => binding(object),
         ("scheduling.k8s.io", "priorityclasses") => {
             set(object.as_object_mut(), "preemptionPolicy", json!("PreemptLowerPriority"));
         }
         ("discovery.k8s.io", "endpointslices") => endpoint_slice(object),
         ("certificates.k8s.io", _) => csr(object),
+        ("flowcontrol.apiserver.k8s.io", plural) => flow(plural, object),
+        ("policy", _) => set(object.as_object_mut(), "status", json!({})),
+        ("networking.k8s.io", "ingresses") => set(object.as_object_mut(), "status", json!({"loadBalancer": {}})),
+        ("apiregistration.k8s.io", _) => {
+            if let Some(service) = spec(object).and_then(|spec| child(spec, "service")) {
+                default(service, "port", || json!(443));
+            }
+        }
         ("admissionregistration.k8s.io", _) => admission::admission(kind.plural, object),
         _ => {}
     }
@@ -201,6 +213,28 @@ fn endpoint_slice(object: &mut Value) {
     for port in items(map, "ports") {
         default(port, "name", || json!(""));
         default(port, "protocol", || json!("TCP"));
+    }
+}
+
+fn flow(plural: &str, object: &mut Value) {
+    let Some(spec) = spec(object) else { return };
+    if plural == "flowschemas" {
+        return default(spec, "matchingPrecedence", || json!(1000));
+    }
+    if spec.get("type") == Some(&json!("Exempt")) {
+        default(spec, "exempt", || json!({}));
+        if let Some(exempt) = child(spec, "exempt") {
+            default(exempt, "nominalConcurrencyShares", || json!(0));
+            default(exempt, "lendablePercent", || json!(0));
+        }
+    }
+    let Some(limited) = child(spec, "limited") else { return };
+    default(limited, "nominalConcurrencyShares", || json!(30));
+    default(limited, "lendablePercent", || json!(0));
+    if let Some(queuing) = child(limited, "limitResponse").and_then(|r| child(r, "queuing")) {
+        default(queuing, "queues", || json!(64));
+        default(queuing, "handSize", || json!(8));
+        default(queuing, "queueLengthLimit", || json!(50));
     }
 }
 

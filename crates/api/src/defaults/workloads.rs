@@ -130,6 +130,11 @@ fn job(spec: &mut Map<String, Value>) {
     default(spec, "completionMode", || json!("NonIndexed"));
     default(spec, "suspend", || json!(false));
     default(spec, "manualSelector", || json!(false));
+    for rule in child(spec, "podFailurePolicy").into_iter().flat_map(|policy| items(policy, "rules")) {
+        for condition in items(rule, "onPodConditions") {
+            default(condition, "status", || json!("True"));
+        }
+    }
     let policy = spec.contains_key("podFailurePolicy");
     default(spec, "podReplacementPolicy", || json!(if policy { "Failed" } else { "TerminatingOrFailed" }));
     template(spec.get_mut("template"));
@@ -142,5 +147,18 @@ pub fn autoscaler(object: &mut Value) {
         json!([{"type": "Resource",
                 "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}])
     });
+    if let Some(behavior) = child(spec, "behavior") {
+        let up = json!([{"type": "Pods", "value": 4, "periodSeconds": 15}, {"type": "Percent", "value": 100, "periodSeconds": 15}]);
+        let down = json!([{"type": "Percent", "value": 100, "periodSeconds": 15}]);
+        for (direction, policies, window) in [("scaleUp", up, Some(0)), ("scaleDown", down, None)] {
+            default(behavior, direction, || json!({}));
+            let Some(rules) = child(behavior, direction) else { continue };
+            if let Some(window) = window {
+                default(rules, "stabilizationWindowSeconds", || json!(window));
+            }
+            default(rules, "selectPolicy", || json!("Max"));
+            default(rules, "policies", || policies);
+        }
+    }
     super::set(object.as_object_mut(), "status", json!({"desiredReplicas": 0, "currentMetrics": null}));
 }

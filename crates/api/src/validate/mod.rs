@@ -1,16 +1,23 @@
 //! What upstream refuses, field by field. Each check appends a [`Cause`]; the API server turns the list into one
 //! `Invalid` answer.
 
+mod cluster;
+mod container;
+mod field;
 mod meta;
+mod network;
+mod placement;
 mod pod;
 mod policies;
 mod storage;
+mod volumes;
 mod workloads;
 
 use apimachinery::{Cause, ObjectExt as _, names};
 use serde_json::{Value, json};
 
 use crate::Kind;
+use field::Field;
 
 pub use meta::metadata;
 pub use policies::POLICY_VARIABLES;
@@ -19,24 +26,40 @@ pub use policies::POLICY_VARIABLES;
 pub fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut causes = Vec::new();
     metadata(kind, object, old, &mut causes);
+    let root = Field::root(object);
+    let into = &mut causes;
     match (kind.group, kind.plural) {
-        ("", "pods") => pod::pod(object, old, &mut causes),
-        ("", "services") => service(object, old, &mut causes),
-        ("", "configmaps") => data_keys(object, old, &["data", "binaryData"], &mut causes),
-        ("", "secrets") => secret(object, old, &mut causes),
-        ("", "persistentvolumeclaims") => storage::claim(object, old, &mut causes),
-        ("", "persistentvolumes") => storage::volume(object, old, &mut causes),
-        ("storage.k8s.io", "storageclasses") => storage::class(object, old, &mut causes),
-        ("apps", _) => workloads::apps(kind.plural, object, old, &mut causes),
-        ("batch", _) => workloads::batch(kind.plural, object, old, &mut causes),
-        ("rbac.authorization.k8s.io", _) => rbac(kind.plural, object, old, &mut causes),
-        ("scheduling.k8s.io", "priorityclasses") => immutable(object, old, &["value"], "value", &mut causes),
-        ("admissionregistration.k8s.io", plural) => policies::admission(plural, object, &mut causes),
-        ("networking.k8s.io", "ingresses") => ingress(object, &mut causes),
-        ("discovery.k8s.io", "endpointslices") => {
-            one_of(object, &["addressType"], "addressType", &["IPv4", "IPv6", "FQDN"], &mut causes);
-            immutable(object, old, &["addressType"], "addressType", &mut causes);
-        }
+        ("", "pods") => pod::pod(object, old, into),
+        ("", "podtemplates") => workloads::pod_template(object, into),
+        ("", "services") => network::service(&root, old, into),
+        ("", "endpoints") => network::endpoints(&root, into),
+        ("", "configmaps") => data_keys(object, old, &["data", "binaryData"], into),
+        ("", "secrets") => secret(object, old, into),
+        ("", "persistentvolumeclaims") => storage::claim(object, old, into),
+        ("", "persistentvolumes") => storage::volume(object, old, into),
+        ("", "replicationcontrollers") => workloads::replication_controller(object, into),
+        ("", "nodes") => cluster::node(&root, old, into),
+        ("", "resourcequotas") => cluster::quota(&root, old, into),
+        ("", "limitranges") => cluster::limit_range(&root, into),
+        ("", "events") => cluster::event(&root, into),
+        ("storage.k8s.io", plural) => storage::storage(plural, object, old, into),
+        ("apps", _) => workloads::apps(kind.plural, object, old, into),
+        ("batch", _) => workloads::batch(kind.plural, object, old, into),
+        ("autoscaling", _) => cluster::autoscaler(&root, into),
+        ("policy", _) => cluster::budget(&root, into),
+        ("rbac.authorization.k8s.io", _) => rbac(kind.plural, object, old, into),
+        ("scheduling.k8s.io", "priorityclasses") => cluster::priority_class(&root, old, into),
+        ("node.k8s.io", _) => cluster::runtime_class(&root, old, into),
+        ("coordination.k8s.io", _) => cluster::lease(&root, into),
+        ("certificates.k8s.io", _) => cluster::signing_request(&root, old, into),
+        ("admissionregistration.k8s.io", plural) => policies::admission(plural, object, into),
+        ("apiregistration.k8s.io", _) => cluster::api_service(&root, into),
+        ("flowcontrol.apiserver.k8s.io", "flowschemas") => cluster::flow_schema(&root, into),
+        ("flowcontrol.apiserver.k8s.io", _) => cluster::priority_level(&root, into),
+        ("networking.k8s.io", "ingresses") => network::ingress(&root, into),
+        ("networking.k8s.io", "ingressclasses") => network::ingress_class(&root, old, into),
+        ("networking.k8s.io", "networkpolicies") => network::policy(&root, into),
+        ("discovery.k8s.io", "endpointslices") => network::endpoint_slice(&root, old, into),
         _ => {}
     }
     causes
@@ -86,66 +109,6 @@ fn port_or_name(value: &Value, field: &str, causes: &mut Vec<Cause>) {
             }
         }
         None => port_number(value, field, causes),
-    }
-}
-
-fn service(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
-    let spec = &object["spec"];
-    let kind = spec.str_at(&["type"]);
-    one_of(object, &["spec", "type"], "spec.type", &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"], causes);
-    one_of(object, &["spec", "sessionAffinity"], "spec.sessionAffinity", &["ClientIP", "None"], causes);
-    let ports = spec.array_at(&["ports"]);
-    let headless = spec.str_at(&["clusterIP"]) == "None";
-    if ports.is_empty() && kind != "ExternalName" && !headless {
-        causes.push(Cause::required("spec.ports", ""));
-    }
-    if kind == "ExternalName" && spec.str_at(&["externalName"]).is_empty() {
-        causes.push(Cause::required("spec.externalName", ""));
-    }
-    if headless && matches!(kind, "NodePort" | "LoadBalancer") {
-        let detail = format!("may not be set to 'None' for {kind} services");
-        causes.push(Cause::invalid("spec.clusterIPs[0]", &json!("None"), &detail));
-    }
-    if let Some(ip) = spec.get("clusterIP").and_then(Value::as_str)
-        && !ip.is_empty()
-        && ip != "None"
-        && ip.parse::<std::net::IpAddr>().is_err()
-    {
-        causes.push(Cause::invalid("spec.clusterIPs", &json!([ip]), "must be a valid IP address, (e.g. 10.9.8.7)"));
-    }
-    let mut seen = Vec::new();
-    for (i, port) in ports.iter().enumerate() {
-        let field = |name: &str| format!("spec.ports[{i}].{name}");
-        port_number(&port["port"], &field("port"), causes);
-        port_or_name(&port["targetPort"], &field("targetPort"), causes);
-        let protocol = &port["protocol"];
-        if !matches!(protocol.as_str(), Some("TCP" | "UDP" | "SCTP")) {
-            causes.push(Cause::not_supported(field("protocol"), protocol, &["SCTP", "TCP", "UDP"]));
-        }
-        let name = port.str_at(&["name"]);
-        if name.is_empty() && ports.len() > 1 {
-            causes.push(Cause::required(field("name"), ""));
-        } else if !name.is_empty() {
-            if let Err(why) = names::dns1123_label(name) {
-                causes.push(Cause::invalid(field("name"), &port["name"], &why));
-            }
-            if seen.contains(&name) {
-                causes.push(Cause::duplicate(field("name"), &port["name"]));
-            }
-            seen.push(name);
-        }
-        if port.get("nodePort").is_some_and(|n| n != 0) && kind == "ClusterIP" {
-            causes.push(Cause::forbidden(field("nodePort"), "may not be used when `type` is 'ClusterIP'"));
-        }
-    }
-    // Once given, an address stays, unless the service stops having one.
-    if let Some(old) = old
-        && kind != "ExternalName"
-        && !matches!(old.str_at(&["spec", "type"]), "ExternalName")
-        && !old.str_at(&["spec", "clusterIP"]).is_empty()
-        && old.str_at(&["spec", "clusterIP"]) != spec.str_at(&["clusterIP"])
-    {
-        causes.push(Cause::invalid("spec.clusterIPs[0]", &json!([spec.str_at(&["clusterIP"])]), IMMUTABLE));
     }
 }
 
@@ -238,28 +201,6 @@ fn rbac(plural: &str, object: &Value, old: Option<&Value>, causes: &mut Vec<Caus
         if !paths && rule.array_at(&["resources"]).is_empty() {
             let detail = "resource rules must supply at least one resource";
             causes.push(Cause::required(format!("rules[{i}].resources"), detail));
-        }
-    }
-}
-
-fn ingress(object: &Value, causes: &mut Vec<Cause>) {
-    let spec = &object["spec"];
-    if spec["rules"].is_null() && spec["defaultBackend"].is_null() {
-        let detail = "either `defaultBackend` or `rules` must be specified";
-        causes.push(Cause::invalid("spec", spec, detail));
-    }
-    for (i, rule) in spec.array_at(&["rules"]).iter().enumerate() {
-        for (j, path) in rule.array_at(&["http", "paths"]).iter().enumerate() {
-            let field = |name: &str| format!("spec.rules[{i}].http.paths[{j}].{name}");
-            let types = &["Exact", "ImplementationSpecific", "Prefix"];
-            one_of(path, &["pathType"], &field("pathType"), types, causes);
-            let text = path.str_at(&["path"]);
-            if !text.starts_with('/') && path.str_at(&["pathType"]) != "ImplementationSpecific" {
-                causes.push(Cause::invalid(field("path"), &path["path"], "must be an absolute path"));
-            }
-            if path["backend"]["service"].is_null() && path["backend"]["resource"].is_null() {
-                causes.push(Cause::required(field("backend"), "a service or a resource must be specified"));
-            }
         }
     }
 }

@@ -1,12 +1,18 @@
 //! Pods, and the templates of pods.
 
 use apimachinery::{Cause, ObjectExt as _, Quantity, names};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{one_of, port_number, port_or_name};
+use super::container::{self, Role, Surroundings};
+use super::field::{Field, too_many};
+use super::{placement, volumes};
 
 pub fn pod(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     let Some(old) = old else {
+        if !object.array_at(&["spec", "ephemeralContainers"]).is_empty() {
+            let field = "spec.ephemeralContainers";
+            causes.push(Cause::forbidden(field, "cannot be set on create"));
+        }
         return spec(&object["spec"], "spec", &[], causes);
     };
     // Of a pod's spec little may change: images, the deadline, tolerations added, gates removed.
@@ -23,6 +29,25 @@ pub fn pod(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     if frozen_new != frozen_old {
         let detail = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
         causes.push(Cause::forbidden("spec", detail));
+    } else if object["spec"] != old["spec"] {
+        spec(&object["spec"], "spec", &[], causes);
+        let kept = |t: &Value| object.array_at(&["spec", "tolerations"]).contains(t);
+        if !old.array_at(&["spec", "tolerations"]).iter().all(kept) {
+            let detail = "existing toleration can not be modified except its tolerationSeconds";
+            // Only the seconds of a toleration may change.
+            let same_but_seconds = |a: &Value, b: &Value| {
+                let bare = |t: &Value| {
+                    let mut t = t.clone();
+                    t.as_object_mut().map(|t| t.remove("tolerationSeconds"));
+                    t
+                };
+                bare(a) == bare(b)
+            };
+            let still = |t: &Value| object.array_at(&["spec", "tolerations"]).iter().any(|n| same_but_seconds(n, t));
+            if !old.array_at(&["spec", "tolerations"]).iter().all(still) {
+                causes.push(Cause::forbidden("spec.tolerations", detail));
+            }
+        }
     }
 }
 
@@ -44,127 +69,103 @@ fn thaw(spec: &mut Value) {
 
 /// A pod's or a template's spec at `path`. `claimed` are volumes that come from elsewhere (claim templates).
 pub fn spec(spec: &Value, path: &str, claimed: &[&str], causes: &mut Vec<Cause>) {
-    let containers = spec.array_at(&["containers"]);
-    if containers.is_empty() {
-        causes.push(Cause::required(format!("{path}.containers"), ""));
-    }
-    one_of(spec, &["restartPolicy"], &format!("{path}.restartPolicy"), &["Always", "Never", "OnFailure"], causes);
-    let dns = &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
-    one_of(spec, &["dnsPolicy"], &format!("{path}.dnsPolicy"), dns, causes);
+    let spec = Field::new(spec, path);
+    spec.at("containers").require("", causes);
+    spec.at("restartPolicy").must_be(&["Always", "Never", "OnFailure"], causes);
+    spec.at("terminationGracePeriodSeconds").not_negative(causes);
+    spec.at("activeDeadlineSeconds").range(1, i64::from(i32::MAX), causes);
     for field in ["hostname", "subdomain"] {
-        let value = spec.str_at(&[field]);
-        if !value.is_empty()
-            && let Err(why) = names::dns1123_label(value)
-        {
-            causes.push(Cause::invalid(format!("{path}.{field}"), &spec[field], &why));
+        spec.at(field).is(names::dns1123_label, causes);
+    }
+    for field in ["nodeName", "serviceAccountName", "priorityClassName", "runtimeClassName", "schedulerName"] {
+        spec.at(field).is(names::dns1123_subdomain, causes);
+    }
+    spec.at("preemptionPolicy").one_of(&["Never", "PreemptLowerPriority"], causes);
+    spec.at("os").at("name").one_of(&["linux", "windows"], causes);
+    dns(&spec, causes);
+    pod_security(&spec, causes);
+    placement::check(&spec, causes);
+    for alias in spec.at("hostAliases").items() {
+        alias.at("ip").address(causes);
+        for name in alias.at("hostnames").items() {
+            name.is(names::dns1123_subdomain, causes);
         }
     }
-    super::meta::labels(&spec["nodeSelector"], &format!("{path}.nodeSelector"), causes);
-    let mut volumes = volume_names(spec, path, causes);
+    for (_, amount) in spec.at("overhead").entries() {
+        amount.quantity(causes);
+    }
+    let mut volumes = volumes::check(&spec.at("volumes"), causes);
     volumes.extend(claimed);
-    let mut seen = Vec::new();
-    for list in ["initContainers", "containers"] {
-        for (i, c) in spec.array_at(&[list]).iter().enumerate() {
-            container(c, &format!("{path}.{list}[{i}]"), &volumes, causes);
-            let name = c.str_at(&["name"]);
-            if seen.contains(&name) {
-                causes.push(Cause::duplicate(format!("{path}.{list}[{i}].name"), &c["name"]));
+    containers(&spec, &volumes, causes);
+}
+
+fn containers(spec: &Field<'_>, volumes: &[&str], causes: &mut Vec<Cause>) {
+    let around = Surroundings { volumes, host_network: *spec.at("hostNetwork").value == true };
+    let (mut seen, mut host_ports) = (Vec::new(), Vec::new());
+    for (list, role) in
+        [("containers", Role::Main), ("initContainers", Role::Init), ("ephemeralContainers", Role::Ephemeral)]
+    {
+        for c in spec.at(list).items() {
+            container::check(&c, role, &around, causes);
+            let name = c.at("name");
+            if seen.contains(&name.text()) {
+                causes.push(Cause::duplicate(&name.path, name.value));
             }
-            seen.push(name);
+            seen.push(name.text());
+            // Init containers come one after the other.
+            let ports = c.at("ports").items().filter(|_| role == Role::Main);
+            for port in ports.filter(|p| p.at("hostPort").value.as_i64().unwrap_or(0) != 0) {
+                let of = |key: &str| port.at(key).value;
+                let taken = (of("hostPort"), of("hostIP"), of("protocol"));
+                if host_ports.contains(&taken) {
+                    causes.push(Cause::duplicate(port.at("hostPort").path, taken.0));
+                }
+                host_ports.push(taken);
+            }
         }
     }
 }
 
-fn volume_names<'a>(spec: &'a Value, path: &str, causes: &mut Vec<Cause>) -> Vec<&'a str> {
-    let mut volumes = Vec::new();
-    for (i, volume) in spec.array_at(&["volumes"]).iter().enumerate() {
-        let name = volume.str_at(&["name"]);
-        let field = format!("{path}.volumes[{i}].name");
-        if name.is_empty() {
-            causes.push(Cause::required(field, ""));
-        } else if let Err(why) = names::dns1123_label(name) {
-            causes.push(Cause::invalid(field, &volume["name"], &why));
-        } else if volumes.contains(&name) {
-            causes.push(Cause::duplicate(field, &volume["name"]));
-        }
-        let sources = volume.as_object().map_or(0, |v| v.len().saturating_sub(1));
-        if sources > 1 {
-            causes.push(Cause::forbidden(format!("{path}.volumes[{i}]"), "may not specify more than 1 volume type"));
-        }
-        volumes.push(name);
+fn dns(spec: &Field<'_>, causes: &mut Vec<Cause>) {
+    spec.at("dnsPolicy").must_be(&["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"], causes);
+    let config = spec.at("dnsConfig");
+    let servers = config.at("nameservers");
+    if spec.at("dnsPolicy").text() == "None" {
+        servers.require("must provide at least one DNS nameserver when `dnsPolicy` is None", causes);
     }
-    volumes
-}
-
-fn container(c: &Value, path: &str, volumes: &[&str], causes: &mut Vec<Cause>) {
-    let name = c.str_at(&["name"]);
-    if name.is_empty() {
-        causes.push(Cause::required(format!("{path}.name"), ""));
-    } else if let Err(why) = names::dns1123_label(name) {
-        causes.push(Cause::invalid(format!("{path}.name"), &c["name"], &why));
+    too_many(&servers, 3, causes);
+    for server in servers.items() {
+        server.address(causes);
     }
-    if c.str_at(&["image"]).is_empty() {
-        causes.push(Cause::required(format!("{path}.image"), ""));
-    }
-    let pull = &["Always", "IfNotPresent", "Never"];
-    one_of(c, &["imagePullPolicy"], &format!("{path}.imagePullPolicy"), pull, causes);
-    let mut port_names = Vec::new();
-    for (i, port) in c.array_at(&["ports"]).iter().enumerate() {
-        let field = |f: &str| format!("{path}.ports[{i}].{f}");
-        port_number(&port["containerPort"], &field("containerPort"), causes);
-        if !port["hostPort"].is_null() && port["hostPort"] != 0 {
-            port_number(&port["hostPort"], &field("hostPort"), causes);
-        }
-        let name = port.str_at(&["name"]);
-        if !name.is_empty() {
-            if let Err(why) = names::port_name(name) {
-                causes.push(Cause::invalid(field("name"), &port["name"], &why));
-            }
-            if port_names.contains(&name) {
-                causes.push(Cause::duplicate(field("name"), &port["name"]));
-            }
-            port_names.push(name);
+    too_many(&config.at("searches"), 32, causes);
+    for search in config.at("searches").items() {
+        let name = search.text().trim_end_matches('.');
+        if !search.text().is_empty() && !name.is_empty() && names::dns1123_subdomain(&name.replace('_', "-")).is_err() {
+            search.invalid("must be a DNS subdomain", causes);
         }
     }
-    for (i, env) in c.array_at(&["env"]).iter().enumerate() {
-        if env.str_at(&["name"]).is_empty() {
-            causes.push(Cause::required(format!("{path}.env[{i}].name"), ""));
-        }
-        if !env.str_at(&["value"]).is_empty() && !env["valueFrom"].is_null() {
-            let detail = "may not be specified when `value` is not empty";
-            causes.push(Cause::invalid(format!("{path}.env[{i}].valueFrom"), &json!(""), detail));
-        }
-    }
-    mounts(c, path, volumes, causes);
-    resources(&c["resources"], &format!("{path}.resources"), causes);
-    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        if !c[probe].is_null() {
-            check_probe(&c[probe], &format!("{path}.{probe}"), causes);
-        }
+    for option in config.at("options").items() {
+        option.at("name").require("must not be empty", causes);
     }
 }
 
-fn mounts(c: &Value, path: &str, volumes: &[&str], causes: &mut Vec<Cause>) {
-    let mut targets = Vec::new();
-    for (i, mount) in c.array_at(&["volumeMounts"]).iter().enumerate() {
-        let field = |f: &str| format!("{path}.volumeMounts[{i}].{f}");
-        let (name, target) = (mount.str_at(&["name"]), mount.str_at(&["mountPath"]));
-        if name.is_empty() {
-            causes.push(Cause::required(field("name"), ""));
-        } else if !volumes.contains(&name) {
-            causes.push(Cause::not_found(field("name"), &mount["name"]));
-        }
-        if target.is_empty() {
-            causes.push(Cause::required(field("mountPath"), ""));
-        } else if targets.contains(&target) {
-            causes.push(Cause::invalid(field("mountPath"), &mount["mountPath"], "must be unique"));
-        }
-        targets.push(target);
-        let sub = mount.str_at(&["subPath"]);
-        if sub.starts_with('/') {
-            causes.push(Cause::invalid(field("subPath"), &mount["subPath"], "must be a relative path"));
-        } else if sub.split('/').any(|s| s == "..") {
-            causes.push(Cause::invalid(field("subPath"), &mount["subPath"], "must not contain '..'"));
+fn pod_security(spec: &Field<'_>, causes: &mut Vec<Cause>) {
+    let context = spec.at("securityContext");
+    if spec.at("shareProcessNamespace").value == true && spec.at("hostPID").value == true {
+        spec.at("shareProcessNamespace").invalid("ShareProcessNamespace and HostPID cannot both be enabled", causes);
+    }
+    container::common_security(&context, causes);
+    for group in context.at("supplementalGroups").items() {
+        group.range(0, i64::from(i32::MAX), causes);
+    }
+    context.at("fsGroupChangePolicy").one_of(&["Always", "OnRootMismatch"], causes);
+    context.at("supplementalGroupsPolicy").one_of(&["Merge", "Strict"], causes);
+    context.at("sysctls").unique("name", causes);
+    for sysctl in context.at("sysctls").items() {
+        let name = sysctl.at("name");
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_./".contains(c);
+        if name.require("", causes) && !name.text().chars().all(fits) {
+            name.invalid("must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$", causes);
         }
     }
 }
@@ -201,26 +202,6 @@ pub fn resources(resources: &Value, path: &str, causes: &mut Vec<Cause>) {
         {
             let detail = format!("must be less than or equal to {name} limit of {text}");
             causes.push(Cause::invalid(format!("{path}.requests"), value, &detail));
-        }
-    }
-}
-
-fn check_probe(probe: &Value, path: &str, causes: &mut Vec<Cause>) {
-    let handlers = ["exec", "httpGet", "tcpSocket", "grpc"];
-    match handlers.iter().filter(|h| !probe[**h].is_null()).count() {
-        0 => causes.push(Cause::required(path, "must specify a handler type")),
-        1 => {}
-        _ => causes.push(Cause::forbidden(path, "may not specify more than 1 handler type")),
-    }
-    for handler in ["httpGet", "tcpSocket"] {
-        if !probe[handler].is_null() {
-            port_or_name(&probe[handler]["port"], &format!("{path}.{handler}.port"), causes);
-        }
-    }
-    for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
-        if probe.i64_at(&[field]).is_some_and(|n| n < 0) {
-            let detail = "must be greater than or equal to 0";
-            causes.push(Cause::invalid(format!("{path}.{field}"), &probe[field], detail));
         }
     }
 }

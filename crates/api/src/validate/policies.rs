@@ -5,7 +5,8 @@ use apimachinery::{Cause, ObjectExt as _};
 use expressions::Expression;
 use serde_json::Value;
 
-use super::one_of;
+use super::field::Field;
+use super::{cluster, one_of};
 
 /// What the expressions of admission may see; `params` and `variables` only those of policies.
 pub const POLICY_VARIABLES: &[&str] =
@@ -49,7 +50,9 @@ pub(super) fn admission(plural: &str, object: &Value, causes: &mut Vec<Cause>) {
         "validatingwebhookconfigurations" | "mutatingwebhookconfigurations" => {
             for (i, hook) in object.array_at(&["webhooks"]).iter().enumerate() {
                 conditions(hook, &format!("webhooks[{i}]."), CONDITION_VARIABLES, causes);
+                cluster::webhook(&Field::new(hook, format!("webhooks[{i}]")), causes);
             }
+            Field::new(&object["webhooks"], "webhooks").unique("name", causes);
         }
         "validatingadmissionpolicies" => policy(object, "validations", causes),
         "mutatingadmissionpolicies" => policy(object, "mutations", causes),
@@ -62,6 +65,10 @@ fn policy(object: &Value, does: &str, causes: &mut Vec<Cause>) {
     one_of(object, &["spec", "failurePolicy"], "spec.failurePolicy", &["Fail", "Ignore"], causes);
     if spec.array_at(&["matchConstraints", "resourceRules"]).is_empty() {
         causes.push(Cause::required("spec.matchConstraints.resourceRules", ""));
+    }
+    let constraints = Field::new(&spec["matchConstraints"], "spec.matchConstraints");
+    for rule in ["resourceRules", "excludeResourceRules"].iter().flat_map(|list| constraints.at(list).items()) {
+        cluster::admission_rule(&rule, causes);
     }
     let has_notes = !spec.array_at(&["auditAnnotations"]).is_empty();
     if spec.array_at(&[does]).is_empty() && !(does == "validations" && has_notes) {

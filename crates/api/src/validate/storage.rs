@@ -3,7 +3,8 @@
 use apimachinery::{Cause, ObjectExt as _, Quantity};
 use serde_json::Value;
 
-use super::{IMMUTABLE, immutable, one_of};
+use super::field::Field;
+use super::{IMMUTABLE, immutable, one_of, placement};
 
 const MODES: &[&str] = &["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"];
 
@@ -88,6 +89,10 @@ pub fn volume(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     if !object["spec"]["local"].is_null() && object["spec"]["nodeAffinity"].is_null() {
         causes.push(Cause::required("spec.nodeAffinity", "Local volume requires node affinity"));
     }
+    let affinity = Field::new(object.at(&["spec", "nodeAffinity", "required"]), "spec.nodeAffinity.required");
+    if affinity.is_set() {
+        placement::node_selector(&affinity, causes);
+    }
     if let Some(old) = old {
         for source in known {
             if old["spec"][source] != object["spec"][source] {
@@ -101,7 +106,48 @@ pub fn volume(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     }
 }
 
-pub fn class(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+/// Kinds of `storage.k8s.io`.
+pub fn storage(plural: &str, object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+    let root = Field::root(object);
+    match plural {
+        "storageclasses" => class(object, old, causes),
+        "csidrivers" => {
+            let spec = root.at("spec");
+            spec.at("attachRequired").immutable(old, causes);
+            spec.at("fsGroupPolicy").one_of(&["File", "None", "ReadWriteOnceWithFSType"], causes);
+            for mode in spec.at("volumeLifecycleModes").items() {
+                mode.one_of(&["Ephemeral", "Persistent"], causes);
+            }
+        }
+        "csinodes" => {
+            root.at("spec").at("drivers").unique("name", causes);
+            for driver in root.at("spec").at("drivers").items() {
+                driver.at("name").require("", causes);
+                driver.at("nodeID").require("", causes);
+            }
+        }
+        "csistoragecapacities" => {
+            root.at("storageClassName").require("", causes);
+            root.at("storageClassName").immutable(old, causes);
+            root.at("nodeTopology").immutable(old, causes);
+        }
+        "volumeattachments" => {
+            let spec = root.at("spec");
+            spec.at("attacher").require("", causes);
+            spec.at("nodeName").require("", causes);
+            spec.at("source").one_member(&["persistentVolumeName", "inlineVolumeSpec"], "source", causes);
+            spec.immutable(old, causes);
+        }
+        "volumeattributesclasses" => {
+            root.at("driverName").require("", causes);
+            root.at("driverName").immutable(old, causes);
+            root.at("parameters").immutable(old, causes);
+        }
+        _ => {}
+    }
+}
+
+fn class(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     if object.str_at(&["provisioner"]).is_empty() {
         causes.push(Cause::required("provisioner", ""));
     }

@@ -93,5 +93,6 @@ fn metrics(server: &ApiServer) -> String {
         "# HELP process_start_time_seconds Start time of the process since unix epoch in seconds.\n# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds {}",
         server.started.as_second()
     );
+    server.fairness.metrics(&mut out);
     out
 }

@@ -18,7 +18,8 @@ use http::{Method, Request, Response, header};
 use api::{Kind, Verbs, protobuf};
 
 use crate::auth::{self, Attributes, User};
-use crate::request::{self, Info, Query};
+use crate::fairness::{self, Asked};
+use crate::request::{self, Info, Query, ResourcePath};
 use crate::response::{self, Body};
 use crate::{ApiServer, Peer, relay};
 
@@ -71,14 +72,60 @@ fn refuse(status: &Status) -> Response<Body> {
 }
 
 async fn route(server: &Arc<ApiServer>, user: &User, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let path = request::resource_path(request.uri().path());
+    let query = Query::parse(request.uri());
+    if path.as_ref().is_some_and(|path| is_stream(&path.subresource)) {
+        return serve(server, user, request, path, query).await;
+    }
+    let turn = fairness::turn(server, user, &asked(&request, path.as_ref(), &query)).await?;
+    let mut answer = serve(server, user, request, path, query).await.unwrap_or_else(|status| refuse(&status));
+    turn.mark(&mut answer);
+    Ok(answer)
+}
+
+/// What a request asks for, for its place in line. What is wrong with it is found out later.
+fn asked<'a>(request: &'a Request<Body>, path: Option<&'a ResourcePath>, query: &Query) -> Asked<'a> {
+    match path {
+        Some(path) => Asked {
+            verb: request::verb(request.method(), path, query).unwrap_or(""),
+            group: &path.group,
+            version: &path.version,
+            resource: &path.plural,
+            subresource: &path.subresource,
+            namespace: &path.namespace,
+            path: "",
+            limit: query.number("limit").ok().flatten().filter(|limit| *limit > 0),
+        },
+        None => Asked {
+            verb: match *request.method() {
+                Method::GET => "get",
+                Method::HEAD => "head",
+                Method::POST => "post",
+                Method::PUT => "put",
+                Method::PATCH => "patch",
+                Method::DELETE => "delete",
+                _ => "",
+            },
+            path: request.uri().path(),
+            ..Asked::default()
+        },
+    }
+}
+
+async fn serve(
+    server: &Arc<ApiServer>,
+    user: &User,
+    request: Request<Body>,
+    path: Option<ResourcePath>,
+    query: Query,
+) -> Result<Response<Body>, Status> {
     let request = match relay::aggregated(server, user, request).await {
         Ok(answer) => return answer,
         Err(request) => request,
     };
-    let Some(path) = request::resource_path(request.uri().path()) else {
+    let Some(path) = path else {
         return meta::answer(server, user, &request);
     };
-    let query = Query::parse(request.uri());
     let kind = server.catalog.find(&path.group, &path.version, &path.plural).ok_or_else(Status::no_route)?;
     let verb = request::verb(request.method(), &path, &query).ok_or_else(Status::method_not_allowed)?;
     let manager = request::manager(&query, request.headers(), user)?;
@@ -87,13 +134,9 @@ async fn route(server: &Arc<ApiServer>, user: &User, request: Request<Body>) -> 
     if !kind.namespaced && !info.path.namespace.is_empty() {
         return Err(Status::no_route());
     }
-    let long = info.verb == "watch" || is_stream(&info.path.subresource);
-    if long {
+    if info.verb == "watch" || is_stream(&info.path.subresource) {
         return answer(server, user, info, request).await;
     }
-    let Ok(_slot) = server.slots.try_acquire() else {
-        return Err(Status::too_many_requests("too many requests, please try again later", 1));
-    };
     tokio::time::timeout(TIMEOUT, answer(server, user, info, request))
         .await
         .unwrap_or_else(|_| Err(Status::new(504, "Timeout", "request did not complete within the allowed duration")))

@@ -34,7 +34,7 @@ impl Server {
             service_cidr: "10.96.0.0/16".parse().unwrap(),
             node_ports: (30000, 32767),
             cluster_domain: "cluster.local".into(),
-            advertise: ("127.0.0.1".parse().unwrap(), 6443),
+            advertise: ("192.0.2.1".parse().unwrap(), 6443),
             cluster_dns: "10.96.0.10".parse().unwrap(),
             cluster_cidr: "10.42.0.0/16".parse().unwrap(),
             audit: None,

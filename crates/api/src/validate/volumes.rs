@@ -1,0 +1,188 @@
+//! The volumes of a pod.
+
+use apimachinery::names;
+
+use super::field::{Causes, Field};
+
+/// All sources that a volume may have.
+const SOURCES: &[&str] = &[
+    "emptyDir",
+    "hostPath",
+    "secret",
+    "configMap",
+    "downwardAPI",
+    "projected",
+    "persistentVolumeClaim",
+    "ephemeral",
+    "image",
+    "nfs",
+    "csi",
+    "iscsi",
+    "fc",
+    "glusterfs",
+    "rbd",
+    "cephfs",
+    "cinder",
+    "flexVolume",
+    "flocker",
+    "gitRepo",
+    "azureDisk",
+    "azureFile",
+    "awsElasticBlockStore",
+    "gcePersistentDisk",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "quobyte",
+    "scaleIO",
+    "storageos",
+    "vsphereVolume",
+];
+
+const PATH_TYPES: &[&str] =
+    &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+
+/// Checks volumes and returns their names.
+pub fn check<'a>(volumes: &Field<'a>, causes: &mut Causes) -> Vec<&'a str> {
+    volumes.unique("name", causes);
+    volumes
+        .items()
+        .map(|volume| {
+            let name = volume.at("name");
+            if name.require("", causes) {
+                name.is(names::dns1123_label, causes);
+            }
+            if let Some(source) = volume.one_member(SOURCES, "volume type", causes) {
+                check_source(source, &volume.at(source), causes);
+            }
+            name.text()
+        })
+        .collect()
+}
+
+fn check_source(kind: &str, source: &Field<'_>, causes: &mut Causes) {
+    match kind {
+        "emptyDir" => {
+            source.at("medium").one_of(&["", "HugePages", "HugePages-1Gi", "HugePages-2Mi", "Memory"], causes);
+            if source.at("sizeLimit").is_set() {
+                source.at("sizeLimit").quantity(causes);
+            }
+        }
+        "hostPath" => {
+            if source.at("path").require("", causes) {
+                no_backstep(&source.at("path"), causes);
+            }
+            source.at("type").one_of(PATH_TYPES, causes);
+        }
+        "secret" => {
+            source.at("secretName").require("", causes);
+            files(source, causes);
+        }
+        "configMap" => {
+            source.at("name").require("", causes);
+            files(source, causes);
+        }
+        "downwardAPI" => {
+            mode(&source.at("defaultMode"), causes);
+            downward(source, causes);
+        }
+        "projected" => projected(source, causes),
+        "persistentVolumeClaim" => {
+            source.at("claimName").require("", causes);
+        }
+        "ephemeral" => {
+            source.at("volumeClaimTemplate").require("", causes);
+        }
+        "image" => {
+            source.at("pullPolicy").one_of(&["Always", "IfNotPresent", "Never"], causes);
+        }
+        "nfs" => {
+            source.at("server").require("", causes);
+            if source.at("path").require("", causes) && !source.at("path").text().starts_with('/') {
+                source.at("path").invalid("must be an absolute path", causes);
+            }
+        }
+        "csi" => {
+            source.at("driver").require("", causes);
+        }
+        _ => {}
+    }
+}
+
+fn projected(source: &Field<'_>, causes: &mut Causes) {
+    mode(&source.at("defaultMode"), causes);
+    const KINDS: &[&str] =
+        &["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"];
+    for projection in source.at("sources").items() {
+        let Some(kind) = projection.one_member(KINDS, "volume type", causes) else { continue };
+        let of = projection.at(kind);
+        match kind {
+            "secret" | "configMap" => {
+                of.at("name").require("", causes);
+                keys(&of, causes);
+            }
+            "downwardAPI" => downward(&of, causes),
+            "serviceAccountToken" => {
+                let seconds = of.at("expirationSeconds");
+                match seconds.value.as_i64() {
+                    Some(n) if n < 600 => seconds.invalid("may not specify a duration less than 10 minutes", causes),
+                    Some(n) if n > 1 << 32 => {
+                        seconds.invalid("may not specify a duration larger than 2^32 seconds", causes);
+                    }
+                    _ => {}
+                }
+                if of.at("path").require("", causes) {
+                    relative(&of.at("path"), causes);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn files(source: &Field<'_>, causes: &mut Causes) {
+    mode(&source.at("defaultMode"), causes);
+    keys(source, causes);
+}
+
+fn keys(source: &Field<'_>, causes: &mut Causes) {
+    for item in source.at("items").items() {
+        item.at("key").require("", causes);
+        if item.at("path").require("", causes) {
+            relative(&item.at("path"), causes);
+        }
+        mode(&item.at("mode"), causes);
+    }
+}
+
+fn downward(source: &Field<'_>, causes: &mut Causes) {
+    for item in source.at("items").items() {
+        if item.at("path").require("", causes) {
+            relative(&item.at("path"), causes);
+        }
+        item.one_member(&["fieldRef", "resourceFieldRef"], "source", causes);
+        mode(&item.at("mode"), causes);
+    }
+}
+
+fn mode(field: &Field<'_>, causes: &mut Causes) {
+    if field.value.as_i64().is_some_and(|m| !(0..=0o777).contains(&m)) {
+        field.invalid("must be a number between 0 and 0777 (octal), both inclusive", causes);
+    }
+}
+
+fn no_backstep(field: &Field<'_>, causes: &mut Causes) {
+    if field.text().split('/').any(|step| step == "..") {
+        field.invalid("must not contain '..'", causes);
+    }
+}
+
+/// A path below the volume's root.
+fn relative(field: &Field<'_>, causes: &mut Causes) {
+    if field.text().starts_with('/') {
+        field.invalid("must be a relative path", causes);
+    }
+    no_backstep(field, causes);
+    if field.text().starts_with("..") && !field.text().starts_with("../") {
+        field.invalid("must not start with '..'", causes);
+    }
+}

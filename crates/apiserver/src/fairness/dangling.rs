@@ -1,0 +1,56 @@
+//! Says in a flow schema's status whether its priority level exists.
+
+use std::sync::{Arc, Weak};
+
+use apimachinery::{ObjectExt as _, clock};
+use serde_json::{Value, json};
+use store::Write;
+
+use super::{LEVELS, SCHEMAS};
+use crate::ApiServer;
+use crate::cache::{From, store_key};
+use crate::handlers::write;
+use crate::object::{Filter, encode};
+
+/// Keeps the `Dangling` condition of all flow schemas, until the server is gone.
+pub async fn keep(server: Weak<ApiServer>) {
+    loop {
+        let Some(alive) = server.upgrade() else { return };
+        let present = alive.cache.revision();
+        let subscribe = |name| alive.cache.named(name).subscribe(Filter::default(), From::After(present), present);
+        let (Ok(mut schemas), Ok(mut levels)) = (subscribe(SCHEMAS), subscribe(LEVELS)) else { continue };
+        for entry in alive.cache.named(SCHEMAS).list(&Filter::default()).0 {
+            tell(&alive, &entry.parse()).await;
+        }
+        drop(alive);
+        tokio::select! {
+            _ = schemas.events.recv() => {}
+            _ = levels.events.recv() => {}
+        }
+    }
+}
+
+async fn tell(server: &Arc<ApiServer>, schema: &Value) {
+    let level = schema.str_at(&["spec", "priorityLevelConfiguration", "name"]);
+    let found = server.cache.named(LEVELS).get(level).is_some();
+    let (status, reason) = if found { ("False", "Found") } else { ("True", "NotFound") };
+    let present = schema.array_at(&["status", "conditions"]).iter().find(|c| c["type"] == "Dangling");
+    let message = format!(
+        "This FlowSchema references the PriorityLevelConfiguration object named {level:?} {}",
+        if found { "and it exists" } else { "but there is no such object" }
+    );
+    if present.is_some_and(|c| c["status"] == status && c["message"] == message.as_str()) {
+        return;
+    }
+    let resource = server.cache.named(SCHEMAS);
+    let Some(entry) = resource.get(schema.name()) else { return };
+    let mut new = entry.parse();
+    new["status"]["conditions"] = json!([{"type": "Dangling", "status": status, "reason": reason, "message": message,
+        "lastTransitionTime": clock::now_rfc3339()}]);
+    let key = store_key(resource.kind, schema.name()).into();
+    let write = Write::Update { key, value: encode(&new), expected: entry.revision };
+    // Whoever was faster brings us here again.
+    if let Err(error) = write::commit(server, resource.kind, schema.name(), write).await {
+        tracing::debug!(%error, name = schema.name(), "the condition of a flow schema could not be written");
+    }
+}

@@ -1,0 +1,220 @@
+//! API priority and fairness (KEP-1040): whose requests are worked on at once, whose wait, and whose are refused.
+//!
+//! A flow schema sorts a request into a priority level and a flow of it. Each level has a number of seats of its own and
+//! queues for those who find none free; which flow is next is decided so that each gets its share. So neither a greedy
+//! client nor a broken controller keeps others from being answered.
+//!
+//! Watches hold a seat until they begin to stream; exec, logs and other streams hold none.
+
+mod dangling;
+mod defaults;
+mod queues;
+mod schemas;
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use apimachinery::Status;
+use http::{HeaderValue, Response};
+use parking_lot::{Mutex, RwLock};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+pub use dangling::keep as keep_dangling;
+pub use defaults::{levels as default_levels, schemas as default_schemas};
+pub use schemas::Asked;
+
+use crate::ApiServer;
+use crate::auth::User;
+use crate::object::Filter;
+use crate::response::Body;
+use queues::{Arrival, Levels};
+use schemas::Schemas;
+
+/// Seats of the whole server: upstream's 400 for reads and 200 for writes.
+pub const SEATS: usize = 600;
+/// How long a request may wait for its turn: a quarter of what it may take in all, as upstream.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Objects that a list may go through for one seat, and the most seats that a list takes.
+const OBJECTS_PER_SEAT: usize = 100;
+const WIDEST: usize = 10;
+
+pub const SCHEMAS: &str = "flowschemas.flowcontrol.apiserver.k8s.io";
+pub const LEVELS: &str = "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io";
+
+pub struct Fairness {
+    schemas: RwLock<Arc<Schemas>>,
+    state: Mutex<State>,
+    /// Flows are hashed with a key of this process, so that nobody can aim at another's queues.
+    hasher: RandomState,
+    begun: Instant,
+}
+
+#[derive(Default)]
+struct State {
+    levels: Levels,
+    waiting: HashMap<u64, oneshot::Sender<()>>,
+    next: u64,
+    refused: HashMap<(String, String, &'static str), u64>,
+}
+
+impl Default for Fairness {
+    fn default() -> Self {
+        Fairness {
+            schemas: RwLock::default(),
+            state: Mutex::default(),
+            hasher: RandomState::new(),
+            begun: Instant::now(),
+        }
+    }
+}
+
+/// A request's seats, until it is dropped.
+pub struct Turn {
+    server: Arc<ApiServer>,
+    /// `None` for those who need no seat.
+    ticket: Option<u64>,
+    schema_uid: String,
+    level_uid: String,
+}
+
+impl Turn {
+    /// Tells the client how its request was sorted.
+    pub fn mark(&self, answer: &mut Response<Body>) {
+        for (name, uid) in [
+            ("x-kubernetes-pf-flowschema-uid", &self.schema_uid),
+            ("x-kubernetes-pf-prioritylevel-uid", &self.level_uid),
+        ] {
+            if let Ok(value) = HeaderValue::from_str(uid) {
+                answer.headers_mut().insert(name, value);
+            }
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
+        let fairness = &self.server.fairness;
+        let now = fairness.begun.elapsed().as_secs_f64();
+        let mut state = fairness.state.lock();
+        state.waiting.remove(&ticket);
+        for started in state.levels.end(ticket, now) {
+            if let Some(waiter) = state.waiting.remove(&started) {
+                // Whoever stopped waiting gives his seats back by his own drop.
+                let _ = waiter.send(());
+            }
+        }
+    }
+}
+
+/// Waits for a request's turn.
+///
+/// # Errors
+/// 429 when its level has no room, or its turn did not come in time.
+pub async fn turn(server: &Arc<ApiServer>, user: &User, asked: &Asked<'_>) -> Result<Turn, Status> {
+    let fairness = &server.fairness;
+    let schemas = fairness.current(server);
+    let flow = schemas.sort(user, asked);
+    let mut turn = Turn {
+        server: server.clone(),
+        ticket: None,
+        schema_uid: flow.schema.uid.clone(),
+        level_uid: flow.schema.level_uid.clone(),
+    };
+    let Some(level) = flow.schema.level else { return Ok(turn) };
+    let seats = width(server, asked);
+    let hash = fairness.hasher.hash_one((&flow.schema.name, flow.distinguisher));
+    let now = fairness.begun.elapsed().as_secs_f64();
+    let turned_away = |reason: &'static str| {
+        let key = (flow.schema.level_name.clone(), flow.schema.name.clone(), reason);
+        *fairness.state.lock().refused.entry(key).or_default() += 1;
+        tracing::debug!(schema = flow.schema.name, level = flow.schema.level_name, reason, "a request was turned away");
+        Status::too_many_requests("too many requests, please try again later", 1)
+    };
+    let (arrival, called) = {
+        let mut state = fairness.state.lock();
+        state.next += 1;
+        let ticket = state.next;
+        let arrival = state.levels.arrive(level, hash, seats, ticket, now);
+        let (call, called) = oneshot::channel();
+        if arrival != Arrival::Refused {
+            turn.ticket = Some(ticket);
+        }
+        if arrival == Arrival::Waits {
+            state.waiting.insert(ticket, call);
+        }
+        (arrival, called)
+    };
+    match arrival {
+        Arrival::Started => Ok(turn),
+        Arrival::Refused => Err(turned_away("queue-full")),
+        Arrival::Waits => match tokio::time::timeout(PATIENCE, called).await {
+            Ok(Ok(())) => Ok(turn),
+            _ => Err(turned_away("time-out")),
+        },
+    }
+}
+
+/// How many seats a request takes. A list's work grows with what it goes through.
+fn width(server: &ApiServer, asked: &Asked<'_>) -> usize {
+    if asked.verb != "list" {
+        return 1;
+    }
+    let Some(kind) = server.catalog.find(asked.group, asked.version, asked.resource) else { return 1 };
+    let present = server.cache.resource(kind).map_or(0, |resource| resource.len());
+    let objects = asked.limit.map_or(present, |limit| present.min(limit));
+    objects.div_ceil(OBJECTS_PER_SEAT).clamp(1, WIDEST)
+}
+
+impl Fairness {
+    /// The flow schemas, read again when they or the levels changed.
+    fn current(&self, server: &ApiServer) -> Arc<Schemas> {
+        let made_of = [SCHEMAS, LEVELS].map(|name| server.cache.named(name).changed());
+        {
+            let schemas = self.schemas.read();
+            if schemas.made_of == made_of {
+                return schemas.clone();
+            }
+        }
+        let all = |name: &str| -> Vec<Value> {
+            server.cache.named(name).list(&Filter::default()).0.iter().map(|e| e.parse()).collect()
+        };
+        let mut state = self.state.lock();
+        let schemas = Arc::new(Schemas::read(&all(SCHEMAS), &all(LEVELS), made_of, &mut state.levels));
+        *self.schemas.write() = schemas.clone();
+        schemas
+    }
+
+    /// Prometheus text, under upstream's names.
+    pub fn metrics(&self, out: &mut String) {
+        let state = self.state.lock();
+        let mut family = |name: &str, kind: &str, help: &str, values: Vec<(String, u64)>| {
+            let _ =
+                writeln!(out, "# HELP apiserver_flowcontrol_{name} {help}\n# TYPE apiserver_flowcontrol_{name} {kind}");
+            for (labels, value) in values {
+                let _ = writeln!(out, "apiserver_flowcontrol_{name}{{{labels}}} {value}");
+            }
+        };
+        let per_level = |of: fn(&queues::Load) -> usize| {
+            let loads = state.levels.loads();
+            loads.map(|load| (format!("priority_level={:?}", load.name), of(&load) as u64)).collect::<Vec<_>>()
+        };
+        let executing = per_level(|load| load.running);
+        family("current_executing_seats", "gauge", "Seats of the requests that are worked on", executing);
+        family(
+            "current_inqueue_requests",
+            "gauge",
+            "Requests that wait for their turn",
+            per_level(|load| load.waiting),
+        );
+        family("nominal_limit_seats", "gauge", "Seats of each priority level", per_level(|load| load.nominal));
+        let refused = state.refused.iter().map(|((level, schema, reason), count)| {
+            (format!("flow_schema={schema:?},priority_level={level:?},reason={reason:?}"), *count)
+        });
+        family("rejected_requests_total", "counter", "Requests that were turned away", refused.collect());
+    }
+}

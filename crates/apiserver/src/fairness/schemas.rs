@@ -1,0 +1,298 @@
+//! Flow schemas (`flowcontrol.apiserver.k8s.io/v1`): which requests belong to which flow of which level.
+
+use apimachinery::ObjectExt as _;
+use serde_json::Value;
+
+use super::queues::{Levels, Limits, Queuing};
+use crate::auth::User;
+
+/// What a request asks for, as far as it matters for its place in line.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asked<'a> {
+    pub verb: &'a str,
+    /// Empty fields for paths that are no resource.
+    pub group: &'a str,
+    pub version: &'a str,
+    pub resource: &'a str,
+    pub subresource: &'a str,
+    pub namespace: &'a str,
+    /// The path of a request for no resource, else empty.
+    pub path: &'a str,
+    /// The most objects that a list may answer with.
+    pub limit: Option<usize>,
+}
+
+#[derive(Debug)]
+enum Subject {
+    User(String),
+    Group(String),
+    /// Namespace and name; `*` for all of the namespace.
+    ServiceAccount(String, String),
+}
+
+#[derive(Debug)]
+struct ResourceRule {
+    verbs: Vec<String>,
+    groups: Vec<String>,
+    resources: Vec<String>,
+    cluster: bool,
+    namespaces: Vec<String>,
+}
+
+#[derive(Debug)]
+struct PathRule {
+    verbs: Vec<String>,
+    paths: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Rule {
+    subjects: Vec<Subject>,
+    resources: Vec<ResourceRule>,
+    paths: Vec<PathRule>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Distinguisher {
+    #[default]
+    None,
+    User,
+    Namespace,
+}
+
+#[derive(Debug, Default)]
+pub struct Schema {
+    pub name: String,
+    pub uid: String,
+    pub level_name: String,
+    pub level_uid: String,
+    /// The level's place among the limited ones; `None` for the exempt.
+    pub level: Option<usize>,
+    precedence: i64,
+    distinguisher: Distinguisher,
+    rules: Vec<Rule>,
+}
+
+/// Schema and level of what no other schema wants.
+const REST: &str = "catch-all";
+
+#[derive(Debug, Default)]
+pub struct Schemas {
+    /// The revisions of schemas and levels that this was read from.
+    pub made_of: [u64; 2],
+    /// In the order in which they are tried.
+    schemas: Vec<Schema>,
+    /// For what no schema wants.
+    rest: Schema,
+}
+
+/// A request's place: its schema, and what tells its flow from others of the schema.
+pub struct Flow<'a> {
+    pub schema: &'a Schema,
+    pub distinguisher: &'a str,
+}
+
+fn has(list: &[String], wanted: &str) -> bool {
+    list.iter().any(|item| item == "*" || item == wanted)
+}
+
+impl Subject {
+    fn read(value: &Value) -> Option<Self> {
+        Some(match value.str_at(&["kind"]) {
+            "User" => Subject::User(value.str_at(&["user", "name"]).into()),
+            "Group" => Subject::Group(value.str_at(&["group", "name"]).into()),
+            "ServiceAccount" => {
+                let of = &value["serviceAccount"];
+                Subject::ServiceAccount(of.str_at(&["namespace"]).into(), of.str_at(&["name"]).into())
+            }
+            _ => return None,
+        })
+    }
+
+    fn is(&self, user: &User) -> bool {
+        match self {
+            Subject::User(name) => name == "*" || *name == user.name,
+            Subject::Group(name) => name == "*" || user.is_in(name),
+            Subject::ServiceAccount(namespace, name) => user
+                .name
+                .strip_prefix("system:serviceaccount:")
+                .and_then(|rest| rest.split_once(':'))
+                .is_some_and(|(n, account)| n == namespace && (name == "*" || name == account)),
+        }
+    }
+}
+
+impl Rule {
+    fn read(value: &Value) -> Self {
+        let list = |of: &Value, key: &str| of.strings_at(&[key]).into_iter().map(String::from).collect::<Vec<_>>();
+        let resource = |of: &Value| ResourceRule {
+            verbs: list(of, "verbs"),
+            groups: list(of, "apiGroups"),
+            resources: list(of, "resources"),
+            cluster: of["clusterScope"] == true,
+            namespaces: list(of, "namespaces"),
+        };
+        Rule {
+            subjects: value.array_at(&["subjects"]).iter().filter_map(Subject::read).collect(),
+            resources: value.array_at(&["resourceRules"]).iter().map(resource).collect(),
+            paths: value
+                .array_at(&["nonResourceRules"])
+                .iter()
+                .map(|of| PathRule { verbs: list(of, "verbs"), paths: list(of, "nonResourceURLs") })
+                .collect(),
+        }
+    }
+
+    fn takes(&self, user: &User, asked: &Asked<'_>) -> bool {
+        let wanted = if asked.resource.is_empty() {
+            self.paths.iter().any(|rule| rule.takes(asked))
+        } else {
+            self.resources.iter().any(|rule| rule.takes(asked))
+        };
+        wanted && self.subjects.iter().any(|subject| subject.is(user))
+    }
+}
+
+impl ResourceRule {
+    fn takes(&self, asked: &Asked<'_>) -> bool {
+        let resource = match asked.subresource {
+            "" => has(&self.resources, asked.resource),
+            subresource => self
+                .resources
+                .iter()
+                .any(|r| r == "*" || r.split_once('/').is_some_and(|(r, s)| r == asked.resource && s == subresource)),
+        };
+        let scope = if asked.namespace.is_empty() { self.cluster } else { has(&self.namespaces, asked.namespace) };
+        resource && scope && has(&self.verbs, asked.verb) && has(&self.groups, asked.group)
+    }
+}
+
+impl PathRule {
+    fn takes(&self, asked: &Asked<'_>) -> bool {
+        let path = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(prefix) => asked.path.starts_with(prefix),
+            None => pattern == asked.path,
+        };
+        has(&self.verbs, asked.verb) && self.paths.iter().any(path)
+    }
+}
+
+impl Schemas {
+    /// Reads schemas and levels; `levels` takes the limits of the latter.
+    pub fn read(schemas: &[Value], configurations: &[Value], made_of: [u64; 2], levels: &mut Levels) -> Self {
+        let mut limited: Vec<(String, Limits)> = configurations.iter().filter_map(limits).collect();
+        if !limited.iter().any(|(name, _)| name == REST) {
+            // Somebody deleted it. What no schema wants must not be without limits.
+            limited.push((REST.into(), Limits { shares: 5, lendable: 0, borrowing: None, queuing: None }));
+        }
+        levels.configure(&limited);
+        let read = |value: &Value| {
+            let level_name = value.str_at(&["spec", "priorityLevelConfiguration", "name"]).to_string();
+            let level = configurations.iter().find(|l| l.name() == level_name)?;
+            Some(Schema {
+                name: value.name().into(),
+                uid: value.uid().into(),
+                level_uid: level.uid().into(),
+                level: levels.index(&level_name).filter(|_| level["spec"]["type"] != "Exempt"),
+                level_name,
+                precedence: value.i64_at(&["spec", "matchingPrecedence"]).unwrap_or(1000),
+                distinguisher: match value.str_at(&["spec", "distinguisherMethod", "type"]) {
+                    "ByUser" => Distinguisher::User,
+                    "ByNamespace" => Distinguisher::Namespace,
+                    _ => Distinguisher::None,
+                },
+                rules: value.array_at(&["spec", "rules"]).iter().map(Rule::read).collect(),
+            })
+        };
+        let mut schemas: Vec<Schema> = schemas.iter().filter_map(read).collect();
+        schemas.sort_by(|a, b| (a.precedence, &a.name).cmp(&(b.precedence, &b.name)));
+        let rest =
+            Schema { name: REST.into(), level_name: REST.into(), level: levels.index(REST), ..Schema::default() };
+        Schemas { made_of, schemas, rest }
+    }
+
+    pub fn sort<'a>(&'a self, user: &'a User, asked: &Asked<'a>) -> Flow<'a> {
+        let found = self.schemas.iter().find(|s| s.rules.iter().any(|rule| rule.takes(user, asked)));
+        let schema = found.unwrap_or(&self.rest);
+        let distinguisher = match schema.distinguisher {
+            Distinguisher::None => "",
+            Distinguisher::User => &user.name,
+            Distinguisher::Namespace => asked.namespace,
+        };
+        Flow { schema, distinguisher }
+    }
+}
+
+/// A level's limits; `None` for exempt ones.
+fn limits(level: &Value) -> Option<(String, Limits)> {
+    if level["spec"]["type"] == "Exempt" {
+        return None;
+    }
+    let of = level.at(&["spec", "limited"]);
+    let number = |value: &Value, key: &str, default: u64| value[key].as_u64().unwrap_or(default);
+    let queuing = of.at(&["limitResponse", "queuing"]);
+    let queues = (of["limitResponse"]["type"] == "Queue").then(|| Queuing {
+        queues: number(queuing, "queues", 64).clamp(1, 10_000) as usize,
+        hand: number(queuing, "handSize", 8).clamp(1, 64) as usize,
+        length: number(queuing, "queueLengthLimit", 50) as usize,
+    });
+    let limits = Limits {
+        shares: number(of, "nominalConcurrencyShares", 30),
+        lendable: number(of, "lendablePercent", 0).min(100),
+        borrowing: of["borrowingLimitPercent"].as_u64(),
+        queuing: queues,
+    };
+    Some((level.name().into(), limits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::defaults;
+    use super::*;
+
+    fn sorted(user: &User, asked: &Asked<'_>) -> String {
+        let mut levels = Levels::default();
+        let schemas = Schemas::read(&defaults::schemas(), &defaults::levels(), [1, 1], &mut levels);
+        let flow = schemas.sort(user, asked);
+        format!("{} {} {}", flow.schema.name, flow.schema.level_name, flow.distinguisher)
+    }
+
+    #[test]
+    fn requests_find_their_level() {
+        let user = |name: &str, group: &str| User::new(name, &[group, "system:authenticated"]);
+        let node = user("system:node:a", "system:nodes");
+        let account = User::service_account("shop", "web", "");
+        let list = Asked {
+            verb: "list",
+            group: "",
+            version: "v1",
+            resource: "pods",
+            subresource: "",
+            namespace: "shop",
+            path: "",
+            limit: None,
+        };
+        let cluster = Asked { namespace: "", ..list };
+        let lease = Asked { verb: "update", group: "coordination.k8s.io", resource: "leases", ..list };
+        let health = Asked { verb: "get", resource: "", path: "/healthz", ..list };
+        let cases: [(&User, Asked<'_>, &str); 9] = [
+            (&user("me", "system:masters"), list, "exempt exempt "),
+            (&user("ana", "staff"), list, "global-default global-default ana"),
+            (&user("ana", "staff"), cluster, "global-default global-default ana"),
+            (&user("ana", "staff"), health, "probes exempt "),
+            (&account, list, "service-accounts workload-low system:serviceaccount:shop:web"),
+            (&node, list, "system-nodes system system:node:a"),
+            (&node, Asked { namespace: "kube-node-lease", ..lease }, "system-node-high node-high system:node:a"),
+            (
+                &node,
+                Asked { resource: "nodes", subresource: "status", ..cluster },
+                "system-node-high node-high system:node:a",
+            ),
+            (&user("system:kube-controller-manager", "x"), list, "kube-controller-manager workload-high shop"),
+        ];
+        for (user, asked, want) in cases {
+            assert_eq!(sorted(user, &asked), want);
+        }
+        assert_eq!(sorted(&User::new("x", &[]), &list), "catch-all catch-all ");
+    }
+}
