@@ -15,7 +15,18 @@ pub enum Target {
     Everything,
 }
 
+/// Empty lists and maps of `metadata` are the same as none, and not kept.
+fn drop_empty(object: &mut Value) {
+    let is_empty = |value: &Value| match value {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    };
+    object.meta_mut().retain(|_, value| !is_empty(value));
+}
+
 pub fn prepare_create(kind: &Kind, object: &mut Value) {
+    drop_empty(object);
     if kind.has_status
         && let Some(map) = object.as_object_mut()
     {
@@ -67,6 +78,7 @@ fn fold_string_data(secret: &mut Value) {
 
 /// Takes from `old` what the target may not change.
 pub fn prepare_update(kind: &Kind, target: Target, new: &mut Value, old: &Value) {
+    drop_empty(new);
     for field in
         ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "generateName"]
     {
@@ -108,9 +120,30 @@ pub fn prepare_update(kind: &Kind, target: Target, new: &mut Value, old: &Value)
         }
         _ => {}
     }
+    if kind.plural == "services" && kind.group.is_empty() {
+        drop_what_the_type_lacks(new, old);
+    }
     if kind.plural == "namespaces" && target == Target::Main {
         let finalizers = old["spec"]["finalizers"].clone();
         new.child_mut("spec").insert("finalizers".into(), finalizers);
+    }
+}
+
+/// A service that changes its type loses the fields that only the old type has, unless its writer set them anew. (Its
+/// node ports are the allocator's to take back.)
+fn drop_what_the_type_lacks(new: &mut Value, old: &Value) {
+    let balanced = |s: &Value| s.str_at(&["spec", "type"]) == "LoadBalancer";
+    let external = |s: &Value| balanced(s) || s.str_at(&["spec", "type"]) == "NodePort";
+    let cases: [(&str, &dyn Fn(&Value) -> bool); 4] = [
+        ("externalTrafficPolicy", &external),
+        ("healthCheckNodePort", &external),
+        ("allocateLoadBalancerNodePorts", &balanced),
+        ("loadBalancerClass", &balanced),
+    ];
+    for (field, has) in cases {
+        if has(old) && !has(new) && new["spec"][field] == old["spec"][field] {
+            new.child_mut("spec").remove(field);
+        }
     }
 }
 
@@ -157,6 +190,24 @@ mod tests {
             status,
             json!({"metadata": {"name": "a", "generation": 3}, "spec": {"replicas": 1}, "status": {"replicas": 9}})
         );
+    }
+
+    #[test]
+    fn services_lose_what_their_new_type_lacks() {
+        let kind = api::find("", "v1", "services").unwrap();
+        let old = json!({"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Cluster", "loadBalancerClass": "a/b",
+            "allocateLoadBalancerNodePorts": true}});
+        let change = |kind_of: &str, policy: &str| {
+            let mut new = old.clone();
+            new["spec"]["type"] = kind_of.into();
+            new["spec"]["externalTrafficPolicy"] = policy.into();
+            prepare_update(kind, Target::Main, &mut new, &old);
+            new["spec"].clone()
+        };
+        assert_eq!(change("ClusterIP", "Cluster"), json!({"type": "ClusterIP"}));
+        assert_eq!(change("NodePort", "Cluster"), json!({"type": "NodePort", "externalTrafficPolicy": "Cluster"}));
+        // Set by the writer: kept, for validation to refuse.
+        assert_eq!(change("ClusterIP", "Local"), json!({"type": "ClusterIP", "externalTrafficPolicy": "Local"}));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod ingress;
 mod job;
 mod namespace;
 mod nodes;
+mod owned;
 mod pods;
 mod replica_set;
 mod resource_quota;
@@ -71,7 +72,7 @@ pub fn start(config: Config, informers: Informers) {
     certificates::start(context.clone());
     custom_resources::start(context.clone());
     nodes::start(context.events("node-controller"));
-    replica_set::start(context.events("replicaset-controller"));
+    replica_set::start(context.clone());
     deployment::start(context.events("deployment-controller"));
     stateful_set::start(context.events("statefulset-controller"));
     daemon_set::start(context.events("daemonset-controller"));

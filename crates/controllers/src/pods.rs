@@ -10,6 +10,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt as _};
 
+use crate::owned::Selecting;
 use crate::{Context, Result};
 
 /// A controller's reference to what it manages.
@@ -150,17 +151,12 @@ pub fn owned(cache: &Informer<Pod>, namespace: &str, uid: &str) -> Vec<Arc<Pod>>
 
 /// The objects of a kind that control pods, all pods, and a queue that gets the key of an object when it or one of its
 /// pods changes.
-pub fn follow<K: informer::Keyed>(context: &Context) -> (Informer<K>, Informer<Pod>, Queue) {
+pub fn follow<K: Selecting>(context: &Context) -> (Informer<K>, Informer<Pod>, Queue) {
     let (objects, pods) = (context.informers.of::<K>(), context.informers.of::<Pod>());
     let queue = Queue::default();
     let add = queue.clone();
     objects.on_change(move |change| add.add(change.object().key()));
-    let (add, kind) = (queue.clone(), K::kind(&()).into_owned());
-    pods.on_change(move |change| {
-        if let Some(key) = controller_key(&change.object().metadata, &kind) {
-            add.add(key);
-        }
-    });
+    crate::owned::follow(&objects, &pods, &queue);
     (objects, pods, queue)
 }
 

@@ -1,17 +1,19 @@
-//! ReplicaSets: so many pods of a template, no more and no fewer.
+//! ReplicaSets and ReplicationControllers: so many pods of a template, no more and no fewer.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use informer::{Informer, Key};
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, ReplicationController};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{Context, Result, pods};
+use crate::owned::Selecting;
+use crate::{Context, Result, owned, pods};
 
 /// Pods that one round creates at the most.
 const BURST: usize = 500;
@@ -49,9 +51,52 @@ fn rank(pod: &Pod) -> (bool, u8, bool, i64, std::cmp::Reverse<Option<Timestamp>>
     (assigned, phase, pods::is_ready(pod), cost.unwrap_or(0), std::cmp::Reverse(born))
 }
 
+/// What keeps a number of pods of a template.
+trait Replicated: Selecting + Serialize {
+    fn replicas(&self) -> i32;
+    fn min_ready_seconds(&self) -> i32;
+    fn template(&self) -> Option<&PodTemplateSpec>;
+    fn status(&self) -> Value;
+}
+
+impl Replicated for ReplicaSet {
+    fn replicas(&self) -> i32 {
+        self.spec.replicas.unwrap_or(1)
+    }
+    fn min_ready_seconds(&self) -> i32 {
+        self.spec.min_ready_seconds.unwrap_or(0)
+    }
+    fn template(&self) -> Option<&PodTemplateSpec> {
+        self.spec.template.as_ref()
+    }
+    fn status(&self) -> Value {
+        json!(self.status)
+    }
+}
+
+impl Replicated for ReplicationController {
+    fn replicas(&self) -> i32 {
+        self.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
+    }
+    fn min_ready_seconds(&self) -> i32 {
+        self.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0)
+    }
+    fn template(&self) -> Option<&PodTemplateSpec> {
+        self.spec.as_ref()?.template.as_ref()
+    }
+    fn status(&self) -> Value {
+        json!(self.status)
+    }
+}
+
 pub fn start(context: Context) {
-    let (sets, all_pods, queue) = pods::follow::<ReplicaSet>(&context);
-    queue.work("replicaset", 4, move |key| {
+    work::<ReplicaSet>(context.events("replicaset-controller"), "replicaset");
+    work::<ReplicationController>(context.events("replication-controller"), "replicationcontroller");
+}
+
+fn work<K: Replicated>(context: Context, name: &'static str) {
+    let (sets, all_pods, queue) = pods::follow::<K>(&context);
+    queue.work(name, 4, move |key| {
         let (context, sets, all_pods) = (context.clone(), sets.clone(), all_pods.clone());
         async move {
             informer::synced!(sets, all_pods);
@@ -60,20 +105,21 @@ pub fn start(context: Context) {
     });
 }
 
-async fn reconcile(
+async fn reconcile<K: Replicated>(
     context: &Context,
-    sets: &Informer<ReplicaSet>,
+    sets: &Informer<K>,
     cache: &Informer<Pod>,
     key: &Key,
 ) -> Result<Option<Duration>> {
     let Some(set) = sets.get(key) else { return Ok(None) };
-    let (spec, Some(uid)) = (&set.spec, set.uid()) else { return Ok(None) };
+    let Some(uid) = set.uid() else { return Ok(None) };
     let mut failure = None;
-    let mine = pods::owned(cache, &key.namespace, &uid);
-    if set.metadata.deletion_timestamp.is_none()
-        && let Some(template) = &spec.template
+    if set.meta().deletion_timestamp.is_none()
+        && let Some(template) = set.template()
     {
-        let plan = plan(usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0), &mine);
+        owned::claim(context, cache, set.as_ref(), pods::is_active).await?;
+        let mine = pods::owned(cache, &key.namespace, &uid);
+        let plan = plan(usize::try_from(set.replicas()).unwrap_or(0), &mine);
         let mut pod = pods::from_template(template, &key.namespace, pods::owner(set.as_ref()));
         pod.metadata.generate_name = Some(format!("{}-", key.name));
         failure = pods::create_all(context, cache, set.as_ref(), std::iter::repeat_n(pod, plan.create)).await;
@@ -81,47 +127,50 @@ async fn reconcile(
             pods::delete_told(context, cache, set.as_ref(), &mine[index]).await?;
         }
     }
-    let again = write_status(context, &set, &pods::owned(cache, &key.namespace, &uid), failure.as_ref()).await?;
+    let mine = pods::owned(cache, &key.namespace, &uid);
+    let again = write_status(context, set.as_ref(), &mine, failure.as_ref()).await?;
     match failure {
         Some(error) => Err(error),
         None => Ok(again),
     }
 }
 
-async fn write_status(
+async fn write_status<K: Replicated>(
     context: &Context,
-    set: &ReplicaSet,
+    set: &K,
     mine: &[Arc<Pod>],
     failure: Option<&kube::Error>,
 ) -> Result<Option<Duration>> {
-    let spec = &set.spec;
     let active: Vec<&Arc<Pod>> = mine.iter().filter(|p| pods::is_active(p)).collect();
-    let template =
-        spec.template.as_ref().and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.clone()).unwrap_or_default();
+    let template = set.template().and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.clone()).unwrap_or_default();
     let labelled = active.iter().filter(|p| template.iter().all(|(k, v)| p.labels().get(k) == Some(v))).count();
     let now = Timestamp::now();
-    let min_ready = spec.min_ready_seconds.unwrap_or(0);
-    let checks: Vec<_> = active.iter().map(|p| pods::is_available(p, min_ready, now)).collect();
+    let checks: Vec<_> = active.iter().map(|p| pods::is_available(p, set.min_ready_seconds(), now)).collect();
     let mut status = json!({
         "replicas": active.len(), "fullyLabeledReplicas": labelled,
         "readyReplicas": active.iter().filter(|p| pods::is_ready(p)).count(),
         "availableReplicas": checks.iter().filter(|c| c.is_ok()).count(),
-        "terminatingReplicas": mine.iter().filter(|p| pods::is_deleting(p)).count(),
-        "observedGeneration": set.metadata.generation,
+        "observedGeneration": set.meta().generation,
     });
-    if let Some(error) = failure {
-        status["conditions"] = json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate",
-            "message": error.to_string(), "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()}]);
-    } else {
-        status["conditions"] = Value::Null;
+    if K::kind(&()) == "ReplicaSet" {
+        status["terminatingReplicas"] = mine.iter().filter(|p| pods::is_deleting(p)).count().into();
     }
-    let present = serde_json::to_value(&set.status).unwrap_or(Value::Null);
+    let present = set.status();
+    status["conditions"] = match failure {
+        Some(error) => {
+            let since = &present["conditions"][0]["lastTransitionTime"];
+            let now = json!(now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+            json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": error.to_string(),
+                "lastTransitionTime": if since.is_null() { &now } else { since }}])
+        }
+        None => Value::Null,
+    };
     let same = status.as_object().into_iter().flatten().all(|(k, v)| {
         let old = &present[k];
-        old == v || (old.is_null() && (v == 0 || v.is_null()))
+        old == v || (old.is_null() && (*v == 0 || v.is_null()))
     });
     if !same {
-        let api: Api<ReplicaSet> = Api::namespaced(context.client.clone(), &set.namespace().unwrap_or_default());
+        let api: Api<K> = Api::namespaced(context.client.clone(), &set.namespace().unwrap_or_default());
         let patch = Patch::Merge(json!({ "status": status }));
         crate::ignore(api.patch_status(&set.name_any(), &PatchParams::default(), &patch).await, &[404])?;
     }

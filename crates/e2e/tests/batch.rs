@@ -32,6 +32,11 @@ fn jobs_run_to_their_end_and_are_counted_once() -> anyhow::Result<()> {
             job("late", "activeDeadlineSeconds: 1", "sleep 3600"),
             job("short", "ttlSecondsAfterFinished: 0", "true"),
             job("asleep", "suspend: true", "true"),
+            job(
+                "enough",
+                "completions: 3\n  parallelism: 3\n  completionMode: Indexed\n  successPolicy: {rules: [{succeededIndexes: \"0\"}]}",
+                "test $JOB_COMPLETION_INDEX = 0 || sleep 3600",
+            ),
         ]
         .concat(),
     )?;
@@ -50,6 +55,7 @@ fn jobs_run_to_their_end_and_are_counted_once() -> anyhow::Result<()> {
     wait("fails", "Failed", "BackoffLimitExceeded")?;
     wait("late", "Failed", "DeadlineExceeded")?;
     wait("indexed", "Complete", "CompletionsReached")?;
+    wait("enough", "Complete", "SuccessPolicy")?;
     assert_eq!(cluster.get("job", "indexed")?["status"]["completedIndexes"], "0-2");
     let pods = cluster.list("pods", "job-name=indexed,batch.kubernetes.io/job-completion-index=1")?;
     let name = pods[0]["metadata"]["name"].as_str().unwrap_or("").to_string();

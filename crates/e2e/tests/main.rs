@@ -14,6 +14,7 @@ mod operations;
 mod policies;
 mod pulls;
 mod relays;
+mod rollouts;
 mod stateful;
 mod streams;
 mod webhooks;

@@ -98,3 +98,40 @@ fn stock_kubectl_runs_one_off_pods() -> anyhow::Result<()> {
     cluster.ok(&["delete", "namespace", "other"])?;
     Ok(())
 }
+
+const SCRATCH: &str = "
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: scratch}
+spec:
+  replicas: 2
+  podManagementPolicy: Parallel
+  persistentVolumeClaimRetentionPolicy: {whenDeleted: Delete, whenScaled: Delete}
+  selector: {matchLabels: {app: scratch}}
+  template:
+    metadata: {labels: {app: scratch}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+      - {name: c, image: 'busybox:1.28', command: [sleep, '3600'], volumeMounts: [{name: data, mountPath: /data}]}
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+";
+
+#[test]
+fn claims_go_with_their_pods_where_the_set_says_so() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.apply(SCRATCH)?;
+    cluster.wait_pod("scratch-0")?;
+    cluster.wait_pod("scratch-1")?;
+    cluster.ok(&["delete", "pod", "scratch-1"])?;
+    cluster.wait_pod("scratch-1")?;
+    let claims = || Ok::<_, anyhow::Error>(cluster.list("pvc", "app=scratch")?.len());
+    assert_eq!(claims()?, 2, "a pod that is only made anew keeps its claim");
+    cluster.ok(&["scale", "statefulset", "scratch", "--replicas=1"])?;
+    cluster.eventually("the claim of the pod that is too much is gone", || Ok(claims()? == 1))?;
+    assert_eq!(cluster.get("pvc", "data-scratch-0")?["metadata"]["ownerReferences"][0]["kind"], "StatefulSet");
+    cluster.ok(&["delete", "statefulset", "scratch"])?;
+    cluster.eventually("the other one goes with the set", || Ok(claims()? == 0))
+}

@@ -9,6 +9,9 @@ pub fn service(object: &mut Value) {
     default(spec, "type", || json!("ClusterIP"));
     default(spec, "sessionAffinity", || json!("None"));
     let kind = spec["type"].as_str().unwrap_or("").to_string();
+    if spec["sessionAffinity"] == "None" {
+        spec.remove("sessionAffinityConfig");
+    }
     if spec["sessionAffinity"] == "ClientIP" {
         default(spec, "sessionAffinityConfig", || json!({"clientIP": {"timeoutSeconds": 10800}}));
     }

@@ -1,6 +1,9 @@
 use proptest::prelude::*;
 
-use super::*;
+use k8s_openapi::api::apps::v1::DeploymentSpec;
+use serde_json::json;
+
+use super::plan::{Share, Size, roll as plan, share};
 
 fn spec(replicas: i32, surge: &str, unavailable: &str) -> DeploymentSpec {
     let spec = json!({"replicas": replicas, "selector": {}, "template": {},
@@ -74,5 +77,33 @@ proptest! {
         }
         prop_assert_eq!(new.wanted, replicas);
         prop_assert!(olds.iter().all(|o| o.wanted == 0));
+    }
+}
+
+#[test]
+fn a_change_of_replicas_is_shared_in_proportion() {
+    let set = |replicas, revision| Share { replicas, of_at_most: 13, revision };
+    // Ten replicas with a surge of three, in the middle of a roll-out, become thirty.
+    assert_eq!(share(30, 9, &[set(5, 2), set(8, 1)]), [15, 24]);
+    assert_eq!(share(5, 2, &[set(5, 2), set(8, 1)]), [3, 4]);
+    assert_eq!(share(0, 0, &[set(5, 2), set(8, 1)]), [0, 0]);
+    // What rounding leaves goes to the largest.
+    assert_eq!(share(11, 3, &[set(1, 2), set(12, 1)]).iter().sum::<i32>(), 14);
+}
+
+proptest! {
+    #[test]
+    fn shares_add_up(
+        wanted in 0..100i32, surge in 0..30i32, sizes in prop::collection::vec((0..60i32, 1..90i32), 1..5),
+    ) {
+        let sets: Vec<Share> = sizes
+            .iter()
+            .enumerate()
+            .map(|(i, (replicas, most))| Share { replicas: *replicas, of_at_most: *most, revision: i as i64 })
+            .collect();
+        let new = share(wanted, surge, &sets);
+        let allowed = if wanted > 0 { wanted + surge } else { 0 };
+        prop_assert!(new.iter().all(|n| *n >= 0));
+        prop_assert_eq!(new.iter().sum::<i32>(), allowed);
     }
 }

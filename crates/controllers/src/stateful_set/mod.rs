@@ -1,5 +1,7 @@
 //! StatefulSets: pods with names, volumes and an order.
 
+mod claims;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,14 +9,13 @@ use std::time::Duration;
 use informer::{Informer, Key};
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
 use crate::revisions::LABEL as REVISION;
-use crate::{Context, Result, pods, revisions};
+use crate::{Context, Result, owned, pods, revisions};
 
 /// A pod as the plan sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,8 @@ struct Shape {
     parallel: bool,
     /// Ordinals from here on are brought to the newest template; none with OnDelete.
     partition: Option<i32>,
+    /// Pods that may be down for an update at a time.
+    max_unavailable: i32,
 }
 
 /// The next steps. In order means: one at a time, each after all before it are available.
@@ -79,14 +82,12 @@ fn plan(shape: Shape, replicas: &[Replica]) -> Vec<Action> {
         return actions;
     }
     let Some(partition) = shape.partition else { return actions };
-    for ordinal in range.rev().filter(|o| *o >= shape.start + partition) {
-        match by_ordinal.get(&ordinal) {
-            Some(r) if !r.updated && !r.deleting => return vec![Action::Delete(ordinal)],
-            // One that was just renewed must be well before the next is touched.
-            Some(r) if !r.available || r.deleting => return actions,
-            _ => {}
-        }
-    }
+    // What was just renewed must be well before more is touched. What is old and unwell is missed by nobody.
+    let down = range.clone().filter(|o| by_ordinal.get(o).is_none_or(|r| r.deleting || (r.updated && !r.available)));
+    let budget = usize::try_from(shape.max_unavailable).unwrap_or(1).saturating_sub(down.count());
+    let outdated = range.rev().filter(|o| *o >= shape.start + partition);
+    let outdated = outdated.filter(|o| by_ordinal.get(o).is_some_and(|r| !r.updated && !r.deleting));
+    actions.extend(outdated.take(budget).map(Action::Delete));
     actions
 }
 
@@ -121,16 +122,26 @@ impl Work<'_> {
         }
         let newest = self.revision(&set, spec).await?;
         let current = set.status.as_ref().and_then(|s| s.current_revision.clone()).unwrap_or_else(|| newest.clone());
+        let named = |pod: &Pod| ordinal(&key.name, &pod.name_any()).is_some();
+        owned::claim(self.context, self.pods, set.as_ref(), named).await?;
         let mine = pods::owned(self.pods, &key.namespace, &uid);
         let (replicas, again) = observe(&key.name, spec, &mine, &newest);
         let strategy = spec.update_strategy.clone().unwrap_or_default();
-        let partition = strategy.rolling_update.and_then(|r| r.partition).unwrap_or(0);
+        let rolling = strategy.rolling_update.unwrap_or_default();
+        let partition = rolling.partition.unwrap_or(0);
+        let wanted = spec.replicas.unwrap_or(1);
         let shape = Shape {
+            max_unavailable: match &rolling.max_unavailable {
+                None => 1,
+                share => pods::scaled(share.as_ref(), wanted, true).max(1),
+            },
             start: spec.ordinals.as_ref().and_then(|o| o.start).unwrap_or(0),
-            replicas: spec.replicas.unwrap_or(1),
+            replicas: wanted,
             parallel: spec.pod_management_policy.as_deref() == Some("Parallel"),
             partition: (strategy.type_.as_deref() != Some("OnDelete")).then_some(partition),
         };
+        // Before pods go, as theirs may go with them.
+        self.keep_owners(&set, shape, &mine).await?;
         for action in plan(shape, &replicas) {
             match action {
                 Action::Create(ordinal) => {
@@ -207,39 +218,6 @@ impl Work<'_> {
                 Err(error)
             }
         }
-    }
-
-    /// Claims outlive the pods and the set, and are found again by their name.
-    async fn ensure_claim(
-        &self,
-        set: &StatefulSet,
-        template: &PersistentVolumeClaim,
-        volume: &str,
-        pod: &str,
-        namespace: &str,
-    ) -> Result<String> {
-        let name = format!("{volume}-{pod}");
-        if self.claims.get(&Key::new(namespace, &name)).is_some() {
-            return Ok(name);
-        }
-        let mut labels = template.metadata.labels.clone().unwrap_or_default();
-        labels.extend(set.spec.selector.match_labels.clone().unwrap_or_default());
-        let claim = PersistentVolumeClaim {
-            metadata: ObjectMeta {
-                name: Some(name.clone()),
-                namespace: Some(namespace.into()),
-                labels: Some(labels),
-                annotations: template.metadata.annotations.clone(),
-                ..ObjectMeta::default()
-            },
-            spec: template.spec.clone(),
-            status: None,
-        };
-        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.context.client.clone(), namespace);
-        crate::ignore(api.create(&PostParams::default(), &claim).await, &[409])?;
-        let text = format!("create Claim {name} Pod {pod} in StatefulSet {} success", set.name_any());
-        self.context.events.normal(set, "SuccessfulCreate", text);
-        Ok(name)
     }
 
     async fn write_status(
@@ -325,7 +303,7 @@ mod tests {
                 updated: c != 'o',
             })
             .collect();
-        let shape = Shape { start: 0, replicas, parallel, partition: Some(partition) };
+        let shape = Shape { start: 0, replicas, parallel, partition: Some(partition), max_unavailable: 1 };
         let got = plan(shape, &all).into_iter().map(|a| match a {
             Action::Create(n) => format!("+{n}"),
             Action::Delete(n) => format!("-{n}"),
@@ -356,5 +334,12 @@ mod tests {
         check(3, false, 0, "ooa", "-1");
         check(3, false, 2, "ooa", "");
         check(3, false, 2, "ooo", "-2");
+        let old = |ordinal| Replica { ordinal, over: false, deleting: false, available: true, updated: false };
+        let shape = Shape { start: 0, replicas: 4, parallel: true, partition: Some(1), max_unavailable: 2 };
+        let pods: Vec<Replica> = (0..4).map(old).collect();
+        assert_eq!(plan(shape, &pods), [Action::Delete(3), Action::Delete(2)]);
+        let mut some: Vec<Replica> = pods;
+        some[3].deleting = true;
+        assert_eq!(plan(shape, &some), [Action::Delete(2)]);
     }
 }

@@ -1,0 +1,103 @@
+//! How many replicas each ReplicaSet of a Deployment should have now.
+
+use k8s_openapi::api::apps::v1::DeploymentSpec;
+
+use crate::pods;
+
+/// What the plan needs to know of a ReplicaSet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    pub wanted: i32,
+    pub available: i32,
+    /// Pods that there are, wanted or not.
+    pub present: i32,
+}
+
+/// What the new set and each old one should have while the new version rolls out.
+pub fn roll(spec: &DeploymentSpec, new: Size, old: &[Size]) -> (i32, Vec<i32>) {
+    let replicas = spec.replicas.unwrap_or(1);
+    let strategy = spec.strategy.clone().unwrap_or_default();
+    let mut olds: Vec<i32> = old.iter().map(|s| s.wanted).collect();
+    if strategy.type_.as_deref() == Some("Recreate") {
+        let gone = old.iter().all(|s| s.present == 0);
+        return (if gone { replicas } else { 0 }, vec![0; old.len()]);
+    }
+    let rolling = strategy.rolling_update.unwrap_or_default();
+    let surge = pods::scaled(rolling.max_surge.as_ref(), replicas, true);
+    let mut unavailable = pods::scaled(rolling.max_unavailable.as_ref(), replicas, false);
+    if surge == 0 && unavailable == 0 {
+        // Both rounded to nothing: it must be able to move.
+        unavailable = 1;
+    }
+    let old_total: i32 = olds.iter().sum();
+    let total = old_total + new.wanted;
+    let room = (replicas + surge - total).max(0);
+    let new_wanted = if new.wanted > replicas { replicas } else { new.wanted + room.min(replicas - new.wanted) };
+    if old_total > 0 {
+        let min_available = replicas - unavailable;
+        // What isn't available goes first, as nobody misses it.
+        let new_unavailable = (new.wanted - new.available).max(0);
+        let mut spare = (total - min_available - new_unavailable).max(0);
+        for (i, size) in old.iter().enumerate() {
+            let broken = (size.wanted - size.available).max(0).min(spare);
+            olds[i] -= broken;
+            spare -= broken;
+        }
+        let available: i32 = new.available + old.iter().map(|s| s.available).sum::<i32>();
+        let mut spare = (available - min_available).max(0);
+        for (i, size) in old.iter().enumerate() {
+            let some = olds[i].min(spare).min(size.available.max(0));
+            olds[i] -= some;
+            spare -= some;
+        }
+    }
+    (new_wanted, olds)
+}
+
+/// A ReplicaSet that shares in a change of its Deployment's replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    pub replicas: i32,
+    /// The most pods that its Deployment could have when it was last scaled; zero if unknown.
+    pub of_at_most: i32,
+    pub revision: i64,
+}
+
+/// How many replicas each of several active sets should have after the Deployment's replicas changed in the middle of a
+/// roll-out: each grows or shrinks in proportion, and what rounding leaves goes to the largest first.
+pub fn share(wanted: i32, surge: i32, sets: &[Share]) -> Vec<i32> {
+    let mut sizes: Vec<i32> = sets.iter().map(|s| s.replicas).collect();
+    let allowed = if wanted > 0 { wanted + surge } else { 0 };
+    let change = allowed - sizes.iter().sum::<i32>();
+    let mut order: Vec<usize> = (0..sets.len()).collect();
+    // The largest first; of equals, the newer one grows and the older one shrinks.
+    order.sort_by_key(|i| {
+        let age = if change > 0 { -sets[*i].revision } else { sets[*i].revision };
+        (-sets[*i].replicas, age)
+    });
+    let mut done = 0;
+    for i in &order {
+        let set = sets[*i];
+        if set.replicas == 0 || done == change {
+            continue;
+        }
+        let fraction = if wanted == 0 {
+            -set.replicas
+        } else {
+            let base = if set.of_at_most > 0 { set.of_at_most } else { wanted };
+            let new = f64::from(set.replicas) * f64::from(wanted + surge) / f64::from(base);
+            new.round() as i32 - set.replicas
+        };
+        let left = change - done;
+        let step = if change > 0 { fraction.min(left).max(0) } else { fraction.max(left).min(0) };
+        sizes[*i] += step;
+        done += step;
+    }
+    let mut left = change - done;
+    for i in order {
+        let new = (sizes[i] + left).max(0);
+        left -= new - sizes[i];
+        sizes[i] = new;
+    }
+    sizes
+}
