@@ -17,6 +17,7 @@ use crate::cache::{object_key, store_key};
 use crate::fairness;
 use crate::handlers::write::{Creation, create_object};
 use crate::object::{Filter, encode};
+use crate::relay;
 
 /// Events older than this are removed.
 const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
@@ -43,6 +44,7 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
         ensure(server, kind(rbac, "roles")?, roles::system_roles()),
         ensure(server, kind("scheduling.k8s.io", "priorityclasses")?, classes.into()),
         ensure(server, kind(flows, "prioritylevelconfigurations")?, fairness::default_levels()),
+        ensure(server, kind("apiregistration.k8s.io", "apiservices")?, relay::local_services(server)),
         ensure(server, kind(flows, "flowschemas")?, fairness::default_schemas()),
         ensure(server, kind("", "services")?, services(server)),
         ensure(server, kind("", "endpoints")?, endpoints(server)),

@@ -4,6 +4,7 @@
 //! observed, and a small executor carries them out. All of them read the shared [`informer`] caches, write through the
 //! API, and keep nothing else: after a crash the next look at the same objects goes on where the last one stopped.
 
+mod autoscaler;
 mod certificates;
 mod cron_job;
 mod custom_resources;
@@ -78,6 +79,7 @@ pub fn start(config: Config, informers: Informers) {
     daemon_set::start(context.events("daemonset-controller"));
     disruption::start(context.events("disruption-controller"));
     resource_quota::start(context.clone());
+    autoscaler::start(context.events("horizontal-pod-autoscaler"));
     job::start(context.events("job-controller"));
     cron_job::start(context.events("cronjob-controller"));
     endpoints::start(context.events("endpoint-slice-controller"));

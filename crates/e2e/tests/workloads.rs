@@ -291,3 +291,82 @@ fn important_pods_get_room_and_neighbours_are_minded() -> anyhow::Result<()> {
     cluster.wait_pod("shy")?;
     Ok(())
 }
+
+const BUSY: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: busy}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: busy}}
+  template:
+    metadata: {labels: {app: busy}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+      - name: c
+        image: busybox:1.28
+        command: [sh, -c, 'while :; do :; done']
+        resources: {requests: {cpu: 50m, memory: 8Mi}, limits: {cpu: 150m}}
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: busy}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: busy}
+  minReplicas: 1
+  maxReplicas: 3
+  metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 60}}}]
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: astray}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: missing}
+  maxReplicas: 3
+";
+
+#[test]
+fn use_is_measured_and_deployments_grow_with_it() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.apply(BUSY)?;
+    let path = "/apis/metrics.k8s.io/v1beta1/namespaces/default/pods?labelSelector=app%3Dbusy";
+    cluster.eventually("the pod's use is known", || {
+        let list: serde_json::Value = serde_json::from_str(&cluster.ok(&["get", "--raw", path])?)?;
+        let usage = &list["items"][0]["containers"][0]["usage"];
+        let nanos = usage["cpu"].as_str().unwrap_or("").trim_end_matches('n').parse::<u64>().unwrap_or(0);
+        // It takes what it may: 150 thousandths of a core.
+        anyhow::ensure!((50_000_000..250_000_000).contains(&nanos), "{list}");
+        Ok(usage["memory"].as_str().is_some_and(|m| m.ends_with("Ki") && m != "0Ki"))
+    })?;
+    if testkit::cluster::stock_kubectl().is_some() {
+        let pods = cluster.ok(&["top", "pods", "--containers"])?;
+        assert!(pods.contains("busy-") && pods.contains("Mi"), "{pods}");
+        let nodes = cluster.ok(&["top", "nodes"])?;
+        assert!(nodes.contains('%') && !nodes.contains("unknown"), "{nodes}");
+    }
+    cluster.eventually("there are as many as may be", || {
+        let autoscaler = cluster.get("hpa", "busy")?;
+        anyhow::ensure!(autoscaler["status"]["desiredReplicas"] == 3, "{}", autoscaler["status"]);
+        Ok(cluster.get("deployment", "busy")?["spec"]["replicas"] == 3)
+    })?;
+    let condition = |name: &str, kind: &str| -> anyhow::Result<String> {
+        let conditions = cluster.get("hpa", name)?["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let found = conditions.into_iter().find(|c| c["type"] == kind).unwrap_or_default();
+        Ok(format!("{} {}", found["status"].as_str().unwrap_or(""), found["reason"].as_str().unwrap_or("")))
+    };
+    cluster.eventually("it says that it is at its limit", || {
+        Ok(condition("busy", "ScalingLimited")? == "True TooManyReplicas"
+            && condition("busy", "ScalingActive")? == "True ValidMetricFound")
+    })?;
+    assert_eq!(condition("astray", "AbleToScale")?, "False FailedGetScale");
+    let summary: serde_json::Value = {
+        let nodes = cluster.list("nodes", "")?;
+        let node = nodes[0]["metadata"]["name"].as_str().unwrap_or("").to_string();
+        let resource = cluster.ok(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/metrics/resource")])?;
+        assert!(resource.contains("pod_memory_working_set_bytes{namespace=\"default\""), "{resource}");
+        serde_json::from_str(&cluster.ok(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/stats/summary")])?)?
+    };
+    assert!(summary["node"]["fs"]["availableBytes"].as_u64() > Some(0), "{summary}");
+    Ok(())
+}

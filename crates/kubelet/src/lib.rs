@@ -5,6 +5,7 @@
 //! - [`worker`]: a pod's life as a state machine; [`status`] tells it to the API
 //! - [`container`], [`env`], [`volumes`], [`sandbox`]: from a pod's spec to what the runtime needs
 //! - [`probes`]: health checks
+//! - [`stats`]: what pods use
 //! - [`server`]: logs, exec, attach and port-forward (port 10250)
 //!
 //! Invariants:
@@ -21,6 +22,7 @@ mod node;
 mod probes;
 mod sandbox;
 mod server;
+mod stats;
 mod status;
 mod volumes;
 mod worker;

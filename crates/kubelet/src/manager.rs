@@ -13,6 +13,7 @@ use runtime::ShimClient;
 use tokio::sync::watch;
 
 use crate::sandbox::Places;
+use crate::stats::Readings;
 use crate::worker::{self, Saved};
 use crate::{Agent, Config};
 
@@ -22,6 +23,7 @@ pub type Wanted = Option<Arc<Pod>>;
 pub struct Manager {
     workers: Arc<Mutex<HashMap<String, watch::Sender<Wanted>>>>,
     pods: Informer<Pod>,
+    pub readings: Readings,
     pub agent: Arc<Agent>,
 }
 
@@ -36,7 +38,8 @@ impl Manager {
     pub fn start(agent: Arc<Agent>) -> Arc<Self> {
         let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", agent.config.node_name));
         let pods: Informer<Pod> = Informer::start(Api::all(agent.client.clone()), mine);
-        let manager = Arc::new(Manager { workers: Arc::default(), pods: pods.clone(), agent });
+        let manager =
+            Arc::new(Manager { workers: Arc::default(), pods: pods.clone(), readings: Readings::default(), agent });
         let to = manager.clone();
         pods.on_change(move |change| to.feed(change));
         tokio::spawn(sweep(manager.clone()));
@@ -82,6 +85,11 @@ impl Manager {
         let places = Places::of(&self.agent.config, &pod.uid()?);
         let saved = worker::load(&places.data)?;
         Some((pod, places, saved))
+    }
+
+    /// The pods of this node.
+    pub fn pods(&self) -> Vec<Arc<Pod>> {
+        self.pods.list()
     }
 
     pub fn shim(&self, places: &Places) -> ShimClient {

@@ -41,16 +41,30 @@ pub fn oom_kills(cgroup: &str) -> u64 {
 
 /// Bytes of memory in use, the reclaimable page cache left out (what upstream calls the working set).
 pub fn memory_working_set(cgroup: &str) -> Option<u64> {
-    let folder = folder("memory", cgroup);
-    let (usage, inactive) = if is_unified() {
-        ("memory.current", "inactive_file ")
-    } else {
-        ("memory.usage_in_bytes", "total_inactive_file ")
-    };
-    let usage: u64 = std::fs::read_to_string(folder.join(usage)).ok()?.trim().parse().ok()?;
-    let stat = std::fs::read_to_string(folder.join("memory.stat")).ok()?;
+    let inactive = if is_unified() { "inactive_file " } else { "total_inactive_file " };
+    let usage = memory_usage(cgroup)?;
+    let stat = std::fs::read_to_string(folder("memory", cgroup).join("memory.stat")).ok()?;
     let inactive = stat.lines().find_map(|l| l.strip_prefix(inactive)).and_then(|n| n.parse().ok()).unwrap_or(0);
     Some(usage.saturating_sub(inactive))
+}
+
+/// Bytes of memory in use, page cache included.
+pub fn memory_usage(cgroup: &str) -> Option<u64> {
+    let file = if is_unified() { "memory.current" } else { "memory.usage_in_bytes" };
+    std::fs::read_to_string(folder("memory", cgroup).join(file)).ok()?.trim().parse().ok()
+}
+
+/// Bytes of anonymous memory.
+pub fn memory_rss(cgroup: &str) -> Option<u64> {
+    let stat = std::fs::read_to_string(folder("memory", cgroup).join("memory.stat")).ok()?;
+    let name = if is_unified() { "anon " } else { "total_rss " };
+    stat.lines().find_map(|l| l.strip_prefix(name)).and_then(|n| n.parse().ok())
+}
+
+/// Processes in the cgroup and below.
+pub fn processes(cgroup: &str) -> u64 {
+    let text = std::fs::read_to_string(folder("pids", cgroup).join("pids.current")).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
 }
 
 /// Nanoseconds of processor time used.

@@ -153,7 +153,7 @@ pub struct ServerArgs {
     pub encryption_provider_config: Option<PathBuf>,
     #[command(flatten)]
     pub audit: AuditArgs,
-    /// Parts to leave out: dns, ingress, servicelb, local-storage (comma-separated)
+    /// Parts to leave out: dns, ingress, servicelb, local-storage, metrics (comma-separated)
     #[arg(long, value_delimiter = ',')]
     pub disable: Vec<String>,
     /// Run no pods on this machine

@@ -60,6 +60,7 @@ fn check_name(kind: &Kind, name: &str) -> Result<(), String> {
         ("", "namespaces") => names::dns1123_label(name),
         ("", "services") => names::dns1035_label(name),
         ("rbac.authorization.k8s.io", _) => names::path_segment(name),
+        ("apiregistration.k8s.io", _) => names::path_segment(name),
         ("certificates.k8s.io", _) => names::path_segment(name),
         _ => names::dns1123_subdomain(name),
     }

@@ -29,7 +29,7 @@ pub fn index(catalog: &Catalog, aggregator: &Aggregator) -> Value {
         let url = format!("/openapi/v3/{path}?hash={hash}");
         paths.insert(path, json!({"serverRelativeURL": url}));
     }
-    for ((group, version), _) in aggregator.served() {
+    for (group, version) in aggregator.relayed() {
         let path = path_of(&group, &version);
         let url = format!("/openapi/v3/{path}?hash=other-{}", aggregator.generation());
         paths.insert(path, json!({"serverRelativeURL": url}));

@@ -3,7 +3,7 @@
 //! They trust this server's word on who asks: it comes with a client certificate of an authority of its own, and names
 //! the user in headers (`extension-apiserver-authentication` in kube-system tells them which).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -12,13 +12,13 @@ use apimachinery::{ObjectExt as _, Status, clock};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
 use parking_lot::RwLock;
 use serde_json::{Value, json};
 use store::Write;
 
-use super::{Target, connector, endpoint};
+use super::{Target, connector, endpoint, metrics};
 use crate::ApiServer;
 use crate::auth::{self, Attributes, User};
 use crate::cache::{From, store_key};
@@ -40,6 +40,17 @@ const LIMIT: usize = 4 << 20;
 pub struct Aggregator {
     known: RwLock<BTreeMap<(String, String), Vec<Value>>>,
     generation: AtomicU64,
+    routes: RwLock<Arc<Routes>>,
+}
+
+/// Which groups and versions are answered from elsewhere, read again when an APIService changed.
+#[derive(Default)]
+struct Routes {
+    made_of: u64,
+    /// The APIService of each.
+    services: HashMap<(String, String), Arc<Value>>,
+    /// Whether this server's own metrics are asked for.
+    metrics: bool,
 }
 
 impl Aggregator {
@@ -52,6 +63,11 @@ impl Aggregator {
         self.known.read().iter().map(|(k, v)| (k.clone(), v.clone())).collect()
     }
 
+    /// Groups and versions that requests are handed on for, documents of their schema included.
+    pub fn relayed(&self) -> Vec<(String, String)> {
+        self.routes.read().services.keys().cloned().collect()
+    }
+
     fn replace(&self, new: BTreeMap<(String, String), Vec<Value>>) {
         let mut known = self.known.write();
         if *known != new {
@@ -61,10 +77,47 @@ impl Aggregator {
     }
 }
 
-/// The APIService of a group and version, if another server answers for it.
-fn find(server: &ApiServer, group: &str, version: &str) -> Option<Value> {
-    let entry = server.cache.named(RESOURCE).get(&format!("{version}.{group}"))?;
-    Some(entry.parse()).filter(|s| s.at(&["spec", "service"]).is_object())
+fn routes(server: &ApiServer) -> Arc<Routes> {
+    let resource = server.cache.named(RESOURCE);
+    let made_of = resource.changed();
+    {
+        let routes = server.aggregator.routes.read();
+        if routes.made_of == made_of {
+            return routes.clone();
+        }
+    }
+    let mut routes = Routes { made_of, ..Routes::default() };
+    for entry in resource.list(&Filter::default()).0 {
+        let service = entry.parse();
+        let (group, version) = (service.str_at(&["spec", "group"]), service.str_at(&["spec", "version"]));
+        if service.at(&["spec", "service"]).is_object() {
+            routes.services.insert((group.into(), version.into()), Arc::new(service));
+        } else {
+            routes.metrics |= (group, version) == (metrics::GROUP, metrics::VERSION);
+        }
+    }
+    let routes = Arc::new(routes);
+    *server.aggregator.routes.write() = routes.clone();
+    routes
+}
+
+/// The APIServices of what this server answers itself.
+pub fn local(server: &ApiServer) -> Vec<Value> {
+    let mut versions: Vec<(&str, &str, i64)> = Vec::new();
+    for kind in api::KINDS {
+        if !versions.iter().any(|(group, version, _)| (*group, *version) == (kind.group, kind.version)) {
+            versions.push((kind.group, kind.version, if kind.group.is_empty() { 18_000 } else { 17_000 }));
+        }
+    }
+    if !server.config.disabled.iter().any(|part| part == "metrics") {
+        versions.push((metrics::GROUP, metrics::VERSION, 100));
+    }
+    let service = |(group, version, priority): (&str, &str, i64)| {
+        json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+            "metadata": {"name": format!("{version}.{group}"), "labels": {"kube-aggregator.kubernetes.io/automanaged": "onstart"}},
+            "spec": {"group": group, "version": version, "groupPriorityMinimum": priority, "versionPriority": 15}})
+    };
+    versions.into_iter().map(service).collect()
 }
 
 fn target(server: &ApiServer, service: &Value) -> Result<Target, Status> {
@@ -89,17 +142,41 @@ pub async fn answer(
     user: &User,
     request: Request<Body>,
 ) -> Result<Result<Response<Body>, Status>, Request<Body>> {
-    if server.cache.named(RESOURCE).len() == 0 {
+    let routes = routes(server);
+    if routes.services.is_empty() && !routes.metrics {
         return Err(request);
     }
     let path = request.uri().path();
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-    let found = match parts.as_slice() {
-        ["apis", group, version, ..] | ["openapi", "v3", "apis", group, version] => find(server, group, version),
-        _ => None,
+    let (group, version) = match parts.as_slice() {
+        ["apis", group, version, ..] | ["openapi", "v3", "apis", group, version] => (*group, *version),
+        _ => return Err(request),
     };
-    let Some(service) = found else { return Err(request) };
-    Ok(relay(server, user, &service, request).await)
+    if let Some(service) = routes.services.get(&(group.to_string(), version.to_string())) {
+        return Ok(relay(server, user, service, request).await);
+    }
+    if !routes.metrics || (group, version) != (metrics::GROUP, metrics::VERSION) {
+        return Err(request);
+    }
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    Ok(own_metrics(server, user, method, uri).await)
+}
+
+async fn own_metrics(server: &Arc<ApiServer>, user: &User, method: Method, uri: Uri) -> Result<Response<Body>, Status> {
+    authorize(server, user, &method, &uri)?;
+    if method != Method::GET {
+        return Err(Status::method_not_allowed());
+    }
+    match request::resource_path(uri.path()) {
+        Some(path) => metrics::answer(server, &path, &Query::parse(&uri)).await,
+        None if uri.path().starts_with("/apis/") => {
+            let group_version = format!("{}/{}", metrics::GROUP, metrics::VERSION);
+            let list = json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version,
+                "resources": metrics::resources()});
+            Ok(crate::response::json(200, &list))
+        }
+        None => Err(Status::no_route()),
+    }
 }
 
 async fn relay(
@@ -108,18 +185,18 @@ async fn relay(
     service: &Value,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    authorize(server, user, &request)?;
+    authorize(server, user, request.method(), request.uri())?;
     // Without the name by which the client knows this server.
     let uri = request.uri().path_and_query().cloned().map(Uri::from).unwrap_or_default();
     target(server, service)?.forward(uri, request, |headers| introduce(headers, user)).await
 }
 
-fn authorize(server: &Arc<ApiServer>, user: &User, request: &Request<Body>) -> Result<(), Status> {
-    let Some(path) = request::resource_path(request.uri().path()) else {
-        return authorize_path(server, user, request.method(), request.uri().path());
+fn authorize(server: &Arc<ApiServer>, user: &User, method: &Method, uri: &Uri) -> Result<(), Status> {
+    let Some(path) = request::resource_path(uri.path()) else {
+        return authorize_path(server, user, method, uri.path());
     };
-    let query = Query::parse(request.uri());
-    let verb = request::verb(request.method(), &path, &query).ok_or_else(Status::method_not_allowed)?;
+    let query = Query::parse(uri);
+    let verb = request::verb(method, &path, &query).ok_or_else(Status::method_not_allowed)?;
     let resource = match path.subresource.as_str() {
         "" => path.plural.clone(),
         subresource => format!("{}/{subresource}", path.plural),
@@ -167,7 +244,7 @@ pub async fn keep(server: Weak<ApiServer>) {
     loop {
         let Some(alive) = server.upgrade() else { return };
         check_all(&alive).await;
-        let idle = alive.cache.named(RESOURCE).len() == 0;
+        let idle = routes(&alive).services.is_empty();
         drop(alive);
         let changed = tokio::time::timeout(REPAIR, async {
             // Endpoints matter only if there is a service that has them.
@@ -201,6 +278,9 @@ async fn check_all(server: &Arc<ApiServer>) {
                 Err((reason, why)) => (false, reason, why),
             }
         } else {
+            if (group, version) == (metrics::GROUP, metrics::VERSION) {
+                served.insert((group.to_string(), version.to_string()), metrics::resources());
+            }
             (true, "Local", "Local APIServices are always available".to_string())
         };
         set_condition(server, &service, ok, reason, &message).await;

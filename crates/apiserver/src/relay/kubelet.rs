@@ -29,7 +29,7 @@ pub async fn node(server: &ApiServer, info: &Info, request: Request<Body>) -> Re
     target(server, name)?.forward(uri, request, |_| ()).await
 }
 
-fn target(server: &ApiServer, node: &str) -> Result<Target, Status> {
+pub(super) fn target(server: &ApiServer, node: &str) -> Result<Target, Status> {
     let (address, port) = kubelet_address(server, node)?;
     let what = format!("the kubelet of node {node}");
     Ok(Target {

@@ -3,6 +3,7 @@
 
 mod aggregate;
 mod kubelet;
+mod metrics;
 mod proxy;
 mod trust;
 
@@ -20,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use crate::Config;
 use crate::response::{self, Body};
 
-pub use aggregate::{Aggregator, answer as aggregated, keep as keep_aggregated};
+pub use aggregate::{Aggregator, answer as aggregated, keep as keep_aggregated, local as local_services};
 pub use kubelet::{node, pod};
 pub use proxy::{endpoint, pod as pod_proxy, service as service_proxy};
 

@@ -1,4 +1,4 @@
-//! The kubelet's own API: logs, exec, attach and port-forward, for the API server alone.
+//! The kubelet's own API: logs, exec, attach, port-forward and statistics, for the API server alone.
 //!
 //! TLS both ways: a caller needs a certificate of the cluster's authority with the group `system:masters`, which is what
 //! the API server's kubelet client has. Whether a user may do what he asks was decided there.
@@ -28,6 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::manager::Manager;
+use crate::stats;
 
 pub const PORT: u16 = 10250;
 
@@ -43,6 +44,13 @@ pub struct Serving {
 pub fn text(code: StatusCode, message: impl Into<String>) -> Response<Body> {
     let mut response = Response::new(Full::new(Bytes::from(message.into())).boxed_unsync());
     *response.status_mut() = code;
+    response
+}
+
+fn json(value: &serde_json::Value) -> Response<Body> {
+    let mut response = text(StatusCode::OK, value.to_string());
+    let kind = http::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
     response
 }
 
@@ -108,6 +116,13 @@ async fn route(manager: &Arc<Manager>, request: Request<Incoming>) -> Response<B
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     let known = matches!(*request.method(), Method::GET | Method::POST);
     match parts.as_slice() {
+        ["stats", "summary"] => json(&stats::summary(manager).await),
+        ["metrics", "resource"] => text(StatusCode::OK, stats::prometheus(&stats::summary(manager).await, false)),
+        ["metrics", "cadvisor"] => text(StatusCode::OK, stats::prometheus(&stats::summary(manager).await, true)),
+        ["pods"] | ["runningpods"] => {
+            let items: Vec<_> = manager.pods().iter().map(|p| serde_json::json!(p.as_ref())).collect();
+            json(&serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
+        }
         ["healthz"] => text(StatusCode::OK, "ok"),
         ["containerLogs", namespace, pod, container] if known => {
             logs::serve(manager, namespace, pod, container, &request).await

@@ -1,0 +1,361 @@
+//! What the node, its pods and their containers use: processor, memory, disk. Read when somebody asks, and not before.
+//!
+//! A rate needs two readings. The one before is kept; where there is none that is fresh enough, two are taken a second
+//! apart, so that the first who asks waits that long and an idle node does nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+use parking_lot::Mutex;
+use runtime::cgroup;
+use serde_json::{Value, json};
+
+use crate::manager::Manager;
+use crate::sandbox;
+use crate::worker::Phase;
+
+/// A reading that is older is of no use for a rate of now.
+const STALE: Duration = Duration::from_secs(60);
+/// A reading stays the base of rates for so long, so that askers don't shorten one another's windows.
+const WINDOW: Duration = Duration::from_secs(10);
+const FIRST: Duration = Duration::from_secs(1);
+/// The node's own key among the readings.
+const NODE: &str = "";
+
+/// Earlier readings of processor time, by cgroup.
+#[derive(Default)]
+pub struct Readings {
+    bases: Mutex<HashMap<String, (Instant, u64)>>,
+}
+
+/// Processor time so far, in nanoseconds, and of late, in billionths of a core.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Cpu {
+    total: u64,
+    rate: u64,
+    window: Duration,
+}
+
+impl Readings {
+    /// Whether all have a base that is neither too fresh nor too old.
+    fn cover(&self, keys: &[String], now: Instant) -> bool {
+        let bases = self.bases.lock();
+        keys.iter().all(|key| bases.get(key).is_some_and(|(at, _)| (FIRST..STALE).contains(&now.duration_since(*at))))
+    }
+
+    /// Notes readings as bases where there is none of use, and forgets those of cgroups that are gone.
+    fn note(&self, readings: &[(String, u64)], now: Instant) {
+        let mut bases = self.bases.lock();
+        bases.retain(|key, (at, _)| now.duration_since(*at) < STALE && readings.iter().any(|(k, _)| k == key));
+        for (key, total) in readings {
+            bases.entry(key.clone()).or_insert((now, *total));
+        }
+    }
+
+    fn rates(&self, readings: &[(String, u64)], now: Instant) -> HashMap<String, Cpu> {
+        let mut bases = self.bases.lock();
+        let rate = |(key, total): &(String, u64)| {
+            let (at, before) = bases.get(key).copied().unwrap_or((now, *total));
+            let window = now.duration_since(at);
+            let rate = (total.saturating_sub(before) as f64 / window.as_secs_f64().max(0.001)) as u64;
+            if window >= WINDOW {
+                bases.insert(key.clone(), (now, *total));
+            }
+            (key.clone(), Cpu { total: *total, rate, window })
+        };
+        readings.iter().map(rate).collect()
+    }
+}
+
+/// A container that runs, and where its use is counted.
+struct Counted {
+    name: String,
+    cgroup: String,
+    started_at: String,
+    log: std::path::PathBuf,
+    writable: std::path::PathBuf,
+}
+
+struct PodCounted {
+    pod: Arc<Pod>,
+    cgroup: String,
+    containers: Vec<Counted>,
+}
+
+fn counted(manager: &Manager) -> Vec<PodCounted> {
+    let config = &manager.agent.config;
+    let of = |pod: Arc<Pod>| {
+        let (_, places, saved) = manager.find(&pod.namespace().unwrap_or_default(), &pod.name_any())?;
+        let cgroup = sandbox::cgroup(config, &pod);
+        let containers = saved.containers.iter().filter_map(|(name, run)| match &run.phase {
+            Phase::Running { started_at } => Some(Counted {
+                name: name.clone(),
+                cgroup: format!("{cgroup}/{}", run.id),
+                started_at: started_at.clone(),
+                log: places.data.join("logs").join(name),
+                writable: places.writable(&run.id),
+            }),
+            _ => None,
+        });
+        Some(PodCounted { containers: containers.collect(), cgroup: cgroup.clone(), pod })
+    };
+    manager.pods().into_iter().filter_map(of).collect()
+}
+
+/// Nanoseconds of processor time that the machine worked.
+fn node_cpu() -> u64 {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let fields: Vec<u64> =
+        stat.lines().next().unwrap_or("").split_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
+    // user nice system idle iowait irq softirq steal: all but idle and iowait.
+    let ticks: u64 = fields.iter().take(8).enumerate().filter(|(i, _)| !matches!(i, 3 | 4)).map(|(_, n)| n).sum();
+    let hertz = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
+    ticks * (1_000_000_000 / hertz.max(1) as u64)
+}
+
+/// The machine's memory, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Memory {
+    pub available: u64,
+    /// All but what the kernel could give back from files that nobody touched of late.
+    pub working_set: u64,
+    pub used: u64,
+}
+
+impl Memory {
+    pub fn read() -> Self {
+        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let of = |name: &str| -> u64 {
+            let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+            line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+        };
+        let (total, free) = (of("MemTotal"), of("MemFree"));
+        let used = total.saturating_sub(free);
+        let working_set = used.saturating_sub(of("Inactive(file)"));
+        Memory { available: total.saturating_sub(working_set), working_set, used }
+    }
+}
+
+/// A file system's space and inodes.
+pub fn disk(path: &std::path::Path) -> Value {
+    let Ok(stat) = nix::sys::statvfs::statvfs(path) else { return Value::Null };
+    let unit = stat.fragment_size();
+    let (all, free) = (stat.blocks() * unit, stat.blocks_available() * unit);
+    json!({"time": now(), "capacityBytes": all, "availableBytes": free,
+        "usedBytes": (stat.blocks() - stat.blocks_free()) * unit, "inodes": stat.files(),
+        "inodesFree": stat.files_free(), "inodesUsed": stat.files().saturating_sub(stat.files_free())})
+}
+
+fn now() -> String {
+    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+fn time(text: &str) -> Value {
+    text.parse::<Timestamp>().map_or(Value::Null, |t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into())
+}
+
+/// Bytes of the files below a folder.
+fn size_of(folder: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(meta) if meta.is_dir() => size_of(&entry.path()),
+            Ok(meta) => std::os::unix::fs::MetadataExt::blocks(&meta) * 512,
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+fn cpu_value(cpu: Cpu) -> Value {
+    json!({"time": now(), "usageCoreNanoSeconds": cpu.total, "usageNanoCores": cpu.rate,
+        "windowSeconds": cpu.window.as_secs_f64()})
+}
+
+fn memory_value(cgroup: &str) -> Value {
+    let usage = cgroup::memory_usage(cgroup).unwrap_or(0);
+    let working_set = cgroup::memory_working_set(cgroup).unwrap_or(0);
+    json!({"time": now(), "usageBytes": usage, "workingSetBytes": working_set,
+        "rssBytes": cgroup::memory_rss(cgroup).unwrap_or(0)})
+}
+
+/// `/stats/summary`, in upstream's form (`stats.v1alpha1`).
+pub async fn summary(manager: &Arc<Manager>) -> Value {
+    let pods = counted(manager);
+    let keys: Vec<String> = std::iter::once(NODE.to_string())
+        .chain(pods.iter().map(|p| p.cgroup.clone()))
+        .chain(pods.iter().flat_map(|p| p.containers.iter().map(|c| c.cgroup.clone())))
+        .collect();
+    let read = || -> Vec<(String, u64)> {
+        let total = |key: &String| if key == NODE { Some(node_cpu()) } else { cgroup::cpu_nanoseconds(key) };
+        keys.iter().filter_map(|key| Some((key.clone(), total(key)?))).collect()
+    };
+    let readings = &manager.readings;
+    if !readings.cover(&keys, Instant::now()) {
+        readings.note(&read(), Instant::now());
+        tokio::time::sleep(FIRST).await;
+    }
+    let rates = readings.rates(&read(), Instant::now());
+    let agent = manager.agent.clone();
+    let describe = move || describe(&agent.config, &pods, &rates);
+    tokio::task::spawn_blocking(describe).await.unwrap_or(Value::Null)
+}
+
+fn describe(config: &crate::Config, pods: &[PodCounted], rates: &HashMap<String, Cpu>) -> Value {
+    let cpu = |key: &str| cpu_value(rates.get(key).copied().unwrap_or_default());
+    let pods: Vec<Value> = pods
+        .iter()
+        .map(|p| {
+            let mut used = 0;
+            let containers: Vec<Value> = p
+                .containers
+                .iter()
+                .map(|c| {
+                    let (logs, rootfs) = (size_of(&c.log), size_of(&c.writable));
+                    used += logs + rootfs;
+                    json!({"name": c.name, "startTime": time(&c.started_at), "cpu": cpu(&c.cgroup),
+                        "memory": memory_value(&c.cgroup), "rootfs": {"time": now(), "usedBytes": rootfs},
+                        "logs": {"time": now(), "usedBytes": logs}})
+                })
+                .collect();
+            json!({"podRef": {"name": p.pod.name_any(), "namespace": p.pod.namespace(), "uid": p.pod.uid()},
+                "startTime": p.pod.status.as_ref().and_then(|s| s.start_time.clone()),
+                "containers": containers, "cpu": cpu(&p.cgroup), "memory": memory_value(&p.cgroup),
+                "ephemeral-storage": {"time": now(), "usedBytes": used},
+                "process_stats": {"process_count": cgroup::processes(&p.cgroup)}})
+        })
+        .collect();
+    let memory = Memory::read();
+    let fs = disk(&config.data_dir);
+    json!({
+        "node": {"nodeName": config.node_name, "cpu": cpu(NODE),
+            "memory": {"time": now(), "availableBytes": memory.available, "usageBytes": memory.used,
+                "workingSetBytes": memory.working_set},
+            "fs": fs, "runtime": {"imageFs": fs}},
+        "pods": pods,
+    })
+}
+
+/// Text in Prometheus' form of what [`summary`] says: `/metrics/resource`, or with `detail` `/metrics/cadvisor`.
+pub fn prometheus(summary: &Value, detail: bool) -> String {
+    let mut out = String::new();
+    let mut family = |name: &str, kind: &str, help: &str, values: Vec<(String, f64)>| {
+        out.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+        for (labels, value) in values {
+            out.push_str(&format!("{name}{labels} {value}\n"));
+        }
+    };
+    let text = |v: &Value| v.as_str().unwrap_or("").to_string();
+    let seconds = |v: &Value| v["cpu"]["usageCoreNanoSeconds"].as_f64().unwrap_or(0.0) / 1e9;
+    let bytes = |v: &Value, what: &str| v["memory"][what].as_f64().unwrap_or(0.0);
+    let pods = summary["pods"].as_array().cloned().unwrap_or_default();
+    let of_pod =
+        |p: &Value| format!("namespace={:?},pod={:?}", text(&p["podRef"]["namespace"]), text(&p["podRef"]["name"]));
+    let of_pods = |value: &dyn Fn(&Value) -> f64| -> Vec<(String, f64)> {
+        pods.iter().map(|p| (format!("{{{}}}", of_pod(p)), value(p))).collect()
+    };
+    let of_containers = |value: &dyn Fn(&Value) -> f64| -> Vec<(String, f64)> {
+        let each = |p: &Value| {
+            let containers = p["containers"].as_array().cloned().unwrap_or_default();
+            let pod = of_pod(p);
+            containers
+                .into_iter()
+                .map(move |c| (format!("{{container={:?},{pod}}}", c["name"].as_str().unwrap_or("")), c))
+        };
+        pods.iter().flat_map(each).map(|(labels, c)| (labels, value(&c))).collect()
+    };
+    let set = |v: &Value| bytes(v, "workingSetBytes");
+    if !detail {
+        let node = &summary["node"];
+        let one = |value: f64| vec![(String::new(), value)];
+        family(
+            "node_cpu_usage_seconds_total",
+            "counter",
+            "Cumulative cpu time consumed by the node in core-seconds",
+            one(seconds(node)),
+        );
+        family("node_memory_working_set_bytes", "gauge", "Current working set of the node in bytes", one(set(node)));
+        family(
+            "pod_cpu_usage_seconds_total",
+            "counter",
+            "Cumulative cpu time consumed by the pod in core-seconds",
+            of_pods(&seconds),
+        );
+        family("pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes", of_pods(&set));
+    }
+    family(
+        "container_cpu_usage_seconds_total",
+        "counter",
+        "Cumulative cpu time consumed by the container in core-seconds",
+        of_containers(&seconds),
+    );
+    family(
+        "container_memory_working_set_bytes",
+        "gauge",
+        "Current working set of the container in bytes",
+        of_containers(&set),
+    );
+    let started = |c: &Value| {
+        c["startTime"].as_str().and_then(|t| t.parse::<Timestamp>().ok()).map_or(0.0, |t| t.as_second() as f64)
+    };
+    family(
+        "container_start_time_seconds",
+        "gauge",
+        "Start time of the container since unix epoch in seconds",
+        of_containers(&started),
+    );
+    if detail {
+        let usage = |c: &Value| bytes(c, "usageBytes");
+        family(
+            "container_memory_usage_bytes",
+            "gauge",
+            "Current memory usage in bytes, with all caches",
+            of_containers(&usage),
+        );
+        let rss = |c: &Value| bytes(c, "rssBytes");
+        family("container_memory_rss", "gauge", "Size of RSS in bytes", of_containers(&rss));
+        let fs = |c: &Value| c["rootfs"]["usedBytes"].as_f64().unwrap_or(0.0);
+        family(
+            "container_fs_usage_bytes",
+            "gauge",
+            "Number of bytes that the container wrote to its root",
+            of_containers(&fs),
+        );
+    } else {
+        family(
+            "resource_scrape_error",
+            "gauge",
+            "1 if there was an error while getting container metrics, 0 otherwise",
+            vec![(String::new(), 0.0)],
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_come_of_two_readings() {
+        let readings = Readings::default();
+        let begin = Instant::now();
+        let keys = ["a".to_string()];
+        let at = |seconds: u64| begin + Duration::from_secs(seconds);
+        let read = |total: u64| vec![("a".to_string(), total)];
+        assert!(!readings.cover(&keys, at(0)));
+        readings.note(&read(1000), at(0));
+        assert!(!readings.cover(&keys, at(0)), "a second must pass");
+        assert!(readings.cover(&keys, at(2)));
+        assert_eq!(readings.rates(&read(3000), at(2))["a"].rate, 1000);
+        // The base stays for those who ask soon, and moves on after its time.
+        assert_eq!(readings.rates(&read(11_000), at(10))["a"].rate, 1000);
+        assert_eq!(readings.rates(&read(16_000), at(11))["a"].rate, 5000);
+        assert!(!readings.cover(&keys, at(100)), "too old");
+        readings.note(&read(20_000), at(100));
+        assert_eq!(readings.rates(&read(21_000), at(101))["a"].rate, 1000);
+    }
+}
