@@ -69,6 +69,8 @@ fn subresources(kind: &Kind) -> Vec<Sub> {
             let stream = |kind: &str| of("", "v1", kind);
             subs.push(sub("attach", stream("PodAttachOptions"), json!(["create", "get"])));
             subs.push(sub("binding", stream("Binding"), json!(["create"])));
+            subs.push(sub("ephemeralcontainers", own(), json!(["get", "patch", "update"])));
+            subs.push(sub("resize", own(), json!(["get", "patch", "update"])));
             subs.push(sub("eviction", of("policy", "v1", "Eviction"), json!(["create"])));
             subs.push(sub("exec", stream("PodExecOptions"), json!(["create", "get"])));
             subs.push(sub("log", own(), json!(["get"])));

@@ -11,6 +11,8 @@ pub enum Target {
     /// All but the status, for kinds with a status subresource.
     Main,
     Status,
+    /// What a pod's containers may use.
+    Resize,
     /// Whatever the caller changed (bindings, finalizers of namespaces, approvals).
     Everything,
 }
@@ -134,14 +136,15 @@ pub fn prepare_update(kind: &Kind, target: Target, new: &mut Value, old: &Value)
 fn drop_what_the_type_lacks(new: &mut Value, old: &Value) {
     let balanced = |s: &Value| s.str_at(&["spec", "type"]) == "LoadBalancer";
     let external = |s: &Value| balanced(s) || s.str_at(&["spec", "type"]) == "NodePort";
-    let cases: [(&str, &dyn Fn(&Value) -> bool); 4] = [
-        ("externalTrafficPolicy", &external),
-        ("healthCheckNodePort", &external),
-        ("allocateLoadBalancerNodePorts", &balanced),
-        ("loadBalancerClass", &balanced),
-    ];
-    for (field, has) in cases {
-        if has(old) && !has(new) && new["spec"][field] == old["spec"][field] {
+    let loses_balancing = balanced(old) && !balanced(new);
+    let loses_outside = external(old) && !external(new);
+    for (field, loses) in [
+        ("externalTrafficPolicy", loses_outside),
+        ("healthCheckNodePort", loses_outside),
+        ("allocateLoadBalancerNodePorts", loses_balancing),
+        ("loadBalancerClass", loses_balancing),
+    ] {
+        if loses && new["spec"][field] == old["spec"][field] {
             new.child_mut("spec").remove(field);
         }
     }

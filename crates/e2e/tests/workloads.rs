@@ -370,3 +370,73 @@ fn use_is_measured_and_deployments_grow_with_it() -> anyhow::Result<()> {
     assert!(summary["node"]["fs"]["availableBytes"].as_u64() > Some(0), "{summary}");
     Ok(())
 }
+
+const LOOKED_AT: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: looked-at}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: busybox:1.28
+    command: [sleep, '4242']
+    resources: {requests: {cpu: 10m, memory: 16Mi}, limits: {cpu: 100m, memory: 32Mi}}
+";
+
+#[test]
+fn running_pods_are_looked_into_and_resized() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.apply(LOOKED_AT)?;
+    cluster.wait_pod("looked-at")?;
+    // A container beside it that sees its processes.
+    let eye = "{\"spec\":{\"ephemeralContainers\":[{\"name\":\"eye\",\"image\":\"busybox:1.28\",\"targetContainerName\":\"c\",\
+               \"command\":[\"sh\",\"-c\",\"ps; sleep 3600\"]}]}}";
+    let patch = |sub: &str, patch: &str| {
+        cluster.kubectl(&["patch", "pod", "looked-at", &format!("--subresource={sub}"), "-p", patch])
+    };
+    if testkit::cluster::stock_kubectl().is_none_or(|minor| minor < 32) {
+        eprintln!("skipped: this kubectl can't patch subresources of pods");
+        return Ok(());
+    }
+    let added = patch("ephemeralcontainers", eye);
+    assert_eq!(added.code, 0, "{added:?}");
+    cluster.eventually("it sees the processes of the container it looks at", || {
+        Ok(cluster.kubectl(&["logs", "looked-at", "-c", "eye"]).stdout.contains("sleep 4242"))
+    })?;
+    let pod = cluster.get("pod", "looked-at")?;
+    assert!(pod["status"]["ephemeralContainerStatuses"][0]["state"]["running"].is_object(), "{}", pod["status"]);
+    assert_eq!(cluster.ok(&["exec", "looked-at", "-c", "eye", "--", "echo", "seen"])?, "seen\n");
+    let refused =
+        patch("ephemeralcontainers", "{\"spec\":{\"ephemeralContainers\":[{\"name\":\"eye\",\"image\":\"other\"}]}}");
+    assert!(refused.code != 0 && refused.stderr.contains("may not be changed"), "{refused:?}");
+
+    // More memory and processor, without a restart.
+    let resources = |memory: &str| {
+        format!(
+            "{{\"spec\":{{\"containers\":[{{\"name\":\"c\",\"resources\":{{\"limits\":{{\"memory\":\"{memory}\",\"cpu\":\"200m\"}}}}}}]}}}}"
+        )
+    };
+    let resized = patch("resize", &resources("64Mi"));
+    assert_eq!(resized.code, 0, "{resized:?}");
+    cluster.eventually("the status shows what the container has", || {
+        let pod = cluster.get("pod", "looked-at")?;
+        let c = &pod["status"]["containerStatuses"][0];
+        anyhow::ensure!(c["resources"]["limits"]["memory"] == "64Mi", "{c}");
+        Ok(c["restartCount"] == 0)
+    })?;
+    let limit = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; true";
+    let uid = cluster.get("pod", "looked-at")?["metadata"]["uid"].as_str().unwrap_or("").to_string();
+    let found = cluster.server.run(
+        &["sh", "-c", &format!("cat $(find /sys/fs/cgroup -path '*pod{uid}/*' -name memory.limit_in_bytes -o -path '*pod{uid}/*' -name memory.max); {limit}")]
+            .map(String::from),
+        "",
+    );
+    assert!(found.stdout.contains(&(64u64 << 20).to_string()), "{found:?}");
+    let refused = patch(
+        "resize",
+        "{\"spec\":{\"containers\":[{\"name\":\"c\",\"resources\":{\"requests\":{\"memory\":\"64Mi\",\"cpu\":\"200m\"}}}]}}",
+    );
+    assert!(refused.code != 0 && refused.stderr.contains("QOS"), "{refused:?}");
+    Ok(())
+}

@@ -73,7 +73,27 @@ fn identity(
     Ok(Identity { uid, gid, groups })
 }
 
-fn limits(container: &Container) -> Limits {
+/// A pod's ephemeral containers as plain ones; what makes them special isn't among a container's fields.
+pub fn ephemeral(pod: &Pod) -> Vec<Container> {
+    let all = pod.spec.iter().flat_map(|s| s.ephemeral_containers.iter().flatten());
+    all.filter_map(|c| serde_json::from_value(serde_json::to_value(c).ok()?).ok()).collect()
+}
+
+/// Whether a container's policy asks for a restart when what differs between two limits changes.
+pub fn resize_restarts(container: &Container, before: Option<&Limits>, after: &Limits) -> bool {
+    let Some(before) = before else { return false };
+    container.resize_policy.iter().flatten().any(|policy| {
+        let changed = match policy.resource_name.as_str() {
+            "cpu" => (before.cpu_shares, before.cpu_milli) != (after.cpu_shares, after.cpu_milli),
+            "memory" => before.memory_bytes != after.memory_bytes,
+            _ => false,
+        };
+        changed && policy.restart_policy == "RestartContainer"
+    })
+}
+
+/// What a container may use of the machine.
+pub fn limits(container: &Container) -> Limits {
     let resources = container.resources.clone().unwrap_or_default();
     let milli = |map: &Option<BTreeMap<String, _>>, name: &str| -> i64 {
         let quantity: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity> =
@@ -114,6 +134,8 @@ pub struct Launch<'a> {
     pub volumes: &'a BTreeMap<String, PathBuf>,
     pub id: &'a str,
     pub attempt: i32,
+    /// Of another container, for one that looks at it.
+    pub process_namespace: Option<PathBuf>,
 }
 
 impl Agent {
@@ -195,6 +217,7 @@ impl Agent {
             limits: limits(container),
             oom_score_adj: oom_score(pod, container),
             host_pid: spec.host_pid.unwrap_or(false),
+            process_namespace: launch.process_namespace.clone(),
             host_ipc: spec.host_ipc.unwrap_or(false),
             host_network: sandbox.host_network,
             cgroup: format!("{}/{}", cgroup(&self.config, pod), launch.id),

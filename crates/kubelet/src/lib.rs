@@ -86,7 +86,13 @@ impl Agent {
     /// An event of one of a pod's containers.
     fn tell(&self, pod: &Pod, container: &str, kind: &'static str, reason: &str, message: impl Into<String>) {
         let init = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten()).any(|c| c.name == container);
-        let list = if init { "initContainers" } else { "containers" };
+        let ephemeral =
+            pod.spec.iter().flat_map(|s| s.ephemeral_containers.iter().flatten()).any(|c| c.name == container);
+        let list = match (init, ephemeral) {
+            (true, _) => "initContainers",
+            (_, true) => "ephemeralContainers",
+            _ => "containers",
+        };
         let mut object = pod.object_ref(&());
         object.field_path = Some(format!("spec.{list}{{{container}}}"));
         self.events.record(object, kind, reason, message.into());

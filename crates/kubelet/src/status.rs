@@ -157,11 +157,18 @@ fn container_status(pod: &Pod, container: &Container, init: bool, run: Option<&R
     // Of an init container, ready means that it is done.
     let done = matches!(&run.phase, Phase::Ended(e) if e.code == 0);
     let ready = if init && !is_sidecar(container) { done } else { run.ready };
-    json!({
+    let mut status = json!({
         "name": container.name, "image": container.image, "imageID": run.image_id, "containerID": container_id(&run.id),
         "ready": ready, "started": run.started && matches!(run.phase, Phase::Running { .. }),
         "restartCount": run.attempt, "state": state, "lastState": last.map_or(json!({}), terminated),
-    })
+    });
+    if let Some(resources) = run.resources.as_ref().filter(|_| matches!(run.phase, Phase::Running { .. })) {
+        status["resources"] = json!(resources);
+        if let Some(requests) = &resources.requests {
+            status["allocatedResources"] = json!(requests);
+        }
+    }
+    status
 }
 
 /// The status of `pod`. Times of conditions that didn't change are kept.
@@ -180,6 +187,10 @@ pub fn compute(pod: &Pod, saved: &Saved, config: &Config) -> Value {
     let old = pod.status.clone().unwrap_or_default().conditions.unwrap_or_default();
     let gates = spec.readiness_gates.iter().flatten();
     let gates_met = gates.into_iter().all(|g| old.iter().any(|c| c.type_ == g.condition_type && c.status == "True"));
+    let once = Pod {
+        spec: Some(k8s_openapi::api::core::v1::PodSpec { restart_policy: Some("Never".into()), ..spec.clone() }),
+        ..pod.clone()
+    };
     let over = matches!(phase, "Succeeded" | "Failed");
     let containers_ready = unready.is_empty() && !over;
     let not_ready = if over {
@@ -239,6 +250,17 @@ pub fn compute(pod: &Pod, saved: &Saved, config: &Config) -> Value {
     });
     if !init.is_empty() {
         status["initContainerStatuses"] = init.into();
+    }
+    let ephemeral = crate::container::ephemeral(pod);
+    if !ephemeral.is_empty() {
+        status["ephemeralContainerStatuses"] = ephemeral
+            .iter()
+            .map(|c| {
+                // They are never started again, and never ready.
+                let run = saved.containers.get(&c.name).map(|run| Run { ready: false, ..run.clone() });
+                container_status(&once, c, false, run.as_ref(), "ContainerCreating")
+            })
+            .collect();
     }
     if let Some(ip) = saved.sandbox.as_ref().and_then(|s| s.ip) {
         status["podIP"] = ip.to_string().into();

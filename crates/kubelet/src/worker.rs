@@ -21,7 +21,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::container::{Launch, new_id, termination_file};
+use crate::container::{self, Launch, new_id, termination_file};
 use crate::manager::Wanted;
 use crate::probes::{self, Verdict};
 use crate::sandbox::{Places, Sandbox};
@@ -60,6 +60,11 @@ pub struct Run {
     pub last: Option<Ended>,
     /// Runs that ended soon after one another.
     pub failures: u32,
+    /// What the running container may use, and the part of its spec that said so.
+    #[serde(default)]
+    pub limits: Option<runtime::spec::Limits>,
+    #[serde(default)]
+    pub resources: Option<k8s_openapi::api::core::v1::ResourceRequirements>,
     #[serde(skip)]
     pub ready: bool,
     #[serde(skip)]
@@ -258,6 +263,7 @@ impl Worker {
             self.agent.events.warning(self.pod.as_ref(), error.0, error.1);
             return Instant::now() + RETRY;
         }
+        self.resize().await;
         let mut wake = self.refresh_at;
         // Containers are started one by one, and a deletion needn't wait for the rest.
         while let Some(next) = self.next_start() {
@@ -352,12 +358,65 @@ impl Worker {
                 }
             }
         }
+        // Those that somebody added to look at the pod, each once.
+        for container in container::ephemeral(&self.pod) {
+            let run = self.saved.containers.get(&container.name);
+            if run.is_none_or(|r| r.phase == Phase::Waiting) {
+                match due(&container)? {
+                    Due::Now(name) => return Some(Due::Now(name)),
+                    at => earliest = Some(at.or_earlier(earliest)),
+                }
+            }
+        }
         earliest
     }
 
     fn container(&self, name: &str) -> Option<Container> {
         let spec = self.pod.spec.as_ref()?;
-        spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name).cloned()
+        let plain = spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name);
+        plain.cloned().or_else(|| container::ephemeral(&self.pod).into_iter().find(|c| c.name == name))
+    }
+
+    /// The process namespace of the container that an ephemeral one was made to look at.
+    async fn looked_at(&self, name: &str) -> Option<std::path::PathBuf> {
+        let all = self.pod.spec.as_ref()?.ephemeral_containers.as_ref()?;
+        let target = all.iter().find(|c| c.name == name)?.target_container_name.as_ref()?;
+        let id = &self.saved.containers.get(target)?.id;
+        let (states, _) = self.shim.as_ref()?.watch().await.ok()?;
+        let state = states.into_iter().find(|s| s.id == *id && s.exit.is_none())?;
+        Some(format!("/proc/{}/ns/pid", state.pid).into())
+    }
+
+    /// Gives running containers what their spec allows them now (KEP-1287).
+    async fn resize(&mut self) {
+        let Some(spec) = self.pod.spec.clone() else { return };
+        for container in &spec.containers {
+            let Some(run) = self.saved.containers.get(&container.name) else { continue };
+            let wanted = container::limits(container);
+            if !matches!(run.phase, Phase::Running { .. }) || run.limits.as_ref().is_none_or(|l| *l == wanted) {
+                continue;
+            }
+            let id = run.id.clone();
+            if container::resize_restarts(container, run.limits.as_ref(), &wanted) {
+                let why = format!("Container {} resize requires restart", container.name);
+                self.agent.tell(&self.pod, &container.name, "Normal", "Killing", why);
+                let grace = spec.termination_grace_period_seconds.unwrap_or(30).max(1) as u64;
+                self.kill(&container.name, &id, Duration::from_secs(grace)).await;
+            } else {
+                let cgroup = format!("{}/{id}", crate::sandbox::cgroup(&self.agent.config, &self.pod));
+                if let Err(error) = runtime::cgroup::set_limits(&cgroup, &wanted) {
+                    let why = format!("can't set the limits of container {}: {error}", container.name);
+                    self.agent.tell(&self.pod, &container.name, "Warning", "ResizeError", why);
+                    continue;
+                }
+            }
+            // Also when it is about to be restarted: it is asked once.
+            if let Some(run) = self.saved.containers.get_mut(&container.name) {
+                run.limits = Some(wanted);
+                run.resources = container.resources.clone();
+            }
+            self.save();
+        }
     }
 
     async fn start(&mut self, name: &str) {
@@ -398,6 +457,7 @@ impl Worker {
             volumes: self.volumes.as_ref().unwrap_or(&no_volumes),
             id: &run.id,
             attempt: run.attempt,
+            process_namespace: self.looked_at(name).await,
         };
         let Some(shim) = self.shim.clone() else { return };
         match agent.launch(launch, &shim).await {
@@ -406,6 +466,8 @@ impl Worker {
                 run.waiting = None;
                 run.started = container.startup_probe.is_none();
                 run.ready = run.started && container.readiness_probe.is_none();
+                run.limits = Some(container::limits(&container));
+                run.resources = container.resources.clone();
                 self.saved.containers.insert(name.into(), run);
                 self.save();
                 agent.tell(&pod, name, "Normal", "Created", "Container created");
@@ -544,7 +606,8 @@ impl Worker {
                 let id = run.id.clone();
                 let why = format!("Container {name} failed {} probe, will be restarted", verdict.probe);
                 self.agent.tell(&self.pod, &name, "Normal", "Killing", why);
-                self.kill(&name, &id, Duration::from_secs(grace as u64)).await;
+                let grace = verdict.grace.unwrap_or(Duration::from_secs(grace as u64));
+                self.kill(&name, &id, grace).await;
             }
             probes::Kind::Unhealthy => {}
         }

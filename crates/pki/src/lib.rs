@@ -10,6 +10,7 @@
 mod ca;
 mod files;
 mod token;
+mod trust;
 
 pub use ca::{
     Authority, CertificateFacts, Identity, PkiError, RequestFacts, Usage, certificate_facts, certificate_names,
@@ -17,6 +18,7 @@ pub use ca::{
 };
 pub use files::{kubeconfig, write_private};
 pub use token::{JoinToken, TokenError, random_secret};
+pub use trust::Anybody;
 
 /// Hex SHA-256 of `bytes`.
 pub fn sha256_hex(bytes: &[u8]) -> String {

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::spec::Limits;
+
 const ROOT: &str = "/sys/fs/cgroup";
 
 /// Whether all controllers are in one hierarchy.
@@ -75,6 +77,28 @@ pub fn cpu_nanoseconds(cgroup: &str) -> Option<u64> {
         return Some(micros * 1000);
     }
     std::fs::read_to_string(folder("cpuacct", cgroup).join("cpuacct.usage")).ok()?.trim().parse().ok()
+}
+
+/// Gives a cgroup that is in use other limits.
+///
+/// # Errors
+/// Those of the kernel; a memory limit below what is used is refused with `EBUSY`.
+pub fn set_limits(cgroup: &str, limits: &Limits) -> std::io::Result<()> {
+    let write =
+        |controller: &str, file: &str, text: String| std::fs::write(folder(controller, cgroup).join(file), text);
+    let memory = |zero: &str| if limits.memory_bytes > 0 { limits.memory_bytes.to_string() } else { zero.into() };
+    let quota = if limits.cpu_milli > 0 { (limits.cpu_milli * 100).max(1000) } else { -1 };
+    if is_unified() {
+        let text = if quota < 0 { "max 100000".to_string() } else { format!("{quota} 100000") };
+        write("", "cpu.max", text)?;
+        // The weights of both versions, as the OCI runtimes convert them.
+        let weight = 1 + (limits.cpu_shares.clamp(2, 262_144) - 2) * 9999 / 262_142;
+        write("", "cpu.weight", weight.to_string())?;
+        return write("", "memory.max", memory("max"));
+    }
+    write("cpu", "cpu.cfs_quota_us", quota.to_string())?;
+    write("cpu", "cpu.shares", limits.cpu_shares.max(2).to_string())?;
+    write("memory", "memory.limit_in_bytes", memory("-1"))
 }
 
 /// Kills every process in the cgroup and below.

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::cgroup;
@@ -20,7 +21,7 @@ pub struct Mount {
 }
 
 /// What a container gets of the machine. Zero means no limit.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Weight among others when the processor is short (cgroup v1 shares: 1024 for a core).
     pub cpu_shares: u64,
@@ -50,6 +51,8 @@ pub struct ContainerConfig {
     pub limits: Limits,
     pub oom_score_adj: i64,
     pub host_pid: bool,
+    /// A process namespace to join, instead of one of its own.
+    pub process_namespace: Option<PathBuf>,
     pub host_ipc: bool,
     pub host_network: bool,
     /// Below each hierarchy's root.
@@ -240,8 +243,10 @@ fn resources(config: &ContainerConfig) -> Value {
 
 fn namespaces_json(config: &ContainerConfig, namespaces: &Namespaces) -> Value {
     let mut list = vec![json!({"type": "mount"})];
-    if !config.host_pid {
-        list.push(json!({"type": "pid"}));
+    match &config.process_namespace {
+        Some(path) => list.push(json!({"type": "pid", "path": path})),
+        None if config.host_pid => {}
+        None => list.push(json!({"type": "pid"})),
     }
     if !config.host_ipc {
         list.push(json!({"type": "ipc", "path": namespaces.ipc}));

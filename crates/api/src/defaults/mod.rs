@@ -10,6 +10,8 @@ use serde_json::{Map, Value, json};
 
 use crate::Kind;
 
+pub use pod::qos_class;
+
 /// Fills in the defaults of `object`, which is of `kind`.
 pub fn apply(kind: &Kind, object: &mut Value) {
     match (kind.group, kind.plural) {

@@ -20,7 +20,7 @@ pub fn pod(object: &mut Value) {
 }
 
 /// Guaranteed, Burstable or BestEffort (`v1.PodQOSClass`).
-fn qos_class(spec: &Value) -> &'static str {
+pub fn qos_class(spec: &Value) -> &'static str {
     let mut any = false;
     let mut guaranteed = true;
     for list in ["containers", "initContainers"] {

@@ -289,7 +289,10 @@ fn handler(of: &Field<'_>, kinds: &[&'static str], causes: &mut Causes) {
             }
         }
         "tcpSocket" => action.at("port").port_or_name(causes),
-        "grpc" => action.at("port").port(causes),
+        "grpc" => {
+            action.at("port").port(causes);
+            action.at("mode").one_of(&["Plaintext", "TLS"], causes);
+        }
         "sleep" => action.at("seconds").not_negative(causes),
         _ => {}
     }

@@ -65,6 +65,13 @@ pub fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Cause> {
     causes
 }
 
+/// Checks a pod whose containers got other resources through `resize` (KEP-1287).
+pub fn resize(pod: &Value, old: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    pod::resize(pod, old, &mut causes);
+    causes
+}
+
 const IMMUTABLE: &str = "field is immutable";
 
 /// Refuses a change of the field at `path`.

@@ -51,6 +51,38 @@ pub fn pod(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     }
 }
 
+/// A pod's quality of service is fixed when it is made.
+pub fn resize(object: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    spec(&object["spec"], "spec", &[], causes);
+    let class = |pod: &Value| crate::defaults::qos_class(&pod["spec"]);
+    if class(object) != class(old) {
+        let why = "Pod QOS Class may not change as a result of resizing";
+        causes.push(Cause::invalid("metadata.labels", &Value::from(class(object)), why));
+    }
+    for (list, field, new, before) in each_resource(object, old) {
+        if !matches!(field.as_str(), "cpu" | "memory") && new != before {
+            let why = "only cpu and memory resources are mutable";
+            causes.push(Cause::forbidden(format!("spec.{list}"), why));
+        }
+    }
+}
+
+/// The amounts of all containers that are in either of two pods: list, resource, new and old amount.
+fn each_resource<'a>(new: &'a Value, old: &'a Value) -> Vec<(&'static str, String, &'a Value, &'a Value)> {
+    let mut all = Vec::new();
+    for list in ["containers", "initContainers"] {
+        let (new, old) = (new.array_at(&["spec", list]), old.array_at(&["spec", list]));
+        for (a, b) in new.iter().zip(old) {
+            for kind in ["requests", "limits"] {
+                let (a, b) = (a.at(&["resources", kind]), b.at(&["resources", kind]));
+                let names = a.as_object().into_iter().chain(b.as_object()).flat_map(|m| m.keys());
+                all.extend(names.map(|name| (list, name.clone(), a.at(&[name]), b.at(&[name]))));
+            }
+        }
+    }
+    all
+}
+
 fn thaw(spec: &mut Value) {
     for list in ["containers", "initContainers"] {
         for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {

@@ -40,11 +40,16 @@ pub async fn answer(
         ("certificatesigningrequests", "approval", "update" | "patch") => {
             everything(server, user, info, request, &["status"]).await
         }
-        ("pods", "ephemeralcontainers" | "resize", _) => Err(Status::new(
-            501,
-            "NotImplemented",
-            format!("pods/{} isn't served by this version of timonel", info.path.subresource),
-        )),
+        ("pods", "ephemeralcontainers" | "resize", "get") => {
+            let entry = super::read::resource(server, kind)?.get(&info.key()).ok_or_else(|| info.not_found())?;
+            Ok(response::json_bytes(200, entry.bytes.clone()))
+        }
+        ("pods", "ephemeralcontainers", "update" | "patch") => {
+            part_of_pod(server, user, info, request, Target::Everything, with_ephemeral).await
+        }
+        ("pods", "resize", "update" | "patch") => {
+            part_of_pod(server, user, info, request, Target::Resize, with_resources).await
+        }
         _ => Err(Status::no_route()),
     }
 }
@@ -83,6 +88,68 @@ fn with_parts(current: &Value, sent: &Value, parts: &[&str]) -> Value {
         new.set_meta("resourceVersion", sent.resource_version());
     }
     new
+}
+
+/// An update or patch of the part of a pod that `merge` takes from what was sent.
+async fn part_of_pod(
+    server: &Arc<ApiServer>,
+    user: &User,
+    info: &Info,
+    request: Request<Body>,
+    target: Target,
+    merge: fn(&Value, &Value) -> Result<Value, Status>,
+) -> Result<Response<Body>, Status> {
+    let change = Change::to(target, info)?;
+    let bytes = if info.verb == "patch" {
+        let patch = Patch::read(request).await?;
+        let make = |current: &Value| merge(current, &patch.apply(info.kind, current)?);
+        change.carry_out(server, user, info, make).await?
+    } else {
+        let (sent, _) = body::object(server, request, info.kind, &info.query).await?;
+        change.carry_out(server, user, info, |current| merge(current, &sent)).await?
+    };
+    Ok(response::json_bytes(200, bytes))
+}
+
+/// Ephemeral containers may be added, and neither changed nor removed.
+fn with_ephemeral(current: &Value, sent: &Value) -> Result<Value, Status> {
+    const PATH: [&str; 2] = ["spec", "ephemeralContainers"];
+    let new = sent.array_at(&PATH);
+    for (i, old) in current.array_at(&PATH).iter().enumerate() {
+        let found = new.iter().find(|c| c["name"] == old["name"]);
+        let name = old.str_at(&["name"]);
+        let why = match found {
+            Some(found) if found == old => continue,
+            Some(_) => format!("existing ephemeral containers {name:?} may not be changed"),
+            None => format!("existing ephemeral containers {name:?} may not be removed"),
+        };
+        let cause = apimachinery::Cause::forbidden(format!("spec.ephemeralContainers[{i}]"), &why);
+        return Err(Status::invalid("", "Pod", current.name(), vec![cause]));
+    }
+    let mut merged = with_parts(current, sent, &[]);
+    merged["spec"]["ephemeralContainers"] = new.to_vec().into();
+    Ok(merged)
+}
+
+/// What the containers of a pod may use, and nothing else.
+fn with_resources(current: &Value, sent: &Value) -> Result<Value, Status> {
+    let mut merged = with_parts(current, sent, &[]);
+    for list in ["containers", "initContainers"] {
+        let sent = sent.array_at(&["spec", list]);
+        for container in merged["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(found) = sent.iter().find(|c| c["name"] == container["name"]) {
+                for field in ["resources", "resizePolicy"] {
+                    match &found[field] {
+                        Value::Null => {
+                            container.as_object_mut().map(|c| c.remove(field));
+                        }
+                        value => container[field] = value.clone(),
+                    }
+                }
+            }
+        }
+    }
+    Ok(merged)
 }
 
 /// Where a workload keeps what its `scale` shows.

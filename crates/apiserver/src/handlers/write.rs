@@ -415,12 +415,19 @@ impl Change {
             keep_identity(&mut new, old.name(), old.namespace())?;
             let lease = server.services.assign(kind, &mut new, Some(&old))?;
             strategy::count_generation(kind, &mut new, &old);
-            refuse_invalid(server, kind, &new, Some(&old))?;
+            if self.target == Target::Resize {
+                let causes = api::validate::resize(&new, &old);
+                if !causes.is_empty() {
+                    return Err(Status::invalid(kind.group, kind.kind, &info.path.name, causes));
+                }
+            } else {
+                refuse_invalid(server, kind, &new, Some(&old))?;
+            }
             admission::validate(user, kind, Operation::Update, &new)?;
             let told = external::validate(server, &attempt, &new).await?;
             self.warnings.lock().extend(told);
             let admitted = match self.target {
-                Target::Main => quota::admit(server, kind, &new, Some(&old)).await?,
+                Target::Main | Target::Resize => quota::admit(server, kind, &new, Some(&old)).await?,
                 _ => None,
             };
             // The version is the store's to write; made equal, what is left is what the change changed.

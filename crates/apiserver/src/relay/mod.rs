@@ -5,7 +5,6 @@ mod aggregate;
 mod kubelet;
 mod metrics;
 mod proxy;
-mod trust;
 
 use std::sync::Arc;
 
@@ -53,7 +52,7 @@ pub fn connector(authorities: Option<&str>, identity: Option<&pki::Identity>) ->
             }
             builder.with_root_certificates(roots)
         }
-        None => builder.dangerous().with_custom_certificate_verifier(Arc::new(trust::Anybody::new(provider))),
+        None => builder.dangerous().with_custom_certificate_verifier(Arc::new(pki::Anybody::new(provider))),
     };
     let tls = match identity {
         Some(identity) => {

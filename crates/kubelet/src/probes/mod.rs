@@ -1,12 +1,15 @@
 //! Health checks and lifecycle hooks.
 
+mod grpc;
+mod http;
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, Probe};
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use runtime::ShimClient;
 use tokio::net::TcpStream;
@@ -21,6 +24,8 @@ pub struct Verdict {
     pub kind: Kind,
     pub healthy: bool,
     pub message: String,
+    /// How long the container may take to end because of this probe, if the probe says so.
+    pub grace: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +96,7 @@ async fn repeat(
             kind,
             healthy,
             message,
+            grace: probe.termination_grace_period_seconds.map(|s| Duration::from_secs(s.max(1) as u64)),
         };
         async move { verdicts.send(verdict).await.is_ok() }
     };
@@ -134,13 +140,15 @@ async fn once(shim: &ShimClient, target: &Target, probe: &Probe) -> Result<(), S
     if let Some(exec) = &probe.exec {
         run(shim, target, exec.command.as_deref().unwrap_or_default()).await
     } else if let Some(get) = &probe.http_get {
-        http(target, get).await
+        http::get(target, get).await
     } else if let Some(tcp) = &probe.tcp_socket {
         let address = host(target, tcp.host.as_deref())?;
         let port = port(target, &tcp.port)?;
         TcpStream::connect((address, port)).await.map(|_| ()).map_err(|e| format!("dial tcp {address}:{port}: {e}"))
+    } else if let Some(action) = &probe.grpc {
+        grpc::check(target, action).await
     } else {
-        Err("gRPC probes aren't served by this version of timonel".into())
+        Err("the probe says nothing to do".into())
     }
 }
 
@@ -150,7 +158,7 @@ pub async fn hook(shim: &ShimClient, target: &Target, hook: &LifecycleHandler, l
         if let Some(exec) = &hook.exec {
             run(shim, target, exec.command.as_deref().unwrap_or_default()).await
         } else if let Some(get) = &hook.http_get {
-            http(target, get).await
+            http::get(target, get).await
         } else if let Some(sleep) = &hook.sleep {
             tokio::time::sleep(Duration::from_secs(sleep.seconds.max(0) as u64)).await;
             Ok(())
@@ -215,34 +223,4 @@ fn port(target: &Target, port: &IntOrString) -> Result<u16, String> {
             found.and_then(|p| u16::try_from(p.container_port).ok()).ok_or_else(|| format!("there is no port {name:?}"))
         }
     }
-}
-
-async fn http(target: &Target, get: &HTTPGetAction) -> Result<(), String> {
-    if get.scheme.as_deref() == Some("HTTPS") {
-        return Err("HTTPS probes aren't served by this version of timonel".into());
-    }
-    let (address, port) = (host(target, get.host.as_deref())?, port(target, &get.port)?);
-    let text = |e: &dyn std::fmt::Display| format!("Get \"http://{address}:{port}\": {e}");
-    let stream = TcpStream::connect((address, port)).await.map_err(|e| text(&e))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| text(&e))?;
-    let task = tokio::spawn(connection);
-    let mut request = http::Request::builder()
-        .uri(get.path.as_deref().unwrap_or("/"))
-        .header("User-Agent", "kube-probe/1.37")
-        .header("Connection", "close");
-    let mut has_host = false;
-    for header in get.http_headers.iter().flatten() {
-        has_host |= header.name.eq_ignore_ascii_case("host");
-        request = request.header(header.name.as_str(), header.value.as_str());
-    }
-    if !has_host {
-        request = request.header("Host", format!("{address}:{port}"));
-    }
-    let request = request.body(Empty::<bytes::Bytes>::new()).map_err(|e| text(&e))?;
-    let response = sender.send_request(request).await.map_err(|e| text(&e))?;
-    let status = response.status().as_u16();
-    let _ = response.into_body().collect().await;
-    task.abort();
-    if (200..400).contains(&status) { Ok(()) } else { Err(format!("HTTP probe failed with statuscode: {status}")) }
 }

@@ -1,4 +1,4 @@
-//! Trust in anybody, for those who ask for it (`insecureSkipTLSVerify`, `https:` in a proxy path).
+//! Trust in anybody, for those who ask for it (`insecureSkipTLSVerify`, `https:` in a proxy path, HTTPS probes).
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 
+/// Takes every server's certificate.
 #[derive(Debug)]
 pub struct Anybody {
     provider: Arc<CryptoProvider>,
