@@ -17,9 +17,19 @@ use crate::{Context, Result, pods};
 
 /// A node whose lease is older than this counts as lost.
 const GRACE: SignedDuration = SignedDuration::from_secs(40);
-const CHECK: Duration = Duration::from_secs(5);
-const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
-const NOT_READY: &str = "node.kubernetes.io/not-ready";
+/// How often a lost node is looked at: pods may still come to it.
+const LOST_CHECK: Duration = Duration::from_secs(5);
+/// The taints that conditions of a node bring: condition, its status, taint.
+const OF_CONDITIONS: [(&str, &str, &str); 6] = [
+    ("Ready", "False", "not-ready"),
+    ("Ready", "Unknown", "unreachable"),
+    ("MemoryPressure", "True", "memory-pressure"),
+    ("DiskPressure", "True", "disk-pressure"),
+    ("PIDPressure", "True", "pid-pressure"),
+    ("NetworkUnavailable", "True", "network-unavailable"),
+];
+const UNSCHEDULABLE: &str = "unschedulable";
+const PREFIX: &str = "node.kubernetes.io/";
 /// Prefix length of a node's range of IPv4 addresses.
 const NODE_PREFIX: u8 = 24;
 
@@ -80,16 +90,11 @@ async fn reconcile(
         mark_unknown(&api, &node).await?;
         unready_pods(context, all_pods, &key.name).await?;
     }
-    let wanted = if lost {
-        Some(UNREACHABLE)
-    } else if state == "True" {
-        None
-    } else {
-        Some(NOT_READY)
-    };
-    write_taints(&api, &node, wanted).await?;
-    evict(context, all_pods, &node).await?;
-    Ok(Some(CHECK))
+    write_taints(&api, &node, lost).await?;
+    let again = evict(context, all_pods, &node).await?;
+    let silent = GRACE - Timestamp::now().duration_since(heard);
+    let silent = Duration::try_from(silent).unwrap_or(LOST_CHECK) + Duration::from_millis(100);
+    Ok(Some(again.map_or(silent, |again| again.min(silent))))
 }
 
 async fn mark_unknown(api: &Api<Node>, node: &Node) -> Result {
@@ -124,49 +129,97 @@ fn on_node(all_pods: &Informer<Pod>, node: &str) -> Vec<Arc<Pod>> {
     all_pods.list().into_iter().filter(is_there).collect()
 }
 
-/// Sets the taints of `wanted` (NoSchedule and NoExecute) and removes those of the other state.
-async fn write_taints(api: &Api<Node>, node: &Node, wanted: Option<&str>) -> Result {
-    let present = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
-    let ours = |t: &&Taint| t.key == UNREACHABLE || t.key == NOT_READY;
-    let has: Vec<&str> = present.iter().filter(ours).map(|t| t.key.as_str()).collect();
-    let right = match wanted {
-        Some(key) => has.len() == 2 && has.iter().all(|k| *k == key),
-        None => has.is_empty(),
-    };
-    if right {
-        return Ok(());
+/// The taints that a node should have by its conditions: key (after the prefix) and effect.
+fn wanted_taints(node: &Node, lost: bool) -> Vec<(&'static str, &'static str)> {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
+    let mut wanted = Vec::new();
+    for (kind, status, key) in OF_CONDITIONS {
+        let found = conditions.iter().find(|c| c.type_ == kind);
+        let is_so = match kind {
+            // Nothing was heard: that counts, not what was said last.
+            "Ready" if lost => status == "Unknown",
+            // A node that never said anything isn't ready.
+            "Ready" => found.map_or("False", |c| c.status.as_str()) == status,
+            _ => !lost && found.is_some_and(|c| c.status == status),
+        };
+        if is_so {
+            wanted.push((key, "NoSchedule"));
+            if kind == "Ready" {
+                wanted.push((key, "NoExecute"));
+            }
+        }
     }
-    let mut taints: Vec<Value> =
-        present.iter().filter(|t| !ours(t)).filter_map(|t| serde_json::to_value(t).ok()).collect();
-    if let Some(key) = wanted {
-        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        taints
-            .extend(["NoSchedule", "NoExecute"].map(|effect| json!({"key": key, "effect": effect, "timeAdded": now})));
+    if node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true) {
+        wanted.push((UNSCHEDULABLE, "NoSchedule"));
+    }
+    wanted
+}
+
+/// Gives a node the taints that it should have, and takes those that it shouldn't.
+async fn write_taints(api: &Api<Node>, node: &Node, lost: bool) -> Result {
+    let present = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
+    let wanted = wanted_taints(node, lost);
+    let ours = |t: &Taint| {
+        let known = OF_CONDITIONS.iter().map(|(_, _, key)| *key).chain([UNSCHEDULABLE]);
+        t.key.strip_prefix(PREFIX).is_some_and(|key| known.into_iter().any(|k| k == key))
+    };
+    let is = |t: &Taint, (key, effect): (&str, &str)| t.key.strip_prefix(PREFIX) == Some(key) && t.effect == effect;
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let mut taints: Vec<Value> = Vec::new();
+    for taint in present.iter().filter(|t| !ours(t) || wanted.iter().any(|w| is(t, *w))) {
+        let mut value = serde_json::to_value(taint).unwrap_or_default();
+        if taint.effect == "NoExecute" && taint.time_added.is_none() {
+            // From now on the seconds count for which a pod tolerates it.
+            value["timeAdded"] = now.as_str().into();
+        }
+        taints.push(value);
+    }
+    for (key, effect) in wanted.into_iter().filter(|w| !present.iter().any(|t| is(t, *w))) {
+        taints.push(json!({"key": format!("{PREFIX}{key}"), "effect": effect, "timeAdded": now}));
+    }
+    if json!(present) == json!(taints) {
+        return Ok(());
     }
     let patch = json!({"metadata": {"resourceVersion": node.resource_version()}, "spec": {"taints": taints}});
     crate::ignore(api.patch(&node.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await, &[404, 409])
 }
 
-/// Deletes the pods that don't tolerate a NoExecute taint of the node, once their time is over.
-async fn evict(context: &Context, all_pods: &Informer<Pod>, node: &Node) -> Result {
+/// Deletes the pods that don't tolerate a NoExecute taint of the node, once their time is over. Returns when the next
+/// one's is.
+async fn evict(context: &Context, all_pods: &Informer<Pod>, node: &Node) -> Result<Option<Duration>> {
     let taints = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
-    for taint in taints.iter().filter(|t| t.effect == "NoExecute") {
-        let since = taint.time_added.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0);
-        for pod in on_node(all_pods, &node.name_any()).into_iter().filter(|p| !pods::is_deleting(p)) {
-            let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.clone()).unwrap_or_default();
-            let age = Timestamp::now().duration_since(since).as_secs();
-            let due = placement::tolerated_seconds(&tolerations, taint).is_some_and(|limit| age >= limit);
-            if due {
-                context.events.normal(
-                    pod.as_ref(),
-                    "TaintManagerEviction",
-                    format!("Marking for deletion Pod {}", pod.key()),
-                );
-                pods::delete(&context.client, all_pods, &pod).await?;
-            }
+    let mut soonest: Option<i64> = None;
+    let executing: Vec<&Taint> = taints.iter().filter(|t| t.effect == "NoExecute").collect();
+    if executing.is_empty() {
+        return Ok(None);
+    }
+    for pod in on_node(all_pods, &node.name_any()).into_iter().filter(|p| !pods::is_deleting(p)) {
+        let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.clone()).unwrap_or_default();
+        let left = |taint: &&Taint| {
+            let limit = placement::tolerated_seconds(&tolerations, taint)?;
+            // One without a time is about to get it.
+            let age = taint.time_added.as_ref().map_or(0, |t| Timestamp::now().duration_since(t.0).as_secs());
+            Some(limit - age)
+        };
+        match executing.iter().filter_map(left).min() {
+            Some(left) if left <= 0 => evict_one(context, all_pods, &pod).await?,
+            Some(left) => soonest = Some(soonest.map_or(left, |s| s.min(left))),
+            None => {}
         }
     }
-    Ok(())
+    let next = soonest.map_or(LOST_CHECK, |s| Duration::from_secs(s.max(1) as u64));
+    Ok(Some(next.min(LOST_CHECK)))
+}
+
+async fn evict_one(context: &Context, all_pods: &Informer<Pod>, pod: &Pod) -> Result {
+    context.events.normal(pod, "TaintManagerEviction", format!("Marking for deletion Pod {}", pod.key()));
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
+        "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": now});
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
+    let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
+    crate::ignore(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await, &[404, 409])?;
+    pods::delete(&context.client, all_pods, pod).await
 }
 
 /// Pods of a node that was deleted are gone with it.
@@ -182,6 +235,25 @@ async fn orphans(context: &Context, all_pods: &Informer<Pod>, node: &str) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn conditions_bring_taints() {
+        let node = |conditions: Value, unschedulable: bool| -> Node {
+            serde_json::from_value(json!({"metadata": {"name": "n"}, "spec": {"unschedulable": unschedulable},
+                "status": {"conditions": conditions}}))
+            .unwrap()
+        };
+        let condition = |kind: &str, status: &str| json!({"type": kind, "status": status});
+        let well = json!([condition("Ready", "True"), condition("DiskPressure", "False")]);
+        assert_eq!(wanted_taints(&node(well.clone(), false), false), []);
+        assert_eq!(wanted_taints(&node(well.clone(), true), false), [("unschedulable", "NoSchedule")]);
+        let gone = [("unreachable", "NoSchedule"), ("unreachable", "NoExecute")];
+        assert_eq!(wanted_taints(&node(well, false), true), gone);
+        let low = json!([condition("Ready", "True"), condition("MemoryPressure", "True")]);
+        assert_eq!(wanted_taints(&node(low, false), false), [("memory-pressure", "NoSchedule")]);
+        let new = wanted_taints(&node(json!([]), false), false);
+        assert_eq!(new, [("not-ready", "NoSchedule"), ("not-ready", "NoExecute")]);
+    }
 
     #[test]
     fn ranges_are_given_once() {

@@ -148,3 +148,47 @@ fn budgets_hold_evictions_back() -> anyhow::Result<()> {
     cluster.ok(&["uncordon", "server-1"])?;
     cluster.eventually("the evicted one is replaced", allowed(1))
 }
+
+const HARDY: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: hardy}
+spec:
+  terminationGracePeriodSeconds: 30
+  tolerations: [{operator: Exists}]
+  containers: [{name: c, image: 'busybox:1.28', command: [sleep, '3600']}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: plain}
+spec:
+  containers: [{name: c, image: 'busybox:1.28', command: [sleep, '3600']}]
+";
+
+#[test]
+fn a_node_that_runs_short_says_so_and_evicts() -> anyhow::Result<()> {
+    // No machine has that much.
+    let cluster = Cluster::start_with(&["--eviction-hard", "memory.available<100Pi"])?;
+    cluster.eventually("the node tells of its shortage, and is tainted", || {
+        let node = &cluster.list("nodes", "")?[0];
+        let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let low = conditions.iter().any(|c| c["type"] == "MemoryPressure" && c["status"] == "True");
+        let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+        Ok(low && taints.iter().any(|t| t["key"] == "node.kubernetes.io/memory-pressure"))
+    })?;
+    cluster.apply(HARDY)?;
+    cluster.eventually("the pod that comes all the same is evicted", || {
+        let status = &cluster.get("pod", "hardy")?["status"];
+        anyhow::ensure!(status["phase"] == "Failed" && status["reason"] == "Evicted", "{status}");
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        let told = status["message"].as_str().is_some_and(|m| m.contains("low on resource: memory"));
+        Ok(told && conditions.iter().any(|c| c["type"] == "DisruptionTarget" && c["status"] == "True"))
+    })?;
+    let plain = cluster.get("pod", "plain")?;
+    assert!(plain["spec"]["nodeName"].is_null(), "{plain}");
+    let message = &plain["status"]["conditions"][0]["message"];
+    assert!(message.as_str().is_some_and(|m| m.contains("memory-pressure")), "{message}");
+    let refused = cluster.server.timonel(&["server", "--eviction-hard", "cpu<1"]);
+    assert!(refused.code != 0 && refused.stderr.contains("memory.available<100Mi"), "{refused:?}");
+    Ok(())
+}

@@ -5,7 +5,7 @@
 //! - [`worker`]: a pod's life as a state machine; [`status`] tells it to the API
 //! - [`container`], [`env`], [`volumes`], [`sandbox`]: from a pod's spec to what the runtime needs
 //! - [`probes`]: health checks
-//! - [`stats`]: what pods use
+//! - [`stats`]: what pods use; [`pressure`]: what happens when there isn't enough
 //! - [`server`]: logs, exec, attach and port-forward (port 10250)
 //!
 //! Invariants:
@@ -19,6 +19,7 @@ mod images;
 mod local_volumes;
 mod manager;
 mod node;
+mod pressure;
 mod probes;
 mod sandbox;
 mod server;
@@ -27,6 +28,7 @@ mod status;
 mod volumes;
 mod worker;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,11 +38,14 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, Resource as _};
 use network::{Addresses, Bridge};
+use parking_lot::Mutex;
 use runtime::ImageStore;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use manager::restored_addresses;
 pub use node::NodeFacts;
+pub use pressure::{MalformedThreshold, Thresholds};
 pub use server::Serving;
 
 /// What a node agent needs to know.
@@ -59,6 +64,8 @@ pub struct Config {
     /// key, value, effect
     pub taints: Vec<(String, String, String)>,
     pub is_server: bool,
+    /// What must be left of the machine; below it pods are evicted.
+    pub eviction_hard: Thresholds,
 }
 
 impl Config {
@@ -80,6 +87,9 @@ struct Agent {
     addresses: Addresses,
     events: Recorder,
     pulls: images::Pulls,
+    pressures: watch::Sender<pressure::Pressures>,
+    /// Pods that have to go, with the reason, by uid; their workers take them from here.
+    evictions: Mutex<HashMap<String, String>>,
 }
 
 impl Agent {
@@ -122,6 +132,8 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
     let events = Recorder::new(parts.client.clone(), "kubelet", &config.node_name);
     let agent = Arc::new(Agent {
         pulls: images::Pulls::default(),
+        pressures: watch::Sender::default(),
+        evictions: Mutex::default(),
         client: parts.client,
         informers: parts.informers,
         images: parts.images,
@@ -133,6 +145,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
     let manager = manager::Manager::start(agent.clone());
     tokio::spawn(node::keep_status(agent.clone()));
     tokio::spawn(local_volumes::run(agent.clone()));
+    tokio::spawn(pressure::run(manager.clone()));
     tokio::select! {
         () = server::run(manager, parts.serving) => {}
         () = stop.cancelled() => {}

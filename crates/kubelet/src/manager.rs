@@ -92,6 +92,26 @@ impl Manager {
         self.pods.list()
     }
 
+    /// Ends a pod because the machine runs short.
+    pub fn evict(&self, uid: &str, message: String) {
+        self.agent.evictions.lock().insert(uid.into(), message);
+        if let Some(worker) = self.workers.lock().get(uid) {
+            worker.send_modify(|_| ());
+        }
+    }
+
+    /// The images of all containers that this node has, running or not.
+    pub fn images_in_use(&self) -> Vec<String> {
+        let saved = |pod: Arc<Pod>| worker::load(&Places::of(&self.agent.config, &pod.uid()?).data);
+        let of_pods = self.pods.list().into_iter().flat_map(|pod| {
+            let wanted = pod.spec.iter().flat_map(|s| s.containers.iter().filter_map(|c| c.image.clone()));
+            let wanted: Vec<String> = wanted.collect();
+            let used = saved(pod).into_iter().flat_map(|s| s.containers.into_values().map(|r| r.image_id));
+            wanted.into_iter().chain(used).collect::<Vec<_>>()
+        });
+        of_pods.collect()
+    }
+
     pub fn shim(&self, places: &Places) -> ShimClient {
         ShimClient::at(&places.run)
     }

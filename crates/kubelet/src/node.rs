@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
+use crate::pressure::Pressures;
 use crate::{Agent, Config};
 
 /// How often the lease is renewed. The node counts as lost after four of these.
@@ -66,14 +67,45 @@ fn labels(config: &Config) -> Value {
     labels
 }
 
-fn condition(kind: &str, status: bool, reason: &str, message: &str) -> Value {
-    let now = k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    json!({"type": kind, "status": if status { "True" } else { "False" }, "reason": reason, "message": message,
-           "lastHeartbeatTime": now, "lastTransitionTime": now})
+/// A condition, with the time of its last change kept from `before`.
+fn condition(before: &[NodeCondition], kind: &str, status: bool, (yes, no): (&str, &str), message: &str) -> Value {
+    let now = json!(k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    let text = if status { "True" } else { "False" };
+    let same = before.iter().find(|c| c.type_ == kind && c.status == text);
+    let since = same.and_then(|c| serde_json::to_value(&c.last_transition_time).ok()).filter(|t| !t.is_null());
+    json!({"type": kind, "status": text, "reason": if status { yes } else { no }, "message": message,
+           "lastHeartbeatTime": now, "lastTransitionTime": since.unwrap_or(now)})
+}
+
+fn conditions(before: &[NodeCondition], pressures: Pressures) -> Vec<Value> {
+    let of = |kind, is: bool, reasons, (yes, no): (&str, &str)| {
+        condition(before, kind, is, reasons, if is { yes } else { no })
+    };
+    vec![
+        of(
+            "MemoryPressure",
+            pressures.memory,
+            ("KubeletHasInsufficientMemory", "KubeletHasSufficientMemory"),
+            ("kubelet has insufficient memory available", "kubelet has sufficient memory available"),
+        ),
+        of(
+            "DiskPressure",
+            pressures.disk,
+            ("KubeletHasDiskPressure", "KubeletHasNoDiskPressure"),
+            ("kubelet has disk pressure", "kubelet has no disk pressure"),
+        ),
+        of(
+            "PIDPressure",
+            pressures.processes,
+            ("KubeletHasInsufficientPID", "KubeletHasSufficientPID"),
+            ("kubelet has insufficient PID available", "kubelet has sufficient PID available"),
+        ),
+        condition(before, "Ready", true, ("KubeletReady", ""), "kubelet is posting ready status"),
+    ]
 }
 
 /// The status that says what this node is and that it is ready.
-fn status(config: &Config, images: &[runtime::Image]) -> Value {
+fn status(config: &Config, images: &[runtime::Image], conditions: Vec<Value>) -> Value {
     let facts = NodeFacts::gather(&config.data_dir);
     let amounts = json!({"cpu": facts.cpus.to_string(), "memory": format!("{}Ki", facts.memory_kib), "pods": "310",
                          "ephemeral-storage": facts.disk_bytes.to_string(), "hugepages-2Mi": "0", "hugepages-1Gi": "0"});
@@ -93,12 +125,7 @@ fn status(config: &Config, images: &[runtime::Image]) -> Value {
             "kubeletVersion": concat!("v1.37.0+timonel", env!("CARGO_PKG_VERSION")), "kubeProxyVersion": "",
             "operatingSystem": "linux", "architecture": "amd64"},
         "images": images,
-        "conditions": [
-            condition("MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-            condition("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-            condition("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-            condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
-        ],
+        "conditions": conditions,
     })
 }
 
@@ -150,12 +177,22 @@ pub async fn keep_status(agent: Arc<Agent>) {
     let nodes: Api<Node> = Api::all(client.clone());
     let mut next_status = tokio::time::Instant::now();
     let mut shown_images = 0;
+    let mut pressures = agent.pressures.subscribe();
+    let mut before: Vec<NodeCondition> = Vec::new();
+    if let Ok(node) = nodes.get(&config.node_name).await {
+        before = node.status.and_then(|s| s.conditions).unwrap_or_default();
+    }
     loop {
         let images = agent.images.list();
-        if tokio::time::Instant::now() >= next_status || images.len() != shown_images {
-            let patch = json!({"status": status(config, &images)});
+        let changed = pressures.has_changed().unwrap_or(false);
+        if changed || tokio::time::Instant::now() >= next_status || images.len() != shown_images {
+            let patch = {
+                let conditions = conditions(&before, *pressures.borrow_and_update());
+                json!({"status": status(config, &images, conditions)})
+            };
             match nodes.patch_status(&config.node_name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-                Ok(_) => {
+                Ok(node) => {
+                    before = node.status.and_then(|s| s.conditions).unwrap_or_default();
                     next_status = tokio::time::Instant::now() + STATUS;
                     shown_images = images.len();
                 }
@@ -169,7 +206,10 @@ pub async fn keep_status(agent: Arc<Agent>) {
         if let Err(error) = renew_lease(config, client).await {
             tracing::warn!(%error, "the node's lease can't be renewed");
         }
-        tokio::time::sleep(LEASE).await;
+        tokio::select! {
+            () = tokio::time::sleep(LEASE) => {}
+            Ok(()) = pressures.changed() => pressures.mark_changed(),
+        }
     }
 }
 

@@ -29,6 +29,10 @@ impl Places {
     pub fn namespaces(&self) -> Namespaces {
         Namespaces::in_folder(&self.run.join("ns"))
     }
+    /// Bytes on disk: logs, volumes of its own, and what containers wrote.
+    pub fn disk_use(&self) -> u64 {
+        crate::stats::size_of(&self.data)
+    }
     pub fn shm(&self) -> PathBuf {
         self.run.join("shm")
     }

@@ -120,6 +120,7 @@ fn node_cpu() -> u64 {
 /// The machine's memory, in bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Memory {
+    pub total: u64,
     pub available: u64,
     /// All but what the kernel could give back from files that nobody touched of late.
     pub working_set: u64,
@@ -136,7 +137,7 @@ impl Memory {
         let (total, free) = (of("MemTotal"), of("MemFree"));
         let used = total.saturating_sub(free);
         let working_set = used.saturating_sub(of("Inactive(file)"));
-        Memory { available: total.saturating_sub(working_set), working_set, used }
+        Memory { total, available: total.saturating_sub(working_set), working_set, used }
     }
 }
 
@@ -159,7 +160,7 @@ fn time(text: &str) -> Value {
 }
 
 /// Bytes of the files below a folder.
-fn size_of(folder: &std::path::Path) -> u64 {
+pub fn size_of(folder: &std::path::Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries
         .map(|entry| match entry.metadata() {

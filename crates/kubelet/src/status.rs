@@ -56,6 +56,9 @@ fn initialized(pod: &Pod, saved: &Saved) -> Result<bool, ()> {
 
 fn phase(pod: &Pod, saved: &Saved) -> &'static str {
     let Some(spec) = &pod.spec else { return "Pending" };
+    if saved.evicted.is_some() {
+        return "Failed";
+    }
     if saved.finished {
         // Nothing changes any more; what was computed last is still so.
         let failed = spec.containers.iter().any(|c| ended(saved, c).is_none_or(|e| e.code != 0));
@@ -248,6 +251,15 @@ pub fn compute(pod: &Pod, saved: &Saved, config: &Config) -> Value {
         "phase": phase, "conditions": all, "containerStatuses": containers, "hostIP": config.node_ip.to_string(),
         "hostIPs": [{"ip": config.node_ip.to_string()}], "startTime": saved.start_time,
     });
+    if let Some(message) = &saved.evicted {
+        status["reason"] = "Evicted".into();
+        status["message"] = message.as_str().into();
+        let list = status["conditions"].as_array_mut();
+        if let Some(list) = list.filter(|l| !l.iter().any(|c| c["type"] == "DisruptionTarget")) {
+            list.push(json!({"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet",
+                "message": message, "lastProbeTime": null, "lastTransitionTime": now}));
+        }
+    }
     if !init.is_empty() {
         status["initContainerStatuses"] = init.into();
     }

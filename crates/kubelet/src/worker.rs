@@ -84,6 +84,9 @@ pub struct Saved {
     pub start_time: String,
     pub sandbox: Option<Sandbox>,
     pub containers: BTreeMap<String, Run>,
+    /// Why the pod had to go, if the machine ran short.
+    #[serde(default)]
+    pub evicted: Option<String>,
     /// The pod is over, and what it had is removed except for its logs.
     pub finished: bool,
 }
@@ -252,8 +255,12 @@ impl Worker {
         if self.saved.finished {
             return far;
         }
+        if let Some(message) = self.agent.evictions.lock().remove(&self.uid) {
+            self.saved.evicted = Some(message);
+        }
         if status::is_over(&self.pod, &self.saved) {
-            self.kill_all(Duration::from_secs(30)).await;
+            let grace = if self.saved.evicted.is_some() { Duration::from_secs(1) } else { Duration::from_secs(30) };
+            self.kill_all(grace).await;
             self.remove(true).await;
             self.saved.finished = true;
             self.save();

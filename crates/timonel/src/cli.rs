@@ -106,6 +106,9 @@ pub struct NodeArgs {
     /// Path below the cgroup root for all pods
     #[arg(long, default_value = "timonel")]
     pub cgroup_root: String,
+    /// What must be left of the machine, else pods are evicted
+    #[arg(long, default_value = "memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<5%")]
+    pub eviction_hard: kubelet::Thresholds,
     /// Messages to print: error, warn, info, debug, trace, or tracing's filter syntax
     #[arg(long, default_value = "info", env = "TIMONEL_LOG_LEVEL")]
     pub log_level: String,
