@@ -1,5 +1,6 @@
 //! A second machine.
 
+use anyhow::Context as _;
 use testkit::Cluster;
 
 const SPREAD: &str = "
@@ -104,5 +105,42 @@ fn pods_spread_over_two_nodes_and_reach_each_other() -> anyhow::Result<()> {
         assert!(fetch(back, "spread")?.contains("200 OK"));
     }
     assert!(cluster.ok(&["logs", there[0]["metadata"]["name"].as_str().unwrap_or("")])?.contains("GET / HTTP/1.0"));
+    Ok(())
+}
+
+#[test]
+fn pods_reach_each_other_through_routers() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start()?;
+    cluster.join_by_router()?;
+    cluster.apply(SPREAD)?;
+    cluster.eventually("all replicas are available", || {
+        Ok(cluster.get("deployment", "spread")?["status"]["availableReplicas"] == 4)
+    })?;
+    cluster.eventually("each node has its client", || {
+        Ok(cluster.get("daemonset", "client")?["status"]["numberAvailable"] == 2)
+    })?;
+    let address = |pod: &serde_json::Value| pod["status"]["podIP"].as_str().unwrap_or("").to_string();
+    let pods = cluster.list("pods", "app=spread")?;
+    for client in cluster.list("pods", "app=client")? {
+        let name = client["metadata"]["name"].as_str().unwrap_or("").to_string();
+        let node = &client["spec"]["nodeName"];
+        let far = pods.iter().find(|p| p["spec"]["nodeName"] != *node).map(address).unwrap_or_default();
+        let ask = |host: &str| format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 {host} 80");
+        let fetch = |host: &str| cluster.kubectl(&["exec", &name, "--", "sh", "-c", &ask(host)]).stdout;
+        cluster.eventually(&format!("the pod of {node} reaches the other node's"), || {
+            Ok(fetch(&far).contains("200 OK"))
+        })?;
+        cluster.eventually("and the service", || Ok(fetch("spread").contains("200 OK")))?;
+    }
+    // Packets of full size fit through.
+    let client = &cluster.list("pods", "app=client")?[0];
+    let name = |pod: &serde_json::Value| pod["metadata"]["name"].as_str().unwrap_or("").to_string();
+    let far = pods.iter().find(|p| p["spec"]["nodeName"] != client["spec"]["nodeName"]).context("a pod elsewhere")?;
+    let fill = "head -c 1000000 /dev/zero > /usr/share/nginx/html/big";
+    cluster.ok(&["exec", &name(far), "--", "sh", "-c", fill])?;
+    // The request's end stays open, else nginx takes the client for gone.
+    let fetch = format!("(printf 'GET /big HTTP/1.0\\r\\n\\r\\n'; sleep 3) | nc -w 5 {} 80 | wc -c", address(far));
+    let size = cluster.ok(&["exec", &name(client), "--", "sh", "-c", &fetch])?;
+    assert!(size.trim().parse::<u64>()? > 1_000_000, "{size}");
     Ok(())
 }

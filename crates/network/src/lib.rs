@@ -1,4 +1,5 @@
-//! The pod network of one node: a bridge, a veth pair and an address for each pod, and routes to the other nodes.
+//! The pod network of one node: a bridge, a veth pair and an address for each pod, and the way to the other nodes: routes
+//! where they share a segment, VXLAN where they don't.
 //!
 //! Pods have /32 addresses and reach everything, also each other, through the node. So every packet of a pod passes the
 //! node's IP layer, where services are translated, and nothing depends on bridge netfilter.
@@ -9,6 +10,8 @@
 mod addresses;
 mod link;
 pub mod nft;
+mod overlay;
 
 pub use addresses::{Addresses, AddressesError};
 pub use link::{Bridge, NetworkError, default_address, enable_forwarding};
+pub use overlay::{Overlay, is_neighbour};

@@ -26,7 +26,7 @@ pub enum NetworkError {
     Family(IpAddr),
 }
 
-fn netlink(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetworkError {
+pub(crate) fn netlink(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetworkError {
     let what = what.into();
     |source| NetworkError::Netlink { what, source }
 }
@@ -36,13 +36,13 @@ fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> NetworkErro
     |source| NetworkError::System { what, source }
 }
 
-fn connect() -> Result<Handle, NetworkError> {
+pub(crate) fn connect() -> Result<Handle, NetworkError> {
     let (connection, handle, _) = rtnetlink::new_connection().map_err(system("opening netlink"))?;
     tokio::spawn(connection);
     Ok(handle)
 }
 
-async fn index(handle: &Handle, name: &str) -> Result<u32, NetworkError> {
+pub(crate) async fn index(handle: &Handle, name: &str) -> Result<u32, NetworkError> {
     let found = handle.link().get().match_name(name).execute().try_next().await;
     match found {
         Ok(Some(link)) => Ok(link.header.index),
@@ -51,14 +51,14 @@ async fn index(handle: &Handle, name: &str) -> Result<u32, NetworkError> {
 }
 
 /// EEXIST is what we want when the thing is there already.
-fn or_exists(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
+pub(crate) fn or_exists(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
     match result {
         Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -libc::EEXIST => Ok(()),
         other => other,
     }
 }
 
-fn v4(address: IpAddr) -> Result<Ipv4Addr, NetworkError> {
+pub(crate) fn v4(address: IpAddr) -> Result<Ipv4Addr, NetworkError> {
     match address {
         IpAddr::V4(v4) => Ok(v4),
         IpAddr::V6(_) => Err(NetworkError::Family(address)),

@@ -27,6 +27,7 @@ pub struct Output {
 pub struct Node {
     name: String,
     namespace: String,
+    address: String,
     folder: PathBuf,
     binary: PathBuf,
     process: Option<Child>,
@@ -79,6 +80,10 @@ fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// The network of machines on one switch, and that of one behind a router (RFC 5737), less the last number.
+const SWITCHED: &str = "192.0.2";
+const ROUTED: &str = "198.51.100";
+
 /// The binary under test: `TIMONEL_BIN`, or beside the test's own.
 fn binary() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("TIMONEL_BIN") {
@@ -122,7 +127,7 @@ impl Cluster {
         run("ip", &["netns", "add", &switch])?;
         run("ip", &["-n", &switch, "link", "add", "br0", "type", "bridge"])?;
         run("ip", &["-n", &switch, "link", "set", "br0", "up"])?;
-        let mut server = Node::new(&id, 1, "server-1", folder.path(), &switch)?;
+        let mut server = Node::new(&id, 1, "server-1", folder.path(), &switch, SWITCHED)?;
         server.arguments = server.common("server");
         let kubeconfig = server.folder.join("kubeconfig").display().to_string();
         server.arguments.extend(["--write-kubeconfig".into(), kubeconfig]);
@@ -146,10 +151,26 @@ impl Cluster {
     /// # Errors
     /// When it doesn't come up.
     pub fn join(&mut self) -> anyhow::Result<()> {
+        self.join_from(SWITCHED)
+    }
+
+    /// Like [`join`](Self::join), with a router between the machine and the others.
+    ///
+    /// # Errors
+    /// Those of [`join`](Self::join).
+    pub fn join_by_router(&mut self) -> anyhow::Result<()> {
+        let switch = self.switch.clone();
+        run("ip", &["-n", &switch, "addr", "add", &format!("{SWITCHED}.254/24"), "dev", "br0"])?;
+        let namespace = format!("--net=/run/netns/{switch}");
+        run("nsenter", &[&namespace, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])?;
+        self.join_from(ROUTED)
+    }
+
+    fn join_from(&mut self, network: &str) -> anyhow::Result<()> {
         let number = self.agents.len() as u32 + 2;
         let name = format!("agent-{number}");
         let id = self.switch.trim_end_matches("-sw").to_string();
-        let mut node = Node::new(&id, number, &name, self.folder.path(), &self.switch)?;
+        let mut node = Node::new(&id, number, &name, self.folder.path(), &self.switch, network)?;
         node.arguments = node.common("agent");
         let token = std::fs::read_to_string(self.server.folder.join("data/server/node-token"))?;
         node.arguments.extend(["--server".into(), self.url(), "--token".into(), token.trim().into()]);
@@ -299,25 +320,37 @@ impl Drop for Cluster {
 }
 
 impl Node {
-    fn new(id: &str, number: u32, name: &str, folder: &Path, switch: &str) -> anyhow::Result<Self> {
+    fn new(id: &str, number: u32, name: &str, folder: &Path, switch: &str, network: &str) -> anyhow::Result<Self> {
         let namespace = format!("{id}-{number}");
         let folder = folder.join(number.to_string());
         std::fs::create_dir_all(&folder)?;
         run("ip", &["netns", "add", &namespace])?;
-        let node =
-            Node { name: name.into(), namespace, folder, binary: binary()?, process: None, arguments: Vec::new() };
+        let node = Node {
+            name: name.into(),
+            namespace,
+            address: format!("{network}.{number}"),
+            folder,
+            binary: binary()?,
+            process: None,
+            arguments: Vec::new(),
+        };
         let port = format!("p{number}");
         run(
             "ip",
             &["-n", switch, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &node.namespace],
         )?;
-        run("ip", &["-n", switch, "link", "set", &port, "master", "br0", "up"])?;
+        if network == ROUTED {
+            run("ip", &["-n", switch, "addr", "add", &format!("{network}.254/24"), "dev", &port])?;
+            run("ip", &["-n", switch, "link", "set", &port, "up"])?;
+        } else {
+            run("ip", &["-n", switch, "link", "set", &port, "master", "br0", "up"])?;
+        }
         let address = format!("{}/24", node.address());
         for arguments in [
             &["link", "set", "lo", "up"][..],
             &["addr", "add", &address, "dev", "eth0"],
             &["link", "set", "eth0", "up"],
-            &["route", "add", "default", "via", "192.0.2.254"],
+            &["route", "add", "default", "via", &format!("{network}.254")],
         ] {
             let mut all = vec!["-n", node.namespace.as_str()];
             all.extend(arguments);
@@ -327,7 +360,7 @@ impl Node {
     }
 
     pub fn address(&self) -> String {
-        format!("192.0.2.{}", self.namespace.rsplit('-').next().unwrap_or("1"))
+        self.address.clone()
     }
 
     /// The file that stands for this machine's network namespace.

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use informer::Informers;
 use ipnet::IpNet;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt as _};
 use network::{Addresses, Bridge};
@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{AgentArgs, NodeArgs};
-use crate::{check, files, shutdown};
+use crate::{check, files, routes, shutdown};
 
 /// How the node reaches the API.
 pub struct Access {
@@ -268,7 +268,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
             }
         });
     }
-    tokio::spawn(keep_routes(informers.clone(), bridge.clone(), name));
+    tokio::spawn(routes::keep(informers.clone(), bridge.clone(), routes::Own { name, address: ip, range }));
     // Images that lie ready are loaded before pods ask for them.
     let _ = archives.await;
     let parts = kubelet::Parts { client, informers, images, bridge, addresses, serving };
@@ -372,47 +372,6 @@ async fn load_new(
                 tracing::info!(archive = %path.display(), images = names.join(", "), "images are loaded");
             }
             Err(error) => tracing::warn!(%error, "an image archive can't be loaded"),
-        }
-    }
-}
-
-/// Keeps a route to every other node's pods.
-async fn keep_routes(informers: Informers, bridge: Bridge, own: String) {
-    let nodes = informers.of::<Node>();
-    let changed = Arc::new(tokio::sync::Notify::new());
-    let wake = changed.clone();
-    nodes.on_change(move |_| wake.notify_one());
-    let mut present: std::collections::HashMap<IpNet, IpAddr> = std::collections::HashMap::new();
-    loop {
-        let wanted: std::collections::HashMap<IpNet, IpAddr> = nodes
-            .list()
-            .iter()
-            .filter(|n| n.name_any() != own)
-            .filter_map(|n| {
-                let range = n.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()?;
-                let addresses = n.status.as_ref()?.addresses.as_ref()?;
-                let ip = addresses.iter().find(|a| a.type_ == "InternalIP")?.address.parse().ok()?;
-                Some((range, ip))
-            })
-            .collect();
-        for (range, _) in present.clone().iter().filter(|(r, _)| !wanted.contains_key(*r)) {
-            let _ = bridge.unroute(*range).await;
-            present.remove(range);
-        }
-        for (range, ip) in &wanted {
-            if present.get(range) == Some(ip) {
-                continue;
-            }
-            match bridge.route(*range, *ip).await {
-                Ok(()) => {
-                    present.insert(*range, *ip);
-                }
-                Err(error) => tracing::warn!(%error, "the pods of another node can't be reached"),
-            }
-        }
-        tokio::select! {
-            () = changed.notified() => {}
-            () = tokio::time::sleep(Duration::from_secs(60)) => present.clear(),
         }
     }
 }

@@ -7,6 +7,7 @@ mod components;
 mod files;
 mod local;
 mod manifests;
+mod routes;
 mod server;
 mod shutdown;
 mod uninstall;

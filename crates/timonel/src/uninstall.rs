@@ -124,4 +124,5 @@ fn remove_network() {
         quietly("ip", &["link", "delete", &port.file_name().to_string_lossy()]);
     }
     quietly("ip", &["link", "delete", "timonel0"]);
+    quietly("ip", &["link", "delete", crate::routes::OVERLAY]);
 }
