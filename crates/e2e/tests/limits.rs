@@ -192,3 +192,48 @@ fn a_node_that_runs_short_says_so_and_evicts() -> anyhow::Result<()> {
     assert!(refused.code != 0 && refused.stderr.contains("memory.available<100Mi"), "{refused:?}");
     Ok(())
 }
+
+const CONFINED: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: confined}
+spec:
+  terminationGracePeriodSeconds: 0
+  securityContext: {seccompProfile: {type: RuntimeDefault}}
+  containers:
+  - name: c
+    image: busybox:1.28
+    command: [sh, -c, 'grep Seccomp: /proc/self/status; ls / > /dev/null && echo works; sleep 3600']
+  - name: open
+    image: busybox:1.28
+    command: [sh, -c, 'grep Seccomp: /proc/self/status; sleep 3600']
+    securityContext: {seccompProfile: {type: Unconfined}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: own-profile}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: busybox:1.28
+    securityContext: {seccompProfile: {type: Localhost, localhostProfile: mine.json}}
+";
+
+#[test]
+fn containers_are_confined_by_seccomp() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.apply(CONFINED)?;
+    cluster.wait_pod("confined")?;
+    let log = |container: &str| cluster.ok(&["logs", "confined", "-c", container]);
+    cluster.eventually("both have written", || Ok(log("c")?.contains("works") && log("open")?.contains("Seccomp")))?;
+    assert!(log("c")?.contains("Seccomp:\t2"), "{}", log("c")?);
+    assert!(log("open")?.contains("Seccomp:\t0"), "{}", log("open")?);
+    let inside = cluster.ok(&["exec", "confined", "-c", "c", "--", "grep", "Seccomp:", "/proc/self/status"])?;
+    assert!(inside.contains("Seccomp:\t2"), "exec must be confined too: {inside}");
+    cluster.eventually("a profile that isn't served is told of", || {
+        let waiting = &cluster.get("pod", "own-profile")?["status"]["containerStatuses"][0]["state"]["waiting"];
+        Ok(waiting["reason"] == "CreateContainerConfigError"
+            && waiting["message"].as_str().is_some_and(|m| m.contains("RuntimeDefault")))
+    })
+}

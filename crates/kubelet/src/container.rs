@@ -124,6 +124,18 @@ fn oom_score(pod: &Pod, container: &Container) -> i64 {
     }
 }
 
+/// Whether a container runs under the default seccomp profile.
+fn confined(pod: &PodSecurityContext, own: &SecurityContext) -> Result<bool, StartError> {
+    let profile = own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref());
+    match profile.map(|p| p.type_.as_str()) {
+        Some("RuntimeDefault") => Ok(true),
+        Some("Localhost") => Err(config_error(
+            "seccomp profiles of type Localhost aren't served by this version of timonel: use RuntimeDefault",
+        )),
+        _ => Ok(false),
+    }
+}
+
 /// One attempt at running a container.
 pub struct Launch<'a> {
     pub pod: &'a Pod,
@@ -165,6 +177,7 @@ impl Agent {
             stdin: container.stdin.unwrap_or(false),
             stdin_once: container.stdin_once.unwrap_or(false),
             cgroup: config.cgroup.clone(),
+            confined: runtime::spec::confinement(&config),
         };
         std::fs::create_dir_all(&start.root).map_err(create_error)?;
         match shim.start_container(start).await {
@@ -209,6 +222,7 @@ impl Agent {
             tty: container.tty.unwrap_or(false),
             read_only_root: own.read_only_root_filesystem.unwrap_or(false),
             privileged: own.privileged.unwrap_or(false),
+            confined: confined(&pod_context, &own)?,
             no_new_privileges: own.allow_privilege_escalation == Some(false),
             add_capabilities: capabilities.add.unwrap_or_default(),
             drop_capabilities: capabilities.drop.unwrap_or_default(),

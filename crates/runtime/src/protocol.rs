@@ -51,6 +51,9 @@ pub struct Start {
     /// Path of the container's cgroup below a controller's root, to tell OOM kills.
     #[serde(default)]
     pub cgroup: String,
+    /// The container's capabilities, if it runs under the default seccomp profile.
+    #[serde(default)]
+    pub confined: Option<Vec<String>>,
 }
 
 /// From the shim.

@@ -44,6 +44,8 @@ pub struct ContainerConfig {
     pub read_only_root: bool,
     pub privileged: bool,
     pub no_new_privileges: bool,
+    /// Under the default seccomp profile.
+    pub confined: bool,
     pub add_capabilities: Vec<String>,
     pub drop_capabilities: Vec<String>,
     pub mounts: Vec<Mount>,
@@ -137,6 +139,11 @@ const MASKED: [&str; 11] = [
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// What the shim needs for a container's seccomp profile: its capabilities, if it has a profile.
+pub fn confinement(config: &ContainerConfig) -> Option<Vec<String>> {
+    (config.confined && !config.privileged).then(|| capabilities(config))
+}
+
 /// The capabilities of a container, each with its `CAP_`, of those that this process holds itself.
 fn capabilities(config: &ContainerConfig) -> Vec<String> {
     let plain = |name: &String| name.trim_start_matches("CAP_").to_ascii_uppercase();
@@ -186,7 +193,8 @@ pub fn process(config: &ContainerConfig, args: &[String], tty: bool) -> Value {
         "cwd": if config.cwd.is_empty() { "/" } else { &config.cwd },
         "capabilities": {"bounding": capabilities, "effective": effective, "permitted": effective,
                          "inheritable": [], "ambient": []},
-        "noNewPrivileges": config.no_new_privileges,
+        // The kernel takes a filter of those who hold no CAP_SYS_ADMIN only so.
+        "noNewPrivileges": config.no_new_privileges || confinement(config).is_some(),
     });
     let score = config.oom_score_adj.max(own_oom_score());
     process["oomScoreAdj"] = score.into();

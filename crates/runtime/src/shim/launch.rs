@@ -40,6 +40,8 @@ pub struct Launched {
 struct Exec {
     /// Closed by a successful exec.
     errors: RawFd,
+    /// The container's capabilities, if it runs under the default seccomp profile.
+    confined: Option<Vec<String>>,
 }
 
 impl Executor for Exec {
@@ -78,6 +80,11 @@ impl Exec {
         } else {
             path.split(':').map(|folder| format!("{folder}/{program}")).collect()
         };
+        if let Some(capabilities) = &self.confined
+            && let Err(error) = super::seccomp::confine(capabilities)
+        {
+            return format!("the seccomp profile can't be set: {error}");
+        }
         let mut reason = format!("exec: {program:?}: executable file not found in $PATH");
         for candidate in candidates {
             let Ok(file) = CString::new(candidate.as_str()) else { continue };
@@ -110,7 +117,7 @@ fn builder(start: &Start, errors: RawFd, console: Option<&Path>, stdio: Stdio) -
     let builder = ContainerBuilder::new(start.id.clone(), SyscallType::default())
         .with_root_path(&start.root)
         .map_err(chain)?
-        .with_executor(Exec { errors })
+        .with_executor(Exec { errors, confined: start.confined.clone() })
         .with_console_socket(console);
     Ok(match stdio {
         Stdio::Pipes([stdin, stdout, stderr]) => builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr),

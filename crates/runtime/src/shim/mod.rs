@@ -7,6 +7,7 @@
 mod container;
 mod launch;
 mod logs;
+mod seccomp;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
