@@ -440,3 +440,48 @@ fn running_pods_are_looked_into_and_resized() -> anyhow::Result<()> {
     assert!(refused.code != 0 && refused.stderr.contains("QOS"), "{refused:?}");
     Ok(())
 }
+
+const SHARED: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: shared}
+spec:
+  terminationGracePeriodSeconds: 0
+  shareProcessNamespace: true
+  containers:
+  - {name: a, image: 'busybox:1.28', command: [sleep, '1111']}
+  - {name: b, image: 'busybox:1.28', command: [sleep, '2222']}
+";
+
+#[test]
+fn containers_share_their_processes_where_the_pod_says_so() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start()?;
+    cluster.apply(SHARED)?;
+    cluster.wait_pod("shared")?;
+    let processes = |container: &str| cluster.ok(&["exec", "shared", "-c", container, "--", "ps", "-o", "pid,args"]);
+    let seen = processes("a")?;
+    assert!(seen.contains("sleep 1111") && seen.contains("sleep 2222"), "{seen}");
+    assert!(
+        !seen.lines().any(|l| l.trim().starts_with("1 ") && l.contains("sleep")),
+        "the first one is nobody's: {seen}"
+    );
+    // One that ends is started again in the same namespace, also after a restart of the agent.
+    cluster.ok(&[
+        "exec",
+        "shared",
+        "-c",
+        "a",
+        "--",
+        "sh",
+        "-c",
+        "kill -9 $(pidof sleep | tr ' ' '\\n' | sort -n | tail -1) || true",
+    ])?;
+    cluster.server.crash();
+    cluster.server.spawn()?;
+    cluster.eventually("both run again and see each other", || {
+        let seen = cluster.kubectl(&["exec", "shared", "-c", "b", "--", "ps", "-o", "pid,args"]).stdout;
+        Ok(seen.contains("sleep 1111") && seen.contains("sleep 2222"))
+    })?;
+    cluster.ok(&["delete", "pod", "shared"])?;
+    Ok(())
+}

@@ -384,14 +384,38 @@ impl Worker {
         plain.cloned().or_else(|| container::ephemeral(&self.pod).into_iter().find(|c| c.name == name))
     }
 
-    /// The process namespace of the container that an ephemeral one was made to look at.
-    async fn looked_at(&self, name: &str) -> Option<std::path::PathBuf> {
-        let all = self.pod.spec.as_ref()?.ephemeral_containers.as_ref()?;
-        let target = all.iter().find(|c| c.name == name)?.target_container_name.as_ref()?;
-        let id = &self.saved.containers.get(target)?.id;
-        let (states, _) = self.shim.as_ref()?.watch().await.ok()?;
-        let state = states.into_iter().find(|s| s.id == *id && s.exit.is_none())?;
-        Some(format!("/proc/{}/ns/pid", state.pid).into())
+    /// The process namespace that a container joins, if it gets none of its own: the pod's, if its containers share one,
+    /// or that of the container that an ephemeral one was made to look at.
+    async fn process_namespace(&self, name: &str) -> Result<Option<std::path::PathBuf>, String> {
+        let Some(spec) = &self.pod.spec else { return Ok(None) };
+        if spec.share_process_namespace == Some(true) {
+            return self.shared_processes().await.map(Some);
+        }
+        let ephemeral = spec.ephemeral_containers.iter().flatten().find(|c| c.name == name);
+        let Some(target) = ephemeral.and_then(|c| c.target_container_name.as_ref()) else { return Ok(None) };
+        let not_there = || format!("container {target:?}, which it is to look at, isn't running");
+        let id = &self.saved.containers.get(target).ok_or_else(not_there)?.id;
+        let shim = self.shim.as_ref().ok_or_else(not_there)?;
+        let (states, _) = shim.watch().await.map_err(|e| e.to_string())?;
+        let state = states.into_iter().find(|s| s.id == *id && s.exit.is_none()).ok_or_else(not_there)?;
+        Ok(Some(format!("/proc/{}/ns/pid", state.pid).into()))
+    }
+
+    /// The namespace that the pod's containers share. Its first process is found again by its cgroup.
+    async fn shared_processes(&self) -> Result<std::path::PathBuf, String> {
+        let cgroup = format!("{}/pause", crate::sandbox::cgroup(&self.agent.config, &self.pod));
+        let present = runtime::cgroup::members(&cgroup).into_iter().next();
+        let pid = match present {
+            Some(pid) => pid,
+            None => {
+                let shim = self.shim.as_ref().ok_or("the pod has no shim")?;
+                let pid = shim.share_processes().await.map_err(|e| e.to_string())?;
+                let placed = runtime::cgroup::create(&cgroup).and_then(|()| runtime::cgroup::enter(&cgroup, pid));
+                placed.map_err(|e| e.to_string())?;
+                pid
+            }
+        };
+        Ok(format!("/proc/{pid}/ns/pid").into())
     }
 
     /// Gives running containers what their spec allows them now (KEP-1287).
@@ -454,6 +478,17 @@ impl Worker {
         // On disk before it runs, so that it is found again whatever happens to this process.
         self.saved.containers.insert(name.into(), run.clone());
         self.save();
+        let process_namespace = match self.process_namespace(name).await {
+            Ok(namespace) => namespace,
+            Err(why) => {
+                agent.tell(&pod, name, "Warning", "Failed", format!("Error: {why}"));
+                run.waiting = Some(("CreateContainerError".into(), why));
+                run.failures += 1;
+                run.not_before = Some(Instant::now() + backoff(run.failures));
+                self.saved.containers.insert(name.into(), run);
+                return;
+            }
+        };
         let no_volumes = BTreeMap::new();
         let launch = Launch {
             pod: &pod,
@@ -464,7 +499,7 @@ impl Worker {
             volumes: self.volumes.as_ref().unwrap_or(&no_volumes),
             id: &run.id,
             attempt: run.attempt,
-            process_namespace: self.looked_at(name).await,
+            process_namespace,
         };
         let Some(shim) = self.shim.clone() else { return };
         match agent.launch(launch, &shim).await {

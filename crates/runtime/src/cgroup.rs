@@ -63,6 +63,23 @@ pub fn memory_rss(cgroup: &str) -> Option<u64> {
     stat.lines().find_map(|l| l.strip_prefix(name)).and_then(|n| n.parse().ok())
 }
 
+/// Puts a process into the cgroup, as far as killing and counting go.
+///
+/// # Errors
+/// Those of the kernel.
+pub fn enter(cgroup: &str, pid: i32) -> std::io::Result<()> {
+    // Not into cpuset, which wants processors to be chosen first.
+    let controllers: &[&str] = if is_unified() { &[""] } else { &["pids", "memory", "freezer"] };
+    let there = controllers.iter().map(|c| folder(c, cgroup)).filter(|f| f.exists());
+    there.into_iter().try_for_each(|folder| std::fs::write(folder.join("cgroup.procs"), pid.to_string()))
+}
+
+/// The processes in the cgroup itself.
+pub fn members(cgroup: &str) -> Vec<i32> {
+    let text = std::fs::read_to_string(folder("pids", cgroup).join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|pid| pid.parse().ok()).collect()
+}
+
 /// Processes in the cgroup and below.
 pub fn processes(cgroup: &str) -> u64 {
     let text = std::fs::read_to_string(folder("pids", cgroup).join("pids.current")).unwrap_or_default();

@@ -140,6 +140,17 @@ impl ShimClient {
         }
     }
 
+    /// Makes a process namespace for containers that share it; returns the id of its first process.
+    ///
+    /// # Errors
+    /// When it can't be made, or the shim is older than this request.
+    pub async fn share_processes(&self) -> Result<i32, ShimError> {
+        match self.ask(&Request::ShareProcesses, &[]).await? {
+            (Answer::Started { pid }, ..) => Ok(pid),
+            (other, ..) => Err(ShimError::Unexpected(format!("{other:?}"))),
+        }
+    }
+
     /// # Errors
     /// When the container or the shim is unknown.
     pub async fn kill(&self, id: &str, signal: i32) -> Result<(), ShimError> {

@@ -27,6 +27,9 @@ pub enum Request {
     Attach { id: String, stdin: bool },
     /// Sets the size of a container's terminal.
     Resize { id: String, width: u16, height: u16 },
+    /// Makes a process namespace whose first process does nothing but bury the dead, for containers that share it.
+    /// Answered by `Started` or `Failed`.
+    ShareProcesses,
     /// Ends the shim, if it has no running container.
     Quit,
 }

@@ -176,6 +176,36 @@ pub fn exec(start: &Start, process: &Path, stdio: Stdio) -> Result<Launched, Str
     Ok(Launched { pid, terminal })
 }
 
+/// Starts the first process of a new process namespace. It becomes the shim's child, as its maker ends.
+pub fn share_processes() -> Result<i32, String> {
+    in_helper(|_| {
+        let fail = |e: nix::Error| format!("can't make a process namespace: {e}");
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).map_err(fail)?;
+        // SAFETY: the helper has one thread, so the child may do whatever the parent could.
+        match unsafe { fork() }.map_err(fail)? {
+            ForkResult::Parent { child } => Ok(child.as_raw()),
+            ForkResult::Child => bury_the_dead(),
+        }
+    })
+}
+
+/// What the first process of a shared namespace does, until it is killed from outside.
+fn bury_the_dead() -> ! {
+    reset_signals();
+    let mut ended = SigSet::empty();
+    ended.add(Signal::SIGCHLD);
+    let _ = ended.thread_block();
+    let _ = nix::sys::prctl::set_name(c"pause");
+    // SAFETY: nothing of this process uses a descriptor any more; whoever waits for their closing must not wait for it.
+    unsafe { libc::close_range(0, u32::MAX, 0) };
+    loop {
+        let _ = ended.wait();
+        while waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG))
+            .is_ok_and(|status| status != nix::sys::wait::WaitStatus::StillAlive)
+        {}
+    }
+}
+
 /// The library leaves a socket behind for every exec.
 fn remove_tenant_sockets(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {

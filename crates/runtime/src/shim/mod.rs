@@ -244,6 +244,10 @@ impl Shim {
                 Some(container) => done(container.resize(width, height)),
                 None => Answer::Failed { error: format!("container {id} isn't running") },
             },
+            Request::ShareProcesses => match launch::share_processes() {
+                Ok(pid) => Answer::Started { pid },
+                Err(error) => Answer::Failed { error },
+            },
             Request::Quit => {
                 self.quit = self.containers.values().all(|c| c.state.exit.is_some());
                 let error = "a container is still running".to_string();
