@@ -90,6 +90,19 @@ proptest! {
     }
 
     #[test]
+    fn objects_of_every_kind_are_defaulted_and_checked(object in anything(), old in anything(), pick in any::<prop::sample::Index>()) {
+        let kind = pick.get(api::KINDS);
+        let mut object = object;
+        if !schema::types().check(&kind.schema(), &mut object.clone()).mismatched.is_empty() || !object.is_object() {
+            // What isn't of the kind's type never gets so far; what has a spec of any shape is the harder test.
+            object = json!({"metadata": {"name": "x"}, "spec": object});
+        }
+        api::defaults::apply(kind, &mut object);
+        let _ = api::validate::check(kind, &object, None);
+        let _ = api::validate::check(kind, &object, Some(&old));
+    }
+
+    #[test]
     fn definitions_are_checked_and_used(schema in anything(), object in anything()) {
         let mut definition = json!({"metadata": {"name": "xs.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
             "names": {"plural": "xs", "kind": "X"}, "versions": [{"name": "v1", "served": true, "storage": true,

@@ -97,6 +97,11 @@ impl Query {
         self.pairs.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v.as_str())
     }
 
+    /// All values of a parameter that may be given several times.
+    pub fn all(&self, key: &str) -> Vec<&str> {
+        self.pairs.iter().filter(|(k, _)| k == key).map(|(_, v)| v.as_str()).collect()
+    }
+
     pub fn flag(&self, key: &str) -> bool {
         self.pairs.iter().any(|(k, v)| k == key && matches!(v.as_str(), "" | "1" | "true" | "True"))
     }

@@ -122,6 +122,17 @@ pub fn prepare_update(kind: &Kind, target: Target, new: &mut Value, old: &Value)
         }
         _ => {}
     }
+    if kind.plural == "pods" && kind.group.is_empty() && target == Target::Main {
+        // These change by their subresource alone.
+        match &old["spec"]["ephemeralContainers"] {
+            Value::Null => {
+                new.child_mut("spec").remove("ephemeralContainers");
+            }
+            present => {
+                new.child_mut("spec").insert("ephemeralContainers".into(), present.clone());
+            }
+        }
+    }
     if kind.plural == "services" && kind.group.is_empty() {
         drop_what_the_type_lacks(new, old);
     }

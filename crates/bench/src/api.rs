@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use futures::AsyncReadExt as _;
+
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, Config};
@@ -50,7 +52,7 @@ fn api(client: Client) -> Api<ConfigMap> {
 }
 
 pub async fn measure(config: &Config) -> anyhow::Result<Vec<Figure>> {
-    let figure = |what, value, promise| Figure { what, value, unit: "/s", promise, less: false };
+    let figure = |what, value, promise| Figure { what, value, unit: "/s", promise: Some(promise), less: false };
     let creates = rate(config, 16, |client, i, n| async move {
         api(client).create(&PostParams::default(), &map(&format!("c-{i}-{n}"))).await.map(|_| ())
     })
@@ -81,7 +83,28 @@ pub async fn measure(config: &Config) -> anyhow::Result<Vec<Figure>> {
         client.request_text(request).await.map(|_| ())
     })
     .await?;
+    // The same list in protobuf, and applies that change one field of an object of one's own.
+    let in_protobuf = rate(config, 4, |client, _, _| async move {
+        let request = http::Request::get("/api/v1/namespaces/many/configmaps")
+            .header("accept", "application/vnd.kubernetes.protobuf")
+            .body(Vec::new())
+            .map_err(kube::Error::HttpError)?;
+        let mut body = client.request_stream(request).await?;
+        let mut buffer = vec![0u8; 64 << 10];
+        while body.read(&mut buffer).await.map_err(kube::Error::ReadEvents)? > 0 {}
+        Ok(())
+    })
+    .await?;
+    let applies = rate(config, 16, |client, i, n| async move {
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("a-{i}")},
+            "data": {"k": "x".repeat(850), "n": n.to_string()}});
+        api(client).patch(&format!("a-{i}"), &PatchParams::apply("bench"), &Patch::Apply(object)).await.map(|_| ())
+    })
+    .await?;
+    let unpromised = |what, value| Figure { what, value, unit: "/s", promise: None, less: false };
     Ok(vec![
+        unpromised("lists of 5,000 × 1 KB in protobuf, 4 clients", in_protobuf),
+        unpromised("server-side applies, 16 clients", applies),
         figure("creates, 1 KB, 16 clients", creates, 5000.0),
         figure("updates, 16 clients", updates, 5000.0),
         figure("gets, 16 clients", gets, 20000.0),

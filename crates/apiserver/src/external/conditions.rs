@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use api::Kind;
 use apimachinery::ObjectExt as _;
 use expressions::{Attributes, Authorizer, Budget, Expression, Scope};
 use parking_lot::Mutex;
@@ -37,9 +38,25 @@ impl Expressions {
 }
 
 /// A request as webhooks and policies are told of it, without the objects.
+/// The kind of what is sent to a subresource, where that isn't the object itself.
+fn body_kind(kind: &Kind, subresource: &str) -> (&'static str, &'static str, &'static str) {
+    match (kind.plural, subresource) {
+        ("pods", "exec") => ("", "v1", "PodExecOptions"),
+        ("pods", "attach") => ("", "v1", "PodAttachOptions"),
+        ("pods", "portforward") => ("", "v1", "PodPortForwardOptions"),
+        ("pods", "proxy") => ("", "v1", "PodProxyOptions"),
+        ("services", "proxy") => ("", "v1", "ServiceProxyOptions"),
+        ("nodes", "proxy") => ("", "v1", "NodeProxyOptions"),
+        ("pods", "binding") => ("", "v1", "Binding"),
+        ("pods", "eviction") => ("policy", "v1", "Eviction"),
+        _ => (kind.group, kind.version, kind.kind),
+    }
+}
+
 pub fn request(attempt: &Attempt<'_>) -> Value {
     let kind = attempt.kind;
-    let gvk = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
+    let (group, version, of) = body_kind(kind, attempt.subresource);
+    let gvk = json!({"group": group, "version": version, "kind": of});
     let gvr = json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
     let mut request = json!({"kind": gvk, "resource": gvr, "requestKind": gvk, "requestResource": gvr,
         "operation": attempt.operation, "dryRun": attempt.dry_run, "name": attempt.name,

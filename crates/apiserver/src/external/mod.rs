@@ -23,7 +23,7 @@ pub struct Attempt<'a> {
     pub user: &'a User,
     pub kind: &'a Kind,
     pub subresource: &'a str,
-    /// `CREATE`, `UPDATE` or `DELETE`.
+    /// `CREATE`, `UPDATE`, `DELETE` or `CONNECT`.
     pub operation: &'static str,
     pub name: &'a str,
     pub namespace: &'a str,
@@ -49,6 +49,15 @@ pub async fn mutate(server: &Arc<ApiServer>, attempt: &Attempt<'_>, object: &mut
     if *object != before {
         policies::mutate(server, attempt, object, true)?;
     }
+    Ok(warnings)
+}
+
+/// Asks about something that isn't kept: a stream, an eviction, a binding. Whoever would change it is asked too, and what
+/// he changes is of no effect.
+pub async fn admit(server: &Arc<ApiServer>, attempt: &Attempt<'_>, object: &Value) -> Result<Vec<String>, Status> {
+    let mut object = object.clone();
+    let mut warnings = mutate(server, attempt, &mut object).await?;
+    warnings.extend(validate(server, attempt, &object).await?);
     Ok(warnings)
 }
 

@@ -152,6 +152,9 @@ async fn answer(
     info: Info,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
+    if is_stream(&info.path.subresource) && info.path.subresource != "log" {
+        subresource::admit_connection(server, user, &info).await?;
+    }
     match (info.kind.plural, info.path.subresource.as_str()) {
         ("pods", "proxy") => return relay::pod_proxy(server, &info, request).await,
         ("services", "proxy") => return relay::service_proxy(server, &info, request).await,

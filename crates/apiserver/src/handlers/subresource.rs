@@ -15,6 +15,7 @@ use super::{Patch, body, delete};
 use crate::ApiServer;
 use crate::auth::{Claims, Named, Tokens, User};
 use crate::cache::store_key;
+use crate::external::{self, Attempt};
 use crate::object::encode;
 use crate::request::Info;
 use crate::response::{self, Body};
@@ -236,7 +237,9 @@ pub async fn bind(server: &Arc<ApiServer>, user: &User, info: &Info, binding: &V
         return Err(Status::invalid("", "Binding", &info.path.name, vec![cause]));
     }
     let uid = binding.uid().to_string();
-    let change = Change::to(Target::Everything, info)?;
+    external::admit(server, &attempt(user, info, "CREATE", body::dry_run(&info.query)?), binding).await?;
+    let mut change = Change::to(Target::Everything, info)?;
+    change.admitted = true;
     let make = |current: &Value| {
         let refuse = |why: String| Status::conflict("", "pods/binding", &info.path.name, &why);
         if current.is_deleting() {
@@ -264,6 +267,38 @@ pub async fn bind(server: &Arc<ApiServer>, user: &User, info: &Info, binding: &V
     change.carry_out(server, user, info, make).await
 }
 
+/// What policies and webhooks are asked about a subresource whose body isn't kept.
+fn attempt<'a>(user: &'a User, info: &'a Info, operation: &'static str, dry_run: bool) -> Attempt<'a> {
+    Attempt {
+        user,
+        kind: info.kind,
+        subresource: &info.path.subresource,
+        operation,
+        name: &info.path.name,
+        namespace: &info.path.namespace,
+        old: None,
+        dry_run,
+    }
+}
+
+/// Asks policies and webhooks whether a stream or a proxy may be opened; its options stand in the query.
+pub async fn admit_connection(server: &Arc<ApiServer>, user: &User, info: &Info) -> Result<(), Status> {
+    let mut options = json!({});
+    for flag in ["stdin", "stdout", "stderr", "tty"] {
+        if info.query.flag(flag) {
+            options[flag] = true.into();
+        }
+    }
+    for text in ["container", "path"].into_iter().filter(|key| !info.query.get(key).is_empty()) {
+        options[text] = info.query.get(text).into();
+    }
+    let command = info.query.all("command");
+    if !command.is_empty() {
+        options["command"] = json!(command);
+    }
+    external::admit(server, &attempt(user, info, "CONNECT", false), &options).await.map(|_| ())
+}
+
 fn set_condition(object: &mut Value, condition: Value) {
     let status = object.child_mut("status");
     let list = status.entry("conditions").or_insert_with(|| json!([]));
@@ -281,6 +316,7 @@ async fn evict(
 ) -> Result<Response<Body>, Status> {
     let (eviction, _) = body::value(request).await?;
     let options = delete::Options::from_json(&eviction["deleteOptions"], &info.query)?;
+    external::admit(server, &attempt(user, info, "CREATE", options.dry_run), &eviction).await?;
     grant_disruption(server, info, options.dry_run).await?;
     delete::delete(server, user, info.kind, &info.path.namespace, &info.path.name, &options).await?;
     Ok(response::json(201, &created()))

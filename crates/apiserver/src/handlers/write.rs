@@ -351,6 +351,8 @@ pub struct Change {
     pub dry_run: bool,
     /// `make` also says who manages which field.
     applies: bool,
+    /// Policies and webhooks were asked about what brought the change, and needn't be about the change.
+    pub admitted: bool,
     /// What webhooks want the client to know.
     warnings: Mutex<Vec<String>>,
 }
@@ -362,7 +364,13 @@ impl Change {
     }
 
     pub fn to(target: Target, info: &Info) -> Result<Self, Status> {
-        Ok(Change { target, dry_run: body::dry_run(&info.query)?, applies: false, warnings: Mutex::default() })
+        Ok(Change {
+            target,
+            dry_run: body::dry_run(&info.query)?,
+            applies: false,
+            admitted: false,
+            warnings: Mutex::default(),
+        })
     }
 
     /// Makes the new object from the current one with `make`, and writes it. If `make`'s result carries a resource
@@ -410,8 +418,10 @@ impl Change {
                 old: Some(&old),
                 dry_run: self.dry_run,
             };
-            let told = external::mutate(server, &attempt, &mut new).await?;
-            self.warnings.lock().extend(told);
+            if !self.admitted {
+                let told = external::mutate(server, &attempt, &mut new).await?;
+                self.warnings.lock().extend(told);
+            }
             keep_identity(&mut new, old.name(), old.namespace())?;
             let lease = server.services.assign(kind, &mut new, Some(&old))?;
             strategy::count_generation(kind, &mut new, &old);
@@ -424,8 +434,10 @@ impl Change {
                 refuse_invalid(server, kind, &new, Some(&old))?;
             }
             admission::validate(user, kind, Operation::Update, &new)?;
-            let told = external::validate(server, &attempt, &new).await?;
-            self.warnings.lock().extend(told);
+            if !self.admitted {
+                let told = external::validate(server, &attempt, &new).await?;
+                self.warnings.lock().extend(told);
+            }
             let admitted = match self.target {
                 Target::Main | Target::Resize => quota::admit(server, kind, &new, Some(&old)).await?,
                 _ => None,

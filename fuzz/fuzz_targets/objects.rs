@@ -1,0 +1,16 @@
+//! Objects of all kinds on their way in: the schema, defaults, checks. The first byte picks the kind.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((pick, json)) = data.split_first() else { return };
+    let Ok(mut object) = serde_json::from_slice::<serde_json::Value>(json) else { return };
+    let kind = &api::KINDS[*pick as usize % api::KINDS.len()];
+    if !object.is_object() || !api::schema::types().check(&kind.schema(), &mut object).mismatched.is_empty() {
+        return;
+    }
+    api::defaults::apply(kind, &mut object);
+    let _ = api::validate::check(kind, &object, None);
+    let _ = api::validate::check(kind, &object, Some(&object));
+});

@@ -1,0 +1,19 @@
+//! Texts that clients send: selectors, quantities, schedules, names, ranges.
+#![no_main]
+
+use apimachinery::cron::Schedule;
+use apimachinery::{FieldSelector, LabelSelector, Quantity, names, ranges};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    if let Ok(amount) = text.parse::<Quantity>() {
+        let _ = (amount.canonical(true), amount.canonical(false), amount.milli(), amount.value());
+    }
+    let _ = LabelSelector::parse(text);
+    let _ = FieldSelector::parse(text);
+    let _ = Schedule::read(text, None);
+    let _ = names::qualified_name(text);
+    if let Some(set) = ranges::read(text) {
+        assert_eq!(ranges::read(&ranges::write(&set)), Some(set));
+    }
+});
