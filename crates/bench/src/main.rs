@@ -1,12 +1,13 @@
 //! Measures the promises: `TIMONEL_BIN=target/release/timonel cargo run --release -p bench`.
 //!
-//! With arguments, only those groups are measured: `scheduler`, `idle`, `pods`, `burst`, `api`, `watch`.
+//! With arguments, only those groups are measured: `scheduler`, `idle`, `pods`, `burst`, `api`, `watch`, `scale`.
 //!
 //! Prints a table: what, the figure, the promise, and their ratio (1 or more means that the promise is kept). Absolute
 //! times are noisy; compare runs on one machine.
 
 mod api;
 mod pods;
+mod scale;
 mod scheduling;
 mod watch;
 
@@ -127,6 +128,9 @@ fn main() -> anyhow::Result<()> {
         }
         if wanted("api") {
             figures.extend(api::measure(&config).await?);
+        }
+        if wanted("scale") {
+            figures.extend(scale::measure(&config, pid).await?);
         }
         anyhow::Ok(())
     })?;

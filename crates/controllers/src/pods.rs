@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use apimachinery::LabelSelector;
+use futures::StreamExt as _;
 use informer::{Informer, Key, Keyed as _, Queue};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector as ApiSelector, ObjectMeta, OwnerReference};
@@ -96,16 +97,21 @@ pub async fn create(client: &Client, cache: &Informer<Pod>, pod: &Pod) -> Result
     Ok(created)
 }
 
-/// Creates pods of `owner` all at once, as the API commits them together, and tells of each. The last failure is returned.
+/// Creations that are under way at a time: enough for the API to commit many together, and no more than its queues take.
+const AT_ONCE: usize = 64;
+
+/// Creates pods of `owner` many at once, as the API commits them together, and tells of each. The last failure is returned.
 pub async fn create_all<K: Resource<DynamicType = ()>>(
     context: &Context,
     cache: &Informer<Pod>,
     owner: &K,
     pods: impl IntoIterator<Item = Pod>,
 ) -> Option<kube::Error> {
+    let pods: Vec<Pod> = pods.into_iter().collect();
     let creations = pods.into_iter().map(|pod| async move { create(&context.client, cache, &pod).await });
     let mut failure = None;
-    for created in futures::future::join_all(creations).await {
+    let created: Vec<_> = futures::stream::iter(creations).buffer_unordered(AT_ONCE).collect().await;
+    for created in created {
         match created {
             Ok(pod) => {
                 context.events.normal(owner, "SuccessfulCreate", format!("Created pod: {}", pod.name_any()));

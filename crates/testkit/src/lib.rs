@@ -1,7 +1,8 @@
-//! What tests and benchmarks need around the binary: images made offline from Debian's packages, and clusters in
-//! network namespaces of their own that leave nothing behind.
+//! What tests and benchmarks need around the binary: images made offline from Debian's packages, clusters in network
+//! namespaces of their own that leave nothing behind, and nodes that only pretend to run pods.
 
 pub mod cluster;
+pub mod fake;
 pub mod images;
 pub mod registry;
 

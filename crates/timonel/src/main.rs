@@ -21,6 +21,7 @@ fn main() -> ExitCode {
     if let Some(code) = runtime::shim_main() {
         return code;
     }
+    runtime::share_heaps();
     // Called by the name kubectl, it is kubectl.
     let by_name = std::env::args_os().next().is_some_and(|name| std::path::Path::new(&name).ends_with("kubectl"));
     let cli = if by_name {

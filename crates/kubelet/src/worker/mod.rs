@@ -5,8 +5,10 @@
 //! or a time that was set. Start, restart of the agent and recovery take the same way; what differs is only what
 //! [`Worker::recover`] finds on disk and in the shim.
 
+mod changes;
+mod state;
+
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +18,6 @@ use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt as _};
 use runtime::protocol::Exit;
 use runtime::{ShimClient, ShimEvent};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -24,84 +25,11 @@ use tokio::time::Instant;
 use crate::container::{self, Launch, new_id, termination_file};
 use crate::manager::Wanted;
 use crate::probes::{self, Verdict};
-use crate::sandbox::{Places, Sandbox};
+use crate::sandbox::Places;
 use crate::{Agent, status};
 
-/// How a run of a container ended.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ended {
-    pub id: String,
-    pub code: i32,
-    pub signal: i32,
-    pub oom: bool,
-    pub started_at: String,
-    pub finished_at: String,
-    pub message: String,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Phase {
-    #[default]
-    Waiting,
-    Running {
-        started_at: String,
-    },
-    Ended(Ended),
-}
-
-/// A container of the pod, over all its runs.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Run {
-    /// Counts from zero; the restart count.
-    pub attempt: i32,
-    pub id: String,
-    pub image_id: String,
-    pub phase: Phase,
-    pub last: Option<Ended>,
-    /// Runs that ended soon after one another.
-    pub failures: u32,
-    /// What the running container may use, and the part of its spec that said so.
-    #[serde(default)]
-    pub limits: Option<runtime::spec::Limits>,
-    #[serde(default)]
-    pub resources: Option<k8s_openapi::api::core::v1::ResourceRequirements>,
-    #[serde(skip)]
-    pub ready: bool,
-    #[serde(skip)]
-    pub started: bool,
-    /// Reason and message while it waits.
-    #[serde(skip)]
-    pub waiting: Option<(String, String)>,
-    #[serde(skip)]
-    pub not_before: Option<Instant>,
-}
-
-/// What is on disk of a pod.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Saved {
-    pub namespace: String,
-    pub name: String,
-    pub start_time: String,
-    pub sandbox: Option<Sandbox>,
-    pub containers: BTreeMap<String, Run>,
-    /// Why the pod had to go, if the machine ran short.
-    #[serde(default)]
-    pub evicted: Option<String>,
-    /// The pod is over, and what it had is removed except for its logs.
-    pub finished: bool,
-}
-
-/// Reads a pod's state from its folder.
-pub fn load(folder: &Path) -> Option<Saved> {
-    serde_json::from_slice(&std::fs::read(folder.join("state.json")).ok()?).ok()
-}
-
-fn save(folder: &Path, saved: &Saved) -> std::io::Result<()> {
-    std::fs::create_dir_all(folder)?;
-    let new = folder.join("state.json.new");
-    std::fs::write(&new, serde_json::to_vec(saved)?)?;
-    std::fs::rename(new, folder.join("state.json"))
-}
+use state::save;
+pub use state::{Ended, Phase, Run, Saved, load};
 
 /// First and longest wait before a container that failed is started again (KEP-4603).
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -382,72 +310,6 @@ impl Worker {
         let spec = self.pod.spec.as_ref()?;
         let plain = spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name);
         plain.cloned().or_else(|| container::ephemeral(&self.pod).into_iter().find(|c| c.name == name))
-    }
-
-    /// The process namespace that a container joins, if it gets none of its own: the pod's, if its containers share one,
-    /// or that of the container that an ephemeral one was made to look at.
-    async fn process_namespace(&self, name: &str) -> Result<Option<std::path::PathBuf>, String> {
-        let Some(spec) = &self.pod.spec else { return Ok(None) };
-        if spec.share_process_namespace == Some(true) {
-            return self.shared_processes().await.map(Some);
-        }
-        let ephemeral = spec.ephemeral_containers.iter().flatten().find(|c| c.name == name);
-        let Some(target) = ephemeral.and_then(|c| c.target_container_name.as_ref()) else { return Ok(None) };
-        let not_there = || format!("container {target:?}, which it is to look at, isn't running");
-        let id = &self.saved.containers.get(target).ok_or_else(not_there)?.id;
-        let shim = self.shim.as_ref().ok_or_else(not_there)?;
-        let (states, _) = shim.watch().await.map_err(|e| e.to_string())?;
-        let state = states.into_iter().find(|s| s.id == *id && s.exit.is_none()).ok_or_else(not_there)?;
-        Ok(Some(format!("/proc/{}/ns/pid", state.pid).into()))
-    }
-
-    /// The namespace that the pod's containers share. Its first process is found again by its cgroup.
-    async fn shared_processes(&self) -> Result<std::path::PathBuf, String> {
-        let cgroup = format!("{}/pause", crate::sandbox::cgroup(&self.agent.config, &self.pod));
-        let present = runtime::cgroup::members(&cgroup).into_iter().next();
-        let pid = match present {
-            Some(pid) => pid,
-            None => {
-                let shim = self.shim.as_ref().ok_or("the pod has no shim")?;
-                let pid = shim.share_processes().await.map_err(|e| e.to_string())?;
-                let placed = runtime::cgroup::create(&cgroup).and_then(|()| runtime::cgroup::enter(&cgroup, pid));
-                placed.map_err(|e| e.to_string())?;
-                pid
-            }
-        };
-        Ok(format!("/proc/{pid}/ns/pid").into())
-    }
-
-    /// Gives running containers what their spec allows them now (KEP-1287).
-    async fn resize(&mut self) {
-        let Some(spec) = self.pod.spec.clone() else { return };
-        for container in &spec.containers {
-            let Some(run) = self.saved.containers.get(&container.name) else { continue };
-            let wanted = container::limits(container);
-            if !matches!(run.phase, Phase::Running { .. }) || run.limits.as_ref().is_none_or(|l| *l == wanted) {
-                continue;
-            }
-            let id = run.id.clone();
-            if container::resize_restarts(container, run.limits.as_ref(), &wanted) {
-                let why = format!("Container {} resize requires restart", container.name);
-                self.agent.tell(&self.pod, &container.name, "Normal", "Killing", why);
-                let grace = spec.termination_grace_period_seconds.unwrap_or(30).max(1) as u64;
-                self.kill(&container.name, &id, Duration::from_secs(grace)).await;
-            } else {
-                let cgroup = format!("{}/{id}", crate::sandbox::cgroup(&self.agent.config, &self.pod));
-                if let Err(error) = runtime::cgroup::set_limits(&cgroup, &wanted) {
-                    let why = format!("can't set the limits of container {}: {error}", container.name);
-                    self.agent.tell(&self.pod, &container.name, "Warning", "ResizeError", why);
-                    continue;
-                }
-            }
-            // Also when it is about to be restarted: it is asked once.
-            if let Some(run) = self.saved.containers.get_mut(&container.name) {
-                run.limits = Some(wanted);
-                run.resources = container.resources.clone();
-            }
-            self.save();
-        }
     }
 
     async fn start(&mut self, name: &str) {

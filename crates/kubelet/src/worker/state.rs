@@ -1,0 +1,87 @@
+//! What is known of a pod and its containers, and kept on disk.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use runtime::spec::Limits;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::sandbox::Sandbox;
+
+/// How a run of a container ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    pub id: String,
+    pub code: i32,
+    pub signal: i32,
+    pub oom: bool,
+    pub started_at: String,
+    pub finished_at: String,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    #[default]
+    Waiting,
+    Running {
+        started_at: String,
+    },
+    Ended(Ended),
+}
+
+/// A container of the pod, over all its runs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Run {
+    /// Counts from zero; the restart count.
+    pub attempt: i32,
+    pub id: String,
+    pub image_id: String,
+    pub phase: Phase,
+    pub last: Option<Ended>,
+    /// Runs that ended soon after one another.
+    pub failures: u32,
+    /// What the running container may use, and the part of its spec that said so.
+    #[serde(default)]
+    pub limits: Option<Limits>,
+    #[serde(default)]
+    pub resources: Option<ResourceRequirements>,
+    #[serde(skip)]
+    pub ready: bool,
+    #[serde(skip)]
+    pub started: bool,
+    /// Reason and message while it waits.
+    #[serde(skip)]
+    pub waiting: Option<(String, String)>,
+    #[serde(skip)]
+    pub not_before: Option<Instant>,
+}
+
+/// What is on disk of a pod.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Saved {
+    pub namespace: String,
+    pub name: String,
+    pub start_time: String,
+    pub sandbox: Option<Sandbox>,
+    pub containers: BTreeMap<String, Run>,
+    /// Why the pod had to go, if the machine ran short.
+    #[serde(default)]
+    pub evicted: Option<String>,
+    /// The pod is over, and what it had is removed except for its logs.
+    pub finished: bool,
+}
+
+/// Reads a pod's state from its folder.
+pub fn load(folder: &Path) -> Option<Saved> {
+    serde_json::from_slice(&std::fs::read(folder.join("state.json")).ok()?).ok()
+}
+
+pub fn save(folder: &Path, saved: &Saved) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let new = folder.join("state.json.new");
+    std::fs::write(&new, serde_json::to_vec(saved)?)?;
+    std::fs::rename(new, folder.join("state.json"))
+}
