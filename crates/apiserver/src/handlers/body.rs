@@ -30,13 +30,15 @@ impl FieldValidation {
             "" | "Warn" => FieldValidation::Warn,
             "Ignore" => FieldValidation::Ignore,
             "Strict" => FieldValidation::Strict,
-            other => {
-                let text =
-                    format!("fieldValidation: Unsupported value: {other:?}: supported values: Ignore, Strict, Warn");
-                return Err(Status::bad_request(text));
-            }
+            other => return Err(unsupported("fieldValidation", other, &["Ignore", "Strict", "Warn"])),
         })
     }
+}
+
+/// An option of a request that has a value it can't have.
+fn unsupported(option: &str, value: &str, allowed: &[&str]) -> Status {
+    let cause = apimachinery::Cause::not_supported(option, &value.into(), allowed);
+    Status::invalid("meta.k8s.io", "Options", "", vec![cause])
 }
 
 /// Whether the write is only to be tried.
@@ -44,7 +46,7 @@ pub fn dry_run(query: &Query) -> Result<bool, Status> {
     match query.get("dryRun") {
         "" => Ok(false),
         "All" => Ok(true),
-        other => Err(Status::bad_request(format!("dryRun: Unsupported value: {other:?}: supported values: \"All\""))),
+        other => Err(unsupported("dryRun", other, &["All"])),
     }
 }
 
@@ -161,7 +163,10 @@ impl Patch {
                 .map_err(|e| Status::bad_request(format!("the patch is no JSON: {e}")))
         };
         match media.as_str() {
-            "application/json-patch+json" => Ok(Patch::Json(parse()?)),
+            "application/json-patch+json" => match parse()? {
+                steps @ Value::Array(_) => Ok(Patch::Json(steps)),
+                _ => Err(Status::bad_request("a JSON patch must be a list of operations (RFC 6902)")),
+            },
             "application/merge-patch+json" => Ok(Patch::Merge(parse()?)),
             "application/strategic-merge-patch+json" => Ok(Patch::Strategic(parse()?)),
             "application/apply-patch+yaml" => {

@@ -1,6 +1,7 @@
 //! The API as clients see it: requests to a real server on a store in memory, and what it answers.
 
 mod admission;
+mod errors;
 mod fairness;
 mod kube_rs;
 mod protobuf;
