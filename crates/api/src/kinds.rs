@@ -62,6 +62,17 @@ impl Kind {
         format!("{package}.{}.{}", self.version, self.kind)
     }
 
+    /// The version that objects of the kind are kept in, if that is a newer one.
+    pub fn kept_as(&self) -> Option<&'static Kind> {
+        let of_older = !self.custom && OLDER.contains(self);
+        KINDS.iter().find(|k| of_older && k.group == self.group && k.plural == self.plural)
+    }
+
+    /// Whether what is kept may be of another version than this one.
+    pub fn has_versions(&self) -> bool {
+        self.custom || self.kept_as().is_some()
+    }
+
     const fn short(mut self, names: &'static [&'static str]) -> Self {
         self.short_names = names;
         self
@@ -259,9 +270,13 @@ pub static KINDS: &[Kind] = &[
     cluster(AUTHORIZATION, "v1", "SubjectAccessReview", "subjectaccessreviews").review(),
 ];
 
+/// Older versions of kinds in the table. Their objects are kept in the newer one ([`crate::versions`]).
+pub static OLDER: &[Kind] =
+    &[ns("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers").short(&["hpa"]).in_all().status()];
+
 /// The kind that `group`, `version` and `plural` name.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
-    KINDS.iter().find(|k| k.plural == plural && k.version == version && k.group == group)
+    KINDS.iter().chain(OLDER).find(|k| k.plural == plural && k.version == version && k.group == group)
 }
 
 #[cfg(test)]
@@ -270,7 +285,7 @@ mod tests {
 
     #[test]
     fn every_kind_has_a_schema() {
-        for kind in KINDS {
+        for kind in KINDS.iter().chain(OLDER) {
             assert!(crate::schema::types().contains(&kind.schema()), "{} is unknown", kind.schema());
         }
     }

@@ -10,6 +10,7 @@
 //! - [`custom`]: the same for kinds of custom resource definitions
 //! - [`pod_security`]: the Pod Security Standards
 //! - [`quota`]: what objects use of a ResourceQuota
+//! - [`versions`]: older versions of built-in kinds
 //! - [`columns`]: what `kubectl get` prints
 //!
 //! No I/O; all functions work on JSON values.
@@ -26,5 +27,6 @@ pub mod protobuf;
 pub mod quota;
 pub mod schema;
 pub mod validate;
+pub mod versions;
 
-pub use kinds::{KINDS, Kind, Verbs, find};
+pub use kinds::{KINDS, Kind, OLDER, Verbs, find};

@@ -91,15 +91,21 @@ proptest! {
 
     #[test]
     fn objects_of_every_kind_are_defaulted_and_checked(object in anything(), old in anything(), pick in any::<prop::sample::Index>()) {
-        let kind = pick.get(api::KINDS);
+        let all: Vec<&api::Kind> = api::KINDS.iter().chain(api::OLDER).collect();
+        let kind = *pick.get(&all);
         let mut object = object;
         if !schema::types().check(&kind.schema(), &mut object.clone()).mismatched.is_empty() || !object.is_object() {
             // What isn't of the kind's type never gets so far; what has a spec of any shape is the harder test.
+            // (The stored one, `old`, is of any shape too.)
             object = json!({"metadata": {"name": "x"}, "spec": object});
         }
         api::defaults::apply(kind, &mut object);
         let _ = api::validate::check(kind, &object, None);
         let _ = api::validate::check(kind, &object, Some(&old));
+        if let Some(kept) = kind.kept_as() {
+            api::versions::convert(kind, &mut object, &kept.api_version());
+            api::versions::convert(kind, &mut object, &kind.api_version());
+        }
     }
 
     #[test]

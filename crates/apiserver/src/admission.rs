@@ -53,6 +53,8 @@ pub fn mutate(
             }
             _ => {}
         }
+    } else if kind.group.is_empty() && kind.plural == "pods" {
+        tolerations(object);
     }
     Ok(())
 }

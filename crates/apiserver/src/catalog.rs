@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use api::custom::{self, Definition};
 use api::managed::{Typed, typed};
 use api::schema::{self, Findings};
-use api::{KINDS, Kind, columns, defaults, validate};
+use api::{KINDS, Kind, OLDER, columns, defaults, validate};
 use apimachinery::{Cause, ObjectExt as _, Status};
 use parking_lot::RwLock;
 use serde_json::Value;
@@ -46,7 +46,7 @@ impl Catalog {
             custom.extend(definition.versions.iter().filter(|v| v.served).map(|v| v.kind));
         }
         custom.sort_by_key(|k| (k.group, std::cmp::Reverse(priority(k.version)), k.plural));
-        KINDS.iter().chain(custom).collect()
+        KINDS.iter().chain(OLDER).chain(custom).collect()
     }
 
     /// Changes whenever a definition does.
@@ -90,12 +90,13 @@ impl Catalog {
 
     /// The `apiVersion` that objects of a kind are kept with.
     pub fn stored_version(&self, kind: &Kind) -> String {
-        self.definition(kind).map_or_else(|| kind.api_version(), |d| d.storage().kind.api_version())
+        let built_in = || kind.kept_as().unwrap_or(kind).api_version();
+        self.definition(kind).map_or_else(built_in, |d| d.storage().kind.api_version())
     }
 
     /// Whether the bytes of all objects have the version of `kind`.
     pub fn has_one_version(&self, kind: &Kind) -> bool {
-        self.definition(kind).is_none_or(|d| d.versions.len() == 1)
+        kind.kept_as().is_none() && self.definition(kind).is_none_or(|d| d.versions.len() == 1)
     }
 
     /// What users of a custom kind's version should know.

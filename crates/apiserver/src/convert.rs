@@ -1,6 +1,6 @@
-//! Versions of custom resources: an object is kept in one version, and read and written in any.
+//! Versions of kinds: an object is kept in one version, and read and written in any.
 //!
-//! Versions of a definition with the strategy `None` differ in their name alone; those with `Webhook` are converted by
+//! Older versions of built-in kinds are converted by [`api::versions`]. Versions of a definition with the strategy `None` differ in their name alone; those with `Webhook` are converted by
 //! a program in the cluster (`apiextensions.k8s.io/v1` ConversionReview).
 
 use std::sync::Arc;
@@ -21,6 +21,10 @@ async fn convert(
     version: &str,
     mut objects: Vec<Value>,
 ) -> Result<Vec<Value>, Status> {
+    if !kind.custom {
+        objects.iter_mut().for_each(|o| api::versions::convert(kind, o, version));
+        return Ok(objects);
+    }
     let webhook = server.catalog.definition(kind).and_then(|d| d.webhook.clone());
     let Some(webhook) = webhook else {
         objects.iter_mut().for_each(|o| o["apiVersion"] = version.into());
@@ -82,7 +86,7 @@ async fn ask(server: &ApiServer, webhook: &Value, review: &Value) -> Result<Vec<
 
 /// An object in the version of `kind`.
 pub async fn object(server: &ApiServer, kind: &Kind, object: Value) -> Result<Value, Status> {
-    if !kind.custom {
+    if !kind.has_versions() {
         return Ok(object);
     }
     let mut all = convert(server, kind, &kind.api_version(), vec![object]).await?;
@@ -91,11 +95,11 @@ pub async fn object(server: &ApiServer, kind: &Kind, object: Value) -> Result<Va
 
 /// Kept objects in the version of `kind`.
 pub async fn entries(server: &ApiServer, kind: &Kind, entries: Vec<Arc<Entry>>) -> Result<Vec<Arc<Entry>>, Status> {
-    if !kind.custom {
+    if !kind.has_versions() {
         return Ok(entries);
     }
     let version = kind.api_version();
-    if server.catalog.definition(kind).is_none_or(|d| d.webhook.is_none()) {
+    if kind.custom && server.catalog.definition(kind).is_none_or(|d| d.webhook.is_none()) {
         return Ok(entries.into_iter().map(|e| e.in_version(&version)).collect());
     }
     let objects = convert(server, kind, &version, entries.iter().map(|e| e.parse()).collect()).await?;

@@ -13,7 +13,9 @@ pub enum Target {
     Status,
     /// What a pod's containers may use.
     Resize,
-    /// Whatever the caller changed (bindings, finalizers of namespaces, approvals).
+    /// A pod's node.
+    Binding,
+    /// Whatever the caller changed (finalizers of namespaces, approvals, ephemeral containers).
     Everything,
 }
 

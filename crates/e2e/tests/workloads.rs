@@ -309,14 +309,14 @@ spec:
         command: [sh, -c, 'while :; do :; done']
         resources: {requests: {cpu: 50m, memory: 8Mi}, limits: {cpu: 150m}}
 ---
-apiVersion: autoscaling/v2
+apiVersion: autoscaling/v1
 kind: HorizontalPodAutoscaler
 metadata: {name: busy}
 spec:
   scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: busy}
   minReplicas: 1
   maxReplicas: 3
-  metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 60}}}]
+  targetCPUUtilizationPercentage: 60
 ---
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
@@ -344,6 +344,11 @@ fn use_is_measured_and_deployments_grow_with_it() -> anyhow::Result<()> {
         assert!(pods.contains("busy-") && pods.contains("Mi"), "{pods}");
         let nodes = cluster.ok(&["top", "nodes"])?;
         assert!(nodes.contains('%') && !nodes.contains("unknown"), "{nodes}");
+        // It writes the older version.
+        cluster.ok(&["delete", "hpa", "busy"])?;
+        cluster.ok(&["autoscale", "deployment", "busy", "--max=3", "--cpu-percent=60"])?;
+        let metrics = cluster.get("hpa.v2.autoscaling", "busy")?["spec"]["metrics"].clone();
+        assert_eq!(metrics[0]["resource"]["target"]["averageUtilization"], 60, "{metrics}");
     }
     cluster.eventually("there are as many as may be", || {
         let autoscaler = cluster.get("hpa", "busy")?;

@@ -42,6 +42,35 @@ pub fn printer(plural: &str) -> Option<Printer> {
         "runtimeclasses" => (const { &[NAME, text("Handler"), AGE] }, |o, now| {
             vec![name(o), o.str_at(&["handler"]).into(), age(o, now)]
         }),
+        "flowschemas" => (FLOW_SCHEMA, |o, now| {
+            let missing = o.array_at(&["status", "conditions"]).iter().find(|c| c["type"] == "Dangling");
+            vec![
+                name(o),
+                o.str_at(&["spec", "priorityLevelConfiguration", "name"]).into(),
+                json!(int(o, &["spec", "matchingPrecedence"])),
+                or_none(o.str_at(&["spec", "distinguisherMethod", "type"])),
+                age(o, now),
+                missing.map_or("?", |c| c.str_at(&["status"])).into(),
+            ]
+        }),
+        "prioritylevelconfigurations" => (PRIORITY_LEVEL, |o, now| {
+            let kind = o.str_at(&["spec", "type"]);
+            let of = if kind == "Exempt" { "exempt" } else { "limited" };
+            let number = |path: &[&str]| match o.at(path).as_i64() {
+                Some(n) => n.to_string().into(),
+                None => or_none(""),
+            };
+            let queuing = |field| number(&["spec", "limited", "limitResponse", "queuing", field]);
+            vec![
+                name(o),
+                kind.into(),
+                number(&["spec", of, "nominalConcurrencyShares"]),
+                queuing("queues"),
+                queuing("handSize"),
+                queuing("queueLengthLimit"),
+                age(o, now),
+            ]
+        }),
         "poddisruptionbudgets" => (BUDGET, |o, now| {
             let of = |field: &str| match o.at(&["spec", field]) {
                 Value::Null => "N/A".to_string(),
@@ -71,6 +100,17 @@ pub fn printer(plural: &str) -> Option<Printer> {
     Some(Printer { columns, row })
 }
 
+const FLOW_SCHEMA: &[Column] =
+    &[NAME, text("PriorityLevel"), number("MatchingPrecedence"), text("DistinguisherMethod"), AGE, text("MissingPL")];
+const PRIORITY_LEVEL: &[Column] = &[
+    NAME,
+    text("Type"),
+    text("NominalConcurrencyShares"),
+    text("Queues"),
+    text("HandSize"),
+    text("QueueLengthLimit"),
+    AGE,
+];
 const BUDGET: &[Column] = &[NAME, text("Min Available"), text("Max Unavailable"), number("Allowed Disruptions"), AGE];
 
 fn ingress(o: &Value, now: Timestamp) -> Vec<Value> {

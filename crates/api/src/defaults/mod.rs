@@ -26,7 +26,7 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         ("", "limitranges") => limit_range(object),
         ("apps", _) => workloads::apps(kind.plural, object),
         ("batch", _) => workloads::batch(kind.plural, object),
-        ("autoscaling", _) => workloads::autoscaler(object),
+        ("autoscaling", _) => workloads::autoscaler(kind.version, object),
         ("storage.k8s.io", "storageclasses") => {
             let class = object.as_object_mut();
             if let Some(class) = class {

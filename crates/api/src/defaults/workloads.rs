@@ -140,9 +140,14 @@ fn job(spec: &mut Map<String, Value>) {
     template(spec.get_mut("template"));
 }
 
-pub fn autoscaler(object: &mut Value) {
+pub fn autoscaler(version: &str, object: &mut Value) {
     let Some(spec) = spec(object) else { return };
     default(spec, "minReplicas", || json!(1));
+    if version == "v1" {
+        default(spec, "targetCPUUtilizationPercentage", || json!(80));
+        super::set(object.as_object_mut(), "status", json!({"currentReplicas": 0, "desiredReplicas": 0}));
+        return;
+    }
     default(spec, "metrics", || {
         json!([{"type": "Resource",
                 "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}])

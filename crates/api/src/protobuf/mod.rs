@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use crate::schema::{self, Type};
-use crate::{KINDS, Kind};
+use crate::{KINDS, Kind, OLDER};
 
 pub use decode::decode;
 pub use encode::{event, list, object, object_message, status};
@@ -90,7 +90,7 @@ fn short(name: &str) -> &str {
 }
 
 fn type_name(version: &str, kind: &str) -> Option<String> {
-    if let Some(found) = KINDS.iter().find(|k| k.kind == kind && k.api_version() == version) {
+    if let Some(found) = KINDS.iter().chain(OLDER).find(|k| k.kind == kind && k.api_version() == version) {
         return Some(found.schema());
     }
     let name = match kind {

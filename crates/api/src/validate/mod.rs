@@ -45,7 +45,11 @@ pub fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Cause> {
         ("storage.k8s.io", plural) => storage::storage(plural, object, old, into),
         ("apps", _) => workloads::apps(kind.plural, object, old, into),
         ("batch", _) => workloads::batch(kind.plural, object, old, into),
-        ("autoscaling", _) => cluster::autoscaler(&root, into),
+        ("autoscaling", "horizontalpodautoscalers") => {
+            let mut newest = object.clone();
+            crate::versions::convert(kind, &mut newest, "autoscaling/v2");
+            cluster::autoscaler(&Field::root(&newest), into);
+        }
         ("policy", _) => cluster::budget(&root, into),
         ("rbac.authorization.k8s.io", _) => rbac(kind.plural, object, old, into),
         ("scheduling.k8s.io", "priorityclasses") => cluster::priority_class(&root, old, into),

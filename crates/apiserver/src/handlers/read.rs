@@ -26,7 +26,7 @@ pub fn resource(server: &ApiServer, kind: &Kind) -> Result<Arc<Resource>, Status
 
 pub async fn get(server: &ApiServer, info: &Info, form: Form) -> Result<Response<Body>, Status> {
     let entry = resource(server, info.kind)?.get(&info.key()).ok_or_else(|| info.not_found())?;
-    if !info.kind.custom {
+    if !info.kind.has_versions() {
         return Ok(one(server, info, form, 200, entry.bytes.clone()));
     }
     let converted = convert::entries(server, info.kind, vec![entry]).await?;

@@ -238,7 +238,7 @@ pub async fn bind(server: &Arc<ApiServer>, user: &User, info: &Info, binding: &V
     }
     let uid = binding.uid().to_string();
     external::admit(server, &attempt(user, info, "CREATE", body::dry_run(&info.query)?), binding).await?;
-    let mut change = Change::to(Target::Everything, info)?;
+    let mut change = Change::to(Target::Binding, info)?;
     change.admitted = true;
     let make = |current: &Value| {
         let refuse = |why: String| Status::conflict("", "pods/binding", &info.path.name, &why);
@@ -248,6 +248,9 @@ pub async fn bind(server: &Arc<ApiServer>, user: &User, info: &Info, binding: &V
         let bound = current.str_at(&["spec", "nodeName"]);
         if !bound.is_empty() {
             return Err(refuse(format!("pod {} is already assigned to node {bound:?}", info.path.name)));
+        }
+        if !current.array_at(&["spec", "schedulingGates"]).is_empty() {
+            return Err(refuse(format!("pod {} has non-empty .spec.schedulingGates", info.path.name)));
         }
         if !uid.is_empty() && uid != current.uid() {
             return Err(refuse(format!("the UID in the binding ({uid}) is not that of the pod")));

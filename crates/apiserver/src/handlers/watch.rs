@@ -101,7 +101,7 @@ struct Feed {
 impl Feed {
     /// The line of an event, in the version that the client watches.
     async fn converted(&self, seen: EventType, event: &Event) -> Result<Bytes, Status> {
-        if !self.info.kind.custom {
+        if !self.info.kind.has_versions() {
             return Ok(self.line(seen, event, &event.entry));
         }
         let converted = convert::entries(&self.server, self.info.kind, vec![event.entry.clone()]).await?;

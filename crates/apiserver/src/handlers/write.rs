@@ -164,7 +164,7 @@ async fn create_named(
         server.catalog.establish(&mut object);
     }
     let lease = server.services.assign(kind, &mut object, None)?;
-    refuse_invalid(server, kind, &object, None)?;
+    refuse(kind, &object, server.catalog.check(kind, &object, None))?;
     admission::validate(user, kind, Operation::Create, &object)?;
     let told = external::validate(server, &attempt, &object).await?;
     creation.warnings.lock().extend(told);
@@ -241,8 +241,7 @@ pub fn generated_name(prefix: &str) -> String {
     format!("{kept}{suffix}")
 }
 
-fn refuse_invalid(server: &ApiServer, kind: &Kind, object: &Value, old: Option<&Value>) -> Result<(), Status> {
-    let causes = server.catalog.check(kind, object, old);
+fn refuse(kind: &Kind, object: &Value, causes: Vec<apimachinery::Cause>) -> Result<(), Status> {
     if causes.is_empty() { Ok(()) } else { Err(Status::invalid(kind.group, kind.kind, object.name(), causes)) }
 }
 
@@ -425,14 +424,12 @@ impl Change {
             keep_identity(&mut new, old.name(), old.namespace())?;
             let lease = server.services.assign(kind, &mut new, Some(&old))?;
             strategy::count_generation(kind, &mut new, &old);
-            if self.target == Target::Resize {
-                let causes = api::validate::resize(&new, &old);
-                if !causes.is_empty() {
-                    return Err(Status::invalid(kind.group, kind.kind, &info.path.name, causes));
-                }
-            } else {
-                refuse_invalid(server, kind, &new, Some(&old))?;
-            }
+            let causes = match self.target {
+                Target::Binding => Vec::new(),
+                Target::Resize => api::validate::resize(&new, &old),
+                _ => server.catalog.check(kind, &new, Some(&old)),
+            };
+            refuse(kind, &new, causes)?;
             admission::validate(user, kind, Operation::Update, &new)?;
             if !self.admitted {
                 let told = external::validate(server, &attempt, &new).await?;

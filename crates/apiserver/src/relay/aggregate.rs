@@ -104,7 +104,7 @@ fn routes(server: &ApiServer) -> Arc<Routes> {
 /// The APIServices of what this server answers itself.
 pub fn local(server: &ApiServer) -> Vec<Value> {
     let mut versions: Vec<(&str, &str, i64)> = Vec::new();
-    for kind in api::KINDS {
+    for kind in api::KINDS.iter().chain(api::OLDER) {
         if !versions.iter().any(|(group, version, _)| (*group, *version) == (kind.group, kind.version)) {
             versions.push((kind.group, kind.version, if kind.group.is_empty() { 18_000 } else { 17_000 }));
         }

@@ -7,3 +7,4 @@ mod kube_rs;
 mod protobuf;
 mod server;
 mod validation;
+mod versions;

@@ -709,3 +709,62 @@ async fn what_is_fixed_at_creation_stays() {
         assert_eq!((code.as_u16(), fields.as_slice()), (422, &[want][..]), "{path} {change}: {answer}");
     }
 }
+
+#[tokio::test]
+async fn of_a_pods_spec_little_may_change() {
+    let server = Server::start().await;
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    server.create("/api/v1/namespaces/default/serviceaccounts", account).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let make = |name: &str, extra: Value| {
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        merge_patch(&mut pod, &json!({"spec": extra}));
+        pod
+    };
+    let seconds = |n: u32| json!([{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": n}]);
+    server.create(pods, make("free", json!({"activeDeadlineSeconds": 60, "tolerations": seconds(5)}))).await;
+    let term = |values: &[&str]| {
+        let wishes: Vec<Value> =
+            values.iter().map(|v| json!({"key": "zone", "operator": "In", "values": [v]})).collect();
+        json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+            {"nodeSelectorTerms": [{"matchExpressions": wishes}]}}})
+    };
+    let gated = json!({"schedulingGates": [{"name": "a.b/c"}, {"name": "a.b/d"}], "nodeSelector": {"a": "b"}, "affinity": term(&["x"])});
+    server.create(pods, make("gated", gated)).await;
+    const TERMS: &str =
+        "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0]";
+    // Each change is tried after those before it: what is allowed stays.
+    let cases: [(&str, Value, &[&str]); 16] = [
+        ("free", json!({"nodeName": "n"}), &["spec"]),
+        ("free", json!({"terminationGracePeriodSeconds": 1}), &["spec"]),
+        ("free", json!({"nodeSelector": {"a": "b"}}), &["spec"]),
+        ("free", json!({"activeDeadlineSeconds": 61}), &["spec.activeDeadlineSeconds"]),
+        ("free", json!({"activeDeadlineSeconds": null}), &["spec.activeDeadlineSeconds"]),
+        ("free", json!({"activeDeadlineSeconds": 59}), &[]),
+        ("free", json!({"tolerations": []}), &["spec.tolerations"]),
+        ("free", json!({"tolerations": seconds(9)}), &[]),
+        ("free", json!({"schedulingGates": [{"name": "new"}]}), &["spec.schedulingGates"]),
+        ("gated", json!({"nodeSelector": {"a": "c"}}), &["spec.nodeSelector"]),
+        ("gated", json!({"nodeSelector": {"c": "d"}}), &[]),
+        ("gated", json!({"affinity": term(&["y"])}), &[TERMS]),
+        ("gated", json!({"affinity": term(&["x", "y"])}), &[]),
+        ("gated", json!({"schedulingGates": [{"name": "a.b/d"}]}), &[]),
+        ("gated", json!({"schedulingGates": []}), &[]),
+        ("gated", json!({"nodeSelector": {"e": "f"}}), &["spec"]),
+    ];
+    let bind = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "gated"}, "target": {"name": "n"}});
+    let (code, answer) = server.json("POST", &format!("{pods}/gated/binding"), &bind).await;
+    assert_eq!(code, 409, "{answer}");
+    for (name, change, want) in cases {
+        let (code, answer) = server.json("PATCH", &format!("{pods}/{name}"), &json!({"spec": change})).await;
+        let fields: Vec<&str> =
+            answer["details"]["causes"].as_array().into_iter().flatten().filter_map(|c| c["field"].as_str()).collect();
+        assert_eq!((code == 200, fields.as_slice()), (want.is_empty(), want), "{name} {change}: {answer}");
+    }
+    let (code, answer) = server.json("POST", &format!("{pods}/gated/binding"), &bind).await;
+    assert_eq!(code, 201, "{answer}");
+    let made = make("placed", json!({"schedulingGates": [{"name": "a.b/c"}], "nodeName": "n"}));
+    let (code, answer) = server.json("POST", pods, &made).await;
+    assert_eq!((code.as_u16(), &answer["details"]["causes"][0]["field"]), (422, &json!("spec.nodeName")), "{answer}");
+}
