@@ -53,11 +53,13 @@ pub struct Status {
     pub message: String,
     /// `details`: name, group, kind (really the resource), causes, retryAfterSeconds.
     pub details: Option<Value>,
+    /// `metadata.continue`: how a list whose revision is gone may go on.
+    pub continues: Option<String>,
 }
 
 impl Status {
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Status { code, reason, message: message.into(), details: None }
+        Status { code, reason, message: message.into(), details: None, continues: None }
     }
     fn about(mut self, group: &str, resource: &str, name: &str) -> Self {
         let mut details = json!({"name": name, "kind": resource});
@@ -158,6 +160,9 @@ impl Status {
         });
         if let Some(details) = &self.details {
             v["details"] = details.clone();
+        }
+        if let Some(token) = &self.continues {
+            v["metadata"]["continue"] = token.as_str().into();
         }
         v
     }

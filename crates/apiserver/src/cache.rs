@@ -47,13 +47,15 @@ pub struct Event {
     kind: EventType,
     pub entry: Arc<Entry>,
     previous: Option<Arc<Entry>>,
+    /// What it was before, for those to whom it went out of sight; made once for all.
+    left: OnceLock<Arc<Entry>>,
     /// The line on the wire, by the type that it has for a watcher; made once for all.
     framed: [OnceLock<Bytes>; 3],
 }
 
 impl Event {
     pub fn new(kind: EventType, entry: Arc<Entry>, previous: Option<Arc<Entry>>) -> Self {
-        Event { kind, entry, previous, framed: Default::default() }
+        Event { kind, entry, previous, left: OnceLock::new(), framed: Default::default() }
     }
 
     /// What the change means to a watcher with `filter`: an object that starts or stops matching comes or goes.
@@ -71,8 +73,18 @@ impl Event {
         }
     }
 
-    pub fn frame(&self, as_type: EventType) -> Bytes {
-        self.framed[as_type as usize].get_or_init(|| frame(as_type.as_str(), &self.entry.bytes)).clone()
+    /// The object as a watcher is shown it. Who sees it go sees how it was when it was last in sight.
+    pub fn shown(&self, seen: EventType) -> &Arc<Entry> {
+        match &self.previous {
+            Some(previous) if seen == EventType::Deleted && self.kind != EventType::Deleted => {
+                self.left.get_or_init(|| Arc::new(previous.deleted(self.entry.revision)))
+            }
+            _ => &self.entry,
+        }
+    }
+
+    pub fn frame(&self, seen: EventType) -> Bytes {
+        self.framed[seen as usize].get_or_init(|| frame(seen.as_str(), &self.shown(seen).bytes)).clone()
     }
 }
 

@@ -100,6 +100,8 @@ pub struct ApiServer {
     quotas: quota::Quotas,
     expressions: external::Expressions,
     started: jiff::Timestamp,
+    /// The store could not carry out the last write.
+    store_fails: std::sync::atomic::AtomicBool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -136,6 +138,7 @@ impl ApiServer {
             expressions: external::Expressions::default(),
             fairness: fairness::Fairness::default(),
             started: jiff::Timestamp::now(),
+            store_fails: std::sync::atomic::AtomicBool::new(false),
             cache,
             store,
             config,

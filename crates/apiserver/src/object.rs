@@ -203,15 +203,30 @@ type Head = (Box<[(Box<str>, Box<str>)]>, Box<[Box<str>]>);
 /// Reads labels and selectable fields, skipping all else without building it.
 fn read_head(kind: &Kind, bytes: &[u8]) -> Head {
     let mut paths: Vec<Vec<&str>> = kind.selectable.iter().map(|p| p.split('.').collect()).collect();
-    if let Some(source) = paths.iter_mut().find(|p| p.as_slice() == ["source"]) {
-        source.push("component");
+    for path in &mut paths {
+        // Where a field's name in selectors isn't its path.
+        match path.as_slice() {
+            ["source"] => path.push("component"),
+            ["status", "successful"] => *path = vec!["status", "succeeded"],
+            _ => {}
+        }
     }
     paths.push(vec!["metadata", "labels", "*"]);
-    let mut found = Found { fields: vec![Box::default(); kind.selectable.len()], labels: Vec::new() };
+    let fields = kind.selectable.iter().map(|path| if kind.custom { "" } else { zero(path) }.into()).collect();
+    let mut found = Found { fields, labels: Vec::new() };
     let walk = Walk { paths: &paths, indices: (0..paths.len()).collect(), depth: 0, label: None, found: &mut found };
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let _ = walk.deserialize(&mut deserializer);
     (found.labels.into(), found.fields.into())
+}
+
+/// What a selectable field of a built-in kind is when the object doesn't have it.
+fn zero(path: &str) -> &'static str {
+    match path {
+        "spec.hostNetwork" | "spec.unschedulable" => "false",
+        "status.replicas" | "status.successful" => "0",
+        _ => "",
+    }
 }
 
 struct Found {

@@ -67,14 +67,16 @@ pub fn object(kind: &Kind, message: &[u8]) -> Vec<u8> {
 pub fn list<'a>(
     kind: &Kind,
     revision: u64,
-    more: Option<(&str, usize)>,
+    more: Option<(&str, Option<usize>)>,
     items: impl Iterator<Item = &'a [u8]>,
 ) -> Vec<u8> {
     let mut metadata = Vec::new();
     bytes(&mut metadata, 2, revision.to_string().as_bytes());
     if let Some((token, left)) = more {
         bytes(&mut metadata, 3, token.as_bytes());
-        integer(&mut metadata, 4, left as i64);
+        if let Some(left) = left {
+            integer(&mut metadata, 4, left as i64);
+        }
     }
     let mut out = Vec::with_capacity(4096);
     bytes(&mut out, 1, &metadata);

@@ -69,10 +69,20 @@ impl Options {
             );
             return Err(Status::new(422, "Invalid", text));
         }
-        let orphan = propagation.is_empty() && value["orphanDependents"] == true;
+        let orphans = &value["orphanDependents"];
+        if !propagation.is_empty() && !orphans.is_null() {
+            let text = "orphanDependents and deletionPropagation cannot be both set";
+            return Err(Status::new(422, "Invalid", text));
+        }
+        let propagation = match orphans.as_bool() {
+            Some(true) => "Orphan",
+            Some(false) => "Background",
+            None => propagation,
+        };
         Ok(Options {
-            grace,
-            propagation: if orphan { "Orphan".into() } else { propagation.into() },
+            // A pod that is to end at once and yet be waited for has a second.
+            grace: grace.map(|seconds| if seconds < 0 { 1 } else { seconds }),
+            propagation: propagation.into(),
             uid: value.str_at(&["preconditions", "uid"]).into(),
             resource_version: value.str_at(&["preconditions", "resourceVersion"]).into(),
             dry_run: body::dry_run(query)? || value.strings_at(&["dryRun"]).contains(&"All"),
@@ -86,10 +96,29 @@ pub async fn one(
     info: &Info,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    let options = Options::read(request, &info.query).await?;
+    let mut options = Options::read(request, &info.query).await?;
+    let mut warnings = Vec::new();
+    if options.propagation.is_empty() && leaves_orphans(info.kind) {
+        options.propagation = "Orphan".into();
+        if info.kind.plural == "jobs" {
+            warnings.push(ORPHANS.to_string());
+        }
+    }
     let answer = delete(server, user, info.kind, &info.path.namespace, &info.path.name, &options).await?;
     let answer = if answer["kind"] == "Status" { answer } else { convert::object(server, info.kind, answer).await? };
-    Ok(response::json(200, &answer))
+    let mut answer = response::json(200, &answer);
+    response::warn(&mut answer, &warnings);
+    Ok(answer)
+}
+
+/// What upstream says to who deletes a job and doesn't say what becomes of its pods.
+const ORPHANS: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to \
+                       remove them or set propagationPolicy=Orphan to suppress this warning";
+
+/// Kinds whose dependents stay unless the client says otherwise, for compatibility with clients older than the
+/// garbage collector.
+fn leaves_orphans(kind: &Kind) -> bool {
+    matches!((kind.group, kind.plural), ("batch", "jobs") | ("", "replicationcontrollers"))
 }
 
 pub async fn collection(
@@ -163,7 +192,7 @@ pub async fn delete(
         match commit(server, kind, name, write).await {
             Ok(_) if finished => {
                 server.services.release(kind, &old);
-                return Ok(if kind.plural == "pods" { new } else { success(kind, &old) });
+                return Ok(if returns_object(kind) { new } else { success(kind, &old) });
             }
             Ok(revision) => {
                 new.set_meta("resourceVersion", revision.to_string());
@@ -173,6 +202,20 @@ pub async fn delete(
             Err(status) => return Err(status),
         }
     }
+}
+
+/// Kinds whose deletion is answered with the last state rather than a Status.
+fn returns_object(kind: &Kind) -> bool {
+    const KINDS: [&str; 7] = [
+        "pods",
+        "services",
+        "serviceaccounts",
+        "persistentvolumes",
+        "persistentvolumeclaims",
+        "podtemplates",
+        "resourcequotas",
+    ];
+    kind.group.is_empty() && KINDS.contains(&kind.plural)
 }
 
 fn check_preconditions(kind: &Kind, name: &str, object: &Value, options: &Options) -> Result<(), Status> {

@@ -3,31 +3,34 @@
 use std::sync::Arc;
 
 use apimachinery::Status;
-use http::{Method, Request, Response, header};
+use http::request::Parts;
+use http::{Method, Response, header};
 use serde_json::json;
 
-use super::authorize_path;
+use super::{authorize_path, health};
 use crate::auth::User;
+use crate::request::Query;
 use crate::response::{self, Body};
 use crate::{ApiServer, KUBERNETES_VERSION, openapi};
 
-pub fn answer(server: &Arc<ApiServer>, user: &User, request: &Request<Body>) -> Result<Response<Body>, Status> {
-    let path = request.uri().path();
+pub async fn answer(server: &Arc<ApiServer>, user: &User, request: &Parts) -> Result<Response<Body>, Status> {
+    let path = request.uri.path();
     // The CA's certificate is no secret; a node needs it before it can trust this server.
     if path == "/cacerts" {
         return Ok(response::text(200, server.config.authority.certificate_pem().to_string()));
     }
-    authorize_path(server, user, request.method(), path)?;
-    if request.method() != Method::GET && request.method() != Method::HEAD {
+    authorize_path(server, user, &request.method, path)?;
+    if request.method != Method::GET && request.method != Method::HEAD {
         return Err(Status::method_not_allowed());
     }
-    let accept = request.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let accept = request.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
     let aggregated = accept.contains("as=APIGroupDiscoveryList");
     let trimmed = path.trim_end_matches('/');
     let parts: Vec<&str> = trimmed.split('/').filter(|p| !p.is_empty()).collect();
     match parts.as_slice() {
-        ["healthz" | "livez" | "readyz"] => Ok(response::text(200, health(request))),
-        ["healthz" | "livez" | "readyz", _] => Ok(response::text(200, "ok")),
+        [endpoint @ ("healthz" | "livez" | "readyz"), rest @ ..] if rest.len() < 2 => {
+            health::answer(server, endpoint, rest.first().copied(), &Query::parse(&request.uri)).await
+        }
         ["metrics"] => Ok(response::text(200, metrics(server))),
         ["version"] => Ok(response::json(200, &version())),
         ["api"] if aggregated => Ok(server.discovery.aggregated_core()),
@@ -58,13 +61,6 @@ pub fn answer(server: &Arc<ApiServer>, user: &User, request: &Request<Body>) -> 
             &json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
         )),
         _ => Err(Status::no_route()),
-    }
-}
-
-fn health(request: &Request<Body>) -> String {
-    match crate::request::Query::parse(request.uri()).flag("verbose") {
-        true => "[+]ping ok\n[+]store ok\n[+]watch-cache ok\nreadyz check passed\n".into(),
-        false => "ok".into(),
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod body;
 mod delete;
+mod form;
+mod health;
 mod meta;
 mod read;
 mod reviews;
@@ -9,13 +11,14 @@ mod subresource;
 mod watch;
 pub mod write;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Status;
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response};
 
-use api::{Kind, Verbs, protobuf};
+use api::Verbs;
 
 use crate::auth::{self, Attributes, User};
 use crate::fairness::{self, Asked};
@@ -24,23 +27,21 @@ use crate::response::{self, Body};
 use crate::{ApiServer, Peer, relay};
 
 pub use body::Patch;
+use form::Form;
 
 /// How long a request may take that is no watch and no stream.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The form that a client wants objects in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    Json,
-    Table,
-    Partial,
-    Protobuf,
-}
-
 pub async fn dispatch(server: &Arc<ApiServer>, request: Request<Body>, peer: Peer) -> Response<Body> {
     let told = tracing::enabled!(tracing::Level::DEBUG)
         .then(|| (request.method().clone(), request.uri().path().to_string(), std::time::Instant::now()));
-    let response = answer_any(server, request, &peer).await;
+    // On this machine the bytes cost less than their compression.
+    let near = request.extensions().get::<IpAddr>().is_some_and(IpAddr::is_loopback);
+    let packed = !near && form::wants_gzip(request.headers());
+    let mut response = answer_any(server, request, &peer).await;
+    if packed {
+        response = form::compress(response).await;
+    }
     if let Some((method, path, begun)) = told {
         let milliseconds = begun.elapsed().as_secs_f64() * 1000.0;
         tracing::debug!(%method, path, code = response.status().as_u16(), milliseconds, "request");
@@ -124,7 +125,12 @@ async fn serve(
         Err(request) => request,
     };
     let Some(path) = path else {
-        return meta::answer(server, user, &request);
+        let (request, _) = request.into_parts();
+        let answer = meta::answer(server, user, &request).await?;
+        return Ok(form::may_be_compressed(match form::negotiate(form::accept(&request.headers), None, false) {
+            Ok((_, true)) => form::as_yaml(answer).await,
+            _ => answer,
+        }));
     };
     let kind = server.catalog.find(&path.group, &path.version, &path.plural).ok_or_else(Status::no_route)?;
     let verb = request::verb(request.method(), &path, &query).ok_or_else(Status::method_not_allowed)?;
@@ -134,16 +140,45 @@ async fn serve(
     if !kind.namespaced && !info.path.namespace.is_empty() {
         return Err(Status::no_route());
     }
-    if info.verb == "watch" || is_stream(&info.path.subresource) {
-        return answer(server, user, info, request).await;
+    if is_stream(&info.path.subresource) {
+        return stream(server, user, info, request).await;
     }
-    tokio::time::timeout(TIMEOUT, answer(server, user, info, request))
+    let watches = info.verb == "watch";
+    let (form, yaml) = form::negotiate(form::accept(request.headers()), Some(kind), watches)?;
+    if watches {
+        return answer(server, user, info, request, form).await;
+    }
+    let answer = tokio::time::timeout(TIMEOUT, answer(server, user, info, request, form))
         .await
-        .unwrap_or_else(|_| Err(Status::new(504, "Timeout", "request did not complete within the allowed duration")))
+        .unwrap_or_else(|_| Err(Status::new(504, "Timeout", "request did not complete within the allowed duration")));
+    if yaml {
+        let answer = form::as_yaml(answer.unwrap_or_else(|status| refuse(&status))).await;
+        return Ok(form::may_be_compressed(answer));
+    }
+    answer.map(form::may_be_compressed)
 }
 
 fn is_stream(subresource: &str) -> bool {
     matches!(subresource, "log" | "exec" | "attach" | "portforward" | "proxy")
+}
+
+/// What is passed on between a client and a kubelet, a pod or a service.
+async fn stream(
+    server: &Arc<ApiServer>,
+    user: &User,
+    info: Info,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    if info.path.subresource != "log" {
+        subresource::admit_connection(server, user, &info).await?;
+    }
+    match (info.kind.plural, info.path.subresource.as_str()) {
+        ("pods", "proxy") => relay::pod_proxy(server, &info, request).await,
+        ("services", "proxy") => relay::service_proxy(server, &info, request).await,
+        ("nodes", "proxy") => relay::node(server, &info, request).await,
+        ("pods", _) => relay::pod(server, &info, request).await,
+        _ => Err(Status::no_route()),
+    }
 }
 
 async fn answer(
@@ -151,18 +186,8 @@ async fn answer(
     user: &User,
     info: Info,
     request: Request<Body>,
+    form: Form,
 ) -> Result<Response<Body>, Status> {
-    if is_stream(&info.path.subresource) && info.path.subresource != "log" {
-        subresource::admit_connection(server, user, &info).await?;
-    }
-    match (info.kind.plural, info.path.subresource.as_str()) {
-        ("pods", "proxy") => return relay::pod_proxy(server, &info, request).await,
-        ("services", "proxy") => return relay::service_proxy(server, &info, request).await,
-        ("nodes", "proxy") => return relay::node(server, &info, request).await,
-        ("pods", subresource) if is_stream(subresource) => return relay::pod(server, &info, request).await,
-        _ => {}
-    }
-    let form = form(&request, info.kind);
     if info.kind.verbs == Verbs::Create {
         return reviews::create(server, user, &info, request).await;
     }
@@ -183,28 +208,6 @@ async fn answer(
         "deletecollection" => delete::collection(server, user, &info, request).await,
         _ => Err(Status::method_not_allowed()),
     }
-}
-
-/// The first form in the Accept header that is served.
-fn form<B>(request: &Request<B>, kind: &Kind) -> Form {
-    let accept = request.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
-    for media in accept.split(',') {
-        let mut parts = media.split(';').map(str::trim);
-        let base = parts.next().unwrap_or("");
-        if base == protobuf::MEDIA_TYPE && protobuf::speaks(kind) && !parts.clone().any(|p| p.starts_with("as=")) {
-            return Form::Protobuf;
-        }
-        if !matches!(base, "application/json" | "*/*" | "application/*" | "") {
-            continue;
-        }
-        match parts.find_map(|p| p.strip_prefix("as=")) {
-            Some("Table") => return Form::Table,
-            Some("PartialObjectMetadata" | "PartialObjectMetadataList") => return Form::Partial,
-            Some(_) => {}
-            None => return Form::Json,
-        }
-    }
-    Form::Json
 }
 
 /// Whether a path that is no resource may be asked for.

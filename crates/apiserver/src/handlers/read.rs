@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use apimachinery::{ObjectExt as _, Status};
+use apimachinery::{Cause, ObjectExt as _, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -25,6 +25,9 @@ pub fn resource(server: &ApiServer, kind: &Kind) -> Result<Arc<Resource>, Status
 }
 
 pub async fn get(server: &ApiServer, info: &Info, form: Form) -> Result<Response<Body>, Status> {
+    if let Some(revision) = info.query.number::<u64>("resourceVersion")? {
+        wait_for(server, revision).await?;
+    }
     let entry = resource(server, info.kind)?.get(&info.key()).ok_or_else(|| info.not_found())?;
     if !info.kind.has_versions() {
         return Ok(one(server, info, form, 200, entry.bytes.clone()));
@@ -48,45 +51,54 @@ pub fn one(server: &ApiServer, info: &Info, form: Form, code: u16, bytes: Bytes)
                 false => response::json_bytes(code, bytes),
             };
         }
-        Form::Partial => partial(&object),
-        _ => {
+        Form::Partial(version) => partial(version, &object),
+        Form::Table(version) => {
             let metadata = json!({"resourceVersion": object.resource_version()});
-            table(server, info, &[object], metadata)
+            table(server, info, version, &[object], metadata)
         }
+        Form::Json => object,
     };
     response::json(code, &value)
 }
 
 /// Only the metadata of an object.
-pub fn partial(object: &Value) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
+pub fn partial(version: &str, object: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": object["metadata"]})
 }
 
 /// A table of objects; `includeObject` says what of each object comes along.
-pub fn table(server: &ApiServer, info: &Info, objects: &[Value], metadata: Value) -> Value {
-    let include = match info.query.get("includeObject") {
-        "Object" => |o: &Value| o.clone(),
-        "None" => |_: &Value| Value::Null,
-        _ => partial,
+pub fn table(server: &ApiServer, info: &Info, version: &str, objects: &[Value], metadata: Value) -> Value {
+    let include = |object: &Value| match info.query.get("includeObject") {
+        "Object" => object.clone(),
+        "None" => Value::Null,
+        _ => partial(version, object),
     };
-    server.catalog.table(info.kind, objects, include, metadata)
+    let mut table = server.catalog.table(info.kind, objects, include, metadata);
+    table["apiVersion"] = version.into();
+    table
 }
 
-/// Where a list goes on: the revision it is of, and the key to begin after.
+/// Where a list goes on: the revision it is of, and the key to begin after. Without a revision it goes on with what is
+/// there then, which may not agree with the pages before.
 struct Continue {
-    revision: u64,
+    revision: Option<u64>,
     after: String,
 }
 
 impl Continue {
     fn encode(&self) -> String {
-        URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": self.revision, "start": self.after}).to_string())
+        let revision = self.revision.map_or(json!(-1), |r| json!(r));
+        URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": revision, "start": self.after}).to_string())
     }
 
     fn decode(token: &str) -> Result<Self, Status> {
         let parse = || -> Option<Continue> {
             let value: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
-            Some(Continue { revision: value["rv"].as_u64()?, after: value["start"].as_str()?.into() })
+            let revision = match value["rv"].as_i64()? {
+                -1 => None,
+                revision => Some(u64::try_from(revision).ok()?),
+            };
+            Some(Continue { revision, after: value["start"].as_str()?.into() })
         };
         parse().ok_or_else(|| Status::bad_request("continue key is not valid: it must be one that a list returned"))
     }
@@ -108,15 +120,19 @@ pub async fn list(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Re
         let revision = present.max(resource.changed());
         return Ok(list_bytes(info.kind, revision, items, None));
     }
-    let (mut items, revision, after) = if !token.is_empty() {
-        let from = Continue::decode(token)?;
-        (at_revision(server, info, &filter, from.revision).await?, from.revision, from.after)
-    } else if let Some(exact) = wanted.exactly {
-        (at_revision(server, info, &filter, exact).await?, exact, String::new())
+    let from = if token.is_empty() {
+        Continue { revision: wanted.exactly, after: String::new() }
     } else {
-        let (items, changed) = resource.list(&filter);
-        (items, present.max(changed), String::new())
+        Continue::decode(token)?
     };
+    let (mut items, revision) = match from.revision {
+        Some(revision) => (at_revision(server, info, &filter, revision, &from.after).await?, revision),
+        None => {
+            let (items, changed) = resource.list(&filter);
+            (items, present.max(changed))
+        }
+    };
+    let after = from.after;
     if !after.is_empty() {
         let start = items.partition_point(|e| e.key.as_ref() <= after.as_str());
         items.drain(..start);
@@ -126,7 +142,9 @@ pub async fn list(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Re
         let left = items.len() - limit;
         items.truncate(limit);
         let after = items.last().map(|e| e.key.to_string()).unwrap_or_default();
-        more = Some((Continue { revision, after }.encode(), left));
+        // How many are left is only known of what no selector sifts.
+        let left = (filter.labels.is_empty() && filter.fields.terms.is_empty()).then_some(left);
+        more = Some((Continue { revision: Some(revision), after }.encode(), left));
     }
     let items = convert::entries(server, info.kind, items).await?;
     if form == Form::Protobuf && items.iter().all(|e| e.protobuf(info.kind).complete) {
@@ -140,16 +158,18 @@ pub async fn list(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Re
     let mut metadata = json!({"resourceVersion": revision.to_string()});
     if let Some((token, left)) = more {
         metadata["continue"] = token.into();
-        metadata["remainingItemCount"] = left.into();
+        if let Some(left) = left {
+            metadata["remainingItemCount"] = left.into();
+        }
     }
     let objects: Vec<Value> = items.iter().map(|e| e.parse()).collect();
     let value = match form {
-        Form::Table => table(server, info, &objects, metadata),
-        _ => {
-            let items: Vec<Value> = objects.iter().map(partial).collect();
-            json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
-                   "metadata": metadata, "items": items})
+        Form::Table(version) => table(server, info, version, &objects, metadata),
+        Form::Partial(version) => {
+            let items: Vec<Value> = objects.iter().map(|o| partial(version, o)).collect();
+            json!({"kind": "PartialObjectMetadataList", "apiVersion": version, "metadata": metadata, "items": items})
         }
+        Form::Json | Form::Protobuf => unreachable!("answered above"),
     };
     Ok(response::json(200, &value))
 }
@@ -163,22 +183,47 @@ struct Wanted {
 /// `resourceVersion` and `resourceVersionMatch` of a list.
 fn wanted_revision(info: &Info) -> Result<Wanted, Status> {
     let revision = info.query.number::<u64>("resourceVersion")?;
-    let exact = match info.query.get("resourceVersionMatch") {
-        "" => info.query.number::<usize>("limit")?.unwrap_or(0) > 0 && revision.is_some_and(|r| r > 0),
-        "Exact" => true,
-        "NotOlderThan" => false,
-        other => {
-            let text = format!(
-                "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
-            );
-            return Err(Status::bad_request(text));
+    let continued = !info.query.get("continue").is_empty();
+    let matching = info.query.get("resourceVersionMatch");
+    const FIELD: &str = "resourceVersionMatch";
+    let mut causes = Vec::new();
+    if !matching.is_empty() {
+        if continued {
+            causes.push(Cause::forbidden(FIELD, "resourceVersionMatch is forbidden when continue is provided"));
         }
-    };
+        if revision.is_none() {
+            let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            causes.push(Cause::forbidden(FIELD, why));
+        }
+        match matching {
+            "Exact" if revision == Some(0) => {
+                let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+                causes.push(Cause::forbidden(FIELD, why));
+            }
+            "Exact" | "NotOlderThan" => {}
+            other => causes.push(Cause::not_supported(FIELD, &other.into(), &["Exact", "NotOlderThan", ""])),
+        }
+    }
+    if info.query.flag("sendInitialEvents") {
+        causes.push(Cause::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+    }
+    refuse_options(causes)?;
+    if continued && revision.is_some_and(|r| r > 0) {
+        return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+    }
+    let limited = info.query.number::<usize>("limit")?.unwrap_or(0) > 0;
     Ok(match revision {
-        Some(r) if exact => Wanted { exactly: Some(r), not_older_than: None },
+        Some(r) if r > 0 && (matching == "Exact" || (matching.is_empty() && limited)) => {
+            Wanted { exactly: Some(r), not_older_than: None }
+        }
         Some(r) if r > 0 => Wanted { exactly: None, not_older_than: Some(r) },
         _ => Wanted::default(),
     })
+}
+
+/// The answer to options of a list or watch that don't go together.
+pub fn refuse_options(causes: Vec<Cause>) -> Result<(), Status> {
+    if causes.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "ListOptions", "", causes)) }
 }
 
 /// Waits a little for a revision that a client has seen elsewhere.
@@ -196,6 +241,7 @@ async fn at_revision(
     info: &Info,
     filter: &Filter,
     revision: u64,
+    after: &str,
 ) -> Result<Vec<Arc<Entry>>, Status> {
     let resource = resource(server, info.kind)?;
     let (items, changed) = resource.list(filter);
@@ -205,10 +251,19 @@ async fn at_revision(
     }
     let prefix = store_key(info.kind, "");
     let past = server.store.list_at(&prefix, revision).await.map_err(|error| match error {
-        ReadError::Compacted { .. } => Status::gone(format!(
-            "The provided continue parameter is too old to display a consistent list result: {error}. \
-             You must start a new list without the continue parameter."
-        )),
+        ReadError::Compacted { .. } if after.is_empty() => {
+            Status::gone(format!("The resourceVersion for the provided list is too old: {error}"))
+        }
+        ReadError::Compacted { .. } => Status {
+            continues: Some(Continue { revision: None, after: after.into() }.encode()),
+            ..Status::gone(
+                "The provided continue parameter is too old to display a consistent list result. You can start a new \
+                 list without the continue parameter, or use the continue token in this response to retrieve the \
+                 remainder of the results. Continuing with the provided token results in an inconsistent list - \
+                 objects that were created, modified, or deleted between the time the first chunk was returned and \
+                 now may show up in the list.",
+            )
+        },
         other => Status::internal(other),
     })?;
     let entries = past.into_iter().map(|kv| {
@@ -231,9 +286,9 @@ fn join(items: &[Arc<Entry>]) -> Bytes {
     out.freeze()
 }
 
-fn list_bytes(kind: &Kind, revision: u64, items: Bytes, more: Option<(String, usize)>) -> Response<Body> {
-    let more =
-        more.map_or(String::new(), |(token, left)| format!(",\"continue\":\"{token}\",\"remainingItemCount\":{left}"));
+fn list_bytes(kind: &Kind, revision: u64, items: Bytes, more: Option<(String, Option<usize>)>) -> Response<Body> {
+    let left = |left: Option<usize>| left.map_or(String::new(), |left| format!(",\"remainingItemCount\":{left}"));
+    let more = more.map_or(String::new(), |(token, rest)| format!(",\"continue\":\"{token}\"{}", left(rest)));
     let head = format!(
         "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{{\"resourceVersion\":\"{revision}\"{more}}},\"items\":[",
         kind.kind,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::protobuf;
-use apimachinery::{ObjectExt as _, Status};
+use apimachinery::{Cause, ObjectExt as _, Status};
 use bytes::Bytes;
 use http::Response;
 use rand::RngExt as _;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::Form;
-use super::read::{partial, resource, table};
+use super::read::{partial, refuse_options, resource, table};
 use crate::ApiServer;
 use crate::cache::{self, Event, EventType, From};
 use crate::convert;
@@ -74,14 +74,24 @@ pub async fn watch(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<R
 /// Where the parameters say that the watch begins.
 fn begin(info: &Info) -> Result<From, Status> {
     let revision = info.query.number::<u64>("resourceVersion")?;
-    if info.query.flag("sendInitialEvents") {
-        if info.query.get("resourceVersionMatch") != "NotOlderThan" {
-            return Err(Status::new(
-                422,
-                "Invalid",
-                "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            ));
+    let initial = !info.query.get("sendInitialEvents").is_empty();
+    const FIELD: &str = "resourceVersionMatch";
+    let mut causes = Vec::new();
+    match info.query.get(FIELD) {
+        "" if initial => {
+            let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+            causes.push(Cause::forbidden(FIELD, why));
         }
+        "" => {}
+        _ if !initial => {
+            let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            causes.push(Cause::forbidden(FIELD, why));
+        }
+        "NotOlderThan" => {}
+        other => causes.push(Cause::not_supported(FIELD, &other.into(), &["NotOlderThan"])),
+    }
+    refuse_options(causes)?;
+    if info.query.flag("sendInitialEvents") {
         return Ok(From::Now);
     }
     Ok(match revision {
@@ -102,16 +112,17 @@ impl Feed {
     /// The line of an event, in the version that the client watches.
     async fn converted(&self, seen: EventType, event: &Event) -> Result<Bytes, Status> {
         if !self.info.kind.has_versions() {
-            return Ok(self.line(seen, event, &event.entry));
+            return Ok(self.line(seen, event, event.shown(seen)));
         }
-        let converted = convert::entries(&self.server, self.info.kind, vec![event.entry.clone()]).await?;
-        Ok(self.line(seen, event, converted.first().unwrap_or(&event.entry)))
+        let shown = event.shown(seen);
+        let converted = convert::entries(&self.server, self.info.kind, vec![shown.clone()]).await?;
+        Ok(self.line(seen, event, converted.first().unwrap_or(shown)))
     }
 
     fn line(&self, seen: EventType, event: &Event, entry: &Arc<Entry>) -> Bytes {
         let kind = self.info.kind;
         if self.form == Form::Json {
-            let same = Arc::ptr_eq(entry, &event.entry);
+            let same = Arc::ptr_eq(entry, event.shown(seen));
             return if same { event.frame(seen) } else { cache::frame(seen.as_str(), &entry.bytes) };
         }
         if self.form == Form::Protobuf {
@@ -119,11 +130,12 @@ impl Feed {
         }
         let object = entry.parse();
         let value = match self.form {
-            Form::Table => {
+            Form::Table(version) => {
                 let metadata = json!({"resourceVersion": object.resource_version()});
-                table(&self.server, &self.info, &[object], metadata)
+                table(&self.server, &self.info, version, &[object], metadata)
             }
-            _ => partial(&object),
+            Form::Partial(version) => partial(version, &object),
+            Form::Json | Form::Protobuf => unreachable!("answered above"),
         };
         cache::frame(seen.as_str(), value.to_string().as_bytes())
     }
@@ -140,9 +152,10 @@ impl Feed {
             object["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
         let value: Value = match self.form {
-            Form::Table => json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": [],
-                                  "metadata": {"resourceVersion": self.revision.to_string()}, "rows": [{"cells": [], "object": partial(&object)}]}),
-            Form::Partial => partial(&object),
+            Form::Table(version) => json!({"kind": "Table", "apiVersion": version, "columnDefinitions": [],
+                "metadata": {"resourceVersion": self.revision.to_string()},
+                "rows": [{"cells": [], "object": partial(version, &object)}]}),
+            Form::Partial(version) => partial(version, &object),
             Form::Protobuf => return self.protobuf("BOOKMARK", &protobuf::object_message(kind, &object).0),
             Form::Json => object,
         };

@@ -247,7 +247,12 @@ fn refuse(kind: &Kind, object: &Value, causes: Vec<apimachinery::Cause>) -> Resu
 
 /// Hands a write to the store and waits until the cache shows it.
 pub async fn commit(server: &ApiServer, kind: &Kind, name: &str, write: Write) -> Result<u64, Status> {
-    let revision = server.store.write(write).await.map_err(|error| match error {
+    let written = server.store.write(write).await;
+    let fails = matches!(written, Err(WriteError::Full | WriteError::Failed(_)));
+    if server.store_fails.swap(fails, std::sync::atomic::Ordering::Relaxed) != fails {
+        tracing::warn!(fails, "the store's readiness changed");
+    }
+    let revision = written.map_err(|error| match error {
         WriteError::Exists => Status::already_exists(kind.group, kind.plural, name),
         WriteError::NotFound => Status::not_found(kind.group, kind.plural, name),
         WriteError::Conflict { .. } => Status::modified(kind.group, kind.plural, name),

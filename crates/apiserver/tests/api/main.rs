@@ -5,6 +5,8 @@ mod errors;
 mod fairness;
 mod kube_rs;
 mod protobuf;
+mod reads;
 mod server;
 mod validation;
 mod versions;
+mod watches;

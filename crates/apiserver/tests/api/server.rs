@@ -7,11 +7,13 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use serde_json::Value;
+use tempfile::TempDir;
 
 pub struct Server {
     pub api: Arc<ApiServer>,
+    pub store: Arc<dyn store::Store>,
     user: User,
-    _folder: tempfile::TempDir,
+    _folder: TempDir,
 }
 
 impl Server {
@@ -19,8 +21,18 @@ impl Server {
         Self::start_with(|_| ()).await
     }
 
-    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+    /// With the database that users have, which remembers the past.
+    pub async fn start_on_disk() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let store = store::SqliteStore::open(&folder.path().join("db"), store::sqlite::Options::default()).unwrap();
+        Self::start_in(folder, Arc::new(store), |_| ()).await
+    }
+
+    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), Arc::new(store::MemoryStore::default()), change).await
+    }
+
+    async fn start_in(folder: TempDir, store: Arc<dyn store::Store>, change: impl FnOnce(&mut Config)) -> Self {
         let authority = Arc::new(pki::Authority::load_or_create(folder.path(), "ca").unwrap());
         let front = pki::Authority::load_or_create(folder.path(), "front-proxy-ca").unwrap();
         let usages = [pki::Usage::Client];
@@ -41,8 +53,8 @@ impl Server {
             disabled: Vec::new(),
         };
         change(&mut config);
-        let api = ApiServer::start(config, Arc::new(store::MemoryStore::default())).await.unwrap();
-        Server { api, user: User::new("admin", &["system:masters", "system:authenticated"]), _folder: folder }
+        let api = ApiServer::start(config, store.clone()).await.unwrap();
+        Server { api, store, user: User::new("admin", &["system:masters", "system:authenticated"]), _folder: folder }
     }
 
     /// Sends a request as the administrator.
@@ -60,6 +72,28 @@ impl Server {
         read(self.send(request).await).await
     }
 
+    /// A GET that must succeed with JSON.
+    pub async fn read(&self, path: &str) -> Value {
+        let (code, _, bytes) = self.get(path, "application/json").await;
+        let answer: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        assert_eq!(code, 200, "{path}: {answer}");
+        answer
+    }
+
+    /// Starts a watch, whose events are then read one by one.
+    pub async fn watch(&self, path: &str) -> Watch {
+        let answer = self.send(Request::get(path).body(Bytes::new()).unwrap()).await;
+        assert_eq!(answer.status(), 200, "{path}");
+        Watch { body: answer.into_body(), rest: Vec::new() }
+    }
+
+    /// Sends a patch of the given media type, and reads JSON.
+    pub async fn patch(&self, path: &str, kind: &str, patch: &Value) -> (StatusCode, Value) {
+        let request = Request::patch(path).header("content-type", format!("application/{kind}"));
+        let (code, _, bytes) = read(self.send(request.body(Bytes::from(patch.to_string())).unwrap()).await).await;
+        (code, serde_json::from_slice(&bytes).unwrap_or_default())
+    }
+
     /// Sends a body of JSON, and reads one.
     pub async fn json(&self, method: &str, path: &str, body: &Value) -> (StatusCode, Value) {
         let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
@@ -73,6 +107,36 @@ impl Server {
         let (code, answer) = self.json("POST", path, &body).await;
         assert_eq!(code, 201, "{answer}");
         answer
+    }
+}
+
+pub struct Watch {
+    body: Body,
+    rest: Vec<u8>,
+}
+
+impl Watch {
+    /// The next event, or `None` when the server ended the watch.
+    pub async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.rest.drain(..=end).collect();
+                return Some(serde_json::from_slice(&line).unwrap());
+            }
+            let frame = self.body.frame().await?.unwrap();
+            self.rest.extend_from_slice(&frame.into_data().unwrap());
+        }
+    }
+
+    /// The next events in short: what happened to whom.
+    pub async fn told(&mut self, count: usize) -> Vec<String> {
+        let mut told = Vec::new();
+        for _ in 0..count {
+            let Some(event) = self.next().await else { break };
+            let (what, object) = (event["type"].as_str().unwrap_or(""), &event["object"]);
+            told.push(format!("{what} {}", object["metadata"]["name"].as_str().unwrap_or("")).trim_end().to_string());
+        }
+        told
     }
 }
 
