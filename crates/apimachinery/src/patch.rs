@@ -114,7 +114,8 @@ fn merge_object(
         }
         path.push(key.into());
         if let (Some(Value::Array(list)), Some(order)) = (map.get_mut(key), order.as_array()) {
-            reorder(list, order, &strategy.list(path));
+            let before = list.clone();
+            reorder(list, order, &before, &strategy.list(path));
         }
         path.pop();
     }
@@ -137,6 +138,7 @@ fn merge_list(
         return Ok(());
     }
     let Value::Array(list) = target else { unreachable!("checked just above") };
+    let before = list.clone();
     match merge {
         ListMerge::Replace => {}
         ListMerge::Set => {
@@ -174,31 +176,35 @@ fn merge_list(
             }
         }
     }
-    if let Some(order) = order {
-        reorder(list, order, &merge);
-    }
+    reorder(list, order.map_or(patch, Vec::as_slice), &before, &merge);
     Ok(())
 }
 
-/// Puts the items that `order` names into its order; the others keep their place behind their predecessor.
-fn reorder(list: &mut [Value], order: &[Value], merge: &ListMerge) {
-    let rank = |item: &Value| {
-        order.iter().position(|o| match merge {
+/// Puts the items that `order` names into its order, between those that it doesn't name, which stay in the order of
+/// `before`: an item that was in front of another there stays so, and what is new comes first.
+fn reorder(list: &mut Vec<Value>, order: &[Value], before: &[Value], merge: &ListMerge) {
+    let place = |item: &Value, among: &[Value]| {
+        among.iter().position(|o| match merge {
             ListMerge::ByKey(key) => o.get(key).is_some() && o.get(key) == item.get(key),
             _ => o == item,
         })
     };
-    let mut last = 0;
-    let mut keyed: Vec<(usize, Value)> = list
-        .iter()
-        .map(|item| {
-            last = rank(item).unwrap_or(last);
-            (last, item.clone())
-        })
-        .collect();
-    keyed.sort_by_key(|(rank, _)| *rank);
-    for (slot, (_, item)) in list.iter_mut().zip(keyed) {
-        *slot = item;
+    let (mut named, mut others): (Vec<Value>, Vec<Value>) =
+        std::mem::take(list).into_iter().partition(|item| place(item, order).is_some());
+    named.sort_by_key(|item| place(item, order));
+    others.sort_by_key(|item| place(item, before));
+    let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
+    loop {
+        let next = match (others.peek(), named.peek()) {
+            (Some(other), Some(name)) => match (place(other, before), place(name, before)) {
+                (Some(a), Some(b)) if a < b => others.next(),
+                _ => named.next(),
+            },
+            (Some(_), None) => others.next(),
+            (None, _) => named.next(),
+        };
+        let Some(next) = next else { return };
+        list.push(next);
     }
 }
 
@@ -230,8 +236,8 @@ mod tests {
             json!({"containers": [{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}]}, {"name": "b"}]}),
             json!({"containers": [{"name": "a", "image": "2", "env": [{"name": "Y", "value": "2"}]}, {"name": "c"}]}),
             json!({"containers": [
-                {"name": "a", "image": "2", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]},
-                {"name": "b"}, {"name": "c"}]}),
+                {"name": "a", "image": "2", "env": [{"name": "Y", "value": "2"}, {"name": "X", "value": "1"}]},
+                {"name": "c"}, {"name": "b"}]}),
         );
     }
 
@@ -250,7 +256,7 @@ mod tests {
         check(
             json!({"finalizers": ["a", "b"]}),
             json!({"$deleteFromPrimitiveList/finalizers": ["a"], "finalizers": ["c"]}),
-            json!({"finalizers": ["b", "c"]}),
+            json!({"finalizers": ["c", "b"]}),
         );
     }
 

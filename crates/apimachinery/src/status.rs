@@ -142,7 +142,9 @@ impl Status {
     }
     pub fn too_many_requests(message: impl Into<String>, retry_after_s: u32) -> Self {
         let mut status = Self::new(429, "TooManyRequests", message);
-        status.details = Some(json!({ "retryAfterSeconds": retry_after_s }));
+        if retry_after_s > 0 {
+            status.details = Some(json!({ "retryAfterSeconds": retry_after_s }));
+        }
         status
     }
     pub fn internal(message: impl std::fmt::Display) -> Self {

@@ -218,7 +218,7 @@ fn returns_object(kind: &Kind) -> bool {
     kind.group.is_empty() && KINDS.contains(&kind.plural)
 }
 
-fn check_preconditions(kind: &Kind, name: &str, object: &Value, options: &Options) -> Result<(), Status> {
+pub fn check_preconditions(kind: &Kind, name: &str, object: &Value, options: &Options) -> Result<(), Status> {
     let differs = |what: &str, wanted: &str, actual: &str| {
         let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {actual}");
         Status::conflict(kind.group, kind.plural, name, &why)

@@ -318,12 +318,37 @@ async fn evict(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let (eviction, _) = body::value(request).await?;
+    if !eviction.name().is_empty() && eviction.name() != info.path.name {
+        return Err(Status::bad_request("name in URL does not match name in Eviction object"));
+    }
     let options = delete::Options::from_json(&eviction["deleteOptions"], &info.query)?;
     external::admit(server, &attempt(user, info, "CREATE", options.dry_run), &eviction).await?;
+    let pod = super::read::resource(server, info.kind)?.get(&info.key()).ok_or_else(|| info.not_found())?.parse();
+    // Before the budget pays for it.
+    delete::check_preconditions(info.kind, &info.path.name, &pod, &options)?;
     grant_disruption(server, info, options.dry_run).await?;
+    if !options.dry_run && !pod.is_deleting() {
+        let mut change = Change::to(Target::Everything, info)?;
+        change.admitted = true;
+        let told = |current: &Value| {
+            let mut new = current.clone();
+            set_condition(
+                &mut new,
+                json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+                "message": "Eviction API: evicting", "lastProbeTime": null, "lastTransitionTime": clock::now_rfc3339()}),
+            );
+            Ok(new)
+        };
+        change.carry_out(server, user, info, told).await?;
+    }
+    // The pod's version is another one now, by the condition.
+    let options = delete::Options { resource_version: String::new(), ..options };
     delete::delete(server, user, info.kind, &info.path.namespace, &info.path.name, &options).await?;
     Ok(response::json(201, &created()))
 }
+
+/// No budget keeps more evictions in mind that its controller hasn't seen.
+const MAX_DISRUPTED: usize = 2000;
 
 /// Takes the eviction from the budget that covers the pod; a pod of a budget that allows none stays.
 async fn grant_disruption(server: &ApiServer, info: &Info, dry_run: bool) -> Result<(), Status> {
@@ -356,14 +381,27 @@ async fn grant_disruption(server: &ApiServer, info: &Info, dry_run: bool) -> Res
         if !healthy && (always || enough) {
             return Ok(());
         }
+        let refuse = |seconds: u32, message: String| {
+            let mut status =
+                Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", seconds);
+            let cause = json!({"reason": "DisruptionBudget", "message": message});
+            status.details.get_or_insert_default()["causes"] = json!([cause]);
+            Err(status)
+        };
+        let name = budget.name();
+        if count("observedGeneration") < budget.i64_at(&["metadata", "generation"]).unwrap_or(0) {
+            return refuse(10, format!("The disruption budget {name} is still being processed by the server."));
+        }
+        if budget["status"]["disruptedPods"].as_object().is_some_and(|pods| pods.len() > MAX_DISRUPTED) {
+            let why = "DisruptedPods map too big - too many evictions not confirmed by PDB controller";
+            return Err(Status::forbidden("policy", "poddisruptionbudgets", name, why));
+        }
         if count("disruptionsAllowed") < 1 {
-            let text = format!(
-                "Cannot evict pod as it would violate the pod's disruption budget. The disruption budget {} needs {} healthy pods and has {} currently",
-                budget.name(),
-                count("desiredHealthy"),
-                count("currentHealthy")
+            let (needs, has) = (count("desiredHealthy"), count("currentHealthy"));
+            return refuse(
+                0,
+                format!("The disruption budget {name} needs {needs} healthy pods and has {has} currently"),
             );
-            return Err(Status::too_many_requests(text, 10));
         }
         if dry_run {
             return Ok(());

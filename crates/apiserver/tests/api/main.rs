@@ -10,3 +10,4 @@ mod server;
 mod validation;
 mod versions;
 mod watches;
+mod writes;
