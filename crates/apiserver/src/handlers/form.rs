@@ -4,11 +4,13 @@ use std::io::Write as _;
 
 use api::{Kind, protobuf};
 use apimachinery::Status;
+use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::{HeaderMap, HeaderValue, Response, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::response::{self, Body};
 
@@ -95,6 +97,30 @@ pub async fn as_yaml(answer: Response<Body>) -> Response<Body> {
     };
     head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(YAML));
     Response::from_parts(head, response::full(text))
+}
+
+/// A document that clients keep: with a tag of its content (RFC 9110, section 8.8.3), and only sent to who hasn't it.
+pub async fn tagged(answer: Response<Body>, request: &HeaderMap) -> Response<Body> {
+    let (mut head, body) = answer.into_parts();
+    let Ok(body) = body.collect().await.map(|b| b.to_bytes()) else {
+        return response::error(&Status::internal("the answer broke off"));
+    };
+    let tag = format!("\"{}\"", hex(&Sha256::digest(&body)));
+    let known = request.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let body = if known.split(',').any(|t| t.trim() == tag) {
+        head.status = StatusCode::NOT_MODIFIED;
+        Bytes::new()
+    } else {
+        body
+    };
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        head.headers.insert(header::ETAG, tag);
+    }
+    Response::from_parts(head, response::full(body))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02X}")).collect()
 }
 
 /// Marks an answer that ends by itself and is this server's own, so that it may be compressed.

@@ -127,10 +127,14 @@ async fn serve(
     let Some(path) = path else {
         let (request, _) = request.into_parts();
         let answer = meta::answer(server, user, &request).await?;
-        return Ok(form::may_be_compressed(match form::negotiate(form::accept(&request.headers), None, false) {
+        let mut answer = match form::negotiate(form::accept(&request.headers), None, false) {
             Ok((_, true)) => form::as_yaml(answer).await,
             _ => answer,
-        }));
+        };
+        if ["/api", "/openapi"].iter().any(|document| request.uri.path().starts_with(document)) {
+            answer = form::tagged(answer, &request.headers).await;
+        }
+        return Ok(form::may_be_compressed(answer));
     };
     let kind = server.catalog.find(&path.group, &path.version, &path.plural).ok_or_else(Status::no_route)?;
     let verb = request::verb(request.method(), &path, &query).ok_or_else(Status::method_not_allowed)?;

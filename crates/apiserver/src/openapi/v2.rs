@@ -11,7 +11,7 @@ use crate::catalog::Catalog;
 /// As upstream answers: what clients ask for has an `@`, which is no character of a media type.
 pub const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
-/// The document as JSON. It has no paths: clients take types from it, and what is served from discovery.
+/// The document as JSON.
 pub fn document(catalog: &Catalog) -> Value {
     let (mut types, docs) = schema::raw();
     for kind in catalog.kinds() {
@@ -32,8 +32,38 @@ pub fn document(catalog: &Catalog) -> Value {
                 json!([{"group": kind.group, "version": kind.version, "kind": kind.kind}]);
         }
     }
-    json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": KUBERNETES_VERSION}, "paths": {},
+    let mut paths = Map::new();
+    for kind in catalog.kinds() {
+        let gvk = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
+        super::add_paths(kind, &gvk, &mut paths);
+    }
+    for operation in paths.values_mut().filter_map(Value::as_object_mut).flat_map(|item| item.values_mut()) {
+        *operation = operation_of_v2(operation);
+    }
+    json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": KUBERNETES_VERSION}, "paths": paths,
            "definitions": definitions})
+}
+
+/// An operation of v3 as v2 has it: the body is a parameter, and media types stand apart from schemas.
+fn operation_of_v2(operation: &Value) -> Value {
+    let mut out = operation.clone();
+    let mut parameters: Vec<Value> = Vec::new();
+    if let Some(content) = operation["requestBody"]["content"].as_object() {
+        out["consumes"] = content.keys().cloned().collect();
+        let schema = content.values().next().map(|media| moved(&media["schema"]));
+        parameters.push(json!({"name": "body", "in": "body", "required": true, "schema": schema}));
+    }
+    for parameter in operation["parameters"].as_array().into_iter().flatten() {
+        parameters.push(json!({"name": parameter["name"], "in": "query", "type": "string", "uniqueItems": true}));
+    }
+    out["parameters"] = parameters.into();
+    let schema = moved(&operation["responses"]["200"]["content"]["application/json"]["schema"]);
+    out["responses"] = json!({"200": {"description": "OK", "schema": schema}});
+    out["produces"] = json!(["application/json", "application/yaml", api::protobuf::MEDIA_TYPE]);
+    if let Some(map) = out.as_object_mut() {
+        map.remove("requestBody");
+    }
+    out
 }
 
 /// A schema of v3 as v2 has it: references lead elsewhere, and a reference has no company.
@@ -92,6 +122,11 @@ impl Message {
         self.0.extend_from_slice(bytes);
     }
 
+    fn flag(&mut self, field: u64, value: bool) {
+        self.varint(field << 3);
+        self.varint(u64::from(value));
+    }
+
     fn text(&mut self, field: u64, value: &Value) {
         if let Some(text) = value.as_str() {
             self.bytes(field, text.as_bytes());
@@ -113,9 +148,68 @@ pub fn protobuf(document: &Value) -> Vec<u8> {
         info.text(1, &document["info"]["title"]);
         info.text(2, &document["info"]["version"]);
     });
-    out.message(8, |_| {});
+    out.message(8, |paths| {
+        for (name, item) in document["paths"].as_object().into_iter().flatten() {
+            paths.message(2, |entry| {
+                entry.bytes(1, name.as_bytes());
+                entry.message(2, |out| path_item(out, item));
+            });
+        }
+    });
     out.message(9, |definitions| named(definitions, &document["definitions"]));
     out.0
+}
+
+fn path_item(out: &mut Message, item: &Value) {
+    for (field, verb) in [(2, "get"), (3, "put"), (4, "post"), (5, "delete"), (8, "patch")] {
+        let of = &item[verb];
+        if of.is_object() {
+            out.message(field, |out| operation(out, of));
+        }
+    }
+}
+
+fn operation(out: &mut Message, of: &Value) {
+    for (field, list) in [(6, "produces"), (7, "consumes")] {
+        of[list].as_array().into_iter().flatten().for_each(|media| out.text(field, media));
+    }
+    for parameter in of["parameters"].as_array().into_iter().flatten() {
+        let body = parameter["in"] == "body";
+        out.message(8, |item| {
+            item.message(1, |either| {
+                if body {
+                    either.message(1, |out| {
+                        out.text(2, &parameter["name"]);
+                        out.text(3, &parameter["in"]);
+                        out.flag(4, true);
+                        out.message(5, |schema| write(schema, &parameter["schema"]));
+                    });
+                } else {
+                    either.message(2, |sort| {
+                        sort.message(3, |query| {
+                            query.text(2, &parameter["in"]);
+                            query.text(4, &parameter["name"]);
+                            query.text(6, &parameter["type"]);
+                        });
+                    });
+                }
+            });
+        });
+    }
+    out.message(9, |responses| {
+        for (code, response) in of["responses"].as_object().into_iter().flatten() {
+            responses.message(1, |entry| {
+                entry.bytes(1, code.as_bytes());
+                entry.message(2, |value| {
+                    value.message(1, |out| {
+                        out.text(1, &response["description"]);
+                        out.message(2, |item| item.message(1, |schema| write(schema, &response["schema"])));
+                    });
+                });
+            });
+        }
+    });
+    extensions(out, 13, of);
 }
 
 /// `additional_properties` of Definitions and Properties: a name with a schema, each.
@@ -136,10 +230,7 @@ fn write(out: &mut Message, of: &Value) {
         out.text(19, required);
     }
     match &of["additionalProperties"] {
-        Value::Bool(any) => out.message(21, |item| {
-            item.varint(2 << 3);
-            item.varint(u64::from(*any));
-        }),
+        Value::Bool(any) => out.message(21, |item| item.flag(2, *any)),
         Value::Object(_) => out.message(21, |item| item.message(1, |s| write(s, &of["additionalProperties"]))),
         _ => {}
     }
@@ -152,8 +243,13 @@ fn write(out: &mut Message, of: &Value) {
     if of["properties"].is_object() {
         out.message(25, |properties| named(properties, &of["properties"]));
     }
+    extensions(out, 31, of);
+}
+
+/// `vendor_extension` of any message.
+fn extensions(out: &mut Message, field: u64, of: &Value) {
     for (name, value) in of.as_object().into_iter().flatten().filter(|(name, _)| name.starts_with("x-")) {
-        out.message(31, |entry| {
+        out.message(field, |entry| {
             entry.bytes(1, name.as_bytes());
             // JSON is YAML.
             entry.message(2, |any| any.bytes(2, value.to_string().as_bytes()));

@@ -1,6 +1,8 @@
 //! The API as clients see it: requests to a real server on a store in memory, and what it answers.
 
 mod admission;
+mod apply;
+mod discovery;
 mod errors;
 mod fairness;
 mod kube_rs;
