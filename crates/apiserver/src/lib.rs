@@ -41,6 +41,7 @@ use futures::future::BoxFuture;
 use http::{Request, Response};
 use store::Store;
 
+pub use admission::{Plugin, SERVER};
 pub use auth::User;
 pub use response::Body;
 pub use server::serve;
@@ -74,6 +75,7 @@ pub struct Config {
     pub audit: Option<Arc<audit::Audit>>,
     /// Parts that are left out, told to all nodes.
     pub disabled: Vec<String>,
+    pub plugins: Vec<Plugin>,
 }
 
 /// Who is at the other end of a connection.

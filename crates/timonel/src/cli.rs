@@ -156,6 +156,9 @@ pub struct ServerArgs {
     pub encryption_provider_config: Option<PathBuf>,
     #[command(flatten)]
     pub audit: AuditArgs,
+    /// Admission plugins to turn on: ExtendedResourceToleration, OwnerReferencesPermissionEnforcement (comma-separated)
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub enable_admission_plugins: Vec<apiserver::Plugin>,
     /// Parts to leave out: dns, ingress, servicelb, local-storage, metrics (comma-separated)
     #[arg(long, value_delimiter = ',')]
     pub disable: Vec<String>,

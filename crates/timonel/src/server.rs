@@ -65,7 +65,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     if plan.args.disable_agent {
         stop.cancelled().await;
     } else {
-        let user = User::new(format!("system:node:{}", plan.node_name), &["system:nodes", "system:authenticated"]);
+        let mut user = User::new(format!("system:node:{}", plan.node_name), &["system:nodes", "system:authenticated"]);
+        user.extra.push((apiserver::SERVER.into(), vec!["true".into()]));
         let access = agent::Access {
             client: components::client(&api, user),
             authority_pem: plan.authority.certificate_pem().to_string(),
@@ -195,6 +196,7 @@ fn api_config(plan: &Plan, audit: Option<Arc<Audit>>) -> apiserver::Config {
         cluster_cidr: plan.args.cluster_cidr,
         audit,
         disabled: plan.args.disable.clone(),
+        plugins: plan.args.enable_admission_plugins.clone(),
     }
 }
 

@@ -1,5 +1,8 @@
 //! Who is asking (authentication) and whether they may (authorization).
 
+mod bootstrap;
+pub mod escalation;
+mod impersonation;
 mod node;
 mod rbac;
 pub mod roles;
@@ -83,7 +86,7 @@ pub fn authenticate(server: &ApiServer, headers: &HeaderMap, peer: &Peer) -> Res
     if !user.is_in(AUTHENTICATED) {
         user.groups.push(AUTHENTICATED.into());
     }
-    impersonate(server, headers, user)
+    impersonation::act(server, headers, user)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -96,10 +99,13 @@ fn by_certificate(facts: &Arc<pki::CertificateFacts>) -> User {
     User { name: facts.common_name.clone(), groups: facts.organizations.clone(), ..User::default() }
 }
 
-fn by_token(server: &ApiServer, token: &str) -> Result<User, Status> {
+pub fn by_token(server: &ApiServer, token: &str) -> Result<User, Status> {
     let secret = server.config.join_secret.as_bytes();
     if !secret.is_empty() && bool::from(token.as_bytes().ct_eq(secret)) {
         return Ok(User::new("system:bootstrap:timonel", &[BOOTSTRAPPERS]));
+    }
+    if let Some(user) = bootstrap::user(server, token) {
+        return Ok(user);
     }
     server.tokens.user(server, token).map_err(|why| {
         tracing::debug!(%why, "a bearer token was refused");
@@ -107,48 +113,19 @@ fn by_token(server: &ApiServer, token: &str) -> Result<User, Status> {
     })
 }
 
-/// `Impersonate-*` headers, for those who may.
-fn impersonate(server: &ApiServer, headers: &HeaderMap, user: User) -> Result<User, Status> {
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
-    let Some(target) = text("impersonate-user") else {
-        return Ok(user);
-    };
-    let allowed = |resource: &str, name: &str| {
-        let attributes = Attributes { verb: "impersonate", group: "", resource, namespace: "", name, path: "" };
-        server.rbac.allows(server, &user, &attributes)
-    };
-    let refuse = |what: &str, name: &str| {
-        let why =
-            format!("User {:?} cannot impersonate resource {what:?} in API group \"\" at the cluster scope", user.name);
-        Status::forbidden("", what, name, &why)
-    };
-    if !allowed("users", target) {
-        return Err(refuse("users", target));
-    }
-    let mut groups = Vec::new();
-    for group in headers.get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()) {
-        if !allowed("groups", group) {
-            return Err(refuse("groups", group));
-        }
-        groups.push(group.to_string());
-    }
-    if groups.is_empty()
-        && let Some((namespace, name)) =
-            target.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'))
-    {
-        return Ok(User::service_account(namespace, name, ""));
-    }
-    if !groups.iter().any(|g| g == AUTHENTICATED) {
-        groups.push(AUTHENTICATED.into());
-    }
-    Ok(User { name: target.into(), groups, ..User::default() })
-}
-
 /// Whether `user` may do what `attributes` say.
 pub fn allows(server: &ApiServer, user: &User, attributes: &Attributes<'_>) -> bool {
     user.is_in(MASTERS)
         || (user.is_in(NODES) && node::allows(server, user, attributes))
         || server.rbac.allows(server, user, attributes)
+}
+
+/// What allows it, if anything does; empty where there is nothing to tell.
+pub fn reason(server: &ApiServer, user: &User, attributes: &Attributes<'_>) -> Option<String> {
+    if user.is_in(MASTERS) || (user.is_in(NODES) && node::allows(server, user, attributes)) {
+        return Some(String::new());
+    }
+    server.rbac.reason(server, user, attributes)
 }
 
 /// Refuses a resource request that its user may not make, in upstream's words.

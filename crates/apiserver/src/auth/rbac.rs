@@ -25,7 +25,7 @@ pub struct Attributes<'a> {
     pub path: &'a str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {
     pub verbs: Vec<String>,
     pub groups: Vec<String>,
@@ -35,7 +35,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    fn read(value: &Value) -> Self {
+    pub fn read(value: &Value) -> Self {
         let list = |key: &str| value.strings_at(&[key]).into_iter().map(String::from).collect();
         Rule {
             verbs: list("verbs"),
@@ -70,6 +70,18 @@ enum Subject {
     Group(String),
 }
 
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Subject::User(name) => match name.strip_prefix("system:serviceaccount:").and_then(|n| n.split_once(':')) {
+                Some((namespace, name)) => write!(f, "ServiceAccount \"{name}/{namespace}\""),
+                None => write!(f, "User {name:?}"),
+            },
+            Subject::Group(name) => write!(f, "Group {name:?}"),
+        }
+    }
+}
+
 impl Subject {
     fn read(value: &Value, default_namespace: &str) -> Self {
         let name = value.str_at(&["name"]);
@@ -96,6 +108,8 @@ impl Subject {
 
 #[derive(Debug)]
 struct Grant {
+    /// Like `ClusterRoleBinding "b" of ClusterRole "r"`.
+    by: String,
     subjects: Vec<Subject>,
     rules: Arc<Vec<Rule>>,
 }
@@ -106,6 +120,13 @@ struct Index {
     made_of: [u64; 4],
     cluster: Vec<Grant>,
     namespaces: HashMap<String, Vec<Grant>>,
+}
+
+impl Index {
+    /// What is granted in a namespace, or for the whole cluster.
+    fn grants(&self, namespace: &str) -> impl Iterator<Item = &Grant> {
+        self.cluster.iter().chain(self.namespaces.get(namespace).into_iter().flatten())
+    }
 }
 
 #[derive(Default)]
@@ -122,29 +143,24 @@ const RESOURCES: [&str; 4] = [
 
 impl Rbac {
     pub fn allows(&self, server: &ApiServer, user: &User, attributes: &Attributes<'_>) -> bool {
-        self.rules(server, user, attributes.namespace, |rule| rule.allows(attributes))
+        self.reason(server, user, attributes).is_some()
     }
 
-    /// All rules that `user` has in `namespace` (SelfSubjectRulesReview).
-    pub fn list(&self, server: &ApiServer, user: &User, namespace: &str) -> Vec<Rule> {
-        let mut all = Vec::new();
-        self.rules(server, user, namespace, |rule| {
-            all.push(rule.clone());
-            false
-        });
-        all
-    }
-
-    /// Goes through a user's rules until `stop` says so; whether it did.
-    fn rules(&self, server: &ApiServer, user: &User, namespace: &str, mut stop: impl FnMut(&Rule) -> bool) -> bool {
+    /// What allows `user` to do it, as upstream tells it in access reviews.
+    pub fn reason(&self, server: &ApiServer, user: &User, attributes: &Attributes<'_>) -> Option<String> {
         let index = self.current(server);
-        let local = index.namespaces.get(namespace).map(Vec::as_slice).unwrap_or_default();
-        index
-            .cluster
-            .iter()
-            .chain(local)
-            .filter(|grant| grant.subjects.iter().any(|s| s.is(user)))
-            .any(|grant| grant.rules.iter().any(&mut stop))
+        index.grants(attributes.namespace).find_map(|grant| {
+            let subject = grant.subjects.iter().find(|s| s.is(user))?;
+            let allowed = grant.rules.iter().any(|rule| rule.allows(attributes));
+            allowed.then(|| format!("RBAC: allowed by {} to {subject}", grant.by))
+        })
+    }
+
+    /// All rules that `user` has in `namespace`.
+    pub fn list(&self, server: &ApiServer, user: &User, namespace: &str) -> Vec<Rule> {
+        let index = self.current(server);
+        let held = index.grants(namespace).filter(|grant| grant.subjects.iter().any(|s| s.is(user)));
+        held.flat_map(|grant| grant.rules.iter().cloned()).collect()
     }
 
     fn current(&self, server: &ApiServer) -> Arc<Index> {
@@ -183,7 +199,13 @@ fn compile(server: &ApiServer, made_of: [u64; 4]) -> Index {
         let namespace =
             if binding["roleRef"]["kind"] == "ClusterRole" { String::new() } else { binding.namespace().to_string() };
         let subjects = binding.array_at(&["subjects"]).iter().map(|s| Subject::read(s, binding.namespace())).collect();
-        Some(Grant { subjects, rules: rules.get(&(namespace, role))?.clone() })
+        let kind = if binding.namespace().is_empty() {
+            format!("ClusterRoleBinding {:?}", binding.name())
+        } else {
+            format!("RoleBinding \"{}/{}\"", binding.name(), binding.namespace())
+        };
+        let by = format!("{kind} of {} {role:?}", binding.str_at(&["roleRef", "kind"]));
+        Some(Grant { by, subjects, rules: rules.get(&(namespace, role))?.clone() })
     };
     let cluster = cluster_bindings.iter().filter_map(grant).collect();
     let mut namespaces: HashMap<String, Vec<Grant>> = HashMap::new();

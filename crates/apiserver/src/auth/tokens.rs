@@ -1,9 +1,14 @@
 //! Service-account tokens: signed JWTs, bound to a service account and perhaps to a pod (KEP-1205).
 
 use apimachinery::ObjectExt as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use rustls::pki_types::SubjectPublicKeyInfoDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::User;
 use crate::ApiServer;
@@ -23,6 +28,9 @@ pub struct Bound {
     pub pod: Option<Named>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<Named>,
+    /// The node of the pod, or that the token is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Named>,
 }
 
 /// The claims of a token, as upstream writes them.
@@ -40,15 +48,45 @@ pub struct Claims {
     pub kubernetes: Bound,
 }
 
+impl Claims {
+    /// Whose token it is.
+    pub fn user(self) -> User {
+        let bound = self.kubernetes;
+        let mut user = User::service_account(&bound.namespace, &bound.serviceaccount.name, &bound.serviceaccount.uid);
+        let mut tell = |key: &str, value: String| {
+            user.extra.push((format!("authentication.kubernetes.io/{key}"), vec![value]));
+        };
+        tell("credential-id", format!("JTI={}", self.jti));
+        for (what, object) in [("node", bound.node), ("pod", bound.pod)] {
+            if let Some(object) = object {
+                tell(&format!("{what}-name"), object.name);
+                tell(&format!("{what}-uid"), object.uid);
+            }
+        }
+        user
+    }
+}
+
+/// Bytes of a point on P-256: how it is written, and two coordinates.
+const POINT: usize = 65;
+
 pub struct Tokens {
     sign: EncodingKey,
     verify: DecodingKey,
+    /// Names the key in tokens and in [`Tokens::keys`].
+    key_id: String,
+    /// The public key's point, without compression.
+    point: Vec<u8>,
 }
 
 impl Tokens {
     pub fn new(key_pem: &str) -> Result<Self, String> {
         let public = pki::public_key(key_pem).map_err(|e| e.to_string())?;
+        let info = SubjectPublicKeyInfoDer::from_pem_slice(public.as_bytes()).map_err(|e| e.to_string())?;
+        let point = info.as_ref().len().checked_sub(POINT).map(|at| info.as_ref()[at..].to_vec());
         Ok(Tokens {
+            key_id: URL_SAFE_NO_PAD.encode(Sha256::digest(&info)),
+            point: point.ok_or("the key is no key on the curve P-256")?,
             sign: EncodingKey::from_ec_pem(key_pem.as_bytes()).map_err(|e| e.to_string())?,
             verify: DecodingKey::from_ec_pem(public.as_bytes()).map_err(|e| e.to_string())?,
         })
@@ -60,7 +98,24 @@ impl Tokens {
     }
 
     pub fn issue(&self, claims: &Claims) -> Result<String, String> {
-        jsonwebtoken::encode(&Header::new(Algorithm::ES256), claims, &self.sign).map_err(|e| e.to_string())
+        let header = Header { kid: Some(self.key_id.clone()), ..Header::new(Algorithm::ES256) };
+        jsonwebtoken::encode(&header, claims, &self.sign).map_err(|e| e.to_string())
+    }
+
+    /// The keys by which others know these tokens (RFC 7517), as `/openid/v1/jwks` tells them.
+    pub fn keys(&self) -> Value {
+        // The first byte says that both coordinates follow.
+        let (x, y) = self.point[1..].split_at(POINT / 2);
+        json!({"keys": [{"use": "sig", "kty": "EC", "kid": self.key_id, "alg": "ES256", "crv": "P-256",
+            "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)}]})
+    }
+
+    /// What `/.well-known/openid-configuration` tells of the issuer (OpenID Connect Discovery 1.0).
+    pub fn configuration(server: &ApiServer) -> Value {
+        let (address, port) = server.config.advertise;
+        json!({"issuer": Self::issuer(server), "jwks_uri": format!("https://{address}:{port}/openid/v1/jwks"),
+            "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["ES256"]})
     }
 
     /// Checks signature, time and audience, and that what the token is bound to still exists.
@@ -83,6 +138,13 @@ impl Tokens {
         if let Some(pod) = &bound.pod {
             exists("pods", pod)?;
         }
+        if let (Some(node), None) = (&bound.node, &bound.pod) {
+            let found =
+                server.cache.named("nodes").get(&node.name).ok_or_else(|| format!("node {} is gone", node.name))?;
+            if found.parse().uid() != node.uid {
+                return Err(format!("node {} is another one now", node.name));
+            }
+        }
         if let Some(secret) = &bound.secret {
             exists("secrets", secret)?;
         }
@@ -90,13 +152,6 @@ impl Tokens {
     }
 
     pub fn user(&self, server: &ApiServer, token: &str) -> Result<User, String> {
-        let claims = self.verify(server, token, &Self::issuer(server))?;
-        let bound = claims.kubernetes;
-        let mut user = User::service_account(&bound.namespace, &bound.serviceaccount.name, &bound.serviceaccount.uid);
-        if let Some(pod) = bound.pod {
-            user.extra.push(("authentication.kubernetes.io/pod-name".into(), vec![pod.name]));
-            user.extra.push(("authentication.kubernetes.io/pod-uid".into(), vec![pod.uid]));
-        }
-        Ok(user)
+        Ok(self.verify(server, token, &Self::issuer(server))?.user())
     }
 }

@@ -8,7 +8,7 @@ use http::{Method, Response, header};
 use serde_json::json;
 
 use super::{authorize_path, health};
-use crate::auth::User;
+use crate::auth::{Tokens, User};
 use crate::request::Query;
 use crate::response::{self, Body};
 use crate::{ApiServer, KUBERNETES_VERSION, openapi};
@@ -30,6 +30,13 @@ pub async fn answer(server: &Arc<ApiServer>, user: &User, request: &Parts) -> Re
     match parts.as_slice() {
         [endpoint @ ("healthz" | "livez" | "readyz"), rest @ ..] if rest.len() < 2 => {
             health::answer(server, endpoint, rest.first().copied(), &Query::parse(&request.uri)).await
+        }
+        [".well-known", "openid-configuration"] => Ok(response::json(200, &Tokens::configuration(server))),
+        ["openid", "v1", "jwks"] => {
+            let mut answer = response::json(200, &server.tokens.keys());
+            let kind = header::HeaderValue::from_static("application/jwk-set+json");
+            answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+            Ok(answer)
         }
         ["metrics"] => Ok(response::text(200, metrics(server))),
         ["version"] => Ok(response::json(200, &version())),

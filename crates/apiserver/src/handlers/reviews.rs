@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use apimachinery::{ObjectExt as _, Status};
+use api::Kind;
+use apimachinery::{Cause, ObjectExt as _, Status};
 use http::{Request, Response};
 use serde_json::{Value, json};
 
@@ -35,8 +36,15 @@ pub async fn create(
         }
         "SelfSubjectReview" => json!({"userInfo": user.info()}),
         "TokenReview" => token(server, &review),
-        "SelfSubjectAccessReview" => access(server, user, &review["spec"]),
+        "SelfSubjectAccessReview" => {
+            check_access(info.kind, &review)?;
+            access(server, user, &review["spec"])
+        }
         "SubjectAccessReview" | "LocalSubjectAccessReview" => {
+            if info.kind.namespaced && review.namespace().is_empty() {
+                review.set_meta("namespace", info.path.namespace.as_str());
+            }
+            check_access(info.kind, &review)?;
             let subject = User {
                 name: review.str_at(&["spec", "user"]).into(),
                 groups: review.strings_at(&["spec", "groups"]).into_iter().map(String::from).collect(),
@@ -51,20 +59,56 @@ pub async fn create(
     Ok(response::json(201, &review))
 }
 
+/// Whose token it is, if it is for one of the audiences that are asked about.
 fn token(server: &ApiServer, review: &Value) -> Value {
-    let issuer = Tokens::issuer(server);
-    let wanted = review.strings_at(&["spec", "audiences"]);
-    let audience = wanted.first().copied().unwrap_or(&issuer);
-    let token = review.str_at(&["spec", "token"]);
-    match server.tokens.verify(server, token, audience).and_then(|_| server.tokens.user(server, token)) {
-        Ok(user) => json!({"authenticated": true, "user": user.info(), "audiences": [audience]}),
-        Err(why) => json!({"authenticated": false, "error": format!("invalid bearer token: {why}")}),
+    let own = Tokens::issuer(server);
+    let mut audiences = review.strings_at(&["spec", "audiences"]);
+    if audiences.is_empty() {
+        audiences.push(&own);
     }
+    let token = review.str_at(&["spec", "token"]);
+    let mut refused = "it is for no audience".to_string();
+    for audience in audiences {
+        match server.tokens.verify(server, token, audience) {
+            Ok(claims) => return json!({"authenticated": true, "user": claims.user().info(), "audiences": [audience]}),
+            // Other tokens say nothing of audiences, and are this server's.
+            Err(why) => match auth::by_token(server, token) {
+                Ok(mut user) if audience == own => {
+                    user.groups.push(auth::AUTHENTICATED.into());
+                    return json!({"authenticated": true, "user": user.info(), "audiences": [audience]});
+                }
+                _ => refused = why,
+            },
+        }
+    }
+    json!({"authenticated": false, "error": format!("[invalid bearer token, {refused}]")})
+}
+
+/// What is wrong with an access review.
+fn check_access(kind: &Kind, review: &Value) -> Result<(), Status> {
+    let spec = &review["spec"];
+    let mut causes = Vec::new();
+    let (resource, path) = (!spec["resourceAttributes"].is_null(), !spec["nonResourceAttributes"].is_null());
+    if resource == path {
+        let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+        causes.push(Cause::invalid("spec.resourceAttributes", &spec["resourceAttributes"], why));
+    }
+    if kind.kind != "SelfSubjectAccessReview" {
+        if spec.str_at(&["user"]).is_empty() && spec.array_at(&["groups"]).is_empty() {
+            causes.push(Cause::invalid("spec.user", &spec["user"], "at least one of user or group must be specified"));
+        }
+        let namespace = spec.str_at(&["resourceAttributes", "namespace"]);
+        if kind.kind == "LocalSubjectAccessReview" && namespace != review.namespace() {
+            let why = "must match metadata.namespace";
+            causes.push(Cause::invalid("spec.resourceAttributes.namespace", &namespace.into(), why));
+        }
+    }
+    if causes.is_empty() { Ok(()) } else { Err(Status::invalid(kind.group, kind.kind, "", causes)) }
 }
 
 fn access(server: &ApiServer, user: &User, spec: &Value) -> Value {
     let resource = &spec["resourceAttributes"];
-    let allowed = if resource.is_object() {
+    let reason = if resource.is_object() {
         let mut name = resource.str_at(&["resource"]).to_string();
         if !resource.str_at(&["subresource"]).is_empty() {
             name = format!("{name}/{}", resource.str_at(&["subresource"]));
@@ -77,7 +121,7 @@ fn access(server: &ApiServer, user: &User, spec: &Value) -> Value {
             name: resource.str_at(&["name"]),
             path: "",
         };
-        auth::allows(server, user, &attributes)
+        auth::reason(server, user, &attributes)
     } else {
         let path = &spec["nonResourceAttributes"];
         let attributes = Attributes {
@@ -88,9 +132,13 @@ fn access(server: &ApiServer, user: &User, spec: &Value) -> Value {
             name: "",
             path: path.str_at(&["path"]),
         };
-        auth::allows(server, user, &attributes)
+        auth::reason(server, user, &attributes)
     };
-    json!({"allowed": allowed})
+    match reason {
+        Some(reason) if reason.is_empty() => json!({"allowed": true}),
+        Some(reason) => json!({"allowed": true, "reason": reason}),
+        None => json!({"allowed": false}),
+    }
 }
 
 fn rules(server: &ApiServer, user: &User, namespace: &str) -> Value {

@@ -12,7 +12,6 @@ use store::Write;
 
 use super::write::{Change, commit};
 use super::{Patch, body, delete};
-use crate::ApiServer;
 use crate::auth::{Claims, Named, Tokens, User};
 use crate::cache::store_key;
 use crate::external::{self, Attempt};
@@ -20,6 +19,7 @@ use crate::object::encode;
 use crate::request::Info;
 use crate::response::{self, Body};
 use crate::strategy::Target;
+use crate::{ApiServer, admission};
 
 pub async fn answer(
     server: &Arc<ApiServer>,
@@ -36,7 +36,7 @@ pub async fn answer(
             Ok(response::json(201, &created()))
         }
         ("pods", "eviction", "create") => evict(server, user, info, request).await,
-        ("serviceaccounts", "token", "create") => token(server, info, request).await,
+        ("serviceaccounts", "token", "create") => token(server, user, info, request).await,
         ("namespaces", "finalize", "update") => everything(server, user, info, request, &["spec", "status"]).await,
         ("certificatesigningrequests", "approval", "update" | "patch") => {
             everything(server, user, info, request, &["status"]).await
@@ -422,7 +422,12 @@ async fn grant_disruption(server: &ApiServer, info: &Info, dry_run: bool) -> Res
 const TOKEN_SECONDS: i64 = 3600;
 const TOKEN_MIN_SECONDS: i64 = 600;
 
-async fn token(server: &Arc<ApiServer>, info: &Info, request: Request<Body>) -> Result<Response<Body>, Status> {
+async fn token(
+    server: &Arc<ApiServer>,
+    user: &User,
+    info: &Info,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
     let (mut review, _) = body::value(request).await?;
     let account = super::read::resource(server, info.kind)?.get(&info.key()).ok_or_else(|| info.not_found())?.parse();
     let seconds = review.i64_at(&["spec", "expirationSeconds"]).unwrap_or(TOKEN_SECONDS);
@@ -464,7 +469,11 @@ async fn token(server: &Arc<ApiServer>, info: &Info, request: Request<Body>) -> 
             return Err(Status::conflict("", "pods", name, &why));
         }
         claims.kubernetes.pod = Some(Named { name: pod.name().into(), uid: pod.uid().into() });
+        let node = pod.str_at(&["spec", "nodeName"]);
+        let uid = server.cache.named("nodes").get(node).map(|entry| entry.parse().uid().to_string());
+        claims.kubernetes.node = uid.map(|uid| Named { name: node.into(), uid });
     }
+    admission::restrict_token(user, info, claims.kubernetes.node.as_ref().filter(|_| claims.kubernetes.pod.is_some()))?;
     let token = server.tokens.issue(&claims).map_err(Status::internal)?;
     let expires = Timestamp::from_second(now + seconds).map(clock::format_rfc3339).unwrap_or_default();
     review["kind"] = "TokenRequest".into();

@@ -165,7 +165,7 @@ async fn create_named(
     }
     let lease = server.services.assign(kind, &mut object, None)?;
     refuse(kind, &object, server.catalog.check(kind, &object, None))?;
-    admission::validate(user, kind, Operation::Create, &object)?;
+    admission::validate(server, &attempt, &object)?;
     let told = external::validate(server, &attempt, &object).await?;
     creation.warnings.lock().extend(told);
     creation.warnings.lock().extend(admission::pod_security(server, kind, &object)?);
@@ -435,7 +435,7 @@ impl Change {
                 _ => server.catalog.check(kind, &new, Some(&old)),
             };
             refuse(kind, &new, causes)?;
-            admission::validate(user, kind, Operation::Update, &new)?;
+            admission::validate(server, &attempt, &new)?;
             if !self.admitted {
                 let told = external::validate(server, &attempt, &new).await?;
                 self.warnings.lock().extend(told);

@@ -1,5 +1,6 @@
 //! The API as clients see it: requests to a real server on a store in memory, and what it answers.
 
+mod access;
 mod admission;
 mod apply;
 mod discovery;

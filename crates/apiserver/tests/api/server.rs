@@ -51,6 +51,7 @@ impl Server {
             cluster_cidr: "10.42.0.0/16".parse().unwrap(),
             audit: None,
             disabled: Vec::new(),
+            plugins: Vec::new(),
         };
         change(&mut config);
         let api = ApiServer::start(config, store.clone()).await.unwrap();
@@ -65,6 +66,31 @@ impl Server {
     pub async fn send_as(&self, user: &User, request: Request<Bytes>) -> Response<Body> {
         let request = request.map(|body| Full::new(body).map_err(|never| match never {}).boxed_unsync());
         self.api.handle(request, Peer::Component(Arc::new(user.clone()))).await
+    }
+
+    /// Sends a request as somebody who is known by what he shows alone: a certificate, or headers.
+    pub async fn remote(&self, certificate: Option<(&str, &[&str])>, request: Request<Bytes>) -> (u16, Value) {
+        let facts = certificate.map(|(name, groups)| {
+            Arc::new(pki::CertificateFacts {
+                common_name: name.into(),
+                organizations: groups.iter().map(|g| (*g).to_string()).collect(),
+                names: Vec::new(),
+                not_before: 0,
+                not_after: i64::MAX,
+            })
+        });
+        let request = request.map(|body| Full::new(body).map_err(|never| match never {}).boxed_unsync());
+        let (code, _, bytes) = read(self.api.handle(request, Peer::Remote(facts)).await).await;
+        (code.as_u16(), serde_json::from_slice(&bytes).unwrap_or_default())
+    }
+
+    /// Sends a body of JSON as a user.
+    pub async fn json_as(&self, user: &User, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let request = Request::builder().method(method).uri(path).header("content-type", kind);
+        let answer = self.send_as(user, request.body(Bytes::from(body.to_string())).unwrap()).await;
+        let (code, _, bytes) = read(answer).await;
+        (code.as_u16(), serde_json::from_slice(&bytes).unwrap_or_default())
     }
 
     pub async fn get(&self, path: &str, accept: &str) -> (StatusCode, String, Bytes) {

@@ -1,7 +1,12 @@
 //! What upstream's built-in admission plugins add to objects and refuse, beyond plain defaults and checks.
 //!
 //! Here: NamespaceLifecycle, ServiceAccount, Priority, DefaultTolerationSeconds, DefaultStorageClass,
-//! PodSecurity, StorageObjectInUseProtection, DefaultIngressClass, LimitRanger and ResourceQuota (in [`quota`]), NodeRestriction (names).
+//! PodSecurity, StorageObjectInUseProtection, DefaultIngressClass, LimitRanger and ResourceQuota (in [`quota`]),
+//! NodeRestriction, RuntimeClass, those of certificates, and the prevention of escalation.
+
+mod certificates;
+mod nodes;
+mod runtime_class;
 
 use std::time::Duration;
 
@@ -12,11 +17,36 @@ use api::Kind;
 use api::pod_security::{self, Level};
 
 use crate::ApiServer;
-use crate::auth::{NODES, User};
+use crate::auth::{User, escalation};
 use crate::cache::object_key;
+use crate::external::Attempt;
 use crate::handlers::write::generated_name;
 use crate::object::Filter;
 use crate::quota;
+
+/// Admission plugins that are off unless an administrator turns them on, as upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plugin {
+    ExtendedResourceToleration,
+    OwnerReferencesPermissionEnforcement,
+}
+
+impl std::str::FromStr for Plugin {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "ExtendedResourceToleration" => Ok(Plugin::ExtendedResourceToleration),
+            "OwnerReferencesPermissionEnforcement" => Ok(Plugin::OwnerReferencesPermissionEnforcement),
+            _ => Err(format!(
+                "{name:?} can't be enabled: ExtendedResourceToleration and OwnerReferencesPermissionEnforcement can; \
+                 upstream's default plugins are always on"
+            )),
+        }
+    }
+}
+
+pub use nodes::{SERVER, restrict_token};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -60,17 +90,14 @@ pub fn mutate(
 }
 
 /// Refuses an object whose form is right, for who sends it.
-pub fn validate(user: &User, kind: &Kind, operation: Operation, object: &Value) -> Result<(), Status> {
-    let Some(node) = user.name.strip_prefix("system:node:").filter(|_| user.is_in(NODES)) else { return Ok(()) };
-    let refuse = |why: String| Err(Status::forbidden(kind.group, kind.plural, object.name(), &why));
-    match kind.plural {
-        "nodes" if object.name() != node => {
-            refuse(format!("node {node:?} is not allowed to modify node {:?}", object.name()))
-        }
-        "pods" if operation == Operation::Create => refuse(format!("pod creation is not allowed for node {node:?}")),
-        "leases" if object.name() != node => refuse(format!("node {node:?} may only have its own lease")),
-        _ => Ok(()),
+pub fn validate(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
+    nodes::restrict(attempt, object)?;
+    certificates::check(server, attempt, object)?;
+    escalation::check(server, attempt, object)?;
+    if server.config.plugins.contains(&Plugin::OwnerReferencesPermissionEnforcement) {
+        escalation::check_owners(server, attempt, object)?;
     }
+    Ok(())
 }
 
 /// PodSecurity: refuses a pod that goes beyond what its namespace enforces, and returns what it is warned of.
@@ -162,6 +189,10 @@ fn pod(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
     service_account(server, pod)?;
     priority(server, pod)?;
     tolerations(pod);
+    runtime_class::apply(server, pod)?;
+    if server.config.plugins.contains(&Plugin::ExtendedResourceToleration) {
+        runtime_class::tolerate_extended_resources(pod);
+    }
     quota::apply_limit_defaults(server, pod);
     Ok(())
 }

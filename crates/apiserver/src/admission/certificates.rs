@@ -1,0 +1,48 @@
+//! CertificateApproval, CertificateSigning and CertificateSubjectRestriction: whoever approves or signs needs the
+//! right to do so for the signer, and nobody gets a certificate that makes him everybody's master.
+
+use apimachinery::{ObjectExt as _, Status};
+use base64::Engine as _;
+use serde_json::Value;
+
+use crate::ApiServer;
+use crate::auth::{self, Attributes, MASTERS};
+use crate::external::Attempt;
+
+const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
+
+pub fn check(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
+    let kind = attempt.kind;
+    if kind.plural != "certificatesigningrequests" {
+        return Ok(());
+    }
+    let signer = object.str_at(&["spec", "signerName"]);
+    let refuse = |why: &str| Err(Status::forbidden(kind.group, kind.plural, object.name(), why));
+    let may = |verb: &str| {
+        let domain = signer.split('/').next().unwrap_or("");
+        [signer.to_string(), format!("{domain}/*")].iter().any(|name| {
+            let wanted = Attributes { verb, group: kind.group, resource: "signers", namespace: "", name, path: "" };
+            auth::allows(server, attempt.user, &wanted)
+        })
+    };
+    let same = |path: &[&str]| attempt.old.is_some_and(|old| old.at(path) == object.at(path));
+    match (attempt.operation, attempt.subresource) {
+        ("CREATE", _) if signer == CLIENT => {
+            let request = base64::engine::general_purpose::STANDARD.decode(object.str_at(&["spec", "request"]));
+            let pem = request.ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+            match pki::request_facts(&pem) {
+                Ok(facts) if facts.organizations.iter().any(|o| o == MASTERS) => {
+                    refuse(&format!("use of {CLIENT} signer with {MASTERS} group is not allowed"))
+                }
+                _ => Ok(()),
+            }
+        }
+        ("UPDATE", "approval") if !may("approve") => {
+            refuse(&format!("user not permitted to approve requests with signerName {signer:?}"))
+        }
+        ("UPDATE", "status") if !same(&["status", "certificate"]) && !may("sign") => {
+            refuse(&format!("user not permitted to sign requests with signerName {signer:?}"))
+        }
+        _ => Ok(()),
+    }
+}

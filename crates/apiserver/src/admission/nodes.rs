@@ -1,0 +1,117 @@
+//! NodeRestriction: what a kubelet may write of what it may write at all.
+
+use apimachinery::{ObjectExt as _, Status};
+use serde_json::{Map, Value};
+
+use crate::auth::{NODES, Named, User};
+use crate::external::Attempt;
+use crate::request::Info;
+
+/// Marks the kubelet that lives in the server's own process, which says itself that it is one of the control plane.
+pub const SERVER: &str = "timonel.io/server";
+
+/// Labels of the `kubernetes.io` and `k8s.io` domains that a kubelet may give itself.
+const OWN_LABELS: &[&str] = &[
+    "kubernetes.io/hostname",
+    "kubernetes.io/arch",
+    "kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/instance-type",
+    "node.kubernetes.io/instance-type",
+    "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+];
+
+/// Who isn't a node is not restricted here.
+pub fn restrict(attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
+    let Some(node) = attempt.user.name.strip_prefix("system:node:").filter(|_| attempt.user.is_in(NODES)) else {
+        return Ok(());
+    };
+    let kind = attempt.kind;
+    let refuse = |why: String| Err(Status::forbidden(kind.group, kind.plural, object.name(), &why));
+    match (kind.plural, attempt.subresource) {
+        ("nodes", _) if object.name() != node => {
+            refuse(format!("node {node:?} is not allowed to modify node {:?}", object.name()))
+        }
+        ("nodes", _) => match forbidden_labels(attempt.user, object, attempt.old) {
+            labels if !labels.is_empty() => {
+                refuse(format!("node {node:?} is not allowed to set the following labels: {}", labels.join(", ")))
+            }
+            _ if attempt.old.is_some_and(|old| old["spec"]["taints"] != object["spec"]["taints"]) => {
+                refuse(format!("node {node:?} is not allowed to modify taints"))
+            }
+            _ => Ok(()),
+        },
+        ("pods", "") if attempt.operation == "CREATE" => {
+            refuse(format!("pod creation is not allowed for node {node:?}"))
+        }
+        ("leases", _) if object.name() != node => refuse(format!("node {node:?} may only have its own lease")),
+        _ => Ok(()),
+    }
+}
+
+/// A kubelet may ask for tokens of its own pods alone; `node` is that of the pod that the token is bound to.
+pub fn restrict_token(user: &User, info: &Info, node: Option<&Named>) -> Result<(), Status> {
+    let Some(own) = user.name.strip_prefix("system:node:").filter(|_| user.is_in(NODES)) else { return Ok(()) };
+    let refuse = |why: &str| Err(Status::forbidden("", "serviceaccounts", &info.path.name, why));
+    match node {
+        None => refuse("node requested token not bound to a pod"),
+        Some(node) if node.name != own => refuse("node requested token bound to a pod scheduled on a different node"),
+        Some(_) => Ok(()),
+    }
+}
+
+/// The labels that are set, changed or taken away and not the kubelet's to decide.
+fn forbidden_labels(user: &User, object: &Value, old: Option<&Value>) -> Vec<String> {
+    let none = Map::new();
+    let labels = |of: Option<&Value>| of.and_then(|o| o["metadata"]["labels"].as_object()).cloned();
+    let (new, old) = (labels(Some(object)).unwrap_or_default(), labels(old).unwrap_or(none));
+    let changed = new.iter().chain(&old).map(|(key, _)| key).filter(|key| new.get(*key) != old.get(*key));
+    let server = user.extra.iter().any(|(key, _)| key == SERVER);
+    let mut all: Vec<String> = changed
+        .filter(|key| !is_own(key) && !(server && *key == "node-role.kubernetes.io/control-plane"))
+        .cloned()
+        .collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+fn is_own(key: &str) -> bool {
+    let Some((domain, _)) = key.split_once('/') else { return true };
+    let below = |of: &str| domain == of || domain.strip_suffix(of).is_some_and(|rest| rest.ends_with('.'));
+    if below("node-restriction.kubernetes.io") {
+        return false;
+    }
+    if !below("kubernetes.io") && !below("k8s.io") {
+        return true;
+    }
+    OWN_LABELS.contains(&key) || below("kubelet.kubernetes.io") || below("node.kubernetes.io")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_that_others_rely_on_are_not_the_kubelets() {
+        for (label, own) in [
+            ("rack", true),
+            ("example.com/rack", true),
+            ("kubernetes.io/hostname", true),
+            ("node.kubernetes.io/anything", true),
+            ("x.kubelet.kubernetes.io/anything", true),
+            ("topology.kubernetes.io/zone", true),
+            ("node-role.kubernetes.io/control-plane", false),
+            ("node-restriction.kubernetes.io/tenant", false),
+            ("x.node-restriction.kubernetes.io/tenant", false),
+            ("kubernetes.io/other", false),
+            ("notkubernetes.io/other", true),
+        ] {
+            assert_eq!(is_own(label), own, "{label}");
+        }
+    }
+}
