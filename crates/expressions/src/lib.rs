@@ -11,6 +11,7 @@ mod budget;
 mod library;
 mod quantity;
 mod rewrite;
+mod types;
 mod value;
 
 use std::collections::BTreeSet;
@@ -21,8 +22,11 @@ use cel::common::value::{CowVal, Val};
 use cel::{Context, Env, IdedExpr, Value as CelValue};
 use serde_json::Value;
 
+use types::{Checker, Type};
+
 pub use authorizer::{Attributes, Authorizer};
 pub use budget::Budget;
+pub use types::most_children;
 pub use value::escape;
 
 /// Longer expressions are refused before they are parsed, in bytes.
@@ -35,6 +39,23 @@ static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(library::envi
 pub struct Expression {
     tree: IdedExpr,
     variables: BTreeSet<String>,
+}
+
+/// What a rule of a schema is about.
+#[derive(Debug, Clone, Copy)]
+pub struct Rule {
+    /// The schema is that of a whole resource.
+    pub is_resource: bool,
+    /// `oldSelf` is an optional value.
+    pub optional_old: bool,
+    pub wanted: Wanted,
+}
+
+/// What an expression has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    Truth,
+    Text,
 }
 
 /// Why an expression has no value.
@@ -68,7 +89,29 @@ impl Expression {
             return Err(format!("the expression has {} bytes; the most is {LONGEST}", source.len()));
         }
         let program = ENVIRONMENT.compile(source).map_err(|e| e.to_string())?;
-        let mut tree = program.expression().clone();
+        Self::of_tree(program.expression().clone(), variables)
+    }
+
+    /// Reads a rule about values of `schema`: an expression of `self` and `oldSelf`. Also returns what it can cost.
+    ///
+    /// # Errors
+    /// In words, as [`Expression::compile`], and when it uses a field that the schema doesn't have, calls what a value
+    /// can't do, or has a value of another type than `wanted`.
+    pub fn compile_rule(source: &str, schema: &Value, rule: &Rule) -> Result<(Self, u64), String> {
+        let expression = Self::compile(source, &["self", "oldSelf"])?;
+        let program = ENVIRONMENT.compile(source).map_err(|e| e.to_string())?;
+        let of = Type::of(schema, rule.is_resource).unwrap_or(Type::Any);
+        let old = if rule.optional_old { Type::Any } else { of.clone() };
+        let variables = vec![("self".to_string(), of), ("oldSelf".to_string(), old)];
+        let (of, cost) = Checker::new(program.source_info(), variables).check(program.expression())?;
+        let (fits, name) = match rule.wanted {
+            Wanted::Truth => (matches!(of, Type::Bool | Type::Any), "bool"),
+            Wanted::Text => (matches!(of, Type::Text(_) | Type::Any), "string"),
+        };
+        if fits { Ok((expression, cost)) } else { Err(format!("must evaluate to a {name}")) }
+    }
+
+    fn of_tree(mut tree: IdedExpr, variables: &[&str]) -> Result<Self, String> {
         let names = rewrite::Names::of(&tree);
         if let Some(unknown) = names.free.iter().find(|v| !variables.contains(&v.as_str()) && !library::is_type(v)) {
             return Err(format!("undeclared reference to '{unknown}' (in container '')"));

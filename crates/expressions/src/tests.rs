@@ -129,6 +129,79 @@ fn a_schema_gives_types_and_names() {
     }
 }
 
+/// A rule about a schema, and what is wrong with it or its cost in words.
+fn told(source: &str, schema: &Value) -> String {
+    let rule = Rule { is_resource: true, optional_old: false, wanted: Wanted::Truth };
+    match Expression::compile_rule(source, schema, &rule) {
+        Ok((_, cost)) if cost > 10_000_000 => "too dear".into(),
+        Ok(_) => "fine".into(),
+        Err(why) => why,
+    }
+}
+
+#[test]
+fn rules_are_checked_against_their_schema() {
+    let schema = json!({"type": "object", "properties": {
+        "spec": {"type": "object", "properties": {
+            "replicas": {"type": "integer"}, "ratio": {"type": "number"}, "on": {"type": "boolean"},
+            "name": {"type": "string", "maxLength": 20}, "when": {"type": "string", "format": "date-time"},
+            "port": {"x-kubernetes-int-or-string": true}, "long": {"type": "string"},
+            "few": {"type": "array", "maxItems": 5, "items": {"type": "object", "properties": {"a-b": {"type": "string"}}}},
+            "many": {"type": "array", "items": {"type": "integer"}},
+            "texts": {"type": "array", "items": {"type": "string"}},
+            "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+            "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}});
+    let fine = "
+        self.spec.replicas > 0 && self.spec.ratio < 1.5
+        self.metadata.name.startsWith('a') && self.kind == 'X'
+        has(self.spec.name) ? self.spec.name.size() <= 10 : true
+        self.spec.when > timestamp('2026-01-01T00:00:00Z')
+        self.spec.port == 80 || self.spec.port == 'http'
+        self.spec.few.all(x, x.a__dash__b != '')
+        self.spec.few.map(x, x.a__dash__b).exists(t, t == 'a')
+        self.spec.many.all(n, n > 0)
+        self.spec.labels.all(k, self.spec.labels[k] != '')
+        'a' in self.spec.labels
+        oldSelf.spec.replicas <= self.spec.replicas
+        self.spec.replicas == null
+        quantity(self.spec.name).isGreaterThan(quantity('1'))
+        self.spec.?name.orValue('') == ''
+        [1, 2].exists(x, x == self.spec.replicas)
+        self.spec.few.exists_one(x, x.a__dash__b == 'a')
+        math.greatest(self.spec.replicas, 3) == 3
+        dyn(self.spec.replicas) == 'a' || true";
+    for source in fine.lines().map(str::trim).filter(|l| !l.is_empty()) {
+        assert_eq!(told(source, &schema), "fine", "{source}");
+    }
+    for (source, why) in [
+        (
+            "self.spec.missing == 1",
+            "ERROR: <input>:1:10: undefined field 'missing'\n | self.spec.missing == 1\n | .........^",
+        ),
+        ("has(self.spec.missing)", "undefined field 'missing'"),
+        ("self.metadata.labels.size() == 0", "undefined field 'labels'"),
+        ("self.spec.free.x == 1", "undefined field 'x'"),
+        ("self.spec.few.all(x, x.c == '')", "undefined field 'c'"),
+        ("self.spec.replicas == 'a'", "found no matching overload for '_==_' applied to '(int, string)'"),
+        ("self.spec.replicas + 1.5 > 2.0", "found no matching overload for '_+_' applied to '(int, double)'"),
+        ("self.spec.on > true && self.spec.replicas", "found no matching overload for '_&&_' applied to '(bool, int)'"),
+        ("self.spec.replicas.startsWith('a')", "found no matching overload for 'startsWith' applied to 'int.(string)'"),
+        ("self.spec.replicas.x", "type 'int' does not support field selection"),
+        ("self.spec.replicas.all(x, x > 0)", "cannot be range of a comprehension"),
+        ("1 in self.spec.texts", "found no matching overload for '@in' applied to '(int, list(string))'"),
+        ("self.spec.replicas + 1", "must evaluate to a bool"),
+        ("self.spec.many.all(x, self.spec.many.all(y, x == y))", "too dear"),
+        ("self.spec.texts.all(x, x.contains('a'))", "too dear"),
+        ("self.spec.long.contains(self.spec.long)", "too dear"),
+    ] {
+        let told = told(source, &schema);
+        assert!(told.contains(why), "{source}: {told}");
+    }
+    let rule = Rule { is_resource: true, optional_old: true, wanted: Wanted::Text };
+    assert!(Expression::compile_rule("'now ' + string(self.spec.replicas)", &schema, &rule).is_ok());
+    assert!(Expression::compile_rule("self.spec.replicas", &schema, &rule).is_err());
+}
+
 #[test]
 fn objects_of_mutating_policies_are_json() {
     let made = evaluate("Object{spec: Object.spec{replicas: self.a, paused: true}}", &json!({"a": 3}));
@@ -158,5 +231,7 @@ proptest! {
     ]), 0..14)) {
         let this = json!({"a": -9223372036854775808_i64, "list": [1, "x", null, 1.5]});
         let _ = evaluate(&pieces.concat(), &this);
+        let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}, "list": {"type": "array", "items": {"type": "string"}}}});
+        let _ = told(&pieces.concat(), &schema);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use apimachinery::{Cause, ObjectExt as _};
-use expressions::{Budget, Expression, Failure, Scope};
+use expressions::{Budget, Expression, Failure, Scope, Wanted};
 use serde_json::Value;
 
 /// The rules of a schema, and of the schemas in it. Only what leads to rules is kept.
@@ -28,19 +28,36 @@ struct Rule {
 }
 
 impl Rules {
-    /// Compiles the rules of a schema. What is wrong is added to `causes`, by its path in the definition.
+    /// Compiles the rules of a version's schema. What is wrong is added to `causes`, by its path in the definition.
     pub fn compile(schema: &Value, path: &str, causes: &mut Vec<Cause>) -> Option<Self> {
+        let mut total = 0;
+        let rules = Self::compile_at(&Place { schema, is_resource: true, most: 1 }, path, &mut total, causes);
+        if let Some(factor) = excess(total, ALL_RULES) {
+            causes.push(Cause::forbidden(
+                path,
+                &format!("estimated rule cost total for entire OpenAPIv3 schema {factor}"),
+            ));
+        }
+        rules
+    }
+
+    fn compile_at(at: &Place<'_>, path: &str, total: &mut u64, causes: &mut Vec<Cause>) -> Option<Self> {
+        let schema = at.schema;
         let mut here = Vec::new();
         for (i, rule) in schema["x-kubernetes-validations"].as_array().into_iter().flatten().enumerate() {
-            here.extend(Rule::compile(rule, &format!("{path}.x-kubernetes-validations[{i}]"), causes));
+            here.extend(Rule::compile(rule, at, &format!("{path}.x-kubernetes-validations[{i}]"), total, causes));
         }
+        let below =
+            |schema, most| Place { schema, is_resource: schema["x-kubernetes-embedded-resource"] == true, most };
         let mut properties = Vec::new();
         for (name, of) in schema["properties"].as_object().into_iter().flatten() {
-            let found = Self::compile(of, &format!("{path}.properties[{name}]"), causes);
+            let found = Self::compile_at(&below(of, at.most), &format!("{path}.properties[{name}]"), total, causes);
             properties.extend(found.map(|rules| (name.clone(), rules)));
         }
+        let most = at.most.saturating_mul(expressions::most_children(schema));
         let others = ["items", "additionalProperties"].into_iter().find_map(|part| {
-            schema[part].is_object().then(|| Self::compile(&schema[part], &format!("{path}.{part}"), causes)).flatten()
+            let of = schema.get(part).filter(|of| of.is_object())?;
+            Self::compile_at(&below(of, most), &format!("{path}.{part}"), total, causes)
         });
         let rules = Rules { here, properties, others: others.map(Box::new) };
         (!rules.here.is_empty() || !rules.properties.is_empty() || rules.others.is_some()).then_some(rules)
@@ -118,20 +135,57 @@ impl<'a> Correlation<'a> {
     }
 }
 
+/// Where in a version's schema rules stand.
+struct Place<'a> {
+    schema: &'a Value,
+    is_resource: bool,
+    /// How many values it can have in one object.
+    most: u64,
+}
+
+/// What a rule, and all rules of a schema, may cost by estimate (upstream's limits).
+const ONE_RULE: u64 = 10_000_000;
+const ALL_RULES: u64 = 100_000_000;
+
+/// By how much a cost is too high, in words.
+fn excess(cost: u64, limit: u64) -> Option<String> {
+    let factor = cost as f64 / limit as f64;
+    let by = if factor > 100.0 { "more than 100".to_string() } else { format!("{factor:.1}") };
+    (factor > 1.0).then(|| {
+        format!(
+            "exceeds budget by factor of {by}x (try simplifying the rule, or adding maxItems, maxProperties, and \
+             maxLength where arrays, maps, and strings are declared)"
+        )
+    })
+}
+
 impl Rule {
-    fn compile(rule: &Value, path: &str, causes: &mut Vec<Cause>) -> Option<Self> {
+    fn compile(rule: &Value, at: &Place<'_>, path: &str, total: &mut u64, causes: &mut Vec<Cause>) -> Option<Self> {
         let text = |key: &str| rule.str_at(&[key]).trim();
-        let mut read = |key: &str, source: &str| {
-            let compiled = Expression::compile(source, &["self", "oldSelf"]);
-            compiled.map_err(|why| {
-                let why = format!("compilation failed: {why}");
-                causes.push(Cause::invalid(format!("{path}.{key}"), &rule[key], &why));
-            })
+        let optional_old = rule["optionalOldSelf"] == true;
+        let mut read = |key: &str, source: &str, wanted: Wanted| {
+            let about = expressions::Rule { is_resource: at.is_resource, optional_old, wanted };
+            match Expression::compile_rule(source, at.schema, &about) {
+                Ok((expression, cost)) => {
+                    let cost = cost.saturating_mul(at.most);
+                    *total = total.saturating_add(cost);
+                    if let Some(factor) = excess(cost, ONE_RULE) {
+                        causes
+                            .push(Cause::forbidden(format!("{path}.{key}"), &format!("estimated rule cost {factor}")));
+                    }
+                    Some(expression)
+                }
+                Err(why) => {
+                    let why = format!("compilation failed: {why}");
+                    causes.push(Cause::invalid(format!("{path}.{key}"), &rule[key], &why));
+                    None
+                }
+            }
         };
-        let expression = read("rule", text("rule")).ok();
+        let expression = read("rule", text("rule"), Wanted::Truth);
         let message_expression = match text("messageExpression") {
             "" => None,
-            source => read("messageExpression", source).ok(),
+            source => read("messageExpression", source, Wanted::Text),
         };
         let reason = match text("reason") {
             "" | "FieldValueInvalid" => "FieldValueInvalid",
@@ -150,7 +204,6 @@ impl Rule {
         };
         // `.spec['a'].b` is told as `spec[a].b`.
         let field = text("fieldPath").trim_start_matches('.').replace(['\'', '"'], "");
-        let optional_old = rule["optionalOldSelf"] == true;
         Some(Rule { expression: expression?, message, message_expression, reason, field, optional_old })
     }
 

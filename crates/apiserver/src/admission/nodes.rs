@@ -72,7 +72,7 @@ fn forbidden_labels(user: &User, object: &Value, old: Option<&Value>) -> Vec<Str
     let changed = new.iter().chain(&old).map(|(key, _)| key).filter(|key| new.get(*key) != old.get(*key));
     let server = user.extra.iter().any(|(key, _)| key == SERVER);
     let mut all: Vec<String> = changed
-        .filter(|key| !is_own(key) && !(server && *key == "node-role.kubernetes.io/control-plane"))
+        .filter(|key| !(is_own(key) || server && *key == "node-role.kubernetes.io/control-plane"))
         .cloned()
         .collect();
     all.sort();
