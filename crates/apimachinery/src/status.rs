@@ -23,6 +23,10 @@ impl Cause {
     pub fn invalid(field: impl Into<String>, value: &Value, detail: &str) -> Self {
         Self::new("FieldValueInvalid", field, format!("Invalid value: {}: {detail}", brief(value)))
     }
+    /// A value of another type than the schema's.
+    pub fn type_invalid(field: impl Into<String>, value: &Value, detail: &str) -> Self {
+        Cause { reason: "FieldValueTypeInvalid", ..Self::invalid(field, value, detail) }
+    }
     pub fn not_supported(field: impl Into<String>, value: &Value, allowed: &[&str]) -> Self {
         let allowed = allowed.iter().map(|a| format!("{a:?}")).collect::<Vec<_>>().join(", ");
         Self::new("FieldValueNotSupported", field, format!("Unsupported value: {value}: supported values: {allowed}"))

@@ -60,12 +60,13 @@ fn value(schema: &Value, v: &Value, path: &str, causes: &mut Vec<Cause>) {
     let of = schema["type"].as_str().unwrap_or("");
     if schema["x-kubernetes-int-or-string"] == true {
         if !(v.is_string() || v.is_i64() || v.is_u64()) {
-            invalid(format!("must be of type integer or string: {:?}", type_name(v)));
+            let text = body(format!("must be of type integer or string: {:?}", type_name(v)));
+            causes.push(Cause::type_invalid(path, &json!(type_name(v)), &text));
             return;
         }
     } else if !of.is_empty() && !has_type(of, v) {
         let cause =
-            Cause::invalid(path, &json!(type_name(v)), &body(format!("must be of type {of}: {:?}", type_name(v))));
+            Cause::type_invalid(path, &json!(type_name(v)), &body(format!("must be of type {of}: {:?}", type_name(v))));
         causes.push(cause);
         return;
     }
@@ -129,7 +130,7 @@ fn string(schema: &Value, text: &str, v: &Value, path: &str, causes: &mut Vec<Ca
     }
     let format = schema["format"].as_str().unwrap_or("");
     if !has_format(format, text) {
-        causes.push(Cause::invalid(path, v, &format!("{path} in body must be of type {format}: {text:?}")));
+        causes.push(Cause::type_invalid(path, v, &format!("{path} in body must be of type {format}: {text:?}")));
     }
 }
 

@@ -149,12 +149,21 @@ async fn serve(
     }
     let watches = info.verb == "watch";
     let (form, yaml) = form::negotiate(form::accept(request.headers()), Some(kind), watches)?;
+    // Deprecated versions say so, whatever is asked of them.
+    let warned = |answer: Result<Response<Body>, Status>| {
+        let mut answer = answer?;
+        if kind.custom {
+            response::warn(&mut answer, &server.catalog.warnings(kind));
+        }
+        Ok(answer)
+    };
     if watches {
-        return answer(server, user, info, request, form).await;
+        return warned(answer(server, user, info, request, form).await);
     }
     let answer = tokio::time::timeout(TIMEOUT, answer(server, user, info, request, form))
         .await
         .unwrap_or_else(|_| Err(Status::new(504, "Timeout", "request did not complete within the allowed duration")));
+    let answer = warned(answer);
     if yaml {
         let answer = form::as_yaml(answer.unwrap_or_else(|status| refuse(&status))).await;
         return Ok(form::may_be_compressed(answer));

@@ -94,7 +94,6 @@ impl Creation {
 fn answer(server: &ApiServer, info: &Info, form: Form, code: u16, bytes: Bytes, warnings: &[String]) -> Response<Body> {
     let mut response = one(server, info, form, code, bytes);
     response::warn(&mut response, warnings);
-    response::warn(&mut response, &server.catalog.warnings(info.kind));
     response
 }
 

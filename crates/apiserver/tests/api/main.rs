@@ -3,6 +3,7 @@
 mod access;
 mod admission;
 mod apply;
+mod custom;
 mod discovery;
 mod errors;
 mod fairness;
