@@ -49,29 +49,15 @@ pub async fn admit(server: &ApiServer, kind: &Kind, object: &Value, old: Option<
     }
     let lock = server.quotas.locks.lock().entry(namespace.into()).or_default().clone();
     let guard = lock.lock_owned().await;
-    for quota in in_namespace(server, "resourcequotas", namespace) {
-        if covers(&quota, kind, object) {
-            check(server, kind, object, &quota, &more, old.is_none())?;
-        }
-    }
-    Ok(Some(guard))
-}
-
-fn check(
-    server: &ApiServer,
-    kind: &Kind,
-    object: &Value,
-    quota: &Value,
-    more: &Usage,
-    new: bool,
-) -> Result<(), Status> {
+    let mut quotas = in_namespace(server, "resourcequotas", namespace);
+    quotas.retain(|quota| covers(quota, kind, object));
     let refuse = |why: String| {
         let name = if object.name().is_empty() { object.meta("generateName") } else { object.name() };
-        Status::forbidden(kind.group, kind.plural, name, &why)
+        Err(Status::forbidden(kind.group, kind.plural, name, &why))
     };
-    let limits = hard(quota);
-    if new && kind.plural == "pods" && kind.group.is_empty() {
-        let unsaid = unsaid(&limits, object);
+    let pod = kind.plural == "pods" && kind.group.is_empty();
+    for quota in quotas.iter().filter(|_| pod && old.is_none()) {
+        let unsaid = unsaid(&hard(quota), object);
         if !unsaid.is_empty() {
             let parts: Vec<String> = unsaid
                 .iter()
@@ -79,31 +65,42 @@ fn check(
                     format!("{name} for: {}", containers.iter().map(String::as_str).collect::<Vec<_>>().join(","))
                 })
                 .collect();
-            return Err(refuse(format!("failed quota: {}: must specify {}", quota.name(), parts.join("; "))));
+            return refuse(format!("failed quota: {}: must specify {}", quota.name(), parts.join("; ")));
         }
     }
+    for quota in &quotas {
+        if let Some(why) = excess(server, kind, namespace, quota, &more) {
+            return refuse(why);
+        }
+    }
+    Ok(Some(guard))
+}
+
+/// How `more` would exceed a quota, in words.
+fn excess(server: &ApiServer, kind: &Kind, namespace: &str, quota: &Value, more: &Usage) -> Option<String> {
+    let limits = hard(quota);
     let counted: Usage =
         more.iter().filter(|(name, _)| limits.contains_key(*name)).map(|(k, v)| (k.clone(), *v)).collect();
     if counted.is_empty() {
-        return Ok(());
+        return None;
     }
-    let used = used(server, kind, quota, object.namespace());
+    let used = used(server, kind, quota, namespace);
     let now = |name: &str| used.get(name).copied().unwrap_or_default();
     let over: Vec<&String> =
         counted.iter().filter(|(name, amount)| now(name) + **amount > limits[*name]).map(|(n, _)| n).collect();
     if over.is_empty() {
-        return Ok(());
+        return None;
     }
     let list = |amount: &dyn Fn(&str) -> Quantity| {
         over.iter().map(|n| format!("{n}={}", written(quota, n, amount(n)))).collect::<Vec<_>>().join(",")
     };
-    Err(refuse(format!(
+    Some(format!(
         "exceeded quota: {}, requested: {}, used: {}, limited: {}",
         quota.name(),
         list(&|n| counted[n]),
         list(&now),
         list(&|n| limits[n])
-    )))
+    ))
 }
 
 /// What the objects of this kind use of a quota now.

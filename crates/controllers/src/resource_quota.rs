@@ -9,19 +9,21 @@ use api::{KINDS, Kind, Verbs};
 use futures::StreamExt as _;
 use informer::{Informer, Key, Keyed as _, Queue};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, ResourceQuota, Secret, Service};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{PartialObjectMeta, Patch, PatchParams};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 
 use crate::namespace::request;
-use crate::{Context, Result};
+use crate::{Context, Result, custom_resources};
 
 /// How often kinds are counted whose changes aren't followed (`count/…`).
 const RESYNC: Duration = Duration::from_secs(60);
 
 pub fn start(context: Context) {
     let quotas = context.informers.of::<ResourceQuota>();
+    let definitions = context.informers.of::<CustomResourceDefinition>();
     let queue = Queue::default();
     let add = queue.clone();
     quotas.on_change(move |change| add.add(change.object().key()));
@@ -31,10 +33,10 @@ pub fn start(context: Context) {
     tokio::spawn(follow_metadata::<ConfigMap>(context.client.clone(), quotas.clone(), queue.clone()));
     tokio::spawn(follow_metadata::<Secret>(context.client.clone(), quotas.clone(), queue.clone()));
     queue.work("resourcequota", 2, move |key| {
-        let (context, quotas) = (context.clone(), quotas.clone());
+        let (context, quotas, definitions) = (context.clone(), quotas.clone(), definitions.clone());
         async move {
-            informer::synced!(quotas);
-            reconcile(&context, &quotas, &key).await
+            informer::synced!(quotas, definitions);
+            reconcile(&context, &quotas, &custom_resources::kinds(&definitions), &key).await
         }
     });
 }
@@ -69,8 +71,8 @@ where
     }
 }
 
-/// The kinds that a quota's limits are about.
-fn counted(limits: &Usage) -> Vec<&'static Kind> {
+/// The kinds that a quota's limits are about. `custom` are those of definitions.
+fn counted(limits: &Usage, custom: &[&'static Kind]) -> Vec<&'static Kind> {
     let names: BTreeSet<&str> = limits
         .keys()
         .map(|name| match name.strip_prefix("count/") {
@@ -85,16 +87,21 @@ fn counted(limits: &Usage) -> Vec<&'static Kind> {
             },
         })
         .collect();
-    let is_counted = |k: &&Kind| k.verbs == Verbs::All && k.namespaced && names.contains(k.resource().as_str());
-    KINDS.iter().filter(is_counted).collect()
+    let is_counted = |k: &&'static Kind| k.verbs == Verbs::All && k.namespaced && names.contains(k.resource().as_str());
+    KINDS.iter().chain(custom.iter().copied()).filter(is_counted).collect()
 }
 
-async fn reconcile(context: &Context, quotas: &Informer<ResourceQuota>, key: &Key) -> Result<Option<Duration>> {
+async fn reconcile(
+    context: &Context,
+    quotas: &Informer<ResourceQuota>,
+    custom: &[&'static Kind],
+    key: &Key,
+) -> Result<Option<Duration>> {
     let Some(quota) = quotas.get(key) else { return Ok(None) };
     let value = json!(&*quota);
     let limits = hard(&value);
     let mut used = Usage::new();
-    for kind in counted(&limits) {
+    for kind in counted(&limits, custom) {
         let root = if kind.group.is_empty() { "/api".to_string() } else { format!("/apis/{}", kind.group) };
         let path = format!("{root}/{}/namespaces/{}/{}", kind.version, key.namespace, kind.plural);
         let list = request(&context.client, "GET", &path, &Value::Null).await?;

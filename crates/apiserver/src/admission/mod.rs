@@ -285,7 +285,10 @@ fn priority(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
     let classes = server.cache.named("priorityclasses.scheduling.k8s.io");
     let name = pod.str_at(&["spec", "priorityClassName"]).to_string();
     let class = if name.is_empty() {
-        classes.list(&Filter::default()).0.iter().map(|e| e.parse()).find(|c| c["globalDefault"] == true)
+        let all = classes.list(&Filter::default()).0;
+        let defaults = all.iter().map(|e| e.parse()).filter(|c| c["globalDefault"] == true);
+        // Two can come into being at once: the lower one counts.
+        defaults.min_by_key(|c| c.i64_at(&["value"]))
     } else {
         let Some(class) = classes.get(&name) else {
             let why = format!("no PriorityClass with name {name} was found");
@@ -296,10 +299,25 @@ fn priority(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
     if let Some(class) = &class {
         pod["spec"]["priorityClassName"] = class.name().into();
     }
-    pod["spec"]["priority"] = class.as_ref().and_then(|c| c.i64_at(&["value"])).unwrap_or(0).into();
-    if pod["spec"]["preemptionPolicy"].is_null() {
-        let policy = class.as_ref().map_or("", |c| c.str_at(&["preemptionPolicy"]));
-        pod["spec"]["preemptionPolicy"] = if policy.is_empty() { "PreemptLowerPriority".into() } else { policy.into() };
+    let value: Value = class.as_ref().and_then(|c| c.i64_at(&["value"])).unwrap_or(0).into();
+    let policy = class.as_ref().map_or("", |c| c.str_at(&["preemptionPolicy"]));
+    let policy: Value = if policy.is_empty() { "PreemptLowerPriority" } else { policy }.into();
+    for (field, what, computed) in [
+        ("priority", "integer value of priority", value),
+        ("preemptionPolicy", "string value of PreemptionPolicy", policy),
+    ] {
+        let said = &pod["spec"][field];
+        if !said.is_null() && *said != computed {
+            let plain = |v: &Value| v.as_str().map_or_else(|| v.to_string(), String::from);
+            let why = format!(
+                "the {what} ({}) must not be provided in pod spec; priority admission controller computed {} from the \
+                 given PriorityClass name",
+                plain(said),
+                plain(&computed)
+            );
+            return Err(Status::forbidden("", "pods", pod.name(), &why));
+        }
+        pod["spec"][field] = computed;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod discovery;
 mod errors;
 mod fairness;
 mod kube_rs;
+mod plugins;
 mod protobuf;
 mod reads;
 mod server;
