@@ -24,6 +24,7 @@ mod external;
 mod fairness;
 mod handlers;
 mod managed;
+mod metrics;
 mod object;
 mod openapi;
 mod quota;
@@ -102,6 +103,7 @@ pub struct ApiServer {
     quotas: quota::Quotas,
     expressions: external::Expressions,
     started: jiff::Timestamp,
+    metrics: metrics::Metrics,
     /// The store could not carry out the last write.
     store_fails: std::sync::atomic::AtomicBool,
 }
@@ -140,6 +142,7 @@ impl ApiServer {
             expressions: external::Expressions::default(),
             fairness: fairness::Fairness::default(),
             started: jiff::Timestamp::now(),
+            metrics: metrics::Metrics::default(),
             store_fails: std::sync::atomic::AtomicBool::new(false),
             cache,
             store,

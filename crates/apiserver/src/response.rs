@@ -32,6 +32,16 @@ pub fn streaming(stream: impl Stream<Item = Bytes> + Send + 'static) -> Body {
     boxed(StreamBody::new(stream.map(|bytes| Ok::<_, BoxError>(Frame::data(bytes)))))
 }
 
+/// An answer that holds on to something until its body is sent or dropped.
+pub fn with(answer: Response<Body>, held: impl Send + 'static) -> Response<Body> {
+    answer.map(|body| {
+        boxed(body.map_frame(move |frame| {
+            let _ = &held;
+            frame
+        }))
+    })
+}
+
 fn with_type(code: u16, content_type: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -98,17 +98,24 @@ impl Expression {
     /// In words, as [`Expression::compile`], and when it uses a field that the schema doesn't have, calls what a value
     /// can't do, or has a value of another type than `wanted`.
     pub fn compile_rule(source: &str, schema: &Value, rule: &Rule) -> Result<(Self, u64), String> {
-        let expression = Self::compile(source, &["self", "oldSelf"])?;
+        let names = ["self", "oldSelf"];
+        // Says what it is about that isn't there, before types are looked at.
+        Self::compile(source, &names)?;
         let program = ENVIRONMENT.compile(source).map_err(|e| e.to_string())?;
         let of = Type::of(schema, rule.is_resource).unwrap_or(Type::Any);
         let old = if rule.optional_old { Type::Any } else { of.clone() };
         let variables = vec![("self".to_string(), of), ("oldSelf".to_string(), old)];
-        let (of, cost) = Checker::new(program.source_info(), variables).check(program.expression())?;
+        let checked = Checker::new(program.source_info(), variables).check(program.expression())?;
         let (fits, name) = match rule.wanted {
-            Wanted::Truth => (matches!(of, Type::Bool | Type::Any), "bool"),
-            Wanted::Text => (matches!(of, Type::Text(_) | Type::Any), "string"),
+            Wanted::Truth => (matches!(checked.of, Type::Bool | Type::Any), "bool"),
+            Wanted::Text => (matches!(checked.of, Type::Text(_) | Type::Any), "string"),
         };
-        if fits { Ok((expression, cost)) } else { Err(format!("must evaluate to a {name}")) }
+        if !fits {
+            return Err(format!("must evaluate to a {name}"));
+        }
+        let mut tree = program.expression().clone();
+        rewrite::compare_as_sets(&mut tree, &checked.unordered);
+        Ok((Self::of_tree(tree, &names)?, checked.cost))
     }
 
     fn of_tree(mut tree: IdedExpr, variables: &[&str]) -> Result<Self, String> {

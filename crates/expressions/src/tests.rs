@@ -203,6 +203,26 @@ fn rules_are_checked_against_their_schema() {
 }
 
 #[test]
+fn lists_that_are_sets_are_equal_in_any_order() {
+    let of = |kind: &str| json!({"type": "array", "maxItems": 9, "x-kubernetes-list-type": kind, "items": {"type": "string"}});
+    let schema = json!({"type": "object", "properties": {"set": of("set"), "list": of("atomic")}});
+    let (new, old) = (json!({"set": ["a", "b"], "list": ["a", "b"]}), json!({"set": ["b", "a"], "list": ["b", "a"]}));
+    for (source, want) in [
+        ("self.set == oldSelf.set", true),
+        ("self.set != oldSelf.set", false),
+        ("self.list == oldSelf.list", false),
+        ("self.list != oldSelf.list && [1].all(x, self.set == oldSelf.set)", true),
+    ] {
+        let rule = Rule { is_resource: false, optional_old: false, wanted: Wanted::Truth };
+        let (expression, _) = Expression::compile_rule(source, &schema, &rule).unwrap();
+        let mut scope = Scope::default();
+        scope.bind_typed("self", &new, &schema);
+        scope.bind_typed("oldSelf", &old, &schema);
+        assert_eq!(expression.is_true(&scope, &Budget::new(1000)), Ok(want), "{source}");
+    }
+}
+
+#[test]
 fn objects_of_mutating_policies_are_json() {
     let made = evaluate("Object{spec: Object.spec{replicas: self.a, paused: true}}", &json!({"a": 3}));
     assert_eq!(made, Ok(json!({"spec": {"replicas": 3, "paused": true}})));

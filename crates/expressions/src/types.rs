@@ -32,8 +32,8 @@ pub(crate) enum Type<'s> {
     Text(u64),
     Time,
     Duration,
-    /// With the most items it can have.
-    List(Box<Type<'s>>, u64),
+    /// With the most items it can have, and whether their order means nothing (`x-kubernetes-list-type`).
+    List(Box<Type<'s>>, u64, bool),
     Map(Box<Type<'s>>, u64),
     /// An object with the properties of a schema, and whether it is the root of a resource.
     Object(&'s Value, bool),
@@ -49,7 +49,8 @@ impl<'s> Type<'s> {
             "array" => {
                 let items = &schema["items"];
                 let most = schema["maxItems"].as_u64().unwrap_or(REQUEST / (smallest(items) + 1));
-                Type::List(Box::new(Type::of(items, is_embedded(items))?), most)
+                let unordered = matches!(schema["x-kubernetes-list-type"].as_str(), Some("set" | "map"));
+                Type::List(Box::new(Type::of(items, is_embedded(items))?), most, unordered)
             }
             "object" if schema["additionalProperties"].is_object() => {
                 let of = &schema["additionalProperties"];
@@ -99,7 +100,7 @@ impl<'s> Type<'s> {
         match (self, other) {
             (Type::Any | Type::Null, _) | (_, Type::Any | Type::Null) => true,
             (Type::Bytes(_), Type::Bytes(_)) | (Type::Text(_), Type::Text(_)) => true,
-            (Type::List(a, _), Type::List(b, _)) | (Type::Map(a, _), Type::Map(b, _)) => a.is_like(b),
+            (Type::List(a, ..), Type::List(b, ..)) | (Type::Map(a, _), Type::Map(b, _)) => a.is_like(b),
             (Type::Object(..) | Type::Map(..), Type::Object(..) | Type::Map(..)) => true,
             (a, b) if a.is_number() && b.is_number() => true,
             (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
@@ -109,7 +110,7 @@ impl<'s> Type<'s> {
     /// How large a value is that is looked through.
     fn size(&self) -> u64 {
         match self {
-            Type::Bytes(most) | Type::Text(most) | Type::List(_, most) | Type::Map(_, most) => *most,
+            Type::Bytes(most) | Type::Text(most) | Type::List(_, most, _) | Type::Map(_, most) => *most,
             _ => 1,
         }
     }
@@ -133,7 +134,7 @@ impl std::fmt::Display for Type<'_> {
             Type::Text(_) => "string",
             Type::Time => "google.protobuf.Timestamp",
             Type::Duration => "google.protobuf.Duration",
-            Type::List(of, _) => return write!(f, "list({of})"),
+            Type::List(of, ..) => return write!(f, "list({of})"),
             Type::Map(of, _) => return write!(f, "map(string, {of})"),
             Type::Object(..) => "object",
         })
@@ -182,7 +183,7 @@ fn smallest(schema: &Value) -> u64 {
 /// The largest number of values that a schema below `schema` has for each of its own: of items, or of members.
 pub fn most_children(schema: &Value) -> u64 {
     match Type::of(schema, false) {
-        Some(Type::List(_, most) | Type::Map(_, most)) => most,
+        Some(Type::List(_, most, _) | Type::Map(_, most)) => most,
         _ if schema["items"].is_object() => schema["maxItems"].as_u64().unwrap_or(REQUEST / 2),
         _ => 1,
     }
@@ -203,20 +204,30 @@ struct Found<'s> {
 pub(crate) struct Checker<'a, 's> {
     source: &'a SourceInfo,
     variables: Vec<(String, Type<'s>)>,
+    /// Comparisons of lists whose order means nothing.
+    unordered: Vec<u64>,
+}
+
+/// What is known of an expression that is sound.
+pub(crate) struct Checked<'s> {
+    pub of: Type<'s>,
+    pub cost: u64,
+    /// The calls that compare lists whose order means nothing.
+    pub unordered: Vec<u64>,
 }
 
 impl<'a, 's> Checker<'a, 's> {
     pub fn new(source: &'a SourceInfo, variables: Vec<(String, Type<'s>)>) -> Self {
-        Checker { source, variables }
+        Checker { source, variables, unordered: Vec::new() }
     }
 
     /// The type of an expression, and what it costs at most.
     ///
     /// # Errors
     /// In upstream's words, with the place.
-    pub fn check(mut self, tree: &IdedExpr) -> Result<(Type<'s>, u64), String> {
+    pub fn check(mut self, tree: &IdedExpr) -> Result<Checked<'s>, String> {
         match self.visit(tree) {
-            Ok(found) => Ok((found.of, found.cost)),
+            Ok(found) => Ok(Checked { of: found.of, cost: found.cost, unordered: self.unordered }),
             Err(mistake) => Err(self.tell(&mistake)),
         }
     }
@@ -276,7 +287,7 @@ impl<'a, 's> Checker<'a, 's> {
                     cost = cost.saturating_add(next.cost);
                     of = Some(join(of, next.of));
                 }
-                found(Type::List(Box::new(of.unwrap_or(Type::Any)), list.elements.len() as u64), cost)
+                found(Type::List(Box::new(of.unwrap_or(Type::Any)), list.elements.len() as u64, false), cost)
             }
             Expr::Map(map) => {
                 let mut cost = 30u64;
@@ -300,8 +311,8 @@ impl<'a, 's> Checker<'a, 's> {
         let range = self.visit(&of.iter_range)?;
         let start = self.visit(&of.accu_init)?;
         let (first, second) = match &range.of {
-            Type::List(item, _) if of.iter_var2.is_some() => (Type::Int, item.as_ref().clone()),
-            Type::List(item, _) => (item.as_ref().clone(), Type::Any),
+            Type::List(item, ..) if of.iter_var2.is_some() => (Type::Int, item.as_ref().clone()),
+            Type::List(item, ..) => (item.as_ref().clone(), Type::Any),
             Type::Map(member, _) => (Type::Text(REQUEST), member.as_ref().clone()),
             Type::Any => (Type::Any, Type::Any),
             other => {
@@ -319,7 +330,7 @@ impl<'a, 's> Checker<'a, 's> {
         // A list that is put together grows with each step.
         let grows = matches!(start.of, Type::List(..) | Type::Map(..));
         let result = match start.of {
-            Type::List(..) => Type::List(Box::new(Type::Any), range.of.size()),
+            Type::List(..) => Type::List(Box::new(Type::Any), range.of.size(), false),
             Type::Map(..) => Type::Map(Box::new(Type::Any), range.of.size()),
             other => other,
         };
@@ -378,6 +389,9 @@ impl<'a, 's> Checker<'a, 's> {
                 if !of(0).is_like(of(1)) {
                     return Err(none());
                 }
+                if let (Type::List(_, _, true), Type::List(_, _, true)) = (of(0), of(1)) {
+                    self.unordered.push(at);
+                }
                 found(Type::Bool, scale(of(0).size().min(of(1).size()), TRAVERSAL))
             }
             operators::LESS | operators::LESS_EQUALS | operators::GREATER | operators::GREATER_EQUALS => {
@@ -399,14 +413,14 @@ impl<'a, 's> Checker<'a, 's> {
             }
             operators::NEGATE => found(of(0).clone(), 1),
             operators::INDEX => match of(0) {
-                Type::List(item, _) => found(item.as_ref().clone(), 1),
+                Type::List(item, ..) => found(item.as_ref().clone(), 1),
                 Type::Map(member, _) => found(member.as_ref().clone(), 1),
                 Type::Any => found(Type::Any, 1),
                 _ => Err(none()),
             },
             operators::OPT_INDEX | operators::OPT_SELECT => found(Type::Any, 1),
             operators::IN => match of(1) {
-                Type::List(item, most) if of(0).is_like(item) => found(Type::Bool, *most),
+                Type::List(item, most, _) if of(0).is_like(item) => found(Type::Bool, *most),
                 Type::Map(..) | Type::Any => found(Type::Bool, 1),
                 _ => Err(none()),
             },
@@ -458,7 +472,9 @@ fn join<'s>(known: Option<Type<'s>>, next: Type<'s>) -> Type<'s> {
         (None, next) => next,
         (Some(Type::Text(a)), Type::Text(b)) => Type::Text(a.max(b)),
         (Some(Type::Bytes(a)), Type::Bytes(b)) => Type::Bytes(a.max(b)),
-        (Some(Type::List(a, most)), Type::List(b, other)) => Type::List(Box::new(join(Some(*a), *b)), most.max(other)),
+        (Some(Type::List(a, most, free)), Type::List(b, other, too)) => {
+            Type::List(Box::new(join(Some(*a), *b)), most.max(other), free && too)
+        }
         (Some(known), next) if known == next => known,
         _ => Type::Any,
     }
@@ -476,8 +492,8 @@ fn sum<'s>(a: &Type<'s>, b: &Type<'s>) -> Option<Type<'s>> {
     Some(match (a, b) {
         (Type::Text(a), Type::Text(b)) => Type::Text(a.saturating_add(*b)),
         (Type::Bytes(a), Type::Bytes(b)) => Type::Bytes(a.saturating_add(*b)),
-        (Type::List(a, most), Type::List(b, other)) if a.is_like(b) => {
-            Type::List(Box::new(join(Some(a.as_ref().clone()), b.as_ref().clone())), most.saturating_add(*other))
+        (Type::List(a, most, _), Type::List(b, other, _)) if a.is_like(b) => {
+            Type::List(Box::new(join(Some(a.as_ref().clone()), b.as_ref().clone())), most.saturating_add(*other), false)
         }
         (Type::Time, Type::Duration) | (Type::Duration, Type::Time) => Type::Time,
         (Type::Duration, Type::Duration) => Type::Duration,
@@ -502,11 +518,11 @@ fn member<'s>(name: &str, on: &Type<'s>, arguments: &[Found<'s>]) -> Option<(Typ
         "lowerAscii" | "upperAscii" | "trim" | "substring" | "replace" | "charAt" => {
             of_text(Type::Text(size), scale(size, TRAVERSAL))
         }
-        "split" => of_text(Type::List(Box::new(Type::Text(size)), size), scale(size, TRAVERSAL)),
+        "split" => of_text(Type::List(Box::new(Type::Text(size)), size, false), scale(size, TRAVERSAL)),
         "join" => matches!(on, Type::List(..) | Type::Any).then_some((Type::Text(REQUEST), scale(size, TRAVERSAL))),
         "find" => of_text(Type::Text(size), scale(size + 1, TRAVERSAL).saturating_mul(scale(argument, PATTERN))),
         "findAll" => of_text(
-            Type::List(Box::new(Type::Text(size)), size),
+            Type::List(Box::new(Type::Text(size)), size, false),
             scale(size + 1, TRAVERSAL).saturating_mul(scale(argument, PATTERN)),
         ),
         "isSorted" => matches!(on, Type::List(..) | Type::Any).then_some((Type::Bool, size)),

@@ -56,7 +56,6 @@ fn value(schema: &Value, v: &Value, path: &str, causes: &mut Vec<Cause>) {
         return;
     }
     let body = |text: String| if path.is_empty() { text } else { format!("{path} in body {text}") };
-    let mut invalid = |text: String| causes.push(Cause::invalid(path, v, &body(text)));
     let of = schema["type"].as_str().unwrap_or("");
     if schema["x-kubernetes-int-or-string"] == true {
         if !(v.is_string() || v.is_i64() || v.is_u64()) {

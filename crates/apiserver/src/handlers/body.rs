@@ -153,6 +153,12 @@ pub enum Patch {
     Apply(Value, Vec<String>),
 }
 
+/// Whether a patch is a server-side apply.
+pub fn is_apply<B>(request: &Request<B>) -> bool {
+    let media = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    media.starts_with("application/apply-patch")
+}
+
 impl Patch {
     pub async fn read(request: Request<Body>) -> Result<Self, Status> {
         let media = content_type(&request);

@@ -11,7 +11,7 @@ use super::{authorize_path, health};
 use crate::auth::{Tokens, User};
 use crate::request::Query;
 use crate::response::{self, Body};
-use crate::{ApiServer, KUBERNETES_VERSION, openapi};
+use crate::{ApiServer, KUBERNETES_VERSION, metrics, openapi};
 
 pub async fn answer(server: &Arc<ApiServer>, user: &User, request: &Parts) -> Result<Response<Body>, Status> {
     let path = request.uri.path();
@@ -38,7 +38,7 @@ pub async fn answer(server: &Arc<ApiServer>, user: &User, request: &Parts) -> Re
             answer.headers_mut().insert(header::CONTENT_TYPE, kind);
             Ok(answer)
         }
-        ["metrics"] => Ok(response::text(200, metrics(server))),
+        ["metrics"] => Ok(response::text(200, metrics::text(server))),
         ["version"] => Ok(response::json(200, &version())),
         ["api"] if aggregated => Ok(server.discovery.aggregated_core()),
         ["apis"] if aggregated => Ok(server.discovery.aggregated_groups()),
@@ -79,23 +79,4 @@ fn version() -> serde_json::Value {
         "platform": "linux/amd64", "emulationMajor": "1", "emulationMinor": "37",
         "minCompatibilityMajor": "1", "minCompatibilityMinor": "36",
     })
-}
-
-/// Prometheus text: what is kept, and since when.
-fn metrics(server: &ApiServer) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::from(
-        "# HELP apiserver_storage_objects Number of stored objects by resource.\n# TYPE apiserver_storage_objects gauge\n",
-    );
-    for resource in server.cache.all() {
-        let name = resource.kind.resource();
-        let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{name}\"}} {}", resource.len());
-    }
-    let _ = writeln!(
-        out,
-        "# HELP process_start_time_seconds Start time of the process since unix epoch in seconds.\n# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds {}",
-        server.started.as_second()
-    );
-    server.fairness.metrics(&mut out);
-    out
 }

@@ -13,7 +13,7 @@ pub mod write;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use apimachinery::Status;
 use http::{Method, Request, Response};
@@ -22,6 +22,7 @@ use api::Verbs;
 
 use crate::auth::{self, Attributes, User};
 use crate::fairness::{self, Asked};
+use crate::metrics::Labels;
 use crate::request::{self, Info, Query, ResourcePath};
 use crate::response::{self, Body};
 use crate::{ApiServer, Peer, relay};
@@ -124,9 +125,15 @@ async fn serve(
         Ok(answer) => return answer,
         Err(request) => request,
     };
+    let begun = Instant::now();
     let Some(path) = path else {
+        let labels = Labels::other(request.method());
+        let _running = server.metrics.begin(&labels);
         let (request, _) = request.into_parts();
-        let answer = meta::answer(server, user, &request).await?;
+        let answer = meta::answer(server, user, &request).await;
+        let code = answer.as_ref().map_or_else(|status| status.code, |answer| answer.status().as_u16());
+        server.metrics.end(&labels, code, begun.elapsed());
+        let answer = answer?;
         let mut answer = match form::negotiate(form::accept(&request.headers), None, false) {
             Ok((_, true)) => form::as_yaml(answer).await,
             _ => answer,
@@ -140,6 +147,23 @@ async fn serve(
     let verb = request::verb(request.method(), &path, &query).ok_or_else(Status::method_not_allowed)?;
     let manager = request::manager(&query, request.headers(), user)?;
     let info = Info { kind, path, verb, query, manager };
+    let applies = verb == "patch" && body::is_apply(&request);
+    let labels = Labels::of(&info, applies);
+    let running = server.metrics.begin(&labels);
+    let answer = serve_resource(server, user, request, info).await;
+    let code = answer.as_ref().map_or_else(|status| status.code, |answer| answer.status().as_u16());
+    server.metrics.end(&labels, code, begun.elapsed());
+    // What goes on for long is told of as long as its body lives.
+    answer.map(|answer| if labels.is_long() { response::with(answer, running) } else { answer })
+}
+
+async fn serve_resource(
+    server: &Arc<ApiServer>,
+    user: &User,
+    request: Request<Body>,
+    info: Info,
+) -> Result<Response<Body>, Status> {
+    let kind = info.kind;
     auth::authorize(server, user, &info)?;
     if !kind.namespaced && !info.path.namespace.is_empty() {
         return Err(Status::no_route());

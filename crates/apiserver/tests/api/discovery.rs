@@ -181,6 +181,18 @@ async fn health_and_version_are_open_to_all() {
     let version: Value = serde_json::from_str(&version).unwrap();
     assert_eq!((code, &version["major"], &version["minor"]), (200, &json!("1"), &json!("37")));
     assert!(version["gitVersion"].as_str().unwrap().starts_with("v1.37."), "{version}");
-    let metrics = server.get("/metrics", "*/*").await;
-    assert!(String::from_utf8_lossy(&metrics.2).contains("apiserver_storage_objects{resource=\"namespaces\"} 4"));
+    server.read("/api/v1/namespaces/default").await;
+    let _watch = server.watch("/api/v1/pods?watch=1").await;
+    let (_, kind, metrics) = server.get("/metrics", "*/*").await;
+    assert!(kind.starts_with("text/plain"), "{kind}");
+    let metrics = String::from_utf8_lossy(&metrics);
+    for line in [
+        "apiserver_storage_objects{resource=\"namespaces\"} 4",
+        "apiserver_request_total{code=\"200\",component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"namespaces\",scope=\"resource\",subresource=\"\",verb=\"GET\",version=\"v1\"} 1",
+        "apiserver_longrunning_requests{component=\"apiserver\",group=\"\",resource=\"pods\",scope=\"cluster\",subresource=\"\",verb=\"WATCH\",version=\"v1\"} 1",
+        "apiserver_current_inflight_requests{request_kind=\"readOnly\"} ",
+        "process_resident_memory_bytes ",
+    ] {
+        assert!(metrics.lines().any(|l| l.starts_with(line)), "{line} isn't in\n{metrics}");
+    }
 }
