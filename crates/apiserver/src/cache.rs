@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use parking_lot::RwLock;
@@ -21,6 +23,8 @@ use crate::object::{Entry, Filter};
 
 /// Changes of one resource that are kept for watches that resume.
 const HISTORY: usize = 4096;
+/// How long a serialized list is kept that nobody asks for again.
+const KEPT: Duration = Duration::from_secs(1);
 /// Events that may wait for one watcher.
 const QUEUE: usize = 8192;
 
@@ -121,6 +125,22 @@ pub struct Resource {
     state: RwLock<State>,
     /// The whole list as bytes, as long as nothing changes.
     listed: RwLock<Option<(u64, Bytes)>>,
+    /// The list was asked for since somebody last looked whether it was.
+    asked: AtomicBool,
+    /// Somebody looks, and will forget the list.
+    forgets: AtomicBool,
+}
+
+impl Resource {
+    fn new(kind: &'static Kind) -> Self {
+        Resource {
+            kind,
+            state: RwLock::default(),
+            listed: RwLock::default(),
+            asked: AtomicBool::default(),
+            forgets: AtomicBool::default(),
+        }
+    }
 }
 
 /// A watch that has begun: what there was, and what comes.
@@ -177,18 +197,35 @@ impl Resource {
         self.state.read().changed
     }
 
-    /// The unfiltered list, serialized once per change by `make`.
-    pub fn whole_list(&self, make: impl FnOnce(&[Arc<Entry>]) -> Bytes) -> Bytes {
+    /// The unfiltered list, serialized once per change by `make`, and kept as long as somebody asks for it again.
+    pub fn whole_list(self: &Arc<Self>, make: impl FnOnce(&[Arc<Entry>]) -> Bytes) -> Bytes {
         let changed = self.changed();
         if let Some((at, bytes)) = &*self.listed.read()
             && *at == changed
         {
+            self.asked.store(true, Ordering::Relaxed);
             return bytes.clone();
         }
         let (items, at) = self.list(&Filter::default());
         let bytes = make(&items);
         *self.listed.write() = Some((at, bytes.clone()));
+        if !self.forgets.swap(true, Ordering::Relaxed) {
+            tokio::spawn(Self::forget_list(Arc::downgrade(self)));
+        }
         bytes
+    }
+
+    /// Gives the memory of the list back once nobody asked for it for a while.
+    async fn forget_list(resource: Weak<Self>) {
+        loop {
+            tokio::time::sleep(KEPT).await;
+            let Some(resource) = resource.upgrade() else { return };
+            if !resource.asked.swap(false, Ordering::Relaxed) {
+                resource.forgets.store(false, Ordering::Relaxed);
+                *resource.listed.write() = None;
+                return;
+            }
+        }
     }
 
     pub fn subscribe(&self, filter: Filter, from: From, revision: u64) -> Result<Subscription, TooOld> {
@@ -274,10 +311,7 @@ impl Cache {
         let resources = KINDS
             .iter()
             .filter(|k| k.verbs == Verbs::All)
-            .map(|kind| {
-                let resource = Resource { kind, state: RwLock::default(), listed: RwLock::default() };
-                (kind.resource(), Arc::new(resource))
-            })
+            .map(|kind| (kind.resource(), Arc::new(Resource::new(kind))))
             .collect();
         Cache { resources, custom: RwLock::default(), catalog, revision: watch::channel(0).0 }
     }
@@ -296,7 +330,7 @@ impl Cache {
         match object {
             Some(object) => {
                 if let Some(kind) = self.catalog.put(object) {
-                    let new = || Resource { kind, state: RwLock::default(), listed: RwLock::default() };
+                    let new = || Resource::new(kind);
                     self.custom.write().entry(name.into()).or_insert_with(|| Arc::new(new()));
                 }
             }

@@ -12,3 +12,9 @@ pub fn share_heaps() {
     // SAFETY: mallopt changes a setting of the allocator, under its own lock; 1 or 0 comes back, and either will do.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, i32::try_from(heaps).unwrap_or(8)) };
 }
+
+/// Gives memory that was freed back to the kernel. The C library does so by itself only at the end of each heap.
+pub fn trim_heaps() {
+    // SAFETY: malloc_trim works on free memory alone, under the allocator's locks.
+    unsafe { libc::malloc_trim(0) };
+}

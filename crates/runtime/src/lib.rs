@@ -25,7 +25,7 @@ mod seqpacket;
 mod shim;
 pub mod spec;
 
-pub use allocator::share_heaps;
+pub use allocator::{share_heaps, trim_heaps};
 pub use client::{ShimClient, ShimEvent};
 pub use image::{Image, ImageError, ImageStore};
 pub use shim::shim_main;
