@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -23,10 +23,13 @@ use crate::object::{Entry, Filter};
 
 /// Changes of one resource that are kept for watches that resume.
 const HISTORY: usize = 4096;
+/// Bytes of objects that they may hold on to.
+const HISTORY_BYTES: usize = 16 << 20;
 /// How long a serialized list is kept that nobody asks for again.
 const KEPT: Duration = Duration::from_secs(1);
-/// Events that may wait for one watcher.
+/// Events that may wait for one watcher, and their bytes.
 const QUEUE: usize = 8192;
+const QUEUE_BYTES: usize = 32 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventType {
@@ -53,13 +56,13 @@ pub struct Event {
     previous: Option<Arc<Entry>>,
     /// What it was before, for those to whom it went out of sight; made once for all.
     left: OnceLock<Arc<Entry>>,
-    /// The line on the wire, by the type that it has for a watcher; made once for all.
-    framed: [OnceLock<Bytes>; 3],
+    /// The line for those to whom it is another change than to most; made once for all.
+    other: OnceLock<(EventType, Bytes)>,
 }
 
 impl Event {
     pub fn new(kind: EventType, entry: Arc<Entry>, previous: Option<Arc<Entry>>) -> Self {
-        Event { kind, entry, previous, left: OnceLock::new(), framed: Default::default() }
+        Event { kind, entry, previous, left: OnceLock::new(), other: OnceLock::new() }
     }
 
     /// What the change means to a watcher with `filter`: an object that starts or stops matching comes or goes.
@@ -87,8 +90,18 @@ impl Event {
         }
     }
 
+    /// The line on the wire, by the type that the change has for a watcher.
     pub fn frame(&self, seen: EventType) -> Bytes {
-        self.framed[seen as usize].get_or_init(|| frame(seen.as_str(), &self.shown(seen).bytes)).clone()
+        if seen == self.kind || seen == EventType::Deleted {
+            return self.shown(seen).line(seen);
+        }
+        let (kept, line) = self.other.get_or_init(|| (seen, self.entry.line(seen)));
+        if *kept == seen { line.clone() } else { self.entry.line(seen) }
+    }
+
+    /// Bytes that are kept for it, besides what the cache keeps anyway.
+    fn weight(&self) -> usize {
+        self.entry.bytes.len() + self.previous.as_ref().map_or(0, |p| p.bytes.len())
     }
 }
 
@@ -106,12 +119,49 @@ pub fn frame(event: &str, object: &[u8]) -> Bytes {
 struct Watcher {
     filter: Filter,
     queue: mpsc::Sender<(EventType, Arc<Event>)>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Watcher {
+    /// Whether the watcher keeps up.
+    fn tell(&self, seen: EventType, event: &Arc<Event>) -> bool {
+        let bytes = event.entry.bytes.len();
+        let waiting = self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        (waiting == 0 || waiting + bytes <= QUEUE_BYTES) && self.queue.try_send((seen, event.clone())).is_ok()
+    }
+}
+
+/// The changes that wait for a watcher.
+pub struct Events {
+    queue: mpsc::Receiver<(EventType, Arc<Event>)>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Events {
+    pub async fn recv(&mut self) -> Option<(EventType, Arc<Event>)> {
+        let next = self.queue.recv().await?;
+        self.waiting.fetch_sub(next.1.entry.bytes.len(), Ordering::Relaxed);
+        Some(next)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// What waits already, if anything does.
+    pub fn try_recv(&mut self) -> Option<(EventType, Arc<Event>)> {
+        let next = self.queue.try_recv().ok()?;
+        self.waiting.fetch_sub(next.1.entry.bytes.len(), Ordering::Relaxed);
+        Some(next)
+    }
 }
 
 #[derive(Default)]
 struct State {
     items: BTreeMap<Arc<str>, Arc<Entry>>,
     events: VecDeque<Arc<Event>>,
+    /// Bytes that `events` holds on to.
+    weight: usize,
     /// Changes up to this revision may be missing from `events`.
     forgotten: u64,
     /// The revision of the last change of this resource.
@@ -147,7 +197,7 @@ impl Resource {
 pub struct Subscription {
     pub initial: Vec<Arc<Entry>>,
     pub backlog: Vec<(EventType, Arc<Event>)>,
-    pub events: mpsc::Receiver<(EventType, Arc<Event>)>,
+    pub events: Events,
     /// The revision up to which `initial` and `backlog` reach.
     pub revision: u64,
 }
@@ -247,8 +297,10 @@ impl Resource {
                 }
             }
         }
-        let (queue, events) = mpsc::channel(QUEUE);
-        state.watchers.push(Watcher { filter, queue });
+        let (queue, receiver) = mpsc::channel(QUEUE);
+        let waiting = Arc::<AtomicUsize>::default();
+        state.watchers.push(Watcher { filter, queue, waiting: waiting.clone() });
+        let events = Events { queue: receiver, waiting };
         let revision = revision.max(state.changed);
         Ok(Subscription { initial, backlog, events, revision })
     }
@@ -258,9 +310,9 @@ impl Resource {
         let previous = state.items.get(&key).cloned();
         let event = match (&change.value, previous) {
             (Some(value), previous) => {
-                let entry = Arc::new(Entry::new(self.kind, key.clone(), value, change.revision));
-                state.items.insert(key, entry.clone());
                 let kind = if previous.is_some() { EventType::Modified } else { EventType::Added };
+                let entry = Arc::new(Entry::told(kind, self.kind, key.clone(), value, change.revision));
+                state.items.insert(key, entry.clone());
                 Event::new(kind, entry, previous)
             }
             (None, Some(previous)) => {
@@ -274,13 +326,14 @@ impl Resource {
         // Dropping the cached list here gives its memory back while nobody lists.
         *self.listed.write() = None;
         state.events.push_back(event.clone());
-        if state.events.len() > HISTORY
-            && let Some(old) = state.events.pop_front()
-        {
+        state.weight += event.weight();
+        while (state.events.len() > HISTORY || state.weight > HISTORY_BYTES) && state.events.len() > 1 {
+            let Some(old) = state.events.pop_front() else { break };
             state.forgotten = old.entry.revision;
+            state.weight -= old.weight();
         }
         state.watchers.retain(|watcher| match event.seen_through(self.kind, &watcher.filter) {
-            Some(seen) => watcher.queue.try_send((seen, event.clone())).is_ok(),
+            Some(seen) => watcher.tell(seen, &event),
             None => !watcher.queue.is_closed(),
         });
     }
@@ -432,7 +485,7 @@ mod tests {
         put(&cache, 3, "a", "db");
         put(&cache, 4, "a", "db");
         let mut seen = Vec::new();
-        while let Ok((kind, event)) = watch.events.try_recv() {
+        while let Some((kind, event)) = watch.events.try_recv() {
             seen.push((kind.as_str(), event.entry.revision));
         }
         assert_eq!(seen, [("ADDED", 1), ("MODIFIED", 2), ("DELETED", 3)]);

@@ -12,6 +12,8 @@ use serde_json::Value;
 
 use api::{Kind, protobuf};
 
+use crate::cache::EventType;
+
 const VERSION_MARK: &[u8] = b"\"resourceVersion\":\"";
 
 /// Writes the canonical form, with an empty resource version.
@@ -52,17 +54,34 @@ pub fn encode(object: &Value) -> Bytes {
 
 /// Puts `revision` where the canonical form has its resource version.
 pub fn splice(canonical: &[u8], revision: u64) -> Bytes {
-    let Some(at) = canonical.windows(VERSION_MARK.len()).position(|w| w == VERSION_MARK) else {
-        return Bytes::copy_from_slice(canonical);
+    splice_between(b"", canonical, revision, b"")
+}
+
+fn splice_between(before: &[u8], canonical: &[u8], revision: u64, after: &[u8]) -> Bytes {
+    let (head, tail) = match canonical.windows(VERSION_MARK.len()).position(|w| w == VERSION_MARK) {
+        Some(at) => {
+            let start = at + VERSION_MARK.len();
+            let end = start + canonical[start..].iter().position(|b| *b == b'"').unwrap_or(0);
+            (&canonical[..start], &canonical[end..])
+        }
+        None => (canonical, &[][..]),
     };
-    let start = at + VERSION_MARK.len();
-    let end = start + canonical[start..].iter().position(|b| *b == b'"').unwrap_or(0);
-    let revision = revision.to_string();
-    let mut out = BytesMut::with_capacity(canonical.len() + revision.len());
-    out.put_slice(&canonical[..start]);
-    out.put_slice(revision.as_bytes());
-    out.put_slice(&canonical[end..]);
+    let revision = if tail.is_empty() { String::new() } else { revision.to_string() };
+    let mut out = BytesMut::with_capacity(before.len() + canonical.len() + revision.len() + after.len());
+    for part in [before, head, revision.as_bytes(), tail, after] {
+        out.put_slice(part);
+    }
     out.freeze()
+}
+
+/// What stands around an object in a line of a watch.
+pub fn around(event: EventType) -> (&'static [u8], &'static [u8]) {
+    let before: &[u8] = match event {
+        EventType::Added => br#"{"type":"ADDED","object":"#,
+        EventType::Modified => br#"{"type":"MODIFIED","object":"#,
+        EventType::Deleted => br#"{"type":"DELETED","object":"#,
+    };
+    (before, b"}\n")
 }
 
 /// The canonical form under another `apiVersion`; versions of a custom kind differ in nothing else.
@@ -80,18 +99,31 @@ pub fn with_version(canonical: &Bytes, version: &str) -> Bytes {
     out.freeze()
 }
 
+pub type Labels = Box<[(Box<str>, Box<str>)]>;
+
 /// An object in the cache. Immutable; a change makes a new one.
 #[derive(Debug)]
 pub struct Entry {
     /// `namespace/name`, or `name`.
     pub key: Arc<str>,
     pub revision: u64,
-    /// Canonical JSON with its resource version.
+    /// Canonical JSON with its resource version; a part of `line`.
     pub bytes: Bytes,
-    pub labels: Box<[(Box<str>, Box<str>)]>,
+    /// The line of a watch that tells how the object came to be so.
+    line: Bytes,
+    told_as: EventType,
+    pub labels: Labels,
     /// Values of the kind's selectable fields, in the order of [`Kind::selectable`].
     fields: Box<[Box<str>]>,
     message: OnceLock<Message>,
+}
+
+/// A line of a watch, and the object in it.
+fn lines(event: EventType, canonical: &[u8], revision: u64) -> (Bytes, Bytes) {
+    let (before, after) = around(event);
+    let line = splice_between(before, canonical, revision, after);
+    let bytes = line.slice(before.len()..line.len() - after.len());
+    (line, bytes)
 }
 
 /// An object as protobuf, without its envelope.
@@ -104,17 +136,34 @@ pub struct Message {
 
 impl Entry {
     pub fn new(kind: &Kind, key: Arc<str>, canonical: &[u8], revision: u64) -> Self {
-        let bytes = splice(canonical, revision);
+        Self::told(EventType::Added, kind, key, canonical, revision)
+    }
+
+    /// An object that most watchers will be told of as `event`.
+    pub fn told(event: EventType, kind: &Kind, key: Arc<str>, canonical: &[u8], revision: u64) -> Self {
+        let (line, bytes) = lines(event, canonical, revision);
         let (labels, fields) = read_head(kind, &bytes);
-        Entry { key, revision, bytes, labels, fields, message: OnceLock::new() }
+        Entry { key, revision, bytes, line, told_as: event, labels, fields, message: OnceLock::new() }
+    }
+
+    /// The line of a watch for this object. Costs nothing if it is the one that most watchers get.
+    pub fn line(&self, event: EventType) -> Bytes {
+        if event == self.told_as {
+            return self.line.clone();
+        }
+        let (before, after) = around(event);
+        Bytes::from([before, &self.bytes, after].concat())
     }
 
     /// The same object as it was when it went away at `revision`.
     pub fn deleted(&self, revision: u64) -> Self {
+        let (line, bytes) = lines(EventType::Deleted, &self.bytes, revision);
         Entry {
             key: self.key.clone(),
             revision,
-            bytes: splice(&self.bytes, revision),
+            bytes,
+            line,
+            told_as: EventType::Deleted,
             labels: self.labels.clone(),
             fields: self.fields.clone(),
             message: OnceLock::new(),
@@ -128,15 +177,18 @@ impl Entry {
             return self.clone();
         }
         let (labels, fields) = (self.labels.clone(), self.fields.clone());
-        let (key, message) = (self.key.clone(), OnceLock::new());
-        Arc::new(Entry { key, revision: self.revision, bytes, labels, fields, message })
+        Arc::new(self.with_bytes(&bytes, labels, fields))
     }
 
     /// The same object with other content, as a conversion made it; it is chosen by what it has in the cache.
     pub fn with_content(&self, canonical: &[u8]) -> Arc<Self> {
-        let (labels, fields, message) = (self.labels.clone(), self.fields.clone(), OnceLock::new());
-        let (key, bytes) = (self.key.clone(), splice(canonical, self.revision));
-        Arc::new(Entry { key, revision: self.revision, bytes, labels, fields, message })
+        Arc::new(self.with_bytes(canonical, self.labels.clone(), self.fields.clone()))
+    }
+
+    fn with_bytes(&self, canonical: &[u8], labels: Labels, fields: Box<[Box<str>]>) -> Self {
+        let (line, bytes) = lines(self.told_as, canonical, self.revision);
+        let (key, revision, told_as, message) = (self.key.clone(), self.revision, self.told_as, OnceLock::new());
+        Entry { key, revision, bytes, line, told_as, labels, fields, message }
     }
 
     pub fn name(&self) -> &str {

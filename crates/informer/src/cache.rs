@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::queue::Key;
+use crate::slim;
 
 /// What an object must be for an informer to hold it.
 pub trait Keyed: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static {
@@ -44,6 +45,7 @@ impl<K> Change<K> {
 type Handler<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
 
 struct Inner<K> {
+    trim: fn(&mut dyn Any),
     items: RwLock<BTreeMap<Key, Arc<K>>>,
     handlers: RwLock<Vec<Handler<K>>>,
     synced: watch::Sender<bool>,
@@ -65,7 +67,13 @@ impl<K> Clone for Informer<K> {
 impl<K: Keyed> Informer<K> {
     /// Watches what `api` and `config` say, until the process ends.
     pub fn start(api: Api<K>, config: watcher::Config) -> Self {
+        Self::start_with(api, config, |_| ())
+    }
+
+    /// The same; `trim` takes out of each object what isn't to be kept.
+    fn start_with(api: Api<K>, config: watcher::Config, trim: fn(&mut dyn Any)) -> Self {
         let inner = Arc::new(Inner {
+            trim,
             items: RwLock::default(),
             handlers: RwLock::default(),
             synced: watch::channel(false).0,
@@ -127,6 +135,7 @@ impl<K: Keyed> Inner<K> {
         // No controller asks who set a field, and the answer may be larger than the rest. An update that leaves it out
         // keeps it.
         object.meta_mut().managed_fields = None;
+        (self.trim)(&mut object);
         let new = Arc::new(object);
         let old = self.items.write().insert(new.key(), new.clone());
         notify(&handlers, &Change::Applied { old, new });
@@ -182,16 +191,26 @@ async fn feed<K: Keyed>(inner: Arc<Inner<K>>, api: Api<K>, config: watcher::Conf
     }
 }
 
-/// The informers of a process, one per kind, started when first asked for.
+/// The informers of a process, one per kind, started when first asked for. Of pods they keep what control loops read
+/// ([`slim`]): nobody may write a pod back as he found it here.
 #[derive(Clone)]
 pub struct Informers {
+    /// As whom control loops act.
     client: Client,
+    /// As whom the caches are filled.
+    reader: Client,
     started: Arc<Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>>,
 }
 
 impl Informers {
     pub fn new(client: Client) -> Self {
-        Informers { client, started: Arc::default() }
+        Informers { reader: client.clone(), client, started: Arc::default() }
+    }
+
+    /// The same caches for control loops that act as somebody else.
+    #[must_use]
+    pub fn acting_as(&self, client: Client) -> Self {
+        Informers { client, ..self.clone() }
     }
 
     pub fn client(&self) -> &Client {
@@ -202,7 +221,8 @@ impl Informers {
     pub fn of<K: Keyed>(&self) -> Informer<K> {
         let mut started = self.started.lock();
         let informer = started.entry(TypeId::of::<K>()).or_insert_with(|| {
-            Box::new(Informer::<K>::start(Api::all(self.client.clone()), watcher::Config::default()))
+            let api = Api::all(self.reader.clone());
+            Box::new(Informer::<K>::start_with(api, watcher::Config::default(), slim::trim))
         });
         match informer.downcast_ref::<Informer<K>>() {
             Some(informer) => informer.clone(),

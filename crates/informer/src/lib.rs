@@ -10,6 +10,7 @@
 mod cache;
 mod events;
 mod queue;
+mod slim;
 
 pub use cache::{Change, Informer, Informers, Keyed};
 pub use events::Recorder;

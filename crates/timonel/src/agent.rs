@@ -30,6 +30,8 @@ pub struct Access {
     pub client: Client,
     pub authority_pem: String,
     pub is_server: bool,
+    /// The caches of this process, if it has some already, so that each kind is decoded once in it.
+    pub informers: Option<Informers>,
 }
 
 /// What a node is, from its flags.
@@ -83,7 +85,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     }
     let folder = args.node.data_dir.join("agent/tls");
     let client = node_client(&args.server, &authority_pem, &token, &name, &folder).await?;
-    let access = Access { client, authority_pem, is_server: false };
+    let access = Access { client, authority_pem, is_server: false, informers: None };
     run_node(Settings::new(&args.node, name, ip), access, stop).await
 }
 
@@ -237,7 +239,10 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     for address in kubelet::restored_addresses(&config) {
         addresses.reserve(address);
     }
-    let informers = Informers::new(client.clone());
+    let informers = match &access.informers {
+        Some(shared) => shared.acting_as(client.clone()),
+        None => Informers::new(client.clone()),
+    };
     let proxy = proxy::Config {
         table: TABLE.into(),
         node_name: name.clone(),

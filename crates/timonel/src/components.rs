@@ -14,8 +14,9 @@ pub fn client(api: &Arc<ApiServer>, user: User) -> Client {
     Client::new(api.in_process(user), "default")
 }
 
-/// Starts controllers and scheduler. They end with the process; what they do is safe to break off anywhere.
-pub fn start_control_plane(api: &Arc<ApiServer>, args: &ServerArgs, authority: &Arc<Authority>) {
+/// Starts controllers and scheduler, and returns their caches. They end with the process; what they do is safe to
+/// break off anywhere.
+pub fn start_control_plane(api: &Arc<ApiServer>, args: &ServerArgs, authority: &Arc<Authority>) -> Informers {
     let component = |name: &str| Informers::new(client(api, User::new(name, &["system:authenticated"])));
     let managers = component("system:kube-controller-manager");
     let config = controllers::Config {
@@ -29,4 +30,5 @@ pub fn start_control_plane(api: &Arc<ApiServer>, args: &ServerArgs, authority: &
     controllers::start(config, managers.clone());
     // The scheduler reads the controllers' caches, so that each kind is decoded once in this process.
     scheduler::start(&managers);
+    managers
 }

@@ -57,7 +57,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let audit = open_audit(&plan.args.audit)?;
     let api = ApiServer::start(api_config(&plan, audit), open_store(&plan.args, &database)?).await?;
     let serving = tokio::spawn(apiserver::serve(api.clone(), listener, plan.serving.clone(), stop.clone()));
-    components::start_control_plane(&api, &plan.args, &plan.authority);
+    let informers = components::start_control_plane(&api, &plan.args, &plan.authority);
     write_kubeconfig(&plan)?;
     let installer = User::new("system:manifests", &["system:masters", "system:authenticated"]);
     let folder = plan.args.node.data_dir.join("server/manifests");
@@ -73,6 +73,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
             client: components::client(&api, user),
             authority_pem: plan.authority.certificate_pem().to_string(),
             is_server: true,
+            informers: Some(informers),
         };
         let settings = agent::Settings::new(&plan.args.node, plan.node_name.clone(), plan.node_ip);
         agent::run_node(settings, access, stop.clone()).await?;

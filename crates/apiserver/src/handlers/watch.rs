@@ -9,7 +9,6 @@ use bytes::Bytes;
 use http::Response;
 use rand::RngExt as _;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 
 use super::Form;
 use super::read::{partial, refuse_options, resource, table};
@@ -166,7 +165,7 @@ impl Feed {
     fn stream(
         mut self,
         first: Vec<Bytes>,
-        events: mpsc::Receiver<(EventType, Arc<Event>)>,
+        events: cache::Events,
         timeout: Duration,
     ) -> impl futures::Stream<Item = Bytes> + Send + 'static {
         let deadline = Box::pin(tokio::time::sleep(timeout));

@@ -260,7 +260,7 @@ pub async fn keep(server: Weak<ApiServer>) {
             let (Some(s), Some(e)) = again else { return };
             (services, slices) = (s, e);
         }
-        while idle && slices.try_recv().is_ok() {}
+        while idle && slices.try_recv().is_some() {}
     }
 }
 
