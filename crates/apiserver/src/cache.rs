@@ -24,7 +24,7 @@ use crate::object::{Entry, Filter};
 /// Changes of one resource that are kept for watches that resume.
 const HISTORY: usize = 4096;
 /// Bytes of objects that they may hold on to.
-const HISTORY_BYTES: usize = 16 << 20;
+const HISTORY_BYTES: usize = 8 << 20;
 /// How long a serialized list is kept that nobody asks for again.
 const KEPT: Duration = Duration::from_secs(1);
 /// Events that may wait for one watcher, and their bytes.

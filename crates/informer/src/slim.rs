@@ -8,7 +8,22 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 /// Takes out of a pod what no control loop reads: how its containers start and are probed, and the volumes that are no
 /// claims. Other kinds stay as they are.
 pub fn trim(object: &mut dyn Any) {
-    let Some(spec) = object.downcast_mut::<Pod>().and_then(|pod| pod.spec.as_mut()) else { return };
+    let Some(pod) = object.downcast_mut::<Pod>() else { return };
+    fit(&mut pod.metadata.owner_references);
+    if let Some(status) = &mut pod.status {
+        for list in [&mut status.container_statuses, &mut status.init_container_statuses] {
+            fit(list);
+            for status in list.iter_mut().flatten() {
+                (status.resources, status.allocated_resources, status.volume_mounts) = (None, None, None);
+            }
+        }
+        fit(&mut status.conditions);
+        fit(&mut status.pod_ips);
+        fit(&mut status.host_ips);
+    }
+    let Some(spec) = &mut pod.spec else { return };
+    fit(&mut spec.tolerations);
+    spec.containers.shrink_to_fit();
     for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
         trim_container(container);
     }
@@ -19,8 +34,13 @@ pub fn trim(object: &mut dyn Any) {
     spec.image_pull_secrets = None;
     if let Some(volumes) = &mut spec.volumes {
         volumes.retain(|v| v.persistent_volume_claim.is_some() || v.ephemeral.is_some());
-        volumes.shrink_to_fit();
     }
+    fit(&mut spec.volumes);
+}
+
+/// Lists are read with room for four, and most hold one.
+fn fit<T>(list: &mut Option<Vec<T>>) {
+    list.iter_mut().for_each(Vec::shrink_to_fit);
 }
 
 fn trim_container(container: &mut Container) {
