@@ -84,6 +84,8 @@ pub struct Config {
 pub enum Peer {
     /// A TLS client, with the facts of its certificate if it showed one.
     Remote(Option<Arc<pki::CertificateFacts>>),
+    /// A TLS client whose certificate nobody here issued, or that is no longer valid.
+    Unknown,
     /// A component of this process, with a fixed identity.
     Component(Arc<User>),
 }

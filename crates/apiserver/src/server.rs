@@ -9,9 +9,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -22,21 +25,24 @@ use crate::{ApiServer, Peer};
 /// A client that takes longer than this to say hello is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+type Verifier = Arc<dyn ClientCertVerifier>;
+
 #[derive(Debug, thiserror::Error)]
 #[error("can't use the server's certificate: {0}")]
 pub struct TlsError(String);
 
-fn tls_config(server: &ApiServer, identity: &pki::Identity) -> Result<rustls::ServerConfig, TlsError> {
+fn tls_config(server: &ApiServer, identity: &pki::Identity) -> Result<(rustls::ServerConfig, Verifier), TlsError> {
     let fail = |e: &dyn std::fmt::Display| TlsError(e.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let ca_pem = server.config.authority.certificate_pem();
     let ca = CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|e| fail(&e))?;
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca).map_err(|e| fail(&e))?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+    let known = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()
         .build()
         .map_err(|e| fail(&e))?;
+    let verifier = Arc::new(AnyClient { known: known.clone() });
     let certificates = vec![
         CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).map_err(|e| fail(&e))?,
         CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|e| fail(&e))?,
@@ -49,7 +55,66 @@ fn tls_config(server: &ApiServer, identity: &pki::Identity) -> Result<rustls::Se
         .with_single_cert(certificates, key)
         .map_err(|e| fail(&e))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    Ok((config, known))
+}
+
+/// Lets clients with a certificate of anybody's in, if they hold its key: who isn't known is told so by a Status, as
+/// upstream does, rather than by a broken connection.
+#[derive(Debug)]
+struct AnyClient {
+    known: Verifier,
+}
+
+impl ClientCertVerifier for AnyClient {
+    fn offer_client_auth(&self) -> bool {
+        true
+    }
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.known.root_hint_subjects()
+    }
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.known.verify_tls12_signature(message, certificate, signature)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.known.verify_tls13_signature(message, certificate, signature)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.known.supported_verify_schemes()
+    }
+}
+
+/// Who the certificates that a client showed make it.
+fn peer(known: &dyn ClientCertVerifier, chain: Option<&[CertificateDer<'_>]>) -> Peer {
+    let Some((leaf, rest)) = chain.and_then(<[_]>::split_first) else { return Peer::Remote(None) };
+    let verified = known.verify_client_cert(leaf, rest, UnixTime::now());
+    match verified.map_err(|e| e.to_string()).and_then(|_| pki::certificate_names(leaf).map_err(|e| e.to_string())) {
+        Ok(facts) => Peer::Remote(Some(Arc::new(facts))),
+        Err(why) => {
+            tracing::debug!(why, "a client's certificate was refused");
+            Peer::Unknown
+        }
+    }
 }
 
 /// Serves the API on `listener` until `stop` is cancelled. Open connections end with the process.
@@ -62,7 +127,8 @@ pub async fn serve(
     identity: pki::Identity,
     stop: CancellationToken,
 ) -> Result<(), TlsError> {
-    let acceptor = TlsAcceptor::from(Arc::new(tls_config(&server, &identity)?));
+    let (config, known) = tls_config(&server, &identity)?;
+    let acceptor = TlsAcceptor::from(Arc::new(config));
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -76,25 +142,21 @@ pub async fn serve(
             },
             () = stop.cancelled() => return Ok(()),
         };
-        let (server, acceptor, stop) = (server.clone(), acceptor.clone(), stop.clone());
+        let (server, acceptor, known, stop) = (server.clone(), acceptor.clone(), known.clone(), stop.clone());
         tokio::spawn(async move {
             tokio::select! {
-                () = connection(server, acceptor, stream) => {}
+                () = connection(server, acceptor, known, stream) => {}
                 () = stop.cancelled() => {}
             }
         });
     }
 }
 
-async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, stream: TcpStream) {
+async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, known: Verifier, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     let address = stream.peer_addr().map(|a| a.ip()).ok();
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
-    let facts = stream.get_ref().1.peer_certificates().and_then(|chain| {
-        let leaf = chain.first()?;
-        pki::certificate_names(leaf).ok().map(Arc::new)
-    });
-    let peer = Peer::Remote(facts);
+    let peer = peer(known.as_ref(), stream.get_ref().1.peer_certificates());
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
         if let Some(address) = address {

@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 use api::Kind;
 use api::pod_security::{self, Level};
 
-use crate::ApiServer;
 use crate::auth::{User, escalation};
 use crate::cache::object_key;
 use crate::external::Attempt;
 use crate::handlers::write::generated_name;
 use crate::object::Filter;
 use crate::quota;
+use crate::{ApiServer, audit};
 
 /// Admission plugins that are off unless an administrator turns them on, as upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +120,15 @@ pub fn pod_security(server: &ApiServer, kind: &Kind, object: &Value) -> Result<V
         (!violations.is_empty())
             .then(|| format!("violate PodSecurity \"{}:{version}\": {}", level.as_str(), violations.join(", ")))
     };
+    if let Some(why) = found("audit") {
+        audit::annotate("pod-security.kubernetes.io/audit-violations", || format!("would {why}"));
+    }
+    if kind.plural == "pods" {
+        audit::annotate("pod-security.kubernetes.io/enforce-policy", || {
+            let label = |suffix: &str| namespace.label(&format!("pod-security.kubernetes.io/enforce{suffix}"));
+            format!("{}:{}", label("").unwrap_or("privileged"), label("-version").unwrap_or("latest"))
+        });
+    }
     if kind.plural == "pods"
         && let Some(why) = found("enforce")
     {

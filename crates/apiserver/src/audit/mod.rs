@@ -11,7 +11,8 @@ use apimachinery::{ObjectExt as _, clock};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::BodyExt as _;
-use serde_json::{Value, json};
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
 
 pub use log::{Log, LogError};
 pub use policy::{Policy, PolicyError};
@@ -30,8 +31,25 @@ pub struct Audit {
     pub log: Log,
 }
 
+tokio::task_local! {
+    /// What those who decide about the request on this task want to be told of it.
+    static NOTES: Arc<Notes>;
+}
+
+#[derive(Debug, Default)]
+pub struct Notes(Mutex<Map<String, Value>>);
+
+/// Adds an annotation to what is told of the present request, if it is told of at all. `value` is only made then; the
+/// first one for a key stays.
+pub fn annotate(key: &str, value: impl FnOnce() -> String) {
+    let _ = NOTES.try_with(|notes| {
+        notes.0.lock().entry(key).or_insert_with(|| value().into());
+    });
+}
+
 /// A request that is being told of.
 pub struct Record {
+    notes: Arc<Notes>,
     audit: Arc<Audit>,
     level: Level,
     omit_stages: Vec<String>,
@@ -58,6 +76,7 @@ impl Audit {
             .as_ref()
             .is_some_and(|p| matches!(p.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy"));
         let mut record = Record {
+            notes: Arc::default(),
             audit: self.clone(),
             level: rule.level,
             omit_stages: rule.omit_stages,
@@ -138,6 +157,11 @@ fn object(headers: &HeaderMap, bytes: &[u8]) -> Option<Value> {
 }
 
 impl Record {
+    /// Works on the request, and collects what is noted meanwhile.
+    pub async fn during<T>(&self, work: impl Future<Output = T>) -> T {
+        NOTES.scope(self.notes.clone(), work).await
+    }
+
     fn trimmed(&self, mut object: Value) -> Value {
         if self.omit_managed_fields && object["metadata"].is_object() {
             object.meta_mut().remove("managedFields");
@@ -159,7 +183,9 @@ impl Record {
         let code = answer.status().as_u16();
         self.event["responseStatus"] = json!({"metadata": {}, "code": code});
         let decision = if code == 403 { "forbid" } else { "allow" };
-        self.event["annotations"] = json!({"authorization.k8s.io/decision": decision});
+        let mut annotations = std::mem::take(&mut *self.notes.0.lock());
+        annotations.insert("authorization.k8s.io/decision".into(), decision.into());
+        self.event["annotations"] = annotations.into();
         let (mut parts, mut body) = answer.into_parts();
         if let Ok(id) = HeaderValue::from_str(self.event.str_at(&["auditID"])) {
             parts.headers.insert("audit-id", id);

@@ -19,7 +19,7 @@ pub use rbac::{Attributes, Rbac};
 pub use tokens::{Claims, Named, Tokens};
 
 use crate::request::Info;
-use crate::{ApiServer, Peer};
+use crate::{ApiServer, Peer, audit};
 
 pub const MASTERS: &str = "system:masters";
 pub const AUTHENTICATED: &str = "system:authenticated";
@@ -77,6 +77,9 @@ pub fn authenticate(server: &ApiServer, headers: &HeaderMap, peer: &Peer) -> Res
     let facts = match peer {
         Peer::Component(user) => return Ok(user.as_ref().clone()),
         Peer::Remote(facts) => facts,
+        // A token may still make somebody of him.
+        Peer::Unknown if bearer(headers).is_none() => return Err(Status::unauthorized()),
+        Peer::Unknown => &None,
     };
     let mut user = match (bearer(headers), facts) {
         (Some(token), _) => by_token(server, token)?,
@@ -144,6 +147,7 @@ pub fn authorize(server: &ApiServer, user: &User, info: &Info) -> Result<(), Sta
 /// Refuses what a user may not do with a resource.
 pub fn demand(server: &ApiServer, user: &User, wanted: &Attributes<'_>) -> Result<(), Status> {
     if allows(server, user, wanted) {
+        audit::annotate("authorization.k8s.io/reason", || reason(server, user, wanted).unwrap_or_default());
         return Ok(());
     }
     let Attributes { verb, group, resource, namespace, name, .. } = *wanted;

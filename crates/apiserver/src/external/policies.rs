@@ -11,9 +11,9 @@ use serde_json::{Map, Value, json};
 use super::Attempt;
 use super::conditions::Facts;
 use super::matching::resources_fit;
-use crate::ApiServer;
 use crate::cache::object_key;
 use crate::object::Filter;
+use crate::{ApiServer, audit};
 
 /// The two kinds of policies, which differ in what they do, not in when.
 struct Family {
@@ -162,25 +162,26 @@ pub fn validate(server: &Arc<ApiServer>, attempt: &Attempt<'_>, object: &Value) 
     }
     let facts = Facts::gather(server, attempt, object);
     let budget = Budget::new(Budget::REQUEST);
+    let mut noted = Vec::new();
     for application in &applications {
         let findings = findings(server, application, &facts, &budget);
         let actions = application.binding.strings_at(&["spec", "validationActions"]);
-        for finding in findings {
+        for (i, finding) in findings.into_iter().enumerate() {
             if actions.contains(&"Warn") {
                 let of = application.described(&VALIDATING);
                 warnings.push(format!("Validation failed for {of}: {}", finding.message));
             }
             if actions.contains(&"Audit") {
-                tracing::info!(
-                    policy = application.policy.name(),
-                    finding.message,
-                    "a policy failed, as its binding only notes"
-                );
+                noted.push(json!({"message": finding.message, "policy": application.policy.name(),
+                    "binding": application.binding.name(), "expressionIndex": i, "validationActions": actions}));
             }
             if actions.contains(&"Deny") || actions.is_empty() {
                 return Err(denial(application, attempt, &finding));
             }
         }
+    }
+    if !noted.is_empty() {
+        audit::annotate("validation.policy.admission.k8s.io/validation_failure", || Value::from(noted).to_string());
     }
     Ok(warnings)
 }
@@ -212,6 +213,20 @@ fn findings(server: &Arc<ApiServer>, application: &Application, facts: &Facts, b
                 }
                 Err(why) => {
                     let why = format!("expression '{source}' resulted in error: {why}");
+                    findings.extend(or_ignored(Finding::failure(why)));
+                }
+            }
+        }
+        for annotation in policy.array_at(&["spec", "auditAnnotations"]) {
+            let source = annotation.str_at(&["valueExpression"]);
+            match Facts::evaluate(&server.expressions, source, |e| e.json(&scope, budget)) {
+                // Null leaves it out.
+                Ok(Value::String(text)) => {
+                    audit::annotate(&format!("{}/{}", policy.name(), annotation.str_at(&["key"])), || text);
+                }
+                Ok(_) => {}
+                Err(why) => {
+                    let why = format!("audit annotation expression '{source}' resulted in error: {why}");
                     findings.extend(or_ignored(Finding::failure(why)));
                 }
             }

@@ -59,10 +59,13 @@ async fn answer_any(server: &Arc<ApiServer>, request: Request<Body>, peer: &Peer
         return route(server, &user, request).await.unwrap_or_else(|status| refuse(&status));
     };
     let (record, request) = audit.begin(&user, request).await;
-    let answer = route(server, &user, request).await.unwrap_or_else(|status| refuse(&status));
+    let work = route(server, &user, request);
     match record {
-        Some(record) => record.end(answer).await,
-        None => answer,
+        Some(record) => {
+            let answer = record.during(work).await.unwrap_or_else(|status| refuse(&status));
+            record.end(answer).await
+        }
+        None => work.await.unwrap_or_else(|status| refuse(&status)),
     }
 }
 

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 pub struct Server {
     pub api: Arc<ApiServer>,
     pub store: Arc<dyn store::Store>,
+    pub authority: Arc<pki::Authority>,
     user: User,
     _folder: TempDir,
 }
@@ -40,7 +41,7 @@ impl Server {
             kubelet_client: authority.keep(folder.path(), "client", "kubelets", None, &usages, &[]).unwrap(),
             front_proxy_authority: front.certificate_pem().into(),
             front_proxy: front.keep(folder.path(), "front", "front-proxy-client", None, &usages, &[]).unwrap(),
-            authority,
+            authority: authority.clone(),
             token_key_pem: pki::new_key().unwrap(),
             join_secret: "secret".into(),
             service_cidr: "10.96.0.0/16".parse().unwrap(),
@@ -55,7 +56,13 @@ impl Server {
         };
         change(&mut config);
         let api = ApiServer::start(config, store.clone()).await.unwrap();
-        Server { api, store, user: User::new("admin", &["system:masters", "system:authenticated"]), _folder: folder }
+        Server {
+            api,
+            store,
+            authority,
+            user: User::new("admin", &["system:masters", "system:authenticated"]),
+            _folder: folder,
+        }
     }
 
     /// Sends a request as the administrator.

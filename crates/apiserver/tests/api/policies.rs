@@ -1,0 +1,206 @@
+//! Admission policies: what they match, refuse, warn of, note and change; and the audit log, where their notes go.
+
+use std::sync::Arc;
+
+use apiserver::audit::{Audit, Log, Policy};
+use serde_json::{Value, json};
+
+use crate::server::Server;
+
+const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn map(name: &str, labels: Value, data: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": labels}, "data": data})
+}
+
+async fn define(server: &Server, mutating: bool, name: &str, spec: Value, binding: Value) {
+    let (kind, plural) = match mutating {
+        true => ("MutatingAdmissionPolicy", "mutatingadmissionpolicies"),
+        false => ("ValidatingAdmissionPolicy", "validatingadmissionpolicies"),
+    };
+    let mut whole = json!({"matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"],
+        "operations": ["CREATE", "UPDATE"], "resources": ["configmaps"]}]}});
+    apimachinery::patch::merge_patch(&mut whole, &spec);
+    let policy = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "spec": whole});
+    server.create(&format!("{GROUP}/{plural}"), policy).await;
+    let mut bound = json!({"policyName": name});
+    apimachinery::patch::merge_patch(&mut bound, &binding);
+    let bound = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": format!("{kind}Binding"), "metadata": {"name": name}, "spec": bound});
+    let bindings = plural.replace("policies", "policybindings");
+    server.create(&format!("{GROUP}/{bindings}"), bound).await;
+}
+
+#[tokio::test]
+async fn objects_are_refused_by_the_policies_that_match_them() {
+    let server = Server::start().await;
+    server.create(MAPS, map("limits", json!({}), json!({"most": "2"}))).await;
+    let deny = json!({"validationActions": ["Deny"]});
+    let when = json!({"matchConditions": [{"name": "labeled", "expression": "has(object.metadata.labels) && 'kind' in object.metadata.labels"}]});
+    let with = |extra: Value| {
+        let mut spec = when.clone();
+        apimachinery::patch::merge_patch(&mut spec, &extra);
+        spec
+    };
+    let of = |kind: &str, expression: &str| format!("object.metadata.labels['kind'] != '{kind}' || ({expression})");
+    define(&server, false, "plain", with(json!({"validations": [{"expression": of("plain", "size(object.data) <= 1"), "message": "too much", "reason": "Forbidden"}]})), deny.clone()).await;
+    define(&server, false, "params", with(json!({
+        "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
+        "variables": [{"name": "most", "expression": "int(params.data.most)"}],
+        "validations": [{"expression": of("params", "size(object.data) <= variables.most"), "messageExpression": "'at most ' + string(variables.most)"}]})),
+        json!({"validationActions": ["Deny"], "paramRef": {"name": "limits", "namespace": "default", "parameterNotFoundAction": "Deny"}})).await;
+    define(&server, false, "change", with(json!({"validations": [{"expression": of("change", "oldObject == null || object.data == oldObject.data"), "message": "stays"}]})), deny.clone()).await;
+    define(
+        &server,
+        false,
+        "user",
+        with(json!({"validations": [{"expression": of("user", "request.userInfo.username == 'boss'")}]})),
+        deny.clone(),
+    )
+    .await;
+    define(&server, false, "rights", with(json!({"validations": [{"expression": of("rights", "authorizer.group('').resource('secrets').check('get').reason() == ''"), "message": "?"}]})), deny.clone()).await;
+    define(
+        &server,
+        false,
+        "fails",
+        with(
+            json!({"failurePolicy": "Fail", "validations": [{"expression": of("fails", "object.data.missing == ''")}]}),
+        ),
+        deny.clone(),
+    )
+    .await;
+    define(&server, false, "ignores", with(json!({"failurePolicy": "Ignore", "validations": [{"expression": of("ignores", "object.data.missing == ''")}]})), deny.clone()).await;
+    define(
+        &server,
+        false,
+        "elsewhere",
+        json!({"validations": [{"expression": "false"}]}),
+        json!({"validationActions": ["Deny"],
+        "matchResources": {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}}),
+    )
+    .await;
+    let two = json!({"a": "1", "b": "2"});
+    let three = json!({"a": "1", "b": "2", "c": "3"});
+    for (kind, data, code, words) in [
+        ("plain", json!({"a": "1"}), 201, ""),
+        ("plain", two.clone(), 403, "ValidatingAdmissionPolicy 'plain' with binding 'plain' denied request: too much"),
+        ("params", two.clone(), 201, ""),
+        ("params", three, 422, "at most 2"),
+        ("change", two.clone(), 201, ""),
+        ("user", two.clone(), 422, "failed expression: object.metadata.labels"),
+        ("rights", two.clone(), 201, ""),
+        ("fails", two.clone(), 422, "no such key: missing"),
+        ("ignores", two.clone(), 201, ""),
+    ] {
+        let (got, answer) =
+            server.json("POST", MAPS, &map(&format!("{kind}-{code}"), json!({"kind": kind}), data)).await;
+        assert_eq!(got, code, "{kind}: {answer}");
+        assert!(answer["message"].as_str().unwrap_or("").contains(words), "{kind}: {answer}");
+    }
+    let (code, answer) = server.json("PATCH", &format!("{MAPS}/change-201"), &json!({"data": {"a": "9"}})).await;
+    assert!(code == 422 && answer["message"].as_str().unwrap().ends_with("stays"), "{answer}");
+    let system = "/api/v1/namespaces/kube-system/configmaps";
+    assert_eq!(server.json("POST", system, &map("m", json!({}), json!({}))).await.0, 422);
+    // Without its parameters a policy refuses, as its binding says.
+    assert_eq!(server.json("DELETE", &format!("{MAPS}/limits"), &json!({})).await.0, 200);
+    let (code, answer) = server.json("POST", MAPS, &map("m", json!({"kind": "params"}), json!({}))).await;
+    assert!(code == 422 && answer["message"].as_str().unwrap().contains("failed to configure binding"), "{answer}");
+    for (spec, field) in [
+        (json!({"validations": [{"expression": "object."}]}), "spec.validations[0].expression"),
+        (json!({"validations": [{"expression": "nobody.knows"}]}), "spec.validations[0].expression"),
+        (json!({"validations": []}), "spec.validations"),
+    ] {
+        let policy = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "bad"},
+            "spec": {"matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["*"]}]}}});
+        let mut policy = policy;
+        apimachinery::patch::merge_patch(&mut policy, &json!({ "spec": spec }));
+        let (code, answer) = server.json("POST", &format!("{GROUP}/validatingadmissionpolicies"), &policy).await;
+        assert_eq!((code.as_u16(), &answer["details"]["causes"][0]["field"]), (422, &json!(field)), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn objects_are_changed_by_policies() {
+    let server = Server::start().await;
+    let apply = |expression: &str| json!({"mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": expression}}], "reinvocationPolicy": "Never", "failurePolicy": "Fail"});
+    define(
+        &server,
+        true,
+        "a-label",
+        apply("Object{metadata: Object.metadata{labels: {'by': request.userInfo.username, 'did': request.operation}}}"),
+        json!({}),
+    )
+    .await;
+    let patch = json!({"mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[JSONPatch{op: 'add', path: '/data/' + jsonpatch.escapeKey('added'), value: object.metadata.labels['did']}]"}}],
+        "matchConditions": [{"name": "has-data", "expression": "has(object.data)"}], "reinvocationPolicy": "Never", "failurePolicy": "Fail"});
+    define(&server, true, "b-data", patch, json!({})).await;
+    let made = server.create(MAPS, map("m", json!({"own": "1"}), json!({"a": "1"}))).await;
+    assert_eq!(made["metadata"]["labels"], json!({"own": "1", "by": "admin", "did": "CREATE"}));
+    assert_eq!(made["data"], json!({"a": "1", "added": "CREATE"}));
+    let (_, changed) = server.json("PATCH", &format!("{MAPS}/m"), &json!({"data": {"a": "2"}})).await;
+    assert_eq!(changed["data"]["added"], "UPDATE");
+    let bare = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "bare"}});
+    assert!(server.create(MAPS, bare).await.get("data").is_none());
+    define(&server, true, "c-bad", apply("Object{metadata: Object.metadata{name: 'other'}}"), json!({})).await;
+    let (code, answer) = server.json("POST", MAPS, &map("n", json!({}), json!({}))).await;
+    assert!(code == 403 && answer["message"].as_str().unwrap().contains("must not set metadata.name"), "{answer}");
+}
+
+#[tokio::test]
+async fn what_is_only_noted_stands_in_the_audit_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.log");
+    let policy = Policy::read(
+        "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]",
+    )
+    .unwrap();
+    let log = Log::open(path.to_str().unwrap(), 0, 0, 0).unwrap();
+    let server = Server::start_with(|config| config.audit = Some(Arc::new(Audit { policy, log }))).await;
+    define(
+        &server,
+        false,
+        "noted",
+        json!({"validations": [{"expression": "object.metadata.name != 'm'", "message": "no m"}],
+        "auditAnnotations": [{"key": "name", "valueExpression": "'it is ' + object.metadata.name"}]}),
+        json!({"validationActions": ["Audit", "Warn"]}),
+    )
+    .await;
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "watched", "labels": {"pod-security.kubernetes.io/audit": "restricted"}}});
+    server.create("/api/v1/namespaces", namespace).await;
+    server
+        .create(
+            "/api/v1/namespaces/watched/serviceaccounts",
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}),
+        )
+        .await;
+    server.create(MAPS, map("m", json!({}), json!({}))).await;
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    server.create("/api/v1/namespaces/watched/pods", pod).await;
+    // A thread of its own writes the lines.
+    let find = |resource: &'static str| {
+        let path = path.clone();
+        async move {
+            loop {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+                let found =
+                    events.into_iter().find(|e| e["objectRef"]["resource"] == resource && e["verb"] == "create");
+                if let Some(event) = found {
+                    return event["annotations"].clone();
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        }
+    };
+    let map = find("configmaps").await;
+    let failure: Value =
+        serde_json::from_str(map["validation.policy.admission.k8s.io/validation_failure"].as_str().unwrap()).unwrap();
+    assert_eq!((&failure[0]["policy"], &failure[0]["message"]), (&json!("noted"), &json!("no m")), "{map}");
+    assert_eq!(map["noted/name"], "it is m", "{map}");
+    let pod = find("pods").await;
+    assert!(
+        pod["pod-security.kubernetes.io/audit-violations"].as_str().unwrap().contains("restricted:latest"),
+        "{pod}"
+    );
+    assert_eq!(pod["pod-security.kubernetes.io/enforce-policy"], "privileged:latest");
+}
