@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use store::Write;
 
-use super::write::{Change, commit};
+use super::write::{self, Change, commit};
 use super::{Patch, body, delete};
 use crate::auth::{Claims, Named, Tokens, User};
 use crate::cache::store_key;
@@ -19,7 +19,7 @@ use crate::object::encode;
 use crate::request::Info;
 use crate::response::{self, Body};
 use crate::strategy::Target;
-use crate::{ApiServer, admission};
+use crate::{ApiServer, admission, managed};
 
 pub async fn answer(
     server: &Arc<ApiServer>,
@@ -196,9 +196,29 @@ async fn scale(
         Ok(new)
     };
     let bytes = if info.verb == "patch" {
-        let patch = Patch::read(request).await?;
-        let make = |current: &Value| set(current, &patch.apply(info.kind, &scale_of(&paths, current))?);
-        change.carry_out(server, user, info, make).await?
+        match Patch::read(request).await? {
+            Patch::Apply(config, _) => {
+                write::demand_manager(info)?;
+                let of = server.catalog.typed(info.kind);
+                let force = info.query.flag("force");
+                let make = |current: &Value| {
+                    // To the manager it is a configuration of the workload that has nothing but this.
+                    let mut applied = json!({"apiVersion": current["apiVersion"], "kind": current["kind"],
+                        "metadata": {"name": current["metadata"]["name"]}});
+                    if !config.at(&["spec", "replicas"]).is_null() {
+                        let wanted = set(current, &config)?;
+                        let place = paths.spec_replicas.iter().fold(&mut applied, |at, name| &mut at[name.as_str()]);
+                        *place = member(&wanted, &paths.spec_replicas).clone();
+                    }
+                    managed::apply(&of, info.kind, Target::Main, &info.writer(), current, &applied, force)
+                };
+                change.applying().carry_out(server, user, info, make).await?
+            }
+            patch => {
+                let make = |current: &Value| set(current, &patch.apply(info.kind, &scale_of(&paths, current))?);
+                change.carry_out(server, user, info, make).await?
+            }
+        }
     } else {
         let (sent, _) = body::value(request).await?;
         change.carry_out(server, user, info, |current| set(current, &sent)).await?

@@ -304,6 +304,15 @@ pub async fn patch(
     Ok(answer(server, info, form, 200, bytes, &warnings))
 }
 
+/// Who applies must say who he is.
+pub fn demand_manager(info: &Info) -> Result<(), Status> {
+    if info.query.get("fieldManager").is_empty() {
+        let cause = apimachinery::Cause::required("fieldManager", "is required for apply patch");
+        return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", vec![cause]));
+    }
+    Ok(())
+}
+
 /// Server-side apply: changes the object, or creates it. Returns the code of the answer, the object and warnings.
 async fn apply(
     server: &Arc<ApiServer>,
@@ -311,15 +320,12 @@ async fn apply(
     info: &Info,
     mut config: Value,
 ) -> Result<(u16, Bytes, Vec<String>), Status> {
-    if info.query.get("fieldManager").is_empty() {
-        let cause = apimachinery::Cause::required("fieldManager", "is required for apply patch");
-        return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", vec![cause]));
-    }
+    demand_manager(info)?;
     if !config.at(&["metadata", "managedFields"]).is_null() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
     put_at(info, &mut config)?;
-    let change = Change { applies: true, ..Change::read(info)? };
+    let change = Change::read(info)?.applying();
     let (force, writer) = (info.query.flag("force"), info.writer());
     let make = |live: &Value| {
         let mut new =
@@ -374,6 +380,11 @@ impl Change {
             admitted: false,
             warnings: Mutex::default(),
         })
+    }
+
+    /// The same, for a `make` that says who manages which field.
+    pub fn applying(self) -> Self {
+        Change { applies: true, ..self }
     }
 
     /// Makes the new object from the current one with `make`, and writes it. If `make`'s result carries a resource

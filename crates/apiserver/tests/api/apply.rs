@@ -189,6 +189,34 @@ async fn status_is_applied_apart() {
 }
 
 #[tokio::test]
+async fn a_scale_is_applied_to_its_workload() {
+    let server = Server::start().await;
+    let deployment =
+        Applier { server: &server, path: format!("{DEPLOYMENTS}/d"), kind: ("apps/v1", "Deployment"), name: "d" };
+    let spec = json!({"spec": {"replicas": 2, "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    assert_eq!(deployment.apply("app", "", spec).await.0, 201);
+    let scale = |query: &'static str, replicas: i64| {
+        let body = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d"}, "spec": {"replicas": replicas}});
+        let path = format!("{}/scale?{query}", deployment.path);
+        let server = &server;
+        async move { server.patch(&path, "apply-patch+yaml", &body).await }
+    };
+    assert_eq!(scale("", 3).await.0, 422, "who are you?");
+    let (code, status) = scale("fieldManager=scaler", 3).await;
+    assert!(code == 409 && status["message"].as_str().unwrap().contains("conflict with \"app\""), "{status}");
+    let (code, scaled) = scale("fieldManager=scaler&force=true", 3).await;
+    assert_eq!(
+        (code.as_u16(), &scaled["kind"], &scaled["spec"]["replicas"]),
+        (200, &json!("Scale"), &json!(3)),
+        "{scaled}"
+    );
+    let owners = deployment.owners().await;
+    assert!(owners.contains(&"scaler/scale Apply: spec.replicas".to_string()), "{owners:#?}");
+    assert!(!owners.iter().any(|o| o.starts_with("app ") && o.contains("spec.replicas")), "{owners:#?}");
+}
+
+#[tokio::test]
 async fn what_cannot_be_applied_is_told() {
     let server = Server::start().await;
     let map = maps(&server, "m");
