@@ -53,3 +53,53 @@ fn the_javascript_client_works() -> anyhow::Result<()> {
     assert!(output.code == 0 && output.stdout == "all is well\n", "{}\n{}", output.stdout, output.stderr);
     Ok(())
 }
+
+const WATCHED: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: watched}
+spec:
+  selector: {matchLabels: {app: watched}}
+  template:
+    metadata: {labels: {app: watched}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers: [{name: c, image: 'busybox:1.28', command: [sleep, '3600']}]
+";
+
+#[test]
+fn the_stock_kubectl_asks_waits_and_watches() -> anyhow::Result<()> {
+    if testkit::cluster::stock_kubectl().is_none_or(|minor| minor < 24) {
+        eprintln!("skipped: no stock kubectl of 1.24 or later");
+        return Ok(());
+    }
+    let cluster = Cluster::start()?;
+    let watch = cluster.kubectl_beside(&["get", "deployments", "--watch", "--output-watch-events"])?;
+    cluster.apply(WATCHED)?;
+    cluster.ok(&["wait", "deployment/watched", "--for=condition=Available", "--timeout=30s"])?;
+    cluster.ok(&["wait", "deployment/watched", "--for=jsonpath={.status.readyReplicas}=1", "--timeout=10s"])?;
+    let waits = cluster.kubectl_beside(&["wait", "deployment/watched", "--for=delete", "--timeout=30s"])?;
+    cluster.ok(&["delete", "deployment", "watched"])?;
+    let mut waits = waits;
+    cluster.eventually("the wait for the deletion ends", || Ok(waits.code().is_some()))?;
+    assert_eq!(waits.code(), Some(0));
+    cluster.eventually("the watch has told of all that", || {
+        let lines = watch.lines();
+        let told = |what: &str| lines.iter().any(|l| l.starts_with(what));
+        Ok(told("ADDED") && told("MODIFIED") && told("DELETED"))
+    })?;
+    let allowed = cluster.ok(&["auth", "can-i", "--list"])?;
+    assert!(allowed.contains("*.*") && allowed.contains("[*]"), "{allowed}");
+    assert!(cluster.ok(&["auth", "can-i", "--list", "--as=nobody"])?.contains("selfsubjectaccessreviews"));
+    assert_eq!(cluster.kubectl(&["auth", "can-i", "delete", "pods", "--as=nobody"]).stdout.trim(), "no");
+    let token = cluster.ok(&["create", "token", "default", "--duration=1h"])?;
+    let who = cluster.ok(&["--token", token.trim(), "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"])?;
+    // The certificate of the kubeconfig is shown beside it: the token counts.
+    assert_eq!(who, "system:serviceaccount:default:default");
+    let kinds = cluster.ok(&["api-resources", "--no-headers", "-o", "name"])?;
+    for kind in kinds.lines().filter(|k| !k.ends_with("metrics.k8s.io")) {
+        let text = cluster.ok(&["explain", kind, "--recursive"])?;
+        assert!(text.contains("DESCRIPTION:") && text.contains("apiVersion"), "{kind}: {text}");
+    }
+    Ok(())
+}
