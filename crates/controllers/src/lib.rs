@@ -12,6 +12,7 @@ mod daemon_set;
 mod deployment;
 mod disruption;
 mod endpoints;
+mod ephemeral;
 mod garbage;
 mod ingress;
 mod job;
@@ -83,6 +84,7 @@ pub fn start(config: Config, informers: Informers) {
     job::start(context.events("job-controller"));
     cron_job::start(context.events("cronjob-controller"));
     endpoints::start(context.events("endpoint-slice-controller"));
+    ephemeral::start(context.events("ephemeral-volume-controller"));
     if context.config.ingress {
         ingress::start(context.clone());
     }

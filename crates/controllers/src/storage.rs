@@ -98,8 +98,7 @@ async fn ensure_class(context: Context) {
 }
 
 fn claims_of(pod: &Pod) -> Vec<String> {
-    let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    volumes.filter_map(|v| v.persistent_volume_claim.as_ref()).map(|c| c.claim_name.clone()).collect()
+    informer::claims(pod).into_iter().map(|claim| claim.name).collect()
 }
 
 fn storage(

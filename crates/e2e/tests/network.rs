@@ -82,3 +82,31 @@ fn policies_let_in_and_out_whom_they_name() -> anyhow::Result<()> {
     expect("all reach it again", &["near", "far", "stranger"])?;
     Ok(())
 }
+
+#[test]
+fn endpoints_that_are_written_by_hand_carry_traffic() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.apply(&format!("{PODS}{}", client("probe", "server-1")))?;
+    cluster.wait_pod("web")?;
+    cluster.wait_pod("probe")?;
+    let ip = cluster.get("pod", "web")?["status"]["podIP"].as_str().unwrap_or("").to_string();
+    cluster.apply(
+        "---\n{apiVersion: v1, kind: Service, metadata: {name: outside}, spec: {ports: [{port: 8080, targetPort: 80}]}}",
+    )?;
+    cluster.apply(&format!(
+        "---\n{{apiVersion: v1, kind: Endpoints, metadata: {{name: outside}}, subsets: [{{addresses: [{{ip: {ip}}}], ports: [{{port: 80}}]}}]}}"
+    ))?;
+    let managed = "kubernetes.io/service-name=outside,\
+                   endpointslice.kubernetes.io/managed-by=endpointslicemirroring-controller.k8s.io";
+    cluster.eventually("the endpoints are mirrored", || {
+        let slices = cluster.list("endpointslices", managed)?;
+        Ok(slices.len() == 1 && slices[0]["endpoints"][0]["addresses"][0] == ip.as_str())
+    })?;
+    let address = cluster.get("service", "outside")?["spec"]["clusterIP"].as_str().unwrap_or("").to_string();
+    let line = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 1 {address} 8080");
+    let ask = ["exec", "probe", "--", "sh", "-c", &line];
+    cluster.eventually("the service leads there", || Ok(cluster.kubectl(&ask).stdout.contains("nginx")))?;
+    cluster.ok(&["delete", "endpoints", "outside"])?;
+    cluster.eventually("the mirror goes with them", || Ok(cluster.list("endpointslices", managed)?.is_empty()))?;
+    cluster.eventually("and the way there", || Ok(!cluster.kubectl(&ask).stdout.contains("nginx")))
+}

@@ -135,3 +135,47 @@ fn claims_go_with_their_pods_where_the_set_says_so() -> anyhow::Result<()> {
     cluster.ok(&["delete", "statefulset", "scratch"])?;
     cluster.eventually("the other one goes with the set", || Ok(claims()? == 0))
 }
+
+const OWN: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: scratch}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: busybox:1.28
+    command: [sh, -c, 'echo kept > /data/file; sleep 3600']
+    volumeMounts: [{name: data, mountPath: /data}]
+  volumes:
+  - name: data
+    ephemeral:
+      volumeClaimTemplate:
+        metadata: {labels: {of: scratch}}
+        spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 8Mi}}}
+";
+
+#[test]
+fn a_claim_lives_as_long_as_its_pod() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    // Somebody else's claim with the name that the second pod's would have.
+    cluster.apply(
+        "---\n{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: other-data}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 8Mi}}}}",
+    )?;
+    cluster.apply(OWN)?;
+    cluster.apply(&OWN.replace("{name: scratch}", "{name: other}"))?;
+    cluster.wait_pod("scratch")?;
+    assert_eq!(cluster.ok(&["exec", "scratch", "--", "cat", "/data/file"])?, "kept\n");
+    let claim = cluster.get("pvc", "scratch-data")?;
+    assert_eq!((&claim["status"]["phase"], &claim["metadata"]["labels"]["of"]), (&"Bound".into(), &"scratch".into()));
+    assert_eq!(claim["metadata"]["ownerReferences"][0]["name"], "scratch");
+    cluster.eventually("the other pod says why it waits", || {
+        let conditions = cluster.get("pod", "other")?["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        Ok(conditions.iter().any(|c| c["message"].as_str().is_some_and(|m| m.contains("was not created for the pod"))))
+    })?;
+    cluster.ok(&["delete", "pod", "scratch"])?;
+    cluster
+        .eventually("the claim goes with its pod", || Ok(cluster.kubectl(&["get", "pvc", "scratch-data"]).code != 0))?;
+    cluster.ok(&["get", "pvc", "other-data"])?;
+    Ok(())
+}

@@ -8,11 +8,13 @@
 //! doubled notification does no harm.
 
 mod cache;
+mod claims;
 mod events;
 mod queue;
 mod slim;
 
 pub use cache::{Change, Informer, Informers, Keyed};
+pub use claims::{Claim, claim_of, claims};
 pub use events::Recorder;
 pub use queue::{Key, Queue};
 

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use informer::Claim;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
     DownwardAPIVolumeFile, KeyToPath, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount, Volume,
@@ -59,8 +60,8 @@ impl Agent {
         if let Some(source) = &volume.host_path {
             return host_path(&source.path, source.type_.as_deref().unwrap_or(""));
         }
-        if let Some(source) = &volume.persistent_volume_claim {
-            return self.claim(&namespace, &source.claim_name).await;
+        if let Some(wanted) = informer::claim_of(pod, volume) {
+            return self.claim(pod, &wanted).await;
         }
         std::fs::create_dir_all(&folder).map_err(text)?;
         if let Some(source) = &volume.empty_dir {
@@ -186,9 +187,14 @@ impl Agent {
     }
 
     /// The folder of a bound claim's volume.
-    async fn claim(&self, namespace: &str, name: &str) -> Result<PathBuf, String> {
-        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
+    async fn claim(&self, pod: &Pod, wanted: &Claim<'_>) -> Result<PathBuf, String> {
+        let namespace = pod.namespace().unwrap_or_default();
+        let name = &wanted.name;
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &namespace);
         let claim = claims.get(name).await.map_err(|e| e.to_string())?;
+        if !wanted.belongs(pod, claim.owner_references()) {
+            return Err(format!("PVC \"{namespace}/{name}\" was not created for the pod"));
+        }
         let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
         let volume = claim.spec.and_then(|s| s.volume_name).filter(|_| bound);
         let volume = volume.ok_or_else(|| format!("persistentvolumeclaim {name:?} is not bound"))?;

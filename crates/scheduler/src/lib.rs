@@ -278,11 +278,22 @@ impl Scheduler {
     fn volumes_of(&self, pod: &Pod) -> Result<Volumes, Obstacle> {
         let namespace = pod.namespace().unwrap_or_default();
         let mut volumes = Volumes::default();
-        for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
-            let Some(source) = &volume.persistent_volume_claim else { continue };
-            let claim = self.claims.get(&Key::new(&namespace, &source.claim_name));
-            let claim = claim
-                .ok_or_else(|| Obstacle::Told(format!("persistentvolumeclaim {:?} not found", source.claim_name)))?;
+        for wanted in informer::claims(pod) {
+            let name = &wanted.name;
+            let claim = self.claims.get(&Key::new(&namespace, name)).ok_or_else(|| {
+                let own = if wanted.template.is_some() {
+                    "waiting for ephemeral volume controller to create the "
+                } else {
+                    ""
+                };
+                Obstacle::Told(format!(
+                    "{own}persistentvolumeclaim {name:?}{}",
+                    if own.is_empty() { " not found" } else { "" }
+                ))
+            })?;
+            if !wanted.belongs(pod, claim.owner_references()) {
+                return Err(Obstacle::Told(format!("PVC \"{namespace}/{name}\" was not created for the pod")));
+            }
             let spec = claim.spec.clone().unwrap_or_default();
             if let Some(name) = &spec.volume_name {
                 if let Some(volume) = self.volumes.get(&Key::new("", name)) {

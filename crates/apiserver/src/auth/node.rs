@@ -70,7 +70,16 @@ fn refers(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
     if a.resource == "secrets" && is_certificate(server, a) {
         return true;
     }
-    pods_of(server, node, a).iter().any(|pod| pod_refers(&pod["spec"], a.resource, a.name))
+    pods_of(server, node, a).iter().any(|pod| {
+        pod_refers(&pod["spec"], a.resource, a.name) || (a.resource == "persistentvolumeclaims" && owns(pod, a.name))
+    })
+}
+
+/// Whether a claim is that of an ephemeral volume of a pod.
+fn owns(pod: &Value, claim: &str) -> bool {
+    let own = |volume: &&Value| !volume["ephemeral"].is_null();
+    let mut volumes = pod.array_at(&["spec", "volumes"]).iter().filter(own);
+    volumes.any(|volume| claim == format!("{}-{}", pod.name(), volume.str_at(&["name"])))
 }
 
 fn is_certificate(server: &ApiServer, a: &Attributes<'_>) -> bool {

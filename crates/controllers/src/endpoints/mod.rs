@@ -1,5 +1,8 @@
 //! EndpointSlices and Endpoints: where the pods of a service are.
 
+mod mirror;
+mod plan;
+
 use std::time::Duration;
 
 use informer::{Change, Informer, Key, Keyed as _, Queue};
@@ -11,11 +14,17 @@ use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
 use crate::{Context, Result, pods};
+use plan::{Action, Slice, group, plan, subsets};
 
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const SERVICE: &str = "kubernetes.io/service-name";
+const MANAGER: &str = "endpointslice-controller.k8s.io";
+/// Endpoints in a slice, as upstream has it.
+const MOST: usize = 100;
 
 pub fn start(context: Context) {
+    mirror::start(context.clone());
+    let slices = context.informers.of::<EndpointSlice>();
     let services = context.informers.of::<Service>();
     let all_pods = context.informers.of::<Pod>();
     let queue = Queue::default();
@@ -36,13 +45,54 @@ pub fn start(context: Context) {
             }
         }
     });
-    queue.work("endpoints", 2, move |key| {
-        let (context, services, all_pods) = (context.clone(), services.clone(), all_pods.clone());
-        async move {
-            informer::synced!(services, all_pods);
-            reconcile(&context, &services, &all_pods, &key).await.map(|()| None::<Duration>)
+    let add = queue.clone();
+    slices.on_change(move |change| {
+        if let Some(of) = owned_by(change.object(), MANAGER) {
+            add.add(of);
         }
     });
+    queue.work("endpoints", 2, move |key| {
+        let (context, services, all_pods, slices) =
+            (context.clone(), services.clone(), all_pods.clone(), slices.clone());
+        async move {
+            informer::synced!(services, all_pods, slices);
+            reconcile(&context, &services, &all_pods, &slices, &key).await.map(|()| None::<Duration>)
+        }
+    });
+}
+
+/// The service of a slice, if `manager` keeps it.
+fn owned_by(slice: &EndpointSlice, manager: &str) -> Option<Key> {
+    let labels = slice.labels();
+    let managed = labels.get(MANAGED_BY).is_some_and(|m| m == manager);
+    labels.get(SERVICE).filter(|_| managed).map(|name| Key::new(&slice.namespace().unwrap_or_default(), name))
+}
+
+/// The slices of a service that `manager` keeps.
+fn present(slices: &Informer<EndpointSlice>, service: &Key, manager: &str) -> Vec<Slice> {
+    let own = slices.list_in(&service.namespace).into_iter().filter(|s| owned_by(s, manager).as_ref() == Some(service));
+    own.filter_map(|slice| serde_json::to_value(slice.as_ref()).ok()).map(|value| Slice::read(&value)).collect()
+}
+
+fn has_selector(service: &Service) -> bool {
+    service.spec.as_ref().and_then(|s| s.selector.as_ref()).is_some_and(|s| !s.is_empty())
+}
+
+/// Brings the slices of a service to what was planned. `metadata` is that of all of them, but for the name.
+async fn carry_out(context: &Context, service: &Key, metadata: Value, actions: Vec<Action>) -> Result {
+    let api: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &service.namespace);
+    for action in actions {
+        match action {
+            Action::Delete(name) => crate::ignore(api.delete(&name, &DeleteParams::default()).await, &[404])?,
+            Action::Create(slice) | Action::Update(slice) => {
+                let mut object = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": metadata,
+                    "addressType": slice.family, "endpoints": slice.endpoints, "ports": slice.ports});
+                object["metadata"]["name"] = slice.name.as_str().into();
+                write(&api, &slice.name, object, &["endpoints", "ports"]).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn selects(service: &Service, pod: &Pod) -> bool {
@@ -66,14 +116,11 @@ fn target_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
     }
 }
 
-fn slice_ports(service: &Service, pod: Option<&Pod>) -> Vec<Value> {
+fn slice_ports(service: &Service, pod: &Pod) -> Vec<Value> {
     let ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
     ports
         .filter_map(|p| {
-            let number = match pod {
-                Some(pod) => target_port(pod, p)?,
-                None => return None,
-            };
+            let number = target_port(pod, p)?;
             let mut value = json!({"name": p.name.clone().unwrap_or_default(), "port": number,
                                    "protocol": p.protocol.clone().unwrap_or_else(|| "TCP".into())});
             if let Some(app) = &p.app_protocol {
@@ -107,56 +154,47 @@ fn endpoint(service: &Service, pod: &Pod) -> Option<Value> {
     Some(value)
 }
 
-async fn reconcile(context: &Context, services: &Informer<Service>, cache: &Informer<Pod>, key: &Key) -> Result {
-    let slices: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &key.namespace);
+async fn reconcile(
+    context: &Context,
+    services: &Informer<Service>,
+    cache: &Informer<Pod>,
+    slices: &Informer<EndpointSlice>,
+    key: &Key,
+) -> Result {
     let all: Api<Endpoints> = Api::namespaced(context.client.clone(), &key.namespace);
-    let name = format!("{}-{}", key.name, pods::content_hash(&key.name));
-    let Some(service) = services.get(key) else {
-        crate::ignore(slices.delete(&name, &DeleteParams::default()).await, &[404])?;
-        return crate::ignore(all.delete(&key.name, &DeleteParams::default()).await, &[404]);
+    let there = present(slices, key, MANAGER);
+    let service = services.get(key);
+    let of_pods = service
+        .as_ref()
+        .filter(|s| has_selector(s) && s.spec.as_ref().and_then(|s| s.type_.as_deref()) != Some("ExternalName"));
+    let Some(service) = of_pods else {
+        // What somebody writes by hand for a service without a selector stays as long as the service.
+        if service.is_none() {
+            crate::ignore(all.delete(&key.name, &DeleteParams::default()).await, &[404])?;
+        }
+        let gone = there.into_iter().map(|slice| Action::Delete(slice.name)).collect();
+        return carry_out(context, key, json!({}), gone).await;
     };
-    let has_selector = service.spec.as_ref().and_then(|s| s.selector.as_ref()).is_some_and(|s| !s.is_empty());
-    if !has_selector || service.spec.as_ref().and_then(|s| s.type_.as_deref()) == Some("ExternalName") {
-        return Ok(());
-    }
-    let mut chosen: Vec<_> = cache.list_in(&key.namespace).into_iter().filter(|p| selects(&service, p)).collect();
+    let mut chosen: Vec<_> = cache.list_in(&key.namespace).into_iter().filter(|p| selects(service, p)).collect();
     chosen.sort_by_key(|p| p.name_any());
-    let endpoints: Vec<Value> = chosen.iter().filter_map(|p| endpoint(&service, p)).collect();
-    // Named target ports are taken from the first pod that has them; all pods of a service have the same in practice.
-    let with_ports = chosen.iter().map(|p| slice_ports(&service, Some(p))).max_by_key(Vec::len).unwrap_or_default();
+    let endpoints = chosen.iter().filter_map(|p| Some((slice_ports(service, p), endpoint(service, p)?)));
+    let groups = group(endpoints.collect());
     let mut labels = service.labels().clone();
     labels.insert(SERVICE.into(), key.name.clone());
-    labels.insert(MANAGED_BY.into(), "endpointslice-controller.k8s.io".into());
-    let owner = pods::owner(service.as_ref());
-    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {"name": name, "namespace": key.namespace, "labels": labels, "ownerReferences": [owner]},
-        "addressType": "IPv4", "endpoints": endpoints, "ports": with_ports});
-    write(&slices, &name, slice, &["endpoints", "ports"]).await?;
-    let address = |e: &Value| {
-        let mut address = json!({"ip": e["addresses"][0], "nodeName": e["nodeName"], "targetRef": e["targetRef"]});
-        if !e["hostname"].is_null() {
-            address["hostname"] = e["hostname"].clone();
-        }
-        address
-    };
-    let ready: Vec<Value> = endpoints.iter().filter(|e| e["conditions"]["ready"] == true).map(address).collect();
-    let unready: Vec<Value> = endpoints
-        .iter()
-        .filter(|e| e["conditions"]["ready"] != true && e["conditions"]["terminating"] != true)
-        .map(address)
-        .collect();
-    let mut subsets = json!([]);
-    if !ready.is_empty() || !unready.is_empty() {
-        let mut subset = json!({ "ports": with_ports });
-        for (field, list) in [("addresses", ready), ("notReadyAddresses", unready)] {
-            if !list.is_empty() {
-                subset[field] = list.into();
-            }
-        }
-        subsets = json!([subset]);
+    labels.insert(MANAGED_BY.into(), MANAGER.into());
+    if service.spec.as_ref().is_some_and(|s| s.cluster_ip.as_deref() == Some("None")) {
+        labels.insert("service.kubernetes.io/headless".into(), String::new());
     }
-    let object = json!({"apiVersion": "v1", "kind": "Endpoints",
+    let metadata =
+        json!({"namespace": key.namespace, "labels": labels, "ownerReferences": [pods::owner(service.as_ref())]});
+    let (subsets, cut) = subsets(&groups);
+    let base = format!("{}-{}", key.name, pods::content_hash(&key.name));
+    carry_out(context, key, metadata, plan(&base, groups, there, MOST)).await?;
+    let mut object = json!({"apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": key.name, "namespace": key.namespace, "labels": service.labels()}, "subsets": subsets});
+    object["metadata"]["labels"]["endpoints.kubernetes.io/managed-by"] = "endpoint-controller".into();
+    let over = if cut { json!("truncated") } else { Value::Null };
+    object["metadata"]["annotations"] = json!({"endpoints.kubernetes.io/over-capacity": over});
     write(&all, &key.name, object, &["subsets"]).await
 }
 
@@ -165,7 +203,13 @@ async fn write<K>(api: &Api<K>, name: &str, object: Value, parts: &[&str]) -> Re
 where
     K: kube::Resource<DynamicType = ()> + serde::Serialize + serde::de::DeserializeOwned + Clone + std::fmt::Debug,
 {
+    let mut object = object;
     let mut patch = json!({"metadata": {"labels": object["metadata"]["labels"]}});
+    if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
+        patch["metadata"]["annotations"] = json!(annotations);
+        // In a patch null takes away; there is nothing to take from what is new.
+        annotations.retain(|_, value| !value.is_null());
+    }
     for part in parts {
         patch[*part] = object[*part].clone();
     }
