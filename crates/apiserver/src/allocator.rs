@@ -65,6 +65,7 @@ fn held(service: &Value) -> Taken {
             .array_at(&["ports"])
             .iter()
             .filter_map(|p| p.i64_at(&["nodePort"]))
+            .chain(spec.i64_at(&["healthCheckNodePort"]))
             .filter_map(|p| u16::try_from(p).ok())
             .filter(|p| *p > 0)
             .collect(),
@@ -105,6 +106,7 @@ impl Allocator {
         let mut taken = self.taken.lock();
         self.address(object, &before, &mut taken, &mut lease, &mut causes);
         self.node_ports(object, &before, &mut taken, &mut lease, &mut causes);
+        self.health_port(object, &before, &mut taken, &mut lease, &mut causes);
         drop(taken);
         if !causes.is_empty() {
             return Err(Status::invalid("", "Service", object.name(), causes));
@@ -250,6 +252,54 @@ impl Allocator {
         }
     }
 
+    /// A balancer outside asks at this port which nodes have endpoints (`externalTrafficPolicy: Local`).
+    fn health_port(
+        &self,
+        object: &mut Value,
+        before: &Taken,
+        taken: &mut Taken,
+        lease: &mut Lease,
+        causes: &mut Vec<Cause>,
+    ) {
+        const FIELD: &str = "healthCheckNodePort";
+        let spec = &object["spec"];
+        let wants = spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local";
+        let asked = spec.i64_at(&[FIELD]).unwrap_or(0);
+        if !wants {
+            // What nobody wrote and nobody wants goes; what somebody wrote is refused by the validation.
+            if (asked == 0 || u16::try_from(asked).is_ok_and(|p| before.ports.contains(&p)))
+                && let Some(spec) = object["spec"].as_object_mut()
+            {
+                spec.remove(FIELD);
+            }
+            return;
+        }
+        let path = format!("spec.{FIELD}");
+        if asked == 0 {
+            match self.free_port(taken) {
+                Some(number) => {
+                    taken.ports.insert(number);
+                    lease.new.ports.insert(number);
+                    object["spec"][FIELD] = number.into();
+                }
+                None => causes.push(Cause::invalid(path, &json!(0), "failed to allocate a nodePort: range is full")),
+            }
+            return;
+        }
+        let number = u16::try_from(asked).unwrap_or(0);
+        if number < self.ports.0 || number > self.ports.1 {
+            let (first, last) = self.ports;
+            let why = format!("provided port is not in the valid range. The range of valid ports is {first}-{last}");
+            causes.push(Cause::invalid(path, &json!(asked), &why));
+        } else if !before.ports.contains(&number) {
+            if taken.ports.insert(number) {
+                lease.new.ports.insert(number);
+            } else {
+                causes.push(Cause::invalid(path, &json!(asked), "provided port is already allocated"));
+            }
+        }
+    }
+
     fn free_port(&self, taken: &Taken) -> Option<u16> {
         let (first, last) = self.ports;
         let mut rng = rand::rng();
@@ -279,6 +329,11 @@ fn carry_over(object: &mut Value, old: &Value) {
         if let Some(spec) = object["spec"].as_object_mut() {
             spec.retain(|_, v| !v.is_null());
         }
+    }
+    let health = &old["spec"]["healthCheckNodePort"];
+    let balanced = new_type == "LoadBalancer" && object["spec"]["externalTrafficPolicy"] == "Local";
+    if balanced && !health.is_null() && object["spec"]["healthCheckNodePort"].is_null() {
+        object["spec"]["healthCheckNodePort"] = health.clone();
     }
     let exposed = |t: &str| matches!(t, "NodePort" | "LoadBalancer");
     let old_ports = old.array_at(&["spec", "ports"]).to_vec();

@@ -1,6 +1,7 @@
 //! Measures the promises: `TIMONEL_BIN=target/release/timonel cargo run --release -p bench`.
 //!
-//! With arguments, only those groups are measured: `scheduler`, `idle`, `pods`, `burst`, `api`, `watch`, `scale`.
+//! With arguments, only those groups are measured: `scheduler`, `idle`, `pods`, `burst`, `api`, `watch`, `scale`,
+//! `services`.
 //!
 //! Prints a table: what, the figure, the promise, and their ratio (1 or more means that the promise is kept). Absolute
 //! times are noisy; compare runs on one machine.
@@ -9,6 +10,7 @@ mod api;
 mod pods;
 mod scale;
 mod scheduling;
+mod services;
 mod watch;
 
 use std::time::Instant;
@@ -128,6 +130,9 @@ fn main() -> anyhow::Result<()> {
         }
         if wanted("api") {
             figures.extend(api::measure(&config).await?);
+        }
+        if wanted("services") {
+            figures.extend(services::measure().await?);
         }
         if wanted("scale") {
             figures.extend(scale::measure(&config, pid).await?);

@@ -95,6 +95,32 @@ fn deployment_answers_by_service_and_node_port_and_heals() -> anyhow::Result<()>
     );
     let from_host = || cluster.server.run(&["timeout", "1", "bash", "-c", &ask].map(String::from), "").stdout;
     cluster.eventually("it answers there", || Ok(from_host().contains("200 OK")))?;
+    // What is near is said in the slices, where the service prefers it.
+    patch("{\"spec\":{\"trafficDistribution\":\"PreferSameZone\"}}")?;
+    cluster.ok(&["label", "node", "server-1", "topology.kubernetes.io/zone=z1"])?;
+    cluster.eventually("the endpoints say where they are", || {
+        let slices = cluster.list("endpointslices", "kubernetes.io/service-name=hello")?;
+        let endpoint = &slices[0]["endpoints"][0];
+        Ok(endpoint["zone"] == "z1" && endpoint["hints"]["forZones"][0]["name"] == "z1")
+    })?;
+    assert!(from_host().contains("200 OK"));
+    // Where outside traffic stays on its node, balancers ask which nodes have endpoints.
+    patch("{\"spec\":{\"externalTrafficPolicy\":\"Local\"}}")?;
+    let health = cluster.get("service", "hello")?["spec"]["healthCheckNodePort"].to_string();
+    let told = || {
+        let ask = format!(
+            "exec 3<>/dev/tcp/{}/{health}; printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3",
+            cluster.server.address()
+        );
+        cluster.server.run(&["timeout", "1", "bash", "-c", &ask].map(String::from), "").stdout
+    };
+    cluster.eventually("the health port tells of both", || {
+        Ok(told().contains("200 OK") && told().contains("\"localEndpoints\":2"))
+    })?;
+    assert!(from_host().contains("200 OK"));
+    patch("{\"spec\":{\"externalTrafficPolicy\":\"Cluster\"}}")?;
+    assert!(cluster.get("service", "hello")?["spec"]["healthCheckNodePort"].is_null());
+    cluster.eventually("the health port is closed", || Ok(told().is_empty()))?;
     patch("{\"spec\":{\"loadBalancerSourceRanges\":[\"203.0.113.0/24\"]}}")?;
     cluster.eventually("others are kept out", || Ok(!from_host().contains("200 OK")))?;
     patch("{\"spec\":{\"type\":\"ClusterIP\",\"loadBalancerSourceRanges\":null}}")?;

@@ -5,17 +5,20 @@
 //!
 //! Invariant: only the table named in [`Config`] is touched.
 
+mod health;
 pub mod plan;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::Informers;
+use informer::{Informers, Key};
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use network::nft::{self, Keeper, NftError};
+use parking_lot::Mutex;
+use plan::Place;
 use tokio::sync::Notify;
 
 #[derive(Debug, Clone)]
@@ -39,15 +42,32 @@ const RESYNC: Duration = Duration::from_secs(30);
 pub async fn run(config: Config, informers: Informers) {
     let services = informers.of::<Service>();
     let slices = informers.of::<EndpointSlice>();
+    let nodes = informers.of::<Node>();
     let changed = Arc::new(Notify::new());
     let wake = changed.clone();
     services.on_change(move |_| wake.notify_one());
     let wake = changed.clone();
     slices.on_change(move |_| wake.notify_one());
-    informer::synced!(services, slices);
+    let (wake, own) = (changed.clone(), config.node_name.clone());
+    let zone = Mutex::new(None);
+    nodes.on_change(move |change| {
+        let node = change.object();
+        if node.metadata.name.as_ref() == Some(&own) {
+            let now = zone_of(node);
+            if std::mem::replace(&mut *zone.lock(), now.clone()) != now {
+                wake.notify_one();
+            }
+        }
+    });
+    informer::synced!(services, slices, nodes);
+    let mut health = health::Ports::default();
     let mut keeper = Keeper::new(&config.table, "services");
     loop {
-        let wanted = plan::rules(&config, &services.list(), &slices.list());
+        let own = nodes.get(&Key::new("", &config.node_name));
+        let place = Place { zone: own.and_then(|node| zone_of(&node)) };
+        let (all, endpoints) = (services.list(), slices.list());
+        health.keep(plan::health(&config, &all, &endpoints));
+        let wanted = plan::rules(&config, &place, &all, &endpoints);
         if let Err(error) = keeper.keep(wanted).await {
             tracing::error!(%error, "the service rules can't be written; trying again");
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -58,6 +78,10 @@ pub async fn run(config: Config, informers: Informers) {
             () = tokio::time::sleep(RESYNC) => keeper.check().await,
         }
     }
+}
+
+fn zone_of(node: &Node) -> Option<String> {
+    node.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone").cloned()
 }
 
 /// Removes all rules.

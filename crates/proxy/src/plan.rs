@@ -18,20 +18,33 @@ struct Endpoint {
     address: String,
     port: i32,
     local: bool,
+    /// It is meant for this node, or for this zone.
+    for_node: bool,
+    for_zone: bool,
+    /// It says for which zones it is meant.
+    zoned: bool,
+}
+
+/// Where a node is, as far as the choice of endpoints goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    pub zone: Option<String>,
+}
+
+/// The endpoints that are near by their hints, or all if none is: on this node, else in this zone if all say theirs.
+fn near(all: &[Endpoint]) -> Vec<Endpoint> {
+    let those = |of: fn(&Endpoint) -> bool| all.iter().filter(|e| of(e)).cloned().collect::<Vec<_>>();
+    let here = those(|e| e.for_node);
+    if !here.is_empty() {
+        return here;
+    }
+    let zone = those(|e| e.for_zone);
+    if !zone.is_empty() && all.iter().all(|e| e.zoned) { zone } else { all.to_vec() }
 }
 
 /// All rules for a node.
-pub fn rules(config: &Config, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Table {
-    let mut by_service: BTreeMap<(String, String), Vec<&EndpointSlice>> = BTreeMap::new();
-    for slice in slices {
-        let labels = slice.metadata.labels.as_ref();
-        if let Some(name) = labels.and_then(|l| l.get("kubernetes.io/service-name"))
-            && slice.address_type == "IPv4"
-        {
-            let namespace = slice.metadata.namespace.clone().unwrap_or_default();
-            by_service.entry((namespace, name.clone())).or_default().push(slice);
-        }
-    }
+pub fn rules(config: &Config, place: &Place, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Table {
+    let by_service = by_service(slices);
     let mut table = Table::new(base(config))
         // What a packet is for → what happens to it.
         .with_set("services", "type ipv4_addr . inet_proto . inet_service : verdict;")
@@ -45,13 +58,58 @@ pub fn rules(config: &Config, services: &[Arc<Service>], slices: &[Arc<EndpointS
         let key =
             (service.metadata.namespace.clone().unwrap_or_default(), service.metadata.name.clone().unwrap_or_default());
         let slices = by_service.get(&key).map(Vec::as_slice).unwrap_or_default();
-        add_service(config, service, &key, slices, &mut table);
+        add_service((config, place), service, &key, slices, &mut table);
     }
     table
 }
 
+type Name = (String, String);
+
+/// The slices of each service, by namespace and name.
+fn by_service(slices: &[Arc<EndpointSlice>]) -> BTreeMap<Name, Vec<&EndpointSlice>> {
+    let mut by_service: BTreeMap<Name, Vec<&EndpointSlice>> = BTreeMap::new();
+    for slice in slices {
+        let labels = slice.metadata.labels.as_ref();
+        if let Some(name) = labels.and_then(|l| l.get("kubernetes.io/service-name"))
+            && slice.address_type == "IPv4"
+        {
+            let namespace = slice.metadata.namespace.clone().unwrap_or_default();
+            by_service.entry((namespace, name.clone())).or_default().push(slice);
+        }
+    }
+    by_service
+}
+
+/// What a balancer outside is told of a service at its health port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    pub service: Name,
+    /// Endpoints on this node that are ready.
+    pub local: usize,
+}
+
+/// The health ports of services whose outside traffic stays on the node that it came to.
+pub fn health(config: &Config, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> BTreeMap<u16, Health> {
+    let by_service = by_service(slices);
+    let mut ports = BTreeMap::new();
+    for service in services {
+        let Some(port) = service.spec.as_ref().and_then(|s| s.health_check_node_port) else { continue };
+        let Some(port) = u16::try_from(port).ok().filter(|p| *p > 0) else { continue };
+        let meta = &service.metadata;
+        let name = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
+        let endpoints = by_service.get(&name).into_iter().flatten().flat_map(|s| s.endpoints.iter().flatten());
+        let ready = endpoints.filter(|e| {
+            let ready = e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
+            ready && e.node_name.as_deref() == Some(config.node_name.as_str())
+        });
+        let local = ready.count();
+        ports.insert(port, Health { service: name, local });
+    }
+    ports
+}
+
 fn add_service(
-    config: &Config,
+    (config, place): (&Config, &Place),
     service: &Service,
     (namespace, name): &(String, String),
     slices: &[&EndpointSlice],
@@ -66,9 +124,10 @@ fn add_service(
     }
     for port in spec.ports.iter().flatten() {
         let protocol = port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase();
-        let all = endpoints(config, slices, port);
-        let chosen =
-            |local_only: bool| -> Vec<Endpoint> { all.iter().filter(|e| !local_only || e.local).cloned().collect() };
+        let all = endpoints(config, place, slices, port);
+        let chosen = |local_only: bool| -> Vec<Endpoint> {
+            if local_only { all.iter().filter(|e| e.local).cloned().collect() } else { near(&all) }
+        };
         let base_name = chain_name(namespace, name, port, &protocol);
         let timeout = match spec.session_affinity.as_deref() {
             Some("ClientIP") => {
@@ -131,7 +190,7 @@ fn chain_name(namespace: &str, name: &str, port: &ServicePort, protocol: &str) -
 }
 
 /// The endpoints of a service port: those that are ready, or else those that still serve while they end.
-fn endpoints(config: &Config, slices: &[&EndpointSlice], port: &ServicePort) -> Vec<Endpoint> {
+fn endpoints(config: &Config, place: &Place, slices: &[&EndpointSlice], port: &ServicePort) -> Vec<Endpoint> {
     let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
     for slice in slices {
         let wanted = port.name.as_deref().unwrap_or("");
@@ -144,8 +203,13 @@ fn endpoints(config: &Config, slices: &[&EndpointSlice], port: &ServicePort) -> 
         for endpoint in slice.endpoints.iter().flatten() {
             let conditions = endpoint.conditions.clone().unwrap_or_default();
             let local = endpoint.node_name.as_deref() == Some(config.node_name.as_str());
+            let hints = endpoint.hints.clone().unwrap_or_default();
+            let for_node = hints.for_nodes.iter().flatten().any(|n| n.name == config.node_name);
+            let zones: Vec<&str> = hints.for_zones.iter().flatten().map(|z| z.name.as_str()).collect();
+            let for_zone = place.zone.as_deref().is_some_and(|zone| zones.contains(&zone));
             for address in &endpoint.addresses {
-                let target = Endpoint { address: address.clone(), port: number, local };
+                let zoned = !zones.is_empty();
+                let target = Endpoint { address: address.clone(), port: number, local, for_node, for_zone, zoned };
                 if conditions.ready.unwrap_or(true) {
                     ready.insert(target);
                 } else if conditions.serving.unwrap_or(false) {

@@ -113,6 +113,11 @@ fn traffic(spec: &Field<'_>, kind: &str, causes: &mut Causes) {
     for range in spec.at("loadBalancerSourceRanges").items() {
         range.network(causes);
     }
+    let local = spec.at("externalTrafficPolicy").text() == "Local";
+    if !(balanced && local) && spec.at("healthCheckNodePort").value.as_i64().unwrap_or(0) != 0 {
+        let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        spec.at("healthCheckNodePort").invalid(why, causes);
+    }
     for (field, why) in [
         ("loadBalancerSourceRanges", "may only be used when `type` is 'LoadBalancer'"),
         ("loadBalancerClass", "may only be used when `type` is 'LoadBalancer'"),

@@ -6,7 +6,7 @@ mod plan;
 use std::time::Duration;
 
 use informer::{Change, Informer, Key, Keyed as _, Queue};
-use k8s_openapi::api::core::v1::{Endpoints, Pod, Service, ServicePort};
+use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -18,6 +18,7 @@ use plan::{Action, Slice, group, plan, subsets};
 
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const SERVICE: &str = "kubernetes.io/service-name";
+const ZONE: &str = "topology.kubernetes.io/zone";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 /// Endpoints in a slice, as upstream has it.
 const MOST: usize = 100;
@@ -25,6 +26,7 @@ const MOST: usize = 100;
 pub fn start(context: Context) {
     mirror::start(context.clone());
     let slices = context.informers.of::<EndpointSlice>();
+    let nodes = context.informers.of::<Node>();
     let services = context.informers.of::<Service>();
     let all_pods = context.informers.of::<Pod>();
     let queue = Queue::default();
@@ -51,12 +53,25 @@ pub fn start(context: Context) {
             add.add(of);
         }
     });
+    // Where a node is stands in the endpoints of its pods.
+    let (add, of) = (queue.clone(), services.clone());
+    nodes.on_change(move |change| {
+        let zone = |node: &Node| node.labels().get(ZONE).cloned();
+        let before = match change {
+            Change::Applied { old, .. } => old.as_ref().and_then(|old| zone(old)),
+            Change::Deleted(_) => None,
+        };
+        if zone(change.object()) != before {
+            of.list().iter().for_each(|service| add.add(service.key()));
+        }
+    });
     queue.work("endpoints", 2, move |key| {
-        let (context, services, all_pods, slices) =
-            (context.clone(), services.clone(), all_pods.clone(), slices.clone());
+        let caches =
+            Caches { services: services.clone(), pods: all_pods.clone(), slices: slices.clone(), nodes: nodes.clone() };
+        let context = context.clone();
         async move {
-            informer::synced!(services, all_pods, slices);
-            reconcile(&context, &services, &all_pods, &slices, &key).await.map(|()| None::<Duration>)
+            informer::synced!(caches.services, caches.pods, caches.slices, caches.nodes);
+            reconcile(&context, &caches, &key).await.map(|()| None::<Duration>)
         }
     });
 }
@@ -132,7 +147,7 @@ fn slice_ports(service: &Service, pod: &Pod) -> Vec<Value> {
 }
 
 /// The endpoint of a pod, if it has an address and isn't over.
-fn endpoint(service: &Service, pod: &Pod) -> Option<Value> {
+fn endpoint(service: &Service, pod: &Pod, nodes: &Informer<Node>) -> Option<Value> {
     let ip = pod.status.as_ref()?.pod_ip.clone()?;
     if matches!(pods::phase(pod), "Succeeded" | "Failed") {
         return None;
@@ -146,6 +161,25 @@ fn endpoint(service: &Service, pod: &Pod) -> Option<Value> {
         "targetRef": {"kind": "Pod", "namespace": pod.namespace(), "name": pod.name_any(), "uid": pod.uid()},
     });
     let spec = pod.spec.as_ref()?;
+    let node = spec.node_name.as_deref().unwrap_or("");
+    let zone = nodes.get(&Key::new("", node)).and_then(|n| n.labels().get(ZONE).cloned());
+    if let Some(zone) = &zone {
+        value["zone"] = zone.as_str().into();
+    }
+    // Who should use the endpoint, where the service prefers what is near (KEP-4444).
+    let near = service.spec.as_ref().and_then(|s| s.traffic_distribution.as_deref());
+    if let (Some(near), true) = (near, value["conditions"]["ready"] == true) {
+        let mut hints = json!({});
+        if let Some(zone) = zone {
+            hints["forZones"] = json!([{ "name": zone }]);
+        }
+        if near == "PreferSameNode" {
+            hints["forNodes"] = json!([{ "name": node }]);
+        }
+        if hints.as_object().is_some_and(|h| !h.is_empty()) {
+            value["hints"] = hints;
+        }
+    }
     if let (Some(hostname), Some(subdomain)) = (&spec.hostname, &spec.subdomain)
         && *subdomain == service.name_any()
     {
@@ -154,16 +188,17 @@ fn endpoint(service: &Service, pod: &Pod) -> Option<Value> {
     Some(value)
 }
 
-async fn reconcile(
-    context: &Context,
-    services: &Informer<Service>,
-    cache: &Informer<Pod>,
-    slices: &Informer<EndpointSlice>,
-    key: &Key,
-) -> Result {
+struct Caches {
+    services: Informer<Service>,
+    pods: Informer<Pod>,
+    slices: Informer<EndpointSlice>,
+    nodes: Informer<Node>,
+}
+
+async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result {
     let all: Api<Endpoints> = Api::namespaced(context.client.clone(), &key.namespace);
-    let there = present(slices, key, MANAGER);
-    let service = services.get(key);
+    let there = present(&caches.slices, key, MANAGER);
+    let service = caches.services.get(key);
     let of_pods = service
         .as_ref()
         .filter(|s| has_selector(s) && s.spec.as_ref().and_then(|s| s.type_.as_deref()) != Some("ExternalName"));
@@ -175,9 +210,9 @@ async fn reconcile(
         let gone = there.into_iter().map(|slice| Action::Delete(slice.name)).collect();
         return carry_out(context, key, json!({}), gone).await;
     };
-    let mut chosen: Vec<_> = cache.list_in(&key.namespace).into_iter().filter(|p| selects(service, p)).collect();
+    let mut chosen: Vec<_> = caches.pods.list_in(&key.namespace).into_iter().filter(|p| selects(service, p)).collect();
     chosen.sort_by_key(|p| p.name_any());
-    let endpoints = chosen.iter().filter_map(|p| Some((slice_ports(service, p), endpoint(service, p)?)));
+    let endpoints = chosen.iter().filter_map(|p| Some((slice_ports(service, p), endpoint(service, p, &caches.nodes)?)));
     let groups = group(endpoints.collect());
     let mut labels = service.labels().clone();
     labels.insert(SERVICE.into(), key.name.clone());

@@ -44,7 +44,7 @@ fn web(extra: serde_json::Value) -> Arc<Service> {
 
 #[test]
 fn service_without_endpoints_is_refused() {
-    let rules = rules(&config(), &[web(json!({}))], &[]);
+    let rules = rules(&config(), &Place::default(), &[web(json!({}))], &[]);
     assert!(rules.has("refused", "10.43.0.5 . tcp . 80"));
     assert!(rules.sets["services"].elements.is_empty() && rules.chains.is_empty());
 }
@@ -52,7 +52,7 @@ fn service_without_endpoints_is_refused() {
 #[test]
 fn traffic_is_spread_over_ready_endpoints() {
     let slices = [slice("web", &[("10.42.0.2", "a", true), ("10.42.1.2", "b", true), ("10.42.1.3", "b", false)])];
-    let rules = rules(&config(), &[web(json!({}))], &slices);
+    let rules = rules(&config(), &Place::default(), &[web(json!({}))], &slices);
     let chain = rules.chains.values().next().unwrap();
     assert_eq!(
         chain[0],
@@ -62,7 +62,7 @@ fn traffic_is_spread_over_ready_endpoints() {
 
 #[test]
 fn ending_endpoints_serve_while_no_other_is_left() {
-    let rules = rules(&config(), &[web(json!({}))], &[slice("web", &[("10.42.1.3", "b", false)])]);
+    let rules = rules(&config(), &Place::default(), &[web(json!({}))], &[slice("web", &[("10.42.1.3", "b", false)])]);
     assert_eq!(rules.chains.values().next().unwrap()[0], "meta l4proto tcp dnat to 10.42.1.3:8080");
 }
 
@@ -71,7 +71,7 @@ fn local_policy_leaves_other_nodes_out() {
     let slices = [slice("web", &[("10.42.1.2", "b", true)])];
     let extra = json!({"type": "NodePort", "externalTrafficPolicy": "Local",
                        "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}]});
-    let rules = rules(&config(), &[web(extra)], &slices);
+    let rules = rules(&config(), &Place::default(), &[web(extra)], &slices);
     assert!(rules.has("refused_ports", "tcp . 30080"));
     assert!(rules.has("services", "10.43.0.5 . tcp . 80"));
 }
@@ -80,14 +80,14 @@ fn local_policy_leaves_other_nodes_out() {
 fn dns_and_headless_services_have_no_rules() {
     let dns = service("dns", json!({"clusterIP": "10.43.0.10", "ports": [{"port": 53, "protocol": "UDP"}]}));
     let headless = service("db", json!({"clusterIP": "None", "ports": [{"port": 80, "protocol": "TCP"}]}));
-    let rules = rules(&config(), &[dns, headless], &[]);
+    let rules = rules(&config(), &Place::default(), &[dns, headless], &[]);
     assert!(rules.sets["services"].elements.is_empty() && rules.sets["refused"].elements.is_empty());
 }
 
 #[test]
 fn difference_of_equal_rulesets_is_empty() {
     let slices = [slice("web", &[("10.42.0.2", "a", true)])];
-    let one = rules(&config(), &[web(json!({}))], &slices);
+    let one = rules(&config(), &Place::default(), &[web(json!({}))], &slices);
     assert_eq!(one.difference(&one.clone(), "t"), "");
 }
 
@@ -129,11 +129,16 @@ fn differences_lead_to_what_a_full_write_makes() {
     let node_port = json!({"type": "NodePort", "sessionAffinity": "ClientIP",
                            "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}]});
     let states = [
-        rules(&config(), &[web(json!({}))], &[]),
-        rules(&config(), &[web(json!({}))], &[slice("web", &[("10.42.0.2", "a", true)])]),
-        rules(&config(), &[web(node_port)], &[slice("web", &[("10.42.0.2", "a", true), ("10.42.1.2", "b", true)])]),
-        rules(&config(), &[web(json!({}))], &[slice("web", &[("10.42.1.2", "b", true)])]),
-        rules(&config(), &[], &[]),
+        rules(&config(), &Place::default(), &[web(json!({}))], &[]),
+        rules(&config(), &Place::default(), &[web(json!({}))], &[slice("web", &[("10.42.0.2", "a", true)])]),
+        rules(
+            &config(),
+            &Place::default(),
+            &[web(node_port)],
+            &[slice("web", &[("10.42.0.2", "a", true), ("10.42.1.2", "b", true)])],
+        ),
+        rules(&config(), &Place::default(), &[web(json!({}))], &[slice("web", &[("10.42.1.2", "b", true)])]),
+        rules(&config(), &Place::default(), &[], &[]),
     ];
     for from in &states {
         for to in &states {
@@ -142,4 +147,48 @@ fn differences_lead_to_what_a_full_write_makes() {
             assert_eq!(sorted(&stepwise), sorted(&at_once));
         }
     }
+}
+
+#[test]
+fn near_endpoints_are_preferred_where_all_say_where_they_are() {
+    let hinted = |hints: &[(&str, &str, &str)]| {
+        let endpoints: Vec<_> = hints
+            .iter()
+            .map(|(address, node, zone)| {
+                let mut hints = json!({});
+                if !zone.is_empty() {
+                    hints["forZones"] = json!([{ "name": zone }]);
+                }
+                if !node.is_empty() {
+                    hints["forNodes"] = json!([{ "name": node }]);
+                }
+                json!({"addresses": [address], "conditions": {"ready": true}, "hints": hints})
+            })
+            .collect();
+        let slice = json!({"metadata": {"name": "web-x", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4", "endpoints": endpoints, "ports": [{"name": "", "port": 8080, "protocol": "TCP"}]});
+        Arc::new(serde_json::from_value::<EndpointSlice>(slice).unwrap())
+    };
+    let place = Place { zone: Some("z1".into()) };
+    for (hints, place, chosen) in [
+        (&[("10.42.0.2", "", "z1"), ("10.42.1.2", "", "z2")][..], &place, &["10.42.0.2"][..]),
+        (&[("10.42.0.2", "", "z2"), ("10.42.1.2", "", "z2")], &place, &["10.42.0.2", "10.42.1.2"]),
+        (&[("10.42.0.2", "", "z1"), ("10.42.1.2", "", "")], &place, &["10.42.0.2", "10.42.1.2"]),
+        (&[("10.42.0.2", "b", "z1"), ("10.42.1.2", "a", "z1")], &place, &["10.42.1.2"]),
+        (&[("10.42.0.2", "", "z1"), ("10.42.1.2", "", "z2")], &Place::default(), &["10.42.0.2", "10.42.1.2"]),
+    ] {
+        let rules = rules(&config(), place, &[web(json!({}))], &[hinted(hints)]);
+        let rule = &rules.chains.values().next().unwrap()[0];
+        for address in ["10.42.0.2", "10.42.1.2"] {
+            assert_eq!(rule.contains(address), chosen.contains(&address), "{hints:?}: {rule}");
+        }
+    }
+}
+
+#[test]
+fn health_ports_count_what_is_here() {
+    let slices = [slice("web", &[("10.42.0.2", "a", true), ("10.42.0.3", "a", false), ("10.42.1.2", "b", true)])];
+    let found = health(&config(), &[web(json!({"type": "LoadBalancer", "healthCheckNodePort": 31000}))], &slices);
+    assert_eq!(found[&31000], Health { service: ("default".into(), "web".into()), local: 1 });
+    assert!(health(&config(), &[web(json!({}))], &slices).is_empty());
 }
