@@ -150,3 +150,59 @@ fn requests_find_their_service_by_host_and_path() -> anyhow::Result<()> {
     cluster.eventually("the new pod answers", || Ok(ask("www.letschat.com", "/").starts_with("200 one")))?;
     Ok(())
 }
+
+/// A site with TLS, whose certificate nobody knows.
+const HIDDEN: &str = "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: hidden}
+data:
+  nginx.conf: |
+    user root;
+    pid /run/nginx.pid;
+    error_log stderr;
+    events {}
+    http { access_log off; server {
+      listen 443 ssl; ssl_certificate /cert/tls.crt; ssl_certificate_key /cert/tls.key;
+      location / { return 200 \"hidden $request_uri $http_host $scheme\\n\"; } } }
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: hidden, labels: {app: hidden}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: nginx:1.27
+    command: [/usr/sbin/nginx, -c, /conf/nginx.conf, -g, 'daemon off;']
+    volumeMounts: [{name: conf, mountPath: /conf}, {name: cert, mountPath: /cert}]
+  volumes: [{name: conf, configMap: {name: hidden}}, {name: cert, secret: {secretName: hidden}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: hidden}
+spec: {selector: {app: hidden}, ports: [{port: 443}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: hidden, annotations: {nginx.ingress.kubernetes.io/backend-protocol: HTTPS}}
+spec:
+  rules:
+  - {host: hidden.letschat.com, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: hidden, port: {number: 443}}}}]}}
+";
+
+#[test]
+fn backends_may_speak_tls() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    let folder = cluster.server.folder().join("tls");
+    let authority = Authority::load_or_create(&folder, "ca")?;
+    authority.keep(&folder, "cert", "hidden", None, &[Usage::Server], &["inside".into()])?;
+    let files = ["crt", "key"].map(|kind| folder.join(format!("cert.{kind}")).display().to_string());
+    let (cert, key) = (format!("--cert={}", files[0]), format!("--key={}", files[1]));
+    cluster.ok(&["create", "secret", "tls", "hidden", &cert, &key])?;
+    cluster.apply(HIDDEN)?;
+    cluster.wait_pod("hidden")?;
+    let url = format!("http://{}/x?y=z", cluster.server.address());
+    let ask = || curl(&cluster, &["-H", "Host: hidden.letschat.com", &url]);
+    cluster.eventually("the backend answers", || Ok(ask() == "200 hidden /x?y=z hidden.letschat.com https"))
+}

@@ -23,8 +23,20 @@ pub enum Protocol {
     Http,
     /// HTTP/2 without TLS.
     Grpc,
-    /// Not spoken by this version; answered with an error that says so.
+    /// HTTP with TLS; whose certificate the backend shows isn't asked, as by ingress-nginx.
     Https,
+    /// HTTP/2 with TLS.
+    Grpcs,
+}
+
+impl Protocol {
+    pub fn is_secure(self) -> bool {
+        matches!(self, Protocol::Https | Protocol::Grpcs)
+    }
+
+    pub fn is_grpc(self) -> bool {
+        matches!(self, Protocol::Grpc | Protocol::Grpcs)
+    }
 }
 
 /// Where a request goes, and what is done to it on the way.
@@ -179,7 +191,8 @@ impl Maker<'_> {
         let namespace = self.ingress.namespace().unwrap_or_default();
         let protocol = match self.annotation("backend-protocol").map(str::to_ascii_uppercase).as_deref() {
             Some("GRPC") => Protocol::Grpc,
-            Some("HTTPS" | "GRPCS") => Protocol::Https,
+            Some("GRPCS") => Protocol::Grpcs,
+            Some("HTTPS") => Protocol::Https,
             _ => Protocol::Http,
         };
         let forced = self.annotation("force-ssl-redirect") == Some("true");

@@ -12,6 +12,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -22,7 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::Shared;
-use crate::routes::{Backend, Protocol};
+use crate::routes::Backend;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Body = UnsyncBoxBody<Bytes, BoxError>;
@@ -46,12 +47,14 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     header::UPGRADE,
 ];
 
+type Connector = HttpsConnector<HttpConnector>;
+
 /// Answers requests.
 #[derive(Clone)]
 pub struct Handler {
     routes: Shared,
-    plain: Client<HttpConnector, Body>,
-    grpc: Client<HttpConnector, Body>,
+    plain: Client<Connector, Body>,
+    grpc: Client<Connector, Body>,
 }
 
 /// Where a request came in.
@@ -74,13 +77,26 @@ impl Handler {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT));
         connector.set_nodelay(true);
+        connector.enforce_http(false);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = || {
+            let builder = rustls::ClientConfig::builder_with_provider(provider.clone());
+            let builder = match builder.with_safe_default_protocol_versions() {
+                Ok(builder) => builder,
+                Err(error) => unreachable!("ring speaks TLS 1.2 and 1.3: {error}"),
+            };
+            let anybody = pki::Anybody::new(provider.clone());
+            let config = builder.dangerous().with_custom_certificate_verifier(Arc::new(anybody)).with_no_client_auth();
+            HttpsConnectorBuilder::new().with_tls_config(config).https_or_http()
+        };
         let builder = || {
             let mut builder = Client::builder(TokioExecutor::new());
             builder.pool_idle_timeout(Duration::from_secs(60)).pool_timer(TokioTimer::new()).timer(TokioTimer::new());
             builder
         };
-        let plain = builder().build(connector.clone());
-        let grpc = builder().http2_only(true).build(connector);
+        // Only HTTP/1.1 can be upgraded, so backends with TLS aren't offered more.
+        let plain = builder().build(tls().enable_http1().wrap_connector(connector.clone()));
+        let grpc = builder().http2_only(true).build(tls().enable_http2().wrap_connector(connector));
         Handler { routes, plain, grpc }
     }
 
@@ -99,10 +115,6 @@ impl Handler {
         let backend = found.backend.clone();
         if backend.redirect && !entry.secure {
             return redirect(name.host(), request.uri());
-        }
-        if backend.protocol == Protocol::Https {
-            let why = "502: HTTPS to backends isn't spoken by this version of timonel (backend-protocol)";
-            return text(StatusCode::BAD_GATEWAY, why);
         }
         if backend.endpoints.is_empty() {
             let why = format!("503: service {} has no endpoint that is ready", backend.name);
@@ -153,7 +165,8 @@ impl Handler {
                 // A body that went to nobody can't be sent again.
                 (None, None) => break,
             };
-            let uri = Uri::builder().scheme(Scheme::HTTP).authority(endpoint.as_str()).path_and_query(target.as_str());
+            let scheme = if backend.protocol.is_secure() { Scheme::HTTPS } else { Scheme::HTTP };
+            let uri = Uri::builder().scheme(scheme).authority(endpoint.as_str()).path_and_query(target.as_str());
             let Ok(uri) = uri.build() else {
                 return text(StatusCode::BAD_REQUEST, "400: the path is malformed");
             };
@@ -161,8 +174,8 @@ impl Handler {
             *onward.method_mut() = parts.method.clone();
             *onward.uri_mut() = uri;
             *onward.headers_mut() = headers.clone();
-            let client = if backend.protocol == Protocol::Grpc { &self.grpc } else { &self.plain };
-            if backend.protocol == Protocol::Grpc {
+            let client = if backend.protocol.is_grpc() { &self.grpc } else { &self.plain };
+            if backend.protocol.is_grpc() {
                 *onward.version_mut() = Version::HTTP_2;
                 onward.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
                 onward.headers_mut().remove(header::HOST);
