@@ -317,9 +317,11 @@ fn add_chain(table: &mut Table, name: &str, endpoints: &[Endpoint], protocol: &s
             let header = format!("type ipv4_addr; flags dynamic,timeout; timeout {timeout}s;");
             table.sets.insert(set, Set { header, ..Set::default() });
         }
-        let picks: Vec<String> =
-            endpoints.iter().enumerate().map(|(i, e)| format!("{i} : goto {}", endpoint_chain(name, e))).collect();
-        rules.push(format!("numgen random mod {} vmap {{ {} }}", endpoints.len(), picks.join(", ")));
+        let goto: Vec<String> = endpoints.iter().map(|e| format!("goto {}", endpoint_chain(name, e))).collect();
+        rules.extend(one_of(&goto).unwrap_or_else(|| {
+            let picks: Vec<String> = goto.iter().enumerate().map(|(i, goto)| format!("{i} : {goto}")).collect();
+            vec![format!("numgen random mod {} vmap {{ {} }}", endpoints.len(), picks.join(", "))]
+        }));
         for e in endpoints {
             let set = format!("aff_{name}_{}", e.address.replace('.', "_"));
             let update = format!(
@@ -328,8 +330,11 @@ fn add_chain(table: &mut Table, name: &str, endpoints: &[Endpoint], protocol: &s
             );
             table.chains.insert(endpoint_chain(name, e), vec![update]);
         }
-    } else if let [only] = endpoints {
-        rules.push(format!("meta l4proto {protocol} dnat to {}:{}", only.address, only.port));
+    } else if let Some(few) = {
+        let to: Vec<String> = endpoints.iter().map(|e| format!("dnat to {}:{}", e.address, e.port)).collect();
+        one_of(&to)
+    } {
+        rules.extend(few.iter().map(|rule| format!("meta l4proto {protocol} {rule}")));
     } else {
         let picks: Vec<String> =
             endpoints.iter().enumerate().map(|(i, e)| format!("{i} : {} . {}", e.address, e.port)).collect();
@@ -340,6 +345,22 @@ fn add_chain(table: &mut Table, name: &str, endpoints: &[Endpoint], protocol: &s
         ));
     }
     table.chains.insert(name.into(), rules);
+}
+
+/// More endpoints than this are chosen among by one look into a map.
+const FEW: usize = 8;
+
+/// Rules that do one of a few things, each as often as the others. No map: the kernel finds a name for each nameless
+/// one by looking at all others, so that ten thousand take half a minute.
+fn one_of(things: &[String]) -> Option<Vec<String>> {
+    (things.len() <= FEW).then(|| {
+        let left = (1..=things.len()).rev();
+        let rules = things.iter().zip(left).map(|(thing, left)| match left {
+            1 => thing.clone(),
+            left => format!("numgen random mod {left} 0 {thing}"),
+        });
+        rules.collect()
+    })
 }
 
 /// Whether a text is an IPv4 network, as the rules need it.
