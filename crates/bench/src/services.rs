@@ -6,7 +6,7 @@ use std::time::Instant;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use network::nft::{self, Keeper};
-use proxy::plan::{self, Place};
+use proxy::plan::{self, Place, Planner};
 use serde_json::json;
 
 use crate::Figure;
@@ -43,19 +43,21 @@ pub async fn measure() -> anyhow::Result<Vec<Figure>> {
         cluster_dns: "10.43.0.10".parse()?,
         bridge: "bench0".into(),
     };
-    let services = (0..COUNT).map(service).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut services = (0..COUNT).map(service).collect::<anyhow::Result<Vec<_>>>()?;
+    services.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
     let mut slices = (0..COUNT).map(|n| slice(n, 2)).collect::<anyhow::Result<Vec<_>>>()?;
     let place = Place::default();
     let mut keeper = Keeper::new(TABLE, "services");
+    let mut planner = Planner::default();
     let begun = Instant::now();
-    keeper.keep(plan::rules(&config, &place, &services, &slices)).await?;
+    keeper.keep_parts(plan::frame(&config), planner.parts(&config, &place, &services, &slices)).await?;
     let full = begun.elapsed().as_secs_f64();
     let mut times = Vec::new();
     for round in 0..11 {
         let n = round * 800;
         slices[n] = slice(n, 3)?;
         let begun = Instant::now();
-        keeper.keep(plan::rules(&config, &place, &services, &slices)).await?;
+        keeper.keep_parts(plan::frame(&config), planner.parts(&config, &place, &services, &slices)).await?;
         times.push(begun.elapsed().as_secs_f64());
     }
     times.sort_by(f64::total_cmp);

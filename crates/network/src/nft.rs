@@ -1,9 +1,10 @@
 //! Tables of nftables as values: what is wanted is compared with what was written, and only the difference goes to the
 //! kernel, in one transaction of `nft`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::process::Stdio;
+use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
@@ -57,6 +58,24 @@ impl Table {
         self.sets.get(set).is_some_and(|s| s.elements.contains_key(element))
     }
 
+    /// Takes in what another table has. Its base stays out.
+    fn take_in(&mut self, part: &Table) {
+        for (name, set) in &part.sets {
+            let into = self.sets.entry(name.clone()).or_default();
+            if into.header.is_empty() {
+                into.header = set.header.clone();
+            }
+            into.elements.extend(set.elements.iter().map(|(k, v)| (k.clone(), v.clone())));
+        }
+        self.chains.extend(part.chains.iter().map(|(k, v)| (k.clone(), v.clone())));
+    }
+
+    /// The elements that it puts into sets of the base, which other parts may put there too.
+    fn shared(&self) -> impl Iterator<Item = (&String, &String)> {
+        let of_base = self.sets.iter().filter(|(_, set)| set.header.is_empty());
+        of_base.flat_map(|(name, set)| set.elements.keys().map(move |element| (name, element)))
+    }
+
     /// A script that writes the whole table.
     pub fn full(&self, name: &str) -> String {
         let mut script = format!("add table ip {name}\ndelete table ip {name}\nadd table ip {name}\n");
@@ -80,16 +99,22 @@ impl Table {
         }
         let mut out = String::new();
         // What is new comes first, what refers to it next, and what is no longer referred to is removed last.
-        for (set, of) in self.sets.iter().filter(|(set, _)| !present.sets.contains_key(*set)) {
+        let own = |(set, of): &(&String, &Set), other: &Table| !of.header.is_empty() && !other.sets.contains_key(*set);
+        for (set, of) in self.sets.iter().filter(|set| own(set, present)) {
             let _ = writeln!(out, "add {} ip {name} {set} {{ {} }}", of.word(), of.header);
         }
         let changed: Vec<_> = self.chains.iter().filter(|(n, rules)| present.chains.get(*n) != Some(rules)).collect();
         for (chain, _) in changed.iter().filter(|(chain, _)| present.chains.contains_key(*chain)) {
             let _ = writeln!(out, "flush chain ip {name} {chain}");
         }
-        // In one block, which nft reads many times faster than as many commands. Chains may name one another, so all are
-        // declared before the rules.
-        if !changed.is_empty() {
+        // Chains may name one another, so all are declared before the rules. Many go in one block, which nft reads many
+        // times faster than as many commands; for few it is the other way round.
+        if changed.len() <= 20 {
+            changed.iter().for_each(|(chain, _)| _ = writeln!(out, "add chain ip {name} {chain}"));
+            for (chain, rules) in &changed {
+                rules.iter().for_each(|rule| _ = writeln!(out, "add rule ip {name} {chain} {rule}"));
+            }
+        } else {
             let _ = writeln!(out, "table ip {name} {{");
             changed.iter().for_each(|(chain, _)| _ = writeln!(out, "chain {chain} {{ }}"));
             for (chain, rules) in &changed {
@@ -105,6 +130,10 @@ impl Table {
             let new = of.elements.iter().filter(|(k, v)| before.get(*k) != Some(v));
             elements(&mut out, "add", name, set, new);
         }
+        // Elements of a set of the base that this part has nothing in any more.
+        for (set, of) in present.sets.iter().filter(|(set, of)| of.header.is_empty() && !self.sets.contains_key(*set)) {
+            elements(&mut out, "delete", name, set, of.elements.iter());
+        }
         let gone: Vec<_> = present.chains.keys().filter(|n| !self.chains.contains_key(*n)).collect();
         for chain in &gone {
             let _ = writeln!(out, "flush chain ip {name} {chain}");
@@ -112,7 +141,7 @@ impl Table {
         for chain in gone {
             let _ = writeln!(out, "delete chain ip {name} {chain}");
         }
-        for (set, of) in present.sets.iter().filter(|(set, _)| !self.sets.contains_key(*set)) {
+        for (set, of) in present.sets.iter().filter(|set| own(set, self)) {
             let _ = writeln!(out, "delete {} ip {name} {set}", of.word());
         }
         out
@@ -199,11 +228,18 @@ pub struct Keeper {
     /// A chain of the base, by which somebody else's removal of the table is noticed.
     witness: &'static str,
     written: Option<Table>,
+    /// Base and parts, where the table is kept by parts.
+    parts: Option<(Table, Parts)>,
+    /// How many parts put an element into a set of the base.
+    counts: HashMap<(String, String), usize>,
 }
+
+/// Parts of a table, by what they are for. Those that are the same `Arc` as before are taken to be unchanged.
+pub type Parts = BTreeMap<Arc<str>, Arc<Table>>;
 
 impl Keeper {
     pub fn new(name: &str, witness: &'static str) -> Self {
-        Keeper { name: name.into(), witness, written: None }
+        Keeper { name: name.into(), witness, written: None, parts: None, counts: HashMap::new() }
     }
 
     /// Writes what is new.
@@ -220,11 +256,87 @@ impl Keeper {
         outcome
     }
 
+    /// Writes what is new of a table that is put together from parts, which are only looked at where they are other ones
+    /// than before. A part has sets of its own, with a header, and elements of the base's sets, without.
+    ///
+    /// # Errors
+    /// Those of [`write`]; the next time everything is written.
+    pub async fn keep_parts(&mut self, base: Table, parts: Parts) -> Result<(), NftError> {
+        let script = self.step(base, parts);
+        if script.is_empty() {
+            return Ok(());
+        }
+        let outcome = nft(&["-f", "-"], &script).await;
+        if outcome.is_err() {
+            // If the difference didn't fit what the kernel has, only all of it will do.
+            self.parts = None;
+        }
+        outcome
+    }
+
+    /// The script that leads to the wanted parts from those of the last step.
+    pub fn step(&mut self, base: Table, parts: Parts) -> String {
+        let Some((written, present)) = self.parts.take().filter(|(written, _)| *written == base) else {
+            let mut whole = base.clone();
+            self.counts.clear();
+            for part in parts.values() {
+                whole.take_in(part);
+                for (set, element) in part.shared() {
+                    *self.counts.entry((set.clone(), element.clone())).or_default() += 1;
+                }
+            }
+            self.parts = Some((base, parts));
+            return whole.full(&self.name);
+        };
+        let other = |of: &Parts, than: &Parts| -> Vec<Arc<Table>> {
+            let differs =
+                |(name, part): &(&Arc<str>, &Arc<Table>)| than.get(*name).is_none_or(|o| !Arc::ptr_eq(o, part));
+            of.iter().filter(differs).map(|(_, part)| part.clone()).collect()
+        };
+        let (gone, come) = (other(&present, &parts), other(&parts, &present));
+        let (mut old, mut new) = (Table::default(), Table::default());
+        gone.iter().for_each(|part| old.take_in(part));
+        come.iter().for_each(|part| new.take_in(part));
+        // What another part also has is there already, or stays.
+        let keys = |parts: &[Arc<Table>]| -> Vec<(String, String)> {
+            let of = |part: &Arc<Table>| part.shared().map(|(s, e)| (s.clone(), e.clone())).collect::<Vec<_>>();
+            parts.iter().flat_map(of).collect()
+        };
+        let (lost, won) = (keys(&gone), keys(&come));
+        for key in &lost {
+            if let Some(count) = self.counts.get_mut(key) {
+                *count -= 1;
+            }
+        }
+        let counts = &self.counts;
+        let elsewhere = |set: &str, element: &str| {
+            counts.get(&(set.to_string(), element.to_string())).is_some_and(|count| *count > 0)
+        };
+        for table in [&mut old, &mut new] {
+            for (name, set) in table.sets.iter_mut().filter(|(_, set)| set.header.is_empty()) {
+                set.elements.retain(|element, _| !elsewhere(name, element));
+            }
+        }
+        for key in won {
+            *self.counts.entry(key).or_default() += 1;
+        }
+        for key in lost {
+            if self.counts.get(&key) == Some(&0) {
+                self.counts.remove(&key);
+            }
+        }
+        let script = new.difference(&old, &self.name);
+        self.parts = Some((written, parts));
+        script
+    }
+
     /// Looks whether somebody removed the table; if so, the next [`keep`](Self::keep) writes it anew.
     pub async fn check(&mut self) {
-        if self.written.is_some() && !exists(&self.name, self.witness).await {
+        let written = self.written.is_some() || self.parts.is_some();
+        if written && !exists(&self.name, self.witness).await {
             tracing::warn!(table = self.name, "the table of rules is gone; writing it anew");
             self.written = None;
+            self.parts = None;
         }
     }
 }

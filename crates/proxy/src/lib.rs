@@ -18,7 +18,7 @@ use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use network::nft::{self, Keeper, NftError};
 use parking_lot::Mutex;
-use plan::Place;
+use plan::{Place, Planner};
 use tokio::sync::Notify;
 
 #[derive(Debug, Clone)]
@@ -62,13 +62,14 @@ pub async fn run(config: Config, informers: Informers) {
     informer::synced!(services, slices, nodes);
     let mut health = health::Ports::default();
     let mut keeper = Keeper::new(&config.table, "services");
+    let mut planner = Planner::default();
     loop {
         let own = nodes.get(&Key::new("", &config.node_name));
         let place = Place { zone: own.and_then(|node| zone_of(&node)) };
         let (all, endpoints) = (services.list(), slices.list());
         health.keep(plan::health(&config, &all, &endpoints));
-        let wanted = plan::rules(&config, &place, &all, &endpoints);
-        if let Err(error) = keeper.keep(wanted).await {
+        let parts = planner.parts(&config, &place, &all, &endpoints);
+        if let Err(error) = keeper.keep_parts(plan::frame(&config), parts).await {
             tracing::error!(%error, "the service rules can't be written; trying again");
             tokio::time::sleep(Duration::from_secs(1)).await;
             continue;

@@ -3,12 +3,12 @@
 //! The table has fixed chains (hooks), three maps from what a packet is for to the chain of a service port, and one
 //! chain for each service port that picks an endpoint. A packet meets one map look-up whatever the number of services.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use network::nft::{Set, Table};
+use network::nft::{Parts, Set, Table};
 
 use crate::Config;
 
@@ -45,7 +45,84 @@ fn near(all: &[Endpoint]) -> Vec<Endpoint> {
 /// All rules for a node.
 pub fn rules(config: &Config, place: &Place, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Table {
     let by_service = by_service(slices);
-    let mut table = Table::new(base(config))
+    let mut table = frame(config);
+    for service in services {
+        let key = name_of(service);
+        let slices = by_service.get(&key).map(Vec::as_slice).unwrap_or_default();
+        add_service((config, place), service, key, slices, &mut table);
+    }
+    table
+}
+
+fn name_of(service: &Service) -> (&str, &str) {
+    (service.metadata.namespace.as_deref().unwrap_or(""), service.metadata.name.as_deref().unwrap_or(""))
+}
+
+/// What the rules of a service were made of.
+struct Made {
+    /// Namespace and name, as the part is called.
+    called: Arc<str>,
+    service: Arc<Service>,
+    slices: Vec<Arc<EndpointSlice>>,
+    part: Arc<Table>,
+}
+
+impl Made {
+    fn is_of(&self, service: &Arc<Service>, slices: &[&Arc<EndpointSlice>]) -> bool {
+        Arc::ptr_eq(&self.service, service)
+            && self.slices.len() == slices.len()
+            && self.slices.iter().zip(slices).all(|(a, b)| Arc::ptr_eq(a, b))
+    }
+}
+
+/// Remembers the rules of each service, so that those that didn't change cost nothing.
+#[derive(Default)]
+pub struct Planner {
+    place: Place,
+    made: Vec<Made>,
+}
+
+impl Planner {
+    /// The same rules as [`rules`] makes, by service. `services` are in the order of their names, as caches have them.
+    pub fn parts(
+        &mut self,
+        config: &Config,
+        place: &Place,
+        services: &[Arc<Service>],
+        slices: &[Arc<EndpointSlice>],
+    ) -> Parts {
+        if self.place != *place {
+            self.place = place.clone();
+            self.made.clear();
+        }
+        let by_service = by_service(slices);
+        // Both lists are in the same order, so one walk finds what was made of a service before.
+        let mut known = std::mem::take(&mut self.made).into_iter().peekable();
+        let mut parts = Parts::new();
+        for service in services {
+            let name = name_of(service);
+            let slices = by_service.get(&name).map(Vec::as_slice).unwrap_or_default();
+            while known.next_if(|made| name_of(&made.service) < name).is_some() {}
+            let made = match known.next_if(|made| name_of(&made.service) == name) {
+                Some(made) if made.is_of(service, slices) => made,
+                made => {
+                    let called = made.map_or_else(|| format!("{}/{}", name.0, name.1).into(), |made| made.called);
+                    let mut part = Table::default();
+                    add_service((config, place), service, name, slices, &mut part);
+                    let slices = slices.iter().map(|slice| Arc::clone(slice)).collect();
+                    Made { called, service: service.clone(), slices, part: Arc::new(part) }
+                }
+            };
+            parts.insert(made.called.clone(), made.part.clone());
+            self.made.push(made);
+        }
+        parts
+    }
+}
+
+/// The table without any service.
+pub fn frame(config: &Config) -> Table {
+    Table::new(base(config))
         // What a packet is for → what happens to it.
         .with_set("services", "type ipv4_addr . inet_proto . inet_service : verdict;")
         .with_set("node_ports", "type inet_proto . inet_service : verdict;")
@@ -53,28 +130,21 @@ pub fn rules(config: &Config, place: &Place, services: &[Arc<Service>], slices: 
         .with_set("refused", "type ipv4_addr . inet_proto . inet_service;")
         .with_set("refused_ports", "type inet_proto . inet_service;")
         // Endpoints that may reach themselves through a service.
-        .with_set("hairpins", "type ipv4_addr . ipv4_addr;");
-    for service in services {
-        let key =
-            (service.metadata.namespace.clone().unwrap_or_default(), service.metadata.name.clone().unwrap_or_default());
-        let slices = by_service.get(&key).map(Vec::as_slice).unwrap_or_default();
-        add_service((config, place), service, &key, slices, &mut table);
-    }
-    table
+        .with_set("hairpins", "type ipv4_addr . ipv4_addr;")
 }
 
 type Name = (String, String);
 
 /// The slices of each service, by namespace and name.
-fn by_service(slices: &[Arc<EndpointSlice>]) -> BTreeMap<Name, Vec<&EndpointSlice>> {
-    let mut by_service: BTreeMap<Name, Vec<&EndpointSlice>> = BTreeMap::new();
+fn by_service(slices: &[Arc<EndpointSlice>]) -> HashMap<(&str, &str), Vec<&Arc<EndpointSlice>>> {
+    let mut by_service: HashMap<(&str, &str), Vec<&Arc<EndpointSlice>>> = HashMap::with_capacity(slices.len());
     for slice in slices {
         let labels = slice.metadata.labels.as_ref();
         if let Some(name) = labels.and_then(|l| l.get("kubernetes.io/service-name"))
             && slice.address_type == "IPv4"
         {
-            let namespace = slice.metadata.namespace.clone().unwrap_or_default();
-            by_service.entry((namespace, name.clone())).or_default().push(slice);
+            let namespace = slice.metadata.namespace.as_deref().unwrap_or("");
+            by_service.entry((namespace, name.as_str())).or_default().push(slice);
         }
     }
     by_service
@@ -97,7 +167,8 @@ pub fn health(config: &Config, services: &[Arc<Service>], slices: &[Arc<Endpoint
         let Some(port) = u16::try_from(port).ok().filter(|p| *p > 0) else { continue };
         let meta = &service.metadata;
         let name = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
-        let endpoints = by_service.get(&name).into_iter().flatten().flat_map(|s| s.endpoints.iter().flatten());
+        let endpoints =
+            by_service.get(&name_of(service)).into_iter().flatten().flat_map(|s| s.endpoints.iter().flatten());
         let ready = endpoints.filter(|e| {
             let ready = e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
             ready && e.node_name.as_deref() == Some(config.node_name.as_str())
@@ -111,8 +182,8 @@ pub fn health(config: &Config, services: &[Arc<Service>], slices: &[Arc<Endpoint
 fn add_service(
     (config, place): (&Config, &Place),
     service: &Service,
-    (namespace, name): &(String, String),
-    slices: &[&EndpointSlice],
+    (namespace, name): (&str, &str),
+    slices: &[&Arc<EndpointSlice>],
     table: &mut Table,
 ) {
     let Some(spec) = &service.spec else { return };
@@ -190,7 +261,7 @@ fn chain_name(namespace: &str, name: &str, port: &ServicePort, protocol: &str) -
 }
 
 /// The endpoints of a service port: those that are ready, or else those that still serve while they end.
-fn endpoints(config: &Config, place: &Place, slices: &[&EndpointSlice], port: &ServicePort) -> Vec<Endpoint> {
+fn endpoints(config: &Config, place: &Place, slices: &[&Arc<EndpointSlice>], port: &ServicePort) -> Vec<Endpoint> {
     let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
     for slice in slices {
         let wanted = port.name.as_deref().unwrap_or("");

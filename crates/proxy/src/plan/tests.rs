@@ -158,6 +158,47 @@ fn differences_lead_to_what_a_full_write_makes() {
 }
 
 #[test]
+fn steps_lead_to_what_a_full_write_makes() {
+    let of = |name: &str, n: usize, extra: serde_json::Value| {
+        let mut spec = json!({"type": "ClusterIP", "clusterIP": format!("10.43.0.{}", 20 + n), "ports": [{"port": 80, "protocol": "TCP"}]});
+        for (k, v) in extra.as_object().unwrap() {
+            spec[k] = v.clone();
+        }
+        service(name, spec)
+    };
+    // Endpoints that two services have in common stay while one of them has them.
+    let ends = |name: &str, numbers: &[u8]| {
+        let addresses: Vec<String> = numbers.iter().map(|n| format!("10.42.0.{n}")).collect();
+        slice(name, &addresses.iter().map(|a| (a.as_str(), "a", true)).collect::<Vec<_>>())
+    };
+    let sticky = json!({"sessionAffinity": "ClientIP", "externalIPs": ["192.0.2.77"]});
+    let (a, b, c) = (of("a", 0, json!({})), of("b", 1, sticky), of("c", 2, json!({})));
+    let (a1, a2, b1, c1) =
+        (ends("a", &[1, 2]), ends("a", &[2, 3, 4]), ends("b", &[2, 4]), ends("c", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]));
+    type State = (Vec<Arc<Service>>, Vec<Arc<EndpointSlice>>);
+    let states: [State; 8] = [
+        (vec![a.clone()], vec![a1.clone()]),
+        (vec![a.clone(), b.clone()], vec![a1.clone(), b1.clone()]),
+        (vec![a.clone(), b.clone(), c.clone()], vec![a2.clone(), b1.clone(), c1.clone()]),
+        (vec![a.clone(), b.clone(), c.clone()], vec![a2.clone(), c1.clone()]),
+        (vec![b.clone(), c.clone()], vec![b1.clone(), c1.clone()]),
+        (vec![b.clone()], vec![b1.clone()]),
+        (vec![], vec![]),
+        (vec![a, b, c], vec![a1, b1, c1]),
+    ];
+    let mut keeper = network::nft::Keeper::new("t", "services");
+    let mut planner = Planner::default();
+    let mut scripts = Vec::new();
+    for (services, slices) in states {
+        let parts = planner.parts(&config(), &Place::default(), &services, &slices);
+        scripts.push(keeper.step(frame(&config()), parts.clone()));
+        assert!(keeper.step(frame(&config()), parts).is_empty(), "nothing is left to do");
+        let at_once = kernel_table(&[rules(&config(), &Place::default(), &services, &slices).full("t")]);
+        assert_eq!(sorted(&kernel_table(&scripts)), sorted(&at_once));
+    }
+}
+
+#[test]
 fn near_endpoints_are_preferred_where_all_say_where_they_are() {
     let hinted = |hints: &[(&str, &str, &str)]| {
         let endpoints: Vec<_> = hints
