@@ -17,10 +17,10 @@ use serde_json::{Value, json};
 use super::Attempt;
 use super::conditions::{Facts, request};
 use super::matching::hook_fits;
-use crate::ApiServer;
 use crate::object::Filter;
 use crate::relay::{Target, connector, endpoint};
 use crate::response;
+use crate::{ApiServer, audit};
 
 const MUTATING: &str = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
 const VALIDATING: &str = "validatingwebhookconfigurations.admissionregistration.k8s.io";
@@ -154,6 +154,9 @@ async fn ask(server: &ApiServer, hook: &Value, attempt: &Attempt<'_>, object: &V
         Ok(response) => response,
         Err(why) => return failed(hook, &why).map(|()| None),
     };
+    for (key, value) in response["auditAnnotations"].as_object().into_iter().flatten() {
+        audit::annotate(&format!("{name}/{key}"), || value.as_str().unwrap_or("").into());
+    }
     if response["allowed"] == true {
         return Ok(Some(response));
     }

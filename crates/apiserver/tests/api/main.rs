@@ -17,4 +17,5 @@ mod tls;
 mod validation;
 mod versions;
 mod watches;
+mod webhooks;
 mod writes;

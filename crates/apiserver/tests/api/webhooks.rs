@@ -1,0 +1,208 @@
+//! Admission webhooks, over HTTPS as they are.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use base64::Engine as _;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
+
+use crate::server::Server;
+
+const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1";
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+/// A webhook server: each path is another sort of webhook.
+struct Hooks {
+    address: SocketAddr,
+    bundle: String,
+    asked: Arc<AtomicUsize>,
+    _folder: tempfile::TempDir,
+}
+
+fn answer(path: &str, request: &Value) -> Value {
+    let patch = |operations: Value| base64::engine::general_purpose::STANDARD.encode(operations.to_string());
+    let label = |key: &str, value: &str| {
+        json!({"allowed": true, "patchType": "JSONPatch",
+            "patch": patch(json!([{"op": "add", "path": format!("/metadata/labels/{key}"), "value": value}]))})
+    };
+    match path {
+        "/deny" => json!({"allowed": false, "status": {"code": 418, "message": "no tea"}}),
+        "/warn" => json!({"allowed": true, "warnings": ["it is late"]}),
+        "/first" => label("first", request["operation"].as_str().unwrap()),
+        // Only changes what the first one has changed before.
+        "/second" if request["object"]["metadata"]["labels"]["first"].is_string() => label("second", "seen"),
+        "/rename" => json!({"allowed": true, "patchType": "JSONPatch",
+            "patch": patch(json!([{"op": "replace", "path": "/metadata/name", "value": "other"}]))}),
+        _ => json!({"allowed": true}),
+    }
+}
+
+impl Hooks {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = pki::Authority::load_or_create(folder.path(), "ca").unwrap();
+        let identity = authority.issue("hooks", None, &[pki::Usage::Server], &["127.0.0.1".to_string()]).unwrap();
+        let chain = vec![CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config =
+            rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth().with_single_cert(chain, key).unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let asked = Arc::<AtomicUsize>::default();
+        let count = asked.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, count) = (acceptor.clone(), count.clone());
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                        count.fetch_add(1, Ordering::Relaxed);
+                        async move { Ok::<_, Infallible>(review(request).await) }
+                    });
+                    let io = hyper_util::rt::TokioIo::new(stream);
+                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+                });
+            }
+        });
+        let bundle = base64::engine::general_purpose::STANDARD.encode(authority.certificate_pem());
+        Hooks { address, bundle, asked, _folder: folder }
+    }
+
+    /// A webhook at `path`; `extra` is merged into it.
+    async fn configure(&self, server: &Server, mutating: bool, name: &str, path: &str, extra: Value) {
+        let mut hook = json!({"name": format!("{name}.example.com"), "admissionReviewVersions": ["v1"], "sideEffects": "None",
+            "clientConfig": {"url": format!("https://{}{path}", self.address), "caBundle": self.bundle},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["configmaps"]}],
+            "matchConditions": [{"name": "mine", "expression": format!("request.name.startsWith('{name}')")}]});
+        apimachinery::patch::merge_patch(&mut hook, &extra);
+        let (kind, plural) = match mutating {
+            true => ("MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),
+            false => ("ValidatingWebhookConfiguration", "validatingwebhookconfigurations"),
+        };
+        let object = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "webhooks": [hook]});
+        server.create(&format!("{CONFIGURATIONS}/{plural}"), object).await;
+    }
+}
+
+async fn review(request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let path = request.uri().path().to_string();
+    let bytes = request.into_body().collect().await.unwrap().to_bytes();
+    let review: Value = serde_json::from_slice(&bytes).unwrap();
+    if path == "/slow" {
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+    }
+    if path == "/broken" {
+        let mut answer = Response::new(Full::new(Bytes::from("out of order")));
+        *answer.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+        return answer;
+    }
+    let mut response = answer(&path, &review["request"]);
+    let uid = if path == "/confused" { json!("another") } else { review["request"]["uid"].clone() };
+    response["uid"] = uid;
+    let answer = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response});
+    Response::new(Full::new(Bytes::from(answer.to_string())))
+}
+
+fn map(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"own": "1"}}})
+}
+
+#[tokio::test]
+async fn webhooks_decide_within_their_policies() {
+    let server = Server::start().await;
+    let hooks = Hooks::start().await;
+    let ignore = json!({"failurePolicy": "Ignore"});
+    for (mutating, name, path, extra) in [
+        (false, "deny", "/deny", json!({})),
+        (false, "warn", "/warn", json!({})),
+        (false, "broken", "/broken", json!({})),
+        (false, "tolerated", "/broken", ignore.clone()),
+        (false, "confused", "/confused", json!({})),
+        (false, "slow", "/slow", json!({"timeoutSeconds": 1})),
+        (false, "sleepy", "/slow", json!({"timeoutSeconds": 1, "failurePolicy": "Ignore"})),
+        (true, "rename", "/rename", json!({})),
+        (false, "effects", "/warn", json!({"sideEffects": "NoneOnDryRun"})),
+        (
+            false,
+            "stranger",
+            "/warn",
+            json!({"clientConfig": {"caBundle": base64::engine::general_purpose::STANDARD.encode(pki::self_signed("x").unwrap().certificate_pem)}}),
+        ),
+    ] {
+        hooks.configure(&server, mutating, name, path, extra).await;
+    }
+    for (name, code, words) in [
+        ("deny", 418, "admission webhook \"deny.example.com\" denied the request: no tea"),
+        ("warn", 201, ""),
+        ("broken", 500, "failed calling webhook \"broken.example.com\": failed to call webhook: it answered 500"),
+        ("tolerated", 201, ""),
+        ("confused", 500, "the uid differs"),
+        ("slow", 500, "no answer came within 1s"),
+        ("sleepy", 201, ""),
+        ("rename", 500, "changed the object's name"),
+        ("stranger", 500, "failed calling webhook"),
+        ("unrelated", 201, ""),
+    ] {
+        let (got, answer) = server.json("POST", MAPS, &map(name)).await;
+        assert!(got == code && answer["message"].as_str().unwrap_or("").contains(words), "{name}: {got} {answer}");
+    }
+    let request = Request::post(format!("{MAPS}?dryRun=All")).header("content-type", "application/json");
+    let answer = server.send(request.body(Bytes::from(map("warn2").to_string())).unwrap()).await;
+    assert_eq!(answer.headers()["warning"], "299 - \"it is late\"");
+    assert_eq!(server.json("POST", &format!("{MAPS}?dryRun=All"), &map("effects")).await.0, 201);
+    let (code, answer) = server.json("DELETE", &format!("{MAPS}/warn"), &json!({})).await;
+    assert_eq!(code, 200, "deletions are asked about too: {answer}");
+    let bad = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration", "metadata": {"name": "bad"},
+        "webhooks": [{"name": "nodots", "admissionReviewVersions": ["v1"], "sideEffects": "Some", "clientConfig": {}}]});
+    let (code, answer) = server.json("POST", &format!("{CONFIGURATIONS}/validatingwebhookconfigurations"), &bad).await;
+    assert_eq!(code, 422, "{answer}");
+}
+
+#[tokio::test]
+async fn webhooks_are_asked_again_about_what_others_changed() {
+    let server = Server::start().await;
+    let hooks = Hooks::start().await;
+    // In the order of their names: the one that needs the other's change comes first, and wants to be asked again.
+    hooks
+        .configure(&server, true, "a", "/second", json!({"reinvocationPolicy": "IfNeeded", "matchConditions": []}))
+        .await;
+    hooks.configure(&server, true, "b", "/first", json!({"matchConditions": []})).await;
+    let made = server.create(MAPS, map("m")).await;
+    assert_eq!(made["metadata"]["labels"], json!({"own": "1", "first": "CREATE", "second": "seen"}));
+    assert_eq!(hooks.asked.load(Ordering::Relaxed), 3);
+    // Selectors keep webhooks out of what isn't theirs.
+    hooks
+        .configure(
+            &server,
+            false,
+            "c",
+            "/deny",
+            json!({"matchConditions": [], "objectSelector": {"matchLabels": {"strict": "1"}}}),
+        )
+        .await;
+    hooks
+        .configure(
+            &server,
+            false,
+            "d",
+            "/deny",
+            json!({"matchConditions": [], "namespaceSelector": {"matchLabels": {"strict": "1"}}}),
+        )
+        .await;
+    server.create(MAPS, map("n")).await;
+    let mut strict = map("o");
+    strict["metadata"]["labels"]["strict"] = "1".into();
+    assert_eq!(server.json("POST", MAPS, &strict).await.0, 418);
+}
