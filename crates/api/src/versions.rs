@@ -91,7 +91,7 @@ fn autoscaler_to_v1(object: &mut Value) {
     }
     lay_down(object, METRICS, metrics.into());
     lay_down(object, BEHAVIOR, behavior);
-    lay_down(object, CURRENT, std::mem::take(&mut current).into());
+    lay_down(object, CURRENT, current.into());
     lay_down(object, CONDITIONS, conditions);
 }
 

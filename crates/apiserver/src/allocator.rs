@@ -214,42 +214,40 @@ impl Allocator {
         for (i, port) in ports.into_iter().flatten().enumerate() {
             let asked = port.i64_at(&["nodePort"]).unwrap_or(0);
             let protocol = port.str_at(&["protocol"]).to_string();
-            if asked == 0 {
-                if !wants {
-                    continue;
-                }
-                match self.free_port(taken) {
-                    Some(number) => {
-                        taken.ports.insert(number);
-                        lease.new.ports.insert(number);
-                        port["nodePort"] = number.into();
-                        used_here.push((number, protocol));
-                    }
-                    None => causes.push(Cause::invalid(
-                        format!("spec.ports[{i}].nodePort"),
-                        &json!(0),
-                        "failed to allocate a nodePort: range is full",
-                    )),
-                }
+            if asked == 0 && !wants {
                 continue;
             }
-            let field = format!("spec.ports[{i}].nodePort");
-            let number = u16::try_from(asked).unwrap_or(0);
-            if number < self.ports.0 || number > self.ports.1 {
-                let detail = format!(
-                    "provided port is not in the valid range. The range of valid ports is {}-{}",
-                    self.ports.0, self.ports.1
-                );
-                causes.push(Cause::invalid(field, &json!(asked), &detail));
-            } else if before.ports.contains(&number) || used_here.iter().any(|(n, p)| *n == number && *p != protocol) {
-                // The service's own, or the same number for another protocol.
-            } else if !taken.ports.insert(number) {
-                causes.push(Cause::invalid(field, &json!(asked), "provided port is already allocated"));
-            } else {
-                lease.new.ports.insert(number);
+            let mut number = u16::try_from(asked).unwrap_or(0);
+            // The service's own, or the same number for another protocol.
+            let own = before.ports.contains(&number) || used_here.iter().any(|(n, p)| *n == number && *p != protocol);
+            match self.take_port(asked, asked != 0 && own, taken, lease) {
+                Ok(taken) => {
+                    number = taken;
+                    port["nodePort"] = number.into();
+                }
+                Err(why) => causes.push(Cause::invalid(format!("spec.ports[{i}].nodePort"), &json!(asked), &why)),
             }
             used_here.push((number, protocol));
         }
+    }
+
+    /// The port that is asked for, or any that is free for 0; `own` ports are the service's already.
+    fn take_port(&self, asked: i64, own: bool, taken: &mut Taken, lease: &mut Lease) -> Result<u16, String> {
+        let (first, last) = self.ports;
+        let number = match asked {
+            0 => self.free_port(taken).ok_or("failed to allocate a nodePort: range is full")?,
+            asked => u16::try_from(asked).unwrap_or(0),
+        };
+        if number < first || number > last {
+            return Err(format!("provided port is not in the valid range. The range of valid ports is {first}-{last}"));
+        }
+        if !own {
+            if !taken.ports.insert(number) {
+                return Err("provided port is already allocated".into());
+            }
+            lease.new.ports.insert(number);
+        }
+        Ok(number)
     }
 
     /// A balancer outside asks at this port which nodes have endpoints (`externalTrafficPolicy: Local`).
@@ -274,29 +272,10 @@ impl Allocator {
             }
             return;
         }
-        let path = format!("spec.{FIELD}");
-        if asked == 0 {
-            match self.free_port(taken) {
-                Some(number) => {
-                    taken.ports.insert(number);
-                    lease.new.ports.insert(number);
-                    object["spec"][FIELD] = number.into();
-                }
-                None => causes.push(Cause::invalid(path, &json!(0), "failed to allocate a nodePort: range is full")),
-            }
-            return;
-        }
-        let number = u16::try_from(asked).unwrap_or(0);
-        if number < self.ports.0 || number > self.ports.1 {
-            let (first, last) = self.ports;
-            let why = format!("provided port is not in the valid range. The range of valid ports is {first}-{last}");
-            causes.push(Cause::invalid(path, &json!(asked), &why));
-        } else if !before.ports.contains(&number) {
-            if taken.ports.insert(number) {
-                lease.new.ports.insert(number);
-            } else {
-                causes.push(Cause::invalid(path, &json!(asked), "provided port is already allocated"));
-            }
+        let own = u16::try_from(asked).is_ok_and(|port| before.ports.contains(&port));
+        match self.take_port(asked, own, taken, lease) {
+            Ok(number) => object["spec"][FIELD] = number.into(),
+            Err(why) => causes.push(Cause::invalid(format!("spec.{FIELD}"), &json!(asked), &why)),
         }
     }
 

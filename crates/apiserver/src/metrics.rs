@@ -28,7 +28,7 @@ pub struct Labels {
     group: &'static str,
     version: &'static str,
     resource: &'static str,
-    subresource: String,
+    subresource: &'static str,
     scope: &'static str,
     dry_run: &'static str,
 }
@@ -62,8 +62,7 @@ impl Labels {
             "approval",
             "finalize",
         ];
-        let sub = info.path.subresource.as_str();
-        let subresource = if SUBRESOURCES.contains(&sub) { sub } else { "other" };
+        let sub = SUBRESOURCES.into_iter().find(|sub| *sub == info.path.subresource);
         let scope = match (info.path.name.is_empty(), info.path.namespace.is_empty()) {
             (false, _) => "resource",
             (true, false) => "namespace",
@@ -76,7 +75,7 @@ impl Labels {
             group: kind.group,
             version: kind.version,
             resource: kind.plural,
-            subresource: subresource.into(),
+            subresource: sub.unwrap_or("other"),
             scope,
             dry_run,
         }
@@ -89,11 +88,11 @@ impl Labels {
             http::Method::POST => "POST",
             _ => "other",
         };
-        Labels { verb, group: "", version: "", resource: "", subresource: String::new(), scope: "", dry_run: "" }
+        Labels { verb, group: "", version: "", resource: "", subresource: "", scope: "", dry_run: "" }
     }
 
     pub fn is_long(&self) -> bool {
-        self.verb == "WATCH" || matches!(self.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+        self.verb == "WATCH" || matches!(self.subresource, "log" | "exec" | "attach" | "portforward" | "proxy")
     }
 }
 
@@ -151,15 +150,7 @@ impl Metrics {
     pub fn begin(&self, labels: &Labels) -> Running {
         let gauge = if labels.is_long() {
             let Labels { verb, group, version, resource, subresource, scope, .. } = labels;
-            self.long_running.with_label_values(&[
-                verb,
-                group,
-                version,
-                resource,
-                subresource.as_str(),
-                scope,
-                "apiserver",
-            ])
+            self.long_running.with_label_values(&[verb, group, version, resource, subresource, scope, "apiserver"])
         } else {
             let reads = matches!(labels.verb, "GET" | "LIST");
             self.in_flight.with_label_values(&[if reads { "readOnly" } else { "mutating" }])
@@ -170,7 +161,6 @@ impl Metrics {
 
     pub fn end(&self, labels: &Labels, code: u16, took: Duration) {
         let Labels { verb, group, version, resource, subresource, scope, dry_run } = labels;
-        let subresource = subresource.as_str();
         let code = code.to_string();
         let known = [verb, group, version, resource, subresource, scope, dry_run, "apiserver", &code];
         self.requests.with_label_values(&known).inc();

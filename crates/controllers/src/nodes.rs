@@ -98,7 +98,7 @@ async fn reconcile(
 }
 
 async fn mark_unknown(api: &Api<Node>, node: &Node) -> Result {
-    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let now = apimachinery::clock::now_rfc3339();
     let kinds = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
     let conditions: Vec<Value> = kinds
         .iter()
@@ -115,7 +115,7 @@ async fn mark_unknown(api: &Api<Node>, node: &Node) -> Result {
 async fn unready_pods(context: &Context, all_pods: &Informer<Pod>, node: &str) -> Result {
     for pod in on_node(all_pods, node).into_iter().filter(|p| pods::is_ready(p)) {
         let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
-        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let now = apimachinery::clock::now_rfc3339();
         let patch = Patch::Strategic(
             json!({"status": {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": now}]}}),
         );
@@ -164,7 +164,7 @@ async fn write_taints(api: &Api<Node>, node: &Node, lost: bool) -> Result {
         t.key.strip_prefix(PREFIX).is_some_and(|key| known.into_iter().any(|k| k == key))
     };
     let is = |t: &Taint, (key, effect): (&str, &str)| t.key.strip_prefix(PREFIX) == Some(key) && t.effect == effect;
-    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let now = apimachinery::clock::now_rfc3339();
     let mut taints: Vec<Value> = Vec::new();
     for taint in present.iter().filter(|t| !ours(t) || wanted.iter().any(|w| is(t, *w))) {
         let mut value = serde_json::to_value(taint).unwrap_or_default();
@@ -213,7 +213,7 @@ async fn evict(context: &Context, all_pods: &Informer<Pod>, node: &Node) -> Resu
 
 async fn evict_one(context: &Context, all_pods: &Informer<Pod>, pod: &Pod) -> Result {
     context.events.normal(pod, "TaintManagerEviction", format!("Marking for deletion Pod {}", pod.key()));
-    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let now = apimachinery::clock::now_rfc3339();
     let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
         "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": now});
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());

@@ -159,7 +159,7 @@ async fn write_status<K: Replicated>(
     status["conditions"] = match failure {
         Some(error) => {
             let since = &present["conditions"][0]["lastTransitionTime"];
-            let now = json!(now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+            let now = json!(apimachinery::clock::format_rfc3339(now));
             json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": error.to_string(),
                 "lastTransitionTime": if since.is_null() { &now } else { since }}])
         }

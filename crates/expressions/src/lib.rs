@@ -19,7 +19,7 @@ use std::sync::{Arc, LazyLock};
 
 use cel::common::types::CelBool;
 use cel::common::value::{CowVal, Val};
-use cel::{Context, Env, IdedExpr, Value as CelValue};
+use cel::{Context, Env, IdedExpr, Program, Value as CelValue};
 use serde_json::Value;
 
 use types::{Checker, Type};
@@ -76,20 +76,40 @@ impl std::fmt::Display for Failure {
     }
 }
 
+fn parse(source: &str) -> Result<Program, String> {
+    if source.trim().is_empty() {
+        return Err("the expression is empty".into());
+    }
+    if source.len() > LONGEST {
+        return Err(format!("the expression has {} bytes; the most is {LONGEST}", source.len()));
+    }
+    ENVIRONMENT.compile(source).map_err(|e| e.to_string())
+}
+
+/// The variables that an expression uses. Those, and its functions and types, must be there.
+fn free(tree: &IdedExpr, variables: &[&str]) -> Result<BTreeSet<String>, String> {
+    let names = rewrite::Names::of(tree);
+    if let Some(unknown) = names.free.iter().find(|v| !variables.contains(&v.as_str()) && !library::is_type(v)) {
+        return Err(format!("undeclared reference to '{unknown}' (in container '')"));
+    }
+    if let Some(unknown) = names.functions.iter().find(|f| !library::is_function(f)) {
+        return Err(format!("undeclared reference to '{unknown}' (in container '')"));
+    }
+    if let Some(unknown) = names.made.iter().find(|t| !library::is_made_type(t)) {
+        return Err(format!("undeclared reference to '{unknown}' (in container '')"));
+    }
+    Ok(names.free)
+}
+
 impl Expression {
     /// Reads an expression that may use `variables`.
     ///
     /// # Errors
     /// In words, when it isn't CEL, or uses variables or functions that aren't there.
     pub fn compile(source: &str, variables: &[&str]) -> Result<Self, String> {
-        if source.trim().is_empty() {
-            return Err("the expression is empty".into());
-        }
-        if source.len() > LONGEST {
-            return Err(format!("the expression has {} bytes; the most is {LONGEST}", source.len()));
-        }
-        let program = ENVIRONMENT.compile(source).map_err(|e| e.to_string())?;
-        Self::of_tree(program.expression().clone(), variables)
+        let program = parse(source)?;
+        let variables = free(program.expression(), variables)?;
+        Ok(Self::of(program.expression().clone(), variables))
     }
 
     /// Reads a rule about values of `schema`: an expression of `self` and `oldSelf`. Also returns what it can cost.
@@ -98,10 +118,8 @@ impl Expression {
     /// In words, as [`Expression::compile`], and when it uses a field that the schema doesn't have, calls what a value
     /// can't do, or has a value of another type than `wanted`.
     pub fn compile_rule(source: &str, schema: &Value, rule: &Rule) -> Result<(Self, u64), String> {
-        let names = ["self", "oldSelf"];
-        // Says what it is about that isn't there, before types are looked at.
-        Self::compile(source, &names)?;
-        let program = ENVIRONMENT.compile(source).map_err(|e| e.to_string())?;
+        let program = parse(source)?;
+        let used = free(program.expression(), &["self", "oldSelf"])?;
         let of = Type::of(schema, rule.is_resource).unwrap_or(Type::Any);
         let old = if rule.optional_old { Type::Any } else { of.clone() };
         let variables = vec![("self".to_string(), of), ("oldSelf".to_string(), old)];
@@ -115,22 +133,12 @@ impl Expression {
         }
         let mut tree = program.expression().clone();
         rewrite::compare_as_sets(&mut tree, &checked.unordered);
-        Ok((Self::of_tree(tree, &names)?, checked.cost))
+        Ok((Self::of(tree, used), checked.cost))
     }
 
-    fn of_tree(mut tree: IdedExpr, variables: &[&str]) -> Result<Self, String> {
-        let names = rewrite::Names::of(&tree);
-        if let Some(unknown) = names.free.iter().find(|v| !variables.contains(&v.as_str()) && !library::is_type(v)) {
-            return Err(format!("undeclared reference to '{unknown}' (in container '')"));
-        }
-        if let Some(unknown) = names.functions.iter().find(|f| !library::is_function(f)) {
-            return Err(format!("undeclared reference to '{unknown}' (in container '')"));
-        }
-        if let Some(unknown) = names.made.iter().find(|t| !library::is_made_type(t)) {
-            return Err(format!("undeclared reference to '{unknown}' (in container '')"));
-        }
+    fn of(mut tree: IdedExpr, variables: BTreeSet<String>) -> Self {
         rewrite::charge(&mut tree);
-        Ok(Expression { tree, variables: names.free })
+        Expression { tree, variables }
     }
 
     /// Whether the expression uses a variable.

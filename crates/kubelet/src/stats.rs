@@ -152,11 +152,11 @@ pub fn disk(path: &std::path::Path) -> Value {
 }
 
 fn now() -> String {
-    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    apimachinery::clock::now_rfc3339()
 }
 
 fn time(text: &str) -> Value {
-    text.parse::<Timestamp>().map_or(Value::Null, |t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into())
+    text.parse::<Timestamp>().map_or(Value::Null, |t| apimachinery::clock::format_rfc3339(t).into())
 }
 
 /// Bytes of the files below a folder.

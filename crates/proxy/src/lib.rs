@@ -12,12 +12,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Informers, Key};
+use informer::{Change, Informers, Key};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use network::nft::{self, Keeper, NftError};
-use parking_lot::Mutex;
 use plan::{Place, Planner};
 use tokio::sync::Notify;
 
@@ -49,14 +48,12 @@ pub async fn run(config: Config, informers: Informers) {
     let wake = changed.clone();
     slices.on_change(move |_| wake.notify_one());
     let (wake, own) = (changed.clone(), config.node_name.clone());
-    let zone = Mutex::new(None);
     nodes.on_change(move |change| {
-        let node = change.object();
-        if node.metadata.name.as_ref() == Some(&own) {
-            let now = zone_of(node);
-            if std::mem::replace(&mut *zone.lock(), now.clone()) != now {
-                wake.notify_one();
-            }
+        if let Change::Applied { old, new } = change
+            && new.metadata.name.as_ref() == Some(&own)
+            && old.as_deref().and_then(zone_of) != zone_of(new)
+        {
+            wake.notify_one();
         }
     });
     informer::synced!(services, slices, nodes);

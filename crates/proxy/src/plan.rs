@@ -42,18 +42,6 @@ fn near(all: &[Endpoint]) -> Vec<Endpoint> {
     if !zone.is_empty() && all.iter().all(|e| e.zoned) { zone } else { all.to_vec() }
 }
 
-/// All rules for a node.
-pub fn rules(config: &Config, place: &Place, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Table {
-    let by_service = by_service(slices);
-    let mut table = frame(config);
-    for service in services {
-        let key = name_of(service);
-        let slices = by_service.get(&key).map(Vec::as_slice).unwrap_or_default();
-        add_service((config, place), service, key, slices, &mut table);
-    }
-    table
-}
-
 fn name_of(service: &Service) -> (&str, &str) {
     (service.metadata.namespace.as_deref().unwrap_or(""), service.metadata.name.as_deref().unwrap_or(""))
 }
@@ -83,7 +71,7 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// The same rules as [`rules`] makes, by service. `services` are in the order of their names, as caches have them.
+    /// The rules of a node, by service; with [`frame`] they are all. `services` are in the order of their names, as caches have them.
     pub fn parts(
         &mut self,
         config: &Config,
@@ -389,10 +377,12 @@ fn add_chain(table: &mut Table, name: &str, endpoints: &[Endpoint], protocol: &s
             table.sets.insert(set, Set { header, ..Set::default() });
         }
         let goto: Vec<String> = endpoints.iter().map(|e| format!("goto {}", endpoint_chain(name, e))).collect();
-        rules.extend(one_of(&goto).unwrap_or_else(|| {
+        if endpoints.len() <= FEW {
+            rules.extend(one_of(&goto));
+        } else {
             let picks: Vec<String> = goto.iter().enumerate().map(|(i, goto)| format!("{i} : {goto}")).collect();
-            vec![format!("numgen random mod {} vmap {{ {} }}", endpoints.len(), picks.join(", "))]
-        }));
+            rules.push(format!("numgen random mod {} vmap {{ {} }}", endpoints.len(), picks.join(", ")));
+        }
         for e in endpoints {
             let set = format!("aff_{name}_{}", e.address.replace('.', "_"));
             let update = format!(
@@ -401,11 +391,9 @@ fn add_chain(table: &mut Table, name: &str, endpoints: &[Endpoint], protocol: &s
             );
             table.chains.insert(endpoint_chain(name, e), vec![update]);
         }
-    } else if let Some(few) = {
+    } else if endpoints.len() <= FEW {
         let to: Vec<String> = endpoints.iter().map(|e| format!("dnat to {}:{}", e.address, e.port)).collect();
-        one_of(&to)
-    } {
-        rules.extend(few.iter().map(|rule| format!("meta l4proto {protocol} {rule}")));
+        rules.extend(one_of(&to).iter().map(|rule| format!("meta l4proto {protocol} {rule}")));
     } else {
         let picks: Vec<String> =
             endpoints.iter().enumerate().map(|(i, e)| format!("{i} : {} . {}", e.address, e.port)).collect();
@@ -423,15 +411,13 @@ const FEW: usize = 8;
 
 /// Rules that do one of a few things, each as often as the others. No map: the kernel finds a name for each nameless
 /// one by looking at all others, so that ten thousand take half a minute.
-fn one_of(things: &[String]) -> Option<Vec<String>> {
-    (things.len() <= FEW).then(|| {
-        let left = (1..=things.len()).rev();
-        let rules = things.iter().zip(left).map(|(thing, left)| match left {
-            1 => thing.clone(),
-            left => format!("numgen random mod {left} 0 {thing}"),
-        });
-        rules.collect()
-    })
+fn one_of(things: &[String]) -> Vec<String> {
+    let left = (1..=things.len()).rev();
+    let rules = things.iter().zip(left).map(|(thing, left)| match left {
+        1 => thing.clone(),
+        left => format!("numgen random mod {left} 0 {thing}"),
+    });
+    rules.collect()
 }
 
 /// Whether a text is an IPv4 network, as the rules need it.

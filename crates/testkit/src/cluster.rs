@@ -307,9 +307,11 @@ pub fn stock_kubectl() -> Option<u32> {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            use std::io::Write as _;
             for node in std::iter::once(&self.server).chain(&self.agents) {
                 let log = std::fs::read_to_string(node.folder.join("log")).unwrap_or_default();
-                eprintln!("--- log of {} ---\n{log}", node.name);
+                // Where nobody listens any more (`| head`) a panic here would end the process before it has cleaned up.
+                let _ = writeln!(std::io::stderr(), "--- log of {} ---\n{log}", node.name);
             }
         }
         for node in self.agents.iter_mut().chain([&mut self.server]) {

@@ -4,7 +4,7 @@
 use apimachinery::{ObjectExt as _, Status};
 use serde_json::{Value, json};
 
-use super::rbac::Rule;
+use super::rbac::{Rule, has};
 use super::{Attributes, MASTERS, User};
 use crate::ApiServer;
 use crate::external::Attempt;
@@ -124,23 +124,12 @@ impl Rule {
 
     /// Whether all that `wanted`, a split rule, allows is allowed by this one.
     fn covers(&self, wanted: &Rule) -> bool {
-        let has = |list: &[String], wanted: &[String]| wanted.iter().all(|w| list.iter().any(|x| x == "*" || x == w));
-        let any_sub = |resource: &String| resource.split_once('/').map(|(_, sub)| format!("*/{sub}"));
-        let path = |wanted: &String| {
-            self.paths.iter().any(|p| match p.strip_suffix('*') {
-                Some(prefix) => wanted.starts_with(prefix),
-                None => p == wanted,
-            })
-        };
-        has(&self.verbs, &wanted.verbs)
-            && has(&self.groups, &wanted.groups)
-            && wanted.resources.iter().all(|r| {
-                has(&self.resources, std::slice::from_ref(r)) || any_sub(r).is_some_and(|r| self.resources.contains(&r))
-            })
-            && (self.names.is_empty()
-                || (!wanted.names.is_empty() && wanted.names.iter().all(|n| self.names.contains(n))))
-            && wanted.paths.iter().all(path)
-            && (wanted.paths.is_empty() || !self.paths.is_empty())
+        let names = &wanted.names;
+        wanted.verbs.iter().all(|v| has(&self.verbs, v))
+            && wanted.groups.iter().all(|g| has(&self.groups, g))
+            && wanted.resources.iter().all(|r| self.has_resource(r))
+            && (self.names.is_empty() || (!names.is_empty() && names.iter().all(|n| self.names.contains(n))))
+            && wanted.paths.iter().all(|p| self.has_path(p))
     }
 }
 

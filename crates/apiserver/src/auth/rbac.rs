@@ -34,6 +34,11 @@ pub struct Rule {
     pub paths: Vec<String>,
 }
 
+/// Whether a list of verbs, groups or resources names one, or all.
+pub fn has(list: &[String], wanted: &str) -> bool {
+    list.iter().any(|x| x == "*" || x == wanted)
+}
+
 impl Rule {
     pub fn read(value: &Value) -> Self {
         let list = |key: &str| value.strings_at(&[key]).into_iter().map(String::from).collect();
@@ -47,20 +52,27 @@ impl Rule {
     }
 
     fn allows(&self, a: &Attributes<'_>) -> bool {
-        let has = |list: &[String], wanted: &str| list.iter().any(|x| x == "*" || x == wanted);
         if !has(&self.verbs, a.verb) {
             return false;
         }
         if a.resource.is_empty() {
-            return self.paths.iter().any(|p| match p.strip_suffix('*') {
-                Some(prefix) => a.path.starts_with(prefix),
-                None => p == a.path,
-            });
+            return self.has_path(a.path);
         }
-        let any_of_subresource = a.resource.split_once('/').map(|(_, sub)| format!("*/{sub}"));
         has(&self.groups, a.group)
-            && (has(&self.resources, a.resource) || any_of_subresource.is_some_and(|r| self.resources.contains(&r)))
+            && self.has_resource(a.resource)
             && (self.names.is_empty() || self.names.iter().any(|n| n == a.name))
+    }
+
+    pub fn has_path(&self, path: &str) -> bool {
+        self.paths.iter().any(|p| match p.strip_suffix('*') {
+            Some(prefix) => path.starts_with(prefix),
+            None => p == path,
+        })
+    }
+
+    pub fn has_resource(&self, resource: &str) -> bool {
+        let any_of_subresource = resource.split_once('/').map(|(_, sub)| format!("*/{sub}"));
+        has(&self.resources, resource) || any_of_subresource.is_some_and(|r| self.resources.contains(&r))
     }
 }
 

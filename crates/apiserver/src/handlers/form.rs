@@ -10,7 +10,6 @@ use flate2::write::GzEncoder;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
 use crate::response::{self, Body};
 
@@ -105,7 +104,7 @@ pub async fn tagged(answer: Response<Body>, request: &HeaderMap) -> Response<Bod
     let Ok(body) = body.collect().await.map(|b| b.to_bytes()) else {
         return response::error(&Status::internal("the answer broke off"));
     };
-    let tag = format!("\"{}\"", hex(&Sha256::digest(&body)));
+    let tag = format!("\"{}\"", pki::sha256_hex(&body));
     let known = request.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or("");
     let body = if known.split(',').any(|t| t.trim() == tag) {
         head.status = StatusCode::NOT_MODIFIED;
@@ -117,10 +116,6 @@ pub async fn tagged(answer: Response<Body>, request: &HeaderMap) -> Response<Bod
         head.headers.insert(header::ETAG, tag);
     }
     Response::from_parts(head, response::full(body))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02X}")).collect()
 }
 
 /// Marks an answer that ends by itself and is this server's own, so that it may be compressed.

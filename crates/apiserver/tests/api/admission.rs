@@ -40,8 +40,7 @@ async fn post(server: &Server, path: &str, body: &Value) -> (u16, String) {
 #[tokio::test]
 async fn streams_evictions_and_bindings_are_subject_to_policies() {
     let server = Server::start().await;
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-    server.create("/api/v1/namespaces/default/serviceaccounts", account).await;
+    server.create_account().await;
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
         "spec": {"containers": [{"name": "c", "image": "i"}]}});
     server.create(PODS, pod).await;
@@ -76,8 +75,7 @@ async fn streams_evictions_and_bindings_are_subject_to_policies() {
 #[tokio::test]
 async fn ephemeral_containers_are_added_and_never_taken_away() {
     let server = Server::start().await;
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-    server.create("/api/v1/namespaces/default/serviceaccounts", account).await;
+    server.create_account().await;
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
         "spec": {"containers": [{"name": "c", "image": "i"}]}});
     server.create(PODS, pod).await;

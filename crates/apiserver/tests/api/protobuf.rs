@@ -22,7 +22,7 @@ fn pod(name: &str) -> Value {
 #[tokio::test]
 async fn objects_and_lists_say_the_same_in_protobuf() {
     let server = Server::start().await;
-    server.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
+    server.create_account().await;
     server.create("/api/v1/namespaces/default/pods", pod("a")).await;
     server.create("/api/v1/namespaces/default/pods", pod("b")).await;
     for path in ["/api/v1/namespaces/default/pods/a", "/api/v1/namespaces/default", "/api/v1/services"] {

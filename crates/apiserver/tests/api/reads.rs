@@ -114,8 +114,7 @@ async fn lists_are_of_the_revision_that_is_asked_for() {
 #[tokio::test]
 async fn selectors_select() {
     let server = with_maps(6).await;
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-    server.create("/api/v1/namespaces/default/serviceaccounts", account).await;
+    server.create_account().await;
     let pods = "/api/v1/namespaces/default/pods";
     for (name, node, policy) in [("p0", "n0", "Always"), ("p1", "n1", "Never"), ("p2", "", "Never")] {
         let mut spec =

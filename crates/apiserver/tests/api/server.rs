@@ -6,7 +6,7 @@ use apiserver::{ApiServer, Body, Config, Peer, User};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub struct Server {
@@ -133,6 +133,12 @@ impl Server {
         let request = Request::builder().method(method).uri(path).header("content-type", kind);
         let (code, _, bytes) = read(self.send(request.body(Bytes::from(body.to_string())).unwrap()).await).await;
         (code, serde_json::from_slice(&bytes).unwrap_or_default())
+    }
+
+    /// The account that pods of the namespace `default` have; the controller isn't there that makes it.
+    pub async fn create_account(&self) {
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        self.create("/api/v1/namespaces/default/serviceaccounts", account).await;
     }
 
     /// Creates what must be accepted.

@@ -646,9 +646,7 @@ fn cluster() -> Vec<Kind> {
 #[tokio::test]
 async fn each_kind_is_checked_field_by_field() {
     let server = Server::start().await;
-    // The controller isn't there that makes it.
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-    server.create("/api/v1/namespaces/default/serviceaccounts", account).await;
+    server.create_account().await;
     let kinds = std::iter::once(pods()).chain(workloads()).chain(network()).chain(cluster());
     let mut wrong = Vec::new();
     for kind in kinds {
@@ -713,8 +711,7 @@ async fn what_is_fixed_at_creation_stays() {
 #[tokio::test]
 async fn of_a_pods_spec_little_may_change() {
     let server = Server::start().await;
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-    server.create("/api/v1/namespaces/default/serviceaccounts", account).await;
+    server.create_account().await;
     let pods = "/api/v1/namespaces/default/pods";
     let make = |name: &str, extra: Value| {
         let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},

@@ -181,8 +181,7 @@ async fn names_are_made_up_until_one_is_free() {
 #[tokio::test]
 async fn deletions_wait_for_finalizers_and_grace() {
     let server = Server::start().await;
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-    server.create("/api/v1/namespaces/default/serviceaccounts", account).await;
+    server.create_account().await;
     server.create(MAPS, map("held")).await;
     let held = format!("{MAPS}/held");
     let (code, answer) = server.json("DELETE", &held, &json!({})).await;
@@ -286,8 +285,7 @@ async fn a_collection_is_deleted_by_selectors() {
 #[tokio::test]
 async fn an_eviction_asks_the_budget() {
     let server = Server::start().await;
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-    server.create("/api/v1/namespaces/default/serviceaccounts", account).await;
+    server.create_account().await;
     for name in ["p", "q", "r"] {
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"a": "b"}},
             "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}});

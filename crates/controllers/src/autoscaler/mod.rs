@@ -358,7 +358,7 @@ impl Report {
         let before = serde_json::to_value(&autoscaler.status).unwrap_or(Value::Null);
         let conditions = if before["conditions"].is_array() { before["conditions"].clone() } else { json!([]) };
         let status = json!({"conditions": conditions, "observedGeneration": autoscaler.metadata.generation});
-        Report { status, now: json!(Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()) }
+        Report { status, now: json!(apimachinery::clock::now_rfc3339()) }
     }
 
     fn say(&mut self, kind: &str, (status, reason, message): Said) {

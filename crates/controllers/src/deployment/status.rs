@@ -167,7 +167,7 @@ impl Conditions<'_> {
 
     /// A condition with the times of the present one, as far as it says the same. `touched` renews its update time.
     fn make(&self, kind: &str, status: &str, reason: &str, message: &str, touched: bool) -> Value {
-        let now = json!(self.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+        let now = json!(apimachinery::clock::format_rfc3339(self.now));
         let same = self.find(kind).filter(|c| c["status"] == status);
         let untouched = same.filter(|c| !touched && c["reason"] == reason && c["message"] == message);
         json!({"type": kind, "status": status, "reason": reason, "message": message,

@@ -64,8 +64,7 @@ async fn reconcile(
     let mut labels = endpoints.labels().clone();
     labels.insert(SERVICE.into(), key.name.clone());
     labels.insert(super::MANAGED_BY.into(), MANAGER.into());
-    let mut owner = serde_json::to_value(pods::owner(endpoints.as_ref())).map_err(kube::Error::SerdeError)?;
-    owner["apiVersion"] = "v1".into();
+    let owner = pods::owner(endpoints.as_ref());
     let metadata = json!({"namespace": key.namespace, "labels": labels, "ownerReferences": [owner]});
     carry_out(context, key, metadata, plan(&base, groups(&value), there, MOST)).await
 }

@@ -4,6 +4,18 @@ use serde_json::json;
 
 use super::*;
 
+/// All rules of a node at once: what the parts of a [`Planner`] come to.
+fn rules(config: &Config, place: &Place, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Table {
+    let by_service = by_service(slices);
+    let mut table = frame(config);
+    for service in services {
+        let key = name_of(service);
+        let slices = by_service.get(&key).map(Vec::as_slice).unwrap_or_default();
+        add_service((config, place), service, key, slices, &mut table);
+    }
+    table
+}
+
 fn config() -> Config {
     Config {
         table: "timonel".into(),
