@@ -158,7 +158,7 @@ pub async fn expire_events(server: Weak<ApiServer>) {
         tokio::time::sleep(SWEEP).await;
         let Some(server) = server.upgrade() else { return };
         let Ok(kind) = kind("", "events") else { return };
-        let oldest = Timestamp::now() - EVENT_LIFE;
+        let oldest = apimachinery::clock::now() - EVENT_LIFE;
         for entry in server.cache.named("events").list(&Filter::default()).0 {
             let event = entry.parse();
             let times =

@@ -17,7 +17,7 @@ const QUIET: Duration = Duration::from_secs(20);
 /// A Deployment of many pods until all are available; then memory and processor time while nothing happens.
 pub async fn measure(config: &Config, pid: u32) -> anyhow::Result<Vec<Figure>> {
     let client = Client::try_from(config.clone())?;
-    let nodes = fake::nodes(client.clone(), NODES).await?;
+    let nodes = fake::nodes(client.clone(), "fake", NODES).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let before = usage(pid)?.0;
     let api: Api<Deployment> = Api::namespaced(client, "default");

@@ -98,7 +98,7 @@ impl Work<'_> {
                 return Ok(None);
             }
         };
-        let now = Timestamp::now();
+        let now = apimachinery::clock::now();
         let since = last.or_else(|| cron.metadata.creation_timestamp.as_ref().map(|t| t.0)).unwrap_or(now);
         let plan = plan(&schedule, since, now, spec.starting_deadline_seconds);
         if plan.too_many {

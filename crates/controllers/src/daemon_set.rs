@@ -261,7 +261,7 @@ fn observe(spec: &DaemonSetSpec, mine: &[Arc<Pod>], nodes: &[Arc<Node>], hash: &
         let (runs, keeps) = fitness(&pod_spec, &tolerations, node);
         places.insert(node.name_any(), Place { node: node.name_any(), runs, keeps, daemons: Vec::new() });
     }
-    let now = Timestamp::now();
+    let now = apimachinery::clock::now();
     let mut again = None;
     for (index, pod) in mine.iter().enumerate() {
         let node = node_of(pod).unwrap_or_default();

@@ -10,7 +10,7 @@ use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::SignedDuration;
 use kube::api::PostParams;
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
@@ -107,7 +107,7 @@ fn expected(caches: &Caches, mine: &[Arc<Pod>]) -> i32 {
 async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
     let Some(budget) = caches.budgets.get(key) else { return Ok(None) };
     let Some(spec) = &budget.spec else { return Ok(None) };
-    let now = Timestamp::now();
+    let now = apimachinery::clock::now();
     let mine: Vec<Arc<Pod>> =
         caches.pods.list_in(&key.namespace).into_iter().filter(|p| selects(&budget, p) && pods::is_active(p)).collect();
     let mut status = budget.status.clone().unwrap_or_default();

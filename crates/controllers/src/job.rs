@@ -263,7 +263,7 @@ impl Work<'_> {
         let mut status = job.status.clone().unwrap_or_default();
         count(spec, &mut status, &mine);
         let tally = tally(spec, &status, &mine);
-        let now = Timestamp::now();
+        let now = apimachinery::clock::now();
         if status.start_time.is_none() && spec.suspend != Some(true) {
             status.start_time = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now));
         }
@@ -348,7 +348,7 @@ impl Work<'_> {
         if tally.failed > 0 {
             let failures = mine.iter().filter(|p| outcome(p) == Some(false)).filter_map(|p| ended_at(p));
             if let Some(last) = failures.max() {
-                let left = backoff(tally.failed) - Timestamp::now().duration_since(last);
+                let left = backoff(tally.failed) - apimachinery::clock::now().duration_since(last);
                 if left > SignedDuration::ZERO {
                     return Ok(Some(Duration::try_from(left).unwrap_or_default() + Duration::from_millis(50)));
                 }
@@ -442,7 +442,7 @@ impl Work<'_> {
         let ended =
             ["Complete", "Failed"].into_iter().find_map(|k| condition(status, k)?.last_transition_time.as_ref());
         let Some(ended) = ended else { return Ok(None) };
-        let left = i64::from(ttl) - Timestamp::now().duration_since(ended.0).as_secs();
+        let left = i64::from(ttl) - apimachinery::clock::now().duration_since(ended.0).as_secs();
         if left > 0 {
             return Ok(Some(Duration::from_secs(left as u64)));
         }

@@ -80,7 +80,7 @@ async fn reconcile(
     let heard = lease.and_then(|l| l.spec.as_ref()?.renew_time.as_ref().map(|t| t.0));
     let heard =
         heard.or_else(|| node.metadata.creation_timestamp.as_ref().map(|t| t.0)).unwrap_or(Timestamp::UNIX_EPOCH);
-    let lost = Timestamp::now().duration_since(heard) > GRACE;
+    let lost = apimachinery::clock::now().duration_since(heard) > GRACE;
     let ready =
         node.status.as_ref().and_then(|s| s.conditions.as_ref()).and_then(|c| c.iter().find(|c| c.type_ == "Ready"));
     let state = ready.map_or("Unknown", |c| c.status.as_str()).to_string();
@@ -92,7 +92,7 @@ async fn reconcile(
     }
     write_taints(&api, &node, lost).await?;
     let again = evict(context, all_pods, &node).await?;
-    let silent = GRACE - Timestamp::now().duration_since(heard);
+    let silent = GRACE - apimachinery::clock::now().duration_since(heard);
     let silent = Duration::try_from(silent).unwrap_or(LOST_CHECK) + Duration::from_millis(100);
     Ok(Some(again.map_or(silent, |again| again.min(silent))))
 }
@@ -198,7 +198,7 @@ async fn evict(context: &Context, all_pods: &Informer<Pod>, node: &Node) -> Resu
         let left = |taint: &&Taint| {
             let limit = placement::tolerated_seconds(&tolerations, taint)?;
             // One without a time is about to get it.
-            let age = taint.time_added.as_ref().map_or(0, |t| Timestamp::now().duration_since(t.0).as_secs());
+            let age = taint.time_added.as_ref().map_or(0, |t| apimachinery::clock::now().duration_since(t.0).as_secs());
             Some(limit - age)
         };
         match executing.iter().filter_map(left).min() {

@@ -144,7 +144,7 @@ async fn write_status<K: Replicated>(
     let active: Vec<&Arc<Pod>> = mine.iter().filter(|p| pods::is_active(p)).collect();
     let template = set.template().and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.clone()).unwrap_or_default();
     let labelled = active.iter().filter(|p| template.iter().all(|(k, v)| p.labels().get(k) == Some(v))).count();
-    let now = Timestamp::now();
+    let now = apimachinery::clock::now();
     let checks: Vec<_> = active.iter().map(|p| pods::is_available(p, set.min_ready_seconds(), now)).collect();
     let mut status = json!({
         "replicas": active.len(), "fullyLabeledReplicas": labelled,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
 use parking_lot::Mutex;
@@ -60,7 +59,7 @@ impl Recorder {
         let field = object.field_path.clone().unwrap_or_default();
         let uid = object.uid.clone().or_else(|| object.name.clone()).unwrap_or_default();
         let same: Same = (format!("{uid}/{field}"), kind.into(), reason.into(), message.clone());
-        let now = Time(Timestamp::now());
+        let now = Time(apimachinery::clock::now());
         let repeated = {
             let mut seen = self.seen.lock();
             if seen.len() > REMEMBERED {
@@ -79,7 +78,7 @@ impl Recorder {
                 other => return other.map(|_| ()),
             }
         }
-        let name = format!("{}.{:x}", object.name.as_deref().unwrap_or("unknown"), Timestamp::now().as_nanosecond());
+        let name = format!("{}.{:x}", object.name.as_deref().unwrap_or("unknown"), apimachinery::clock::now().as_nanosecond());
         let event = Event {
             metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(namespace.clone()), ..Default::default() },
             involved_object: object,

@@ -141,10 +141,6 @@ fn is_ours(pod: &Pod) -> bool {
     name == NAME && spec.and_then(|s| s.scheduling_gates.as_ref()).is_none_or(Vec::is_empty)
 }
 
-fn now() -> String {
-    k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
 /// A pod that went away meanwhile is no error.
 fn gone_is_fine(result: Result<(), kube::Error>) -> Result<(), kube::Error> {
     match result {
@@ -233,7 +229,7 @@ impl Scheduler {
             let message = format!("{NAME}: preempting to accommodate a higher priority pod");
             let patch =
                 Patch::Strategic(json!({"status": {"conditions": [{"type": "DisruptionTarget", "status": "True",
-                "reason": "PreemptionByScheduler", "message": message, "lastTransitionTime": now()}]}}));
+                "reason": "PreemptionByScheduler", "message": message, "lastTransitionTime": apimachinery::clock::now_rfc3339()}]}}));
             let marked = api.patch_status(&victim.name, &PatchParams::default(), &patch).await.map(|_| ());
             gone_is_fine(marked)?;
             gone_is_fine(api.delete(&victim.name, &DeleteParams::default()).await.map(|_| ()))?;
@@ -270,7 +266,7 @@ impl Scheduler {
         self.events.warning(pod, "FailedScheduling", reason);
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let patch = Patch::Strategic(json!({"status": {"conditions": [{"type": "PodScheduled", "status": "False",
-            "reason": "Unschedulable", "message": reason, "lastTransitionTime": now()}]}}));
+            "reason": "Unschedulable", "message": reason, "lastTransitionTime": apimachinery::clock::now_rfc3339()}]}}));
         gone_is_fine(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await.map(|_| ()))
     }
 

@@ -20,6 +20,13 @@ pub struct MemoryStore {
     state: Mutex<State>,
 }
 
+impl MemoryStore {
+    /// The revision of the last write.
+    pub fn revision(&self) -> u64 {
+        self.state.lock().revision
+    }
+}
+
 #[async_trait]
 impl Store for MemoryStore {
     async fn attach(&self, observer: Arc<dyn Observer>) -> Result<(), ReadError> {

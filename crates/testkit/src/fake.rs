@@ -1,17 +1,23 @@
 //! Nodes that run pods in name only: every pod that is bound to one is Running and Ready at once, and gone as soon as it
 //! is deleted. For what a control plane does with thousands of them. They have the label `testkit/fake`.
+//!
+//! A pod's annotations say otherwise where a test wants it; times are in seconds of [`apimachinery::clock`] and tokio's, which may
+//! both be faster than the wall's:
+//! - `fake/exit`: its containers end with this code, `fake/seconds` (0) after their start;
+//! - `fake/ready`: it gets ready after so long, or `never`;
+//! - `fake/lingers`: it takes so long to end when it is deleted.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::clock;
 use futures::TryStreamExt as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 /// Requests that the nodes have under way at a time.
@@ -19,32 +25,25 @@ const AT_ONCE: usize = 64;
 /// How often a node says that it lives.
 const LEASE: Duration = Duration::from_secs(15);
 
-fn now() -> String {
-    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
-}
-
-fn seconds() -> String {
-    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
-/// Registers `count` nodes, `fake-0` and so on, each with room for 110 pods; they live until the task is aborted.
+/// Registers `count` nodes, `fake-0` and so on if `prefix` is `fake`, each with room for 110 pods; they live until the task is
+/// aborted.
 ///
 /// # Errors
 /// When the API refuses one.
-pub async fn nodes(client: Client, count: usize) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+pub async fn nodes(client: Client, prefix: &'static str, count: usize) -> anyhow::Result<tokio::task::JoinHandle<()>> {
     let slots = Arc::new(Semaphore::new(AT_ONCE));
     let register = |i: usize| {
         let (client, slots) = (client.clone(), slots.clone());
         async move {
             let _slot = slots.acquire().await;
-            register(&client, &format!("fake-{i}")).await
+            register(&client, &format!("{prefix}-{i}")).await
         }
     };
     futures::future::try_join_all((0..count).map(register)).await?;
     Ok(tokio::spawn(async move {
         tokio::select! {
-            () = run_pods(client.clone(), slots) => {}
-            () = renew(client, count) => {}
+            () = run_pods(client.clone(), prefix, slots) => {}
+            () = renew(client, prefix, count) => {}
         }
     }))
 }
@@ -59,28 +58,28 @@ async fn register(client: &Client, name: &str) -> Result<(), kube::Error> {
     let status = json!({"status": {"capacity": amounts, "allocatable": amounts,
         "addresses": [{"type": "InternalIP", "address": "192.0.2.200"}],
         "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "",
-            "lastHeartbeatTime": seconds(), "lastTransitionTime": seconds()}]}});
+            "lastHeartbeatTime": clock::now_rfc3339(), "lastTransitionTime": clock::now_rfc3339()}]}});
     nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await?;
     let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
     let lease = json!({"metadata": {"name": name},
-        "spec": {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": now()}});
+        "spec": {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": clock::now_micro()}});
     let lease: Lease = serde_json::from_value(lease).map_err(kube::Error::SerdeError)?;
     leases.create(&PostParams::default(), &lease).await.map(|_| ())
 }
 
-async fn renew(client: Client, count: usize) {
+async fn renew(client: Client, prefix: &str, count: usize) {
     let leases: Api<Lease> = Api::namespaced(client, "kube-node-lease");
     loop {
         for i in 0..count {
-            let patch = Patch::Merge(json!({"spec": {"renewTime": now()}}));
-            let _ = leases.patch(&format!("fake-{i}"), &PatchParams::default(), &patch).await;
+            let patch = Patch::Merge(json!({"spec": {"renewTime": clock::now_micro()}}));
+            let _ = leases.patch(&format!("{prefix}-{i}"), &PatchParams::default(), &patch).await;
         }
         tokio::time::sleep(LEASE).await;
     }
 }
 
 /// Makes every pod of every fake node what its node would make of it.
-async fn run_pods(client: Client, slots: Arc<Semaphore>) {
+async fn run_pods(client: Client, prefix: &str, slots: Arc<Semaphore>) {
     let pods: Api<Pod> = Api::all(client.clone());
     let bound = watcher::Config::default().fields("spec.nodeName!=");
     let mut events = std::pin::pin!(watcher(pods, bound));
@@ -93,40 +92,87 @@ async fn run_pods(client: Client, slots: Arc<Semaphore>) {
             Err(_) => continue,
         };
         let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-        if !node.starts_with("fake-") {
+        let number_of = node.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('-'));
+        if number_of.is_none_or(|n| n.parse::<usize>().is_err()) {
             continue;
         }
         number += 1;
         let (client, slots) = (client.clone(), slots.clone());
         tokio::spawn(async move {
-            let _slot = slots.acquire().await;
-            run_pod(&client, &pod, number).await;
+            let _ = run_pod(&client, &pod, number, &slots).await;
         });
     }
 }
 
-async fn run_pod(client: &Client, pod: &Pod, number: u32) {
+/// What an annotation of a pod says, in seconds.
+fn seconds(pod: &Pod, key: &str) -> Option<u64> {
+    pod.annotations().get(key)?.parse().ok()
+}
+
+async fn run_pod(client: &Client, pod: &Pod, number: u32, slots: &Semaphore) -> Result<(), kube::Error> {
     let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
     let name = pod.name_any();
     if pod.metadata.deletion_timestamp.is_some() {
-        let _ = api.delete(&name, &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await;
-        return;
+        pause(seconds(pod, "fake/lingers")).await;
+        let _slot = slots.acquire().await;
+        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        return api.delete(&name, &now).await.map(|_| ());
     }
     if pod.status.as_ref().and_then(|s| s.phase.as_deref()) != Some("Pending") {
-        return;
+        return Ok(());
     }
-    let at = seconds();
-    let condition =
-        |kind: &str| json!({"type": kind, "status": "True", "lastProbeTime": null, "lastTransitionTime": at});
-    let [_, b, c, d] = number.to_be_bytes();
+    let put = async |status: Value| {
+        let _slot = slots.acquire().await;
+        // The uid keeps it from one of the same name.
+        let patch = json!({"metadata": {"uid": pod.uid()}, "status": status});
+        api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await
+    };
+    let begun = clock::now_rfc3339();
+    let wait = pod.annotations().get("fake/ready").map(|text| text.parse::<u64>().ok());
+    put(status(pod, number, &begun, wait.is_none())).await?;
+    if let Some(Some(wait)) = wait {
+        pause(Some(wait)).await;
+        put(status(pod, number, &begun, true)).await?;
+    }
+    if let Some(code) = pod.annotations().get("fake/exit").and_then(|c| c.parse::<i32>().ok()) {
+        pause(seconds(pod, "fake/seconds")).await;
+        put(ended(pod, number, &begun, code)).await?;
+    }
+    Ok(())
+}
+
+async fn pause(seconds: Option<u64>) {
+    if let Some(seconds) = seconds {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+}
+
+/// The status of a pod that runs, since `begun`.
+fn status(pod: &Pod, number: u32, begun: &str, ready: bool) -> Value {
+    let at = clock::now_rfc3339();
+    let condition = |(kind, holds): (&str, bool)| {
+        json!({"type": kind, "status": if holds { "True" } else { "False" }, "lastProbeTime": null, "lastTransitionTime": at})
+    };
+    let conditions =
+        [("PodScheduled", true), ("Initialized", true), ("ContainersReady", ready), ("Ready", ready)].map(condition);
     let containers = pod.spec.iter().flat_map(|s| s.containers.iter()).map(|c| {
-        json!({"name": c.name, "image": c.image, "imageID": "fake", "ready": true, "started": true,
-            "restartCount": 0, "state": {"running": {"startedAt": at}}, "containerID": "fake://0"})
+        json!({"name": c.name, "image": c.image, "imageID": "fake", "ready": ready, "started": true,
+            "restartCount": 0, "state": {"running": {"startedAt": begun}}, "containerID": "fake://0"})
     });
-    let conditions = ["PodScheduled", "Initialized", "ContainersReady", "Ready"].map(condition);
+    let [_, b, c, d] = number.to_be_bytes();
     let ip = format!("10.{b}.{c}.{d}");
-    let status = json!({"status": {"phase": "Running", "startTime": at, "podIP": ip, "podIPs": [{"ip": ip}],
-        "conditions": conditions,
-        "containerStatuses": containers.collect::<Vec<_>>()}});
-    let _ = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await;
+    json!({"phase": "Running", "startTime": begun, "podIP": ip, "podIPs": [{"ip": ip}], "conditions": conditions,
+        "containerStatuses": containers.collect::<Vec<_>>()})
+}
+
+/// The status of a pod whose containers have ended with `code`.
+fn ended(pod: &Pod, number: u32, begun: &str, code: i32) -> Value {
+    let mut status = status(pod, number, begun, false);
+    status["phase"] = if code == 0 { "Succeeded" } else { "Failed" }.into();
+    let reason = if code == 0 { "Completed" } else { "Error" };
+    for container in status["containerStatuses"].as_array_mut().into_iter().flatten() {
+        container["state"] = json!({"running": null, "terminated": {"exitCode": code, "reason": reason, "startedAt": begun,
+            "finishedAt": clock::now_rfc3339()}});
+    }
+    status
 }

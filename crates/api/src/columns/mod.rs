@@ -109,7 +109,7 @@ fn containers(template: &Value) -> (Value, Value) {
 /// The table of `objects`, each with the cells of its row and what `include` makes of it.
 pub fn table(kind: &Kind, objects: &[Value], include: impl Fn(&Value) -> Value, metadata: Value) -> Value {
     let printer = printer(kind);
-    let now = Timestamp::now();
+    let now = apimachinery::clock::now();
     let columns: Vec<Value> = printer
         .columns
         .iter()
@@ -132,7 +132,7 @@ mod tests {
     fn every_kind_fills_every_column_even_of_an_empty_object() {
         for kind in crate::KINDS {
             let printer = printer(kind);
-            let row = (printer.row)(&json!({}), Timestamp::now());
+            let row = (printer.row)(&json!({}), apimachinery::clock::now());
             assert_eq!(row.len(), printer.columns.len(), "{}", kind.plural);
         }
     }

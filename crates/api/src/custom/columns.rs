@@ -32,7 +32,7 @@ impl Columns {
     }
 
     pub fn table(&self, objects: &[Value], include: impl Fn(&Value) -> Value, metadata: Value) -> Value {
-        let now = Timestamp::now();
+        let now = apimachinery::clock::now();
         let name = json!({"name": "Name", "type": "string", "format": "name", "priority": 0,
             "description": "Name must be unique within a namespace"});
         let definitions: Vec<&Value> = std::iter::once(&name).chain(self.0.iter().map(|c| &c.definition)).collect();

@@ -41,5 +41,5 @@ pub fn user(server: &ApiServer, token: &str) -> Option<User> {
 /// An expiration that can't be read is over.
 fn has_expired(expiration: &str) -> bool {
     let at = expiration.parse::<jiff::Timestamp>();
-    !expiration.is_empty() && at.map_or(true, |at| at <= jiff::Timestamp::now())
+    !expiration.is_empty() && at.map_or(true, |at| at <= apimachinery::clock::now())
 }

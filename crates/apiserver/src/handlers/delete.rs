@@ -238,7 +238,7 @@ fn mark(kind: &Kind, object: &mut Value, options: &Options) {
     let before = object.i64_at(&["metadata", "deletionGracePeriodSeconds"]);
     // A second deletion may only shorten the time that is left.
     if !object.is_deleting() || before.is_some_and(|b| grace < b) {
-        let at = Timestamp::now().checked_add(SignedDuration::from_secs(grace)).unwrap_or(Timestamp::MAX);
+        let at = apimachinery::clock::now().checked_add(SignedDuration::from_secs(grace)).unwrap_or(Timestamp::MAX);
         object.set_meta("deletionTimestamp", clock::format_rfc3339(at));
         object.set_meta("deletionGracePeriodSeconds", grace);
         if kind.has_generation

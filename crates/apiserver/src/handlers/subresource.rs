@@ -456,7 +456,7 @@ async fn token(
         let cause = apimachinery::Cause::invalid("spec.expirationSeconds", &json!(seconds), detail);
         return Err(Status::invalid("authentication.k8s.io", "TokenRequest", "", vec![cause]));
     }
-    let now = Timestamp::now().as_second();
+    let now = apimachinery::clock::now().as_second();
     let issuer = Tokens::issuer(server);
     let mut audiences: Vec<String> = review.strings_at(&["spec", "audiences"]).into_iter().map(String::from).collect();
     if audiences.is_empty() {

@@ -160,7 +160,7 @@ impl Work {
             let history = histories.entry(autoscaler.key()).or_default();
             let behavior = spec.behavior.as_ref();
             let asked = figure.proposal.replicas;
-            plan::limit(target.replicas, asked, (least, most), behavior, history, Timestamp::now())
+            plan::limit(target.replicas, asked, (least, most), behavior, history, apimachinery::clock::now())
         };
         report.say("AbleToScale", ("True", limited.able.0.into(), limited.able.1.into()));
         let (is_limited, reason, message) = limited.limited;
@@ -283,7 +283,7 @@ impl Work {
         resource: Option<(&str, Option<&str>)>,
     ) -> std::result::Result<Vec<PodUse>, String> {
         let selector = LabelSelector::parse(&target.selector).map_err(|e| e.to_string())?;
-        let now = Timestamp::now();
+        let now = apimachinery::clock::now();
         let mut found = Vec::new();
         for pod in self.pods.list_in(namespace) {
             let over = pods::is_deleting(&pod) || matches!(pods::phase(&pod), "Failed" | "Succeeded");
@@ -330,7 +330,7 @@ impl Work {
         report.status["lastScaleTime"] = report.now.clone();
         let mut histories = self.histories.lock();
         let history = histories.entry(autoscaler.key()).or_default();
-        history.changes.push((Timestamp::now(), desired - target.replicas));
+        history.changes.push((apimachinery::clock::now(), desired - target.replicas));
         tracing::info!(target = target.title, from = target.replicas, to = desired, reason, "scaled");
     }
 

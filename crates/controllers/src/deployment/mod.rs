@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use informer::{Informer, Key, Keyed as _, Queue};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet};
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
@@ -190,7 +189,7 @@ impl Work {
     ) -> Result<Option<Duration>> {
         // The revision that was just written must not hide what the status says.
         let deployment = self.deployments.get(&deployment.key()).unwrap_or_else(|| Arc::new(deployment.clone()));
-        let facts = status::Facts { new: sets.new.as_deref(), old: &sets.old, failure, now: Timestamp::now() };
+        let facts = status::Facts { new: sets.new.as_deref(), old: &sets.old, failure, now: apimachinery::clock::now() };
         let (status, again) = status::compute(&deployment, &facts);
         let present = serde_json::to_value(&deployment.status).unwrap_or(Value::Null);
         let same = status

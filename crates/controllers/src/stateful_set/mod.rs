@@ -9,7 +9,6 @@ use std::time::Duration;
 use informer::{Informer, Key};
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume};
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
@@ -262,7 +261,7 @@ impl Work<'_> {
 
 /// The pods as the plan sees them, and when one of them becomes available by waiting.
 fn observe(name: &str, spec: &StatefulSetSpec, mine: &[Arc<Pod>], newest: &str) -> (Vec<Replica>, Option<Duration>) {
-    let now = Timestamp::now();
+    let now = apimachinery::clock::now();
     let mut again = None;
     let mut replicas: Vec<Replica> = mine
         .iter()

@@ -1,0 +1,330 @@
+//! A control plane in this process, on time that jumps to whatever is due next. It has the real API, controllers and
+//! scheduler; its nodes pretend ([`testkit::fake`]).
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use apiserver::{ApiServer, Body, User};
+use futures::StreamExt as _;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt as _, BodyStream, StreamBody};
+use informer::Informers;
+use jiff::{SignedDuration, Timestamp};
+use kube::Client;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+use tower::Service;
+use tracing_subscriber::EnvFilter;
+
+/// How long a test waits for anything, in its own time.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+thread_local! {
+    static BEGUN: RefCell<Option<(Timestamp, Instant)>> = const { RefCell::new(None) };
+    static TICKS: Cell<i64> = const { Cell::new(0) };
+}
+
+/// The time that tokio's paused clock makes of the start; no two readings are the same.
+fn time() -> Timestamp {
+    let tick = TICKS.get();
+    TICKS.set(tick + 1);
+    BEGUN.with_borrow(|begun| match begun {
+        Some((wall, instant)) => {
+            let elapsed = SignedDuration::try_from(instant.elapsed()).unwrap_or_default();
+            *wall + elapsed + SignedDuration::from_nanos(tick)
+        }
+        None => Timestamp::now(),
+    })
+}
+
+pub struct Cluster {
+    api: Arc<ApiServer>,
+    store: Arc<store::MemoryStore>,
+    authority: Arc<pki::Authority>,
+    client: Client,
+    _folder: TempDir,
+}
+
+impl Cluster {
+    /// Starts the API alone. The test must run on a paused clock (`#[tokio::test(start_paused = true)]`).
+    pub async fn without_loops() -> Self {
+        // RUST_LOG=debug shows what the loops say.
+        let _ = tracing_subscriber::fmt().with_env_filter(EnvFilter::from_default_env()).with_test_writer().try_init();
+        // A fixed start, so that a schedule's next time is the same in every run.
+        let start: Timestamp = "2026-03-02T10:00:30Z".parse().unwrap();
+        BEGUN.set(Some((start, Instant::now())));
+        apimachinery::clock::set_source(time);
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Arc::new(pki::Authority::load_or_create(folder.path(), "ca").unwrap());
+        let front = pki::Authority::load_or_create(folder.path(), "front-proxy-ca").unwrap();
+        let usages = [pki::Usage::Client];
+        let config = apiserver::Config {
+            kubelet_client: authority.keep(folder.path(), "client", "kubelets", None, &usages, &[]).unwrap(),
+            front_proxy_authority: front.certificate_pem().into(),
+            front_proxy: front.keep(folder.path(), "front", "front-proxy-client", None, &usages, &[]).unwrap(),
+            authority: authority.clone(),
+            token_key_pem: pki::new_key().unwrap(),
+            join_secret: "secret".into(),
+            service_cidr: "10.96.0.0/16".parse().unwrap(),
+            node_ports: (30000, 32767),
+            cluster_domain: "cluster.local".into(),
+            advertise: ("192.0.2.1".parse().unwrap(), 6443),
+            cluster_dns: "10.96.0.10".parse().unwrap(),
+            cluster_cidr: "10.42.0.0/16".parse().unwrap(),
+            audit: None,
+            disabled: Vec::new(),
+            plugins: Vec::new(),
+        };
+        let store = Arc::new(store::MemoryStore::default());
+        let api = ApiServer::start(config, store.clone()).await.unwrap();
+        let user = User::new("admin", &["system:masters", "system:authenticated"]);
+        let client = Client::new(api.in_process(user), "default");
+        Cluster { api, store, authority, client, _folder: folder }
+    }
+
+    /// A control plane and `nodes` nodes, `fake-0` and so on.
+    pub async fn start(nodes: usize) -> Self {
+        let cluster = Self::without_loops().await;
+        cluster.start_loops(usize::MAX);
+        cluster.add_nodes("fake", nodes).await;
+        cluster
+    }
+
+    /// Nodes that live until the task is aborted.
+    pub async fn add_nodes(&self, prefix: &'static str, count: usize) -> tokio::task::JoinHandle<()> {
+        testkit::fake::nodes(self.client.clone(), prefix, count).await.unwrap()
+    }
+
+    /// Starts controllers and scheduler. They die with their `writes`th write: it is done, and nobody learns of it.
+    pub fn start_loops(&self, writes: usize) -> Arc<Life> {
+        let life = Arc::new(Life { left: AtomicUsize::new(writes), over: AtomicBool::new(false), ended: Notify::new() });
+        let user = User::new("system:kube-controller-manager", &["system:authenticated"]);
+        let mortal = Mortal { inner: self.api.in_process(user), store: self.store.clone(), life: life.clone() };
+        let informers = Informers::new(Client::new(mortal, "default"));
+        let config = controllers::Config {
+            authority: self.authority.clone(),
+            cluster_cidr: "10.42.0.0/16".parse().unwrap(),
+            local_storage: true,
+            service_lb: true,
+            ingress: true,
+            api_port: 6443,
+        };
+        controllers::start(config, informers.clone());
+        scheduler::start(&informers);
+        life
+    }
+
+    async fn request(&self, method: Method, path: &str, kind: &str, body: &Value) -> Result<Value, kube::Error> {
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        let request = Request::builder().method(method).uri(path).header("content-type", kind).body(body).unwrap();
+        self.client.request(request).await
+    }
+
+    /// Creates the objects of a YAML text, in the namespace `default` if they name none.
+    pub async fn create(&self, text: &str) {
+        for document in text.split("\n---\n") {
+            let object: Value = serde_yaml_ng::from_str(document).unwrap();
+            let path = collection(&object);
+            self.request(Method::POST, &path, "application/json", &object)
+                .await
+                .unwrap_or_else(|error| panic!("{object}: {error}"));
+        }
+    }
+
+    /// What is at a path, `Null` if nothing.
+    pub async fn get(&self, path: &str) -> Value {
+        match self.request(Method::GET, path, "application/json", &Value::Null).await {
+            Ok(object) => object,
+            Err(kube::Error::Api(status)) if status.code == 404 => Value::Null,
+            Err(error) => panic!("{path}: {error}"),
+        }
+    }
+
+    /// The items of a list.
+    pub async fn list(&self, path: &str) -> Vec<Value> {
+        self.get(path).await["items"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// The pods of `default` that have a label `app`, by name; those on their way out left out.
+    pub async fn pods(&self, app: &str) -> Vec<Value> {
+        let mut pods = self.list(&format!("/api/v1/namespaces/default/pods?labelSelector=app%3D{app}")).await;
+        pods.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        pods
+    }
+
+    /// Merges a patch.
+    pub async fn patch(&self, path: &str, patch: Value) -> Value {
+        self.try_patch(path, &patch).await.unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    pub async fn try_patch(&self, path: &str, patch: &Value) -> Result<Value, kube::Error> {
+        self.request(Method::PATCH, path, "application/merge-patch+json", patch).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Value {
+        self.request(Method::POST, path, "application/json", &body).await.unwrap_or_else(|e| panic!("{path}: {e}"))
+    }
+
+    /// Deletes; options are those of `DeleteOptions`.
+    pub async fn delete(&self, path: &str, options: Value) {
+        self.request(Method::DELETE, path, "application/json", &options)
+            .await
+            .unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+
+    /// Waits until what is at a path is as it should be, and returns it.
+    pub async fn until(&self, path: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let begun = Instant::now();
+        loop {
+            let found = self.get(path).await;
+            if fits(&found) {
+                return found;
+            }
+            if begun.elapsed() > PATIENCE {
+                let events = self.events("").await.join("\n");
+                let found = serde_json::to_string_pretty(&found).unwrap();
+                panic!("{path} didn't get as it should be; it is {found}\nevents:\n{events}");
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Waits until a list has items as they should be, and returns them.
+    pub async fn until_list(&self, path: &str, fits: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        let list = self.until(path, |found| found["items"].as_array().is_some_and(|items| fits(items))).await;
+        list["items"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// What events tell of objects whose name begins so, as `Kind/name Type Reason: message`.
+    pub async fn events(&self, name: &str) -> Vec<String> {
+        // They are written behind the acts that they tell of.
+        sleep(Duration::from_millis(500)).await;
+        let events = self.list("/api/v1/events").await;
+        let mut told: Vec<(String, String)> = Vec::new();
+        for event in events {
+            let of = &event["involvedObject"];
+            let text = |value: &Value| value.as_str().unwrap_or("").to_string();
+            if text(&of["name"]).starts_with(name) {
+                let (kind, what) = (text(&of["kind"]), text(&of["name"]));
+                let line = format!("{kind}/{what} {} {}: {}", text(&event["type"]), text(&event["reason"]), text(&event["message"]));
+                told.push((text(&event["firstTimestamp"]), line));
+            }
+        }
+        told.sort();
+        told.into_iter().map(|(_, line)| line).collect()
+    }
+}
+
+fn collection(object: &Value) -> String {
+    let (version, kind) = (object["apiVersion"].as_str().unwrap_or(""), object["kind"].as_str().unwrap_or(""));
+    let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
+    let found = api::KINDS.iter().find(|k| k.group == group && k.version == version && k.kind == kind);
+    let found = found.unwrap_or_else(|| panic!("there is no kind {kind} in {group}/{version}"));
+    let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+    let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
+    let place = if found.namespaced { format!("/namespaces/{namespace}") } else { String::new() };
+    format!("{root}{place}/{}", found.plural)
+}
+
+/// How long controllers and scheduler live.
+pub struct Life {
+    /// Writes that they still do.
+    left: AtomicUsize,
+    over: AtomicBool,
+    ended: Notify,
+}
+
+impl Life {
+    /// Waits for the end.
+    pub async fn ended(&self) {
+        while !self.is_over() {
+            self.ended.notified().await;
+        }
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    fn spend(&self) {
+        let left = self.left.load(Ordering::Relaxed).saturating_sub(1);
+        self.left.store(left, Ordering::Relaxed);
+        if left == 0 && !self.over.swap(true, Ordering::Relaxed) {
+            self.ended.notify_waiters();
+        }
+    }
+
+    /// A body that stops, without an end, when the life is over.
+    fn bound(self: Arc<Self>, body: Body) -> Body {
+        let own = self.clone();
+        let frames = BodyStream::new(body).take_until(async move { own.ended().await });
+        let end = futures::stream::poll_fn(move |_| if self.is_over() { Poll::Pending } else { Poll::Ready(None) });
+        StreamBody::new(frames.chain(end)).boxed_unsync()
+    }
+}
+
+/// The way to the API for a process that is going to die: after its last write it gets no answer to anything.
+#[derive(Clone)]
+struct Mortal {
+    inner: apiserver::InProcess,
+    store: Arc<store::MemoryStore>,
+    life: Arc<Life>,
+}
+
+impl<B> Service<Request<B>> for Mortal
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (life, store) = (self.life.clone(), self.store.clone());
+        // Events are told in passing and decide nothing.
+        let writes = request.method() != Method::GET && !request.uri().path().contains("/events");
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let before = store.revision();
+            if !life.is_over() {
+                let answer = answer.await;
+                // A write that changes nothing leaves nothing behind.
+                if writes && answer.as_ref().is_ok_and(|a| a.status().is_success()) && store.revision() > before {
+                    life.spend();
+                }
+                if !life.is_over() {
+                    return answer.map(|a| a.map(|body| life.bound(body)));
+                }
+            }
+            std::future::pending().await
+        })
+    }
+}
+
+/// A pod's or another object's name.
+pub fn name(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or("")
+}
+
+/// The names of objects.
+pub fn names(objects: &[Value]) -> Vec<&str> {
+    objects.iter().map(name).collect()
+}
+
+/// A condition's status, reason and message; empty if there is none.
+pub fn condition(object: &Value, kind: &str) -> (String, String, String) {
+    let none = json!({});
+    let found = object["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == kind);
+    let text = |key: &str| found.unwrap_or(&none)[key].as_str().unwrap_or("").to_string();
+    (text("status"), text("reason"), text("message"))
+}

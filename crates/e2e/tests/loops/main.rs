@@ -1,0 +1,6 @@
+//! What controllers and scheduler do with objects, seen through the API, on nodes that pretend and on time that jumps.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::indexing_slicing)]
+
+mod cluster;
+mod deployments;
