@@ -178,7 +178,7 @@ impl Work<'_> {
             }
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
             Err(error) => {
-                self.context.events.warning(cron, "FailedCreate", format!("Error creating job: {error}"));
+                self.context.events.warning(cron, "FailedCreate", format!("Error creating job: {}", informer::told(&error)));
                 Err(error)
             }
         }

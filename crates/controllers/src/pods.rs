@@ -117,7 +117,7 @@ pub async fn create_all<K: Resource<DynamicType = ()>>(
                 context.events.normal(owner, "SuccessfulCreate", format!("Created pod: {}", pod.name_any()));
             }
             Err(error) => {
-                context.events.warning(owner, "FailedCreate", format!("Error creating: {error}"));
+                context.events.warning(owner, "FailedCreate", format!("Error creating: {}", informer::told(&error)));
                 failure = Some(error);
             }
         }

@@ -157,11 +157,11 @@ async fn write_status<K: Replicated>(
     }
     let present = set.status();
     status["conditions"] = match failure {
+        // What it says stays while it goes on: each attempt has another name in its message, and would wake the set again.
+        Some(_) if present["conditions"][0]["type"] == "ReplicaFailure" => present["conditions"].clone(),
         Some(error) => {
-            let since = &present["conditions"][0]["lastTransitionTime"];
-            let now = json!(apimachinery::clock::format_rfc3339(now));
-            json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": error.to_string(),
-                "lastTransitionTime": if since.is_null() { &now } else { since }}])
+            json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": informer::told(error),
+                "lastTransitionTime": apimachinery::clock::format_rfc3339(now)}])
         }
         None => Value::Null,
     };

@@ -15,7 +15,7 @@ mod slim;
 
 pub use cache::{Change, Informer, Informers, Keyed};
 pub use claims::{Claim, claim_of, claims};
-pub use events::Recorder;
+pub use events::{Recorder, told};
 pub use queue::{Key, Queue};
 
 /// Waits for the caches of several informers.

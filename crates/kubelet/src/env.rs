@@ -225,7 +225,7 @@ impl Agent {
             }
             Ok(None) if optional => Ok(BTreeMap::new()),
             Ok(None) => Err(format!("configmap {name:?} not found")),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(informer::told(&error)),
         }
     }
 
@@ -241,7 +241,7 @@ impl Agent {
             Ok(Some(secret)) => Ok(secret.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)).collect()),
             Ok(None) if optional => Ok(BTreeMap::new()),
             Ok(None) => Err(format!("secret {name:?} not found")),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(informer::told(&error)),
         }
     }
 }

@@ -33,22 +33,23 @@ pub fn roll(spec: &DeploymentSpec, new: Size, old: &[Size]) -> (i32, Vec<i32>) {
     let total = old_total + new.wanted;
     let room = (replicas + surge - total).max(0);
     let new_wanted = if new.wanted > replicas { replicas } else { new.wanted + room.min(replicas - new.wanted) };
-    if old_total > 0 {
-        let min_available = replicas - unavailable;
+    // A set's status may be older than its size: what was given up already doesn't count as available any more.
+    let available = |size: &Size| size.available.min(size.wanted).max(0);
+    let min_available = replicas - unavailable;
+    let spare = total - min_available - (new.wanted - available(&new)).max(0);
+    if old_total > 0 && spare > 0 {
         // What isn't available goes first, as nobody misses it.
-        let new_unavailable = (new.wanted - new.available).max(0);
-        let mut spare = (total - min_available - new_unavailable).max(0);
+        let mut left = spare;
         for (i, size) in old.iter().enumerate() {
-            let broken = (size.wanted - size.available).max(0).min(spare);
+            let broken = (size.wanted - available(size)).max(0).min(left);
             olds[i] -= broken;
-            spare -= broken;
+            left -= broken;
         }
-        let available: i32 = new.available + old.iter().map(|s| s.available).sum::<i32>();
-        let mut spare = (available - min_available).max(0);
+        let mut left = (available(&new) + old.iter().map(available).sum::<i32>() - min_available).max(0);
         for (i, size) in old.iter().enumerate() {
-            let some = olds[i].min(spare).min(size.available.max(0));
+            let some = olds[i].min(left).min(available(size));
             olds[i] -= some;
-            spare -= some;
+            left -= some;
         }
     }
     (new_wanted, olds)

@@ -108,7 +108,7 @@ fn progress(
     let present = conditions.find("Progressing");
     let reason = present.map_or("", |c| c["reason"].as_str().unwrap_or(""));
     if let Some(error) = facts.failure {
-        let text = error.to_string();
+        let text = informer::told(error);
         return (Some(conditions.make("Progressing", "False", "ReplicaSetCreateError", &text, false)), None);
     }
     if spec.paused == Some(true) {

@@ -80,6 +80,72 @@ proptest! {
     }
 }
 
+/// A set as it is, and as its status says, which comes later.
+#[derive(Debug, Clone, Copy)]
+struct Real {
+    wanted: i32,
+    ready: i32,
+    unready: i32,
+    told: Size,
+}
+
+impl Real {
+    /// What the set's controller does: pods come unready; those that aren't ready go first.
+    fn sync(&mut self) {
+        let missing = self.wanted - self.ready - self.unready;
+        self.unready += missing.max(-self.unready);
+        self.ready = self.ready.min(self.wanted);
+    }
+
+    fn tell(&mut self) {
+        self.told = Size { wanted: 0, available: self.ready, present: self.ready + self.unready };
+    }
+
+    fn seen(&self) -> Size {
+        Size { wanted: self.wanted, ..self.told }
+    }
+}
+
+proptest! {
+    /// The same, with sets that act on their new size late and tell of it later still, in any order.
+    #[test]
+    fn roll_out_keeps_its_promises_whoever_is_late(
+        replicas in 1..12i32, surge in 0..5i32, unavailable in 0..5i32, olds in 1..3usize,
+        steps in prop::collection::vec(0..4u8, 300), which in prop::collection::vec(0..3usize, 300),
+    ) {
+        let unavailable = if surge == 0 { unavailable.max(1) } else { unavailable }.min(replicas);
+        let mut spec = spec(replicas, "0%", "0%");
+        spec.strategy = serde_json::from_value(json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}})).unwrap();
+        let up = |n: i32| Real { wanted: n, ready: n, unready: 0, told: size(n, n) };
+        // The old version has them all; the others are from earlier ones.
+        let mut sets = vec![up(0); olds + 1];
+        sets[olds] = up(replicas);
+        let mut rounds: Vec<(u8, usize)> = steps.into_iter().zip(which).collect();
+        // In the end everybody gets round to it.
+        rounds.extend((0..200).flat_map(|_| [(0, 0), (1, 0), (1, 1), (1, 2), (3, 0), (3, 1), (3, 2), (2, 0), (2, 1), (2, 2)]));
+        for (step, which) in rounds {
+            let which = which.min(olds);
+            match step {
+                0 => {
+                    let seen: Vec<Size> = sets.iter().map(Real::seen).collect();
+                    let (new, rest) = plan(&spec, seen[0], &seen[1..]);
+                    sets[0].wanted = new;
+                    sets[1..].iter_mut().zip(rest).for_each(|(set, wanted)| set.wanted = wanted);
+                }
+                1 => sets[which].sync(),
+                2 => sets[which].tell(),
+                _ => (sets[which].ready, sets[which].unready) = (sets[which].ready + sets[which].unready, 0),
+            }
+            let ready: i32 = sets.iter().map(|s| s.ready).sum();
+            let wanted: i32 = sets.iter().map(|s| s.wanted).sum();
+            prop_assert!(ready >= replicas - unavailable, "{} ready of {}: {:?}", ready, replicas, sets);
+            prop_assert!(wanted <= replicas + surge, "{} wanted of {}: {:?}", wanted, replicas, sets);
+        }
+        prop_assert_eq!(sets[0].ready, replicas);
+        prop_assert!(sets[1..].iter().all(|s| s.wanted == 0));
+    }
+}
+
 #[test]
 fn a_change_of_replicas_is_shared_in_proportion() {
     let set = |replicas, revision| Share { replicas, of_at_most: 13, revision };

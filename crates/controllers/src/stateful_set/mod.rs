@@ -212,7 +212,7 @@ impl Work<'_> {
             }
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
             Err(error) => {
-                let text = format!("create Pod {name} in StatefulSet {} failed error: {error}", set.name_any());
+                let text = format!("create Pod {name} in StatefulSet {} failed error: {}", set.name_any(), informer::told(&error));
                 self.context.events.warning(set, "FailedCreate", text);
                 Err(error)
             }

@@ -178,7 +178,7 @@ impl Cluster {
     }
 
     /// Waits until what is at a path is as it should be, and returns it.
-    pub async fn until(&self, path: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    pub async fn until(&self, path: &str, mut fits: impl FnMut(&Value) -> bool) -> Value {
         let begun = Instant::now();
         loop {
             let found = self.get(path).await;
@@ -187,7 +187,7 @@ impl Cluster {
             }
             if begun.elapsed() > PATIENCE {
                 let events = self.events("").await.join("\n");
-                let found = serde_json::to_string_pretty(&found).unwrap();
+                let found = serde_json::to_string_pretty(&bare(found)).unwrap();
                 panic!("{path} didn't get as it should be; it is {found}\nevents:\n{events}");
             }
             sleep(Duration::from_millis(100)).await;
@@ -195,7 +195,7 @@ impl Cluster {
     }
 
     /// Waits until a list has items as they should be, and returns them.
-    pub async fn until_list(&self, path: &str, fits: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    pub async fn until_list(&self, path: &str, mut fits: impl FnMut(&[Value]) -> bool) -> Vec<Value> {
         let list = self.until(path, |found| found["items"].as_array().is_some_and(|items| fits(items))).await;
         list["items"].as_array().cloned().unwrap_or_default()
     }
@@ -218,6 +218,17 @@ impl Cluster {
         told.sort();
         told.into_iter().map(|(_, line)| line).collect()
     }
+}
+
+/// Without what nobody wants to read.
+fn bare(mut object: Value) -> Value {
+    for item in object["items"].as_array_mut().into_iter().flatten() {
+        *item = bare(item.take());
+    }
+    if let Some(meta) = object["metadata"].as_object_mut() {
+        meta.remove("managedFields");
+    }
+    object
 }
 
 fn collection(object: &Value) -> String {
