@@ -14,7 +14,12 @@ pub fn write(numbers: &BTreeSet<i32>) -> String {
             _ => parts.push((*number, *number)),
         }
     }
-    let text = |(a, b): &(i32, i32)| if a == b { a.to_string() } else { format!("{a}-{b}") };
+    // Two are listed; from three on they are a range (batch/v1, `completedIndexes`).
+    let text = |(a, b): &(i32, i32)| match b - a {
+        0 => a.to_string(),
+        1 => format!("{a},{b}"),
+        _ => format!("{a}-{b}"),
+    };
     parts.iter().map(text).collect::<Vec<_>>().join(",")
 }
 
@@ -41,8 +46,8 @@ mod tests {
     #[test]
     fn sets_are_written_as_ranges() {
         let set: BTreeSet<i32> = [0, 1, 2, 5, 7, 8].into();
-        assert_eq!(write(&set), "0-2,5,7-8");
-        assert_eq!(read("0-2,5,7-8"), Some(set));
+        assert_eq!(write(&set), "0-2,5,7,8");
+        assert_eq!(read("0-2,5,7,8"), Some(set));
         assert_eq!(read(""), Some(BTreeSet::new()));
         for bad in ["a", "3-1", "5,4", "1,,2", "0-2147483647", ",", "1-2-3"] {
             assert_eq!(read(bad), None, "{bad}");

@@ -178,7 +178,11 @@ impl Work<'_> {
             }
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
             Err(error) => {
-                self.context.events.warning(cron, "FailedCreate", format!("Error creating job: {}", informer::told(&error)));
+                self.context.events.warning(
+                    cron,
+                    "FailedCreate",
+                    format!("Error creating job: {}", informer::told(&error)),
+                );
                 Err(error)
             }
         }
@@ -215,6 +219,12 @@ impl Work<'_> {
         let successes = mine.iter().filter_map(|j| j.status.as_ref()?.completion_time.as_ref().map(|t| t.0));
         let before = cron.status.clone().unwrap_or_default();
         let latest = successes.chain(before.last_successful_time.as_ref().map(|t| t.0)).max();
+        for ended in mine.iter().filter(|j| before.active.iter().flatten().any(|a| a.uid == j.uid())) {
+            if let Some(condition) = job::ending(ended) {
+                let text = format!("Saw completed job: {}, condition: {condition}", ended.name_any());
+                self.context.events.normal(cron, "SawCompletedJob", text);
+            }
+        }
         let names = |list: &[Value]| list.iter().map(|a| a["uid"].clone()).collect::<Vec<_>>();
         let old: Vec<Value> = before.active.iter().flatten().map(|a| json!(a)).collect();
         let same = names(&old) == names(&active)

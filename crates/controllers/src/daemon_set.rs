@@ -228,6 +228,12 @@ async fn reconcile(
     });
     let failure = pods::create_all(context, cache, set.as_ref(), tied).await;
     for index in plan.delete {
+        let pod = &mine[index];
+        if pods::phase(pod) == "Failed" {
+            let (of, on) = (pod.key(), node_of(pod).unwrap_or_default());
+            let text = format!("Found failed daemon pod {of} on node {on}, will try to kill it");
+            context.events.warning(set.as_ref(), "FailedDaemonPod", text);
+        }
         pods::delete_told(context, cache, set.as_ref(), &mine[index]).await?;
     }
     let mine = pods::owned(cache, &key.namespace, &uid);

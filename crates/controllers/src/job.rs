@@ -17,9 +17,9 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
-use crate::{Context, Result, pods};
+use crate::{Context, Result, owned, pods};
 
-const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
+pub const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 /// On a pod of an index: how many before it failed.
 const FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
@@ -247,6 +247,9 @@ impl Work<'_> {
         if spec.managed_by.as_ref().is_some_and(|m| m != "kubernetes.io/job-controller") {
             return Ok(None);
         }
+        if job.metadata.deletion_timestamp.is_none() && ending(&job).is_none() {
+            owned::claim(self.context, self.pods, job.as_ref(), |_| true).await?;
+        }
         let mine = pods::owned(self.pods, &key.namespace, &uid);
         if job.metadata.deletion_timestamp.is_some() {
             for pod in &mine {
@@ -284,8 +287,11 @@ impl Work<'_> {
         let mut again = None;
         match decision {
             Decision::Run { create, indexes, delete } => {
-                set_suspended(&mut status, spec.suspend == Some(true), now);
+                let turned = set_suspended(&mut status, spec.suspend == Some(true), now);
                 self.write_status(&job, &status).await?;
+                if let Some((reason, message)) = turned {
+                    self.context.events.normal(job.as_ref(), reason, message);
+                }
                 again = self.run(&job, spec, &mine, create, &indexes, delete, &tally).await?;
                 if let (Some(deadline), Some(age)) = (spec.active_deadline_seconds, age) {
                     let left = Duration::from_secs(u64::try_from(deadline - age.as_secs()).unwrap_or(0) + 1);
@@ -566,36 +572,38 @@ fn set_counts(spec: &JobSpec, status: &mut JobStatus, tally: &Tally) {
     }
 }
 
-fn set_suspended(status: &mut JobStatus, suspended: bool, now: Timestamp) {
-    let conditions = status.conditions.get_or_insert_default();
-    let (text, reason, message) =
-        if suspended { ("True", "JobSuspended", "Job suspended") } else { ("False", "JobResumed", "Job resumed") };
-    let present = conditions.iter_mut().find(|c| c.type_ == "Suspended");
+/// Says whether a Job is suspended; returns what there is to tell if that is new.
+fn set_suspended(status: &mut JobStatus, suspended: bool, now: Timestamp) -> Option<(&'static str, &'static str)> {
     let time = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now));
-    match present {
-        Some(c) if c.status == text => {}
-        Some(c) => {
-            (c.status, c.reason, c.message) = (text.into(), Some(reason.into()), Some(message.into()));
-            c.last_transition_time = time.clone();
-            // The deadline counts from the resumption.
-            status.start_time = (!suspended).then_some(time).flatten();
+    let conditions = status.conditions.get_or_insert_default();
+    let present = conditions.iter().position(|c| c.type_ == "Suspended");
+    let text = if suspended { "True" } else { "False" };
+    let turned = match present {
+        Some(at) => conditions[at].status != text,
+        None => suspended,
+    };
+    if turned {
+        let (reason, message) =
+            if suspended { ("JobSuspended", "Job suspended") } else { ("JobResumed", "Job resumed") };
+        let condition = k8s_openapi::api::batch::v1::JobCondition {
+            type_: "Suspended".into(),
+            status: text.into(),
+            reason: Some(reason.into()),
+            message: Some(message.into()),
+            last_probe_time: time.clone(),
+            last_transition_time: time.clone(),
+        };
+        match present {
+            Some(at) => conditions[at] = condition,
+            None => conditions.push(condition),
         }
-        None if suspended => {
-            conditions.push(k8s_openapi::api::batch::v1::JobCondition {
-                type_: "Suspended".into(),
-                status: text.into(),
-                reason: Some(reason.into()),
-                message: Some(message.into()),
-                last_probe_time: time.clone(),
-                last_transition_time: time,
-            });
-            status.start_time = None;
-        }
-        None => {}
+        // The deadline counts from the resumption.
+        status.start_time = time.filter(|_| !suspended);
     }
     if conditions.is_empty() {
         status.conditions = None;
     }
+    turned.then_some(if suspended { ("Suspended", "Job suspended") } else { ("Resumed", "Job resumed") })
 }
 
 fn new_pod(job: &Job, spec: &JobSpec, index: Option<i32>) -> Pod {

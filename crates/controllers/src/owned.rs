@@ -21,6 +21,9 @@ use crate::{Context, Result};
 pub trait Selecting: Keyed + Resource<Scope = NamespaceResourceScope> {
     /// `None` if it selects nothing.
     fn selector(&self) -> Option<LabelSelector>;
+
+    /// What keeps its pods from going before it has seen their end.
+    const FINALIZER: Option<&str> = None;
 }
 
 macro_rules! selecting {
@@ -43,6 +46,8 @@ impl Selecting for Job {
     fn selector(&self) -> Option<LabelSelector> {
         selector(self.spec.as_ref()?.selector.as_ref()?)
     }
+
+    const FINALIZER: Option<&str> = Some(crate::job::FINALIZER);
 }
 
 /// Wakes an owner when something changes that is, was, or could be its own.
@@ -79,20 +84,27 @@ where
     for child in cache.list_in(&namespace) {
         let meta = child.meta();
         let chosen = selector.matches_map(meta.labels.as_ref());
-        let change = if is_owned_by(meta, &uid) && !chosen {
-            json!([{"$patch": "delete", "uid": uid}])
+        let mut change = json!({"uid": meta.uid});
+        if is_owned_by(meta, &uid) && !chosen {
+            change["ownerReferences"] = json!([{"$patch": "delete", "uid": uid}]);
+            if let Some(finalizer) = O::FINALIZER {
+                change["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+            }
         } else if chosen && controller_of(meta).is_none() && meta.deletion_timestamp.is_none() && fits(&child) {
             if !asked && !still_there(context, of).await? {
                 return Ok(());
             }
             asked = true;
-            json!([owner(of)])
+            change["ownerReferences"] = json!([owner(of)]);
+            if let Some(finalizer) = O::FINALIZER {
+                change["finalizers"] = json!([finalizer]);
+            }
         } else {
             continue;
-        };
+        }
         let api: Api<C> = Api::namespaced(context.client.clone(), &namespace);
         // The uid keeps it from one that took its name meanwhile.
-        let patch = Patch::Strategic(json!({"metadata": {"uid": meta.uid, "ownerReferences": change}}));
+        let patch = Patch::Strategic(json!({ "metadata": change }));
         let name = meta.name.clone().unwrap_or_default();
         match api.patch(&name, &PatchParams::default(), &patch).await {
             Ok(changed) => {

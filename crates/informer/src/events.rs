@@ -201,10 +201,7 @@ mod tests {
         for i in 0..9 {
             assert!(matches!(memory.decide(&about, &format!("b{i}"), "3", at(2)), Decision::New(_)));
         }
-        assert_eq!(
-            memory.decide(&about, "c", "4", at(3)),
-            Decision::New("(combined from similar events): c".into())
-        );
+        assert_eq!(memory.decide(&about, "c", "4", at(3)), Decision::New("(combined from similar events): c".into()));
         assert_eq!(memory.decide(&about, "d", "5", at(4)), Decision::Again("4".into(), 2));
         memory.renew("4", "6");
         assert_eq!(memory.decide(&about, "e", "7", at(5)), Decision::Again("6".into(), 2));

@@ -227,9 +227,10 @@ impl Scheduler {
             }
             let api: Api<Pod> = Api::namespaced(self.client.clone(), &victim.namespace);
             let message = format!("{NAME}: preempting to accommodate a higher priority pod");
-            let patch =
-                Patch::Strategic(json!({"status": {"conditions": [{"type": "DisruptionTarget", "status": "True",
-                "reason": "PreemptionByScheduler", "message": message, "lastTransitionTime": apimachinery::clock::now_rfc3339()}]}}));
+            let patch = Patch::Strategic(
+                json!({"status": {"conditions": [{"type": "DisruptionTarget", "status": "True",
+                "reason": "PreemptionByScheduler", "message": message, "lastTransitionTime": apimachinery::clock::now_rfc3339()}]}}),
+            );
             let marked = api.patch_status(&victim.name, &PatchParams::default(), &patch).await.map(|_| ());
             gone_is_fine(marked)?;
             gone_is_fine(api.delete(&victim.name, &DeleteParams::default()).await.map(|_| ()))?;

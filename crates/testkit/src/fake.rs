@@ -115,10 +115,15 @@ async fn run_pod(client: &Client, pod: &Pod, number: u32, slots: &Semaphore) -> 
     if pod.metadata.deletion_timestamp.is_some() {
         pause(seconds(pod, "fake/lingers")).await;
         let _slot = slots.acquire().await;
+        if !matches!(phase(pod), "Succeeded" | "Failed") {
+            let status = ended(pod, number, &clock::now_rfc3339(), 143);
+            let patch = json!({"metadata": {"uid": pod.uid()}, "status": status});
+            api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        }
         let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
         return api.delete(&name, &now).await.map(|_| ());
     }
-    if pod.status.as_ref().and_then(|s| s.phase.as_deref()) != Some("Pending") {
+    if phase(pod) != "Pending" {
         return Ok(());
     }
     let put = async |status: Value| {
@@ -136,9 +141,17 @@ async fn run_pod(client: &Client, pod: &Pod, number: u32, slots: &Semaphore) -> 
     }
     if let Some(code) = pod.annotations().get("fake/exit").and_then(|c| c.parse::<i32>().ok()) {
         pause(seconds(pod, "fake/seconds")).await;
+        if phase(&api.get(&name).await?) != "Running" {
+            // Somebody else has ended it.
+            return Ok(());
+        }
         put(ended(pod, number, &begun, code)).await?;
     }
     Ok(())
+}
+
+fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("")
 }
 
 async fn pause(seconds: Option<u64>) {
@@ -150,9 +163,7 @@ async fn pause(seconds: Option<u64>) {
 /// The status of a pod that runs, since `begun`.
 fn status(pod: &Pod, number: u32, begun: &str, ready: bool) -> Value {
     let at = clock::now_rfc3339();
-    let condition = |(kind, holds): (&str, bool)| {
-        json!({"type": kind, "status": if holds { "True" } else { "False" }, "lastProbeTime": null, "lastTransitionTime": at})
-    };
+    let condition = |(kind, holds): (&str, bool)| json!({"type": kind, "status": if holds { "True" } else { "False" }, "lastProbeTime": null, "lastTransitionTime": at});
     let conditions =
         [("PodScheduled", true), ("Initialized", true), ("ContainersReady", ready), ("Ready", ready)].map(condition);
     let containers = pod.spec.iter().flat_map(|s| s.containers.iter()).map(|c| {

@@ -189,7 +189,8 @@ impl Work {
     ) -> Result<Option<Duration>> {
         // The revision that was just written must not hide what the status says.
         let deployment = self.deployments.get(&deployment.key()).unwrap_or_else(|| Arc::new(deployment.clone()));
-        let facts = status::Facts { new: sets.new.as_deref(), old: &sets.old, failure, now: apimachinery::clock::now() };
+        let facts =
+            status::Facts { new: sets.new.as_deref(), old: &sets.old, failure, now: apimachinery::clock::now() };
         let (status, again) = status::compute(&deployment, &facts);
         let present = serde_json::to_value(&deployment.status).unwrap_or(Value::Null);
         let same = status

@@ -51,6 +51,12 @@ fn plan(shape: Shape, replicas: &[Replica]) -> Vec<Action> {
     let range = shape.start..shape.start + shape.replicas;
     let by_ordinal: BTreeMap<i32, &Replica> = replicas.iter().map(|r| (r.ordinal, r)).collect();
     let mut actions = Vec::new();
+    // What was just renewed must be well before more is touched.
+    let renewed = range.clone().filter(|o| by_ordinal.get(o).is_none_or(|r| r.deleting || (r.updated && !r.available)));
+    let budget = usize::try_from(shape.max_unavailable).unwrap_or(1).saturating_sub(renewed.count());
+    let is_outdated = |r: &Replica| {
+        !r.updated && !r.deleting && shape.partition.is_some_and(|partition| r.ordinal >= shape.start + partition)
+    };
     for ordinal in range.clone() {
         let blocked = match by_ordinal.get(&ordinal) {
             None => {
@@ -59,6 +65,11 @@ fn plan(shape: Shape, replicas: &[Replica]) -> Vec<Action> {
             }
             Some(r) if r.deleting => true,
             Some(r) if r.over => {
+                actions.push(Action::Delete(ordinal));
+                true
+            }
+            // An old version that isn't well holds nothing up that would mend it. (Upstream waits for people here.)
+            Some(r) if !r.available && is_outdated(r) && budget > 0 && !shape.parallel => {
                 actions.push(Action::Delete(ordinal));
                 true
             }
@@ -80,12 +91,8 @@ fn plan(shape: Shape, replicas: &[Replica]) -> Vec<Action> {
     if !actions.is_empty() {
         return actions;
     }
-    let Some(partition) = shape.partition else { return actions };
-    // What was just renewed must be well before more is touched. What is old and unwell is missed by nobody.
-    let down = range.clone().filter(|o| by_ordinal.get(o).is_none_or(|r| r.deleting || (r.updated && !r.available)));
-    let budget = usize::try_from(shape.max_unavailable).unwrap_or(1).saturating_sub(down.count());
-    let outdated = range.rev().filter(|o| *o >= shape.start + partition);
-    let outdated = outdated.filter(|o| by_ordinal.get(o).is_some_and(|r| !r.updated && !r.deleting));
+    // What is old and unwell is missed by nobody.
+    let outdated = range.rev().filter(|o| by_ordinal.get(o).is_some_and(|r| is_outdated(r)));
     actions.extend(outdated.take(budget).map(Action::Delete));
     actions
 }
@@ -212,7 +219,11 @@ impl Work<'_> {
             }
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
             Err(error) => {
-                let text = format!("create Pod {name} in StatefulSet {} failed error: {}", set.name_any(), informer::told(&error));
+                let text = format!(
+                    "create Pod {name} in StatefulSet {} failed error: {}",
+                    set.name_any(),
+                    informer::told(&error)
+                );
                 self.context.events.warning(set, "FailedCreate", text);
                 Err(error)
             }
@@ -288,7 +299,7 @@ fn observe(name: &str, spec: &StatefulSetSpec, mine: &[Arc<Pod>], newest: &str) 
 mod tests {
     use super::*;
 
-    /// One letter a pod: `a`vailable, `s`tarting, `d`eleting, `f`ailed, `o`ld but available, `-` missing.
+    /// One letter a pod: `a`vailable, `s`tarting, `d`eleting, `f`ailed, `o`ld but available, `b`roken and old, `-` missing.
     fn check(replicas: i32, parallel: bool, partition: i32, pods: &str, want: &str) {
         let all: Vec<Replica> = pods
             .chars()
@@ -299,7 +310,7 @@ mod tests {
                 over: c == 'f',
                 deleting: c == 'd',
                 available: matches!(c, 'a' | 'o'),
-                updated: c != 'o',
+                updated: !matches!(c, 'o' | 'b'),
             })
             .collect();
         let shape = Shape { start: 0, replicas, parallel, partition: Some(partition), max_unavailable: 1 };
@@ -332,6 +343,10 @@ mod tests {
         check(3, false, 0, "oos", "");
         check(3, false, 0, "ooa", "-1");
         check(3, false, 2, "ooa", "");
+        check(3, false, 0, "oob", "-2");
+        check(3, false, 0, "b", "-0");
+        check(3, false, 0, "obs", "");
+        check(3, false, 2, "obo", "");
         check(3, false, 2, "ooo", "-2");
         let old = |ordinal| Replica { ordinal, over: false, deleting: false, available: true, updated: false };
         let shape = Shape { start: 0, replicas: 4, parallel: true, partition: Some(1), max_unavailable: 2 };

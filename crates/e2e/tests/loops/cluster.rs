@@ -102,7 +102,8 @@ impl Cluster {
 
     /// Starts controllers and scheduler. They die with their `writes`th write: it is done, and nobody learns of it.
     pub fn start_loops(&self, writes: usize) -> Arc<Life> {
-        let life = Arc::new(Life { left: AtomicUsize::new(writes), over: AtomicBool::new(false), ended: Notify::new() });
+        let life =
+            Arc::new(Life { left: AtomicUsize::new(writes), over: AtomicBool::new(false), ended: Notify::new() });
         let user = User::new("system:kube-controller-manager", &["system:authenticated"]);
         let mortal = Mortal { inner: self.api.in_process(user), store: self.store.clone(), life: life.clone() };
         let informers = Informers::new(Client::new(mortal, "default"));
@@ -211,7 +212,12 @@ impl Cluster {
             let text = |value: &Value| value.as_str().unwrap_or("").to_string();
             if text(&of["name"]).starts_with(name) {
                 let (kind, what) = (text(&of["kind"]), text(&of["name"]));
-                let line = format!("{kind}/{what} {} {}: {}", text(&event["type"]), text(&event["reason"]), text(&event["message"]));
+                let line = format!(
+                    "{kind}/{what} {} {}: {}",
+                    text(&event["type"]),
+                    text(&event["reason"]),
+                    text(&event["message"])
+                );
                 told.push((text(&event["firstTimestamp"]), line));
             }
         }

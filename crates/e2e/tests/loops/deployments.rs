@@ -21,7 +21,8 @@ fn image(name: &str) -> Value {
 }
 
 fn image_of(object: &Value) -> &str {
-    let spec = if object["spec"]["template"].is_object() { &object["spec"]["template"]["spec"] } else { &object["spec"] };
+    let spec =
+        if object["spec"]["template"].is_object() { &object["spec"]["template"]["spec"] } else { &object["spec"] };
     spec["containers"][0]["image"].as_str().unwrap()
 }
 
@@ -29,7 +30,9 @@ fn image_of(object: &Value) -> &str {
 fn is_rolled_out(d: &Value) -> bool {
     let (wanted, status) = (d["spec"]["replicas"].as_i64().unwrap(), &d["status"]);
     status["observedGeneration"] == d["metadata"]["generation"]
-        && ["replicas", "updatedReplicas", "availableReplicas"].iter().all(|k| status[*k].as_i64().unwrap_or(0) == wanted)
+        && ["replicas", "updatedReplicas", "availableReplicas"]
+            .iter()
+            .all(|k| status[*k].as_i64().unwrap_or(0) == wanted)
 }
 
 #[tokio::test(start_paused = true)]
@@ -39,15 +42,26 @@ async fn deployment_comes_up_and_tells_so() {
     let web = cluster.until(WEB, is_rolled_out).await;
     let available = condition(&web, "Available");
     assert_eq!(available.0, "True");
-    assert_eq!((available.1.as_str(), available.2.as_str()), ("MinimumReplicasAvailable", "Deployment has minimum availability."));
+    assert_eq!(
+        (available.1.as_str(), available.2.as_str()),
+        ("MinimumReplicasAvailable", "Deployment has minimum availability.")
+    );
     let progressing = condition(&web, "Progressing");
     assert_eq!((progressing.0.as_str(), progressing.1.as_str()), ("True", "NewReplicaSetAvailable"));
     let set = name(&cluster.list(SETS).await[0]).to_string();
     assert_eq!(progressing.2, format!("ReplicaSet \"{set}\" has successfully progressed."));
     assert_eq!(web["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "1");
     let told = cluster.events("web").await;
-    assert!(told.contains(&format!("Deployment/web Normal ScalingReplicaSet: Scaled up replica set {set} from 0 to 3")), "{told:#?}");
-    assert_eq!(told.iter().filter(|t| t.starts_with(&format!("ReplicaSet/{set} Normal SuccessfulCreate: Created pod: {set}-"))).count(), 3);
+    assert!(
+        told.contains(&format!("Deployment/web Normal ScalingReplicaSet: Scaled up replica set {set} from 0 to 3")),
+        "{told:#?}"
+    );
+    assert_eq!(
+        told.iter()
+            .filter(|t| t.starts_with(&format!("ReplicaSet/{set} Normal SuccessfulCreate: Created pod: {set}-")))
+            .count(),
+        3
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -99,7 +113,8 @@ async fn undo_goes_back_to_the_old_set_and_history_is_bound() {
     }
     cluster.until(WEB, is_rolled_out).await;
     let sets = cluster.until_list(SETS, |sets| sets.len() == 3).await;
-    let revision = |s: &Value| s["metadata"]["annotations"]["deployment.kubernetes.io/revision"].as_str().unwrap().to_string();
+    let revision =
+        |s: &Value| s["metadata"]["annotations"]["deployment.kubernetes.io/revision"].as_str().unwrap().to_string();
     let mut revisions: Vec<String> = sets.iter().map(revision).collect();
     revisions.sort();
     assert_eq!(revisions, ["3", "4", "5"]);
@@ -122,7 +137,10 @@ async fn paused_deployment_scales_but_doesnt_roll_out() {
     cluster.until(WEB, is_rolled_out).await;
     cluster.patch(WEB, json!({"spec": {"paused": true}})).await;
     let paused = cluster.until(WEB, |d| condition(d, "Progressing").1 == "DeploymentPaused").await;
-    assert_eq!(condition(&paused, "Progressing"), ("Unknown".into(), "DeploymentPaused".into(), "Deployment is paused".into()));
+    assert_eq!(
+        condition(&paused, "Progressing"),
+        ("Unknown".into(), "DeploymentPaused".into(), "Deployment is paused".into())
+    );
     cluster.patch(WEB, image("two")).await;
     cluster.patch(WEB, json!({"spec": {"replicas": 4}})).await;
     cluster.until(WEB, |d| d["status"]["availableReplicas"] == 4).await;
@@ -142,7 +160,10 @@ async fn stuck_rollout_is_told_after_its_deadline() {
     let late = cluster.until(WEB, |d| condition(d, "Progressing").0 == "False").await;
     let (_, reason, message) = condition(&late, "Progressing");
     assert_eq!(reason, "ProgressDeadlineExceeded");
-    assert!(message.starts_with("ReplicaSet \"web-") && message.ends_with("\" has timed out progressing."), "{message}");
+    assert!(
+        message.starts_with("ReplicaSet \"web-") && message.ends_with("\" has timed out progressing."),
+        "{message}"
+    );
     assert_eq!(late["status"]["availableReplicas"], 2, "the old ones stay");
     // Going back ends it.
     cluster.patch(WEB, json!({"spec": {"template": {"metadata": {"annotations": null}}}})).await;
@@ -215,12 +236,21 @@ async fn set_says_why_it_has_too_few() {
         )
         .await;
     let path = "/api/v1/namespaces/default/replicationcontrollers/set";
-    let short = cluster.until(path, |s| condition(s, "ReplicaFailure").0 == "True" && s["status"]["availableReplicas"] == 1).await;
+    let short = cluster
+        .until(path, |s| condition(s, "ReplicaFailure").0 == "True" && s["status"]["availableReplicas"] == 1)
+        .await;
     let (_, reason, message) = condition(&short, "ReplicaFailure");
     assert_eq!(reason, "FailedCreate");
-    assert!(message.contains("is forbidden: exceeded quota: few, requested: pods=1, used: pods=1, limited: pods=1"), "{message}");
+    assert!(
+        message.contains("is forbidden: exceeded quota: few, requested: pods=1, used: pods=1, limited: pods=1"),
+        "{message}"
+    );
     let told = cluster.events("set").await;
-    assert!(told.iter().any(|t| t.starts_with("ReplicationController/set Warning FailedCreate: Error creating: pods \"set-")), "{told:#?}");
+    assert!(
+        told.iter()
+            .any(|t| t.starts_with("ReplicationController/set Warning FailedCreate: Error creating: pods \"set-")),
+        "{told:#?}"
+    );
     cluster.patch("/api/v1/namespaces/default/resourcequotas/few", json!({"spec": {"hard": {"pods": "5"}}})).await;
     let whole = cluster.until(path, |s| s["status"]["availableReplicas"] == 2).await;
     assert_eq!(condition(&whole, "ReplicaFailure").0, "");

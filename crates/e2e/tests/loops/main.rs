@@ -3,4 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::indexing_slicing)]
 
 mod cluster;
+mod daemons;
 mod deployments;
+mod jobs;
+mod stateful;
