@@ -67,6 +67,8 @@ async fn ensure_one(server: &Arc<ApiServer>, kind: &'static Kind, object: Value)
         let mut present = entry.parse();
         // Only what the server itself decides; what users added stays.
         let owned: &[&str] = match kind.plural {
+            // A controller keeps the rules of those that aggregate others.
+            "clusterroles" if object["aggregationRule"].is_object() => &["aggregationRule"],
             "clusterroles" => &["rules", "aggregationRule"],
             "endpoints" => &["subsets"],
             "endpointslices" => &["endpoints", "ports"],

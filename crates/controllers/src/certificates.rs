@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use informer::{Informer, Key, Keyed as _, Queue};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::jiff::SignedDuration;
+use kube::api::DeleteParams;
 use kube::{Api, Client};
 use pki::Usage;
 use serde_json::{Value, json};
@@ -21,8 +23,37 @@ pub fn start(context: Context) {
     requests.on_change(move |change| add.add(change.object().key()));
     queue.work("certificates", 1, move |key| {
         let (context, requests) = (context.clone(), requests.clone());
-        async move { reconcile(&context, &requests, &key).await.map(|()| None::<Duration>) }
+        async move {
+            if let Some(request) = requests.get(&key) {
+                let left = lifetime(&request) - age(&request);
+                if left <= SignedDuration::ZERO {
+                    let api: Api<CertificateSigningRequest> = Api::all(context.client.clone());
+                    crate::ignore(api.delete(&key.name, &DeleteParams::default()).await, &[404])?;
+                    return Ok(None);
+                }
+                reconcile(&context, &requests, &key).await?;
+                return Ok(Duration::try_from(left).ok());
+            }
+            Ok::<_, kube::Error>(None)
+        }
     });
+}
+
+/// How long a request is kept (upstream's `certificates/cleaner`).
+fn lifetime(request: &CertificateSigningRequest) -> SignedDuration {
+    let conditions = request.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let decided =
+        conditions.into_iter().flatten().any(|c| matches!(c.type_.as_str(), "Approved" | "Denied" | "Failed"));
+    SignedDuration::from_hours(if decided { 1 } else { 24 })
+}
+
+/// The time since a request was made, or last decided about.
+fn age(request: &CertificateSigningRequest) -> SignedDuration {
+    let made = request.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    let conditions = request.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let decided = conditions.into_iter().flatten().filter_map(|c| c.last_update_time.as_ref().map(|t| t.0)).max();
+    let now = apimachinery::clock::now();
+    decided.or(made).map_or(SignedDuration::ZERO, |t| now.duration_since(t))
 }
 
 /// Whether a node may have this certificate without a person looking: a joining machine a client certificate, and a

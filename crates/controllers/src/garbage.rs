@@ -10,6 +10,7 @@ use std::time::Duration;
 use api::{KINDS, Kind, Verbs};
 use futures::StreamExt as _;
 use informer::{Key, Queue};
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, PartialObjectMeta, Patch, PatchParams, Preconditions};
 use kube::runtime::watcher::{self, Event};
@@ -113,8 +114,8 @@ pub fn start(context: Context) {
         // All kinds are listed once every sender is gone; before that, an owner may only not be known yet.
         let _ = waiting.recv().await;
         queue.work("garbage", 4, move |key| {
-            let (client, graph) = (context.client.clone(), graph.clone());
-            async move { collect(&client, &graph, &key.name).await }
+            let (context, graph) = (context.clone(), graph.clone());
+            async move { collect(&context, &graph, &key.name).await }
         });
     });
 }
@@ -225,16 +226,24 @@ fn gone(uid: &str, graph: &Shared, queue: &Queue) {
     }
 }
 
-async fn collect(client: &Client, graph: &Shared, uid: &str) -> Result<Option<Duration>> {
-    let (node, dependents, alive, foreground) = {
+async fn collect(context: &Context, graph: &Shared, uid: &str) -> Result<Option<Duration>> {
+    let (node, dependents, alive, foreground, foreign) = {
         let graph = graph.lock();
         let Some(node) = graph.nodes.get(uid).cloned() else { return Ok(None) };
         let has = |n: &Node, f: &str| n.finalizers.iter().any(|x| x == f);
-        let alive = node.owners.iter().any(|o| graph.nodes.get(o).is_some_and(|n| !(n.deleting && has(n, FOREGROUND))));
-        let waited_for =
-            node.owners.iter().any(|o| graph.nodes.get(o).is_some_and(|n| n.deleting && has(n, FOREGROUND)));
-        (node, graph.dependents_of(uid), alive, waited_for)
+        // An owner is of the same namespace, or of none.
+        let is_near = |n: &&Node| n.namespace.is_empty() || n.namespace == node.namespace;
+        let known: Vec<&Node> = node.owners.iter().filter_map(|o| graph.nodes.get(o)).collect();
+        let foreign: Vec<String> = known.iter().filter(|n| !is_near(n)).map(|n| n.name.clone()).collect();
+        let owners: Vec<&Node> = known.into_iter().filter(is_near).collect();
+        let alive = owners.iter().any(|n| !(n.deleting && has(n, FOREGROUND)));
+        let waited_for = owners.iter().any(|n| n.deleting && has(n, FOREGROUND));
+        (node, graph.dependents_of(uid), alive, waited_for, foreign)
     };
+    if !foreign.is_empty() && !node.deleting {
+        tell_foreign(context, &node, uid, &foreign).await?;
+    }
+    let client = &context.client;
     if node.deleting && node.finalizers.iter().any(|f| f == ORPHAN) {
         for dependent in &dependents {
             disown(client, graph, dependent, uid).await?;
@@ -258,6 +267,27 @@ async fn collect(client: &Client, graph: &Shared, uid: &str) -> Result<Option<Du
     }
     delete(client, &node, uid, foreground).await?;
     Ok(None)
+}
+
+/// Tells of owner references that lead to another namespace, and so to nothing.
+async fn tell_foreign(context: &Context, node: &Node, uid: &str, foreign: &[String]) -> Result {
+    let Ok(object) = api(&context.client, node).get_metadata(&node.name).await else { return Ok(()) };
+    for owner in object.owner_references().iter().filter(|o| foreign.contains(&o.name)) {
+        let text = format!(
+            "ownerRef [{}/{}, namespace: {}, name: {}, uid: {}] does not exist in namespace {:?}",
+            owner.api_version, owner.kind, node.namespace, owner.name, owner.uid, node.namespace
+        );
+        let of = ObjectReference {
+            api_version: Some(node.kind.api_version()),
+            kind: Some(node.kind.kind.into()),
+            namespace: Some(node.namespace.clone()),
+            name: Some(node.name.clone()),
+            uid: Some(uid.into()),
+            ..ObjectReference::default()
+        };
+        context.events.record(of, "Warning", "OwnerRefInvalidNamespace", text);
+    }
+    Ok(())
 }
 
 async fn delete(client: &Client, node: &Node, uid: &str, foreground: bool) -> Result {

@@ -6,6 +6,7 @@
 
 mod autoscaler;
 mod certificates;
+mod cluster_roles;
 mod cron_job;
 mod custom_resources;
 mod daemon_set;
@@ -72,6 +73,7 @@ pub fn start(config: Config, informers: Informers) {
     namespace::start(context.clone());
     service_account::start(context.clone());
     certificates::start(context.clone());
+    cluster_roles::start(context.clone());
     custom_resources::start(context.clone());
     nodes::start(context.events("node-controller"));
     replica_set::start(context.clone());
@@ -92,7 +94,7 @@ pub fn start(config: Config, informers: Informers) {
         service_lb::start(context.events("service-lb-controller"));
     }
     storage::start(context.events("persistentvolume-controller"));
-    garbage::start(context);
+    garbage::start(context.events("garbage-collector-controller"));
 }
 
 /// Taking what is gone already, or was made already, for done.

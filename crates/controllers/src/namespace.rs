@@ -1,22 +1,39 @@
 //! Namespaces that are deleted: everything in them goes first.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api::{KINDS, Kind, Verbs};
 use informer::{Change, Informer, Key, Keyed as _, Queue};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::Client;
 use serde_json::{Value, json};
 
 use crate::{Context, Result, custom_resources};
 
+/// How often it is looked whether the rest is gone: what is held by finalizers goes without telling us.
+const AGAIN: Duration = Duration::from_millis(500);
+
+#[derive(Clone)]
+struct Work {
+    context: Context,
+    namespaces: Informer<Namespace>,
+    definitions: Informer<CustomResourceDefinition>,
+    services: Informer<APIService>,
+}
+
 pub fn start(context: Context) {
-    let namespaces = context.informers.of::<Namespace>();
-    let definitions = context.informers.of::<CustomResourceDefinition>();
+    let work = Work {
+        namespaces: context.informers.of(),
+        definitions: context.informers.of(),
+        services: context.informers.of(),
+        context,
+    };
     let queue = Queue::default();
     let add = queue.clone();
-    namespaces.on_change(move |change| {
+    work.namespaces.on_change(move |change| {
         if let Change::Applied { new, .. } = change
             && new.metadata.deletion_timestamp.is_some()
         {
@@ -24,10 +41,10 @@ pub fn start(context: Context) {
         }
     });
     queue.work("namespace", 2, move |key| {
-        let (context, namespaces, definitions) = (context.clone(), namespaces.clone(), definitions.clone());
+        let work = work.clone();
         async move {
-            informer::synced!(definitions);
-            empty(&context, &namespaces, &definitions, &key).await
+            informer::synced!(work.definitions, work.services);
+            work.empty(&key).await
         }
     });
 }
@@ -44,48 +61,196 @@ pub async fn request(client: &Client, method: &str, path: &str, body: &Value) ->
     client.request(request).await
 }
 
-async fn empty(
-    context: &Context,
-    namespaces: &Informer<Namespace>,
-    definitions: &Informer<CustomResourceDefinition>,
-    key: &Key,
-) -> Result<Option<Duration>> {
-    let Some(namespace) = namespaces.get(key) else { return Ok(None) };
-    if namespace.spec.as_ref().and_then(|s| s.finalizers.as_ref()).is_none_or(Vec::is_empty) {
-        return Ok(None);
+/// What is left of a namespace's content, and what went wrong on the way.
+#[derive(Debug, Default)]
+struct Findings {
+    /// How many objects of a resource (`configmaps.`, `deployments.apps`) are left.
+    left: BTreeMap<String, usize>,
+    /// How many objects wait for a finalizer.
+    finalizers: BTreeMap<String, usize>,
+    /// Groups whose API server doesn't answer.
+    unknown: Vec<String>,
+    failures: Vec<String>,
+}
+
+impl Findings {
+    fn is_empty(&self) -> bool {
+        self.left.is_empty() && self.unknown.is_empty() && self.failures.is_empty()
     }
-    let mut left = Vec::new();
-    let custom = custom_resources::kinds(definitions);
-    for kind in KINDS.iter().chain(custom).filter(|k| k.namespaced && k.verbs == Verbs::All) {
-        let path = path(kind, &key.name);
-        let found = match request(&context.client, "GET", &format!("{path}?limit=1"), &Value::Null).await {
-            // A definition that went meanwhile took its objects along.
-            Err(kube::Error::Api(status)) if kind.custom && status.code == 404 => continue,
+
+    /// The conditions, in upstream's words (`namespace_conditions.go`).
+    fn conditions(&self) -> [(&'static str, bool, &'static str, String); 5] {
+        let counted = |map: &BTreeMap<String, usize>, verb: &str| {
+            map.iter().map(|(what, n)| format!("{what} {verb} {n} resource instances")).collect::<Vec<_>>().join(", ")
+        };
+        let (unknown, failed) = (!self.unknown.is_empty(), !self.failures.is_empty());
+        let (left, held) = (!self.left.is_empty(), !self.finalizers.is_empty());
+        let pick = |is: bool, yes: String, no: &str| if is { yes } else { no.to_string() };
+        let discovery = format!(
+            "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}",
+            self.unknown.len(),
+            self.unknown.join(", ")
+        );
+        let remaining = format!("Some resources are remaining: {}", counted(&self.left, "has"));
+        let finalizers =
+            format!("Some content in the namespace has finalizers remaining: {}", counted(&self.finalizers, "in"));
+        [
+            (
+                "NamespaceDeletionDiscoveryFailure",
+                unknown,
+                if unknown { "DiscoveryFailed" } else { "ResourcesDiscovered" },
+                pick(unknown, discovery, "All resources successfully discovered"),
+            ),
+            (
+                "NamespaceDeletionGroupVersionParsingFailure",
+                false,
+                "ParsedGroupVersions",
+                "All legacy kube types successfully parsed".into(),
+            ),
+            (
+                "NamespaceDeletionContentFailure",
+                failed,
+                if failed { "ContentDeletionFailed" } else { "ContentDeleted" },
+                pick(
+                    failed,
+                    format!(
+                        "Failed to delete all resource types, {} remaining: {}",
+                        self.failures.len(),
+                        self.failures.join(", ")
+                    ),
+                    "All content successfully deleted, may be waiting on finalization",
+                ),
+            ),
+            (
+                "NamespaceContentRemaining",
+                left,
+                if left { "SomeResourcesRemain" } else { "ContentRemoved" },
+                pick(left, remaining, "All content successfully removed"),
+            ),
+            (
+                "NamespaceFinalizersRemaining",
+                held,
+                if held { "SomeFinalizersRemain" } else { "ContentHasNoFinalizers" },
+                pick(held, finalizers, "All content-preserving finalizers finished"),
+            ),
+        ]
+    }
+}
+
+/// A resource that a namespace may have objects of.
+struct Resource {
+    /// `configmaps.`, `deployments.apps`.
+    name: String,
+    path: String,
+    /// Its kind may go away while it is looked at.
+    fleeting: bool,
+}
+
+impl Work {
+    /// All resources that namespaces have; those of further API servers by asking them.
+    async fn resources(&self, namespace: &str, findings: &mut Findings) -> Vec<Resource> {
+        let of_kind = |kind: &Kind| Resource {
+            name: format!("{}.{}", kind.plural, kind.group),
+            path: path(kind, namespace),
+            fleeting: kind.custom,
+        };
+        let custom = custom_resources::kinds(&self.definitions);
+        let own = KINDS.iter().chain(custom).filter(|k| k.namespaced && k.verbs == Verbs::All);
+        let mut resources: Vec<Resource> = own.map(of_kind).collect();
+        for service in self.services.list() {
+            let Some(spec) = service.spec.as_ref().filter(|s| s.service.is_some()) else { continue };
+            let (group, version) = (spec.group.clone().unwrap_or_default(), spec.version.clone().unwrap_or_default());
+            let root = format!("/apis/{group}/{version}");
+            match request(&self.context.client, "GET", &root, &Value::Null).await {
+                Ok(list) => {
+                    let has =
+                        |r: &Value, verb: &str| r["verbs"].as_array().is_some_and(|v| v.iter().any(|v| v == verb));
+                    for found in list["resources"].as_array().into_iter().flatten() {
+                        let name = found["name"].as_str().unwrap_or("");
+                        if found["namespaced"] == true
+                            && has(found, "list")
+                            && has(found, "delete")
+                            && !name.contains('/')
+                        {
+                            resources.push(Resource {
+                                name: format!("{name}.{group}"),
+                                path: format!("{root}/namespaces/{namespace}/{name}"),
+                                fleeting: true,
+                            });
+                        }
+                    }
+                }
+                Err(error) => findings.unknown.push(format!("{group}/{version}: {}", informer::told(&error))),
+            }
+        }
+        // Pods go first, while the secrets, policies and accounts that they run by are still there (KEP-5080).
+        resources.sort_by_key(|r| r.name != "pods.");
+        resources
+    }
+
+    /// Deletes the objects of a resource, and counts what is left of them.
+    async fn delete(&self, resource: &Resource, findings: &mut Findings) -> Result {
+        let client = &self.context.client;
+        let found = request(client, "GET", &resource.path, &Value::Null).await?;
+        if found["items"].as_array().is_none_or(Vec::is_empty) {
+            return Ok(());
+        }
+        if found["items"].as_array().into_iter().flatten().any(|o| o["metadata"]["deletionTimestamp"].is_null()) {
+            request(client, "DELETE", &resource.path, &json!({"propagationPolicy": "Background"})).await?;
+        }
+        let found = request(client, "GET", &resource.path, &Value::Null).await?;
+        let items = found["items"].as_array().cloned().unwrap_or_default();
+        if !items.is_empty() {
+            findings.left.insert(resource.name.clone(), items.len());
+        }
+        for finalizer in items.iter().flat_map(|o| o["metadata"]["finalizers"].as_array().into_iter().flatten()) {
+            *findings.finalizers.entry(finalizer.as_str().unwrap_or("").to_string()).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    async fn empty(&self, key: &Key) -> Result<Option<Duration>> {
+        let Some(namespace) = self.namespaces.get(key) else { return Ok(None) };
+        if namespace.spec.as_ref().and_then(|s| s.finalizers.as_ref()).is_none_or(Vec::is_empty) {
+            return Ok(None);
+        }
+        let mut findings = Findings::default();
+        for resource in self.resources(&key.name, &mut findings).await {
+            if resource.name != "pods." && findings.left.contains_key("pods.") {
+                break;
+            }
+            match self.delete(&resource, &mut findings).await {
+                // A definition that went meanwhile took its objects along.
+                Err(kube::Error::Api(status)) if resource.fleeting && status.code == 404 => {}
+                Err(error) => findings.failures.push(format!("{}: {}", resource.name, informer::told(&error))),
+                Ok(()) => {}
+            }
+        }
+        let path = format!("/api/v1/namespaces/{}", key.name);
+        let mut object = match request(&self.context.client, "GET", &path, &Value::Null).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
             found => found?,
         };
-        if found["items"].as_array().is_none_or(Vec::is_empty) {
-            continue;
+        if findings.is_empty() {
+            object["spec"]["finalizers"] = json!([]);
+            let done = request(&self.context.client, "PUT", &format!("{path}/finalize"), &object).await;
+            crate::ignore(done, &[404])?;
+            return Ok(None);
         }
-        request(&context.client, "DELETE", &path, &json!({"propagationPolicy": "Background"})).await?;
-        let found = request(&context.client, "GET", &path, &Value::Null).await?;
-        let count = found["items"].as_array().map_or(0, Vec::len);
-        if count > 0 {
-            left.push(format!("{} has {count} resource instances", kind.resource()));
-        }
-    }
-    let path = format!("/api/v1/namespaces/{}", key.name);
-    if !left.is_empty() {
         // Says what it waits for, so that nobody has to guess.
-        let condition = json!({"type": "NamespaceContentRemaining", "status": "True", "reason": "SomeResourcesRemain",
-            "message": format!("Some resources are remaining: {}", left.join(", ")),
-            "lastTransitionTime": apimachinery::clock::now_rfc3339()});
-        let mut object = request(&context.client, "GET", &path, &Value::Null).await?;
-        object["status"]["conditions"] = json!([condition]);
-        let _ = request(&context.client, "PUT", &format!("{path}/status"), &object).await;
-        return Ok(Some(Duration::from_millis(500)));
+        let now = apimachinery::clock::now_rfc3339();
+        let present = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let conditions = findings.conditions().map(|(kind, is, reason, message)| {
+            let status = if is { "True" } else { "False" };
+            let same = present.iter().find(|c| c["type"] == kind && c["status"] == status);
+            let since = same.map_or_else(|| json!(now), |c| c["lastTransitionTime"].clone());
+            json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": since})
+        });
+        if json!(present) != json!(conditions) {
+            object["status"]["conditions"] = json!(conditions);
+            let told = request(&self.context.client, "PUT", &format!("{path}/status"), &object).await;
+            crate::ignore(told, &[404, 409])?;
+        }
+        Ok(Some(AGAIN))
     }
-    let mut object = request(&context.client, "GET", &path, &Value::Null).await?;
-    object["spec"]["finalizers"] = json!([]);
-    crate::ignore(request(&context.client, "PUT", &format!("{path}/finalize"), &object).await, &[404])?;
-    Ok(None)
 }

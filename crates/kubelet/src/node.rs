@@ -178,6 +178,19 @@ pub async fn keep_status(agent: Arc<Agent>) {
     let mut next_status = tokio::time::Instant::now();
     let mut shown_images = 0;
     let mut pressures = agent.pressures.subscribe();
+    // Who was silent for too long is called unknown by the control plane, until he speaks.
+    let doubted = Arc::new(tokio::sync::Notify::new());
+    let (doubt, name) = (doubted.clone(), config.node_name.clone());
+    agent.informers.of::<Node>().on_change(move |change| {
+        if let informer::Change::Applied { new, .. } = change
+            && new.metadata.name.as_deref() == Some(&name)
+        {
+            let conditions = new.status.as_ref().and_then(|s| s.conditions.as_ref());
+            if conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "Unknown") {
+                doubt.notify_one();
+            }
+        }
+    });
     let mut before: Vec<NodeCondition> = Vec::new();
     if let Ok(node) = nodes.get(&config.node_name).await {
         before = node.status.and_then(|s| s.conditions).unwrap_or_default();
@@ -208,6 +221,12 @@ pub async fn keep_status(agent: Arc<Agent>) {
         }
         tokio::select! {
             () = tokio::time::sleep(LEASE) => {}
+            () = doubted.notified() => {
+                if let Ok(node) = nodes.get(&config.node_name).await {
+                    before = node.status.and_then(|s| s.conditions).unwrap_or_default();
+                }
+                next_status = tokio::time::Instant::now();
+            }
             Ok(()) = pressures.changed() => pressures.mark_changed(),
         }
     }

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use apimachinery::{LabelSelector, ObjectExt as _};
+use apimachinery::ObjectExt as _;
 use parking_lot::RwLock;
 use serde_json::Value;
 
@@ -196,14 +196,7 @@ fn compile(server: &ApiServer, made_of: [u64; 4]) -> Index {
     let [cluster_roles, cluster_bindings, roles, bindings] = RESOURCES.map(all);
     let mut rules: HashMap<(String, String), Arc<Vec<Rule>>> = HashMap::new();
     for role in cluster_roles.iter().chain(&roles) {
-        let mut own: Vec<Rule> = role.array_at(&["rules"]).iter().map(Rule::read).collect();
-        for selector in role.array_at(&["aggregationRule", "clusterRoleSelectors"]) {
-            let Ok(selector) = LabelSelector::from_json(selector) else { continue };
-            let matching = cluster_roles
-                .iter()
-                .filter(|r| selector.matches(|k| r["metadata"]["labels"].get(k).and_then(Value::as_str)));
-            own.extend(matching.flat_map(|r| r.array_at(&["rules"])).map(Rule::read));
-        }
+        let own: Vec<Rule> = role.array_at(&["rules"]).iter().map(Rule::read).collect();
         rules.insert((role.namespace().into(), role.name().into()), Arc::new(own));
     }
     let grant = |binding: &Value| {

@@ -96,14 +96,18 @@ fn paths(verb: &str, paths: &[&str]) -> Value {
     json!([{"verbs": [verb], "nonResourceURLs": paths}])
 }
 
-/// A role that also has the rules of all roles labelled for it.
-fn aggregated(name: &str, rules: Value, label: Option<&str>) -> Value {
+/// What makes a role part of another.
+fn part_of(mut role: Value, name: &str) -> Value {
+    role["metadata"]["labels"][format!("rbac.authorization.k8s.io/aggregate-to-{name}")] = "true".into();
+    role
+}
+
+/// A role that has the rules of all roles labelled for it. `rules` are those of the ones that come with it; a controller adds
+/// further ones.
+fn aggregated(name: &str, rules: Value) -> Value {
     let mut role = role(name, rules);
     let key = format!("rbac.authorization.k8s.io/aggregate-to-{name}");
     role["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": {key: "true"}}]});
-    if let Some(label) = label {
-        role["metadata"]["labels"][format!("rbac.authorization.k8s.io/aggregate-to-{label}")] = "true".into();
-    }
     role
 }
 
@@ -130,9 +134,12 @@ pub fn cluster_roles() -> Vec<Value> {
     ];
     vec![
         role("cluster-admin", everything.clone()),
-        aggregated("admin", rules(&[VIEW, EDIT, ADMIN]), None),
-        aggregated("edit", rules(&[VIEW, EDIT]), Some("admin")),
-        aggregated("view", rules(&[VIEW]), Some("edit")),
+        aggregated("admin", rules(&[EDIT, VIEW, ADMIN])),
+        part_of(aggregated("edit", rules(&[EDIT, VIEW])), "admin"),
+        part_of(aggregated("view", rules(&[VIEW])), "edit"),
+        part_of(role("system:aggregate-to-admin", rules(&[ADMIN])), "admin"),
+        part_of(role("system:aggregate-to-edit", rules(&[EDIT])), "edit"),
+        part_of(role("system:aggregate-to-view", rules(&[VIEW])), "view"),
         role("system:discovery", paths("get", &discovery)),
         role("system:basic-user", rules(&[reviews])),
         role("system:public-info-viewer", paths("get", &health)),

@@ -171,6 +171,15 @@ impl Cluster {
         self.request(Method::POST, path, "application/json", &body).await.unwrap_or_else(|e| panic!("{path}: {e}"))
     }
 
+    /// Posts what may be refused.
+    pub async fn try_post(&self, path: &str, body: Value) -> Result<Value, Box<kube::core::Status>> {
+        match self.request(Method::POST, path, "application/json", &body).await {
+            Ok(answer) => Ok(answer),
+            Err(kube::Error::Api(status)) => Err(status),
+            Err(error) => panic!("{path}: {error}"),
+        }
+    }
+
     /// Deletes; options are those of `DeleteOptions`.
     pub async fn delete(&self, path: &str, options: Value) {
         self.request(Method::DELETE, path, "application/json", &options)
@@ -262,6 +271,12 @@ impl Life {
         while !self.is_over() {
             self.ended.notified().await;
         }
+    }
+
+    /// Ends it now.
+    pub fn end(&self) {
+        self.left.store(1, Ordering::Relaxed);
+        self.spend();
     }
 
     pub fn is_over(&self) -> bool {

@@ -6,4 +6,6 @@ mod cluster;
 mod daemons;
 mod deployments;
 mod jobs;
+mod keeping;
+mod nodes;
 mod stateful;

@@ -1,5 +1,8 @@
 //! Nodes: their ranges of pod addresses, and what follows when one is not heard of any more.
 
+mod eviction;
+mod health;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,17 +11,15 @@ use informer::{Informer, Key, Keyed as _, Queue};
 use ipnet::IpNet;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::{Context, Result, pods};
+use crate::{Context, Result};
+use eviction::is_ready;
+use health::{GRACE, Health, Verdict};
 
-/// A node whose lease is older than this counts as lost.
-const GRACE: SignedDuration = SignedDuration::from_secs(40);
-/// How often a lost node is looked at: pods may still come to it.
-const LOST_CHECK: Duration = Duration::from_secs(5);
 /// The taints that conditions of a node bring: condition, its status, taint.
 const OF_CONDITIONS: [(&str, &str, &str); 6] = [
     ("Ready", "False", "not-ready"),
@@ -33,19 +34,72 @@ const PREFIX: &str = "node.kubernetes.io/";
 /// Prefix length of a node's range of IPv4 addresses.
 const NODE_PREFIX: u8 = 24;
 
+#[derive(Clone)]
+struct Caches {
+    nodes: Informer<Node>,
+    pods: Informer<Pod>,
+    health: Arc<Mutex<Health>>,
+}
+
+/// The part of the cluster that fails together.
+fn zone(node: &Node) -> String {
+    let label = |key: &str| node.labels().get(key).map_or("", String::as_str);
+    format!("{}/{}", label("topology.kubernetes.io/region"), label("topology.kubernetes.io/zone"))
+}
+
 pub fn start(context: Context) {
-    let nodes = context.informers.of::<Node>();
     let leases = context.informers.of::<Lease>();
-    let all_pods = context.informers.of::<Pod>();
+    let caches = Caches { nodes: context.informers.of(), pods: context.informers.of(), health: Arc::default() };
     let queue = Queue::default();
-    let add = queue.clone();
-    nodes.on_change(move |change| add.add(change.object().key()));
+    let (add, own) = (queue.clone(), caches.clone());
+    caches.nodes.on_change(move |change| {
+        let (node, now) = (change.object(), apimachinery::clock::now());
+        add.add(node.key());
+        let changed = match change {
+            informer::Change::Applied { .. } => {
+                own.health.lock().put(&node.name_any(), &zone(node), is_ready(node), now)
+            }
+            informer::Change::Deleted(_) => own.health.lock().remove(&node.name_any(), now),
+        };
+        if changed {
+            // What may be done with the silent ones has changed.
+            own.nodes.list().iter().filter(|n| !is_ready(n)).for_each(|n| add.add(n.key()));
+        }
+    });
+    let (add, own) = (queue.clone(), caches.clone());
+    leases.on_change(move |change| {
+        let (lease, now) = (change.object(), apimachinery::clock::now());
+        let name = lease.name_any();
+        if lease.namespace().as_deref() == Some("kube-node-lease") {
+            let renewed = lease.spec.as_ref().and_then(|s| s.renew_time.as_ref()).map(|t| t.0);
+            own.health.lock().hear(&name, renewed, now);
+            let key = Key::new("", &name);
+            if own.nodes.get(&key).is_some_and(|n| !is_ready(&n)) {
+                add.add(key);
+            }
+        }
+    });
+    let (add, own) = (queue.clone(), caches.clone());
+    caches.pods.on_change(move |change| {
+        // A pod that comes to a node that others have to leave, or goes from one that is out of service.
+        let informer::Change::Applied { old, new } = change else { return };
+        let node = |pod: &Pod| pod.spec.as_ref().and_then(|s| s.node_name.clone());
+        let Some(name) = node(new) else { return };
+        let matters = old.as_ref().is_none_or(|old| {
+            node(old).is_none() || old.metadata.deletion_timestamp != new.metadata.deletion_timestamp
+        });
+        let key = Key::new("", &name);
+        let taints = own.nodes.get(&key).and_then(|n| n.spec.as_ref()?.taints.clone());
+        if matters && taints.into_iter().flatten().any(|t| t.effect == "NoExecute") {
+            add.add(key);
+        }
+    });
     // One worker, so that no two nodes get the same range.
     queue.work("node", 1, move |key| {
-        let (context, nodes, leases, all_pods) = (context.clone(), nodes.clone(), leases.clone(), all_pods.clone());
+        let (context, caches, leases) = (context.clone(), caches.clone(), leases.clone());
         async move {
-            informer::synced!(nodes, leases, all_pods);
-            reconcile(&context, &nodes, &leases, &all_pods, &key).await
+            informer::synced!(caches.nodes, leases, caches.pods);
+            reconcile(&context, &caches, &key).await
         }
     });
 }
@@ -55,46 +109,72 @@ fn free_range(cluster: IpNet, taken: &HashSet<IpNet>) -> Option<IpNet> {
     cluster.subnets(NODE_PREFIX.max(cluster.prefix_len())).ok()?.find(|range| !taken.contains(range))
 }
 
-async fn reconcile(
-    context: &Context,
-    nodes: &Informer<Node>,
-    leases: &Informer<Lease>,
-    all_pods: &Informer<Pod>,
-    key: &Key,
-) -> Result<Option<Duration>> {
-    let Some(node) = nodes.get(key) else { return orphans(context, all_pods, &key.name).await };
+async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
+    let Some(node) = caches.nodes.get(key) else {
+        return eviction::orphans(context, &caches.pods, &key.name).await.map(|()| None);
+    };
     let api: Api<Node> = Api::all(context.client.clone());
-    let spec = node.spec.clone().unwrap_or_default();
-    if spec.pod_cidr.is_none() {
-        let taken = nodes.list().iter().filter_map(|n| n.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()).collect();
-        let Some(range) = free_range(context.config.cluster_cidr, &taken) else {
-            context.events.warning(node.as_ref(), "CIDRNotAvailable", "all ranges of --cluster-cidr are in use");
-            return Ok(Some(Duration::from_secs(30)));
-        };
-        let patch = json!({"spec": {"podCIDR": range.to_string(), "podCIDRs": [range.to_string()]}});
-        let changed = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
-        let cidr = changed.spec.and_then(|s| s.pod_cidr);
-        nodes.wait_for(key, |n| n.and_then(|n| n.spec.as_ref()).and_then(|s| s.pod_cidr.clone()) == cidr).await;
+    if node.spec.as_ref().is_none_or(|s| s.pod_cidr.is_none()) && !give_range(context, caches, &node).await? {
+        return Ok(Some(Duration::from_secs(30)));
     }
-    let lease = leases.get(&Key::new("kube-node-lease", &key.name));
-    let heard = lease.and_then(|l| l.spec.as_ref()?.renew_time.as_ref().map(|t| t.0));
-    let heard =
-        heard.or_else(|| node.metadata.creation_timestamp.as_ref().map(|t| t.0)).unwrap_or(Timestamp::UNIX_EPOCH);
-    let lost = apimachinery::clock::now().duration_since(heard) > GRACE;
+    let now = apimachinery::clock::now();
+    let silence = caches.health.lock().silence(&key.name, now);
+    let lost = silence > GRACE;
     let ready =
         node.status.as_ref().and_then(|s| s.conditions.as_ref()).and_then(|c| c.iter().find(|c| c.type_ == "Ready"));
-    let state = ready.map_or("Unknown", |c| c.status.as_str()).to_string();
-    if lost && state != "Unknown" {
+    if lost && ready.is_none_or(|c| c.status != "Unknown") {
         tracing::warn!(node = key.name, "the node isn't heard of any more");
         context.events.normal(node.as_ref(), "NodeNotReady", format!("Node {} status is now: NodeNotReady", key.name));
         mark_unknown(&api, &node).await?;
-        unready_pods(context, all_pods, &key.name).await?;
+        // The change brings the node here again.
+        return Ok(None);
     }
-    write_taints(&api, &node, lost).await?;
-    let again = evict(context, all_pods, &node).await?;
-    let silent = GRACE - apimachinery::clock::now().duration_since(heard);
-    let silent = Duration::try_from(silent).unwrap_or(LOST_CHECK) + Duration::from_millis(100);
-    Ok(Some(again.map_or(silent, |again| again.min(silent))))
+    if ready.is_some_and(|c| c.status == "Unknown") {
+        eviction::mark_unready(context, &caches.pods, &key.name).await?;
+    }
+    let mut wanted = wanted_taints(&node, lost);
+    let mut again = None;
+    let executes = |(key, effect): &(&str, &str)| *effect == "NoExecute" && matches!(*key, "not-ready" | "unreachable");
+    if let Some(given_up) = wanted.iter().copied().find(executes) {
+        let health = &caches.health;
+        if health.lock().is_halted() {
+            wanted.retain(|w| !executes(w));
+        } else if !has_taint(&node, given_up) {
+            match health.lock().give_up(&key.name, now) {
+                Verdict::Yes => {}
+                Verdict::No => wanted.retain(|w| !executes(w)),
+                Verdict::Later(wait) => {
+                    wanted.retain(|w| !executes(w));
+                    again = Duration::try_from(wait).ok();
+                }
+            }
+        }
+    }
+    write_taints(&api, &node, &wanted).await?;
+    let evicted = eviction::evict(context, &caches.pods, &node).await?;
+    let silent = (!lost).then(|| Duration::try_from(GRACE - silence).unwrap_or_default() + Duration::from_millis(100));
+    Ok([again, evicted, silent].into_iter().flatten().min())
+}
+
+/// Gives a node its range of pod addresses; false if there is none left.
+async fn give_range(context: &Context, caches: &Caches, node: &Node) -> Result<bool> {
+    let nodes = &caches.nodes;
+    let taken = nodes.list().iter().filter_map(|n| n.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()).collect();
+    let Some(range) = free_range(context.config.cluster_cidr, &taken) else {
+        context.events.warning(node, "CIDRNotAvailable", "all ranges of --cluster-cidr are in use");
+        return Ok(false);
+    };
+    let api: Api<Node> = Api::all(context.client.clone());
+    let patch = json!({"spec": {"podCIDR": range.to_string(), "podCIDRs": [range.to_string()]}});
+    let changed = api.patch(&node.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
+    let cidr = changed.spec.and_then(|s| s.pod_cidr);
+    nodes.wait_for(&node.key(), |n| n.and_then(|n| n.spec.as_ref()).and_then(|s| s.pod_cidr.clone()) == cidr).await;
+    Ok(true)
+}
+
+fn has_taint(node: &Node, (key, effect): (&str, &str)) -> bool {
+    let taints = node.spec.as_ref().and_then(|s| s.taints.as_ref());
+    taints.into_iter().flatten().any(|t| t.key.strip_prefix(PREFIX) == Some(key) && t.effect == effect)
 }
 
 async fn mark_unknown(api: &Api<Node>, node: &Node) -> Result {
@@ -109,24 +189,6 @@ async fn mark_unknown(api: &Api<Node>, node: &Node) -> Result {
         .collect();
     let patch = Patch::Strategic(json!({"status": {"conditions": conditions}}));
     crate::ignore(api.patch_status(&node.name_any(), &PatchParams::default(), &patch).await, &[404])
-}
-
-/// Services must not send anything to the pods of a lost node.
-async fn unready_pods(context: &Context, all_pods: &Informer<Pod>, node: &str) -> Result {
-    for pod in on_node(all_pods, node).into_iter().filter(|p| pods::is_ready(p)) {
-        let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
-        let now = apimachinery::clock::now_rfc3339();
-        let patch = Patch::Strategic(
-            json!({"status": {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": now}]}}),
-        );
-        crate::ignore(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await, &[404])?;
-    }
-    Ok(())
-}
-
-fn on_node(all_pods: &Informer<Pod>, node: &str) -> Vec<Arc<Pod>> {
-    let is_there = |p: &Arc<Pod>| p.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node);
-    all_pods.list().into_iter().filter(is_there).collect()
 }
 
 /// The taints that a node should have by its conditions: key (after the prefix) and effect.
@@ -156,9 +218,8 @@ fn wanted_taints(node: &Node, lost: bool) -> Vec<(&'static str, &'static str)> {
 }
 
 /// Gives a node the taints that it should have, and takes those that it shouldn't.
-async fn write_taints(api: &Api<Node>, node: &Node, lost: bool) -> Result {
+async fn write_taints(api: &Api<Node>, node: &Node, wanted: &[(&'static str, &'static str)]) -> Result {
     let present = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
-    let wanted = wanted_taints(node, lost);
     let ours = |t: &Taint| {
         let known = OF_CONDITIONS.iter().map(|(_, _, key)| *key).chain([UNSCHEDULABLE]);
         t.key.strip_prefix(PREFIX).is_some_and(|key| known.into_iter().any(|k| k == key))
@@ -174,7 +235,7 @@ async fn write_taints(api: &Api<Node>, node: &Node, lost: bool) -> Result {
         }
         taints.push(value);
     }
-    for (key, effect) in wanted.into_iter().filter(|w| !present.iter().any(|t| is(t, *w))) {
+    for (key, effect) in wanted.iter().filter(|w| !present.iter().any(|t| is(t, **w))) {
         taints.push(json!({"key": format!("{PREFIX}{key}"), "effect": effect, "timeAdded": now}));
     }
     if json!(present) == json!(taints) {
@@ -182,54 +243,6 @@ async fn write_taints(api: &Api<Node>, node: &Node, lost: bool) -> Result {
     }
     let patch = json!({"metadata": {"resourceVersion": node.resource_version()}, "spec": {"taints": taints}});
     crate::ignore(api.patch(&node.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await, &[404, 409])
-}
-
-/// Deletes the pods that don't tolerate a NoExecute taint of the node, once their time is over. Returns when the next
-/// one's is.
-async fn evict(context: &Context, all_pods: &Informer<Pod>, node: &Node) -> Result<Option<Duration>> {
-    let taints = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
-    let mut soonest: Option<i64> = None;
-    let executing: Vec<&Taint> = taints.iter().filter(|t| t.effect == "NoExecute").collect();
-    if executing.is_empty() {
-        return Ok(None);
-    }
-    for pod in on_node(all_pods, &node.name_any()).into_iter().filter(|p| !pods::is_deleting(p)) {
-        let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.clone()).unwrap_or_default();
-        let left = |taint: &&Taint| {
-            let limit = placement::tolerated_seconds(&tolerations, taint)?;
-            // One without a time is about to get it.
-            let age = taint.time_added.as_ref().map_or(0, |t| apimachinery::clock::now().duration_since(t.0).as_secs());
-            Some(limit - age)
-        };
-        match executing.iter().filter_map(left).min() {
-            Some(left) if left <= 0 => evict_one(context, all_pods, &pod).await?,
-            Some(left) => soonest = Some(soonest.map_or(left, |s| s.min(left))),
-            None => {}
-        }
-    }
-    let next = soonest.map_or(LOST_CHECK, |s| Duration::from_secs(s.max(1) as u64));
-    Ok(Some(next.min(LOST_CHECK)))
-}
-
-async fn evict_one(context: &Context, all_pods: &Informer<Pod>, pod: &Pod) -> Result {
-    context.events.normal(pod, "TaintManagerEviction", format!("Marking for deletion Pod {}", pod.key()));
-    let now = apimachinery::clock::now_rfc3339();
-    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
-        "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": now});
-    let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
-    let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
-    crate::ignore(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await, &[404, 409])?;
-    pods::delete(&context.client, all_pods, pod).await
-}
-
-/// Pods of a node that was deleted are gone with it.
-async fn orphans(context: &Context, all_pods: &Informer<Pod>, node: &str) -> Result<Option<Duration>> {
-    for pod in on_node(all_pods, node) {
-        let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
-        let params = kube::api::DeleteParams { grace_period_seconds: Some(0), ..Default::default() };
-        crate::ignore(api.delete(&pod.name_any(), &params).await, &[404])?;
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

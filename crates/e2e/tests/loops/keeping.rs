@@ -1,0 +1,202 @@
+//! What keeps the cluster in order: garbage, namespaces, quotas, accounts, budgets, certificates.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::cluster::{Cluster, condition, name, names};
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn set(replicas: i32) -> String {
+    format!(
+        "{{apiVersion: apps/v1, kind: ReplicaSet, metadata: {{name: set}}, spec: {{replicas: {replicas}, selector: {{matchLabels: {{app: set}}}}, \
+         template: {{metadata: {{labels: {{app: set}}, annotations: {{fake/lingers: '5', fake/ready: '5'}}}}, spec: {{containers: [{{name: c, image: one}}]}}}}}}}}"
+    )
+}
+
+const SET: &str = "/apis/apps/v1/namespaces/default/replicasets/set";
+
+#[tokio::test(start_paused = true)]
+async fn dependents_go_before_after_or_not_at_all() {
+    let cluster = Cluster::start(1).await;
+    let up = || async {
+        cluster.create(&set(2)).await;
+        cluster.until(SET, |s| s["status"]["availableReplicas"] == 2).await
+    };
+    up().await;
+    cluster.delete(SET, json!({"propagationPolicy": "Foreground"})).await;
+    let waiting = cluster.get(SET).await;
+    assert_eq!(waiting["metadata"]["finalizers"], json!(["foregroundDeletion"]));
+    cluster.until(SET, Value::is_null).await;
+    assert!(cluster.list(PODS).await.is_empty(), "all dependents went before");
+    up().await;
+    cluster.delete(SET, json!({"propagationPolicy": "Background"})).await;
+    assert!(cluster.get(SET).await.is_null() && cluster.list(PODS).await.len() == 2);
+    cluster.until_list(PODS, <[Value]>::is_empty).await;
+    up().await;
+    cluster.delete(SET, json!({"propagationPolicy": "Orphan"})).await;
+    cluster.until(SET, Value::is_null).await;
+    sleep(Duration::from_secs(60)).await;
+    let left = cluster.list(PODS).await;
+    assert_eq!(left.len(), 2);
+    assert!(
+        left.iter().all(|p| p["metadata"]["ownerReferences"].is_null() && p["metadata"]["deletionTimestamp"].is_null())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn owners_may_be_absent_several_or_in_the_wrong_place() {
+    let cluster = Cluster::start(0).await;
+    let map = |name: &str, owners: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "ownerReferences": owners}});
+    let one = cluster.post(MAPS, map("one", json!([]))).await;
+    let two = cluster.post(MAPS, map("two", json!([]))).await;
+    let owner =
+        |of: &Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name(of), "uid": of["metadata"]["uid"]});
+    cluster.post(MAPS, map("of-both", json!([owner(&one), owner(&two)]))).await;
+    cluster
+        .post(MAPS, map("of-nobody", json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "never", "uid": "0"}])))
+        .await;
+    cluster.until(&format!("{MAPS}/of-nobody"), Value::is_null).await;
+    cluster.delete(&format!("{MAPS}/one"), json!({})).await;
+    sleep(Duration::from_secs(60)).await;
+    assert!(!cluster.get(&format!("{MAPS}/of-both")).await.is_null(), "one owner is left");
+    cluster.delete(&format!("{MAPS}/two"), json!({})).await;
+    cluster.until(&format!("{MAPS}/of-both"), Value::is_null).await;
+    // An owner in another namespace is none: it is looked for in the dependent's own.
+    cluster.create("{apiVersion: v1, kind: Namespace, metadata: {name: other}}").await;
+    let far = cluster.post("/api/v1/namespaces/other/configmaps", map("far", json!([]))).await;
+    cluster.post(MAPS, map("lost", json!([owner(&far)]))).await;
+    cluster.until(&format!("{MAPS}/lost"), Value::is_null).await;
+    let told = cluster.events("lost").await;
+    assert!(told.iter().any(|t| t.starts_with("ConfigMap/lost Warning OwnerRefInvalidNamespace: ownerRef [v1/ConfigMap, namespace: default, name: far, uid: ")), "{told:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn namespace_says_what_it_waits_for() {
+    let cluster = Cluster::start(1).await;
+    cluster.create("{apiVersion: v1, kind: Namespace, metadata: {name: n}}").await;
+    cluster.until("/api/v1/namespaces/n/serviceaccounts/default", |a| !a.is_null()).await;
+    cluster
+        .until("/api/v1/namespaces/n/configmaps/kube-root-ca.crt", |m| {
+            m["data"]["ca.crt"].as_str().is_some_and(|c| c.contains("BEGIN CERTIFICATE"))
+        })
+        .await;
+    cluster
+        .create(
+            "{apiVersion: v1, kind: ConfigMap, metadata: {name: held, namespace: n, finalizers: [example.com/hold]}}",
+        )
+        .await;
+    cluster.create("{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: n, annotations: {fake/lingers: '10'}}, spec: {containers: [{name: c, image: one}]}}").await;
+    cluster.until("/api/v1/namespaces/n/pods/p", |p| p["status"]["phase"] == "Running").await;
+    cluster.delete("/api/v1/namespaces/n", json!({})).await;
+    let stuck = cluster
+        .until("/api/v1/namespaces/n", |n| {
+            condition(n, "NamespaceFinalizersRemaining").0 == "True" && n["status"]["phase"] == "Terminating"
+        })
+        .await;
+    let (_, reason, message) = condition(&stuck, "NamespaceFinalizersRemaining");
+    assert_eq!(
+        (reason.as_str(), message.as_str()),
+        (
+            "SomeFinalizersRemain",
+            "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances"
+        )
+    );
+    let remaining =
+        cluster.until("/api/v1/namespaces/n", |n| !condition(n, "NamespaceContentRemaining").2.contains("pods")).await;
+    assert_eq!(
+        condition(&remaining, "NamespaceContentRemaining"),
+        (
+            "True".into(),
+            "SomeResourcesRemain".into(),
+            "Some resources are remaining: configmaps. has 1 resource instances".into()
+        )
+    );
+    assert_eq!(condition(&remaining, "NamespaceDeletionContentFailure").0, "False");
+    cluster.patch("/api/v1/namespaces/n/configmaps/held", json!({"metadata": {"finalizers": null}})).await;
+    cluster.until("/api/v1/namespaces/n", Value::is_null).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn quota_shows_what_is_used() {
+    let cluster = Cluster::start(1).await;
+    cluster
+        .create("{apiVersion: v1, kind: ResourceQuota, metadata: {name: q}, spec: {hard: {pods: '3', requests.cpu: '2', count/configmaps: '9'}}}")
+        .await;
+    let quota = "/api/v1/namespaces/default/resourcequotas/q";
+    let pod = |name: &str, cpu: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{containers: [{{name: c, image: one, resources: {{requests: {{cpu: {cpu}}}}}}}]}}}}"
+        )
+    };
+    cluster.create(&pod("a", "500m")).await;
+    cluster.create(&pod("b", "'1'")).await;
+    let used = cluster
+        .until(quota, |q| q["status"]["used"]["pods"] == "2" && q["status"]["used"]["count/configmaps"] == "1")
+        .await;
+    assert_eq!(used["status"]["used"]["requests.cpu"], "1500m");
+    cluster.delete(&format!("{PODS}/a"), json!({})).await;
+    cluster.until(quota, |q| q["status"]["used"]["requests.cpu"] == "1").await;
+    cluster.patch(quota, json!({"spec": {"hard": {"requests.cpu": null}}})).await;
+    cluster.until(quota, |q| q["status"]["used"] == json!({"pods": "1", "count/configmaps": "1"})).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn budget_lets_evictions_through_one_at_a_time() {
+    let cluster = Cluster::start(2).await;
+    cluster.create("{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: b}, spec: {minAvailable: 2, selector: {matchLabels: {app: set}}}}").await;
+    cluster.create(&set(3)).await;
+    let budget = "/apis/policy/v1/namespaces/default/poddisruptionbudgets/b";
+    let open = cluster.until(budget, |b| b["status"]["disruptionsAllowed"] == 1).await;
+    let status = &open["status"];
+    assert_eq!(
+        (&status["currentHealthy"], &status["desiredHealthy"], &status["expectedPods"]),
+        (&3.into(), &2.into(), &3.into())
+    );
+    let pods = cluster.pods("set").await;
+    let evict = |pod: &Value| json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name(pod), "namespace": "default"}});
+    cluster.post(&format!("{PODS}/{}/eviction", name(&pods[0])), evict(&pods[0])).await;
+    let refused = cluster.try_post(&format!("{PODS}/{}/eviction", name(&pods[1])), evict(&pods[1])).await.unwrap_err();
+    assert_eq!(refused.code, 429);
+    assert!(
+        refused.message.starts_with("Cannot evict pod as it would violate the pod's disruption budget."),
+        "{}",
+        refused.message
+    );
+    cluster.until(budget, |b| b["status"]["disruptionsAllowed"] == 1 && b["status"]["disruptedPods"].is_null()).await;
+    cluster.post(&format!("{PODS}/{}/eviction", name(&pods[1])), evict(&pods[1])).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn aggregated_roles_hold_the_rules_of_others() {
+    let cluster = Cluster::start(0).await;
+    cluster
+        .create("{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: all}, aggregationRule: {clusterRoleSelectors: [{matchLabels: {part: 'yes'}}]}}")
+        .await;
+    let rule = |resource: &str| json!({"apiGroups": [""], "resources": [resource], "verbs": ["get"]});
+    let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    for resource in ["pods", "nodes"] {
+        let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": format!("part-{resource}"), "labels": {"part": "yes"}}, "rules": [rule(resource)]});
+        cluster.post(roles, role).await;
+    }
+    cluster.until(&format!("{roles}/all"), |r| r["rules"] == json!([rule("nodes"), rule("pods")])).await;
+    cluster.delete(&format!("{roles}/part-nodes"), json!({})).await;
+    cluster.until(&format!("{roles}/all"), |r| r["rules"] == json!([rule("pods")])).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_certificate_requests_are_swept() {
+    let cluster = Cluster::start(1).await;
+    let csr = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": "r"},
+        "spec": {"request": "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KLS0tLS1FTkQgQ0VSVElGSUNBVEUgUkVRVUVTVC0tLS0tCg==",
+            "signerName": "example.com/own", "usages": ["client auth"]}});
+    let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    cluster.post(requests, csr).await;
+    sleep(Duration::from_secs(23 * 3600)).await;
+    assert_eq!(names(&cluster.list(requests).await), ["r"]);
+    sleep(Duration::from_secs(2 * 3600)).await;
+    assert!(cluster.list(requests).await.is_empty(), "nobody approved it for a day");
+}
