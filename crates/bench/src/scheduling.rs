@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use scheduler::filters::Volumes;
 use scheduler::plan::{Outcome, place};
 use scheduler::pod::PodInfo;
+use scheduler::profile::Profile;
 use scheduler::snapshot::Snapshot;
 use serde_json::json;
 
@@ -47,7 +48,7 @@ fn rate(nodes: usize, spread: bool) -> anyhow::Result<f64> {
     let begun = Instant::now();
     for pod in pods {
         let (key, info) = (pod.key(), Arc::new(PodInfo::read(pod)));
-        match place(&key, &info, &mut snapshot, &Volumes::default()) {
+        match place(&key, &info, &mut snapshot, &Volumes::default(), &Profile::default()) {
             Outcome::Node(node) => snapshot.assume(key, info, &node),
             Outcome::Nowhere(why) => anyhow::bail!("{}", why.describe()),
         }

@@ -97,15 +97,15 @@ impl Memory {
 #[derive(Clone)]
 pub struct Recorder {
     client: Client,
-    component: &'static str,
+    component: String,
     host: String,
     memory: Arc<Mutex<Memory>>,
 }
 
 impl Recorder {
     /// `host` is the node's name for what runs on nodes, else empty.
-    pub fn new(client: Client, component: &'static str, host: &str) -> Self {
-        Recorder { client, component, host: host.into(), memory: Arc::default() }
+    pub fn new(client: Client, component: impl Into<String>, host: &str) -> Self {
+        Recorder { client, component: component.into(), host: host.into(), memory: Arc::default() }
     }
 
     pub fn normal<K: Resource<DynamicType = ()>>(&self, object: &K, reason: &str, message: impl Into<String>) {
@@ -162,10 +162,10 @@ impl Recorder {
             reason: Some(reason.into()),
             message: Some(message),
             source: Some(EventSource {
-                component: Some(self.component.into()),
+                component: Some(self.component.clone()),
                 host: Some(self.host.clone()).filter(|h| !h.is_empty()),
             }),
-            reporting_component: Some(self.component.into()),
+            reporting_component: Some(self.component.clone()),
             reporting_instance: Some(self.host.clone()),
             first_timestamp: Some(now.clone()),
             last_timestamp: Some(now),

@@ -1,6 +1,6 @@
 //! Work queues: which objects need a look.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,13 +30,24 @@ impl fmt::Display for Key {
 
 #[derive(Default)]
 struct State {
-    ready: VecDeque<Key>,
+    /// By rank, then in the order of arrival.
+    ready: BTreeMap<(i32, u64), Key>,
+    arrivals: u64,
+    ranks: HashMap<Key, i32>,
     /// In `ready`, or to be put there when the present worker is done.
     wanted: HashSet<Key>,
     running: HashSet<Key>,
     failures: HashMap<Key, u32>,
     /// When a key comes up by itself.
     later: HashMap<Key, Instant>,
+}
+
+impl State {
+    fn push(&mut self, key: Key) {
+        self.arrivals += 1;
+        let rank = self.ranks.get(&key).copied().unwrap_or(0);
+        self.ready.insert((rank, self.arrivals), key);
+    }
 }
 
 #[derive(Default)]
@@ -56,12 +67,20 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from
 
 impl Queue {
     pub fn add(&self, key: Key) {
+        self.add_ranked(key, 0);
+    }
+
+    /// Adds `key` with a rank: the lower, the sooner it has its turn. It keeps its rank when it comes back by itself.
+    pub fn add_ranked(&self, key: Key, rank: i32) {
         let mut state = self.shared.state.lock();
+        if rank != 0 {
+            state.ranks.insert(key.clone(), rank);
+        }
         if !state.wanted.insert(key.clone()) {
             return;
         }
         if !state.running.contains(&key) {
-            state.ready.push_back(key);
+            state.push(key);
             drop(state);
             self.shared.changed.notify_one();
         }
@@ -99,7 +118,7 @@ impl Queue {
             let changed = self.shared.changed.notified();
             {
                 let mut state = self.shared.state.lock();
-                if let Some(key) = state.ready.pop_front() {
+                if let Some((_, key)) = state.ready.pop_first() {
                     state.wanted.remove(&key);
                     state.running.insert(key.clone());
                     if !state.ready.is_empty() {
@@ -116,7 +135,7 @@ impl Queue {
         let mut state = self.shared.state.lock();
         state.running.remove(key);
         if state.wanted.contains(key) {
-            state.ready.push_back(key.clone());
+            state.push(key.clone());
             drop(state);
             self.shared.changed.notify_one();
         }
@@ -129,8 +148,13 @@ impl Queue {
         (BACKOFF.0 * 2u32.saturating_pow((*count - 1).min(20))).min(BACKOFF.1)
     }
 
-    fn succeeded(&self, key: &Key) {
-        self.shared.state.lock().failures.remove(key);
+    /// `settled` if it doesn't come back by itself.
+    fn succeeded(&self, key: &Key, settled: bool) {
+        let mut state = self.shared.state.lock();
+        state.failures.remove(key);
+        if settled && !state.wanted.contains(key) {
+            state.ranks.remove(key);
+        }
     }
 
     /// Starts `workers` tasks that call `reconcile` for every key. It returns when the key should come up again, if
@@ -150,7 +174,7 @@ impl Queue {
                     queue.done(&key);
                     match outcome {
                         Ok(again) => {
-                            queue.succeeded(&key);
+                            queue.succeeded(&key, again.is_none());
                             if let Some(wait) = again {
                                 queue.add_after(key, wait);
                             }

@@ -10,10 +10,12 @@ pub mod filters;
 pub mod plan;
 pub mod pod;
 pub mod preemption;
+pub mod profile;
+mod score;
 pub mod snapshot;
 mod topology;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,15 +33,15 @@ use filters::Volumes;
 use plan::Outcome;
 use pod::PodInfo;
 use preemption::{Budgets, Preemption};
+use profile::{Profile, Profiles};
 use snapshot::Snapshot;
 
-const NAME: &str = "default-scheduler";
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 
 #[derive(Clone)]
 struct Scheduler {
     client: Client,
-    events: Recorder,
+    profiles: Arc<HashMap<String, (Profile, Recorder)>>,
     snapshot: Arc<Mutex<Snapshot>>,
     pods: informer::Informer<Pod>,
     claims: informer::Informer<PersistentVolumeClaim>,
@@ -49,10 +51,13 @@ struct Scheduler {
 }
 
 /// Starts the scheduler. It ends with the process.
-pub fn start(informers: &Informers) {
+pub fn start(profiles: &Profiles, informers: &Informers) {
+    let client = informers.client().clone();
+    let told_by = |profile: &Profile| (profile.clone(), Recorder::new(client.clone(), profile.name.clone(), ""));
+    let profiles = profiles.names().filter_map(|name| Some((name.clone(), told_by(profiles.get(name)?))));
     let scheduler = Scheduler {
-        client: informers.client().clone(),
-        events: Recorder::new(informers.client().clone(), NAME, ""),
+        profiles: Arc::new(profiles.collect()),
+        client: client.clone(),
         snapshot: Arc::default(),
         pods: informers.of(),
         claims: informers.of(),
@@ -69,7 +74,12 @@ pub fn start(informers: &Informers) {
     let retry = wake.clone();
     nodes.on_change(move |change| {
         match change {
-            Change::Applied { new, .. } => snapshot.lock().put_node(new.clone()),
+            Change::Applied { old, new } => {
+                snapshot.lock().put_node(new.clone());
+                if old.as_ref().is_some_and(|old| !may_help(old, new)) {
+                    return;
+                }
+            }
             Change::Deleted(old) => snapshot.lock().remove_node(&old.name_any()),
         }
         retry();
@@ -88,6 +98,7 @@ pub fn start(informers: &Informers) {
         retry();
     });
     let (snapshot, add, retry) = (scheduler.snapshot.clone(), queue.clone(), wake.clone());
+    let profiles = scheduler.profiles.clone();
     scheduler.pods.on_change(move |change| {
         let pod = change.object();
         let over = matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
@@ -99,14 +110,16 @@ pub fn start(informers: &Informers) {
             }
         } else if assigned {
             snapshot.lock().put_pod(pod.clone());
-        } else if pod.metadata.deletion_timestamp.is_none() && is_ours(pod) {
-            add.add(pod.key());
+        } else if pod.metadata.deletion_timestamp.is_none() && is_ours(pod, &profiles) {
+            // The more important comes first.
+            let priority = pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
+            add.add_ranked(pod.key(), -priority);
         }
     });
     let retry = wake.clone();
     scheduler.claims.on_change(move |_| retry());
     scheduler.volumes.on_change(move |_| wake());
-    queue.work(NAME, 1, move |key| {
+    queue.work("scheduler", 1, move |key| {
         let (scheduler, waiting, nodes) = (scheduler.clone(), waiting.clone(), nodes.clone());
         async move {
             informer::synced!(
@@ -128,6 +141,13 @@ pub fn start(informers: &Informers) {
     });
 }
 
+/// Whether what changed of a node may let a pod go there; heartbeats and the like don't.
+fn may_help(old: &Node, new: &Node) -> bool {
+    let allocatable = |n: &Node| n.status.as_ref().and_then(|s| s.allocatable.clone());
+    let closed = |n: &Node| n.spec.as_ref().map(|s| (s.taints.clone(), s.unschedulable));
+    old.labels() != new.labels() || allocatable(old) != allocatable(new) || closed(old) != closed(new)
+}
+
 /// Why a pod's volumes let it go nowhere yet.
 enum Obstacle {
     /// A moment's matter: the claim has its volume, only its status is still to be written.
@@ -135,10 +155,13 @@ enum Obstacle {
     Told(String),
 }
 
-fn is_ours(pod: &Pod) -> bool {
+fn asked_for(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).unwrap_or(profile::DEFAULT)
+}
+
+fn is_ours(pod: &Pod, profiles: &HashMap<String, (Profile, Recorder)>) -> bool {
     let spec = pod.spec.as_ref();
-    let name = spec.and_then(|s| s.scheduler_name.as_deref()).unwrap_or(NAME);
-    name == NAME && spec.and_then(|s| s.scheduling_gates.as_ref()).is_none_or(Vec::is_empty)
+    profiles.contains_key(asked_for(pod)) && spec.and_then(|s| s.scheduling_gates.as_ref()).is_none_or(Vec::is_empty)
 }
 
 /// A pod that went away meanwhile is no error.
@@ -164,6 +187,12 @@ impl Budgets for Scheduler {
 }
 
 impl Scheduler {
+    /// Who tells of a pod: the profile that it asked for.
+    fn events_of(&self, pod: &Pod) -> Recorder {
+        let found = self.profiles.get(asked_for(pod));
+        found.map_or_else(|| Recorder::new(self.client.clone(), profile::DEFAULT, ""), |(_, recorder)| recorder.clone())
+    }
+
     /// Looks for a node; tells whether the pod needs no further look by a change, and when by time.
     async fn schedule(&self, key: &Key) -> Result<(bool, Option<Duration>), kube::Error> {
         let Some(pod) = self.pods.get(key) else { return Ok((true, None)) };
@@ -180,7 +209,8 @@ impl Scheduler {
             }
         };
         let info = Arc::new(PodInfo::read(pod.clone()));
-        let outcome = plan::place(key, &info, &mut self.snapshot.lock(), &volumes);
+        let Some((profile, _)) = self.profiles.get(asked_for(&pod)) else { return Ok((true, None)) };
+        let outcome = plan::place(key, &info, &mut self.snapshot.lock(), &volumes, profile);
         let node = match outcome {
             Outcome::Node(node) => node,
             Outcome::Nowhere(refusal) => {
@@ -226,7 +256,7 @@ impl Scheduler {
                 continue;
             }
             let api: Api<Pod> = Api::namespaced(self.client.clone(), &victim.namespace);
-            let message = format!("{NAME}: preempting to accommodate a higher priority pod");
+            let message = format!("{}: preempting to accommodate a higher priority pod", asked_for(&info.pod));
             let patch = Patch::Strategic(
                 json!({"status": {"conditions": [{"type": "DisruptionTarget", "status": "True",
                 "reason": "PreemptionByScheduler", "message": message, "lastTransitionTime": apimachinery::clock::now_rfc3339()}]}}),
@@ -234,7 +264,7 @@ impl Scheduler {
             let marked = api.patch_status(&victim.name, &PatchParams::default(), &patch).await.map(|_| ());
             gone_is_fine(marked)?;
             gone_is_fine(api.delete(&victim.name, &DeleteParams::default()).await.map(|_| ()))?;
-            self.events.normal(
+            self.events_of(&info.pod).normal(
                 &*pod,
                 "Preempted",
                 format!("Preempted by pod {} on node {}", info.pod.uid().unwrap_or_default(), found.node),
@@ -254,7 +284,7 @@ impl Scheduler {
             api.create_subresource("binding", &pod.name_any(), &PostParams::default(), &binding).await?;
         let text =
             format!("Successfully assigned {}/{} to {node}", pod.namespace().unwrap_or_default(), pod.name_any());
-        self.events.normal(pod, "Scheduled", text);
+        self.events_of(pod).normal(pod, "Scheduled", text);
         Ok(())
     }
 
@@ -264,7 +294,7 @@ impl Scheduler {
         if told.is_some_and(|c| c.message.as_deref() == Some(reason)) {
             return Ok(());
         }
-        self.events.warning(pod, "FailedScheduling", reason);
+        self.events_of(pod).warning(pod, "FailedScheduling", reason);
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let patch = Patch::Strategic(json!({"status": {"conditions": [{"type": "PodScheduled", "status": "False",
             "reason": "Unschedulable", "message": reason, "lastTransitionTime": apimachinery::clock::now_rfc3339()}]}}));

@@ -56,6 +56,14 @@ pub struct PodInfo {
     pub preferred: Vec<Term>,
     pub spread: Vec<Spread>,
     pub owner: Option<String>,
+    /// The images of its containers, as nodes name them.
+    pub images: Vec<String>,
+}
+
+/// An image's name as nodes have it: with a tag.
+fn image_name(name: &str) -> String {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    if last.contains(':') || name.contains('@') { name.into() } else { format!("{name}:latest") }
 }
 
 fn selector(of: Option<&Selector>) -> Option<LabelSelector> {
@@ -154,6 +162,11 @@ impl PodInfo {
             preferred,
             spread,
             owner: pod.owner_references().iter().find(|o| o.controller == Some(true)).map(|o| o.uid.clone()),
+            images: spec
+                .iter()
+                .flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers))
+                .filter_map(|c| c.image.as_deref().map(image_name))
+                .collect(),
             pod,
         }
     }

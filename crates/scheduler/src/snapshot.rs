@@ -23,6 +23,8 @@ pub struct NodeState {
     pub node: Option<Arc<Node>>,
     pub allocatable: Amounts,
     pub used: Amounts,
+    /// The images that it has, with their sizes in bytes.
+    pub images: Arc<HashMap<String, i64>>,
     pub pods: BTreeMap<Key, Arc<PodInfo>>,
     /// How many of the pods have ports of the node.
     with_ports: usize,
@@ -69,6 +71,8 @@ fn count(counts: &mut Counts, node: usize, more: bool) {
 pub struct Snapshot {
     nodes: Vec<NodeState>,
     ids: HashMap<String, usize>,
+    /// How many nodes there are; of others only pods are known.
+    known: usize,
     /// Where each pod is.
     places: HashMap<Key, usize>,
     groups: HashMap<Arc<Kin>, Counts>,
@@ -77,6 +81,8 @@ pub struct Snapshot {
     affine: HashSet<Key>,
     /// How many nodes have each value of each label.
     domains: HashMap<String, BTreeMap<String, usize>>,
+    /// How many nodes have each image.
+    images: HashMap<String, usize>,
     /// Pods for which room is being made, with the node.
     nominated: BTreeMap<Key, (usize, Arc<PodInfo>)>,
     pub namespaces: BTreeMap<String, Labels>,
@@ -101,6 +107,16 @@ impl Snapshot {
 
     pub fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// How many nodes there are.
+    pub fn known(&self) -> usize {
+        self.known
+    }
+
+    /// How many nodes have an image.
+    pub fn holders(&self, image: &str) -> usize {
+        self.images.get(image).copied().unwrap_or(0)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -157,13 +173,31 @@ impl Snapshot {
         for (key, value) in node.labels() {
             *self.domains.entry(key.clone()).or_default().entry(value.clone()).or_default() += 1;
         }
+        let listed = node.status.as_ref().and_then(|s| s.images.as_ref()).into_iter().flatten();
+        let named =
+            listed.flat_map(|image| image.names.iter().flatten().map(|n| (n.clone(), image.size_bytes.unwrap_or(0))));
+        let images: HashMap<String, i64> = named.collect();
+        for image in images.keys() {
+            *self.images.entry(image.clone()).or_default() += 1;
+        }
         let state = &mut self.nodes[id];
+        state.images = Arc::new(images);
         state.allocatable = Amounts::read(node.status.as_ref().and_then(|s| s.allocatable.as_ref()));
         state.node = Some(node);
+        self.known += 1;
     }
 
     fn forget_domains(&mut self, id: usize) {
         let Some(node) = self.nodes[id].node.take() else { return };
+        self.known -= 1;
+        for image in std::mem::take(&mut self.nodes[id].images).keys() {
+            if let Some(number) = self.images.get_mut(image) {
+                *number -= 1;
+                if *number == 0 {
+                    self.images.remove(image);
+                }
+            }
+        }
         for (key, value) in node.labels() {
             if let Some(values) = self.domains.get_mut(key)
                 && let Some(number) = values.get_mut(value)

@@ -159,6 +159,9 @@ pub struct ServerArgs {
     /// Admission plugins to turn on: ExtendedResourceToleration, OwnerReferencesPermissionEnforcement (comma-separated)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub enable_admission_plugins: Vec<apiserver::Plugin>,
+    /// File with the scheduler's profiles (KubeSchedulerConfiguration of kubescheduler.config.k8s.io/v1)
+    #[arg(long, value_name = "FILE", value_parser = scheduler_config)]
+    pub scheduler_config: Option<scheduler::profile::Profiles>,
     /// Parts to leave out: dns, ingress, servicelb, local-storage, metrics (comma-separated)
     #[arg(long, value_delimiter = ',')]
     pub disable: Vec<String>,
@@ -325,6 +328,12 @@ fn from_file(text: &str) -> anyhow::Result<Vec<OsString>> {
         }
     }
     Ok(arguments)
+}
+
+/// Reads the scheduler's profiles.
+fn scheduler_config(path: &str) -> Result<scheduler::profile::Profiles, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    scheduler::profile::Profiles::read(&text)
 }
 
 #[cfg(test)]

@@ -29,6 +29,6 @@ pub fn start_control_plane(api: &Arc<ApiServer>, args: &ServerArgs, authority: &
     };
     controllers::start(config, managers.clone());
     // The scheduler reads the controllers' caches, so that each kind is decoded once in this process.
-    scheduler::start(&managers);
+    scheduler::start(&args.scheduler_config.clone().unwrap_or_default(), &managers);
     managers
 }

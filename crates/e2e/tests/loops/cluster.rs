@@ -102,6 +102,11 @@ impl Cluster {
 
     /// Starts controllers and scheduler. They die with their `writes`th write: it is done, and nobody learns of it.
     pub fn start_loops(&self, writes: usize) -> Arc<Life> {
+        self.start_loops_with(writes, &scheduler::profile::Profiles::default())
+    }
+
+    /// The same, with profiles of the scheduler.
+    pub fn start_loops_with(&self, writes: usize, profiles: &scheduler::profile::Profiles) -> Arc<Life> {
         let life =
             Arc::new(Life { left: AtomicUsize::new(writes), over: AtomicBool::new(false), ended: Notify::new() });
         let user = User::new("system:kube-controller-manager", &["system:authenticated"]);
@@ -116,7 +121,7 @@ impl Cluster {
             api_port: 6443,
         };
         controllers::start(config, informers.clone());
-        scheduler::start(&informers);
+        scheduler::start(profiles, &informers);
         life
     }
 

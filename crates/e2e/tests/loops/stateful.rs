@@ -40,7 +40,7 @@ fn is_rolled_out(s: &Value) -> bool {
 async fn pods_come_and_go_in_order() {
     let cluster = Cluster::start(1).await;
     cluster.create(&db(3, "", "fake/ready: '5', fake/lingers: '4'")).await;
-    cluster.until(DB, |s| is_rolled_out(s)).await;
+    cluster.until(DB, is_rolled_out).await;
     let pods = cluster.pods("db").await;
     assert_eq!(names(&pods), ["db-0", "db-1", "db-2"]);
     let born: Vec<&str> = pods.iter().map(|p| p["metadata"]["creationTimestamp"].as_str().unwrap()).collect();

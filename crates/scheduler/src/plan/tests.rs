@@ -68,7 +68,7 @@ fn pod(text: &str) -> (PodInfo, String) {
 
 fn placed(snapshot: &mut Snapshot, text: &str) -> String {
     let (info, _) = pod(text);
-    match place(&info.pod.key(), &info, snapshot, &Volumes::default()) {
+    match place(&info.pod.key(), &info, snapshot, &Volumes::default(), &Profile::default()) {
         Outcome::Node(name) => name,
         Outcome::Nowhere(refusal) => refusal.describe(),
     }
@@ -181,7 +181,9 @@ fn the_more_nodes_the_fewer_are_looked_at() {
     for i in 0..60 {
         let (info, _) = pod(&format!("p{i} cpu=1"));
         let key = info.pod.key();
-        let Outcome::Node(node) = place(&key, &info, &mut many, &Volumes::default()) else { panic!("there is room") };
+        let Outcome::Node(node) = place(&key, &info, &mut many, &Volumes::default(), &Profile::default()) else {
+            panic!("there is room")
+        };
         used.insert(node.clone());
         many.assume(key, Arc::new(info), &node);
     }
@@ -198,7 +200,8 @@ impl Budgets for Allowed {
 
 fn preempted(snapshot: &mut Snapshot, text: &str, allowed: i32) -> String {
     let (info, _) = pod(text);
-    let Outcome::Nowhere(refusal) = place(&info.pod.key(), &info, snapshot, &Volumes::default()) else {
+    let Outcome::Nowhere(refusal) = place(&info.pod.key(), &info, snapshot, &Volumes::default(), &Profile::default())
+    else {
         panic!("it fits as it is")
     };
     match preemption::find(&info, snapshot, &Volumes::default(), &refusal, &Allowed(allowed)) {
@@ -259,5 +262,45 @@ fn requests_count_the_peak_of_init_containers_and_the_sum_of_sidecars() {
     assert_eq!(
         of(json!({"containers": [c("1")], "resources": {"requests": {"cpu": "3"}}, "overhead": {"cpu": "1"}})),
         4000
+    );
+}
+
+#[test]
+fn profiles_pack_or_spread_and_images_draw() {
+    let with = |profile: &Profile, nodes: &str, text: &str| {
+        let (info, _) = pod(text);
+        match place(&info.pod.key(), &info, &mut cluster(nodes), &Volumes::default(), profile) {
+            Outcome::Node(name) => name,
+            Outcome::Nowhere(refusal) => refusal.describe(),
+        }
+    };
+    let nodes = "node a 4\nnode b 4\npod q on b cpu=2";
+    assert_eq!(with(&Profile::default(), nodes, "p cpu=1"), "a");
+    let packing =
+        Profile { strategy: crate::profile::Strategy::Most, resources: vec![("cpu".into(), 1)], ..Profile::default() };
+    assert_eq!(with(&packing, nodes, "p cpu=1"), "b");
+    let added = serde_json::from_value(json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms":
+        [{"matchExpressions": [{"key": "disk", "operator": "Exists"}]}]}}));
+    let own = Profile { affinity: added.unwrap(), ..Profile::default() };
+    assert_eq!(with(&own, "node a 4\nnode b 1 disk=ssd", "p cpu=1"), "b");
+    assert_eq!(
+        with(&own, "node a 4", "p"),
+        "0/1 nodes are available: 1 node(s) didn't match scheduler-enforced node affinity."
+    );
+    // A large image that is there outweighs a little room.
+    let mut snapshot = cluster("node a 4\nnode b 4\npod q on b cpu=500m");
+    let mut holder = node(&["b", "4"]);
+    holder.status.as_mut().unwrap().images =
+        Some(serde_json::from_value(json!([{"names": ["big:latest"], "sizeBytes": 2_000_000_000_i64}])).unwrap());
+    snapshot.put_node(Arc::new(holder));
+    let (mut info, _) = pod("p cpu=100m");
+    assert_eq!(
+        place(&info.pod.key(), &info, &mut snapshot, &Volumes::default(), &Profile::default()),
+        Outcome::Node("a".into())
+    );
+    info.images = vec!["big:latest".into()];
+    assert_eq!(
+        place(&info.pod.key(), &info, &mut snapshot, &Volumes::default(), &Profile::default()),
+        Outcome::Node("b".into())
     );
 }
