@@ -1,5 +1,6 @@
 //! Whether a pod can go to a node at all. Reasons are upstream's words, which people search for.
 
+use informer::Key;
 use k8s_openapi::api::core::v1::{Node, NodeSelector, PodSpec, Taint, Toleration};
 use kube::ResourceExt as _;
 
@@ -14,6 +15,12 @@ pub struct Volumes {
     pub affinities: Vec<NodeSelector>,
     /// Volumes are already being made on this node.
     pub node: Option<String>,
+    /// Labels of the pod's volumes that say where they are: key and values.
+    pub zones: Vec<(String, Vec<String>)>,
+    /// Claims that one pod at a time may use, wherever it is.
+    pub exclusive: Vec<Key>,
+    /// Another pod has one of them.
+    pub in_use: bool,
     /// Claims whose volumes are to be made on the chosen node.
     pub to_provision: Vec<String>,
 }
@@ -84,7 +91,18 @@ pub fn obstacle(pod: &PodInfo, state: &NodeState, volumes: &Volumes, topology: &
     {
         return final_("node(s) didn't match PersistentVolume's node affinity");
     }
+    let elsewhere = |(key, values): &(String, Vec<String>)| {
+        // Nodes of no zone at all are as good as any.
+        state.label(key).is_some_and(|own| !values.iter().any(|v| v == own))
+    };
+    if volumes.zones.iter().any(elsewhere) {
+        return final_("node(s) had no available volume zone");
+    }
     let resolvable = |reason: String| Some(Obstacle { reason, resolvable: true });
+    if volumes.in_use {
+        let reason = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode";
+        return resolvable(reason.into());
+    }
     if let Some(reason) = lack(&pod.amounts, &state.used, &state.allocatable) {
         // What the whole node doesn't have, fewer pods don't bring.
         let hopeless = lack(&pod.amounts, &Amounts::default(), &state.allocatable).is_some();
@@ -97,6 +115,13 @@ pub fn obstacle(pod: &PodInfo, state: &NodeState, volumes: &Volumes, topology: &
     // Fewer pods don't bring the one that this one wants to be near, or a label.
     let hopeless = reason.ends_with("pod affinity rules") || reason.ends_with("(missing required label)");
     Some(Obstacle { reason: reason.into(), resolvable: !hopeless })
+}
+
+/// Whether a pod uses one of these claims.
+pub fn uses(pod: &PodInfo, claims: &[Key]) -> bool {
+    informer::claims(&pod.pod)
+        .iter()
+        .any(|c| claims.iter().any(|k| k.namespace == pod.kin.namespace && k.name == c.name))
 }
 
 /// What isn't there any more.

@@ -201,7 +201,15 @@ impl Scheduler {
             return Ok((true, None));
         }
         let volumes = match self.volumes_of(&pod) {
-            Ok(volumes) => volumes,
+            Ok(mut volumes) => {
+                volumes.in_use = !volumes.exclusive.is_empty() && {
+                    let snapshot = self.snapshot.lock();
+                    snapshot
+                        .nodes()
+                        .any(|node| node.pods.values().any(|other| filters::uses(other, &volumes.exclusive)))
+                };
+                volumes
+            }
             Err(Obstacle::BeingBound) => return Ok((false, Some(Duration::from_secs(5)))),
             Err(Obstacle::Told(reason)) => {
                 self.unschedulable(&pod, &reason).await?;
@@ -322,11 +330,19 @@ impl Scheduler {
                 return Err(Obstacle::Told(format!("PVC \"{namespace}/{name}\" was not created for the pod")));
             }
             let spec = claim.spec.clone().unwrap_or_default();
+            if spec.access_modes.iter().flatten().any(|mode| mode == "ReadWriteOncePod") {
+                volumes.exclusive.push(claim.key());
+            }
             if let Some(name) = &spec.volume_name {
                 if let Some(volume) = self.volumes.get(&Key::new("", name)) {
                     let affinity =
                         volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref()).and_then(|a| a.required.clone());
                     volumes.affinities.extend(affinity);
+                    for key in ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"] {
+                        // Several are written with two underscores between them.
+                        let values = volume.labels().get(key).map(|v| v.split("__").map(String::from).collect());
+                        volumes.zones.extend(values.map(|values| (key.to_string(), values)));
+                    }
                 }
                 let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
                 if !bound {

@@ -5,6 +5,7 @@
 //! NodeRestriction, RuntimeClass, those of certificates, and the prevention of escalation.
 
 mod certificates;
+mod claims;
 mod nodes;
 mod runtime_class;
 
@@ -89,11 +90,24 @@ pub fn mutate(
     Ok(())
 }
 
+/// Says in a new pod's status that gates hold it back, whoever put them there.
+pub fn tell_gates(kind: &Kind, pod: &mut Value) {
+    let gates =
+        kind.group.is_empty() && kind.plural == "pods" && !pod.array_at(&["spec", "schedulingGates"]).is_empty();
+    if gates {
+        let condition = json!({"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates",
+            "lastProbeTime": null, "lastTransitionTime": apimachinery::clock::now_rfc3339()});
+        pod.child_mut("status").insert("conditions".into(), json!([condition]));
+    }
+}
+
 /// Refuses an object whose form is right, for who sends it.
 pub fn validate(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
     nodes::restrict(attempt, object)?;
     certificates::check(server, attempt, object)?;
     escalation::check(server, attempt, object)?;
+    claims::check(server, attempt, object)?;
     if server.config.plugins.contains(&Plugin::OwnerReferencesPermissionEnforcement) {
         escalation::check_owners(server, attempt, object)?;
     }

@@ -156,6 +156,7 @@ async fn create_named(
         dry_run: creation.dry_run,
     };
     let told = external::mutate(server, &attempt, &mut object).await?;
+    admission::tell_gates(kind, &mut object);
     creation.warnings.lock().extend(told);
     keep_identity(&mut object, &name, &namespace)?;
     server.catalog.apply_defaults(kind, &mut object);

@@ -156,7 +156,7 @@ fn endpoint(service: &Service, pod: &Pod, nodes: &Informer<Node>) -> Option<Valu
     let (serving, terminating) = (pods::is_ready(pod), pods::is_deleting(pod));
     let mut value = json!({
         "addresses": [ip],
-        "conditions": {"ready": publish || (serving && !terminating), "serving": publish || serving, "terminating": terminating},
+        "conditions": {"ready": publish || (serving && !terminating), "serving": serving, "terminating": terminating},
         "nodeName": pod.spec.as_ref()?.node_name,
         "targetRef": {"kind": "Pod", "namespace": pod.namespace(), "name": pod.name_any(), "uid": pod.uid()},
     });

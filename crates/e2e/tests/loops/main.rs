@@ -8,4 +8,7 @@ mod deployments;
 mod jobs;
 mod keeping;
 mod nodes;
+mod scheduling;
+mod services;
 mod stateful;
+mod volumes;

@@ -3,12 +3,15 @@
 //! The provisioner `timonel.io/local-path` gives a folder on the node that the scheduler chose for the first pod. The
 //! folder is made, and later removed, by that node's agent.
 
+mod attach;
+mod expand;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Quantity;
 use informer::{Informer, Key, Keyed as _, Queue};
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
@@ -31,6 +34,7 @@ struct Caches {
 }
 
 pub fn start(context: Context) {
+    attach::start(context.events("attachdetach-controller"));
     let caches = Caches {
         claims: context.informers.of(),
         volumes: context.informers.of(),
@@ -57,6 +61,12 @@ pub fn start(context: Context) {
         if let Some(claim) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) {
             to_claims.add(Key::new(claim.namespace.as_deref().unwrap_or(""), claim.name.as_deref().unwrap_or("")));
         }
+    });
+    let (to_claims, claims) = (claim_queue.clone(), caches.claims.clone());
+    caches.classes.on_change(move |_| {
+        // Claims may have waited for this class, or for a default.
+        let waits = |c: &&Arc<PersistentVolumeClaim>| c.spec.as_ref().is_none_or(|s| s.volume_name.is_none());
+        claims.list().iter().filter(waits).for_each(|claim| to_claims.add(claim.key()));
     });
     let (to_claims, claims) = (claim_queue.clone(), caches.claims.clone());
     caches.pods.on_change(move |change| {
@@ -90,7 +100,8 @@ async fn ensure_class(context: Context) {
     let api: Api<StorageClass> = Api::all(context.client.clone());
     let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
         "metadata": {"name": "local-path", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
-        "provisioner": PROVISIONER, "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer"});
+        "provisioner": PROVISIONER, "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer",
+        "allowVolumeExpansion": true});
     let Ok(class) = serde_json::from_value(class) else { return };
     if let Err(error) = crate::ignore(api.create(&PostParams::default(), &class).await, &[409]) {
         tracing::warn!(%error, "the storage class local-path can't be made");
@@ -157,26 +168,83 @@ async fn claim(context: &Context, caches: &Caches, key: &Key) -> Result {
     if let Some(volume) = candidates.first().filter(|_| !waits || reserved || selected.is_some()) {
         return bind(context, caches, &claim, volume).await;
     }
-    let Some(class) = class else { return Ok(()) };
+    let Some(class) = class else { return without_class(context, caches, &claim, &spec).await };
     if class.provisioner != PROVISIONER {
-        return Ok(());
+        let due = !waits || selected.is_some();
+        return if due { leave_to(context, &claim, &class.provisioner).await } else { tell_waiting(context, &claim) };
     }
     match selected {
         Some(node) => provision(context, caches, &claim, &class, &node).await,
-        None if waits => {
-            context.events.normal(
-                claim.as_ref(),
-                "WaitForFirstConsumer",
-                "waiting for first consumer to be created before binding",
-            );
-            Ok(())
-        }
+        None if waits => tell_waiting(context, &claim),
         None => {
             let text = "the provisioner timonel.io/local-path needs volumeBindingMode: WaitForFirstConsumer, as its volumes are on one node";
             context.events.warning(claim.as_ref(), "ProvisioningFailed", text);
             Ok(())
         }
     }
+}
+
+fn tell_waiting(context: &Context, claim: &PersistentVolumeClaim) -> Result {
+    let text = "waiting for first consumer to be created before binding";
+    context.events.normal(claim, "WaitForFirstConsumer", text);
+    Ok(())
+}
+
+/// A claim whose class isn't there, or that has none: it gets the default one as soon as there is one.
+async fn without_class(
+    context: &Context,
+    caches: &Caches,
+    claim: &PersistentVolumeClaim,
+    spec: &PersistentVolumeClaimSpec,
+) -> Result {
+    let is_default = |class: &Arc<StorageClass>| {
+        class.annotations().get("storageclass.kubernetes.io/is-default-class").map(String::as_str) == Some("true")
+    };
+    match spec.storage_class_name.as_deref() {
+        None => {
+            let defaults = caches.classes.list().into_iter().filter(|c| is_default(c));
+            // Of several the newest.
+            let Some(class) = defaults.max_by_key(|c| c.metadata.creation_timestamp.as_ref().map(|t| t.0)) else {
+                let text = "no persistent volumes available for this claim and no storage class is set";
+                context.events.normal(claim, "FailedBinding", text);
+                return Ok(());
+            };
+            let api: Api<PersistentVolumeClaim> =
+                Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
+            let patch = Patch::Merge(json!({"spec": {"storageClassName": class.name_any()}}));
+            crate::ignore(api.patch(&claim.name_any(), &PatchParams::default(), &patch).await, &[404])
+        }
+        Some("") => {
+            let text = "no persistent volumes available for this claim and no storage class is set";
+            context.events.normal(claim, "FailedBinding", text);
+            Ok(())
+        }
+        Some(name) => {
+            let text = format!("storageclass.storage.k8s.io {name:?} not found");
+            context.events.warning(claim, "ProvisioningFailed", text);
+            Ok(())
+        }
+    }
+}
+
+/// Tells a provisioner elsewhere that a claim waits for it: by these annotations it finds it.
+async fn leave_to(context: &Context, claim: &PersistentVolumeClaim, provisioner: &str) -> Result {
+    const ASKED: [&str; 2] =
+        ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
+    if ASKED.iter().any(|key| claim.annotations().get(*key).map(String::as_str) != Some(provisioner)) {
+        let api: Api<PersistentVolumeClaim> =
+            Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
+        let annotations = json!({ASKED[0]: provisioner, ASKED[1]: provisioner});
+        let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
+        crate::ignore(api.patch(&claim.name_any(), &PatchParams::default(), &patch).await, &[404])?;
+    }
+    let text = format!(
+        "Waiting for a volume to be created either by the external provisioner '{provisioner}' or manually by the system \
+         administrator. If volume creation is delayed, please verify that the provisioner is running and correctly \
+         registered."
+    );
+    context.events.normal(claim, "ExternalProvisioning", text);
+    Ok(())
 }
 
 async fn provision(
@@ -258,7 +326,11 @@ async fn bind(context: &Context, caches: &Caches, claim: &PersistentVolumeClaim,
     }
     set_volume_phase(context, volume, "Bound").await?;
     let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
-    if bound { Ok(()) } else { set_phase(context, claim, "Bound", Some(volume)).await }
+    if bound {
+        expand::grow(context, claim, volume).await
+    } else {
+        set_phase(context, claim, "Bound", Some(volume)).await
+    }
 }
 
 async fn set_phase(

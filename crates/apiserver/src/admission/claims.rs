@@ -1,0 +1,35 @@
+//! PersistentVolumeClaimResize: a claim may ask for more only if its class can give it.
+
+use apimachinery::{ObjectExt as _, Quantity, Status};
+use serde_json::Value;
+
+use crate::ApiServer;
+use crate::cache::object_key;
+use crate::external::Attempt;
+
+pub fn check(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
+    let kind = attempt.kind;
+    let Some(old) = attempt.old else { return Ok(()) };
+    if kind.plural != "persistentvolumeclaims" || !attempt.subresource.is_empty() {
+        return Ok(());
+    }
+    let size = |claim: &Value| {
+        let text = claim.str_at(&["spec", "resources", "requests", "storage"]);
+        text.parse::<Quantity>().unwrap_or_default()
+    };
+    if size(object) <= size(old) {
+        return Ok(());
+    }
+    let refuse = |why: &str| Err(Status::forbidden(kind.group, kind.plural, object.name(), why));
+    if old.str_at(&["status", "phase"]) != "Bound" {
+        return refuse("Only bound persistent volume claims can be expanded");
+    }
+    let class = object_key("", object.str_at(&["spec", "storageClassName"]));
+    let class = server.cache.named("storageclasses.storage.k8s.io").get(&class).map(|c| c.parse());
+    if class.is_some_and(|c| c["allowVolumeExpansion"] == true) {
+        return Ok(());
+    }
+    refuse(
+        "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize",
+    )
+}

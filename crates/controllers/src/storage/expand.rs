@@ -1,0 +1,36 @@
+//! Claims that want more than they have.
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::json;
+
+use super::{PROVISIONER, storage};
+use crate::{Context, Result};
+
+/// Gives a bound claim the size that it asks for. Volumes of `local-path` share their disk, so this is a matter of figures; those
+/// of CSI drivers are left to the driver's resizer.
+pub async fn grow(context: &Context, claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Result {
+    let wanted = claim.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref());
+    let has = claim.status.as_ref().and_then(|s| s.capacity.as_ref());
+    if has.is_none() || storage(wanted) <= storage(has) {
+        return Ok(());
+    }
+    if volume.annotations().get("pv.kubernetes.io/provisioned-by").map(String::as_str) != Some(PROVISIONER) {
+        let text = "waiting for an external controller to expand this PVC";
+        context.events.normal(claim, "ExternalExpanding", text);
+        return Ok(());
+    }
+    let size = wanted.and_then(|w| w.get("storage"));
+    if storage(volume.spec.as_ref().and_then(|s| s.capacity.as_ref())) < storage(wanted) {
+        let volumes: Api<PersistentVolume> = Api::all(context.client.clone());
+        let patch = Patch::Merge(json!({"spec": {"capacity": {"storage": size}}}));
+        volumes.patch(&volume.name_any(), &PatchParams::default(), &patch).await?;
+    }
+    let claims: Api<PersistentVolumeClaim> =
+        Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
+    let patch = Patch::Merge(json!({"status": {"capacity": {"storage": size}}}));
+    crate::ignore(claims.patch_status(&claim.name_any(), &PatchParams::default(), &patch).await, &[404])?;
+    context.events.normal(claim, "FileSystemResizeSuccessful", "MountVolume.NodeExpandVolume succeeded for volume");
+    Ok(())
+}

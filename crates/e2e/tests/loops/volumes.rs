@@ -1,0 +1,210 @@
+//! Claims and volumes.
+
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, condition, name, names};
+
+const CLAIMS: &str = "/api/v1/namespaces/default/persistentvolumeclaims";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const VOLUMES: &str = "/api/v1/persistentvolumes";
+
+fn claim(name: &str, class: &str, size: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {{name: {name}}}, spec: {{{class} accessModes: [ReadWriteOnce], \
+         resources: {{requests: {{storage: {size}}}}}}}}}"
+    )
+}
+
+fn volume(name: &str, size: &str, more: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: PersistentVolume, metadata: {{name: {name}}}, spec: {{capacity: {{storage: {size}}}, accessModes: [ReadWriteOnce], \
+         storageClassName: manual, {more} hostPath: {{path: /x}}}}}}"
+    )
+}
+
+fn pod(name: &str, claim: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{containers: [{{name: c, image: one}}], volumes: \
+         [{{name: v, persistentVolumeClaim: {{claimName: {claim}}}}}]}}}}"
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn claim_takes_the_smallest_that_does_and_leaves_it_released() {
+    let cluster = Cluster::start(1).await;
+    cluster.create(&volume("large", "9Gi", "")).await;
+    cluster.create(&volume("small", "1Gi", "")).await;
+    cluster.create(&volume("right", "2Gi", "")).await;
+    cluster.until_list(VOLUMES, |v| v.iter().all(|v| v["status"]["phase"] == "Available")).await;
+    cluster.create(&claim("c", "storageClassName: manual,", "2Gi")).await;
+    let path = format!("{CLAIMS}/c");
+    let bound = cluster.until(&path, |c| c["status"]["phase"] == "Bound").await;
+    assert_eq!(
+        (&bound["spec"]["volumeName"], &bound["status"]["capacity"]["storage"]),
+        (&"right".into(), &"2Gi".into())
+    );
+    let right = format!("{VOLUMES}/right");
+    assert_eq!(cluster.until(&right, |v| v["status"]["phase"] == "Bound").await["spec"]["claimRef"]["name"], "c");
+    // While a pod uses it, it stays.
+    cluster.create(&pod("p", "c")).await;
+    cluster.until(&format!("{PODS}/p"), |p| condition(p, "Ready").0 == "True").await;
+    cluster.delete(&path, json!({})).await;
+    tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+    assert!(cluster.get(&path).await["metadata"]["deletionTimestamp"].is_string());
+    cluster.delete(&right, json!({})).await;
+    cluster.delete(&format!("{PODS}/p"), json!({})).await;
+    cluster.until(&path, Value::is_null).await;
+    cluster.until(&right, Value::is_null).await;
+    cluster.create(&claim("d", "storageClassName: manual,", "1Gi")).await;
+    cluster.until(&format!("{CLAIMS}/d"), |c| c["spec"]["volumeName"] == "small").await;
+    cluster.delete(&format!("{CLAIMS}/d"), json!({})).await;
+    let released = cluster.until(&format!("{VOLUMES}/small"), |v| v["status"]["phase"] == "Released").await;
+    assert_eq!(released["spec"]["claimRef"]["name"], "d", "it may hold something");
+}
+
+#[tokio::test(start_paused = true)]
+async fn volume_is_made_where_the_first_pod_goes_and_may_grow() {
+    let cluster = Cluster::start(2).await;
+    for node in ["fake-0", "fake-1"] {
+        cluster
+            .patch(
+                &format!("/api/v1/nodes/{node}"),
+                json!({"metadata": {"annotations": {"timonel.io/storage-path": "/s"}}}),
+            )
+            .await;
+    }
+    cluster.create(&claim("c", "", "1Gi")).await;
+    let path = format!("{CLAIMS}/c");
+    let waiting = cluster.until(&path, |c| c["spec"]["storageClassName"] == "local-path").await;
+    assert_eq!(waiting["status"]["phase"], "Pending");
+    cluster.create(&pod("p", "c")).await;
+    let p = cluster.until(&format!("{PODS}/p"), |p| condition(p, "Ready").0 == "True").await;
+    let bound = cluster.get(&path).await;
+    assert_eq!(bound["status"]["phase"], "Bound");
+    let made = cluster.get(&format!("{VOLUMES}/{}", bound["spec"]["volumeName"].as_str().unwrap())).await;
+    let terms = &made["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"][0]["matchExpressions"][0];
+    assert_eq!(terms["values"][0], p["spec"]["nodeName"]);
+    // Its pod comes back to it.
+    cluster.delete(&format!("{PODS}/p"), json!({})).await;
+    cluster.until(&format!("{PODS}/p"), Value::is_null).await;
+    cluster.create(&pod("q", "c")).await;
+    assert_eq!(
+        cluster.until(&format!("{PODS}/q"), |p| condition(p, "Ready").0 == "True").await["spec"]["nodeName"],
+        p["spec"]["nodeName"]
+    );
+    cluster.patch(&path, json!({"spec": {"resources": {"requests": {"storage": "3Gi"}}}})).await;
+    cluster.until(&path, |c| c["status"]["capacity"]["storage"] == "3Gi").await;
+    assert_eq!(cluster.get(&format!("{VOLUMES}/{}", name(&made))).await["spec"]["capacity"]["storage"], "3Gi");
+    let told = cluster.events("c").await;
+    for want in [
+        "PersistentVolumeClaim/c Normal WaitForFirstConsumer: waiting for first consumer to be created before binding"
+            .to_string(),
+        format!(
+            "PersistentVolumeClaim/c Normal ProvisioningSucceeded: Successfully provisioned volume {}",
+            name(&made)
+        ),
+        "PersistentVolumeClaim/c Normal FileSystemResizeSuccessful: MountVolume.NodeExpandVolume succeeded for volume"
+            .to_string(),
+    ] {
+        assert!(told.contains(&want), "{want}: {told:#?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_say_why_they_wait() {
+    let cluster = Cluster::start(1).await;
+    cluster
+        .create(
+            "{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: far}, provisioner: example.com/far}",
+        )
+        .await;
+    cluster.create(&claim("none", "storageClassName: '',", "1Gi")).await;
+    cluster.create(&claim("missing", "storageClassName: nosuch,", "1Gi")).await;
+    cluster.create(&claim("far", "storageClassName: far,", "1Gi")).await;
+    cluster.create(&pod("p", "none")).await;
+    let p = cluster.until(&format!("{PODS}/p"), |p| condition(p, "PodScheduled").0 == "False").await;
+    assert_eq!(condition(&p, "PodScheduled").2, "pod has unbound immediate PersistentVolumeClaims");
+    let told = cluster.events("").await;
+    for want in [
+        "PersistentVolumeClaim/none Normal FailedBinding: no persistent volumes available for this claim and no storage class is set",
+        "PersistentVolumeClaim/missing Warning ProvisioningFailed: storageclass.storage.k8s.io \"nosuch\" not found",
+        "PersistentVolumeClaim/far Normal ExternalProvisioning: Waiting for a volume to be created either by the external provisioner \
+         'example.com/far' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is \
+         running and correctly registered.",
+    ] {
+        assert!(told.contains(&want.to_string()), "{want}: {told:#?}");
+    }
+    let far = cluster.get(&format!("{CLAIMS}/far")).await;
+    assert_eq!(far["metadata"]["annotations"]["volume.kubernetes.io/storage-provisioner"], "example.com/far");
+    // What can't grow is refused.
+    cluster.create(&volume("v", "1Gi", "claimRef: {namespace: default, name: far},").replace("manual", "far")).await;
+    cluster.until(&format!("{CLAIMS}/far"), |c| c["status"]["phase"] == "Bound").await;
+    let more = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}});
+    for (claim, want) in [
+        ("far", "only dynamically provisioned pvc can be resized"),
+        ("missing", "Only bound persistent volume claims can be expanded"),
+    ] {
+        let refused = cluster.try_patch(&format!("{CLAIMS}/{claim}"), &more).await.unwrap_err();
+        assert!(refused.to_string().contains(want), "{refused}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn volumes_of_drivers_are_attached_where_they_are_needed() {
+    let cluster = Cluster::start(2).await;
+    for (volume, driver) in [("a", "needs.example.com"), ("b", "doesnt.example.com")] {
+        cluster
+            .create(&format!(
+                "{{apiVersion: v1, kind: PersistentVolume, metadata: {{name: {volume}}}, spec: {{capacity: {{storage: 1Gi}}, accessModes: [ReadWriteOnce], \
+                 storageClassName: m{volume}, csi: {{driver: {driver}, volumeHandle: h-{volume}}}}}}}"
+            ))
+            .await;
+        cluster.create(&claim(&format!("c{volume}"), &format!("storageClassName: m{volume},"), "1Gi")).await;
+    }
+    cluster.create("{apiVersion: storage.k8s.io/v1, kind: CSIDriver, metadata: {name: doesnt.example.com}, spec: {attachRequired: false}}").await;
+    cluster.create(&pod("pa", "ca")).await;
+    cluster.create(&pod("pb", "cb")).await;
+    let attachments = "/apis/storage.k8s.io/v1/volumeattachments";
+    let found = cluster.until_list(attachments, |a| a.len() == 1).await;
+    let pa = cluster.until(&format!("{PODS}/pa"), |p| condition(p, "Ready").0 == "True").await;
+    cluster.until(&format!("{PODS}/pb"), |p| condition(p, "Ready").0 == "True").await;
+    let spec = &found[0]["spec"];
+    assert_eq!((&spec["attacher"], &spec["nodeName"]), (&"needs.example.com".into(), &pa["spec"]["nodeName"]));
+    assert_eq!(spec["source"]["persistentVolumeName"], "a");
+    assert_eq!(names(&cluster.list(attachments).await).len(), 1);
+    cluster.delete(&format!("{PODS}/pa"), json!({})).await;
+    cluster.until_list(attachments, <[Value]>::is_empty).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_for_one_pod_and_for_a_pods_life() {
+    let cluster = Cluster::start(2).await;
+    cluster.create(&volume("v", "1Gi", "").replace("ReadWriteOnce", "ReadWriteOncePod")).await;
+    cluster.create(&claim("c", "storageClassName: manual,", "1Gi").replace("ReadWriteOnce", "ReadWriteOncePod")).await;
+    cluster.until(&format!("{CLAIMS}/c"), |c| c["status"]["phase"] == "Bound").await;
+    cluster.create(&pod("p", "c")).await;
+    cluster.until(&format!("{PODS}/p"), |p| condition(p, "Ready").0 == "True").await;
+    cluster.create(&pod("q", "c")).await;
+    let held = cluster.until(&format!("{PODS}/q"), |p| condition(p, "PodScheduled").0 == "False").await;
+    let message = condition(&held, "PodScheduled").2;
+    assert!(
+        message
+            .contains("node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"),
+        "{message}"
+    );
+    cluster.delete(&format!("{PODS}/p"), json!({})).await;
+    cluster.until(&format!("{PODS}/q"), |p| condition(p, "Ready").0 == "True").await;
+    cluster
+        .create(
+            "{apiVersion: v1, kind: Pod, metadata: {name: own}, spec: {containers: [{name: c, image: one}], volumes: [{name: scratch, ephemeral: \
+             {volumeClaimTemplate: {spec: {storageClassName: manual, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}}}]}}",
+        )
+        .await;
+    let made = cluster.until(&format!("{CLAIMS}/own-scratch"), |c| !c.is_null()).await;
+    assert_eq!(
+        (&made["metadata"]["ownerReferences"][0]["kind"], &made["metadata"]["ownerReferences"][0]["name"]),
+        (&"Pod".into(), &"own".into())
+    );
+    cluster.delete(&format!("{PODS}/own"), json!({})).await;
+    cluster.until(&format!("{CLAIMS}/own-scratch"), Value::is_null).await;
+}
