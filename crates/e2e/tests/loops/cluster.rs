@@ -2,15 +2,17 @@
 //! scheduler; its nodes pretend ([`testkit::fake`]).
 
 use std::cell::{Cell, RefCell};
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
 use apiserver::{ApiServer, Body, User};
+use bytes::Bytes;
 use futures::StreamExt as _;
 use http::{Method, Request, Response};
-use http_body_util::{BodyExt as _, BodyStream, StreamBody};
+use http_body_util::{BodyExt as _, BodyStream, Full, StreamBody};
 use informer::Informers;
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
@@ -42,11 +44,15 @@ fn time() -> Timestamp {
     })
 }
 
+/// What servers of metrics would answer, by the path without its query.
+type Metrics = Arc<Mutex<HashMap<String, Value>>>;
+
 pub struct Cluster {
     api: Arc<ApiServer>,
     store: Arc<store::MemoryStore>,
     authority: Arc<pki::Authority>,
     client: Client,
+    metrics: Metrics,
     _folder: TempDir,
 }
 
@@ -84,7 +90,12 @@ impl Cluster {
         let api = ApiServer::start(config, store.clone()).await.unwrap();
         let user = User::new("admin", &["system:masters", "system:authenticated"]);
         let client = Client::new(api.in_process(user), "default");
-        Cluster { api, store, authority, client, _folder: folder }
+        Cluster { api, store, authority, client, metrics: Metrics::default(), _folder: folder }
+    }
+
+    /// Lets controllers see metrics at a path.
+    pub fn serve_metrics(&self, path: &str, answer: Value) {
+        self.metrics.lock().unwrap().insert(path.into(), answer);
     }
 
     /// A control plane and `nodes` nodes, `fake-0` and so on.
@@ -110,7 +121,8 @@ impl Cluster {
         let life =
             Arc::new(Life { left: AtomicUsize::new(writes), over: AtomicBool::new(false), ended: Notify::new() });
         let user = User::new("system:kube-controller-manager", &["system:authenticated"]);
-        let mortal = Mortal { inner: self.api.in_process(user), store: self.store.clone(), life: life.clone() };
+        let (store, metrics) = (self.store.clone(), self.metrics.clone());
+        let mortal = Mortal { inner: self.api.in_process(user), store, metrics, life: life.clone() };
         let informers = Informers::new(Client::new(mortal, "default"));
         let config = controllers::Config {
             authority: self.authority.clone(),
@@ -310,6 +322,7 @@ impl Life {
 struct Mortal {
     inner: apiserver::InProcess,
     store: Arc<store::MemoryStore>,
+    metrics: Metrics,
     life: Arc<Life>,
 }
 
@@ -330,6 +343,10 @@ where
         let (life, store) = (self.life.clone(), self.store.clone());
         // Events are told in passing and decide nothing.
         let writes = request.method() != Method::GET && !request.uri().path().contains("/events");
+        if let Some(answer) = self.metrics.lock().unwrap().get(request.uri().path()) {
+            let body = Full::new(Bytes::from(answer.to_string())).map_err(|never| match never {}).boxed_unsync();
+            return Box::pin(async move { Ok(Response::new(body)) });
+        }
         let answer = self.inner.call(request);
         Box::pin(async move {
             let before = store.revision();

@@ -4,10 +4,13 @@
 
 mod cluster;
 mod daemons;
+mod deaths;
 mod deployments;
 mod jobs;
 mod keeping;
+mod large;
 mod nodes;
+mod scaling;
 mod scheduling;
 mod services;
 mod stateful;
