@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use informer::Keyed as _;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use informer::{Keyed as _, Pod};
+use k8s_openapi::api::core::v1::Node;
 use scheduler::filters::Volumes;
 use scheduler::plan::{Outcome, place};
 use scheduler::pod::PodInfo;

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Informer, Key, Keyed as _};
+use informer::{Informer, Key, Keyed as _, Pod};
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec};
-use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, PodSpec, Taint, Toleration};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
@@ -144,7 +144,7 @@ fn tolerations(spec: &PodSpec) -> Vec<Toleration> {
 /// Whether a node should get a daemon, and whether one that it has may stay.
 fn fitness(spec: &PodSpec, tolerations: &[Toleration], node: &Node) -> (bool, bool) {
     let named = spec.node_name.as_ref().is_none_or(|n| *n == node.name_any());
-    if !named || !placement::wanted_by(spec, node) {
+    if !named || !placement::wanted_by(spec.node_selector.as_ref(), spec.affinity.as_ref(), node) {
         return (false, false);
     }
     let taints: &[Taint] = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
@@ -380,7 +380,7 @@ mod tests {
     fn daemons_are_tied_to_their_node_and_found_there() {
         let mut spec = PodSpec::default();
         tie(&mut spec, "n7");
-        let pod = Pod { spec: Some(spec), ..Pod::default() };
+        let pod: Pod = serde_json::from_value(json!({ "spec": spec })).unwrap();
         assert_eq!(node_of(&pod).as_deref(), Some("n7"));
     }
 }

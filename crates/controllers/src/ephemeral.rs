@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use informer::{Informer, Key, Keyed as _, Queue, claims};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use informer::{Informer, Key, Keyed as _, Pod, Queue, claims};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::PostParams;
 use kube::{Api, ResourceExt as _};
 
@@ -52,7 +52,7 @@ async fn reconcile(
     for claim in claims(&pod) {
         let Some(template) = claim.template else { continue };
         if let Some(found) = present.get(&Key::new(&key.namespace, &claim.name)) {
-            if !claim.belongs(&pod, found.owner_references()) {
+            if !claim.belongs(pod.metadata.uid.as_deref(), found.owner_references()) {
                 let why = format!("PVC \"{}/{}\" was not created for the pod", key.namespace, claim.name);
                 context.events.warning(pod.as_ref(), "FailedBinding", why);
             }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::ranges;
-use informer::{Informer, Key, Keyed as _};
+use informer::{Informer, Key, Keyed as _, Pod};
 use k8s_openapi::api::batch::v1::{Job, JobSpec, JobStatus, PodFailurePolicyRule, UncountedTerminatedPods};
-use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
+use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
@@ -82,7 +82,7 @@ fn judge(rules: &[PodFailurePolicyRule], pod: &Pod) -> Verdict {
                 .find(|(_, code)| *code != 0 && (codes.operator == "In") == codes.values.contains(code))
         });
         let by_condition = rule.on_pod_conditions.iter().flatten().any(|wanted| {
-            let fits = |c: &k8s_openapi::api::core::v1::PodCondition| {
+            let fits = |c: &informer::pod::PodCondition| {
                 c.type_ == wanted.type_ && Some(c.status.as_str()) == wanted.status.as_deref().or(Some("True"))
             };
             status.conditions.iter().flatten().any(fits)
@@ -606,7 +606,7 @@ fn set_suspended(status: &mut JobStatus, suspended: bool, now: Timestamp) -> Opt
     turned.then_some(if suspended { ("Suspended", "Job suspended") } else { ("Resumed", "Job resumed") })
 }
 
-fn new_pod(job: &Job, spec: &JobSpec, index: Option<i32>) -> Pod {
+fn new_pod(job: &Job, spec: &JobSpec, index: Option<i32>) -> pods::NewPod {
     let mut pod = pods::from_template(&spec.template, &job.namespace().unwrap_or_default(), pods::owner(job));
     pod.metadata.finalizers.get_or_insert_default().push(FINALIZER.into());
     let name = job.name_any();

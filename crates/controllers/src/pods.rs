@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use apimachinery::LabelSelector;
 use futures::StreamExt as _;
-use informer::{Informer, Key, Keyed as _, Queue};
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use informer::{Informer, Key, Keyed as _, Pod, Queue};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector as ApiSelector, ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt as _};
+
+/// A pod that is to be made: with all that a template has, other than the [`Pod`]s that are kept.
+pub use k8s_openapi::api::core::v1::Pod as NewPod;
 
 use crate::owned::Selecting;
 use crate::{Context, Result};
@@ -72,9 +75,9 @@ pub fn is_available(pod: &Pod, min_ready: i32, now: Timestamp) -> std::result::R
 }
 
 /// A pod from a template, owned by `owner`.
-pub fn from_template(template: &PodTemplateSpec, namespace: &str, owner: OwnerReference) -> Pod {
+pub fn from_template(template: &PodTemplateSpec, namespace: &str, owner: OwnerReference) -> NewPod {
     let meta = template.metadata.clone().unwrap_or_default();
-    Pod {
+    NewPod {
         metadata: ObjectMeta {
             namespace: Some(namespace.into()),
             labels: meta.labels,
@@ -84,13 +87,13 @@ pub fn from_template(template: &PodTemplateSpec, namespace: &str, owner: OwnerRe
             ..ObjectMeta::default()
         },
         spec: template.spec.clone(),
-        ..Pod::default()
+        ..NewPod::default()
     }
 }
 
 /// Creates a pod and waits until the cache shows it, so that it isn't created twice.
-pub async fn create(client: &Client, cache: &Informer<Pod>, pod: &Pod) -> Result<Pod> {
-    let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+pub async fn create(client: &Client, cache: &Informer<Pod>, pod: &NewPod) -> Result<NewPod> {
+    let api: Api<NewPod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
     let created = api.create(&PostParams::default(), pod).await?;
     let uid = created.uid();
     cache.wait_for(&created.key(), |p| p.is_some_and(|p| p.uid() == uid)).await;
@@ -105,9 +108,9 @@ pub async fn create_all<K: Resource<DynamicType = ()>>(
     context: &Context,
     cache: &Informer<Pod>,
     owner: &K,
-    pods: impl IntoIterator<Item = Pod>,
+    pods: impl IntoIterator<Item = NewPod>,
 ) -> Option<kube::Error> {
-    let pods: Vec<Pod> = pods.into_iter().collect();
+    let pods: Vec<NewPod> = pods.into_iter().collect();
     let creations = pods.into_iter().map(|pod| async move { create(&context.client, cache, &pod).await });
     let mut failure = None;
     let created: Vec<_> = futures::stream::iter(creations).buffer_unordered(AT_ONCE).collect().await;

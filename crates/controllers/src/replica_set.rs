@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Informer, Key};
+use informer::{Informer, Key, Pod};
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, ReplicationController};
+use k8s_openapi::api::core::v1::{PodTemplateSpec, ReplicationController};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, ResponseCode};
-use informer::{Change, Informer, Informers};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use informer::{Change, Informer, Informers, Pod};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::runtime::watcher;

@@ -13,8 +13,8 @@ use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::pod;
 use crate::queue::Key;
-use crate::slim;
 
 /// What an object must be for an informer to hold it.
 pub trait Keyed: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static {
@@ -191,8 +191,8 @@ async fn feed<K: Keyed>(inner: Arc<Inner<K>>, api: Api<K>, config: watcher::Conf
     }
 }
 
-/// The informers of a process, one per kind, started when first asked for. Of pods they keep what control loops read
-/// ([`slim`]): nobody may write a pod back as he found it here.
+/// The informers of a process, one per kind, started when first asked for. Of pods they keep what control loops read:
+/// ask for [`pod::Pod`].
 #[derive(Clone)]
 pub struct Informers {
     /// As whom control loops act.
@@ -222,7 +222,7 @@ impl Informers {
         let mut started = self.started.lock();
         let informer = started.entry(TypeId::of::<K>()).or_insert_with(|| {
             let api = Api::all(self.reader.clone());
-            Box::new(Informer::<K>::start_with(api, watcher::Config::default(), slim::trim))
+            Box::new(Informer::<K>::start_with(api, watcher::Config::default(), pod::settle))
         });
         match informer.downcast_ref::<Informer<K>>() {
             Some(informer) => informer.clone(),

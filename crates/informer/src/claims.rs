@@ -1,7 +1,11 @@
 //! The claims that a pod's volumes stand for.
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaimTemplate, Pod, Volume};
-use kube::ResourceExt as _;
+use k8s_openapi::api::core::v1::{
+    EphemeralVolumeSource, PersistentVolumeClaimTemplate, PersistentVolumeClaimVolumeSource,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
+use crate::pod::Pod;
 
 /// A volume that is a claim.
 #[derive(Debug)]
@@ -13,28 +17,29 @@ pub struct Claim<'a> {
 
 impl Claim<'_> {
     /// Whether a claim that is there may be the one: a pod's own claim must have been made for it, and not be
-    /// somebody's with the same name.
-    pub fn belongs(
-        &self,
-        pod: &Pod,
-        owners: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference],
-    ) -> bool {
-        self.template.is_none()
-            || owners.iter().any(|o| o.controller == Some(true) && Some(&o.uid) == pod.metadata.uid.as_ref())
+    /// somebody's with the same name. `uid` is the pod's.
+    pub fn belongs(&self, uid: Option<&str>, owners: &[OwnerReference]) -> bool {
+        self.template.is_none() || owners.iter().any(|o| o.controller == Some(true) && Some(o.uid.as_str()) == uid)
     }
 }
 
-/// The claim of one volume of a pod, if it is one.
-pub fn claim_of<'a>(pod: &Pod, volume: &'a Volume) -> Option<Claim<'a>> {
-    if let Some(source) = &volume.persistent_volume_claim {
+/// What one volume of the pod `pod` says of claims.
+pub fn claim_of<'a>(
+    pod: &str,
+    volume: &str,
+    claim: Option<&PersistentVolumeClaimVolumeSource>,
+    ephemeral: Option<&'a EphemeralVolumeSource>,
+) -> Option<Claim<'a>> {
+    if let Some(source) = claim {
         return Some(Claim { name: source.claim_name.clone(), template: None });
     }
-    let template = volume.ephemeral.as_ref()?.volume_claim_template.as_ref()?;
-    Some(Claim { name: format!("{}-{}", pod.name_any(), volume.name), template: Some(template) })
+    let template = ephemeral?.volume_claim_template.as_ref()?;
+    Some(Claim { name: format!("{pod}-{volume}"), template: Some(template) })
 }
 
 /// All claims of a pod.
 pub fn claims(pod: &Pod) -> Vec<Claim<'_>> {
-    let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    volumes.filter_map(|volume| claim_of(pod, volume)).collect()
+    let name = pod.metadata.name.as_deref().unwrap_or("");
+    let volumes = pod.spec.iter().flat_map(|s| &s.volumes);
+    volumes.filter_map(|v| claim_of(name, &v.name, v.persistent_volume_claim.as_ref(), v.ephemeral.as_ref())).collect()
 }

@@ -10,12 +10,13 @@
 mod cache;
 mod claims;
 mod events;
+pub mod pod;
 mod queue;
-mod slim;
 
 pub use cache::{Change, Informer, Informers, Keyed};
 pub use claims::{Claim, claim_of, claims};
 pub use events::{Recorder, told};
+pub use pod::Pod;
 pub use queue::{Key, Queue};
 
 /// Waits for the caches of several informers.

@@ -60,7 +60,12 @@ impl Agent {
         if let Some(source) = &volume.host_path {
             return host_path(&source.path, source.type_.as_deref().unwrap_or(""));
         }
-        if let Some(wanted) = informer::claim_of(pod, volume) {
+        if let Some(wanted) = informer::claim_of(
+            &pod.name_any(),
+            &volume.name,
+            volume.persistent_volume_claim.as_ref(),
+            volume.ephemeral.as_ref(),
+        ) {
             return self.claim(pod, &wanted).await;
         }
         std::fs::create_dir_all(&folder).map_err(text)?;
@@ -192,7 +197,7 @@ impl Agent {
         let name = &wanted.name;
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &namespace);
         let claim = claims.get(name).await.map_err(|e| e.to_string())?;
-        if !wanted.belongs(pod, claim.owner_references()) {
+        if !wanted.belongs(pod.metadata.uid.as_deref(), claim.owner_references()) {
             return Err(format!("PVC \"{namespace}/{name}\" was not created for the pod"));
         }
         let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");

@@ -2,8 +2,10 @@
 //!
 //! The scheduler, the DaemonSet controller and taint eviction decide by the same functions.
 
+use std::collections::BTreeMap;
+
 use apimachinery::selector::LabelSelector;
-use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorTerm, PodSpec, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Affinity, Node, NodeSelector, NodeSelectorTerm, Taint, Toleration};
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
@@ -51,10 +53,10 @@ pub fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
 }
 
 /// Whether a pod's `nodeSelector` and required node affinity let it be on a node.
-pub fn wanted_by(spec: &PodSpec, node: &Node) -> bool {
+pub fn wanted_by(selector: Option<&BTreeMap<String, String>>, affinity: Option<&Affinity>, node: &Node) -> bool {
     let labels = node.labels();
-    let selected = spec.node_selector.iter().flatten().all(|(k, v)| labels.get(k) == Some(v));
-    let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
+    let selected = selector.into_iter().flatten().all(|(k, v)| labels.get(k) == Some(v));
+    let affinity = affinity.and_then(|a| a.node_affinity.as_ref());
     let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
     selected && required.is_none_or(|r| matches(r, node))
 }
@@ -87,9 +89,9 @@ mod tests {
         )
         .unwrap();
         let wanted = |spec: Value| {
-            let mut spec = spec;
-            spec["containers"] = json!([]);
-            wanted_by(&serde_json::from_value(spec).unwrap(), &node)
+            let selector = serde_json::from_value(spec["nodeSelector"].clone()).unwrap();
+            let affinity = serde_json::from_value(spec["affinity"].clone()).unwrap();
+            wanted_by(Option::as_ref(&selector), Option::as_ref(&affinity), &node)
         };
         let affinity = |terms: Value| {
             json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":

@@ -15,8 +15,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::Informers;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use informer::{Informers, Pod};
+use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use network::nft::Keeper;
 use tokio::sync::Notify;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use apimachinery::Quantity as Number;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use informer::Pod;
+use informer::pod::Container;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 type Listed = BTreeMap<String, Quantity>;

@@ -1,7 +1,8 @@
 //! Whether a pod can go to a node at all. Reasons are upstream's words, which people search for.
 
 use informer::Key;
-use k8s_openapi::api::core::v1::{Node, NodeSelector, PodSpec, Taint, Toleration};
+use informer::pod::PodSpec;
+use k8s_openapi::api::core::v1::{Node, NodeSelector, Taint, Toleration};
 use kube::ResourceExt as _;
 
 use crate::amounts::Amounts;
@@ -43,7 +44,7 @@ fn tolerations(pod: &PodInfo) -> &[Toleration] {
 
 /// Whether a pod's node selector and affinity let it be on a node.
 pub fn wants_node(pod: &PodInfo, node: &Node) -> bool {
-    pod.pod.spec.as_ref().is_none_or(|spec| placement::wanted_by(spec, node))
+    pod.pod.spec.as_ref().is_none_or(|s| placement::wanted_by(s.node_selector.as_ref(), s.affinity.as_ref(), node))
 }
 
 /// Whether a pod has a node selector or affinity at all.

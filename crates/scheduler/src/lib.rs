@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::LabelSelector;
-use informer::{Change, Informers, Key, Keyed as _, Queue, Recorder};
-use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use informer::{Change, Informers, Key, Keyed as _, Pod, Queue, Recorder};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -326,7 +326,7 @@ impl Scheduler {
                     if own.is_empty() { " not found" } else { "" }
                 ))
             })?;
-            if !wanted.belongs(pod, claim.owner_references()) {
+            if !wanted.belongs(pod.metadata.uid.as_deref(), claim.owner_references()) {
                 return Err(Obstacle::Told(format!("PVC \"{namespace}/{name}\" was not created for the pod")));
             }
             let spec = claim.spec.clone().unwrap_or_default();

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use apimachinery::LabelSelector;
-use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm};
+use informer::Pod;
+use k8s_openapi::api::core::v1::PodAffinityTerm;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as Selector;
 use kube::ResourceExt as _;
 

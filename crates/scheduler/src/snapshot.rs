@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use informer::{Key, Keyed as _};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use informer::{Key, Keyed as _, Pod};
+use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
 
 use crate::amounts::Amounts;

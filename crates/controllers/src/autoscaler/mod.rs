@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use apimachinery::{LabelSelector, ObjectExt as _, Quantity};
 use http::Request;
-use informer::{Informer, Key, Keyed as _, Queue};
+use informer::pod::Container;
+use informer::{Informer, Key, Keyed as _, Pod, Queue};
 use k8s_openapi::api::autoscaling::v2::{
     CrossVersionObjectReference, HorizontalPodAutoscaler, MetricSpec, MetricTarget,
 };
-use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Patch, PatchParams};

@@ -5,8 +5,8 @@ mod plan;
 
 use std::time::Duration;
 
-use informer::{Change, Informer, Key, Keyed as _, Queue};
-use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service, ServicePort};
+use informer::{Change, Informer, Key, Keyed as _, Pod, Queue};
+use k8s_openapi::api::core::v1::{Endpoints, Node, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Informer, Keyed as _};
-use k8s_openapi::api::core::v1::{Node, Pod, Taint};
+use informer::{Informer, Keyed as _, Pod};
+use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;

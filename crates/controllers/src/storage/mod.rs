@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Quantity;
-use informer::{Informer, Key, Keyed as _, Queue};
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec, Pod};
+use informer::{Informer, Key, Keyed as _, Pod, Queue};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};

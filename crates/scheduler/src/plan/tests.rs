@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
-use informer::Keyed as _;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use informer::{Keyed as _, Pod};
+use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
 
 use super::*;

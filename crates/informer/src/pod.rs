@@ -1,0 +1,281 @@
+//! Pods as control loops see them.
+//!
+//! A pod has some eighteen kilobytes in memory, most of it for what only its kubelet reads, and control loops hold all pods of
+//! the cluster. This type has what they read, under the names of the API; being no [`k8s_openapi`] type it can't be written
+//! back by mistake. What the pods of one controller have in common is kept once ([`settle`]).
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::{Arc, Weak};
+
+use k8s_openapi::api::core::v1::{
+    Affinity, ContainerPort, EphemeralVolumeSource, PersistentVolumeClaimVolumeSource, PodIP, PodSchedulingGate,
+    Toleration, TopologySpreadConstraint,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::Resource;
+use parking_lot::Mutex;
+use serde::Deserialize;
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Pod {
+    pub metadata: ObjectMeta,
+    pub spec: Option<PodSpec>,
+    pub status: Option<PodStatus>,
+}
+
+/// What is a pod's own; what it has from its template it is looked up in.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(from = "RawSpec")]
+pub struct PodSpec {
+    pub node_name: Option<String>,
+    pub hostname: Option<String>,
+    /// Those that are claims.
+    pub volumes: Vec<Volume>,
+    template: Arc<Template>,
+}
+
+impl Deref for PodSpec {
+    type Target = Template;
+    fn deref(&self) -> &Template {
+        &self.template
+    }
+}
+
+/// What pods of one template have in common.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Template {
+    pub containers: Vec<Container>,
+    pub init_containers: Option<Vec<Container>>,
+    pub subdomain: Option<String>,
+    pub host_network: Option<bool>,
+    pub node_selector: Option<BTreeMap<String, String>>,
+    pub affinity: Option<Affinity>,
+    pub tolerations: Option<Vec<Toleration>>,
+    pub topology_spread_constraints: Option<Vec<TopologySpreadConstraint>>,
+    pub priority: Option<i32>,
+    pub preemption_policy: Option<String>,
+    pub scheduler_name: Option<String>,
+    pub scheduling_gates: Option<Vec<PodSchedulingGate>>,
+    pub overhead: Option<BTreeMap<String, Quantity>>,
+    pub resources: Option<Resources>,
+}
+
+/// A spec as it is written. (Flattening would buffer all that isn't read.)
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RawSpec {
+    node_name: Option<String>,
+    hostname: Option<String>,
+    volumes: Option<Vec<Volume>>,
+    containers: Vec<Container>,
+    init_containers: Option<Vec<Container>>,
+    subdomain: Option<String>,
+    host_network: Option<bool>,
+    node_selector: Option<BTreeMap<String, String>>,
+    affinity: Option<Affinity>,
+    tolerations: Option<Vec<Toleration>>,
+    topology_spread_constraints: Option<Vec<TopologySpreadConstraint>>,
+    priority: Option<i32>,
+    preemption_policy: Option<String>,
+    scheduler_name: Option<String>,
+    scheduling_gates: Option<Vec<PodSchedulingGate>>,
+    overhead: Option<BTreeMap<String, Quantity>>,
+    resources: Option<Resources>,
+}
+
+impl From<RawSpec> for PodSpec {
+    fn from(raw: RawSpec) -> Self {
+        let mut volumes = raw.volumes.unwrap_or_default();
+        volumes.retain(|v| v.persistent_volume_claim.is_some() || v.ephemeral.is_some());
+        volumes.shrink_to_fit();
+        PodSpec {
+            node_name: raw.node_name,
+            hostname: raw.hostname,
+            volumes,
+            template: Arc::new(Template {
+                containers: raw.containers,
+                init_containers: raw.init_containers,
+                subdomain: raw.subdomain,
+                host_network: raw.host_network,
+                node_selector: raw.node_selector,
+                affinity: raw.affinity,
+                tolerations: raw.tolerations,
+                topology_spread_constraints: raw.topology_spread_constraints,
+                priority: raw.priority,
+                preemption_policy: raw.preemption_policy,
+                scheduler_name: raw.scheduler_name,
+                scheduling_gates: raw.scheduling_gates,
+                overhead: raw.overhead,
+                resources: raw.resources,
+            }),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Container {
+    pub name: String,
+    pub image: Option<String>,
+    pub ports: Option<Vec<ContainerPort>>,
+    pub resources: Option<Resources>,
+    pub restart_policy: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    pub requests: Option<BTreeMap<String, Quantity>>,
+}
+
+/// A volume that is a claim, or of which one is made.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Volume {
+    pub name: String,
+    pub persistent_volume_claim: Option<PersistentVolumeClaimVolumeSource>,
+    pub ephemeral: Option<EphemeralVolumeSource>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PodStatus {
+    pub phase: Option<String>,
+    pub conditions: Option<Vec<PodCondition>>,
+    pub start_time: Option<Time>,
+    #[serde(rename = "podIP")]
+    pub pod_ip: Option<String>,
+    #[serde(rename = "podIPs")]
+    pub pod_ips: Option<Vec<PodIP>>,
+    pub nominated_node_name: Option<String>,
+    pub container_statuses: Option<Vec<ContainerStatus>>,
+    pub init_container_statuses: Option<Vec<ContainerStatus>>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PodCondition {
+    #[serde(rename = "type")]
+    pub type_: String,
+    pub status: String,
+    pub message: Option<String>,
+    pub last_transition_time: Option<Time>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ContainerStatus {
+    pub name: String,
+    pub restart_count: i32,
+    pub state: Option<ContainerState>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ContainerState {
+    pub terminated: Option<Terminated>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Terminated {
+    pub exit_code: i32,
+    pub finished_at: Option<Time>,
+}
+
+impl Resource for Pod {
+    type DynamicType = ();
+    type Scope = k8s_openapi::NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        "Pod".into()
+    }
+    fn group((): &()) -> Cow<'_, str> {
+        "".into()
+    }
+    fn version((): &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+    fn plural((): &()) -> Cow<'_, str> {
+        "pods".into()
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// Templates that are in use, by the controller of their pods.
+static TEMPLATES: Mutex<BTreeMap<String, Weak<Template>>> = Mutex::new(BTreeMap::new());
+
+/// Lets the pods of a controller share what they have in common, and leaves lists no room to spare. Other kinds stay as they are.
+pub fn settle(object: &mut dyn Any) {
+    let Some(pod) = object.downcast_mut::<Pod>() else { return };
+    fit(&mut pod.metadata.owner_references);
+    if let Some(status) = &mut pod.status {
+        fit(&mut status.conditions);
+        fit(&mut status.pod_ips);
+        fit(&mut status.container_statuses);
+    }
+    let owner = pod.metadata.owner_references.iter().flatten().find(|o| o.controller == Some(true));
+    let (Some(owner), Some(spec)) = (owner, &mut pod.spec) else { return };
+    let mut templates = TEMPLATES.lock();
+    match templates.get(&owner.uid).and_then(Weak::upgrade) {
+        Some(present) if present == spec.template => spec.template = present,
+        // The first, or one that differs (by the node that a daemon is tied to, say).
+        present => {
+            if present.is_none() {
+                // Each new one pays for the sweeping of those that are gone.
+                templates.retain(|_, template| template.strong_count() > 0);
+            }
+            templates.insert(owner.uid.clone(), Arc::downgrade(&spec.template));
+        }
+    }
+}
+
+/// Lists are read with room for four, and most hold one.
+fn fit<T>(list: &mut Option<Vec<T>>) {
+    list.iter_mut().for_each(Vec::shrink_to_fit);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(name: &str, image: &str) -> Pod {
+        let pod: Value = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "s", "uid": "u", "controller": true}]},
+            "spec": {"nodeName": "n", "priority": 3,
+                "containers": [{"name": "c", "image": image, "env": [{"name": "E", "value": "v"}], "resources": {"requests": {"cpu": "1"}}}],
+                "volumes": [{"name": "claim", "persistentVolumeClaim": {"claimName": "x"}}, {"name": "own", "emptyDir": {}}]},
+            "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "conditions": [{"type": "Ready", "status": "True"}],
+                "containerStatuses": [{"name": "c", "restartCount": 2, "state": {"terminated": {"exitCode": 4}}}]}});
+        let mut pod: Pod = serde_json::from_value(pod).unwrap();
+        settle(&mut pod);
+        pod
+    }
+
+    #[test]
+    fn pods_are_read_and_those_of_a_controller_share_their_template() {
+        let (a, b, other) = (pod("a", "one"), pod("b", "one"), pod("c", "two"));
+        let (spec, status) = (a.spec.as_ref().unwrap(), a.status.as_ref().unwrap());
+        assert_eq!(
+            (spec.node_name.as_deref(), spec.priority, spec.containers[0].image.as_deref()),
+            (Some("n"), Some(3), Some("one"))
+        );
+        assert_eq!(spec.volumes.len(), 1);
+        assert_eq!((status.pod_ip.as_deref(), status.phase.as_deref()), (Some("10.0.0.1"), Some("Running")));
+        let ended = status.container_statuses.as_ref().unwrap()[0].state.as_ref().unwrap().terminated.as_ref().unwrap();
+        assert_eq!(ended.exit_code, 4);
+        assert!(Arc::ptr_eq(&spec.template, &b.spec.unwrap().template));
+        assert_eq!(other.spec.unwrap().containers[0].image.as_deref(), Some("two"));
+    }
+}
