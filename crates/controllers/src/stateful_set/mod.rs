@@ -52,7 +52,8 @@ fn plan(shape: Shape, replicas: &[Replica]) -> Vec<Action> {
     let by_ordinal: BTreeMap<i32, &Replica> = replicas.iter().map(|r| (r.ordinal, r)).collect();
     let mut actions = Vec::new();
     // What was just renewed must be well before more is touched.
-    let renewed = range.clone().filter(|o| by_ordinal.get(o).is_none_or(|r| r.deleting || (r.updated && !r.available)));
+    let renewed =
+        range.clone().filter(|o| by_ordinal.get(o).is_some_and(|r| r.deleting || (r.updated && !r.available)));
     let budget = usize::try_from(shape.max_unavailable).unwrap_or(1).saturating_sub(renewed.count());
     let is_outdated = |r: &Replica| {
         !r.updated && !r.deleting && shape.partition.is_some_and(|partition| r.ordinal >= shape.start + partition)
