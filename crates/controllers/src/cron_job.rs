@@ -16,6 +16,8 @@ use crate::{Context, Result, job, pods};
 
 /// Times that were missed and are looked through at the most; more of them means that the clock jumped.
 const MISSED: usize = 100;
+/// On a Job: when it was due.
+const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 
 #[derive(Debug, PartialEq, Eq)]
 struct Plan {
@@ -73,6 +75,12 @@ pub fn start(context: Context) {
     });
 }
 
+/// Whether a Job that was started by schedule hasn't ended. One that somebody made by hand of the same template is none of
+/// the schedule's concern.
+fn is_at_work(job: &Job) -> bool {
+    job::ending(job).is_none() && job.annotations().contains_key(SCHEDULED)
+}
+
 struct Work<'a> {
     context: &'a Context,
     crons: &'a Informer<CronJob>,
@@ -123,7 +131,7 @@ impl Work<'_> {
 
     /// What the concurrency policy says, carried out.
     async fn may_start(&self, cron: &CronJob, spec: &CronJobSpec, mine: &[Arc<Job>]) -> Result<bool> {
-        let active: Vec<&Arc<Job>> = mine.iter().filter(|j| job::ending(j).is_none()).collect();
+        let active: Vec<&Arc<Job>> = mine.iter().filter(|j| is_at_work(j)).collect();
         match spec.concurrency_policy.as_deref() {
             Some("Forbid") if !active.is_empty() => {
                 let text = "Not starting job because prior execution is running and concurrency policy is Forbid";
@@ -155,7 +163,7 @@ impl Work<'_> {
         let template = spec.job_template.clone();
         let meta = template.metadata.unwrap_or_default();
         let mut annotations = meta.annotations.unwrap_or_default();
-        annotations.insert("batch.kubernetes.io/cronjob-scheduled-timestamp".into(), due.to_string());
+        annotations.insert(SCHEDULED.into(), due.to_string());
         let job = Job {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
@@ -209,7 +217,7 @@ impl Work<'_> {
     async fn write_status(&self, cron: &CronJob, mine: &[Arc<Job>], last: Option<Timestamp>) -> Result {
         let active: Vec<Value> = mine
             .iter()
-            .filter(|j| job::ending(j).is_none() && j.metadata.deletion_timestamp.is_none())
+            .filter(|j| is_at_work(j) && j.metadata.deletion_timestamp.is_none())
             .map(|j| {
                 let mut reference = json!(j.object_ref(&()));
                 reference["resourceVersion"] = json!(j.resource_version());
@@ -219,6 +227,10 @@ impl Work<'_> {
         let successes = mine.iter().filter_map(|j| j.status.as_ref()?.completion_time.as_ref().map(|t| t.0));
         let before = cron.status.clone().unwrap_or_default();
         let latest = successes.chain(before.last_successful_time.as_ref().map(|t| t.0)).max();
+        for foreign in mine.iter().filter(|j| job::ending(j).is_none() && !is_at_work(j)) {
+            let text = format!("Saw a job that the controller did not create or forgot: {}", foreign.name_any());
+            self.context.events.warning(cron, "UnexpectedJob", text);
+        }
         for ended in mine.iter().filter(|j| before.active.iter().flatten().any(|a| a.uid == j.uid())) {
             if let Some(condition) = job::ending(ended) {
                 let text = format!("Saw completed job: {}, condition: {condition}", ended.name_any());

@@ -144,3 +144,38 @@ fn pods_reach_each_other_through_routers() -> anyhow::Result<()> {
     assert!(size.trim().parse::<u64>()? > 1_000_000, "{size}");
     Ok(())
 }
+
+#[test]
+fn a_node_that_was_silent_is_well_again_as_soon_as_it_speaks() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start()?;
+    cluster.join()?;
+    cluster.apply(SPREAD)?;
+    cluster.eventually("all replicas are available", || {
+        Ok(cluster.get("deployment", "spread")?["status"]["availableReplicas"] == 4)
+    })?;
+    let agent = cluster.agents.first().and_then(testkit::cluster::Node::pid).context("the agent's pid")?;
+    let signal = |name: &str| std::process::Command::new("kill").args([name, &agent.to_string()]).status();
+    let started =
+        |pods: &[serde_json::Value]| pods.iter().map(|p| p["status"]["startTime"].to_string()).collect::<Vec<_>>();
+    let before = started(&cluster.list("pods", "app=spread")?);
+    let ready = || -> anyhow::Result<String> {
+        let node = cluster.get("node", "agent-2")?;
+        let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let found = conditions.iter().find(|c| c["type"] == "Ready");
+        Ok(found.map(|c| c["status"].as_str().unwrap_or("").to_string()).unwrap_or_default())
+    };
+    signal("-STOP")?;
+    // Forty seconds are allowed to it; then its pods get no more traffic.
+    cluster.eventually("the node is unknown", || Ok(ready()? == "Unknown"))?;
+    cluster.eventually("its pods are unready", || {
+        Ok(cluster.get("deployment", "spread")?["status"]["availableReplicas"] == 2)
+    })?;
+    signal("-CONT")?;
+    cluster.eventually("the node is ready again", || Ok(ready()? == "True"))?;
+    cluster.eventually("and so are its pods", || {
+        Ok(cluster.get("deployment", "spread")?["status"]["availableReplicas"] == 4)
+    })?;
+    cluster.eventually("it has no taints", || Ok(cluster.get("node", "agent-2")?["spec"]["taints"].is_null()))?;
+    assert_eq!(started(&cluster.list("pods", "app=spread")?), before, "nothing was restarted");
+    Ok(())
+}

@@ -5,6 +5,7 @@ mod batch;
 mod clients;
 mod crash;
 mod custom;
+mod describe;
 mod errors;
 mod ingress;
 mod join;

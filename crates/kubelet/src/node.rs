@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource as _};
 use serde_json::{Value, json};
 
 use crate::pressure::Pressures;
@@ -171,6 +171,25 @@ pub async fn register(config: &Config, client: &Client) -> Result<IpNet, kube::E
     }
 }
 
+/// What is told when a condition gets a status that it didn't have.
+fn turned(before: &[NodeCondition], now: &[NodeCondition]) -> Vec<&'static str> {
+    let reason = |c: &NodeCondition| {
+        Some(match (c.type_.as_str(), c.status.as_str()) {
+            ("MemoryPressure", "True") => "NodeHasInsufficientMemory",
+            ("MemoryPressure", "False") => "NodeHasSufficientMemory",
+            ("DiskPressure", "True") => "NodeHasDiskPressure",
+            ("DiskPressure", "False") => "NodeHasNoDiskPressure",
+            ("PIDPressure", "True") => "NodeHasInsufficientPID",
+            ("PIDPressure", "False") => "NodeHasSufficientPID",
+            ("Ready", "True") => "NodeReady",
+            ("Ready", "False") => "NodeNotReady",
+            _ => return None,
+        })
+    };
+    let is_new = |c: &&NodeCondition| !before.iter().any(|b| b.type_ == c.type_ && b.status == c.status);
+    now.iter().filter(is_new).filter_map(reason).collect()
+}
+
 /// Writes the status at start and on a slow timer, and renews the lease.
 pub async fn keep_status(agent: Arc<Agent>) {
     let (config, client) = (&agent.config, &agent.client);
@@ -193,6 +212,13 @@ pub async fn keep_status(agent: Arc<Agent>) {
     });
     let mut before: Vec<NodeCondition> = Vec::new();
     if let Ok(node) = nodes.get(&config.node_name).await {
+        agent.events.normal(&node, "Starting", "Starting kubelet.");
+        let info = node.status.as_ref().and_then(|s| s.node_info.as_ref());
+        let boot = NodeFacts::gather(&config.data_dir).boot_id;
+        if info.is_some_and(|i| !i.boot_id.is_empty() && i.boot_id != boot) {
+            let text = format!("Node {} has been rebooted, boot id: {boot}", config.node_name);
+            agent.events.warning(&node, "Rebooted", text);
+        }
         before = node.status.and_then(|s| s.conditions).unwrap_or_default();
     }
     loop {
@@ -205,7 +231,13 @@ pub async fn keep_status(agent: Arc<Agent>) {
             };
             match nodes.patch_status(&config.node_name, &PatchParams::default(), &Patch::Strategic(patch)).await {
                 Ok(node) => {
-                    before = node.status.and_then(|s| s.conditions).unwrap_or_default();
+                    let reference = node.object_ref(&());
+                    let now = node.status.and_then(|s| s.conditions).unwrap_or_default();
+                    for reason in turned(&before, &now) {
+                        let text = format!("Node {} status is now: {reason}", config.node_name);
+                        agent.events.record(reference.clone(), "Normal", reason, text);
+                    }
+                    before = now;
                     next_status = tokio::time::Instant::now() + STATUS;
                     shown_images = images.len();
                 }

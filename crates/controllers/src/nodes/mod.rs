@@ -51,7 +51,7 @@ pub fn start(context: Context) {
     let leases = context.informers.of::<Lease>();
     let caches = Caches { nodes: context.informers.of(), pods: context.informers.of(), health: Arc::default() };
     let queue = Queue::default();
-    let (add, own) = (queue.clone(), caches.clone());
+    let (add, own, told) = (queue.clone(), caches.clone(), context.events.clone());
     caches.nodes.on_change(move |change| {
         let (node, now) = (change.object(), apimachinery::clock::now());
         add.add(node.key());
@@ -61,6 +61,10 @@ pub fn start(context: Context) {
             }
             informer::Change::Deleted(_) => own.health.lock().remove(&node.name_any(), now),
         };
+        if let informer::Change::Applied { old: None, new } = change {
+            let text = format!("Node {0} event: Registered Node {0} in Controller", new.name_any());
+            told.normal(new.as_ref(), "RegisteredNode", text);
+        }
         if changed {
             // What may be done with the silent ones has changed.
             own.nodes.list().iter().filter(|n| !is_ready(n)).for_each(|n| add.add(n.key()));
@@ -241,6 +245,7 @@ async fn write_taints(api: &Api<Node>, node: &Node, wanted: &[(&'static str, &'s
     if json!(present) == json!(taints) {
         return Ok(());
     }
+    let taints = if taints.is_empty() { Value::Null } else { json!(taints) };
     let patch = json!({"metadata": {"resourceVersion": node.resource_version()}, "spec": {"taints": taints}});
     crate::ignore(api.patch(&node.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await, &[404, 409])
 }
