@@ -12,7 +12,8 @@ use crate::{Figure, usage};
 
 const NODES: usize = 1000;
 const PODS: i32 = 10_000;
-const QUIET: Duration = Duration::from_secs(20);
+const SETTLED: Duration = Duration::from_secs(30);
+const QUIET: Duration = Duration::from_secs(40);
 
 /// A Deployment of many pods until all are available; then memory and processor time while nothing happens.
 pub async fn measure(config: &Config, pid: u32) -> anyhow::Result<Vec<Figure>> {
@@ -37,7 +38,8 @@ pub async fn measure(config: &Config, pid: u32) -> anyhow::Result<Vec<Figure>> {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let took = begun.elapsed().as_secs_f64();
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    // What is put off (memory that is given back, endpoints, events) is done by then.
+    tokio::time::sleep(SETTLED).await;
     let after = usage(pid)?;
     tokio::time::sleep(QUIET).await;
     let later = usage(pid)?;

@@ -92,9 +92,16 @@ fn plan(shape: Shape, replicas: &[Replica]) -> Vec<Action> {
     if !actions.is_empty() {
         return actions;
     }
+    let down = range.clone().filter(|o| by_ordinal.get(o).is_none_or(|r| r.deleting || !r.available)).count();
+    let mut spare = usize::try_from(shape.max_unavailable).unwrap_or(1).saturating_sub(down);
+    let outdated: Vec<&&Replica> = range.rev().filter_map(|o| by_ordinal.get(&o)).filter(|r| is_outdated(r)).collect();
     // What is old and unwell is missed by nobody.
-    let outdated = range.rev().filter(|o| by_ordinal.get(o).is_some_and(|r| is_outdated(r)));
-    actions.extend(outdated.take(budget).map(Action::Delete));
+    let chosen = outdated.into_iter().filter(|r| {
+        let free = !r.available || spare > 0;
+        spare = if r.available { spare.saturating_sub(1) } else { spare };
+        free
+    });
+    actions.extend(chosen.take(budget).map(|r| Action::Delete(r.ordinal)));
     actions
 }
 
@@ -299,6 +306,7 @@ fn observe(name: &str, spec: &StatefulSetSpec, mine: &[Arc<Pod>], newest: &str) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// One letter a pod: `a`vailable, `s`tarting, `d`eleting, `f`ailed, `o`ld but available, `b`roken and old, `-` missing.
     fn check(replicas: i32, parallel: bool, partition: i32, pods: &str, want: &str) {
@@ -356,5 +364,55 @@ mod tests {
         let mut some: Vec<Replica> = pods;
         some[3].deleting = true;
         assert_eq!(plan(shape, &some), [Action::Delete(2)]);
+    }
+
+    proptest! {
+        /// From any start, with pods that get well or fail as they please, nothing is made twice, no more is down for the
+        /// update than may be, order is kept, and all ends as it should be.
+        #[test]
+        fn updates_keep_their_promises_and_end(
+            replicas in 0..6i32, parallel: bool, max_unavailable in 1..4i32, start in prop::collection::vec(0..5u8, 0..8),
+            luck in prop::collection::vec((0..6i32, 0..4u8), 200),
+        ) {
+            let replica = |ordinal: usize, c: &u8| Replica {
+                ordinal: ordinal as i32, over: *c == 1, deleting: *c == 2, available: *c >= 3, updated: *c == 4,
+            };
+            let mut pods: BTreeMap<i32, Replica> =
+                start.iter().enumerate().map(|(i, c)| (i as i32, replica(i, c))).collect();
+            let shape = Shape { start: 0, replicas, parallel, partition: Some(0), max_unavailable };
+            let luck = luck.into_iter().chain((0..60).flat_map(|_| (0..8).flat_map(|o| [(o, 0), (o, 2)])));
+            for (ordinal, event) in luck {
+                let now: Vec<Replica> = pods.values().copied().collect();
+                let up = |pods: &BTreeMap<i32, Replica>| (0..replicas).filter(|o| pods.get(o).is_some_and(|r| r.available && !r.deleting)).count() as i32;
+                let before = up(&pods);
+                let actions = plan(shape, &now);
+                prop_assert!(parallel || actions.len() <= usize::try_from(max_unavailable).unwrap(), "{:?} of {:?}", actions, now);
+                for action in actions {
+                    match action {
+                        Action::Create(n) => {
+                            prop_assert!(n < replicas && !pods.contains_key(&n), "{} of {:?}", n, now);
+                            prop_assert!(parallel || (0..n).all(|o| now.iter().any(|r| r.ordinal == o && r.available)), "{:?}", now);
+                            pods.insert(n, Replica { ordinal: n, over: false, deleting: false, available: false, updated: true });
+                        }
+                        Action::Delete(n) => {
+                            let pod = pods.get_mut(&n).unwrap();
+                            prop_assert!(!pod.deleting);
+                            (pod.deleting, pod.available) = (true, false);
+                        }
+                    }
+                }
+                let after = up(&pods);
+                prop_assert!(after >= (replicas - max_unavailable).min(before), "{} up, {} before: {:?}", after, before, now);
+                match event {
+                    // It gets well, unless it is over or leaves.
+                    0 => pods.values_mut().filter(|r| r.ordinal == ordinal && !r.over && !r.deleting).for_each(|r| r.available = true),
+                    1 => pods.values_mut().filter(|r| r.ordinal == ordinal && !r.deleting).for_each(|r| r.available = false),
+                    2 => pods.retain(|_, r| r.ordinal != ordinal || !r.deleting),
+                    _ => {}
+                }
+            }
+            prop_assert_eq!(pods.len() as i32, replicas);
+            prop_assert!(pods.values().all(|r| r.updated && r.available && !r.deleting), "{:?}", pods);
+        }
     }
 }
