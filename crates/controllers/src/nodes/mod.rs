@@ -39,6 +39,8 @@ struct Caches {
     nodes: Informer<Node>,
     pods: Informer<Pod>,
     health: Arc<Mutex<Health>>,
+    /// Nodes for which no range of addresses was left.
+    without_range: Arc<Mutex<HashSet<String>>>,
 }
 
 /// The part of the cluster that fails together.
@@ -49,7 +51,12 @@ fn zone(node: &Node) -> String {
 
 pub fn start(context: Context) {
     let leases = context.informers.of::<Lease>();
-    let caches = Caches { nodes: context.informers.of(), pods: context.informers.of(), health: Arc::default() };
+    let caches = Caches {
+        nodes: context.informers.of(),
+        pods: context.informers.of(),
+        health: Arc::default(),
+        without_range: Arc::default(),
+    };
     let queue = Queue::default();
     let (add, own, told) = (queue.clone(), caches.clone(), context.events.clone());
     caches.nodes.on_change(move |change| {
@@ -59,7 +66,11 @@ pub fn start(context: Context) {
             informer::Change::Applied { .. } => {
                 own.health.lock().put(&node.name_any(), &zone(node), is_ready(node), now)
             }
-            informer::Change::Deleted(_) => own.health.lock().remove(&node.name_any(), now),
+            informer::Change::Deleted(_) => {
+                // Its range is free for somebody.
+                own.without_range.lock().drain().for_each(|name| add.add(Key::new("", &name)));
+                own.health.lock().remove(&node.name_any(), now)
+            }
         };
         if let informer::Change::Applied { old: None, new } = change {
             let text = format!("Node {0} event: Registered Node {0} in Controller", new.name_any());
@@ -118,8 +129,8 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Opti
         return eviction::orphans(context, &caches.pods, &key.name).await.map(|()| None);
     };
     let api: Api<Node> = Api::all(context.client.clone());
-    if node.spec.as_ref().is_none_or(|s| s.pod_cidr.is_none()) && !give_range(context, caches, &node).await? {
-        return Ok(Some(Duration::from_secs(30)));
+    if node.spec.as_ref().is_none_or(|s| s.pod_cidr.is_none()) {
+        give_range(context, caches, &node).await?;
     }
     let now = apimachinery::clock::now();
     let silence = caches.health.lock().silence(&key.name, now);
@@ -160,20 +171,22 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Opti
     Ok([again, evicted, silent].into_iter().flatten().min())
 }
 
-/// Gives a node its range of pod addresses; false if there is none left.
-async fn give_range(context: &Context, caches: &Caches, node: &Node) -> Result<bool> {
+/// Gives a node its range of pod addresses. If there is none left, the deletion of another node brings it here again.
+async fn give_range(context: &Context, caches: &Caches, node: &Node) -> Result {
     let nodes = &caches.nodes;
     let taken = nodes.list().iter().filter_map(|n| n.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()).collect();
     let Some(range) = free_range(context.config.cluster_cidr, &taken) else {
-        context.events.warning(node, "CIDRNotAvailable", "all ranges of --cluster-cidr are in use");
-        return Ok(false);
+        if caches.without_range.lock().insert(node.name_any()) {
+            context.events.warning(node, "CIDRNotAvailable", "all ranges of --cluster-cidr are in use");
+        }
+        return Ok(());
     };
     let api: Api<Node> = Api::all(context.client.clone());
     let patch = json!({"spec": {"podCIDR": range.to_string(), "podCIDRs": [range.to_string()]}});
     let changed = api.patch(&node.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
     let cidr = changed.spec.and_then(|s| s.pod_cidr);
     nodes.wait_for(&node.key(), |n| n.and_then(|n| n.spec.as_ref()).and_then(|s| s.pod_cidr.clone()) == cidr).await;
-    Ok(true)
+    Ok(())
 }
 
 fn has_taint(node: &Node, (key, effect): (&str, &str)) -> bool {
