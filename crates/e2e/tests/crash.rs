@@ -84,3 +84,95 @@ fn nothing_acknowledged_is_lost() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+const MIXED: &str = r"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      initContainers:
+      - {name: first, image: 'busybox:1.28', command: ['true']}
+      - {name: beside, image: 'busybox:1.28', command: [sleep, '36000'], restartPolicy: Always}
+      containers: [{name: c, image: 'busybox:1.28', command: [sleep, '36000'], volumeMounts: [{name: v, mountPath: /v}]}]
+      volumes: [{name: v, emptyDir: {medium: Memory}}]
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  replicas: 2
+  podManagementPolicy: Parallel
+  serviceName: db
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers: [{name: c, image: 'busybox:1.28', command: [sleep, '36000'], volumeMounts: [{name: data, mountPath: /data}]}]
+  volumeClaimTemplates: [{metadata: {name: data}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}}]
+";
+
+/// Kills the daemon, shims, containers, or all at once, at moments drawn by chance; `SEED=n` repeats a run, and `KILLS=n` says how
+/// often (10 unless told otherwise; releases are tried with 200).
+#[test]
+fn whatever_is_killed_comes_back_and_leaves_nothing() -> anyhow::Result<()> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    let seed = number("SEED").unwrap_or_else(rand::random::<u64>);
+    let kills = number("KILLS").unwrap_or(10);
+    println!("SEED={seed}");
+    let mut chance = StdRng::seed_from_u64(seed);
+    let mut cluster = Cluster::start()?;
+    cluster.apply(MIXED)?;
+    let well = |cluster: &Cluster| -> anyhow::Result<bool> {
+        let pods: Vec<serde_json::Value> =
+            ["app=web", "app=db"].iter().map(|s| cluster.list("pods", s)).collect::<anyhow::Result<Vec<_>>>()?.concat();
+        let ready = |p: &&serde_json::Value| {
+            let conditions = p["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            p["metadata"]["deletionTimestamp"].is_null()
+                && conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+        };
+        Ok(pods.len() == 5 && pods.iter().filter(ready).count() == 5)
+    };
+    cluster.eventually("all pods are ready", || well(&cluster))?;
+    let whole = cluster.server.inventory();
+    for round in 0..kills {
+        let daemon = cluster.server.pid();
+        let pick = |from: Vec<u32>, chance: &mut StdRng| from.get(chance.random_range(0..from.len().max(1))).copied();
+        let (what, victims) = match chance.random_range(0..4) {
+            0 => ("the daemon", Vec::new()),
+            1 => ("a shim", pick(cluster.server.shims(), &mut chance).into_iter().collect()),
+            2 => ("a process in a container", pick(cluster.server.contained(), &mut chance).into_iter().collect()),
+            _ => ("all", [cluster.server.shims(), cluster.server.contained()].concat()),
+        };
+        for victim in &victims {
+            let _ = std::process::Command::new("kill").args(["-9", &victim.to_string()]).status();
+        }
+        if what == "the daemon" || what == "all" {
+            cluster.server.crash();
+            std::thread::sleep(std::time::Duration::from_millis(chance.random_range(0..500)));
+            cluster.server.spawn()?;
+        }
+        let mut last = String::new();
+        let told = format!(
+            "SEED={seed}: after round {round}, when {what} was killed ({victims:?}, daemon {daemon:?}), all is as before"
+        );
+        let came = cluster.eventually(&told, || {
+            let now = cluster.server.inventory();
+            last = format!("{now:?} rather than {whole:?}");
+            Ok(well(&cluster)? && now == whole)
+        });
+        came.map_err(|error| anyhow::anyhow!("{error}; there is {last}"))?;
+        // Pods may be caught in the midst of anything, too.
+        std::thread::sleep(std::time::Duration::from_millis(chance.random_range(0..300)));
+    }
+    let output = cluster.server.uninstall();
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!(cluster.server.leftovers(), Vec::<String>::new(), "SEED={seed}");
+    Ok(())
+}

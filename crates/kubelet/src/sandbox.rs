@@ -176,8 +176,7 @@ impl Agent {
         let _ = tokio::task::spawn_blocking(move || {
             for qos in ["", "/burstable", "/besteffort"] {
                 let cgroup = format!("{cgroup_root}{qos}/pod{uid}");
-                runtime::cgroup::kill_all(&cgroup);
-                runtime::cgroup::remove(&cgroup);
+                runtime::cgroup::destroy(&cgroup);
             }
             rootfs::unmount_below(&[&places.data, &places.run]);
             places.namespaces().remove();

@@ -142,6 +142,20 @@ pub fn remove(cgroup: &str) {
     }
 }
 
+/// Ends what is in the cgroup and below, and removes it. A process needs a moment to be gone; after half a second the cgroup is
+/// left as it is.
+pub fn destroy(cgroup: &str) {
+    for _ in 0..50 {
+        if !folders(cgroup).iter().any(|f| f.exists()) {
+            return;
+        }
+        kill_all(cgroup);
+        remove(cgroup);
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    tracing::warn!(cgroup, "a cgroup can't be removed");
+}
+
 /// The paths of the cgroups right below `cgroup`, in any hierarchy.
 pub fn children(cgroup: &str) -> Vec<String> {
     let mut names: Vec<String> = folders(cgroup)

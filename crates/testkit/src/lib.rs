@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod fake;
 pub mod images;
+pub mod inventory;
 pub mod registry;
 
 pub use cluster::{Cluster, Node, Output};

@@ -448,7 +448,10 @@ impl Worker {
             tracing::warn!(pod = self.key(), %error, "what is left of a container can't be removed");
         }
         let folders = [self.places.container(id), self.places.writable(id)];
+        let cgroup = format!("{}/{id}", crate::sandbox::cgroup(&self.agent.config, &self.pod));
         let _ = tokio::task::spawn_blocking(move || {
+            // A shim that died took along what it knew of the container.
+            runtime::cgroup::destroy(&cgroup);
             runtime::rootfs::unmount_below(&[&folders[0], &folders[1]]);
             for folder in folders {
                 let _ = std::fs::remove_dir_all(folder);
