@@ -10,7 +10,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -41,11 +42,20 @@ const SCHEMA: &str = "
 pub struct Options {
     /// Revisions of history that are kept for reads of the past. Compaction starts at twice as many.
     pub history: u64,
+    /// Keys that begin so are written again and again by many, and nobody waits for them: heartbeats. Updates of them wait
+    /// for company, so that ten of them are one write to the disk. Others wait for nothing.
+    pub patient: &'static str,
+    /// How long such an update waits at the most.
+    pub patience: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { history: 10_000 }
+        Options {
+            history: 10_000,
+            patient: "/registry/leases.coordination.k8s.io/kube-node-lease/",
+            patience: Duration::from_millis(100),
+        }
     }
 }
 
@@ -200,11 +210,26 @@ struct Writer {
 type Waiting = (Write, oneshot::Sender<Result<u64, WriteError>>);
 
 impl Writer {
+    /// What belongs into the same transaction as `writes`: what is there already, and if all of them are patient, what comes
+    /// until the deadline.
+    fn next(&self, commands: &Receiver<Command>, writes: &[Waiting], deadline: Instant) -> Option<Command> {
+        let is_patient =
+            |(write, _): &Waiting| matches!(write, Write::Update { key, .. } if key.starts_with(self.options.patient));
+        match commands.try_recv() {
+            Ok(command) => Some(command),
+            Err(TryRecvError::Empty) if writes.iter().all(is_patient) => {
+                commands.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
+            }
+            Err(_) => None,
+        }
+    }
+
     fn run(mut self, commands: &Receiver<Command>) {
         let mut writes: Vec<Waiting> = Vec::new();
         while let Ok(first) = commands.recv() {
             let mut next = Some(first);
             let mut other = None;
+            let deadline = Instant::now() + self.options.patience;
             while let Some(command) = next {
                 match command {
                     Command::Write(write, answer) => writes.push((write, answer)),
@@ -213,7 +238,7 @@ impl Writer {
                         break;
                     }
                 }
-                next = if writes.len() < BATCH { commands.try_recv().ok() } else { None };
+                next = if writes.len() < BATCH { self.next(commands, &writes, deadline) } else { None };
             }
             self.commit(&mut writes);
             match other {

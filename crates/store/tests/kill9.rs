@@ -37,7 +37,7 @@ async fn content(store: &SqliteStore) -> (BTreeMap<String, KeyValue>, u64) {
 
 fn open(path: &str) -> SqliteStore {
     // A short history, so that compaction is killed in its middle too.
-    SqliteStore::open(std::path::Path::new(path), Options { history: 50 }).unwrap()
+    SqliteStore::open(std::path::Path::new(path), Options { history: 50, ..Options::default() }).unwrap()
 }
 
 /// The child: writes for ever, several at a time, and prints `key revision` for what was acknowledged (a deletion as

@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 /// Requests that the nodes have under way at a time.
 const AT_ONCE: usize = 64;
 /// How often a node says that it lives.
-const LEASE: Duration = Duration::from_secs(15);
+const LEASE: Duration = Duration::from_secs(10);
 
 /// Registers `count` nodes, `fake-0` and so on if `prefix` is `fake`, each with room for 110 pods; they live until the task is
 /// aborted.
@@ -67,15 +67,21 @@ async fn register(client: &Client, name: &str) -> Result<(), kube::Error> {
     leases.create(&PostParams::default(), &lease).await.map(|_| ())
 }
 
+/// Renews all leases, each in its own time, as real nodes do.
 async fn renew(client: Client, prefix: &str, count: usize) {
     let leases: Api<Lease> = Api::namespaced(client, "kube-node-lease");
-    loop {
-        for i in 0..count {
-            let patch = Patch::Merge(json!({"spec": {"renewTime": clock::now_micro()}}));
-            let _ = leases.patch(&format!("{prefix}-{i}"), &PatchParams::default(), &patch).await;
+    let keep = |i: usize| {
+        let (leases, name) = (leases.clone(), format!("{prefix}-{i}"));
+        async move {
+            tokio::time::sleep(LEASE.mul_f64(i as f64 / count as f64)).await;
+            loop {
+                let patch = Patch::Merge(json!({"spec": {"renewTime": clock::now_micro()}}));
+                let _ = leases.patch(&name, &PatchParams::default(), &patch).await;
+                tokio::time::sleep(LEASE).await;
+            }
         }
-        tokio::time::sleep(LEASE).await;
-    }
+    };
+    futures::future::join_all((0..count).map(keep)).await;
 }
 
 /// Makes every pod of every fake node what its node would make of it.

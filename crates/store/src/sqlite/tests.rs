@@ -28,7 +28,7 @@ fn texts(items: &[KeyValue]) -> Vec<String> {
 }
 
 fn open(dir: &tempfile::TempDir) -> SqliteStore {
-    SqliteStore::open(&dir.path().join("db"), Options { history: 10 }).unwrap()
+    SqliteStore::open(&dir.path().join("db"), Options { history: 10, ..Options::default() }).unwrap()
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn revision_survives_reopening_after_compaction_of_everything() {
 #[tokio::test]
 async fn history_is_bounded() {
     let dir = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(&dir.path().join("db"), Options { history: 100 }).unwrap();
+    let store = SqliteStore::open(&dir.path().join("db"), Options { history: 100, ..Options::default() }).unwrap();
     let mut revision = store.write(create("/a", "0")).await.unwrap();
     for i in 0..1000 {
         revision = store.write(update("/a", &i.to_string(), revision)).await.unwrap();
@@ -108,4 +108,23 @@ async fn history_is_bounded() {
     let rows: i64 = connection.query_row("SELECT count(*) FROM kv", [], |r| r.get(0)).unwrap();
     assert!(rows <= 202, "{rows} rows are left of 1001");
     assert_eq!(texts(&store.list_at("/", revision).await.unwrap()), ["/a=999@1001"]);
+}
+
+#[tokio::test]
+async fn heartbeats_wait_for_company_and_hold_up_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    // As good as for ever: only company brings them to the disk.
+    let options = Options { patient: "/beat/", patience: std::time::Duration::from_secs(3600), ..Options::default() };
+    let store = SqliteStore::open(&dir.path().join("db"), options).unwrap();
+    for name in ["/beat/a", "/beat/b"] {
+        // Only updates are patient.
+        store.write(create(name, "0")).await.unwrap();
+    }
+    let (first, second) = (store.clone(), store.clone());
+    let first = tokio::spawn(async move { first.write(update("/beat/a", "1", 1)).await });
+    let second = tokio::spawn(async move { second.write(update("/beat/b", "1", 2)).await });
+    tokio::task::yield_now().await;
+    assert!(!first.is_finished() && !second.is_finished());
+    let other = store.write(create("/other", "1")).await.unwrap();
+    assert_eq!((first.await.unwrap().unwrap() + second.await.unwrap().unwrap(), other), (3 + 4, 5));
 }
