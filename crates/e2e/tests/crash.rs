@@ -127,7 +127,8 @@ fn whatever_is_killed_comes_back_and_leaves_nothing() -> anyhow::Result<()> {
     let kills = number("KILLS").unwrap_or(10);
     println!("SEED={seed}");
     let mut chance = StdRng::seed_from_u64(seed);
-    let mut cluster = Cluster::start()?;
+    // What is killed again and again waits for long else.
+    let mut cluster = Cluster::start_with(&["--restart-backoff", "1s,2s"])?;
     cluster.apply(MIXED)?;
     let well = |cluster: &Cluster| -> anyhow::Result<bool> {
         let pods: Vec<serde_json::Value> =

@@ -32,6 +32,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use informer::{Informers, Recorder};
 use ipnet::IpNet;
@@ -66,6 +67,48 @@ pub struct Config {
     pub is_server: bool,
     /// What must be left of the machine; below it pods are evicted.
     pub eviction_hard: Thresholds,
+    pub restart_backoff: Backoff,
+}
+
+/// How long containers that end again and again wait for their next start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    pub first: Duration,
+    pub most: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Backoff { first: Duration::from_secs(1), most: Duration::from_secs(60) }
+    }
+}
+
+impl Backoff {
+    /// None after the first end; then the first wait, doubling up to the most.
+    fn after(self, failures: u32) -> Duration {
+        match failures {
+            0 => Duration::ZERO,
+            n => (self.first * 2u32.saturating_pow((n - 1).min(20))).min(self.most),
+        }
+    }
+}
+
+impl std::str::FromStr for Backoff {
+    type Err = String;
+
+    /// `1s,60s`: the first wait and the longest.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let seconds = |part: &str| {
+            let number = part.trim().strip_suffix('s')?.parse::<u64>().ok()?;
+            Some(Duration::from_secs(number))
+        };
+        let (first, most) = text.split_once(',').ok_or("it wants two times, as in 1s,60s")?;
+        match (seconds(first), seconds(most)) {
+            (Some(first), Some(most)) if first <= most => Ok(Backoff { first, most }),
+            (Some(_), Some(_)) => Err(format!("the first wait {first} is longer than the longest, {most}")),
+            _ => Err(format!("{text:?} has a time that isn't a number of seconds, as 10s")),
+        }
+    }
 }
 
 impl Config {

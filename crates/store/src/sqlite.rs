@@ -37,6 +37,9 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
+/// Free pages that are kept for the next writes in any case.
+const SPARE: i64 = 1024;
+
 /// How a database is kept.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -359,7 +362,18 @@ impl Writer {
         write_meta(&transaction, "revision", self.revision)?;
         transaction.commit()?;
         self.compacted = revision;
-        let mut vacuum = self.connection.prepare("PRAGMA incremental_vacuum(1000)")?;
+        self.shrink()
+    }
+
+    /// Gives pages back to the disk when most of the file is free. What is free else is for the next writes: giving it back
+    /// would mean to move pages, and to ask for it again.
+    fn shrink(&self) -> rusqlite::Result<()> {
+        let count = |pragma: &str| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+        let (free, all) = (count("freelist_count")?, count("page_count")?);
+        if free < SPARE || free * 2 < all {
+            return Ok(());
+        }
+        let mut vacuum = self.connection.prepare_cached("PRAGMA incremental_vacuum(1000)")?;
         let mut rows = vacuum.query([])?;
         while rows.next()?.is_some() {}
         Ok(())

@@ -220,6 +220,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         taints: args.node_taints.iter().map(|t| taint(t)).collect::<anyhow::Result<_>>()?,
         is_server: access.is_server,
         eviction_hard: args.eviction_hard.clone(),
+        restart_backoff: args.restart_backoff,
     };
     for folder in [&config.data_dir, &config.run_dir] {
         // Secrets and other pods' files are below: nobody else on this machine may look.

@@ -109,6 +109,9 @@ pub struct NodeArgs {
     /// What must be left of the machine, else pods are evicted
     #[arg(long, default_value = "memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<5%")]
     pub eviction_hard: kubelet::Thresholds,
+    /// First and longest wait of containers that end again and again (upstream's are 10s,300s)
+    #[arg(long, value_name = "FIRST,LONGEST", default_value = "1s,60s")]
+    pub restart_backoff: kubelet::Backoff,
     /// Messages to print: error, warn, info, debug, trace, or tracing's filter syntax
     #[arg(long, default_value = "info", env = "TIMONEL_LOG_LEVEL")]
     pub log_level: String,

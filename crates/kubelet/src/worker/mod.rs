@@ -31,8 +31,6 @@ use crate::{Agent, status};
 use state::save;
 pub use state::{Ended, Phase, Run, Saved, load};
 
-/// First and longest wait before a container that failed is started again (KEP-4603).
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// A run that was longer than this wipes earlier failures out.
 const LONG_RUN: SignedDuration = SignedDuration::from_mins(10);
 /// How often ConfigMaps, Secrets and tokens in volumes are renewed.
@@ -346,7 +344,7 @@ impl Worker {
                 agent.tell(&pod, name, "Warning", "Failed", format!("Error: {why}"));
                 run.waiting = Some(("CreateContainerError".into(), why));
                 run.failures += 1;
-                run.not_before = Some(Instant::now() + backoff(run.failures));
+                run.not_before = Some(Instant::now() + self.agent.config.restart_backoff.after(run.failures));
                 self.saved.containers.insert(name.into(), run);
                 return;
             }
@@ -384,7 +382,7 @@ impl Worker {
                 agent.tell(&pod, name, "Warning", "Failed", message);
                 run.waiting = Some((error.reason.into(), error.message.clone()));
                 run.failures += 1;
-                run.not_before = Some(Instant::now() + backoff(run.failures));
+                run.not_before = Some(Instant::now() + self.agent.config.restart_backoff.after(run.failures));
                 if error.reason == "RunContainerError" {
                     let at = Timestamp::now().to_string();
                     let ended = Ended {
@@ -469,7 +467,7 @@ impl Worker {
             _ => false,
         };
         run.failures = if long { 0 } else { run.failures };
-        run.not_before = Some(Instant::now() + backoff(run.failures));
+        run.not_before = Some(Instant::now() + self.agent.config.restart_backoff.after(run.failures));
         run.failures += 1;
         run.ready = false;
         run.started = false;
@@ -695,14 +693,6 @@ impl Due {
             (Due::At(a), Some(Due::At(b))) => Due::At(a.min(b)),
             (mine, _) => mine,
         }
-    }
-}
-
-/// No wait after the first end; then one second, doubling up to a minute.
-fn backoff(failures: u32) -> Duration {
-    match failures {
-        0 => Duration::ZERO,
-        n => (BACKOFF.0 * 2u32.saturating_pow((n - 1).min(10))).min(BACKOFF.1),
     }
 }
 
