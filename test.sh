@@ -38,6 +38,6 @@ cargo build --locked --workspace --all-targets
 if cargo fmt --version >/dev/null 2>&1; then cargo fmt --check; else echo "skipped: cargo fmt isn't installed" >&2; fi
 if cargo clippy --version >/dev/null 2>&1; then cargo clippy --locked --workspace --all-targets -- -D warnings
 else echo "skipped: cargo clippy isn't installed" >&2; fi
-cargo test --locked --workspace --lib --bins --test kill9 --test hostile --test api
+cargo test --locked --workspace --lib --bins --test kill9 --test hostile --test api --test loops
 # Every test has clusters of its own; two at a time keep two cores busy.
 cargo test --locked --workspace --test e2e -- --test-threads "${TEST_THREADS:-2}"

@@ -163,11 +163,6 @@ impl ApiServer {
         Box::pin(async move { handlers::dispatch(&server, request, peer).await })
     }
 
-    /// Waits for so many more changes.
-    pub async fn changes(&self, count: u64) {
-        self.cache.reached(self.cache.revision() + count).await;
-    }
-
     /// A tower service for a component of this process, which acts as `user`.
     pub fn in_process(self: &Arc<Self>, user: User) -> InProcess {
         InProcess { server: self.clone(), user: Arc::new(user) }

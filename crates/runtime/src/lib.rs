@@ -14,7 +14,6 @@
 //!
 //! This crate knows nothing of pods' specs or of the Kubernetes API.
 
-mod allocator;
 pub mod cgroup;
 pub mod client;
 pub mod image;
@@ -25,7 +24,6 @@ mod seqpacket;
 mod shim;
 pub mod spec;
 
-pub use allocator::{share_heaps, trim_heaps};
 pub use client::{ShimClient, ShimEvent};
 pub use image::{Image, ImageError, ImageStore};
 pub use shim::shim_main;

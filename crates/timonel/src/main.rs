@@ -16,12 +16,16 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+/// Threads that share heaps, and what is freed goes back to the kernel: with the C library's allocator, the control plane of ten
+/// thousand pods took half as much time again (`docs/benchmarks.md`).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // A shim is this same binary, started by the runtime; it must not parse anything else or start a thread.
     if let Some(code) = runtime::shim_main() {
         return code;
     }
-    runtime::share_heaps();
     // Called by the name kubectl, it is kubectl.
     let by_name = std::env::args_os().next().is_some_and(|name| std::path::Path::new(&name).ends_with("kubectl"));
     let cli = if by_name {

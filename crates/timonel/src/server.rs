@@ -4,7 +4,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use apiserver::audit::{self, Audit};
@@ -63,7 +62,6 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let folder = plan.args.node.data_dir.join("server/manifests");
     tokio::spawn(manifests::run(components::client(&api, installer), folder));
     tracing::info!(kubeconfig = %plan.args.write_kubeconfig.display(), "the API is served on port {}", plan.args.https_listen_port);
-    tokio::spawn(trim(api.clone()));
     if plan.args.disable_agent {
         stop.cancelled().await;
     } else {
@@ -80,15 +78,6 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     }
     serving.await??;
     Ok(())
-}
-
-/// Gives memory back after many changes: what they needed for a moment lies scattered among what stays.
-async fn trim(api: Arc<ApiServer>) {
-    loop {
-        api.changes(5000).await;
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        runtime::trim_heaps();
-    }
 }
 
 /// Reads the audit policy and opens its log, if there is a policy.
