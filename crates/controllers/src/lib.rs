@@ -28,6 +28,7 @@ mod service_account;
 mod service_lb;
 mod stateful_set;
 mod storage;
+mod sweeper;
 
 use std::sync::Arc;
 
@@ -86,6 +87,7 @@ pub fn start(config: Config, informers: Informers) {
     job::start(context.events("job-controller"));
     cron_job::start(context.events("cronjob-controller"));
     endpoints::start(context.events("endpoint-slice-controller"));
+    sweeper::start(context.clone());
     ephemeral::start(context.events("ephemeral-volume-controller"));
     if context.config.ingress {
         ingress::start(context.clone());

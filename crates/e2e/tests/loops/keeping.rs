@@ -200,3 +200,26 @@ async fn old_certificate_requests_are_swept() {
     sleep(Duration::from_secs(2 * 3600)).await;
     assert!(cluster.list(requests).await.is_empty(), "nobody approved it for a day");
 }
+
+#[tokio::test(start_paused = true)]
+async fn bootstrap_tokens_go_when_their_time_is_over() {
+    let cluster = Cluster::start(0).await;
+    let secrets = "/api/v1/namespaces/kube-system/secrets";
+    // The clock starts at 10:00:30.
+    for (id, until) in [("aaaaaa", "2026-03-02T10:30:00Z"), ("bbbbbb", "2026-03-02T12:30:00Z"), ("cccccc", "")] {
+        let data = json!({"token-id": id, "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true", "expiration": until});
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": format!("bootstrap-token-{id}")},
+            "type": "bootstrap.kubernetes.io/token", "stringData": data});
+        cluster.post(secrets, secret).await;
+    }
+    let tokens = async || {
+        let all = cluster.list(secrets).await;
+        names(&all).iter().filter_map(|n| n.strip_prefix("bootstrap-token-").map(String::from)).collect::<Vec<_>>()
+    };
+    sleep(Duration::from_secs(29 * 60)).await;
+    assert_eq!(tokens().await, ["aaaaaa", "bbbbbb", "cccccc"]);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(tokens().await, ["bbbbbb", "cccccc"]);
+    sleep(Duration::from_secs(3 * 3600)).await;
+    assert_eq!(tokens().await, ["cccccc"]);
+}

@@ -1,0 +1,110 @@
+//! What nobody needs any more: pods that have ended, beyond a number, and bootstrap tokens whose time is over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use informer::{Informer, Key, Keyed as _, Pod, Queue};
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::api::DeleteParams;
+use kube::runtime::watcher;
+use kube::{Api, ResourceExt as _};
+
+use crate::{Context, Result, pods};
+
+/// Pods that have ended and are kept for people to look at (upstream's `--terminated-pod-gc-threshold`).
+const KEPT: usize = 12_500;
+/// How long ended pods gather before they are counted.
+const GATHER: Duration = Duration::from_secs(20);
+
+pub fn start(context: Context) {
+    sweep_pods(context.clone());
+    sweep_tokens(context);
+}
+
+fn sweep_pods(context: Context) {
+    let all = context.informers.of::<Pod>();
+    let queue = Queue::default();
+    let add = queue.clone();
+    all.on_change(move |change| {
+        if let informer::Change::Applied { new, .. } = change
+            && has_ended(new)
+        {
+            add.add_after(Key::new("", "pods"), GATHER);
+        }
+    });
+    queue.work("pod-gc", 1, move |_| {
+        let (context, all) = (context.clone(), all.clone());
+        async move {
+            for pod in surplus(all.list(), KEPT) {
+                let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
+                crate::ignore(api.delete(&pod.name_any(), &DeleteParams::default()).await, &[404])?;
+            }
+            Ok::<_, kube::Error>(None)
+        }
+    });
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    matches!(pods::phase(pod), "Succeeded" | "Failed") && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// The oldest of those that have ended, beyond `kept`.
+fn surplus(mut all: Vec<Arc<Pod>>, kept: usize) -> Vec<Arc<Pod>> {
+    all.retain(|p| has_ended(p));
+    all.sort_by_key(|p| (p.metadata.creation_timestamp.as_ref().map(|t| t.0), p.key()));
+    all.truncate(all.len().saturating_sub(kept));
+    all
+}
+
+fn sweep_tokens(context: Context) {
+    let tokens = watcher::Config::default().fields("type=bootstrap.kubernetes.io/token");
+    let secrets: Informer<Secret> = Informer::start(Api::namespaced(context.client.clone(), "kube-system"), tokens);
+    let queue = Queue::default();
+    let add = queue.clone();
+    secrets.on_change(move |change| add.add(change.object().key()));
+    queue.work("token-cleaner", 1, move |key| {
+        let (context, secrets) = (context.clone(), secrets.clone());
+        async move {
+            let Some(secret) = secrets.get(&key) else { return Ok(None) };
+            expire(&context, &secret).await
+        }
+    });
+}
+
+/// Deletes a token whose time is over; else says when it will be.
+async fn expire(context: &Context, secret: &Secret) -> Result<Option<Duration>> {
+    let at = secret.data.as_ref().and_then(|d| String::from_utf8(d.get("expiration")?.0.clone()).ok());
+    // A time that can't be read is the API's matter: it lets nobody in with it.
+    let Some(at) = at.and_then(|text| text.parse::<Timestamp>().ok()) else { return Ok(None) };
+    let left = at.duration_since(apimachinery::clock::now());
+    if left > SignedDuration::ZERO {
+        return Ok(Duration::try_from(left).ok());
+    }
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), &secret.namespace().unwrap_or_default());
+    crate::ignore(api.delete(&secret.name_any(), &DeleteParams::default()).await, &[404]).map(|()| None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_oldest_that_have_ended_go() {
+        let pod = |name: &str, phase: &str, second: u32| -> Arc<Pod> {
+            let meta = json!({"name": name, "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z")});
+            Arc::new(serde_json::from_value(json!({"metadata": meta, "status": {"phase": phase}})).unwrap())
+        };
+        let all = vec![
+            pod("new", "Failed", 9),
+            pod("old", "Succeeded", 1),
+            pod("runs", "Running", 0),
+            pod("mid", "Failed", 5),
+        ];
+        let names = |kept: usize| surplus(all.clone(), kept).iter().map(|p| p.name_any()).collect::<Vec<_>>();
+        assert_eq!(names(1), ["old", "mid"]);
+        assert_eq!(names(2), ["old"]);
+        assert!(names(3).is_empty());
+    }
+}
