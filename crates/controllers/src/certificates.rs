@@ -25,7 +25,7 @@ pub fn start(context: Context) {
         let (context, requests) = (context.clone(), requests.clone());
         async move {
             if let Some(request) = requests.get(&key) {
-                let left = lifetime(&request) - age(&request);
+                let left = left(&request);
                 if left <= SignedDuration::ZERO {
                     let api: Api<CertificateSigningRequest> = Api::all(context.client.clone());
                     crate::ignore(api.delete(&key.name, &DeleteParams::default()).await, &[404])?;
@@ -39,21 +39,15 @@ pub fn start(context: Context) {
     });
 }
 
-/// How long a request is kept (upstream's `certificates/cleaner`).
-fn lifetime(request: &CertificateSigningRequest) -> SignedDuration {
-    let conditions = request.status.as_ref().and_then(|s| s.conditions.as_ref());
-    let decided =
-        conditions.into_iter().flatten().any(|c| matches!(c.type_.as_str(), "Approved" | "Denied" | "Failed"));
-    SignedDuration::from_hours(if decided { 1 } else { 24 })
-}
-
-/// The time since a request was made, or last decided about.
-fn age(request: &CertificateSigningRequest) -> SignedDuration {
-    let made = request.metadata.creation_timestamp.as_ref().map(|t| t.0);
-    let conditions = request.status.as_ref().and_then(|s| s.conditions.as_ref());
-    let decided = conditions.into_iter().flatten().filter_map(|c| c.last_update_time.as_ref().map(|t| t.0)).max();
-    let now = apimachinery::clock::now();
-    decided.or(made).map_or(SignedDuration::ZERO, |t| now.duration_since(t))
+/// How long a request is still kept: an hour after it was decided about, a day if nobody does (upstream's
+/// `certificates/cleaner`).
+fn left(request: &CertificateSigningRequest) -> SignedDuration {
+    let conditions = request.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let decided = conditions.iter().any(|c| matches!(c.type_.as_str(), "Approved" | "Denied" | "Failed"));
+    let since = conditions.iter().filter_map(|c| c.last_update_time.as_ref()).max();
+    let since = since.or(request.metadata.creation_timestamp.as_ref());
+    let age = since.map_or(SignedDuration::ZERO, |t| apimachinery::clock::now().duration_since(t.0));
+    SignedDuration::from_hours(if decided { 1 } else { 24 }) - age
 }
 
 /// Whether a node may have this certificate without a person looking: a joining machine a client certificate, and a

@@ -15,12 +15,8 @@ pub fn start(context: Context) {
     let roles = context.informers.of::<ClusterRole>();
     let queue = Queue::default();
     let (add, all) = (queue.clone(), roles.clone());
-    roles.on_change(move |change| {
-        let changed = change.object();
-        if changed.aggregation_rule.is_some() {
-            add.add(changed.key());
-        }
-        // Whoever chose it, or chooses it now.
+    roles.on_change(move |_| {
+        // Whoever chose it, or chooses it now, and itself.
         all.list().iter().filter(|role| role.aggregation_rule.is_some()).for_each(|role| add.add(role.key()));
     });
     queue.work("clusterrole-aggregation", 1, move |key| {

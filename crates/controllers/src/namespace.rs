@@ -49,7 +49,8 @@ pub fn start(context: Context) {
     });
 }
 
-fn path(kind: &Kind, namespace: &str) -> String {
+/// Where the objects of a kind in a namespace are.
+pub fn path(kind: &Kind, namespace: &str) -> String {
     let root = if kind.group.is_empty() { "/api".to_string() } else { format!("/apis/{}", kind.group) };
     format!("{root}/{}/namespaces/{namespace}/{}", kind.version, kind.plural)
 }

@@ -15,7 +15,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 
-use crate::namespace::request;
+use crate::namespace::{path, request};
 use crate::{Context, Result, custom_resources};
 
 /// How often kinds are counted whose changes aren't followed (`count/…`).
@@ -102,9 +102,7 @@ async fn reconcile(
     let limits = hard(&value);
     let mut used = Usage::new();
     for kind in counted(&limits, custom) {
-        let root = if kind.group.is_empty() { "/api".to_string() } else { format!("/apis/{}", kind.group) };
-        let path = format!("{root}/{}/namespaces/{}/{}", kind.version, key.namespace, kind.plural);
-        let list = request(&context.client, "GET", &path, &Value::Null).await?;
+        let list = request(&context.client, "GET", &path(kind, &key.namespace), &Value::Null).await?;
         for object in list["items"].as_array().into_iter().flatten().filter(|o| covers(&value, kind, o)) {
             for (name, amount) in usage(kind, object) {
                 let sum = used.entry(name).or_default();

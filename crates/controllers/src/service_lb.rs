@@ -13,6 +13,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
+use crate::nodes::is_ready;
 use crate::{Context, Result, ignore};
 
 /// Nodes with this label take no traffic from outside.
@@ -39,9 +40,7 @@ fn is_ours(service: &Service) -> bool {
 
 /// The address at which a node answers the outside, if it may.
 pub fn address(node: &Node) -> Option<String> {
-    let ready = node.status.as_ref().and_then(|s| s.conditions.as_ref()).into_iter().flatten();
-    let ready = ready.clone().any(|c| c.type_ == "Ready" && c.status == "True");
-    if !ready || node.labels().contains_key(EXCLUDED) {
+    if !is_ready(node) || node.labels().contains_key(EXCLUDED) {
         return None;
     }
     let addresses = node.status.as_ref()?.addresses.as_ref()?;

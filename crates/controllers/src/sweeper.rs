@@ -46,7 +46,7 @@ fn sweep_pods(context: Context) {
 }
 
 fn has_ended(pod: &Pod) -> bool {
-    matches!(pods::phase(pod), "Succeeded" | "Failed") && pod.metadata.deletion_timestamp.is_none()
+    pods::is_over(pod) && !pods::is_deleting(pod)
 }
 
 /// The oldest of those that have ended, beyond `kept`.

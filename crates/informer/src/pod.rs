@@ -30,7 +30,7 @@ pub struct Pod {
 
 /// What is a pod's own; what it has from its template it is looked up in.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(from = "RawSpec")]
+#[serde(from = "Template")]
 pub struct PodSpec {
     pub node_name: Option<String>,
     pub hostname: Option<String>,
@@ -47,8 +47,13 @@ impl Deref for PodSpec {
 }
 
 /// What pods of one template have in common.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 pub struct Template {
+    // A pod's own, only while it is read: a spec is one map, and flattening would buffer all that isn't read.
+    node_name: Option<String>,
+    hostname: Option<String>,
+    volumes: Option<Vec<Volume>>,
     pub containers: Vec<Container>,
     pub init_containers: Option<Vec<Container>>,
     pub subdomain: Option<String>,
@@ -65,54 +70,16 @@ pub struct Template {
     pub resources: Option<Resources>,
 }
 
-/// A spec as it is written. (Flattening would buffer all that isn't read.)
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct RawSpec {
-    node_name: Option<String>,
-    hostname: Option<String>,
-    volumes: Option<Vec<Volume>>,
-    containers: Vec<Container>,
-    init_containers: Option<Vec<Container>>,
-    subdomain: Option<String>,
-    host_network: Option<bool>,
-    node_selector: Option<BTreeMap<String, String>>,
-    affinity: Option<Affinity>,
-    tolerations: Option<Vec<Toleration>>,
-    topology_spread_constraints: Option<Vec<TopologySpreadConstraint>>,
-    priority: Option<i32>,
-    preemption_policy: Option<String>,
-    scheduler_name: Option<String>,
-    scheduling_gates: Option<Vec<PodSchedulingGate>>,
-    overhead: Option<BTreeMap<String, Quantity>>,
-    resources: Option<Resources>,
-}
-
-impl From<RawSpec> for PodSpec {
-    fn from(raw: RawSpec) -> Self {
-        let mut volumes = raw.volumes.unwrap_or_default();
+impl From<Template> for PodSpec {
+    fn from(mut template: Template) -> Self {
+        let mut volumes = template.volumes.take().unwrap_or_default();
         volumes.retain(|v| v.persistent_volume_claim.is_some() || v.ephemeral.is_some());
         volumes.shrink_to_fit();
         PodSpec {
-            node_name: raw.node_name,
-            hostname: raw.hostname,
+            node_name: template.node_name.take(),
+            hostname: template.hostname.take(),
             volumes,
-            template: Arc::new(Template {
-                containers: raw.containers,
-                init_containers: raw.init_containers,
-                subdomain: raw.subdomain,
-                host_network: raw.host_network,
-                node_selector: raw.node_selector,
-                affinity: raw.affinity,
-                tolerations: raw.tolerations,
-                topology_spread_constraints: raw.topology_spread_constraints,
-                priority: raw.priority,
-                preemption_policy: raw.preemption_policy,
-                scheduler_name: raw.scheduler_name,
-                scheduling_gates: raw.scheduling_gates,
-                overhead: raw.overhead,
-                resources: raw.resources,
-            }),
+            template: Arc::new(template),
         }
     }
 }

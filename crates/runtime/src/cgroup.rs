@@ -142,8 +142,8 @@ pub fn remove(cgroup: &str) {
     }
 }
 
-/// Ends what is in the cgroup and below, and removes it. A process needs a moment to be gone; after half a second the cgroup is
-/// left as it is.
+/// Ends what is in the cgroup and below, and removes it. A process needs a moment to be gone; after a second the cgroup is left
+/// as it is.
 pub fn destroy(cgroup: &str) {
     for _ in 0..50 {
         if !folders(cgroup).iter().any(|f| f.exists()) {
@@ -151,7 +151,7 @@ pub fn destroy(cgroup: &str) {
         }
         kill_all(cgroup);
         remove(cgroup);
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(std::time::Duration::from_millis(20));
     }
     tracing::warn!(cgroup, "a cgroup can't be removed");
 }

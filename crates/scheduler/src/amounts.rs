@@ -7,7 +7,8 @@ use informer::Pod;
 use informer::pod::Container;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-type Listed = BTreeMap<String, Quantity>;
+/// Amounts as the API lists them.
+pub type Listed = BTreeMap<String, Quantity>;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Amounts {

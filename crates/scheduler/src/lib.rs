@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use apimachinery::LabelSelector;
 use informer::{Change, Informers, Key, Keyed as _, Pod, Queue, Recorder};
-use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Taint};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -29,6 +29,7 @@ use kube::{Api, Client, ResourceExt as _};
 use parking_lot::Mutex;
 use serde_json::json;
 
+use amounts::Listed;
 use filters::Volumes;
 use plan::Outcome;
 use pod::PodInfo;
@@ -143,9 +144,12 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
 
 /// Whether what changed of a node may let a pod go there; heartbeats and the like don't.
 fn may_help(old: &Node, new: &Node) -> bool {
-    let allocatable = |n: &Node| n.status.as_ref().and_then(|s| s.allocatable.clone());
-    let closed = |n: &Node| n.spec.as_ref().map(|s| (s.taints.clone(), s.unschedulable));
-    old.labels() != new.labels() || allocatable(old) != allocatable(new) || closed(old) != closed(new)
+    fn of(node: &Node) -> (Option<&Listed>, Option<&Vec<Taint>>, Option<bool>) {
+        let (spec, status) = (node.spec.as_ref(), node.status.as_ref());
+        let closed = spec.and_then(|s| s.unschedulable);
+        (status.and_then(|s| s.allocatable.as_ref()), spec.and_then(|s| s.taints.as_ref()), closed)
+    }
+    old.labels() != new.labels() || of(old) != of(new)
 }
 
 /// Why a pod's volumes let it go nowhere yet.

@@ -65,8 +65,11 @@ pub fn best(
         pod.images.iter().map(|i| (i.as_str(), snapshot.holders(i))).collect()
     };
     let own = |state: &&NodeState| {
-        weights.room * room(pod, state, profile)
-            + weights.balance * balance(pod, state)
+        let (cpu, memory) = (share(pod, state, "cpu"), share(pod, state, "memory"));
+        // How evenly processors and memory would be used, from 0 to 100.
+        let balance = 100 - (cpu - memory).abs() / 2;
+        weights.room * room(pod, state, (cpu, memory), profile)
+            + weights.balance * balance
             + weights.images * images(&wanted, state, total)
     };
     let mut totals: Vec<i64> = nodes.iter().map(own).collect();
@@ -88,12 +91,16 @@ fn share(pod: &PodInfo, state: &NodeState, resource: &str) -> i64 {
     if all <= 0 { 100 } else { ((used + asked) as i128 * 100 / all as i128).min(100) as i64 }
 }
 
-/// How well what is left of a node's resources suits the strategy, from 0 to 100.
-fn room(pod: &PodInfo, state: &NodeState, profile: &Profile) -> i64 {
+/// How well what is left of a node's resources suits the strategy, from 0 to 100; the shares of processors and memory are known.
+fn room(pod: &PodInfo, state: &NodeState, (cpu, memory): (i64, i64), profile: &Profile) -> i64 {
     let has = |name: &str| matches!(name, "cpu" | "memory") || state.allocatable.others.contains_key(name);
     let (mut sum, mut weights) = (0, 0);
     for (resource, weight) in profile.resources.iter().filter(|(name, _)| has(name)) {
-        let share = share(pod, state, resource);
+        let share = match resource.as_str() {
+            "cpu" => cpu,
+            "memory" => memory,
+            other => share(pod, state, other),
+        };
         let score = match &profile.strategy {
             Strategy::Least => 100 - share,
             Strategy::Most => share,
@@ -111,11 +118,6 @@ fn on_shape(points: &[(i64, i64)], at: i64) -> i64 {
     }
     let ((u0, s0), (u1, s1)) = (points[after - 1], points[after]);
     s0 + (s1 - s0) * (at - u0) / (u1 - u0)
-}
-
-/// How evenly processors and memory would be used, from 0 to 100.
-fn balance(pod: &PodInfo, state: &NodeState) -> i64 {
-    100 - (share(pod, state, "cpu") - share(pod, state, "memory")).abs() / 2
 }
 
 /// How much of a pod's images is on a node already, from 0 to 100. What only few nodes have counts less, so that not all

@@ -538,38 +538,6 @@ impl Node {
         output
     }
 
-    /// What is left of a node after it was uninstalled: processes, mounts, cgroups, interfaces and rules, one a line.
-    pub fn leftovers(&self) -> Vec<String> {
-        let (folder, run_dir) = (self.folder.display().to_string(), self.run_dir());
-        let mut left = Vec::new();
-        if Path::new(&run_dir).exists() {
-            left.push(format!("folder {run_dir}"));
-        }
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        left.extend(
-            mounts.lines().filter(|l| l.contains(&folder) || l.contains(&run_dir)).map(|l| format!("mount {l}")),
-        );
-        for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let line = std::fs::read_to_string(process.path().join("cmdline")).unwrap_or_default().replace('\0', " ");
-            if line.contains(&folder) && !line.contains("uninstall") {
-                left.push(format!("process {line}"));
-            }
-        }
-        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            let path = hierarchy.path().join(self.cgroup());
-            if path.exists() {
-                left.push(format!("cgroup {}", path.display()));
-            }
-        }
-        let command = |words: &[&str]| self.run(&words.iter().map(|w| (*w).to_string()).collect::<Vec<_>>(), "").stdout;
-        left.extend(command(&["nft", "list", "tables"]).lines().map(|l| format!("rules {l}")));
-        let links = command(&["ip", "-o", "link"]);
-        left.extend(
-            links.lines().filter(|l| l.contains("timonel0") || l.contains(": tp")).map(|l| format!("interface {l}")),
-        );
-        left
-    }
-
     fn remove(&mut self) {
         self.uninstall();
         let _ = run("ip", &["netns", "delete", &self.namespace]);

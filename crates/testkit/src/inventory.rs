@@ -14,24 +14,41 @@ fn below(path: &Path) -> Vec<PathBuf> {
     folders.flat_map(|p| std::iter::once(p.clone()).chain(below(&p))).collect()
 }
 
+/// The command line of a process; empty if it is gone.
+fn line(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ")
+}
+
 impl Node {
+    fn mounts(&self) -> Vec<String> {
+        let (folder, run_dir) = (self.folder().display().to_string(), self.run_dir());
+        let all = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        all.lines().filter(|l| l.contains(&folder) || l.contains(&run_dir)).map(String::from).collect()
+    }
+
+    /// The node's cgroup in each hierarchy that has it.
+    fn cgroups(&self) -> Vec<PathBuf> {
+        let roots = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        roots.map(|root| root.path().join(self.cgroup())).filter(|path| path.exists()).collect()
+    }
+
+    fn command(&self, words: &[&str]) -> String {
+        self.run(&words.iter().map(|w| (*w).to_string()).collect::<Vec<_>>(), "").stdout
+    }
+
     /// The processes of shims.
     pub fn shims(&self) -> Vec<u32> {
         let run_dir = self.run_dir();
-        let line = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let is_shim = |pid: &u32| {
-            let line = line(pid);
-            line.contains(&run_dir) && line.starts_with("timonel-shim")
-        };
-        processes().into_iter().filter(is_shim).collect()
+        let is_shim = |line: String| line.contains(&run_dir) && line.starts_with("timonel-shim");
+        processes().into_iter().filter(|pid| is_shim(line(*pid))).collect()
     }
 
     /// The processes in containers, those that hold a pod's namespaces included.
     pub fn contained(&self) -> Vec<u32> {
-        let roots =
-            std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|e| e.path().join(self.cgroup()));
-        let mut pids: Vec<u32> = roots
-            .flat_map(|root| below(&root))
+        let mut pids: Vec<u32> = self
+            .cgroups()
+            .iter()
+            .flat_map(|root| below(root))
             .flat_map(|group| {
                 let text = std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
                 text.lines().filter_map(|l| l.parse().ok()).collect::<Vec<u32>>()
@@ -45,19 +62,33 @@ impl Node {
     }
 
     pub fn inventory(&self) -> Inventory {
-        let (folder, run_dir) = (self.folder().display().to_string(), self.run_dir());
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let own = |line: &&str| line.contains(&folder) || line.contains(&run_dir);
-        let links = self.run(&["ip", "-o", "link"].map(String::from), "").stdout;
-        let roots = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-        let groups = roots.map(|e| below(&e.path().join(self.cgroup())).len()).max().unwrap_or(0);
+        let links = self.command(&["ip", "-o", "link"]);
         BTreeMap::from([
-            ("mounts", mounts.lines().filter(own).count()),
+            ("mounts", self.mounts().len()),
             ("interfaces of pods", links.lines().filter(|l| l.contains(": tp")).count()),
-            ("cgroups", groups),
+            ("cgroups", self.cgroups().iter().map(|root| below(root).len()).max().unwrap_or(0)),
             ("shims", self.shims().len()),
             ("processes in containers", self.contained().len()),
         ])
+    }
+
+    /// What is left of a node after it was uninstalled: processes, mounts, cgroups, interfaces and rules, one a line.
+    pub fn leftovers(&self) -> Vec<String> {
+        let (folder, run_dir) = (self.folder().display().to_string(), self.run_dir());
+        let mut left = Vec::new();
+        if Path::new(&run_dir).exists() {
+            left.push(format!("folder {run_dir}"));
+        }
+        left.extend(self.mounts().iter().map(|l| format!("mount {l}")));
+        let lines = processes().into_iter().map(line);
+        left.extend(lines.filter(|l| l.contains(&folder) && !l.contains("uninstall")).map(|l| format!("process {l}")));
+        left.extend(self.cgroups().iter().map(|path| format!("cgroup {}", path.display())));
+        left.extend(self.command(&["nft", "list", "tables"]).lines().map(|l| format!("rules {l}")));
+        let links = self.command(&["ip", "-o", "link"]);
+        left.extend(
+            links.lines().filter(|l| l.contains("timonel0") || l.contains(": tp")).map(|l| format!("interface {l}")),
+        );
+        left
     }
 }
 

@@ -22,15 +22,7 @@ pub fn run(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
     stop_service();
     stop_processes(args);
     let cgroup = format!("/{}", args.cgroup_root.trim_matches('/'));
-    runtime::cgroup::kill_all(&cgroup);
-    // The dead need a moment to leave their cgroups.
-    for _ in 0..50 {
-        runtime::cgroup::remove(&cgroup);
-        if runtime::cgroup::children(&cgroup).is_empty() {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    runtime::cgroup::destroy(&cgroup);
     runtime::rootfs::unmount_below(&[&args.run_dir, &args.data.data_dir]);
     remove_network();
     let _ = std::fs::remove_dir_all(&args.run_dir);

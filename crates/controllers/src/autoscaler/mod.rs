@@ -286,8 +286,7 @@ impl Work {
         let now = apimachinery::clock::now();
         let mut found = Vec::new();
         for pod in self.pods.list_in(namespace) {
-            let over = pods::is_deleting(&pod) || matches!(pods::phase(&pod), "Failed" | "Succeeded");
-            if over || !selector.matches_map(pod.metadata.labels.as_ref()) {
+            if !pods::is_active(&pod) || !selector.matches_map(pod.metadata.labels.as_ref()) {
                 continue;
             }
             let usage = uses.get(&pod.name_any()).copied();

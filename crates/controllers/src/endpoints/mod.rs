@@ -149,7 +149,7 @@ fn slice_ports(service: &Service, pod: &Pod) -> Vec<Value> {
 /// The endpoint of a pod, if it has an address and isn't over.
 fn endpoint(service: &Service, pod: &Pod, nodes: &Informer<Node>) -> Option<Value> {
     let ip = pod.status.as_ref()?.pod_ip.clone()?;
-    if matches!(pods::phase(pod), "Succeeded" | "Failed") {
+    if pods::is_over(pod) {
         return None;
     }
     let publish = service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses).unwrap_or(false);

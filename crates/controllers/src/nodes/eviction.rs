@@ -36,12 +36,12 @@ pub async fn mark_unready(context: &Context, all_pods: &Informer<Pod>, node: &st
 /// Deletes the pods that don't tolerate a NoExecute taint of the node, once their time is over. Returns when the next
 /// one's is.
 pub async fn evict(context: &Context, all_pods: &Informer<Pod>, node: &Node) -> Result<Option<Duration>> {
-    let taints = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
+    let taints = super::taints(node);
     let executing: Vec<&Taint> = taints.iter().filter(|t| t.effect == "NoExecute").collect();
     if executing.is_empty() {
         return Ok(None);
     }
-    if taints.iter().any(|t| t.key == OUT_OF_SERVICE) && !is_ready(node) {
+    if taints.iter().any(|t| t.key == OUT_OF_SERVICE) && !super::is_ready(node) {
         release(context, all_pods, &node.name_any()).await?;
     }
     let mut soonest: Option<i64> = None;
@@ -60,11 +60,6 @@ pub async fn evict(context: &Context, all_pods: &Informer<Pod>, node: &Node) -> 
         }
     }
     Ok(soonest.map(|s| Duration::from_secs(s.max(1) as u64)))
-}
-
-pub fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
-    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// Marks a pod as disrupted, with the reason.
@@ -93,7 +88,7 @@ async fn release(context: &Context, all_pods: &Informer<Pod>, node: &str) -> Res
 /// Removes a pod at once; one that hadn't ended has failed.
 async fn remove(context: &Context, pod: &Pod) -> Result {
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
-    if !matches!(pods::phase(pod), "Succeeded" | "Failed") {
+    if !pods::is_over(pod) {
         let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": {"phase": "Failed"}}));
         crate::ignore(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await, &[404, 409])?;
     }

@@ -17,7 +17,6 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::{Context, Result};
-use eviction::is_ready;
 use health::{GRACE, Health, Verdict};
 
 /// The taints that conditions of a node bring: condition, its status, taint.
@@ -98,14 +97,16 @@ pub fn start(context: Context) {
     caches.pods.on_change(move |change| {
         // A pod that comes to a node that others have to leave, or goes from one that is out of service.
         let informer::Change::Applied { old, new } = change else { return };
-        let node = |pod: &Pod| pod.spec.as_ref().and_then(|s| s.node_name.clone());
-        let Some(name) = node(new) else { return };
+        let Some(name) = new.spec.as_ref().and_then(|s| s.node_name.as_deref()) else { return };
         let matters = old.as_ref().is_none_or(|old| {
-            node(old).is_none() || old.metadata.deletion_timestamp != new.metadata.deletion_timestamp
+            old.spec.as_ref().is_none_or(|s| s.node_name.is_none())
+                || old.metadata.deletion_timestamp != new.metadata.deletion_timestamp
         });
-        let key = Key::new("", &name);
-        let taints = own.nodes.get(&key).and_then(|n| n.spec.as_ref()?.taints.clone());
-        if matters && taints.into_iter().flatten().any(|t| t.effect == "NoExecute") {
+        if !matters {
+            return;
+        }
+        let key = Key::new("", name);
+        if own.nodes.get(&key).is_some_and(|n| taints(&n).iter().any(|t| t.effect == "NoExecute")) {
             add.add(key);
         }
     });
@@ -154,7 +155,7 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Opti
         let health = &caches.health;
         if health.lock().is_halted() {
             wanted.retain(|w| !executes(w));
-        } else if !has_taint(&node, given_up) {
+        } else if !taints(&node).iter().any(|t| is_taint(t, given_up)) {
             match health.lock().give_up(&key.name, now) {
                 Verdict::Yes => {}
                 Verdict::No => wanted.retain(|w| !executes(w)),
@@ -189,9 +190,18 @@ async fn give_range(context: &Context, caches: &Caches, node: &Node) -> Result {
     Ok(())
 }
 
-fn has_taint(node: &Node, (key, effect): (&str, &str)) -> bool {
-    let taints = node.spec.as_ref().and_then(|s| s.taints.as_ref());
-    taints.into_iter().flatten().any(|t| t.key.strip_prefix(PREFIX) == Some(key) && t.effect == effect)
+/// Whether a taint is that of a key (after the prefix) and an effect.
+fn is_taint(taint: &Taint, (key, effect): (&str, &str)) -> bool {
+    taint.key.strip_prefix(PREFIX) == Some(key) && taint.effect == effect
+}
+
+fn taints(node: &Node) -> &[Taint] {
+    node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default()
+}
+
+pub fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 async fn mark_unknown(api: &Api<Node>, node: &Node) -> Result {
@@ -236,15 +246,14 @@ fn wanted_taints(node: &Node, lost: bool) -> Vec<(&'static str, &'static str)> {
 
 /// Gives a node the taints that it should have, and takes those that it shouldn't.
 async fn write_taints(api: &Api<Node>, node: &Node, wanted: &[(&'static str, &'static str)]) -> Result {
-    let present = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
+    let present = taints(node);
     let ours = |t: &Taint| {
         let known = OF_CONDITIONS.iter().map(|(_, _, key)| *key).chain([UNSCHEDULABLE]);
         t.key.strip_prefix(PREFIX).is_some_and(|key| known.into_iter().any(|k| k == key))
     };
-    let is = |t: &Taint, (key, effect): (&str, &str)| t.key.strip_prefix(PREFIX) == Some(key) && t.effect == effect;
     let now = apimachinery::clock::now_rfc3339();
     let mut taints: Vec<Value> = Vec::new();
-    for taint in present.iter().filter(|t| !ours(t) || wanted.iter().any(|w| is(t, *w))) {
+    for taint in present.iter().filter(|t| !ours(t) || wanted.iter().any(|w| is_taint(t, *w))) {
         let mut value = serde_json::to_value(taint).unwrap_or_default();
         if taint.effect == "NoExecute" && taint.time_added.is_none() {
             // From now on the seconds count for which a pod tolerates it.
@@ -252,7 +261,7 @@ async fn write_taints(api: &Api<Node>, node: &Node, wanted: &[(&'static str, &'s
         }
         taints.push(value);
     }
-    for (key, effect) in wanted.iter().filter(|w| !present.iter().any(|t| is(t, **w))) {
+    for (key, effect) in wanted.iter().filter(|w| !present.iter().any(|t| is_taint(t, **w))) {
         taints.push(json!({"key": format!("{PREFIX}{key}"), "effect": effect, "timeAdded": now}));
     }
     if json!(present) == json!(taints) {

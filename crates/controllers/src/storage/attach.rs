@@ -10,10 +10,9 @@ use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
-use super::claims_of;
-use crate::{Context, Result, pods};
+use super::{claims_of, uses};
+use crate::{Context, Result};
 
 #[derive(Clone)]
 struct Caches {
@@ -26,8 +25,7 @@ struct Caches {
 
 /// The name by which everybody finds the attachment of a volume to a node (the kubelet and the attachers among them).
 fn name(handle: &str, driver: &str, node: &str) -> String {
-    let hash = Sha256::digest(format!("{handle}{driver}{node}").as_bytes());
-    format!("csi-{}", hash.iter().map(|b| format!("{b:02x}")).collect::<String>())
+    format!("csi-{}", pki::sha256_hex(format!("{handle}{driver}{node}").as_bytes()))
 }
 
 /// Driver and handle of a volume that a driver's attacher attaches.
@@ -91,8 +89,7 @@ fn nodes(caches: &Caches, volume: &PersistentVolume) -> BTreeSet<String> {
     let Some((namespace, claim)) = reference.and_then(|r| Some((r.namespace.clone()?, r.name.clone()?))) else {
         return BTreeSet::new();
     };
-    let uses = |pod: &Pod| !matches!(pods::phase(pod), "Succeeded" | "Failed") && claims_of(pod).contains(&claim);
-    let of = caches.pods.list_in(&namespace).into_iter().filter(|p| uses(p));
+    let of = caches.pods.list_in(&namespace).into_iter().filter(|p| uses(p, &claim));
     of.filter_map(|p| p.spec.as_ref()?.node_name.clone()).collect()
 }
 

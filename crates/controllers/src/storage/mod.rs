@@ -112,6 +112,11 @@ fn claims_of(pod: &Pod) -> Vec<String> {
     informer::claims(pod).into_iter().map(|claim| claim.name).collect()
 }
 
+/// Whether a pod that hasn't ended uses the claim of its namespace.
+fn uses(pod: &Pod, claim: &str) -> bool {
+    !pods::is_over(pod) && informer::claims(pod).iter().any(|c| c.name == claim)
+}
+
 fn storage(
     map: Option<&std::collections::BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>,
 ) -> Quantity {
@@ -368,10 +373,8 @@ fn without(finalizers: &[String], gone: &str) -> Vec<String> {
 /// A claim that is to be deleted goes once no pod uses it.
 async fn release_claim(context: &Context, caches: &Caches, claim: &Arc<PersistentVolumeClaim>) -> Result {
     let namespace = claim.namespace().unwrap_or_default();
-    let used = caches.pods.list_in(&namespace).iter().any(|p| {
-        let over = matches!(pods::phase(p), "Succeeded" | "Failed");
-        !over && claims_of(p).contains(&claim.name_any())
-    });
+    let name = claim.name_any();
+    let used = caches.pods.list_in(&namespace).iter().any(|p| uses(p, &name));
     if used || !claim.finalizers().iter().any(|f| f == CLAIM_PROTECTION) {
         return Ok(());
     }

@@ -382,3 +382,13 @@ pub fn condition(object: &Value, kind: &str) -> (String, String, String) {
     let text = |key: &str| found.unwrap_or(&none)[key].as_str().unwrap_or("").to_string();
     (text("status"), text("reason"), text("message"))
 }
+
+/// Whether a pod is ready.
+pub fn is_ready(pod: &Value) -> bool {
+    condition(pod, "Ready").0 == "True"
+}
+
+/// A change of a template: another image.
+pub fn image(name: &str) -> Value {
+    json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": name}]}}}})
+}

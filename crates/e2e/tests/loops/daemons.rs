@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, names};
+use crate::cluster::{Cluster, image, names};
 
 const LOGS: &str = "/apis/apps/v1/namespaces/default/daemonsets/logs";
 const NODES: &str = "/api/v1/nodes";
@@ -76,7 +76,7 @@ async fn update_takes_nodes_one_after_the_other() {
     let cluster = Cluster::start(4).await;
     cluster.create(&logs("", "", "fake/ready: '3', fake/lingers: '3'")).await;
     cluster.until(LOGS, is_rolled_out).await;
-    cluster.patch(LOGS, json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "two"}]}}}})).await;
+    cluster.patch(LOGS, image("two")).await;
     let mut fewest = i64::MAX;
     cluster
         .until(LOGS, |d| {
@@ -96,7 +96,7 @@ async fn surge_puts_the_new_beside_the_old() {
     let more = "updateStrategy: {rollingUpdate: {maxSurge: 1, maxUnavailable: 0}},";
     cluster.create(&logs(more, "", "fake/ready: '3', fake/lingers: '3'")).await;
     cluster.until(LOGS, is_rolled_out).await;
-    cluster.patch(LOGS, json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "two"}]}}}})).await;
+    cluster.patch(LOGS, image("two")).await;
     cluster
         .until(LOGS, |d| {
             assert_eq!(d["status"]["numberAvailable"], 3, "no node is without one at any time");
@@ -110,7 +110,7 @@ async fn on_delete_and_failed_daemons() {
     let cluster = Cluster::start(2).await;
     cluster.create(&logs("updateStrategy: {type: OnDelete},", "", "")).await;
     cluster.until(LOGS, is_rolled_out).await;
-    cluster.patch(LOGS, json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "two"}]}}}})).await;
+    cluster.patch(LOGS, image("two")).await;
     tokio::time::sleep(std::time::Duration::from_secs(30)).await;
     let pods = cluster.pods("logs").await;
     assert!(pods.iter().all(|p| p["spec"]["containers"][0]["image"] == "one"));

@@ -6,7 +6,7 @@
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, condition, names};
+use crate::cluster::{Cluster, condition, image, is_ready, names};
 
 /// Does what `user` does, and lets short-lived controllers work until `done`.
 async fn survive<U, F>(lengths: impl Fn() -> usize, user: U, done: impl AsyncFn(&Cluster) -> bool) -> Cluster
@@ -74,7 +74,7 @@ async fn rollout_goes_on() {
                 .await;
             cluster.create("{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {app: web}, ports: [{port: 80}]}}").await;
             cluster.until(WEB, |d| d["status"]["updatedReplicas"].as_i64().unwrap_or(0) >= 1).await;
-            let two = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "two"}]}}}});
+            let two = image("two");
             cluster.patch(WEB, two).await;
         },
         async |cluster| {
@@ -175,7 +175,7 @@ async fn daemons_and_schedules() {
                      {metadata: {annotations: {fake/exit: '0'}}, spec: {restartPolicy: Never, containers: [{name: c, image: one}]}}}}}}",
                 )
                 .await;
-            let two = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "two"}]}}}});
+            let two = image("two");
             cluster.until(LOGS, |d| d["status"]["numberAvailable"] == 3).await;
             cluster.patch(LOGS, two).await;
         },
@@ -218,7 +218,7 @@ async fn volumes_are_made_once_and_namespaces_go_whole() {
                      persistentVolumeClaim: {claimName: c}}]}}",
                 )
                 .await;
-            cluster.until("/api/v1/namespaces/n/pods/p", |p| condition(p, "Ready").0 == "True").await;
+            cluster.until("/api/v1/namespaces/n/pods/p", is_ready).await;
             let volumes = cluster.list("/api/v1/persistentvolumes").await;
             assert_eq!(volumes.len(), 1);
             cluster.delete("/api/v1/namespaces/n", json!({})).await;

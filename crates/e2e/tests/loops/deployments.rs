@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, condition, name, names};
+use crate::cluster::{Cluster, condition, image, name, names};
 
 const WEB: &str = "/apis/apps/v1/namespaces/default/deployments/web";
 const SETS: &str = "/apis/apps/v1/namespaces/default/replicasets";
@@ -14,10 +14,6 @@ fn web(replicas: i32, more: &str, annotations: &str) -> String {
         "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: web}}, spec: {{replicas: {replicas}, {more} selector: {{matchLabels: {{app: web}}}}, \
          template: {{metadata: {{labels: {{app: web}}, annotations: {{{annotations}}}}}, spec: {{containers: [{{name: c, image: one}}]}}}}}}}}"
     )
-}
-
-fn image(name: &str) -> Value {
-    json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": name}]}}}})
 }
 
 fn image_of(object: &Value) -> &str {

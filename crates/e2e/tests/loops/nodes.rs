@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::cluster::{Cluster, condition, name};
+use crate::cluster::{Cluster, condition, is_ready, name};
 
 const NODES: &str = "/api/v1/nodes";
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -58,9 +58,7 @@ async fn silent_node_is_given_up_and_its_pods_come_back_elsewhere() {
     let took = apimachinery::clock::now().duration_since(tainted).as_secs();
     assert!((299..=302).contains(&took), "after {took} s");
     assert_eq!(condition(&cluster.get(&first).await, "DisruptionTarget").1, "DeletionByTaintManager");
-    let pods = cluster
-        .until_list(PODS, |p| p.iter().any(|p| p["spec"]["nodeName"] == "fake-0" && condition(p, "Ready").0 == "True"))
-        .await;
+    let pods = cluster.until_list(PODS, |p| p.iter().any(|p| p["spec"]["nodeName"] == "fake-0" && is_ready(p))).await;
     assert_eq!(pods.len(), 2, "the old one can't be known to have ended");
     // Until somebody says that the node is switched off.
     let mut all: Vec<Value> = node["spec"]["taints"].as_array().unwrap().clone();
@@ -88,7 +86,7 @@ async fn control_plane_that_was_away_blames_nobody() {
     cluster.add_nodes("fake", 2).await;
     let quiet = cluster.add_nodes("quiet", 1).await;
     cluster.create(&pod("p", "")).await;
-    cluster.until(&format!("{PODS}/p"), |p| condition(p, "Ready").0 == "True").await;
+    cluster.until(&format!("{PODS}/p"), is_ready).await;
     life.end();
     quiet.abort();
     sleep(Duration::from_secs(600)).await;
@@ -107,7 +105,7 @@ async fn nobody_is_evicted_when_all_nodes_are_silent() {
     cluster.start_loops(usize::MAX);
     let all = cluster.add_nodes("fake", 3).await;
     cluster.create(&pod("p", "")).await;
-    cluster.until(&format!("{PODS}/p"), |p| condition(p, "Ready").0 == "True").await;
+    cluster.until(&format!("{PODS}/p"), is_ready).await;
     all.abort();
     cluster
         .until(NODES, |n| n["items"].as_array().unwrap().iter().all(|n| taints(n) == ["unreachable:NoSchedule"]))
@@ -124,7 +122,7 @@ async fn conditions_and_cordons_are_taints_and_a_deleted_node_takes_its_pods() {
     let cluster = Cluster::start(2).await;
     let node = format!("{NODES}/fake-0");
     cluster.create(&pod("p", "nodeSelector: {kubernetes.io/hostname: fake-0},")).await;
-    cluster.until(&format!("{PODS}/p"), |p| condition(p, "Ready").0 == "True").await;
+    cluster.until(&format!("{PODS}/p"), is_ready).await;
     cluster.patch(&node, json!({"spec": {"unschedulable": true}})).await;
     cluster.until(&node, |n| taints(n) == ["unschedulable:NoSchedule"]).await;
     cluster.create(&pod("held", "nodeSelector: {kubernetes.io/hostname: fake-0},")).await;
@@ -136,7 +134,7 @@ async fn conditions_and_cordons_are_taints_and_a_deleted_node_takes_its_pods() {
          preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
     );
     cluster.patch(&node, json!({"spec": {"unschedulable": null}})).await;
-    cluster.until(&format!("{PODS}/held"), |p| condition(p, "Ready").0 == "True").await;
+    cluster.until(&format!("{PODS}/held"), is_ready).await;
     let ranges: Vec<Value> = cluster.list(NODES).await.iter().map(|n| n["spec"]["podCIDR"].clone()).collect();
     assert_eq!(ranges, ["10.42.0.0/24", "10.42.1.0/24"]);
     cluster.delete(&node, json!({})).await;
@@ -151,7 +149,7 @@ async fn taints_drive_away_who_doesnt_bear_them() {
     cluster.create(&pod("never", "")).await;
     cluster.create(&pod("minute", &bears(", tolerationSeconds: 60"))).await;
     cluster.create(&pod("always", &bears(""))).await;
-    cluster.until(PODS, |p| p["items"].as_array().unwrap().iter().all(|p| condition(p, "Ready").0 == "True")).await;
+    cluster.until(PODS, |p| p["items"].as_array().unwrap().iter().all(is_ready)).await;
     cluster
         .patch(&format!("{NODES}/fake-0"), json!({"spec": {"taints": [{"key": "maintenance", "effect": "NoExecute"}]}}))
         .await;

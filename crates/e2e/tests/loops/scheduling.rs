@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::cluster::{Cluster, condition, name};
+use crate::cluster::{Cluster, condition, is_ready, name};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
@@ -18,10 +18,6 @@ fn pod(name: &str, more: &str, cpu: &str) -> String {
 
 fn is_held(pod: &Value) -> bool {
     condition(pod, "PodScheduled").0 == "False"
-}
-
-fn is_ready(pod: &Value) -> bool {
-    condition(pod, "Ready").0 == "True"
 }
 
 #[tokio::test(start_paused = true)]

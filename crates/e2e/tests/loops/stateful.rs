@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, name, names};
+use crate::cluster::{Cluster, image, name, names};
 
 const DB: &str = "/apis/apps/v1/namespaces/default/statefulsets/db";
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -18,10 +18,6 @@ fn db(replicas: i32, more: &str, annotations: &str) -> String {
 
 const CLAIM: &str = "volumeClaimTemplates: [{metadata: {name: data}, spec: {storageClassName: none, accessModes: [ReadWriteOnce], \
                      resources: {requests: {storage: 1Gi}}}}],";
-
-fn image(name: &str) -> Value {
-    json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": name}]}}}})
-}
 
 fn image_of(pod: &Value) -> &str {
     pod["spec"]["containers"][0]["image"].as_str().unwrap()

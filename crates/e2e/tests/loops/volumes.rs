@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, condition, name, names};
+use crate::cluster::{Cluster, condition, is_ready, name, names};
 
 const CLAIMS: &str = "/api/v1/namespaces/default/persistentvolumeclaims";
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -47,7 +47,7 @@ async fn claim_takes_the_smallest_that_does_and_leaves_it_released() {
     assert_eq!(cluster.until(&right, |v| v["status"]["phase"] == "Bound").await["spec"]["claimRef"]["name"], "c");
     // While a pod uses it, it stays.
     cluster.create(&pod("p", "c")).await;
-    cluster.until(&format!("{PODS}/p"), |p| condition(p, "Ready").0 == "True").await;
+    cluster.until(&format!("{PODS}/p"), is_ready).await;
     cluster.delete(&path, json!({})).await;
     tokio::time::sleep(std::time::Duration::from_secs(30)).await;
     assert!(cluster.get(&path).await["metadata"]["deletionTimestamp"].is_string());
@@ -78,7 +78,7 @@ async fn volume_is_made_where_the_first_pod_goes_and_may_grow() {
     let waiting = cluster.until(&path, |c| c["spec"]["storageClassName"] == "local-path").await;
     assert_eq!(waiting["status"]["phase"], "Pending");
     cluster.create(&pod("p", "c")).await;
-    let p = cluster.until(&format!("{PODS}/p"), |p| condition(p, "Ready").0 == "True").await;
+    let p = cluster.until(&format!("{PODS}/p"), is_ready).await;
     let bound = cluster.get(&path).await;
     assert_eq!(bound["status"]["phase"], "Bound");
     let made = cluster.get(&format!("{VOLUMES}/{}", bound["spec"]["volumeName"].as_str().unwrap())).await;
@@ -88,10 +88,7 @@ async fn volume_is_made_where_the_first_pod_goes_and_may_grow() {
     cluster.delete(&format!("{PODS}/p"), json!({})).await;
     cluster.until(&format!("{PODS}/p"), Value::is_null).await;
     cluster.create(&pod("q", "c")).await;
-    assert_eq!(
-        cluster.until(&format!("{PODS}/q"), |p| condition(p, "Ready").0 == "True").await["spec"]["nodeName"],
-        p["spec"]["nodeName"]
-    );
+    assert_eq!(cluster.until(&format!("{PODS}/q"), is_ready).await["spec"]["nodeName"], p["spec"]["nodeName"]);
     cluster.patch(&path, json!({"spec": {"resources": {"requests": {"storage": "3Gi"}}}})).await;
     cluster.until(&path, |c| c["status"]["capacity"]["storage"] == "3Gi").await;
     assert_eq!(cluster.get(&format!("{VOLUMES}/{}", name(&made))).await["spec"]["capacity"]["storage"], "3Gi");
@@ -166,8 +163,8 @@ async fn volumes_of_drivers_are_attached_where_they_are_needed() {
     cluster.create(&pod("pb", "cb")).await;
     let attachments = "/apis/storage.k8s.io/v1/volumeattachments";
     let found = cluster.until_list(attachments, |a| a.len() == 1).await;
-    let pa = cluster.until(&format!("{PODS}/pa"), |p| condition(p, "Ready").0 == "True").await;
-    cluster.until(&format!("{PODS}/pb"), |p| condition(p, "Ready").0 == "True").await;
+    let pa = cluster.until(&format!("{PODS}/pa"), is_ready).await;
+    cluster.until(&format!("{PODS}/pb"), is_ready).await;
     let spec = &found[0]["spec"];
     assert_eq!((&spec["attacher"], &spec["nodeName"]), (&"needs.example.com".into(), &pa["spec"]["nodeName"]));
     assert_eq!(spec["source"]["persistentVolumeName"], "a");
@@ -183,7 +180,7 @@ async fn claims_for_one_pod_and_for_a_pods_life() {
     cluster.create(&claim("c", "storageClassName: manual,", "1Gi").replace("ReadWriteOnce", "ReadWriteOncePod")).await;
     cluster.until(&format!("{CLAIMS}/c"), |c| c["status"]["phase"] == "Bound").await;
     cluster.create(&pod("p", "c")).await;
-    cluster.until(&format!("{PODS}/p"), |p| condition(p, "Ready").0 == "True").await;
+    cluster.until(&format!("{PODS}/p"), is_ready).await;
     cluster.create(&pod("q", "c")).await;
     let held = cluster.until(&format!("{PODS}/q"), |p| condition(p, "PodScheduled").0 == "False").await;
     let message = condition(&held, "PodScheduled").2;
@@ -193,7 +190,7 @@ async fn claims_for_one_pod_and_for_a_pods_life() {
         "{message}"
     );
     cluster.delete(&format!("{PODS}/p"), json!({})).await;
-    cluster.until(&format!("{PODS}/q"), |p| condition(p, "Ready").0 == "True").await;
+    cluster.until(&format!("{PODS}/q"), is_ready).await;
     cluster
         .create(
             "{apiVersion: v1, kind: Pod, metadata: {name: own}, spec: {containers: [{name: c, image: one}], volumes: [{name: scratch, ephemeral: \
