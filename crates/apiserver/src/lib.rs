@@ -54,8 +54,8 @@ pub const KUBERNETES_VERSION: &str = "v1.37.0";
 pub struct Config {
     /// Issues and recognizes client certificates.
     pub authority: Arc<pki::Authority>,
-    /// PEM key (P-256) that signs service-account tokens.
-    pub token_key_pem: String,
+    /// Signs service-account tokens.
+    pub token_key: Arc<pki::TokenKey>,
     /// As whom further API servers see this one, and the authority (PEM) by which they know it.
     pub front_proxy: pki::Identity,
     pub front_proxy_authority: String,
@@ -114,8 +114,6 @@ pub struct ApiServer {
 pub enum StartError {
     #[error("can't load the database: {0}")]
     Store(#[from] store::ReadError),
-    #[error("can't use the key for service-account tokens: {0}")]
-    TokenKey(String),
     #[error("can't set up the client for kubelets: {0}")]
     Relay(String),
     #[error("can't write the cluster's first objects: {0}")]
@@ -133,7 +131,7 @@ impl ApiServer {
         store.attach(cache.clone()).await?;
         let aggregator = Arc::new(relay::Aggregator::default());
         let server = Arc::new(ApiServer {
-            tokens: auth::Tokens::new(&config.token_key_pem).map_err(StartError::TokenKey)?,
+            tokens: auth::Tokens::new(config.token_key.clone()),
             relay: relay::Relay::new(&config).map_err(StartError::Relay)?,
             rbac: auth::Rbac::default(),
             services: allocator::Allocator::new(&config, &cache),

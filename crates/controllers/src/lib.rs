@@ -4,7 +4,9 @@
 //! observed, and a small executor carries them out. All of them read the shared [`informer`] caches, write through the
 //! API, and keep nothing else: after a crash the next look at the same objects goes on where the last one stopped.
 
+mod account_tokens;
 mod autoscaler;
+mod bootstrap_signer;
 mod certificates;
 mod cluster_roles;
 mod cron_job;
@@ -39,6 +41,8 @@ use kube::Client;
 /// What the controllers need to know of the cluster.
 pub struct Config {
     pub authority: Arc<pki::Authority>,
+    /// Signs service-account tokens.
+    pub token_key: Arc<pki::TokenKey>,
     pub cluster_cidr: IpNet,
     /// Whether the `local-path` storage class and its provisioner are wanted.
     pub local_storage: bool,
@@ -73,6 +77,8 @@ pub fn start(config: Config, informers: Informers) {
     let context = Context { client, informers, events, config: Arc::new(config) };
     namespace::start(context.clone());
     service_account::start(context.clone());
+    account_tokens::start(context.clone());
+    bootstrap_signer::start(context.clone());
     certificates::start(context.clone());
     cluster_roles::start(context.clone());
     custom_resources::start(context.clone());

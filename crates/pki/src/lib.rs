@@ -9,6 +9,7 @@
 
 mod ca;
 mod files;
+mod signer;
 mod token;
 mod trust;
 
@@ -17,6 +18,7 @@ pub use ca::{
     new_key, public_key, request, request_facts, self_signed,
 };
 pub use files::{kubeconfig, write_private};
+pub use signer::{TokenKey, detached_signature};
 pub use token::{JoinToken, TokenError, random_secret};
 pub use trust::Anybody;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use apiserver::{ApiServer, User};
 use informer::Informers;
 use kube::Client;
-use pki::Authority;
+use pki::{Authority, TokenKey};
 
 use crate::cli::ServerArgs;
 
@@ -16,11 +16,17 @@ pub fn client(api: &Arc<ApiServer>, user: User) -> Client {
 
 /// Starts controllers and scheduler, and returns their caches. They end with the process; what they do is safe to
 /// break off anywhere.
-pub fn start_control_plane(api: &Arc<ApiServer>, args: &ServerArgs, authority: &Arc<Authority>) -> Informers {
+pub fn start_control_plane(
+    api: &Arc<ApiServer>,
+    args: &ServerArgs,
+    authority: &Arc<Authority>,
+    token_key: &Arc<TokenKey>,
+) -> Informers {
     let component = |name: &str| Informers::new(client(api, User::new(name, &["system:authenticated"])));
     let managers = component("system:kube-controller-manager");
     let config = controllers::Config {
         authority: authority.clone(),
+        token_key: token_key.clone(),
         cluster_cidr: args.cluster_cidr,
         local_storage: !args.disable.iter().any(|d| d == "local-storage"),
         ingress: !args.disable.iter().any(|d| d == "ingress"),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use apiserver::audit::{self, Audit};
 use apiserver::{ApiServer, User};
-use pki::{Authority, Identity, JoinToken, Usage};
+use pki::{Authority, Identity, JoinToken, TokenKey, Usage};
 use tokio::net::TcpListener;
 
 use crate::cli::{AuditArgs, ServerArgs};
@@ -25,7 +25,7 @@ struct Plan {
     front_proxy: Identity,
     front_proxy_authority: String,
     admin: Identity,
-    token_key: String,
+    token_key: Arc<TokenKey>,
     token: JoinToken,
 }
 
@@ -56,7 +56,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let audit = open_audit(&plan.args.audit)?;
     let api = ApiServer::start(api_config(&plan, audit), open_store(&plan.args, &database)?).await?;
     let serving = tokio::spawn(apiserver::serve(api.clone(), listener, plan.serving.clone(), stop.clone()));
-    let informers = components::start_control_plane(&api, &plan.args, &plan.authority);
+    let informers = components::start_control_plane(&api, &plan.args, &plan.authority, &plan.token_key);
     write_kubeconfig(&plan)?;
     let installer = User::new("system:manifests", &["system:masters", "system:authenticated"]);
     let folder = plan.args.node.data_dir.join("server/manifests");
@@ -141,6 +141,7 @@ async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
     let front_proxy_authority = front_proxy_authority.certificate_pem().to_string();
     let admin = authority.keep(&tls, "admin", "kubernetes-admin", masters, &[Usage::Client], &[])?;
     let token_key = keep_secret(&tls.join("service-account.key"), || Ok(pki::new_key()?))?;
+    let token_key = TokenKey::new(&token_key).context("can't use server/tls/service-account.key")?;
     let token = join_token(&args, &authority)?;
     Ok(Plan {
         args,
@@ -152,7 +153,7 @@ async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
         front_proxy,
         front_proxy_authority,
         admin,
-        token_key,
+        token_key: Arc::new(token_key),
         token,
     })
 }
@@ -184,7 +185,7 @@ fn join_token(args: &ServerArgs, authority: &Authority) -> anyhow::Result<JoinTo
 fn api_config(plan: &Plan, audit: Option<Arc<Audit>>) -> apiserver::Config {
     apiserver::Config {
         authority: plan.authority.clone(),
-        token_key_pem: plan.token_key.clone(),
+        token_key: plan.token_key.clone(),
         front_proxy: plan.front_proxy.clone(),
         front_proxy_authority: plan.front_proxy_authority.clone(),
         kubelet_client: plan.kubelet_client.clone(),

@@ -176,6 +176,12 @@ fn secret(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
         "kubernetes.io/dockerconfigjson" => needs(".dockerconfigjson", causes),
         "kubernetes.io/dockercfg" => needs(".dockercfg", causes),
         "kubernetes.io/ssh-auth" => needs("ssh-privatekey", causes),
+        "kubernetes.io/service-account-token" => {
+            const ACCOUNT: &str = "kubernetes.io/service-account.name";
+            if object["metadata"]["annotations"][ACCOUNT].as_str().is_none_or(str::is_empty) {
+                causes.push(Cause::required(format!("metadata.annotations[{ACCOUNT}]"), ""));
+            }
+        }
         _ => {}
     }
 }

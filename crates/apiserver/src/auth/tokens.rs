@@ -1,14 +1,15 @@
-//! Service-account tokens: signed JWTs, bound to a service account and perhaps to a pod (KEP-1205).
+//! Service-account tokens: signed JWTs, bound to a service account and perhaps to a pod, secret or node (KEP-1205,
+//! KEP-4193); and those that controllers write into Secrets of the type `kubernetes.io/service-account-token`.
+
+use std::sync::Arc;
 
 use apimachinery::ObjectExt as _;
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use rustls::pki_types::SubjectPublicKeyInfoDer;
-use rustls::pki_types::pem::PemObject as _;
+use base64::engine::general_purpose::STANDARD;
+use pki::TokenKey;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
 
 use super::User;
 use crate::ApiServer;
@@ -67,29 +68,29 @@ impl Claims {
     }
 }
 
-/// Bytes of a point on P-256: how it is written, and two coordinates.
-const POINT: usize = 65;
+/// The issuer of tokens that controllers wrote into Secrets: they are good as long as the Secret is.
+const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+
+/// What a token in a Secret claims, as upstream writes it.
+#[derive(Debug, Deserialize)]
+struct Legacy {
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace")]
+    namespace: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name")]
+    secret: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name")]
+    account: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid")]
+    uid: String,
+}
 
 pub struct Tokens {
-    sign: EncodingKey,
-    verify: DecodingKey,
-    /// Names the key in tokens and in [`Tokens::keys`].
-    key_id: String,
-    /// The public key's point, without compression.
-    point: Vec<u8>,
+    key: Arc<TokenKey>,
 }
 
 impl Tokens {
-    pub fn new(key_pem: &str) -> Result<Self, String> {
-        let public = pki::public_key(key_pem).map_err(|e| e.to_string())?;
-        let info = SubjectPublicKeyInfoDer::from_pem_slice(public.as_bytes()).map_err(|e| e.to_string())?;
-        let point = info.as_ref().len().checked_sub(POINT).map(|at| info.as_ref()[at..].to_vec());
-        Ok(Tokens {
-            key_id: URL_SAFE_NO_PAD.encode(Sha256::digest(&info)),
-            point: point.ok_or("the key is no key on the curve P-256")?,
-            sign: EncodingKey::from_ec_pem(key_pem.as_bytes()).map_err(|e| e.to_string())?,
-            verify: DecodingKey::from_ec_pem(public.as_bytes()).map_err(|e| e.to_string())?,
-        })
+    pub fn new(key: Arc<TokenKey>) -> Self {
+        Tokens { key }
     }
 
     /// The issuer, and the audience that tokens have unless another is asked for.
@@ -98,16 +99,12 @@ impl Tokens {
     }
 
     pub fn issue(&self, claims: &Claims) -> Result<String, String> {
-        let header = Header { kid: Some(self.key_id.clone()), ..Header::new(Algorithm::ES256) };
-        jsonwebtoken::encode(&header, claims, &self.sign).map_err(|e| e.to_string())
+        self.key.issue(claims).map_err(|e| e.to_string())
     }
 
-    /// The keys by which others know these tokens (RFC 7517), as `/openid/v1/jwks` tells them.
+    /// What `/openid/v1/jwks` tells.
     pub fn keys(&self) -> Value {
-        // The first byte says that both coordinates follow.
-        let (x, y) = self.point[1..].split_at(POINT / 2);
-        json!({"keys": [{"use": "sig", "kty": "EC", "kid": self.key_id, "alg": "ES256", "crv": "P-256",
-            "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)}]})
+        self.key.keys()
     }
 
     /// What `/.well-known/openid-configuration` tells of the issuer (OpenID Connect Discovery 1.0).
@@ -120,30 +117,15 @@ impl Tokens {
 
     /// Checks signature, time and audience, and that what the token is bound to still exists.
     pub fn verify(&self, server: &ApiServer, token: &str, audience: &str) -> Result<Claims, String> {
-        let mut validation = Validation::new(Algorithm::ES256);
-        validation.set_audience(&[audience]);
-        validation.set_issuer(&[Self::issuer(server)]);
-        validation.validate_nbf = true;
-        validation.leeway = 10;
-        let claims =
-            jsonwebtoken::decode::<Claims>(token, &self.verify, &validation).map_err(|e| e.to_string())?.claims;
+        let claims: Claims = self.key.read(token, &Self::issuer(server), Some(audience)).map_err(|e| e.to_string())?;
         let bound = &claims.kubernetes;
-        let exists = |resource: &str, object: &Named| -> Result<(), String> {
-            let key = object_key(&bound.namespace, &object.name);
-            let entry = server.cache.named(resource).get(&key).ok_or_else(|| format!("{resource} {key} is gone"))?;
-            let found: Value = entry.parse();
-            if found.uid() == object.uid { Ok(()) } else { Err(format!("{resource} {key} is another one now")) }
-        };
+        let exists = |resource: &str, object: &Named| exists(server, resource, &bound.namespace, object).map(|_| ());
         exists("serviceaccounts", &bound.serviceaccount)?;
         if let Some(pod) = &bound.pod {
             exists("pods", pod)?;
         }
         if let (Some(node), None) = (&bound.node, &bound.pod) {
-            let found =
-                server.cache.named("nodes").get(&node.name).ok_or_else(|| format!("node {} is gone", node.name))?;
-            if found.parse().uid() != node.uid {
-                return Err(format!("node {} is another one now", node.name));
-            }
+            self::exists(server, "nodes", "", node)?;
         }
         if let Some(secret) = &bound.secret {
             exists("secrets", secret)?;
@@ -151,7 +133,34 @@ impl Tokens {
         Ok(claims)
     }
 
+    /// Whose token it is: one that was asked for, or one of a Secret.
     pub fn user(&self, server: &ApiServer, token: &str) -> Result<User, String> {
-        Ok(self.verify(server, token, &Self::issuer(server))?.user())
+        match self.key.read(token, LEGACY_ISSUER, None) {
+            Ok(legacy) => by_secret(server, token, &legacy),
+            Err(_) => Ok(self.verify(server, token, &Self::issuer(server))?.user()),
+        }
     }
+}
+
+/// The user of a token that a Secret holds, if the Secret still holds it and the account is still the same.
+fn by_secret(server: &ApiServer, token: &str, claims: &Legacy) -> Result<User, String> {
+    let Legacy { namespace, secret, account, uid } = claims;
+    let entry = server.cache.named("secrets").get(&object_key(namespace, secret));
+    let kept = entry.ok_or_else(|| format!("secret {namespace}/{secret} is gone"))?.parse();
+    let held = STANDARD.decode(kept.str_at(&["data", "token"])).unwrap_or_default();
+    if kept.is_deleting() || !bool::from(held.ct_eq(token.as_bytes())) {
+        return Err(format!("secret {namespace}/{secret} doesn't hold this token any more"));
+    }
+    let named = Named { name: account.clone(), uid: uid.clone() };
+    if exists(server, "serviceaccounts", namespace, &named)?.is_deleting() {
+        return Err(format!("service account {namespace}/{account} is being deleted"));
+    }
+    Ok(User::service_account(namespace, account, uid))
+}
+
+/// What a token is bound to, if it is still the same.
+fn exists(server: &ApiServer, resource: &str, namespace: &str, object: &Named) -> Result<Value, String> {
+    let key = object_key(namespace, &object.name);
+    let found = server.cache.named(resource).get(&key).ok_or_else(|| format!("{resource} {key} is gone"))?.parse();
+    if found.uid() == object.uid { Ok(found) } else { Err(format!("{resource} {key} is another one now")) }
 }

@@ -475,24 +475,7 @@ async fn token(
     claims.kubernetes.namespace = account.namespace().into();
     claims.kubernetes.serviceaccount.name = account.name().into();
     claims.kubernetes.serviceaccount.uid = account.uid().into();
-    let bound = &review["spec"]["boundObjectRef"];
-    if bound["kind"] == "Pod" {
-        let name = bound.str_at(&["name"]);
-        let key = crate::cache::object_key(&info.path.namespace, name);
-        let pod = server.cache.named("pods").get(&key).ok_or_else(|| Status::not_found("", "pods", name))?.parse();
-        let uid = bound.str_at(&["uid"]);
-        if !uid.is_empty() && uid != pod.uid() {
-            let why = format!(
-                "the UID in the bound object reference ({uid}) does not match the UID in record ({})",
-                pod.uid()
-            );
-            return Err(Status::conflict("", "pods", name, &why));
-        }
-        claims.kubernetes.pod = Some(Named { name: pod.name().into(), uid: pod.uid().into() });
-        let node = pod.str_at(&["spec", "nodeName"]);
-        let uid = server.cache.named("nodes").get(node).map(|entry| entry.parse().uid().to_string());
-        claims.kubernetes.node = uid.map(|uid| Named { name: node.into(), uid });
-    }
+    bind_token(server, &review["spec"]["boundObjectRef"], &info.path.namespace, &mut claims)?;
     admission::restrict_token(user, info, claims.kubernetes.node.as_ref().filter(|_| claims.kubernetes.pod.is_some()))?;
     let token = server.tokens.issue(&claims).map_err(Status::internal)?;
     let expires = Timestamp::from_second(now + seconds).map(clock::format_rfc3339).unwrap_or_default();
@@ -502,4 +485,44 @@ async fn token(
     review["spec"]["expirationSeconds"] = seconds.into();
     review["status"] = json!({"token": token, "expirationTimestamp": expires});
     Ok(response::json(201, &review))
+}
+
+/// Binds a token to what it shall end with: a pod (and its node), a secret or a node.
+fn bind_token(server: &ApiServer, bound: &Value, namespace: &str, claims: &mut Claims) -> Result<(), Status> {
+    if bound.is_null() {
+        return Ok(());
+    }
+    let (resource, namespace) = match (bound.str_at(&["apiVersion"]), bound.str_at(&["kind"])) {
+        ("v1" | "", "Pod") => ("pods", namespace),
+        ("v1" | "", "Secret") => ("secrets", namespace),
+        ("v1" | "", "Node") => ("nodes", ""),
+        (version, kind) => {
+            let why = format!("cannot bind token for serviceaccount to object of type {version}, Kind={kind}");
+            return Err(Status::bad_request(why));
+        }
+    };
+    let name = bound.str_at(&["name"]);
+    let named = |resource: &str, namespace: &str, name: &str| {
+        let found = server.cache.named(resource).get(&crate::cache::object_key(namespace, name));
+        found.map(|entry| entry.parse()).ok_or_else(|| Status::not_found("", resource, name))
+    };
+    let object = named(resource, namespace, name)?;
+    let uid = bound.str_at(&["uid"]);
+    if !uid.is_empty() && uid != object.uid() {
+        let found = object.uid();
+        let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record ({found})");
+        return Err(Status::conflict("", resource, name, &why));
+    }
+    let this = Some(Named { name: name.into(), uid: object.uid().into() });
+    match resource {
+        "secrets" => claims.kubernetes.secret = this,
+        "nodes" => claims.kubernetes.node = this,
+        _ => {
+            claims.kubernetes.pod = this;
+            let node = object.str_at(&["spec", "nodeName"]);
+            claims.kubernetes.node =
+                named("nodes", "", node).ok().map(|n| Named { name: node.into(), uid: n.uid().into() });
+        }
+    }
+    Ok(())
 }

@@ -126,6 +126,7 @@ async fn credentials_make_a_user_or_are_refused() {
         (json!({"expirationSeconds": 5}), 422, "10 minutes"),
         (json!({"boundObjectRef": {"kind": "Pod", "name": "gone"}}), 404, "not found"),
         (json!({"boundObjectRef": {"kind": "Pod", "name": "p", "uid": "other"}}), 409, "UID"),
+        (json!({"boundObjectRef": {"kind": "ConfigMap", "apiVersion": "v1", "name": "p"}}), 400, "Kind=ConfigMap"),
     ] {
         let (got, answer) = account_token(&server, spec).await;
         assert!(got == code && answer["message"].as_str().unwrap().contains(words), "{answer}");

@@ -42,7 +42,7 @@ impl Server {
             front_proxy_authority: front.certificate_pem().into(),
             front_proxy: front.keep(folder.path(), "front", "front-proxy-client", None, &usages, &[]).unwrap(),
             authority: authority.clone(),
-            token_key_pem: pki::new_key().unwrap(),
+            token_key: Arc::new(pki::TokenKey::new(&pki::new_key().unwrap()).unwrap()),
             join_secret: "secret".into(),
             service_cidr: "10.96.0.0/16".parse().unwrap(),
             node_ports: (30000, 32767),

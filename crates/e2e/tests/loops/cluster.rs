@@ -51,6 +51,7 @@ pub struct Cluster {
     api: Arc<ApiServer>,
     store: Arc<store::MemoryStore>,
     authority: Arc<pki::Authority>,
+    token_key: Arc<pki::TokenKey>,
     client: Client,
     metrics: Metrics,
     _folder: TempDir,
@@ -69,12 +70,13 @@ impl Cluster {
         let authority = Arc::new(pki::Authority::load_or_create(folder.path(), "ca").unwrap());
         let front = pki::Authority::load_or_create(folder.path(), "front-proxy-ca").unwrap();
         let usages = [pki::Usage::Client];
+        let token_key = Arc::new(pki::TokenKey::new(&pki::new_key().unwrap()).unwrap());
         let config = apiserver::Config {
             kubelet_client: authority.keep(folder.path(), "client", "kubelets", None, &usages, &[]).unwrap(),
             front_proxy_authority: front.certificate_pem().into(),
             front_proxy: front.keep(folder.path(), "front", "front-proxy-client", None, &usages, &[]).unwrap(),
             authority: authority.clone(),
-            token_key_pem: pki::new_key().unwrap(),
+            token_key: token_key.clone(),
             join_secret: "secret".into(),
             service_cidr: "10.96.0.0/16".parse().unwrap(),
             node_ports: (30000, 32767),
@@ -90,7 +92,7 @@ impl Cluster {
         let api = ApiServer::start(config, store.clone()).await.unwrap();
         let user = User::new("admin", &["system:masters", "system:authenticated"]);
         let client = Client::new(api.in_process(user), "default");
-        Cluster { api, store, authority, client, metrics: Metrics::default(), _folder: folder }
+        Cluster { api, store, authority, token_key, client, metrics: Metrics::default(), _folder: folder }
     }
 
     /// Lets controllers see metrics at a path.
@@ -126,6 +128,7 @@ impl Cluster {
         let informers = Informers::new(Client::new(mortal, "default"));
         let config = controllers::Config {
             authority: self.authority.clone(),
+            token_key: self.token_key.clone(),
             cluster_cidr: "10.42.0.0/16".parse().unwrap(),
             local_storage: true,
             service_lb: true,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -222,4 +224,64 @@ async fn bootstrap_tokens_go_when_their_time_is_over() {
     assert_eq!(tokens().await, ["bbbbbb", "cccccc"]);
     sleep(Duration::from_secs(3 * 3600)).await;
     assert_eq!(tokens().await, ["cccccc"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn secrets_hold_tokens_of_accounts_and_go_with_them() {
+    let cluster = Cluster::start(0).await;
+    let secrets = "/api/v1/namespaces/default/secrets";
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}});
+    cluster.post("/api/v1/namespaces/default/serviceaccounts", account).await;
+    for (name, account) in [("for-robot", "robot"), ("for-nobody", "nobody")] {
+        let meta = json!({"name": name, "annotations": {"kubernetes.io/service-account.name": account}});
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "kubernetes.io/service-account-token"});
+        cluster.post(secrets, secret).await;
+    }
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(names(&cluster.list(secrets).await), ["for-robot"], "a token of no account goes");
+    let path = format!("{secrets}/for-robot");
+    let secret = cluster.get(&path).await;
+    let uid = cluster.get("/api/v1/namespaces/default/serviceaccounts/robot").await["metadata"]["uid"].clone();
+    assert_eq!(secret["metadata"]["annotations"]["kubernetes.io/service-account.uid"], uid);
+    assert_eq!(secret["data"]["namespace"], STANDARD.encode("default"));
+    assert!(secret["data"]["ca.crt"].as_str().unwrap().len() > 100);
+    let token = STANDARD.decode(secret["data"]["token"].as_str().unwrap()).unwrap();
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": String::from_utf8(token).unwrap()}});
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let status = cluster.post(reviews, review.clone()).await["status"].clone();
+    assert_eq!(status["user"]["username"], "system:serviceaccount:default:robot", "{status}");
+    // Something else takes its place: the token is good for nothing.
+    cluster.patch(&path, json!({"data": {"token": STANDARD.encode("other")}})).await;
+    assert_ne!(cluster.post(reviews, review.clone()).await["status"]["authenticated"], true);
+    cluster.delete("/api/v1/namespaces/default/serviceaccounts/robot", Value::Null).await;
+    sleep(Duration::from_secs(5)).await;
+    assert!(cluster.list(secrets).await.is_empty(), "it goes with its account");
+}
+
+#[tokio::test(start_paused = true)]
+async fn cluster_info_is_signed_by_every_token_that_may() {
+    let cluster = Cluster::start(0).await;
+    let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cluster-info"}, "data": {"kubeconfig": "content"}});
+    cluster.post("/api/v1/namespaces/kube-public/configmaps", config).await;
+    for (id, signs) in [("aaaaaa", "true"), ("bbbbbb", "false")] {
+        let data = json!({"token-id": id, "token-secret": "0123456789abcdef", "usage-bootstrap-signing": signs});
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": format!("bootstrap-token-{id}")},
+            "type": "bootstrap.kubernetes.io/token", "stringData": data});
+        cluster.post("/api/v1/namespaces/kube-system/secrets", secret).await;
+    }
+    sleep(Duration::from_secs(5)).await;
+    let path = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
+    let signatures = async || {
+        let data = cluster.get(path).await["data"].as_object().cloned().unwrap();
+        data.into_iter().filter(|(key, _)| key != "kubeconfig").collect::<Vec<_>>()
+    };
+    let first = signatures().await;
+    let expected = pki::detached_signature(b"content", "aaaaaa", b"0123456789abcdef").unwrap();
+    assert_eq!(first, [("jws-kubeconfig-aaaaaa".to_string(), json!(expected))]);
+    cluster.patch(path, json!({"data": {"kubeconfig": "other"}})).await;
+    sleep(Duration::from_secs(5)).await;
+    assert_ne!(signatures().await, first, "what is signed has changed");
+    cluster.delete("/api/v1/namespaces/kube-system/secrets/bootstrap-token-aaaaaa", Value::Null).await;
+    sleep(Duration::from_secs(5)).await;
+    assert!(signatures().await.is_empty());
 }
