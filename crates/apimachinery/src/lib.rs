@@ -5,8 +5,9 @@
 //! (`metadata`, `status`).
 //!
 //! Reading order: [`object`] (metadata access), [`status`] (errors as clients see them), [`selector`], [`quantity`],
-//! [`patch`], [`fields`], [`names`], [`clock`], [`duration`], [`cron`], [`ranges`].
+//! [`patch`], [`fields`], [`names`], [`clock`], [`duration`], [`cron`], [`ranges`], [`addresses`].
 
+pub mod addresses;
 pub mod clock;
 pub mod cron;
 pub mod duration;
@@ -19,6 +20,7 @@ pub mod ranges;
 pub mod selector;
 pub mod status;
 
+pub use addresses::{AddressRanges, Family};
 pub use fields::FieldSet;
 pub use object::ObjectExt;
 pub use quantity::Quantity;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use apimachinery::{Cause, ObjectExt as _, Status};
+use apimachinery::{AddressRanges, Cause, Family, ObjectExt as _, Status};
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use rand::RngExt as _;
@@ -14,6 +14,7 @@ use api::Kind;
 
 use crate::Config;
 use crate::cache::Cache;
+use crate::families;
 use crate::object::Filter;
 
 #[derive(Debug, Default)]
@@ -23,7 +24,7 @@ struct Taken {
 }
 
 pub struct Allocator {
-    cidr: IpNet,
+    ranges: AddressRanges,
     ports: (u16, u16),
     taken: Arc<Mutex<Taken>>,
 }
@@ -77,13 +78,13 @@ impl Allocator {
         let mut taken = Taken::default();
         // Fixed addresses, that no service gets by chance.
         taken.addresses.insert(config.cluster_dns);
-        taken.addresses.extend(kubernetes_address(&config.service_cidr));
+        taken.addresses.insert(kubernetes_address(&config.service_cidr));
         for entry in cache.named("services").list(&Filter::default()).0 {
             let held = held(&entry.parse());
             taken.addresses.extend(held.addresses);
             taken.ports.extend(held.ports);
         }
-        Allocator { cidr: config.service_cidr, ports: config.node_ports, taken: Arc::new(Mutex::new(taken)) }
+        Allocator { ranges: config.service_cidr.clone(), ports: config.node_ports, taken: Arc::new(Mutex::new(taken)) }
     }
 
     pub fn release(&self, kind: &Kind, object: &Value) {
@@ -104,7 +105,7 @@ impl Allocator {
         }
         let mut causes = Vec::new();
         let mut taken = self.taken.lock();
-        self.address(object, &before, &mut taken, &mut lease, &mut causes);
+        self.address(object, (old, &before), &mut taken, &mut lease, &mut causes);
         self.node_ports(object, &before, &mut taken, &mut lease, &mut causes);
         self.health_port(object, &before, &mut taken, &mut lease, &mut causes);
         drop(taken);
@@ -120,11 +121,13 @@ impl Allocator {
     fn address(
         &self,
         object: &mut Value,
-        before: &Taken,
+        (old, before): (Option<&Value>, &Taken),
         taken: &mut Taken,
         lease: &mut Lease,
         causes: &mut Vec<Cause>,
     ) {
+        // Addresses stay from one update to the next, unless the service was one without.
+        let old = old.map(|old| &old["spec"]).filter(|old| old["type"] != "ExternalName");
         let spec = &mut object["spec"];
         if spec["type"] == "ExternalName" {
             for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
@@ -134,68 +137,54 @@ impl Allocator {
             }
             return;
         }
-        let family = if self.cidr.addr().is_ipv4() { "IPv4" } else { "IPv6" };
-        let asked = spec.str_at(&["clusterIP"]).to_string();
-        let address = match asked.as_str() {
-            "None" => "None".to_string(),
-            "" => match self.free_address(taken) {
-                Some(address) => {
-                    taken.addresses.insert(address);
-                    lease.new.addresses.insert(address);
-                    address.to_string()
-                }
-                None => {
-                    let detail = "failed to allocate a serviceIP: range is full";
-                    causes.push(Cause::invalid("spec.clusterIPs", &json!([]), detail));
-                    return;
-                }
-            },
-            text => {
-                // A malformed address is refused by the validation that follows.
-                let Ok(address) = text.parse::<IpAddr>() else { return };
-                if !before.addresses.contains(&address) {
-                    let value = json!([text]);
-                    // The two fixed addresses are there for the two services that are made for them.
-                    let fixed = object_is_fixed(object);
-                    if !self.cidr.contains(&address) {
-                        let detail = format!(
-                            "failed to allocate IP {address}: the provided IP is not in the valid range. The range of valid IPs is {}",
-                            self.cidr
-                        );
-                        causes.push(Cause::invalid("spec.clusterIPs", &value, &detail));
-                    } else if !fixed && !taken.addresses.insert(address) {
-                        let detail = format!("failed to allocate IP {address}: provided IP is already allocated");
-                        causes.push(Cause::invalid("spec.clusterIPs", &value, &detail));
-                    } else if !fixed {
-                        lease.new.addresses.insert(address);
+        let families: Vec<Family> = self.ranges.families().collect();
+        families::settle(spec, old, &families, causes);
+        let wanted = spec.strings_at(&["ipFamilies"]).into_iter().filter_map(families::family).collect::<Vec<_>>();
+        let asked: Vec<String> = spec.strings_at(&["clusterIPs"]).into_iter().map(String::from).collect();
+        if !causes.is_empty() || asked.first().is_some_and(|a| a == "None") {
+            return;
+        }
+        let fixed = object_is_fixed(object);
+        let mut addresses = Vec::new();
+        for (i, text) in asked.iter().enumerate() {
+            // A malformed address is refused by the validation that follows.
+            let Ok(address) = text.parse::<IpAddr>() else { return };
+            // The two fixed addresses are there for the two services that are made for them.
+            if !before.addresses.contains(&address) && !fixed {
+                match self.take(address, taken) {
+                    Ok(()) => _ = lease.new.addresses.insert(address),
+                    Err(why) => {
+                        let detail = format!("failed to allocate IP {address}: {why}");
+                        causes.push(Cause::invalid(format!("spec.clusterIPs[{i}]"), &json!(text), &detail));
                     }
                 }
-                text.to_string()
             }
-        };
-        let spec = &mut object["spec"];
-        spec["clusterIP"] = address.as_str().into();
-        spec["clusterIPs"] = json!([address]);
-        if spec["ipFamilies"].is_null() {
-            spec["ipFamilies"] = json!([family]);
+            addresses.push(text.clone());
         }
-        if spec["ipFamilyPolicy"].is_null() {
-            spec["ipFamilyPolicy"] = "SingleStack".into();
+        for family in wanted.into_iter().skip(asked.len()) {
+            let Some(address) = self.ranges.of(family).and_then(|range| free_address(range, taken)) else {
+                let detail = format!("failed to allocate a serviceIP: the {family} range is full");
+                causes.push(Cause::invalid("spec.clusterIPs", &json!([]), &detail));
+                return;
+            };
+            taken.addresses.insert(address);
+            lease.new.addresses.insert(address);
+            addresses.push(address.to_string());
         }
+        let first = &mut object["spec"]["clusterIP"];
+        if first.as_str().is_none_or(str::is_empty) {
+            *first = addresses.first().map_or("", String::as_str).into();
+        }
+        object["spec"]["clusterIPs"] = addresses.into();
     }
 
-    fn free_address(&self, taken: &Taken) -> Option<IpAddr> {
-        let size = 1u64 << (u32::from(self.cidr.max_prefix_len() - self.cidr.prefix_len())).min(20);
-        let at = |offset: u64| -> IpAddr {
-            match self.cidr.network() {
-                IpAddr::V4(base) => IpAddr::from((u32::from(base) + offset as u32).to_be_bytes()),
-                IpAddr::V6(base) => IpAddr::from((u128::from(base) + u128::from(offset)).to_be_bytes()),
-            }
-        };
-        // By chance first, then in order once the range is nearly full. First and last address are not given out.
-        let mut rng = rand::rng();
-        let random = (0..64).map(|_| rng.random_range(1..size - 1)).map(at).find(|a| !taken.addresses.contains(a));
-        random.or_else(|| (1..size - 1).map(at).find(|a| !taken.addresses.contains(a)))
+    /// Takes the address that is asked for.
+    fn take(&self, address: IpAddr, taken: &mut Taken) -> Result<(), String> {
+        if !self.ranges.contains(address) {
+            let ranges = &self.ranges;
+            return Err(format!("the provided IP is not in the valid range. The range of valid IPs is {ranges}"));
+        }
+        if taken.addresses.insert(address) { Ok(()) } else { Err("provided IP is already allocated".into()) }
     }
 
     fn node_ports(
@@ -287,9 +276,24 @@ impl Allocator {
     }
 }
 
+/// An address that no service has, neither the first nor the last of the range.
+fn free_address(range: IpNet, taken: &Taken) -> Option<IpAddr> {
+    let size = 1u64 << (u32::from(range.max_prefix_len() - range.prefix_len())).min(20);
+    let at = |offset: u64| -> IpAddr {
+        match range.network() {
+            IpAddr::V4(base) => IpAddr::from((u32::from(base) + offset as u32).to_be_bytes()),
+            IpAddr::V6(base) => IpAddr::from((u128::from(base) + u128::from(offset)).to_be_bytes()),
+        }
+    };
+    // By chance first, then in order once the range is nearly full.
+    let mut rng = rand::rng();
+    let random = (0..64).map(|_| rng.random_range(1..size - 1)).map(at).find(|a| !taken.addresses.contains(a));
+    random.or_else(|| (1..size - 1).map(at).find(|a| !taken.addresses.contains(a)))
+}
+
 /// The first address of the range, which the `kubernetes` service has.
-pub fn kubernetes_address(cidr: &IpNet) -> Option<IpAddr> {
-    cidr.hosts().next()
+pub fn kubernetes_address(ranges: &AddressRanges) -> IpAddr {
+    ranges.nth(1)
 }
 
 fn object_is_fixed(object: &Value) -> bool {

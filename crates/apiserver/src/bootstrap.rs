@@ -91,21 +91,19 @@ async fn ensure_one(server: &Arc<ApiServer>, kind: &'static Kind, object: Value)
 }
 
 fn services(server: &ApiServer) -> Vec<Value> {
-    let mut services = Vec::new();
-    if let Some(address) = kubernetes_address(&server.config.service_cidr) {
-        services.push(json!({"apiVersion": "v1", "kind": "Service",
-            "metadata": {"name": "kubernetes", "namespace": "default",
-                         "labels": {"component": "apiserver", "provider": "kubernetes"}},
-            "spec": {"type": "ClusterIP", "clusterIP": address.to_string(),
-                     "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": server.config.advertise.1}]}}));
-    }
-    services.push(json!({"apiVersion": "v1", "kind": "Service",
+    let address = kubernetes_address(&server.config.service_cidr);
+    let kubernetes = json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default",
+                     "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {"type": "ClusterIP", "clusterIP": address.to_string(),
+                 "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": server.config.advertise.1}]}});
+    let dns = json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kube-dns", "namespace": "kube-system",
                      "labels": {"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"}},
         "spec": {"type": "ClusterIP", "clusterIP": server.config.cluster_dns.to_string(),
                  "ports": [{"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
-                           {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53}]}}));
-    services
+                           {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53}]}});
+    vec![kubernetes, dns]
 }
 
 fn endpoints(server: &ApiServer) -> Vec<Value> {

@@ -22,6 +22,7 @@ mod convert;
 mod discovery;
 mod external;
 mod fairness;
+mod families;
 mod handlers;
 mod managed;
 mod metrics;
@@ -37,7 +38,7 @@ mod strategy;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use apimachinery::Status;
+use apimachinery::{AddressRanges, Status};
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use store::Store;
@@ -63,7 +64,7 @@ pub struct Config {
     pub kubelet_client: pki::Identity,
     /// The secret of the join token.
     pub join_secret: String,
-    pub service_cidr: ipnet::IpNet,
+    pub service_cidr: AddressRanges,
     /// First and last node port.
     pub node_ports: (u16, u16),
     pub cluster_domain: String,
@@ -71,7 +72,7 @@ pub struct Config {
     pub advertise: (IpAddr, u16),
     /// The address of the cluster's DNS server, given to no other service.
     pub cluster_dns: IpAddr,
-    pub cluster_cidr: ipnet::IpNet,
+    pub cluster_cidr: AddressRanges,
     /// What is told of requests, and where.
     pub audit: Option<Arc<audit::Audit>>,
     /// Parts that are left out, told to all nodes.

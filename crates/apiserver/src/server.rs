@@ -154,7 +154,7 @@ pub async fn serve(
 
 async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, known: Verifier, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
-    let address = stream.peer_addr().map(|a| a.ip()).ok();
+    let address = stream.peer_addr().map(|a| a.ip().to_canonical()).ok();
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
     let peer = peer(known.as_ref(), stream.get_ref().1.peer_certificates());
     let service = service_fn(move |mut request: Request<Incoming>| {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use apimachinery::Family;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use network::nft::{self, Keeper};
@@ -18,7 +19,7 @@ const TABLE: &str = "bench";
 fn service(n: usize) -> anyhow::Result<Arc<Service>> {
     let address = format!("10.200.{}.{}", n / 250, n % 250 + 1);
     Ok(Arc::new(serde_json::from_value(json!({"metadata": {"name": format!("s{n}"), "namespace": "default"},
-        "spec": {"type": "ClusterIP", "clusterIP": address, "ports": [{"port": 80, "protocol": "TCP"}]}}))?))
+        "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": [{"port": 80, "protocol": "TCP"}]}}))?))
 }
 
 /// Three endpoints, the last of which is `last`.
@@ -38,7 +39,6 @@ pub async fn measure() -> anyhow::Result<Vec<Figure>> {
     let config = proxy::Config {
         table: TABLE.into(),
         node_name: "a".into(),
-        node_ip: "192.0.2.1".parse()?,
         cluster_cidr: "10.42.0.0/16".parse()?,
         cluster_dns: "10.43.0.10".parse()?,
         bridge: "bench0".into(),
@@ -47,17 +47,17 @@ pub async fn measure() -> anyhow::Result<Vec<Figure>> {
     services.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
     let mut slices = (0..COUNT).map(|n| slice(n, 2)).collect::<anyhow::Result<Vec<_>>>()?;
     let place = Place::default();
-    let mut keeper = Keeper::new(TABLE, "services");
-    let mut planner = Planner::default();
+    let mut keeper = Keeper::new(&format!("ip {TABLE}"), "services");
+    let mut planner = Planner::new(Family::V4);
     let begun = Instant::now();
-    keeper.keep_parts(plan::frame(&config), planner.parts(&config, &place, &services, &slices)).await?;
+    keeper.keep_parts(plan::frame(&config, Family::V4), planner.parts(&config, &place, &services, &slices)).await?;
     let full = begun.elapsed().as_secs_f64();
     let mut times = Vec::new();
     for round in 0..11 {
         let n = round * 800;
         slices[n] = slice(n, 3)?;
         let begun = Instant::now();
-        keeper.keep_parts(plan::frame(&config), planner.parts(&config, &place, &services, &slices)).await?;
+        keeper.keep_parts(plan::frame(&config, Family::V4), planner.parts(&config, &place, &services, &slices)).await?;
         times.push(begun.elapsed().as_secs_f64());
     }
     times.sort_by(f64::total_cmp);

@@ -11,7 +11,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
-use crate::service_lb::address;
+use crate::service_lb::addresses;
 use crate::{Context, Result, ignore};
 
 const CONTROLLER: &str = "timonel.io/ingress";
@@ -58,7 +58,7 @@ pub fn start(context: Context) {
 
 fn addresses_changed(change: &informer::Change<Node>) -> bool {
     match change {
-        informer::Change::Applied { old: Some(old), new } => address(old) != address(new),
+        informer::Change::Applied { old: Some(old), new } => addresses(old) != addresses(new),
         _ => true,
     }
 }
@@ -87,7 +87,7 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Opti
     if !is_ours(&ingress, &caches.classes.list()) {
         return Ok(None);
     }
-    let mut addresses: Vec<String> = caches.nodes.list().iter().filter_map(|n| address(n)).collect();
+    let mut addresses: Vec<String> = caches.nodes.list().iter().flat_map(|n| addresses(n)).collect();
     addresses.sort();
     let balancer = ingress.status.as_ref().and_then(|s| s.load_balancer.as_ref());
     let present: Vec<&str> =

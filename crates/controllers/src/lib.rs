@@ -34,8 +34,8 @@ mod sweeper;
 
 use std::sync::Arc;
 
+use apimachinery::AddressRanges;
 use informer::{Informers, Recorder};
-use ipnet::IpNet;
 use kube::Client;
 
 /// What the controllers need to know of the cluster.
@@ -43,7 +43,7 @@ pub struct Config {
     pub authority: Arc<pki::Authority>,
     /// Signs service-account tokens.
     pub token_key: Arc<pki::TokenKey>,
-    pub cluster_cidr: IpNet,
+    pub cluster_cidr: AddressRanges,
     /// Whether the `local-path` storage class and its provisioner are wanted.
     pub local_storage: bool,
     /// Whether LoadBalancer services get the addresses of nodes.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::Family;
 use informer::{Informer, Key, Keyed as _, Queue};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -38,14 +39,17 @@ fn is_ours(service: &Service) -> bool {
         && service.metadata.deletion_timestamp.is_none()
 }
 
-/// The address at which a node answers the outside, if it may.
-pub fn address(node: &Node) -> Option<String> {
+/// The addresses at which a node answers the outside, if it may: one of each family that it has.
+pub fn addresses(node: &Node) -> Vec<String> {
     if !is_ready(node) || node.labels().contains_key(EXCLUDED) {
-        return None;
+        return Vec::new();
     }
-    let addresses = node.status.as_ref()?.addresses.as_ref()?;
-    let of = |kind: &str| addresses.iter().find(|a| a.type_ == kind).map(|a| a.address.clone());
-    of("ExternalIP").or_else(|| of("InternalIP"))
+    let listed = || node.status.iter().flat_map(|s| s.addresses.iter().flatten());
+    let of = |family: Family| {
+        let first = |kind: &str| listed().find(|a| a.type_ == kind && Family::of_text(&a.address) == family);
+        first("ExternalIP").or_else(|| first("InternalIP")).map(|a| a.address.clone())
+    };
+    [Family::V4, Family::V6].into_iter().filter_map(of).collect()
 }
 
 /// Nodes that have a ready endpoint of a service.
@@ -66,7 +70,8 @@ fn plan(
     slices: &[Arc<EndpointSlice>],
     api_port: i32,
 ) -> BTreeMap<Key, Wanted> {
-    let answering: Vec<(String, String)> = nodes.iter().filter_map(|n| Some((n.name_any(), address(n)?))).collect();
+    let of = |node: &Arc<Node>| addresses(node).into_iter().map(|a| (node.name_any(), a)).collect::<Vec<_>>();
+    let answering: Vec<(String, String)> = nodes.iter().flat_map(of).collect();
     let mut ours: Vec<&Arc<Service>> = services.iter().filter(|s| is_ours(s)).collect();
     ours.sort_by_key(|s| (s.metadata.creation_timestamp.as_ref().map(|t| t.0), s.key()));
     let mut taken: BTreeMap<Place, Key> = BTreeMap::new();
@@ -87,8 +92,10 @@ fn plan(
         let local = spec.external_traffic_policy.as_deref() == Some("Local");
         let having = if local { places(service, slices) } else { BTreeSet::new() };
         let (mut addresses, mut conflict) = (Vec::new(), None);
+        let families = crate::endpoints::families(service);
+        let rank = |address: &str| families.iter().position(|f| *f == Family::of_text(address).name());
         for (name, address) in &answering {
-            if local && !having.contains(name) {
+            if rank(address).is_none() || (local && !having.contains(name)) {
                 continue;
             }
             let place = |(protocol, port): (String, i32)| (address.clone(), protocol, port);
@@ -100,7 +107,7 @@ fn plan(
         for address in &addresses {
             taken.extend(ports().map(|(protocol, port)| ((address.clone(), protocol, port), service.key())));
         }
-        addresses.sort();
+        addresses.sort_by_key(|address| (rank(address), address.clone()));
         let nothing = || conflict.clone().unwrap_or_else(|| "no node can take its traffic".into());
         let result = if addresses.is_empty() { Wanted::Nothing(nothing()) } else { Wanted::Addresses(addresses) };
         wanted.insert(service.key(), result);

@@ -85,15 +85,19 @@ fn watch_pods(server: &Arc<Server>, informers: &Informers) {
     let server = server.clone();
     pods.on_change(move |change| {
         let pod = change.object();
-        let ip = pod.status.as_ref().and_then(|s| s.pod_ip.as_ref()).and_then(|ip| ip.parse::<IpAddr>().ok());
-        let host = pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true));
-        let Some(ip) = ip.filter(|_| !host) else { return };
+        if pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true)) {
+            return;
+        }
+        let ips =
+            pod.status.iter().flat_map(|s| s.pod_ips.iter().flatten()).filter_map(|ip| ip.ip.parse::<IpAddr>().ok());
         let mut namespaces = server.namespaces.write();
         let over = matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
-        if over || matches!(change, Change::Deleted(_)) {
-            namespaces.remove(&ip);
-        } else {
-            namespaces.insert(ip, pod.metadata.namespace.clone().unwrap_or_default());
+        for ip in ips {
+            if over || matches!(change, Change::Deleted(_)) {
+                namespaces.remove(&ip);
+            } else {
+                namespaces.insert(ip, pod.metadata.namespace.clone().unwrap_or_default());
+            }
         }
     });
 }

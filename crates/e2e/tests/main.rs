@@ -6,6 +6,7 @@ mod clients;
 mod crash;
 mod custom;
 mod describe;
+mod dual;
 mod errors;
 mod ingress;
 mod join;

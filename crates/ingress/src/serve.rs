@@ -303,7 +303,11 @@ fn back(mut answer: Response<Incoming>, client_side: Option<hyper::upgrade::OnUp
 pub async fn plain(listener: TcpListener, handler: Handler) {
     loop {
         if let Some((stream, from)) = accept(&listener).await {
-            tokio::spawn(connection(TokioIo::new(stream), handler.clone(), Entry { from: from.ip(), secure: false }));
+            tokio::spawn(connection(
+                TokioIo::new(stream),
+                handler.clone(),
+                Entry { from: from.ip().to_canonical(), secure: false },
+            ));
         }
     }
 }
@@ -316,7 +320,7 @@ pub async fn secure(listener: TcpListener, tls: Arc<ServerConfig>, handler: Hand
         let (acceptor, handler) = (acceptor.clone(), handler.clone());
         tokio::spawn(async move {
             if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
-                connection(TokioIo::new(stream), handler, Entry { from: from.ip(), secure: true }).await;
+                connection(TokioIo::new(stream), handler, Entry { from: from.ip().to_canonical(), secure: true }).await;
             }
         });
     }

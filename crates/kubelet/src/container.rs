@@ -194,8 +194,8 @@ impl Agent {
         let spec = pod.spec.clone().unwrap_or_default();
         let pod_context = spec.security_context.clone().unwrap_or_default();
         let own = container.security_context.clone().unwrap_or_default();
-        let ip = sandbox.ip.map(|ip| ip.to_string()).unwrap_or_default();
-        let variables = self.environment(pod, container, &image.defaults.env, &ip).await.map_err(config_error)?;
+        let variables =
+            self.environment(pod, container, &image.defaults.env, &sandbox.ips).await.map_err(config_error)?;
         let expanded = |list: &Option<Vec<String>>| -> Option<Vec<String>> {
             list.as_ref().filter(|l| !l.is_empty()).map(|l| l.iter().map(|s| env::expand(s, &variables)).collect())
         };

@@ -1,6 +1,7 @@
 //! Environment variables of containers, and the fields that the downward API offers.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -35,7 +36,7 @@ pub fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
 }
 
 /// A field of a pod, by its path in the downward API.
-pub fn field(pod: &Pod, path: &str, agent: &Agent, ip: &str) -> Result<String, String> {
+pub fn field(pod: &Pod, path: &str, agent: &Agent, ips: &[IpAddr]) -> Result<String, String> {
     let spec = pod.spec.clone().unwrap_or_default();
     let quoted =
         |map: &BTreeMap<String, String>| map.iter().map(|(k, v)| format!("{k}={v:?}")).collect::<Vec<_>>().join("\n");
@@ -47,6 +48,7 @@ pub fn field(pod: &Pod, path: &str, agent: &Agent, ip: &str) -> Result<String, S
         };
         return Ok(map.get(key).cloned().unwrap_or_default());
     }
+    let list = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     Ok(match path {
         "metadata.name" => pod.name_any(),
         "metadata.namespace" => pod.namespace().unwrap_or_default(),
@@ -55,8 +57,10 @@ pub fn field(pod: &Pod, path: &str, agent: &Agent, ip: &str) -> Result<String, S
         "metadata.annotations" => quoted(pod.annotations()),
         "spec.nodeName" => agent.config.node_name.clone(),
         "spec.serviceAccountName" => spec.service_account_name.unwrap_or_default(),
-        "status.podIP" | "status.podIPs" => ip.to_string(),
-        "status.hostIP" | "status.hostIPs" => agent.config.node_ip.to_string(),
+        "status.podIP" => ips.first().map(ToString::to_string).unwrap_or_default(),
+        "status.podIPs" => list(ips),
+        "status.hostIP" => agent.config.node_ip().to_string(),
+        "status.hostIPs" => list(&agent.config.node_ips),
         _ => return Err(format!("unsupported fieldPath: {path}")),
     })
 }
@@ -123,7 +127,7 @@ impl Agent {
         pod: &Pod,
         container: &Container,
         image: &[String],
-        ip: &str,
+        ips: &[IpAddr],
     ) -> Result<BTreeMap<String, String>, String> {
         let namespace = pod.namespace().unwrap_or_default();
         let mut env = BTreeMap::new();
@@ -155,7 +159,7 @@ impl Agent {
         for variable in container.env.as_deref().unwrap_or_default() {
             let value = match (&variable.value, &variable.value_from) {
                 (Some(value), _) => Some(expand(value, &env)),
-                (None, Some(source)) => self.sourced(pod, container, &namespace, source, ip).await?,
+                (None, Some(source)) => self.sourced(pod, container, &namespace, source, ips).await?,
                 (None, None) => Some(String::new()),
             };
             if let Some(value) = value {
@@ -173,10 +177,10 @@ impl Agent {
         container: &Container,
         namespace: &str,
         source: &k8s_openapi::api::core::v1::EnvVarSource,
-        ip: &str,
+        ips: &[IpAddr],
     ) -> Result<Option<String>, String> {
         if let Some(reference) = &source.field_ref {
-            return field(pod, &reference.field_path, self, ip).map(Some);
+            return field(pod, &reference.field_path, self, ips).map(Some);
         }
         if let Some(reference) = &source.resource_field_ref {
             let divisor = reference.divisor.as_ref().map_or("0", |d| d.0.as_str());

@@ -53,14 +53,14 @@ pub use server::Serving;
 #[derive(Debug, Clone)]
 pub struct Config {
     pub node_name: String,
-    pub node_ip: IpAddr,
+    /// One of each family that the cluster has, as far as the node has it; the first is the one it is known by.
+    pub node_ips: Vec<IpAddr>,
     pub data_dir: PathBuf,
     pub run_dir: PathBuf,
     /// Below each cgroup hierarchy's root.
     pub cgroup_root: String,
     pub cluster_dns: IpAddr,
     pub cluster_domain: String,
-    pub cluster_cidr: IpNet,
     pub labels: Vec<(String, String)>,
     /// key, value, effect
     pub taints: Vec<(String, String, String)>,
@@ -112,6 +112,10 @@ impl std::str::FromStr for Backoff {
 }
 
 impl Config {
+    /// The address by which the node is known.
+    fn node_ip(&self) -> IpAddr {
+        self.node_ips.first().copied().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST))
+    }
     fn pods_dir(&self) -> PathBuf {
         self.data_dir.join("pods")
     }
@@ -162,11 +166,11 @@ pub struct Parts {
     pub serving: Serving,
 }
 
-/// Registers a node and waits until the control plane has given it a range of pod addresses.
+/// Registers a node and waits until the control plane has given it its ranges of pod addresses.
 ///
 /// # Errors
 /// When the API refuses the node.
-pub async fn register(config: &Config, client: &Client) -> Result<IpNet, kube::Error> {
+pub async fn register(config: &Config, client: &Client) -> Result<Vec<IpNet>, kube::Error> {
     node::register(config, client).await
 }
 

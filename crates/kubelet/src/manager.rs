@@ -31,7 +31,7 @@ pub struct Manager {
 pub fn restored_addresses(config: &Config) -> Vec<IpAddr> {
     let folders = std::fs::read_dir(config.pods_dir()).into_iter().flatten().flatten();
     let saved = folders.filter_map(|f| worker::load(&f.path()));
-    saved.filter_map(|s| s.sandbox).filter(|s| !s.host_network).filter_map(|s| s.ip).collect()
+    saved.filter_map(|s| s.sandbox).filter(|s| !s.host_network).flat_map(|s| s.ips).collect()
 }
 
 impl Manager {

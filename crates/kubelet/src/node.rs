@@ -115,10 +115,11 @@ fn status(config: &Config, images: &[runtime::Image], conditions: Vec<Value>) ->
         .take(50)
         .map(|i| json!({"names": i.digests.iter().chain(&i.names).collect::<Vec<_>>(), "sizeBytes": i.size}))
         .collect();
+    let internal = config.node_ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()}));
+    let addresses: Vec<Value> = internal.chain([json!({"type": "Hostname", "address": config.node_name})]).collect();
     json!({
         "capacity": amounts, "allocatable": amounts,
-        "addresses": [{"type": "InternalIP", "address": config.node_ip.to_string()},
-                      {"type": "Hostname", "address": config.node_name}],
+        "addresses": addresses,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": crate::server::PORT}},
         "nodeInfo": {"machineID": facts.machine_id, "systemUUID": facts.machine_id, "bootID": facts.boot_id,
             "kernelVersion": facts.kernel, "osImage": facts.os_image, "containerRuntimeVersion": version,
@@ -129,8 +130,8 @@ fn status(config: &Config, images: &[runtime::Image], conditions: Vec<Value>) ->
     })
 }
 
-/// Creates or updates the Node, and waits for its range of pod addresses.
-pub async fn register(config: &Config, client: &Client) -> Result<IpNet, kube::Error> {
+/// Creates or updates the Node, and waits for its ranges of pod addresses.
+pub async fn register(config: &Config, client: &Client) -> Result<Vec<IpNet>, kube::Error> {
     let nodes: Api<Node> = Api::all(client.clone());
     let taints: Vec<Value> = config
         .taints
@@ -154,18 +155,20 @@ pub async fn register(config: &Config, client: &Client) -> Result<IpNet, kube::E
     loop {
         let present = nodes.get(&config.node_name).await?;
         let version = present.metadata.resource_version.clone().unwrap_or_default();
-        let range = |node: &Node| node.spec.as_ref()?.pod_cidr.as_ref()?.parse::<IpNet>().ok();
-        if let Some(range) = range(&present) {
-            return Ok(range);
+        let ranges = |node: &Node| -> Option<Vec<IpNet>> {
+            node.spec.as_ref()?.pod_cidrs.as_ref()?.iter().map(|range| range.parse().ok()).collect()
+        };
+        if let Some(ranges) = ranges(&present) {
+            return Ok(ranges);
         }
         use futures::TryStreamExt as _;
         let watch = kube::api::WatchParams::default().fields(&field).timeout(30);
         let mut events = std::pin::pin!(nodes.watch(&watch, &version).await?);
         while let Some(event) = events.try_next().await? {
             if let kube::api::WatchEvent::Modified(node) = event
-                && let Some(range) = range(&node)
+                && let Some(ranges) = ranges(&node)
             {
-                return Ok(range);
+                return Ok(ranges);
             }
         }
     }

@@ -52,7 +52,9 @@ impl Places {
 /// What is kept of a sandbox across restarts of the agent.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Sandbox {
-    pub ip: Option<IpAddr>,
+    /// The pod's addresses, that of the cluster's own family first.
+    #[serde(default)]
+    pub ips: Vec<IpAddr>,
     pub host_network: bool,
 }
 
@@ -101,22 +103,22 @@ impl Agent {
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
             mount(Some("shm"), &shm, Some("tmpfs"), flags, Some("mode=1777,size=65536k"))?;
         }
-        let ip = if host_network {
-            self.config.node_ip
+        let ips = if host_network {
+            self.config.node_ips.clone()
         } else {
-            let address = self.addresses.allocate().map_err(io::Error::other)?;
+            let addresses = self.addresses.allocate().map_err(io::Error::other)?;
             let port = port_name(&pod.uid().unwrap_or_default());
-            if let Err(error) = self.bridge.attach(&namespaces.net, &port, address).await {
-                self.addresses.release(address);
+            if let Err(error) = self.bridge.attach(&namespaces.net, &port, &addresses).await {
+                self.addresses.release(&addresses);
                 return Err(io::Error::other(error));
             }
-            address
+            addresses
         };
-        self.write_files(pod, &spec, places, ip)?;
-        Ok(Sandbox { ip: Some(ip), host_network })
+        self.write_files(pod, &spec, places, &ips)?;
+        Ok(Sandbox { ips, host_network })
     }
 
-    fn write_files(&self, pod: &Pod, spec: &PodSpec, places: &Places, ip: IpAddr) -> io::Result<()> {
+    fn write_files(&self, pod: &Pod, spec: &PodSpec, places: &Places, ips: &[IpAddr]) -> io::Result<()> {
         let etc = places.data.join("etc");
         std::fs::create_dir_all(&etc)?;
         let name = hostname(&self.config, pod);
@@ -125,7 +127,10 @@ impl Agent {
         let mut hosts =
             String::from("# Managed by timonel.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
         let full = spec.subdomain.as_ref().map(|s| format!("{name}.{s}.{namespace}.svc.{domain}\t"));
-        hosts.push_str(&format!("{ip}\t{}{name}\n", full.unwrap_or_default()));
+        let full = full.unwrap_or_default();
+        for ip in ips {
+            hosts.push_str(&format!("{ip}\t{full}{name}\n"));
+        }
         for alias in spec.host_aliases.iter().flatten() {
             hosts.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.clone().unwrap_or_default().join("\t")));
         }
@@ -168,8 +173,8 @@ impl Agent {
         if let Err(error) = self.bridge.detach(&port_name(uid)).await {
             tracing::warn!(%error, "a pod's interface can't be removed");
         }
-        if let Some(ip) = sandbox.filter(|s| !s.host_network).and_then(|s| s.ip) {
-            self.addresses.release(ip);
+        if let Some(sandbox) = sandbox.filter(|s| !s.host_network) {
+            self.addresses.release(&sandbox.ips);
         }
         let (places, cgroup_root) = (places.clone(), format!("/{}", self.config.cgroup_root.trim_matches('/')));
         let uid = uid.to_string();

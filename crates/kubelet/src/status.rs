@@ -1,5 +1,7 @@
 //! A pod's status as the API shows it: pure functions of the pod and of what is known of its containers.
 
+use std::net::IpAddr;
+
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -247,9 +249,10 @@ pub fn compute(pod: &Pod, saved: &Saved, config: &Config) -> Value {
     // Conditions of others (readiness gates, disruption targets) stay.
     let others = old.iter().filter(|c| !conditions.iter().any(|(kind, ..)| c.type_ == *kind));
     all.extend(others.filter_map(|c| serde_json::to_value(c).ok()));
+    let list = |ips: &[IpAddr]| json!(ips.iter().map(|ip| json!({"ip": ip.to_string()})).collect::<Vec<_>>());
     let mut status = json!({
-        "phase": phase, "conditions": all, "containerStatuses": containers, "hostIP": config.node_ip.to_string(),
-        "hostIPs": [{"ip": config.node_ip.to_string()}], "startTime": saved.start_time,
+        "phase": phase, "conditions": all, "containerStatuses": containers, "hostIP": config.node_ip().to_string(),
+        "hostIPs": list(&config.node_ips), "startTime": saved.start_time,
     });
     if let Some(message) = &saved.evicted {
         status["reason"] = "Evicted".into();
@@ -274,9 +277,10 @@ pub fn compute(pod: &Pod, saved: &Saved, config: &Config) -> Value {
             })
             .collect();
     }
-    if let Some(ip) = saved.sandbox.as_ref().and_then(|s| s.ip) {
-        status["podIP"] = ip.to_string().into();
-        status["podIPs"] = json!([{"ip": ip.to_string()}]);
+    let ips = saved.sandbox.as_ref().map(|s| s.ips.as_slice()).unwrap_or_default();
+    if let Some(first) = ips.first() {
+        status["podIP"] = first.to_string().into();
+        status["podIPs"] = list(ips);
     }
     status
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -30,14 +31,14 @@ impl Agent {
         &self,
         pod: &Pod,
         places: &Places,
-        ip: &str,
+        ips: &[IpAddr],
     ) -> Result<BTreeMap<String, PathBuf>, String> {
         let mut paths = BTreeMap::new();
         let fs_group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|c| c.fs_group);
         let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
         for volume in volumes {
             let path = self
-                .volume(pod, volume, places, ip)
+                .volume(pod, volume, places, ips)
                 .await
                 .map_err(|e| format!("MountVolume.SetUp failed for volume {:?} : {e}", volume.name))?;
             if let Some(group) = fs_group
@@ -51,7 +52,7 @@ impl Agent {
         Ok(paths)
     }
 
-    async fn volume(&self, pod: &Pod, volume: &Volume, places: &Places, ip: &str) -> Result<PathBuf, String> {
+    async fn volume(&self, pod: &Pod, volume: &Volume, places: &Places, ips: &[IpAddr]) -> Result<PathBuf, String> {
         // What the API can give again, secrets above all, stays in memory.
         let place = if volume.empty_dir.is_some() { &places.data } else { &places.run };
         let folder = place.join("volumes").join(&volume.name);
@@ -95,7 +96,7 @@ impl Agent {
             let data = self.secret(&namespace, source.secret_name.as_deref().unwrap_or(""), optional).await?;
             pick(&data, source.items.as_deref(), source.default_mode.unwrap_or(0o644), optional, &mut files)?;
         } else if let Some(source) = &volume.downward_api {
-            self.downward(pod, source.items.as_deref(), source.default_mode.unwrap_or(0o644), ip, &mut files)?;
+            self.downward(pod, source.items.as_deref(), source.default_mode.unwrap_or(0o644), ips, &mut files)?;
         } else if let Some(source) = &volume.projected {
             let mode = source.default_mode.unwrap_or(0o644);
             for part in source.sources.as_deref().unwrap_or_default() {
@@ -110,7 +111,7 @@ impl Agent {
                     pick(&data, p.items.as_deref(), mode, optional, &mut files)?;
                 }
                 if let Some(p) = &part.downward_api {
-                    self.downward(pod, p.items.as_deref(), mode, ip, &mut files)?;
+                    self.downward(pod, p.items.as_deref(), mode, ips, &mut files)?;
                 }
                 if let Some(p) = &part.service_account_token {
                     let token =
@@ -130,12 +131,12 @@ impl Agent {
         pod: &Pod,
         items: Option<&[DownwardAPIVolumeFile]>,
         mode: i32,
-        ip: &str,
+        ips: &[IpAddr],
         files: &mut Files,
     ) -> Result<(), String> {
         for item in items.unwrap_or_default() {
             let value = if let Some(reference) = &item.field_ref {
-                env::field(pod, &reference.field_path, self, ip)?
+                env::field(pod, &reference.field_path, self, ips)?
             } else if let Some(reference) = &item.resource_field_ref {
                 let wanted = reference.container_name.as_deref().unwrap_or("");
                 let containers = pod.spec.iter().flat_map(|s| &s.containers);

@@ -10,66 +10,101 @@ use parking_lot::Mutex;
 #[error("all addresses of the node's range {0} are in use")]
 pub struct AddressesError(IpNet);
 
-/// Gives out the addresses of a range in turn, so that one that was just freed isn't reused at once.
+/// Gives out addresses of the node's ranges in turn, so that one that was just freed isn't reused at once.
 pub struct Addresses {
-    range: IpNet,
-    state: Mutex<(HashSet<IpAddr>, usize)>,
+    ranges: Vec<IpNet>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    taken: HashSet<IpAddr>,
+    /// Where the search goes on, for each range.
+    next: Vec<u32>,
+}
+
+/// Addresses of a range that are looked at: a network of IPv6 has more than anybody needs.
+const MOST: u32 = 1 << 16;
+
+/// How many addresses of a range pods may have, and the one at a place among them. The first is the gateway's, and the
+/// last of an IPv4 network is for all of its members.
+fn members(range: IpNet) -> (u32, impl Fn(u32) -> IpAddr) {
+    let bits = u32::from(range.max_prefix_len() - range.prefix_len());
+    let all = 1u64 << bits.min(MOST.ilog2());
+    let last = if range.addr().is_ipv4() { 1 } else { 0 };
+    let count = u32::try_from(all.saturating_sub(2 + last)).unwrap_or(MOST);
+    let at = move |place: u32| match range.network() {
+        IpAddr::V4(base) => IpAddr::from((u32::from(base) + 2 + place).to_be_bytes()),
+        IpAddr::V6(base) => IpAddr::from((u128::from(base) + 2 + u128::from(place)).to_be_bytes()),
+    };
+    (count, at)
 }
 
 impl Addresses {
-    /// All of `range` but its first host address, which is the gateway's.
-    pub fn new(range: IpNet) -> Self {
-        Addresses { range, state: Mutex::default() }
-    }
-
-    pub fn gateway(&self) -> IpAddr {
-        self.range.hosts().next().unwrap_or(self.range.addr())
-    }
-
-    pub fn range(&self) -> IpNet {
-        self.range
+    /// All of `ranges` but the gateways.
+    pub fn new(ranges: &[IpNet]) -> Self {
+        let state = State { next: vec![0; ranges.len()], ..State::default() };
+        Addresses { ranges: ranges.to_vec(), state: Mutex::new(state) }
     }
 
     /// Marks an address that a pod had before this process started.
     pub fn reserve(&self, address: IpAddr) {
-        self.state.lock().0.insert(address);
+        self.state.lock().taken.insert(address);
     }
 
+    /// One address of each range.
+    ///
     /// # Errors
-    /// When none is free.
-    pub fn allocate(&self) -> Result<IpAddr, AddressesError> {
+    /// When none is free in one of them.
+    pub fn allocate(&self) -> Result<Vec<IpAddr>, AddressesError> {
         let mut state = self.state.lock();
-        let hosts = self.range.hosts().count();
-        for step in 0..hosts {
-            let index = (state.1 + step) % hosts;
-            let Some(address) = self.range.hosts().nth(index) else { continue };
-            if address != self.gateway() && !state.0.contains(&address) {
-                state.0.insert(address);
-                state.1 = index + 1;
-                return Ok(address);
-            }
+        let State { taken, next } = &mut *state;
+        let mut found = Vec::new();
+        for (range, next) in self.ranges.iter().zip(next) {
+            let (count, at) = members(*range);
+            let place = (0..count).map(|step| (*next + step) % count).find(|place| !taken.contains(&at(*place)));
+            let place = place.ok_or(AddressesError(*range))?;
+            found.push(at(place));
+            *next = place + 1;
         }
-        Err(AddressesError(self.range))
+        taken.extend(&found);
+        Ok(found)
     }
 
-    pub fn release(&self, address: IpAddr) {
-        self.state.lock().0.remove(&address);
+    pub fn release(&self, addresses: &[IpAddr]) {
+        let mut state = self.state.lock();
+        addresses.iter().for_each(|address| _ = state.taken.remove(address));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::gateway;
+
+    fn texts(addresses: Vec<IpAddr>) -> String {
+        addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
 
     #[test]
     fn addresses_are_given_in_turn_and_never_twice() {
-        let addresses = Addresses::new("10.0.0.0/29".parse().unwrap());
+        let range: IpNet = "10.0.0.0/29".parse().unwrap();
+        assert_eq!(gateway(range).to_string(), "10.0.0.1");
+        let addresses = Addresses::new(&[range]);
         addresses.reserve("10.0.0.3".parse().unwrap());
-        let mut got: Vec<String> = (0..4).map(|_| addresses.allocate().unwrap().to_string()).collect();
+        let got: Vec<String> = (0..4).map(|_| texts(addresses.allocate().unwrap())).collect();
         assert_eq!(got, ["10.0.0.2", "10.0.0.4", "10.0.0.5", "10.0.0.6"]);
         assert!(addresses.allocate().is_err());
-        addresses.release("10.0.0.4".parse().unwrap());
-        got = vec![addresses.allocate().unwrap().to_string()];
-        assert_eq!(got, ["10.0.0.4"]);
+        addresses.release(&["10.0.0.4".parse().unwrap()]);
+        assert_eq!(texts(addresses.allocate().unwrap()), "10.0.0.4");
+    }
+
+    #[test]
+    fn one_of_each_range_or_none() {
+        let addresses = Addresses::new(&["10.0.0.0/30".parse().unwrap(), "fd42::/64".parse().unwrap()]);
+        assert_eq!(texts(addresses.allocate().unwrap()), "10.0.0.2 fd42::2");
+        assert!(addresses.allocate().is_err());
+        addresses.release(&["10.0.0.2".parse().unwrap()]);
+        assert_eq!(texts(addresses.allocate().unwrap()), "10.0.0.2 fd42::3");
     }
 }

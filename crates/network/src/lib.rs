@@ -1,7 +1,7 @@
 //! The pod network of one node: a bridge, a veth pair and an address for each pod, and the way to the other nodes: routes
 //! where they share a segment, VXLAN where they don't.
 //!
-//! Pods have /32 addresses and reach everything, also each other, through the node. So every packet of a pod passes the
+//! Pods have addresses without a network (/32, /128) and reach everything, also each other, through the node. So every packet of a pod passes the
 //! node's IP layer, where services are translated, and nothing depends on bridge netfilter.
 //!
 //! Invariant: what is here can be made again from the pods' state on disk and the Node objects; nothing is remembered.
@@ -13,5 +13,5 @@ pub mod nft;
 mod overlay;
 
 pub use addresses::{Addresses, AddressesError};
-pub use link::{Bridge, NetworkError, default_address, enable_forwarding};
+pub use link::{Bridge, NetworkError, default_addresses, enable_forwarding, gateway};
 pub use overlay::{Overlay, is_neighbour};

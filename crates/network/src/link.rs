@@ -1,7 +1,7 @@
 //! Interfaces, addresses and routes, by netlink (rtnetlink(7)).
 #![allow(unsafe_code)]
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use futures::TryStreamExt as _;
 use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns};
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteScope};
 use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -22,8 +22,10 @@ pub enum NetworkError {
     System { what: String, source: std::io::Error },
     #[error("there is no interface {0}")]
     NoLink(String),
-    #[error("only IPv4 is served by this version, {0} isn't")]
-    Family(IpAddr),
+    #[error(
+        "the cluster has IPv6 addresses and this machine has IPv6 switched off: set the sysctl net.ipv6.conf.all.disable_ipv6 to 0, or leave the IPv6 range out of --cluster-cidr and --service-cidr"
+    )]
+    NoIpv6,
 }
 
 pub(crate) fn netlink(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetworkError {
@@ -58,11 +60,24 @@ pub(crate) fn or_exists(result: Result<(), rtnetlink::Error>) -> Result<(), rtne
     }
 }
 
-pub(crate) fn v4(address: IpAddr) -> Result<Ipv4Addr, NetworkError> {
-    match address {
-        IpAddr::V4(v4) => Ok(v4),
-        IpAddr::V6(_) => Err(NetworkError::Family(address)),
+/// The prefix of a single address.
+fn whole(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// The request for a route; the caller says the way, if the destination isn't on a link.
+pub(crate) fn route_to(destination: IpAddr, prefix: u8) -> RouteMessageBuilder<IpAddr> {
+    // Neither fails: the prefix is one of the address' family.
+    RouteMessageBuilder::<IpAddr>::new().destination_prefix(destination, prefix).unwrap_or_default()
+}
+
+/// Gives an interface an address that may be used at once: nobody else can have it, so nobody is asked.
+pub(crate) async fn give(handle: &Handle, link: u32, address: IpAddr, prefix: u8) -> Result<(), rtnetlink::Error> {
+    let mut request = handle.address().add(link, address, prefix);
+    if address.is_ipv6() {
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
     }
+    or_exists(request.execute().await)
 }
 
 /// The node's bridge.
@@ -70,23 +85,35 @@ pub(crate) fn v4(address: IpAddr) -> Result<Ipv4Addr, NetworkError> {
 pub struct Bridge {
     name: String,
     handle: Handle,
-    gateway: IpAddr,
+    /// One of each family that pods have.
+    gateways: Vec<IpAddr>,
+}
+
+/// The address of a range that is the node's own: the first.
+pub fn gateway(range: IpNet) -> IpAddr {
+    match range.network() {
+        IpAddr::V4(base) => (u32::from(base) + 1).to_be_bytes().into(),
+        IpAddr::V6(base) => (u128::from(base) + 1).to_be_bytes().into(),
+    }
 }
 
 impl Bridge {
-    /// Makes the bridge if it isn't there, and gives it the gateway's address of the node's range.
+    /// Makes the bridge if it isn't there, and gives it the gateways' addresses of the node's ranges.
     ///
     /// # Errors
     /// Those of the kernel; making interfaces needs CAP_NET_ADMIN.
-    pub async fn ensure(name: &str, gateway: IpAddr, range: IpNet) -> Result<Self, NetworkError> {
+    pub async fn ensure(name: &str, ranges: &[IpNet]) -> Result<Self, NetworkError> {
         let handle = connect()?;
         let add = handle.link().add(LinkBridge::new(name).build()).execute().await;
         or_exists(add).map_err(netlink(format!("making the bridge {name}")))?;
-        let bridge = Bridge { name: name.into(), handle, gateway };
+        let gateways = ranges.iter().map(|range| gateway(*range)).collect();
+        let bridge = Bridge { name: name.into(), handle, gateways };
         let index = bridge.index().await?;
         let up = LinkUnspec::new_with_index(index).up().build();
         bridge.handle.link().set(up).execute().await.map_err(netlink(format!("setting {name} up")))?;
-        bridge.add_address(gateway, range.prefix_len()).await?;
+        for range in ranges {
+            bridge.add_address(gateway(*range), range.prefix_len()).await?;
+        }
         // Pods that reach each other through the gateway must not be told of a shorter way.
         let _ = std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/send_redirects"), "0");
         let _ = std::fs::write("/proc/sys/net/ipv4/conf/all/send_redirects", "0");
@@ -103,15 +130,15 @@ impl Bridge {
     /// Those of the kernel.
     pub async fn add_address(&self, address: IpAddr, prefix: u8) -> Result<(), NetworkError> {
         let index = self.index().await?;
-        let added = self.handle.address().add(index, address, prefix).execute().await;
-        or_exists(added).map_err(netlink(format!("giving {} the address {address}", self.name)))
+        let given = give(&self.handle, index, address, prefix).await;
+        given.map_err(netlink(format!("giving {} the address {address}", self.name)))
     }
 
     /// Connects a pod's network namespace: `eth0` inside, a port of the bridge outside.
     ///
     /// # Errors
     /// Those of the kernel.
-    pub async fn attach(&self, namespace: &Path, port: &str, address: IpAddr) -> Result<(), NetworkError> {
+    pub async fn attach(&self, namespace: &Path, port: &str, addresses: &[IpAddr]) -> Result<(), NetworkError> {
         let file = std::fs::File::open(namespace).map_err(system(format!("opening {}", namespace.display())))?;
         let _ = self.detach(port).await;
         // One request for all: both ends get their names and places as they are made. An end that is moved to another
@@ -136,10 +163,10 @@ impl Bridge {
             .execute()
             .await
             .map_err(netlink(format!("letting {port} reach itself")))?;
-        let gateway = v4(self.gateway)?;
-        let configured = tokio::task::spawn_blocking(move || {
-            std::thread::spawn(move || configure_inside(&file, v4(address)?, gateway)).join()
-        });
+        let gateway_of = |a: &IpAddr| self.gateways.iter().find(|g| g.is_ipv4() == a.is_ipv4()).map(|g| (*a, *g));
+        let places: Vec<(IpAddr, IpAddr)> = addresses.iter().filter_map(gateway_of).collect();
+        let configured =
+            tokio::task::spawn_blocking(move || std::thread::spawn(move || configure_inside(&file, &places)).join());
         match configured.await {
             Ok(Ok(result)) => result,
             _ => Err(system("configuring the pod's interface")(std::io::Error::other("the thread died"))),
@@ -185,12 +212,9 @@ impl Bridge {
     /// # Errors
     /// When the node isn't on a segment of ours.
     pub async fn route(&self, range: IpNet, node: IpAddr) -> Result<(), NetworkError> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(v4(range.network())?, range.prefix_len())
-            .gateway(v4(node)?)
-            .build();
-        let added = self.handle.route().add(route).replace().execute().await;
-        added.map_err(netlink(format!("adding the route to {range} by {node}")))
+        let what = format!("adding the route to {range} by {node}");
+        let route = route_to(range.network(), range.prefix_len()).gateway(node).map_err(|e| invalid(&what, e))?.build();
+        self.handle.route().add(route).replace().execute().await.map_err(netlink(what))
     }
 
     /// Leads the addresses of services to the bridge, where they are translated before they get anywhere.
@@ -198,8 +222,7 @@ impl Bridge {
     /// # Errors
     /// Those of the kernel.
     pub async fn route_services(&self, range: IpNet) -> Result<(), NetworkError> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(v4(range.network())?, range.prefix_len())
+        let route = route_to(range.network(), range.prefix_len())
             .output_interface(self.index().await?)
             .scope(RouteScope::Link)
             .build();
@@ -212,13 +235,18 @@ impl Bridge {
     /// # Errors
     /// Those of the kernel.
     pub async fn unroute(&self, range: IpNet) -> Result<(), NetworkError> {
-        let route =
-            RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4(range.network())?, range.prefix_len()).build();
+        let route = route_to(range.network(), range.prefix_len()).build();
         self.handle.route().del(route).execute().await.map_err(netlink(format!("removing the route to {range}")))
     }
 }
 
-fn configure_inside(namespace: &std::fs::File, address: Ipv4Addr, gateway: Ipv4Addr) -> Result<(), NetworkError> {
+/// What the route library refuses before the kernel is asked.
+pub(crate) fn invalid(what: &str, why: impl std::fmt::Display) -> NetworkError {
+    NetworkError::System { what: what.into(), source: std::io::Error::other(why.to_string()) }
+}
+
+/// Gives a pod its addresses, each with the way to its gateway.
+fn configure_inside(namespace: &std::fs::File, places: &[(IpAddr, IpAddr)]) -> Result<(), NetworkError> {
     setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|e| system("entering the pod's network")(e.into()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
     runtime.map_err(system("starting a runtime"))?.block_on(async {
@@ -228,42 +256,54 @@ fn configure_inside(namespace: &std::fs::File, address: Ipv4Addr, gateway: Ipv4A
             handle.link().set(up).execute().await.map_err(netlink(format!("setting {name} up in the pod")))?;
         }
         let eth0 = index(&handle, "eth0").await?;
-        let added = handle.address().add(eth0, address.into(), 32).execute().await;
-        or_exists(added).map_err(netlink("giving the pod its address"))?;
-        let to_gateway = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(gateway, 32)
-            .output_interface(eth0)
-            .scope(RouteScope::Link)
-            .build();
-        handle
-            .route()
-            .add(to_gateway)
-            .replace()
-            .execute()
-            .await
-            .map_err(netlink("adding the pod's route to its gateway"))?;
-        let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(eth0).build();
-        handle.route().add(default).replace().execute().await.map_err(netlink("adding the pod's default route"))
+        for (address, gateway) in places {
+            let given = give(&handle, eth0, *address, whole(*address)).await;
+            given.map_err(netlink(format!("giving the pod its address {address}")))?;
+            let to_gateway = route_to(*gateway, whole(*gateway)).output_interface(eth0).scope(RouteScope::Link).build();
+            let added = handle.route().add(to_gateway).replace().execute().await;
+            added.map_err(netlink("adding the pod's route to its gateway"))?;
+            let what = "adding the pod's default route";
+            let everywhere: IpAddr = if address.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+            let default = route_to(everywhere, 0).gateway(*gateway).map_err(|e| invalid(what, e))?;
+            let added = handle.route().add(default.output_interface(eth0).build()).replace().execute().await;
+            added.map_err(netlink(what))?;
+        }
+        Ok(())
     })
 }
 
-/// The address of this machine: that of the interface of the default route, else of any that isn't loopback.
+/// The addresses of this machine, at most one of each family, IPv4 first: that of the interface of the default route, else
+/// of any that isn't loopback.
 ///
 /// # Errors
 /// When there is none.
-pub async fn default_address() -> Result<IpAddr, NetworkError> {
+pub async fn default_addresses() -> Result<Vec<IpAddr>, NetworkError> {
     let handle = connect()?;
+    let mut found = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        found.extend(default_address(&handle, family).await);
+    }
+    if found.is_empty() {
+        return Err(NetworkError::NoLink("with an address that isn't loopback; --node-ip names one".into()));
+    }
+    Ok(found)
+}
+
+async fn default_address(handle: &Handle, family: AddressFamily) -> Option<IpAddr> {
     let mut by_route = None;
-    let routes = RouteMessageBuilder::<Ipv4Addr>::new().build();
-    let mut routes = handle.route().get(routes).execute();
+    let mut filter = RouteMessageBuilder::<IpAddr>::new().build();
+    filter.header.address_family = family;
+    let mut routes = handle.route().get(filter).execute();
     while let Ok(Some(route)) = routes.try_next().await {
         let has_destination = route.attributes.iter().any(|a| matches!(a, RouteAttribute::Destination(_)));
+        if has_destination || route.header.destination_prefix_length > 0 {
+            continue;
+        }
         for attribute in &route.attributes {
             match attribute {
-                RouteAttribute::PrefSource(RouteAddress::Inet(source)) if !has_destination => {
-                    return Ok((*source).into());
-                }
-                RouteAttribute::Oif(index) if !has_destination => by_route = by_route.or(Some(*index)),
+                RouteAttribute::PrefSource(RouteAddress::Inet(source)) => return Some((*source).into()),
+                RouteAttribute::PrefSource(RouteAddress::Inet6(source)) => return Some((*source).into()),
+                RouteAttribute::Oif(index) => by_route = by_route.or(Some(*index)),
                 _ => {}
             }
         }
@@ -271,28 +311,44 @@ pub async fn default_address() -> Result<IpAddr, NetworkError> {
     let mut addresses = handle.address().get().execute();
     let mut any = None;
     while let Ok(Some(address)) = addresses.try_next().await {
-        if address.header.family != AddressFamily::Inet {
+        if address.header.family != family {
             continue;
         }
         let local = address.attributes.iter().find_map(|a| match a {
+            AddressAttribute::Address(IpAddr::V6(ip)) if ip.is_unicast_link_local() => None,
             AddressAttribute::Address(ip) if !ip.is_loopback() => Some(*ip),
             _ => None,
         });
         if let Some(ip) = local {
             if Some(address.header.index) == by_route {
-                return Ok(ip);
+                return Some(ip);
             }
             any = any.or(Some(ip));
         }
     }
-    any.ok_or_else(|| NetworkError::NoLink("with an address that isn't loopback; --node-ip names one".into()))
+    any
 }
 
 /// Lets this machine pass packets on, as pods need it.
 ///
 /// # Errors
-/// When /proc can't be written.
-pub fn enable_forwarding() -> Result<(), NetworkError> {
+/// When /proc can't be written, or IPv6 is wanted and switched off.
+pub fn enable_forwarding(ipv6: bool) -> Result<(), NetworkError> {
     let write = |path: &str, value: &str| std::fs::write(path, value).map_err(system(format!("writing {path}")));
-    write("/proc/sys/net/ipv4/ip_forward", "1")
+    write("/proc/sys/net/ipv4/ip_forward", "1")?;
+    if !ipv6 {
+        return Ok(());
+    }
+    let of_all = |name: &str| format!("/proc/sys/net/ipv6/conf/all/{name}");
+    if std::fs::read_to_string(of_all("disable_ipv6")).is_ok_and(|off| off.trim() != "0") {
+        return Err(NetworkError::NoIpv6);
+    }
+    // Who passes packets on no longer listens to routers, unless told to: the machine would lose its own way out.
+    for link in std::fs::read_dir("/proc/sys/net/ipv6/conf").map_err(|_| NetworkError::NoIpv6)?.flatten() {
+        let path = link.path().join("accept_ra");
+        if std::fs::read_to_string(&path).is_ok_and(|accepts| accepts.trim() == "1") {
+            let _ = std::fs::write(&path, "2");
+        }
+    }
+    write(&of_all("forwarding"), "1")
 }

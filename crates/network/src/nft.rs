@@ -1,4 +1,4 @@
-//! Tables of nftables as values: what is wanted is compared with what was written, and only the difference goes to the
+//! Tables of nftables as values (a name here is that of a family and a table, `ip timonel`): what is wanted is compared with what was written, and only the difference goes to the
 //! kernel, in one transaction of `nft`.
 
 use std::collections::{BTreeMap, HashMap};
@@ -6,8 +6,54 @@ use std::fmt::Write as _;
 use std::process::Stdio;
 use std::sync::Arc;
 
+use apimachinery::Family;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
+
+/// The words of rules that differ between the families.
+#[derive(Debug, Clone, Copy)]
+pub struct Words {
+    /// Of the family's tables and headers.
+    pub ip: &'static str,
+    /// The type of an address.
+    pub address: &'static str,
+    pub loopback: &'static str,
+    /// Addresses of groups.
+    pub multicast: &'static str,
+    /// The message to who can't be served.
+    pub unreachable: &'static str,
+}
+
+impl Words {
+    pub fn of(family: Family) -> Self {
+        match family {
+            Family::V4 => Words {
+                ip: "ip",
+                address: "ipv4_addr",
+                loopback: "127.0.0.0/8",
+                multicast: "224.0.0.0/4",
+                unreachable: "icmp type port-unreachable",
+            },
+            Family::V6 => Words {
+                ip: "ip6",
+                address: "ipv6_addr",
+                loopback: "::1",
+                multicast: "ff00::/8",
+                unreachable: "icmpv6 type port-unreachable",
+            },
+        }
+    }
+
+    /// The full name of a table of this family.
+    pub fn table(&self, name: &str) -> String {
+        format!("{} {name}", self.ip)
+    }
+}
+
+/// An address, as far as names of chains and sets may have it.
+pub fn label(address: &str) -> String {
+    address.replace(['.', ':'], "_")
+}
 
 /// A set or a map.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,12 +124,12 @@ impl Table {
 
     /// A script that writes the whole table.
     pub fn full(&self, name: &str) -> String {
-        let mut script = format!("add table ip {name}\ndelete table ip {name}\nadd table ip {name}\n");
+        let mut script = format!("add table {name}\ndelete table {name}\nadd table {name}\n");
         // What the base uses must be there before it.
         for (set, Set { header, .. }) in &self.sets {
-            let _ = writeln!(script, "add {} ip {name} {set} {{ {header} }}", self.sets[set].word());
+            let _ = writeln!(script, "add {} {name} {set} {{ {header} }}", self.sets[set].word());
         }
-        let _ = writeln!(script, "table ip {name} {{\n{}}}", self.base);
+        let _ = writeln!(script, "table {name} {{\n{}}}", self.base);
         let empty = |of: &Set| Set { header: of.header.clone(), elements: BTreeMap::new() };
         let sets = self.sets.iter().map(|(set, of)| (set.clone(), empty(of))).collect();
         let bare = Table { base: self.base.clone(), sets, chains: BTreeMap::new() };
@@ -101,21 +147,21 @@ impl Table {
         // What is new comes first, what refers to it next, and what is no longer referred to is removed last.
         let own = |(set, of): &(&String, &Set), other: &Table| !of.header.is_empty() && !other.sets.contains_key(*set);
         for (set, of) in self.sets.iter().filter(|set| own(set, present)) {
-            let _ = writeln!(out, "add {} ip {name} {set} {{ {} }}", of.word(), of.header);
+            let _ = writeln!(out, "add {} {name} {set} {{ {} }}", of.word(), of.header);
         }
         let changed: Vec<_> = self.chains.iter().filter(|(n, rules)| present.chains.get(*n) != Some(rules)).collect();
         for (chain, _) in changed.iter().filter(|(chain, _)| present.chains.contains_key(*chain)) {
-            let _ = writeln!(out, "flush chain ip {name} {chain}");
+            let _ = writeln!(out, "flush chain {name} {chain}");
         }
         // Chains may name one another, so all are declared before the rules. Many go in one block, which nft reads many
         // times faster than as many commands; for few it is the other way round.
         if changed.len() <= 20 {
-            changed.iter().for_each(|(chain, _)| _ = writeln!(out, "add chain ip {name} {chain}"));
+            changed.iter().for_each(|(chain, _)| _ = writeln!(out, "add chain {name} {chain}"));
             for (chain, rules) in &changed {
-                rules.iter().for_each(|rule| _ = writeln!(out, "add rule ip {name} {chain} {rule}"));
+                rules.iter().for_each(|rule| _ = writeln!(out, "add rule {name} {chain} {rule}"));
             }
         } else {
-            let _ = writeln!(out, "table ip {name} {{");
+            let _ = writeln!(out, "table {name} {{");
             changed.iter().for_each(|(chain, _)| _ = writeln!(out, "chain {chain} {{ }}"));
             for (chain, rules) in &changed {
                 let _ = writeln!(out, "chain {chain} {{\n{}\n}}", rules.join("\n"));
@@ -136,13 +182,13 @@ impl Table {
         }
         let gone: Vec<_> = present.chains.keys().filter(|n| !self.chains.contains_key(*n)).collect();
         for chain in &gone {
-            let _ = writeln!(out, "flush chain ip {name} {chain}");
+            let _ = writeln!(out, "flush chain {name} {chain}");
         }
         for chain in gone {
-            let _ = writeln!(out, "delete chain ip {name} {chain}");
+            let _ = writeln!(out, "delete chain {name} {chain}");
         }
         for (set, of) in present.sets.iter().filter(|set| own(set, self)) {
-            let _ = writeln!(out, "delete {} ip {name} {set}", of.word());
+            let _ = writeln!(out, "delete {} {name} {set}", of.word());
         }
         out
     }
@@ -158,7 +204,7 @@ fn elements<'a>(
 ) {
     let all: Vec<String> = list.map(|(key, value)| element(key, value.as_deref())).collect();
     if !all.is_empty() {
-        let _ = writeln!(out, "{what} element ip {table} {set} {{ {} }}", all.join(", "));
+        let _ = writeln!(out, "{what} element {table} {set} {{ {} }}", all.join(", "));
     }
 }
 
@@ -210,16 +256,18 @@ pub async fn write(name: &str, present: Option<&Table>, wanted: &Table) -> Resul
 
 /// Whether a table has a chain.
 pub async fn exists(name: &str, chain: &str) -> bool {
-    nft(&["list", "chain", "ip", name, chain], "").await.is_ok()
+    let words: Vec<&str> = ["list", "chain"].into_iter().chain(name.split(' ')).chain([chain]).collect();
+    nft(&words, "").await.is_ok()
 }
 
-/// Removes a table, if it is there.
+/// Removes a table of either family, if it is there; here the name is without family.
 ///
 /// # Errors
 /// When `nft` fails.
 pub async fn remove(name: &str) -> Result<(), NftError> {
     // Adding first makes deleting right whether the table was there or not.
-    nft(&["-f", "-"], &format!("add table ip {name}\ndelete table ip {name}\n")).await
+    let both = ["ip", "ip6"].map(|family| format!("add table {family} {name}\ndelete table {family} {name}\n"));
+    nft(&["-f", "-"], &both.concat()).await
 }
 
 /// Keeps a table in the kernel as it is wanted.

@@ -3,24 +3,24 @@
 //! Nothing is learnt and nothing is asked for: who is where follows from the Node objects. A node's end of the overlay
 //! has a hardware address made of the node's address, and the first address of the node's range.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use futures::TryStreamExt as _;
-use ipnet::{IpNet, Ipv4Net};
-use rtnetlink::packet_route::AddressFamily;
+use ipnet::IpNet;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::neighbour::NeighbourFlags;
 use rtnetlink::packet_route::route::RouteFlags;
-use rtnetlink::{Handle, LinkUnspec, LinkVxlan, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkUnspec, LinkVxlan};
 
-use crate::link::{NetworkError, connect, index, netlink, or_exists, v4};
+use crate::link::{NetworkError, connect, give, index, invalid, netlink, or_exists, route_to};
 
 /// The port that IANA gave VXLAN is 4789; Linux and the peers of this program use this one.
 const PORT: u16 = 8472;
 const NETWORK: u32 = 1;
-/// Outer Ethernet, IPv4, UDP and VXLAN headers, in bytes.
-const OVERHEAD: u32 = 50;
+/// Outer Ethernet, IP, UDP and VXLAN headers, in bytes.
+const OVERHEAD_V4: u32 = 50;
+const OVERHEAD_V6: u32 = 70;
 
 /// This node's end.
 #[derive(Clone)]
@@ -29,22 +29,37 @@ pub struct Overlay {
     index: u32,
 }
 
-/// The hardware address of a node's end: locally administered, and the node's address.
-fn hardware(node: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = node.octets();
+/// The hardware address of a node's end: locally administered, and the node's address, folded if it is a long one.
+fn hardware(node: IpAddr) -> [u8; 6] {
+    let folded = match node {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(v6) => {
+            let words = v6.segments().chunks(2).fold(0u32, |sum, pair| match pair {
+                [high, low] => sum.rotate_left(5) ^ (u32::from(*high) << 16 | u32::from(*low)),
+                _ => sum,
+            });
+            words.to_be_bytes()
+        }
+    };
+    let [a, b, c, d] = folded;
     [0x0a, 0x58, a, b, c, d]
 }
 
+/// The link-local address of an end, by which the others reach its IPv6 pods.
+fn link_local([a, b, c, d, e, f]: [u8; 6]) -> Ipv6Addr {
+    let pair = |high: u8, low: u8| u16::from_be_bytes([high, low]);
+    Ipv6Addr::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f))
+}
+
 /// The interface that has an address, and the network that it is in there.
-async fn segments(handle: &Handle) -> Result<Vec<(u32, Ipv4Net)>, NetworkError> {
+async fn segments(handle: &Handle) -> Result<Vec<(u32, IpNet)>, NetworkError> {
     let all: Vec<_> = handle.address().get().execute().try_collect().await.map_err(netlink("listing addresses"))?;
     let segment = |message: &rtnetlink::packet_route::address::AddressMessage| {
         let address = message.attributes.iter().find_map(|a| match a {
-            AddressAttribute::Address(IpAddr::V4(ip)) => Some(*ip),
+            AddressAttribute::Address(ip) => Some(*ip),
             _ => None,
         })?;
-        let network = Ipv4Net::new(address, message.header.prefix_len).ok()?;
-        (message.header.family == AddressFamily::Inet).then_some((message.header.index, network))
+        Some((message.header.index, IpNet::new(address, message.header.prefix_len).ok()?))
     };
     Ok(all.iter().filter_map(segment).collect())
 }
@@ -54,35 +69,49 @@ async fn segments(handle: &Handle) -> Result<Vec<(u32, Ipv4Net)>, NetworkError> 
 /// # Errors
 /// Those of the kernel.
 pub async fn is_neighbour(node: IpAddr) -> Result<bool, NetworkError> {
-    let node = v4(node)?;
     let found = segments(&connect()?).await?;
-    Ok(found.iter().any(|(_, network)| network.prefix_len() < 32 && network.contains(&node)))
+    Ok(found.iter().any(|(_, network)| network.prefix_len() < network.max_prefix_len() && network.contains(&node)))
 }
 
 impl Overlay {
-    /// Makes this node's end if it isn't there. `own` is the node's address, `range` that of its pods.
+    /// Makes this node's end if it isn't there. `own` is the node's address, `ranges` those of its pods.
     ///
     /// # Errors
     /// Those of the kernel.
-    pub async fn ensure(name: &str, own: IpAddr, range: IpNet) -> Result<Self, NetworkError> {
-        let (handle, own) = (connect()?, v4(own)?);
+    pub async fn ensure(name: &str, own: IpAddr, ranges: &[IpNet]) -> Result<Self, NetworkError> {
+        let handle = connect()?;
         let found = segments(&handle).await?;
         let below = found.iter().find(|(_, network)| network.addr() == own).map(|(index, _)| *index);
         let mtu = match below {
             Some(index) => mtu(&handle, index).await?,
             None => 1500,
         };
-        let mut link = LinkVxlan::new(name, NETWORK).local(own).port(PORT).learning(false);
+        let mut link = LinkVxlan::new(name, NETWORK).port(PORT).learning(false);
+        let overhead = match own {
+            IpAddr::V4(own) => {
+                link = link.local(own);
+                OVERHEAD_V4
+            }
+            IpAddr::V6(own) => {
+                link = link.local6(own);
+                OVERHEAD_V6
+            }
+        };
         if let Some(index) = below {
             link = link.dev(index);
         }
-        let link = link.address(hardware(own).to_vec()).mtu(mtu.saturating_sub(OVERHEAD)).build();
+        let link = link.address(hardware(own).to_vec()).mtu(mtu.saturating_sub(overhead)).build();
         or_exists(handle.link().add(link).execute().await).map_err(netlink(format!("making the overlay {name}")))?;
         let index = index(&handle, name).await?;
-        let added = handle.address().add(index, range.network(), 32).execute().await;
-        or_exists(added).map_err(netlink(format!("giving {name} its address")))?;
         let up = LinkUnspec::new_with_index(index).up().build();
         handle.link().set(up).execute().await.map_err(netlink(format!("setting {name} up")))?;
+        for range in ranges {
+            let (address, prefix) = match range.network() {
+                base @ IpAddr::V4(_) => (base, 32),
+                IpAddr::V6(_) => (IpAddr::V6(link_local(hardware(own))), 64),
+            };
+            give(&handle, index, address, prefix).await.map_err(netlink(format!("giving {name} its address")))?;
+        }
         Ok(Overlay { handle, index })
     }
 
@@ -91,20 +120,20 @@ impl Overlay {
     /// # Errors
     /// Those of the kernel.
     pub async fn lead(&self, range: IpNet, node: IpAddr) -> Result<(), NetworkError> {
-        let (far_end, node) = (v4(range.network())?, v4(node)?);
         let hardware = hardware(node);
+        let far_end = match range.network() {
+            base @ IpAddr::V4(_) => base,
+            IpAddr::V6(_) => IpAddr::V6(link_local(hardware)),
+        };
         let what = format!("leading to the pods of {node}");
         // In the overlay's own table, not in that of a bridge that it might be a port of.
-        let forwarding = self.handle.neighbours().add_bridge(self.index, &hardware).destination(node.into());
+        let forwarding = self.handle.neighbours().add_bridge(self.index, &hardware).destination(node);
         let forwarding = forwarding.flags(NeighbourFlags::Own);
         forwarding.replace().execute().await.map_err(netlink(what.clone()))?;
-        let neighbour = self.handle.neighbours().add(self.index, far_end.into()).link_layer_address(&hardware);
+        let neighbour = self.handle.neighbours().add(self.index, far_end).link_layer_address(&hardware);
         neighbour.replace().execute().await.map_err(netlink(what.clone()))?;
-        let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(far_end, range.prefix_len())
-            .gateway(far_end)
-            .output_interface(self.index)
-            .build();
+        let route = route_to(range.network(), range.prefix_len()).gateway(far_end).map_err(|e| invalid(&what, e))?;
+        let mut route = route.output_interface(self.index).build();
         // The far end isn't in a network of ours; it is there all the same.
         route.header.flags |= RouteFlags::Onlink;
         self.handle.route().add(route).replace().execute().await.map_err(netlink(what))
@@ -120,11 +149,16 @@ async fn mtu(handle: &Handle, index: u32) -> Result<u32, NetworkError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     #[test]
     fn each_node_has_a_hardware_address_of_its_own() {
-        assert_eq!(hardware(Ipv4Addr::new(192, 0, 2, 7)), [0x0a, 0x58, 192, 0, 2, 7]);
+        assert_eq!(hardware(Ipv4Addr::new(192, 0, 2, 7).into()), [0x0a, 0x58, 192, 0, 2, 7]);
         // Neither a group's nor one that a maker gave.
-        assert_eq!(hardware(Ipv4Addr::BROADCAST)[0] & 0b11, 0b10);
+        assert_eq!(hardware(Ipv4Addr::BROADCAST.into())[0] & 0b11, 0b10);
+        let six = |text: &str| hardware(text.parse().unwrap());
+        assert_ne!(six("fd00::1"), six("fd00::2"));
+        assert_ne!(six("fd00::1:0:0:1"), six("fd00::2:0:0:2"));
+        assert_eq!(link_local([0x0a, 0x58, 192, 0, 2, 7]).to_string(), "fe80::858:c0ff:fe00:207");
     }
 }

@@ -15,10 +15,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::Family;
 use informer::{Informers, Pod};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use network::nft::Keeper;
+use network::nft::{Keeper, Words};
 use tokio::sync::Notify;
 
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub struct Config {
     pub table: String,
     pub node_name: String,
     pub cluster_dns: IpAddr,
+    /// Of the pods' addresses.
+    pub families: Vec<Family>,
 }
 
 /// Changes that come within this time are written together.
@@ -49,17 +52,24 @@ pub async fn run(config: Config, informers: Informers) {
     let wake = changed.clone();
     namespaces.on_change(move |_| wake.notify_one());
     informer::synced!(pods, namespaces);
-    let mut keeper = Keeper::new(&config.table, "forward_in");
-    loop {
-        let wanted = plan::rules(&config, &policies.list(), &pods.list(), &namespaces.list());
-        if let Err(error) = keeper.keep(wanted).await {
-            tracing::error!(%error, "the rules of network policies can't be written; trying again");
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            continue;
+    let keeper = |family| (family, Keeper::new(&Words::of(family).table(&config.table), "forward_in"));
+    let mut tables: Vec<_> = config.families.iter().map(|family| keeper(*family)).collect();
+    'rounds: loop {
+        for (family, keeper) in &mut tables {
+            let wanted = plan::rules(&config, *family, &policies.list(), &pods.list(), &namespaces.list());
+            if let Err(error) = keeper.keep(wanted).await {
+                tracing::error!(%error, "the rules of network policies can't be written; trying again");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue 'rounds;
+            }
         }
         tokio::select! {
             () = changed.notified() => tokio::time::sleep(GATHER).await,
-            () = tokio::time::sleep(RESYNC) => keeper.check().await,
+            () = tokio::time::sleep(RESYNC) => {
+                for (_, keeper) in &mut tables {
+                    keeper.check().await;
+                }
+            }
         }
     }
 }

@@ -4,18 +4,18 @@
 //! then drops. Each rule of a policy has a set with the addresses of the pods that it is about.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use apimachinery::LabelSelector;
+use apimachinery::{Family, LabelSelector};
 use informer::Pod;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as Selector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
-use network::nft::{Set, Table};
+use network::nft::{Set, Table, Words, label};
 
 use crate::Config;
 
@@ -25,7 +25,7 @@ type Labels = BTreeMap<String, String>;
 struct Workload<'a> {
     namespace: String,
     labels: &'a Labels,
-    address: Ipv4Addr,
+    address: IpAddr,
     is_here: bool,
     /// Named ports: name, protocol, number.
     ports: Vec<(String, String, i32)>,
@@ -52,19 +52,19 @@ impl Direction {
     }
 }
 
-/// All rules for a node.
+/// All rules for a node in one family.
 pub fn rules(
     config: &Config,
+    family: Family,
     policies: &[Arc<NetworkPolicy>],
     pods: &[Arc<Pod>],
     namespaces: &[Arc<Namespace>],
 ) -> Table {
-    let mut table = Table::new(base(config))
-        .with_set("ingress", "type ipv4_addr : verdict;")
-        .with_set("egress", "type ipv4_addr : verdict;");
-    let workloads: Vec<Workload<'_>> = pods.iter().filter_map(|pod| workload(config, pod)).collect();
+    let verdict = format!("type {} : verdict;", Words::of(family).address);
+    let mut table = Table::new(base(config, family)).with_set("ingress", &verdict).with_set("egress", &verdict);
+    let workloads: Vec<Workload<'_>> = pods.iter().filter_map(|pod| workload(config, family, pod)).collect();
     let namespaces: BTreeMap<String, &Labels> = namespaces.iter().map(|n| (n.name_any(), n.labels())).collect();
-    let mut planner = Planner { workloads: &workloads, namespaces: &namespaces, table: &mut table };
+    let mut planner = Planner { family, workloads: &workloads, namespaces: &namespaces, table: &mut table };
     let mut policies: Vec<&Arc<NetworkPolicy>> = policies.iter().collect();
     policies.sort_by_key(|p| (p.namespace(), p.name_any()));
     for policy in policies {
@@ -79,31 +79,43 @@ pub fn rules(
     table
 }
 
-fn base(config: &Config) -> String {
-    let dns = config.cluster_dns;
+fn base(config: &Config, family: Family) -> String {
+    let ip = Words::of(family).ip;
+    let dns = match config.cluster_dns {
+        dns if Family::of(dns) == family => {
+            format!("{ip} daddr {dns} meta l4proto {{ tcp, udp }} th dport 53 accept")
+        }
+        _ => String::new(),
+    };
+    // Without these a pod would find no neighbour, not even its gateway (RFC 4890).
+    let neighbours = match family {
+        Family::V4 => "",
+        Family::V6 => "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept",
+    };
     let answers = "ct state related accept\n    ct direction reply ct state established accept";
     format!(
         "chain forward_out {{
     type filter hook forward priority filter - 2; policy accept;
     {answers}
-    ip saddr vmap @egress
+    {ip} saddr vmap @egress
 }}
 chain forward_in {{
     type filter hook forward priority filter - 1; policy accept;
     {answers}
-    ip daddr vmap @ingress
+    {ip} daddr vmap @ingress
 }}
 chain input_out {{
     type filter hook input priority filter - 2; policy accept;
     {answers}
-    ip daddr {dns} meta l4proto {{ tcp, udp }} th dport 53 accept
-    ip saddr vmap @egress
+    {neighbours}
+    {dns}
+    {ip} saddr vmap @egress
 }}
 "
     )
 }
 
-fn workload<'a>(config: &Config, pod: &'a Pod) -> Option<Workload<'a>> {
+fn workload<'a>(config: &Config, family: Family, pod: &'a Pod) -> Option<Workload<'a>> {
     let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
     let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     if spec.host_network == Some(true) || over {
@@ -113,10 +125,11 @@ fn workload<'a>(config: &Config, pod: &'a Pod) -> Option<Workload<'a>> {
     let ports = containers.flat_map(|c| c.ports.iter().flatten());
     let named = ports
         .filter_map(|p| Some((p.name.clone()?, p.protocol.clone().unwrap_or_else(|| "TCP".into()), p.container_port)));
+    let addresses = status.pod_ips.iter().flatten().map(|ip| &ip.ip).chain(&status.pod_ip);
     Some(Workload {
         namespace: pod.namespace()?,
         labels: pod.labels(),
-        address: status.pod_ip.as_ref()?.parse().ok()?,
+        address: addresses.filter_map(|a| a.parse().ok()).find(|a| Family::of(*a) == family)?,
         is_here: spec.node_name.as_deref() == Some(config.node_name.as_str()),
         ports: named.collect(),
     })
@@ -129,6 +142,7 @@ fn matches(selector: &Selector, labels: &Labels) -> bool {
 }
 
 struct Planner<'a> {
+    family: Family,
     workloads: &'a [Workload<'a>],
     namespaces: &'a BTreeMap<String, &'a Labels>,
     table: &'a mut Table,
@@ -183,7 +197,7 @@ impl Planner<'_> {
         }
         self.table.chains.insert(chain.clone(), lines);
         for target in targets {
-            let pod = format!("pod_{}_{}", direction.short(), target.address.to_string().replace('.', "_"));
+            let pod = format!("pod_{}_{}", direction.short(), label(&target.address.to_string()));
             self.table.map(direction.map(), target.address.to_string(), format!("goto {pod}"));
             self.table.chains.entry(pod).or_default().push(format!("jump {chain}"));
         }
@@ -205,13 +219,14 @@ impl Planner<'_> {
             None => workloads.iter().collect(),
         };
         let end = direction.peer();
+        let Words { ip, address, .. } = Words::of(self.family);
         let mut from = Vec::new();
         if let Some(peers) = peers {
-            from.extend(peers.iter().filter_map(|p| block(p.ip_block.as_ref()?, end)));
+            from.extend(peers.iter().filter_map(|p| block(self.family, p.ip_block.as_ref()?, end)));
             if !about.is_empty() {
                 let elements = about.iter().map(|w| (w.address.to_string(), None)).collect();
-                self.table.sets.insert(set.into(), Set { header: "type ipv4_addr;".into(), elements });
-                from.push(format!("ip {end} @{set}"));
+                self.table.sets.insert(set.into(), Set { header: format!("type {address};"), elements });
+                from.push(format!("{ip} {end} @{set}"));
             }
         } else {
             from.push(String::new());
@@ -219,7 +234,7 @@ impl Planner<'_> {
         // A named port is one of who is connected to.
         let receivers = if direction == Direction::In { targets.to_vec() } else { about };
         let to: Vec<String> = match rule.ports.filter(|p| !p.is_empty()) {
-            Some(ports) => ports.iter().filter_map(|p| port(p, &receivers)).collect(),
+            Some(ports) => ports.iter().filter_map(|p| port(ip, p, &receivers)).collect(),
             None => vec![String::new()],
         };
         let words = |f: &String, t: &String| {
@@ -242,16 +257,18 @@ impl Planner<'_> {
     }
 }
 
-fn block(block: &IPBlock, end: &str) -> Option<String> {
-    let network: Ipv4Net = block.cidr.parse().ok()?;
+fn block(family: Family, block: &IPBlock, end: &str) -> Option<String> {
+    let read = |text: &str| text.parse::<IpNet>().ok().filter(|network| Family::of(network.addr()) == family);
+    let network = read(&block.cidr)?;
     let except: BTreeSet<String> =
-        block.except.iter().flatten().filter_map(|e| Some(e.parse::<Ipv4Net>().ok()?.trunc().to_string())).collect();
+        block.except.iter().flatten().filter_map(|e| Some(read(e)?.trunc().to_string())).collect();
+    let ip = Words::of(family).ip;
     let except: Vec<String> = except.into_iter().collect();
-    let all = format!("ip {end} {}", network.trunc());
-    Some(if except.is_empty() { all } else { format!("{all} ip {end} != {{ {} }}", except.join(", ")) })
+    let all = format!("{ip} {end} {}", network.trunc());
+    Some(if except.is_empty() { all } else { format!("{all} {ip} {end} != {{ {} }}", except.join(", ")) })
 }
 
-fn port(port: &NetworkPolicyPort, receivers: &[&Workload<'_>]) -> Option<String> {
+fn port(ip: &str, port: &NetworkPolicyPort, receivers: &[&Workload<'_>]) -> Option<String> {
     let protocol = port.protocol.as_deref().unwrap_or("TCP");
     let word = match protocol {
         "TCP" => "tcp",
@@ -270,7 +287,7 @@ fn port(port: &NetworkPolicyPort, receivers: &[&Workload<'_>]) -> Option<String>
             };
             let places: BTreeSet<String> = receivers.iter().flat_map(of).collect();
             let places: Vec<String> = places.into_iter().collect();
-            (!places.is_empty()).then(|| format!("ip daddr . {word} dport {{ {} }}", places.join(", ")))
+            (!places.is_empty()).then(|| format!("{ip} daddr . {word} dport {{ {} }}", places.join(", ")))
         }
     }
 }

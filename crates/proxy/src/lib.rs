@@ -12,11 +12,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::{AddressRanges, Family};
 use informer::{Change, Informers, Key};
-use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use network::nft::{self, Keeper, NftError};
+use network::nft::{self, Keeper, NftError, Words};
 use plan::{Place, Planner};
 use tokio::sync::Notify;
 
@@ -25,8 +25,7 @@ pub struct Config {
     /// Name of the nftables table.
     pub table: String,
     pub node_name: String,
-    pub node_ip: IpAddr,
-    pub cluster_cidr: IpNet,
+    pub cluster_cidr: AddressRanges,
     /// This address is answered on the node itself.
     pub cluster_dns: IpAddr,
     /// The bridge of the pods.
@@ -58,22 +57,30 @@ pub async fn run(config: Config, informers: Informers) {
     });
     informer::synced!(services, slices, nodes);
     let mut health = health::Ports::default();
-    let mut keeper = Keeper::new(&config.table, "services");
-    let mut planner = Planner::default();
-    loop {
+    let of_family =
+        |family| (family, Keeper::new(&Words::of(family).table(&config.table), "services"), Planner::new(family));
+    let mut tables: Vec<_> = config.cluster_cidr.families().map(of_family).collect();
+    'rounds: loop {
         let own = nodes.get(&Key::new("", &config.node_name));
         let place = Place { zone: own.and_then(|node| zone_of(&node)) };
         let (all, endpoints) = (services.list(), slices.list());
-        health.keep(plan::health(&config, &all, &endpoints));
-        let parts = planner.parts(&config, &place, &all, &endpoints);
-        if let Err(error) = keeper.keep_parts(plan::frame(&config), parts).await {
-            tracing::error!(%error, "the service rules can't be written; trying again");
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            continue;
+        let first = config.cluster_cidr.families().next().unwrap_or(Family::V4);
+        health.keep(plan::health(&config, first, &all, &endpoints));
+        for (family, keeper, planner) in &mut tables {
+            let parts = planner.parts(&config, &place, &all, &endpoints);
+            if let Err(error) = keeper.keep_parts(plan::frame(&config, *family), parts).await {
+                tracing::error!(%error, "the service rules can't be written; trying again");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue 'rounds;
+            }
         }
         tokio::select! {
             () = changed.notified() => tokio::time::sleep(GATHER).await,
-            () = tokio::time::sleep(RESYNC) => keeper.check().await,
+            () = tokio::time::sleep(RESYNC) => {
+                for (_, keeper, _) in &mut tables {
+                    keeper.check().await;
+                }
+            }
         }
     }
 }

@@ -6,11 +6,21 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use apimachinery::Family;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use network::nft::{Parts, Set, Table};
+use network::nft::{Parts, Set, Table, Words, label};
 
 use crate::Config;
+
+/// For whom rules are made.
+#[derive(Clone, Copy)]
+struct Here<'a> {
+    config: &'a Config,
+    place: &'a Place,
+    family: Family,
+}
 
 /// An endpoint that may get traffic.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +33,14 @@ struct Endpoint {
     for_zone: bool,
     /// It says for which zones it is meant.
     zoned: bool,
+}
+
+impl Endpoint {
+    /// As `dnat` wants it.
+    fn target(&self) -> String {
+        let Endpoint { address, port, .. } = self;
+        if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+    }
 }
 
 /// Where a node is, as far as the choice of endpoints goes.
@@ -63,14 +81,18 @@ impl Made {
     }
 }
 
-/// Remembers the rules of each service, so that those that didn't change cost nothing.
-#[derive(Default)]
+/// Remembers the rules of each service in one family, so that those that didn't change cost nothing.
 pub struct Planner {
+    family: Family,
     place: Place,
     made: Vec<Made>,
 }
 
 impl Planner {
+    pub fn new(family: Family) -> Self {
+        Planner { family, place: Place::default(), made: Vec::new() }
+    }
+
     /// The rules of a node, by service; with [`frame`] they are all. `services` are in the order of their names, as caches have them.
     pub fn parts(
         &mut self,
@@ -83,7 +105,8 @@ impl Planner {
             self.place = place.clone();
             self.made.clear();
         }
-        let by_service = by_service(slices);
+        let by_service = by_service(self.family, slices);
+        let here = Here { config, place, family: self.family };
         // Both lists are in the same order, so one walk finds what was made of a service before.
         let mut known = std::mem::take(&mut self.made).into_iter().peekable();
         let mut parts = Parts::new();
@@ -96,7 +119,7 @@ impl Planner {
                 made => {
                     let called = made.map_or_else(|| format!("{}/{}", name.0, name.1).into(), |made| made.called);
                     let mut part = Table::default();
-                    add_service((config, place), service, name, slices, &mut part);
+                    add_service(here, service, name, slices, &mut part);
                     let slices = slices.iter().map(|slice| Arc::clone(slice)).collect();
                     Made { called, service: service.clone(), slices, part: Arc::new(part) }
                 }
@@ -109,27 +132,28 @@ impl Planner {
 }
 
 /// The table without any service.
-pub fn frame(config: &Config) -> Table {
-    Table::new(base(config))
+pub fn frame(config: &Config, family: Family) -> Table {
+    let address = Words::of(family).address;
+    Table::new(base(config, family))
         // What a packet is for → what happens to it.
-        .with_set("services", "type ipv4_addr . inet_proto . inet_service : verdict;")
+        .with_set("services", &format!("type {address} . inet_proto . inet_service : verdict;"))
         .with_set("node_ports", "type inet_proto . inet_service : verdict;")
         // What has no endpoints.
-        .with_set("refused", "type ipv4_addr . inet_proto . inet_service;")
+        .with_set("refused", &format!("type {address} . inet_proto . inet_service;"))
         .with_set("refused_ports", "type inet_proto . inet_service;")
         // Endpoints that may reach themselves through a service.
-        .with_set("hairpins", "type ipv4_addr . ipv4_addr;")
+        .with_set("hairpins", &format!("type {address} . {address};"))
 }
 
 type Name = (String, String);
 
-/// The slices of each service, by namespace and name.
-fn by_service(slices: &[Arc<EndpointSlice>]) -> HashMap<(&str, &str), Vec<&Arc<EndpointSlice>>> {
+/// The slices of each service that are of a family, by namespace and name.
+fn by_service(family: Family, slices: &[Arc<EndpointSlice>]) -> HashMap<(&str, &str), Vec<&Arc<EndpointSlice>>> {
     let mut by_service: HashMap<(&str, &str), Vec<&Arc<EndpointSlice>>> = HashMap::with_capacity(slices.len());
     for slice in slices {
         let labels = slice.metadata.labels.as_ref();
         if let Some(name) = labels.and_then(|l| l.get("kubernetes.io/service-name"))
-            && slice.address_type == "IPv4"
+            && slice.address_type == family.name()
         {
             let namespace = slice.metadata.namespace.as_deref().unwrap_or("");
             by_service.entry((namespace, name.as_str())).or_default().push(slice);
@@ -146,9 +170,15 @@ pub struct Health {
     pub local: usize,
 }
 
-/// The health ports of services whose outside traffic stays on the node that it came to.
-pub fn health(config: &Config, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> BTreeMap<u16, Health> {
-    let by_service = by_service(slices);
+/// The health ports of services whose outside traffic stays on the node that it came to. A pod has all of the cluster's
+/// families, so that one tells of both.
+pub fn health(
+    config: &Config,
+    family: Family,
+    services: &[Arc<Service>],
+    slices: &[Arc<EndpointSlice>],
+) -> BTreeMap<u16, Health> {
+    let by_service = by_service(family, slices);
     let mut ports = BTreeMap::new();
     for service in services {
         let Some(port) = service.spec.as_ref().and_then(|s| s.health_check_node_port) else { continue };
@@ -168,7 +198,7 @@ pub fn health(config: &Config, services: &[Arc<Service>], slices: &[Arc<Endpoint
 }
 
 fn add_service(
-    (config, place): (&Config, &Place),
+    here: Here<'_>,
     service: &Service,
     (namespace, name): (&str, &str),
     slices: &[&Arc<EndpointSlice>],
@@ -176,14 +206,15 @@ fn add_service(
 ) {
     let Some(spec) = &service.spec else { return };
     let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
-    let cluster_ip = spec.cluster_ip.as_deref().unwrap_or("");
-    let headless = cluster_ip.is_empty() || cluster_ip == "None";
-    if kind == "ExternalName" || headless || cluster_ip.parse() == Ok(config.cluster_dns) {
+    let of_family = |a: &&String| a.parse().is_ok_and(|a| Family::of(a) == here.family);
+    // A headless service has none, and neither has one of the other family.
+    let Some(cluster_ip) = spec.cluster_ips.iter().flatten().find(of_family) else { return };
+    if kind == "ExternalName" || cluster_ip.parse() == Ok(here.config.cluster_dns) {
         return;
     }
     for port in spec.ports.iter().flatten() {
         let protocol = port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase();
-        let all = endpoints(config, place, slices, port);
+        let all = endpoints(here, slices, port);
         let chosen = |local_only: bool| -> Vec<Endpoint> {
             if local_only { all.iter().filter(|e| e.local).cloned().collect() } else { near(&all) }
         };
@@ -196,7 +227,7 @@ fn add_service(
             _ => None,
         };
         let internal = chosen(spec.internal_traffic_policy.as_deref() == Some("Local"));
-        add_chain(table, &base_name, &internal, &protocol, timeout);
+        add_chain(table, here.family, &base_name, &internal, &protocol, timeout);
         add_address(table, &format!("{cluster_ip} . {protocol} . {}", port.port), &base_name, &internal);
         let local_only = spec.external_traffic_policy.as_deref() == Some("Local");
         let balancer =
@@ -212,18 +243,17 @@ fn add_service(
         // are all here.
         let external_name = format!("{base_name}_ext");
         let external = chosen(local_only);
-        add_chain(table, &external_name, &external, &protocol, timeout);
+        add_chain(table, here.family, &external_name, &external, &protocol, timeout);
         if !external.is_empty() && !local_only {
             let rules = table.chains.entry(external_name.clone()).or_default();
             rules.insert(0, "ct mark set ct mark or 0x4000".into());
         }
-        let is_v4 = |a: &&String| a.parse::<std::net::Ipv4Addr>().is_ok();
-        for address in outside.iter().filter(is_v4) {
+        for address in outside.iter().filter(of_family) {
             add_address(table, &format!("{address} . {protocol} . {}", port.port), &external_name, &external);
         }
         let ranges = spec.load_balancer_source_ranges.as_deref().filter(|_| !external.is_empty());
-        let guarded = add_guard(table, &base_name, &external_name, ranges);
-        for address in balanced.iter().filter(is_v4) {
+        let guarded = add_guard(table, here.family, &base_name, &external_name, ranges);
+        for address in balanced.iter().filter(of_family) {
             add_address(table, &format!("{address} . {protocol} . {}", port.port), &guarded, &external);
         }
         if let Some(number) = node_port {
@@ -249,7 +279,8 @@ fn chain_name(namespace: &str, name: &str, port: &ServicePort, protocol: &str) -
 }
 
 /// The endpoints of a service port: those that are ready, or else those that still serve while they end.
-fn endpoints(config: &Config, place: &Place, slices: &[&Arc<EndpointSlice>], port: &ServicePort) -> Vec<Endpoint> {
+fn endpoints(here: Here<'_>, slices: &[&Arc<EndpointSlice>], port: &ServicePort) -> Vec<Endpoint> {
+    let Here { config, place, .. } = here;
     let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
     for slice in slices {
         let wanted = port.name.as_deref().unwrap_or("");
@@ -282,12 +313,23 @@ fn endpoints(config: &Config, place: &Place, slices: &[&Arc<EndpointSlice>], por
 }
 
 /// The chains that don't depend on services.
-fn base(config: &Config) -> String {
-    let Config { cluster_cidr, cluster_dns, bridge, .. } = config;
+fn base(config: &Config, family: Family) -> String {
+    let Config { cluster_dns, bridge, .. } = config;
+    let Words { ip, loopback, multicast, unreachable, .. } = Words::of(family);
+    // What pods send to the world leaves with the node's address.
+    let masquerade = config.cluster_cidr.of(family).map_or(String::new(), |pods| {
+        format!("{ip} saddr {pods} {ip} daddr != {pods} {ip} daddr != {multicast} oifname != \"{bridge}\" masquerade")
+    });
+    // Questions to the cluster's DNS, which is on this node, needn't be remembered.
+    let (mut asked, mut answered) = (String::new(), String::new());
+    if Family::of(*cluster_dns) == family {
+        asked = format!("{ip} daddr {cluster_dns} udp dport 53 notrack");
+        answered = format!("{ip} saddr {cluster_dns} udp sport 53 notrack");
+    }
     format!(
         "chain services {{
-    ip daddr . meta l4proto . th dport vmap @services
-    fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @node_ports
+    {ip} daddr . meta l4proto . th dport vmap @services
+    fib daddr type local {ip} daddr != {loopback} meta l4proto . th dport vmap @node_ports
 }}
 chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
@@ -300,16 +342,16 @@ chain output {{
 chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
     ct mark and 0x4000 == 0x4000 ct status dnat masquerade
-    ct status dnat ip saddr . ip daddr @hairpins masquerade
-    ip saddr {cluster_cidr} ip daddr != {cluster_cidr} ip daddr != 224.0.0.0/4 oifname != \"{bridge}\" masquerade
+    ct status dnat {ip} saddr . {ip} daddr @hairpins masquerade
+    {masquerade}
 }}
 chain refuse {{
-    ip daddr . meta l4proto . th dport @refused goto refuse_now
+    {ip} daddr . meta l4proto . th dport @refused goto refuse_now
     fib daddr type local meta l4proto . th dport @refused_ports goto refuse_now
 }}
 chain refuse_now {{
     meta l4proto tcp reject with tcp reset
-    reject with icmp type port-unreachable
+    reject with {unreachable}
 }}
 chain filter_input {{
     type filter hook input priority filter; policy accept;
@@ -325,12 +367,12 @@ chain filter_output {{
 }}
 chain untracked_in {{
     type filter hook prerouting priority raw; policy accept;
-    ip daddr {cluster_dns} udp dport 53 notrack
+    {asked}
 }}
 chain untracked_out {{
     type filter hook output priority raw; policy accept;
-    ip daddr {cluster_dns} udp dport 53 notrack
-    ip saddr {cluster_dns} udp sport 53 notrack
+    {asked}
+    {answered}
 }}
 "
     )
@@ -346,34 +388,45 @@ fn add_address(table: &mut Table, key: &str, chain: &str, endpoints: &[Endpoint]
 }
 
 /// Adds the chain that lets in only who comes from one of `ranges`, and returns the chain to go to.
-fn add_guard(table: &mut Table, base: &str, next: &str, ranges: Option<&[String]>) -> String {
-    let ranges: Vec<&str> = ranges.into_iter().flatten().map(|r| r.trim()).filter(|r| is_range(r)).collect();
-    if ranges.is_empty() {
-        return next.into();
-    }
+fn add_guard(table: &mut Table, family: Family, base: &str, next: &str, ranges: Option<&[String]>) -> String {
+    let Some(ranges) = ranges.filter(|ranges| !ranges.is_empty()) else { return next.into() };
+    let ranges: Vec<&str> = ranges.iter().map(|r| r.trim()).filter(|r| is_range(family, r)).collect();
     let name = format!("{base}_fw");
-    let rules = vec![format!("ip saddr {{ {} }} goto {next}", ranges.join(", ")), "drop".to_string()];
+    let ip = Words::of(family).ip;
+    let mut rules = vec!["drop".to_string()];
+    // Ranges of the other family alone let in nobody of this one.
+    if !ranges.is_empty() {
+        rules.insert(0, format!("{ip} saddr {{ {} }} goto {next}", ranges.join(", ")));
+    }
     table.chains.insert(name.clone(), rules);
     name
 }
 
 /// Adds the chain that picks one of `endpoints`.
-fn add_chain(table: &mut Table, name: &str, endpoints: &[Endpoint], protocol: &str, affinity: Option<i64>) {
+fn add_chain(
+    table: &mut Table,
+    family: Family,
+    name: &str,
+    endpoints: &[Endpoint],
+    protocol: &str,
+    affinity: Option<i64>,
+) {
     if endpoints.is_empty() {
         return;
     }
+    let Words { ip, address: kind, .. } = Words::of(family);
     for e in endpoints {
         table.add("hairpins", format!("{0} . {0}", e.address));
     }
     let mut rules = Vec::new();
     if let Some(timeout) = affinity {
         for e in endpoints {
-            let set = format!("aff_{name}_{}", e.address.replace('.', "_"));
+            let set = format!("aff_{name}_{}", label(&e.address));
             rules.push(format!(
-                "ip saddr @{set} meta l4proto {protocol} update @{set} {{ ip saddr timeout {timeout}s }} dnat to {}:{}",
-                e.address, e.port
+                "{ip} saddr @{set} meta l4proto {protocol} update @{set} {{ {ip} saddr timeout {timeout}s }} dnat to {}",
+                e.target()
             ));
-            let header = format!("type ipv4_addr; flags dynamic,timeout; timeout {timeout}s;");
+            let header = format!("type {kind}; flags dynamic,timeout; timeout {timeout}s;");
             table.sets.insert(set, Set { header, ..Set::default() });
         }
         let goto: Vec<String> = endpoints.iter().map(|e| format!("goto {}", endpoint_chain(name, e))).collect();
@@ -384,22 +437,22 @@ fn add_chain(table: &mut Table, name: &str, endpoints: &[Endpoint], protocol: &s
             rules.push(format!("numgen random mod {} vmap {{ {} }}", endpoints.len(), picks.join(", ")));
         }
         for e in endpoints {
-            let set = format!("aff_{name}_{}", e.address.replace('.', "_"));
+            let set = format!("aff_{name}_{}", label(&e.address));
             let update = format!(
-                "meta l4proto {protocol} update @{set} {{ ip saddr timeout {timeout}s }} dnat to {}:{}",
-                e.address, e.port
+                "meta l4proto {protocol} update @{set} {{ {ip} saddr timeout {timeout}s }} dnat to {}",
+                e.target()
             );
             table.chains.insert(endpoint_chain(name, e), vec![update]);
         }
     } else if endpoints.len() <= FEW {
-        let to: Vec<String> = endpoints.iter().map(|e| format!("dnat to {}:{}", e.address, e.port)).collect();
+        let to: Vec<String> = endpoints.iter().map(|e| format!("dnat to {}", e.target())).collect();
         rules.extend(one_of(&to).iter().map(|rule| format!("meta l4proto {protocol} {rule}")));
     } else {
         let picks: Vec<String> =
             endpoints.iter().enumerate().map(|(i, e)| format!("{i} : {} . {}", e.address, e.port)).collect();
         let count = endpoints.len();
         rules.push(format!(
-            "meta l4proto {protocol} dnat ip addr . port to numgen random mod {count} map {{ {} }}",
+            "meta l4proto {protocol} dnat {ip} addr . port to numgen random mod {count} map {{ {} }}",
             picks.join(", ")
         ));
     }
@@ -420,14 +473,14 @@ fn one_of(things: &[String]) -> Vec<String> {
     rules.collect()
 }
 
-/// Whether a text is an IPv4 network, as the rules need it.
-fn is_range(text: &str) -> bool {
-    let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
-    address.parse::<std::net::Ipv4Addr>().is_ok() && prefix.parse::<u8>().is_ok_and(|p| p <= 32)
+/// Whether a text is an address or a network of the family.
+fn is_range(family: Family, text: &str) -> bool {
+    let network = text.parse::<IpNet>().map(|n| n.addr());
+    network.or_else(|_| text.parse()).is_ok_and(|address| Family::of(address) == family)
 }
 
 fn endpoint_chain(service: &str, e: &Endpoint) -> String {
-    format!("{service}_{}_{}", e.address.replace('.', "_"), e.port)
+    format!("{service}_{}_{}", label(&e.address), e.port)
 }
 
 #[cfg(test)]

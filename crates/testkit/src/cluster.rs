@@ -28,6 +28,7 @@ pub struct Node {
     name: String,
     namespace: String,
     address: String,
+    address_v6: String,
     folder: PathBuf,
     binary: PathBuf,
     process: Option<Child>,
@@ -83,6 +84,9 @@ fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
 /// The network of machines on one switch, and that of one behind a router (RFC 5737), less the last number.
 const SWITCHED: &str = "192.0.2";
 const ROUTED: &str = "198.51.100";
+/// The same of IPv6 (RFC 3849). No router leads from one to the other.
+const SWITCHED_V6: &str = "2001:db8:1";
+const ROUTED_V6: &str = "2001:db8:2";
 
 /// The binary under test: `TIMONEL_BIN`, or beside the test's own.
 fn binary() -> anyhow::Result<PathBuf> {
@@ -331,6 +335,7 @@ impl Node {
             name: name.into(),
             namespace,
             address: format!("{network}.{number}"),
+            address_v6: format!("{}::{number}", if network == ROUTED { ROUTED_V6 } else { SWITCHED_V6 }),
             folder,
             binary: binary()?,
             process: None,
@@ -347,10 +352,11 @@ impl Node {
         } else {
             run("ip", &["-n", switch, "link", "set", &port, "master", "br0", "up"])?;
         }
-        let address = format!("{}/24", node.address());
+        let (address, address_v6) = (format!("{}/24", node.address()), format!("{}/64", node.address_v6()));
         for arguments in [
             &["link", "set", "lo", "up"][..],
             &["addr", "add", &address, "dev", "eth0"],
+            &["addr", "add", &address_v6, "dev", "eth0", "nodad"],
             &["link", "set", "eth0", "up"],
             &["route", "add", "default", "via", &format!("{network}.254")],
         ] {
@@ -363,6 +369,10 @@ impl Node {
 
     pub fn address(&self) -> String {
         self.address.clone()
+    }
+
+    pub fn address_v6(&self) -> String {
+        self.address_v6.clone()
     }
 
     /// The file that stands for this machine's network namespace.
@@ -415,7 +425,8 @@ impl Node {
             "--node-name",
             &self.name,
             "--node-ip",
-            &self.address(),
+            // Clusters take of it what they have use for.
+            &format!("{},{}", self.address(), self.address_v6()),
             "--cgroup-root",
             &self.cgroup(),
             "--private-registry",

@@ -1,13 +1,14 @@
 //! The agent role: joins a server and runs the node's parts. The server's own node takes the same way from
 //! [`run_node`] on.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use apimachinery::{AddressRanges, Family};
 use informer::Informers;
 use ipnet::IpNet;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
@@ -38,12 +39,13 @@ pub struct Access {
 pub struct Settings {
     pub args: NodeArgs,
     pub name: String,
-    pub ip: IpAddr,
+    /// At most one of each family.
+    pub ips: Vec<IpAddr>,
 }
 
 impl Settings {
-    pub fn new(args: &NodeArgs, name: String, ip: IpAddr) -> Self {
-        Settings { args: args.clone(), name, ip }
+    pub fn new(args: &NodeArgs, name: String, ips: Vec<IpAddr>) -> Self {
+        Settings { args: args.clone(), name, ips }
     }
 }
 
@@ -61,13 +63,28 @@ pub fn node_name(given: Option<&str>) -> anyhow::Result<String> {
     Ok(name)
 }
 
-pub async fn node_ip(given: Option<IpAddr>) -> anyhow::Result<IpAddr> {
+pub async fn node_ips(given: &[IpAddr]) -> anyhow::Result<Vec<IpAddr>> {
     match given {
-        Some(ip) => Ok(ip),
-        None => {
-            network::default_address().await.context("this machine's address can't be found out; --node-ip names it")
+        [] => {
+            let found = network::default_addresses().await;
+            found.context("this machine's address can't be found out; --node-ip names it")
         }
+        [_] => Ok(given.to_vec()),
+        [a, b] if a.is_ipv4() != b.is_ipv4() => Ok(given.to_vec()),
+        _ => bail!("--node-ip may name one address of each family, separated by a comma"),
     }
+}
+
+/// Those of a node's addresses that are of the cluster's families, that of the first one first.
+pub fn addresses_for(cluster: &AddressRanges, name: &str, ips: &[IpAddr]) -> anyhow::Result<Vec<IpAddr>> {
+    let of = |family| ips.iter().copied().find(|ip| Family::of(*ip) == family);
+    let found: Vec<IpAddr> = cluster.families().filter_map(of).collect();
+    if found.is_empty() {
+        bail!(
+            "node {name} has no address of the families of --cluster-cidr {cluster}, only {ips:?}: --node-ip names one"
+        );
+    }
+    Ok(found)
 }
 
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
@@ -75,7 +92,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     let token: JoinToken = args.token.parse()?;
     let name = node_name(args.node.node_name.as_deref())?;
-    let ip = node_ip(args.node.node_ip).await?;
+    let ips = node_ips(&args.node.node_ip).await?;
     let authority_pem = fetch_authority(&args.server).await?;
     if !token.trusts(&authority_pem) {
         bail!(
@@ -86,7 +103,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let folder = args.node.data_dir.join("agent/tls");
     let client = node_client(&args.server, &authority_pem, &token, &name, &folder).await?;
     let access = Access { client, authority_pem, is_server: false, informers: None };
-    run_node(Settings::new(&args.node, name, ip), access, stop).await
+    run_node(Settings::new(&args.node, name, ips), access, stop).await
 }
 
 /// The server's CA certificate, over a connection that isn't trusted yet; the token tells whether it is the right one.
@@ -173,8 +190,8 @@ async fn sign(client: &Client, key: &str, user: &str, signer: &str, names: &[Str
 
 /// What the server tells every node of the cluster.
 struct Cluster {
-    cidr: IpNet,
-    service_cidr: IpNet,
+    cidr: AddressRanges,
+    service_cidr: AddressRanges,
     dns: IpAddr,
     domain: String,
     run_dns: bool,
@@ -203,19 +220,19 @@ async fn cluster(client: &Client) -> anyhow::Result<Cluster> {
 
 /// Runs the parts of a node until `stop` is cancelled.
 pub async fn run_node(settings: Settings, access: Access, stop: CancellationToken) -> anyhow::Result<()> {
-    let Settings { args, name, ip } = settings;
+    let Settings { args, name, ips } = settings;
     let client = access.client.clone();
     let cluster = cluster(&client).await?;
+    let ips = addresses_for(&cluster.cidr, &name, &ips)?;
     let agent_dir = args.data_dir.join("agent");
     let config = kubelet::Config {
         node_name: name.clone(),
-        node_ip: ip,
+        node_ips: ips.clone(),
         data_dir: agent_dir.clone(),
         run_dir: args.run_dir.clone(),
         cgroup_root: args.cgroup_root.clone(),
         cluster_dns: cluster.dns,
         cluster_domain: cluster.domain.clone(),
-        cluster_cidr: cluster.cidr,
         labels: args.node_labels.iter().map(|l| label(l)).collect::<anyhow::Result<_>>()?,
         taints: args.node_taints.iter().map(|t| taint(t)).collect::<anyhow::Result<_>>()?,
         is_server: access.is_server,
@@ -231,12 +248,12 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     let registries = Registries::read(&args.private_registry).map_err(anyhow::Error::msg)?;
     let images = ImageStore::open(&agent_dir.join("image-store"), registries)?;
     let archives = tokio::spawn(load_archives(images.clone(), agent_dir.join("images")));
-    let range = kubelet::register(&config, &client).await.context("the node can't be registered")?;
+    let ranges = kubelet::register(&config, &client).await.context("the node can't be registered")?;
     let tls = agent_dir.join("tls");
-    let serving = serving(&client, &access.authority_pem, &name, ip, &tls);
-    let (serving, bridge) = tokio::join!(serving, set_up_network(&config, range, &cluster));
+    let serving = serving(&client, &access.authority_pem, &name, &ips, &tls);
+    let (serving, bridge) = tokio::join!(serving, set_up_network(&config, &ranges, &cluster));
     let (serving, bridge) = (serving?, bridge?);
-    let addresses = Addresses::new(range);
+    let addresses = Addresses::new(&ranges);
     for address in kubelet::restored_addresses(&config) {
         addresses.reserve(address);
     }
@@ -247,16 +264,20 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     let proxy = proxy::Config {
         table: TABLE.into(),
         node_name: name.clone(),
-        node_ip: ip,
-        cluster_cidr: cluster.cidr,
+        cluster_cidr: cluster.cidr.clone(),
         cluster_dns: cluster.dns,
         bridge: BRIDGE.into(),
     };
     tokio::spawn(proxy::run(proxy, informers.clone()));
-    let policies = policy::Config { table: POLICY_TABLE.into(), node_name: name.clone(), cluster_dns: cluster.dns };
+    let policies = policy::Config {
+        table: POLICY_TABLE.into(),
+        node_name: name.clone(),
+        cluster_dns: cluster.dns,
+        families: cluster.cidr.families().collect(),
+    };
     tokio::spawn(policy::run(policies, informers.clone()));
     if cluster.run_ingress {
-        let ingress = ingress::Config { bind: std::net::Ipv4Addr::UNSPECIFIED.into(), http_port: 80, https_port: 443 };
+        let ingress = ingress::Config { bind: any_address(cluster.cidr.families()), http_port: 80, https_port: 443 };
         tokio::spawn(ingress::run(ingress, informers.clone()));
     }
     if cluster.run_dns {
@@ -274,12 +295,21 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
             }
         });
     }
-    tokio::spawn(routes::keep(informers.clone(), bridge.clone(), routes::Own { name, address: ip, range }));
+    tokio::spawn(routes::keep(informers.clone(), bridge.clone(), routes::Own { name, addresses: ips, ranges }));
     // Images that lie ready are loaded before pods ask for them.
     let _ = archives.await;
     let parts = kubelet::Parts { client, informers, images, bridge, addresses, serving };
     kubelet::run(config, parts, stop).await;
     Ok(())
+}
+
+/// All addresses of this machine that are of the cluster's families.
+pub fn any_address(mut families: impl Iterator<Item = Family>) -> IpAddr {
+    if families.any(|family| family == Family::V6) {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    }
 }
 
 /// `key=value:effect` or `key:effect`
@@ -304,11 +334,11 @@ async fn serving(
     client: &Client,
     authority_pem: &str,
     name: &str,
-    ip: IpAddr,
+    ips: &[IpAddr],
     folder: &Path,
 ) -> anyhow::Result<kubelet::Serving> {
     let (certificate_path, key_path) = (folder.join("kubelet.crt"), folder.join("kubelet.key"));
-    let names = vec![name.to_string(), ip.to_string()];
+    let names: Vec<String> = [name.to_string()].into_iter().chain(ips.iter().map(ToString::to_string)).collect();
     let present = std::fs::read_to_string(&certificate_path).ok().zip(std::fs::read_to_string(&key_path).ok());
     let good = present.filter(|(certificate, _)| {
         pki::certificate_facts(certificate).is_ok_and(|f| !f.is_aging() && names.iter().all(|n| f.names.contains(n)))
@@ -324,7 +354,7 @@ async fn serving(
             (certificate, key)
         }
     };
-    let address: SocketAddr = (ip, 10250).into();
+    let address: SocketAddr = (*ips.first().context("the node has no address")?, 10250).into();
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("can't listen on {address} for the kubelet's API (is another agent running?)"))?;
@@ -332,14 +362,14 @@ async fn serving(
     Ok(kubelet::Serving { listener, identity, authority_pem: authority_pem.into() })
 }
 
-async fn set_up_network(config: &kubelet::Config, range: IpNet, cluster: &Cluster) -> anyhow::Result<Bridge> {
-    network::enable_forwarding()?;
-    let gateway = range.hosts().next().context("the node's range of addresses is empty")?;
-    let bridge =
-        Bridge::ensure(BRIDGE, gateway, range).await.context("the pod network can't be set up (are you root?)")?;
-    bridge.add_address(config.cluster_dns, 32).await?;
+async fn set_up_network(config: &kubelet::Config, ranges: &[IpNet], cluster: &Cluster) -> anyhow::Result<Bridge> {
+    network::enable_forwarding(cluster.cidr.families().any(|family| family == Family::V6))?;
+    let bridge = Bridge::ensure(BRIDGE, ranges).await.context("the pod network can't be set up (are you root?)")?;
+    bridge.add_address(config.cluster_dns, if config.cluster_dns.is_ipv4() { 32 } else { 128 }).await?;
     // So that this machine itself reaches services, whose addresses no interface has.
-    bridge.route_services(cluster.service_cidr).await?;
+    for range in cluster.service_cidr.iter() {
+        bridge.route_services(range).await?;
+    }
     Ok(bridge)
 }
 

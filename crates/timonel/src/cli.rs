@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use apimachinery::AddressRanges;
 use clap::{Args, Parser, Subcommand};
-use ipnet::IpNet;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
@@ -91,9 +91,9 @@ pub struct NodeArgs {
     /// Name of this node, the host's name by default
     #[arg(long, env = "TIMONEL_NODE_NAME")]
     pub node_name: Option<String>,
-    /// Address of this node, that of the default route by default
-    #[arg(long, env = "TIMONEL_NODE_IP")]
-    pub node_ip: Option<IpAddr>,
+    /// Address of this node, or one of each family, separated by a comma; that of the default route by default
+    #[arg(long, env = "TIMONEL_NODE_IP", value_name = "ADDRESS", value_delimiter = ',')]
+    pub node_ip: Vec<IpAddr>,
     /// Label of this node, as key=value (may be repeated)
     #[arg(long = "node-label", value_name = "KEY=VALUE")]
     pub node_labels: Vec<String>,
@@ -130,24 +130,24 @@ pub struct ServerArgs {
     /// Port of the API
     #[arg(long, default_value_t = 6443)]
     pub https_listen_port: u16,
-    /// Address to listen on
-    #[arg(long, default_value = "0.0.0.0")]
-    pub bind_address: IpAddr,
+    /// Address to listen on, all by default
+    #[arg(long)]
+    pub bind_address: Option<IpAddr>,
     /// Further names and addresses of this server (may be repeated)
     #[arg(long = "tls-san", value_name = "NAME")]
     pub tls_sans: Vec<String>,
-    /// Addresses of pods
+    /// Addresses of pods: a range, or one of each family, separated by a comma (10.42.0.0/16,fd42::/56)
     #[arg(long, default_value = "10.42.0.0/16")]
-    pub cluster_cidr: IpNet,
-    /// Addresses of services
+    pub cluster_cidr: AddressRanges,
+    /// Addresses of services: a range, or one of each family (10.43.0.0/16,fd43::/112)
     #[arg(long, default_value = "10.43.0.0/16")]
-    pub service_cidr: IpNet,
+    pub service_cidr: AddressRanges,
     /// Ports for NodePort services
     #[arg(long, default_value = "30000-32767", value_parser = port_range)]
     pub service_node_port_range: (u16, u16),
-    /// Address of the cluster's DNS server, one of the services' addresses
-    #[arg(long, default_value = "10.43.0.10")]
-    pub cluster_dns: IpAddr,
+    /// Address of the cluster's DNS server, the tenth of the services' addresses by default
+    #[arg(long)]
+    pub cluster_dns: Option<IpAddr>,
     /// Domain of the cluster's DNS names
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,

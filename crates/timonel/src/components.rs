@@ -27,7 +27,7 @@ pub fn start_control_plane(
     let config = controllers::Config {
         authority: authority.clone(),
         token_key: token_key.clone(),
-        cluster_cidr: args.cluster_cidr,
+        cluster_cidr: args.cluster_cidr.clone(),
         local_storage: !args.disable.iter().any(|d| d == "local-storage"),
         ingress: !args.disable.iter().any(|d| d == "ingress"),
         service_lb: !args.disable.iter().any(|d| d == "servicelb"),

@@ -19,8 +19,8 @@ const REPAIR: Duration = Duration::from_secs(60);
 /// This node's part in it.
 pub struct Own {
     pub name: String,
-    pub address: IpAddr,
-    pub range: IpNet,
+    pub addresses: Vec<IpAddr>,
+    pub ranges: Vec<IpNet>,
 }
 
 /// Keeps the way to every other node's pods: directly where the node is a neighbour, else through the overlay.
@@ -29,10 +29,10 @@ pub async fn keep(informers: Informers, bridge: Bridge, own: Own) {
     let changed = Arc::new(tokio::sync::Notify::new());
     let wake = changed.clone();
     nodes.on_change(move |_| wake.notify_one());
-    let mut present: HashMap<IpNet, IpAddr> = HashMap::new();
+    let mut present: HashMap<IpNet, Vec<IpAddr>> = HashMap::new();
     loop {
         let others = nodes.list().into_iter().filter(|n| n.name_any() != own.name);
-        let wanted: HashMap<IpNet, IpAddr> = others.filter_map(|n| place(&n)).collect();
+        let wanted: HashMap<IpNet, Vec<IpAddr>> = others.flat_map(|n| places(&n)).collect();
         for (range, _) in present.clone().iter().filter(|(r, _)| !wanted.contains_key(*r)) {
             let _ = bridge.unroute(*range).await;
             present.remove(range);
@@ -41,11 +41,11 @@ pub async fn keep(informers: Informers, bridge: Bridge, own: Own) {
             if present.get(range) == Some(node) {
                 continue;
             }
-            match lead(&bridge, &own, *range, *node).await {
+            match lead(&bridge, &own, *range, node).await {
                 Ok(()) => {
-                    present.insert(*range, *node);
+                    present.insert(*range, node.clone());
                 }
-                Err(error) => tracing::warn!(%error, %node, "the pods of another node can't be reached"),
+                Err(error) => tracing::warn!(%error, ?node, "the pods of another node can't be reached"),
             }
         }
         tokio::select! {
@@ -55,17 +55,28 @@ pub async fn keep(informers: Informers, bridge: Bridge, own: Own) {
     }
 }
 
-/// The range of a node's pods, and its address.
-fn place(node: &Node) -> Option<(IpNet, IpAddr)> {
-    let range = node.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()?;
-    let addresses = node.status.as_ref()?.addresses.as_ref()?;
-    let address = addresses.iter().find(|a| a.type_ == "InternalIP")?.address.parse().ok()?;
-    Some((range, address))
+/// The ranges of a node's pods, each with the node's addresses.
+fn places(node: &Node) -> Vec<(IpNet, Vec<IpAddr>)> {
+    let listed = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
+    let internal = listed.filter(|a| a.type_ == "InternalIP");
+    let addresses: Vec<IpAddr> = internal.filter_map(|a| a.address.parse().ok()).collect();
+    if addresses.is_empty() {
+        return Vec::new();
+    }
+    let ranges = node.spec.iter().flat_map(|s| s.pod_cidrs.iter().flatten()).filter_map(|range| range.parse().ok());
+    ranges.map(|range| (range, addresses.clone())).collect()
 }
 
-async fn lead(bridge: &Bridge, own: &Own, range: IpNet, node: IpAddr) -> Result<(), NetworkError> {
-    if network::is_neighbour(node).await? {
-        return bridge.route(range, node).await;
+/// By the node's address of the same family if it is a neighbour's, else through the overlay, which carries both families
+/// between the addresses of one.
+async fn lead(bridge: &Bridge, own: &Own, range: IpNet, node: &[IpAddr]) -> Result<(), NetworkError> {
+    if let Some(same) = node.iter().find(|ip| ip.is_ipv4() == range.addr().is_ipv4())
+        && network::is_neighbour(*same).await?
+    {
+        return bridge.route(range, *same).await;
     }
-    Overlay::ensure(OVERLAY, own.address, own.range).await?.lead(range, node).await
+    let pair = own.addresses.iter().find_map(|a| Some((a, node.iter().find(|b| a.is_ipv4() == b.is_ipv4())?)));
+    // Nodes of different families can't reach each other at all.
+    let Some((from, to)) = pair else { return Ok(()) };
+    Overlay::ensure(OVERLAY, *from, &own.ranges).await?.lead(range, *to).await
 }

@@ -18,7 +18,8 @@ use crate::{agent, check, components, manifests, shutdown};
 struct Plan {
     args: ServerArgs,
     node_name: String,
-    node_ip: IpAddr,
+    node_ips: Vec<IpAddr>,
+    cluster_dns: IpAddr,
     authority: Arc<Authority>,
     serving: Identity,
     kubelet_client: Identity,
@@ -43,7 +44,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         check::require()?;
     }
     let stop = shutdown::on_signal()?;
-    let address = (args.bind_address, args.https_listen_port);
+    let any = agent::any_address(args.service_cidr.families());
+    let address = (args.bind_address.unwrap_or(any), args.https_listen_port);
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!(
             "can't listen on {}:{} (is another server running? --https-listen-port chooses another port)",
@@ -73,7 +75,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
             is_server: true,
             informers: Some(informers),
         };
-        let settings = agent::Settings::new(&plan.args.node, plan.node_name.clone(), plan.node_ip);
+        let settings = agent::Settings::new(&plan.args.node, plan.node_name.clone(), plan.node_ips.clone());
         agent::run_node(settings, access, stop.clone()).await?;
     }
     serving.await??;
@@ -103,32 +105,34 @@ fn open_store(args: &ServerArgs, folder: &Path) -> anyhow::Result<Arc<dyn store:
     })
 }
 
+/// The place of the cluster's DNS server among the services' addresses, as kubeadm has it.
+const DNS: u8 = 10;
+
 async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
     let tls = args.node.data_dir.join("server/tls");
     let authority = Arc::new(Authority::load_or_create(&tls, "ca")?);
     let node_name = agent::node_name(args.node.node_name.as_deref())?;
-    let node_ip = agent::node_ip(args.node.node_ip).await?;
-    if !args.service_cidr.contains(&args.cluster_dns) {
+    let (pods, services) = (&args.cluster_cidr, &args.service_cidr);
+    let node_ips = agent::addresses_for(pods, &node_name, &agent::node_ips(&args.node.node_ip).await?)?;
+    let cluster_dns = args.cluster_dns.unwrap_or_else(|| services.nth(DNS));
+    if !services.contains(cluster_dns) {
+        bail!("--cluster-dns {cluster_dns} must be one of the services' addresses (--service-cidr {services})");
+    }
+    if services.overlaps(pods) {
         bail!(
-            "--cluster-dns {} must be one of the services' addresses (--service-cidr {})",
-            args.cluster_dns,
-            args.service_cidr
+            "--cluster-cidr {pods} and --service-cidr {services} overlap: choose ranges that have no address in common"
         );
     }
-    if args.service_cidr.contains(&args.cluster_cidr) || args.cluster_cidr.contains(&args.service_cidr) {
-        bail!(
-            "--cluster-cidr {} and --service-cidr {} overlap: choose two ranges that have no address in common",
-            args.cluster_cidr,
-            args.service_cidr
-        );
+    if !pods.families().eq(services.families()) {
+        bail!("--cluster-cidr {pods} and --service-cidr {services} must be of the same families, in the same order");
     }
     let mut names: Vec<String> =
         ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1"]
             .map(String::from)
             .into();
     names.push(format!("kubernetes.default.svc.{}", args.cluster_domain));
-    names.push(node_ip.to_string());
-    names.extend(args.service_cidr.hosts().next().map(|a| a.to_string()));
+    names.extend(node_ips.iter().map(ToString::to_string));
+    names.push(services.nth(1).to_string());
     names.push(node_name.clone());
     names.extend(args.tls_sans.iter().cloned());
     let serving = authority.keep(&tls, "apiserver", "kube-apiserver", None, &[Usage::Server], &names)?;
@@ -146,7 +150,8 @@ async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
     Ok(Plan {
         args,
         node_name,
-        node_ip,
+        node_ips,
+        cluster_dns,
         authority,
         serving,
         kubelet_client,
@@ -190,12 +195,12 @@ fn api_config(plan: &Plan, audit: Option<Arc<Audit>>) -> apiserver::Config {
         front_proxy_authority: plan.front_proxy_authority.clone(),
         kubelet_client: plan.kubelet_client.clone(),
         join_secret: plan.token.secret.clone(),
-        service_cidr: plan.args.service_cidr,
+        service_cidr: plan.args.service_cidr.clone(),
         node_ports: plan.args.service_node_port_range,
         cluster_domain: plan.args.cluster_domain.clone(),
-        advertise: (plan.node_ip, plan.args.https_listen_port),
-        cluster_dns: plan.args.cluster_dns,
-        cluster_cidr: plan.args.cluster_cidr,
+        advertise: (plan.node_ips[0], plan.args.https_listen_port),
+        cluster_dns: plan.cluster_dns,
+        cluster_cidr: plan.args.cluster_cidr.clone(),
         audit,
         disabled: plan.args.disable.clone(),
         plugins: plan.args.enable_admission_plugins.clone(),

@@ -50,6 +50,10 @@ impl<'a> Field<'a> {
         self.value.as_str().unwrap_or("")
     }
 
+    /// The texts of a list.
+    pub fn texts(&self) -> Vec<&'a str> {
+        self.items().map(|item| item.text()).collect()
+    }
     pub fn is_empty(&self) -> bool {
         match self.value {
             Value::Null => true,

@@ -1,9 +1,8 @@
 //! Services, Ingresses, network policies, endpoints.
 
-use apimachinery::{Cause, ObjectExt as _, names};
+use apimachinery::{Cause, Family, ObjectExt as _, names};
 use serde_json::{Value, json};
 
-use super::IMMUTABLE;
 use super::field::{Causes, Field, too_many};
 
 pub fn service(object: &Field<'_>, old: Option<&Value>, causes: &mut Causes) {
@@ -27,24 +26,81 @@ pub fn service(object: &Field<'_>, old: Option<&Value>, causes: &mut Causes) {
                 name.invalid(&why, causes);
             }
         }
-    } else if headless && matches!(kind, "NodePort" | "LoadBalancer") {
-        let detail = format!("may not be set to 'None' for {kind} services");
-        causes.push(Cause::invalid("spec.clusterIPs[0]", &json!("None"), &detail));
-    } else if !cluster_ip.is_empty() && !headless && cluster_ip.parse::<std::net::IpAddr>().is_err() {
-        let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-        causes.push(Cause::invalid("spec.clusterIPs", &json!([cluster_ip]), why));
+    } else {
+        if headless && matches!(kind, "NodePort" | "LoadBalancer") {
+            let detail = format!("may not be set to 'None' for {kind} services");
+            causes.push(Cause::invalid("spec.clusterIPs[0]", &json!("None"), &detail));
+        }
+        let old = old.filter(|old| old["spec"]["type"] != "ExternalName").map(|old| &old["spec"]);
+        cluster_addresses(&spec, old, causes);
     }
     super::meta::labels(spec.at("selector").value, "spec.selector", causes);
     service_ports(&spec, kind, causes);
     traffic(&spec, kind, causes);
-    // Once given, an address stays, unless the service stops having one.
-    if let Some(old) = old
-        && kind != "ExternalName"
-        && !matches!(old.str_at(&["spec", "type"]), "ExternalName")
-        && !old.str_at(&["spec", "clusterIP"]).is_empty()
-        && old.str_at(&["spec", "clusterIP"]) != cluster_ip
+}
+
+/// One address of each family, as the families and their policy say (KEP-563).
+fn cluster_addresses(spec: &Field<'_>, old: Option<&Value>, causes: &mut Causes) {
+    let (addresses, families) = (spec.at("clusterIPs"), spec.at("ipFamilies"));
+    let (ips, names) = (addresses.texts(), families.texts());
+    for field in [&addresses, &families] {
+        if field.value.as_array().is_some_and(|list| list.len() > 2) {
+            field.invalid("may only hold up to 2 values", causes);
+        }
+    }
+    if ips.first().is_some_and(|first| *first != spec.at("clusterIP").text()) {
+        addresses.invalid("first value must match `clusterIP`", causes);
+    }
+    if ips.len() > 1 && ips.contains(&"None") {
+        addresses.invalid("'None' must be the first and only value", causes);
+    }
+    let family = |text: &str| text.parse().ok().map(|a| Family::of(a).name());
+    for (i, ip) in addresses.items().enumerate().filter(|(_, ip)| ip.text() != "None") {
+        match (family(ip.text()), names.get(i)) {
+            (None, _) => ip.invalid("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)", causes),
+            (Some(is), Some(wanted)) if is != *wanted => {
+                ip.invalid(&format!("expected an {wanted} value as indicated by `ipFamilies[{i}]`"), causes);
+            }
+            _ => {}
+        }
+    }
+    if let [a, b] = ips.as_slice()
+        && family(a).is_some()
+        && family(a) == family(b)
     {
-        causes.push(Cause::invalid("spec.clusterIPs[0]", &json!([cluster_ip]), IMMUTABLE));
+        addresses.invalid("may specify no more than one IP for each IP family", causes);
+    }
+    for (i, name) in families.items().enumerate() {
+        name.one_of(&["IPv4", "IPv6"], causes);
+        if names[..i].contains(&name.text()) {
+            causes.push(Cause::duplicate(&name.path, name.value));
+        }
+    }
+    let policy = spec.at("ipFamilyPolicy");
+    if matches!(policy.text(), "" | "SingleStack") {
+        for (what, count) in [("multiple 'ipFamilies'", names.len()), ("multiple cluster IPs", ips.len())] {
+            let why = format!("must be 'RequireDualStack' or 'PreferDualStack' when {what} are specified");
+            if count > 1 {
+                policy.invalid(&why, causes);
+            }
+        }
+    }
+    let Some(old) = old else { return };
+    // Once given, an address stays; the second may go with its family.
+    let may_lose = policy.text() == "SingleStack";
+    for (field, new) in [("clusterIPs", &ips), ("ipFamilies", &names)] {
+        for (i, was) in old.strings_at(&[field]).into_iter().enumerate() {
+            let path = format!("spec.{field}[{i}]");
+            match new.get(i) {
+                Some(is) if *is == was => {}
+                None if i > 0 && may_lose => {}
+                None if i > 0 => {
+                    let why = "must be 'SingleStack' to release the secondary one";
+                    causes.push(Cause::invalid("spec.ipFamilyPolicy", policy.value, why));
+                }
+                is => causes.push(Cause::invalid(&path, &json!(is), "may not change once set")),
+            }
+        }
     }
 }
 
@@ -106,9 +162,6 @@ fn traffic(spec: &Field<'_>, kind: &str, causes: &mut Causes) {
     spec.at("externalTrafficPolicy").one_of(&["Cluster", "Local"], causes);
     spec.at("trafficDistribution").one_of(&["PreferClose", "PreferSameNode", "PreferSameZone"], causes);
     spec.at("ipFamilyPolicy").one_of(&["PreferDualStack", "RequireDualStack", "SingleStack"], causes);
-    for family in spec.at("ipFamilies").items() {
-        family.one_of(&["IPv4", "IPv6"], causes);
-    }
     let balanced = kind == "LoadBalancer";
     for range in spec.at("loadBalancerSourceRanges").items() {
         range.network(causes);

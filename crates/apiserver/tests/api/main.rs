@@ -7,6 +7,7 @@ mod custom;
 mod discovery;
 mod errors;
 mod fairness;
+mod families;
 mod kube_rs;
 mod plugins;
 mod policies;

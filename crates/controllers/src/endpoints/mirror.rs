@@ -66,7 +66,9 @@ async fn reconcile(
     labels.insert(super::MANAGED_BY.into(), MANAGER.into());
     let owner = pods::owner(endpoints.as_ref());
     let metadata = json!({"namespace": key.namespace, "labels": labels, "ownerReferences": [owner]});
-    carry_out(context, key, metadata, plan(&base, groups(&value), there, MOST)).await
+    let groups = groups(&value);
+    let families: &[&str] = if groups.is_empty() { &["IPv4"] } else { &[] };
+    carry_out(context, key, metadata, plan(&base, families, groups, there, MOST)).await
 }
 
 fn is_mirrored(endpoints: &Endpoints) -> bool {

@@ -5,6 +5,7 @@ mod plan;
 
 use std::time::Duration;
 
+use apimachinery::Family;
 use informer::{Change, Informer, Key, Keyed as _, Pod, Queue};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -146,9 +147,18 @@ fn slice_ports(service: &Service, pod: &Pod) -> Vec<Value> {
         .collect()
 }
 
-/// The endpoint of a pod, if it has an address and isn't over.
-fn endpoint(service: &Service, pod: &Pod, nodes: &Informer<Node>) -> Option<Value> {
-    let ip = pod.status.as_ref()?.pod_ip.clone()?;
+/// The families of a service's addresses, its own first.
+pub fn families(service: &Service) -> Vec<&'static str> {
+    let asked = service.spec.as_ref().and_then(|s| s.ip_families.as_deref()).unwrap_or_default();
+    let known = asked.iter().map(|family| if family == "IPv6" { "IPv6" } else { "IPv4" }).collect::<Vec<_>>();
+    if known.is_empty() { vec!["IPv4"] } else { known }
+}
+
+/// The endpoint of a pod, if it has an address of the family and isn't over.
+fn endpoint(service: &Service, pod: &Pod, family: &str, nodes: &Informer<Node>) -> Option<Value> {
+    let status = pod.status.as_ref()?;
+    let ips = status.pod_ips.iter().flatten().map(|ip| &ip.ip).chain(&status.pod_ip);
+    let ip = ips.into_iter().find(|ip| Family::of_text(ip).name() == family)?;
     if pods::is_over(pod) {
         return None;
     }
@@ -212,8 +222,14 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result {
     };
     let mut chosen: Vec<_> = caches.pods.list_in(&key.namespace).into_iter().filter(|p| selects(service, p)).collect();
     chosen.sort_by_key(|p| p.name_any());
-    let endpoints = chosen.iter().filter_map(|p| Some((slice_ports(service, p), endpoint(service, p, &caches.nodes)?)));
-    let groups = group(endpoints.collect());
+    let families = families(service);
+    let of_family = |family: &'static str| {
+        let of = move |p: &std::sync::Arc<Pod>| {
+            Some((slice_ports(service, p), endpoint(service, p, family, &caches.nodes)?))
+        };
+        chosen.iter().filter_map(of)
+    };
+    let groups = group(families.iter().flat_map(|family| of_family(family)).collect());
     let mut labels = service.labels().clone();
     labels.insert(SERVICE.into(), key.name.clone());
     labels.insert(MANAGED_BY.into(), MANAGER.into());
@@ -222,9 +238,9 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result {
     }
     let metadata =
         json!({"namespace": key.namespace, "labels": labels, "ownerReferences": [pods::owner(service.as_ref())]});
-    let (subsets, cut) = subsets(&groups);
+    let (subsets, cut) = subsets(families[0], &groups);
     let base = format!("{}-{}", key.name, pods::content_hash(&key.name));
-    carry_out(context, key, metadata, plan(&base, groups, there, MOST)).await?;
+    carry_out(context, key, metadata, plan(&base, &families, groups, there, MOST)).await?;
     let mut object = json!({"apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": key.name, "namespace": key.namespace, "labels": service.labels()}, "subsets": subsets});
     object["metadata"]["labels"]["endpoints.kubernetes.io/managed-by"] = "endpoint-controller".into();

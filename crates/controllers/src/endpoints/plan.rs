@@ -50,13 +50,20 @@ fn identity(endpoint: &Value) -> String {
     }
 }
 
-/// What makes slices named `{base}`, `{base}-1`, … of at most `most` endpoints hold the groups.
-pub fn plan(base: &str, groups: Vec<Group>, present: Vec<Slice>, most: usize) -> Vec<Action> {
+/// What makes slices named `{base}`, `{base}-1`, … of at most `most` endpoints hold the groups. Each of `families` has a
+/// slice, be it an empty one.
+pub fn plan(
+    base: &str,
+    families: &[&'static str],
+    groups: Vec<Group>,
+    present: Vec<Slice>,
+    most: usize,
+) -> Vec<Action> {
     let mut actions = Vec::new();
     let mut taken: Vec<String> = present.iter().map(|slice| slice.name.clone()).collect();
     let mut left = present;
     let mut homeless = Vec::new();
-    let mut kept = 0;
+    let mut empty = families.to_vec();
     for group in groups {
         let mut wanted: BTreeMap<String, Value> = group.endpoints.into_iter().map(|e| (identity(&e), e)).collect();
         let (own, others): (Vec<Slice>, Vec<Slice>) =
@@ -83,7 +90,7 @@ pub fn plan(base: &str, groups: Vec<Group>, present: Vec<Slice>, most: usize) ->
             if slice.endpoints.is_empty() {
                 left.push(slice);
             } else {
-                kept += 1;
+                empty.retain(|family| slice.family != *family);
                 actions.extend(changed.then_some(Action::Update(slice)));
             }
         }
@@ -93,7 +100,7 @@ pub fn plan(base: &str, groups: Vec<Group>, present: Vec<Slice>, most: usize) ->
     }
     // Slices that nobody needs as they are take in who needs one.
     for group in homeless {
-        kept += 1;
+        empty.retain(|family| group.family != *family);
         if let Some(at) = left.iter().position(|slice| slice.family == group.family) {
             let slice = left.swap_remove(at);
             actions.push(Action::Update(Slice { ports: group.ports, endpoints: group.endpoints, ..slice }));
@@ -104,20 +111,18 @@ pub fn plan(base: &str, groups: Vec<Group>, present: Vec<Slice>, most: usize) ->
         let Group { family, ports, endpoints } = group;
         actions.push(Action::Create(Slice { name, family: family.into(), ports, endpoints }));
     }
-    // A service without endpoints has an empty slice, which says so.
-    if kept == 0 {
-        match left.pop() {
-            Some(slice) if slice.endpoints.is_empty() && slice.ports.is_empty() => {}
-            Some(slice) => {
-                actions.push(Action::Update(Slice { ports: Vec::new(), endpoints: Vec::new(), ..slice }));
-            }
-            None => actions.push(Action::Create(Slice {
-                name: free_name(base, &taken),
-                family: "IPv4".into(),
-                ports: Vec::new(),
-                endpoints: Vec::new(),
-            })),
-        }
+    // A service without endpoints of a family has an empty slice, which says so.
+    for family in empty {
+        let nothing = |name: String| Slice { name, family: family.into(), ports: Vec::new(), endpoints: Vec::new() };
+        let Some(at) = left.iter().position(|slice| slice.family == family) else {
+            let name = free_name(base, &taken);
+            taken.push(name.clone());
+            actions.push(Action::Create(nothing(name)));
+            continue;
+        };
+        let slice = left.swap_remove(at);
+        let is_so = slice.endpoints.is_empty() && slice.ports.is_empty();
+        actions.extend((!is_so).then(|| Action::Update(nothing(slice.name))));
     }
     actions.extend(left.into_iter().map(|slice| Action::Delete(slice.name)));
     actions
@@ -141,9 +146,9 @@ pub fn group(endpoints: Vec<(Vec<Value>, Value)>) -> Vec<Group> {
     groups
 }
 
-/// The `subsets` of the Endpoints object that tells the same in the old form, and whether some were left out: it has
+/// The `subsets` of the Endpoints object that tells the same of one family in the old form, and whether some were left out: it has
 /// room for a thousand addresses.
-pub fn subsets(groups: &[Group]) -> (Value, bool) {
+pub fn subsets(family: &str, groups: &[Group]) -> (Value, bool) {
     const MOST: usize = 1000;
     let address = |e: &Value| {
         let mut address = json!({"ip": e["addresses"][0], "nodeName": e["nodeName"], "targetRef": e["targetRef"]});
@@ -155,7 +160,7 @@ pub fn subsets(groups: &[Group]) -> (Value, bool) {
     let mut room = MOST;
     let mut cut = false;
     let mut subsets = Vec::new();
-    for group in groups.iter().filter(|g| g.family == "IPv4") {
+    for group in groups.iter().filter(|g| g.family == family) {
         let mut subset = json!({ "ports": group.ports });
         for (field, ready) in [("addresses", true), ("notReadyAddresses", false)] {
             let of = |e: &&Value| {
@@ -214,26 +219,45 @@ mod tests {
 
     #[test]
     fn one_endpoint_that_comes_or_goes_changes_one_slice() {
-        let slices = carry_out(Vec::new(), plan("web", vec![of(80, 0..250)], Vec::new(), 100));
+        let slices = carry_out(Vec::new(), plan("web", &["IPv4"], vec![of(80, 0..250)], Vec::new(), 100));
         let sizes: Vec<usize> = slices.iter().map(|s| s.endpoints.len()).collect();
         assert_eq!((sizes, slices[2].name.as_str()), (vec![100, 100, 50], "web-2"));
-        assert_eq!(plan("web", vec![of(80, 0..250)], slices.clone(), 100), []);
-        let more = plan("web", vec![of(80, 0..251)], slices.clone(), 100);
+        assert_eq!(plan("web", &["IPv4"], vec![of(80, 0..250)], slices.clone(), 100), []);
+        let more = plan("web", &["IPv4"], vec![of(80, 0..251)], slices.clone(), 100);
         assert!(matches!(more.as_slice(), [Action::Update(slice)] if slice.name == "web-2"), "{more:?}");
-        let fewer = plan("web", vec![of(80, (0..250).filter(|n| *n != 7))], slices.clone(), 100);
+        let fewer = plan("web", &["IPv4"], vec![of(80, (0..250).filter(|n| *n != 7))], slices.clone(), 100);
         assert_eq!(fewer.len(), 1);
         // One goes and another comes: it takes the place.
-        let other = plan("web", vec![of(80, (0..251).filter(|n| *n != 7))], slices.clone(), 100);
+        let other = plan("web", &["IPv4"], vec![of(80, (0..251).filter(|n| *n != 7))], slices.clone(), 100);
         assert_eq!(other.len(), 1);
-        let none = carry_out(slices.clone(), plan("web", Vec::new(), slices, 100));
+        let none = carry_out(slices.clone(), plan("web", &["IPv4"], Vec::new(), slices, 100));
         assert!(matches!(none.as_slice(), [slice] if slice.endpoints.is_empty() && slice.ports.is_empty()));
     }
 
     #[test]
     fn other_ports_are_written_into_the_same_slices() {
-        let slices = carry_out(Vec::new(), plan("web", vec![of(80, 0..3)], Vec::new(), 100));
-        let actions = plan("web", vec![of(8080, 0..3)], slices, 100);
+        let slices = carry_out(Vec::new(), plan("web", &["IPv4"], vec![of(80, 0..3)], Vec::new(), 100));
+        let actions = plan("web", &["IPv4"], vec![of(8080, 0..3)], slices, 100);
         assert!(matches!(actions.as_slice(), [Action::Update(slice)] if slice.ports == ports(8080)), "{actions:?}");
+    }
+
+    #[test]
+    fn each_family_has_a_slice() {
+        let both = ["IPv4", "IPv6"];
+        let six = |n: usize| json!({"addresses": [format!("fd42::{n:x}")], "targetRef": {"uid": format!("u{n}")}});
+        let groups =
+            || vec![of(80, 0..2), Group { family: "IPv6", ports: ports(80), endpoints: (0..2).map(six).collect() }];
+        let slices = carry_out(Vec::new(), plan("web", &both, groups(), Vec::new(), 100));
+        let told = |slices: &[Slice]| -> Vec<(String, usize)> {
+            slices.iter().map(|s| (s.family.clone(), s.endpoints.len())).collect()
+        };
+        assert_eq!(told(&slices), [("IPv4".to_string(), 2), ("IPv6".to_string(), 2)]);
+        assert_eq!(plan("web", &both, groups(), slices.clone(), 100), []);
+        // Without pods both stay, empty; with one family only one does.
+        let none = carry_out(slices.clone(), plan("web", &both, Vec::new(), slices.clone(), 100));
+        assert_eq!(told(&none), [("IPv4".to_string(), 0), ("IPv6".to_string(), 0)]);
+        let one = carry_out(slices.clone(), plan("web", &["IPv4"], vec![of(80, 0..2)], slices, 100));
+        assert_eq!(told(&one), [("IPv4".to_string(), 2)]);
     }
 
     #[test]
@@ -244,7 +268,7 @@ mod tests {
             e
         };
         let group = Group { family: "IPv4", ports: ports(80), endpoints: (0..1500).map(ready).collect() };
-        let (subsets, cut) = subsets(&[group]);
+        let (subsets, cut) = subsets("IPv4", &[group]);
         let count = |field: &str| subsets[0][field].as_array().unwrap().len();
         assert!(cut && count("addresses") == 750 && count("notReadyAddresses") == 250);
     }
@@ -264,7 +288,7 @@ mod tests {
             };
             let mut slices = Vec::new();
             for wanted in [groups(&first), groups(&second)] {
-                slices = carry_out(slices.clone(), plan("s", wanted.clone(), slices, most));
+                slices = carry_out(slices.clone(), plan("s", &["IPv4"], wanted.clone(), slices, most));
                 let mut held: Vec<(String, String)> = Vec::new();
                 for slice in &slices {
                     prop_assert!(slice.endpoints.len() <= most);
@@ -275,7 +299,7 @@ mod tests {
                     .flat_map(|g| g.endpoints.iter().map(|e| (identity(e), json!(g.ports).to_string()))).collect();
                 expected.sort();
                 prop_assert_eq!(held, expected);
-                prop_assert_eq!(plan("s", wanted, slices.clone(), most), []);
+                prop_assert_eq!(plan("s", &["IPv4"], wanted, slices.clone(), most), []);
                 prop_assert!(!slices.is_empty());
             }
         }

@@ -30,8 +30,9 @@ const OF_CONDITIONS: [(&str, &str, &str); 6] = [
 ];
 const UNSCHEDULABLE: &str = "unschedulable";
 const PREFIX: &str = "node.kubernetes.io/";
-/// Prefix length of a node's range of IPv4 addresses.
-const NODE_PREFIX: u8 = 24;
+/// Prefix lengths of a node's ranges of addresses, as upstream has them.
+const NODE_PREFIX_V4: u8 = 24;
+const NODE_PREFIX_V6: u8 = 64;
 
 #[derive(Clone)]
 struct Caches {
@@ -122,7 +123,8 @@ pub fn start(context: Context) {
 
 /// A range of `cluster` that no node has.
 fn free_range(cluster: IpNet, taken: &HashSet<IpNet>) -> Option<IpNet> {
-    cluster.subnets(NODE_PREFIX.max(cluster.prefix_len())).ok()?.find(|range| !taken.contains(range))
+    let prefix = if cluster.addr().is_ipv4() { NODE_PREFIX_V4 } else { NODE_PREFIX_V6 };
+    cluster.subnets(prefix.max(cluster.prefix_len())).ok()?.find(|range| !taken.contains(range))
 }
 
 async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
@@ -175,15 +177,19 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Opti
 /// Gives a node its range of pod addresses. If there is none left, the deletion of another node brings it here again.
 async fn give_range(context: &Context, caches: &Caches, node: &Node) -> Result {
     let nodes = &caches.nodes;
-    let taken = nodes.list().iter().filter_map(|n| n.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()).collect();
-    let Some(range) = free_range(context.config.cluster_cidr, &taken) else {
+    let list = nodes.list();
+    let taken =
+        list.iter().filter_map(|n| n.spec.as_ref()?.pod_cidrs.as_ref()).flatten().filter_map(|c| c.parse().ok());
+    let taken = taken.collect();
+    let ranges = context.config.cluster_cidr.iter().map(|cluster| free_range(cluster, &taken));
+    let Some(ranges) = ranges.map(|range| range.map(|r| r.to_string())).collect::<Option<Vec<String>>>() else {
         if caches.without_range.lock().insert(node.name_any()) {
             context.events.warning(node, "CIDRNotAvailable", "all ranges of --cluster-cidr are in use");
         }
         return Ok(());
     };
     let api: Api<Node> = Api::all(context.client.clone());
-    let patch = json!({"spec": {"podCIDR": range.to_string(), "podCIDRs": [range.to_string()]}});
+    let patch = json!({"spec": {"podCIDR": ranges.first(), "podCIDRs": ranges}});
     let changed = api.patch(&node.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
     let cidr = changed.spec.and_then(|s| s.pod_cidr);
     nodes.wait_for(&node.key(), |n| n.and_then(|n| n.spec.as_ref()).and_then(|s| s.pod_cidr.clone()) == cidr).await;

@@ -225,8 +225,8 @@ impl Worker {
             self.save();
         }
         if self.volumes.is_none() || Instant::now() >= self.refresh_at {
-            let ip = self.saved.sandbox.as_ref().and_then(|s| s.ip).map(|ip| ip.to_string()).unwrap_or_default();
-            let prepared = self.agent.prepare_volumes(&self.pod, &self.places, &ip).await;
+            let ips = self.saved.sandbox.as_ref().map(|s| s.ips.clone()).unwrap_or_default();
+            let prepared = self.agent.prepare_volumes(&self.pod, &self.places, &ips).await;
             self.refresh_at = Instant::now() + REFRESH;
             match prepared {
                 Ok(volumes) => self.volumes = Some(volumes),
@@ -423,7 +423,12 @@ impl Worker {
         probes::Target {
             id: run.id.clone(),
             process: self.places.container(&run.id).join("process.json"),
-            ip: self.saved.sandbox.as_ref().and_then(|s| s.ip).unwrap_or(self.agent.config.node_ip),
+            ip: self
+                .saved
+                .sandbox
+                .as_ref()
+                .and_then(|s| s.ips.first())
+                .map_or_else(|| self.agent.config.node_ip(), |ip| *ip),
             container: container.clone(),
         }
     }

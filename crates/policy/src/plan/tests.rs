@@ -5,7 +5,12 @@ use serde_json::{Value, json};
 use super::*;
 
 fn config() -> Config {
-    Config { table: "t".into(), node_name: "here".into(), cluster_dns: "10.43.0.10".parse().unwrap() }
+    Config {
+        table: "t".into(),
+        node_name: "here".into(),
+        cluster_dns: "10.43.0.10".parse().unwrap(),
+        families: vec![Family::V4],
+    }
 }
 
 fn pod(namespace: &str, name: &str, node: &str, ip: &str, labels: Value) -> Arc<Pod> {
@@ -56,9 +61,9 @@ fn decided(table: &Table, map: &str, address: &str) -> Vec<String> {
 
 fn check(spec: Value, map: &str, address: &str, wanted: &[&str]) {
     let (pods, namespaces) = cluster();
-    let table = rules(&config(), &[policy("p", spec.clone())], &pods, &namespaces);
+    let table = rules(&config(), Family::V4, &[policy("p", spec.clone())], &pods, &namespaces);
     assert_eq!(decided(&table, map, address), wanted, "{spec}");
-    kernel_takes(&table.full("t"));
+    kernel_takes(&table.full("ip t"));
 }
 
 /// The kernel must understand what is planned.
@@ -142,17 +147,41 @@ fn policies_add_up_and_differences_do_too() {
     let all = json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]});
     let web = json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"ports": [{"port": 80}]}]});
     let states = [
-        rules(&config(), &[], &pods, &namespaces),
-        rules(&config(), &[policy("all", all.clone())], &pods, &namespaces),
-        rules(&config(), &[policy("all", all), policy("web", web.clone())], &pods, &namespaces),
-        rules(&config(), &[policy("web", web)], &pods[..1], &namespaces),
+        rules(&config(), Family::V4, &[], &pods, &namespaces),
+        rules(&config(), Family::V4, &[policy("all", all.clone())], &pods, &namespaces),
+        rules(&config(), Family::V4, &[policy("all", all), policy("web", web.clone())], &pods, &namespaces),
+        rules(&config(), Family::V4, &[policy("web", web)], &pods[..1], &namespaces),
     ];
     assert_eq!(decided(&states[2], "ingress", "10.42.0.3"), ["tcp dport 80 accept", "drop"]);
     assert_eq!(decided(&states[2], "ingress", "10.42.0.2"), ["drop"]);
     assert_eq!(decided(&states[2], "egress", "10.42.0.3"), ["drop"]);
     for from in &states {
         for to in &states {
-            kernel_takes(&[from.full("t"), to.difference(from, "t")].join("\n"));
+            kernel_takes(&[from.full("ip t"), to.difference(from, "ip t")].join("\n"));
         }
     }
+}
+
+#[test]
+fn each_family_has_the_addresses_and_networks_of_its_own() {
+    let (mut pods, namespaces) = cluster();
+    for (n, pod) in pods.iter_mut().enumerate() {
+        let mut both = pod.as_ref().clone();
+        let ips = json!([{"ip": both.status.as_ref().unwrap().pod_ip}, {"ip": format!("fd42::{n}")}]);
+        both.status.as_mut().unwrap().pod_ips = serde_json::from_value(ips).unwrap();
+        *pod = Arc::new(both);
+    }
+    let spec = json!({"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"], "ingress": [{
+        "from": [{"podSelector": {"matchLabels": {"app": "web"}}}, {"ipBlock": {"cidr": "10.0.0.0/8"}},
+                 {"ipBlock": {"cidr": "2001:db8::/32", "except": ["2001:db8:1::/48"]}}],
+        "ports": [{"port": "web"}]}]});
+    let table = rules(&config(), Family::V6, &[policy("p", spec)], &pods, &namespaces);
+    let port = "ip6 daddr . tcp dport { fd42::0 . 8080 } accept".replace("fd42::0", "fd42::");
+    let wanted = [
+        format!("ip6 saddr 2001:db8::/32 ip6 saddr != {{ 2001:db8:1::/48 }} {port}"),
+        format!("ip6 saddr fd42::1,fd42::2 {port}"),
+        "drop".into(),
+    ];
+    assert_eq!(decided(&table, "ingress", "fd42::"), wanted);
+    kernel_takes(&table.full("ip6 t"));
 }

@@ -6,12 +6,13 @@ use super::*;
 
 /// All rules of a node at once: what the parts of a [`Planner`] come to.
 fn rules(config: &Config, place: &Place, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Table {
-    let by_service = by_service(slices);
-    let mut table = frame(config);
+    let by_service = by_service(Family::V4, slices);
+    let mut table = frame(config, Family::V4);
+    let here = Here { config, place, family: Family::V4 };
     for service in services {
         let key = name_of(service);
         let slices = by_service.get(&key).map(Vec::as_slice).unwrap_or_default();
-        add_service((config, place), service, key, slices, &mut table);
+        add_service(here, service, key, slices, &mut table);
     }
     table
 }
@@ -20,7 +21,6 @@ fn config() -> Config {
     Config {
         table: "timonel".into(),
         node_name: "a".into(),
-        node_ip: "192.0.2.1".parse().unwrap(),
         cluster_cidr: "10.42.0.0/16".parse().unwrap(),
         cluster_dns: "10.43.0.10".parse().unwrap(),
         bridge: "timonel0".into(),
@@ -47,7 +47,7 @@ fn slice(service: &str, endpoints: &[(&str, &str, bool)]) -> Arc<EndpointSlice> 
 }
 
 fn web(extra: serde_json::Value) -> Arc<Service> {
-    let mut spec = json!({"type": "ClusterIP", "clusterIP": "10.43.0.5", "ports": [{"port": 80, "protocol": "TCP"}]});
+    let mut spec = json!({"type": "ClusterIP", "clusterIP": "10.43.0.5", "clusterIPs": ["10.43.0.5"], "ports": [{"port": 80, "protocol": "TCP"}]});
     for (k, v) in extra.as_object().unwrap() {
         spec[k] = v.clone();
     }
@@ -162,8 +162,8 @@ fn differences_lead_to_what_a_full_write_makes() {
     ];
     for from in &states {
         for to in &states {
-            let stepwise = kernel_table(&[from.full("t"), to.difference(from, "t")]);
-            let at_once = kernel_table(&[to.full("t")]);
+            let stepwise = kernel_table(&[from.full("ip t"), to.difference(from, "ip t")]);
+            let at_once = kernel_table(&[to.full("ip t")]);
             assert_eq!(sorted(&stepwise), sorted(&at_once));
         }
     }
@@ -198,14 +198,14 @@ fn steps_lead_to_what_a_full_write_makes() {
         (vec![], vec![]),
         (vec![a, b, c], vec![a1, b1, c1]),
     ];
-    let mut keeper = network::nft::Keeper::new("t", "services");
-    let mut planner = Planner::default();
+    let mut keeper = network::nft::Keeper::new("ip t", "services");
+    let mut planner = Planner::new(Family::V4);
     let mut scripts = Vec::new();
     for (services, slices) in states {
         let parts = planner.parts(&config(), &Place::default(), &services, &slices);
-        scripts.push(keeper.step(frame(&config()), parts.clone()));
-        assert!(keeper.step(frame(&config()), parts).is_empty(), "nothing is left to do");
-        let at_once = kernel_table(&[rules(&config(), &Place::default(), &services, &slices).full("t")]);
+        scripts.push(keeper.step(frame(&config(), Family::V4), parts.clone()));
+        assert!(keeper.step(frame(&config(), Family::V4), parts).is_empty(), "nothing is left to do");
+        let at_once = kernel_table(&[rules(&config(), &Place::default(), &services, &slices).full("ip t")]);
         assert_eq!(sorted(&kernel_table(&scripts)), sorted(&at_once));
     }
 }
@@ -249,7 +249,45 @@ fn near_endpoints_are_preferred_where_all_say_where_they_are() {
 #[test]
 fn health_ports_count_what_is_here() {
     let slices = [slice("web", &[("10.42.0.2", "a", true), ("10.42.0.3", "a", false), ("10.42.1.2", "b", true)])];
-    let found = health(&config(), &[web(json!({"type": "LoadBalancer", "healthCheckNodePort": 31000}))], &slices);
+    let found =
+        health(&config(), Family::V4, &[web(json!({"type": "LoadBalancer", "healthCheckNodePort": 31000}))], &slices);
     assert_eq!(found[&31000], Health { service: ("default".into(), "web".into()), local: 1 });
-    assert!(health(&config(), &[web(json!({}))], &slices).is_empty());
+    assert!(health(&config(), Family::V4, &[web(json!({}))], &slices).is_empty());
+}
+
+#[test]
+fn rules_of_the_other_family_are_of_its_addresses_alone() {
+    let mut config = config();
+    config.cluster_cidr = "10.42.0.0/16,fd42::/56".parse().unwrap();
+    let service =
+        web(json!({"type": "LoadBalancer", "clusterIPs": ["10.43.0.5", "fd43::5"], "sessionAffinity": "ClientIP",
+        "loadBalancerSourceRanges": ["192.0.2.0/24", "2001:db8::/32"], "externalIPs": ["2001:db8::9", "192.0.2.9"],
+        "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}]}));
+    let mut balanced = service.as_ref().clone();
+    balanced.status =
+        serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}, {"ip": "2001:db8::1"}]}}))
+            .unwrap();
+    let addresses: Vec<String> = (1..=9).map(|n| format!("fd42::{n}")).collect();
+    let endpoints: Vec<_> = addresses.iter().map(|a| (a.as_str(), "a", true)).collect();
+    let mut six = slice("web", &endpoints).as_ref().clone();
+    six.address_type = "IPv6".into();
+    let slices = [Arc::new(six), slice("web", &[("10.42.0.2", "a", true)])];
+    let plain = {
+        let mut plain = balanced.clone();
+        plain.spec.as_mut().unwrap().session_affinity = None;
+        plain
+    };
+    for service in [balanced, plain] {
+        let mut planner = Planner::new(Family::V6);
+        let parts = planner.parts(&config, &Place::default(), &[Arc::new(service)], &slices);
+        let mut keeper = network::nft::Keeper::new("ip6 t", "services");
+        let script = keeper.step(frame(&config, Family::V6), parts);
+        for four in ["192.0.2", "10.42.", "10.43.", "ip saddr", "ip daddr"] {
+            assert!(!script.contains(four), "{four}: {script}");
+        }
+        for key in ["fd43::5 . tcp . 80", "2001:db8::9 . tcp . 80", "2001:db8::1 . tcp . 80", "2001:db8::/32"] {
+            assert!(script.contains(key), "{key}: {script}");
+        }
+        assert!(kernel_table(&["add table ip t".into(), script]).is_ascii(), "the kernel takes it");
+    }
 }

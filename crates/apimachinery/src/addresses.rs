@@ -1,0 +1,131 @@
+//! Families of addresses, and ranges of one family or both ("dual stack", KEP-563).
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
+    /// The family of an address as text. What is none passes for IPv4: it is refused elsewhere.
+    pub fn of_text(address: &str) -> Self {
+        if address.contains(':') { Family::V6 } else { Family::V4 }
+    }
+
+    /// As the API writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::V4 => "IPv4",
+            Family::V6 => "IPv6",
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddressRangesError {
+    #[error("{0:?} is no range of addresses; one reads 10.42.0.0/16, the other family's fd42::/56")]
+    Malformed(String),
+    #[error("there may be one range of each family, separated by a comma, and {0:?} isn't that")]
+    Number(String),
+}
+
+/// One range of addresses, or one of each family. The first one's family is that of the cluster: services have it unless
+/// they ask for another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddressRanges(Vec<IpNet>);
+
+impl AddressRanges {
+    pub fn first(&self) -> IpNet {
+        self.0.first().copied().unwrap_or_default()
+    }
+
+    /// The address at a place in the first range; the network's own is at 0.
+    pub fn nth(&self, place: u8) -> IpAddr {
+        match self.first().network() {
+            IpAddr::V4(base) => (u32::from(base) + u32::from(place)).to_be_bytes().into(),
+            IpAddr::V6(base) => (u128::from(base) + u128::from(place)).to_be_bytes().into(),
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = IpNet> {
+        self.0.iter().copied()
+    }
+
+    /// The cluster's families, its own first.
+    pub fn families(&self) -> impl Iterator<Item = Family> {
+        self.iter().map(|range| Family::of(range.addr()))
+    }
+
+    pub fn of(&self, family: Family) -> Option<IpNet> {
+        self.iter().find(|range| Family::of(range.addr()) == family)
+    }
+
+    pub fn is_dual(&self) -> bool {
+        self.0.len() > 1
+    }
+
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.iter().any(|range| range.contains(&address))
+    }
+
+    /// Whether an address may be in both.
+    pub fn overlaps(&self, other: &AddressRanges) -> bool {
+        self.iter().any(|a| other.iter().any(|b| a.contains(&b) || b.contains(&a)))
+    }
+}
+
+impl FromStr for AddressRanges {
+    type Err = AddressRangesError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let read = |part: &str| part.trim().parse::<IpNet>().map_err(|_| AddressRangesError::Malformed(part.into()));
+        let ranges: Vec<IpNet> = text.split(',').map(read).collect::<Result<_, _>>()?;
+        match ranges.as_slice() {
+            [_] => Ok(AddressRanges(ranges)),
+            [a, b] if a.addr().is_ipv4() != b.addr().is_ipv4() => Ok(AddressRanges(ranges)),
+            _ => Err(AddressRangesError::Number(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for AddressRanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&texts.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_one_of_a_family() {
+        for good in ["10.42.0.0/16", "fd42::/56", "10.42.0.0/16,fd42::/56", "fd42::/56,10.42.0.0/16"] {
+            assert_eq!(good.parse::<AddressRanges>().unwrap().to_string(), good);
+        }
+        for bad in ["", "10.42.0.0", "10.42.0.0/16,", "10.42.0.0/16,10.43.0.0/16", "fd42::/56,10.42.0.0/16,fd43::/56"] {
+            assert!(bad.parse::<AddressRanges>().is_err(), "{bad}");
+        }
+        let dual: AddressRanges = "fd42::/56,10.42.0.0/16".parse().unwrap();
+        assert_eq!(dual.families().collect::<Vec<_>>(), [Family::V6, Family::V4]);
+        assert_eq!(dual.of(Family::V4), Some("10.42.0.0/16".parse().unwrap()));
+        assert!(dual.overlaps(&"10.42.9.0/24".parse().unwrap()) && !dual.overlaps(&"10.43.0.0/16".parse().unwrap()));
+    }
+}
