@@ -269,3 +269,49 @@ impl Connection {
         received.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// A shim of version 1: it answers each connection's request with the words of that version, and what it doesn't know
+    /// with a failure.
+    fn old_shim(folder: &Path) {
+        let listener = seqpacket::bind_and_listen(&folder.join("shim.sock")).unwrap();
+        std::thread::spawn(move || {
+            while let Ok(connection) = seqpacket::accept(&listener) {
+                let Ok(Some((request, _))) = seqpacket::receive::<Value>(&connection) else { continue };
+                let exit = json!({"code": 3, "at": "2026-01-01T00:00:00Z"});
+                let running = json!({"id": "c1", "pid": 7, "started_at": "2026-01-01T00:00:00Z"});
+                let answers = match request["do"].as_str().unwrap() {
+                    "watch" => vec![
+                        json!({"is": "state", "version": 1, "containers": [running]}),
+                        json!({"is": "exited", "id": "c1", "exit": exit}),
+                    ],
+                    "start" => vec![json!({"is": "started", "pid": 9})],
+                    "kill" | "delete" | "quit" => vec![json!({"is": "done"})],
+                    _ => vec![json!({"is": "failed", "error": "malformed request: unknown variant"})],
+                };
+                for answer in answers {
+                    let _ = seqpacket::send(&connection, &answer, &[]);
+                }
+            }
+        });
+    }
+
+    #[tokio::test]
+    async fn an_old_shim_is_watched_told_and_taken_at_its_word() {
+        let folder = tempfile::tempdir().unwrap();
+        old_shim(folder.path());
+        let shim = ShimClient::at(folder.path());
+        let (containers, mut events) = shim.watch().await.unwrap();
+        assert!(matches!(containers.as_slice(), [c] if c.id == "c1" && c.pid == 7 && c.exit.is_none()));
+        let event = events.recv().await;
+        assert!(matches!(&event, Some(ShimEvent::Exited { id, exit }) if id == "c1" && exit.code == 3), "{event:?}");
+        shim.kill("c1", 15).await.unwrap();
+        shim.delete("c1").await.unwrap();
+        let refused = shim.share_processes().await;
+        assert!(matches!(&refused, Err(ShimError::Refused(why)) if why.contains("unknown")), "{refused:?}");
+    }
+}

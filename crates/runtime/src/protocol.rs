@@ -91,3 +91,73 @@ pub struct Exit {
     /// RFC 3339.
     pub at: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// What daemons and shims of version 1 say, word for word. They meet any later ones, so no line here ever changes.
+    fn version_1() -> (Vec<Value>, Vec<Value>) {
+        let requests = vec![
+            json!({"do": "watch"}),
+            json!({"do": "start", "id": "c1", "bundle": "/b", "root": "/r", "log": "/l"}),
+            json!({"do": "kill", "id": "c1", "signal": 15}),
+            json!({"do": "delete", "id": "c1"}),
+            json!({"do": "exec", "id": "c1", "process": "/p.json", "tty": false}),
+            json!({"do": "attach", "id": "c1", "stdin": true}),
+            json!({"do": "resize", "id": "c1", "width": 80, "height": 24}),
+            json!({"do": "quit"}),
+        ];
+        let exit = json!({"code": 137, "at": "2026-01-01T00:00:00Z"});
+        let answers = vec![
+            json!({"is": "state", "version": 1, "containers": [
+                {"id": "c1", "pid": 7, "started_at": "2026-01-01T00:00:00Z"},
+                {"id": "c2", "pid": 8, "started_at": "2026-01-01T00:00:00Z", "exit": exit}]}),
+            json!({"is": "started", "pid": 7}),
+            json!({"is": "done"}),
+            json!({"is": "failed", "error": "no"}),
+            json!({"is": "exited", "id": "c1", "exit": exit}),
+        ];
+        (requests, answers)
+    }
+
+    /// Whether `text` says all that `old` says.
+    fn says(text: &Value, old: &Value) -> bool {
+        match (text, old) {
+            (Value::Object(text), Value::Object(old)) => {
+                old.iter().all(|(key, value)| text.get(key).is_some_and(|text| says(text, value)))
+            }
+            (Value::Array(text), Value::Array(old)) => {
+                text.len() == old.len() && text.iter().zip(old).all(|(text, old)| says(text, old))
+            }
+            _ => text == old,
+        }
+    }
+
+    #[test]
+    fn what_version_1_said_is_understood_and_said_still() {
+        let (requests, answers) = version_1();
+        for old in requests {
+            let read: Request = serde_json::from_value(old.clone()).unwrap();
+            assert!(says(&serde_json::to_value(&read).unwrap(), &old), "{read:?}");
+        }
+        for old in answers {
+            let read: Answer = serde_json::from_value(old.clone()).unwrap();
+            assert!(says(&serde_json::to_value(&read).unwrap(), &old), "{read:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_adds_is_passed_over() {
+        let (requests, answers) = version_1();
+        for mut later in requests {
+            later["later"] = json!({"any": ["thing"]});
+            assert!(serde_json::from_value::<Request>(later).is_ok());
+        }
+        for mut later in answers {
+            later["later"] = json!(7);
+            assert!(serde_json::from_value::<Answer>(later).is_ok());
+        }
+    }
+}
