@@ -177,3 +177,64 @@ fn whatever_is_killed_comes_back_and_leaves_nothing() -> anyhow::Result<()> {
     assert_eq!(cluster.server.leftovers(), Vec::<String>::new(), "SEED={seed}");
     Ok(())
 }
+
+/// A power cut: what is on the disk is all that is left.
+#[test]
+fn a_reboot_brings_every_pod_back() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start()?;
+    cluster.apply(MIXED)?;
+    cluster.apply(LASTING)?;
+    let ready = |cluster: &Cluster| -> anyhow::Result<usize> {
+        let list: serde_json::Value = serde_json::from_str(&cluster.ok(&["get", "pods", "-o", "json"])?)?;
+        let pods = list["items"].as_array().cloned().unwrap_or_default();
+        let is_ready = |p: &&serde_json::Value| {
+            let conditions = p["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+        };
+        Ok(pods.iter().filter(is_ready).count())
+    };
+    cluster.eventually("all pods are ready", || Ok(ready(&cluster)? == 6))?;
+    let said = "echo kept > /disk/said; echo gone > /memory/said";
+    cluster.ok(&["exec", "lasting", "--", "sh", "-c", said])?;
+    cluster.ok(&["exec", "db-0", "--", "sh", "-c", "echo kept > /data/said"])?;
+    let whole = cluster.server.inventory();
+    let uids = |cluster: &Cluster| cluster.ok(&["get", "pods", "-o", "jsonpath={.items[*].metadata.uid}"]);
+    let before = uids(&cluster)?;
+    cluster.server.reboot()?;
+    assert!(cluster.server.inventory().values().all(|count| *count == 0), "{:?}", cluster.server.inventory());
+    let start = std::time::Instant::now();
+    cluster.server.spawn()?;
+    cluster.eventually("the server answers", || Ok(cluster.kubectl(&["get", "nodes"]).code == 0))?;
+    let restarts = || -> anyhow::Result<i64> {
+        let status = cluster.get("pod", "lasting")?["status"]["containerStatuses"][0].clone();
+        Ok(status["restartCount"].as_i64().unwrap_or(0))
+    };
+    cluster.eventually("what ran before runs again", || Ok(restarts()? > 0))?;
+    let mut last = String::new();
+    let came = cluster.eventually("all pods are ready again", || {
+        let (count, now) = (ready(&cluster)?, cluster.server.inventory());
+        last = format!("{count} of 6, {now:?} rather than {whole:?}");
+        Ok(count == 6 && now == whole)
+    });
+    came.map_err(|error| anyhow::anyhow!("{error}; there is {last}"))?;
+    println!("every pod is back {:.1} s after the start", start.elapsed().as_secs_f64());
+    assert_eq!(uids(&cluster)?, before, "they are the same pods");
+    let read = |pod: &str, path: &str| cluster.kubectl(&["exec", pod, "--", "cat", path]).stdout;
+    assert_eq!((read("lasting", "/disk/said").as_str(), read("db-0", "/data/said").as_str()), ("kept\n", "kept\n"));
+    assert_eq!(read("lasting", "/memory/said"), "", "what was in memory is gone");
+    Ok(())
+}
+
+const LASTING: &str = r"
+apiVersion: v1
+kind: Pod
+metadata: {name: lasting}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: 'busybox:1.28'
+    command: [sleep, '36000']
+    volumeMounts: [{name: disk, mountPath: /disk}, {name: memory, mountPath: /memory}]
+  volumes: [{name: disk, emptyDir: {}}, {name: memory, emptyDir: {medium: Memory}}]
+";

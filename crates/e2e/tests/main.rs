@@ -19,5 +19,6 @@ mod relays;
 mod rollouts;
 mod stateful;
 mod streams;
+mod stress;
 mod webhooks;
 mod workloads;

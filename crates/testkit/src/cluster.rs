@@ -467,6 +467,36 @@ impl Node {
         }
     }
 
+    /// Does to this machine what a power cut and a new start do: no process, mount, namespace, interface, rule and cgroup is
+    /// left, and nothing of what is in memory. The process must be [spawned](Self::spawn) again.
+    ///
+    /// # Errors
+    /// When something resists.
+    pub fn reboot(&mut self) -> anyhow::Result<()> {
+        self.crash();
+        for pid in self.shims().into_iter().chain(self.contained()) {
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        }
+        // The last mounted goes first, as others may be below it.
+        for point in self.mount_points().into_iter().rev() {
+            let _ = Command::new("umount").args(["-l", &point]).stderr(Stdio::null()).status();
+        }
+        let start = Instant::now();
+        while !self.remove_cgroups() {
+            anyhow::ensure!(start.elapsed() < PATIENCE, "cgroups of {} can't be removed", self.name);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = std::fs::remove_dir_all(self.run_dir());
+        let nft = ["nft", "flush", "ruleset"].map(String::from);
+        anyhow::ensure!(self.run(&nft, "").code == 0, "the rules can't be removed");
+        let links = self.run(&["ip", "-o", "link"].map(String::from), "").stdout;
+        let names = links.lines().filter_map(|l| l.split(": ").nth(1)?.split('@').next());
+        for name in names.filter(|n| n.starts_with("tp") || n.starts_with("timonel")) {
+            let _ = self.run(&["ip", "link", "del", name].map(String::from), "");
+        }
+        Ok(())
+    }
+
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Child::id)
     }

@@ -26,6 +26,22 @@ impl Node {
         all.lines().filter(|l| l.contains(&folder) || l.contains(&run_dir)).map(String::from).collect()
     }
 
+    /// Where something is mounted for the node, in the order of mounting.
+    pub(crate) fn mount_points(&self) -> Vec<String> {
+        let point = |line: &String| line.split(' ').nth(4).map(String::from);
+        self.mounts().iter().filter_map(point).collect()
+    }
+
+    /// Removes the node's cgroups, the innermost first; false while there are processes in them.
+    pub(crate) fn remove_cgroups(&self) -> bool {
+        for root in self.cgroups() {
+            let mut all = below(&root);
+            all.insert(0, root);
+            all.iter().rev().for_each(|group| _ = std::fs::remove_dir(group));
+        }
+        self.cgroups().is_empty()
+    }
+
     /// The node's cgroup in each hierarchy that has it.
     fn cgroups(&self) -> Vec<PathBuf> {
         let roots = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();

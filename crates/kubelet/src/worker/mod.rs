@@ -221,7 +221,9 @@ impl Worker {
         if self.saved.sandbox.is_none() || !self.places.namespaces().exist() {
             let made = self.agent.ensure_sandbox(&self.pod, &self.places, self.saved.sandbox.clone()).await;
             let sandbox = made.map_err(|e| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}")))?;
-            self.saved.sandbox = Some(sandbox);
+            if self.saved.sandbox.replace(sandbox).is_some() {
+                self.begin_anew().await;
+            }
             self.save();
         }
         if self.volumes.is_none() || Instant::now() >= self.refresh_at {
@@ -244,6 +246,19 @@ impl Worker {
             self.shim_events = Some(events);
         }
         Ok(())
+    }
+
+    /// After a reboot nothing is left of what init containers did outside the pod's volumes, or in those that are in memory:
+    /// all of them run again before the others.
+    async fn begin_anew(&mut self) {
+        let spec = self.pod.spec.clone().unwrap_or_default();
+        for container in spec.init_containers.iter().flatten() {
+            let Some(run) = self.saved.containers.get_mut(&container.name) else { continue };
+            let Phase::Ended(ended) = std::mem::take(&mut run.phase) else { continue };
+            let id = ended.id.clone();
+            *run = Run { attempt: run.attempt + 1, last: Some(ended), ..Run::default() };
+            self.discard(&id).await;
+        }
     }
 
     /// The next container to start, by the order of init containers, sidecars and the rest.
