@@ -57,7 +57,7 @@ impl Default for Options {
         Options {
             history: 10_000,
             patient: "/registry/leases.coordination.k8s.io/kube-node-lease/",
-            patience: Duration::from_millis(100),
+            patience: Duration::from_millis(500),
         }
     }
 }
