@@ -12,11 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, ResponseCode};
-use informer::{Change, Informer, Informers, Pod};
+use informer::{Change, Informers, Pod};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::Api;
-use kube::runtime::watcher;
 use parking_lot::RwLock;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -80,8 +78,7 @@ pub async fn run(config: Config, informers: Informers) -> Result<(), BindError> 
 
 /// Keeps the namespaces of this node's pods.
 fn watch_pods(server: &Arc<Server>, informers: &Informers) {
-    let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", server.config.node_name));
-    let pods: Informer<Pod> = Informer::start(Api::all(informers.client().clone()), mine);
+    let pods = informers.selected::<Pod>(&format!("spec.nodeName={}", server.config.node_name));
     let server = server.clone();
     pods.on_change(move |change| {
         let pod = change.object();

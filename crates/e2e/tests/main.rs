@@ -17,6 +17,7 @@ mod policies;
 mod pulls;
 mod relays;
 mod rollouts;
+mod spec;
 mod stateful;
 mod streams;
 mod stress;

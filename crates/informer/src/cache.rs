@@ -199,7 +199,8 @@ pub struct Informers {
     client: Client,
     /// As whom the caches are filled.
     reader: Client,
-    started: Arc<Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>>,
+    /// By type and field selector.
+    started: Arc<Mutex<HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>>>,
 }
 
 impl Informers {
@@ -219,10 +220,15 @@ impl Informers {
 
     /// The informer of all objects of kind `K`.
     pub fn of<K: Keyed>(&self) -> Informer<K> {
+        self.selected("")
+    }
+
+    /// The informer of those that a field selector names, as `spec.nodeName=NAME`.
+    pub fn selected<K: Keyed>(&self, fields: &str) -> Informer<K> {
         let mut started = self.started.lock();
-        let informer = started.entry(TypeId::of::<K>()).or_insert_with(|| {
+        let informer = started.entry((TypeId::of::<K>(), fields.into())).or_insert_with(|| {
             let api = Api::all(self.reader.clone());
-            Box::new(Informer::<K>::start_with(api, watcher::Config::default(), pod::settle))
+            Box::new(Informer::<K>::start_with(api, watcher::Config::default().fields(fields), pod::settle))
         });
         match informer.downcast_ref::<Informer<K>>() {
             Some(informer) => informer.clone(),

@@ -69,8 +69,26 @@ fn identity(
         return Err(config_error("container has runAsNonRoot and image will run as root"));
     }
     let mut groups: Vec<u32> = pod.supplemental_groups.iter().flatten().map(|g| *g as u32).collect();
+    if pod.supplemental_groups_policy.as_deref() != Some("Strict") {
+        groups.extend(memberships(rootfs, uid));
+    }
     groups.extend(pod.fs_group.map(|g| g as u32));
     Ok(Identity { uid, gid, groups })
+}
+
+/// The groups that an image's own files put a user in.
+fn memberships(rootfs: &Path, uid: u32) -> Vec<u32> {
+    let Some(name) = account(rootfs, "/etc/passwd", &uid.to_string()).and_then(|f| f.into_iter().next()) else {
+        return Vec::new();
+    };
+    let Ok(path) = rootfs::resolve_inside(rootfs, Path::new("/etc/group")) else { return Vec::new() };
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let group = |line: &str| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let is_member = fields.get(3)?.split(',').any(|member| member.trim() == name);
+        fields.get(2)?.parse().ok().filter(|_| is_member)
+    };
+    text.lines().filter_map(group).collect()
 }
 
 /// A pod's ephemeral containers as plain ones; what makes them special isn't among a container's fields.
@@ -194,8 +212,10 @@ impl Agent {
         let spec = pod.spec.clone().unwrap_or_default();
         let pod_context = spec.security_context.clone().unwrap_or_default();
         let own = container.security_context.clone().unwrap_or_default();
-        let variables =
-            self.environment(pod, container, &image.defaults.env, &sandbox.ips).await.map_err(config_error)?;
+        let variables = self
+            .environment(pod, container, &image.defaults.env, &sandbox.ips, launch.volumes)
+            .await
+            .map_err(config_error)?;
         let expanded = |list: &Option<Vec<String>>| -> Option<Vec<String>> {
             list.as_ref().filter(|l| !l.is_empty()).map(|l| l.iter().map(|s| env::expand(s, &variables)).collect())
         };
@@ -246,6 +266,10 @@ impl Agent {
         variables: &BTreeMap<String, String>,
     ) -> Result<Vec<Mount>, StartError> {
         let container = launch.container;
+        let spec = launch.pod.spec.clone().unwrap_or_default();
+        if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
+            return Err(config_error("block volumes (volumeDevices) aren't served by this version of timonel"));
+        }
         let mut mounts = Vec::new();
         for wanted in container.volume_mounts.iter().flatten() {
             let Some(volume) = launch.volumes.get(&wanted.name) else {
@@ -276,8 +300,11 @@ impl Agent {
                 Some("Bidirectional") => "rshared",
                 _ => "rprivate",
             };
-            let read_only = wanted.read_only.unwrap_or(false);
-            mounts.push(Mount { source, target: wanted.mount_path.clone().into(), read_only, propagation });
+            let of_image = spec.volumes.iter().flatten().any(|v| v.name == wanted.name && v.image.is_some());
+            let read_only = wanted.read_only.unwrap_or(false) || of_image;
+            let recursive = matches!(wanted.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
+            let target = wanted.mount_path.clone().into();
+            mounts.push(Mount { source, target, read_only, recursive, propagation });
         }
         let own = |target: &str| mounts.iter().any(|m| m.target == Path::new(target));
         let mut extra = Vec::new();
@@ -288,6 +315,7 @@ impl Agent {
                     source: etc(places, file),
                     target: target.into(),
                     read_only: false,
+                    recursive: false,
                     propagation: "rprivate",
                 });
             }
@@ -302,7 +330,13 @@ impl Agent {
         };
         write().map_err(|e| config_error(e.to_string()))?;
         let target = container.termination_message_path.clone().unwrap_or_else(|| "/dev/termination-log".into());
-        extra.push(Mount { source: message, target: target.into(), read_only: false, propagation: "rprivate" });
+        extra.push(Mount {
+            source: message,
+            target: target.into(),
+            read_only: false,
+            recursive: false,
+            propagation: "rprivate",
+        });
         mounts.extend(extra);
         Ok(mounts)
     }

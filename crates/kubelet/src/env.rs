@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{Api, ResourceExt as _};
 
@@ -63,6 +64,26 @@ pub fn field(pod: &Pod, path: &str, agent: &Agent, ips: &[IpAddr]) -> Result<Str
         "status.hostIPs" => list(&agent.config.node_ips),
         _ => return Err(format!("unsupported fieldPath: {path}")),
     })
+}
+
+/// A variable that an earlier container wrote into a file (KEP-3721): lines of `KEY=VALUE`.
+fn from_file(source: &EnvVarSource, volumes: &BTreeMap<String, PathBuf>) -> Result<Option<String>, String> {
+    let Some(reference) = &source.file_key_ref else { return Ok(None) };
+    let (key, path, volume) = (&reference.key, &reference.path, &reference.volume_name);
+    let folder = volumes.get(volume).ok_or_else(|| format!("cannot find volume {volume:?}"))?;
+    let text = runtime::rootfs::resolve_inside(folder, Path::new(path)).and_then(std::fs::read_to_string);
+    let found = text.unwrap_or_default().lines().find_map(|line| {
+        let (name, value) = line.trim().split_once('=')?;
+        let value = value.trim();
+        let bare = ['\'', '"'].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
+        (name.trim() == key).then(|| bare.unwrap_or(value).to_string())
+    });
+    match found {
+        None if reference.optional != Some(true) => {
+            Err(format!("environment variable key {key:?} not found in file {path:?} of volume {volume:?}"))
+        }
+        found => Ok(found),
+    }
 }
 
 fn amount(quantity: Option<&Quantity>) -> Option<apimachinery::Quantity> {
@@ -128,6 +149,7 @@ impl Agent {
         container: &Container,
         image: &[String],
         ips: &[IpAddr],
+        volumes: &BTreeMap<String, PathBuf>,
     ) -> Result<BTreeMap<String, String>, String> {
         let namespace = pod.namespace().unwrap_or_default();
         let mut env = BTreeMap::new();
@@ -159,6 +181,7 @@ impl Agent {
         for variable in container.env.as_deref().unwrap_or_default() {
             let value = match (&variable.value, &variable.value_from) {
                 (Some(value), _) => Some(expand(value, &env)),
+                (None, Some(source)) if source.file_key_ref.is_some() => from_file(source, volumes)?,
                 (None, Some(source)) => self.sourced(pod, container, &namespace, source, ips).await?,
                 (None, None) => Some(String::new()),
             };
@@ -176,7 +199,7 @@ impl Agent {
         pod: &Pod,
         container: &Container,
         namespace: &str,
-        source: &k8s_openapi::api::core::v1::EnvVarSource,
+        source: &EnvVarSource,
         ips: &[IpAddr],
     ) -> Result<Option<String>, String> {
         if let Some(reference) = &source.field_ref {

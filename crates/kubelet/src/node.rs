@@ -115,11 +115,17 @@ fn status(config: &Config, images: &[runtime::Image], conditions: Vec<Value>) ->
         .take(50)
         .map(|i| json!({"names": i.digests.iter().chain(&i.names).collect::<Vec<_>>(), "sizeBytes": i.size}))
         .collect();
+    let handlers: Vec<Value> = std::iter::once("")
+        .chain(crate::sandbox::HANDLERS)
+        .map(|name| json!({"name": name, "features": {"recursiveReadOnlyMounts": true, "userNamespaces": false}}))
+        .collect();
     let internal = config.node_ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()}));
     let addresses: Vec<Value> = internal.chain([json!({"type": "Hostname", "address": config.node_name})]).collect();
     json!({
         "capacity": amounts, "allocatable": amounts,
         "addresses": addresses,
+        "runtimeHandlers": handlers,
+        "features": {"supplementalGroupsPolicy": true},
         "daemonEndpoints": {"kubeletEndpoint": {"Port": crate::server::PORT}},
         "nodeInfo": {"machineID": facts.machine_id, "systemUUID": facts.machine_id, "bootID": facts.boot_id,
             "kernelVersion": facts.kernel, "osImage": facts.os_image, "containerRuntimeVersion": version,

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
-use kube::ResourceExt as _;
+use k8s_openapi::api::node::v1::RuntimeClass;
+use kube::{Api, ResourceExt as _};
 use nix::mount::{MsFlags, mount};
 use runtime::namespaces::Namespaces;
 use runtime::{ShimClient, rootfs};
@@ -82,9 +83,31 @@ pub fn hostname(config: &Config, pod: &Pod) -> String {
     if spec.host_network == Some(true) {
         return config.node_name.clone();
     }
+    if let Some(name) = spec.hostname_override {
+        return name;
+    }
     let name = spec.hostname.unwrap_or_else(|| pod.name_any());
     name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_string()
 }
+
+/// The name that the kernel tells a pod's programs: the whole one where the pod wants that (KEP-1797).
+fn kernel_name(config: &Config, pod: &Pod) -> io::Result<String> {
+    let (name, spec) = (hostname(config, pod), spec(pod));
+    let wants_all = spec.set_hostname_as_fqdn == Some(true) && spec.hostname_override.is_none();
+    let Some(subdomain) = spec.subdomain.filter(|_| wants_all) else { return Ok(name) };
+    let whole = format!("{name}.{subdomain}.{}.svc.{}", pod.namespace().unwrap_or_default(), config.cluster_domain);
+    match whole.len() {
+        0..=HOST_NAME => Ok(whole),
+        length => Err(io::Error::other(format!(
+            "Failed to construct FQDN from Pod hostname and cluster domain, FQDN {whole} is too long ({HOST_NAME} characters is the max, {length} characters requested)"
+        ))),
+    }
+}
+
+/// Bytes that the kernel has for a host name (uname(2)).
+const HOST_NAME: usize = 64;
+/// What RuntimeClasses may name: this program's own way of running containers, and the name that most have for the same.
+pub const HANDLERS: [&str; 2] = ["timonel", "runc"];
 
 impl Agent {
     /// Makes a pod's sandbox, or takes up the one that is there.
@@ -95,7 +118,13 @@ impl Agent {
         if let Some(sandbox) = present.filter(|_| namespaces.exist()) {
             return Ok(sandbox);
         }
-        let (name, made) = (hostname(&self.config, pod), namespaces.clone());
+        if spec.host_users == Some(false) {
+            return Err(io::Error::other(
+                "user namespaces (hostUsers: false) aren't served by this version of timonel: leave the field out",
+            ));
+        }
+        self.check_handler(&spec).await?;
+        let (name, made) = (kernel_name(&self.config, pod)?, namespaces.clone());
         tokio::task::spawn_blocking(move || made.create(&name, host_network)).await.map_err(io::Error::other)??;
         let shm = places.shm();
         std::fs::create_dir_all(&shm)?;
@@ -116,6 +145,21 @@ impl Agent {
         };
         self.write_files(pod, &spec, places, &ips)?;
         Ok(Sandbox { ips, host_network })
+    }
+
+    /// Whether the pod's RuntimeClass names something that is here (KEP-585).
+    async fn check_handler(&self, spec: &PodSpec) -> io::Result<()> {
+        let Some(class) = &spec.runtime_class_name else { return Ok(()) };
+        let found = Api::<RuntimeClass>::all(self.client.clone()).get_opt(class).await.map_err(io::Error::other)?;
+        let Some(class) = found else { return Err(io::Error::other(format!("RuntimeClass {class:?} not found"))) };
+        if HANDLERS.contains(&class.handler.as_str()) {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "no runtime for {:?} is configured: the handler of RuntimeClass {:?} may be one of {HANDLERS:?}",
+            class.handler,
+            class.name_any()
+        )))
     }
 
     fn write_files(&self, pod: &Pod, spec: &PodSpec, places: &Places, ips: &[IpAddr]) -> io::Result<()> {
@@ -142,29 +186,25 @@ impl Agent {
     fn resolv_conf(&self, spec: &PodSpec, namespace: &str) -> String {
         let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
         let of_host = policy == "Default" || (policy == "ClusterFirst" && spec.host_network == Some(true));
-        let mut text = String::new();
-        let custom = spec.dns_config.clone().unwrap_or_default();
-        if of_host {
-            text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        } else if policy != "None" {
-            let domain = &self.config.cluster_domain;
-            let mut search = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
-            search.extend(custom.searches.iter().flatten().cloned());
-            text = format!("search {}\nnameserver {}\noptions ndots:5\n", search.join(" "), self.config.cluster_dns);
-        } else if let Some(search) = custom.searches.as_ref().filter(|s| !s.is_empty()) {
-            text = format!("search {}\n", search.join(" "));
-        }
-        for server in custom.nameservers.iter().flatten() {
-            text.push_str(&format!("nameserver {server}\n"));
-        }
-        for option in custom.options.iter().flatten() {
-            let name = option.name.clone().unwrap_or_default();
-            match &option.value {
-                Some(value) => text.push_str(&format!("options {name}:{value}\n")),
-                None => text.push_str(&format!("options {name}\n")),
+        let mut resolver = match policy {
+            _ if of_host => Resolver::read(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+            "None" => Resolver::default(),
+            _ => {
+                let domain = &self.config.cluster_domain;
+                Resolver {
+                    searches: vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()],
+                    servers: vec![self.config.cluster_dns.to_string()],
+                    options: vec!["ndots:5".into()],
+                }
             }
-        }
-        text
+        };
+        let custom = spec.dns_config.clone().unwrap_or_default();
+        let own = custom.options.into_iter().flatten().map(|option| {
+            let name = option.name.unwrap_or_default();
+            option.value.map_or(name.clone(), |value| format!("{name}:{value}"))
+        });
+        resolver.add(custom.searches.unwrap_or_default(), custom.nameservers.unwrap_or_default(), own.collect());
+        resolver.text()
     }
 
     /// Removes all that a pod had on this node except, with `keep_logs`, its logs.
@@ -198,7 +238,84 @@ impl Agent {
     }
 }
 
+/// What a resolv.conf says (resolv.conf(5)).
+#[derive(Debug, Default, PartialEq)]
+struct Resolver {
+    searches: Vec<String>,
+    servers: Vec<String>,
+    /// `name` or `name:value`.
+    options: Vec<String>,
+}
+
+impl Resolver {
+    fn read(text: &str) -> Self {
+        let mut resolver = Resolver::default();
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            let key = words.next().unwrap_or("");
+            let words = words.map(String::from);
+            match key {
+                // The last one counts.
+                "search" => resolver.searches = words.collect(),
+                "nameserver" => resolver.servers.extend(words.take(1)),
+                "options" => resolver.options.extend(words),
+                _ => {}
+            }
+        }
+        resolver
+    }
+
+    /// Adds what isn't there; an option takes the place of one with the same name.
+    fn add(&mut self, searches: Vec<String>, servers: Vec<String>, options: Vec<String>) {
+        fn append(list: &mut Vec<String>, more: Vec<String>) {
+            for item in more {
+                if !list.contains(&item) {
+                    list.push(item);
+                }
+            }
+        }
+        append(&mut self.searches, searches);
+        append(&mut self.servers, servers);
+        let name = |option: &str| option.split(':').next().unwrap_or("").to_string();
+        for option in options {
+            match self.options.iter_mut().find(|old| name(old) == name(&option)) {
+                Some(old) => *old = option,
+                None => self.options.push(option),
+            }
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for (key, words) in [("search", &self.searches), ("options", &self.options)] {
+            if key == "options" {
+                self.servers.iter().for_each(|server| text.push_str(&format!("nameserver {server}\n")));
+            }
+            if !words.is_empty() {
+                text.push_str(&format!("{key} {}\n", words.join(" ")));
+            }
+        }
+        text
+    }
+}
+
 /// Where a file or folder of a pod's own is, for its mounts.
 pub fn etc(places: &Places, file: &str) -> PathBuf {
     Path::new(&places.data).join("etc").join(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolvers_are_merged() {
+        let words = |text: &str| text.split(' ').map(String::from).collect::<Vec<_>>();
+        let mut resolver =
+            Resolver::read("# c\nsearch old\nsearch a b\nnameserver 192.0.2.1\noptions ndots:5 rotate\n");
+        resolver.add(words("b c"), words("192.0.2.1 192.0.2.2"), words("ndots:2 edns0"));
+        let wanted = "search a b c\nnameserver 192.0.2.1\nnameserver 192.0.2.2\noptions ndots:2 rotate edns0\n";
+        assert_eq!(resolver.text(), wanted);
+        assert_eq!(Resolver::default().text(), "");
+    }
 }

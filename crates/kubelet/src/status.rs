@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRuleOnExitCodes, Pod};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -14,12 +14,24 @@ pub fn restarts(pod: &Pod, container: &Container, init: bool, code: i32) -> bool
     if init && container.restart_policy.as_deref() == Some("Always") {
         return true;
     }
-    match pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) {
+    // A container's own rules come before its own policy, and that before the pod's (KEP-5307).
+    let rules = container.restart_policy_rules.iter().flatten();
+    let mut fitting = rules.filter(|rule| rule.exit_codes.as_ref().is_some_and(|codes| fits(codes, code)));
+    if fitting.any(|rule| rule.action == "Restart") {
+        return true;
+    }
+    let own = container.restart_policy.as_deref();
+    match own.or_else(|| pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref())) {
         Some("Never") => false,
         Some("OnFailure") => code != 0,
         // An init container's success is final under every policy.
         _ => !init || code != 0,
     }
+}
+
+fn fits(codes: &ContainerRestartRuleOnExitCodes, code: i32) -> bool {
+    let named = codes.values.iter().flatten().any(|value| *value == code);
+    if codes.operator == "NotIn" { !named } else { named }
 }
 
 fn is_sidecar(container: &Container) -> bool {
@@ -58,7 +70,7 @@ fn initialized(pod: &Pod, saved: &Saved) -> Result<bool, ()> {
 
 fn phase(pod: &Pod, saved: &Saved) -> &'static str {
     let Some(spec) = &pod.spec else { return "Pending" };
-    if saved.evicted.is_some() {
+    if saved.evicted.is_some() || saved.failed.is_some() {
         return "Failed";
     }
     if saved.finished {
@@ -129,14 +141,19 @@ fn container_id(id: &str) -> String {
     if id.is_empty() { String::new() } else { format!("timonel://{id}") }
 }
 
-fn container_status(pod: &Pod, container: &Container, init: bool, run: Option<&Run>, default_reason: &str) -> Value {
+/// With `ending` nothing of the pod is started again, whatever its policy.
+fn container_status(
+    pod: &Pod,
+    container: &Container,
+    (init, ending): (bool, bool),
+    run: Option<&Run>,
+    default_reason: &str,
+) -> Value {
     let empty = Run::default();
     let run = run.unwrap_or(&empty);
     let (state, last) = match &run.phase {
         Phase::Running { started_at } => (json!({"running": {"startedAt": time(started_at)}}), run.last.as_ref()),
-        Phase::Ended(ended)
-            if restarts(pod, container, init, ended.code) && pod.metadata.deletion_timestamp.is_none() =>
-        {
+        Phase::Ended(ended) if !ending && restarts(pod, container, init, ended.code) => {
             let (reason, message) = match &run.waiting {
                 Some((reason, message)) => (reason.clone(), message.clone()),
                 None => (
@@ -182,8 +199,10 @@ pub fn compute(pod: &Pod, saved: &Saved, config: &Config) -> Value {
     let phase = phase(pod, saved);
     let is_initialized = initialized(pod, saved) == Ok(true) || matches!(phase, "Running" | "Succeeded");
     let reason = if is_initialized { "ContainerCreating" } else { "PodInitializing" };
+    let over = matches!(phase, "Succeeded" | "Failed");
+    let ending = pod.metadata.deletion_timestamp.is_some() || over;
     let statuses = |list: &[Container], init: bool, reason: &str| -> Vec<Value> {
-        list.iter().map(|c| container_status(pod, c, init, saved.containers.get(&c.name), reason)).collect()
+        list.iter().map(|c| container_status(pod, c, (init, ending), saved.containers.get(&c.name), reason)).collect()
     };
     let containers = statuses(&spec.containers, false, reason);
     let init = statuses(spec.init_containers.as_deref().unwrap_or_default(), true, "PodInitializing");
@@ -192,11 +211,6 @@ pub fn compute(pod: &Pod, saved: &Saved, config: &Config) -> Value {
     let old = pod.status.clone().unwrap_or_default().conditions.unwrap_or_default();
     let gates = spec.readiness_gates.iter().flatten();
     let gates_met = gates.into_iter().all(|g| old.iter().any(|c| c.type_ == g.condition_type && c.status == "True"));
-    let once = Pod {
-        spec: Some(k8s_openapi::api::core::v1::PodSpec { restart_policy: Some("Never".into()), ..spec.clone() }),
-        ..pod.clone()
-    };
-    let over = matches!(phase, "Succeeded" | "Failed");
     let containers_ready = unready.is_empty() && !over;
     let not_ready = if over {
         ("PodCompleted".to_string(), String::new())
@@ -263,6 +277,10 @@ pub fn compute(pod: &Pod, saved: &Saved, config: &Config) -> Value {
                 "message": message, "lastProbeTime": null, "lastTransitionTime": now}));
         }
     }
+    if let Some((reason, message)) = &saved.failed {
+        status["reason"] = reason.as_str().into();
+        status["message"] = message.as_str().into();
+    }
     if !init.is_empty() {
         status["initContainerStatuses"] = init.into();
     }
@@ -273,7 +291,7 @@ pub fn compute(pod: &Pod, saved: &Saved, config: &Config) -> Value {
             .map(|c| {
                 // They are never started again, and never ready.
                 let run = saved.containers.get(&c.name).map(|run| Run { ready: false, ..run.clone() });
-                container_status(&once, c, false, run.as_ref(), "ContainerCreating")
+                container_status(pod, c, (false, true), run.as_ref(), "ContainerCreating")
             })
             .collect();
     }

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use informer::Claim;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, KeyToPath, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount, Volume,
+    Container, DownwardAPIVolumeFile, ImageVolumeSource, KeyToPath, PersistentVolume, PersistentVolumeClaim, Pod,
+    ServiceAccount, Volume,
 };
 use kube::api::PostParams;
 use kube::{Api, ResourceExt as _};
@@ -23,7 +24,8 @@ use crate::{Agent, env};
 type Files = BTreeMap<String, (Vec<u8>, i32)>;
 
 impl Agent {
-    /// Makes all volumes of a pod, and returns where each is. Done again, it renews those whose content may change.
+    /// Makes all volumes of a pod, and returns where each is. Done again (not `first`), it renews those whose content may
+    /// change.
     ///
     /// # Errors
     /// With what is missing, in the words of a `FailedMount` event.
@@ -32,20 +34,34 @@ impl Agent {
         pod: &Pod,
         places: &Places,
         ips: &[IpAddr],
+        first: bool,
     ) -> Result<BTreeMap<String, PathBuf>, String> {
         let mut paths = BTreeMap::new();
         let fs_group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|c| c.fs_group);
+        let context = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
+        let only_if_needed =
+            context.and_then(|c| c.fs_group_change_policy.as_deref()).is_some_and(|policy| policy == "OnRootMismatch");
         let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
         for volume in volumes {
             let path = self
                 .volume(pod, volume, places, ips)
                 .await
                 .map_err(|e| format!("MountVolume.SetUp failed for volume {:?} : {e}", volume.name))?;
+            // What containers write themselves is theirs after the start, and may be very much.
+            let is_written_here =
+                volume.empty_dir.is_none() && volume.persistent_volume_claim.is_none() && volume.ephemeral.is_none();
             if let Some(group) = fs_group
                 && volume.host_path.is_none()
+                && volume.image.is_none()
+                && (first || is_written_here)
             {
                 let path = path.clone();
-                let _ = tokio::task::spawn_blocking(move || give_to_group(&path, group)).await;
+                let _ = tokio::task::spawn_blocking(move || {
+                    if !(only_if_needed && belongs_to(&path, group)) {
+                        give_to_group(&path, group);
+                    }
+                })
+                .await;
             }
             paths.insert(volume.name.clone(), path);
         }
@@ -86,6 +102,9 @@ impl Agent {
             }
             return Ok(folder);
         }
+        if let Some(source) = &volume.image {
+            return self.image_volume(pod, volume, source, folder).await;
+        }
         let mut files = Files::new();
         if let Some(source) = &volume.config_map {
             let optional = source.optional.unwrap_or(false);
@@ -124,6 +143,31 @@ impl Agent {
         }
         write_atomically(&folder, &files).map_err(text)?;
         Ok(folder)
+    }
+
+    /// The content of an image (KEP-4639). What containers might write to it is thrown away, as their mounts are read-only.
+    async fn image_volume(
+        &self,
+        pod: &Pod,
+        volume: &Volume,
+        source: &ImageVolumeSource,
+        folder: PathBuf,
+    ) -> Result<PathBuf, String> {
+        let root = folder.join("root");
+        if rootfs::is_mounted(&root) {
+            return Ok(root);
+        }
+        let asked = Container {
+            name: volume.name.clone(),
+            image: source.reference.clone(),
+            image_pull_policy: source.pull_policy.clone(),
+            ..Container::default()
+        };
+        let image =
+            self.image(pod, &asked).await.map_err(|missing| format!("{}: {}", missing.reason, missing.message))?;
+        let layers = self.images.layer_paths(&image);
+        rootfs::mount_overlay(&layers, &folder.join("unused"), &root).map_err(|e| e.to_string())?;
+        Ok(root)
     }
 
     fn downward(
@@ -325,6 +369,12 @@ fn count_files(folder: &Path) -> usize {
 }
 
 /// Lets a group read and write everything below `path` (`fsGroup`). Links are left alone.
+/// Whether the top of a volume is the group's already, with the rights that a pod of the group needs.
+fn belongs_to(path: &Path, group: i64) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).is_ok_and(|meta| i64::from(meta.gid()) == group && meta.mode() & 0o2070 == 0o2070)
+}
+
 fn give_to_group(path: &Path, group: i64) {
     let gid = nix::unistd::Gid::from_raw(group as u32);
     let Ok(meta) = std::fs::symlink_metadata(path) else { return };

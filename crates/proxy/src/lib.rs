@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::{AddressRanges, Family};
-use informer::{Change, Informers, Key};
+use informer::{Change, Informers, Key, Pod};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use network::nft::{self, Keeper, NftError, Words};
@@ -55,7 +55,15 @@ pub async fn run(config: Config, informers: Informers) {
             wake.notify_one();
         }
     });
-    informer::synced!(services, slices, nodes);
+    // Of this node's pods only those matter that have a port of the machine.
+    let pods = informers.selected::<Pod>(&format!("spec.nodeName={}", config.node_name));
+    let wake = changed.clone();
+    pods.on_change(move |change| {
+        if has_host_port(change.object()) {
+            wake.notify_one();
+        }
+    });
+    informer::synced!(services, slices, nodes, pods);
     let mut health = health::Ports::default();
     let of_family =
         |family| (family, Keeper::new(&Words::of(family).table(&config.table), "services"), Planner::new(family));
@@ -64,10 +72,12 @@ pub async fn run(config: Config, informers: Informers) {
         let own = nodes.get(&Key::new("", &config.node_name));
         let place = Place { zone: own.and_then(|node| zone_of(&node)) };
         let (all, endpoints) = (services.list(), slices.list());
+        let own_pods: Vec<_> = pods.list().into_iter().filter(|pod| has_host_port(pod)).collect();
         let first = config.cluster_cidr.families().next().unwrap_or(Family::V4);
         health.keep(plan::health(&config, first, &all, &endpoints));
         for (family, keeper, planner) in &mut tables {
-            let parts = planner.parts(&config, &place, &all, &endpoints);
+            let mut parts = planner.parts(&config, &place, &all, &endpoints);
+            parts.extend(plan::host_ports(*family, &own_pods));
             if let Err(error) = keeper.keep_parts(plan::frame(&config, *family), parts).await {
                 tracing::error!(%error, "the service rules can't be written; trying again");
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -83,6 +93,11 @@ pub async fn run(config: Config, informers: Informers) {
             }
         }
     }
+}
+
+fn has_host_port(pod: &Pod) -> bool {
+    let containers = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+    containers.flat_map(|c| c.ports.iter().flatten()).any(|p| p.host_port.is_some_and(|n| n > 0))
 }
 
 fn zone_of(node: &Node) -> Option<String> {

@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use apimachinery::Family;
+use informer::Pod;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt as _;
 use network::nft::{Parts, Set, Table, Words, label};
 
 use crate::Config;
@@ -36,6 +38,10 @@ struct Endpoint {
 }
 
 impl Endpoint {
+    fn at(address: &str, port: i32) -> Self {
+        Endpoint { address: address.into(), port, local: true, for_node: false, for_zone: false, zoned: false }
+    }
+
     /// As `dnat` wants it.
     fn target(&self) -> String {
         let Endpoint { address, port, .. } = self;
@@ -267,13 +273,56 @@ fn add_service(
     }
 }
 
+/// The ports of this machine that lead to its own pods (`hostPort`), as parts named by the pod. Who comes from elsewhere
+/// keeps his address.
+pub fn host_ports(family: Family, pods: &[Arc<Pod>]) -> Parts {
+    let mut parts = Parts::new();
+    for pod in pods {
+        let (Some(spec), Some(status)) = (&pod.spec, &pod.status) else { continue };
+        if spec.host_network == Some(true) || matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+            continue;
+        }
+        let ips = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
+        let Some(address) = ips.into_iter().find(|ip| Family::of_text(ip) == family) else { continue };
+        let called = format!("pod {}/{}", pod.metadata.namespace.as_deref().unwrap_or(""), pod.name_any());
+        let mut table = Table::default();
+        let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        for port in containers.flat_map(|c| c.ports.iter().flatten()) {
+            let Some(number) = port.host_port.filter(|n| *n > 0) else { continue };
+            let protocol = port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase();
+            let chain = format!("host_{protocol}_{number}_{:016x}", fnv(&format!("{called}/{:?}", port.host_ip)));
+            match port.host_ip.as_deref().unwrap_or("") {
+                "" | "0.0.0.0" | "::" => {
+                    table.map("node_ports", format!("{protocol} . {number}"), format!("goto {chain}"));
+                }
+                host if Family::of_text(host) == family => {
+                    table.map("services", format!("{host} . {protocol} . {number}"), format!("goto {chain}"));
+                }
+                _ => continue,
+            }
+            let target = Endpoint::at(address, port.container_port).target();
+            table.chains.insert(chain, vec![format!("meta l4proto {protocol} dnat to {target}")]);
+            table.add("hairpins", format!("{address} . {address}"));
+        }
+        if !table.chains.is_empty() {
+            parts.insert(called.into(), Arc::new(table));
+        }
+    }
+    parts
+}
+
+/// FNV-1a, for names of chains within the limits of nftables.
+fn fnv(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
 /// A chain's name: readable, unique, and within the limits of nftables.
 fn chain_name(namespace: &str, name: &str, port: &ServicePort, protocol: &str) -> String {
     let clean = |s: &str| s.replace(['-', '.'], "_");
     let label = port.name.clone().unwrap_or_default();
     let exact = format!("{namespace}/{name}/{label}/{protocol}/{}", port.port);
-    // FNV-1a keeps names apart that cleaning made equal.
-    let hash = exact.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    // Names that cleaning made equal are kept apart.
+    let hash = fnv(&exact);
     let readable: String = format!("{}_{}_{}", clean(namespace), clean(name), port.port).chars().take(80).collect();
     format!("svc_{readable}_{hash:016x}")
 }

@@ -16,6 +16,8 @@ pub struct Mount {
     pub source: PathBuf,
     pub target: PathBuf,
     pub read_only: bool,
+    /// Whether what is mounted below is read-only too.
+    pub recursive: bool,
     /// `rprivate`, `rslave` or `rshared`.
     pub propagation: &'static str,
 }
@@ -226,6 +228,31 @@ fn devices(privileged: bool) -> Vec<Value> {
     rules
 }
 
+/// The machine's devices, which privileged containers find in their own `/dev`.
+fn host_devices(folder: &Path, found: &mut Vec<Value>) {
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    // What each container has anyway, and what is of one namespace alone.
+    const OWN: [&str; 14] = [
+        "null", "zero", "full", "tty", "random", "urandom", "console", "ptmx", "pts", "shm", "mqueue", "fd", "core",
+        "log",
+    ];
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
+        let kind = meta.file_type();
+        if name.to_str().is_none_or(|name| OWN.contains(&name)) {
+            continue;
+        }
+        if kind.is_dir() {
+            host_devices(&path, found);
+        } else if kind.is_char_device() || kind.is_block_device() {
+            let (major, minor) = (nix::sys::stat::major(meta.rdev()), nix::sys::stat::minor(meta.rdev()));
+            found.push(json!({"path": path, "type": if kind.is_char_device() { "c" } else { "b" }, "major": major,
+                "minor": minor, "fileMode": meta.mode() & 0o777, "uid": meta.uid(), "gid": meta.gid()}));
+        }
+    }
+}
+
 fn resources(config: &ContainerConfig) -> Value {
     let limits = &config.limits;
     let mut resources = json!({});
@@ -295,7 +322,11 @@ fn mounts(config: &ContainerConfig, shm: &Path) -> Vec<Value> {
     let mut own = config.mounts.clone();
     own.sort_by_key(|m| m.target.components().count());
     for mount in own {
-        let mode = if mount.read_only { "ro" } else { "rw" };
+        let mode = match (mount.read_only, mount.recursive) {
+            (true, true) => "rro",
+            (true, false) => "ro",
+            _ => "rw",
+        };
         let options = ["rbind", mount.propagation, mode];
         list.push(json!({"destination": mount.target, "type": "bind", "source": mount.source, "options": options}));
     }
@@ -328,7 +359,11 @@ pub fn write_bundle(bundle: &Path, config: &ContainerConfig, namespaces: &Namesp
             "rootfsPropagation": if shared { "shared" } else if slave { "slave" } else { "private" },
         },
     });
-    if !config.privileged {
+    if config.privileged {
+        let mut devices = Vec::new();
+        host_devices(Path::new("/dev"), &mut devices);
+        spec["linux"]["devices"] = devices.into();
+    } else {
         spec["linux"]["maskedPaths"] = json!(MASKED);
         spec["linux"]["readonlyPaths"] = json!(READ_ONLY);
     }
@@ -364,6 +399,7 @@ mod tests {
             source: "/".into(),
             target: target.into(),
             read_only: false,
+            recursive: false,
             propagation: "rprivate",
         };
         let config = ContainerConfig { mounts: vec![mount("/a/b"), mount("/a")], ..Default::default() };

@@ -9,6 +9,7 @@ mod changes;
 mod state;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -184,8 +185,18 @@ impl Worker {
         if let Some(message) = self.agent.evictions.lock().remove(&self.uid) {
             self.saved.evicted = Some(message);
         }
+        let deadline = self.deadline();
+        if self.saved.failed.is_none() {
+            let is_new = self.saved.sandbox.is_none() && self.saved.containers.is_empty();
+            let refused = if is_new { refusal(&self.pod) } else { None };
+            let late = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
+            let late = deadline.is_some_and(|at| at <= Instant::now()).then_some(late);
+            self.saved.failed = refused.or(late).map(|(reason, message)| (reason.into(), message.into()));
+        }
         if status::is_over(&self.pod, &self.saved) {
-            let grace = if self.saved.evicted.is_some() { Duration::from_secs(1) } else { Duration::from_secs(30) };
+            let own = self.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
+            let grace = if self.saved.evicted.is_some() { 1 } else { own.max(0) as u64 };
+            let grace = Duration::from_secs(grace);
             self.kill_all(grace).await;
             self.remove(true).await;
             self.saved.finished = true;
@@ -197,7 +208,7 @@ impl Worker {
             return Instant::now() + RETRY;
         }
         self.resize().await;
-        let mut wake = self.refresh_at;
+        let mut wake = deadline.map_or(self.refresh_at, |at| at.min(self.refresh_at));
         // Containers are started one by one, and a deletion needn't wait for the rest.
         while let Some(next) = self.next_start() {
             match next {
@@ -216,6 +227,14 @@ impl Worker {
         wake
     }
 
+    /// When the pod has been active for long enough.
+    fn deadline(&self) -> Option<Instant> {
+        let seconds = self.pod.spec.as_ref()?.active_deadline_seconds?;
+        let start: Timestamp = self.saved.start_time.parse().ok()?;
+        let left = SignedDuration::from_secs(seconds) - Timestamp::now().duration_since(start);
+        Some(Instant::now() + Duration::try_from(left).unwrap_or_default())
+    }
+
     /// Sandbox and volumes.
     async fn prepare(&mut self) -> Result<(), (&'static str, String)> {
         if self.saved.sandbox.is_none() || !self.places.namespaces().exist() {
@@ -228,7 +247,8 @@ impl Worker {
         }
         if self.volumes.is_none() || Instant::now() >= self.refresh_at {
             let ips = self.saved.sandbox.as_ref().map(|s| s.ips.clone()).unwrap_or_default();
-            let prepared = self.agent.prepare_volumes(&self.pod, &self.places, &ips).await;
+            let first = self.volumes.is_none();
+            let prepared = self.agent.prepare_volumes(&self.pod, &self.places, &ips, first).await;
             self.refresh_at = Instant::now() + REFRESH;
             match prepared {
                 Ok(volumes) => self.volumes = Some(volumes),
@@ -494,7 +514,14 @@ impl Worker {
         let name = name.clone();
         let attempt = run.attempt;
         let message = std::fs::read_to_string(termination_file(&self.places, &name, attempt)).unwrap_or_default();
-        let message: String = message.chars().take(4096).collect();
+        let mut message: String = message.chars().take(4096).collect();
+        let container =
+            self.pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+        let policy = container.into_iter().find(|c| c.name == name).and_then(|c| c.termination_message_policy.clone());
+        if message.is_empty() && exit.code != 0 && policy.as_deref() == Some("FallbackToLogsOnError") {
+            message = last_words(&self.places.log(&name, attempt));
+        }
+        let Some(run) = self.saved.containers.get_mut(&name) else { return };
         run.phase = Phase::Ended(Ended {
             id: id.into(),
             code: exit.code,
@@ -548,8 +575,12 @@ impl Worker {
         let container = self.container(name);
         let hook = container.as_ref().and_then(|c| c.lifecycle.as_ref()).and_then(|l| l.pre_stop.clone());
         let target = container.as_ref().zip(self.saved.containers.get(name)).map(|(c, r)| self.probe_target(c, r));
-        let image = self.saved.containers.get(name).and_then(|r| self.agent.images.find(&r.image_id));
-        let signal = image.map_or(15, |i| signal_number(&i.defaults.stop_signal));
+        let own = container.as_ref().and_then(|c| c.lifecycle.as_ref()?.stop_signal.clone());
+        let of_image = || {
+            let image = self.saved.containers.get(name).and_then(|r| self.agent.images.find(&r.image_id));
+            image.map(|i| i.defaults.stop_signal.clone())
+        };
+        let signal = own.or_else(of_image).map_or(15, |name| signal_number(&name));
         let id = id.to_string();
         tokio::spawn(async move {
             let deadline = Instant::now() + grace;
@@ -717,17 +748,50 @@ impl Due {
 }
 
 fn signal_number(name: &str) -> i32 {
-    match name.trim_start_matches("SIG") {
-        "HUP" => 1,
-        "INT" => 2,
-        "QUIT" => 3,
-        "KILL" => 9,
-        "USR1" => 10,
-        "USR2" => 12,
-        "WINCH" => 28,
-        "RTMIN+3" => 37,
-        other => other.parse().unwrap_or(15),
+    // Those for the programs' own use (signal(7)) have names by their distance from the first or the last.
+    let (first, last) = (libc::SIGRTMIN(), libc::SIGRTMAX());
+    let bare = name.trim_start_matches("SIG");
+    let distance = |mark: &str| match bare.strip_prefix(mark)? {
+        "" => Some(0),
+        rest => rest.trim_start_matches(['+', '-']).parse::<i32>().ok(),
+    };
+    let real_time = distance("RTMIN").map(|n| first + n).or_else(|| distance("RTMAX").map(|n| last - n));
+    let named = || format!("SIG{bare}").parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32);
+    real_time.or_else(named).or_else(|| bare.parse().ok()).unwrap_or(15)
+}
+
+/// Why this node can't run a pod as it wants to be run: reason and message, in upstream's words.
+fn refusal(pod: &Pod) -> Option<(&'static str, &'static str)> {
+    let spec = pod.spec.as_ref()?;
+    if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
+        return Some(("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
     }
+    let of_pod = spec.security_context.as_ref().and_then(|s| s.app_armor_profile.as_ref());
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let own = containers.filter_map(|c| c.security_context.as_ref()?.app_armor_profile.as_ref());
+    if own.chain(of_pod).any(|profile| profile.type_ != "Unconfined") {
+        return match std::fs::read_to_string("/sys/module/apparmor/parameters/enabled") {
+            Ok(enabled) if enabled.trim() == "Y" => {
+                Some(("AppArmor", "Cannot enforce AppArmor: this version of timonel loads no profiles, use Unconfined"))
+            }
+            _ => Some(("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host")),
+        };
+    }
+    None
+}
+
+/// The end of a log, as far as a termination message has room for it.
+fn last_words(log: &Path) -> String {
+    const LINES: usize = 80;
+    const BYTES: usize = 2048;
+    let text = std::fs::read(log).unwrap_or_default();
+    let tail =
+        String::from_utf8_lossy(text.get(text.len().saturating_sub(LINES * 256)..).unwrap_or_default()).into_owned();
+    // Each line has the time, the stream and a mark in front.
+    let said: Vec<&str> = tail.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+    let said = said.get(said.len().saturating_sub(LINES)..).unwrap_or_default().join("\n");
+    let from = (said.len().saturating_sub(BYTES)..).find(|at| said.is_char_boundary(*at)).unwrap_or_default();
+    said.get(from..).unwrap_or_default().to_string()
 }
 
 fn capitalized(word: &str) -> String {

@@ -70,6 +70,9 @@ pub struct Saved {
     /// Why the pod had to go, if the machine ran short.
     #[serde(default)]
     pub evicted: Option<String>,
+    /// Why this node ended the pod, or never began with it: reason and message.
+    #[serde(default)]
+    pub failed: Option<(String, String)>,
     /// The pod is over, and what it had is removed except for its logs.
     pub finished: bool,
 }

@@ -1,0 +1,622 @@
+//! A pod is on its node what its spec says: a row for each field, on real containers. `docs/conformance.md` lists the fields.
+
+use serde_json::Value;
+use testkit::Cluster;
+
+/// What is looked at.
+enum Look {
+    /// What a script prints in the container `c` of a pod that is ready.
+    Says(&'static str),
+    /// What the container `c` of a pod that is over has printed.
+    Printed,
+    /// A part of the pod's status, by JSON pointer.
+    Status(&'static str),
+    /// The message of an event of the pod with this reason.
+    Event(&'static str),
+}
+use Look::{Event, Printed, Says, Status};
+
+/// Name, spec, what is looked at, and what must be seen: all of the text, or with `~` in front a part of it.
+type Row = (&'static str, &'static str, Look, &'static str);
+
+/// A pod of which the row gives what differs: `{pod}` fields of the spec, `c:` fields of its container.
+fn manifest((name, spec, ..): &Row) -> String {
+    let (mut of_pod, mut of_container, mut rest) = (String::new(), String::new(), String::new());
+    for line in spec.lines().map(str::trim_end).filter(|l| !l.trim().is_empty()) {
+        match line.trim_start().strip_prefix("c: ") {
+            Some(field) => of_container.push_str(&format!("    {field}\n")),
+            None if line.trim_start().starts_with("---") => rest.push_str("---\n"),
+            None if !rest.is_empty() => rest.push_str(&format!("{}\n", line.trim_start_matches("    "))),
+            None => of_pod.push_str(&format!("  {}\n", line.trim_start())),
+        }
+    }
+    let says = |field: &str| of_container.lines().any(|line| line.trim_start().starts_with(field));
+    let command =
+        if says("command:") || says("args:") { String::new() } else { "    command: [sleep, '36000']\n".into() };
+    let image = if says("image:") { "" } else { "    image: busybox:1.28\n" };
+    let grace =
+        if of_pod.contains("terminationGracePeriodSeconds") { "" } else { "  terminationGracePeriodSeconds: 0\n" };
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{row: {name}}}, annotations: {{note: hello}}}}\nspec:\n{grace}{of_pod}  containers:\n  - name: c\n{image}{command}{of_container}{rest}"
+    )
+}
+
+fn seen(cluster: &Cluster, (name, _, look, _): &Row) -> anyhow::Result<String> {
+    match look {
+        Says(script) => {
+            let output = cluster.kubectl(&["exec", name, "-c", "c", "--", "sh", "-c", script]);
+            Ok(output.stdout + &output.stderr)
+        }
+        Printed => {
+            let phase = cluster.get("pod", name)?["status"]["phase"].as_str().unwrap_or("").to_string();
+            anyhow::ensure!(matches!(phase.as_str(), "Succeeded" | "Failed"), "{phase}");
+            cluster.ok(&["logs", name, "-c", "c"])
+        }
+        Status(pointer) => {
+            let pod = cluster.get("pod", name)?;
+            Ok(match pod["status"].pointer(pointer) {
+                Some(Value::String(text)) => text.clone(),
+                Some(other) => other.to_string(),
+                None => String::new(),
+            })
+        }
+        Event(reason) => {
+            let select = format!("involvedObject.name={name},reason={reason}");
+            cluster.ok(&["get", "events", "--field-selector", &select, "-o", "jsonpath={.items[*].message}"])
+        }
+    }
+}
+
+/// Applies all rows at once and looks at each until it is as it should be.
+fn check(before: &str, rows: &[Row]) -> anyhow::Result<()> {
+    let cluster = Cluster::start_with(&["--restart-backoff", "1s,2s"])?;
+    if !before.is_empty() {
+        cluster.apply(before)?;
+    }
+    let all: Vec<String> = rows.iter().map(manifest).collect();
+    cluster.apply(&all.join("---\n"))?;
+    let mut wrong = Vec::new();
+    for row in rows {
+        let (name, _, _, expected) = row;
+        let mut last = String::new();
+        let came = cluster.eventually(name, || {
+            last = seen(&cluster, row)?.trim().to_string();
+            Ok(match expected.strip_prefix('~') {
+                Some(part) => last.contains(part),
+                None => last == *expected,
+            })
+        });
+        if came.is_err() {
+            wrong.push(format!("{name}: {last:?} rather than {expected:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn who_a_container_is_and_what_it_may() -> anyhow::Result<()> {
+    check(
+        "",
+        &[
+            (
+                "user",
+                "securityContext: {runAsUser: 1000, runAsGroup: 3000, supplementalGroups: [4000], fsGroup: 2000}",
+                Says("id -u; id -g; id -G | tr ' ' '\\n' | sort | tr '\\n' ' '"),
+                "1000\n3000\n2000 3000 4000",
+            ),
+            (
+                "user-own",
+                "securityContext: {runAsUser: 1000}\nc: securityContext: {runAsUser: 2000, runAsGroup: 5}",
+                Says("id -u; id -g"),
+                "2000\n5",
+            ),
+            (
+                "non-root",
+                "c: securityContext: {runAsNonRoot: true}",
+                Status("/containerStatuses/0/state/waiting/reason"),
+                "CreateContainerConfigError",
+            ),
+            ("non-root-user", "securityContext: {runAsNonRoot: true, runAsUser: 7}", Says("id -u"), "7"),
+            (
+                "strict-groups",
+                "securityContext: {runAsUser: 0, supplementalGroupsPolicy: Strict, supplementalGroups: [9]}",
+                Says("id -G"),
+                "0 9",
+            ),
+            (
+                "fs-group",
+                "securityContext: {fsGroup: 2000, fsGroupChangePolicy: OnRootMismatch}\nvolumes: [{name: v, emptyDir: {}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
+                Says("stat -c '%g %a' /v; touch /v/f; stat -c %g /v/f"),
+                "2000 2777\n2000",
+            ),
+            (
+                "no-rights",
+                "c: securityContext: {capabilities: {drop: [ALL]}}",
+                Says("grep CapEff /proc/self/status | cut -f2"),
+                "0000000000000000",
+            ),
+            (
+                "one-right",
+                "c: securityContext: {capabilities: {drop: [ALL], add: [NET_ADMIN]}}",
+                Says("grep CapEff /proc/self/status | cut -f2"),
+                "0000000000001000",
+            ),
+            ("plain-rights", "", Says("grep CapEff /proc/self/status | cut -f2"), "00000000a80425fb"),
+            (
+                "privileged",
+                "c: securityContext: {privileged: true}",
+                Says("test -c /dev/kmsg && mount -t tmpfs x /tmp && echo may"),
+                "may",
+            ),
+            (
+                "plain-devices",
+                "",
+                Says("test -e /dev/kmsg || mknod /tmp/d c 1 11 && cat /tmp/d | head -c1; ls /dev | tr '\\n' ' '"),
+                "~null",
+            ),
+            (
+                "root-read-only",
+                "c: securityContext: {readOnlyRootFilesystem: true}",
+                Says("touch /x"),
+                "~Read-only file system",
+            ),
+            (
+                "no-new-rights",
+                "c: securityContext: {allowPrivilegeEscalation: false}",
+                Says("grep NoNewPrivs /proc/self/status | cut -f2"),
+                "1",
+            ),
+            (
+                "seccomp",
+                "securityContext: {seccompProfile: {type: RuntimeDefault}}",
+                Says("grep Seccomp: /proc/self/status | cut -f2"),
+                "2",
+            ),
+            (
+                "unconfined",
+                "c: securityContext: {seccompProfile: {type: Unconfined}}",
+                Says("grep Seccomp: /proc/self/status | cut -f2"),
+                "0",
+            ),
+            (
+                "sysctls",
+                "securityContext: {sysctls: [{name: net.ipv4.ip_unprivileged_port_start, value: '1'}, {name: kernel.shm_rmid_forced, value: '1'}]}",
+                Says("cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced"),
+                "1\n1",
+            ),
+            ("masked", "", Says("echo 0 > /proc/sys/kernel/panic; ls /sys/firmware | wc -l"), "~Read-only file system"),
+            ("app-armor", "securityContext: {appArmorProfile: {type: RuntimeDefault}}", Status("/reason"), "AppArmor"),
+            ("windows", "os: {name: windows}", Status("/reason"), "PodOSNotSupported"),
+            ("linux", "os: {name: linux}", Says("echo here"), "here"),
+            ("user-namespace", "hostUsers: false", Event("FailedCreatePodSandBox"), "~user namespaces"),
+            ("host-pids", "hostPID: true", Says("tr '\\0' ' ' < /proc/1/cmdline | grep -c sleep"), "~0"),
+            (
+                "host-ipc",
+                "hostIPC: true\nrestartPolicy: Never\nc: command: [sh, -c, 'readlink /proc/self/ns/ipc > /tmp/own; readlink /proc/1/ns/ipc; test -d /dev/shm && echo shm']",
+                Printed,
+                "~shm",
+            ),
+            (
+                "host-network",
+                "hostNetwork: true",
+                Says("hostname; cat /sys/class/net/timonel0/operstate"),
+                "server-1\nup",
+            ),
+        ],
+    )
+}
+
+#[test]
+fn what_a_container_knows() -> anyhow::Result<()> {
+    check(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: map}\ndata: {one: '1', two: '2'}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: secret}\nstringData: {pass: word}\n---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {name: robot}\n---\napiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: known}\nhandler: runc\noverhead: {podFixed: {memory: 8Mi, cpu: 10m}}\n---\napiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: strange}\nhandler: gvisor\n",
+        &[
+            ("command", "restartPolicy: Never\nc: command: [echo, one]\nc: args: [two]", Printed, "one two"),
+            (
+                "args",
+                "restartPolicy: Never\nc: args: [echo, $(A) $$(A) $(NONE)]\nc: env: [{name: A, value: a}]",
+                Printed,
+                "a $(A) $(NONE)",
+            ),
+            ("working-dir", "c: workingDir: /usr/new", Says("pwd"), "/usr/new"),
+            ("env", "c: env: [{name: A, value: a}, {name: B, value: $(A)b}]", Says("echo $A $B"), "a ab"),
+            (
+                "env-from",
+                "c: envFrom: [{prefix: P_, configMapRef: {name: map}}, {secretRef: {name: secret}}, {configMapRef: {name: none, optional: true}}]",
+                Says("echo $P_one $P_two $pass"),
+                "1 2 word",
+            ),
+            (
+                "env-keys",
+                "c: env: [{name: A, valueFrom: {configMapKeyRef: {name: map, key: one}}}, {name: B, valueFrom: {secretKeyRef: {name: secret, key: pass}}}, {name: C, valueFrom: {configMapKeyRef: {name: map, key: none, optional: true}}}]",
+                Says("echo $A $B ${C-unset}"),
+                "1 word unset",
+            ),
+            (
+                "env-missing",
+                "c: env: [{name: A, valueFrom: {configMapKeyRef: {name: none, key: one}}}]",
+                Status("/containerStatuses/0/state/waiting/message"),
+                "configmap \"none\" not found",
+            ),
+            (
+                "env-fields",
+                "c: env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}}}, {name: B, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}, {name: C, valueFrom: {fieldRef: {fieldPath: \"metadata.labels['row']\"}}}, {name: D, valueFrom: {fieldRef: {fieldPath: \"metadata.annotations['note']\"}}}, {name: E, valueFrom: {fieldRef: {fieldPath: spec.serviceAccountName}}}, {name: F, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}]",
+                Says("echo $A $B $C $D $E $F"),
+                "env-fields server-1 env-fields hello default default",
+            ),
+            (
+                "env-ip",
+                "c: env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.podIP}}}, {name: B, valueFrom: {fieldRef: {fieldPath: status.hostIP}}}]",
+                Says("test $A = $(hostname -i) && echo $B"),
+                "192.0.2.1",
+            ),
+            (
+                "env-resources",
+                "c: resources: {limits: {cpu: 1500m, memory: 64Mi}, requests: {cpu: 250m, memory: 32Mi}}\nc: env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}, {name: B, valueFrom: {resourceFieldRef: {resource: requests.memory, divisor: 1Mi}}}, {name: C, valueFrom: {resourceFieldRef: {resource: requests.cpu, divisor: 1m}}}]",
+                Says("echo $A $B $C"),
+                "2 32 250",
+            ),
+            (
+                "env-file",
+                "volumes: [{name: v, emptyDir: {}}]\ninitContainers: [{name: w, image: 'busybox:1.28', command: [sh, -c, 'echo A=from-file > /v/env'], volumeMounts: [{name: v, mountPath: /v}]}]\nc: env: [{name: A, valueFrom: {fileKeyRef: {volumeName: v, path: env, key: A}}}]",
+                Says("echo $A"),
+                "from-file",
+            ),
+            (
+                "links",
+                "c: env: []",
+                Says("echo $KUBERNETES_SERVICE_HOST $KUBERNETES_PORT_443_TCP_PORT"),
+                "10.43.0.1 443",
+            ),
+            ("no-links", "enableServiceLinks: false", Says("echo $KUBERNETES_SERVICE_HOST"), "10.43.0.1"),
+            (
+                "hostname",
+                "hostname: other\nsubdomain: sub",
+                Says("hostname; grep -c other.sub.default.svc.cluster.local /etc/hosts"),
+                "other\n1",
+            ),
+            (
+                "fqdn",
+                "hostname: other\nsubdomain: sub\nsetHostnameAsFQDN: true",
+                Says("hostname"),
+                "other.sub.default.svc.cluster.local",
+            ),
+            (
+                "fqdn-long",
+                "hostname: a-name-that-is-rather-long-for-a-host\nsubdomain: sub\nsetHostnameAsFQDN: true",
+                Event("FailedCreatePodSandBox"),
+                "~is too long (64 characters is the max",
+            ),
+            ("name-override", "hostnameOverride: any.name.at.all", Says("hostname"), "any.name.at.all"),
+            (
+                "aliases",
+                "hostAliases: [{ip: 192.0.2.77, hostnames: [far, away]}]",
+                Says("grep 192.0.2.77 /etc/hosts | tr '\\t' ' '"),
+                "192.0.2.77 far away",
+            ),
+            (
+                "dns",
+                "",
+                Says("cat /etc/resolv.conf"),
+                "search default.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.43.0.10\noptions ndots:5",
+            ),
+            (
+                "dns-own",
+                "dnsPolicy: None\ndnsConfig: {nameservers: [192.0.2.53], searches: [a.b], options: [{name: ndots, value: '2'}, {name: edns0}]}",
+                Says("cat /etc/resolv.conf"),
+                "search a.b\nnameserver 192.0.2.53\noptions ndots:2 edns0",
+            ),
+            (
+                "dns-more",
+                "dnsConfig: {searches: [a.b], options: [{name: ndots, value: '3'}]}",
+                Says("cat /etc/resolv.conf"),
+                "search default.svc.cluster.local svc.cluster.local cluster.local a.b\nnameserver 10.43.0.10\noptions ndots:3",
+            ),
+            (
+                "dns-host",
+                "dnsPolicy: ClusterFirstWithHostNet\nhostNetwork: true",
+                Says("grep -c 10.43.0.10 /etc/resolv.conf"),
+                "1",
+            ),
+            (
+                "account",
+                "serviceAccountName: robot",
+                Says(
+                    "cut -d. -f2 /var/run/secrets/kubernetes.io/serviceaccount/token | tr _- /+ | base64 -d 2>/dev/null | grep -o 'system:serviceaccount:default:[a-z]*'",
+                ),
+                "system:serviceaccount:default:robot",
+            ),
+            (
+                "no-token",
+                "automountServiceAccountToken: false",
+                Says("ls /var/run/secrets/kubernetes.io 2>&1 | wc -l"),
+                "1",
+            ),
+            (
+                "message-path",
+                "restartPolicy: Never\nc: command: [sh, -c, 'echo last words > /tmp/m; exit 3']\nc: terminationMessagePath: /tmp/m",
+                Status("/containerStatuses/0/state/terminated/message"),
+                "last words",
+            ),
+            (
+                "message-logs",
+                "restartPolicy: Never\nc: command: [sh, -c, 'echo it broke; exit 3']\nc: terminationMessagePolicy: FallbackToLogsOnError",
+                Status("/containerStatuses/0/state/terminated/message"),
+                "it broke",
+            ),
+            ("class", "runtimeClassName: known", Says("echo here"), "here"),
+            (
+                "class-unknown",
+                "runtimeClassName: strange",
+                Event("FailedCreatePodSandBox"),
+                "~no runtime for \"gvisor\" is configured",
+            ),
+        ],
+    )
+}
+
+#[test]
+fn how_a_container_lives_and_ends() -> anyhow::Result<()> {
+    check(
+        "",
+        &[
+            (
+                "started",
+                "c: command: [sh, -c, 'sleep 1; touch /tmp/up; sleep 36000']\nc: startupProbe: {exec: {command: [cat, /tmp/up]}, periodSeconds: 1, failureThreshold: 30}\nc: livenessProbe: {exec: {command: [cat, /tmp/up]}, periodSeconds: 1, failureThreshold: 1}",
+                Status("/containerStatuses/0/started"),
+                "true",
+            ),
+            (
+                "never-started",
+                "c: startupProbe: {exec: {command: ['false']}, periodSeconds: 1, failureThreshold: 1}",
+                Event("Unhealthy"),
+                "~Startup probe failed",
+            ),
+            (
+                "not-alive",
+                "c: livenessProbe: {tcpSocket: {port: 81}, periodSeconds: 1, failureThreshold: 1, terminationGracePeriodSeconds: 1}",
+                Status("/containerStatuses/0/restartCount"),
+                "~1",
+            ),
+            (
+                "ready-late",
+                "c: readinessProbe: {exec: {command: ['true']}, initialDelaySeconds: 1, periodSeconds: 1, successThreshold: 2}",
+                Status("/containerStatuses/0/ready"),
+                "true",
+            ),
+            (
+                "by-http",
+                "c: command: [sh, -c, 'mkdir /w; echo ok > /w/ok; httpd -f -p 80 -h /w']\nc: readinessProbe: {httpGet: {path: /ok, port: 80, httpHeaders: [{name: X-A, value: b}]}, periodSeconds: 1}",
+                Status("/containerStatuses/0/ready"),
+                "true",
+            ),
+            (
+                "by-http-not",
+                "c: command: [sh, -c, 'httpd -f -p 80 -h /tmp']\nc: readinessProbe: {httpGet: {path: /none, port: 80}, periodSeconds: 1}",
+                Event("Unhealthy"),
+                "~HTTP probe failed with statuscode: 404",
+            ),
+            (
+                "by-grpc-not",
+                "c: readinessProbe: {grpc: {port: 9000}, periodSeconds: 1}",
+                Event("Unhealthy"),
+                "~Readiness probe failed",
+            ),
+            (
+                "post-start",
+                "c: lifecycle: {postStart: {exec: {command: [sh, -c, 'echo hook > /tmp/hook']}}}",
+                Says("cat /tmp/hook"),
+                "hook",
+            ),
+            (
+                "post-start-not",
+                "c: lifecycle: {postStart: {exec: {command: ['false']}}}",
+                Event("FailedPostStartHook"),
+                "~PostStartHook failed",
+            ),
+            (
+                "on-failure",
+                "restartPolicy: OnFailure\nvolumes: [{name: v, emptyDir: {}}]\nc: command: [sh, -c, 'echo x >> /v/n; test $(wc -l < /v/n) -ge 3']\nc: volumeMounts: [{name: v, mountPath: /v}]",
+                Status("/containerStatuses/0/restartCount"),
+                "2",
+            ),
+            ("never", "restartPolicy: Never\nc: command: ['false']", Status("/phase"), "Failed"),
+            (
+                "rules",
+                "restartPolicy: Never\nvolumes: [{name: v, emptyDir: {}}]\nc: command: [sh, -c, 'echo x >> /v/n; test $(wc -l < /v/n) -ge 3 && exit 1; exit 42']\nc: volumeMounts: [{name: v, mountPath: /v}]\nc: restartPolicy: Never\nc: restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [42]}}]",
+                Status("/containerStatuses/0/restartCount"),
+                "2",
+            ),
+            (
+                "own-policy",
+                "restartPolicy: Always\nc: command: ['true']\nc: restartPolicy: Never",
+                Status("/phase"),
+                "Succeeded",
+            ),
+            ("deadline", "activeDeadlineSeconds: 2\nrestartPolicy: Never", Status("/reason"), "DeadlineExceeded"),
+            ("gates", "readinessGates: [{conditionType: example.com/gate}]", Status("/conditions/0/status"), "~True"),
+            (
+                "image-never",
+                "c: image: none:1\nc: imagePullPolicy: Never",
+                Status("/containerStatuses/0/state/waiting/reason"),
+                "~ErrImageNeverPull",
+            ),
+            (
+                "sidecar",
+                "restartPolicy: Never\ninitContainers: [{name: s, image: 'busybox:1.28', restartPolicy: Always, command: [sleep, '36000']}]\nc: command: [echo, done]",
+                Status("/phase"),
+                "Succeeded",
+            ),
+            (
+                "init-not",
+                "restartPolicy: Never\ninitContainers: [{name: i, image: 'busybox:1.28', command: ['false']}]",
+                Status("/phase"),
+                "Failed",
+            ),
+        ],
+    )
+}
+
+#[test]
+fn what_a_container_finds_in_its_volumes() -> anyhow::Result<()> {
+    check(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: map}\ndata: {one: '1', two: '2'}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: secret}\nstringData: {pass: word}\n---\napiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: claim}\nspec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}\n",
+        &[
+            (
+                "empty",
+                "volumes: [{name: v, emptyDir: {}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
+                Says("echo x > /v/f && cat /v/f"),
+                "x",
+            ),
+            (
+                "memory",
+                "volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: 1Mi}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
+                Says(
+                    "grep ' /v ' /proc/mounts | cut -d' ' -f3; dd if=/dev/zero of=/v/f bs=1M count=2 2>&1 | grep -o 'No space left'",
+                ),
+                "tmpfs\nNo space left",
+            ),
+            (
+                "map",
+                "volumes: [{name: v, configMap: {name: map, defaultMode: 0400, items: [{key: one, path: sub/first}]}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
+                Says("cat /v/sub/first; stat -L -c %a /v/sub/first; ls /v"),
+                "1400\nsub",
+            ),
+            (
+                "map-missing",
+                "volumes: [{name: v, configMap: {name: none}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
+                Event("FailedMount"),
+                "~configmap \"none\" not found",
+            ),
+            (
+                "map-optional",
+                "volumes: [{name: v, configMap: {name: none, optional: true}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
+                Says("ls /v | wc -l"),
+                "0",
+            ),
+            (
+                "secret",
+                "volumes: [{name: v, secret: {secretName: secret}}]\nc: volumeMounts: [{name: v, mountPath: /v, readOnly: true}]",
+                Says("cat /v/pass; echo; stat -f -c %T /v; touch /v/x"),
+                "~word\ntmpfs",
+            ),
+            (
+                "downward",
+                "volumes: [{name: v, downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}, mode: 0440}, {path: cpu, resourceFieldRef: {containerName: c, resource: limits.cpu, divisor: 1m}}]}}]\nc: resources: {limits: {cpu: 100m}}\nc: volumeMounts: [{name: v, mountPath: /v}]",
+                Says("cat /v/name /v/cpu; stat -L -c ' %a' /v/name"),
+                "downward100 440",
+            ),
+            (
+                "projected",
+                "volumes: [{name: v, projected: {sources: [{configMap: {name: map}}, {secret: {name: secret, items: [{key: pass, path: deep/pass}]}}, {downwardAPI: {items: [{path: ns, fieldRef: {fieldPath: metadata.namespace}}]}}, {serviceAccountToken: {path: token, audience: them, expirationSeconds: 600}}]}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
+                Says(
+                    "cat /v/one /v/deep/pass /v/ns; cut -d. -f2 /v/token | tr _- /+ | base64 -d 2>/dev/null | grep -o '\"aud\":.\"[a-z]*\"'",
+                ),
+                "1worddefault\"aud\":[\"them\"",
+            ),
+            (
+                "host-path",
+                "volumes: [{name: v, hostPath: {path: /tmp/timonel-row-host-path, type: DirectoryOrCreate}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
+                Says("echo y > /v/f; cat /v/f; rm /v/f"),
+                "y",
+            ),
+            (
+                "host-file",
+                "volumes: [{name: v, hostPath: {path: /etc/hostname, type: File}}]\nc: volumeMounts: [{name: v, mountPath: /v, readOnly: true}]",
+                Says("test -f /v && echo file; echo x > /v"),
+                "~file",
+            ),
+            (
+                "host-missing",
+                "volumes: [{name: v, hostPath: {path: /no/such/folder, type: Directory}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
+                Event("FailedMount"),
+                "~hostPath type check failed: /no/such/folder is not a directory",
+            ),
+            (
+                "claim",
+                "volumes: [{name: v, persistentVolumeClaim: {claimName: claim}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
+                Says("echo z > /v/f && cat /v/f"),
+                "z",
+            ),
+            (
+                "ephemeral",
+                "volumes: [{name: v, ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}}}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
+                Says("echo e > /v/f && cat /v/f"),
+                "e",
+            ),
+            (
+                "image",
+                "volumes: [{name: v, image: {reference: 'nginx:1.27', pullPolicy: IfNotPresent}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
+                Says("test -e /v/usr/sbin/nginx && touch /v/x"),
+                "~Read-only file system",
+            ),
+            (
+                "sub-path",
+                "volumes: [{name: v, emptyDir: {}}]\nc: env: [{name: DIR, value: dir}]\nc: volumeMounts: [{name: v, mountPath: /a, subPath: one/two}, {name: v, mountPath: /b, subPathExpr: $(DIR)/x}, {name: v, mountPath: /v}]",
+                Says("touch /a/f /b/g; cd /v; find . -type f | sort"),
+                "./dir/x/g\n./one/two/f",
+            ),
+            (
+                "read-only",
+                "volumes: [{name: v, emptyDir: {}}]\nc: volumeMounts: [{name: v, mountPath: /v, readOnly: true}]",
+                Says("touch /v/f"),
+                "~Read-only file system",
+            ),
+            (
+                "read-only-below",
+                "volumes: [{name: v, hostPath: {path: /sys/fs/cgroup}}]\nc: volumeMounts: [{name: v, mountPath: /v, readOnly: true, recursiveReadOnly: Enabled, mountPropagation: None}]",
+                Says("grep ' /v' /proc/mounts | grep -vc ' ro,'"),
+                "~0",
+            ),
+            (
+                "propagated",
+                "volumes: [{name: v, hostPath: {path: /tmp}}]\nc: volumeMounts: [{name: v, mountPath: /v, mountPropagation: HostToContainer}]",
+                Says("grep -c ' /v ' /proc/self/mountinfo"),
+                "1",
+            ),
+            (
+                "unserved",
+                "volumes: [{name: v, iscsi: {targetPortal: '192.0.2.1', iqn: iqn.2001-04.com.example:s, lun: 0}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
+                Event("FailedMount"),
+                "~isn't served by this version",
+            ),
+            (
+                "devices",
+                "volumes: [{name: v, persistentVolumeClaim: {claimName: claim}}]\nc: volumeDevices: [{name: v, devicePath: /dev/x}]",
+                Status("/containerStatuses/0/state/waiting/message"),
+                "~volumeDevices",
+            ),
+        ],
+    )
+}
+
+#[test]
+fn ports_of_the_machine_lead_to_its_pods() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start()?;
+    cluster.join()?;
+    let pod = |name: &str, node: &str, port: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  nodeName: {node}\n  terminationGracePeriodSeconds: 0\n  containers:\n  - name: c\n    image: busybox:1.28\n    command: [sh, -c, 'hostname > /tmp/index.html; httpd -f -p 80 -h /tmp']\n    ports: [{{containerPort: 80, {port}}}]\n"
+        )
+    };
+    let address = cluster.agents.first().map(testkit::cluster::Node::address).unwrap_or_default();
+    let one = pod("any", "agent-2", "hostPort: 8080");
+    let other = pod("one", "agent-2", &format!("hostPort: 8081, hostIP: {address}"));
+    cluster.apply(&format!("{one}---\n{other}"))?;
+    let fetch = |from: &testkit::cluster::Node, port: u16| {
+        let words = ["curl", "-s", "--max-time", "2", &format!("http://{address}:{port}/")].map(String::from);
+        from.run(&words, "").stdout.trim().to_string()
+    };
+    let agent = cluster.agents.first().ok_or_else(|| anyhow::anyhow!("no agent"))?;
+    for from in [&cluster.server, agent] {
+        cluster.eventually("the ports answer", || Ok(fetch(from, 8080) == "any" && fetch(from, 8081) == "one"))?;
+    }
+    // A pod reaches itself that way, too.
+    let ask = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 {address} 8080");
+    assert!(cluster.ok(&["exec", "any", "--", "sh", "-c", &ask])?.ends_with("any\n"));
+    cluster.ok(&["delete", "pod", "any", "one"])?;
+    cluster.eventually("the ports are closed", || {
+        Ok(fetch(&cluster.server, 8080).is_empty() && fetch(&cluster.server, 8081).is_empty())
+    })
+}
