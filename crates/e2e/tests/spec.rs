@@ -620,3 +620,91 @@ fn ports_of_the_machine_lead_to_its_pods() -> anyhow::Result<()> {
         Ok(fetch(&cluster.server, 8080).is_empty() && fetch(&cluster.server, 8081).is_empty())
     })
 }
+
+/// What containers write where it stays after them.
+#[test]
+fn what_a_pod_does_at_its_end() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    let folder = cluster.server.folder().join("kept");
+    let pod = |name: &str, more: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 2\n  volumes: [{{name: v, hostPath: {{path: {}, type: DirectoryOrCreate}}}}]\n  containers:\n  - name: c\n    image: busybox:1.28\n    volumeMounts: [{{name: v, mountPath: /v}}]\n    command: [sh, -c, \"trap 'echo term >> /v/{name}; exit 0' TERM; trap 'echo usr1 >> /v/{name}; exit 0' USR1; touch /v/{name}.up; while :; do sleep 0.1; done\"]\n{more}",
+            folder.display()
+        )
+    };
+    let hook = "    lifecycle: {preStop: {exec: {command: [sh, -c, 'echo hook >> /v/hooked']}}}\n";
+    let signal = "    lifecycle: {stopSignal: SIGUSR1}\n  os: {name: linux}\n";
+    let deaf = pod("deaf", "").replace("exit 0", "echo stays >> /v/deaf");
+    cluster.apply(&[pod("hooked", hook), pod("signalled", signal), deaf].join("---\n"))?;
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+    for name in ["hooked", "signalled", "deaf"] {
+        cluster.eventually("its traps are set", || Ok(folder.join(format!("{name}.up")).exists()))?;
+    }
+    cluster.ok(&["delete", "pod", "hooked", "signalled", "deaf"])?;
+    assert_eq!(read("hooked"), "hook\nterm\n", "the hook comes before the signal");
+    assert_eq!(read("signalled"), "usr1\n");
+    assert!(read("deaf").starts_with("term\n"), "it was told, and killed when its time was over");
+    Ok(())
+}
+
+#[test]
+fn a_resize_restarts_whom_it_should() -> anyhow::Result<()> {
+    if testkit::cluster::stock_kubectl().is_none_or(|minor| minor < 32) {
+        eprintln!("skipped: this kubectl can't resize pods");
+        return Ok(());
+    }
+    let cluster = Cluster::start()?;
+    let container = |name: &str, policy: &str| {
+        format!(
+            "  - {{name: {name}, image: 'busybox:1.28', command: [sleep, '36000'], resources: {{limits: {{memory: 32Mi, cpu: 100m}}}}, resizePolicy: [{{resourceName: memory, restartPolicy: {policy}}}]}}\n"
+        )
+    };
+    let (stays, restarts) = (container("stays", "NotRequired"), container("restarts", "RestartContainer"));
+    cluster.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: grows}}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n{stays}{restarts}"
+    ))?;
+    cluster.wait_pod("grows")?;
+    let limits = |name: &str| {
+        format!(r#"{{"name":"{name}","resources":{{"limits":{{"memory":"48Mi"}},"requests":{{"memory":"48Mi"}}}}}}"#)
+    };
+    let patch = format!(r#"{{"spec":{{"containers":[{},{}]}}}}"#, limits("stays"), limits("restarts"));
+    cluster.ok(&["patch", "pod", "grows", "--subresource", "resize", "-p", &patch])?;
+    cluster.eventually("both have more", || {
+        let status = cluster.get("pod", "grows")?["status"]["containerStatuses"].clone();
+        let of = |name: &str| status.as_array().into_iter().flatten().find(|s| s["name"] == name).cloned();
+        let fits = |name: &str, restarts: i64| {
+            of(name).is_some_and(|s| s["restartCount"] == restarts && s["resources"]["limits"]["memory"] == "48Mi")
+        };
+        Ok(fits("stays", 0) && fits("restarts", 1))
+    })
+}
+
+/// `docs/conformance.md` names every field, and tests that there are.
+#[test]
+fn the_list_of_fields_is_whole() {
+    let doc = include_str!("../../../docs/conformance.md");
+    let listed: Vec<(&str, &str)> = doc
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split('|');
+            Some((cells.next()?.trim().trim_end_matches('`'), cells.nth(1)?.trim()))
+        })
+        .collect();
+    let (types, _) = api::schema::raw();
+    for kind in ["PodSpec", "Container", "PodSecurityContext", "SecurityContext"] {
+        let name = format!("io.k8s.api.core.v1.{kind}");
+        let fields = types[&name]["properties"].as_object().cloned().unwrap_or_default();
+        assert!(fields.len() > 5, "{name} has fields");
+        for field in fields.keys() {
+            assert!(listed.iter().any(|(known, _)| known == field), "{kind}.{field} isn't in docs/conformance.md");
+        }
+    }
+    for (field, test) in listed.iter().filter(|(_, test)| *test != "–") {
+        let (file, function) = test.trim_matches('`').split_once("::").unwrap_or_default();
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
+        let path =
+            if file == "loops" { format!("{folder}/loops/scheduling.rs") } else { format!("{folder}/{file}.rs") };
+        let source = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(source.contains(&format!("fn {function}()")), "{field}: there is no test {test}");
+    }
+}

@@ -200,6 +200,7 @@ pub struct Informers {
     /// As whom the caches are filled.
     reader: Client,
     /// By type and field selector.
+    #[allow(clippy::type_complexity)]
     started: Arc<Mutex<HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>>>,
 }
 
