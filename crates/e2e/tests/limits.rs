@@ -234,9 +234,9 @@ fn containers_are_confined_by_seccomp() -> anyhow::Result<()> {
     assert!(log("open")?.contains("Seccomp:\t0"), "{}", log("open")?);
     let inside = cluster.ok(&["exec", "confined", "-c", "c", "--", "grep", "Seccomp:", "/proc/self/status"])?;
     assert!(inside.contains("Seccomp:\t2"), "exec must be confined too: {inside}");
-    cluster.eventually("a profile that isn't served is told of", || {
+    cluster.eventually("a profile that isn't there is told of", || {
         let waiting = &cluster.get("pod", "own-profile")?["status"]["containerStatuses"][0]["state"]["waiting"];
-        Ok(waiting["reason"] == "CreateContainerConfigError"
-            && waiting["message"].as_str().is_some_and(|m| m.contains("RuntimeDefault")))
+        Ok(waiting["reason"] == "CreateContainerError"
+            && waiting["message"].as_str().is_some_and(|m| m.contains("mine.json")))
     })
 }

@@ -67,9 +67,18 @@ fn seen(cluster: &Cluster, (name, _, look, _): &Row) -> anyhow::Result<String> {
     }
 }
 
+/// A seccomp profile, as upstream's documentation writes them.
+const NO_MKDIR: &str = r#"{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"],
+    "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 30}]}"#;
+
 /// Applies all rows at once and looks at each until it is as it should be.
 fn check(before: &str, rows: &[Row]) -> anyhow::Result<()> {
-    let cluster = Cluster::start_with(&["--restart-backoff", "1s,2s"])?;
+    let cluster = Cluster::start_prepared(&["--restart-backoff", "1s,2s"], |node| {
+        let profiles = node.folder().join("data/agent/seccomp");
+        std::fs::create_dir_all(&profiles)?;
+        std::fs::write(profiles.join("no-mkdir.json"), NO_MKDIR)?;
+        Ok(std::fs::write(profiles.join("bad.json"), r#"{"defaultAction": "SCMP_ACT_MAYBE"}"#)?)
+    })?;
     if !before.is_empty() {
         cluster.apply(before)?;
     }
@@ -172,6 +181,24 @@ fn who_a_container_is_and_what_it_may() -> anyhow::Result<()> {
                 "securityContext: {seccompProfile: {type: RuntimeDefault}}",
                 Says("grep Seccomp: /proc/self/status | cut -f2"),
                 "2",
+            ),
+            (
+                "seccomp-own",
+                "c: securityContext: {seccompProfile: {type: Localhost, localhostProfile: no-mkdir.json}}",
+                Says("touch /tmp/f && mkdir /tmp/d"),
+                "~Read-only file system",
+            ),
+            (
+                "seccomp-none",
+                "c: securityContext: {seccompProfile: {type: Localhost, localhostProfile: none.json}}",
+                Status("/containerStatuses/0/state/waiting/message"),
+                "~none.json\": No such file or directory",
+            ),
+            (
+                "seccomp-bad",
+                "c: securityContext: {seccompProfile: {type: Localhost, localhostProfile: bad.json}}",
+                Status("/containerStatuses/0/state/waiting/message"),
+                "~the action \"SCMP_ACT_MAYBE\" isn't known",
             ),
             (
                 "unconfined",

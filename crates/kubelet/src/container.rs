@@ -142,15 +142,26 @@ fn oom_score(pod: &Pod, container: &Container) -> i64 {
     }
 }
 
-/// Whether a container runs under the default seccomp profile.
-fn confined(pod: &PodSecurityContext, own: &SecurityContext) -> Result<bool, StartError> {
-    let profile = own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref());
-    match profile.map(|p| p.type_.as_str()) {
-        Some("RuntimeDefault") => Ok(true),
-        Some("Localhost") => Err(config_error(
-            "seccomp profiles of type Localhost aren't served by this version of timonel: use RuntimeDefault",
-        )),
-        _ => Ok(false),
+/// The seccomp profile of a container: whether it is the default one, and the text of its own.
+fn confined(
+    folder: &Path,
+    pod: &PodSecurityContext,
+    own: &SecurityContext,
+) -> Result<(bool, Option<String>), StartError> {
+    let Some(profile) = own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref()) else { return Ok((false, None)) };
+    match profile.type_.as_str() {
+        "RuntimeDefault" => Ok((true, None)),
+        "Localhost" => {
+            let path = folder.join(profile.localhost_profile.as_deref().unwrap_or(""));
+            let failed = |why: String| StartError {
+                reason: "CreateContainerError",
+                message: format!("cannot load seccomp profile {:?}: {why}", path.display().to_string()),
+            };
+            let text = std::fs::read_to_string(&path).map_err(|e| failed(e.to_string()))?;
+            runtime::seccomp_profile(&text).map_err(failed)?;
+            Ok((false, Some(text)))
+        }
+        _ => Ok((false, None)),
     }
 }
 
@@ -186,6 +197,10 @@ impl Agent {
         let process = runtime::spec::process(&config, &[], false);
         std::fs::write(bundle.join("process.json"), process.to_string()).map_err(create_error)?;
         runtime::cgroup::create(&cgroup(&self.config, pod)).map_err(create_error)?;
+        let profile = bundle.join("seccomp.json");
+        if let Some(text) = &config.profile {
+            std::fs::write(&profile, text).map_err(create_error)?;
+        }
         let start = Start {
             id: id.into(),
             bundle: bundle.display().to_string(),
@@ -196,6 +211,7 @@ impl Agent {
             stdin_once: container.stdin_once.unwrap_or(false),
             cgroup: config.cgroup.clone(),
             confined: runtime::spec::confinement(&config),
+            profile: config.profile.is_some().then(|| profile.display().to_string()),
         };
         std::fs::create_dir_all(&start.root).map_err(create_error)?;
         match shim.start_container(start).await {
@@ -232,6 +248,10 @@ impl Agent {
             .clone()
             .filter(|d| !d.is_empty())
             .unwrap_or_else(|| image.defaults.working_dir.clone());
+        let privileged = own.privileged.unwrap_or(false);
+        let folder = self.config.data_dir.join("seccomp");
+        // Upstream's runtimes leave privileged containers alone, too.
+        let (confined, profile) = if privileged { (false, None) } else { confined(&folder, &pod_context, &own)? };
         let sysctls = pod_context.sysctls.iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect();
         Ok(ContainerConfig {
             args,
@@ -241,8 +261,9 @@ impl Agent {
             extra_gids: user.groups,
             tty: container.tty.unwrap_or(false),
             read_only_root: own.read_only_root_filesystem.unwrap_or(false),
-            privileged: own.privileged.unwrap_or(false),
-            confined: confined(&pod_context, &own)?,
+            privileged,
+            confined,
+            profile,
             no_new_privileges: own.allow_privilege_escalation == Some(false),
             add_capabilities: capabilities.add.unwrap_or_default(),
             drop_capabilities: capabilities.drop.unwrap_or_default(),

@@ -26,4 +26,5 @@ pub mod spec;
 
 pub use client::{ShimClient, ShimEvent};
 pub use image::{Image, ImageError, ImageStore};
+pub use shim::profile::check as seccomp_profile;
 pub use shim::shim_main;

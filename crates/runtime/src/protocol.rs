@@ -57,6 +57,9 @@ pub struct Start {
     /// The container's capabilities, if it runs under the default seccomp profile.
     #[serde(default)]
     pub confined: Option<Vec<String>>,
+    /// File with the container's own seccomp profile.
+    #[serde(default)]
+    pub profile: Option<String>,
 }
 
 /// From the shim.

@@ -48,6 +48,8 @@ pub struct ContainerConfig {
     pub no_new_privileges: bool,
     /// Under the default seccomp profile.
     pub confined: bool,
+    /// Under a seccomp profile of its own: the text.
+    pub profile: Option<String>,
     pub add_capabilities: Vec<String>,
     pub drop_capabilities: Vec<String>,
     pub mounts: Vec<Mount>,
@@ -196,7 +198,7 @@ pub fn process(config: &ContainerConfig, args: &[String], tty: bool) -> Value {
         "capabilities": {"bounding": capabilities, "effective": effective, "permitted": effective,
                          "inheritable": [], "ambient": []},
         // The kernel takes a filter of those who hold no CAP_SYS_ADMIN only so.
-        "noNewPrivileges": config.no_new_privileges || confinement(config).is_some(),
+        "noNewPrivileges": config.no_new_privileges || confinement(config).is_some() || config.profile.is_some(),
     });
     let score = config.oom_score_adj.max(own_oom_score());
     process["oomScoreAdj"] = score.into();

@@ -19,6 +19,7 @@ use nix::fcntl::OFlag;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork, pipe2};
+use seccompiler::BpfProgram;
 
 use crate::protocol::Start;
 use crate::seqpacket;
@@ -42,6 +43,8 @@ struct Exec {
     errors: RawFd,
     /// The container's capabilities, if it runs under the default seccomp profile.
     confined: Option<Vec<String>>,
+    /// Its own profile, made into programs while its file could be seen.
+    profile: Vec<BpfProgram>,
 }
 
 impl Executor for Exec {
@@ -85,6 +88,9 @@ impl Exec {
         {
             return format!("the seccomp profile can't be set: {error}");
         }
+        if let Err(error) = super::seccomp::apply(&self.profile) {
+            return format!("the seccomp profile can't be set: {error}");
+        }
         let mut reason = format!("exec: {program:?}: executable file not found in $PATH");
         for candidate in candidates {
             let Ok(file) = CString::new(candidate.as_str()) else { continue };
@@ -114,10 +120,14 @@ fn reset_signals() {
 
 /// What creating a container and running a process in one have in common.
 fn builder(start: &Start, errors: RawFd, console: Option<&Path>, stdio: Stdio) -> Result<ContainerBuilder, String> {
+    let profile = match &start.profile {
+        Some(path) => super::profile::programs(&std::fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))?)?,
+        None => Vec::new(),
+    };
     let builder = ContainerBuilder::new(start.id.clone(), SyscallType::default())
         .with_root_path(&start.root)
         .map_err(chain)?
-        .with_executor(Exec { errors, confined: start.confined.clone() })
+        .with_executor(Exec { errors, confined: start.confined.clone(), profile })
         .with_console_socket(console);
     Ok(match stdio {
         Stdio::Pipes([stdin, stdout, stderr]) => builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr),

@@ -7,6 +7,7 @@
 mod container;
 mod launch;
 mod logs;
+pub mod profile;
 mod seccomp;
 
 use std::collections::HashMap;

@@ -114,10 +114,15 @@ fn programs(capabilities: &[String]) -> Result<Vec<BpfProgram>, seccompiler::Bac
 /// # Errors
 /// When the kernel takes no filter.
 pub fn confine(capabilities: &[String]) -> Result<(), String> {
-    for program in programs(capabilities).map_err(|e| e.to_string())? {
-        seccompiler::apply_filter(&program).map_err(|e| e.to_string())?;
-    }
-    Ok(())
+    apply(&programs(capabilities).map_err(|e| e.to_string())?)
+}
+
+/// Confines this process and all that it starts by programs that were made beforehand.
+///
+/// # Errors
+/// When the kernel takes no filter.
+pub fn apply(programs: &[BpfProgram]) -> Result<(), String> {
+    programs.iter().try_for_each(|program| seccompiler::apply_filter(program)).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
