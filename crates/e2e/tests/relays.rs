@@ -120,3 +120,53 @@ fn other_servers_and_services_answer_through_the_api() -> anyhow::Result<()> {
     cluster.eventually("it is gone", || Ok(available()? == "False FailedDiscoveryCheck"))?;
     Ok(())
 }
+
+const SCRAPER: &str = "
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: scraper}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: scraper}
+rules: [{apiGroups: [''], resources: [nodes/metrics, nodes/stats], verbs: [get]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: scraper}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: scraper}
+subjects: [{kind: ServiceAccount, name: scraper, namespace: default}]
+";
+
+/// As Prometheus and metrics-server ask kubelets: with the token of a service account.
+#[test]
+fn kubelets_serve_whom_the_api_lets() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.apply(SCRAPER)?;
+    let token = cluster.ok(&["create", "token", "scraper"])?.trim().to_string();
+    let address = cluster.server.address();
+    let ask = |token: &str, path: &str| {
+        let header = format!("Authorization: Bearer {token}");
+        let mut words = vec!["curl", "-sk", "--max-time", "5", "-w", "\n%{http_code}"];
+        if !token.is_empty() {
+            words.extend(["-H", &header]);
+        }
+        let url = format!("https://{address}:10250{path}");
+        words.push(&url);
+        let words: Vec<String> = words.into_iter().map(String::from).collect();
+        let output = cluster.server.run(&words, "").stdout;
+        let (body, code) = output.rsplit_once('\n').unwrap_or(("", ""));
+        (code.to_string(), body.to_string())
+    };
+    let (code, body) = ask(&token, "/metrics/cadvisor");
+    assert!(code == "200" && body.contains("container_memory_working_set_bytes"), "{code}: {body}");
+    assert_eq!(ask(&token, "/stats/summary").0, "200");
+    for path in ["/pods", "/exec/default/p/c?command=id", "/containerLogs/default/p/c"] {
+        let (code, body) = ask(&token, path);
+        assert!(code == "403" && body.contains("system:serviceaccount:default:scraper"), "{path}: {code} {body}");
+    }
+    for wrong in ["", "nonsense"] {
+        assert_eq!(ask(wrong, "/metrics/cadvisor").0, "401");
+    }
+    Ok(())
+}

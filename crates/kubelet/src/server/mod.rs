@@ -1,8 +1,9 @@
-//! The kubelet's own API: logs, exec, attach, port-forward and statistics, for the API server alone.
+//! The kubelet's own API: logs, exec, attach, port-forward and statistics.
 //!
-//! TLS both ways: a caller needs a certificate of the cluster's authority with the group `system:masters`, which is what
-//! the API server's kubelet client has. Whether a user may do what he asks was decided there.
+//! The API server comes with a certificate of the cluster's authority with the group `system:masters`; whether its user may
+//! do what he asks was decided there. Of others [`access`] finds out who they are and what they may.
 
+mod access;
 mod channels;
 mod logs;
 mod portforward;
@@ -26,6 +27,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+
+use access::{Access, User};
 
 use crate::manager::Manager;
 use crate::stats;
@@ -61,7 +64,8 @@ fn tls(serving: &Serving) -> Result<TlsAcceptor, String> {
     let ca = CertificateDer::from_pem_slice(serving.authority_pem.as_bytes()).map_err(|e| fail(&e))?;
     roots.add(ca).map_err(|e| fail(&e))?;
     let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().map_err(|e| fail(&e))?;
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).allow_unauthenticated();
+    let verifier = verifier.build().map_err(|e| fail(&e))?;
     let certificate =
         CertificateDer::from_pem_slice(serving.identity.certificate_pem.as_bytes()).map_err(|e| fail(&e))?;
     let key = PrivateKeyDer::from_pem_slice(serving.identity.key_pem.as_bytes()).map_err(|e| fail(&e))?;
@@ -83,28 +87,30 @@ pub async fn run(manager: Arc<Manager>, serving: Serving) {
             return std::future::pending().await;
         }
     };
+    let access = Access::new(manager.agent.client.clone(), &manager.agent.config.node_name);
     loop {
         let Ok((stream, _)) = serving.listener.accept().await else {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             continue;
         };
-        tokio::spawn(connection(manager.clone(), acceptor.clone(), stream));
+        tokio::spawn(connection(manager.clone(), access.clone(), acceptor.clone(), stream));
     }
 }
 
-async fn connection(manager: Arc<Manager>, acceptor: TlsAcceptor, stream: TcpStream) {
+async fn connection(manager: Arc<Manager>, access: Arc<Access>, acceptor: TlsAcceptor, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     let Ok(stream) = acceptor.accept(stream).await else { return };
     let leaf = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
-    let groups = leaf.and_then(|l| pki::certificate_names(l).ok()).map(|f| f.organizations).unwrap_or_default();
-    let allowed = groups.iter().any(|g| g == "system:masters");
+    let facts = leaf.and_then(|l| pki::certificate_names(l).ok());
+    let user = facts.map(|facts| User { name: facts.common_name, groups: facts.organizations });
     let service = service_fn(move |request: Request<Incoming>| {
-        let manager = manager.clone();
+        let (manager, access, user) = (manager.clone(), access.clone(), user.clone());
         async move {
-            if !allowed {
-                return Ok::<_, Infallible>(text(StatusCode::FORBIDDEN, "only the API server may ask the kubelet"));
-            }
-            Ok(route(&manager, request).await)
+            let asked = access.check(user.as_ref(), request.method(), request.uri().path(), request.headers()).await;
+            Ok::<_, Infallible>(match asked {
+                Ok(()) => route(&manager, request).await,
+                Err((status, why)) => text(status, why),
+            })
         }
     });
     let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
