@@ -50,6 +50,11 @@ impl Words {
     }
 }
 
+/// Keeps apart what names of chains, which have their limits, can't say in full (FNV-1a).
+pub fn digest(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
 /// An address, as far as names of chains and sets may have it.
 pub fn label(address: &str) -> String {
     address.replace(['.', ':'], "_")

@@ -15,7 +15,7 @@ use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as Selector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
-use network::nft::{Set, Table, Words, label};
+use network::nft::{self, Set, Table, Words, label};
 
 use crate::Config;
 
@@ -169,7 +169,7 @@ impl Planner<'_> {
         let types = spec.policy_types.as_deref().unwrap_or_default();
         let wants =
             |kind: &str, otherwise: bool| if types.is_empty() { otherwise } else { types.iter().any(|t| t == kind) };
-        let base = format!("np_{:016x}", fnv(&format!("{namespace}/{}", policy.name_any())));
+        let base = format!("np_{:016x}", nft::digest(&format!("{namespace}/{}", policy.name_any())));
         if wants("Ingress", true) {
             let rules = spec.ingress.iter().flatten();
             let rules = rules.map(|r| Rule { peers: r.from.as_ref(), ports: r.ports.as_ref() }).collect();
@@ -290,11 +290,6 @@ fn port(ip: &str, port: &NetworkPolicyPort, receivers: &[&Workload<'_>]) -> Opti
             (!places.is_empty()).then(|| format!("{ip} daddr . {word} dport {{ {} }}", places.join(", ")))
         }
     }
-}
-
-/// FNV-1a, for names of chains within the limits of nftables.
-fn fnv(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

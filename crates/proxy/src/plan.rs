@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
-use network::nft::{Parts, Set, Table, Words, label};
+use network::nft::{self, Parts, Set, Table, Words, label};
 
 use crate::Config;
 
@@ -290,7 +290,8 @@ pub fn host_ports(family: Family, pods: &[Arc<Pod>]) -> Parts {
         for port in containers.flat_map(|c| c.ports.iter().flatten()) {
             let Some(number) = port.host_port.filter(|n| *n > 0) else { continue };
             let protocol = port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase();
-            let chain = format!("host_{protocol}_{number}_{:016x}", fnv(&format!("{called}/{:?}", port.host_ip)));
+            let chain =
+                format!("host_{protocol}_{number}_{:016x}", nft::digest(&format!("{called}/{:?}", port.host_ip)));
             match port.host_ip.as_deref().unwrap_or("") {
                 "" | "0.0.0.0" | "::" => {
                     table.map("node_ports", format!("{protocol} . {number}"), format!("goto {chain}"));
@@ -311,18 +312,13 @@ pub fn host_ports(family: Family, pods: &[Arc<Pod>]) -> Parts {
     parts
 }
 
-/// FNV-1a, for names of chains within the limits of nftables.
-fn fnv(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
-}
-
 /// A chain's name: readable, unique, and within the limits of nftables.
 fn chain_name(namespace: &str, name: &str, port: &ServicePort, protocol: &str) -> String {
     let clean = |s: &str| s.replace(['-', '.'], "_");
     let label = port.name.clone().unwrap_or_default();
     let exact = format!("{namespace}/{name}/{label}/{protocol}/{}", port.port);
     // Names that cleaning made equal are kept apart.
-    let hash = fnv(&exact);
+    let hash = nft::digest(&exact);
     let readable: String = format!("{}_{}_{}", clean(namespace), clean(name), port.port).chars().take(80).collect();
     format!("svc_{readable}_{hash:016x}")
 }
