@@ -37,6 +37,12 @@ impl fmt::Display for Family {
     }
 }
 
+/// Host and port as URLs and headers have them (RFC 3986, 3.2.2): an address of IPv6 stands in brackets.
+pub fn authority(host: impl fmt::Display, port: impl fmt::Display) -> String {
+    let host = host.to_string();
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressRangesError {
     #[error("{0:?} is no range of addresses; one reads 10.42.0.0/16, the other family's fd42::/56")]
@@ -114,6 +120,11 @@ impl fmt::Display for AddressRanges {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_and_ports() {
+        assert_eq!([authority("fd42::2", 80), authority("web", "http")], ["[fd42::2]:80", "web:http"]);
+    }
 
     #[test]
     fn ranges_are_one_of_a_family() {

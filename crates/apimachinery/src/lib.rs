@@ -20,7 +20,7 @@ pub mod ranges;
 pub mod selector;
 pub mod status;
 
-pub use addresses::{AddressRanges, Family};
+pub use addresses::{AddressRanges, Family, authority};
 pub use fields::FieldSet;
 pub use object::ObjectExt;
 pub use quantity::Quantity;

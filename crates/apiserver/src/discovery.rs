@@ -254,7 +254,7 @@ impl Discovery {
 
     pub fn core_versions(&self, (address, port): (IpAddr, u16)) -> Value {
         json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs":
-            [{"clientCIDR": "0.0.0.0/0", "serverAddress": format!("{address}:{port}")}]})
+            [{"clientCIDR": "0.0.0.0/0", "serverAddress": apimachinery::authority(address, port)}]})
     }
 
     pub fn groups(&self) -> Value {

@@ -201,8 +201,14 @@ fn a_cluster_may_have_ipv6_alone() -> anyhow::Result<()> {
     assert!(texts(pod, "/status/podIPs", "ip").iter().all(|ip| ip.starts_with("fd42:")));
     cluster
         .eventually("the pod reaches a service by its name", || Ok(fetch(&cluster, &name(pod), "web") == name(pod)))?;
-    let log = cluster.ok(&["logs", &name(pod)])?;
-    assert_eq!(log, "");
+    assert_eq!(cluster.ok(&["logs", &name(pod)])?, "");
+    let proxied = format!("/api/v1/namespaces/default/pods/{}:80/proxy/index.html", name(pod));
+    assert_eq!(cluster.ok(&["get", "--raw", &proxied])?.trim(), name(pod));
+    // Requests from outside, by name.
+    cluster.ok(&["create", "ingress", "web", "--rule=www.example.com/*=web:80"])?;
+    let url = format!("http://[{}]/", cluster.server.address_v6());
+    let curl = ["curl", "-sg", "--max-time", "2", "-H", "Host: www.example.com", &url].map(String::from);
+    cluster.eventually("the ingress answers", || Ok(cluster.server.run(&curl, "").stdout.trim() == name(pod)))?;
     let refused =
         cluster.kubectl(&["patch", "service", "web", "-p", r#"{"spec":{"ipFamilyPolicy":"RequireDualStack"}}"#]);
     assert!(refused.stderr.contains("not configured for dual-stack"), "{refused:?}");

@@ -236,10 +236,8 @@ impl Maker<'_> {
             let Some(number) = number.and_then(|p| p.port) else { continue };
             for endpoint in slice.endpoints.iter().flatten() {
                 let ready = endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
-                found.extend(endpoint.addresses.iter().filter(|_| ready).map(|a| match a.contains(':') {
-                    true => format!("[{a}]:{number}"),
-                    false => format!("{a}:{number}"),
-                }));
+                let ready = endpoint.addresses.iter().filter(|_| ready);
+                found.extend(ready.map(|address| apimachinery::authority(address, number)));
             }
         }
         found.sort();

@@ -120,7 +120,8 @@ fn service_variables(services: &[std::sync::Arc<Service>], env: &mut BTreeMap<St
         env.insert(format!("{name}_SERVICE_HOST"), ip.clone());
         env.insert(format!("{name}_SERVICE_PORT"), first.port.to_string());
         let url = |p: &k8s_openapi::api::core::v1::ServicePort| {
-            format!("{}://{ip}:{}", p.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase(), p.port)
+            let protocol = p.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase();
+            format!("{protocol}://{}", apimachinery::authority(&ip, p.port))
         };
         env.insert(format!("{name}_PORT"), url(first));
         for port in spec.ports.iter().flatten() {

@@ -54,9 +54,23 @@ impl Places {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Sandbox {
     /// The pod's addresses, that of the cluster's own family first.
-    #[serde(default)]
+    #[serde(default, alias = "ip", deserialize_with = "one_or_many")]
     pub ips: Vec<IpAddr>,
     pub host_network: bool,
+}
+
+/// Agents before IPv6 wrote one address, or none.
+fn one_or_many<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<IpAddr>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Many(Vec<IpAddr>),
+        One(Option<IpAddr>),
+    }
+    Ok(match Written::deserialize(from)? {
+        Written::Many(ips) => ips,
+        Written::One(ip) => ip.into_iter().collect(),
+    })
 }
 
 fn spec(pod: &Pod) -> PodSpec {
@@ -307,6 +321,16 @@ pub fn etc(places: &Places, file: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_older_agents_wrote_is_read() {
+        let read = |text: &str| serde_json::from_str::<Sandbox>(text).unwrap().ips;
+        let one: IpAddr = "10.42.0.2".parse().unwrap();
+        assert_eq!(read(r#"{"ip": "10.42.0.2", "host_network": false}"#), [one]);
+        assert!(read(r#"{"ip": null, "host_network": false}"#).is_empty());
+        let two = Sandbox { ips: vec![one, "fd42::2".parse().unwrap()], host_network: false };
+        assert_eq!(read(&serde_json::to_string(&two).unwrap()), two.ips);
+    }
 
     #[test]
     fn resolvers_are_merged() {

@@ -44,8 +44,7 @@ impl Endpoint {
 
     /// As `dnat` wants it.
     fn target(&self) -> String {
-        let Endpoint { address, port, .. } = self;
-        if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+        apimachinery::authority(&self.address, self.port)
     }
 }
 

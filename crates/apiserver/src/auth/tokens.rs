@@ -110,7 +110,8 @@ impl Tokens {
     /// What `/.well-known/openid-configuration` tells of the issuer (OpenID Connect Discovery 1.0).
     pub fn configuration(server: &ApiServer) -> Value {
         let (address, port) = server.config.advertise;
-        json!({"issuer": Self::issuer(server), "jwks_uri": format!("https://{address}:{port}/openid/v1/jwks"),
+        let authority = apimachinery::authority(address, port);
+        json!({"issuer": Self::issuer(server), "jwks_uri": format!("https://{authority}/openid/v1/jwks"),
             "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["ES256"]})
     }

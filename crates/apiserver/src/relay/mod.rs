@@ -108,7 +108,7 @@ impl Target {
                 onward.headers_mut().append(name, value.clone());
             }
         }
-        let host = format!("{}:{}", self.tls.as_ref().map_or(&self.host, |(_, name)| name), self.port);
+        let host = apimachinery::authority(self.tls.as_ref().map_or(&self.host, |(_, name)| name), self.port);
         onward.headers_mut().insert(header::HOST, host.parse().map_err(|e| self.unreachable(&e))?);
         change(onward.headers_mut());
         *onward.body_mut() = request.into_body();
@@ -155,7 +155,8 @@ impl Target {
     }
 
     fn unreachable(&self, why: &dyn std::fmt::Display) -> Status {
-        let text = format!("{} can't be reached at {}:{}: {why}", self.what, self.host, self.port);
+        let text =
+            format!("{} can't be reached at {}: {why}", self.what, apimachinery::authority(&self.host, self.port));
         Status::new(502, "BadGateway", text)
     }
 }

@@ -43,11 +43,11 @@ fn framed(message: &impl Message) -> Bytes {
 
 pub async fn check(target: &Target, action: &GRPCAction) -> Result<(), String> {
     let port = u16::try_from(action.port).map_err(|e| e.to_string())?;
-    let address = (target.ip, port);
-    let stream = TcpStream::connect(address).await.map_err(|e| format!("dial tcp {}:{port}: {e}", target.ip))?;
-    let fail = |e: &dyn std::fmt::Display| format!("gRPC to {}:{port}: {e}", target.ip);
+    let (address, place) = ((target.ip, port), apimachinery::authority(target.ip, port));
+    let stream = TcpStream::connect(address).await.map_err(|e| format!("dial tcp {place}: {e}"))?;
+    let fail = |e: &dyn std::fmt::Display| format!("gRPC to {place}: {e}");
     let request = HealthCheckRequest { service: action.service.clone().unwrap_or_default() };
-    let request = ::http::Request::post(format!("http://{}:{port}/grpc.health.v1.Health/Check", target.ip))
+    let request = ::http::Request::post(format!("http://{place}/grpc.health.v1.Health/Check"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .header("user-agent", "kube-probe/1.37")

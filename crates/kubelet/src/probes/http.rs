@@ -30,7 +30,7 @@ pub async fn get(target: &Target, get: &HTTPGetAction) -> Result<(), String> {
         request = request.header(header.name.as_str(), header.value.as_str());
     }
     if !has_host {
-        request = request.header("Host", format!("{address}:{port}"));
+        request = request.header("Host", apimachinery::authority(address, port));
     }
     let request = request.body(Empty::<bytes::Bytes>::new()).map_err(|e| fail(&e))?;
     let status = if secure {

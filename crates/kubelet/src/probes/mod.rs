@@ -144,7 +144,10 @@ async fn once(shim: &ShimClient, target: &Target, probe: &Probe) -> Result<(), S
     } else if let Some(tcp) = &probe.tcp_socket {
         let address = host(target, tcp.host.as_deref())?;
         let port = port(target, &tcp.port)?;
-        TcpStream::connect((address, port)).await.map(|_| ()).map_err(|e| format!("dial tcp {address}:{port}: {e}"))
+        TcpStream::connect((address, port))
+            .await
+            .map(|_| ())
+            .map_err(|e| format!("dial tcp {}: {e}", apimachinery::authority(address, port)))
     } else if let Some(action) = &probe.grpc {
         grpc::check(target, action).await
     } else {
