@@ -82,7 +82,9 @@ fn check(before: &str, rows: &[Row]) -> anyhow::Result<()> {
     if !before.is_empty() {
         cluster.apply(before)?;
     }
-    let all: Vec<String> = rows.iter().map(manifest).collect();
+    // What a row names so is the node's, and goes with it.
+    let folder = cluster.server.folder().display().to_string();
+    let all: Vec<String> = rows.iter().map(|row| manifest(row).replace("FOLDER", &folder)).collect();
     cluster.apply(&all.join("---\n"))?;
     let mut wrong = Vec::new();
     for row in rows {
@@ -544,7 +546,7 @@ fn what_a_container_finds_in_its_volumes() -> anyhow::Result<()> {
             ),
             (
                 "host-path",
-                "volumes: [{name: v, hostPath: {path: /tmp/timonel-row-host-path, type: DirectoryOrCreate}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
+                "volumes: [{name: v, hostPath: {path: FOLDER/host-path, type: DirectoryOrCreate}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
                 Says("echo y > /v/f; cat /v/f; rm /v/f"),
                 "y",
             ),
