@@ -195,7 +195,7 @@ fn both_families_cross_routers_of_one() -> anyhow::Result<()> {
 
 #[test]
 fn a_cluster_may_have_ipv6_alone() -> anyhow::Result<()> {
-    let cluster = Cluster::start_with(&["--cluster-cidr", "fd42::/56", "--service-cidr", "fd43::/112"])?;
+    let mut cluster = Cluster::start_with(&["--cluster-cidr", "fd42::/56", "--service-cidr", "fd43::/112"])?;
     let pods = web(&cluster, 1)?;
     let pod = pods.first().context("a pod")?;
     assert!(texts(pod, "/status/podIPs", "ip").iter().all(|ip| ip.starts_with("fd42:")));
@@ -212,5 +212,7 @@ fn a_cluster_may_have_ipv6_alone() -> anyhow::Result<()> {
     let refused =
         cluster.kubectl(&["patch", "service", "web", "-p", r#"{"spec":{"ipFamilyPolicy":"RequireDualStack"}}"#]);
     assert!(refused.stderr.contains("not configured for dual-stack"), "{refused:?}");
+    assert_eq!(cluster.server.uninstall().code, 0);
+    assert_eq!(cluster.server.leftovers(), Vec::<String>::new());
     Ok(())
 }

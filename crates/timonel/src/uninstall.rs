@@ -98,8 +98,11 @@ fn stop_processes(args: &UninstallArgs) {
         for pid in ours() {
             let _ = kill(Pid::from_raw(pid), signal);
         }
+        // A server may start a shim with its last breath, behind the back of who looks just then: two looks in a row.
+        let mut quiet = 0;
         for _ in 0..100 {
-            if ours().is_empty() {
+            quiet = if ours().is_empty() { quiet + 1 } else { 0 };
+            if quiet == 2 {
                 return;
             }
             std::thread::sleep(std::time::Duration::from_millis(20));
@@ -110,6 +113,7 @@ fn stop_processes(args: &UninstallArgs) {
 fn remove_network() {
     for table in [crate::agent::TABLE, crate::agent::POLICY_TABLE] {
         quietly("nft", &["delete", "table", "ip", table]);
+        quietly("nft", &["delete", "table", "ip6", table]);
     }
     let bridge = Path::new("/sys/class/net/timonel0");
     for port in std::fs::read_dir(bridge.join("brif")).into_iter().flatten().flatten() {
