@@ -43,6 +43,14 @@ pub fn authority(host: impl fmt::Display, port: impl fmt::Display) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
+/// The address at a place in a range; the network's own is at 0. The place must be in the range.
+pub fn nth(range: IpNet, place: u32) -> IpAddr {
+    match range.network() {
+        IpAddr::V4(base) => (u32::from(base) + place).to_be_bytes().into(),
+        IpAddr::V6(base) => (u128::from(base) + u128::from(place)).to_be_bytes().into(),
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressRangesError {
     #[error("{0:?} is no range of addresses; one reads 10.42.0.0/16, the other family's fd42::/56")]
@@ -62,11 +70,8 @@ impl AddressRanges {
     }
 
     /// The address at a place in the first range; the network's own is at 0.
-    pub fn nth(&self, place: u8) -> IpAddr {
-        match self.first().network() {
-            IpAddr::V4(base) => (u32::from(base) + u32::from(place)).to_be_bytes().into(),
-            IpAddr::V6(base) => (u128::from(base) + u128::from(place)).to_be_bytes().into(),
-        }
+    pub fn nth(&self, place: u32) -> IpAddr {
+        nth(self.first(), place)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = IpNet> {
@@ -80,10 +85,6 @@ impl AddressRanges {
 
     pub fn of(&self, family: Family) -> Option<IpNet> {
         self.iter().find(|range| Family::of(range.addr()) == family)
-    }
-
-    pub fn is_dual(&self) -> bool {
-        self.0.len() > 1
     }
 
     pub fn contains(&self, address: IpAddr) -> bool {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use apimachinery::addresses::nth;
 use apimachinery::{AddressRanges, Cause, Family, ObjectExt as _, Status};
 use ipnet::IpNet;
 use parking_lot::Mutex;
@@ -278,13 +279,8 @@ impl Allocator {
 
 /// An address that no service has, neither the first nor the last of the range.
 fn free_address(range: IpNet, taken: &Taken) -> Option<IpAddr> {
-    let size = 1u64 << (u32::from(range.max_prefix_len() - range.prefix_len())).min(20);
-    let at = |offset: u64| -> IpAddr {
-        match range.network() {
-            IpAddr::V4(base) => IpAddr::from((u32::from(base) + offset as u32).to_be_bytes()),
-            IpAddr::V6(base) => IpAddr::from((u128::from(base) + u128::from(offset)).to_be_bytes()),
-        }
-    };
+    let size = 1u32 << (u32::from(range.max_prefix_len() - range.prefix_len())).min(20);
+    let at = |place: u32| nth(range, place);
     // By chance first, then in order once the range is nearly full.
     let mut rng = rand::rng();
     let random = (0..64).map(|_| rng.random_range(1..size - 1)).map(at).find(|a| !taken.addresses.contains(a));

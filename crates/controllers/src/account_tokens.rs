@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Informer, Key, Keyed as _, Queue};
+use informer::{Key, Keyed as _, Queue};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::api::{DeleteParams, Patch, Preconditions};
-use kube::runtime::watcher;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
@@ -18,8 +17,7 @@ const UID: &str = "kubernetes.io/service-account.uid";
 
 pub fn start(context: Context) {
     let accounts = context.informers.of::<ServiceAccount>();
-    let mine = watcher::Config::default().fields(&format!("type={TYPE}"));
-    let secrets: Informer<Secret> = Informer::start(Api::all(context.client.clone()), mine);
+    let secrets = context.informers.selected::<Secret>(&format!("type={TYPE}"));
     let queue = Queue::default();
     let add = queue.clone();
     secrets.on_change(move |change| add.add(change.object().key()));

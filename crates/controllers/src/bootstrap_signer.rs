@@ -4,27 +4,24 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use informer::{Informer, Key, Queue};
+use informer::{Key, Queue};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::Patch;
-use kube::runtime::watcher;
 use serde_json::{Value, json};
 
 use crate::Context;
+use crate::sweeper::BOOTSTRAP_TOKENS;
 
 const NAMESPACE: &str = "kube-public";
 const NAME: &str = "cluster-info";
 const PREFIX: &str = "jws-kubeconfig-";
 
 pub fn start(context: Context) {
-    let client = &context.client;
-    let config = watcher::Config::default;
-    let named = config().fields(&format!("metadata.name={NAME}"));
-    let maps: Informer<ConfigMap> = Informer::start(Api::namespaced(client.clone(), NAMESPACE), named);
-    let tokens = config().fields("type=bootstrap.kubernetes.io/token");
-    let secrets: Informer<Secret> = Informer::start(Api::namespaced(client.clone(), "kube-system"), tokens);
+    let named = format!("metadata.namespace={NAMESPACE},metadata.name={NAME}");
+    let maps = context.informers.selected::<ConfigMap>(&named);
+    let secrets = context.informers.selected::<Secret>(BOOTSTRAP_TOKENS);
     let queue = Queue::default();
     let add = queue.clone();
     maps.on_change(move |_| add.add(Key::new(NAMESPACE, NAME)));

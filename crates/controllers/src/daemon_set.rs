@@ -283,7 +283,7 @@ fn observe(spec: &DaemonSetSpec, mine: &[Arc<Pod>], nodes: &[Arc<Node>], hash: &
             ready: pods::is_ready(pod) && !pods::is_deleting(pod),
             available: available.is_ok() && !pods::is_deleting(pod),
             deleting: pods::is_deleting(pod),
-            failed: pods::is_over(pod),
+            failed: pod.is_over(),
             born: pod.metadata.creation_timestamp.as_ref().map_or(now, |t| t.0),
         });
     }

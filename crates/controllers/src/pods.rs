@@ -51,14 +51,9 @@ pub fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending")
 }
 
-/// It has ended, well or not.
-pub fn is_over(pod: &Pod) -> bool {
-    matches!(phase(pod), "Succeeded" | "Failed")
-}
-
 /// Neither over nor on its way out.
 pub fn is_active(pod: &Pod) -> bool {
-    !is_deleting(pod) && !is_over(pod)
+    !is_deleting(pod) && !pod.is_over()
 }
 
 fn condition_since(pod: &Pod, kind: &str) -> Option<Timestamp> {

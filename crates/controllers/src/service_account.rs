@@ -6,7 +6,6 @@ use informer::{Informer, Key, Keyed as _, Queue};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
 use kube::Api;
 use kube::api::PostParams;
-use kube::runtime::watcher;
 use serde_json::json;
 
 use crate::{Context, Result};
@@ -17,8 +16,7 @@ pub fn start(context: Context) {
     let namespaces = context.informers.of::<Namespace>();
     let accounts = context.informers.of::<ServiceAccount>();
     // Only those with the certificate, as there may be very many others.
-    let mine = watcher::Config::default().fields(&format!("metadata.name={ROOT_CA}"));
-    let maps: Informer<ConfigMap> = Informer::start(Api::all(context.client.clone()), mine);
+    let maps = context.informers.selected::<ConfigMap>(&format!("metadata.name={ROOT_CA}"));
     let queue = Queue::default();
     let add = queue.clone();
     namespaces.on_change(move |change| add.add(change.object().key()));

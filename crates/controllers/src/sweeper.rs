@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Informer, Key, Keyed as _, Pod, Queue};
+use informer::{Key, Keyed as _, Pod, Queue};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::DeleteParams;
-use kube::runtime::watcher;
 use kube::{Api, ResourceExt as _};
 
 use crate::{Context, Result, pods};
 
+/// The Secrets that are bootstrap tokens, as a field selector.
+pub const BOOTSTRAP_TOKENS: &str = "metadata.namespace=kube-system,type=bootstrap.kubernetes.io/token";
 /// Pods that have ended and are kept for people to look at (upstream's `--terminated-pod-gc-threshold`).
 const KEPT: usize = 12_500;
 /// How long ended pods gather before they are counted.
@@ -46,7 +47,7 @@ fn sweep_pods(context: Context) {
 }
 
 fn has_ended(pod: &Pod) -> bool {
-    pods::is_over(pod) && !pods::is_deleting(pod)
+    pod.is_over() && !pods::is_deleting(pod)
 }
 
 /// The oldest of those that have ended, beyond `kept`.
@@ -58,8 +59,7 @@ fn surplus(mut all: Vec<Arc<Pod>>, kept: usize) -> Vec<Arc<Pod>> {
 }
 
 fn sweep_tokens(context: Context) {
-    let tokens = watcher::Config::default().fields("type=bootstrap.kubernetes.io/token");
-    let secrets: Informer<Secret> = Informer::start(Api::namespaced(context.client.clone(), "kube-system"), tokens);
+    let secrets = context.informers.selected::<Secret>(BOOTSTRAP_TOKENS);
     let queue = Queue::default();
     let add = queue.clone();
     secrets.on_change(move |change| add.add(change.object().key()));

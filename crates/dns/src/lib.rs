@@ -85,11 +85,9 @@ fn watch_pods(server: &Arc<Server>, informers: &Informers) {
         if pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true)) {
             return;
         }
-        let ips =
-            pod.status.iter().flat_map(|s| s.pod_ips.iter().flatten()).filter_map(|ip| ip.ip.parse::<IpAddr>().ok());
         let mut namespaces = server.namespaces.write();
-        let over = matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
-        for ip in ips {
+        let over = pod.is_over();
+        for ip in pod.ips().filter_map(|ip| ip.parse::<IpAddr>().ok()) {
             if over || matches!(change, Change::Deleted(_)) {
                 namespaces.remove(&ip);
             } else {

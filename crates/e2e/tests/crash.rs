@@ -3,6 +3,7 @@
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use testkit::Cluster;
+use testkit::cluster::is_ready;
 
 const WEB: &str = include_str!("../../../examples/web.yaml");
 
@@ -133,11 +134,7 @@ fn whatever_is_killed_comes_back_and_leaves_nothing() -> anyhow::Result<()> {
     let well = |cluster: &Cluster| -> anyhow::Result<bool> {
         let pods: Vec<serde_json::Value> =
             ["app=web", "app=db"].iter().map(|s| cluster.list("pods", s)).collect::<anyhow::Result<Vec<_>>>()?.concat();
-        let ready = |p: &&serde_json::Value| {
-            let conditions = p["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            p["metadata"]["deletionTimestamp"].is_null()
-                && conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
-        };
+        let ready = |p: &&serde_json::Value| p["metadata"]["deletionTimestamp"].is_null() && is_ready(p);
         Ok(pods.len() == 5 && pods.iter().filter(ready).count() == 5)
     };
     cluster.eventually("all pods are ready", || well(&cluster))?;
@@ -187,11 +184,7 @@ fn a_reboot_brings_every_pod_back() -> anyhow::Result<()> {
     let ready = |cluster: &Cluster| -> anyhow::Result<usize> {
         let list: serde_json::Value = serde_json::from_str(&cluster.ok(&["get", "pods", "-o", "json"])?)?;
         let pods = list["items"].as_array().cloned().unwrap_or_default();
-        let is_ready = |p: &&serde_json::Value| {
-            let conditions = p["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
-        };
-        Ok(pods.iter().filter(is_ready).count())
+        Ok(pods.iter().filter(|p| is_ready(p)).count())
     };
     cluster.eventually("all pods are ready", || Ok(ready(&cluster)? == 6))?;
     let said = "echo kept > /disk/said; echo gone > /memory/said";

@@ -28,6 +28,19 @@ pub struct Pod {
     pub status: Option<PodStatus>,
 }
 
+impl Pod {
+    /// It has ended, well or not.
+    pub fn is_over(&self) -> bool {
+        matches!(self.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+    }
+
+    /// Its addresses, that of the cluster's own family first.
+    pub fn ips(&self) -> impl Iterator<Item = &str> {
+        let status = self.status.iter();
+        status.flat_map(|s| s.pod_ips.iter().flatten().map(|ip| &ip.ip).chain(&s.pod_ip)).map(String::as_str)
+    }
+}
+
 /// What is a pod's own; what it has from its template it is looked up in.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(from = "Template")]

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use apimachinery::addresses::nth;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
@@ -33,11 +34,7 @@ fn members(range: IpNet) -> (u32, impl Fn(u32) -> IpAddr) {
     let all = 1u64 << bits.min(MOST.ilog2());
     let last = if range.addr().is_ipv4() { 1 } else { 0 };
     let count = u32::try_from(all.saturating_sub(2 + last)).unwrap_or(MOST);
-    let at = move |place: u32| match range.network() {
-        IpAddr::V4(base) => IpAddr::from((u32::from(base) + 2 + place).to_be_bytes()),
-        IpAddr::V6(base) => IpAddr::from((u128::from(base) + 2 + u128::from(place)).to_be_bytes()),
-    };
-    (count, at)
+    (count, move |place| nth(range, 2 + place))
 }
 
 impl Addresses {

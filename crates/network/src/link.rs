@@ -91,10 +91,7 @@ pub struct Bridge {
 
 /// The address of a range that is the node's own: the first.
 pub fn gateway(range: IpNet) -> IpAddr {
-    match range.network() {
-        IpAddr::V4(base) => (u32::from(base) + 1).to_be_bytes().into(),
-        IpAddr::V6(base) => (u128::from(base) + 1).to_be_bytes().into(),
-    }
+    apimachinery::addresses::nth(range, 1)
 }
 
 impl Bridge {

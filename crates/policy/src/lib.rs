@@ -55,8 +55,9 @@ pub async fn run(config: Config, informers: Informers) {
     let keeper = |family| (family, Keeper::new(&Words::of(family).table(&config.table), "forward_in"));
     let mut tables: Vec<_> = config.families.iter().map(|family| keeper(*family)).collect();
     'rounds: loop {
+        let (policies, pods, namespaces) = (policies.list(), pods.list(), namespaces.list());
         for (family, keeper) in &mut tables {
-            let wanted = plan::rules(&config, *family, &policies.list(), &pods.list(), &namespaces.list());
+            let wanted = plan::rules(&config, *family, &policies, &pods, &namespaces);
             if let Err(error) = keeper.keep(wanted).await {
                 tracing::error!(%error, "the rules of network policies can't be written; trying again");
                 tokio::time::sleep(Duration::from_secs(1)).await;

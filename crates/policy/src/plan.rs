@@ -116,20 +116,18 @@ chain input_out {{
 }
 
 fn workload<'a>(config: &Config, family: Family, pod: &'a Pod) -> Option<Workload<'a>> {
-    let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
-    let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    if spec.host_network == Some(true) || over {
+    let spec = pod.spec.as_ref()?;
+    if spec.host_network == Some(true) || pod.is_over() {
         return None;
     }
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let ports = containers.flat_map(|c| c.ports.iter().flatten());
     let named = ports
         .filter_map(|p| Some((p.name.clone()?, p.protocol.clone().unwrap_or_else(|| "TCP".into()), p.container_port)));
-    let addresses = status.pod_ips.iter().flatten().map(|ip| &ip.ip).chain(&status.pod_ip);
     Some(Workload {
         namespace: pod.namespace()?,
         labels: pod.labels(),
-        address: addresses.filter_map(|a| a.parse().ok()).find(|a| Family::of(*a) == family)?,
+        address: pod.ips().filter_map(|a| a.parse().ok()).find(|a| Family::of(*a) == family)?,
         is_here: spec.node_name.as_deref() == Some(config.node_name.as_str()),
         ports: named.collect(),
     })

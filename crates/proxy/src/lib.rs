@@ -16,7 +16,7 @@ use apimachinery::{AddressRanges, Family};
 use informer::{Change, Informers, Key, Pod};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use network::nft::{self, Keeper, NftError, Words};
+use network::nft::{Keeper, Words};
 use plan::{Place, Planner};
 use tokio::sync::Notify;
 
@@ -59,7 +59,7 @@ pub async fn run(config: Config, informers: Informers) {
     let pods = informers.selected::<Pod>(&format!("spec.nodeName={}", config.node_name));
     let wake = changed.clone();
     pods.on_change(move |change| {
-        if has_host_port(change.object()) {
+        if plan::on_the_machine(change.object()).next().is_some() {
             wake.notify_one();
         }
     });
@@ -72,7 +72,7 @@ pub async fn run(config: Config, informers: Informers) {
         let own = nodes.get(&Key::new("", &config.node_name));
         let place = Place { zone: own.and_then(|node| zone_of(&node)) };
         let (all, endpoints) = (services.list(), slices.list());
-        let own_pods: Vec<_> = pods.list().into_iter().filter(|pod| has_host_port(pod)).collect();
+        let own_pods = pods.list();
         let first = config.cluster_cidr.families().next().unwrap_or(Family::V4);
         health.keep(plan::health(&config, first, &all, &endpoints));
         for (family, keeper, planner) in &mut tables {
@@ -95,19 +95,6 @@ pub async fn run(config: Config, informers: Informers) {
     }
 }
 
-fn has_host_port(pod: &Pod) -> bool {
-    let containers = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
-    containers.flat_map(|c| c.ports.iter().flatten()).any(|p| p.host_port.is_some_and(|n| n > 0))
-}
-
 fn zone_of(node: &Node) -> Option<String> {
     node.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone").cloned()
-}
-
-/// Removes all rules.
-///
-/// # Errors
-/// When `nft` fails.
-pub async fn remove(table: &str) -> Result<(), NftError> {
-    nft::remove(table).await
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use apimachinery::Family;
 use informer::Pod;
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::core::v1::{ContainerPort, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
 use network::nft::{self, Parts, Set, Table, Words, label};
@@ -38,10 +38,6 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    fn at(address: &str, port: i32) -> Self {
-        Endpoint { address: address.into(), port, local: true, for_node: false, for_zone: false, zoned: false }
-    }
-
     /// As `dnat` wants it.
     fn target(&self) -> String {
         apimachinery::authority(&self.address, self.port)
@@ -272,22 +268,25 @@ fn add_service(
     }
 }
 
+/// The ports of its node that lead to a pod, each with what it leads to.
+pub fn on_the_machine(pod: &Pod) -> impl Iterator<Item = (i32, &ContainerPort)> {
+    let containers = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+    let ports = containers.flat_map(|c| c.ports.iter().flatten());
+    ports.filter_map(|port| Some((port.host_port.filter(|n| *n > 0)?, port)))
+}
+
 /// The ports of this machine that lead to its own pods (`hostPort`), as parts named by the pod. Who comes from elsewhere
 /// keeps his address.
 pub fn host_ports(family: Family, pods: &[Arc<Pod>]) -> Parts {
     let mut parts = Parts::new();
     for pod in pods {
-        let (Some(spec), Some(status)) = (&pod.spec, &pod.status) else { continue };
-        if spec.host_network == Some(true) || matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        if pod.is_over() || pod.spec.as_ref().is_none_or(|spec| spec.host_network == Some(true)) {
             continue;
         }
-        let ips = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
-        let Some(address) = ips.into_iter().find(|ip| Family::of_text(ip) == family) else { continue };
+        let Some(address) = pod.ips().find(|ip| Family::of_text(ip) == family) else { continue };
         let called = format!("pod {}/{}", pod.metadata.namespace.as_deref().unwrap_or(""), pod.name_any());
         let mut table = Table::default();
-        let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-        for port in containers.flat_map(|c| c.ports.iter().flatten()) {
-            let Some(number) = port.host_port.filter(|n| *n > 0) else { continue };
+        for (number, port) in on_the_machine(pod) {
             let protocol = port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase();
             let chain =
                 format!("host_{protocol}_{number}_{:016x}", nft::digest(&format!("{called}/{:?}", port.host_ip)));
@@ -300,7 +299,7 @@ pub fn host_ports(family: Family, pods: &[Arc<Pod>]) -> Parts {
                 }
                 _ => continue,
             }
-            let target = Endpoint::at(address, port.container_port).target();
+            let target = apimachinery::authority(address, port.container_port);
             table.chains.insert(chain, vec![format!("meta l4proto {protocol} dnat to {target}")]);
             table.add("hairpins", format!("{address} . {address}"));
         }

@@ -102,7 +102,7 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
     let profiles = scheduler.profiles.clone();
     scheduler.pods.on_change(move |change| {
         let pod = change.object();
-        let over = matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
+        let over = pod.is_over();
         let assigned = pod.spec.as_ref().is_some_and(|s| s.node_name.is_some());
         if matches!(change, Change::Deleted(_)) || over {
             snapshot.lock().remove_pod(&pod.key());

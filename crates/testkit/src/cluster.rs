@@ -189,11 +189,7 @@ impl Cluster {
     }
 
     fn wait_ready(&self, node: &str) -> anyhow::Result<()> {
-        self.eventually(&format!("node {node} is ready"), || {
-            let object = self.get("node", node)?;
-            let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            Ok(conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
-        })
+        self.eventually(&format!("node {node} is ready"), || Ok(is_ready(&self.get("node", node)?)))
     }
 
     /// Runs kubectl: the stock one if this machine has one, else our own.
@@ -292,11 +288,15 @@ impl Cluster {
     pub fn wait_pod(&self, name: &str) -> anyhow::Result<()> {
         self.eventually(&format!("pod {name} is ready"), || {
             let pod = self.get("pod", name)?;
-            let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            Ok(pod["metadata"]["deletionTimestamp"].is_null()
-                && conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+            Ok(pod["metadata"]["deletionTimestamp"].is_null() && is_ready(&pod))
         })
     }
+}
+
+/// Whether a pod or a node says that it is ready.
+pub fn is_ready(object: &Value) -> bool {
+    let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
 /// The minor version of the kubectl on the PATH, if there is one.

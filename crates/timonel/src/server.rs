@@ -106,7 +106,7 @@ fn open_store(args: &ServerArgs, folder: &Path) -> anyhow::Result<Arc<dyn store:
 }
 
 /// The place of the cluster's DNS server among the services' addresses, as kubeadm has it.
-const DNS: u8 = 10;
+const DNS: u32 = 10;
 
 async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
     let tls = args.node.data_dir.join("server/tls");

@@ -156,10 +156,8 @@ pub fn families(service: &Service) -> Vec<&'static str> {
 
 /// The endpoint of a pod, if it has an address of the family and isn't over.
 fn endpoint(service: &Service, pod: &Pod, family: &str, nodes: &Informer<Node>) -> Option<Value> {
-    let status = pod.status.as_ref()?;
-    let ips = status.pod_ips.iter().flatten().map(|ip| &ip.ip).chain(&status.pod_ip);
-    let ip = ips.into_iter().find(|ip| Family::of_text(ip).name() == family)?;
-    if pods::is_over(pod) {
+    let ip = pod.ips().find(|ip| Family::of_text(ip).name() == family)?;
+    if pod.is_over() {
         return None;
     }
     let publish = service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses).unwrap_or(false);

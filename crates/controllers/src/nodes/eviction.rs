@@ -88,7 +88,7 @@ async fn release(context: &Context, all_pods: &Informer<Pod>, node: &str) -> Res
 /// Removes a pod at once; one that hadn't ended has failed.
 async fn remove(context: &Context, pod: &Pod) -> Result {
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
-    if !pods::is_over(pod) {
+    if !pod.is_over() {
         let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": {"phase": "Failed"}}));
         crate::ignore(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await, &[404, 409])?;
     }

@@ -292,7 +292,7 @@ fn observe(name: &str, spec: &StatefulSetSpec, mine: &[Arc<Pod>], newest: &str) 
             }
             Some(Replica {
                 ordinal: ordinal(name, &pod.name_any())?,
-                over: pods::is_over(pod),
+                over: pod.is_over(),
                 deleting: pods::is_deleting(pod),
                 available: available.is_ok() && !pods::is_deleting(pod),
                 updated: pod.labels().get(REVISION).map(String::as_str) == Some(newest),

@@ -114,7 +114,7 @@ fn claims_of(pod: &Pod) -> Vec<String> {
 
 /// Whether a pod that hasn't ended uses the claim of its namespace.
 fn uses(pod: &Pod, claim: &str) -> bool {
-    !pods::is_over(pod) && informer::claims(pod).iter().any(|c| c.name == claim)
+    !pod.is_over() && informer::claims(pod).iter().any(|c| c.name == claim)
 }
 
 fn storage(
