@@ -374,7 +374,8 @@ impl Cache {
         self.find(&kind.resource())
     }
 
-    fn find(&self, name: &str) -> Option<Arc<Resource>> {
+    /// The resource with this name, if it is there now.
+    pub fn find(&self, name: &str) -> Option<Arc<Resource>> {
         self.resources.get(name).cloned().or_else(|| self.custom.read().get(name).cloned())
     }
 

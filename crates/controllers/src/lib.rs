@@ -46,6 +46,8 @@ pub struct Config {
     pub cluster_cidr: AddressRanges,
     /// Whether the `local-path` storage class and its provisioner are wanted.
     pub local_storage: bool,
+    /// Whether VolumeSnapshots are served here, and not by another product.
+    pub snapshots: bool,
     /// Whether LoadBalancer services get the addresses of nodes.
     pub service_lb: bool,
     /// Whether the nodes serve Ingresses.

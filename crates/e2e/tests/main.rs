@@ -19,6 +19,7 @@ mod relays;
 mod rollouts;
 mod spec;
 mod stateful;
+mod storage;
 mod streams;
 mod stress;
 mod webhooks;

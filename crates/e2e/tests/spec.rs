@@ -614,7 +614,7 @@ fn what_a_container_finds_in_its_volumes() -> anyhow::Result<()> {
                 "devices",
                 "volumes: [{name: v, persistentVolumeClaim: {claimName: claim}}]\nc: volumeDevices: [{name: v, devicePath: /dev/x}]",
                 Status("/containerStatuses/0/state/waiting/message"),
-                "~volumeDevices",
+                "~is specified in volumeDevices",
             ),
         ],
     )

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SecurityContext};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, PodSpec, SecurityContext, Volume, VolumeDevice};
 use kube::ResourceExt as _;
 use runtime::protocol::Start;
-use runtime::spec::{ContainerConfig, Limits, Mount};
+use runtime::spec::{ContainerConfig, Device, Limits, Mount};
 use runtime::{Image, ShimClient, rootfs};
 
 use crate::sandbox::{Places, Sandbox, cgroup, etc};
@@ -268,6 +268,7 @@ impl Agent {
             add_capabilities: capabilities.add.unwrap_or_default(),
             drop_capabilities: capabilities.drop.unwrap_or_default(),
             mounts: self.mounts(launch, places, &variables)?,
+            devices: devices(launch)?,
             sysctls,
             limits: limits(container),
             oom_score_adj: oom_score(pod, container),
@@ -288,9 +289,6 @@ impl Agent {
     ) -> Result<Vec<Mount>, StartError> {
         let container = launch.container;
         let spec = launch.pod.spec.clone().unwrap_or_default();
-        if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
-            return Err(config_error("block volumes (volumeDevices) aren't served by this version of timonel"));
-        }
         let mut mounts = Vec::new();
         for wanted in container.volume_mounts.iter().flatten() {
             let Some(volume) = launch.volumes.get(&wanted.name) else {
@@ -304,6 +302,12 @@ impl Agent {
                 (Some(path), _) => path.clone(),
                 _ => String::new(),
             };
+            if is_device(volume) {
+                let name = &wanted.name;
+                return Err(config_error(format!(
+                    "volume {name} has volumeMode Block, but is specified in volumeMounts"
+                )));
+            }
             let source = if sub.is_empty() {
                 volume.clone()
             } else {
@@ -321,8 +325,7 @@ impl Agent {
                 Some("Bidirectional") => "rshared",
                 _ => "rprivate",
             };
-            let of_image = spec.volumes.iter().flatten().any(|v| v.name == wanted.name && v.image.is_some());
-            let read_only = wanted.read_only.unwrap_or(false) || of_image;
+            let read_only = wanted.read_only.unwrap_or(false) || is_read_only(&spec, &wanted.name);
             let recursive = matches!(wanted.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
             let target = wanted.mount_path.clone().into();
             mounts.push(Mount { source, target, read_only, recursive, propagation });
@@ -361,6 +364,38 @@ impl Agent {
         mounts.extend(extra);
         Ok(mounts)
     }
+}
+
+/// Whether containers may not write to a volume whatever their mounts say.
+fn is_read_only(spec: &PodSpec, name: &str) -> bool {
+    let claim = |v: &Volume| v.persistent_volume_claim.as_ref().is_some_and(|c| c.read_only == Some(true));
+    spec.volumes.iter().flatten().any(|v| v.name == name && (v.image.is_some() || claim(v)))
+}
+
+fn is_device(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device())
+}
+
+/// The block volumes of a container (`volumeDevices`, KEP-351).
+fn devices(launch: &Launch<'_>) -> Result<Vec<Device>, StartError> {
+    let spec = launch.pod.spec.clone().unwrap_or_default();
+    let wanted = launch.container.volume_devices.iter().flatten();
+    let device = |wanted: &VolumeDevice| {
+        let name = &wanted.name;
+        let missing = || {
+            let container = &launch.container.name;
+            config_error(format!("cannot find volume {name:?} to pass into container {container:?}"))
+        };
+        let source = launch.volumes.get(name).ok_or_else(missing)?;
+        if !is_device(source) {
+            let text = format!("volume {name} has volumeMode Filesystem, but is specified in volumeDevices");
+            return Err(config_error(text));
+        }
+        let target = PathBuf::from(&wanted.device_path);
+        Ok(Device { source: source.clone(), target, read_only: is_read_only(&spec, name) })
+    };
+    wanted.map(device).collect()
 }
 
 /// The host's side of `terminationMessagePath`.

@@ -4,6 +4,7 @@
 //! - [`manager`]: one [`worker`] per pod, started and fed from a watch
 //! - [`worker`]: a pod's life as a state machine; [`status`] tells it to the API
 //! - [`container`], [`env`], [`volumes`], [`sandbox`]: from a pod's spec to what the runtime needs
+//! - [`csi`]: storage drivers and their volumes
 //! - [`probes`]: health checks
 //! - [`stats`]: what pods use; [`pressure`]: what happens when there isn't enough
 //! - [`server`]: logs, exec, attach and port-forward (port 10250)
@@ -14,6 +15,7 @@
 //! - A pod's worker alone changes that pod's things.
 
 mod container;
+mod csi;
 mod env;
 mod images;
 mod local_volumes;
@@ -28,7 +30,7 @@ mod status;
 mod volumes;
 mod worker;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -57,6 +59,8 @@ pub struct Config {
     pub node_ips: Vec<IpAddr>,
     pub data_dir: PathBuf,
     pub run_dir: PathBuf,
+    /// Where plugins look for what upstream's kubelet has in `/var/lib/kubelet`.
+    pub kubelet_dir: PathBuf,
     /// Below each cgroup hierarchy's root.
     pub cgroup_root: String,
     pub cluster_dns: IpAddr,
@@ -65,6 +69,8 @@ pub struct Config {
     /// key, value, effect
     pub taints: Vec<(String, String, String)>,
     pub is_server: bool,
+    /// Whether snapshots are taken of this node's folders.
+    pub snapshots: bool,
     /// What must be left of the machine; below it pods are evicted.
     pub eviction_hard: Thresholds,
     pub restart_backoff: Backoff,
@@ -134,9 +140,12 @@ struct Agent {
     addresses: Addresses,
     events: Recorder,
     pulls: images::Pulls,
+    drivers: csi::Drivers,
     pressures: watch::Sender<pressure::Pressures>,
     /// Pods that have to go, with the reason, by uid; their workers take them from here.
     evictions: Mutex<HashMap<String, String>>,
+    /// Pods whose volumes are to be looked at at once, by uid.
+    stale: Mutex<HashSet<String>>,
 }
 
 impl Agent {
@@ -179,8 +188,10 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
     let events = Recorder::new(parts.client.clone(), "kubelet", &config.node_name);
     let agent = Arc::new(Agent {
         pulls: images::Pulls::default(),
+        drivers: csi::Drivers::default(),
         pressures: watch::Sender::default(),
         evictions: Mutex::default(),
+        stale: Mutex::default(),
         client: parts.client,
         informers: parts.informers,
         images: parts.images,
@@ -192,9 +203,35 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
     let manager = manager::Manager::start(agent.clone());
     tokio::spawn(node::keep_status(agent.clone()));
     tokio::spawn(local_volumes::run(agent.clone()));
+    tokio::spawn(csi::run(agent.clone()));
     tokio::spawn(pressure::run(manager.clone()));
     tokio::select! {
         () = server::run(manager, parts.serving) => {}
         () = stop.cancelled() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a node with nothing special.
+    pub fn config() -> Config {
+        Config {
+            node_name: "node".into(),
+            node_ips: Vec::new(),
+            data_dir: "/data".into(),
+            run_dir: "/run".into(),
+            kubelet_dir: "/kubelet".into(),
+            cgroup_root: "timonel".into(),
+            cluster_dns: std::net::Ipv4Addr::LOCALHOST.into(),
+            cluster_domain: "cluster.local".into(),
+            labels: Vec::new(),
+            taints: Vec::new(),
+            is_server: false,
+            snapshots: true,
+            eviction_hard: Thresholds::default(),
+            restart_backoff: Backoff::default(),
+        }
     }
 }

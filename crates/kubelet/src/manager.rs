@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use informer::{Change, Informer};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt as _};
 use parking_lot::Mutex;
@@ -16,6 +17,9 @@ use crate::sandbox::Places;
 use crate::stats::Readings;
 use crate::worker::{self, Saved};
 use crate::{Agent, Config};
+
+/// Between two tries to let go what a driver holds.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// What the API wants of a pod: the object, or nothing once it is gone.
 pub type Wanted = Option<Arc<Pod>>;
@@ -42,6 +46,8 @@ impl Manager {
             Arc::new(Manager { workers: Arc::default(), pods: pods.clone(), readings: Readings::default(), agent });
         let to = manager.clone();
         pods.on_change(move |change| to.feed(change));
+        let to = manager.clone();
+        manager.agent.informers.of::<PersistentVolume>().on_change(move |change| to.volume_changed(change));
         tokio::spawn(sweep(manager.clone()));
         manager
     }
@@ -92,6 +98,27 @@ impl Manager {
         self.pods.list()
     }
 
+    /// A volume that has grown is grown for the pods that have it, too.
+    fn volume_changed(&self, change: &Change<PersistentVolume>) {
+        let Change::Applied { old: Some(old), new } = change else { return };
+        let (Some(before), Some(now)) = (&old.spec, &new.spec) else { return };
+        let Some(claim) = now.claim_ref.as_ref().filter(|_| before.capacity != now.capacity) else { return };
+        let uses = |pod: &Arc<Pod>| {
+            let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+            let mut claims = volumes.filter_map(|v| {
+                let (claim, ephemeral) = (v.persistent_volume_claim.as_ref(), v.ephemeral.as_ref());
+                informer::claim_of(&pod.name_any(), &v.name, claim, ephemeral)
+            });
+            pod.namespace() == claim.namespace && claims.any(|c| Some(&c.name) == claim.name.as_ref())
+        };
+        for uid in self.pods.list().iter().filter(|pod| uses(pod)).filter_map(|pod| pod.uid()) {
+            self.agent.stale.lock().insert(uid.clone());
+            if let Some(worker) = self.workers.lock().get(&uid) {
+                worker.send_modify(|_| ());
+            }
+        }
+    }
+
     /// Ends a pod because the machine runs short.
     pub fn evict(&self, uid: &str, message: String) {
         self.agent.evictions.lock().insert(uid.into(), message);
@@ -128,14 +155,23 @@ async fn sweep(manager: Arc<Manager>) {
             continue;
         }
         tracing::info!(%uid, "removing what is left of a pod that is gone");
-        let places = Places::of(config, &uid);
-        let saved = worker::load(&places.data);
-        let shim = ShimClient::at(&places.run);
-        if let Ok((containers, _)) = shim.watch().await {
-            for container in containers {
-                let _ = shim.delete(&container.id).await;
-            }
-        }
-        manager.agent.remove_sandbox(&uid, &places, saved.as_ref().and_then(|s| s.sandbox.as_ref()), false).await;
+        tokio::spawn(remove(manager.agent.clone(), uid));
     }
+}
+
+async fn remove(agent: Arc<Agent>, uid: String) {
+    let places = Places::of(&agent.config, &uid);
+    let saved = worker::load(&places.data);
+    let shim = ShimClient::at(&places.run);
+    if let Ok((containers, _)) = shim.watch().await {
+        for container in containers {
+            let _ = shim.delete(&container.id).await;
+        }
+    }
+    // The driver may be a pod that isn't up again yet.
+    while let Err(error) = agent.unpublish(&uid, &places).await {
+        tracing::warn!(%uid, error, "a volume of a pod that is gone can't be let go yet");
+        tokio::time::sleep(RETRY).await;
+    }
+    agent.remove_sandbox(&uid, &places, saved.as_ref().and_then(|s| s.sandbox.as_ref()), false).await;
 }

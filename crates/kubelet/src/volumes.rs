@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use informer::Claim;
-use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec, TokenRequestStatus};
 use k8s_openapi::api::core::v1::{
     Container, DownwardAPIVolumeFile, ImageVolumeSource, KeyToPath, PersistentVolume, PersistentVolumeClaim, Pod,
     ServiceAccount, Volume,
@@ -18,10 +18,27 @@ use nix::mount::{MsFlags, mount};
 use runtime::rootfs;
 
 use crate::sandbox::Places;
-use crate::{Agent, env};
+use crate::{Agent, csi, env};
 
 /// A file of a volume that the agent writes: its content and mode.
 type Files = BTreeMap<String, (Vec<u8>, i32)>;
+
+/// When a volume is given to the pod's `fsGroup`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FsGroup {
+    Never,
+    /// What containers write themselves is theirs after the start, and may be very much.
+    Once,
+    /// Whenever the agent has written it anew.
+    Always,
+}
+
+/// A volume that is ready for containers: a folder, a file or a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ready {
+    pub path: PathBuf,
+    pub fs_group: FsGroup,
+}
 
 impl Agent {
     /// Makes all volumes of a pod, and returns where each is. Done again (not `first`), it renews those whose content may
@@ -37,24 +54,18 @@ impl Agent {
         first: bool,
     ) -> Result<BTreeMap<String, PathBuf>, String> {
         let mut paths = BTreeMap::new();
-        let fs_group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|c| c.fs_group);
+        let wanted_group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|c| c.fs_group);
         let context = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
         let only_if_needed =
             context.and_then(|c| c.fs_group_change_policy.as_deref()).is_some_and(|policy| policy == "OnRootMismatch");
         let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
         for volume in volumes {
-            let path = self
-                .volume(pod, volume, places, ips)
+            let Ready { path, fs_group } = self
+                .volume(pod, volume, places, ips, first)
                 .await
                 .map_err(|e| format!("MountVolume.SetUp failed for volume {:?} : {e}", volume.name))?;
-            // What containers write themselves is theirs after the start, and may be very much.
-            let is_written_here =
-                volume.empty_dir.is_none() && volume.persistent_volume_claim.is_none() && volume.ephemeral.is_none();
-            if let Some(group) = fs_group
-                && volume.host_path.is_none()
-                && volume.image.is_none()
-                && (first || is_written_here)
-            {
+            let due = fs_group == FsGroup::Always || (first && fs_group == FsGroup::Once);
+            if let Some(group) = wanted_group.filter(|_| due) {
                 let path = path.clone();
                 let _ = tokio::task::spawn_blocking(move || {
                     if !(only_if_needed && belongs_to(&path, group)) {
@@ -68,14 +79,25 @@ impl Agent {
         Ok(paths)
     }
 
-    async fn volume(&self, pod: &Pod, volume: &Volume, places: &Places, ips: &[IpAddr]) -> Result<PathBuf, String> {
+    async fn volume(
+        &self,
+        pod: &Pod,
+        volume: &Volume,
+        places: &Places,
+        ips: &[IpAddr],
+        first: bool,
+    ) -> Result<Ready, String> {
         // What the API can give again, secrets above all, stays in memory.
         let place = if volume.empty_dir.is_some() { &places.data } else { &places.run };
         let folder = place.join("volumes").join(&volume.name);
         let namespace = pod.namespace().unwrap_or_default();
         let text = |e: io::Error| e.to_string();
         if let Some(source) = &volume.host_path {
-            return host_path(&source.path, source.type_.as_deref().unwrap_or(""));
+            let path = host_path(&source.path, source.type_.as_deref().unwrap_or(""))?;
+            return Ok(Ready { path, fs_group: FsGroup::Never });
+        }
+        if let Some(source) = csi::Source::inline(pod, volume) {
+            return self.publish(pod, places, &volume.name, &source, first).await;
         }
         if let Some(wanted) = informer::claim_of(
             &pod.name_any(),
@@ -83,7 +105,7 @@ impl Agent {
             volume.persistent_volume_claim.as_ref(),
             volume.ephemeral.as_ref(),
         ) {
-            return self.claim(pod, &wanted).await;
+            return self.claim(pod, volume, &wanted, places, first).await;
         }
         std::fs::create_dir_all(&folder).map_err(text)?;
         if let Some(source) = &volume.empty_dir {
@@ -100,10 +122,11 @@ impl Agent {
                 )
                 .map_err(|e| e.to_string())?;
             }
-            return Ok(folder);
+            return Ok(Ready { path: folder, fs_group: FsGroup::Once });
         }
         if let Some(source) = &volume.image {
-            return self.image_volume(pod, volume, source, folder).await;
+            let path = self.image_volume(pod, volume, source, folder).await?;
+            return Ok(Ready { path, fs_group: FsGroup::Never });
         }
         let mut files = Files::new();
         if let Some(source) = &volume.config_map {
@@ -142,7 +165,7 @@ impl Agent {
             return Err("its type isn't served by this version of timonel".into());
         }
         write_atomically(&folder, &files).map_err(text)?;
-        Ok(folder)
+        Ok(Ready { path: folder, fs_group: FsGroup::Always })
     }
 
     /// The content of an image (KEP-4639). What containers might write to it is thrown away, as their mounts are read-only.
@@ -214,6 +237,19 @@ impl Agent {
         {
             return Ok(token);
         }
+        Ok(self.request_token(pod, audience, Some(seconds)).await?.token.unwrap_or_default().into_bytes())
+    }
+
+    /// A new token of the pod's account, good for this pod alone.
+    ///
+    /// # Errors
+    /// When the API refuses.
+    pub async fn request_token(
+        &self,
+        pod: &Pod,
+        audience: Option<&str>,
+        seconds: Option<i64>,
+    ) -> Result<TokenRequestStatus, String> {
         let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let account =
             pod.spec.as_ref().and_then(|s| s.service_account_name.clone()).unwrap_or_else(|| "default".into());
@@ -221,7 +257,7 @@ impl Agent {
             spec: Some(TokenRequestSpec {
                 attestations: None,
                 audiences: audience.map(|a| vec![a.into()]),
-                expiration_seconds: Some(seconds),
+                expiration_seconds: seconds,
                 bound_object_ref: Some(BoundObjectReference {
                     api_version: Some("v1".into()),
                     kind: Some("Pod".into()),
@@ -233,11 +269,18 @@ impl Agent {
         };
         let answer =
             api.create_token_request(&account, &PostParams::default(), &request).await.map_err(|e| e.to_string())?;
-        Ok(answer.status.and_then(|s| s.token).unwrap_or_default().into_bytes())
+        Ok(answer.status.unwrap_or_default())
     }
 
-    /// The folder of a bound claim's volume.
-    async fn claim(&self, pod: &Pod, wanted: &Claim<'_>) -> Result<PathBuf, String> {
+    /// A bound claim's volume.
+    async fn claim(
+        &self,
+        pod: &Pod,
+        volume: &Volume,
+        wanted: &Claim<'_>,
+        places: &Places,
+        first: bool,
+    ) -> Result<Ready, String> {
         let namespace = pod.namespace().unwrap_or_default();
         let name = &wanted.name;
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &namespace);
@@ -246,21 +289,31 @@ impl Agent {
             return Err(format!("PVC \"{namespace}/{name}\" was not created for the pod"));
         }
         let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
-        let volume = claim.spec.and_then(|s| s.volume_name).filter(|_| bound);
-        let volume = volume.ok_or_else(|| format!("persistentvolumeclaim {name:?} is not bound"))?;
+        let bound_to = claim.spec.as_ref().and_then(|s| s.volume_name.clone()).filter(|_| bound);
+        let bound_to = bound_to.ok_or_else(|| format!("persistentvolumeclaim {name:?} is not bound"))?;
         let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
-        let volume = volumes.get(&volume).await.map_err(|e| e.to_string())?;
-        let spec = volume.spec.unwrap_or_default();
+        let found = volumes.get(&bound_to).await.map_err(|e| e.to_string())?;
+        let read_only = volume.persistent_volume_claim.as_ref().is_some_and(|c| c.read_only == Some(true));
+        if let Some(source) = csi::Source::of(&found, read_only) {
+            let ready = self.publish(pod, places, &volume.name, &source, first).await?;
+            self.expand(pod, &claim, &found, &source).await?;
+            return Ok(ready);
+        }
+        let spec = found.spec.clone().unwrap_or_default();
         if let Some(local) = spec.local {
             let path = PathBuf::from(local.path);
             if path.starts_with(self.config.storage_dir()) {
+                self.fill(&found).await?;
                 std::fs::create_dir_all(&path).map_err(|e| e.to_string())?;
                 std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).map_err(|e| e.to_string())?;
             }
-            return if path.exists() { Ok(path) } else { Err(format!("path {} does not exist", path.display())) };
+            let fs_group = if path.is_dir() { FsGroup::Once } else { FsGroup::Never };
+            let missing = || format!("path {} does not exist", path.display());
+            return path.exists().then(|| Ready { path: path.clone(), fs_group }).ok_or_else(missing);
         }
         if let Some(source) = spec.host_path {
-            return host_path(&source.path, source.type_.as_deref().unwrap_or("DirectoryOrCreate"));
+            let path = host_path(&source.path, source.type_.as_deref().unwrap_or("DirectoryOrCreate"))?;
+            return Ok(Ready { path, fs_group: FsGroup::Once });
         }
         Err("its volume's type isn't served by this version of timonel".into())
     }
@@ -368,13 +421,13 @@ fn count_files(folder: &Path) -> usize {
     entries.map(|e| if e.path().is_dir() { count_files(&e.path()) } else { 1 }).sum()
 }
 
-/// Lets a group read and write everything below `path` (`fsGroup`). Links are left alone.
 /// Whether the top of a volume is the group's already, with the rights that a pod of the group needs.
 fn belongs_to(path: &Path, group: i64) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata(path).is_ok_and(|meta| i64::from(meta.gid()) == group && meta.mode() & 0o2070 == 0o2070)
 }
 
+/// Lets a group read and write everything below `path` (`fsGroup`). Links are left alone.
 fn give_to_group(path: &Path, group: i64) {
     let gid = nix::unistd::Gid::from_raw(group as u32);
     let Ok(meta) = std::fs::symlink_metadata(path) else { return };

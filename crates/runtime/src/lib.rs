@@ -9,6 +9,7 @@
 //! - [`spec`]: from a container's configuration to the OCI bundle
 //! - [`namespaces`]: net, ipc and uts namespaces that outlive processes (so there is no pause container)
 //! - [`rootfs`]: overlay mounts
+//! - [`files`]: news of files in a folder
 //! - [`cgroup`]: v1, v2 and hybrid
 //! - [`image`]: images from archives and registries
 //!
@@ -16,6 +17,7 @@
 
 pub mod cgroup;
 pub mod client;
+pub mod files;
 pub mod image;
 pub mod namespaces;
 pub mod protocol;

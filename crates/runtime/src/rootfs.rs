@@ -49,6 +49,37 @@ pub fn unmount_below(paths: &[&Path]) {
     }
 }
 
+/// Makes of `folder` a mount of its own that shares what is mounted below it, if it doesn't lie in one
+/// (`mount_namespaces(7)`, shared subtrees).
+///
+/// # Errors
+/// Those of the system calls.
+pub fn share(folder: &Path) -> io::Result<()> {
+    if is_shared(folder)? {
+        return Ok(());
+    }
+    if !is_mounted(folder) {
+        mount(Some(folder), folder, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
+    }
+    mount(None::<&str>, folder, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>)?;
+    Ok(())
+}
+
+/// Whether the mount that `path` lies in is a shared one.
+fn is_shared(path: &Path) -> io::Result<bool> {
+    let path = path.canonicalize()?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    // The one with the longest path holds it; of several at one place, the last.
+    let holding = mounts.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let point = PathBuf::from(unescape(fields.get(4)?));
+        let optional = fields.get(6..)?.iter().take_while(|f| **f != "-");
+        path.starts_with(&point)
+            .then(|| (point.components().count(), optional.clone().any(|f| f.starts_with("shared:"))))
+    });
+    Ok(holding.max_by_key(|(depth, _)| *depth).is_some_and(|(_, shared)| shared))
+}
+
 /// Whether something is mounted exactly at `path`.
 pub fn is_mounted(path: &Path) -> bool {
     use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};

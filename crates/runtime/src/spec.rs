@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::cgroup;
 use crate::namespaces::Namespaces;
 use crate::rootfs::make_inside;
+use crate::shim::late;
 
 /// A mount from the host into a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,34 @@ pub struct Mount {
     pub recursive: bool,
     /// `rprivate`, `rslave` or `rshared`.
     pub propagation: &'static str,
+}
+
+/// A device of the machine that a container gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// On the machine.
+    pub source: PathBuf,
+    /// In the container.
+    pub target: PathBuf,
+    pub read_only: bool,
+}
+
+impl Device {
+    /// As the bundle has it: the device, and the rule that lets it be used.
+    fn entries(&self) -> io::Result<(Value, Value)> {
+        use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+        let meta = std::fs::metadata(&self.source)?;
+        let kind = match meta.file_type() {
+            kind if kind.is_block_device() => "b",
+            kind if kind.is_char_device() => "c",
+            _ => return Err(io::Error::other(format!("{} is no device", self.source.display()))),
+        };
+        let (major, minor) = (nix::sys::stat::major(meta.rdev()), nix::sys::stat::minor(meta.rdev()));
+        let access = if self.read_only { "rm" } else { "rwm" };
+        let device = json!({"path": self.target, "type": kind, "major": major, "minor": minor,
+            "fileMode": meta.mode() & 0o777, "uid": meta.uid(), "gid": meta.gid()});
+        Ok((device, json!({"allow": true, "type": kind, "major": major, "minor": minor, "access": access})))
+    }
 }
 
 /// What a container gets of the machine. Zero means no limit.
@@ -53,6 +82,7 @@ pub struct ContainerConfig {
     pub add_capabilities: Vec<String>,
     pub drop_capabilities: Vec<String>,
     pub mounts: Vec<Mount>,
+    pub devices: Vec<Device>,
     pub sysctls: Vec<(String, String)>,
     pub limits: Limits,
     pub oom_score_adj: i64,
@@ -255,12 +285,14 @@ fn host_devices(folder: &Path, found: &mut Vec<Value>) {
     }
 }
 
-fn resources(config: &ContainerConfig) -> Value {
+fn resources(config: &ContainerConfig, mut rules: Vec<Value>) -> Value {
     let limits = &config.limits;
     let mut resources = json!({});
     // The library's device program for v2 needs a feature that we leave out; there MKNOD is what keeps devices away.
     if !cgroup::is_unified() {
-        resources["devices"] = json!(devices(config.privileged));
+        let mut all = devices(config.privileged);
+        all.append(&mut rules);
+        resources["devices"] = all.into();
     }
     if limits.cpu_shares > 0 {
         resources["cpu"]["shares"] = limits.cpu_shares.into();
@@ -321,7 +353,7 @@ fn mounts(config: &ContainerConfig, shm: &Path) -> Vec<Value> {
         list.push(plain("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]));
     }
     // Shorter paths first, so that a mount doesn't cover one below it.
-    let mut own = config.mounts.clone();
+    let mut own: Vec<Mount> = config.mounts.iter().filter(|m| !late::is_late(m)).cloned().collect();
     own.sort_by_key(|m| m.target.components().count());
     for mount in own {
         let mode = match (mount.read_only, mount.recursive) {
@@ -349,6 +381,8 @@ pub fn write_bundle(bundle: &Path, config: &ContainerConfig, namespaces: &Namesp
     }
     let shared = config.mounts.iter().any(|m| m.propagation == "rshared");
     let slave = config.mounts.iter().any(|m| m.propagation == "rslave");
+    let given = config.devices.iter().map(Device::entries).collect::<io::Result<Vec<_>>>()?;
+    let (mut nodes, rules): (Vec<Value>, Vec<Value>) = given.into_iter().unzip();
     let mut spec = json!({
         "ociVersion": "1.2.0",
         "process": process(config, &config.args, config.tty),
@@ -357,17 +391,19 @@ pub fn write_bundle(bundle: &Path, config: &ContainerConfig, namespaces: &Namesp
         "linux": {
             "cgroupsPath": config.cgroup,
             "namespaces": namespaces_json(config, namespaces),
-            "resources": resources(config),
+            "resources": resources(config, rules),
             "rootfsPropagation": if shared { "shared" } else if slave { "slave" } else { "private" },
         },
     });
     if config.privileged {
-        let mut devices = Vec::new();
-        host_devices(Path::new("/dev"), &mut devices);
-        spec["linux"]["devices"] = devices.into();
+        host_devices(Path::new("/dev"), &mut nodes);
     } else {
         spec["linux"]["maskedPaths"] = json!(MASKED);
         spec["linux"]["readonlyPaths"] = json!(READ_ONLY);
+    }
+    spec["linux"]["devices"] = nodes.into();
+    if let Some(hooks) = late::hooks(&config.mounts, &rootfs) {
+        spec["hooks"] = hooks;
     }
     for (key, value) in &config.sysctls {
         spec["linux"]["sysctl"][key] = value.as_str().into();

@@ -93,9 +93,17 @@ fn binary() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("TIMONEL_BIN") {
         return Ok(path.into());
     }
+    beside_test("timonel")
+}
+
+/// A program of this workspace, which is built where the test is.
+///
+/// # Errors
+/// When it isn't.
+pub fn beside_test(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join("timonel")).find(|path| path.exists());
-    beside.context("the binary timonel isn't built: cargo build -p timonel")
+    let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.exists());
+    beside.with_context(|| format!("the binary {name} isn't built: cargo build"))
 }
 
 impl Cluster {

@@ -17,14 +17,14 @@ use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt as _};
 use network::{Addresses, Bridge};
 use pki::JoinToken;
-use runtime::ImageStore;
 use runtime::image::Registries;
+use runtime::{ImageStore, files};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{AgentArgs, NodeArgs};
-use crate::{check, files, routes, shutdown};
+use crate::{check, cli, routes, shutdown};
 
 /// How the node reaches the API.
 pub struct Access {
@@ -196,6 +196,7 @@ struct Cluster {
     domain: String,
     run_dns: bool,
     run_ingress: bool,
+    snapshots: bool,
 }
 
 async fn cluster(client: &Client) -> anyhow::Result<Cluster> {
@@ -215,6 +216,7 @@ async fn cluster(client: &Client) -> anyhow::Result<Cluster> {
         domain: get("cluster-domain")?,
         run_dns: !get("disable")?.split(',').any(|d| d == "dns"),
         run_ingress: !get("disable")?.split(',').any(|d| d == "ingress"),
+        snapshots: !get("disable")?.split(',').any(|d| d == "snapshots"),
     })
 }
 
@@ -230,12 +232,14 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         node_ips: ips.clone(),
         data_dir: agent_dir.clone(),
         run_dir: args.run_dir.clone(),
+        kubelet_dir: cli::kubelet_dir(args.kubelet_dir.as_deref(), &args.data_dir),
         cgroup_root: args.cgroup_root.clone(),
         cluster_dns: cluster.dns,
         cluster_domain: cluster.domain.clone(),
         labels: args.node_labels.iter().map(|l| label(l)).collect::<anyhow::Result<_>>()?,
         taints: args.node_taints.iter().map(|t| taint(t)).collect::<anyhow::Result<_>>()?,
         is_server: access.is_server,
+        snapshots: cluster.snapshots,
         eviction_hard: args.eviction_hard.clone(),
         restart_backoff: args.restart_backoff,
     };
@@ -378,7 +382,7 @@ async fn load_archives(images: Arc<ImageStore>, folder: PathBuf) {
     if std::fs::create_dir_all(&folder).is_err() {
         return;
     }
-    let mut changes = files::watch(&folder);
+    let mut changes = files::watch(&folder, files::Kind::Files);
     let mut loaded = std::collections::HashMap::new();
     load_new(&images, &folder, &mut loaded).await;
     tokio::spawn(async move {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -42,10 +42,23 @@ enum Command {
     },
 }
 
+/// Where all state is unless told otherwise.
+pub const DATA_DIR: &str = "/var/lib/timonel";
+
+/// The folder in which storage drivers look for the kubelet. Their manifests name `/var/lib/kubelet`; clusters beside the usual one
+/// keep to their own folders.
+pub fn kubelet_dir(asked: Option<&Path>, data_dir: &Path) -> PathBuf {
+    match asked {
+        Some(asked) => asked.into(),
+        None if data_dir == Path::new(DATA_DIR) => "/var/lib/kubelet".into(),
+        None => data_dir.join("kubelet"),
+    }
+}
+
 #[derive(Debug, Clone, Args)]
 pub struct DataArgs {
     /// Folder for all state
-    #[arg(long, default_value = "/var/lib/timonel", env = "TIMONEL_DATA_DIR")]
+    #[arg(long, default_value = DATA_DIR, env = "TIMONEL_DATA_DIR")]
     pub data_dir: PathBuf,
 }
 
@@ -59,6 +72,9 @@ pub struct UninstallArgs {
     /// Path below the cgroup root for all pods
     #[arg(long, default_value = "timonel")]
     pub cgroup_root: String,
+    /// Folder in which storage drivers look for the kubelet, if it was another than usual
+    #[arg(long, env = "TIMONEL_KUBELET_DIR")]
+    pub kubelet_dir: Option<PathBuf>,
     /// Keep the database, the volumes and the images
     #[arg(long)]
     pub keep_data: bool,
@@ -83,7 +99,7 @@ pub enum ImageCommand {
 #[derive(Debug, Clone, Args)]
 pub struct NodeArgs {
     /// Folder for all state
-    #[arg(long, default_value = "/var/lib/timonel", env = "TIMONEL_DATA_DIR")]
+    #[arg(long, default_value = DATA_DIR, env = "TIMONEL_DATA_DIR")]
     pub data_dir: PathBuf,
     /// Folder for sockets, namespaces and what else ends with the machine
     #[arg(long, default_value = "/run/timonel", env = "TIMONEL_RUN_DIR")]
@@ -103,6 +119,10 @@ pub struct NodeArgs {
     /// Registries' mirrors and credentials
     #[arg(long, default_value = "/etc/timonel/registries.yaml")]
     pub private_registry: PathBuf,
+    /// Folder in which storage drivers look for the kubelet; /var/lib/kubelet by default, or "kubelet" in the data folder if
+    /// that is another than usual
+    #[arg(long, env = "TIMONEL_KUBELET_DIR")]
+    pub kubelet_dir: Option<PathBuf>,
     /// Path below the cgroup root for all pods
     #[arg(long, default_value = "timonel")]
     pub cgroup_root: String,
@@ -165,8 +185,9 @@ pub struct ServerArgs {
     /// File with the scheduler's profiles (KubeSchedulerConfiguration of kubescheduler.config.k8s.io/v1)
     #[arg(long, value_name = "FILE", value_parser = scheduler_config)]
     pub scheduler_config: Option<scheduler::profile::Profiles>,
-    /// Parts to leave out: dns, ingress, servicelb, local-storage, metrics (comma-separated)
-    #[arg(long, value_delimiter = ',')]
+    /// Parts to leave out (comma-separated)
+    #[arg(long, value_name = "PART", value_delimiter = ',',
+          value_parser = ["dns", "ingress", "servicelb", "local-storage", "metrics", "snapshots"])]
     pub disable: Vec<String>,
     /// Run no pods on this machine
     #[arg(long)]

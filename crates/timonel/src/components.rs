@@ -29,6 +29,7 @@ pub fn start_control_plane(
         token_key: token_key.clone(),
         cluster_cidr: args.cluster_cidr.clone(),
         local_storage: !args.disable.iter().any(|d| d == "local-storage"),
+        snapshots: !args.disable.iter().any(|d| d == "snapshots"),
         ingress: !args.disable.iter().any(|d| d == "ingress"),
         service_lb: !args.disable.iter().any(|d| d == "servicelb"),
         api_port: args.https_listen_port.into(),

@@ -4,7 +4,6 @@ mod agent;
 mod check;
 mod cli;
 mod components;
-mod files;
 mod local;
 mod manifests;
 mod routes;

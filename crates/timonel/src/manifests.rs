@@ -14,7 +14,7 @@ use kube::discovery::{Scope, pinned_kind};
 use kube::{Api, Client, ResourceExt as _};
 use serde::Deserialize as _;
 
-use crate::files;
+use runtime::files;
 
 const MANAGER: &str = "timonel-manifests";
 /// How often everything is applied again, should somebody have changed it. Applying what is there writes nothing.
@@ -28,7 +28,7 @@ pub async fn run(client: Client, folder: PathBuf) {
         tracing::warn!(folder = %folder.display(), %error, "manifests can't be read");
         return;
     }
-    let mut changed = files::watch(&folder);
+    let mut changed = files::watch(&folder, files::Kind::Files);
     // By file: when it was changed last, and what was told of it, so that nothing is told twice.
     let mut told: BTreeMap<PathBuf, (SystemTime, String)> = BTreeMap::new();
     loop {

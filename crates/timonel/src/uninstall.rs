@@ -9,7 +9,7 @@ use anyhow::bail;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cli::UninstallArgs;
+use crate::cli::{self, UninstallArgs};
 
 pub fn run(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() {
@@ -23,9 +23,14 @@ pub fn run(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
     stop_processes(args);
     let cgroup = format!("/{}", args.cgroup_root.trim_matches('/'));
     runtime::cgroup::destroy(&cgroup);
-    runtime::rootfs::unmount_below(&[&args.run_dir, &args.data.data_dir]);
+    let plugins = cli::kubelet_dir(args.kubelet_dir.as_deref(), &args.data.data_dir);
+    runtime::rootfs::unmount_below(&[&args.run_dir, &args.data.data_dir, &plugins]);
     remove_network();
     let _ = std::fs::remove_dir_all(&args.run_dir);
+    for folder in ["plugins_registry", "plugins", "pods"] {
+        let _ = std::fs::remove_dir_all(plugins.join(folder));
+    }
+    let _ = std::fs::remove_dir(&plugins);
     if !args.keep_data {
         let _ = std::fs::remove_dir_all(&args.data.data_dir);
         let _ = std::fs::remove_dir_all("/etc/timonel");
@@ -67,7 +72,7 @@ fn stop_service() {
 /// Ends the servers, agents and shims that work on these folders, and no others.
 fn stop_processes(args: &UninstallArgs) {
     let (data, run) = (args.data.data_dir.display().to_string(), args.run_dir.display().to_string());
-    let default = data == "/var/lib/timonel";
+    let default = data == cli::DATA_DIR;
     let ours = || -> Vec<i32> {
         let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         processes

@@ -130,6 +130,7 @@ fn persistent_volume(object: &mut Value) {
 fn claim(object: &mut Value) {
     if let Some(spec) = spec(object) {
         claim_spec(spec);
+        data_source(spec);
     }
     let Some(map) = object.as_object_mut() else { return };
     default(map, "status", || json!({}));
@@ -138,6 +139,18 @@ fn claim(object: &mut Value) {
 
 fn claim_spec(spec: &mut Map<String, Value>) {
     default(spec, "volumeMode", || json!("Filesystem"));
+}
+
+/// The old name and the new one of what a claim begins with say the same (KEP-1495), unless it is in another namespace.
+fn data_source(spec: &mut Map<String, Value>) {
+    let of = |spec: &Map<String, Value>, key: &str| spec.get(key).filter(|v| !v.is_null()).cloned();
+    match (of(spec, "dataSource"), of(spec, "dataSourceRef")) {
+        (Some(source), None) => drop(spec.insert("dataSourceRef".into(), source)),
+        (None, Some(source)) if source.get("namespace").is_none_or(Value::is_null) => {
+            spec.insert("dataSource".into(), source);
+        }
+        _ => {}
+    }
 }
 
 fn limit_range(object: &mut Value) {

@@ -10,7 +10,7 @@ mod tokens;
 
 use std::sync::Arc;
 
-use apimachinery::Status;
+use apimachinery::{FieldSelector, Status};
 use http::{HeaderMap, header};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
@@ -133,12 +133,19 @@ pub fn reason(server: &ApiServer, user: &User, attributes: &Attributes<'_>) -> O
 
 /// Refuses a resource request that its user may not make, in upstream's words.
 pub fn authorize(server: &ApiServer, user: &User, info: &Info) -> Result<(), Status> {
+    // A list or watch of one name is asked about as that one.
+    let selected = FieldSelector::parse(info.query.get("fieldSelector")).unwrap_or_default();
+    let selected = selected.terms.iter().find(|(path, _, equal)| *equal && path == "metadata.name");
+    let name = match selected {
+        Some((_, name, _)) if info.path.name.is_empty() => name,
+        _ => &info.path.name,
+    };
     let attributes = Attributes {
         verb: info.verb,
         group: info.kind.group,
         resource: &info.resource(),
         namespace: &info.path.namespace,
-        name: &info.path.name,
+        name,
         path: "",
     };
     demand(server, user, &attributes)

@@ -23,6 +23,12 @@ pub fn allows(server: &ApiServer, user: &User, a: &Attributes<'_>) -> bool {
         ("", "secrets" | "configmaps" | "persistentvolumeclaims") => {
             read && !a.name.is_empty() && refers(server, node, a)
         }
+        ("", "persistentvolumeclaims/status") => a.verb == "patch" && refers_to_claim(server, node, a),
+        ("storage.k8s.io", "volumeattachments") => read && is_attached_to(server, a, node),
+        ("snapshot.storage.k8s.io", "volumesnapshotcontents") if read => true,
+        ("snapshot.storage.k8s.io", "volumesnapshotcontents" | "volumesnapshotcontents/status") => {
+            a.verb == "patch" && is_snapshot_of(server, a, node)
+        }
         ("", "persistentvolumes") => read || (a.verb == "patch" && is_local(server, a, node)),
         ("", "serviceaccounts/token") => a.verb == "create" && uses_account(server, node, a),
         ("coordination.k8s.io", "leases") => a.namespace == "kube-node-lease" && (a.verb == "create" || a.name == node),
@@ -48,6 +54,41 @@ fn is_local(server: &ApiServer, a: &Attributes<'_>, node: &str) -> bool {
     volume.is_some_and(|v| v.parse().at(&["metadata", "annotations", "timonel.io/node"]) == node)
 }
 
+fn is_attached_to(server: &ApiServer, a: &Attributes<'_>, node: &str) -> bool {
+    let attachment = server.cache.named("volumeattachments.storage.k8s.io").get(a.name);
+    // Of one that isn't there yet, its node may wait for it.
+    !a.name.is_empty() && attachment.is_none_or(|v| v.parse().at(&["spec", "nodeName"]) == node)
+}
+
+/// Whether a snapshot is a folder of this node.
+fn is_snapshot_of(server: &ApiServer, a: &Attributes<'_>, node: &str) -> bool {
+    let contents = server.cache.find("volumesnapshotcontents.snapshot.storage.k8s.io");
+    let content = contents.and_then(|c| c.get(a.name));
+    content.is_some_and(|c| c.parse().at(&["metadata", "labels", "timonel.io/node"]) == node)
+}
+
+fn refers_to_claim(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
+    refers(server, node, &Attributes { resource: "persistentvolumeclaims", ..*a })
+}
+
+/// Whether a driver's volume that pods of the node use needs a secret.
+fn volume_needs(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
+    const REFERENCES: [&str; 3] = ["nodeStageSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"];
+    let volumes = server.cache.named("persistentvolumes").list(&Filter::default()).0;
+    volumes.iter().map(|v| v.parse()).any(|volume| {
+        let csi = &volume["spec"]["csi"];
+        let named = |key: &&str| csi[*key]["name"] == a.name && csi[key]["namespace"] == a.namespace;
+        let claim = &volume["spec"]["claimRef"];
+        let of = Attributes {
+            resource: "persistentvolumeclaims",
+            namespace: claim["namespace"].as_str().unwrap_or(""),
+            name: claim["name"].as_str().unwrap_or(""),
+            ..*a
+        };
+        REFERENCES.iter().any(named) && refers(server, node, &of)
+    })
+}
+
 /// The pods of `node` in the namespace of `a`.
 fn pods_of(server: &ApiServer, node: &str, a: &Attributes<'_>) -> Vec<Value> {
     let fields = FieldSelector { terms: vec![("spec.nodeName".into(), node.into(), true)] };
@@ -68,6 +109,9 @@ fn refers(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
     }
     // Every node serves Ingresses, so every node needs their certificates.
     if a.resource == "secrets" && is_certificate(server, a) {
+        return true;
+    }
+    if a.resource == "secrets" && volume_needs(server, node, a) {
         return true;
     }
     pods_of(server, node, a).iter().any(|pod| {
@@ -91,7 +135,13 @@ fn is_certificate(server: &ApiServer, a: &Attributes<'_>) -> bool {
 
 fn pod_refers(spec: &Value, resource: &str, name: &str) -> bool {
     let keys: &[(&str, &str)] = match resource {
-        "secrets" => &[("secret", "secretName"), ("secret", "name"), ("secretRef", "name"), ("secretKeyRef", "name")],
+        "secrets" => &[
+            ("secret", "secretName"),
+            ("secret", "name"),
+            ("secretRef", "name"),
+            ("secretKeyRef", "name"),
+            ("nodePublishSecretRef", "name"),
+        ],
         "configmaps" => &[("configMap", "name"), ("configMapRef", "name"), ("configMapKeyRef", "name")],
         _ => &[("persistentVolumeClaim", "claimName")],
     };

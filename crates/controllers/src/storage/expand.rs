@@ -1,11 +1,12 @@
 //! Claims that want more than they have.
 
+use csi::local_path::PROVISIONER;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
-use super::{PROVISIONER, storage};
+use super::storage;
 use crate::{Context, Result};
 
 /// Gives a bound claim the size that it asks for. Volumes of `local-path` share their disk, so this is a matter of figures; those

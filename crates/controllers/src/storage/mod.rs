@@ -5,11 +5,14 @@
 
 mod attach;
 mod expand;
+mod origin;
+mod snapshots;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Quantity;
+use csi::local_path::{FILL_FROM, FINALIZER, NODE, Origin, PROVISIONER};
 use informer::{Informer, Key, Keyed as _, Pod, Queue};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -19,7 +22,6 @@ use serde_json::json;
 
 use crate::{Context, Result, pods};
 
-pub const PROVISIONER: &str = "timonel.io/local-path";
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
 const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
@@ -79,6 +81,9 @@ pub fn start(context: Context) {
             }
         }
     });
+    if context.config.snapshots {
+        tokio::spawn(snapshots::run(context.events("snapshot-controller"), claim_queue.clone()));
+    }
     let (work, own) = (context.clone(), caches.clone());
     claim_queue.work("claims", 2, move |key| {
         let (context, caches) = (work.clone(), own.clone());
@@ -130,7 +135,8 @@ fn fits(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
     let mode = |m: &Option<String>| m.clone().unwrap_or_else(|| "Filesystem".into());
     let selector = wanted.selector.as_ref().and_then(pods::selector);
     let reserved = match &offered.claim_ref {
-        None => true,
+        // What is to be made of something isn't found lying about.
+        None => wanted.data_source.is_none(),
         Some(r) => {
             r.namespace == claim.namespace()
                 && r.name.as_deref() == Some(&claim.name_any())
@@ -178,8 +184,17 @@ async fn claim(context: &Context, caches: &Caches, key: &Key) -> Result {
         let due = !waits || selected.is_some();
         return if due { leave_to(context, &claim, &class.provisioner).await } else { tell_waiting(context, &claim) };
     }
+    if let Some(source) = &spec.data_source {
+        return match origin::find(context, caches, &claim, source).await? {
+            Ok(found) => provision(context, caches, &claim, &class, &found.node, Some(found.origin)).await,
+            Err(message) => {
+                context.events.warning(claim.as_ref(), "ProvisioningFailed", message);
+                Ok(())
+            }
+        };
+    }
     match selected {
-        Some(node) => provision(context, caches, &claim, &class, &node).await,
+        Some(node) => provision(context, caches, &claim, &class, &node, None).await,
         None if waits => tell_waiting(context, &claim),
         None => {
             let text = "the provisioner timonel.io/local-path needs volumeBindingMode: WaitForFirstConsumer, as its volumes are on one node";
@@ -258,6 +273,7 @@ async fn provision(
     claim: &PersistentVolumeClaim,
     class: &StorageClass,
     node: &str,
+    origin: Option<Origin>,
 ) -> Result {
     let Some(target) = caches.nodes.get(&Key::new("", node)) else {
         context.events.warning(claim, "ProvisioningFailed", format!("the selected node {node} is gone"));
@@ -274,9 +290,12 @@ async fn provision(
     let name = format!("pvc-{}", claim.uid().unwrap_or_default());
     let hostname = target.labels().get("kubernetes.io/hostname").cloned().unwrap_or_else(|| node.into());
     let path = format!("{folder}/{name}_{}_{}", claim.namespace().unwrap_or_default(), claim.name_any());
+    let mut annotations = json!({"pv.kubernetes.io/provisioned-by": PROVISIONER, NODE: node});
+    if let Some(origin) = origin {
+        annotations[FILL_FROM] = origin.to_string().into();
+    }
     let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume",
-        "metadata": {"name": name, "finalizers": ["timonel.io/local-path"],
-                     "annotations": {"pv.kubernetes.io/provisioned-by": PROVISIONER, "timonel.io/node": node}},
+        "metadata": {"name": name, "finalizers": [FINALIZER], "annotations": annotations},
         "spec": {"capacity": spec.resources.and_then(|r| r.requests), "accessModes": spec.access_modes,
                  "volumeMode": spec.volume_mode, "storageClassName": class.name_any(),
                  "persistentVolumeReclaimPolicy": class.reclaim_policy.clone().unwrap_or_else(|| "Delete".into()),
@@ -409,7 +428,9 @@ async fn volume(context: &Context, caches: &Caches, key: &Key) -> Result {
                 return Ok(());
             }
             set_volume_phase(context, &volume, "Released").await?;
-            if spec.persistent_volume_reclaim_policy.as_deref() == Some("Delete") {
+            // Volumes of others are deleted by those.
+            let maker = volume.annotations().get("pv.kubernetes.io/provisioned-by").map(String::as_str);
+            if maker == Some(PROVISIONER) && spec.persistent_volume_reclaim_policy.as_deref() == Some("Delete") {
                 crate::ignore(api.delete(&key.name, &DeleteParams::default()).await, &[404])?;
             }
             Ok(())

@@ -131,6 +131,7 @@ impl Cluster {
             token_key: self.token_key.clone(),
             cluster_cidr: "10.42.0.0/16".parse().unwrap(),
             local_storage: true,
+            snapshots: false,
             service_lb: true,
             ingress: true,
             api_port: 6443,

@@ -182,6 +182,9 @@ impl Worker {
         if self.saved.finished {
             return far;
         }
+        if self.agent.stale.lock().remove(&self.uid) {
+            self.refresh_at = Instant::now();
+        }
         if let Some(message) = self.agent.evictions.lock().remove(&self.uid) {
             self.saved.evicted = Some(message);
         }
@@ -687,10 +690,19 @@ impl Worker {
         for id in ids {
             self.discard(&id).await;
         }
+        self.let_volumes_go().await;
         self.agent.remove_sandbox(&self.uid, &self.places, self.saved.sandbox.as_ref(), keep_logs).await;
         self.shim = None;
         self.shim_events = None;
         self.saved.sandbox = None;
+    }
+
+    /// Waits until the drivers of the pod's volumes have let them go: before that nobody else may have them.
+    async fn let_volumes_go(&self) {
+        while let Err(error) = self.agent.unpublish(&self.uid, &self.places).await {
+            self.agent.events.warning(self.pod.as_ref(), "FailedUnMount", error);
+            tokio::time::sleep(RETRY).await;
+        }
     }
 
     /// Writes the pod's status if it changed.

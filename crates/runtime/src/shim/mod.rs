@@ -5,6 +5,7 @@
 //! is on disk before it is told to anybody.
 
 mod container;
+pub mod late;
 mod launch;
 mod logs;
 pub mod profile;
@@ -31,6 +32,9 @@ pub const ARGUMENT: &str = "__shim";
 
 /// Runs the shim if this process was started as one: `timonel __shim STATE_FILE`.
 pub fn shim_main() -> Option<ExitCode> {
+    if let Some(done) = late::bind_main() {
+        return Some(done);
+    }
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next()? != ARGUMENT {
         return None;

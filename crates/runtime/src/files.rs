@@ -2,16 +2,29 @@
 
 use std::path::Path;
 
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::sync::mpsc;
+
+/// What appears in a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Files, of interest once they are whole.
+    Files,
+    /// Sockets, which nobody writes to.
+    Sockets,
+}
 
 /// Tells of every file that is written or moved into the folder (inotify(7)), and of those that go. News that nobody took
 /// yet stand for later ones. Watching has begun when this returns, so whoever reads the folder afterwards misses nothing.
-pub fn watch(folder: &Path) -> mpsc::Receiver<()> {
-    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+pub fn watch(folder: &Path, kind: Kind) -> mpsc::Receiver<()> {
     let (changed, changes) = mpsc::channel(1);
     let begin = || -> nix::Result<Inotify> {
         let watch = Inotify::init(InitFlags::IN_CLOEXEC)?;
-        let wanted = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE;
+        let made = match kind {
+            Kind::Files => AddWatchFlags::IN_CLOSE_WRITE,
+            Kind::Sockets => AddWatchFlags::IN_CREATE,
+        };
+        let wanted = made | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE;
         watch.add_watch(folder, wanted)?;
         Ok(watch)
     };

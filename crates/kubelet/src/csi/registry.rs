@@ -1,0 +1,230 @@
+//! Drivers that come and go: sockets in a folder, each of which is asked who it is (Kubernetes' plugin registration). What a
+//! driver says of this node is told to the API: the node's CSINode, an annotation, and labels for where volumes can be reached.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::csi::registration::registration_client::RegistrationClient;
+use ::csi::registration::{InfoRequest, PluginInfo, RegistrationStatus};
+use ::csi::v1::node_client::NodeClient;
+use ::csi::v1::node_service_capability::Type;
+use ::csi::v1::node_service_capability::rpc::Type as Ability;
+use ::csi::v1::{NodeGetCapabilitiesRequest, NodeGetInfoRequest, NodeGetInfoResponse};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::storage::v1::{CSINode, CSINodeDriver, VolumeNodeResources};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt as _};
+use runtime::files;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{Abilities, Driver};
+use crate::Agent;
+
+/// The annotation that tells sidecars of drivers how those call this node.
+const NODE_IDS: &str = "csi.volume.kubernetes.io/nodeid";
+/// A driver that doesn't answer is asked again after this, and after twice as much each time.
+const RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A socket that was seen. One that was made anew under the same name is another driver.
+struct Seen {
+    inode: u64,
+    /// Of its driver, once that has said it.
+    name: Option<String>,
+    again: Instant,
+    wait: Duration,
+}
+
+fn sockets(folder: &Path) -> BTreeMap<PathBuf, u64> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let socket = |entry: std::fs::DirEntry| {
+        let meta = std::fs::metadata(entry.path()).ok()?;
+        meta.file_type().is_socket().then(|| (entry.path(), meta.ino()))
+    };
+    entries.filter_map(socket).collect()
+}
+
+/// Keeps the list of drivers true.
+pub async fn run(agent: Arc<Agent>) {
+    let folder = agent.config.registry_dir();
+    if let Err(error) = prepare(&agent) {
+        tracing::warn!(%error, folder = %agent.config.kubelet_dir.display(), "storage drivers aren't served on this node");
+        return;
+    }
+    if let Err(error) = tell(&agent, |_| false).await {
+        tracing::warn!(error, "the node's CSINode can't be made");
+    }
+    let mut news = files::watch(&folder, files::Kind::Sockets);
+    let mut seen: BTreeMap<PathBuf, Seen> = BTreeMap::new();
+    loop {
+        let present = sockets(&folder);
+        let gone: Vec<PathBuf> = seen
+            .iter()
+            .filter(|(path, seen)| present.get(*path) != Some(&seen.inode))
+            .map(|(p, _)| p.clone())
+            .collect();
+        let left: Vec<String> = gone.iter().filter_map(|path| seen.remove(path)?.name).collect();
+        for name in left {
+            // Its new socket may be there already.
+            if !seen.values().any(|other| other.name.as_ref() == Some(&name)) {
+                leave(&agent, &name).await;
+            }
+        }
+        for (path, inode) in present {
+            let new = || Seen { inode, name: None, again: Instant::now(), wait: RETRY };
+            let seen = seen.entry(path.clone()).or_insert_with(new);
+            if seen.name.is_some() || seen.again > Instant::now() {
+                continue;
+            }
+            match tokio::time::timeout(PATIENCE, join(&agent, &path)).await.unwrap_or(Err("it doesn't answer".into())) {
+                Ok(name) => seen.name = Some(name),
+                Err(error) => {
+                    tracing::warn!(socket = %path.display(), error, "a plugin can't be registered; trying again");
+                    (seen.again, seen.wait) = (Instant::now() + seen.wait, (seen.wait * 2).min(LONGEST_RETRY));
+                }
+            }
+        }
+        let next = seen.values().filter(|s| s.name.is_none()).map(|s| s.again).min();
+        tokio::select! {
+            more = news.recv() => if more.is_none() { return },
+            () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+        }
+    }
+}
+
+/// The folders that drivers expect, so mounted that what is mounted in a driver's container is seen outside.
+fn prepare(agent: &Agent) -> std::io::Result<()> {
+    for folder in [agent.config.registry_dir(), agent.config.plugins_dir(), agent.config.kubelet_dir.join("pods")] {
+        std::fs::create_dir_all(folder)?;
+    }
+    runtime::rootfs::share(&agent.config.kubelet_dir)
+}
+
+/// Asks a socket who it is, and takes it in.
+async fn join(agent: &Agent, socket: &Path) -> Result<String, String> {
+    let said = |status: tonic::Status| status.message().to_string();
+    let mut registration = RegistrationClient::new(::csi::connection(socket));
+    let info = registration.get_info(InfoRequest {}).await.map_err(said)?.into_inner();
+    let joined = join_driver(agent, &info, socket).await;
+    let status =
+        RegistrationStatus { plugin_registered: joined.is_ok(), error: joined.clone().err().unwrap_or_default() };
+    registration.notify_registration_status(status).await.map_err(said)?;
+    joined.map(|()| info.name)
+}
+
+async fn join_driver(agent: &Agent, info: &PluginInfo, socket: &Path) -> Result<(), String> {
+    if info.r#type != ::csi::PLUGIN {
+        return Err(format!("plugins of type {:?} aren't served by this version of timonel", info.r#type));
+    }
+    if !info.supported_versions.iter().any(|v| v.trim_start_matches('v').starts_with("1.") || v == "v1") {
+        return Err(format!("driver {} speaks {:?}, and none of these is CSI 1", info.name, info.supported_versions));
+    }
+    let endpoint = if info.endpoint.is_empty() { socket.into() } else { PathBuf::from(&info.endpoint) };
+    let failed = |status: tonic::Status| format!("driver {}: {}", info.name, status.message());
+    let mut node = NodeClient::new(::csi::connection(&endpoint));
+    let capabilities = node.node_get_capabilities(NodeGetCapabilitiesRequest {}).await.map_err(failed)?.into_inner();
+    let own = node.node_get_info(NodeGetInfoRequest {}).await.map_err(failed)?.into_inner();
+    let can = |ability: Ability| {
+        let rpcs = capabilities.capabilities.iter().filter_map(|c| c.r#type.as_ref());
+        rpcs.into_iter().any(|Type::Rpc(rpc)| rpc.r#type() == ability)
+    };
+    let abilities = Abilities {
+        stage: can(Ability::StageUnstageVolume),
+        stats: can(Ability::GetVolumeStats),
+        expand: can(Ability::ExpandVolume),
+        mount_group: can(Ability::VolumeMountGroup),
+        single_node: can(Ability::SingleNodeMultiWriter),
+    };
+    label(agent, &info.name, &own).await?;
+    let entry = entry(&info.name, &own);
+    tell(agent, |drivers| {
+        let same = drivers.contains(&entry);
+        drivers.retain(|d| d.name != entry.name);
+        drivers.push(entry.clone());
+        !same
+    })
+    .await?;
+    let driver = Driver { name: info.name.clone(), node, abilities };
+    agent.drivers.known.lock().insert(info.name.clone(), driver);
+    tracing::info!(driver = info.name, node = own.node_id, "a storage driver is here");
+    Ok(())
+}
+
+async fn leave(agent: &Agent, name: &str) {
+    tracing::info!(driver = name, "a storage driver is gone");
+    agent.drivers.known.lock().remove(name);
+    let without = |drivers: &mut Vec<CSINodeDriver>| {
+        let before = drivers.len();
+        drivers.retain(|d| d.name != name);
+        drivers.len() != before
+    };
+    if let Err(error) = tell(agent, without).await {
+        tracing::warn!(driver = name, error, "the node's CSINode still names a driver that is gone");
+    }
+}
+
+fn entry(name: &str, own: &NodeGetInfoResponse) -> CSINodeDriver {
+    let segments = own.accessible_topology.iter().flat_map(|t| t.segments.keys().cloned());
+    let mut keys: Vec<String> = segments.collect();
+    keys.sort();
+    let count = i32::try_from(own.max_volumes_per_node).ok().filter(|n| *n > 0);
+    CSINodeDriver {
+        name: name.into(),
+        node_id: own.node_id.clone(),
+        topology_keys: Some(keys),
+        allocatable: count.map(|count| VolumeNodeResources { count: Some(count) }),
+    }
+}
+
+/// Changes the list of drivers in the node's CSINode, which is made if it isn't there. `change` says whether it did anything.
+async fn tell(agent: &Agent, change: impl Fn(&mut Vec<CSINodeDriver>) -> bool) -> Result<(), String> {
+    let api: Api<CSINode> = Api::all(agent.client.clone());
+    let name = &agent.config.node_name;
+    loop {
+        let written = match api.get_opt(name).await.map_err(|e| e.to_string())? {
+            Some(mut present) => {
+                if !change(&mut present.spec.drivers) {
+                    return Ok(());
+                }
+                api.replace(name, &PostParams::default(), &present).await
+            }
+            None => {
+                let node = Api::<Node>::all(agent.client.clone()).get(name).await.map_err(|e| e.to_string())?;
+                let owner = json!({"apiVersion": "v1", "kind": "Node", "name": name, "uid": node.uid()});
+                let mut drivers = Vec::new();
+                change(&mut drivers);
+                let new = json!({"metadata": {"name": name, "ownerReferences": [owner]}, "spec": {"drivers": drivers}});
+                let new: CSINode = serde_json::from_value(new).map_err(|e| e.to_string())?;
+                api.create(&PostParams::default(), &new).await
+            }
+        };
+        match written {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            other => return other.map(|_| ()).map_err(|e| e.to_string()),
+        }
+    }
+}
+
+/// Says on the Node how the driver calls it, and where the driver sees it.
+async fn label(agent: &Agent, driver: &str, own: &NodeGetInfoResponse) -> Result<(), String> {
+    let api: Api<Node> = Api::all(agent.client.clone());
+    let name = &agent.config.node_name;
+    let node = api.get(name).await.map_err(|e| e.to_string())?;
+    let segments = own.accessible_topology.as_ref().map(|t| &t.segments);
+    for (key, value) in segments.into_iter().flatten() {
+        if let Some(other) = node.labels().get(key).filter(|present| *present != value) {
+            return Err(format!("driver {driver} sees this node at {key}={value}, but it is labelled {key}={other}"));
+        }
+    }
+    let ids = node.annotations().get(NODE_IDS).and_then(|text| serde_json::from_str(text).ok());
+    let mut ids: BTreeMap<String, Value> = ids.unwrap_or_default();
+    ids.insert(driver.into(), own.node_id.as_str().into());
+    let ids = serde_json::to_string(&ids).map_err(|e| e.to_string())?;
+    let patch = json!({"metadata": {"annotations": {NODE_IDS: ids}, "labels": segments}});
+    api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ()).map_err(|e| e.to_string())
+}
