@@ -71,17 +71,34 @@ fn pod(pod: &Value, usage: &mut Usage) {
     }
 }
 
-/// The requests or limits of a pod: its containers and sidecars together, or what its init containers need if that is more.
+/// The requests or limits of a pod: its own where it has some (KEP-2837), else those of its containers; and the overhead of its
+/// runtime.
 pub fn pod_amounts(pod: &Value, part: &str) -> Usage {
+    let mut total = container_amounts(&pod["spec"], part);
+    for (name, amount) in pod.at(&["spec", "resources", part]).as_object().into_iter().flatten() {
+        if let Some(amount) = Quantity::from_json(amount) {
+            total.insert(name.clone(), amount);
+        }
+    }
+    for (name, amount) in pod.at(&["spec", "overhead"]).as_object().into_iter().flatten() {
+        if let Some(amount) = Quantity::from_json(amount) {
+            add(&mut total, name.clone(), amount);
+        }
+    }
+    total
+}
+
+/// The requests or limits of a pod's containers and sidecars together, or what its init containers need if that is more.
+pub fn container_amounts(spec: &Value, part: &str) -> Usage {
     let of = |container: &Value| -> Usage {
         let amounts = container["resources"][part].as_object().into_iter().flatten();
         amounts.filter_map(|(k, v)| Some((k.clone(), Quantity::from_json(v)?))).collect()
     };
     let (mut total, mut sidecars, mut peak) = (Usage::new(), Usage::new(), Usage::new());
-    for container in pod.array_at(&["spec", "containers"]) {
+    for container in spec.array_at(&["containers"]) {
         of(container).into_iter().for_each(|(k, v)| add(&mut total, k, v));
     }
-    for container in pod.array_at(&["spec", "initContainers"]) {
+    for container in spec.array_at(&["initContainers"]) {
         if container["restartPolicy"] == "Always" {
             of(container).into_iter().for_each(|(k, v)| add(&mut sidecars, k, v));
             continue;
@@ -97,11 +114,6 @@ pub fn pod_amounts(pod: &Value, part: &str) -> Usage {
     for (name, amount) in peak {
         let most = total.entry(name).or_default();
         *most = (*most).max(amount);
-    }
-    for (name, amount) in pod.at(&["spec", "overhead"]).as_object().into_iter().flatten() {
-        if let Some(amount) = Quantity::from_json(amount) {
-            add(&mut total, name.clone(), amount);
-        }
     }
     total
 }
@@ -151,6 +163,9 @@ pub fn unsaid(hard: &Usage, pod: &Value) -> BTreeMap<String, BTreeSet<String>> {
             None if matches!(name.as_str(), "cpu" | "memory") => ("requests", name.as_str()),
             _ => continue,
         };
+        if !pod.at(&["spec", "resources", part, resource]).is_null() {
+            continue;
+        }
         let all = pod.array_at(&["spec", "containers"]).iter().chain(pod.array_at(&["spec", "initContainers"]));
         for container in all.filter(|c| c["resources"][part][resource].is_null()) {
             unsaid.entry(name.clone()).or_default().insert(container.str_at(&["name"]).into());

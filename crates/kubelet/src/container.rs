@@ -127,6 +127,26 @@ pub fn limits(container: &Container) -> Limits {
     }
 }
 
+/// What a pod may use as a whole: what it says itself, else what its containers may together if each says so.
+pub fn pod_limits(pod: &Pod) -> Limits {
+    let pod = serde_json::to_value(pod).unwrap_or_default();
+    let amounts = |part: &str| api::quota::pod_amounts(&pod, part);
+    let spec = &pod["spec"];
+    let all = || ["containers", "initContainers"].into_iter().flat_map(|l| spec[l].as_array().into_iter().flatten());
+    let says = |name: &str| {
+        !spec["resources"]["limits"][name].is_null() || all().all(|c| !c["resources"]["limits"][name].is_null())
+    };
+    let (requests, limits) = (amounts("requests"), amounts("limits"));
+    let limit = |name: &str| limits.get(name).filter(|_| says(name)).copied().unwrap_or_default();
+    let request = requests.get("cpu").copied().unwrap_or_default().milli();
+    Limits {
+        cpu_shares: ((request * 1024 / 1000) as u64).max(2),
+        cpu_milli: limit("cpu").milli(),
+        memory_bytes: limit("memory").value(),
+        pids: 0,
+    }
+}
+
 /// The score that upstream gives by QoS class.
 fn oom_score(pod: &Pod, container: &Container) -> i64 {
     match pod.status.as_ref().and_then(|s| s.qos_class.as_deref()) {
@@ -196,7 +216,7 @@ impl Agent {
         // For exec, which uses the same user, groups, capabilities and variables.
         let process = runtime::spec::process(&config, &[], false);
         std::fs::write(bundle.join("process.json"), process.to_string()).map_err(create_error)?;
-        runtime::cgroup::create(&cgroup(&self.config, pod)).map_err(create_error)?;
+        self.bound_pod(pod).map_err(create_error)?;
         let profile = bundle.join("seccomp.json");
         if let Some(text) = &config.profile {
             std::fs::write(&profile, text).map_err(create_error)?;
@@ -221,6 +241,19 @@ impl Agent {
                 Err(StartError { reason: "RunContainerError", message: error.to_string() })
             }
         }
+    }
+
+    /// Makes the cgroup of a pod, with what it may use and weighs as a whole among other pods and its QoS class among the classes.
+    fn bound_pod(&self, pod: &Pod) -> std::io::Result<()> {
+        let cgroup = cgroup(&self.config, pod);
+        runtime::cgroup::create(&cgroup)?;
+        runtime::cgroup::set_limits(&cgroup, &pod_limits(pod))?;
+        let class = cgroup.rsplit_once('/').map_or("", |(class, _)| class);
+        // Guaranteed pods are beside the classes, each with its own weight.
+        if class.trim_matches('/') == self.config.cgroup_root.trim_matches('/') {
+            return Ok(());
+        }
+        runtime::cgroup::weigh(class)
     }
 
     async fn container_config(&self, launch: &Launch<'_>, root: &Path) -> Result<ContainerConfig, StartError> {

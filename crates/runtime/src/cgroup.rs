@@ -118,6 +118,20 @@ pub fn set_limits(cgroup: &str, limits: &Limits) -> std::io::Result<()> {
     write("memory", "memory.limit_in_bytes", memory("-1"))
 }
 
+/// Gives a cgroup the weight that those right below it have together, when the processor is short.
+///
+/// # Errors
+/// Those of the kernel.
+pub fn weigh(cgroup: &str) -> std::io::Result<()> {
+    let (controller, file, most) =
+        if is_unified() { ("", "cpu.weight", 10_000) } else { ("cpu", "cpu.shares", 262_144) };
+    let own =
+        |name: &String| std::fs::read_to_string(folder(controller, name).join(file)).ok()?.trim().parse::<u64>().ok();
+    let sum: u64 = children(cgroup).iter().filter_map(own).sum();
+    let least = if is_unified() { 1 } else { 2 };
+    std::fs::write(folder(controller, cgroup).join(file), sum.clamp(least, most).to_string())
+}
+
 /// Kills every process in the cgroup and below.
 pub fn kill_all(cgroup: &str) {
     for folder in folders(cgroup) {

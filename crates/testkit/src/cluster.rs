@@ -418,7 +418,8 @@ impl Node {
         }
     }
 
-    pub(crate) fn cgroup(&self) -> String {
+    /// The cgroup of all pods of this machine.
+    pub fn cgroup(&self) -> String {
         format!("timonel-{}", self.namespace)
     }
 

@@ -21,15 +21,26 @@ pub fn pod(object: &mut Value) {
 
 /// Guaranteed, Burstable or BestEffort (`v1.PodQOSClass`).
 pub fn qos_class(spec: &Value) -> &'static str {
+    let quantity = |v: &Value| Quantity::from_json(v).map(Quantity::milli);
+    let set = |v: &Value| !v.is_null() && quantity(v) != Some(0);
     let mut any = false;
     let mut guaranteed = true;
+    // What the pod says as a whole decides alone.
+    let whole = &spec["resources"];
+    for resource in ["cpu", "memory"] {
+        let (request, limit) = (&whole["requests"][resource], &whole["limits"][resource]);
+        any |= set(request) || set(limit);
+        guaranteed &= set(limit) && (request.is_null() || quantity(request) == quantity(limit));
+    }
+    if any {
+        return if guaranteed { "Guaranteed" } else { "Burstable" };
+    }
+    guaranteed = true;
     for list in ["containers", "initContainers"] {
         for container in spec[list].as_array().into_iter().flatten() {
             for resource in ["cpu", "memory"] {
                 let request = &container["resources"]["requests"][resource];
                 let limit = &container["resources"]["limits"][resource];
-                let quantity = |v: &Value| Quantity::from_json(v).map(Quantity::milli);
-                let set = |v: &Value| !v.is_null() && quantity(v) != Some(0);
                 any |= set(request) || set(limit);
                 guaranteed &= set(limit) && (request.is_null() || quantity(request) == quantity(limit));
             }
@@ -63,6 +74,26 @@ pub fn spec(spec: &mut Map<String, Value>) {
     }
     for volume in items(spec, "volumes") {
         default_volume(volume);
+    }
+    whole(spec);
+}
+
+/// What a pod asks for as a whole where it says but a limit: what its containers ask for, or else the limit.
+fn whole(spec: &mut Map<String, Value>) {
+    let limits = spec.get("resources").and_then(|r| r["limits"].as_object()).cloned().unwrap_or_default();
+    if limits.is_empty() {
+        return;
+    }
+    let asked = crate::quota::container_amounts(&json!(spec), "requests");
+    if let Some(resources) = child(spec, "resources") {
+        default(resources, "requests", || json!({}));
+        if let Some(requests) = child(resources, "requests") {
+            for (name, limit) in limits {
+                default(requests, &name, || {
+                    asked.get(&name).map_or(limit, |amount| json!(amount.canonical(name != "cpu")))
+                });
+            }
+        }
     }
 }
 
@@ -197,6 +228,20 @@ mod tests {
         ] {
             assert_eq!(is_latest(image), want, "{image}");
         }
+    }
+
+    #[test]
+    fn what_a_pod_says_as_a_whole_comes_first() {
+        let containers = json!([{"name": "c", "resources": {"requests": {"cpu": "100m"}}}]);
+        let mut pod = json!({"containers": containers, "resources": {"limits": {"cpu": "1", "memory": "64Mi"}}});
+        spec(pod.as_object_mut().unwrap());
+        assert_eq!(pod["resources"]["requests"], json!({"cpu": "100m", "memory": "64Mi"}));
+        assert_eq!(qos_class(&pod), "Burstable");
+        let both = json!({"cpu": "1", "memory": "64Mi"});
+        let whole = json!({"containers": containers, "resources": {"requests": both, "limits": both}});
+        assert_eq!(qos_class(&whole), "Guaranteed");
+        let amounts = crate::quota::pod_amounts(&json!({"spec": whole}), "requests");
+        assert_eq!(amounts["cpu"], "1".parse().unwrap());
     }
 
     #[test]

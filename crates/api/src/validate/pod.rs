@@ -203,6 +203,7 @@ pub fn spec(spec: &Value, path: &str, claimed: &[&str], causes: &mut Vec<Cause>)
     let mut volumes = volumes::check(&spec.at("volumes"), causes);
     volumes.extend(claimed);
     containers(&spec, &volumes, causes);
+    whole(&spec, causes);
 }
 
 fn containers(spec: &Field<'_>, volumes: &[&str], causes: &mut Vec<Cause>) {
@@ -272,6 +273,52 @@ fn pod_security(spec: &Field<'_>, causes: &mut Vec<Cause>) {
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_./".contains(c);
         if name.require("", causes) && !name.text().chars().all(fits) {
             name.invalid("must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$", causes);
+        }
+    }
+}
+
+/// What a pod may use as a whole (KEP-2837): at least what its containers ask for, and what each may use.
+fn whole(spec: &Field<'_>, causes: &mut Vec<Cause>) {
+    let own = spec.at("resources");
+    if own.value.is_null() {
+        return;
+    }
+    resources(own.value, &own.path, causes);
+    for part in ["requests", "limits"] {
+        for name in own.value[part].as_object().into_iter().flatten().map(|(name, _)| name) {
+            if !matches!(name.as_str(), "cpu" | "memory") && !name.starts_with("hugepages-") {
+                let supported = ["cpu", "hugepages-", "memory"];
+                causes.push(Cause::not_supported(
+                    format!("{}.{part}[{name}]", own.path),
+                    &Value::from(name.as_str()),
+                    &supported,
+                ));
+            }
+        }
+    }
+    let of = |part: &str, name: &str| Quantity::from_json(&own.value[part][name]);
+    for (name, asked) in crate::quota::container_amounts(spec.value, "requests") {
+        if let Some(whole) = of("requests", &name).filter(|whole| *whole < asked) {
+            let detail = format!(
+                "must be greater than or equal to aggregate container requests of {}",
+                asked.canonical(name != "cpu")
+            );
+            let field = format!("{}.requests[{name}]", own.path);
+            causes.push(Cause::invalid(field, &Value::from(whole.canonical(name != "cpu")), &detail));
+        }
+    }
+    for list in ["containers", "initContainers"] {
+        for container in spec.at(list).items() {
+            for (name, limit) in container.value["resources"]["limits"].as_object().into_iter().flatten() {
+                let (Some(limit_of_one), Some(whole)) = (Quantity::from_json(limit), of("limits", name)) else {
+                    continue;
+                };
+                if limit_of_one > whole {
+                    let detail =
+                        format!("must be less than or equal to pod limits of {}", whole.canonical(name != "cpu"));
+                    causes.push(Cause::invalid(format!("{}.resources.limits[{name}]", container.path), limit, &detail));
+                }
+            }
         }
     }
 }

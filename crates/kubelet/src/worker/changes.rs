@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Container;
+
 use super::{Phase, Worker};
 use crate::container;
 
@@ -44,6 +46,16 @@ impl Worker {
     /// Gives running containers what their spec allows them now (KEP-1287).
     pub(super) async fn resize(&mut self) {
         let Some(spec) = self.pod.spec.clone() else { return };
+        let wants = |c: &Container| {
+            let run = self.saved.containers.get(&c.name).filter(|run| matches!(run.phase, Phase::Running { .. }));
+            run.and_then(|run| run.limits.as_ref()).is_some_and(|limits| *limits != container::limits(c))
+        };
+        if !spec.containers.iter().any(wants) {
+            return;
+        }
+        // The kernel wants a whole that is larger than its parts: it grows before them, and shrinks after.
+        let whole = crate::sandbox::cgroup(&self.agent.config, &self.pod);
+        let _ = runtime::cgroup::set_limits(&whole, &container::pod_limits(&self.pod));
         for container in &spec.containers {
             let Some(run) = self.saved.containers.get(&container.name) else { continue };
             let wanted = container::limits(container);
@@ -70,6 +82,10 @@ impl Worker {
                 run.resources = container.resources.clone();
             }
             self.save();
+        }
+        if let Err(error) = runtime::cgroup::set_limits(&whole, &container::pod_limits(&self.pod)) {
+            let why = format!("can't set the limits of the pod: {error}");
+            self.agent.events.warning(self.pod.as_ref(), "ResizeError", why);
         }
     }
 }
