@@ -55,3 +55,75 @@ fn images_come_from_mirrors_and_registries_with_credentials() -> anyhow::Result<
     }
     Ok(())
 }
+
+/// Between the node and a registry: each connection breaks off after so many bytes.
+fn breaking(cluster: &Cluster, port: u16, to: u16, after: usize) -> anyhow::Result<()> {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    let listener = cluster.server.inside(move || TcpListener::bind(("127.0.0.1", port)))??;
+    let network = cluster.server.network();
+    std::thread::spawn(move || {
+        // Ends with the namespace: then nobody comes any more.
+        let Ok(namespace) = std::fs::File::open(network) else { return };
+        if nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).is_err() {
+            return;
+        }
+        for client in listener.incoming().map_while(Result::ok) {
+            let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else { return };
+            let (Ok(mut asks), Ok(mut asked)) = (client.try_clone(), server.try_clone()) else { return };
+            std::thread::spawn(move || std::io::copy(&mut asks, &mut asked));
+            std::thread::spawn(move || {
+                let (mut client, mut server) = (client, server);
+                let (mut buffer, mut left) = (vec![0; 1 << 16], after);
+                while let Ok(n) = server.read(&mut buffer)
+                    && n > 0
+                    && n <= left
+                    && client.write_all(&buffer[..n]).is_ok()
+                {
+                    left -= n;
+                }
+                let _ = client.shutdown(std::net::Shutdown::Both);
+                let _ = server.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    Ok(())
+}
+
+#[test]
+fn what_was_fetched_of_an_image_is_not_fetched_again() -> anyhow::Result<()> {
+    const SIZE: usize = 4_000_000;
+    let broken = "mirrors:\n  far.test: {endpoint: ['http://127.0.0.1:5002']}\n  docker.io: {endpoint: ['http://127.0.0.1:5000']}\nconfigs:\n  '127.0.0.1:5000': {auth: {username: user, password: secret}}\n  '127.0.0.1:5002': {auth: {username: user, password: secret}}\n";
+    let cluster =
+        Cluster::start_prepared(&[], |node| Ok(std::fs::write(node.folder().join("registries.yaml"), broken)?))?;
+    let registry = Registry::start(&cluster.server, 5000)?;
+    registry.put_large("library/large", "1", 5, SIZE)?;
+    registry.put_large("far", "1", 2, SIZE)?;
+
+    // Ten pods want one image at the same time: each layer is fetched once.
+    let pods: String = (0..10).map(|i| pod(&format!("same-{i}"), "large:1", "")).collect();
+    cluster.apply(&pods)?;
+    for i in 0..10 {
+        cluster.wait_pod(&format!("same-{i}"))?;
+    }
+    let fetched = |repository: &str| {
+        let path = format!("/v2/{repository}/blobs/sha256:");
+        let log = registry.log();
+        // Access lines, as httpd writes them: "GET PATH HTTP/1.1" CODE BYTES
+        let lines = log.iter().filter_map(|l| l.split_once("\"GET ").filter(|(_, rest)| rest.starts_with(&path)));
+        lines.filter_map(|(_, rest)| rest.split(' ').nth(3)?.parse::<usize>().ok()).collect::<Vec<_>>()
+    };
+    let large = fetched("library/large").into_iter().filter(|bytes| *bytes >= SIZE).count();
+    assert_eq!(large, 5, "{:?}", registry.log());
+    let there = cluster.ok(&["exec", "same-3", "--", "sh", "-c", "ls -l /large-* | wc -l"])?;
+    assert_eq!(there.trim(), "5");
+
+    // Connections that break off after 1.5 MB: the rest is fetched, not all of it.
+    breaking(&cluster, 5002, 5000, 1_500_000)?;
+    cluster.apply(&pod("far", "far.test/far:1", ""))?;
+    cluster.wait_pod("far")?;
+    assert_eq!(cluster.ok(&["exec", "far", "--", "sh", "-c", "cat /large-1 /large-2 | wc -c"])?.trim(), "8000000");
+    let left = std::fs::read_dir(cluster.server.folder().join("data/agent/image-store/fetched"))?.count();
+    assert_eq!(left, 0, "something is left of what was fetched");
+    Ok(())
+}

@@ -11,6 +11,7 @@
 //! - [`rootfs`]: overlay mounts
 //! - [`files`]: news of files in a folder
 //! - [`cgroup`]: v1, v2 and hybrid
+//! - [`turns`]: one at a time for each name
 //! - [`image`]: images from archives and registries
 //!
 //! This crate knows nothing of pods' specs or of the Kubernetes API.
@@ -25,6 +26,7 @@ pub mod rootfs;
 mod seqpacket;
 mod shim;
 pub mod spec;
+pub mod turns;
 
 pub use client::{ShimClient, ShimEvent};
 pub use image::{Image, ImageError, ImageStore};

@@ -296,7 +296,9 @@ impl Cluster {
     pub fn wait_pod(&self, name: &str) -> anyhow::Result<()> {
         self.eventually(&format!("pod {name} is ready"), || {
             let pod = self.get("pod", name)?;
-            Ok(pod["metadata"]["deletionTimestamp"].is_null() && is_ready(&pod))
+            let ready = pod["metadata"]["deletionTimestamp"].is_null() && is_ready(&pod);
+            anyhow::ensure!(ready, "{}", pod["status"]);
+            Ok(true)
         })
     }
 }
@@ -386,6 +388,21 @@ impl Node {
     /// The file that stands for this machine's network namespace.
     pub fn network(&self) -> PathBuf {
         Path::new("/run/netns").join(&self.namespace)
+    }
+
+    /// Does something that makes sockets: they are in this machine's network.
+    ///
+    /// # Errors
+    /// When the network can't be entered.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+        let namespace = std::fs::File::open(self.network())?;
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+                Ok(work())
+            });
+            inside.join().map_err(|_| anyhow::anyhow!("what was done in another network failed"))?
+        })
     }
 
     pub fn binary(&self) -> &Path {

@@ -36,29 +36,65 @@ pub fn build(folder: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// Those of the file system, and busybox missing.
 pub(crate) fn busybox_in_registry(storage: &Path, repository: &str, tag: &str) -> anyhow::Result<()> {
-    use std::io::Write as _;
+    large_in_registry(storage, repository, tag, 0, 0)
+}
+
+/// The same with further layers, each with a file of `bytes` by chance.
+///
+/// # Errors
+/// Those of [`busybox_in_registry`].
+pub(crate) fn large_in_registry(
+    storage: &Path,
+    repository: &str,
+    tag: &str,
+    layers: usize,
+    bytes: usize,
+) -> anyhow::Result<()> {
+    use std::io::{Read as _, Write as _};
     let recipe = busybox("busybox");
-    let layer = recipe.layer()?;
-    let config = recipe.config(&layer);
-    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    packed.write_all(&layer)?;
-    let packed = packed.finish()?;
-    let descriptor = |kind: &str, bytes: &[u8]| {
-        json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "size": bytes.len(),
-               "digest": format!("sha256:{}", digest(bytes))})
-    };
-    let manifest = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": descriptor("config.v1+json", config.as_bytes()),
-        "layers": [descriptor("layer.v1.tar+gzip", &packed)]})
-    .to_string();
     let write = |path: PathBuf, bytes: &[u8]| -> anyhow::Result<()> {
         std::fs::create_dir_all(path.parent().unwrap_or(storage))?;
         Ok(std::fs::write(path, bytes)?)
     };
-    for bytes in [config.as_bytes(), &packed, manifest.as_bytes()] {
+    let descriptor = |kind: &str, bytes: &[u8]| {
+        json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "size": bytes.len(),
+               "digest": format!("sha256:{}", digest(bytes))})
+    };
+    let (mut diff_ids, mut described, mut blobs) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 0..=layers {
+        let layer = match number {
+            0 => recipe.layer()?,
+            _ => {
+                let mut content = vec![0; bytes];
+                File::open("/dev/urandom")?.read_exact(&mut content)?;
+                let mut tar = tar::Builder::new(Vec::new());
+                let mut header = tar::Header::new_gnu();
+                header.set_size(content.len() as u64);
+                header.set_mode(0o644);
+                header.set_uid(0);
+                header.set_gid(0);
+                header.set_mtime(0);
+                header.set_cksum();
+                tar.append_data(&mut header, format!("large-{number}"), content.as_slice())?;
+                tar.into_inner()?
+            }
+        };
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(&layer)?;
+        let packed = packed.finish()?;
+        diff_ids.push(format!("sha256:{}", digest(&layer)));
+        described.push(descriptor("layer.v1.tar+gzip", &packed));
+        write(crate::registry::blob(storage, &digest(&packed)), &packed)?;
+        blobs.push(digest(&packed));
+    }
+    let config = recipe.config(&diff_ids);
+    let manifest = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": descriptor("config.v1+json", config.as_bytes()), "layers": described})
+    .to_string();
+    for bytes in [config.as_bytes(), manifest.as_bytes()] {
         write(crate::registry::blob(storage, &digest(bytes)), bytes)?;
     }
-    let blobs = [digest(config.as_bytes()), digest(&packed)];
+    blobs.push(digest(config.as_bytes()));
     let blobs: Vec<&str> = blobs.iter().map(String::as_str).collect();
     for (path, target) in crate::registry::links(storage, repository, tag, &digest(manifest.as_bytes()), &blobs) {
         write(path, target.as_bytes())?;
@@ -152,18 +188,18 @@ impl Recipe {
         Ok(tar.into_inner()?)
     }
 
-    /// The image configuration (image-spec, config.md) of an image with this one layer.
-    fn config(&self, layer: &[u8]) -> String {
+    /// The image configuration (image-spec, config.md) of an image with these layers.
+    fn config(&self, diff_ids: &[String]) -> String {
         let env = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"];
         json!({"architecture": "amd64", "os": "linux",
             "config": {"Entrypoint": self.entrypoint, "Cmd": self.cmd, "Env": env},
-            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest(layer))]}})
+            "rootfs": {"type": "layers", "diff_ids": diff_ids}})
         .to_string()
     }
 
     fn write(&self, path: &Path) -> anyhow::Result<()> {
         let layer = self.layer()?;
-        let config = self.config(&layer);
+        let config = self.config(&[format!("sha256:{}", digest(&layer))]);
         let config_name = format!("{}.json", digest(config.as_bytes()));
         let manifest = json!([{"Config": config_name, "RepoTags": [self.name], "Layers": ["layer.tar"]}]).to_string();
         // Written beside and moved, so that a watching server never sees half a file.

@@ -50,6 +50,21 @@ impl Registry {
         Ok(Registry { process, storage })
     }
 
+    /// The lines of what was asked of it.
+    pub fn log(&self) -> Vec<String> {
+        let log = self.storage.parent().map(|folder| folder.join("log"));
+        let text = log.and_then(|log| std::fs::read_to_string(log).ok()).unwrap_or_default();
+        text.lines().map(String::from).collect()
+    }
+
+    /// Puts an image there that is busybox and `layers` more, each with a file of `bytes` that no packing makes smaller.
+    ///
+    /// # Errors
+    /// Those of [`put_busybox`](Self::put_busybox).
+    pub fn put_large(&self, repository: &str, tag: &str, layers: usize, bytes: usize) -> anyhow::Result<()> {
+        crate::images::large_in_registry(&self.storage, repository, tag, layers, bytes)
+    }
+
     /// Puts a busybox image there.
     ///
     /// # Errors

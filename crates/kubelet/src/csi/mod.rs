@@ -11,12 +11,12 @@
 mod registry;
 mod volumes;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use ::csi::v1::node_client::NodeClient;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use runtime::turns::Turns;
 use tonic::transport::Channel;
 
 use crate::Config;
@@ -48,7 +48,7 @@ struct Driver {
 pub struct Drivers {
     known: Mutex<BTreeMap<String, Driver>>,
     /// Calls that concern one volume are made one after the other.
-    busy: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    turns: Turns,
 }
 
 impl Drivers {
@@ -59,12 +59,7 @@ impl Drivers {
 
     /// Waits until nobody else is at a volume.
     pub async fn turn(&self, driver: &str, handle: &str) -> tokio::sync::OwnedMutexGuard<()> {
-        let mutex = {
-            let mut busy = self.busy.lock();
-            busy.retain(|_, mutex| Arc::strong_count(mutex) > 1);
-            busy.entry(format!("{driver}/{handle}")).or_default().clone()
-        };
-        mutex.lock_owned().await
+        self.turns.of(&format!("{driver}/{handle}")).await
     }
 }
 

@@ -15,13 +15,12 @@ impl ImageStore {
     /// # Errors
     /// When the file is no archive, or a part of it is missing or isn't what its digest says.
     pub async fn load(self: &Arc<Self>, path: &Path) -> Result<Vec<Image>, ImageError> {
-        let _one_at_a_time = self.unpacking.lock().await;
         let (store, path) = (self.clone(), path.to_path_buf());
         let loaded = tokio::task::spawn_blocking(move || store.load_blocking(&path)).await;
         loaded.unwrap_or_else(|e| Err(ImageError::Store(e.to_string())))
     }
 
-    fn load_blocking(&self, path: &Path) -> Result<Vec<Image>, ImageError> {
+    fn load_blocking(self: &Arc<Self>, path: &Path) -> Result<Vec<Image>, ImageError> {
         let refuse = |reason: String| ImageError::Archive { path: path.display().to_string(), reason };
         let folder = tempfile::tempdir_in(self.folder.join("incoming"))?;
         let file = File::open(path).map_err(|e| refuse(e.to_string()))?;
@@ -89,29 +88,54 @@ impl ImageStore {
         names: Vec<String>,
         digests: Vec<String>,
     ) -> Result<Image, ImageError> {
-        use sha2::Digest as _;
-        let config: Value = serde_json::from_slice(config_bytes)
-            .map_err(|e| ImageError::Store(format!("the image's configuration is no JSON: {e}")))?;
-        let diff_ids: Vec<String> = config["rootfs"]["diff_ids"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .map(String::from)
-            .collect();
-        if diff_ids.len() != files.len() {
-            let text = format!("the image has {} layers, its configuration names {}", files.len(), diff_ids.len());
-            return Err(ImageError::Store(text));
-        }
+        let config = Configuration::read(config_bytes, files.len())?;
         let mut size = config_bytes.len() as u64;
-        for (diff_id, file) in diff_ids.iter().zip(files) {
+        for (diff_id, file) in config.diff_ids.iter().zip(files) {
             size += file.metadata()?.len();
             self.unpack(diff_id, File::open(file)?)?;
         }
-        let id = hex(&sha2::Sha256::digest(config_bytes));
-        let defaults = Defaults::read(&config["config"]);
-        Ok(Image { id: format!("sha256:{id}"), names, digests, layers: diff_ids, size, defaults })
+        Ok(config.image(names, digests, size))
     }
+}
+
+/// What is in an image's configuration (image-spec, config.md).
+pub(super) struct Configuration {
+    id: String,
+    pub diff_ids: Vec<String>,
+    defaults: Defaults,
+}
+
+impl Configuration {
+    /// Reads it for an image with so many layers.
+    pub fn read(bytes: &[u8], layers: usize) -> Result<Self, ImageError> {
+        use sha2::Digest as _;
+        let config: Value = serde_json::from_slice(bytes)
+            .map_err(|e| ImageError::Store(format!("the image's configuration is no JSON: {e}")))?;
+        let diff_ids = config["rootfs"]["diff_ids"].as_array().into_iter().flatten();
+        let diff_ids: Vec<String> = diff_ids.filter_map(Value::as_str).map(String::from).collect();
+        if diff_ids.len() != layers {
+            let text = format!("the image has {layers} layers, its configuration names {}", diff_ids.len());
+            return Err(ImageError::Store(text));
+        }
+        if let Some(bad) = diff_ids.iter().find(|id| !is_digest(id)) {
+            return Err(ImageError::Store(format!(
+                "the image's configuration names a layer {bad:?}, which is no digest"
+            )));
+        }
+        let id = format!("sha256:{}", hex(&sha2::Sha256::digest(bytes)));
+        Ok(Configuration { id, diff_ids, defaults: Defaults::read(&config["config"]) })
+    }
+
+    pub fn image(self, names: Vec<String>, digests: Vec<String>, size: u64) -> Image {
+        let Configuration { id, diff_ids: layers, defaults } = self;
+        Image { id, names, digests, layers, size, defaults, unsettled: None }
+    }
+}
+
+/// Digests become names of files: nothing else may (image-spec, descriptor.md).
+pub(super) fn is_digest(text: &str) -> bool {
+    let hash = text.strip_prefix("sha256:").unwrap_or("");
+    hash.len() == 64 && hash.chars().all(|c| c.is_ascii_hexdigit())
 }
 
 /// The files of an unpacked archive.

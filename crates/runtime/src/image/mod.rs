@@ -1,7 +1,9 @@
 //! Images: an index of what is here, layers unpacked once and shared by all containers.
 //!
 //! On disk, below one folder: `layers/DIFF-ID/` (unpacked), `index.json` (all images), `incoming/` (what is being
-//! fetched or unpacked; emptied at start). A layer folder exists only when it is whole.
+//! unpacked; emptied at start), `fetched/` (what has been fetched of layers, so that it needn't be again). A layer folder exists
+//! only when it is whole. Its files may be in memory alone for some seconds, though; an image says so in the index until they
+//! are on the disk, and after a power cut it is forgotten.
 
 mod archive;
 mod layers;
@@ -16,6 +18,8 @@ use oci_client::Reference;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::turns::Turns;
 
 pub use registries::{Credentials, Registries};
 
@@ -83,6 +87,13 @@ pub struct Image {
     pub layers: Vec<String>,
     pub size: u64,
     pub defaults: Defaults,
+    /// While its files may not be on the disk yet: the boot id of the machine that has them in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsettled: Option<String>,
+}
+
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().into()
 }
 
 impl Image {
@@ -99,8 +110,8 @@ pub struct ImageStore {
     folder: PathBuf,
     registries: Registries,
     images: Mutex<BTreeMap<String, Image>>,
-    /// Layers that are being unpacked, so that two images don't unpack one layer at a time.
-    unpacking: tokio::sync::Mutex<()>,
+    /// Layers that are being fetched (by their digest) and unpacked (by their diff id): of several that want one, one does it.
+    turns: Turns,
 }
 
 /// The full form of a name: `nginx` → `docker.io/library/nginx:latest`.
@@ -122,16 +133,31 @@ impl ImageStore {
         let incoming = folder.join("incoming");
         let _ = std::fs::remove_dir_all(&incoming);
         std::fs::create_dir_all(&incoming)?;
-        std::fs::create_dir_all(folder.join("layers"))?;
-        let images = match std::fs::read(folder.join("index.json")) {
+        for part in ["layers", "fetched"] {
+            std::fs::create_dir_all(folder.join(part))?;
+        }
+        let mut images: BTreeMap<String, Image> = match std::fs::read(folder.join("index.json")) {
             Ok(text) => serde_json::from_slice(&text).map_err(|e| ImageError::Store(format!("index.json: {e}")))?,
             Err(_) => BTreeMap::new(),
         };
+        let boot = boot_id();
+        let lost = |image: &Image| image.unsettled.as_ref().is_some_and(|of| *of != boot);
+        for image in images.values().filter(|image| lost(image)) {
+            tracing::warn!(
+                image = image.names.join(", "),
+                "an image is forgotten that wasn't on the disk yet as the machine stopped"
+            );
+            for layer in &image.layers {
+                let _ = std::fs::remove_dir_all(folder.join("layers").join(layer.replace(':', "-")));
+            }
+        }
+        // Others that had a layer in common with them have lost it, too.
+        images.retain(|_, image| image.layers.iter().all(|l| folder.join("layers").join(l.replace(':', "-")).exists()));
         Ok(Arc::new(ImageStore {
             folder: folder.into(),
             registries,
             images: Mutex::new(images),
-            unpacking: tokio::sync::Mutex::new(()),
+            turns: Turns::default(),
         }))
     }
 
@@ -157,8 +183,29 @@ impl ImageStore {
         image.layers.iter().map(|l| self.layer_path(l)).collect()
     }
 
-    /// Adds an image whose layers are unpacked; its names are taken from whatever had them.
-    fn add(&self, mut image: Image) -> Result<Image, ImageError> {
+    /// Adds an image whose layers are unpacked, and sees to it that they come to the disk.
+    fn add(self: &Arc<Self>, image: Image) -> Result<Image, ImageError> {
+        let image = self.put(Image { unsettled: Some(boot_id()), ..image })?;
+        let (store, id) = (self.clone(), image.id.clone());
+        // Nobody waits for it: the kernel writes what everybody has written, and that may be much.
+        std::thread::spawn(move || {
+            let Ok(folder) = std::fs::File::open(&store.folder) else { return };
+            if nix::unistd::syncfs(folder).is_err() {
+                return;
+            }
+            let mut images = store.images.lock();
+            if let Some(image) = images.get_mut(&id) {
+                image.unsettled = None;
+            }
+            if let Err(error) = store.save(&images) {
+                tracing::warn!(%error, "the index of images can't be written");
+            }
+        });
+        Ok(image)
+    }
+
+    /// Writes down an image; its names are taken from whatever had them.
+    fn put(&self, mut image: Image) -> Result<Image, ImageError> {
         let mut images = self.images.lock();
         for other in images.values_mut() {
             other.names.retain(|n| !image.names.contains(n));

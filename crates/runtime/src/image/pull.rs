@@ -1,15 +1,17 @@
 //! Images from registries (distribution-spec), through mirrors if there are some.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
+use oci_client::client::BlobResponse;
 use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use oci_client::errors::OciDistributionError;
 use oci_client::manifest::OciDescriptor;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
 
+use super::archive::{Configuration, is_digest};
 use super::registries::Endpoint;
 use super::{Credentials, Image, ImageError, ImageStore, parse};
 
@@ -58,11 +60,73 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Fetches one layer into a file; the client checks its digest.
-async fn fetch(client: Client, place: Reference, layer: OciDescriptor, path: PathBuf) -> Result<PathBuf, String> {
-    let file = tokio::fs::File::create(&path).await.map_err(|e| e.to_string())?;
-    client.pull_blob(&place, &layer, file).await.map_err(|e| told(&e))?;
-    Ok(path)
+/// Tries in a row that bring nothing, before a layer is given up.
+const TRIES: u32 = 3;
+
+/// Fetches the rest of a layer into a file that may have its beginning. What is there is checked when it is unpacked, by the
+/// digest of the plain content.
+async fn fetch(client: &Client, place: &Reference, layer: &OciDescriptor, path: &Path) -> Result<(), String> {
+    let size = u64::try_from(layer.size).unwrap_or_default();
+    let mut tries = 0;
+    loop {
+        let before = tokio::fs::metadata(path).await.map_or(0, |m| m.len());
+        let has = if before > size { 0 } else { before };
+        if has == size && size > 0 {
+            return Ok(());
+        }
+        let error = match fetch_from(client, place, layer, path, has).await {
+            Ok(()) => String::from("the registry sent less than it promised"),
+            Err(error) => error,
+        };
+        let now = tokio::fs::metadata(path).await.map_or(0, |m| m.len());
+        if now == size {
+            return Ok(());
+        }
+        tries = if now > has { 0 } else { tries + 1 };
+        if tries == TRIES {
+            return Err(error);
+        }
+        tracing::debug!(layer = layer.digest, now, size, error, "a layer broke off; going on with the rest");
+        tokio::time::sleep(std::time::Duration::from_millis(200 << tries)).await;
+    }
+}
+
+async fn fetch_from(
+    client: &Client,
+    place: &Reference,
+    layer: &OciDescriptor,
+    path: &Path,
+    has: u64,
+) -> Result<(), String> {
+    use tokio::io::AsyncWriteExt as _;
+    let text = |e: std::io::Error| e.to_string();
+    let mut options = tokio::fs::OpenOptions::new();
+    let answer = client.pull_blob_stream_partial(place, layer, has, None).await.map_err(|e| told(&e))?;
+    let (mut stream, from) = match answer {
+        BlobResponse::Partial(stream) => (stream, has),
+        // Some registries know no parts.
+        BlobResponse::Full(stream) => (stream, 0),
+    };
+    let file = options.create(true).write(true).truncate(false).open(path).await.map_err(text)?;
+    file.set_len(from).await.map_err(text)?;
+    let mut file = tokio::io::BufWriter::with_capacity(1 << 20, file);
+    tokio::io::AsyncSeekExt::seek(&mut file, std::io::SeekFrom::Start(from)).await.map_err(text)?;
+    let limit = u64::try_from(layer.size).unwrap_or_default();
+    let mut length = from;
+    let copied = async {
+        while let Some(bytes) = stream.try_next().await.map_err(text)? {
+            length += bytes.len() as u64;
+            if length > limit {
+                return Err(format!("the registry sends more than the {limit} bytes of the layer"));
+            }
+            file.write_all(&bytes).await.map_err(text)?;
+        }
+        Ok(())
+    }
+    .await;
+    // What came before an error is kept for the next try.
+    file.flush().await.map_err(text)?;
+    copied
 }
 
 impl ImageStore {
@@ -103,22 +167,43 @@ impl ImageStore {
         let client = client(endpoint);
         let place = at_endpoint(reference, &endpoint.host);
         let (manifest, digest, config) = client.pull_manifest_and_config(&place, &auth).await.map_err(|e| told(&e))?;
-        let folder = tempfile::tempdir_in(self.folder.join("incoming")).map_err(|e| e.to_string())?;
-        let files: Vec<_> = futures::stream::iter(manifest.layers.into_iter().enumerate())
-            .map(|(i, layer)| fetch(client.clone(), place.clone(), layer, folder.path().join(i.to_string())))
-            .buffered(PARALLEL)
-            .try_collect()
-            .await?;
+        let config_bytes = config.into_bytes();
+        let config = Configuration::read(&config_bytes, manifest.layers.len()).map_err(|e| e.to_string())?;
+        let sizes: i64 = manifest.layers.iter().map(|layer| layer.size).sum();
+        let size = config_bytes.len() as u64 + u64::try_from(sizes).unwrap_or_default();
+        let layers = manifest.layers.into_iter().zip(config.diff_ids.clone());
+        let work: Vec<_> =
+            layers.map(|(layer, diff_id)| self.clone().layer(client.clone(), place.clone(), layer, diff_id)).collect();
+        futures::stream::iter(work).buffer_unordered(PARALLEL).try_collect::<()>().await?;
         let repository = format!("{}/{}", reference.registry(), reference.repository());
         let digests = vec![format!("{repository}@{digest}")];
         let names = if reference.digest().is_some() { Vec::new() } else { vec![reference.whole()] };
-        let _one_at_a_time = self.unpacking.lock().await;
-        let store = self.clone();
-        let assembled = tokio::task::spawn_blocking(move || {
-            let image = store.assemble(config.as_bytes(), &files, names, digests)?;
-            drop(folder);
-            store.add(image)
+        self.add(config.image(names, digests, size)).map_err(|e| e.to_string())
+    }
+
+    /// Fetches and unpacks a layer, unless it is here.
+    async fn layer(
+        self: Arc<Self>,
+        client: Client,
+        place: Reference,
+        layer: OciDescriptor,
+        diff_id: String,
+    ) -> Result<(), String> {
+        let _turn = self.turns.of(&layer.digest).await;
+        if self.layer_path(&diff_id).exists() {
+            return Ok(());
+        }
+        if !is_digest(&layer.digest) {
+            return Err(format!("the manifest names a layer {:?}, which is no digest", layer.digest));
+        }
+        let path = self.folder.join("fetched").join(layer.digest.replace(':', "-"));
+        fetch(&client, &place, &layer, &path).await?;
+        let unpacked = tokio::task::spawn_blocking(move || {
+            let unpacked = std::fs::File::open(&path).map_err(Into::into).and_then(|file| self.unpack(&diff_id, file));
+            // Also what was refused: it would be refused again.
+            let _ = std::fs::remove_file(&path);
+            unpacked
         });
-        assembled.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+        unpacked.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
     }
 }
