@@ -1,12 +1,13 @@
 //! Measures the promises: `TIMONEL_BIN=target/release/timonel cargo run --release -p bench`.
 //!
 //! With arguments, only those groups are measured: `scheduler`, `idle`, `pods`, `burst`, `api`, `watch`, `scale`,
-//! `services`.
+//! `services`, `node` (beside containerd and runc, which must be installed; only when it is asked for).
 //!
 //! Prints a table: what, the figure, the promise, and their ratio (1 or more means that the promise is kept). Absolute
 //! times are noisy; compare runs on one machine.
 
 mod api;
+mod node;
 mod pods;
 mod scale;
 mod scheduling;
@@ -85,7 +86,7 @@ fn main() -> anyhow::Result<()> {
     }
     let begun = Instant::now();
     // Ranges of addresses for a thousand nodes.
-    let cluster = Cluster::start_with(&["--cluster-cidr", "10.128.0.0/9"])?;
+    let cluster = Cluster::start_with(&["--cluster-cidr", "10.128.0.0/9", "--node-cidr-mask-size", "23"])?;
     let ready = begun.elapsed().as_secs_f64();
     // The time includes making the namespaces and images and asking with kubectl; it is an upper bound.
     figures.push(Figure {
@@ -134,6 +135,9 @@ fn main() -> anyhow::Result<()> {
         }
         if wanted("services") {
             figures.extend(services::measure().await?);
+        }
+        if groups.iter().any(|group| group == "node") {
+            figures.extend(node::measure(&cluster, kube::Client::try_from(config.clone())?, pid).await?);
         }
         if wanted("scale") {
             figures.extend(scale::measure(&config, pid).await?);

@@ -44,6 +44,8 @@ pub struct Config {
     /// Signs service-account tokens.
     pub token_key: Arc<pki::TokenKey>,
     pub cluster_cidr: AddressRanges,
+    /// Prefix length of a node's range of IPv4 addresses.
+    pub node_cidr_mask_size: u8,
     /// Whether the `local-path` storage class and its provisioner are wanted.
     pub local_storage: bool,
     /// Whether VolumeSnapshots are served here, and not by another product.

@@ -63,6 +63,8 @@ pub struct Config {
     pub kubelet_dir: PathBuf,
     /// Below each cgroup hierarchy's root.
     pub cgroup_root: String,
+    /// Pods that the node takes at most: those that it has addresses for, and no more than are known to run well.
+    pub max_pods: u32,
     pub cluster_dns: IpAddr,
     pub cluster_domain: String,
     pub labels: Vec<(String, String)>,
@@ -129,6 +131,18 @@ impl Config {
         self.data_dir.join("storage")
     }
 }
+
+/// How many pods there are addresses for in a node's ranges, up to what is known to run well.
+pub fn max_pods(ranges: &[IpNet]) -> u32 {
+    // The first address is the node's own, and neither that of the network nor the last one is anybody's.
+    let room = |range: &IpNet| match range.max_prefix_len() - range.prefix_len() {
+        bits @ 0..=16 => (1u32 << bits).saturating_sub(3),
+        _ => MAX_PODS,
+    };
+    ranges.iter().map(room).min().unwrap_or(MAX_PODS).min(MAX_PODS)
+}
+
+const MAX_PODS: u32 = 310;
 
 /// Everything that the parts of the agent share.
 struct Agent {
@@ -215,6 +229,15 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_node_takes_as_many_pods_as_it_has_addresses_for() {
+        let of = |text: &str| max_pods(&text.split(',').map(|r| r.parse().unwrap()).collect::<Vec<_>>());
+        assert_eq!(of("10.42.0.0/24"), 253);
+        assert_eq!(of("10.42.0.0/23"), 310);
+        assert_eq!(of("10.42.0.0/28,fd42::/64"), 13);
+        assert_eq!(of("fd42::/64"), 310);
+    }
+
     /// Of a node with nothing special.
     pub fn config() -> Config {
         Config {
@@ -224,6 +247,7 @@ mod tests {
             run_dir: "/run".into(),
             kubelet_dir: "/kubelet".into(),
             cgroup_root: "timonel".into(),
+            max_pods: 10,
             cluster_dns: std::net::Ipv4Addr::LOCALHOST.into(),
             cluster_domain: "cluster.local".into(),
             labels: Vec::new(),

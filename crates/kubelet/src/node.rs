@@ -107,7 +107,7 @@ fn conditions(before: &[NodeCondition], pressures: Pressures) -> Vec<Value> {
 /// The status that says what this node is and that it is ready.
 fn status(config: &Config, images: &[runtime::Image], conditions: Vec<Value>) -> Value {
     let facts = NodeFacts::gather(&config.data_dir);
-    let amounts = json!({"cpu": facts.cpus.to_string(), "memory": format!("{}Ki", facts.memory_kib), "pods": "310",
+    let amounts = json!({"cpu": facts.cpus.to_string(), "memory": format!("{}Ki", facts.memory_kib), "pods": config.max_pods.to_string(),
                          "ephemeral-storage": facts.disk_bytes.to_string(), "hugepages-2Mi": "0", "hugepages-1Gi": "0"});
     let version = concat!("timonel://", env!("CARGO_PKG_VERSION"));
     let images: Vec<Value> = images
@@ -124,6 +124,7 @@ fn status(config: &Config, images: &[runtime::Image], conditions: Vec<Value>) ->
     json!({
         "capacity": amounts, "allocatable": amounts,
         "addresses": addresses,
+        "volumesInUse": crate::csi::in_use(config),
         "runtimeHandlers": handlers,
         "features": {"supplementalGroupsPolicy": true},
         "daemonEndpoints": {"kubeletEndpoint": {"Port": crate::server::PORT}},

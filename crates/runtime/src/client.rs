@@ -71,7 +71,9 @@ impl ShimClient {
         command.arg0("timonel-shim").arg(ARGUMENT).arg(folder.join("shim.json"));
         // The socket is its standard input: without code of ours between fork and exec, the child is spawned without
         // a copy of this process' page tables.
-        command.env_clear().stdin(listener).stdout(Stdio::null()).stderr(log).current_dir("/");
+        command.env_clear();
+        // A page of the heap is to be 4 KiB and not 2 MiB: there is a shim for every pod.
+        command.env("MIMALLOC_ALLOW_THP", "0").stdin(listener).stdout(Stdio::null()).stderr(log).current_dir("/");
         // Dropping the child leaves it running; tokio reaps it when it ends.
         let child = Command::from(command).kill_on_drop(false).spawn().map_err(ShimError::Spawn)?;
         drop(child);

@@ -425,7 +425,7 @@ impl Node {
     }
 
     /// On a file system in memory where this machine has one, as `/run` is on users' machines.
-    pub(crate) fn run_dir(&self) -> String {
+    pub fn run_dir(&self) -> String {
         let memory = ["/run", "/dev/shm"].into_iter().find(|path| {
             nix::sys::statfs::statfs(*path).is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC)
         });

@@ -234,6 +234,8 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         run_dir: args.run_dir.clone(),
         kubelet_dir: cli::kubelet_dir(args.kubelet_dir.as_deref(), &args.data_dir),
         cgroup_root: args.cgroup_root.clone(),
+        // Its ranges are known once it is registered.
+        max_pods: 0,
         cluster_dns: cluster.dns,
         cluster_domain: cluster.domain.clone(),
         labels: args.node_labels.iter().map(|l| label(l)).collect::<anyhow::Result<_>>()?,
@@ -253,6 +255,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     let images = ImageStore::open(&agent_dir.join("image-store"), registries)?;
     let archives = tokio::spawn(load_archives(images.clone(), agent_dir.join("images")));
     let ranges = kubelet::register(&config, &client).await.context("the node can't be registered")?;
+    let config = kubelet::Config { max_pods: kubelet::max_pods(&ranges), ..config };
     let tls = agent_dir.join("tls");
     let serving = serving(&client, &access.authority_pem, &name, &ips, &tls);
     let (serving, bridge) = tokio::join!(serving, set_up_network(&config, &ranges, &cluster));

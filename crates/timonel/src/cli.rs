@@ -159,6 +159,10 @@ pub struct ServerArgs {
     /// Addresses of pods: a range, or one of each family, separated by a comma (10.42.0.0/16,fd42::/56)
     #[arg(long, default_value = "10.42.0.0/16")]
     pub cluster_cidr: AddressRanges,
+    /// Length of the prefix that the IPv4 addresses of a node's pods have in common: 24 leaves room for 253 pods on a node, 23
+    /// for 310
+    #[arg(long, default_value_t = 24, value_name = "BITS", value_parser = clap::value_parser!(u8).range(16..=28))]
+    pub node_cidr_mask_size: u8,
     /// Addresses of services: a range, or one of each family (10.43.0.0/16,fd43::/112)
     #[arg(long, default_value = "10.43.0.0/16")]
     pub service_cidr: AddressRanges,

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::{Context, Result, pods};
 
 /// Says that a node won't come back by itself: its pods needn't be waited for (KEP-2268).
-const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+pub const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 pub fn on_node(all_pods: &Informer<Pod>, node: &str) -> Vec<Arc<Pod>> {
     let is_there = |p: &Arc<Pod>| p.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node);

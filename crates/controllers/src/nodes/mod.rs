@@ -3,6 +3,8 @@
 mod eviction;
 mod health;
 
+pub use eviction::OUT_OF_SERVICE;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,8 +32,7 @@ const OF_CONDITIONS: [(&str, &str, &str); 6] = [
 ];
 const UNSCHEDULABLE: &str = "unschedulable";
 const PREFIX: &str = "node.kubernetes.io/";
-/// Prefix lengths of a node's ranges of addresses, as upstream has them.
-const NODE_PREFIX_V4: u8 = 24;
+/// Prefix length of a node's range of IPv6 addresses, as upstream has it.
 const NODE_PREFIX_V6: u8 = 64;
 
 #[derive(Clone)]
@@ -121,10 +122,14 @@ pub fn start(context: Context) {
     });
 }
 
-/// A range of `cluster` that no node has.
-fn free_range(cluster: IpNet, taken: &HashSet<IpNet>) -> Option<IpNet> {
-    let prefix = if cluster.addr().is_ipv4() { NODE_PREFIX_V4 } else { NODE_PREFIX_V6 };
-    cluster.subnets(prefix.max(cluster.prefix_len())).ok()?.find(|range| !taken.contains(range))
+/// A range of `cluster` that no node has, also in part: nodes keep what they got when ranges had another length. `prefix` is
+/// that of IPv4.
+fn free_range(cluster: IpNet, prefix: u8, taken: &HashSet<IpNet>) -> Option<IpNet> {
+    let prefix = if cluster.addr().is_ipv4() { prefix } else { NODE_PREFIX_V6 };
+    let prefix = prefix.max(cluster.prefix_len());
+    let others: Vec<&IpNet> = taken.iter().filter(|range| range.prefix_len() != prefix).collect();
+    let overlaps = |range: &IpNet| others.iter().any(|other| other.contains(range) || range.contains(*other));
+    cluster.subnets(prefix).ok()?.find(|range| !taken.contains(range) && !overlaps(range))
 }
 
 async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
@@ -181,7 +186,11 @@ async fn give_range(context: &Context, caches: &Caches, node: &Node) -> Result {
     let taken =
         list.iter().filter_map(|n| n.spec.as_ref()?.pod_cidrs.as_ref()).flatten().filter_map(|c| c.parse().ok());
     let taken = taken.collect();
-    let ranges = context.config.cluster_cidr.iter().map(|cluster| free_range(cluster, &taken));
+    let ranges = context
+        .config
+        .cluster_cidr
+        .iter()
+        .map(|cluster| free_range(cluster, context.config.node_cidr_mask_size, &taken));
     let Some(ranges) = ranges.map(|range| range.map(|r| r.to_string())).collect::<Option<Vec<String>>>() else {
         if caches.without_range.lock().insert(node.name_any()) {
             context.events.warning(node, "CIDRNotAvailable", "all ranges of --cluster-cidr are in use");
@@ -305,8 +314,9 @@ mod tests {
     fn ranges_are_given_once() {
         let cluster: IpNet = "10.42.0.0/16".parse().unwrap();
         let taken = HashSet::from(["10.42.0.0/24".parse().unwrap()]);
-        assert_eq!(free_range(cluster, &taken), "10.42.1.0/24".parse().ok());
+        assert_eq!(free_range(cluster, 24, &taken), "10.42.1.0/24".parse().ok());
+        assert_eq!(free_range(cluster, 23, &taken), "10.42.2.0/23".parse().ok());
         let small: IpNet = "10.42.0.0/24".parse().unwrap();
-        assert_eq!(free_range(small, &taken), None);
+        assert_eq!(free_range(small, 24, &taken), None);
     }
 }

@@ -4,14 +4,16 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use informer::{Informer, Key, Keyed as _, Pod, Queue};
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use informer::{Change, Informer, Key, Keyed as _, Pod, Queue};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
 use super::{claims_of, uses};
+use crate::nodes::{OUT_OF_SERVICE, is_ready};
 use crate::{Context, Result};
 
 #[derive(Clone)]
@@ -21,6 +23,7 @@ struct Caches {
     volumes: Informer<PersistentVolume>,
     drivers: Informer<CSIDriver>,
     attachments: Informer<VolumeAttachment>,
+    nodes: Informer<Node>,
 }
 
 /// The name by which everybody finds the attachment of a volume to a node (the kubelet and the attachers among them).
@@ -44,6 +47,7 @@ pub fn start(context: Context) {
         volumes: context.informers.of(),
         drivers: context.informers.of(),
         attachments: context.informers.of(),
+        nodes: context.informers.of(),
     };
     let queue = Queue::default();
     let (add, claims) = (queue.clone(), caches.claims.clone());
@@ -74,11 +78,33 @@ pub fn start(context: Context) {
             add.add(Key::new("", volume));
         }
     });
+    let (add, attachments) = (queue.clone(), caches.attachments.clone());
+    caches.nodes.on_change(move |change| {
+        let of = |node: &Node| (node.status.as_ref().and_then(|s| s.volumes_in_use.clone()), is_ready(node));
+        if let Change::Applied { old: Some(old), new } = change
+            && of(old) == of(new)
+        {
+            return;
+        }
+        let name = change.object().name_any();
+        for attachment in attachments.list().into_iter().filter(|a| a.spec.node_name == name) {
+            if let Some(volume) = &attachment.spec.source.persistent_volume_name {
+                add.add(Key::new("", volume));
+            }
+        }
+    });
     queue.work("attach", 2, move |key| {
         let (context, caches) = (context.clone(), caches.clone());
         async move {
-            informer::synced!(caches.pods, caches.claims, caches.volumes, caches.drivers, caches.attachments);
-            reconcile(&context, &caches, &key).await.map(|()| None::<Duration>)
+            informer::synced!(
+                caches.pods,
+                caches.claims,
+                caches.volumes,
+                caches.drivers,
+                caches.attachments,
+                caches.nodes
+            );
+            reconcile(&context, &caches, &key).await
         }
     });
 }
@@ -93,7 +119,47 @@ fn nodes(caches: &Caches, volume: &PersistentVolume) -> BTreeSet<String> {
     of.filter_map(|p| p.spec.as_ref()?.node_name.clone()).collect()
 }
 
-async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result {
+/// How long a node that isn't ready may keep what it says it uses: then it is taken for dead, as upstream takes it.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(6);
+
+/// When an attachment that no pod needs any more may go.
+#[derive(Debug, PartialEq, Eq)]
+enum Detach {
+    Now,
+    /// The node says that it uses the volume: its next word decides.
+    Wait,
+    /// It is silent; then it counts as dead.
+    After(Duration),
+}
+
+/// A volume that a node has mounted still must not be taken from it.
+fn detach(node: Option<&Node>, volume: &str, now: Timestamp) -> Detach {
+    let Some(node) = node else { return Detach::Now };
+    let used = node.status.as_ref().and_then(|s| s.volumes_in_use.as_ref());
+    if !used.into_iter().flatten().any(|v| v == volume) {
+        return Detach::Now;
+    }
+    if is_ready(node) {
+        return Detach::Wait;
+    }
+    let taints = node.spec.as_ref().and_then(|s| s.taints.as_ref());
+    if taints.into_iter().flatten().any(|t| t.key == OUT_OF_SERVICE) {
+        return Detach::Now;
+    }
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let since =
+        conditions.into_iter().flatten().find(|c| c.type_ == "Ready").and_then(|c| c.last_transition_time.as_ref());
+    let left = since.map(|since| PATIENCE - now.duration_since(since.0)).unwrap_or_default();
+    if left <= SignedDuration::ZERO { Detach::Now } else { Detach::After(left.unsigned_abs()) }
+}
+
+/// Whether several nodes may have a volume at a time.
+fn is_shared(volume: &PersistentVolume) -> bool {
+    let modes = volume.spec.as_ref().and_then(|s| s.access_modes.as_ref());
+    modes.into_iter().flatten().any(|mode| mode == "ReadWriteMany" || mode == "ReadOnlyMany")
+}
+
+async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
     let volume = caches.volumes.get(key);
     let csi = volume.as_ref().and_then(|v| csi(caches, v));
     let wanted = match (&volume, &csi) {
@@ -103,17 +169,77 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result {
     let api: Api<VolumeAttachment> = Api::all(context.client.clone());
     let of = |a: &VolumeAttachment| a.spec.source.persistent_volume_name.as_deref() == Some(&key.name);
     let present: Vec<_> = caches.attachments.list().into_iter().filter(|a| of(a)).collect();
+    let mut again = None;
     for attachment in &present {
-        if !wanted.contains(&attachment.spec.node_name) && attachment.metadata.deletion_timestamp.is_none() {
-            crate::ignore(api.delete(&attachment.name_any(), &DeleteParams::default()).await, &[404])?;
+        if wanted.contains(&attachment.spec.node_name) || attachment.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
+        let unique = csi.as_ref().map(|(driver, handle)| format!("kubernetes.io/csi/{driver}^{handle}"));
+        let node = caches.nodes.get(&Key::new("", &attachment.spec.node_name));
+        match detach(node.as_deref(), &unique.unwrap_or_default(), apimachinery::clock::now()) {
+            Detach::Now => crate::ignore(api.delete(&attachment.name_any(), &DeleteParams::default()).await, &[404])?,
+            Detach::Wait => {}
+            Detach::After(wait) => again = Some(wait),
         }
     }
-    let Some((driver, handle)) = csi else { return Ok(()) };
+    let (Some((driver, handle)), Some(volume)) = (csi, volume) else { return Ok(again) };
     for node in wanted.iter().filter(|node| !present.iter().any(|a| a.spec.node_name == **node)) {
+        // What one node alone may write isn't given to a second one before the first has let it go.
+        let other = present.iter().find(|a| a.spec.node_name != *node);
+        if let Some(other) = other.filter(|_| !is_shared(&volume)) {
+            tell_of_other(context, caches, &volume, node, &other.spec.node_name);
+            continue;
+        }
         let attachment = json!({"metadata": {"name": name(&handle, &driver, node)},
             "spec": {"attacher": driver, "nodeName": node, "source": {"persistentVolumeName": key.name}}});
         let attachment: VolumeAttachment = serde_json::from_value(attachment).map_err(kube::Error::SerdeError)?;
         crate::ignore(api.create(&PostParams::default(), &attachment).await, &[409])?;
+        if !is_shared(&volume) {
+            break;
+        }
     }
-    Ok(())
+    Ok(again)
+}
+
+fn tell_of_other(context: &Context, caches: &Caches, volume: &PersistentVolume, node: &str, other: &str) {
+    let Some(claim) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) else { return };
+    let claim_name = claim.name.as_deref().unwrap_or("");
+    let text = format!(
+        "Multi-Attach error for volume \"{}\" Volume is already exclusively attached to node {other} and can't be attached to another",
+        volume.name_any()
+    );
+    for pod in caches.pods.list_in(claim.namespace.as_deref().unwrap_or("")) {
+        let here = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node);
+        if here && uses(&pod, claim_name) {
+            context.events.warning(pod.as_ref(), "FailedAttachVolume", text.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_node_uses_is_left_to_it_while_it_lives() {
+        let now: Timestamp = "2026-01-01T00:10:00Z".parse().unwrap();
+        let node = |ready: &str, since: &str, taint: &str| -> Node {
+            serde_json::from_value(
+                json!({"metadata": {"name": "n"}, "spec": {"taints": [{"key": taint, "effect": "NoExecute"}]},
+                "status": {"volumesInUse": ["kubernetes.io/csi/d^h"],
+                    "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": since}]}}),
+            )
+            .unwrap()
+        };
+        let at = |node: Option<&Node>, volume: &str| detach(node, volume, now);
+        let used = "kubernetes.io/csi/d^h";
+        let well = node("True", "2026-01-01T00:00:00Z", "x");
+        assert_eq!(at(Some(&well), used), Detach::Wait);
+        assert_eq!(at(Some(&well), "kubernetes.io/csi/d^other"), Detach::Now);
+        assert_eq!(at(None, used), Detach::Now);
+        let silent = node("Unknown", "2026-01-01T00:09:00Z", "x");
+        assert_eq!(at(Some(&silent), used), Detach::After(Duration::from_secs(300)));
+        assert_eq!(at(Some(&node("Unknown", "2026-01-01T00:03:00Z", "x")), used), Detach::Now);
+        assert_eq!(at(Some(&node("Unknown", "2026-01-01T00:09:00Z", OUT_OF_SERVICE)), used), Detach::Now);
+    }
 }

@@ -130,6 +130,7 @@ impl Cluster {
             authority: self.authority.clone(),
             token_key: self.token_key.clone(),
             cluster_cidr: "10.42.0.0/16".parse().unwrap(),
+            node_cidr_mask_size: 24,
             local_storage: true,
             snapshots: false,
             service_lb: true,

@@ -169,7 +169,22 @@ async fn volumes_of_drivers_are_attached_where_they_are_needed() {
     assert_eq!((&spec["attacher"], &spec["nodeName"]), (&"needs.example.com".into(), &pa["spec"]["nodeName"]));
     assert_eq!(spec["source"]["persistentVolumeName"], "a");
     assert_eq!(names(&cluster.list(attachments).await).len(), 1);
+
+    // The node has it mounted still when the pod is gone: it isn't taken from it, nor given to another.
+    let node = format!("/api/v1/nodes/{}", pa["spec"]["nodeName"].as_str().unwrap_or(""));
+    let in_use = json!({"status": {"volumesInUse": ["kubernetes.io/csi/needs.example.com^h-a"]}});
+    cluster.patch(&format!("{node}/status"), in_use).await;
     cluster.delete(&format!("{PODS}/pa"), json!({})).await;
+    let other = if node.ends_with('0') { "fake-1" } else { "fake-0" };
+    let there = pod("elsewhere", "ca").replace("spec: {", &format!("spec: {{nodeName: {other}, "));
+    cluster.create(&there).await;
+    while !cluster.events("elsewhere").await.iter().any(|e| e.contains("Multi-Attach error for volume")) {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+    assert_eq!(cluster.list(attachments).await[0]["spec"]["nodeName"], pa["spec"]["nodeName"]);
+    cluster.patch(&format!("{node}/status"), json!({"status": {"volumesInUse": []}})).await;
+    cluster.until_list(attachments, |a| a.len() == 1 && a[0]["spec"]["nodeName"] == other).await;
+    cluster.delete(&format!("{PODS}/elsewhere"), json!({})).await;
     cluster.until_list(attachments, <[Value]>::is_empty).await;
 }
 

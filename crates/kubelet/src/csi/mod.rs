@@ -11,7 +11,7 @@
 mod registry;
 mod volumes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use ::csi::v1::node_client::NodeClient;
@@ -22,7 +22,7 @@ use tonic::transport::Channel;
 use crate::Config;
 
 pub use registry::run;
-pub use volumes::Source;
+pub use volumes::{Source, in_use};
 
 /// What a driver says it can.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub struct Drivers {
     known: Mutex<BTreeMap<String, Driver>>,
     /// Calls that concern one volume are made one after the other.
     turns: Turns,
+    /// What the control plane was told last of the volumes in use.
+    told: tokio::sync::Mutex<Option<BTreeSet<String>>>,
 }
 
 impl Drivers {

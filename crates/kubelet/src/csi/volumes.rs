@@ -1,6 +1,6 @@
 //! Volumes of storage drivers: staged once on the node, published once for a pod, and let go in reverse.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use ::csi::v1::{
     CapacityRange, NodeExpandVolumeRequest, NodePublishVolumeRequest, NodeStageVolumeRequest,
     NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, VolumeCapability,
 };
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, SecretReference, Volume};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, SecretReference, Volume};
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
@@ -151,6 +151,16 @@ struct Record {
     handle: String,
     target: PathBuf,
     staged: Option<PathBuf>,
+    /// It was attached to the node, and may be taken from it.
+    #[serde(default)]
+    attached: bool,
+}
+
+/// What the node uses of what is attached to it, as `status.volumesInUse` names it.
+pub fn in_use(config: &Config) -> BTreeSet<String> {
+    let pods = std::fs::read_dir(config.pods_dir()).into_iter().flatten().flatten();
+    let records = pods.flat_map(|pod| records(&pod.path())).map(|(_, record)| record);
+    records.filter(|r| r.attached).map(|r| format!("kubernetes.io/csi/{}^{}", r.driver, r.handle)).collect()
 }
 
 /// The records of one pod.
@@ -220,8 +230,11 @@ impl Agent {
             handle: source.handle.clone(),
             target: target.clone(),
             staged: staged.clone(),
+            attached: attach,
         };
         keep(&places.data.join("csi").join(format!("{name}.json")), &record).map_err(text)?;
+        // Before it is mounted: from now on nobody takes it away.
+        self.tell_in_use().await?;
 
         let group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()?.fs_group);
         let policy = object.as_ref().and_then(|o| o.fs_group_policy.as_deref());
@@ -365,7 +378,22 @@ impl Agent {
                 let _ = std::fs::remove_dir(parent);
             }
         }
-        std::fs::remove_file(path).map_err(text)
+        std::fs::remove_file(path).map_err(text)?;
+        self.tell_in_use().await
+    }
+
+    /// Tells the control plane which volumes must be left to this node.
+    async fn tell_in_use(&self) -> Result<(), String> {
+        let mut told = self.drivers.told.lock().await;
+        let now = in_use(&self.config);
+        if told.as_ref() == Some(&now) {
+            return Ok(());
+        }
+        let api: Api<Node> = Api::all(self.client.clone());
+        let patch = Patch::Merge(json!({"status": {"volumesInUse": now}}));
+        api.patch_status(&self.config.node_name, &PatchParams::default(), &patch).await.map_err(text)?;
+        *told = Some(now);
+        Ok(())
     }
 
     /// The records of pods for which a volume is staged, or about to be, and where each is marked once it is published.
@@ -426,12 +454,42 @@ impl Agent {
             };
             ask(driver.node.node_expand_volume(request)).await.map_err(|e| format!("NodeExpandVolume failed: {e}"))?;
         }
-        let patch = json!({"status": {"capacity": {"storage": quantity}, "conditions": null,
-                                      "allocatedResourceStatuses": null}});
-        api.patch_status(&claim.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map_err(text)?;
+        tell_grown(&api, &claim.name_any(), Some(&quantity)).await?;
+        tokio::spawn(forget_pending(api, claim.name_any()));
         self.events.normal(pod, "FileSystemResizeSuccessful", "MountVolume.NodeExpandVolume succeeded for volume");
         Ok(())
     }
+}
+
+/// How long after a volume has grown its driver's resizer may still say that this is to come.
+const RESIZER: Duration = Duration::from_secs(30);
+
+/// A resizer first says that the volume is larger, and then that its file system isn't yet; we may have been faster.
+async fn forget_pending(api: Api<PersistentVolumeClaim>, name: String) {
+    let is_pending = |claim: Option<&PersistentVolumeClaim>| {
+        let conditions = claim.and_then(|c| c.status.as_ref()?.conditions.as_ref());
+        conditions.into_iter().flatten().any(|c| c.type_ == "FileSystemResizePending")
+    };
+    let waiting = kube::runtime::wait::await_condition(api.clone(), &name, is_pending);
+    if let Ok(Ok(_)) = tokio::time::timeout(RESIZER, waiting).await
+        && let Err(error) = tell_grown(&api, &name, None).await
+    {
+        tracing::warn!(claim = name, error, "it can't be told that a claim has grown");
+    }
+}
+
+/// Says that a claim's file system is as large as its volume.
+async fn tell_grown(
+    api: &Api<PersistentVolumeClaim>,
+    name: &str,
+    size: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity>,
+) -> Result<(), String> {
+    let mut status = json!({"conditions": null, "allocatedResourceStatuses": null});
+    if let Some(size) = size {
+        status["capacity"] = json!({ "storage": size });
+    }
+    let patch = Patch::Merge(json!({ "status": status }));
+    api.patch_status(name, &PatchParams::default(), &patch).await.map(|_| ()).map_err(text)
 }
 
 /// What a driver may know of the pod that it makes a volume for.

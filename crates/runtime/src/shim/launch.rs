@@ -266,6 +266,8 @@ fn in_helper(work: impl FnOnce(RawFd) -> Result<i32, String>) -> Result<i32, Str
     match unsafe { fork() }.map_err(system)? {
         ForkResult::Child => {
             let details = tracing_details();
+            // Ours alone are without huge pages (`ShimClient::start`); what a container does is its own matter.
+            let _ = nix::sys::prctl::set_thp_disable(false);
             let text = match work(errors_write.as_raw_fd()) {
                 Ok(pid) => format!("+{pid}"),
                 Err(error) => format!("-{error}{}", details.text()),
