@@ -111,12 +111,11 @@ fn refers(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
     if a.resource == "secrets" && is_certificate(server, a) {
         return true;
     }
-    if a.resource == "secrets" && volume_needs(server, node, a) {
-        return true;
-    }
-    pods_of(server, node, a).iter().any(|pod| {
+    let by_pod = pods_of(server, node, a).iter().any(|pod| {
         pod_refers(&pod["spec"], a.resource, a.name) || (a.resource == "persistentvolumeclaims" && owns(pod, a.name))
-    })
+    });
+    // Only now, as it looks at all volumes.
+    by_pod || (a.resource == "secrets" && volume_needs(server, node, a))
 }
 
 /// Whether a claim is that of an ephemeral volume of a pod.

@@ -2,7 +2,7 @@
 //! driver says of this node is told to the API: the node's CSINode, an annotation, and labels for where volumes can be reached.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,6 +102,8 @@ fn prepare(agent: &Agent) -> std::io::Result<()> {
     for folder in [agent.config.registry_dir(), agent.config.plugins_dir(), agent.config.kubelet_dir.join("pods")] {
         std::fs::create_dir_all(folder)?;
     }
+    // What pods have mounted is nobody else's business.
+    std::fs::set_permissions(&agent.config.kubelet_dir, std::fs::Permissions::from_mode(0o750))?;
     runtime::rootfs::share(&agent.config.kubelet_dir)
 }
 
