@@ -65,6 +65,8 @@ Restart=always
 RestartSec=1
 LimitNOFILE=1048576
 TasksMax=infinity
+# Pods that end with the machine have 30 s for it (--shutdown-grace-period).
+TimeoutStopSec=45
 
 [Install]
 WantedBy=multi-user.target

@@ -9,6 +9,7 @@
 //! - [`managed`]: fields and their managers, for server-side apply
 //! - [`custom`]: the same for kinds of custom resource definitions
 //! - [`pod_security`]: the Pod Security Standards
+//! - [`static_pods`]: pods that nodes have from elsewhere
 //! - [`quota`]: what objects use of a ResourceQuota
 //! - [`versions`]: older versions of built-in kinds
 //! - [`columns`]: what `kubectl get` prints
@@ -26,6 +27,7 @@ pub mod pod_security;
 pub mod protobuf;
 pub mod quota;
 pub mod schema;
+pub mod static_pods;
 pub mod validate;
 pub mod versions;
 

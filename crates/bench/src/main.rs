@@ -1,12 +1,14 @@
 //! Measures the promises: `TIMONEL_BIN=target/release/timonel cargo run --release -p bench`.
 //!
 //! With arguments, only those groups are measured: `scheduler`, `idle`, `pods`, `burst`, `api`, `watch`, `scale`,
-//! `services`, `node` (beside containerd and runc, which must be installed; only when it is asked for).
+//! `services`, `node` (beside containerd and runc) and `network` (beside nginx and haproxy); what those two are beside
+//! must be installed, and they are measured only when they are asked for.
 //!
 //! Prints a table: what, the figure, the promise, and their ratio (1 or more means that the promise is kept). Absolute
 //! times are noisy; compare runs on one machine.
 
 mod api;
+mod network;
 mod node;
 mod pods;
 mod scale;
@@ -41,6 +43,11 @@ fn print(figures: &[Figure]) {
         let bound = if f.less { "≤" } else { "≥" };
         println!("| {} | {:.3} {} | {bound} {promise} {} | {ratio:.2} |", f.what, f.value, f.unit, f.unit);
     }
+}
+
+/// The figure below which a part of all is; `sorted` isn't empty.
+fn at(sorted: &[f64], part: f64) -> f64 {
+    sorted[((sorted.len() as f64 * part) as usize).min(sorted.len() - 1)]
 }
 
 /// Resident memory in MB, and processor seconds used, of a process.
@@ -138,6 +145,9 @@ fn main() -> anyhow::Result<()> {
         }
         if groups.iter().any(|group| group == "node") {
             figures.extend(node::measure(&cluster, kube::Client::try_from(config.clone())?, pid).await?);
+        }
+        if groups.iter().any(|group| group == "network") {
+            figures.extend(network::measure(&cluster, kube::Client::try_from(config.clone())?).await?);
         }
         if wanted("scale") {
             figures.extend(scale::measure(&config, pid).await?);

@@ -14,7 +14,7 @@ use kube::{Api, Client};
 use serde_json::json;
 use testkit::{Cluster, Registry, registry};
 
-use crate::{Figure, pods, usage};
+use crate::{Figure, at, pods, usage};
 
 const IMAGE: &str = "docker.io/library/busybox:1.28";
 /// The image that is pulled: layers and the bytes of each.
@@ -92,12 +92,16 @@ impl Drop for Containerd {
     }
 }
 
-fn at(sorted: &[f64], part: f64) -> f64 {
-    sorted[((sorted.len() as f64 * part) as usize).min(sorted.len() - 1)]
-}
-
 fn figure(what: &'static str, value: f64, unit: &'static str, promise: Option<f64>) -> Figure {
     Figure { what, value, unit, promise, less: true }
+}
+
+/// The median and the slowest of seconds, ours and theirs.
+fn compared(what: &'static str, mut ours: Vec<f64>, mut theirs: Vec<f64>) -> [Figure; 2] {
+    ours.sort_by(f64::total_cmp);
+    theirs.sort_by(f64::total_cmp);
+    [(what, 0.5), ("the same, p99", 0.99)]
+        .map(|(what, part)| figure(what, at(&ours, part), "s", Some(at(&theirs, part))))
 }
 
 /// The memory of the processes whose command line has `word`, in MB, what they share divided among them (`proc(5)`, Pss), and
@@ -145,14 +149,14 @@ pub async fn measure(cluster: &Cluster, client: Client, pid: u32) -> anyhow::Res
     let containerd = Containerd::start(cluster)?;
     let archive = cluster.server.folder().join("data/agent/images/busybox.tar").display().to_string();
     containerd.ctr(&["image", "import", &archive])?;
-    let mut figures = starts(&containerd, client.clone()).await?;
+    let mut figures = Vec::from(starts(&containerd, client.clone()).await?);
     figures.extend(executions(&containerd, client.clone()).await?);
     figures.extend(crowds(cluster, &containerd, client.clone(), pid).await?);
     figures.extend(pull(cluster, &containerd, client).await?);
     Ok(figures)
 }
 
-async fn starts(containerd: &Containerd, client: Client) -> anyhow::Result<Vec<Figure>> {
+async fn starts(containerd: &Containerd, client: Client) -> anyhow::Result<[Figure; 2]> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     // In turn, so that both meet the same machine.
     for i in 0..40 {
@@ -163,16 +167,10 @@ async fn starts(containerd: &Containerd, client: Client) -> anyhow::Result<Vec<F
         theirs.push(begun.elapsed().as_secs_f64());
         containerd.remove(&name);
     }
-    ours.sort_by(f64::total_cmp);
-    theirs.sort_by(f64::total_cmp);
-    let bound = Some(at(&theirs, 0.5));
-    Ok(vec![
-        figure("pod POST to Ready, p50 of 40; beside it a container of containerd", at(&ours, 0.5), "s", bound),
-        figure("the same, p99", at(&ours, 0.99), "s", Some(at(&theirs, 0.99))),
-    ])
+    Ok(compared("pod POST to Ready, p50 of 40; beside it a container of containerd", ours, theirs))
 }
 
-async fn executions(containerd: &Containerd, client: Client) -> anyhow::Result<Vec<Figure>> {
+async fn executions(containerd: &Containerd, client: Client) -> anyhow::Result<[Figure; 2]> {
     let api: Api<Pod> = Api::namespaced(client.clone(), "default");
     pods::start_and_keep(&client, "exec").await?;
     containerd.run("exec")?;
@@ -185,13 +183,7 @@ async fn executions(containerd: &Containerd, client: Client) -> anyhow::Result<V
     }
     api.delete("exec", &DeleteParams::default()).await?;
     containerd.remove("exec");
-    ours.sort_by(f64::total_cmp);
-    theirs.sort_by(f64::total_cmp);
-    let bound = Some(at(&theirs, 0.5));
-    Ok(vec![
-        figure("exec through the API, p50 of 50; beside it containerd's", at(&ours, 0.5), "s", bound),
-        figure("the same, p99", at(&ours, 0.99), "s", Some(at(&theirs, 0.99))),
-    ])
+    Ok(compared("exec through the API, p50 of 50; beside it containerd's", ours, theirs))
 }
 
 async fn crowds(cluster: &Cluster, containerd: &Containerd, client: Client, pid: u32) -> anyhow::Result<Vec<Figure>> {

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-/// The Identity and Node services of CSI 1.
+/// The Node service of CSI 1.
 pub mod v1 {
     #![allow(clippy::all, clippy::pedantic)]
     tonic::include_proto!("csi.v1");
@@ -24,6 +24,16 @@ pub mod registration {
 
 /// The `type` of storage drivers in [`registration::PluginInfo`].
 pub const PLUGIN: &str = "CSIPlugin";
+
+/// The name by which everybody finds the attachment of a volume to a node (the kubelet and the attachers among them).
+pub fn attachment_name(handle: &str, driver: &str, node: &str) -> String {
+    format!("csi-{}", pki::sha256_hex(format!("{handle}{driver}{node}").as_bytes()))
+}
+
+/// A volume as a node's `status.volumesInUse` names it.
+pub fn unique_name(driver: &str, handle: &str) -> String {
+    format!("kubernetes.io/csi/{driver}^{handle}")
+}
 
 /// A connection to a driver's socket. It is made at the first call, and again whenever it broke.
 pub fn connection(socket: &Path) -> Channel {

@@ -1,5 +1,8 @@
 //! What the control plane and nodes say to each other of volumes that are folders of a node.
 
+use k8s_openapi::api::core::v1::PersistentVolume;
+use kube::ResourceExt as _;
+
 /// The provisioner of such volumes, and the driver of their snapshots.
 pub const PROVISIONER: &str = "timonel.io/local-path";
 /// Held by a volume until its node has removed the folder.
@@ -8,6 +11,16 @@ pub const FINALIZER: &str = PROVISIONER;
 pub const NODE: &str = "timonel.io/node";
 /// Annotation of a volume that its node is to fill before use: [`Origin`].
 pub const FILL_FROM: &str = "timonel.io/fill-from";
+
+/// Whether a volume was made by this provisioner.
+pub fn is_ours(volume: &PersistentVolume) -> bool {
+    volume.annotations().get("pv.kubernetes.io/provisioned-by").map(String::as_str) == Some(PROVISIONER)
+}
+
+/// The node that has a volume of this provisioner.
+pub fn node_of(volume: &PersistentVolume) -> Option<&String> {
+    volume.annotations().get(NODE).filter(|_| is_ours(volume))
+}
 
 /// What a new volume begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]

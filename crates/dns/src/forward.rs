@@ -1,34 +1,182 @@
-//! Questions about the rest of the world, handed on as they are.
+//! Questions about the rest of the world: asked of the machine's resolvers, or of those that a zone has for itself; answers are kept
+//! as long as they are good, also those that there is nothing (RFC 2308).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tokio::net::UdpSocket;
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::DNSClass;
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+
+use crate::zone;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// Answers that are kept.
+const KEPT: u64 = 10_000;
+/// However long they say they are good.
+const LONGEST: Duration = Duration::from_secs(3600);
 
-/// Asks the upstreams in turn; the first answer counts.
-pub async fn ask(upstreams: &[SocketAddr], question: &[u8]) -> Option<Vec<u8>> {
-    for upstream in upstreams {
-        if let Ok(Some(answer)) = tokio::time::timeout(TIMEOUT, one(*upstream, question)).await {
-            return Some(answer);
-        }
-    }
-    None
+/// What the ConfigMap `kube-system/kube-dns` says, in upstream's form: `stubDomains`, `upstreamNameservers`; and `queryLog`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Resolvers by zone.
+    pub stubs: BTreeMap<String, Vec<SocketAddr>>,
+    /// Instead of the machine's.
+    pub upstreams: Option<Vec<SocketAddr>>,
+    pub log: bool,
 }
 
-async fn one(upstream: SocketAddr, question: &[u8]) -> Option<Vec<u8>> {
-    let any: IpAddr = if upstream.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    // A new socket for every question has a new port, which makes answers hard to forge.
-    let socket = UdpSocket::bind((any, 0)).await.ok()?;
-    socket.connect(upstream).await.ok()?;
-    socket.send(question).await.ok()?;
-    let mut buffer = vec![0u8; 4096];
-    loop {
-        let length = socket.recv(&mut buffer).await.ok()?;
-        if length >= 2 && question.len() >= 2 && buffer[..2] == question[..2] {
-            buffer.truncate(length);
-            return Some(buffer);
+/// `ADDRESS` or `ADDRESS:PORT`
+fn server(text: &str) -> Result<SocketAddr, String> {
+    let plain = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, crate::PORT));
+    text.parse()
+        .ok()
+        .or_else(plain)
+        .ok_or_else(|| format!("{text:?} is no address of a resolver, as 192.0.2.1 or 192.0.2.1:53"))
+}
+
+impl Settings {
+    /// # Errors
+    /// With the key that is wrong, and why.
+    pub fn read(data: &BTreeMap<String, String>) -> Result<Self, String> {
+        let servers = |list: &Vec<String>| list.iter().map(|text| server(text)).collect::<Result<Vec<_>, _>>();
+        let stubs: BTreeMap<String, Vec<String>> = parse(data, "stubDomains")?.unwrap_or_default();
+        let upstreams: Option<Vec<String>> = parse(data, "upstreamNameservers")?;
+        let stubs = stubs.iter().map(|(zone, list)| {
+            let zone = zone.trim_matches('.').to_ascii_lowercase();
+            Ok((zone, servers(list).map_err(|e| format!("stubDomains: {e}"))?))
+        });
+        let upstreams = upstreams.map(|list| servers(&list).map_err(|e| format!("upstreamNameservers: {e}")));
+        Ok(Settings {
+            stubs: stubs.collect::<Result<_, String>>()?,
+            upstreams: upstreams.transpose()?,
+            log: parse(data, "queryLog")?.unwrap_or(false),
+        })
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(data: &BTreeMap<String, String>, key: &str) -> Result<Option<T>, String> {
+    data.get(key).map(|text| serde_json::from_str(text).map_err(|e| format!("{key}: {e}"))).transpose()
+}
+
+/// Who is asked.
+pub struct Upstreams {
+    rest: Option<TokioResolver>,
+    /// The longest zone first.
+    stubs: Vec<(String, TokioResolver)>,
+}
+
+impl Upstreams {
+    pub fn new(machine: &[SocketAddr], settings: &Settings) -> Self {
+        let mut stubs: Vec<_> =
+            settings.stubs.iter().filter_map(|(zone, servers)| Some((zone.clone(), resolver(servers)?))).collect();
+        stubs.sort_by_key(|(zone, _)| std::cmp::Reverse(zone.len()));
+        Upstreams { rest: resolver(settings.upstreams.as_deref().unwrap_or(machine)), stubs }
+    }
+
+    fn of(&self, name: &str) -> Option<&TokioResolver> {
+        let inside = |zone: &str| name.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        self.stubs.iter().find(|(zone, _)| inside(zone)).map(|(_, resolver)| resolver).or(self.rest.as_ref())
+    }
+
+    /// The answer, whatever it is.
+    pub async fn ask(&self, question: &Message) -> Message {
+        let mut answer = zone::response_to(question);
+        let Some(query) = question.queries.first().filter(|q| q.query_class() == DNSClass::IN) else {
+            answer.metadata.response_code = ResponseCode::NotImp;
+            return answer;
+        };
+        let name = query.name().to_ascii().to_ascii_lowercase();
+        let Some(resolver) = self.of(name.trim_end_matches('.')) else {
+            // Nobody to ask: say so at once, rather than have the client wait.
+            answer.metadata.response_code = ResponseCode::NXDomain;
+            return answer;
+        };
+        match resolver.lookup(query.name().clone(), query.query_type()).await {
+            Ok(found) => {
+                answer.add_answers(found.answers().iter().cloned());
+            }
+            Err(NetError::Dns(DnsError::NoRecordsFound(nothing))) => {
+                answer.metadata.response_code = nothing.response_code;
+                answer.add_authorities(nothing.soa.map(|soa| soa.into_record_of_rdata()));
+            }
+            Err(error) => {
+                tracing::debug!(%error, name, "a name can't be asked for");
+                answer.metadata.response_code = ResponseCode::ServFail;
+            }
         }
+        answer
+    }
+}
+
+fn resolver(servers: &[SocketAddr]) -> Option<TokioResolver> {
+    if servers.is_empty() {
+        return None;
+    }
+    let connection = |mut connection: ConnectionConfig, port: u16| {
+        connection.port = port;
+        connection
+    };
+    let server = |address: &SocketAddr| {
+        let ways = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
+        let connections = ways.into_iter().map(|way| connection(way, address.port())).collect();
+        NameServerConfig::new(address.ip(), true, connections)
+    };
+    let config = ResolverConfig::from_parts(None, Vec::new(), servers.iter().map(server).collect());
+    let mut options = ResolverOpts::default();
+    options.timeout = TIMEOUT;
+    options.cache_size = KEPT;
+    options.use_hosts_file = ResolveHosts::Never;
+    options.preserve_intermediates = true;
+    options.try_tcp_on_error = true;
+    options.positive_max_ttl = Some(LONGEST);
+    options.negative_max_ttl = Some(LONGEST);
+    let built =
+        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options).build();
+    built.inspect_err(|error| tracing::error!(%error, ?servers, "resolvers can't be used")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_read_in_upstreams_form() {
+        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        let read = |pairs: &[(&str, &str)]| Settings::read(&map(pairs));
+        let settings = read(&[
+            ("stubDomains", r#"{"Acme.local.": ["192.0.2.1:5353", "2001:db8::1"]}"#),
+            ("upstreamNameservers", r#"["192.0.2.2"]"#),
+            ("queryLog", "true"),
+        ])
+        .unwrap();
+        let stubs: Vec<String> = settings.stubs["acme.local"].iter().map(ToString::to_string).collect();
+        assert_eq!(stubs, ["192.0.2.1:5353", "[2001:db8::1]:53"]);
+        assert_eq!(settings.upstreams.unwrap(), ["192.0.2.2:53".parse().unwrap()]);
+        assert!(settings.log);
+        assert_eq!(read(&[]).unwrap(), Settings::default());
+        let wrong = read(&[("stubDomains", r#"{"a": ["dns.example"]}"#)]).unwrap_err();
+        assert!(wrong.starts_with("stubDomains: \"dns.example\" is no address"), "{wrong}");
+        assert!(read(&[("upstreamNameservers", "192.0.2.2")]).unwrap_err().starts_with("upstreamNameservers: "));
+    }
+
+    #[tokio::test]
+    async fn zones_have_resolvers_of_their_own() {
+        let at = |text: &str| vec![text.parse().unwrap()];
+        let stubs = [("b".to_string(), at("192.0.2.1:53")), ("a.b".to_string(), at("192.0.2.2:53"))];
+        let settings = Settings { stubs: stubs.into(), ..Settings::default() };
+        let upstreams = Upstreams::new(&[], &settings);
+        let zone = |name: &str| {
+            let found = upstreams.of(name)?;
+            upstreams.stubs.iter().find(|(_, r)| std::ptr::eq(r, found)).map(|(zone, _)| zone.as_str())
+        };
+        assert_eq!(zone("x.a.b"), Some("a.b"));
+        assert_eq!(zone("a.b"), Some("a.b"));
+        assert_eq!(zone("xa.b"), Some("b"));
+        assert_eq!(zone("b.c"), None);
     }
 }

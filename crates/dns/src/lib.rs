@@ -6,20 +6,27 @@
 mod forward;
 pub mod zone;
 
-use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hickory_proto::op::{Message, MessageType, ResponseCode};
-use informer::{Change, Informers, Pod};
-use k8s_openapi::api::core::v1::Service;
+use hickory_proto::op::{Message, MessageType, Query, ResponseCode};
+use hickory_proto::rr::{Name, RecordType};
+use informer::{Change, Informer, Informers, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Api;
+use kube::runtime::watcher;
 use parking_lot::RwLock;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Notify, Semaphore};
 
+use forward::{Settings, Upstreams};
 pub use zone::{Answer, Zone};
 
 #[derive(Debug, Clone)]
@@ -46,8 +53,15 @@ struct Server {
     zone: RwLock<Arc<Zone>>,
     /// Namespaces of this node's pods, by address.
     namespaces: RwLock<HashMap<IpAddr, String>>,
+    upstreams: RwLock<Arc<Upstreams>>,
     /// Questions that wait for an upstream at a time.
     forwarding: Semaphore,
+    /// A name that nobody but this server asks for.
+    probe: String,
+    /// The upstreams ask us in turn.
+    is_loop: AtomicBool,
+    /// Whether every question is told.
+    log: AtomicBool,
 }
 
 const PORT: u16 = 53;
@@ -66,10 +80,16 @@ pub async fn run(config: Config, informers: Informers) -> Result<(), BindError> 
     let server = Arc::new(Server {
         zone: RwLock::new(Arc::new(Zone::default())),
         namespaces: RwLock::default(),
+        upstreams: RwLock::new(Arc::new(Upstreams::new(&config.upstreams, &Settings::default()))),
         forwarding: Semaphore::new(256),
+        probe: format!("{:016x}.loop.timonel.invalid.", RandomState::new().build_hasher().finish()),
+        is_loop: AtomicBool::new(false),
+        log: AtomicBool::new(false),
         config,
     });
     watch_pods(&server, &informers);
+    keep_settings(&server, &informers);
+    tokio::spawn(look_for_loop(server.clone()));
     tokio::spawn(keep_zone(server.clone(), informers));
     tokio::spawn(serve_tcp(server.clone(), tcp));
     serve_udp(server, udp).await;
@@ -95,6 +115,41 @@ fn watch_pods(server: &Arc<Server>, informers: &Informers) {
             }
         }
     });
+}
+
+/// Keeps to what the ConfigMap `kube-system/kube-dns` says. What can't be read is told, and nothing changes.
+fn keep_settings(server: &Arc<Server>, informers: &Informers) {
+    let maps: Api<ConfigMap> = Api::namespaced(informers.client().clone(), "kube-system");
+    let informer = Informer::start(maps, watcher::Config::default().fields("metadata.name=kube-dns"));
+    let server = server.clone();
+    informer.on_change(move |change| {
+        let data = match change {
+            Change::Applied { new, .. } => new.data.clone().unwrap_or_default(),
+            Change::Deleted(_) => BTreeMap::new(),
+        };
+        match Settings::read(&data) {
+            Ok(settings) => {
+                server.log.store(settings.log, Ordering::Relaxed);
+                *server.upstreams.write() = Arc::new(Upstreams::new(&server.config.upstreams, &settings));
+            }
+            Err(error) => tracing::warn!(error, "ConfigMap kube-system/kube-dns can't be used"),
+        }
+    });
+}
+
+/// Asks the machine's resolvers for a name that nobody knows: if the question comes back here, questions would go round for ever.
+async fn look_for_loop(server: Arc<Server>) {
+    let Ok(name) = Name::from_ascii(&server.probe) else { return };
+    let mut question = Message::query();
+    question.add_query(Query::query(name, RecordType::HINFO));
+    let upstreams = server.upstreams.read().clone();
+    upstreams.ask(&question).await;
+    if server.is_loop.load(Ordering::Relaxed) {
+        tracing::error!(
+            upstreams = ?server.config.upstreams,
+            "names outside of the cluster aren't answered: the machine's resolvers ask the cluster's DNS in turn; name others in /etc/resolv.conf, or in upstreamNameservers of ConfigMap kube-system/kube-dns, and start anew"
+        );
+    }
 }
 
 async fn keep_zone(server: Arc<Server>, informers: Informers) {
@@ -124,10 +179,10 @@ async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
             let _ = socket.send_to(&encode(&answer, limit), peer).await;
             continue;
         }
-        let (server, socket, packet) = (server.clone(), socket.clone(), buffer[..length].to_vec());
+        let (server, socket) = (server.clone(), socket.clone());
         tokio::spawn(async move {
-            let answer = elsewhere(&server, &question, &packet).await;
-            let _ = socket.send_to(&answer, peer).await;
+            let answer = elsewhere(&server, &question).await;
+            let _ = socket.send_to(&encode(&answer, limit), peer).await;
         });
     }
 }
@@ -149,9 +204,10 @@ async fn tcp_connection(server: Arc<Server>, mut stream: TcpStream, peer: IpAddr
         stream.read_exact(&mut packet).await?;
         let Ok(question) = Message::from_vec(&packet) else { return Ok(()) };
         let answer = match local(&server, &question, peer) {
-            Some(answer) => encode(&answer, usize::from(u16::MAX)),
-            None => elsewhere(&server, &question, &packet).await,
+            Some(answer) => answer,
+            None => elsewhere(&server, &question).await,
         };
+        let answer = encode(&answer, usize::from(u16::MAX));
         stream.write_u16(u16::try_from(answer.len()).unwrap_or(u16::MAX)).await?;
         stream.write_all(&answer).await?;
     }
@@ -168,6 +224,13 @@ fn local(server: &Server, question: &Message, peer: IpAddr) -> Option<Message> {
         answer.metadata.response_code = ResponseCode::FormErr;
         return Some(answer);
     };
+    if server.log.load(Ordering::Relaxed) {
+        tracing::info!(name = %query.name(), kind = %query.query_type(), %peer, "a name is asked for");
+    }
+    if query.name().to_ascii() == server.probe {
+        server.is_loop.store(true, Ordering::Relaxed);
+        return Some(answer);
+    }
     let zone = server.zone.read().clone();
     match zone.answer(query.name(), query.query_type()) {
         Answer::Elsewhere => {
@@ -195,18 +258,19 @@ fn local(server: &Server, question: &Message, peer: IpAddr) -> Option<Message> {
     }
 }
 
-async fn elsewhere(server: &Server, question: &Message, packet: &[u8]) -> Vec<u8> {
-    let permit = server.forwarding.try_acquire();
-    if permit.is_ok()
-        && let Some(answer) = forward::ask(&server.config.upstreams, packet).await
-    {
-        return answer;
+/// The answer to a question that isn't ours.
+async fn elsewhere(server: &Server, question: &Message) -> Message {
+    let refuse = || {
+        let mut answer = zone::response_to(question);
+        answer.metadata.response_code = ResponseCode::ServFail;
+        answer
+    };
+    if server.is_loop.load(Ordering::Relaxed) {
+        return refuse();
     }
-    let mut answer = zone::response_to(question);
-    // Nobody to ask: say so at once, rather than have the client wait.
-    answer.metadata.response_code =
-        if server.config.upstreams.is_empty() { ResponseCode::NXDomain } else { ResponseCode::ServFail };
-    encode(&answer, UDP_PLAIN)
+    let Ok(_permit) = server.forwarding.try_acquire() else { return refuse() };
+    let upstreams = server.upstreams.read().clone();
+    upstreams.ask(question).await
 }
 
 /// The packet; one that is too long is cut, and the client asks again by TCP.

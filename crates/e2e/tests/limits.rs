@@ -1,4 +1,4 @@
-//! LimitRanges and ResourceQuotas on a server without a node, disruption budgets on real pods.
+//! LimitRanges and ResourceQuotas on a server without a node; disruption budgets and what pods may use on real ones.
 
 use testkit::Cluster;
 
@@ -239,4 +239,144 @@ fn containers_are_confined_by_seccomp() -> anyhow::Result<()> {
         Ok(waiting["reason"] == "CreateContainerError"
             && waiting["message"].as_str().is_some_and(|m| m.contains("mine.json")))
     })
+}
+
+#[test]
+fn a_pod_is_bound_as_a_whole() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    let pod = |name: &str, whole: &str, own: &str| {
+        let container = |n: &str| {
+            format!("  - {{name: {n}, image: 'busybox:1.28', command: [sleep, '36000'], resources: {own}}}\n")
+        };
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n{whole}  containers:\n{}{}",
+            container("a"),
+            container("b")
+        )
+    };
+    cluster.apply(
+        &(pod("whole", "  resources: {requests: {cpu: 500m}, limits: {cpu: '1', memory: 24Mi}}\n", "{}")
+            + &pod("sum", "", "{requests: {cpu: 250m, memory: 8Mi}, limits: {cpu: 500m, memory: 16Mi}}")
+            + &pod("plain", "", "{}")),
+    )?;
+    for name in ["whole", "sum", "plain"] {
+        cluster.wait_pod(name)?;
+    }
+    // Both versions of cgroups: the file of each, and what it says.
+    let unified = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let group = |name: &str| -> anyhow::Result<String> {
+        let pod = cluster.get("pod", name)?;
+        let class = pod["status"]["qosClass"].as_str().unwrap_or("").to_ascii_lowercase();
+        let uid = pod["metadata"]["uid"].as_str().unwrap_or("");
+        Ok(format!("{class}/pod{uid}"))
+    };
+    let read = |controller: &str, group: &str, file: &str| -> anyhow::Result<String> {
+        let controller = if unified { "" } else { controller };
+        let root = cluster.server.cgroup();
+        let path = std::path::Path::new("/sys/fs/cgroup").join(controller).join(root).join(group).join(file);
+        Ok(std::fs::read_to_string(&path).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?.trim().to_string())
+    };
+    let memory = |name: &str| {
+        let file = if unified { "memory.max" } else { "memory.limit_in_bytes" };
+        read("memory", &group(name)?, file)
+    };
+    assert_eq!(memory("whole")?, (24 << 20).to_string());
+    assert_eq!(memory("sum")?, (32 << 20).to_string());
+    assert!(matches!(memory("plain")?.as_str(), "max" | "9223372036854771712"));
+    let weight = |group: &str| read("cpu", group, if unified { "cpu.weight" } else { "cpu.shares" });
+    let (whole, sum) = if unified { ("20", "20") } else { ("512", "512") };
+    assert_eq!((weight(&group("whole")?)?.as_str(), weight(&group("sum")?)?.as_str()), (whole, sum));
+    assert_eq!(weight("burstable")?, if unified { "40" } else { "1024" });
+    assert_eq!(weight("besteffort")?, if unified { "1" } else { "2" });
+    let quota = |name: &str| {
+        let file = if unified { "cpu.max" } else { "cpu.cfs_quota_us" };
+        Ok::<_, anyhow::Error>(read("cpu", &group(name)?, file)?.split(' ').next().unwrap_or("").to_string())
+    };
+    assert_eq!((quota("whole")?, quota("sum")?), ("100000".into(), "100000".into()));
+
+    // One container takes what the pod as a whole may not have.
+    let eat = "head -c 40000000 /dev/zero | tail -c 40000000 | wc -c";
+    let ate = cluster.kubectl(&["exec", "whole", "-c", "a", "--", "sh", "-c", eat]);
+    assert!(!ate.stdout.contains("40000000"), "{ate:?}");
+    assert!(cluster.ok(&["exec", "plain", "-c", "a", "--", "sh", "-c", eat])?.contains("40000000"));
+
+    // Grown and shrunk with its containers.
+    if testkit::cluster::stock_kubectl().is_some_and(|minor| minor >= 32) {
+        for (limit, bytes) in [("64Mi", 80 << 20), ("8Mi", 24 << 20)] {
+            let patch = format!(
+                r#"{{"spec":{{"containers":[{{"name":"a","resources":{{"requests":{{"memory":"8Mi"}},"limits":{{"memory":"{limit}"}}}}}}]}}}}"#
+            );
+            cluster.ok(&["patch", "pod", "sum", "--subresource=resize", "-p", &patch])?;
+            cluster.eventually("the pod's limit follows", || Ok(memory("sum")? == bytes.to_string()))?;
+        }
+    }
+    for (whole, own, words) in [
+        (
+            "{requests: {cpu: 100m}}",
+            "{requests: {cpu: 200m}}",
+            "must be greater than or equal to aggregate container requests of 400m",
+        ),
+        (
+            "{limits: {memory: 8Mi}}",
+            "{limits: {memory: 16Mi}, requests: {memory: 1Mi}}",
+            "must be less than or equal to pod limits of 8Mi",
+        ),
+        ("{limits: {ephemeral-storage: 1Gi}}", "{}", "supported values: \"cpu\", \"hugepages-\", \"memory\""),
+    ] {
+        let error = cluster.apply(&pod("bad", &format!("  resources: {whole}\n"), own)).unwrap_err().to_string();
+        assert!(error.contains(words), "{words} isn't in {error}");
+    }
+    Ok(())
+}
+
+/// Pods that say in a folder of the machine when they end.
+fn telling(folder: &std::path::Path) -> String {
+    let pod = |name: &str, class: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 20\n  {class}\n  \
+             volumes: [{{name: v, hostPath: {{path: {}}}}}]\n  containers:\n  - name: c\n    image: busybox:1.28\n    \
+             command: [sh, -c, 'trap \"echo {name} ends >> /v/told; exit 0\" TERM; while :; do sleep 0.1; done']\n    \
+             volumeMounts: [{{name: v, mountPath: /v}}]\n    \
+             lifecycle: {{preStop: {{exec: {{command: [sh, -c, 'echo {name} stops >> /v/told']}}}}}}\n---\n",
+            folder.display()
+        )
+    };
+    format!("{}{}", pod("plain", ""), pod("critical", "priorityClassName: system-node-critical"))
+}
+
+#[test]
+fn pods_end_in_order_when_the_machine_goes_down() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start_prepared(&[], |node| node.programs(&[("systemctl", "echo running")]))?;
+    let folder = cluster.server.folder().join("told");
+    std::fs::create_dir_all(&folder)?;
+    cluster.apply(&telling(&folder))?;
+    let names = ["plain", "critical"];
+    names.iter().try_for_each(|name| cluster.wait_pod(name))?;
+    let uids = || names.map(|name| cluster.get("pod", name).map(|pod| pod["metadata"]["uid"].clone()).ok());
+    let before = uids();
+    let told = || std::fs::read_to_string(folder.join("told")).unwrap_or_default();
+
+    // Only this program ends: nobody notices.
+    cluster.server.stop()?;
+    assert_eq!(told(), "");
+    cluster.server.programs(&[("systemctl", "echo stopping")])?;
+    cluster.server.spawn()?;
+    // Its hooks are run by the agent, which has to be there first.
+    cluster.eventually("the agent is up again", || Ok(cluster.kubectl(&["exec", "plain", "--", "true"]).code == 0))?;
+    cluster.server.stop()?;
+    assert_eq!(told(), "plain stops\nplain ends\ncritical stops\ncritical ends\n");
+    let events = std::fs::read_to_string(cluster.server.folder().join("log"))?;
+    assert!(events.contains("pods have ended"), "{events}");
+
+    cluster.server.programs(&[("systemctl", "echo running")])?;
+    cluster.server.spawn()?;
+    for name in names {
+        cluster.eventually("the same pod runs again", || {
+            let pod = cluster.get("pod", name)?;
+            Ok(testkit::cluster::is_ready(&pod) && pod["status"]["containerStatuses"][0]["restartCount"] == 1)
+        })?;
+    }
+    let uids = names.map(|name| cluster.get("pod", name).map(|pod| pod["metadata"]["uid"].clone()).ok());
+    assert_eq!(uids, before);
+    cluster.eventually("the node is ready", || Ok(testkit::cluster::is_ready(&cluster.get("node", "server-1")?)))
 }

@@ -218,7 +218,56 @@ fn who_a_container_is_and_what_it_may() -> anyhow::Result<()> {
             ("app-armor", "securityContext: {appArmorProfile: {type: RuntimeDefault}}", Status("/reason"), "AppArmor"),
             ("windows", "os: {name: windows}", Status("/reason"), "PodOSNotSupported"),
             ("linux", "os: {name: linux}", Says("echo here"), "here"),
-            ("user-namespace", "hostUsers: false", Event("FailedCreatePodSandBox"), "~user namespaces"),
+            (
+                "own-users",
+                "hostUsers: false",
+                Says(
+                    "awk '{print ($2 >= 65536), $3}' /proc/self/uid_map; id -u; touch /f; stat -c %u /f /bin/busybox /dev/null; test $(readlink /proc/1/ns/user) = $(readlink /proc/self/ns/user) && echo same",
+                ),
+                "1 65536\n0\n0\n0\n65534\nsame",
+            ),
+            (
+                // As programs do that log to `/dev/stdout`, whoever they are.
+                "streams-by-name",
+                "securityContext: {runAsUser: 1000}\nrestartPolicy: Never\nc: command: [sh, -c, 'echo out > /dev/stdout; sleep 0.3; echo err > /dev/stderr']",
+                Printed,
+                "out\nerr",
+            ),
+            (
+                "own-users-streams-by-name",
+                "hostUsers: false\nsecurityContext: {runAsUser: 1000}\nrestartPolicy: Never\nc: command: [sh, -c, 'echo out > /dev/stdout; sleep 0.3; echo err > /dev/stderr']",
+                Printed,
+                "out\nerr",
+            ),
+            ("streams-of-exec", "securityContext: {runAsUser: 1000}", Says("echo out > /dev/stdout"), "out"),
+            (
+                "own-users-volumes",
+                "hostUsers: false\nsecurityContext: {fsGroup: 2000, runAsUser: 1000}\nvolumes: [{name: v, emptyDir: {}}, {name: m, emptyDir: {medium: Memory}}]\nc: volumeMounts: [{name: v, mountPath: /v}, {name: m, mountPath: /m}]",
+                Says(
+                    "cd /var/run/secrets/kubernetes.io/serviceaccount; test -s token && ! touch x; touch /v/f /m/f; stat -c '%u %g' /v /v/f /m/f",
+                ),
+                "~0 2000\n1000 2000\n1000 2000",
+            ),
+            (
+                "own-users-rights",
+                "hostUsers: false\nshareProcessNamespace: true\nc: securityContext: {capabilities: {add: [SYS_ADMIN, NET_ADMIN]}}",
+                Says(
+                    "mkdir -p /w && mount -t tmpfs x /w && ip link set lo mtu 1400 && cat /sys/class/net/lo/mtu /proc/1/comm; mknod /w/n c 1 3 || echo no device",
+                ),
+                "~1400\npause",
+            ),
+            (
+                "own-users-device",
+                "hostUsers: false\nvolumes: [{name: v, hostPath: {path: /sys/kernel}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
+                Status("/containerStatuses/0/state/waiting/message"),
+                "~its file system can't show other users' names",
+            ),
+            (
+                "own-users-sysctl",
+                "hostUsers: false\nsecurityContext: {sysctls: [{name: net.ipv4.ip_unprivileged_port_start, value: '1'}]}",
+                Says("cat /proc/sys/net/ipv4/ip_unprivileged_port_start"),
+                "1",
+            ),
             ("host-pids", "hostPID: true", Says("tr '\\0' ' ' < /proc/1/cmdline | grep -c sleep"), "~0"),
             (
                 "host-ipc",
@@ -605,6 +654,13 @@ fn what_a_container_finds_in_its_volumes() -> anyhow::Result<()> {
                 "1",
             ),
             (
+                // Where this machine has no NFS, as here, that is said.
+                "of-a-server",
+                "volumes: [{name: v, nfs: {server: 127.0.0.1, path: /nowhere, readOnly: true}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
+                Event("FailedMount"),
+                "~mount -t nfs -o ro -- 127.0.0.1:/nowhere ",
+            ),
+            (
                 "unserved",
                 "volumes: [{name: v, iscsi: {targetPortal: '192.0.2.1', iqn: iqn.2001-04.com.example:s, lun: 0}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
                 Event("FailedMount"),
@@ -709,94 +765,6 @@ fn a_resize_restarts_whom_it_should() -> anyhow::Result<()> {
 }
 
 /// `docs/conformance.md` names every field, and tests that there are.
-#[test]
-fn a_pod_is_bound_as_a_whole() -> anyhow::Result<()> {
-    let cluster = Cluster::start()?;
-    let pod = |name: &str, whole: &str, own: &str| {
-        let container = |n: &str| {
-            format!("  - {{name: {n}, image: 'busybox:1.28', command: [sleep, '36000'], resources: {own}}}\n")
-        };
-        format!(
-            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n{whole}  containers:\n{}{}",
-            container("a"),
-            container("b")
-        )
-    };
-    cluster.apply(
-        &(pod("whole", "  resources: {requests: {cpu: 500m}, limits: {cpu: '1', memory: 24Mi}}\n", "{}")
-            + &pod("sum", "", "{requests: {cpu: 250m, memory: 8Mi}, limits: {cpu: 500m, memory: 16Mi}}")
-            + &pod("plain", "", "{}")),
-    )?;
-    for name in ["whole", "sum", "plain"] {
-        cluster.wait_pod(name)?;
-    }
-    // Both versions of cgroups: the file of each, and what it says.
-    let unified = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    let group = |name: &str| -> anyhow::Result<String> {
-        let pod = cluster.get("pod", name)?;
-        let class = pod["status"]["qosClass"].as_str().unwrap_or("").to_ascii_lowercase();
-        let uid = pod["metadata"]["uid"].as_str().unwrap_or("");
-        Ok(format!("{class}/pod{uid}"))
-    };
-    let read = |controller: &str, group: &str, file: &str| -> anyhow::Result<String> {
-        let controller = if unified { "" } else { controller };
-        let root = cluster.server.cgroup();
-        let path = std::path::Path::new("/sys/fs/cgroup").join(controller).join(root).join(group).join(file);
-        Ok(std::fs::read_to_string(&path).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?.trim().to_string())
-    };
-    let memory = |name: &str| {
-        let file = if unified { "memory.max" } else { "memory.limit_in_bytes" };
-        read("memory", &group(name)?, file)
-    };
-    assert_eq!(memory("whole")?, (24 << 20).to_string());
-    assert_eq!(memory("sum")?, (32 << 20).to_string());
-    assert!(matches!(memory("plain")?.as_str(), "max" | "9223372036854771712"));
-    let weight = |group: &str| read("cpu", group, if unified { "cpu.weight" } else { "cpu.shares" });
-    let (whole, sum) = if unified { ("20", "20") } else { ("512", "512") };
-    assert_eq!((weight(&group("whole")?)?.as_str(), weight(&group("sum")?)?.as_str()), (whole, sum));
-    assert_eq!(weight("burstable")?, if unified { "40" } else { "1024" });
-    assert_eq!(weight("besteffort")?, if unified { "1" } else { "2" });
-    let quota = |name: &str| {
-        let file = if unified { "cpu.max" } else { "cpu.cfs_quota_us" };
-        Ok::<_, anyhow::Error>(read("cpu", &group(name)?, file)?.split(' ').next().unwrap_or("").to_string())
-    };
-    assert_eq!((quota("whole")?, quota("sum")?), ("100000".into(), "100000".into()));
-
-    // One container takes what the pod as a whole may not have.
-    let eat = "head -c 40000000 /dev/zero | tail -c 40000000 | wc -c";
-    let ate = cluster.kubectl(&["exec", "whole", "-c", "a", "--", "sh", "-c", eat]);
-    assert!(!ate.stdout.contains("40000000"), "{ate:?}");
-    assert!(cluster.ok(&["exec", "plain", "-c", "a", "--", "sh", "-c", eat])?.contains("40000000"));
-
-    // Grown and shrunk with its containers.
-    if testkit::cluster::stock_kubectl().is_some_and(|minor| minor >= 32) {
-        for (limit, bytes) in [("64Mi", 80 << 20), ("8Mi", 24 << 20)] {
-            let patch = format!(
-                r#"{{"spec":{{"containers":[{{"name":"a","resources":{{"requests":{{"memory":"8Mi"}},"limits":{{"memory":"{limit}"}}}}}}]}}}}"#
-            );
-            cluster.ok(&["patch", "pod", "sum", "--subresource=resize", "-p", &patch])?;
-            cluster.eventually("the pod's limit follows", || Ok(memory("sum")? == bytes.to_string()))?;
-        }
-    }
-    for (whole, own, words) in [
-        (
-            "{requests: {cpu: 100m}}",
-            "{requests: {cpu: 200m}}",
-            "must be greater than or equal to aggregate container requests of 400m",
-        ),
-        (
-            "{limits: {memory: 8Mi}}",
-            "{limits: {memory: 16Mi}, requests: {memory: 1Mi}}",
-            "must be less than or equal to pod limits of 8Mi",
-        ),
-        ("{limits: {ephemeral-storage: 1Gi}}", "{}", "supported values: \"cpu\", \"hugepages-\", \"memory\""),
-    ] {
-        let error = cluster.apply(&pod("bad", &format!("  resources: {whole}\n"), own)).unwrap_err().to_string();
-        assert!(error.contains(words), "{words} isn't in {error}");
-    }
-    Ok(())
-}
-
 #[test]
 fn the_list_of_fields_is_whole() {
     let doc = include_str!("../../../docs/conformance.md");

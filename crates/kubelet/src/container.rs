@@ -110,6 +110,11 @@ pub fn resize_restarts(container: &Container, before: Option<&Limits>, after: &L
     })
 }
 
+/// The weight of a request, in thousandths of a core.
+fn shares(milli: i64) -> u64 {
+    ((milli * 1024 / 1000) as u64).max(2)
+}
+
 /// What a container may use of the machine.
 pub fn limits(container: &Container) -> Limits {
     let resources = container.resources.clone().unwrap_or_default();
@@ -120,7 +125,7 @@ pub fn limits(container: &Container) -> Limits {
     };
     let request = milli(&resources.requests, "cpu");
     Limits {
-        cpu_shares: ((request * 1024 / 1000) as u64).max(2),
+        cpu_shares: shares(request),
         cpu_milli: milli(&resources.limits, "cpu"),
         memory_bytes: milli(&resources.limits, "memory") / 1000,
         pids: 0,
@@ -140,7 +145,7 @@ pub fn pod_limits(pod: &Pod) -> Limits {
     let limit = |name: &str| limits.get(name).filter(|_| says(name)).copied().unwrap_or_default();
     let request = requests.get("cpu").copied().unwrap_or_default().milli();
     Limits {
-        cpu_shares: ((request * 1024 / 1000) as u64).max(2),
+        cpu_shares: shares(request),
         cpu_milli: limit("cpu").milli(),
         memory_bytes: limit("memory").value(),
         pids: 0,
@@ -210,13 +215,14 @@ impl Agent {
         let bundle = places.container(id);
         let layers = self.images.layer_paths(image);
         let root = bundle.join("rootfs");
-        rootfs::mount_overlay(&layers, &places.writable(id), &root).map_err(create_error)?;
+        rootfs::mount_overlay(&layers, &places.writable(id), &root, launch.sandbox.users(places).as_ref())
+            .map_err(create_error)?;
         let config = self.container_config(&launch, &root).await?;
         runtime::spec::write_bundle(&bundle, &config, &places.namespaces(), &places.shm()).map_err(create_error)?;
         // For exec, which uses the same user, groups, capabilities and variables.
         let process = runtime::spec::process(&config, &[], false);
         std::fs::write(bundle.join("process.json"), process.to_string()).map_err(create_error)?;
-        self.bound_pod(pod).map_err(create_error)?;
+        runtime::cgroup::create(&cgroup(&self.config, pod)).map_err(create_error)?;
         let profile = bundle.join("seccomp.json");
         if let Some(text) = &config.profile {
             std::fs::write(&profile, text).map_err(create_error)?;
@@ -232,6 +238,8 @@ impl Agent {
             cgroup: config.cgroup.clone(),
             confined: runtime::spec::confinement(&config),
             profile: config.profile.is_some().then(|| profile.display().to_string()),
+            owner: config.users.as_ref().map_or(0, |users| users.first) + config.uid,
+            users: config.users.clone(),
         };
         std::fs::create_dir_all(&start.root).map_err(create_error)?;
         match shim.start_container(start).await {
@@ -244,7 +252,7 @@ impl Agent {
     }
 
     /// Makes the cgroup of a pod, with what it may use and weighs as a whole among other pods and its QoS class among the classes.
-    fn bound_pod(&self, pod: &Pod) -> std::io::Result<()> {
+    pub fn bound_pod(&self, pod: &Pod) -> std::io::Result<()> {
         let cgroup = cgroup(&self.config, pod);
         runtime::cgroup::create(&cgroup)?;
         runtime::cgroup::set_limits(&cgroup, &pod_limits(pod))?;
@@ -307,6 +315,7 @@ impl Agent {
             oom_score_adj: oom_score(pod, container),
             host_pid: spec.host_pid.unwrap_or(false),
             process_namespace: launch.process_namespace.clone(),
+            users: sandbox.users(places),
             host_ipc: spec.host_ipc.unwrap_or(false),
             host_network: sandbox.host_network,
             cgroup: format!("{}/{}", cgroup(&self.config, pod), launch.id),

@@ -2,10 +2,12 @@
 //!
 //! - [`node`]: the Node object, its status and lease
 //! - [`manager`]: one [`worker`] per pod, started and fed from a watch
+//! - [`static_pods`]: pods of a folder on this machine
 //! - [`worker`]: a pod's life as a state machine; [`status`] tells it to the API
 //! - [`container`], [`env`], [`volumes`], [`sandbox`]: from a pod's spec to what the runtime needs
 //! - [`csi`]: storage drivers and their volumes
 //! - [`probes`]: health checks
+//! - [`shutdown`]: how pods end with their machine
 //! - [`stats`]: what pods use; [`pressure`]: what happens when there isn't enough
 //! - [`server`]: logs, exec, attach and port-forward (port 10250)
 //!
@@ -20,13 +22,17 @@ mod env;
 mod images;
 mod local_volumes;
 mod manager;
+mod nfs;
 mod node;
 mod pressure;
 mod probes;
 mod sandbox;
 mod server;
+mod shutdown;
+mod static_pods;
 mod stats;
 mod status;
+mod users;
 mod volumes;
 mod worker;
 
@@ -50,6 +56,7 @@ pub use manager::restored_addresses;
 pub use node::NodeFacts;
 pub use pressure::{MalformedThreshold, Thresholds};
 pub use server::Serving;
+pub use shutdown::Grace as ShutdownGrace;
 
 /// What a node agent needs to know.
 #[derive(Debug, Clone)]
@@ -61,6 +68,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// Where plugins look for what upstream's kubelet has in `/var/lib/kubelet`.
     pub kubelet_dir: PathBuf,
+    /// The folder of static pods.
+    pub static_pods: PathBuf,
     /// Below each cgroup hierarchy's root.
     pub cgroup_root: String,
     /// Pods that the node takes at most: those that it has addresses for, and no more than are known to run well.
@@ -76,6 +85,8 @@ pub struct Config {
     /// What must be left of the machine; below it pods are evicted.
     pub eviction_hard: Thresholds,
     pub restart_backoff: Backoff,
+    /// None of it: pods are left to the machine's own end.
+    pub shutdown_grace: ShutdownGrace,
 }
 
 /// How long containers that end again and again wait for their next start.
@@ -101,15 +112,17 @@ impl Backoff {
     }
 }
 
+/// `10s`
+pub fn seconds(text: &str) -> Option<Duration> {
+    Some(Duration::from_secs(text.strip_suffix('s')?.parse().ok()?))
+}
+
 impl std::str::FromStr for Backoff {
     type Err = String;
 
     /// `1s,60s`: the first wait and the longest.
     fn from_str(text: &str) -> Result<Self, String> {
-        let seconds = |part: &str| {
-            let number = part.trim().strip_suffix('s')?.parse::<u64>().ok()?;
-            Some(Duration::from_secs(number))
-        };
+        let seconds = |part: &str| seconds(part.trim());
         let (first, most) = text.split_once(',').ok_or("it wants two times, as in 1s,60s")?;
         match (seconds(first), seconds(most)) {
             (Some(first), Some(most)) if first <= most => Ok(Backoff { first, most }),
@@ -155,6 +168,9 @@ struct Agent {
     events: Recorder,
     pulls: images::Pulls,
     drivers: csi::Drivers,
+    statics: static_pods::StaticPods,
+    shutdown: shutdown::Shutdown,
+    users: users::Ranges,
     pressures: watch::Sender<pressure::Pressures>,
     /// Pods that have to go, with the reason, by uid; their workers take them from here.
     evictions: Mutex<HashMap<String, String>>,
@@ -197,12 +213,15 @@ pub async fn register(config: &Config, client: &Client) -> Result<Vec<IpNet>, ku
     node::register(config, client).await
 }
 
-/// Runs the agent until `stop` is cancelled. Pods keep running.
+/// Runs the agent until `stop` is cancelled. Pods keep running, unless the machine goes down.
 pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
     let events = Recorder::new(parts.client.clone(), "kubelet", &config.node_name);
     let agent = Arc::new(Agent {
         pulls: images::Pulls::default(),
         drivers: csi::Drivers::default(),
+        statics: static_pods::StaticPods::default(),
+        shutdown: shutdown::Shutdown::default(),
+        users: users::Ranges::restored(manager::sandboxes(&config).filter_map(|(uid, s)| Some((uid, s.first_user?)))),
         pressures: watch::Sender::default(),
         evictions: Mutex::default(),
         stale: Mutex::default(),
@@ -220,8 +239,14 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
     tokio::spawn(csi::run(agent.clone()));
     tokio::spawn(pressure::run(manager.clone()));
     tokio::select! {
-        () = server::run(manager, parts.serving) => {}
-        () = stop.cancelled() => {}
+        () = server::run(manager.clone(), parts.serving) => {}
+        () = async {
+            stop.cancelled().await;
+            // The kubelet's API goes on, for hooks and for who wants to look.
+            if !manager.agent.config.shutdown_grace.whole.is_zero() && shutdown::machine_goes_down().await {
+                manager.shut_down().await;
+            }
+        } => {}
     }
 }
 
@@ -246,6 +271,7 @@ mod tests {
             data_dir: "/data".into(),
             run_dir: "/run".into(),
             kubelet_dir: "/kubelet".into(),
+            static_pods: "/static".into(),
             cgroup_root: "timonel".into(),
             max_pods: 10,
             cluster_dns: std::net::Ipv4Addr::LOCALHOST.into(),
@@ -256,6 +282,7 @@ mod tests {
             snapshots: true,
             eviction_hard: Thresholds::default(),
             restart_backoff: Backoff::default(),
+            shutdown_grace: ShutdownGrace::default(),
         }
     }
 }

@@ -13,10 +13,11 @@ use parking_lot::Mutex;
 use runtime::ShimClient;
 use tokio::sync::watch;
 
-use crate::sandbox::Places;
+use crate::sandbox::{Places, Sandbox};
 use crate::stats::Readings;
+use crate::volumes::claim_of;
 use crate::worker::{self, Saved};
-use crate::{Agent, Config};
+use crate::{Agent, Config, static_pods};
 
 /// Between two tries to let go what a driver holds.
 const RETRY: Duration = Duration::from_secs(5);
@@ -26,16 +27,20 @@ pub type Wanted = Option<Arc<Pod>>;
 
 pub struct Manager {
     workers: Arc<Mutex<HashMap<String, watch::Sender<Wanted>>>>,
-    pods: Informer<Pod>,
+    pub pods: Informer<Pod>,
     pub readings: Readings,
     pub agent: Arc<Agent>,
 }
 
+/// The sandboxes that pods had before this process started, by uid.
+pub fn sandboxes(config: &Config) -> impl Iterator<Item = (String, Sandbox)> {
+    let folders = std::fs::read_dir(config.pods_dir()).into_iter().flatten().flatten();
+    folders.filter_map(|f| Some((f.file_name().to_string_lossy().into_owned(), worker::load(&f.path())?.sandbox?)))
+}
+
 /// The addresses that pods had before this process started.
 pub fn restored_addresses(config: &Config) -> Vec<IpAddr> {
-    let folders = std::fs::read_dir(config.pods_dir()).into_iter().flatten().flatten();
-    let saved = folders.filter_map(|f| worker::load(&f.path()));
-    saved.filter_map(|s| s.sandbox).filter(|s| !s.host_network).flat_map(|s| s.ips).collect()
+    sandboxes(config).filter(|(_, s)| !s.host_network).flat_map(|(_, s)| s.ips).collect()
 }
 
 impl Manager {
@@ -44,6 +49,7 @@ impl Manager {
         let pods: Informer<Pod> = Informer::start(Api::all(agent.client.clone()), mine);
         let manager =
             Arc::new(Manager { workers: Arc::default(), pods: pods.clone(), readings: Readings::default(), agent });
+        static_pods::start(&manager);
         let to = manager.clone();
         pods.on_change(move |change| to.feed(change));
         let to = manager.clone();
@@ -55,6 +61,10 @@ impl Manager {
     fn feed(&self, change: &Change<Pod>) {
         let pod = change.object();
         let Some(uid) = pod.uid() else { return };
+        if static_pods::is_mirror(pod) {
+            self.agent.statics.look();
+            return;
+        }
         let wanted = match change {
             Change::Applied { new, .. } => Some(new.clone()),
             Change::Deleted(_) => None,
@@ -69,9 +79,10 @@ impl Manager {
         self.tell(&uid, wanted, Some(pod));
     }
 
-    fn tell(&self, uid: &str, wanted: Wanted, pod: Option<&Arc<Pod>>) {
+    /// Hands a pod to its worker; the first time, one is started.
+    pub fn tell(&self, uid: &str, wanted: Wanted, pod: Option<&Arc<Pod>>) {
         let mut workers = self.workers.lock();
-        if let Some(sender) = workers.get(uid) {
+        if let Some(sender) = workers.get(uid).filter(|s| !s.is_closed()) {
             sender.send_replace(wanted);
             return;
         }
@@ -81,21 +92,34 @@ impl Manager {
         let (agent, pod, all, uid) = (self.agent.clone(), pod.clone(), self.workers.clone(), uid.to_string());
         tokio::spawn(async move {
             worker::run(agent, pod, receiver).await;
-            all.lock().remove(&uid);
+            // Unless the same pod has begun anew, as a static one may.
+            let mut all = all.lock();
+            if all.get(&uid).is_some_and(watch::Sender::is_closed) {
+                all.remove(&uid);
+            }
         });
+    }
+
+    /// The way to a pod's worker, as long as it is at work.
+    pub fn worker(&self, uid: &str) -> Option<watch::Sender<Wanted>> {
+        self.workers.lock().get(uid).filter(|s| !s.is_closed()).cloned()
     }
 
     /// The pod and its places, by namespace and name.
     pub fn find(&self, namespace: &str, name: &str) -> Option<(Arc<Pod>, Places, Saved)> {
-        let pod = self.pods.get(&informer::Key::new(namespace, name))?;
+        let key = informer::Key::new(namespace, name);
+        let pod = self.agent.statics.get(&key).or_else(|| self.pods.get(&key))?;
         let places = Places::of(&self.agent.config, &pod.uid()?);
         let saved = worker::load(&places.data)?;
         Some((pod, places, saved))
     }
 
-    /// The pods of this node.
+    /// The pods of this node, the static ones as they are and not as they are mirrored.
     pub fn pods(&self) -> Vec<Arc<Pod>> {
-        self.pods.list()
+        let mut pods = self.pods.list();
+        pods.retain(|pod| !static_pods::is_mirror(pod));
+        pods.extend(self.agent.statics.list());
+        pods
     }
 
     /// A volume that has grown is grown for the pods that have it, too.
@@ -105,10 +129,7 @@ impl Manager {
         let Some(claim) = now.claim_ref.as_ref().filter(|_| before.capacity != now.capacity) else { return };
         let uses = |pod: &Arc<Pod>| {
             let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-            let mut claims = volumes.filter_map(|v| {
-                let (claim, ephemeral) = (v.persistent_volume_claim.as_ref(), v.ephemeral.as_ref());
-                informer::claim_of(&pod.name_any(), &v.name, claim, ephemeral)
-            });
+            let mut claims = volumes.filter_map(|v| claim_of(pod, v));
             pod.namespace() == claim.namespace && claims.any(|c| Some(&c.name) == claim.name.as_ref())
         };
         for uid in self.pods.list().iter().filter(|pod| uses(pod)).filter_map(|pod| pod.uid()) {
@@ -130,7 +151,7 @@ impl Manager {
     /// The images of all containers that this node has, running or not.
     pub fn images_in_use(&self) -> Vec<String> {
         let saved = |pod: Arc<Pod>| worker::load(&Places::of(&self.agent.config, &pod.uid()?).data);
-        let of_pods = self.pods.list().into_iter().flat_map(|pod| {
+        let of_pods = self.pods().into_iter().flat_map(|pod| {
             let wanted = pod.spec.iter().flat_map(|s| s.containers.iter().filter_map(|c| c.image.clone()));
             let wanted: Vec<String> = wanted.collect();
             let used = saved(pod).into_iter().flat_map(|s| s.containers.into_values().map(|r| r.image_id));
@@ -148,7 +169,7 @@ impl Manager {
 async fn sweep(manager: Arc<Manager>) {
     manager.pods.synced().await;
     let config = &manager.agent.config;
-    let known: Vec<String> = manager.pods.list().iter().filter_map(|p| p.uid()).collect();
+    let known: Vec<String> = manager.pods().iter().filter_map(|p| p.uid()).collect();
     for folder in std::fs::read_dir(config.pods_dir()).into_iter().flatten().flatten() {
         let uid = folder.file_name().to_string_lossy().into_owned();
         if known.contains(&uid) || manager.workers.lock().contains_key(&uid) {

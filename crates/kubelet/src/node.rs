@@ -48,7 +48,7 @@ impl NodeFacts {
             kernel: read("/proc/sys/kernel/osrelease"),
             os_image: os.map_or_else(|| "Linux".into(), |o| o.trim_matches('"').into()),
             machine_id: read("/etc/machine-id"),
-            boot_id: read("/proc/sys/kernel/random/boot_id"),
+            boot_id: runtime::boot_id(),
         }
     }
 }
@@ -77,7 +77,7 @@ fn condition(before: &[NodeCondition], kind: &str, status: bool, (yes, no): (&st
            "lastHeartbeatTime": now, "lastTransitionTime": since.unwrap_or(now)})
 }
 
-fn conditions(before: &[NodeCondition], pressures: Pressures) -> Vec<Value> {
+fn conditions(before: &[NodeCondition], pressures: Pressures, is_leaving: bool) -> Vec<Value> {
     let of = |kind, is: bool, reasons, (yes, no): (&str, &str)| {
         condition(before, kind, is, reasons, if is { yes } else { no })
     };
@@ -100,7 +100,12 @@ fn conditions(before: &[NodeCondition], pressures: Pressures) -> Vec<Value> {
             ("KubeletHasInsufficientPID", "KubeletHasSufficientPID"),
             ("kubelet has insufficient PID available", "kubelet has sufficient PID available"),
         ),
-        condition(before, "Ready", true, ("KubeletReady", ""), "kubelet is posting ready status"),
+        of(
+            "Ready",
+            !is_leaving,
+            ("KubeletReady", "KubeletNotReady"),
+            ("kubelet is posting ready status", "node is shutting down"),
+        ),
     ]
 }
 
@@ -207,6 +212,7 @@ pub async fn keep_status(agent: Arc<Agent>) {
     let mut next_status = tokio::time::Instant::now();
     let mut shown_images = 0;
     let mut pressures = agent.pressures.subscribe();
+    let mut leaving = agent.shutdown.begun();
     // Who was silent for too long is called unknown by the control plane, until he speaks.
     let doubted = Arc::new(tokio::sync::Notify::new());
     let (doubt, name) = (doubted.clone(), config.node_name.clone());
@@ -233,10 +239,11 @@ pub async fn keep_status(agent: Arc<Agent>) {
     }
     loop {
         let images = agent.images.list();
-        let changed = pressures.has_changed().unwrap_or(false);
+        let changed = pressures.has_changed().unwrap_or(false) || leaving.has_changed().unwrap_or(false);
         if changed || tokio::time::Instant::now() >= next_status || images.len() != shown_images {
             let patch = {
-                let conditions = conditions(&before, *pressures.borrow_and_update());
+                let is_leaving = leaving.borrow_and_update().is_some();
+                let conditions = conditions(&before, *pressures.borrow_and_update(), is_leaving);
                 json!({"status": status(config, &images, conditions)})
             };
             match nodes.patch_status(&config.node_name, &PatchParams::default(), &Patch::Strategic(patch)).await {
@@ -270,6 +277,7 @@ pub async fn keep_status(agent: Arc<Agent>) {
                 next_status = tokio::time::Instant::now();
             }
             Ok(()) = pressures.changed() => pressures.mark_changed(),
+            Ok(()) = leaving.changed() => leaving.mark_changed(),
         }
     }
 }

@@ -22,8 +22,8 @@ const LASTING: Duration = Duration::from_secs(300);
 const FRESH: Duration = Duration::from_secs(120);
 /// Images are removed when less than this part of their disk is left.
 const IMAGES_LOW: f64 = 0.10;
-/// Pods of this priority or above are never evicted (`system-node-critical`, `system-cluster-critical`).
-const CRITICAL: i32 = 2_000_000_000;
+/// Pods of this priority or above are critical (`system-node-critical`, `system-cluster-critical`): never evicted, and ended last.
+pub const CRITICAL: i32 = 2_000_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Signal {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
@@ -9,7 +10,7 @@ use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::{Api, ResourceExt as _};
 use nix::mount::{MsFlags, mount};
 use runtime::namespaces::Namespaces;
-use runtime::{ShimClient, rootfs};
+use runtime::{ShimClient, Users, rootfs};
 use serde::{Deserialize, Serialize};
 
 use crate::{Agent, Config};
@@ -57,6 +58,16 @@ pub struct Sandbox {
     #[serde(default, alias = "ip", deserialize_with = "one_or_many")]
     pub ips: Vec<IpAddr>,
     pub host_network: bool,
+    /// The first of the machine's users who stand for the pod's, if it has users of its own.
+    #[serde(default)]
+    pub first_user: Option<u32>,
+}
+
+impl Sandbox {
+    /// The pod's users, if they are its own.
+    pub fn users(&self, places: &Places) -> Option<Users> {
+        self.first_user.map(|first| Users { namespace: places.namespaces().user, first })
+    }
 }
 
 /// Agents before IPv6 wrote one address, or none.
@@ -132,14 +143,17 @@ impl Agent {
         if let Some(sandbox) = present.filter(|_| namespaces.exist()) {
             return Ok(sandbox);
         }
-        if spec.host_users == Some(false) {
-            return Err(io::Error::other(
-                "user namespaces (hostUsers: false) aren't served by this version of timonel: leave the field out",
-            ));
-        }
         self.check_handler(&spec).await?;
+        self.bound_pod(pod)?;
         let (name, made) = (kernel_name(&self.config, pod)?, namespaces.clone());
-        tokio::task::spawn_blocking(move || made.create(&name, host_network)).await.map_err(io::Error::other)??;
+        let uid = pod.uid().unwrap_or_default();
+        let first_user = (spec.host_users == Some(false)).then(|| self.users.allocate(&uid)).transpose()?;
+        let make = move || match first_user {
+            Some(first) => made.create_for_users(&name, first),
+            None => made.create(&name, host_network),
+        };
+        tokio::task::spawn_blocking(make).await.map_err(io::Error::other)??;
+        self.guard(places, first_user)?;
         let shm = places.shm();
         std::fs::create_dir_all(&shm)?;
         if !rootfs::is_mounted(&shm) {
@@ -150,7 +164,7 @@ impl Agent {
             self.config.node_ips.clone()
         } else {
             let addresses = self.addresses.allocate().map_err(io::Error::other)?;
-            let port = port_name(&pod.uid().unwrap_or_default());
+            let port = port_name(&uid);
             if let Err(error) = self.bridge.attach(&namespaces.net, &port, &addresses).await {
                 self.addresses.release(&addresses);
                 return Err(io::Error::other(error));
@@ -158,7 +172,24 @@ impl Agent {
             addresses
         };
         self.write_files(pod, &spec, places, &ips)?;
-        Ok(Sandbox { ips, host_network })
+        Ok(Sandbox { ips, host_network, first_user })
+    }
+
+    /// Closes a pod's folder to all but root, and the root of the pod if that is another: there it finds the roots of its containers.
+    fn guard(&self, places: &Places, first_user: Option<u32>) -> io::Result<()> {
+        let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
+        let Some(first) = first_user else { return mode(&places.run, 0o700) };
+        // What others go past is closed, also where an older agent hasn't done so.
+        let pods = self.config.run_dir.join("pods");
+        for pod in std::fs::read_dir(&pods)?.flatten() {
+            if pod.metadata()?.mode() & 0o7 != 0 {
+                mode(&pod.path(), 0o700)?;
+            }
+        }
+        std::os::unix::fs::chown(&places.run, None, Some(first))?;
+        mode(&places.run, 0o710)?;
+        mode(&pods, 0o711)?;
+        mode(&self.config.run_dir, 0o711)
     }
 
     /// Whether the pod's RuntimeClass names something that is here (KEP-585).
@@ -230,6 +261,7 @@ impl Agent {
         if let Some(sandbox) = sandbox.filter(|s| !s.host_network) {
             self.addresses.release(&sandbox.ips);
         }
+        self.users.release(uid);
         let (places, cgroup_root) = (places.clone(), format!("/{}", self.config.cgroup_root.trim_matches('/')));
         let uid = uid.to_string();
         let _ = tokio::task::spawn_blocking(move || {
@@ -328,7 +360,7 @@ mod tests {
         let one: IpAddr = "10.42.0.2".parse().unwrap();
         assert_eq!(read(r#"{"ip": "10.42.0.2", "host_network": false}"#), [one]);
         assert!(read(r#"{"ip": null, "host_network": false}"#).is_empty());
-        let two = Sandbox { ips: vec![one, "fd42::2".parse().unwrap()], host_network: false };
+        let two = Sandbox { ips: vec![one, "fd42::2".parse().unwrap()], host_network: false, first_user: None };
         assert_eq!(read(&serde_json::to_string(&two).unwrap()), two.ips);
     }
 

@@ -18,7 +18,7 @@ use nix::mount::{MsFlags, mount};
 use runtime::rootfs;
 
 use crate::sandbox::Places;
-use crate::{Agent, csi, env};
+use crate::{Agent, csi, env, nfs};
 
 /// A file of a volume that the agent writes: its content and mode.
 type Files = BTreeMap<String, (Vec<u8>, i32)>;
@@ -99,12 +99,10 @@ impl Agent {
         if let Some(source) = csi::Source::inline(pod, volume) {
             return self.publish(pod, places, &volume.name, &source, first).await;
         }
-        if let Some(wanted) = informer::claim_of(
-            &pod.name_any(),
-            &volume.name,
-            volume.persistent_volume_claim.as_ref(),
-            volume.ephemeral.as_ref(),
-        ) {
+        if let Some(source) = &volume.nfs {
+            return nfs::publish(source, &[], false, folder).await;
+        }
+        if let Some(wanted) = claim_of(pod, volume) {
             return self.claim(pod, volume, &wanted, places, first).await;
         }
         std::fs::create_dir_all(&folder).map_err(text)?;
@@ -189,7 +187,7 @@ impl Agent {
         let image =
             self.image(pod, &asked).await.map_err(|missing| format!("{}: {}", missing.reason, missing.message))?;
         let layers = self.images.layer_paths(&image);
-        rootfs::mount_overlay(&layers, &folder.join("unused"), &root).map_err(|e| e.to_string())?;
+        rootfs::mount_overlay(&layers, &folder.join("unused"), &root, None).map_err(|e| e.to_string())?;
         Ok(root)
     }
 
@@ -311,12 +309,22 @@ impl Agent {
             let missing = || format!("path {} does not exist", path.display());
             return path.exists().then(|| Ready { path: path.clone(), fs_group }).ok_or_else(missing);
         }
+        if let Some(source) = &spec.nfs {
+            let target = places.run.join("volumes").join(&volume.name);
+            return nfs::publish(source, &spec.mount_options.unwrap_or_default(), read_only, target).await;
+        }
         if let Some(source) = spec.host_path {
             let path = host_path(&source.path, source.type_.as_deref().unwrap_or("DirectoryOrCreate"))?;
             return Ok(Ready { path, fs_group: FsGroup::Once });
         }
         Err("its volume's type isn't served by this version of timonel".into())
     }
+}
+
+/// What a volume says of claims.
+pub fn claim_of<'a>(pod: &Pod, volume: &'a Volume) -> Option<Claim<'a>> {
+    let (claim, ephemeral) = (volume.persistent_volume_claim.as_ref(), volume.ephemeral.as_ref());
+    informer::claim_of(&pod.name_any(), &volume.name, claim, ephemeral)
 }
 
 fn host_path(path: &str, kind: &str) -> Result<PathBuf, String> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::devices::{self, Rule};
 use crate::spec::Limits;
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -192,6 +193,17 @@ fn visit(folder: &Path, act: &mut dyn FnMut(&Path)) {
         }
     }
     act(folder);
+}
+
+/// Makes a cgroup of version 2 for a container, in which the devices of the rules alone may be used.
+///
+/// # Errors
+/// Those of the kernel.
+pub fn restrict(cgroup: &str, rules: &[Rule]) -> std::io::Result<()> {
+    let folder = folder("", cgroup);
+    std::fs::create_dir_all(&folder)?;
+    let refused = |e| std::io::Error::other(format!("the kernel takes no filter for devices (CONFIG_CGROUP_BPF): {e}"));
+    devices::restrict(&folder, rules).map_err(refused)
 }
 
 /// Makes the cgroup in all hierarchies, and lets its children have all controllers.

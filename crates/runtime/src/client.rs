@@ -142,12 +142,12 @@ impl ShimClient {
         }
     }
 
-    /// Makes a process namespace for containers that share it; returns the id of its first process.
+    /// Makes a process namespace for containers that share it, in the pod's user namespace if it has one; returns the id of its first process.
     ///
     /// # Errors
     /// When it can't be made, or the shim is older than this request.
-    pub async fn share_processes(&self) -> Result<i32, ShimError> {
-        match self.ask(&Request::ShareProcesses, &[]).await? {
+    pub async fn share_processes(&self, users: Option<&Path>) -> Result<i32, ShimError> {
+        match self.ask(&Request::ShareProcesses { users: users.map(Path::to_path_buf) }, &[]).await? {
             (Answer::Started { pid }, ..) => Ok(pid),
             (other, ..) => Err(ShimError::Unexpected(format!("{other:?}"))),
         }
@@ -313,7 +313,7 @@ mod tests {
         assert!(matches!(&event, Some(ShimEvent::Exited { id, exit }) if id == "c1" && exit.code == 3), "{event:?}");
         shim.kill("c1", 15).await.unwrap();
         shim.delete("c1").await.unwrap();
-        let refused = shim.share_processes().await;
+        let refused = shim.share_processes(None).await;
         assert!(matches!(&refused, Err(ShimError::Refused(why)) if why.contains("unknown")), "{refused:?}");
     }
 }

@@ -1,6 +1,6 @@
-//! News of files in a folder.
+//! Files in a folder, and news of them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::sync::mpsc;
@@ -43,4 +43,15 @@ pub fn watch(folder: &Path, kind: Kind) -> mpsc::Receiver<()> {
         }
     }
     changes
+}
+
+/// The YAML and JSON files of a folder, in the order of their names.
+pub fn manifests(folder: &Path) -> Vec<PathBuf> {
+    let paths = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_manifest = |path: &PathBuf| {
+        matches!(path.extension().and_then(|extension| extension.to_str()), Some("yaml" | "yml" | "json"))
+    };
+    let mut manifests: Vec<PathBuf> = paths.filter(is_manifest).collect();
+    manifests.sort();
+    manifests
 }

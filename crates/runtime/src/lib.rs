@@ -9,15 +9,18 @@
 //! - [`spec`]: from a container's configuration to the OCI bundle
 //! - [`namespaces`]: net, ipc and uts namespaces that outlive processes (so there is no pause container)
 //! - [`rootfs`]: overlay mounts
-//! - [`files`]: news of files in a folder
+//! - [`files`]: files in a folder, and news of them
 //! - [`cgroup`]: v1, v2 and hybrid
+//! - [`devices`]: which devices a container may use
 //! - [`turns`]: one at a time for each name
+//! - [`users`]: pods whose users are none of the machine's
 //! - [`image`]: images from archives and registries
 //!
 //! This crate knows nothing of pods' specs or of the Kubernetes API.
 
 pub mod cgroup;
 pub mod client;
+pub mod devices;
 pub mod files;
 pub mod image;
 pub mod namespaces;
@@ -27,8 +30,15 @@ mod seqpacket;
 mod shim;
 pub mod spec;
 pub mod turns;
+pub mod users;
 
 pub use client::{ShimClient, ShimEvent};
 pub use image::{Image, ImageError, ImageStore};
 pub use shim::profile::check as seccomp_profile;
 pub use shim::shim_main;
+pub use users::Users;
+
+/// What the kernel calls this run of the machine (random(4)).
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().into()
+}

@@ -3,7 +3,11 @@
 //! The protocol has a version, as a new daemon meets shims that an older one started. Fields are only ever added, with
 //! a default; a shim ignores what it doesn't know.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
+
+use crate::users::Users;
 
 pub const VERSION: u32 = 1;
 
@@ -29,7 +33,11 @@ pub enum Request {
     Resize { id: String, width: u16, height: u16 },
     /// Makes a process namespace whose first process does nothing but bury the dead, for containers that share it.
     /// Answered by `Started` or `Failed`.
-    ShareProcesses,
+    ShareProcesses {
+        /// The user namespace that it belongs to, if that isn't the machine's.
+        #[serde(default)]
+        users: Option<PathBuf>,
+    },
     /// Ends the shim, if it has no running container.
     Quit,
 }
@@ -60,6 +68,12 @@ pub struct Start {
     /// File with the container's own seccomp profile.
     #[serde(default)]
     pub profile: Option<String>,
+    /// The pod's users, if they are its own.
+    #[serde(default)]
+    pub users: Option<Users>,
+    /// The machine's user who stands for the container's; streams are his.
+    #[serde(default)]
+    pub owner: u32,
 }
 
 /// From the shim.

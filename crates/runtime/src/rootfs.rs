@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-/// Mounts `layers` (lowest first) with a writable layer in `writable` at `rootfs`.
+use crate::users::Users;
+
+/// Mounts `layers` (lowest first) with a writable layer in `writable` at `rootfs`; for a pod with users of its own, as they see it.
 ///
 /// # Errors
 /// Those of the system calls; an overlay needs a kernel with overlayfs and a file system that can hold its upper layer.
-pub fn mount_overlay(layers: &[PathBuf], writable: &Path, rootfs: &Path) -> io::Result<()> {
+pub fn mount_overlay(layers: &[PathBuf], writable: &Path, rootfs: &Path, users: Option<&Users>) -> io::Result<()> {
     let (upper, work) = (writable.join("upper"), writable.join("work"));
     for path in [rootfs, &upper, &work] {
         std::fs::create_dir_all(path)?;
@@ -17,6 +19,19 @@ pub fn mount_overlay(layers: &[PathBuf], writable: &Path, rootfs: &Path) -> io::
     if is_mounted(rootfs) {
         return Ok(());
     }
+    // Only until they are part of the overlay, which holds them by itself.
+    let translated = writable.join("layers");
+    let layers: Vec<PathBuf> = match users {
+        None => layers.to_vec(),
+        Some(users) => {
+            users.own(&upper)?;
+            let show = |(i, layer): (usize, &PathBuf)| {
+                let target = translated.join(i.to_string());
+                users.mount(layer, &target, false, false).map(|()| target)
+            };
+            layers.iter().enumerate().map(show).collect::<io::Result<_>>()?
+        }
+    };
     let lower: Vec<String> = layers.iter().rev().map(|l| l.display().to_string()).collect();
     let lower = if lower.is_empty() {
         // An image without layers: an empty folder stands for them.
@@ -31,6 +46,9 @@ pub fn mount_overlay(layers: &[PathBuf], writable: &Path, rootfs: &Path) -> io::
         return Err(io::Error::other("the image has too many layers for one overlay mount"));
     }
     mount(Some("overlay"), rootfs, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
+    if users.is_some() {
+        unmount_below(&[&translated]);
+    }
     Ok(())
 }
 
@@ -84,7 +102,9 @@ fn is_shared(path: &Path) -> io::Result<bool> {
 pub fn is_mounted(path: &Path) -> bool {
     use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
     // Kernels since 5.8 say it themselves; the list of all mounts grows with the pods.
-    if let Ok(found) = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, StatxFlags::empty())
+    // Nobody else is asked, as the server of a folder in the network may be silent.
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    if let Ok(found) = statx(CWD, path, flags, StatxFlags::empty())
         && found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT)
     {
         return found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
@@ -108,15 +128,22 @@ pub fn make_inside(root: &Path, path: &Path, folder: bool) -> io::Result<PathBuf
     if target.exists() {
         return Ok(target);
     }
-    if folder {
-        std::fs::create_dir_all(&target)?;
-    } else {
-        if let Some(parent) = target.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        std::fs::File::create(&target)?;
-    }
+    make(&target, folder)?;
     Ok(target)
+}
+
+/// Makes a folder or an empty file, with the folders above it.
+///
+/// # Errors
+/// Those of the file system.
+pub fn make(path: &Path, folder: bool) -> io::Result<()> {
+    if folder {
+        return std::fs::create_dir_all(path);
+    }
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    std::fs::File::create(path).map(|_| ())
 }
 
 /// Follows `path` as a process chrooted to `root` would.

@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::cgroup;
+use crate::devices::{self, Rule};
 use crate::namespaces::Namespaces;
-use crate::rootfs::make_inside;
+use crate::rootfs::{make_inside, resolve_inside};
 use crate::shim::late;
+use crate::users::Users;
 
 /// A mount from the host into a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,20 +37,31 @@ pub struct Device {
 
 impl Device {
     /// As the bundle has it: the device, and the rule that lets it be used.
-    fn entries(&self) -> io::Result<(Value, Value)> {
-        use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-        let meta = std::fs::metadata(&self.source)?;
-        let kind = match meta.file_type() {
-            kind if kind.is_block_device() => "b",
-            kind if kind.is_char_device() => "c",
-            _ => return Err(io::Error::other(format!("{} is no device", self.source.display()))),
+    fn entries(&self) -> io::Result<(Value, Rule)> {
+        let no_device = || io::Error::other(format!("{} is no device", self.source.display()));
+        let device = device_node(&self.target, &std::fs::metadata(&self.source)?).ok_or_else(no_device)?;
+        let number = |key: &str| device[key].as_u64().and_then(|n| u32::try_from(n).ok());
+        let rule = Rule {
+            kind: if device["type"] == "b" { devices::Type::Block } else { devices::Type::Char },
+            major: number("major"),
+            minor: number("minor"),
+            access: devices::READ | devices::MAKE | if self.read_only { 0 } else { devices::WRITE },
         };
-        let (major, minor) = (nix::sys::stat::major(meta.rdev()), nix::sys::stat::minor(meta.rdev()));
-        let access = if self.read_only { "rm" } else { "rwm" };
-        let device = json!({"path": self.target, "type": kind, "major": major, "minor": minor,
-            "fileMode": meta.mode() & 0o777, "uid": meta.uid(), "gid": meta.gid()});
-        Ok((device, json!({"allow": true, "type": kind, "major": major, "minor": minor, "access": access})))
+        Ok((device, rule))
     }
+}
+
+/// A device as the bundle has it, if it is one.
+fn device_node(path: &Path, meta: &std::fs::Metadata) -> Option<Value> {
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    let kind = match meta.file_type() {
+        kind if kind.is_block_device() => "b",
+        kind if kind.is_char_device() => "c",
+        _ => return None,
+    };
+    let (major, minor) = (nix::sys::stat::major(meta.rdev()), nix::sys::stat::minor(meta.rdev()));
+    Some(json!({"path": path, "type": kind, "major": major, "minor": minor,
+        "fileMode": meta.mode() & 0o777, "uid": meta.uid(), "gid": meta.gid()}))
 }
 
 /// What a container gets of the machine. Zero means no limit.
@@ -89,6 +102,8 @@ pub struct ContainerConfig {
     pub host_pid: bool,
     /// A process namespace to join, instead of one of its own.
     pub process_namespace: Option<PathBuf>,
+    /// Of a pod that has users of its own.
+    pub users: Option<Users>,
     pub host_ipc: bool,
     pub host_network: bool,
     /// Below each hierarchy's root.
@@ -196,11 +211,6 @@ fn capabilities(config: &ContainerConfig) -> Vec<String> {
             }
         }
     }
-    // Without a device filter (cgroup v2, see `resources`) making devices is what must not be allowed.
-    let asked = config.add_capabilities.iter().map(plain).any(|c| c == "MKNOD" || c == "ALL");
-    if cgroup::is_unified() && !config.privileged && !asked {
-        set.retain(|c| c != "MKNOD");
-    }
     let held = held_capabilities();
     set.retain(|c| ALL_CAPABILITIES.iter().position(|a| a == c).is_some_and(|bit| held & (1 << bit) != 0));
     set.into_iter().map(|c| format!("CAP_{c}")).collect()
@@ -244,25 +254,8 @@ fn own_oom_score() -> i64 {
     std::fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0)
 }
 
-fn devices(privileged: bool) -> Vec<Value> {
-    if privileged {
-        return vec![json!({"allow": true, "access": "rwm"})];
-    }
-    // Nothing first; the library has no such default on v1.
-    let mut rules = vec![json!({"allow": false, "access": "rwm"})];
-    rules.push(json!({"allow": true, "type": "c", "access": "m"}));
-    rules.push(json!({"allow": true, "type": "b", "access": "m"}));
-    // null, zero, full, tty, random, urandom, console, ptmx, and the terminals.
-    for (major, minor) in [(1, 3), (1, 5), (1, 7), (5, 0), (1, 8), (1, 9), (5, 1), (5, 2)] {
-        rules.push(json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"}));
-    }
-    rules.push(json!({"allow": true, "type": "c", "major": 136, "access": "rwm"}));
-    rules
-}
-
 /// The machine's devices, which privileged containers find in their own `/dev`.
 fn host_devices(folder: &Path, found: &mut Vec<Value>) {
-    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
     // What each container has anyway, and what is of one namespace alone.
     const OWN: [&str; 14] = [
         "null", "zero", "full", "tty", "random", "urandom", "console", "ptmx", "pts", "shm", "mqueue", "fd", "core",
@@ -271,28 +264,25 @@ fn host_devices(folder: &Path, found: &mut Vec<Value>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let (path, name) = (entry.path(), entry.file_name());
         let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
-        let kind = meta.file_type();
         if name.to_str().is_none_or(|name| OWN.contains(&name)) {
             continue;
         }
-        if kind.is_dir() {
+        if meta.is_dir() {
             host_devices(&path, found);
-        } else if kind.is_char_device() || kind.is_block_device() {
-            let (major, minor) = (nix::sys::stat::major(meta.rdev()), nix::sys::stat::minor(meta.rdev()));
-            found.push(json!({"path": path, "type": if kind.is_char_device() { "c" } else { "b" }, "major": major,
-                "minor": minor, "fileMode": meta.mode() & 0o777, "uid": meta.uid(), "gid": meta.gid()}));
+        } else {
+            found.extend(device_node(&path, &meta));
         }
     }
 }
 
-fn resources(config: &ContainerConfig, mut rules: Vec<Value>) -> Value {
+fn resources(config: &ContainerConfig, rules: &[Rule]) -> Value {
     let limits = &config.limits;
     let mut resources = json!({});
-    // The library's device program for v2 needs a feature that we leave out; there MKNOD is what keeps devices away.
+    // The library knows nothing of those of v2, see below.
     if !cgroup::is_unified() {
-        let mut all = devices(config.privileged);
-        all.append(&mut rules);
-        resources["devices"] = all.into();
+        // Nothing first; the library has no such default.
+        let first = json!({"allow": config.privileged, "access": "rwm"});
+        resources["devices"] = std::iter::once(first).chain(rules.iter().map(Rule::in_bundle)).collect();
     }
     if limits.cpu_shares > 0 {
         resources["cpu"]["shares"] = limits.cpu_shares.into();
@@ -312,6 +302,9 @@ fn resources(config: &ContainerConfig, mut rules: Vec<Value>) -> Value {
 
 fn namespaces_json(config: &ContainerConfig, namespaces: &Namespaces) -> Value {
     let mut list = vec![json!({"type": "mount"})];
+    if let Some(users) = &config.users {
+        list.push(json!({"type": "user", "path": users.namespace}));
+    }
     match &config.process_namespace {
         Some(path) => list.push(json!({"type": "pid", "path": path})),
         None if config.host_pid => {}
@@ -367,22 +360,48 @@ fn mounts(config: &ContainerConfig, shm: &Path) -> Vec<Value> {
     list
 }
 
+/// The same mounts for a pod with users of its own: of copies that show it what is its users'. What they may not is part of the copy,
+/// as the pod's root couldn't say it without knowing what the machine says of the mount already.
+fn translate(mounts: &[Mount], users: &Users, bundle: &Path) -> io::Result<Vec<Mount>> {
+    let shown = mounts.iter().enumerate().map(|(i, mount)| {
+        let source = bundle.join("mounts").join(i.to_string());
+        users.mount(&mount.source, &source, mount.read_only, mount.recursive)?;
+        Ok(Mount { source, read_only: false, recursive: false, ..mount.clone() })
+    });
+    shown.collect()
+}
+
 /// Writes the bundle of a container into `bundle`, whose `rootfs` is mounted already, and makes what the mounts need.
 ///
 /// # Errors
 /// Those of the file system.
 pub fn write_bundle(bundle: &Path, config: &ContainerConfig, namespaces: &Namespaces, shm: &Path) -> io::Result<()> {
     let rootfs = bundle.join("rootfs");
+    let make = |path: &Path, folder: bool| {
+        let Some(users) = &config.users else { return make_inside(&rootfs, path, folder).map(|_| ()) };
+        let is_new = !resolve_inside(&rootfs, path)?.exists();
+        let made = make_inside(&rootfs, path, folder)?;
+        if is_new { users.own(&made) } else { Ok(()) }
+    };
     for mount in &config.mounts {
-        make_inside(&rootfs, &mount.target, mount.source.is_dir())?;
+        make(&mount.target, mount.source.is_dir())?;
     }
     if !config.cwd.is_empty() {
-        make_inside(&rootfs, Path::new(&config.cwd), true)?;
+        make(Path::new(&config.cwd), true)?;
     }
+    let translated;
+    let config = match &config.users {
+        None => config,
+        Some(users) => {
+            translated = ContainerConfig { mounts: translate(&config.mounts, users, bundle)?, ..config.clone() };
+            &translated
+        }
+    };
     let shared = config.mounts.iter().any(|m| m.propagation == "rshared");
     let slave = config.mounts.iter().any(|m| m.propagation == "rslave");
     let given = config.devices.iter().map(Device::entries).collect::<io::Result<Vec<_>>>()?;
-    let (mut nodes, rules): (Vec<Value>, Vec<Value>) = given.into_iter().unzip();
+    let (mut nodes, given): (Vec<Value>, Vec<Rule>) = given.into_iter().unzip();
+    let rules = if config.privileged { Vec::new() } else { [&devices::COMMON[..], &given].concat() };
     let mut spec = json!({
         "ociVersion": "1.2.0",
         "process": process(config, &config.args, config.tty),
@@ -391,7 +410,7 @@ pub fn write_bundle(bundle: &Path, config: &ContainerConfig, namespaces: &Namesp
         "linux": {
             "cgroupsPath": config.cgroup,
             "namespaces": namespaces_json(config, namespaces),
-            "resources": resources(config, rules),
+            "resources": resources(config, &rules),
             "rootfsPropagation": if shared { "shared" } else if slave { "slave" } else { "private" },
         },
     });
@@ -408,7 +427,8 @@ pub fn write_bundle(bundle: &Path, config: &ContainerConfig, namespaces: &Namesp
     for (key, value) in &config.sysctls {
         spec["linux"]["sysctl"][key] = value.as_str().into();
     }
-    std::fs::write(bundle.join("config.json"), spec.to_string())
+    std::fs::write(bundle.join("config.json"), spec.to_string())?;
+    if cgroup::is_unified() && !config.privileged { cgroup::restrict(&config.cgroup, &rules) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Whether a pod can go to a node at all. Reasons are upstream's words, which people search for.
 
+use std::collections::{BTreeSet, HashSet};
+
 use informer::Key;
 use informer::pod::PodSpec;
 use k8s_openapi::api::core::v1::{Node, NodeSelector, Taint, Toleration};
@@ -22,6 +24,10 @@ pub struct Volumes {
     pub exclusive: Vec<Key>,
     /// Another pod has one of them.
     pub in_use: bool,
+    /// Those of drivers: the driver, and what the volume is to it.
+    pub of_drivers: BTreeSet<(String, String)>,
+    /// Nodes where a driver can't attach as many more.
+    pub crowded: HashSet<String>,
     /// Claims whose volumes are to be made on the chosen node.
     pub to_provision: Vec<String>,
 }
@@ -98,6 +104,9 @@ pub fn obstacle(pod: &PodInfo, state: &NodeState, volumes: &Volumes, topology: &
     };
     if volumes.zones.iter().any(elsewhere) {
         return final_("node(s) had no available volume zone");
+    }
+    if volumes.crowded.contains(&state.name) {
+        return final_("node(s) exceed max volume count");
     }
     let resolvable = |reason: String| Some(Obstacle { reason, resolvable: true });
     if volumes.in_use {

@@ -15,7 +15,7 @@ mod score;
 pub mod snapshot;
 mod topology;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use apimachinery::LabelSelector;
 use informer::{Change, Informers, Key, Keyed as _, Pod, Queue, Recorder};
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Taint};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 use parking_lot::Mutex;
@@ -48,6 +48,7 @@ struct Scheduler {
     claims: informer::Informer<PersistentVolumeClaim>,
     volumes: informer::Informer<PersistentVolume>,
     classes: informer::Informer<StorageClass>,
+    drivers: informer::Informer<CSINode>,
     budgets: informer::Informer<PodDisruptionBudget>,
 }
 
@@ -64,6 +65,7 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
         claims: informers.of(),
         volumes: informers.of(),
         classes: informers.of(),
+        drivers: informers.of(),
         budgets: informers.of(),
     };
     let nodes = informers.of::<Node>();
@@ -119,7 +121,9 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
     });
     let retry = wake.clone();
     scheduler.claims.on_change(move |_| retry());
-    scheduler.volumes.on_change(move |_| wake());
+    let retry = wake.clone();
+    scheduler.volumes.on_change(move |_| retry());
+    scheduler.drivers.on_change(move |_| wake());
     queue.work("scheduler", 1, move |key| {
         let (scheduler, waiting, nodes) = (scheduler.clone(), waiting.clone(), nodes.clone());
         async move {
@@ -129,7 +133,8 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
                 scheduler.pods,
                 scheduler.claims,
                 scheduler.volumes,
-                scheduler.classes
+                scheduler.classes,
+                scheduler.drivers
             );
             // Parked before it is looked at, so that a change in the midst of it isn't missed.
             waiting.lock().insert(key.clone());
@@ -212,6 +217,7 @@ impl Scheduler {
                         .nodes()
                         .any(|node| node.pods.values().any(|other| filters::uses(other, &volumes.exclusive)))
                 };
+                volumes.crowded = self.crowded(&volumes.of_drivers);
                 volumes
             }
             Err(Obstacle::BeingBound) => return Ok((false, Some(Duration::from_secs(5)))),
@@ -313,6 +319,44 @@ impl Scheduler {
         gone_is_fine(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await.map(|_| ()))
     }
 
+    /// What a driver attaches for a claim: the driver and its volume, or the claim while that isn't made.
+    fn attached_for(&self, claim: &PersistentVolumeClaim) -> Option<(String, String)> {
+        let spec = claim.spec.as_ref()?;
+        let Some(name) = &spec.volume_name else {
+            let class = self.classes.get(&Key::new("", spec.storage_class_name.as_deref()?))?;
+            return Some((class.provisioner.clone(), claim.key().to_string()));
+        };
+        let volume = self.volumes.get(&Key::new("", name))?;
+        let csi = volume.spec.as_ref()?.csi.as_ref()?;
+        Some((csi.driver.clone(), csi.volume_handle.clone()))
+    }
+
+    /// The nodes where these are more than a driver says it can attach (`CSINode.spec.drivers[].allocatable`).
+    fn crowded(&self, wanted: &BTreeSet<(String, String)>) -> HashSet<String> {
+        let mut crowded = HashSet::new();
+        if wanted.is_empty() {
+            return crowded;
+        }
+        let snapshot = self.snapshot.lock();
+        for node in self.drivers.list() {
+            let limits = node.spec.drivers.iter().filter_map(|d| Some((&d.name, d.allocatable.as_ref()?.count?)));
+            let mut limits = limits.filter(|(driver, _)| wanted.iter().any(|(of, _)| of == *driver)).peekable();
+            let Some(state) = snapshot.named(&node.name_any()).filter(|_| limits.peek().is_some()) else { continue };
+            let claims = state.pods.values().flat_map(|pod| {
+                let claims = informer::claims(&pod.pod).into_iter();
+                claims.filter_map(|c| self.claims.get(&Key::new(&pod.kin.namespace, &c.name)))
+            });
+            let all: BTreeSet<_> = claims.filter_map(|c| self.attached_for(&c)).chain(wanted.iter().cloned()).collect();
+            let is_full = |(driver, most): (&String, i32)| {
+                all.iter().filter(|(of, _)| of == driver).count() as i64 > i64::from(most)
+            };
+            if limits.any(is_full) {
+                crowded.insert(state.name.clone());
+            }
+        }
+        crowded
+    }
+
     /// What the pod's claims demand of a node.
     fn volumes_of(&self, pod: &Pod) -> Result<Volumes, Obstacle> {
         let namespace = pod.namespace().unwrap_or_default();
@@ -333,6 +377,7 @@ impl Scheduler {
             if !wanted.belongs(pod.metadata.uid.as_deref(), claim.owner_references()) {
                 return Err(Obstacle::Told(format!("PVC \"{namespace}/{name}\" was not created for the pod")));
             }
+            volumes.of_drivers.extend(self.attached_for(&claim));
             let spec = claim.spec.clone().unwrap_or_default();
             if spec.access_modes.iter().flatten().any(|mode| mode == "ReadWriteOncePod") {
                 volumes.exclusive.push(claim.key());

@@ -99,6 +99,10 @@ impl Snapshot {
         self.nodes.get(id).filter(|n| n.node.is_some())
     }
 
+    pub fn named(&self, name: &str) -> Option<&NodeState> {
+        self.node(*self.ids.get(name)?)
+    }
+
     /// All nodes, beginning where the last search ended.
     pub fn nodes_in_turn(&self) -> impl Iterator<Item = &NodeState> {
         let (before, after) = self.nodes.split_at(self.next.min(self.nodes.len()));

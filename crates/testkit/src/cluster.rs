@@ -33,6 +33,7 @@ pub struct Node {
     binary: PathBuf,
     process: Option<Child>,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 /// A command that runs beside a test; dropping it ends it.
@@ -303,6 +304,21 @@ impl Cluster {
     }
 }
 
+/// Does something in the network that a file pins.
+///
+/// # Errors
+/// When the network can't be entered.
+pub fn inside<T: Send>(network: &Path, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+    let namespace = std::fs::File::open(network)?;
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+            Ok(work())
+        });
+        inside.join().map_err(|_| anyhow::anyhow!("what was done in another network failed"))?
+    })
+}
+
 /// Whether a pod or a node says that it is ready.
 pub fn is_ready(object: &Value) -> bool {
     let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
@@ -350,6 +366,7 @@ impl Node {
             binary: binary()?,
             process: None,
             arguments: Vec::new(),
+            environment: Vec::new(),
         };
         let port = format!("p{number}");
         run(
@@ -395,14 +412,7 @@ impl Node {
     /// # Errors
     /// When the network can't be entered.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
-        let namespace = std::fs::File::open(self.network())?;
-        std::thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
-                Ok(work())
-            });
-            inside.join().map_err(|_| anyhow::anyhow!("what was done in another network failed"))?
-        })
+        inside(&self.network(), work)
     }
 
     pub fn binary(&self) -> &Path {
@@ -421,6 +431,35 @@ impl Node {
         let path = self.folder.join(name);
         std::fs::write(&path, content)?;
         self.arguments.extend([flag.to_string(), path.display().to_string()]);
+        Ok(())
+    }
+
+    /// Puts programs before those of the machine, for the process of this one: names and scripts.
+    ///
+    /// # Errors
+    /// When they can't be written.
+    pub fn programs(&mut self, programs: &[(&str, &str)]) -> anyhow::Result<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = self.folder.join("bin");
+        std::fs::create_dir_all(&folder)?;
+        for (name, script) in programs {
+            let path = folder.join(name);
+            std::fs::write(&path, format!("#!/bin/sh\n{script}\n"))?;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+        }
+        let path = std::env::var("PATH").unwrap_or_default();
+        self.environment = vec![("PATH".into(), format!("{}:{path}", folder.display()))];
+        Ok(())
+    }
+
+    /// Asks the process to end, and waits until it has.
+    ///
+    /// # Errors
+    /// When it doesn't run.
+    pub fn stop(&mut self) -> anyhow::Result<()> {
+        let mut process = self.process.take().context("the process doesn't run")?;
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(process.id() as i32), nix::sys::signal::Signal::SIGTERM)?;
+        process.wait()?;
         Ok(())
     }
 
@@ -477,6 +516,7 @@ impl Node {
             .arg(&self.binary)
             .args(&self.arguments)
             .env("RUST_BACKTRACE", "1")
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -233,6 +233,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         data_dir: agent_dir.clone(),
         run_dir: args.run_dir.clone(),
         kubelet_dir: cli::kubelet_dir(args.kubelet_dir.as_deref(), &args.data_dir),
+        static_pods: args.pod_manifest_path.clone().unwrap_or_else(|| agent_dir.join("pod-manifests")),
         cgroup_root: args.cgroup_root.clone(),
         // Its ranges are known once it is registered.
         max_pods: 0,
@@ -244,6 +245,10 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         snapshots: cluster.snapshots,
         eviction_hard: args.eviction_hard.clone(),
         restart_backoff: args.restart_backoff,
+        shutdown_grace: kubelet::ShutdownGrace {
+            whole: args.shutdown_grace_period,
+            critical: args.shutdown_grace_period_critical_pods,
+        },
     };
     for folder in [&config.data_dir, &config.run_dir] {
         // Secrets and other pods' files are below: nobody else on this machine may look.

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use apimachinery::AddressRanges;
@@ -40,6 +41,11 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+}
+
+/// `30s`
+fn seconds(text: &str) -> Result<Duration, String> {
+    kubelet::seconds(text).ok_or_else(|| format!("{text:?} is no number of seconds, as 30s"))
 }
 
 /// Where all state is unless told otherwise.
@@ -123,6 +129,15 @@ pub struct NodeArgs {
     /// that is another than usual
     #[arg(long, env = "TIMONEL_KUBELET_DIR")]
     pub kubelet_dir: Option<PathBuf>,
+    /// Folder of static pods, which run on this node whatever the API says; "agent/pod-manifests" in the data folder by default
+    #[arg(long, value_name = "FOLDER")]
+    pub pod_manifest_path: Option<PathBuf>,
+    /// Time that pods have to end when the machine goes down, the critical ones included; 0s leaves them to the machine
+    #[arg(long, default_value = "30s", value_parser = seconds)]
+    pub shutdown_grace_period: Duration,
+    /// The last part of it, which is for critical pods
+    #[arg(long, default_value = "10s", value_parser = seconds)]
+    pub shutdown_grace_period_critical_pods: Duration,
     /// Path below the cgroup root for all pods
     #[arg(long, default_value = "timonel")]
     pub cgroup_root: String,
@@ -280,7 +295,7 @@ fn block_on(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<Ex
         .context("the async runtime can't start")?;
     runtime.block_on(task)?;
     // Blocking reads (a terminal, a log that is followed) must not hold the process.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -59,15 +59,10 @@ pub async fn run(client: Client, folder: PathBuf) {
     }
 }
 
-/// The files in the order of their names.
+/// The files in the order of their names, each with when it was changed last.
 fn manifests(folder: &Path) -> Vec<(PathBuf, SystemTime)> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut files: Vec<(PathBuf, SystemTime)> = entries
-        .filter(|e| matches!(e.path().extension().and_then(|e| e.to_str()), Some("yaml" | "yml" | "json")))
-        .filter_map(|e| Some((e.path(), e.metadata().ok()?.modified().ok()?)))
-        .collect();
-    files.sort();
-    files
+    let changed = |path: &Path| std::fs::symlink_metadata(path).ok()?.modified().ok();
+    files::manifests(folder).into_iter().filter_map(|path| changed(&path).map(|at| (path, at))).collect()
 }
 
 /// Applies the objects of a file in their order; stops at the first that fails.

@@ -10,6 +10,7 @@ use apiserver::audit::{self, Audit};
 use apiserver::{ApiServer, User};
 use pki::{Authority, Identity, JoinToken, TokenKey, Usage};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::{AuditArgs, ServerArgs};
 use crate::{agent, check, components, manifests, shutdown};
@@ -57,7 +58,9 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     std::fs::create_dir_all(&database).with_context(|| format!("can't make {}", database.display()))?;
     let audit = open_audit(&plan.args.audit)?;
     let api = ApiServer::start(api_config(&plan, audit), open_store(&plan.args, &database)?).await?;
-    let serving = tokio::spawn(apiserver::serve(api.clone(), listener, plan.serving.clone(), stop.clone()));
+    // The API ends last: pods that end with their machine are still told of.
+    let last = CancellationToken::new();
+    let serving = tokio::spawn(apiserver::serve(api.clone(), listener, plan.serving.clone(), last.clone()));
     let informers = components::start_control_plane(&api, &plan.args, &plan.authority, &plan.token_key);
     write_kubeconfig(&plan)?;
     let installer = User::new("system:manifests", &["system:masters", "system:authenticated"]);
@@ -78,6 +81,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         let settings = agent::Settings::new(&plan.args.node, plan.node_name.clone(), plan.node_ips.clone());
         agent::run_node(settings, access, stop.clone()).await?;
     }
+    last.cancel();
     serving.await??;
     Ok(())
 }

@@ -23,29 +23,22 @@ pub fn pod(object: &mut Value) {
 pub fn qos_class(spec: &Value) -> &'static str {
     let quantity = |v: &Value| Quantity::from_json(v).map(Quantity::milli);
     let set = |v: &Value| !v.is_null() && quantity(v) != Some(0);
-    let mut any = false;
-    let mut guaranteed = true;
-    // What the pod says as a whole decides alone.
-    let whole = &spec["resources"];
-    for resource in ["cpu", "memory"] {
-        let (request, limit) = (&whole["requests"][resource], &whole["limits"][resource]);
-        any |= set(request) || set(limit);
-        guaranteed &= set(limit) && (request.is_null() || quantity(request) == quantity(limit));
-    }
-    if any {
-        return if guaranteed { "Guaranteed" } else { "Burstable" };
-    }
-    guaranteed = true;
-    for list in ["containers", "initContainers"] {
-        for container in spec[list].as_array().into_iter().flatten() {
+    let judge = |resources: &[&Value]| {
+        let (mut any, mut guaranteed) = (false, true);
+        for resources in resources {
             for resource in ["cpu", "memory"] {
-                let request = &container["resources"]["requests"][resource];
-                let limit = &container["resources"]["limits"][resource];
+                let (request, limit) = (&resources["requests"][resource], &resources["limits"][resource]);
                 any |= set(request) || set(limit);
                 guaranteed &= set(limit) && (request.is_null() || quantity(request) == quantity(limit));
             }
         }
-    }
+        (any, guaranteed)
+    };
+    // What the pod says as a whole decides alone.
+    let whole = judge(&[&spec["resources"]]);
+    let lists = ["containers", "initContainers"].into_iter();
+    let containers = lists.flat_map(|list| spec[list].as_array().into_iter().flatten()).map(|c| &c["resources"]);
+    let (any, guaranteed) = if whole.0 { whole } else { judge(&containers.collect::<Vec<_>>()) };
     match (any, guaranteed) {
         (false, _) => "BestEffort",
         (true, true) => "Guaranteed",

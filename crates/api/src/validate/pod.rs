@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use super::container::{self, Role, Surroundings};
 use super::field::{Field, too_many};
 use super::{placement, volumes};
+use crate::static_pods;
 
 pub fn pod(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     let Some(old) = old else {
@@ -17,8 +18,19 @@ pub fn pod(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
             let why = "cannot be set until all schedulingGates have been cleared";
             causes.push(Cause::forbidden("spec.nodeName", why));
         }
+        if static_pods::is_mirror(object) {
+            if object.str_at(&["spec", "nodeName"]).is_empty() {
+                causes.push(Cause::required("spec.nodeName", "must set spec.nodeName if mirror pod annotation is set"));
+            }
+            causes.extend(static_pods::check(&object["spec"]));
+        }
         return spec(&object["spec"], "spec", &[], causes);
     };
+    let mirror = ["metadata", "annotations", static_pods::MIRROR];
+    if object.at(&mirror) != old.at(&mirror) {
+        let field = format!("metadata.annotations[{}]", static_pods::MIRROR);
+        causes.push(Cause::forbidden(field, "may not add, remove or update mirror pod annotation"));
+    }
     if object["spec"] == old["spec"] {
         return;
     }
@@ -258,6 +270,13 @@ fn dns(spec: &Field<'_>, causes: &mut Vec<Cause>) {
 
 fn pod_security(spec: &Field<'_>, causes: &mut Vec<Cause>) {
     let context = spec.at("securityContext");
+    if spec.at("hostUsers").value == false {
+        for field in ["hostNetwork", "hostPID", "hostIPC"].map(|name| spec.at(name)) {
+            if field.value == true {
+                field.forbid("when `hostUsers` is false", causes);
+            }
+        }
+    }
     if spec.at("shareProcessNamespace").value == true && spec.at("hostPID").value == true {
         spec.at("shareProcessNamespace").invalid("ShareProcessNamespace and HostPID cannot both be enabled", causes);
     }

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use api::Kind;
 use api::pod_security::{self, Level};
+use api::static_pods;
 
 use crate::auth::{User, escalation};
 use crate::cache::object_key;
@@ -209,7 +210,10 @@ fn default_ingress_class(server: &ApiServer, ingress: &mut Value) {
 }
 
 fn pod(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
-    service_account(server, pod)?;
+    // A mirror has what its node says, and no part in the API.
+    if !static_pods::is_mirror(pod) {
+        service_account(server, pod)?;
+    }
     priority(server, pod)?;
     tolerations(pod);
     runtime_class::apply(server, pod)?;
@@ -222,6 +226,9 @@ fn pod(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
 
 /// Waits a moment for the service account of a pod: the namespace may be so new that its controller is still at it.
 pub async fn wait_for_account(server: &ApiServer, namespace: &str, pod: &Value) {
+    if static_pods::is_mirror(pod) {
+        return;
+    }
     let name = match pod.str_at(&["spec", "serviceAccountName"]) {
         "" => "default",
         name => name,

@@ -3,6 +3,8 @@
 use apimachinery::{ObjectExt as _, Status};
 use serde_json::{Map, Value};
 
+use api::static_pods;
+
 use crate::auth::{NODES, Named, User};
 use crate::external::Attempt;
 use crate::request::Info;
@@ -46,7 +48,21 @@ pub fn restrict(attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
             _ => Ok(()),
         },
         ("pods", "") if attempt.operation == "CREATE" => {
-            refuse(format!("pod creation is not allowed for node {node:?}"))
+            if !static_pods::is_mirror(object) {
+                return refuse(format!(
+                    "pod does not have {:?} annotation, node {node:?} can only create mirror pods",
+                    static_pods::MIRROR
+                ));
+            }
+            if object.at(&["spec", "nodeName"]) != node {
+                return refuse(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
+            }
+            let owners = object.array_at(&["metadata", "ownerReferences"]);
+            let own = |owner: &Value| owner["apiVersion"] == "v1" && owner["kind"] == "Node" && owner["name"] == node;
+            if owners.len() != 1 || !owners.iter().all(own) {
+                return refuse(format!("node {node:?} can only create pods with an owner reference set to itself"));
+            }
+            Ok(())
         }
         ("leases", _) if object.name() != node => refuse(format!("node {node:?} may only have its own lease")),
         _ => Ok(()),

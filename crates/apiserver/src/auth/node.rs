@@ -16,6 +16,8 @@ pub fn allows(server: &ApiServer, user: &User, a: &Attributes<'_>) -> bool {
         ("", "nodes/status") => a.name == node && matches!(a.verb, "update" | "patch"),
         ("", "pods") if read => true,
         ("", "pods") if a.verb == "delete" => is_on(server, a, node),
+        // Mirrors of its own static pods, which admission sees to.
+        ("", "pods") if a.verb == "create" => true,
         ("", "pods/status") => matches!(a.verb, "update" | "patch") && is_on(server, a, node),
         ("", "services" | "endpoints" | "namespaces") | ("discovery.k8s.io", "endpointslices") => read,
         ("networking.k8s.io", "networkpolicies" | "ingresses" | "ingressclasses") => read,
@@ -79,13 +81,9 @@ fn volume_needs(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
         let csi = &volume["spec"]["csi"];
         let named = |key: &&str| csi[*key]["name"] == a.name && csi[key]["namespace"] == a.namespace;
         let claim = &volume["spec"]["claimRef"];
-        let of = Attributes {
-            resource: "persistentvolumeclaims",
-            namespace: claim["namespace"].as_str().unwrap_or(""),
-            name: claim["name"].as_str().unwrap_or(""),
-            ..*a
-        };
-        REFERENCES.iter().any(named) && refers(server, node, &of)
+        let (namespace, name) = (claim["namespace"].as_str().unwrap_or(""), claim["name"].as_str().unwrap_or(""));
+        let claim = Attributes { namespace, name, ..*a };
+        REFERENCES.iter().any(named) && refers_to_claim(server, node, &claim)
     })
 }
 
@@ -103,7 +101,7 @@ fn uses_account(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
 /// Whether a pod of the node names the object anywhere in its spec where such a name may stand.
 fn refers(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
     // The root CA bundle is projected into every pod, and the cluster's settings are for all nodes.
-    let settings = a.namespace == "kube-system" && a.name == "timonel-cluster";
+    let settings = a.namespace == "kube-system" && matches!(a.name, "timonel-cluster" | "kube-dns");
     if a.resource == "configmaps" && (a.name == "kube-root-ca.crt" || settings) {
         return true;
     }

@@ -488,6 +488,15 @@ async fn a_kubelet_reaches_its_own_node_and_what_its_pods_name() {
     let tokens = "/api/v1/namespaces/default/serviceaccounts/robot/token";
     let lease = |name: &str| json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}, "spec": {"holderIdentity": name}});
     let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    // On a node, of a node.
+    let mirror = |on: &str, of: &str, volumes: Value| {
+        json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": format!("mirror-{on}{of}"), "annotations": {"kubernetes.io/config.mirror": "x"},
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": of, "uid": "x", "controller": true}]},
+        "spec": {"nodeName": on, "containers": [{"name": "c", "image": "i"}], "volumes": volumes}})
+    };
+    let secret = json!([{"name": "v", "secret": {"secretName": "other"}}]);
+    let unmarked = json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": null}}});
     let running = json!({"status": {"phase": "Running"}});
     let steps: Vec<(&User, &str, String, Value, u16)> = vec![
         (&n, "POST", "/api/v1/nodes".into(), new("n", json!({"kubernetes.io/hostname": "n", "rack": "1"})), 201),
@@ -505,6 +514,13 @@ async fn a_kubelet_reaches_its_own_node_and_what_its_pods_name() {
         ),
         (&n, "PATCH", "/api/v1/nodes/n".into(), json!({"spec": {"taints": null}}), 403),
         (&n, "POST", pods.into(), pod.clone(), 403),
+        (&n, "POST", pods.into(), mirror("n", "n", json!([])), 201),
+        (&n, "POST", pods.into(), mirror("n", "m", json!([])), 403),
+        (&m, "POST", pods.into(), mirror("n", "m", json!([])), 403),
+        (&n, "POST", pods.into(), mirror("", "n", json!([])), 422),
+        (&n, "POST", pods.into(), mirror("n", "n", secret), 422),
+        (&admin, "POST", pods.into(), mirror("n", "", json!([])), 422),
+        (&admin, "PATCH", format!("{pods}/mirror-nn"), unmarked, 422),
         (&n, "GET", format!("{secrets}/mounted"), json!({}), 403),
         (&admin, "POST", pods.into(), pod, 201),
         (&n, "GET", format!("{secrets}/mounted"), json!({}), 200),

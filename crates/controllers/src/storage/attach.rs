@@ -26,13 +26,8 @@ struct Caches {
     nodes: Informer<Node>,
 }
 
-/// The name by which everybody finds the attachment of a volume to a node (the kubelet and the attachers among them).
-fn name(handle: &str, driver: &str, node: &str) -> String {
-    format!("csi-{}", pki::sha256_hex(format!("{handle}{driver}{node}").as_bytes()))
-}
-
 /// Driver and handle of a volume that a driver's attacher attaches.
-fn csi(caches: &Caches, volume: &PersistentVolume) -> Option<(String, String)> {
+fn attachable(caches: &Caches, volume: &PersistentVolume) -> Option<(String, String)> {
     let source = volume.spec.as_ref()?.csi.as_ref()?;
     let driver = caches.drivers.get(&Key::new("", &source.driver));
     let required = driver.is_none_or(|d| d.spec.attach_required != Some(false));
@@ -161,8 +156,8 @@ fn is_shared(volume: &PersistentVolume) -> bool {
 
 async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
     let volume = caches.volumes.get(key);
-    let csi = volume.as_ref().and_then(|v| csi(caches, v));
-    let wanted = match (&volume, &csi) {
+    let attachable = volume.as_ref().and_then(|v| attachable(caches, v));
+    let wanted = match (&volume, &attachable) {
         (Some(volume), Some(_)) => nodes(caches, volume),
         _ => BTreeSet::new(),
     };
@@ -174,7 +169,7 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Opti
         if wanted.contains(&attachment.spec.node_name) || attachment.metadata.deletion_timestamp.is_some() {
             continue;
         }
-        let unique = csi.as_ref().map(|(driver, handle)| format!("kubernetes.io/csi/{driver}^{handle}"));
+        let unique = attachable.as_ref().map(|(driver, handle)| csi::unique_name(driver, handle));
         let node = caches.nodes.get(&Key::new("", &attachment.spec.node_name));
         match detach(node.as_deref(), &unique.unwrap_or_default(), apimachinery::clock::now()) {
             Detach::Now => crate::ignore(api.delete(&attachment.name_any(), &DeleteParams::default()).await, &[404])?,
@@ -182,7 +177,7 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Opti
             Detach::After(wait) => again = Some(wait),
         }
     }
-    let (Some((driver, handle)), Some(volume)) = (csi, volume) else { return Ok(again) };
+    let (Some((driver, handle)), Some(volume)) = (attachable, volume) else { return Ok(again) };
     for node in wanted.iter().filter(|node| !present.iter().any(|a| a.spec.node_name == **node)) {
         // What one node alone may write isn't given to a second one before the first has let it go.
         let other = present.iter().find(|a| a.spec.node_name != *node);
@@ -190,7 +185,7 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Opti
             tell_of_other(context, caches, &volume, node, &other.spec.node_name);
             continue;
         }
-        let attachment = json!({"metadata": {"name": name(&handle, &driver, node)},
+        let attachment = json!({"metadata": {"name": csi::attachment_name(&handle, &driver, node)},
             "spec": {"attacher": driver, "nodeName": node, "source": {"persistentVolumeName": key.name}}});
         let attachment: VolumeAttachment = serde_json::from_value(attachment).map_err(kube::Error::SerdeError)?;
         crate::ignore(api.create(&PostParams::default(), &attachment).await, &[409])?;

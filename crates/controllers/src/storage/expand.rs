@@ -1,6 +1,6 @@
 //! Claims that want more than they have.
 
-use csi::local_path::PROVISIONER;
+use csi::local_path;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
@@ -17,7 +17,7 @@ pub async fn grow(context: &Context, claim: &PersistentVolumeClaim, volume: &Per
     if has.is_none() || storage(wanted) <= storage(has) {
         return Ok(());
     }
-    if volume.annotations().get("pv.kubernetes.io/provisioned-by").map(String::as_str) != Some(PROVISIONER) {
+    if !local_path::is_ours(volume) {
         let text = "waiting for an external controller to expand this PVC";
         context.events.normal(claim, "ExternalExpanding", text);
         return Ok(());

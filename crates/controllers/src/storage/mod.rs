@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Quantity;
-use csi::local_path::{FILL_FROM, FINALIZER, NODE, Origin, PROVISIONER};
+use csi::local_path::{self, FILL_FROM, FINALIZER, NODE, Origin, PROVISIONER};
 use informer::{Informer, Key, Keyed as _, Pod, Queue};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -429,8 +429,8 @@ async fn volume(context: &Context, caches: &Caches, key: &Key) -> Result {
             }
             set_volume_phase(context, &volume, "Released").await?;
             // Volumes of others are deleted by those.
-            let maker = volume.annotations().get("pv.kubernetes.io/provisioned-by").map(String::as_str);
-            if maker == Some(PROVISIONER) && spec.persistent_volume_reclaim_policy.as_deref() == Some("Delete") {
+            let delete = spec.persistent_volume_reclaim_policy.as_deref() == Some("Delete");
+            if delete && local_path::is_ours(&volume) {
                 crate::ignore(api.delete(&key.name, &DeleteParams::default()).await, &[404])?;
             }
             Ok(())

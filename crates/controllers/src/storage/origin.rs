@@ -2,7 +2,7 @@
 //! `local-path` has is on one node, so the new volume is there too, whoever will use it.
 
 use apimachinery::Quantity;
-use csi::local_path::{self, NODE, Origin, PROVISIONER};
+use csi::local_path::{self, Origin, PROVISIONER};
 use csi::snapshots::{VolumeSnapshot, VolumeSnapshotContent};
 use informer::Key;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, TypedLocalObjectReference};
@@ -41,9 +41,8 @@ fn other(caches: &Caches, claim: &PersistentVolumeClaim, name: &str) -> Result<F
     let volume = source.spec.as_ref().and_then(|s| s.volume_name.as_ref());
     let volume = volume.and_then(|v| caches.volumes.get(&Key::new("", v)));
     let volume = volume.ok_or_else(|| format!("the claim {name:?} isn't bound to a volume yet"))?;
-    let maker = volume.annotations().get("pv.kubernetes.io/provisioned-by").map(String::as_str);
-    let node = volume.annotations().get(NODE).filter(|_| maker == Some(PROVISIONER));
-    let node = node.ok_or_else(|| format!("the volume of claim {name:?} isn't one of {PROVISIONER}"))?;
+    let node = local_path::node_of(&volume)
+        .ok_or_else(|| format!("the volume of claim {name:?} isn't one of {PROVISIONER}"))?;
     let has = storage(volume.spec.as_ref().and_then(|s| s.capacity.as_ref()));
     large_enough(claim, has, &format!("claim {name:?}"))?;
     Ok(Found { origin: Origin::Volume(volume.name_any()), node: node.clone() })

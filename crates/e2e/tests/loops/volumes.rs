@@ -220,3 +220,38 @@ async fn claims_for_one_pod_and_for_a_pods_life() {
     cluster.delete(&format!("{PODS}/own"), json!({})).await;
     cluster.until(&format!("{CLAIMS}/own-scratch"), Value::is_null).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_driver_gets_no_more_volumes_on_a_node_than_it_can_take() {
+    let cluster = Cluster::start(1).await;
+    let driver = "{name: d.example.com, nodeID: n, topologyKeys: [], allocatable: {count: 2}}";
+    cluster
+        .create(&format!("{{apiVersion: storage.k8s.io/v1, kind: CSINode, metadata: {{name: fake-0}}, spec: {{drivers: [{driver}]}}}}"))
+        .await;
+    for name in ["a", "b", "c"] {
+        cluster
+            .create(&format!(
+                "{{apiVersion: v1, kind: PersistentVolume, metadata: {{name: {name}}}, spec: {{capacity: {{storage: 1Gi}}, accessModes: [ReadWriteOnce], \
+                 storageClassName: manual, claimRef: {{namespace: default, name: {name}}}, csi: {{driver: d.example.com, volumeHandle: {name}}}}}}}"
+            ))
+            .await;
+        cluster.create(&claim(name, "storageClassName: manual,", "1Gi")).await;
+        cluster.until(&format!("{CLAIMS}/{name}"), |c| c["status"]["phase"] == "Bound").await;
+    }
+    // One of them for two pods is one volume.
+    for (name, claim) in [("p", "a"), ("q", "a"), ("r", "b")] {
+        cluster.create(&pod(name, claim)).await;
+        cluster.until(&format!("{PODS}/{name}"), |p| p["spec"]["nodeName"] == "fake-0").await;
+    }
+    cluster.create(&pod("s", "c")).await;
+    let s = format!("{PODS}/s");
+    let held = cluster.until(&s, |p| condition(p, "PodScheduled").0 == "False").await;
+    let told = condition(&held, "PodScheduled").2;
+    assert!(told.contains("1 node(s) exceed max volume count"), "{told}");
+    cluster.create(&pod("t", "b")).await;
+    cluster.until(&format!("{PODS}/t"), |p| p["spec"]["nodeName"] == "fake-0").await;
+    for name in ["p", "q"] {
+        cluster.delete(&format!("{PODS}/{name}"), json!({})).await;
+    }
+    cluster.until(&s, |p| p["spec"]["nodeName"] == "fake-0").await;
+}

@@ -25,10 +25,9 @@ pub use registry::run;
 pub use volumes::{Source, in_use};
 
 /// What a driver says it can.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 struct Abilities {
     stage: bool,
-    stats: bool,
     expand: bool,
     /// It gives volumes to `fsGroup` itself.
     mount_group: bool,

@@ -137,7 +137,6 @@ async fn join_driver(agent: &Agent, info: &PluginInfo, socket: &Path) -> Result<
     };
     let abilities = Abilities {
         stage: can(Ability::StageUnstageVolume),
-        stats: can(Ability::GetVolumeStats),
         expand: can(Ability::ExpandVolume),
         mount_group: can(Ability::VolumeMountGroup),
         single_node: can(Ability::SingleNodeMultiWriter),

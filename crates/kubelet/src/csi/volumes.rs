@@ -158,9 +158,8 @@ struct Record {
 
 /// What the node uses of what is attached to it, as `status.volumesInUse` names it.
 pub fn in_use(config: &Config) -> BTreeSet<String> {
-    let pods = std::fs::read_dir(config.pods_dir()).into_iter().flatten().flatten();
-    let records = pods.flat_map(|pod| records(&pod.path())).map(|(_, record)| record);
-    records.filter(|r| r.attached).map(|r| format!("kubernetes.io/csi/{}^{}", r.driver, r.handle)).collect()
+    let attached = all_records(config).filter(|(_, r)| r.attached);
+    attached.map(|(_, r)| ::csi::unique_name(&r.driver, &r.handle)).collect()
 }
 
 /// The records of one pod.
@@ -169,11 +168,22 @@ fn records(pod: &Path) -> Vec<(PathBuf, Record)> {
     files.filter_map(|f| Some((f.path(), serde_json::from_slice(&std::fs::read(f.path()).ok()?).ok()?))).collect()
 }
 
+/// The records of all pods.
+fn all_records(config: &Config) -> impl Iterator<Item = (PathBuf, Record)> {
+    let pods = std::fs::read_dir(config.pods_dir()).into_iter().flatten().flatten();
+    pods.flat_map(|pod| records(&pod.path()))
+}
+
 fn keep(path: &Path, record: &Record) -> std::io::Result<()> {
     std::fs::create_dir_all(path.parent().unwrap_or(path))?;
     let new = path.with_extension("new");
     std::fs::write(&new, serde_json::to_vec(record)?)?;
     std::fs::rename(new, path)
+}
+
+/// The file that says that a volume is published. It ends with the machine, as the mount does.
+fn mark(places: &Places, volume: &str) -> PathBuf {
+    places.run.join("csi").join(volume)
 }
 
 /// One call of a driver: its error in upstream's words.
@@ -204,8 +214,7 @@ impl Agent {
     ) -> Result<Ready, String> {
         let uid = pod.uid().unwrap_or_default();
         let target = source.target(&self.config, &uid);
-        // Ends with the machine, as the mount does.
-        let mark = places.run.join("csi").join(name);
+        let mark = mark(places, name);
         let is_published = mark.exists();
         let objects = self.informers.of::<CSIDriver>();
         objects.synced().await;
@@ -285,8 +294,7 @@ impl Agent {
 
     /// What the driver's attacher says of the volume at this node, once it is attached.
     async fn attached(&self, source: &Source) -> Result<BTreeMap<String, String>, String> {
-        let whose = format!("{}{}{}", source.handle, source.driver, self.config.node_name);
-        let name = format!("csi-{}", pki::sha256_hex(whose.as_bytes()));
+        let name = ::csi::attachment_name(&source.handle, &source.driver, &self.config.node_name);
         let api: Api<VolumeAttachment> = Api::all(self.client.clone());
         let is_there = |object: Option<&VolumeAttachment>| {
             object.and_then(|a| a.status.as_ref()).is_some_and(|s| s.attached || s.attach_error.is_some())
@@ -366,7 +374,7 @@ impl Agent {
         if let Some(parent) = record.target.parent() {
             let _ = std::fs::remove_dir(parent);
         }
-        let others = |staged: &&PathBuf| self.users(staged).iter().any(|(other, _)| other != path);
+        let others = |staged: &&PathBuf| self.users(staged).any(|other| other != path);
         if let Some(staged) = record.staged.as_ref().filter(|staged| !others(staged)) {
             let request = NodeUnstageVolumeRequest {
                 volume_id: record.handle.clone(),
@@ -396,20 +404,19 @@ impl Agent {
         Ok(())
     }
 
-    /// The records of pods for which a volume is staged, or about to be, and where each is marked once it is published.
-    fn users(&self, staged: &Path) -> Vec<(PathBuf, PathBuf)> {
-        let pods = std::fs::read_dir(self.config.pods_dir()).into_iter().flatten().flatten();
-        let of_pod = |pod: std::fs::DirEntry| {
-            let marks = Places::of(&self.config, &pod.file_name().to_string_lossy()).run.join("csi");
-            let own = records(&pod.path()).into_iter().filter(|(_, record)| record.staged.as_deref() == Some(staged));
-            own.map(move |(path, _)| (path.clone(), marks.join(path.file_stem().unwrap_or_default())))
-        };
-        pods.flat_map(of_pod).collect()
+    /// The records of pods for which a volume is staged, or about to be.
+    fn users(&self, staged: &Path) -> impl Iterator<Item = PathBuf> {
+        let of_it = all_records(&self.config).filter(move |(_, record)| record.staged.as_deref() == Some(staged));
+        of_it.map(|(path, _)| path)
     }
 
-    /// Whether a volume has been staged since the machine was started.
+    /// Whether a volume has been staged since the machine was started: then a pod that has it is marked.
     fn is_staged(&self, staged: &Path) -> bool {
-        self.users(staged).iter().any(|(_, mark)| mark.exists())
+        self.users(staged).any(|record| {
+            let uid = record.ancestors().nth(2).and_then(Path::file_name).unwrap_or_default();
+            let places = Places::of(&self.config, &uid.to_string_lossy());
+            mark(&places, &record.file_stem().unwrap_or_default().to_string_lossy()).exists()
+        })
     }
 
     /// Makes the file system in a volume that has grown as large as the volume, and says so in the claim.

@@ -34,7 +34,11 @@ impl Worker {
             Some(pid) => pid,
             None => {
                 let shim = self.shim.as_ref().ok_or("the pod has no shim")?;
-                let pid = shim.share_processes().await.map_err(|e| e.to_string())?;
+                let users = self.saved.sandbox.as_ref().and_then(|sandbox| sandbox.users(&self.places));
+                let pid = shim
+                    .share_processes(users.as_ref().map(|users| users.namespace.as_path()))
+                    .await
+                    .map_err(|e| e.to_string())?;
                 let placed = runtime::cgroup::create(&cgroup).and_then(|()| runtime::cgroup::enter(&cgroup, pid));
                 placed.map_err(|e| e.to_string())?;
                 pid

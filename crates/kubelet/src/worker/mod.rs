@@ -6,6 +6,7 @@
 //! [`Worker::recover`] finds on disk and in the shim.
 
 mod changes;
+mod end;
 mod state;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use runtime::protocol::Exit;
 use runtime::{ShimClient, ShimEvent};
@@ -27,8 +28,9 @@ use crate::container::{self, Launch, new_id, termination_file};
 use crate::manager::Wanted;
 use crate::probes::{self, Verdict};
 use crate::sandbox::Places;
-use crate::{Agent, status};
+use crate::{Agent, static_pods, status};
 
+pub use end::at_once;
 use state::save;
 pub use state::{Ended, Phase, Run, Saved, load};
 
@@ -50,7 +52,8 @@ struct Worker {
     probes: BTreeMap<String, tokio::task::AbortHandle>,
     volumes: Option<BTreeMap<String, std::path::PathBuf>>,
     refresh_at: Instant,
-    published: Option<serde_json::Value>,
+    /// What the API was told last, and of which object of it.
+    published: Option<(String, serde_json::Value)>,
 }
 
 /// Runs a pod until it is gone from the API and from this node.
@@ -109,6 +112,11 @@ impl Worker {
         if let Err(error) = save(&self.places.data, &self.saved) {
             tracing::error!(pod = self.key(), %error, "a pod's state can't be written");
         }
+    }
+
+    /// The uid that the pod has in the API; a static one has none until it is mirrored.
+    fn uid_in_api(&self) -> Option<String> {
+        if static_pods::is_static(&self.pod) { self.agent.statics.mirror(&self.uid) } else { Some(self.uid.clone()) }
     }
 
     /// Takes up what an earlier agent left: a shim with containers, or nothing after a reboot.
@@ -179,6 +187,13 @@ impl Worker {
     /// Does everything that is due now; returns when something will be due by itself.
     async fn step(&mut self, wanted: &mut watch::Receiver<Wanted>) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
+        if let Some(grace) = self.agent.shutdown.time_left(&self.pod) {
+            self.kill_all(grace).await;
+            if self.publish().await.is_ok() {
+                self.agent.shutdown.rests(&self.uid);
+            }
+            return far;
+        }
         if self.saved.finished {
             return far;
         }
@@ -572,51 +587,6 @@ impl Worker {
         }
     }
 
-    /// Asks a container to end, and makes it once its time is over. Doesn't wait for it.
-    async fn kill(&mut self, name: &str, id: &str, grace: Duration) {
-        let Some(shim) = self.shim.clone() else { return };
-        let container = self.container(name);
-        let hook = container.as_ref().and_then(|c| c.lifecycle.as_ref()).and_then(|l| l.pre_stop.clone());
-        let target = container.as_ref().zip(self.saved.containers.get(name)).map(|(c, r)| self.probe_target(c, r));
-        let own = container.as_ref().and_then(|c| c.lifecycle.as_ref()?.stop_signal.clone());
-        let of_image = || {
-            let image = self.saved.containers.get(name).and_then(|r| self.agent.images.find(&r.image_id));
-            image.map(|i| i.defaults.stop_signal.clone())
-        };
-        let signal = own.or_else(of_image).map_or(15, |name| signal_number(&name));
-        let id = id.to_string();
-        tokio::spawn(async move {
-            let deadline = Instant::now() + grace;
-            if let (Some(hook), Some(target)) = (hook, target)
-                && !grace.is_zero()
-            {
-                let _ = probes::hook(&shim, &target, &hook, grace).await;
-            }
-            if !grace.is_zero() {
-                let _ = shim.kill(&id, signal).await;
-                tokio::time::sleep_until(deadline).await;
-            }
-            let _ = shim.kill(&id, 9).await;
-        });
-    }
-
-    fn running(&self) -> Vec<(String, String)> {
-        let running = self.saved.containers.iter().filter(|(_, r)| matches!(r.phase, Phase::Running { .. }));
-        running.map(|(name, run)| (name.clone(), run.id.clone())).collect()
-    }
-
-    /// Ends all containers and waits until they have.
-    async fn kill_all(&mut self, grace: Duration) {
-        for (name, id) in self.running() {
-            self.kill(&name, &id, grace).await;
-        }
-        while !self.running().is_empty() {
-            if !self.shim_event().await {
-                break;
-            }
-        }
-    }
-
     /// Waits for the shim's next event and takes it in; false when there is no shim.
     async fn shim_event(&mut self) -> bool {
         let Some(events) = &mut self.shim_events else { return false };
@@ -627,95 +597,19 @@ impl Worker {
         true
     }
 
-    /// Ends the pod as its deletion asks, tells the API, and removes everything.
-    async fn terminate(&mut self, wanted: &mut watch::Receiver<Wanted>) {
-        for probes in std::mem::take(&mut self.probes).into_values() {
-            probes.abort();
-        }
-        let grace =
-            |pod: &Pod| Duration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(30).max(0) as u64);
-        let mut last_grace = grace(&self.pod);
-        for (name, id) in self.running() {
-            self.agent.tell(&self.pod, &name, "Normal", "Killing", format!("Stopping container {name}"));
-            self.kill(&name, &id, last_grace).await;
-        }
-        while !self.running().is_empty() {
-            let _ = self.publish().await;
-            tokio::select! {
-                alive = self.shim_event() => if !alive { break },
-                _ = wanted.changed() => {
-                    let current = wanted.borrow_and_update().clone();
-                    let shorter = current.as_ref().map_or(Duration::ZERO, |pod| grace(pod));
-                    if shorter < last_grace {
-                        last_grace = shorter;
-                        for (name, id) in self.running() {
-                            self.kill(&name, &id, shorter).await;
-                        }
-                    }
-                    if let Some(pod) = current {
-                        self.pod = pod;
-                    }
-                }
-            }
-        }
-        let _ = self.publish().await;
-        self.remove(true).await;
-        self.delete_from_api(wanted).await;
-        let _ = std::fs::remove_dir_all(&self.places.data);
-    }
-
-    /// The last step of a deletion is the kubelet's: it tells that nothing of the pod runs any more.
-    async fn delete_from_api(&self, wanted: &mut watch::Receiver<Wanted>) {
-        let api: Api<Pod> = Api::namespaced(self.agent.client.clone(), &self.pod.namespace().unwrap_or_default());
-        let params = DeleteParams {
-            grace_period_seconds: Some(0),
-            preconditions: Some(Preconditions { uid: Some(self.uid.clone()), resource_version: None }),
-            ..DeleteParams::default()
-        };
-        while wanted.borrow().is_some() {
-            match api.delete(&self.pod.name_any(), &params).await {
-                Ok(_) => return,
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return,
-                Err(error) => {
-                    tracing::warn!(pod = self.key(), %error, "a pod that has ended can't be deleted from the API; trying again");
-                    tokio::time::sleep(RETRY).await;
-                }
-            }
-        }
-    }
-
-    async fn remove(&mut self, keep_logs: bool) {
-        let ids: Vec<String> =
-            self.saved.containers.values().map(|r| r.id.clone()).filter(|id| !id.is_empty()).collect();
-        for id in ids {
-            self.discard(&id).await;
-        }
-        self.let_volumes_go().await;
-        self.agent.remove_sandbox(&self.uid, &self.places, self.saved.sandbox.as_ref(), keep_logs).await;
-        self.shim = None;
-        self.shim_events = None;
-        self.saved.sandbox = None;
-    }
-
-    /// Waits until the drivers of the pod's volumes have let them go: before that nobody else may have them.
-    async fn let_volumes_go(&self) {
-        while let Err(error) = self.agent.unpublish(&self.uid, &self.places).await {
-            self.agent.events.warning(self.pod.as_ref(), "FailedUnMount", error);
-            tokio::time::sleep(RETRY).await;
-        }
-    }
-
     /// Writes the pod's status if it changed.
     async fn publish(&mut self) -> Result<(), ()> {
         let status = status::compute(&self.pod, &self.saved, &self.agent.config);
-        if self.published.as_ref() == Some(&status) {
+        let Some(uid) = self.uid_in_api() else { return Ok(()) };
+        let news = (uid, status);
+        if self.published.as_ref() == Some(&news) {
             return Ok(());
         }
         let api: Api<Pod> = Api::namespaced(self.agent.client.clone(), &self.pod.namespace().unwrap_or_default());
-        let patch = json!({"metadata": {"uid": self.uid}, "status": status});
+        let patch = json!({"metadata": {"uid": news.0}, "status": news.1});
         match api.patch_status(&self.pod.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
             Ok(_) => {
-                self.published = Some(status);
+                self.published = Some(news);
                 Ok(())
             }
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
@@ -757,19 +651,6 @@ impl Due {
             (mine, _) => mine,
         }
     }
-}
-
-fn signal_number(name: &str) -> i32 {
-    // Those for the programs' own use (signal(7)) have names by their distance from the first or the last.
-    let (first, last) = (libc::SIGRTMIN(), libc::SIGRTMAX());
-    let bare = name.trim_start_matches("SIG");
-    let distance = |mark: &str| match bare.strip_prefix(mark)? {
-        "" => Some(0),
-        rest => rest.trim_start_matches(['+', '-']).parse::<i32>().ok(),
-    };
-    let real_time = distance("RTMIN").map(|n| first + n).or_else(|| distance("RTMAX").map(|n| last - n));
-    let named = || format!("SIG{bare}").parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32);
-    real_time.or_else(named).or_else(|| bare.parse().ok()).unwrap_or(15)
 }
 
 /// Why this node can't run a pod as it wants to be run: reason and message, in upstream's words.

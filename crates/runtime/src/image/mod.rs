@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::boot_id;
 use crate::turns::Turns;
 
 pub use registries::{Credentials, Registries};
@@ -92,10 +93,6 @@ pub struct Image {
     pub unsettled: Option<String>,
 }
 
-fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().into()
-}
-
 impl Image {
     /// The image by digest, as a container's status tells it: under the repository of the name that was `asked` for if
     /// it came from there, and by its configuration if it came from no registry.
@@ -126,6 +123,11 @@ fn parse(name: &str) -> Result<Reference, ImageError> {
     name.parse::<Reference>().map_err(|e| ImageError::Name(name.into(), e.to_string()))
 }
 
+/// The folder of a layer in that of all images.
+fn layer_in(folder: &Path, diff_id: &str) -> PathBuf {
+    folder.join("layers").join(diff_id.replace(':', "-"))
+}
+
 impl ImageStore {
     /// # Errors
     /// When the folder can't be made or its index read.
@@ -148,11 +150,11 @@ impl ImageStore {
                 "an image is forgotten that wasn't on the disk yet as the machine stopped"
             );
             for layer in &image.layers {
-                let _ = std::fs::remove_dir_all(folder.join("layers").join(layer.replace(':', "-")));
+                let _ = std::fs::remove_dir_all(layer_in(folder, layer));
             }
         }
         // Others that had a layer in common with them have lost it, too.
-        images.retain(|_, image| image.layers.iter().all(|l| folder.join("layers").join(l.replace(':', "-")).exists()));
+        images.retain(|_, image| image.layers.iter().all(|l| layer_in(folder, l).exists()));
         Ok(Arc::new(ImageStore {
             folder: folder.into(),
             registries,
@@ -176,7 +178,7 @@ impl ImageStore {
     }
 
     pub fn layer_path(&self, diff_id: &str) -> PathBuf {
-        self.folder.join("layers").join(diff_id.replace(':', "-"))
+        layer_in(&self.folder, diff_id)
     }
 
     pub fn layer_paths(&self, image: &Image) -> Vec<PathBuf> {
@@ -185,6 +187,11 @@ impl ImageStore {
 
     /// Adds an image whose layers are unpacked, and sees to it that they come to the disk.
     fn add(self: &Arc<Self>, image: Image) -> Result<Image, ImageError> {
+        // An archive is loaded at each start: what was settled then is so still.
+        let settled = self.images.lock().get(&image.id).is_some_and(|present| present.unsettled.is_none());
+        if settled {
+            return self.put(image);
+        }
         let image = self.put(Image { unsettled: Some(boot_id()), ..image })?;
         let (store, id) = (self.clone(), image.id.clone());
         // Nobody waits for it: the kernel writes what everybody has written, and that may be much.

@@ -7,7 +7,7 @@
 
 use std::ffi::CString;
 use std::io::Read as _;
-use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
 
 use libcontainer::container::Container as OciContainer;
@@ -18,9 +18,10 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, fork, pipe2};
+use nix::unistd::{ForkResult, Uid, fork, pipe2};
 use seccompiler::BpfProgram;
 
+use super::enter::Entry;
 use crate::protocol::Start;
 use crate::seqpacket;
 
@@ -45,6 +46,8 @@ struct Exec {
     confined: Option<Vec<String>>,
     /// Its own profile, made into programs while its file could be seen.
     profile: Vec<BpfProgram>,
+    /// The way to the container's own users, for a process that isn't among them yet.
+    entry: Option<Entry>,
 }
 
 impl Executor for Exec {
@@ -83,6 +86,9 @@ impl Exec {
         } else {
             path.split(':').map(|folder| format!("{folder}/{program}")).collect()
         };
+        if let Some(Err(error)) = self.entry.as_ref().map(Entry::go_in) {
+            return error;
+        }
         if let Some(capabilities) = &self.confined
             && let Err(error) = super::seccomp::confine(capabilities)
         {
@@ -119,7 +125,13 @@ fn reset_signals() {
 }
 
 /// What creating a container and running a process in one have in common.
-fn builder(start: &Start, errors: RawFd, console: Option<&Path>, stdio: Stdio) -> Result<ContainerBuilder, String> {
+fn builder(
+    start: &Start,
+    errors: RawFd,
+    console: Option<&Path>,
+    stdio: Stdio,
+    entry: Option<Entry>,
+) -> Result<ContainerBuilder, String> {
     let profile = match &start.profile {
         Some(path) => super::profile::programs(&std::fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))?)?,
         None => Vec::new(),
@@ -127,7 +139,7 @@ fn builder(start: &Start, errors: RawFd, console: Option<&Path>, stdio: Stdio) -
     let builder = ContainerBuilder::new(start.id.clone(), SyscallType::default())
         .with_root_path(&start.root)
         .map_err(chain)?
-        .with_executor(Exec { errors, confined: start.confined.clone(), profile })
+        .with_executor(Exec { errors, confined: start.confined.clone(), profile, entry })
         .with_console_socket(console);
     Ok(match stdio {
         Stdio::Pipes([stdin, stdout, stderr]) => builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr),
@@ -135,12 +147,26 @@ fn builder(start: &Start, errors: RawFd, console: Option<&Path>, stdio: Stdio) -
     })
 }
 
+/// Lets a process open its streams again by name, as those do who log to `/dev/stdout`. Pipes alone are its own.
+fn give(stdio: &Stdio, owner: Uid) {
+    let Stdio::Pipes(streams) = stdio else { return };
+    let is_pipe = |fd: &&OwnedFd| {
+        let kind = nix::sys::stat::fstat(fd).map_or(0, |meta| meta.st_mode & libc::S_IFMT);
+        kind == libc::S_IFIFO
+    };
+    for stream in streams.iter().filter(is_pipe) {
+        let _ = nix::unistd::fchown(stream, Some(owner), None);
+    }
+}
+
 /// Creates a container and starts its process.
 pub fn create(start: &Start, stdio: Stdio) -> Result<Launched, String> {
+    let owner = Uid::from_raw(start.owner);
+    give(&stdio, owner);
     let console = Console::for_stdio(&stdio, Path::new(&start.bundle))?;
     let console_path = console.as_ref().map(|c| c.path.clone());
     let pid = in_helper(|errors| {
-        let builder = builder(start, errors, console_path.as_deref(), stdio)?;
+        let builder = builder(start, errors, console_path.as_deref(), stdio, None)?;
         let mut container = builder
             .as_init(&start.bundle)
             .with_systemd(false)
@@ -160,36 +186,47 @@ pub fn create(start: &Start, stdio: Stdio) -> Result<Launched, String> {
             return Err(error);
         }
     };
-    let terminal = console.map(Console::terminal).transpose()?;
+    let terminal = console.map(|console| console.terminal(owner)).transpose()?;
     Ok(Launched { pid, terminal })
 }
 
 /// Runs a process (an OCI process object in the file `process`) in a running container.
 pub fn exec(start: &Start, process: &Path, stdio: Stdio) -> Result<Launched, String> {
+    let owner = Uid::from_raw(start.owner);
+    give(&stdio, owner);
     let folder = process.parent().unwrap_or(Path::new("/"));
     let console = Console::for_stdio(&stdio, folder)?;
     let console_path = console.as_ref().map(|c| c.path.clone());
+    let entry = start.users.as_ref().map(|users| Entry::prepare(users, process)).transpose()?;
+    let (entry, entering) = entry.unzip();
     let pid = in_helper(|errors| {
-        let builder = builder(start, errors, console_path.as_deref(), stdio)?;
+        let builder = builder(start, errors, console_path.as_deref(), stdio, entry)?;
         let pid = builder
             .as_tenant()
-            .with_process(Some(process))
+            .with_process(Some(entering.as_deref().unwrap_or(process)))
             .as_sibling(true)
             .with_detach(true)
             .build()
             .map_err(chain)?;
         Ok(pid.as_raw())
     });
+    if let Some(file) = &entering {
+        let _ = std::fs::remove_file(file);
+    }
     remove_tenant_sockets(Path::new(&start.root).join(&start.id).as_path());
     let pid = pid?;
-    let terminal = console.map(Console::terminal).transpose()?;
+    let terminal = console.map(|console| console.terminal(owner)).transpose()?;
     Ok(Launched { pid, terminal })
 }
 
 /// Starts the first process of a new process namespace. It becomes the shim's child, as its maker ends.
-pub fn share_processes() -> Result<i32, String> {
+pub fn share_processes(users: Option<&Path>) -> Result<i32, String> {
     in_helper(|_| {
         let fail = |e: nix::Error| format!("can't make a process namespace: {e}");
+        if let Some(path) = users {
+            let namespace = std::fs::File::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
+            nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWUSER).map_err(fail)?;
+        }
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).map_err(fail)?;
         // SAFETY: the helper has one thread, so the child may do whatever the parent could.
         match unsafe { fork() }.map_err(fail)? {
@@ -368,10 +405,19 @@ impl Console {
         Ok(Some(Console { path, listener }))
     }
 
-    fn terminal(self) -> Result<OwnedFd, String> {
+    /// Our end of the terminal; the other one becomes the process' user's.
+    fn terminal(self, owner: Uid) -> Result<OwnedFd, String> {
         let (connection, _) = self.listener.accept().map_err(|e| e.to_string())?;
         let terminal = seqpacket::receive_fd(&connection.into()).map_err(|e| e.to_string());
         let _ = std::fs::remove_file(&self.path);
-        terminal
+        let terminal = terminal?;
+        // SAFETY: the descriptor is open; what comes back is one that the kernel has just made for us (ioctl_tty(2)).
+        let other = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY) };
+        if other >= 0 {
+            // SAFETY: see above.
+            let other = unsafe { OwnedFd::from_raw_fd(other) };
+            let _ = nix::unistd::fchown(&other, Some(owner), None);
+        }
+        Ok(terminal)
     }
 }

@@ -5,6 +5,7 @@
 //! is on disk before it is told to anybody.
 
 mod container;
+mod enter;
 pub mod late;
 mod launch;
 mod logs;
@@ -32,7 +33,7 @@ pub const ARGUMENT: &str = "__shim";
 
 /// Runs the shim if this process was started as one: `timonel __shim STATE_FILE`.
 pub fn shim_main() -> Option<ExitCode> {
-    if let Some(done) = late::bind_main() {
+    if let Some(done) = late::bind_main().or_else(crate::namespaces::create_main) {
         return Some(done);
     }
     let mut arguments = std::env::args_os().skip(1);
@@ -249,7 +250,7 @@ impl Shim {
                 Some(container) => done(container.resize(width, height)),
                 None => Answer::Failed { error: format!("container {id} isn't running") },
             },
-            Request::ShareProcesses => match launch::share_processes() {
+            Request::ShareProcesses { users } => match launch::share_processes(users.as_deref()) {
                 Ok(pid) => Answer::Started { pid },
                 Err(error) => Answer::Failed { error },
             },

@@ -14,7 +14,6 @@ use anyhow::Context as _;
 use csi::registration::registration_server::{Registration, RegistrationServer};
 use csi::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
 use csi::snapshots::VolumeSnapshotContent;
-use csi::v1::identity_server::{Identity, IdentityServer};
 use csi::v1::node_server::{Node, NodeServer};
 use csi::v1::node_service_capability::rpc::Type as Ability;
 use csi::v1::node_service_capability::{Rpc, Type};
@@ -190,21 +189,6 @@ impl Node for Driver {
         Ok(Response::new(NodeUnpublishVolumeResponse {}))
     }
 
-    async fn node_get_volume_stats(
-        &self,
-        request: Request<NodeGetVolumeStatsRequest>,
-    ) -> Answer<NodeGetVolumeStatsResponse> {
-        let path = request.into_inner().volume_path;
-        let stat = nix::sys::statvfs::statvfs(path.as_str()).map_err(failed)?;
-        let bytes = VolumeUsage {
-            available: (stat.blocks_available() * stat.fragment_size()) as i64,
-            total: (stat.blocks() * stat.fragment_size()) as i64,
-            used: ((stat.blocks() - stat.blocks_free()) * stat.fragment_size()) as i64,
-            unit: volume_usage::Unit::Bytes.into(),
-        };
-        Ok(Response::new(NodeGetVolumeStatsResponse { usage: vec![bytes] }))
-    }
-
     async fn node_expand_volume(&self, request: Request<NodeExpandVolumeRequest>) -> Answer<NodeExpandVolumeResponse> {
         let request = request.into_inner();
         let bytes = request.capacity_range.map_or(0, |r| r.required_bytes);
@@ -216,7 +200,7 @@ impl Node for Driver {
         &self,
         _: Request<NodeGetCapabilitiesRequest>,
     ) -> Answer<NodeGetCapabilitiesResponse> {
-        let can = [Ability::StageUnstageVolume, Ability::ExpandVolume, Ability::GetVolumeStats];
+        let can = [Ability::StageUnstageVolume, Ability::ExpandVolume];
         let capability = |a: Ability| NodeServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: a.into() })) };
         Ok(Response::new(NodeGetCapabilitiesResponse { capabilities: can.map(capability).into() }))
     }
@@ -228,13 +212,6 @@ impl Node for Driver {
             max_volumes_per_node: self.most,
             accessible_topology: Some(Topology { segments }),
         }))
-    }
-}
-
-#[tonic::async_trait]
-impl Identity for Driver {
-    async fn get_plugin_info(&self, _: Request<GetPluginInfoRequest>) -> Answer<GetPluginInfoResponse> {
-        Ok(Response::new(GetPluginInfoResponse { name: self.name.clone(), vendor_version: "1".into() }))
     }
 }
 
@@ -490,7 +467,6 @@ async fn main() -> anyhow::Result<()> {
     tokio::spawn(async move { sidecars.run().await });
     let services = tonic::transport::Server::builder()
         .add_service(NodeServer::from_arc(driver.clone()))
-        .add_service(IdentityServer::from_arc(driver.clone()))
         .serve_with_incoming(listen(&endpoint)?);
     let registration = tonic::transport::Server::builder()
         .add_service(RegistrationServer::from_arc(driver))

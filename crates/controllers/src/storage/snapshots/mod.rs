@@ -6,6 +6,7 @@ mod kinds;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::Quantity;
 use csi::local_path::{self, FILL_FROM, NODE, Origin, PROVISIONER};
 use csi::snapshots::{
     BEING_DELETED, CONTENT_BOUND, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent,
@@ -153,11 +154,7 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result {
 fn status(content: &str, of: Option<&VolumeSnapshotContentStatus>) -> Value {
     let of = of.cloned().unwrap_or_default();
     let created = of.creation_time.and_then(|n| Timestamp::from_nanosecond(i128::from(n)).ok());
-    let quantity = |bytes: i64| match bytes {
-        b if b % (1 << 30) == 0 => format!("{}Gi", b >> 30),
-        b if b % (1 << 20) == 0 => format!("{}Mi", b >> 20),
-        b => b.to_string(),
-    };
+    let quantity = |bytes: i64| Quantity::from_int(bytes).canonical(true);
     json!({"boundVolumeSnapshotContentName": content, "readyToUse": of.ready_to_use.unwrap_or(false),
            "creationTime": created.map(|t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
            "restoreSize": of.restore_size.filter(|b| *b > 0).map(quantity),
@@ -192,8 +189,7 @@ fn source(volume: &PersistentVolume) -> Option<(String, String, Option<String>)>
     if let Some(csi) = volume.spec.as_ref().and_then(|s| s.csi.as_ref()) {
         return Some((csi.driver.clone(), csi.volume_handle.clone(), None));
     }
-    let ours = volume.annotations().get("pv.kubernetes.io/provisioned-by").map(String::as_str) == Some(PROVISIONER);
-    let node = volume.annotations().get(NODE).filter(|_| ours)?;
+    let node = local_path::node_of(volume)?;
     Some((PROVISIONER.into(), volume.name_any(), Some(node.clone())))
 }
 
