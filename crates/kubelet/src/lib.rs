@@ -24,6 +24,7 @@ mod local_volumes;
 mod manager;
 mod nfs;
 mod node;
+mod output;
 mod pressure;
 mod probes;
 mod sandbox;

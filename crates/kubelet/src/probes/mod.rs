@@ -7,13 +7,21 @@ mod tests;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures::future::Either;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use runtime::ShimClient;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::output::Output;
+
+/// How much of what a failing check says is told, in bytes.
+const MESSAGE: usize = 1024;
 
 /// What a probe found out about a run of a container.
 #[derive(Debug)]
@@ -189,26 +197,36 @@ async fn run(shim: &ShimClient, target: &Target, command: &[String]) -> Result<(
     let io = |e: std::io::Error| e.to_string();
     let process = crate::server::exec_process(&target.process, command, false).map_err(io)?;
     let null = || std::fs::File::options().read(true).write(true).open("/dev/null").map(Into::into);
-    let (mut reader, writer) = std::io::pipe().map_err(io)?;
+    let (writer, output) = Output::pipe().map_err(io)?;
     let errors = writer.try_clone().map_err(io)?;
-    let stdio = [null().map_err(io)?, writer.into(), errors.into()];
+    let stdio = [null().map_err(io)?, writer, errors];
     let started = shim.exec(&target.id, process.path(), Some(stdio)).await.map_err(|e| e.to_string())?;
     let mut guard = KillOnDrop { execution: started, ended: false };
-    let exit = guard.execution.wait().await.map_err(|e| e.to_string())?;
+    let ended = CancellationToken::new();
+    let said = listen(output, &ended);
+    // A process may close its output before its end.
+    let (exit, said) = match futures::future::select(pin!(guard.execution.wait()), pin!(said)).await {
+        Either::Left((exit, said)) => {
+            ended.cancel();
+            (exit, said.await)
+        }
+        Either::Right((said, exit)) => (exit.await, said),
+    };
+    let exit = exit.map_err(|e| e.to_string())?;
     guard.ended = true;
     if exit.code == 0 {
         return Ok(());
     }
-    let output = tokio::task::spawn_blocking(move || {
-        let mut buffer = [0u8; 1024];
-        let n = std::io::Read::read(&mut reader, &mut buffer).unwrap_or(0);
-        String::from_utf8_lossy(&buffer[..n]).trim().to_string()
-    });
-    Err(output
-        .await
-        .ok()
-        .filter(|o| !o.is_empty())
-        .unwrap_or_else(|| format!("command {command:?} exited with {}", exit.code)))
+    Err(if said.is_empty() { format!("command {command:?} exited with {}", exit.code) } else { said })
+}
+
+/// The beginning of what a process says. All is read, so that it never waits for room in the pipe.
+async fn listen(mut output: Output, ended: &CancellationToken) -> String {
+    let mut said = Vec::new();
+    while let Some(bytes) = output.next(ended).await {
+        said.extend_from_slice(&bytes[..bytes.len().min(MESSAGE - said.len())]);
+    }
+    String::from_utf8_lossy(&said).trim().to_string()
 }
 
 fn host(target: &Target, asked: Option<&str>) -> Result<IpAddr, String> {

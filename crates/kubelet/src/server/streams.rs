@@ -10,13 +10,15 @@ use runtime::ShimClient;
 use runtime::client::set_terminal_size;
 use runtime::protocol::Exit;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::channels::{Event, RESIZE, STDERR, STDIN, STDOUT, Sender, Wants, open};
 use super::{Body, exec_process, flag, query, text};
 use crate::manager::Manager;
+use crate::output::{Output, last_words};
 use crate::sandbox::Places;
 use crate::worker::Phase;
 
@@ -79,12 +81,6 @@ fn outcome(exit: &Exit) -> Value {
            "details": {"causes": [{"reason": "ExitCode", "message": exit.code.to_string()}]}})
 }
 
-/// A pipe: the end for the process, and ours.
-fn output_pipe() -> std::io::Result<(OwnedFd, pipe::Receiver)> {
-    let (reader, writer) = std::io::pipe()?;
-    Ok((writer.into(), pipe::Receiver::from_owned_fd(reader.into())?))
-}
-
 fn input_pipe() -> std::io::Result<(OwnedFd, pipe::Sender)> {
     let (reader, writer) = std::io::pipe()?;
     Ok((reader.into(), pipe::Sender::from_owned_fd(writer.into())?))
@@ -94,11 +90,10 @@ fn null() -> std::io::Result<OwnedFd> {
     Ok(std::fs::File::options().read(true).write(true).open("/dev/null")?.into())
 }
 
-/// Sends what a stream yields to a channel, to its end.
-async fn pump(mut from: pipe::Receiver, channel: u8, to: Sender) {
-    let mut buffer = vec![0u8; 32 << 10];
-    while let Ok(n @ 1..) = from.read(&mut buffer).await {
-        if !to.send(channel, &buffer[..n]).await {
+/// Sends what a process writes to a channel.
+async fn pump(mut from: Output, channel: u8, to: Sender, ended: CancellationToken) {
+    while let Some(bytes) = from.next(&ended).await {
+        if !to.send(channel, bytes).await {
             return;
         }
     }
@@ -142,18 +137,18 @@ async fn exec_pipes(
         if !wanted {
             return null().map_err(io);
         }
-        let (fd, reader) = output_pipe().map_err(io)?;
+        let (fd, reader) = Output::pipe().map_err(io)?;
         pumps.push((reader, channel));
         Ok(fd)
     };
     let stdio = [stdin, output(wants.stdout, STDOUT)?, output(wants.stderr, STDERR)?];
     let execution = shim.exec(id, process, Some(stdio)).await.map_err(|e| e.to_string())?;
-    let pumps: Vec<_> =
-        pumps.into_iter().map(|(reader, channel)| tokio::spawn(pump(reader, channel, sender.clone()))).collect();
+    let ended = CancellationToken::new();
+    let pumps = pumps.into_iter().map(|(out, channel)| tokio::spawn(pump(out, channel, sender.clone(), ended.clone())));
+    let pumps: Vec<_> = pumps.collect();
     let feeding = tokio::spawn(feed(events, input, None));
     let exit = execution.wait().await.map_err(|e| e.to_string())?;
-    // What the process wrote comes before its end. Children of it may hold the pipes for longer than anybody waits.
-    let _ = tokio::time::timeout(std::time::Duration::from_millis(500), futures::future::join_all(pumps)).await;
+    last_words(futures::future::join_all(pumps), &ended).await;
     feeding.abort();
     Ok(exit)
 }
@@ -167,32 +162,22 @@ async fn exec_terminal(
 ) -> Result<Exit, String> {
     let execution = shim.exec(id, process, None).await.map_err(|e| e.to_string())?;
     let terminal = execution.terminal.as_ref().ok_or("no terminal came")?;
-    let io = |e: &dyn std::fmt::Display| e.to_string();
-    let file = || -> Result<tokio::fs::File, String> {
-        let fd = terminal.try_clone().map_err(|e| io(&e))?;
-        Ok(tokio::fs::File::from_std(fd.into()))
-    };
-    let (mut reader, mut writer, resize) = (file()?, file()?, terminal.try_clone().map_err(|e| io(&e))?);
-    let to = sender.clone();
-    let pumping = tokio::spawn(async move {
-        let mut buffer = vec![0u8; 32 << 10];
-        while let Ok(n @ 1..) = reader.read(&mut buffer).await {
-            if !to.send(STDOUT, &buffer[..n]).await {
-                return;
-            }
-        }
-    });
+    let io = |e: std::io::Error| e.to_string();
+    let (output, mut writer) = Output::terminal(terminal).map_err(io)?;
+    let resize = terminal.try_clone().map_err(io)?;
+    let ended = CancellationToken::new();
+    let pumping = tokio::spawn(pump(output, STDOUT, sender.clone(), ended.clone()));
     let (keys, mut typed) = mpsc::channel::<Bytes>(16);
     let feeding = tokio::spawn(feed(events, None, Some((keys, resize))));
     let typing = tokio::spawn(async move {
         while let Some(bytes) = typed.recv().await {
-            if writer.write_all(&bytes).await.is_err() || writer.flush().await.is_err() {
+            if writer.write_all(&bytes).await.is_err() {
                 return;
             }
         }
     });
     let exit = execution.wait().await.map_err(|e| e.to_string())?;
-    let _ = tokio::time::timeout(std::time::Duration::from_millis(500), pumping).await;
+    last_words(pumping, &ended).await;
     feeding.abort();
     typing.abort();
     Ok(exit)
@@ -260,10 +245,12 @@ async fn run_attach(
 ) -> Result<(), String> {
     let io = |e: std::io::Error| e.to_string();
     let (in_fd, mut input) = input_pipe().map_err(io)?;
-    let (out_fd, out) = output_pipe().map_err(io)?;
-    let (err_fd, err) = output_pipe().map_err(io)?;
+    let (out_fd, out) = Output::pipe().map_err(io)?;
+    let (err_fd, err) = Output::pipe().map_err(io)?;
     let attachment = shim.attach(id, wants.stdin, [in_fd, out_fd, err_fd]).await.map_err(|e| e.to_string())?;
-    let pumps = [tokio::spawn(pump(out, STDOUT, sender.clone())), tokio::spawn(pump(err, STDERR, sender.clone()))];
+    let ended = CancellationToken::new();
+    let pump = |from, channel| tokio::spawn(pump(from, channel, sender.clone(), ended.clone()));
+    let pumps = [pump(out, STDOUT), pump(err, STDERR)];
     let (client, name) = (shim.clone(), id.to_string());
     let mut feeding = tokio::spawn(async move {
         while let Some(event) = events.recv().await {
@@ -288,7 +275,7 @@ async fn run_attach(
         exit = attachment.wait() => exit.map(|_| ()).map_err(|e| e.to_string()),
         _ = &mut feeding => Ok(()),
     };
-    let _ = tokio::time::timeout(std::time::Duration::from_millis(500), futures::future::join_all(pumps)).await;
+    last_words(futures::future::join_all(pumps), &ended).await;
     feeding.abort();
     gone
 }
