@@ -56,7 +56,7 @@ pub fn start(context: Context) {
     });
 }
 
-fn addresses_changed(change: &informer::Change<Node>) -> bool {
+pub fn addresses_changed(change: &informer::Change<Node>) -> bool {
     match change {
         informer::Change::Applied { old: Some(old), new } => addresses(old) != addresses(new),
         _ => true,

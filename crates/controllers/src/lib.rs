@@ -12,11 +12,13 @@ mod cluster_roles;
 mod cron_job;
 mod custom_resources;
 mod daemon_set;
+mod definitions;
 mod deployment;
 mod disruption;
 mod endpoints;
 mod ephemeral;
 mod garbage;
+mod gateway;
 mod ingress;
 mod job;
 mod namespace;
@@ -101,6 +103,7 @@ pub fn start(config: Config, informers: Informers) {
     ephemeral::start(context.events("ephemeral-volume-controller"));
     if context.config.ingress {
         ingress::start(context.clone());
+        tokio::spawn(gateway::run(context.clone()));
     }
     if context.config.service_lb {
         service_lb::start(context.events("service-lb-controller"));

@@ -1,9 +1,9 @@
 //! Snapshots of volumes: the kinds of `snapshot.storage.k8s.io/v1` (KEP-177), as far as control loops read them. They aren't
 //! written back whole, only patched.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use informer::custom_kind;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{ClusterResourceScope, NamespaceResourceScope};
@@ -14,36 +14,9 @@ pub const CONTENT_BOUND: &str = "snapshot.storage.kubernetes.io/volumesnapshotco
 /// Annotation that tells a driver that the content goes because its snapshot does.
 pub const BEING_DELETED: &str = "snapshot.storage.kubernetes.io/volumesnapshot-being-deleted";
 
-macro_rules! kind {
-    ($kind:ident, $plural:literal, $scope:ident) => {
-        impl kube::Resource for $kind {
-            type DynamicType = ();
-            type Scope = $scope;
-            fn kind((): &()) -> Cow<'_, str> {
-                stringify!($kind).into()
-            }
-            fn group((): &()) -> Cow<'_, str> {
-                "snapshot.storage.k8s.io".into()
-            }
-            fn version((): &()) -> Cow<'_, str> {
-                "v1".into()
-            }
-            fn plural((): &()) -> Cow<'_, str> {
-                $plural.into()
-            }
-            fn meta(&self) -> &ObjectMeta {
-                &self.metadata
-            }
-            fn meta_mut(&mut self) -> &mut ObjectMeta {
-                &mut self.metadata
-            }
-        }
-    };
-}
-
-kind!(VolumeSnapshot, "volumesnapshots", NamespaceResourceScope);
-kind!(VolumeSnapshotContent, "volumesnapshotcontents", ClusterResourceScope);
-kind!(VolumeSnapshotClass, "volumesnapshotclasses", ClusterResourceScope);
+custom_kind!(VolumeSnapshot, "snapshot.storage.k8s.io", "v1", "volumesnapshots", NamespaceResourceScope);
+custom_kind!(VolumeSnapshotContent, "snapshot.storage.k8s.io", "v1", "volumesnapshotcontents", ClusterResourceScope);
+custom_kind!(VolumeSnapshotClass, "snapshot.storage.k8s.io", "v1", "volumesnapshotclasses", ClusterResourceScope);
 
 /// What a user asks for: a snapshot of a claim, or the use of one that is there.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use pki::{Authority, Usage};
 use testkit::Cluster;
 
 /// What curl says: the code of the answer, then its body.
-fn curl(cluster: &Cluster, arguments: &[&str]) -> String {
+pub fn curl(cluster: &Cluster, arguments: &[&str]) -> String {
     let mut words: Vec<String> = ["curl", "-sk", "-m", "5", "-w", "\n%{http_code}"].map(String::from).into();
     words.extend(arguments.iter().map(|a| (*a).to_string()));
     let output = cluster.server.run(&words, "");
@@ -13,7 +13,7 @@ fn curl(cluster: &Cluster, arguments: &[&str]) -> String {
 }
 
 /// A site that tells what it was asked, and for whom.
-fn site(name: &str) -> String {
+pub fn site(name: &str) -> String {
     let answer = format!("{name} $request_uri $http_host $http_x_forwarded_proto $http_x_forwarded_for");
     format!(
         "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata:\n  nginx.conf: |\n    user root;\n    pid /run/nginx.pid;\n    error_log stderr;\n    events {{}}\n    \

@@ -8,6 +8,7 @@ mod custom;
 mod describe;
 mod dual;
 mod errors;
+mod gateway;
 mod ingress;
 mod join;
 mod limits;

@@ -24,3 +24,32 @@ pub use queue::{Key, Queue};
 macro_rules! synced {
     ($($informer:expr),* $(,)?) => { $( $informer.synced().await; )* };
 }
+
+/// Makes a type an object of the API: one of a custom resource that control loops read. It has a field `metadata`.
+#[macro_export]
+macro_rules! custom_kind {
+    ($kind:ident, $group:literal, $version:literal, $plural:literal, $scope:ident) => {
+        impl kube::Resource for $kind {
+            type DynamicType = ();
+            type Scope = $scope;
+            fn kind((): &()) -> std::borrow::Cow<'_, str> {
+                stringify!($kind).into()
+            }
+            fn group((): &()) -> std::borrow::Cow<'_, str> {
+                $group.into()
+            }
+            fn version((): &()) -> std::borrow::Cow<'_, str> {
+                $version.into()
+            }
+            fn plural((): &()) -> std::borrow::Cow<'_, str> {
+                $plural.into()
+            }
+            fn meta(&self) -> &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+                &self.metadata
+            }
+            fn meta_mut(&mut self) -> &mut k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}

@@ -1,31 +1,40 @@
-//! The ingress controller: HTTP and HTTPS from outside, by host and path, to the services that Ingresses name.
+//! HTTP and HTTPS from outside, by host and path, to the services that Ingresses and HTTPRoutes name.
 //!
-//! Every node runs one. [`routes`] turns Ingresses, services and endpoints into a table, a value; requests read the table
-//! of the moment ([`serve`]); [`tls`] chooses certificates by the name that a client asks for.
+//! Every node runs one. [`ingresses`] and [`gateways`] turn objects, services and endpoints into a table, a value ([`table`]);
+//! requests read the table of the moment ([`serve`]); [`tls`] chooses certificates by the name that a client asks for.
 //!
 //! Invariants:
 //! - A request is answered by the table that was there when it came; changes never break one that is under way.
 //! - Endpoints are called directly, not through the service's address, so that another one is tried when one refuses.
 
-pub mod routes;
+mod backends;
+mod gateways;
+mod ingresses;
 mod serve;
+mod services;
+mod table;
 mod tls;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::gateway::World;
+use ::gateway::kinds::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
 use informer::Informers;
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::{Api, Client};
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 
-use routes::Routes;
 use serve::Handler;
+use services::Services;
+use table::Table;
 use tls::Certificates;
 
 /// The controller that IngressClasses name.
@@ -45,35 +54,167 @@ const RELOAD: Duration = Duration::from_secs(30);
 
 /// The table of the moment.
 #[derive(Clone, Default)]
-pub struct Shared(Arc<RwLock<Arc<Routes>>>);
+pub struct Shared(Arc<RwLock<Arc<Table>>>);
 
 impl Shared {
-    pub fn get(&self) -> Arc<Routes> {
+    pub fn get(&self) -> Arc<Table> {
         self.0.read().clone()
     }
 
-    fn set(&self, routes: Routes) {
-        *self.0.write() = Arc::new(routes);
+    fn set(&self, table: Table) {
+        *self.0.write() = Arc::new(table);
     }
 }
 
-/// Serves until the process ends. A port that is taken is tried again and again, as its owner may go away.
-pub async fn run(config: Config, informers: Informers) {
-    let shared = Shared::default();
-    let certificates = Arc::new(Certificates::default());
-    let handler = Handler::new(shared.clone());
-    let (http, https) = ((config.bind, config.http_port).into(), (config.bind, config.https_port).into());
-    let plain = handler.clone();
-    tokio::spawn(async move { serve::plain(listen(http).await, plain).await });
-    match certificates.server_config() {
-        Ok(tls) => {
-            tokio::spawn(async move { serve::secure(listen(https).await, tls, handler).await });
+/// Everything that has a say, as it is now.
+struct Objects {
+    ingresses: Vec<Arc<Ingress>>,
+    world: World,
+    services: Vec<Arc<Service>>,
+    slices: Vec<Arc<EndpointSlice>>,
+}
+
+impl Objects {
+    fn gather(informers: &Informers) -> Self {
+        Objects {
+            ingresses: ingresses::ours(&informers.of::<Ingress>().list(), &informers.of::<IngressClass>().list()),
+            world: World::new(
+                &informers.of::<GatewayClass>().list(),
+                informers.of::<Gateway>().list(),
+                informers.of::<HTTPRoute>().list(),
+                informers.of::<ReferenceGrant>().list(),
+                &informers.of::<Namespace>().list(),
+            ),
+            services: informers.of::<Service>().list(),
+            slices: informers.of::<EndpointSlice>().list(),
         }
-        Err(error) => tracing::error!(%error, "HTTPS isn't served by the ingress controller"),
     }
-    keep(shared, certificates, informers).await;
+
+    fn table(&self, config: &Config) -> Table {
+        let mut table = Table::default();
+        let services = Services::new(&self.services, &self.slices);
+        for (port, secure) in [(config.http_port, false), (config.https_port, true)] {
+            let port = table.ports.entry(port).or_default();
+            port.secure = secure;
+            ingresses::add(&mut port.hosts, &self.ingresses, &services);
+        }
+        gateways::add(&mut table, &self.world, &services);
+        table.ports.values_mut().for_each(|port| port.hosts.sort());
+        table
+    }
+
+    /// The secrets with certificates: port, namespace, name, hosts.
+    fn secrets(&self, config: &Config) -> Vec<(u16, String, String, Vec<String>)> {
+        let of_ingresses = ingresses::secrets(&self.ingresses).into_iter();
+        let mut all: Vec<_> = of_ingresses.map(|(n, s, hosts)| (config.https_port, n, s, hosts)).collect();
+        all.extend(gateways::secrets(&self.world));
+        all
+    }
 }
 
+/// Serves until the process ends, in step with the API.
+pub async fn run(config: Config, informers: Informers) {
+    let changed = Arc::new(Notify::new());
+    macro_rules! wake_at {
+        ($($kind:ty),*) => { $(
+            let wake = changed.clone();
+            informers.of::<$kind>().on_change(move |_| wake.notify_one());
+        )* };
+    }
+    wake_at!(
+        Ingress,
+        IngressClass,
+        Service,
+        EndpointSlice,
+        Namespace,
+        GatewayClass,
+        Gateway,
+        HTTPRoute,
+        ReferenceGrant
+    );
+    let (ingresses, classes) = (informers.of::<Ingress>(), informers.of::<IngressClass>());
+    let (services, slices) = (informers.of::<Service>(), informers.of::<EndpointSlice>());
+    // Gateways aren't waited for: somebody may have taken their kinds away.
+    informer::synced!(ingresses, classes, services, slices);
+    let table = Shared::default();
+    let mut doors = Doors { bind: config.bind, handler: Handler::new(table.clone()), open: HashMap::new() };
+    loop {
+        let objects = Objects::gather(&informers);
+        table.set(objects.table(&config));
+        doors.set(&table.get());
+        doors.load_certificates(informers.client(), objects.secrets(&config)).await;
+        doors.handler.sweep();
+        tokio::select! {
+            () = changed.notified() => tokio::time::sleep(GATHER).await,
+            () = tokio::time::sleep(RELOAD) => {}
+        }
+    }
+}
+
+/// The ports that are served.
+struct Doors {
+    bind: IpAddr,
+    handler: Handler,
+    open: HashMap<u16, Door>,
+}
+
+struct Door {
+    certificates: Option<Arc<Certificates>>,
+    serving: AbortHandle,
+}
+
+impl Doors {
+    /// Opens and closes ports as a table says. Connections that are there go on.
+    fn set(&mut self, table: &Table) {
+        self.open.retain(|number, door| {
+            let stays = table.ports.get(number).is_some_and(|port| port.secure == door.certificates.is_some());
+            if !stays {
+                door.serving.abort();
+            }
+            stays
+        });
+        for (number, port) in &table.ports {
+            if self.open.contains_key(number) {
+                continue;
+            }
+            let certificates = port.secure.then(Arc::<Certificates>::default);
+            let tls = match certificates.as_ref().map(Certificates::server_config).transpose() {
+                Ok(tls) => tls,
+                Err(error) => {
+                    tracing::error!(%error, port = number, "HTTPS isn't served");
+                    continue;
+                }
+            };
+            let (address, handler, number) = (SocketAddr::from((self.bind, *number)), self.handler.clone(), *number);
+            let serving = tokio::spawn(async move { serve::port(listen(address).await, number, tls, handler).await })
+                .abort_handle();
+            self.open.insert(number, Door { certificates, serving });
+        }
+    }
+
+    async fn load_certificates(&self, client: &Client, secrets: Vec<(u16, String, String, Vec<String>)>) {
+        let mut found: HashMap<u16, Vec<_>> = HashMap::new();
+        for (port, namespace, name, hosts) in secrets {
+            let api: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+            let secret = format!("{namespace}/{name}");
+            match api.get_opt(&name).await {
+                Ok(Some(object)) => match ::gateway::certificate::read(&object) {
+                    Ok(key) => found.entry(port).or_default().push((hosts, key)),
+                    Err(why) => tracing::warn!(secret, why, "a certificate can't be used"),
+                },
+                Ok(None) => tracing::debug!(secret, "a certificate is missing"),
+                Err(error) => tracing::debug!(%error, secret, "a certificate can't be read"),
+            }
+        }
+        for (port, door) in &self.open {
+            if let Some(certificates) = &door.certificates {
+                certificates.set(found.remove(port).unwrap_or_default());
+            }
+        }
+    }
+}
+
+/// A port that is taken is tried again and again, as its owner may go away.
 async fn listen(address: SocketAddr) -> TcpListener {
     let mut told = false;
     loop {
@@ -89,49 +230,4 @@ async fn listen(address: SocketAddr) -> TcpListener {
             }
         }
     }
-}
-
-/// Keeps the table and the certificates in step with the API.
-async fn keep(shared: Shared, certificates: Arc<Certificates>, informers: Informers) {
-    let changed = Arc::new(Notify::new());
-    let ingresses = informers.of::<Ingress>();
-    let classes = informers.of::<IngressClass>();
-    let wake = changed.clone();
-    ingresses.on_change(move |_| wake.notify_one());
-    let wake = changed.clone();
-    classes.on_change(move |_| wake.notify_one());
-    informer::synced!(ingresses, classes);
-    let (services, slices) = (informers.of::<Service>(), informers.of::<EndpointSlice>());
-    let wake = changed.clone();
-    services.on_change(move |_| wake.notify_one());
-    let wake = changed.clone();
-    slices.on_change(move |_| wake.notify_one());
-    informer::synced!(services, slices);
-    loop {
-        let ours = routes::ours(&ingresses.list(), &classes.list());
-        shared.set(routes::build(&ours, &services.list(), &slices.list()));
-        load_certificates(&certificates, informers.client(), &ours).await;
-        tokio::select! {
-            () = changed.notified() => tokio::time::sleep(GATHER).await,
-            () = tokio::time::sleep(RELOAD) => {}
-        }
-    }
-}
-
-async fn load_certificates(certificates: &Certificates, client: &Client, ours: &[Arc<Ingress>]) {
-    let mut found = Vec::new();
-    for (namespace, name, hosts) in routes::secrets(ours) {
-        let api: Api<Secret> = Api::namespaced(client.clone(), &namespace);
-        match api.get_opt(&name).await {
-            Ok(Some(secret)) => match tls::read(&secret) {
-                Ok(key) => found.push((hosts, key)),
-                Err(why) => tracing::warn!(secret = format!("{namespace}/{name}"), why, "a certificate can't be used"),
-            },
-            Ok(None) => tracing::debug!(secret = format!("{namespace}/{name}"), "a certificate is missing"),
-            Err(error) => {
-                tracing::debug!(%error, secret = format!("{namespace}/{name}"), "a certificate can't be read")
-            }
-        }
-    }
-    certificates.set(found);
 }

@@ -1,15 +1,17 @@
 //! Connections from outside, and what happens to a request on its way to a backend.
 
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::uri::{Authority, Scheme};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -20,17 +22,14 @@ use hyper_util::server::conn::auto;
 use rand::seq::SliceRandom as _;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::Shared;
-use crate::routes::Backend;
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-type Body = UnsyncBoxBody<Bytes, BoxError>;
+use crate::backends::{Body, BoxError, Lines, Unanswered};
+use crate::table::{Action, Backend, Found, Redirect};
 
 /// How long a client may take to say hello, or to send its headers.
 const PATIENCE: Duration = Duration::from_secs(30);
-const CONNECT: Duration = Duration::from_secs(5);
 /// How long a backend may take to begin its answer.
 const ANSWER: Duration = Duration::from_secs(60);
 /// Bodies up to this are kept until a backend has taken them, so that another one can be asked, in bytes.
@@ -47,35 +46,56 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     header::UPGRADE,
 ];
 
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const SCHEME: HeaderName = HeaderName::from_static("x-scheme");
+
 type Connector = HttpsConnector<HttpConnector>;
 
 /// Answers requests.
 #[derive(Clone)]
 pub struct Handler {
-    routes: Shared,
-    plain: Client<Connector, Body>,
+    table: Shared,
+    lines: Lines,
     grpc: Client<Connector, Body>,
 }
 
-/// Where a request came in.
-#[derive(Clone, Copy)]
+/// Where a connection came in, and what backends are told of that.
 struct Entry {
     from: IpAddr,
+    port: u16,
     secure: bool,
+    client: HeaderValue,
+    port_text: HeaderValue,
+}
+
+impl Entry {
+    fn new(from: SocketAddr, port: u16, secure: bool) -> Self {
+        let from = from.ip().to_canonical();
+        let text = |text: String| HeaderValue::from_maybe_shared(Bytes::from(text));
+        let nobody = || HeaderValue::from_static("");
+        let client = text(from.to_string()).unwrap_or_else(|_| nobody());
+        Entry { from, port, secure, client, port_text: text(port.to_string()).unwrap_or_else(|_| nobody()) }
+    }
 }
 
 fn text(code: StatusCode, message: &str) -> Response<Body> {
-    let body = Full::new(Bytes::from(format!("{message}\n"))).map_err(|never| match never {}).boxed_unsync();
-    let mut response = Response::new(body);
+    let mut response = Response::new(Body::Whole(format!("{message}\n").into()));
     *response.status_mut() = code;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
 impl Handler {
-    pub fn new(routes: Shared) -> Self {
+    pub fn new(table: Shared) -> Self {
         let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT));
+        connector.set_connect_timeout(Some(Duration::from_secs(5)));
         connector.set_nodelay(true);
         connector.enforce_http(false);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -86,21 +106,22 @@ impl Handler {
                 Err(error) => unreachable!("ring speaks TLS 1.2 and 1.3: {error}"),
             };
             let anybody = pki::Anybody::new(provider.clone());
-            let config = builder.dangerous().with_custom_certificate_verifier(Arc::new(anybody)).with_no_client_auth();
-            HttpsConnectorBuilder::new().with_tls_config(config).https_or_http()
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(anybody)).with_no_client_auth()
         };
-        let builder = || {
-            let mut builder = Client::builder(TokioExecutor::new());
-            builder.pool_idle_timeout(Duration::from_secs(60)).pool_timer(TokioTimer::new()).timer(TokioTimer::new());
-            builder
-        };
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder.pool_idle_timeout(Duration::from_secs(60)).pool_timer(TokioTimer::new()).timer(TokioTimer::new());
+        let https = HttpsConnectorBuilder::new().with_tls_config(tls()).https_or_http().enable_http2();
+        let grpc = builder.http2_only(true).build(https.wrap_connector(connector));
         // Only HTTP/1.1 can be upgraded, so backends with TLS aren't offered more.
-        let plain = builder().build(tls().enable_http1().wrap_connector(connector.clone()));
-        let grpc = builder().http2_only(true).build(tls().enable_http2().wrap_connector(connector));
-        Handler { routes, plain, grpc }
+        Handler { table, lines: Lines::new(TlsConnector::from(Arc::new(tls()))), grpc }
     }
 
-    async fn handle(&self, request: Request<Incoming>, entry: Entry) -> Response<Body> {
+    /// Closes connections that nobody needed for a while.
+    pub fn sweep(&self) {
+        self.lines.sweep();
+    }
+
+    async fn handle(&self, request: Request<Incoming>, entry: &Entry) -> Response<Body> {
         let authority = request.uri().authority().map(ToString::to_string);
         let named = request.headers().get(header::HOST).and_then(|h| h.to_str().ok()).map(String::from);
         let Some(host) = authority.or(named) else {
@@ -109,98 +130,220 @@ impl Handler {
         let Ok(name) = host.parse::<Authority>() else {
             return text(StatusCode::BAD_REQUEST, "400: the request's host is malformed");
         };
-        let Some(found) = self.routes.get().find(name.host(), request.uri().path()) else {
-            return text(StatusCode::NOT_FOUND, "404: no Ingress has a rule for this host and path");
+        let (parts, body) = request.into_parts();
+        let found = self.table.get().ports.get(&entry.port).and_then(|port| port.hosts.find(name.host(), &parts));
+        let Some(found) = found else {
+            return text(StatusCode::NOT_FOUND, "404: no Ingress and no route has a rule for this host and path");
         };
-        let backend = found.backend.clone();
-        if backend.redirect && !entry.secure {
-            return redirect(name.host(), request.uri());
+        let told = found.action.log.then(|| Told::new(&host, &parts, entry));
+        let answer = self.answer(Request::from_parts(parts, body), &found, name.host(), &host, entry).await;
+        if let Some(told) = told {
+            told.log(&found, answer.status());
+        }
+        answer
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        found: &Found,
+        name: &str,
+        host: &str,
+        entry: &Entry,
+    ) -> Response<Body> {
+        let action = &found.action;
+        if let Some(to) = action.redirect.as_ref().filter(|to| !(to.only_plain && entry.secure)) {
+            return redirect(to, found, name, request.uri(), entry);
+        }
+        let Some(backend) = choose(&action.backends) else {
+            return text(StatusCode::INTERNAL_SERVER_ERROR, "500: the route names no backend");
+        };
+        if let Some(why) = &backend.broken {
+            return text(StatusCode::INTERNAL_SERVER_ERROR, &format!("500: {why}"));
         }
         if backend.endpoints.is_empty() {
             let why = format!("503: service {} has no endpoint that is ready", backend.name);
             return text(StatusCode::SERVICE_UNAVAILABLE, &why);
         }
-        self.forward(request, &backend, &found.path, &host, entry).await
+        let path = found.path(action.path.as_ref(), request.uri().path());
+        let mut forwarding = pin!(self.forward(request, action, backend, &path, host, entry));
+        let mut answer = match action.timeout {
+            None => forwarding.as_mut().await,
+            Some(limit) => tokio::time::timeout(limit, forwarding).await.unwrap_or_else(|_| {
+                let why = format!("504: {} didn't answer within {}s", backend.name, limit.as_secs_f64());
+                text(StatusCode::GATEWAY_TIMEOUT, &why)
+            }),
+        };
+        backend.response.apply(answer.headers_mut());
+        action.response.apply(answer.headers_mut());
+        answer
     }
 
     async fn forward(
         &self,
         mut request: Request<Incoming>,
+        action: &Action,
         backend: &Backend,
         path: &str,
         host: &str,
-        entry: Entry,
+        entry: &Entry,
     ) -> Response<Body> {
         let upgrade = request.headers().get(header::UPGRADE).cloned();
         let client_side = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
         let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse::<u64>().ok());
-        if let (Some(most), Some(length)) = (backend.largest_body, length)
+        if let (Some(most), Some(length)) = (action.largest_body, length)
             && length > most
         {
             return text(StatusCode::PAYLOAD_TOO_LARGE, "413: the body is larger than the Ingress allows");
         }
-        let headers = onward_headers(&parts.headers, host, entry, upgrade);
+        // Of what came, if it stands there; nothing else is a host but what can be in a header.
+        let named = parts.headers.get(header::HOST).filter(|named| named.as_bytes() == host.as_bytes()).cloned();
+        let Some(named) = named.or_else(|| HeaderValue::from_str(host).ok()) else {
+            return text(StatusCode::BAD_REQUEST, "400: the request's host is malformed");
+        };
+        let mut headers = onward_headers(&parts.headers, named, entry, upgrade);
+        action.request.apply(&mut headers);
+        backend.request.apply(&mut headers);
+        if let Some(host) = action.host.as_ref().and_then(|host| HeaderValue::from_str(host).ok()) {
+            headers.insert(header::HOST, host);
+        }
         let target = match parts.uri.query() {
             Some(query) => format!("{path}?{query}"),
             None => path.to_string(),
         };
-        let most = backend.largest_body.map_or(usize::MAX, |m| usize::try_from(m).unwrap_or(usize::MAX));
-        let mut body = Some(Limited::new(body, most).map_err(BoxError::from).boxed_unsync());
+        let most = action.largest_body.map_or(usize::MAX, |m| usize::try_from(m).unwrap_or(usize::MAX));
+        let mut body = Some(Limited::new(body, most));
         let may_be_kept = length.is_some_and(|l| l <= KEPT) || matches!(parts.method, Method::GET | Method::HEAD);
-        let kept = match may_be_kept {
-            true => match body.take().unwrap_or_default().collect().await {
+        let kept = match body.take_if(|_| may_be_kept) {
+            Some(body) if http_body::Body::is_end_stream(&body) => Some(Bytes::new()),
+            Some(body) => match Box::pin(body.collect()).await {
                 Ok(whole) => Some(whole.to_bytes()),
                 Err(error) => return failed_body(&error),
             },
-            false => None,
+            None => None,
         };
-        let mut endpoints: Vec<&String> = backend.endpoints.iter().collect();
+        let Ok(target) = PathAndQuery::try_from(target) else {
+            return text(StatusCode::BAD_REQUEST, "400: the path is malformed");
+        };
+        let mut first = body.map(Body::Client);
+        // A request can be made again, if nothing of it is lost with the first try.
+        let mut make = || -> Option<Request<Body>> {
+            let body = kept.clone().map(Body::Whole).or_else(|| first.take())?;
+            let mut onward = Request::new(body);
+            *onward.method_mut() = parts.method.clone();
+            *onward.uri_mut() = target.clone().into();
+            *onward.headers_mut() = headers.clone();
+            Some(onward)
+        };
+        let mut endpoints: Vec<&Arc<str>> = backend.endpoints.iter().collect();
         endpoints.shuffle(&mut rand::rng());
         let mut last = String::new();
         for endpoint in endpoints.into_iter().take(3) {
-            let body = match (&kept, body.take()) {
-                (Some(bytes), _) => Full::new(bytes.clone()).map_err(|never| match never {}).boxed_unsync(),
-                (None, Some(body)) => body,
-                // A body that went to nobody can't be sent again.
-                (None, None) => break,
-            };
-            let scheme = if backend.protocol.is_secure() { Scheme::HTTPS } else { Scheme::HTTP };
-            let uri = Uri::builder().scheme(scheme).authority(endpoint.as_str()).path_and_query(target.as_str());
-            let Ok(uri) = uri.build() else {
-                return text(StatusCode::BAD_REQUEST, "400: the path is malformed");
-            };
-            let mut onward = Request::new(body);
-            *onward.method_mut() = parts.method.clone();
-            *onward.uri_mut() = uri;
-            *onward.headers_mut() = headers.clone();
-            let client = if backend.protocol.is_grpc() { &self.grpc } else { &self.plain };
-            if backend.protocol.is_grpc() {
-                *onward.version_mut() = Version::HTTP_2;
-                onward.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
-                onward.headers_mut().remove(header::HOST);
-            }
-            match tokio::time::timeout(ANSWER, client.request(onward)).await {
+            let asking = pin!(async {
+                match backend.protocol.is_grpc() {
+                    true => Box::pin(self.ask_by_http2(endpoint, backend, &mut make)).await,
+                    false => self.ask(endpoint, backend, &mut make).await,
+                }
+            });
+            let limit = action.backend_timeout.unwrap_or(ANSWER);
+            match tokio::time::timeout(limit, asking).await {
                 Ok(Ok(answer)) => return back(answer, client_side),
-                Ok(Err(error)) => {
-                    if let Some(too_large) = over(&error) {
+                Ok(Err(failure)) => {
+                    if let Some(too_large) = over(&*failure.error) {
                         return too_large;
                     }
-                    tracing::debug!(%error, endpoint, backend = backend.name, "a backend didn't answer");
+                    let error = &failure.error;
+                    tracing::debug!(%error, %endpoint, backend = backend.name, "a backend didn't answer");
                     last = format!("502: {} at {endpoint} can't be reached", backend.name);
                     // Only who was never reached can't have done anything yet.
-                    if !error.is_connect() {
+                    if !failure.never_reached {
                         break;
                     }
                 }
                 Err(_) => {
-                    let why = format!("504: {} at {endpoint} didn't answer within {}s", backend.name, ANSWER.as_secs());
+                    let why =
+                        format!("504: {} at {endpoint} didn't answer within {}s", backend.name, limit.as_secs_f64());
                     return text(StatusCode::GATEWAY_TIMEOUT, &why);
                 }
             }
         }
         text(StatusCode::BAD_GATEWAY, &last)
     }
+
+    async fn ask(
+        &self,
+        endpoint: &Arc<str>,
+        backend: &Backend,
+        make: &mut (impl FnMut() -> Option<Request<Body>> + Send),
+    ) -> Result<Response<Body>, Failure> {
+        let secure = backend.protocol.is_secure();
+        let mut unsent = None;
+        loop {
+            // What is rare is boxed: all of a request's state is moved about, whether it is used or not.
+            // One that was kept may be found to be closed: then the next, and at last a new one.
+            let line = match self.lines.kept(endpoint, secure) {
+                Some(line) => line,
+                None => Box::pin(self.lines.connect(endpoint, secure)).await.map_err(Failure::unreached)?,
+            };
+            let was_kept = line.was_kept();
+            let Some(request) = unsent.take().or_else(&mut *make) else {
+                return Err(Failure { error: "the body was lost".into(), never_reached: false });
+            };
+            // A backend may have done something at a request, and be asked again only where that does no harm (RFC 9110, 9.2.2).
+            let harmless = request.method().is_idempotent();
+            match self.lines.ask(line, request).await {
+                Ok(answer) => return Ok(answer),
+                Err(Unanswered { request: Some(request), .. }) if was_kept => unsent = Some(request),
+                Err(Unanswered { error, .. }) if was_kept && harmless && closed(&error) => {}
+                Err(Unanswered { error, .. }) => return Err(Failure { error: error.into(), never_reached: false }),
+            }
+        }
+    }
+
+    async fn ask_by_http2(
+        &self,
+        endpoint: &str,
+        backend: &Backend,
+        make: &mut (impl FnMut() -> Option<Request<Body>> + Send),
+    ) -> Result<Response<Body>, Failure> {
+        let fail = |error: BoxError| Failure { error, never_reached: false };
+        let mut request = make().ok_or_else(|| fail("the body was lost".into()))?;
+        let scheme = if backend.protocol.is_secure() { Scheme::HTTPS } else { Scheme::HTTP };
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = Some(scheme);
+        parts.authority = Some(endpoint.parse().map_err(|e: http::uri::InvalidUri| fail(e.into()))?);
+        *request.uri_mut() = Uri::from_parts(parts).map_err(|e| fail(e.into()))?;
+        *request.version_mut() = Version::HTTP_2;
+        request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+        request.headers_mut().remove(header::HOST);
+        let answer = self.grpc.request(request).await;
+        answer
+            .map(|answer| answer.map(Body::Stream))
+            .map_err(|error| Failure { never_reached: error.is_connect(), error: error.into() })
+    }
+}
+
+/// Why a backend gave no answer.
+struct Failure {
+    error: BoxError,
+    /// No backend can have seen anything of the request.
+    never_reached: bool,
+}
+
+impl Failure {
+    fn unreached(error: std::io::Error) -> Self {
+        Failure { error: error.into(), never_reached: true }
+    }
+}
+
+/// Whether a connection ended before anything of an answer came.
+fn closed(error: &hyper::Error) -> bool {
+    let reset = || {
+        let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<std::io::Error>());
+        cause.is_some_and(|e| matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe))
+    };
+    error.is_canceled() || error.is_closed() || error.is_incomplete_message() || reset()
 }
 
 fn failed_body(error: &BoxError) -> Response<Body> {
@@ -222,52 +365,107 @@ fn over(error: &(dyn std::error::Error + 'static)) -> Option<Response<Body>> {
     None
 }
 
-fn redirect(host: &str, uri: &Uri) -> Response<Body> {
-    let target = uri.path_and_query().map_or("/", |p| p.as_str());
-    let mut response = text(StatusCode::PERMANENT_REDIRECT, "308: this is served by HTTPS");
-    if let Ok(location) = HeaderValue::from_str(&format!("https://{host}{target}")) {
+/// One of the backends, each as often as its weight says.
+fn choose(backends: &[Backend]) -> Option<&Backend> {
+    if let [only] = backends {
+        return (only.weight > 0).then_some(only);
+    }
+    let all: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
+    let mut at = (all > 0).then(|| rand::random_range(0..all))?;
+    backends.iter().find(|backend| {
+        let weight = u64::from(backend.weight);
+        let here = at < weight;
+        at = at.saturating_sub(weight);
+        here
+    })
+}
+
+fn redirect(to: &Redirect, found: &Found, host: &str, uri: &Uri, entry: &Entry) -> Response<Body> {
+    let own = if entry.secure { "https" } else { "http" };
+    let scheme = to.scheme.as_deref().unwrap_or(own);
+    let usual = if scheme == "https" { 443 } else { 80 };
+    // Another scheme has another port, its own usual one.
+    let port = to.port.unwrap_or(if scheme == own { entry.port } else { usual });
+    let port = if port == usual { String::new() } else { format!(":{port}") };
+    let path = match &to.path {
+        Some(change) => found.path(Some(change), uri.path()),
+        None => uri.path().to_string(),
+    };
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let target = format!("{scheme}://{}{port}{path}{query}", to.host.as_deref().unwrap_or(host));
+    let mut response = text(to.code, &format!("{}: this is at {target}", to.code.as_u16()));
+    if let Ok(location) = HeaderValue::from_str(&target) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     response
 }
 
+/// What the access log says of a request.
+struct Told {
+    begun: Instant,
+    client: IpAddr,
+    method: Method,
+    host: String,
+    path: String,
+    agent: String,
+}
+
+impl Told {
+    fn new(host: &str, request: &Parts, entry: &Entry) -> Self {
+        let agent = request.headers.get(header::USER_AGENT).and_then(|a| a.to_str().ok()).unwrap_or("");
+        Told {
+            begun: Instant::now(),
+            client: entry.from,
+            method: request.method.clone(),
+            host: host.into(),
+            // Without the query, which may hold secrets.
+            path: request.uri.path().into(),
+            agent: agent.into(),
+        }
+    }
+
+    fn log(self, found: &Found, status: StatusCode) {
+        let (took_ms, status) = (self.begun.elapsed().as_millis(), status.as_u16());
+        let backend = found.action.backends.first().map_or("", |backend| backend.name.as_str());
+        let Told { client, method, host, path, agent, .. } = self;
+        tracing::info!(target: "ingress::access", %client, %method, host, path, status, took_ms, backend, agent, "request");
+    }
+}
+
 /// The headers that a backend gets: those of the client without what is about his connection, and who he is. What he
 /// says of himself in their place isn't believed.
-fn onward_headers(from: &HeaderMap, host: &str, entry: Entry, upgrade: Option<HeaderValue>) -> HeaderMap {
-    let named: Vec<String> = from
-        .get_all(header::CONNECTION)
+fn onward_headers(from: &HeaderMap, host: HeaderValue, entry: &Entry, upgrade: Option<HeaderValue>) -> HeaderMap {
+    let connection = from.get_all(header::CONNECTION);
+    let named: Vec<String> = connection
         .iter()
         .filter_map(|v| v.to_str().ok())
         .flat_map(|v| v.split(',').map(|n| n.trim().to_ascii_lowercase()))
         .collect();
-    let mut headers = HeaderMap::with_capacity(from.len() + 6);
+    let mut headers = HeaderMap::with_capacity(from.len() + 10);
+    headers.insert(header::HOST, host.clone());
     for (name, value) in from {
         let about_connection = HOP_BY_HOP.contains(name) || named.iter().any(|n| n == name.as_str());
-        if !about_connection && name != header::HOST && name.as_str() != "keep-alive" {
+        if !about_connection && name != header::HOST && *name != KEEP_ALIVE {
             headers.append(name, value.clone());
         }
     }
-    let (scheme, port) = if entry.secure { ("https", "443") } else { ("http", "80") };
-    let client = entry.from.to_canonical().to_string();
+    let scheme = HeaderValue::from_static(if entry.secure { "https" } else { "http" });
     let own = [
-        ("host", host),
-        ("x-forwarded-for", client.as_str()),
-        ("x-real-ip", client.as_str()),
-        ("x-forwarded-proto", scheme),
-        ("x-forwarded-scheme", scheme),
-        ("x-scheme", scheme),
-        ("x-forwarded-host", host),
-        ("x-forwarded-port", port),
+        (FORWARDED_FOR, entry.client.clone()),
+        (REAL_IP, entry.client.clone()),
+        (FORWARDED_PROTO, scheme.clone()),
+        (FORWARDED_SCHEME, scheme.clone()),
+        (SCHEME, scheme),
+        (FORWARDED_HOST, host),
+        (FORWARDED_PORT, entry.port_text.clone()),
     ];
     for (name, value) in own {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
+        headers.insert(name, value);
     }
-    if !headers.contains_key("x-request-id")
-        && let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().simple().to_string())
+    if !headers.contains_key(REQUEST_ID)
+        && let Ok(id) = HeaderValue::from_maybe_shared(Bytes::from(format!("{:032x}", rand::random::<u128>())))
     {
-        headers.insert("x-request-id", id);
+        headers.insert(REQUEST_ID, id);
     }
     if let Some(upgrade) = upgrade {
         headers.insert(header::UPGRADE, upgrade);
@@ -277,7 +475,7 @@ fn onward_headers(from: &HeaderMap, host: &str, entry: Entry, upgrade: Option<He
 }
 
 /// An answer on its way back.
-fn back(mut answer: Response<Incoming>, client_side: Option<hyper::upgrade::OnUpgrade>) -> Response<Body> {
+fn back(mut answer: Response<Body>, client_side: Option<hyper::upgrade::OnUpgrade>) -> Response<Body> {
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client_side) = client_side else {
             return text(StatusCode::BAD_GATEWAY, "502: the backend changed protocols unasked");
@@ -294,33 +492,25 @@ fn back(mut answer: Response<Incoming>, client_side: Option<hyper::upgrade::OnUp
     for name in &HOP_BY_HOP {
         answer.headers_mut().remove(name);
     }
-    answer.headers_mut().remove("keep-alive");
+    answer.headers_mut().remove(KEEP_ALIVE);
     *answer.version_mut() = Version::default();
-    answer.map(|body| body.map_err(BoxError::from).boxed_unsync())
+    answer
 }
 
-/// Serves HTTP.
-pub async fn plain(listener: TcpListener, handler: Handler) {
-    loop {
-        if let Some((stream, from)) = accept(&listener).await {
-            tokio::spawn(connection(
-                TokioIo::new(stream),
-                handler.clone(),
-                Entry { from: from.ip().to_canonical(), secure: false },
-            ));
-        }
-    }
-}
-
-/// Serves HTTPS.
-pub async fn secure(listener: TcpListener, tls: Arc<ServerConfig>, handler: Handler) {
-    let acceptor = TlsAcceptor::from(tls);
+/// Serves a port: HTTP, or HTTPS with `tls`.
+pub async fn port(listener: TcpListener, port: u16, tls: Option<Arc<ServerConfig>>, handler: Handler) {
+    let acceptor = tls.map(TlsAcceptor::from);
     loop {
         let Some((stream, from)) = accept(&listener).await else { continue };
-        let (acceptor, handler) = (acceptor.clone(), handler.clone());
+        let handler = handler.clone();
+        let entry = Entry::new(from, port, acceptor.is_some());
+        let Some(acceptor) = acceptor.clone() else {
+            tokio::spawn(connection(TokioIo::new(stream), handler, entry));
+            continue;
+        };
         tokio::spawn(async move {
             if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
-                connection(TokioIo::new(stream), handler, Entry { from: from.ip().to_canonical(), secure: true }).await;
+                connection(TokioIo::new(stream), handler, entry).await;
             }
         });
     }
@@ -345,9 +535,10 @@ async fn connection<S>(stream: S, handler: Handler, entry: Entry)
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
+    let shared = Arc::new((handler, entry));
     let service = service_fn(move |request: Request<Incoming>| {
-        let handler = handler.clone();
-        async move { Ok::<_, Infallible>(handler.handle(request, entry).await) }
+        let shared = shared.clone();
+        async move { Ok::<_, Infallible>(shared.0.handle(request, &shared.1).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);

@@ -20,7 +20,7 @@ pub use ca::{
 pub use files::{kubeconfig, write_private};
 pub use signer::{TokenKey, detached_signature};
 pub use token::{JoinToken, TokenError, random_secret};
-pub use trust::Anybody;
+pub use trust::{Anybody, certified_key};
 
 /// Hex SHA-256 of `bytes`.
 pub fn sha256_hex(bytes: &[u8]) -> String {

@@ -1,11 +1,32 @@
-//! Trust in anybody, for those who ask for it (`insecureSkipTLSVerify`, `https:` in a proxy path, HTTPS probes).
+//! Trust in anybody, for those who ask for it (`insecureSkipTLSVerify`, `https:` in a proxy path, HTTPS probes), and what
+//! certificates of others must be to be served.
 
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::ring::sign::any_supported_type;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+
+/// The certificate and the key of a `kubernetes.io/tls` secret, both PEM, ready to be served.
+///
+/// # Errors
+/// When one can't be read, or they don't belong together.
+pub fn certified_key(certificate: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>, String> {
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(certificate).collect::<Result<_, _>>().map_err(|e| format!("tls.crt: {e}"))?;
+    if chain.is_empty() {
+        return Err("tls.crt has no certificate".into());
+    }
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| format!("tls.key: {e}"))?;
+    let key = any_supported_type(&key).map_err(|e| format!("tls.key: {e}"))?;
+    let certified = CertifiedKey::new(chain, key);
+    certified.keys_match().map_err(|e| format!("tls.crt and tls.key don't belong together: {e}"))?;
+    Ok(Arc::new(certified))
+}
 
 /// Takes every server's certificate.
 #[derive(Debug)]

@@ -1,7 +1,11 @@
 //! The Node authorizer: a kubelet (`system:node:NAME`) reaches its own node and what its own pods refer to, nothing of
 //! others (upstream's "Using Node Authorization").
 
+use std::sync::Arc;
+
 use apimachinery::{FieldSelector, ObjectExt as _};
+use gateway::World;
+use gateway::kinds::{GROUP, Gateway, GatewayClass};
 use serde_json::Value;
 
 use super::{Attributes, User};
@@ -21,6 +25,7 @@ pub fn allows(server: &ApiServer, user: &User, a: &Attributes<'_>) -> bool {
         ("", "pods/status") => matches!(a.verb, "update" | "patch") && is_on(server, a, node),
         ("", "services" | "endpoints" | "namespaces") | ("discovery.k8s.io", "endpointslices") => read,
         ("networking.k8s.io", "networkpolicies" | "ingresses" | "ingressclasses") => read,
+        ("gateway.networking.k8s.io", "gatewayclasses" | "gateways" | "httproutes" | "referencegrants") => read,
         ("", "events") => matches!(a.verb, "create" | "patch" | "update"),
         ("", "secrets" | "configmaps" | "persistentvolumeclaims") => {
             read && !a.name.is_empty() && refers(server, node, a)
@@ -105,8 +110,8 @@ fn refers(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
     if a.resource == "configmaps" && (a.name == "kube-root-ca.crt" || settings) {
         return true;
     }
-    // Every node serves Ingresses, so every node needs their certificates.
-    if a.resource == "secrets" && is_certificate(server, a) {
+    // Every node serves Ingresses and Gateways, so every node needs their certificates.
+    if a.resource == "secrets" && (is_certificate(server, a) || is_certificate_of_gateway(server, a)) {
         return true;
     }
     let by_pod = pods_of(server, node, a).iter().any(|pod| {
@@ -128,6 +133,23 @@ fn is_certificate(server: &ApiServer, a: &Attributes<'_>) -> bool {
     let ingresses = server.cache.named("ingresses.networking.k8s.io").list(&filter).0;
     let names = |ingress: &Value| ingress.array_at(&["spec", "tls"]).iter().any(|t| t["secretName"] == a.name);
     ingresses.iter().any(|entry| names(&entry.parse()))
+}
+
+fn is_certificate_of_gateway(server: &ApiServer, a: &Attributes<'_>) -> bool {
+    fn all<K: serde::de::DeserializeOwned>(server: &ApiServer, resource: &str) -> Vec<Arc<K>> {
+        let cache = server.cache.find(&format!("{resource}.{GROUP}"));
+        let objects = cache.map(|cache| cache.list(&Filter::default()).0).unwrap_or_default();
+        objects.iter().filter_map(|object| serde_json::from_value(object.parse()).ok().map(Arc::new)).collect()
+    }
+    let (classes, grants) = (all::<GatewayClass>(server, "gatewayclasses"), all(server, "referencegrants"));
+    let world = World::new(&classes, all(server, "gateways"), Vec::new(), grants, &[]);
+    let named = |gateway: &Arc<Gateway>| {
+        let mut references = gateway.spec.listeners.iter().flat_map(|l| &l.tls).flat_map(|tls| &tls.certificate_refs);
+        references.any(|to| {
+            world.certificate(gateway, to).is_ok_and(|(n, s)| (n.as_str(), s.as_str()) == (a.namespace, a.name))
+        })
+    };
+    world.gateways.iter().any(named)
 }
 
 fn pod_refers(spec: &Value, resource: &str, name: &str) -> bool {

@@ -1,6 +1,10 @@
+use http::Request;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::table::Found;
 
 fn ingress(name: &str, annotations: Value, spec: Value) -> Arc<Ingress> {
     let ingress = json!({"metadata": {"name": name, "namespace": "n", "annotations": annotations}, "spec": spec});
@@ -36,11 +40,26 @@ fn services(names: &[&str]) -> (Vec<Arc<Service>>, Vec<Arc<EndpointSlice>>) {
     (names.iter().map(service).collect(), names.iter().map(slice).collect())
 }
 
+fn built(ingresses: &[Arc<Ingress>], services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Hosts {
+    let mut hosts = Hosts::default();
+    add(&mut hosts, ingresses, &Services::new(services, slices));
+    hosts.sort();
+    hosts
+}
+
+fn request(path: &str) -> http::request::Parts {
+    Request::get(path).body(()).unwrap().into_parts().0
+}
+
 fn check(ingresses: &[Arc<Ingress>], cases: &[(&str, &str, &str)]) {
     let (services, slices) = services(&["a", "b", "c", "d"]);
-    let routes = build(ingresses, &services, &slices);
+    let hosts = built(ingresses, &services, &slices);
     for (host, path, wanted) in cases {
-        let found = routes.find(host, path).map(|f| format!("{} {}", f.backend.name, f.path));
+        let found = hosts.find(host, &request(path));
+        let shown = |found: Found| {
+            format!("{} {}", found.action.backends[0].name, found.path(found.action.path.as_ref(), path))
+        };
+        let found = found.map(shown);
         assert_eq!(found.unwrap_or_else(|| "none".into()), *wanted, "{host} {path}");
     }
 }
@@ -99,11 +118,12 @@ fn endpoints_are_the_ready_ones_and_missing_services_have_none() {
         "tls": [{"hosts": ["h"], "secretName": "cert"}]});
     let body = json!({"nginx.ingress.kubernetes.io/proxy-body-size": "2m"});
     let all = [ingress("i", body, spec)];
-    let routes = build(&all, &services, &slices);
-    let found = routes.find("h", "/").unwrap();
-    assert_eq!(found.backend.endpoints, ["10.0.0.1:8080"]);
-    assert!(found.backend.redirect && found.backend.largest_body == Some(2 << 20));
-    assert!(routes.find("h", "/gone").unwrap().backend.endpoints.is_empty());
+    let hosts = built(&all, &services, &slices);
+    let found = hosts.find("h", &request("/")).unwrap();
+    assert_eq!(found.action.backends[0].endpoints, ["10.0.0.1:8080".into()]);
+    assert!(found.action.redirect.as_ref().is_some_and(|r| r.only_plain));
+    assert_eq!(found.action.largest_body, Some(2 << 20));
+    assert!(hosts.find("h", &request("/gone")).unwrap().action.backends[0].endpoints.is_empty());
     assert_eq!(secrets(&all), [("n".to_string(), "cert".to_string(), vec!["h".to_string()])]);
 }
 

@@ -1,0 +1,398 @@
+//! Which routes attach to which listeners, and why others don't. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use apimachinery::LabelSelector;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::ResourceExt as _;
+
+use crate::CONTROLLER;
+use crate::kinds::{
+    GROUP, Gateway, GatewayClass, GroupKind, HTTPBackendRef, HTTPRoute, Listener, ParentReference, Reference,
+    ReferenceGrant,
+};
+
+/// All objects that have a say.
+#[derive(Debug, Default)]
+pub struct World {
+    /// Those of our classes; the oldest first, as it wins where two want the same.
+    pub gateways: Vec<Arc<Gateway>>,
+    pub routes: Vec<Arc<HTTPRoute>>,
+    pub grants: Vec<Arc<ReferenceGrant>>,
+    /// The labels of namespaces.
+    pub labels: HashMap<String, BTreeMap<String, String>>,
+}
+
+/// What is wrong, as a condition says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The condition's type: `Accepted`, `Conflicted` or `ResolvedRefs`.
+    pub condition: &'static str,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+fn problem(condition: &'static str, reason: &'static str, message: impl Into<String>) -> Problem {
+    Problem { condition, reason, message: message.into() }
+}
+
+/// A listener that a route attaches to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// Its place among the Gateway's listeners.
+    pub listener: usize,
+    /// The hosts that both want; `""` for all.
+    pub hosts: Vec<String>,
+}
+
+/// A Gateway of ours that a route names.
+pub struct Parent<'a> {
+    pub reference: &'a ParentReference,
+    pub gateway: &'a Arc<Gateway>,
+    pub attached: Result<Vec<Attached>, Problem>,
+}
+
+impl World {
+    pub fn new(
+        classes: &[Arc<GatewayClass>],
+        mut gateways: Vec<Arc<Gateway>>,
+        mut routes: Vec<Arc<HTTPRoute>>,
+        grants: Vec<Arc<ReferenceGrant>>,
+        namespaces: &[Arc<Namespace>],
+    ) -> Self {
+        let ours = |name: &str| classes.iter().any(|c| c.name_any() == name && c.spec.controller_name == CONTROLLER);
+        gateways.retain(|g| ours(&g.spec.gateway_class_name));
+        gateways.sort_by_key(|g| (g.creation_timestamp().map(|t| t.0), g.namespace(), g.name_any()));
+        routes.sort_by_key(|r| (r.creation_timestamp().map(|t| t.0), r.namespace(), r.name_any()));
+        let labels = namespaces.iter().map(|n| (n.name_any(), n.labels().clone())).collect();
+        World { gateways, routes, grants, labels }
+    }
+
+    /// Why a listener isn't served: nothing for one that is.
+    pub fn refusal(&self, gateway: &Gateway, index: usize) -> Option<Problem> {
+        let listener = gateway.spec.listeners.get(index)?;
+        if !matches!(listener.protocol.as_str(), "HTTP" | "HTTPS") {
+            let why = format!("protocol {:?} isn't served; HTTP and HTTPS are", listener.protocol);
+            return Some(problem("Accepted", "UnsupportedProtocol", why));
+        }
+        let mode = listener.tls.as_ref().and_then(|tls| tls.mode.as_deref());
+        if listener.protocol == "HTTPS" && mode.is_some_and(|mode| mode != "Terminate") {
+            return Some(problem("Accepted", "UnsupportedValue", "tls.mode: only Terminate is served"));
+        }
+        let others = |(i, other): &(usize, &Listener)| *i != index && other.port == listener.port;
+        for (_, other) in gateway.spec.listeners.iter().enumerate().filter(others) {
+            if other.protocol != listener.protocol {
+                let why = format!("listener {:?} wants {} on port {}", other.name, other.protocol, other.port);
+                return Some(problem("Conflicted", "ProtocolConflict", why));
+            }
+            if other.hostname == listener.hostname {
+                let why = format!("listener {:?} has the same port and hostname", other.name);
+                return Some(problem("Conflicted", "HostnameConflict", why));
+            }
+        }
+        // A port is one thing for all Gateways, as they share the nodes' addresses.
+        let older = self.gateways.iter().take_while(|other| other.uid() != gateway.uid());
+        for other in older {
+            let clash = |l: &&Listener| l.port == listener.port && l.protocol != listener.protocol;
+            if let Some(clash) = other.spec.listeners.iter().find(clash) {
+                let (namespace, name) = (other.namespace().unwrap_or_default(), other.name_any());
+                let why = format!("port {} serves {} for Gateway {namespace}/{name}", clash.port, clash.protocol);
+                return Some(problem("Accepted", "PortUnavailable", why));
+            }
+        }
+        None
+    }
+
+    /// The kinds that may attach to a listener, and whether it asks for others.
+    pub fn kinds(listener: &Listener) -> (Vec<GroupKind>, bool) {
+        let route = GroupKind { group: Some(GROUP.into()), kind: "HTTPRoute".into() };
+        let Some(kinds) = listener.allowed_routes.as_ref().and_then(|a| a.kinds.as_ref()).filter(|k| !k.is_empty())
+        else {
+            return (vec![route], false);
+        };
+        let is_route = |k: &&GroupKind| k.kind == route.kind && k.group.as_deref().unwrap_or(GROUP) == GROUP;
+        let known: Vec<GroupKind> = kinds.iter().filter(is_route).map(|_| route.clone()).take(1).collect();
+        (known, !kinds.iter().all(|k| is_route(&k)))
+    }
+
+    /// The secret, by namespace and name, that a listener's certificate is in.
+    ///
+    /// # Errors
+    /// When the reference is to something else, or to another namespace that doesn't allow it.
+    pub fn certificate(&self, gateway: &Gateway, to: &Reference) -> Result<(String, String), Problem> {
+        let (group, kind) = (to.group.as_deref().unwrap_or(""), to.kind.as_deref().unwrap_or("Secret"));
+        if (group, kind) != ("", "Secret") {
+            let why = format!("certificateRefs: a certificate is in a Secret, not in a {kind}");
+            return Err(problem("ResolvedRefs", "InvalidCertificateRef", why));
+        }
+        let own = gateway.namespace().unwrap_or_default();
+        let namespace = to.namespace.clone().unwrap_or_else(|| own.clone());
+        if !self.permits("Gateway", &own, "Secret", &namespace, &to.name) {
+            let why = format!("certificateRefs: no ReferenceGrant in {namespace} allows Gateways of {own} its secrets");
+            return Err(problem("ResolvedRefs", "RefNotPermitted", why));
+        }
+        Ok((namespace, to.name.clone()))
+    }
+
+    /// The service, by namespace and name, that a route sends requests to.
+    ///
+    /// # Errors
+    /// When the reference is to something else, or to another namespace that doesn't allow it.
+    pub fn service(&self, route: &HTTPRoute, to: &HTTPBackendRef) -> Result<(String, String), Problem> {
+        let (group, kind) = (to.to.group.as_deref().unwrap_or(""), to.to.kind.as_deref().unwrap_or("Service"));
+        if !matches!((group, kind), ("" | "core", "Service")) {
+            let why = format!("backendRefs: {kind} of group {group:?} isn't known; use a Service");
+            return Err(problem("ResolvedRefs", "InvalidKind", why));
+        }
+        let own = route.namespace().unwrap_or_default();
+        let namespace = to.to.namespace.clone().unwrap_or_else(|| own.clone());
+        if !self.permits("HTTPRoute", &own, "Service", &namespace, &to.to.name) {
+            let why = format!("backendRefs: no ReferenceGrant in {namespace} allows HTTPRoutes of {own} its services");
+            return Err(problem("ResolvedRefs", "RefNotPermitted", why));
+        }
+        Ok((namespace, to.to.name.clone()))
+    }
+
+    /// Whether an object may refer to one of the core group in another namespace.
+    fn permits(&self, from: &str, from_namespace: &str, to: &str, to_namespace: &str, name: &str) -> bool {
+        from_namespace == to_namespace
+            || self.grants.iter().filter(|g| g.namespace().as_deref() == Some(to_namespace)).any(|grant| {
+                let spec = &grant.spec;
+                let asks =
+                    spec.from.iter().any(|f| f.group == GROUP && f.kind == from && f.namespace == from_namespace);
+                let fits = |n: &Option<String>| n.as_deref().is_none_or(|n| n.is_empty() || n == name);
+                asks && spec.to.iter().any(|t| t.group.is_empty() && t.kind == to && fits(&t.name))
+            })
+    }
+
+    /// The Gateways of ours that a route names, in the order in which it names them.
+    pub fn parents<'a>(&'a self, route: &'a HTTPRoute) -> Vec<Parent<'a>> {
+        let own = route.namespace().unwrap_or_default();
+        let of = |reference: &'a ParentReference| {
+            let is_gateway = reference.group.as_deref().unwrap_or(GROUP) == GROUP
+                && reference.kind.as_deref().unwrap_or("Gateway") == "Gateway";
+            let namespace = reference.namespace.as_deref().unwrap_or(&own);
+            let named =
+                |g: &&Arc<Gateway>| g.name_any() == reference.name && g.namespace().as_deref() == Some(namespace);
+            let gateway = self.gateways.iter().find(named).filter(|_| is_gateway)?;
+            Some(Parent { reference, gateway, attached: self.attach(route, reference, gateway) })
+        };
+        route.spec.parent_refs.iter().filter_map(of).collect()
+    }
+
+    fn attach(
+        &self,
+        route: &HTTPRoute,
+        reference: &ParentReference,
+        gateway: &Gateway,
+    ) -> Result<Vec<Attached>, Problem> {
+        let named = |(_, l): &(usize, &Listener)| {
+            reference.section_name.as_deref().is_none_or(|name| name == l.name)
+                && reference.port.is_none_or(|port| port == l.port)
+        };
+        let candidates: Vec<(usize, &Listener)> = gateway.spec.listeners.iter().enumerate().filter(named).collect();
+        if candidates.is_empty() {
+            return Err(problem("Accepted", "NoMatchingParent", "the Gateway has no such listener"));
+        }
+        let (from, to) = (route.namespace().unwrap_or_default(), gateway.namespace().unwrap_or_default());
+        let allowed = |(_, l): &&(usize, &Listener)| self.allows(l, &from, &to) && !Self::kinds(l).0.is_empty();
+        let allowed: Vec<&(usize, &Listener)> = candidates.iter().filter(allowed).collect();
+        if allowed.is_empty() {
+            let why = format!("no listener allows HTTPRoutes of namespace {from}");
+            return Err(problem("Accepted", "NotAllowedByListeners", why));
+        }
+        let with_hosts = allowed.into_iter().filter_map(|(index, listener)| {
+            let hosts = common(listener.hostname.as_deref().unwrap_or(""), &route.spec.hostnames);
+            (!hosts.is_empty()).then_some(Attached { listener: *index, hosts })
+        });
+        let attached: Vec<Attached> = with_hosts.collect();
+        if attached.is_empty() {
+            let why = "no listener has a hostname that one of the route's fits";
+            return Err(problem("Accepted", "NoMatchingListenerHostname", why));
+        }
+        Ok(attached)
+    }
+
+    fn allows(&self, listener: &Listener, from: &str, own: &str) -> bool {
+        let namespaces = listener.allowed_routes.as_ref().and_then(|a| a.namespaces.as_ref());
+        match namespaces.and_then(|n| n.from.as_deref()).unwrap_or("Same") {
+            "All" => true,
+            "Same" => from == own,
+            "Selector" => {
+                let selector = namespaces.and_then(|n| n.selector.clone()).unwrap_or_default();
+                let read = serde_json::to_value(selector).ok().and_then(|v| LabelSelector::from_json(&v).ok());
+                read.is_some_and(|selector| selector.matches_map(self.labels.get(from)))
+            }
+            _ => false,
+        }
+    }
+
+    /// How many routes a listener has.
+    pub fn attached_routes(&self, gateway: &Gateway, index: usize) -> i32 {
+        let attaches = |parent: Parent<'_>| {
+            let here = |attached: Vec<Attached>| attached.iter().any(|a| a.listener == index);
+            parent.gateway.uid() == gateway.uid() && parent.attached.is_ok_and(here)
+        };
+        self.routes.iter().filter(|route| self.parents(route).into_iter().any(attaches)).count() as i32
+    }
+}
+
+/// The hosts that a listener and a route have in common. `*.example.com` stands for any number of names before it.
+fn common(listener: &str, route: &[String]) -> Vec<String> {
+    if route.is_empty() {
+        return vec![listener.to_ascii_lowercase()];
+    }
+    let common = |host: &String| {
+        let (host, listener) = (host.to_ascii_lowercase(), listener.to_ascii_lowercase());
+        let within = |narrow: &str, wide: &str| wide.strip_prefix('*').is_some_and(|rest| narrow.ends_with(rest));
+        match () {
+            () if listener.is_empty() || host == listener || within(&host, &listener) => Some(host),
+            () if within(&listener, &host) => Some(listener),
+            () => None,
+        }
+    };
+    let mut hosts: Vec<String> = route.iter().filter_map(common).collect();
+    hosts.sort();
+    hosts.dedup();
+    hosts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn object<T: serde::de::DeserializeOwned>(name: &str, namespace: &str, spec: Value) -> Arc<T> {
+        let meta = json!({"name": name, "namespace": namespace, "uid": format!("{namespace}/{name}")});
+        Arc::new(serde_json::from_value(json!({"metadata": meta, "spec": spec})).unwrap())
+    }
+
+    fn world(listeners: Value, routes: Vec<Arc<HTTPRoute>>, grants: Vec<Arc<ReferenceGrant>>) -> World {
+        let class: Arc<GatewayClass> = object("ours", "", json!({"controllerName": CONTROLLER}));
+        let gateways = vec![
+            object("web", "infra", json!({"gatewayClassName": "ours", "listeners": listeners})),
+            object("other", "infra", json!({"gatewayClassName": "theirs", "listeners": []})),
+        ];
+        let namespace = json!({"metadata": {"name": "shop", "labels": {"kind": "app"}}});
+        World::new(&[class], gateways, routes, grants, &[Arc::new(serde_json::from_value(namespace).unwrap())])
+    }
+
+    fn route(namespace: &str, spec: Value) -> Arc<HTTPRoute> {
+        let mut spec = spec;
+        spec["parentRefs"] = json!([{"name": "web", "namespace": "infra"}, {"name": "other", "namespace": "infra"}]);
+        object("r", namespace, spec)
+    }
+
+    fn outcome(world: &World) -> String {
+        let parents = world.parents(&world.routes[0]);
+        assert_eq!(parents.len(), 1, "one of the Gateways is ours");
+        match &parents[0].attached {
+            Ok(all) => {
+                all.iter().map(|a| format!("{}:{}", a.listener, a.hosts.join("+"))).collect::<Vec<_>>().join(" ")
+            }
+            Err(problem) => problem.reason.into(),
+        }
+    }
+
+    #[test]
+    fn hosts_are_those_that_both_want() {
+        let cases: [(&str, &[&str], &[&str]); 8] = [
+            ("", &[], &[""]),
+            ("a.example.com", &[], &["a.example.com"]),
+            ("", &["A.example.com"], &["a.example.com"]),
+            (
+                "*.example.com",
+                &["a.example.com", "b.a.example.com", "example.com"],
+                &["a.example.com", "b.a.example.com"],
+            ),
+            ("a.example.com", &["*.example.com"], &["a.example.com"]),
+            ("*.example.com", &["*.a.example.com", "*.com"], &["*.a.example.com", "*.example.com"]),
+            ("a.example.com", &["b.example.com"], &[]),
+            ("*.example.com", &["badexample.com"], &[]),
+        ];
+        for (listener, hosts, wanted) in cases {
+            let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+            assert_eq!(common(listener, &hosts), wanted, "{listener} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn routes_attach_where_they_are_allowed() {
+        let listener = |name: &str, allowed: Value| {
+            json!({"name": name, "port": 80, "protocol": "HTTP",
+            "hostname": format!("{name}.example.com"), "allowedRoutes": {"namespaces": allowed}})
+        };
+        let by_label = json!({"from": "Selector", "selector": {"matchLabels": {"kind": "app"}}});
+        let listeners = json!([
+            listener("same", json!({"from": "Same"})),
+            listener("all", json!({"from": "All"})),
+            listener("some", by_label),
+        ]);
+        let case =
+            |namespace: &str, spec: Value| outcome(&world(listeners.clone(), vec![route(namespace, spec)], vec![]));
+        assert_eq!(case("infra", json!({})), "0:same.example.com 1:all.example.com");
+        assert_eq!(case("shop", json!({})), "1:all.example.com 2:some.example.com");
+        assert_eq!(case("elsewhere", json!({"hostnames": ["*.example.com"]})), "1:all.example.com");
+        assert_eq!(case("elsewhere", json!({"hostnames": ["same.example.com"]})), "NoMatchingListenerHostname");
+        let closed = json!([listener("same", json!({"from": "Same"}))]);
+        assert_eq!(outcome(&world(closed, vec![route("shop", json!({}))], vec![])), "NotAllowedByListeners");
+    }
+
+    #[test]
+    fn listeners_in_each_others_way_are_refused() {
+        let of = |listeners: Value| {
+            let world = world(listeners, vec![], vec![]);
+            let gateway = world.gateways[0].clone();
+            let all = (0..gateway.spec.listeners.len()).map(|i| world.refusal(&gateway, i).map_or("", |p| p.reason));
+            all.collect::<Vec<_>>().join(",")
+        };
+        let listener = |port: u16, protocol: &str, host: &str| {
+            json!({"name": format!("{port}{host}"), "port": port,
+            "protocol": protocol, "hostname": host})
+        };
+        assert_eq!(
+            of(json!([listener(80, "HTTP", "a"), listener(80, "HTTP", "b"), listener(443, "HTTPS", "a")])),
+            ",,"
+        );
+        assert_eq!(
+            of(json!([listener(80, "HTTP", "a"), listener(80, "HTTP", "a")])),
+            "HostnameConflict,HostnameConflict"
+        );
+        assert_eq!(
+            of(json!([listener(80, "HTTP", "a"), listener(80, "HTTPS", "b")])),
+            "ProtocolConflict,ProtocolConflict"
+        );
+        assert_eq!(of(json!([listener(5432, "TCP", "a")])), "UnsupportedProtocol");
+    }
+
+    #[test]
+    fn another_namespace_has_to_allow_references() {
+        let grant = |to: Value| {
+            object(
+                "g",
+                "data",
+                json!({"to": [to], "from": [
+            {"group": GROUP, "kind": "HTTPRoute", "namespace": "shop"}]}),
+            )
+        };
+        let to: HTTPBackendRef =
+            serde_json::from_value(json!({"name": "db", "namespace": "data", "port": 80})).unwrap();
+        let allowed = |grants: Vec<Arc<ReferenceGrant>>, from: &str| {
+            let world = world(json!([]), vec![route(from, json!({}))], grants);
+            world.service(&world.routes[0], &to).map_err(|p| p.reason)
+        };
+        let found = Ok(("data".to_string(), "db".to_string()));
+        assert_eq!(allowed(vec![grant(json!({"group": "", "kind": "Service"}))], "shop"), found);
+        assert_eq!(allowed(vec![grant(json!({"group": "", "kind": "Service", "name": "db"}))], "shop"), found);
+        assert_eq!(allowed(vec![], "data"), found);
+        for (grants, from) in [
+            (vec![], "shop"),
+            (vec![grant(json!({"group": "", "kind": "Service", "name": "other"}))], "shop"),
+            (vec![grant(json!({"group": "", "kind": "Secret"}))], "shop"),
+            (vec![grant(json!({"group": "", "kind": "Service"}))], "elsewhere"),
+        ] {
+            assert_eq!(allowed(grants, from), Err("RefNotPermitted"));
+        }
+    }
+}

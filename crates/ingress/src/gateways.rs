@@ -1,0 +1,189 @@
+//! What Gateways and HTTPRoutes say. Pure.
+//!
+//! Source: <https://gateway-api.sigs.k8s.io/reference/spec/>
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway::kinds::{
+    HTTPBackendRef, HTTPRoute, HTTPRouteFilter, HTTPRouteMatch, HTTPRouteRule, HeaderModifier, PathModifier,
+    RequestRedirect, ValueMatch,
+};
+use gateway::{Attached, World};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use kube::ResourceExt as _;
+use regex::Regex;
+
+use crate::services::{PortOf, Services};
+use crate::table::{Action, Backend, Changes, Match, PathChange, Pattern, Protocol, Redirect, Rule, Table, Text};
+
+/// The secrets with certificates of a port: port, namespace, name, hosts.
+pub fn secrets(world: &World) -> Vec<(u16, String, String, Vec<String>)> {
+    let mut all = Vec::new();
+    for gateway in &world.gateways {
+        for (index, listener) in gateway.spec.listeners.iter().enumerate() {
+            if listener.protocol != "HTTPS" || world.refusal(gateway, index).is_some() {
+                continue;
+            }
+            for reference in listener.tls.iter().flat_map(|tls| &tls.certificate_refs) {
+                if let Ok((namespace, name)) = world.certificate(gateway, reference) {
+                    all.push((listener.port, namespace, name, listener.hostname.iter().cloned().collect()));
+                }
+            }
+        }
+    }
+    all
+}
+
+/// Adds the ports of Gateways, and what routes say of them.
+pub fn add(table: &mut Table, world: &World, services: &Services<'_>) {
+    for gateway in &world.gateways {
+        for (index, listener) in gateway.spec.listeners.iter().enumerate() {
+            if world.refusal(gateway, index).is_none() {
+                let port = table.ports.entry(listener.port).or_default();
+                port.secure = listener.protocol == "HTTPS";
+                port.hosts.reserve(&key(listener.hostname.as_deref().unwrap_or("")));
+            }
+        }
+    }
+    for route in &world.routes {
+        let parents = world.parents(route).into_iter();
+        let attached = parents.flat_map(|p| p.attached.unwrap_or_default().into_iter().map(move |a| (p.gateway, a)));
+        for (gateway, Attached { listener, hosts }) in attached {
+            if world.refusal(gateway, listener).is_some() {
+                continue;
+            }
+            let Some(port) = table.ports.get_mut(&gateway.spec.listeners[listener].port) else { continue };
+            for rule in &route.spec.rules {
+                let then = Arc::new(action(world, route, rule, services));
+                let any = [HTTPRouteMatch::default()];
+                let matches = if rule.matches.is_empty() { any.iter() } else { rule.matches.iter() };
+                for wanted in matches {
+                    for host in &hosts {
+                        if let Some(when) = when(wanted) {
+                            port.hosts.add(&key(host), Rule { when, then: then.clone() });
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A Gateway's `*.example.com` stands for any number of names.
+fn key(host: &str) -> String {
+    if host.starts_with("*.") { format!("*{host}") } else { host.to_string() }
+}
+
+fn expression(text: &str) -> Option<Regex> {
+    regex::RegexBuilder::new(&format!("^(?:{text})$")).size_limit(1 << 20).build().ok()
+}
+
+fn text(wanted: &ValueMatch) -> Option<Text> {
+    match wanted.type_.as_deref() {
+        Some("RegularExpression") => expression(&wanted.value).map(Text::Expression),
+        _ => Some(Text::Exact(wanted.value.clone())),
+    }
+}
+
+/// Nothing for what can't be read: such a rule fits no request.
+fn when(wanted: &HTTPRouteMatch) -> Option<Match> {
+    let path = wanted.path.clone().unwrap_or_default();
+    let value = path.value.unwrap_or_else(|| "/".into());
+    let path = match path.type_.as_deref() {
+        Some("Exact") => Pattern::Exact(value),
+        Some("RegularExpression") => Pattern::Expression(expression(&value)?),
+        _ => Pattern::Prefix(value.trim_end_matches('/').to_string()),
+    };
+    let header = |h: &ValueMatch| Some((HeaderName::try_from(h.name.as_str()).ok()?, text(h)?));
+    Some(Match {
+        path,
+        method: wanted.method.as_ref().map(|m| Method::from_bytes(m.as_bytes())).transpose().ok()?,
+        headers: wanted.headers.iter().map(header).collect::<Option<_>>()?,
+        query: wanted.query_params.iter().map(|q| Some((q.name.clone(), text(q)?))).collect::<Option<_>>()?,
+    })
+}
+
+fn action(world: &World, route: &HTTPRoute, rule: &HTTPRouteRule, services: &Services<'_>) -> Action {
+    let mut action = Action {
+        backends: rule.backend_refs.iter().map(|to| backend(world, route, to, services)).collect(),
+        ..Action::default()
+    };
+    for filter in &rule.filters {
+        match filter.type_.as_str() {
+            "RequestHeaderModifier" => action.request = changes(filter.request_header_modifier.as_ref()),
+            "ResponseHeaderModifier" => action.response = changes(filter.response_header_modifier.as_ref()),
+            "RequestRedirect" => action.redirect = filter.request_redirect.as_ref().map(redirect),
+            "URLRewrite" => {
+                let rewrite = filter.url_rewrite.clone().unwrap_or_default();
+                action.path = rewrite.path.as_ref().and_then(path_change);
+                action.host = rewrite.hostname;
+            }
+            // Who asks for what isn't there is told so, rather than served without it.
+            other => {
+                let why = format!("filter {other} isn't supported");
+                action.backends.iter_mut().for_each(|backend| backend.broken = Some(why.clone()));
+            }
+        }
+    }
+    let time = |text: &Option<String>| {
+        let nanoseconds = apimachinery::duration::parse(text.as_deref()?).filter(|n| *n > 0)?;
+        Some(Duration::from_nanos(nanoseconds.unsigned_abs()))
+    };
+    if let Some(timeouts) = &rule.timeouts {
+        (action.timeout, action.backend_timeout) = (time(&timeouts.request), time(&timeouts.backend_request));
+    }
+    action
+}
+
+fn backend(world: &World, route: &HTTPRoute, to: &HTTPBackendRef, services: &Services<'_>) -> Backend {
+    let port = PortOf::Number(to.port.map_or(0, i32::from));
+    let namespace = to.to.namespace.clone().or_else(|| route.namespace()).unwrap_or_default();
+    let known = world.service(route, to).map_err(|problem| problem.message);
+    let known = known.and_then(|(namespace, name)| services.find(&namespace, &name, port));
+    let filter = |kind: &str| to.filters.iter().find(|f: &&HTTPRouteFilter| f.type_ == kind);
+    let (endpoints, protocol, broken) = match known {
+        Ok(known) => (known.endpoints, known.protocol.unwrap_or(Protocol::Http), None),
+        Err(why) => (Vec::new(), Protocol::Http, Some(why)),
+    };
+    Backend {
+        name: format!("{namespace}/{}:{}", to.to.name, port.shown()),
+        endpoints,
+        protocol,
+        weight: to.weight.unwrap_or(1),
+        broken,
+        request: changes(filter("RequestHeaderModifier").and_then(|f| f.request_header_modifier.as_ref())),
+        response: changes(filter("ResponseHeaderModifier").and_then(|f| f.response_header_modifier.as_ref())),
+    }
+}
+
+fn changes(wanted: Option<&HeaderModifier>) -> Changes {
+    let Some(wanted) = wanted else { return Changes::default() };
+    let name = |name: &str| HeaderName::try_from(name).ok();
+    let pair = |h: &gateway::kinds::Header| Some((name(&h.name)?, HeaderValue::try_from(h.value.as_str()).ok()?));
+    Changes {
+        set: wanted.set.iter().filter_map(pair).collect(),
+        add: wanted.add.iter().filter_map(pair).collect(),
+        remove: wanted.remove.iter().filter_map(|n| name(n)).collect(),
+    }
+}
+
+fn path_change(wanted: &PathModifier) -> Option<PathChange> {
+    let whole = wanted.replace_full_path.clone().map(PathChange::Whole);
+    whole.or_else(|| wanted.replace_prefix_match.clone().map(PathChange::Prefix))
+}
+
+fn redirect(wanted: &RequestRedirect) -> Redirect {
+    let code = wanted.status_code.and_then(|code| StatusCode::from_u16(code).ok());
+    Redirect {
+        scheme: wanted.scheme.clone(),
+        host: wanted.hostname.clone(),
+        port: wanted.port,
+        path: wanted.path.as_ref().and_then(path_change),
+        code: code.unwrap_or(StatusCode::FOUND),
+        only_plain: false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

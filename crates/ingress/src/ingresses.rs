@@ -1,0 +1,187 @@
+//! What Ingresses say. Pure.
+//!
+//! Source: <https://kubernetes.io/docs/concepts/services-networking/ingress/>; annotations are those of ingress-nginx that
+//! people use most.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressClass};
+use kube::ResourceExt as _;
+use regex::Regex;
+
+use crate::CONTROLLER;
+use crate::services::{PortOf, Services};
+use crate::table::{Action, Backend, Changes, Hosts, Match, PathChange, Pattern, Protocol, Redirect, Rule};
+
+const NGINX: &str = "nginx.ingress.kubernetes.io/";
+const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
+
+/// The Ingresses that this controller serves: those of a class of its own, and those without a class if one of its
+/// classes is the default.
+pub fn ours(ingresses: &[Arc<Ingress>], classes: &[Arc<IngressClass>]) -> Vec<Arc<Ingress>> {
+    let own: Vec<&Arc<IngressClass>> =
+        classes.iter().filter(|c| c.spec.as_ref().and_then(|s| s.controller.as_deref()) == Some(CONTROLLER)).collect();
+    let has = |name: &str| own.iter().any(|c| c.name_any() == name);
+    let default = own.iter().any(|c| c.annotations().get(DEFAULT_CLASS).is_some_and(|v| v == "true"));
+    let mut mine: Vec<Arc<Ingress>> = ingresses
+        .iter()
+        .filter(|i| {
+            let annotated = i.annotations().get("kubernetes.io/ingress.class").map(String::as_str);
+            let class = i.spec.as_ref().and_then(|s| s.ingress_class_name.as_deref()).or(annotated);
+            class.map_or(default, has)
+        })
+        .cloned()
+        .collect();
+    // The older one wins where two want the same.
+    mine.sort_by_key(|i| (i.metadata.creation_timestamp.as_ref().map(|t| t.0), i.namespace(), i.name_any()));
+    mine
+}
+
+/// The secrets with certificates: namespace, name, hosts.
+pub fn secrets(ours: &[Arc<Ingress>]) -> Vec<(String, String, Vec<String>)> {
+    let mut all = Vec::new();
+    for ingress in ours {
+        for tls in ingress.spec.iter().flat_map(|s| s.tls.iter().flatten()) {
+            let Some(name) = tls.secret_name.clone().filter(|n| !n.is_empty()) else { continue };
+            all.push((ingress.namespace().unwrap_or_default(), name, tls.hosts.clone().unwrap_or_default()));
+        }
+    }
+    all
+}
+
+/// Adds the rules of Ingresses to those of a port.
+pub fn add(hosts: &mut Hosts, ours: &[Arc<Ingress>], services: &Services<'_>) {
+    for ingress in ours {
+        let Some(spec) = &ingress.spec else { continue };
+        let maker = Maker { ingress, services };
+        if let Some(backend) = &spec.default_backend
+            && hosts.default.is_none()
+        {
+            hosts.default = Some(Arc::new(maker.action(backend, false, false)));
+        }
+        for rule in spec.rules.iter().flatten() {
+            let host = rule.host.clone().unwrap_or_default();
+            hosts.reserve(&host);
+            let secure = spec.tls.iter().flatten().any(|t| {
+                t.hosts
+                    .as_ref()
+                    .is_none_or(|hosts| hosts.is_empty() || hosts.iter().any(|h| h.eq_ignore_ascii_case(&host)))
+            });
+            for path in rule.http.iter().flat_map(|h| h.paths.iter()) {
+                if let Some(rule) = maker.rule(path, secure) {
+                    hosts.add(&host, rule);
+                }
+            }
+        }
+    }
+}
+
+/// Makes the rules of one Ingress.
+struct Maker<'a> {
+    ingress: &'a Ingress,
+    services: &'a Services<'a>,
+}
+
+impl Maker<'_> {
+    fn annotation(&self, name: &str) -> Option<&str> {
+        self.ingress.annotations().get(&format!("{NGINX}{name}")).map(String::as_str)
+    }
+
+    fn rule(&self, path: &HTTPIngressPath, secure: bool) -> Option<Rule> {
+        let text = path.path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/".into());
+        let groups = self.annotation("rewrite-target").is_some_and(|t| t.contains('$'));
+        let is_expression = self.annotation("use-regex") == Some("true") || groups;
+        let pattern = match path.path_type.as_str() {
+            "Exact" => Pattern::Exact(text),
+            _ if is_expression => {
+                let built =
+                    regex::RegexBuilder::new(&format!("^{text}")).size_limit(1 << 20).case_insensitive(true).build();
+                Pattern::Expression(built.ok()?)
+            }
+            _ => Pattern::Prefix(text.trim_end_matches('/').to_string()),
+        };
+        let is_expression = matches!(pattern, Pattern::Expression(_));
+        let then = Arc::new(self.action(&path.backend, secure, is_expression));
+        Some(Rule { when: Match::path(pattern), then })
+    }
+
+    fn action(&self, backend: &IngressBackend, secure: bool, is_expression: bool) -> Action {
+        let forced = self.annotation("force-ssl-redirect") == Some("true");
+        let redirect = forced || (secure && self.annotation("ssl-redirect") != Some("false"));
+        let path = self.annotation("rewrite-target").map(|target| match is_expression {
+            true => PathChange::Groups(groups(target)),
+            false => PathChange::Whole(target.into()),
+        });
+        Action {
+            redirect: redirect.then(|| Redirect {
+                scheme: Some("https".into()),
+                host: None,
+                port: None,
+                path: None,
+                code: StatusCode::PERMANENT_REDIRECT,
+                only_plain: true,
+            }),
+            backends: vec![self.backend(backend)],
+            path,
+            largest_body: self.annotation("proxy-body-size").and_then(size),
+            log: self.annotation("enable-access-log") == Some("true"),
+            ..Action::default()
+        }
+    }
+
+    fn backend(&self, backend: &IngressBackend) -> Backend {
+        let namespace = self.ingress.namespace().unwrap_or_default();
+        let annotated = match self.annotation("backend-protocol").map(str::to_ascii_uppercase).as_deref() {
+            Some("GRPC") => Some(Protocol::Grpc),
+            Some("GRPCS") => Some(Protocol::Grpcs),
+            Some("HTTPS") => Some(Protocol::Https),
+            Some(_) => Some(Protocol::Http),
+            None => None,
+        };
+        let (name, known) = match &backend.service {
+            Some(service) => {
+                let port = service.port.as_ref();
+                let number = PortOf::Number(port.and_then(|p| p.number).unwrap_or(0));
+                let port = port.and_then(|p| p.name.as_deref()).map_or(number, PortOf::Name);
+                let known = self.services.find(&namespace, &service.name, port);
+                (format!("{namespace}/{}:{}", service.name, port.shown()), known.ok())
+            }
+            None => (format!("{namespace}: a backend that is no service"), None),
+        };
+        let protocol = annotated.or_else(|| known.as_ref()?.protocol).unwrap_or(Protocol::Http);
+        Backend {
+            name,
+            endpoints: known.map(|known| known.endpoints).unwrap_or_default(),
+            protocol,
+            weight: 1,
+            broken: None,
+            request: Changes::default(),
+            response: Changes::default(),
+        }
+    }
+}
+
+/// `$2` as nginx means it: a group's number, not the longest name.
+fn groups(target: &str) -> String {
+    Regex::new(r"\$(\d)").map_or(target.into(), |r| r.replace_all(target, "$${$1}").into_owned())
+}
+
+/// `8m`, `1g`, `512k` or bytes; 0 is no limit.
+fn size(text: &str) -> Option<u64> {
+    let text = text.trim().to_ascii_lowercase();
+    let (number, unit) = match text.strip_suffix(['k', 'm', 'g']) {
+        Some(number) => (number, &text[number.len()..]),
+        None => (text.as_str(), ""),
+    };
+    let shift = match unit {
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        _ => 0,
+    };
+    number.parse::<u64>().ok().filter(|n| *n > 0).and_then(|n| n.checked_shl(shift))
+}
+
+#[cfg(test)]
+mod tests;

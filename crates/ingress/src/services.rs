@@ -1,0 +1,91 @@
+//! Which addresses stand behind a service's port. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt as _;
+
+use crate::table::Protocol;
+
+/// Services and their endpoints, by namespace and name.
+pub struct Services<'a> {
+    services: HashMap<(String, String), &'a Arc<Service>>,
+    slices: BTreeMap<(String, String), Vec<&'a EndpointSlice>>,
+}
+
+/// A port by its number or its name.
+#[derive(Debug, Clone, Copy)]
+pub enum PortOf<'a> {
+    Number(i32),
+    Name(&'a str),
+}
+
+/// What is known of a service's port.
+pub struct Known {
+    /// `address:port` of those that are ready.
+    pub endpoints: Vec<Arc<str>>,
+    /// What the port says it speaks (KEP-3726), if that is another than HTTP/1.1 in plain.
+    pub protocol: Option<Protocol>,
+}
+
+impl<'a> Services<'a> {
+    pub fn new(services: &'a [Arc<Service>], slices: &'a [Arc<EndpointSlice>]) -> Self {
+        let mut by_service: BTreeMap<(String, String), Vec<&EndpointSlice>> = BTreeMap::new();
+        for slice in slices {
+            if let Some(name) = slice.labels().get("kubernetes.io/service-name") {
+                by_service.entry((slice.namespace().unwrap_or_default(), name.clone())).or_default().push(slice);
+            }
+        }
+        let services = services.iter().map(|s| ((s.namespace().unwrap_or_default(), s.name_any()), s)).collect();
+        Services { services, slices: by_service }
+    }
+
+    /// # Errors
+    /// With what is missing.
+    pub fn find(&self, namespace: &str, name: &str, port: PortOf<'_>) -> Result<Known, String> {
+        let key = (namespace.to_string(), name.to_string());
+        let service = self.services.get(&key).ok_or_else(|| format!("there is no service {namespace}/{name}"))?;
+        let spec = service.spec.as_ref();
+        let fits = |p: &&ServicePort| match port {
+            PortOf::Name(text) => p.name.as_deref() == Some(text),
+            PortOf::Number(number) => p.port == number,
+        };
+        let found = spec.and_then(|s| s.ports.iter().flatten().find(fits));
+        let port = found.ok_or_else(|| format!("service {namespace}/{name} has no port {}", port.shown()))?;
+        let protocol = match port.app_protocol.as_deref() {
+            Some("kubernetes.io/h2c" | "grpc") => Some(Protocol::Grpc),
+            Some("https") => Some(Protocol::Https),
+            _ => None,
+        };
+        let external = spec.filter(|s| s.type_.as_deref() == Some("ExternalName")).map(|s| s.external_name.iter());
+        if let Some(external) = external {
+            let endpoints = external.map(|host| format!("{host}:{}", port.port).into()).collect();
+            return Ok(Known { endpoints, protocol });
+        }
+        let wanted = port.name.as_deref().unwrap_or("");
+        let mut endpoints: Vec<Arc<str>> = Vec::new();
+        for slice in self.slices.get(&key).into_iter().flatten() {
+            let number = slice.ports.iter().flatten().find(|p| p.name.as_deref().unwrap_or("") == wanted);
+            let Some(number) = number.and_then(|p| p.port) else { continue };
+            for endpoint in slice.endpoints.iter().flatten() {
+                let ready = endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
+                let ready = endpoint.addresses.iter().filter(|_| ready);
+                endpoints.extend(ready.map(|address| Arc::from(apimachinery::authority(address, number))));
+            }
+        }
+        endpoints.sort();
+        endpoints.dedup();
+        Ok(Known { endpoints, protocol })
+    }
+}
+
+impl PortOf<'_> {
+    pub fn shown(&self) -> String {
+        match self {
+            PortOf::Number(number) => number.to_string(),
+            PortOf::Name(name) => (*name).to_string(),
+        }
+    }
+}
