@@ -154,21 +154,35 @@ impl Drop for Proxy {
     }
 }
 
+/// What backends are told of a request, as the ingress does it and ingress-nginx does: each name with nginx' and with haproxy's word.
+const TOLD: [(&str, &str, &str); 8] = [
+    ("X-Forwarded-For", "$remote_addr", "%[src]"),
+    ("X-Real-IP", "$remote_addr", "%[src]"),
+    ("X-Forwarded-Proto", "$scheme", "http"),
+    ("X-Forwarded-Scheme", "$scheme", "http"),
+    ("X-Scheme", "$scheme", "http"),
+    ("X-Forwarded-Host", "$http_host", "%[req.hdr(host)]"),
+    ("X-Forwarded-Port", "$server_port", "%[dst_port]"),
+    ("X-Request-ID", "$request_id", "%[uuid()]"),
+];
+
 /// nginx removes its pid file at its end, so that is one of its own.
 fn nginx(backend: &str, pid: &Path) -> String {
     let pid = pid.display();
+    let told: String = TOLD.iter().map(|(name, value, _)| format!("proxy_set_header {name} {value}; ")).collect();
     format!(
         "daemon off; worker_processes 2; pid {pid}; error_log stderr crit;\nevents {{ worker_connections 1024; }}\nhttp {{ \
          access_log off; keepalive_requests 1000000000; upstream b {{ server {backend}; keepalive 64; keepalive_requests 1000000000; }} server {{ listen 8081; location / {{ proxy_pass http://b; \
-         proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $host; \
-         proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }} }} }}\n"
+         proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $http_host; {told} }} }} }}\n"
     )
 }
 
 fn haproxy(backend: &str) -> String {
+    let told: String =
+        TOLD.iter().map(|(name, _, value)| format!(" http-request set-header {name} {value}\n")).collect();
     format!(
-        "global\n nbthread 2\ndefaults\n mode http\n timeout client 30s\n timeout server 30s\n timeout connect 5s\n option forwardfor\n \
-         http-reuse always\nfrontend f\n bind :8082\n default_backend b\nbackend b\n server s {backend}\n"
+        "global\n nbthread 2\ndefaults\n mode http\n timeout client 30s\n timeout server 30s\n timeout connect 5s\n \
+         http-reuse always\nfrontend f\n bind :8082\n default_backend b\n{told}backend b\n server s {backend}\n"
     )
 }
 

@@ -4,6 +4,7 @@
 //! index in step with the API, and hands questions about the rest of the world to the host's resolvers.
 
 mod forward;
+mod metrics;
 pub mod zone;
 
 use std::collections::hash_map::RandomState;
@@ -27,6 +28,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Notify, Semaphore};
 
 use forward::{Settings, Upstreams};
+use metrics::Asked;
 pub use zone::{Answer, Zone};
 
 #[derive(Debug, Clone)]
@@ -91,6 +93,7 @@ pub async fn run(config: Config, informers: Informers) -> Result<(), BindError> 
     keep_settings(&server, &informers);
     tokio::spawn(look_for_loop(server.clone()));
     tokio::spawn(keep_zone(server.clone(), informers));
+    tokio::spawn(metrics::serve(server.config.address));
     tokio::spawn(serve_tcp(server.clone(), tcp));
     serve_udp(server, udp).await;
     Ok(())
@@ -175,13 +178,16 @@ async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
         let Ok((length, peer)) = socket.recv_from(&mut buffer).await else { continue };
         let Ok(question) = Message::from_vec(&buffer[..length]) else { continue };
         let limit = if question.edns.is_some() { UDP_EDNS } else { UDP_PLAIN };
+        let asked = Asked::new(&question, peer.ip(), "udp");
         if let Some(answer) = local(&server, &question, peer.ip()) {
+            asked.answered(&answer);
             let _ = socket.send_to(&encode(&answer, limit), peer).await;
             continue;
         }
         let (server, socket) = (server.clone(), socket.clone());
         tokio::spawn(async move {
             let answer = elsewhere(&server, &question).await;
+            asked.answered(&answer);
             let _ = socket.send_to(&encode(&answer, limit), peer).await;
         });
     }
@@ -203,10 +209,12 @@ async fn tcp_connection(server: Arc<Server>, mut stream: TcpStream, peer: IpAddr
         let mut packet = vec![0u8; length];
         stream.read_exact(&mut packet).await?;
         let Ok(question) = Message::from_vec(&packet) else { return Ok(()) };
+        let asked = Asked::new(&question, peer, "tcp");
         let answer = match local(&server, &question, peer) {
             Some(answer) => answer,
             None => elsewhere(&server, &question).await,
         };
+        asked.answered(&answer);
         let answer = encode(&answer, usize::from(u16::MAX));
         stream.write_u16(u16::try_from(answer.len()).unwrap_or(u16::MAX)).await?;
         stream.write_all(&answer).await?;
@@ -269,6 +277,7 @@ async fn elsewhere(server: &Server, question: &Message) -> Message {
         return refuse();
     }
     let Ok(_permit) = server.forwarding.try_acquire() else { return refuse() };
+    metrics::forwarded();
     let upstreams = server.upstreams.read().clone();
     upstreams.ask(question).await
 }

@@ -162,6 +162,12 @@ fn names_of_other_zones_are_asked_where_they_are_known_and_kept() -> anyhow::Res
     })?;
     assert_eq!(ask(node, "host.acme.test.", false)?.answers.len(), 1);
     assert!(log().contains("a name is asked for name=host.acme.test."), "{}", log());
+    // What was counted is told where CoreDNS tells it.
+    let url = format!("http://{}:9153/metrics", CLUSTER_DNS.trim_end_matches(":53"));
+    let counted = node.run(&["curl", "-s", "-m", "5", &url].map(String::from), "").stdout;
+    for line in ["coredns_dns_responses_total{rcode=\"NXDOMAIN\"} 3", "coredns_forward_requests_total "] {
+        assert!(counted.contains(line), "{line}: {counted}");
+    }
     // Names of the cluster are answered beside all that, and garbage by nothing at all.
     node.inside(|| UdpSocket::bind("0.0.0.0:0")?.send_to(&[0xff; 40], CLUSTER_DNS))??;
     assert_eq!(ask(node, "kubernetes.default.svc.cluster.local.", false)?.answers.len(), 1);

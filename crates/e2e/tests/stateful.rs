@@ -166,6 +166,15 @@ fn a_claim_lives_as_long_as_its_pod() -> anyhow::Result<()> {
     cluster.apply(&OWN.replace("{name: scratch}", "{name: other}"))?;
     cluster.wait_pod("scratch")?;
     assert_eq!(cluster.ok(&["exec", "scratch", "--", "cat", "/data/file"])?, "kept\n");
+    let node = cluster.get("pod", "scratch")?["spec"]["nodeName"].as_str().unwrap_or("").to_string();
+    let metrics = cluster.ok(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/metrics")])?;
+    let of_claim =
+        "kubelet_volume_stats_available_bytes{namespace=\"default\",persistentvolumeclaim=\"scratch-data\"} ";
+    let free = metrics.lines().find_map(|line| line.strip_prefix(of_claim)?.parse::<f64>().ok());
+    assert!(free.is_some_and(|free| free > 0.0), "{metrics}");
+    for told in ["kubelet_running_pods ", "process_resident_memory_bytes ", "coredns_dns_request_duration_seconds_count "] {
+        assert!(metrics.contains(told), "{told}: {metrics}");
+    }
     let claim = cluster.get("pvc", "scratch-data")?;
     assert_eq!((&claim["status"]["phase"], &claim["metadata"]["labels"]["of"]), (&"Bound".into(), &"scratch".into()));
     assert_eq!(claim["metadata"]["ownerReferences"][0]["name"], "scratch");

@@ -22,6 +22,7 @@ mod env;
 mod images;
 mod local_volumes;
 mod manager;
+mod metrics;
 mod nfs;
 mod node;
 mod output;

@@ -4,10 +4,11 @@
 //! apart, so that the first who asks waits that long and an idle node does nothing.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Volume};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use parking_lot::Mutex;
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::manager::Manager;
 use crate::sandbox;
+use crate::volumes::claim_of;
 use crate::worker::Phase;
 
 /// A reading that is older is of no use for a rate of now.
@@ -80,13 +82,38 @@ struct Counted {
     writable: std::path::PathBuf,
 }
 
-struct PodCounted {
-    pod: Arc<Pod>,
+pub struct PodCounted {
+    pub pod: Arc<Pod>,
     cgroup: String,
     containers: Vec<Counted>,
 }
 
-fn counted(manager: &Manager) -> Vec<PodCounted> {
+impl PodCounted {
+    pub fn running(&self) -> usize {
+        self.containers.len()
+    }
+
+    /// The pod's claims, each with the file system behind it as a container sees it.
+    pub fn volumes(&self) -> Vec<Value> {
+        let Some(spec) = &self.pod.spec else { return Vec::new() };
+        let of = |volume: &Volume| {
+            let claim = claim_of(&self.pod, volume)?;
+            let mounted = spec.containers.iter().find_map(|container| {
+                let mount = container.volume_mounts.iter().flatten().find(|m| m.name == volume.name)?;
+                let counted = self.containers.iter().find(|c| c.name == container.name)?;
+                let process = cgroup::members(&counted.cgroup).into_iter().next()?;
+                Some(format!("/proc/{process}/root/{}", mount.mount_path.trim_start_matches('/')))
+            });
+            let mut stats = disk(Path::new(&mounted?));
+            stats["name"] = volume.name.clone().into();
+            stats["pvcRef"] = json!({"name": claim.name, "namespace": self.pod.namespace()});
+            Some(stats)
+        };
+        spec.volumes.iter().flatten().filter_map(of).collect()
+    }
+}
+
+pub fn counted(manager: &Manager) -> Vec<PodCounted> {
     let config = &manager.agent.config;
     let of = |pod: Arc<Pod>| {
         let (_, places, saved) = manager.find(&pod.namespace().unwrap_or_default(), &pod.name_any())?;
@@ -142,7 +169,7 @@ impl Memory {
 }
 
 /// A file system's space and inodes.
-pub fn disk(path: &std::path::Path) -> Value {
+pub fn disk(path: &Path) -> Value {
     let Ok(stat) = nix::sys::statvfs::statvfs(path) else { return Value::Null };
     let unit = stat.fragment_size();
     let (all, free) = (stat.blocks() * unit, stat.blocks_available() * unit);
@@ -160,7 +187,7 @@ fn time(text: &str) -> Value {
 }
 
 /// Bytes of the files below a folder.
-pub fn size_of(folder: &std::path::Path) -> u64 {
+pub fn size_of(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries
         .map(|entry| match entry.metadata() {
@@ -226,6 +253,7 @@ fn describe(config: &crate::Config, pods: &[PodCounted], rates: &HashMap<String,
                 "startTime": p.pod.status.as_ref().and_then(|s| s.start_time.clone()),
                 "containers": containers, "cpu": cpu(&p.cgroup), "memory": memory_value(&p.cgroup),
                 "ephemeral-storage": {"time": now(), "usedBytes": used},
+                "volume": p.volumes(),
                 "process_stats": {"process_count": cgroup::processes(&p.cgroup)}})
         })
         .collect();
@@ -238,102 +266,6 @@ fn describe(config: &crate::Config, pods: &[PodCounted], rates: &HashMap<String,
             "fs": fs, "runtime": {"imageFs": fs}},
         "pods": pods,
     })
-}
-
-/// Text in Prometheus' form of what [`summary`] says: `/metrics/resource`, or with `detail` `/metrics/cadvisor`.
-pub fn prometheus(summary: &Value, detail: bool) -> String {
-    let mut out = String::new();
-    let mut family = |name: &str, kind: &str, help: &str, values: Vec<(String, f64)>| {
-        out.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
-        for (labels, value) in values {
-            out.push_str(&format!("{name}{labels} {value}\n"));
-        }
-    };
-    let text = |v: &Value| v.as_str().unwrap_or("").to_string();
-    let seconds = |v: &Value| v["cpu"]["usageCoreNanoSeconds"].as_f64().unwrap_or(0.0) / 1e9;
-    let bytes = |v: &Value, what: &str| v["memory"][what].as_f64().unwrap_or(0.0);
-    let pods = summary["pods"].as_array().cloned().unwrap_or_default();
-    let of_pod =
-        |p: &Value| format!("namespace={:?},pod={:?}", text(&p["podRef"]["namespace"]), text(&p["podRef"]["name"]));
-    let of_pods = |value: &dyn Fn(&Value) -> f64| -> Vec<(String, f64)> {
-        pods.iter().map(|p| (format!("{{{}}}", of_pod(p)), value(p))).collect()
-    };
-    let of_containers = |value: &dyn Fn(&Value) -> f64| -> Vec<(String, f64)> {
-        let each = |p: &Value| {
-            let containers = p["containers"].as_array().cloned().unwrap_or_default();
-            let pod = of_pod(p);
-            containers
-                .into_iter()
-                .map(move |c| (format!("{{container={:?},{pod}}}", c["name"].as_str().unwrap_or("")), c))
-        };
-        pods.iter().flat_map(each).map(|(labels, c)| (labels, value(&c))).collect()
-    };
-    let set = |v: &Value| bytes(v, "workingSetBytes");
-    if !detail {
-        let node = &summary["node"];
-        let one = |value: f64| vec![(String::new(), value)];
-        family(
-            "node_cpu_usage_seconds_total",
-            "counter",
-            "Cumulative cpu time consumed by the node in core-seconds",
-            one(seconds(node)),
-        );
-        family("node_memory_working_set_bytes", "gauge", "Current working set of the node in bytes", one(set(node)));
-        family(
-            "pod_cpu_usage_seconds_total",
-            "counter",
-            "Cumulative cpu time consumed by the pod in core-seconds",
-            of_pods(&seconds),
-        );
-        family("pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes", of_pods(&set));
-    }
-    family(
-        "container_cpu_usage_seconds_total",
-        "counter",
-        "Cumulative cpu time consumed by the container in core-seconds",
-        of_containers(&seconds),
-    );
-    family(
-        "container_memory_working_set_bytes",
-        "gauge",
-        "Current working set of the container in bytes",
-        of_containers(&set),
-    );
-    let started = |c: &Value| {
-        c["startTime"].as_str().and_then(|t| t.parse::<Timestamp>().ok()).map_or(0.0, |t| t.as_second() as f64)
-    };
-    family(
-        "container_start_time_seconds",
-        "gauge",
-        "Start time of the container since unix epoch in seconds",
-        of_containers(&started),
-    );
-    if detail {
-        let usage = |c: &Value| bytes(c, "usageBytes");
-        family(
-            "container_memory_usage_bytes",
-            "gauge",
-            "Current memory usage in bytes, with all caches",
-            of_containers(&usage),
-        );
-        let rss = |c: &Value| bytes(c, "rssBytes");
-        family("container_memory_rss", "gauge", "Size of RSS in bytes", of_containers(&rss));
-        let fs = |c: &Value| c["rootfs"]["usedBytes"].as_f64().unwrap_or(0.0);
-        family(
-            "container_fs_usage_bytes",
-            "gauge",
-            "Number of bytes that the container wrote to its root",
-            of_containers(&fs),
-        );
-    } else {
-        family(
-            "resource_scrape_error",
-            "gauge",
-            "1 if there was an error while getting container metrics, 0 otherwise",
-            vec![(String::new(), 0.0)],
-        );
-    }
-    out
 }
 
 #[cfg(test)]

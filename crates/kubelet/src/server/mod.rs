@@ -31,7 +31,7 @@ use tokio_rustls::TlsAcceptor;
 use access::{Access, User};
 
 use crate::manager::Manager;
-use crate::stats;
+use crate::{metrics, stats};
 
 pub const PORT: u16 = 10250;
 
@@ -123,8 +123,9 @@ async fn route(manager: &Arc<Manager>, request: Request<Incoming>) -> Response<B
     let known = matches!(*request.method(), Method::GET | Method::POST);
     match parts.as_slice() {
         ["stats", "summary"] => json(&stats::summary(manager).await),
-        ["metrics", "resource"] => text(StatusCode::OK, stats::prometheus(&stats::summary(manager).await, false)),
-        ["metrics", "cadvisor"] => text(StatusCode::OK, stats::prometheus(&stats::summary(manager).await, true)),
+        ["metrics"] => text(StatusCode::OK, metrics::own(manager).await),
+        ["metrics", "resource"] => text(StatusCode::OK, metrics::of_summary(&stats::summary(manager).await, false)),
+        ["metrics", "cadvisor"] => text(StatusCode::OK, metrics::of_summary(&stats::summary(manager).await, true)),
         ["pods"] | ["runningpods"] => {
             let items: Vec<_> = manager.pods().iter().map(|p| serde_json::json!(p.as_ref())).collect();
             json(&serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
