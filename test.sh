@@ -14,6 +14,7 @@ for pair in nft:nftables ip:iproute2 nginx:nginx-light busybox:busybox-static ns
 done
 # busybox must be the static one.
 dpkg -s busybox-static >/dev/null 2>&1 || need+=(busybox-static)
+[ -x /usr/lib/cni/bridge ] || need+=(containernetworking-plugins)
 if [ ${#need[@]} -gt 0 ]; then
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null

@@ -41,7 +41,7 @@ pub async fn measure() -> anyhow::Result<Vec<Figure>> {
         node_name: "a".into(),
         cluster_cidr: "10.42.0.0/16".parse()?,
         cluster_dns: "10.43.0.10".parse()?,
-        bridge: "bench0".into(),
+        bridge: Some("bench0".into()),
     };
     let mut services = (0..COUNT).map(service).collect::<anyhow::Result<Vec<_>>>()?;
     services.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));

@@ -1,4 +1,4 @@
-//! Network policies on real traffic, on one node and between two.
+//! Network policies on real traffic, on one node and between two; networks that somebody else's plugins make.
 
 use testkit::Cluster;
 
@@ -109,4 +109,68 @@ fn endpoints_that_are_written_by_hand_carry_traffic() -> anyhow::Result<()> {
     cluster.ok(&["delete", "endpoints", "outside"])?;
     cluster.eventually("the mirror goes with them", || Ok(cluster.list("endpointslices", managed)?.is_empty()))?;
     cluster.eventually("and the way there", || Ok(!cluster.kubectl(&ask).stdout.contains("nginx")))
+}
+
+const OTHERS: &str = r#"{"cniVersion": "0.4.0", "name": "others", "plugins": [
+  {"type": "bridge", "bridge": "others0", "isGateway": true, "hairpinMode": true, "ipam": {"type": "host-local", "dataDir": "DATA",
+   "ranges": [[{"subnet": "10.88.7.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}"#;
+
+#[test]
+fn pods_may_get_a_network_of_somebody_elses() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (conf, leases) = (folder.path().join("net.d"), folder.path().join("leases"));
+    std::fs::create_dir(&conf)?;
+    let list = conf.join("10-others.conflist");
+    let write = || std::fs::write(&list, OTHERS.replace("DATA", &leases.display().to_string()));
+    write()?;
+    let flags = ["--cni-conf-dir", &conf.display().to_string(), "--cluster-cidr", "10.88.0.0/16"];
+    let mut cluster = Cluster::start_with(&flags)?;
+    cluster.apply(&[PODS.to_string(), client("near", "server-1")].concat())?;
+    cluster.wait_pod("web")?;
+    cluster.wait_pod("near")?;
+    // Addresses are the plugin's, and what is ours goes on top of them: names, services, probes, policies.
+    fn address(cluster: &Cluster, pod: &str) -> anyhow::Result<String> {
+        Ok(cluster.get("pod", pod)?["status"]["podIP"].as_str().unwrap_or("").to_string())
+    }
+    assert!(address(&cluster, "web")?.starts_with("10.88.7."), "{}", address(&cluster, "web")?);
+    let inside = cluster.ok(&["exec", "near", "--", "ip", "-4", "addr", "show", "dev", "eth0"])?;
+    assert!(inside.contains(&address(&cluster, "near")?), "{inside}");
+    let reaches = || {
+        let ask = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 1 web 8080";
+        cluster.kubectl(&["exec", "near", "--", "sh", "-c", ask]).stdout.contains("200 OK")
+    };
+    cluster.eventually("the service answers", || Ok(reaches()))?;
+    cluster.apply(&policy("closed", "{podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress]}"))?;
+    cluster.eventually("the policy holds", || Ok(!reaches()))?;
+    cluster.ok(&["delete", "networkpolicy", "closed"])?;
+
+    // Without a configuration the node says so, and who has a network keeps it.
+    std::fs::remove_file(&list)?;
+    let ready = || {
+        let node = cluster.get("node", "server-1")?;
+        let all = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let ready = all.into_iter().find(|c| c["type"] == "Ready").unwrap_or_default();
+        Ok::<_, anyhow::Error>(format!("{} {}", ready["status"], ready["message"]))
+    };
+    cluster.eventually("the node says what is missing", || {
+        Ok(ready()?.starts_with("\"False\"") && ready()?.contains("cni plugin not initialized"))
+    })?;
+    cluster.eventually("the service answers still", || Ok(reaches()))?;
+    write()?;
+    cluster.eventually("the node is ready again", || Ok(ready()?.starts_with("\"True\"")))?;
+
+    // What a pod had is given back, also when the agent was gone and the machine started anew.
+    let leased = || -> Vec<String> {
+        let files = std::fs::read_dir(leases.join("others")).into_iter().flatten().flatten();
+        files.map(|f| f.file_name().to_string_lossy().into_owned()).filter(|name| name.starts_with("10.")).collect()
+    };
+    assert_eq!(leased().len(), 2);
+    cluster.ok(&["delete", "pod", "near"])?;
+    cluster.eventually("its address is free", || Ok(leased() == [address(&cluster, "web")?]))?;
+    cluster.server.reboot()?;
+    cluster.server.spawn()?;
+    cluster.eventually("the pod is back", || Ok(leased().len() == 1 && leased() == [address(&cluster, "web")?]))?;
+    cluster.wait_pod("web")?;
+    cluster.ok(&["delete", "pod", "web"])?;
+    cluster.eventually("nothing is left", || Ok(leased().is_empty()))
 }

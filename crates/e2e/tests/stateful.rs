@@ -172,7 +172,9 @@ fn a_claim_lives_as_long_as_its_pod() -> anyhow::Result<()> {
         "kubelet_volume_stats_available_bytes{namespace=\"default\",persistentvolumeclaim=\"scratch-data\"} ";
     let free = metrics.lines().find_map(|line| line.strip_prefix(of_claim)?.parse::<f64>().ok());
     assert!(free.is_some_and(|free| free > 0.0), "{metrics}");
-    for told in ["kubelet_running_pods ", "process_resident_memory_bytes ", "coredns_dns_request_duration_seconds_count "] {
+    for told in
+        ["kubelet_running_pods ", "process_resident_memory_bytes ", "coredns_dns_request_duration_seconds_count "]
+    {
         assert!(metrics.contains(told), "{told}: {metrics}");
     }
     let claim = cluster.get("pvc", "scratch-data")?;

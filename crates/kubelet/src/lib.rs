@@ -23,6 +23,7 @@ mod images;
 mod local_volumes;
 mod manager;
 mod metrics;
+mod network;
 mod nfs;
 mod node;
 mod output;
@@ -48,12 +49,12 @@ use informer::{Informers, Recorder};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, Resource as _};
-use network::{Addresses, Bridge};
 use parking_lot::Mutex;
 use runtime::ImageStore;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use self::network::PodNetwork;
 pub use manager::restored_addresses;
 pub use node::NodeFacts;
 pub use pressure::{MalformedThreshold, Thresholds};
@@ -165,8 +166,7 @@ struct Agent {
     client: Client,
     informers: Informers,
     images: Arc<ImageStore>,
-    bridge: Bridge,
-    addresses: Addresses,
+    network: PodNetwork,
     events: Recorder,
     pulls: images::Pulls,
     drivers: csi::Drivers,
@@ -202,8 +202,7 @@ pub struct Parts {
     pub client: Client,
     pub informers: Informers,
     pub images: Arc<ImageStore>,
-    pub bridge: Bridge,
-    pub addresses: Addresses,
+    pub network: PodNetwork,
     pub serving: Serving,
 }
 
@@ -230,8 +229,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
         client: parts.client,
         informers: parts.informers,
         images: parts.images,
-        bridge: parts.bridge,
-        addresses: parts.addresses,
+        network: parts.network,
         events,
         config,
     });

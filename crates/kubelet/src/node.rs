@@ -77,7 +77,8 @@ fn condition(before: &[NodeCondition], kind: &str, status: bool, (yes, no): (&st
            "lastHeartbeatTime": now, "lastTransitionTime": since.unwrap_or(now)})
 }
 
-fn conditions(before: &[NodeCondition], pressures: Pressures, is_leaving: bool) -> Vec<Value> {
+/// `unready` says why the node isn't ready, if it isn't.
+fn conditions(before: &[NodeCondition], pressures: Pressures, unready: Option<&str>) -> Vec<Value> {
     let of = |kind, is: bool, reasons, (yes, no): (&str, &str)| {
         condition(before, kind, is, reasons, if is { yes } else { no })
     };
@@ -102,9 +103,9 @@ fn conditions(before: &[NodeCondition], pressures: Pressures, is_leaving: bool) 
         ),
         of(
             "Ready",
-            !is_leaving,
+            unready.is_none(),
             ("KubeletReady", "KubeletNotReady"),
-            ("kubelet is posting ready status", "node is shutting down"),
+            ("kubelet is posting ready status", unready.unwrap_or("")),
         ),
     ]
 }
@@ -226,6 +227,8 @@ pub async fn keep_status(agent: Arc<Agent>) {
             }
         }
     });
+    let mut network_changed = agent.network.changes();
+    let mut unnetworked = None;
     let mut before: Vec<NodeCondition> = Vec::new();
     if let Ok(node) = nodes.get(&config.node_name).await {
         agent.events.normal(&node, "Starting", "Starting kubelet.");
@@ -239,11 +242,19 @@ pub async fn keep_status(agent: Arc<Agent>) {
     }
     loop {
         let images = agent.images.list();
-        let changed = pressures.has_changed().unwrap_or(false) || leaving.has_changed().unwrap_or(false);
+        let changed = pressures.has_changed().unwrap_or(false)
+            || leaving.has_changed().unwrap_or(false)
+            || agent.network.problem() != unnetworked;
         if changed || tokio::time::Instant::now() >= next_status || images.len() != shown_images {
             let patch = {
                 let is_leaving = leaving.borrow_and_update().is_some();
-                let conditions = conditions(&before, *pressures.borrow_and_update(), is_leaving);
+                unnetworked = agent.network.problem();
+                // In the words of upstream's kubelet, which others look for.
+                let no_network = unnetworked.as_ref().map(|why| {
+                    format!("container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: {why}")
+                });
+                let unready = if is_leaving { Some("node is shutting down".into()) } else { no_network };
+                let conditions = conditions(&before, *pressures.borrow_and_update(), unready.as_deref());
                 json!({"status": status(config, &images, conditions)})
             };
             match nodes.patch_status(&config.node_name, &PatchParams::default(), &Patch::Strategic(patch)).await {
@@ -278,6 +289,7 @@ pub async fn keep_status(agent: Arc<Agent>) {
             }
             Ok(()) = pressures.changed() => pressures.mark_changed(),
             Ok(()) = leaving.changed() => leaving.mark_changed(),
+            Some(()) = async { network_changed.as_mut()?.recv().await } => {}
         }
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::{Api, ResourceExt as _};
+use network::cni::Membership;
 use nix::mount::{MsFlags, mount};
 use runtime::namespaces::Namespaces;
 use runtime::{ShimClient, Users, rootfs};
@@ -61,6 +62,9 @@ pub struct Sandbox {
     /// The first of the machine's users who stand for the pod's, if it has users of its own.
     #[serde(default)]
     pub first_user: Option<u32>,
+    /// Of a network that somebody's plugins make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub membership: Option<Membership>,
 }
 
 impl Sandbox {
@@ -86,12 +90,6 @@ fn one_or_many<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<IpAddr>,
 
 fn spec(pod: &Pod) -> PodSpec {
     pod.spec.clone().unwrap_or_default()
-}
-
-/// The name of a pod's bridge port: short, and the same for the same pod.
-fn port_name(uid: &str) -> String {
-    let hex: String = uid.chars().filter(char::is_ascii_hexdigit).take(11).collect();
-    format!("tp{hex}")
 }
 
 pub fn cgroup(config: &Config, pod: &Pod) -> String {
@@ -140,11 +138,16 @@ impl Agent {
         let spec = spec(pod);
         let host_network = spec.host_network == Some(true);
         let namespaces = places.namespaces();
-        if let Some(sandbox) = present.filter(|_| namespaces.exist()) {
-            return Ok(sandbox);
-        }
+        let lost = match present {
+            Some(sandbox) if namespaces.exist() => return Ok(sandbox),
+            lost => lost,
+        };
         self.check_handler(&spec).await?;
         self.bound_pod(pod)?;
+        if let Some(lost) = lost {
+            // After a reboot: what the pod had in the network is free for others.
+            self.network.disconnect(&pod.uid().unwrap_or_default(), &namespaces.net, Some(&lost)).await;
+        }
         let (name, made) = (kernel_name(&self.config, pod)?, namespaces.clone());
         let uid = pod.uid().unwrap_or_default();
         let first_user = (spec.host_users == Some(false)).then(|| self.users.allocate(&uid)).transpose()?;
@@ -160,19 +163,13 @@ impl Agent {
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
             mount(Some("shm"), &shm, Some("tmpfs"), flags, Some("mode=1777,size=65536k"))?;
         }
-        let ips = if host_network {
-            self.config.node_ips.clone()
+        let (ips, membership) = if host_network {
+            (self.config.node_ips.clone(), None)
         } else {
-            let addresses = self.addresses.allocate().map_err(io::Error::other)?;
-            let port = port_name(&uid);
-            if let Err(error) = self.bridge.attach(&namespaces.net, &port, &addresses).await {
-                self.addresses.release(&addresses);
-                return Err(io::Error::other(error));
-            }
-            addresses
+            self.network.connect(pod, &namespaces.net).await.map_err(io::Error::other)?
         };
         self.write_files(pod, &spec, places, &ips)?;
-        Ok(Sandbox { ips, host_network, first_user })
+        Ok(Sandbox { ips, host_network, first_user, membership })
     }
 
     /// Closes a pod's folder to all but root, and the root of the pod if that is another: there it finds the roots of its containers.
@@ -255,12 +252,7 @@ impl Agent {
     /// Removes all that a pod had on this node except, with `keep_logs`, its logs.
     pub async fn remove_sandbox(&self, uid: &str, places: &Places, sandbox: Option<&Sandbox>, keep_logs: bool) {
         let _ = ShimClient::at(&places.run).quit().await;
-        if let Err(error) = self.bridge.detach(&port_name(uid)).await {
-            tracing::warn!(%error, "a pod's interface can't be removed");
-        }
-        if let Some(sandbox) = sandbox.filter(|s| !s.host_network) {
-            self.addresses.release(&sandbox.ips);
-        }
+        self.network.disconnect(uid, &places.namespaces().net, sandbox).await;
         self.users.release(uid);
         let (places, cgroup_root) = (places.clone(), format!("/{}", self.config.cgroup_root.trim_matches('/')));
         let uid = uid.to_string();

@@ -8,6 +8,7 @@
 //! Tested in network namespaces of their own.
 
 mod addresses;
+pub mod cni;
 mod link;
 pub mod nft;
 mod overlay;

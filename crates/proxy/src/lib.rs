@@ -28,8 +28,8 @@ pub struct Config {
     pub cluster_cidr: AddressRanges,
     /// This address is answered on the node itself.
     pub cluster_dns: IpAddr,
-    /// The bridge of the pods.
-    pub bridge: String,
+    /// The bridge of the pods; none where somebody else makes their network, and hides their addresses from the world if need be.
+    pub bridge: Option<String>,
 }
 
 /// Changes that come within this time are written together.

@@ -360,7 +360,7 @@ fn base(config: &Config, family: Family) -> String {
     let Config { cluster_dns, bridge, .. } = config;
     let Words { ip, loopback, multicast, unreachable, .. } = Words::of(family);
     // What pods send to the world leaves with the node's address.
-    let masquerade = config.cluster_cidr.of(family).map_or(String::new(), |pods| {
+    let masquerade = bridge.as_ref().zip(config.cluster_cidr.of(family)).map_or(String::new(), |(bridge, pods)| {
         format!("{ip} saddr {pods} {ip} daddr != {pods} {ip} daddr != {multicast} oifname != \"{bridge}\" masquerade")
     });
     // Questions to the cluster's DNS, which is on this node, needn't be remembered.

@@ -15,6 +15,8 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt as _};
+use kubelet::PodNetwork;
+use network::cni::Cni;
 use network::{Addresses, Bridge};
 use pki::JoinToken;
 use runtime::image::Registries;
@@ -263,12 +265,21 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     let config = kubelet::Config { max_pods: kubelet::max_pods(&ranges), ..config };
     let tls = agent_dir.join("tls");
     let serving = serving(&client, &access.authority_pem, &name, &ips, &tls);
-    let (serving, bridge) = tokio::join!(serving, set_up_network(&config, &ranges, &cluster));
+    let plugins = args.cni_conf_dir.as_ref().map(|folder| Cni::new(folder.clone(), args.cni_bin_dirs.clone()));
+    // Who brings plugins has pods, and the ways between nodes, to himself; the bridge is there for names and services.
+    let own_ranges: &[IpNet] = if plugins.is_some() { &[] } else { &ranges };
+    let (serving, bridge) = tokio::join!(serving, set_up_network(&config, own_ranges, &cluster));
     let (serving, bridge) = (serving?, bridge?);
-    let addresses = Addresses::new(&ranges);
-    for address in kubelet::restored_addresses(&config) {
-        addresses.reserve(address);
-    }
+    let network = match plugins.clone() {
+        Some(plugins) => PodNetwork::Plugins(plugins),
+        None => {
+            let addresses = Addresses::new(&ranges);
+            for address in kubelet::restored_addresses(&config) {
+                addresses.reserve(address);
+            }
+            PodNetwork::Own { bridge: bridge.clone(), addresses }
+        }
+    };
     let informers = match &access.informers {
         Some(shared) => shared.acting_as(client.clone()),
         None => Informers::new(client.clone()),
@@ -278,7 +289,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         node_name: name.clone(),
         cluster_cidr: cluster.cidr.clone(),
         cluster_dns: cluster.dns,
-        bridge: BRIDGE.into(),
+        bridge: plugins.is_none().then(|| BRIDGE.into()),
     };
     tokio::spawn(proxy::run(proxy, informers.clone()));
     let policies = policy::Config {
@@ -307,10 +318,12 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
             }
         });
     }
-    tokio::spawn(routes::keep(informers.clone(), bridge.clone(), routes::Own { name, addresses: ips, ranges }));
+    if plugins.is_none() {
+        tokio::spawn(routes::keep(informers.clone(), bridge, routes::Own { name, addresses: ips, ranges }));
+    }
     // Images that lie ready are loaded before pods ask for them.
     let _ = archives.await;
-    let parts = kubelet::Parts { client, informers, images, bridge, addresses, serving };
+    let parts = kubelet::Parts { client, informers, images, network, serving };
     kubelet::run(config, parts, stop).await;
     Ok(())
 }

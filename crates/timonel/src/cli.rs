@@ -132,6 +132,12 @@ pub struct NodeArgs {
     /// Folder of static pods, which run on this node whatever the API says; "agent/pod-manifests" in the data folder by default
     #[arg(long, value_name = "FOLDER")]
     pub pod_manifest_path: Option<PathBuf>,
+    /// Folder of CNI configurations, whose plugins then make the network of this node's pods in place of timonel
+    #[arg(long, value_name = "FOLDER")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Folders of CNI plugins, looked through in this order
+    #[arg(long = "cni-bin-dir", value_name = "FOLDER", default_values = ["/opt/cni/bin", "/usr/lib/cni"], requires = "cni_conf_dir")]
+    pub cni_bin_dirs: Vec<PathBuf>,
     /// Time that pods have to end when the machine goes down, the critical ones included; 0s leaves them to the machine
     #[arg(long, default_value = "30s", value_parser = seconds)]
     pub shutdown_grace_period: Duration,

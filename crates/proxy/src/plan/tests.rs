@@ -23,7 +23,7 @@ fn config() -> Config {
         node_name: "a".into(),
         cluster_cidr: "10.42.0.0/16".parse().unwrap(),
         cluster_dns: "10.43.0.10".parse().unwrap(),
-        bridge: "timonel0".into(),
+        bridge: Some("timonel0".into()),
     }
 }
 
