@@ -21,6 +21,10 @@ use std::time::Instant;
 use anyhow::Context as _;
 use testkit::Cluster;
 
+/// The product's own: planning is measured in this process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A measured figure beside its promise.
 pub struct Figure {
     pub what: &'static str,

@@ -315,8 +315,8 @@ mod tests {
         let told = place.told();
         let begins: Vec<&str> = told.iter().map(|line| line.split(" {").next().unwrap_or("")).collect();
         assert_eq!(begins, ["first ADD eth0 /ns", "second ADD eth0 /ns", "second DEL eth0 /ns", "first DEL eth0 /ns"]);
-        assert!(told[0].contains("mtu:1400") && !told[0].contains("prevResult"), "{}", told[0]);
-        assert!(told[1].contains("prevResult") && told[1].contains("ingressRate:1000"), "{}", told[1]);
+        assert!(told[0].contains("\"mtu\":1400") && !told[0].contains("prevResult"), "{}", told[0]);
+        assert!(told[1].contains("prevResult") && told[1].contains("\"ingressRate\":1000"), "{}", told[1]);
         assert!(told[2].contains("fd00::3"), "{}", told[2]);
     }
 

@@ -1,6 +1,7 @@
 //! Tables of nftables as values (a name here is that of a family and a table, `ip timonel`): what is wanted is compared with what was written, and only the difference goes to the
 //! kernel, in one transaction of `nft`.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::process::Stdio;
@@ -275,6 +276,28 @@ pub async fn remove(name: &str) -> Result<(), NftError> {
     nft(&["-f", "-"], &both.concat()).await
 }
 
+/// The parts that are in the first alone, and those in the second alone; one that is another than before is in both. One walk along
+/// both, as they are in the same order.
+fn differing(before: &Parts, after: &Parts) -> (Vec<Arc<Table>>, Vec<Arc<Table>>) {
+    let (mut gone, mut come) = (Vec::new(), Vec::new());
+    let (mut left, mut right) = (before.iter().peekable(), after.iter().peekable());
+    loop {
+        let order = match (left.peek(), right.peek()) {
+            (None, None) => return (gone, come),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((a, _)), Some((b, _))) if Arc::ptr_eq(a, b) => Ordering::Equal,
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+        };
+        let old = left.next_if(|_| order.is_le()).map(|(_, part)| part);
+        let new = right.next_if(|_| order.is_ge()).map(|(_, part)| part);
+        if old.zip(new).is_none_or(|(old, new)| !Arc::ptr_eq(old, new)) {
+            gone.extend(old.cloned());
+            come.extend(new.cloned());
+        }
+    }
+}
+
 /// Keeps a table in the kernel as it is wanted.
 pub struct Keeper {
     name: String,
@@ -341,12 +364,7 @@ impl Keeper {
             self.parts = Some((base, parts));
             return whole.full(&self.name);
         };
-        let other = |of: &Parts, than: &Parts| -> Vec<Arc<Table>> {
-            let differs =
-                |(name, part): &(&Arc<str>, &Arc<Table>)| than.get(*name).is_none_or(|o| !Arc::ptr_eq(o, part));
-            of.iter().filter(differs).map(|(_, part)| part.clone()).collect()
-        };
-        let (gone, come) = (other(&present, &parts), other(&parts, &present));
+        let (gone, come) = differing(&present, &parts);
         let (mut old, mut new) = (Table::default(), Table::default());
         gone.iter().for_each(|part| old.take_in(part));
         come.iter().for_each(|part| new.take_in(part));

@@ -110,7 +110,7 @@ impl Planner {
         let here = Here { config, place, family: self.family };
         // Both lists are in the same order, so one walk finds what was made of a service before.
         let mut known = std::mem::take(&mut self.made).into_iter().peekable();
-        let mut parts = Parts::new();
+        self.made.reserve(services.len());
         for service in services {
             let name = name_of(service);
             let slices = by_service.get(&name).map(Vec::as_slice).unwrap_or_default();
@@ -125,10 +125,10 @@ impl Planner {
                     Made { called, service: service.clone(), slices, part: Arc::new(part) }
                 }
             };
-            parts.insert(made.called.clone(), made.part.clone());
             self.made.push(made);
         }
-        parts
+        // At once, as they are nearly in order already: that is much faster than one by one.
+        self.made.iter().map(|made| (made.called.clone(), made.part.clone())).collect()
     }
 }
 
