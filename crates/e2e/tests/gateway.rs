@@ -162,5 +162,9 @@ fn routes_are_served_where_gateways_let_them() -> anyhow::Result<()> {
     cluster.eventually("the route is served no more", || Ok(ask("/x", &[]).starts_with("404")))?;
     cluster.eventually("nothing is said of it", || {
         Ok(cluster.get("httproute", "shop")?["status"]["parents"].as_array().is_none_or(Vec::is_empty))
-    })
+    })?;
+    cluster.apply(include_str!("../../../examples/gateway.yaml"))?;
+    cluster.ok(&["wait", "--for=condition=Programmed", "gateway/front", "--timeout=20s"])?;
+    let old = || curl(&cluster, &["-o", "/dev/null", &format!("http://{address}:8080/old/x")]);
+    cluster.eventually("the example is served", || Ok(old().starts_with("302")))
 }

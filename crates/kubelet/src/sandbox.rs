@@ -352,7 +352,7 @@ mod tests {
         let one: IpAddr = "10.42.0.2".parse().unwrap();
         assert_eq!(read(r#"{"ip": "10.42.0.2", "host_network": false}"#), [one]);
         assert!(read(r#"{"ip": null, "host_network": false}"#).is_empty());
-        let two = Sandbox { ips: vec![one, "fd42::2".parse().unwrap()], host_network: false, first_user: None };
+        let two = Sandbox { ips: vec![one, "fd42::2".parse().unwrap()], ..Sandbox::default() };
         assert_eq!(read(&serde_json::to_string(&two).unwrap()), two.ips);
     }
 
