@@ -1,12 +1,12 @@
-//! What the ingress controller needs of the control plane: its class, and the addresses in the status of Ingresses. (The
-//! traffic is served by every node's agent.)
+//! What the ingress controller needs of the control plane: its class, the addresses in the status of Ingresses, and a word to
+//! people where an Ingress names what isn't there. (The traffic is served by every node's agent.)
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use informer::{Informer, Key, Keyed as _, Queue};
-use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use k8s_openapi::api::core::v1::{Node, Secret, Service, ServicePort};
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass, IngressServiceBackend};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
@@ -23,11 +23,16 @@ struct Caches {
     ingresses: Informer<Ingress>,
     classes: Informer<IngressClass>,
     nodes: Informer<Node>,
+    services: Informer<Service>,
 }
 
 pub fn start(context: Context) {
-    let caches =
-        Caches { ingresses: context.informers.of(), classes: context.informers.of(), nodes: context.informers.of() };
+    let caches = Caches {
+        ingresses: context.informers.of(),
+        classes: context.informers.of(),
+        nodes: context.informers.of(),
+        services: context.informers.of(),
+    };
     let queue = Queue::default();
     let add = queue.clone();
     caches.ingresses.on_change(move |change| add.add(change.object().key()));
@@ -41,6 +46,15 @@ pub fn start(context: Context) {
             all(&add, &ingresses);
         }
     });
+    // Of a service that goes, those who name it are to hear.
+    let (add, ingresses) = (queue.clone(), caches.ingresses.clone());
+    caches.services.on_change(move |change| {
+        if let informer::Change::Deleted(service) = change {
+            let namespace = service.namespace().unwrap_or_default();
+            let names = |i: &&Arc<Ingress>| backends(i).any(|b| b.name == service.name_any());
+            ingresses.list_in(&namespace).iter().filter(names).for_each(|i| add.add(i.key()));
+        }
+    });
     let making = context.clone();
     tokio::spawn(async move {
         if let Err(error) = ensure_class(&making).await {
@@ -50,7 +64,7 @@ pub fn start(context: Context) {
     queue.work("ingress", 1, move |key| {
         let (context, caches) = (context.clone(), caches.clone());
         async move {
-            informer::synced!(caches.ingresses, caches.classes, caches.nodes);
+            informer::synced!(caches.ingresses, caches.classes, caches.nodes, caches.services);
             reconcile(&context, &caches, &key).await
         }
     });
@@ -82,10 +96,56 @@ fn is_ours(ingress: &Ingress, classes: &[Arc<IngressClass>]) -> bool {
     }
 }
 
+/// The services that an Ingress names.
+fn backends(ingress: &Ingress) -> impl Iterator<Item = &IngressServiceBackend> {
+    let spec = ingress.spec.iter();
+    let default = spec.clone().filter_map(|s| s.default_backend.as_ref());
+    let rules = spec.flat_map(|s| s.rules.iter().flatten()).flat_map(|r| &r.http).flat_map(|h| &h.paths);
+    default.chain(rules.map(|path| &path.backend)).filter_map(|backend| backend.service.as_ref())
+}
+
+/// What an Ingress names that isn't there, or is of no use.
+async fn complaints(context: &Context, caches: &Caches, ingress: &Ingress) -> Result<Vec<(&'static str, String)>> {
+    let namespace = ingress.namespace().unwrap_or_default();
+    let mut found = Vec::new();
+    for backend in backends(ingress) {
+        let (name, port) = (&backend.name, backend.port.clone().unwrap_or_default());
+        let Some(service) = caches.services.get(&Key::new(&namespace, name)) else {
+            found.push(("BackendNotFound", format!("there is no service {namespace}/{name}: its requests get 503")));
+            continue;
+        };
+        let fits = |p: &ServicePort| match &port.name {
+            Some(named) => p.name.as_ref() == Some(named),
+            None => Some(p.port) == port.number,
+        };
+        if !service.spec.iter().flat_map(|s| s.ports.iter().flatten()).any(fits) {
+            let port = port.name.unwrap_or_else(|| port.number.unwrap_or_default().to_string());
+            let text = format!("service {namespace}/{name} has no port {port}: its requests get 503");
+            found.push(("BackendNotFound", text));
+        }
+    }
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
+    for name in ingress.spec.iter().flat_map(|s| s.tls.iter().flatten()).filter_map(|tls| tls.secret_name.as_ref()) {
+        let secret = secrets.get_opt(name).await?;
+        let usable = secret.ok_or_else(|| "it isn't there".to_string());
+        if let Err(why) = usable.and_then(|secret| gateway::certificate::read(&secret).map(|_| ())) {
+            let text =
+                format!("secret {namespace}/{name} can't be served: {why}; a self-signed certificate stands for it");
+            found.push(("InvalidCertificate", text));
+        }
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
 async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
     let Some(ingress) = caches.ingresses.get(key) else { return Ok(None) };
     if !is_ours(&ingress, &caches.classes.list()) {
         return Ok(None);
+    }
+    for (reason, text) in complaints(context, caches, &ingress).await? {
+        context.events.warning(ingress.as_ref(), reason, text);
     }
     let mut addresses: Vec<String> = caches.nodes.list().iter().flat_map(|n| addresses(n)).collect();
     addresses.sort();

@@ -102,8 +102,8 @@ pub fn start(config: Config, informers: Informers) {
     sweeper::start(context.clone());
     ephemeral::start(context.events("ephemeral-volume-controller"));
     if context.config.ingress {
-        ingress::start(context.clone());
-        tokio::spawn(gateway::run(context.clone()));
+        ingress::start(context.events("ingress-controller"));
+        tokio::spawn(gateway::run(context.events("gateway-controller")));
     }
     if context.config.service_lb {
         service_lb::start(context.events("service-lb-controller"));

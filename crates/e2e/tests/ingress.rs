@@ -77,6 +77,14 @@ fn requests_find_their_service_by_host_and_path() -> anyhow::Result<()> {
     assert_eq!(ask("www.letschat.com", "/two/x"), format!("200 two /two/x www.letschat.com http {address}"));
     assert_eq!(ask("any.where", "/strip/a/b"), format!("200 two /a/b any.where http {address}"));
     assert!(ask("www.letschat.com", "/gone").starts_with("503 503: service default/gone:80 has no endpoint"));
+    // People hear of what is missing, where they look.
+    let told =
+        |ingress: &str| cluster.ok(&["get", "events", "--field-selector", &format!("involvedObject.name={ingress}")]);
+    cluster
+        .eventually("the missing service is told", || Ok(told("chat")?.contains("there is no service default/gone")))?;
+    cluster.eventually("the missing certificate is told", || {
+        Ok(told("secure")?.contains("secret default/cert can't be served: it isn't there"))
+    })?;
     assert!(ask("theirs.letschat.com", "/").starts_with("404"), "another controller's class");
     let spoofed = curl(
         &cluster,
