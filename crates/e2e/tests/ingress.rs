@@ -1,5 +1,6 @@
 //! Ingresses on real traffic.
 
+use anyhow::Context as _;
 use pki::{Authority, Usage};
 use testkit::Cluster;
 
@@ -213,4 +214,75 @@ fn backends_may_speak_tls() -> anyhow::Result<()> {
     let url = format!("http://{}/x?y=z", cluster.server.address());
     let ask = || curl(&cluster, &["-H", "Host: hidden.letschat.com", &url]);
     cluster.eventually("the backend answers", || Ok(ask() == "200 hidden /x?y=z hidden.letschat.com https"))
+}
+
+/// Changes protocols once, and then says whatever it hears.
+const ECHO: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: echo, labels: {app: echo}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: busybox:1.28
+    command:
+    - sh
+    - -c
+    - |
+      mkfifo /f
+      nc -l -p 80 < /f | {
+        exec 3> /f
+        while read -r line && [ ${#line} -gt 1 ]; do :; done
+        printf 'HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n' >&3
+        cat >&3
+      }
+---
+apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec: {selector: {app: echo}, ports: [{port: 80}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: echo}
+spec:
+  rules:
+  - {host: echo.letschat.com, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: echo, port: {number: 80}}}}]}}
+"#;
+
+#[test]
+fn connections_may_change_their_protocol() -> anyhow::Result<()> {
+    use std::io::{Read as _, Write as _};
+    let cluster = Cluster::start()?;
+    cluster.apply(ECHO)?;
+    cluster.wait_pod("echo")?;
+    let address = cluster.server.address();
+    let upgrade = || -> anyhow::Result<(String, std::net::TcpStream)> {
+        let mut stream = std::net::TcpStream::connect((address.as_str(), 80))?;
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(10)))?;
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: echo.letschat.com\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")?;
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte)? == 1 {
+            head.push(byte[0]);
+        }
+        Ok((String::from_utf8(head)?, stream))
+    };
+    let mut changed = None;
+    cluster.eventually("the protocol is changed", || {
+        let Ok((head, stream)) = cluster.server.inside(upgrade)? else { return Ok(false) };
+        let done = head.starts_with("HTTP/1.1 101") && head.to_ascii_lowercase().contains("upgrade: echo");
+        changed = Some(stream).filter(|_| done);
+        Ok(done)
+    })?;
+    let mut stream = changed.context("it was changed")?;
+    for words in ["one", "and another"] {
+        stream.write_all(words.as_bytes())?;
+        let mut heard = vec![0; words.len()];
+        stream.read_exact(&mut heard)?;
+        assert_eq!(heard, words.as_bytes());
+    }
+    Ok(())
 }
