@@ -13,6 +13,10 @@ use crate::kinds::{
     ReferenceGrant,
 };
 
+/// Ports of nodes that have their protocol already.
+const TAKEN: [(u16, &str, &str); 3] =
+    [(80, "HTTP", "Ingresses"), (443, "HTTPS", "Ingresses"), (10250, "the API", "kubelets")];
+
 /// All objects that have a say.
 #[derive(Debug, Default)]
 pub struct World {
@@ -90,6 +94,9 @@ impl World {
                 let why = format!("listener {:?} has the same port and hostname", other.name);
                 return Some(problem("Conflicted", "HostnameConflict", why));
             }
+        }
+        if let Some((port, serves, whom)) = TAKEN.iter().find(|t| t.0 == listener.port && t.1 != listener.protocol) {
+            return Some(problem("Accepted", "PortUnavailable", format!("port {port} serves {serves} for {whom}")));
         }
         // A port is one thing for all Gateways, as they share the nodes' addresses.
         let older = self.gateways.iter().take_while(|other| other.uid() != gateway.uid());
@@ -364,6 +371,8 @@ mod tests {
             "ProtocolConflict,ProtocolConflict"
         );
         assert_eq!(of(json!([listener(5432, "TCP", "a")])), "UnsupportedProtocol");
+        let taken = json!([listener(443, "HTTP", "a"), listener(80, "HTTPS", "a"), listener(10250, "HTTPS", "a")]);
+        assert_eq!(of(taken), "PortUnavailable,PortUnavailable,PortUnavailable");
     }
 
     #[test]
