@@ -1,13 +1,12 @@
-//! From a container's spec to the runtime's configuration, and its start.
+//! What a container's spec means, whoever runs it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, PodSpec, SecurityContext, Volume, VolumeDevice};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, PodSpec, SeccompProfile, Volume, VolumeDevice};
 use kube::ResourceExt as _;
-use runtime::protocol::Start;
-use runtime::spec::{ContainerConfig, Device, Limits, Mount};
-use runtime::{Image, ShimClient, rootfs};
+use runtime::spec::{Device, Limits, Mount};
+use runtime::{Image, rootfs};
 
 use crate::sandbox::{Places, Sandbox, cgroup, etc};
 use crate::{Agent, env};
@@ -19,76 +18,8 @@ pub struct StartError {
     pub message: String,
 }
 
-fn config_error(message: impl Into<String>) -> StartError {
+pub fn config_error(message: impl Into<String>) -> StartError {
     StartError { reason: "CreateContainerConfigError", message: message.into() }
-}
-
-/// User and groups that a container runs as.
-struct Identity {
-    uid: u32,
-    gid: u32,
-    groups: Vec<u32>,
-}
-
-/// A line of `/etc/passwd` or `/etc/group` by name or number: its fields.
-fn account(rootfs: &Path, file: &str, wanted: &str) -> Option<Vec<String>> {
-    let path = rootfs::resolve_inside(rootfs, Path::new(file)).ok()?;
-    let text = std::fs::read_to_string(path).ok()?;
-    let fields = |line: &str| line.split(':').map(String::from).collect::<Vec<_>>();
-    text.lines().map(fields).find(|f| f.first().is_some_and(|n| n == wanted) || f.get(2).is_some_and(|n| n == wanted))
-}
-
-fn identity(
-    rootfs: &Path,
-    image_user: &str,
-    pod: &PodSecurityContext,
-    own: &SecurityContext,
-) -> Result<Identity, StartError> {
-    let (user, group) = image_user.split_once(':').unwrap_or((image_user, ""));
-    let number = |file: &str, name: &str| -> Result<(u32, Option<u32>), StartError> {
-        let entry = account(rootfs, file, name);
-        let third = entry.as_ref().and_then(|f| f.get(2)).and_then(|n| n.parse().ok());
-        let fourth = entry.as_ref().and_then(|f| f.get(3)).and_then(|n| n.parse().ok());
-        match name.parse().ok().or(third) {
-            Some(id) => Ok((id, fourth)),
-            None => Err(StartError {
-                reason: "CreateContainerError",
-                message: format!("unable to find user {name}: no matching entries in passwd file"),
-            }),
-        }
-    };
-    let asked_user = own.run_as_user.or(pod.run_as_user).map(|u| u.to_string());
-    let user = asked_user.as_deref().unwrap_or(if user.is_empty() { "0" } else { user });
-    let (uid, primary) = number("/etc/passwd", user)?;
-    let gid = match own.run_as_group.or(pod.run_as_group) {
-        Some(gid) => gid as u32,
-        None if !group.is_empty() && asked_user.is_none() => number("/etc/group", group)?.0,
-        None => primary.unwrap_or(0),
-    };
-    if own.run_as_non_root.or(pod.run_as_non_root) == Some(true) && uid == 0 {
-        return Err(config_error("container has runAsNonRoot and image will run as root"));
-    }
-    let mut groups: Vec<u32> = pod.supplemental_groups.iter().flatten().map(|g| *g as u32).collect();
-    if pod.supplemental_groups_policy.as_deref() != Some("Strict") {
-        groups.extend(memberships(rootfs, uid));
-    }
-    groups.extend(pod.fs_group.map(|g| g as u32));
-    Ok(Identity { uid, gid, groups })
-}
-
-/// The groups that an image's own files put a user in.
-fn memberships(rootfs: &Path, uid: u32) -> Vec<u32> {
-    let Some(name) = account(rootfs, "/etc/passwd", &uid.to_string()).and_then(|f| f.into_iter().next()) else {
-        return Vec::new();
-    };
-    let Ok(path) = rootfs::resolve_inside(rootfs, Path::new("/etc/group")) else { return Vec::new() };
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let group = |line: &str| {
-        let fields: Vec<&str> = line.split(':').collect();
-        let is_member = fields.get(3)?.split(',').any(|member| member.trim() == name);
-        fields.get(2)?.parse().ok().filter(|_| is_member)
-    };
-    text.lines().filter_map(group).collect()
 }
 
 /// A pod's ephemeral containers as plain ones; what makes them special isn't among a container's fields.
@@ -153,7 +84,7 @@ pub fn pod_limits(pod: &Pod) -> Limits {
 }
 
 /// The score that upstream gives by QoS class.
-fn oom_score(pod: &Pod, container: &Container) -> i64 {
+pub fn oom_score(pod: &Pod, container: &Container) -> i64 {
     match pod.status.as_ref().and_then(|s| s.qos_class.as_deref()) {
         Some("Guaranteed") => -997,
         Some("BestEffort") => 1000,
@@ -167,29 +98,6 @@ fn oom_score(pod: &Pod, container: &Container) -> i64 {
     }
 }
 
-/// The seccomp profile of a container: whether it is the default one, and the text of its own.
-fn confined(
-    folder: &Path,
-    pod: &PodSecurityContext,
-    own: &SecurityContext,
-) -> Result<(bool, Option<String>), StartError> {
-    let Some(profile) = own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref()) else { return Ok((false, None)) };
-    match profile.type_.as_str() {
-        "RuntimeDefault" => Ok((true, None)),
-        "Localhost" => {
-            let path = folder.join(profile.localhost_profile.as_deref().unwrap_or(""));
-            let failed = |why: String| StartError {
-                reason: "CreateContainerError",
-                message: format!("cannot load seccomp profile {:?}: {why}", path.display().to_string()),
-            };
-            let text = std::fs::read_to_string(&path).map_err(|e| failed(e.to_string()))?;
-            runtime::seccomp_profile(&text).map_err(failed)?;
-            Ok((false, Some(text)))
-        }
-        _ => Ok((false, None)),
-    }
-}
-
 /// One attempt at running a container.
 pub struct Launch<'a> {
     pub pod: &'a Pod,
@@ -198,57 +106,36 @@ pub struct Launch<'a> {
     pub sandbox: &'a Sandbox,
     pub places: &'a Places,
     pub volumes: &'a BTreeMap<String, PathBuf>,
+    /// Proposed by us; an engine may have ids of its own.
     pub id: &'a str,
     pub attempt: i32,
-    /// Of another container, for one that looks at it.
-    pub process_namespace: Option<PathBuf>,
+    /// The id of the container whose processes it is to look at.
+    pub target: Option<&'a str>,
+}
+
+/// A list of the spec with variables in place of their names.
+pub fn expanded(list: &Option<Vec<String>>, variables: &BTreeMap<String, String>) -> Vec<String> {
+    list.iter().flatten().map(|text| env::expand(text, variables)).collect()
+}
+
+pub fn sysctls(context: &PodSecurityContext) -> Vec<(String, String)> {
+    context.sysctls.iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect()
+}
+
+/// Where a seccomp profile of the machine (`Localhost`) is.
+pub fn seccomp_path(folder: &Path, profile: &SeccompProfile) -> PathBuf {
+    folder.join(profile.localhost_profile.as_deref().unwrap_or(""))
 }
 
 impl Agent {
-    /// Prepares a container's file system and starts it.
-    ///
-    /// # Errors
-    /// With what its waiting state should say.
-    pub async fn launch(&self, launch: Launch<'_>, shim: &ShimClient) -> Result<(), StartError> {
-        let create_error = |e: std::io::Error| StartError { reason: "CreateContainerError", message: e.to_string() };
-        let Launch { pod, container, image, places, id, .. } = launch;
-        let bundle = places.container(id);
-        let layers = self.images.layer_paths(image);
-        let root = bundle.join("rootfs");
-        rootfs::mount_overlay(&layers, &places.writable(id), &root, launch.sandbox.users(places).as_ref())
-            .map_err(create_error)?;
-        let config = self.container_config(&launch, &root).await?;
-        runtime::spec::write_bundle(&bundle, &config, &places.namespaces(), &places.shm()).map_err(create_error)?;
-        // For exec, which uses the same user, groups, capabilities and variables.
-        let process = runtime::spec::process(&config, &[], false);
-        std::fs::write(bundle.join("process.json"), process.to_string()).map_err(create_error)?;
-        runtime::cgroup::create(&cgroup(&self.config, pod)).map_err(create_error)?;
-        let profile = bundle.join("seccomp.json");
-        if let Some(text) = &config.profile {
-            std::fs::write(&profile, text).map_err(create_error)?;
-        }
-        let start = Start {
-            id: id.into(),
-            bundle: bundle.display().to_string(),
-            root: places.run.join("oci").display().to_string(),
-            log: places.log(&container.name, launch.attempt).display().to_string(),
-            tty: config.tty,
-            stdin: container.stdin.unwrap_or(false),
-            stdin_once: container.stdin_once.unwrap_or(false),
-            cgroup: config.cgroup.clone(),
-            confined: runtime::spec::confinement(&config),
-            profile: config.profile.is_some().then(|| profile.display().to_string()),
-            owner: config.users.as_ref().map_or(0, |users| users.first) + config.uid,
-            users: config.users.clone(),
-        };
-        std::fs::create_dir_all(&start.root).map_err(create_error)?;
-        match shim.start_container(start).await {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                rootfs::unmount_below(&[&bundle]);
-                Err(StartError { reason: "RunContainerError", message: error.to_string() })
-            }
-        }
+    /// The variables of a container; `of_image` are those of its image, as far as they are known.
+    pub async fn variables(
+        &self,
+        launch: &Launch<'_>,
+        of_image: &[String],
+    ) -> Result<BTreeMap<String, String>, StartError> {
+        let Launch { pod, container, sandbox, volumes, .. } = launch;
+        self.environment(pod, container, of_image, &sandbox.ips, volumes).await.map_err(config_error)
     }
 
     /// Makes the cgroup of a pod, with what it may use and weighs as a whole among other pods and its QoS class among the classes.
@@ -263,151 +150,84 @@ impl Agent {
         }
         runtime::cgroup::weigh(class)
     }
-
-    async fn container_config(&self, launch: &Launch<'_>, root: &Path) -> Result<ContainerConfig, StartError> {
-        let Launch { pod, container, image, sandbox, places, .. } = launch;
-        let spec = pod.spec.clone().unwrap_or_default();
-        let pod_context = spec.security_context.clone().unwrap_or_default();
-        let own = container.security_context.clone().unwrap_or_default();
-        let variables = self
-            .environment(pod, container, &image.defaults.env, &sandbox.ips, launch.volumes)
-            .await
-            .map_err(config_error)?;
-        let expanded = |list: &Option<Vec<String>>| -> Option<Vec<String>> {
-            list.as_ref().filter(|l| !l.is_empty()).map(|l| l.iter().map(|s| env::expand(s, &variables)).collect())
-        };
-        // A command in the spec also puts the image's arguments aside.
-        let args = match (expanded(&container.command), expanded(&container.args)) {
-            (Some(command), args) => [command, args.unwrap_or_default()].concat(),
-            (None, Some(args)) => [image.defaults.entrypoint.clone(), args].concat(),
-            (None, None) => [image.defaults.entrypoint.clone(), image.defaults.cmd.clone()].concat(),
-        };
-        let user = identity(root, &image.defaults.user, &pod_context, &own)?;
-        let capabilities = own.capabilities.clone().unwrap_or_default();
-        let cwd = container
-            .working_dir
-            .clone()
-            .filter(|d| !d.is_empty())
-            .unwrap_or_else(|| image.defaults.working_dir.clone());
-        let privileged = own.privileged.unwrap_or(false);
-        let folder = self.config.data_dir.join("seccomp");
-        // Upstream's runtimes leave privileged containers alone, too.
-        let (confined, profile) = if privileged { (false, None) } else { confined(&folder, &pod_context, &own)? };
-        let sysctls = pod_context.sysctls.iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect();
-        Ok(ContainerConfig {
-            args,
-            cwd,
-            uid: user.uid,
-            gid: user.gid,
-            extra_gids: user.groups,
-            tty: container.tty.unwrap_or(false),
-            read_only_root: own.read_only_root_filesystem.unwrap_or(false),
-            privileged,
-            confined,
-            profile,
-            no_new_privileges: own.allow_privilege_escalation == Some(false),
-            add_capabilities: capabilities.add.unwrap_or_default(),
-            drop_capabilities: capabilities.drop.unwrap_or_default(),
-            mounts: self.mounts(launch, places, &variables)?,
-            devices: devices(launch)?,
-            sysctls,
-            limits: limits(container),
-            oom_score_adj: oom_score(pod, container),
-            host_pid: spec.host_pid.unwrap_or(false),
-            process_namespace: launch.process_namespace.clone(),
-            users: sandbox.users(places),
-            host_ipc: spec.host_ipc.unwrap_or(false),
-            host_network: sandbox.host_network,
-            cgroup: format!("{}/{}", cgroup(&self.config, pod), launch.id),
-            env: variables.into_iter().collect(),
-        })
-    }
-
-    fn mounts(
-        &self,
-        launch: &Launch<'_>,
-        places: &Places,
-        variables: &BTreeMap<String, String>,
-    ) -> Result<Vec<Mount>, StartError> {
-        let container = launch.container;
-        let spec = launch.pod.spec.clone().unwrap_or_default();
-        let mut mounts = Vec::new();
-        for wanted in container.volume_mounts.iter().flatten() {
-            let Some(volume) = launch.volumes.get(&wanted.name) else {
-                return Err(config_error(format!(
-                    "cannot find volume {:?} to mount into container {:?}",
-                    wanted.name, container.name
-                )));
-            };
-            let sub = match (&wanted.sub_path, &wanted.sub_path_expr) {
-                (_, Some(expression)) if !expression.is_empty() => env::expand(expression, variables),
-                (Some(path), _) => path.clone(),
-                _ => String::new(),
-            };
-            if is_device(volume) {
-                let name = &wanted.name;
-                return Err(config_error(format!(
-                    "volume {name} has volumeMode Block, but is specified in volumeMounts"
-                )));
-            }
-            let source = if sub.is_empty() {
-                volume.clone()
-            } else {
-                let target =
-                    rootfs::resolve_inside(volume, Path::new(&sub)).map_err(|e| config_error(e.to_string()))?;
-                if !target.exists() {
-                    rootfs::make_inside(volume, Path::new(&sub), true).map_err(|e| {
-                        config_error(format!("failed to prepare subPath for volumeMount {:?}: {e}", wanted.name))
-                    })?;
-                }
-                target
-            };
-            let propagation = match wanted.mount_propagation.as_deref() {
-                Some("HostToContainer") => "rslave",
-                Some("Bidirectional") => "rshared",
-                _ => "rprivate",
-            };
-            let read_only = wanted.read_only.unwrap_or(false) || is_read_only(&spec, &wanted.name);
-            let recursive = matches!(wanted.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
-            let target = wanted.mount_path.clone().into();
-            mounts.push(Mount { source, target, read_only, recursive, propagation });
-        }
-        let own = |target: &str| mounts.iter().any(|m| m.target == Path::new(target));
-        let mut extra = Vec::new();
-        for file in ["hosts", "hostname", "resolv.conf"] {
-            let target = format!("/etc/{file}");
-            if !own(&target) {
-                extra.push(Mount {
-                    source: etc(places, file),
-                    target: target.into(),
-                    read_only: false,
-                    recursive: false,
-                    propagation: "rprivate",
-                });
-            }
-        }
-        let message = termination_file(places, &container.name, launch.attempt);
-        let write = || -> std::io::Result<()> {
-            if let Some(parent) = message.parent() {
-                std::fs::create_dir_all(parent)?;
-            }
-            std::fs::write(&message, "")?;
-            std::fs::set_permissions(&message, std::os::unix::fs::PermissionsExt::from_mode(0o666))
-        };
-        write().map_err(|e| config_error(e.to_string()))?;
-        let target = container.termination_message_path.clone().unwrap_or_else(|| "/dev/termination-log".into());
-        extra.push(Mount {
-            source: message,
-            target: target.into(),
-            read_only: false,
-            recursive: false,
-            propagation: "rprivate",
-        });
-        mounts.extend(extra);
-        Ok(mounts)
-    }
 }
 
+/// What of the machine a container finds where.
+pub fn mounts(launch: &Launch<'_>, variables: &BTreeMap<String, String>) -> Result<Vec<Mount>, StartError> {
+    let (container, places) = (launch.container, launch.places);
+    let spec = launch.pod.spec.clone().unwrap_or_default();
+    let mut mounts = Vec::new();
+    for wanted in container.volume_mounts.iter().flatten() {
+        let Some(volume) = launch.volumes.get(&wanted.name) else {
+            return Err(config_error(format!(
+                "cannot find volume {:?} to mount into container {:?}",
+                wanted.name, container.name
+            )));
+        };
+        let sub = match (&wanted.sub_path, &wanted.sub_path_expr) {
+            (_, Some(expression)) if !expression.is_empty() => env::expand(expression, variables),
+            (Some(path), _) => path.clone(),
+            _ => String::new(),
+        };
+        if is_device(volume) {
+            let name = &wanted.name;
+            return Err(config_error(format!("volume {name} has volumeMode Block, but is specified in volumeMounts")));
+        }
+        let source = if sub.is_empty() {
+            volume.clone()
+        } else {
+            let target = rootfs::resolve_inside(volume, Path::new(&sub)).map_err(|e| config_error(e.to_string()))?;
+            if !target.exists() {
+                rootfs::make_inside(volume, Path::new(&sub), true).map_err(|e| {
+                    config_error(format!("failed to prepare subPath for volumeMount {:?}: {e}", wanted.name))
+                })?;
+            }
+            target
+        };
+        let propagation = match wanted.mount_propagation.as_deref() {
+            Some("HostToContainer") => "rslave",
+            Some("Bidirectional") => "rshared",
+            _ => "rprivate",
+        };
+        let read_only = wanted.read_only.unwrap_or(false) || is_read_only(&spec, &wanted.name);
+        let recursive = matches!(wanted.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
+        let target = wanted.mount_path.clone().into();
+        mounts.push(Mount { source, target, read_only, recursive, propagation });
+    }
+    let own = |target: &str| mounts.iter().any(|m| m.target == Path::new(target));
+    let mut extra = Vec::new();
+    for file in ["hosts", "hostname", "resolv.conf"] {
+        let target = format!("/etc/{file}");
+        if !own(&target) {
+            extra.push(Mount {
+                source: etc(places, file),
+                target: target.into(),
+                read_only: false,
+                recursive: false,
+                propagation: "rprivate",
+            });
+        }
+    }
+    let message = termination_file(places, &container.name, launch.attempt);
+    let write = || -> std::io::Result<()> {
+        if let Some(parent) = message.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::write(&message, "")?;
+        std::fs::set_permissions(&message, std::os::unix::fs::PermissionsExt::from_mode(0o666))
+    };
+    write().map_err(|e| config_error(e.to_string()))?;
+    let target = container.termination_message_path.clone().unwrap_or_else(|| "/dev/termination-log".into());
+    extra.push(Mount {
+        source: message,
+        target: target.into(),
+        read_only: false,
+        recursive: false,
+        propagation: "rprivate",
+    });
+    mounts.extend(extra);
+    Ok(mounts)
+}
 /// Whether containers may not write to a volume whatever their mounts say.
 fn is_read_only(spec: &PodSpec, name: &str) -> bool {
     let claim = |v: &Volume| v.persistent_volume_claim.as_ref().is_some_and(|c| c.read_only == Some(true));
@@ -420,7 +240,7 @@ fn is_device(path: &Path) -> bool {
 }
 
 /// The block volumes of a container (`volumeDevices`, KEP-351).
-fn devices(launch: &Launch<'_>) -> Result<Vec<Device>, StartError> {
+pub fn devices(launch: &Launch<'_>) -> Result<Vec<Device>, StartError> {
     let spec = launch.pod.spec.clone().unwrap_or_default();
     let wanted = launch.container.volume_devices.iter().flatten();
     let device = |wanted: &VolumeDevice| {

@@ -43,7 +43,7 @@ impl Agent {
                 again: Instant::now() + BACKOFF.1,
             });
         }
-        let local = self.images.find(name);
+        let local = self.images.find(name).await;
         if policy != "Always"
             && let Some(image) = local
         {
@@ -78,7 +78,7 @@ impl Agent {
                 Ok(image)
             }
             // A tag that can't be renewed is no reason not to run what is here, when it came from an archive.
-            Err(error) => match self.images.find(name).filter(|i| i.digests.is_empty()) {
+            Err(error) => match self.images.find(name).await.filter(|i| i.digests.is_empty()) {
                 Some(image) => Ok(image),
                 None => {
                     let message = error.to_string();

@@ -4,7 +4,8 @@
 //! - [`manager`]: one [`worker`] per pod, started and fed from a watch
 //! - [`static_pods`]: pods of a folder on this machine
 //! - [`worker`]: a pod's life as a state machine; [`status`] tells it to the API
-//! - [`container`], [`env`], [`volumes`], [`sandbox`]: from a pod's spec to what the runtime needs
+//! - [`container`], [`env`], [`volumes`], [`sandbox`]: what a pod's spec means
+//! - [`engine`]: who runs the containers
 //! - [`csi`]: storage drivers and their volumes
 //! - [`probes`]: health checks
 //! - [`shutdown`]: how pods end with their machine
@@ -18,6 +19,7 @@
 
 mod container;
 mod csi;
+mod engine;
 mod env;
 mod images;
 mod local_volumes;
@@ -54,7 +56,12 @@ use runtime::ImageStore;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use engine::cri::CriImages;
+use engine::own::Shims;
+use engine::{Engine, Images};
+
 pub use self::network::PodNetwork;
+pub use engine::cri::{Cri, RuntimeError};
 pub use manager::restored_addresses;
 pub use node::NodeFacts;
 pub use pressure::{MalformedThreshold, Thresholds};
@@ -165,7 +172,8 @@ struct Agent {
     config: Config,
     client: Client,
     informers: Informers,
-    images: Arc<ImageStore>,
+    images: Arc<dyn Images>,
+    engine: Arc<dyn Engine>,
     network: PodNetwork,
     events: Recorder,
     pulls: images::Pulls,
@@ -197,11 +205,21 @@ impl Agent {
     }
 }
 
+/// Who runs the containers.
+pub enum Runtime {
+    /// Shims of our own.
+    Own(Arc<ImageStore>),
+    /// A runtime that somebody brought.
+    Cri(Box<Cri>, CriImages),
+}
+
 /// The agent's connections to the outside.
 pub struct Parts {
     pub client: Client,
     pub informers: Informers,
-    pub images: Arc<ImageStore>,
+    pub runtime: Runtime,
+    /// Whether a runtime that somebody brought is to connect pods to this agent's own network.
+    pub connects_runtime: bool,
     pub network: PodNetwork,
     pub serving: Serving,
 }
@@ -217,6 +235,10 @@ pub async fn register(config: &Config, client: &Client) -> Result<Vec<IpNet>, ku
 /// Runs the agent until `stop` is cancelled. Pods keep running, unless the machine goes down.
 pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
     let events = Recorder::new(parts.client.clone(), "kubelet", &config.node_name);
+    let (engine, images, cri): (Arc<dyn Engine>, Arc<dyn Images>, Option<Cri>) = match parts.runtime {
+        Runtime::Own(images) => (Arc::new(Shims { images: images.clone() }), Arc::new(images), None),
+        Runtime::Cri(cri, images) => (Arc::new((*cri).clone()), Arc::new(images), Some(*cri)),
+    };
     let agent = Arc::new(Agent {
         pulls: images::Pulls::default(),
         drivers: csi::Drivers::default(),
@@ -228,11 +250,20 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
         stale: Mutex::default(),
         client: parts.client,
         informers: parts.informers,
-        images: parts.images,
+        images,
+        engine,
         network: parts.network,
         events,
         config,
     });
+    if let Some(cri) = cri {
+        tokio::spawn(engine::cri::rotate(cri.clone(), agent.config.clone()));
+        if parts.connects_runtime
+            && let Err(error) = engine::cri::serve_network(agent.clone(), cri).await
+        {
+            tracing::error!(%error, "the container runtime can't be told of the pods' network");
+        }
+    }
     let manager = manager::Manager::start(agent.clone());
     tokio::spawn(node::keep_status(agent.clone()));
     tokio::spawn(local_volumes::run(agent.clone()));

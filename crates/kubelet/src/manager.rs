@@ -1,6 +1,6 @@
 //! One worker for every pod of this node, and the sweeping of what no pod owns any more.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt as _};
 use parking_lot::Mutex;
-use runtime::ShimClient;
 use tokio::sync::watch;
 
+use crate::engine::cri;
 use crate::sandbox::{Places, Sandbox};
 use crate::stats::Readings;
 use crate::volumes::claim_of;
@@ -40,7 +40,8 @@ pub fn sandboxes(config: &Config) -> impl Iterator<Item = (String, Sandbox)> {
 
 /// The addresses that pods had before this process started.
 pub fn restored_addresses(config: &Config) -> Vec<IpAddr> {
-    sandboxes(config).filter(|(_, s)| !s.host_network).flat_map(|(_, s)| s.ips).collect()
+    let saved = sandboxes(config).filter(|(_, s)| !s.host_network).flat_map(|(_, s)| s.ips);
+    saved.chain(cri::restored_addresses(config)).collect()
 }
 
 impl Manager {
@@ -159,10 +160,6 @@ impl Manager {
         });
         of_pods.collect()
     }
-
-    pub fn shim(&self, places: &Places) -> ShimClient {
-        ShimClient::at(&places.run)
-    }
 }
 
 /// Removes the remains of pods that were deleted while the agent was away.
@@ -170,8 +167,10 @@ async fn sweep(manager: Arc<Manager>) {
     manager.pods.synced().await;
     let config = &manager.agent.config;
     let known: Vec<String> = manager.pods().iter().filter_map(|p| p.uid()).collect();
-    for folder in std::fs::read_dir(config.pods_dir()).into_iter().flatten().flatten() {
-        let uid = folder.file_name().to_string_lossy().into_owned();
+    let folders = std::fs::read_dir(config.pods_dir()).into_iter().flatten().flatten();
+    let mut uids: BTreeSet<String> = folders.map(|f| f.file_name().to_string_lossy().into_owned()).collect();
+    uids.extend(manager.agent.engine.strays().await);
+    for uid in uids {
         if known.contains(&uid) || manager.workers.lock().contains_key(&uid) {
             continue;
         }
@@ -183,10 +182,11 @@ async fn sweep(manager: Arc<Manager>) {
 async fn remove(agent: Arc<Agent>, uid: String) {
     let places = Places::of(&agent.config, &uid);
     let saved = worker::load(&places.data);
-    let shim = ShimClient::at(&places.run);
-    if let Ok((containers, _)) = shim.watch().await {
+    let sandbox = saved.as_ref().and_then(|s| s.sandbox.as_ref());
+    let left = agent.engine.containers(&places, sandbox);
+    if let Ok((containers, _)) = left.watch().await {
         for container in containers {
-            let _ = shim.delete(&container.id).await;
+            let _ = left.delete(&container.id).await;
         }
     }
     // The driver may be a pod that isn't up again yet.
@@ -194,5 +194,5 @@ async fn remove(agent: Arc<Agent>, uid: String) {
         tracing::warn!(%uid, error, "a volume of a pod that is gone can't be let go yet");
         tokio::time::sleep(RETRY).await;
     }
-    agent.remove_sandbox(&uid, &places, saved.as_ref().and_then(|s| s.sandbox.as_ref()), false).await;
+    agent.remove_sandbox(&uid, &places, sandbox, false).await;
 }

@@ -46,11 +46,11 @@ impl PodNetwork {
     ///
     /// # Errors
     /// In words for people.
-    pub async fn connect(&self, pod: &Pod, namespace: &Path) -> Result<(Vec<IpAddr>, Option<Membership>), String> {
+    pub async fn connect(&self, pod: &cni::Pod, namespace: &Path) -> Result<(Vec<IpAddr>, Option<Membership>), String> {
         match self {
             PodNetwork::Own { bridge, addresses } => {
                 let own = addresses.allocate().map_err(|e| e.to_string())?;
-                let port = port_name(&pod.uid().unwrap_or_default());
+                let port = port_name(&pod.uid);
                 if let Err(error) = bridge.attach(namespace, &port, &own).await {
                     addresses.release(&own);
                     return Err(error.to_string());
@@ -58,10 +58,10 @@ impl PodNetwork {
                 Ok((own, None))
             }
             PodNetwork::Plugins(cni) => {
-                let membership = cni.add(&told(pod), namespace).await.map_err(|e| e.to_string())?;
+                let membership = cni.add(pod, namespace).await.map_err(|e| e.to_string())?;
                 let ips = cni::addresses(&membership.result);
                 if ips.is_empty() {
-                    let _ = cni.delete(&told(pod), namespace, &membership).await;
+                    let _ = cni.delete(pod, namespace, &membership).await;
                     return Err(format!("network {:?} gave the pod no address", membership.configuration.name));
                 }
                 Ok((ips, Some(membership)))
@@ -93,7 +93,8 @@ impl PodNetwork {
     }
 }
 
-fn told(pod: &Pod) -> cni::Pod {
+/// A pod, as networks are told of it.
+pub fn told(pod: &Pod) -> cni::Pod {
     let bound = |way: &str| {
         let text = pod.annotations().get(&format!("kubernetes.io/{way}-bandwidth"))?;
         u64::try_from(text.parse::<apimachinery::Quantity>().ok()?.value()).ok()

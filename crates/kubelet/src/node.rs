@@ -10,6 +10,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource as _};
 use serde_json::{Value, json};
 
+use crate::engine::{self, Engine};
 use crate::pressure::Pressures;
 use crate::{Agent, Config};
 
@@ -111,19 +112,24 @@ fn conditions(before: &[NodeCondition], pressures: Pressures, unready: Option<&s
 }
 
 /// The status that says what this node is and that it is ready.
-fn status(config: &Config, images: &[runtime::Image], conditions: Vec<Value>) -> Value {
+fn status(config: &Config, engine: &dyn Engine, images: &[runtime::Image], conditions: Vec<Value>) -> Value {
     let facts = NodeFacts::gather(&config.data_dir);
     let amounts = json!({"cpu": facts.cpus.to_string(), "memory": format!("{}Ki", facts.memory_kib), "pods": config.max_pods.to_string(),
                          "ephemeral-storage": facts.disk_bytes.to_string(), "hugepages-2Mi": "0", "hugepages-1Gi": "0"});
-    let version = concat!("timonel://", env!("CARGO_PKG_VERSION"));
+    let engine::Version { name, version } = engine.version();
+    let abilities = engine.abilities();
     let images: Vec<Value> = images
         .iter()
         .take(50)
         .map(|i| json!({"names": i.digests.iter().chain(&i.names).collect::<Vec<_>>(), "sizeBytes": i.size}))
         .collect();
     let handlers: Vec<Value> = std::iter::once("")
-        .chain(crate::sandbox::HANDLERS)
-        .map(|name| json!({"name": name, "features": {"recursiveReadOnlyMounts": true, "userNamespaces": false}}))
+        .chain(abilities.handlers.iter().flatten().map(String::as_str))
+        .map(|name| {
+            let has = |list: &[String]| list.iter().any(|n| n == name);
+            json!({"name": name, "features": {"recursiveReadOnlyMounts": has(&abilities.recursive_read_only),
+                "userNamespaces": has(&abilities.user_namespaces)}})
+        })
         .collect();
     let internal = config.node_ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()}));
     let addresses: Vec<Value> = internal.chain([json!({"type": "Hostname", "address": config.node_name})]).collect();
@@ -132,10 +138,10 @@ fn status(config: &Config, images: &[runtime::Image], conditions: Vec<Value>) ->
         "addresses": addresses,
         "volumesInUse": crate::csi::in_use(config),
         "runtimeHandlers": handlers,
-        "features": {"supplementalGroupsPolicy": true},
+        "features": {"supplementalGroupsPolicy": abilities.supplemental_groups_policy},
         "daemonEndpoints": {"kubeletEndpoint": {"Port": crate::server::PORT}},
         "nodeInfo": {"machineID": facts.machine_id, "systemUUID": facts.machine_id, "bootID": facts.boot_id,
-            "kernelVersion": facts.kernel, "osImage": facts.os_image, "containerRuntimeVersion": version,
+            "kernelVersion": facts.kernel, "osImage": facts.os_image, "containerRuntimeVersion": format!("{name}://{version}"),
             "kubeletVersion": concat!("v1.37.0+timonel", env!("CARGO_PKG_VERSION")), "kubeProxyVersion": "",
             "operatingSystem": "linux", "architecture": "amd64"},
         "images": images,
@@ -228,7 +234,7 @@ pub async fn keep_status(agent: Arc<Agent>) {
         }
     });
     let mut network_changed = agent.network.changes();
-    let mut unnetworked = None;
+    let mut shown_problem = None;
     let mut before: Vec<NodeCondition> = Vec::new();
     if let Ok(node) = nodes.get(&config.node_name).await {
         agent.events.normal(&node, "Starting", "Starting kubelet.");
@@ -241,21 +247,24 @@ pub async fn keep_status(agent: Arc<Agent>) {
         before = node.status.and_then(|s| s.conditions).unwrap_or_default();
     }
     loop {
-        let images = agent.images.list();
+        let problem = match agent.engine.problem().await {
+            Some(problem) => Some(problem),
+            // In the words of upstream's kubelet, which others look for.
+            None => agent.network.problem().map(|why| {
+                format!("container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: {why}")
+            }),
+        };
+        let images = agent.images.list().await;
         let changed = pressures.has_changed().unwrap_or(false)
             || leaving.has_changed().unwrap_or(false)
-            || agent.network.problem() != unnetworked;
+            || problem != shown_problem;
         if changed || tokio::time::Instant::now() >= next_status || images.len() != shown_images {
             let patch = {
                 let is_leaving = leaving.borrow_and_update().is_some();
-                unnetworked = agent.network.problem();
-                // In the words of upstream's kubelet, which others look for.
-                let no_network = unnetworked.as_ref().map(|why| {
-                    format!("container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: {why}")
-                });
-                let unready = if is_leaving { Some("node is shutting down".into()) } else { no_network };
+                shown_problem.clone_from(&problem);
+                let unready = if is_leaving { Some("node is shutting down".into()) } else { problem };
                 let conditions = conditions(&before, *pressures.borrow_and_update(), unready.as_deref());
-                json!({"status": status(config, &images, conditions)})
+                json!({"status": status(config, &*agent.engine, &images, conditions)})
             };
             match nodes.patch_status(&config.node_name, &PatchParams::default(), &Patch::Strategic(patch)).await {
                 Ok(node) => {

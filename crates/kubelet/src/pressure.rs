@@ -205,7 +205,7 @@ async fn remove_images(manager: &Arc<Manager>, last_used: &mut HashMap<String, I
     let agent = &manager.agent;
     let in_use: Vec<String> = manager.images_in_use();
     let mut removed = false;
-    for image in agent.images.list() {
+    for image in agent.images.list().await {
         let names = || image.names.iter().chain(&image.digests).chain([&image.id]);
         let used = names().any(|name| in_use.contains(name));
         let last = last_used.entry(image.id.clone()).or_insert_with(Instant::now);
@@ -215,17 +215,16 @@ async fn remove_images(manager: &Arc<Manager>, last_used: &mut HashMap<String, I
         if used || image.digests.is_empty() || last.elapsed() < FRESH {
             continue;
         }
-        let (images, id) = (agent.images.clone(), image.id.clone());
-        match tokio::task::spawn_blocking(move || images.remove(&id)).await {
-            Ok(Ok(true)) => {
+        match agent.images.remove(&image.id).await {
+            Ok(true) => {
                 tracing::info!(
                     image = image.names.first().unwrap_or(&image.id),
                     "the disk is nearly full: an unused image was removed"
                 );
                 removed = true;
             }
-            Ok(Err(error)) => tracing::warn!(%error, image = image.id, "an unused image can't be removed"),
-            _ => {}
+            Err(error) => tracing::warn!(%error, image = image.id, "an unused image can't be removed"),
+            Ok(false) => {}
         }
     }
     removed

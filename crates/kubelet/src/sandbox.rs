@@ -2,16 +2,14 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::{Api, ResourceExt as _};
 use network::cni::Membership;
-use nix::mount::{MsFlags, mount};
 use runtime::namespaces::Namespaces;
-use runtime::{ShimClient, Users, rootfs};
+use runtime::{Users, rootfs};
 use serde::{Deserialize, Serialize};
 
 use crate::{Agent, Config};
@@ -65,6 +63,9 @@ pub struct Sandbox {
     /// Of a network that somebody's plugins make.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub membership: Option<Membership>,
+    /// What the runtime calls it, where that isn't ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }
 
 impl Sandbox {
@@ -114,7 +115,7 @@ pub fn hostname(config: &Config, pod: &Pod) -> String {
 }
 
 /// The name that the kernel tells a pod's programs: the whole one where the pod wants that (KEP-1797).
-fn kernel_name(config: &Config, pod: &Pod) -> io::Result<String> {
+pub fn kernel_name(config: &Config, pod: &Pod) -> io::Result<String> {
     let (name, spec) = (hostname(config, pod), spec(pod));
     let wants_all = spec.set_hostname_as_fqdn == Some(true) && spec.hostname_override.is_none();
     let Some(subdomain) = spec.subdomain.filter(|_| wants_all) else { return Ok(name) };
@@ -129,79 +130,42 @@ fn kernel_name(config: &Config, pod: &Pod) -> io::Result<String> {
 
 /// Bytes that the kernel has for a host name (uname(2)).
 const HOST_NAME: usize = 64;
-/// What RuntimeClasses may name: this program's own way of running containers, and the name that most have for the same.
-pub const HANDLERS: [&str; 2] = ["timonel", "runc"];
 
 impl Agent {
-    /// Makes a pod's sandbox, or takes up the one that is there.
-    pub async fn ensure_sandbox(&self, pod: &Pod, places: &Places, present: Option<Sandbox>) -> io::Result<Sandbox> {
+    /// Makes a pod's sandbox, or makes it anew if it isn't whole.
+    pub async fn make_sandbox(&self, pod: &Pod, places: &Places, lost: Option<&Sandbox>) -> io::Result<Sandbox> {
         let spec = spec(pod);
-        let host_network = spec.host_network == Some(true);
-        let namespaces = places.namespaces();
-        let lost = match present {
-            Some(sandbox) if namespaces.exist() => return Ok(sandbox),
-            lost => lost,
-        };
         self.check_handler(&spec).await?;
         self.bound_pod(pod)?;
-        if let Some(lost) = lost {
-            // After a reboot: what the pod had in the network is free for others.
-            self.network.disconnect(&pod.uid().unwrap_or_default(), &namespaces.net, Some(&lost)).await;
-        }
-        let (name, made) = (kernel_name(&self.config, pod)?, namespaces.clone());
-        let uid = pod.uid().unwrap_or_default();
-        let first_user = (spec.host_users == Some(false)).then(|| self.users.allocate(&uid)).transpose()?;
-        let make = move || match first_user {
-            Some(first) => made.create_for_users(&name, first),
-            None => made.create(&name, host_network),
-        };
-        tokio::task::spawn_blocking(make).await.map_err(io::Error::other)??;
-        self.guard(places, first_user)?;
-        let shm = places.shm();
-        std::fs::create_dir_all(&shm)?;
-        if !rootfs::is_mounted(&shm) {
-            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-            mount(Some("shm"), &shm, Some("tmpfs"), flags, Some("mode=1777,size=65536k"))?;
-        }
-        let (ips, membership) = if host_network {
-            (self.config.node_ips.clone(), None)
-        } else {
-            self.network.connect(pod, &namespaces.net).await.map_err(io::Error::other)?
-        };
-        self.write_files(pod, &spec, places, &ips)?;
-        Ok(Sandbox { ips, host_network, first_user, membership })
+        let sandbox = self.engine.make(self, pod, places, lost).await?;
+        self.write_files(pod, &spec, places, &sandbox.ips)?;
+        Ok(sandbox)
     }
 
-    /// Closes a pod's folder to all but root, and the root of the pod if that is another: there it finds the roots of its containers.
-    fn guard(&self, places: &Places, first_user: Option<u32>) -> io::Result<()> {
-        let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
-        let Some(first) = first_user else { return mode(&places.run, 0o700) };
-        // What others go past is closed, also where an older agent hasn't done so.
-        let pods = self.config.run_dir.join("pods");
-        for pod in std::fs::read_dir(&pods)?.flatten() {
-            if pod.metadata()?.mode() & 0o7 != 0 {
-                mode(&pod.path(), 0o700)?;
-            }
-        }
-        std::os::unix::fs::chown(&places.run, None, Some(first))?;
-        mode(&places.run, 0o710)?;
-        mode(&pods, 0o711)?;
-        mode(&self.config.run_dir, 0o711)
-    }
-
-    /// Whether the pod's RuntimeClass names something that is here (KEP-585).
-    async fn check_handler(&self, spec: &PodSpec) -> io::Result<()> {
-        let Some(class) = &spec.runtime_class_name else { return Ok(()) };
+    /// The handler that the pod's RuntimeClass names (KEP-585); the default's is empty.
+    pub async fn handler(&self, spec: &PodSpec) -> io::Result<String> {
+        let Some(class) = &spec.runtime_class_name else { return Ok(String::new()) };
         let found = Api::<RuntimeClass>::all(self.client.clone()).get_opt(class).await.map_err(io::Error::other)?;
-        let Some(class) = found else { return Err(io::Error::other(format!("RuntimeClass {class:?} not found"))) };
-        if HANDLERS.contains(&class.handler.as_str()) {
-            return Ok(());
+        found.map(|class| class.handler).ok_or_else(|| io::Error::other(format!("RuntimeClass {class:?} not found")))
+    }
+
+    /// Whether who runs the containers can what the pod asks of it.
+    async fn check_handler(&self, spec: &PodSpec) -> io::Result<()> {
+        let handler = self.handler(spec).await?;
+        let abilities = self.engine.abilities();
+        let class = spec.runtime_class_name.as_deref().unwrap_or("");
+        if let Some(known) = abilities.handlers
+            && !handler.is_empty()
+            && !known.contains(&handler)
+        {
+            return Err(io::Error::other(format!(
+                "no runtime for {handler:?} is configured: the handler of RuntimeClass {class:?} may be one of {known:?}"
+            )));
         }
-        Err(io::Error::other(format!(
-            "no runtime for {:?} is configured: the handler of RuntimeClass {:?} may be one of {HANDLERS:?}",
-            class.handler,
-            class.name_any()
-        )))
+        if spec.host_users == Some(false) && !abilities.user_namespaces.contains(&handler) {
+            return Err(io::Error::other(format!("RuntimeClass handler {handler:?} does not support user namespaces")));
+        }
+        Ok(())
     }
 
     fn write_files(&self, pod: &Pod, spec: &PodSpec, places: &Places, ips: &[IpAddr]) -> io::Result<()> {
@@ -222,10 +186,10 @@ impl Agent {
         }
         std::fs::write(etc.join("hosts"), hosts)?;
         std::fs::write(etc.join("hostname"), format!("{name}\n"))?;
-        std::fs::write(etc.join("resolv.conf"), self.resolv_conf(spec, &namespace))
+        std::fs::write(etc.join("resolv.conf"), self.resolver(spec, &namespace).text())
     }
 
-    fn resolv_conf(&self, spec: &PodSpec, namespace: &str) -> String {
+    pub fn resolver(&self, spec: &PodSpec, namespace: &str) -> Resolver {
         let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
         let of_host = policy == "Default" || (policy == "ClusterFirst" && spec.host_network == Some(true));
         let mut resolver = match policy {
@@ -246,13 +210,12 @@ impl Agent {
             option.value.map_or(name.clone(), |value| format!("{name}:{value}"))
         });
         resolver.add(custom.searches.unwrap_or_default(), custom.nameservers.unwrap_or_default(), own.collect());
-        resolver.text()
+        resolver
     }
 
     /// Removes all that a pod had on this node except, with `keep_logs`, its logs.
     pub async fn remove_sandbox(&self, uid: &str, places: &Places, sandbox: Option<&Sandbox>, keep_logs: bool) {
-        let _ = ShimClient::at(&places.run).quit().await;
-        self.network.disconnect(uid, &places.namespaces().net, sandbox).await;
+        self.engine.remove(self, uid, places, sandbox).await;
         self.users.release(uid);
         let (places, cgroup_root) = (places.clone(), format!("/{}", self.config.cgroup_root.trim_matches('/')));
         let uid = uid.to_string();
@@ -278,11 +241,11 @@ impl Agent {
 
 /// What a resolv.conf says (resolv.conf(5)).
 #[derive(Debug, Default, PartialEq)]
-struct Resolver {
-    searches: Vec<String>,
-    servers: Vec<String>,
+pub struct Resolver {
+    pub searches: Vec<String>,
+    pub servers: Vec<String>,
     /// `name` or `name:value`.
-    options: Vec<String>,
+    pub options: Vec<String>,
 }
 
 impl Resolver {

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use runtime::cgroup;
 use serde_json::{Value, json};
 
+use crate::Agent;
 use crate::manager::Manager;
 use crate::sandbox;
 use crate::volumes::claim_of;
@@ -79,6 +80,7 @@ struct Counted {
     cgroup: String,
     started_at: String,
     log: std::path::PathBuf,
+    id: String,
     writable: std::path::PathBuf,
 }
 
@@ -121,9 +123,10 @@ pub fn counted(manager: &Manager) -> Vec<PodCounted> {
         let containers = saved.containers.iter().filter_map(|(name, run)| match &run.phase {
             Phase::Running { started_at } => Some(Counted {
                 name: name.clone(),
-                cgroup: format!("{cgroup}/{}", run.id),
+                cgroup: manager.agent.engine.cgroup(&cgroup, &run.id),
                 started_at: started_at.clone(),
                 log: places.data.join("logs").join(name),
+                id: run.id.clone(),
                 writable: places.writable(&run.id),
             }),
             _ => None,
@@ -228,11 +231,17 @@ pub async fn summary(manager: &Arc<Manager>) -> Value {
     }
     let rates = readings.rates(&read(), Instant::now());
     let agent = manager.agent.clone();
-    let describe = move || describe(&agent.config, &pods, &rates);
+    let written = agent.engine.written().await;
+    let describe = move || describe(&agent, &pods, &rates, written.as_ref());
     tokio::task::spawn_blocking(describe).await.unwrap_or(Value::Null)
 }
 
-fn describe(config: &crate::Config, pods: &[PodCounted], rates: &HashMap<String, Cpu>) -> Value {
+fn describe(
+    agent: &Agent,
+    pods: &[PodCounted],
+    rates: &HashMap<String, Cpu>,
+    written: Option<&HashMap<String, u64>>,
+) -> Value {
     let cpu = |key: &str| cpu_value(rates.get(key).copied().unwrap_or_default());
     let pods: Vec<Value> = pods
         .iter()
@@ -242,7 +251,11 @@ fn describe(config: &crate::Config, pods: &[PodCounted], rates: &HashMap<String,
                 .containers
                 .iter()
                 .map(|c| {
-                    let (logs, rootfs) = (size_of(&c.log), size_of(&c.writable));
+                    let logs = size_of(&c.log);
+                    let rootfs = match written {
+                        Some(written) => written.get(&c.id).copied().unwrap_or(0),
+                        None => size_of(&c.writable),
+                    };
                     used += logs + rootfs;
                     json!({"name": c.name, "startTime": time(&c.started_at), "cpu": cpu(&c.cgroup),
                         "memory": memory_value(&c.cgroup), "rootfs": {"time": now(), "usedBytes": rootfs},
@@ -258,12 +271,12 @@ fn describe(config: &crate::Config, pods: &[PodCounted], rates: &HashMap<String,
         })
         .collect();
     let memory = Memory::read();
-    let fs = disk(&config.data_dir);
+    let (fs, images) = (disk(&agent.config.data_dir), disk(agent.images.folder()));
     json!({
-        "node": {"nodeName": config.node_name, "cpu": cpu(NODE),
+        "node": {"nodeName": agent.config.node_name, "cpu": cpu(NODE),
             "memory": {"time": now(), "availableBytes": memory.available, "usageBytes": memory.used,
                 "workingSetBytes": memory.working_set},
-            "fs": fs, "runtime": {"imageFs": fs}},
+            "fs": fs, "runtime": {"imageFs": images}},
         "pods": pods,
     })
 }

@@ -122,7 +122,7 @@ fn time(text: &str) -> Value {
     text.parse::<Timestamp>().map_or(Value::Null, |t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into())
 }
 
-fn terminated(ended: &Ended) -> Value {
+fn terminated(ended: &Ended, runtime: &str) -> Value {
     let reason = match ended {
         e if e.oom => "OOMKilled",
         e if e.code == 128 && e.signal == 0 && !e.message.is_empty() => "StartError",
@@ -130,15 +130,15 @@ fn terminated(ended: &Ended) -> Value {
         _ => "Error",
     };
     let mut state = json!({"exitCode": ended.code, "reason": reason, "startedAt": time(&ended.started_at),
-        "finishedAt": time(&ended.finished_at), "containerID": container_id(&ended.id)});
+        "finishedAt": time(&ended.finished_at), "containerID": container_id(runtime, &ended.id)});
     if !ended.message.is_empty() {
         state["message"] = ended.message.as_str().into();
     }
     json!({ "terminated": state })
 }
 
-fn container_id(id: &str) -> String {
-    if id.is_empty() { String::new() } else { format!("timonel://{id}") }
+fn container_id(runtime: &str, id: &str) -> String {
+    if id.is_empty() { String::new() } else { format!("{runtime}://{id}") }
 }
 
 /// With `ending` nothing of the pod is started again, whatever its policy.
@@ -147,7 +147,7 @@ fn container_status(
     container: &Container,
     (init, ending): (bool, bool),
     run: Option<&Run>,
-    default_reason: &str,
+    (default_reason, runtime): (&str, &str),
 ) -> Value {
     let empty = Run::default();
     let run = run.unwrap_or(&empty);
@@ -167,7 +167,7 @@ fn container_status(
             };
             (json!({"waiting": {"reason": reason, "message": message}}), Some(ended))
         }
-        Phase::Ended(ended) => (terminated(ended), run.last.as_ref()),
+        Phase::Ended(ended) => (terminated(ended, runtime), run.last.as_ref()),
         Phase::Waiting => {
             let mut waiting = json!({"reason": default_reason});
             if let Some((reason, message)) = &run.waiting {
@@ -180,9 +180,10 @@ fn container_status(
     let done = matches!(&run.phase, Phase::Ended(e) if e.code == 0);
     let ready = if init && !is_sidecar(container) { done } else { run.ready };
     let mut status = json!({
-        "name": container.name, "image": container.image, "imageID": run.image_id, "containerID": container_id(&run.id),
+        "name": container.name, "image": container.image, "imageID": run.image_id,
+        "containerID": container_id(runtime, &run.id),
         "ready": ready, "started": run.started && matches!(run.phase, Phase::Running { .. }),
-        "restartCount": run.attempt, "state": state, "lastState": last.map_or(json!({}), terminated),
+        "restartCount": run.attempt, "state": state, "lastState": last.map_or(json!({}), |ended| terminated(ended, runtime)),
     });
     if let Some(resources) = run.resources.as_ref().filter(|_| matches!(run.phase, Phase::Running { .. })) {
         status["resources"] = json!(resources);
@@ -193,8 +194,8 @@ fn container_status(
     status
 }
 
-/// The status of `pod`. Times of conditions that didn't change are kept.
-pub fn compute(pod: &Pod, saved: &Saved, config: &Config) -> Value {
+/// The status of `pod`, whose containers `runtime` runs. Times of conditions that didn't change are kept.
+pub fn compute(pod: &Pod, saved: &Saved, config: &Config, runtime: &str) -> Value {
     let spec = pod.spec.clone().unwrap_or_default();
     let phase = phase(pod, saved);
     let is_initialized = initialized(pod, saved) == Ok(true) || matches!(phase, "Running" | "Succeeded");
@@ -202,7 +203,9 @@ pub fn compute(pod: &Pod, saved: &Saved, config: &Config) -> Value {
     let over = matches!(phase, "Succeeded" | "Failed");
     let ending = pod.metadata.deletion_timestamp.is_some() || over;
     let statuses = |list: &[Container], init: bool, reason: &str| -> Vec<Value> {
-        list.iter().map(|c| container_status(pod, c, (init, ending), saved.containers.get(&c.name), reason)).collect()
+        let of =
+            |c: &Container| container_status(pod, c, (init, ending), saved.containers.get(&c.name), (reason, runtime));
+        list.iter().map(of).collect()
     };
     let containers = statuses(&spec.containers, false, reason);
     let init = statuses(spec.init_containers.as_deref().unwrap_or_default(), true, "PodInitializing");
@@ -291,7 +294,7 @@ pub fn compute(pod: &Pod, saved: &Saved, config: &Config) -> Value {
             .map(|c| {
                 // They are never started again, and never ready.
                 let run = saved.containers.get(&c.name).map(|run| Run { ready: false, ..run.clone() });
-                container_status(pod, c, (false, true), run.as_ref(), "ContainerCreating")
+                container_status(pod, c, (false, true), run.as_ref(), ("ContainerCreating", runtime))
             })
             .collect();
     }

@@ -12,6 +12,7 @@ pub mod cni;
 mod link;
 pub mod nft;
 mod overlay;
+pub mod plugin;
 
 pub use addresses::{Addresses, AddressesError};
 pub use link::{Bridge, NetworkError, default_addresses, enable_forwarding, gateway};

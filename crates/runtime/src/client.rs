@@ -29,7 +29,7 @@ pub enum ShimError {
 
 /// What a shim tells by itself.
 #[derive(Debug, Clone)]
-pub enum ShimEvent {
+pub enum ContainerEvent {
     Exited {
         id: String,
         exit: Exit,
@@ -107,7 +107,7 @@ impl ShimClient {
     ///
     /// # Errors
     /// When there is no shim any more.
-    pub async fn watch(&self) -> Result<(Vec<ContainerState>, mpsc::Receiver<ShimEvent>), ShimError> {
+    pub async fn watch(&self) -> Result<(Vec<ContainerState>, mpsc::Receiver<ContainerEvent>), ShimError> {
         let (answer, _, connection) = self.ask(&Request::Watch, &[]).await?;
         let Answer::State { containers, .. } = answer else {
             return Err(ShimError::Unexpected(format!("{answer:?}")));
@@ -116,11 +116,11 @@ impl ShimClient {
         tokio::spawn(async move {
             loop {
                 let event = match connection.receive().await {
-                    Ok((Answer::Exited { id, exit }, _)) => ShimEvent::Exited { id, exit },
+                    Ok((Answer::Exited { id, exit }, _)) => ContainerEvent::Exited { id, exit },
                     Ok(_) => continue,
-                    Err(_) => ShimEvent::Gone,
+                    Err(_) => ContainerEvent::Gone,
                 };
-                let last = matches!(event, ShimEvent::Gone);
+                let last = matches!(event, ContainerEvent::Gone);
                 let closed = tokio::select! {
                     sent = sender.send(event) => sent.is_err(),
                     () = sender.closed() => true,
@@ -310,7 +310,10 @@ mod tests {
         let (containers, mut events) = shim.watch().await.unwrap();
         assert!(matches!(containers.as_slice(), [c] if c.id == "c1" && c.pid == 7 && c.exit.is_none()));
         let event = events.recv().await;
-        assert!(matches!(&event, Some(ShimEvent::Exited { id, exit }) if id == "c1" && exit.code == 3), "{event:?}");
+        assert!(
+            matches!(&event, Some(ContainerEvent::Exited { id, exit }) if id == "c1" && exit.code == 3),
+            "{event:?}"
+        );
         shim.kill("c1", 15).await.unwrap();
         shim.delete("c1").await.unwrap();
         let refused = shim.share_processes(None).await;

@@ -12,6 +12,7 @@
 //! - [`files`]: files in a folder, and news of them
 //! - [`cgroup`]: v1, v2 and hybrid
 //! - [`devices`]: which devices a container may use
+//! - [`process`]: the ends of processes that are no children of ours
 //! - [`turns`]: one at a time for each name
 //! - [`users`]: pods whose users are none of the machine's
 //! - [`image`]: images from archives and registries
@@ -24,6 +25,7 @@ pub mod devices;
 pub mod files;
 pub mod image;
 pub mod namespaces;
+pub mod process;
 pub mod protocol;
 pub mod rootfs;
 mod seqpacket;
@@ -32,8 +34,9 @@ pub mod spec;
 pub mod turns;
 pub mod users;
 
-pub use client::{ShimClient, ShimEvent};
+pub use client::{ContainerEvent, ShimClient};
 pub use image::{Image, ImageError, ImageStore};
+pub use shim::logs::{ROTATE as LARGEST_LOG, put_aside as put_log_aside};
 pub use shim::profile::check as seccomp_profile;
 pub use shim::shim_main;
 pub use users::Users;

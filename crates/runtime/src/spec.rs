@@ -173,7 +173,8 @@ const ALL_CAPABILITIES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
-const MASKED: [&str; 11] = [
+/// What of `/proc` and `/sys` ordinary containers don't see, and what they see but may not change.
+pub const MASKED: [&str; 11] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/kcore",
@@ -186,7 +187,7 @@ const MASKED: [&str; 11] = [
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ];
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// What the shim needs for a container's seccomp profile: its capabilities, if it has a profile.
 pub fn confinement(config: &ContainerConfig) -> Option<Vec<String>> {

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
+use crate::containerd::Containerd;
+
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// Waits this long for what should happen within a few seconds; only a broken test takes it all.
@@ -34,6 +36,8 @@ pub struct Node {
     process: Option<Child>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    /// Who runs the pods, if that isn't timonel itself.
+    pub containerd: Option<Containerd>,
 }
 
 /// A command that runs beside a test; dropping it ends it.
@@ -295,11 +299,16 @@ impl Cluster {
     /// # Errors
     /// When it never is.
     pub fn wait_pod(&self, name: &str) -> anyhow::Result<()> {
-        self.eventually(&format!("pod {name} is ready"), || {
+        let waited = self.eventually(&format!("pod {name} is ready"), || {
             let pod = self.get("pod", name)?;
             let ready = pod["metadata"]["deletionTimestamp"].is_null() && is_ready(&pod);
             anyhow::ensure!(ready, "{}", pod["status"]);
             Ok(true)
+        });
+        waited.map_err(|error| {
+            let selector = format!("involvedObject.name={name}");
+            let events = self.kubectl(&["get", "events", "--field-selector", &selector]).stdout;
+            error.context(format!("what was told of pod {name}:\n{events}"))
         })
     }
 }
@@ -367,6 +376,7 @@ impl Node {
             process: None,
             arguments: Vec::new(),
             environment: Vec::new(),
+            containerd: None,
         };
         let port = format!("p{number}");
         run(
@@ -501,8 +511,27 @@ impl Node {
         .into()
     }
 
-    fn put_images(&self) -> anyhow::Result<()> {
-        crate::images::build(&self.folder.join("data/agent/images"))
+    fn put_images(&mut self) -> anyhow::Result<()> {
+        // Any test may be run on another runtime.
+        match std::env::var("TEST_RUNTIME").as_deref() {
+            _ if self.containerd.is_some() => Ok(()),
+            Ok("containerd") => self.use_containerd(),
+            _ => crate::images::build(&self.folder.join("data/agent/images")),
+        }
+    }
+
+    /// Leaves pods to a containerd of this machine's own.
+    ///
+    /// # Errors
+    /// When it doesn't come up.
+    pub fn use_containerd(&mut self) -> anyhow::Result<()> {
+        let archives = self.folder.join("data/agent/images");
+        crate::images::build(&archives)?;
+        let containerd = Containerd::start(self, &archives)?;
+        std::fs::remove_dir_all(&archives)?;
+        self.arguments.extend(["--container-runtime-endpoint".into(), containerd.endpoint()]);
+        self.containerd = Some(containerd);
+        Ok(())
     }
 
     /// Starts the process (again).
@@ -647,6 +676,7 @@ impl Node {
 
     fn remove(&mut self) {
         self.uninstall();
+        self.containerd = None;
         let _ = run("ip", &["netns", "delete", &self.namespace]);
     }
 }

@@ -31,6 +31,16 @@ pub fn build(folder: &Path) -> anyhow::Result<()> {
     nginx()?.write(&folder.join("nginx.tar"))
 }
 
+/// Writes the image of sandboxes, for runtimes that want one: `pause:test`.
+///
+/// # Errors
+/// Those of [`build`].
+pub fn pause(path: &Path) -> anyhow::Result<()> {
+    let mut recipe = busybox("pause:test");
+    (recipe.entrypoint, recipe.cmd) = (vec!["/bin/sleep", "2147483647"], Vec::new());
+    recipe.write(path)
+}
+
 /// Writes a busybox image into the storage of a docker-registry, with an OCI manifest and a gzip layer.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 //! namespaces of their own that leave nothing behind, and nodes that only pretend to run pods.
 
 pub mod cluster;
+pub mod containerd;
 pub mod fake;
 pub mod images;
 pub mod inventory;

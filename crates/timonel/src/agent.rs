@@ -3,8 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -19,14 +18,12 @@ use kubelet::PodNetwork;
 use network::cni::Cni;
 use network::{Addresses, Bridge};
 use pki::JoinToken;
-use runtime::image::Registries;
-use runtime::{ImageStore, files};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{AgentArgs, NodeArgs};
-use crate::{check, cli, routes, shutdown};
+use crate::{check, cli, routes, runtimes, shutdown};
 
 /// How the node reaches the API.
 pub struct Access {
@@ -258,9 +255,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
             .and_then(|()| std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)))
             .with_context(|| format!("can't make {}", folder.display()))?;
     }
-    let registries = Registries::read(&args.private_registry).map_err(anyhow::Error::msg)?;
-    let images = ImageStore::open(&agent_dir.join("image-store"), registries)?;
-    let archives = tokio::spawn(load_archives(images.clone(), agent_dir.join("images")));
+    let chosen = runtimes::choose(&args, &agent_dir).await?;
     let ranges = kubelet::register(&config, &client).await.context("the node can't be registered")?;
     let config = kubelet::Config { max_pods: kubelet::max_pods(&ranges), ..config };
     let tls = agent_dir.join("tls");
@@ -322,8 +317,9 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         tokio::spawn(routes::keep(informers.clone(), bridge, routes::Own { name, addresses: ips, ranges }));
     }
     // Images that lie ready are loaded before pods ask for them.
-    let _ = archives.await;
-    let parts = kubelet::Parts { client, informers, images, network, serving };
+    let _ = chosen.archives.await;
+    let connects_runtime = plugins.is_none();
+    let parts = kubelet::Parts { client, informers, runtime: chosen.runtime, connects_runtime, network, serving };
     kubelet::run(config, parts, stop).await;
     Ok(())
 }
@@ -396,43 +392,4 @@ async fn set_up_network(config: &kubelet::Config, ranges: &[IpNet], cluster: &Cl
         bridge.route_services(range).await?;
     }
     Ok(bridge)
-}
-
-/// Loads what lies in the folder for image archives, and what appears there.
-async fn load_archives(images: Arc<ImageStore>, folder: PathBuf) {
-    if std::fs::create_dir_all(&folder).is_err() {
-        return;
-    }
-    let mut changes = files::watch(&folder, files::Kind::Files);
-    let mut loaded = std::collections::HashMap::new();
-    load_new(&images, &folder, &mut loaded).await;
-    tokio::spawn(async move {
-        while changes.recv().await.is_some() {
-            load_new(&images, &folder, &mut loaded).await;
-        }
-    });
-}
-
-async fn load_new(
-    images: &Arc<ImageStore>,
-    folder: &Path,
-    loaded: &mut std::collections::HashMap<PathBuf, std::time::SystemTime>,
-) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let Some(changed) = entry.metadata().ok().filter(|m| m.is_file()).and_then(|m| m.modified().ok()) else {
-            continue;
-        };
-        if loaded.get(&path) == Some(&changed) {
-            continue;
-        }
-        loaded.insert(path.clone(), changed);
-        match images.load(&path).await {
-            Ok(list) => {
-                let names: Vec<String> = list.into_iter().flat_map(|i| i.names).collect();
-                tracing::info!(archive = %path.display(), images = names.join(", "), "images are loaded");
-            }
-            Err(error) => tracing::warn!(%error, "an image archive can't be loaded"),
-        }
-    }
 }

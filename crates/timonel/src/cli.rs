@@ -132,6 +132,9 @@ pub struct NodeArgs {
     /// Folder of static pods, which run on this node whatever the API says; "agent/pod-manifests" in the data folder by default
     #[arg(long, value_name = "FOLDER")]
     pub pod_manifest_path: Option<PathBuf>,
+    /// Socket of another container runtime (containerd, CRI-O) that is to run this node's pods, as unix:///run/containerd/containerd.sock
+    #[arg(long, value_name = "ENDPOINT", env = "TIMONEL_CONTAINER_RUNTIME_ENDPOINT")]
+    pub container_runtime_endpoint: Option<String>,
     /// Folder of CNI configurations, whose plugins then make the network of this node's pods in place of timonel
     #[arg(long, value_name = "FOLDER")]
     pub cni_conf_dir: Option<PathBuf>,

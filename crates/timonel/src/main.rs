@@ -7,6 +7,7 @@ mod components;
 mod local;
 mod manifests;
 mod routes;
+mod runtimes;
 mod server;
 mod shutdown;
 mod uninstall;
@@ -23,6 +24,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // A shim is this same binary, started by the runtime; it must not parse anything else or start a thread.
     if let Some(code) = runtime::shim_main() {
+        return code;
+    }
+    // So is the network plugin, which a container runtime calls.
+    if let Some(code) = network::plugin::main() {
         return code;
     }
     // Called by the name kubectl, it is kubectl.

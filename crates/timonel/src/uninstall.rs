@@ -21,6 +21,15 @@ pub fn run(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
     }
     stop_service();
     stop_processes(args);
+    // Without this the network plugin would wait for the agent to come back.
+    let _ = std::fs::remove_file(args.run_dir.join("cni.sock"));
+    let removed = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(crate::runtimes::remove_pods(&args.data.data_dir.join("agent")));
+    if let Err(error) = removed {
+        eprintln!("warning: pods may be left in the container runtime: {error:#}");
+    }
     let cgroup = format!("/{}", args.cgroup_root.trim_matches('/'));
     runtime::cgroup::destroy(&cgroup);
     let plugins = cli::kubelet_dir(args.kubelet_dir.as_deref(), &args.data.data_dir);

@@ -6,22 +6,15 @@ mod http;
 mod tests;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::Either;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use runtime::ShimClient;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
-use crate::output::Output;
-
-/// How much of what a failing check says is told, in bytes.
-const MESSAGE: usize = 1024;
+use crate::engine::Containers;
 
 /// What a probe found out about a run of a container.
 #[derive(Debug)]
@@ -52,30 +45,28 @@ pub enum Kind {
 #[derive(Debug, Clone)]
 pub struct Target {
     pub id: String,
-    /// The OCI process that exec starts from.
-    pub process: PathBuf,
     pub ip: IpAddr,
     pub container: Container,
 }
 
 /// Runs all probes of a container until the task is aborted.
-pub async fn watch(shim: ShimClient, target: Target, started: bool, verdicts: mpsc::Sender<Verdict>) {
+pub async fn watch(containers: Arc<dyn Containers>, target: Target, started: bool, verdicts: mpsc::Sender<Verdict>) {
     if let Some(probe) = target.container.startup_probe.clone()
         && !started
     {
-        let passed = repeat(&shim, &target, &probe, "startup", &verdicts).await;
+        let passed = repeat(&*containers, &target, &probe, "startup", &verdicts).await;
         if !passed {
             return;
         }
     }
     let liveness = async {
         if let Some(probe) = &target.container.liveness_probe {
-            repeat(&shim, &target, probe, "liveness", &verdicts).await;
+            repeat(&*containers, &target, probe, "liveness", &verdicts).await;
         }
     };
     let readiness = async {
         if let Some(probe) = &target.container.readiness_probe {
-            repeat(&shim, &target, probe, "readiness", &verdicts).await;
+            repeat(&*containers, &target, probe, "readiness", &verdicts).await;
         }
     };
     tokio::join!(liveness, readiness);
@@ -83,7 +74,7 @@ pub async fn watch(shim: ShimClient, target: Target, started: bool, verdicts: mp
 
 /// Probes again and again. A startup probe ends with its first success (true) or the container's death (false).
 async fn repeat(
-    shim: &ShimClient,
+    containers: &dyn Containers,
     target: &Target,
     probe: &Probe,
     name: &'static str,
@@ -109,7 +100,7 @@ async fn repeat(
         async move { verdicts.send(verdict).await.is_ok() }
     };
     loop {
-        let result = tokio::time::timeout(timeout, once(shim, target, probe)).await;
+        let result = tokio::time::timeout(timeout, once(containers, target, probe, timeout)).await;
         let result = result.unwrap_or_else(|_| Err(format!("timed out after {}s", timeout.as_secs())));
         match result {
             Ok(()) => {
@@ -144,9 +135,9 @@ async fn repeat(
     }
 }
 
-async fn once(shim: &ShimClient, target: &Target, probe: &Probe) -> Result<(), String> {
+async fn once(containers: &dyn Containers, target: &Target, probe: &Probe, limit: Duration) -> Result<(), String> {
     if let Some(exec) = &probe.exec {
-        run(shim, target, exec.command.as_deref().unwrap_or_default()).await
+        run(containers, &target.id, exec.command.as_deref().unwrap_or_default(), limit).await
     } else if let Some(get) = &probe.http_get {
         http::get(target, get).await
     } else if let Some(tcp) = &probe.tcp_socket {
@@ -164,10 +155,15 @@ async fn once(shim: &ShimClient, target: &Target, probe: &Probe) -> Result<(), S
 }
 
 /// Runs a lifecycle hook to its end.
-pub async fn hook(shim: &ShimClient, target: &Target, hook: &LifecycleHandler, limit: Duration) -> Result<(), String> {
+pub async fn hook(
+    containers: &dyn Containers,
+    target: &Target,
+    hook: &LifecycleHandler,
+    limit: Duration,
+) -> Result<(), String> {
     let work = async {
         if let Some(exec) = &hook.exec {
-            run(shim, target, exec.command.as_deref().unwrap_or_default()).await
+            run(containers, &target.id, exec.command.as_deref().unwrap_or_default(), limit).await
         } else if let Some(get) = &hook.http_get {
             http::get(target, get).await
         } else if let Some(sleep) = &hook.sleep {
@@ -180,53 +176,12 @@ pub async fn hook(shim: &ShimClient, target: &Target, hook: &LifecycleHandler, l
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err("the hook took too long".into()))
 }
 
-/// Ends the process when the probe is dropped by its time-out.
-struct KillOnDrop {
-    execution: runtime::client::Execution,
-    ended: bool,
-}
-impl Drop for KillOnDrop {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.execution.kill();
-        }
+async fn run(containers: &dyn Containers, id: &str, command: &[String], limit: Duration) -> Result<(), String> {
+    match containers.run(id, command, limit).await? {
+        (0, _) => Ok(()),
+        (code, said) if said.is_empty() => Err(format!("command {command:?} exited with {code}")),
+        (_, said) => Err(said),
     }
-}
-
-async fn run(shim: &ShimClient, target: &Target, command: &[String]) -> Result<(), String> {
-    let io = |e: std::io::Error| e.to_string();
-    let process = crate::server::exec_process(&target.process, command, false).map_err(io)?;
-    let null = || std::fs::File::options().read(true).write(true).open("/dev/null").map(Into::into);
-    let (writer, output) = Output::pipe().map_err(io)?;
-    let errors = writer.try_clone().map_err(io)?;
-    let stdio = [null().map_err(io)?, writer, errors];
-    let started = shim.exec(&target.id, process.path(), Some(stdio)).await.map_err(|e| e.to_string())?;
-    let mut guard = KillOnDrop { execution: started, ended: false };
-    let ended = CancellationToken::new();
-    let said = listen(output, &ended);
-    // A process may close its output before its end.
-    let (exit, said) = match futures::future::select(pin!(guard.execution.wait()), pin!(said)).await {
-        Either::Left((exit, said)) => {
-            ended.cancel();
-            (exit, said.await)
-        }
-        Either::Right((said, exit)) => (exit.await, said),
-    };
-    let exit = exit.map_err(|e| e.to_string())?;
-    guard.ended = true;
-    if exit.code == 0 {
-        return Ok(());
-    }
-    Err(if said.is_empty() { format!("command {command:?} exited with {}", exit.code) } else { said })
-}
-
-/// The beginning of what a process says. All is read, so that it never waits for room in the pipe.
-async fn listen(mut output: Output, ended: &CancellationToken) -> String {
-    let mut said = Vec::new();
-    while let Some(bytes) = output.next(ended).await {
-        said.extend_from_slice(&bytes[..bytes.len().min(MESSAGE - said.len())]);
-    }
-    String::from_utf8_lossy(&said).trim().to_string()
 }
 
 fn host(target: &Target, asked: Option<&str>) -> Result<IpAddr, String> {

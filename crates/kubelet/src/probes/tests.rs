@@ -16,12 +16,7 @@ use tokio::net::TcpListener;
 use super::*;
 
 fn target() -> Target {
-    Target {
-        id: String::new(),
-        process: PathBuf::new(),
-        ip: "127.0.0.1".parse().unwrap(),
-        container: Container::default(),
-    }
+    Target { id: String::new(), ip: "127.0.0.1".parse().unwrap(), container: Container::default() }
 }
 
 async fn listen() -> (TcpListener, u16) {

@@ -35,7 +35,7 @@ pub const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 
 /// The one that both carriers have; v5 is WebSocket's own.
-const V4: &str = "v4.channel.k8s.io";
+pub const V4: &str = "v4.channel.k8s.io";
 const PROTOCOLS: &[&str] = &["v5.channel.k8s.io", V4];
 /// How long an SPDY client may take to open its streams, as upstream has it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -72,8 +72,10 @@ impl Wants {
         }
     }
 
-    fn count(self) -> usize {
-        ["error", "stdin", "stdout", "stderr", "resize"].iter().filter(|s| self.channel(s).is_some()).count()
+    /// The streams of SPDY that there are, each with its channel, in the order in which clients open them.
+    pub fn streams(self) -> impl Iterator<Item = (&'static str, u8)> {
+        let all = ["error", "stdin", "stdout", "stderr", "resize"].into_iter();
+        all.filter_map(move |kind| Some((kind, self.channel(kind)?)))
     }
 }
 
@@ -195,7 +197,7 @@ where
         });
         let mut outputs = HashMap::new();
         let all = async {
-            while outputs.len() < wants.count() {
+            while outputs.len() < wants.streams().count() {
                 let Some(mut stream) = opening.recv().await else { return false };
                 let kind = stream.headers.get("streamtype").cloned().unwrap_or_default();
                 let Some(channel) = wants.channel(&kind) else { continue };

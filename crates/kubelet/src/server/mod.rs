@@ -7,12 +7,10 @@ mod access;
 mod channels;
 mod logs;
 mod portforward;
-mod spdy;
+pub mod spdy;
 mod streams;
 
 use std::convert::Infallible;
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -29,6 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use access::{Access, User};
+pub use channels::{ERROR, Event, RESIZE, STDERR, STDIN, STDOUT, Sender, V4, Wants};
 
 use crate::manager::Manager;
 use crate::{metrics, stats};
@@ -156,21 +155,4 @@ pub fn flag(query: &[(String, String)], key: &str) -> bool {
 
 pub fn value<'a>(query: &'a [(String, String)], key: &str) -> Option<&'a str> {
     query.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
-}
-
-/// Writes the OCI process for an exec, made from the container's own, into a file that goes away with the result.
-///
-/// # Errors
-/// Those of the file system.
-pub fn exec_process(of_container: &Path, command: &[String], tty: bool) -> io::Result<tempfile::NamedTempFile> {
-    let mut process: serde_json::Value = serde_json::from_slice(&std::fs::read(of_container)?)?;
-    process["args"] = command.into();
-    process["terminal"] = tty.into();
-    if tty && let Some(env) = process["env"].as_array_mut() {
-        env.push("TERM=xterm".into());
-    }
-    let folder = of_container.parent().unwrap_or(Path::new("/"));
-    let file = tempfile::Builder::new().prefix("exec-").tempfile_in(folder)?;
-    std::fs::write(file.path(), process.to_string())?;
-    Ok(file)
 }

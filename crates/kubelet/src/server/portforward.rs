@@ -29,7 +29,13 @@ pub async fn serve(manager: &Arc<Manager>, namespace: &str, pod: &str, request: 
     let Some(sandbox) = saved.sandbox else {
         return text(StatusCode::BAD_REQUEST, format!("pod {pod:?} isn't running"));
     };
-    let network = if sandbox.host_network { None } else { Some(places.namespaces().net) };
+    let network = match sandbox.host_network {
+        true => None,
+        false => match manager.agent.engine.network(&places, &sandbox).await {
+            Ok(network) => Some(network),
+            Err(error) => return text(StatusCode::BAD_REQUEST, format!("pod {pod:?} isn't running: {error}")),
+        },
+    };
     let forward = Forward { network, errors: Arc::default() };
     let upgrade = request.headers().get(header::UPGRADE).and_then(|v| v.to_str().ok()).unwrap_or("");
     if upgrade.eq_ignore_ascii_case("spdy/3.1") {

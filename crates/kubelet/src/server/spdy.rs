@@ -1,4 +1,4 @@
-//! SPDY/3.1 as far as Kubernetes' streaming uses it (draft-mbelshe-httpbis-spdy-00): the client opens streams with
+//! SPDY/3.1 as far as Kubernetes' streaming uses it (draft-mbelshe-httpbis-spdy-00), from either side: the client opens streams with
 //! headers, both sides send data, either side ends. As in the Go library that all clients use, there is no flow
 //! control.
 
@@ -10,6 +10,7 @@ use bytes::Bytes;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinHandle;
 
 const VERSION: u16 = 3;
 const SYN_STREAM: u16 = 1;
@@ -76,6 +77,27 @@ impl Output {
         self.write.flush().await
     }
 
+    fn session(write: impl AsyncWrite + Send + Unpin + 'static) -> io::Result<Arc<Mutex<Self>>> {
+        let mut packer = Compress::new(Compression::fast(), true);
+        packer.set_dictionary(&dictionary()).map_err(io::Error::other)?;
+        Ok(Arc::new(Mutex::new(Output { write: Box::new(write), packer })))
+    }
+
+    /// Opens a stream.
+    async fn open(&mut self, stream: u32, headers: &HashMap<String, String>) -> io::Result<()> {
+        // No other stream goes before it, and all are equal.
+        let mut payload = [stream.to_be_bytes(), [0; 4]].concat();
+        payload.extend([0, 0]);
+        let mut plain = (headers.len() as u32).to_be_bytes().to_vec();
+        for text in headers.iter().flat_map(|(name, value)| [name, value]) {
+            plain.extend((text.len() as u32).to_be_bytes());
+            plain.extend(text.as_bytes());
+        }
+        payload.reserve(plain.len() + 64);
+        self.packer.compress_vec(&plain, &mut payload, FlushCompress::Sync).map_err(io::Error::other)?;
+        self.control(SYN_STREAM, 0, &payload).await
+    }
+
     /// Accepts a stream, with no headers.
     async fn reply(&mut self, stream: u32) -> io::Result<()> {
         let mut payload = stream.to_be_bytes().to_vec();
@@ -115,21 +137,73 @@ impl StreamOutput {
     }
 }
 
+/// What a session tells of beside data.
+enum News {
+    /// The other side opened a stream.
+    Opened(Stream),
+    /// The other side took a stream of ours.
+    Accepted,
+}
+
 /// Serves one connection: hands every new stream to `accept`, until the client leaves.
 ///
 /// # Errors
 /// When the client breaks the protocol.
-pub async fn serve<R, W>(mut read: R, write: W, mut accept: impl FnMut(Stream)) -> io::Result<()>
+pub async fn serve<R, W>(read: R, write: W, mut accept: impl FnMut(Stream)) -> io::Result<()>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Send + Unpin + 'static,
 {
+    let session = Output::session(write)?;
+    frames(read, session, HashMap::new(), |news| {
+        if let News::Opened(stream) = news {
+            accept(stream);
+        }
+    })
+    .await
+}
+
+/// Opens a stream of each kind to a server, in this order. The session lasts as long as the server likes, or until the task is
+/// aborted.
+///
+/// # Errors
+/// When the server doesn't take the streams.
+pub async fn open<R, W>(read: R, write: W, kinds: &[&str]) -> io::Result<(Vec<Stream>, JoinHandle<io::Result<()>>)>
+where
+    R: AsyncRead + Send + Unpin + 'static,
+    W: AsyncWrite + Send + Unpin + 'static,
+{
+    let session = Output::session(write)?;
+    let (mut streams, mut inputs) = (Vec::new(), HashMap::new());
+    for (id, kind) in (1..).step_by(2).zip(kinds) {
+        let (sender, input) = mpsc::channel(64);
+        inputs.insert(id, sender);
+        let headers = HashMap::from([("streamtype".to_string(), (*kind).to_string())]);
+        streams.push(Stream { headers, input, output: StreamOutput { id, session: session.clone() } });
+    }
+    let (accepted, mut answers) = mpsc::channel(kinds.len().max(1));
+    let reading = tokio::spawn(frames(read, session.clone(), inputs, move |news| {
+        if let News::Accepted = news {
+            let _ = accepted.try_send(());
+        }
+    }));
+    for stream in &streams {
+        session.lock().await.open(stream.output.id, &stream.headers).await?;
+    }
+    for _ in kinds {
+        answers.recv().await.ok_or_else(|| io::Error::other("the server doesn't take the streams"))?;
+    }
+    Ok((streams, reading))
+}
+
+async fn frames<R: AsyncRead + Unpin>(
+    mut read: R,
+    session: Arc<Mutex<Output>>,
+    mut streams: HashMap<u32, mpsc::Sender<Bytes>>,
+    mut tell: impl FnMut(News),
+) -> io::Result<()> {
     let dictionary = dictionary();
-    let mut packer = Compress::new(Compression::fast(), true);
-    packer.set_dictionary(&dictionary).map_err(io::Error::other)?;
-    let session = Arc::new(Mutex::new(Output { write: Box::new(write), packer }));
     let mut unpacker = Decompress::new(true);
-    let mut streams: HashMap<u32, mpsc::Sender<Bytes>> = HashMap::new();
     loop {
         let mut head = [0u8; 8];
         match read.read_exact(&mut head).await {
@@ -170,8 +244,10 @@ where
                     streams.insert(id, sender);
                 }
                 session.lock().await.reply(id).await?;
-                accept(Stream { headers, input, output: StreamOutput { id, session: session.clone() } });
+                tell(News::Opened(Stream { headers, input, output: StreamOutput { id, session: session.clone() } }));
             }
+            // Its headers say nothing of use, and no other frame from a server has any.
+            SYN_REPLY => tell(News::Accepted),
             RST_STREAM => {
                 if let Some(id) = word(0) {
                     streams.remove(&id);
@@ -258,6 +334,40 @@ mod tests {
             let headers = unpack_headers(&mut unpacker, &dictionary, &packed).unwrap();
             assert_eq!(headers["port"], port);
         }
+    }
+
+    #[tokio::test]
+    async fn a_client_and_a_server_understand_each_other() {
+        let (ours, theirs) = tokio::io::duplex(1 << 10);
+        let (read, write) = tokio::io::split(theirs);
+        // Each stream says what it is, and then what it hears.
+        let server = tokio::spawn(serve(read, write, |mut stream| {
+            tokio::spawn(async move {
+                stream.output.send(stream.headers["streamtype"].as_bytes()).await.unwrap();
+                while let Some(data) = stream.input.recv().await {
+                    stream.output.send(&data).await.unwrap();
+                }
+                stream.output.end().await;
+            });
+        }));
+        let (read, write) = tokio::io::split(ours);
+        let (streams, session) = open(read, write, &["error", "stdin"]).await.unwrap();
+        for (mut stream, kind) in streams.into_iter().zip(["error", "stdin"]) {
+            let long = vec![b'x'; 100_000];
+            let sending = stream.output.clone();
+            tokio::spawn(async move {
+                sending.send(&long).await.unwrap();
+                sending.end().await;
+            });
+            let mut heard = Vec::new();
+            while let Some(data) = stream.input.recv().await {
+                heard.extend_from_slice(&data);
+            }
+            assert!(heard.starts_with(kind.as_bytes()));
+            assert_eq!(heard.len(), kind.len() + 100_000);
+        }
+        session.abort();
+        server.await.unwrap().unwrap();
     }
 
     #[test]

@@ -9,35 +9,33 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Phase, RETRY, Worker};
+use crate::engine::Stop;
 use crate::manager::Wanted;
 use crate::probes;
+
+/// Between a container's signal and its end by force, however long its hook took.
+const LEAST: Duration = Duration::from_secs(2);
 
 impl Worker {
     /// Asks a container to end, and makes it once its time is over. Doesn't wait for it.
     pub(super) async fn kill(&mut self, name: &str, id: &str, grace: Duration) {
-        let Some(shim) = self.shim.clone() else { return };
+        let Some(containers) = self.containers.clone() else { return };
         let container = self.container(name);
         let hook = container.as_ref().and_then(|c| c.lifecycle.as_ref()).and_then(|l| l.pre_stop.clone());
         let target = container.as_ref().zip(self.saved.containers.get(name)).map(|(c, r)| self.probe_target(c, r));
-        let own = container.as_ref().and_then(|c| c.lifecycle.as_ref()?.stop_signal.clone());
-        let of_image = || {
-            let image = self.saved.containers.get(name).and_then(|r| self.agent.images.find(&r.image_id));
-            image.map(|i| i.defaults.stop_signal.clone())
-        };
-        let signal = own.or_else(of_image).map_or(15, |name| signal_number(&name));
+        let signal = container.as_ref().and_then(|c| c.lifecycle.as_ref()?.stop_signal.clone());
+        let image = self.saved.containers.get(name).map(|run| run.image_id.clone()).unwrap_or_default();
         let id = id.to_string();
         tokio::spawn(async move {
             let deadline = Instant::now() + grace;
             if let (Some(hook), Some(target)) = (hook, target)
                 && !grace.is_zero()
             {
-                let _ = probes::hook(&shim, &target, &hook, grace).await;
+                let _ = probes::hook(&*containers, &target, &hook, grace).await;
             }
-            if !grace.is_zero() {
-                let _ = shim.kill(&id, signal).await;
-                tokio::time::sleep_until(deadline).await;
-            }
-            let _ = shim.kill(&id, 9).await;
+            // Whose hook took all the time has some to hear the signal, as upstream gives it.
+            let left = deadline.saturating_duration_since(Instant::now()).max(grace.min(LEAST));
+            containers.stop(&id, Stop { signal, image, grace: left }).await;
         });
     }
 
@@ -52,7 +50,7 @@ impl Worker {
             self.kill(&name, &id, grace).await;
         }
         while !self.running().is_empty() {
-            if !self.shim_event().await {
+            if !self.next_event().await {
                 break;
             }
         }
@@ -73,7 +71,7 @@ impl Worker {
         while !self.running().is_empty() {
             let _ = self.publish().await;
             tokio::select! {
-                alive = self.shim_event() => if !alive { break },
+                alive = self.next_event() => if !alive { break },
                 _ = wanted.changed() => {
                     let current = wanted.borrow_and_update().clone();
                     let shorter = current.as_ref().map_or(Duration::ZERO, |pod| grace(pod));
@@ -120,8 +118,8 @@ impl Worker {
         }
         self.let_volumes_go().await;
         self.agent.remove_sandbox(&self.uid, &self.places, self.saved.sandbox.as_ref(), keep_logs).await;
-        self.shim = None;
-        self.shim_events = None;
+        self.containers = None;
+        self.events = None;
         self.saved.sandbox = None;
     }
 
@@ -141,17 +139,4 @@ pub fn at_once(uid: Option<String>) -> DeleteParams {
         preconditions: Some(Preconditions { uid, resource_version: None }),
         ..DeleteParams::default()
     }
-}
-
-fn signal_number(name: &str) -> i32 {
-    // Those for the programs' own use (signal(7)) have names by their distance from the first or the last.
-    let (first, last) = (libc::SIGRTMIN(), libc::SIGRTMAX());
-    let bare = name.trim_start_matches("SIG");
-    let distance = |mark: &str| match bare.strip_prefix(mark)? {
-        "" => Some(0),
-        rest => rest.trim_start_matches(['+', '-']).parse::<i32>().ok(),
-    };
-    let real_time = distance("RTMIN").map(|n| first + n).or_else(|| distance("RTMAX").map(|n| last - n));
-    let named = || format!("SIG{bare}").parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32);
-    real_time.or_else(named).or_else(|| bare.parse().ok()).unwrap_or(15)
 }

@@ -18,13 +18,14 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
+use runtime::ContainerEvent;
 use runtime::protocol::Exit;
-use runtime::{ShimClient, ShimEvent};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::container::{self, Launch, new_id, termination_file};
+use crate::engine::{Containers, Stop};
 use crate::manager::Wanted;
 use crate::probes::{self, Verdict};
 use crate::sandbox::Places;
@@ -46,8 +47,8 @@ struct Worker {
     uid: String,
     places: Places,
     saved: Saved,
-    shim: Option<ShimClient>,
-    shim_events: Option<mpsc::Receiver<ShimEvent>>,
+    containers: Option<Arc<dyn Containers>>,
+    events: Option<mpsc::Receiver<ContainerEvent>>,
     verdicts: (mpsc::Sender<Verdict>, mpsc::Receiver<Verdict>),
     probes: BTreeMap<String, tokio::task::AbortHandle>,
     volumes: Option<BTreeMap<String, std::path::PathBuf>>,
@@ -72,8 +73,8 @@ pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, mut wanted: watch::Receiver<W
         uid,
         places,
         saved,
-        shim: None,
-        shim_events: None,
+        containers: None,
+        events: None,
         verdicts: mpsc::channel(16),
         probes: BTreeMap::new(),
         volumes: None,
@@ -119,19 +120,23 @@ impl Worker {
         if static_pods::is_static(&self.pod) { self.agent.statics.mirror(&self.uid) } else { Some(self.uid.clone()) }
     }
 
-    /// Takes up what an earlier agent left: a shim with containers, or nothing after a reboot.
+    /// Takes up what an earlier agent left: running containers, or nothing after a reboot.
     async fn recover(&mut self) {
         if self.saved.containers.is_empty() {
             return;
         }
-        let shim = ShimClient::at(&self.places.run);
-        match shim.watch().await {
-            Ok((containers, events)) => {
-                self.shim = Some(shim);
-                self.shim_events = Some(events);
-                for state in containers {
+        let containers = self.agent.engine.containers(&self.places, self.saved.sandbox.as_ref());
+        match containers.watch().await {
+            Ok((states, events)) => {
+                self.containers = Some(containers);
+                self.events = Some(events);
+                for state in states {
                     let known = self.saved.containers.iter().find(|(_, r)| r.id == state.id).map(|(n, _)| n.clone());
-                    let Some(name) = known else { continue };
+                    let Some(name) = known else {
+                        // Made by an agent that died before it could write down its id, or one whose removal it didn't see through.
+                        self.discard(&state.id).await;
+                        continue;
+                    };
                     let is_running = matches!(self.saved.containers[&name].phase, Phase::Running { .. });
                     match (state.exit, is_running) {
                         (Some(exit), true) => self.ended(&state.id, exit).await,
@@ -144,7 +149,7 @@ impl Worker {
                     }
                 }
             }
-            Err(_) => self.shim_is_gone().await,
+            Err(_) => self.all_are_gone().await,
         }
         let running: Vec<String> = self
             .saved
@@ -165,10 +170,10 @@ impl Worker {
         }
     }
 
-    /// No shim, no containers: what ran has ended.
-    async fn shim_is_gone(&mut self) {
-        self.shim = None;
-        self.shim_events = None;
+    /// Whoever had the containers is gone, and they with it: what ran has ended.
+    async fn all_are_gone(&mut self) {
+        self.containers = None;
+        self.events = None;
         let lost: Vec<String> = self
             .saved
             .containers
@@ -206,7 +211,7 @@ impl Worker {
         let deadline = self.deadline();
         if self.saved.failed.is_none() {
             let is_new = self.saved.sandbox.is_none() && self.saved.containers.is_empty();
-            let refused = if is_new { refusal(&self.pod) } else { None };
+            let refused = if is_new { refusal(&self.pod, self.agent.engine.abilities().app_armor) } else { None };
             let late = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
             let late = deadline.is_some_and(|at| at <= Instant::now()).then_some(late);
             self.saved.failed = refused.or(late).map(|(reason, message)| (reason.into(), message.into()));
@@ -255,8 +260,13 @@ impl Worker {
 
     /// Sandbox and volumes.
     async fn prepare(&mut self) -> Result<(), (&'static str, String)> {
-        if self.saved.sandbox.is_none() || !self.places.namespaces().exist() {
-            let made = self.agent.ensure_sandbox(&self.pod, &self.places, self.saved.sandbox.clone()).await;
+        // As long as the containers can be watched, what they share is there.
+        let whole = match &self.saved.sandbox {
+            Some(sandbox) => self.containers.is_some() || self.agent.engine.is_whole(&self.places, sandbox).await,
+            None => false,
+        };
+        if !whole {
+            let made = self.agent.make_sandbox(&self.pod, &self.places, self.saved.sandbox.as_ref()).await;
             let sandbox = made.map_err(|e| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}")))?;
             if self.saved.sandbox.replace(sandbox).is_some() {
                 self.begin_anew().await;
@@ -275,13 +285,14 @@ impl Worker {
                 Err(error) => return Err(("FailedMount", error)),
             }
         }
-        if self.shim.is_none() {
-            std::fs::create_dir_all(&self.places.run).map_err(|e| ("FailedCreatePodSandBox", e.to_string()))?;
-            let fail = |e: runtime::client::ShimError| ("FailedCreatePodSandBox", e.to_string());
-            let shim = ShimClient::start(&self.places.run).await.map_err(fail)?;
-            let (_, events) = shim.watch().await.map_err(fail)?;
-            self.shim = Some(shim);
-            self.shim_events = Some(events);
+        if self.containers.is_none()
+            && let Some(sandbox) = &self.saved.sandbox
+        {
+            let fail = |e: std::io::Error| ("FailedCreatePodSandBox", e.to_string());
+            let containers = self.agent.engine.begin(&self.places, sandbox).await.map_err(fail)?;
+            let (_, events) = containers.watch().await.map_err(fail)?;
+            self.containers = Some(containers);
+            self.events = Some(events);
         }
         Ok(())
     }
@@ -357,6 +368,16 @@ impl Worker {
         earliest
     }
 
+    /// The id of the container that an ephemeral one was made to look at.
+    fn target(&self, name: &str) -> Result<Option<String>, String> {
+        let ephemeral = self.pod.spec.iter().flat_map(|s| s.ephemeral_containers.iter().flatten());
+        let wanted = ephemeral.into_iter().find(|c| c.name == name).and_then(|c| c.target_container_name.as_ref());
+        let Some(target) = wanted else { return Ok(None) };
+        let run = self.saved.containers.get(target).filter(|run| matches!(run.phase, Phase::Running { .. }));
+        let run = run.ok_or_else(|| format!("container {target:?}, which it is to look at, isn't running"))?;
+        Ok(Some(run.id.clone()))
+    }
+
     fn container(&self, name: &str) -> Option<Container> {
         let spec = self.pod.spec.as_ref()?;
         let plain = spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name);
@@ -391,8 +412,8 @@ impl Worker {
         // On disk before it runs, so that it is found again whatever happens to this process.
         self.saved.containers.insert(name.into(), run.clone());
         self.save();
-        let process_namespace = match self.process_namespace(name).await {
-            Ok(namespace) => namespace,
+        let target = match self.target(name) {
+            Ok(target) => target,
             Err(why) => {
                 agent.tell(&pod, name, "Warning", "Failed", format!("Error: {why}"));
                 run.waiting = Some(("CreateContainerError".into(), why));
@@ -412,10 +433,23 @@ impl Worker {
             volumes: self.volumes.as_ref().unwrap_or(&no_volumes),
             id: &run.id,
             attempt: run.attempt,
-            process_namespace,
+            target: target.as_deref(),
         };
-        let Some(shim) = self.shim.clone() else { return };
-        match agent.launch(launch, &shim).await {
+        let Some(containers) = self.containers.clone() else { return };
+        let made = containers.create(&agent, &launch).await;
+        if let Ok(id) = &made
+            && let Some(present) = self.saved.containers.get_mut(name)
+            && present.id != *id
+        {
+            present.id.clone_from(id);
+            self.save();
+        }
+        let started = match &made {
+            Ok(id) => containers.start(&agent, &launch, id).await,
+            Err(error) => Err(error.clone()),
+        };
+        run.id = made.unwrap_or(run.id);
+        match started {
             Ok(()) => {
                 run.phase = Phase::Running { started_at: Timestamp::now().to_string() };
                 run.waiting = None;
@@ -457,9 +491,10 @@ impl Worker {
     /// Runs `lifecycle.postStart`; a container whose hook fails is killed.
     async fn post_start(&mut self, container: &Container) {
         let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return };
-        let (Some(shim), Some(run)) = (self.shim.clone(), self.saved.containers.get(&container.name)) else { return };
+        let Some(run) = self.saved.containers.get(&container.name) else { return };
+        let Some(containers) = self.containers.clone() else { return };
         let target = self.probe_target(container, run);
-        if let Err(error) = probes::hook(&shim, &target, hook, Duration::from_secs(60)).await {
+        if let Err(error) = probes::hook(&*containers, &target, hook, Duration::from_secs(60)).await {
             self.agent.tell(
                 &self.pod,
                 &container.name,
@@ -467,15 +502,13 @@ impl Worker {
                 "FailedPostStartHook",
                 format!("PostStartHook failed: {error}"),
             );
-            let id = run.id.clone();
-            let _ = shim.kill(&id, 9).await;
+            containers.stop(&run.id, Stop::default()).await;
         }
     }
 
     fn probe_target(&self, container: &Container, run: &Run) -> probes::Target {
         probes::Target {
             id: run.id.clone(),
-            process: self.places.container(&run.id).join("process.json"),
             ip: self
                 .saved
                 .sandbox
@@ -487,10 +520,10 @@ impl Worker {
     }
 
     fn start_probes(&mut self, name: &str) {
-        let (Some(container), Some(shim)) = (self.container(name), self.shim.clone()) else { return };
+        let (Some(container), Some(containers)) = (self.container(name), self.containers.clone()) else { return };
         let Some(run) = self.saved.containers.get(name) else { return };
         let target = self.probe_target(&container, run);
-        let task = tokio::spawn(probes::watch(shim, target, run.started, self.verdicts.0.clone()));
+        let task = tokio::spawn(probes::watch(containers, target, run.started, self.verdicts.0.clone()));
         if let Some(old) = self.probes.insert(name.into(), task.abort_handle()) {
             old.abort();
         }
@@ -498,22 +531,16 @@ impl Worker {
 
     /// Removes what the runtime keeps of a container that has ended.
     async fn discard(&self, id: &str) {
-        if let Some(shim) = &self.shim
-            && let Err(error) = shim.delete(id).await
+        // A shim that died took along what it knew of the container; its files are there all the same.
+        let there = self.containers.clone();
+        let all = there.unwrap_or_else(|| self.agent.engine.containers(&self.places, self.saved.sandbox.as_ref()));
+        if let Err(error) = all.delete(id).await
+            && self.containers.is_some()
         {
             tracing::warn!(pod = self.key(), %error, "what is left of a container can't be removed");
         }
-        let folders = [self.places.container(id), self.places.writable(id)];
-        let cgroup = format!("{}/{id}", crate::sandbox::cgroup(&self.agent.config, &self.pod));
-        let _ = tokio::task::spawn_blocking(move || {
-            // A shim that died took along what it knew of the container.
-            runtime::cgroup::destroy(&cgroup);
-            runtime::rootfs::unmount_below(&[&folders[0], &folders[1]]);
-            for folder in folders {
-                let _ = std::fs::remove_dir_all(folder);
-            }
-        })
-        .await;
+        let cgroup = self.agent.engine.cgroup(&crate::sandbox::cgroup(&self.agent.config, &self.pod), id);
+        let _ = tokio::task::spawn_blocking(move || runtime::cgroup::destroy(&cgroup)).await;
     }
 
     async fn ended(&mut self, id: &str, exit: Exit) {
@@ -587,19 +614,19 @@ impl Worker {
         }
     }
 
-    /// Waits for the shim's next event and takes it in; false when there is no shim.
-    async fn shim_event(&mut self) -> bool {
-        let Some(events) = &mut self.shim_events else { return false };
+    /// Waits for the containers' next event and takes it in; false when there are none.
+    async fn next_event(&mut self) -> bool {
+        let Some(events) = &mut self.events else { return false };
         match events.recv().await {
-            Some(ShimEvent::Exited { id, exit }) => self.ended(&id, exit).await,
-            Some(ShimEvent::Gone) | None => self.shim_is_gone().await,
+            Some(ContainerEvent::Exited { id, exit }) => self.ended(&id, exit).await,
+            Some(ContainerEvent::Gone) | None => self.all_are_gone().await,
         }
         true
     }
 
     /// Writes the pod's status if it changed.
     async fn publish(&mut self) -> Result<(), ()> {
-        let status = status::compute(&self.pod, &self.saved, &self.agent.config);
+        let status = status::compute(&self.pod, &self.saved, &self.agent.config, &self.agent.engine.version().name);
         let Some(uid) = self.uid_in_api() else { return Ok(()) };
         let news = (uid, status);
         if self.published.as_ref() == Some(&news) {
@@ -621,7 +648,7 @@ impl Worker {
     }
 
     async fn wait(&mut self, wanted: &mut watch::Receiver<Wanted>, wake: Instant) {
-        let has_shim = self.shim_events.is_some();
+        let has_events = self.events.is_some();
         tokio::select! {
             changed = wanted.changed() => {
                 if changed.is_err() {
@@ -629,9 +656,9 @@ impl Worker {
                     std::future::pending::<()>().await;
                 }
             }
-            event = async { self.shim_events.as_mut()?.recv().await }, if has_shim => match event {
-                Some(ShimEvent::Exited { id, exit }) => self.ended(&id, exit).await,
-                Some(ShimEvent::Gone) | None => self.shim_is_gone().await,
+            event = async { self.events.as_mut()?.recv().await }, if has_events => match event {
+                Some(ContainerEvent::Exited { id, exit }) => self.ended(&id, exit).await,
+                Some(ContainerEvent::Gone) | None => self.all_are_gone().await,
             },
             Some(verdict) = self.verdicts.1.recv() => self.verdict(verdict).await,
             () = tokio::time::sleep_until(wake) => {}
@@ -654,7 +681,7 @@ impl Due {
 }
 
 /// Why this node can't run a pod as it wants to be run: reason and message, in upstream's words.
-fn refusal(pod: &Pod) -> Option<(&'static str, &'static str)> {
+fn refusal(pod: &Pod, app_armor: bool) -> Option<(&'static str, &'static str)> {
     let spec = pod.spec.as_ref()?;
     if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
         return Some(("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
@@ -664,6 +691,7 @@ fn refusal(pod: &Pod) -> Option<(&'static str, &'static str)> {
     let own = containers.filter_map(|c| c.security_context.as_ref()?.app_armor_profile.as_ref());
     if own.chain(of_pod).any(|profile| profile.type_ != "Unconfined") {
         return match std::fs::read_to_string("/sys/module/apparmor/parameters/enabled") {
+            Ok(enabled) if enabled.trim() == "Y" && app_armor => None,
             Ok(enabled) if enabled.trim() == "Y" => {
                 Some(("AppArmor", "Cannot enforce AppArmor: this version of timonel loads no profiles, use Unconfined"))
             }

@@ -173,6 +173,11 @@ impl ImageStore {
         images.values().find(|i| i.names.contains(&full) || i.digests.contains(&full)).cloned()
     }
 
+    /// Where images are on the disk.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     pub fn list(&self) -> Vec<Image> {
         self.images.lock().values().cloned().collect()
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Longer lines are written in parts.
 const LINE: usize = 16 << 10;
 /// A file that reaches this size is put aside, and a new one begun.
-const ROTATE: u64 = 10 << 20;
+pub const ROTATE: u64 = 10 << 20;
 /// Files that are kept, the present one included.
 const KEEP: usize = 5;
 
@@ -89,17 +89,25 @@ impl LogWriter {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        let numbered = |n: usize| PathBuf::from(format!("{}.{n}", self.path.display()));
-        for n in (1..KEEP - 1).rev() {
-            if numbered(n).exists() {
-                std::fs::rename(numbered(n), numbered(n + 1))?;
-            }
-        }
-        std::fs::rename(&self.path, numbered(1))?;
+        put_aside(&self.path)?;
         self.file = open(&self.path)?;
         self.size = 0;
         Ok(())
     }
+}
+
+/// Gives a log's file the next free name, so that a new one can be begun; the oldest one goes.
+///
+/// # Errors
+/// Those of the file system.
+pub fn put_aside(path: &Path) -> io::Result<()> {
+    let numbered = |n: usize| PathBuf::from(format!("{}.{n}", path.display()));
+    for n in (1..KEEP - 1).rev() {
+        if numbered(n).exists() {
+            std::fs::rename(numbered(n), numbered(n + 1))?;
+        }
+    }
+    std::fs::rename(path, numbered(1))
 }
 
 fn open(path: &Path) -> io::Result<File> {

@@ -8,7 +8,7 @@ mod container;
 mod enter;
 pub mod late;
 mod launch;
-mod logs;
+pub mod logs;
 pub mod profile;
 mod seccomp;
 

@@ -1,0 +1,231 @@
+//! This program as a network plugin: what a container runtime calls to connect a pod, when pods are run by it and their network
+//! is ours. The plugin does nothing itself; it asks the agent, at the socket that its configuration names.
+//!
+//! Source: the CNI specification 1.0.0, section 2 (execution).
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Under this name the program is the plugin.
+pub const NAME: &str = "timonel-cni";
+/// Some runtimes want this plugin beside any other. The agent has done its work already when it connected the pod; so where nobody brought
+/// it, this program is it, too.
+pub const LOOPBACK: &str = "loopback";
+/// The file that tells a runtime of it.
+pub const CONFIGURATION: &str = "10-timonel.conflist";
+const VERSIONS: [&str; 4] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0"];
+/// How long the agent may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What the specification calls "try again later".
+const LATER: u32 = 11;
+
+/// What the plugin asks the agent.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Asked {
+    /// `ADD` or `DEL`.
+    pub command: String,
+    /// The pod's.
+    pub uid: String,
+    /// The runtime's id of the sandbox.
+    pub sandbox: String,
+    /// The file of its network namespace.
+    pub namespace: PathBuf,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Answer {
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    #[serde(default)]
+    pub error: Option<String>,
+}
+
+/// The text of [`CONFIGURATION`].
+pub fn configuration(socket: &Path) -> String {
+    let plugin = json!({"type": NAME, "socket": socket});
+    json!({"cniVersion": "1.0.0", "name": "timonel", "plugins": [plugin]}).to_string()
+}
+
+/// What a runtime gets to hear: text, and whether it went well.
+fn result(version: &str, asked: &Asked, interface: &str, addresses: &[IpAddr]) -> Value {
+    let whole = |ip: &IpAddr| format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 });
+    let ips: Vec<Value> = addresses
+        .iter()
+        .map(|ip| {
+            let mut one = json!({"address": whole(ip), "interface": 0});
+            if version != "1.0.0" {
+                one["version"] = if ip.is_ipv4() { "4" } else { "6" }.into();
+            }
+            one
+        })
+        .collect();
+    json!({"cniVersion": version, "interfaces": [{"name": interface, "sandbox": asked.namespace}], "ips": ips, "dns": {}})
+}
+
+fn failure(version: &str, code: u32, message: &str) -> Value {
+    json!({"cniVersion": version, "code": code, "msg": message})
+}
+
+/// One value of `CNI_ARGS`.
+fn argument(all: &str, key: &str) -> String {
+    let mut pairs = all.split(';').filter_map(|pair| pair.split_once('='));
+    pairs.find(|(name, _)| *name == key).map(|(_, value)| value.into()).unwrap_or_default()
+}
+
+fn ask(socket: &Path, asked: &Asked) -> io::Result<Answer> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    writeln!(stream, "{}", serde_json::to_string(asked)?)?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    Ok(serde_json::from_str(&line)?)
+}
+
+/// What [`LOOPBACK`] says of an interface that is up.
+fn loopback(command: &str, variable: impl Fn(&str) -> String, input: &str) -> Result<Value, Value> {
+    let configuration: Value = serde_json::from_str(input).unwrap_or_default();
+    let version = configuration["cniVersion"].as_str().unwrap_or("1.0.0");
+    match command {
+        "VERSION" => Ok(supported()),
+        "ADD" => {
+            let interface = json!({"name": "lo", "mac": "00:00:00:00:00:00", "sandbox": variable("CNI_NETNS")});
+            let mut address = json!({"address": "127.0.0.1/8", "interface": 0});
+            if version != "1.0.0" {
+                address["version"] = "4".into();
+            }
+            Ok(json!({"cniVersion": version, "interfaces": [interface], "ips": [address], "dns": {}}))
+        }
+        _ => Ok(Value::Null),
+    }
+}
+
+fn supported() -> Value {
+    json!({"cniVersion": "1.0.0", "supportedVersions": VERSIONS})
+}
+
+fn called(command: &str, variable: impl Fn(&str) -> String, input: &str) -> Result<Value, Value> {
+    let configuration: Value = serde_json::from_str(input).unwrap_or_default();
+    let version = configuration["cniVersion"].as_str().unwrap_or("1.0.0").to_string();
+    if command == "VERSION" {
+        return Ok(supported());
+    }
+    if !VERSIONS.contains(&version.as_str()) {
+        return Err(failure("1.0.0", 1, &format!("cniVersion {version:?} isn't one of {VERSIONS:?}")));
+    }
+    let Some(socket) = configuration["socket"].as_str() else {
+        return Err(failure(&version, 7, "the configuration names no socket"));
+    };
+    let asked = Asked {
+        command: command.into(),
+        uid: argument(&variable("CNI_ARGS"), "K8S_POD_UID"),
+        sandbox: variable("CNI_CONTAINERID"),
+        namespace: variable("CNI_NETNS").into(),
+    };
+    match command {
+        // Without its folder the agent is gone for good, or the machine has been started anew: nothing is left to be taken back.
+        "DEL" if !Path::new(socket).exists() => Ok(Value::Null),
+        "ADD" | "DEL" => {
+            let later = |error: io::Error| {
+                failure(&version, LATER, &format!("timonel's agent can't be asked at {socket}: {error}"))
+            };
+            let answer = ask(Path::new(socket), &asked).map_err(later)?;
+            match answer.error {
+                Some(error) => Err(failure(&version, LATER, &error)),
+                None if command == "ADD" => Ok(result(&version, &asked, &variable("CNI_IFNAME"), &answer.addresses)),
+                None => Ok(Value::Null),
+            }
+        }
+        "CHECK" => Ok(Value::Null),
+        other => Err(failure(&version, 4, &format!("CNI_COMMAND {other:?} isn't known"))),
+    }
+}
+
+/// Does what a plugin is called for, if this process was called as one.
+pub fn main() -> Option<ExitCode> {
+    let name = std::env::args_os().next()?;
+    let command = std::env::var("CNI_COMMAND").ok()?;
+    let plugin = [NAME, LOOPBACK].into_iter().find(|plugin| Path::new(&name).ends_with(plugin))?;
+    let mut input = String::new();
+    let _ = io::stdin().read_to_string(&mut input);
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let answer = if plugin == NAME { called(&command, variable, &input) } else { loopback(&command, variable, &input) };
+    let (said, code) = match answer {
+        Ok(said) => (said, ExitCode::SUCCESS),
+        Err(said) => (said, ExitCode::FAILURE),
+    };
+    if !said.is_null() {
+        println!("{said}");
+    }
+    Some(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    fn variables(name: &str) -> String {
+        match name {
+            "CNI_ARGS" => "IgnoreUnknown=1;K8S_POD_NAME=p;K8S_POD_UID=u-1",
+            "CNI_CONTAINERID" => "s1",
+            "CNI_NETNS" => "/ns",
+            "CNI_IFNAME" => "eth0",
+            _ => "",
+        }
+        .into()
+    }
+
+    #[test]
+    fn the_agent_is_asked_and_its_answer_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let agent = std::thread::spawn(move || {
+            let answers = [r#"{"addresses": ["10.42.0.2", "fd42::2"]}"#, r#"{"error": "no address is free"}"#];
+            answers.map(|answer| {
+                let (stream, _) = listener.accept().unwrap();
+                let mut line = String::new();
+                BufReader::new(&stream).read_line(&mut line).unwrap();
+                writeln!(&stream, "{answer}").unwrap();
+                serde_json::from_str::<Asked>(&line).unwrap()
+            })
+        });
+        let list: Value = serde_json::from_str(&configuration(&socket)).unwrap();
+        // As runtimes tell a plugin of a list.
+        let mut input = list["plugins"][0].clone();
+        input["cniVersion"] = "0.4.0".into();
+        let said = called("ADD", variables, &input.to_string()).unwrap();
+        assert_eq!(crate::cni::addresses(&said).len(), 2);
+        assert_eq!(said["ips"][1], json!({"address": "fd42::2/128", "interface": 0, "version": "6"}));
+        assert_eq!(said["interfaces"], json!([{"name": "eth0", "sandbox": "/ns"}]));
+        let refused = called("ADD", variables, &input.to_string()).unwrap_err();
+        assert_eq!(refused, json!({"cniVersion": "0.4.0", "code": 11, "msg": "no address is free"}));
+        let asked = agent.join().unwrap();
+        assert_eq!((asked[0].command.as_str(), asked[0].uid.as_str(), asked[0].sandbox.as_str()), ("ADD", "u-1", "s1"));
+        // Nobody is there for now, and then for ever.
+        let away = called("DEL", variables, &input.to_string()).unwrap_err();
+        assert_eq!(away["code"], 11);
+        std::fs::remove_file(&socket).unwrap();
+        assert_eq!(called("DEL", variables, &input.to_string()), Ok(Value::Null));
+        assert_eq!(called("ADD", variables, &input.to_string()).unwrap_err()["code"], 11);
+    }
+
+    #[test]
+    fn versions_are_told_and_others_refused() {
+        for plugin in [called("VERSION", variables, "{}"), loopback("VERSION", variables, "{}")] {
+            assert_eq!(plugin.unwrap()["supportedVersions"][3], "1.0.0");
+        }
+        let lo = loopback("ADD", variables, r#"{"cniVersion": "0.3.1"}"#).unwrap();
+        assert_eq!((&lo["interfaces"][0]["name"], &lo["ips"][0]["version"]), (&json!("lo"), &json!("4")));
+        assert_eq!(called("ADD", variables, r#"{"cniVersion": "9"}"#).unwrap_err()["code"], 1);
+        assert_eq!(called("ADD", variables, r#"{"cniVersion": "1.0.0"}"#).unwrap_err()["code"], 7);
+        assert_eq!(called("GC", variables, r#"{"cniVersion": "1.0.0", "socket": "/s"}"#).unwrap_err()["code"], 4);
+    }
+}

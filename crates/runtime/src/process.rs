@@ -1,0 +1,59 @@
+//! Processes that are no children of ours.
+
+use std::io;
+use std::os::fd::AsRawFd as _;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// A process that can be waited for (pidfd_open(2)). Its number may be somebody else's by the time this is made; who needs to be sure
+/// looks once more after that.
+pub struct Process(AsyncFd<std::os::fd::OwnedFd>);
+
+impl Process {
+    /// # Errors
+    /// When there is no such process.
+    pub fn find(pid: i32) -> io::Result<Self> {
+        let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("no process has this number"))?;
+        let descriptor = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+        // SAFETY: an OwnedFd stays the same open descriptor as long as it lives, and AsyncFd owns it.
+        #[allow(unsafe_code)]
+        let descriptor = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE)? };
+        Ok(Process(descriptor))
+    }
+
+    /// # Errors
+    /// When it has ended.
+    #[allow(unsafe_code)]
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        let fd = self.0.get_ref().as_raw_fd();
+        // SAFETY: the descriptor is open, and the call reads no memory of ours, as it gets no information to send.
+        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<u8>(), 0) };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&self) {
+        // An error would be the reactor's end, with which nothing is waited for any more.
+        let _ = self.0.readable().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn ends_are_heard_of() {
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let process = Process::find(child.id() as i32).unwrap();
+        let waiting = tokio::spawn(async move { process.ended().await });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(child.stdin.take());
+        waiting.await.unwrap();
+        child.wait().unwrap();
+        assert!(Process::find(child.id() as i32).is_err());
+    }
+}

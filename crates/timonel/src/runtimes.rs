@@ -1,0 +1,109 @@
+//! Who runs this node's containers: shims of our own, or a runtime that `--container-runtime-endpoint` names. And the images that lie
+//! ready for it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use kubelet::{Cri, Runtime};
+use runtime::image::Registries;
+use runtime::{ImageStore, files};
+use tokio::task::JoinHandle;
+
+use crate::cli::NodeArgs;
+
+/// What our own shims are called in [`RECORD`].
+const OWN: &str = "timonel";
+/// The file, in the agent's folder, that says who runs the pods: they aren't his who comes after.
+const RECORD: &str = "container-runtime";
+
+pub struct Chosen {
+    pub runtime: Runtime,
+    /// Ends when the images that lie ready are loaded.
+    pub archives: JoinHandle<()>,
+}
+
+/// # Errors
+/// When the runtime can't be used, or pods run that are another's.
+pub async fn choose(args: &NodeArgs, agent_dir: &Path) -> anyhow::Result<Chosen> {
+    let wanted = args.container_runtime_endpoint.as_deref().unwrap_or(OWN);
+    let record = agent_dir.join(RECORD);
+    let before = std::fs::read_to_string(&record).unwrap_or_else(|_| OWN.into());
+    let has_pods = std::fs::read_dir(args.run_dir.join("pods")).is_ok_and(|mut pods| pods.next().is_some());
+    if before != wanted && has_pods {
+        bail!(
+            "pods of this node are run by {before}, which --container-runtime-endpoint can't change to {wanted} beneath them: end them first, by `kubectl drain` and deletion of its DaemonSets' pods, or by `timonel uninstall --keep-data`"
+        );
+    }
+    std::fs::write(&record, wanted).with_context(|| format!("can't write {}", record.display()))?;
+    let archives = agent_dir.join("images");
+    if let Some(endpoint) = &args.container_runtime_endpoint {
+        let (cri, images) = Cri::connect(endpoint, agent_dir).await?;
+        if std::fs::read_dir(&archives).is_ok_and(|mut files| files.next().is_some()) {
+            tracing::warn!(
+                folder = %archives.display(),
+                "image archives are not loaded into another's runtime; containerd takes them by `ctr --namespace k8s.io images import FILE`"
+            );
+        }
+        let runtime = Runtime::Cri(Box::new(cri), images);
+        return Ok(Chosen { runtime, archives: tokio::spawn(async {}) });
+    }
+    let registries = Registries::read(&args.private_registry).map_err(anyhow::Error::msg)?;
+    let images = ImageStore::open(&agent_dir.join("image-store"), registries)?;
+    let archives = tokio::spawn(load_archives(images.clone(), archives));
+    Ok(Chosen { runtime: Runtime::Own(images), archives })
+}
+
+/// Removes the pods that another's runtime runs for the agent with this folder, and what told it of our network.
+///
+/// # Errors
+/// When it can't be reached, or doesn't remove them.
+pub async fn remove_pods(agent_dir: &Path) -> anyhow::Result<()> {
+    let Ok(endpoint) = std::fs::read_to_string(agent_dir.join(RECORD)) else { return Ok(()) };
+    if endpoint == OWN {
+        return Ok(());
+    }
+    let (cri, _) = Cri::connect(&endpoint, agent_dir).await?;
+    cri.remove_all().await?;
+    cri.leave();
+    Ok(())
+}
+
+/// Loads what lies in the folder for image archives, and what appears there.
+async fn load_archives(images: Arc<ImageStore>, folder: PathBuf) {
+    if std::fs::create_dir_all(&folder).is_err() {
+        return;
+    }
+    let mut changes = files::watch(&folder, files::Kind::Files);
+    let mut loaded = std::collections::HashMap::new();
+    load_new(&images, &folder, &mut loaded).await;
+    tokio::spawn(async move {
+        while changes.recv().await.is_some() {
+            load_new(&images, &folder, &mut loaded).await;
+        }
+    });
+}
+
+async fn load_new(
+    images: &Arc<ImageStore>,
+    folder: &Path,
+    loaded: &mut std::collections::HashMap<PathBuf, std::time::SystemTime>,
+) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Some(changed) = entry.metadata().ok().filter(|m| m.is_file()).and_then(|m| m.modified().ok()) else {
+            continue;
+        };
+        if loaded.get(&path) == Some(&changed) {
+            continue;
+        }
+        loaded.insert(path.clone(), changed);
+        match images.load(&path).await {
+            Ok(list) => {
+                let names: Vec<String> = list.into_iter().flat_map(|i| i.names).collect();
+                tracing::info!(archive = %path.display(), images = names.join(", "), "images are loaded");
+            }
+            Err(error) => tracing::warn!(%error, "an image archive can't be loaded"),
+        }
+    }
+}
