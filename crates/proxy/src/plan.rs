@@ -1,7 +1,10 @@
 //! From services and endpoints to rules: pure, no I/O.
 //!
-//! The table has fixed chains (hooks), three maps from what a packet is for to the chain of a service port, and one
-//! chain for each service port that picks an endpoint. A packet meets one map look-up whatever the number of services.
+//! The table has fixed chains (hooks) and maps from what a packet is for to a chain that picks an endpoint: one that services share
+//! ([`shared`]), or where that doesn't do (many endpoints, affinity, traffic from outside) the service port's own. A packet meets
+//! one map look-up whatever the number of services.
+
+mod shared;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -134,8 +137,9 @@ impl Planner {
 
 /// The table without any service.
 pub fn frame(config: &Config, family: Family) -> Table {
-    let address = Words::of(family).address;
-    Table::new(base(config, family))
+    let words = Words::of(family);
+    let address = words.address;
+    let table = Table::new(base(config, family))
         // What a packet is for → what happens to it.
         .with_set("services", &format!("type {address} . inet_proto . inet_service : verdict;"))
         .with_set("node_ports", "type inet_proto . inet_service : verdict;")
@@ -143,7 +147,8 @@ pub fn frame(config: &Config, family: Family) -> Table {
         .with_set("refused", &format!("type {address} . inet_proto . inet_service;"))
         .with_set("refused_ports", "type inet_proto . inet_service;")
         // Endpoints that may reach themselves through a service.
-        .with_set("hairpins", &format!("type {address} . {address};"))
+        .with_set("hairpins", &format!("type {address} . {address};"));
+    shared::declare(table, &words)
 }
 
 type Name = (String, String);
@@ -228,8 +233,13 @@ fn add_service(
             _ => None,
         };
         let internal = chosen(spec.internal_traffic_policy.as_deref() == Some("Local"));
-        add_chain(table, here.family, &base_name, &internal, &protocol, timeout);
-        add_address(table, &format!("{cluster_ip} . {protocol} . {}", port.port), &base_name, &internal);
+        let inside = if timeout.is_none() && (1..=shared::MOST).contains(&internal.len()) {
+            shared::place(table, &protocol, cluster_ip, port.port, &internal)
+        } else {
+            add_chain(table, here.family, &base_name, &internal, &protocol, timeout);
+            base_name.clone()
+        };
+        add_address(table, &format!("{cluster_ip} . {protocol} . {}", port.port), &inside, &internal);
         let local_only = spec.external_traffic_policy.as_deref() == Some("Local");
         let balancer =
             service.status.iter().filter_map(|s| s.load_balancer.as_ref()).flat_map(|l| l.ingress.iter().flatten());
@@ -358,7 +368,9 @@ fn endpoints(here: Here<'_>, slices: &[&Arc<EndpointSlice>], port: &ServicePort)
 /// The chains that don't depend on services.
 fn base(config: &Config, family: Family) -> String {
     let Config { cluster_dns, bridge, .. } = config;
-    let Words { ip, loopback, multicast, unreachable, .. } = Words::of(family);
+    let words = Words::of(family);
+    let shared = shared::chains(&words);
+    let Words { ip, loopback, multicast, unreachable, .. } = words;
     // What pods send to the world leaves with the node's address.
     let masquerade = bridge.as_ref().zip(config.cluster_cidr.of(family)).map_or(String::new(), |(bridge, pods)| {
         format!("{ip} saddr {pods} {ip} daddr != {pods} {ip} daddr != {multicast} oifname != \"{bridge}\" masquerade")
@@ -370,7 +382,7 @@ fn base(config: &Config, family: Family) -> String {
         answered = format!("{ip} saddr {cluster_dns} udp sport 53 notrack");
     }
     format!(
-        "chain services {{
+        "{shared}chain services {{
     {ip} daddr . meta l4proto . th dport vmap @services
     fib daddr type local {ip} daddr != {loopback} meta l4proto . th dport vmap @node_ports
 }}

@@ -64,11 +64,40 @@ fn service_without_endpoints_is_refused() {
 #[test]
 fn traffic_is_spread_over_ready_endpoints() {
     let slices = [slice("web", &[("10.42.0.2", "a", true), ("10.42.1.2", "b", true), ("10.42.1.3", "b", false)])];
-    let rules = rules(&config(), &Place::default(), &[web(json!({}))], &slices);
-    let chain = rules.chains.values().next().unwrap();
-    let wanted =
-        ["meta l4proto tcp numgen random mod 2 0 dnat to 10.42.0.2:8080", "meta l4proto tcp dnat to 10.42.1.2:8080"];
-    assert_eq!(*chain, wanted);
+    let rules = rules(&config(), &Place::default(), &[web(json!({"externalIPs": ["192.0.2.5"]}))], &slices);
+    // From inside by elements alone.
+    assert_eq!(rules.sets["services"].elements["10.43.0.5 . tcp . 80"].as_deref(), Some("goto pick_tcp_2"));
+    assert_eq!(places(&rules), ["10.42.0.2 . 8080", "10.42.1.2 . 8080"]);
+    // From outside by a chain of its own.
+    assert_eq!(rules.chains.len(), 1);
+    let wanted = [
+        "ct mark set ct mark or 0x4000",
+        "meta l4proto tcp numgen random mod 2 0 dnat to 10.42.0.2:8080",
+        "meta l4proto tcp dnat to 10.42.1.2:8080",
+    ];
+    assert_eq!(*rules.chains.values().next().unwrap(), wanted);
+}
+
+/// What the service `web` has in each of the shared places.
+fn places(rules: &Table) -> Vec<&str> {
+    let at = |n: usize| rules.sets.get(&format!("tcp_{n}"))?.elements.get("10.43.0.5 . 80")?.as_deref();
+    (0..shared::MOST).map_while(at).collect()
+}
+
+#[test]
+fn a_change_of_a_service_with_few_endpoints_writes_no_rule() {
+    let of = |endpoints: &[(&str, &str, bool)]| {
+        let mut planner = Planner::new(Family::V4);
+        planner.parts(&config(), &Place::default(), &[web(json!({}))], &[slice("web", endpoints)])
+    };
+    let mut keeper = network::nft::Keeper::new("ip t", "services");
+    let all: Vec<String> = (1..=shared::MOST).map(|n| format!("10.42.0.{n}")).collect();
+    let all: Vec<_> = all.iter().map(|address| (address.as_str(), "a", true)).collect();
+    for (number, endpoints) in [&all[..1], &all[..3], &all[1..], &all[..], &all[..0], &all[..2]].into_iter().enumerate() {
+        let script = keeper.step(frame(&config(), Family::V4), of(endpoints));
+        let is_element = |line: &str| line.starts_with("add element ") || line.starts_with("delete element ");
+        assert!(number == 0 || (!script.is_empty() && script.lines().all(is_element)), "{script}");
+    }
 }
 
 #[test]
@@ -83,7 +112,7 @@ fn many_endpoints_are_chosen_among_by_one_look() {
 #[test]
 fn ending_endpoints_serve_while_no_other_is_left() {
     let rules = rules(&config(), &Place::default(), &[web(json!({}))], &[slice("web", &[("10.42.1.3", "b", false)])]);
-    assert_eq!(rules.chains.values().next().unwrap()[0], "meta l4proto tcp dnat to 10.42.1.3:8080");
+    assert_eq!(places(&rules), ["10.42.1.3 . 8080"]);
 }
 
 #[test]
@@ -239,10 +268,8 @@ fn near_endpoints_are_preferred_where_all_say_where_they_are() {
         (&[("10.42.0.2", "", "z1"), ("10.42.1.2", "", "z2")], &Place::default(), &["10.42.0.2", "10.42.1.2"]),
     ] {
         let rules = rules(&config(), place, &[web(json!({}))], &[hinted(hints)]);
-        let rule = rules.chains.values().next().unwrap().join(" ");
-        for address in ["10.42.0.2", "10.42.1.2"] {
-            assert_eq!(rule.contains(address), chosen.contains(&address), "{hints:?}: {rule}");
-        }
+        let wanted: Vec<String> = chosen.iter().map(|address| format!("{address} . 8080")).collect();
+        assert_eq!(places(&rules), wanted, "{hints:?}");
     }
 }
 
