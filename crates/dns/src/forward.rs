@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::DNSClass;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
@@ -78,9 +78,18 @@ impl Upstreams {
         Upstreams { rest: resolver(settings.upstreams.as_deref().unwrap_or(machine)), stubs }
     }
 
-    fn of(&self, name: &str) -> Option<&TokioResolver> {
+    fn of_zone(&self, name: &str) -> Option<&TokioResolver> {
         let inside = |zone: &str| name.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-        self.stubs.iter().find(|(zone, _)| inside(zone)).map(|(_, resolver)| resolver).or(self.rest.as_ref())
+        self.stubs.iter().find(|(zone, _)| inside(zone)).map(|(_, resolver)| resolver)
+    }
+
+    fn of(&self, name: &str) -> Option<&TokioResolver> {
+        self.of_zone(name).or(self.rest.as_ref())
+    }
+
+    /// Whether what is asked for is of a zone with resolvers of its own.
+    pub fn is_of_zone(&self, question: &Message) -> bool {
+        question.queries.first().is_some_and(|query| self.of_zone(&plain(query)).is_some())
     }
 
     /// The answer, whatever it is.
@@ -90,8 +99,8 @@ impl Upstreams {
             answer.metadata.response_code = ResponseCode::NotImp;
             return answer;
         };
-        let name = query.name().to_ascii().to_ascii_lowercase();
-        let Some(resolver) = self.of(name.trim_end_matches('.')) else {
+        let name = plain(query);
+        let Some(resolver) = self.of(&name) else {
             // Nobody to ask: say so at once, rather than have the client wait.
             answer.metadata.response_code = ResponseCode::NXDomain;
             return answer;
@@ -111,6 +120,11 @@ impl Upstreams {
         }
         answer
     }
+}
+
+/// The name that is asked for, as zones are written.
+fn plain(query: &Query) -> String {
+    query.name().to_ascii().to_ascii_lowercase().trim_end_matches('.').into()
 }
 
 fn resolver(servers: &[SocketAddr]) -> Option<TokioResolver> {

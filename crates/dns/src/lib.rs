@@ -84,7 +84,8 @@ pub async fn run(config: Config, informers: Informers) -> Result<(), BindError> 
         namespaces: RwLock::default(),
         upstreams: RwLock::new(Arc::new(Upstreams::new(&config.upstreams, &Settings::default()))),
         forwarding: Semaphore::new(256),
-        probe: format!("{:016x}.loop.timonel.invalid.", RandomState::new().build_hasher().finish()),
+        // Not below `invalid`, which our own resolver answers without asking anybody.
+        probe: format!("{:016x}.loop.timonel.test.", RandomState::new().build_hasher().finish()),
         is_loop: AtomicBool::new(false),
         log: AtomicBool::new(false),
         config,
@@ -134,13 +135,16 @@ fn keep_settings(server: &Arc<Server>, informers: &Informers) {
             Ok(settings) => {
                 server.log.store(settings.log, Ordering::Relaxed);
                 *server.upstreams.write() = Arc::new(Upstreams::new(&server.config.upstreams, &settings));
+                // Others may be asked now than before.
+                server.is_loop.store(false, Ordering::Relaxed);
+                tokio::spawn(look_for_loop(server.clone()));
             }
             Err(error) => tracing::warn!(error, "ConfigMap kube-system/kube-dns can't be used"),
         }
     });
 }
 
-/// Asks the machine's resolvers for a name that nobody knows: if the question comes back here, questions would go round for ever.
+/// Asks the resolvers of all other names for one that nobody knows: if the question comes back here, questions would go round for ever.
 async fn look_for_loop(server: Arc<Server>) {
     let Ok(name) = Name::from_ascii(&server.probe) else { return };
     let mut question = Message::query();
@@ -149,8 +153,7 @@ async fn look_for_loop(server: Arc<Server>) {
     upstreams.ask(&question).await;
     if server.is_loop.load(Ordering::Relaxed) {
         tracing::error!(
-            upstreams = ?server.config.upstreams,
-            "names outside of the cluster aren't answered: the machine's resolvers ask the cluster's DNS in turn; name others in /etc/resolv.conf, or in upstreamNameservers of ConfigMap kube-system/kube-dns, and start anew"
+            "names outside of the cluster aren't answered: the resolvers that are asked for them ask the cluster's DNS in turn; name others in upstreamNameservers of ConfigMap kube-system/kube-dns, or in /etc/resolv.conf and start anew"
         );
     }
 }
@@ -273,12 +276,13 @@ async fn elsewhere(server: &Server, question: &Message) -> Message {
         answer.metadata.response_code = ResponseCode::ServFail;
         answer
     };
-    if server.is_loop.load(Ordering::Relaxed) {
+    let upstreams = server.upstreams.read().clone();
+    // Zones with resolvers of their own don't go that way.
+    if server.is_loop.load(Ordering::Relaxed) && !upstreams.is_of_zone(question) {
         return refuse();
     }
     let Ok(_permit) = server.forwarding.try_acquire() else { return refuse() };
     metrics::forwarded();
-    let upstreams = server.upstreams.read().clone();
     upstreams.ask(question).await
 }
 

@@ -80,10 +80,10 @@ fn answer(question: &[u8], tcp: bool, count: &Mutex<BTreeMap<String, usize>>) ->
     answer.add_query(query.clone());
     let address = |last: u8| Record::from_rdata(query.name().clone(), 60, RData::A(A(Ipv4Addr::new(192, 0, 2, last))));
     match name.as_str() {
-        "host.acme.test." if query.query_type() == RecordType::A => {
+        "host.acme.test." | "host.example." if query.query_type() == RecordType::A => {
             answer.add_answer(address(77));
         }
-        "host.acme.test." => {}
+        "host.acme.test." | "host.example." => {}
         "many.acme.test." if tcp => {
             answer.add_answers((0..MANY).map(address));
         }
@@ -172,4 +172,28 @@ fn names_of_other_zones_are_asked_where_they_are_known_and_kept() -> anyhow::Res
     node.inside(|| UdpSocket::bind("0.0.0.0:0")?.send_to(&[0xff; 40], CLUSTER_DNS))??;
     assert_eq!(ask(node, "kubernetes.default.svc.cluster.local.", false)?.answers.len(), 1);
     Ok(())
+}
+
+#[test]
+fn questions_that_would_go_round_for_ever_are_refused_until_somebody_else_is_named() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    let node = &cluster.server;
+    let resolver = Resolver::start(node)?;
+    let settings = |upstream: &str| {
+        cluster.apply(&format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: kube-dns, namespace: kube-system}}\ndata:\n  \
+             stubDomains: '{{\"acme.test\": [\"{}\"]}}'\n  upstreamNameservers: '[\"{upstream}\"]'\n",
+            resolver.address
+        ))
+    };
+    settings(CLUSTER_DNS)?;
+    let log = || std::fs::read_to_string(node.folder().join("log")).unwrap_or_default();
+    cluster.eventually("it is told", || Ok(log().contains("ask the cluster's DNS in turn")))?;
+    assert_eq!(ask(node, "host.example.", false)?.metadata.response_code, ResponseCode::ServFail);
+    assert_eq!(resolver.asked("host.example."), 0);
+    // What has a way of its own isn't touched.
+    assert_eq!(ask(node, "host.acme.test.", false)?.answers.len(), 1);
+    assert_eq!(ask(node, "kubernetes.default.svc.cluster.local.", false)?.answers.len(), 1);
+    settings(&resolver.address.to_string())?;
+    cluster.eventually("others are asked", || Ok(ask(node, "host.example.", false)?.answers.len() == 1))
 }

@@ -345,3 +345,43 @@ fn content(cluster: &Cluster, snapshot: &str) -> anyhow::Result<String> {
     let status = &cluster.get("volumesnapshot", snapshot)?["status"];
     Ok(status["boundVolumeSnapshotContentName"].as_str().unwrap_or("").to_string())
 }
+
+/// The options of the file system that a folder is on.
+fn mount_options(folder: &std::path::Path) -> String {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let point = |line: &&str| line.split(' ').nth(4).is_some_and(|point| folder.starts_with(point));
+    let nearest = mounts.lines().filter(point).max_by_key(|line| line.split(' ').nth(4).map_or(0, str::len));
+    nearest.and_then(|line| line.split(' ').next_back()).unwrap_or("").into()
+}
+
+#[test]
+fn a_claim_of_the_machine_holds_what_it_says_or_says_that_it_is_no_bound() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.apply(
+        "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: small}\nspec:\n  accessModes: [ReadWriteOnce]\n  \
+         resources: {requests: {storage: 16Mi}}\n",
+    )?;
+    cluster.apply(&pod("writer", "small"))?;
+    cluster.wait_pod("writer")?;
+    let write = || says(&cluster, "writer", "dd if=/dev/zero of=/data/large bs=1M count=40 2>&1; sync; rm /data/large");
+    let told = cluster.ok(&[
+        "get",
+        "events",
+        "--field-selector",
+        "reason=SizeNotEnforced",
+        "-o",
+        "jsonpath={.items[*].message}",
+    ])?;
+    if !["prjquota", "pquota"].iter().any(|option| mount_options(cluster.server.folder()).contains(option)) {
+        assert!(told.contains("mount it with prjquota"), "{told}");
+        assert!(write()?.contains("40+0 records out"), "{}", write()?);
+        return Ok(());
+    }
+    assert_eq!(told, "");
+    assert!(!write()?.contains("40+0 records out"), "{}", write()?);
+    let shown = says(&cluster, "writer", "busybox df -k /data | tail -1")?;
+    assert!(shown.split_whitespace().any(|word| word == "16384"), "{shown}");
+    let grow = r#"{"spec": {"resources": {"requests": {"storage": "64Mi"}}}}"#;
+    cluster.ok(&["patch", "pvc", "small", "-p", grow])?;
+    cluster.eventually("it holds more", || Ok(write()?.contains("40+0 records out")))
+}

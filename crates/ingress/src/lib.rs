@@ -5,6 +5,7 @@
 //!
 //! Invariants:
 //! - A request is answered by the table that was there when it came; changes never break one that is under way.
+//! - A request is served by one thread of the ingress' own, from its first byte to its last ([`workers`]).
 //! - Endpoints are called directly, not through the service's address, so that another one is tried when one refuses.
 
 mod backends;
@@ -14,6 +15,7 @@ mod serve;
 mod services;
 mod table;
 mod tls;
+mod workers;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -32,10 +34,10 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use serve::Handler;
 use services::Services;
 use table::Table;
 use tls::Certificates;
+use workers::Workers;
 
 /// The controller that IngressClasses name.
 pub const CONTROLLER: &str = "timonel.io/ingress";
@@ -137,13 +139,20 @@ pub async fn run(config: Config, informers: Informers) {
     // Gateways aren't waited for: somebody may have taken their kinds away.
     informer::synced!(ingresses, classes, services, slices);
     let table = Shared::default();
-    let mut doors = Doors { bind: config.bind, handler: Handler::new(table.clone()), open: HashMap::new() };
+    let workers = match Workers::start(&table) {
+        Ok(workers) => workers,
+        Err(error) => {
+            tracing::error!(%error, "the ingress controller can't start its threads");
+            return;
+        }
+    };
+    let mut doors = Doors { bind: config.bind, workers, open: HashMap::new() };
     loop {
         let objects = Objects::gather(&informers);
         table.set(objects.table(&config));
         doors.set(&table.get());
         doors.load_certificates(informers.client(), objects.secrets(&config)).await;
-        doors.handler.sweep();
+        doors.workers.sweep();
         tokio::select! {
             () = changed.notified() => tokio::time::sleep(GATHER).await,
             () = tokio::time::sleep(RELOAD) => {}
@@ -154,7 +163,7 @@ pub async fn run(config: Config, informers: Informers) {
 /// The ports that are served.
 struct Doors {
     bind: IpAddr,
-    handler: Handler,
+    workers: Workers,
     open: HashMap<u16, Door>,
 }
 
@@ -185,9 +194,9 @@ impl Doors {
                     continue;
                 }
             };
-            let (address, handler, number) = (SocketAddr::from((self.bind, *number)), self.handler.clone(), *number);
-            let serving = tokio::spawn(async move { serve::port(listen(address).await, number, tls, handler).await })
-                .abort_handle();
+            let (address, workers, number) = (SocketAddr::from((self.bind, *number)), self.workers.clone(), *number);
+            let serving =
+                tokio::spawn(async move { workers.serve(listen(address).await, number, tls).await }).abort_handle();
             self.open.insert(number, Door { certificates, serving });
         }
     }

@@ -497,26 +497,17 @@ fn back(mut answer: Response<Body>, client_side: Option<hyper::upgrade::OnUpgrad
     answer
 }
 
-/// Serves a port: HTTP, or HTTPS with `tls`.
-pub async fn port(listener: TcpListener, port: u16, tls: Option<Arc<ServerConfig>>, handler: Handler) {
-    let acceptor = tls.map(TlsAcceptor::from);
-    loop {
-        let Some((stream, from)) = accept(&listener).await else { continue };
-        let handler = handler.clone();
-        let entry = Entry::new(from, port, acceptor.is_some());
-        let Some(acceptor) = acceptor.clone() else {
-            tokio::spawn(connection(TokioIo::new(stream), handler, entry));
-            continue;
-        };
-        tokio::spawn(async move {
-            if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
-                connection(TokioIo::new(stream), handler, entry).await;
-            }
-        });
+/// Serves a client's connection: HTTP, or HTTPS with `tls`.
+pub async fn client(stream: TcpStream, from: SocketAddr, port: u16, tls: Option<Arc<ServerConfig>>, handler: Handler) {
+    let entry = Entry::new(from, port, tls.is_some());
+    let Some(tls) = tls else { return connection(TokioIo::new(stream), handler, entry).await };
+    if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, TlsAcceptor::from(tls).accept(stream)).await {
+        connection(TokioIo::new(stream), handler, entry).await;
     }
 }
 
-async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+/// The next connection, if it can be had.
+pub async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     match listener.accept().await {
         Ok((stream, from)) => {
             let _ = stream.set_nodelay(true);

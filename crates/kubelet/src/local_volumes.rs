@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ::csi::local_path::{FILL_FROM, FINALIZER, NODE, Origin, PROVISIONER, handle, parts};
 use ::csi::snapshots::{BEING_DELETED, CONTENT_BOUND, VolumeSnapshotContent};
 use informer::{Change, Informer, Key, Queue};
-use k8s_openapi::api::core::v1::PersistentVolume;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt as _};
@@ -96,6 +96,35 @@ impl Agent {
         let api: Api<PersistentVolume> = Api::all(self.client.clone());
         let patch = json!({"metadata": {"annotations": {FILL_FROM: null}}});
         api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ()).map_err(|e| e.to_string())
+    }
+}
+
+impl Agent {
+    /// Sees to it that a volume holds what its size says and no more, where the file system can; else says that it can't, once.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub async fn bound_volume(
+        &self,
+        claim: &PersistentVolumeClaim,
+        volume: &PersistentVolume,
+        folder: &Path,
+        is_new: bool,
+    ) -> Result<(), String> {
+        let capacity = volume.spec.as_ref().and_then(|s| s.capacity.as_ref()?.get("storage"));
+        let size = capacity.and_then(|size| size.0.parse::<apimachinery::Quantity>().ok());
+        let Some(bytes) = size.and_then(|size| u64::try_from(size.value()).ok()) else { return Ok(()) };
+        let place = folder.to_path_buf();
+        let bounding = tokio::task::spawn_blocking(move || runtime::quota::bound(&place, bytes));
+        let bound = bounding.await.map_err(|e| e.to_string())?;
+        if !bound.map_err(|e| format!("its size can't be bounded: {e}"))? && is_new {
+            let text = format!(
+                "the size of the claim is no bound: the file system of {} has no project quotas (ext4: `tune2fs -O project,quota`; ext4 and XFS: mount it with prjquota)",
+                self.config.storage_dir().display()
+            );
+            self.events.normal(claim, "SizeNotEnforced", text);
+        }
+        Ok(())
     }
 }
 

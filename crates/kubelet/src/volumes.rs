@@ -302,7 +302,9 @@ impl Agent {
             let path = PathBuf::from(local.path);
             if path.starts_with(self.config.storage_dir()) {
                 self.fill(&found).await?;
+                let is_new = !path.exists();
                 std::fs::create_dir_all(&path).map_err(|e| e.to_string())?;
+                self.bound_volume(&claim, &found, &path, is_new).await?;
                 std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).map_err(|e| e.to_string())?;
             }
             let fs_group = if path.is_dir() { FsGroup::Once } else { FsGroup::Never };

@@ -13,6 +13,7 @@
 //! - [`cgroup`]: v1, v2 and hybrid
 //! - [`devices`]: which devices a container may use
 //! - [`process`]: the ends of processes that are no children of ours
+//! - [`quota`]: folders that hold so much and no more
 //! - [`turns`]: one at a time for each name
 //! - [`users`]: pods whose users are none of the machine's
 //! - [`image`]: images from archives and registries
@@ -27,6 +28,7 @@ pub mod image;
 pub mod namespaces;
 pub mod process;
 pub mod protocol;
+pub mod quota;
 pub mod rootfs;
 mod seqpacket;
 mod shim;

@@ -36,7 +36,8 @@ pub fn chains(words: &Words) -> String {
             ));
         }
         for count in 1..=MOST {
-            let ends: Vec<String> = (0..count).map(|place| format!("{place} : goto end_{}", map(protocol, place))).collect();
+            let ends: Vec<String> =
+                (0..count).map(|place| format!("{place} : goto end_{}", map(protocol, place))).collect();
             let choice = match count {
                 1 => format!("goto end_{}", map(protocol, 0)),
                 _ => format!("numgen random mod {count} vmap {{ {} }}", ends.join(", ")),

@@ -93,7 +93,8 @@ fn a_change_of_a_service_with_few_endpoints_writes_no_rule() {
     let mut keeper = network::nft::Keeper::new("ip t", "services");
     let all: Vec<String> = (1..=shared::MOST).map(|n| format!("10.42.0.{n}")).collect();
     let all: Vec<_> = all.iter().map(|address| (address.as_str(), "a", true)).collect();
-    for (number, endpoints) in [&all[..1], &all[..3], &all[1..], &all[..], &all[..0], &all[..2]].into_iter().enumerate() {
+    for (number, endpoints) in [&all[..1], &all[..3], &all[1..], &all[..], &all[..0], &all[..2]].into_iter().enumerate()
+    {
         let script = keeper.step(frame(&config(), Family::V4), of(endpoints));
         let is_element = |line: &str| line.starts_with("add element ") || line.starts_with("delete element ");
         assert!(number == 0 || (!script.is_empty() && script.lines().all(is_element)), "{script}");
