@@ -210,7 +210,7 @@ pub enum Runtime {
     /// Shims of our own.
     Own(Arc<ImageStore>),
     /// A runtime that somebody brought.
-    Cri(Box<Cri>, CriImages),
+    Cri(Box<(Cri, CriImages)>),
 }
 
 /// The agent's connections to the outside.
@@ -237,7 +237,10 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
     let events = Recorder::new(parts.client.clone(), "kubelet", &config.node_name);
     let (engine, images, cri): (Arc<dyn Engine>, Arc<dyn Images>, Option<Cri>) = match parts.runtime {
         Runtime::Own(images) => (Arc::new(Shims { images: images.clone() }), Arc::new(images), None),
-        Runtime::Cri(cri, images) => (Arc::new((*cri).clone()), Arc::new(images), Some(*cri)),
+        Runtime::Cri(both) => {
+            let (cri, images) = *both;
+            (Arc::new(cri.clone()), Arc::new(images), Some(cri))
+        }
     };
     let agent = Arc::new(Agent {
         pulls: images::Pulls::default(),

@@ -38,15 +38,14 @@ pub async fn choose(args: &NodeArgs, agent_dir: &Path) -> anyhow::Result<Chosen>
     std::fs::write(&record, wanted).with_context(|| format!("can't write {}", record.display()))?;
     let archives = agent_dir.join("images");
     if let Some(endpoint) = &args.container_runtime_endpoint {
-        let (cri, images) = Cri::connect(endpoint, agent_dir).await?;
+        let both = Cri::connect(endpoint, agent_dir).await?;
         if std::fs::read_dir(&archives).is_ok_and(|mut files| files.next().is_some()) {
             tracing::warn!(
                 folder = %archives.display(),
                 "image archives are not loaded into another's runtime; containerd takes them by `ctr --namespace k8s.io images import FILE`"
             );
         }
-        let runtime = Runtime::Cri(Box::new(cri), images);
-        return Ok(Chosen { runtime, archives: tokio::spawn(async {}) });
+        return Ok(Chosen { runtime: Runtime::Cri(Box::new(both)), archives: tokio::spawn(async {}) });
     }
     let registries = Registries::read(&args.private_registry).map_err(anyhow::Error::msg)?;
     let images = ImageStore::open(&agent_dir.join("image-store"), registries)?;
