@@ -10,6 +10,7 @@
 //! - [`namespaces`]: net, ipc and uts namespaces that outlive processes (so there is no pause container)
 //! - [`rootfs`]: overlay mounts
 //! - [`files`]: files in a folder, and news of them
+//! - [`app_armor`]: profiles for containers, where the kernel has it
 //! - [`cgroup`]: v1, v2 and hybrid
 //! - [`devices`]: which devices a container may use
 //! - [`process`]: the ends of processes that are no children of ours
@@ -20,6 +21,7 @@
 //!
 //! This crate knows nothing of pods' specs or of the Kubernetes API.
 
+pub mod app_armor;
 pub mod cgroup;
 pub mod client;
 pub mod devices;

@@ -92,6 +92,8 @@ pub struct ContainerConfig {
     pub confined: bool,
     /// Under a seccomp profile of its own: the text.
     pub profile: Option<String>,
+    /// The AppArmor profile that it runs under, by name.
+    pub app_armor: Option<String>,
     pub add_capabilities: Vec<String>,
     pub drop_capabilities: Vec<String>,
     pub mounts: Vec<Mount>,
@@ -243,6 +245,9 @@ pub fn process(config: &ContainerConfig, args: &[String], tty: bool) -> Value {
     });
     let score = config.oom_score_adj.max(own_oom_score());
     process["oomScoreAdj"] = score.into();
+    if let Some(profile) = &config.app_armor {
+        process["apparmorProfile"] = profile.as_str().into();
+    }
     process
 }
 

@@ -42,8 +42,6 @@ pub struct Abilities {
     pub user_namespaces: Vec<String>,
     pub recursive_read_only: Vec<String>,
     pub supplemental_groups_policy: bool,
-    /// Whether it puts containers under AppArmor profiles, where the kernel has them.
-    pub app_armor: bool,
 }
 
 #[async_trait]

@@ -211,7 +211,7 @@ impl Worker {
         let deadline = self.deadline();
         if self.saved.failed.is_none() {
             let is_new = self.saved.sandbox.is_none() && self.saved.containers.is_empty();
-            let refused = if is_new { refusal(&self.pod, self.agent.engine.abilities().app_armor) } else { None };
+            let refused = if is_new { refusal(&self.pod) } else { None };
             let late = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
             let late = deadline.is_some_and(|at| at <= Instant::now()).then_some(late);
             self.saved.failed = refused.or(late).map(|(reason, message)| (reason.into(), message.into()));
@@ -681,7 +681,7 @@ impl Due {
 }
 
 /// Why this node can't run a pod as it wants to be run: reason and message, in upstream's words.
-fn refusal(pod: &Pod, app_armor: bool) -> Option<(&'static str, &'static str)> {
+fn refusal(pod: &Pod) -> Option<(&'static str, &'static str)> {
     let spec = pod.spec.as_ref()?;
     if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
         return Some(("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
@@ -689,14 +689,8 @@ fn refusal(pod: &Pod, app_armor: bool) -> Option<(&'static str, &'static str)> {
     let of_pod = spec.security_context.as_ref().and_then(|s| s.app_armor_profile.as_ref());
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let own = containers.filter_map(|c| c.security_context.as_ref()?.app_armor_profile.as_ref());
-    if own.chain(of_pod).any(|profile| profile.type_ != "Unconfined") {
-        return match std::fs::read_to_string("/sys/module/apparmor/parameters/enabled") {
-            Ok(enabled) if enabled.trim() == "Y" && app_armor => None,
-            Ok(enabled) if enabled.trim() == "Y" => {
-                Some(("AppArmor", "Cannot enforce AppArmor: this version of timonel loads no profiles, use Unconfined"))
-            }
-            _ => Some(("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host")),
-        };
+    if own.chain(of_pod).any(|profile| profile.type_ != "Unconfined") && !runtime::app_armor::is_enabled() {
+        return Some(("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"));
     }
     None
 }

@@ -192,7 +192,6 @@ fn abilities(status: &v1::StatusResponse) -> Abilities {
         user_namespaces: with(|features| features.user_namespaces),
         recursive_read_only: with(|features| features.recursive_read_only_mounts),
         supplemental_groups_policy: status.features.as_ref().is_some_and(|f| f.supplemental_groups_policy),
-        app_armor: true,
     }
 }
 

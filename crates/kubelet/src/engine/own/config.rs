@@ -106,6 +106,19 @@ fn confined(
     }
 }
 
+/// The AppArmor profile of a container, loaded. None where nobody asks for one.
+async fn app_armor(pod: &PodSecurityContext, own: &SecurityContext) -> Result<Option<String>, StartError> {
+    let profile = own.app_armor_profile.as_ref().or(pod.app_armor_profile.as_ref());
+    let Some(profile) = profile.filter(|profile| profile.type_ != "Unconfined") else { return Ok(None) };
+    let of_machine = profile.localhost_profile.clone().filter(|_| profile.type_ == "Localhost");
+    let loading = tokio::task::spawn_blocking(move || match of_machine {
+        Some(name) => runtime::app_armor::check(&name).map(|()| name),
+        None => runtime::app_armor::load_default().map(|()| runtime::app_armor::DEFAULT.to_string()),
+    });
+    let loaded = loading.await.map_err(io::Error::other).and_then(|loaded| loaded);
+    loaded.map(Some).map_err(|error| config_error(format!("cannot load AppArmor profile: {error}")))
+}
+
 impl Shim {
     /// Prepares a container's file system and starts it.
     ///
@@ -210,6 +223,7 @@ async fn container_config(
     let folder = agent.config.data_dir.join("seccomp");
     // Upstream's runtimes leave privileged containers alone, too.
     let (confined, profile) = if privileged { (false, None) } else { confined(&folder, &pod_context, &own)? };
+    let app_armor = app_armor(&pod_context, &own).await?;
     Ok(ContainerConfig {
         args,
         cwd,
@@ -221,6 +235,7 @@ async fn container_config(
         privileged,
         confined,
         profile,
+        app_armor,
         no_new_privileges: own.allow_privilege_escalation == Some(false),
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),

@@ -54,7 +54,6 @@ impl Engine for Shims {
             user_namespaces: all(),
             recursive_read_only: all(),
             supplemental_groups_policy: true,
-            app_armor: false,
         }
     }
 
