@@ -39,7 +39,7 @@ spec:
   terminationGracePeriodSeconds: 0
   restartPolicy: OnFailure
   containers:
-  - {name: c, image: 'busybox:1.28', stdin: true, command: [sh, -c, 'if [ -e /dev/shm/x ]; then exit 0; fi; echo first; read line; echo got $line; exit 3']}
+  - {name: c, image: 'busybox:1.28', stdin: true, stdinOnce: true, command: [sh, -c, 'if [ -e /dev/shm/x ]; then exit 0; fi; echo first; read line; sleep 1; echo got $line; exit 3']}
 ";
 
 fn containerd() -> anyhow::Result<Cluster> {
@@ -71,7 +71,8 @@ fn containerd_runs_pods_as_our_own_runtime_does() -> anyhow::Result<()> {
     assert!(ended.stderr.starts_with("wrong\n"), "{ended:?}");
     let piped = cluster.kubectl_with(&["exec", "-i", "web", "-c", "side", "--", "wc", "-c"], &"x".repeat(300_000));
     assert_eq!(piped.stdout.trim(), "300000", "{piped:?}");
-    // What was typed is heard, the end is told, and the container starts again.
+    // What was typed is heard, the end is told, and the container starts again. (With containerd, an attach of which input isn't the
+    // only one ever ends with its input.)
     cluster.wait_pod("talker")?;
     let typed = cluster.kubectl_with(&["attach", "-i", "talker"], "word\n");
     assert!(typed.stdout.contains("got word"), "{typed:?}");
@@ -82,6 +83,15 @@ fn containerd_runs_pods_as_our_own_runtime_does() -> anyhow::Result<()> {
     })?;
     assert!(cluster.ok(&["logs", "talker", "--previous"])?.contains("got word"));
 
+    // A containerd that is away for longer than probes may fail is no reason to end a container.
+    let restarts = |pod: &serde_json::Value| pod["status"]["containerStatuses"][0]["restartCount"].clone();
+    cluster.server.containerd.as_mut().expect("it runs the pods").crash();
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    cluster.server.containerd.as_mut().expect("it runs the pods").spawn()?;
+    let greeting = ["exec", "web", "-c", "side", "--", "sh", "-c", "echo $GREETING"];
+    cluster.eventually("it is looked into again", || Ok(cluster.kubectl(&greeting).stdout == "hello\n"))?;
+    assert_eq!(restarts(&cluster.get("pod", "web")?), 0);
+
     // Neither agent nor containerd need to be there for containers to go on, nor at their end.
     cluster.server.crash();
     let containerd = cluster.server.containerd.as_mut().expect("it runs the pods");
@@ -90,7 +100,6 @@ fn containerd_runs_pods_as_our_own_runtime_does() -> anyhow::Result<()> {
     cluster.server.spawn()?;
     cluster.wait_pod("web")?;
     let again = cluster.get("pod", "web")?;
-    let restarts = |pod: &serde_json::Value| pod["status"]["containerStatuses"][0]["restartCount"].clone();
     assert_eq!((restarts(&again), &again["metadata"]["uid"]), (0.into(), &pod["metadata"]["uid"]));
     assert_eq!(
         cluster.kubectl(&["exec", "web", "-c", "side", "--", "wget", "-qO-", "http://pages:8080/"]).stdout,

@@ -98,6 +98,22 @@ pub trait Engine: Send + Sync {
     }
 }
 
+/// Why a command has no outcome.
+#[derive(Debug, thiserror::Error)]
+pub enum NotRun {
+    #[error("{0}")]
+    Failed(String),
+    /// Nobody was there to run it, which says nothing of the container.
+    #[error("the container runtime is away")]
+    Away,
+}
+
+impl From<String> for NotRun {
+    fn from(why: String) -> Self {
+        NotRun::Failed(why)
+    }
+}
+
 /// How a container is to end.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
@@ -141,7 +157,7 @@ pub trait Containers: Send + Sync {
 
     /// Runs a command in a container for its outcome: its exit code, and the beginning of what it said. Who drops the future, or lets
     /// `limit` pass, ends the command.
-    async fn run(&self, id: &str, command: &[String], limit: Duration) -> Result<(i32, String), String>;
+    async fn run(&self, id: &str, command: &[String], limit: Duration) -> Result<(i32, String), NotRun>;
 
     /// Runs a command in a container, joined to a client; returns the status that the client gets.
     async fn exec(

@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use crate::engine::Containers;
+use crate::engine::{Containers, NotRun};
 
 /// What a probe found out about a run of a container.
 #[derive(Debug)]
@@ -101,8 +101,10 @@ async fn repeat(
     };
     loop {
         let result = tokio::time::timeout(timeout, once(containers, target, probe, timeout)).await;
-        let result = result.unwrap_or_else(|_| Err(format!("timed out after {}s", timeout.as_secs())));
+        let result = result.unwrap_or_else(|_| Err(format!("timed out after {}s", timeout.as_secs()).into()));
         match result {
+            // As upstream has it: what nobody could find out counts for nothing.
+            Err(NotRun::Away) => {}
             Ok(()) => {
                 (successes, failures) = (successes + 1, 0);
                 if successes >= need_success {
@@ -116,7 +118,7 @@ async fn repeat(
                     }
                 }
             }
-            Err(message) => {
+            Err(NotRun::Failed(message)) => {
                 (successes, failures) = (0, failures + 1);
                 if failures < need_failure {
                     tell(Kind::Unhealthy, false, message).await;
@@ -135,23 +137,23 @@ async fn repeat(
     }
 }
 
-async fn once(containers: &dyn Containers, target: &Target, probe: &Probe, limit: Duration) -> Result<(), String> {
+async fn once(containers: &dyn Containers, target: &Target, probe: &Probe, limit: Duration) -> Result<(), NotRun> {
     if let Some(exec) = &probe.exec {
-        run(containers, &target.id, exec.command.as_deref().unwrap_or_default(), limit).await
-    } else if let Some(get) = &probe.http_get {
+        return run(containers, &target.id, exec.command.as_deref().unwrap_or_default(), limit).await;
+    }
+    let asked = if let Some(get) = &probe.http_get {
         http::get(target, get).await
     } else if let Some(tcp) = &probe.tcp_socket {
         let address = host(target, tcp.host.as_deref())?;
         let port = port(target, &tcp.port)?;
-        TcpStream::connect((address, port))
-            .await
-            .map(|_| ())
-            .map_err(|e| format!("dial tcp {}: {e}", apimachinery::authority(address, port)))
+        let connected = TcpStream::connect((address, port)).await;
+        connected.map(|_| ()).map_err(|e| format!("dial tcp {}: {e}", apimachinery::authority(address, port)))
     } else if let Some(action) = &probe.grpc {
         grpc::check(target, action).await
     } else {
         Err("the probe says nothing to do".into())
-    }
+    };
+    Ok(asked?)
 }
 
 /// Runs a lifecycle hook to its end.
@@ -163,7 +165,8 @@ pub async fn hook(
 ) -> Result<(), String> {
     let work = async {
         if let Some(exec) = &hook.exec {
-            run(containers, &target.id, exec.command.as_deref().unwrap_or_default(), limit).await
+            let command = exec.command.as_deref().unwrap_or_default();
+            run(containers, &target.id, command, limit).await.map_err(|error| error.to_string())
         } else if let Some(get) = &hook.http_get {
             http::get(target, get).await
         } else if let Some(sleep) = &hook.sleep {
@@ -176,11 +179,11 @@ pub async fn hook(
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err("the hook took too long".into()))
 }
 
-async fn run(containers: &dyn Containers, id: &str, command: &[String], limit: Duration) -> Result<(), String> {
+async fn run(containers: &dyn Containers, id: &str, command: &[String], limit: Duration) -> Result<(), NotRun> {
     match containers.run(id, command, limit).await? {
         (0, _) => Ok(()),
-        (code, said) if said.is_empty() => Err(format!("command {command:?} exited with {code}")),
-        (_, said) => Err(said),
+        (code, said) if said.is_empty() => Err(format!("command {command:?} exited with {code}").into()),
+        (_, said) => Err(said.into()),
     }
 }
 

@@ -22,7 +22,7 @@ use super::container::{self, configuration};
 use super::{Cri, RETRY, is_away, pid_in, sandbox, streams, told};
 use crate::Agent;
 use crate::container::{Launch, StartError};
-use crate::engine::{Stop, signal_number};
+use crate::engine::{NotRun, Stop, signal_number};
 use crate::server::{Event, Sender, Wants};
 
 /// How much of what a command says is told, in bytes.
@@ -285,12 +285,13 @@ impl crate::engine::Containers for Containers {
         self.cri.client().update_container_resources(request).await.map(|_| ()).map_err(|s| told(&s))
     }
 
-    async fn run(&self, id: &str, command: &[String], limit: Duration) -> Result<(i32, String), String> {
+    async fn run(&self, id: &str, command: &[String], limit: Duration) -> Result<(i32, String), NotRun> {
         let timeout = limit.as_secs().max(1) as i64;
         let request = v1::ExecSyncRequest { container_id: id.into(), cmd: command.to_vec(), timeout };
         let answer = self.cri.client().exec_sync(request).await.map_err(|status| match status.code() {
-            Code::DeadlineExceeded => format!("timed out after {timeout}s"),
-            _ => status.message().to_string(),
+            _ if is_away(&status) => NotRun::Away,
+            Code::DeadlineExceeded => NotRun::Failed(format!("timed out after {timeout}s")),
+            _ => NotRun::Failed(status.message().to_string()),
         })?;
         let answer = answer.into_inner();
         let said = [answer.stdout, answer.stderr].concat();

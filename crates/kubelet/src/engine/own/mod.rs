@@ -20,7 +20,7 @@ use runtime::{ContainerEvent, Image, ImageError, ImageStore, ShimClient, cgroup,
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::{Abilities, Containers, Engine, Images, Stop, Version, outcome, signal_number};
+use super::{Abilities, Containers, Engine, Images, NotRun, Stop, Version, outcome, signal_number};
 use crate::container::{Launch, StartError};
 use crate::network::told;
 use crate::sandbox::{Places, Sandbox, kernel_name};
@@ -170,10 +170,10 @@ impl Containers for Shim {
         cgroup::set_limits(cgroup, limits)
     }
 
-    async fn run(&self, id: &str, command: &[String], limit: Duration) -> Result<(i32, String), String> {
+    async fn run(&self, id: &str, command: &[String], limit: Duration) -> Result<(i32, String), NotRun> {
         let process = self.process(id, command, false).map_err(|e| e.to_string())?;
-        let running = streams::run(&self.shim, id, process.path());
-        tokio::time::timeout(limit, running).await.map_err(|_| format!("timed out after {}s", limit.as_secs()))?
+        let running = tokio::time::timeout(limit, streams::run(&self.shim, id, process.path())).await;
+        Ok(running.map_err(|_| format!("timed out after {}s", limit.as_secs()))??)
     }
 
     async fn exec(
