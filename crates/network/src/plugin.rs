@@ -18,6 +18,8 @@ pub const NAME: &str = "timonel-cni";
 /// Some runtimes want this plugin beside any other. The agent has done its work already when it connected the pod; so where nobody brought
 /// it, this program is it, too.
 pub const LOOPBACK: &str = "loopback";
+/// What its network is called.
+pub const NETWORK: &str = "timonel";
 /// The file that tells a runtime of it.
 pub const CONFIGURATION: &str = "10-timonel.conflist";
 const VERSIONS: [&str; 4] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0"];
@@ -50,7 +52,7 @@ pub struct Answer {
 /// The text of [`CONFIGURATION`].
 pub fn configuration(socket: &Path) -> String {
     let plugin = json!({"type": NAME, "socket": socket});
-    json!({"cniVersion": "1.0.0", "name": "timonel", "plugins": [plugin]}).to_string()
+    json!({"cniVersion": "1.0.0", "name": NETWORK, "plugins": [plugin]}).to_string()
 }
 
 /// What a runtime gets to hear: text, and whether it went well.

@@ -51,6 +51,17 @@ pub async fn serve(agent: Arc<Agent>, cri: Cri) -> io::Result<()> {
     let listener = UnixListener::bind(&socket)?;
     std::fs::create_dir_all(leases(&agent.config))?;
     install(cri.plugins(), &socket)?;
+    // Runtimes take the first by its file's name.
+    let folder = &cri.plugins().configurations;
+    if let Ok(first) = cni::Cni::new(folder.clone(), Vec::new()).configuration()
+        && first.name != plugin::NETWORK
+    {
+        tracing::warn!(
+            network = first.name,
+            folder = %folder.display(),
+            "the container runtime connects pods to another network, whose configuration comes before timonel's: remove it, or say --cni-conf-dir if that is meant"
+        );
+    }
     tokio::spawn(async move {
         loop {
             let Ok((stream, _)) = listener.accept().await else { continue };
