@@ -1,8 +1,7 @@
 //! Threads of the ingress' own, each with its connections from outside and to backends.
 //!
 //! A connection stays on the thread that it was given to, and so does what it needs: no request wakes another thread, and nothing of it is
-//! locked or handed over. On the process' common threads, where any task may go on anywhere, a request took a fifth as much again
-//! (`docs/benchmarks.md`).
+//! handed over. Much traffic from outside doesn't keep the rest of the process waiting either.
 
 use std::io;
 use std::net::SocketAddr;
