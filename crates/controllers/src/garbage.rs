@@ -12,6 +12,7 @@ use futures::StreamExt as _;
 use informer::{Key, Queue};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, PartialObjectMeta, Patch, PatchParams, Preconditions};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
@@ -22,6 +23,8 @@ use crate::{Context, Result, custom_resources};
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
+/// Until an object is looked at again that changed while it was to go.
+const AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone)]
 struct Node {
@@ -265,8 +268,42 @@ async fn collect(context: &Context, graph: &Shared, uid: &str) -> Result<Option<
     if node.owners.is_empty() || node.deleting || alive {
         return Ok(None);
     }
-    delete(client, &node, uid, foreground).await?;
-    Ok(None)
+    // Each kind has a watch of its own, and one may be behind another: an owner may be there that the graph doesn't know yet, or the object
+    // may have been let go already. So the API has the last word, as with upstream.
+    let Some(object) =
+        api(client, &node).get_metadata_opt(&node.name).await?.filter(|o| o.uid().as_deref() == Some(uid))
+    else {
+        return Ok(None);
+    };
+    if object.owner_references().is_empty() {
+        return Ok(None);
+    }
+    for owner in object.owner_references() {
+        let judged = graph.lock().nodes.contains_key(&owner.uid);
+        if !judged && is_there(context, &node.namespace, owner).await? {
+            return Ok(None);
+        }
+    }
+    let seen = Preconditions { uid: Some(uid.into()), resource_version: object.resource_version() };
+    match delete_as(client, &node, seen, foreground).await {
+        // It was changed meanwhile, perhaps let go.
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(Some(AGAIN)),
+        other => crate::ignore(other, &[404]).map(|()| None),
+    }
+}
+
+/// Whether an owner is there that the graph doesn't know.
+async fn is_there(context: &Context, namespace: &str, owner: &OwnerReference) -> Result<bool> {
+    let is_meant = |kind: &&Kind| kind.kind == owner.kind && kind.api_version() == owner.api_version;
+    let built_in = KINDS.iter().find(is_meant);
+    let custom =
+        || custom_resources::kinds(&context.informers.of::<CustomResourceDefinition>()).into_iter().find(is_meant);
+    // What has no kind any more can't be there.
+    let Some(kind) = built_in.or_else(custom) else { return Ok(false) };
+    let (namespace, name) = (namespace.to_string(), owner.name.clone());
+    let node = Node { kind, namespace, name, owners: Vec::new(), deleting: false, finalizers: Vec::new() };
+    let found = api(&context.client, &node).get_metadata_opt(&node.name).await?;
+    Ok(found.is_some_and(|found| found.uid().as_ref() == Some(&owner.uid)))
 }
 
 /// Tells of owner references that lead to another namespace, and so to nothing.
@@ -291,9 +328,14 @@ async fn tell_foreign(context: &Context, node: &Node, uid: &str, foreign: &[Stri
 }
 
 async fn delete(client: &Client, node: &Node, uid: &str, foreground: bool) -> Result {
-    let mut params = if foreground { DeleteParams::foreground() } else { DeleteParams::background() };
-    params.preconditions = Some(Preconditions { uid: Some(uid.into()), resource_version: None });
-    crate::ignore(api(client, node).delete(&node.name, &params).await, &[404, 409])
+    let this = Preconditions { uid: Some(uid.into()), resource_version: None };
+    crate::ignore(delete_as(client, node, this, foreground).await, &[404, 409])
+}
+
+async fn delete_as(client: &Client, node: &Node, seen: Preconditions, foreground: bool) -> kube::Result<()> {
+    let params = if foreground { DeleteParams::foreground() } else { DeleteParams::background() };
+    let params = DeleteParams { preconditions: Some(seen), ..params };
+    api(client, node).delete(&node.name, &params).await.map(|_| ())
 }
 
 async fn remove_finalizer(client: &Client, node: &Node, finalizer: &str) -> Result {
