@@ -11,9 +11,6 @@ use super::{CONTAINER_NAME, sandbox};
 use crate::Agent;
 use crate::container::{Launch, StartError, config_error, devices, expanded, limits, mounts, oom_score, seccomp_path};
 
-/// The runtime's copy of the id that we proposed: by it a container is known whose own id we hadn't heard yet.
-pub const PROPOSED: &str = "timonel.io/proposed-id";
-
 pub async fn configuration(agent: &Agent, launch: &Launch<'_>, owner: &str) -> Result<v1::ContainerConfig, StartError> {
     let Launch { pod, container, image, sandbox, .. } = launch;
     let spec = pod.spec.clone().unwrap_or_default();
@@ -24,7 +21,6 @@ pub async fn configuration(agent: &Agent, launch: &Launch<'_>, owner: &str) -> R
     let mut labels = sandbox::labels(pod, owner);
     labels.insert(CONTAINER_NAME.into(), container.name.clone());
     let annotations = [
-        (PROPOSED, launch.id.to_string()),
         ("io.kubernetes.container.restartCount", launch.attempt.to_string()),
         (
             "io.kubernetes.container.terminationMessagePath",

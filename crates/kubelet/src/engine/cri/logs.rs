@@ -1,11 +1,10 @@
 //! Logs that the runtime writes: put aside when they are large, as it doesn't do that itself.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use ::cri::v1;
 
-use super::{CONTAINER_NAME, Cri, OWNER, POD_UID};
+use super::{CONTAINER_NAME, Cri, POD_UID};
 use crate::Config;
 use crate::sandbox::Places;
 
@@ -16,8 +15,7 @@ const PERIOD: Duration = Duration::from_secs(10);
 pub async fn rotate(cri: Cri, config: Config) {
     loop {
         tokio::time::sleep(PERIOD).await;
-        let labels = HashMap::from([(OWNER.to_string(), cri.owner.clone())]);
-        let filter = v1::ContainerFilter { label_selector: labels, ..v1::ContainerFilter::default() };
+        let filter = v1::ContainerFilter { label_selector: cri.owned(), ..v1::ContainerFilter::default() };
         let request = v1::ListContainersRequest { filter: Some(filter) };
         let Ok(answer) = cri.client().list_containers(request).await else { continue };
         let containers = answer.into_inner().containers;

@@ -156,13 +156,17 @@ impl Cri {
         self.runtime.clone()
     }
 
+    /// What all sandboxes and containers of this agent are found by.
+    fn owned(&self) -> HashMap<String, String> {
+        HashMap::from([(OWNER.to_string(), self.owner.clone())])
+    }
+
     /// Removes all sandboxes of this agent, with their containers.
     ///
     /// # Errors
     /// When the runtime can't.
     pub async fn remove_all(&self) -> io::Result<()> {
-        let labels = HashMap::from([(OWNER.to_string(), self.owner.clone())]);
-        for sandbox in self.sandboxes(labels).await.map_err(|s| told(&s))? {
+        for sandbox in self.sandboxes(self.owned()).await.map_err(|s| told(&s))? {
             self.remove_sandbox(&sandbox.id).await.map_err(|s| told(&s))?;
         }
         Ok(())
@@ -226,11 +230,8 @@ impl Engine for Cri {
 
     async fn is_whole(&self, _: &Places, sandbox: &Sandbox) -> bool {
         let Some(id) = &sandbox.id else { return false };
-        let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: false };
-        match self.client().pod_sandbox_status(request).await {
-            Ok(answer) => {
-                answer.into_inner().status.is_some_and(|status| status.state() == v1::PodSandboxState::SandboxReady)
-            }
+        match self.sandbox_state(id).await {
+            Ok((state, _)) => state == v1::PodSandboxState::SandboxReady,
             // Of a runtime that is away nothing is known yet.
             Err(status) => status.code() != Code::NotFound,
         }
@@ -254,16 +255,13 @@ impl Engine for Cri {
     }
 
     async fn strays(&self) -> Vec<String> {
-        let labels = HashMap::from([(OWNER.to_string(), self.owner.clone())]);
-        let sandboxes = self.sandboxes(labels).await.unwrap_or_default();
+        let sandboxes = self.sandboxes(self.owned()).await.unwrap_or_default();
         sandboxes.into_iter().filter_map(|sandbox| Some(sandbox.metadata?.uid)).collect()
     }
 
     async fn network(&self, _: &Places, sandbox: &Sandbox) -> io::Result<PathBuf> {
-        let id = sandbox.id.clone().unwrap_or_default();
-        let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id, verbose: true };
-        let answer = self.client().pod_sandbox_status(request).await.map_err(|s| told(&s))?.into_inner();
-        let pid = pid_in(&answer.info).ok_or_else(|| io::Error::other("the runtime doesn't tell its process"))?;
+        let (_, pid) = self.sandbox_state(sandbox.id.as_deref().unwrap_or("")).await.map_err(|s| told(&s))?;
+        let pid = pid.ok_or_else(|| io::Error::other("the runtime doesn't tell its process"))?;
         Ok(format!("/proc/{pid}/ns/net").into())
     }
 
@@ -275,8 +273,7 @@ impl Engine for Cri {
     }
 
     async fn written(&self) -> Option<HashMap<String, u64>> {
-        let labels = HashMap::from([(OWNER.to_string(), self.owner.clone())]);
-        let filter = v1::ContainerStatsFilter { label_selector: labels, ..v1::ContainerStatsFilter::default() };
+        let filter = v1::ContainerStatsFilter { label_selector: self.owned(), ..v1::ContainerStatsFilter::default() };
         let request = v1::ListContainerStatsRequest { filter: Some(filter) };
         let answer = self.client().list_container_stats(request).await.ok()?.into_inner();
         let of = |stats: v1::ContainerStats| Some((stats.attributes?.id, stats.writable_layer?.used_bytes?.value));

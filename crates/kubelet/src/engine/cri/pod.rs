@@ -99,7 +99,7 @@ impl Cri {
         }
     }
 
-    async fn sandbox_state(&self, id: &str) -> Result<(v1::PodSandboxState, Option<i32>), Status> {
+    pub(super) async fn sandbox_state(&self, id: &str) -> Result<(v1::PodSandboxState, Option<i32>), Status> {
         let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.into(), verbose: true };
         let answer = self.client().pod_sandbox_status(request).await?.into_inner();
         let pid = pid_in(&answer.info);

@@ -128,7 +128,8 @@ impl Cri {
 
     /// Removes all sandboxes of a pod; none is well, too.
     pub(super) async fn remove_of(&self, uid: &str) -> Result<(), Status> {
-        let labels = HashMap::from([(POD_UID.to_string(), uid.to_string()), (OWNER.to_string(), self.owner.clone())]);
+        let mut labels = self.owned();
+        labels.insert(POD_UID.into(), uid.into());
         for sandbox in self.sandboxes(labels).await? {
             self.remove_sandbox(&sandbox.id).await?;
         }

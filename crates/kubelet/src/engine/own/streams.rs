@@ -155,6 +155,7 @@ fn size_of(message: &[u8]) -> Option<(u16, u16)> {
     let number = |key: &str| size[key].as_u64().and_then(|n| u16::try_from(n).ok()).unwrap_or(0);
     Some((number("Width"), number("Height")))
 }
+
 pub async fn run_attach(
     shim: &ShimClient,
     id: &str,
