@@ -15,7 +15,7 @@ use crate::containerd::Containerd;
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// Waits this long for what should happen within a few seconds; only a broken test takes it all.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a command printed, and how it ended.
 #[derive(Debug, Clone)]
