@@ -56,8 +56,13 @@ fn images_come_from_mirrors_and_registries_with_credentials() -> anyhow::Result<
     Ok(())
 }
 
-/// Between the node and a registry: each connection breaks off after so many bytes.
-fn breaking(cluster: &Cluster, port: u16, to: u16, after: usize) -> anyhow::Result<()> {
+/// Between the node and a registry: each connection goes on as long as `pass` says so, who is told how many bytes it had with the next.
+fn between(
+    cluster: &Cluster,
+    port: u16,
+    to: u16,
+    pass: impl Fn(usize) -> bool + Clone + Send + 'static,
+) -> anyhow::Result<()> {
     use std::io::{Read as _, Write as _};
     use std::net::{TcpListener, TcpStream};
     let listener = cluster.server.inside(move || TcpListener::bind(("127.0.0.1", port)))??;
@@ -72,15 +77,16 @@ fn breaking(cluster: &Cluster, port: u16, to: u16, after: usize) -> anyhow::Resu
             let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else { return };
             let (Ok(mut asks), Ok(mut asked)) = (client.try_clone(), server.try_clone()) else { return };
             std::thread::spawn(move || std::io::copy(&mut asks, &mut asked));
+            let pass = pass.clone();
             std::thread::spawn(move || {
                 let (mut client, mut server) = (client, server);
-                let (mut buffer, mut left) = (vec![0; 1 << 16], after);
+                let (mut buffer, mut passed) = (vec![0; 1 << 16], 0);
                 while let Ok(n) = server.read(&mut buffer)
                     && n > 0
-                    && n <= left
+                    && pass(passed + n)
                     && client.write_all(&buffer[..n]).is_ok()
                 {
-                    left -= n;
+                    passed += n;
                 }
                 let _ = client.shutdown(std::net::Shutdown::Both);
                 let _ = server.shutdown(std::net::Shutdown::Both);
@@ -119,11 +125,39 @@ fn what_was_fetched_of_an_image_is_not_fetched_again() -> anyhow::Result<()> {
     assert_eq!(there.trim(), "5");
 
     // Connections that break off after 1.5 MB: the rest is fetched, not all of it.
-    breaking(&cluster, 5002, 5000, 1_500_000)?;
+    between(&cluster, 5002, 5000, |bytes| bytes <= 1_500_000)?;
     cluster.apply(&pod("far", "far.test/far:1", ""))?;
     cluster.wait_pod("far")?;
     assert_eq!(cluster.ok(&["exec", "far", "--", "sh", "-c", "cat /large-1 /large-2 | wc -c"])?.trim(), "8000000");
     let left = std::fs::read_dir(cluster.server.folder().join("data/agent/image-store/fetched"))?.count();
     assert_eq!(left, 0, "something is left of what was fetched");
     Ok(())
+}
+
+#[test]
+fn a_long_pull_says_how_far_it_has_come() -> anyhow::Result<()> {
+    const SIZE: usize = 4_000_000;
+    let mirrors = "mirrors:\n  slow.test: {endpoint: ['http://127.0.0.1:5002']}\nconfigs:\n  '127.0.0.1:5002': {auth: {username: user, password: secret}}\n";
+    let cluster =
+        Cluster::start_prepared(&[], |node| Ok(std::fs::write(node.folder().join("registries.yaml"), mirrors)?))?;
+    let registry = Registry::start(&cluster.server, 5000)?;
+    registry.put_large("slow", "1", 1, SIZE)?;
+    // Half of the layer comes, and the rest when somebody was told so.
+    let (open, told) = std::sync::mpsc::channel::<()>();
+    let told = std::sync::Arc::new(std::sync::Mutex::new(told));
+    between(&cluster, 5002, 5000, move |bytes| {
+        // Closed is as good as told.
+        bytes < SIZE / 2 || told.lock().is_ok_and(|told| told.recv().is_err())
+    })?;
+    cluster.apply(&pod("slow", "slow.test/slow:1", ""))?;
+    cluster.eventually("an event says how much is here", || {
+        let events = cluster.ok(&["events", "--for=pod/slow"])?;
+        let line = events.lines().find(|line| line.contains("MB")).unwrap_or_default();
+        let (here, all) = line.rsplit_once("\": ").and_then(|(_, far)| far.split_once(" of ")).unwrap_or_default();
+        let (here, all): (f64, f64) = (here.parse()?, all.trim_end_matches(" MB").parse()?);
+        anyhow::ensure!(here >= 1.0 && here < all && all > 4.0, "{line}");
+        Ok(true)
+    })?;
+    drop(open);
+    cluster.wait_pod("slow")
 }

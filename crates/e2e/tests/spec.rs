@@ -243,6 +243,12 @@ fn who_a_container_is_and_what_it_may() -> anyhow::Result<()> {
                 "1 65536\n0\n0\n0\n65534\nsame",
             ),
             (
+                "own-users-unmasked",
+                "hostUsers: false\nc: securityContext: {procMount: Unmasked}",
+                Says("unshare -Urmpf mount -t proc proc /proc && echo may; grep ' /proc/' /proc/mounts | wc -l"),
+                "may\n0",
+            ),
+            (
                 // As programs do that log to `/dev/stdout`, whoever they are.
                 "streams-by-name",
                 "securityContext: {runAsUser: 1000}\nrestartPolicy: Never\nc: command: [sh, -c, 'echo out > /dev/stdout; sleep 0.3; echo err > /dev/stderr']",

@@ -210,6 +210,11 @@ fn pod_gets_what_its_spec_says() -> anyhow::Result<()> {
     assert_eq!(sh("cat /work/inner/file")?, "x\n");
     assert_eq!(sh("test -s /var/run/secrets/kubernetes.io/serviceaccount/token && echo token")?, "token\n");
     assert_eq!(cluster.ok(&["logs", "features"])?, "started\n");
+    // What changes is renewed; a folder's rights stay what its users made them.
+    sh("chmod 0750 /work")?;
+    cluster.ok(&["label", "pod", "features", "more=here"])?;
+    cluster.eventually("the new label is seen", || Ok(sh("cat /down/labels")?.contains("more=\"here\"")))?;
+    assert_eq!(sh("stat -c %a /work")?, "750\n");
     // Exit codes come through.
     assert_eq!(cluster.kubectl(&["exec", "features", "--", "sh", "-c", "exit 7"]).code, 7);
     let status = cluster.get("pod", "features")?["status"].clone();

@@ -1,13 +1,15 @@
 //! When an image is pulled, and how failures are told.
 
 use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use kube::{Api, ResourceExt as _};
 use parking_lot::Mutex;
-use runtime::Image;
-use runtime::image::Credentials;
+use runtime::{Image, ImageError};
+use runtime::image::{Credentials, Progress};
 use tokio::time::Instant;
 
 use crate::Agent;
@@ -23,6 +25,9 @@ pub struct NoImage {
 
 /// First and longest wait between pulls of an image that can't be pulled.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+
+/// When a pull that goes on is told of for the first time; each time later the wait is twice as long.
+const TELL: Duration = Duration::from_secs(5);
 
 /// Pulls that failed: how often, when the next may be, and the message.
 #[derive(Default)]
@@ -64,7 +69,7 @@ impl Agent {
         }
         self.tell(pod, &container.name, "Normal", "Pulling", format!("Pulling image {name:?}"));
         let started = Instant::now();
-        match self.images.pull(name, self.pull_credentials(pod, name).await).await {
+        match self.pull(pod, container, name).await {
             Ok(image) => {
                 self.pulls.failed.lock().remove(name);
                 let took = started.elapsed().as_millis();
@@ -105,6 +110,24 @@ impl Agent {
                     })
                 }
             },
+        }
+    }
+
+    /// Pulls an image, and says how far that has come, less and less often.
+    async fn pull(&self, pod: &Pod, container: &Container, name: &str) -> Result<Image, ImageError> {
+        let progress = Arc::<Progress>::default();
+        let mut pulling = pin!(self.images.pull(name, self.pull_credentials(pod, name).await, &progress));
+        let mut wait = TELL;
+        loop {
+            match tokio::time::timeout(wait, &mut pulling).await {
+                Ok(outcome) => return outcome,
+                Err(_) => wait *= 2,
+            }
+            if let Some((here, all)) = progress.now() {
+                let (here, all) = (here as f64 / 1e6, all as f64 / 1e6);
+                let message = format!("Pulling image {name:?}: {here:.1} of {all:.1} MB");
+                self.tell(pod, &container.name, "Normal", "Pulling", message);
+            }
         }
     }
 

@@ -105,9 +105,8 @@ impl Agent {
         if let Some(wanted) = claim_of(pod, volume) {
             return self.claim(pod, volume, &wanted, places, first).await;
         }
-        std::fs::create_dir_all(&folder).map_err(text)?;
         if let Some(source) = &volume.empty_dir {
-            std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).map_err(text)?;
+            make_open(&folder).map_err(text)?;
             if source.medium.as_deref() == Some("Memory") && !rootfs::is_mounted(&folder) {
                 let limit = source.size_limit.as_ref().and_then(|q| q.0.parse::<apimachinery::Quantity>().ok());
                 let options = limit.map_or("mode=1777".to_string(), |l| format!("mode=1777,size={}", l.value()));
@@ -122,6 +121,7 @@ impl Agent {
             }
             return Ok(Ready { path: folder, fs_group: FsGroup::Once });
         }
+        std::fs::create_dir_all(&folder).map_err(text)?;
         if let Some(source) = &volume.image {
             let path = self.image_volume(pod, volume, source, folder).await?;
             return Ok(Ready { path, fs_group: FsGroup::Never });
@@ -424,6 +424,18 @@ fn write_atomically(folder: &Path, files: &Files) -> io::Result<()> {
         let _ = std::fs::remove_dir_all(old);
     }
     Ok(())
+}
+
+/// Makes a folder in which everybody may write, unless it is there: from then on its rights are its users' to change.
+fn make_open(folder: &Path) -> io::Result<()> {
+    if folder.exists() {
+        return Ok(());
+    }
+    // It has its name only once it has its rights, which making alone doesn't give under a mask.
+    let new = folder.with_extension("new~");
+    std::fs::create_dir_all(&new)?;
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o777))?;
+    std::fs::rename(new, folder)
 }
 
 fn count_files(folder: &Path) -> usize {

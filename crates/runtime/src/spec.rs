@@ -87,6 +87,8 @@ pub struct ContainerConfig {
     pub tty: bool,
     pub read_only_root: bool,
     pub privileged: bool,
+    /// It sees all of `/proc` and `/sys`.
+    pub unmasked: bool,
     pub no_new_privileges: bool,
     /// Under the default seccomp profile.
     pub confined: bool,
@@ -422,7 +424,7 @@ pub fn write_bundle(bundle: &Path, config: &ContainerConfig, namespaces: &Namesp
     });
     if config.privileged {
         host_devices(Path::new("/dev"), &mut nodes);
-    } else {
+    } else if !config.unmasked {
         spec["linux"]["maskedPaths"] = json!(MASKED);
         spec["linux"]["readonlyPaths"] = json!(READ_ONLY);
     }

@@ -231,6 +231,10 @@ fn containers(spec: &Field<'_>, volumes: &[&str], causes: &mut Vec<Cause>) {
                 causes.push(Cause::duplicate(&name.path, name.value));
             }
             seen.push(name.text());
+            let shown = c.at("securityContext").at("procMount");
+            if shown.text() == "Unmasked" && spec.at("hostUsers").value != false {
+                shown.invalid("`hostUsers` must be false to use `Unmasked`", causes);
+            }
             // Init containers come one after the other.
             let ports = c.at("ports").items().filter(|_| role == Role::Main);
             for port in ports.filter(|p| p.at("hostPort").value.as_i64().unwrap_or(0) != 0) {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
-use runtime::image::Credentials;
+use runtime::image::{Credentials, Progress};
 use runtime::protocol::{ContainerState, Exit};
 use runtime::spec::Limits;
 use runtime::{ContainerEvent, Image, ImageError};
@@ -185,9 +185,16 @@ pub trait Images: Send + Sync {
     /// The image that `name` (tag, digest or id) stands for.
     async fn find(&self, name: &str) -> Option<Image>;
 
+    /// Fetches an image. Who can't say how far it has come leaves `progress` alone.
+    ///
     /// # Errors
     /// In the registry's words.
-    async fn pull(&self, name: &str, credentials: Option<Credentials>) -> Result<Image, ImageError>;
+    async fn pull(
+        &self,
+        name: &str,
+        credentials: Option<Credentials>,
+        progress: &Arc<Progress>,
+    ) -> Result<Image, ImageError>;
 
     async fn list(&self) -> Vec<Image>;
 

@@ -22,6 +22,7 @@ use serde_json::Value;
 use crate::boot_id;
 use crate::turns::Turns;
 
+pub use pull::Progress;
 pub use registries::{Credentials, Registries};
 
 #[derive(Debug, Clone, thiserror::Error)]

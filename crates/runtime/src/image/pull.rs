@@ -1,5 +1,6 @@
 //! Images from registries (distribution-spec), through mirrors if there are some.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,6 +15,37 @@ use oci_client::{Client, Reference};
 use super::archive::{Configuration, is_digest};
 use super::registries::Endpoint;
 use super::{Credentials, Image, ImageError, ImageStore, parse};
+
+/// How far a pull has come, told while it goes on.
+#[derive(Debug, Default)]
+pub struct Progress(parking_lot::Mutex<Fetched>);
+
+#[derive(Debug, Default)]
+struct Fetched {
+    size: u64,
+    /// By the layers' digests.
+    layers: HashMap<String, u64>,
+}
+
+impl Progress {
+    /// Bytes that are here and bytes in all, of the packed layers; nothing before the registry has said what there is to fetch.
+    pub fn now(&self) -> Option<(u64, u64)> {
+        let fetched = self.0.lock();
+        (fetched.size > 0).then(|| (fetched.layers.values().sum(), fetched.size))
+    }
+
+    fn begin(&self, size: u64) {
+        *self.0.lock() = Fetched { size, layers: HashMap::new() };
+    }
+
+    fn set(&self, layer: &str, bytes: u64) {
+        let mut fetched = self.0.lock();
+        match fetched.layers.get_mut(layer) {
+            Some(present) => *present = bytes,
+            None => drop(fetched.layers.insert(layer.into(), bytes)),
+        }
+    }
+}
 
 /// Layers that are fetched at a time.
 const PARALLEL: usize = 4;
@@ -65,7 +97,13 @@ const TRIES: u32 = 3;
 
 /// Fetches the rest of a layer into a file that may have its beginning. What is there is checked when it is unpacked, by the
 /// digest of the plain content.
-async fn fetch(client: &Client, place: &Reference, layer: &OciDescriptor, path: &Path) -> Result<(), String> {
+async fn fetch(
+    client: &Client,
+    place: &Reference,
+    layer: &OciDescriptor,
+    path: &Path,
+    progress: &Progress,
+) -> Result<(), String> {
     let size = u64::try_from(layer.size).unwrap_or_default();
     let mut tries = 0;
     loop {
@@ -74,7 +112,7 @@ async fn fetch(client: &Client, place: &Reference, layer: &OciDescriptor, path: 
         if has == size && size > 0 {
             return Ok(());
         }
-        let error = match fetch_from(client, place, layer, path, has).await {
+        let error = match fetch_from(client, place, layer, path, has, progress).await {
             Ok(()) => String::from("the registry sent less than it promised"),
             Err(error) => error,
         };
@@ -97,6 +135,7 @@ async fn fetch_from(
     layer: &OciDescriptor,
     path: &Path,
     has: u64,
+    progress: &Progress,
 ) -> Result<(), String> {
     use tokio::io::AsyncWriteExt as _;
     let text = |e: std::io::Error| e.to_string();
@@ -120,6 +159,7 @@ async fn fetch_from(
                 return Err(format!("the registry sends more than the {limit} bytes of the layer"));
             }
             file.write_all(&bytes).await.map_err(text)?;
+            progress.set(&layer.digest, length);
         }
         Ok(())
     }
@@ -135,7 +175,12 @@ impl ImageStore {
     ///
     /// # Errors
     /// With the words of each registry that was asked.
-    pub async fn pull(self: &Arc<Self>, name: &str, given: Option<Credentials>) -> Result<Image, ImageError> {
+    pub async fn pull(
+        self: &Arc<Self>,
+        name: &str,
+        given: Option<Credentials>,
+        progress: &Arc<Progress>,
+    ) -> Result<Image, ImageError> {
         let reference = parse(name)?;
         let mut reasons = Vec::new();
         for endpoint in self.registries.endpoints(reference.registry()) {
@@ -145,7 +190,7 @@ impl ImageStore {
                 (Some(given), Credentials::Anonymous) if own => given.clone(),
                 (_, configured) => configured,
             };
-            match self.pull_from(&reference, &endpoint, credentials).await {
+            match self.pull_from(&reference, &endpoint, credentials, progress).await {
                 Ok(image) => return Ok(image),
                 Err(reason) => reasons.push(format!("{}: {reason}", endpoint.host)),
             }
@@ -158,6 +203,7 @@ impl ImageStore {
         reference: &Reference,
         endpoint: &Endpoint,
         credentials: Credentials,
+        progress: &Arc<Progress>,
     ) -> Result<Image, String> {
         let auth = match credentials {
             Credentials::Anonymous => RegistryAuth::Anonymous,
@@ -169,11 +215,12 @@ impl ImageStore {
         let (manifest, digest, config) = client.pull_manifest_and_config(&place, &auth).await.map_err(|e| told(&e))?;
         let config_bytes = config.into_bytes();
         let config = Configuration::read(&config_bytes, manifest.layers.len()).map_err(|e| e.to_string())?;
-        let sizes: i64 = manifest.layers.iter().map(|layer| layer.size).sum();
-        let size = config_bytes.len() as u64 + u64::try_from(sizes).unwrap_or_default();
+        let sizes = manifest.layers.iter().map(|layer| u64::try_from(layer.size).unwrap_or_default()).sum::<u64>();
+        let size = config_bytes.len() as u64 + sizes;
+        progress.begin(sizes);
         let layers = manifest.layers.into_iter().zip(config.diff_ids.clone());
-        let work: Vec<_> =
-            layers.map(|(layer, diff_id)| self.clone().layer(client.clone(), place.clone(), layer, diff_id)).collect();
+        let fetch = |(layer, diff_id)| self.clone().layer(client.clone(), place.clone(), layer, diff_id, progress.clone());
+        let work: Vec<_> = layers.map(fetch).collect();
         futures::stream::iter(work).buffer_unordered(PARALLEL).try_collect::<()>().await?;
         let repository = format!("{}/{}", reference.registry(), reference.repository());
         let digests = vec![format!("{repository}@{digest}")];
@@ -188,16 +235,18 @@ impl ImageStore {
         place: Reference,
         layer: OciDescriptor,
         diff_id: String,
+        progress: Arc<Progress>,
     ) -> Result<(), String> {
         let _turn = self.turns.of(&layer.digest).await;
         if self.layer_path(&diff_id).exists() {
+            progress.set(&layer.digest, u64::try_from(layer.size).unwrap_or_default());
             return Ok(());
         }
         if !is_digest(&layer.digest) {
             return Err(format!("the manifest names a layer {:?}, which is no digest", layer.digest));
         }
         let path = self.folder.join("fetched").join(layer.digest.replace(':', "-"));
-        fetch(&client, &place, &layer, &path).await?;
+        fetch(&client, &place, &layer, &path, &progress).await?;
         let unpacked = tokio::task::spawn_blocking(move || {
             let unpacked = std::fs::File::open(&path).map_err(Into::into).and_then(|file| self.unpack(&diff_id, file));
             // Also what was refused: it would be refused again.

@@ -1,11 +1,12 @@
 //! The runtime's images.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ::cri::v1;
 use ::cri::v1::image_service_client::ImageServiceClient;
 use async_trait::async_trait;
-use runtime::image::{Credentials, Defaults};
+use runtime::image::{Credentials, Defaults, Progress};
 use runtime::{Image, ImageError};
 use tonic::transport::Channel;
 
@@ -59,7 +60,13 @@ impl Images for CriImages {
         self.status(name).await.map(image)
     }
 
-    async fn pull(&self, name: &str, credentials: Option<Credentials>) -> Result<Image, ImageError> {
+    async fn pull(
+        &self,
+        name: &str,
+        credentials: Option<Credentials>,
+        // The protocol has no word for it.
+        _: &Arc<Progress>,
+    ) -> Result<Image, ImageError> {
         let auth = match credentials {
             Some(Credentials::Basic(username, password)) => {
                 Some(v1::AuthConfig { username, password, ..v1::AuthConfig::default() })

@@ -233,6 +233,7 @@ async fn container_config(
         tty: container.tty.unwrap_or(false),
         read_only_root: own.read_only_root_filesystem.unwrap_or(false),
         privileged,
+        unmasked: own.proc_mount.as_deref() == Some("Unmasked"),
         confined,
         profile,
         app_armor,

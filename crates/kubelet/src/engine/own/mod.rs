@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use nix::mount::{MsFlags, mount};
-use runtime::image::Credentials;
+use runtime::image::{Credentials, Progress};
 use runtime::protocol::ContainerState;
 use runtime::spec::Limits;
 use runtime::{ContainerEvent, Image, ImageError, ImageStore, ShimClient, cgroup, rootfs};
@@ -216,8 +216,13 @@ impl Images for Arc<ImageStore> {
         ImageStore::find(self, name)
     }
 
-    async fn pull(&self, name: &str, credentials: Option<Credentials>) -> Result<Image, ImageError> {
-        ImageStore::pull(self, name, credentials).await
+    async fn pull(
+        &self,
+        name: &str,
+        credentials: Option<Credentials>,
+        progress: &Arc<Progress>,
+    ) -> Result<Image, ImageError> {
+        ImageStore::pull(self, name, credentials, progress).await
     }
 
     async fn list(&self) -> Vec<Image> {
