@@ -11,42 +11,35 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use rand::seq::SliceRandom as _;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_util::either::Either;
 
 use crate::Shared;
-use crate::backends::{Body, BoxError, Lines, Unanswered};
+use crate::body::{Body, BoxError};
+use crate::http1::outbound::Lines;
+use crate::http1::{Trouble, Upgrade, Wire, inbound};
 use crate::table::{Action, Backend, Found, Redirect};
 
-/// How long a client may take to say hello, or to send its headers.
+/// How long a client may take to say hello.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a backend may take to begin its answer.
+/// How long a backend that speaks HTTP/2 may take to begin its answer.
 const ANSWER: Duration = Duration::from_secs(60);
+/// Endpoints that are tried for a request.
+const TRIES: usize = 3;
 /// Bodies up to this are kept until a backend has taken them, so that another one can be asked, in bytes.
 const KEPT: u64 = 64 << 10;
 
-/// Headers that are about one connection (RFC 9110, section 7.6.1).
-const HOP_BY_HOP: [HeaderName; 7] = [
-    header::CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -85,7 +78,7 @@ impl Entry {
     }
 }
 
-fn text(code: StatusCode, message: &str) -> Response<Body> {
+pub fn text(code: StatusCode, message: &str) -> Response<Body> {
     let mut response = Response::new(Body::Whole(format!("{message}\n").into()));
     *response.status_mut() = code;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -121,9 +114,17 @@ impl Handler {
         self.lines.sweep();
     }
 
-    async fn handle(&self, request: Request<Incoming>, entry: &Entry) -> Response<Body> {
+    async fn handle(&self, request: Request<Body>, entry: &Entry) -> Response<Body> {
+        if *request.method() == Method::CONNECT {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "405: this is no proxy that connects to others");
+        }
+        let mut hosts = request.headers().get_all(header::HOST).iter();
+        let (named, second) = (hosts.next(), hosts.next());
+        if second.is_some() {
+            return text(StatusCode::BAD_REQUEST, "400: the request names more than one host");
+        }
         let authority = request.uri().authority().map(ToString::to_string);
-        let named = request.headers().get(header::HOST).and_then(|h| h.to_str().ok()).map(String::from);
+        let named = named.and_then(|h| h.to_str().ok()).map(String::from);
         let Some(host) = authority.or(named) else {
             return text(StatusCode::BAD_REQUEST, "400: the request names no host");
         };
@@ -145,7 +146,7 @@ impl Handler {
 
     async fn answer(
         &self,
-        request: Request<Incoming>,
+        request: Request<Body>,
         found: &Found,
         name: &str,
         host: &str,
@@ -165,8 +166,18 @@ impl Handler {
             let why = format!("503: service {} has no endpoint that is ready", backend.name);
             return text(StatusCode::SERVICE_UNAVAILABLE, &why);
         }
-        let path = found.path(action.path.as_ref(), request.uri().path());
-        let mut forwarding = pin!(self.forward(request, action, backend, &path, host, entry));
+        let target = match &action.path {
+            None => request.uri().path_and_query().cloned(),
+            Some(change) => {
+                let path = found.path(Some(change), request.uri().path());
+                let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+                PathAndQuery::try_from(format!("{path}{query}")).ok()
+            }
+        };
+        let Some(target) = target else {
+            return text(StatusCode::BAD_REQUEST, "400: the path is malformed");
+        };
+        let mut forwarding = pin!(self.forward(request, action, backend, target, host, entry));
         let mut answer = match action.timeout {
             None => forwarding.as_mut().await,
             Some(limit) => tokio::time::timeout(limit, forwarding).await.unwrap_or_else(|_| {
@@ -181,92 +192,86 @@ impl Handler {
 
     async fn forward(
         &self,
-        mut request: Request<Incoming>,
+        request: Request<Body>,
         action: &Action,
         backend: &Backend,
-        path: &str,
+        target: PathAndQuery,
         host: &str,
         entry: &Entry,
     ) -> Response<Body> {
-        let upgrade = request.headers().get(header::UPGRADE).cloned();
-        let client_side = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
-        let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse::<u64>().ok());
+        let upgrade = parts.extensions.get::<Upgrade>().cloned();
+        let length = body.length();
         if let (Some(most), Some(length)) = (action.largest_body, length)
             && length > most
         {
-            return text(StatusCode::PAYLOAD_TOO_LARGE, "413: the body is larger than the Ingress allows");
+            return too_large();
         }
         // Of what came, if it stands there; nothing else is a host but what can be in a header.
         let named = parts.headers.get(header::HOST).filter(|named| named.as_bytes() == host.as_bytes()).cloned();
         let Some(named) = named.or_else(|| HeaderValue::from_str(host).ok()) else {
             return text(StatusCode::BAD_REQUEST, "400: the request's host is malformed");
         };
-        let mut headers = onward_headers(&parts.headers, named, entry, upgrade);
+        let mut headers = onward_headers(parts.headers, named, entry);
+        if parts.version == Version::HTTP_2 {
+            // What was about the client's connection (RFC 9113, section 8.2.2).
+            headers.remove(header::TE);
+            headers.remove(header::EXPECT);
+        }
         action.request.apply(&mut headers);
         backend.request.apply(&mut headers);
         if let Some(host) = action.host.as_ref().and_then(|host| HeaderValue::from_str(host).ok()) {
             headers.insert(header::HOST, host);
         }
-        let target = match parts.uri.query() {
-            Some(query) => format!("{path}?{query}"),
-            None => path.to_string(),
+        let may_upgrade = upgrade.is_some();
+        let mut onward = Request::new(());
+        if let Some(upgrade) = upgrade {
+            onward.extensions_mut().insert(upgrade);
+        }
+        *onward.method_mut() = parts.method;
+        *onward.uri_mut() = target.into();
+        *onward.headers_mut() = headers;
+        let mut bodies = match Bodies::new(body, length, action.largest_body).await {
+            Ok(bodies) => bodies,
+            Err(error) => return failed_body(&error),
         };
-        let most = action.largest_body.map_or(usize::MAX, |m| usize::try_from(m).unwrap_or(usize::MAX));
-        let mut body = Some(Limited::new(body, most));
-        let may_be_kept = length.is_some_and(|l| l <= KEPT) || matches!(parts.method, Method::GET | Method::HEAD);
-        let kept = match body.take_if(|_| may_be_kept) {
-            Some(body) if http_body::Body::is_end_stream(&body) => Some(Bytes::new()),
-            Some(body) => match Box::pin(body.collect()).await {
-                Ok(whole) => Some(whole.to_bytes()),
-                Err(error) => return failed_body(&error),
-            },
-            None => None,
-        };
-        let Ok(target) = PathAndQuery::try_from(target) else {
-            return text(StatusCode::BAD_REQUEST, "400: the path is malformed");
-        };
-        let mut first = body.map(Body::Client);
-        // A request can be made again, if nothing of it is lost with the first try.
-        let mut make = || -> Option<Request<Body>> {
-            let body = kept.clone().map(Body::Whole).or_else(|| first.take())?;
-            let mut onward = Request::new(body);
-            *onward.method_mut() = parts.method.clone();
-            *onward.uri_mut() = target.clone().into();
-            *onward.headers_mut() = headers.clone();
-            Some(onward)
-        };
-        let mut endpoints: Vec<&Arc<str>> = backend.endpoints.iter().collect();
-        endpoints.shuffle(&mut rand::rng());
-        let mut last = String::new();
-        for endpoint in endpoints.into_iter().take(3) {
-            let asking = pin!(async {
+        let (mut tried, mut last) = (Vec::new(), String::new());
+        while let Some(number) = another(backend.endpoints.len(), &tried) {
+            let endpoint = &backend.endpoints[number];
+            let mut asking = pin!(async {
                 match backend.protocol.is_grpc() {
-                    true => Box::pin(self.ask_by_http2(endpoint, backend, &mut make)).await,
-                    false => self.ask(endpoint, backend, &mut make).await,
+                    true => Box::pin(self.ask_by_http2(endpoint, backend, &onward, &mut bodies)).await,
+                    false => self.ask(endpoint, backend, &onward, &mut bodies).await,
                 }
             });
-            let limit = action.backend_timeout.unwrap_or(ANSWER);
-            match tokio::time::timeout(limit, asking).await {
-                Ok(Ok(answer)) => return back(answer, client_side),
-                Ok(Err(failure)) => {
-                    if let Some(too_large) = over(&*failure.error) {
-                        return too_large;
-                    }
-                    let error = &failure.error;
-                    tracing::debug!(%error, %endpoint, backend = backend.name, "a backend didn't answer");
-                    last = format!("502: {} at {endpoint} can't be reached", backend.name);
-                    // Only who was never reached can't have done anything yet.
-                    if !failure.never_reached {
-                        break;
-                    }
+            let outcome = match action.backend_timeout {
+                None => asking.await,
+                Some(limit) => {
+                    tokio::time::timeout(limit, &mut asking).await.unwrap_or_else(|_| Err(Failure::of(Trouble::Silent)))
                 }
-                Err(_) => {
-                    let why =
-                        format!("504: {} at {endpoint} didn't answer within {}s", backend.name, limit.as_secs_f64());
+            };
+            let failure = match outcome {
+                Ok(answer) => return back(answer, may_upgrade),
+                Err(failure) => failure,
+            };
+            tracing::debug!(error = %failure.trouble, %endpoint, backend = backend.name, "a backend didn't answer");
+            match &failure.trouble {
+                Trouble::Body(error) => return failed_body(error),
+                Trouble::LargeBody => return too_large(),
+                Trouble::Silent => {
+                    let why = format!("504: {} at {endpoint} didn't answer in time", backend.name);
                     return text(StatusCode::GATEWAY_TIMEOUT, &why);
                 }
+                Trouble::Malformed(why) => {
+                    last = format!("502: what {} at {endpoint} says is no answer: {why}", backend.name)
+                }
+                _ => last = format!("502: {} at {endpoint} can't be reached", backend.name),
             }
+            // Only who was never reached can't have done anything yet.
+            if !failure.never_reached {
+                break;
+            }
+            tried.push(number);
         }
         text(StatusCode::BAD_GATEWAY, &last)
     }
@@ -275,10 +280,10 @@ impl Handler {
         &self,
         endpoint: &Arc<str>,
         backend: &Backend,
-        make: &mut (impl FnMut() -> Option<Request<Body>> + Send),
+        request: &Request<()>,
+        bodies: &mut Bodies,
     ) -> Result<Response<Body>, Failure> {
         let secure = backend.protocol.is_secure();
-        let mut unsent = None;
         loop {
             // What is rare is boxed: all of a request's state is moved about, whether it is used or not.
             // One that was kept may be found to be closed: then the next, and at last a new one.
@@ -287,16 +292,12 @@ impl Handler {
                 None => Box::pin(self.lines.connect(endpoint, secure)).await.map_err(Failure::unreached)?,
             };
             let was_kept = line.was_kept();
-            let Some(request) = unsent.take().or_else(&mut *make) else {
-                return Err(Failure { error: "the body was lost".into(), never_reached: false });
-            };
-            // A backend may have done something at a request, and be asked again only where that does no harm (RFC 9110, 9.2.2).
-            let harmless = request.method().is_idempotent();
-            match self.lines.ask(line, request).await {
+            let body = bodies.next().ok_or_else(|| Failure::of(Trouble::Closed))?;
+            match self.lines.ask(line, request, body).await {
                 Ok(answer) => return Ok(answer),
-                Err(Unanswered { request: Some(request), .. }) if was_kept => unsent = Some(request),
-                Err(Unanswered { error, .. }) if was_kept && harmless && closed(&error) => {}
-                Err(Unanswered { error, .. }) => return Err(Failure { error: error.into(), never_reached: false }),
+                // A backend may have done something at a request, and be asked again only where that does no harm (RFC 9110, 9.2.2).
+                Err(trouble) if was_kept && request.method().is_idempotent() && closed(&trouble) => {}
+                Err(trouble) => return Err(Failure::of(trouble)),
             }
         }
     }
@@ -305,10 +306,12 @@ impl Handler {
         &self,
         endpoint: &str,
         backend: &Backend,
-        make: &mut (impl FnMut() -> Option<Request<Body>> + Send),
+        request: &Request<()>,
+        bodies: &mut Bodies,
     ) -> Result<Response<Body>, Failure> {
-        let fail = |error: BoxError| Failure { error, never_reached: false };
-        let mut request = make().ok_or_else(|| fail("the body was lost".into()))?;
+        let fail = |error: BoxError| Failure::of(Trouble::Io(std::io::Error::other(error)));
+        let body = bodies.next().ok_or_else(|| Failure::of(Trouble::Closed))?;
+        let mut request = request.clone().map(|()| body);
         let scheme = if backend.protocol.is_secure() { Scheme::HTTPS } else { Scheme::HTTP };
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         parts.scheme = Some(scheme);
@@ -317,52 +320,103 @@ impl Handler {
         *request.version_mut() = Version::HTTP_2;
         request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
         request.headers_mut().remove(header::HOST);
-        let answer = self.grpc.request(request).await;
-        answer
-            .map(|answer| answer.map(Body::Stream))
-            .map_err(|error| Failure { never_reached: error.is_connect(), error: error.into() })
+        let asking = tokio::time::timeout(ANSWER, self.grpc.request(request));
+        match asking.await.map_err(|_| Failure::of(Trouble::Silent))? {
+            Ok(answer) => Ok(answer.map(Body::Stream)),
+            Err(error) => match over(&error) {
+                true => Err(Failure::of(Trouble::LargeBody)),
+                false => Err(Failure { never_reached: error.is_connect(), ..fail(error.into()) }),
+            },
+        }
+    }
+}
+
+/// One of so many endpoints that wasn't tried yet, each as often as the others; none, if enough were.
+fn another(endpoints: usize, tried: &[usize]) -> Option<usize> {
+    let left = endpoints.saturating_sub(tried.len());
+    if left == 0 || tried.len() == TRIES {
+        return None;
+    }
+    let at = if left == 1 { 0 } else { rand::random_range(0..left) };
+    (0..endpoints).filter(|number| !tried.contains(number)).nth(at)
+}
+
+/// What a request brings along, for as many tries as it can be given to.
+enum Bodies {
+    Kept(Bytes),
+    Once(Option<Body>),
+}
+
+impl Bodies {
+    async fn new(body: Body, length: Option<u64>, most: Option<u64>) -> Result<Self, BoxError> {
+        if body.is_end_stream() {
+            return Ok(Bodies::Kept(Bytes::new()));
+        }
+        if length.is_some_and(|length| length <= KEPT) {
+            return Box::pin(body.collect()).await.map(|whole| Bodies::Kept(whole.to_bytes()));
+        }
+        Ok(Bodies::Once(Some(match most.and_then(|most| usize::try_from(most).ok()) {
+            Some(most) => Body::Limited(Box::new(Limited::new(body, most))),
+            None => body,
+        })))
+    }
+
+    fn next(&mut self) -> Option<Body> {
+        match self {
+            Bodies::Kept(bytes) => Some(Body::Whole(bytes.clone())),
+            Bodies::Once(body) => body.take(),
+        }
     }
 }
 
 /// Why a backend gave no answer.
 struct Failure {
-    error: BoxError,
+    trouble: Trouble,
     /// No backend can have seen anything of the request.
     never_reached: bool,
 }
 
 impl Failure {
+    fn of(trouble: Trouble) -> Self {
+        Failure { trouble, never_reached: false }
+    }
+
     fn unreached(error: std::io::Error) -> Self {
-        Failure { error: error.into(), never_reached: true }
+        Failure { trouble: Trouble::Io(error), never_reached: true }
     }
 }
 
 /// Whether a connection ended before anything of an answer came.
-fn closed(error: &hyper::Error) -> bool {
-    let reset = || {
-        let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<std::io::Error>());
-        cause.is_some_and(|e| matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe))
-    };
-    error.is_canceled() || error.is_closed() || error.is_incomplete_message() || reset()
+fn closed(trouble: &Trouble) -> bool {
+    match trouble {
+        Trouble::Closed => true,
+        Trouble::Io(error) => matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+        _ => false,
+    }
 }
 
 fn failed_body(error: &BoxError) -> Response<Body> {
-    match error.downcast_ref::<LengthLimitError>() {
-        Some(_) => text(StatusCode::PAYLOAD_TOO_LARGE, "413: the body is larger than the Ingress allows"),
-        None => text(StatusCode::BAD_REQUEST, "400: the body is cut off or malformed"),
+    if error.is::<LengthLimitError>() {
+        too_large()
+    } else {
+        text(StatusCode::BAD_REQUEST, "400: the body is cut off or malformed")
     }
 }
 
-/// The answer when a body turned out to be too large on its way.
-fn over(error: &(dyn std::error::Error + 'static)) -> Option<Response<Body>> {
+fn too_large() -> Response<Body> {
+    text(StatusCode::PAYLOAD_TOO_LARGE, "413: the body is larger than the Ingress allows")
+}
+
+/// Whether a body turned out to be too large on its way.
+fn over(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if error.is::<LengthLimitError>() {
-            return Some(text(StatusCode::PAYLOAD_TOO_LARGE, "413: the body is larger than the Ingress allows"));
+            return true;
         }
         cause = error.source();
     }
-    None
+    false
 }
 
 /// One of the backends, each as often as its weight says.
@@ -432,23 +486,9 @@ impl Told {
     }
 }
 
-/// The headers that a backend gets: those of the client without what is about his connection, and who he is. What he
-/// says of himself in their place isn't believed.
-fn onward_headers(from: &HeaderMap, host: HeaderValue, entry: &Entry, upgrade: Option<HeaderValue>) -> HeaderMap {
-    let connection = from.get_all(header::CONNECTION);
-    let named: Vec<String> = connection
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(',').map(|n| n.trim().to_ascii_lowercase()))
-        .collect();
-    let mut headers = HeaderMap::with_capacity(from.len() + 10);
+/// The headers that a backend gets: those of the client, and who he is. What he says of himself in their place isn't believed.
+fn onward_headers(mut headers: HeaderMap, host: HeaderValue, entry: &Entry) -> HeaderMap {
     headers.insert(header::HOST, host.clone());
-    for (name, value) in from {
-        let about_connection = HOP_BY_HOP.contains(name) || named.iter().any(|n| n == name.as_str());
-        if !about_connection && name != header::HOST && *name != KEEP_ALIVE {
-            headers.append(name, value.clone());
-        }
-    }
     let scheme = HeaderValue::from_static(if entry.secure { "https" } else { "http" });
     let own = [
         (FORWARDED_FOR, entry.client.clone()),
@@ -467,32 +507,17 @@ fn onward_headers(from: &HeaderMap, host: HeaderValue, entry: &Entry, upgrade: O
     {
         headers.insert(REQUEST_ID, id);
     }
-    if let Some(upgrade) = upgrade {
-        headers.insert(header::UPGRADE, upgrade);
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    }
     headers
 }
 
 /// An answer on its way back.
-fn back(mut answer: Response<Body>, client_side: Option<hyper::upgrade::OnUpgrade>) -> Response<Body> {
+fn back(mut answer: Response<Body>, may_upgrade: bool) -> Response<Body> {
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let Some(client_side) = client_side else {
-            return text(StatusCode::BAD_GATEWAY, "502: the backend changed protocols unasked");
+        return match may_upgrade {
+            true => answer,
+            false => text(StatusCode::BAD_GATEWAY, "502: the backend changed protocols unasked"),
         };
-        let backend_side = hyper::upgrade::on(&mut answer);
-        tokio::spawn(async move {
-            if let Ok((client, backend)) = tokio::try_join!(client_side, backend_side) {
-                let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
-                let _ = tokio::io::copy_bidirectional(&mut client, &mut backend).await;
-            }
-        });
-        return answer.map(|_| Body::default());
     }
-    for name in &HOP_BY_HOP {
-        answer.headers_mut().remove(name);
-    }
-    answer.headers_mut().remove(KEEP_ALIVE);
     *answer.version_mut() = Version::default();
     answer
 }
@@ -500,9 +525,24 @@ fn back(mut answer: Response<Body>, client_side: Option<hyper::upgrade::OnUpgrad
 /// Serves a client's connection: HTTP, or HTTPS with `tls`.
 pub async fn client(stream: TcpStream, from: SocketAddr, port: u16, tls: Option<Arc<ServerConfig>>, handler: Handler) {
     let entry = Entry::new(from, port, tls.is_some());
-    let Some(tls) = tls else { return connection(TokioIo::new(stream), handler, entry).await };
-    if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, TlsAcceptor::from(tls).accept(stream)).await {
-        connection(TokioIo::new(stream), handler, entry).await;
+    let (wire, by_http2) = match tls {
+        None => {
+            let mut wire = Wire::new(Either::Left(stream));
+            let Ok(by_http2) = inbound::speaks_http2(&mut wire).await else { return };
+            (wire, by_http2)
+        }
+        Some(tls) => {
+            let hello = tokio::time::timeout(PATIENCE, TlsAcceptor::from(tls).accept(stream));
+            let Ok(Ok(stream)) = hello.await else { return };
+            let by_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            (Wire::new(Either::Right(stream.into())), by_http2)
+        }
+    };
+    if by_http2 {
+        http2_connection(wire, handler, entry).await;
+    } else {
+        let (handler, entry) = (&handler, &entry);
+        inbound::serve(wire, |request| handler.handle(request, entry)).await;
     }
 }
 
@@ -522,19 +562,15 @@ pub async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     }
 }
 
-async fn connection<S>(stream: S, handler: Handler, entry: Entry)
-where
-    S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-{
+async fn http2_connection(wire: Wire, handler: Handler, entry: Entry) {
     let shared = Arc::new((handler, entry));
     let service = service_fn(move |request: Request<Incoming>| {
         let shared = shared.clone();
-        async move { Ok::<_, Infallible>(shared.0.handle(request, &shared.1).await) }
+        async move { Ok::<_, Infallible>(shared.0.handle(request.map(Body::Stream), &shared.1).await) }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(200).keep_alive_interval(Some(PATIENCE));
-    if let Err(error) = builder.serve_connection_with_upgrades(stream, service).await {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.timer(TokioTimer::new()).max_concurrent_streams(200).keep_alive_interval(Some(PATIENCE));
+    if let Err(error) = builder.serve_connection(TokioIo::new(wire), service).await {
         tracing::debug!(%error, "a connection ended");
     }
 }

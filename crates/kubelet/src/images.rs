@@ -8,8 +8,8 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use kube::{Api, ResourceExt as _};
 use parking_lot::Mutex;
-use runtime::{Image, ImageError};
 use runtime::image::{Credentials, Progress};
+use runtime::{Image, ImageError};
 use tokio::time::Instant;
 
 use crate::Agent;

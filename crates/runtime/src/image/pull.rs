@@ -219,7 +219,8 @@ impl ImageStore {
         let size = config_bytes.len() as u64 + sizes;
         progress.begin(sizes);
         let layers = manifest.layers.into_iter().zip(config.diff_ids.clone());
-        let fetch = |(layer, diff_id)| self.clone().layer(client.clone(), place.clone(), layer, diff_id, progress.clone());
+        let fetch =
+            |(layer, diff_id)| self.clone().layer(client.clone(), place.clone(), layer, diff_id, progress.clone());
         let work: Vec<_> = layers.map(fetch).collect();
         futures::stream::iter(work).buffer_unordered(PARALLEL).try_collect::<()>().await?;
         let repository = format!("{}/{}", reference.registry(), reference.repository());
