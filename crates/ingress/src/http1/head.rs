@@ -249,13 +249,25 @@ pub fn write_answer(head: &Response<()>, announced: &Announced, connection: Opti
 }
 
 fn write_headers(headers: &HeaderMap, announced: &Announced, out: &mut Vec<u8>) {
+    let mut told = false;
     for (name, value) in headers {
-        let framing = *name == header::CONTENT_LENGTH || *name == header::TRANSFER_ENCODING;
-        if !framing || matches!(announced, Announced::AsTold) {
+        let stays = match announced {
+            _ if *name == header::TRANSFER_ENCODING => false,
+            _ if *name != header::CONTENT_LENGTH => true,
+            Announced::Length(length) => {
+                let right = !told && digits(value.as_bytes()) == Some(*length);
+                told |= right;
+                right
+            }
+            Announced::AsTold => true,
+            Announced::Chunked | Announced::None => false,
+        };
+        if stays {
             header_line(name.as_str().as_bytes(), value.as_bytes(), out);
         }
     }
     match announced {
+        Announced::Length(_) if told => {}
         Announced::Length(length) => header_line(b"content-length", length.to_string().as_bytes(), out),
         Announced::Chunked => header_line(b"transfer-encoding", b"chunked", out),
         Announced::None | Announced::AsTold => {}
