@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, PodSpec, SeccompProfile, Volume, VolumeDevice};
+use k8s_openapi::api::core::v1::{
+    Container, Pod, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext, Volume, VolumeDevice,
+};
 use kube::ResourceExt as _;
 use runtime::spec::{Device, Limits, Mount};
-use runtime::{Image, rootfs};
+use runtime::{Image, rootfs, selinux};
 
 use crate::sandbox::{Places, Sandbox, cgroup, etc};
 use crate::{Agent, env};
@@ -192,7 +194,14 @@ pub fn mounts(launch: &Launch<'_>, variables: &BTreeMap<String, String>) -> Resu
         let read_only = wanted.read_only.unwrap_or(false) || is_read_only(&spec, &wanted.name);
         let recursive = matches!(wanted.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
         let target = wanted.mount_path.clone().into();
-        mounts.push(Mount { source, target, read_only, recursive, propagation });
+        mounts.push(Mount {
+            source,
+            target,
+            read_only,
+            recursive,
+            propagation,
+            relabel: is_of_pod(&spec, &wanted.name),
+        });
     }
     let own = |target: &str| mounts.iter().any(|m| m.target == Path::new(target));
     let mut extra = Vec::new();
@@ -205,6 +214,7 @@ pub fn mounts(launch: &Launch<'_>, variables: &BTreeMap<String, String>) -> Resu
                 read_only: false,
                 recursive: false,
                 propagation: "rprivate",
+                relabel: true,
             });
         }
     }
@@ -224,6 +234,7 @@ pub fn mounts(launch: &Launch<'_>, variables: &BTreeMap<String, String>) -> Resu
         read_only: false,
         recursive: false,
         propagation: "rprivate",
+        relabel: true,
     });
     mounts.extend(extra);
     Ok(mounts)
@@ -232,6 +243,24 @@ pub fn mounts(launch: &Launch<'_>, variables: &BTreeMap<String, String>) -> Resu
 fn is_read_only(spec: &PodSpec, name: &str) -> bool {
     let claim = |v: &Volume| v.persistent_volume_claim.as_ref().is_some_and(|c| c.read_only == Some(true));
     spec.volumes.iter().flatten().any(|v| v.name == name && (v.image.is_some() || claim(v)))
+}
+
+/// Whether a volume's files may get a container's label: not those of the machine, of an image or of a server.
+fn is_of_pod(spec: &PodSpec, name: &str) -> bool {
+    let other = |v: &Volume| v.host_path.is_some() || v.image.is_some() || v.nfs.is_some();
+    !spec.volumes.iter().flatten().any(|v| v.name == name && other(v))
+}
+
+/// What a container asks of SELinux, if it asks for anything.
+pub fn selinux_options(pod: &PodSecurityContext, own: &SecurityContext) -> Option<selinux::Options> {
+    let asked = own.se_linux_options.clone().or_else(|| pod.se_linux_options.clone())?;
+    let text = |part: Option<String>| part.unwrap_or_default();
+    Some(selinux::Options {
+        user: text(asked.user),
+        role: text(asked.role),
+        kind: text(asked.type_),
+        level: text(asked.level),
+    })
 }
 
 fn is_device(path: &Path) -> bool {

@@ -187,7 +187,7 @@ impl Agent {
         let image =
             self.image(pod, &asked).await.map_err(|missing| format!("{}: {}", missing.reason, missing.message))?;
         let layers = self.images.layers(&image).ok_or("the container runtime doesn't show the layers of images")?;
-        rootfs::mount_overlay(&layers, &folder.join("unused"), &root, None).map_err(|e| e.to_string())?;
+        rootfs::mount_overlay(&layers, &folder.join("unused"), &root, None, None).map_err(|e| e.to_string())?;
         Ok(root)
     }
 

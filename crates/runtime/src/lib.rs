@@ -15,6 +15,7 @@
 //! - [`devices`]: which devices a container may use
 //! - [`process`]: the ends of processes that are no children of ours
 //! - [`quota`]: folders that hold so much and no more
+//! - [`selinux`]: labels of containers and their files, where the kernel has it
 //! - [`turns`]: one at a time for each name
 //! - [`users`]: pods whose users are none of the machine's
 //! - [`image`]: images from archives and registries
@@ -32,6 +33,7 @@ pub mod process;
 pub mod protocol;
 pub mod quota;
 pub mod rootfs;
+pub mod selinux;
 mod seqpacket;
 mod shim;
 pub mod spec;

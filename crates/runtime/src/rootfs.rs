@@ -7,11 +7,18 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::users::Users;
 
-/// Mounts `layers` (lowest first) with a writable layer in `writable` at `rootfs`; for a pod with users of its own, as they see it.
+/// Mounts `layers` (lowest first) with a writable layer in `writable` at `rootfs`; for a pod with users of its own, as they see it;
+/// with SELinux' `label` for all that is there, if one is given.
 ///
 /// # Errors
 /// Those of the system calls; an overlay needs a kernel with overlayfs and a file system that can hold its upper layer.
-pub fn mount_overlay(layers: &[PathBuf], writable: &Path, rootfs: &Path, users: Option<&Users>) -> io::Result<()> {
+pub fn mount_overlay(
+    layers: &[PathBuf],
+    writable: &Path,
+    rootfs: &Path,
+    users: Option<&Users>,
+    label: Option<&str>,
+) -> io::Result<()> {
     let (upper, work) = (writable.join("upper"), writable.join("work"));
     for path in [rootfs, &upper, &work] {
         std::fs::create_dir_all(path)?;
@@ -41,7 +48,8 @@ pub fn mount_overlay(layers: &[PathBuf], writable: &Path, rootfs: &Path, users: 
     } else {
         lower.join(":")
     };
-    let options = format!("lowerdir={lower},upperdir={},workdir={}", upper.display(), work.display());
+    let label = label.map(|label| format!(",context=\"{label}\"")).unwrap_or_default();
+    let options = format!("lowerdir={lower},upperdir={},workdir={}{label}", upper.display(), work.display());
     if options.len() >= 4096 {
         return Err(io::Error::other("the image has too many layers for one overlay mount"));
     }

@@ -10,6 +10,7 @@ use crate::cgroup;
 use crate::devices::{self, Rule};
 use crate::namespaces::Namespaces;
 use crate::rootfs::{make_inside, resolve_inside};
+use crate::selinux::{self, Labels};
 use crate::shim::late;
 use crate::users::Users;
 
@@ -23,6 +24,8 @@ pub struct Mount {
     pub recursive: bool,
     /// `rprivate`, `rslave` or `rshared`.
     pub propagation: &'static str,
+    /// Whether what is there gets the container's label, if that has one.
+    pub relabel: bool,
 }
 
 /// A device of the machine that a container gets.
@@ -96,6 +99,8 @@ pub struct ContainerConfig {
     pub profile: Option<String>,
     /// The AppArmor profile that it runs under, by name.
     pub app_armor: Option<String>,
+    /// Its labels, for SELinux.
+    pub labels: Option<Labels>,
     pub add_capabilities: Vec<String>,
     pub drop_capabilities: Vec<String>,
     pub mounts: Vec<Mount>,
@@ -249,6 +254,9 @@ pub fn process(config: &ContainerConfig, args: &[String], tty: bool) -> Value {
     process["oomScoreAdj"] = score.into();
     if let Some(profile) = &config.app_armor {
         process["apparmorProfile"] = profile.as_str().into();
+    }
+    if let Some(labels) = &config.labels {
+        process["selinuxLabel"] = labels.process.as_str().into();
     }
     process
 }
@@ -428,6 +436,12 @@ pub fn write_bundle(bundle: &Path, config: &ContainerConfig, namespaces: &Namesp
         spec["linux"]["maskedPaths"] = json!(MASKED);
         spec["linux"]["readonlyPaths"] = json!(READ_ONLY);
     }
+    if let Some(labels) = &config.labels {
+        spec["linux"]["mountLabel"] = labels.file.as_str().into();
+        for mount in config.mounts.iter().filter(|mount| mount.relabel) {
+            selinux::relabel(&mount.source, &labels.file)?;
+        }
+    }
     spec["linux"]["devices"] = nodes.into();
     if let Some(hooks) = late::hooks(&config.mounts, &rootfs) {
         spec["hooks"] = hooks;
@@ -467,6 +481,7 @@ mod tests {
             read_only: false,
             recursive: false,
             propagation: "rprivate",
+            relabel: false,
         };
         let config = ContainerConfig { mounts: vec![mount("/a/b"), mount("/a")], ..Default::default() };
         let list = mounts(&config, Path::new("/shm"));

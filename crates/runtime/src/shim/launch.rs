@@ -86,6 +86,11 @@ impl Exec {
         } else {
             path.split(':').map(|folder| format!("{folder}/{program}")).collect()
         };
+        if let Some(label) = process.selinux_label()
+            && let Err(error) = crate::selinux::at_exec(label)
+        {
+            return format!("the SELinux label {label:?} can't be set: {error}");
+        }
         if let Some(Err(error)) = self.entry.as_ref().map(Entry::go_in) {
             return error;
         }

@@ -9,7 +9,9 @@ use runtime::spec::{Limits, MASKED, Mount, READ_ONLY};
 
 use super::{CONTAINER_NAME, sandbox};
 use crate::Agent;
-use crate::container::{Launch, StartError, config_error, devices, expanded, limits, mounts, oom_score, seccomp_path};
+use crate::container::{
+    Launch, StartError, config_error, devices, expanded, limits, mounts, oom_score, seccomp_path, selinux_options,
+};
 
 pub async fn configuration(agent: &Agent, launch: &Launch<'_>, owner: &str) -> Result<v1::ContainerConfig, StartError> {
     let Launch { pod, container, image, sandbox, .. } = launch;
@@ -88,6 +90,7 @@ fn mount(mount: Mount, first_user: Option<u32>) -> v1::Mount {
         uid_mappings: users.clone(),
         gid_mappings: users,
         recursive_read_only: mount.read_only && mount.recursive,
+        selinux_relabel: mount.relabel,
     }
 }
 
@@ -153,6 +156,7 @@ fn security(
         readonly_paths: shown(&READ_ONLY),
         seccomp: Some(seccomp_profile(&data_dir.join("seccomp"), seccomp)),
         apparmor: app_armor.map(app_armor_profile),
+        selinux_options: selinux_options(context, own).map(sandbox::selinux),
     })
 }
 

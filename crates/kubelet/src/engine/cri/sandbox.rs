@@ -5,13 +5,13 @@ use std::io;
 use std::net::IpAddr;
 
 use ::cri::v1;
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, SecurityContext};
 use kube::ResourceExt as _;
 use tonic::Status;
 
 use super::{Cri, OWNER, POD_NAME, POD_NAMESPACE, POD_UID, told};
 use crate::Agent;
-use crate::container::sysctls;
+use crate::container::{selinux_options, sysctls};
 use crate::sandbox::{Places, Resolver, Sandbox, cgroup, kernel_name};
 
 /// What a pod and its containers say of namespaces.
@@ -83,12 +83,18 @@ pub fn configuration(
             security_context: Some(v1::LinuxSandboxSecurityContext {
                 namespace_options: Some(namespaces(&spec, first_user)),
                 privileged,
+                selinux_options: selinux_options(&context, &SecurityContext::default()).map(selinux),
                 seccomp: Some(v1::SecurityProfile::default()),
                 ..v1::LinuxSandboxSecurityContext::default()
             }),
             sysctls: sysctls(&context).into_iter().collect(),
         }),
     })
+}
+
+/// Labels in the runtime's words.
+pub fn selinux(options: runtime::selinux::Options) -> v1::SeLinuxOption {
+    v1::SeLinuxOption { user: options.user, role: options.role, r#type: options.kind, level: options.level }
 }
 
 impl Cri {

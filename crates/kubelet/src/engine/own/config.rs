@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{PodSecurityContext, SecurityContext};
 use runtime::protocol::Start;
 use runtime::rootfs;
+use runtime::selinux::Labels;
 use runtime::spec::ContainerConfig;
 
 use super::Shim;
 use crate::Agent;
 use crate::container::{
-    Launch, StartError, config_error, devices, expanded, limits, mounts, oom_score, seccomp_path, sysctls,
+    Launch, StartError, config_error, devices, expanded, limits, mounts, oom_score, seccomp_path, selinux_options,
+    sysctls,
 };
 use crate::sandbox::cgroup;
 
@@ -119,6 +121,13 @@ async fn app_armor(pod: &PodSecurityContext, own: &SecurityContext) -> Result<Op
     loaded.map(Some).map_err(|error| config_error(format!("cannot load AppArmor profile: {error}")))
 }
 
+/// The SELinux labels of a container that asks for some, where the kernel has it; else nobody minds, as upstream.
+fn labels(pod: &PodSecurityContext, own: &SecurityContext) -> Result<Option<Labels>, StartError> {
+    let Some(options) = selinux_options(pod, own).filter(|_| runtime::selinux::is_enabled()) else { return Ok(None) };
+    let labels = runtime::selinux::labels(&options);
+    labels.map(Some).map_err(|error| config_error(format!("cannot use seLinuxOptions: {error}")))
+}
+
 impl Shim {
     /// Prepares a container's file system and starts it.
     ///
@@ -131,9 +140,13 @@ impl Shim {
         let bundle = places.container(id);
         let layers = self.images.layer_paths(image);
         let root = bundle.join("rootfs");
-        rootfs::mount_overlay(&layers, &places.writable(id), &root, launch.sandbox.users(places).as_ref())
-            .map_err(create_error)?;
-        let config = container_config(agent, launch, &root, processes).await?;
+        let spec = pod.spec.as_ref();
+        let (of_pod, of_container) =
+            (spec.and_then(|s| s.security_context.clone()), container.security_context.clone());
+        let labels = labels(&of_pod.unwrap_or_default(), &of_container.unwrap_or_default())?;
+        let (users, label) = (launch.sandbox.users(places), labels.as_ref().map(|labels| labels.file.as_str()));
+        rootfs::mount_overlay(&layers, &places.writable(id), &root, users.as_ref(), label).map_err(create_error)?;
+        let config = ContainerConfig { labels, ..container_config(agent, launch, &root, processes).await? };
         runtime::spec::write_bundle(&bundle, &config, &places.namespaces(), &places.shm()).map_err(create_error)?;
         // For exec, which uses the same user, groups, capabilities and variables.
         let process = runtime::spec::process(&config, &[], false);
@@ -237,6 +250,7 @@ async fn container_config(
         confined,
         profile,
         app_armor,
+        labels: None,
         no_new_privileges: own.allow_privilege_escalation == Some(false),
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),
