@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 layer() {
   case $1 in
     apimachinery | expressions | api) echo 1 ;;
-    cri | csi | gateway | store | pki | placement | runtime | network | informer) echo 2 ;;
+    cri | csi | gateway | http1 | store | pki | placement | runtime | network | informer) echo 2 ;;
     apiserver | controllers | scheduler | kubelet | ingress | policy | proxy | dns | kubectl) echo 3 ;;
     timonel) echo 4 ;;
     testkit | e2e | bench) echo 5 ;;

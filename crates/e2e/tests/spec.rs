@@ -237,8 +237,14 @@ fn who_a_container_is_and_what_it_may() -> anyhow::Result<()> {
                 // Where the kernel has none, nobody minds.
                 "selinux",
                 "securityContext: {seLinuxOptions: {level: 's0:c1,c2'}}",
-                Says("cat /proc/self/attr/current | tr '\\0' '\\n'; grep ' / ' /proc/mounts | grep -o container_file_t:s0:c1,c2; echo here"),
-                if selinux { "system_u:system_r:container_t:s0:c1,c2\ncontainer_file_t:s0:c1,c2\nhere" } else { "~here" },
+                Says(
+                    "cat /proc/self/attr/current | tr '\\0' '\\n'; grep ' / ' /proc/mounts | grep -o container_file_t:s0:c1,c2; echo here",
+                ),
+                if selinux {
+                    "system_u:system_r:container_t:s0:c1,c2\ncontainer_file_t:s0:c1,c2\nhere"
+                } else {
+                    "~here"
+                },
             ),
             ("windows", "os: {name: windows}", Status("/reason"), "PodOSNotSupported"),
             ("linux", "os: {name: linux}", Says("echo here"), "here"),

@@ -8,9 +8,7 @@
 //! - A request is served by one thread of the ingress' own, from its first byte to its last ([`workers`]).
 //! - Endpoints are called directly, not through the service's address, so that another one is tried when one refuses.
 
-mod body;
 mod gateways;
-mod http1;
 mod ingresses;
 mod serve;
 mod services;

@@ -13,6 +13,8 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http1::outbound::Lines;
+use http1::{Body, BoxError, Trouble, Upgrade, Wire, inbound, text};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -26,9 +28,6 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::either::Either;
 
 use crate::Shared;
-use crate::body::{Body, BoxError};
-use crate::http1::outbound::Lines;
-use crate::http1::{Trouble, Upgrade, Wire, inbound};
 use crate::table::{Action, Backend, Found, Redirect};
 
 /// How long a client may take to say hello.
@@ -76,13 +75,6 @@ impl Entry {
         let client = text(from.to_string()).unwrap_or_else(|_| nobody());
         Entry { from, port, secure, client, port_text: text(port.to_string()).unwrap_or_else(|_| nobody()) }
     }
-}
-
-pub fn text(code: StatusCode, message: &str) -> Response<Body> {
-    let mut response = Response::new(Body::Whole(format!("{message}\n").into()));
-    *response.status_mut() = code;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
 }
 
 impl Handler {

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::engine::cri;
 use crate::sandbox::{Places, Sandbox};
 use crate::stats::Readings;
-use crate::volumes::claim_of;
+use crate::volumes::{self, claim_of};
 use crate::worker::{self, Saved};
 use crate::{Agent, Config, static_pods};
 
@@ -76,6 +76,13 @@ impl Manager {
             && let Some(old) = old.uid()
         {
             self.tell(&old, None, None);
+        }
+        // What containers read of their own pod in files is as it is now.
+        if let Change::Applied { old: Some(old), new } = change
+            && (&old.metadata.labels, &old.metadata.annotations) != (&new.metadata.labels, &new.metadata.annotations)
+            && volumes::tell_of_pod(new)
+        {
+            self.agent.stale.lock().insert(uid.clone());
         }
         self.tell(&uid, wanted, Some(pod));
     }

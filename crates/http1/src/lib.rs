@@ -2,8 +2,11 @@
 //!
 //! Heads are parsed by `httparse` ([`head`]); where a body ends is decided in one place ([`framing`]), and what is in doubt is refused rather
 //! than guessed, as two that read a message differently are how requests are smuggled (RFC 9112, section 11.2). A request and its
-//! answer are moved along by one task, that of the client's connection: nothing is handed over, and nobody else is woken.
+//! answer are moved along by one task, that of the client's connection: nothing is handed over, and nobody else is woken. That is why this
+//! is here beside hyper, which serves all else: a request through two of its connections is handed on by channels, tasks and timers,
+//! which cost as much as all the rest that a proxy does (`docs/benchmarks.md`).
 
+mod body;
 mod framing;
 mod head;
 pub mod inbound;
@@ -17,15 +20,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::{HeaderValue, Response, StatusCode, header};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsStream;
 use tokio_util::either::Either;
 
-pub use head::Upgrade;
+pub use body::{Body, BoxError};
+pub use framing::{Decoder, Length, Step};
+pub use head::{Message, Upgrade, answer as read_answer, request as read_request};
 pub use wire::Wire;
-
-use crate::body::BoxError;
 
 /// A connection, in the clear or not.
 pub type Stream = Either<TcpStream, TlsStream<TcpStream>>;
@@ -83,4 +87,12 @@ impl Patience {
         }
         Poll::Pending
     }
+}
+
+/// An answer of our own, in words for people.
+pub fn text(code: StatusCode, message: &str) -> Response<Body> {
+    let mut response = Response::new(Body::Whole(format!("{message}\n").into()));
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
 }

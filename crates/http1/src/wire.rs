@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Stream;
+use crate::Stream;
 
 /// Room for one read: little for heads, more once that much came.
 const READ: (usize, usize) = (8 << 10, 64 << 10);

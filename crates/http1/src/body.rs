@@ -8,9 +8,9 @@ use http_body::{Frame, SizeHint};
 use http_body_util::Limited;
 use hyper::body::Incoming;
 
-use crate::http1::Wire;
-use crate::http1::inbound::FromClient;
-use crate::http1::outbound::Answer;
+use crate::Wire;
+use crate::inbound::FromClient;
+use crate::outbound::Answer;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

@@ -10,10 +10,10 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Version, header};
 use parking_lot::Mutex;
 
-use super::framing::{Decoder, Encoder, Length, Step};
-use super::head::{self, Announced, Message};
-use super::{Patience, Trouble, Wire};
-use crate::body::Body;
+use crate::Body;
+use crate::framing::{Decoder, Encoder, Length, Step};
+use crate::head::{self, Announced, Message};
+use crate::{Patience, Trouble, Wire};
 
 /// How long a client may take for a request's head, with the wait for a next one, and to take any of an answer.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -167,7 +167,7 @@ impl Inbound {
             Trouble::LargeHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             _ => StatusCode::BAD_REQUEST,
         };
-        let answer = crate::serve::text(code, &format!("{}: {trouble}", code.as_u16()));
+        let answer = crate::text(code, &format!("{}: {trouble}", code.as_u16()));
         // Where what follows would begin isn't known.
         self.client.lock().decoder = Decoder::Close;
         self.answer(answer, &Method::GET, Version::HTTP_11, false).await

@@ -8,10 +8,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::either::Either;
 
-use super::framing::{Decoder, Length, Step};
-use super::outbound::Lines;
-use super::{Trouble, Wire, head, inbound};
-use crate::body::Body;
+use crate::Body;
+use crate::framing::{Decoder, Length, Step};
+use crate::outbound::Lines;
+use crate::{Trouble, Wire, head, inbound};
 
 fn read(text: &str) -> Result<Option<head::Message<Request<()>>>, Trouble> {
     head::request(&mut BytesMut::from(text), &mut 0)
@@ -190,7 +190,7 @@ async fn hears(said: &[u8]) -> String {
                 let body = [name.as_bytes(), b" ", &body.to_bytes()].concat();
                 Response::new(Body::Whole(Bytes::from(body)))
             }
-            Err(error) => crate::serve::text(StatusCode::BAD_REQUEST, &error.to_string()),
+            Err(error) => crate::text(StatusCode::BAD_REQUEST, &error.to_string()),
         }
     };
     let serving = tokio::spawn(inbound::serve(wire, echo));
@@ -265,7 +265,7 @@ async fn passed_on() -> (TcpStream, TcpListener) {
             let (head, body) = request.into_parts();
             match lines.ask(line, &Request::from_parts(head, ()), body).await {
                 Ok(answer) => answer,
-                Err(trouble) => crate::serve::text(StatusCode::BAD_GATEWAY, &trouble.to_string()),
+                Err(trouble) => crate::text(StatusCode::BAD_GATEWAY, &trouble.to_string()),
             }
         }
     };

@@ -2,8 +2,8 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use super::Trouble;
-use super::wire::Wire;
+use crate::Trouble;
+use crate::Wire;
 
 /// How a message says where its body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

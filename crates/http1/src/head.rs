@@ -5,8 +5,8 @@ use std::mem::MaybeUninit;
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 
-use super::framing::Length;
-use super::{HEAD, HEADERS, Trouble};
+use crate::framing::Length;
+use crate::{HEAD, HEADERS, Trouble};
 
 /// A message whose body is still to come. Its head is without what is about this connection alone (RFC 9110, section 7.6.1).
 #[derive(Debug)]

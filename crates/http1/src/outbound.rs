@@ -16,10 +16,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::either::Either;
 
-use super::framing::{Decoder, Encoder, Step};
-use super::head::{self, Announced, Message};
-use super::{Patience, Stream, Trouble, Wire};
-use crate::body::Body;
+use crate::Body;
+use crate::framing::{Decoder, Encoder, Step};
+use crate::head::{self, Announced, Message};
+use crate::{Patience, Stream, Trouble, Wire};
 
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(5);
