@@ -15,7 +15,7 @@ use crate::framing::{Decoder, Encoder, Length, Step};
 use crate::head::{self, Announced, Message};
 use crate::{Patience, Trouble, Wire};
 
-/// How long a client may take for a request's head, with the wait for a next one, and to take any of an answer.
+/// How long a client may take for a request's head, with the wait for a next one, to send any of its body, and to take any of an answer.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long, and for how many bytes, a client is listened to who still sends what nobody wants: would his connection be closed at once,
 /// he might never read why (RFC 9112, section 9.6).
@@ -31,18 +31,23 @@ struct Client {
     decoder: Decoder,
     /// The client waits for a word before it sends the body (RFC 9110, section 10.1.1).
     expects: bool,
+    patience: Patience,
 }
 
 /// The body of a request.
-pub struct FromClient(Arc<Mutex<Client>>);
+pub struct FromClient {
+    client: Arc<Mutex<Client>>,
+    /// Somebody waits for more of it. Only then it counts how long the client keeps silent.
+    waits: bool,
+}
 
 impl FromClient {
     pub fn left(&self) -> Option<u64> {
-        self.0.lock().decoder.left()
+        self.client.lock().decoder.left()
     }
 
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Trouble>>> {
-        let client = &mut *self.0.lock();
+        let client = &mut *self.client.lock();
         if std::mem::take(&mut client.expects) {
             client.wire.out().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
@@ -58,10 +63,16 @@ impl FromClient {
                 Ok(Step::More) => {}
                 Err(trouble) => return Poll::Ready(Some(Err(trouble))),
             }
-            match ready!(client.wire.poll_fill(cx)) {
-                Ok(true) => {}
-                Ok(false) => return Poll::Ready(Some(Err(Trouble::Closed))),
-                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            match client.wire.poll_fill(cx) {
+                Poll::Ready(Ok(true)) => self.waits = false,
+                Poll::Ready(Ok(false)) => return Poll::Ready(Some(Err(Trouble::Closed))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                Poll::Pending => {
+                    if !std::mem::replace(&mut self.waits, true) {
+                        client.patience.renew(LIMIT);
+                    }
+                    return client.patience.poll(cx).map(|()| Some(Err(Trouble::Silent)));
+                }
             }
         }
     }
@@ -77,7 +88,6 @@ enum After {
 
 struct Inbound {
     client: Arc<Mutex<Client>>,
-    patience: Patience,
 }
 
 /// Serves a connection until either side has had enough.
@@ -85,8 +95,8 @@ pub async fn serve<F>(wire: Wire, mut handle: impl FnMut(Request<Body>) -> F)
 where
     F: Future<Output = Response<Body>>,
 {
-    let client = Client { wire, decoder: Decoder::Done, expects: false };
-    let mut inbound = Inbound { client: Arc::new(Mutex::new(client)), patience: Patience::new(LIMIT) };
+    let client = Client { wire, decoder: Decoder::Done, expects: false, patience: Patience::new(LIMIT) };
+    let mut inbound = Inbound { client: Arc::new(Mutex::new(client)) };
     let outcome = loop {
         match inbound.exchange(&mut handle).await {
             Ok(After::Next) => {}
@@ -105,7 +115,7 @@ impl Inbound {
     where
         F: Future<Output = Response<Body>>,
     {
-        self.patience.renew(LIMIT);
+        self.client.lock().patience.renew(LIMIT);
         let Message { head, length, stays, expects } = match self.request().await {
             Ok(Some(request)) => request,
             Ok(None) | Err(Trouble::Silent | Trouble::Io(_) | Trouble::Closed) => return Ok(After::Close),
@@ -131,10 +141,9 @@ impl Inbound {
 
     /// The head of the next request; nothing if there is no other.
     async fn request(&mut self) -> Result<Option<Message<Request<()>>>, Trouble> {
-        let Inbound { client, patience } = self;
-        let mut looked = 0;
+        let (client, mut looked) = (&self.client, 0);
         std::future::poll_fn(|cx| {
-            let wire = &mut client.lock().wire;
+            let Client { wire, patience, .. } = &mut *client.lock();
             loop {
                 if let Some(request) = head::request(&mut wire.input, &mut looked)? {
                     return Poll::Ready(Ok(Some(request)));
@@ -158,7 +167,7 @@ impl Inbound {
         client.decoder = Decoder::new(length);
         client.expects = expects;
         drop(client);
-        Body::Client(FromClient(self.client.clone()))
+        Body::Client(FromClient { client: self.client.clone(), waits: false })
     }
 
     /// Tells of what can't be read as a request.
@@ -216,7 +225,7 @@ impl Inbound {
 
     /// Sends the rest of an answer.
     async fn send(&mut self, body: &mut Body, encoder: &mut Encoder) -> Result<(), Trouble> {
-        let Inbound { client, patience } = self;
+        let client = &self.client;
         let (mut ended, mut sent, mut cut_off) = (matches!(encoder, Encoder::Nothing), 0, None);
         std::future::poll_fn(|cx| {
             loop {
@@ -252,9 +261,9 @@ impl Inbound {
                     Poll::Pending => {
                         // It counts how long the client takes nothing at all.
                         if std::mem::replace(&mut sent, client.wire.sent()) != client.wire.sent() {
-                            patience.renew(LIMIT);
+                            client.patience.renew(LIMIT);
                         }
-                        return patience.poll(cx).map(|()| Err(Trouble::Silent));
+                        return client.patience.poll(cx).map(|()| Err(Trouble::Silent));
                     }
                 }
             }

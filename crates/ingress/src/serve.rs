@@ -388,6 +388,9 @@ fn closed(trouble: &Trouble) -> bool {
 }
 
 fn failed_body(error: &BoxError) -> Response<Body> {
+    if let Some(Trouble::Silent) = error.downcast_ref() {
+        return text(StatusCode::REQUEST_TIMEOUT, "408: the rest of the body doesn't come");
+    }
     if error.is::<LengthLimitError>() {
         too_large()
     } else {
