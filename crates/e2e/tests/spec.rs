@@ -98,7 +98,10 @@ fn check(before: &str, rows: &[Row]) -> anyhow::Result<()> {
             })
         });
         if came.is_err() {
-            wrong.push(format!("{name}: {last:?} rather than {expected:?}"));
+            let why = format!("{name}: {last:?} rather than {expected:?}");
+            // Each takes its time: who watches needn't wait for all of them.
+            eprintln!("{why}");
+            wrong.push(why);
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
