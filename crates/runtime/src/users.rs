@@ -46,7 +46,7 @@ impl Users {
         let tree = clone_tree(source)?;
         let namespace = std::fs::File::open(&self.namespace)?;
         set(&tree, libc::AT_RECURSIVE, libc::MOUNT_ATTR_IDMAP, namespace.as_raw_fd() as u64).map_err(|e| {
-            let why = "its file system can't show other users' names (hostUsers: false)";
+            let why = "its file system can't show other users' names (hostUsers: false; tmpfs can since Linux 6.3)";
             io::Error::new(e.kind(), format!("{} can't be mounted: {why}: {e}", source.display()))
         })?;
         if read_only {
