@@ -52,8 +52,8 @@ pub fn labels(options: &Options) -> io::Result<Labels> {
 /// The value of `key = "value"` in a file of such lines.
 fn value(text: &str, key: &str) -> Option<String> {
     let lines = text.lines().filter_map(|line| line.split_once('='));
-    let found = lines.filter(|(name, _)| name.trim() == key).map(|(_, value)| value.trim().trim_matches('"'));
-    found.last().map(String::from)
+    let mut found = lines.filter(|(name, _)| name.trim() == key).map(|(_, value)| value.trim().trim_matches('"'));
+    found.next_back().map(String::from)
 }
 
 fn of_policy(contexts: &str, options: &Options) -> Option<Labels> {
