@@ -204,6 +204,8 @@ impl Inbound {
         let joined = matches!(body, Body::Upgraded(_));
         let stays = {
             let client = &mut *self.client.lock();
+            // Once there is an answer, no other word may come into it.
+            client.expects = false;
             let stays = stays && client.decoder.is_done() && !matches!(encoder, Encoder::Close);
             let connection = match version {
                 _ if joined => None,
