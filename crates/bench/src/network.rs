@@ -147,9 +147,7 @@ impl Proxy {
             .with_context(|| format!("{name} can't be started (Debian: {name})"))?;
         Ok(Proxy(child))
     }
-}
 
-impl Proxy {
     /// It and its workers.
     fn processes(&self) -> Vec<u32> {
         let pid = self.0.id();

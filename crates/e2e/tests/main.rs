@@ -19,6 +19,7 @@ mod policies;
 mod pulls;
 mod relays;
 mod rollouts;
+mod rows;
 mod runtimes;
 mod spec;
 mod stateful;

@@ -9,6 +9,11 @@ configs:
   '127.0.0.1:5000': {auth: {username: user, password: secret}}
 ";
 
+/// A cluster that pulls as `registries.yaml` says.
+fn cluster(registries: &str) -> anyhow::Result<Cluster> {
+    Cluster::start_prepared(&[], |node| Ok(std::fs::write(node.folder().join("registries.yaml"), registries)?))
+}
+
 fn pod(name: &str, image: &str, secret: &str) -> String {
     let secrets = if secret.is_empty() { String::new() } else { format!("imagePullSecrets: [{{name: {secret}}}], ") };
     format!(
@@ -19,8 +24,7 @@ fn pod(name: &str, image: &str, secret: &str) -> String {
 
 #[test]
 fn images_come_from_mirrors_and_registries_with_credentials() -> anyhow::Result<()> {
-    let cluster =
-        Cluster::start_prepared(&[], |node| Ok(std::fs::write(node.folder().join("registries.yaml"), REGISTRIES)?))?;
+    let cluster = cluster(REGISTRIES)?;
     let mirror = Registry::start(&cluster.server, 5000)?;
     mirror.put_busybox("library/mirrored", "1")?;
     let private = Registry::start(&cluster.server, 5001)?;
@@ -100,8 +104,7 @@ fn between(
 fn what_was_fetched_of_an_image_is_not_fetched_again() -> anyhow::Result<()> {
     const SIZE: usize = 4_000_000;
     let broken = "mirrors:\n  far.test: {endpoint: ['http://127.0.0.1:5002']}\n  docker.io: {endpoint: ['http://127.0.0.1:5000']}\nconfigs:\n  '127.0.0.1:5000': {auth: {username: user, password: secret}}\n  '127.0.0.1:5002': {auth: {username: user, password: secret}}\n";
-    let cluster =
-        Cluster::start_prepared(&[], |node| Ok(std::fs::write(node.folder().join("registries.yaml"), broken)?))?;
+    let cluster = cluster(broken)?;
     let registry = Registry::start(&cluster.server, 5000)?;
     registry.put_large("library/large", "1", 5, SIZE)?;
     registry.put_large("far", "1", 2, SIZE)?;
@@ -138,8 +141,7 @@ fn what_was_fetched_of_an_image_is_not_fetched_again() -> anyhow::Result<()> {
 fn a_long_pull_says_how_far_it_has_come() -> anyhow::Result<()> {
     const SIZE: usize = 4_000_000;
     let mirrors = "mirrors:\n  slow.test: {endpoint: ['http://127.0.0.1:5002']}\nconfigs:\n  '127.0.0.1:5002': {auth: {username: user, password: secret}}\n";
-    let cluster =
-        Cluster::start_prepared(&[], |node| Ok(std::fs::write(node.folder().join("registries.yaml"), mirrors)?))?;
+    let cluster = cluster(mirrors)?;
     let registry = Registry::start(&cluster.server, 5000)?;
     registry.put_large("slow", "1", 1, SIZE)?;
     // Half of the layer comes, and the rest when somebody was told so.

@@ -2,8 +2,7 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use crate::Trouble;
-use crate::Wire;
+use crate::{Trouble, Wire};
 
 /// How a message says where its body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,19 +72,15 @@ impl Decoder {
                 Decoder::Done => return Ok(Step::End),
                 _ if input.is_empty() => return Ok(Step::More),
                 Decoder::Close => return Ok(Step::Data(input.split().freeze())),
-                Decoder::Exact(left) => {
-                    let data = take(input, left);
-                    if *left == 0 {
-                        *self = Decoder::Done;
+                Decoder::Exact(left) | Decoder::Chunk(left) => {
+                    let some = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+                    *left -= some as u64;
+                    match self {
+                        Decoder::Exact(0) => *self = Decoder::Done,
+                        Decoder::Chunk(0) => *self = Decoder::ChunkEnd,
+                        _ => {}
                     }
-                    return Ok(Step::Data(data));
-                }
-                Decoder::Chunk(left) => {
-                    let data = take(input, left);
-                    if *left == 0 {
-                        *self = Decoder::ChunkEnd;
-                    }
-                    return Ok(Step::Data(data));
+                    return Ok(Step::Data(input.split_to(some).freeze()));
                 }
                 Decoder::ChunkSize => match chunk_size(input)? {
                     Some((end, size)) => {
@@ -135,13 +130,6 @@ fn chunk_size(input: &[u8]) -> Result<Option<(usize, u64)>, Trouble> {
         Ok(httparse::Status::Complete((read, size))) if read == end => Ok(Some((end, size))),
         _ => malformed(),
     }
-}
-
-/// As much of what is left as came.
-fn take(input: &mut BytesMut, left: &mut u64) -> Bytes {
-    let some = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
-    *left -= some as u64;
-    input.split_to(some).freeze()
 }
 
 /// Puts a body on a connection.

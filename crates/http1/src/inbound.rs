@@ -23,8 +23,6 @@ const LINGER: (Duration, usize) = (Duration::from_secs(2), 1 << 20);
 /// How much of the next requests is taken in while one is served.
 const AHEAD: usize = 64 << 10;
 
-const KEEP_ALIVE: &str = "keep-alive";
-
 /// What of a connection the body of a request needs, too.
 struct Client {
     wire: Wire,
@@ -210,7 +208,7 @@ impl Inbound {
             let connection = match version {
                 _ if joined => None,
                 _ if !stays => Some("close"),
-                Version::HTTP_10 => Some(KEEP_ALIVE),
+                Version::HTTP_10 => Some("keep-alive"),
                 _ => None,
             };
             let head = Response::from_parts(head, ());

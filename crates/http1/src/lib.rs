@@ -51,8 +51,6 @@ pub enum Trouble {
     LargeHead,
     #[error("nothing came for too long")]
     Silent,
-    #[error("the body is larger than it may be")]
-    LargeBody,
     /// Of who gives the body that is to be sent.
     #[error(transparent)]
     Body(BoxError),

@@ -61,6 +61,7 @@ impl Line {
         idle && self.wire.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
+    /// Whether it had a request before this one.
     pub fn was_kept(&self) -> bool {
         self.used
     }

@@ -273,6 +273,12 @@ async fn passed_on() -> (TcpStream, TcpListener) {
     (client, door)
 }
 
+/// The backend's connection, once the client has said something.
+async fn said(client: &mut TcpStream, words: &str, door: &TcpListener) -> TcpStream {
+    client.write_all(words.as_bytes()).await.unwrap();
+    door.accept().await.unwrap().0
+}
+
 /// Reads until what was heard ends like this.
 async fn until(stream: &mut TcpStream, end: &str) -> String {
     let mut heard = String::new();
@@ -287,8 +293,7 @@ async fn until(stream: &mut TcpStream, end: &str) -> String {
 #[tokio::test]
 async fn a_connection_to_a_backend_is_used_again() {
     let (mut client, door) = passed_on().await;
-    client.write_all(b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
-    let (mut backend, _) = door.accept().await.unwrap();
+    let mut backend = said(&mut client, "GET /1 HTTP/1.1\r\nHost: h\r\n\r\n", &door).await;
     assert_eq!(until(&mut backend, "\r\n\r\n").await, "GET /1 HTTP/1.1\r\nhost: h\r\n\r\n");
     backend.write_all(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n").await.unwrap();
     until(&mut client, "\r\n\r\n").await;
@@ -305,8 +310,7 @@ async fn a_connection_to_a_backend_is_used_again() {
 #[tokio::test]
 async fn an_answer_of_unknown_length_comes_in_chunks_as_it_is_made() {
     let (mut client, door) = passed_on().await;
-    client.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
-    let (mut backend, _) = door.accept().await.unwrap();
+    let mut backend = said(&mut client, "GET / HTTP/1.1\r\nHost: h\r\n\r\n", &door).await;
     until(&mut backend, "\r\n\r\n").await;
     backend.write_all(b"HTTP/1.1 200 OK\r\n\r\nfirst").await.unwrap();
     let head = until(&mut client, "5\r\nfirst\r\n").await;
@@ -320,8 +324,7 @@ async fn an_answer_of_unknown_length_comes_in_chunks_as_it_is_made() {
 #[tokio::test]
 async fn an_answer_may_come_before_all_was_said() {
     let (mut client, door) = passed_on().await;
-    client.write_all(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\non").await.unwrap();
-    let (mut backend, _) = door.accept().await.unwrap();
+    let mut backend = said(&mut client, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\non", &door).await;
     until(&mut backend, "on").await;
     backend.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n").await.unwrap();
     until(&mut client, "1\r\na\r\n").await;
@@ -333,7 +336,7 @@ async fn an_answer_may_come_before_all_was_said() {
 
 #[tokio::test]
 async fn answers_that_are_cut_off_or_malformed_are_no_answers() {
-    for (said, heard) in [
+    for (answer, heard) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", "HTTP/1.1 502"),
         ("nonsense\r\n\r\n", "HTTP/1.1 502"),
         ("HTTP/1.1 200 OK\r\nContent-Len", "HTTP/1.1 502"),
@@ -342,22 +345,20 @@ async fn answers_that_are_cut_off_or_malformed_are_no_answers() {
         ("HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhalf", "HTTP/1.1 200"),
     ] {
         let (mut client, door) = passed_on().await;
-        client.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await.unwrap();
-        let (mut backend, _) = door.accept().await.unwrap();
+        let mut backend = said(&mut client, "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", &door).await;
         until(&mut backend, "\r\n\r\n").await;
-        backend.write_all(said.as_bytes()).await.unwrap();
+        backend.write_all(answer.as_bytes()).await.unwrap();
         drop(backend);
         let mut all = String::new();
         let _ = client.read_to_string(&mut all).await;
-        assert!(all.starts_with(heard), "{said:?}: {all:?}");
+        assert!(all.starts_with(heard), "{answer:?}: {all:?}");
     }
 }
 
 #[tokio::test]
 async fn who_goes_away_is_not_answered() {
     let (mut client, door) = passed_on().await;
-    client.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
-    let (mut backend, _) = door.accept().await.unwrap();
+    let mut backend = said(&mut client, "GET / HTTP/1.1\r\nHost: h\r\n\r\n", &door).await;
     until(&mut backend, "\r\n\r\n").await;
     drop(client);
     // The backend hears of it by the end of its connection.

@@ -162,8 +162,7 @@ impl Handler {
             None => request.uri().path_and_query().cloned(),
             Some(change) => {
                 let path = found.path(Some(change), request.uri().path());
-                let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
-                PathAndQuery::try_from(format!("{path}{query}")).ok()
+                PathAndQuery::try_from(format!("{path}{}", query(request.uri()))).ok()
             }
         };
         let Some(target) = target else {
@@ -249,7 +248,6 @@ impl Handler {
             tracing::debug!(error = %failure.trouble, %endpoint, backend = backend.name, "a backend didn't answer");
             match &failure.trouble {
                 Trouble::Body(error) => return failed_body(error),
-                Trouble::LargeBody => return too_large(),
                 Trouble::Silent => {
                     let why = format!("504: {} at {endpoint} didn't answer in time", backend.name);
                     return text(StatusCode::GATEWAY_TIMEOUT, &why);
@@ -315,10 +313,8 @@ impl Handler {
         let asking = tokio::time::timeout(ANSWER, self.grpc.request(request));
         match asking.await.map_err(|_| Failure::of(Trouble::Silent))? {
             Ok(answer) => Ok(answer.map(Body::Stream)),
-            Err(error) => match over(&error) {
-                true => Err(Failure::of(Trouble::LargeBody)),
-                false => Err(Failure { never_reached: error.is_connect(), ..fail(error.into()) }),
-            },
+            Err(error) if over(&error) => Err(Failure::of(Trouble::Body(error.into()))),
+            Err(error) => Err(Failure { never_reached: error.is_connect(), ..fail(error.into()) }),
         }
     }
 }
@@ -391,11 +387,7 @@ fn failed_body(error: &BoxError) -> Response<Body> {
     if let Some(Trouble::Silent) = error.downcast_ref() {
         return text(StatusCode::REQUEST_TIMEOUT, "408: the rest of the body doesn't come");
     }
-    if error.is::<LengthLimitError>() {
-        too_large()
-    } else {
-        text(StatusCode::BAD_REQUEST, "400: the body is cut off or malformed")
-    }
+    if over(&**error) { too_large() } else { text(StatusCode::BAD_REQUEST, "400: the body is cut off or malformed") }
 }
 
 fn too_large() -> Response<Body> {
@@ -429,6 +421,11 @@ fn choose(backends: &[Backend]) -> Option<&Backend> {
     })
 }
 
+/// The query of a target with its question mark, if it has one.
+fn query(uri: &Uri) -> String {
+    uri.query().map(|query| format!("?{query}")).unwrap_or_default()
+}
+
 fn redirect(to: &Redirect, found: &Found, host: &str, uri: &Uri, entry: &Entry) -> Response<Body> {
     let own = if entry.secure { "https" } else { "http" };
     let scheme = to.scheme.as_deref().unwrap_or(own);
@@ -440,8 +437,7 @@ fn redirect(to: &Redirect, found: &Found, host: &str, uri: &Uri, entry: &Entry) 
         Some(change) => found.path(Some(change), uri.path()),
         None => uri.path().to_string(),
     };
-    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    let target = format!("{scheme}://{}{port}{path}{query}", to.host.as_deref().unwrap_or(host));
+    let target = format!("{scheme}://{}{port}{path}{}", to.host.as_deref().unwrap_or(host), query(uri));
     let mut response = text(to.code, &format!("{}: this is at {target}", to.code.as_u16()));
     if let Ok(location) = HeaderValue::from_str(&target) {
         response.headers_mut().insert(header::LOCATION, location);
@@ -506,15 +502,13 @@ fn onward_headers(mut headers: HeaderMap, host: HeaderValue, entry: &Entry) -> H
 }
 
 /// An answer on its way back.
-fn back(mut answer: Response<Body>, may_upgrade: bool) -> Response<Body> {
-    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return match may_upgrade {
-            true => answer,
-            false => text(StatusCode::BAD_GATEWAY, "502: the backend changed protocols unasked"),
-        };
+fn back(answer: Response<Body>, may_upgrade: bool) -> Response<Body> {
+    match answer.status() {
+        StatusCode::SWITCHING_PROTOCOLS if !may_upgrade => {
+            text(StatusCode::BAD_GATEWAY, "502: the backend changed protocols unasked")
+        }
+        _ => answer,
     }
-    *answer.version_mut() = Version::default();
-    answer
 }
 
 /// Serves a client's connection: HTTP, or HTTPS with `tls`.

@@ -430,8 +430,8 @@ fn write_atomically(folder: &Path, files: &Files) -> io::Result<()> {
 pub fn tell_of_pod(pod: &Pod) -> bool {
     let sources =
         |v: &Volume| v.projected.iter().flat_map(|p| p.sources.iter().flatten()).any(|p| p.downward_api.is_some());
-    let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    volumes.into_iter().any(|v| v.downward_api.is_some() || sources(v))
+    let mut volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    volumes.any(|v| v.downward_api.is_some() || sources(v))
 }
 
 /// Makes a folder in which everybody may write, unless it is there: from then on its rights are its users' to change.

@@ -76,10 +76,9 @@ fn of_policy(contexts: &str, options: &Options) -> Option<Labels> {
 /// # Errors
 /// Those of the file system.
 pub fn relabel(path: &Path, label: &str) -> io::Result<()> {
-    let unsupported = |error: &io::Error| error.raw_os_error() == Some(libc::EOPNOTSUPP);
     match xattr::set(path, ATTRIBUTE, label.as_bytes()) {
-        Err(error) if unsupported(&error) => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // It may be gone already.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOENT)) => return Ok(()),
         other => other?,
     }
     if std::fs::symlink_metadata(path)?.is_dir() {

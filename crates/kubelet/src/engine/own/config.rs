@@ -146,7 +146,7 @@ impl Shim {
         let labels = labels(&of_pod.unwrap_or_default(), &of_container.unwrap_or_default())?;
         let (users, label) = (launch.sandbox.users(places), labels.as_ref().map(|labels| labels.file.as_str()));
         rootfs::mount_overlay(&layers, &places.writable(id), &root, users.as_ref(), label).map_err(create_error)?;
-        let config = ContainerConfig { labels, ..container_config(agent, launch, &root, processes).await? };
+        let config = container_config(agent, launch, &root, processes, labels).await?;
         runtime::spec::write_bundle(&bundle, &config, &places.namespaces(), &places.shm()).map_err(create_error)?;
         // For exec, which uses the same user, groups, capabilities and variables.
         let process = runtime::spec::process(&config, &[], false);
@@ -216,6 +216,7 @@ async fn container_config(
     launch: &Launch<'_>,
     root: &Path,
     process_namespace: Option<PathBuf>,
+    labels: Option<Labels>,
 ) -> Result<ContainerConfig, StartError> {
     let Launch { pod, container, image, sandbox, places, .. } = launch;
     let spec = pod.spec.clone().unwrap_or_default();
@@ -250,7 +251,7 @@ async fn container_config(
         confined,
         profile,
         app_armor,
-        labels: None,
+        labels,
         no_new_privileges: own.allow_privilege_escalation == Some(false),
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),
