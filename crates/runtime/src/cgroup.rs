@@ -206,11 +206,24 @@ pub fn restrict(cgroup: &str, rules: &[Rule]) -> std::io::Result<()> {
     devices::restrict(&folder, rules).map_err(refused)
 }
 
-/// Makes the cgroup in all hierarchies, and lets its children have all controllers.
+/// Makes a cgroup for other cgroups, in all hierarchies: its children have all controllers. With version 2 no process can be in it
+/// itself (cgroups(7), "no internal processes").
 ///
 /// # Errors
 /// Those of the file system.
 pub fn create(cgroup: &str) -> std::io::Result<()> {
+    create_leaf(cgroup)?;
+    if is_unified() {
+        enable_controllers(&folder("", cgroup));
+    }
+    Ok(())
+}
+
+/// Makes a cgroup for processes, in all hierarchies, and what is above it.
+///
+/// # Errors
+/// Those of the file system.
+pub fn create_leaf(cgroup: &str) -> std::io::Result<()> {
     if is_unified() {
         let mut at = PathBuf::from(ROOT);
         for part in cgroup.trim_matches('/').split('/') {
@@ -218,7 +231,6 @@ pub fn create(cgroup: &str) -> std::io::Result<()> {
             at.push(part);
             std::fs::create_dir_all(&at)?;
         }
-        enable_controllers(&at);
         return Ok(());
     }
     for controller in ["memory", "cpu", "cpuacct", "pids", "devices", "freezer", "cpuset"] {

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{PodSecurityContext, SecurityContext};
+use runtime::process::Process;
 use runtime::protocol::Start;
 use runtime::rootfs;
 use runtime::selinux::Labels;
@@ -200,10 +201,15 @@ impl Shim {
         let pid = match present {
             Some(pid) => pid,
             None => {
+                runtime::cgroup::create_leaf(&group)?;
                 let users = launch.sandbox.users(launch.places);
                 let namespace = users.as_ref().map(|users| users.namespace.as_path());
                 let pid = self.shim.share_processes(namespace).await.map_err(io::Error::other)?;
-                runtime::cgroup::create(&group).and_then(|()| runtime::cgroup::enter(&group, pid))?;
+                if let Err(error) = runtime::cgroup::enter(&group, pid) {
+                    // Nobody would find it again.
+                    Process::find(pid)?.signal(libc::SIGKILL)?;
+                    return Err(error);
+                }
                 pid
             }
         };
