@@ -103,7 +103,8 @@ pub fn check(before: &str, rows: &[Row]) -> anyhow::Result<()> {
             })
         });
         if came.is_err() {
-            let why = format!("{name}: {last:?} rather than {expected:?}");
+            let state = seen(&cluster, name, &Status("/containerStatuses/0/state"))?;
+            let why = format!("{name}: {last:?} rather than {expected:?}; its state: {state}");
             // Each takes its time: who watches needn't wait for all of them.
             eprintln!("{why}");
             wrong.push(why);

@@ -1,7 +1,8 @@
 //! Images: an index of what is here, layers unpacked once and shared by all containers.
 //!
 //! On disk, below one folder: `layers/DIFF-ID/` (unpacked), `index.json` (all images), `incoming/` (what is being
-//! unpacked; emptied at start), `fetched/` (what has been fetched of layers, so that it needn't be again). A layer folder exists
+//! unpacked; emptied at start), `fetched/` (what has been fetched of layers, so that it needn't be again),
+//! `cleared/` (what is being removed because no pull has gone on with it for a day). A layer folder exists
 //! only when it is whole. Its files may be in memory alone for some seconds, though; an image says so in the index until they
 //! are on the disk, and after a power cut it is forgotten.
 
@@ -10,9 +11,11 @@ mod layers;
 mod pull;
 mod registries;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use oci_client::Reference;
 use parking_lot::Mutex;
@@ -129,14 +132,32 @@ fn layer_in(folder: &Path, diff_id: &str) -> PathBuf {
     folder.join("layers").join(diff_id.replace(':', "-"))
 }
 
+/// How long the layers of a pull that came to no end wait for it to be tried again.
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Puts aside, in a folder for removal, what pulls have left that nobody has gone on with. Only for when no pull is under way.
+fn put_aside(folder: &Path, images: &BTreeMap<String, Image>, now: SystemTime) -> PathBuf {
+    let cleared = folder.join("cleared");
+    let _ = std::fs::create_dir_all(&cleared);
+    let used: HashSet<PathBuf> = images.values().flat_map(|i| &i.layers).map(|layer| layer_in(folder, layer)).collect();
+    let entries = ["layers", "fetched"].map(|part| std::fs::read_dir(folder.join(part)));
+    for entry in entries.into_iter().flatten().flatten().flatten() {
+        // When it came here: the time of change of a layer's folder is the image's.
+        let came = entry.metadata().map_or(0, |meta| u64::try_from(meta.ctime()).unwrap_or(0));
+        let came = SystemTime::UNIX_EPOCH + Duration::from_secs(came);
+        if !used.contains(&entry.path()) && now.duration_since(came).is_ok_and(|age| age > KEPT) {
+            let _ = std::fs::rename(entry.path(), cleared.join(entry.file_name()));
+        }
+    }
+    cleared
+}
+
 impl ImageStore {
     /// # Errors
     /// When the folder can't be made or its index read.
     pub fn open(folder: &Path, registries: Registries) -> Result<Arc<Self>, ImageError> {
-        let incoming = folder.join("incoming");
-        let _ = std::fs::remove_dir_all(&incoming);
-        std::fs::create_dir_all(&incoming)?;
-        for part in ["layers", "fetched"] {
+        let _ = std::fs::remove_dir_all(folder.join("incoming"));
+        for part in ["incoming", "layers", "fetched"] {
             std::fs::create_dir_all(folder.join(part))?;
         }
         let mut images: BTreeMap<String, Image> = match std::fs::read(folder.join("index.json")) {
@@ -156,6 +177,8 @@ impl ImageStore {
         }
         // Others that had a layer in common with them have lost it, too.
         images.retain(|_, image| image.layers.iter().all(|l| layer_in(folder, l).exists()));
+        let cleared = put_aside(folder, &images, SystemTime::now());
+        std::thread::spawn(move || std::fs::remove_dir_all(cleared));
         Ok(Arc::new(ImageStore {
             folder: folder.into(),
             registries,
@@ -260,5 +283,31 @@ impl ImageStore {
             let _ = std::fs::remove_dir_all(self.layer_path(&layer));
         }
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_pulls_have_left_waits_for_a_day() {
+        let folder = tempfile::tempdir().unwrap();
+        let layer = |diff_id| layer_in(folder.path(), diff_id);
+        let fetched = folder.path().join("fetched/sha256-c");
+        for path in [&layer("sha256:a"), &layer("sha256:b"), &fetched] {
+            std::fs::create_dir_all(path).unwrap();
+        }
+        let image = serde_json::json!({
+            "id": "i", "names": [], "digests": [], "layers": ["sha256:a"], "size": 1, "defaults": Defaults::default()
+        });
+        let images = BTreeMap::from([("i".to_string(), serde_json::from_value(image).unwrap())]);
+        let present = || [layer("sha256:a"), layer("sha256:b"), fetched.clone()].map(|path| path.exists());
+        let now = SystemTime::now();
+        put_aside(folder.path(), &images, now + KEPT / 2);
+        assert_eq!(present(), [true, true, true]);
+        let cleared = put_aside(folder.path(), &images, now + KEPT * 2);
+        assert_eq!(present(), [true, false, false]);
+        assert_eq!(std::fs::read_dir(cleared).unwrap().count(), 2);
     }
 }

@@ -110,6 +110,7 @@ async fn fetch(
         let before = tokio::fs::metadata(path).await.map_or(0, |m| m.len());
         let has = if before > size { 0 } else { before };
         if has == size && size > 0 {
+            progress.set(&layer.digest, size);
             return Ok(());
         }
         let error = match fetch_from(client, place, layer, path, has, progress).await {
