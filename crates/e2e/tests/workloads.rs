@@ -274,7 +274,10 @@ fn failing_pods_say_why() -> anyhow::Result<()> {
         let waiting = status("unknown")?["state"]["waiting"].clone();
         Ok(waiting["reason"] == "ImagePullBackOff"
             && waiting["message"].as_str().is_some_and(|m| m.contains("localhost:1")))
-    })
+    })?;
+    let refused = cluster.kubectl(&["exec", "unknown", "--", "true"]);
+    assert!(refused.code != 0 && refused.stderr.contains("container not found (\"c\")"), "{refused:?}");
+    Ok(())
 }
 
 #[test]

@@ -22,7 +22,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use super::spdy::{self, StreamOutput};
-use super::{Body, text};
+use super::{Body, refused};
 
 pub const STDIN: u8 = 0;
 pub const STDOUT: u8 = 1;
@@ -180,7 +180,7 @@ where
 {
     let offered = request.headers().get_all("x-stream-protocol-version").iter().filter_map(|v| v.to_str().ok());
     if !offered.flat_map(|v| v.split(',')).any(|v| v.trim() == V4) {
-        return text(StatusCode::FORBIDDEN, format!("over SPDY, only the protocol {V4} is served"));
+        return refused(StatusCode::FORBIDDEN, format!("over SPDY, only the protocol {V4} is served"));
     }
     upgrade_spdy(request, V4, move |io| async move {
         let (read, write) = tokio::io::split(io);
@@ -237,12 +237,12 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     if !get(&request, header::UPGRADE).eq_ignore_ascii_case("websocket") {
-        return text(StatusCode::BAD_REQUEST, "this is a stream: ask for an upgrade to websocket or to SPDY/3.1");
+        return refused(StatusCode::BAD_REQUEST, "this is a stream: ask for an upgrade to websocket or to SPDY/3.1");
     }
     let offered = get(&request, header::SEC_WEBSOCKET_PROTOCOL);
     let offered: Vec<&str> = offered.split(',').map(str::trim).collect();
     let Some(protocol) = protocols.iter().find(|p| offered.contains(*p)).copied() else {
-        return text(
+        return refused(
             StatusCode::FORBIDDEN,
             format!("none of the subprotocols {offered:?} is served; those are: {protocols:?}"),
         );

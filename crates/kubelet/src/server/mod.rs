@@ -13,6 +13,7 @@ mod streams;
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use apimachinery::Status;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -45,6 +46,19 @@ pub struct Serving {
 
 pub fn text(code: StatusCode, message: impl Into<String>) -> Response<Body> {
     let mut response = Response::new(Full::new(Bytes::from(message.into())).boxed_unsync());
+    *response.status_mut() = code;
+    response
+}
+
+/// What a stream is refused with. client-go takes for a Status whatever is YAML, also a text with a colon, of which it then shows
+/// nothing.
+fn refused(code: StatusCode, message: impl Into<String>) -> Response<Body> {
+    let reason = match code {
+        StatusCode::NOT_FOUND => "NotFound",
+        StatusCode::FORBIDDEN => "Forbidden",
+        _ => "BadRequest",
+    };
+    let mut response = json(&Status::new(code.as_u16(), reason, message).to_json());
     *response.status_mut() = code;
     response
 }

@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::channels::{Socket, upgrade_spdy, upgrade_websocket};
 use super::spdy::{self, Stream, StreamOutput};
-use super::{Body, text};
+use super::{Body, refused};
 use crate::manager::Manager;
 
 const TUNNEL: &[&str] = &["SPDY/3.1+portforward.k8s.io"];
@@ -24,16 +24,16 @@ const PROTOCOL: &str = "portforward.k8s.io";
 
 pub async fn serve(manager: &Arc<Manager>, namespace: &str, pod: &str, request: Request<Incoming>) -> Response<Body> {
     let Some((_, places, saved)) = manager.find(namespace, pod) else {
-        return text(StatusCode::NOT_FOUND, format!("pod {pod:?} isn't on this node"));
+        return refused(StatusCode::NOT_FOUND, format!("pod {pod:?} isn't on this node"));
     };
     let Some(sandbox) = saved.sandbox else {
-        return text(StatusCode::BAD_REQUEST, format!("pod {pod:?} isn't running"));
+        return refused(StatusCode::BAD_REQUEST, format!("pod {pod:?} isn't running"));
     };
     let network = match sandbox.host_network {
         true => None,
         false => match manager.agent.engine.network(&places, &sandbox).await {
             Ok(network) => Some(network),
-            Err(error) => return text(StatusCode::BAD_REQUEST, format!("pod {pod:?} isn't running: {error}")),
+            Err(error) => return refused(StatusCode::BAD_REQUEST, format!("pod {pod:?} isn't running: {error}")),
         },
     };
     let forward = Forward { network, errors: Arc::default() };

@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use super::channels::{Wants, open};
-use super::{Body, flag, query, text};
+use super::{Body, flag, query, refused};
 use crate::engine::Containers;
 use crate::manager::Manager;
 use crate::worker::Phase;
@@ -38,11 +38,11 @@ pub async fn exec(
     let query = query(&request);
     let command: Vec<String> = query.iter().filter(|(k, _)| k == "command").map(|(_, v)| v.clone()).collect();
     if command.is_empty() {
-        return text(StatusCode::BAD_REQUEST, "you must specify at least one command for the container");
+        return refused(StatusCode::BAD_REQUEST, "you must specify at least one command for the container");
     }
     let (containers, id, _) = match running(manager, namespace, pod, container) {
         Ok(found) => found,
-        Err(error) => return text(StatusCode::NOT_FOUND, error),
+        Err(error) => return refused(StatusCode::NOT_FOUND, error),
     };
     open(request, wants(&query), move |events, sender| async move {
         let result = containers.exec(&id, &command, wants(&query), events, &sender).await;
@@ -69,7 +69,7 @@ pub async fn attach(
     let query = query(&request);
     let (containers, id, tty) = match running(manager, namespace, pod, container) {
         Ok(found) => found,
-        Err(error) => return text(StatusCode::NOT_FOUND, error),
+        Err(error) => return refused(StatusCode::NOT_FOUND, error),
     };
     // What the container has counts, not what the client believes.
     let wants = Wants { tty, ..wants(&query) };
