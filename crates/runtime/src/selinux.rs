@@ -6,6 +6,8 @@ use std::io;
 use std::path::Path;
 
 const FILE_SYSTEM: &str = "/sys/fs/selinux/enforce";
+/// Takes a label that the policy knows, and no other.
+const CHECK: &str = "/sys/fs/selinux/context";
 const CONFIGURATION: &str = "/etc/selinux";
 /// The extended attribute with a file's label.
 const ATTRIBUTE: &str = "security.selinux";
@@ -36,7 +38,7 @@ pub fn is_enabled() -> bool {
 /// The labels of a container that asks for these.
 ///
 /// # Errors
-/// When the policy says nothing of containers.
+/// When the policy says nothing of containers, or doesn't know the labels.
 pub fn labels(options: &Options) -> io::Result<Labels> {
     let folder = Path::new(CONFIGURATION);
     let name = value(&std::fs::read_to_string(folder.join("config")).unwrap_or_default(), "SELINUXTYPE");
@@ -44,9 +46,15 @@ pub fn labels(options: &Options) -> io::Result<Labels> {
     let contexts = std::fs::read_to_string(&path).map_err(|e| {
         io::Error::new(e.kind(), format!("the policy says nothing of containers: {}: {e}", path.display()))
     })?;
-    of_policy(&contexts, options).ok_or_else(|| {
+    let labels = of_policy(&contexts, options).ok_or_else(|| {
         io::Error::other(format!("{} names no labels for processes and files of containers", path.display()))
-    })
+    })?;
+    for label in [&labels.process, &labels.file] {
+        let unknown =
+            |e| io::Error::other(format!("the SELinux policy takes no {label:?} (has it container-selinux?): {e}"));
+        std::fs::write(CHECK, format!("{label}\0")).map_err(unknown)?;
+    }
+    Ok(labels)
 }
 
 /// The value of `key = "value"` in a file of such lines.

@@ -361,6 +361,13 @@ fn mounts(config: &ContainerConfig, shm: &Path) -> Vec<Value> {
     if cgroup::is_unified() {
         list.push(plain("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]));
     }
+    if let Some(labels) = &config.labels {
+        // The kernel's others take no label, or are the same for everybody (cgroup).
+        for mount in list.iter_mut().filter(|m| m["type"] == "tmpfs" || m["type"] == "devpts") {
+            let context = Value::from(format!("context={}", labels.file));
+            mount["options"].as_array_mut().into_iter().for_each(|options| options.push(context.clone()));
+        }
+    }
     // Shorter paths first, so that a mount doesn't cover one below it.
     let mut own: Vec<Mount> = config.mounts.iter().filter(|m| !late::is_late(m)).cloned().collect();
     own.sort_by_key(|m| m.target.components().count());
@@ -437,7 +444,9 @@ pub fn write_bundle(bundle: &Path, config: &ContainerConfig, namespaces: &Namesp
         spec["linux"]["readonlyPaths"] = json!(READ_ONLY);
     }
     if let Some(labels) = &config.labels {
-        spec["linux"]["mountLabel"] = labels.file.as_str().into();
+        if !config.host_ipc {
+            selinux::relabel(shm, &labels.file)?;
+        }
         for mount in config.mounts.iter().filter(|mount| mount.relabel) {
             selinux::relabel(&mount.source, &labels.file)?;
         }
