@@ -117,6 +117,19 @@ fn who_a_container_is_and_what_it_may() -> anyhow::Result<()> {
                 "1\n1",
             ),
             ("masked", "", Says("echo 0 > /proc/sys/kernel/panic; ls /sys/firmware | wc -l"), "~Read-only file system"),
+            (
+                // Who says nothing has the runtime's profile, too, unless he is privileged.
+                "app-armor-unsaid",
+                "",
+                Says("echo here; cat /proc/self/attr/current"),
+                if app_armor { "here\ntimonel-default (enforce)" } else { "~here" },
+            ),
+            (
+                "app-armor-privileged",
+                "c: securityContext: {privileged: true}",
+                Says("echo here; cat /proc/self/attr/current"),
+                if app_armor { "here\nunconfined" } else { "~here" },
+            ),
             if app_armor {
                 let row = "cat /proc/self/attr/current; echo 1 > /proc/sys/kernel/panic";
                 (

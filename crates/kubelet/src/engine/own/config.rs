@@ -109,17 +109,25 @@ fn confined(
     }
 }
 
-/// The AppArmor profile of a container, loaded. None where nobody asks for one.
+/// The AppArmor profile of a container, loaded. Who says nothing gets the runtime's where that can be had, as upstream's runtimes have
+/// it; who asks for one that can't be had isn't started.
 async fn app_armor(pod: &PodSecurityContext, own: &SecurityContext) -> Result<Option<String>, StartError> {
     let profile = own.app_armor_profile.as_ref().or(pod.app_armor_profile.as_ref());
-    let Some(profile) = profile.filter(|profile| profile.type_ != "Unconfined") else { return Ok(None) };
-    let of_machine = profile.localhost_profile.clone().filter(|_| profile.type_ == "Localhost");
-    let loading = tokio::task::spawn_blocking(move || match of_machine {
-        Some(name) => runtime::app_armor::check(&name).map(|()| name),
-        None => runtime::app_armor::load_default().map(|()| runtime::app_armor::DEFAULT.to_string()),
+    let asked = profile.map(|profile| (profile.type_.clone(), profile.localhost_profile.clone()));
+    let privileged = own.privileged == Some(true);
+    let default = || runtime::app_armor::load_default().map(|()| Some(runtime::app_armor::DEFAULT.to_string()));
+    let loading = tokio::task::spawn_blocking(move || match asked {
+        None if privileged || !runtime::app_armor::is_enabled() => Ok(None),
+        None => Ok(default().unwrap_or_else(|error| {
+            tracing::debug!(%error, "a container runs without an AppArmor profile");
+            None
+        })),
+        Some((kind, _)) if kind == "Unconfined" => Ok(None),
+        Some((kind, Some(name))) if kind == "Localhost" => runtime::app_armor::check(&name).map(|()| Some(name)),
+        Some(_) => default(),
     });
     let loaded = loading.await.map_err(io::Error::other).and_then(|loaded| loaded);
-    loaded.map(Some).map_err(|error| config_error(format!("cannot load AppArmor profile: {error}")))
+    loaded.map_err(|error| config_error(format!("cannot load AppArmor profile: {error}")))
 }
 
 /// The SELinux labels of a container that asks for some, where the kernel has it; else nobody minds, as upstream.
