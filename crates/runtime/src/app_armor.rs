@@ -1,4 +1,4 @@
-//! AppArmor, where the kernel has it: the profile that containers get who ask for the runtime's own, and whether a machine's profile is there.
+//! AppArmor, where the kernel has it: the profile that containers get who name no other, and whether a machine's profile is there.
 
 use std::io::{self, Write as _};
 use std::process::{Command, Stdio};

@@ -363,9 +363,11 @@ fn mounts(config: &ContainerConfig, shm: &Path) -> Vec<Value> {
     }
     if let Some(labels) = &config.labels {
         // The kernel's others take no label, or are the same for everybody (cgroup).
+        let context = format!("context={}", labels.file);
         for mount in list.iter_mut().filter(|m| m["type"] == "tmpfs" || m["type"] == "devpts") {
-            let context = Value::from(format!("context={}", labels.file));
-            mount["options"].as_array_mut().into_iter().for_each(|options| options.push(context.clone()));
+            if let Some(options) = mount["options"].as_array_mut() {
+                options.push(context.as_str().into());
+            }
         }
     }
     // Shorter paths first, so that a mount doesn't cover one below it.

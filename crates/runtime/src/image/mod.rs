@@ -142,7 +142,7 @@ fn put_aside(folder: &Path, images: &BTreeMap<String, Image>, now: SystemTime) -
     let used: HashSet<PathBuf> = images.values().flat_map(|i| &i.layers).map(|layer| layer_in(folder, layer)).collect();
     let entries = ["layers", "fetched"].map(|part| std::fs::read_dir(folder.join(part)));
     for entry in entries.into_iter().flatten().flatten().flatten() {
-        // When it came here: the time of change of a layer's folder is the image's.
+        // When it came here. Not when it was modified: for a layer's folder that is what the image says.
         let came = entry.metadata().map_or(0, |meta| u64::try_from(meta.ctime()).unwrap_or(0));
         let came = SystemTime::UNIX_EPOCH + Duration::from_secs(came);
         if !used.contains(&entry.path()) && now.duration_since(came).is_ok_and(|age| age > KEPT) {

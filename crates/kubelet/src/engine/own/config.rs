@@ -113,21 +113,24 @@ fn confined(
 /// it; who asks for one that can't be had isn't started.
 async fn app_armor(pod: &PodSecurityContext, own: &SecurityContext) -> Result<Option<String>, StartError> {
     let profile = own.app_armor_profile.as_ref().or(pod.app_armor_profile.as_ref());
-    let asked = profile.map(|profile| (profile.type_.clone(), profile.localhost_profile.clone()));
-    let privileged = own.privileged == Some(true);
-    let default = || runtime::app_armor::load_default().map(|()| Some(runtime::app_armor::DEFAULT.to_string()));
-    let loading = tokio::task::spawn_blocking(move || match asked {
-        None if privileged || !runtime::app_armor::is_enabled() => Ok(None),
-        None => Ok(default().unwrap_or_else(|error| {
-            tracing::debug!(%error, "a container runs without an AppArmor profile");
-            None
-        })),
-        Some((kind, _)) if kind == "Unconfined" => Ok(None),
-        Some((kind, Some(name))) if kind == "Localhost" => runtime::app_armor::check(&name).map(|()| Some(name)),
-        Some(_) => default(),
+    let of_machine = match profile {
+        Some(profile) if profile.type_ == "Unconfined" => return Ok(None),
+        Some(profile) => profile.localhost_profile.clone().filter(|_| profile.type_ == "Localhost"),
+        None if own.privileged == Some(true) || !runtime::app_armor::is_enabled() => return Ok(None),
+        None => None,
+    };
+    let loading = tokio::task::spawn_blocking(move || match of_machine {
+        Some(name) => runtime::app_armor::check(&name).map(|()| name),
+        None => runtime::app_armor::load_default().map(|()| runtime::app_armor::DEFAULT.to_string()),
     });
-    let loaded = loading.await.map_err(io::Error::other).and_then(|loaded| loaded);
-    loaded.map_err(|error| config_error(format!("cannot load AppArmor profile: {error}")))
+    match loading.await.map_err(io::Error::other).and_then(|loaded| loaded) {
+        Ok(name) => Ok(Some(name)),
+        Err(error) if profile.is_none() => {
+            tracing::debug!(%error, "a container runs without an AppArmor profile");
+            Ok(None)
+        }
+        Err(error) => Err(config_error(format!("cannot load AppArmor profile: {error}"))),
+    }
 }
 
 /// The SELinux labels of a container that asks for some, where the kernel has it; else nobody minds, as upstream.
@@ -215,7 +218,7 @@ impl Shim {
                 let pid = self.shim.share_processes(namespace).await.map_err(io::Error::other)?;
                 if let Err(error) = runtime::cgroup::enter(&group, pid) {
                     // Nobody would find it again.
-                    Process::find(pid)?.signal(libc::SIGKILL)?;
+                    let _ = Process::find(pid).and_then(|process| process.signal(libc::SIGKILL));
                     return Err(error);
                 }
                 pid
