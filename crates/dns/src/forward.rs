@@ -12,8 +12,6 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts,
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 
-use crate::zone;
-
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Answers that are kept.
 const KEPT: u64 = 10_000;
@@ -88,22 +86,21 @@ impl Upstreams {
     }
 
     /// Whether what is asked for is of a zone with resolvers of its own.
-    pub fn is_of_zone(&self, question: &Message) -> bool {
-        question.queries.first().is_some_and(|query| self.of_zone(&plain(query)).is_some())
+    pub fn is_of_zone(&self, query: &Query) -> bool {
+        self.of_zone(&plain(query)).is_some()
     }
 
-    /// The answer, whatever it is.
-    pub async fn ask(&self, question: &Message) -> Message {
-        let mut answer = zone::response_to(question);
-        let Some(query) = question.queries.first().filter(|q| q.query_class() == DNSClass::IN) else {
+    /// Adds the answer, whatever it is.
+    pub async fn ask(&self, query: &Query, answer: &mut Message) {
+        if query.query_class() != DNSClass::IN {
             answer.metadata.response_code = ResponseCode::NotImp;
-            return answer;
-        };
+            return;
+        }
         let name = plain(query);
         let Some(resolver) = self.of(&name) else {
             // Nobody to ask: say so at once, rather than have the client wait.
             answer.metadata.response_code = ResponseCode::NXDomain;
-            return answer;
+            return;
         };
         match resolver.lookup(query.name().clone(), query.query_type()).await {
             Ok(found) => {
@@ -118,7 +115,6 @@ impl Upstreams {
                 answer.metadata.response_code = ResponseCode::ServFail;
             }
         }
-        answer
     }
 }
 

@@ -12,11 +12,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, Query, ResponseCode};
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 use informer::{Change, Informer, Informers, Pod};
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -64,12 +64,16 @@ struct Server {
     is_loop: AtomicBool,
     /// Whether every question is told.
     log: AtomicBool,
+    /// Answers that were sent.
+    sent: AtomicUsize,
 }
 
 const PORT: u16 = 53;
 /// Largest UDP answer without EDNS (RFC 1035), and with (RFC 6891, as the DNS flag day 2020 has it).
 const UDP_PLAIN: usize = 512;
 const UDP_EDNS: usize = 1232;
+/// Aliases of the cluster that are followed one after another.
+const ALIASES: usize = 8;
 
 /// Serves until the process ends.
 ///
@@ -88,6 +92,7 @@ pub async fn run(config: Config, informers: Informers) -> Result<(), BindError> 
         probe: format!("{:016x}.loop.timonel.test.", RandomState::new().build_hasher().finish()),
         is_loop: AtomicBool::new(false),
         log: AtomicBool::new(false),
+        sent: AtomicUsize::new(0),
         config,
     });
     watch_pods(&server, &informers);
@@ -147,10 +152,8 @@ fn keep_settings(server: &Arc<Server>, informers: &Informers) {
 /// Asks the resolvers of all other names for one that nobody knows: if the question comes back here, questions would go round for ever.
 async fn look_for_loop(server: Arc<Server>) {
     let Ok(name) = Name::from_ascii(&server.probe) else { return };
-    let mut question = Message::query();
-    question.add_query(Query::query(name, RecordType::HINFO));
     let upstreams = server.upstreams.read().clone();
-    upstreams.ask(&question).await;
+    upstreams.ask(&Query::query(name, RecordType::HINFO), &mut Message::query()).await;
     if server.is_loop.load(Ordering::Relaxed) {
         tracing::error!(
             "names outside of the cluster aren't answered: the resolvers that are asked for them ask the cluster's DNS in turn; name others in upstreamNameservers of ConfigMap kube-system/kube-dns, or in /etc/resolv.conf and start anew"
@@ -182,17 +185,20 @@ async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
         let Ok(question) = Message::from_vec(&buffer[..length]) else { continue };
         let limit = if question.edns.is_some() { UDP_EDNS } else { UDP_PLAIN };
         let asked = Asked::new(&question, peer.ip(), "udp");
-        if let Some(answer) = local(&server, &question, peer.ip()) {
-            asked.answered(&answer);
-            let _ = socket.send_to(&encode(&answer, limit), peer).await;
-            continue;
+        match local(&server, &question, peer.ip()) {
+            Found::Whole(answer) => {
+                asked.answered(&answer);
+                let _ = socket.send_to(&server.packet(answer, limit), peer).await;
+            }
+            Found::Part(part, rest) => {
+                let (server, socket) = (server.clone(), socket.clone());
+                tokio::spawn(async move {
+                    let answer = elsewhere(&server, part, rest).await;
+                    asked.answered(&answer);
+                    let _ = socket.send_to(&server.packet(answer, limit), peer).await;
+                });
+            }
         }
-        let (server, socket) = (server.clone(), socket.clone());
-        tokio::spawn(async move {
-            let answer = elsewhere(&server, &question).await;
-            asked.answered(&answer);
-            let _ = socket.send_to(&encode(&answer, limit), peer).await;
-        });
     }
 }
 
@@ -214,89 +220,133 @@ async fn tcp_connection(server: Arc<Server>, mut stream: TcpStream, peer: IpAddr
         let Ok(question) = Message::from_vec(&packet) else { return Ok(()) };
         let asked = Asked::new(&question, peer, "tcp");
         let answer = match local(&server, &question, peer) {
-            Some(answer) => answer,
-            None => elsewhere(&server, &question).await,
+            Found::Whole(answer) => answer,
+            Found::Part(part, rest) => elsewhere(&server, part, rest).await,
         };
         asked.answered(&answer);
-        let answer = encode(&answer, usize::from(u16::MAX));
+        let answer = server.packet(answer, usize::from(u16::MAX));
         stream.write_u16(u16::try_from(answer.len()).unwrap_or(u16::MAX)).await?;
         stream.write_all(&answer).await?;
     }
 }
 
-/// The answer to a question that is ours, or `None` for the rest of the world's.
-fn local(server: &Server, question: &Message, peer: IpAddr) -> Option<Message> {
+/// What the cluster knows of a question.
+enum Found {
+    Whole(Message),
+    /// The answer so far, and what the rest of the world is to be asked for: the question itself, or where an alias leads.
+    Part(Message, Query),
+}
+
+fn local(server: &Server, question: &Message, peer: IpAddr) -> Found {
     let mut answer = zone::response_to(question);
-    if question.metadata.message_type != MessageType::Query {
+    let query = question.queries.first().filter(|_| question.metadata.message_type == MessageType::Query);
+    let Some(query) = query else {
         answer.metadata.response_code = ResponseCode::FormErr;
-        return Some(answer);
-    }
-    let Some(query) = question.queries.first() else {
-        answer.metadata.response_code = ResponseCode::FormErr;
-        return Some(answer);
+        return Found::Whole(answer);
     };
     if server.log.load(Ordering::Relaxed) {
         tracing::info!(name = %query.name(), kind = %query.query_type(), %peer, "a name is asked for");
     }
     if query.name().to_ascii() == server.probe {
         server.is_loop.store(true, Ordering::Relaxed);
-        return Some(answer);
+        return Found::Whole(answer);
     }
     let zone = server.zone.read().clone();
-    match zone.answer(query.name(), query.query_type()) {
-        Answer::Elsewhere => {
-            let namespace = server.namespaces.read().get(&peer).cloned()?;
-            let records = zone.search(query.name(), query.query_type(), &namespace)?;
-            answer.add_answers(records);
-            Some(answer)
-        }
-        Answer::Records(records) => {
-            answer.metadata.authoritative = true;
-            answer.add_answers(records);
-            Some(answer)
-        }
-        Answer::NoSuchName(soa) => {
-            answer.metadata.authoritative = true;
-            answer.metadata.response_code = ResponseCode::NXDomain;
-            answer.add_authority(soa);
-            Some(answer)
-        }
-        Answer::NoData(soa) => {
-            answer.metadata.authoritative = true;
-            answer.add_authority(soa);
-            Some(answer)
-        }
-    }
+    let namespace = || server.namespaces.read().get(&peer).cloned();
+    find(&zone, answer, query, namespace)
 }
 
-/// The answer to a question that isn't ours.
-async fn elsewhere(server: &Server, question: &Message) -> Message {
-    let refuse = || {
-        let mut answer = zone::response_to(question);
-        answer.metadata.response_code = ResponseCode::ServFail;
-        answer
-    };
+/// Follows aliases as far as they are the cluster's: C libraries take an answer without addresses for nothing (RFC 1034, 4.3.2).
+fn find(zone: &Zone, mut answer: Message, query: &Query, namespace: impl Fn() -> Option<String>) -> Found {
+    let kind = query.query_type();
+    let mut next = query.clone();
+    for hop in 0..ALIASES {
+        let records = match zone.answer(next.name(), kind) {
+            Answer::Elsewhere if hop > 0 => return Found::Part(answer, next),
+            Answer::Elsewhere => {
+                let found = namespace().and_then(|namespace| zone.search(query.name(), kind, &namespace));
+                let Some(records) = found else { return Found::Part(answer, next) };
+                records
+            }
+            Answer::Records(records) => {
+                answer.metadata.authoritative = true;
+                records
+            }
+            Answer::NoSuchName(soa) => {
+                answer.metadata.authoritative = true;
+                answer.metadata.response_code = ResponseCode::NXDomain;
+                answer.add_authority(soa);
+                return Found::Whole(answer);
+            }
+            Answer::NoData(soa) => {
+                answer.metadata.authoritative = true;
+                answer.add_authority(soa);
+                return Found::Whole(answer);
+            }
+        };
+        let alias = match records.last().map(|r| &r.data) {
+            Some(RData::CNAME(alias)) if !matches!(kind, RecordType::CNAME | RecordType::ANY) => Some(alias.0.clone()),
+            _ => None,
+        };
+        answer.add_answers(records);
+        match alias {
+            Some(alias) => next.set_name(alias),
+            None => {
+                answer.add_additionals(zone.targets(&answer.answers));
+                return Found::Whole(answer);
+            }
+        };
+    }
+    answer.metadata.response_code = ResponseCode::ServFail;
+    Found::Whole(answer)
+}
+
+/// `answer` with what the rest of the world says to `rest`.
+async fn elsewhere(server: &Server, mut answer: Message, rest: Query) -> Message {
     let upstreams = server.upstreams.read().clone();
     // Zones with resolvers of their own don't go that way.
-    if server.is_loop.load(Ordering::Relaxed) && !upstreams.is_of_zone(question) {
-        return refuse();
+    let round = server.is_loop.load(Ordering::Relaxed) && !upstreams.is_of_zone(&rest);
+    match server.forwarding.try_acquire() {
+        Ok(_permit) if !round => {
+            metrics::forwarded();
+            upstreams.ask(&rest, &mut answer).await;
+        }
+        _ => answer.metadata.response_code = ResponseCode::ServFail,
     }
-    let Ok(_permit) = server.forwarding.try_acquire() else { return refuse() };
-    metrics::forwarded();
-    upstreams.ask(question).await
+    answer
 }
 
-/// The packet; one that is too long is cut, and the client asks again by TCP.
-fn encode(message: &Message, limit: usize) -> Vec<u8> {
-    match message.to_vec() {
-        Ok(bytes) if bytes.len() <= limit => bytes,
-        _ => {
-            let mut cut = message.truncate();
-            cut.metadata.truncation = true;
-            cut.answers.clear();
-            cut.to_vec().unwrap_or_default()
-        }
+impl Server {
+    /// The packet of an answer. Programs that take the first address come to all of them in turn.
+    fn packet(&self, mut answer: Message, limit: usize) -> Vec<u8> {
+        take_turns(&mut answer.answers, self.sent.fetch_add(1, Ordering::Relaxed));
+        encode(answer, limit)
     }
+}
+
+/// Puts the addresses behind those aliases that lead to them in another order.
+fn take_turns(records: &mut [Record], turn: usize) {
+    let aliases = records.iter().take_while(|r| matches!(r.data, RData::CNAME(_))).count();
+    let addresses = &mut records[aliases..];
+    if addresses.len() > 1 && addresses.iter().all(|r| matches!(r.data, RData::A(_) | RData::AAAA(_))) {
+        let by = turn % addresses.len();
+        addresses.rotate_left(by);
+    }
+}
+
+/// The packet; of one that is too long what wasn't asked for is left out, and then all: the client asks again by TCP.
+fn encode(mut message: Message, limit: usize) -> Vec<u8> {
+    let whole = |message: &Message| message.to_vec().ok().filter(|bytes| bytes.len() <= limit);
+    if let Some(bytes) = whole(&message) {
+        return bytes;
+    }
+    message.additionals.clear();
+    whole(&message).unwrap_or_else(|| {
+        let mut cut = message.truncate();
+        cut.metadata.truncation = true;
+        cut.answers.clear();
+        cut.to_vec().unwrap_or_default()
+    })
 }
 
 /// The resolvers that a `resolv.conf` names, our own address left out.
@@ -308,4 +358,61 @@ pub fn upstreams(resolv_conf: &str, own: IpAddr) -> Vec<SocketAddr> {
         .filter(|address| *address != own)
         .map(|address| SocketAddr::new(address, PORT))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Asks for the addresses of `name` from the namespace `default`: what is found, the code, and what is to be asked elsewhere.
+    fn found(services: &str, name: &str) -> String {
+        let parsed: Vec<Service> = serde_json::from_str(services).unwrap();
+        let zone = Zone::build("cluster.local", &parsed.into_iter().map(Arc::new).collect::<Vec<_>>(), &[]);
+        let query = Query::query(Name::from_ascii(name).unwrap(), RecordType::A);
+        let (answer, rest) = match find(&zone, Message::query(), &query, || Some("default".into())) {
+            Found::Whole(answer) => (answer, String::new()),
+            Found::Part(answer, rest) => (answer, format!(" then {}", rest.name())),
+        };
+        let data: Vec<String> = answer.answers.iter().map(|r| r.data.to_string()).collect();
+        format!("{} {}{rest}", answer.metadata.response_code, data.join(" "))
+    }
+
+    #[test]
+    fn aliases_are_followed_to_their_end() {
+        let services = r#"[
+            {"metadata": {"name": "api", "namespace": "shop"}, "spec": {"clusterIP": "10.43.0.7", "clusterIPs": ["10.43.0.7"]}},
+            {"metadata": {"name": "near", "namespace": "default"},
+             "spec": {"type": "ExternalName", "externalName": "api.shop.svc.cluster.local"}},
+            {"metadata": {"name": "far", "namespace": "default"}, "spec": {"type": "ExternalName", "externalName": "example.org"}},
+            {"metadata": {"name": "lost", "namespace": "default"},
+             "spec": {"type": "ExternalName", "externalName": "none.shop.svc.cluster.local"}},
+            {"metadata": {"name": "round", "namespace": "default"},
+             "spec": {"type": "ExternalName", "externalName": "round.default.svc.cluster.local"}}]"#;
+        let zone = "default.svc.cluster.local.";
+        let check = |asked: &str, want: &str| assert_eq!(found(services, asked), want, "{asked}");
+        check(&format!("near.{zone}"), "No Error api.shop.svc.cluster.local. 10.43.0.7");
+        check("near.", &format!("No Error near.{zone} api.shop.svc.cluster.local. 10.43.0.7"));
+        check(&format!("far.{zone}"), "No Error example.org. then example.org.");
+        check("far.", &format!("No Error far.{zone} example.org. then example.org."));
+        check(&format!("lost.{zone}"), "Non-Existent Domain none.shop.svc.cluster.local.");
+        check("example.org.", "No Error  then example.org.");
+        let round = found(services, &format!("round.{zone}"));
+        assert!(round.starts_with("Server Failure"), "{round}");
+    }
+
+    #[test]
+    fn every_address_is_the_first_at_times() {
+        let record = |text: &str, data| Record::from_rdata(Name::from_ascii(text).unwrap(), 5, data);
+        let alias = || RData::CNAME(hickory_proto::rr::rdata::CNAME(Name::from_ascii("b.").unwrap()));
+        let mut records = vec![record("a.", alias())];
+        records.extend((0..3).map(|n| record("b.", RData::A(std::net::Ipv4Addr::new(10, 0, 0, n).into()))));
+        let mut firsts = std::collections::BTreeSet::new();
+        for turn in 0..3 {
+            let mut turned = records.clone();
+            take_turns(&mut turned, turn);
+            assert_eq!(turned[0], records[0]);
+            firsts.insert(turned[1].data.to_string());
+        }
+        assert_eq!(firsts.into_iter().collect::<Vec<_>>(), ["10.0.0.0", "10.0.0.1", "10.0.0.2"]);
+    }
 }

@@ -220,6 +220,21 @@ impl Zone {
         Some(records)
     }
 
+    /// The addresses of those names that SRV records lead to, so that nobody has to ask for them (RFC 2782).
+    pub fn targets(&self, answers: &[Record]) -> Vec<Record> {
+        let target = |record: &Record| match &record.data {
+            RData::SRV(srv) => Some(srv.target.clone()),
+            _ => None,
+        };
+        let targets: std::collections::BTreeSet<Name> = answers.iter().filter_map(target).collect();
+        let addresses = |target: &Name| {
+            let node = self.names.get(target.to_ascii().trim_end_matches('.'))?;
+            let kinds = [RecordType::A, RecordType::AAAA];
+            Some(kinds.into_iter().flat_map(|kind| self.records(target, node, kind)).collect::<Vec<_>>())
+        };
+        targets.iter().filter_map(addresses).flatten().collect()
+    }
+
     fn records(&self, asked: &Name, node: &Node, kind: RecordType) -> Vec<Record> {
         let record = |data: RData| Record::from_rdata(asked.clone(), TTL, data);
         if let Some(alias) = &node.alias {

@@ -1,4 +1,4 @@
-//! Names outside of the cluster, and who is asked for them.
+//! Names that programs of all kinds ask for, and who is asked for those outside of the cluster.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -196,4 +196,132 @@ fn questions_that_would_go_round_for_ever_are_refused_until_somebody_else_is_nam
     assert_eq!(ask(node, "kubernetes.default.svc.cluster.local.", false)?.answers.len(), 1);
     settings(&resolver.address.to_string())?;
     cluster.eventually("others are asked", || Ok(ask(node, "host.example.", false)?.answers.len() == 1))
+}
+
+const NAMED: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: nginx}
+spec: {clusterIP: None, selector: {app: web}, ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: pages}
+spec: {selector: {app: web}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: away}
+spec: {type: ExternalName, externalName: host.example}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: web}
+spec:
+  serviceName: nginx
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers: [{name: c, image: 'busybox:1.28', command: [sleep, '36000']}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: asker}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: c, image: 'resolvers:test', command: [sleep, '36000']}]
+";
+
+/// What musl, glibc, busybox and BIND's tools find in a pod, each in its own way of asking: glibc asks for A and AAAA from one port at
+/// once, musl asks all servers at once and takes no answer by TCP, `dig` uses EDNS.
+#[test]
+fn resolvers_of_every_kind_find_what_is_there() -> anyhow::Result<()> {
+    let cluster =
+        Cluster::start_prepared(&[], |node| testkit::images::resolvers(&node.images().join("resolvers.tar")))?;
+    let resolver = Resolver::start(&cluster.server)?;
+    cluster.apply(&format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: kube-dns, namespace: kube-system}}\ndata:\n  \
+         upstreamNameservers: '[\"{}\"]'\n",
+        resolver.address
+    ))?;
+    cluster.apply(NAMED)?;
+    for pod in ["web-0", "web-1", "asker"] {
+        cluster.wait_pod(pod)?;
+    }
+    let field = |kind: &str, name: &str, path: &str| -> anyhow::Result<String> {
+        let object = cluster.get(kind, name)?;
+        Ok(object.pointer(path).and_then(serde_json::Value::as_str).unwrap_or_default().to_string())
+    };
+    let service = field("service", "pages", "/spec/clusterIP")?;
+    let pods = [field("pod", "web-0", "/status/podIP")?, field("pod", "web-1", "/status/podIP")?];
+    let (first, both) = (pods[0].clone(), pods.join("\n"));
+    let in_pod = |command: &str| cluster.kubectl(&["exec", "asker", "--", "sh", "-c", command]);
+    let lines = |command: &str| -> anyhow::Result<String> {
+        let told = in_pod(command);
+        anyhow::ensure!(told.code == 0, "{command}: {told:?}");
+        let mut lines: Vec<&str> = told.stdout.lines().filter_map(|l| l.split_whitespace().last()).collect();
+        lines.sort_unstable();
+        lines.dedup();
+        Ok(lines.join("\n"))
+    };
+    cluster
+        .eventually("the names are known", || Ok(lines("dig +short +search nginx").is_ok_and(|told| told == both)))?;
+
+    // A name of the search path, one with more labels, a whole one, what another name stands for, and one of the world.
+    let outside = "192.0.2.77".to_string();
+    let known = [
+        ("pages", &service),
+        ("pages.default.svc", &service),
+        ("pages.default.svc.cluster.local.", &service),
+        ("nginx", &both),
+        ("web-0.nginx", &first),
+        ("away", &outside),
+        ("host.example", &outside),
+    ];
+    for (name, addresses) in known {
+        for command in ["addresses", "getent ahostsv4"] {
+            let told = match command {
+                "addresses" => lines(&format!("addresses {name}"))?,
+                // The address is the first word of its lines.
+                _ => lines(&format!("getent ahostsv4 {name} | sed 's/ .*//'"))?,
+            };
+            assert_eq!(&told, addresses, "{command} {name}");
+        }
+        for options in ["", "+tcp", "+noedns", "+bufsize=512"] {
+            let told = lines(&format!("dig {options} +short +search {name} | grep -v '[.]$'"))?;
+            assert_eq!(&told, addresses, "dig {options} {name}");
+        }
+        let told = lines(&format!("nslookup {name} | grep -A9 '^Name' | grep '^Address' | sed 's/.*: //'"));
+        if !name.contains('.') || name.ends_with('.') {
+            assert_eq!(&told?, addresses, "nslookup {name}");
+        }
+    }
+    // What isn't there is told as that, at once, and not as a failure of the servers.
+    for command in ["addresses", "getent ahostsv4"] {
+        let told = in_pod(&format!("{command} missing.default.svc"));
+        assert_ne!(told.code, 0, "{command}: {told:?}");
+        assert!(command != "addresses" || told.stderr.contains("Name does not resolve"), "{told:?}");
+    }
+    let missing = in_pod("dig missing.default.svc.cluster.local").stdout;
+    assert!(missing.contains("status: NXDOMAIN") && missing.contains("EDNS: version: 0"), "{missing}");
+    assert!(missing.contains("SOA"), "who may keep the answer isn't told: {missing}");
+    let nothing = in_pod("dig AAAA pages.default.svc.cluster.local").stdout;
+    assert!(nothing.contains("status: NOERROR") && nothing.contains("ANSWER: 0"), "{nothing}");
+
+    // The other way round, and where the ports are.
+    let zone = "default.svc.cluster.local";
+    assert_eq!(lines(&format!("dig +short -x {first}"))?, format!("web-0.nginx.{zone}."));
+    assert_eq!(lines(&format!("getent hosts {first}"))?, format!("web-0.nginx.{zone}"));
+    assert_eq!(lines(&format!("dig +short -x {service}"))?, format!("pages.{zone}."));
+    let servers = lines(&format!("dig +short SRV _http._tcp.nginx.{zone}"))?;
+    assert_eq!(servers, format!("web-0.nginx.{zone}.\nweb-1.nginx.{zone}."));
+    let servers = in_pod(&format!("dig +noall +additional SRV _http._tcp.nginx.{zone}")).stdout;
+    assert!(pods.iter().all(|ip| servers.contains(ip.as_str())), "{servers}");
+    // Programs that take the first address come to each of them.
+    let firsts = lines(&format!("for i in 1 2 3 4; do dig +short nginx.{zone} | head -1; done"))?;
+    assert_eq!(firsts, both);
+    Ok(())
 }

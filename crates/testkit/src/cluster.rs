@@ -433,6 +433,11 @@ impl Node {
         &self.folder
     }
 
+    /// Where archives of images lie that this machine is to have from the start.
+    pub fn images(&self) -> PathBuf {
+        self.folder.join("data/agent/images")
+    }
+
     /// Adds a flag with a file in this machine's folder that has `content`.
     ///
     /// # Errors
@@ -516,7 +521,7 @@ impl Node {
         match std::env::var("TEST_RUNTIME").as_deref() {
             _ if self.containerd.is_some() => Ok(()),
             Ok("containerd") => self.use_containerd(),
-            _ => crate::images::build(&self.folder.join("data/agent/images")),
+            _ => crate::images::build(&self.images()),
         }
     }
 
@@ -525,7 +530,7 @@ impl Node {
     /// # Errors
     /// When it doesn't come up.
     pub fn use_containerd(&mut self) -> anyhow::Result<()> {
-        let archives = self.folder.join("data/agent/images");
+        let archives = self.images();
         crate::images::build(&archives)?;
         let containerd = Containerd::start(self, &archives)?;
         std::fs::remove_dir_all(&archives)?;

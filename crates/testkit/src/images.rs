@@ -1,6 +1,6 @@
 //! Small images as `docker save` archives, made of programs that are installed on this machine.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +15,8 @@ struct Recipe {
     name: &'static str,
     entrypoint: Vec<&'static str>,
     cmd: Vec<&'static str>,
-    files: BTreeSet<PathBuf>,
+    /// Paths in the image, each with the file of this machine that it is.
+    files: BTreeMap<PathBuf, PathBuf>,
     links: Vec<(String, String)>,
     texts: Vec<(&'static str, &'static str)>,
     folders: Vec<&'static str>,
@@ -39,6 +40,27 @@ pub fn pause(path: &Path) -> anyhow::Result<()> {
     let mut recipe = busybox("pause:test");
     (recipe.entrypoint, recipe.cmd) = (vec!["/bin/sleep", "2147483647"], Vec::new());
     recipe.write(path)
+}
+
+/// Writes an image of programs that ask for names, `resolvers:test`: `dig`, `getent` with glibc, and `addresses` with musl.
+///
+/// # Errors
+/// Those of [`build`], and of the compiler.
+pub fn resolvers(path: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(path.parent().context("no folder")?)?;
+    let mut recipe = busybox("resolvers:test");
+    recipe.add_program(Path::new("/usr/bin/dig"))?;
+    recipe.add_program(Path::new("/usr/bin/getent"))?;
+    recipe.texts.push(("/etc/nsswitch.conf", "hosts: files dns\n"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/addresses.c");
+    let program = path.with_extension("addresses");
+    let built = Command::new("musl-gcc").args(["-static", "-O1", "-o"]).arg(&program).arg(&source).status();
+    if !built.context("musl-gcc can't be run: is musl-tools installed?")?.success() {
+        bail!("musl-gcc can't build {}", source.display());
+    }
+    recipe.files.insert("/bin/addresses".into(), program.clone());
+    recipe.write(path)?;
+    Ok(std::fs::remove_file(program)?)
 }
 
 /// Writes a busybox image into the storage of a docker-registry, with an OCI manifest and a gzip layer.
@@ -147,7 +169,7 @@ const APPLETS: &[&str] = &[
 
 impl Recipe {
     fn add_busybox(&mut self) {
-        self.files.insert("/bin/busybox".into());
+        self.files.insert("/bin/busybox".into(), "/bin/busybox".into());
         self.links.extend(APPLETS.iter().map(|a| (format!("/bin/{a}"), "/bin/busybox".to_string())));
         self.folders.extend(["/tmp", "/etc", "/root", "/proc", "/sys", "/dev", "/var"]);
         self.texts.push(("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"));
@@ -156,10 +178,10 @@ impl Recipe {
 
     /// A program with the libraries that it is linked to.
     fn add_program(&mut self, program: &Path) -> anyhow::Result<()> {
-        self.files.insert(program.into());
+        self.files.insert(program.into(), program.into());
         let output = Command::new("ldd").arg(program).output().context("ldd can't be run")?;
         for word in String::from_utf8_lossy(&output.stdout).split_whitespace().filter(|w| w.starts_with('/')) {
-            self.files.insert(word.into());
+            self.files.insert(word.into(), word.into());
         }
         Ok(())
     }
@@ -181,11 +203,11 @@ impl Recipe {
             let mut header = header(tar::EntryType::Directory, 0, mode);
             tar.append_data(&mut header, relative(Path::new(folder)), std::io::empty())?;
         }
-        for file in &self.files {
+        for (path, file) in &self.files {
             let content = std::fs::read(file)
                 .with_context(|| format!("{} is missing: is its Debian package installed?", file.display()))?;
             let mut header = header(tar::EntryType::Regular, content.len() as u64, 0o755);
-            tar.append_data(&mut header, relative(file), content.as_slice())?;
+            tar.append_data(&mut header, relative(path), content.as_slice())?;
         }
         for (path, text) in &self.texts {
             let mut header = header(tar::EntryType::Regular, text.len() as u64, 0o644);
