@@ -123,13 +123,22 @@ spec:
 /// often (10 unless told otherwise; releases are tried with 200).
 #[test]
 fn whatever_is_killed_comes_back_and_leaves_nothing() -> anyhow::Result<()> {
+    // What is killed again and again waits for long else.
+    kill_by_chance(Cluster::start_with(&["--restart-backoff", "1s,2s"])?)
+}
+
+/// The same with another's runtime, which is killed, too.
+#[test]
+fn whatever_is_killed_of_containerd_comes_back_and_leaves_nothing() -> anyhow::Result<()> {
+    kill_by_chance(Cluster::start_prepared(&["--restart-backoff", "1s,2s"], |node| node.use_containerd())?)
+}
+
+fn kill_by_chance(mut cluster: Cluster) -> anyhow::Result<()> {
     let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
     let seed = number("SEED").unwrap_or_else(rand::random::<u64>);
     let kills = number("KILLS").unwrap_or(10);
     println!("SEED={seed}");
     let mut chance = StdRng::seed_from_u64(seed);
-    // What is killed again and again waits for long else.
-    let mut cluster = Cluster::start_with(&["--restart-backoff", "1s,2s"])?;
     cluster.apply(MIXED)?;
     let well = |cluster: &Cluster| -> anyhow::Result<bool> {
         let pods: Vec<serde_json::Value> =
@@ -142,14 +151,21 @@ fn whatever_is_killed_comes_back_and_leaves_nothing() -> anyhow::Result<()> {
     for round in 0..kills {
         let daemon = cluster.server.pid();
         let pick = |from: Vec<u32>, chance: &mut StdRng| from.get(chance.random_range(0..from.len().max(1))).copied();
-        let (what, victims) = match chance.random_range(0..4) {
+        let kinds = if cluster.server.containerd.is_some() { 5 } else { 4 };
+        let (what, victims) = match chance.random_range(0..kinds) {
             0 => ("the daemon", Vec::new()),
             1 => ("a shim", pick(cluster.server.shims(), &mut chance).into_iter().collect()),
             2 => ("a process in a container", pick(cluster.server.contained(), &mut chance).into_iter().collect()),
-            _ => ("all", [cluster.server.shims(), cluster.server.contained()].concat()),
+            3 => ("all", [cluster.server.shims(), cluster.server.contained()].concat()),
+            _ => ("containerd", Vec::new()),
         };
         for victim in &victims {
             let _ = std::process::Command::new("kill").args(["-9", &victim.to_string()]).status();
+        }
+        if let Some(containerd) = cluster.server.containerd.as_mut().filter(|_| what == "containerd" || what == "all") {
+            containerd.crash();
+            std::thread::sleep(std::time::Duration::from_millis(chance.random_range(0..500)));
+            containerd.spawn()?;
         }
         if what == "the daemon" || what == "all" {
             cluster.server.crash();
@@ -171,6 +187,10 @@ fn whatever_is_killed_comes_back_and_leaves_nothing() -> anyhow::Result<()> {
     }
     let output = cluster.server.uninstall();
     assert_eq!(output.code, 0, "{output:?}");
+    if let Some(containerd) = cluster.server.containerd.take() {
+        let left = containerd.ctr(&["containers", "ls", "-q"])?;
+        assert_eq!((left.as_str(), containerd.shims().len()), ("", 0), "SEED={seed}");
+    }
     assert_eq!(cluster.server.leftovers(), Vec::<String>::new(), "SEED={seed}");
     Ok(())
 }

@@ -112,3 +112,8 @@ fn containerd_runs_pods_as_our_own_runtime_does() -> anyhow::Result<()> {
     assert_eq!((left.as_str(), containerd.shims().len()), ("", 0));
     Ok(())
 }
+
+#[test]
+fn what_containerd_logs_is_put_aside_and_followed() -> anyhow::Result<()> {
+    crate::stress::follows_all(&containerd()?, "1.5")
+}

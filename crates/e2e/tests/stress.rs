@@ -73,6 +73,36 @@ fn logs_are_rotated_in_order_and_cost_no_memory() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a follower hears of a container that says more than a file holds, in bursts: all, in order, each line once.
+#[test]
+fn who_follows_hears_all_while_files_are_put_aside() -> anyhow::Result<()> {
+    follows_all(&Cluster::start()?, "0.2")
+}
+
+/// With a pause of so many seconds after each burst.
+pub fn follows_all(cluster: &Cluster, pause: &str) -> anyhow::Result<()> {
+    let burst = 100_000;
+    let script =
+        format!("for i in $(seq 0 11); do seq $((i * {burst} + 1)) $(((i + 1) * {burst})); sleep {pause}; done");
+    cluster.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: bursts}}\nspec:\n  restartPolicy: Never\n  containers:\n  \
+         - {{name: c, image: 'busybox:1.28', command: [sh, -c, 'sleep 2; {script}']}}\n"
+    ))?;
+    cluster.eventually("it runs", || Ok(cluster.get("pod", "bursts")?["status"]["phase"] == "Running"))?;
+    let heard = cluster.kubectl(&["logs", "-f", "bursts"]);
+    assert_eq!(heard.code, 0, "{}", heard.stderr);
+    let mut expected = 1..=12 * burst;
+    for line in heard.stdout.lines() {
+        assert_eq!(line.parse().ok(), expected.next(), "{line:?}");
+    }
+    assert_eq!(expected.next(), None, "the end wasn't heard");
+    let uid = cluster.get("pod", "bursts")?["metadata"]["uid"].as_str().context("uid")?.to_string();
+    let folder = cluster.server.folder().join("data/agent/pods").join(uid).join("logs/c");
+    let files = std::fs::read_dir(&folder)?.count();
+    assert!(files > 1, "nothing was put aside");
+    Ok(())
+}
+
 #[test]
 fn a_hundred_processes_at_once_leave_no_descriptor() -> anyhow::Result<()> {
     let cluster = Cluster::start()?;

@@ -1,9 +1,42 @@
 //! Files in a folder, and news of them.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{InitFlags, Inotify};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
+
+pub use nix::sys::inotify::AddWatchFlags as News;
+
+/// News of a folder (inotify(7)), of which it is of interest only that there are some.
+pub struct Watch(AsyncFd<OwnedFd>);
+
+impl Watch {
+    /// Watching has begun when this returns, so whoever reads the folder afterwards misses nothing.
+    ///
+    /// # Errors
+    /// When there is no such folder, or the user has too many watches.
+    pub fn new(folder: &Path, news: News) -> io::Result<Self> {
+        let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        watch.add_watch(folder, news)?;
+        // SAFETY: an OwnedFd stays the same open descriptor as long as it lives, and AsyncFd owns it.
+        #[allow(unsafe_code)]
+        let watch = unsafe { AsyncFd::register_with_interest(OwnedFd::from(watch), Interest::READABLE)? };
+        Ok(Watch(watch))
+    }
+
+    /// Waits until there are news, and takes them.
+    ///
+    /// # Errors
+    /// When there won't be any.
+    pub async fn changed(&self) -> io::Result<()> {
+        let mut events = [0; 16 << 10];
+        self.0.async_io(Interest::READABLE, |fd| Ok(nix::unistd::read(fd, &mut events)?)).await.map(|_| ())
+    }
+}
 
 /// What appears in a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,20 +51,14 @@ pub enum Kind {
 /// yet stand for later ones. Watching has begun when this returns, so whoever reads the folder afterwards misses nothing.
 pub fn watch(folder: &Path, kind: Kind) -> mpsc::Receiver<()> {
     let (changed, changes) = mpsc::channel(1);
-    let begin = || -> nix::Result<Inotify> {
-        let watch = Inotify::init(InitFlags::IN_CLOEXEC)?;
-        let made = match kind {
-            Kind::Files => AddWatchFlags::IN_CLOSE_WRITE,
-            Kind::Sockets => AddWatchFlags::IN_CREATE,
-        };
-        let wanted = made | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE;
-        watch.add_watch(folder, wanted)?;
-        Ok(watch)
+    let made = match kind {
+        Kind::Files => News::IN_CLOSE_WRITE,
+        Kind::Sockets => News::IN_CREATE,
     };
-    match begin() {
+    match Watch::new(folder, made | News::IN_MOVED_TO | News::IN_DELETE) {
         Ok(watch) => {
-            std::thread::spawn(move || {
-                while watch.read_events().is_ok() {
+            tokio::spawn(async move {
+                while watch.changed().await.is_ok() {
                     if let Err(mpsc::error::TrySendError::Closed(())) = changed.try_send(()) {
                         return;
                     }

@@ -42,7 +42,7 @@ pub mod users;
 
 pub use client::{ContainerEvent, ShimClient};
 pub use image::{Image, ImageError, ImageStore};
-pub use shim::logs::{ROTATE as LARGEST_LOG, put_aside as put_log_aside};
+pub use shim::logs::{ROTATE as LARGEST_LOG, files as log_files, put_aside as put_log_aside};
 pub use shim::profile::check as seccomp_profile;
 pub use shim::shim_main;
 pub use users::Users;

@@ -52,8 +52,11 @@ impl Node {
         self.run(&words.iter().map(|w| (*w).to_string()).collect::<Vec<_>>(), "").stdout
     }
 
-    /// The processes of shims.
+    /// The processes of shims, be they our own runtime's or another's.
     pub fn shims(&self) -> Vec<u32> {
+        if let Some(containerd) = &self.containerd {
+            return containerd.shims();
+        }
         let run_dir = self.run_dir();
         let is_shim = |line: String| line.contains(&run_dir) && line.starts_with("timonel-shim");
         processes().into_iter().filter(|pid| is_shim(line(*pid))).collect()

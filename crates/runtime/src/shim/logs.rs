@@ -135,18 +135,27 @@ impl LogWriter {
     }
 }
 
+/// The names of a log's files, from the one that is written to the oldest.
+pub fn files(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let aside = (1..KEEP).map(|n| numbered(path, n));
+    std::iter::once(path.to_path_buf()).chain(aside)
+}
+
+fn numbered(path: &Path, n: usize) -> PathBuf {
+    PathBuf::from(format!("{}.{n}", path.display()))
+}
+
 /// Gives a log's file the next free name, so that a new one can be begun; the oldest one goes.
 ///
 /// # Errors
 /// Those of the file system.
 pub fn put_aside(path: &Path) -> io::Result<()> {
-    let numbered = |n: usize| PathBuf::from(format!("{}.{n}", path.display()));
     for n in (1..KEEP - 1).rev() {
-        if numbered(n).exists() {
-            std::fs::rename(numbered(n), numbered(n + 1))?;
+        if numbered(path, n).exists() {
+            std::fs::rename(numbered(path, n), numbered(path, n + 1))?;
         }
     }
-    std::fs::rename(path, numbered(1))
+    std::fs::rename(path, numbered(path, 1))
 }
 
 fn open(path: &Path) -> io::Result<File> {

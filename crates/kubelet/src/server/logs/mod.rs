@@ -1,10 +1,9 @@
 //! Logs: files in CRI format, read from the end that is asked for, and followed by inotify.
 
 use std::convert::Infallible;
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -12,8 +11,12 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Incoming;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use runtime::files::{News, Watch};
 use tokio::sync::mpsc;
+
+mod lines;
+
+use lines::Lines;
 
 use super::{Body, flag, query, text, value};
 use crate::manager::Manager;
@@ -62,7 +65,7 @@ pub async fn serve(
         limit: value(&query, "limitBytes").and_then(|s| s.parse().ok()),
         since: since.or_else(|| value(&query, "sinceTime").and_then(|s| s.parse().ok())),
     };
-    let (sender, receiver) = mpsc::channel(16);
+    let (sender, receiver) = mpsc::channel(4);
     let (manager, id) = (manager.clone(), run.id.clone());
     let key = (namespace.to_string(), pod.to_string(), container.to_string());
     let still_runs = move || {
@@ -70,9 +73,8 @@ pub async fn serve(
         let run = found.and_then(|(_, _, saved)| saved.containers.get(&key.2).cloned());
         run.is_some_and(|r| r.id == id && matches!(r.phase, Phase::Running { .. } | Phase::Waiting))
     };
-    tokio::task::spawn_blocking(move || {
-        let mut out = Output { sender, left: options.limit, timestamps: options.timestamps, since: options.since };
-        if let Err(error) = copy(&path, &options, &mut out, &still_runs) {
+    tokio::spawn(async move {
+        if let Err(error) = copy(&path, options, &sender, still_runs).await {
             tracing::debug!(%error, "reading a log ended");
         }
     });
@@ -89,33 +91,32 @@ fn waiting(run: &Run) -> String {
     run.waiting.as_ref().map_or_else(|| "ContainerCreating".into(), |(reason, message)| format!("{reason}: {message}"))
 }
 
-struct Output {
-    sender: mpsc::Sender<Bytes>,
-    left: Option<usize>,
+/// What the client wants of the lines that follow.
+#[derive(Debug)]
+struct Wanted {
     timestamps: bool,
+    /// Until a line is as new as this.
     since: Option<Timestamp>,
+    /// Bytes.
+    left: Option<usize>,
 }
 
-/// The client is gone, or has all that he wanted.
-#[derive(Debug, thiserror::Error)]
-#[error("done")]
-struct Done;
-
-impl Output {
-    /// Sends one line of a log file, if it is wanted.
-    fn line(&mut self, line: &[u8]) -> Result<(), Done> {
+impl Wanted {
+    /// Appends what is wanted of one line of a log file.
+    fn take(&mut self, line: &[u8], out: &mut Vec<u8>) {
         let mut parts = line.splitn(4, |b| *b == b' ');
         let (Some(time), Some(_), Some(tag), Some(content)) = (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Ok(());
+            return;
         };
         if let Some(since) = self.since {
             let at = std::str::from_utf8(time).ok().and_then(|t| t.parse::<Timestamp>().ok());
             if at.is_some_and(|at| at < since) {
-                return Ok(());
+                return;
             }
+            self.since = None;
         }
-        let mut out = Vec::with_capacity(line.len());
+        let begin = out.len();
         if self.timestamps {
             out.extend_from_slice(time);
             out.push(b' ');
@@ -124,103 +125,101 @@ impl Output {
         let content = if tag == b"P" { content.strip_suffix(b"\n").unwrap_or(content) } else { content };
         out.extend_from_slice(content);
         if let Some(left) = &mut self.left {
-            out.truncate(*left);
-            *left -= out.len();
+            out.truncate(begin + *left);
+            *left -= out.len() - begin;
         }
-        self.sender.blocking_send(out.into()).map_err(|_| Done)?;
-        if self.left == Some(0) { Err(Done) } else { Ok(()) }
+    }
+
+    fn is_all(&self) -> bool {
+        self.left == Some(0)
     }
 }
 
-fn copy(path: &Path, options: &Options, out: &mut Output, still_runs: &dyn Fn() -> bool) -> std::io::Result<()> {
-    let done = |_: Done| std::io::Error::other("done");
-    // Files that were put aside are older than the present one.
-    let mut files: Vec<PathBuf> =
-        (1..10).rev().map(|n| PathBuf::from(format!("{}.{n}", path.display()))).filter(|p| p.exists()).collect();
-    files.push(path.into());
-    let mut skip = match options.tail {
-        Some(tail) => count_lines(&files)?.saturating_sub(tail),
-        None => 0,
-    };
-    let watch = Inotify::init(InitFlags::IN_CLOEXEC)?;
-    if options.follow {
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        watch.add_watch(folder, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_FROM)?;
-        watch.add_watch(path, AddWatchFlags::IN_MODIFY)?;
-    }
-    let mut reader = None;
-    for file in &files {
-        let mut lines = BufReader::new(File::open(file)?);
-        let mut line = Vec::new();
-        while lines.read_until(b'\n', &mut line)? > 0 && line.last() == Some(&b'\n') {
-            if skip > 0 {
-                skip -= 1;
+/// A log that is being read, which takes a thread only while there is something to read.
+struct Reading {
+    lines: Lines,
+    wanted: Wanted,
+    /// There was more than went into the last batch.
+    more: bool,
+}
+
+impl Reading {
+    fn batch(mut self) -> std::io::Result<(Self, Vec<u8>)> {
+        let (mut batch, mut line) = (Vec::new(), Vec::new());
+        self.more = true;
+        while self.more && batch.len() < BATCH {
+            if self.lines.next(&mut line)? {
+                self.wanted.take(&line, &mut batch);
+                self.more = !self.wanted.is_all();
             } else {
-                out.line(&line).map_err(done)?;
+                self.more = false;
             }
-            line.clear();
         }
-        let unread = line.len() as i64;
-        lines.seek(SeekFrom::Current(-unread))?;
-        reader = Some(lines);
+        Ok((self, batch))
     }
-    let (true, Some(mut reader)) = (options.follow, reader) else { return Ok(()) };
+}
+
+/// Bytes that are sent at a time.
+const BATCH: usize = 64 << 10;
+
+async fn copy(
+    path: &Path,
+    options: Options,
+    sender: &mpsc::Sender<Bytes>,
+    still_runs: impl Fn() -> bool,
+) -> std::io::Result<()> {
+    // Before reading begins, so that what is written afterwards is noticed.
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let news = News::IN_MODIFY | News::IN_CREATE | News::IN_CLOSE_WRITE;
+    let watch = if options.follow { Some(Watch::new(folder, news)?) } else { None };
+    let wanted = Wanted { timestamps: options.timestamps, since: options.since, left: options.limit };
+    let open = |path: PathBuf| move || Lines::open(&path, options.tail);
+    let lines = tokio::task::spawn_blocking(open(path.into())).await??;
+    let mut reading = Reading { lines, wanted, more: true };
     loop {
         // Looked at before reading, so that what was written before the end is still read after it.
         let alive = still_runs();
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            let n = reader.read_until(b'\n', &mut line)?;
-            if n == 0 || line.last() != Some(&b'\n') {
-                reader.seek(SeekFrom::Current(-(n as i64)))?;
-                break;
-            }
-            out.line(&line).map_err(done)?;
-        }
-        if !alive || out.sender.is_closed() {
+        let (read, batch) = tokio::task::spawn_blocking(move || reading.batch()).await??;
+        reading = read;
+        if !batch.is_empty() && sender.send(batch.into()).await.is_err() {
             return Ok(());
         }
-        if rotated(&mut reader, path)? {
-            watch.add_watch(path, AddWatchFlags::IN_MODIFY)?;
+        if reading.more {
             continue;
         }
-        wait_for_change(&watch)?;
-    }
-}
-
-/// Whether the file was put aside; then the new one is opened.
-fn rotated(reader: &mut BufReader<File>, path: &Path) -> std::io::Result<bool> {
-    use std::os::unix::fs::MetadataExt as _;
-    let Ok(now) = std::fs::metadata(path) else { return Ok(false) };
-    if now.ino() == reader.get_ref().metadata()?.ino() {
-        return Ok(false);
-    }
-    let mut rest = Vec::new();
-    reader.read_to_end(&mut rest)?;
-    *reader = BufReader::new(File::open(path)?);
-    Ok(true)
-}
-
-/// Waits until something is written; at the latest after a second, to see whether container and client are still there.
-fn wait_for_change(watch: &Inotify) -> std::io::Result<()> {
-    use std::os::fd::AsFd as _;
-    let mut fds = [nix::poll::PollFd::new(watch.as_fd(), nix::poll::PollFlags::POLLIN)];
-    if nix::poll::poll(&mut fds, nix::poll::PollTimeout::from(1000u16))? > 0 {
-        watch.read_events()?;
-    }
-    Ok(())
-}
-
-fn count_lines(files: &[PathBuf]) -> std::io::Result<usize> {
-    let mut count = 0;
-    for file in files {
-        let mut reader = BufReader::new(File::open(file)?);
-        let mut line = Vec::new();
-        while reader.read_until(b'\n', &mut line)? > 0 {
-            count += 1;
-            line.clear();
+        let Some(watch) = watch.as_ref().filter(|_| alive && !reading.wanted.is_all()) else { return Ok(()) };
+        tokio::select! {
+            changed = watch.changed() => changed?,
+            () = sender.closed() => return Ok(()),
+            // A container's end shows in its status.
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
     }
-    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wanted_of_lines_is_taken() {
+        let lines: [&[u8]; 4] = [
+            b"2026-11-28T06:00:00.000000001Z stdout F old\n",
+            b"2026-11-28T06:00:01.000000001Z stdout P lo\n",
+            b"2026-11-28T06:00:01.000000002Z stdout F ng\n",
+            b"2026-11-28T06:00:02.000000001Z stderr F a b  c\n",
+        ];
+        let taken = |mut wanted: Wanted| {
+            let mut out = Vec::new();
+            lines.iter().for_each(|line| wanted.take(line, &mut out));
+            (String::from_utf8(out).unwrap(), wanted.is_all())
+        };
+        let all = || Wanted { timestamps: false, since: None, left: None };
+        assert_eq!(taken(all()), ("old\nlong\na b  c\n".into(), false));
+        let since = "2026-11-28T06:00:01Z".parse().ok();
+        assert_eq!(taken(Wanted { since, ..all() }), ("long\na b  c\n".into(), false));
+        assert_eq!(taken(Wanted { left: Some(6), ..all() }), ("old\nlo".into(), true));
+        let stamped = taken(Wanted { timestamps: true, since, left: Some(33) }).0;
+        assert_eq!(stamped, "2026-11-28T06:00:01.000000001Z lo");
+    }
 }
