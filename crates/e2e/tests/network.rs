@@ -111,6 +111,60 @@ fn endpoints_that_are_written_by_hand_carry_traffic() -> anyhow::Result<()> {
     cluster.eventually("and the way there", || Ok(!cluster.kubectl(&ask).stdout.contains("nginx")))
 }
 
+/// A machine on a link of a node's, which takes the node for the way to 127.0.0.0/8.
+struct Stranger(String);
+
+impl Stranger {
+    fn beside(node: &testkit::Node) -> anyhow::Result<Self> {
+        let stranger = Stranger(format!("stranger-{}", std::process::id()));
+        let name = &stranger.0;
+        let script = format!(
+            "set -e; ip netns add {name}; ip link add st0 type veth peer name st1 netns {name}
+             ip addr add 10.77.0.1/24 dev st0; ip link set st0 up
+             ip -n {name} addr add 10.77.0.2/24 dev st1; ip -n {name} link set st1 up
+             ip netns exec {name} sh -c 'echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet'
+             ip -n {name} route add 127.0.0.0/8 via 10.77.0.1"
+        );
+        let made = node.run(&["bash".into(), "-c".into(), script], "");
+        anyhow::ensure!(made.code == 0, "{made:?}");
+        Ok(stranger)
+    }
+
+    fn reaches(&self, node: &testkit::Node, address: &str) -> bool {
+        let connect = format!("exec 3<>/dev/tcp/{address}");
+        let words = ["ip", "netns", "exec", &self.0, "timeout", "2", "bash", "-c", &connect].map(String::from);
+        node.run(&words, "").code == 0
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("ip").args(["netns", "delete", &self.0]).status();
+    }
+}
+
+/// Pods are reached by 127.0.0.1 from their machine; from elsewhere nothing is, as what listens there trusts who comes
+/// (CVE-2020-8558).
+#[test]
+fn what_listens_at_loopback_is_reached_from_its_machine_alone() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start()?;
+    let listener = cluster.server.inside(|| std::net::TcpListener::bind("127.0.0.1:9999"))??;
+    let stranger = Stranger::beside(&cluster.server)?;
+    let setting = || cluster.server.run(&["cat", "/proc/sys/net/ipv4/conf/all/route_localnet"].map(String::from), "");
+    cluster.eventually("loopback is routed", || Ok(setting().stdout.trim() == "1"))?;
+    assert!(stranger.reaches(&cluster.server, "10.77.0.1/6443"), "it isn't connected at all");
+    assert!(!stranger.reaches(&cluster.server, "127.0.0.1/9999"));
+    // Were it not for the rules, it would be: until they are looked after again.
+    let flush = ["nft", "flush", "chain", "ip", "timonel", "raw_in"].map(String::from);
+    assert_eq!(cluster.server.run(&flush, "").code, 0);
+    assert!(stranger.reaches(&cluster.server, "127.0.0.1/9999"));
+    cluster.server.uninstall();
+    let setting = cluster.server.run(&["cat", "/proc/sys/net/ipv4/conf/all/route_localnet"].map(String::from), "");
+    assert_eq!(setting.stdout.trim(), "0");
+    drop(listener);
+    Ok(())
+}
+
 const OTHERS: &str = r#"{"cniVersion": "0.4.0", "name": "others", "plugins": [
   {"type": "bridge", "bridge": "others0", "isGateway": true, "hairpinMode": true, "ipam": {"type": "host-local", "dataDir": "DATA",
    "ranges": [[{"subnet": "10.88.7.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}"#;

@@ -638,14 +638,17 @@ fn ports_of_the_machine_lead_to_its_pods() -> anyhow::Result<()> {
     let one = pod("any", "agent-2", "hostPort: 8080");
     let other = pod("one", "agent-2", &format!("hostPort: 8081, hostIP: {address}"));
     cluster.apply(&format!("{one}---\n{other}"))?;
-    let fetch = |from: &testkit::cluster::Node, port: u16| {
+    let fetch_at = |from: &testkit::cluster::Node, address: &str, port: u16| {
         let words = ["curl", "-s", "--max-time", "2", &format!("http://{address}:{port}/")].map(String::from);
         from.run(&words, "").stdout.trim().to_string()
     };
+    let fetch = |from: &testkit::cluster::Node, port: u16| fetch_at(from, &address, port);
     let agent = cluster.agents.first().ok_or_else(|| anyhow::anyhow!("no agent"))?;
     for from in [&cluster.server, agent] {
         cluster.eventually("the ports answer", || Ok(fetch(from, 8080) == "any" && fetch(from, 8081) == "one"))?;
     }
+    // The machine's own programs come by its loopback, too, unless the port is of another address.
+    assert_eq!((fetch_at(agent, "127.0.0.1", 8080).as_str(), fetch_at(agent, "127.0.0.1", 8081).as_str()), ("any", ""));
     // A pod reaches itself that way, too.
     let ask = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 {address} 8080");
     assert!(cluster.ok(&["exec", "any", "--", "sh", "-c", &ask])?.ends_with("any\n"));

@@ -68,19 +68,11 @@ fn deployment_answers_by_service_and_node_port_and_heals() -> anyhow::Result<()>
     let service = cluster.get("service", "hello")?;
     let port = service["spec"]["ports"][0]["nodePort"].to_string();
     assert!(http(&cluster, &cluster.server.address(), &port)?.contains("200 OK"));
-    let from_host = cluster.server.run(
-        &[
-            "bash",
-            "-c",
-            &format!(
-                "exec 3<>/dev/tcp/{}/{port}; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; head -1 <&3",
-                cluster.server.address()
-            ),
-        ]
-        .map(String::from),
-        "",
-    );
-    assert!(from_host.stdout.contains("200 OK"), "{from_host:?}");
+    for address in [cluster.server.address(), "127.0.0.1".into()] {
+        let ask = format!("exec 3<>/dev/tcp/{address}/{port}; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; head -1 <&3");
+        let from_host = cluster.server.run(&["timeout", "5", "bash", "-c", &ask].map(String::from), "");
+        assert!(from_host.stdout.contains("200 OK"), "{address}: {from_host:?}");
+    }
 
     // As a load balancer it answers at the node's address, for those who may come.
     let patch = |patch: &str| cluster.ok(&["patch", "service", "hello", "-p", patch]);

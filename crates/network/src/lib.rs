@@ -15,5 +15,5 @@ mod overlay;
 pub mod plugin;
 
 pub use addresses::{Addresses, AddressesError};
-pub use link::{Bridge, NetworkError, default_addresses, enable_forwarding, gateway};
+pub use link::{Bridge, NetworkError, default_addresses, enable_forwarding, gateway, route_loopback};
 pub use overlay::{Overlay, is_neighbour};

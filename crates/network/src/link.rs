@@ -326,6 +326,16 @@ async fn default_address(handle: &Handle, family: AddressFamily) -> Option<IpAdd
     any
 }
 
+/// Whether packets from 127.0.0.0/8 may leave by other interfaces, and answers come back to it (`route_localnet`, ip-sysctl of Linux):
+/// so programs of this machine come to pods by 127.0.0.1. Others must be kept from such addresses by rules then (CVE-2020-8558).
+///
+/// # Errors
+/// When /proc can't be written.
+pub fn route_loopback(route: bool) -> Result<(), NetworkError> {
+    let path = "/proc/sys/net/ipv4/conf/all/route_localnet";
+    std::fs::write(path, if route { "1" } else { "0" }).map_err(system(format!("writing {path}")))
+}
+
 /// Lets this machine pass packets on, as pods need it.
 ///
 /// # Errors

@@ -3,7 +3,8 @@
 //! [`plan`] turns services and endpoints into a [`Table`](network::nft::Table), a value. One task waits for changes,
 //! gathers those that come together, and writes the difference; a slow timer writes all anew if somebody removed it.
 //!
-//! Invariant: only the table named in [`Config`] is touched.
+//! Invariants: only the table named in [`Config`] is touched. What comes from 127.0.0.1 may leave by other interfaces only once the
+//! rules are there that let nobody else come to such addresses.
 
 mod health;
 pub mod plan;
@@ -68,6 +69,7 @@ pub async fn run(config: Config, informers: Informers) {
     let of_family =
         |family| (family, Keeper::new(&Words::of(family).table(&config.table), "services"), Planner::new(family));
     let mut tables: Vec<_> = config.cluster_cidr.families().map(of_family).collect();
+    let mut open = false;
     'rounds: loop {
         let own = nodes.get(&Key::new("", &config.node_name));
         let place = Place { zone: own.and_then(|node| zone_of(&node)) };
@@ -82,6 +84,12 @@ pub async fn run(config: Config, informers: Informers) {
                 tracing::error!(%error, "the service rules can't be written; trying again");
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue 'rounds;
+            }
+            if *family == Family::V4 && !open {
+                open = true;
+                if let Err(error) = network::route_loopback(true) {
+                    tracing::warn!(%error, "ports of services and pods can't be reached at 127.0.0.1");
+                }
             }
         }
         tokio::select! {

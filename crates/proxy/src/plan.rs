@@ -375,6 +375,13 @@ fn base(config: &Config, family: Family) -> String {
     let masquerade = bridge.as_ref().zip(config.cluster_cidr.of(family)).map_or(String::new(), |(bridge, pods)| {
         format!("{ip} saddr {pods} {ip} daddr != {pods} {ip} daddr != {multicast} oifname != \"{bridge}\" masquerade")
     });
+    // The machine's own programs reach its ports by 127.0.0.1, too (lib.rs says what that takes); nobody else may reach any there.
+    let (mut own, mut hidden, mut guard) = (String::new(), String::new(), String::new());
+    if family == Family::V4 {
+        own = format!("{ip} daddr {loopback} meta l4proto . th dport vmap @node_ports");
+        hidden = format!("ct status dnat {ip} saddr {loopback} masquerade");
+        guard = format!("iif != \"lo\" {ip} daddr {loopback} drop\n    iif != \"lo\" {ip} saddr {loopback} drop");
+    }
     // Questions to the cluster's DNS, which is on this node, needn't be remembered.
     let (mut asked, mut answered) = (String::new(), String::new());
     if Family::of(*cluster_dns) == family {
@@ -393,10 +400,12 @@ chain prerouting {{
 chain output {{
     type nat hook output priority -100; policy accept;
     jump services
+    {own}
 }}
 chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
     ct mark and 0x4000 == 0x4000 ct status dnat masquerade
+    {hidden}
     ct status dnat {ip} saddr . {ip} daddr @hairpins masquerade
     {masquerade}
 }}
@@ -420,11 +429,12 @@ chain filter_output {{
     type filter hook output priority filter; policy accept;
     ct state new jump refuse
 }}
-chain untracked_in {{
+chain raw_in {{
     type filter hook prerouting priority raw; policy accept;
+    {guard}
     {asked}
 }}
-chain untracked_out {{
+chain raw_out {{
     type filter hook output priority raw; policy accept;
     {asked}
     {answered}

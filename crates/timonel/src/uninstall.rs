@@ -67,9 +67,11 @@ fn confirmed(args: &UninstallArgs) -> anyhow::Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-fn quietly(program: &str, arguments: &[&str]) {
-    let _ =
-        Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+/// Runs a program; whether it succeeded.
+fn quietly(program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    let command = command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }
 
 fn stop_service() {
@@ -125,6 +127,10 @@ fn stop_processes(args: &UninstallArgs) {
 }
 
 fn remove_network() {
+    // Ours if the rules are that make it harmless, and before they go.
+    if quietly("nft", &["list", "table", "ip", crate::agent::TABLE]) {
+        let _ = network::route_loopback(false);
+    }
     for table in [crate::agent::TABLE, crate::agent::POLICY_TABLE] {
         quietly("nft", &["delete", "table", "ip", table]);
         quietly("nft", &["delete", "table", "ip6", table]);
