@@ -21,6 +21,7 @@ mod relays;
 mod rollouts;
 mod rows;
 mod runtimes;
+mod services;
 mod spec;
 mod stateful;
 mod static_pods;

@@ -232,15 +232,14 @@ kind: Pod
 metadata: {name: asker}
 spec:
   terminationGracePeriodSeconds: 0
-  containers: [{name: c, image: 'resolvers:test', command: [sleep, '36000']}]
+  containers: [{name: c, image: 'programs:test', command: [sleep, '36000']}]
 ";
 
 /// What musl, glibc, busybox and BIND's tools find in a pod, each in its own way of asking: glibc asks for A and AAAA from one port at
 /// once, musl asks all servers at once and takes no answer by TCP, `dig` uses EDNS.
 #[test]
 fn resolvers_of_every_kind_find_what_is_there() -> anyhow::Result<()> {
-    let cluster =
-        Cluster::start_prepared(&[], |node| testkit::images::resolvers(&node.images().join("resolvers.tar")))?;
+    let cluster = Cluster::start_prepared(&[], |node| testkit::images::programs(&node.images().join("programs.tar")))?;
     let resolver = Resolver::start(&cluster.server)?;
     cluster.apply(&format!(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: kube-dns, namespace: kube-system}}\ndata:\n  \

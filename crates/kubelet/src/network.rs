@@ -21,10 +21,13 @@ pub enum PodNetwork {
 /// The name of a pod's bridge port: short, and the same for the same pod.
 fn port_name(uid: &str) -> String {
     let hex: String = uid.chars().filter(char::is_ascii_hexdigit).take(11).collect();
-    format!("tp{hex}")
+    format!("{}{hex}", PodNetwork::PORTS)
 }
 
 impl PodNetwork {
+    /// How the names of bridge ports begin.
+    pub const PORTS: &str = "tp";
+
     /// Why pods can't get an address now, if they can't.
     pub fn problem(&self) -> Option<String> {
         match self {

@@ -9,11 +9,12 @@
 
 mod addresses;
 pub mod cni;
+pub mod flows;
 mod link;
 pub mod nft;
 mod overlay;
 pub mod plugin;
 
 pub use addresses::{Addresses, AddressesError};
-pub use link::{Bridge, NetworkError, default_addresses, enable_forwarding, gateway, route_loopback};
+pub use link::{Bridge, NetworkError, Removals, default_addresses, enable_forwarding, gateway, route_loopback};
 pub use overlay::{Overlay, is_neighbour};

@@ -5,14 +5,17 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 
-use futures::TryStreamExt as _;
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns};
+use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteScope};
-use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder};
 
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
@@ -60,6 +63,22 @@ pub(crate) fn or_exists(result: Result<(), rtnetlink::Error>) -> Result<(), rtne
     }
 }
 
+/// The hardware address of an interface that is made of an address: locally administered, and the address, folded if it is a long one.
+pub(crate) fn hardware(address: IpAddr) -> [u8; 6] {
+    let folded = match address {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(v6) => {
+            let words = v6.segments().chunks(2).fold(0u32, |sum, pair| match pair {
+                [high, low] => sum.rotate_left(5) ^ (u32::from(*high) << 16 | u32::from(*low)),
+                _ => sum,
+            });
+            words.to_be_bytes()
+        }
+    };
+    let [a, b, c, d] = folded;
+    [0x0a, 0x58, a, b, c, d]
+}
+
 /// The prefix of a single address.
 fn whole(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
@@ -103,11 +122,16 @@ impl Bridge {
         let handle = connect()?;
         let add = handle.link().add(LinkBridge::new(name).build()).execute().await;
         or_exists(add).map_err(netlink(format!("making the bridge {name}")))?;
-        let gateways = ranges.iter().map(|range| gateway(*range)).collect();
+        let gateways: Vec<IpAddr> = ranges.iter().map(|range| gateway(*range)).collect();
         let bridge = Bridge { name: name.into(), handle, gateways };
         let index = bridge.index().await?;
-        let up = LinkUnspec::new_with_index(index).up().build();
-        bridge.handle.link().set(up).execute().await.map_err(netlink(format!("setting {name} up")))?;
+        let mut up = LinkUnspec::new_with_index(index).up();
+        // Left to itself it has that of one of its ports, and another one when that pod goes: all others, who have learnt it, would
+        // speak to nobody for some seconds.
+        if let Some(first) = bridge.gateways.first() {
+            up = up.address(hardware(*first).to_vec());
+        }
+        bridge.handle.link().set(up.build()).execute().await.map_err(netlink(format!("setting {name} up")))?;
         for range in ranges {
             bridge.add_address(gateway(*range), range.prefix_len()).await?;
         }
@@ -150,16 +174,7 @@ impl Bridge {
             }
         }
         self.handle.link().add(add).execute().await.map_err(netlink(format!("connecting {port} to the bridge")))?;
-        // A pod may be chosen by a service that it asks. Where br_netfilter is on, the translation happens inside the
-        // bridge, which sends a frame back to where it came from only if the port says so.
-        let mut hairpin = LinkBridgePort::new(0).name(port).hairpin(true).build();
-        hairpin.header.interface_family = AddressFamily::Unspec;
-        self.handle
-            .link()
-            .set_port(hairpin)
-            .execute()
-            .await
-            .map_err(netlink(format!("letting {port} reach itself")))?;
+        self.let_reach_itself(port).await?;
         let gateway_of = |a: &IpAddr| self.gateways.iter().find(|g| g.is_ipv4() == a.is_ipv4()).map(|g| (*a, *g));
         let places: Vec<(IpAddr, IpAddr)> = addresses.iter().filter_map(gateway_of).collect();
         let configured =
@@ -168,6 +183,36 @@ impl Bridge {
             Ok(Ok(result)) => result,
             _ => Err(system("configuring the pod's interface")(std::io::Error::other("the thread died"))),
         }
+    }
+
+    /// A pod may be chosen by a service that it asks. Where br_netfilter is on, the translation happens inside the
+    /// bridge, which sends a frame back to where it came from only if the port says so.
+    async fn let_reach_itself(&self, port: &str) -> Result<(), NetworkError> {
+        let mut hairpin = LinkBridgePort::new(0).name(port).hairpin(true).build();
+        hairpin.header.interface_family = AddressFamily::Unspec;
+        let set = self.handle.link().set_port(hairpin).execute().await;
+        set.map_err(netlink(format!("letting {port} reach itself")))
+    }
+
+    /// Takes back the pods' interfaces that somebody took off the bridge, as who deletes it does. They are known by how their names begin.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub async fn take_back(&self, beginning: &str) -> Result<(), NetworkError> {
+        let bridge = self.index().await?;
+        for link in self.links().await? {
+            let has_bridge = link.attributes.iter().any(|a| matches!(a, LinkAttribute::Controller(_)));
+            let Some(port) = name_of(&link).filter(|name| name.starts_with(beginning) && !has_bridge) else { continue };
+            let join = LinkUnspec::new_with_index(link.header.index).controller(bridge).up().build();
+            let joined = self.handle.link().set(join).execute().await;
+            joined.map_err(netlink(format!("connecting {port} to the bridge")))?;
+            self.let_reach_itself(port).await?;
+        }
+        Ok(())
+    }
+
+    async fn links(&self) -> Result<Vec<LinkMessage>, NetworkError> {
+        self.handle.link().get().execute().try_collect().await.map_err(netlink("listing interfaces"))
     }
 
     /// Removes a pod's interface, if it is there.
@@ -190,18 +235,11 @@ impl Bridge {
     /// Those of the kernel.
     pub async fn ports(&self) -> Result<Vec<String>, NetworkError> {
         let bridge = self.index().await?;
-        let links: Vec<_> =
-            self.handle.link().get().execute().try_collect().await.map_err(netlink("listing interfaces"))?;
-        let mut names = Vec::new();
-        for link in links {
-            let on_bridge = link.attributes.iter().any(|a| matches!(a, LinkAttribute::Controller(c) if *c == bridge));
-            let name = link.attributes.iter().find_map(|a| match a {
-                LinkAttribute::IfName(name) => Some(name.clone()),
-                _ => None,
-            });
-            names.extend(name.filter(|_| on_bridge));
-        }
-        Ok(names)
+        let links = self.links().await?;
+        let on_bridge = |link: &&LinkMessage| {
+            link.attributes.iter().any(|a| matches!(a, LinkAttribute::Controller(c) if *c == bridge))
+        };
+        Ok(links.iter().filter(on_bridge).filter_map(name_of).map(String::from).collect())
     }
 
     /// Sends what is for another node's pods to that node.
@@ -234,6 +272,50 @@ impl Bridge {
     pub async fn unroute(&self, range: IpNet) -> Result<(), NetworkError> {
         let route = route_to(range.network(), range.prefix_len()).build();
         self.handle.route().del(route).execute().await.map_err(netlink(format!("removing the route to {range}")))
+    }
+}
+
+fn name_of(link: &LinkMessage) -> Option<&str> {
+    link.attributes.iter().find_map(|a| match a {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    })
+}
+
+/// The names of interfaces that go.
+pub struct Removals(Option<BoxStream<'static, String>>);
+
+impl Removals {
+    /// From now on.
+    pub fn listen() -> Self {
+        let (connection, handle, messages) = match rtnetlink::new_multicast_connection(&[MulticastGroup::Link]) {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::warn!(%error, "interfaces that somebody removes are missed only after a while");
+                return Removals(None);
+            }
+        };
+        tokio::spawn(connection);
+        Removals(Some(Box::pin(messages.filter_map(move |(message, _)| {
+            // The connection ends with its last handle.
+            let _ = &handle;
+            std::future::ready(match message.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => name_of(&link).map(String::from),
+                _ => None,
+            })
+        }))))
+    }
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) -> String {
+        let next = match &mut self.0 {
+            Some(names) => names.next().await,
+            None => None,
+        };
+        match next {
+            Some(name) => name,
+            None => std::future::pending().await,
+        }
     }
 }
 

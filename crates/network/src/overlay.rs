@@ -13,7 +13,7 @@ use rtnetlink::packet_route::neighbour::NeighbourFlags;
 use rtnetlink::packet_route::route::RouteFlags;
 use rtnetlink::{Handle, LinkUnspec, LinkVxlan};
 
-use crate::link::{NetworkError, connect, give, index, invalid, netlink, or_exists, route_to};
+use crate::link::{NetworkError, connect, give, hardware, index, invalid, netlink, or_exists, route_to};
 
 /// The port that IANA gave VXLAN is 4789; Linux and the peers of this program use this one.
 const PORT: u16 = 8472;
@@ -27,22 +27,6 @@ const OVERHEAD_V6: u32 = 70;
 pub struct Overlay {
     handle: Handle,
     index: u32,
-}
-
-/// The hardware address of a node's end: locally administered, and the node's address, folded if it is a long one.
-fn hardware(node: IpAddr) -> [u8; 6] {
-    let folded = match node {
-        IpAddr::V4(v4) => v4.octets(),
-        IpAddr::V6(v6) => {
-            let words = v6.segments().chunks(2).fold(0u32, |sum, pair| match pair {
-                [high, low] => sum.rotate_left(5) ^ (u32::from(*high) << 16 | u32::from(*low)),
-                _ => sum,
-            });
-            words.to_be_bytes()
-        }
-    };
-    let [a, b, c, d] = folded;
-    [0x0a, 0x58, a, b, c, d]
 }
 
 /// The link-local address of an end, by which the others reach its IPv6 pods.

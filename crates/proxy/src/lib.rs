@@ -17,7 +17,9 @@ use apimachinery::{AddressRanges, Family};
 use informer::{Change, Informers, Key, Pod};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use network::flows;
 use network::nft::{Keeper, Words};
+use plan::datagrams::{self, Datagrams};
 use plan::{Place, Planner};
 use tokio::sync::Notify;
 
@@ -66,8 +68,10 @@ pub async fn run(config: Config, informers: Informers) {
     });
     informer::synced!(services, slices, nodes, pods);
     let mut health = health::Ports::default();
-    let of_family =
-        |family| (family, Keeper::new(&Words::of(family).table(&config.table), "services"), Planner::new(family));
+    let of_family = |family| {
+        let keeper = Keeper::new(&Words::of(family).table(&config.table), "services");
+        (family, keeper, Planner::new(family), Datagrams::default())
+    };
     let mut tables: Vec<_> = config.cluster_cidr.families().map(of_family).collect();
     let mut open = false;
     'rounds: loop {
@@ -77,13 +81,24 @@ pub async fn run(config: Config, informers: Informers) {
         let own_pods = pods.list();
         let first = config.cluster_cidr.families().next().unwrap_or(Family::V4);
         health.keep(plan::health(&config, first, &all, &endpoints));
-        for (family, keeper, planner) in &mut tables {
+        for (family, keeper, planner, datagrams) in &mut tables {
             let mut parts = planner.parts(&config, &place, &all, &endpoints);
             parts.extend(plan::host_ports(*family, &own_pods));
             if let Err(error) = keeper.keep_parts(plan::frame(&config, *family), parts).await {
                 tracing::error!(%error, "the service rules can't be written; trying again");
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue 'rounds;
+            }
+            // Only after that: who sends in between makes a new flow.
+            let mut now = planner.datagrams();
+            now.extend(datagrams::of_pods(*family, &own_pods));
+            if now != *datagrams {
+                *datagrams = now.clone();
+                match flows::forget(*family, move |flow| now.is_stale(flow)).await {
+                    Ok(0) => {}
+                    Ok(count) => tracing::debug!(count, "flows of datagrams led to who isn't there"),
+                    Err(error) => tracing::warn!(%error, "datagrams may go for a while to pods that aren't there"),
+                }
             }
             if *family == Family::V4 && !open {
                 open = true;
@@ -95,7 +110,7 @@ pub async fn run(config: Config, informers: Informers) {
         tokio::select! {
             () = changed.notified() => tokio::time::sleep(GATHER).await,
             () = tokio::time::sleep(RESYNC) => {
-                for (_, keeper, _) in &mut tables {
+                for (_, keeper, ..) in &mut tables {
                     keeper.check().await;
                 }
             }

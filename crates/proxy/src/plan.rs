@@ -4,6 +4,7 @@
 //! ([`shared`]), or where that doesn't do (many endpoints, affinity, traffic from outside) the service port's own. A packet meets
 //! one map look-up whatever the number of services.
 
+pub mod datagrams;
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -18,6 +19,7 @@ use kube::ResourceExt as _;
 use network::nft::{self, Parts, Set, Table, Words, label};
 
 use crate::Config;
+use datagrams::Datagrams;
 
 /// For whom rules are made.
 #[derive(Clone, Copy)]
@@ -75,6 +77,7 @@ struct Made {
     service: Arc<Service>,
     slices: Vec<Arc<EndpointSlice>>,
     part: Arc<Table>,
+    datagrams: Datagrams,
 }
 
 impl Made {
@@ -124,14 +127,22 @@ impl Planner {
                     let called = made.map_or_else(|| format!("{}/{}", name.0, name.1).into(), |made| made.called);
                     let mut part = Table::default();
                     add_service(here, service, name, slices, &mut part);
+                    let datagrams = datagrams::of_service(here, service, slices);
                     let slices = slices.iter().map(|slice| Arc::clone(slice)).collect();
-                    Made { called, service: service.clone(), slices, part: Arc::new(part) }
+                    Made { called, service: service.clone(), slices, part: Arc::new(part), datagrams }
                 }
             };
             self.made.push(made);
         }
         // At once, as they are nearly in order already: that is much faster than one by one.
         self.made.iter().map(|made| (made.called.clone(), made.part.clone())).collect()
+    }
+
+    /// Who may answer datagrams to the services that the last rules are of.
+    pub fn datagrams(&self) -> Datagrams {
+        let mut all = Datagrams::default();
+        self.made.iter().filter(|m| !m.datagrams.is_empty()).for_each(|m| all.extend(m.datagrams.clone()));
+        all
     }
 }
 
@@ -333,6 +344,17 @@ fn chain_name(namespace: &str, name: &str, port: &ServicePort, protocol: &str) -
 
 /// The endpoints of a service port: those that are ready, or else those that still serve while they end.
 fn endpoints(here: Here<'_>, slices: &[&Arc<EndpointSlice>], port: &ServicePort) -> Vec<Endpoint> {
+    let (ready, serving) = all_endpoints(here, slices, port);
+    let chosen = if ready.is_empty() { serving } else { ready };
+    chosen.into_iter().collect()
+}
+
+/// The endpoints that are ready, and those that still serve.
+fn all_endpoints(
+    here: Here<'_>,
+    slices: &[&Arc<EndpointSlice>],
+    port: &ServicePort,
+) -> (BTreeSet<Endpoint>, BTreeSet<Endpoint>) {
     let Here { config, place, .. } = here;
     let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
     for slice in slices {
@@ -361,8 +383,7 @@ fn endpoints(here: Here<'_>, slices: &[&Arc<EndpointSlice>], port: &ServicePort)
             }
         }
     }
-    let chosen = if ready.is_empty() { serving } else { ready };
-    chosen.into_iter().collect()
+    (ready, serving)
 }
 
 /// The chains that don't depend on services.

@@ -197,6 +197,16 @@ impl Cluster {
         self.wait_ready(&name)
     }
 
+    /// A machine of the same network that isn't one of the cluster's.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn bystander(&self) -> anyhow::Result<Bystander> {
+        const NUMBER: u32 = 99;
+        let id = self.switch.trim_end_matches("-sw");
+        Ok(Bystander(Node::new(id, NUMBER, "bystander", self.folder.path(), &self.switch, SWITCHED)?))
+    }
+
     pub fn url(&self) -> String {
         format!("https://{}:6443", self.server.address())
     }
@@ -341,6 +351,23 @@ pub fn stock_kubectl() -> Option<u32> {
     // Old ones print a Go structure.
     let version = text.split("Client Version: v1.").nth(1).or_else(|| text.split("Minor:\"").nth(1))?;
     version.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
+}
+
+/// A machine that runs nothing of ours; it goes when it is dropped.
+pub struct Bystander(Node);
+
+impl std::ops::Deref for Bystander {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.0
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        let _ = run("ip", &["netns", "delete", &self.0.namespace]);
+    }
 }
 
 impl Drop for Cluster {

@@ -42,25 +42,29 @@ pub fn pause(path: &Path) -> anyhow::Result<()> {
     recipe.write(path)
 }
 
-/// Writes an image of programs that ask for names, `resolvers:test`: `dig`, `getent` with glibc, and `addresses` with musl.
+/// Writes an image of programs that ask for names and answer who asks, `programs:test`: `dig`, `getent` with glibc, `addresses` with
+/// musl, and `whoami`.
 ///
 /// # Errors
 /// Those of [`build`], and of the compiler.
-pub fn resolvers(path: &Path) -> anyhow::Result<()> {
+pub fn programs(path: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(path.parent().context("no folder")?)?;
-    let mut recipe = busybox("resolvers:test");
+    let mut recipe = busybox("programs:test");
     recipe.add_program(Path::new("/usr/bin/dig"))?;
     recipe.add_program(Path::new("/usr/bin/getent"))?;
     recipe.texts.push(("/etc/nsswitch.conf", "hosts: files dns\n"));
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/addresses.c");
-    let program = path.with_extension("addresses");
-    let built = Command::new("musl-gcc").args(["-static", "-O1", "-o"]).arg(&program).arg(&source).status();
+    let folder = tempfile::tempdir()?;
+    let addresses = folder.path().join("addresses");
+    let built = Command::new("musl-gcc").args(["-static", "-O1", "-o"]).arg(&addresses).arg(&source).status();
     if !built.context("musl-gcc can't be run: is musl-tools installed?")?.success() {
         bail!("musl-gcc can't build {}", source.display());
     }
-    recipe.files.insert("/bin/addresses".into(), program.clone());
-    recipe.write(path)?;
-    Ok(std::fs::remove_file(program)?)
+    recipe.files.insert("/bin/addresses".into(), addresses);
+    let whoami = crate::cluster::beside_test("whoami")?;
+    recipe.add_libraries(&whoami)?;
+    recipe.files.insert("/bin/whoami".into(), whoami);
+    recipe.write(path)
 }
 
 /// Writes a busybox image into the storage of a docker-registry, with an OCI manifest and a gzip layer.
@@ -179,6 +183,10 @@ impl Recipe {
     /// A program with the libraries that it is linked to.
     fn add_program(&mut self, program: &Path) -> anyhow::Result<()> {
         self.files.insert(program.into(), program.into());
+        self.add_libraries(program)
+    }
+
+    fn add_libraries(&mut self, program: &Path) -> anyhow::Result<()> {
         let output = Command::new("ldd").arg(program).output().context("ldd can't be run")?;
         for word in String::from_utf8_lossy(&output.stdout).split_whitespace().filter(|w| w.starts_with('/')) {
             self.files.insert(word.into(), word.into());

@@ -9,21 +9,20 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use apimachinery::{AddressRanges, Family};
 use informer::Informers;
-use ipnet::IpNet;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt as _};
 use kubelet::PodNetwork;
+use network::Addresses;
 use network::cni::Cni;
-use network::{Addresses, Bridge};
 use pki::JoinToken;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{AgentArgs, NodeArgs};
-use crate::{check, cli, routes, runtimes, shutdown};
+use crate::{bridge, check, cli, routes, runtimes, shutdown};
 
 /// How the node reaches the API.
 pub struct Access {
@@ -48,7 +47,6 @@ impl Settings {
     }
 }
 
-const BRIDGE: &str = "timonel0";
 pub const TABLE: &str = "timonel";
 pub const POLICY_TABLE: &str = "timonel-policy";
 
@@ -262,9 +260,15 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     let serving = serving(&client, &access.authority_pem, &name, &ips, &tls);
     let plugins = args.cni_conf_dir.as_ref().map(|folder| Cni::new(folder.clone(), args.cni_bin_dirs.clone()));
     // Who brings plugins has pods, and the ways between nodes, to himself; the bridge is there for names and services.
-    let own_ranges: &[IpNet] = if plugins.is_some() { &[] } else { &ranges };
-    let (serving, bridge) = tokio::join!(serving, set_up_network(&config, own_ranges, &cluster));
+    let wanted = bridge::Wanted {
+        ranges: if plugins.is_some() { Vec::new() } else { ranges.clone() },
+        cluster_cidr: cluster.cidr.clone(),
+        service_cidr: cluster.service_cidr.clone(),
+        cluster_dns: cluster.dns,
+    };
+    let (serving, bridge) = tokio::join!(serving, wanted.ensure());
     let (serving, bridge) = (serving?, bridge?);
+    tokio::spawn(wanted.keep(bridge.clone()));
     let network = match plugins.clone() {
         Some(plugins) => PodNetwork::Plugins(plugins),
         None => {
@@ -284,7 +288,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         node_name: name.clone(),
         cluster_cidr: cluster.cidr.clone(),
         cluster_dns: cluster.dns,
-        bridge: plugins.is_none().then(|| BRIDGE.into()),
+        bridge: plugins.is_none().then(|| bridge::NAME.into()),
     };
     tokio::spawn(proxy::run(proxy, informers.clone()));
     let policies = policy::Config {
@@ -381,15 +385,4 @@ async fn serving(
         .with_context(|| format!("can't listen on {address} for the kubelet's API (is another agent running?)"))?;
     let identity = pki::Identity { certificate_pem, key_pem };
     Ok(kubelet::Serving { listener, identity, authority_pem: authority_pem.into() })
-}
-
-async fn set_up_network(config: &kubelet::Config, ranges: &[IpNet], cluster: &Cluster) -> anyhow::Result<Bridge> {
-    network::enable_forwarding(cluster.cidr.families().any(|family| family == Family::V6))?;
-    let bridge = Bridge::ensure(BRIDGE, ranges).await.context("the pod network can't be set up (are you root?)")?;
-    bridge.add_address(config.cluster_dns, if config.cluster_dns.is_ipv4() { 32 } else { 128 }).await?;
-    // So that this machine itself reaches services, whose addresses no interface has.
-    for range in cluster.service_cidr.iter() {
-        bridge.route_services(range).await?;
-    }
-    Ok(bridge)
 }

@@ -1,6 +1,7 @@
 //! The `timonel` binary: reads the command line, builds the parts that a role needs, runs them, and drains.
 
 mod agent;
+mod bridge;
 mod check;
 mod cli;
 mod components;

@@ -9,7 +9,7 @@ use informer::Informers;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
-use network::{Bridge, NetworkError, Overlay};
+use network::{Bridge, NetworkError, Overlay, Removals};
 
 /// The interface of the overlay, made when the first node needs it.
 pub const OVERLAY: &str = "timonel-vx";
@@ -30,6 +30,8 @@ pub async fn keep(informers: Informers, bridge: Bridge, own: Own) {
     let wake = changed.clone();
     nodes.on_change(move |_| wake.notify_one());
     let mut present: HashMap<IpNet, Vec<IpAddr>> = HashMap::new();
+    // Who removes the overlay takes the ways along.
+    let mut removed = Removals::listen();
     loop {
         let others = nodes.list().into_iter().filter(|n| n.name_any() != own.name);
         let wanted: HashMap<IpNet, Vec<IpAddr>> = others.flat_map(|n| places(&n)).collect();
@@ -50,6 +52,7 @@ pub async fn keep(informers: Informers, bridge: Bridge, own: Own) {
         }
         tokio::select! {
             () = changed.notified() => {}
+            name = removed.next() => if name == OVERLAY { present.clear() },
             () = tokio::time::sleep(REPAIR) => present.clear(),
         }
     }

@@ -135,10 +135,10 @@ fn remove_network() {
         quietly("nft", &["delete", "table", "ip", table]);
         quietly("nft", &["delete", "table", "ip6", table]);
     }
-    let bridge = Path::new("/sys/class/net/timonel0");
+    let bridge = Path::new("/sys/class/net").join(crate::bridge::NAME);
     for port in std::fs::read_dir(bridge.join("brif")).into_iter().flatten().flatten() {
         quietly("ip", &["link", "delete", &port.file_name().to_string_lossy()]);
     }
-    quietly("ip", &["link", "delete", "timonel0"]);
+    quietly("ip", &["link", "delete", crate::bridge::NAME]);
     quietly("ip", &["link", "delete", crate::routes::OVERLAY]);
 }
