@@ -129,8 +129,9 @@ async fn complaints(context: &Context, caches: &Caches, ingress: &Ingress) -> Re
         let secret = secrets.get_opt(name).await?;
         let usable = secret.ok_or_else(|| "it isn't there".to_string());
         if let Err(why) = usable.and_then(|secret| gateway::certificate::read(&secret).map(|_| ())) {
-            let text =
-                format!("secret {namespace}/{name} can't be served: {why}; a self-signed certificate stands for it");
+            let text = format!(
+                "secret {namespace}/{name} can't be served: {why}; the one before it, or a self-signed certificate, stands for it"
+            );
             found.push(("InvalidCertificate", text));
         }
     }

@@ -130,11 +130,15 @@ fn requests_find_their_service_by_host_and_path() -> anyhow::Result<()> {
         &format!("--cert={}", files[0]),
         &format!("--key={}", files[1]),
     ])?;
-    // An Ingress that changes is looked at again at once.
+    let served = || Ok(trusting(&[]).stdout.contains("one / secure.letschat.com https"));
+    cluster.eventually("the certificate is served", served)?;
+    // One that nobody can read is told, and the good one stays.
+    cluster.ok(&["patch", "secret", "cert", "-p", "{\"data\":{\"tls.crt\":\"bm9uZQ==\"}}"])?;
     cluster.ok(&["annotate", "ingress", "secure", "look=again"])?;
-    cluster.eventually("the certificate is served", || {
-        Ok(trusting(&[]).stdout.contains("one / secure.letschat.com https"))
+    cluster.eventually("the broken certificate is told", || {
+        Ok(told("secure")?.contains("the one before it, or a self-signed certificate, stands for it"))
     })?;
+    assert!(served()?);
     let h1 = trusting(&["--http1.1", "-w", "%{http_version}"]);
     let h2 = trusting(&["--http2", "-w", "%{http_version}"]);
     assert!(h1.stdout.ends_with("1.1") && h2.stdout.ends_with('2'), "{h1:?} {h2:?}");

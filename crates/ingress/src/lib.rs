@@ -10,6 +10,7 @@
 
 mod gateways;
 mod ingresses;
+mod secrets;
 mod serve;
 mod services;
 mod table;
@@ -24,15 +25,15 @@ use std::time::Duration;
 use ::gateway::World;
 use ::gateway::kinds::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
 use informer::Informers;
-use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
-use kube::{Api, Client};
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use secrets::Secrets;
 use services::Services;
 use table::Table;
 use tls::Certificates;
@@ -50,8 +51,8 @@ pub struct Config {
 
 /// Changes that come within this time are taken together.
 const GATHER: Duration = Duration::from_millis(5);
-/// How often certificates are read again.
-const RELOAD: Duration = Duration::from_secs(30);
+/// How often a port is tried that another program has.
+const RETRY: Duration = Duration::from_secs(30);
 
 /// The table of the moment.
 #[derive(Clone, Default)]
@@ -104,12 +105,12 @@ impl Objects {
         table
     }
 
-    /// The secrets with certificates: port, namespace, name, hosts.
-    fn secrets(&self, config: &Config) -> Vec<(u16, String, String, Vec<String>)> {
+    /// The secrets with certificates: port, name, hosts.
+    fn secrets(&self, config: &Config) -> Vec<(u16, secrets::Name, Vec<String>)> {
         let of_ingresses = ingresses::secrets(&self.ingresses).into_iter();
-        let mut all: Vec<_> = of_ingresses.map(|(n, s, hosts)| (config.https_port, n, s, hosts)).collect();
-        all.extend(gateways::secrets(&self.world));
-        all
+        let of_ingresses = of_ingresses.map(|(namespace, name, hosts)| (config.https_port, namespace, name, hosts));
+        let all = of_ingresses.chain(gateways::secrets(&self.world));
+        all.map(|(port, namespace, name, hosts)| (port, (namespace, name), hosts)).collect()
     }
 }
 
@@ -145,17 +146,18 @@ pub async fn run(config: Config, informers: Informers) {
             return;
         }
     };
+    let mut secrets = Secrets::new(informers.client().clone(), changed.clone());
     let mut doors = Doors { bind: config.bind, workers, open: HashMap::new() };
     loop {
         let objects = Objects::gather(&informers);
         table.set(objects.table(&config));
         doors.set(&table.get());
-        doors.load_certificates(informers.client(), objects.secrets(&config)).await;
+        let named = objects.secrets(&config);
+        secrets.keep(&named.iter().map(|(_, name, _)| name.clone()).collect());
+        doors.set_certificates(&secrets, named);
         doors.workers.sweep();
-        tokio::select! {
-            () = changed.notified() => tokio::time::sleep(GATHER).await,
-            () = tokio::time::sleep(RELOAD) => {}
-        }
+        changed.notified().await;
+        tokio::time::sleep(GATHER).await;
     }
 }
 
@@ -200,19 +202,10 @@ impl Doors {
         }
     }
 
-    async fn load_certificates(&self, client: &Client, secrets: Vec<(u16, String, String, Vec<String>)>) {
+    fn set_certificates(&self, secrets: &Secrets, named: Vec<(u16, secrets::Name, Vec<String>)>) {
         let mut found: HashMap<u16, Vec<_>> = HashMap::new();
-        for (port, namespace, name, hosts) in secrets {
-            let api: Api<Secret> = Api::namespaced(client.clone(), &namespace);
-            let secret = format!("{namespace}/{name}");
-            match api.get_opt(&name).await {
-                Ok(Some(object)) => match ::gateway::certificate::read(&object) {
-                    Ok(key) => found.entry(port).or_default().push((hosts, key)),
-                    Err(why) => tracing::warn!(secret, why, "a certificate can't be used"),
-                },
-                Ok(None) => tracing::debug!(secret, "a certificate is missing"),
-                Err(error) => tracing::debug!(%error, secret, "a certificate can't be read"),
-            }
+        for (port, name, hosts) in named {
+            found.entry(port).or_default().extend(secrets.get(&name).map(|key| (hosts, key)));
         }
         for (port, door) in &self.open {
             if let Some(certificates) = &door.certificates {
@@ -234,7 +227,7 @@ async fn listen(address: SocketAddr) -> TcpListener {
                     tracing::warn!(%address, %error, "the ingress controller can't listen: {hint}");
                 }
                 told = true;
-                tokio::time::sleep(RELOAD).await;
+                tokio::time::sleep(RETRY).await;
             }
         }
     }
