@@ -53,6 +53,28 @@ fn port_in_use_is_said() -> anyhow::Result<()> {
 }
 
 #[test]
+fn what_the_machine_has_against_a_cluster_is_said() -> anyhow::Result<()> {
+    let script = "case $1 in --state) echo running;; *) exit 1;; esac";
+    let cluster = Cluster::start_prepared(&[], |node| node.programs(&[("firewall-cmd", script)]))?;
+    let log = || std::fs::read_to_string(cluster.server.folder().join("log")).unwrap_or_default();
+    cluster.eventually("what to allow is said", || {
+        Ok(log().contains("firewall-cmd --permanent --zone=trusted --add-source=10.42.0.0/16\n"))
+    })?;
+    assert!(log().contains("firewall-cmd --permanent --add-port=6443/tcp\n"), "{}", log());
+    // Ranges that the machine's own network is in, or that meet each other.
+    let data = cluster.server.folder().join("second").display().to_string();
+    let start = |flags: &[&str]| {
+        let common = ["server", "--data-dir", &data, "--run-dir", &data, "--https-listen-port", "7443"];
+        cluster.server.timonel(&[&common[..], flags].concat())
+    };
+    let own = start(&["--node-ip", "10.42.3.4"]);
+    assert!(own.code != 0 && own.stderr.contains("10.42.3.4 is one of --cluster-cidr 10.42.0.0/16"), "{own:?}");
+    let both = start(&["--node-ip", "192.0.2.1", "--service-cidr", "10.42.128.0/17"]);
+    assert!(both.code != 0 && both.stderr.contains("overlap"), "{both:?}");
+    Ok(())
+}
+
+#[test]
 fn a_missing_capability_is_named() -> anyhow::Result<()> {
     let cluster = Cluster::start()?;
     let lacking = |words: &[&str]| {

@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{AgentArgs, NodeArgs};
-use crate::{bridge, check, cli, routes, runtimes, shutdown};
+use crate::{bridge, check, cli, firewall, routes, runtimes, shutdown};
 
 /// How the node reaches the API.
 pub struct Access {
@@ -223,6 +223,14 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     let client = access.client.clone();
     let cluster = cluster(&client).await?;
     let ips = addresses_for(&cluster.cidr, &name, &ips)?;
+    for address in &ips {
+        if let Some(why) = firewall::conflict(*address, &cluster.cidr, &cluster.service_cidr) {
+            bail!(why);
+        }
+    }
+    let (pods, services) = (cluster.cidr.clone(), cluster.service_cidr.clone());
+    let needs = firewall::Needs { pods, services, is_server: access.is_server };
+    tokio::task::spawn_blocking(move || firewall::advise(&needs));
     let agent_dir = args.data_dir.join("agent");
     let config = kubelet::Config {
         node_name: name.clone(),

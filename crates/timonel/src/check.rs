@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
+use crate::{cli, firewall};
+
 struct Finding {
     what: &'static str,
     ok: bool,
@@ -86,6 +88,11 @@ pub fn run() -> anyhow::Result<ExitCode> {
             println!("         {}", finding.remedy);
             missing |= finding.needed;
         }
+    }
+    if let Some(firewall) = firewall::active() {
+        println!("firewall {} is active; what lets a cluster with the usual addresses through:", firewall.name());
+        let needs = firewall::Needs { pods: cli::PODS.parse()?, services: cli::SERVICES.parse()?, is_server: true };
+        firewall.commands(&needs).iter().for_each(|command| println!("         {command}"));
     }
     Ok(if missing { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -12,6 +12,10 @@ use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
+/// The ranges of a cluster that nobody chose others for.
+pub const PODS: &str = "10.42.0.0/16";
+pub const SERVICES: &str = "10.43.0.0/16";
+
 /// A whole Kubernetes in one binary
 #[derive(Debug, Parser)]
 #[command(name = "timonel", version, propagate_version = true)]
@@ -181,14 +185,14 @@ pub struct ServerArgs {
     #[arg(long = "tls-san", value_name = "NAME")]
     pub tls_sans: Vec<String>,
     /// Addresses of pods: a range, or one of each family, separated by a comma (10.42.0.0/16,fd42::/56)
-    #[arg(long, default_value = "10.42.0.0/16")]
+    #[arg(long, default_value = PODS)]
     pub cluster_cidr: AddressRanges,
     /// Length of the prefix that the IPv4 addresses of a node's pods have in common: 24 leaves room for 253 pods on a node, 23
     /// for 310
     #[arg(long, default_value_t = 24, value_name = "BITS", value_parser = clap::value_parser!(u8).range(16..=28))]
     pub node_cidr_mask_size: u8,
     /// Addresses of services: a range, or one of each family (10.43.0.0/16,fd43::/112)
-    #[arg(long, default_value = "10.43.0.0/16")]
+    #[arg(long, default_value = SERVICES)]
     pub service_cidr: AddressRanges,
     /// Ports for NodePort services
     #[arg(long, default_value = "30000-32767", value_parser = port_range)]

@@ -5,6 +5,7 @@ mod bridge;
 mod check;
 mod cli;
 mod components;
+mod firewall;
 mod local;
 mod manifests;
 mod routes;

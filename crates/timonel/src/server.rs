@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{AuditArgs, ServerArgs};
-use crate::{agent, check, components, manifests, shutdown};
+use crate::{agent, check, components, firewall, manifests, shutdown};
 
 /// Everything that is derived from flags and files before anything runs.
 struct Plan {
@@ -129,6 +129,9 @@ async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
     }
     if !pods.families().eq(services.families()) {
         bail!("--cluster-cidr {pods} and --service-cidr {services} must be of the same families, in the same order");
+    }
+    if let Some(why) = node_ips.iter().find_map(|ip| firewall::conflict(*ip, pods, services)) {
+        bail!(why);
     }
     let mut names: Vec<String> =
         ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1"]
