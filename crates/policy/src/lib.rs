@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Family;
-use informer::{Informers, Pod};
+use informer::{Change, Informers, Pod};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use network::nft::{Keeper, Words};
@@ -48,9 +48,18 @@ pub async fn run(config: Config, informers: Informers) {
     }
     let (pods, namespaces) = (informers.of::<Pod>(), informers.of::<Namespace>());
     let wake = changed.clone();
-    pods.on_change(move |_| wake.notify_one());
+    pods.on_change(move |change| {
+        if !matches!(change, Change::Applied { old: Some(old), new } if !plan::concerns(old, new)) {
+            wake.notify_one();
+        }
+    });
     let wake = changed.clone();
-    namespaces.on_change(move |_| wake.notify_one());
+    namespaces.on_change(move |change| {
+        let labels = |namespace: &Namespace| namespace.metadata.labels.clone();
+        if !matches!(change, Change::Applied { old: Some(old), new } if labels(old) == labels(new)) {
+            wake.notify_one();
+        }
+    });
     informer::synced!(pods, namespaces);
     let keeper = |family| (family, Keeper::new(&Words::of(family).table(&config.table), "forward_in"));
     let mut tables: Vec<_> = config.families.iter().map(|family| keeper(*family)).collect();

@@ -23,7 +23,6 @@ type Labels = BTreeMap<String, String>;
 
 /// A pod with an address of its own.
 struct Workload<'a> {
-    namespace: String,
     labels: &'a Labels,
     address: IpAddr,
     is_here: bool,
@@ -62,7 +61,10 @@ pub fn rules(
 ) -> Table {
     let verdict = format!("type {} : verdict;", Words::of(family).address);
     let mut table = Table::new(base(config, family)).with_set("ingress", &verdict).with_set("egress", &verdict);
-    let workloads: Vec<Workload<'_>> = pods.iter().filter_map(|pod| workload(config, family, pod)).collect();
+    let mut workloads: BTreeMap<&str, Vec<Workload<'_>>> = BTreeMap::new();
+    for (namespace, workload) in pods.iter().filter_map(|pod| workload(config, family, pod)) {
+        workloads.entry(namespace).or_default().push(workload);
+    }
     let namespaces: BTreeMap<String, &Labels> = namespaces.iter().map(|n| (n.name_any(), n.labels())).collect();
     let mut planner = Planner { family, workloads: &workloads, namespaces: &namespaces, table: &mut table };
     let mut policies: Vec<&Arc<NetworkPolicy>> = policies.iter().collect();
@@ -115,7 +117,8 @@ chain input_out {{
     )
 }
 
-fn workload<'a>(config: &Config, family: Family, pod: &'a Pod) -> Option<Workload<'a>> {
+/// A pod, with its namespace, if it has an address of the family for itself.
+fn workload<'a>(config: &Config, family: Family, pod: &'a Pod) -> Option<(&'a str, Workload<'a>)> {
     let spec = pod.spec.as_ref()?;
     if spec.host_network == Some(true) || pod.is_over() {
         return None;
@@ -124,24 +127,34 @@ fn workload<'a>(config: &Config, family: Family, pod: &'a Pod) -> Option<Workloa
     let ports = containers.flat_map(|c| c.ports.iter().flatten());
     let named = ports
         .filter_map(|p| Some((p.name.clone()?, p.protocol.clone().unwrap_or_else(|| "TCP".into()), p.container_port)));
-    Some(Workload {
-        namespace: pod.namespace()?,
+    let workload = Workload {
         labels: pod.labels(),
         address: pod.ips().filter_map(|a| a.parse().ok()).find(|a| Family::of(*a) == family)?,
         is_here: spec.node_name.as_deref() == Some(config.node_name.as_str()),
         ports: named.collect(),
-    })
+    };
+    Some((pod.metadata.namespace.as_deref()?, workload))
 }
 
-/// A selector that can't be read selects nothing; the API lets none in.
-fn matches(selector: &Selector, labels: &Labels) -> bool {
+/// What a pod's rules may change with. Most of what pods tell of themselves is nothing to policies.
+pub fn concerns(old: &Pod, new: &Pod) -> bool {
+    let node = |pod: &Pod| pod.spec.as_ref().and_then(|s| s.node_name.clone());
+    old.metadata.labels != new.metadata.labels
+        || !old.ips().eq(new.ips())
+        || old.is_over() != new.is_over()
+        || node(old) != node(new)
+}
+
+/// What a selector matches. One that can't be read selects nothing; the API lets none in.
+fn reader(selector: &Selector) -> impl Fn(&Labels) -> bool {
     let read = serde_json::to_value(selector).ok().and_then(|v| LabelSelector::from_json(&v).ok());
-    read.is_some_and(|s| s.matches_map(Some(labels)))
+    move |labels| read.as_ref().is_some_and(|s| s.matches_map(Some(labels)))
 }
 
 struct Planner<'a> {
     family: Family,
-    workloads: &'a [Workload<'a>],
+    /// By namespace.
+    workloads: &'a BTreeMap<&'a str, Vec<Workload<'a>>>,
     namespaces: &'a BTreeMap<String, &'a Labels>,
     table: &'a mut Table,
 }
@@ -152,15 +165,14 @@ struct Rule<'a> {
     ports: Option<&'a Vec<NetworkPolicyPort>>,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
     fn add(&mut self, policy: &NetworkPolicy) {
         let Some(spec) = &policy.spec else { return };
         let namespace = policy.namespace().unwrap_or_default();
         let everything = Selector::default();
-        let selector = spec.pod_selector.as_ref().unwrap_or(&everything);
-        let workloads = self.workloads;
+        let selects = reader(spec.pod_selector.as_ref().unwrap_or(&everything));
         let targets: Vec<&Workload<'_>> =
-            workloads.iter().filter(|w| w.is_here && w.namespace == namespace && matches(selector, w.labels)).collect();
+            self.workloads_of(&namespace).iter().filter(|w| w.is_here && selects(w.labels)).collect();
         if targets.is_empty() {
             return;
         }
@@ -211,10 +223,9 @@ impl Planner<'_> {
     ) -> Vec<String> {
         // Nobody named is everybody.
         let peers = rule.peers.filter(|p| !p.is_empty());
-        let workloads = self.workloads;
         let about: Vec<&Workload<'_>> = match peers {
-            Some(peers) => workloads.iter().filter(|w| peers.iter().any(|p| self.is_about(p, namespace, w))).collect(),
-            None => workloads.iter().collect(),
+            Some(peers) => peers.iter().flat_map(|peer| self.about(peer, namespace)).collect(),
+            None => self.workloads.values().flatten().collect(),
         };
         let end = direction.peer();
         let Words { ip, address, .. } = Words::of(self.family);
@@ -242,16 +253,23 @@ impl Planner<'_> {
         from.iter().flat_map(|f| to.iter().map(move |t| words(f, t))).collect()
     }
 
-    /// Whether a peer that is named by selectors means a pod.
-    fn is_about(&self, peer: &NetworkPolicyPeer, namespace: &str, workload: &Workload<'_>) -> bool {
-        if peer.ip_block.is_some() || (peer.pod_selector.is_none() && peer.namespace_selector.is_none()) {
-            return false;
-        }
-        let in_namespace = match &peer.namespace_selector {
-            Some(selector) => self.namespaces.get(&workload.namespace).is_some_and(|labels| matches(selector, labels)),
-            None => workload.namespace == namespace,
+    fn workloads_of(&self, namespace: &str) -> &'a [Workload<'a>] {
+        self.workloads.get(namespace).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The pods that a peer means by selectors.
+    fn about(&self, peer: &NetworkPolicyPeer, namespace: &str) -> Vec<&'a Workload<'a>> {
+        let namespaces: Vec<&str> = match (&peer.ip_block, &peer.pod_selector, &peer.namespace_selector) {
+            (Some(_), ..) | (None, None, None) => Vec::new(),
+            (None, _, Some(selector)) => {
+                let selects = reader(selector);
+                self.namespaces.iter().filter(|(_, labels)| selects(labels)).map(|(name, _)| name.as_str()).collect()
+            }
+            (None, Some(_), None) => vec![namespace],
         };
-        in_namespace && peer.pod_selector.as_ref().is_none_or(|s| matches(s, workload.labels))
+        let selects = peer.pod_selector.as_ref().map(reader);
+        let all = namespaces.iter().flat_map(|namespace| self.workloads_of(namespace));
+        all.filter(|w| selects.as_ref().is_none_or(|selects| selects(w.labels))).collect()
     }
 }
 
