@@ -35,8 +35,20 @@ fn images_come_from_mirrors_and_registries_with_credentials() -> anyhow::Result<
     cluster.apply(&format!(
         "apiVersion: v1\nkind: Secret\nmetadata: {{name: login}}\ntype: kubernetes.io/dockerconfigjson\nstringData: {{.dockerconfigjson: '{config}'}}\n"
     ))?;
+    // A registry that has had enough of us.
+    let limit = cluster.server.inside(|| std::net::TcpListener::bind("127.0.0.1:5003"))??;
+    std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        let body = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}"#;
+        for mut stream in limit.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 4096]);
+            let head = "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nConnection: close\r\n";
+            let _ = write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        }
+    });
     cluster.apply(
         &[
+            pod("limited", "127.0.0.1:5003/any:1", ""),
             pod("mirrored", "mirrored:1", ""),
             pod("private", "127.0.0.1:5001/team/private:2", "login"),
             pod("refused", "127.0.0.1:5001/team/other:1", ""),
@@ -48,7 +60,12 @@ fn images_come_from_mirrors_and_registries_with_credentials() -> anyhow::Result<
     cluster.wait_pod("private")?;
     let id = cluster.get("pod", "private")?["status"]["containerStatuses"][0]["imageID"].to_string();
     assert!(id.contains("team/private@sha256:"), "{id}");
-    for (name, word) in [("refused", "unauthorized"), ("unknown", "manifest unknown")] {
+    let told = [
+        ("refused", "unauthorized"),
+        ("unknown", "manifest unknown"),
+        ("limited", "pull rate limit.] (the registry's rate limit: who gives credentials"),
+    ];
+    for (name, word) in told {
         cluster.eventually(&format!("the registry's words are told of {name}"), || {
             let waiting = cluster.get("pod", name)?["status"]["containerStatuses"][0]["state"]["waiting"].clone();
             let message = waiting["message"].as_str().unwrap_or("").to_string();

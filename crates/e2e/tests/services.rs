@@ -277,14 +277,15 @@ fn no_connection_fails_while_endpoints_go_and_the_server_is_killed() -> anyhow::
     let port = format!("{}:30080", cluster.server.address());
     cluster.eventually("all answer", || Ok(counted(30, || tcp(&cluster.server, &inside)).len() == 3))?;
     cluster.eventually("the port answers", || Ok(tcp(&bystander, &port).is_some()))?;
-    // Pods take their leave: they answer while it becomes known that they go.
+    // Pods take their leave one by one: they answer while it becomes known that they go.
     let (count, failed) = under_load(&cluster.server, &inside, || {
-        for _ in 0..2 {
-            cluster.ok(&["delete", "pod", "-l", "app=who", "--wait=false", "--field-selector=status.phase=Running"])?;
+        for pod in cluster.list("pods", "app=who")? {
+            let name = pod["metadata"]["name"].as_str().context("a name")?;
+            cluster.ok(&["delete", "pod", name, "--wait=false", "--grace-period=20"])?;
             cluster.eventually("there are three again", || {
                 let pods = cluster.list("pods", "app=who")?;
-                let ready = pods.iter().filter(|p| testkit::cluster::is_ready(p));
-                Ok(pods.len() == 3 && ready.filter(|p| p["metadata"]["deletionTimestamp"].is_null()).count() == 3)
+                let stays = |pod: &&serde_json::Value| pod["metadata"]["deletionTimestamp"].is_null();
+                Ok(pods.iter().filter(stays).filter(|pod| testkit::cluster::is_ready(pod)).count() == 3)
             })?;
         }
         Ok(())

@@ -89,6 +89,8 @@ fn unpack_tar(reader: &mut impl Read, into: &Path) -> std::io::Result<()> {
     archive.set_preserve_mtime(true);
     archive.set_unpack_xattrs(true);
     archive.set_overwrite(true);
+    // Last of all, as they are for what lies below, wherever they stand.
+    let mut whiteouts = Vec::new();
     for entry in archive.entries()? {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
@@ -97,7 +99,7 @@ fn unpack_tar(reader: &mut impl Read, into: &Path) -> std::io::Result<()> {
         }
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         if let Some(hidden) = name.strip_prefix(".wh.") {
-            whiteout(into, &path, hidden)?;
+            whiteouts.push((path.parent().unwrap_or(Path::new("")).to_path_buf(), hidden.to_string()));
             continue;
         }
         // Refuses to write through a link that leads out.
@@ -105,20 +107,26 @@ fn unpack_tar(reader: &mut impl Read, into: &Path) -> std::io::Result<()> {
             return Err(std::io::Error::other(format!("the path {} leads out of the layer", path.display())));
         }
     }
-    Ok(())
+    whiteouts.iter().try_for_each(|(parent, hidden)| whiteout(into, parent, hidden))
 }
 
 /// Marks something of a lower layer as removed, in overlayfs' way (a 0:0 device, or an opaque folder).
-fn whiteout(into: &Path, path: &Path, hidden: &str) -> std::io::Result<()> {
-    let parent = path.parent().unwrap_or(Path::new(""));
+fn whiteout(into: &Path, parent: &Path, hidden: &str) -> std::io::Result<()> {
+    const OPAQUE: &str = "trusted.overlay.opaque";
     let folder = crate::rootfs::make_inside(into, parent, true)?;
     if hidden == ".wh..opq" {
-        return xattr::set(&folder, "trusted.overlay.opaque", b"y");
+        return xattr::set(&folder, OPAQUE, b"y");
     }
-    let device = folder.join(hidden);
-    let _ = std::fs::remove_file(&device);
-    mknod(&device, SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))?;
-    Ok(())
+    if !matches!(Path::new(hidden).components().collect::<Vec<_>>()[..], [Component::Normal(_)]) {
+        return Err(std::io::Error::other(format!(".wh.{hidden} in {} hides nothing", parent.display())));
+    }
+    let place = folder.join(hidden);
+    match std::fs::symlink_metadata(&place) {
+        // What the layer itself brings there takes the place of what it hides.
+        Ok(own) if own.is_dir() => xattr::set(&place, OPAQUE, b"y"),
+        Ok(_) => Ok(()),
+        Err(_) => Ok(mknod(&place, SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))?),
+    }
 }
 
 #[cfg(test)]
@@ -165,12 +173,24 @@ mod tests {
         use std::os::unix::fs::FileTypeExt as _;
         assert!(store.layer_path(&id).join("b/gone").metadata().unwrap().file_type().is_char_device());
 
+        // What a layer hides and brings itself is there, whichever comes first.
+        let both = tar_of(&["c", ".wh.c", ".wh.d", "d", "e/f", ".wh.e", ".wh.g", "g/h"]);
+        let id = digest(&both);
+        store.unpack(&id, std::io::Cursor::new(both)).unwrap();
+        let layer = store.layer_path(&id);
+        assert!(["c", "d", "e/f", "g/h"].iter().all(|path| layer.join(path).is_file()));
+        let opaque = |path: &str| xattr::get(layer.join(path), "trusted.overlay.opaque").unwrap();
+        assert!(opaque("e").is_some() && opaque("g").is_some());
+
         let wrong = format!("sha256:{}", "0".repeat(64));
         assert!(store.unpack(&wrong, std::io::Cursor::new(good)).is_err());
         assert!(!store.layer_path(&wrong).exists());
 
-        let hostile = tar_of(&["../escaped"]);
-        assert!(store.unpack(&digest(&hostile), std::io::Cursor::new(hostile)).is_err());
-        assert!(!dir.path().join("escaped").exists());
+        for paths in [&["../escaped"][..], &["b/.wh..."], &[".wh."], &["b/.wh.."], &["b/c", "b/../../escaped"]] {
+            let hostile = tar_of(paths);
+            let id = digest(&hostile);
+            assert!(store.unpack(&id, std::io::Cursor::new(hostile)).is_err(), "{paths:?}");
+            assert!(!dir.path().join("escaped").exists() && !store.layer_path(&id).exists(), "{paths:?}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::{StreamExt as _, TryStreamExt as _};
 use oci_client::client::BlobResponse;
 use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
-use oci_client::errors::OciDistributionError;
+use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::manifest::OciDescriptor;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
@@ -73,13 +73,29 @@ fn at_endpoint(reference: &Reference, host: &str) -> Reference {
 
 /// The registry's words, and what to do where it wants credentials.
 fn told(error: &OciDistributionError) -> String {
+    let text = chain(error);
     let remedy = match error {
         OciDistributionError::AuthenticationFailure(_) | OciDistributionError::UnauthorizedError { .. } => {
             " (unauthorized: give credentials with an imagePullSecret or in registries.yaml)"
         }
+        _ if is_limit(error) => {
+            " (the registry's rate limit: who gives credentials, with an imagePullSecret or in registries.yaml, has a higher one, and mirrors have their own)"
+        }
         _ => "",
     };
-    format!("{}{remedy}", chain(error))
+    format!("{text}{remedy}")
+}
+
+/// Whether a registry says that it was asked too often (RFC 6585, section 4; distribution-spec, "Error Codes").
+fn is_limit(error: &OciDistributionError) -> bool {
+    match error {
+        OciDistributionError::ServerError { code, .. } => *code == 429,
+        OciDistributionError::RegistryError { envelope, .. } => {
+            envelope.errors.iter().any(|e| matches!(e.code, OciErrorCode::Toomanyrequests))
+        }
+        OciDistributionError::RequestError(error) => error.status().is_some_and(|status| status.as_u16() == 429),
+        _ => false,
+    }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
