@@ -25,7 +25,7 @@ use kube::runtime::watcher;
 use parking_lot::RwLock;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use forward::{Settings, Upstreams};
 use metrics::Asked;
@@ -39,8 +39,8 @@ pub struct Config {
     pub domain: String,
     /// This node, whose pods are known by their addresses.
     pub node_name: String,
-    /// Resolvers for all other names.
-    pub upstreams: Vec<SocketAddr>,
+    /// The machine's resolvers of the moment, for all other names.
+    pub upstreams: watch::Receiver<Vec<SocketAddr>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +55,8 @@ struct Server {
     zone: RwLock<Arc<Zone>>,
     /// Namespaces of this node's pods, by address.
     namespaces: RwLock<HashMap<IpAddr, String>>,
+    /// What the ConfigMap says.
+    settings: RwLock<Settings>,
     upstreams: RwLock<Arc<Upstreams>>,
     /// Questions that wait for an upstream at a time.
     forwarding: Semaphore,
@@ -83,10 +85,12 @@ pub async fn run(config: Config, informers: Informers) -> Result<(), BindError> 
     let fail = |source| BindError { address: config.address, source };
     let udp = Arc::new(UdpSocket::bind((config.address, PORT)).await.map_err(fail)?);
     let tcp = TcpListener::bind((config.address, PORT)).await.map_err(fail)?;
+    let upstreams = Upstreams::new(&config.upstreams.borrow(), &Settings::default());
     let server = Arc::new(Server {
         zone: RwLock::new(Arc::new(Zone::default())),
         namespaces: RwLock::default(),
-        upstreams: RwLock::new(Arc::new(Upstreams::new(&config.upstreams, &Settings::default()))),
+        settings: RwLock::default(),
+        upstreams: RwLock::new(Arc::new(upstreams)),
         forwarding: Semaphore::new(256),
         // Not below `invalid`, which our own resolver answers without asking anybody.
         probe: format!("{:016x}.loop.timonel.test.", RandomState::new().build_hasher().finish()),
@@ -98,6 +102,7 @@ pub async fn run(config: Config, informers: Informers) -> Result<(), BindError> 
     watch_pods(&server, &informers);
     keep_settings(&server, &informers);
     tokio::spawn(look_for_loop(server.clone()));
+    tokio::spawn(keep_upstreams(server.clone()));
     tokio::spawn(keep_zone(server.clone(), informers));
     tokio::spawn(metrics::serve(server.config.address));
     tokio::spawn(serve_tcp(server.clone(), tcp));
@@ -139,14 +144,28 @@ fn keep_settings(server: &Arc<Server>, informers: &Informers) {
         match Settings::read(&data) {
             Ok(settings) => {
                 server.log.store(settings.log, Ordering::Relaxed);
-                *server.upstreams.write() = Arc::new(Upstreams::new(&server.config.upstreams, &settings));
-                // Others may be asked now than before.
-                server.is_loop.store(false, Ordering::Relaxed);
-                tokio::spawn(look_for_loop(server.clone()));
+                *server.settings.write() = settings;
+                ask_others(&server);
             }
             Err(error) => tracing::warn!(error, "ConfigMap kube-system/kube-dns can't be used"),
         }
     });
+}
+
+/// Follows the machine's resolvers.
+async fn keep_upstreams(server: Arc<Server>) {
+    let mut machine = server.config.upstreams.clone();
+    while machine.changed().await.is_ok() {
+        ask_others(&server);
+    }
+}
+
+/// Others may be asked now than before.
+fn ask_others(server: &Arc<Server>) {
+    let settings = server.settings.read().clone();
+    *server.upstreams.write() = Arc::new(Upstreams::new(&server.config.upstreams.borrow(), &settings));
+    server.is_loop.store(false, Ordering::Relaxed);
+    tokio::spawn(look_for_loop(server.clone()));
 }
 
 /// Asks the resolvers of all other names for one that nobody knows: if the question comes back here, questions would go round for ever.

@@ -25,8 +25,12 @@ struct Resolver {
 
 impl Resolver {
     fn start(node: &Node) -> anyhow::Result<Self> {
+        Self::start_at(node, "127.0.0.1:0")
+    }
+
+    fn start_at(node: &Node, address: &str) -> anyhow::Result<Self> {
         let (udp, tcp) = node.inside(|| -> std::io::Result<_> {
-            let udp = UdpSocket::bind("127.0.0.1:0")?;
+            let udp = UdpSocket::bind(address)?;
             let tcp = TcpListener::bind(udp.local_addr()?)?;
             Ok((udp, tcp))
         })??;
@@ -196,6 +200,46 @@ fn questions_that_would_go_round_for_ever_are_refused_until_somebody_else_is_nam
     assert_eq!(ask(node, "kubernetes.default.svc.cluster.local.", false)?.answers.len(), 1);
     settings(&resolver.address.to_string())?;
     cluster.eventually("others are asked", || Ok(ask(node, "host.example.", false)?.answers.len() == 1))
+}
+
+/// Laptops change networks.
+#[test]
+fn the_machines_resolvers_are_followed() -> anyhow::Result<()> {
+    let cluster = Cluster::start_prepared(&[], |node| {
+        node.file_flag("--resolv-conf", "resolv.conf", "search corp.example\nnameserver 127.0.0.2\n")
+    })?;
+    let node = &cluster.server;
+    let (first, second) = (Resolver::start_at(node, "127.0.0.2:53")?, Resolver::start_at(node, "127.0.0.3:53")?);
+    let found = || Ok(ask(node, "host.example.", false)?.answers.len() == 1);
+    cluster.eventually("the first one is asked", found)?;
+    assert_eq!((first.asked("host.example.") > 0, second.asked("host.example.")), (true, 0));
+    // As network managers do: beside it, and moved there.
+    let file = node.folder().join("resolv.conf");
+    std::fs::write(file.with_extension("new"), "search corp.example\nnameserver 127.0.0.3\n")?;
+    std::fs::rename(file.with_extension("new"), &file)?;
+    cluster.eventually("the second one is asked", || Ok(found()? && second.asked("host.example.") > 0))?;
+
+    // In the network of a pod there is no loopback of the machine's: the cluster's DNS asks for it.
+    let pod = |name: &str, more: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{terminationGracePeriodSeconds: 0, {more}containers: [{{name: c, image: 'busybox:1.28', command: [sleep, '3600']}}]}}\n"
+        )
+    };
+    let pods =
+        [("plain", ""), ("apart", "dnsPolicy: Default, "), ("machine", "dnsPolicy: Default, hostNetwork: true, ")];
+    cluster.apply(&pods.map(|(name, more)| pod(name, more)).concat())?;
+    let wanted = [
+        "search default.svc.cluster.local svc.cluster.local cluster.local corp.example\nnameserver 10.43.0.10\noptions ndots:5\n",
+        "search corp.example\nnameserver 10.43.0.10\n",
+        "search corp.example\nnameserver 127.0.0.3\n",
+    ];
+    for ((name, _), wanted) in pods.into_iter().zip(wanted) {
+        cluster.wait_pod(name)?;
+        assert_eq!(cluster.ok(&["exec", name, "--", "cat", "/etc/resolv.conf"])?, wanted, "{name}");
+    }
+    let looked_up = cluster.ok(&["exec", "apart", "--", "nslookup", "host.example"])?;
+    assert!(looked_up.contains("192.0.2.77"), "{looked_up}");
+    Ok(())
 }
 
 const NAMED: &str = "

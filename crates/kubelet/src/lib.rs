@@ -82,6 +82,8 @@ pub struct Config {
     pub static_pods: PathBuf,
     /// Below each cgroup hierarchy's root.
     pub cgroup_root: String,
+    /// The machine's resolvers.
+    pub resolv_conf: PathBuf,
     /// Pods that the node takes at most: those that it has addresses for, and no more than are known to run well.
     pub max_pods: u32,
     pub cluster_dns: IpAddr,
@@ -307,6 +309,7 @@ mod tests {
             kubelet_dir: "/kubelet".into(),
             static_pods: "/static".into(),
             cgroup_root: "timonel".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
             max_pods: 10,
             cluster_dns: std::net::Ipv4Addr::LOCALHOST.into(),
             cluster_domain: "cluster.local".into(),

@@ -192,16 +192,23 @@ impl Agent {
     pub fn resolver(&self, spec: &PodSpec, namespace: &str) -> Resolver {
         let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
         let of_host = policy == "Default" || (policy == "ClusterFirst" && spec.host_network == Some(true));
+        let dns = self.config.cluster_dns;
+        let of_machine = || Resolver::read(&std::fs::read_to_string(&self.config.resolv_conf).unwrap_or_default());
         let mut resolver = match policy {
-            _ if of_host => Resolver::read(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+            _ if of_host && spec.host_network == Some(true) => of_machine(),
+            _ if of_host => of_machine().reachable(dns),
             "None" => Resolver::default(),
             _ => {
                 let domain = &self.config.cluster_domain;
-                Resolver {
+                let mut resolver = Resolver {
                     searches: vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()],
-                    servers: vec![self.config.cluster_dns.to_string()],
+                    servers: vec![dns.to_string()],
                     options: vec!["ndots:5".into()],
-                }
+                };
+                // As upstream: names of the machine's own domains are found, too.
+                let domains = of_machine().searches.into_iter().filter(|domain| domain != ".").collect();
+                resolver.add(domains, Vec::new(), Vec::new());
+                resolver
             }
         };
         let custom = spec.dns_config.clone().unwrap_or_default();
@@ -266,6 +273,17 @@ impl Resolver {
         resolver
     }
 
+    /// For a pod, in whose network the machine's loopback isn't (systemd-resolved and dnsmasq listen there): the cluster's DNS, which asks
+    /// the machine's resolvers, stands for it.
+    fn reachable(mut self, dns: IpAddr) -> Self {
+        let is_loopback = |server: &String| server.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        if self.servers.iter().any(is_loopback) {
+            self.servers.retain(|server| !is_loopback(server));
+            self.servers.insert(0, dns.to_string());
+        }
+        self
+    }
+
     /// Adds what isn't there; an option takes the place of one with the same name.
     fn add(&mut self, searches: Vec<String>, servers: Vec<String>, options: Vec<String>) {
         fn append(list: &mut Vec<String>, more: Vec<String>) {
@@ -328,5 +346,9 @@ mod tests {
         let wanted = "search a b c\nnameserver 192.0.2.1\nnameserver 192.0.2.2\noptions ndots:2 rotate edns0\n";
         assert_eq!(resolver.text(), wanted);
         assert_eq!(Resolver::default().text(), "");
+        let dns = "10.43.0.10".parse().unwrap();
+        let stub = Resolver::read("nameserver 127.0.0.53\nnameserver ::1\nnameserver 192.0.2.1\nsearch corp.example\n");
+        let wanted = "search corp.example\nnameserver 10.43.0.10\nnameserver 192.0.2.1\n";
+        assert_eq!(stub.reachable(dns).text(), wanted);
     }
 }

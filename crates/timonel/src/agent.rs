@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{AgentArgs, NodeArgs};
-use crate::{bridge, check, cli, firewall, routes, runtimes, shutdown};
+use crate::{bridge, check, cli, firewall, resolvers, routes, runtimes, shutdown};
 
 /// How the node reaches the API.
 pub struct Access {
@@ -240,6 +240,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         kubelet_dir: cli::kubelet_dir(args.kubelet_dir.as_deref(), &args.data_dir),
         static_pods: args.pod_manifest_path.clone().unwrap_or_else(|| agent_dir.join("pod-manifests")),
         cgroup_root: args.cgroup_root.clone(),
+        resolv_conf: args.resolv_conf.clone(),
         // Its ranges are known once it is registered.
         max_pods: 0,
         cluster_dns: cluster.dns,
@@ -311,12 +312,11 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         tokio::spawn(ingress::run(ingress, informers.clone()));
     }
     if cluster.run_dns {
-        let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let dns = dns::Config {
             address: cluster.dns,
             domain: cluster.domain,
             node_name: name.clone(),
-            upstreams: dns::upstreams(&resolv, cluster.dns),
+            upstreams: resolvers::follow(args.resolv_conf.clone(), cluster.dns),
         };
         let informers = informers.clone();
         tokio::spawn(async move {

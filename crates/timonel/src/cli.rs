@@ -136,6 +136,9 @@ pub struct NodeArgs {
     /// Folder of static pods, which run on this node whatever the API says; "agent/pod-manifests" in the data folder by default
     #[arg(long, value_name = "FOLDER")]
     pub pod_manifest_path: Option<PathBuf>,
+    /// Resolvers that are asked for names outside of the cluster, and that pods with dnsPolicy Default get
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    pub resolv_conf: PathBuf,
     /// Socket of another container runtime (containerd, CRI-O) that is to run this node's pods, as unix:///run/containerd/containerd.sock
     #[arg(long, value_name = "ENDPOINT", env = "TIMONEL_CONTAINER_RUNTIME_ENDPOINT")]
     pub container_runtime_endpoint: Option<String>,

@@ -8,6 +8,7 @@ mod components;
 mod firewall;
 mod local;
 mod manifests;
+mod resolvers;
 mod routes;
 mod runtimes;
 mod server;

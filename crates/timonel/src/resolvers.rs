@@ -1,0 +1,63 @@
+//! The resolvers that this machine asks, as they are now: laptops change networks.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use runtime::files::{News, Watch};
+use tokio::sync::watch;
+
+/// Files are written in several steps.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// Follows a `resolv.conf`, often a link to what a network manager writes, until nobody listens any more. The cluster's own address is
+/// left out.
+pub fn follow(file: PathBuf, own: IpAddr) -> watch::Receiver<Vec<SocketAddr>> {
+    let (sender, receiver) = watch::channel(read(&file, own));
+    tokio::spawn(async move {
+        loop {
+            // What is linked to may be another file after each change.
+            let places = places(&file);
+            let watches: Vec<Watch> = places.iter().filter_map(|place| watch(place)).collect();
+            send(&sender, read(&file, own));
+            if watches.is_empty() {
+                return tracing::warn!(file = %file.display(), "its changes aren't noticed until the next start");
+            }
+            let changes = watches.iter().map(|watch| Box::pin(watch.changed()));
+            tokio::select! {
+                _ = futures::future::select_all(changes) => tokio::time::sleep(GATHER).await,
+                () = sender.closed() => return,
+            }
+        }
+    });
+    receiver
+}
+
+fn send(sender: &watch::Sender<Vec<SocketAddr>>, now: Vec<SocketAddr>) {
+    sender.send_if_modified(|known| {
+        let changed = *known != now;
+        if changed {
+            tracing::info!(resolvers = ?now, "other resolvers are asked for names outside of the cluster");
+            *known = now;
+        }
+        changed
+    });
+}
+
+fn read(file: &Path, own: IpAddr) -> Vec<SocketAddr> {
+    dns::upstreams(&std::fs::read_to_string(file).unwrap_or_default(), own)
+}
+
+fn watch(folder: &Path) -> Option<Watch> {
+    let news = News::IN_CLOSE_WRITE | News::IN_MOVED_TO | News::IN_CREATE | News::IN_DELETE;
+    Watch::new(folder, news).ok()
+}
+
+/// The folders of a file, and of what it is a link to.
+fn places(file: &Path) -> Vec<PathBuf> {
+    let folder = |path: &Path| path.parent().map(Path::to_path_buf);
+    let target = std::fs::canonicalize(file).ok();
+    let mut places: Vec<PathBuf> = [folder(file), target.as_deref().and_then(folder)].into_iter().flatten().collect();
+    places.dedup();
+    places
+}
