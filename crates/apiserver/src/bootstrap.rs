@@ -99,11 +99,14 @@ fn services(server: &ApiServer) -> Vec<Value> {
                  "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": server.config.advertise.1}]}});
     let dns = json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kube-dns", "namespace": "kube-system",
-                     "labels": {"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"}},
+                     "labels": {"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS", "kubernetes.io/cluster-service": "true"}},
         "spec": {"type": "ClusterIP", "clusterIP": server.config.cluster_dns.to_string(),
                  "ports": [{"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
-                           {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53}]}});
-    vec![kubernetes, dns]
+                           {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
+                           {"name": "metrics", "port": 9153, "protocol": "TCP", "targetPort": 9153}]}});
+    // Who serves names himself brings his own service, under the same name.
+    let own = !server.config.disabled.iter().any(|part| part == "dns");
+    std::iter::once(kubernetes).chain(own.then_some(dns)).collect()
 }
 
 fn endpoints(server: &ApiServer) -> Vec<Value> {

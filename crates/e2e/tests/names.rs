@@ -242,6 +242,40 @@ fn the_machines_resolvers_are_followed() -> anyhow::Result<()> {
     Ok(())
 }
 
+#[test]
+fn who_serves_names_himself_is_asked_in_place_of_the_node() -> anyhow::Result<()> {
+    let cluster = Cluster::start_with(&["--disable", "dns"])?;
+    let address = cluster.server.address();
+    let resolver = Resolver::start_at(&cluster.server, &format!("{address}:5353"))?;
+    let none = cluster.kubectl(&["get", "service", "kube-dns", "-n", "kube-system"]);
+    assert!(none.stderr.contains("not found"), "{none:?}");
+    cluster.apply(&format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: kube-dns, namespace: kube-system}}
+spec: {{clusterIP: 10.43.0.10, ports: [{{name: dns, port: 53, protocol: UDP}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: kube-dns-own, namespace: kube-system, labels: {{kubernetes.io/service-name: kube-dns}}}}
+addressType: IPv4
+endpoints: [{{addresses: [{address}]}}]
+ports: [{{name: dns, port: 5353, protocol: UDP}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: asker}}
+spec: {{terminationGracePeriodSeconds: 0, containers: [{{name: c, image: 'busybox:1.28', command: [sleep, '3600']}}]}}
+"
+    ))?;
+    cluster.wait_pod("asker")?;
+    cluster.eventually("the other one answers", || {
+        Ok(cluster.kubectl(&["exec", "asker", "--", "nslookup", "host.example"]).stdout.contains("192.0.2.77"))
+    })?;
+    assert!(resolver.asked("host.example.") > 0);
+    Ok(())
+}
+
 const NAMED: &str = "
 apiVersion: v1
 kind: Service

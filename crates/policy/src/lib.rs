@@ -27,7 +27,8 @@ pub struct Config {
     /// Name of the nftables table.
     pub table: String,
     pub node_name: String,
-    pub cluster_dns: IpAddr,
+    /// If it is served on the node itself.
+    pub cluster_dns: Option<IpAddr>,
     /// Of the pods' addresses.
     pub families: Vec<Family>,
 }

@@ -84,7 +84,7 @@ pub fn rules(
 fn base(config: &Config, family: Family) -> String {
     let ip = Words::of(family).ip;
     let dns = match config.cluster_dns {
-        dns if Family::of(dns) == family => {
+        Some(dns) if Family::of(dns) == family => {
             format!("{ip} daddr {dns} meta l4proto {{ tcp, udp }} th dport 53 accept")
         }
         _ => String::new(),

@@ -29,8 +29,8 @@ pub struct Config {
     pub table: String,
     pub node_name: String,
     pub cluster_cidr: AddressRanges,
-    /// This address is answered on the node itself.
-    pub cluster_dns: IpAddr,
+    /// This address is answered on the node itself; none where somebody else serves names.
+    pub cluster_dns: Option<IpAddr>,
     /// The bridge of the pods; none where somebody else makes their network, and hides their addresses from the world if need be.
     pub bridge: Option<String>,
 }

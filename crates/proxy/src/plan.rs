@@ -226,7 +226,7 @@ fn add_service(
     let of_family = |a: &&String| a.parse().is_ok_and(|a| Family::of(a) == here.family);
     // A headless service has none, and neither has one of the other family.
     let Some(cluster_ip) = spec.cluster_ips.iter().flatten().find(of_family) else { return };
-    if kind == "ExternalName" || cluster_ip.parse() == Ok(here.config.cluster_dns) {
+    if kind == "ExternalName" || here.config.cluster_dns.is_some_and(|dns| cluster_ip.parse() == Ok(dns)) {
         return;
     }
     for port in spec.ports.iter().flatten() {
@@ -405,7 +405,7 @@ fn base(config: &Config, family: Family) -> String {
     }
     // Questions to the cluster's DNS, which is on this node, needn't be remembered.
     let (mut asked, mut answered) = (String::new(), String::new());
-    if Family::of(*cluster_dns) == family {
+    if let Some(cluster_dns) = cluster_dns.filter(|dns| Family::of(*dns) == family) {
         asked = format!("{ip} daddr {cluster_dns} udp dport 53 notrack");
         answered = format!("{ip} saddr {cluster_dns} udp sport 53 notrack");
     }

@@ -269,11 +269,12 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     let serving = serving(&client, &access.authority_pem, &name, &ips, &tls);
     let plugins = args.cni_conf_dir.as_ref().map(|folder| Cni::new(folder.clone(), args.cni_bin_dirs.clone()));
     // Who brings plugins has pods, and the ways between nodes, to himself; the bridge is there for names and services.
+    let served_dns = cluster.run_dns.then_some(cluster.dns);
     let wanted = bridge::Wanted {
         ranges: if plugins.is_some() { Vec::new() } else { ranges.clone() },
         cluster_cidr: cluster.cidr.clone(),
         service_cidr: cluster.service_cidr.clone(),
-        cluster_dns: cluster.dns,
+        cluster_dns: served_dns,
     };
     let (serving, bridge) = tokio::join!(serving, wanted.ensure());
     let (serving, bridge) = (serving?, bridge?);
@@ -296,14 +297,14 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         table: TABLE.into(),
         node_name: name.clone(),
         cluster_cidr: cluster.cidr.clone(),
-        cluster_dns: cluster.dns,
+        cluster_dns: served_dns,
         bridge: plugins.is_none().then(|| bridge::NAME.into()),
     };
     tokio::spawn(proxy::run(proxy, informers.clone()));
     let policies = policy::Config {
         table: POLICY_TABLE.into(),
         node_name: name.clone(),
-        cluster_dns: cluster.dns,
+        cluster_dns: served_dns,
         families: cluster.cidr.families().collect(),
     };
     tokio::spawn(policy::run(policies, informers.clone()));

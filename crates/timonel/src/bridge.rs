@@ -20,7 +20,8 @@ pub struct Wanted {
     pub ranges: Vec<IpNet>,
     pub cluster_cidr: AddressRanges,
     pub service_cidr: AddressRanges,
-    pub cluster_dns: IpAddr,
+    /// If it is served on this node.
+    pub cluster_dns: Option<IpAddr>,
 }
 
 impl Wanted {
@@ -32,7 +33,9 @@ impl Wanted {
         network::enable_forwarding(self.cluster_cidr.families().any(|family| family == Family::V6))?;
         let made = Bridge::ensure(NAME, &self.ranges).await;
         let bridge = made.context("the pod network can't be set up (are you root?)")?;
-        bridge.add_address(self.cluster_dns, if self.cluster_dns.is_ipv4() { 32 } else { 128 }).await?;
+        if let Some(dns) = self.cluster_dns {
+            bridge.add_address(dns, if dns.is_ipv4() { 32 } else { 128 }).await?;
+        }
         // So that this machine itself reaches services, whose addresses no interface has.
         for range in self.service_cidr.iter() {
             bridge.route_services(range).await?;

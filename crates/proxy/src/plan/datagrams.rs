@@ -66,7 +66,7 @@ pub(super) fn of_service(here: Here<'_>, service: &Service, slices: &[&Arc<Endpo
         let (ready, serving) = all_endpoints(here, slices, port);
         let at = |endpoint: &Endpoint| Some(SocketAddr::new(endpoint.address.parse().ok()?, number(endpoint.port)?));
         let answering = ready.iter().chain(&serving).filter_map(at).collect();
-        for address in addresses.iter().filter(|address| **address != here.config.cluster_dns) {
+        for address in addresses.iter().filter(|address| Some(**address) != here.config.cluster_dns) {
             if let Some(port) = number(port.port) {
                 all.add(Place::At(SocketAddr::new(*address, port)), &answering);
             }
@@ -122,7 +122,7 @@ mod tests {
             table: "t".into(),
             node_name: "n".into(),
             cluster_cidr: "10.42.0.0/16".parse().unwrap(),
-            cluster_dns: "10.43.0.10".parse().unwrap(),
+            cluster_dns: None,
             bridge: None,
         };
         let mut planner = Planner::new(Family::V4);

@@ -22,7 +22,7 @@ fn config() -> Config {
         table: "timonel".into(),
         node_name: "a".into(),
         cluster_cidr: "10.42.0.0/16".parse().unwrap(),
-        cluster_dns: "10.43.0.10".parse().unwrap(),
+        cluster_dns: "10.43.0.10".parse().ok(),
         bridge: Some("timonel0".into()),
     }
 }
