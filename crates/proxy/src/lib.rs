@@ -18,7 +18,7 @@ use informer::{Change, Informers, Key, Pod};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use network::flows;
-use network::nft::{Keeper, Words};
+use network::nft::{Keeper, NftError, Words};
 use plan::datagrams::{self, Datagrams};
 use plan::{Place, Planner};
 use tokio::sync::Notify;
@@ -68,12 +68,8 @@ pub async fn run(config: Config, informers: Informers) {
     });
     informer::synced!(services, slices, nodes, pods);
     let mut health = health::Ports::default();
-    let of_family = |family| {
-        let keeper = Keeper::new(&Words::of(family).table(&config.table), "services");
-        (family, keeper, Planner::new(family), Datagrams::default())
-    };
-    let mut tables: Vec<_> = config.cluster_cidr.families().map(of_family).collect();
-    let mut open = false;
+    let mut tables: Vec<_> = config.cluster_cidr.families().map(|family| Rules::new(&config, family)).collect();
+    let mut is_routed = false;
     'rounds: loop {
         let own = nodes.get(&Key::new("", &config.node_name));
         let place = Place { zone: own.and_then(|node| zone_of(&node)) };
@@ -81,40 +77,68 @@ pub async fn run(config: Config, informers: Informers) {
         let own_pods = pods.list();
         let first = config.cluster_cidr.families().next().unwrap_or(Family::V4);
         health.keep(plan::health(&config, first, &all, &endpoints));
-        for (family, keeper, planner, datagrams) in &mut tables {
-            let mut parts = planner.parts(&config, &place, &all, &endpoints);
-            parts.extend(plan::host_ports(*family, &own_pods));
-            if let Err(error) = keeper.keep_parts(plan::frame(&config, *family), parts).await {
+        for rules in &mut tables {
+            if let Err(error) = rules.write(&config, &place, &all, &endpoints, &own_pods).await {
                 tracing::error!(%error, "the service rules can't be written; trying again");
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue 'rounds;
             }
-            // Only after that: who sends in between makes a new flow.
-            let mut now = planner.datagrams();
-            now.extend(datagrams::of_pods(*family, &own_pods));
-            if now != *datagrams {
-                *datagrams = now.clone();
-                match flows::forget(*family, move |flow| now.is_stale(flow)).await {
-                    Ok(0) => {}
-                    Ok(count) => tracing::debug!(count, "flows of datagrams led to who isn't there"),
-                    Err(error) => tracing::warn!(%error, "datagrams may go for a while to pods that aren't there"),
-                }
-            }
-            if *family == Family::V4 && !open {
-                open = true;
-                if let Err(error) = network::route_loopback(true) {
-                    tracing::warn!(%error, "ports of services and pods can't be reached at 127.0.0.1");
-                }
+        }
+        // Only now that the rules are there which make it harmless.
+        if !is_routed && tables.iter().any(|rules| rules.family == Family::V4) {
+            is_routed = true;
+            if let Err(error) = network::route_loopback(true) {
+                tracing::warn!(%error, "ports of services and pods can't be reached at 127.0.0.1");
             }
         }
         tokio::select! {
             () = changed.notified() => tokio::time::sleep(GATHER).await,
             () = tokio::time::sleep(RESYNC) => {
-                for (_, keeper, ..) in &mut tables {
-                    keeper.check().await;
+                for rules in &mut tables {
+                    rules.keeper.check().await;
                 }
             }
         }
+    }
+}
+
+/// The table of one family, as it was written last.
+struct Rules {
+    family: Family,
+    keeper: Keeper,
+    planner: Planner,
+    datagrams: Datagrams,
+}
+
+impl Rules {
+    fn new(config: &Config, family: Family) -> Self {
+        let keeper = Keeper::new(&Words::of(family).table(&config.table), "services");
+        Rules { family, keeper, planner: Planner::new(family), datagrams: Datagrams::default() }
+    }
+
+    async fn write(
+        &mut self,
+        config: &Config,
+        place: &Place,
+        services: &[Arc<Service>],
+        slices: &[Arc<EndpointSlice>],
+        own_pods: &[Arc<Pod>],
+    ) -> Result<(), NftError> {
+        let mut parts = self.planner.parts(config, place, services, slices);
+        parts.extend(plan::host_ports(self.family, own_pods));
+        self.keeper.keep_parts(plan::frame(config, self.family), parts).await?;
+        // Only after that: who sends in between makes a new flow.
+        let mut now = self.planner.datagrams();
+        now.extend(datagrams::of_pods(self.family, own_pods));
+        if now != self.datagrams {
+            self.datagrams = now.clone();
+            match flows::forget(self.family, move |flow| now.is_stale(flow)).await {
+                Ok(0) => {}
+                Ok(count) => tracing::debug!(count, "flows of datagrams led to who isn't there"),
+                Err(error) => tracing::warn!(%error, "datagrams may go for a while to pods that aren't there"),
+            }
+        }
+        Ok(())
     }
 }
 
