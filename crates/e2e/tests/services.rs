@@ -203,13 +203,13 @@ fn services_of_every_kind_answer_from_everywhere() -> anyhow::Result<()> {
         }
     }
 
-    // Each gets its share: the chance that one of three has fewer than 60 or more than 140 of 300 is below one in a million.
+    // Each gets its share: that one of three has fewer than 50 or more than 150 of 300 by chance is six deviations off.
     for (what, counts) in [
         ("from a node", counted(300, || tcp(&cluster.server, &inside))),
         ("datagrams", counted(300, || udp(&cluster.server, &inside))),
         ("from outside", counted(300, || tcp(&bystander, &at(agent, 30080)))),
     ] {
-        assert!(counts.len() == 3 && counts.values().all(|n| (60..=140).contains(n)), "{what}: {counts:?}");
+        assert!(counts.len() == 3 && counts.values().all(|n| (50..=150).contains(n)), "{what}: {counts:?}");
     }
 
     // Who has been with one stays with it, by whatever port.
