@@ -48,7 +48,8 @@ pub async fn serve(
     };
     let attempt = if flag(&query, "previous") { run.attempt - 1 } else { run.attempt };
     let path = places.log(container, attempt);
-    if attempt < 0 || !path.exists() {
+    // While a file is put aside, the next one may not be there yet.
+    if attempt < 0 || !runtime::log_files(&path).any(|file| file.exists()) {
         let message = if attempt < run.attempt {
             format!("previous terminated container {container:?} in pod {pod:?} not found")
         } else {
