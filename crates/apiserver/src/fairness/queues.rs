@@ -187,7 +187,8 @@ impl Levels {
     fn next_of(&mut self, level: usize) -> Option<u64> {
         let of = &self.levels[level];
         let waiting = of.queues.iter().enumerate().filter(|(_, q)| !q.waiting.is_empty());
-        let (queue, _) = waiting.min_by(|a, b| a.1.next.total_cmp(&b.1.next))?;
+        // Of queues that are equally far behind, the one with less to do: a light flow isn't kept by where its queue stands.
+        let (queue, _) = waiting.min_by(|a, b| a.1.next.total_cmp(&b.1.next).then(a.1.load.cmp(&b.1.load)))?;
         let ticket = *of.queues[queue].waiting.front()?;
         let seats = self.requests.get(&ticket)?.seats;
         if !self.has_room(level, seats) {
@@ -273,6 +274,21 @@ mod tests {
         let mut started = levels.end(0, 1.0);
         started.extend(levels.end(1, 1.0));
         assert!(started.contains(&9999), "{started:?}");
+    }
+
+    proptest! {
+        /// With fewer seats than queues in a hand, some of the heavy flow's queues are as far behind as the light one's.
+        #[test]
+        fn a_light_flow_is_next_wherever_its_queue_is(heavy: u64, light: u64) {
+            let queuing = Some(Queuing { queues: 64, hand: 6, length: 50 });
+            let own = Limits { shares: 1, lendable: 0, borrowing: Some(0), queuing };
+            let mut levels = levels(&[("a", own), ("others", limits(245, 0, 50))]);
+            (0..103).for_each(|ticket| _ = levels.arrive(0, heavy, 1, ticket, 0.0));
+            let shared = deal(light, 64, 6).iter().all(|queue| deal(heavy, 64, 6).contains(queue));
+            prop_assume!(!shared);
+            prop_assert_eq!(levels.arrive(0, light, 1, 9999, 0.1), Arrival::Waits);
+            prop_assert_eq!(levels.end(0, 0.2), [9999]);
+        }
     }
 
     #[test]
