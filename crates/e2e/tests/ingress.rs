@@ -220,6 +220,67 @@ fn backends_may_speak_tls() -> anyhow::Result<()> {
     cluster.eventually("the backend answers", || Ok(ask() == "200 hidden /x?y=z hidden.letschat.com https"))
 }
 
+/// A site that speaks HTTP/2 without TLS, as servers of gRPC do, and nothing else.
+const REMOTE: &str = "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: remote}
+data:
+  nginx.conf: |
+    user root;
+    pid /run/nginx.pid;
+    error_log stderr;
+    events {}
+    http { access_log off; server {
+      listen 80 http2; root /usr/share/nginx/html;
+      location / { default_type application/grpc; add_header x-asked $server_protocol; try_files /index.html =404; } } }
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: remote, labels: {app: remote}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: nginx:1.27
+    command: [sh, -c, 'echo called > /usr/share/nginx/html/index.html; exec /usr/sbin/nginx -c /conf/nginx.conf -g \"daemon off;\"']
+    volumeMounts: [{name: conf, mountPath: /conf}]
+  volumes: [{name: conf, configMap: {name: remote}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: remote}
+spec: {selector: {app: remote}, ports: [{port: 80}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: remote, annotations: {nginx.ingress.kubernetes.io/backend-protocol: GRPC}}
+spec:
+  tls: [{hosts: [remote.letschat.com]}]
+  rules:
+  - {host: remote.letschat.com, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: remote, port: {number: 80}}}}]}}
+";
+
+#[test]
+fn backends_may_speak_http2_alone() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.apply(REMOTE)?;
+    cluster.wait_pod("remote")?;
+    let resolve = format!("remote.letschat.com:443:{}", cluster.server.address());
+    let words = ["curl", "-s", "-k", "-m", "5", "--http2", "-D", "-", "--resolve", &resolve];
+    let words = words.into_iter().chain(["-H", "te: trailers", "https://remote.letschat.com/shop.Cart/Add"]);
+    let words: Vec<String> = words.map(String::from).collect();
+    let ask = || cluster.server.run(&words, "").stdout.to_ascii_lowercase().replace('\r', "");
+    let mut last = String::new();
+    let came = cluster.eventually("the backend answers", || {
+        last = ask();
+        Ok(last.starts_with("http/2 200"))
+    });
+    came.map_err(|error| anyhow::anyhow!("{error}: {last}"))?;
+    assert!(last.contains("\nx-asked: http/2.0\n") && last.contains("called\n"), "{last}");
+    Ok(())
+}
+
 /// Changes protocols once, and then says whatever it hears.
 const ECHO: &str = r#"
 apiVersion: v1

@@ -225,6 +225,21 @@ fn services_of_every_kind_answer_from_everywhere() -> anyhow::Result<()> {
     })?;
     assert_eq!(counted(30, || tcp(&bystander, &at(&cluster.server, 30080))).len(), 1);
 
+    // What comes from within may be kept on its node, too.
+    patch("inside", r#"{"spec":{"internalTrafficPolicy":"Local"}}"#)?;
+    let pods_on = |node: &str| -> anyhow::Result<Vec<String>> {
+        let pods = cluster.list("pods", "app=who")?;
+        let here = pods.iter().filter(|pod| pod["spec"]["nodeName"] == node);
+        Ok(here.filter_map(|pod| pod["metadata"]["name"].as_str().map(String::from)).collect())
+    };
+    for (node, name) in [(&cluster.server, "server-1"), (agent, "agent-2")] {
+        cluster.eventually(&format!("{name} asks its own pods alone"), || {
+            let (counts, own) = (counted(20, || tcp(node, &inside)), pods_on(name)?);
+            Ok(counts.keys().all(|pod| own.contains(pod)))
+        })?;
+    }
+    patch("inside", r#"{"spec":{"internalTrafficPolicy":"Cluster"}}"#)?;
+
     // Clients are seen as they are where traffic stays on the node; a node without endpoints has nothing to say then.
     let (_, seen) = tcp(&bystander, &at(agent, 8000)).context("an answer")?;
     assert_ne!(seen, bystander.address());
@@ -233,13 +248,7 @@ fn services_of_every_kind_answer_from_everywhere() -> anyhow::Result<()> {
         Ok(tcp(&bystander, &at(agent, 8000)).is_some_and(|(_, seen)| seen == bystander.address()))
     })?;
     cluster.ok(&["cordon", "agent-2"])?;
-    let there: Vec<String> = cluster
-        .list("pods", "app=who")?
-        .iter()
-        .filter(|pod| pod["spec"]["nodeName"] == "agent-2")
-        .filter_map(|pod| pod["metadata"]["name"].as_str().map(String::from))
-        .collect();
-    for pod in &there {
+    for pod in &pods_on("agent-2")? {
         cluster.ok(&["delete", "pod", pod, "--wait=false"])?;
     }
     cluster.eventually("the empty node is silent", || Ok(tcp(&bystander, &at(agent, 8000)).is_none()))?;
