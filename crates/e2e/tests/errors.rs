@@ -31,6 +31,17 @@ fn bad_input_is_named() -> anyhow::Result<()> {
         "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {type: NodePort, ports: [{port: 80, nodePort: 80}]}",
         &["nodePort", "30000-32767"],
     );
+    let taken = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{type: NodePort, ports: [{{port: 80, nodePort: 30123}}]}}"
+        )
+    };
+    cluster.apply(&taken("first"))?;
+    refused(&taken("second"), &["spec.ports[0].nodePort", "30123", "provided port is already allocated"]);
+    refused(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {clusterIP: 10.99.0.1, ports: [{port: 80}]}",
+        &["10.99.0.1", "not in the valid range", "10.43.0.0/16"],
+    );
     refused(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: nowhere}\nspec: {containers: [{name: a, image: x}]}",
         &["namespaces", "nowhere", "not found"],
