@@ -175,7 +175,7 @@ async fn look_for_loop(server: Arc<Server>) {
     upstreams.ask(&Query::query(name, RecordType::HINFO), &mut Message::query()).await;
     if server.is_loop.load(Ordering::Relaxed) {
         tracing::error!(
-            "names outside of the cluster aren't answered: the resolvers that are asked for them ask the cluster's DNS in turn; name others in upstreamNameservers of ConfigMap kube-system/kube-dns, or in /etc/resolv.conf and start anew"
+            "names outside of the cluster aren't answered: the resolvers that are asked for them ask the cluster's DNS in turn; name others in upstreamNameservers of ConfigMap kube-system/kube-dns, or in the machine's resolv.conf"
         );
     }
 }

@@ -200,7 +200,9 @@ impl Bridge {
     /// Those of the kernel.
     pub async fn take_back(&self, beginning: &str) -> Result<(), NetworkError> {
         let bridge = self.index().await?;
-        for link in self.links().await? {
+        let links: Vec<LinkMessage> =
+            self.handle.link().get().execute().try_collect().await.map_err(netlink("listing interfaces"))?;
+        for link in links {
             let has_bridge = link.attributes.iter().any(|a| matches!(a, LinkAttribute::Controller(_)));
             let Some(port) = name_of(&link).filter(|name| name.starts_with(beginning) && !has_bridge) else { continue };
             let join = LinkUnspec::new_with_index(link.header.index).controller(bridge).up().build();
@@ -209,10 +211,6 @@ impl Bridge {
             self.let_reach_itself(port).await?;
         }
         Ok(())
-    }
-
-    async fn links(&self) -> Result<Vec<LinkMessage>, NetworkError> {
-        self.handle.link().get().execute().try_collect().await.map_err(netlink("listing interfaces"))
     }
 
     /// Removes a pod's interface, if it is there.
@@ -229,17 +227,8 @@ impl Bridge {
         }
     }
 
-    /// The bridge's ports.
-    ///
-    /// # Errors
-    /// Those of the kernel.
-    pub async fn ports(&self) -> Result<Vec<String>, NetworkError> {
-        let bridge = self.index().await?;
-        let links = self.links().await?;
-        let on_bridge = |link: &&LinkMessage| {
-            link.attributes.iter().any(|a| matches!(a, LinkAttribute::Controller(c) if *c == bridge))
-        };
-        Ok(links.iter().filter(on_bridge).filter_map(name_of).map(String::from).collect())
+    pub async fn is_there(&self) -> bool {
+        self.index().await.is_ok()
     }
 
     /// Sends what is for another node's pods to that node.

@@ -56,8 +56,7 @@ pub async fn run(config: Config, informers: Informers) {
     });
     let wake = changed.clone();
     namespaces.on_change(move |change| {
-        let labels = |namespace: &Namespace| namespace.metadata.labels.clone();
-        if !matches!(change, Change::Applied { old: Some(old), new } if labels(old) == labels(new)) {
+        if !matches!(change, Change::Applied { old: Some(old), new } if old.metadata.labels == new.metadata.labels) {
             wake.notify_one();
         }
     });

@@ -138,7 +138,9 @@ fn workload<'a>(config: &Config, family: Family, pod: &'a Pod) -> Option<(&'a st
 
 /// What a pod's rules may change with. Most of what pods tell of themselves is nothing to policies.
 pub fn concerns(old: &Pod, new: &Pod) -> bool {
-    let node = |pod: &Pod| pod.spec.as_ref().and_then(|s| s.node_name.clone());
+    fn node(pod: &Pod) -> Option<&str> {
+        pod.spec.as_ref()?.node_name.as_deref()
+    }
     old.metadata.labels != new.metadata.labels
         || !old.ips().eq(new.ips())
         || old.is_over() != new.is_over()

@@ -296,29 +296,38 @@ pub fn on_the_machine(pod: &Pod) -> impl Iterator<Item = (i32, &ContainerPort)> 
     ports.filter_map(|port| Some((port.host_port.filter(|n| *n > 0)?, port)))
 }
 
+/// The pods that ports of their machine may lead to, each with its address of the family.
+fn reachable(family: Family, pods: &[Arc<Pod>]) -> impl Iterator<Item = (&Pod, &str)> {
+    let apart = |pod: &Pod| !pod.is_over() && pod.spec.as_ref().is_some_and(|spec| spec.host_network != Some(true));
+    let pods = pods.iter().map(Arc::as_ref).filter(move |pod| apart(pod));
+    pods.filter_map(move |pod| Some((pod, pod.ips().find(|ip| Family::of_text(ip) == family)?)))
+}
+
+/// The address of the machine that a port of it is at, `Some(None)` for all; none of this family otherwise.
+fn host_address(family: Family, port: &ContainerPort) -> Option<Option<&str>> {
+    match port.host_ip.as_deref().unwrap_or("") {
+        "" | "0.0.0.0" | "::" => Some(None),
+        host => (Family::of_text(host) == family).then_some(Some(host)),
+    }
+}
+
 /// The ports of this machine that lead to its own pods (`hostPort`), as parts named by the pod. Who comes from elsewhere
 /// keeps his address.
 pub fn host_ports(family: Family, pods: &[Arc<Pod>]) -> Parts {
     let mut parts = Parts::new();
-    for pod in pods {
-        if pod.is_over() || pod.spec.as_ref().is_none_or(|spec| spec.host_network == Some(true)) {
-            continue;
-        }
-        let Some(address) = pod.ips().find(|ip| Family::of_text(ip) == family) else { continue };
+    for (pod, address) in reachable(family, pods) {
         let called = format!("pod {}/{}", pod.metadata.namespace.as_deref().unwrap_or(""), pod.name_any());
         let mut table = Table::default();
         for (number, port) in on_the_machine(pod) {
             let protocol = port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase();
             let chain =
                 format!("host_{protocol}_{number}_{:016x}", nft::digest(&format!("{called}/{:?}", port.host_ip)));
-            match port.host_ip.as_deref().unwrap_or("") {
-                "" | "0.0.0.0" | "::" => {
-                    table.map("node_ports", format!("{protocol} . {number}"), format!("goto {chain}"));
-                }
-                host if Family::of_text(host) == family => {
+            match host_address(family, port) {
+                Some(None) => table.map("node_ports", format!("{protocol} . {number}"), format!("goto {chain}")),
+                Some(Some(host)) => {
                     table.map("services", format!("{host} . {protocol} . {number}"), format!("goto {chain}"));
                 }
-                _ => continue,
+                None => continue,
             }
             let target = apimachinery::authority(address, port.container_port);
             table.chains.insert(chain, vec![format!("meta l4proto {protocol} dnat to {target}")]);

@@ -11,17 +11,19 @@ use tokio::sync::mpsc;
 
 pub use nix::sys::inotify::AddWatchFlags as News;
 
-/// News of a folder (inotify(7)), of which it is of interest only that there are some.
+/// News of folders (inotify(7)), of which it is of interest only that there are some.
 pub struct Watch(AsyncFd<OwnedFd>);
 
 impl Watch {
-    /// Watching has begun when this returns, so whoever reads the folder afterwards misses nothing.
+    /// Watching has begun when this returns, so whoever reads the folders afterwards misses nothing.
     ///
     /// # Errors
-    /// When there is no such folder, or the user has too many watches.
-    pub fn new(folder: &Path, news: News) -> io::Result<Self> {
+    /// When one of them isn't there, or the user has too many watches.
+    pub fn new(folders: &[&Path], news: News) -> io::Result<Self> {
         let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        watch.add_watch(folder, news)?;
+        for folder in folders {
+            watch.add_watch(*folder, news)?;
+        }
         // SAFETY: an OwnedFd stays the same open descriptor as long as it lives, and AsyncFd owns it.
         #[allow(unsafe_code)]
         let watch = unsafe { AsyncFd::register_with_interest(OwnedFd::from(watch), Interest::READABLE)? };
@@ -55,7 +57,7 @@ pub fn watch(folder: &Path, kind: Kind) -> mpsc::Receiver<()> {
         Kind::Files => News::IN_CLOSE_WRITE,
         Kind::Sockets => News::IN_CREATE,
     };
-    match Watch::new(folder, made | News::IN_MOVED_TO | News::IN_DELETE) {
+    match Watch::new(&[folder], made | News::IN_MOVED_TO | News::IN_DELETE) {
         Ok(watch) => {
             tokio::spawn(async move {
                 while watch.changed().await.is_ok() {

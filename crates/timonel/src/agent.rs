@@ -72,14 +72,24 @@ pub async fn node_ips(given: &[IpAddr]) -> anyhow::Result<Vec<IpAddr>> {
     }
 }
 
-/// Those of a node's addresses that are of the cluster's families, that of the first one first.
-pub fn addresses_for(cluster: &AddressRanges, name: &str, ips: &[IpAddr]) -> anyhow::Result<Vec<IpAddr>> {
+/// Those of a node's addresses that are of the cluster's families, that of the first one first. None may be one of the cluster's own.
+pub fn addresses_for(
+    pods: &AddressRanges,
+    services: &AddressRanges,
+    name: &str,
+    ips: &[IpAddr],
+) -> anyhow::Result<Vec<IpAddr>> {
     let of = |family| ips.iter().copied().find(|ip| Family::of(*ip) == family);
-    let found: Vec<IpAddr> = cluster.families().filter_map(of).collect();
+    let found: Vec<IpAddr> = pods.families().filter_map(of).collect();
     if found.is_empty() {
-        bail!(
-            "node {name} has no address of the families of --cluster-cidr {cluster}, only {ips:?}: --node-ip names one"
-        );
+        bail!("node {name} has no address of the families of --cluster-cidr {pods}, only {ips:?}: --node-ip names one");
+    }
+    for (flag, ranges) in [("--cluster-cidr", pods), ("--service-cidr", services)] {
+        if let Some(address) = found.iter().find(|ip| ranges.contains(**ip)) {
+            bail!(
+                "this machine's address {address} is one of {flag} {ranges}: the machine's network couldn't be reached any more; choose another range with {flag}, or another address with --node-ip"
+            );
+        }
     }
     Ok(found)
 }
@@ -222,12 +232,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     let Settings { args, name, ips } = settings;
     let client = access.client.clone();
     let cluster = cluster(&client).await?;
-    let ips = addresses_for(&cluster.cidr, &name, &ips)?;
-    for address in &ips {
-        if let Some(why) = firewall::conflict(*address, &cluster.cidr, &cluster.service_cidr) {
-            bail!(why);
-        }
-    }
+    let ips = addresses_for(&cluster.cidr, &cluster.service_cidr, &name, &ips)?;
     let (pods, services) = (cluster.cidr.clone(), cluster.service_cidr.clone());
     let needs = firewall::Needs { pods, services, is_server: access.is_server };
     tokio::task::spawn_blocking(move || firewall::advise(&needs));
@@ -394,4 +399,18 @@ async fn serving(
         .with_context(|| format!("can't listen on {address} for the kubelet's API (is another agent running?)"))?;
     let identity = pki::Identity { certificate_pem, key_pem };
     Ok(kubelet::Serving { listener, identity, authority_pem: authority_pem.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_within_the_clusters_ranges_are_told() {
+        let (pods, services) = ("10.42.0.0/16".parse().unwrap(), "10.43.0.0/16".parse().unwrap());
+        let chosen = |ip: &str| addresses_for(&pods, &services, "n", &[ip.parse().unwrap()]);
+        assert!(chosen("10.42.7.7").unwrap_err().to_string().contains("--cluster-cidr 10.42.0.0/16"));
+        assert!(chosen("10.43.7.7").unwrap_err().to_string().contains("--service-cidr 10.43.0.0/16"));
+        assert_eq!(chosen("10.44.0.1").unwrap(), ["10.44.0.1".parse::<IpAddr>().unwrap()]);
+    }
 }

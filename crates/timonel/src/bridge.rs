@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use apimachinery::{AddressRanges, Family};
 use ipnet::IpNet;
 use kubelet::PodNetwork;
-use network::{Bridge, NetworkError, Removals};
+use network::{Bridge, Removals};
 
 pub const NAME: &str = "timonel0";
 /// How often it is looked for, should its removal have gone unheard.
@@ -51,7 +51,7 @@ impl Wanted {
                 name = removed.next() => if name != NAME { continue },
                 () = tokio::time::sleep(REPAIR) => {}
             }
-            if !matches!(bridge.ports().await, Err(NetworkError::NoLink(_))) {
+            if bridge.is_there().await {
                 continue;
             }
             match self.restore().await {

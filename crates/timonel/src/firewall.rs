@@ -1,6 +1,5 @@
 //! Firewalls that other programs keep on this machine: nothing of theirs is touched; who runs one is told what to allow.
 
-use std::net::IpAddr;
 use std::process::Command;
 
 use apimachinery::AddressRanges;
@@ -104,18 +103,6 @@ pub fn advise(needs: &Needs) {
     }
 }
 
-/// Why an address of this machine can't be there beside the cluster's ranges.
-pub fn conflict(address: IpAddr, pods: &AddressRanges, services: &AddressRanges) -> Option<String> {
-    for (flag, ranges) in [("--cluster-cidr", pods), ("--service-cidr", services)] {
-        if ranges.contains(address) {
-            return Some(format!(
-                "this machine's address {address} is one of {flag} {ranges}: the machine's network couldn't be reached any more; choose another range with {flag}, or another address with --node-ip"
-            ));
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,14 +135,5 @@ ufw allow 80/tcp
 ufw allow 443/tcp
 ufw allow 30000:32767/tcp";
         assert_eq!(ufw, want);
-    }
-
-    #[test]
-    fn addresses_within_the_clusters_ranges_are_told() {
-        let Needs { pods, services, .. } = needs(true);
-        let conflict = |ip: &str| conflict(ip.parse().unwrap(), &pods, &services);
-        assert!(conflict("10.42.7.7").unwrap().contains("--cluster-cidr 10.42.0.0/16"));
-        assert!(conflict("10.43.7.7").unwrap().contains("--service-cidr 10.43.0.0/16"));
-        assert_eq!(conflict("10.44.0.1"), None);
     }
 }

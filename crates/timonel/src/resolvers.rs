@@ -17,15 +17,16 @@ pub fn follow(file: PathBuf, own: IpAddr) -> watch::Receiver<Vec<SocketAddr>> {
     tokio::spawn(async move {
         loop {
             // What is linked to may be another file after each change.
-            let places = places(&file);
-            let watches: Vec<Watch> = places.iter().filter_map(|place| watch(place)).collect();
+            let watch = match watch(&file) {
+                Ok(watch) => watch,
+                Err(error) => {
+                    tracing::warn!(%error, file = %file.display(), "its changes aren't noticed until the next start");
+                    return;
+                }
+            };
             send(&sender, read(&file, own));
-            if watches.is_empty() {
-                return tracing::warn!(file = %file.display(), "its changes aren't noticed until the next start");
-            }
-            let changes = watches.iter().map(|watch| Box::pin(watch.changed()));
             tokio::select! {
-                _ = futures::future::select_all(changes) => tokio::time::sleep(GATHER).await,
+                _ = watch.changed() => tokio::time::sleep(GATHER).await,
                 () = sender.closed() => return,
             }
         }
@@ -48,16 +49,9 @@ fn read(file: &Path, own: IpAddr) -> Vec<SocketAddr> {
     dns::upstreams(&std::fs::read_to_string(file).unwrap_or_default(), own)
 }
 
-fn watch(folder: &Path) -> Option<Watch> {
-    let news = News::IN_CLOSE_WRITE | News::IN_MOVED_TO | News::IN_CREATE | News::IN_DELETE;
-    Watch::new(folder, news).ok()
-}
-
-/// The folders of a file, and of what it is a link to.
-fn places(file: &Path) -> Vec<PathBuf> {
-    let folder = |path: &Path| path.parent().map(Path::to_path_buf);
+/// Watches the folder of the file, and that of what it is a link to.
+fn watch(file: &Path) -> std::io::Result<Watch> {
     let target = std::fs::canonicalize(file).ok();
-    let mut places: Vec<PathBuf> = [folder(file), target.as_deref().and_then(folder)].into_iter().flatten().collect();
-    places.dedup();
-    places
+    let folders: Vec<&Path> = [Some(file), target.as_deref()].into_iter().flatten().filter_map(Path::parent).collect();
+    Watch::new(&folders, News::IN_CLOSE_WRITE | News::IN_MOVED_TO | News::IN_CREATE | News::IN_DELETE)
 }

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{AuditArgs, ServerArgs};
-use crate::{agent, check, components, firewall, manifests, shutdown};
+use crate::{agent, check, components, manifests, shutdown};
 
 /// Everything that is derived from flags and files before anything runs.
 struct Plan {
@@ -117,7 +117,8 @@ async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
     let authority = Arc::new(Authority::load_or_create(&tls, "ca")?);
     let node_name = agent::node_name(args.node.node_name.as_deref())?;
     let (pods, services) = (&args.cluster_cidr, &args.service_cidr);
-    let node_ips = agent::addresses_for(pods, &node_name, &agent::node_ips(&args.node.node_ip).await?)?;
+    let node_ips = agent::node_ips(&args.node.node_ip).await?;
+    let node_ips = agent::addresses_for(pods, services, &node_name, &node_ips)?;
     let cluster_dns = args.cluster_dns.unwrap_or_else(|| services.nth(DNS));
     if !services.contains(cluster_dns) {
         bail!("--cluster-dns {cluster_dns} must be one of the services' addresses (--service-cidr {services})");
@@ -129,9 +130,6 @@ async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
     }
     if !pods.families().eq(services.families()) {
         bail!("--cluster-cidr {pods} and --service-cidr {services} must be of the same families, in the same order");
-    }
-    if let Some(why) = node_ips.iter().find_map(|ip| firewall::conflict(*ip, pods, services)) {
-        bail!(why);
     }
     let mut names: Vec<String> =
         ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1"]

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use network::flows::Flow;
 
-use super::{Endpoint, Here, all_endpoints, on_the_machine};
+use super::{Endpoint, Here, all_endpoints, host_address, on_the_machine, reachable};
 
 /// Where datagrams are sent.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,15 +81,17 @@ pub(super) fn of_service(here: Here<'_>, service: &Service, slices: &[&Arc<Endpo
 /// Those of this node's own pods.
 pub fn of_pods(family: Family, pods: &[Arc<Pod>]) -> Datagrams {
     let mut all = Datagrams::default();
-    for pod in pods.iter().filter(|pod| !pod.is_over()) {
-        let Some(ip) = pod.ips().find(|ip| Family::of_text(ip) == family).and_then(|ip| ip.parse().ok()) else {
-            continue;
-        };
+    for (pod, address) in reachable(family, pods) {
+        let Ok(ip) = address.parse() else { continue };
         for (host_port, port) in on_the_machine(pod).filter(|(_, port)| port.protocol.as_deref() == Some("UDP")) {
             let (Some(from), Some(to)) = (number(host_port), number(port.container_port)) else { continue };
-            let place = match port.host_ip.as_deref().unwrap_or("").parse() {
-                Ok(ip) if !std::net::IpAddr::is_unspecified(&ip) => Place::At(SocketAddr::new(ip, from)),
-                _ => Place::Port(from),
+            let place = match host_address(family, port) {
+                Some(None) => Place::Port(from),
+                Some(Some(host)) => {
+                    let Ok(host) = host.parse() else { continue };
+                    Place::At(SocketAddr::new(host, from))
+                }
+                None => continue,
             };
             all.add(place, &BTreeSet::from([SocketAddr::new(ip, to)]));
         }

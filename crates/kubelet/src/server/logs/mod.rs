@@ -1,7 +1,7 @@
 //! Logs: files in CRI format, read from the end that is asked for, and followed by inotify.
 
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,13 +22,11 @@ use super::{Body, flag, query, text, value};
 use crate::manager::Manager;
 use crate::worker::{Phase, Run};
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 struct Options {
     follow: bool,
-    timestamps: bool,
     tail: Option<usize>,
-    limit: Option<usize>,
-    since: Option<Timestamp>,
+    wanted: Wanted,
 }
 
 pub async fn serve(
@@ -61,10 +59,12 @@ pub async fn serve(
     let since = seconds.map(|s| Timestamp::now() - SignedDuration::from_secs(s));
     let options = Options {
         follow: flag(&query, "follow"),
-        timestamps: flag(&query, "timestamps"),
         tail: value(&query, "tailLines").and_then(|s| s.parse().ok()),
-        limit: value(&query, "limitBytes").and_then(|s| s.parse().ok()),
-        since: since.or_else(|| value(&query, "sinceTime").and_then(|s| s.parse().ok())),
+        wanted: Wanted {
+            timestamps: flag(&query, "timestamps"),
+            since: since.or_else(|| value(&query, "sinceTime").and_then(|s| s.parse().ok())),
+            left: value(&query, "limitBytes").and_then(|s| s.parse().ok()),
+        },
     };
     let (sender, receiver) = mpsc::channel(4);
     let (manager, id) = (manager.clone(), run.id.clone());
@@ -172,10 +172,9 @@ async fn copy(
     // Before reading begins, so that what is written afterwards is noticed.
     let folder = path.parent().unwrap_or(Path::new("/"));
     let news = News::IN_MODIFY | News::IN_CREATE | News::IN_CLOSE_WRITE;
-    let watch = if options.follow { Some(Watch::new(folder, news)?) } else { None };
-    let wanted = Wanted { timestamps: options.timestamps, since: options.since, left: options.limit };
-    let open = |path: PathBuf| move || Lines::open(&path, options.tail);
-    let lines = tokio::task::spawn_blocking(open(path.into())).await??;
+    let watch = if options.follow { Some(Watch::new(&[folder], news)?) } else { None };
+    let (path, Options { tail, wanted, .. }) = (path.to_path_buf(), options);
+    let lines = tokio::task::spawn_blocking(move || Lines::open(&path, tail)).await??;
     let mut reading = Reading { lines, wanted, more: true };
     loop {
         // Looked at before reading, so that what was written before the end is still read after it.
