@@ -229,7 +229,8 @@ fn services_of_every_kind_answer_from_everywhere() -> anyhow::Result<()> {
     patch("inside", r#"{"spec":{"internalTrafficPolicy":"Local"}}"#)?;
     let pods_on = |node: &str| -> anyhow::Result<Vec<String>> {
         let pods = cluster.list("pods", "app=who")?;
-        let here = pods.iter().filter(|pod| pod["spec"]["nodeName"] == node);
+        let stays = |pod: &&serde_json::Value| pod["metadata"]["deletionTimestamp"].is_null();
+        let here = pods.iter().filter(stays).filter(|pod| pod["spec"]["nodeName"] == node);
         Ok(here.filter_map(|pod| pod["metadata"]["name"].as_str().map(String::from)).collect())
     };
     for (node, name) in [(&cluster.server, "server-1"), (agent, "agent-2")] {

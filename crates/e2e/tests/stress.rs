@@ -76,22 +76,20 @@ fn logs_are_rotated_in_order_and_cost_no_memory() -> anyhow::Result<()> {
 /// What a follower hears of a container that says more than a file holds, in bursts: all, in order, each line once.
 #[test]
 fn who_follows_hears_all_while_files_are_put_aside() -> anyhow::Result<()> {
-    follows_all(&Cluster::start()?, "0.2")
+    follows_all(&Cluster::start()?, 12, 100_000, "0.2")
 }
 
-/// With a pause of so many seconds after each burst.
-pub fn follows_all(cluster: &Cluster, pause: &str) -> anyhow::Result<()> {
-    let burst = 100_000;
-    let script =
-        format!("for i in $(seq 0 11); do seq $((i * {burst} + 1)) $(((i + 1) * {burst})); sleep {pause}; done");
+/// So many bursts of so many lines, with a pause of so many seconds after each.
+pub fn follows_all(cluster: &Cluster, bursts: u32, lines: u32, pause: &str) -> anyhow::Result<()> {
+    let burst = format!("seq $((i * {lines} - {})) $((i * {lines}))", lines - 1);
     cluster.apply(&format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: bursts}}\nspec:\n  restartPolicy: Never\n  containers:\n  \
-         - {{name: c, image: 'busybox:1.28', command: [sh, -c, 'sleep 2; {script}']}}\n"
+         - {{name: c, image: 'busybox:1.28', command: [sh, -c, 'sleep 2; for i in $(seq {bursts}); do {burst}; sleep {pause}; done']}}\n"
     ))?;
     cluster.eventually("it runs", || Ok(cluster.get("pod", "bursts")?["status"]["phase"] == "Running"))?;
     let heard = cluster.kubectl(&["logs", "-f", "bursts"]);
     assert_eq!(heard.code, 0, "{}", heard.stderr);
-    let mut expected = 1..=12 * burst;
+    let mut expected = 1..=bursts * lines;
     for line in heard.stdout.lines() {
         assert_eq!(line.parse().ok(), expected.next(), "{line:?}");
     }

@@ -1,7 +1,8 @@
 //! Files in a folder, and news of them.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::sys::inotify::{InitFlags, Inotify};
@@ -37,6 +38,25 @@ impl Watch {
     pub async fn changed(&self) -> io::Result<()> {
         let mut events = [0; 16 << 10];
         self.0.async_io(Interest::READABLE, |fd| Ok(nix::unistd::read(fd, &mut events)?)).await.map(|_| ())
+    }
+}
+
+/// Whether anybody has the file open for writing, which `file` must not be itself: the kernel lends no one a file to read
+/// undisturbed while there is such a one (`F_SETLEASE` in fcntl(2)). False, too, where a file system has no leases.
+pub fn is_written(file: &File) -> bool {
+    /// Which signal tells of it (linux/fcntl.h); libc has no name for it.
+    const F_SETSIG: libc::c_int = 10;
+    let fd = file.as_raw_fd();
+    // SAFETY: commands with a number as argument, on a descriptor that is open as long as `file` is borrowed. Who opened
+    // the file for writing while the lease is held would be the reason for a signal: one that is ignored by default, where
+    // SIGIO would end this process.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::fcntl(fd, F_SETSIG, libc::SIGURG);
+        let refused = libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) != 0;
+        let refused = refused && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock;
+        libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK);
+        refused
     }
 }
 

@@ -25,7 +25,8 @@ pub struct Container {
     input: Option<OwnedFd>,
     /// Read ends of stdout and stderr; with a terminal only the first is used.
     streams: [Option<OwnedFd>; 2],
-    log: LogWriter,
+    /// Open until both streams have ended: who reads the log sees by that whether there may be more.
+    log: Option<LogWriter>,
     pub attached: Vec<Attached>,
 }
 
@@ -68,7 +69,7 @@ impl Container {
         }
         let started_at = jiff::Timestamp::now().to_string();
         let state = ContainerState { id: start.id.clone(), pid: launched, started_at, exit: None };
-        Ok(Container { state, start, input, streams, log, attached: Vec::new() })
+        Ok(Container { state, start, input, streams, log: Some(log), attached: Vec::new() })
     }
 
     pub fn outputs(&self) -> Vec<(usize, RawFd)> {
@@ -81,11 +82,16 @@ impl Container {
         let Some(fd) = &self.streams[stream] else { return };
         match read(fd, &mut buffer) {
             Ok(0) | Err(Errno::EIO) => {
-                self.log.end(STREAMS[stream]);
+                self.end_line(stream);
                 self.streams[stream] = None;
+                if self.streams.iter().all(Option::is_none) {
+                    self.log = None;
+                }
             }
             Ok(n) => {
-                self.log.write(STREAMS[stream], &buffer[..n]);
+                if let Some(log) = &mut self.log {
+                    log.write(STREAMS[stream], &buffer[..n]);
+                }
                 for attached in &mut self.attached {
                     if let Some(out) = &attached.outputs[stream]
                         && write_all(out, &buffer[..n]).is_err()
@@ -109,7 +115,14 @@ impl Container {
                 }
                 self.read_output(stream);
             }
-            self.log.end(STREAMS[stream]);
+            self.end_line(stream);
+        }
+    }
+
+    /// What was written of a line is all of it.
+    fn end_line(&mut self, stream: usize) {
+        if let Some(log) = &mut self.log {
+            log.end(STREAMS[stream]);
         }
     }
 

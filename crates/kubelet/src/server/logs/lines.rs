@@ -5,6 +5,11 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long is waited for who still has a file open that was put aside, or is of a container that has ended: a runtime may be
+/// behind with what it writes. It may also never close one.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Reads the lines of all files of a log, the oldest first, and goes on where it was when there are more.
 pub struct Lines {
@@ -12,6 +17,10 @@ pub struct Lines {
     current: BufReader<File>,
     /// Files that are newer than the current one, the oldest first.
     newer: VecDeque<File>,
+    /// Nobody writes to the current one any more: its end is its end.
+    complete: bool,
+    /// Since when there are newer ones.
+    left: Option<Instant>,
 }
 
 impl Lines {
@@ -25,31 +34,47 @@ impl Lines {
             seek_to_last(&mut files, tail)?;
         }
         let current = files.pop_front().ok_or(io::ErrorKind::NotFound)?;
-        Ok(Lines { path: path.into(), current: BufReader::new(current), newer: files })
+        Ok(Lines { path: path.into(), current: BufReader::new(current), newer: files, complete: false, left: None })
     }
 
-    /// The next line with its end; false when there is none yet.
+    /// Whether there may be more lines.
+    pub fn are_written(&self) -> bool {
+        File::open(&self.path).is_ok_and(|newest| runtime::files::is_written(&newest))
+    }
+
+    /// The next line with its end; false when there is none yet. A runtime may write to a file for a while after it began
+    /// the next one: `all` says whether that is waited for, or what is there now is what was asked for.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn next(&mut self, line: &mut Vec<u8>) -> io::Result<bool> {
+    pub fn next(&mut self, line: &mut Vec<u8>, all: bool) -> io::Result<bool> {
         loop {
             line.clear();
             let length = self.current.read_until(b'\n', line)?;
             if line.last() == Some(&b'\n') {
                 return Ok(true);
             }
-            if let Some(file) = self.newer.pop_front() {
+            if self.complete
+                && let Some(file) = self.newer.pop_front()
+            {
                 self.current = BufReader::new(file);
+                (self.complete, self.left) = (false, None);
                 continue;
             }
             self.current.seek_relative(-(length as i64))?;
-            let inode = self.current.get_ref().metadata()?.ino();
-            // What was written before the file was put aside is read before the newer ones.
-            self.newer = newer_than(&self.path, Some(inode))?;
+            let current = self.current.get_ref();
+            if self.newer.is_empty() {
+                self.newer = newer_than(&self.path, Some(current.metadata()?.ino()))?;
+            }
             if self.newer.is_empty() {
                 return Ok(false);
             }
+            let waits = all && self.left.get_or_insert_with(Instant::now).elapsed() < PATIENCE;
+            if waits && runtime::files::is_written(current) {
+                return Ok(false);
+            }
+            // What was written until now is read before the newer ones.
+            self.complete = true;
         }
     }
 }
@@ -140,7 +165,7 @@ mod tests {
 
     fn rest(lines: &mut Lines) -> String {
         let (mut all, mut line) = (String::new(), Vec::new());
-        while lines.next(&mut line).unwrap() {
+        while lines.next(&mut line, true).unwrap() {
             all.push_str(std::str::from_utf8(&line).unwrap());
         }
         all
@@ -165,6 +190,27 @@ mod tests {
         append(&path, "f\n");
         assert_eq!(rest(&mut none), "half\n");
         assert!(Lines::open(&dir.path().join("1.log"), None).is_err());
+    }
+
+    #[test]
+    fn what_is_written_late_is_read_before_what_is_newer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let mut writer = File::options().create(true).append(true).open(&path).unwrap();
+        writer.write_all(b"1\n").unwrap();
+        let mut lines = Lines::open(&path, None).unwrap();
+        runtime::put_log_aside(&path).unwrap();
+        append(&path, "3\n");
+        assert_eq!(rest(&mut lines), "1\n");
+        writer.write_all(b"2\n").unwrap();
+        assert_eq!(rest(&mut lines), "2\n");
+        // Who asks for what is there now isn't kept waiting.
+        let (mut now, mut line) = (Lines::open(&path, None).unwrap(), Vec::new());
+        for want in ["1\n", "2\n", "3\n"] {
+            assert!(now.next(&mut line, false).unwrap() && line == want.as_bytes(), "{want}");
+        }
+        drop(writer);
+        assert_eq!(rest(&mut lines), "3\n");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 mod lines;
 
-use lines::Lines;
+use lines::{Lines, PATIENCE};
 
 use super::{Body, flag, query, text, value};
 use crate::manager::Manager;
@@ -140,20 +140,38 @@ impl Wanted {
 struct Reading {
     lines: Lines,
     wanted: Wanted,
+    follow: bool,
+    /// When the container was first seen not to run.
+    ended: Option<Instant>,
+    state: State,
+}
+
+#[derive(PartialEq)]
+enum State {
     /// There was more than went into the last batch.
-    more: bool,
+    Full,
+    /// There may be more later.
+    Waiting,
+    Over,
 }
 
 impl Reading {
-    fn batch(mut self) -> std::io::Result<(Self, Vec<u8>)> {
+    /// What comes next, of a container that runs or doesn't.
+    fn batch(mut self, runs: bool) -> std::io::Result<(Self, Vec<u8>)> {
+        // Asked before reading, so that what was written until then is read.
+        let mut last_words =
+            || self.ended.get_or_insert_with(Instant::now).elapsed() < PATIENCE && self.lines.are_written();
+        let goes_on = self.follow && (runs || last_words());
         let (mut batch, mut line) = (Vec::new(), Vec::new());
-        self.more = true;
-        while self.more && batch.len() < BATCH {
-            if self.lines.next(&mut line)? {
-                self.wanted.take(&line, &mut batch);
-                self.more = !self.wanted.is_all();
+        self.state = State::Full;
+        while self.state == State::Full && batch.len() < BATCH {
+            if !self.lines.next(&mut line, goes_on)? {
+                self.state = if goes_on { State::Waiting } else { State::Over };
             } else {
-                self.more = false;
+                self.wanted.take(&line, &mut batch);
+                if self.wanted.is_all() {
+                    self.state = State::Over;
+                }
             }
         }
         Ok((self, batch))
@@ -173,26 +191,25 @@ async fn copy(
     let folder = path.parent().unwrap_or(Path::new("/"));
     let news = News::IN_MODIFY | News::IN_CREATE | News::IN_CLOSE_WRITE;
     let watch = if options.follow { Some(Watch::new(&[folder], news)?) } else { None };
-    let (path, Options { tail, wanted, .. }) = (path.to_path_buf(), options);
+    let (path, Options { follow, tail, wanted }) = (path.to_path_buf(), options);
     let lines = tokio::task::spawn_blocking(move || Lines::open(&path, tail)).await??;
-    let mut reading = Reading { lines, wanted, more: true };
+    let mut reading = Reading { lines, wanted, follow, ended: None, state: State::Full };
     loop {
-        // Looked at before reading, so that what was written before the end is still read after it.
-        let alive = still_runs();
-        let (read, batch) = tokio::task::spawn_blocking(move || reading.batch()).await??;
+        let runs = still_runs();
+        let (read, batch) = tokio::task::spawn_blocking(move || reading.batch(runs)).await??;
         reading = read;
         if !batch.is_empty() && sender.send(batch.into()).await.is_err() {
             return Ok(());
         }
-        if reading.more {
-            continue;
-        }
-        let Some(watch) = watch.as_ref().filter(|_| alive && !reading.wanted.is_all()) else { return Ok(()) };
-        tokio::select! {
-            changed = watch.changed() => changed?,
-            () = sender.closed() => return Ok(()),
-            // A container's end shows in its status.
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        match (&reading.state, &watch) {
+            (State::Full, _) => {}
+            (State::Waiting, Some(watch)) => tokio::select! {
+                changed = watch.changed() => changed?,
+                () = sender.closed() => return Ok(()),
+                // A container's end shows in its status.
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            },
+            (State::Waiting, None) | (State::Over, _) => return Ok(()),
         }
     }
 }
