@@ -372,6 +372,13 @@ fn what_a_container_knows() -> anyhow::Result<()> {
                 Status("/containerStatuses/0/state/terminated/message"),
                 "it broke",
             ),
+            (
+                // However much somebody writes there.
+                "message-large",
+                "restartPolicy: Never\nc: command: [sh, -c, 'printf end | dd of=/dev/termination-log bs=1 seek=1000000000000; exit 3']",
+                Status("/containerStatuses/0/state/terminated/message"),
+                "~\0end",
+            ),
             ("class", "runtimeClassName: known", Says("echo here"), "here"),
             (
                 "class-unknown",
@@ -583,6 +590,32 @@ fn what_a_container_finds_in_its_volumes() -> anyhow::Result<()> {
                 "volumes: [{name: v, emptyDir: {}}]\nc: env: [{name: DIR, value: dir}]\nc: volumeMounts: [{name: v, mountPath: /a, subPath: one/two}, {name: v, mountPath: /b, subPathExpr: $(DIR)/x}, {name: v, mountPath: /v}]",
                 Says("touch /a/f /b/g; cd /v; find . -type f | sort"),
                 "./dir/x/g\n./one/two/f",
+            ),
+            (
+                "sub-path-file",
+                "volumes: [{name: v, configMap: {name: map}}]\nc: volumeMounts: [{name: v, mountPath: /etc/two, subPath: two}]",
+                Says("cat /etc/two"),
+                "2",
+            ),
+            (
+                // Links within a volume never lead out of it.
+                "sub-path-out",
+                "volumes: [{name: v, emptyDir: {}}]\ninitContainers: [{name: i, image: 'busybox:1.28', command: [busybox, ln, -s, /etc, /v/out], volumeMounts: [{name: v, mountPath: /v}]}]\nc: volumeMounts: [{name: v, mountPath: /o, subPath: out}]",
+                Status("/containerStatuses/0/state/waiting/message"),
+                "~failed to prepare subPath for volumeMount \"v\"",
+            ),
+            (
+                "sub-path-back",
+                "volumes: [{name: v, emptyDir: {}}]\nc: env: [{name: UP, value: ../..}]\nc: volumeMounts: [{name: v, mountPath: /o, subPathExpr: $(UP)/x}]",
+                Status("/containerStatuses/0/state/waiting/message"),
+                "~must not contain '..'",
+            ),
+            (
+                // What the agent writes is nobody else's to change, whatever the mount says.
+                "kept",
+                "volumes: [{name: a, configMap: {name: map}}, {name: b, secret: {secretName: secret}}, {name: d, downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}, {name: p, projected: {sources: [{configMap: {name: map}}]}}]\nc: volumeMounts: [{name: a, mountPath: /a}, {name: b, mountPath: /b}, {name: d, mountPath: /d}, {name: p, mountPath: /p}, {name: p, mountPath: /s, subPath: two}]",
+                Says("for f in /a/x /b/x /d/x /p/x /s; do touch $f 2>&1 | grep -o Read-only; done"),
+                "Read-only\nRead-only\nRead-only\nRead-only\nRead-only",
             ),
             (
                 "read-only",

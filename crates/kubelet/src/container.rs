@@ -1,14 +1,15 @@
 //! What a container's spec means, whoever runs it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
     Container, Pod, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext, Volume, VolumeDevice,
 };
 use kube::ResourceExt as _;
 use runtime::spec::{Device, Limits, Mount};
-use runtime::{Image, rootfs, selinux};
+use runtime::{Image, inside, selinux};
 
 use crate::sandbox::{Places, Sandbox, cgroup, etc};
 use crate::{Agent, env};
@@ -178,13 +179,11 @@ pub fn mounts(launch: &Launch<'_>, variables: &BTreeMap<String, String>) -> Resu
         let source = if sub.is_empty() {
             volume.clone()
         } else {
-            let target = rootfs::resolve_inside(volume, Path::new(&sub)).map_err(|e| config_error(e.to_string()))?;
-            if !target.exists() {
-                rootfs::make_inside(volume, Path::new(&sub), true).map_err(|e| {
-                    config_error(format!("failed to prepare subPath for volumeMount {:?}: {e}", wanted.name))
-                })?;
-            }
-            target
+            let part = places.parts(&container.name).join(mounts.len().to_string());
+            bind_part(volume, Path::new(&sub), &part).map_err(|e| {
+                config_error(format!("failed to prepare subPath for volumeMount {:?}: {e}", wanted.name))
+            })?;
+            part
         };
         let propagation = match wanted.mount_propagation.as_deref() {
             Some("HostToContainer") => "rslave",
@@ -239,10 +238,25 @@ pub fn mounts(launch: &Launch<'_>, variables: &BTreeMap<String, String>) -> Resu
     mounts.extend(extra);
     Ok(mounts)
 }
-/// Whether containers may not write to a volume whatever their mounts say.
+
+/// Mounts a part of a volume, as it is now, at `target`: containers of the pod may change meanwhile what its path leads to.
+fn bind_part(volume: &Path, part: &Path, target: &Path) -> io::Result<()> {
+    if part.is_absolute() {
+        return Err(io::Error::other(format!("{} must not be an absolute path", part.display())));
+    }
+    if part.components().any(|c| c == Component::ParentDir) {
+        return Err(io::Error::other(format!("{} must not contain '..'", part.display())));
+    }
+    inside::bind(volume, part, target)
+}
+
+/// Whether containers may not write to a volume whatever their mounts say. What the agent keeps up to date is among them: who could
+/// put links there would have it write and remove files elsewhere (CVE-2017-1002102).
 fn is_read_only(spec: &PodSpec, name: &str) -> bool {
     let claim = |v: &Volume| v.persistent_volume_claim.as_ref().is_some_and(|c| c.read_only == Some(true));
-    spec.volumes.iter().flatten().any(|v| v.name == name && (v.image.is_some() || claim(v)))
+    let kept =
+        |v: &Volume| v.config_map.is_some() || v.secret.is_some() || v.downward_api.is_some() || v.projected.is_some();
+    spec.volumes.iter().flatten().any(|v| v.name == name && (v.image.is_some() || claim(v) || kept(v)))
 }
 
 /// Whether a volume's files may get a container's label: not those of the machine, of an image or of a server.

@@ -66,13 +66,20 @@ pub fn field(pod: &Pod, path: &str, agent: &Agent, ips: &[IpAddr]) -> Result<Str
     })
 }
 
+/// The most that a file of variables may hold, in bytes.
+const VARIABLES: u64 = 64 << 10;
+
 /// A variable that an earlier container wrote into a file (KEP-3721): lines of `KEY=VALUE`.
 fn from_file(source: &EnvVarSource, volumes: &BTreeMap<String, PathBuf>) -> Result<Option<String>, String> {
     let Some(reference) = &source.file_key_ref else { return Ok(None) };
     let (key, path, volume) = (&reference.key, &reference.path, &reference.volume_name);
     let folder = volumes.get(volume).ok_or_else(|| format!("cannot find volume {volume:?}"))?;
-    let text = runtime::rootfs::resolve_inside(folder, Path::new(path)).and_then(std::fs::read_to_string);
-    let found = text.unwrap_or_default().lines().find_map(|line| {
+    let text = match runtime::inside::read(folder, Path::new(path), VARIABLES) {
+        Ok(text) => String::from_utf8_lossy(&text).into_owned(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(format!("the file {path:?} of volume {volume:?} can't be read: {error}")),
+    };
+    let found = text.lines().find_map(|line| {
         let (name, value) = line.trim().split_once('=')?;
         let value = value.trim();
         let bare = ['\'', '"'].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));

@@ -44,6 +44,10 @@ impl Places {
     pub fn container(&self, id: &str) -> PathBuf {
         self.run.join("containers").join(id)
     }
+    /// Where the parts of volumes (`subPath`) of a container are mounted.
+    pub fn parts(&self, container: &str) -> PathBuf {
+        self.run.join("parts").join(container)
+    }
     /// What a container writes to its root.
     pub fn writable(&self, id: &str) -> PathBuf {
         self.data.join("containers").join(id)
@@ -231,7 +235,10 @@ impl Agent {
                 let cgroup = format!("{cgroup_root}{qos}/pod{uid}");
                 runtime::cgroup::destroy(&cgroup);
             }
-            rootfs::unmount_below(&[&places.data, &places.run]);
+            if let Err(error) = rootfs::unmount_below(&[&places.data, &places.run]) {
+                tracing::error!(%uid, %error, "what is left of a pod can't be removed");
+                return;
+            }
             places.namespaces().remove();
             let _ = std::fs::remove_dir_all(&places.run);
             if keep_logs {

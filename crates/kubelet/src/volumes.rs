@@ -68,8 +68,10 @@ impl Agent {
             if let Some(group) = wanted_group.filter(|_| due) {
                 let path = path.clone();
                 let _ = tokio::task::spawn_blocking(move || {
-                    if !(only_if_needed && belongs_to(&path, group)) {
-                        give_to_group(&path, group);
+                    if !(only_if_needed && belongs_to(&path, group))
+                        && let Err(error) = runtime::inside::give_to_group(&path, group as u32)
+                    {
+                        tracing::warn!(path = %path.display(), %error, "a volume can't be given to its pod's group");
                     }
                 })
                 .await;
@@ -455,21 +457,4 @@ fn count_files(folder: &Path) -> usize {
 fn belongs_to(path: &Path, group: i64) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata(path).is_ok_and(|meta| i64::from(meta.gid()) == group && meta.mode() & 0o2070 == 0o2070)
-}
-
-/// Lets a group read and write everything below `path` (`fsGroup`). Links are left alone.
-fn give_to_group(path: &Path, group: i64) {
-    let gid = nix::unistd::Gid::from_raw(group as u32);
-    let Ok(meta) = std::fs::symlink_metadata(path) else { return };
-    if meta.file_type().is_symlink() {
-        return;
-    }
-    let _ = nix::unistd::chown(path, None, Some(gid));
-    let extra = if meta.is_dir() { 0o2070 } else { 0o060 };
-    let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(meta.permissions().mode() | extra));
-    if meta.is_dir() {
-        for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-            give_to_group(&entry.path(), group);
-        }
-    }
 }

@@ -21,7 +21,7 @@ use network::flows;
 use network::nft::{Keeper, NftError, Words};
 use plan::datagrams::{self, Datagrams};
 use plan::{Place, Planner};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -107,13 +107,16 @@ struct Rules {
     family: Family,
     keeper: Keeper,
     planner: Planner,
-    datagrams: Datagrams,
+    /// Where datagrams are led, for the task that makes the kernel forget flows to elsewhere: the next rules don't wait for it.
+    datagrams: watch::Sender<Datagrams>,
 }
 
 impl Rules {
     fn new(config: &Config, family: Family) -> Self {
         let keeper = Keeper::new(&Words::of(family).table(&config.table), "services");
-        Rules { family, keeper, planner: Planner::new(family), datagrams: Datagrams::default() }
+        let (datagrams, changes) = watch::channel(Datagrams::default());
+        tokio::spawn(forget_flows(family, changes));
+        Rules { family, keeper, planner: Planner::new(family), datagrams }
     }
 
     async fn write(
@@ -130,15 +133,24 @@ impl Rules {
         // Only after that: who sends in between makes a new flow.
         let mut now = self.planner.datagrams();
         now.extend(datagrams::of_pods(self.family, own_pods));
-        if now != self.datagrams {
-            self.datagrams = now.clone();
-            match flows::forget(self.family, move |flow| now.is_stale(flow)).await {
-                Ok(0) => {}
-                Ok(count) => tracing::debug!(count, "flows of datagrams led to who isn't there"),
-                Err(error) => tracing::warn!(%error, "datagrams may go for a while to pods that aren't there"),
-            }
-        }
+        self.datagrams.send_if_modified(|old| {
+            let changed = *old != now;
+            *old = now;
+            changed
+        });
         Ok(())
+    }
+}
+
+/// Makes the kernel forget flows of datagrams whenever they are led elsewhere, as long as there is somebody to say where.
+async fn forget_flows(family: Family, mut changes: watch::Receiver<Datagrams>) {
+    while changes.changed().await.is_ok() {
+        let now = changes.borrow_and_update().clone();
+        match flows::forget(family, move |flow| now.is_stale(flow)).await {
+            Ok(0) => {}
+            Ok(count) => tracing::debug!(count, "flows of datagrams led to who isn't there"),
+            Err(error) => tracing::warn!(%error, "datagrams may go for a while to pods that aren't there"),
+        }
     }
 }
 

@@ -28,6 +28,7 @@ pub mod client;
 pub mod devices;
 pub mod files;
 pub mod image;
+pub mod inside;
 pub mod namespaces;
 pub mod process;
 pub mod protocol;

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::users::Users;
@@ -55,14 +56,17 @@ pub fn mount_overlay(
     }
     mount(Some("overlay"), rootfs, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
     if users.is_some() {
-        unmount_below(&[&translated]);
+        unmount_below(&[&translated])?;
     }
     Ok(())
 }
 
 /// Unmounts whatever is mounted at or below any of `paths`, deepest first. What isn't mounted is no error.
-pub fn unmount_below(paths: &[&Path]) {
-    let Ok(mounts) = std::fs::read_to_string("/proc/self/mountinfo") else { return };
+///
+/// # Errors
+/// When something stays mounted. Nothing may be removed then: it could be somebody's data.
+pub fn unmount_below(paths: &[&Path]) -> io::Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
     let mut points: Vec<PathBuf> = mounts
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
@@ -71,8 +75,13 @@ pub fn unmount_below(paths: &[&Path]) {
         .collect();
     points.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
     for point in points {
-        let _ = umount2(&point, MntFlags::MNT_DETACH);
+        match umount2(&point, MntFlags::MNT_DETACH) {
+            // It went with another one, or with the folder that it was on.
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+            Err(error) => return Err(io::Error::other(format!("{} can't be unmounted: {error}", point.display()))),
+        }
     }
+    Ok(())
 }
 
 /// Makes of `folder` a mount of its own that shares what is mounted below it, if it doesn't lie in one

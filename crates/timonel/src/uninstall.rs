@@ -33,7 +33,7 @@ pub fn run(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
     let cgroup = format!("/{}", args.cgroup_root.trim_matches('/'));
     runtime::cgroup::destroy(&cgroup);
     let plugins = cli::kubelet_dir(args.kubelet_dir.as_deref(), &args.data.data_dir);
-    runtime::rootfs::unmount_below(&[&args.run_dir, &args.data.data_dir, &plugins]);
+    runtime::rootfs::unmount_below(&[&args.run_dir, &args.data.data_dir, &plugins])?;
     remove_network();
     let _ = std::fs::remove_dir_all(&args.run_dir);
     for folder in ["plugins_registry", "plugins", "pods"] {

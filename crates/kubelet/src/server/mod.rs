@@ -5,7 +5,7 @@
 
 mod access;
 mod channels;
-mod logs;
+pub mod logs;
 mod portforward;
 pub mod spdy;
 mod streams;

@@ -7,10 +7,11 @@
 
 mod changes;
 mod end;
+mod probing;
+mod start;
 mod state;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,19 +25,24 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::container::{self, Launch, new_id, termination_file};
-use crate::engine::{Containers, Stop};
+use crate::container::{self, termination_file};
+use crate::engine::Containers;
 use crate::manager::Wanted;
-use crate::probes::{self, Verdict};
+use crate::probes::Verdict;
 use crate::sandbox::Places;
+use crate::server::logs;
 use crate::{Agent, static_pods, status};
 
 pub use end::at_once;
+use start::Due;
 use state::save;
 pub use state::{Ended, Phase, Run, Saved, load};
 
 /// A run that was longer than this wipes earlier failures out.
 const LONG_RUN: SignedDuration = SignedDuration::from_mins(10);
+/// The most of a container's termination message that is kept, and of all of a pod's together, in bytes, as upstream does.
+const TERMINATION_MESSAGE: usize = 4 << 10;
+const TERMINATION_MESSAGES: usize = 12 << 10;
 /// How often ConfigMaps, Secrets and tokens in volumes are renewed.
 const REFRESH: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(2);
@@ -310,223 +316,10 @@ impl Worker {
         }
     }
 
-    /// The next container to start, by the order of init containers, sidecars and the rest.
-    fn next_start(&self) -> Option<Due> {
-        let spec = self.pod.spec.as_ref()?;
-        let due = |container: &Container| -> Option<Due> {
-            let run = self.saved.containers.get(&container.name);
-            match run.and_then(|r| r.not_before) {
-                Some(at) if at > Instant::now() => Some(Due::At(at)),
-                _ => Some(Due::Now(container.name.clone())),
-            }
-        };
-        let mut earliest: Option<Due> = None;
-        for container in spec.init_containers.iter().flatten() {
-            let sidecar = container.restart_policy.as_deref() == Some("Always");
-            let run = self.saved.containers.get(&container.name);
-            match run.map(|r| &r.phase) {
-                Some(Phase::Ended(ended)) if !sidecar && ended.code == 0 => {}
-                Some(Phase::Running { .. }) if sidecar && run.is_some_and(|r| r.started) => {}
-                Some(Phase::Running { .. }) => return earliest,
-                _ => match due(container)? {
-                    Due::Now(name) => return Some(Due::Now(name)),
-                    at => {
-                        // A sidecar that waits to be restarted doesn't hold up what already ran past it.
-                        let passed = sidecar && run.is_some_and(|r| r.attempt > 0 || r.last.is_some());
-                        if !passed {
-                            return Some(at);
-                        }
-                        earliest = Some(at.or_earlier(earliest));
-                    }
-                },
-            }
-        }
-        for container in &spec.containers {
-            let run = self.saved.containers.get(&container.name);
-            let wanted = match run.map(|r| &r.phase) {
-                None | Some(Phase::Waiting) => true,
-                Some(Phase::Running { .. }) => false,
-                Some(Phase::Ended(ended)) => status::restarts(&self.pod, container, false, ended.code),
-            };
-            if wanted {
-                match due(container)? {
-                    Due::Now(name) => return Some(Due::Now(name)),
-                    at => earliest = Some(at.or_earlier(earliest)),
-                }
-            }
-        }
-        // Those that somebody added to look at the pod, each once.
-        for container in container::ephemeral(&self.pod) {
-            let run = self.saved.containers.get(&container.name);
-            if run.is_none_or(|r| r.phase == Phase::Waiting) {
-                match due(&container)? {
-                    Due::Now(name) => return Some(Due::Now(name)),
-                    at => earliest = Some(at.or_earlier(earliest)),
-                }
-            }
-        }
-        earliest
-    }
-
-    /// The id of the container that an ephemeral one was made to look at.
-    fn target(&self, name: &str) -> Result<Option<String>, String> {
-        let ephemeral = self.pod.spec.iter().flat_map(|s| s.ephemeral_containers.iter().flatten());
-        let wanted = ephemeral.into_iter().find(|c| c.name == name).and_then(|c| c.target_container_name.as_ref());
-        let Some(target) = wanted else { return Ok(None) };
-        let run = self.saved.containers.get(target).filter(|run| matches!(run.phase, Phase::Running { .. }));
-        let run = run.ok_or_else(|| format!("container {target:?}, which it is to look at, isn't running"))?;
-        Ok(Some(run.id.clone()))
-    }
-
     fn container(&self, name: &str) -> Option<Container> {
         let spec = self.pod.spec.as_ref()?;
         let plain = spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name);
         plain.cloned().or_else(|| container::ephemeral(&self.pod).into_iter().find(|c| c.name == name))
-    }
-
-    async fn start(&mut self, name: &str) {
-        let Some(container) = self.container(name) else { return };
-        let (agent, pod) = (self.agent.clone(), self.pod.clone());
-        let mut run = self.saved.containers.get(name).cloned().unwrap_or_default();
-        let image = match agent.image(&pod, &container).await {
-            Ok(image) => image,
-            Err(missing) => {
-                run.waiting = Some((missing.reason.into(), missing.message));
-                run.not_before = Some(missing.again);
-                self.saved.containers.insert(name.into(), run);
-                return;
-            }
-        };
-        if let Phase::Ended(ended) = &run.phase {
-            let old = ended.clone();
-            self.discard(&old.id).await;
-            run.last = Some(old);
-            run.attempt += 1;
-        }
-        run.id = new_id(&pod, name, run.attempt);
-        run.image_id = image.reference(container.image.as_deref().unwrap_or(""));
-        run.phase = Phase::Waiting;
-        run.not_before = None;
-        run.ready = false;
-        run.started = false;
-        // On disk before it runs, so that it is found again whatever happens to this process.
-        self.saved.containers.insert(name.into(), run.clone());
-        self.save();
-        let target = match self.target(name) {
-            Ok(target) => target,
-            Err(why) => {
-                agent.tell(&pod, name, "Warning", "Failed", format!("Error: {why}"));
-                run.waiting = Some(("CreateContainerError".into(), why));
-                run.failures += 1;
-                run.not_before = Some(Instant::now() + self.agent.config.restart_backoff.after(run.failures));
-                self.saved.containers.insert(name.into(), run);
-                return;
-            }
-        };
-        let no_volumes = BTreeMap::new();
-        let launch = Launch {
-            pod: &pod,
-            container: &container,
-            image: &image,
-            sandbox: &self.saved.sandbox.clone().unwrap_or_default(),
-            places: &self.places,
-            volumes: self.volumes.as_ref().unwrap_or(&no_volumes),
-            id: &run.id,
-            attempt: run.attempt,
-            target: target.as_deref(),
-        };
-        let Some(containers) = self.containers.clone() else { return };
-        let made = containers.create(&agent, &launch).await;
-        if let Ok(id) = &made
-            && let Some(present) = self.saved.containers.get_mut(name)
-            && present.id != *id
-        {
-            present.id.clone_from(id);
-            self.save();
-        }
-        let started = match &made {
-            Ok(id) => containers.start(&agent, &launch, id).await,
-            Err(error) => Err(error.clone()),
-        };
-        run.id = made.unwrap_or(run.id);
-        match started {
-            Ok(()) => {
-                run.phase = Phase::Running { started_at: Timestamp::now().to_string() };
-                run.waiting = None;
-                run.started = container.startup_probe.is_none();
-                run.ready = run.started && container.readiness_probe.is_none();
-                run.limits = Some(container::limits(&container));
-                run.resources = container.resources.clone();
-                self.saved.containers.insert(name.into(), run);
-                self.save();
-                agent.tell(&pod, name, "Normal", "Created", "Container created");
-                agent.tell(&pod, name, "Normal", "Started", "Container started");
-                self.start_probes(name);
-                self.post_start(&container).await;
-            }
-            Err(error) => {
-                let message = format!("Error: {}", error.message);
-                agent.tell(&pod, name, "Warning", "Failed", message);
-                run.waiting = Some((error.reason.into(), error.message.clone()));
-                run.failures += 1;
-                run.not_before = Some(Instant::now() + self.agent.config.restart_backoff.after(run.failures));
-                if error.reason == "RunContainerError" {
-                    let at = Timestamp::now().to_string();
-                    let ended = Ended {
-                        id: run.id.clone(),
-                        code: 128,
-                        message: error.message,
-                        started_at: at.clone(),
-                        finished_at: at,
-                        ..Ended::default()
-                    };
-                    run.phase = Phase::Ended(ended);
-                }
-                self.saved.containers.insert(name.into(), run);
-                self.save();
-            }
-        }
-    }
-
-    /// Runs `lifecycle.postStart`; a container whose hook fails is killed.
-    async fn post_start(&mut self, container: &Container) {
-        let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return };
-        let Some(run) = self.saved.containers.get(&container.name) else { return };
-        let Some(containers) = self.containers.clone() else { return };
-        let target = self.probe_target(container, run);
-        if let Err(error) = probes::hook(&*containers, &target, hook, Duration::from_secs(60)).await {
-            self.agent.tell(
-                &self.pod,
-                &container.name,
-                "Warning",
-                "FailedPostStartHook",
-                format!("PostStartHook failed: {error}"),
-            );
-            containers.stop(&run.id, Stop::default()).await;
-        }
-    }
-
-    fn probe_target(&self, container: &Container, run: &Run) -> probes::Target {
-        probes::Target {
-            id: run.id.clone(),
-            ip: self
-                .saved
-                .sandbox
-                .as_ref()
-                .and_then(|s| s.ips.first())
-                .map_or_else(|| self.agent.config.node_ip(), |ip| *ip),
-            container: container.clone(),
-        }
-    }
-
-    fn start_probes(&mut self, name: &str) {
-        let (Some(container), Some(containers)) = (self.container(name), self.containers.clone()) else { return };
-        let Some(run) = self.saved.containers.get(name) else { return };
-        let target = self.probe_target(&container, run);
-        let task = tokio::spawn(probes::watch(containers, target, run.started, self.verdicts.0.clone()));
-        if let Some(old) = self.probes.insert(name.into(), task.abort_handle()) {
-            old.abort();
-        }
     }
 
     /// Removes what the runtime keeps of a container that has ended.
@@ -558,14 +351,7 @@ impl Worker {
         run.started = false;
         let name = name.clone();
         let attempt = run.attempt;
-        let message = std::fs::read_to_string(termination_file(&self.places, &name, attempt)).unwrap_or_default();
-        let mut message: String = message.chars().take(4096).collect();
-        let container =
-            self.pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
-        let policy = container.into_iter().find(|c| c.name == name).and_then(|c| c.termination_message_policy.clone());
-        if message.is_empty() && exit.code != 0 && policy.as_deref() == Some("FallbackToLogsOnError") {
-            message = last_words(&self.places.log(&name, attempt));
-        }
+        let message = self.termination_message(&name, attempt, exit.code);
         let Some(run) = self.saved.containers.get_mut(&name) else { return };
         run.phase = Phase::Ended(Ended {
             id: id.into(),
@@ -582,36 +368,20 @@ impl Worker {
         self.save();
     }
 
-    async fn verdict(&mut self, verdict: Verdict) {
-        let grace = self.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30).max(1);
-        let Some(run) = self.saved.containers.get_mut(&verdict.container).filter(|r| r.id == verdict.id) else {
-            return;
-        };
-        match verdict.kind {
-            probes::Kind::Started => {
-                run.started = true;
-                let readiness = self.container(&verdict.container).is_some_and(|c| c.readiness_probe.is_some());
-                if let Some(run) = self.saved.containers.get_mut(&verdict.container)
-                    && !readiness
-                {
-                    run.ready = true;
-                }
-            }
-            probes::Kind::Ready => run.ready = verdict.healthy,
-            probes::Kind::Dead => {
-                let name = verdict.container.clone();
-                let id = run.id.clone();
-                let why = format!("Container {name} failed {} probe, will be restarted", verdict.probe);
-                self.agent.tell(&self.pod, &name, "Normal", "Killing", why);
-                let grace = verdict.grace.unwrap_or(Duration::from_secs(grace as u64));
-                self.kill(&name, &id, grace).await;
-            }
-            probes::Kind::Unhealthy => {}
+    /// What a container left in its file, or in its log if it failed without leaving anything.
+    fn termination_message(&self, name: &str, attempt: i32, code: i32) -> String {
+        let spec = self.pod.spec.clone().unwrap_or_default();
+        let count = spec.containers.len()
+            + spec.init_containers.map_or(0, |all| all.len())
+            + spec.ephemeral_containers.map_or(0, |all| all.len());
+        let limit = TERMINATION_MESSAGE.min(TERMINATION_MESSAGES / count.max(1));
+        let file = termination_file(&self.places, name, attempt);
+        let message = logs::end_of_file(&file, limit).unwrap_or_default();
+        let policy = self.container(name).and_then(|c| c.termination_message_policy);
+        if message.is_empty() && code != 0 && policy.as_deref() == Some("FallbackToLogsOnError") {
+            return logs::last_words(&self.places.log(name, attempt), limit).unwrap_or_default();
         }
-        if !verdict.healthy && !verdict.message.is_empty() {
-            let message = format!("{} probe failed: {}", capitalized(verdict.probe), verdict.message);
-            self.agent.tell(&self.pod, &verdict.container, "Warning", "Unhealthy", message);
-        }
+        message
     }
 
     /// Waits for the containers' next event and takes it in; false when there are none.
@@ -666,20 +436,6 @@ impl Worker {
     }
 }
 
-enum Due {
-    Now(String),
-    At(Instant),
-}
-
-impl Due {
-    fn or_earlier(self, other: Option<Due>) -> Due {
-        match (self, other) {
-            (Due::At(a), Some(Due::At(b))) => Due::At(a.min(b)),
-            (mine, _) => mine,
-        }
-    }
-}
-
 /// Why this node can't run a pod as it wants to be run: reason and message, in upstream's words.
 fn refusal(pod: &Pod) -> Option<(&'static str, &'static str)> {
     let spec = pod.spec.as_ref()?;
@@ -693,23 +449,4 @@ fn refusal(pod: &Pod) -> Option<(&'static str, &'static str)> {
         return Some(("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"));
     }
     None
-}
-
-/// The end of a log, as far as a termination message has room for it.
-fn last_words(log: &Path) -> String {
-    const LINES: usize = 80;
-    const BYTES: usize = 2048;
-    let text = std::fs::read(log).unwrap_or_default();
-    let tail =
-        String::from_utf8_lossy(text.get(text.len().saturating_sub(LINES * 256)..).unwrap_or_default()).into_owned();
-    // Each line has the time, the stream and a mark in front.
-    let said: Vec<&str> = tail.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
-    let said = said.get(said.len().saturating_sub(LINES)..).unwrap_or_default().join("\n");
-    let from = (said.len().saturating_sub(BYTES)..).find(|at| said.is_char_boundary(*at)).unwrap_or_default();
-    said.get(from..).unwrap_or_default().to_string()
-}
-
-fn capitalized(word: &str) -> String {
-    let mut chars = word.chars();
-    chars.next().map(|c| c.to_uppercase().collect::<String>() + chars.as_str()).unwrap_or_default()
 }

@@ -138,6 +138,9 @@ pub(super) fn is_digest(text: &str) -> bool {
     hash.len() == 64 && hash.chars().all(|c| c.is_ascii_hexdigit())
 }
 
+/// The most that an index, manifest or configuration may hold, in bytes, as registries have it (distribution-spec).
+const DOCUMENT: u64 = 4 << 20;
+
 /// The files of an unpacked archive.
 struct Parts<'a> {
     folder: &'a Path,
@@ -149,8 +152,7 @@ impl Parts<'_> {
         Ok(crate::rootfs::resolve_inside(self.folder, path)?)
     }
     fn read(&self, path: &Path) -> Result<Vec<u8>, ImageError> {
-        let full = self.inside(path)?;
-        std::fs::read(&full).map_err(|e| (self.refuse)(format!("{}: {e}", path.display())))
+        crate::inside::read(self.folder, path, DOCUMENT).map_err(|e| (self.refuse)(format!("{}: {e}", path.display())))
     }
     fn json(&self, path: &Path) -> Result<Value, ImageError> {
         let bytes = self.read(path)?;

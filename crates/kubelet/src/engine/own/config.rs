@@ -25,10 +25,17 @@ struct Identity {
     groups: Vec<u32>,
 }
 
+/// The most that is read of an image's `/etc/passwd` or `/etc/group`, in bytes.
+const ACCOUNTS: u64 = 4 << 20;
+
+fn accounts(rootfs: &Path, file: &str) -> String {
+    let text = runtime::inside::read(rootfs, Path::new(file), ACCOUNTS).unwrap_or_default();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
 /// A line of `/etc/passwd` or `/etc/group` by name or number: its fields.
 fn account(rootfs: &Path, file: &str, wanted: &str) -> Option<Vec<String>> {
-    let path = rootfs::resolve_inside(rootfs, Path::new(file)).ok()?;
-    let text = std::fs::read_to_string(path).ok()?;
+    let text = accounts(rootfs, file);
     let fields = |line: &str| line.split(':').map(String::from).collect::<Vec<_>>();
     text.lines().map(fields).find(|f| f.first().is_some_and(|n| n == wanted) || f.get(2).is_some_and(|n| n == wanted))
 }
@@ -76,8 +83,7 @@ fn memberships(rootfs: &Path, uid: u32) -> Vec<u32> {
     let Some(name) = account(rootfs, "/etc/passwd", &uid.to_string()).and_then(|f| f.into_iter().next()) else {
         return Vec::new();
     };
-    let Ok(path) = rootfs::resolve_inside(rootfs, Path::new("/etc/group")) else { return Vec::new() };
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let text = accounts(rootfs, "/etc/group");
     let group = |line: &str| {
         let fields: Vec<&str> = line.split(':').collect();
         let is_member = fields.get(3)?.split(',').any(|member| member.trim() == name);
@@ -186,7 +192,9 @@ impl Shim {
         match self.shim.start_container(start).await {
             Ok(_) => Ok(()),
             Err(error) => {
-                rootfs::unmount_below(&[&bundle]);
+                if let Err(error) = rootfs::unmount_below(&[&bundle]) {
+                    tracing::warn!(%error, "what was mounted for a container that doesn't start");
+                }
                 Err(StartError { reason: "RunContainerError", message: error.to_string() })
             }
         }

@@ -157,13 +157,13 @@ impl Containers for Shim {
         let deleted = self.shim.delete(id).await.map_err(io::Error::other);
         let folders = [self.places.container(id), self.places.writable(id)];
         tokio::task::spawn_blocking(move || {
-            rootfs::unmount_below(&[&folders[0], &folders[1]]);
+            rootfs::unmount_below(&[&folders[0], &folders[1]])?;
             for folder in folders {
                 let _ = std::fs::remove_dir_all(folder);
             }
+            deleted
         })
-        .await?;
-        deleted
+        .await?
     }
 
     async fn limit(&self, _: &str, cgroup: &str, limits: &Limits) -> io::Result<()> {

@@ -1,6 +1,8 @@
 //! Logs: files in CRI format, read from the end that is asked for, and followed by inotify.
 
 use std::convert::Infallible;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -178,6 +180,41 @@ impl Reading {
     }
 }
 
+/// The end of a log, as far as a termination message has room for it: at most `limit` bytes, as upstream does.
+///
+/// # Errors
+/// When there is no log.
+pub fn last_words(log: &Path, limit: usize) -> std::io::Result<String> {
+    const LINES: usize = 80;
+    const BYTES: usize = 2048;
+    let mut lines = Lines::open(log, Some(LINES))?;
+    let mut wanted = Wanted { timestamps: false, since: None, left: None };
+    let (mut said, mut line) = (Vec::new(), Vec::new());
+    while lines.next(&mut line, false)? {
+        wanted.take(&line, &mut said);
+    }
+    Ok(text_of(&said[said.len().saturating_sub(limit.min(BYTES))..]))
+}
+
+/// The last `limit` bytes of a file, however much somebody wrote to it.
+///
+/// # Errors
+/// When there is none.
+pub fn end_of_file(path: &Path, limit: usize) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(limit as u64)))?;
+    let mut end = Vec::new();
+    file.take(limit as u64).read_to_end(&mut end)?;
+    Ok(text_of(&end))
+}
+
+/// A text that may begin in the middle of a character.
+fn text_of(bytes: &[u8]) -> String {
+    let begun = bytes.iter().take(3).take_while(|byte| **byte & 0xc0 == 0x80).count();
+    String::from_utf8_lossy(&bytes[begun..]).into_owned()
+}
+
 /// Bytes that are sent at a time.
 const BATCH: usize = 64 << 10;
 
@@ -217,6 +254,23 @@ async fn copy(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_end_is_taken_of_what_a_container_leaves() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("message");
+        std::fs::write(&path, "first äö").unwrap();
+        let end = |limit| end_of_file(&path, limit).unwrap();
+        assert_eq!((end(100).as_str(), end(4).as_str(), end(3).as_str(), end(1).as_str()), ("first äö", "äö", "ö", ""));
+        File::options().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(end(4), "\0\0\0\0");
+        let log = dir.path().join("0.log");
+        let lines: String = (1..=100).map(|n| format!("2026-11-28T06:00:00.000000001Z stderr F {n}\n")).collect();
+        std::fs::write(&log, lines + "2026-11-28T06:00:00.000000001Z stderr P no end\n").unwrap();
+        let said = last_words(&log, 100).unwrap();
+        assert!(said.len() == 100 && said.ends_with("\n99\n100\nno end"), "{said:?}");
+        assert!(last_words(&log, 4096).unwrap().starts_with("22\n23\n"));
+    }
 
     #[test]
     fn what_is_wanted_of_lines_is_taken() {

@@ -1,0 +1,210 @@
+//! What lies in a folder that somebody hostile may change at any moment, as containers change their volumes. Paths are followed
+//! by the kernel and never lead out (`RESOLVE_IN_ROOT` in openat2(2)); what was found is used by its descriptor, not by its
+//! name, which may stand for something else by then.
+
+use std::ffi::OsStr;
+use std::fs::{File, Permissions};
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Component, Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rustix::fs::{AtFlags, CWD, Dir, Gid, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+/// How often a path is followed anew when something was renamed at that moment.
+const TRIES: usize = 100;
+
+fn open_at(root: BorrowedFd<'_>, path: &Path, flags: OFlags, resolve: ResolveFlags) -> io::Result<OwnedFd> {
+    let resolve = resolve | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let open = || rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
+    let mut tries = std::iter::repeat_with(open).take(TRIES);
+    Ok(tries.find(|opened| !matches!(opened, Err(Errno::AGAIN))).unwrap_or(Err(Errno::AGAIN))?)
+}
+
+/// What `path` stands for, which may be anything.
+fn find(root: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
+    open_at(root, path, OFlags::PATH, ResolveFlags::empty()).map(File::from)
+}
+
+fn folder(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// A name for what is open, whatever its own one stands for now (proc_pid_fd(5)).
+fn name_of(open: &impl AsRawFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()))
+}
+
+/// Reads the file that `path` stands for within `root`, if it has no more than `limit` bytes.
+///
+/// # Errors
+/// When there is none, it is larger, or it is no plain file: a pipe or device could keep its reader for ever.
+pub fn read(root: &Path, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let found = find(folder(root)?.as_fd(), path)?;
+    if !found.metadata()?.is_file() {
+        return Err(io::Error::other("it is no plain file"));
+    }
+    let mut content = Vec::new();
+    File::open(name_of(&found))?.take(limit + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > limit {
+        return Err(io::Error::other(format!("it is larger than {limit} bytes")));
+    }
+    Ok(content)
+}
+
+/// Mounts at `target` what `path` stands for within `root`, which is made a folder with `root`'s rights if nothing is there.
+/// What was mounted at `target` before is not any more.
+///
+/// # Errors
+/// Those of the system calls.
+pub fn bind(root: &Path, path: &Path, target: &Path) -> io::Result<()> {
+    let root = folder(root)?;
+    let found = match find(root.as_fd(), path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_folders(&root, path)?,
+        found => found?,
+    };
+    while crate::rootfs::is_mounted(target) {
+        umount2(target, MntFlags::MNT_DETACH)?;
+    }
+    crate::rootfs::make(target, found.metadata()?.is_dir())?;
+    // Not what is mounted below it: that would go from its own place, too, when it goes from here.
+    mount(Some(&name_of(&found)), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    Ok(())
+}
+
+fn make_folders(root: &OwnedFd, path: &Path) -> io::Result<File> {
+    let rights = Permissions::from_mode(find(root.as_fd(), Path::new("."))?.metadata()?.mode() & 0o7777);
+    let mut at = PathBuf::from(".");
+    for part in path.components() {
+        let Component::Normal(name) = part else { continue };
+        let parent = find(root.as_fd(), &at)?;
+        at.push(name);
+        match rustix::fs::mkdirat(&parent, name, Mode::RWXU) {
+            // A mask would have taken some of the rights.
+            Ok(()) => std::fs::set_permissions(name_of(&find(root.as_fd(), &at)?), rights.clone())?,
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    find(root.as_fd(), &at)
+}
+
+/// Lets a group read and write everything below `root` (`fsGroup`). Links are left alone.
+///
+/// # Errors
+/// When `root` can't be opened; what goes away meanwhile, or can't be changed, is passed over.
+pub fn give_to_group(root: &Path, group: u32) -> io::Result<()> {
+    let root = File::from(rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?);
+    if !give(&root, group)? {
+        return Ok(());
+    }
+    // By names from the root, so that a deep tree needs no more descriptors than a flat one.
+    let mut pending = vec![PathBuf::from(".")];
+    while let Some(path) = pending.pop() {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let Ok(opened) = open_at(root.as_fd(), &path, flags, ResolveFlags::NO_SYMLINKS) else { continue };
+        for entry in Dir::read_from(&opened)?.flatten() {
+            let name = Path::new(OsStr::from_bytes(entry.file_name().to_bytes()));
+            if matches!(name.to_str(), Some("." | "..")) {
+                continue;
+            }
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let Ok(found) = rustix::fs::openat(&opened, name, flags, Mode::empty()) else { continue };
+            if give(&File::from(found), group).unwrap_or(false) {
+                pending.push(path.join(name));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives one thing to a group; whether it is a folder.
+fn give(thing: &File, group: u32) -> io::Result<bool> {
+    let meta = thing.metadata()?;
+    if meta.is_symlink() {
+        return Ok(false);
+    }
+    rustix::fs::chownat(thing, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)?;
+    let extra = if meta.is_dir() { 0o2070 } else { 0o060 };
+    std::fs::set_permissions(name_of(thing), Permissions::from_mode(meta.mode() & 0o7777 | extra))?;
+    Ok(meta.is_dir())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_never_lead_out() {
+        let all = tempfile::tempdir().unwrap();
+        let root = all.path().join("root");
+        std::fs::create_dir_all(root.join("etc")).unwrap();
+        std::fs::write(all.path().join("secret"), "of the machine").unwrap();
+        std::fs::write(root.join("etc/passwd"), "its own").unwrap();
+        symlink("../../../../../secret", root.join("up")).unwrap();
+        symlink("/etc/passwd", root.join("absolute")).unwrap();
+        symlink("/proc/self/root/etc/passwd", root.join("magic")).unwrap();
+        assert_eq!(read(&root, Path::new("absolute"), 100).unwrap(), b"its own");
+        assert_eq!(read(&root, Path::new("/etc/passwd"), 100).unwrap(), b"its own");
+        assert!(read(&root, Path::new("up"), 100).is_err());
+        assert!(read(&root, Path::new("../secret"), 100).is_err());
+        assert!(read(&root, Path::new("magic"), 100).is_err());
+    }
+
+    #[test]
+    fn only_plain_files_of_a_reasonable_size_are_read() {
+        let root = tempfile::tempdir().unwrap();
+        let pipe = root.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let large = File::create(root.path().join("large")).unwrap();
+        large.set_len(1 << 40).unwrap();
+        std::fs::write(root.path().join("full"), "1234").unwrap();
+        let said = |name: &str| read(root.path(), Path::new(name), 4).map_err(|error| error.to_string());
+        assert_eq!(said("full"), Ok(b"1234".to_vec()));
+        assert_eq!(said("large"), Err("it is larger than 4 bytes".into()));
+        assert_eq!(said("pipe"), Err("it is no plain file".into()));
+        assert_eq!(said("."), Err("it is no plain file".into()));
+    }
+
+    #[test]
+    fn what_is_mounted_is_what_was_found() {
+        let all = tempfile::tempdir().unwrap();
+        let (root, target) = (all.path().join("root"), all.path().join("target"));
+        std::fs::create_dir_all(root.join("there")).unwrap();
+        std::fs::set_permissions(&root, Permissions::from_mode(0o775)).unwrap();
+        symlink("/", root.join("way-out")).unwrap();
+        bind(&root, Path::new("way-out/new/deep"), &target).unwrap();
+        std::fs::write(target.join("f"), "x").unwrap();
+        assert_eq!(std::fs::metadata(root.join("new/deep")).unwrap().mode() & 0o7777, 0o775);
+        assert!(root.join("new/deep/f").exists());
+        // A file takes the place of the folder that was mounted before.
+        bind(&root, Path::new("new/deep/f"), &all.path().join("file")).unwrap();
+        assert_eq!(std::fs::read(all.path().join("file")).unwrap(), b"x");
+        bind(&root, Path::new("there"), &target).unwrap();
+        assert_eq!(std::fs::read_dir(&target).unwrap().count(), 0);
+        crate::rootfs::unmount_below(&[all.path()]).unwrap();
+    }
+
+    #[test]
+    fn a_group_gets_what_is_in_the_folder_alone() {
+        let all = tempfile::tempdir().unwrap();
+        let (root, outside) = (all.path().join("root"), all.path().join("outside"));
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        for file in [&outside, &root.join("a/b/c")] {
+            std::fs::write(file, "").unwrap();
+            std::fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
+        }
+        symlink(&outside, root.join("a/link")).unwrap();
+        give_to_group(&root, 4321).unwrap();
+        let of = |path: &Path| std::fs::metadata(path).map(|m| (m.gid(), m.mode() & 0o7777)).unwrap();
+        assert_eq!(of(&root), (4321, 0o2775));
+        assert_eq!(of(&root.join("a/b")), (4321, 0o2775));
+        assert_eq!(of(&root.join("a/b/c")), (4321, 0o660));
+        assert_ne!(of(&outside).0, 4321);
+    }
+}
