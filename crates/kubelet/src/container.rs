@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 };
 use kube::ResourceExt as _;
 use runtime::spec::{Device, Limits, Mount};
-use runtime::{Image, inside, selinux};
+use runtime::{Image, huge_pages, inside, selinux};
 
 use crate::sandbox::{Places, Sandbox, cgroup, etc};
 use crate::{Agent, env};
@@ -62,7 +62,7 @@ pub fn limits(container: &Container) -> Limits {
         cpu_shares: shares(request),
         cpu_milli: milli(&resources.limits, "cpu"),
         memory_bytes: milli(&resources.limits, "memory") / 1000,
-        pids: 0,
+        ..Limits::default()
     }
 }
 
@@ -78,11 +78,14 @@ pub fn pod_limits(pod: &Pod) -> Limits {
     let (requests, limits) = (amounts("requests"), amounts("limits"));
     let limit = |name: &str| limits.get(name).filter(|_| says(name)).copied().unwrap_or_default();
     let request = requests.get("cpu").copied().unwrap_or_default().milli();
+    let bytes = |name: &str| limits.get(name).map_or(0, |limit| limit.value().max(0) as u64);
     Limits {
         cpu_shares: shares(request),
         cpu_milli: limit("cpu").milli(),
         memory_bytes: limit("memory").value(),
         pids: 0,
+        // Who asks for none gets none.
+        huge_pages: huge_pages::sizes().into_iter().map(|size| (size, bytes(&huge_pages::resource(size)))).collect(),
     }
 }
 

@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt as _};
+use runtime::{inside, rootfs};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -91,7 +92,7 @@ impl Agent {
                     other.ok_or_else(|| format!("the volume that {name} is to be a copy of isn't there"))?
                 }
             };
-            copy(&from, &path).await?;
+            copy(&self.config, &from, &path).await?;
         }
         let api: Api<PersistentVolume> = Api::all(self.client.clone());
         let patch = json!({"metadata": {"annotations": {FILL_FROM: null}}});
@@ -135,7 +136,7 @@ fn folder(config: &Config, volume: &PersistentVolume) -> Option<PathBuf> {
 }
 
 /// Copies a folder with all that files have, so that it is there as a whole or not at all, also after a power cut.
-async fn copy(from: &Path, to: &Path) -> Result<(), String> {
+async fn copy(config: &Config, from: &Path, to: &Path) -> Result<(), String> {
     let partial = to.with_extension("partial");
     let text = |e: io::Error| e.to_string();
     remove_folder(&partial).await?;
@@ -143,10 +144,14 @@ async fn copy(from: &Path, to: &Path) -> Result<(), String> {
     if !from.exists() {
         return Err(format!("{} isn't there", from.display()));
     }
+    // A pod that writes to the volume could put a link in the program's way to what isn't the volume's.
+    let shown = config.run_dir.join("copies").join(to.file_name().unwrap_or_default());
+    hide(&shown).map_err(text)?;
+    inside::show_without_links(from, &shown).map_err(text)?;
     // Programs that don't know how to share blocks (busybox) copy them.
     let mut failed = String::new();
     for options in [&["-a", "--reflink=auto"][..], &["-a"]] {
-        let output = Command::new("cp").args(options).arg(from).arg(&partial).kill_on_drop(true).output().await;
+        let output = Command::new("cp").args(options).arg(&shown).arg(&partial).kill_on_drop(true).output().await;
         let output = output.map_err(|e| format!("cp can't be run: {e}"))?;
         if output.status.success() {
             failed.clear();
@@ -155,6 +160,7 @@ async fn copy(from: &Path, to: &Path) -> Result<(), String> {
         failed = String::from_utf8_lossy(&output.stderr).lines().take(3).collect::<Vec<_>>().join("; ");
         remove_folder(&partial).await?;
     }
+    hide(&shown).map_err(text)?;
     if !failed.is_empty() {
         return Err(failed);
     }
@@ -165,6 +171,15 @@ async fn copy(from: &Path, to: &Path) -> Result<(), String> {
         std::fs::File::open(to.parent().unwrap_or(&to))?.sync_all()
     };
     tokio::task::spawn_blocking(finish).await.map_err(|e| e.to_string())?.map_err(text)
+}
+
+/// Undoes [`inside::show_without_links`], also if it was done by a process that was killed.
+fn hide(shown: &Path) -> io::Result<()> {
+    rootfs::unmount_below(&[shown])?;
+    match std::fs::remove_dir(shown) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 async fn remove_folder(path: &Path) -> Result<(), String> {
@@ -244,7 +259,7 @@ async fn snapshot(
         };
         // A volume that no pod had yet is empty.
         std::fs::create_dir_all(&from).map_err(|e| e.to_string())?;
-        if let Err(error) = copy(&from, &place).await {
+        if let Err(error) = copy(&agent.config, &from, &place).await {
             tell(&api, &name, json!({"readyToUse": false, "error": {"message": error}})).await?;
             return Err(error);
         }

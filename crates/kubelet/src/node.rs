@@ -8,6 +8,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource as _};
+use runtime::huge_pages;
 use serde_json::{Value, json};
 
 use crate::engine::{self, Engine};
@@ -25,6 +26,8 @@ pub struct NodeFacts {
     pub cpus: usize,
     pub memory_kib: u64,
     pub disk_bytes: u64,
+    /// Sizes of huge pages, and the memory that is set aside for each, in bytes.
+    pub huge_pages: Vec<(u64, u64)>,
     pub kernel: String,
     pub os_image: String,
     pub machine_id: String,
@@ -46,6 +49,7 @@ impl NodeFacts {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory_kib: total.and_then(|t| t.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0),
             disk_bytes: disk.map_or(0, |d| d.blocks() * d.fragment_size()),
+            huge_pages: huge_pages::sizes().into_iter().map(|size| (size, huge_pages::set_aside(size))).collect(),
             kernel: read("/proc/sys/kernel/osrelease"),
             os_image: os.map_or_else(|| "Linux".into(), |o| o.trim_matches('"').into()),
             machine_id: read("/etc/machine-id"),
@@ -114,8 +118,15 @@ fn conditions(before: &[NodeCondition], pressures: Pressures, unready: Option<&s
 /// The status that says what this node is and that it is ready.
 fn status(config: &Config, engine: &dyn Engine, images: &[runtime::Image], conditions: Vec<Value>) -> Value {
     let facts = NodeFacts::gather(&config.data_dir);
-    let amounts = json!({"cpu": facts.cpus.to_string(), "memory": format!("{}Ki", facts.memory_kib), "pods": config.max_pods.to_string(),
-                         "ephemeral-storage": facts.disk_bytes.to_string(), "hugepages-2Mi": "0", "hugepages-1Gi": "0"});
+    let mut capacity = json!({"cpu": facts.cpus.to_string(), "memory": format!("{}Ki", facts.memory_kib),
+        "pods": config.max_pods.to_string(), "ephemeral-storage": facts.disk_bytes.to_string()});
+    for (size, bytes) in &facts.huge_pages {
+        capacity[huge_pages::resource(*size)] = apimachinery::Quantity::from_int(*bytes as i64).canonical(true).into();
+    }
+    // What is set aside is nobody else's.
+    let mut allocatable = capacity.clone();
+    let set_aside = facts.huge_pages.iter().map(|(_, bytes)| bytes / 1024).sum::<u64>();
+    allocatable["memory"] = format!("{}Ki", facts.memory_kib.saturating_sub(set_aside)).into();
     let engine::Version { name, version } = engine.version();
     let abilities = engine.abilities();
     let images: Vec<Value> = images
@@ -134,7 +145,7 @@ fn status(config: &Config, engine: &dyn Engine, images: &[runtime::Image], condi
     let internal = config.node_ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()}));
     let addresses: Vec<Value> = internal.chain([json!({"type": "Hostname", "address": config.node_name})]).collect();
     json!({
-        "capacity": amounts, "allocatable": amounts,
+        "capacity": capacity, "allocatable": allocatable,
         "addresses": addresses,
         "volumesInUse": crate::csi::in_use(config),
         "runtimeHandlers": handlers,

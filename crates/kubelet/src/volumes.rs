@@ -121,6 +121,13 @@ impl Agent {
                 )
                 .map_err(|e| e.to_string())?;
             }
+            let medium = source.medium.as_deref().unwrap_or("");
+            if medium.starts_with("HugePages") && !rootfs::is_mounted(&folder) {
+                let options = format!("mode=1777,pagesize={}", page_size(pod, medium)?);
+                let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+                mount(Some("hugetlbfs"), &folder, Some("hugetlbfs"), flags, Some(options.as_str()))
+                    .map_err(|e| format!("no huge pages can be mounted: {e}"))?;
+            }
             return Ok(Ready { path: folder, fs_group: FsGroup::Once });
         }
         std::fs::create_dir_all(&folder).map_err(text)?;
@@ -426,6 +433,32 @@ fn write_atomically(folder: &Path, files: &Files) -> io::Result<()> {
         let _ = std::fs::remove_dir_all(old);
     }
     Ok(())
+}
+
+/// The size of the huge pages of an `emptyDir`: that which its medium names, or the only one that the pod asks for.
+fn page_size(pod: &Pod, medium: &str) -> Result<String, String> {
+    let spec = pod.spec.as_ref();
+    let containers = spec.into_iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+    let of_containers = containers.filter_map(|c| c.resources.as_ref()?.requests.as_ref());
+    let of_pod = spec.and_then(|s| s.resources.as_ref()?.requests.as_ref());
+    let asked: std::collections::BTreeSet<&str> = of_containers
+        .chain(of_pod)
+        .flat_map(BTreeMap::keys)
+        .filter_map(|name| name.strip_prefix("hugepages-"))
+        .collect();
+    let wanted = medium.strip_prefix("HugePages").unwrap_or("").trim_start_matches('-');
+    let size = match (wanted, asked.len()) {
+        ("", 1) => asked.first().copied().unwrap_or(""),
+        ("", 0) => return Err("the pod asks for no huge pages (resources hugepages-2Mi and the like)".into()),
+        ("", _) => {
+            return Err(
+                "the pod asks for huge pages of several sizes: the medium must be HugePages-2Mi or the like".into()
+            );
+        }
+        (size, _) if asked.contains(size) => size,
+        (size, _) => return Err(format!("the pod asks for no hugepages-{size}, which the medium {medium} is made of")),
+    };
+    Ok(size.trim_end_matches('i').into())
 }
 
 /// Whether a pod has volumes that tell of itself (`downwardAPI`).

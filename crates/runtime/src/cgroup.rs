@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::devices::{self, Rule};
+use crate::huge_pages;
 use crate::spec::Limits;
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -105,6 +106,14 @@ pub fn set_limits(cgroup: &str, limits: &Limits) -> std::io::Result<()> {
     let write =
         |controller: &str, file: &str, text: String| std::fs::write(folder(controller, cgroup).join(file), text);
     let memory = |zero: &str| if limits.memory_bytes > 0 { limits.memory_bytes.to_string() } else { zero.into() };
+    for (size, bytes) in &limits.huge_pages {
+        let file = if is_unified() { "max" } else { "limit_in_bytes" };
+        let file = format!("hugetlb.{}.{file}", huge_pages::in_cgroups(*size));
+        // Not every machine has the controller.
+        if folder("hugetlb", cgroup).join(&file).exists() {
+            write("hugetlb", &file, bytes.to_string())?;
+        }
+    }
     let quota = if limits.cpu_milli > 0 { (limits.cpu_milli * 100).max(1000) } else { -1 };
     if is_unified() {
         let text = if quota < 0 { "max 100000".to_string() } else { format!("{quota} 100000") };
@@ -233,7 +242,7 @@ pub fn create_leaf(cgroup: &str) -> std::io::Result<()> {
         }
         return Ok(());
     }
-    for controller in ["memory", "cpu", "cpuacct", "pids", "devices", "freezer", "cpuset"] {
+    for controller in ["memory", "cpu", "cpuacct", "pids", "devices", "freezer", "cpuset", "hugetlb"] {
         if Path::new(ROOT).join(controller).exists() {
             std::fs::create_dir_all(folder(controller, cgroup))?;
         }

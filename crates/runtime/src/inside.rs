@@ -3,7 +3,7 @@
 //! name, which may stand for something else by then.
 
 use std::ffi::OsStr;
-use std::fs::{File, Permissions};
+use std::fs::{File, Metadata, Permissions};
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -92,20 +92,21 @@ fn make_folders(root: &OwnedFd, path: &Path) -> io::Result<File> {
     find(root.as_fd(), &at)
 }
 
-/// Lets a group read and write everything below `root` (`fsGroup`). Links are left alone.
+/// Shows `each` everything at and below `root`, links themselves among it, until it fails. What goes away meanwhile is passed over.
 ///
 /// # Errors
-/// When `root` can't be opened; what goes away meanwhile, or can't be changed, is passed over.
-pub fn give_to_group(root: &Path, group: u32) -> io::Result<()> {
-    let root = File::from(rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?);
-    if !give(&root, group)? {
+/// Those of `each`, and when `root` can't be opened.
+pub fn walk(root: &Path, mut each: impl FnMut(&Found) -> io::Result<()>) -> io::Result<()> {
+    let root = Found(File::from(rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?));
+    each(&root)?;
+    if !root.meta()?.is_dir() {
         return Ok(());
     }
     // By names from the root, so that a deep tree needs no more descriptors than a flat one.
     let mut pending = vec![PathBuf::from(".")];
     while let Some(path) = pending.pop() {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let Ok(opened) = open_at(root.as_fd(), &path, flags, ResolveFlags::NO_SYMLINKS) else { continue };
+        let Ok(opened) = open_at(root.0.as_fd(), &path, flags, ResolveFlags::NO_SYMLINKS) else { continue };
         for entry in Dir::read_from(&opened)?.flatten() {
             let name = Path::new(OsStr::from_bytes(entry.file_name().to_bytes()));
             if matches!(name.to_str(), Some("." | "..")) {
@@ -113,7 +114,9 @@ pub fn give_to_group(root: &Path, group: u32) -> io::Result<()> {
             }
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let Ok(found) = rustix::fs::openat(&opened, name, flags, Mode::empty()) else { continue };
-            if give(&File::from(found), group).unwrap_or(false) {
+            let found = Found(File::from(found));
+            each(&found)?;
+            if found.meta()?.is_dir() {
                 pending.push(path.join(name));
             }
         }
@@ -121,16 +124,56 @@ pub fn give_to_group(root: &Path, group: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives one thing to a group; whether it is a folder.
-fn give(thing: &File, group: u32) -> io::Result<bool> {
-    let meta = thing.metadata()?;
-    if meta.is_symlink() {
-        return Ok(false);
+/// Something found on a walk, by a descriptor that can't read or write it (`O_PATH`).
+pub struct Found(File);
+
+impl Found {
+    /// # Errors
+    /// Those of the file system.
+    pub fn meta(&self) -> io::Result<Metadata> {
+        self.0.metadata()
     }
-    rustix::fs::chownat(thing, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)?;
+
+    /// A name for it, good as long as it is borrowed, whatever its own one stands for now.
+    pub fn name(&self) -> PathBuf {
+        name_of(&self.0)
+    }
+}
+
+/// Lets a group read and write everything below `root` (`fsGroup`). Links are left alone.
+///
+/// # Errors
+/// When `root` can't be opened; what can't be changed is passed over.
+pub fn give_to_group(root: &Path, group: u32) -> io::Result<()> {
+    walk(root, |found| {
+        let _ = give(found, group);
+        Ok(())
+    })
+}
+
+fn give(found: &Found, group: u32) -> io::Result<()> {
+    let meta = found.meta()?;
+    if meta.is_symlink() {
+        return Ok(());
+    }
+    rustix::fs::chownat(&found.0, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)?;
     let extra = if meta.is_dir() { 0o2070 } else { 0o060 };
-    std::fs::set_permissions(name_of(thing), Permissions::from_mode(meta.mode() & 0o7777 | extra))?;
-    Ok(meta.is_dir())
+    std::fs::set_permissions(found.name(), Permissions::from_mode(meta.mode() & 0o7777 | extra))
+}
+
+/// Shows a folder at another place, where nobody writes to it and no link is followed (`MS_NOSYMFOLLOW`, since Linux 5.10): for
+/// programs that go by names.
+///
+/// # Errors
+/// Those of mount(2).
+pub fn show_without_links(folder: &Path, at: &Path) -> io::Result<()> {
+    // Of linux/mount.h; nix has no name for it.
+    let no_links = MsFlags::from_bits_retain(0x100);
+    let none = None::<&str>;
+    std::fs::create_dir_all(at)?;
+    mount(Some(folder), at, none, MsFlags::MS_BIND, none)?;
+    mount(none, at, none, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | no_links, none)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -187,6 +230,21 @@ mod tests {
         assert_eq!(std::fs::read(all.path().join("file")).unwrap(), b"x");
         bind(&root, Path::new("there"), &target).unwrap();
         assert_eq!(std::fs::read_dir(&target).unwrap().count(), 0);
+        crate::rootfs::unmount_below(&[all.path()]).unwrap();
+    }
+
+    #[test]
+    fn who_goes_by_names_meets_no_links() {
+        let all = tempfile::tempdir().unwrap();
+        let (root, shown) = (all.path().join("root"), all.path().join("shown"));
+        std::fs::create_dir_all(root.join("a")).unwrap();
+        std::fs::write(root.join("a/file"), "x").unwrap();
+        symlink("a", root.join("link")).unwrap();
+        show_without_links(&root, &shown).unwrap();
+        assert_eq!(std::fs::read(shown.join("a/file")).unwrap(), b"x");
+        assert_eq!(std::fs::read_link(shown.join("link")).unwrap(), Path::new("a"));
+        assert_eq!(std::fs::read(shown.join("link/file")).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        assert!(std::fs::write(shown.join("a/file"), "y").is_err());
         crate::rootfs::unmount_below(&[all.path()]).unwrap();
     }
 

@@ -27,6 +27,7 @@ pub mod cgroup;
 pub mod client;
 pub mod devices;
 pub mod files;
+pub mod huge_pages;
 pub mod image;
 pub mod inside;
 pub mod namespaces;

@@ -9,6 +9,8 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
+use crate::inside;
+
 /// Of `linux/fs.h`: a file's project and whether what is made in a folder is of the same.
 const GET_ATTRIBUTES: libc::Ioctl = 0x801c_581f;
 const SET_ATTRIBUTES: libc::Ioctl = 0x401c_5820;
@@ -135,16 +137,13 @@ fn number(text: &str) -> u32 {
 
 /// Makes a folder and all that is in it of a project. What isn't a file or a folder holds nothing.
 fn join_all(folder: &Path, project: u32) -> io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            join_all(&entry.path(), project)?;
-        } else if kind.is_file() {
-            join(&File::open(entry.path())?, project, false)?;
+    inside::walk(folder, |found| {
+        let meta = found.meta()?;
+        match meta.is_dir() || meta.is_file() {
+            true => join(&File::open(found.name())?, project, meta.is_dir()),
+            false => Ok(()),
         }
-    }
-    join(&File::open(folder)?, project, true)
+    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 use std::io;
 use std::path::Path;
 
+use crate::inside;
+
 const FILE_SYSTEM: &str = "/sys/fs/selinux/enforce";
 /// Takes a label that the policy knows, and no other.
 const CHECK: &str = "/sys/fs/selinux/context";
@@ -84,17 +86,10 @@ fn of_policy(contexts: &str, options: &Options) -> Option<Labels> {
 /// # Errors
 /// Those of the file system.
 pub fn relabel(path: &Path, label: &str) -> io::Result<()> {
-    match xattr::set(path, ATTRIBUTE, label.as_bytes()) {
-        // It may be gone already.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOENT)) => return Ok(()),
-        other => other?,
-    }
-    if std::fs::symlink_metadata(path)?.is_dir() {
-        for entry in std::fs::read_dir(path)? {
-            relabel(&entry?.path(), label)?;
-        }
-    }
-    Ok(())
+    inside::walk(path, |found| match xattr::set_deref(found.name(), ATTRIBUTE, label.as_bytes()) {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+        other => other,
+    })
 }
 
 /// The next program that this thread becomes runs under the label (proc_pid_attr(5), exec).

@@ -1,5 +1,6 @@
 //! From what a container should be to an OCI bundle (`config.json`, runtime-spec 1.2).
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -76,6 +77,9 @@ pub struct Limits {
     pub cpu_milli: i64,
     pub memory_bytes: i64,
     pub pids: i64,
+    /// Bytes in huge pages of each size in bytes; what isn't named is left as it is. Only of pods as a whole.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub huge_pages: BTreeMap<u64, u64>,
 }
 
 /// Everything about a container that isn't in its image.

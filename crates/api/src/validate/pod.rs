@@ -363,21 +363,54 @@ pub fn resources(resources: &Value, path: &str, causes: &mut Vec<Cause>) {
             }
         }
     };
+    let huge = |list: &str, name: &str, amount: Option<Quantity>, value: &Value, causes: &mut Vec<Cause>| {
+        let size = name.strip_prefix(HUGE_PAGES).and_then(|size| size.parse::<Quantity>().ok());
+        if let (Some(size), Some(amount)) = (size, amount)
+            && (size.value() <= 0 || amount.value() % size.value() != 0)
+        {
+            let detail = format!("must be a multiple of the size of a page, {}", size.canonical(true));
+            causes.push(Cause::invalid(format!("{path}.{list}[{name}]"), value, &detail));
+        }
+    };
     for (name, value) in resources["limits"].as_object().into_iter().flatten() {
-        read("limits", name, value, causes);
+        let limit = read("limits", name, value, causes);
+        huge("limits", name, limit, value, causes);
     }
     for (name, value) in resources["requests"].as_object().into_iter().flatten() {
         let request = read("requests", name, value, causes);
+        huge("requests", name, request, value, causes);
         let limit = &resources["limits"][name.as_str()];
         if limit.is_null() {
+            if !may_be_exceeded(name) {
+                let detail = "Limit must be set for non overcommitable resources";
+                causes.push(Cause::required(format!("{path}.limits"), detail));
+            }
             continue;
         }
         let text = limit.as_str().map(String::from).unwrap_or_else(|| limit.to_string());
         if let (Some(request), Ok(limit)) = (request, text.parse::<Quantity>())
-            && request > limit
+            && (request > limit || (request < limit && !may_be_exceeded(name)))
         {
-            let detail = format!("must be less than or equal to {name} limit of {text}");
+            let relation = if may_be_exceeded(name) { "less than or equal" } else { "equal" };
+            let detail = format!("must be {relation} to {name} limit of {text}");
             causes.push(Cause::invalid(format!("{path}.requests"), value, &detail));
         }
     }
+    let names = || {
+        ["limits", "requests"]
+            .into_iter()
+            .flat_map(|list| resources[list].as_object().into_iter().flatten())
+            .map(|(n, _)| n)
+    };
+    if names().any(|n| n.starts_with(HUGE_PAGES)) && !names().any(|n| matches!(n.as_str(), "cpu" | "memory")) {
+        causes.push(Cause::forbidden(path, "HugePages require cpu or memory"));
+    }
+}
+
+const HUGE_PAGES: &str = "hugepages-";
+
+/// Whether more of a resource may be promised than there is: not of huge pages, nor of what isn't Kubernetes' own.
+fn may_be_exceeded(name: &str) -> bool {
+    let own = !name.contains('/') || name.split('/').next().is_some_and(|domain| domain.ends_with("kubernetes.io"));
+    own && !name.starts_with(HUGE_PAGES)
 }
