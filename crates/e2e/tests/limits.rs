@@ -1,5 +1,6 @@
 //! LimitRanges and ResourceQuotas on a server without a node; disruption budgets and what pods may use on real ones.
 
+use anyhow::Context as _;
 use testkit::Cluster;
 
 const LIMITS: &str = "
@@ -239,6 +240,50 @@ fn containers_are_confined_by_seccomp() -> anyhow::Result<()> {
         Ok(waiting["reason"] == "CreateContainerError"
             && waiting["message"].as_str().is_some_and(|m| m.contains("mine.json")))
     })
+}
+
+#[test]
+fn pods_leave_what_is_reserved() -> anyhow::Result<()> {
+    let cluster = Cluster::start_with(&[
+        "--kube-reserved=cpu=100m,memory=256Mi",
+        "--system-reserved=cpu=100m,pid=1000",
+        "--pod-max-pids=32",
+        "--eviction-hard=",
+    ])?;
+    let nodes = cluster.list("nodes", "")?;
+    let (capacity, allocatable) = (&nodes[0]["status"]["capacity"], &nodes[0]["status"]["allocatable"]);
+    let number = |amount: &serde_json::Value, unit: &str| {
+        amount.as_str().and_then(|text| text.strip_suffix(unit)?.parse::<u64>().ok()).context("a number")
+    };
+    assert_eq!(number(&allocatable["cpu"], "m")?, number(&capacity["cpu"], "")? * 1000 - 200);
+    let memory = number(&capacity["memory"], "Ki")?;
+    assert!(number(&allocatable["memory"], "Ki")? <= memory - (256 << 10));
+    // All pods together are bound by that, and each in the number of its processes.
+    let unified = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let read = |controller: &str, group: &str, file: &str| -> anyhow::Result<u64> {
+        let root = std::path::Path::new("/sys/fs/cgroup").join(if unified { "" } else { controller });
+        let path = root.join(cluster.server.cgroup()).join(group).join(file);
+        Ok(std::fs::read_to_string(&path).with_context(|| path.display().to_string())?.trim().parse()?)
+    };
+    let file = if unified { "memory.max" } else { "memory.limit_in_bytes" };
+    assert_eq!(read("memory", "", file)?, (memory - (256 << 10)) << 10);
+    assert!(read("pids", "", "pids.max")? > 1000);
+    cluster.apply(&pod("bomb", "{}").replace("image: x", "image: 'busybox:1.28', command: [sleep, '36000']"))?;
+    cluster.wait_pod("bomb")?;
+    let uid = cluster.get("pod", "bomb")?["metadata"]["uid"].as_str().context("uid")?.to_string();
+    assert_eq!(read("pids", &format!("besteffort/pod{uid}"), "pids.max")?, 32);
+    let many = "for i in $(seq 50); do sleep 60 & done; echo all";
+    let refused = cluster.kubectl(&["exec", "bomb", "--", "sh", "-c", many]);
+    assert!(!refused.stdout.contains("all") && refused.stderr.contains("fork"), "{refused:?}");
+
+    for (flag, words) in [
+        ("--kube-reserved=disk=1Gi", "\"disk=1Gi\" is no reservation"),
+        ("--system-reserved=memory=100Ti", "100Ti of memory can't be reserved, as the machine has"),
+    ] {
+        let refused = cluster.server.timonel(&["server", flag]);
+        assert!(refused.code != 0 && refused.stderr.contains(words), "{refused:?}");
+    }
+    Ok(())
 }
 
 #[test]

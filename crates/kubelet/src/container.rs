@@ -45,7 +45,7 @@ pub fn resize_restarts(container: &Container, before: Option<&Limits>, after: &L
 }
 
 /// The weight of a request, in thousandths of a core.
-fn shares(milli: i64) -> u64 {
+pub fn shares(milli: i64) -> u64 {
     ((milli * 1024 / 1000) as u64).max(2)
 }
 
@@ -148,7 +148,8 @@ impl Agent {
     pub fn bound_pod(&self, pod: &Pod) -> std::io::Result<()> {
         let cgroup = cgroup(&self.config, pod);
         runtime::cgroup::create(&cgroup)?;
-        runtime::cgroup::set_limits(&cgroup, &pod_limits(pod))?;
+        let limits = Limits { pids: self.config.pod_max_pids, ..pod_limits(pod) };
+        runtime::cgroup::set_limits(&cgroup, &limits)?;
         let class = cgroup.rsplit_once('/').map_or("", |(class, _)| class);
         // Guaranteed pods are beside the classes, each with its own weight.
         if class.trim_matches('/') == self.config.cgroup_root.trim_matches('/') {

@@ -17,6 +17,7 @@
 //! - Nothing is polled: pods come from a watch, ends of containers from their shims.
 //! - A pod's worker alone changes that pod's things.
 
+mod allocatable;
 mod container;
 mod csi;
 mod engine;
@@ -61,6 +62,7 @@ use engine::own::Shims;
 use engine::{Engine, Images};
 
 pub use self::network::PodNetwork;
+pub use allocatable::{BadReservation, Reserved};
 pub use engine::cri::{Cri, RuntimeError};
 pub use manager::restored_addresses;
 pub use node::NodeFacts;
@@ -96,6 +98,10 @@ pub struct Config {
     pub snapshots: bool,
     /// What must be left of the machine; below it pods are evicted.
     pub eviction_hard: Thresholds,
+    /// What of the machine isn't for pods.
+    pub reserved: Reserved,
+    /// How many processes and threads a pod may have; zero for any number.
+    pub pod_max_pids: i64,
     pub restart_backoff: Backoff,
     /// None of it: pods are left to the machine's own end.
     pub shutdown_grace: ShutdownGrace,
@@ -269,6 +275,12 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
             tracing::error!(%error, "the container runtime can't be told of the pods' network");
         }
     }
+    if let Some(bounds) = allocatable::bounds(&agent.config, &node::NodeFacts::gather(&agent.config.data_dir))
+        && let Err(error) = runtime::cgroup::create(&agent.config.cgroup_root)
+            .and_then(|()| runtime::cgroup::set_limits(&agent.config.cgroup_root, &bounds))
+    {
+        tracing::error!(%error, "what is reserved can't be kept from pods");
+    }
     let manager = manager::Manager::start(agent.clone());
     tokio::spawn(node::keep_status(agent.clone()));
     tokio::spawn(local_volumes::run(agent.clone()));
@@ -318,6 +330,8 @@ mod tests {
             is_server: false,
             snapshots: true,
             eviction_hard: Thresholds::default(),
+            reserved: Reserved::default(),
+            pod_max_pids: 0,
             restart_backoff: Backoff::default(),
             shutdown_grace: ShutdownGrace::default(),
         }

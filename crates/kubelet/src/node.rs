@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::engine::{self, Engine};
 use crate::pressure::Pressures;
-use crate::{Agent, Config};
+use crate::{Agent, Config, allocatable};
 
 /// How often the lease is renewed. The node counts as lost after four of these.
 const LEASE: Duration = Duration::from_secs(10);
@@ -26,6 +26,8 @@ pub struct NodeFacts {
     pub cpus: usize,
     pub memory_kib: u64,
     pub disk_bytes: u64,
+    /// How many processes and threads there may be.
+    pub processes: u64,
     /// Sizes of huge pages, and the memory that is set aside for each, in bytes.
     pub huge_pages: Vec<(u64, u64)>,
     pub kernel: String,
@@ -49,6 +51,11 @@ impl NodeFacts {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory_kib: total.and_then(|t| t.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0),
             disk_bytes: disk.map_or(0, |d| d.blocks() * d.fragment_size()),
+            processes: ["pid_max", "threads-max"]
+                .iter()
+                .filter_map(|file| read(&format!("/proc/sys/kernel/{file}")).parse().ok())
+                .min()
+                .unwrap_or(0),
             huge_pages: huge_pages::sizes().into_iter().map(|size| (size, huge_pages::set_aside(size))).collect(),
             kernel: read("/proc/sys/kernel/osrelease"),
             os_image: os.map_or_else(|| "Linux".into(), |o| o.trim_matches('"').into()),
@@ -118,15 +125,7 @@ fn conditions(before: &[NodeCondition], pressures: Pressures, unready: Option<&s
 /// The status that says what this node is and that it is ready.
 fn status(config: &Config, engine: &dyn Engine, images: &[runtime::Image], conditions: Vec<Value>) -> Value {
     let facts = NodeFacts::gather(&config.data_dir);
-    let mut capacity = json!({"cpu": facts.cpus.to_string(), "memory": format!("{}Ki", facts.memory_kib),
-        "pods": config.max_pods.to_string(), "ephemeral-storage": facts.disk_bytes.to_string()});
-    for (size, bytes) in &facts.huge_pages {
-        capacity[huge_pages::resource(*size)] = apimachinery::Quantity::from_int(*bytes as i64).canonical(true).into();
-    }
-    // What is set aside is nobody else's.
-    let mut allocatable = capacity.clone();
-    let set_aside = facts.huge_pages.iter().map(|(_, bytes)| bytes / 1024).sum::<u64>();
-    allocatable["memory"] = format!("{}Ki", facts.memory_kib.saturating_sub(set_aside)).into();
+    let (capacity, allocatable) = allocatable::amounts(config, &facts);
     let engine::Version { name, version } = engine.version();
     let abilities = engine.abilities();
     let images: Vec<Value> = images

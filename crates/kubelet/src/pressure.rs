@@ -50,6 +50,15 @@ enum Amount {
     Part(f64),
 }
 
+impl Amount {
+    fn of(self, whole: u64) -> u64 {
+        match self {
+            Amount::Number(number) => number,
+            Amount::Part(part) => (whole as f64 * part) as u64,
+        }
+    }
+}
+
 /// What must be left: `memory.available<100Mi,nodefs.available<5%`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Thresholds(Vec<(String, Signal, Amount, String)>);
@@ -101,13 +110,16 @@ struct Crossed {
 }
 
 impl Thresholds {
+    /// How much of `whole` has to be left.
+    pub fn keeps(&self, signal: Signal, whole: u64) -> u64 {
+        let amounts = self.0.iter().filter(|(name, s, ..)| *s == signal && !name.starts_with("imagefs"));
+        amounts.map(|(_, _, amount, _)| amount.of(whole)).max().unwrap_or(0)
+    }
+
     fn crossed(&self, levels: &HashMap<Signal, Level>) -> Vec<Crossed> {
         let is_crossed = |(_, signal, amount, text): &(String, Signal, Amount, String)| {
             let level = levels.get(signal)?;
-            let least = match amount {
-                Amount::Number(number) => *number,
-                Amount::Part(part) => (level.capacity as f64 * part) as u64,
-            };
+            let least = amount.of(level.capacity);
             let crossed = Crossed { signal: *signal, threshold: text.clone(), available: level.available };
             (level.available < least).then_some(crossed)
         };

@@ -98,7 +98,7 @@ pub fn cpu_nanoseconds(cgroup: &str) -> Option<u64> {
     std::fs::read_to_string(folder("cpuacct", cgroup).join("cpuacct.usage")).ok()?.trim().parse().ok()
 }
 
-/// Gives a cgroup that is in use other limits.
+/// Gives a cgroup that is in use other limits. A number of processes is never taken back.
 ///
 /// # Errors
 /// Those of the kernel; a memory limit below what is used is refused with `EBUSY`.
@@ -106,6 +106,9 @@ pub fn set_limits(cgroup: &str, limits: &Limits) -> std::io::Result<()> {
     let write =
         |controller: &str, file: &str, text: String| std::fs::write(folder(controller, cgroup).join(file), text);
     let memory = |zero: &str| if limits.memory_bytes > 0 { limits.memory_bytes.to_string() } else { zero.into() };
+    if limits.pids > 0 {
+        write("pids", "pids.max", limits.pids.to_string())?;
+    }
     for (size, bytes) in &limits.huge_pages {
         let file = if is_unified() { "max" } else { "limit_in_bytes" };
         let file = format!("hugetlb.{}.{file}", huge_pages::in_cgroups(*size));

@@ -95,7 +95,7 @@ pub fn addresses_for(
 }
 
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
-    check::require()?;
+    check::require(&args.node)?;
     let stop = shutdown::on_signal()?;
     let token: JoinToken = args.token.parse()?;
     let name = node_name(args.node.node_name.as_deref())?;
@@ -255,6 +255,8 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         is_server: access.is_server,
         snapshots: cluster.snapshots,
         eviction_hard: args.eviction_hard.clone(),
+        reserved: args.reserved(),
+        pod_max_pids: args.pod_max_pids.max(0),
         restart_backoff: args.restart_backoff,
         shutdown_grace: kubelet::ShutdownGrace {
             whole: args.shutdown_grace_period,

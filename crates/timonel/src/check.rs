@@ -57,11 +57,12 @@ fn findings() -> Vec<Finding> {
     ]
 }
 
-/// What an agent can't do without.
+/// What an agent can't do without, and what it can't keep from pods.
 ///
 /// # Errors
 /// With everything that this machine lacks, each with its remedy.
-pub fn require() -> anyhow::Result<()> {
+pub fn require(args: &cli::NodeArgs) -> anyhow::Result<()> {
+    args.reserved().check(&kubelet::NodeFacts::gather(&args.data_dir))?;
     let missing: Vec<String> = findings()
         .into_iter()
         .filter(|f| f.needed && !f.ok)

@@ -160,12 +160,28 @@ pub struct NodeArgs {
     /// What must be left of the machine, else pods are evicted
     #[arg(long, default_value = "memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<5%")]
     pub eviction_hard: kubelet::Thresholds,
+    /// What of cpu, memory, ephemeral-storage and pid is kept from pods for this program, as in cpu=200m,memory=512Mi
+    #[arg(long, value_name = "RESOURCES", default_value = "", hide_default_value = true)]
+    pub kube_reserved: kubelet::Reserved,
+    /// What is kept from pods for all else on this machine, as in cpu=500m,memory=1Gi,pid=1000
+    #[arg(long, value_name = "RESOURCES", default_value = "", hide_default_value = true)]
+    pub system_reserved: kubelet::Reserved,
+    /// Processes and threads that a pod may have; -1 for any number
+    #[arg(long, value_name = "COUNT", default_value = "-1", allow_negative_numbers = true)]
+    pub pod_max_pids: i64,
     /// First and longest wait of containers that end again and again (upstream's are 10s,300s)
     #[arg(long, value_name = "FIRST,LONGEST", default_value = "1s,60s")]
     pub restart_backoff: kubelet::Backoff,
     /// Messages to print: error, warn, info, debug, trace, or tracing's filter syntax
     #[arg(long, default_value = "info", env = "TIMONEL_LOG_LEVEL")]
     pub log_level: String,
+}
+
+impl NodeArgs {
+    /// All that is kept from pods.
+    pub fn reserved(&self) -> kubelet::Reserved {
+        self.kube_reserved.and(&self.system_reserved)
+    }
 }
 
 #[derive(Debug, Clone, Args)]

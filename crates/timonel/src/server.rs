@@ -42,7 +42,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         bail!("--datastore-endpoint {:?} isn't served by this version: only sqlite is", args.datastore_endpoint);
     }
     if !args.disable_agent {
-        check::require()?;
+        check::require(&args.node)?;
     }
     let stop = shutdown::on_signal()?;
     let any = agent::any_address(args.service_cidr.families());
