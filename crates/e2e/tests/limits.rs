@@ -243,6 +243,45 @@ fn containers_are_confined_by_seccomp() -> anyhow::Result<()> {
 }
 
 #[test]
+fn pods_that_write_more_than_they_may_go() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    let pod = |name: &str, script: &str, limit: &str, size: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  volumes: [{{name: v, emptyDir: {{{size}}}}}]\n  containers: [{{name: c, image: 'busybox:1.28', command: [sh, -c, '{script}; sleep 36000'], resources: {{{limit}}}, volumeMounts: [{{name: v, mountPath: /v}}]}}]\n"
+        )
+    };
+    let three = "head -c 3000000 /dev/zero >";
+    let two = "limits: {ephemeral-storage: 2Mi}";
+    cluster.apply(
+        &(pod("volume", &format!("{three} /v/f"), "", "sizeLimit: 2Mi")
+            + &pod("root", &format!("{three} /f"), two, "")
+            + &pod("both", &format!("{three} /v/f"), two, "")
+            + &pod("log", "seq 400000", two, "")
+            + &pod(
+                "modest",
+                &format!("{three} /v/f; {three} /f"),
+                "limits: {ephemeral-storage: 9Mi}",
+                "sizeLimit: 4Mi",
+            )),
+    )?;
+    for (name, words) in [
+        ("volume", "Usage of EmptyDir volume \"v\" exceeds the limit \"2Mi\""),
+        ("root", "Pod ephemeral local storage usage exceeds the total limit of containers 2Mi"),
+        ("both", "Pod ephemeral local storage usage exceeds the total limit of containers 2Mi"),
+        ("log", "Pod ephemeral local storage usage exceeds the total limit of containers 2Mi"),
+    ] {
+        cluster.eventually(&format!("{name} is evicted"), || {
+            let status = cluster.get("pod", name)?["status"].clone();
+            anyhow::ensure!(status["phase"] == "Failed" && status["reason"] == "Evicted", "{status}");
+            Ok(status["message"].as_str().is_some_and(|m| m.contains(words)))
+        })?;
+    }
+    let modest = cluster.get("pod", "modest")?["status"].clone();
+    assert_eq!(modest["phase"], "Running", "{modest}");
+    Ok(())
+}
+
+#[test]
 fn pods_leave_what_is_reserved() -> anyhow::Result<()> {
     let cluster = Cluster::start_with(&[
         "--kube-reserved=cpu=100m,memory=256Mi",

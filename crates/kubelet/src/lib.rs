@@ -23,6 +23,7 @@ mod csi;
 mod engine;
 mod env;
 mod images;
+mod local_storage;
 mod local_volumes;
 mod manager;
 mod metrics;

@@ -12,7 +12,7 @@ use runtime::cgroup;
 use tokio::time::Instant;
 
 use crate::manager::Manager;
-use crate::{Agent, sandbox, stats};
+use crate::{Agent, local_storage, sandbox, stats};
 
 /// How often the machine is looked at; nothing tells when a disk fills up.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -208,6 +208,7 @@ pub async fn run(manager: Arc<Manager>) {
         if let Some(crossed) = crossed.iter().find(|c| !(freed && of_disk(c))) {
             evict_one(&manager, crossed);
         }
+        local_storage::check(&manager).await;
         tokio::time::sleep(PERIOD).await;
     }
 }

@@ -44,6 +44,10 @@ impl Places {
     pub fn container(&self, id: &str) -> PathBuf {
         self.run.join("containers").join(id)
     }
+    /// A volume that is a folder on the node's disk and ends with the pod.
+    pub fn volume(&self, name: &str) -> PathBuf {
+        self.data.join("volumes").join(name)
+    }
     /// Where the parts of volumes (`subPath`) of a container are mounted.
     pub fn parts(&self, container: &str) -> PathBuf {
         self.run.join("parts").join(container)

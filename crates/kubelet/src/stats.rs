@@ -3,7 +3,7 @@
 //! A rate needs two readings. The one before is kept; where there is none that is fresh enough, two are taken a second
 //! apart, so that the first who asks waits that long and an idle node does nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -84,6 +84,15 @@ struct Counted {
     writable: std::path::PathBuf,
 }
 
+impl Counted {
+    fn written(&self, by_id: Option<&HashMap<String, u64>>) -> u64 {
+        match by_id {
+            Some(written) => written.get(&self.id).copied().unwrap_or(0),
+            None => size_of(&self.writable),
+        }
+    }
+}
+
 pub struct PodCounted {
     pub pod: Arc<Pod>,
     cgroup: String,
@@ -93,6 +102,13 @@ pub struct PodCounted {
 impl PodCounted {
     pub fn running(&self) -> usize {
         self.containers.len()
+    }
+
+    /// Bytes on disk of each container: its logs, and what it wrote beside volumes. `written` are the latter by the container's id,
+    /// where the runtime keeps them.
+    pub fn on_disk(&self, written: Option<&HashMap<String, u64>>) -> BTreeMap<String, u64> {
+        let of = |c: &Counted| (c.name.clone(), size_of(&c.log) + c.written(written));
+        self.containers.iter().map(of).collect()
     }
 
     /// The pod's claims, each with the file system behind it as a container sees it.
@@ -252,10 +268,7 @@ fn describe(
                 .iter()
                 .map(|c| {
                     let logs = size_of(&c.log);
-                    let rootfs = match written {
-                        Some(written) => written.get(&c.id).copied().unwrap_or(0),
-                        None => size_of(&c.writable),
-                    };
+                    let rootfs = c.written(written);
                     used += logs + rootfs;
                     json!({"name": c.name, "startTime": time(&c.started_at), "cpu": cpu(&c.cgroup),
                         "memory": memory_value(&c.cgroup), "rootfs": {"time": now(), "usedBytes": rootfs},
