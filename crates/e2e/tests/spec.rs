@@ -705,12 +705,16 @@ fn what_a_pod_does_at_its_end() -> anyhow::Result<()> {
     let hook = "    lifecycle: {preStop: {exec: {command: [sh, -c, 'echo hook >> /v/hooked']}}}\n";
     let signal = "    lifecycle: {stopSignal: SIGUSR1}\n  os: {name: linux}\n";
     let deaf = pod("deaf", "").replace("exit 0", "echo stays >> /v/deaf");
-    cluster.apply(&[pod("hooked", hook), pod("signalled", signal), deaf].join("---\n"))?;
+    // Its start never comes to an end; nobody has to wait for that.
+    let slow = "    lifecycle: {postStart: {exec: {command: [sh, -c, 'touch /v/slow.begun; sleep 36000']}}}\n";
+    cluster.apply(&[pod("hooked", hook), pod("signalled", signal), deaf, pod("slow", slow)].join("---\n"))?;
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
     for name in ["hooked", "signalled", "deaf"] {
         cluster.eventually("its traps are set", || Ok(folder.join(format!("{name}.up")).exists()))?;
     }
-    cluster.ok(&["delete", "pod", "hooked", "signalled", "deaf"])?;
+    cluster.eventually("a hook runs", || Ok(folder.join("slow.begun").exists()))?;
+    cluster.ok(&["delete", "pod", "hooked", "signalled", "deaf", "slow"])?;
+    assert_eq!(read("slow"), "term\n");
     assert_eq!(read("hooked"), "hook\nterm\n", "the hook comes before the signal");
     assert_eq!(read("signalled"), "usr1\n");
     assert!(read("deaf").starts_with("term\n"), "it was told, and killed when its time was over");

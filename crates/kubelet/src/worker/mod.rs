@@ -245,7 +245,7 @@ impl Worker {
                     if wanted.has_changed().unwrap_or(true) {
                         return Instant::now();
                     }
-                    self.start(&container).await;
+                    self.start(&container, wanted).await;
                 }
                 Due::At(at) => {
                     wake = wake.min(at);

@@ -5,12 +5,17 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Container;
 use k8s_openapi::jiff::Timestamp;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Ended, Phase, Run, Worker};
 use crate::container::{self, Launch, StartError, new_id};
 use crate::engine::Stop;
+use crate::manager::Wanted;
 use crate::{probes, status};
+
+/// Runtimes want a limit for what has none.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 impl Worker {
     /// The next container to start, by the order of init containers, sidecars and the rest.
@@ -81,7 +86,8 @@ impl Worker {
         Ok(Some(run.id.clone()))
     }
 
-    pub(super) async fn start(&mut self, name: &str) {
+    /// Makes a container and starts it, up to the end of its hook for that or of the pod.
+    pub(super) async fn start(&mut self, name: &str, wanted: &watch::Receiver<Wanted>) {
         let Some(container) = self.container(name) else { return };
         let (agent, pod) = (self.agent.clone(), self.pod.clone());
         let mut run = self.saved.containers.get(name).cloned().unwrap_or_default();
@@ -152,7 +158,7 @@ impl Worker {
                 agent.tell(&pod, name, "Normal", "Created", "Container created");
                 agent.tell(&pod, name, "Normal", "Started", "Container started");
                 self.start_probes(name);
-                self.post_start(&container).await;
+                self.post_start(&container, wanted.clone()).await;
             }
             Err(error) => self.not_started(run, name, error),
         }
@@ -179,13 +185,19 @@ impl Worker {
         self.save();
     }
 
-    /// Runs `lifecycle.postStart`; a container whose hook fails is killed.
-    async fn post_start(&mut self, container: &Container) {
+    /// Runs `lifecycle.postStart`, which may take as long as it wants, but not longer than the pod is wanted. A container whose hook
+    /// fails is killed.
+    async fn post_start(&mut self, container: &Container, mut wanted: watch::Receiver<Wanted>) {
         let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return };
         let Some(run) = self.saved.containers.get(&container.name) else { return };
         let Some(containers) = self.containers.clone() else { return };
         let target = self.probe_target(container, run);
-        if let Err(error) = probes::hook(&*containers, &target, hook, Duration::from_secs(60)).await {
+        let outcome = tokio::select! {
+            outcome = probes::hook(&*containers, &target, hook, LONGEST) => outcome,
+            // Its process ends with the wait for it.
+            _ = wanted.wait_for(|pod| pod.as_ref().is_none_or(|p| p.metadata.deletion_timestamp.is_some())) => return,
+        };
+        if let Err(error) = outcome {
             self.agent.tell(
                 &self.pod,
                 &container.name,
