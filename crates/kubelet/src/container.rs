@@ -97,7 +97,7 @@ pub fn oom_score(pod: &Pod, container: &Container) -> i64 {
         _ => {
             let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
             let asked = requests.and_then(|r| r.get("memory")).and_then(|q| q.0.parse::<apimachinery::Quantity>().ok());
-            let total = crate::node::NodeFacts::gather(Path::new("/")).memory_kib as i64 * 1024;
+            let total = crate::stats::Memory::read().total as i64;
             let asked = asked.map_or(0, apimachinery::Quantity::value);
             (1000 - 1000 * asked / total.max(1)).clamp(3, 999)
         }

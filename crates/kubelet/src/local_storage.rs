@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, Volume};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use kube::{Resource as _, ResourceExt as _};
+use kube::ResourceExt as _;
 
 use crate::manager::Manager;
 use crate::sandbox::Places;
@@ -39,21 +39,21 @@ fn bound(volume: &Volume) -> Option<&Quantity> {
     volume.empty_dir.as_ref()?.size_limit.as_ref()
 }
 
-/// The limits of a pod's containers, and of all together.
-fn limits(pod: &Pod) -> (Vec<(&str, &Quantity)>, Option<u64>) {
+/// The limits of a pod's containers.
+fn limits(pod: &Pod) -> impl Iterator<Item = (&str, &Quantity)> {
     let containers = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
-    let own = containers.filter_map(|c| Some((c.name.as_str(), c.resources.as_ref()?.limits.as_ref()?.get(RESOURCE)?)));
-    let own: Vec<_> = own.collect();
-    let of_pod = |pod: &Pod| {
-        let amounts = api::quota::pod_amounts(&serde_json::to_value(pod).ok()?, "limits");
-        u64::try_from(amounts.get(RESOURCE)?.value()).ok()
-    };
-    let all = if own.is_empty() { None } else { of_pod(pod) };
-    (own, all)
+    containers.filter_map(|c| Some((c.name.as_str(), c.resources.as_ref()?.limits.as_ref()?.get(RESOURCE)?)))
+}
+
+/// What all containers may have together, if any has a limit.
+fn limit_of_all(pod: &Pod) -> Option<u64> {
+    limits(pod).next()?;
+    let amounts = api::quota::pod_amounts(&serde_json::to_value(pod).ok()?, "limits");
+    u64::try_from(amounts.get(RESOURCE)?.value()).ok()
 }
 
 fn is_bounded(pod: &Pod) -> bool {
-    folders(pod).any(|volume| bound(volume).is_some()) || !limits(pod).0.is_empty()
+    folders(pod).any(|volume| bound(volume).is_some()) || limits(pod).next().is_some()
 }
 
 /// Why a pod has to go, in upstream's words.
@@ -64,14 +64,13 @@ fn excess(pod: &Pod, used: &Use) -> Option<String> {
             return Some(format!("Usage of EmptyDir volume {:?} exceeds the limit {:?}. ", volume.name, limit.0));
         }
     }
-    let (own, all) = limits(pod);
-    if let Some(all) = all
+    if let Some(all) = limit_of_all(pod)
         && used.containers.values().chain(used.volumes.values()).sum::<u64>() > all
     {
         let limit = apimachinery::Quantity::from_int(all as i64).canonical(true);
         return Some(format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. "));
     }
-    let greedy = own.into_iter().find(|(name, limit)| {
+    let greedy = limits(pod).find(|(name, limit)| {
         bytes(limit).is_some_and(|most| used.containers.get(*name).is_some_and(|used| *used > most))
     });
     greedy.map(|(name, limit)| format!("Container {name} exceeded its local ephemeral storage limit {:?}. ", limit.0))
@@ -96,9 +95,7 @@ pub async fn check(manager: &Arc<Manager>) {
         bounded.into_iter().filter_map(why).collect()
     };
     for (pod, message) in tokio::task::spawn_blocking(look).await.unwrap_or_default() {
-        tracing::warn!(pod = %pod.name_any(), message, "a pod is evicted");
-        agent.events.record(pod.object_ref(&()), "Warning", "Evicted", message.clone());
-        manager.evict(&pod.uid().unwrap_or_default(), message);
+        manager.evict(&pod, message);
     }
 }
 

@@ -148,10 +148,13 @@ impl Manager {
         }
     }
 
-    /// Ends a pod because the machine runs short.
-    pub fn evict(&self, uid: &str, message: String) {
-        self.agent.evictions.lock().insert(uid.into(), message);
-        if let Some(worker) = self.workers.lock().get(uid) {
+    /// Ends a pod that the machine has no room for, and says why.
+    pub fn evict(&self, pod: &Pod, message: String) {
+        tracing::warn!(pod = %pod.name_any(), message, "a pod is evicted");
+        self.agent.events.warning(pod, "Evicted", message.clone());
+        let uid = pod.uid().unwrap_or_default();
+        self.agent.evictions.lock().insert(uid.clone(), message);
+        if let Some(worker) = self.workers.lock().get(&uid) {
             worker.send_modify(|_| ());
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Resource as _, ResourceExt as _};
+use kube::ResourceExt as _;
 use runtime::cgroup;
 use tokio::time::Instant;
 
@@ -282,9 +282,7 @@ fn evict_one(manager: &Arc<Manager>, crossed: &Crossed) {
         "The node was low on resource: {what}. Threshold quantity: {}, available: {}. The pod was using {}, request is {}.",
         crossed.threshold, crossed.available, chosen.used, chosen.requested
     );
-    tracing::warn!(pod = %pod.name_any(), message, "a pod is evicted");
-    agent.events.record(pod.object_ref(&()), "Warning", "Evicted", message.clone());
-    manager.evict(&chosen.uid, message);
+    manager.evict(pod, message);
 }
 
 #[cfg(test)]

@@ -356,29 +356,25 @@ pub fn resources(resources: &Value, path: &str, causes: &mut Vec<Cause>) {
                 causes.push(Cause::invalid(field, value, "must be greater than or equal to 0"));
                 None
             }
-            Ok(q) => Some(q),
+            Ok(q) => {
+                let page = name.strip_prefix(HUGE_PAGES).and_then(|size| size.parse::<Quantity>().ok());
+                if let Some(page) = page.filter(|page| page.value() <= 0 || q.value() % page.value() != 0) {
+                    let detail = format!("must be a multiple of the size of a page, {}", page.canonical(true));
+                    causes.push(Cause::invalid(field, value, &detail));
+                }
+                Some(q)
+            }
             Err(e) => {
                 causes.push(Cause::invalid(field, value, &e.to_string()));
                 None
             }
         }
     };
-    let huge = |list: &str, name: &str, amount: Option<Quantity>, value: &Value, causes: &mut Vec<Cause>| {
-        let size = name.strip_prefix(HUGE_PAGES).and_then(|size| size.parse::<Quantity>().ok());
-        if let (Some(size), Some(amount)) = (size, amount)
-            && (size.value() <= 0 || amount.value() % size.value() != 0)
-        {
-            let detail = format!("must be a multiple of the size of a page, {}", size.canonical(true));
-            causes.push(Cause::invalid(format!("{path}.{list}[{name}]"), value, &detail));
-        }
-    };
     for (name, value) in resources["limits"].as_object().into_iter().flatten() {
-        let limit = read("limits", name, value, causes);
-        huge("limits", name, limit, value, causes);
+        read("limits", name, value, causes);
     }
     for (name, value) in resources["requests"].as_object().into_iter().flatten() {
         let request = read("requests", name, value, causes);
-        huge("requests", name, request, value, causes);
         let limit = &resources["limits"][name.as_str()];
         if limit.is_null() {
             if !may_be_exceeded(name) {

@@ -370,10 +370,11 @@ impl Worker {
 
     /// What a container left in its file, or in its log if it failed without leaving anything.
     fn termination_message(&self, name: &str, attempt: i32, code: i32) -> String {
-        let spec = self.pod.spec.clone().unwrap_or_default();
-        let count = spec.containers.len()
-            + spec.init_containers.map_or(0, |all| all.len())
-            + spec.ephemeral_containers.map_or(0, |all| all.len());
+        let count = self.pod.spec.as_ref().map_or(0, |spec| {
+            spec.containers.len()
+                + spec.init_containers.iter().flatten().count()
+                + spec.ephemeral_containers.iter().flatten().count()
+        });
         let limit = TERMINATION_MESSAGE.min(TERMINATION_MESSAGES / count.max(1));
         let file = termination_file(&self.places, name, attempt);
         let message = logs::end_of_file(&file, limit).unwrap_or_default();
