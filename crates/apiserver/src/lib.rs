@@ -39,6 +39,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use apimachinery::{AddressRanges, Status};
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use store::Store;
@@ -46,7 +47,7 @@ use store::Store;
 pub use admission::{Plugin, SERVER};
 pub use auth::User;
 pub use response::Body;
-pub use server::serve;
+pub use server::{serve, serve_local};
 
 /// The version of the API that is served.
 pub const KUBERNETES_VERSION: &str = "v1.37.0";
@@ -156,10 +157,19 @@ impl ApiServer {
         Ok(server)
     }
 
-    /// Answers one request. Never fails: errors are answers too.
+    /// Answers one request. Never fails: errors are answers too, and a panic is an internal error of this request alone.
     pub fn handle(self: &Arc<Self>, request: Request<Body>, peer: Peer) -> BoxFuture<'static, Response<Body>> {
         let server = self.clone();
-        Box::pin(async move { handlers::dispatch(&server, request, peer).await })
+        let path = request.uri().path().to_string();
+        Box::pin(async move {
+            let answer = std::panic::AssertUnwindSafe(handlers::dispatch(&server, request, peer)).catch_unwind().await;
+            answer.unwrap_or_else(|_| {
+                tracing::error!(path, "the handling of a request panicked");
+                server.metrics.panics.inc();
+                let why = "this request caused apiserver to panic. Look in the logs for details";
+                response::error(&Status::internal(why))
+            })
+        })
     }
 
     /// A tower service for a component of this process, which acts as `user`.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use crate::ApiServer;
 use crate::request::Info;
@@ -18,6 +18,8 @@ pub struct Metrics {
     durations: HistogramVec,
     in_flight: IntGaugeVec,
     long_running: IntGaugeVec,
+    /// Requests whose handling panicked.
+    pub panics: IntCounter,
 }
 
 /// What is told of a request. Only kinds that are served get names of their own, so that nobody can make up names
@@ -133,8 +135,9 @@ impl Default for Metrics {
             "Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component.",
         );
         let long_running = IntGaugeVec::new(long_running, &[&names[..], &["component"]].concat());
-        let (Ok(requests), Ok(durations), Ok(in_flight), Ok(long_running)) =
-            (requests, durations, in_flight, long_running)
+        let panics = IntCounter::new("timonel_apiserver_panics_total", "Requests whose handling panicked.");
+        let (Ok(requests), Ok(durations), Ok(in_flight), Ok(long_running), Ok(panics)) =
+            (requests, durations, in_flight, long_running, panics)
         else {
             unreachable!("the names above are good")
         };
@@ -142,7 +145,8 @@ impl Default for Metrics {
         let _ = registry.register(Box::new(durations.clone()));
         let _ = registry.register(Box::new(in_flight.clone()));
         let _ = registry.register(Box::new(long_running.clone()));
-        Metrics { registry, requests, durations, in_flight, long_running }
+        let _ = registry.register(Box::new(panics.clone()));
+        Metrics { registry, requests, durations, in_flight, long_running, panics }
     }
 }
 
@@ -172,7 +176,8 @@ impl Metrics {
 
 /// Prometheus text: requests, what is kept, and the process.
 pub fn text(server: &ApiServer) -> String {
-    let mut out = TextEncoder::new().encode_to_string(&server.metrics.registry.gather()).unwrap_or_default();
+    let families = [server.metrics.registry.gather(), prometheus::gather()].concat();
+    let mut out = TextEncoder::new().encode_to_string(&families).unwrap_or_default();
     out.push_str("# HELP apiserver_storage_objects Number of stored objects at the time of last check split by kind.\n# TYPE apiserver_storage_objects gauge\n");
     for resource in server.cache.all() {
         let name = resource.kind.resource();

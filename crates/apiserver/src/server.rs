@@ -15,12 +15,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::response;
-use crate::{ApiServer, Peer};
+use crate::{ApiServer, Peer, User};
 
 /// A client that takes longer than this to say hello is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -152,6 +152,42 @@ pub async fn serve(
     }
 }
 
+/// Serves the API on a Unix socket to another process of this machine, which acts as `user`: who may open the socket decides
+/// who that is. Ends when `stop` is cancelled.
+pub async fn serve_local(server: Arc<ApiServer>, listener: UnixListener, user: User, stop: CancellationToken) {
+    let peer = Peer::Component(Arc::new(user));
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "can't accept a connection on the local socket");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+            () = stop.cancelled() => return,
+        };
+        let (server, peer, stop) = (server.clone(), peer.clone(), stop.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = local_connection(server, peer, stream) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+}
+
+async fn local_connection(server: Arc<ApiServer>, peer: Peer, stream: UnixStream) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (server, peer) = (server.clone(), peer.clone());
+        async move { Ok::<_, Infallible>(server.handle(request.map(response::boxed), peer).await) }
+    });
+    if let Err(error) = builder().serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "a local connection ended");
+    }
+}
+
 async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, known: Verifier, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     let address = stream.peer_addr().map(|a| a.ip().to_canonical()).ok();
@@ -164,6 +200,13 @@ async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, known: Verifi
         }
         async move { Ok::<_, Infallible>(server.handle(request.map(response::boxed), peer).await) }
     });
+    if let Err(error) = builder().serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "a connection ended");
+    }
+}
+
+/// HTTP/1.1 and 2 with the limits that all connections have.
+fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
     builder
@@ -173,7 +216,5 @@ async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, known: Verifi
         .keep_alive_interval(Duration::from_secs(30))
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20);
-    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
-        tracing::debug!(%error, "a connection ended");
-    }
+    builder
 }

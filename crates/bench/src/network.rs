@@ -232,7 +232,7 @@ async fn pages(cluster: &Cluster, client: &Client) -> anyhow::Result<Vec<Figure>
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-    let server = cluster.server.pid().context("the server's pid")?;
+    let server = *cluster.server.parts().get("node").context("the node's part")?;
     let proxies = [(80, vec![server]), (8081, nginx.processes()), (8082, haproxy.processes())];
     let mut turns: [Vec<Rate>; 3] = Default::default();
     let mut used = [0.0; 3];
@@ -266,7 +266,7 @@ async fn pages(cluster: &Cluster, client: &Client) -> anyhow::Result<Vec<Figure>
 
 /// Processor seconds that processes have used.
 fn processor(processes: &[u32]) -> anyhow::Result<f64> {
-    processes.iter().map(|pid| usage(*pid).map(|(_, seconds)| seconds)).sum()
+    Ok(usage(processes)?.1)
 }
 
 /// MB a second of one connection, from one network to an address that leads to the port in another.

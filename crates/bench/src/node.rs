@@ -145,13 +145,13 @@ async fn exec(pods: &Api<Pod>, name: &str) -> anyhow::Result<f64> {
     Ok(begun.elapsed().as_secs_f64())
 }
 
-pub async fn measure(cluster: &Cluster, client: Client, pid: u32) -> anyhow::Result<Vec<Figure>> {
+pub async fn measure(cluster: &Cluster, client: Client, processes: &[u32]) -> anyhow::Result<Vec<Figure>> {
     let containerd = Containerd::start(cluster)?;
     let archive = cluster.server.folder().join("data/agent/images/busybox.tar").display().to_string();
     containerd.ctr(&["image", "import", &archive])?;
     let mut figures = Vec::from(starts(&containerd, client.clone()).await?);
     figures.extend(executions(&containerd, client.clone()).await?);
-    figures.extend(crowds(cluster, &containerd, client.clone(), pid).await?);
+    figures.extend(crowds(cluster, &containerd, client.clone(), processes).await?);
     figures.extend(pull(cluster, &containerd, client).await?);
     Ok(figures)
 }
@@ -186,7 +186,12 @@ async fn executions(containerd: &Containerd, client: Client) -> anyhow::Result<[
     Ok(compared("exec through the API, p50 of 50; beside it containerd's", ours, theirs))
 }
 
-async fn crowds(cluster: &Cluster, containerd: &Containerd, client: Client, pid: u32) -> anyhow::Result<Vec<Figure>> {
+async fn crowds(
+    cluster: &Cluster,
+    containerd: &Containerd,
+    client: Client,
+    processes: &[u32],
+) -> anyhow::Result<Vec<Figure>> {
     let api: Api<Deployment> = Api::namespaced(client, "default");
     let labels = json!({"app": "crowd"});
     let deployment = json!({"metadata": {"name": "crowd"}, "spec": {"replicas": 0,
@@ -195,7 +200,7 @@ async fn crowds(cluster: &Cluster, containerd: &Containerd, client: Client, pid:
             "containers": [{"name": "c", "image": "busybox:1.28", "command": ["sleep", "3600"]}]}}}});
     api.create(&PostParams::default(), &serde_json::from_value(deployment)?).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let before = usage(pid)?.0;
+    let before = usage(processes)?.0;
     let mut figures = Vec::new();
     let fifty = scaled(&api, 50).await?;
     let begun = Instant::now();
@@ -225,9 +230,9 @@ async fn crowds(cluster: &Cluster, containerd: &Containerd, client: Client, pid:
     figures.push(figure("150 pods more Ready", scaled(&api, 200).await?, "s", None));
     figures.push(figure("100 pods more Ready, 300 in all", scaled(&api, 300).await?, "s", None));
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let (memory_then, cpu) = usage(pid)?;
+    let (memory_then, cpu) = usage(processes)?;
     tokio::time::sleep(Duration::from_secs(20)).await;
-    let (_, cpu_then) = usage(pid)?;
+    let (_, cpu_then) = usage(processes)?;
     let (shims, count) = memory(&place);
     let per_pod = (memory_then - before) / 300.0 + shims / count as f64;
     figures.push(figure(

@@ -16,11 +16,11 @@ const SETTLED: Duration = Duration::from_secs(30);
 const QUIET: Duration = Duration::from_secs(40);
 
 /// A Deployment of many pods until all are available; then memory and processor time while nothing happens.
-pub async fn measure(config: &Config, pid: u32) -> anyhow::Result<Vec<Figure>> {
+pub async fn measure(config: &Config, processes: &[u32]) -> anyhow::Result<Vec<Figure>> {
     let client = Client::try_from(config.clone())?;
     let nodes = fake::nodes(client.clone(), "fake", NODES).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let before = usage(pid)?.0;
+    let before = usage(processes)?.0;
     let api: Api<Deployment> = Api::namespaced(client, "default");
     let labels = json!({"app": "many"});
     let deployment = json!({"metadata": {"name": "many"}, "spec": {"replicas": PODS, "selector": {"matchLabels": labels},
@@ -40,9 +40,9 @@ pub async fn measure(config: &Config, pid: u32) -> anyhow::Result<Vec<Figure>> {
     let took = begun.elapsed().as_secs_f64();
     // What is put off (memory that is given back, endpoints, events) is done by then.
     tokio::time::sleep(SETTLED).await;
-    let after = usage(pid)?;
+    let after = usage(processes)?;
     tokio::time::sleep(QUIET).await;
-    let later = usage(pid)?;
+    let later = usage(processes)?;
     nodes.abort();
     let figure = |what, value, unit, promise| Figure { what, value, unit, promise, less: true };
     let idle = (later.1 - after.1) / QUIET.as_secs_f64() * 100.0;

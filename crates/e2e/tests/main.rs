@@ -16,6 +16,7 @@ mod limits;
 mod names;
 mod network;
 mod operations;
+mod parts;
 mod policies;
 mod pulls;
 mod relays;

@@ -107,7 +107,7 @@ fn a_hundred_processes_at_once_leave_no_descriptor() -> anyhow::Result<()> {
     cluster.apply(SLEEPER)?;
     cluster.wait_pod("sleeper")?;
     let shim = *cluster.server.shims().first().context("a shim")?;
-    let daemon = cluster.server.pid().context("the server's pid")?;
+    let daemon = *cluster.server.parts().get("node").context("the node's part")?;
     let exec = cluster.kubectl_line(&["exec", "sleeper", "--", "echo", "here"]).join(" ");
     let crowd = |count: u32| {
         let script = format!("for i in $(seq {count}); do {exec} & done | sort | uniq -c; wait");

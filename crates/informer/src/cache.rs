@@ -195,10 +195,7 @@ async fn feed<K: Keyed>(inner: Arc<Inner<K>>, api: Api<K>, config: watcher::Conf
 /// ask for [`pod::Pod`].
 #[derive(Clone)]
 pub struct Informers {
-    /// As whom control loops act.
     client: Client,
-    /// As whom the caches are filled.
-    reader: Client,
     /// By type and field selector.
     #[allow(clippy::type_complexity)]
     started: Arc<Mutex<HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>>>,
@@ -206,13 +203,7 @@ pub struct Informers {
 
 impl Informers {
     pub fn new(client: Client) -> Self {
-        Informers { reader: client.clone(), client, started: Arc::default() }
-    }
-
-    /// The same caches for control loops that act as somebody else.
-    #[must_use]
-    pub fn acting_as(&self, client: Client) -> Self {
-        Informers { client, ..self.clone() }
+        Informers { client, started: Arc::default() }
     }
 
     pub fn client(&self) -> &Client {
@@ -228,7 +219,7 @@ impl Informers {
     pub fn selected<K: Keyed>(&self, fields: &str) -> Informer<K> {
         let mut started = self.started.lock();
         let informer = started.entry((TypeId::of::<K>(), fields.into())).or_insert_with(|| {
-            let api = Api::all(self.reader.clone());
+            let api = Api::all(self.client.clone());
             Box::new(Informer::<K>::start_with(api, watcher::Config::default().fields(fields), pod::settle))
         });
         match informer.downcast_ref::<Informer<K>>() {

@@ -2,6 +2,7 @@
 //!
 //! - [`Informers`] keeps one decoded copy of each kind that anybody asked for. All control loops of a process share it.
 //! - [`Queue`] holds the keys of objects that need work: each key once, one worker per key at a time, with back-off.
+//! - [`supervise`] runs tasks for ever, [`Quarantine`] finds objects whose handling ends the process.
 //! - [`Recorder`] writes Events, counting repetitions instead of piling them up.
 //!
 //! Invariant: a control loop acts on what an informer shows, never on what a change notification carried; so a lost or
@@ -11,13 +12,17 @@ mod cache;
 mod claims;
 mod events;
 pub mod pod;
+pub mod quarantine;
 mod queue;
+mod supervise;
 
 pub use cache::{Change, Informer, Informers, Keyed};
 pub use claims::{Claim, claim_of, claims};
 pub use events::{Recorder, told};
 pub use pod::Pod;
+pub use quarantine::Quarantine;
 pub use queue::{Key, Queue};
+pub use supervise::{RESTARTS, supervise};
 
 /// Waits for the caches of several informers.
 #[macro_export]

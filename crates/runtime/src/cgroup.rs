@@ -76,6 +76,22 @@ pub fn enter(cgroup: &str, pid: i32) -> std::io::Result<()> {
     there.into_iter().try_for_each(|folder| std::fs::write(folder.join("cgroup.procs"), pid.to_string()))
 }
 
+/// Puts a process of this program, and what it starts, into a cgroup that may use `limit` bytes of memory, none for any amount.
+///
+/// # Errors
+/// When there is no memory controller, the cgroup can't be made, or the process has ended.
+pub fn confine(cgroup: &str, pid: u32, limit: Option<u64>) -> std::io::Result<()> {
+    let (file, unlimited) = if is_unified() { ("memory.max", "max") } else { ("memory.limit_in_bytes", "-1") };
+    if is_unified() {
+        create_leaf(cgroup)?;
+    } else {
+        std::fs::create_dir_all(folder("memory", cgroup))?;
+    }
+    let folder = folder("memory", cgroup);
+    std::fs::write(folder.join(file), limit.map_or(unlimited.into(), |bytes| bytes.to_string()))?;
+    std::fs::write(folder.join("cgroup.procs"), pid.to_string())
+}
+
 /// The processes in the cgroup itself.
 pub fn members(cgroup: &str) -> Vec<i32> {
     let text = std::fs::read_to_string(folder("pids", cgroup).join("cgroup.procs")).unwrap_or_default();

@@ -89,7 +89,14 @@ impl SqliteStore {
         let writer = Writer { connection, revision, compacted, observers: Vec::new(), options };
         std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || writer.run(&receiver))
+            .spawn(move || {
+                // What the cache shows may be half done now: only a new process knows what is true.
+                let run = std::panic::AssertUnwindSafe(|| writer.run(&receiver));
+                if std::panic::catch_unwind(run).is_err() {
+                    tracing::error!("the database's writer panicked; the process ends");
+                    std::process::abort();
+                }
+            })
             .map_err(|e| OpenError { path: path.display().to_string(), reason: e.to_string() })?;
         Ok(SqliteStore { commands, path: path.into() })
     }

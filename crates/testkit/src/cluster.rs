@@ -2,6 +2,7 @@
 //!
 //! Dropping a cluster uninstalls it, also when a test failed; then its logs are printed first.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -586,12 +587,27 @@ impl Node {
         Ok(())
     }
 
-    /// Kills the process as a crash would (SIGKILL), and nothing that it started.
+    /// Kills the process and its parts as a crash would (SIGKILL), and nothing that they started.
     pub fn crash(&mut self) {
         if let Some(mut process) = self.process.take() {
+            let parts = self.parts();
             let _ = process.kill();
             let _ = process.wait();
+            // They end with their parent, but not in the same instant.
+            let lives = |pid: &u32| Path::new("/proc").join(pid.to_string()).exists();
+            let start = Instant::now();
+            while parts.values().any(lives) && start.elapsed() < PATIENCE {
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
+    }
+
+    /// The processes of the role's parts (`control-plane`, `node`), by name.
+    pub fn parts(&self) -> BTreeMap<String, u32> {
+        let text = std::fs::read(Path::new(&self.run_dir()).join("parts.json")).unwrap_or_default();
+        let parts: BTreeMap<String, Value> = serde_json::from_slice(&text).unwrap_or_default();
+        let pid = |part: &Value| part["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        parts.iter().filter_map(|(name, part)| Some((name.clone(), pid(part)?))).collect()
     }
 
     /// Does to this machine what a power cut and a new start do: no process, mount, namespace, interface, rule and cgroup is
@@ -624,6 +640,12 @@ impl Node {
         Ok(())
     }
 
+    /// All processes of the role: the parent and its parts.
+    pub fn processes(&self) -> Vec<u32> {
+        self.pid().into_iter().chain(self.parts().into_values()).collect()
+    }
+
+    /// The parent of the role's parts.
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Child::id)
     }

@@ -1,5 +1,4 @@
-//! The agent role: joins a server and runs the node's parts. The server's own node takes the same way from
-//! [`run_node`] on.
+//! The node's part: joins a server and runs what a node runs. The server's own node takes the same way from [`run_node`] on.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
@@ -21,16 +20,14 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{AgentArgs, NodeArgs};
-use crate::{bridge, check, cli, firewall, resolvers, routes, runtimes, shutdown};
+use crate::cli::{AgentArgs, NodeArgs, ServerArgs};
+use crate::{bridge, check, cli, firewall, local_api, part, resolvers, routes, runtimes, shutdown};
 
 /// How the node reaches the API.
 pub struct Access {
     pub client: Client,
     pub authority_pem: String,
     pub is_server: bool,
-    /// The caches of this process, if it has some already, so that each kind is decoded once in it.
-    pub informers: Option<Informers>,
 }
 
 /// What a node is, from its flags.
@@ -109,7 +106,19 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     }
     let folder = args.node.data_dir.join("agent/tls");
     let client = node_client(&args.server, &authority_pem, &token, &name, &folder).await?;
-    let access = Access { client, authority_pem, is_server: false, informers: None };
+    let access = Access { client, authority_pem, is_server: false };
+    run_node(Settings::new(&args.node, name, ips), access, stop).await
+}
+
+/// Runs the node of a server's own machine, beside its control plane.
+pub async fn run_beside_server(args: ServerArgs) -> anyhow::Result<()> {
+    let stop = shutdown::on_signal()?;
+    let name = node_name(args.node.node_name.as_deref())?;
+    let ips = node_ips(&args.node.node_ip).await?;
+    let client = local_api::client(&args.node.run_dir);
+    let request = http::Request::get("/cacerts").body(Vec::new())?;
+    let authority_pem = client.request_text(request).await.context("the API of this server can't be reached")?;
+    let access = Access { client, authority_pem, is_server: true };
     run_node(Settings::new(&args.node, name, ips), access, stop).await
 }
 
@@ -296,10 +305,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
             PodNetwork::Own { bridge: bridge.clone(), addresses }
         }
     };
-    let informers = match &access.informers {
-        Some(shared) => shared.acting_as(client.clone()),
-        None => Informers::new(client.clone()),
-    };
+    let informers = Informers::new(client.clone());
     let proxy = proxy::Config {
         table: TABLE.into(),
         node_name: name.clone(),
@@ -338,6 +344,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     }
     // Images that lie ready are loaded before pods ask for them.
     let _ = chosen.archives.await;
+    part::ready();
     let connects_runtime = plugins.is_none();
     let parts = kubelet::Parts { client, informers, runtime: chosen.runtime, connects_runtime, network, serving };
     kubelet::run(config, parts, stop).await;

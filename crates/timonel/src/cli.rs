@@ -12,6 +12,10 @@ use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
+use crate::memory_limit::MemoryLimit;
+use crate::part::{self, Part};
+use crate::supervisor;
+
 /// The ranges of a cluster that nobody chose others for.
 pub const PODS: &str = "10.42.0.0/16";
 pub const SERVICES: &str = "10.43.0.0/16";
@@ -172,6 +176,13 @@ pub struct NodeArgs {
     /// First and longest wait of containers that end again and again (upstream's are 10s,300s)
     #[arg(long, value_name = "FIRST,LONGEST", default_value = "1s,60s")]
     pub restart_backoff: kubelet::Backoff,
+    /// Memory that the control plane's process may use, in bytes or as 2Gi or 60% of the machine's; 0 for any amount. More than that,
+    /// and it is started again
+    #[arg(long, value_name = "AMOUNT", default_value = "75%")]
+    pub control_plane_memory_max: MemoryLimit,
+    /// The same for the node's process: kubelet, images, service proxy, DNS and ingress
+    #[arg(long, value_name = "AMOUNT", default_value = "50%")]
+    pub node_memory_max: MemoryLimit,
     /// Messages to print: error, warn, info, debug, trace, or tracing's filter syntax
     #[arg(long, default_value = "info", env = "TIMONEL_LOG_LEVEL")]
     pub log_level: String,
@@ -298,11 +309,20 @@ impl Cli {
         match self.command {
             Command::Server(args) => {
                 log_to_stderr(&args.node.log_level)?;
-                block_on(crate::server::run(*args))
+                let parts =
+                    if args.disable_agent { vec![Part::ControlPlane] } else { vec![Part::ControlPlane, Part::Node] };
+                match role(parts, &args.node)? {
+                    Run::Parts(supervisor) => supervisor::run(&supervisor),
+                    Run::Part(Part::ControlPlane, _settled) => block_on(crate::server::run(*args)),
+                    Run::Part(Part::Node, _settled) => block_on(crate::agent::run_beside_server(*args)),
+                }
             }
             Command::Agent(args) => {
                 log_to_stderr(&args.node.log_level)?;
-                block_on(crate::agent::run(*args))
+                match role(vec![Part::Node], &args.node)? {
+                    Run::Parts(supervisor) => supervisor::run(&supervisor),
+                    Run::Part(_, _settled) => block_on(crate::agent::run(*args)),
+                }
             }
             Command::Check => crate::check::run(),
             Command::Token(args) => crate::local::print_token(&args),
@@ -319,6 +339,30 @@ impl Cli {
     }
 }
 
+/// What this process of a role does.
+enum Run {
+    /// It is the parent of the role's parts.
+    Parts(supervisor::Config),
+    /// It is one of them.
+    Part(Part, part::Settled),
+}
+
+/// Sets this process up as the part of a role that it is, or says how to run all of them.
+fn role(parts: Vec<Part>, args: &NodeArgs) -> anyhow::Result<Run> {
+    if let Some(part) = Part::own() {
+        let settled = part.settle(&args.run_dir)?;
+        return Ok(Run::Part(part, settled));
+    }
+    let limits = [(Part::ControlPlane, args.control_plane_memory_max), (Part::Node, args.node_memory_max)];
+    Ok(Run::Parts(supervisor::Config {
+        parts,
+        run_dir: args.run_dir.clone(),
+        cgroup: supervisor::cgroup(&args.cgroup_root),
+        memory_limits: limits.into_iter().map(|(part, limit)| (part, limit.bytes(part))).collect(),
+        shutdown_grace: args.shutdown_grace_period,
+    }))
+}
+
 fn block_on(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -326,8 +370,8 @@ fn block_on(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<Ex
         .build()
         .context("the async runtime can't start")?;
     runtime.block_on(task)?;
-    // Blocking reads (a terminal, a log that is followed) must not hold the process.
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    // What was acknowledged is on the disk, and blocking reads (a log that is followed) must not hold the process.
+    runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
 }
 

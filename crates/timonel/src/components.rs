@@ -14,14 +14,14 @@ pub fn client(api: &Arc<ApiServer>, user: User) -> Client {
     Client::new(api.in_process(user), "default")
 }
 
-/// Starts controllers and scheduler, and returns their caches. They end with the process; what they do is safe to
+/// Starts controllers and scheduler. They end with the process; what they do is safe to
 /// break off anywhere.
 pub fn start_control_plane(
     api: &Arc<ApiServer>,
     args: &ServerArgs,
     authority: &Arc<Authority>,
     token_key: &Arc<TokenKey>,
-) -> Informers {
+) {
     let component = |name: &str| Informers::new(client(api, User::new(name, &["system:authenticated"])));
     let managers = component("system:kube-controller-manager");
     let config = controllers::Config {
@@ -38,5 +38,4 @@ pub fn start_control_plane(
     controllers::start(config, managers.clone());
     // The scheduler reads the controllers' caches, so that each kind is decoded once in this process.
     scheduler::start(&args.scheduler_config.clone().unwrap_or_default(), &managers);
-    managers
 }

@@ -7,12 +7,16 @@ mod cli;
 mod components;
 mod firewall;
 mod local;
+mod local_api;
 mod manifests;
+mod memory_limit;
+mod part;
 mod resolvers;
 mod routes;
 mod runtimes;
 mod server;
 mod shutdown;
+mod supervisor;
 mod uninstall;
 
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! The server role: store, API, controllers, scheduler, and an agent beside them.
+//! The control plane's part of a server: store, API, controllers and scheduler.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{AuditArgs, ServerArgs};
-use crate::{agent, check, components, manifests, shutdown};
+use crate::{agent, check, components, local_api, manifests, part, shutdown};
 
 /// Everything that is derived from flags and files before anything runs.
 struct Plan {
@@ -61,29 +61,31 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     // The API ends last: pods that end with their machine are still told of.
     let last = CancellationToken::new();
     let serving = tokio::spawn(apiserver::serve(api.clone(), listener, plan.serving.clone(), last.clone()));
-    let informers = components::start_control_plane(&api, &plan.args, &plan.authority, &plan.token_key);
+    let local = tokio::spawn(apiserver::serve_local(
+        api.clone(),
+        local_api::listen(&plan.args.node.run_dir)?,
+        node_user(&plan.node_name),
+        last.clone(),
+    ));
+    components::start_control_plane(&api, &plan.args, &plan.authority, &plan.token_key);
     write_kubeconfig(&plan)?;
     let installer = User::new("system:manifests", &["system:masters", "system:authenticated"]);
     let folder = plan.args.node.data_dir.join("server/manifests");
     tokio::spawn(manifests::run(components::client(&api, installer), folder));
     tracing::info!(kubeconfig = %plan.args.write_kubeconfig.display(), "the API is served on port {}", plan.args.https_listen_port);
-    if plan.args.disable_agent {
-        stop.cancelled().await;
-    } else {
-        let mut user = User::new(format!("system:node:{}", plan.node_name), &["system:nodes", "system:authenticated"]);
-        user.extra.push((apiserver::SERVER.into(), vec!["true".into()]));
-        let access = agent::Access {
-            client: components::client(&api, user),
-            authority_pem: plan.authority.certificate_pem().to_string(),
-            is_server: true,
-            informers: Some(informers),
-        };
-        let settings = agent::Settings::new(&plan.args.node, plan.node_name.clone(), plan.node_ips.clone());
-        agent::run_node(settings, access, stop.clone()).await?;
-    }
+    part::ready();
+    stop.cancelled().await;
     last.cancel();
     serving.await??;
+    local.await?;
     Ok(())
+}
+
+/// As whom this machine's node part acts: a node like any other, and a server's.
+fn node_user(name: &str) -> User {
+    let mut user = User::new(format!("system:node:{name}"), &["system:nodes", "system:authenticated"]);
+    user.extra.push((apiserver::SERVER.into(), vec!["true".into()]));
+    user
 }
 
 /// Reads the audit policy and opens its log, if there is a policy.

@@ -32,6 +32,7 @@ pub fn run(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
     }
     let cgroup = format!("/{}", args.cgroup_root.trim_matches('/'));
     runtime::cgroup::destroy(&cgroup);
+    runtime::cgroup::destroy(&crate::supervisor::cgroup(&cgroup));
     let plugins = cli::kubelet_dir(args.kubelet_dir.as_deref(), &args.data.data_dir);
     runtime::rootfs::unmount_below(&[&args.run_dir, &args.data.data_dir, &plugins])?;
     remove_network();

@@ -1,0 +1,92 @@
+//! The processes of a role: what ends one of them, and what the others do meanwhile.
+
+use testkit::Cluster;
+
+const SLEEPER: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: sleeper}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: c, image: 'busybox:1.28', command: [sleep, '3600']}
+";
+
+/// The process of a part, once it is another than `before`.
+fn other(cluster: &Cluster, part: &str, before: u32) -> anyhow::Result<u32> {
+    let now = || cluster.server.parts().get(part).copied().filter(|pid| *pid != before);
+    cluster.eventually(&format!("the {part} is started again"), || Ok(now().is_some()))?;
+    now().ok_or_else(|| anyhow::anyhow!("the {part} ended once more"))
+}
+
+fn end(pid: u32, signal: &str) -> anyhow::Result<()> {
+    let status = std::process::Command::new("kill").args([signal, &pid.to_string()]).status()?;
+    anyhow::ensure!(status.success(), "process {pid} isn't there");
+    Ok(())
+}
+
+fn wait_exec(cluster: &Cluster) -> anyhow::Result<()> {
+    let exec = || Ok(cluster.kubectl(&["exec", "sleeper", "--", "echo", "here"]).stdout.trim() == "here");
+    cluster.eventually("the node answers", exec)
+}
+
+#[test]
+fn a_part_that_ends_is_started_again_and_takes_nothing_down() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start()?;
+    cluster.apply(SLEEPER)?;
+    cluster.wait_pod("sleeper")?;
+    let contained = cluster.server.contained();
+    let parts = cluster.server.parts();
+    let (control_plane, node) = (parts["control-plane"], parts["node"]);
+
+    // The node's part crashes: the API goes on without a gap, and so do containers.
+    end(node, "-ABRT")?;
+    cluster.ok(&["get", "pod", "sleeper"])?;
+    let node = other(&cluster, "node", node)?;
+    wait_exec(&cluster)?;
+    assert_eq!(cluster.server.parts()["control-plane"], control_plane);
+    let metrics = cluster.ok(&["get", "--raw", "/api/v1/nodes/server-1/proxy/metrics"])?;
+    assert!(metrics.contains("timonel_part_restarts{part=\"node\"} 1"), "{metrics}");
+
+    // The control plane is killed: the node's part goes on, and finds the new one.
+    end(control_plane, "-KILL")?;
+    other(&cluster, "control-plane", control_plane)?;
+    cluster.apply(&SLEEPER.replace("sleeper", "later"))?;
+    cluster.wait_pod("later")?;
+    assert_eq!(cluster.server.parts()["node"], node);
+    assert_eq!(cluster.server.contained().iter().filter(|pid| contained.contains(pid)).count(), contained.len());
+    let metrics = cluster.ok(&["get", "--raw", "/metrics"])?;
+    assert!(metrics.contains("timonel_part_restarts{part=\"control-plane\"} 1"), "{metrics}");
+
+    // Parts end with their parent.
+    let parts = cluster.server.parts();
+    cluster.server.crash();
+    for (name, pid) in parts {
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "the {name} lives on");
+    }
+    cluster.server.spawn()?;
+    wait_exec(&cluster)
+}
+
+#[test]
+fn a_part_has_no_more_memory_than_its_limit() -> anyhow::Result<()> {
+    let cluster = Cluster::start_with(&["--node-memory-max", "1Gi"])?;
+    let limit = |part: &str| -> anyhow::Result<u64> {
+        let pid = cluster.server.parts()[part];
+        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let path = |line: &str| {
+            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+            let is_unified =
+                controllers.is_empty() && std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+            match controllers.split(',').any(|c| c == "memory") {
+                true => Some(format!("/sys/fs/cgroup/memory{path}/memory.limit_in_bytes")),
+                false => is_unified.then(|| format!("/sys/fs/cgroup{path}/memory.max")),
+            }
+        };
+        let file = text.lines().find_map(path).ok_or_else(|| anyhow::anyhow!("no memory controller: {text}"))?;
+        Ok(std::fs::read_to_string(file)?.trim().parse()?)
+    };
+    assert_eq!(limit("node")?, 1 << 30);
+    assert!(limit("control-plane")? >= 512 << 20);
+    Ok(())
+}

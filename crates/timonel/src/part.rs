@@ -1,0 +1,117 @@
+//! A process of its own for each part of a role, so that none takes the others down (`supervisor` is its parent).
+//!
+//! A part is this same binary with the same arguments; the environment says which part it is. Its standard input is
+//! the line to its parent: the part writes one byte when it is ready.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::supervisor;
+
+/// What one process of a role does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Store, API, controllers and scheduler.
+    ControlPlane,
+    /// Kubelet, container runtime, images, service proxy, DNS and ingress of this machine: what touches what pods
+    /// and registries shape.
+    Node,
+}
+
+/// Names the part that a process is.
+pub const PART: &str = "TIMONEL_PART";
+/// How often the part was started before, by this parent.
+pub const RESTARTS: &str = "TIMONEL_PART_RESTARTS";
+/// Set when the part's last process ended by a crash or because it had no memory left.
+pub const CRASHED: &str = "TIMONEL_PART_CRASHED";
+/// The parent's process ID.
+pub const PARENT: &str = "TIMONEL_PART_PARENT";
+
+/// Held by a part as long as it lives: a new parent waits for that, so that no port and no file has two owners.
+pub struct Settled {
+    _lock: Flock<File>,
+}
+
+impl Part {
+    /// The part that this process is; none when it is the parent, or no part of a role at all.
+    pub fn own() -> Option<Part> {
+        let name = std::env::var(PART).ok()?;
+        [Part::ControlPlane, Part::Node].into_iter().find(|part| part.name() == name)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::ControlPlane => "control-plane",
+            Part::Node => "node",
+        }
+    }
+
+    /// The kernel's out-of-memory killer takes processes with higher scores first: pods, then the node's part, then
+    /// the control plane. The range is -1000 (never) to 1000 (proc(5)).
+    fn oom_score(self) -> i32 {
+        match self {
+            Part::ControlPlane => -998,
+            Part::Node => -900,
+        }
+    }
+
+    /// Sets this process up as the part: it ends with its parent, has its own score and as many files as it may have.
+    ///
+    /// # Errors
+    /// When the parent has ended already.
+    pub fn settle(self, run_dir: &Path) -> anyhow::Result<Settled> {
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // The parent takes signals from a descriptor; what it blocks for that is inherited.
+        SigSet::all().thread_unblock()?;
+        let parent = std::env::var(PARENT).ok().and_then(|pid| pid.parse().ok());
+        anyhow::ensure!(parent == Some(nix::unistd::getppid().as_raw()), "the parent of this process has ended");
+        // Without CAP_SYS_RESOURCE a score can't be lowered; then the parts have that of their parent.
+        if let Err(error) = std::fs::write("/proc/self/oom_score_adj", self.oom_score().to_string()) {
+            tracing::debug!(%error, part = self.name(), "can't lower the OOM score");
+        }
+        raise_file_limit();
+        count_restarts(self);
+        let file = File::create(supervisor::lock_file(run_dir))?;
+        let lock = Flock::lock(file, FlockArg::LockShared).map_err(|(_, error)| error)?;
+        Ok(Settled { _lock: lock })
+    }
+}
+
+/// Raises the soft limit of open files to the hard one.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
+    if let Err(error) = raised {
+        tracing::debug!(%error, "can't raise the limit of open files");
+    }
+}
+
+/// Puts `timonel_part_restarts` into the process' metrics: how often this part was started again by its parent.
+fn count_restarts(part: Part) {
+    let restarts = std::env::var(RESTARTS).ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+    let opts = prometheus::Opts::new("timonel_part_restarts", "How often this part of the role was started again")
+        .const_label("part", part.name());
+    if let Ok(gauge) = prometheus::IntGauge::with_opts(opts) {
+        gauge.set(restarts);
+        let _ = prometheus::default_registry().register(Box::new(gauge));
+    }
+}
+
+/// Tells the parent that this part is ready: it has its ports and serves. A process without a parent tells nobody.
+pub fn ready() {
+    if Part::own().is_none() {
+        return;
+    }
+    let told = std::io::stdin().as_fd().try_clone_to_owned().and_then(|line| UnixStream::from(line).write_all(b"r"));
+    if let Err(error) = told {
+        tracing::warn!(%error, "can't tell the parent process that this part is ready");
+    }
+}
