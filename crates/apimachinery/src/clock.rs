@@ -1,6 +1,8 @@
 //! Times as the API writes them, and ages as tables print them.
 
 use std::cell::Cell;
+use std::ops::Add;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -31,6 +33,29 @@ pub fn format_rfc3339(time: Timestamp) -> String {
 /// Now, as `metav1.MicroTime` is written (leases, events).
 pub fn now_micro() -> String {
     now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+}
+
+/// The longest wait that is computed with: no clock of a process overflows when it is added, and nobody sees its end.
+pub const LONGEST: Duration = Duration::from_secs(30 * 365 * 86_400);
+
+/// A number of seconds that an object or a request gave: negative is none at all, and more than [`LONGEST`] is that.
+pub const fn seconds(given: i64) -> Duration {
+    if given <= 0 {
+        return Duration::ZERO;
+    }
+    let given = given.unsigned_abs();
+    if given > LONGEST.as_secs() { LONGEST } else { Duration::from_secs(given) }
+}
+
+/// The instant (of the standard library or of tokio) that comes `wait` after `now`. Every wait that may stem from an object, a
+/// request or a file goes through here: a plain `now + wait` ends the process when it overflows.
+pub fn deadline<I: Add<Duration, Output = I>>(now: I, wait: Duration) -> I {
+    now + wait.min(LONGEST)
+}
+
+/// `time` moved by `by`, or the first or last moment that there is where that isn't one.
+pub fn moved(time: Timestamp, by: SignedDuration) -> Timestamp {
+    time.checked_add(by).unwrap_or(if by.is_negative() { Timestamp::MIN } else { Timestamp::MAX })
 }
 
 /// The age of `since` at `now` in the short form of upstream's tables (`5m30s`, `3h`, `2d4h`), or `<unknown>` when
@@ -69,6 +94,21 @@ pub fn human_duration(d: SignedDuration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_number_of_seconds_overflows_a_clock() {
+        let (std, wall) = (std::time::Instant::now(), Timestamp::now());
+        for given in [i64::MIN, -1, 0, 1, 86_400, i64::from(i32::MAX), 1 << 40, i64::MAX] {
+            let wait = seconds(given);
+            assert!(wait <= LONGEST, "{given}");
+            assert!(deadline(std, wait) >= std, "{given}");
+            assert_eq!(moved(wall, SignedDuration::from_secs(given)) < wall, given < 0, "{given}");
+        }
+        assert_eq!((seconds(-5), seconds(5), seconds(i64::MAX)), (Duration::ZERO, Duration::from_secs(5), LONGEST));
+        assert_eq!(deadline(std, Duration::MAX), std + LONGEST);
+        assert_eq!(moved(wall, SignedDuration::MAX), Timestamp::MAX);
+        assert_eq!(moved(wall, SignedDuration::MIN), Timestamp::MIN);
+    }
 
     #[test]
     fn ages_use_two_units_only_while_they_are_small() {
