@@ -31,6 +31,17 @@ pub fn ephemeral(pod: &Pod) -> Vec<Container> {
     all.filter_map(|c| serde_json::from_value(serde_json::to_value(c).ok()?).ok()).collect()
 }
 
+/// The containers that a pod is started with, init containers and sidecars among them. Whoever asks for all containers means these, and
+/// mostly the ephemeral ones, too.
+pub fn started(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    spec.containers.iter().chain(spec.init_containers.iter().flatten())
+}
+
+/// Whether an init container is one that runs beside the main containers (KEP-753).
+pub fn is_sidecar(init_container: &Container) -> bool {
+    init_container.restart_policy.as_deref() == Some("Always")
+}
+
 /// Whether a container's policy asks for a restart when what differs between two limits changes.
 pub fn resize_restarts(container: &Container, before: Option<&Limits>, after: &Limits) -> bool {
     let Some(before) = before else { return false };
@@ -44,24 +55,30 @@ pub fn resize_restarts(container: &Container, before: Option<&Limits>, after: &L
     })
 }
 
-/// The weight of a request, in thousandths of a core.
+/// The weight of a request, in thousandths of a core, within the kernel's bounds, as upstream has it.
 pub fn shares(milli: i64) -> u64 {
-    ((milli * 1024 / 1000) as u64).max(2)
+    let shares = u64::try_from(milli).unwrap_or(0).saturating_mul(1024) / 1000;
+    shares.clamp(2, 262_144)
 }
+
+/// The most thousandths of a core that anything is limited to: far more than machines have, and what is computed from it (a quota in
+/// microseconds) doesn't overflow.
+const MOST_MILLI: i64 = 1_000_000_000;
 
 /// What a container may use of the machine.
 pub fn limits(container: &Container) -> Limits {
     let resources = container.resources.clone().unwrap_or_default();
-    let milli = |map: &Option<BTreeMap<String, _>>, name: &str| -> i64 {
+    let amount = |map: &Option<BTreeMap<String, _>>, name: &str| -> apimachinery::Quantity {
         let quantity: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity> =
             map.as_ref().and_then(|m| m.get(name));
-        quantity.and_then(|q| q.0.parse::<apimachinery::Quantity>().ok()).map_or(0, apimachinery::Quantity::milli)
+        quantity.and_then(|q| q.0.parse().ok()).unwrap_or_default()
     };
+    let milli = |map: &Option<BTreeMap<String, _>>, name: &str| amount(map, name).milli();
     let request = milli(&resources.requests, "cpu");
     Limits {
         cpu_shares: shares(request),
-        cpu_milli: milli(&resources.limits, "cpu"),
-        memory_bytes: milli(&resources.limits, "memory") / 1000,
+        cpu_milli: milli(&resources.limits, "cpu").clamp(0, MOST_MILLI),
+        memory_bytes: amount(&resources.limits, "memory").value().max(0),
         ..Limits::default()
     }
 }
@@ -81,25 +98,40 @@ pub fn pod_limits(pod: &Pod) -> Limits {
     let bytes = |name: &str| limits.get(name).map_or(0, |limit| limit.value().max(0) as u64);
     Limits {
         cpu_shares: shares(request),
-        cpu_milli: limit("cpu").milli(),
-        memory_bytes: limit("memory").value(),
+        cpu_milli: limit("cpu").milli().clamp(0, MOST_MILLI),
+        memory_bytes: limit("memory").value().max(0),
         pids: 0,
         // Who asks for none gets none.
         huge_pages: huge_pages::sizes().into_iter().map(|size| (size, bytes(&huge_pages::resource(size)))).collect(),
     }
 }
 
-/// The score that upstream gives by QoS class.
+/// The score that upstream gives by QoS class. What a node can't do without is spared, and a sidecar is spared as long as the main
+/// containers are.
 pub fn oom_score(pod: &Pod, container: &Container) -> i64 {
+    let total = i128::from(crate::stats::Memory::read().total).max(1);
+    oom_score_of(pod, container, total)
+}
+
+fn oom_score_of(pod: &Pod, container: &Container, total: i128) -> i64 {
+    let Some(spec) = &pod.spec else { return 1000 };
+    if spec.priority_class_name.as_deref() == Some("system-node-critical") {
+        return -997;
+    }
     match pod.status.as_ref().and_then(|s| s.qos_class.as_deref()) {
         Some("Guaranteed") => -997,
         Some("BestEffort") => 1000,
         _ => {
-            let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
-            let asked = requests.and_then(|r| r.get("memory")).and_then(|q| q.0.parse::<apimachinery::Quantity>().ok());
-            let total = crate::stats::Memory::read().total as i64;
-            let asked = asked.map_or(0, apimachinery::Quantity::value);
-            (1000 - 1000 * asked / total.max(1)).clamp(3, 999)
+            let score = |container: &Container| {
+                let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+                let asked = requests.and_then(|r| r.get("memory"));
+                let asked = asked.and_then(|q| q.0.parse::<apimachinery::Quantity>().ok()).map_or(0, |q| q.value());
+                i64::try_from(1000 - 1000 * i128::from(asked) / total).unwrap_or(3).clamp(3, 999)
+            };
+            let own = score(container);
+            let sidecar = spec.init_containers.iter().flatten().any(|c| c.name == container.name && is_sidecar(c));
+            let least = spec.containers.iter().map(score).min().filter(|_| sidecar);
+            own.min(least.unwrap_or(own))
         }
     }
 }
@@ -120,8 +152,10 @@ pub struct Launch<'a> {
 }
 
 /// A list of the spec with variables in place of their names.
-pub fn expanded(list: &Option<Vec<String>>, variables: &BTreeMap<String, String>) -> Vec<String> {
-    list.iter().flatten().map(|text| env::expand(text, variables)).collect()
+pub fn expanded(list: &Option<Vec<String>>, variables: &BTreeMap<String, String>) -> Result<Vec<String>, StartError> {
+    let list = list.as_deref().unwrap_or_default();
+    let expanded = env::expand_all(list, variables);
+    expanded.map_err(|error| config_error(format!("the command or the arguments are too large: {error}")))
 }
 
 pub fn sysctls(context: &PodSecurityContext) -> Vec<(String, String)> {
@@ -172,7 +206,9 @@ pub fn mounts(launch: &Launch<'_>, variables: &BTreeMap<String, String>) -> Resu
             )));
         };
         let sub = match (&wanted.sub_path, &wanted.sub_path_expr) {
-            (_, Some(expression)) if !expression.is_empty() => env::expand(expression, variables),
+            (_, Some(expression)) if !expression.is_empty() => {
+                env::expand(expression, variables).map_err(|e| config_error(format!("subPathExpr: {e}")))?
+            }
             (Some(path), _) => path.clone(),
             _ => String::new(),
         };
@@ -317,4 +353,48 @@ pub fn new_id(pod: &Pod, container: &str, attempt: i32) -> String {
     let seed = format!("{}/{container}/{attempt}", pod.uid().unwrap_or_default());
     let stamp = k8s_openapi::jiff::Timestamp::now().as_nanosecond();
     pki::sha256_hex(format!("{seed}/{stamp}").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(containers: serde_json::Value, init: serde_json::Value) -> Pod {
+        let pod = json!({"metadata": {"name": "p"}, "status": {"qosClass": "Burstable"},
+            "spec": {"containers": containers, "initContainers": init}});
+        serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn sidecars_are_spared_as_long_as_main_containers() {
+        let asks = |name: &str, memory: &str| json!({"name": name, "resources": {"requests": {"memory": memory}}});
+        let mut proxy = asks("proxy", "1");
+        proxy["restartPolicy"] = "Always".into();
+        let pod = pod(json!([asks("a", "500"), asks("b", "100")]), json!([proxy, asks("plain", "1")]));
+        let score = |name: &str| {
+            let spec = pod.spec.as_ref().unwrap();
+            oom_score_of(&pod, started(spec).find(|c| c.name == name).unwrap(), 1000)
+        };
+        assert_eq!(["a", "b", "proxy", "plain"].map(score), [500, 900, 500, 999]);
+    }
+
+    proptest! {
+        /// Whatever amounts a pod names, what is computed from them stays within the kernel's bounds.
+        #[test]
+        fn extremes_of_amounts_are_borne(
+            cpu in "(-)?[0-9]{1,18}(|m|k|M|G|T|P|E)", memory in "(-)?[0-9]{1,18}(|Ki|Mi|Gi|Ti|Pi|Ei)", total in 1i128..1 << 60
+        ) {
+            let resources = json!({"requests": {"cpu": cpu, "memory": memory}, "limits": {"cpu": cpu, "memory": memory}});
+            let pod = pod(json!([{"name": "c", "resources": resources}]), json!([]));
+            let container = &pod.spec.as_ref().unwrap().containers[0];
+            for limits in [limits(container), pod_limits(&pod)] {
+                prop_assert!((2..=262_144).contains(&limits.cpu_shares));
+                prop_assert!((0..=MOST_MILLI).contains(&limits.cpu_milli) && limits.memory_bytes >= 0);
+            }
+            prop_assert!((3..=999).contains(&oom_score_of(&pod, container, total)));
+        }
+    }
 }

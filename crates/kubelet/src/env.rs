@@ -1,5 +1,8 @@
 //! Environment variables of containers, and the fields that the downward API offers.
 
+#[deny(clippy::arithmetic_side_effects)]
+mod expansion;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -10,31 +13,8 @@ use kube::{Api, ResourceExt as _};
 
 use crate::Agent;
 use crate::node::NodeFacts;
-
-/// Expands `$(NAME)` from what is known so far; `$$(NAME)` stays as `$(NAME)`. Unknown names stay as they are.
-pub fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('$') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        if let Some(after) = rest.strip_prefix("$$") {
-            out.push('$');
-            rest = after;
-        } else if let Some((name, after)) = rest.strip_prefix("$(").and_then(|r| r.split_once(')')) {
-            match known.get(name) {
-                Some(value) => out.push_str(value),
-                None => out.push_str(&rest[..name.len() + 3]),
-            }
-            rest = after;
-        } else {
-            out.push('$');
-            rest = &rest[1..];
-        }
-    }
-    out.push_str(rest);
-    out
-}
+use expansion::Variables;
+pub use expansion::{TooLarge, expand, expand_all};
 
 /// A field of a pod, by its path in the downward API.
 pub fn field(pod: &Pod, path: &str, agent: &Agent, ips: &[IpAddr]) -> Result<String, String> {
@@ -112,11 +92,13 @@ pub fn resource(container: &Container, name: &str, divisor: &str, agent: &Agent)
     let value = found.unwrap_or_else(|| if list == "limits" { whole() } else { apimachinery::Quantity::ZERO });
     let divisor: apimachinery::Quantity = divisor.parse().unwrap_or_default();
     let unit = if divisor.milli() == 0 { 1000 } else { divisor.milli() };
-    Ok((value.milli() + unit - 1).div_euclid(unit).to_string())
+    // Rounded up; the amounts may be as large as they like.
+    let (value, unit) = (i128::from(value.milli()), i128::from(unit));
+    Ok((value + unit - 1).div_euclid(unit).to_string())
 }
 
 /// Variables in the manner of Docker links for the services of a namespace (`NAME_SERVICE_HOST`, …).
-fn service_variables(services: &[std::sync::Arc<Service>], env: &mut BTreeMap<String, String>) {
+fn service_variables(services: &[std::sync::Arc<Service>], env: &mut Variables) -> Result<(), TooLarge> {
     for service in services {
         let Some(spec) = &service.spec else { continue };
         let ip = spec.cluster_ip.clone().unwrap_or_default();
@@ -124,26 +106,27 @@ fn service_variables(services: &[std::sync::Arc<Service>], env: &mut BTreeMap<St
             continue;
         };
         let name = service.name_any().to_ascii_uppercase().replace('-', "_");
-        env.insert(format!("{name}_SERVICE_HOST"), ip.clone());
-        env.insert(format!("{name}_SERVICE_PORT"), first.port.to_string());
+        env.insert(format!("{name}_SERVICE_HOST"), ip.clone())?;
+        env.insert(format!("{name}_SERVICE_PORT"), first.port.to_string())?;
         let url = |p: &k8s_openapi::api::core::v1::ServicePort| {
             let protocol = p.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase();
             format!("{protocol}://{}", apimachinery::authority(&ip, p.port))
         };
-        env.insert(format!("{name}_PORT"), url(first));
+        env.insert(format!("{name}_PORT"), url(first))?;
         for port in spec.ports.iter().flatten() {
             if let Some(label) = port.name.as_ref().filter(|n| !n.is_empty()) {
                 let label = label.to_ascii_uppercase().replace('-', "_");
-                env.insert(format!("{name}_SERVICE_PORT_{label}"), port.port.to_string());
+                env.insert(format!("{name}_SERVICE_PORT_{label}"), port.port.to_string())?;
             }
             let protocol = port.protocol.as_deref().unwrap_or("TCP").to_ascii_uppercase();
             let prefix = format!("{name}_PORT_{}_{protocol}", port.port);
-            env.insert(prefix.clone(), url(port));
-            env.insert(format!("{prefix}_PROTO"), protocol.to_ascii_lowercase());
-            env.insert(format!("{prefix}_PORT"), port.port.to_string());
-            env.insert(format!("{prefix}_ADDR"), ip.clone());
+            env.insert(prefix.clone(), url(port))?;
+            env.insert(format!("{prefix}_PROTO"), protocol.to_ascii_lowercase())?;
+            env.insert(format!("{prefix}_PORT"), port.port.to_string())?;
+            env.insert(format!("{prefix}_ADDR"), ip.clone())?;
         }
     }
+    Ok(())
 }
 
 impl Agent {
@@ -160,18 +143,22 @@ impl Agent {
         volumes: &BTreeMap<String, PathBuf>,
     ) -> Result<BTreeMap<String, String>, String> {
         let namespace = pod.namespace().unwrap_or_default();
-        let mut env = BTreeMap::new();
+        let mut env = Variables::default();
+        let too_large =
+            |error: TooLarge| format!("the environment of container {:?} is too large: {error}", container.name);
         for (key, value) in image.iter().filter_map(|e| e.split_once('=')) {
-            env.insert(key.to_string(), value.to_string());
+            env.insert(key.to_string(), value.to_string()).map_err(too_large)?;
         }
-        env.entry("PATH".into())
-            .or_insert_with(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
-        env.insert("HOSTNAME".into(), crate::sandbox::hostname(&self.config, pod));
+        if !env.known().contains_key("PATH") {
+            let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+            env.insert("PATH".into(), path.into()).map_err(too_large)?;
+        }
+        env.insert("HOSTNAME".into(), crate::sandbox::hostname(&self.config, pod)).map_err(too_large)?;
         let all = self.informers.of::<Service>();
         let kubernetes: Vec<_> = all.list_in("default").into_iter().filter(|s| s.name_any() == "kubernetes").collect();
-        service_variables(&kubernetes, &mut env);
+        service_variables(&kubernetes, &mut env).map_err(too_large)?;
         if pod.spec.as_ref().and_then(|s| s.enable_service_links).unwrap_or(true) {
-            service_variables(&all.list_in(&namespace), &mut env);
+            service_variables(&all.list_in(&namespace), &mut env).map_err(too_large)?;
         }
         for source in container.env_from.as_deref().unwrap_or_default() {
             let prefix = source.prefix.clone().unwrap_or_default();
@@ -183,23 +170,22 @@ impl Agent {
                 BTreeMap::new()
             };
             for (key, value) in data {
-                env.insert(format!("{prefix}{key}"), String::from_utf8_lossy(&value).into_owned());
+                let value = String::from_utf8_lossy(&value).into_owned();
+                env.insert(format!("{prefix}{key}"), value).map_err(too_large)?;
             }
         }
         for variable in container.env.as_deref().unwrap_or_default() {
             let value = match (&variable.value, &variable.value_from) {
-                (Some(value), _) => Some(expand(value, &env)),
+                (Some(value), _) => Some(expand(value, env.known()).map_err(too_large)?),
                 (None, Some(source)) if source.file_key_ref.is_some() => from_file(source, volumes)?,
                 (None, Some(source)) => self.sourced(pod, container, &namespace, source, ips).await?,
                 (None, None) => Some(String::new()),
             };
             if let Some(value) = value {
-                env.insert(variable.name.clone(), value);
+                env.insert(variable.name.clone(), value).map_err(too_large)?;
             }
         }
-        // The runtime must never look a home folder up in the container's passwd file.
-        env.entry("HOME".into()).or_insert_with(|| "/root".into());
-        Ok(env)
+        Ok(env.into_known())
     }
 
     async fn sourced(
@@ -277,26 +263,6 @@ impl Agent {
             Ok(None) if optional => Ok(BTreeMap::new()),
             Ok(None) => Err(format!("secret {name:?} not found")),
             Err(error) => Err(informer::told(&error)),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn references_are_expanded_once() {
-        let known = BTreeMap::from([("A".to_string(), "1".to_string()), ("B".to_string(), "$(A)".to_string())]);
-        for (text, want) in [
-            ("x$(A)y", "x1y"),
-            ("$(B)", "$(A)"),
-            ("$$(A)", "$(A)"),
-            ("$(MISSING)", "$(MISSING)"),
-            ("$A $", "$A $"),
-            ("$(A", "$(A"),
-        ] {
-            assert_eq!(expand(text, &known), want, "{text}");
         }
     }
 }

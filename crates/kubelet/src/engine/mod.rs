@@ -230,7 +230,33 @@ pub fn signal_number(name: &str) -> i32 {
         "" => Some(0),
         rest => rest.trim_start_matches(['+', '-']).parse::<i32>().ok(),
     };
-    let real_time = distance("RTMIN").map(|n| first + n).or_else(|| distance("RTMAX").map(|n| last - n));
+    let real_time = distance("RTMIN").map(|n| first.saturating_add(n));
+    let real_time = real_time.or_else(|| distance("RTMAX").map(|n| last.saturating_sub(n)));
     let named = || format!("SIG{bare}").parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32);
-    real_time.or_else(named).or_else(|| bare.parse().ok()).unwrap_or(libc::SIGTERM)
+    let number = real_time.or_else(named).or_else(|| bare.parse().ok());
+    // Images say what they like; numbers that are none would be heard by others.
+    number.filter(|number| (1..=last).contains(number)).unwrap_or(libc::SIGTERM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_known_by_name_and_number_and_nothing_else_is_one() {
+        for (name, want) in [
+            ("SIGUSR1", libc::SIGUSR1),
+            ("QUIT", libc::SIGQUIT),
+            ("9", 9),
+            ("SIGRTMIN+3", libc::SIGRTMIN() + 3),
+            ("RTMAX-1", libc::SIGRTMAX() - 1),
+            ("SIGRTMIN+2147483647", libc::SIGTERM),
+            ("SIGRTMAX-2147483647", libc::SIGTERM),
+            ("-9", libc::SIGTERM),
+            ("0", libc::SIGTERM),
+            ("SIGNOTHING", libc::SIGTERM),
+        ] {
+            assert_eq!(signal_number(name), want, "{name}");
+        }
+    }
 }

@@ -49,8 +49,8 @@ pub async fn configuration(agent: &Agent, launch: &Launch<'_>, owner: &str) -> R
     Ok(v1::ContainerConfig {
         metadata: Some(v1::ContainerMetadata { name: container.name.clone(), attempt: launch.attempt as u32 }),
         image: Some(v1::ImageSpec { image: image.id.clone(), user_specified_image: asked, ..Default::default() }),
-        command: expanded(&container.command, &variables),
-        args: expanded(&container.args, &variables),
+        command: expanded(&container.command, &variables)?,
+        args: expanded(&container.args, &variables)?,
         working_dir: container.working_dir.clone().unwrap_or_default(),
         mounts: mounts.into_iter().map(|m| mount(m, sandbox.first_user)).collect(),
         devices: devices(launch)?

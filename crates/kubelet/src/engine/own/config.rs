@@ -78,6 +78,16 @@ fn identity(
     Ok(Identity { uid, gid, groups })
 }
 
+/// The home folder of a user by an image's own file.
+fn home(rootfs: &Path, uid: u32) -> String {
+    let number = uid.to_string();
+    let text = accounts(rootfs, "/etc/passwd");
+    let mut lines = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let line = lines.find(|fields| fields.get(2) == Some(&number.as_str()));
+    let home = line.and_then(|fields| fields.get(5).map(|home| home.trim().to_string()));
+    home.filter(|home| !home.is_empty()).unwrap_or_else(|| "/".into())
+}
+
 /// The groups that an image's own files put a user in.
 fn memberships(rootfs: &Path, uid: u32) -> Vec<u32> {
     let Some(name) = account(rootfs, "/etc/passwd", &uid.to_string()).and_then(|f| f.into_iter().next()) else {
@@ -247,14 +257,16 @@ async fn container_config(
     let spec = pod.spec.clone().unwrap_or_default();
     let pod_context = spec.security_context.clone().unwrap_or_default();
     let own = container.security_context.clone().unwrap_or_default();
-    let variables = agent.variables(launch, &image.defaults.env).await?;
+    let mut variables = agent.variables(launch, &image.defaults.env).await?;
     // A command in the spec also puts the image's arguments aside.
-    let args = match (expanded(&container.command, &variables), expanded(&container.args, &variables)) {
+    let args = match (expanded(&container.command, &variables)?, expanded(&container.args, &variables)?) {
         (command, args) if !command.is_empty() => [command, args].concat(),
         (_, args) if !args.is_empty() => [image.defaults.entrypoint.clone(), args].concat(),
         _ => [image.defaults.entrypoint.clone(), image.defaults.cmd.clone()].concat(),
     };
     let user = identity(root, &image.defaults.user, &pod_context, &own)?;
+    // As upstream's runtimes: that of the user's line in the image's passwd, and without one the root of all folders.
+    variables.entry("HOME".into()).or_insert_with(|| home(root, user.uid));
     let capabilities = own.capabilities.clone().unwrap_or_default();
     let cwd =
         container.working_dir.clone().filter(|d| !d.is_empty()).unwrap_or_else(|| image.defaults.working_dir.clone());
@@ -293,4 +305,20 @@ async fn container_config(
         cgroup: format!("{}/{}", cgroup(&agent.config, pod), launch.id),
         env: variables.into_iter().collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn home_is_that_of_the_users_line() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        assert_eq!(home(root.path(), 0), "/");
+        let lines = "33:x:7:7::/named:/bin/sh\nroot:x:0:0:root:/root:/bin/sh\nwww:x:33:33:www:/var/www:\nbare:x:5:5\nnone:x:6:6::\n";
+        std::fs::write(root.path().join("etc/passwd"), lines).unwrap();
+        let homes = [0, 33, 5, 6, 7, 12345].map(|uid| home(root.path(), uid));
+        assert_eq!(homes, ["/root", "/var/www", "/", "/", "/named", "/"]);
+    }
 }
