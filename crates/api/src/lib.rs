@@ -8,6 +8,7 @@
 //! - [`defaults`], [`validate`]: what upstream fills in and refuses
 //! - [`managed`]: fields and their managers, for server-side apply
 //! - [`custom`]: the same for kinds of custom resource definitions
+//! - [`pod_logs`]: what is asked of a pod's logs
 //! - [`pod_security`]: the Pod Security Standards
 //! - [`static_pods`]: pods that nodes have from elsewhere
 //! - [`quota`]: what objects use of a ResourceQuota
@@ -23,6 +24,7 @@ pub mod defaults;
 pub mod kinds;
 pub mod managed;
 pub mod merge;
+pub mod pod_logs;
 pub mod pod_security;
 pub mod protobuf;
 pub mod quota;

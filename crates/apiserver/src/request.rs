@@ -97,6 +97,11 @@ impl Query {
         self.pairs.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v.as_str())
     }
 
+    /// All parameters, decoded.
+    pub fn pairs(&self) -> &[(String, String)] {
+        &self.pairs
+    }
+
     /// All values of a parameter that may be given several times.
     pub fn all(&self, key: &str) -> Vec<&str> {
         self.pairs.iter().filter(|(k, _)| k == key).map(|(_, v)| v.as_str()).collect()

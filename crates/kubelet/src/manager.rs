@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt as _};
 use parking_lot::Mutex;
+use runtime::files::SharedWatch;
 use tokio::sync::watch;
 
 use crate::engine::cri;
@@ -17,7 +18,7 @@ use crate::sandbox::{Places, Sandbox};
 use crate::stats::Readings;
 use crate::volumes::{self, claim_of};
 use crate::worker::{self, Saved};
-use crate::{Agent, Config, static_pods};
+use crate::{Agent, Config, container, static_pods};
 
 /// Between two tries to let go what a driver holds.
 const RETRY: Duration = Duration::from_secs(5);
@@ -29,6 +30,8 @@ pub struct Manager {
     workers: Arc<Mutex<HashMap<String, watch::Sender<Wanted>>>>,
     pub pods: Informer<Pod>,
     pub readings: Readings,
+    /// News of the logs that somebody follows.
+    pub log_news: SharedWatch,
     pub agent: Arc<Agent>,
 }
 
@@ -48,8 +51,13 @@ impl Manager {
     pub fn start(agent: Arc<Agent>) -> Arc<Self> {
         let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", agent.config.node_name));
         let pods: Informer<Pod> = Informer::start(Api::all(agent.client.clone()), mine);
-        let manager =
-            Arc::new(Manager { workers: Arc::default(), pods: pods.clone(), readings: Readings::default(), agent });
+        let manager = Arc::new(Manager {
+            workers: Arc::default(),
+            pods: pods.clone(),
+            readings: Readings::default(),
+            log_news: SharedWatch::default(),
+            agent,
+        });
         static_pods::start(&manager);
         let to = manager.clone();
         pods.on_change(move |change| to.feed(change));
@@ -163,8 +171,9 @@ impl Manager {
     pub fn images_in_use(&self) -> Vec<String> {
         let saved = |pod: Arc<Pod>| worker::load(&Places::of(&self.agent.config, &pod.uid()?).data);
         let of_pods = self.pods().into_iter().flat_map(|pod| {
-            let wanted = pod.spec.iter().flat_map(|s| s.containers.iter().filter_map(|c| c.image.clone()));
-            let wanted: Vec<String> = wanted.collect();
+            let ephemeral = container::ephemeral(&pod);
+            let all = pod.spec.iter().flat_map(container::started).chain(&ephemeral);
+            let wanted: Vec<String> = all.filter_map(|c| c.image.clone()).collect();
             let used = saved(pod).into_iter().flat_map(|s| s.containers.into_values().map(|r| r.image_id));
             wanted.into_iter().chain(used).collect::<Vec<_>>()
         });

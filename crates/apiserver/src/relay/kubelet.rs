@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use api::pod_logs::LogOptions;
 use apimachinery::{ObjectExt as _, Status};
 use http::{Request, Response, Uri};
 use serde_json::Value;
@@ -14,6 +15,9 @@ use crate::response::Body;
 /// Answers a stream subresource of a pod.
 pub async fn pod(server: &ApiServer, info: &Info, request: Request<Body>) -> Result<Response<Body>, Status> {
     let pod = server.cache.named("pods").get(&info.key()).ok_or_else(|| info.not_found())?.parse();
+    if info.path.subresource == "log" {
+        LogOptions::read(&info.path.name, info.query.pairs())?;
+    }
     let node = pod.str_at(&["spec", "nodeName"]);
     if node.is_empty() {
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", info.path.name)));

@@ -1,7 +1,7 @@
 //! What exec and attach speak with their client: numbered channels of bytes in both directions.
 //!
-//! Two carriers: WebSocket, where every message begins with its channel (KEP-4006, `v5.channel.k8s.io` and
-//! `v4.channel.k8s.io`), and SPDY/3.1, where each channel is a stream that the client opens (clients before 1.31).
+//! Two carriers: WebSocket, where every message begins with its channel (KEP-4006, `v5.channel.k8s.io` and its forerunners), and SPDY/3.1,
+//! where each channel is a stream that the client opens (clients before 1.31).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,8 +19,10 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
+use super::dialect::Dialect;
+pub use super::dialect::Event;
 use super::spdy::{self, StreamOutput};
 use super::{Body, refused};
 
@@ -31,24 +33,20 @@ pub const STDERR: u8 = 2;
 pub const ERROR: u8 = 3;
 /// Carries the terminal's sizes.
 pub const RESIZE: u8 = 4;
-/// In a WebSocket of v5: the next byte is a channel that ends.
-const CLOSE: u8 = 255;
 
 /// The one that both carriers have; v5 is WebSocket's own.
 pub const V4: &str = "v4.channel.k8s.io";
-const PROTOCOLS: &[&str] = &["v5.channel.k8s.io", V4];
+/// WebSocket's subprotocols, as upstream has them; a client that names none speaks as the oldest do.
+const PROTOCOLS: &[&str] = &["v5.channel.k8s.io", V4, BASE64_V4, "channel.k8s.io", "base64.channel.k8s.io", ""];
+const BASE64_V4: &str = "v4.base64.channel.k8s.io";
+/// The largest message that is taken, in bytes. Each may be of several frames.
+const LARGEST: usize = 4 << 20;
+/// Messages that wait to be taken.
+const QUEUE: usize = 4;
 /// How long an SPDY client may take to open its streams, as upstream has it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
-
-/// Something from the client.
-#[derive(Debug)]
-pub enum Event {
-    Data(u8, Bytes),
-    /// The channel ends; the connection stays.
-    End(u8),
-}
 
 /// Which channels the client asked for.
 #[derive(Debug, Clone, Copy)]
@@ -82,7 +80,7 @@ impl Wants {
 /// Sends to the client, from several tasks.
 #[derive(Clone)]
 pub enum Sender {
-    WebSocket(mpsc::Sender<Message>),
+    WebSocket(mpsc::Sender<Message>, Dialect),
     Spdy(Arc<HashMap<u8, StreamOutput>>),
 }
 
@@ -90,12 +88,7 @@ impl Sender {
     /// False when the client is gone.
     pub async fn send(&self, channel: u8, data: &[u8]) -> bool {
         match self {
-            Sender::WebSocket(queue) => {
-                let mut message = Vec::with_capacity(data.len() + 1);
-                message.push(channel);
-                message.extend_from_slice(data);
-                queue.send(Message::Binary(message.into())).await.is_ok()
-            }
+            Sender::WebSocket(queue, dialect) => queue.send(dialect.write(channel, data)).await.is_ok(),
             Sender::Spdy(streams) => match streams.get(&channel) {
                 Some(stream) => stream.send(data).await.is_ok(),
                 None => true,
@@ -105,9 +98,18 @@ impl Sender {
 
     /// The last message: how it went. The connection ends after it.
     pub async fn finish(self, status: &Value) {
-        self.send(ERROR, status.to_string().as_bytes()).await;
+        match &self {
+            Sender::WebSocket(_, dialect) if dialect.outcome_is_text => {
+                if status["status"] != "Success" {
+                    self.send(ERROR, status["message"].as_str().unwrap_or("").as_bytes()).await;
+                }
+            }
+            _ => {
+                self.send(ERROR, status.to_string().as_bytes()).await;
+            }
+        }
         match self {
-            Sender::WebSocket(queue) => {
+            Sender::WebSocket(queue, _) => {
                 let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
                 let _ = queue.send(Message::Close(Some(normal))).await;
             }
@@ -136,7 +138,8 @@ where
     if get(&request, header::UPGRADE).eq_ignore_ascii_case("spdy/3.1") {
         return open_spdy(request, wants, work);
     }
-    upgrade_websocket(request, PROTOCOLS, move |socket| async move {
+    upgrade_websocket(request, PROTOCOLS, move |socket, protocol| async move {
+        let dialect = Dialect::of(protocol);
         let (mut sink, mut source) = socket.split();
         let (queue, mut outgoing) = mpsc::channel::<Message>(16);
         tokio::spawn(async move {
@@ -147,26 +150,26 @@ where
             }
             let _ = sink.close().await;
         });
-        let (events, incoming) = mpsc::channel(16);
+        let (events, incoming) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
             while let Some(Ok(message)) = source.next().await {
                 let data: Bytes = match message {
                     Message::Binary(data) => data,
-                    Message::Text(text) => Bytes::from(text.as_bytes().to_vec()),
+                    Message::Text(text) => text.into(),
                     Message::Close(_) => return,
                     _ => continue,
                 };
-                let event = match data.split_first() {
-                    Some((&CLOSE, [channel])) => Event::End(*channel),
-                    Some((&channel, _)) => Event::Data(channel, data.slice(1..)),
-                    None => continue,
-                };
+                let Some(event) = dialect.read(&data) else { continue };
                 if events.send(event).await.is_err() {
                     return;
                 }
             }
         });
-        work(incoming, Sender::WebSocket(queue)).await;
+        let sender = Sender::WebSocket(queue, dialect);
+        // A message without content says that the connection stands, as upstream does: some clients wait for it.
+        let first = [(wants.stdout, STDOUT), (wants.stderr, STDERR)].into_iter().find(|(wanted, _)| *wanted);
+        sender.send(first.map_or(ERROR, |(_, channel)| channel), &[]).await;
+        work(incoming, sender).await;
     })
 }
 
@@ -227,21 +230,32 @@ where
     })
 }
 
-/// Answers a WebSocket handshake (RFC 6455) and hands the connection over to `work`.
+/// Whether a client asks for a WebSocket.
+pub fn wants_websocket(request: &Request<Incoming>) -> bool {
+    get(request, header::UPGRADE).eq_ignore_ascii_case("websocket")
+}
+
+/// The subprotocol for a client: the first of its own that is served; none (`""`) if it names none, where that is served.
+fn agreed<'a>(offered: &str, served: &[&'a str]) -> Option<&'a str> {
+    let mut offered = offered.split(',').map(str::trim);
+    offered.find_map(|wanted| served.iter().find(|p| **p == wanted)).copied()
+}
+
+/// Answers a WebSocket handshake (RFC 6455) and hands the connection and its subprotocol over to `work`.
 pub fn upgrade_websocket<F>(
     mut request: Request<Incoming>,
     protocols: &[&'static str],
-    work: impl FnOnce(Socket) -> F + Send + 'static,
+    work: impl FnOnce(Socket, &'static str) -> F + Send + 'static,
 ) -> Response<Body>
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    if !get(&request, header::UPGRADE).eq_ignore_ascii_case("websocket") {
+    if !wants_websocket(&request) {
         return refused(StatusCode::BAD_REQUEST, "this is a stream: ask for an upgrade to websocket or to SPDY/3.1");
     }
-    let offered = get(&request, header::SEC_WEBSOCKET_PROTOCOL);
-    let offered: Vec<&str> = offered.split(',').map(str::trim).collect();
-    let Some(protocol) = protocols.iter().find(|p| offered.contains(*p)).copied() else {
+    let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    let offered = offered.filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",");
+    let Some(protocol) = agreed(&offered, protocols) else {
         return refused(
             StatusCode::FORBIDDEN,
             format!("none of the subprotocols {offered:?} is served; those are: {protocols:?}"),
@@ -251,13 +265,19 @@ where
     let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
+        let bounds = WebSocketConfig::default().max_message_size(Some(LARGEST)).max_frame_size(Some(LARGEST));
         match upgraded.await {
-            Ok(io) => work(WebSocketStream::from_raw_socket(TokioIo::new(io), Role::Server, None).await).await,
+            Ok(io) => {
+                let socket = WebSocketStream::from_raw_socket(TokioIo::new(io), Role::Server, Some(bounds)).await;
+                work(socket, protocol).await;
+            }
             Err(error) => tracing::debug!(%error, "a stream could not be upgraded"),
         }
     });
     let mut response = switching("websocket");
-    response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+    if !protocol.is_empty() {
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+    }
     if let Ok(accept) = HeaderValue::from_str(&accept) {
         response.headers_mut().insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
@@ -291,4 +311,49 @@ fn switching(to: &'static str) -> Response<Body> {
     response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(to));
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn clients_choose_among_what_is_served() {
+        for (offered, want) in [
+            ("v5.channel.k8s.io", Some("v5.channel.k8s.io")),
+            ("v9.channel.k8s.io, v4.channel.k8s.io", Some(V4)),
+            ("channel.k8s.io", Some("channel.k8s.io")),
+            ("base64.channel.k8s.io,v4.channel.k8s.io", Some("base64.channel.k8s.io")),
+            ("", Some("")),
+            ("chat", None),
+        ] {
+            assert_eq!(agreed(offered, PROTOCOLS), want, "{offered:?}");
+        }
+        assert_eq!(agreed("", &["SPDY/3.1+portforward.k8s.io"]), None);
+    }
+
+    #[tokio::test]
+    async fn each_dialect_tells_the_outcome_in_its_own_way() {
+        let said = |protocol: &'static str, status: Value| async move {
+            let (queue, mut told) = mpsc::channel(16);
+            Sender::WebSocket(queue, Dialect::of(protocol)).finish(&status).await;
+            let mut all = Vec::new();
+            while let Some(message) = told.recv().await {
+                if !message.is_close() {
+                    all.push(String::from_utf8(message.into_data().to_vec()).unwrap());
+                }
+            }
+            all
+        };
+        let (well, ill) = (json!({"status": "Success"}), json!({"status": "Failure", "message": "no"}));
+        for oldest in ["", "channel.k8s.io"] {
+            assert!(said(oldest, well.clone()).await.is_empty());
+            assert_eq!(said(oldest, ill.clone()).await, ["\u{3}no"]);
+        }
+        assert_eq!(said("base64.channel.k8s.io", ill.clone()).await, ["3bm8="]);
+        assert_eq!(said(V4, well.clone()).await, ["\u{3}{\"status\":\"Success\"}"]);
+        assert!(said(BASE64_V4, well).await[0].starts_with('3'));
+    }
 }

@@ -5,13 +5,21 @@
 
 mod access;
 mod channels;
+#[deny(clippy::arithmetic_side_effects)]
+mod dialect;
+#[deny(clippy::arithmetic_side_effects)]
+mod legacy_forward;
 pub mod logs;
 mod portforward;
+#[deny(clippy::arithmetic_side_effects)]
 pub mod spdy;
 mod streams;
 
+use std::collections::HashMap;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use apimachinery::Status;
 use bytes::Bytes;
@@ -20,12 +28,15 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use access::{Access, User};
 pub use channels::{ERROR, Event, RESIZE, STDERR, STDIN, STDOUT, Sender, V4, Wants};
@@ -70,18 +81,17 @@ fn json(value: &serde_json::Value) -> Response<Body> {
     response
 }
 
-fn tls(serving: &Serving) -> Result<TlsAcceptor, String> {
+fn tls(identity: &pki::Identity, authority_pem: &str) -> Result<TlsAcceptor, String> {
     let fail = |e: &dyn std::fmt::Display| e.to_string();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
-    let ca = CertificateDer::from_pem_slice(serving.authority_pem.as_bytes()).map_err(|e| fail(&e))?;
+    let ca = CertificateDer::from_pem_slice(authority_pem.as_bytes()).map_err(|e| fail(&e))?;
     roots.add(ca).map_err(|e| fail(&e))?;
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).allow_unauthenticated();
     let verifier = verifier.build().map_err(|e| fail(&e))?;
-    let certificate =
-        CertificateDer::from_pem_slice(serving.identity.certificate_pem.as_bytes()).map_err(|e| fail(&e))?;
-    let key = PrivateKeyDer::from_pem_slice(serving.identity.key_pem.as_bytes()).map_err(|e| fail(&e))?;
+    let certificate = CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).map_err(|e| fail(&e))?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|e| fail(&e))?;
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| fail(&e))?
@@ -93,7 +103,7 @@ fn tls(serving: &Serving) -> Result<TlsAcceptor, String> {
 
 /// Serves until the process ends.
 pub async fn run(manager: Arc<Manager>, serving: Serving) {
-    let acceptor = match tls(&serving) {
+    let acceptor = match tls(&serving.identity, &serving.authority_pem) {
         Ok(acceptor) => acceptor,
         Err(error) => {
             tracing::error!(%error, "the kubelet's API can't be served: its certificate is unusable");
@@ -101,21 +111,85 @@ pub async fn run(manager: Arc<Manager>, serving: Serving) {
         }
     };
     let access = Access::new(manager.agent.client.clone(), &manager.agent.config.node_name);
+    let guests = Guests::default();
     loop {
-        let Ok((stream, _)) = serving.listener.accept().await else {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            continue;
+        let (stream, address) = match serving.listener.accept().await {
+            Ok((stream, address)) => (stream, address.ip().to_canonical()),
+            Err(error) => {
+                // Out of file descriptors, most likely: those who are served go on meanwhile.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
         };
-        tokio::spawn(connection(manager.clone(), access.clone(), acceptor.clone(), stream));
+        // Dropped at once, and not told why: there would be no end of telling.
+        let Some(place) = guests.place(address) else { continue };
+        tokio::spawn(connection(manager.clone(), access.clone(), acceptor.clone(), stream, place));
     }
 }
 
-async fn connection(manager: Arc<Manager>, access: Arc<Access>, acceptor: TlsAcceptor, stream: TcpStream) {
+/// A client that takes longer than this to say hello is dropped.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A client that takes longer than this for the head of its next request is.
+const HEAD: Duration = Duration::from_secs(30);
+/// How many connections an address may have that didn't show a certificate, or not yet.
+const MOST: usize = 100;
+
+/// The connections of those who didn't show who they are, by address. A client with a certificate of the cluster is none of them: the API
+/// server alone may come with hundreds of streams.
+#[derive(Debug, Clone, Default)]
+struct Guests(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+impl Guests {
+    fn place(&self, address: IpAddr) -> Option<Place> {
+        let mut all = self.0.lock();
+        let count = all.entry(address).or_default();
+        if *count >= MOST {
+            return None;
+        }
+        *count += 1;
+        Some(Place { guests: self.clone(), address })
+    }
+}
+
+struct Place {
+    guests: Guests,
+    address: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut all = self.guests.0.lock();
+        if let Some(count) = all.get_mut(&self.address) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                all.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// A client that has said hello in time.
+async fn greeted<S>(acceptor: &TlsAcceptor, stream: S) -> Option<TlsStream<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await.ok()?.ok()
+}
+
+async fn connection(
+    manager: Arc<Manager>,
+    access: Arc<Access>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    place: Place,
+) {
     let _ = stream.set_nodelay(true);
-    let Ok(stream) = acceptor.accept(stream).await else { return };
+    let Some(stream) = greeted(&acceptor, stream).await else { return };
     let leaf = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
     let facts = leaf.and_then(|l| pki::certificate_names(l).ok());
     let user = facts.map(|facts| User { name: facts.common_name, groups: facts.organizations });
+    let _place = Some(place).filter(|_| user.is_none());
     let service = service_fn(move |request: Request<Incoming>| {
         let (manager, access, user) = (manager.clone(), access.clone(), user.clone());
         async move {
@@ -126,7 +200,9 @@ async fn connection(manager: Arc<Manager>, access: Arc<Access>, acceptor: TlsAcc
             })
         }
     });
-    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(100).keep_alive_interval(HEAD);
     let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
 }
 
@@ -145,7 +221,7 @@ async fn route(manager: &Arc<Manager>, request: Request<Incoming>) -> Response<B
         }
         ["healthz"] => text(StatusCode::OK, "ok"),
         ["containerLogs", namespace, pod, container] if known => {
-            logs::serve(manager, namespace, pod, container, &request).await
+            logs::serve(manager, namespace, pod, container, request).await
         }
         ["exec", namespace, pod, container] if known => {
             streams::exec(manager, namespace, pod, container, request).await
@@ -167,6 +243,28 @@ pub fn flag(query: &[(String, String)], key: &str) -> bool {
     query.iter().any(|(k, v)| k == key && matches!(v.as_str(), "" | "1" | "true"))
 }
 
-pub fn value<'a>(query: &'a [(String, String)], key: &str) -> Option<&'a str> {
-    query.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_is_not_waited_for() {
+        let identity = pki::self_signed("node.example").unwrap();
+        let acceptor = tls(&identity, &identity.certificate_pem).unwrap();
+        let (begun, (_silent, stream)) = (tokio::time::Instant::now(), tokio::io::duplex(1 << 10));
+        assert!(greeted(&acceptor, stream).await.is_none());
+        assert_eq!(begun.elapsed(), HANDSHAKE);
+    }
+
+    #[test]
+    fn an_address_has_so_many_places_and_gets_them_back() {
+        let guests = Guests::default();
+        let [one, other]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().unwrap());
+        let mut places: Vec<Place> = (0..MOST).map_while(|_| guests.place(one)).collect();
+        assert!(places.len() == MOST && guests.place(one).is_none() && guests.place(other).is_some());
+        places.pop();
+        assert!(guests.place(one).is_some());
+        drop(places);
+        assert!(guests.0.lock().is_empty());
+    }
 }

@@ -3,20 +3,23 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::channels::{Socket, upgrade_spdy, upgrade_websocket};
 use super::spdy::{self, Stream, StreamOutput};
-use super::{Body, refused};
+use super::{Body, legacy_forward, query, refused};
 use crate::manager::Manager;
 
 const TUNNEL: &[&str] = &["SPDY/3.1+portforward.k8s.io"];
@@ -44,10 +47,20 @@ pub async fn serve(manager: &Arc<Manager>, namespace: &str, pod: &str, request: 
             finish(spdy::serve(read, write, |stream| forward.accept(stream)).await);
         });
     }
-    upgrade_websocket(request, TUNNEL, move |socket| async move {
-        let (read, write) = tunnel(socket);
-        finish(spdy::serve(read, write, |stream| forward.accept(stream)).await);
-    })
+    // Who names ports speaks in channels; the others put SPDY into the WebSocket.
+    let query = query(&request);
+    if !query.iter().any(|(key, _)| key == "ports") {
+        return upgrade_websocket(request, TUNNEL, move |socket, _| async move {
+            let (read, write) = tunnel(socket);
+            finish(spdy::serve(read, write, |stream| forward.accept(stream)).await);
+        });
+    }
+    match legacy_forward::ports(&query) {
+        Ok(ports) => upgrade_websocket(request, &legacy_forward::PROTOCOLS, move |socket, protocol| async move {
+            legacy_forward::serve(socket, protocol, forward.network, ports).await;
+        }),
+        Err(error) => refused(StatusCode::BAD_REQUEST, error),
+    }
 }
 
 fn finish(result: io::Result<()>) {
@@ -69,6 +82,7 @@ impl Forward {
         let header = |name: &str| stream.headers.get(name).cloned().unwrap_or_default();
         let request = header("requestid");
         if header("streamtype") == "error" {
+            // Bounded by the session's streams, of which each is one.
             self.errors.lock().insert(request, stream.output);
             return;
         }
@@ -87,17 +101,44 @@ impl Forward {
     }
 }
 
+/// How long a connection to a port of a pod may take to be made: who listens there may never take one.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Connects to a port of the pod's loopback, of either family. The socket is of the pod's network for good once it is made there, and nobody
+/// waits for it on a thread.
+pub async fn connect(network: Option<std::path::PathBuf>, port: u16) -> io::Result<TcpStream> {
+    let mut refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+    for address in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let make = move || nix::sys::socket::socket(family, SockType::Stream, flags, None);
+        let made = match network.clone() {
+            Some(path) => tokio::task::spawn_blocking(move || runtime::namespaces::inside(&path, make))
+                .await
+                .map_err(io::Error::other)??,
+            None => make(),
+        };
+        // A pod's network may have one family alone.
+        let connecting = match made {
+            Ok(socket) => TcpSocket::from_std_stream(socket.into()).connect((address, port).into()),
+            Err(error) => {
+                refused = error.into();
+                continue;
+            }
+        };
+        match tokio::time::timeout(CONNECT, connecting).await {
+            Ok(Ok(connected)) => return Ok(connected),
+            Ok(Err(error)) => refused = error,
+            Err(_) => refused = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(refused)
+}
+
 async fn join(network: Option<std::path::PathBuf>, port: &str, mut stream: Stream) -> io::Result<()> {
     let port: u16 = port.parse().map_err(io::Error::other)?;
-    let connect = move || std::net::TcpStream::connect(("127.0.0.1", port));
-    let connected = match network {
-        Some(path) => tokio::task::spawn_blocking(move || runtime::namespaces::inside(&path, connect))
-            .await
-            .map_err(io::Error::other)??,
-        None => tokio::task::spawn_blocking(connect).await.map_err(io::Error::other)?,
-    }?;
-    connected.set_nonblocking(true)?;
-    let (mut read, mut write) = TcpStream::from_std(connected)?.into_split();
+    let connected = connect(network, port).await?;
+    let (mut read, mut write) = connected.into_split();
     let output = stream.output.clone();
     let down = async move {
         let mut buffer = vec![0u8; 32 << 10];
@@ -141,4 +182,23 @@ fn tunnel(socket: Socket) -> (impl AsyncRead + Unpin, impl AsyncWrite + Send + U
         let _ = sink.close().await;
     });
     (read, write)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn ports_are_connected_to_without_a_thread_that_waits() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut ours = connect(None, port).await.unwrap();
+        let (mut theirs, _) = listener.accept().await.unwrap();
+        ours.write_all(b"hello").await.unwrap();
+        let mut heard = [0; 5];
+        theirs.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"hello");
+        drop((listener, theirs, ours));
+        assert!(connect(None, port).await.is_err());
+    }
 }

@@ -7,9 +7,9 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 const VERSION: u16 = 3;
@@ -22,7 +22,14 @@ const FIN: u8 = 1;
 /// Headers and data of one frame; larger ones are an attack.
 const LARGEST: usize = 1 << 20;
 const HEADERS_LARGEST: usize = 64 << 10;
-const STREAMS: usize = 1024;
+/// Headers of one stream; those of Kubernetes have four.
+const PAIRS: usize = 64;
+/// Streams of a session that either side still has something to do with.
+const STREAMS: usize = 512;
+/// Bytes of a session that came and weren't taken yet: who sends more waits.
+const WAITING: usize = 4 << 20;
+/// Frames of a stream that weren't taken yet.
+const QUEUE: usize = 64;
 
 /// The dictionary that header blocks are packed with (section 2.6.10.1): words, each behind its length, and a text.
 fn dictionary() -> Vec<u8> {
@@ -112,8 +119,32 @@ impl Output {
 pub struct Stream {
     pub headers: HashMap<String, String>,
     /// What the client sends; ends with its half of the stream.
-    pub input: mpsc::Receiver<Bytes>,
+    pub input: Input,
     pub output: StreamOutput,
+}
+
+/// A frame, and its part of what may wait to be taken.
+type Waiting = (Bytes, Option<OwnedSemaphorePermit>);
+
+/// The other side's half of a stream.
+pub struct Input {
+    frames: mpsc::Receiver<Waiting>,
+    /// The room of the frame that was taken last, which is in use until the next is asked for.
+    taken: Option<OwnedSemaphorePermit>,
+}
+
+impl Input {
+    fn new() -> (mpsc::Sender<Waiting>, Self) {
+        let (sender, frames) = mpsc::channel(QUEUE);
+        (sender, Input { frames, taken: None })
+    }
+
+    pub async fn recv(&mut self) -> Option<Bytes> {
+        self.taken = None;
+        let (data, room) = self.frames.recv().await?;
+        self.taken = room;
+        Some(data)
+    }
 }
 
 /// Our half of a stream.
@@ -121,6 +152,8 @@ pub struct Stream {
 pub struct StreamOutput {
     id: u32,
     session: Arc<Mutex<Output>>,
+    /// One of the session's streams, as long as anybody has it.
+    _place: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl StreamOutput {
@@ -176,10 +209,11 @@ where
     let session = Output::session(write)?;
     let (mut streams, mut inputs) = (Vec::new(), HashMap::new());
     for (id, kind) in (1..).step_by(2).zip(kinds) {
-        let (sender, input) = mpsc::channel(64);
+        let (sender, input) = Input::new();
         inputs.insert(id, sender);
         let headers = HashMap::from([("streamtype".to_string(), (*kind).to_string())]);
-        streams.push(Stream { headers, input, output: StreamOutput { id, session: session.clone() } });
+        let output = StreamOutput { id, session: session.clone(), _place: None };
+        streams.push(Stream { headers, input, output });
     }
     let (accepted, mut answers) = mpsc::channel(kinds.len().max(1));
     let reading = tokio::spawn(frames(read, session.clone(), inputs, move |news| {
@@ -199,11 +233,12 @@ where
 async fn frames<R: AsyncRead + Unpin>(
     mut read: R,
     session: Arc<Mutex<Output>>,
-    mut streams: HashMap<u32, mpsc::Sender<Bytes>>,
+    mut streams: HashMap<u32, mpsc::Sender<Waiting>>,
     mut tell: impl FnMut(News),
 ) -> io::Result<()> {
-    let dictionary = dictionary();
-    let mut unpacker = Decompress::new(true);
+    let mut unpacker = Unpacker::new();
+    let (places, room) = (Arc::new(Semaphore::new(STREAMS)), Arc::new(Semaphore::new(WAITING)));
+    let mut last = 0;
     loop {
         let mut head = [0u8; 8];
         match read.read_exact(&mut head).await {
@@ -222,7 +257,13 @@ async fn frames<R: AsyncRead + Unpin>(
             if let Some(sender) = streams.get(&id)
                 && !payload.is_empty()
             {
-                let _ = sender.send(payload.into()).await;
+                let bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+                // Whose reader is gone, or goes meanwhile, doesn't hold up the others.
+                let room = tokio::select! {
+                    room = room.clone().acquire_many_owned(bytes) => room.ok(),
+                    () = sender.closed() => None,
+                };
+                let _ = sender.send((payload.into(), room)).await;
             }
             if flags & FIN != 0 {
                 streams.remove(&id);
@@ -235,16 +276,23 @@ async fn frames<R: AsyncRead + Unpin>(
                 let (Some(id), Some(block)) = (word(0), payload.get(10..)) else {
                     return Err(io::Error::other("a SYN_STREAM is too short"));
                 };
-                if streams.len() >= STREAMS {
-                    return Err(io::Error::other("too many streams"));
+                // Numbers only grow (section 2.3.2), so that none is another's.
+                if id <= last {
+                    return Err(io::Error::other("a stream's number was used already"));
                 }
-                let headers = unpack_headers(&mut unpacker, &dictionary, block)?;
-                let (sender, input) = mpsc::channel(64);
+                last = id;
+                let headers = unpacker.headers(block)?;
+                let (sender, input) = Input::new();
                 if flags & FIN == 0 {
                     streams.insert(id, sender);
                 }
+                streams.retain(|_, sender| !sender.is_closed());
+                let place = places.clone().try_acquire_owned();
+                let place = place.ok().filter(|_| streams.len() <= STREAMS);
+                let place = Some(Arc::new(place.ok_or_else(|| io::Error::other("too many streams"))?));
                 session.lock().await.reply(id).await?;
-                tell(News::Opened(Stream { headers, input, output: StreamOutput { id, session: session.clone() } }));
+                let output = StreamOutput { id, session: session.clone(), _place: place };
+                tell(News::Opened(Stream { headers, input, output }));
             }
             // Its headers say nothing of use, and no other frame from a server has any.
             SYN_REPLY => tell(News::Accepted),
@@ -260,29 +308,47 @@ async fn frames<R: AsyncRead + Unpin>(
     }
 }
 
-/// Header blocks are one zlib stream over the whole session.
-fn unpack_headers(unpacker: &mut Decompress, dictionary: &[u8], block: &[u8]) -> io::Result<HashMap<String, String>> {
-    let mut plain = Vec::with_capacity(HEADERS_LARGEST);
-    let mut input = block;
-    while !input.is_empty() {
-        let before = unpacker.total_in();
-        match unpacker.decompress_vec(input, &mut plain, FlushDecompress::Sync) {
-            Ok(_) => {}
-            Err(error) if error.needs_dictionary().is_some() => {
-                unpacker.set_dictionary(dictionary).map_err(io::Error::other)?;
-            }
-            Err(error) => return Err(io::Error::other(error)),
-        }
-        let used = (unpacker.total_in() - before) as usize;
-        if used == 0 && !plain.is_empty() {
-            break;
-        }
-        input = &input[used.min(input.len())..];
-        if plain.len() >= HEADERS_LARGEST {
-            return Err(io::Error::other("the headers are too large"));
-        }
+/// Reads header blocks, which are one zlib stream over the whole session.
+struct Unpacker {
+    stream: Decompress,
+    /// What the stream is packed with, until it has asked for it.
+    dictionary: Option<Vec<u8>>,
+}
+
+impl Unpacker {
+    fn new() -> Self {
+        Unpacker { stream: Decompress::new(true), dictionary: Some(dictionary()) }
     }
-    read_headers(&plain).ok_or_else(|| io::Error::other("the headers are malformed"))
+
+    fn headers(&mut self, block: &[u8]) -> io::Result<HashMap<String, String>> {
+        let mut plain = Vec::with_capacity(HEADERS_LARGEST);
+        let mut input = block;
+        while !input.is_empty() {
+            let (read, written) = (self.stream.total_in(), plain.len());
+            let mut asked = false;
+            match self.stream.decompress_vec(input, &mut plain, FlushDecompress::Sync) {
+                // It has to last as long as the session.
+                Ok(Status::StreamEnd) => return Err(io::Error::other("the headers' compression ended")),
+                Ok(_) => {}
+                Err(error) if error.needs_dictionary().is_some() => {
+                    let dictionary = self.dictionary.take().ok_or_else(|| io::Error::other(error))?;
+                    self.stream.set_dictionary(&dictionary).map_err(io::Error::other)?;
+                    asked = true;
+                }
+                Err(error) => return Err(io::Error::other(error)),
+            }
+            if plain.len() >= HEADERS_LARGEST {
+                return Err(io::Error::other("the headers are too large"));
+            }
+            let used = usize::try_from(self.stream.total_in().saturating_sub(read)).unwrap_or(usize::MAX);
+            // Each round must get on, or it would be the last that there is.
+            if used == 0 && plain.len() == written && !asked {
+                return Err(io::Error::other("the headers can't be unpacked"));
+            }
+            input = input.get(used..).unwrap_or_default();
+        }
+        read_headers(&plain).ok_or_else(|| io::Error::other("the headers are malformed"))
+    }
 }
 
 fn read_headers(mut plain: &[u8]) -> Option<HashMap<String, String>> {
@@ -295,7 +361,7 @@ fn read_headers(mut plain: &[u8]) -> Option<HashMap<String, String>> {
         let bytes = take(from, 4)?;
         Some(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize)
     }
-    let pairs = count(&mut plain)?;
+    let pairs = count(&mut plain).filter(|pairs| *pairs <= PAIRS)?;
     let mut headers = HashMap::new();
     for _ in 0..pairs {
         let n = count(&mut plain)?;
@@ -322,7 +388,7 @@ mod tests {
         let dictionary = dictionary();
         let mut packer = Compress::new(Compression::fast(), true);
         packer.set_dictionary(&dictionary).unwrap();
-        let mut unpacker = Decompress::new(true);
+        let mut unpacker = Unpacker::new();
         for port in ["80", "8080"] {
             let mut plain = 1u32.to_be_bytes().to_vec();
             for text in ["Port", port] {
@@ -331,7 +397,7 @@ mod tests {
             }
             let mut packed = Vec::with_capacity(256);
             packer.compress_vec(&plain, &mut packed, FlushCompress::Sync).unwrap();
-            let headers = unpack_headers(&mut unpacker, &dictionary, &packed).unwrap();
+            let headers = unpacker.headers(&packed).unwrap();
             assert_eq!(headers["port"], port);
         }
     }
@@ -374,6 +440,95 @@ mod tests {
     fn malformed_headers_are_refused() {
         for bad in [&b""[..], b"\0\0\0\x01", b"\0\0\0\x01\0\0\0\x09abc"] {
             assert!(read_headers(bad).is_none());
+        }
+    }
+
+    /// A client's session up to its end: what comes of it, and how many streams were opened.
+    async fn session(frames: &[u8]) -> (io::Result<()>, usize) {
+        let mut opened = Vec::new();
+        let served = serve(frames, tokio::io::sink(), |stream| opened.push(stream));
+        let result = tokio::time::timeout(std::time::Duration::from_secs(60), served).await.expect("it ends");
+        (result, opened.len())
+    }
+
+    fn frame(kind: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = (0x8000 | VERSION).to_be_bytes().to_vec();
+        frame.extend(kind.to_be_bytes());
+        frame.push(flags);
+        frame.extend(&(payload.len() as u32).to_be_bytes()[1..]);
+        frame.extend(payload);
+        frame
+    }
+
+    fn syn(id: u32, flags: u8, block: &[u8]) -> Vec<u8> {
+        frame(SYN_STREAM, flags, &[&id.to_be_bytes()[..], &[0; 6], block].concat())
+    }
+
+    fn packed(packer: &mut Compress, plain: &[u8], flush: FlushCompress) -> Vec<u8> {
+        let mut block = Vec::with_capacity(1 << 10);
+        packer.compress_vec(plain, &mut block, flush).unwrap();
+        block
+    }
+
+    #[tokio::test]
+    async fn a_compression_that_ends_ends_the_session() {
+        let mut packer = Compress::new(Compression::fast(), true);
+        packer.set_dictionary(&dictionary()).unwrap();
+        let ended = packed(&mut packer, &0u32.to_be_bytes(), FlushCompress::Finish);
+        let (result, opened) = session(&[syn(1, 0, &ended), syn(3, 0, b"AAAA")].concat()).await;
+        assert!(result.is_err() && opened == 0);
+        // Bytes that no stream begins with, and a dictionary that is asked for again and again.
+        assert!(session(&syn(1, 0, b"AAAA")).await.0.is_err());
+        let asks = [0x78, 0xbb, 0xe3, 0xc6, 0xa7, 0xc2];
+        assert!(session(&[syn(1, 0, &asks), syn(3, 0, &asks), syn(5, 0, &asks)].concat()).await.0.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_session_has_bounds() {
+        let mut packer = Compress::new(Compression::fast(), true);
+        packer.set_dictionary(&dictionary()).unwrap();
+        // Streams whose client's half is over at once are streams, too.
+        let flood: Vec<u8> = (0..STREAMS as u32 + 1)
+            .flat_map(|n| syn(2 * n + 1, FIN, &packed(&mut packer, &0u32.to_be_bytes(), FlushCompress::Sync)))
+            .collect();
+        let (result, opened) = session(&flood).await;
+        assert!(opened == STREAMS && result.is_err_and(|error| error.to_string().contains("too many")));
+
+        let mut packer = Compress::new(Compression::best(), true);
+        packer.set_dictionary(&dictionary()).unwrap();
+        let bomb = packed(&mut packer, &vec![0; 10 * HEADERS_LARGEST], FlushCompress::Sync);
+        assert!(session(&syn(1, 0, &bomb)).await.0.is_err());
+        assert!(session(&frame(PING, 0, &vec![0; LARGEST + 1])).await.0.is_err());
+        assert!(read_headers(&u32::MAX.to_be_bytes()).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_takes_waits_with_the_client() {
+        let mut packer = Compress::new(Compression::fast(), true);
+        packer.set_dictionary(&dictionary()).unwrap();
+        let mut frames = syn(1, 0, &packed(&mut packer, &0u32.to_be_bytes(), FlushCompress::Sync));
+        for _ in 0..8 {
+            frames.extend(&1u32.to_be_bytes());
+            frames.extend(&(LARGEST as u32).to_be_bytes());
+            frames.extend(vec![0; LARGEST]);
+        }
+        let mut streams = Vec::new();
+        let served = serve(&frames[..], tokio::io::sink(), |stream| streams.push(stream));
+        let waits = tokio::time::timeout(std::time::Duration::from_secs(60), served).await;
+        assert!(waits.is_err(), "the session must wait for its reader");
+        let mut taken = 0;
+        while let Some(data) = streams[0].input.recv().await {
+            taken += data.len();
+        }
+        assert_eq!(taken, WAITING);
+    }
+
+    proptest::proptest! {
+        /// Whatever bytes come, a session ends with them.
+        #[test]
+        fn no_bytes_keep_a_session_busy(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200), kind in 0u16..9) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let _ = runtime.block_on(session(&[frame(kind, bytes.len() as u8, &bytes), bytes.clone()].concat()));
         }
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::channels::{Wants, open};
 use super::{Body, flag, query, refused};
+use crate::container;
 use crate::engine::Containers;
 use crate::manager::Manager;
 use crate::worker::Phase;
@@ -17,14 +18,15 @@ fn running(
     manager: &Manager,
     namespace: &str,
     pod: &str,
-    container: &str,
+    name: &str,
 ) -> Result<(Arc<dyn Containers>, String, bool), String> {
     let (object, places, saved) =
         manager.find(namespace, pod).ok_or_else(|| format!("pod {pod:?} isn't on this node"))?;
-    let run = saved.containers.get(container).filter(|r| matches!(r.phase, Phase::Running { .. }));
-    let run = run.ok_or_else(|| format!("container not found (\"{container}\"): it isn't running"))?;
-    let spec = object.spec.as_ref();
-    let tty = spec.and_then(|s| s.containers.iter().find(|c| c.name == container)).and_then(|c| c.tty).unwrap_or(false);
+    let run = saved.containers.get(name).filter(|r| matches!(r.phase, Phase::Running { .. }));
+    let run = run.ok_or_else(|| format!("container not found (\"{name}\"): it isn't running"))?;
+    let ephemeral = container::ephemeral(&object);
+    let mut all = object.spec.iter().flat_map(container::started).chain(&ephemeral);
+    let tty = all.find(|c| c.name == name).and_then(|c| c.tty).unwrap_or(false);
     Ok((manager.agent.engine.containers(&places, saved.sandbox.as_ref()), run.id.clone(), tty))
 }
 

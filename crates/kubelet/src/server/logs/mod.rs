@@ -7,20 +7,26 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use api::pod_logs::LogOptions;
+use apimachinery::clock;
+use base64::Engine as _;
 use bytes::Bytes;
+use futures::{SinkExt as _, StreamExt as _};
 use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Incoming;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use runtime::files::{News, Watch};
+use runtime::files::Follower;
 use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::Message;
 
 mod lines;
 
 use lines::{Lines, PATIENCE};
 
-use super::{Body, flag, query, text, value};
+use super::channels::{Socket, upgrade_websocket, wants_websocket};
+use super::{Body, query, text};
 use crate::manager::Manager;
 use crate::worker::{Phase, Run};
 
@@ -31,14 +37,40 @@ struct Options {
     wanted: Wanted,
 }
 
+impl Options {
+    fn of(asked: &LogOptions) -> Self {
+        let ago = |seconds: i64| clock::moved(Timestamp::now(), SignedDuration::from_secs(seconds).saturating_mul(-1));
+        let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        Options {
+            follow: asked.follow,
+            tail: asked.tail_lines.map(size),
+            wanted: Wanted {
+                timestamps: asked.timestamps,
+                since: asked.since_seconds.map(ago).or(asked.since_time),
+                left: asked.limit_bytes.map(size),
+            },
+        }
+    }
+}
+
+/// WebSocket's subprotocols for what is only read, as upstream has them.
+const PROTOCOLS: &[&str] = &["binary.k8s.io", BASE64, ""];
+const BASE64: &str = "base64.binary.k8s.io";
+
 pub async fn serve(
     manager: &Arc<Manager>,
     namespace: &str,
     pod: &str,
     container: &str,
-    request: &Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Response<Body> {
-    let query = query(request);
+    let asked = match LogOptions::read(pod, &query(&request)) {
+        Ok(asked) => asked,
+        Err(status) => {
+            let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::BAD_REQUEST);
+            return text(code, status.message);
+        }
+    };
     let Some((_, places, saved)) = manager.find(namespace, pod) else {
         return text(StatusCode::NOT_FOUND, format!("pod {pod:?} isn't on this node"));
     };
@@ -46,7 +78,7 @@ pub async fn serve(
         let message = format!("container {container:?} in pod {pod:?} is waiting to start: ContainerCreating");
         return text(StatusCode::BAD_REQUEST, message);
     };
-    let attempt = if flag(&query, "previous") { run.attempt - 1 } else { run.attempt };
+    let attempt = if asked.previous { run.attempt.saturating_sub(1) } else { run.attempt };
     let path = places.log(container, attempt);
     // While a file is put aside, the next one may not be there yet.
     if attempt < 0 || !runtime::log_files(&path).any(|file| file.exists()) {
@@ -57,16 +89,14 @@ pub async fn serve(
         };
         return text(StatusCode::BAD_REQUEST, message);
     }
-    let seconds = value(&query, "sinceSeconds").and_then(|s| s.parse().ok());
-    let since = seconds.map(|s| Timestamp::now() - SignedDuration::from_secs(s));
-    let options = Options {
-        follow: flag(&query, "follow"),
-        tail: value(&query, "tailLines").and_then(|s| s.parse().ok()),
-        wanted: Wanted {
-            timestamps: flag(&query, "timestamps"),
-            since: since.or_else(|| value(&query, "sinceTime").and_then(|s| s.parse().ok())),
-            left: value(&query, "limitBytes").and_then(|s| s.parse().ok()),
-        },
+    // Before reading begins, so that what is written afterwards is noticed.
+    let news = match asked.follow.then(|| manager.log_news.follow(path.parent().unwrap_or(Path::new("/")))).transpose()
+    {
+        Ok(news) => news,
+        Err(error) => {
+            let message = format!("the log of container {container:?} in pod {pod:?} can't be followed: {error}");
+            return text(StatusCode::INTERNAL_SERVER_ERROR, message);
+        }
     };
     let (sender, receiver) = mpsc::channel(4);
     let (manager, id) = (manager.clone(), run.id.clone());
@@ -77,10 +107,13 @@ pub async fn serve(
         run.is_some_and(|r| r.id == id && matches!(r.phase, Phase::Running { .. } | Phase::Waiting))
     };
     tokio::spawn(async move {
-        if let Err(error) = copy(&path, options, &sender, still_runs).await {
+        if let Err(error) = copy(&path, Options::of(&asked), &sender, news, still_runs).await {
             tracing::debug!(%error, "reading a log ended");
         }
     });
+    if wants_websocket(&request) {
+        return upgrade_websocket(request, PROTOCOLS, |socket, protocol| send(socket, protocol == BASE64, receiver));
+    }
     let stream = futures::stream::unfold(receiver, |mut receiver| async move {
         let bytes: Bytes = receiver.recv().await?;
         Some((Ok::<_, Infallible>(Frame::data(bytes)), receiver))
@@ -88,6 +121,38 @@ pub async fn serve(
     let mut response = Response::new(StreamBody::new(stream).boxed_unsync());
     response.headers_mut().insert("content-type", http::HeaderValue::from_static("text/plain"));
     response
+}
+
+/// Sends a log by a WebSocket. The first message has no content: it says that the connection stands, as upstream does.
+async fn send(mut socket: Socket, base64: bool, mut lines: mpsc::Receiver<Bytes>) {
+    let message = |data: Bytes| match base64 {
+        true => Message::Text(base64::engine::general_purpose::STANDARD.encode(&data).into()),
+        false => Message::Binary(data),
+    };
+    let mut next = Bytes::new();
+    loop {
+        if socket.send(message(next)).await.is_err() {
+            return;
+        }
+        next = tokio::select! {
+            lines = lines.recv() => match lines {
+                Some(lines) => lines,
+                None => break,
+            },
+            // A client has nothing to say but that it goes.
+            () = gone(&mut socket) => return,
+        };
+    }
+    let _ = socket.close(None).await;
+}
+
+/// Returns when the client is gone.
+async fn gone(socket: &mut Socket) {
+    while let Some(Ok(message)) = socket.next().await {
+        if message.is_close() {
+            return;
+        }
+    }
 }
 
 fn waiting(run: &Run) -> String {
@@ -128,8 +193,8 @@ impl Wanted {
         let content = if tag == b"P" { content.strip_suffix(b"\n").unwrap_or(content) } else { content };
         out.extend_from_slice(content);
         if let Some(left) = &mut self.left {
-            out.truncate(begin + *left);
-            *left -= out.len() - begin;
+            out.truncate(begin.saturating_add(*left));
+            *left = left.saturating_sub(out.len() - begin);
         }
     }
 
@@ -222,12 +287,9 @@ async fn copy(
     path: &Path,
     options: Options,
     sender: &mpsc::Sender<Bytes>,
+    mut news: Option<Follower>,
     still_runs: impl Fn() -> bool,
 ) -> std::io::Result<()> {
-    // Before reading begins, so that what is written afterwards is noticed.
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let news = News::IN_MODIFY | News::IN_CREATE | News::IN_CLOSE_WRITE;
-    let watch = if options.follow { Some(Watch::new(&[folder], news)?) } else { None };
     let (path, Options { follow, tail, wanted }) = (path.to_path_buf(), options);
     let lines = tokio::task::spawn_blocking(move || Lines::open(&path, tail)).await??;
     let mut reading = Reading { lines, wanted, follow, ended: None, state: State::Full };
@@ -238,10 +300,10 @@ async fn copy(
         if !batch.is_empty() && sender.send(batch.into()).await.is_err() {
             return Ok(());
         }
-        match (&reading.state, &watch) {
+        match (&reading.state, &mut news) {
             (State::Full, _) => {}
-            (State::Waiting, Some(watch)) => tokio::select! {
-                changed = watch.changed() => changed?,
+            (State::Waiting, Some(news)) => tokio::select! {
+                changed = news.changed() => changed?,
                 () = sender.closed() => return Ok(()),
                 // A container's end shows in its status.
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
@@ -270,6 +332,23 @@ mod tests {
         let said = last_words(&log, 100).unwrap();
         assert!(said.len() == 100 && said.ends_with("\n99\n100\nno end"), "{said:?}");
         assert!(last_words(&log, 4096).unwrap().starts_with("22\n23\n"));
+    }
+
+    #[test]
+    fn extremes_of_every_number_are_borne() {
+        for number in [1, i64::from(i32::MAX), i64::MAX] {
+            let most = u64::try_from(number).ok();
+            let asked = LogOptions {
+                since_seconds: Some(number),
+                tail_lines: most,
+                limit_bytes: most,
+                ..LogOptions::default()
+            };
+            let mut options = Options::of(&asked);
+            assert!(options.wanted.since.is_some_and(|since| since < Timestamp::now()));
+            let mut out = b"before".to_vec();
+            options.wanted.take(b"2026-11-28T06:00:00.000000001Z stdout F old\n", &mut out);
+        }
     }
 
     #[test]
