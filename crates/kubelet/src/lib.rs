@@ -32,9 +32,11 @@ mod nfs;
 mod node;
 mod output;
 mod pressure;
+#[deny(clippy::arithmetic_side_effects)]
 mod probes;
 mod sandbox;
 mod server;
+#[deny(clippy::arithmetic_side_effects)]
 mod shutdown;
 mod static_pods;
 mod stats;
@@ -126,7 +128,7 @@ impl Backoff {
     fn after(self, failures: u32) -> Duration {
         match failures {
             0 => Duration::ZERO,
-            n => (self.first * 2u32.saturating_pow((n - 1).min(20))).min(self.most),
+            n => self.first.saturating_mul(2u32.saturating_pow((n - 1).min(20))).min(self.most),
         }
     }
 }

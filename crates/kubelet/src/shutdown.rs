@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::process::Stdio;
 use std::time::Duration;
 
+use apimachinery::clock;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use tokio::process::Command;
@@ -38,9 +39,9 @@ pub struct Turn {
 
 impl Turn {
     fn time_left(self, pod: &Pod, now: Instant) -> Option<Duration> {
-        let own = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30).max(0);
+        let own = clock::seconds(pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30));
         let left = self.until.saturating_duration_since(now);
-        (self.critical || !is_critical(pod)).then(|| left.min(Duration::from_secs(own as u64)))
+        (self.critical || !is_critical(pod)).then(|| left.min(own))
     }
 }
 
@@ -94,8 +95,10 @@ impl Manager {
         let grace = self.agent.config.shutdown_grace;
         let (begin, pods) = (Instant::now(), self.pods());
         tracing::info!(pods = pods.len(), "the machine goes down: pods are ended");
-        let whole = begin + grace.whole;
-        for (critical, until) in [(false, whole - grace.critical.min(grace.whole)), (true, whole)] {
+        let whole = clock::deadline(begin, grace.whole);
+        for (critical, until) in
+            [(false, clock::deadline(begin, grace.whole.saturating_sub(grace.critical))), (true, whole)]
+        {
             let shutdown = &self.agent.shutdown;
             shutdown.turn.send_replace(Some(Turn { critical, until }));
             let due: Vec<_> = pods.iter().filter(|pod| is_critical(pod) == critical).filter_map(|p| p.uid()).collect();
@@ -108,7 +111,7 @@ impl Manager {
             let all =
                 at_rest.wait_for(|resting| due.iter().all(|uid| resting.contains(uid) || self.worker(uid).is_none()));
             // What is to be told of the last ones is told.
-            let _ = tokio::time::timeout_at(until + Duration::from_secs(1), all).await;
+            let _ = tokio::time::timeout_at(clock::deadline(until, Duration::from_secs(1)), all).await;
         }
         tracing::info!(seconds = begin.elapsed().as_secs_f32(), "pods have ended");
     }

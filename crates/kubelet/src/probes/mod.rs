@@ -9,10 +9,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::clock;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::engine::{Containers, NotRun};
 
@@ -47,6 +49,8 @@ pub struct Target {
     pub id: String,
     pub ip: IpAddr,
     pub container: Container,
+    /// When it was started.
+    pub started: Instant,
 }
 
 /// Runs all probes of a container until the task is aborted.
@@ -64,12 +68,54 @@ pub async fn watch(containers: Arc<dyn Containers>, target: Target, started: boo
             repeat(&*containers, &target, probe, "liveness", &verdicts).await;
         }
     };
-    let readiness = async {
-        if let Some(probe) = &target.container.readiness_probe {
-            repeat(&*containers, &target, probe, "readiness", &verdicts).await;
+    tokio::join!(liveness, readiness(&*containers, &target, &verdicts));
+}
+
+/// Runs the readiness probe of a container alone.
+pub async fn watch_readiness(containers: Arc<dyn Containers>, target: Target, verdicts: mpsc::Sender<Verdict>) {
+    readiness(&*containers, &target, &verdicts).await;
+}
+
+async fn readiness(containers: &dyn Containers, target: &Target, verdicts: &mpsc::Sender<Verdict>) {
+    if let Some(probe) = &target.container.readiness_probe {
+        repeat(containers, target, probe, "readiness", verdicts).await;
+    }
+}
+
+/// When a probe looks. What counts against a container are the looks that its probe asks for, one each period; a container that isn't
+/// ready yet is looked at between them in its first period, so that it serves as soon as it can.
+#[derive(Debug)]
+struct Schedule {
+    period: Duration,
+    /// The next look that counts.
+    tick: Instant,
+    /// Until when there are early looks, and the wait for the next.
+    early: Option<(Instant, Duration)>,
+}
+
+/// Between the first looks.
+const EARLY: Duration = Duration::from_millis(200);
+
+impl Schedule {
+    fn new(now: Instant, period: Duration, eager: bool) -> Self {
+        let tick = clock::deadline(now, period);
+        Schedule { period, tick, early: eager.then_some((tick, EARLY)) }
+    }
+
+    /// When the next look is, and whether it counts.
+    fn next(&mut self, now: Instant, still_eager: bool) -> (Instant, bool) {
+        if let Some((until, wait)) = self.early.filter(|_| still_eager) {
+            let at = clock::deadline(now, wait);
+            self.early = Some((until, wait.saturating_mul(2)));
+            if at < until {
+                return (at, false);
+            }
         }
-    };
-    tokio::join!(liveness, readiness);
+        self.early = None;
+        let at = self.tick.max(now);
+        self.tick = clock::deadline(at, self.period);
+        (at, true)
+    }
 }
 
 /// Probes again and again. A startup probe ends with its first success (true) or the container's death (false).
@@ -80,12 +126,15 @@ async fn repeat(
     name: &'static str,
     verdicts: &mpsc::Sender<Verdict>,
 ) -> bool {
-    let seconds = |value: Option<i32>, default: i32| Duration::from_secs(value.unwrap_or(default).max(0) as u64);
+    let seconds = |value: Option<i32>, default: i32| clock::seconds(i64::from(value.unwrap_or(default)));
     let period = seconds(probe.period_seconds, 10).max(Duration::from_secs(1));
     let timeout = seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1));
     let (need_success, need_failure) = (probe.success_threshold.unwrap_or(1), probe.failure_threshold.unwrap_or(3));
-    tokio::time::sleep(seconds(probe.initial_delay_seconds, 0)).await;
-    let (mut successes, mut failures) = (0, 0);
+    // Its delay is counted from the container's start, whatever else was waited for meanwhile.
+    tokio::time::sleep_until(clock::deadline(target.started, seconds(probe.initial_delay_seconds, 0))).await;
+    // Several successes that are needed are a period apart.
+    let mut schedule = Schedule::new(Instant::now(), period, name != "liveness" && need_success <= 1);
+    let (mut successes, mut failures, mut counts) = (0_i32, 0_i32, true);
     let mut ready: Option<bool> = None;
     let tell = |kind, healthy, message: String| {
         let verdict = Verdict {
@@ -95,7 +144,7 @@ async fn repeat(
             kind,
             healthy,
             message,
-            grace: probe.termination_grace_period_seconds.map(|s| Duration::from_secs(s.max(1) as u64)),
+            grace: probe.termination_grace_period_seconds.map(|s| clock::seconds(s.max(1))),
         };
         async move { verdicts.send(verdict).await.is_ok() }
     };
@@ -106,7 +155,7 @@ async fn repeat(
             // As upstream has it: what nobody could find out counts for nothing.
             Err(NotRun::Away) => {}
             Ok(()) => {
-                (successes, failures) = (successes + 1, 0);
+                (successes, failures) = (successes.saturating_add(1), 0);
                 if successes >= need_success {
                     if name == "startup" {
                         tell(Kind::Started, true, String::new()).await;
@@ -118,8 +167,9 @@ async fn repeat(
                     }
                 }
             }
+            Err(NotRun::Failed(_)) if !counts => {}
             Err(NotRun::Failed(message)) => {
-                (successes, failures) = (0, failures + 1);
+                (successes, failures) = (0, failures.saturating_add(1));
                 if failures < need_failure {
                     tell(Kind::Unhealthy, false, message).await;
                 } else if name == "readiness" {
@@ -131,9 +181,9 @@ async fn repeat(
                 }
             }
         }
-        // A container that isn't ready yet is looked at more often at first, so that it serves as soon as it can.
-        let eager = name != "liveness" && ready.is_none() && period > Duration::from_secs(1) && failures < 3;
-        tokio::time::sleep(if eager { Duration::from_millis(200) } else { period }).await;
+        let (at, counted) = schedule.next(Instant::now(), ready != Some(true));
+        counts = counted;
+        tokio::time::sleep_until(at).await;
     }
 }
 
@@ -144,10 +194,10 @@ async fn once(containers: &dyn Containers, target: &Target, probe: &Probe, limit
     let asked = if let Some(get) = &probe.http_get {
         http::get(target, get).await
     } else if let Some(tcp) = &probe.tcp_socket {
-        let address = host(target, tcp.host.as_deref())?;
+        let host = host(target, tcp.host.as_deref());
         let port = port(target, &tcp.port)?;
-        let connected = TcpStream::connect((address, port)).await;
-        connected.map(|_| ()).map_err(|e| format!("dial tcp {}: {e}", apimachinery::authority(address, port)))
+        let connected = TcpStream::connect((host.as_str(), port)).await;
+        connected.map(|_| ()).map_err(|e| format!("dial tcp {}: {e}", apimachinery::authority(&host, port)))
     } else if let Some(action) = &probe.grpc {
         grpc::check(target, action).await
     } else {
@@ -170,7 +220,7 @@ pub async fn hook(
         } else if let Some(get) = &hook.http_get {
             http::get(target, get).await
         } else if let Some(sleep) = &hook.sleep {
-            tokio::time::sleep(Duration::from_secs(sleep.seconds.max(0) as u64)).await;
+            tokio::time::sleep(clock::seconds(sleep.seconds)).await;
             Ok(())
         } else {
             Ok(())
@@ -187,11 +237,9 @@ async fn run(containers: &dyn Containers, id: &str, command: &[String], limit: D
     }
 }
 
-fn host(target: &Target, asked: Option<&str>) -> Result<IpAddr, String> {
-    match asked.filter(|h| !h.is_empty()) {
-        Some(host) => host.parse().map_err(|_| format!("the host {host:?} is no address")),
-        None => Ok(target.ip),
-    }
+/// The address or name that a probe goes to: the pod's own unless it says another, which the machine's resolver finds.
+fn host(target: &Target, asked: Option<&str>) -> String {
+    asked.filter(|host| !host.is_empty()).map_or_else(|| target.ip.to_string(), String::from)
 }
 
 fn port(target: &Target, port: &IntOrString) -> Result<u16, String> {

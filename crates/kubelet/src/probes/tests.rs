@@ -16,7 +16,8 @@ use tokio::net::TcpListener;
 use super::*;
 
 fn target() -> Target {
-    Target { id: String::new(), ip: "127.0.0.1".parse().unwrap(), container: Container::default() }
+    let ip = "127.0.0.1".parse().unwrap();
+    Target { id: String::new(), ip, container: Container::default(), started: Instant::now() }
 }
 
 async fn listen() -> (TcpListener, u16) {
@@ -87,4 +88,131 @@ async fn grpc_health_is_asked_for() {
     assert!(grpc::check(&target(), &action("cache")).await.unwrap_err().contains("NOT_SERVING"));
     let nobody = GRPCAction { port: 1, service: None, mode: None };
     assert!(grpc::check(&target(), &nobody).await.unwrap_err().contains("dial tcp"));
+}
+
+/// A container whose command fails until a moment, and the moments at which it was run.
+struct Slow {
+    well: Instant,
+    runs: parking_lot::Mutex<Vec<Instant>>,
+}
+
+#[async_trait::async_trait]
+impl Containers for Slow {
+    async fn watch(
+        &self,
+    ) -> std::io::Result<(Vec<runtime::protocol::ContainerState>, mpsc::Receiver<runtime::ContainerEvent>)> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+    async fn create(
+        &self,
+        _: &crate::Agent,
+        launch: &crate::container::Launch<'_>,
+    ) -> Result<String, crate::container::StartError> {
+        Ok(launch.id.into())
+    }
+    async fn start(
+        &self,
+        _: &crate::Agent,
+        _: &crate::container::Launch<'_>,
+        _: &str,
+    ) -> Result<(), crate::container::StartError> {
+        Ok(())
+    }
+    async fn stop(&self, _: &str, _: crate::engine::Stop) {}
+    async fn delete(&self, _: &str) -> std::io::Result<()> {
+        Ok(())
+    }
+    async fn limit(&self, _: &str, _: &str, _: &runtime::spec::Limits) -> std::io::Result<()> {
+        Ok(())
+    }
+    async fn run(&self, _: &str, _: &[String], _: Duration) -> Result<(i32, String), NotRun> {
+        self.runs.lock().push(Instant::now());
+        Ok((i32::from(Instant::now() < self.well), String::new()))
+    }
+    async fn exec(
+        &self,
+        _: &str,
+        _: &[String],
+        _: crate::server::Wants,
+        _: mpsc::Receiver<crate::server::Event>,
+        _: &crate::server::Sender,
+    ) -> Result<serde_json::Value, String> {
+        Err("not here".into())
+    }
+    async fn attach(
+        &self,
+        _: &str,
+        _: crate::server::Wants,
+        _: mpsc::Receiver<crate::server::Event>,
+        _: &crate::server::Sender,
+    ) -> Result<(), String> {
+        Err("not here".into())
+    }
+}
+
+/// The verdicts on a container that is well after so many milliseconds, each with the milliseconds until it came.
+async fn verdicts(well_after: u64, container: serde_json::Value) -> Vec<(u64, Kind, bool)> {
+    let begin = Instant::now();
+    let slow = Slow { well: begin + Duration::from_millis(well_after), runs: parking_lot::Mutex::default() };
+    let target = Target { container: serde_json::from_value(container).unwrap(), ..target() };
+    let (sender, mut receiver) = mpsc::channel(16);
+    let watching = tokio::spawn(watch(Arc::new(slow), target, false, sender));
+    let mut told = Vec::new();
+    while let Ok(Some(verdict)) = tokio::time::timeout(Duration::from_secs(60), receiver.recv()).await {
+        told.push((begin.elapsed().as_millis() as u64, verdict.kind, verdict.healthy));
+    }
+    watching.abort();
+    told
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_startup_probe_has_the_patience_that_it_promises() {
+    let probe = |kind: &str, threshold: i32| {
+        serde_json::json!({"name": "c", kind: {"exec": {"command": ["x"]}, "periodSeconds": 5,
+            "failureThreshold": threshold}})
+    };
+    // The third look that counts is after ten seconds; one between them finds out early that all is well.
+    let told = verdicts(8_000, probe("startupProbe", 3)).await;
+    assert_eq!(told, [(0, Kind::Unhealthy, false), (5_000, Kind::Unhealthy, false), (10_000, Kind::Started, true)]);
+    let told = verdicts(60_000, probe("startupProbe", 3)).await;
+    assert_eq!(told.last(), Some(&(10_000, Kind::Dead, false)), "{told:?}");
+    let told = verdicts(500, probe("startupProbe", 1)).await;
+    assert_eq!(told, [(0, Kind::Dead, false)]);
+    let told = verdicts(500, probe("readinessProbe", 3)).await;
+    assert_eq!(told[..2], [(0, Kind::Unhealthy, false), (600, Kind::Ready, true)], "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_successes_are_a_period_apart_and_delays_count_from_the_start() {
+    let told = verdicts(
+        0,
+        serde_json::json!({"name": "c", "readinessProbe": {"exec": {"command": ["x"]},
+        "periodSeconds": 5, "successThreshold": 3}}),
+    )
+    .await;
+    assert_eq!(told, [(10_000, Kind::Ready, true)]);
+    let told = verdicts(
+        0,
+        serde_json::json!({"name": "c",
+        "startupProbe": {"exec": {"command": ["x"]}, "initialDelaySeconds": 4},
+        "readinessProbe": {"exec": {"command": ["x"]}, "initialDelaySeconds": 6}}),
+    )
+    .await;
+    assert_eq!(told, [(4_000, Kind::Started, true), (6_000, Kind::Ready, true)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn extremes_of_every_number_of_a_probe_are_borne() {
+    for number in [i32::MIN, -1, 0, 1, i32::MAX] {
+        for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
+        {
+            for grace in [i64::MIN, i64::MAX] {
+                let probe = serde_json::json!({"exec": {"command": ["x"]}, field: number,
+                    "terminationGracePeriodSeconds": grace});
+                for (kind, well) in [("startupProbe", 0), ("readinessProbe", 900), ("livenessProbe", 90_000)] {
+                    verdicts(well, serde_json::json!({"name": "c", kind: probe})).await;
+                }
+            }
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Container;
 
+use super::end::own_grace;
 use super::{Phase, Worker};
 use crate::container;
 
@@ -15,13 +16,16 @@ impl Worker {
             let run = self.saved.containers.get(&c.name).filter(|run| matches!(run.phase, Phase::Running { .. }));
             run.and_then(|run| run.limits.as_ref()).is_some_and(|limits| *limits != container::limits(c))
         };
-        if !spec.containers.iter().any(wants) {
+        // Sidecars may be resized, too (KEP-753).
+        let sidecars = spec.init_containers.iter().flatten().filter(|c| container::is_sidecar(c));
+        let all: Vec<Container> = spec.containers.iter().chain(sidecars).cloned().collect();
+        if !all.iter().any(wants) {
             return;
         }
         // The kernel wants a whole that is larger than its parts: it grows before them, and shrinks after.
         let whole = crate::sandbox::cgroup(&self.agent.config, &self.pod);
         let _ = runtime::cgroup::set_limits(&whole, &container::pod_limits(&self.pod));
-        for container in &spec.containers {
+        for container in &all {
             let Some(run) = self.saved.containers.get(&container.name) else { continue };
             let wanted = container::limits(container);
             if !matches!(run.phase, Phase::Running { .. }) || run.limits.as_ref().is_none_or(|l| *l == wanted) {
@@ -31,8 +35,8 @@ impl Worker {
             if container::resize_restarts(container, run.limits.as_ref(), &wanted) {
                 let why = format!("Container {} resize requires restart", container.name);
                 self.agent.tell(&self.pod, &container.name, "Normal", "Killing", why);
-                let grace = spec.termination_grace_period_seconds.unwrap_or(30).max(1) as u64;
-                self.kill(&container.name, &id, Duration::from_secs(grace)).await;
+                let grace = own_grace(&self.pod).max(Duration::from_secs(1));
+                self.kill(&container.name, &id, grace, Vec::new());
             } else {
                 let cgroup = self.agent.engine.cgroup(&whole, &id);
                 let Some(containers) = &self.containers else { return };

@@ -1,42 +1,172 @@
 //! How containers and pods end: signals and hooks, the wait for them, and the removal of what they had.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use apimachinery::clock;
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, PodSpec};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, ResourceExt as _};
+use runtime::ContainerEvent;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Phase, RETRY, Worker};
-use crate::engine::Stop;
+use super::{Phase, RETRY, Worker, leaves};
+use crate::Agent;
+use crate::container::is_sidecar;
+use crate::engine::{Containers, Stop};
 use crate::manager::Wanted;
 use crate::probes;
 
 /// Between a container's signal and its end by force, however long its hook took.
 const LEAST: Duration = Duration::from_secs(2);
+/// How long after the end of a pod's time its containers may be told to have ended; then the kernel ends all that is in its cgroup.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a container may take to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Time {
+    until: Instant,
+    grace: Duration,
+}
+
+impl Time {
+    fn of(grace: Duration) -> Self {
+        Time { until: clock::deadline(Instant::now(), grace), grace }
+    }
+
+    /// What is left. Who waited for its hook or its turn until now has some to hear the signal, as upstream gives it.
+    fn left(self) -> Duration {
+        self.until.saturating_duration_since(Instant::now()).max(self.grace.min(LEAST))
+    }
+}
+
+/// What its own object says of a pod's time to end.
+pub(super) fn own_grace(pod: &Pod) -> Duration {
+    clock::seconds(pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30))
+}
+
+/// How long a pod may take to end, once its deletion is asked for; none when it is gone from the API.
+fn asked_grace(pod: Option<&Pod>) -> Duration {
+    pod.map_or(Duration::ZERO, |pod| clock::seconds(pod.metadata.deletion_grace_period_seconds.unwrap_or(30)))
+}
+
+/// How long a pod may still be active, if it says so; nothing when it has been for long enough.
+pub(super) fn active_left(pod: &Pod, start: &str, now: Timestamp) -> Option<Duration> {
+    let most = SignedDuration::from_secs(pod.spec.as_ref()?.active_deadline_seconds?);
+    let left = most.saturating_sub(now.duration_since(start.parse().ok()?));
+    Some(Duration::try_from(left).unwrap_or_default())
+}
+
+/// The containers that end before `name` gets its signal (KEP-753): a sidecar waits for the main containers and for the sidecars that were
+/// started after it.
+fn before(spec: &PodSpec, name: &str) -> Vec<String> {
+    let init = spec.init_containers.as_deref().unwrap_or_default();
+    let Some(at) = init.iter().position(|c| c.name == name && is_sidecar(c)) else { return Vec::new() };
+    let later = init.iter().skip(at + 1).filter(|c| is_sidecar(c));
+    spec.containers.iter().chain(later).map(|c| c.name.clone()).collect()
+}
+
+/// One container on its way to its end.
+struct End {
+    agent: Arc<Agent>,
+    pod: Arc<Pod>,
+    containers: Arc<dyn Containers>,
+    name: String,
+    id: String,
+    hook: Option<(LifecycleHandler, probes::Target)>,
+    signal: Option<String>,
+    image: String,
+    /// Who ends before, and who runs now.
+    before: Vec<String>,
+    running: watch::Receiver<BTreeSet<String>>,
+}
+
+impl End {
+    /// The hook runs at once, and may use the containers that end later; the signal waits for its turn. Ends with the container, or
+    /// when `time` is over.
+    async fn run(mut self, mut time: watch::Receiver<Time>) {
+        let mut forced = time.borrow().grace.is_zero();
+        if let Some((hook, target)) = self.hook.take().filter(|_| !forced) {
+            let limit = time.borrow().grace;
+            let failed = tokio::select! {
+                outcome = probes::hook(&*self.containers, &target, &hook, limit) => outcome.is_err(),
+                () = over(&mut time) => true,
+            };
+            // The container may have ended by itself meanwhile.
+            if failed && time.has_changed().is_ok() {
+                self.agent.tell(&self.pod, &self.name, "Warning", "FailedPreStopHook", "PreStopHook failed");
+            }
+        }
+        forced |= self.before.is_empty();
+        if !forced {
+            let turn = self.running.wait_for(|running| !self.before.iter().any(|name| running.contains(name)));
+            tokio::select! {
+                _ = turn => {}
+                () = over(&mut time) => {}
+            }
+        }
+        loop {
+            if time.has_changed().is_err() {
+                return;
+            }
+            let grace = time.borrow_and_update().left();
+            let stop = Stop { signal: self.signal.clone(), image: self.image.clone(), grace };
+            tokio::select! {
+                () = self.containers.stop(&self.id, stop) => return,
+                shorter = time.changed() => if shorter.is_err() { return },
+            }
+        }
+    }
+}
+
+/// Returns when the time is over, which may become shorter meanwhile, or when the container has ended (nobody tells of its time any more).
+async fn over(time: &mut watch::Receiver<Time>) {
+    loop {
+        let until = time.borrow_and_update().until;
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => return,
+            shorter = time.changed() => if shorter.is_err() { return },
+        }
+    }
+}
 
 impl Worker {
-    /// Asks a container to end, and makes it once its time is over. Doesn't wait for it.
-    pub(super) async fn kill(&mut self, name: &str, id: &str, grace: Duration) {
+    /// Asks a container to end, and makes it once its time is over. Doesn't wait for it. Asked again, only the time may become shorter.
+    pub(super) fn kill(&mut self, name: &str, id: &str, grace: Duration, before: Vec<String>) {
+        let asked = Time::of(grace);
+        if let Some(present) = self.ending.get(id) {
+            present.send_if_modified(|time| {
+                let shorter = asked.until < time.until;
+                if shorter {
+                    *time = asked;
+                }
+                shorter
+            });
+            return;
+        }
         let Some(containers) = self.containers.clone() else { return };
         let container = self.container(name);
-        let hook = container.as_ref().and_then(|c| c.lifecycle.as_ref()).and_then(|l| l.pre_stop.clone());
-        let target = container.as_ref().zip(self.saved.containers.get(name)).map(|(c, r)| self.probe_target(c, r));
-        let signal = container.as_ref().and_then(|c| c.lifecycle.as_ref()?.stop_signal.clone());
-        let image = self.saved.containers.get(name).map(|run| run.image_id.clone()).unwrap_or_default();
-        let id = id.to_string();
-        tokio::spawn(async move {
-            let deadline = Instant::now() + grace;
-            if let (Some(hook), Some(target)) = (hook, target)
-                && !grace.is_zero()
-            {
-                let _ = probes::hook(&*containers, &target, &hook, grace).await;
-            }
-            // Whose hook took all the time has some to hear the signal, as upstream gives it.
-            let left = deadline.saturating_duration_since(Instant::now()).max(grace.min(LEAST));
-            containers.stop(&id, Stop { signal, image, grace: left }).await;
-        });
+        let lifecycle = container.as_ref().and_then(|c: &Container| c.lifecycle.clone()).unwrap_or_default();
+        let run = self.saved.containers.get(name);
+        let target = container.as_ref().zip(run).map(|(c, r)| self.probe_target(c, r));
+        let end = End {
+            agent: self.agent.clone(),
+            pod: self.pod.clone(),
+            containers,
+            name: name.into(),
+            id: id.into(),
+            hook: lifecycle.pre_stop.zip(target),
+            signal: lifecycle.stop_signal,
+            image: run.map(|run| run.image_id.clone()).unwrap_or_default(),
+            before,
+            running: self.alive.subscribe(),
+        };
+        let (sender, time) = watch::channel(asked);
+        self.ending.insert(id.into(), sender);
+        tokio::spawn(end.run(time));
     }
 
     pub(super) fn running(&self) -> Vec<(String, String)> {
@@ -44,50 +174,75 @@ impl Worker {
         running.map(|(name, run)| (name.clone(), run.id.clone())).collect()
     }
 
-    /// Ends all containers and waits until they have.
-    pub(super) async fn kill_all(&mut self, grace: Duration) {
+    fn end_within(&mut self, grace: Duration) {
+        self.tell_who_runs();
+        let spec = self.pod.spec.clone().unwrap_or_default();
         for (name, id) in self.running() {
-            self.kill(&name, &id, grace).await;
+            self.kill(&name, &id, grace, before(&spec, &name));
         }
-        while !self.running().is_empty() {
-            if !self.next_event().await {
-                break;
+    }
+
+    /// Ends all containers, sidecars last, and waits until they have ended. A deletion may make their time shorter meanwhile. When nobody tells
+    /// of their end long after it, the kernel ends them.
+    pub(super) async fn end_all(&mut self, grace: Duration, wanted: &mut watch::Receiver<Wanted>) {
+        let mut time = Time::of(grace);
+        self.end_within(grace);
+        loop {
+            let running = self.running().len();
+            if running == 0 || self.events.is_none() {
+                return;
+            }
+            let _ = self.publish().await;
+            // Each of them may wait for others, and has its last moments after that.
+            let turns = LEAST.saturating_mul(u32::try_from(running).unwrap_or(u32::MAX));
+            let last = clock::deadline(time.until, PATIENCE.saturating_add(turns));
+            tokio::select! {
+                event = async { self.events.as_mut()?.recv().await } => match event {
+                    Some(ContainerEvent::Exited { id, exit }) => self.ended(&id, exit).await,
+                    Some(ContainerEvent::Gone) | None => self.all_are_gone().await,
+                },
+                Some(verdict) = self.verdicts.1.recv() => self.verdict(verdict).await,
+                changed = wanted.changed() => {
+                    if changed.is_err() {
+                        // The manager is gone: the agent is stopping.
+                        std::future::pending::<()>().await;
+                    }
+                    let current = wanted.borrow_and_update().clone();
+                    let asked = Time::of(asked_grace(current.as_deref()));
+                    if leaves(&current) && asked.until < time.until {
+                        time = asked;
+                        self.end_within(asked.grace);
+                    }
+                    if let Some(pod) = current {
+                        self.pod = pod;
+                    }
+                }
+                () = tokio::time::sleep_until(last) => {
+                    tracing::warn!(pod = self.key(), "containers don't end in their time; the kernel ends them");
+                    self.all_are_gone().await;
+                }
             }
         }
     }
 
     /// Ends the pod as its deletion asks, tells the API, and removes everything.
     pub(super) async fn terminate(&mut self, wanted: &mut watch::Receiver<Wanted>) {
-        for probes in std::mem::take(&mut self.probes).into_values() {
+        // What nobody of this node knows anything of, and the API knows to be over, is: its status stays.
+        let status = self.pod.status.as_ref().and_then(|s| s.phase.as_deref());
+        let known = !self.saved.containers.is_empty() || self.saved.sandbox.is_some();
+        let is_told = !known && matches!(status, Some("Succeeded" | "Failed"));
+        self.probe_readiness_alone();
+        for (name, _) in self.running() {
+            self.agent.tell(&self.pod, &name, "Normal", "Killing", format!("Stopping container {name}"));
+        }
+        self.end_all(asked_grace(Some(&self.pod.clone())), wanted).await;
+        for (_, probes) in std::mem::take(&mut self.probes) {
             probes.abort();
         }
-        let grace =
-            |pod: &Pod| Duration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(30).max(0) as u64);
-        let mut last_grace = grace(&self.pod);
-        for (name, id) in self.running() {
-            self.agent.tell(&self.pod, &name, "Normal", "Killing", format!("Stopping container {name}"));
-            self.kill(&name, &id, last_grace).await;
+        self.saved.ended = true;
+        while !is_told && self.publish().await.is_err() && wanted.borrow().is_some() {
+            tokio::time::sleep(RETRY).await;
         }
-        while !self.running().is_empty() {
-            let _ = self.publish().await;
-            tokio::select! {
-                alive = self.next_event() => if !alive { break },
-                _ = wanted.changed() => {
-                    let current = wanted.borrow_and_update().clone();
-                    let shorter = current.as_ref().map_or(Duration::ZERO, |pod| grace(pod));
-                    if shorter < last_grace {
-                        last_grace = shorter;
-                        for (name, id) in self.running() {
-                            self.kill(&name, &id, shorter).await;
-                        }
-                    }
-                    if let Some(pod) = current {
-                        self.pod = pod;
-                    }
-                }
-            }
-        }
-        let _ = self.publish().await;
         self.remove(true).await;
         self.delete_from_api(wanted).await;
         let _ = std::fs::remove_dir_all(&self.places.data);
@@ -138,5 +293,48 @@ pub fn at_once(uid: Option<String>) -> DeleteParams {
         grace_period_seconds: Some(0),
         preconditions: Some(Preconditions { uid, resource_version: None }),
         ..DeleteParams::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn sidecars_wait_for_the_main_containers_and_for_those_after_them() {
+        let spec = json!({"initContainers": [{"name": "first", "restartPolicy": "Always"}, {"name": "plain"},
+            {"name": "second", "restartPolicy": "Always"}], "containers": [{"name": "a"}, {"name": "b"}]});
+        let spec: PodSpec = serde_json::from_value(spec).unwrap();
+        assert_eq!(before(&spec, "first"), ["a", "b", "second"]);
+        assert_eq!(before(&spec, "second"), ["a", "b"]);
+        for name in ["a", "b", "plain", "nobody"] {
+            assert!(before(&spec, name).is_empty(), "{name}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn extremes_of_every_time_are_borne() {
+        for seconds in [i64::MIN, -1, 0, 1, 30, i64::from(i32::MAX), i64::MAX] {
+            let pod: Pod = serde_json::from_value(json!({"metadata": {"deletionGracePeriodSeconds": seconds},
+                "spec": {"containers": [], "terminationGracePeriodSeconds": seconds, "activeDeadlineSeconds": seconds}}))
+            .unwrap();
+            for grace in [own_grace(&pod), asked_grace(Some(&pod))] {
+                assert_eq!(grace.is_zero(), seconds <= 0, "{seconds}");
+                let time = Time::of(grace);
+                assert!(time.until >= Instant::now() && time.left() <= clock::LONGEST, "{seconds}");
+            }
+            for start in ["0001-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "9999-01-01T00:00:00Z"] {
+                let left = active_left(&pod, start, Timestamp::now()).unwrap();
+                assert!(clock::deadline(Instant::now(), left) >= Instant::now(), "{seconds} {start}");
+            }
+        }
+        assert!(asked_grace(None).is_zero());
+        let mut time = watch::channel(Time::of(Duration::from_secs(600)));
+        let begun = Instant::now();
+        time.0.send_replace(Time::of(Duration::from_secs(5)));
+        over(&mut time.1).await;
+        assert_eq!(begun.elapsed(), Duration::from_secs(5), "what is shorter now ends sooner");
     }
 }

@@ -6,15 +6,19 @@
 //! [`Worker::recover`] finds on disk and in the shim.
 
 mod changes;
+// What objects say of times is computed with here: see `apimachinery::clock`.
+#[deny(clippy::arithmetic_side_effects)]
 mod end;
+#[deny(clippy::arithmetic_side_effects)]
 mod probing;
 mod start;
 mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::clock;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Patch, PatchParams};
@@ -46,6 +50,8 @@ const TERMINATION_MESSAGES: usize = 12 << 10;
 /// How often ConfigMaps, Secrets and tokens in volumes are renewed.
 const REFRESH: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(2);
+/// How long a step that is begun has to come to its end when its pod isn't wanted any more.
+const COMPLETION: Duration = Duration::from_secs(2);
 
 struct Worker {
     agent: Arc<Agent>,
@@ -57,6 +63,10 @@ struct Worker {
     events: Option<mpsc::Receiver<ContainerEvent>>,
     verdicts: (mpsc::Sender<Verdict>, mpsc::Receiver<Verdict>),
     probes: BTreeMap<String, tokio::task::AbortHandle>,
+    /// Containers that were asked to end, by id, and how long they may take.
+    ending: BTreeMap<String, watch::Sender<end::Time>>,
+    /// The containers that run, for those that end after others.
+    alive: watch::Sender<BTreeSet<String>>,
     volumes: Option<BTreeMap<String, std::path::PathBuf>>,
     refresh_at: Instant,
     /// What the API was told last, and of which object of it.
@@ -83,6 +93,8 @@ pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, mut wanted: watch::Receiver<W
         events: None,
         verdicts: mpsc::channel(16),
         probes: BTreeMap::new(),
+        ending: BTreeMap::new(),
+        alive: watch::Sender::default(),
         volumes: None,
         refresh_at: Instant::now() + REFRESH,
         published: None,
@@ -92,7 +104,7 @@ pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, mut wanted: watch::Receiver<W
         let current = wanted.borrow_and_update().clone();
         let Some(pod) = current else {
             // Deleted by force: whatever still runs is killed.
-            worker.kill_all(Duration::ZERO).await;
+            worker.end_all(Duration::ZERO, &mut wanted).await;
             worker.remove(false).await;
             return;
         };
@@ -106,8 +118,16 @@ pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, mut wanted: watch::Receiver<W
             Ok(()) => wake,
             Err(()) => wake.min(Instant::now() + RETRY),
         };
-        worker.wait(&mut wanted, wake).await;
+        // While containers ended, a deletion may have been heard and not be carried out yet.
+        if !leaves(&wanted.borrow()) {
+            worker.wait(&mut wanted, wake).await;
+        }
     }
+}
+
+/// Whether a pod is to go from this node.
+fn leaves(wanted: &Wanted) -> bool {
+    wanted.as_ref().is_none_or(|pod| pod.metadata.deletion_timestamp.is_some())
 }
 
 impl Worker {
@@ -115,7 +135,13 @@ impl Worker {
         format!("{}_{}", self.pod.name_any(), self.pod.namespace().unwrap_or_default())
     }
 
+    fn tell_who_runs(&self) {
+        let running: BTreeSet<String> = self.running().into_iter().map(|(name, _)| name).collect();
+        self.alive.send_if_modified(|told| std::mem::replace(told, running.clone()) != running);
+    }
+
     fn save(&self) {
+        self.tell_who_runs();
         if let Err(error) = save(&self.places.data, &self.saved) {
             tracing::error!(pod = self.key(), %error, "a pod's state can't be written");
         }
@@ -166,11 +192,13 @@ impl Worker {
             .collect();
         for name in running {
             // Ready as it was last told; the probes will tell otherwise soon if it isn't so.
-            let before = self.pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
-            let was_ready = before.into_iter().any(|s| s.name == name && s.ready);
+            let before = self.pod.status.iter();
+            let before = before.flat_map(|s| [&s.container_statuses, &s.init_container_statuses]).flatten().flatten();
+            let before = before.into_iter().find(|s| s.name == name).cloned();
+            let waits = self.container(&name).is_some_and(|c| c.startup_probe.is_some());
             if let Some(run) = self.saved.containers.get_mut(&name) {
-                run.ready = was_ready;
-                run.started = true;
+                run.ready = before.as_ref().is_some_and(|s| s.ready);
+                run.started = !waits || before.is_some_and(|s| s.started == Some(true));
             }
             self.start_probes(&name);
         }
@@ -199,7 +227,7 @@ impl Worker {
     async fn step(&mut self, wanted: &mut watch::Receiver<Wanted>) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
         if let Some(grace) = self.agent.shutdown.time_left(&self.pod) {
-            self.kill_all(grace).await;
+            self.end_all(grace, wanted).await;
             if self.publish().await.is_ok() {
                 self.agent.shutdown.rests(&self.uid);
             }
@@ -223,16 +251,19 @@ impl Worker {
             self.saved.failed = refused.or(late).map(|(reason, message)| (reason.into(), message.into()));
         }
         if status::is_over(&self.pod, &self.saved) {
-            let own = self.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
-            let grace = if self.saved.evicted.is_some() { 1 } else { own.max(0) as u64 };
-            let grace = Duration::from_secs(grace);
-            self.kill_all(grace).await;
+            let grace = if self.saved.evicted.is_some() { Duration::from_secs(1) } else { end::own_grace(&self.pod) };
+            self.end_all(grace, wanted).await;
             self.remove(true).await;
             self.saved.finished = true;
             self.save();
             return far;
         }
-        if let Err(error) = self.prepare().await {
+        let interrupted = self.interruption(wanted, COMPLETION);
+        let prepared = tokio::select! {
+            prepared = self.prepare() => prepared,
+            () = interrupted => return Instant::now(),
+        };
+        if let Err(error) = prepared {
             self.agent.events.warning(self.pod.as_ref(), error.0, error.1);
             return Instant::now() + RETRY;
         }
@@ -245,7 +276,9 @@ impl Worker {
                     if wanted.has_changed().unwrap_or(true) {
                         return Instant::now();
                     }
-                    self.start(&container, wanted).await;
+                    if self.start(&container, wanted).await.is_break() {
+                        return Instant::now();
+                    }
                 }
                 Due::At(at) => {
                     wake = wake.min(at);
@@ -258,10 +291,30 @@ impl Worker {
 
     /// When the pod has been active for long enough.
     fn deadline(&self) -> Option<Instant> {
-        let seconds = self.pod.spec.as_ref()?.active_deadline_seconds?;
-        let start: Timestamp = self.saved.start_time.parse().ok()?;
-        let left = SignedDuration::from_secs(seconds) - Timestamp::now().duration_since(start);
-        Some(Instant::now() + Duration::try_from(left).unwrap_or_default())
+        let left = end::active_left(&self.pod, &self.saved.start_time, Timestamp::now())?;
+        Some(clock::deadline(Instant::now(), left))
+    }
+
+    /// Returns when what is being done for the pod isn't wanted any more: it is deleted, evicted or late, or the machine goes down. What
+    /// can hardly be left half done has `patience` to come to its end.
+    fn interruption(&self, wanted: &watch::Receiver<Wanted>, patience: Duration) -> impl Future<Output = ()> + use<> {
+        let (agent, uid, mut wanted) = (self.agent.clone(), self.uid.clone(), wanted.clone());
+        let late = self.deadline().filter(|_| self.saved.failed.is_none());
+        async move {
+            let unwanted = |pod: &Wanted| {
+                leaves(pod)
+                    || agent.evictions.lock().contains_key(&uid)
+                    || pod.as_ref().is_some_and(|pod| agent.shutdown.time_left(pod).is_some())
+            };
+            tokio::select! {
+                is_stopping = async { wanted.wait_for(unwanted).await.is_err() } => if is_stopping {
+                    // The manager is gone.
+                    std::future::pending::<()>().await;
+                },
+                () = tokio::time::sleep_until(late.unwrap_or_else(Instant::now)), if late.is_some() => {}
+            }
+            tokio::time::sleep(patience).await;
+        }
     }
 
     /// Sandbox and volumes.
@@ -318,7 +371,7 @@ impl Worker {
 
     fn container(&self, name: &str) -> Option<Container> {
         let spec = self.pod.spec.as_ref()?;
-        let plain = spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name);
+        let plain = container::started(spec).find(|c| c.name == name);
         plain.cloned().or_else(|| container::ephemeral(&self.pod).into_iter().find(|c| c.name == name))
     }
 
@@ -365,6 +418,8 @@ impl Worker {
         if let Some(probes) = self.probes.remove(&name) {
             probes.abort();
         }
+        // Whoever waits with its end by force needn't any more.
+        self.ending.remove(id);
         self.save();
     }
 
@@ -383,16 +438,6 @@ impl Worker {
             return logs::last_words(&self.places.log(name, attempt), limit).unwrap_or_default();
         }
         message
-    }
-
-    /// Waits for the containers' next event and takes it in; false when there are none.
-    async fn next_event(&mut self) -> bool {
-        let Some(events) = &mut self.events else { return false };
-        match events.recv().await {
-            Some(ContainerEvent::Exited { id, exit }) => self.ended(&id, exit).await,
-            Some(ContainerEvent::Gone) | None => self.all_are_gone().await,
-        }
-        true
     }
 
     /// Writes the pod's status if it changed.
@@ -444,8 +489,7 @@ fn refusal(pod: &Pod) -> Option<(&'static str, &'static str)> {
         return Some(("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
     }
     let of_pod = spec.security_context.as_ref().and_then(|s| s.app_armor_profile.as_ref());
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let own = containers.filter_map(|c| c.security_context.as_ref()?.app_armor_profile.as_ref());
+    let own = container::started(spec).filter_map(|c| c.security_context.as_ref()?.app_armor_profile.as_ref());
     if own.chain(of_pod).any(|profile| profile.type_ != "Unconfined") && !runtime::app_armor::is_enabled() {
         return Some(("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"));
     }

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::jiff::Timestamp;
+use tokio::time::Instant;
 
-use super::{Run, Worker};
+use super::end::own_grace;
+use super::{Phase, Run, Worker};
 use crate::probes::{self, Verdict};
 
 impl Worker {
@@ -18,6 +21,10 @@ impl Worker {
                 .and_then(|s| s.ips.first())
                 .map_or_else(|| self.agent.config.node_ip(), |ip| *ip),
             container: container.clone(),
+            started: match &run.phase {
+                Phase::Running { started_at } => moment(started_at),
+                _ => Instant::now(),
+            },
         }
     }
 
@@ -26,13 +33,35 @@ impl Worker {
         let Some(run) = self.saved.containers.get(name) else { return };
         let target = self.probe_target(&container, run);
         let task = tokio::spawn(probes::watch(containers, target, run.started, self.verdicts.0.clone()));
+        self.keep_probes(name, &task);
+    }
+
+    fn keep_probes(&mut self, name: &str, task: &tokio::task::JoinHandle<()>) {
         if let Some(old) = self.probes.insert(name.into(), task.abort_handle()) {
             old.abort();
         }
     }
 
+    /// While a pod ends, nobody asks any more whether its containers live, but whether they serve (KEP-1672).
+    pub(super) fn probe_readiness_alone(&mut self) {
+        for probes in std::mem::take(&mut self.probes).into_values() {
+            probes.abort();
+        }
+        let Some(containers) = self.containers.clone() else { return };
+        for (name, _) in self.running() {
+            let (Some(container), Some(run)) = (self.container(&name), self.saved.containers.get(&name)) else {
+                continue;
+            };
+            if run.started {
+                let target = self.probe_target(&container, run);
+                let task = tokio::spawn(probes::watch_readiness(containers.clone(), target, self.verdicts.0.clone()));
+                self.keep_probes(&name, &task);
+            }
+        }
+    }
+
     pub(super) async fn verdict(&mut self, verdict: Verdict) {
-        let grace = self.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30).max(1);
+        let grace = own_grace(&self.pod).max(Duration::from_secs(1));
         let Some(run) = self.saved.containers.get_mut(&verdict.container).filter(|r| r.id == verdict.id) else {
             return;
         };
@@ -52,8 +81,7 @@ impl Worker {
                 let id = run.id.clone();
                 let why = format!("Container {name} failed {} probe, will be restarted", verdict.probe);
                 self.agent.tell(&self.pod, &name, "Normal", "Killing", why);
-                let grace = verdict.grace.unwrap_or(Duration::from_secs(grace as u64));
-                self.kill(&name, &id, grace).await;
+                self.kill(&name, &id, verdict.grace.unwrap_or(grace), Vec::new());
             }
             probes::Kind::Unhealthy => {}
         }
@@ -62,6 +90,14 @@ impl Worker {
             self.agent.tell(&self.pod, &verdict.container, "Warning", "Unhealthy", message);
         }
     }
+}
+
+/// The instant of a time that was written down.
+fn moment(text: &str) -> Instant {
+    let now = Instant::now();
+    let ago = text.parse::<Timestamp>().map(|at| Timestamp::now().duration_since(at));
+    let ago = ago.ok().and_then(|ago| Duration::try_from(ago).ok()).unwrap_or_default();
+    now.checked_sub(ago).unwrap_or(now)
 }
 
 fn capitalized(word: &str) -> String {

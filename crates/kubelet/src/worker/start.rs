@@ -1,6 +1,7 @@
 //! Which container is started next, and how.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Container;
@@ -14,6 +15,8 @@ use crate::engine::Stop;
 use crate::manager::Wanted;
 use crate::{probes, status};
 
+/// How long the start of a container may go on when its pod isn't wanted any more.
+const LAUNCH: Duration = Duration::from_secs(5);
 /// Runtimes want a limit for what has none.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
@@ -86,18 +89,23 @@ impl Worker {
         Ok(Some(run.id.clone()))
     }
 
-    /// Makes a container and starts it, up to the end of its hook for that or of the pod.
-    pub(super) async fn start(&mut self, name: &str, wanted: &watch::Receiver<Wanted>) {
-        let Some(container) = self.container(name) else { return };
+    /// Makes a container and starts it, up to the end of its hook for that. Breaks off when the pod isn't wanted any more.
+    pub(super) async fn start(&mut self, name: &str, wanted: &watch::Receiver<Wanted>) -> ControlFlow<()> {
+        let Some(container) = self.container(name) else { return Continue(()) };
         let (agent, pod) = (self.agent.clone(), self.pod.clone());
         let mut run = self.saved.containers.get(name).cloned().unwrap_or_default();
-        let image = match agent.image(&pod, &container).await {
+        let found = tokio::select! {
+            found = agent.image(&pod, &container) => found,
+            // Nobody waits for an image that isn't wanted any more; a pull for others goes on by itself.
+            () = self.interruption(wanted, Duration::ZERO) => return Break(()),
+        };
+        let image = match found {
             Ok(image) => image,
             Err(missing) => {
                 run.waiting = Some((missing.reason.into(), missing.message));
                 run.not_before = Some(missing.again);
                 self.saved.containers.insert(name.into(), run);
-                return;
+                return Continue(());
             }
         };
         if let Phase::Ended(ended) = &run.phase {
@@ -117,7 +125,10 @@ impl Worker {
         self.save();
         let target = match self.target(name) {
             Ok(target) => target,
-            Err(message) => return self.not_started(run, name, StartError { reason: "CreateContainerError", message }),
+            Err(message) => {
+                self.not_started(run, name, StartError { reason: "CreateContainerError", message });
+                return Continue(());
+            }
         };
         let no_volumes = BTreeMap::new();
         let launch = Launch {
@@ -131,8 +142,14 @@ impl Worker {
             attempt: run.attempt,
             target: target.as_deref(),
         };
-        let Some(containers) = self.containers.clone() else { return };
-        let made = containers.create(&agent, &launch).await;
+        let Some(containers) = self.containers.clone() else { return Continue(()) };
+        let interrupted = self.interruption(wanted, LAUNCH);
+        let mut interrupted = std::pin::pin!(interrupted);
+        // What was half done is removed with the pod: its id is on disk.
+        let made = tokio::select! {
+            made = containers.create(&agent, &launch) => made,
+            () = &mut interrupted => return Break(()),
+        };
         if let Ok(id) = &made
             && let Some(present) = self.saved.containers.get_mut(name)
             && present.id != *id
@@ -141,7 +158,10 @@ impl Worker {
             self.save();
         }
         let started = match &made {
-            Ok(id) => containers.start(&agent, &launch, id).await,
+            Ok(id) => tokio::select! {
+                started = containers.start(&agent, &launch, id) => started,
+                () = &mut interrupted => return Break(()),
+            },
             Err(error) => Err(error.clone()),
         };
         run.id = made.unwrap_or(run.id);
@@ -158,9 +178,12 @@ impl Worker {
                 agent.tell(&pod, name, "Normal", "Created", "Container created");
                 agent.tell(&pod, name, "Normal", "Started", "Container started");
                 self.start_probes(name);
-                self.post_start(&container, wanted.clone()).await;
+                self.post_start(&container, wanted).await
             }
-            Err(error) => self.not_started(run, name, error),
+            Err(error) => {
+                self.not_started(run, name, error);
+                Continue(())
+            }
         }
     }
 
@@ -187,15 +210,15 @@ impl Worker {
 
     /// Runs `lifecycle.postStart`, which may take as long as it wants, but not longer than the pod is wanted. A container whose hook
     /// fails is killed.
-    async fn post_start(&mut self, container: &Container, mut wanted: watch::Receiver<Wanted>) {
-        let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return };
-        let Some(run) = self.saved.containers.get(&container.name) else { return };
-        let Some(containers) = self.containers.clone() else { return };
+    async fn post_start(&mut self, container: &Container, wanted: &watch::Receiver<Wanted>) -> ControlFlow<()> {
+        let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return Continue(()) };
+        let Some(run) = self.saved.containers.get(&container.name) else { return Continue(()) };
+        let Some(containers) = self.containers.clone() else { return Continue(()) };
         let target = self.probe_target(container, run);
         let outcome = tokio::select! {
             outcome = probes::hook(&*containers, &target, hook, LONGEST) => outcome,
             // Its process ends with the wait for it.
-            _ = wanted.wait_for(|pod| pod.as_ref().is_none_or(|p| p.metadata.deletion_timestamp.is_some())) => return,
+            () = self.interruption(wanted, Duration::ZERO) => return Break(()),
         };
         if let Err(error) = outcome {
             self.agent.tell(
@@ -207,6 +230,7 @@ impl Worker {
             );
             containers.stop(&run.id, Stop::default()).await;
         }
+        Continue(())
     }
 }
 

@@ -73,6 +73,9 @@ pub struct Saved {
     /// Why this node ended the pod, or never began with it: reason and message.
     #[serde(default)]
     pub failed: Option<(String, String)>,
+    /// The pod was deleted and its containers have ended: none is started again.
+    #[serde(skip)]
+    pub ended: bool,
     /// The pod is over, and what it had is removed except for its logs.
     pub finished: bool,
 }
