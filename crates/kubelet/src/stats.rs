@@ -15,11 +15,11 @@ use parking_lot::Mutex;
 use runtime::cgroup;
 use serde_json::{Value, json};
 
-use crate::Agent;
 use crate::manager::Manager;
 use crate::sandbox;
 use crate::volumes::claim_of;
 use crate::worker::Phase;
+use crate::{Agent, container};
 
 /// A reading that is older is of no use for a rate of now.
 const STALE: Duration = Duration::from_secs(60);
@@ -116,7 +116,7 @@ impl PodCounted {
         let Some(spec) = &self.pod.spec else { return Vec::new() };
         let of = |volume: &Volume| {
             let claim = claim_of(&self.pod, volume)?;
-            let mounted = spec.containers.iter().find_map(|container| {
+            let mounted = container::started(spec).find_map(|container| {
                 let mount = container.volume_mounts.iter().flatten().find(|m| m.name == volume.name)?;
                 let counted = self.containers.iter().find(|c| c.name == container.name)?;
                 let process = cgroup::members(&counted.cgroup).into_iter().next()?;

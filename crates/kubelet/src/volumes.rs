@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use apimachinery::clock;
 use informer::Claim;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec, TokenRequestStatus};
 use k8s_openapi::api::core::v1::{
@@ -15,10 +16,12 @@ use k8s_openapi::api::core::v1::{
 use kube::api::PostParams;
 use kube::{Api, ResourceExt as _};
 use nix::mount::{MsFlags, mount};
+use runtime::inside::Rights;
 use runtime::rootfs;
 
+use crate::node::NodeFacts;
 use crate::sandbox::Places;
-use crate::{Agent, csi, env, nfs};
+use crate::{Agent, allocatable, container, csi, env, nfs};
 
 /// A file of a volume that the agent writes: its content and mode.
 type Files = BTreeMap<String, (Vec<u8>, i32)>;
@@ -29,7 +32,7 @@ pub enum FsGroup {
     Never,
     /// What containers write themselves is theirs after the start, and may be very much.
     Once,
-    /// Whenever the agent has written it anew.
+    /// Whenever the agent has written it anew: to be read, as nobody else writes to it.
     Always,
 }
 
@@ -67,9 +70,10 @@ impl Agent {
             let due = fs_group == FsGroup::Always || (first && fs_group == FsGroup::Once);
             if let Some(group) = wanted_group.filter(|_| due) {
                 let path = path.clone();
+                let rights = if fs_group == FsGroup::Always { Rights::Read } else { Rights::ReadWrite };
                 let _ = tokio::task::spawn_blocking(move || {
                     if !(only_if_needed && belongs_to(&path, group))
-                        && let Err(error) = runtime::inside::give_to_group(&path, group as u32)
+                        && let Err(error) = runtime::inside::give_to_group(&path, group as u32, rights)
                     {
                         tracing::warn!(path = %path.display(), %error, "a volume can't be given to its pod's group");
                     }
@@ -110,8 +114,11 @@ impl Agent {
         if let Some(source) = &volume.empty_dir {
             make_open(&folder).map_err(text)?;
             if source.medium.as_deref() == Some("Memory") && !rootfs::is_mounted(&folder) {
-                let limit = source.size_limit.as_ref().and_then(|q| q.0.parse::<apimachinery::Quantity>().ok());
-                let options = limit.map_or("mode=1777".to_string(), |l| format!("mode=1777,size={}", l.value()));
+                let (_, ours) = allocatable::amounts(&self.config, &NodeFacts::gather(&self.config.data_dir));
+                let ours = apimachinery::Quantity::from_json(&ours["memory"]).unwrap_or_default();
+                let asked = source.size_limit.as_ref().and_then(|q| q.0.parse().ok());
+                let size = memory_size(ours, container::pod_limits(pod).memory_bytes, asked);
+                let options = format!("mode=1777,size={size}");
                 mount(
                     Some("tmpfs"),
                     &folder,
@@ -213,11 +220,9 @@ impl Agent {
                 env::field(pod, &reference.field_path, self, ips)?
             } else if let Some(reference) = &item.resource_field_ref {
                 let wanted = reference.container_name.as_deref().unwrap_or("");
-                let containers = pod.spec.iter().flat_map(|s| &s.containers);
-                let container = containers
-                    .into_iter()
-                    .find(|c| c.name == wanted)
-                    .ok_or_else(|| format!("there is no container {wanted:?}"))?;
+                let mut containers = pod.spec.iter().flat_map(container::started);
+                let container =
+                    containers.find(|c| c.name == wanted).ok_or_else(|| format!("there is no container {wanted:?}"))?;
                 let divisor = reference.divisor.as_ref().map_or("0", |d| d.0.as_str());
                 env::resource(container, &reference.resource, divisor, self)?
             } else {
@@ -240,7 +245,7 @@ impl Agent {
         // Renewed when a fifth of its life is left, as upstream does.
         let age = std::fs::metadata(present).and_then(|m| m.modified()).ok().and_then(|m| m.elapsed().ok());
         if let (Some(age), Ok(token)) = (age, std::fs::read(present))
-            && age.as_secs() < (seconds as u64) * 4 / 5
+            && age < clock::seconds(seconds).mul_f64(0.8)
         {
             return Ok(token);
         }
@@ -326,10 +331,19 @@ impl Agent {
         }
         if let Some(source) = spec.host_path {
             let path = host_path(&source.path, source.type_.as_deref().unwrap_or("DirectoryOrCreate"))?;
-            return Ok(Ready { path, fs_group: FsGroup::Once });
+            // The machine's own files stay whose they are, as with the volume of the same name.
+            return Ok(Ready { path, fs_group: FsGroup::Never });
         }
         Err("its volume's type isn't served by this version of timonel".into())
     }
+}
+
+/// The size of a volume in memory, in bytes (KEP-1967): no more than the pod may use, or all pods of the node together, and no more than
+/// is asked for, if anything is.
+fn memory_size(of_node: apimachinery::Quantity, of_pod: i64, asked: Option<apimachinery::Quantity>) -> i64 {
+    let node = of_node.value().max(1);
+    let most = Some(of_pod).filter(|pod| (1..=node).contains(pod)).unwrap_or(node);
+    asked.map(apimachinery::Quantity::value).filter(|asked| (1..most).contains(asked)).unwrap_or(most)
 }
 
 /// What a volume says of claims.
@@ -490,4 +504,29 @@ fn count_files(folder: &Path) -> usize {
 fn belongs_to(path: &Path, group: i64) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata(path).is_ok_and(|meta| i64::from(meta.gid()) == group && meta.mode() & 0o2070 == 0o2070)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_in_memory_is_bounded_whatever_is_asked_for() {
+        let size = |asked: Option<&str>, of_pod: i64| {
+            memory_size("1Gi".parse().unwrap(), of_pod, asked.map(|text| text.parse().unwrap()))
+        };
+        for (asked, of_pod, want) in [
+            (None, 0, 1 << 30),
+            (Some("0"), 0, 1 << 30),
+            (Some("-1"), 0, 1 << 30),
+            (Some("9E"), 0, 1 << 30),
+            (Some("1Mi"), 0, 1 << 20),
+            (None, 64 << 20, 64 << 20),
+            (Some("128Mi"), 64 << 20, 64 << 20),
+            (Some("1Mi"), 64 << 20, 1 << 20),
+            (None, i64::MAX, 1 << 30),
+        ] {
+            assert_eq!(size(asked, of_pod), want, "{asked:?} {of_pod}");
+        }
+    }
 }

@@ -140,24 +140,37 @@ impl Found {
     }
 }
 
-/// Lets a group read and write everything below `root` (`fsGroup`). Links are left alone.
+/// What a group may do with files that it is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rights {
+    /// Of volumes that nobody but the agent writes to.
+    Read,
+    ReadWrite,
+}
+
+/// Gives a group everything below `root` (`fsGroup`). Links are left alone.
 ///
 /// # Errors
 /// When `root` can't be opened; what can't be changed is passed over.
-pub fn give_to_group(root: &Path, group: u32) -> io::Result<()> {
+pub fn give_to_group(root: &Path, group: u32, rights: Rights) -> io::Result<()> {
     walk(root, |found| {
-        let _ = give(found, group);
+        let _ = give(found, group, rights);
         Ok(())
     })
 }
 
-fn give(found: &Found, group: u32) -> io::Result<()> {
+fn give(found: &Found, group: u32, rights: Rights) -> io::Result<()> {
     let meta = found.meta()?;
     if meta.is_symlink() {
         return Ok(());
     }
     rustix::fs::chownat(&found.0, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)?;
-    let extra = if meta.is_dir() { 0o2070 } else { 0o060 };
+    // As upstream's `SetVolumeOwnership`: the owner gets no less than the group.
+    let extra = match rights {
+        Rights::Read => 0o440,
+        Rights::ReadWrite => 0o660,
+    };
+    let extra = if meta.is_dir() { extra | 0o2110 } else { extra };
     std::fs::set_permissions(found.name(), Permissions::from_mode(meta.mode() & 0o7777 | extra))
 }
 
@@ -258,11 +271,16 @@ mod tests {
             std::fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
         }
         symlink(&outside, root.join("a/link")).unwrap();
-        give_to_group(&root, 4321).unwrap();
+        give_to_group(&root, 4321, Rights::ReadWrite).unwrap();
         let of = |path: &Path| std::fs::metadata(path).map(|m| (m.gid(), m.mode() & 0o7777)).unwrap();
         assert_eq!(of(&root), (4321, 0o2775));
         assert_eq!(of(&root.join("a/b")), (4321, 0o2775));
         assert_eq!(of(&root.join("a/b/c")), (4321, 0o660));
         assert_ne!(of(&outside).0, 4321);
+        // What the group may only read, it may not write; the rest stays as it was.
+        let file = root.join("a/b/c");
+        std::fs::set_permissions(&file, Permissions::from_mode(0o400)).unwrap();
+        give_to_group(&root, 4322, Rights::Read).unwrap();
+        assert_eq!(of(&file), (4322, 0o440));
     }
 }
