@@ -1,6 +1,6 @@
 //! What a pod's containers share: namespaces, address, hosts and resolver files, shared memory.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -182,16 +182,14 @@ impl Agent {
         let name = hostname(&self.config, pod);
         let domain = &self.config.cluster_domain;
         let namespace = pod.namespace().unwrap_or_default();
-        let mut hosts =
-            String::from("# Managed by timonel.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-        let full = spec.subdomain.as_ref().map(|s| format!("{name}.{s}.{namespace}.svc.{domain}\t"));
-        let full = full.unwrap_or_default();
-        for ip in ips {
-            hosts.push_str(&format!("{ip}\t{full}{name}\n"));
-        }
-        for alias in spec.host_aliases.iter().flatten() {
-            hosts.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.clone().unwrap_or_default().join("\t")));
-        }
+        let of_machine = (spec.host_network == Some(true)).then(|| {
+            let file = std::fs::File::open("/etc/hosts");
+            let mut text = Vec::new();
+            let read = file.and_then(|file| file.take(HOSTS).read_to_end(&mut text));
+            read.map(|_| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
+        });
+        let full = spec.subdomain.as_ref().map(|s| format!("{name}.{s}.{namespace}.svc.{domain}"));
+        let hosts = hosts(of_machine.as_deref(), ips, &name, full.as_deref(), spec);
         std::fs::write(etc.join("hosts"), hosts)?;
         std::fs::write(etc.join("hostname"), format!("{name}\n"))?;
         std::fs::write(etc.join("resolv.conf"), self.resolver(spec, &namespace).text())
@@ -255,6 +253,40 @@ impl Agent {
         })
         .await;
     }
+}
+
+/// The most that is taken of the machine's `/etc/hosts`, in bytes.
+const HOSTS: u64 = 1 << 20;
+
+/// A pod's `/etc/hosts`, in upstream's words: people's scripts look for the first line. A pod in the machine's network has the machine's own
+/// names.
+fn hosts(of_machine: Option<&str>, ips: &[IpAddr], name: &str, full: Option<&str>, spec: &PodSpec) -> String {
+    let mut hosts = match of_machine {
+        Some(text) => format!("# Kubernetes-managed hosts file (host network).\n{text}"),
+        None => {
+            let fixed = [
+                ("127.0.0.1", "localhost"),
+                ("::1", "localhost ip6-localhost ip6-loopback"),
+                ("fe00::0", "ip6-localnet"),
+                ("fe00::0", "ip6-mcastprefix"),
+                ("fe00::1", "ip6-allnodes"),
+                ("fe00::2", "ip6-allrouters"),
+            ];
+            let mut hosts = String::from("# Kubernetes-managed hosts file.\n");
+            fixed.iter().for_each(|(ip, names)| hosts.push_str(&format!("{ip}\t{names}\n")));
+            let full = full.map(|full| format!("{full}\t")).unwrap_or_default();
+            ips.iter().for_each(|ip| hosts.push_str(&format!("{ip}\t{full}{name}\n")));
+            hosts
+        }
+    };
+    let aliases = spec.host_aliases.as_deref().unwrap_or_default();
+    if !aliases.is_empty() {
+        hosts.push_str("\n# Entries added by HostAliases.\n");
+    }
+    for alias in aliases {
+        hosts.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.clone().unwrap_or_default().join("\t")));
+    }
+    hosts
 }
 
 /// What a resolv.conf says (resolv.conf(5)).
@@ -361,5 +393,20 @@ mod tests {
         let stub = Resolver::read("nameserver 127.0.0.53\nnameserver ::1\nnameserver 192.0.2.1\nsearch corp.example\n");
         let wanted = "search corp.example\nnameserver 10.43.0.10\nnameserver 192.0.2.1\n";
         assert_eq!(stub.reachable(dns).text(), wanted);
+    }
+
+    #[test]
+    fn hosts_are_written_in_upstreams_words() {
+        let spec: PodSpec = serde_json::from_value(serde_json::json!({"containers": [],
+            "hostAliases": [{"ip": "192.0.2.7", "hostnames": ["foo", "bar"]}]}))
+        .unwrap();
+        let ips = ["10.42.0.2".parse().unwrap()];
+        let plain = hosts(None, &ips, "web", Some("web.sub.default.svc.cluster.local"), &PodSpec::default());
+        assert!(plain.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"), "{plain}");
+        assert!(plain.ends_with("\n10.42.0.2\tweb.sub.default.svc.cluster.local\tweb\n"), "{plain}");
+        let host = hosts(Some("127.0.0.1 localhost\n127.0.1.1 node\n"), &ips, "node", None, &spec);
+        let want = "# Kubernetes-managed hosts file (host network).\n127.0.0.1 localhost\n127.0.1.1 node\n\n\
+                    # Entries added by HostAliases.\n192.0.2.7\tfoo\tbar\n";
+        assert_eq!(host, want);
     }
 }
