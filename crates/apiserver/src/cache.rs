@@ -286,7 +286,9 @@ impl Resource {
                 initial = state.items.values().filter(|e| filter.matches(self.kind, e)).cloned().collect();
             }
             From::After(after) => {
-                if after < state.forgotten {
+                // One that isn't reached yet is of another history: the server was put back to an older state since. Upstream waits
+                // for it; here who asks is sent to list anew, as he has missed what was undone.
+                if after < state.forgotten || after > revision.max(state.changed) {
                     return Err(TooOld { asked: after, oldest: state.forgotten });
                 }
                 let start = state.events.partition_point(|e| e.entry.revision <= after);
@@ -501,7 +503,10 @@ mod tests {
         let pods = cache.named("pods");
         let resumed = pods.subscribe(Filter::default(), From::After(11), 12).unwrap();
         assert_eq!(resumed.backlog.len(), 1);
-        assert_eq!(pods.subscribe(Filter::default(), From::After(9), 12).err(), Some(TooOld { asked: 9, oldest: 10 }));
+        for other in [9, 13] {
+            let refused = pods.subscribe(Filter::default(), From::After(other), 12).err();
+            assert_eq!(refused, Some(TooOld { asked: other, oldest: 10 }));
+        }
     }
 
     #[test]

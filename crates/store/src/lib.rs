@@ -86,7 +86,7 @@ pub enum ReadError {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("can't open the database {path}: {reason}")]
+#[error("the database {path} can't be used: {reason}")]
 pub struct OpenError {
     pub path: String,
     pub reason: String,

@@ -7,6 +7,12 @@
 //! The table is a log. A row is a revision of a key; the newest row of a key is its present, unless it is a tombstone.
 //! History is cut off by the thread itself once [`Options::history`] revisions have gathered, a batch at a time so
 //! that writers don't wait, and the pages that become free go back to the file system (`incremental_vacuum`).
+//!
+//! Each run numbers its revisions above [`Options::floor`]. A database that was restored from a backup so gives no revision
+//! a second meaning, and who asks for one of the history that was lost is told that it is gone (etcd's
+//! `etcdutl snapshot restore --bump-revision --mark-compacted` does the same for whoever remembers to say it).
+
+mod open;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +24,8 @@ use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use tokio::sync::oneshot;
 
+pub use open::{keep_verified, verify};
+
 use crate::memory::check;
 use crate::{Change, KeyValue, Observer, OpenError, ReadError, Store, Write, WriteError};
 
@@ -25,17 +33,6 @@ use crate::{Change, KeyValue, Observer, OpenError, ReadError, Store, Write, Writ
 const BATCH: usize = 1024;
 /// Rows that one compaction step deletes at the most.
 const COMPACT_STEP: u64 = 2000;
-
-const SCHEMA: &str = "
-    CREATE TABLE IF NOT EXISTS kv (
-        revision INTEGER PRIMARY KEY,
-        key      TEXT NOT NULL,
-        deleted  INTEGER NOT NULL,
-        value    BLOB NOT NULL
-    );
-    CREATE INDEX IF NOT EXISTS kv_key ON kv (key, revision);
-    CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-";
 
 /// Free pages that are kept for the next writes in any case.
 const SPARE: i64 = 1024;
@@ -50,6 +47,8 @@ pub struct Options {
     pub patient: &'static str,
     /// How long such an update waits at the most.
     pub patience: Duration,
+    /// Revisions of this run are above it, as [`floor`] reckons it. Zero: they go on from the last one.
+    pub floor: u64,
 }
 
 impl Default for Options {
@@ -58,9 +57,22 @@ impl Default for Options {
             history: 10_000,
             patient: "/registry/leases.coordination.k8s.io/kube-node-lease/",
             patience: Duration::from_millis(500),
+            floor: 0,
         }
     }
 }
+
+/// Revisions that may be given out in a second, on the average since a database was made, without two histories having one in common.
+const REVISIONS_A_SECOND: u64 = 1 << 16;
+
+/// Where the revisions of a run begin that starts at this time (seconds since 1970): above all that any run before it gave out, also
+/// one whose writes were lost.
+pub fn floor(seconds: i64) -> u64 {
+    u64::try_from(seconds).unwrap_or(0).saturating_mul(REVISIONS_A_SECOND).min(LARGEST)
+}
+
+/// The largest revision that a run begins with; the invariant is 2^53.
+const LARGEST: u64 = 1 << 52;
 
 enum Command {
     Write(Write, oneshot::Sender<Result<u64, WriteError>>),
@@ -79,14 +91,15 @@ impl SqliteStore {
     /// Opens the database, making it if there is none.
     ///
     /// # Errors
-    /// When the file can't be opened or is no database of ours.
+    /// When the file can't be opened, is damaged, or is no database of ours.
     pub fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
         let fail = |e: rusqlite::Error| OpenError { path: path.display().to_string(), reason: e.to_string() };
-        let connection = open_writer(path).map_err(fail)?;
-        let revision = last_revision(&connection).map_err(fail)?;
+        let mut connection = open::writer(path)?;
+        let revision = begin(&mut connection, options.floor).map_err(fail)?;
         let compacted = read_meta(&connection, "compacted").map_err(fail)?;
+        let history = history(&connection, compacted).map_err(fail)?;
         let (commands, receiver) = sync_channel(BATCH);
-        let writer = Writer { connection, revision, compacted, observers: Vec::new(), options };
+        let writer = Writer { connection, revision, compacted, history, observers: Vec::new(), options };
         std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || {
@@ -141,20 +154,6 @@ impl Store for SqliteStore {
     }
 }
 
-fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(path)?;
-    // Takes effect only on a new file, before the first table.
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "busy_timeout", 10_000)?;
-    connection.pragma_update(None, "journal_size_limit", 8 << 20)?;
-    connection.pragma_update(None, "cache_size", -4096)?;
-    connection.set_prepared_statement_cache_capacity(16);
-    connection.execute_batch(SCHEMA)?;
-    Ok(connection)
-}
-
 fn read_meta(connection: &Connection, name: &str) -> rusqlite::Result<u64> {
     let value =
         connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |r| r.get::<_, i64>(0)).optional()?;
@@ -174,6 +173,26 @@ fn last_revision(connection: &Connection) -> rusqlite::Result<u64> {
     Ok((newest.unwrap_or(0) as u64).max(read_meta(connection, "revision")?))
 }
 
+/// Leaves the revisions between the last one and `floor` out, and remembers that they never were.
+fn begin(connection: &mut Connection, floor: u64) -> rusqlite::Result<u64> {
+    let last = last_revision(connection)?;
+    if floor <= last {
+        return Ok(last);
+    }
+    let transaction = connection.transaction()?;
+    for (name, value) in [("gap_from", last), ("gap_to", floor), ("revision", floor)] {
+        write_meta(&transaction, name, value)?;
+    }
+    transaction.commit()?;
+    Ok(floor)
+}
+
+/// How many revisions there are of which no step of the compaction has taken notice.
+fn history(connection: &Connection, compacted: u64) -> rusqlite::Result<u64> {
+    let count = connection.query_row("SELECT count(*) FROM kv WHERE revision > ?1", [compacted as i64], |r| r.get(0));
+    count.map(|count: i64| count as u64)
+}
+
 fn list_at(path: &Path, prefix: &str, revision: u64) -> Result<Vec<KeyValue>, ReadError> {
     let fail = |e: rusqlite::Error| ReadError::Failed(e.to_string());
     let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(fail)?;
@@ -186,6 +205,11 @@ fn list_at(path: &Path, prefix: &str, revision: u64) -> Result<Vec<KeyValue>, Re
     let newest = last_revision(&connection).map_err(fail)?;
     if revision > newest {
         return Err(ReadError::Future { asked: revision, newest });
+    }
+    // Between two runs no revision was given out: it is of a history that was lost.
+    let gap = (read_meta(&connection, "gap_from").map_err(fail)?, read_meta(&connection, "gap_to").map_err(fail)?);
+    if gap.0 < revision && revision < gap.1 {
+        return Err(ReadError::Compacted { asked: revision, oldest: gap.1 });
     }
     present(&connection, prefix, revision).map_err(fail)
 }
@@ -213,6 +237,8 @@ struct Writer {
     connection: Connection,
     revision: u64,
     compacted: u64,
+    /// How many revisions there are after `compacted`.
+    history: u64,
     observers: Vec<Arc<dyn Observer>>,
     options: Options,
 }
@@ -334,18 +360,30 @@ impl Writer {
             }
         }
         transaction.commit()?;
+        self.history += changes.len() as u64;
         Ok(results)
     }
 
     fn compact_if_due(&mut self) {
-        if self.revision - self.compacted < self.options.history * 2 {
+        if self.history < self.options.history.saturating_mul(2).max(1) {
             return;
         }
         // A step per turn of the loop, so that a waiting writer waits for one step at the most.
-        let target = (self.compacted + COMPACT_STEP).min(self.revision - self.options.history);
-        if let Err(error) = self.compact(target) {
+        let step = COMPACT_STEP.min(self.history - self.options.history).max(1);
+        let compacted = self.step(step).and_then(|target| self.compact(target));
+        if let Err(error) = compacted {
             tracing::warn!(%error, "compaction failed; it is tried again later");
         }
+    }
+
+    /// The revision that is this many after the compacted ones; they don't follow each other without a gap.
+    fn step(&self, count: u64) -> rusqlite::Result<u64> {
+        let mut nth = self
+            .connection
+            .prepare_cached("SELECT revision FROM kv WHERE revision > ?1 ORDER BY revision LIMIT 1 OFFSET ?2")?;
+        let offset = count.saturating_sub(1) as i64;
+        let found = nth.query_row(params![self.compacted as i64, offset], |r| r.get::<_, i64>(0)).optional()?;
+        Ok(found.map_or(self.compacted, |revision| revision as u64))
     }
 
     fn compact(&mut self, revision: u64) -> rusqlite::Result<()> {
@@ -369,6 +407,7 @@ impl Writer {
         write_meta(&transaction, "revision", self.revision)?;
         transaction.commit()?;
         self.compacted = revision;
+        self.history = history(&self.connection, revision)?;
         self.shrink()
     }
 

@@ -104,7 +104,10 @@ fn open_store(args: &ServerArgs, folder: &Path) -> anyhow::Result<Arc<dyn store:
         store::Encryption::read(&text).with_context(|| format!("{} can't be used", path.display()))
     });
     let encryption = encryption.transpose()?;
-    let store = store::SqliteStore::open(&folder.join("state.db"), store::sqlite::Options::default())?;
+    let file = folder.join("state.db");
+    let floor = store::sqlite::floor(apimachinery::clock::now().as_second());
+    let store = store::SqliteStore::open(&file, store::sqlite::Options { floor, ..Default::default() })?;
+    tokio::spawn(store::sqlite::keep_verified(file));
     Ok(match encryption {
         Some(encryption) => Arc::new(store::EncryptedStore::new(store, encryption)),
         None => Arc::new(store),

@@ -128,3 +128,75 @@ async fn heartbeats_wait_for_company_and_hold_up_nobody() {
     let other = store.write(create("/other", "1")).await.unwrap();
     assert_eq!((first.await.unwrap().unwrap() + second.await.unwrap().unwrap(), other), (3 + 4, 5));
 }
+
+/// A copy of a database that is put back gives no revision that clients saw a second meaning.
+#[tokio::test]
+async fn a_restored_database_begins_above_the_history_that_was_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, copy) = (dir.path().join("db"), dir.path().join("copy"));
+    let open = |path: &Path, seconds| {
+        SqliteStore::open(path, Options { history: 10, floor: floor(seconds), ..Options::default() }).unwrap()
+    };
+    let first = open(&file, 100).write(create("/a", "1")).await.unwrap();
+    assert_eq!(first, floor(100) + 1);
+    let connection = Connection::open(&file).unwrap();
+    connection.execute("VACUUM INTO ?1", [copy.display().to_string()]).unwrap();
+    drop(connection);
+    let lost = open(&file, 150).write(update("/a", "lost", first)).await.unwrap();
+    let restored = open(&copy, 200);
+    assert_eq!(restored.write(create("/b", "2")).await, Ok(floor(200) + 1));
+    // What was read before the copy is still to be had, what was written after it never was.
+    assert_eq!(texts(&restored.list_at("/", first).await.unwrap()), [format!("/a=1@{first}")]);
+    assert_eq!(restored.list_at("/", lost).await, Err(ReadError::Compacted { asked: lost, oldest: floor(200) }));
+    // A clock that was set back moves nothing back.
+    drop(restored);
+    assert_eq!(open(&copy, 50).write(create("/c", "3")).await, Ok(floor(200) + 2));
+}
+
+#[tokio::test]
+async fn history_is_bounded_over_many_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut revision = 0;
+    for start in 1..=20 {
+        let options = Options { history: 10, floor: floor(start * 1000), ..Options::default() };
+        let store = SqliteStore::open(&dir.path().join("db"), options).unwrap();
+        for i in 0..10 {
+            let write = if revision == 0 { create("/a", "0") } else { update("/a", &i.to_string(), revision) };
+            revision = store.write(write).await.unwrap();
+        }
+    }
+    let rows: i64 = Connection::open(dir.path().join("db"))
+        .unwrap()
+        .query_row("SELECT count(*) FROM kv", [], |r| r.get(0))
+        .unwrap();
+    assert!(rows <= 21, "{rows} rows are left of 200");
+}
+
+#[tokio::test]
+async fn damaged_and_newer_databases_are_refused_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    {
+        let store = open(&dir);
+        for i in 0..200 {
+            store.write(create(&format!("/{i}"), &"x".repeat(1000))).await.unwrap();
+        }
+    }
+    let connection = Connection::open(&path).unwrap();
+    connection.pragma_update(None, "wal_checkpoint", "TRUNCATE").unwrap();
+    let version: i64 = connection.pragma_query_value(None, "user_version", |r| r.get(0)).unwrap();
+    assert_eq!(version, 1);
+    connection.pragma_update(None, "user_version", 2).unwrap();
+    drop(connection);
+    let refusal = || SqliteStore::open(&path, Options::default()).map(|_| ()).unwrap_err().to_string();
+    assert!(refusal().contains("a newer timonel wrote it"), "{}", refusal());
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 0).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    bytes[middle..middle + 4 * 4096].fill(0x5a);
+    std::fs::write(&path, &bytes).unwrap();
+    assert!(refusal().contains("it is damaged"), "{}", refusal());
+    assert!(verify(&path).unwrap_err().contains("put a copy from before back"));
+    std::fs::write(&path, b"this is no database at all, whatever it may be").unwrap();
+    assert!(refusal().contains("it is damaged"), "{}", refusal());
+}
