@@ -154,7 +154,11 @@ impl<K: Keyed> Inner<K> {
 
 fn notify<K>(handlers: &[Handler<K>], change: &Change<K>) {
     for handler in handlers {
-        handler(change);
+        // One listener that panics must not take the cache, which all share, down with it.
+        let heard = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(change)));
+        if heard.is_err() {
+            tracing::error!(kind = std::any::type_name::<K>(), "a listener panicked at a change of an object");
+        }
     }
 }
 

@@ -1,13 +1,21 @@
 //! Work queues: which objects need a look.
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Resource;
 use parking_lot::Mutex;
+use prometheus::{IntCounterVec, Opts};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::events::Recorder;
 
 /// Namespace and name of an object; the namespace is empty for kinds without one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,6 +46,8 @@ struct State {
     wanted: HashSet<Key>,
     running: HashSet<Key>,
     failures: HashMap<Key, u32>,
+    /// How often in a row the reconciliation of a key panicked, and when it may be tried again.
+    panics: HashMap<Key, (u32, Instant)>,
     /// When a key comes up by itself.
     later: HashMap<Key, Instant>,
 }
@@ -48,7 +58,16 @@ impl State {
         let rank = self.ranks.get(&key).copied().unwrap_or(0);
         self.ready.insert((rank, self.arrivals), key);
     }
+
+    /// Until when a key is left alone because its reconciliation panicked.
+    fn quarantined(&self, key: &Key) -> Option<Instant> {
+        let (panics, until) = self.panics.get(key)?;
+        (*panics >= QUARANTINED_AFTER && *until > Instant::now()).then_some(*until)
+    }
 }
+
+/// Tells the users of an object that its reconciliation panicked.
+type Told = Arc<dyn Fn(&Key, &str) + Send + Sync>;
 
 #[derive(Default)]
 struct Shared {
@@ -60,12 +79,48 @@ struct Shared {
 #[derive(Clone, Default)]
 pub struct Queue {
     shared: Arc<Shared>,
+    told: Option<Told>,
 }
 
 /// First and longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
+/// A key comes up after such a time at the latest, and is found not to be due: so no time that an object names is a wait of a clock.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// Panics in a row after which a key is left alone until its object changes.
+const QUARANTINED_AFTER: u32 = 2;
+/// How long a key is left alone at least, whatever changes.
+const QUARANTINE: Duration = Duration::from_secs(60);
+
+static PANICS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let told = Opts::new("timonel_reconcile_panics_total", "Reconciliations of an object that panicked, by controller");
+    let counter = IntCounterVec::new(told, &["controller"])
+        .unwrap_or_else(|error| unreachable!("the name is well-formed: {error}"));
+    let _ = prometheus::register(Box::new(counter.clone()));
+    counter
+});
+
+/// What a panic said.
+fn text_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("unknown reason")
+}
 
 impl Queue {
+    /// A queue of objects of kind `K`, whose events tell when one can't be reconciled.
+    pub fn of<K: Resource<DynamicType = ()>>(events: Recorder) -> Self {
+        let told = move |key: &Key, text: &str| {
+            let object = ObjectReference {
+                api_version: Some(K::api_version(&()).into_owned()),
+                kind: Some(K::kind(&()).into_owned()),
+                namespace: Some(key.namespace.clone()).filter(|n| !n.is_empty()),
+                name: Some(key.name.clone()),
+                ..ObjectReference::default()
+            };
+            events.record(object, "Warning", "ReconcilePanicked", text.into());
+        };
+        Queue { told: Some(Arc::new(told)), ..Queue::default() }
+    }
+
     pub fn add(&self, key: Key) {
         self.add_ranked(key, 0);
     }
@@ -75,6 +130,11 @@ impl Queue {
         let mut state = self.shared.state.lock();
         if rank != 0 {
             state.ranks.insert(key.clone(), rank);
+        }
+        if let Some(until) = state.quarantined(&key) {
+            drop(state);
+            self.add_at(key, until);
+            return;
         }
         if !state.wanted.insert(key.clone()) {
             return;
@@ -88,7 +148,10 @@ impl Queue {
 
     /// Adds `key` after `wait`, or earlier if it was to come earlier.
     pub fn add_after(&self, key: Key, wait: Duration) {
-        let at = Instant::now() + wait;
+        self.add_at(key, apimachinery::clock::deadline(Instant::now(), wait.min(LONGEST)));
+    }
+
+    fn add_at(&self, key: Key, at: Instant) {
         {
             let mut state = self.shared.state.lock();
             if state.later.get(&key).is_some_and(|present| *present <= at) {
@@ -134,7 +197,11 @@ impl Queue {
     fn done(&self, key: &Key) {
         let mut state = self.shared.state.lock();
         state.running.remove(key);
-        if state.wanted.contains(key) {
+        let until = state.quarantined(key);
+        if let Some(until) = until.filter(|_| state.wanted.remove(key)) {
+            drop(state);
+            self.add_at(key.clone(), until);
+        } else if state.wanted.contains(key) {
             state.push(key.clone());
             drop(state);
             self.shared.changed.notify_one();
@@ -148,17 +215,34 @@ impl Queue {
         (BACKOFF.0 * 2u32.saturating_pow((*count - 1).min(20))).min(BACKOFF.1)
     }
 
+    /// Counts a panic; tells when the key comes back by itself. After some in a row it doesn't: only a change may help.
+    fn panicked(&self, key: &Key) -> Option<Duration> {
+        let again = self.failed(key);
+        let mut state = self.shared.state.lock();
+        let (panics, until) = state.panics.entry(key.clone()).or_insert_with(|| (0, Instant::now()));
+        *panics = panics.saturating_add(1);
+        let quarantined = *panics >= QUARANTINED_AFTER;
+        *until = apimachinery::clock::deadline(Instant::now(), if quarantined { QUARANTINE } else { again });
+        if !quarantined {
+            return Some(again);
+        }
+        state.later.remove(key);
+        None
+    }
+
     /// `settled` if it doesn't come back by itself.
     fn succeeded(&self, key: &Key, settled: bool) {
         let mut state = self.shared.state.lock();
         state.failures.remove(key);
+        state.panics.remove(key);
         if settled && !state.wanted.contains(key) {
             state.ranks.remove(key);
         }
     }
 
     /// Starts `workers` tasks that call `reconcile` for every key. It returns when the key should come up again, if
-    /// by itself; after an error the key comes back with growing waits.
+    /// by itself; after an error the key comes back with growing waits. A panic is one key's matter: it is counted, told of and tried
+    /// once more; then the key is left alone until its object (or what its controller follows) changes.
     pub fn work<F, E>(&self, name: &'static str, workers: usize, reconcile: impl Fn(Key) -> F + Send + Sync + 'static)
     where
         F: Future<Output = Result<Option<Duration>, E>> + Send + 'static,
@@ -170,28 +254,51 @@ impl Queue {
             tokio::spawn(async move {
                 loop {
                     let key = queue.next().await;
-                    let outcome = reconcile(key.clone()).await;
-                    queue.done(&key);
+                    let once = async { reconcile(key.clone()).await };
+                    let outcome = AssertUnwindSafe(once).catch_unwind().await;
                     match outcome {
-                        Ok(again) => {
-                            queue.succeeded(&key, again.is_none());
-                            if let Some(wait) = again {
-                                queue.add_after(key, wait);
-                            }
-                        }
-                        Err(error) => {
-                            let wait = queue.failed(&key);
-                            // Conflicts are everyday business; what goes on failing deserves a look.
-                            if wait > Duration::from_secs(2) {
-                                tracing::warn!(controller = name, %key, %error, "an object can't be brought to its desired state; trying again");
-                            } else {
-                                tracing::debug!(controller = name, %key, %error, "trying again");
-                            }
-                            queue.add_after(key, wait);
-                        }
+                        Ok(outcome) => queue.settle(name, key, outcome),
+                        Err(panic) => queue.survive(name, key, text_of(&*panic)),
                     }
                 }
             });
+        }
+    }
+
+    fn settle<E: fmt::Display>(&self, name: &str, key: Key, outcome: Result<Option<Duration>, E>) {
+        self.done(&key);
+        match outcome {
+            Ok(again) => {
+                self.succeeded(&key, again.is_none());
+                if let Some(wait) = again {
+                    self.add_after(key, wait);
+                }
+            }
+            Err(error) => {
+                let wait = self.failed(&key);
+                // Conflicts are everyday business; what goes on failing deserves a look.
+                if wait > Duration::from_secs(2) {
+                    tracing::warn!(controller = name, %key, %error, "an object can't be brought to its desired state; trying again");
+                } else {
+                    tracing::debug!(controller = name, %key, %error, "trying again");
+                }
+                self.add_after(key, wait);
+            }
+        }
+    }
+
+    fn survive(&self, name: &str, key: Key, why: &str) {
+        PANICS.with_label_values(&[name]).inc();
+        let again = self.panicked(&key);
+        tracing::error!(controller = name, %key, %why, quarantined = again.is_none(), "the reconciliation of an object panicked");
+        self.done(&key);
+        match again {
+            Some(wait) => self.add_after(key, wait),
+            None => {
+                if let Some(told) = &self.told {
+                    told(&key, &format!("{name} panicked and leaves the object alone until it changes: {why}"));
+                }
+            }
         }
     }
 }
@@ -240,5 +347,64 @@ mod tests {
             last = next;
         }
         assert!(waits.windows(2).all(|w| w[0] < w[1]), "{waits:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_wait_is_too_long_for_the_clock() {
+        let queue = Queue::default();
+        let (sender, mut seen) = mpsc::unbounded_channel();
+        queue.add(Key::new("", "a"));
+        queue.work("test", 1, move |key| {
+            let _ = sender.send(key);
+            async { Ok::<_, Infallible>(Some(Duration::MAX)) }
+        });
+        // It comes up again, finds that it isn't due, and so on.
+        for _ in 0..3 {
+            assert_eq!(seen.recv().await, Some(Key::new("", "a")));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_whose_reconciliation_panics_stops_no_other_and_waits_for_a_change() {
+        let queue = Queue::default();
+        let (sender, mut seen) = mpsc::unbounded_channel();
+        let healed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let heals = healed.clone();
+        queue.work("panicking", 1, move |key: Key| {
+            let _ = sender.send(key.name.clone());
+            let bad = key.name == "bad" && !heals.load(std::sync::atomic::Ordering::Relaxed);
+            async move {
+                tokio::task::yield_now().await;
+                assert!(!bad, "the object is impossible");
+                Ok::<_, Infallible>(None)
+            }
+        });
+        queue.add(Key::new("", "bad"));
+        queue.add(Key::new("", "good"));
+        let mut first: Vec<String> = Vec::new();
+        for _ in 0..3 {
+            first.push(seen.recv().await.unwrap());
+        }
+        first.sort();
+        assert_eq!(first, ["bad", "bad", "good"]);
+        // It isn't tried a third time by itself.
+        tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+        assert!(seen.try_recv().is_err());
+        assert_eq!(PANICS.with_label_values(&["panicking"]).get(), 2);
+        // A change brings it back; changes that come one after another don't make it panic all the time.
+        queue.add(Key::new("", "bad"));
+        assert_eq!(seen.recv().await.as_deref(), Some("bad"));
+        for _ in 0..5 {
+            queue.add(Key::new("", "bad"));
+        }
+        tokio::time::sleep(QUARANTINE / 2).await;
+        assert!(seen.try_recv().is_err());
+        healed.store(true, std::sync::atomic::Ordering::Relaxed);
+        tokio::time::sleep(QUARANTINE).await;
+        assert_eq!(seen.recv().await.as_deref(), Some("bad"));
+        // Now that it is well, it has its turn at once again.
+        queue.add(Key::new("", "bad"));
+        assert_eq!(seen.recv().await.as_deref(), Some("bad"));
+        assert!(seen.try_recv().is_err());
     }
 }
