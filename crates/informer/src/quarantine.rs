@@ -12,10 +12,11 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use apimachinery::clock;
 use parking_lot::Mutex;
+use prometheus::IntGauge;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
@@ -27,6 +28,30 @@ const MOST_SLOTS: usize = 16 << 10;
 const CRASHES: u32 = 2;
 /// A suspect that caused no second crash within this many seconds is none any more.
 const SUSPICION_SECONDS: i64 = 600;
+
+/// `timonel_quarantined_objects`: objects that this process leaves alone.
+static QUARANTINED: LazyLock<IntGauge> = LazyLock::new(|| {
+    let gauge = IntGauge::new(
+        "timonel_quarantined_objects",
+        "Objects whose handling ended the process twice and that are left alone",
+    )
+    .unwrap_or_else(|error| unreachable!("the name is well-formed: {error}"));
+    let _ = prometheus::register(Box::new(gauge.clone()));
+    gauge
+});
+
+/// The quarantine of this process, for control loops; without one nothing is recorded.
+static OF_PROCESS: OnceLock<Quarantine> = OnceLock::new();
+
+/// Makes `quarantine` the one of all control loops of this process. Only the first call has an effect.
+pub fn install(quarantine: Quarantine) {
+    let _ = OF_PROCESS.set(quarantine);
+}
+
+/// The quarantine of this process' control loops.
+pub fn of_process() -> Quarantine {
+    OF_PROCESS.get().cloned().unwrap_or_default()
+}
 
 /// What is known of an object that was being handled when the process crashed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,8 +139,7 @@ impl Quarantine {
     /// When the files can't be written.
     pub fn open(record: &Path, suspects: &Path, follows_crash: bool) -> std::io::Result<Self> {
         let was_handled = if follows_crash { read_record(record) } else { Vec::new() };
-        let known = std::fs::read(suspects).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        let mut known: BTreeMap<String, Suspect> = known.unwrap_or_default();
+        let mut known = Self::read(suspects);
         let now = clock::now().as_second();
         known.retain(|_, s| s.is_quarantined() || now.saturating_sub(s.since) < SUSPICION_SECONDS);
         for (key, version) in was_handled {
@@ -202,12 +226,20 @@ impl Quarantine {
         }
     }
 
+    /// Reads the suspects that a process keeps in `file`.
+    pub fn read(file: &Path) -> BTreeMap<String, Suspect> {
+        let text = std::fs::read(file).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
     /// All suspects, the quarantined ones among them.
     pub fn suspects(&self) -> BTreeMap<String, Suspect> {
         self.inner.suspects.lock().clone()
     }
 
     fn save(&self) {
+        let count = self.inner.suspects.lock().values().filter(|s| s.is_quarantined()).count();
+        QUARANTINED.set(i64::try_from(count).unwrap_or(i64::MAX));
         let Some(file) = &self.inner.file else { return };
         let text = serde_json::to_vec(&*self.inner.suspects.lock()).unwrap_or_default();
         let new = file.with_extension("new");

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::events::Recorder;
+use crate::quarantine;
 
 /// Namespace and name of an object; the namespace is empty for kinds without one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -250,10 +251,15 @@ impl Queue {
     {
         let reconcile = Arc::new(reconcile);
         for _ in 0..workers {
-            let (queue, reconcile) = (self.clone(), reconcile.clone());
+            let (queue, reconcile, quarantine) = (self.clone(), reconcile.clone(), quarantine::of_process());
             tokio::spawn(async move {
                 loop {
                     let key = queue.next().await;
+                    let Some(_handling) = quarantine.enter(&format!("{name} {key}"), "").await else {
+                        tracing::error!(controller = name, %key, "the object is quarantined");
+                        queue.done(&key);
+                        continue;
+                    };
                     let once = async { reconcile(key.clone()).await };
                     let outcome = AssertUnwindSafe(once).catch_unwind().await;
                     match outcome {

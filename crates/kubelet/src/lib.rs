@@ -195,6 +195,8 @@ struct Agent {
     pressures: watch::Sender<pressure::Pressures>,
     /// Pods that have to go, with the reason, by uid; their workers take them from here.
     evictions: Mutex<HashMap<String, String>>,
+    /// Pods whose handling ended the process.
+    quarantine: informer::Quarantine,
     /// Pods whose volumes are to be looked at at once, by uid.
     stale: Mutex<HashSet<String>>,
 }
@@ -233,6 +235,7 @@ pub struct Parts {
     pub connects_runtime: bool,
     pub network: PodNetwork,
     pub serving: Serving,
+    pub quarantine: informer::Quarantine,
 }
 
 /// Registers a node and waits until the control plane has given it its ranges of pod addresses.
@@ -261,6 +264,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
         users: users::Ranges::restored(manager::sandboxes(&config).filter_map(|(uid, s)| Some((uid, s.first_user?)))),
         pressures: watch::Sender::default(),
         evictions: Mutex::default(),
+        quarantine: parts.quarantine,
         stale: Mutex::default(),
         client: parts.client,
         informers: parts.informers,

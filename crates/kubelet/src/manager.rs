@@ -107,7 +107,7 @@ impl Manager {
         workers.insert(uid.into(), sender);
         let (agent, pod, all, uid) = (self.agent.clone(), pod.clone(), self.workers.clone(), uid.to_string());
         tokio::spawn(async move {
-            worker::run(agent, pod, receiver).await;
+            worker::guard::run(agent, pod, receiver).await;
             // Unless the same pod has begun anew, as a static one may.
             let mut all = all.lock();
             if all.get(&uid).is_some_and(watch::Sender::is_closed) {
@@ -199,6 +199,10 @@ async fn sweep(manager: Arc<Manager>) {
 }
 
 async fn remove(agent: Arc<Agent>, uid: String) {
+    let Some(_handling) = agent.quarantine.enter(&uid, "gone").await else {
+        tracing::error!(%uid, "the remains of this pod are quarantined: removing them ended the process twice");
+        return;
+    };
     let places = Places::of(&agent.config, &uid);
     let saved = worker::load(&places.data);
     let sandbox = saved.as_ref().and_then(|s| s.sandbox.as_ref());

@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{AgentArgs, NodeArgs, ServerArgs};
+use crate::part::Part;
 use crate::{bridge, check, cli, firewall, local_api, part, resolvers, routes, runtimes, shutdown};
 
 /// How the node reaches the API.
@@ -278,6 +279,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
             .and_then(|()| std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)))
             .with_context(|| format!("can't make {}", folder.display()))?;
     }
+    let quarantine = part::quarantine(Part::Node, &args.run_dir, &agent_dir)?;
     let chosen = runtimes::choose(&args, &agent_dir).await?;
     let ranges = kubelet::register(&config, &client).await.context("the node can't be registered")?;
     let config = kubelet::Config { max_pods: kubelet::max_pods(&ranges), ..config };
@@ -346,7 +348,8 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     let _ = chosen.archives.await;
     part::ready();
     let connects_runtime = plugins.is_none();
-    let parts = kubelet::Parts { client, informers, runtime: chosen.runtime, connects_runtime, network, serving };
+    let parts =
+        kubelet::Parts { client, informers, runtime: chosen.runtime, connects_runtime, network, serving, quarantine };
     kubelet::run(config, parts, stop).await;
     Ok(())
 }

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use crate::{cli, firewall};
+use informer::Quarantine;
+
+use crate::{cli, firewall, part};
 
 struct Finding {
     what: &'static str,
@@ -74,7 +76,22 @@ pub fn require(args: &cli::NodeArgs) -> anyhow::Result<()> {
     anyhow::bail!("no pods can run on this machine: {} (timonel check shows all)", missing.join("; "))
 }
 
-pub fn run() -> anyhow::Result<ExitCode> {
+/// Names the objects that a part of this machine's role leaves alone, and the way out.
+fn report_quarantine(data_dir: &Path) {
+    for part in ["server", "agent"] {
+        let file = data_dir.join(part).join(part::QUARANTINE);
+        let suspects = Quarantine::read(&file);
+        for (key, suspect) in suspects.iter().filter(|(_, suspect)| suspect.is_quarantined()) {
+            println!("quarantined  {key}: handling it ended the {part}'s process {} times", suspect.crashes);
+            println!(
+                "         change or delete the object; else remove it from {} and start timonel again",
+                file.display()
+            );
+        }
+    }
+}
+
+pub fn run(args: &cli::DataArgs) -> anyhow::Result<ExitCode> {
     let mut missing = false;
     for finding in findings() {
         let state = if finding.ok {
@@ -90,6 +107,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
             missing |= finding.needed;
         }
     }
+    report_quarantine(&args.data_dir);
     if let Some(firewall) = firewall::active() {
         println!("firewall {} is active; what lets a cluster with the usual addresses through:", firewall.name());
         let needs = firewall::Needs { pods: cli::PODS.parse()?, services: cli::SERVICES.parse()?, is_server: true };

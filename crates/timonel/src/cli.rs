@@ -35,7 +35,7 @@ enum Command {
     /// Run an agent: join this machine to a server
     Agent(Box<AgentArgs>),
     /// Look whether this machine has all that is needed, and say what to do where it hasn't
-    Check,
+    Check(DataArgs),
     /// Print the token with which machines join
     Token(DataArgs),
     /// Import, list and remove images
@@ -324,7 +324,7 @@ impl Cli {
                     Run::Part(_, _settled) => block_on(crate::agent::run(*args)),
                 }
             }
-            Command::Check => crate::check::run(),
+            Command::Check(args) => crate::check::run(&args),
             Command::Token(args) => crate::local::print_token(&args),
             Command::Image(command) => crate::local::image(command),
             Command::Uninstall(args) => crate::uninstall::run(&args),

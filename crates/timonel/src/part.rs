@@ -9,6 +9,8 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use anyhow::Context as _;
+use informer::Quarantine;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -104,6 +106,18 @@ fn count_restarts(part: Part) {
         let _ = prometheus::default_registry().register(Box::new(gauge));
     }
 }
+
+/// The record and the suspects of a part's objects; `data` is the folder of the part's own data.
+pub fn quarantine(part: Part, run_dir: &Path, data: &Path) -> anyhow::Result<Quarantine> {
+    let record = run_dir.join(format!("{}.handling", part.name()));
+    let follows_crash = std::env::var_os(CRASHED).is_some();
+    std::fs::create_dir_all(data).with_context(|| format!("can't make {}", data.display()))?;
+    Quarantine::open(&record, &data.join(QUARANTINE), follows_crash)
+        .with_context(|| format!("can't write {} or {QUARANTINE} in {}", record.display(), data.display()))
+}
+
+/// The file in a part's data folder that names quarantined objects.
+pub const QUARANTINE: &str = "quarantine.json";
 
 /// Tells the parent that this part is ready: it has its ports and serves. A process without a parent tells nobody.
 pub fn ready() {

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{AuditArgs, ServerArgs};
+use crate::part::Part;
 use crate::{agent, check, components, local_api, manifests, part, shutdown};
 
 /// Everything that is derived from flags and files before anything runs.
@@ -67,6 +68,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         node_user(&plan.node_name),
         last.clone(),
     ));
+    let folder = plan.args.node.data_dir.join("server");
+    informer::quarantine::install(part::quarantine(Part::ControlPlane, &plan.args.node.run_dir, &folder)?);
     components::start_control_plane(&api, &plan.args, &plan.authority, &plan.token_key);
     write_kubeconfig(&plan)?;
     let installer = User::new("system:manifests", &["system:masters", "system:authenticated"]);

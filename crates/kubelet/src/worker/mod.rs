@@ -9,6 +9,7 @@ mod changes;
 // What objects say of times is computed with here: see `apimachinery::clock`.
 #[deny(clippy::arithmetic_side_effects)]
 mod end;
+pub mod guard;
 #[deny(clippy::arithmetic_side_effects)]
 mod probing;
 mod start;
@@ -99,8 +100,13 @@ pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, mut wanted: watch::Receiver<W
         refresh_at: Instant::now() + REFRESH,
         published: None,
     };
-    worker.recover().await;
+    let mut is_recovered = false;
     loop {
+        let handling = guard::begin(&worker.agent, &worker.pod, &worker.uid, &mut wanted).await;
+        if !is_recovered {
+            worker.recover().await;
+            is_recovered = true;
+        }
         let current = wanted.borrow_and_update().clone();
         let Some(pod) = current else {
             // Deleted by force: whatever still runs is killed.
@@ -118,6 +124,7 @@ pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, mut wanted: watch::Receiver<W
             Ok(()) => wake,
             Err(()) => wake.min(Instant::now() + RETRY),
         };
+        drop(handling);
         // While containers ended, a deletion may have been heard and not be carried out yet.
         if !leaves(&wanted.borrow()) {
             worker.wait(&mut wanted, wake).await;

@@ -28,7 +28,6 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
-
 /// Opens the connection that writes.
 pub fn writer(path: &Path) -> Result<Connection, OpenError> {
     let refuse = |reason: String| OpenError { path: path.display().to_string(), reason };
@@ -89,8 +88,7 @@ pub fn verify(path: &Path) -> Result<(), String> {
 }
 
 fn check(connection: &Connection) -> Result<(), String> {
-    let said: String =
-        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(|e| explain(&e))?;
+    let said: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(|e| explain(&e))?;
     if said == "ok" { Ok(()) } else { Err(damaged(&said)) }
 }
 
