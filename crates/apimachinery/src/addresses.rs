@@ -37,6 +37,21 @@ impl fmt::Display for Family {
     }
 }
 
+/// Whether an address is that of one machine somewhere, neither every machine's own nor that of a link or a group: what Go
+/// calls a global unicast address, and upstream demands of what it connects to for others.
+pub fn is_global_unicast(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let special = v4.is_loopback() || v4.is_link_local() || v4.is_multicast();
+            !special && !v4.is_unspecified() && !v4.is_broadcast()
+        }
+        IpAddr::V6(v6) => {
+            let link_local = v6.segments()[0] & 0xffc0 == 0xfe80;
+            !link_local && !v6.is_loopback() && !v6.is_multicast() && !v6.is_unspecified()
+        }
+    }
+}
+
 /// Host and port as URLs and headers have them (RFC 3986, 3.2.2): an address of IPv6 stands in brackets.
 pub fn authority(host: impl fmt::Display, port: impl fmt::Display) -> String {
     let host = host.to_string();
@@ -121,6 +136,32 @@ impl fmt::Display for AddressRanges {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_every_machine_are_no_ones() {
+        for (address, want) in [
+            ("192.0.2.1", true),
+            ("10.0.0.1", true),
+            ("2001:db8::1", true),
+            ("fd00::1", true),
+            ("127.0.0.1", false),
+            ("127.8.8.8", false),
+            ("0.0.0.0", false),
+            ("169.254.169.254", false),
+            ("224.0.0.1", false),
+            ("255.255.255.255", false),
+            ("::1", false),
+            ("::", false),
+            ("fe80::1", false),
+            ("febf::1", false),
+            ("ff02::1", false),
+            ("::ffff:127.0.0.1", false),
+            ("::ffff:169.254.169.254", false),
+            ("::ffff:192.0.2.1", true),
+        ] {
+            assert_eq!(is_global_unicast(address.parse().unwrap()), want, "{address}");
+        }
+    }
 
     #[test]
     fn hosts_and_ports() {

@@ -1,28 +1,40 @@
 //! Certificate signing requests: those of nodes are approved and signed by themselves, others once somebody approved.
 
+mod signers;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Informer, Key, Keyed as _, Queue};
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use informer::{Key, Keyed as _, Queue};
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::jiff::SignedDuration;
 use kube::api::DeleteParams;
 use kube::{Api, Client};
-use pki::Usage;
 use serde_json::{Value, json};
+
+use signers::{Cluster, Signer};
 
 use crate::{Context, Result};
 
-const NODE_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
-const NODE_SERVING: &str = "kubernetes.io/kubelet-serving";
-const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
-
 pub fn start(context: Context) {
     let requests = context.informers.of::<CertificateSigningRequest>();
+    let nodes = context.informers.of::<Node>();
+    let slices = context.informers.of::<EndpointSlice>();
     let queue = Queue::default();
     let add = queue.clone();
     requests.on_change(move |change| add.add(change.object().key()));
+    // What a node may have a certificate for is what its Node says.
+    let (add, pending) = (queue.clone(), requests.clone());
+    nodes.on_change(move |change| {
+        let user = format!("system:node:{}", change.object().key().name);
+        let of_node = |r: &Arc<CertificateSigningRequest>| r.spec.username.as_deref() == Some(&user);
+        pending.list().iter().filter(|r| of_node(r) && is_open(r)).for_each(|request| add.add(request.key()));
+    });
     queue.work("certificates", 1, move |key| {
         let (context, requests) = (context.clone(), requests.clone());
+        let (nodes, slices) = (nodes.clone(), slices.clone());
         async move {
             if let Some(request) = requests.get(&key) {
                 let left = left(&request);
@@ -31,7 +43,10 @@ pub fn start(context: Context) {
                     crate::ignore(api.delete(&key.name, &DeleteParams::default()).await, &[404])?;
                     return Ok(None);
                 }
-                reconcile(&context, &requests, &key).await?;
+                informer::synced!(nodes, slices);
+                let api = slices.get(&Key::new("default", "kubernetes"));
+                let cluster = Cluster { config: &context.config, nodes: &nodes.list(), api: api.as_deref() };
+                reconcile(&context.client, &request, &cluster).await?;
                 return Ok(Duration::try_from(left).ok());
             }
             Ok::<_, kube::Error>(None)
@@ -50,55 +65,68 @@ fn left(request: &CertificateSigningRequest) -> SignedDuration {
     SignedDuration::from_hours(if decided { 1 } else { 24 }) - age
 }
 
-/// Whether a node may have this certificate without a person looking: a joining machine a client certificate, and a
-/// node one to serve with, for its own name only.
+fn has(request: &CertificateSigningRequest, condition: &str) -> bool {
+    let status = request.status.as_ref();
+    status.and_then(|s| s.conditions.as_ref()).into_iter().flatten().any(|c| c.type_ == condition)
+}
+
+/// Whether something may still become of a request.
+fn is_open(request: &CertificateSigningRequest) -> bool {
+    let signed = request.status.as_ref().is_some_and(|s| s.certificate.is_some());
+    !signed && !has(request, "Denied") && !has(request, "Failed")
+}
+
+/// Whether a request is approved without a person looking: a joining machine's for a client certificate, and a node's
+/// for its own name.
 fn is_own(
-    spec: &k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec,
-    subject: &pki::RequestFacts,
+    signer: Signer,
+    spec: &CertificateSigningRequestSpec,
+    facts: &pki::RequestFacts,
+    nodes: &[Arc<Node>],
 ) -> bool {
-    let is_node = subject.common_name.starts_with("system:node:") && subject.organizations == ["system:nodes"];
-    let user = spec.username.as_deref().unwrap_or("");
-    let groups = spec.groups.clone().unwrap_or_default();
-    let bootstrapper = groups.iter().any(|g| g == "system:bootstrappers");
-    match spec.signer_name.as_str() {
-        NODE_CLIENT => is_node && (bootstrapper || user == subject.common_name),
-        NODE_SERVING => is_node && user == subject.common_name,
-        _ => false,
+    let is_in = |group: &str| spec.groups.iter().flatten().any(|g| g == group);
+    let own = is_in("system:nodes") && spec.username.as_deref() == Some(&facts.common_name);
+    match signer {
+        Signer::NodeClient => own || (is_in("system:bootstrappers") && may_take_name(&facts.common_name, nodes)),
+        Signer::NodeServing => own,
+        Signer::Client => false,
     }
 }
 
-async fn reconcile(context: &Context, requests: &Informer<CertificateSigningRequest>, key: &Key) -> Result {
-    let Some(request) = requests.get(key) else { return Ok(()) };
-    let status = request.status.clone().unwrap_or_default();
-    if status.certificate.is_some() {
-        return Ok(());
-    }
-    let has = |kind: &str| status.conditions.iter().flatten().any(|c| c.type_ == kind);
-    if has("Denied") || has("Failed") {
-        return Ok(());
-    }
-    let usage = match request.spec.signer_name.as_str() {
-        NODE_CLIENT | CLIENT => Usage::Client,
-        NODE_SERVING => Usage::Server,
-        _ => return Ok(()),
+/// Whether somebody who only holds the token for joining may have a certificate with this user's name: not if there is
+/// such a node already, whose secrets it would get.
+fn may_take_name(user: &str, nodes: &[Arc<Node>]) -> bool {
+    let name = user.strip_prefix("system:node:");
+    name.is_some_and(|name| !nodes.iter().any(|node| node.metadata.name.as_deref() == Some(name)))
+}
+
+async fn reconcile(client: &Client, request: &CertificateSigningRequest, cluster: &Cluster<'_>) -> Result {
+    let Some(signer) = Signer::of(&request.spec.signer_name).filter(|_| is_open(request)) else { return Ok(()) };
+    let key = request.key();
+    let fail = |reason: &'static str, why: String| async move {
+        set(client, &request.key(), "status", "Failed", reason, &why, None).await
     };
-    let pem = String::from_utf8_lossy(&request.spec.request.0).into_owned();
+    let pem = String::from_utf8_lossy(&request.spec.request.0);
     let facts = match pki::request_facts(&pem) {
         Ok(facts) => facts,
-        Err(error) => {
-            return set(&context.client, key, "status", "Failed", "SigningFailed", &error.to_string(), None).await;
-        }
+        Err(error) => return fail("SigningFailed", error.to_string()).await,
     };
-    if !has("Approved") {
-        if !is_own(&request.spec, &facts) {
+    let checked = signer.check(&request.spec, &facts, cluster);
+    if !has(request, "Approved") {
+        if checked.is_err() || !is_own(signer, &request.spec, &facts, cluster.nodes) {
             return Ok(());
         }
         let text = "Auto approving kubelet certificate after SubjectAccessReview.";
-        return set(&context.client, key, "approval", "Approved", "AutoApproved", text, None).await;
+        return set(client, &key, "approval", "Approved", "AutoApproved", text, None).await;
     }
-    match context.config.authority.sign(&pem, usage) {
-        Ok(certificate) => set(&context.client, key, "status", "", "", "", Some(&certificate)).await,
-        Err(error) => set(&context.client, key, "status", "Failed", "SigningFailed", &error.to_string(), None).await,
+    // Whoever approved it: the rules of a signer hold for all of its certificates.
+    let terms = match checked {
+        Ok(terms) => terms,
+        Err(why) => return fail("SignerValidationFailure", why).await,
+    };
+    match cluster.config.authority.sign(&facts, terms) {
+        Ok(certificate) => set(client, &key, "status", "", "", "", Some(&certificate)).await,
+        Err(error) => fail("SigningFailed", error.to_string()).await,
     }
 }
 
@@ -130,4 +158,39 @@ async fn set(
     let request =
         http::Request::put(path).header("Content-Type", "application/json").body(value.to_string().into_bytes());
     crate::ignore(client.request::<Value>(request.map_err(kube::Error::HttpError)?).await, &[404])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(names: &[&str]) -> Vec<Arc<Node>> {
+        let node = |name: &&str| Node {
+            metadata: kube::api::ObjectMeta { name: Some((*name).into()), ..Default::default() },
+            ..Default::default()
+        };
+        names.iter().map(|name| Arc::new(node(name))).collect()
+    }
+
+    #[test]
+    fn a_node_renews_its_own_and_who_joins_takes_a_free_name() {
+        for (signer, user, group, name, own) in [
+            (Signer::NodeClient, "system:bootstrap:abcdef", "system:bootstrappers", "system:node:new", true),
+            (Signer::NodeClient, "system:bootstrap:abcdef", "system:bootstrappers", "system:node:old", false),
+            (Signer::NodeClient, "system:node:old", "system:nodes", "system:node:old", true),
+            (Signer::NodeClient, "system:node:old", "system:nodes", "system:node:new", false),
+            (Signer::NodeClient, "system:node:old", "dev", "system:node:old", false),
+            (Signer::NodeServing, "system:node:old", "system:nodes", "system:node:old", true),
+            (Signer::NodeServing, "system:bootstrap:abcdef", "system:bootstrappers", "system:node:new", false),
+            (Signer::Client, "system:node:old", "system:nodes", "system:node:old", false),
+        ] {
+            let spec = CertificateSigningRequestSpec {
+                username: Some(user.into()),
+                groups: Some(vec![group.into(), "system:authenticated".into()]),
+                ..Default::default()
+            };
+            let facts = pki::RequestFacts { common_name: name.into(), ..Default::default() };
+            assert_eq!(is_own(signer, &spec, &facts, &nodes(&["old"])), own, "{signer:?} {user} {name}");
+        }
+    }
 }

@@ -46,6 +46,9 @@ pub struct Config {
     /// Signs service-account tokens.
     pub token_key: Arc<pki::TokenKey>,
     pub cluster_cidr: AddressRanges,
+    pub service_cidr: AddressRanges,
+    /// Names and addresses of the API server beside those that it always has.
+    pub api_names: Vec<String>,
     /// Prefix length of a node's range of IPv4 addresses.
     pub node_cidr_mask_size: u8,
     /// Whether the `local-path` storage class and its provisioner are wanted.

@@ -122,6 +122,11 @@ fn conditions(before: &[NodeCondition], pressures: Pressures, unready: Option<&s
     ]
 }
 
+fn addresses(config: &Config) -> Vec<Value> {
+    let internal = config.node_ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()}));
+    internal.chain([json!({"type": "Hostname", "address": config.node_name})]).collect()
+}
+
 /// The status that says what this node is and that it is ready.
 fn status(config: &Config, engine: &dyn Engine, images: &[runtime::Image], conditions: Vec<Value>) -> Value {
     let facts = NodeFacts::gather(&config.data_dir);
@@ -141,11 +146,9 @@ fn status(config: &Config, engine: &dyn Engine, images: &[runtime::Image], condi
                 "userNamespaces": has(&abilities.user_namespaces)}})
         })
         .collect();
-    let internal = config.node_ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()}));
-    let addresses: Vec<Value> = internal.chain([json!({"type": "Hostname", "address": config.node_name})]).collect();
     json!({
         "capacity": capacity, "allocatable": allocatable,
-        "addresses": addresses,
+        "addresses": addresses(config),
         "volumesInUse": crate::csi::in_use(config),
         "runtimeHandlers": handlers,
         "features": {"supplementalGroupsPolicy": abilities.supplemental_groups_policy},
@@ -180,6 +183,9 @@ pub async fn register(config: &Config, client: &Client) -> Result<Vec<IpNet>, ku
         }
         Err(error) => return Err(error),
     }
+    // Before the rest of the status: a certificate to serve with is signed for these alone.
+    let addresses = Patch::Merge(json!({"status": {"addresses": addresses(config)}}));
+    nodes.patch_status(&config.node_name, &PatchParams::default(), &addresses).await?;
     let field = format!("metadata.name={}", config.node_name);
     loop {
         let present = nodes.get(&config.node_name).await?;

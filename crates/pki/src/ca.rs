@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use time::{Duration, OffsetDateTime};
 use x509_parser::pem::Pem;
@@ -14,7 +14,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use crate::files::write_private;
 
 const CA_DAYS: i64 = 3650;
-const LEAF_DAYS: i64 = 365;
+pub(crate) const LEAF_DAYS: i64 = 365;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
@@ -41,7 +41,7 @@ pub enum Usage {
 }
 
 impl Usage {
-    fn purpose(self) -> ExtendedKeyUsagePurpose {
+    pub(crate) fn purpose(self) -> ExtendedKeyUsagePurpose {
         match self {
             Usage::Server => ExtendedKeyUsagePurpose::ServerAuth,
             Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
@@ -103,17 +103,8 @@ impl Authority {
         Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
 
-    /// Signs a request (PEM), keeping its subject and names.
-    ///
-    /// # Errors
-    /// When the request is malformed or its signature is wrong.
-    pub fn sign(&self, request_pem: &str, usage: Usage) -> Result<String, PkiError> {
-        let mut request = CertificateSigningRequestParams::from_pem(request_pem)?;
-        request.params.is_ca = IsCa::NoCa;
-        request.params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        request.params.extended_key_usages = vec![usage.purpose()];
-        valid_for(&mut request.params, LEAF_DAYS);
-        Ok(request.signed_by(&self.issuer)?.pem())
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
     }
 
     /// Reads an identity from `folder`, or issues and writes it when it is missing, was signed by another authority,
@@ -204,7 +195,7 @@ fn parameters(common_name: &str, organization: Option<&str>, names: &[String]) -
 }
 
 /// From an hour ago, as clocks differ.
-fn valid_for(params: &mut CertificateParams, days: i64) {
+pub(crate) fn valid_for(params: &mut CertificateParams, days: i64) {
     let now = OffsetDateTime::now_utc();
     params.not_before = now - Duration::hours(1);
     params.not_after = now + Duration::days(days);
@@ -250,7 +241,9 @@ pub fn certificate_names(der: &[u8]) -> Result<CertificateFacts, PkiError> {
         for name in &alternatives.value.general_names {
             match name {
                 x509_parser::extensions::GeneralName::DNSName(n) => names.push((*n).to_string()),
-                x509_parser::extensions::GeneralName::IPAddress(raw) => names.extend(address(raw)),
+                x509_parser::extensions::GeneralName::IPAddress(raw) => {
+                    names.extend(address(raw).map(|address| address.to_string()))
+                }
                 _ => {}
             }
         }
@@ -264,32 +257,11 @@ pub fn certificate_names(der: &[u8]) -> Result<CertificateFacts, PkiError> {
     })
 }
 
-fn address(raw: &[u8]) -> Option<String> {
+pub(crate) fn address(raw: &[u8]) -> Option<IpAddr> {
     if let Ok(v4) = <[u8; 4]>::try_from(raw) {
-        return Some(IpAddr::from(v4).to_string());
+        return Some(v4.into());
     }
-    <[u8; 16]>::try_from(raw).ok().map(|v6| IpAddr::from(v6).to_string())
-}
-
-/// What a certificate signing request asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestFacts {
-    pub common_name: String,
-    pub organizations: Vec<String>,
-}
-
-/// # Errors
-/// When `pem` holds no certificate signing request.
-pub fn request_facts(pem: &str) -> Result<RequestFacts, PkiError> {
-    let pem = parse_pem(pem).ok_or_else(|| PkiError::Parse("no PEM block".into()))?;
-    let (_, request) = x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents)
-        .map_err(|e| PkiError::Parse(e.to_string()))?;
-    let subject = &request.certification_request_info.subject;
-    let text = |a: &x509_parser::x509::AttributeTypeAndValue<'_>| a.as_str().unwrap_or("").to_string();
-    Ok(RequestFacts {
-        common_name: subject.iter_common_name().next().map(text).unwrap_or_default(),
-        organizations: subject.iter_organization().map(text).collect(),
-    })
+    <[u8; 16]>::try_from(raw).ok().map(IpAddr::from)
 }
 
 /// A new private key as PEM (P-256, PKCS #8).
@@ -331,13 +303,6 @@ mod tests {
         assert_eq!(keep(&names).certificate_pem, first.certificate_pem, "a good certificate is kept");
         let more = vec!["localhost".to_string(), "10.0.0.1".to_string()];
         assert_ne!(keep(&more).certificate_pem, first.certificate_pem, "a new name needs a new certificate");
-
-        let key = new_key().unwrap();
-        let csr = request(&key, "system:node:a", "system:nodes", &[]).unwrap();
-        let facts = certificate_facts(&ca.sign(&csr, Usage::Client).unwrap()).unwrap();
-        assert_eq!(facts.common_name, "system:node:a");
-        assert_eq!(facts.organizations, ["system:nodes"]);
-        assert!(!facts.is_aging());
 
         let again = Authority::load_or_create(dir.path(), "ca").unwrap();
         assert_eq!(again.certificate_pem(), ca.certificate_pem());

@@ -8,15 +8,17 @@
 //! No key leaves this crate in a log line; key files are written with mode 0600.
 
 mod ca;
+mod csr;
 mod files;
 mod signer;
 mod token;
 mod trust;
 
 pub use ca::{
-    Authority, CertificateFacts, Identity, PkiError, RequestFacts, Usage, certificate_facts, certificate_names,
-    new_key, public_key, request, request_facts, self_signed,
+    Authority, CertificateFacts, Identity, PkiError, Usage, certificate_facts, certificate_names, new_key, public_key,
+    request, self_signed,
 };
+pub use csr::{RequestFacts, Terms, request_facts};
 pub use files::{kubeconfig, write_private};
 pub use signer::{TokenKey, detached_signature};
 pub use token::{JoinToken, TokenError, random_secret};

@@ -28,6 +28,8 @@ pub fn start_control_plane(
         authority: authority.clone(),
         token_key: token_key.clone(),
         cluster_cidr: args.cluster_cidr.clone(),
+        service_cidr: args.service_cidr.clone(),
+        api_names: args.tls_sans.clone(),
         node_cidr_mask_size: args.node_cidr_mask_size,
         local_storage: !args.disable.iter().any(|d| d == "local-storage"),
         snapshots: !args.disable.iter().any(|d| d == "snapshots"),

@@ -130,6 +130,8 @@ impl Cluster {
             authority: self.authority.clone(),
             token_key: self.token_key.clone(),
             cluster_cidr: "10.42.0.0/16".parse().unwrap(),
+            service_cidr: "10.43.0.0/16".parse().unwrap(),
+            api_names: Vec::new(),
             node_cidr_mask_size: 24,
             local_storage: true,
             snapshots: false,

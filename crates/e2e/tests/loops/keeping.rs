@@ -204,6 +204,41 @@ async fn old_certificate_requests_are_swept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_breaks_a_signers_rules_is_not_signed_whoever_approved_it() {
+    let cluster = Cluster::start(1).await;
+    let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let (client, node) = ("kubernetes.io/kube-apiserver-client", "kubernetes.io/kube-apiserver-client-kubelet");
+    let pem = |user: &str, group: &str| pki::request(&pki::new_key().unwrap(), user, group, &[]).unwrap();
+    // `O=system:nodes, CN=system:node:evil, CN=system:kube-controller-manager`
+    let twice = include_str!("../../../pki/src/testdata/two-names.csr").to_string();
+    for (name, signer, pem, reason) in [
+        ("anna", client, pem("anna", "dev"), ""),
+        ("renewed", node, pem("system:node:n-0", "system:nodes"), ""),
+        ("masters", node, pem("system:node:x", "system:masters"), "SignerValidationFailure"),
+        ("manager", node, pem("system:kube-controller-manager", "system:nodes"), "SignerValidationFailure"),
+        ("serving", "kubernetes.io/kubelet-serving", pem("system:node:x", "system:nodes"), "SignerValidationFailure"),
+        ("twice", node, twice, "SigningFailed"),
+    ] {
+        let usage = if name == "serving" { "server auth" } else { "client auth" };
+        let csr = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name},
+            "spec": {"request": STANDARD.encode(&pem), "signerName": signer, "usages": ["digital signature", usage]}});
+        cluster.post(requests, csr).await;
+        let path = format!("{requests}/{name}");
+        let approved = json!({"status": {"conditions": [{"type": "Approved", "status": "True", "reason": "Me"}]}});
+        if name != "twice" {
+            cluster.patch(&format!("{path}/approval"), approved).await;
+        }
+        let failed = |csr: &Value| {
+            let conditions = csr["status"]["conditions"].as_array().into_iter().flatten();
+            conditions.filter(|c| c["type"] == "Failed").filter_map(|c| c["reason"].as_str()).collect::<String>()
+        };
+        let done =
+            cluster.until(&path, |csr| csr["status"]["certificate"].is_string() || !failed(csr).is_empty()).await;
+        assert_eq!(failed(&done), reason, "{name}: {}", done["status"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn bootstrap_tokens_go_when_their_time_is_over() {
     let cluster = Cluster::start(0).await;
     let secrets = "/api/v1/namespaces/kube-system/secrets";
