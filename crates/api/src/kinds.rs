@@ -11,6 +11,59 @@ pub enum Verbs {
     Read,
 }
 
+/// What a kind is, whatever its version: its group and its plural together. A plural alone says nothing, as custom
+/// resource definitions may use any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupResource {
+    pub group: &'static str,
+    pub plural: &'static str,
+}
+
+/// Constants for the identities of kinds that something is particular about, and a list of them all.
+macro_rules! identities {
+    ($($name:ident = $group:expr, $plural:literal;)*) => {
+        $(pub const $name: GroupResource = GroupResource { group: $group, plural: $plural };)*
+        #[cfg(test)]
+        const IDENTITIES: &[GroupResource] = &[$($name),*];
+    };
+}
+
+identities! {
+    CONFIG_MAPS = "", "configmaps";
+    ENDPOINTS = "", "endpoints";
+    EVENTS = "", "events";
+    NAMESPACES = "", "namespaces";
+    NODES = "", "nodes";
+    PERSISTENT_VOLUMES = "", "persistentvolumes";
+    PERSISTENT_VOLUME_CLAIMS = "", "persistentvolumeclaims";
+    PODS = "", "pods";
+    POD_TEMPLATES = "", "podtemplates";
+    REPLICATION_CONTROLLERS = "", "replicationcontrollers";
+    RESOURCE_QUOTAS = "", "resourcequotas";
+    SECRETS = "", "secrets";
+    SERVICES = "", "services";
+    SERVICE_ACCOUNTS = "", "serviceaccounts";
+    DAEMON_SETS = "apps", "daemonsets";
+    DEPLOYMENTS = "apps", "deployments";
+    REPLICA_SETS = "apps", "replicasets";
+    STATEFUL_SETS = "apps", "statefulsets";
+    CRON_JOBS = "batch", "cronjobs";
+    JOBS = "batch", "jobs";
+    LEASES = "coordination.k8s.io", "leases";
+    CSI_NODES = STORAGE, "csinodes";
+    ENDPOINT_SLICES = "discovery.k8s.io", "endpointslices";
+    INGRESSES = NETWORKING, "ingresses";
+    CERTIFICATE_SIGNING_REQUESTS = "certificates.k8s.io", "certificatesigningrequests";
+    CLUSTER_ROLES = RBAC, "clusterroles";
+    CLUSTER_ROLE_BINDINGS = RBAC, "clusterrolebindings";
+    ROLES = RBAC, "roles";
+    ROLE_BINDINGS = RBAC, "rolebindings";
+    CUSTOM_RESOURCE_DEFINITIONS = "apiextensions.k8s.io", "customresourcedefinitions";
+}
+
+/// The identity of all custom kinds: nothing that is particular to a built-in kind is theirs, whatever they are called.
+pub const CUSTOM: GroupResource = GroupResource { group: "*", plural: "*" };
+
 /// A built-in kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
@@ -33,6 +86,11 @@ pub struct Kind {
 }
 
 impl Kind {
+    /// What the kind is compared by, never its plural alone.
+    pub const fn id(&self) -> GroupResource {
+        if self.custom { CUSTOM } else { GroupResource { group: self.group, plural: self.plural } }
+    }
+
     pub fn singular(&self) -> String {
         self.kind.to_ascii_lowercase()
     }
@@ -287,6 +345,13 @@ mod tests {
     fn every_kind_has_a_schema() {
         for kind in KINDS.iter().chain(OLDER) {
             assert!(crate::schema::types().contains(&kind.schema()), "{} is unknown", kind.schema());
+        }
+    }
+
+    #[test]
+    fn every_identity_is_that_of_a_kind() {
+        for id in IDENTITIES {
+            assert_eq!(KINDS.iter().filter(|k| k.id() == *id).count(), 1, "{id:?}");
         }
     }
 

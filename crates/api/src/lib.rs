@@ -2,6 +2,7 @@
 //! defaults, checks and columns of its own are added only where upstream has some.
 //!
 //! - [`kinds`]: the table of group, version, kind, plural, scope, short names, subresources
+//! - [`Subresource`]: what kinds have beside their objects
 //! - [`schema`]: field names and types, from which unknown fields and wrong types are found
 //! - [`decode`], [`protobuf`]: from bytes to values
 //! - [`merge`]: which lists a strategic merge patch merges, and by which key
@@ -30,7 +31,9 @@ pub mod protobuf;
 pub mod quota;
 pub mod schema;
 pub mod static_pods;
+mod subresources;
 pub mod validate;
 pub mod versions;
 
 pub use kinds::{KINDS, Kind, OLDER, Verbs, find};
+pub use subresources::Subresource;

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
-use api::Kind;
+use api::{Kind, kinds};
 
 use crate::Config;
 use crate::cache::Cache;
@@ -89,7 +89,7 @@ impl Allocator {
     }
 
     pub fn release(&self, kind: &Kind, object: &Value) {
-        if kind.plural == "services" {
+        if kind.id() == kinds::SERVICES {
             free(&mut self.taken.lock(), &held(object));
         }
     }
@@ -97,7 +97,7 @@ impl Allocator {
     /// Fills in what a service should have and doesn't, and refuses what another one has.
     pub fn assign(&self, kind: &Kind, object: &mut Value, old: Option<&Value>) -> Result<Lease, Status> {
         let mut lease = Lease { taken: self.taken.clone(), new: Taken::default(), gone: Taken::default() };
-        if kind.plural != "services" || !kind.group.is_empty() {
+        if kind.id() != kinds::SERVICES {
             return Ok(lease);
         }
         let before = old.map(held).unwrap_or_default();

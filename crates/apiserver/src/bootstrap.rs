@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use store::Write;
 
-use api::Kind;
+use api::{Kind, kinds};
 
 use crate::ApiServer;
 use crate::allocator::kubernetes_address;
@@ -66,13 +66,13 @@ async fn ensure_one(server: &Arc<ApiServer>, kind: &'static Kind, object: Value)
     if let Some(entry) = resource.get(&key) {
         let mut present = entry.parse();
         // Only what the server itself decides; what users added stays.
-        let owned: &[&str] = match kind.plural {
+        let owned: &[&str] = match kind.id() {
             // A controller keeps the rules of those that aggregate others.
-            "clusterroles" if object["aggregationRule"].is_object() => &["aggregationRule"],
-            "clusterroles" => &["rules", "aggregationRule"],
-            "endpoints" => &["subsets"],
-            "endpointslices" => &["endpoints", "ports"],
-            "configmaps" => &["data"],
+            kinds::CLUSTER_ROLES if object["aggregationRule"].is_object() => &["aggregationRule"],
+            kinds::CLUSTER_ROLES => &["rules", "aggregationRule"],
+            kinds::ENDPOINTS => &["subsets"],
+            kinds::ENDPOINT_SLICES => &["endpoints", "ports"],
+            kinds::CONFIG_MAPS => &["data"],
             _ => &[],
         };
         if owned.iter().all(|field| present[*field] == object[*field]) {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use api::custom::{self, Definition};
 use api::managed::{Typed, typed};
 use api::schema::{self, Findings};
-use api::{KINDS, Kind, OLDER, columns, defaults, validate};
+use api::{KINDS, Kind, OLDER, columns, defaults, kinds, validate};
 use apimachinery::{Cause, ObjectExt as _, Status};
 use parking_lot::RwLock;
 use serde_json::Value;
@@ -27,7 +27,7 @@ pub struct Catalog {
 }
 
 pub fn is_definition(kind: &Kind) -> bool {
-    kind.plural == "customresourcedefinitions" && kind.group == "apiextensions.k8s.io"
+    kind.id() == kinds::CUSTOM_RESOURCE_DEFINITIONS
 }
 
 impl Catalog {

@@ -72,7 +72,7 @@ async fn convert(
 
 async fn ask(server: &ApiServer, webhook: &Value, review: &Value) -> Result<Vec<Value>, String> {
     let answer =
-        tokio::time::timeout(std::time::Duration::from_secs(30), external::post(server, webhook, review)).await;
+        tokio::time::timeout(std::time::Duration::from_secs(30), external::post(server, webhook, None, review)).await;
     let answer = answer.unwrap_or_else(|_| Err("no answer came within 30s".into()))?;
     let response = &answer["response"];
     if response["uid"] != review["request"]["uid"] {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use serde_json::{Value, json};
 
-use api::{Kind, Verbs};
+use api::{Kind, Subresource, Verbs};
 use apimachinery::ObjectExt as _;
 use parking_lot::Mutex;
 
@@ -44,49 +44,9 @@ fn verbs(kind: &Kind) -> Value {
     }
 }
 
-/// A subresource: its name, the group, version and kind of its body, and its verbs.
-struct Sub {
-    name: &'static str,
-    gvk: (String, String, String),
-    verbs: Value,
-}
-
-fn subresources(kind: &Kind) -> Vec<Sub> {
-    let own = || (kind.group.to_string(), kind.version.to_string(), kind.kind.to_string());
-    let of = |group: &str, version: &str, kind: &str| (group.to_string(), version.to_string(), kind.to_string());
-    let change = json!(["get", "patch", "update"]);
-    let proxy = json!(["create", "delete", "get", "patch", "update"]);
-    let sub = |name, gvk, verbs| Sub { name, gvk, verbs };
-    let mut subs = Vec::new();
-    if kind.has_status {
-        subs.push(sub("status", own(), change.clone()));
-    }
-    if kind.has_scale {
-        subs.push(sub("scale", of("autoscaling", "v1", "Scale"), change));
-    }
-    match kind.plural {
-        "pods" => {
-            let stream = |kind: &str| of("", "v1", kind);
-            subs.push(sub("attach", stream("PodAttachOptions"), json!(["create", "get"])));
-            subs.push(sub("binding", stream("Binding"), json!(["create"])));
-            subs.push(sub("ephemeralcontainers", own(), json!(["get", "patch", "update"])));
-            subs.push(sub("resize", own(), json!(["get", "patch", "update"])));
-            subs.push(sub("eviction", of("policy", "v1", "Eviction"), json!(["create"])));
-            subs.push(sub("exec", stream("PodExecOptions"), json!(["create", "get"])));
-            subs.push(sub("log", own(), json!(["get"])));
-            subs.push(sub("portforward", stream("PodPortForwardOptions"), json!(["create", "get"])));
-            subs.push(sub("proxy", stream("PodProxyOptions"), proxy));
-        }
-        "services" => subs.push(sub("proxy", of("", "v1", "ServiceProxyOptions"), proxy)),
-        "nodes" => subs.push(sub("proxy", of("", "v1", "NodeProxyOptions"), proxy)),
-        "serviceaccounts" => {
-            subs.push(sub("token", of("authentication.k8s.io", "v1", "TokenRequest"), json!(["create"])));
-        }
-        "namespaces" => subs.push(sub("finalize", own(), json!(["update"]))),
-        "certificatesigningrequests" => subs.push(sub("approval", own(), json!(["get", "patch", "update"]))),
-        _ => {}
-    }
-    subs
+/// Group, version and kind of what is sent to a subresource.
+fn body_of(kind: &Kind, sub: Subresource) -> (&'static str, &'static str, &'static str) {
+    sub.body().unwrap_or((kind.group, kind.version, kind.kind))
 }
 
 fn gvk(group: &str, version: &str, kind: &str) -> Value {
@@ -103,9 +63,12 @@ fn aggregated_resource(kind: &Kind) -> Value {
     if !kind.categories.is_empty() {
         value["categories"] = json!(kind.categories);
     }
-    let subs: Vec<Value> = subresources(kind)
+    let subs: Vec<Value> = Subresource::all(kind)
         .into_iter()
-        .map(|s| json!({"subresource": s.name, "responseKind": gvk(&s.gvk.0, &s.gvk.1, &s.gvk.2), "verbs": s.verbs}))
+        .map(|s| {
+            let (group, version, of) = body_of(kind, s);
+            json!({"subresource": s.name(), "responseKind": gvk(group, version, of), "verbs": s.verbs()})
+        })
         .collect();
     if !subs.is_empty() {
         value["subresources"] = json!(subs);
@@ -292,12 +255,13 @@ impl Discovery {
                 value["categories"] = json!(kind.categories);
             }
             resources.push(value);
-            for s in subresources(kind) {
-                let mut value = json!({"name": format!("{}/{}", kind.plural, s.name), "singularName": "",
-                    "namespaced": kind.namespaced, "kind": s.gvk.2, "verbs": s.verbs});
-                if s.gvk.0 != kind.group {
-                    value["group"] = s.gvk.0.into();
-                    value["version"] = s.gvk.1.into();
+            for s in Subresource::all(kind) {
+                let (group, version, of) = body_of(kind, s);
+                let mut value = json!({"name": format!("{}/{}", kind.plural, s.name()), "singularName": "",
+                    "namespaced": kind.namespaced, "kind": of, "verbs": s.verbs()});
+                if group != kind.group {
+                    value["group"] = group.into();
+                    value["version"] = version.into();
                 }
                 resources.push(value);
             }

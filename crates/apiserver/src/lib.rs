@@ -79,6 +79,8 @@ pub struct Config {
     /// Parts that are left out, told to all nodes.
     pub disabled: Vec<String>,
     pub plugins: Vec<Plugin>,
+    /// Where addresses of `externalIPs` of services may be from; upstream's DenyServiceExternalIPs for all others.
+    pub external_ips: Vec<ipnet::IpNet>,
 }
 
 /// Who is at the other end of a connection.

@@ -49,22 +49,11 @@ impl Labels {
             "deletecollection" => "DELETECOLLECTION",
             _ => "other",
         };
-        const SUBRESOURCES: [&str; 13] = [
-            "",
-            "status",
-            "scale",
-            "log",
-            "exec",
-            "attach",
-            "portforward",
-            "proxy",
-            "binding",
-            "eviction",
-            "token",
-            "approval",
-            "finalize",
-        ];
-        let sub = SUBRESOURCES.into_iter().find(|sub| *sub == info.path.subresource);
+        let sub = match info.subresource {
+            None if info.path.subresource.is_empty() => "",
+            None => "other",
+            Some(sub) => sub.name(),
+        };
         let scope = match (info.path.name.is_empty(), info.path.namespace.is_empty()) {
             (false, _) => "resource",
             (true, false) => "namespace",
@@ -77,7 +66,7 @@ impl Labels {
             group: kind.group,
             version: kind.version,
             resource: kind.plural,
-            subresource: sub.unwrap_or("other"),
+            subresource: sub,
             scope,
             dry_run,
         }

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use api::Kind;
 use api::quota::{Usage, covers, hard, unsaid, usage, written};
+use api::{Kind, kinds};
 use apimachinery::{ObjectExt as _, Quantity, Status};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ fn in_namespace(server: &ApiServer, resource: &str, namespace: &str) -> Vec<Valu
 /// Refuses an object that exceeds a quota of its namespace. `old` is the stored object, for an update.
 pub async fn admit(server: &ApiServer, kind: &Kind, object: &Value, old: Option<&Value>) -> Result<Admitted, Status> {
     let namespace = object.namespace();
-    if !kind.namespaced || kind.plural == "events" {
+    if !kind.namespaced || kind.id() == kinds::EVENTS {
         return Ok(None);
     }
     // Nothing is done on the way of those who have no quotas.
@@ -55,7 +55,7 @@ pub async fn admit(server: &ApiServer, kind: &Kind, object: &Value, old: Option<
         let name = if object.name().is_empty() { object.meta("generateName") } else { object.name() };
         Err(Status::forbidden(kind.group, kind.plural, name, &why))
     };
-    let pod = kind.plural == "pods" && kind.group.is_empty();
+    let pod = kind.id() == kinds::PODS;
     for quota in quotas.iter().filter(|_| pod && old.is_none()) {
         let unsaid = unsaid(&hard(quota), object);
         if !unsaid.is_empty() {
@@ -166,21 +166,21 @@ fn default_container(container: &mut Value, limit: &Value) -> Vec<String> {
 
 /// Refuses a pod or claim that is outside the bounds of its namespace's LimitRanges.
 pub fn check_limits(server: &ApiServer, kind: &Kind, object: &Value) -> Result<(), Status> {
-    let relevant = kind.group.is_empty() && matches!(kind.plural, "pods" | "persistentvolumeclaims");
+    let relevant = matches!(kind.id(), kinds::PODS | kinds::PERSISTENT_VOLUME_CLAIMS);
     if !relevant || server.cache.named("limitranges").len() == 0 {
         return Ok(());
     }
     let mut problems = Vec::new();
     for range in in_namespace(server, "limitranges", object.namespace()) {
         for limit in range.array_at(&["spec", "limits"]) {
-            match (limit.str_at(&["type"]), kind.plural) {
-                ("Container", "pods") => {
+            match (limit.str_at(&["type"]), kind.id()) {
+                ("Container", kinds::PODS) => {
                     let lists = ["containers", "initContainers"];
                     for container in lists.iter().flat_map(|l| object.array_at(&["spec", l])) {
                         bounds("Container", limit, &container["resources"], &mut problems);
                     }
                 }
-                ("Pod", "pods") => {
+                ("Pod", kinds::PODS) => {
                     let of = |part: &str| -> Value {
                         api::quota::pod_amounts(object, part)
                             .into_iter()
@@ -190,7 +190,7 @@ pub fn check_limits(server: &ApiServer, kind: &Kind, object: &Value) -> Result<(
                     let sums = json!({"requests": of("requests"), "limits": of("limits")});
                     bounds("Pod", limit, &sums, &mut problems);
                 }
-                ("PersistentVolumeClaim", "persistentvolumeclaims") => {
+                ("PersistentVolumeClaim", kinds::PERSISTENT_VOLUME_CLAIMS) => {
                     bounds("PersistentVolumeClaim", limit, &object["spec"]["resources"], &mut problems);
                 }
                 _ => {}

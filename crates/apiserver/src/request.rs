@@ -3,7 +3,7 @@
 use apimachinery::{FieldSelector, LabelSelector, Status};
 use http::{Method, Uri};
 
-use api::Kind;
+use api::{Kind, Subresource, Verbs, kinds};
 
 use crate::auth::User;
 use crate::managed::Writer;
@@ -27,6 +27,8 @@ pub struct ResourcePath {
 pub struct Info {
     pub kind: &'static Kind,
     pub path: ResourcePath,
+    /// The kind's subresource that the path names; none where it names none, or one that the kind hasn't got.
+    pub subresource: Option<Subresource>,
     /// The RBAC verb.
     pub verb: &'static str,
     pub query: Query,
@@ -74,6 +76,28 @@ impl Info {
 
     pub fn key(&self) -> String {
         crate::cache::object_key(&self.path.namespace, &self.path.name)
+    }
+
+    /// The namespace whose rights count. A namespace belongs to itself, so that whoever may read in it may read it.
+    pub fn namespace(&self) -> &str {
+        if self.kind.id() == kinds::NAMESPACES { &self.path.name } else { &self.path.namespace }
+    }
+
+    /// Whether the path is one that the kind has: rights are asked about before, as they are upstream.
+    pub fn is_served(&self) -> bool {
+        let path = &self.path;
+        let subresource = match self.subresource {
+            Some(sub) => path.rest.is_empty() || sub.is_proxy(),
+            None => path.subresource.is_empty(),
+        };
+        let scope = match (self.kind.namespaced, path.namespace.is_empty()) {
+            (true, true) => path.name.is_empty(),
+            (true, false) | (false, true) => true,
+            (false, false) => false,
+        };
+        // Reviews are answered, not kept, so none has a name.
+        let named = self.kind.verbs != Verbs::Create || path.name.is_empty();
+        subresource && scope && named
     }
 
     pub fn not_found(&self) -> Status {
@@ -171,7 +195,8 @@ pub fn resource_path(path: &str) -> Option<ResourcePath> {
 pub fn verb(method: &Method, path: &ResourcePath, query: &Query) -> Option<&'static str> {
     let one = !path.name.is_empty();
     Some(match *method {
-        Method::GET | Method::HEAD if one && !query.flag("watch") => "get",
+        // The parameters of a subresource's path are those of whom it leads to.
+        Method::GET | Method::HEAD if one && (!query.flag("watch") || !path.subresource.is_empty()) => "get",
         Method::GET | Method::HEAD if query.flag("watch") => "watch",
         Method::GET | Method::HEAD => "list",
         Method::POST => "create",
@@ -179,6 +204,8 @@ pub fn verb(method: &Method, path: &ResourcePath, query: &Query) -> Option<&'sta
         Method::PATCH => "patch",
         Method::DELETE if one => "delete",
         Method::DELETE => "deletecollection",
+        // What a proxy passes on, for those who may do everything: no rule can name it.
+        Method::OPTIONS if path.subresource == "proxy" => "",
         _ => return None,
     })
 }

@@ -82,10 +82,20 @@ pub fn error(status: &Status) -> Response<Body> {
     response
 }
 
+/// Most characters of all warnings of an answer, and of one of them if there are more (upstream's figures).
+const MAX_WARNINGS: usize = 4096;
+const MAX_WARNING: usize = 256;
+
 /// Adds a `Warning` header (RFC 7234, code 299), which kubectl prints.
 pub fn warn(response: &mut Response<Body>, warnings: &[String]) {
+    let length = |text: &str| text.chars().count();
+    let too_long = warnings.iter().map(|w| length(w)).sum::<usize>() > MAX_WARNINGS;
+    let mut left = MAX_WARNINGS;
     for warning in warnings {
-        let text = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        let cut: String = warning.chars().take(if too_long { MAX_WARNING } else { MAX_WARNINGS }).collect();
+        let Some(rest) = left.checked_sub(length(&cut)) else { return };
+        left = rest;
+        let text = cut.replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
             response.headers_mut().append(header::WARNING, value);
         }

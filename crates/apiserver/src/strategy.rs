@@ -3,7 +3,7 @@
 use apimachinery::ObjectExt as _;
 use serde_json::{Value, json};
 
-use api::Kind;
+use api::{Kind, kinds};
 
 /// Which part of an object an update may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,10 +41,10 @@ pub fn prepare_create(kind: &Kind, object: &mut Value) {
     } else {
         object.meta_mut().remove("generation");
     }
-    if kind.plural == "secrets" {
+    if kind.id() == kinds::SECRETS {
         fold_string_data(object);
     }
-    if kind.plural == "jobs" && kind.group == "batch" {
+    if kind.id() == kinds::JOBS {
         select_own_pods(object);
     }
 }
@@ -93,7 +93,7 @@ pub fn prepare_update(kind: &Kind, target: Target, new: &mut Value, old: &Value)
             value => new.set_meta(field, value.clone()),
         }
     }
-    if kind.plural == "secrets" {
+    if kind.id() == kinds::SECRETS {
         fold_string_data(new);
     }
     let Some(map) = new.as_object_mut() else { return };
@@ -124,7 +124,7 @@ pub fn prepare_update(kind: &Kind, target: Target, new: &mut Value, old: &Value)
         }
         _ => {}
     }
-    if kind.plural == "pods" && kind.group.is_empty() && target == Target::Main {
+    if kind.id() == kinds::PODS && target == Target::Main {
         // These change by their subresource alone.
         match &old["spec"]["ephemeralContainers"] {
             Value::Null => {
@@ -135,10 +135,10 @@ pub fn prepare_update(kind: &Kind, target: Target, new: &mut Value, old: &Value)
             }
         }
     }
-    if kind.plural == "services" && kind.group.is_empty() {
+    if kind.id() == kinds::SERVICES {
         drop_what_the_type_lacks(new, old);
     }
-    if kind.plural == "namespaces" && target == Target::Main {
+    if kind.id() == kinds::NAMESPACES && target == Target::Main {
         let finalizers = old["spec"]["finalizers"].clone();
         new.child_mut("spec").insert("finalizers".into(), finalizers);
     }
@@ -179,7 +179,7 @@ pub fn is_finished(kind: &Kind, object: &Value) -> bool {
     object.is_deleting()
         && object.array_at(&["metadata", "finalizers"]).is_empty()
         && object.i64_at(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0) == 0
-        && (kind.plural != "namespaces" || object.array_at(&["spec", "finalizers"]).is_empty())
+        && (kind.id() != kinds::NAMESPACES || object.array_at(&["spec", "finalizers"]).is_empty())
 }
 
 #[cfg(test)]

@@ -139,7 +139,7 @@ fn counted(times: usize, mut answer: impl FnMut() -> Answer) -> BTreeMap<String,
 
 fn start(nodes: usize) -> anyhow::Result<Cluster> {
     let images = |node: &Node| testkit::images::programs(&node.images().join("programs.tar"));
-    let mut cluster = Cluster::start_prepared(&[], |node| images(node))?;
+    let mut cluster = Cluster::start_prepared(&["--external-ips-allow", "192.0.2.0/24"], |node| images(node))?;
     for _ in 1..nodes {
         cluster.join()?;
         images(cluster.agents.last().context("a node")?)?;

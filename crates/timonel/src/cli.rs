@@ -244,6 +244,9 @@ pub struct ServerArgs {
     /// Admission plugins to turn on: ExtendedResourceToleration, OwnerReferencesPermissionEnforcement (comma-separated)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub enable_admission_plugins: Vec<apiserver::Plugin>,
+    /// Ranges of addresses that services may name in externalIPs; none if not given (may be repeated, or comma-separated)
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub external_ips_allow: Vec<ipnet::IpNet>,
     /// File with the scheduler's profiles (KubeSchedulerConfiguration of kubescheduler.config.k8s.io/v1)
     #[arg(long, value_name = "FILE", value_parser = scheduler_config)]
     pub scheduler_config: Option<scheduler::profile::Profiles>,

@@ -217,6 +217,7 @@ fn api_config(plan: &Plan, audit: Option<Arc<Audit>>) -> apiserver::Config {
         audit,
         disabled: plan.args.disable.clone(),
         plugins: plan.args.enable_admission_plugins.clone(),
+        external_ips: plan.args.external_ips_allow.clone(),
     }
 }
 

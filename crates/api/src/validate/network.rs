@@ -1,5 +1,7 @@
 //! Services, Ingresses, network policies, endpoints.
 
+use std::net::IpAddr;
+
 use apimachinery::{Cause, Family, ObjectExt as _, names};
 use serde_json::{Value, json};
 
@@ -157,6 +159,7 @@ fn service_ports(spec: &Field<'_>, kind: &str, causes: &mut Causes) {
 fn traffic(spec: &Field<'_>, kind: &str, causes: &mut Causes) {
     for address in spec.at("externalIPs").items() {
         address.address(causes);
+        not_special(&address, causes);
     }
     spec.at("internalTrafficPolicy").one_of(&["Cluster", "Local"], causes);
     spec.at("externalTrafficPolicy").one_of(&["Cluster", "Local"], causes);
@@ -383,7 +386,7 @@ pub fn endpoint_slice(object: &Field<'_>, old: Option<&Value>, causes: &mut Caus
                     address.invalid("must be a valid IPv6 address", causes);
                 }
                 "FQDN" => address.is(names::dns1123_subdomain, causes),
-                _ => {}
+                _ => not_special(&address, causes),
             }
         }
     }
@@ -398,6 +401,25 @@ pub fn endpoint_slice(object: &Field<'_>, old: Option<&Value>, causes: &mut Caus
     }
 }
 
+/// Refuses addresses that mean another machine for everybody who reads them (upstream's `ValidateNonSpecialIP`).
+fn not_special(field: &Field<'_>, causes: &mut Causes) {
+    let Ok(ip) = field.text().parse::<IpAddr>() else { return };
+    let ip = ip.to_canonical();
+    let link_local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.segments()[0] & 0xffc0 == 0xfe80,
+    };
+    let why = match ip {
+        _ if ip.is_unspecified() => format!("may not be unspecified ({ip})"),
+        _ if ip.is_loopback() => "may not be in the loopback range (127.0.0.0/8, ::1/128)".into(),
+        _ if link_local => "may not be in the link-local range (169.254.0.0/16, fe80::/10)".into(),
+        _ if ip.is_multicast() => "may not be in the multicast range (224.0.0.0/4, ff00::/8)".into(),
+        IpAddr::V4(v4) if v4.is_broadcast() => "may not be the broadcast address".into(),
+        _ => return,
+    };
+    field.invalid(&why, causes);
+}
+
 pub fn endpoints(object: &Field<'_>, causes: &mut Causes) {
     for subset in object.at("subsets").items() {
         let lists = ["addresses", "notReadyAddresses"].map(|list| subset.at(list));
@@ -406,18 +428,7 @@ pub fn endpoints(object: &Field<'_>, causes: &mut Causes) {
         }
         for address in lists.iter().flat_map(Field::items) {
             address.at("ip").address(causes);
-            if let Ok(ip) = address.at("ip").text().parse::<std::net::IpAddr>() {
-                let bad = match ip {
-                    _ if ip.is_loopback() => "may not be in the loopback range (127.0.0.0/8, ::1/128)",
-                    _ if ip.is_unspecified() => "may not be unspecified (0.0.0.0)",
-                    _ if ip.is_multicast() => "may not be in the multicast range (224.0.0.0/4, ff00::/10)",
-                    std::net::IpAddr::V4(v4) if v4.is_link_local() => {
-                        "may not be in the link-local range (169.254.0.0/16, fe80::/10)"
-                    }
-                    _ => continue,
-                };
-                address.at("ip").invalid(bad, causes);
-            }
+            not_special(&address.at("ip"), causes);
         }
         for port in subset.at("ports").items() {
             port.at("port").port(causes);

@@ -1,7 +1,8 @@
 //! CertificateApproval, CertificateSigning and CertificateSubjectRestriction: whoever approves or signs needs the
 //! right to do so for the signer, and nobody gets a certificate that makes him everybody's master.
 
-use apimachinery::{ObjectExt as _, Status};
+use api::kinds;
+use apimachinery::{Cause, ObjectExt as _, Status};
 use base64::Engine as _;
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 
 pub fn check(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
     let kind = attempt.kind;
-    if kind.plural != "certificatesigningrequests" {
+    if kind.id() != kinds::CERTIFICATE_SIGNING_REQUESTS {
         return Ok(());
     }
     let signer = object.str_at(&["spec", "signerName"]);
@@ -40,9 +41,20 @@ pub fn check(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Resul
         ("UPDATE", "approval") if !may("approve") => {
             refuse(&format!("user not permitted to approve requests with signerName {signer:?}"))
         }
+        ("UPDATE", "status") if attempt.old.is_some_and(|old| decision(old) != decision(object)) => {
+            let why = "updates may not add or remove a condition of type \"Approved\" or \"Denied\"";
+            let cause = Cause::forbidden("status.conditions", why);
+            Err(Status::invalid(kind.group, kind.kind, object.name(), vec![cause]))
+        }
         ("UPDATE", "status") if !same(&["status", "certificate"]) && !may("sign") => {
             refuse(&format!("user not permitted to sign requests with signerName {signer:?}"))
         }
         _ => Ok(()),
     }
+}
+
+/// What was decided about a request: by `approval` alone, for which the right to approve is asked about.
+fn decision(request: &Value) -> Vec<&Value> {
+    let conditions = request.array_at(&["status", "conditions"]).iter();
+    conditions.filter(|c| c["type"] == "Approved" || c["type"] == "Denied").collect()
 }

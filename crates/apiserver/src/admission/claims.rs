@@ -1,5 +1,6 @@
 //! PersistentVolumeClaimResize: a claim may ask for more only if its class can give it.
 
+use api::kinds;
 use apimachinery::{ObjectExt as _, Quantity, Status};
 use serde_json::Value;
 
@@ -10,7 +11,7 @@ use crate::external::Attempt;
 pub fn check(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
     let kind = attempt.kind;
     let Some(old) = attempt.old else { return Ok(()) };
-    if kind.plural != "persistentvolumeclaims" || !attempt.subresource.is_empty() {
+    if kind.id() != kinds::PERSISTENT_VOLUME_CLAIMS || !attempt.subresource.is_empty() {
         return Ok(());
     }
     let size = |claim: &Value| {

@@ -7,24 +7,25 @@
 mod certificates;
 mod claims;
 mod nodes;
+mod pod_security;
 mod runtime_class;
+mod services;
 
 use std::time::Duration;
 
 use apimachinery::{ObjectExt as _, Status};
 use serde_json::{Value, json};
 
-use api::Kind;
-use api::pod_security::{self, Level};
 use api::static_pods;
+use api::{Kind, kinds};
 
+use crate::ApiServer;
 use crate::auth::{User, escalation};
 use crate::cache::object_key;
 use crate::external::Attempt;
 use crate::handlers::write::generated_name;
 use crate::object::Filter;
 use crate::quota;
-use crate::{ApiServer, audit};
 
 /// Admission plugins that are off unless an administrator turns them on, as upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,7 @@ impl std::str::FromStr for Plugin {
 }
 
 pub use nodes::{SERVER, restrict_token};
+pub use pod_security::admit as pod_security;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -69,15 +71,15 @@ pub fn mutate(
 ) -> Result<(), Status> {
     if operation == Operation::Create {
         live_namespace(server, kind, object)?;
-        match (kind.group, kind.plural) {
-            ("", "pods") => pod(server, object)?,
-            ("", "persistentvolumeclaims") => {
+        match kind.id() {
+            kinds::PODS => pod(server, object)?,
+            kinds::PERSISTENT_VOLUME_CLAIMS => {
                 default_storage_class(server, object);
                 add_finalizer(object, "kubernetes.io/pvc-protection");
             }
-            ("", "persistentvolumes") => add_finalizer(object, "kubernetes.io/pv-protection"),
-            ("networking.k8s.io", "ingresses") => default_ingress_class(server, object),
-            ("certificates.k8s.io", "certificatesigningrequests") => {
+            kinds::PERSISTENT_VOLUMES => add_finalizer(object, "kubernetes.io/pv-protection"),
+            kinds::INGRESSES => default_ingress_class(server, object),
+            kinds::CERTIFICATE_SIGNING_REQUESTS => {
                 // Who asks is a fact, not a claim.
                 let spec = object.child_mut("spec");
                 spec.insert("username".into(), user.name.as_str().into());
@@ -85,7 +87,7 @@ pub fn mutate(
             }
             _ => {}
         }
-    } else if kind.group.is_empty() && kind.plural == "pods" {
+    } else if kind.id() == kinds::PODS {
         tolerations(object);
     }
     Ok(())
@@ -93,9 +95,7 @@ pub fn mutate(
 
 /// Says in a new pod's status that gates hold it back, whoever put them there.
 pub fn tell_gates(kind: &Kind, pod: &mut Value) {
-    let gates =
-        kind.group.is_empty() && kind.plural == "pods" && !pod.array_at(&["spec", "schedulingGates"]).is_empty();
-    if gates {
+    if kind.id() == kinds::PODS && !pod.array_at(&["spec", "schedulingGates"]).is_empty() {
         let condition = json!({"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
             "message": "Scheduling is blocked due to non-empty scheduling gates",
             "lastProbeTime": null, "lastTransitionTime": apimachinery::clock::now_rfc3339()});
@@ -109,48 +109,11 @@ pub fn validate(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Re
     certificates::check(server, attempt, object)?;
     escalation::check(server, attempt, object)?;
     claims::check(server, attempt, object)?;
+    services::check(server, attempt, object)?;
     if server.config.plugins.contains(&Plugin::OwnerReferencesPermissionEnforcement) {
         escalation::check_owners(server, attempt, object)?;
     }
     Ok(())
-}
-
-/// PodSecurity: refuses a pod that goes beyond what its namespace enforces, and returns what it is warned of.
-pub fn pod_security(server: &ApiServer, kind: &Kind, object: &Value) -> Result<Vec<String>, Status> {
-    let spec = match (kind.group, kind.plural) {
-        ("", "pods") => &object["spec"],
-        ("", "podtemplates") => &object["template"]["spec"],
-        ("", "replicationcontrollers")
-        | ("apps", "deployments" | "replicasets" | "statefulsets" | "daemonsets")
-        | ("batch", "jobs") => &object["spec"]["template"]["spec"],
-        ("batch", "cronjobs") => &object["spec"]["jobTemplate"]["spec"]["template"]["spec"],
-        _ => return Ok(Vec::new()),
-    };
-    let Some(namespace) = server.cache.named("namespaces").get(object.namespace()) else { return Ok(Vec::new()) };
-    let found = |mode: &str| {
-        let label = |suffix: &str| namespace.label(&format!("pod-security.kubernetes.io/{mode}{suffix}")).unwrap_or("");
-        let level = Level::read(label(""));
-        let version = Some(label("-version")).filter(|v| !v.is_empty()).unwrap_or("latest");
-        let violations = pod_security::violations(level, spec);
-        (!violations.is_empty())
-            .then(|| format!("violate PodSecurity \"{}:{version}\": {}", level.as_str(), violations.join(", ")))
-    };
-    if let Some(why) = found("audit") {
-        audit::annotate("pod-security.kubernetes.io/audit-violations", || format!("would {why}"));
-    }
-    if kind.plural == "pods" {
-        audit::annotate("pod-security.kubernetes.io/enforce-policy", || {
-            let label = |suffix: &str| namespace.label(&format!("pod-security.kubernetes.io/enforce{suffix}"));
-            format!("{}:{}", label("").unwrap_or("privileged"), label("-version").unwrap_or("latest"))
-        });
-    }
-    if kind.plural == "pods"
-        && let Some(why) = found("enforce")
-    {
-        let why = why.replacen("violate", "violates", 1);
-        return Err(Status::forbidden("", "pods", object.name(), &why));
-    }
-    Ok(found("warn").map(|why| format!("would {why}")).into_iter().collect())
 }
 
 fn live_namespace(server: &ApiServer, kind: &Kind, object: &Value) -> Result<(), Status> {

@@ -3,7 +3,7 @@
 use apimachinery::{ObjectExt as _, Status};
 use serde_json::{Map, Value};
 
-use api::static_pods;
+use api::{kinds, static_pods};
 
 use crate::auth::{NODES, Named, User};
 use crate::external::Attempt;
@@ -34,11 +34,11 @@ pub fn restrict(attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
     };
     let kind = attempt.kind;
     let refuse = |why: String| Err(Status::forbidden(kind.group, kind.plural, object.name(), &why));
-    match (kind.plural, attempt.subresource) {
-        ("nodes", _) if object.name() != node => {
+    match (kind.id(), attempt.subresource) {
+        (kinds::NODES, _) if object.name() != node => {
             refuse(format!("node {node:?} is not allowed to modify node {:?}", object.name()))
         }
-        ("nodes", _) => match forbidden_labels(attempt.user, object, attempt.old) {
+        (kinds::NODES, _) => match forbidden_labels(attempt.user, object, attempt.old) {
             labels if !labels.is_empty() => {
                 refuse(format!("node {node:?} is not allowed to set the following labels: {}", labels.join(", ")))
             }
@@ -47,7 +47,7 @@ pub fn restrict(attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
             }
             _ => Ok(()),
         },
-        ("pods", "") if attempt.operation == "CREATE" => {
+        (kinds::PODS, "") if attempt.operation == "CREATE" => {
             if !static_pods::is_mirror(object) {
                 return refuse(format!(
                     "pod does not have {:?} annotation, node {node:?} can only create mirror pods",
@@ -64,7 +64,7 @@ pub fn restrict(attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
             }
             Ok(())
         }
-        ("leases", _) if object.name() != node => refuse(format!("node {node:?} may only have its own lease")),
+        (kinds::LEASES, _) if object.name() != node => refuse(format!("node {node:?} may only have its own lease")),
         _ => Ok(()),
     }
 }

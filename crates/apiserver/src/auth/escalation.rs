@@ -1,6 +1,7 @@
 //! Nobody gives away what he hasn't got: whoever writes roles and bindings must hold the rights that they grant, or
 //! the right to `escalate` or to `bind` (upstream's "Privilege escalation prevention").
 
+use api::kinds;
 use apimachinery::{ObjectExt as _, Status};
 use serde_json::{Value, json};
 
@@ -13,15 +14,19 @@ pub const GROUP: &str = "rbac.authorization.k8s.io";
 
 pub fn check(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
     let (user, kind) = (attempt.user, attempt.kind);
-    if kind.group != GROUP || user.is_in(MASTERS) || attempt.old.is_some_and(|old| differs_for_collector(old, object)) {
+    if kind.group != GROUP
+        || kind.custom
+        || user.is_in(MASTERS)
+        || attempt.old.is_some_and(|old| differs_for_collector(old, object))
+    {
         return Ok(());
     }
     let may = |verb: &str, resource: &str, name: &str| {
         let group = GROUP;
         super::allows(server, user, &Attributes { verb, group, resource, namespace: attempt.namespace, name, path: "" })
     };
-    let granted = match kind.plural {
-        "roles" | "clusterroles" => {
+    let granted = match kind.id() {
+        kinds::ROLES | kinds::CLUSTER_ROLES => {
             if may("escalate", kind.plural, attempt.name) {
                 return Ok(());
             }

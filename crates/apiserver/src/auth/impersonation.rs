@@ -6,22 +6,56 @@ use http::HeaderMap;
 use super::{AUTHENTICATED, Attributes, UNAUTHENTICATED, User};
 use crate::ApiServer;
 
-const EXTRA: &str = "impersonate-extra-";
+const PREFIX: &str = "impersonate-";
 const ANONYMOUS: &str = "system:anonymous";
 /// Where the rights to pose with a UID or an extra stand; users and groups are in the core group.
 const GROUP: &str = "authentication.k8s.io";
 
+/// Who a request asks to be made as.
+#[derive(Default)]
+struct Wanted {
+    name: Option<String>,
+    groups: Vec<String>,
+    uid: Option<String>,
+    extra: Vec<(String, String)>,
+}
+
+impl Wanted {
+    /// Reads the headers. One that can't be read, or can't be kept to, is an error: a request that is not to be made
+    /// with all rights must never be made with them by mistake.
+    fn read(headers: &HeaderMap) -> Result<Self, Status> {
+        let refuse = |name: &str, why: &str| Err(Status::bad_request(format!("the header {name} {why}")));
+        let mut wanted = Wanted::default();
+        for (name, value) in headers {
+            let Some(what) = name.as_str().strip_prefix(PREFIX) else { continue };
+            let Ok(value) = std::str::from_utf8(value.as_bytes()).map(String::from) else {
+                return refuse(name.as_str(), "is not valid UTF-8");
+            };
+            match what {
+                "user" | "uid" if value.is_empty() => return refuse(name.as_str(), "is empty"),
+                "user" if wanted.name.is_some() => return refuse(name.as_str(), "is there more than once"),
+                "uid" if wanted.uid.is_some() => return refuse(name.as_str(), "is there more than once"),
+                "user" => wanted.name = Some(value),
+                "uid" => wanted.uid = Some(value),
+                "group" => wanted.groups.push(value),
+                _ => match what.strip_prefix("extra-").filter(|key| !key.is_empty()) {
+                    Some(key) => {
+                        let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy().to_lowercase();
+                        wanted.extra.push((key, value));
+                    }
+                    None => return refuse(name.as_str(), "is not known"),
+                },
+            }
+        }
+        Ok(wanted)
+    }
+}
+
 /// Whom a request of `user` is made as. Each part of the other's identity takes a right of its own.
 pub fn act(server: &ApiServer, headers: &HeaderMap, user: User) -> Result<User, Status> {
-    let all = |name: &str| headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>();
-    let extras: Vec<(String, &str)> = headers
-        .iter()
-        .filter_map(|(name, value)| Some((name.as_str().strip_prefix(EXTRA)?, value.to_str().ok()?)))
-        .map(|(key, value)| (percent_encoding::percent_decode_str(key).decode_utf8_lossy().to_lowercase(), value))
-        .collect();
-    let (names, groups, uids) = (all("impersonate-user"), all("impersonate-group"), all("impersonate-uid"));
-    let Some(name) = names.first().copied().filter(|name| !name.is_empty()) else {
-        return match groups.is_empty() && uids.is_empty() && extras.is_empty() {
+    let Wanted { name, groups, uid, extra } = Wanted::read(headers)?;
+    let Some(name) = name else {
+        return match groups.is_empty() && uid.is_none() && extra.is_empty() {
             true => Ok(user),
             false => Err(Status::internal("requested a group, a UID or extras without impersonating a user")),
         };
@@ -33,24 +67,24 @@ pub fn act(server: &ApiServer, headers: &HeaderMap, user: User) -> Result<User, 
     let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
     match account {
         Some((namespace, name)) => demand("", "serviceaccounts", namespace, name)?,
-        None => demand("", "users", "", name)?,
+        None => demand("", "users", "", &name)?,
     }
     for group in &groups {
         demand("", "groups", "", group)?;
     }
     let mut target = match account {
         Some((namespace, name)) if groups.is_empty() => User::service_account(namespace, name, ""),
-        _ => User::new(name, &groups),
+        _ => User { name: name.clone(), groups, ..User::default() },
     };
-    if let Some(uid) = uids.first() {
-        demand(GROUP, "uids", "", uid)?;
-        target.uid = (*uid).into();
+    if let Some(uid) = uid {
+        demand(GROUP, "uids", "", &uid)?;
+        target.uid = uid;
     }
-    for (key, value) in extras {
-        demand(GROUP, &format!("userextras/{key}"), "", value)?;
+    for (key, value) in extra {
+        demand(GROUP, &format!("userextras/{key}"), "", &value)?;
         match target.extra.iter_mut().find(|(known, _)| *known == key) {
-            Some((_, values)) => values.push(value.into()),
-            None => target.extra.push((key, vec![value.into()])),
+            Some((_, values)) => values.push(value),
+            None => target.extra.push((key, vec![value])),
         }
     }
     let everybody = if name == ANONYMOUS { UNAUTHENTICATED } else { AUTHENTICATED };

@@ -133,22 +133,26 @@ pub fn reason(server: &ApiServer, user: &User, attributes: &Attributes<'_>) -> O
 
 /// Refuses a resource request that its user may not make, in upstream's words.
 pub fn authorize(server: &ApiServer, user: &User, info: &Info) -> Result<(), Status> {
-    // A list or watch of one name is asked about as that one.
+    authorize_as(server, user, info, info.verb)
+}
+
+/// Like [`authorize`], with another verb than the request's own.
+pub fn authorize_as(server: &ApiServer, user: &User, info: &Info, verb: &str) -> Result<(), Status> {
+    let selected = selected_name(info);
+    let name = selected.as_deref().unwrap_or(&info.path.name);
+    let resource = info.resource();
+    let (group, namespace) = (info.kind.group, info.namespace());
+    demand(server, user, &Attributes { verb, group, resource: &resource, namespace, name, path: "" })
+}
+
+/// The one object that a list or watch selects by its name: it is asked about as that one, as the selector is applied to
+/// what is answered. No other verb is: a creation, say, doesn't look at selectors.
+fn selected_name(info: &Info) -> Option<String> {
+    if !info.path.name.is_empty() || !matches!(info.verb, "list" | "watch") {
+        return None;
+    }
     let selected = FieldSelector::parse(info.query.get("fieldSelector")).unwrap_or_default();
-    let selected = selected.terms.iter().find(|(path, _, equal)| *equal && path == "metadata.name");
-    let name = match selected {
-        Some((_, name, _)) if info.path.name.is_empty() => name,
-        _ => &info.path.name,
-    };
-    let attributes = Attributes {
-        verb: info.verb,
-        group: info.kind.group,
-        resource: &info.resource(),
-        namespace: &info.path.namespace,
-        name,
-        path: "",
-    };
-    demand(server, user, &attributes)
+    selected.terms.into_iter().find(|(path, _, equal)| *equal && path == "metadata.name").map(|(_, name, _)| name)
 }
 
 /// Refuses what a user may not do with a resource.

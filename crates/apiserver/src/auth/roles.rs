@@ -36,13 +36,14 @@ const VIEW: &[Rule] = &[
 const EDIT: &[Rule] = &[
     (READ, CORE, "pods/attach pods/exec pods/portforward pods/proxy secrets services/proxy"),
     ("impersonate", CORE, "serviceaccounts"),
-    (WRITE, CORE, "pods pods/attach pods/exec pods/portforward pods/proxy pods/ephemeralcontainers pods/resize"),
+    (WRITE, CORE, "pods pods/attach pods/exec pods/portforward pods/proxy"),
     ("create", CORE, "pods/eviction serviceaccounts/token"),
     (
         WRITE,
         CORE,
+        // No Endpoints and no EndpointSlices: who writes those leads others' services anywhere (CVE-2021-25740).
         "configmaps events persistentvolumeclaims replicationcontrollers replicationcontrollers/scale secrets \
-         serviceaccounts services services/proxy endpoints",
+         serviceaccounts services services/proxy",
     ),
     (
         WRITE,
@@ -75,6 +76,16 @@ const SCHEDULER: &[Rule] = &[
 ];
 
 const BOOTSTRAPPER: &[Rule] = &[("create get list watch", "certificates.k8s.io", "certificatesigningrequests")];
+
+const EVENTS: Rule = ("create patch update", "'' events.k8s.io", "events");
+/// What the kubelet's own server lets one do, as it asks the API about it.
+const KUBELET: &str = "nodes/configz nodes/healthz nodes/log nodes/metrics nodes/pods nodes/proxy nodes/stats";
+
+/// A role that may do something with the requests to one signer.
+fn signing(name: &str, verb: &str, signer: &str) -> Value {
+    let rule = json!({"verbs": [verb], "apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "resourceNames": [signer]});
+    role(&format!("system:certificates.k8s.io:{name}"), json!([rule]))
+}
 
 fn words(list: &str) -> Vec<&str> {
     list.split_whitespace().map(|w| if w == "''" { "" } else { w }).collect()
@@ -161,6 +172,25 @@ pub fn cluster_roles() -> Vec<Value> {
                 ("create", "authorization.k8s.io", "subjectaccessreviews"),
             ]]),
         ),
+        role(
+            "system:kubelet-api-admin",
+            rules(&[&[(READ, CORE, "nodes"), ("*", CORE, KUBELET), ("proxy", CORE, "nodes")]]),
+        ),
+        role(
+            "system:node-problem-detector",
+            rules(&[&[("get", CORE, "nodes"), ("patch", CORE, "nodes/status"), EVENTS]]),
+        ),
+        role(
+            "system:volume-scheduler",
+            rules(&[&[
+                ("get list patch update watch", CORE, "persistentvolumes"),
+                (READ, "storage.k8s.io", "storageclasses"),
+                ("get list patch update watch", CORE, "persistentvolumeclaims"),
+            ]]),
+        ),
+        signing("kube-apiserver-client-approver", "approve", "kubernetes.io/kube-apiserver-client"),
+        signing("kube-apiserver-client-kubelet-approver", "approve", "kubernetes.io/kube-apiserver-client-kubelet"),
+        signing("kubelet-serving-approver", "approve", "kubernetes.io/kubelet-serving"),
         role(
             "system:service-account-issuer-discovery",
             paths(

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use api::Kind;
+use api::{Kind, Subresource};
 use apimachinery::ObjectExt as _;
 use expressions::{Attributes, Authorizer, Budget, Expression, Scope};
 use parking_lot::Mutex;
@@ -37,22 +37,14 @@ impl Expressions {
     }
 }
 
-/// A request as webhooks and policies are told of it, without the objects.
 /// The kind of what is sent to a subresource, where that isn't the object itself.
 fn body_kind(kind: &Kind, subresource: &str) -> (&'static str, &'static str, &'static str) {
-    match (kind.plural, subresource) {
-        ("pods", "exec") => ("", "v1", "PodExecOptions"),
-        ("pods", "attach") => ("", "v1", "PodAttachOptions"),
-        ("pods", "portforward") => ("", "v1", "PodPortForwardOptions"),
-        ("pods", "proxy") => ("", "v1", "PodProxyOptions"),
-        ("services", "proxy") => ("", "v1", "ServiceProxyOptions"),
-        ("nodes", "proxy") => ("", "v1", "NodeProxyOptions"),
-        ("pods", "binding") => ("", "v1", "Binding"),
-        ("pods", "eviction") => ("policy", "v1", "Eviction"),
-        _ => (kind.group, kind.version, kind.kind),
-    }
+    let asked_about = |s: &Subresource| !matches!(s, Subresource::Scale | Subresource::Token);
+    let body = Subresource::of(kind, subresource).filter(asked_about).and_then(Subresource::body);
+    body.unwrap_or((kind.group, kind.version, kind.kind))
 }
 
+/// A request as webhooks and policies are told of it, without the objects.
 pub fn request(attempt: &Attempt<'_>) -> Value {
     let kind = attempt.kind;
     let (group, version, of) = body_kind(kind, attempt.subresource);

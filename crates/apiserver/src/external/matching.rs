@@ -1,5 +1,6 @@
 //! Which policies and webhooks a request is for.
 
+use api::kinds;
 use apimachinery::{LabelSelector, ObjectExt as _};
 use serde_json::Value;
 
@@ -58,7 +59,7 @@ fn namespace_fits(server: &ApiServer, wanted: &Value, attempt: &Attempt<'_>, obj
         return true;
     }
     // A namespace is selected by its own labels; what is in no namespace is not subject to selection.
-    if attempt.kind.plural == "namespaces" && attempt.kind.group.is_empty() {
+    if attempt.kind.id() == kinds::NAMESPACES {
         return selector.matches(|k| object.at(&["metadata", "labels", k]).as_str());
     }
     if !attempt.kind.namespaced {

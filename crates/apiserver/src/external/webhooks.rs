@@ -141,8 +141,12 @@ async fn ask(server: &ApiServer, hook: &Value, attempt: &Attempt<'_>, object: &V
     }
     let review = review(attempt, object);
     let seconds = hook["timeoutSeconds"].as_u64().unwrap_or(10).clamp(1, 30);
-    let answer = tokio::time::timeout(Duration::from_secs(seconds), post(server, &hook["clientConfig"], &review)).await;
-    let answer = answer.unwrap_or_else(|_| Err(format!("no answer came within {seconds}s")));
+    let answer =
+        tokio::time::timeout(Duration::from_secs(seconds), post(server, &hook["clientConfig"], Some(seconds), &review))
+            .await;
+    // In the words of Go's client, which people and upstream's tests look for.
+    let late = || format!("Post {:?}: context deadline exceeded", address(&hook["clientConfig"], seconds));
+    let answer = answer.unwrap_or_else(|_| Err(late()));
     let response = answer.and_then(|answer| {
         let response = &answer["response"];
         match response["uid"] == review["request"]["uid"] {
@@ -181,9 +185,13 @@ fn review(attempt: &Attempt<'_>, object: &Value) -> Value {
     json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request})
 }
 
-/// Sends a review to where `config` (`clientConfig`) says, and returns the answer.
-pub async fn post(server: &ApiServer, config: &Value, review: &Value) -> Result<Value, String> {
-    let (target, path) = target(server, config)?;
+/// Sends a review to where `config` (`clientConfig`) says, and returns the answer. Who is asked may know after how many
+/// seconds nobody waits any more.
+pub async fn post(server: &ApiServer, config: &Value, seconds: Option<u64>, review: &Value) -> Result<Value, String> {
+    let (target, mut path) = target(server, config)?;
+    if let Some(seconds) = seconds {
+        path = format!("{path}{}timeout={seconds}s", if path.contains('?') { '&' } else { '?' });
+    }
     let name = target.tls.as_ref().map_or("", |(_, name)| name);
     let request = Request::post(path)
         .header(header::HOST, name)
@@ -200,6 +208,18 @@ pub async fn post(server: &ApiServer, config: &Value, review: &Value) -> Result<
     serde_json::from_slice(&body).map_err(|e| format!("its answer is no JSON: {e}"))
 }
 
+/// The URL of a webhook as upstream writes it.
+fn address(config: &Value, seconds: u64) -> String {
+    if let Some(url) = config["url"].as_str() {
+        return format!("{url}?timeout={seconds}s");
+    }
+    let service = &config["service"];
+    let (namespace, name) = (service.str_at(&["namespace"]), service.str_at(&["name"]));
+    let port = service["port"].as_u64().unwrap_or(443);
+    let path = service.str_at(&["path"]);
+    format!("https://{name}.{namespace}.svc:{port}/{}?timeout={seconds}s", path.trim_start_matches('/'))
+}
+
 fn target(server: &ApiServer, config: &Value) -> Result<(Target, String), String> {
     let bundle =
         STANDARD.decode(config.str_at(&["caBundle"])).map_err(|e| format!("its caBundle is no base64: {e}"))?;
@@ -209,7 +229,7 @@ fn target(server: &ApiServer, config: &Value) -> Result<(Target, String), String
         let host = uri.host().ok_or_else(|| format!("{url:?} names no host"))?.trim_matches(['[', ']']).to_string();
         let path = uri.path_and_query().map_or("/".into(), ToString::to_string);
         let (what, port) = (format!("the webhook {url}"), uri.port_u16().unwrap_or(443));
-        return Ok((Target { what, port, tls: Some((tls, host.clone())), host }, path));
+        return Ok((Target { what, port, tls: Some((tls, host.clone())), host, anywhere: true }, path));
     }
     let service = &config["service"];
     let (namespace, name) = (service.str_at(&["namespace"]), service.str_at(&["name"]));
@@ -217,5 +237,5 @@ fn target(server: &ApiServer, config: &Value) -> Result<(Target, String), String
     let (host, port) = endpoint(server, namespace, name, &port).map_err(|status| status.message)?;
     let path = Some(service.str_at(&["path"])).filter(|p| !p.is_empty()).unwrap_or("/");
     let what = format!("the webhook of service {namespace}/{name}");
-    Ok((Target { what, host, port, tls: Some((tls, format!("{name}.{namespace}.svc"))) }, path.into()))
+    Ok((Target { what, host, port, tls: Some((tls, format!("{name}.{namespace}.svc"))), anywhere: false }, path.into()))
 }

@@ -114,6 +114,10 @@ pub fn conform(
     validation: FieldValidation,
     duplicates: Vec<String>,
 ) -> Result<Vec<String>, Status> {
+    // A patch may make anything of an object.
+    if !object.is_object() {
+        return Err(Status::bad_request("the body must be an object with apiVersion, kind and metadata"));
+    }
     let (version, name) = (object.str_at(&["apiVersion"]).to_string(), object.str_at(&["kind"]).to_string());
     let expected = kind.api_version();
     if (!version.is_empty() && version != expected) || (!name.is_empty() && name != kind.kind) {

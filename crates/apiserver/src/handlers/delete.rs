@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use store::Write;
 
-use api::Kind;
+use api::{Kind, kinds};
 
 use super::body;
 use super::read::resource;
@@ -100,7 +100,7 @@ pub async fn one(
     let mut warnings = Vec::new();
     if options.propagation.is_empty() && leaves_orphans(info.kind) {
         options.propagation = "Orphan".into();
-        if info.kind.plural == "jobs" {
+        if info.kind.id() == kinds::JOBS {
             warnings.push(ORPHANS.to_string());
         }
     }
@@ -118,7 +118,7 @@ const ORPHANS: &str = "child pods are preserved by default when jobs are deleted
 /// Kinds whose dependents stay unless the client says otherwise, for compatibility with clients older than the
 /// garbage collector.
 fn leaves_orphans(kind: &Kind) -> bool {
-    matches!((kind.group, kind.plural), ("batch", "jobs") | ("", "replicationcontrollers"))
+    matches!(kind.id(), kinds::JOBS | kinds::REPLICATION_CONTROLLERS)
 }
 
 pub async fn collection(
@@ -153,7 +153,7 @@ pub async fn delete(
     name: &str,
     options: &Options,
 ) -> Result<Value, Status> {
-    if kind.plural == "namespaces" && admission::IMMORTAL.contains(&name) {
+    if kind.id() == kinds::NAMESPACES && admission::IMMORTAL.contains(&name) {
         return Err(Status::forbidden("", "namespaces", name, "this namespace may not be deleted"));
     }
     let resource = resource(server, kind)?;
@@ -206,16 +206,16 @@ pub async fn delete(
 
 /// Kinds whose deletion is answered with the last state rather than a Status.
 fn returns_object(kind: &Kind) -> bool {
-    const KINDS: [&str; 7] = [
-        "pods",
-        "services",
-        "serviceaccounts",
-        "persistentvolumes",
-        "persistentvolumeclaims",
-        "podtemplates",
-        "resourcequotas",
-    ];
-    kind.group.is_empty() && KINDS.contains(&kind.plural)
+    matches!(
+        kind.id(),
+        kinds::PODS
+            | kinds::SERVICES
+            | kinds::SERVICE_ACCOUNTS
+            | kinds::PERSISTENT_VOLUMES
+            | kinds::PERSISTENT_VOLUME_CLAIMS
+            | kinds::POD_TEMPLATES
+            | kinds::RESOURCE_QUOTAS
+    )
 }
 
 pub fn check_preconditions(kind: &Kind, name: &str, object: &Value, options: &Options) -> Result<(), Status> {
@@ -266,14 +266,14 @@ fn mark(kind: &Kind, object: &mut Value, options: &Options) {
     } else {
         object.set_meta("finalizers", finalizers);
     }
-    if kind.plural == "namespaces" {
+    if kind.id() == kinds::NAMESPACES {
         object.child_mut("status").insert("phase".into(), "Terminating".into());
     }
 }
 
 /// Seconds that a pod has to end. Only pods that may run on a node get any.
 fn grace_period(kind: &Kind, object: &Value, options: &Options) -> i64 {
-    if kind.plural != "pods" {
+    if kind.id() != kinds::PODS {
         return 0;
     }
     let ended = matches!(object.str_at(&["status", "phase"]), "Succeeded" | "Failed");

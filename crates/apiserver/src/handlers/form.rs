@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use api::{Kind, protobuf};
+use api::{Kind, Verbs, protobuf};
 use apimachinery::Status;
 use bytes::Bytes;
 use flate2::Compression;
@@ -64,6 +64,8 @@ pub fn negotiate(accept: &str, kind: Option<&Kind>, watch: bool) -> Result<(Form
             _ => "meta.k8s.io/v1",
         };
         match transformed {
+            // What isn't kept has no columns.
+            Some("Table") if kind.is_some_and(|kind| kind.verbs == Verbs::Create) => {}
             Some("Table") => return Ok((Form::Table(version), yaml)),
             Some("PartialObjectMetadata" | "PartialObjectMetadataList") => return Ok((Form::Partial(version), yaml)),
             Some(_) if kind.is_some() => {}

@@ -8,6 +8,7 @@ mod meta;
 mod read;
 mod reviews;
 mod subresource;
+mod token;
 mod watch;
 pub mod write;
 
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use apimachinery::Status;
 use http::{Method, Request, Response};
 
-use api::Verbs;
+use api::{Subresource, Verbs};
 
 use crate::auth::{self, Attributes, User};
 use crate::fairness::{self, Asked};
@@ -79,7 +80,7 @@ fn refuse(status: &Status) -> Response<Body> {
 async fn route(server: &Arc<ApiServer>, user: &User, request: Request<Body>) -> Result<Response<Body>, Status> {
     let path = request::resource_path(request.uri().path());
     let query = Query::parse(request.uri());
-    if path.as_ref().is_some_and(|path| is_stream(&path.subresource)) {
+    if path.as_ref().is_some_and(|path| is_stream(server, path)) {
         return serve(server, user, request, path, query).await;
     }
     let turn = fairness::turn(server, user, &asked(&request, path.as_ref(), &query)).await?;
@@ -149,7 +150,8 @@ async fn serve(
     let kind = server.catalog.find(&path.group, &path.version, &path.plural).ok_or_else(Status::no_route)?;
     let verb = request::verb(request.method(), &path, &query).ok_or_else(Status::method_not_allowed)?;
     let manager = request::manager(&query, request.headers(), user)?;
-    let info = Info { kind, path, verb, query, manager };
+    let subresource = Subresource::of(kind, &path.subresource);
+    let info = Info { kind, path, subresource, verb, query, manager };
     let applies = verb == "patch" && body::is_apply(&request);
     let labels = Labels::of(&info, applies);
     let running = server.metrics.begin(&labels);
@@ -168,11 +170,19 @@ async fn serve_resource(
 ) -> Result<Response<Body>, Status> {
     let kind = info.kind;
     auth::authorize(server, user, &info)?;
-    if !kind.namespaced && !info.path.namespace.is_empty() {
+    if !info.is_served() {
         return Err(Status::no_route());
     }
-    if is_stream(&info.path.subresource) {
-        return stream(server, user, info, request).await;
+    if let Some(sub) = info.subresource {
+        if !sub.has(info.verb) {
+            return Err(Status::method_not_allowed());
+        }
+        if sub.is_stream() {
+            if opens_both_ways(sub, request.headers()) {
+                auth::authorize_as(server, user, &info, "create")?;
+            }
+            return stream(server, user, info, sub, request).await;
+        }
     }
     let watches = info.verb == "watch";
     let (form, yaml) = form::negotiate(form::accept(request.headers()), Some(kind), watches)?;
@@ -198,8 +208,18 @@ async fn serve_resource(
     answer.map(form::may_be_compressed)
 }
 
-fn is_stream(subresource: &str) -> bool {
-    matches!(subresource, "log" | "exec" | "attach" | "portforward" | "proxy")
+/// Whether a path is that of a stream, which waits in no line (upstream's long-running requests).
+fn is_stream(server: &ApiServer, path: &ResourcePath) -> bool {
+    let kind = server.catalog.find(&path.group, &path.version, &path.plural);
+    kind.and_then(|kind| Subresource::of(kind, &path.subresource)).is_some_and(Subresource::is_stream)
+}
+
+/// Whether a stream lets its client do something, and not only read. A WebSocket is opened by GET, which alone must not
+/// be enough for that (upstream's `AuthorizePodWebsocketUpgradeCreatePermission`, which leaves out proxies; but whoever
+/// may upgrade a connection to a node's kubelet may run commands there).
+fn opens_both_ways(sub: Subresource, headers: &http::HeaderMap) -> bool {
+    let runs = matches!(sub, Subresource::Exec | Subresource::Attach | Subresource::PortForward);
+    runs || (sub.is_proxy() && headers.contains_key(http::header::UPGRADE))
 }
 
 /// What is passed on between a client and a kubelet, a pod or a service.
@@ -207,16 +227,20 @@ async fn stream(
     server: &Arc<ApiServer>,
     user: &User,
     info: Info,
+    sub: Subresource,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    if info.path.subresource != "log" {
+    if sub != Subresource::Log {
         subresource::admit_connection(server, user, &info).await?;
     }
-    match (info.kind.plural, info.path.subresource.as_str()) {
-        ("pods", "proxy") => relay::pod_proxy(server, &info, request).await,
-        ("services", "proxy") => relay::service_proxy(server, &info, request).await,
-        ("nodes", "proxy") => relay::node(server, &info, request).await,
-        ("pods", _) => relay::pod(server, &info, request).await,
+    match sub {
+        Subresource::PodProxy => relay::pod_proxy(server, &info, request).await,
+        Subresource::ServiceProxy => relay::service_proxy(server, &info, request).await,
+        Subresource::NodeProxy => relay::node(server, &info, request).await,
+        Subresource::Log => relay::pod(server, &info, "containerLogs", request).await,
+        Subresource::Exec => relay::pod(server, &info, "exec", request).await,
+        Subresource::Attach => relay::pod(server, &info, "attach", request).await,
+        Subresource::PortForward => relay::pod(server, &info, "portForward", request).await,
         _ => Err(Status::no_route()),
     }
 }
@@ -231,11 +255,9 @@ async fn answer(
     if info.kind.verbs == Verbs::Create {
         return reviews::create(server, user, &info, request).await;
     }
-    if !info.path.subresource.is_empty() && info.path.subresource != "status" {
-        return subresource::answer(server, user, &info, request).await;
-    }
-    if info.path.subresource == "status" && !info.kind.has_status {
-        return Err(Status::no_route());
+    match info.subresource {
+        None | Some(Subresource::Status) => {}
+        Some(sub) => return subresource::answer(server, user, &info, sub, request).await,
     }
     match info.verb {
         "get" => read::get(server, &info, form).await,

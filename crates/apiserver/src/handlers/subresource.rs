@@ -2,82 +2,60 @@
 
 use std::sync::Arc;
 
+use api::Subresource;
 use api::custom::ScalePaths;
 use apimachinery::{LabelSelector, ObjectExt as _, Status, clock};
 use bytes::Bytes;
 use http::{Request, Response};
-use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use store::Write;
 
+use super::body::{self, FieldValidation};
 use super::write::{self, Change, commit};
-use super::{Patch, body, delete};
-use crate::auth::{Claims, Named, Tokens, User};
+use super::{Patch, delete, token};
+use crate::auth::User;
 use crate::cache::store_key;
 use crate::external::{self, Attempt};
 use crate::object::encode;
 use crate::request::Info;
 use crate::response::{self, Body};
 use crate::strategy::Target;
-use crate::{ApiServer, admission, managed};
+use crate::{ApiServer, managed};
 
 pub async fn answer(
     server: &Arc<ApiServer>,
     user: &User,
     info: &Info,
+    sub: Subresource,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let kind = info.kind;
-    match (kind.plural, info.path.subresource.as_str(), info.verb) {
-        (_, "scale", "get" | "update" | "patch") if kind.has_scale => scale(server, user, info, request).await,
-        ("pods", "binding", "create") => {
+    match (sub, info.verb) {
+        (Subresource::Scale, _) => scale(server, user, info, request).await,
+        (Subresource::Binding, _) => {
             let (binding, _) = body::value(request).await?;
             bind(server, user, info, &binding).await?;
             Ok(response::json(201, &created()))
         }
-        ("pods", "eviction", "create") => evict(server, user, info, request).await,
-        ("serviceaccounts", "token", "create") => token(server, user, info, request).await,
-        ("namespaces", "finalize", "update") => everything(server, user, info, request, &["spec", "status"]).await,
-        ("certificatesigningrequests", "approval", "update" | "patch") => {
-            everything(server, user, info, request, &["status"]).await
-        }
-        ("pods", "ephemeralcontainers" | "resize", "get") => {
+        (Subresource::Eviction, _) => evict(server, user, info, request).await,
+        (Subresource::Token, _) => token::create(server, user, info, request).await,
+        (Subresource::Finalize, _) => change_part(server, user, info, request, Target::Everything, finalized).await,
+        (Subresource::EphemeralContainers | Subresource::Resize | Subresource::Approval, "get") => {
             let entry = super::read::resource(server, kind)?.get(&info.key()).ok_or_else(|| info.not_found())?;
             Ok(response::json_bytes(200, entry.bytes.clone()))
         }
-        ("pods", "ephemeralcontainers", "update" | "patch") => {
-            part_of_pod(server, user, info, request, Target::Everything, with_ephemeral).await
+        (Subresource::Approval, _) => change_part(server, user, info, request, Target::Everything, approved).await,
+        (Subresource::EphemeralContainers, _) => {
+            change_part(server, user, info, request, Target::Everything, with_ephemeral).await
         }
-        ("pods", "resize", "update" | "patch") => {
-            part_of_pod(server, user, info, request, Target::Resize, with_resources).await
-        }
+        (Subresource::Resize, _) => change_part(server, user, info, request, Target::Resize, with_resources).await,
         _ => Err(Status::no_route()),
     }
 }
 
 fn created() -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
-}
-
-/// An update or patch through a subresource that may change the named parts.
-async fn everything(
-    server: &Arc<ApiServer>,
-    user: &User,
-    info: &Info,
-    request: Request<Body>,
-    parts: &[&str],
-) -> Result<Response<Body>, Status> {
-    let change = Change::to(Target::Everything, info)?;
-    let bytes = if info.verb == "patch" {
-        let patch = Patch::read(request).await?;
-        change
-            .carry_out(server, user, info, |current| Ok(with_parts(current, &patch.apply(info.kind, current)?, parts)))
-            .await?
-    } else {
-        let (sent, _) = body::object(server, request, info.kind, &info.query).await?;
-        change.carry_out(server, user, info, |current| Ok(with_parts(current, &sent, parts))).await?
-    };
-    Ok(response::json_bytes(200, bytes))
 }
 
 fn with_parts(current: &Value, sent: &Value, parts: &[&str]) -> Value {
@@ -91,8 +69,8 @@ fn with_parts(current: &Value, sent: &Value, parts: &[&str]) -> Value {
     new
 }
 
-/// An update or patch of the part of a pod that `merge` takes from what was sent.
-async fn part_of_pod(
+/// An update or patch of the part of an object that `merge` takes from what was sent.
+async fn change_part(
     server: &Arc<ApiServer>,
     user: &User,
     info: &Info,
@@ -101,16 +79,63 @@ async fn part_of_pod(
     merge: fn(&Value, &Value) -> Result<Value, Status>,
 ) -> Result<Response<Body>, Status> {
     let change = Change::to(target, info)?;
+    let validation = FieldValidation::read(&info.query)?;
+    let dropped = Mutex::new(Vec::new());
     let bytes = if info.verb == "patch" {
         let patch = Patch::read(request).await?;
-        let make = |current: &Value| merge(current, &patch.apply(info.kind, current)?);
+        let make = |current: &Value| {
+            let mut patched = patch.apply(info.kind, current)?;
+            // Nothing is kept that isn't of the kind's types: whoever reads it typed could read no other of its kind either.
+            *dropped.lock() = body::conform(server, &mut patched, info.kind, validation, Vec::new())?;
+            merge(current, &patched)
+        };
         change.carry_out(server, user, info, make).await?
     } else {
-        let (sent, _) = body::object(server, request, info.kind, &info.query).await?;
+        let (sent, warnings) = body::object(server, request, info.kind, &info.query).await?;
+        *dropped.lock() = warnings;
         change.carry_out(server, user, info, |current| merge(current, &sent)).await?
     };
-    Ok(response::json_bytes(200, bytes))
+    let mut answer = response::json_bytes(200, bytes);
+    response::warn(&mut answer, &[dropped.into_inner(), change.warnings()].concat());
+    Ok(answer)
 }
+
+/// A namespace with what holds it, and its status, as they were sent.
+fn finalized(current: &Value, sent: &Value) -> Result<Value, Status> {
+    Ok(with_parts(current, sent, &["spec", "status"]))
+}
+
+/// A request for a certificate with the conditions that were sent: whoever approves decides about these, and neither
+/// about the certificate nor what it is for.
+fn approved(current: &Value, sent: &Value) -> Result<Value, Status> {
+    let mut new = with_parts(current, sent, &[]);
+    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        match &sent["metadata"][field] {
+            Value::Null => {
+                new.meta_mut().remove(field);
+            }
+            value => new.set_meta(field, value.clone()),
+        }
+    }
+    let mut conditions = sent.array_at(&["status", "conditions"]).to_vec();
+    let has = |kind: &str| conditions.iter().any(|c| c["type"] == kind);
+    if has("Approved") && has("Denied") {
+        let why = "Approved and Denied conditions are mutually exclusive";
+        let cause = apimachinery::Cause::invalid("status.conditions", &json!("Denied"), why);
+        return Err(Status::invalid(CSR.0, CSR.1, current.name(), vec![cause]));
+    }
+    for condition in conditions.iter_mut().filter(|c| c.is_object()) {
+        for time in ["lastUpdateTime", "lastTransitionTime"] {
+            if condition[time].is_null() {
+                condition[time] = clock::now_rfc3339().into();
+            }
+        }
+    }
+    new.child_mut("status").insert("conditions".into(), conditions.into());
+    Ok(new)
+}
+
+const CSR: (&str, &str) = ("certificates.k8s.io", "CertificateSigningRequest");
 
 /// Ephemeral containers may be added, and neither changed nor removed.
 fn with_ephemeral(current: &Value, sent: &Value) -> Result<Value, Status> {
@@ -167,6 +192,21 @@ fn member<'a>(object: &'a Value, path: &[String]) -> &'a Value {
     object.at(&path.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
+/// Sets a member, and makes the objects on the way to it. A custom object may have anything else there.
+fn put(object: &mut Value, path: &[String], value: Value) -> Result<(), Status> {
+    let Some((last, parents)) = path.split_last() else { return Ok(()) };
+    let wrong = || Status::bad_request(format!("{} can't be set: it is not within objects", path.join(".")));
+    let mut at = object;
+    for name in parents {
+        at = at.as_object_mut().ok_or_else(wrong)?.entry(name.as_str()).or_insert(Value::Null);
+        if at.is_null() {
+            *at = json!({});
+        }
+    }
+    at.as_object_mut().ok_or_else(wrong)?.insert(last.clone(), value);
+    Ok(())
+}
+
 async fn scale(
     server: &Arc<ApiServer>,
     user: &User,
@@ -188,8 +228,7 @@ async fn scale(
             return Err(Status::invalid("autoscaling", "Scale", &info.path.name, vec![cause]));
         }
         let mut new = current.clone();
-        let place = paths.spec_replicas.iter().fold(&mut new, |at, name| &mut at[name.as_str()]);
-        *place = replicas.into();
+        put(&mut new, &paths.spec_replicas, replicas.into())?;
         if !scale.resource_version().is_empty() {
             new.set_meta("resourceVersion", scale.resource_version());
         }
@@ -207,8 +246,8 @@ async fn scale(
                         "metadata": {"name": current["metadata"]["name"]}});
                     if !config.at(&["spec", "replicas"]).is_null() {
                         let wanted = set(current, &config)?;
-                        let place = paths.spec_replicas.iter().fold(&mut applied, |at, name| &mut at[name.as_str()]);
-                        *place = member(&wanted, &paths.spec_replicas).clone();
+                        let replicas = member(&wanted, &paths.spec_replicas).clone();
+                        put(&mut applied, &paths.spec_replicas, replicas)?;
                     }
                     managed::apply(&of, info.kind, Target::Main, &info.writer(), current, &applied, force)
                 };
@@ -282,8 +321,12 @@ pub async fn bind(server: &Arc<ApiServer>, user: &User, info: &Info, binding: &V
             json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
             "lastTransitionTime": clock::now_rfc3339()}),
         );
-        for (key, value) in binding.at(&["metadata", "annotations"]).as_object().into_iter().flatten() {
-            new["metadata"]["annotations"][key] = value.clone();
+        let annotations = binding.at(&["metadata", "annotations"]).as_object().into_iter().flatten();
+        let annotations: Vec<(&String, &Value)> = annotations.filter(|(_, value)| value.is_string()).collect();
+        if !annotations.is_empty() {
+            let mut all = current["metadata"]["annotations"].as_object().cloned().unwrap_or_default();
+            all.extend(annotations.into_iter().map(|(key, value)| (key.clone(), value.clone())));
+            new.set_meta("annotations", all);
         }
         Ok(new)
     };
@@ -436,93 +479,4 @@ async fn grant_disruption(server: &ApiServer, info: &Info, dry_run: bool) -> Res
             done => return done.map(|_| ()),
         }
     }
-}
-
-/// Seconds that a token lives unless asked otherwise, and at the least.
-const TOKEN_SECONDS: i64 = 3600;
-const TOKEN_MIN_SECONDS: i64 = 600;
-
-async fn token(
-    server: &Arc<ApiServer>,
-    user: &User,
-    info: &Info,
-    request: Request<Body>,
-) -> Result<Response<Body>, Status> {
-    let (mut review, _) = body::value(request).await?;
-    let account = super::read::resource(server, info.kind)?.get(&info.key()).ok_or_else(|| info.not_found())?.parse();
-    let seconds = review.i64_at(&["spec", "expirationSeconds"]).unwrap_or(TOKEN_SECONDS);
-    if seconds < TOKEN_MIN_SECONDS {
-        let detail = "may not specify a duration less than 10 minutes";
-        let cause = apimachinery::Cause::invalid("spec.expirationSeconds", &json!(seconds), detail);
-        return Err(Status::invalid("authentication.k8s.io", "TokenRequest", "", vec![cause]));
-    }
-    let now = apimachinery::clock::now().as_second();
-    let issuer = Tokens::issuer(server);
-    let mut audiences: Vec<String> = review.strings_at(&["spec", "audiences"]).into_iter().map(String::from).collect();
-    if audiences.is_empty() {
-        audiences.push(issuer.clone());
-    }
-    let mut claims = Claims {
-        iss: issuer,
-        sub: format!("system:serviceaccount:{}:{}", account.namespace(), account.name()),
-        aud: audiences.clone(),
-        exp: now + seconds,
-        iat: now,
-        nbf: now,
-        jti: uuid::Uuid::new_v4().to_string(),
-        ..Claims::default()
-    };
-    claims.kubernetes.namespace = account.namespace().into();
-    claims.kubernetes.serviceaccount.name = account.name().into();
-    claims.kubernetes.serviceaccount.uid = account.uid().into();
-    bind_token(server, &review["spec"]["boundObjectRef"], &info.path.namespace, &mut claims)?;
-    admission::restrict_token(user, info, claims.kubernetes.node.as_ref().filter(|_| claims.kubernetes.pod.is_some()))?;
-    let token = server.tokens.issue(&claims).map_err(Status::internal)?;
-    let expires = Timestamp::from_second(now + seconds).map(clock::format_rfc3339).unwrap_or_default();
-    review["kind"] = "TokenRequest".into();
-    review["apiVersion"] = "authentication.k8s.io/v1".into();
-    review["spec"]["audiences"] = audiences.into();
-    review["spec"]["expirationSeconds"] = seconds.into();
-    review["status"] = json!({"token": token, "expirationTimestamp": expires});
-    Ok(response::json(201, &review))
-}
-
-/// Binds a token to what it shall end with: a pod (and its node), a secret or a node.
-fn bind_token(server: &ApiServer, bound: &Value, namespace: &str, claims: &mut Claims) -> Result<(), Status> {
-    if bound.is_null() {
-        return Ok(());
-    }
-    let (resource, namespace) = match (bound.str_at(&["apiVersion"]), bound.str_at(&["kind"])) {
-        ("v1" | "", "Pod") => ("pods", namespace),
-        ("v1" | "", "Secret") => ("secrets", namespace),
-        ("v1" | "", "Node") => ("nodes", ""),
-        (version, kind) => {
-            let why = format!("cannot bind token for serviceaccount to object of type {version}, Kind={kind}");
-            return Err(Status::bad_request(why));
-        }
-    };
-    let name = bound.str_at(&["name"]);
-    let named = |resource: &str, namespace: &str, name: &str| {
-        let found = server.cache.named(resource).get(&crate::cache::object_key(namespace, name));
-        found.map(|entry| entry.parse()).ok_or_else(|| Status::not_found("", resource, name))
-    };
-    let object = named(resource, namespace, name)?;
-    let uid = bound.str_at(&["uid"]);
-    if !uid.is_empty() && uid != object.uid() {
-        let found = object.uid();
-        let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record ({found})");
-        return Err(Status::conflict("", resource, name, &why));
-    }
-    let this = Some(Named { name: name.into(), uid: object.uid().into() });
-    match resource {
-        "secrets" => claims.kubernetes.secret = this,
-        "nodes" => claims.kubernetes.node = this,
-        _ => {
-            claims.kubernetes.pod = this;
-            let node = object.str_at(&["spec", "nodeName"]);
-            claims.kubernetes.node =
-                named("nodes", "", node).ok().map(|n| Named { name: node.into(), uid: n.uid().into() });
-        }
-    }
-    Ok(())
 }

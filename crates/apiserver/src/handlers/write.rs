@@ -11,7 +11,7 @@ use rand::RngExt as _;
 use serde_json::{Value, json};
 use store::{Write, WriteError};
 
-use api::Kind;
+use api::{Kind, kinds};
 
 use super::body::{self, FieldValidation};
 use super::read::{one, resource};
@@ -42,7 +42,7 @@ pub async fn create(
 ) -> Result<Response<Body>, Status> {
     let (object, warnings) = body::object(server, request, info.kind, &info.query).await?;
     let dry_run = body::dry_run(&info.query)?;
-    if info.kind.plural == "pods" {
+    if info.kind.id() == kinds::PODS {
         admission::wait_for_account(server, &info.path.namespace, &object).await;
     }
     let creation = Creation { dry_run, ..Creation::of(info) };
@@ -166,9 +166,9 @@ async fn create_named(
     let lease = server.services.assign(kind, &mut object, None)?;
     refuse(kind, &object, server.catalog.check(kind, &object, None))?;
     admission::validate(server, &attempt, &object)?;
+    creation.warnings.lock().extend(admission::pod_security(server, &attempt, &object)?);
     let told = external::validate(server, &attempt, &object).await?;
     creation.warnings.lock().extend(told);
-    creation.warnings.lock().extend(admission::pod_security(server, kind, &object)?);
     quota::check_limits(server, kind, &object)?;
     let _admitted = quota::admit(server, kind, &object, None).await?;
     if !creation.applied {
@@ -273,7 +273,7 @@ pub async fn update(
     put_at(info, &mut object)?;
     let change = Change::read(info)?;
     let bytes = change.carry_out(server, user, info, |_| Ok(object.clone())).await?;
-    let warnings = [warnings, change.warnings.into_inner()].concat();
+    let warnings = [warnings, change.warnings()].concat();
     Ok(answer(server, info, form, 200, bytes, &warnings))
 }
 
@@ -301,7 +301,7 @@ pub async fn patch(
             Ok(patched)
         })
         .await?;
-    let warnings = [warnings.into_inner(), change.warnings.into_inner()].concat();
+    let warnings = [warnings.into_inner(), change.warnings()].concat();
     Ok(answer(server, info, form, 200, bytes, &warnings))
 }
 
@@ -338,7 +338,7 @@ async fn apply(
         let exists = resource(server, info.kind)?.get(&info.key()).is_some();
         if exists || change.target != Target::Main {
             let bytes = change.carry_out(server, user, info, make).await?;
-            return Ok((200, bytes, change.warnings.into_inner()));
+            return Ok((200, bytes, change.warnings()));
         }
         if !config.uid().is_empty() || !config.resource_version().is_empty() {
             return Err(info.not_found());
@@ -383,6 +383,17 @@ impl Change {
         })
     }
 
+    /// What admission wants the client to know, each thing once however often the change was tried.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut all: Vec<String> = Vec::new();
+        for warning in self.warnings.lock().iter().filter(|w| !w.is_empty()) {
+            if !all.contains(warning) {
+                all.push(warning.clone());
+            }
+        }
+        all
+    }
+
     /// The same, for a `make` that says who manages which field.
     pub fn applying(self) -> Self {
         Change { applies: true, ..self }
@@ -403,6 +414,13 @@ impl Change {
             let entry = resource.get(&info.key()).ok_or_else(|| info.not_found())?;
             let old = convert::object(server, kind, entry.parse()).await?;
             let mut new = make(&old)?;
+            if new.name() != old.name() {
+                return Err(Status::bad_request(format!(
+                    "the name of the object ({}) does not match the name on the URL ({})",
+                    new.name(),
+                    old.name()
+                )));
+            }
             let pinned = new.resource_version() != old.resource_version() && !new.resource_version().is_empty();
             if pinned {
                 return Err(Status::modified(kind.group, kind.plural, &info.path.name));
@@ -447,6 +465,7 @@ impl Change {
             };
             refuse(kind, &new, causes)?;
             admission::validate(server, &attempt, &new)?;
+            self.warnings.lock().extend(admission::pod_security(server, &attempt, &new)?);
             if !self.admitted {
                 let told = external::validate(server, &attempt, &new).await?;
                 self.warnings.lock().extend(told);

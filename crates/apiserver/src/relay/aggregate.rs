@@ -133,7 +133,7 @@ fn target(server: &ApiServer, service: &Value) -> Result<Target, Status> {
     };
     let tls = connector(trusted.as_deref(), Some(&server.relay.front_proxy)).map_err(Status::internal)?;
     let what = format!("the API server of {}", service.name());
-    Ok(Target { what, host, port, tls: Some((tls, format!("{name}.{namespace}.svc"))) })
+    Ok(Target { what, host, port, tls: Some((tls, format!("{name}.{namespace}.svc"))), anywhere: false })
 }
 
 /// Answers a request for a group and version of another server; gives the request back if there is none.

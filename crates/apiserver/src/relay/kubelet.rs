@@ -12,8 +12,13 @@ use crate::ApiServer;
 use crate::request::Info;
 use crate::response::Body;
 
-/// Answers a stream subresource of a pod.
-pub async fn pod(server: &ApiServer, info: &Info, request: Request<Body>) -> Result<Response<Body>, Status> {
+/// Answers a stream subresource of a pod, which the kubelet serves below `/VERB`.
+pub async fn pod(
+    server: &ApiServer,
+    info: &Info,
+    verb: &str,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
     let pod = server.cache.named("pods").get(&info.key()).ok_or_else(|| info.not_found())?.parse();
     if info.path.subresource == "log" {
         LogOptions::read(&info.path.name, info.query.pairs())?;
@@ -22,14 +27,14 @@ pub async fn pod(server: &ApiServer, info: &Info, request: Request<Body>) -> Res
     if node.is_empty() {
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", info.path.name)));
     }
-    let uri = kubelet_uri(info, &pod, request.uri())?;
+    let uri = kubelet_uri(info, &pod, verb, request.uri())?;
     target(server, node)?.forward(uri, request, |_| ()).await
 }
 
 /// `nodes/NAME/proxy/…`: the kubelet's own paths.
 pub async fn node(server: &ApiServer, info: &Info, request: Request<Body>) -> Result<Response<Body>, Status> {
     let name = info.path.name.split(':').next().unwrap_or("");
-    let uri = rest(request.uri())?;
+    let uri = rest(info, request.uri())?;
     target(server, name)?.forward(uri, request, |_| ()).await
 }
 
@@ -41,6 +46,7 @@ pub(super) fn target(server: &ApiServer, node: &str) -> Result<Target, Status> {
         host: address.to_string(),
         port,
         tls: Some((server.relay.kubelets.clone(), address.to_string())),
+        anywhere: false,
     })
 }
 
@@ -56,14 +62,7 @@ fn kubelet_address(server: &ApiServer, name: &str) -> Result<(IpAddr, u16), Stat
 }
 
 /// The path on the kubelet: `/containerLogs/NS/POD/CONTAINER`, `/exec/…`, `/attach/…`, `/portForward/NS/POD`.
-fn kubelet_uri(info: &Info, pod: &Value, uri: &Uri) -> Result<Uri, Status> {
-    let verb = match info.path.subresource.as_str() {
-        "log" => "containerLogs",
-        "exec" => "exec",
-        "attach" => "attach",
-        "portforward" => "portForward",
-        _ => return Err(Status::no_route()),
-    };
+fn kubelet_uri(info: &Info, pod: &Value, verb: &str, uri: &Uri) -> Result<Uri, Status> {
     let mut path = format!("/{verb}/{}/{}", info.path.namespace, info.path.name);
     if verb != "portForward" {
         path = format!("{path}/{}", container(info, pod)?);

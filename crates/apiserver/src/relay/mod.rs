@@ -6,9 +6,11 @@ mod kubelet;
 mod metrics;
 mod proxy;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use apimachinery::Status;
+use apimachinery::addresses::is_global_unicast;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
@@ -18,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::Config;
+use crate::request::Info;
 use crate::response::{self, Body};
 
 pub use aggregate::{Aggregator, answer as aggregated, keep as keep_aggregated, local as local_services};
@@ -66,9 +69,28 @@ pub fn connector(authorities: Option<&str>, identity: Option<&pki::Identity>) ->
     Ok(TlsConnector::from(Arc::new(tls)))
 }
 
-/// What follows `/proxy` in a path, as the client wrote it, with its query.
-fn rest(uri: &Uri) -> Result<Uri, Status> {
-    let (_, rest) = uri.path().split_once("/proxy").unwrap_or_default();
+/// A path at its subresource `proxy`: what comes before and with it, and what is asked of the target, as the client wrote
+/// both. Names may begin with `proxy`, too, so segments are counted.
+fn split_at_proxy<'a>(info: &Info, path: &'a str) -> (&'a str, &'a str) {
+    let group = if info.path.group.is_empty() { 2 } else { 3 };
+    let namespace = if info.path.namespace.is_empty() { 0 } else { 2 };
+    let mut left = group + namespace + 3;
+    let mut end = 0;
+    // Empty segments count for nothing, as for whoever read the path first.
+    for segment in path.split_inclusive('/') {
+        let name = segment.trim_end_matches('/');
+        left -= usize::from(!name.is_empty());
+        if left == 0 {
+            return path.split_at(end + name.len());
+        }
+        end += segment.len();
+    }
+    (path, "")
+}
+
+/// What is asked of a target: what follows `proxy` in a path, with its query.
+fn rest(info: &Info, uri: &Uri) -> Result<Uri, Status> {
+    let (_, rest) = split_at_proxy(info, uri.path());
     let rest = if rest.is_empty() { "/" } else { rest };
     let text = uri.query().map_or_else(|| rest.to_string(), |query| format!("{rest}?{query}"));
     text.parse().map_err(|_| Status::bad_request("the path after proxy is malformed"))
@@ -82,7 +104,19 @@ pub struct Target {
     pub port: u16,
     /// With TLS, and the name that the certificate must have.
     pub tls: Option<(TlsConnector, String)>,
+    /// Whether it may be an address of this machine alone, or of a link. Only where an administrator wrote it himself.
+    pub anywhere: bool,
 }
+
+/// Headers that are about one connection (RFC 9110, 7.6.1). An upgrade's are passed on.
+static OF_CONNECTION: [header::HeaderName; 6] = [
+    header::CONNECTION,
+    header::UPGRADE,
+    header::TE,
+    header::TRAILER,
+    header::PROXY_AUTHORIZATION,
+    header::PROXY_AUTHENTICATE,
+];
 
 impl Target {
     /// Sends a request on, and streams of an upgrade in both directions. `change` may set headers.
@@ -102,6 +136,7 @@ impl Target {
             let text = name.as_str();
             let own = name == header::AUTHORIZATION
                 || name == header::HOST
+                || (!upgrade && OF_CONNECTION.contains(name))
                 || text.starts_with("impersonate")
                 || text.starts_with("x-remote-");
             if !own {
@@ -134,7 +169,8 @@ impl Target {
 
     /// Sends a request as it is.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<hyper::body::Incoming>, Status> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|e| self.unreachable(&e))?;
+        let addresses = self.addresses().await?;
+        let stream = TcpStream::connect(addresses.as_slice()).await.map_err(|e| self.unreachable(&e))?;
         let _ = stream.set_nodelay(true);
         let Some((connector, name)) = &self.tls else {
             return self.exchange(TokioIo::new(stream), request).await;
@@ -142,6 +178,17 @@ impl Target {
         let name = ServerName::try_from(name.clone()).map_err(|e| self.unreachable(&e))?;
         let stream = connector.connect(name, stream).await.map_err(|e| self.unreachable(&e))?;
         self.exchange(TokioIo::new(stream), request).await
+    }
+
+    /// Where to connect. A name is resolved once, and what it resolved to is what is looked at and what is connected to.
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, Status> {
+        let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await.map_err(|e| self.unreachable(&e))?;
+        let found: Vec<SocketAddr> = found.collect();
+        // As upstream's `IsProxyableHostname`: one bad address spoils all.
+        if !self.anywhere && !found.iter().all(|address| is_global_unicast(address.ip())) {
+            return Err(Status::bad_request(format!("{} can't be asked: address not allowed", self.what)));
+        }
+        Ok(found)
     }
 
     async fn exchange<S>(&self, stream: S, request: Request<Body>) -> Result<Response<hyper::body::Incoming>, Status>
@@ -158,5 +205,49 @@ impl Target {
         let text =
             format!("{} can't be reached at {}: {why}", self.what, apimachinery::authority(&self.host, self.port));
         Status::new(502, "BadGateway", text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::{self, Query};
+
+    #[test]
+    fn a_path_is_split_at_the_subresource_and_not_at_a_name() {
+        for (path, before, rest) in [
+            ("/api/v1/namespaces/n/pods/p/proxy", "/api/v1/namespaces/n/pods/p/proxy", ""),
+            ("/api/v1/namespaces/n/pods/p/proxy/a/proxy/b", "/api/v1/namespaces/n/pods/p/proxy", "/a/proxy/b"),
+            ("/api/v1/namespaces/n/services/proxy-x:80/proxy/", "/api/v1/namespaces/n/services/proxy-x:80/proxy", "/"),
+            ("/api/v1/namespaces/proxy/pods/proxy/proxy/proxy", "/api/v1/namespaces/proxy/pods/proxy/proxy", "/proxy"),
+            ("/api/v1/nodes/proxy1/proxy/pods", "/api/v1/nodes/proxy1/proxy", "/pods"),
+            ("//api/v1//nodes/n/proxy//x", "//api/v1//nodes/n/proxy", "//x"),
+        ] {
+            let read = request::resource_path(path).unwrap();
+            let kind = api::find("", "v1", &read.plural).unwrap();
+            let subresource = api::Subresource::of(kind, "proxy");
+            assert_eq!(read.subresource, "proxy", "{path}");
+            let info =
+                Info { kind, path: read, subresource, verb: "get", query: Query::default(), manager: String::new() };
+            assert_eq!(split_at_proxy(&info, path), (before, rest));
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_is_led_to_this_machine_or_a_link() {
+        let target =
+            |host: &str, anywhere| Target { what: "pod p".into(), host: host.into(), port: 80, tls: None, anywhere };
+        for host in
+            ["127.0.0.1", "localhost", "0.0.0.0", "169.254.169.254", "::1", "::ffff:127.0.0.1", "224.0.0.1", "fe80::1"]
+        {
+            let status = target(host, false).addresses().await.unwrap_err();
+            assert!(
+                status.code == 400 && status.message.ends_with("address not allowed"),
+                "{host}: {}",
+                status.message
+            );
+        }
+        assert_eq!(target("192.0.2.1", false).addresses().await.unwrap(), ["192.0.2.1:80".parse().unwrap()]);
+        assert!(target("127.0.0.1", true).addresses().await.is_ok());
     }
 }

@@ -4,7 +4,7 @@ use apimachinery::{ObjectExt as _, Status};
 use http::{HeaderValue, Request, Response, header};
 use rand::seq::IndexedRandom as _;
 
-use super::{Target, connector, rest};
+use super::{Target, connector, rest, split_at_proxy};
 use crate::ApiServer;
 use crate::cache::object_key;
 use crate::object::Filter;
@@ -50,22 +50,35 @@ pub async fn pod(server: &ApiServer, info: &Info, request: Request<Body>) -> Res
     };
     let port = chosen.and_then(|p| u16::try_from(p).ok());
     let port = port.ok_or_else(|| Status::bad_request(format!("pod {} has no port {:?}", wanted.name, wanted.port)))?;
-    send(&format!("pod {}", wanted.name), address, port, wanted.tls, request).await
+    send(info, &format!("pod {}", wanted.name), (address, port), wanted.tls, request).await
 }
 
 pub async fn service(server: &ApiServer, info: &Info, request: Request<Body>) -> Result<Response<Body>, Status> {
     let wanted = Name::read(&info.path.name)?;
+    let key = object_key(&info.path.namespace, wanted.name);
+    let service = server.cache.named("services").get(&key);
+    // Any name in the world, which its writer chose: upstream's proxy knows endpoints alone.
+    if service.is_some_and(|service| service.parse().at(&["spec", "type"]) == "ExternalName") {
+        return Err(Status::unavailable(format!("no endpoints available for service {:?}", wanted.name)));
+    }
     let (address, port) = endpoint(server, &info.path.namespace, wanted.name, wanted.port)?;
-    send(&format!("service {}", wanted.name), &address, port, wanted.tls, request).await
+    send(info, &format!("service {}", wanted.name), (&address, port), wanted.tls, request).await
 }
 
-async fn send(what: &str, host: &str, port: u16, tls: bool, request: Request<Body>) -> Result<Response<Body>, Status> {
+async fn send(
+    info: &Info,
+    what: &str,
+    (host, port): (&str, u16),
+    tls: bool,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
     // Nobody could say which certificate is the right one.
     let tls = tls.then(|| connector(None, None)).transpose().map_err(Status::internal)?;
-    let target = Target { what: what.into(), host: host.into(), port, tls: tls.map(|c| (c, host.to_string())) };
-    let path = request.uri().path();
-    let prefix = path.split_once("/proxy").map_or(String::new(), |(before, _)| format!("{before}/proxy"));
-    let uri = rest(request.uri())?;
+    let target =
+        Target { what: what.into(), host: host.into(), port, tls: tls.map(|c| (c, host.to_string())), anywhere: false };
+    let (prefix, _) = split_at_proxy(info, request.uri().path());
+    let prefix = prefix.to_string();
+    let uri = rest(info, request.uri())?;
     let forwarded = prefix.clone();
     let mut answer = target
         .forward(uri, request, move |headers| {

@@ -53,6 +53,7 @@ impl Server {
             audit: None,
             disabled: Vec::new(),
             plugins: Vec::new(),
+            external_ips: Vec::new(),
         };
         change(&mut config);
         let api = ApiServer::start(config, store.clone()).await.unwrap();
