@@ -100,7 +100,8 @@ fn asked<'a>(request: &'a Request<Body>, path: Option<&'a ResourcePath>, query: 
             subresource: &path.subresource,
             namespace: &path.namespace,
             path: "",
-            limit: query.number("limit").ok().flatten().filter(|limit| *limit > 0),
+            // A list of the past may have to be read from the store whole, however little of it is answered.
+            limit: query.number("limit").ok().flatten().filter(|limit| *limit > 0 && !is_of_the_past(query)),
         },
         None => Asked {
             verb: match *request.method() {
@@ -116,6 +117,12 @@ fn asked<'a>(request: &'a Request<Body>, path: Option<&'a ResourcePath>, query: 
             ..Asked::default()
         },
     }
+}
+
+fn is_of_the_past(query: &Query) -> bool {
+    let exactly =
+        !matches!(query.get("resourceVersion"), "" | "0") && query.get("resourceVersionMatch") != "NotOlderThan";
+    exactly || !query.get("continue").is_empty()
 }
 
 async fn serve(
@@ -281,4 +288,28 @@ pub fn authorize_path(server: &ApiServer, user: &User, method: &Method, path: &s
     }
     let why = format!("User {:?} cannot {verb} path {path:?}", user.name);
     Err(Status::new(403, "Forbidden", format!("forbidden: {why}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_the_past_counts_whole() {
+        for (query, limit) in [
+            ("limit=5", Some(5)),
+            ("limit=0", None),
+            ("", None),
+            ("limit=5&continue=abc", None),
+            ("limit=5&resourceVersion=7&resourceVersionMatch=Exact", None),
+            ("limit=5&resourceVersion=7", None),
+            ("limit=5&resourceVersion=0", Some(5)),
+            ("limit=5&resourceVersion=7&resourceVersionMatch=NotOlderThan", Some(5)),
+        ] {
+            let request = Request::get(format!("/api/v1/pods?{query}")).body(Body::default()).unwrap();
+            let path = request::resource_path(request.uri().path());
+            let query = Query::parse(request.uri());
+            assert_eq!(asked(&request, path.as_ref(), &query).limit, limit, "{query:?}");
+        }
+    }
 }
