@@ -34,6 +34,13 @@ impl Pod {
         matches!(self.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
     }
 
+    /// The containers that serve as long as the pod does: its own, then its sidecars (init containers that always restart, KEP-753).
+    pub fn serving(&self) -> impl Iterator<Item = &Container> {
+        let sidecar = |c: &&Container| c.restart_policy.as_deref() == Some("Always");
+        let spec = self.spec.iter();
+        spec.flat_map(move |s| s.containers.iter().chain(s.init_containers.iter().flatten().filter(sidecar)))
+    }
+
     /// Its addresses, that of the cluster's own family first.
     pub fn ips(&self) -> impl Iterator<Item = &str> {
         let status = self.status.iter();

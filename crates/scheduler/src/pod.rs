@@ -143,7 +143,7 @@ impl PodInfo {
                 })
             })
             .collect();
-        let ports = spec.iter().flat_map(|s| s.containers.iter()).flat_map(|c| c.ports.iter().flatten());
+        let ports = pod.serving().flat_map(|c| c.ports.iter().flatten());
         let ports = ports.filter_map(|p| {
             let number = p.host_port.filter(|n| *n > 0)?;
             let address = p.host_ip.clone().filter(|a| !a.is_empty() && a != "0.0.0.0").unwrap_or_default();

@@ -123,8 +123,7 @@ fn target_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
         Some(IntOrString::Int(number)) => Some(*number),
         Some(IntOrString::String(name)) => {
             let protocol = port.protocol.as_deref().unwrap_or("TCP");
-            let containers = pod.spec.iter().flat_map(|s| s.containers.iter());
-            let mut ports = containers.flat_map(|c| c.ports.iter().flatten());
+            let mut ports = pod.serving().flat_map(|c| c.ports.iter().flatten());
             let found =
                 ports.find(|p| p.name.as_ref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol);
             found.map(|p| p.container_port)

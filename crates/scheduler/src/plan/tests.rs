@@ -304,3 +304,34 @@ fn profiles_pack_or_spread_and_images_draw() {
         Outcome::Node("b".into())
     );
 }
+
+#[test]
+fn ports_of_a_node_collide_by_number_protocol_and_address() {
+    let port = |address: &str, protocol: &str, number: i32| json!({"containerPort": 80, "hostPort": number, "hostIP": address, "protocol": protocol});
+    let pod = |spec: Value| {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
+        PodInfo::read(Arc::new(pod))
+    };
+    let of = |port: Value| pod(json!({"containers": [{"name": "c", "ports": [port]}]}));
+    for (one, other, collide) in [
+        (("127.0.0.1", "TCP", 54321), ("127.0.0.1", "TCP", 54321), true),
+        (("127.0.0.1", "TCP", 54321), ("127.0.0.2", "TCP", 54321), false),
+        (("127.0.0.2", "TCP", 54321), ("127.0.0.2", "UDP", 54321), false),
+        (("0.0.0.0", "TCP", 54322), ("127.0.0.1", "TCP", 54322), true),
+        (("", "TCP", 54322), ("127.0.0.1", "TCP", 54322), true),
+        (("", "TCP", 54322), ("0.0.0.0", "TCP", 54322), true),
+        (("", "TCP", 54322), ("", "TCP", 54323), false),
+        (("", "TCP", 54322), ("", "SCTP", 54322), false),
+    ] {
+        let (a, b) = (of(port(one.0, one.1, one.2)), of(port(other.0, other.1, other.2)));
+        assert_eq!((a.collides(&b), b.collides(&a)), (collide, collide), "{one:?} {other:?}");
+    }
+    // Sidecars serve as long as the pod does; what comes before it is over when others may come.
+    let plain = of(port("", "TCP", 80));
+    let init = |restarts: Value| {
+        let init = json!([{"name": "i", "restartPolicy": restarts, "ports": [port("", "TCP", 80)]}]);
+        pod(json!({"containers": [], "initContainers": init}))
+    };
+    assert!(init(json!("Always")).collides(&plain) && plain.collides(&init(json!("Always"))));
+    assert!(!init(Value::Null).collides(&plain));
+}
