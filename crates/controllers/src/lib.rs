@@ -14,6 +14,7 @@ mod custom_resources;
 mod daemon_set;
 mod definitions;
 mod deployment;
+mod discovery;
 mod disruption;
 mod endpoints;
 mod ephemeral;

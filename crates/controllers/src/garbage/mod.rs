@@ -1,0 +1,220 @@
+//! The garbage collector: objects go when all their owners are gone.
+//!
+//! It watches the metadata of every kind and keeps a graph of who owns whom ([`graph`]). An owner that goes sends its dependents
+//! after it; with `foregroundDeletion` it waits for those that block it, with `orphan` it lets them be ([`collect`]). That something
+//! is gone is believed of the API alone, and of a kind that nobody serves nothing is believed.
+
+mod collect;
+mod graph;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use api::{KINDS, Kind, Verbs};
+use futures::StreamExt as _;
+use informer::{Key, Queue};
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, PartialObjectMeta, Patch, PatchParams, Preconditions, PropagationPolicy,
+};
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, ResourceExt as _};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::discovery::{self, Served};
+use crate::{Context, Result, custom_resources};
+use collect::{Collector, Objects, Place};
+use graph::{Graph, Node};
+
+/// How long it is waited until all kinds are listed. A kind that can't be (its conversion doesn't work, say) must not hold up the others.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+type Shared = Arc<Mutex<Graph>>;
+/// Is dropped when a kind has been listed.
+type Listed = tokio::sync::mpsc::Sender<()>;
+
+/// Events own nothing, nobody owns them, and there are many.
+fn is_tracked(kind: &Kind) -> bool {
+    let event = kind.plural == "events" && ["", "events.k8s.io"].contains(&kind.group);
+    kind.verbs == Verbs::All && !event
+}
+
+pub fn start(context: Context) {
+    let graph = Shared::default();
+    let queue = Queue::default();
+    let (synced, mut waiting) = tokio::sync::mpsc::channel::<()>(1);
+    for kind in KINDS.iter().filter(|k| is_tracked(k)) {
+        tokio::spawn(observe(context.clone(), kind, graph.clone(), queue.clone(), synced.clone()));
+    }
+    tokio::spawn(observe_custom(context.clone(), graph.clone(), queue.clone(), synced));
+    tokio::spawn(async move {
+        let complete = Arc::new(AtomicBool::new(false));
+        // All kinds are listed once every sender is gone.
+        if tokio::time::timeout(PATIENCE, waiting.recv()).await.is_ok() {
+            complete.store(true, Ordering::Relaxed);
+        } else {
+            tracing::warn!("not all kinds can be listed; nothing is orphaned until they are");
+            let complete = complete.clone();
+            tokio::spawn(async move {
+                let _ = waiting.recv().await;
+                complete.store(true, Ordering::Relaxed);
+            });
+        }
+        let again = queue.clone();
+        queue.work("garbage", 4, move |key| {
+            let (context, graph, again) = (context.clone(), graph.clone(), again.clone());
+            let complete = complete.load(Ordering::Relaxed);
+            async move {
+                let next = Collector { objects: &Live(context), graph: &graph, complete }.collect(&key.name).await?;
+                next.look_at.iter().for_each(|uid| again.add(Key::new("", uid)));
+                Ok::<_, kube::Error>(next.again)
+            }
+        });
+    });
+}
+
+/// Observes the kinds of custom resource definitions, as they come and go.
+async fn observe_custom(context: Context, graph: Shared, queue: Queue, synced: Listed) {
+    let definitions = context.informers.of::<CustomResourceDefinition>();
+    let changed = Arc::new(tokio::sync::Notify::new());
+    let wake = changed.clone();
+    definitions.on_change(move |_| wake.notify_one());
+    definitions.synced().await;
+    let mut synced = Some(synced);
+    let mut observed: Vec<(&'static Kind, tokio::task::AbortHandle)> = Vec::new();
+    loop {
+        let wanted: Vec<&'static Kind> = custom_resources::kinds(&definitions);
+        observed.retain(|(kind, task)| {
+            let stays = wanted.contains(kind);
+            if !stays {
+                task.abort();
+                graph.lock().forget(kind);
+            }
+            stays
+        });
+        for kind in wanted {
+            if observed.iter().any(|(k, _)| *k == kind) {
+                continue;
+            }
+            // Only the definitions that are there at the start are waited for.
+            let done = synced.clone().unwrap_or_else(|| tokio::sync::mpsc::channel(1).0);
+            let task = tokio::spawn(observe(context.clone(), kind, graph.clone(), queue.clone(), done));
+            observed.push((kind, task.abort_handle()));
+        }
+        synced = None;
+        changed.notified().await;
+    }
+}
+
+async fn observe(context: Context, kind: &'static Kind, graph: Shared, queue: Queue, synced: Listed) {
+    let all: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(context.client.clone(), &discovery::resource(kind));
+    let mut stream = watcher::watcher(all, watcher::Config::default()).boxed();
+    let mut synced = Some(synced);
+    let mut listed: HashSet<String> = HashSet::new();
+    let look_at = |uids: Vec<String>| uids.iter().for_each(|uid| queue.add(Key::new("", uid)));
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(Event::Init) => listed.clear(),
+            Ok(Event::InitApply(object)) => {
+                if let Some(uid) = object.uid() {
+                    look_at(graph.lock().put(&uid, Node::new(kind, &object.metadata)));
+                    listed.insert(uid);
+                }
+            }
+            Ok(Event::Apply(object)) => {
+                if let Some(uid) = object.uid() {
+                    look_at(graph.lock().put(&uid, Node::new(kind, &object.metadata)));
+                }
+            }
+            Ok(Event::Delete(object)) => {
+                if let Some(uid) = object.uid() {
+                    look_at(graph.lock().remove(&uid));
+                }
+            }
+            Ok(Event::InitDone) => {
+                let missing = graph.lock().missing(kind, &listed);
+                missing.iter().for_each(|uid| look_at(graph.lock().remove(uid)));
+                listed = HashSet::new();
+                synced = None;
+            }
+            Err(error) => {
+                tracing::debug!(kind = kind.plural, %error, "a watch was interrupted");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+    drop(synced);
+}
+
+/// The API.
+struct Live(Context);
+
+impl Live {
+    fn api(&self, place: &Place) -> Api<DynamicObject> {
+        let (group, version) = place.api_version.rsplit_once('/').unwrap_or(("", &place.api_version));
+        let resource = ApiResource {
+            group: group.into(),
+            version: version.into(),
+            api_version: place.api_version.clone(),
+            kind: place.kind.clone(),
+            plural: place.plural.clone(),
+        };
+        if place.namespace.is_empty() {
+            Api::all_with(self.0.client.clone(), &resource)
+        } else {
+            Api::namespaced_with(self.0.client.clone(), &place.namespace, &resource)
+        }
+    }
+}
+
+impl Objects for Live {
+    async fn kind(&self, api_version: &str, kind: &str) -> Result<Option<Served>> {
+        discovery::served(&self.0.client, api_version, kind).await
+    }
+
+    async fn get(&self, place: &Place) -> Result<Option<ObjectMeta>> {
+        let api = self.api(place);
+        Ok(api.get_metadata_opt(&discovery::segment(&place.name)).await?.map(|object| object.metadata))
+    }
+
+    async fn patch(&self, place: &Place, change: Value) -> Result<Option<String>> {
+        let api = self.api(place);
+        let patched = api
+            .patch_metadata(&discovery::segment(&place.name), &PatchParams::default(), &Patch::Merge(change))
+            .await?;
+        Ok(patched.metadata.resource_version)
+    }
+
+    async fn delete(&self, place: &Place, uid: &str, version: Option<String>, policy: PropagationPolicy) -> Result {
+        let api = self.api(place);
+        let params = DeleteParams {
+            preconditions: Some(Preconditions { uid: Some(uid.into()), resource_version: version }),
+            propagation_policy: Some(policy),
+            ..DeleteParams::default()
+        };
+        api.delete(&discovery::segment(&place.name), &params).await.map(|_| ())
+    }
+
+    fn tell_foreign(&self, place: &Place, uid: &str, reference: &OwnerReference) {
+        let text = format!(
+            "ownerRef [{}/{}, namespace: {}, name: {}, uid: {}] does not exist in namespace {:?}",
+            reference.api_version, reference.kind, place.namespace, reference.name, reference.uid, place.namespace
+        );
+        let of = ObjectReference {
+            api_version: Some(place.api_version.clone()),
+            kind: Some(place.kind.clone()),
+            namespace: Some(place.namespace.clone()).filter(|n| !n.is_empty()),
+            name: Some(place.name.clone()),
+            uid: Some(uid.into()),
+            ..ObjectReference::default()
+        };
+        self.0.events.record(of, "Warning", "OwnerRefInvalidNamespace", text);
+    }
+}
