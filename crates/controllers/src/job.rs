@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use apimachinery::ranges;
-use informer::{Informer, Key, Keyed as _, Pod};
+use apimachinery::{clock, ranges};
+use informer::{Informer, Key, Keyed as _, Pod, Queue};
 use k8s_openapi::api::batch::v1::{Job, JobSpec, JobStatus, PodFailurePolicyRule, UncountedTerminatedPods};
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -30,6 +30,7 @@ const BURST: usize = 500;
 
 pub fn start(context: Context) {
     let (jobs, all_pods, queue) = pods::follow::<Job>(&context);
+    follow_orphans(&context, jobs.clone(), all_pods.clone());
     queue.work("job", 4, move |key| {
         let (context, jobs, all_pods) = (context.clone(), jobs.clone(), all_pods.clone());
         async move {
@@ -53,11 +54,23 @@ fn index_of(pod: &Pod) -> Option<i32> {
     pod.annotations().get(INDEX)?.parse().ok()
 }
 
-/// How a pod has ended, for the counters; a pod on its way out that never ended counts as failed once it is.
-fn outcome(pod: &Pod) -> Option<bool> {
+fn is_held(pod: &Pod) -> bool {
+    pod.finalizers().iter().any(|f| f == FINALIZER)
+}
+
+/// Whether pods are replaced once they have ended, and not when they begin to (`podReplacementPolicy: Failed`; a failure policy has to
+/// see how they ended, too).
+fn replaces_ended(spec: &JobSpec) -> bool {
+    spec.pod_replacement_policy.as_deref() == Some("Failed") || spec.pod_failure_policy.is_some()
+}
+
+/// How a pod has ended, for the counters. One that somebody deletes has failed at once, unless its end is waited for: it may never have
+/// run and so never come to an end. (One that the Job itself gave up has lost its finalizer before.)
+fn outcome(spec: &JobSpec, pod: &Pod) -> Option<bool> {
     match pods::phase(pod) {
         "Succeeded" => Some(true),
         "Failed" => Some(false),
+        _ if pods::is_deleting(pod) && is_held(pod) && !replaces_ended(spec) => Some(false),
         _ => None,
     }
 }
@@ -81,21 +94,21 @@ fn judge(rules: &[PodFailurePolicyRule], pod: &Pod) -> Verdict {
                 .filter_map(|c| Some((c.name.clone(), c.state.as_ref()?.terminated.as_ref()?.exit_code)))
                 .find(|(_, code)| *code != 0 && (codes.operator == "In") == codes.values.contains(code))
         });
-        let by_condition = rule.on_pod_conditions.iter().flatten().any(|wanted| {
+        let by_condition = rule.on_pod_conditions.iter().flatten().find(|wanted| {
             let fits = |c: &informer::pod::PodCondition| {
                 c.type_ == wanted.type_ && Some(c.status.as_str()) == wanted.status.as_deref().or(Some("True"))
             };
             status.conditions.iter().flatten().any(fits)
         });
-        if by_code.is_none() && !by_condition {
-            continue;
-        }
-        let why = by_code.map_or_else(String::new, |(name, code)| {
-            let pod = format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
-            format!(
-                "Container {name} for pod {pod} failed with exit code {code} matching FailJob rule at index {number}"
-            )
-        });
+        let name = format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
+        let why = match (by_code, by_condition) {
+            (Some((container, code)), _) => {
+                format!("Container {container} for pod {name} failed with exit code {code}")
+            }
+            (None, Some(condition)) => format!("Pod {name} has condition {}", condition.type_),
+            (None, None) => continue,
+        };
+        let why = format!("{why} matching {} rule at index {number}", rule.action);
         return match rule.action.as_str() {
             "Ignore" => Verdict::Ignore,
             "FailJob" => Verdict::FailJob(why),
@@ -121,7 +134,9 @@ struct Tally {
     active: i32,
     ready: i32,
     terminating: i32,
-    /// Restarts of containers, which count against the limit when pods restart in place.
+    /// Indexes of pods that are on their way out.
+    terminating_indexes: BTreeSet<i32>,
+    /// Restarts of containers, init containers and sidecars, which count against the limit when pods restart in place.
     restarts: i32,
     /// Why the failure policy ends the Job.
     fails_job: Option<String>,
@@ -181,10 +196,13 @@ fn decide(spec: &JobSpec, tally: &Tally, age: Option<SignedDuration>) -> Decisio
     let mut wanted = if spec.suspend == Some(true) { 0 } else { spec.parallelism.unwrap_or(1) };
     if indexed {
         let total = spec.completions.unwrap_or(0);
+        let wait_for_end = replaces_ended(spec);
         let free = (0..total).filter(|i| {
-            !tally.completed.contains(i) && !tally.given_up.contains(i) && !tally.active_indexes.contains(i)
+            let taken = wait_for_end && tally.terminating_indexes.contains(i);
+            !taken && !tally.completed.contains(i) && !tally.given_up.contains(i) && !tally.active_indexes.contains(i)
         });
-        let room = usize::try_from(wanted - tally.active).unwrap_or(0);
+        let counted = tally.active + if wait_for_end { tally.terminating } else { 0 };
+        let room = usize::try_from(wanted - counted).unwrap_or(0);
         let indexes: Vec<i32> = free.take(room.min(BURST)).collect();
         let delete = usize::try_from(tally.active - wanted).unwrap_or(0);
         return Decision::Run { create: indexes.len(), indexes, delete };
@@ -196,11 +214,7 @@ fn decide(spec: &JobSpec, tally: &Tally, age: Option<SignedDuration>) -> Decisio
         None => {}
     }
     // Unless told otherwise, what is on its way out is replaced at once.
-    let counted = if spec.pod_replacement_policy.as_deref() == Some("Failed") {
-        tally.active + tally.terminating
-    } else {
-        tally.active
-    };
+    let counted = tally.active + if replaces_ended(spec) { tally.terminating } else { 0 };
     Decision::Run {
         create: usize::try_from(wanted - counted).unwrap_or(0).min(BURST),
         indexes: Vec::new(),
@@ -226,7 +240,7 @@ fn met(spec: &JobSpec, completed: &BTreeSet<i32>) -> Option<usize> {
 
 /// How long to wait before failed pods are replaced, from the last failure.
 fn backoff(failures: i32) -> SignedDuration {
-    let doublings = u32::try_from(failures - 1).unwrap_or(0).min(10);
+    let doublings = u32::try_from(failures.saturating_sub(1)).unwrap_or(0).min(10);
     SignedDuration::from_secs((BACKOFF.0 << doublings).min(BACKOFF.1))
 }
 
@@ -242,7 +256,7 @@ impl Work<'_> {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
-        let Some(job) = self.jobs.get(key) else { return self.free_orphans(key).await };
+        let Some(job) = self.jobs.get(key) else { return Ok(None) };
         let (Some(spec), Some(uid)) = (&job.spec, job.uid()) else { return Ok(None) };
         if spec.managed_by.as_ref().is_some_and(|m| m != "kubernetes.io/job-controller") {
             return Ok(None);
@@ -266,7 +280,7 @@ impl Work<'_> {
         let mut status = job.status.clone().unwrap_or_default();
         count(spec, &mut status, &mine);
         let tally = tally(spec, &status, &mine);
-        let now = apimachinery::clock::now();
+        let now = clock::now();
         if status.start_time.is_none() && spec.suspend != Some(true) {
             status.start_time = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now));
         }
@@ -285,6 +299,7 @@ impl Work<'_> {
         };
         set_counts(spec, &mut status, &tally);
         let mut again = None;
+        let ends = !matches!(decision, Decision::Run { .. });
         match decision {
             Decision::Run { create, indexes, delete } => {
                 let turned = set_suspended(&mut status, spec.suspend == Some(true), now);
@@ -294,14 +309,14 @@ impl Work<'_> {
                 }
                 again = self.run(&job, spec, &mine, create, &indexes, delete, &tally).await?;
                 if let (Some(deadline), Some(age)) = (spec.active_deadline_seconds, age) {
-                    let left = Duration::from_secs(u64::try_from(deadline - age.as_secs()).unwrap_or(0) + 1);
+                    let left = clock::seconds(deadline.saturating_sub(age.as_secs()).saturating_add(1));
                     again = Some(again.map_or(left, |a: Duration| a.min(left)));
                 }
             }
-            ended => self.end(&job, &mut status, &mine, ended, now).await?,
+            ended => self.end(&job, spec, &mut status, &mine, ended, now).await?,
         }
         // Only now that they stand in the status may they go.
-        for pod in mine.iter().filter(|p| outcome(p).is_some()) {
+        for pod in mine.iter().filter(|p| outcome(spec, p).is_some() && (ends || !is_needed(spec, &tally, &mine, p))) {
             self.free(pod).await?;
         }
         Ok(again)
@@ -309,23 +324,7 @@ impl Work<'_> {
 
     /// Lets a pod go that is counted.
     async fn free(&self, pod: &Pod) -> Result {
-        if !pod.finalizers().iter().any(|f| f == FINALIZER) {
-            return Ok(());
-        }
-        let left: Vec<&String> = pod.finalizers().iter().filter(|f| *f != FINALIZER).collect();
-        let patch = Patch::Merge(json!({"metadata": {"uid": pod.uid(), "finalizers": left}}));
-        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &pod.namespace().unwrap_or_default());
-        crate::ignore(api.patch(&pod.name_any(), &PatchParams::default(), &patch).await, &[404, 409])
-    }
-
-    /// Pods whose Job is gone are held by nobody.
-    async fn free_orphans(&self, key: &Key) -> Result<Option<Duration>> {
-        for pod in self.pods.list_in(&key.namespace) {
-            if pods::controller_key(&pod.metadata, "Job").as_ref() == Some(key) {
-                self.free(&pod).await?;
-            }
-        }
-        Ok(None)
+        free(self.context, pod).await
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -345,21 +344,18 @@ impl Work<'_> {
                 (pods::is_ready(p), p.metadata.creation_timestamp.as_ref().map(|t| std::cmp::Reverse(t.0)))
             });
             for pod in active.into_iter().take(delete) {
+                // It hasn't failed, so it isn't counted.
+                self.free(pod).await?;
                 pods::delete_told(self.context, self.pods, job, pod).await?;
             }
         }
         if create == 0 {
             return Ok(None);
         }
-        if tally.failed > 0 {
-            let failures = mine.iter().filter(|p| outcome(p) == Some(false)).filter_map(|p| ended_at(p));
-            if let Some(last) = failures.max() {
-                let left = backoff(tally.failed) - apimachinery::clock::now().duration_since(last);
-                if left > SignedDuration::ZERO {
-                    return Ok(Some(Duration::try_from(left).unwrap_or_default() + Duration::from_millis(50)));
-                }
-            }
-        }
+        let (create, indexes) = match ready(spec, mine, create, indexes, clock::now()) {
+            Ok(ready) => ready,
+            Err(left) => return Ok(Some(Duration::try_from(left).unwrap_or_default() + Duration::from_millis(50))),
+        };
         let new = (0..create).map(|i| {
             let index = indexes.get(i).copied();
             let mut pod = new_pod(job, spec, index);
@@ -376,12 +372,29 @@ impl Work<'_> {
     async fn end(
         &self,
         job: &Job,
+        spec: &JobSpec,
         status: &mut JobStatus,
         mine: &[Arc<Pod>],
         decision: Decision,
         now: Timestamp,
     ) -> Result {
-        let at_work: Vec<&Arc<Pod>> = mine.iter().filter(|p| outcome(p).is_none()).collect();
+        let at_work: Vec<&Arc<Pod>> = mine.iter().filter(|p| outcome(spec, p).is_none()).collect();
+        if matches!(decision, Decision::Fail(..)) {
+            // What a Job that fails sends away has failed.
+            let failed = status.uncounted_terminated_pods.get_or_insert_default().failed.get_or_insert_default();
+            let counts = |p: &&&Arc<Pod>| is_held(p) && judge(rules(spec), p) != Verdict::Ignore;
+            for uid in at_work.iter().filter(counts).filter_map(|p| p.uid()) {
+                if !failed.contains(&uid) {
+                    failed.push(uid);
+                }
+            }
+            if failed.is_empty() {
+                status.uncounted_terminated_pods = Some(UncountedTerminatedPods {
+                    failed: None,
+                    ..status.uncounted_terminated_pods.take().unwrap_or_default()
+                });
+            }
+        }
         let (announce, last, reason, message) = match &decision {
             Decision::Fail(reason, message) => ("FailureTarget", "Failed", *reason, message.as_str()),
             Decision::Enough(message) => ("SuccessCriteriaMet", "Complete", "SuccessPolicy", message.as_str()),
@@ -420,11 +433,11 @@ impl Work<'_> {
         }
         self.write_status(job, status).await?;
         for pod in at_work {
+            // It stands in the status, or its end no longer counts.
+            self.free(pod).await?;
             if !pods::is_deleting(pod) {
                 pods::delete(&self.context.client, self.pods, pod).await?;
             }
-            // One that never ended is not waited for: its end no longer counts.
-            self.free(pod).await?;
         }
         Ok(())
     }
@@ -448,9 +461,9 @@ impl Work<'_> {
         let ended =
             ["Complete", "Failed"].into_iter().find_map(|k| condition(status, k)?.last_transition_time.as_ref());
         let Some(ended) = ended else { return Ok(None) };
-        let left = i64::from(ttl) - apimachinery::clock::now().duration_since(ended.0).as_secs();
+        let left = i64::from(ttl).saturating_sub(clock::now().duration_since(ended.0).as_secs());
         if left > 0 {
-            return Ok(Some(Duration::from_secs(left as u64)));
+            return Ok(Some(clock::seconds(left)));
         }
         crate::ignore(self.api(job).delete(&job.name_any(), &DeleteParams::foreground()).await, &[404])?;
         Ok(None)
@@ -475,16 +488,131 @@ impl Decision {
     }
 }
 
+/// Lets a pod go that is counted, or that is nobody's.
+async fn free(context: &Context, pod: &Pod) -> Result {
+    if !is_held(pod) {
+        return Ok(());
+    }
+    let change = json!({"metadata": {"uid": pod.uid(), "$deleteFromPrimitiveList/finalizers": [FINALIZER]}});
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
+    crate::ignore(
+        api.patch(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(change)).await,
+        &[404, 409, 422],
+    )
+}
+
+/// Pods that carry the finalizer although no Job counts them any more: theirs is gone, or has let them go.
+fn follow_orphans(context: &Context, jobs: Informer<Job>, all: Informer<Pod>) {
+    let queue = Queue::of::<Pod>(context.events.clone());
+    let add = queue.clone();
+    let is_orphan = |pod: &Pod, jobs: &Informer<Job>| {
+        let owner = pods::controller_of(&pod.metadata);
+        // What controls it isn't a Job: then it isn't ours to judge.
+        let foreign = owner.is_some_and(|o| o.kind != "Job" || o.api_version != "batch/v1");
+        let job = owner.and_then(|o| jobs.get(&Key::new(&pod.namespace().unwrap_or_default(), &o.name)));
+        is_held(pod) && !foreign && job.is_none_or(|job| job.uid().as_ref() != owner.map(|o| &o.uid))
+    };
+    let known = jobs.clone();
+    all.on_change(move |change| {
+        if let informer::Change::Applied { new, .. } = change
+            && is_orphan(new, &known)
+        {
+            add.add(new.key());
+        }
+    });
+    let (add, pods) = (queue.clone(), all.clone());
+    jobs.on_change(move |change| {
+        if let informer::Change::Deleted(job) = change {
+            let uid = job.uid().unwrap_or_default();
+            pods::owned(&pods, &job.namespace().unwrap_or_default(), &uid).iter().for_each(|pod| add.add(pod.key()));
+        }
+    });
+    let context = context.clone();
+    queue.work("job-orphans", 2, move |key| {
+        let (context, jobs, all) = (context.clone(), jobs.clone(), all.clone());
+        async move {
+            informer::synced!(jobs, all);
+            let Some(pod) = all.get(&key).filter(|pod| is_orphan(pod, &jobs)) else { return Ok(None) };
+            if let Some(owner) = pods::controller_of(&pod.metadata) {
+                // The pod may have come before its Job.
+                let api: Api<Job> = Api::namespaced(context.client.clone(), &key.namespace);
+                if api.get_metadata_opt(&owner.name).await?.is_some_and(|job| job.uid().as_ref() == Some(&owner.uid)) {
+                    return Ok(None);
+                }
+            }
+            free(&context, &pod).await.map(|()| None)
+        }
+    });
+}
+
+/// Whether a failed pod must stay until the one that replaces it carries on its count: the last of its index.
+fn is_needed(spec: &JobSpec, tally: &Tally, mine: &[Arc<Pod>], pod: &Pod) -> bool {
+    let (Some(_), Some(index)) = (spec.backoff_limit_per_index, index_of(pod)) else { return false };
+    if outcome(spec, pod) != Some(false) || tally.completed.contains(&index) || tally.given_up.contains(&index) {
+        return false;
+    }
+    let is_newer = |other: &Pod| index_of(other) == Some(index) && failures_before(other) > failures_before(pod);
+    index < spec.completions.unwrap_or(0) && !mine.iter().any(|other| is_newer(other))
+}
+
+fn failures_before(pod: &Pod) -> i32 {
+    pod.annotations().get(FAILURES).and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// Which of the pods that are wanted may be made now, or how long it takes until one may. Failures hold up what follows them: all pods
+/// of the Job, or, where each index has a limit of its own, those of its index alone.
+fn ready(
+    spec: &JobSpec,
+    mine: &[Arc<Pod>],
+    create: usize,
+    indexes: &[i32],
+    now: Timestamp,
+) -> std::result::Result<(usize, Vec<i32>), SignedDuration> {
+    let failed: Vec<(Timestamp, &Arc<Pod>)> =
+        mine.iter().filter(|p| outcome(spec, p) == Some(false)).filter_map(|p| Some((ended_at(p)?, p))).collect();
+    let left = |failures: i32, last: Timestamp| backoff(failures).saturating_sub(now.duration_since(last));
+    if spec.backoff_limit_per_index.is_none() {
+        let succeeded = mine.iter().filter(|p| outcome(spec, p) == Some(true)).filter_map(|p| ended_at(p)).max();
+        let since: Vec<Timestamp> =
+            failed.iter().map(|(at, _)| *at).filter(|at| succeeded.is_none_or(|s| *at > s)).collect();
+        let count = i32::try_from(since.len()).unwrap_or(i32::MAX);
+        return match since.into_iter().max().map(|last| left(count, last)) {
+            Some(left) if left > SignedDuration::ZERO => Err(left),
+            _ => Ok((create, indexes.to_vec())),
+        };
+    }
+    let wait = |index: i32| {
+        let of_index = failed.iter().filter(|(_, p)| index_of(p) == Some(index));
+        let last = of_index.max_by_key(|(at, p)| (failures_before(p), *at));
+        last.map_or(SignedDuration::ZERO, |(at, p)| left(failures_before(p).saturating_add(1), *at))
+    };
+    let free: Vec<i32> = indexes.iter().copied().filter(|i| wait(*i) <= SignedDuration::ZERO).collect();
+    match indexes.iter().map(|i| wait(*i)).min() {
+        Some(least) if free.is_empty() => Err(least),
+        _ => Ok((free.len(), free)),
+    }
+}
+
+/// When a pod ended, as well as that is known.
 fn ended_at(pod: &Pod) -> Option<Timestamp> {
-    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
-    let ends = statuses.iter().filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|t| t.0));
-    ends.max()
+    let status = pod.status.as_ref();
+    let statuses = status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+    let ends = statuses.filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|t| t.0));
+    let unready = || {
+        let ready = status?.conditions.iter().flatten().find(|c| c.type_ == "Ready" && c.status == "False")?;
+        ready.last_transition_time.as_ref().map(|t| t.0)
+    };
+    let deleted = || {
+        let grace = SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(0).saturating_neg());
+        Some(clock::moved(pod.metadata.deletion_timestamp.as_ref()?.0, grace))
+    };
+    ends.max().or_else(unready).or_else(deleted).or(pod.metadata.creation_timestamp.as_ref().map(|t| t.0))
 }
 
 /// Steps one and three of the count, on the status that is about to be written.
 fn count(spec: &JobSpec, status: &mut JobStatus, mine: &[Arc<Pod>]) {
     let by_uid: BTreeMap<String, &Arc<Pod>> = mine.iter().filter_map(|p| Some((p.uid()?, p))).collect();
-    let held = |uid: &String| by_uid.get(uid).is_some_and(|p| p.finalizers().iter().any(|f| f == FINALIZER));
+    let held = |uid: &String| by_uid.get(uid).is_some_and(|p| is_held(p));
     let mut uncounted = status.uncounted_terminated_pods.take().unwrap_or_default();
     for (list, counter) in
         [(&mut uncounted.succeeded, &mut status.succeeded), (&mut uncounted.failed, &mut status.failed)]
@@ -496,7 +624,7 @@ fn count(spec: &JobSpec, status: &mut JobStatus, mine: &[Arc<Pod>]) {
         *counter = Some(counter.unwrap_or(0) + counted).filter(|n| *n > 0);
     }
     for pod in mine {
-        let (Some(uid), Some(succeeded)) = (pod.uid(), outcome(pod)) else { continue };
+        let (Some(uid), Some(succeeded)) = (pod.uid(), outcome(spec, pod)) else { continue };
         if !succeeded && judge(rules(spec), pod) == Verdict::Ignore {
             continue;
         }
@@ -530,12 +658,15 @@ fn tally(spec: &JobSpec, status: &JobStatus, mine: &[Arc<Pod>]) -> Tally {
     for pod in mine {
         let index = index_of(pod);
         if let Some(index) = index {
-            let before = pod.annotations().get(FAILURES).and_then(|n| n.parse::<i32>().ok()).unwrap_or(0);
-            let counts = outcome(pod) == Some(false) && judge(rules(spec), pod) != Verdict::Ignore;
+            let counts = outcome(spec, pod) == Some(false) && judge(rules(spec), pod) != Verdict::Ignore;
             let failures = tally.failures.entry(index).or_default();
-            *failures = (*failures).max(before + i32::from(counts));
+            *failures = (*failures).max(failures_before(pod).saturating_add(i32::from(counts)));
         }
-        match outcome(pod) {
+        if pods::is_deleting(pod) && !pod.is_over() {
+            tally.terminating += 1;
+            tally.terminating_indexes.extend(index);
+        }
+        match outcome(spec, pod) {
             Some(true) => tally.completed.extend(index),
             Some(false) => match judge(rules(spec), pod) {
                 Verdict::Ignore => {}
@@ -543,13 +674,20 @@ fn tally(spec: &JobSpec, status: &JobStatus, mine: &[Arc<Pod>]) -> Tally {
                 Verdict::FailIndex => tally.given_up.extend(index),
                 Verdict::Count => {}
             },
-            None if pods::is_deleting(pod) => tally.terminating += 1,
+            None if pods::is_deleting(pod) => {}
             None => {
                 tally.active += 1;
                 tally.ready += i32::from(pods::is_ready(pod));
                 tally.active_indexes.extend(index);
-                let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
-                tally.restarts += statuses.into_iter().flatten().map(|c| c.restart_count).sum::<i32>();
+                if spec.template.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) == Some("OnFailure") {
+                    let statuses = pod
+                        .status
+                        .iter()
+                        .flat_map(|s| [&s.init_container_statuses, &s.container_statuses])
+                        .flatten()
+                        .flatten();
+                    tally.restarts = statuses.fold(tally.restarts, |sum, c| sum.saturating_add(c.restart_count));
+                }
             }
         }
     }
@@ -646,7 +784,7 @@ mod tests {
 
     fn spec(value: Value) -> JobSpec {
         let mut value = value;
-        value["template"] = json!({"spec": {"containers": []}});
+        value["template"] = json!({"spec": {"containers": [], "restartPolicy": "OnFailure"}});
         serde_json::from_value(value).unwrap()
     }
 
@@ -743,5 +881,136 @@ mod tests {
         assert_eq!(judge(&rules, &pod(42, "DisruptionTarget")), Verdict::Ignore);
         assert!(matches!(judge(&rules, &pod(42, "Other")), Verdict::FailJob(why) if why.contains("exit code 42")));
         assert_eq!(judge(&rules, &pod(1, "Other")), Verdict::Count);
+    }
+
+    fn pod(value: Value) -> Arc<Pod> {
+        let mut value = value;
+        for (key, given) in [("name", json!("p")), ("uid", json!("p")), ("finalizers", json!([FINALIZER]))] {
+            if value["metadata"].get(key).is_none() {
+                value["metadata"][key] = given;
+            }
+        }
+        Arc::new(serde_json::from_value(value).unwrap())
+    }
+
+    #[test]
+    fn restarts_of_init_containers_and_sidecars_count_against_the_limit() {
+        let statuses = json!({"phase": "Pending", "initContainerStatuses": [{"name": "a", "restartCount": 1}, {"name": "b", "restartCount": 1}],
+            "containerStatuses": [{"name": "c", "restartCount": 1}]});
+        let mine = [pod(json!({"metadata": {}, "status": statuses}))];
+        let decided = |limit: i32, restart: &str| {
+            let mut job = spec(json!({"backoffLimit": limit}));
+            job.template.spec.as_mut().unwrap().restart_policy = Some(restart.into());
+            decide(&job, &tally(&job, &JobStatus::default(), &mine), None)
+        };
+        assert!(matches!(decided(3, "OnFailure"), Decision::Fail("BackoffLimitExceeded", _)));
+        assert!(matches!(decided(4, "OnFailure"), Decision::Run { .. }));
+        // Where pods don't restart in place, a sidecar that does isn't the Job's matter.
+        assert!(matches!(decided(3, "Never"), Decision::Run { .. }));
+    }
+
+    #[test]
+    fn a_pod_that_somebody_deletes_has_failed_unless_its_end_is_waited_for() {
+        let deleted = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
+        let mine = [pod(json!({"metadata": deleted, "status": {"phase": "Pending"}}))];
+        for (more, failed) in [
+            (json!({}), 1),
+            (json!({"podReplacementPolicy": "TerminatingOrFailed"}), 1),
+            (json!({"podReplacementPolicy": "Failed"}), 0),
+            (json!({"podFailurePolicy": {"rules": []}}), 0),
+        ] {
+            let (job, mut status) = (spec(more.clone()), JobStatus::default());
+            count(&job, &mut status, &mine);
+            let found = tally(&job, &status, &mine);
+            assert_eq!((found.failed, found.terminating, found.active), (failed, 1, 0), "{more}");
+            // Its place is free only where its end isn't waited for.
+            assert_eq!(decide(&job, &found, None), run(usize::try_from(failed).unwrap(), 0), "{more}");
+        }
+        // One that the Job itself gave up isn't counted.
+        let free = [pod(json!({"metadata": {"finalizers": [], "deletionTimestamp": "2026-01-01T00:00:00Z"}}))];
+        let (job, mut status) = (spec(json!({})), JobStatus::default());
+        count(&job, &mut status, &free);
+        assert_eq!(tally(&job, &status, &free).failed, 0);
+    }
+
+    #[test]
+    fn a_terminating_index_is_taken_where_ends_are_waited_for() {
+        let taken = Tally { terminating: 1, terminating_indexes: [0].into(), ..Tally::default() };
+        for (policy, indexes) in [("Failed", vec![1]), ("TerminatingOrFailed", vec![0, 1])] {
+            let job = spec(
+                json!({"parallelism": 2, "completions": 3, "completionMode": "Indexed", "podReplacementPolicy": policy}),
+            );
+            let create = indexes.len();
+            assert_eq!(decide(&job, &taken, None), Decision::Run { create, indexes, delete: 0 }, "{policy}");
+        }
+    }
+
+    /// A pod that failed at a second.
+    fn failed(name: &str, index: i32, before: i32, second: u32) -> Arc<Pod> {
+        let annotations = json!({INDEX: index.to_string(), FAILURES: before.to_string()});
+        let end = json!({"exitCode": 1, "finishedAt": format!("2026-01-01T00:00:{second:02}Z")});
+        let statuses = json!([{"name": "c", "state": {"terminated": end}}]);
+        pod(
+            json!({"metadata": {"name": name, "uid": name, "annotations": annotations}, "status": {"phase": "Failed", "containerStatuses": statuses}}),
+        )
+    }
+
+    #[test]
+    fn failures_hold_up_their_own_index_or_the_whole_job() {
+        let now: Timestamp = "2026-01-01T00:00:12Z".parse().unwrap();
+        let mine = [failed("a", 0, 0, 1), failed("b", 1, 1, 5)];
+        let left = SignedDuration::from_secs;
+        let per_index = spec(json!({"completionMode": "Indexed", "completions": 3, "backoffLimitPerIndex": 3}));
+        let ready = |spec: &JobSpec, mine: &[Arc<Pod>], indexes: &[i32]| ready(spec, mine, indexes.len(), indexes, now);
+        // Index 0 failed once, 11 seconds ago; index 1 twice, 7 seconds ago; index 2 never.
+        assert_eq!(ready(&per_index, &mine, &[0, 1, 2]), Ok((2, vec![0, 2])));
+        assert_eq!(ready(&per_index, &mine, &[1]), Err(left(13)));
+        let whole = spec(json!({"completionMode": "Indexed", "completions": 3}));
+        assert_eq!(ready(&whole, &mine, &[2]), Err(left(13)));
+        // A success begins the count anew.
+        let mut success = (*failed("s", 2, 0, 4)).clone();
+        success.status.as_mut().unwrap().phase = Some("Succeeded".into());
+        let after = [mine[0].clone(), mine[1].clone(), Arc::new(success)];
+        assert_eq!(ready(&whole, &after, &[0]), Err(left(3)));
+        assert_eq!(ready(&whole, &[], &[0]), Ok((1, vec![0])));
+    }
+
+    #[test]
+    fn the_last_failed_pod_of_an_index_stays_until_another_carries_on_its_count() {
+        let job = spec(json!({"completionMode": "Indexed", "completions": 2, "backoffLimitPerIndex": 3}));
+        let (first, second) = (failed("a", 0, 0, 1), failed("b", 0, 1, 2));
+        let needed = |mine: &[Arc<Pod>], pod: &Pod, tally: &Tally| is_needed(&job, tally, mine, pod);
+        assert!(needed(std::slice::from_ref(&first), &first, &Tally::default()));
+        let both = [first.clone(), second.clone()];
+        assert!(!needed(&both, &first, &Tally::default()));
+        assert!(needed(&both, &second, &Tally::default()));
+        assert!(!needed(&both, &second, &Tally { given_up: [0].into(), ..Tally::default() }));
+        assert!(!needed(&both, &second, &Tally { completed: [0].into(), ..Tally::default() }));
+    }
+
+    #[test]
+    fn a_failure_policy_says_which_rule_ends_a_job() {
+        let rules: Vec<PodFailurePolicyRule> = serde_json::from_value(json!([
+            {"action": "Count", "onPodConditions": [{"type": "Other", "status": "True"}]},
+            {"action": "FailJob", "onPodConditions": [{"type": "ConfigIssue", "status": "True"}]},
+        ]))
+        .unwrap();
+        let conditions = json!([{"type": "ConfigIssue", "status": "True"}]);
+        let pod = pod(json!({"metadata": {"namespace": "n"}, "status": {"phase": "Failed", "conditions": conditions}}));
+        let why = "Pod n/p has condition ConfigIssue matching FailJob rule at index 1";
+        assert_eq!(judge(&rules, &pod), Verdict::FailJob(why.into()));
+    }
+
+    #[test]
+    fn no_time_of_a_job_is_too_far() {
+        for deadline in [i64::MAX, i64::MIN, 0] {
+            let job = spec(json!({"activeDeadlineSeconds": deadline}));
+            for age in [SignedDuration::MAX, SignedDuration::MIN] {
+                let _ = decide(&job, &Tally::default(), Some(age));
+            }
+        }
+        let grace = json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": i64::MAX});
+        assert_eq!(ended_at(&pod(json!({"metadata": grace}))), Some(Timestamp::MIN));
+        assert!(backoff(i32::MAX) <= SignedDuration::from_secs(BACKOFF.1) && backoff(i32::MIN) > SignedDuration::ZERO);
     }
 }

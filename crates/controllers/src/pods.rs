@@ -162,7 +162,7 @@ pub fn owned(cache: &Informer<Pod>, namespace: &str, uid: &str) -> Vec<Arc<Pod>>
 /// pods changes.
 pub fn follow<K: Selecting>(context: &Context) -> (Informer<K>, Informer<Pod>, Queue) {
     let (objects, pods) = (context.informers.of::<K>(), context.informers.of::<Pod>());
-    let queue = Queue::default();
+    let queue = Queue::of::<K>(context.events.clone());
     let add = queue.clone();
     objects.on_change(move |change| add.add(change.object().key()));
     crate::owned::follow(&objects, &pods, &queue);
@@ -188,9 +188,10 @@ pub fn scaled(value: Option<&k8s_openapi::apimachinery::pkg::util::intstr::IntOr
     match value {
         Some(IntOrString::Int(n)) => *n,
         Some(IntOrString::String(text)) => {
-            let percent: i32 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let product = percent * total;
-            if up { (product + 99).div_euclid(100) } else { product.div_euclid(100) }
+            let percent: i64 = text.trim_end_matches('%').parse::<i32>().unwrap_or(0).into();
+            let product = percent * i64::from(total);
+            let scaled = if up { (product + 99).div_euclid(100) } else { product.div_euclid(100) };
+            i32::try_from(scaled).unwrap_or(if scaled < 0 { i32::MIN } else { i32::MAX })
         }
         None => 0,
     }

@@ -1,4 +1,5 @@
-//! What nobody needs any more: pods that have ended, beyond a number, and bootstrap tokens whose time is over.
+//! What nobody needs any more: pods that have ended, beyond a number, pods that are deleted and never had a node, and bootstrap tokens
+//! whose time is over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,8 +7,9 @@ use std::time::Duration;
 use informer::{Key, Keyed as _, Pod, Queue};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt as _};
+use serde_json::json;
 
 use crate::{Context, Result, pods};
 
@@ -20,6 +22,7 @@ const GATHER: Duration = Duration::from_secs(20);
 
 pub fn start(context: Context) {
     sweep_pods(context.clone());
+    end_unscheduled(context.clone());
     sweep_tokens(context);
 }
 
@@ -42,6 +45,37 @@ fn sweep_pods(context: Context) {
                 crate::ignore(api.delete(&pod.name_any(), &DeleteParams::default()).await, &[404])?;
             }
             Ok::<_, kube::Error>(None)
+        }
+    });
+}
+
+/// A pod that is deleted before it got a node, and that a finalizer holds: no node will ever say that it ended.
+fn never_ends(pod: &Pod) -> bool {
+    pods::is_deleting(pod) && !pod.is_over() && pod.spec.as_ref().is_none_or(|s| s.node_name.is_none())
+}
+
+fn end_unscheduled(context: Context) {
+    let all = context.informers.of::<Pod>();
+    let queue = Queue::of::<Pod>(context.events.clone());
+    let add = queue.clone();
+    all.on_change(move |change| {
+        if let informer::Change::Applied { new, .. } = change
+            && never_ends(new)
+        {
+            add.add(new.key());
+        }
+    });
+    queue.work("pod-gc-unscheduled", 1, move |key| {
+        let (context, all) = (context.clone(), all.clone());
+        async move {
+            let Some(pod) = all.get(&key).filter(|pod| never_ends(pod)) else { return Ok(None) };
+            let api: Api<Pod> = Api::namespaced(context.client.clone(), &key.namespace);
+            let failed = Patch::Merge(json!({"metadata": {"uid": pod.uid()}, "status": {"phase": "Failed"}}));
+            crate::ignore(api.patch_status(&key.name, &PatchParams::default(), &failed).await, &[404, 409])?;
+            let this = Preconditions { uid: pod.uid(), resource_version: None };
+            let now =
+                DeleteParams { grace_period_seconds: Some(0), preconditions: Some(this), ..DeleteParams::default() };
+            crate::ignore(api.delete(&key.name, &now).await, &[404, 409]).map(|()| None)
         }
     });
 }
@@ -88,7 +122,6 @@ async fn expire(context: &Context, secret: &Secret) -> Result<Option<Duration>> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn the_oldest_that_have_ended_go() {
