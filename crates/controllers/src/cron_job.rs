@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::clock;
 use apimachinery::cron::Schedule;
 use informer::{Informer, Key, Keyed as _, Queue};
 use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, Job};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::tz::TimeZone;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Resource as _, ResourceExt as _};
@@ -14,8 +16,10 @@ use serde_json::{Value, json};
 
 use crate::{Context, Result, job, pods};
 
-/// Times that were missed and are looked through at the most; more of them means that the clock jumped.
-const MISSED: usize = 100;
+/// More missed times than this deserve a warning.
+const MISSED: i64 = 100;
+/// Times that are looked through at the most, from about the last but one.
+const LOOKED_THROUGH: usize = 100_000;
 /// On a Job: when it was due.
 const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 
@@ -28,36 +32,47 @@ struct Plan {
     too_many: bool,
 }
 
-/// What is due at `now`, if the schedule was last followed at `last`.
+/// What is due at `now`, if the schedule was last followed at `last`. Of times that were missed the latest alone is made up for; how many
+/// there were is estimated from the first two, as upstream does (`mostRecentScheduleTime`).
 fn plan(schedule: &Schedule, last: Timestamp, now: Timestamp, deadline: Option<i64>) -> Plan {
     // What is later than the deadline allows is never started; so it isn't looked through either.
-    let horizon = deadline.and_then(|s| now.checked_sub(SignedDuration::from_secs(s)).ok());
-    let mut at = horizon.map_or(last, |h| h.max(last));
-    let mut run = None;
-    let mut count = 0;
-    while let Some(next) = schedule.next(at) {
-        if next > now {
-            return Plan { run, next: Some(next), too_many: count > MISSED };
+    let horizon = deadline.map(|s| clock::moved(now, SignedDuration::from_secs(s.saturating_neg())));
+    let from = horizon.map_or(last, |horizon| horizon.max(last));
+    let nothing = |next: Option<Timestamp>| Plan { run: None, next, too_many: false };
+    let Some(first) = schedule.next(from).filter(|first| *first <= now) else { return nothing(schedule.next(from)) };
+    let Some(second) = schedule.next(first).filter(|second| *second <= now) else {
+        return Plan { run: Some(first), next: schedule.next(first), too_many: false };
+    };
+    let apart = second.duration_since(first).as_secs().max(1);
+    let missed = now.duration_since(first).as_secs() / apart + 1;
+    // Looked for from the last but one on, in whole steps from the first, so that `@every` stays in step; from further and further back
+    // where times aren't evenly apart.
+    let mut back: i64 = 2;
+    let run = loop {
+        let steps = missed.saturating_sub(back).max(0);
+        let near = clock::moved(first, SignedDuration::from_secs(apart.saturating_mul(steps)));
+        let due = std::iter::successors(schedule.next(near), |at| schedule.next(*at)).take_while(|at| *at <= now);
+        match due.take(LOOKED_THROUGH).last() {
+            None if steps > 0 => back = back.saturating_mul(2),
+            None => break Some(second),
+            found => break found,
         }
-        run = Some(next);
-        count += 1;
-        at = next;
-        if count > MISSED {
-            // The clock jumped, or nobody was there for long: the latest is found from the present backwards.
-            let near = now.checked_sub(SignedDuration::from_hours(1)).unwrap_or(now);
-            at = at.max(near);
-            if count > MISSED * 50 {
-                break;
-            }
-        }
+    };
+    Plan { run, next: schedule.next(now), too_many: missed > MISSED }
+}
+
+/// A time as the zone's clock shows it; UTC is `Z`.
+fn in_zone(at: Timestamp, zone: Option<&str>) -> String {
+    match apimachinery::cron::time_zone(zone.unwrap_or("")) {
+        Ok(zone) if zone != TimeZone::UTC => at.to_zoned(zone).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
+        _ => clock::format_rfc3339(at),
     }
-    Plan { run, next: schedule.next(now), too_many: count > MISSED }
 }
 
 pub fn start(context: Context) {
     let crons = context.informers.of::<CronJob>();
     let jobs = context.informers.of::<Job>();
-    let queue = Queue::default();
+    let queue = Queue::of::<CronJob>(context.events.clone());
     let add = queue.clone();
     crons.on_change(move |change| add.add(change.object().key()));
     let add = queue.clone();
@@ -98,19 +113,26 @@ impl Work<'_> {
             self.jobs.list_in(&key.namespace).into_iter().filter(|j| pods::is_owned_by(&j.metadata, &uid)).collect();
         let mut last = cron.status.as_ref().and_then(|s| s.last_schedule_time.as_ref().map(|t| t.0));
         self.prune(&cron, spec, &mine).await?;
+        if let Some(zone) = spec.time_zone.as_deref()
+            && let Err(why) = apimachinery::cron::time_zone(zone)
+        {
+            let text = format!("invalid timeZone: {zone:?}: {why}");
+            self.context.events.warning(cron.as_ref(), "UnknownTimeZone", text);
+            return Ok(None);
+        }
         let schedule = match Schedule::read(&spec.schedule, spec.time_zone.as_deref()) {
             Ok(schedule) => schedule,
             Err(why) => {
-                let text = format!("unparseable schedule: {}: {why}", spec.schedule);
+                let text = format!("unparseable schedule: {:?} : {why}", spec.schedule);
                 self.context.events.warning(cron.as_ref(), "UnparseableSchedule", text);
                 return Ok(None);
             }
         };
-        let now = apimachinery::clock::now();
+        let now = clock::now();
         let since = last.or_else(|| cron.metadata.creation_timestamp.as_ref().map(|t| t.0)).unwrap_or(now);
         let plan = plan(&schedule, since, now, spec.starting_deadline_seconds);
         if plan.too_many {
-            let text = "too many missed start times; set or decrease .spec.startingDeadlineSeconds or check clock skew";
+            let text = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
             self.context.events.warning(cron.as_ref(), "TooManyMissedTimes", text);
         }
         if let Some(due) = plan.run.filter(|_| spec.suspend != Some(true))
@@ -163,7 +185,7 @@ impl Work<'_> {
         let template = spec.job_template.clone();
         let meta = template.metadata.unwrap_or_default();
         let mut annotations = meta.annotations.unwrap_or_default();
-        annotations.insert(SCHEDULED.into(), due.to_string());
+        annotations.insert(SCHEDULED.into(), in_zone(due, spec.time_zone.as_deref()));
         let job = Job {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
@@ -280,5 +302,38 @@ mod tests {
         let long = plan(&minutely, at("2025-01-01T00:00:00Z"), now, None);
         assert!(long.too_many);
         assert_eq!(long.run, Some(at("2026-01-01T00:03:00Z")));
+    }
+
+    #[test]
+    fn the_latest_of_many_missed_times_is_found_however_far_apart_they_are() {
+        for (schedule, last, now, run, too_many) in [
+            ("*/15 * * * *", "2026-01-01T00:00:00Z", "2026-01-02T00:50:00Z", "2026-01-02T00:45:00Z", false),
+            ("*/15 * * * *", "2026-01-01T00:00:00Z", "2026-01-02T02:50:00Z", "2026-01-02T02:45:00Z", true),
+            // Steps that aren't even: the last before the weekend.
+            ("30 6-16/4 * * 1-5", "2026-01-01T12:00:00Z", "2026-01-11T12:00:00Z", "2026-01-09T14:30:00Z", false),
+            // Dense at first, then rare; and the other way round.
+            ("* * 1 1 *", "2024-12-31T23:58:00Z", "2026-01-01T00:01:30Z", "2026-01-01T00:01:00Z", true),
+            ("* * 1 1 *", "2025-01-01T23:58:00Z", "2026-06-01T00:00:00Z", "2026-01-01T23:59:00Z", false),
+            ("@every 7m", "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z", "2026-01-01T00:56:00Z", false),
+        ] {
+            let found = plan(&Schedule::read(schedule, None).unwrap(), at(last), at(now), None);
+            assert_eq!((found.run, found.too_many), (Some(at(run)), too_many), "{schedule} from {last} to {now}");
+            assert!(found.next.is_some_and(|next| next > at(now)));
+        }
+        // Neither a deadline nor a clock that is off by ages ends in anything but a plan.
+        let minutely = Schedule::read("* * * * *", None).unwrap();
+        for deadline in [Some(i64::MAX), Some(i64::MIN), Some(0), None] {
+            for (last, now) in [(Timestamp::MIN, Timestamp::MAX), (Timestamp::MAX, Timestamp::MIN)] {
+                let _ = plan(&minutely, last, now, deadline);
+            }
+        }
+    }
+
+    #[test]
+    fn a_job_says_when_it_was_due_in_the_zone_of_its_schedule() {
+        let due = at("2026-07-01T05:30:00Z");
+        assert_eq!(in_zone(due, None), "2026-07-01T05:30:00Z");
+        assert_eq!(in_zone(due, Some("Europe/Madrid")), "2026-07-01T07:30:00+02:00");
+        assert_eq!(in_zone(due, Some("America/St_Johns")), "2026-07-01T03:00:00-02:30");
     }
 }
