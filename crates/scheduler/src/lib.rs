@@ -69,7 +69,7 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
         budgets: informers.of(),
     };
     let nodes = informers.of::<Node>();
-    let queue = Queue::default();
+    let queue = Queue::of::<Pod>(Recorder::new(client.clone(), profile::DEFAULT, ""));
     // Pods that found no node wait for a change that may help.
     let waiting: Arc<Mutex<HashSet<Key>>> = Arc::default();
     let (snapshot, again, parked) = (scheduler.snapshot.clone(), queue.clone(), waiting.clone());
@@ -374,6 +374,9 @@ impl Scheduler {
                     if own.is_empty() { " not found" } else { "" }
                 ))
             })?;
+            if claim.metadata.deletion_timestamp.is_some() {
+                return Err(Obstacle::Told(format!("persistentvolumeclaim {name:?} is being deleted")));
+            }
             if !wanted.belongs(pod.metadata.uid.as_deref(), claim.owner_references()) {
                 return Err(Obstacle::Told(format!("PVC \"{namespace}/{name}\" was not created for the pod")));
             }

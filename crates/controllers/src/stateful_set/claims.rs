@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use informer::{Key, Pod};
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Patch, PatchParams, PostParams};
@@ -32,24 +32,40 @@ fn owner(delete_with_set: bool, delete_when_scaled: bool, surplus: bool) -> Owne
 }
 
 impl Work<'_> {
-    /// Claims outlive the pods and the set, and are found again by their name.
-    pub(super) async fn ensure_claim(
+    /// Makes the claims of a pod that aren't there. Returns the name of one that is being deleted, if there is one: neither can it be used
+    /// nor made anew before it is gone.
+    pub(super) async fn ensure_claims(
+        &self,
+        set: &StatefulSet,
+        spec: &StatefulSetSpec,
+        pod: &str,
+    ) -> Result<Option<String>> {
+        let namespace = set.namespace().unwrap_or_default();
+        let mut going = None;
+        for template in spec.volume_claim_templates.iter().flatten() {
+            let name = format!("{}-{pod}", template.name_any());
+            match self.claims.get(&Key::new(&namespace, &name)) {
+                Some(claim) if claim.metadata.deletion_timestamp.is_some() => going = Some(name),
+                Some(_) => {}
+                None => self.create_claim(set, template, &name, pod, &namespace).await?,
+            }
+        }
+        Ok(going)
+    }
+
+    async fn create_claim(
         &self,
         set: &StatefulSet,
         template: &PersistentVolumeClaim,
-        volume: &str,
+        name: &str,
         pod: &str,
         namespace: &str,
-    ) -> Result<String> {
-        let name = format!("{volume}-{pod}");
-        if self.claims.get(&Key::new(namespace, &name)).is_some() {
-            return Ok(name);
-        }
+    ) -> Result {
         let mut labels = template.metadata.labels.clone().unwrap_or_default();
         labels.extend(set.spec.selector.match_labels.clone().unwrap_or_default());
         let claim = PersistentVolumeClaim {
             metadata: ObjectMeta {
-                name: Some(name.clone()),
+                name: Some(name.into()),
                 namespace: Some(namespace.into()),
                 labels: Some(labels),
                 annotations: template.metadata.annotations.clone(),
@@ -59,17 +75,23 @@ impl Work<'_> {
             status: None,
         };
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.context.client.clone(), namespace);
-        crate::ignore(api.create(&PostParams::default(), &claim).await, &[409])?;
+        let created = match api.create(&PostParams::default(), &claim).await {
+            // It is there, only not shown yet.
+            Err(kube::Error::Api(status)) if status.code == 409 => return Ok(()),
+            created => created?,
+        };
         let text = format!("create Claim {name} Pod {pod} in StatefulSet {} success", set.name_any());
         self.context.events.normal(set, "SuccessfulCreate", text);
-        Ok(name)
+        let (key, uid) = (Key::new(namespace, name), created.uid());
+        self.claims.wait_for(&key, |c| c.is_some_and(|c| c.uid() == uid)).await;
+        Ok(())
     }
 
     /// Gives the claims of all pods the owners that the retention policy wants.
     pub(super) async fn keep_owners(&self, set: &StatefulSet, shape: Shape, mine: &[Arc<Pod>]) -> Result {
         let policy = set.spec.persistent_volume_claim_retention_policy.clone().unwrap_or_default();
         let deletes = |when: &Option<String>| when.as_deref() == Some("Delete");
-        let range = shape.start..shape.start + shape.replicas;
+        let range = shape.range();
         let namespace = set.namespace().unwrap_or_default();
         for template in set.spec.volume_claim_templates.iter().flatten() {
             for pod in mine {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Informer, Key, Pod};
+use informer::{Informer, Key, Keyed as _, Pod};
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Volume};
 use kube::api::{Patch, PatchParams};
@@ -46,17 +46,28 @@ struct Shape {
     max_unavailable: i32,
 }
 
+/// Pods that one round creates at the most; what comes of them brings the set here again.
+const BURST: usize = 500;
+
+impl Shape {
+    fn range(self) -> std::ops::Range<i32> {
+        self.start..self.start.saturating_add(self.replicas.max(0))
+    }
+}
+
 /// The next steps. In order means: one at a time, each after all before it are available.
 fn plan(shape: Shape, replicas: &[Replica]) -> Vec<Action> {
-    let range = shape.start..shape.start + shape.replicas;
+    let range = shape.range();
     let by_ordinal: BTreeMap<i32, &Replica> = replicas.iter().map(|r| (r.ordinal, r)).collect();
     let mut actions = Vec::new();
     // What was just renewed must be well before more is touched.
-    let renewed =
-        range.clone().filter(|o| by_ordinal.get(o).is_some_and(|r| r.deleting || (r.updated && !r.available)));
+    let present = || by_ordinal.range(range.clone()).map(|(_, r)| *r);
+    let renewed = present().filter(|r| r.deleting || (r.updated && !r.available));
     let budget = usize::try_from(shape.max_unavailable).unwrap_or(1).saturating_sub(renewed.count());
     let is_outdated = |r: &Replica| {
-        !r.updated && !r.deleting && shape.partition.is_some_and(|partition| r.ordinal >= shape.start + partition)
+        !r.updated
+            && !r.deleting
+            && shape.partition.is_some_and(|partition| r.ordinal >= shape.start.saturating_add(partition))
     };
     for ordinal in range.clone() {
         let blocked = match by_ordinal.get(&ordinal) {
@@ -76,7 +87,7 @@ fn plan(shape: Shape, replicas: &[Replica]) -> Vec<Action> {
             }
             Some(r) => !r.available,
         };
-        if blocked && !shape.parallel {
+        if (blocked && !shape.parallel) || actions.len() >= BURST {
             return actions;
         }
     }
@@ -92,9 +103,10 @@ fn plan(shape: Shape, replicas: &[Replica]) -> Vec<Action> {
     if !actions.is_empty() {
         return actions;
     }
-    let down = range.clone().filter(|o| by_ordinal.get(o).is_none_or(|r| r.deleting || !r.available)).count();
+    let up = present().filter(|r| !r.deleting && r.available).count();
+    let down = range.len().saturating_sub(up);
     let mut spare = usize::try_from(shape.max_unavailable).unwrap_or(1).saturating_sub(down);
-    let outdated: Vec<&&Replica> = range.rev().filter_map(|o| by_ordinal.get(&o)).filter(|r| is_outdated(r)).collect();
+    let outdated: Vec<&Replica> = present().rev().filter(|r| is_outdated(r)).collect();
     // What is old and unwell is missed by nobody.
     let chosen = outdated.into_iter().filter(|r| {
         let free = !r.available || spare > 0;
@@ -108,6 +120,19 @@ fn plan(shape: Shape, replicas: &[Replica]) -> Vec<Action> {
 pub fn start(context: Context) {
     let (sets, all_pods, queue) = pods::follow::<StatefulSet>(&context);
     let claims = context.informers.of::<PersistentVolumeClaim>();
+    let (add, owners) = (queue.clone(), sets.clone());
+    claims.on_change(move |change| {
+        // A claim that is gone is made anew, and a pod may wait for that.
+        let informer::Change::Deleted(claim) = change else { return };
+        let name = claim.name_any();
+        for set in owners.list_in(&claim.namespace().unwrap_or_default()) {
+            let templates = set.spec.volume_claim_templates.iter().flatten();
+            let mut pods = templates.filter_map(|t| name.strip_prefix(&t.name_any())?.strip_prefix('-'));
+            if pods.any(|pod| ordinal(&set.name_any(), pod).is_some()) {
+                add.add(set.key());
+            }
+        }
+    });
     queue.work("statefulset", 4, move |key| {
         let (context, sets, all_pods, claims) = (context.clone(), sets.clone(), all_pods.clone(), claims.clone());
         async move {
@@ -156,11 +181,15 @@ impl Work<'_> {
         };
         // Before pods go, as theirs may go with them.
         self.keep_owners(&set, shape, &mine).await?;
+        // Somebody may have deleted a claim after its pod was made, and before that was given a node.
+        for pod in mine.iter().filter(|p| pods::phase(p) == "Pending" && !pods::is_deleting(p)) {
+            self.ensure_claims(&set, spec, &pod.name_any()).await?;
+        }
         for action in plan(shape, &replicas) {
             match action {
                 Action::Create(ordinal) => {
                     // Below the partition the version that was stays.
-                    let old = ordinal < shape.start + partition && current != newest;
+                    let old = ordinal < shape.start.saturating_add(partition) && current != newest;
                     let revision = if old { &current } else { &newest };
                     self.create(&set, spec, ordinal, revision, old).await?;
                 }
@@ -211,9 +240,18 @@ impl Work<'_> {
         let pod_spec = pod.spec.get_or_insert_default();
         pod_spec.hostname = Some(name.clone());
         pod_spec.subdomain = spec.service_name.clone().filter(|s| !s.is_empty());
+        if let Some(going) = self.ensure_claims(set, spec, &name).await? {
+            // Once it is gone the set is looked at again.
+            let text = format!(
+                "create Pod {name} in StatefulSet {} failed error: pvc {going} is being deleted",
+                set.name_any()
+            );
+            self.context.events.warning(set, "FailedCreate", text);
+            return Ok(());
+        }
         for claim in spec.volume_claim_templates.iter().flatten() {
             let volume = claim.name_any();
-            let claim_name = self.ensure_claim(set, claim, &volume, &name, &namespace).await?;
+            let claim_name = format!("{volume}-{name}");
             let volumes = pod_spec.volumes.get_or_insert_default();
             volumes.retain(|v| v.name != volume);
             let source = PersistentVolumeClaimVolumeSource { claim_name, read_only: None };

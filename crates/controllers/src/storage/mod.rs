@@ -119,7 +119,9 @@ fn claims_of(pod: &Pod) -> Vec<String> {
 
 /// Whether a pod that hasn't ended uses the claim of its namespace.
 fn uses(pod: &Pod, claim: &str) -> bool {
-    !pod.is_over() && informer::claims(pod).iter().any(|c| c.name == claim)
+    // One without a node yet holds nothing: no node starts a pod whose claim is about to go.
+    let has_node = pod.spec.as_ref().is_some_and(|s| s.node_name.is_some());
+    has_node && !pod.is_over() && informer::claims(pod).iter().any(|c| c.name == claim)
 }
 
 fn storage(
