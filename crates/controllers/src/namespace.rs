@@ -16,6 +16,9 @@ use crate::{Context, Result, custom_resources};
 /// How often it is looked whether the rest is gone: what is held by finalizers goes without telling us.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// What holds a namespace until its content is gone.
+const FINALIZER: &str = "kubernetes";
+
 #[derive(Clone)]
 struct Work {
     context: Context,
@@ -31,7 +34,7 @@ pub fn start(context: Context) {
         services: context.informers.of(),
         context,
     };
-    let queue = Queue::default();
+    let queue = Queue::of::<Namespace>(work.context.events.clone());
     let add = queue.clone();
     work.namespaces.on_change(move |change| {
         if let Change::Applied { new, .. } = change
@@ -212,7 +215,9 @@ impl Work {
 
     async fn empty(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(namespace) = self.namespaces.get(key) else { return Ok(None) };
-        if namespace.spec.as_ref().and_then(|s| s.finalizers.as_ref()).is_none_or(Vec::is_empty) {
+        // Whoever else holds it lets it go by himself.
+        let held = namespace.spec.iter().flat_map(|s| s.finalizers.iter().flatten()).any(|f| f == FINALIZER);
+        if !held {
             return Ok(None);
         }
         let mut findings = Findings::default();
@@ -233,7 +238,9 @@ impl Work {
             found => found?,
         };
         if findings.is_empty() {
-            object["spec"]["finalizers"] = json!([]);
+            if let Some(finalizers) = object["spec"]["finalizers"].as_array_mut() {
+                finalizers.retain(|f| f != FINALIZER);
+            }
             let done = request(&self.context.client, "PUT", &format!("{path}/finalize"), &object).await;
             crate::ignore(done, &[404])?;
             return Ok(None);

@@ -2,41 +2,51 @@
 //! counts for itself.)
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::quota::{Usage, covers, hard, usage, written};
 use api::{KINDS, Kind, Verbs};
 use futures::StreamExt as _;
 use informer::{Informer, Key, Keyed as _, Pod, Queue};
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, ResourceQuota, Secret, Service};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, ResourceQuota, Service};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{PartialObjectMeta, Patch, PatchParams};
+use kube::api::{DynamicObject, PartialObjectMeta, Patch, PatchParams};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::task::AbortHandle;
 
 use crate::namespace::{path, request};
-use crate::{Context, Result, custom_resources};
+use crate::{Context, Result, custom_resources, discovery};
 
-/// How often kinds are counted whose changes aren't followed (`count/…`).
-const RESYNC: Duration = Duration::from_secs(60);
+/// After so long a quota is counted anew, whatever was heard of.
+const RESYNC: Duration = Duration::from_secs(300);
+
+/// The kinds that no other controller watches and that quotas are about, each with the task that follows it.
+#[derive(Clone, Default)]
+struct Followed(Arc<Mutex<Vec<(&'static Kind, AbortHandle)>>>);
 
 pub fn start(context: Context) {
     let quotas = context.informers.of::<ResourceQuota>();
     let definitions = context.informers.of::<CustomResourceDefinition>();
-    let queue = Queue::default();
+    let queue = Queue::of::<ResourceQuota>(context.events.clone());
+    let followed = Followed::default();
     let add = queue.clone();
     quotas.on_change(move |change| add.add(change.object().key()));
     follow::<Pod>(&context, &quotas, &queue);
     follow::<Service>(&context, &quotas, &queue);
     follow::<PersistentVolumeClaim>(&context, &quotas, &queue);
-    tokio::spawn(follow_metadata::<ConfigMap>(context.client.clone(), quotas.clone(), queue.clone()));
-    tokio::spawn(follow_metadata::<Secret>(context.client.clone(), quotas.clone(), queue.clone()));
+    let again = queue.clone();
     queue.work("resourcequota", 2, move |key| {
         let (context, quotas, definitions) = (context.clone(), quotas.clone(), definitions.clone());
+        let (followed, again) = (followed.clone(), again.clone());
         async move {
             informer::synced!(quotas, definitions);
-            reconcile(&context, &quotas, &custom_resources::kinds(&definitions), &key).await
+            let custom = custom_resources::kinds(&definitions);
+            followed.bring_to(&wanted(&quotas, &custom), &context.client, &quotas, &again);
+            reconcile(&context, &quotas, &custom, &key).await
         }
     });
 }
@@ -50,14 +60,47 @@ fn follow<K: informer::Keyed>(context: &Context, quotas: &Informer<ResourceQuota
     });
 }
 
+/// What all quotas together are about, but for the kinds that are followed anyway.
+fn wanted(quotas: &Informer<ResourceQuota>, custom: &[&'static Kind]) -> Vec<&'static Kind> {
+    let mut wanted: Vec<&'static Kind> = Vec::new();
+    for quota in quotas.list() {
+        for kind in counted(&hard(&json!(&*quota)), custom) {
+            let shared = kind.group.is_empty() && ["pods", "services", "persistentvolumeclaims"].contains(&kind.plural);
+            if !shared && !wanted.contains(&kind) {
+                wanted.push(kind);
+            }
+        }
+    }
+    wanted
+}
+
+impl Followed {
+    fn bring_to(&self, wanted: &[&'static Kind], client: &Client, quotas: &Informer<ResourceQuota>, queue: &Queue) {
+        let mut followed = self.0.lock();
+        followed.retain(|(kind, task)| {
+            let stays = wanted.contains(kind);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for kind in wanted.iter().copied() {
+            if !followed.iter().any(|(k, _)| *k == kind) {
+                let task = tokio::spawn(follow_metadata(kind, client.clone(), quotas.clone(), queue.clone()));
+                followed.push((kind, task.abort_handle()));
+            }
+        }
+    }
+}
+
 /// The same for kinds that no other controller watches: only their metadata is sent, and nothing of it is kept.
-async fn follow_metadata<K>(client: Client, quotas: Informer<ResourceQuota>, queue: Queue)
-where
-    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
-{
-    let mut changes = watcher::watcher(Api::<PartialObjectMeta<K>>::all(client), watcher::Config::default()).boxed();
+async fn follow_metadata(kind: &'static Kind, client: Client, quotas: Informer<ResourceQuota>, queue: Queue) {
+    let all = Api::<PartialObjectMeta<DynamicObject>>::all_with(client, &discovery::resource(kind));
+    let mut changes = watcher::watcher(all, watcher::Config::default()).boxed();
     while let Some(event) = changes.next().await {
         match event {
+            // What changed while nobody listened.
+            Ok(Event::InitDone) => quotas.list().iter().for_each(|quota| queue.add(quota.key())),
             Ok(Event::Apply(object) | Event::Delete(object)) => {
                 let namespace = object.namespace().unwrap_or_default();
                 quotas.list_in(&namespace).iter().for_each(|quota| queue.add(quota.key()));
@@ -128,5 +171,5 @@ async fn reconcile(
         }
         crate::ignore(api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await, &[404])?;
     }
-    Ok(limits.keys().any(|n| n.starts_with("count/")).then_some(RESYNC))
+    Ok(Some(RESYNC))
 }
