@@ -51,7 +51,7 @@ pub async fn evict(context: &Context, all_pods: &Informer<Pod>, node: &Node) -> 
             let limit = placement::tolerated_seconds(&tolerations, taint)?;
             // One without a time is about to get it.
             let age = taint.time_added.as_ref().map_or(0, |t| apimachinery::clock::now().duration_since(t.0).as_secs());
-            Some(limit - age)
+            Some(limit.saturating_sub(age))
         };
         match executing.iter().filter_map(left).min() {
             Some(left) if left <= 0 => evict_one(context, all_pods, &pod).await?,
@@ -59,7 +59,7 @@ pub async fn evict(context: &Context, all_pods: &Informer<Pod>, node: &Node) -> 
             None => {}
         }
     }
-    Ok(soonest.map(|s| Duration::from_secs(s.max(1) as u64)))
+    Ok(soonest.map(|s| apimachinery::clock::seconds(s.max(1))))
 }
 
 /// Marks a pod as disrupted, with the reason.

@@ -2,6 +2,7 @@
 
 mod eviction;
 mod health;
+mod volumes;
 
 pub use eviction::OUT_OF_SERVICE;
 
@@ -12,7 +13,7 @@ use std::time::Duration;
 use informer::{Informer, Key, Keyed as _, Pod, Queue};
 use ipnet::IpNet;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Taint};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, Taint};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use parking_lot::Mutex;
@@ -39,6 +40,7 @@ const NODE_PREFIX_V6: u8 = 64;
 struct Caches {
     nodes: Informer<Node>,
     pods: Informer<Pod>,
+    volumes: Informer<PersistentVolume>,
     health: Arc<Mutex<Health>>,
     /// Nodes for which no range of addresses was left.
     without_range: Arc<Mutex<HashSet<String>>>,
@@ -55,11 +57,12 @@ pub fn start(context: Context) {
     let caches = Caches {
         nodes: context.informers.of(),
         pods: context.informers.of(),
+        volumes: context.informers.of(),
         health: Arc::default(),
         without_range: Arc::default(),
     };
-    let queue = Queue::default();
-    let (add, own, told) = (queue.clone(), caches.clone(), context.events.clone());
+    let queue = Queue::of::<Node>(context.events.clone());
+    let (add, own, told) = (queue.clone(), caches.clone(), context.clone());
     caches.nodes.on_change(move |change| {
         let (node, now) = (change.object(), apimachinery::clock::now());
         add.add(node.key());
@@ -68,6 +71,7 @@ pub fn start(context: Context) {
                 own.health.lock().put(&node.name_any(), &zone(node), is_ready(node), now)
             }
             informer::Change::Deleted(_) => {
+                volumes::tell(&told, &own.volumes, &own.nodes, node, "is gone");
                 // Its range is free for somebody.
                 own.without_range.lock().drain().for_each(|name| add.add(Key::new("", &name)));
                 own.health.lock().remove(&node.name_any(), now)
@@ -75,7 +79,7 @@ pub fn start(context: Context) {
         };
         if let informer::Change::Applied { old: None, new } = change {
             let text = format!("Node {0} event: Registered Node {0} in Controller", new.name_any());
-            told.normal(new.as_ref(), "RegisteredNode", text);
+            told.events.normal(new.as_ref(), "RegisteredNode", text);
         }
         if changed {
             // What may be done with the silent ones has changed.
@@ -140,6 +144,10 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Opti
     if node.spec.as_ref().is_none_or(|s| s.pod_cidr.is_none()) {
         give_range(context, caches, &node).await?;
     }
+    if let Some(allocatable) = extended_allocatable(&node) {
+        let patch = Patch::Merge(json!({"status": {"allocatable": allocatable}}));
+        crate::ignore(api.patch_status(&key.name, &PatchParams::default(), &patch).await, &[404])?;
+    }
     let now = apimachinery::clock::now();
     let silence = caches.health.lock().silence(&key.name, now);
     let lost = silence > GRACE;
@@ -149,6 +157,7 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Opti
         tracing::warn!(node = key.name, "the node isn't heard of any more");
         context.events.normal(node.as_ref(), "NodeNotReady", format!("Node {} status is now: NodeNotReady", key.name));
         mark_unknown(&api, &node).await?;
+        volumes::tell(context, &caches.volumes, &caches.nodes, &node, "is down");
         // The change brings the node here again.
         return Ok(None);
     }
@@ -177,6 +186,29 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Opti
     let evicted = eviction::evict(context, &caches.pods, &node).await?;
     let silent = (!lost).then(|| Duration::try_from(GRACE - silence).unwrap_or_default() + Duration::from_millis(100));
     Ok([again, evicted, silent].into_iter().flatten().min())
+}
+
+/// Extended resources that somebody advertises in `status.capacity` are allocatable as they are; with upstream the kubelet says so at its
+/// next status (kubernetes.io, "Advertise Extended Resources for a Node"). What has to change, if anything has.
+fn extended_allocatable(node: &Node) -> Option<Value> {
+    let status = node.status.as_ref()?;
+    // Names of another domain than Kubernetes' own.
+    let is_extended = |name: &&String| {
+        name.split_once('/').is_some_and(|(domain, _)| domain != "kubernetes.io" && !domain.ends_with(".kubernetes.io"))
+    };
+    let (capacity, allocatable) = (status.capacity.iter().flatten(), status.allocatable.iter().flatten());
+    let mut change = serde_json::Map::new();
+    for (name, amount) in capacity.filter(|(name, _)| is_extended(name)) {
+        if status.allocatable.as_ref().and_then(|a| a.get(name)) != Some(amount) {
+            change.insert(name.clone(), json!(amount));
+        }
+    }
+    for (name, _) in allocatable.filter(|(name, _)| is_extended(name)) {
+        if status.capacity.as_ref().is_none_or(|c| !c.contains_key(name)) {
+            change.insert(name.clone(), Value::Null);
+        }
+    }
+    (!change.is_empty()).then_some(Value::Object(change))
 }
 
 /// Gives a node its range of pod addresses. If there is none left, the deletion of another node brings it here again.
@@ -308,6 +340,23 @@ mod tests {
         assert_eq!(wanted_taints(&node(low, false), false), [("memory-pressure", "NoSchedule")]);
         let new = wanted_taints(&node(json!([]), false), false);
         assert_eq!(new, [("not-ready", "NoSchedule"), ("not-ready", "NoExecute")]);
+    }
+
+    #[test]
+    fn extended_resources_are_allocatable_as_they_are_advertised() {
+        let node = |capacity: Value, allocatable: Value| -> Node {
+            serde_json::from_value(
+                json!({"metadata": {"name": "n"}, "status": {"capacity": capacity, "allocatable": allocatable}}),
+            )
+            .unwrap()
+        };
+        let change = |capacity, allocatable| extended_allocatable(&node(capacity, allocatable));
+        let (cpu, dongle) = (json!({"cpu": "2"}), json!({"cpu": "2", "example.com/dongle": "4"}));
+        assert_eq!(change(dongle.clone(), json!({"cpu": "1"})), Some(json!({"example.com/dongle": "4"})));
+        assert_eq!(change(dongle.clone(), dongle.clone()), None);
+        assert_eq!(change(cpu, dongle), Some(json!({"example.com/dongle": null})));
+        assert_eq!(change(json!({"kubernetes.io/x": "1", "memory": "1Ki"}), json!({})), None);
+        assert_eq!(change(json!({"a.com/x": "2"}), json!({"a.com/x": "1"})), Some(json!({"a.com/x": "2"})));
     }
 
     #[test]
