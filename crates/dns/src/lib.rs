@@ -3,30 +3,33 @@
 //! [`zone`] answers questions purely, from an index of services and endpoints; this module reads packets, keeps the
 //! index in step with the API, and hands questions about the rest of the world to the host's resolvers.
 
+mod clients;
 mod forward;
 mod metrics;
 pub mod zone;
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
-use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hickory_proto::op::{Message, MessageType, Query, ResponseCode};
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use informer::{Change, Informer, Informers, Pod};
-use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use informer::{Change, Informer, Informers};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::runtime::watcher;
+use network::LocalPods;
 use parking_lot::RwLock;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
+use clients::Places;
 use forward::{Settings, Upstreams};
 use metrics::Asked;
 pub use zone::{Answer, Zone};
@@ -37,8 +40,8 @@ pub struct Config {
     pub address: IpAddr,
     /// `cluster.local`
     pub domain: String,
-    /// This node, whose pods are known by their addresses.
-    pub node_name: String,
+    /// This node's pods, known by their addresses before they run.
+    pub local: LocalPods,
     /// The machine's resolvers of the moment, for all other names.
     pub upstreams: watch::Receiver<Vec<SocketAddr>>,
 }
@@ -53,13 +56,11 @@ pub struct BindError {
 struct Server {
     config: Config,
     zone: RwLock<Arc<Zone>>,
-    /// Namespaces of this node's pods, by address.
-    namespaces: RwLock<HashMap<IpAddr, String>>,
     /// What the ConfigMap says.
     settings: RwLock<Settings>,
     upstreams: RwLock<Arc<Upstreams>>,
     /// Questions that wait for an upstream at a time.
-    forwarding: Semaphore,
+    forwarding: Arc<Places>,
     /// A name that nobody but this server asks for.
     probe: String,
     /// The upstreams ask us in turn.
@@ -74,6 +75,19 @@ const PORT: u16 = 53;
 /// Largest UDP answer without EDNS (RFC 1035), and with (RFC 6891, as the DNS flag day 2020 has it).
 const UDP_PLAIN: usize = 512;
 const UDP_EDNS: usize = 1232;
+/// How long the first answer waits for the names to be known; after that those of the cluster are told to come again.
+const FIRST_ZONE: Duration = Duration::from_secs(5);
+/// Connections of one client, and of all.
+const CONNECTIONS: (usize, usize) = (64, 1024);
+/// Questions of one client, and of all, that wait for others' answers.
+const FORWARDED: (usize, usize) = (128, 1024);
+/// How long a connection may be silent (RFC 7766, 6.2.3), and how long a question or an answer may take on its way.
+const IDLE: Duration = Duration::from_secs(10);
+const TRANSFER: Duration = Duration::from_secs(5);
+/// Bytes of a question: one name, and perhaps options.
+const QUESTION: usize = 4096;
+/// What is wrong with a listener may pass.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
 /// Aliases of the cluster that are followed one after another.
 const ALIASES: usize = 8;
 
@@ -85,50 +99,18 @@ pub async fn run(config: Config, informers: Informers) -> Result<(), BindError> 
     let fail = |source| BindError { address: config.address, source };
     let udp = Arc::new(UdpSocket::bind((config.address, PORT)).await.map_err(fail)?);
     let tcp = TcpListener::bind((config.address, PORT)).await.map_err(fail)?;
-    let upstreams = Upstreams::new(&config.upstreams.borrow(), &Settings::default());
-    let server = Arc::new(Server {
-        zone: RwLock::new(Arc::new(Zone::default())),
-        namespaces: RwLock::default(),
-        settings: RwLock::default(),
-        upstreams: RwLock::new(Arc::new(upstreams)),
-        forwarding: Semaphore::new(256),
-        // Not below `invalid`, which our own resolver answers without asking anybody.
-        probe: format!("{:016x}.loop.timonel.test.", RandomState::new().build_hasher().finish()),
-        is_loop: AtomicBool::new(false),
-        log: AtomicBool::new(false),
-        sent: AtomicUsize::new(0),
-        config,
-    });
-    watch_pods(&server, &informers);
+    let server = Arc::new(Server::new(config));
     keep_settings(&server, &informers);
     tokio::spawn(look_for_loop(server.clone()));
     tokio::spawn(keep_upstreams(server.clone()));
-    tokio::spawn(keep_zone(server.clone(), informers));
+    // What comes meanwhile waits at the socket.
+    let (known, first) = oneshot::channel();
+    tokio::spawn(keep_zone(server.clone(), informers, known));
+    let _ = tokio::time::timeout(FIRST_ZONE, first).await;
     tokio::spawn(metrics::serve(server.config.address));
     tokio::spawn(serve_tcp(server.clone(), tcp));
     serve_udp(server, udp).await;
     Ok(())
-}
-
-/// Keeps the namespaces of this node's pods.
-fn watch_pods(server: &Arc<Server>, informers: &Informers) {
-    let pods = informers.selected::<Pod>(&format!("spec.nodeName={}", server.config.node_name));
-    let server = server.clone();
-    pods.on_change(move |change| {
-        let pod = change.object();
-        if pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true)) {
-            return;
-        }
-        let mut namespaces = server.namespaces.write();
-        let over = pod.is_over();
-        for ip in pod.ips().filter_map(|ip| ip.parse::<IpAddr>().ok()) {
-            if over || matches!(change, Change::Deleted(_)) {
-                namespaces.remove(&ip);
-            } else {
-                namespaces.insert(ip, pod.metadata.namespace.clone().unwrap_or_default());
-            }
-        }
-    });
 }
 
 /// Keeps to what the ConfigMap `kube-system/kube-dns` says. What can't be read is told, and nothing changes.
@@ -180,17 +162,30 @@ async fn look_for_loop(server: Arc<Server>) {
     }
 }
 
-async fn keep_zone(server: Arc<Server>, informers: Informers) {
+async fn keep_zone(server: Arc<Server>, informers: Informers, known: oneshot::Sender<()>) {
     let services = informers.of::<Service>();
     let slices = informers.of::<EndpointSlice>();
+    let namespaces = informers.of::<Namespace>();
     let changed = Arc::new(Notify::new());
     let wake = changed.clone();
     services.on_change(move |_| wake.notify_one());
     let wake = changed.clone();
     slices.on_change(move |_| wake.notify_one());
+    let wake = changed.clone();
+    namespaces.on_change(move |change| {
+        if !matches!(change, Change::Applied { old: Some(_), .. }) {
+            wake.notify_one();
+        }
+    });
+    informer::synced!(services, slices, namespaces);
+    let mut known = Some(known);
+    let Config { domain, address, .. } = &server.config;
     loop {
-        let zone = Zone::build(&server.config.domain, &services.list(), &slices.list());
+        let zone = Zone::build(domain, Some(*address), &services.list(), &slices.list(), &namespaces.list());
         *server.zone.write() = Arc::new(zone);
+        if let Some(known) = known.take() {
+            let _ = known.send(());
+        }
         changed.notified().await;
         // Changes come in bursts; one index for all.
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -200,7 +195,10 @@ async fn keep_zone(server: Arc<Server>, informers: Informers) {
 async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
     let mut buffer = vec![0u8; 4096];
     loop {
-        let Ok((length, peer)) = socket.recv_from(&mut buffer).await else { continue };
+        let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
+            tokio::time::sleep(AFTER_FAILURE).await;
+            continue;
+        };
         let Ok(question) = Message::from_vec(&buffer[..length]) else { continue };
         let limit = if question.edns.is_some() { UDP_EDNS } else { UDP_PLAIN };
         let asked = Asked::new(&question, peer.ip(), "udp");
@@ -212,7 +210,7 @@ async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
             Found::Part(part, rest) => {
                 let (server, socket) = (server.clone(), socket.clone());
                 tokio::spawn(async move {
-                    let answer = elsewhere(&server, part, rest).await;
+                    let answer = elsewhere(&server, peer.ip(), part, rest).await;
                     asked.answered(&answer);
                     let _ = socket.send_to(&server.packet(answer, limit), peer).await;
                 });
@@ -222,30 +220,51 @@ async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
 }
 
 async fn serve_tcp(server: Arc<Server>, listener: TcpListener) {
+    let places = Places::new(CONNECTIONS.0, CONNECTIONS.1);
     loop {
-        let Ok((stream, peer)) = listener.accept().await else { continue };
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Without descriptors the next try fails as well, at once.
+                tracing::warn!(%error, "a connection to the cluster's DNS can't be accepted");
+                tokio::time::sleep(AFTER_FAILURE).await;
+                continue;
+            }
+        };
+        // Who has too many is left; the connection ends here.
+        let Some(place) = places.take(peer.ip()) else { continue };
         let server = server.clone();
         tokio::spawn(async move {
-            let _ = tokio::time::timeout(Duration::from_secs(30), tcp_connection(server, stream, peer.ip())).await;
+            let _ = tcp_connection(server, stream, peer.ip()).await;
+            drop(place);
         });
     }
 }
 
+/// What must be done in time.
+async fn within<T>(limit: Duration, work: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
+    tokio::time::timeout(limit, work).await.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?
+}
+
 async fn tcp_connection(server: Arc<Server>, mut stream: TcpStream, peer: IpAddr) -> std::io::Result<()> {
     loop {
-        let length = usize::from(stream.read_u16().await?);
+        let length = usize::from(within(IDLE, stream.read_u16()).await?);
+        if length > QUESTION {
+            return Ok(());
+        }
         let mut packet = vec![0u8; length];
-        stream.read_exact(&mut packet).await?;
+        within(TRANSFER, stream.read_exact(&mut packet)).await?;
         let Ok(question) = Message::from_vec(&packet) else { return Ok(()) };
         let asked = Asked::new(&question, peer, "tcp");
         let answer = match local(&server, &question, peer) {
             Found::Whole(answer) => answer,
-            Found::Part(part, rest) => elsewhere(&server, part, rest).await,
+            Found::Part(part, rest) => elsewhere(&server, peer, part, rest).await,
         };
         asked.answered(&answer);
         let answer = server.packet(answer, usize::from(u16::MAX));
-        stream.write_u16(u16::try_from(answer.len()).unwrap_or(u16::MAX)).await?;
-        stream.write_all(&answer).await?;
+        let length = u16::try_from(answer.len()).unwrap_or(u16::MAX);
+        let framed = [&length.to_be_bytes(), answer.as_slice()].concat();
+        within(TRANSFER, stream.write_all(&framed)).await?;
     }
 }
 
@@ -259,6 +278,15 @@ enum Found {
 fn local(server: &Server, question: &Message, peer: IpAddr) -> Found {
     let mut answer = zone::response_to(question);
     let query = question.queries.first().filter(|_| question.metadata.message_type == MessageType::Query);
+    if question.metadata.op_code != OpCode::Query {
+        answer.metadata.response_code = ResponseCode::NotImp;
+        return Found::Whole(answer);
+    }
+    // The zone isn't handed out as a whole.
+    if query.is_some_and(|query| matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR)) {
+        answer.metadata.response_code = ResponseCode::Refused;
+        return Found::Whole(answer);
+    }
     let Some(query) = query else {
         answer.metadata.response_code = ResponseCode::FormErr;
         return Found::Whole(answer);
@@ -271,7 +299,7 @@ fn local(server: &Server, question: &Message, peer: IpAddr) -> Found {
         return Found::Whole(answer);
     }
     let zone = server.zone.read().clone();
-    let namespace = || server.namespaces.read().get(&peer).cloned();
+    let namespace = || server.config.local.namespace_of(peer);
     find(&zone, answer, query, namespace)
 }
 
@@ -295,6 +323,10 @@ fn find(zone: &Zone, mut answer: Message, query: &Query, namespace: impl Fn() ->
                 answer.metadata.authoritative = true;
                 answer.metadata.response_code = ResponseCode::NXDomain;
                 answer.add_authority(soa);
+                return Found::Whole(answer);
+            }
+            Answer::NotYet => {
+                answer.metadata.response_code = ResponseCode::ServFail;
                 return Found::Whole(answer);
             }
             Answer::NoData(soa) => {
@@ -321,12 +353,12 @@ fn find(zone: &Zone, mut answer: Message, query: &Query, namespace: impl Fn() ->
 }
 
 /// `answer` with what the rest of the world says to `rest`.
-async fn elsewhere(server: &Server, mut answer: Message, rest: Query) -> Message {
+async fn elsewhere(server: &Server, client: IpAddr, mut answer: Message, rest: Query) -> Message {
     let upstreams = server.upstreams.read().clone();
     // Zones with resolvers of their own don't go that way.
     let round = server.is_loop.load(Ordering::Relaxed) && !upstreams.is_of_zone(&rest);
-    match server.forwarding.try_acquire() {
-        Ok(_permit) if !round => {
+    match server.forwarding.take(client) {
+        Some(_place) if !round => {
             metrics::forwarded();
             upstreams.ask(&rest, &mut answer).await;
         }
@@ -336,6 +368,23 @@ async fn elsewhere(server: &Server, mut answer: Message, rest: Query) -> Message
 }
 
 impl Server {
+    /// One that knows nothing yet.
+    fn new(config: Config) -> Self {
+        let upstreams = Upstreams::new(&config.upstreams.borrow(), &Settings::default());
+        Server {
+            zone: RwLock::new(Arc::new(Zone::unknown(&config.domain))),
+            settings: RwLock::default(),
+            upstreams: RwLock::new(Arc::new(upstreams)),
+            forwarding: Places::new(FORWARDED.0, FORWARDED.1),
+            // Not below `invalid`, which our own resolver answers without asking anybody.
+            probe: format!("{:016x}.loop.timonel.test.", RandomState::new().build_hasher().finish()),
+            is_loop: AtomicBool::new(false),
+            log: AtomicBool::new(false),
+            sent: AtomicUsize::new(0),
+            config,
+        }
+    }
+
     /// The packet of an answer. Programs that take the first address come to all of them in turn.
     fn packet(&self, mut answer: Message, limit: usize) -> Vec<u8> {
         take_turns(&mut answer.answers, self.sent.fetch_add(1, Ordering::Relaxed));
@@ -386,7 +435,12 @@ mod tests {
     /// Asks for the addresses of `name` from the namespace `default`: what is found, the code, and what is to be asked elsewhere.
     fn found(services: &str, name: &str) -> String {
         let parsed: Vec<Service> = serde_json::from_str(services).unwrap();
-        let zone = Zone::build("cluster.local", &parsed.into_iter().map(Arc::new).collect::<Vec<_>>(), &[]);
+        let namespaces = ["default", "shop"].map(|name| {
+            let value = serde_json::json!({"metadata": {"name": name}});
+            Arc::new(serde_json::from_value::<Namespace>(value).unwrap())
+        });
+        let services: Vec<_> = parsed.into_iter().map(Arc::new).collect();
+        let zone = Zone::build("cluster.local", None, &services, &[], &namespaces);
         let query = Query::query(Name::from_ascii(name).unwrap(), RecordType::A);
         let (answer, rest) = match find(&zone, Message::query(), &query, || Some("default".into())) {
             Found::Whole(answer) => (answer, String::new()),
@@ -433,5 +487,64 @@ mod tests {
             firsts.insert(turned[1].data.to_string());
         }
         assert_eq!(firsts.into_iter().collect::<Vec<_>>(), ["10.0.0.0", "10.0.0.1", "10.0.0.2"]);
+    }
+
+    /// What the other end of a connection hears of `sent`, after all the time that there is.
+    async fn heard(sent: &[u8]) -> Vec<u8> {
+        let (_, upstreams) = watch::channel(Vec::new());
+        let address = std::net::Ipv4Addr::LOCALHOST.into();
+        let config = Config { address, domain: "cluster.local".into(), local: LocalPods::default(), upstreams };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let serving = tokio::spawn(tcp_connection(Arc::new(Server::new(config)), stream, peer.ip()));
+        client.write_all(sent).await.unwrap();
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).await.unwrap();
+        let _ = serving.await.unwrap();
+        heard
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_says_nothing_or_too_much_ends() {
+        assert!(heard(&[]).await.is_empty());
+        assert!(heard(&[0, 40, 1, 2, 3]).await.is_empty(), "half a question");
+        assert!(heard(&[0xff, 0xff]).await.is_empty(), "a question too long");
+        let mut question = Message::query();
+        question.add_query(Query::query(Name::from_ascii("api.shop.svc.cluster.local.").unwrap(), RecordType::A));
+        let packet = question.to_vec().unwrap();
+        let framed = [&u16::try_from(packet.len()).unwrap().to_be_bytes(), packet.as_slice()].concat();
+        let answer = Message::from_vec(&heard(&framed).await[2..]).unwrap();
+        // Nothing is known yet, which isn't to say that there is nothing.
+        assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+    }
+
+    #[test]
+    fn what_is_no_question_is_refused() {
+        let code = |change: fn(&mut Message)| {
+            let mut question = Message::query();
+            question.add_query(Query::query(Name::from_ascii("cluster.local.").unwrap(), RecordType::A));
+            change(&mut question);
+            let (_, upstreams) = watch::channel(Vec::new());
+            let address = std::net::Ipv4Addr::LOCALHOST.into();
+            let config = Config { address, domain: "cluster.local".into(), local: LocalPods::default(), upstreams };
+            match local(&Server::new(config), &question, address) {
+                Found::Whole(answer) => answer.metadata.response_code,
+                Found::Part(..) => ResponseCode::NoError,
+            }
+        };
+        assert_eq!(code(|m| m.metadata.op_code = OpCode::Update), ResponseCode::NotImp);
+        assert_eq!(
+            code(|m| {
+                m.queries.clear();
+            }),
+            ResponseCode::FormErr
+        );
+        assert_eq!(
+            code(|m| {
+                m.queries[0].set_query_type(RecordType::AXFR);
+            }),
+            ResponseCode::Refused
+        );
     }
 }

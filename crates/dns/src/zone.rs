@@ -1,20 +1,27 @@
 //! What the cluster's names mean: an index of services and endpoints, and answers from it. No I/O.
 //!
+//! Source: the specification of DNS-based service discovery 1.1.0, and where it leaves a choice, what CoreDNS answers. A name is read from its
+//! end: zone, `svc` or `pod`, namespace, service, and before that an endpoint, or a port and a protocol.
+//!
 //! Resolvers in pods go through a search path (`default.svc.cluster.local`, `svc.cluster.local`, `cluster.local`). Names
 //! that lead nowhere there are answered at once from memory, so the search costs no round trip beyond the node.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use hickory_proto::op::{Message, MessageType};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA, SRV};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt as _;
 
 /// Seconds that answers may be kept. Endpoints change; upstream's CoreDNS has the same value in most set-ups.
 const TTL: u32 = 5;
+/// The version of the specification, and how long that may be kept.
+const VERSION: &str = "1.1.0";
+const VERSION_TTL: u32 = 28_800;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
@@ -22,25 +29,57 @@ pub enum Answer {
     /// The name exists, but has nothing of that type. With the zone's SOA.
     NoData(Record),
     NoSuchName(Record),
+    /// It is a name of the cluster, whose names aren't known yet.
+    NotYet,
     /// Not a name of the cluster.
     Elsewhere,
 }
 
-#[derive(Debug, Clone, Default)]
-struct Node {
-    addresses: Vec<IpAddr>,
-    /// Priority and weight are the same for all: port and target.
-    services: Vec<(u16, Name)>,
-    alias: Option<Name>,
+/// A service with its endpoints, as the caches have them.
+#[derive(Debug, Clone)]
+struct Entry {
+    service: Arc<Service>,
+    slices: Vec<Arc<EndpointSlice>>,
 }
 
-/// All names of the cluster, in lower case and without the last dot.
+/// Something that a name leads to: an address, and a port for those who ask for one.
+struct Found {
+    address: IpAddr,
+    port: u16,
+    /// The name that has the address.
+    owner: String,
+}
+
+/// What the labels before a service's name say.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part<'a> {
+    All,
+    Endpoint(&'a str),
+    Port { name: &'a str, protocol: &'a str },
+}
+
+/// The meaning of a name.
+enum Meaning {
+    Found(Vec<Found>),
+    Alias(Name),
+    /// It is there, and nothing has it.
+    Empty,
+    Nothing,
+}
+
+/// All names of the cluster.
 #[derive(Debug, Clone, Default)]
 pub struct Zone {
     domain: String,
-    names: HashMap<String, Node>,
-    /// From reverse names (`2.0.42.10.in-addr.arpa`).
-    pointers: HashMap<String, Vec<Name>>,
+    /// The server's own address.
+    server: Option<IpAddr>,
+    is_ready: bool,
+    namespaces: HashSet<String>,
+    /// By `name.namespace`.
+    services: HashMap<Arc<str>, Entry>,
+    /// Services by their own addresses, and by those of their endpoints.
+    owners: HashMap<IpAddr, Arc<str>>,
+    members: HashMap<IpAddr, Vec<Arc<str>>>,
 }
 
 fn name(text: &str) -> Name {
@@ -50,14 +89,37 @@ fn name(text: &str) -> Name {
 }
 
 /// `10.42.0.2` → `10-42-0-2`, the label of an endpoint without a host name.
-fn dashed(address: &IpAddr) -> String {
-    address.to_string().replace(['.', ':'], "-")
+fn dashed(address: IpAddr) -> String {
+    let mut label = address.to_string().replace(['.', ':'], "-");
+    // No label ends with a dash.
+    if label.ends_with('-') {
+        label.push('0');
+    }
+    label
 }
 
-fn reverse(address: &IpAddr) -> String {
-    let mut name: Name = (*address).into();
-    name.set_fqdn(false);
-    name.to_ascii().to_ascii_lowercase().trim_end_matches('.').into()
+/// The address of a label of [`dashed`].
+fn undashed(label: &str) -> Option<IpAddr> {
+    let separator = if label.matches('-').count() == 3 && !label.contains("--") { "." } else { ":" };
+    label.replace('-', separator).parse().ok()
+}
+
+/// The address that a name below `in-addr.arpa` or `ip6.arpa` is of.
+fn reversed(text: &str) -> Option<IpAddr> {
+    if let Some(v4) = text.strip_suffix(".in-addr.arpa") {
+        let parts: Vec<&str> = v4.rsplit('.').collect();
+        return parts.join(".").parse::<std::net::Ipv4Addr>().ok().map(IpAddr::V4);
+    }
+    let nibbles: Vec<&str> = text.strip_suffix(".ip6.arpa")?.rsplit('.').collect();
+    if nibbles.len() != 32 {
+        return None;
+    }
+    let mut address = 0u128;
+    for nibble in nibbles {
+        let value = u128::from_str_radix(nibble, 16).ok().filter(|_| nibble.len() == 1)?;
+        address = address << 4 | value;
+    }
+    Some(IpAddr::V6(address.into()))
 }
 
 /// An empty answer to `question`.
@@ -72,91 +134,115 @@ pub fn response_to(question: &Message) -> Message {
     answer
 }
 
+impl Entry {
+    fn is_external(&self) -> bool {
+        self.service.spec.as_ref().is_some_and(|s| s.type_.as_deref() == Some("ExternalName"))
+    }
+
+    fn is_headless(&self) -> bool {
+        self.service.spec.as_ref().is_some_and(|s| s.cluster_ip.as_deref() == Some("None"))
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let listed = self.service.spec.iter().flat_map(|s| s.cluster_ips.iter().flatten());
+        listed.filter_map(|ip| ip.parse().ok())
+    }
+
+    /// The ready endpoints: label, address, and the slice that they are in.
+    fn endpoints(&self) -> impl Iterator<Item = (String, IpAddr, &EndpointSlice)> {
+        let unready = self.service.spec.as_ref().is_some_and(|s| s.publish_not_ready_addresses == Some(true));
+        self.slices.iter().flat_map(move |slice| {
+            let ready = move |e: &&k8s_openapi::api::discovery::v1::Endpoint| {
+                unready || e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true)
+            };
+            slice.endpoints.iter().flatten().filter(ready).flat_map(move |endpoint| {
+                endpoint.addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok()).map(move |address| {
+                    let label = endpoint.hostname.as_ref().filter(|name| !name.is_empty());
+                    let label = label.map_or_else(|| dashed(address), |name| name.to_ascii_lowercase());
+                    (label, address, slice.as_ref())
+                })
+            })
+        })
+    }
+
+    /// What a part of the service's name leads to; `base` is that name in full.
+    fn find(&self, part: Part<'_>, base: &str) -> Vec<Found> {
+        let wanted = |name: Option<&str>, protocol: Option<&str>| match part {
+            Part::Port { name: n, protocol: p } => {
+                name.unwrap_or("").eq_ignore_ascii_case(n) && protocol.unwrap_or("TCP").eq_ignore_ascii_case(p)
+            }
+            _ => true,
+        };
+        let number = |port: i32| u16::try_from(port).unwrap_or(0);
+        if self.is_headless() || matches!(part, Part::Endpoint(_)) {
+            let of_name = |label: &str| !matches!(part, Part::Endpoint(asked) if asked != label);
+            let endpoints = self.endpoints().filter(|(label, ..)| of_name(label));
+            return endpoints
+                .flat_map(|(label, address, slice)| {
+                    let owner = format!("{label}.{base}");
+                    let ports = slice.ports.as_deref().unwrap_or_default();
+                    let open = ports.iter().filter(|p| wanted(p.name.as_deref(), p.protocol.as_deref()));
+                    let mut ports: Vec<u16> = open.map(|p| p.port.map_or(0, number)).collect();
+                    // Who serves no port at all has an address all the same.
+                    if slice.ports.as_ref().is_none_or(Vec::is_empty) && !matches!(part, Part::Port { .. }) {
+                        ports.push(0);
+                    }
+                    ports.into_iter().map(move |port| Found { address, port, owner: owner.clone() })
+                })
+                .collect();
+        }
+        let ports = self.service.spec.iter().flat_map(|s| s.ports.iter().flatten());
+        let ports = ports.filter(|p| wanted(p.name.as_deref(), p.protocol.as_deref()));
+        ports
+            .flat_map(|p| {
+                self.addresses().map(|address| Found { address, port: number(p.port), owner: base.to_string() })
+            })
+            .collect()
+    }
+}
+
 impl Zone {
-    pub fn build(domain: &str, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Self {
-        let mut zone = Zone { domain: domain.to_ascii_lowercase(), ..Zone::default() };
-        let mut by_service: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
+    /// A zone that knows nothing but that it is one.
+    pub fn unknown(domain: &str) -> Self {
+        Zone { domain: domain.to_ascii_lowercase(), ..Zone::default() }
+    }
+
+    pub fn build(
+        domain: &str,
+        server: Option<IpAddr>,
+        services: &[Arc<Service>],
+        slices: &[Arc<EndpointSlice>],
+        namespaces: &[Arc<Namespace>],
+    ) -> Self {
+        let namespaces = namespaces.iter().map(|n| n.name_any()).collect();
+        let mut zone = Zone { server, is_ready: true, namespaces, ..Zone::unknown(domain) };
+        let mut by_service: BTreeMap<(&str, &str), Vec<Arc<EndpointSlice>>> = BTreeMap::new();
         for slice in slices {
             let labels = slice.metadata.labels.as_ref();
             if let (Some(namespace), Some(service)) =
                 (slice.metadata.namespace.as_deref(), labels.and_then(|l| l.get("kubernetes.io/service-name")))
             {
-                by_service.entry((namespace, service.as_str())).or_default().push(slice);
+                by_service.entry((namespace, service.as_str())).or_default().push(slice.clone());
             }
-        }
-        for branch in ["", "svc.", "pod."] {
-            zone.names.entry(format!("{branch}{}", zone.domain)).or_default();
         }
         for service in services {
-            let namespace = service.metadata.namespace.as_deref().unwrap_or("");
-            let service_name = service.metadata.name.as_deref().unwrap_or("");
-            let slices = by_service.get(&(namespace, service_name)).map(Vec::as_slice).unwrap_or_default();
-            zone.add(service, namespace, service_name, slices);
+            let meta = &service.metadata;
+            let (Some(namespace), Some(own)) = (meta.namespace.as_deref(), meta.name.as_deref()) else { continue };
+            let key: Arc<str> = format!("{own}.{namespace}").into();
+            let slices = by_service.remove(&(namespace, own)).unwrap_or_default();
+            let entry = Entry { service: service.clone(), slices };
+            if !entry.is_external() {
+                zone.owners.extend(entry.addresses().map(|address| (address, key.clone())));
+                for (_, address, _) in entry.endpoints() {
+                    let members = zone.members.entry(address).or_default();
+                    if members.last() != Some(&key) {
+                        members.push(key.clone());
+                    }
+                }
+            }
+            zone.services.insert(key, entry);
         }
         zone
-    }
-
-    fn add(&mut self, service: &Service, namespace: &str, service_name: &str, slices: &[&EndpointSlice]) {
-        let Some(spec) = &service.spec else { return };
-        let base = format!("{service_name}.{namespace}.svc.{}", self.domain);
-        self.names.entry(format!("{namespace}.svc.{}", self.domain)).or_default();
-        if spec.type_.as_deref() == Some("ExternalName") {
-            if let Some(target) = &spec.external_name {
-                self.names.entry(base).or_default().alias = Some(name(target));
-            }
-            return;
-        }
-        if spec.cluster_ip.as_deref() == Some("None") {
-            let unready = spec.publish_not_ready_addresses.unwrap_or(false);
-            for slice in slices {
-                self.add_endpoints(&base, slice, unready);
-            }
-            return;
-        }
-        for address in spec.cluster_ips.iter().flatten().filter_map(|ip| ip.parse::<IpAddr>().ok()) {
-            self.names.entry(base.clone()).or_default().addresses.push(address);
-            self.pointers.entry(reverse(&address)).or_default().push(name(&base));
-        }
-        for port in spec.ports.iter().flatten() {
-            let Some(label) = port.name.as_deref().filter(|n| !n.is_empty()) else { continue };
-            let protocol = port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase();
-            let number = u16::try_from(port.port).unwrap_or(0);
-            let target = (number, name(&base));
-            self.names.entry(format!("_{label}._{protocol}.{base}")).or_default().services.push(target.clone());
-            self.names.entry(base.clone()).or_default().services.push(target);
-        }
-    }
-
-    /// A headless service: the name of the service has all addresses, and each endpoint a name of its own.
-    fn add_endpoints(&mut self, base: &str, slice: &EndpointSlice, unready: bool) {
-        self.names.entry(base.into()).or_default();
-        for endpoint in slice.endpoints.iter().flatten() {
-            let ready = endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
-            if !ready && !unready {
-                continue;
-            }
-            for address in endpoint.addresses.iter().filter_map(|a| a.parse::<IpAddr>().ok()) {
-                let label = endpoint.hostname.clone().unwrap_or_else(|| dashed(&address));
-                let own = format!("{label}.{base}");
-                self.names.entry(base.into()).or_default().addresses.push(address);
-                self.names.entry(own.clone()).or_default().addresses.push(address);
-                if endpoint.hostname.is_some() {
-                    // What has a name of its own answers to it when asked by address, before what has not.
-                    self.pointers.entry(reverse(&address)).or_default().insert(0, name(&own));
-                } else {
-                    self.pointers.entry(reverse(&address)).or_default().push(name(&own));
-                }
-                for port in slice.ports.iter().flatten() {
-                    let (Some(label), Some(number)) = (port.name.as_deref().filter(|n| !n.is_empty()), port.port)
-                    else {
-                        continue;
-                    };
-                    let protocol = port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase();
-                    let target = (u16::try_from(number).unwrap_or(0), name(&own));
-                    self.names.entry(format!("_{label}._{protocol}.{base}")).or_default().services.push(target);
-                }
-            }
-        }
     }
 
     fn soa(&self) -> Record {
@@ -168,34 +254,134 @@ impl Zone {
             7200,
             1800,
             86400,
-            TTL as i32 as u32,
+            TTL,
         );
         Record::from_rdata(zone, TTL, RData::SOA(soa))
+    }
+
+    /// The names of who has an address: of a service, or else of all endpoints, those with a host name first.
+    fn pointers(&self, address: IpAddr) -> Vec<String> {
+        if let Some(key) = self.owners.get(&address) {
+            return vec![format!("{key}.svc.{}", self.domain)];
+        }
+        let mut names = Vec::new();
+        for key in self.members.get(&address).into_iter().flatten() {
+            let Some(entry) = self.services.get(key) else { continue };
+            let labels = entry.endpoints().filter(|(_, of, _)| *of == address).map(|(label, ..)| label);
+            names.extend(labels.map(|label| format!("{label}.{key}.svc.{}", self.domain)));
+        }
+        let plain = format!("{}.", dashed(address));
+        names.sort_by_key(|name| name.starts_with(&plain));
+        names.dedup();
+        names
     }
 
     pub fn answer(&self, asked: &Name, kind: RecordType) -> Answer {
         let text = asked.to_ascii().to_ascii_lowercase();
         let text = text.trim_end_matches('.');
         if text.ends_with(".in-addr.arpa") || text.ends_with(".ip6.arpa") {
-            return match self.pointers.get(text) {
-                Some(names) if matches!(kind, RecordType::PTR | RecordType::ANY) => {
-                    let record = |n: &Name| Record::from_rdata(asked.clone(), TTL, RData::PTR(PTR(n.clone())));
-                    Answer::Records(names.iter().take(1).map(record).collect())
+            let names = reversed(text).map(|address| self.pointers(address)).unwrap_or_default();
+            return match kind {
+                _ if names.is_empty() => Answer::Elsewhere,
+                RecordType::PTR | RecordType::ANY => {
+                    let record = |n: &String| Record::from_rdata(asked.clone(), TTL, RData::PTR(PTR(name(n))));
+                    Answer::Records(names.iter().map(record).collect())
                 }
-                Some(_) => Answer::NoData(self.soa()),
-                None => Answer::Elsewhere,
+                _ => Answer::NoData(self.soa()),
             };
         }
-        let ours =
-            text == self.domain || text.strip_suffix(self.domain.as_str()).is_some_and(|rest| rest.ends_with('.'));
-        if !ours || self.domain.is_empty() {
-            return Answer::Elsewhere;
+        let Some(inside) = self.inside(text) else { return Answer::Elsewhere };
+        if !self.is_ready {
+            return Answer::NotYet;
         }
-        let Some(node) = self.names.get(text) else {
-            return self.pod(asked, text, kind).unwrap_or_else(|| Answer::NoSuchName(self.soa()));
+        if let Some(records) = self.of_the_zone(asked, inside, kind) {
+            return if records.is_empty() { Answer::NoData(self.soa()) } else { Answer::Records(records) };
+        }
+        match self.meaning(inside) {
+            Meaning::Nothing => Answer::NoSuchName(self.soa()),
+            meaning => {
+                let records = self.records(asked, &meaning, kind);
+                if records.is_empty() { Answer::NoData(self.soa()) } else { Answer::Records(records) }
+            }
+        }
+    }
+
+    /// What stands before the zone's name, if a name is the zone's.
+    fn inside<'t>(&self, text: &'t str) -> Option<&'t str> {
+        let before = text.strip_suffix(self.domain.as_str()).filter(|_| !self.domain.is_empty())?;
+        if before.is_empty() { Some(before) } else { before.strip_suffix('.') }
+    }
+
+    /// Records of the zone itself.
+    fn of_the_zone(&self, asked: &Name, inside: &str, kind: RecordType) -> Option<Vec<Record>> {
+        let is = |wanted: RecordType| kind == wanted || kind == RecordType::ANY;
+        let record = |ttl: u32, data: RData| Record::from_rdata(asked.clone(), ttl, data);
+        let mut records = Vec::new();
+        match inside {
+            "" => {
+                if is(RecordType::SOA) {
+                    records.push(self.soa());
+                }
+                if is(RecordType::NS) {
+                    records.push(record(TTL, RData::NS(NS(name(&format!("ns.dns.{}", self.domain))))));
+                }
+            }
+            "dns-version" if is(RecordType::TXT) => {
+                records.push(record(VERSION_TTL, RData::TXT(TXT::new(vec![VERSION.into()]))));
+            }
+            "dns-version" | "svc" | "pod" => {}
+            "ns.dns" => records.extend(self.server.and_then(|address| address_record(asked, address, kind))),
+            _ => return None,
+        }
+        Some(records)
+    }
+
+    fn meaning(&self, inside: &str) -> Meaning {
+        let mut labels = inside.rsplit('.');
+        let (branch, namespace) = (labels.next().unwrap_or(""), labels.next().unwrap_or(""));
+        if !matches!(branch, "svc" | "pod") || !self.namespaces.contains(namespace) {
+            return Meaning::Nothing;
+        }
+        let Some(own) = labels.next() else { return Meaning::Empty };
+        let before: Vec<&str> = labels.collect();
+        if branch == "pod" {
+            // As upstream's `pods insecure`: the address is in the name.
+            return match undashed(own).filter(|_| before.is_empty()) {
+                Some(address) => Meaning::Found(vec![Found { address, port: 0, owner: String::new() }]),
+                None => Meaning::Nothing,
+            };
+        }
+        let part = match before.as_slice() {
+            [] => Part::All,
+            [endpoint] => Part::Endpoint(endpoint),
+            [protocol, port] => {
+                let plain = |label| str::strip_prefix(label, '_').unwrap_or(label);
+                Part::Port { name: plain(port), protocol: plain(protocol) }
+            }
+            _ => return Meaning::Nothing,
         };
-        let records = self.records(asked, node, kind);
-        if records.is_empty() { Answer::NoData(self.soa()) } else { Answer::Records(records) }
+        let key = format!("{own}.{namespace}");
+        let Some(entry) = self.services.get(key.as_str()) else { return Meaning::Nothing };
+        if entry.is_external() {
+            let target = entry.service.spec.as_ref().and_then(|s| s.external_name.as_deref()).unwrap_or("");
+            // An address is no name that another could lead to.
+            return match part {
+                Part::All if !target.is_empty() && target.parse::<IpAddr>().is_err() => Meaning::Alias(name(target)),
+                _ => Meaning::Nothing,
+            };
+        }
+        let found = entry.find(part, &format!("{key}.svc.{}", self.domain));
+        match found.is_empty() {
+            // A headless service without ready endpoints has no name (2.4.1).
+            true if entry.is_headless() || part != Part::All => Meaning::Nothing,
+            // One without ports has its addresses all the same.
+            true => {
+                let owner = format!("{key}.svc.{}", self.domain);
+                let found = entry.addresses().map(|address| Found { address, port: 0, owner: owner.clone() });
+                Meaning::Found(found.collect())
+            }
+            false => Meaning::Found(found),
+        }
     }
 
     /// Answers a short name as the search path of a pod in `namespace` would find it, by an alias of the full name.
@@ -208,143 +394,69 @@ impl Zone {
         if text.is_empty() || text.matches('.').count() >= NDOTS {
             return None;
         }
-        let domain = &self.domain;
-        let candidates =
-            [format!("{text}.{namespace}.svc.{domain}"), format!("{text}.svc.{domain}"), format!("{text}.{domain}")];
-        let (full, node) = candidates.into_iter().find_map(|full| {
-            let node = self.names.get(&full).filter(|n| !n.addresses.is_empty() || n.alias.is_some())?;
-            Some((name(&full), node))
+        let candidates = [format!("{text}.{namespace}.svc"), format!("{text}.svc"), text.to_string()];
+        let (inside, meaning) = candidates.into_iter().find_map(|inside| match self.meaning(&inside) {
+            meaning @ (Meaning::Found(_) | Meaning::Alias(_)) => Some((inside, meaning)),
+            _ => None,
         })?;
+        let full = name(&format!("{inside}.{}", self.domain));
         let mut records = vec![Record::from_rdata(asked.clone(), TTL, RData::CNAME(CNAME(full.clone())))];
-        records.extend(self.records(&full, node, kind));
+        records.extend(self.records(&full, &meaning, kind));
         Some(records)
     }
 
-    /// The addresses of those names that SRV records lead to, so that nobody has to ask for them (RFC 2782).
+    /// The addresses of those names that SRV and NS records lead to, so that nobody has to ask for them (RFC 2782).
     pub fn targets(&self, answers: &[Record]) -> Vec<Record> {
         let target = |record: &Record| match &record.data {
             RData::SRV(srv) => Some(srv.target.clone()),
+            RData::NS(server) => Some(server.0.clone()),
             _ => None,
         };
         let targets: std::collections::BTreeSet<Name> = answers.iter().filter_map(target).collect();
-        let addresses = |target: &Name| {
-            let node = self.names.get(target.to_ascii().trim_end_matches('.'))?;
-            let kinds = [RecordType::A, RecordType::AAAA];
-            Some(kinds.into_iter().flat_map(|kind| self.records(target, node, kind)).collect::<Vec<_>>())
+        let of = |target: &Name| {
+            [RecordType::A, RecordType::AAAA]
+                .into_iter()
+                .flat_map(|kind| match self.answer(target, kind) {
+                    Answer::Records(records) => records,
+                    _ => Vec::new(),
+                })
+                .collect::<Vec<_>>()
         };
-        targets.iter().filter_map(addresses).flatten().collect()
+        targets.iter().flat_map(of).collect()
     }
 
-    fn records(&self, asked: &Name, node: &Node, kind: RecordType) -> Vec<Record> {
-        let record = |data: RData| Record::from_rdata(asked.clone(), TTL, data);
-        if let Some(alias) = &node.alias {
-            return vec![record(RData::CNAME(CNAME(alias.clone())))];
-        }
-        let any = kind == RecordType::ANY;
-        let mut records = Vec::new();
-        for address in &node.addresses {
-            match address {
-                IpAddr::V4(ip) if any || kind == RecordType::A => records.push(record(RData::A(A(*ip)))),
-                IpAddr::V6(ip) if any || kind == RecordType::AAAA => records.push(record(RData::AAAA(AAAA(*ip)))),
-                _ => {}
+    fn records(&self, asked: &Name, meaning: &Meaning, kind: RecordType) -> Vec<Record> {
+        let found = match meaning {
+            Meaning::Alias(alias) => {
+                return vec![Record::from_rdata(asked.clone(), TTL, RData::CNAME(CNAME(alias.clone())))];
             }
-        }
+            Meaning::Found(found) => found,
+            Meaning::Empty | Meaning::Nothing => return Vec::new(),
+        };
         if kind == RecordType::SRV {
-            let weight = 100 / u16::try_from(node.services.len().clamp(1, 100)).unwrap_or(1);
-            for (port, target) in &node.services {
-                records.push(record(RData::SRV(SRV::new(0, weight, *port, target.clone()))));
-            }
+            // Each has its share, as CoreDNS counts it.
+            let weight = (100 / u16::try_from(found.len().clamp(1, 100)).unwrap_or(1)).max(1);
+            let mut seen = HashSet::new();
+            let record = |f: &Found| RData::SRV(SRV::new(0, weight, f.port, name(&f.owner)));
+            let first = found.iter().filter(|f| f.port > 0 && !f.owner.is_empty());
+            let first = first.filter(|f| seen.insert((f.owner.as_str(), f.port)));
+            return first.map(|f| Record::from_rdata(asked.clone(), TTL, record(f))).collect();
         }
-        records
+        let mut seen = HashSet::new();
+        let first = found.iter().filter(|f| seen.insert(f.address));
+        first.filter_map(|f| address_record(asked, f.address, kind)).collect()
     }
+}
 
-    /// `10-42-0-2.default.pod.cluster.local`: the address is in the name.
-    fn pod(&self, asked: &Name, text: &str, kind: RecordType) -> Option<Answer> {
-        let rest = text.strip_suffix(&format!(".pod.{}", self.domain))?;
-        let (label, namespace) = rest.split_once('.')?;
-        if namespace.contains('.') {
-            return None;
-        }
-        let address: IpAddr = label.replace('-', ".").parse().ok().or_else(|| label.replace('-', ":").parse().ok())?;
-        let node = Node { addresses: vec![address], ..Node::default() };
-        let records = self.records(asked, &node, kind);
-        Some(if records.is_empty() { Answer::NoData(self.soa()) } else { Answer::Records(records) })
-    }
+fn address_record(asked: &Name, address: IpAddr, kind: RecordType) -> Option<Record> {
+    let any = kind == RecordType::ANY;
+    let data = match address {
+        IpAddr::V4(ip) if any || kind == RecordType::A => RData::A(A(ip)),
+        IpAddr::V6(ip) if any || kind == RecordType::AAAA => RData::AAAA(AAAA(ip)),
+        _ => return None,
+    };
+    Some(Record::from_rdata(asked.clone(), TTL, data))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn zone() -> Zone {
-        let service = |v: serde_json::Value| Arc::new(serde_json::from_value::<Service>(v).unwrap());
-        let services = [
-            service(json!({"metadata": {"name": "nginx", "namespace": "default"}, "spec": {"clusterIP": "None"}})),
-            service(json!({"metadata": {"name": "api", "namespace": "shop"}, "spec": {"clusterIP": "10.43.0.7",
-                "clusterIPs": ["10.43.0.7"], "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}})),
-            service(json!({"metadata": {"name": "out", "namespace": "default"},
-                "spec": {"type": "ExternalName", "externalName": "example.org"}})),
-        ];
-        let slice: EndpointSlice = serde_json::from_value(json!({
-            "metadata": {"name": "nginx-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "nginx"}},
-            "addressType": "IPv4", "ports": [{"name": "web", "port": 80, "protocol": "TCP"}],
-            "endpoints": [
-                {"addresses": ["10.42.0.2"], "hostname": "web-0", "conditions": {"ready": true}},
-                {"addresses": ["10.42.0.3"], "hostname": "web-1", "conditions": {"ready": false}}]}))
-        .unwrap();
-        Zone::build("cluster.local", &services, &[Arc::new(slice)])
-    }
-
-    fn check(asked: &str, kind: RecordType, want: &str) {
-        let got = match zone().answer(&name(asked), kind) {
-            Answer::Records(records) => records.iter().map(|r| r.data.to_string()).collect::<Vec<_>>().join(" | "),
-            Answer::NoData(_) => "no data".into(),
-            Answer::NoSuchName(_) => "no such name".into(),
-            Answer::Elsewhere => "elsewhere".into(),
-        };
-        assert_eq!(got, want, "{asked} {kind}");
-    }
-
-    #[test]
-    fn names_of_the_cluster_are_answered_as_specified() {
-        check("web-0.nginx.default.svc.cluster.local", RecordType::A, "10.42.0.2");
-        check("WEB-0.Nginx.default.svc.cluster.local", RecordType::A, "10.42.0.2");
-        check("web-1.nginx.default.svc.cluster.local", RecordType::A, "no such name");
-        check("nginx.default.svc.cluster.local", RecordType::A, "10.42.0.2");
-        check("nginx.default.svc.cluster.local", RecordType::AAAA, "no data");
-        check("api.shop.svc.cluster.local", RecordType::A, "10.43.0.7");
-        check("_http._tcp.api.shop.svc.cluster.local", RecordType::SRV, "0 100 80 api.shop.svc.cluster.local.");
-        check(
-            "_web._tcp.nginx.default.svc.cluster.local",
-            RecordType::SRV,
-            "0 100 80 web-0.nginx.default.svc.cluster.local.",
-        );
-        check("out.default.svc.cluster.local", RecordType::A, "example.org.");
-        check("2.0.42.10.in-addr.arpa", RecordType::PTR, "web-0.nginx.default.svc.cluster.local.");
-        check("7.0.43.10.in-addr.arpa", RecordType::PTR, "api.shop.svc.cluster.local.");
-        check("10-42-0-9.default.pod.cluster.local", RecordType::A, "10.42.0.9");
-    }
-
-    #[test]
-    fn short_names_are_found_from_their_namespace() {
-        let search = |asked: &str, namespace: &str| {
-            let found = zone().search(&name(asked), RecordType::A, namespace);
-            found.map(|r| r.iter().map(|r| r.data.to_string()).collect::<Vec<_>>().join(" | "))
-        };
-        let web = "web-0.nginx.default.svc.cluster.local. | 10.42.0.2";
-        assert_eq!(search("web-0.nginx", "default").as_deref(), Some(web));
-        assert_eq!(search("web-0.nginx", "shop"), None);
-        assert_eq!(search("api.shop", "default").as_deref(), Some("api.shop.svc.cluster.local. | 10.43.0.7"));
-        assert_eq!(search("example.org", "default"), None);
-    }
-
-    #[test]
-    fn other_names_are_told_apart() {
-        check("missing.default.svc.cluster.local", RecordType::A, "no such name");
-        check("svc.cluster.local", RecordType::A, "no data");
-        check("example.org", RecordType::A, "elsewhere");
-        check("notcluster.local", RecordType::A, "elsewhere");
-        check("9.9.9.9.in-addr.arpa", RecordType::PTR, "elsewhere");
-    }
-}
+mod tests;

@@ -80,6 +80,97 @@ fn policies_let_in_and_out_whom_they_name() -> anyhow::Result<()> {
     expect("the far one may ask pods", &["near", "far"])?;
     cluster.ok(&["delete", "networkpolicy", "--all"])?;
     expect("all reach it again", &["near", "far", "stranger"])?;
+    // A node whose object somebody deletes registers itself again, and is a node as before.
+    cluster.ok(&["delete", "node", &agent])?;
+    cluster.eventually("the node is there again", || {
+        let node = cluster.kubectl(&[
+            "get",
+            "node",
+            &agent,
+            "-o",
+            "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}",
+        ]);
+        Ok(node.stdout == "True")
+    })?;
+    cluster.apply(&client("later", &agent))?;
+    cluster.wait_pod("later")?;
+    cluster.eventually("its pods reach others", || Ok(reaches("later")))
+}
+
+/// A pod that may change its own network as it likes.
+const INTRUDER: &str = "
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: intruder}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{name: c, image: 'busybox:1.28', command: [sleep, '3600'], securityContext: {capabilities: {add: [NET_ADMIN, NET_RAW]}}}]
+";
+
+/// One that asks at once, and beside it a container that never starts.
+fn eager(name: &str, command: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{role: {name}}}}}\nspec:\n  restartPolicy: Never\n  terminationGracePeriodSeconds: 1\n  \
+         containers:\n  - {{name: c, image: 'busybox:1.28', command: [sh, -c, \"{command}\"]}}\n  - {{name: never, image: 'busybox:missing'}}\n"
+    )
+}
+
+/// Policies and names hold from a pod's first packet, and no pod speaks for another or past the node, whether bridges' frames are filtered or not.
+#[test]
+fn a_pod_is_known_by_its_address_from_its_first_packet() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    cluster.apply(&[PODS, &client("target", "server-1"), INTRUDER].concat())?;
+    for name in ["web", "target", "intruder"] {
+        cluster.wait_pod(name)?;
+    }
+    let target = cluster.get("pod", "target")?["status"]["podIP"].as_str().unwrap_or("").to_string();
+    let ip = cluster.get("pod", "web")?["status"]["podIP"].as_str().unwrap_or("").to_string();
+    // Short names at once.
+    let askers: Vec<String> = (0..4).map(|n| format!("asker-{n}")).collect();
+    cluster.apply(&askers.iter().map(|name| eager(name, "nslookup web; echo done")).collect::<String>())?;
+    let address = cluster.get("service", "web")?["spec"]["clusterIP"].as_str().unwrap_or("").to_string();
+    for asker in &askers {
+        cluster
+            .eventually("it has asked", || Ok(cluster.kubectl(&["logs", asker, "-c", "c"]).stdout.contains("done")))?;
+        let said = cluster.ok(&["logs", asker, "-c", "c"])?;
+        assert!(said.contains(&address), "{said}");
+    }
+    // A policy that is there is never late.
+    cluster.apply(&policy("silent", "{podSelector: {matchLabels: {role: silent}}, policyTypes: [Egress]}"))?;
+    let connect = format!("for i in 1 2; do nc -w 1 {ip} 80 </dev/null && echo open; done; echo done");
+    cluster.apply(&[eager("silent", &connect), eager("open", &connect)].concat())?;
+    for (name, is_open) in [("silent", false), ("open", true)] {
+        cluster
+            .eventually("it has tried", || Ok(cluster.kubectl(&["logs", name, "-c", "c"]).stdout.contains("done")))?;
+        let said = cluster.ok(&["logs", name, "-c", "c"])?;
+        assert_eq!(said.contains("open"), is_open, "{name}: {said}");
+    }
+    for filtered in ["0", "1"] {
+        // Where the kernel has it at all.
+        let setting = format!("echo {filtered} > /proc/sys/net/bridge/bridge-nf-call-iptables || true");
+        cluster.server.run(&["sh", "-c", &setting].map(String::from), "");
+        let run = |command: &str| cluster.kubectl(&["exec", "intruder", "--", "sh", "-c", command]);
+        let heard = || -> anyhow::Result<u64> {
+            let told = cluster.ok(&["exec", "target", "--", "cat", "/proc/net/snmp"])?;
+            let mut lines = told.lines().filter(|l| l.starts_with("Icmp:"));
+            let (names, numbers) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+            let mut pairs = names.split(' ').zip(numbers.split(' '));
+            Ok(pairs.find(|(name, _)| *name == "InEchos").and_then(|(_, n)| n.parse().ok()).unwrap_or(0))
+        };
+        let before = heard()?;
+        let asked = run(&format!("ping -c 1 -W 2 {target}"));
+        assert_eq!((asked.code, heard()?), (0, before + 1), "{asked:?}");
+        // By another's address.
+        run(&format!(
+            "ip addr add 10.42.0.200/32 dev eth0; ping -c 2 -W 1 -I 10.42.0.200 {target}; ip addr del 10.42.0.200/32 dev eth0"
+        ));
+        assert_eq!(heard()?, before + 1, "an address that isn't the pod's is let through");
+        // Past the node: nobody else is on the link.
+        run(&format!("ip route add {target} dev eth0; ping -c 2 -W 1 {target}; ip route del {target} dev eth0"));
+        assert_eq!(heard()?, before + 1, "a pod is reached past the node");
+        assert!(!run("ip neigh").stdout.contains(&format!("{target} dev eth0 lladdr")));
+    }
     Ok(())
 }
 

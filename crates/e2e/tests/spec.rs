@@ -227,8 +227,8 @@ fn who_a_container_is_and_what_it_may() -> anyhow::Result<()> {
             (
                 "host-network",
                 "hostNetwork: true",
-                Says("hostname; cat /sys/class/net/timonel0/operstate"),
-                "server-1\nup",
+                Says("hostname; cat /sys/class/net/timonel0/flags"),
+                "server-1\n0x1003",
             ),
         ],
     )

@@ -51,6 +51,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::network::LocalPods;
 use informer::{Informers, Recorder};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Pod;
@@ -64,10 +65,10 @@ use engine::cri::CriImages;
 use engine::own::Shims;
 use engine::{Engine, Images};
 
-pub use self::network::PodNetwork;
+pub use self::network::{PodNetwork, port_name};
 pub use allocatable::{BadReservation, Reserved};
 pub use engine::cri::{Cri, RuntimeError};
-pub use manager::restored_addresses;
+pub use manager::{restored_addresses, restored_pods};
 pub use node::NodeFacts;
 pub use pressure::{MalformedThreshold, Thresholds};
 pub use server::Serving;
@@ -186,6 +187,8 @@ struct Agent {
     images: Arc<dyn Images>,
     engine: Arc<dyn Engine>,
     network: PodNetwork,
+    /// Who of this node's pods has which addresses, for those that must know before the API does.
+    local: LocalPods,
     events: Recorder,
     pulls: images::Pulls,
     drivers: csi::Drivers,
@@ -234,6 +237,8 @@ pub struct Parts {
     /// Whether a runtime that somebody brought is to connect pods to this agent's own network.
     pub connects_runtime: bool,
     pub network: PodNetwork,
+    /// Told of pods before they start; containers wait there until they may.
+    pub local: LocalPods,
     pub serving: Serving,
     pub quarantine: informer::Quarantine,
 }
@@ -271,6 +276,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
         images,
         engine,
         network: parts.network,
+        local: parts.local,
         events,
         config,
     });
@@ -289,7 +295,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
         tracing::error!(%error, "what is reserved can't be kept from pods");
     }
     let manager = manager::Manager::start(agent.clone());
-    tokio::spawn(node::keep_status(agent.clone()));
+    tokio::spawn(node::keep_status(manager.clone()));
     tokio::spawn(local_volumes::run(agent.clone()));
     tokio::spawn(csi::run(agent.clone()));
     tokio::spawn(pressure::run(manager.clone()));

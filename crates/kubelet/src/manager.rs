@@ -9,6 +9,7 @@ use informer::{Change, Informer};
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt as _};
+use network::LocalPod;
 use parking_lot::Mutex;
 use runtime::files::SharedWatch;
 use tokio::sync::watch;
@@ -45,6 +46,18 @@ pub fn sandboxes(config: &Config) -> impl Iterator<Item = (String, Sandbox)> {
 pub fn restored_addresses(config: &Config) -> Vec<IpAddr> {
     let saved = sandboxes(config).filter(|(_, s)| !s.host_network).flat_map(|(_, s)| s.ips);
     saved.chain(cri::restored_addresses(config)).collect()
+}
+
+/// The pods that had addresses of their own before this process started. What else is to be known of them their workers tell.
+pub fn restored_pods(config: &Config) -> Vec<LocalPod> {
+    let folders = std::fs::read_dir(config.pods_dir()).into_iter().flatten().flatten();
+    let restored = folders.filter_map(|folder| {
+        let saved = worker::load(&folder.path())?;
+        let addresses = saved.sandbox.filter(|sandbox| !sandbox.host_network)?.ips;
+        let uid = folder.file_name().to_string_lossy().into_owned();
+        Some(LocalPod { uid, namespace: saved.namespace, addresses, ..LocalPod::default() })
+    });
+    restored.collect()
 }
 
 impl Manager {

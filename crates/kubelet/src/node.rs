@@ -7,18 +7,23 @@ use ipnet::IpNet;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::{Api, Client, Resource as _};
+use kube::{Api, Client, Resource as _, ResourceExt as _};
 use runtime::huge_pages;
 use serde_json::{Value, json};
 
 use crate::engine::{self, Engine};
+use crate::manager::Manager;
 use crate::pressure::Pressures;
-use crate::{Agent, Config, allocatable};
+use crate::sandbox::Places;
+use crate::{Config, allocatable, worker};
 
 /// How often the lease is renewed. The node counts as lost after four of these.
 const LEASE: Duration = Duration::from_secs(10);
 /// How often the status is written when nothing changed.
 const STATUS: Duration = Duration::from_secs(300);
+
+/// Between the node's registration and the status that is still to be written.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What the machine offers.
 #[derive(Debug, Clone, Default)]
@@ -229,7 +234,8 @@ fn turned(before: &[NodeCondition], now: &[NodeCondition]) -> Vec<&'static str> 
 }
 
 /// Writes the status at start and on a slow timer, and renews the lease.
-pub async fn keep_status(agent: Arc<Agent>) {
+pub async fn keep_status(manager: Arc<Manager>) {
+    let agent = &manager.agent;
     let (config, client) = (&agent.config, &agent.client);
     let nodes: Api<Node> = Api::all(client.clone());
     let mut next_status = tokio::time::Instant::now();
@@ -240,6 +246,12 @@ pub async fn keep_status(agent: Arc<Agent>) {
     let doubted = Arc::new(tokio::sync::Notify::new());
     let (doubt, name) = (doubted.clone(), config.node_name.clone());
     agent.informers.of::<Node>().on_change(move |change| {
+        // Without its object the node gets no pods, and its range of addresses may go to another.
+        if let informer::Change::Deleted(old) = change
+            && old.metadata.name.as_deref() == Some(&name)
+        {
+            doubt.notify_one();
+        }
         if let informer::Change::Applied { new, .. } = change
             && new.metadata.name.as_deref() == Some(&name)
         {
@@ -248,6 +260,12 @@ pub async fn keep_status(agent: Arc<Agent>) {
                 doubt.notify_one();
             }
         }
+    });
+    // The range may have become another while no agent was here.
+    let of_before = manager.clone();
+    tokio::spawn(async move {
+        of_before.pods.synced().await;
+        evict_lost(&of_before);
     });
     let mut network_changed = agent.network.changes();
     let mut shown_problem = None;
@@ -296,7 +314,14 @@ pub async fn keep_status(agent: Arc<Agent>) {
                 }
                 Err(kube::Error::Api(status)) if status.code == 404 => {
                     tracing::warn!("the Node object was deleted; registering again");
-                    let _ = register(config, client).await;
+                    match register(config, client).await {
+                        Ok(ranges) => {
+                            take_ranges(&manager, &ranges).await;
+                            tokio::time::sleep(AGAIN).await;
+                            continue;
+                        }
+                        Err(error) => tracing::warn!(%error, "the node can't be registered again"),
+                    }
                 }
                 Err(error) => tracing::warn!(%error, "the node's status can't be written"),
             }
@@ -315,6 +340,28 @@ pub async fn keep_status(agent: Arc<Agent>) {
             Ok(()) = pressures.changed() => pressures.mark_changed(),
             Ok(()) = leaving.changed() => leaving.mark_changed(),
             Some(()) = async { network_changed.as_mut()?.recv().await } => {}
+        }
+    }
+}
+
+/// Gives pods addresses of the ranges that the node has now. Those with other addresses have to go: another node may give them out.
+async fn take_ranges(manager: &Manager, ranges: &[IpNet]) {
+    let agent = &manager.agent;
+    match agent.network.change_ranges(ranges).await {
+        Ok(false) => {}
+        Ok(true) => evict_lost(manager),
+        Err(error) => tracing::error!(error, "the node's new ranges of pod addresses can't be used"),
+    }
+}
+
+/// Ends pods whose addresses aren't of this node's ranges.
+fn evict_lost(manager: &Manager) {
+    let agent = &manager.agent;
+    for pod in manager.pods() {
+        let saved = pod.uid().and_then(|uid| worker::load(&Places::of(&agent.config, &uid).data));
+        if saved.and_then(|saved| saved.sandbox).is_some_and(|sandbox| agent.network.has_lost(&sandbox)) {
+            let message = "The node was registered anew and has another range of pod addresses";
+            manager.evict(&pod, message.into());
         }
     }
 }

@@ -229,6 +229,7 @@ impl Agent {
     /// Removes all that a pod had on this node except, with `keep_logs`, its logs.
     pub async fn remove_sandbox(&self, uid: &str, places: &Places, sandbox: Option<&Sandbox>, keep_logs: bool) {
         self.engine.remove(self, uid, places, sandbox).await;
+        self.local.remove(uid);
         self.users.release(uid);
         let (places, cgroup_root) = (places.clone(), format!("/{}", self.config.cgroup_root.trim_matches('/')));
         let uid = uid.to_string();

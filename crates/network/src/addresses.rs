@@ -13,12 +13,12 @@ pub struct AddressesError(IpNet);
 
 /// Gives out addresses of the node's ranges in turn, so that one that was just freed isn't reused at once.
 pub struct Addresses {
-    ranges: Vec<IpNet>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
+    ranges: Vec<IpNet>,
     taken: HashSet<IpAddr>,
     /// Where the search goes on, for each range.
     next: Vec<u32>,
@@ -40,8 +40,25 @@ fn members(range: IpNet) -> (u32, impl Fn(u32) -> IpAddr) {
 impl Addresses {
     /// All of `ranges` but the gateways.
     pub fn new(ranges: &[IpNet]) -> Self {
-        let state = State { next: vec![0; ranges.len()], ..State::default() };
-        Addresses { ranges: ranges.to_vec(), state: Mutex::new(state) }
+        let state = State { ranges: ranges.to_vec(), next: vec![0; ranges.len()], taken: HashSet::new() };
+        Addresses { state: Mutex::new(state) }
+    }
+
+    /// From now on addresses are of these ranges. Returns whether they are others than before.
+    pub fn change(&self, ranges: &[IpNet]) -> bool {
+        let mut state = self.state.lock();
+        if state.ranges == ranges {
+            return false;
+        }
+        state.ranges = ranges.to_vec();
+        state.next = vec![0; ranges.len()];
+        true
+    }
+
+    /// Whether all of a pod's addresses are of the node's ranges.
+    pub fn are_ours(&self, addresses: &[IpAddr]) -> bool {
+        let state = self.state.lock();
+        addresses.iter().all(|address| state.ranges.iter().any(|range| range.contains(address)))
     }
 
     /// Marks an address that a pod had before this process started.
@@ -55,9 +72,9 @@ impl Addresses {
     /// When none is free in one of them.
     pub fn allocate(&self) -> Result<Vec<IpAddr>, AddressesError> {
         let mut state = self.state.lock();
-        let State { taken, next } = &mut *state;
+        let State { taken, next, ranges } = &mut *state;
         let mut found = Vec::new();
-        for (range, next) in self.ranges.iter().zip(next) {
+        for (range, next) in ranges.iter().zip(next) {
             let (count, at) = members(*range);
             let place = (0..count).map(|step| (*next + step) % count).find(|place| !taken.contains(&at(*place)));
             let place = place.ok_or(AddressesError(*range))?;
@@ -94,6 +111,23 @@ mod tests {
         assert!(addresses.allocate().is_err());
         addresses.release(&["10.0.0.4".parse().unwrap()]);
         assert_eq!(texts(addresses.allocate().unwrap()), "10.0.0.4");
+    }
+
+    #[test]
+    fn a_new_range_is_used_at_once_and_what_is_of_the_old_one_is_known() {
+        let range = |text: &str| vec![text.parse::<IpNet>().unwrap()];
+        let addresses = Addresses::new(&range("10.42.1.0/24"));
+        let old = addresses.allocate().unwrap();
+        assert!(!addresses.change(&range("10.42.1.0/24")));
+        assert!(addresses.are_ours(&old));
+        assert!(addresses.change(&range("10.42.3.0/24")));
+        assert!(!addresses.are_ours(&old));
+        let new = addresses.allocate().unwrap();
+        assert_eq!(texts(new.clone()), "10.42.3.2");
+        assert!(addresses.are_ours(&new));
+        // Back again: what is still held isn't given a second time.
+        addresses.change(&range("10.42.1.0/24"));
+        assert_eq!(texts(addresses.allocate().unwrap()), "10.42.1.3");
     }
 
     #[test]

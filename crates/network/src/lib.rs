@@ -1,8 +1,8 @@
-//! The pod network of one node: a bridge, a veth pair and an address for each pod, and the way to the other nodes: routes
+//! The pod network of one node: a veth pair and addresses for each pod, an interface with their gateways, and the way to the other nodes: routes
 //! where they share a segment, VXLAN where they don't.
 //!
-//! Pods have addresses without a network (/32, /128) and reach everything, also each other, through the node. So every packet of a pod passes the
-//! node's IP layer, where services are translated, and nothing depends on bridge netfilter.
+//! Pods have addresses without a network (/32, /128) and reach everything, also each other, through the node: every packet of a pod passes the
+//! node's IP layer, where services are translated and policies asked. There is no link that two pods share.
 //!
 //! Invariant: what is here can be made again from the pods' state on disk and the Node objects; nothing is remembered.
 //! Tested in network namespaces of their own.
@@ -11,10 +11,68 @@ mod addresses;
 pub mod cni;
 pub mod flows;
 mod link;
+mod local;
 pub mod nft;
 mod overlay;
 pub mod plugin;
+mod port;
 
 pub use addresses::{Addresses, AddressesError};
-pub use link::{Bridge, NetworkError, Removals, default_addresses, enable_forwarding, gateway, route_loopback};
+pub use link::{
+    Bridge, NetworkError, ROUTE_PROTOCOL, Removals, default_addresses, enable_forwarding, gateway, route_loopback,
+};
+pub use local::{LocalPod, LocalPods};
 pub use overlay::{Overlay, is_neighbour};
+pub use port::PORTS;
+
+#[cfg(test)]
+mod testing {
+    use std::path::PathBuf;
+    use std::process::{Child, Command, Stdio};
+
+    use nix::sched::{CloneFlags, unshare};
+
+    /// Runs a test on a thread with a network of its own.
+    pub fn in_a_network<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+        let run = move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
+        };
+        std::thread::spawn(run).join().unwrap();
+    }
+
+    /// Runs a shell's line here; whether it went well.
+    pub fn sh(line: &str) -> bool {
+        Command::new("sh").args(["-c", line]).stdout(Stdio::null()).status().unwrap().success()
+    }
+
+    /// A network namespace, there as long as this is.
+    pub struct Namespace(Child);
+
+    impl Namespace {
+        pub fn new() -> Self {
+            let held = "echo; exec sleep 600";
+            let mut child =
+                Command::new("unshare").args(["-n", "sh", "-c", held]).stdout(Stdio::piped()).spawn().unwrap();
+            // Once it speaks it is inside.
+            let mut line = String::new();
+            std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+            Namespace(child)
+        }
+
+        pub fn file(&self) -> PathBuf {
+            format!("/proc/{}/ns/net", self.0.id()).into()
+        }
+
+        pub fn sh(&self, line: &str) -> bool {
+            sh(&format!("exec nsenter --net={} sh -c '{line}'", self.file().display()))
+        }
+    }
+
+    impl Drop for Namespace {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+}

@@ -1,21 +1,20 @@
-//! Interfaces, addresses and routes, by netlink (rtnetlink(7)).
-#![allow(unsafe_code)]
-
+//! The node's own interface, addresses and routes, by netlink (rtnetlink(7)).
 use std::net::IpAddr;
-use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::path::Path;
+use std::sync::Arc;
 
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
-use nix::sched::{CloneFlags, setns};
+use parking_lot::RwLock;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteScope};
-use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
@@ -36,7 +35,7 @@ pub(crate) fn netlink(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) 
     |source| NetworkError::Netlink { what, source }
 }
 
-fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> NetworkError {
+pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> NetworkError {
     let what = what.into();
     |source| NetworkError::System { what, source }
 }
@@ -80,14 +79,33 @@ pub(crate) fn hardware(address: IpAddr) -> [u8; 6] {
 }
 
 /// The prefix of a single address.
-fn whole(address: IpAddr) -> u8 {
+pub(crate) fn whole(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
+
+/// Who wrote a route (rtnetlink(7)): a number that no other program is known to use, so that ours are found again after any death.
+pub const ROUTE_PROTOCOL: u8 = 116;
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(ROUTE_PROTOCOL);
 
 /// The request for a route; the caller says the way, if the destination isn't on a link.
 pub(crate) fn route_to(destination: IpAddr, prefix: u8) -> RouteMessageBuilder<IpAddr> {
     // Neither fails: the prefix is one of the address' family.
-    RouteMessageBuilder::<IpAddr>::new().destination_prefix(destination, prefix).unwrap_or_default()
+    RouteMessageBuilder::<IpAddr>::new().destination_prefix(destination, prefix).unwrap_or_default().protocol(PROTOCOL)
+}
+
+/// Where a route of the main table leads, if another machine is on the way.
+fn by_another_machine(route: &RouteMessage) -> Option<IpNet> {
+    let (mut to, mut by) = (None, false);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => to = Some(IpAddr::from(*ip)),
+            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => to = Some(IpAddr::from(*ip)),
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => by = true,
+            _ => {}
+        }
+    }
+    let main = route.header.table == RouteHeader::RT_TABLE_MAIN;
+    IpNet::new(to.filter(|_| by && main)?, route.header.destination_prefix_length).ok()
 }
 
 /// Gives an interface an address that may be used at once: nobody else can have it, so nobody is asked.
@@ -99,13 +117,14 @@ pub(crate) async fn give(handle: &Handle, link: u32, address: IpAddr, prefix: u8
     or_exists(request.execute().await)
 }
 
-/// The node's bridge.
+/// The node's own interface among its pods': it has the pods' gateways and the address of the cluster's DNS, and services are led to it. It is
+/// called a bridge and is one, as pods of older agents were its ports; today's have a way of their own each (`port.rs`).
 #[derive(Clone)]
 pub struct Bridge {
     name: String,
-    handle: Handle,
-    /// One of each family that pods have.
-    gateways: Vec<IpAddr>,
+    pub(crate) handle: Handle,
+    /// One of each family that pods have; the same for all copies.
+    gateways: Arc<RwLock<Vec<IpAddr>>>,
 }
 
 /// The address of a range that is the node's own: the first.
@@ -123,26 +142,44 @@ impl Bridge {
         let add = handle.link().add(LinkBridge::new(name).build()).execute().await;
         or_exists(add).map_err(netlink(format!("making the bridge {name}")))?;
         let gateways: Vec<IpAddr> = ranges.iter().map(|range| gateway(*range)).collect();
-        let bridge = Bridge { name: name.into(), handle, gateways };
+        let first = gateways.first().copied();
+        let bridge = Bridge { name: name.into(), handle, gateways: Arc::new(RwLock::new(gateways)) };
         let index = bridge.index().await?;
         let mut up = LinkUnspec::new_with_index(index).up();
-        // Left to itself it has that of one of its ports, and another one when that pod goes: all others, who have learnt it, would
-        // speak to nobody for some seconds.
-        if let Some(first) = bridge.gateways.first() {
-            up = up.address(hardware(*first).to_vec());
+        // Left to itself it has another one each time that it is made. Pods of older agents have learnt it.
+        if let Some(first) = first {
+            up = up.address(hardware(first).to_vec());
         }
         bridge.handle.link().set(up.build()).execute().await.map_err(netlink(format!("setting {name} up")))?;
         for range in ranges {
             bridge.add_address(gateway(*range), range.prefix_len()).await?;
         }
-        // Pods that reach each other through the gateway must not be told of a shorter way.
+        // Pods that reach each other through the gateway must not be told of a shorter way, and no pod is a router.
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_ra"), "0");
         let _ = std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/send_redirects"), "0");
         let _ = std::fs::write("/proc/sys/net/ipv4/conf/all/send_redirects", "0");
         Ok(bridge)
     }
 
-    async fn index(&self) -> Result<u32, NetworkError> {
+    pub(crate) async fn index(&self) -> Result<u32, NetworkError> {
         index(&self.handle, &self.name).await
+    }
+
+    /// The gateways of the node's pods.
+    pub fn gateways(&self) -> Vec<IpAddr> {
+        self.gateways.read().clone()
+    }
+
+    /// From now on pods have the gateways of these ranges.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub async fn change_ranges(&self, ranges: &[IpNet]) -> Result<(), NetworkError> {
+        for range in ranges {
+            self.add_address(gateway(*range), range.prefix_len()).await?;
+        }
+        *self.gateways.write() = ranges.iter().map(|range| gateway(*range)).collect();
+        Ok(())
     }
 
     /// Gives the bridge a further address, as for the DNS server.
@@ -155,76 +192,26 @@ impl Bridge {
         given.map_err(netlink(format!("giving {} the address {address}", self.name)))
     }
 
-    /// Connects a pod's network namespace: `eth0` inside, a port of the bridge outside.
+    /// Takes from the bridge those addresses that aren't `wanted`, as those of a range that the node had before.
     ///
     /// # Errors
     /// Those of the kernel.
-    pub async fn attach(&self, namespace: &Path, port: &str, addresses: &[IpAddr]) -> Result<(), NetworkError> {
-        let file = std::fs::File::open(namespace).map_err(system(format!("opening {}", namespace.display())))?;
-        let _ = self.detach(port).await;
-        // One request for all: both ends get their names and places as they are made. An end that is moved to another
-        // namespace later costs two grace periods of the kernel, for which every other pod's network waits.
-        let mut add = LinkVeth::new(port, "eth0").controller(self.index().await?).up().build();
-        for attribute in &mut add.attributes {
-            let LinkAttribute::LinkInfo(infos) = attribute else { continue };
-            for info in infos {
-                if let LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))) = info {
-                    peer.attributes.push(LinkAttribute::NetNsFd(file.as_raw_fd()));
-                }
+    pub async fn keep_only(&self, wanted: &[IpAddr]) -> Result<(), NetworkError> {
+        let present = self.handle.address().get().set_link_index_filter(self.index().await?).execute();
+        let present: Vec<_> =
+            present.try_collect().await.map_err(netlink(format!("listing addresses of {}", self.name)))?;
+        for message in present {
+            let old = message.attributes.iter().find_map(|a| match a {
+                AddressAttribute::Address(IpAddr::V6(ip)) if ip.is_unicast_link_local() => None,
+                AddressAttribute::Address(ip) if !wanted.contains(ip) => Some(*ip),
+                _ => None,
+            });
+            if let Some(old) = old {
+                let removed = self.handle.address().del(message).execute().await;
+                removed.map_err(netlink(format!("taking the address {old} from {}", self.name)))?;
             }
-        }
-        self.handle.link().add(add).execute().await.map_err(netlink(format!("connecting {port} to the bridge")))?;
-        self.let_reach_itself(port).await?;
-        let gateway_of = |a: &IpAddr| self.gateways.iter().find(|g| g.is_ipv4() == a.is_ipv4()).map(|g| (*a, *g));
-        let places: Vec<(IpAddr, IpAddr)> = addresses.iter().filter_map(gateway_of).collect();
-        let configured =
-            tokio::task::spawn_blocking(move || std::thread::spawn(move || configure_inside(&file, &places)).join());
-        match configured.await {
-            Ok(Ok(result)) => result,
-            _ => Err(system("configuring the pod's interface")(std::io::Error::other("the thread died"))),
-        }
-    }
-
-    /// A pod may be chosen by a service that it asks. Where br_netfilter is on, the translation happens inside the
-    /// bridge, which sends a frame back to where it came from only if the port says so.
-    async fn let_reach_itself(&self, port: &str) -> Result<(), NetworkError> {
-        let mut hairpin = LinkBridgePort::new(0).name(port).hairpin(true).build();
-        hairpin.header.interface_family = AddressFamily::Unspec;
-        let set = self.handle.link().set_port(hairpin).execute().await;
-        set.map_err(netlink(format!("letting {port} reach itself")))
-    }
-
-    /// Takes back the pods' interfaces that somebody took off the bridge, as who deletes it does. They are known by how their names begin.
-    ///
-    /// # Errors
-    /// Those of the kernel.
-    pub async fn take_back(&self, beginning: &str) -> Result<(), NetworkError> {
-        let bridge = self.index().await?;
-        let links: Vec<LinkMessage> =
-            self.handle.link().get().execute().try_collect().await.map_err(netlink("listing interfaces"))?;
-        for link in links {
-            let has_bridge = link.attributes.iter().any(|a| matches!(a, LinkAttribute::Controller(_)));
-            let Some(port) = name_of(&link).filter(|name| name.starts_with(beginning) && !has_bridge) else { continue };
-            let join = LinkUnspec::new_with_index(link.header.index).controller(bridge).up().build();
-            let joined = self.handle.link().set(join).execute().await;
-            joined.map_err(netlink(format!("connecting {port} to the bridge")))?;
-            self.let_reach_itself(port).await?;
         }
         Ok(())
-    }
-
-    /// Removes a pod's interface, if it is there.
-    ///
-    /// # Errors
-    /// Those of the kernel.
-    pub async fn detach(&self, port: &str) -> Result<(), NetworkError> {
-        match index(&self.handle, port).await {
-            Ok(index) => {
-                let deleted = self.handle.link().del(index).execute().await;
-                deleted.map_err(netlink(format!("removing the interface {port}")))
-            }
-            Err(_) => Ok(()),
-        }
     }
 
     pub async fn is_there(&self) -> bool {
@@ -254,13 +241,36 @@ impl Bridge {
         added.map_err(netlink(format!("adding the route to the services {range}")))
     }
 
-    /// Removes the route to a node that is gone.
+    /// Removes the routes by other machines to ranges within `cluster` for which `wanted` doesn't hold: to nodes that are gone, also such as
+    /// another agent wrote or one of another cluster. Returns where they led.
     ///
     /// # Errors
     /// Those of the kernel.
-    pub async fn unroute(&self, range: IpNet) -> Result<(), NetworkError> {
-        let route = route_to(range.network(), range.prefix_len()).build();
-        self.handle.route().del(route).execute().await.map_err(netlink(format!("removing the route to {range}")))
+    pub async fn sweep_routes(
+        &self,
+        cluster: &[IpNet],
+        wanted: impl Fn(IpNet) -> bool,
+    ) -> Result<Vec<IpNet>, NetworkError> {
+        let mut removed = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut filter = RouteMessageBuilder::<IpAddr>::new().build();
+            filter.header.address_family = family;
+            let routes: Vec<RouteMessage> =
+                self.handle.route().get(filter).execute().try_collect().await.map_err(netlink("listing routes"))?;
+            for route in routes {
+                let Some(to) = by_another_machine(&route) else { continue };
+                // Older agents' routes are no different from those that people write; within the cluster's own ranges they are ours.
+                let protocol = route.header.protocol;
+                let within = cluster.iter().any(|range| range.contains(&to));
+                let is_ours = protocol == PROTOCOL || (protocol == RouteProtocol::Static && within);
+                if is_ours && !wanted(to) {
+                    let deleted = self.handle.route().del(route).execute().await;
+                    deleted.map_err(netlink(format!("removing the route to {to}")))?;
+                    removed.push(to);
+                }
+            }
+        }
+        Ok(removed)
     }
 }
 
@@ -311,33 +321,6 @@ impl Removals {
 /// What the route library refuses before the kernel is asked.
 pub(crate) fn invalid(what: &str, why: impl std::fmt::Display) -> NetworkError {
     NetworkError::System { what: what.into(), source: std::io::Error::other(why.to_string()) }
-}
-
-/// Gives a pod its addresses, each with the way to its gateway.
-fn configure_inside(namespace: &std::fs::File, places: &[(IpAddr, IpAddr)]) -> Result<(), NetworkError> {
-    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|e| system("entering the pod's network")(e.into()))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-    runtime.map_err(system("starting a runtime"))?.block_on(async {
-        let handle = connect()?;
-        for name in ["lo", "eth0"] {
-            let up = LinkUnspec::new_with_index(index(&handle, name).await?).up().build();
-            handle.link().set(up).execute().await.map_err(netlink(format!("setting {name} up in the pod")))?;
-        }
-        let eth0 = index(&handle, "eth0").await?;
-        for (address, gateway) in places {
-            let given = give(&handle, eth0, *address, whole(*address)).await;
-            given.map_err(netlink(format!("giving the pod its address {address}")))?;
-            let to_gateway = route_to(*gateway, whole(*gateway)).output_interface(eth0).scope(RouteScope::Link).build();
-            let added = handle.route().add(to_gateway).replace().execute().await;
-            added.map_err(netlink("adding the pod's route to its gateway"))?;
-            let what = "adding the pod's default route";
-            let everywhere: IpAddr = if address.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-            let default = route_to(everywhere, 0).gateway(*gateway).map_err(|e| invalid(what, e))?;
-            let added = handle.route().add(default.output_interface(eth0).build()).replace().execute().await;
-            added.map_err(netlink(what))?;
-        }
-        Ok(())
-    })
 }
 
 /// The addresses of this machine, at most one of each family, IPv4 first: that of the interface of the default route, else

@@ -1,15 +1,20 @@
 //! Tables of nftables as values (a name here is that of a family and a table, `ip timonel`): what is wanted is compared with what was written, and only the difference goes to the
 //! kernel, in one transaction of `nft`.
 
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+mod keeper;
+mod terms;
+
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::process::Stdio;
-use std::sync::Arc;
 
 use apimachinery::Family;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
+
+pub use keeper::{Keeper, LeftOut, Parts, Refusal, find_refused};
+pub use terms::{Protocol, port, readable};
 
 /// The words of rules that differ between the families.
 #[derive(Debug, Clone, Copy)]
@@ -51,14 +56,20 @@ impl Words {
     }
 }
 
-/// Keeps apart what names of chains, which have their limits, can't say in full (FNV-1a).
-pub fn digest(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+/// Keeps apart what names of chains, which have their limits, can't say in full. Nobody may find two texts with one digest: the rules of
+/// one would stand in the other's place.
+pub fn digest(text: &str) -> String {
+    use sha2::Digest as _;
+    let hash = sha2::Sha256::digest(text);
+    hash.iter().take(16).fold(String::with_capacity(32), |mut all, byte| {
+        let _ = write!(all, "{byte:02x}");
+        all
+    })
 }
 
 /// An address, as far as names of chains and sets may have it.
-pub fn label(address: &str) -> String {
-    address.replace(['.', ':'], "_")
+pub fn label(address: IpAddr) -> String {
+    address.to_string().replace(['.', ':'], "_")
 }
 
 /// A set or a map.
@@ -133,7 +144,8 @@ impl Table {
         let mut script = format!("add table {name}\ndelete table {name}\nadd table {name}\n");
         // What the base uses must be there before it.
         for (set, Set { header, .. }) in &self.sets {
-            let _ = writeln!(script, "add {} {name} {set} {{ {header} }}", self.sets[set].word());
+            let (set, header, word) = (terms::name(set), terms::header(header), self.sets[set].word());
+            let _ = writeln!(script, "add {word} {name} {set} {{ {header} }}");
         }
         let _ = writeln!(script, "table {name} {{\n{}}}", self.base);
         let empty = |of: &Set| Set { header: of.header.clone(), elements: BTreeMap::new() };
@@ -153,7 +165,8 @@ impl Table {
         // What is new comes first, what refers to it next, and what is no longer referred to is removed last.
         let own = |(set, of): &(&String, &Set), other: &Table| !of.header.is_empty() && !other.sets.contains_key(*set);
         for (set, of) in self.sets.iter().filter(|set| own(set, present)) {
-            let _ = writeln!(out, "add {} {name} {set} {{ {} }}", of.word(), of.header);
+            let (set, header) = (terms::name(set), terms::header(&of.header));
+            let _ = writeln!(out, "add {} {name} {set} {{ {header} }}", of.word());
         }
         let changed: Vec<_> = self.chains.iter().filter(|(n, rules)| present.chains.get(*n) != Some(rules)).collect();
         for (chain, _) in changed.iter().filter(|(chain, _)| present.chains.contains_key(*chain)) {
@@ -162,15 +175,18 @@ impl Table {
         // Chains may name one another, so all are declared before the rules. Many go in one block, which nft reads many
         // times faster than as many commands; for few it is the other way round.
         if changed.len() <= 20 {
-            changed.iter().for_each(|(chain, _)| _ = writeln!(out, "add chain {name} {chain}"));
+            changed.iter().for_each(|(chain, _)| _ = writeln!(out, "add chain {name} {}", terms::name(chain)));
             for (chain, rules) in &changed {
-                rules.iter().for_each(|rule| _ = writeln!(out, "add rule {name} {chain} {rule}"));
+                let chain = terms::name(chain);
+                rules.iter().for_each(|rule| _ = writeln!(out, "add rule {name} {chain} {}", terms::rule(rule)));
             }
         } else {
             let _ = writeln!(out, "table {name} {{");
-            changed.iter().for_each(|(chain, _)| _ = writeln!(out, "chain {chain} {{ }}"));
+            changed.iter().for_each(|(chain, _)| _ = writeln!(out, "chain {} {{ }}", terms::name(chain)));
             for (chain, rules) in &changed {
-                let _ = writeln!(out, "chain {chain} {{\n{}\n}}", rules.join("\n"));
+                let _ = writeln!(out, "chain {} {{", terms::name(chain));
+                rules.iter().for_each(|rule| _ = writeln!(out, "{}", terms::rule(rule)));
+                out.push_str("}\n");
             }
             out.push_str("}\n");
         }
@@ -210,12 +226,13 @@ fn elements<'a>(
 ) {
     let all: Vec<String> = list.map(|(key, value)| element(key, value.as_deref())).collect();
     if !all.is_empty() {
-        let _ = writeln!(out, "{what} element {table} {set} {{ {} }}", all.join(", "));
+        let _ = writeln!(out, "{what} element {table} {} {{ {} }}", terms::name(set), all.join(", "));
     }
 }
 
 fn element(key: &str, value: Option<&str>) -> String {
-    value.map_or_else(|| key.to_string(), |value| format!("{key} : {value}"))
+    let key = terms::element(key);
+    value.map_or_else(|| key.to_string(), |value| format!("{key} : {}", terms::element(value)))
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -266,6 +283,14 @@ pub async fn exists(name: &str, chain: &str) -> bool {
     nft(&words, "").await.is_ok()
 }
 
+/// Whether the kernel would take a script. Nothing is changed.
+///
+/// # Errors
+/// When `nft` isn't there, or with what it says against the script.
+async fn try_out(script: &str) -> Result<(), NftError> {
+    nft(&["-c", "-f", "-"], script).await
+}
+
 /// Removes a table of either family, if it is there; here the name is without family.
 ///
 /// # Errors
@@ -274,140 +299,4 @@ pub async fn remove(name: &str) -> Result<(), NftError> {
     // Adding first makes deleting right whether the table was there or not.
     let both = ["ip", "ip6"].map(|family| format!("add table {family} {name}\ndelete table {family} {name}\n"));
     nft(&["-f", "-"], &both.concat()).await
-}
-
-/// The parts that are in the first alone, and those in the second alone; one that is another than before is in both. One walk along
-/// both, as they are in the same order.
-fn differing(before: &Parts, after: &Parts) -> (Vec<Arc<Table>>, Vec<Arc<Table>>) {
-    let (mut gone, mut come) = (Vec::new(), Vec::new());
-    let (mut left, mut right) = (before.iter().peekable(), after.iter().peekable());
-    loop {
-        let order = match (left.peek(), right.peek()) {
-            (None, None) => return (gone, come),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some((a, _)), Some((b, _))) if Arc::ptr_eq(a, b) => Ordering::Equal,
-            (Some((a, _)), Some((b, _))) => a.cmp(b),
-        };
-        let old = left.next_if(|_| order.is_le()).map(|(_, part)| part);
-        let new = right.next_if(|_| order.is_ge()).map(|(_, part)| part);
-        if old.zip(new).is_none_or(|(old, new)| !Arc::ptr_eq(old, new)) {
-            gone.extend(old.cloned());
-            come.extend(new.cloned());
-        }
-    }
-}
-
-/// Keeps a table in the kernel as it is wanted.
-pub struct Keeper {
-    name: String,
-    /// A chain of the base, by which somebody else's removal of the table is noticed.
-    witness: &'static str,
-    written: Option<Table>,
-    /// Base and parts, where the table is kept by parts.
-    parts: Option<(Table, Parts)>,
-    /// How many parts put an element into a set of the base.
-    counts: HashMap<(String, String), usize>,
-}
-
-/// Parts of a table, by what they are for. Those that are the same `Arc` as before are taken to be unchanged.
-pub type Parts = BTreeMap<Arc<str>, Arc<Table>>;
-
-impl Keeper {
-    pub fn new(name: &str, witness: &'static str) -> Self {
-        Keeper { name: name.into(), witness, written: None, parts: None, counts: HashMap::new() }
-    }
-
-    /// Writes what is new.
-    ///
-    /// # Errors
-    /// Those of [`write`]; the next time everything is written.
-    pub async fn keep(&mut self, wanted: Table) -> Result<(), NftError> {
-        if self.written.as_ref() == Some(&wanted) {
-            return Ok(());
-        }
-        let outcome = write(&self.name, self.written.as_ref(), &wanted).await;
-        // If the difference didn't fit what the kernel has, only all of it will do.
-        self.written = outcome.is_ok().then_some(wanted);
-        outcome
-    }
-
-    /// Writes what is new of a table that is put together from parts, which are only looked at where they are other ones
-    /// than before. A part has sets of its own, with a header, and elements of the base's sets, without.
-    ///
-    /// # Errors
-    /// Those of [`write`]; the next time everything is written.
-    pub async fn keep_parts(&mut self, base: Table, parts: Parts) -> Result<(), NftError> {
-        let script = self.step(base, parts);
-        if script.is_empty() {
-            return Ok(());
-        }
-        let outcome = nft(&["-f", "-"], &script).await;
-        if outcome.is_err() {
-            // If the difference didn't fit what the kernel has, only all of it will do.
-            self.parts = None;
-        }
-        outcome
-    }
-
-    /// The script that leads to the wanted parts from those of the last step.
-    pub fn step(&mut self, base: Table, parts: Parts) -> String {
-        let Some((written, present)) = self.parts.take().filter(|(written, _)| *written == base) else {
-            let mut whole = base.clone();
-            self.counts.clear();
-            for part in parts.values() {
-                whole.take_in(part);
-                for (set, element) in part.shared() {
-                    *self.counts.entry((set.clone(), element.clone())).or_default() += 1;
-                }
-            }
-            self.parts = Some((base, parts));
-            return whole.full(&self.name);
-        };
-        let (gone, come) = differing(&present, &parts);
-        let (mut old, mut new) = (Table::default(), Table::default());
-        gone.iter().for_each(|part| old.take_in(part));
-        come.iter().for_each(|part| new.take_in(part));
-        // What another part also has is there already, or stays.
-        let keys = |parts: &[Arc<Table>]| -> Vec<(String, String)> {
-            let of = |part: &Arc<Table>| part.shared().map(|(s, e)| (s.clone(), e.clone())).collect::<Vec<_>>();
-            parts.iter().flat_map(of).collect()
-        };
-        let (lost, won) = (keys(&gone), keys(&come));
-        for key in &lost {
-            if let Some(count) = self.counts.get_mut(key) {
-                *count -= 1;
-            }
-        }
-        let counts = &self.counts;
-        let elsewhere = |set: &str, element: &str| {
-            counts.get(&(set.to_string(), element.to_string())).is_some_and(|count| *count > 0)
-        };
-        for table in [&mut old, &mut new] {
-            for (name, set) in table.sets.iter_mut().filter(|(_, set)| set.header.is_empty()) {
-                set.elements.retain(|element, _| !elsewhere(name, element));
-            }
-        }
-        for key in won {
-            *self.counts.entry(key).or_default() += 1;
-        }
-        for key in lost {
-            if self.counts.get(&key) == Some(&0) {
-                self.counts.remove(&key);
-            }
-        }
-        let script = new.difference(&old, &self.name);
-        self.parts = Some((written, parts));
-        script
-    }
-
-    /// Looks whether somebody removed the table; if so, the next [`keep`](Self::keep) writes it anew.
-    pub async fn check(&mut self) {
-        let written = self.written.is_some() || self.parts.is_some();
-        if written && !exists(&self.name, self.witness).await {
-            tracing::warn!(table = self.name, "the table of rules is gone; writing it anew");
-            self.written = None;
-            self.parts = None;
-        }
-    }
 }

@@ -6,21 +6,29 @@
 //! Rules are asked of every packet towards whoever is protected, not only of the first of a connection: when a policy
 //! no longer lets somebody in, his open connections end too. What answers an allowed packet is allowed.
 //!
+//! Whom a policy selects is closed before his first process runs: the node tells what pods it has ([`LocalPods`]) before it starts their containers,
+//! and waits for the rules.
+//!
 //! Two ways are always open, as people expect: from a node to its own pods (probes), and from pods to the cluster's DNS,
 //! which is on the node and no pod that a policy could name.
 
 pub mod plan;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Family;
-use informer::{Change, Informers, Pod};
+use informer::{Change, Informers, Pod, Recorder};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use network::nft::{Keeper, Words};
+use kube::ResourceExt as _;
+use network::LocalPods;
+use network::nft::{self, Keeper, NftError, Refusal, Table, Words};
+use plan::Input;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -36,16 +44,32 @@ pub struct Config {
 /// Changes that come within this time are written together.
 const GATHER: Duration = Duration::from_millis(5);
 const RESYNC: Duration = Duration::from_secs(30);
+/// How long rules that can't be written at all wait at first for the next try.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// When a policy whose rules were refused is tried again.
+const AGAIN: Duration = Duration::from_secs(300);
 
-/// Keeps the rules in step with the API until the process ends.
-pub async fn run(config: Config, informers: Informers) {
+/// Keeps the rules in step with the API until the process ends. Pods of this node start when the rules for them are in the kernel.
+pub async fn run(config: Config, informers: Informers, local: LocalPods) {
     let policies = informers.of::<NetworkPolicy>();
     let changed = Arc::new(Notify::new());
     let wake = changed.clone();
     policies.on_change(move |_| wake.notify_one());
+    let mut arrivals = local.changes();
     informer::synced!(policies);
+    if policies.list().is_empty() {
+        // An agent before this one may have left rules of policies that went while none was there.
+        if let Err(error) = nft::remove(&config.table).await {
+            tracing::warn!(%error, "rules of former network policies can't be removed");
+        }
+    }
     while policies.list().is_empty() {
-        changed.notified().await;
+        arrivals.borrow_and_update();
+        local.permit(&local.list());
+        tokio::select! {
+            () = changed.notified() => {}
+            _ = arrivals.changed() => {}
+        }
     }
     let (pods, namespaces) = (informers.of::<Pod>(), informers.of::<Namespace>());
     let wake = changed.clone();
@@ -61,25 +85,99 @@ pub async fn run(config: Config, informers: Informers) {
         }
     });
     informer::synced!(pods, namespaces);
-    let keeper = |family| (family, Keeper::new(&Words::of(family).table(&config.table), "forward_in"));
-    let mut tables: Vec<_> = config.families.iter().map(|family| keeper(*family)).collect();
-    'rounds: loop {
+    let mut tables: Vec<_> = config.families.iter().map(|family| Rules::new(&config, *family)).collect();
+    let recorder = Recorder::new(informers.client().clone(), "network-policy", &config.node_name);
+    let mut wait = FIRST_WAIT;
+    loop {
+        arrivals.borrow_and_update();
+        let here = local.list();
         let (policies, pods, namespaces) = (policies.list(), pods.list(), namespaces.list());
-        for (family, keeper) in &mut tables {
-            let wanted = plan::rules(&config, *family, &policies, &pods, &namespaces);
-            if let Err(error) = keeper.keep(wanted).await {
+        let input = Input { policies: &policies, pods: &pods, namespaces: &namespaces, local: &here };
+        let mut unwritten = BTreeSet::new();
+        let mut failed = false;
+        for rules in &mut tables {
+            if let Err(error) = rules.write(&config, input, &recorder).await {
                 tracing::error!(%error, "the rules of network policies can't be written; trying again");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                continue 'rounds;
+                failed = true;
+                unwritten.extend(rules.selected.iter().copied());
             }
         }
+        // Whom no policy selects needn't wait for rules that are about others.
+        local.permit(here.iter().filter(|pod| !pod.addresses.iter().any(|address| unwritten.contains(address))));
+        if failed {
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RESYNC);
+            continue;
+        }
+        wait = FIRST_WAIT;
         tokio::select! {
             () = changed.notified() => tokio::time::sleep(GATHER).await,
+            // A pod waits for it.
+            _ = arrivals.changed() => {}
             () = tokio::time::sleep(RESYNC) => {
-                for (_, keeper) in &mut tables {
-                    keeper.check().await;
+                for rules in &mut tables {
+                    rules.keeper.check().await;
                 }
             }
         }
+    }
+}
+
+/// The table of one family.
+struct Rules {
+    family: Family,
+    keeper: Keeper,
+    /// Addresses of this node's pods that policies select, as it was planned last.
+    selected: BTreeSet<IpAddr>,
+    /// Policies whose rules the kernel refused, as they were then, and when they are tried again.
+    refused: Vec<(Arc<NetworkPolicy>, Instant)>,
+}
+
+impl Rules {
+    fn new(config: &Config, family: Family) -> Self {
+        let keeper = Keeper::new(&Words::of(family).table(&config.table), "forward_in");
+        Rules { family, keeper, selected: BTreeSet::new(), refused: Vec::new() }
+    }
+
+    /// Writes the rules. Policies that the kernel refuses let nobody in or out, and hold up no other.
+    async fn write(&mut self, config: &Config, input: Input<'_>, recorder: &Recorder) -> Result<(), NftError> {
+        let now = Instant::now();
+        self.refused.retain(|(old, again)| *again > now && input.policies.iter().any(|new| Arc::ptr_eq(old, new)));
+        let wanted = self.plan(config, input);
+        self.selected = plan::selected(&wanted);
+        match self.keeper.keep(wanted).await {
+            Err(NftError::Refused(_)) => {}
+            other => return other,
+        }
+        // The difference didn't fit what the kernel has; all of it will, unless a policy is at fault.
+        match self.keeper.keep(self.plan(config, input)).await {
+            Err(NftError::Refused(_)) => {}
+            other => return other,
+        }
+        let name = Words::of(self.family).table(&config.table);
+        let script = |numbers: &[usize]| {
+            let with: Vec<_> = numbers.iter().filter_map(|number| input.policies.get(*number)).collect();
+            let allows = |policy: &Arc<NetworkPolicy>| with.iter().any(|one| Arc::ptr_eq(one, policy));
+            plan::rules(config, self.family, input, allows).full(&name)
+        };
+        for Refusal { number, why } in nft::find_refused(input.policies.len(), script).await? {
+            let Some(policy) = input.policies.get(number) else { continue };
+            let (namespace, name) = (policy.namespace().unwrap_or_default(), policy.name_any());
+            tracing::error!(
+                namespace,
+                name,
+                why,
+                "the rules of one network policy can't be written; it allows nothing"
+            );
+            let message = format!("its rules can't be written on this node, so that it allows nothing there: {why}");
+            recorder.warning(policy.as_ref(), "FailedRules", message);
+            self.refused.push((policy.clone(), now + AGAIN));
+        }
+        self.keeper.keep(self.plan(config, input)).await
+    }
+
+    fn plan(&self, config: &Config, input: Input<'_>) -> Table {
+        let allows = |policy: &Arc<NetworkPolicy>| !self.refused.iter().any(|(one, _)| Arc::ptr_eq(one, policy));
+        plan::rules(config, self.family, input, allows)
     }
 }

@@ -3,7 +3,7 @@
 //! A map leads from a pod's address to the pod's chain, which asks the chains of all policies that select the pod and
 //! then drops. Each rule of a policy has a set with the addresses of the pods that it is about.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as Selector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
-use network::nft::{self, Set, Table, Words, label};
+use network::LocalPod;
+use network::nft::{self, Protocol, Set, Table, Words, label};
 
 use crate::Config;
 
@@ -27,7 +28,7 @@ struct Workload<'a> {
     address: IpAddr,
     is_here: bool,
     /// Named ports: name, protocol, number.
-    ports: Vec<(String, String, i32)>,
+    ports: Vec<(String, Protocol, u16)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,18 +52,27 @@ impl Direction {
     }
 }
 
-/// All rules for a node in one family.
-pub fn rules(
-    config: &Config,
-    family: Family,
-    policies: &[Arc<NetworkPolicy>],
-    pods: &[Arc<Pod>],
-    namespaces: &[Arc<Namespace>],
-) -> Table {
+/// What rules are made of.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    pub policies: &'a [Arc<NetworkPolicy>],
+    pub pods: &'a [Arc<Pod>],
+    pub namespaces: &'a [Arc<Namespace>],
+    /// This node's pods as the node knows them.
+    pub local: &'a [Arc<LocalPod>],
+}
+
+/// All rules for a node in one family. Of a policy for which `allows` doesn't hold it counts only whom it selects, not what it allows.
+pub fn rules(config: &Config, family: Family, input: Input<'_>, allows: impl Fn(&Arc<NetworkPolicy>) -> bool) -> Table {
+    let Input { policies, pods, namespaces, local } = input;
     let verdict = format!("type {} : verdict;", Words::of(family).address);
     let mut table = Table::new(base(config, family)).with_set("ingress", &verdict).with_set("egress", &verdict);
     let mut workloads: BTreeMap<&str, Vec<Workload<'_>>> = BTreeMap::new();
-    for (namespace, workload) in pods.iter().filter_map(|pod| workload(config, family, pod)) {
+    let mut here = Here::new(family, local);
+    for (namespace, workload) in pods.iter().filter_map(|pod| workload(config, family, pod, &mut here)) {
+        workloads.entry(namespace).or_default().push(workload);
+    }
+    for (namespace, workload) in here.rest() {
         workloads.entry(namespace).or_default().push(workload);
     }
     let namespaces: BTreeMap<String, &Labels> = namespaces.iter().map(|n| (n.name_any(), n.labels())).collect();
@@ -70,7 +80,7 @@ pub fn rules(
     let mut policies: Vec<&Arc<NetworkPolicy>> = policies.iter().collect();
     policies.sort_by_key(|p| (p.namespace(), p.name_any()));
     for policy in policies {
-        planner.add(policy);
+        planner.add(policy, allows(policy));
     }
     // Who is selected gets what his policies allow, and nothing else.
     for (name, chain) in &mut table.chains {
@@ -79,6 +89,12 @@ pub fn rules(
         }
     }
     table
+}
+
+/// The addresses whose pods some policy selects.
+pub fn selected(table: &Table) -> BTreeSet<IpAddr> {
+    let maps = ["ingress", "egress"].into_iter().filter_map(|map| table.sets.get(map));
+    maps.flat_map(|map| map.elements.keys()).filter_map(|address| address.parse().ok()).collect()
 }
 
 fn base(config: &Config, family: Family) -> String {
@@ -117,22 +133,58 @@ chain input_out {{
     )
 }
 
+/// This node's own pods that the API hasn't told of yet, or not with their addresses.
+struct Here<'a> {
+    family: Family,
+    by_uid: HashMap<&'a str, &'a LocalPod>,
+    owners: HashMap<IpAddr, &'a str>,
+}
+
+impl<'a> Here<'a> {
+    fn new(family: Family, local: &'a [Arc<LocalPod>]) -> Self {
+        let pairs = local.iter().flat_map(|pod| pod.addresses.iter().map(|address| (*address, pod.uid.as_str())));
+        let by_uid = local.iter().map(|pod| (pod.uid.as_str(), pod.as_ref())).collect();
+        Here { family, by_uid, owners: pairs.collect() }
+    }
+
+    /// The address of one of this node's pods: what the node says counts. None if another pod has it by now, or the pod is none of ours.
+    fn address(&mut self, pod: &Pod, told: Option<IpAddr>) -> Option<IpAddr> {
+        let uid = pod.metadata.uid.as_deref().unwrap_or("");
+        if let Some(local) = self.by_uid.remove(uid) {
+            return local.addresses.iter().copied().find(|address| Family::of(*address) == self.family);
+        }
+        told.filter(|address| self.owners.get(address).is_none_or(|owner| *owner == uid))
+    }
+
+    fn rest(self) -> impl Iterator<Item = (&'a str, Workload<'a>)> {
+        self.by_uid.into_values().filter_map(move |pod| {
+            let address = pod.addresses.iter().copied().find(|address| Family::of(*address) == self.family)?;
+            let workload = Workload { labels: &pod.labels, address, is_here: true, ports: pod.ports.clone() };
+            Some((pod.namespace.as_str(), workload))
+        })
+    }
+}
+
+/// The containers that run beside the pod's own: of those that come before, only sidecars do (KEP-753).
+fn running(spec: &informer::pod::PodSpec) -> impl Iterator<Item = &informer::pod::Container> {
+    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    spec.containers.iter().chain(sidecars)
+}
+
 /// A pod, with its namespace, if it has an address of the family for itself.
-fn workload<'a>(config: &Config, family: Family, pod: &'a Pod) -> Option<(&'a str, Workload<'a>)> {
+fn workload<'a>(config: &Config, family: Family, pod: &'a Pod, here: &mut Here<'a>) -> Option<(&'a str, Workload<'a>)> {
     let spec = pod.spec.as_ref()?;
     if spec.host_network == Some(true) || pod.is_over() {
+        here.by_uid.remove(pod.metadata.uid.as_deref().unwrap_or(""));
         return None;
     }
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let ports = containers.flat_map(|c| c.ports.iter().flatten());
+    let is_here = spec.node_name.as_deref() == Some(config.node_name.as_str());
+    let told = pod.ips().filter_map(|a| a.parse().ok()).find(|a| Family::of(*a) == family);
+    let address = if is_here { here.address(pod, told)? } else { told? };
+    let ports = running(spec).flat_map(|c| c.ports.iter().flatten());
     let named = ports
-        .filter_map(|p| Some((p.name.clone()?, p.protocol.clone().unwrap_or_else(|| "TCP".into()), p.container_port)));
-    let workload = Workload {
-        labels: pod.labels(),
-        address: pod.ips().filter_map(|a| a.parse().ok()).find(|a| Family::of(*a) == family)?,
-        is_here: spec.node_name.as_deref() == Some(config.node_name.as_str()),
-        ports: named.collect(),
-    };
+        .filter_map(|p| Some((p.name.clone()?, Protocol::of(p.protocol.as_deref())?, nft::port(p.container_port)?)));
+    let workload = Workload { labels: pod.labels(), address, is_here, ports: named.collect() };
     Some((pod.metadata.namespace.as_deref()?, workload))
 }
 
@@ -168,7 +220,7 @@ struct Rule<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn add(&mut self, policy: &NetworkPolicy) {
+    fn add(&mut self, policy: &NetworkPolicy, allows: bool) {
         let Some(spec) = &policy.spec else { return };
         let namespace = policy.namespace().unwrap_or_default();
         let everything = Selector::default();
@@ -181,14 +233,14 @@ impl<'a> Planner<'a> {
         let types = spec.policy_types.as_deref().unwrap_or_default();
         let wants =
             |kind: &str, otherwise: bool| if types.is_empty() { otherwise } else { types.iter().any(|t| t == kind) };
-        let base = format!("np_{:016x}", nft::digest(&format!("{namespace}/{}", policy.name_any())));
+        let base = format!("np_{}", nft::digest(&format!("{namespace}/{}", policy.name_any())));
         if wants("Ingress", true) {
-            let rules = spec.ingress.iter().flatten();
+            let rules = spec.ingress.iter().flatten().filter(|_| allows);
             let rules = rules.map(|r| Rule { peers: r.from.as_ref(), ports: r.ports.as_ref() }).collect();
             self.add_direction(Direction::In, &base, &namespace, &targets, rules);
         }
         if wants("Egress", spec.egress.is_some()) {
-            let rules = spec.egress.iter().flatten();
+            let rules = spec.egress.iter().flatten().filter(|_| allows);
             let rules = rules.map(|r| Rule { peers: r.to.as_ref(), ports: r.ports.as_ref() }).collect();
             self.add_direction(Direction::Out, &base, &namespace, &targets, rules);
         }
@@ -209,7 +261,7 @@ impl<'a> Planner<'a> {
         }
         self.table.chains.insert(chain.clone(), lines);
         for target in targets {
-            let pod = format!("pod_{}_{}", direction.short(), label(&target.address.to_string()));
+            let pod = format!("pod_{}_{}", direction.short(), label(target.address));
             self.table.map(direction.map(), target.address.to_string(), format!("goto {pod}"));
             self.table.chains.entry(pod).or_default().push(format!("jump {chain}"));
         }
@@ -278,34 +330,31 @@ impl<'a> Planner<'a> {
 fn block(family: Family, block: &IPBlock, end: &str) -> Option<String> {
     let read = |text: &str| text.parse::<IpNet>().ok().filter(|network| Family::of(network.addr()) == family);
     let network = read(&block.cidr)?;
-    let except: BTreeSet<String> =
-        block.except.iter().flatten().filter_map(|e| Some(read(e)?.trunc().to_string())).collect();
+    let except: Vec<IpNet> = block.except.iter().flatten().filter_map(|e| Some(read(e)?.trunc())).collect();
+    // Older versions of `nft` refuse a set whose networks overlap.
+    let except: Vec<String> = IpNet::aggregate(&except).iter().map(ToString::to_string).collect();
     let ip = Words::of(family).ip;
-    let except: Vec<String> = except.into_iter().collect();
     let all = format!("{ip} {end} {}", network.trunc());
     Some(if except.is_empty() { all } else { format!("{all} {ip} {end} != {{ {} }}", except.join(", ")) })
 }
 
 fn port(ip: &str, port: &NetworkPolicyPort, receivers: &[&Workload<'_>]) -> Option<String> {
-    let protocol = port.protocol.as_deref().unwrap_or("TCP");
-    let word = match protocol {
-        "TCP" => "tcp",
-        "UDP" => "udp",
-        "SCTP" => "sctp",
-        _ => return None,
-    };
+    let protocol = Protocol::of(port.protocol.as_deref())?;
     match (&port.port, port.end_port) {
-        (None, _) => Some(format!("meta l4proto {word}")),
-        (Some(IntOrString::Int(first)), Some(last)) => Some(format!("{word} dport {first}-{last}")),
-        (Some(IntOrString::Int(number)), None) => Some(format!("{word} dport {number}")),
+        (None, _) => Some(format!("meta l4proto {protocol}")),
+        (Some(IntOrString::Int(first)), Some(last)) => {
+            let (first, last) = (nft::port(*first)?, nft::port(last)?);
+            (first <= last).then(|| format!("{protocol} dport {first}-{last}"))
+        }
+        (Some(IntOrString::Int(number)), None) => Some(format!("{protocol} dport {}", nft::port(*number)?)),
         (Some(IntOrString::String(name)), _) => {
             let of = |w: &&Workload<'_>| -> Vec<String> {
-                let named = w.ports.iter().filter(|(n, p, _)| n == name && p == protocol);
+                let named = w.ports.iter().filter(|(n, p, _)| n == name && *p == protocol);
                 named.map(|(_, _, number)| format!("{} . {number}", w.address)).collect()
             };
             let places: BTreeSet<String> = receivers.iter().flat_map(of).collect();
             let places: Vec<String> = places.into_iter().collect();
-            (!places.is_empty()).then(|| format!("{ip} daddr . {word} dport {{ {} }}", places.join(", ")))
+            (!places.is_empty()).then(|| format!("{ip} daddr . {protocol} dport {{ {} }}", places.join(", ")))
         }
     }
 }

@@ -14,11 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::{AddressRanges, Family};
-use informer::{Change, Informers, Key, Pod};
+use informer::{Change, Informers, Key, Pod, Recorder};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use network::flows;
-use network::nft::{Keeper, NftError, Words};
+use network::nft::{Keeper, LeftOut, NftError, Words};
 use plan::datagrams::{self, Datagrams};
 use plan::{Place, Planner};
 use tokio::sync::{Notify, watch};
@@ -38,6 +38,8 @@ pub struct Config {
 /// Changes that come within this time are written together.
 const GATHER: Duration = Duration::from_millis(5);
 const RESYNC: Duration = Duration::from_secs(30);
+/// How long rules that can't be written at all wait at first for the next try.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// Keeps the rules in step with the API until the process ends.
 pub async fn run(config: Config, informers: Informers) {
@@ -70,20 +72,32 @@ pub async fn run(config: Config, informers: Informers) {
     let mut health = health::Ports::default();
     let mut tables: Vec<_> = config.cluster_cidr.families().map(|family| Rules::new(&config, family)).collect();
     let mut is_routed = false;
-    'rounds: loop {
+    let recorder = Recorder::new(informers.client().clone(), "kube-proxy", &config.node_name);
+    let mut wait = FIRST_WAIT;
+    loop {
         let own = nodes.get(&Key::new("", &config.node_name));
         let place = Place { zone: own.and_then(|node| zone_of(&node)) };
         let (all, endpoints) = (services.list(), slices.list());
         let own_pods = pods.list();
         let first = config.cluster_cidr.families().next().unwrap_or(Family::V4);
         health.keep(plan::health(&config, first, &all, &endpoints));
+        let mut failed = false;
+        // What goes wrong in one family is nothing to the other.
         for rules in &mut tables {
-            if let Err(error) = rules.write(&config, &place, &all, &endpoints, &own_pods).await {
-                tracing::error!(%error, "the service rules can't be written; trying again");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                continue 'rounds;
+            match rules.write(&config, &place, &all, &endpoints, &own_pods).await {
+                Ok(left_out) => left_out.iter().for_each(|part| tell(&recorder, part, &all, &own_pods)),
+                Err(error) => {
+                    tracing::error!(%error, "the service rules can't be written; trying again");
+                    failed = true;
+                }
             }
         }
+        if failed {
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RESYNC);
+            continue;
+        }
+        wait = FIRST_WAIT;
         // Only now that the rules are there which make it harmless.
         if !is_routed && tables.iter().any(|rules| rules.family == Family::V4) {
             is_routed = true;
@@ -99,6 +113,18 @@ pub async fn run(config: Config, informers: Informers) {
                 }
             }
         }
+    }
+}
+
+/// Says that a service or a pod has no rules because the kernel refuses them.
+fn tell(recorder: &Recorder, left_out: &LeftOut, services: &[Arc<Service>], pods: &[Arc<Pod>]) {
+    let LeftOut { part, why } = left_out;
+    tracing::error!(%part, %why, "the rules of one service or pod can't be written; the others are");
+    let message = format!("the rules for it can't be written on this node: {why}");
+    if let Some(service) = services.iter().find(|service| plan::part_of_service(service) == **part) {
+        recorder.warning(service.as_ref(), "FailedRules", message);
+    } else if let Some(pod) = pods.iter().find(|pod| plan::part_of_pod(pod) == **part) {
+        recorder.warning(pod.as_ref(), "FailedRules", message);
     }
 }
 
@@ -126,10 +152,10 @@ impl Rules {
         services: &[Arc<Service>],
         slices: &[Arc<EndpointSlice>],
         own_pods: &[Arc<Pod>],
-    ) -> Result<(), NftError> {
+    ) -> Result<Vec<LeftOut>, NftError> {
         let mut parts = self.planner.parts(config, place, services, slices);
         parts.extend(plan::host_ports(self.family, own_pods));
-        self.keeper.keep_parts(plan::frame(config, self.family), parts).await?;
+        let left_out = self.keeper.keep_parts(plan::frame(config, self.family), parts).await?;
         // Only after that: who sends in between makes a new flow.
         let mut now = self.planner.datagrams();
         now.extend(datagrams::of_pods(self.family, own_pods));
@@ -138,7 +164,7 @@ impl Rules {
             *old = now;
             changed
         });
-        Ok(())
+        Ok(left_out)
     }
 }
 

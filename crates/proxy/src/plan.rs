@@ -3,11 +3,15 @@
 //! The table has fixed chains (hooks) and maps from what a packet is for to a chain that picks an endpoint: one that services share
 //! ([`shared`]), or where that doesn't do (many endpoints, affinity, traffic from outside) the service port's own. A packet meets
 //! one map look-up whatever the number of services.
+//!
+//! Whatever text of an object goes into a rule is parsed first: addresses, networks, ports and protocols are values here, and names
+//! stand in the names of chains with their harmless letters alone, beside a digest. What can't be parsed has no rule.
 
 pub mod datagrams;
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use apimachinery::Family;
@@ -16,7 +20,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{ContainerPort, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
-use network::nft::{self, Parts, Set, Table, Words, label};
+use network::nft::{self, Parts, Protocol, Set, Table, Words, label};
 
 use crate::Config;
 use datagrams::Datagrams;
@@ -32,8 +36,8 @@ struct Here<'a> {
 /// An endpoint that may get traffic.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Endpoint {
-    address: String,
-    port: i32,
+    address: IpAddr,
+    port: u16,
     local: bool,
     /// It is meant for this node, or for this zone.
     for_node: bool,
@@ -45,7 +49,7 @@ struct Endpoint {
 impl Endpoint {
     /// As `dnat` wants it.
     fn target(&self) -> String {
-        apimachinery::authority(&self.address, self.port)
+        SocketAddr::new(self.address, self.port).to_string()
     }
 }
 
@@ -68,6 +72,17 @@ fn near(all: &[Endpoint]) -> Vec<Endpoint> {
 
 fn name_of(service: &Service) -> (&str, &str) {
     (service.metadata.namespace.as_deref().unwrap_or(""), service.metadata.name.as_deref().unwrap_or(""))
+}
+
+/// What the part with a service's rules is called.
+pub fn part_of_service(service: &Service) -> String {
+    let (namespace, name) = name_of(service);
+    format!("{namespace}/{name}")
+}
+
+/// What the part with the rules of a pod's ports of the machine is called.
+pub fn part_of_pod(pod: &Pod) -> String {
+    format!("pod {}/{}", pod.metadata.namespace.as_deref().unwrap_or(""), pod.name_any())
 }
 
 /// What the rules of a service were made of.
@@ -124,7 +139,7 @@ impl Planner {
             let made = match known.next_if(|made| name_of(&made.service) == name) {
                 Some(made) if made.is_of(service, slices) => made,
                 made => {
-                    let called = made.map_or_else(|| format!("{}/{}", name.0, name.1).into(), |made| made.called);
+                    let called = made.map_or_else(|| part_of_service(service).into(), |made| made.called);
                     let mut part = Table::default();
                     add_service(here, service, name, slices, &mut part);
                     let datagrams = datagrams::of_service(here, service, slices);
@@ -223,41 +238,44 @@ fn add_service(
 ) {
     let Some(spec) = &service.spec else { return };
     let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
-    let of_family = |a: &&String| a.parse().is_ok_and(|a| Family::of(a) == here.family);
+    let of_family = |text: &String| address(here.family, text);
     // A headless service has none, and neither has one of the other family.
-    let Some(cluster_ip) = spec.cluster_ips.iter().flatten().find(of_family) else { return };
-    if kind == "ExternalName" || here.config.cluster_dns.is_some_and(|dns| cluster_ip.parse() == Ok(dns)) {
+    let Some(cluster_ip) = spec.cluster_ips.iter().flatten().find_map(of_family) else { return };
+    if kind == "ExternalName" || here.config.cluster_dns == Some(cluster_ip) {
         return;
     }
     for port in spec.ports.iter().flatten() {
-        let protocol = port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase();
+        let (Some(protocol), Some(number)) = (Protocol::of(port.protocol.as_deref()), nft::port(port.port)) else {
+            continue;
+        };
         let all = endpoints(here, slices, port);
         let chosen = |local_only: bool| -> Vec<Endpoint> {
             if local_only { all.iter().filter(|e| e.local).cloned().collect() } else { near(&all) }
         };
-        let base_name = chain_name(namespace, name, port, &protocol);
+        let base_name = chain_name(namespace, name, port, protocol);
         let timeout = match spec.session_affinity.as_deref() {
             Some("ClientIP") => {
                 let config = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
-                Some(i64::from(config.and_then(|c| c.timeout_seconds).unwrap_or(10800)))
+                let seconds = config.and_then(|c| c.timeout_seconds).and_then(|s| u32::try_from(s).ok());
+                Some(seconds.filter(|s| *s > 0).unwrap_or(10800))
             }
             _ => None,
         };
         let internal = chosen(spec.internal_traffic_policy.as_deref() == Some("Local"));
         let inside = if timeout.is_none() && (1..=shared::MOST).contains(&internal.len()) {
-            shared::place(table, &protocol, cluster_ip, port.port, &internal)
+            shared::place(table, protocol, cluster_ip, number, &internal)
         } else {
-            add_chain(table, here.family, &base_name, &internal, &protocol, timeout);
+            add_chain(table, here.family, &base_name, &internal, protocol, timeout);
             base_name.clone()
         };
-        add_address(table, &format!("{cluster_ip} . {protocol} . {}", port.port), &inside, &internal);
+        add_address(table, &format!("{cluster_ip} . {protocol} . {number}"), &inside, &internal);
         let local_only = spec.external_traffic_policy.as_deref() == Some("Local");
         let balancer =
             service.status.iter().filter_map(|s| s.load_balancer.as_ref()).flat_map(|l| l.ingress.iter().flatten());
-        let balanced: BTreeSet<String> =
-            balancer.filter_map(|i| i.ip.clone()).filter(|_| kind == "LoadBalancer").collect();
-        let outside: BTreeSet<String> = spec.external_ips.iter().flatten().cloned().collect();
-        let node_port = port.node_port.filter(|p| *p > 0);
+        let balancer = balancer.filter_map(|i| i.ip.as_ref()).filter(|_| kind == "LoadBalancer");
+        let balanced: BTreeSet<IpAddr> = balancer.filter_map(of_family).collect();
+        let outside: BTreeSet<IpAddr> = spec.external_ips.iter().flatten().filter_map(of_family).collect();
+        let node_port = port.node_port.and_then(nft::port);
         if balanced.is_empty() && outside.is_empty() && node_port.is_none() {
             continue;
         }
@@ -265,18 +283,18 @@ fn add_service(
         // are all here.
         let external_name = format!("{base_name}_ext");
         let external = chosen(local_only);
-        add_chain(table, here.family, &external_name, &external, &protocol, timeout);
+        add_chain(table, here.family, &external_name, &external, protocol, timeout);
         if !external.is_empty() && !local_only {
             let rules = table.chains.entry(external_name.clone()).or_default();
             rules.insert(0, "ct mark set ct mark or 0x4000".into());
         }
-        for address in outside.iter().filter(of_family) {
-            add_address(table, &format!("{address} . {protocol} . {}", port.port), &external_name, &external);
+        for address in outside {
+            add_address(table, &format!("{address} . {protocol} . {number}"), &external_name, &external);
         }
         let ranges = spec.load_balancer_source_ranges.as_deref().filter(|_| !external.is_empty());
         let guarded = add_guard(table, here.family, &base_name, &external_name, ranges);
-        for address in balanced.iter().filter(of_family) {
-            add_address(table, &format!("{address} . {protocol} . {}", port.port), &guarded, &external);
+        for address in balanced {
+            add_address(table, &format!("{address} . {protocol} . {number}"), &guarded, &external);
         }
         if let Some(number) = node_port {
             let key = format!("{protocol} . {number}");
@@ -290,24 +308,30 @@ fn add_service(
 }
 
 /// The ports of its node that lead to a pod, each with what it leads to.
-pub fn on_the_machine(pod: &Pod) -> impl Iterator<Item = (i32, &ContainerPort)> {
+pub fn on_the_machine(pod: &Pod) -> impl Iterator<Item = (u16, &ContainerPort)> {
     let containers = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
     let ports = containers.flat_map(|c| c.ports.iter().flatten());
-    ports.filter_map(|port| Some((port.host_port.filter(|n| *n > 0)?, port)))
+    ports.filter_map(|port| Some((port.host_port.and_then(nft::port)?, port)))
 }
 
 /// The pods that ports of their machine may lead to, each with its address of the family.
-fn reachable(family: Family, pods: &[Arc<Pod>]) -> impl Iterator<Item = (&Pod, &str)> {
+fn reachable(family: Family, pods: &[Arc<Pod>]) -> impl Iterator<Item = (&Pod, IpAddr)> {
     let apart = |pod: &Pod| !pod.is_over() && pod.spec.as_ref().is_some_and(|spec| spec.host_network != Some(true));
     let pods = pods.iter().map(Arc::as_ref).filter(move |pod| apart(pod));
-    pods.filter_map(move |pod| Some((pod, pod.ips().find(|ip| Family::of_text(ip) == family)?)))
+    pods.filter_map(move |pod| Some((pod, pod.ips().find_map(|ip| address(family, ip))?)))
 }
 
-/// The address of the machine that a port of it is at, `Some(None)` for all; none of this family otherwise.
-fn host_address(family: Family, port: &ContainerPort) -> Option<Option<&str>> {
+/// An address, if it is one, and of the family.
+fn address(family: Family, text: &str) -> Option<IpAddr> {
+    text.parse().ok().filter(|address| Family::of(*address) == family)
+}
+
+/// The address of the machine that a port of it is at, `Some(None)` for all; none if it is at no address of this family.
+fn host_address(family: Family, port: &ContainerPort) -> Option<Option<IpAddr>> {
     match port.host_ip.as_deref().unwrap_or("") {
+        // Upstream's port mapping takes either for both families' (CNI's plugin of that name).
         "" | "0.0.0.0" | "::" => Some(None),
-        host => (Family::of_text(host) == family).then_some(Some(host)),
+        host => address(family, host).map(Some),
     }
 }
 
@@ -316,20 +340,22 @@ fn host_address(family: Family, port: &ContainerPort) -> Option<Option<&str>> {
 pub fn host_ports(family: Family, pods: &[Arc<Pod>]) -> Parts {
     let mut parts = Parts::new();
     for (pod, address) in reachable(family, pods) {
-        let called = format!("pod {}/{}", pod.metadata.namespace.as_deref().unwrap_or(""), pod.name_any());
+        let called = part_of_pod(pod);
         let mut table = Table::default();
         for (number, port) in on_the_machine(pod) {
-            let protocol = port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase();
-            let chain =
-                format!("host_{protocol}_{number}_{:016x}", nft::digest(&format!("{called}/{:?}", port.host_ip)));
-            match host_address(family, port) {
-                Some(None) => table.map("node_ports", format!("{protocol} . {number}"), format!("goto {chain}")),
-                Some(Some(host)) => {
+            let (Some(protocol), Some(to)) = (Protocol::of(port.protocol.as_deref()), nft::port(port.container_port))
+            else {
+                continue;
+            };
+            let Some(host) = host_address(family, port) else { continue };
+            let chain = format!("host_{protocol}_{number}_{}", nft::digest(&format!("{called}/{host:?}")));
+            match host {
+                None => table.map("node_ports", format!("{protocol} . {number}"), format!("goto {chain}")),
+                Some(host) => {
                     table.map("services", format!("{host} . {protocol} . {number}"), format!("goto {chain}"));
                 }
-                None => continue,
             }
-            let target = apimachinery::authority(address, port.container_port);
+            let target = SocketAddr::new(address, to);
             table.chains.insert(chain, vec![format!("meta l4proto {protocol} dnat to {target}")]);
             table.add("hairpins", format!("{address} . {address}"));
         }
@@ -341,14 +367,12 @@ pub fn host_ports(family: Family, pods: &[Arc<Pod>]) -> Parts {
 }
 
 /// A chain's name: readable, unique, and within the limits of nftables.
-fn chain_name(namespace: &str, name: &str, port: &ServicePort, protocol: &str) -> String {
-    let clean = |s: &str| s.replace(['-', '.'], "_");
-    let label = port.name.clone().unwrap_or_default();
-    let exact = format!("{namespace}/{name}/{label}/{protocol}/{}", port.port);
-    // Names that cleaning made equal are kept apart.
-    let hash = nft::digest(&exact);
-    let readable: String = format!("{}_{}_{}", clean(namespace), clean(name), port.port).chars().take(80).collect();
-    format!("svc_{readable}_{hash:016x}")
+fn chain_name(namespace: &str, name: &str, port: &ServicePort, protocol: Protocol) -> String {
+    let label = port.name.as_deref().unwrap_or_default();
+    // Names that differ in letters that chains can't have, or in what was cut off, are kept apart.
+    let hash = nft::digest(&format!("{namespace}/{name}/{label}/{protocol}/{}", port.port));
+    let (namespace, name) = (nft::readable(namespace, 32), nft::readable(name, 40));
+    format!("svc_{namespace}_{name}_{}_{hash}", port.port)
 }
 
 /// The endpoints of a service port: those that are ready, or else those that still serve while they end.
@@ -371,7 +395,7 @@ fn all_endpoints(
         let protocol = port.protocol.as_deref().unwrap_or("TCP");
         let number = slice.ports.iter().flatten().find_map(|p| {
             let fits = p.name.as_deref().unwrap_or("") == wanted && p.protocol.as_deref().unwrap_or("TCP") == protocol;
-            p.port.filter(|_| fits)
+            p.port.and_then(nft::port).filter(|_| fits)
         });
         let Some(number) = number else { continue };
         for endpoint in slice.endpoints.iter().flatten() {
@@ -381,9 +405,9 @@ fn all_endpoints(
             let for_node = hints.for_nodes.iter().flatten().any(|n| n.name == config.node_name);
             let zones: Vec<&str> = hints.for_zones.iter().flatten().map(|z| z.name.as_str()).collect();
             let for_zone = place.zone.as_deref().is_some_and(|zone| zones.contains(&zone));
-            for address in &endpoint.addresses {
+            for address in endpoint.addresses.iter().filter_map(|text| address(here.family, text)) {
                 let zoned = !zones.is_empty();
-                let target = Endpoint { address: address.clone(), port: number, local, for_node, for_zone, zoned };
+                let target = Endpoint { address, port: number, local, for_node, for_zone, zoned };
                 if conditions.ready.unwrap_or(true) {
                     ready.insert(target);
                 } else if conditions.serving.unwrap_or(false) {
@@ -412,6 +436,11 @@ fn base(config: &Config, family: Family) -> String {
         hidden = format!("ct status dnat {ip} saddr {loopback} masquerade");
         guard = format!("iif != \"lo\" {ip} daddr {loopback} drop\n    iif != \"lo\" {ip} saddr {loopback} drop");
     }
+    // A pod speaks by its own addresses: the way back to whom it says it is must be the way that the packet came.
+    let pinned = match bridge {
+        Some(_) => format!("iifname \"{}*\" fib saddr . iif oif missing drop", network::PORTS),
+        None => String::new(),
+    };
     // Questions to the cluster's DNS, which is on this node, needn't be remembered.
     let (mut asked, mut answered) = (String::new(), String::new());
     if let Some(cluster_dns) = cluster_dns.filter(|dns| Family::of(*dns) == family) {
@@ -462,6 +491,7 @@ chain filter_output {{
 chain raw_in {{
     type filter hook prerouting priority raw; policy accept;
     {guard}
+    {pinned}
     {asked}
 }}
 chain raw_out {{
@@ -485,7 +515,9 @@ fn add_address(table: &mut Table, key: &str, chain: &str, endpoints: &[Endpoint]
 /// Adds the chain that lets in only who comes from one of `ranges`, and returns the chain to go to.
 fn add_guard(table: &mut Table, family: Family, base: &str, next: &str, ranges: Option<&[String]>) -> String {
     let Some(ranges) = ranges.filter(|ranges| !ranges.is_empty()) else { return next.into() };
-    let ranges: Vec<&str> = ranges.iter().map(|r| r.trim()).filter(|r| is_range(family, r)).collect();
+    let ranges: Vec<IpNet> = ranges.iter().filter_map(|text| range(family, text.trim())).collect();
+    // Older versions of `nft` refuse a set whose networks overlap.
+    let ranges: Vec<String> = IpNet::aggregate(&ranges).iter().map(ToString::to_string).collect();
     let name = format!("{base}_fw");
     let ip = Words::of(family).ip;
     let mut rules = vec!["drop".to_string()];
@@ -503,8 +535,8 @@ fn add_chain(
     family: Family,
     name: &str,
     endpoints: &[Endpoint],
-    protocol: &str,
-    affinity: Option<i64>,
+    protocol: Protocol,
+    affinity: Option<u32>,
 ) {
     if endpoints.is_empty() {
         return;
@@ -516,7 +548,7 @@ fn add_chain(
     let mut rules = Vec::new();
     if let Some(timeout) = affinity {
         for e in endpoints {
-            let set = format!("aff_{name}_{}", label(&e.address));
+            let set = format!("aff_{name}_{}", label(e.address));
             rules.push(format!(
                 "{ip} saddr @{set} meta l4proto {protocol} update @{set} {{ {ip} saddr timeout {timeout}s }} dnat to {}",
                 e.target()
@@ -532,7 +564,7 @@ fn add_chain(
             rules.push(format!("numgen random mod {} vmap {{ {} }}", endpoints.len(), picks.join(", ")));
         }
         for e in endpoints {
-            let set = format!("aff_{name}_{}", label(&e.address));
+            let set = format!("aff_{name}_{}", label(e.address));
             let update = format!(
                 "meta l4proto {protocol} update @{set} {{ {ip} saddr timeout {timeout}s }} dnat to {}",
                 e.target()
@@ -568,14 +600,14 @@ fn one_of(things: &[String]) -> Vec<String> {
     rules.collect()
 }
 
-/// Whether a text is an address or a network of the family.
-fn is_range(family: Family, text: &str) -> bool {
-    let network = text.parse::<IpNet>().map(|n| n.addr());
-    network.or_else(|_| text.parse()).is_ok_and(|address| Family::of(address) == family)
+/// A network of the family, or an address as one.
+fn range(family: Family, text: &str) -> Option<IpNet> {
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.ok().filter(|network| Family::of(network.addr()) == family).map(|network| network.trunc())
 }
 
 fn endpoint_chain(service: &str, e: &Endpoint) -> String {
-    format!("{service}_{}_{}", label(&e.address), e.port)
+    format!("{service}_{}_{}", label(e.address), e.port)
 }
 
 #[cfg(test)]

@@ -107,6 +107,10 @@ impl Node {
         left.extend(
             links.lines().filter(|l| l.contains("timonel0") || l.contains(": tp")).map(|l| format!("interface {l}")),
         );
+        for family in ["-4", "-6"] {
+            let routes = self.command(&["ip", family, "route", "show", "proto", "116"]);
+            left.extend(routes.lines().map(|l| format!("route {l}")));
+        }
         left
     }
 }

@@ -13,11 +13,12 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt as _};
 use kubelet::PodNetwork;
-use network::Addresses;
 use network::cni::Cni;
+use network::{Addresses, LocalPods};
 use pki::JoinToken;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{AgentArgs, NodeArgs, ServerArgs};
@@ -296,7 +297,11 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     };
     let (serving, bridge) = tokio::join!(serving, wanted.ensure());
     let (serving, bridge) = (serving?, bridge?);
-    tokio::spawn(wanted.keep(bridge.clone()));
+    let local = LocalPods::default();
+    // Those that run already are known to DNS and policies at once.
+    kubelet::restored_pods(&config).into_iter().for_each(|pod| local.add(pod));
+    let (known_ranges, new_ranges) = watch::channel(ranges.clone());
+    tokio::spawn(wanted.keep(bridge.clone(), local.clone(), new_ranges.clone()));
     let network = match plugins.clone() {
         Some(plugins) => PodNetwork::Plugins(plugins),
         None => {
@@ -304,9 +309,10 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
             for address in kubelet::restored_addresses(&config) {
                 addresses.reserve(address);
             }
-            PodNetwork::Own { bridge: bridge.clone(), addresses }
+            PodNetwork::Own { bridge: bridge.clone(), addresses, ranges: known_ranges }
         }
     };
+    network.renew(&config).await;
     let informers = Informers::new(client.clone());
     let proxy = proxy::Config {
         table: TABLE.into(),
@@ -322,7 +328,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         cluster_dns: served_dns,
         families: cluster.cidr.families().collect(),
     };
-    tokio::spawn(policy::run(policies, informers.clone()));
+    tokio::spawn(policy::run(policies, informers.clone(), local.clone()));
     if cluster.run_ingress {
         let ingress = ingress::Config { bind: any_address(cluster.cidr.families()), http_port: 80, https_port: 443 };
         tokio::spawn(ingress::run(ingress, informers.clone()));
@@ -331,7 +337,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         let dns = dns::Config {
             address: cluster.dns,
             domain: cluster.domain,
-            node_name: name.clone(),
+            local: local.clone(),
             upstreams: resolvers::follow(args.resolv_conf.clone(), cluster.dns),
         };
         let informers = informers.clone();
@@ -342,14 +348,18 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         });
     }
     if plugins.is_none() {
-        tokio::spawn(routes::keep(informers.clone(), bridge, routes::Own { name, addresses: ips, ranges }));
+        tokio::spawn(routes::keep(
+            informers.clone(),
+            bridge,
+            routes::Own { name, addresses: ips, ranges: new_ranges, cluster: cluster.cidr.clone() },
+        ));
     }
     // Images that lie ready are loaded before pods ask for them.
     let _ = chosen.archives.await;
     part::ready();
     let connects_runtime = plugins.is_none();
     let parts =
-        kubelet::Parts { client, informers, runtime: chosen.runtime, connects_runtime, network, serving, quarantine };
+        kubelet::Parts { client, informers, runtime: chosen.runtime, connects_runtime, network, local, serving, quarantine };
     kubelet::run(config, parts, stop).await;
     Ok(())
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use apimachinery::{AddressRanges, Family};
 use ipnet::IpNet;
-use kubelet::PodNetwork;
-use network::{Bridge, Removals};
+use network::{Bridge, LocalPods, Removals, gateway};
+use tokio::sync::watch;
 
 pub const NAME: &str = "timonel0";
 /// How often it is looked for, should its removal have gone unheard.
@@ -36,6 +36,8 @@ impl Wanted {
         if let Some(dns) = self.cluster_dns {
             bridge.add_address(dns, if dns.is_ipv4() { 32 } else { 128 }).await?;
         }
+        let own: Vec<IpAddr> = self.ranges.iter().map(|range| gateway(*range)).chain(self.cluster_dns).collect();
+        bridge.keep_only(&own).await?;
         // So that this machine itself reaches services, whose addresses no interface has.
         for range in self.service_cidr.iter() {
             bridge.route_services(range).await?;
@@ -43,27 +45,38 @@ impl Wanted {
         Ok(bridge)
     }
 
-    /// Makes it again whenever somebody removed it, and connects the pods that were on it.
-    pub async fn keep(self, bridge: Bridge) {
+    /// Makes it again whenever somebody removed it or something of it, and the ways to this node's pods with it.
+    pub async fn keep(mut self, bridge: Bridge, pods: LocalPods, mut ranges: watch::Receiver<Vec<IpNet>>) {
         let mut removed = Removals::listen();
         loop {
             tokio::select! {
                 name = removed.next() => if name != NAME { continue },
+                Ok(()) = ranges.changed(), if !self.ranges.is_empty() => {
+                    self.ranges.clone_from(&ranges.borrow_and_update());
+                    tracing::warn!(ranges = ?self.ranges, "the node has other ranges of pod addresses");
+                }
                 () = tokio::time::sleep(REPAIR) => {}
             }
-            if bridge.is_there().await {
-                continue;
-            }
-            match self.restore().await {
-                Ok(()) => tracing::warn!(bridge = NAME, "the bridge was removed and is made again, with its pods"),
+            let was_there = bridge.is_there().await;
+            match self.restore(&pods).await {
+                Ok(()) if was_there => {}
+                Ok(()) => tracing::warn!(bridge = NAME, "the bridge was removed and is made again"),
                 Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), "the bridge was removed and can't be made again")
+                    tracing::error!(error = format!("{error:#}"), bridge = NAME, "the pod network can't be repaired")
                 }
             }
         }
     }
 
-    async fn restore(&self) -> anyhow::Result<()> {
-        Ok(self.ensure().await?.take_back(PodNetwork::PORTS).await?)
+    async fn restore(&self, pods: &LocalPods) -> anyhow::Result<()> {
+        let bridge = self.ensure().await?;
+        // Who brings plugins has his pods' ways to himself.
+        for pod in pods.list().iter().filter(|_| !self.ranges.is_empty()) {
+            if let Err(error) = bridge.lead_to(&kubelet::port_name(&pod.uid), &pod.addresses).await {
+                // It may be on its way out.
+                tracing::debug!(%error, uid = pod.uid, "the way to a pod can't be repaired");
+            }
+        }
+        Ok(())
     }
 }

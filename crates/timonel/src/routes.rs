@@ -5,11 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::AddressRanges;
 use informer::Informers;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
 use network::{Bridge, NetworkError, Overlay, Removals};
+use tokio::sync::watch;
 
 /// The interface of the overlay, made when the first node needs it.
 pub const OVERLAY: &str = "timonel-vx";
@@ -20,30 +22,41 @@ const REPAIR: Duration = Duration::from_secs(60);
 pub struct Own {
     pub name: String,
     pub addresses: Vec<IpAddr>,
-    pub ranges: Vec<IpNet>,
+    pub ranges: watch::Receiver<Vec<IpNet>>,
+    /// All pods'.
+    pub cluster: AddressRanges,
 }
 
 /// Keeps the way to every other node's pods: directly where the node is a neighbour, else through the overlay.
-pub async fn keep(informers: Informers, bridge: Bridge, own: Own) {
+pub async fn keep(informers: Informers, bridge: Bridge, mut own: Own) {
     let nodes = informers.of::<Node>();
     let changed = Arc::new(tokio::sync::Notify::new());
     let wake = changed.clone();
     nodes.on_change(move |_| wake.notify_one());
     let mut present: HashMap<IpNet, Vec<IpAddr>> = HashMap::new();
+    let cluster: Vec<IpNet> = own.cluster.iter().collect();
+    // Before the nodes are known every way would seem to lead nowhere.
+    informer::synced!(nodes);
     // Who removes the overlay takes the ways along.
     let mut removed = Removals::listen();
     loop {
+        let ranges = own.ranges.borrow_and_update().clone();
         let others = nodes.list().into_iter().filter(|n| n.name_any() != own.name);
-        let wanted: HashMap<IpNet, Vec<IpAddr>> = others.flat_map(|n| places(&n)).collect();
-        for (range, _) in present.clone().iter().filter(|(r, _)| !wanted.contains_key(*r)) {
-            let _ = bridge.unroute(*range).await;
-            present.remove(range);
+        let mut wanted: HashMap<IpNet, Vec<IpAddr>> = others.flat_map(|n| places(&n)).collect();
+        // Ours lead nowhere else, whatever another node says of itself.
+        wanted.retain(|range, _| !ranges.contains(range));
+        present.retain(|range, _| wanted.contains_key(range));
+        // What the kernel has counts, not what this process wrote: an agent before it may have served another cluster.
+        match bridge.sweep_routes(&cluster, |range| wanted.contains_key(&range)).await {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => tracing::info!(?removed, "routes to pods of nodes that are gone were removed"),
+            Err(error) => tracing::warn!(%error, "routes to pods of nodes that are gone can't be removed"),
         }
         for (range, node) in &wanted {
             if present.get(range) == Some(node) {
                 continue;
             }
-            match lead(&bridge, &own, *range, node).await {
+            match lead(&bridge, &own.addresses, &ranges, *range, node).await {
                 Ok(()) => {
                     present.insert(*range, node.clone());
                 }
@@ -52,6 +65,7 @@ pub async fn keep(informers: Informers, bridge: Bridge, own: Own) {
         }
         tokio::select! {
             () = changed.notified() => {}
+            Ok(()) = own.ranges.changed() => present.clear(),
             name = removed.next() => if name == OVERLAY { present.clear() },
             () = tokio::time::sleep(REPAIR) => present.clear(),
         }
@@ -72,14 +86,20 @@ fn places(node: &Node) -> Vec<(IpNet, Vec<IpAddr>)> {
 
 /// By the node's address of the same family if it is a neighbour's, else through the overlay, which carries both families
 /// between the addresses of one.
-async fn lead(bridge: &Bridge, own: &Own, range: IpNet, node: &[IpAddr]) -> Result<(), NetworkError> {
+async fn lead(
+    bridge: &Bridge,
+    own: &[IpAddr],
+    ranges: &[IpNet],
+    range: IpNet,
+    node: &[IpAddr],
+) -> Result<(), NetworkError> {
     if let Some(same) = node.iter().find(|ip| ip.is_ipv4() == range.addr().is_ipv4())
         && network::is_neighbour(*same).await?
     {
         return bridge.route(range, *same).await;
     }
-    let pair = own.addresses.iter().find_map(|a| Some((a, node.iter().find(|b| a.is_ipv4() == b.is_ipv4())?)));
+    let pair = own.iter().find_map(|a| Some((a, node.iter().find(|b| a.is_ipv4() == b.is_ipv4())?)));
     // Nodes of different families can't reach each other at all.
     let Some((from, to)) = pair else { return Ok(()) };
-    Overlay::ensure(OVERLAY, *from, &own.ranges).await?.lead(range, *to).await
+    Overlay::ensure(OVERLAY, *from, ranges).await?.lead(range, *to).await
 }

@@ -136,10 +136,35 @@ fn remove_network() {
         quietly("nft", &["delete", "table", "ip", table]);
         quietly("nft", &["delete", "table", "ip6", table]);
     }
-    let bridge = Path::new("/sys/class/net").join(crate::bridge::NAME);
-    for port in std::fs::read_dir(bridge.join("brif")).into_iter().flatten().flatten() {
-        quietly("ip", &["link", "delete", &port.file_name().to_string_lossy()]);
+    for link in std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
+        let name = link.file_name().to_string_lossy().into_owned();
+        if is_port(&name) {
+            quietly("ip", &["link", "delete", &name]);
+        }
+    }
+    let protocol = network::ROUTE_PROTOCOL.to_string();
+    for family in ["-4", "-6"] {
+        quietly("ip", &[family, "route", "flush", "proto", &protocol]);
     }
     quietly("ip", &["link", "delete", crate::bridge::NAME]);
     quietly("ip", &["link", "delete", crate::routes::OVERLAY]);
+}
+
+/// Whether an interface is a pod's: their names are made of the pods' uids.
+fn is_port(name: &str) -> bool {
+    let uid = name.strip_prefix(network::PORTS).unwrap_or("");
+    uid.len() == 11 && uid.chars().all(|c| c.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_port;
+
+    #[test]
+    fn interfaces_of_others_are_left_alone() {
+        assert!(is_port("tp0123456789a"));
+        for name in ["tp0", "tp-link0", "tp0123456789ab", "eth0", "tp0123456789g"] {
+            assert!(!is_port(name), "{name}");
+        }
+    }
 }

@@ -91,6 +91,11 @@ fn ports(ports: &Field<'_>, host_network: bool, causes: &mut Causes) {
                 number.invalid("must match `hostPort` when `hostNetwork` is true", causes);
             }
         }
+        // Upstream lets any text through here; what is no address leads nowhere.
+        let address = port.at("hostIP");
+        if !address.is_empty() {
+            address.address(causes);
+        }
         port.at("protocol").must_be(&["SCTP", "TCP", "UDP"], causes);
         name.is(names::port_name, causes);
         if !name.is_empty() && seen.contains(&name.text()) {

@@ -120,6 +120,10 @@ fn pods() -> Kind {
                 container(json!({"ports": [{"containerPort": 1, "hostPort": 5}, {"containerPort": 2, "hostPort": 5}]})),
                 "spec.containers[0].ports[1].hostPort FieldValueDuplicate",
             ),
+            (
+                container(json!({"ports": [{"containerPort": 1, "hostPort": 5, "hostIP": "}; flush ruleset"}]})),
+                "spec.containers[0].ports[0].hostIP FieldValueInvalid",
+            ),
             (container(json!({"env": [{"name": "a=b"}]})), "spec.containers[0].env[0].name FieldValueInvalid"),
             (
                 container(json!({"env": [{"name": "a", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}]})),

@@ -50,6 +50,9 @@ const TERMINATION_MESSAGE: usize = 4 << 10;
 const TERMINATION_MESSAGES: usize = 12 << 10;
 /// How often ConfigMaps, Secrets and tokens in volumes are renewed.
 const REFRESH: Duration = Duration::from_secs(60);
+/// How long containers wait for the network policies of their pod before that is told.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE_OF_STATIC: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(2);
 /// How long a step that is begun has to come to its end when its pod isn't wanted any more.
 const COMPLETION: Duration = Duration::from_secs(2);
@@ -280,6 +283,10 @@ impl Worker {
         while let Some(next) = self.next_start() {
             match next {
                 Due::Now(container) => {
+                    if let Err(error) = self.await_policies(wanted).await {
+                        self.agent.events.warning(self.pod.as_ref(), "NetworkNotReady", error);
+                        return Instant::now() + RETRY;
+                    }
                     if wanted.has_changed().unwrap_or(true) {
                         return Instant::now();
                     }
@@ -294,6 +301,24 @@ impl Worker {
             }
         }
         wake
+    }
+
+    /// Waits until the network policies that select the pod are in force, or the pod is wanted otherwise.
+    async fn await_policies(&self, wanted: &watch::Receiver<Wanted>) -> Result<(), &'static str> {
+        let mut changes = wanted.clone();
+        let is_static = static_pods::is_static(&self.pod);
+        let permitted = async {
+            tokio::select! {
+                () = self.agent.local.permitted(&self.uid) => {}
+                _ = changes.changed() => {}
+            }
+        };
+        match tokio::time::timeout(if is_static { PATIENCE_OF_STATIC } else { PATIENCE }, permitted).await {
+            Ok(()) => Ok(()),
+            // Pods of this machine's administrator may be what the API itself needs, which alone can say what policies there are.
+            Err(_) if is_static => Ok(()),
+            Err(_) => Err("the rules of network policies aren't in force on this node"),
+        }
     }
 
     /// When the pod has been active for long enough.
@@ -338,6 +363,11 @@ impl Worker {
                 self.begin_anew().await;
             }
             self.save();
+        }
+        if let Some(sandbox) = self.saved.sandbox.as_ref().filter(|sandbox| !sandbox.host_network) {
+            let mut pod = crate::network::local(&self.pod, &sandbox.ips);
+            pod.uid.clone_from(&self.uid);
+            self.agent.local.add(pod);
         }
         if self.volumes.is_none() || Instant::now() >= self.refresh_at {
             let ips = self.saved.sandbox.as_ref().map(|s| s.ips.clone()).unwrap_or_default();

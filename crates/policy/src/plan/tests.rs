@@ -59,6 +59,17 @@ fn decided(table: &Table, map: &str, address: &str) -> Vec<String> {
     lines
 }
 
+/// What follows from what the API tells alone.
+fn rules(
+    config: &Config,
+    family: Family,
+    policies: &[Arc<NetworkPolicy>],
+    pods: &[Arc<Pod>],
+    namespaces: &[Arc<Namespace>],
+) -> Table {
+    super::rules(config, family, Input { policies, pods, namespaces, local: &[] }, |_| true)
+}
+
 fn check(spec: Value, map: &str, address: &str, wanted: &[&str]) {
     let (pods, namespaces) = cluster();
     let table = rules(&config(), Family::V4, &[policy("p", spec.clone())], &pods, &namespaces);
@@ -184,4 +195,136 @@ fn each_family_has_the_addresses_and_networks_of_its_own() {
     ];
     assert_eq!(decided(&table, "ingress", "fd42::"), wanted);
     kernel_takes(&table.full("ip6 t"));
+}
+
+fn local(uid: &str, address: &str, app: &str) -> Arc<LocalPod> {
+    let labels = [("app".to_string(), app.to_string())].into();
+    let (addresses, ports) = (vec![address.parse().unwrap()], vec![("web".into(), Protocol::Tcp, 9090)]);
+    Arc::new(LocalPod { uid: uid.into(), namespace: "default".into(), labels, ports, addresses })
+}
+
+#[test]
+fn a_pod_is_closed_before_the_api_knows_its_address() {
+    let db = json!({"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress", "Egress"],
+                    "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}], "ports": [{"port": "web"}]}]});
+    let policies = [policy("p", db)];
+    let mut unknown = pod("default", "new", "here", "", json!({"app": "db"})).as_ref().clone();
+    unknown.metadata.uid = Some("u1".into());
+    unknown.status = None;
+    let (_, namespaces) = cluster();
+    // Neither the pod nor its peer is in the API with an address, or there at all.
+    let local = [local("u1", "10.42.0.9", "db"), local("u2", "10.42.0.10", "web")];
+    for pods in [vec![], vec![Arc::new(unknown)]] {
+        let input = Input { policies: &policies, pods: &pods, namespaces: &namespaces, local: &local };
+        let table = super::rules(&config(), Family::V4, input, |_| true);
+        assert_eq!(decided(&table, "egress", "10.42.0.9"), ["drop"]);
+        let port = if pods.is_empty() { 9090 } else { 8080 };
+        let wanted = format!("ip saddr 10.42.0.10 ip daddr . tcp dport {{ 10.42.0.9 . {port} }} accept");
+        assert_eq!(decided(&table, "ingress", "10.42.0.9"), [wanted.as_str(), "drop"]);
+        assert_eq!(selected(&table), ["10.42.0.9".parse().unwrap()].into());
+        kernel_takes(&table.full("ip t"));
+    }
+}
+
+#[test]
+fn an_address_counts_for_the_pod_that_has_it_now() {
+    let mut old = pod("default", "old", "here", "10.42.0.9", json!({"app": "db"})).as_ref().clone();
+    old.metadata.uid = Some("old".into());
+    let policies = [policy("p", json!({"podSelector": {"matchLabels": {"app": "db"}}, "ingress": [{}]}))];
+    let (_, namespaces) = cluster();
+    let input = |local| Input { policies: &policies, pods: &[], namespaces: &namespaces, local };
+    let pods = [Arc::new(old)];
+    let table = super::rules(&config(), Family::V4, Input { pods: &pods, ..input(&[]) }, |_| true);
+    assert_eq!(decided(&table, "ingress", "10.42.0.9"), ["accept", "drop"]);
+    let local = [local("new", "10.42.0.9", "other")];
+    let table = super::rules(&config(), Family::V4, Input { pods: &pods, ..input(&local) }, |_| true);
+    assert_eq!(decided(&table, "ingress", "10.42.0.9"), ["free"]);
+}
+
+#[test]
+fn ports_have_the_names_that_sidecars_give_them() {
+    let container = |name: &str, port: i32, restart: Value| json!({"name": name, "restartPolicy": restart, "ports": [{"name": name, "containerPort": port}]});
+    let inits = json!([container("tls", 9443, json!("Always")), container("setup", 7000, Value::Null)]);
+    let pod = json!({"metadata": {"name": "p", "namespace": "default", "labels": {"app": "p"}},
+        "spec": {"nodeName": "here", "containers": [{"name": "c"}], "initContainers": inits}, "status": {"podIP": "10.42.0.2"}});
+    let pods = [Arc::new(serde_json::from_value(pod).unwrap())];
+    let named = |name: &str| policy(name, json!({"podSelector": {}, "ingress": [{"ports": [{"port": name}]}]}));
+    let decides =
+        |name: &str| decided(&rules(&config(), Family::V4, &[named(name)], &pods, &[]), "ingress", "10.42.0.2");
+    assert_eq!(decides("tls"), ["ip daddr . tcp dport { 10.42.0.2 . 9443 } accept", "drop"]);
+    // One that has ended before the others began listens nowhere.
+    assert_eq!(decides("setup"), ["drop"]);
+}
+
+#[test]
+fn a_policy_that_was_refused_still_closes() {
+    let (pods, namespaces) = cluster();
+    let policies = [
+        policy("good", json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{}]})),
+        policy("bad", json!({"podSelector": {"matchLabels": {"app": "db"}}, "ingress": [{}]})),
+    ];
+    let input = Input { policies: &policies, pods: &pods, namespaces: &namespaces, local: &[] };
+    let table = super::rules(&config(), Family::V4, input, |policy| policy.name_any() != "bad");
+    assert_eq!(decided(&table, "ingress", "10.42.0.3"), ["accept", "drop"]);
+    assert_eq!(decided(&table, "ingress", "10.42.0.2"), ["drop"]);
+}
+
+#[test]
+fn what_cannot_be_a_port_allows_nothing() {
+    let ports = |port: Value| json!({"podSelector": {"matchLabels": {"app": "db"}}, "ingress": [{"ports": [port]}]});
+    for port in [
+        json!({"port": 0}),
+        json!({"port": -1}),
+        json!({"port": 70000}),
+        json!({"port": 80, "endPort": 20}),
+        json!({"port": 80, "protocol": "TCP } ; flush ruleset"}),
+    ] {
+        check(ports(port), "ingress", "10.42.0.2", &["drop"]);
+    }
+}
+
+#[test]
+fn no_text_of_an_object_gets_into_a_rule() {
+    const HOSTILE: [&str; 7] = [
+        "}; add table ip pwned; #",
+        "1.1.1.1 }\nadd table ip pwned\n",
+        "10.0.0.0/8 } accept; ip saddr { 10.0.0.0/8",
+        "@pwned",
+        "foo bar",
+        "\"pwned\"",
+        "fd42::2%eth0; flush ruleset",
+    ];
+    let of = |text: &str, number: usize| {
+        let at = |place: usize, otherwise: &str| {
+            if number == place || number == 0 { text.to_string() } else { otherwise.into() }
+        };
+        let spec = json!({"podSelector": {"matchLabels": {"app": at(1, "db")}}, "policyTypes": ["Ingress", "Egress", at(2, "Ingress")],
+            "ingress": [{"from": [{"ipBlock": {"cidr": at(3, "10.0.0.0/8"), "except": [at(4, "10.1.0.0/16"), "10.0.0.0/9"]}},
+                                  {"podSelector": {}}, {"namespaceSelector": {"matchLabels": {"name": at(5, "other")}}}],
+                         "ports": [{"port": at(6, "web"), "protocol": at(7, "TCP")}]}]});
+        let policy = json!({"metadata": {"name": at(8, "p"), "namespace": "default"}, "spec": spec});
+        let mut local = local("u1", "10.42.0.2", "db").as_ref().clone();
+        local.labels.insert("app".into(), at(1, "db"));
+        local.ports.push((at(6, "web"), Protocol::Tcp, 80));
+        let (mut pods, namespaces) = cluster();
+        let mut one = pods[1].as_ref().clone();
+        one.status.as_mut().unwrap().pod_ip = Some(at(9, "10.42.0.3"));
+        pods[1] = Arc::new(one);
+        let policies = [Arc::new(serde_json::from_value(policy).unwrap())];
+        let input = Input { policies: &policies, pods: &pods, namespaces: &namespaces, local: &[Arc::new(local)] };
+        super::rules(&config(), Family::V4, input, |_| true).full("ip t")
+    };
+    assert!(of("", 99).contains("10.42.0.2 . 9090"), "{}", of("", 99));
+    let mut all = String::new();
+    for text in HOSTILE {
+        for number in 0..=9 {
+            let script = of(text, number);
+            assert!(
+                !script.contains(text) && !script.contains("pwned") && !script.contains("unsound!"),
+                "{number} {script}"
+            );
+            all.push_str(&script);
+        }
+    }
+    kernel_takes(&all);
 }

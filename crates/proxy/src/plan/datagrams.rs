@@ -9,8 +9,9 @@ use informer::Pod;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use network::flows::Flow;
+use network::nft;
 
-use super::{Endpoint, Here, all_endpoints, host_address, on_the_machine, reachable};
+use super::{Endpoint, Here, address, all_endpoints, host_address, on_the_machine, reachable};
 
 /// Where datagrams are sent.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,11 +49,6 @@ impl Datagrams {
     }
 }
 
-/// A port's number, if it is one.
-fn number(port: i32) -> Option<u16> {
-    u16::try_from(port).ok().filter(|port| *port > 0)
-}
-
 /// Those of a service. Endpoints that end still answer those who have come to them.
 pub(super) fn of_service(here: Here<'_>, service: &Service, slices: &[&Arc<EndpointSlice>]) -> Datagrams {
     let mut all = Datagrams::default();
@@ -60,18 +56,17 @@ pub(super) fn of_service(here: Here<'_>, service: &Service, slices: &[&Arc<Endpo
     let balancer = service.status.iter().flat_map(|s| &s.load_balancer).flat_map(|l| l.ingress.iter().flatten());
     let addresses = spec.cluster_ips.iter().flatten().chain(spec.external_ips.iter().flatten());
     let addresses = addresses.cloned().chain(balancer.filter_map(|ingress| ingress.ip.clone()));
-    let addresses: Vec<_> =
-        addresses.filter_map(|ip| ip.parse().ok()).filter(|ip| Family::of(*ip) == here.family).collect();
+    let addresses: Vec<_> = addresses.filter_map(|ip| address(here.family, &ip)).collect();
     for port in spec.ports.iter().flatten().filter(|port| port.protocol.as_deref() == Some("UDP")) {
         let (ready, serving) = all_endpoints(here, slices, port);
-        let at = |endpoint: &Endpoint| Some(SocketAddr::new(endpoint.address.parse().ok()?, number(endpoint.port)?));
-        let answering = ready.iter().chain(&serving).filter_map(at).collect();
+        let at = |endpoint: &Endpoint| SocketAddr::new(endpoint.address, endpoint.port);
+        let answering = ready.iter().chain(&serving).map(at).collect();
         for address in addresses.iter().filter(|address| Some(**address) != here.config.cluster_dns) {
-            if let Some(port) = number(port.port) {
+            if let Some(port) = nft::port(port.port) {
                 all.add(Place::At(SocketAddr::new(*address, port)), &answering);
             }
         }
-        if let Some(port) = port.node_port.and_then(number) {
+        if let Some(port) = port.node_port.and_then(nft::port) {
             all.add(Place::Port(port), &answering);
         }
     }
@@ -82,18 +77,14 @@ pub(super) fn of_service(here: Here<'_>, service: &Service, slices: &[&Arc<Endpo
 pub fn of_pods(family: Family, pods: &[Arc<Pod>]) -> Datagrams {
     let mut all = Datagrams::default();
     for (pod, address) in reachable(family, pods) {
-        let Ok(ip) = address.parse() else { continue };
-        for (host_port, port) in on_the_machine(pod).filter(|(_, port)| port.protocol.as_deref() == Some("UDP")) {
-            let (Some(from), Some(to)) = (number(host_port), number(port.container_port)) else { continue };
+        for (from, port) in on_the_machine(pod).filter(|(_, port)| port.protocol.as_deref() == Some("UDP")) {
+            let Some(to) = nft::port(port.container_port) else { continue };
             let place = match host_address(family, port) {
                 Some(None) => Place::Port(from),
-                Some(Some(host)) => {
-                    let Ok(host) = host.parse() else { continue };
-                    Place::At(SocketAddr::new(host, from))
-                }
+                Some(Some(host)) => Place::At(SocketAddr::new(host, from)),
                 None => continue,
             };
-            all.add(place, &BTreeSet::from([SocketAddr::new(ip, to)]));
+            all.add(place, &BTreeSet::from([SocketAddr::new(address, to)]));
         }
     }
     all

@@ -7,20 +7,22 @@
 //! Keys of the maps are made as their values are, address and port, as older versions of `nft` (0.9.8) want them so; hence a map for each
 //! protocol.
 
-use network::nft::{Table, Words};
+use std::net::IpAddr;
+
+use network::nft::{Protocol, Table, Words};
 
 use super::Endpoint;
 
 /// Services with more endpoints have chains of their own.
 pub const MOST: usize = 8;
-const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
+const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
-fn map(protocol: &str, place: usize) -> String {
+fn map(protocol: Protocol, place: usize) -> String {
     format!("{protocol}_{place}")
 }
 
 /// The chain that chooses among as many endpoints.
-fn pick(protocol: &str, count: usize) -> String {
+fn pick(protocol: Protocol, count: usize) -> String {
     format!("pick_{protocol}_{count}")
 }
 
@@ -60,7 +62,7 @@ pub fn declare(mut table: Table, words: &Words) -> Table {
 }
 
 /// Puts the endpoints of an address and port into their places; returns the chain that chooses among them.
-pub fn place(table: &mut Table, protocol: &str, address: &str, port: i32, endpoints: &[Endpoint]) -> String {
+pub fn place(table: &mut Table, protocol: Protocol, address: IpAddr, port: u16, endpoints: &[Endpoint]) -> String {
     for (number, endpoint) in endpoints.iter().enumerate() {
         let to = format!("{} . {}", endpoint.address, endpoint.port);
         table.map(&map(protocol, number), format!("{address} . {port}"), to);

@@ -1,0 +1,283 @@
+//! A pod's way to its node: a pair of interfaces of their own, and routes on either side. Nothing connects pods with each other but the
+//! node's IP layer: no frame of one gets to another, whatever it has for addresses, and what it says of its own address the node checks by
+//! the route to it (the rules of `proxy`). So none of this depends on a bridge, or on whether bridges' frames are filtered.
+//!
+//! Nothing is asked for either: both ends know the other's hardware address, which is made of an address, so that no answer can be forged.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::Path;
+
+use futures::TryStreamExt as _;
+use nix::sched::{CloneFlags, setns};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::route::RouteScope;
+use rtnetlink::{LinkUnspec, LinkVeth};
+
+use crate::link::{Bridge, NetworkError, connect, give, hardware, index, invalid, netlink, route_to, system, whole};
+
+/// How the names of the node's ends begin.
+pub const PORTS: &str = "tp";
+
+/// What a pod is told of the network: its addresses, each with its gateway, and both ends' hardware addresses.
+struct Ends {
+    places: Vec<(IpAddr, IpAddr)>,
+    of_node: [u8; 6],
+    of_pod: [u8; 6],
+}
+
+impl Bridge {
+    fn ends(&self, addresses: &[IpAddr]) -> Result<Ends, NetworkError> {
+        let gateways = self.gateways();
+        let gateway_of = |a: &IpAddr| gateways.iter().find(|g| g.is_ipv4() == a.is_ipv4()).map(|g| (*a, *g));
+        let places: Vec<(IpAddr, IpAddr)> = addresses.iter().filter_map(gateway_of).collect();
+        let (Some((address, _)), Some(gateway)) = (places.first(), gateways.first()) else {
+            return Err(invalid("connecting a pod", "it has no address of this node's ranges"));
+        };
+        let (of_node, of_pod) = (hardware(*gateway), hardware(*address));
+        Ok(Ends { places, of_node, of_pod })
+    }
+
+    /// Connects a pod's network namespace: `eth0` inside, an interface of the node's outside.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub async fn attach(&self, namespace: &Path, port: &str, addresses: &[IpAddr]) -> Result<(), NetworkError> {
+        let file = std::fs::File::open(namespace).map_err(system(format!("opening {}", namespace.display())))?;
+        let ends = self.ends(addresses)?;
+        let _ = self.detach(port).await;
+        // One request for all: both ends get their names and places as they are made. An end that is moved to another
+        // namespace later costs two grace periods of the kernel, for which every other pod's network waits.
+        let mut add = LinkVeth::new(port, "eth0").address(ends.of_node.to_vec()).up().build();
+        for attribute in &mut add.attributes {
+            let LinkAttribute::LinkInfo(infos) = attribute else { continue };
+            for info in infos {
+                if let LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))) = info {
+                    peer.attributes.push(LinkAttribute::NetNsFd(file.as_raw_fd()));
+                    peer.attributes.push(LinkAttribute::Address(ends.of_pod.to_vec()));
+                }
+            }
+        }
+        self.handle.link().add(add).execute().await.map_err(netlink(format!("making the interface {port}")))?;
+        self.join(file, port, ends).await
+    }
+
+    /// Makes a pod's connection what [`attach`](Self::attach) would make it, as one that an older agent made on a bridge isn't.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub async fn renew(&self, namespace: &Path, port: &str, addresses: &[IpAddr]) -> Result<(), NetworkError> {
+        let ends = self.ends(addresses)?;
+        if !has_bridge(&self.link(port).await?) {
+            return self.lead_to(port, addresses).await;
+        }
+        let file = std::fs::File::open(namespace).map_err(system(format!("opening {}", namespace.display())))?;
+        let port_index = index(&self.handle, port).await?;
+        let alone = LinkUnspec::new_with_index(port_index).nocontroller().address(ends.of_node.to_vec()).up().build();
+        let set = self.handle.link().set(alone).execute().await;
+        set.map_err(netlink(format!("taking {port} from the bridge")))?;
+        self.join(file, port, ends).await
+    }
+
+    async fn join(&self, file: std::fs::File, port: &str, ends: Ends) -> Result<(), NetworkError> {
+        let addresses: Vec<IpAddr> = ends.places.iter().map(|(address, _)| *address).collect();
+        self.lead_to(port, &addresses).await?;
+        let configured =
+            tokio::task::spawn_blocking(move || std::thread::spawn(move || configure_inside(&file, &ends)).join());
+        match configured.await {
+            Ok(Ok(result)) => result,
+            _ => Err(system("configuring the pod's interface")(std::io::Error::other("the thread died"))),
+        }
+    }
+
+    /// Leads the node to a pod's addresses by its interface.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub async fn lead_to(&self, port: &str, addresses: &[IpAddr]) -> Result<(), NetworkError> {
+        let ends = self.ends(addresses)?;
+        let link = self.link(port).await?;
+        // A pod of an older agent that couldn't be taken from the bridge is reached by it.
+        if has_bridge(&link) {
+            return Ok(());
+        }
+        let port_index = link.header.index;
+        // A pod that a service sends back to itself needn't hear of a shorter way, and no pod is a router.
+        for setting in ["ipv4/conf/{}/send_redirects", "ipv4/conf/{}/accept_redirects", "ipv6/conf/{}/accept_ra"] {
+            let _ = std::fs::write(format!("/proc/sys/net/{}", setting.replace("{}", port)), "0");
+        }
+        for (address, gateway) in &ends.places {
+            let what = format!("leading to {address} by {port}");
+            let neighbour = self.handle.neighbours().add(port_index, *address).link_layer_address(&ends.of_pod);
+            neighbour.replace().execute().await.map_err(netlink(what.clone()))?;
+            // What the node itself says to its pods comes from their gateway.
+            let route = route_to(*address, whole(*address)).output_interface(port_index).pref_source(*gateway);
+            let mut route = route.map_err(|e| invalid(&what, e))?;
+            if address.is_ipv4() {
+                route = route.scope(RouteScope::Link);
+            }
+            self.handle.route().add(route.build()).replace().execute().await.map_err(netlink(what))?;
+        }
+        Ok(())
+    }
+
+    async fn link(&self, name: &str) -> Result<LinkMessage, NetworkError> {
+        let found = self.handle.link().get().match_name(name.to_string()).execute().try_next().await;
+        found.ok().flatten().ok_or_else(|| NetworkError::NoLink(name.into()))
+    }
+
+    /// Removes a pod's interface, if it is there.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub async fn detach(&self, port: &str) -> Result<(), NetworkError> {
+        match index(&self.handle, port).await {
+            Ok(index) => {
+                let deleted = self.handle.link().del(index).execute().await;
+                deleted.map_err(netlink(format!("removing the interface {port}")))
+            }
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+fn has_bridge(link: &LinkMessage) -> bool {
+    link.attributes.iter().any(|a| matches!(a, LinkAttribute::Controller(index) if *index != 0))
+}
+
+/// Gives a pod its addresses, each with the way to its gateway.
+fn configure_inside(namespace: &std::fs::File, ends: &Ends) -> Result<(), NetworkError> {
+    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|e| system("entering the pod's network")(e.into()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    runtime.map_err(system("starting a runtime"))?.block_on(async {
+        let handle = connect()?;
+        let up = LinkUnspec::new_with_index(index(&handle, "lo").await?).up().build();
+        handle.link().set(up).execute().await.map_err(netlink("setting lo up in the pod"))?;
+        let eth0 = index(&handle, "eth0").await?;
+        let up = LinkUnspec::new_with_index(eth0).address(ends.of_pod.to_vec()).up().build();
+        handle.link().set(up).execute().await.map_err(netlink("setting eth0 up in the pod"))?;
+        for (address, gateway) in &ends.places {
+            let given = give(&handle, eth0, *address, whole(*address)).await;
+            given.map_err(netlink(format!("giving the pod its address {address}")))?;
+            let neighbour = handle.neighbours().add(eth0, *gateway).link_layer_address(&ends.of_node);
+            neighbour.replace().execute().await.map_err(netlink("telling the pod who its gateway is"))?;
+            let to_gateway = route_to(*gateway, whole(*gateway)).output_interface(eth0).scope(RouteScope::Link).build();
+            let added = handle.route().add(to_gateway).replace().execute().await;
+            added.map_err(netlink("adding the pod's route to its gateway"))?;
+            let what = "adding the pod's default route";
+            let everywhere: IpAddr = if address.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+            let default = route_to(everywhere, 0).gateway(*gateway).map_err(|e| invalid(what, e))?;
+            let added = handle.route().add(default.output_interface(eth0).build()).replace().execute().await;
+            added.map_err(netlink(what))?;
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use ipnet::IpNet;
+
+    use super::*;
+    use crate::testing::{Namespace, in_a_network, sh};
+
+    const BRIDGE: &str = "pods0";
+
+    fn ip(last: u8) -> IpAddr {
+        [10, 42, 7, last].into()
+    }
+
+    fn ranges() -> Vec<IpNet> {
+        vec!["10.42.7.0/24".parse().unwrap(), "fd42:7::/64".parse().unwrap()]
+    }
+
+    /// Two pods at `.2` and `.3`, the second of which has both families.
+    async fn two_pods() -> (Bridge, Namespace, Namespace) {
+        crate::enable_forwarding(true).unwrap();
+        let bridge = Bridge::ensure(BRIDGE, &ranges()).await.unwrap();
+        let (a, b) = (Namespace::new(), Namespace::new());
+        bridge.attach(&a.file(), "tp0000000000a", &[ip(2), "fd42:7::2".parse().unwrap()]).await.unwrap();
+        bridge.attach(&b.file(), "tp0000000000b", &[ip(3), "fd42:7::3".parse().unwrap()]).await.unwrap();
+        (bridge, a, b)
+    }
+
+    #[test]
+    fn pods_reach_the_node_and_each_other_and_have_no_link_in_common() {
+        in_a_network(|| async {
+            let (bridge, a, _b) = two_pods().await;
+            for address in ["10.42.7.1", "10.42.7.3", "fd42:7::1", "fd42:7::3"] {
+                assert!(a.sh(&format!("busybox ping -c 1 -W 5 {address}")), "{address}");
+            }
+            assert!(sh("busybox ping -c 1 -W 5 10.42.7.2 && busybox ping -c 1 -W 5 fd42:7::2"));
+            // Past the node there is nobody.
+            assert!(!a.sh("ip route add 10.42.7.3 dev eth0; busybox ping -c 1 -W 1 10.42.7.3"));
+            // A port that is gone takes its routes along.
+            bridge.detach("tp0000000000a").await.unwrap();
+            assert!(!sh("ip route show 10.42.7.2 | grep -q tp"));
+        });
+    }
+
+    #[test]
+    fn what_was_removed_is_made_again() {
+        in_a_network(|| async {
+            let (_, a, _b) = two_pods().await;
+            assert!(sh(&format!("ip link delete {BRIDGE}")));
+            assert!(!a.sh("busybox ping -c 1 -W 1 10.42.7.3"));
+            let again = Bridge::ensure(BRIDGE, &ranges()).await.unwrap();
+            for (port, last) in [("tp0000000000a", 2), ("tp0000000000b", 3)] {
+                again.lead_to(port, &[ip(last)]).await.unwrap();
+            }
+            assert!(a.sh("busybox ping -c 1 -W 5 10.42.7.3"));
+        });
+    }
+
+    #[test]
+    fn a_pod_of_an_older_agent_is_taken_from_the_bridge() {
+        in_a_network(|| async {
+            let (bridge, a, b) = two_pods().await;
+            // As it was: a port of the bridge, hardware addresses by chance, neighbours asked for.
+            assert!(sh(&format!("ip link set tp0000000000a master {BRIDGE} && ip route flush proto 116")));
+            assert!(a.sh("ip link set eth0 address 02:00:00:00:00:02 && ip neigh flush dev eth0 nud permanent"));
+            bridge.lead_to("tp0000000000b", &[ip(3)]).await.unwrap();
+            bridge.renew(&a.file(), "tp0000000000a", &[ip(2)]).await.unwrap();
+            assert!(a.sh("busybox ping -c 1 -W 5 10.42.7.3") && b.sh("busybox ping -c 1 -W 5 10.42.7.2"));
+            assert!(!sh("ip link show tp0000000000a | grep -q master"));
+            // Done twice it changes nothing.
+            bridge.renew(&a.file(), "tp0000000000a", &[ip(2)]).await.unwrap();
+            assert!(a.sh("busybox ping -c 1 -W 5 10.42.7.3"));
+        });
+    }
+
+    #[test]
+    fn routes_and_addresses_of_another_life_go() {
+        in_a_network(|| async {
+            let (bridge, _a, _b) = two_pods().await;
+            assert!(sh(
+                "ip link add v0 type veth peer name v1 && ip link set v1 up && ip link set v0 up && ip addr add 192.0.2.1/24 dev v0"
+            ));
+            // An older agent's within the cluster, ours, and somebody's elsewhere.
+            assert!(sh(
+                "ip route add 10.42.9.0/24 via 192.0.2.2 proto static && ip route add 10.99.0.0/24 via 192.0.2.2 proto static"
+            ));
+            let net = |text: &str| text.parse::<IpNet>().unwrap();
+            for range in ["10.42.8.0/24", "10.42.10.0/24"] {
+                bridge.route(net(range), [192, 0, 2, 2].into()).await.unwrap();
+            }
+            let removed =
+                bridge.sweep_routes(&[net("10.42.0.0/16")], |range| range == net("10.42.10.0/24")).await.unwrap();
+            assert_eq!(removed.len(), 2, "{removed:?}");
+            let there = |range: &str| sh(&format!("ip route show {range} | grep -q via"));
+            assert_eq!(
+                ["10.42.8.0/24", "10.42.9.0/24", "10.42.10.0/24", "10.99.0.0/24"].map(there),
+                [false, false, true, true]
+            );
+            // Pods' own are no ways by another machine.
+            assert!(sh("ip route show 10.42.7.2 | grep -q tp"));
+            // The node's former range, and the present one.
+            bridge.add_address([10, 42, 1, 1].into(), 24).await.unwrap();
+            bridge.keep_only(&[ip(1), "fd42:7::1".parse().unwrap()]).await.unwrap();
+            let has = |address: &str| sh(&format!("ip addr show {BRIDGE} | grep -q {address}/"));
+            assert_eq!(["10.42.1.1", "10.42.7.1", "fd42:7::1"].map(has), [false, true, true]);
+        });
+    }
+}
