@@ -184,8 +184,7 @@ fn hide(shown: &Path) -> io::Result<()> {
 
 async fn remove_folder(path: &Path) -> Result<(), String> {
     let path = path.to_path_buf();
-    let removed =
-        tokio::task::spawn_blocking(move || std::fs::remove_dir_all(&path)).await.map_err(|e| e.to_string())?;
+    let removed = tokio::task::spawn_blocking(move || runtime::remove_tree(&path)).await.map_err(|e| e.to_string())?;
     match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
         _ => Ok(()),

@@ -206,7 +206,9 @@ pub async fn run(manager: Arc<Manager>) {
         let freed = disk_is_low && remove_images(&manager, &mut used).await;
         let of_disk = |c: &&Crossed| matches!(c.signal, Signal::Disk | Signal::Inodes);
         if let Some(crossed) = crossed.iter().find(|c| !(freed && of_disk(c))) {
-            evict_one(&manager, crossed);
+            // It counts what pods have on the disk, which may take its time.
+            let (manager, crossed) = (manager.clone(), crossed.clone());
+            let _ = tokio::task::spawn_blocking(move || evict_one(&manager, &crossed)).await;
         }
         local_storage::check(&manager).await;
         tokio::time::sleep(PERIOD).await;

@@ -243,13 +243,13 @@ impl Agent {
                 return;
             }
             places.namespaces().remove();
-            let _ = std::fs::remove_dir_all(&places.run);
+            let _ = runtime::remove_tree(&places.run);
             if keep_logs {
                 for part in ["containers", "volumes", "etc"] {
-                    let _ = std::fs::remove_dir_all(places.data.join(part));
+                    let _ = runtime::remove_tree(&places.data.join(part));
                 }
             } else {
-                let _ = std::fs::remove_dir_all(&places.data);
+                let _ = runtime::remove_tree(&places.data);
             }
         })
         .await;

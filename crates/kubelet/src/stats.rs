@@ -4,6 +4,7 @@
 //! apart, so that the first who asks waits that long and an idle node does nothing.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -205,16 +206,20 @@ fn time(text: &str) -> Value {
     text.parse::<Timestamp>().map_or(Value::Null, |t| apimachinery::clock::format_rfc3339(t).into())
 }
 
-/// Bytes of the files below a folder.
+/// More than any limit: 4 PiB.
+const UNCOUNTABLE: u64 = 1 << 52;
+
+/// Bytes on disk of what is below a folder. Blocks, for as long as the folder is large.
 pub fn size_of(folder: &Path) -> u64 {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| match entry.metadata() {
-            Ok(meta) if meta.is_dir() => size_of(&entry.path()),
-            Ok(meta) => std::os::unix::fs::MetadataExt::blocks(&meta) * 512,
-            Err(_) => 0,
-        })
-        .sum()
+    match runtime::disk_usage(folder) {
+        Ok(bytes) => bytes,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => 0,
+        Err(error) => {
+            // Who nests folders so that nobody can count them isn't within his limits.
+            tracing::warn!(folder = %folder.display(), %error, "the use of a disk can't be counted");
+            UNCOUNTABLE
+        }
+    }
 }
 
 fn cpu_value(cpu: Cpu) -> Value {

@@ -444,7 +444,7 @@ fn write_atomically(folder: &Path, files: &Files) -> io::Result<()> {
         }
     }
     if let Some(old) = present {
-        let _ = std::fs::remove_dir_all(old);
+        let _ = runtime::remove_tree(&old);
     }
     Ok(())
 }

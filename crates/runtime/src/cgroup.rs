@@ -167,21 +167,21 @@ pub fn kill_all(cgroup: &str) {
         if std::fs::write(folder.join("cgroup.kill"), "1").is_ok() {
             continue;
         }
-        visit(&folder, &mut |f| {
-            let pids = std::fs::read_to_string(f.join("cgroup.procs")).unwrap_or_default();
+        for folder in below(&folder) {
+            let pids = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
             for pid in pids.lines().filter_map(|p| p.parse().ok()) {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
-        });
+        }
     }
 }
 
 /// Removes the cgroup and those below it. What still has processes stays.
 pub fn remove(cgroup: &str) {
     for folder in folders(cgroup) {
-        visit(&folder, &mut |f| {
-            let _ = std::fs::remove_dir(f);
-        });
+        for folder in below(&folder) {
+            let _ = std::fs::remove_dir(folder);
+        }
     }
 }
 
@@ -213,14 +213,17 @@ pub fn children(cgroup: &str) -> Vec<String> {
     names
 }
 
-/// Calls `act` for the folders below `folder`, and then for itself.
-fn visit(folder: &Path, act: &mut dyn FnMut(&Path)) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            visit(&entry.path(), act);
-        }
+/// The folders below `folder`, the deepest first, and then itself. Containers may nest them.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let mut all = vec![folder.to_path_buf()];
+    let mut next = 0;
+    while let Some(at) = all.get(next).cloned() {
+        let entries = std::fs::read_dir(at).into_iter().flatten().flatten();
+        all.extend(entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+        next += 1;
     }
-    act(folder);
+    all.reverse();
+    all
 }
 
 /// Makes a cgroup of version 2 for a container, in which the devices of the rules alone may be used.

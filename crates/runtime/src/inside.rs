@@ -2,17 +2,17 @@
 //! by the kernel and never lead out (`RESOLVE_IN_ROOT` in openat2(2)); what was found is used by its descriptor, not by its
 //! name, which may stand for something else by then.
 
-use std::ffi::OsStr;
 use std::fs::{File, Metadata, Permissions};
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use rustix::fs::{AtFlags, CWD, Dir, Gid, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+
+use crate::tree;
 
 /// How often a path is followed anew when something was renamed at that moment.
 const TRIES: usize = 100;
@@ -102,26 +102,15 @@ pub fn walk(root: &Path, mut each: impl FnMut(&Found) -> io::Result<()>) -> io::
     if !root.meta()?.is_dir() {
         return Ok(());
     }
-    // By names from the root, so that a deep tree needs no more descriptors than a flat one.
-    let mut pending = vec![PathBuf::from(".")];
-    while let Some(path) = pending.pop() {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let Ok(opened) = open_at(root.0.as_fd(), &path, flags, ResolveFlags::NO_SYMLINKS) else { continue };
-        for entry in Dir::read_from(&opened)?.flatten() {
-            let name = Path::new(OsStr::from_bytes(entry.file_name().to_bytes()));
-            if matches!(name.to_str(), Some("." | "..")) {
-                continue;
-            }
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let Ok(found) = rustix::fs::openat(&opened, name, flags, Mode::empty()) else { continue };
-            let found = Found(File::from(found));
-            each(&found)?;
-            if found.meta()?.is_dir() {
-                pending.push(path.join(name));
-            }
-        }
-    }
-    Ok(())
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let opened = open_at(root.0.as_fd(), Path::new("."), flags, ResolveFlags::NO_SYMLINKS)?;
+    tree::walk(opened, tree::Mounts::Follow, |at, name| {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(found) = rustix::fs::openat(at, name, flags, Mode::empty()) else { return Ok(false) };
+        let found = Found(File::from(found));
+        each(&found)?;
+        Ok(found.meta()?.is_dir())
+    })
 }
 
 /// Something found on a walk, by a descriptor that can't read or write it (`O_PATH`).

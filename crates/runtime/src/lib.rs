@@ -15,6 +15,7 @@
 //! - [`devices`]: which devices a container may use
 //! - [`process`]: the ends of processes that are no children of ours
 //! - [`quota`]: folders that hold so much and no more
+//! - [`tree`]: the size and the removal of what containers have left
 //! - [`selinux`]: labels of containers and their files, where the kernel has it
 //! - [`turns`]: one at a time for each name
 //! - [`users`]: pods whose users are none of the machine's
@@ -39,6 +40,7 @@ pub mod selinux;
 mod seqpacket;
 mod shim;
 pub mod spec;
+pub mod tree;
 pub mod turns;
 pub mod users;
 
@@ -47,6 +49,7 @@ pub use image::{Image, ImageError, ImageStore};
 pub use shim::logs::{ROTATE as LARGEST_LOG, files as log_files, put_aside as put_log_aside};
 pub use shim::profile::check as seccomp_profile;
 pub use shim::shim_main;
+pub use tree::{disk_usage, remove_tree};
 pub use users::Users;
 
 /// What the kernel calls this run of the machine (random(4)).

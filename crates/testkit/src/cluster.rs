@@ -561,6 +561,7 @@ impl Node {
         let archives = self.images();
         crate::images::build(&archives)?;
         let containerd = Containerd::start(self, &archives)?;
+        #[allow(clippy::disallowed_methods, reason = "these are the test's own files")]
         std::fs::remove_dir_all(&archives)?;
         self.arguments.extend(["--container-runtime-endpoint".into(), containerd.endpoint()]);
         self.containerd = Some(containerd);
@@ -629,6 +630,7 @@ impl Node {
             anyhow::ensure!(start.elapsed() < PATIENCE, "cgroups of {} can't be removed", self.name);
             std::thread::sleep(Duration::from_millis(20));
         }
+        #[allow(clippy::disallowed_methods, reason = "the server has removed what containers left there")]
         let _ = std::fs::remove_dir_all(self.run_dir());
         let nft = ["nft", "flush", "ruleset"].map(String::from);
         anyhow::ensure!(self.run(&nft, "").code == 0, "the rules can't be removed");

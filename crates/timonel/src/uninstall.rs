@@ -36,14 +36,14 @@ pub fn run(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
     let plugins = cli::kubelet_dir(args.kubelet_dir.as_deref(), &args.data.data_dir);
     runtime::rootfs::unmount_below(&[&args.run_dir, &args.data.data_dir, &plugins])?;
     remove_network();
-    let _ = std::fs::remove_dir_all(&args.run_dir);
+    let _ = runtime::remove_tree(&args.run_dir);
     for folder in ["plugins_registry", "plugins", "pods"] {
-        let _ = std::fs::remove_dir_all(plugins.join(folder));
+        let _ = runtime::remove_tree(&plugins.join(folder));
     }
     let _ = std::fs::remove_dir(&plugins);
     if !args.keep_data {
-        let _ = std::fs::remove_dir_all(&args.data.data_dir);
-        let _ = std::fs::remove_dir_all("/etc/timonel");
+        let _ = runtime::remove_tree(&args.data.data_dir);
+        let _ = runtime::remove_tree(Path::new("/etc/timonel"));
     }
     for file in ["/etc/systemd/system/timonel.service", "/usr/local/bin/timonel", "/run/timonel.pid"] {
         let _ = std::fs::remove_file(file);

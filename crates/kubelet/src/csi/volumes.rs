@@ -353,7 +353,7 @@ impl Agent {
                 format!("UnmountVolume.TearDown failed for volume {volume:?} : {e}")
             })?;
         }
-        let _ = std::fs::remove_dir_all(places.run.join("csi"));
+        let _ = runtime::remove_tree(&places.run.join("csi"));
         let own = self.config.published_dir(uid);
         // Folders only, and only empty ones: what isn't, is mounted still or somebody else's.
         for folder in [own.join("volumes/kubernetes.io~csi"), own.join("volumes"), own] {

@@ -245,7 +245,8 @@ impl Worker {
         }
         self.remove(true).await;
         self.delete_from_api(wanted).await;
-        let _ = std::fs::remove_dir_all(&self.places.data);
+        let data = self.places.data.clone();
+        let _ = tokio::task::spawn_blocking(move || runtime::remove_tree(&data)).await;
     }
 
     /// The last step of a deletion is the kubelet's: it tells that nothing of the pod runs any more.

@@ -230,7 +230,7 @@ impl Worker {
             let at = Timestamp::now().to_string();
             self.ended(&id, Exit { code: 137, signal: 0, oom: false, at }).await;
         }
-        let _ = std::fs::remove_dir_all(self.places.run.join("oci"));
+        let _ = runtime::remove_tree(&self.places.run.join("oci"));
     }
 
     /// Does everything that is due now; returns when something will be due by itself.

@@ -63,7 +63,7 @@ impl ImageStore {
         }
         let refuse = |reason: String| ImageError::Layer { digest: diff_id.into(), reason };
         let partial = self.folder.join("incoming").join(diff_id.replace(':', "-"));
-        let _ = std::fs::remove_dir_all(&partial);
+        let _ = crate::remove_tree(&partial);
         std::fs::create_dir_all(&partial)?;
         let plain = decompressed(packed).map_err(|e| refuse(e.to_string()))?;
         let mut reader = Hashing { inner: plain, hasher: Sha256::new(), size: 0 };
@@ -74,7 +74,7 @@ impl ImageStore {
             if actual == diff_id { Ok(()) } else { Err(refuse(format!("its content has the digest {actual}"))) }
         });
         if let Err(error) = outcome {
-            let _ = std::fs::remove_dir_all(&partial);
+            let _ = crate::remove_tree(&partial);
             return Err(error);
         }
         std::fs::rename(&partial, &target)?;

@@ -156,7 +156,7 @@ impl ImageStore {
     /// # Errors
     /// When the folder can't be made or its index read.
     pub fn open(folder: &Path, registries: Registries) -> Result<Arc<Self>, ImageError> {
-        let _ = std::fs::remove_dir_all(folder.join("incoming"));
+        let _ = crate::remove_tree(&folder.join("incoming"));
         for part in ["incoming", "layers", "fetched"] {
             std::fs::create_dir_all(folder.join(part))?;
         }
@@ -172,13 +172,13 @@ impl ImageStore {
                 "an image is forgotten that wasn't on the disk yet as the machine stopped"
             );
             for layer in &image.layers {
-                let _ = std::fs::remove_dir_all(layer_in(folder, layer));
+                let _ = crate::remove_tree(&layer_in(folder, layer));
             }
         }
         // Others that had a layer in common with them have lost it, too.
         images.retain(|_, image| image.layers.iter().all(|l| layer_in(folder, l).exists()));
         let cleared = put_aside(folder, &images, SystemTime::now());
-        std::thread::spawn(move || std::fs::remove_dir_all(cleared));
+        std::thread::spawn(move || crate::remove_tree(&cleared));
         Ok(Arc::new(ImageStore {
             folder: folder.into(),
             registries,
@@ -280,7 +280,7 @@ impl ImageStore {
             image.layers.into_iter().filter(|l| !used(l)).collect()
         };
         for layer in orphans {
-            let _ = std::fs::remove_dir_all(self.layer_path(&layer));
+            let _ = crate::remove_tree(&self.layer_path(&layer));
         }
         Ok(true)
     }

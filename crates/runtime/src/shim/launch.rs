@@ -278,7 +278,7 @@ pub fn delete(start: &Start) -> Result<(), String> {
             Ok(0)
         });
         if removed.is_err() {
-            std::fs::remove_dir_all(&folder).map_err(|e| format!("{} can't be removed: {e}", folder.display()))?;
+            crate::remove_tree(&folder).map_err(|e| format!("{} can't be removed: {e}", folder.display()))?;
         }
     }
     crate::cgroup::remove(&start.cgroup);

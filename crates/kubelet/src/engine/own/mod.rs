@@ -159,7 +159,7 @@ impl Containers for Shim {
         tokio::task::spawn_blocking(move || {
             rootfs::unmount_below(&[&folders[0], &folders[1]])?;
             for folder in folders {
-                let _ = std::fs::remove_dir_all(folder);
+                let _ = runtime::remove_tree(&folder);
             }
             deleted
         })
