@@ -87,6 +87,7 @@ impl Cluster {
             audit: None,
             disabled: Vec::new(),
             plugins: Vec::new(),
+            external_ips: Vec::new(),
         };
         let store = Arc::new(store::MemoryStore::default());
         let api = ApiServer::start(config, store.clone()).await.unwrap();
