@@ -40,6 +40,14 @@ pub fn is_over(pod: &Pod, saved: &Saved) -> bool {
     matches!(phase(pod, saved), "Succeeded" | "Failed")
 }
 
+/// Whether a pod is over as the API knows it, and nothing of it is known here (any more): it stays as it is, and isn't begun again.
+pub fn was_over(pod: &Pod, saved: &Saved) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    let is_known = !saved.containers.is_empty() || saved.sandbox.is_some();
+    let is_judged = saved.evicted.is_some() || saved.failed.is_some();
+    matches!(phase, Some("Succeeded" | "Failed")) && !is_known && !is_judged
+}
+
 fn ended<'a>(saved: &'a Saved, container: &Container) -> Option<&'a Ended> {
     match &saved.containers.get(&container.name)?.phase {
         Phase::Ended(ended) => Some(ended),
@@ -506,6 +514,18 @@ mod tests {
         assert_eq!(told(0, &[]), "ContainerStatusUnknown");
         assert_eq!(told(1, &[("i0", "1")]), "PodInitializing");
         assert_eq!(told(1, &[("i0", "0"), ("a", "0")]), "ContainerStatusUnknown");
+    }
+
+    #[test]
+    fn what_is_over_and_not_known_here_is_left_alone() {
+        let of =
+            |phase: &str| Pod { status: serde_json::from_value(json!({"phase": phase})).unwrap(), ..pod("Never", 0) };
+        for (phase, want) in [("Succeeded", true), ("Failed", true), ("Running", false), ("Pending", false)] {
+            assert_eq!(was_over(&of(phase), &Saved::default()), want, "{phase}");
+        }
+        // Its own verdict is told until the API knows it.
+        assert!(!was_over(&of("Failed"), &saved(&[("a", "1"), ("b", "1")])));
+        assert!(!was_over(&of("Failed"), &Saved { evicted: Some("no room".into()), ..Saved::default() }));
     }
 
     #[test]

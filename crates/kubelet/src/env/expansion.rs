@@ -68,7 +68,7 @@ pub fn expand(text: &str, known: &BTreeMap<String, String>) -> Result<String, To
         } else if let Some((name, after)) = rest.strip_prefix("$(").and_then(|r| r.split_once(')')) {
             match known.get(name) {
                 Some(value) => push(value)?,
-                None => push(&rest[..rest.len() - after.len()])?,
+                None => push(rest.strip_suffix(after).unwrap_or(rest))?,
             }
             rest = after;
         } else {

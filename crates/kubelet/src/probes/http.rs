@@ -66,9 +66,10 @@ async fn ask(get: &HTTPGetAction, host: &str, port: u16, path: &str) -> Result<(
 /// a fragment doesn't. What has a `%` that begins no escape is no URL: all of it is a name, as upstream (`url.Parse`) has it.
 fn request_target(path: &str) -> String {
     let path = path.split('#').next().unwrap_or("");
-    let is_url = path.match_indices('%').all(|(at, _)| {
-        path.as_bytes().get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
-    });
+    let is_url = path
+        .split('%')
+        .skip(1)
+        .all(|after| after.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)));
     let mut target = String::from(if path.starts_with('/') { "" } else { "/" });
     for byte in path.bytes() {
         let plain = byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte);

@@ -153,7 +153,8 @@ impl Containers for Slow {
 /// The verdicts on a container that is well after so many milliseconds, each with the milliseconds until it came.
 async fn verdicts(well_after: u64, container: serde_json::Value) -> Vec<(u64, Kind, bool)> {
     let begin = Instant::now();
-    let slow = Slow { well: begin + Duration::from_millis(well_after), runs: parking_lot::Mutex::default() };
+    let slow =
+        Slow { well: clock::deadline(begin, Duration::from_millis(well_after)), runs: parking_lot::Mutex::default() };
     let target = Target { container: serde_json::from_value(container).unwrap(), ..target() };
     let (sender, mut receiver) = mpsc::channel(16);
     let watching = tokio::spawn(watch(Arc::new(slow), target, false, sender));

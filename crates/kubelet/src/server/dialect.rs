@@ -40,7 +40,7 @@ impl Dialect {
             let text = base64::engine::general_purpose::STANDARD.encode(data);
             return Message::Text(format!("{}{text}", char::from(b'0'.saturating_add(channel))).into());
         }
-        let mut message = Vec::with_capacity(data.len() + 1);
+        let mut message = Vec::with_capacity(data.len().saturating_add(1));
         message.push(channel);
         message.extend_from_slice(data);
         Message::Binary(message.into())

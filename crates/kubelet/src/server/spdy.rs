@@ -64,7 +64,7 @@ struct Output {
 
 impl Output {
     async fn control(&mut self, kind: u16, flags: u8, payload: &[u8]) -> io::Result<()> {
-        let mut frame = Vec::with_capacity(8 + payload.len());
+        let mut frame = Vec::with_capacity(payload.len().saturating_add(8));
         frame.extend_from_slice(&(0x8000 | VERSION).to_be_bytes());
         frame.extend_from_slice(&kind.to_be_bytes());
         frame.push(flags);
@@ -75,7 +75,7 @@ impl Output {
     }
 
     async fn data(&mut self, stream: u32, flags: u8, data: &[u8]) -> io::Result<()> {
-        let mut frame = Vec::with_capacity(8 + data.len());
+        let mut frame = Vec::with_capacity(data.len().saturating_add(8));
         frame.extend_from_slice(&stream.to_be_bytes());
         frame.push(flags);
         frame.extend_from_slice(&(data.len() as u32).to_be_bytes()[1..]);
@@ -100,7 +100,7 @@ impl Output {
             plain.extend((text.len() as u32).to_be_bytes());
             plain.extend(text.as_bytes());
         }
-        payload.reserve(plain.len() + 64);
+        payload.reserve(plain.len().saturating_add(64));
         self.packer.compress_vec(&plain, &mut payload, FlushCompress::Sync).map_err(io::Error::other)?;
         self.control(SYN_STREAM, 0, &payload).await
     }
@@ -270,7 +270,7 @@ async fn frames<R: AsyncRead + Unpin>(
             }
             continue;
         }
-        let word = |at: usize| payload.get(at..at + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
+        let word = |at: usize| payload.get(at..)?.first_chunk().map(|bytes: &[u8; 4]| u32::from_be_bytes(*bytes));
         match u16::from_be_bytes([head[2], head[3]]) {
             SYN_STREAM => {
                 let (Some(id), Some(block)) = (word(0), payload.get(10..)) else {

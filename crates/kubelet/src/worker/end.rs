@@ -65,7 +65,7 @@ pub(super) fn active_left(pod: &Pod, start: &str, now: Timestamp) -> Option<Dura
 fn before(spec: &PodSpec, name: &str) -> Vec<String> {
     let init = spec.init_containers.as_deref().unwrap_or_default();
     let Some(at) = init.iter().position(|c| c.name == name && is_sidecar(c)) else { return Vec::new() };
-    let later = init.iter().skip(at + 1).filter(|c| is_sidecar(c));
+    let later = init.iter().skip(at).skip(1).filter(|c| is_sidecar(c));
     spec.containers.iter().chain(later).map(|c| c.name.clone()).collect()
 }
 
@@ -227,10 +227,6 @@ impl Worker {
 
     /// Ends the pod as its deletion asks, tells the API, and removes everything.
     pub(super) async fn terminate(&mut self, wanted: &mut watch::Receiver<Wanted>) {
-        // What nobody of this node knows anything of, and the API knows to be over, is: its status stays.
-        let status = self.pod.status.as_ref().and_then(|s| s.phase.as_deref());
-        let known = !self.saved.containers.is_empty() || self.saved.sandbox.is_some();
-        let is_told = !known && matches!(status, Some("Succeeded" | "Failed"));
         self.probe_readiness_alone();
         for (name, _) in self.running() {
             self.agent.tell(&self.pod, &name, "Normal", "Killing", format!("Stopping container {name}"));
@@ -240,7 +236,7 @@ impl Worker {
             probes.abort();
         }
         self.saved.ended = true;
-        while !is_told && self.publish().await.is_err() && wanted.borrow().is_some() {
+        while self.publish().await.is_err() && wanted.borrow().is_some() {
             tokio::time::sleep(RETRY).await;
         }
         self.remove(true).await;

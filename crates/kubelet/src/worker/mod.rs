@@ -243,7 +243,7 @@ impl Worker {
             }
             return far;
         }
-        if self.saved.finished {
+        if self.saved.finished || status::was_over(&self.pod, &self.saved) {
             return far;
         }
         if self.agent.stale.lock().remove(&self.uid) {
@@ -293,6 +293,8 @@ impl Worker {
                     if self.start(&container, wanted).await.is_break() {
                         return Instant::now();
                     }
+                    // What runs is told before the next one's image is waited for; if it can't be, it is later.
+                    let _ = self.publish().await;
                 }
                 Due::At(at) => {
                     wake = wake.min(at);
@@ -479,6 +481,9 @@ impl Worker {
 
     /// Writes the pod's status if it changed.
     async fn publish(&mut self) -> Result<(), ()> {
+        if status::was_over(&self.pod, &self.saved) {
+            return Ok(());
+        }
         let status = status::compute(&self.pod, &self.saved, &self.agent.config, &self.agent.engine.version().name);
         let Some(uid) = self.uid_in_api() else { return Ok(()) };
         let news = (uid, status);
