@@ -315,6 +315,21 @@ fn what_a_container_knows() -> anyhow::Result<()> {
                 Event("FailedCreatePodSandBox"),
                 "~is too long (64 characters is the max",
             ),
+            ("hosts", "", Says("head -1 /etc/hosts"), "# Kubernetes-managed hosts file."),
+            (
+                "hosts-host",
+                "hostNetwork: true",
+                Says("head -1 /etc/hosts"),
+                "# Kubernetes-managed hosts file (host network).",
+            ),
+            ("home", "", Says("echo $HOME"), "/root"),
+            ("home-of-nobody", "securityContext: {runAsUser: 12345}", Says("echo $HOME"), "/"),
+            (
+                "env-without-end",
+                "c: env: [{name: A, value: abcdefghij}, {name: B, value: $(A)$(A)$(A)$(A)$(A)$(A)$(A)$(A)$(A)$(A)$(A)$(A)$(A)$(A)$(A)$(A)$(A)$(A)$(A)$(A)}, {name: C, value: $(B)$(B)$(B)$(B)$(B)$(B)$(B)$(B)$(B)$(B)$(B)$(B)$(B)$(B)$(B)$(B)$(B)$(B)$(B)$(B)}, {name: D, value: $(C)$(C)$(C)$(C)$(C)$(C)$(C)$(C)$(C)$(C)$(C)$(C)$(C)$(C)$(C)$(C)$(C)$(C)$(C)$(C)}, {name: E, value: $(D)$(D)$(D)$(D)$(D)$(D)$(D)$(D)$(D)$(D)$(D)$(D)$(D)$(D)$(D)$(D)$(D)$(D)$(D)$(D)}]",
+                Status("/containerStatuses/0/state/waiting/message"),
+                "~the environment of container \"c\" is too large",
+            ),
             ("name-override", "hostnameOverride: any.name.at.all", Says("hostname"), "any.name.at.all"),
             (
                 "aliases",
@@ -421,7 +436,7 @@ fn how_a_container_lives_and_ends() -> anyhow::Result<()> {
             ),
             (
                 "by-http",
-                "c: command: [sh, -c, 'mkdir /w; echo ok > /w/ok; httpd -f -p 80 -h /w']\nc: readinessProbe: {httpGet: {path: /ok, port: 80, httpHeaders: [{name: X-A, value: b}]}, periodSeconds: 1}",
+                "c: command: [sh, -c, 'mkdir /w; echo ok > /w/ok; httpd -f -p 80 -h /w']\nc: readinessProbe: {httpGet: {path: ok, port: 80, httpHeaders: [{name: X-A, value: b}]}, periodSeconds: 1}",
                 Status("/containerStatuses/0/ready"),
                 "true",
             ),
@@ -436,6 +451,18 @@ fn how_a_container_lives_and_ends() -> anyhow::Result<()> {
                 "c: readinessProbe: {grpc: {port: 9000}, periodSeconds: 1}",
                 Event("Unhealthy"),
                 "~Readiness probe failed",
+            ),
+            (
+                "init-fails",
+                "restartPolicy: Never\ninitContainers: [{name: w, image: 'busybox:1.28', command: ['false']}]",
+                Status("/conditions/1/message"),
+                "containers with incomplete status: [w]",
+            ),
+            (
+                "any-patience",
+                "terminationGracePeriodSeconds: 9223372036854775807\nc: livenessProbe: {exec: {command: ['false']}, periodSeconds: 1, failureThreshold: 1, terminationGracePeriodSeconds: 9223372036854775807}\nc: command: [sh, -c, \"trap 'exit 7' TERM; while :; do sleep 0.1; done\"]",
+                Status("/containerStatuses/0/lastState/terminated/exitCode"),
+                "7",
             ),
             (
                 "post-start",
@@ -636,6 +663,12 @@ fn what_a_container_finds_in_its_volumes() -> anyhow::Result<()> {
                 "1",
             ),
             (
+                "of-a-group",
+                "securityContext: {fsGroup: 2000, runAsUser: 1000}\nvolumes: [{name: v, secret: {secretName: secret, defaultMode: 256}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
+                Says("stat -Lc '%a %g' /v/*"),
+                "440 2000",
+            ),
+            (
                 // Where this machine has no NFS, as here, that is said.
                 "of-a-server",
                 "volumes: [{name: v, nfs: {server: 127.0.0.1, path: /nowhere, readOnly: true}}]\nc: volumeMounts: [{name: v, mountPath: /v}]",
@@ -691,6 +724,33 @@ fn ports_of_the_machine_lead_to_its_pods() -> anyhow::Result<()> {
     })
 }
 
+/// Two sidecars and a main container whose end takes longest.
+const SIDECARS: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: ordered}
+spec:
+  terminationGracePeriodSeconds: 30
+  volumes: [{name: v, hostPath: {path: FOLDER, type: DirectoryOrCreate}}]
+  initContainers:
+  - name: first
+    image: busybox:1.28
+    restartPolicy: Always
+    volumeMounts: [{name: v, mountPath: /v}]
+    command: [sh, -c, \"trap 'echo first >> /v/order; exit 0' TERM; touch /v/first.up; while :; do sleep 0.1; done\"]
+  - name: second
+    image: busybox:1.28
+    restartPolicy: Always
+    volumeMounts: [{name: v, mountPath: /v}]
+    command: [sh, -c, \"trap 'echo second >> /v/order; exit 0' TERM; touch /v/second.up; while :; do sleep 0.1; done\"]
+  containers:
+  - name: main
+    image: busybox:1.28
+    volumeMounts: [{name: v, mountPath: /v}]
+    lifecycle: {preStop: {exec: {command: [sh, -c, 'echo hook >> /v/order; sleep 1']}}}
+    command: [sh, -c, \"trap 'sleep 1; echo main >> /v/order; exit 0' TERM; touch /v/main.up; while :; do sleep 0.1; done\"]
+";
+
 /// What containers write where it stays after them.
 #[test]
 fn what_a_pod_does_at_its_end() -> anyhow::Result<()> {
@@ -708,11 +768,28 @@ fn what_a_pod_does_at_its_end() -> anyhow::Result<()> {
     // Its start never comes to an end; nobody has to wait for that.
     let slow = "    lifecycle: {postStart: {exec: {command: [sh, -c, 'touch /v/slow.begun; sleep 36000']}}}\n";
     cluster.apply(&[pod("hooked", hook), pod("signalled", signal), deaf, pod("slow", slow)].join("---\n"))?;
+    // A registry that takes connections and says nothing: nobody has to wait for an image of a pod that is deleted.
+    let silent = cluster.server.inside(|| std::net::TcpListener::bind("127.0.0.1:0"))??;
+    let image = format!("image: {}/none:v1", silent.local_addr()?);
+    cluster.apply(&pod("pulls", "").replace("image: busybox:1.28", &image))?;
+    // The main container takes its time; what it leans on stays until then, also for its hook.
+    let ordered = SIDECARS.replace("FOLDER", &folder.display().to_string());
+    cluster.apply(&ordered)?;
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
     for name in ["hooked", "signalled", "deaf"] {
         cluster.eventually("its traps are set", || Ok(folder.join(format!("{name}.up")).exists()))?;
     }
     cluster.eventually("a hook runs", || Ok(folder.join("slow.begun").exists()))?;
+    for name in ["main", "first", "second"] {
+        cluster.eventually("its traps are set", || Ok(folder.join(format!("{name}.up")).exists()))?;
+    }
+    cluster.eventually("an image is pulled", || {
+        let select = "involvedObject.name=pulls,reason=Pulling";
+        Ok(!cluster.ok(&["get", "events", "--field-selector", select, "-o", "name"])?.is_empty())
+    })?;
+    cluster.ok(&["delete", "pod", "pulls", "--timeout=15s"])?;
+    cluster.ok(&["delete", "pod", "ordered"])?;
+    assert_eq!(read("order"), "hook\nmain\nsecond\nfirst\n");
     cluster.ok(&["delete", "pod", "hooked", "signalled", "deaf", "slow"])?;
     assert_eq!(read("slow"), "term\n");
     assert_eq!(read("hooked"), "hook\nterm\n", "the hook comes before the signal");
