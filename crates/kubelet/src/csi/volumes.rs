@@ -176,9 +176,7 @@ fn all_records(config: &Config) -> impl Iterator<Item = (PathBuf, Record)> {
 
 fn keep(path: &Path, record: &Record) -> std::io::Result<()> {
     std::fs::create_dir_all(path.parent().unwrap_or(path))?;
-    let new = path.with_extension("new");
-    std::fs::write(&new, serde_json::to_vec(record)?)?;
-    std::fs::rename(new, path)
+    runtime::files::replace(path, &serde_json::to_vec(record)?)
 }
 
 /// The file that says that a volume is published. It ends with the machine, as the mount does.

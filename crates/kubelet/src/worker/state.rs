@@ -87,7 +87,5 @@ pub fn load(folder: &Path) -> Option<Saved> {
 
 pub fn save(folder: &Path, saved: &Saved) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
-    let new = folder.join("state.json.new");
-    std::fs::write(&new, serde_json::to_vec(saved)?)?;
-    std::fs::rename(new, folder.join("state.json"))
+    runtime::files::replace(&folder.join("state.json"), &serde_json::to_vec(saved)?)
 }

@@ -4,9 +4,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::Deserialize;
 use serde_json::Value;
 
-use super::layers::{decompressed, hex};
+use super::layers::{Ownership, decompressed, extract, hex, with_cause};
+use super::registry::architecture;
 use super::{Defaults, Image, ImageError, ImageStore, normalize};
 
 impl ImageStore {
@@ -25,7 +27,7 @@ impl ImageStore {
         let folder = tempfile::tempdir_in(self.folder.join("incoming"))?;
         let file = File::open(path).map_err(|e| refuse(e.to_string()))?;
         let plain = decompressed(file).map_err(|e| refuse(e.to_string()))?;
-        tar::Archive::new(plain).unpack(folder.path()).map_err(|e| refuse(e.to_string()))?;
+        extract(plain, folder.path(), Ownership::Ours).map_err(|e| refuse(with_cause(&e)))?;
         let parts = Parts { folder: folder.path(), refuse: &refuse };
         let images = if folder.path().join("manifest.json").exists() {
             self.add_docker(&parts)?
@@ -63,7 +65,8 @@ impl ImageStore {
             let mut manifest = parts.blob(&entry["digest"])?;
             let mut digest = entry["digest"].as_str().unwrap_or("").to_string();
             if let Some(manifests) = manifest["manifests"].as_array() {
-                let fits = |m: &&Value| m["platform"]["architecture"] == "amd64" && m["platform"]["os"] == "linux";
+                let fits =
+                    |m: &&Value| m["platform"]["architecture"] == architecture() && m["platform"]["os"] == "linux";
                 let chosen = manifests.iter().find(fits).or(manifests.first());
                 digest = chosen.and_then(|m| m["digest"].as_str()).unwrap_or("").to_string();
                 manifest = parts.blob(&Value::String(digest.clone()))?;
@@ -91,10 +94,49 @@ impl ImageStore {
         let config = Configuration::read(config_bytes, files.len())?;
         let mut size = config_bytes.len() as u64;
         for (diff_id, file) in config.diff_ids.iter().zip(files) {
-            size += file.metadata()?.len();
+            size = size.saturating_add(file.metadata()?.len());
             self.unpack(diff_id, File::open(file)?)?;
         }
         Ok(config.image(names, digests, size))
+    }
+}
+
+/// An image's configuration as it is written (image-spec, config.md). Go programs write null for what they don't have.
+#[derive(Deserialize)]
+struct ConfigurationFile {
+    #[serde(default)]
+    rootfs: RootFs,
+    #[serde(default)]
+    config: Option<Execution>,
+}
+
+#[derive(Default, Deserialize)]
+struct RootFs {
+    #[serde(default)]
+    diff_ids: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Execution {
+    entrypoint: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+    env: Option<Vec<String>>,
+    working_dir: Option<String>,
+    user: Option<String>,
+    stop_signal: Option<String>,
+}
+
+impl From<Execution> for Defaults {
+    fn from(written: Execution) -> Self {
+        Defaults {
+            entrypoint: written.entrypoint.unwrap_or_default(),
+            cmd: written.cmd.unwrap_or_default(),
+            env: written.env.unwrap_or_default(),
+            working_dir: written.working_dir.unwrap_or_default(),
+            user: written.user.unwrap_or_default(),
+            stop_signal: written.stop_signal.unwrap_or_default(),
+        }
     }
 }
 
@@ -109,10 +151,9 @@ impl Configuration {
     /// Reads it for an image with so many layers.
     pub fn read(bytes: &[u8], layers: usize) -> Result<Self, ImageError> {
         use sha2::Digest as _;
-        let config: Value = serde_json::from_slice(bytes)
-            .map_err(|e| ImageError::Store(format!("the image's configuration is no JSON: {e}")))?;
-        let diff_ids = config["rootfs"]["diff_ids"].as_array().into_iter().flatten();
-        let diff_ids: Vec<String> = diff_ids.filter_map(Value::as_str).map(String::from).collect();
+        let file: ConfigurationFile = serde_json::from_slice(bytes)
+            .map_err(|e| ImageError::Store(format!("the image's configuration is malformed: {e}")))?;
+        let diff_ids = file.rootfs.diff_ids;
         if diff_ids.len() != layers {
             let text = format!("the image has {layers} layers, its configuration names {}", diff_ids.len());
             return Err(ImageError::Store(text));
@@ -123,7 +164,7 @@ impl Configuration {
             )));
         }
         let id = format!("sha256:{}", hex(&sha2::Sha256::digest(bytes)));
-        Ok(Configuration { id, diff_ids, defaults: Defaults::read(&config["config"]) })
+        Ok(Configuration { id, diff_ids, defaults: file.config.unwrap_or_default().into() })
     }
 
     pub fn image(self, names: Vec<String>, digests: Vec<String>, size: u64) -> Image {
@@ -139,7 +180,7 @@ pub(super) fn is_digest(text: &str) -> bool {
 }
 
 /// The most that an index, manifest or configuration may hold, in bytes, as registries have it (distribution-spec).
-const DOCUMENT: u64 = 4 << 20;
+pub(super) const DOCUMENT: u64 = 4 << 20;
 
 /// The files of an unpacked archive.
 struct Parts<'a> {

@@ -1,15 +1,70 @@
 //! Unpacking layers (image-spec, layer.md) into the form that overlayfs wants.
+//!
+//! Archives come from strangers. What is kept in memory of one doesn't grow with it: headers, hidden names and the windows of
+//! decompression are bound, and content goes to the disk, of which something is left for others. So there is no process of its own
+//! for this whose memory would have to be bound.
 
-use std::io::{BufReader, Read};
-use std::path::{Component, Path};
+use std::cell::Cell;
+use std::io::{self, BufReader, Read};
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::sys::statvfs::statvfs;
 use sha2::{Digest as _, Sha256};
 
 use super::{ImageError, ImageStore};
 
 /// Bytes that one layer may unpack to.
-const LARGEST: u64 = 64 << 30;
+pub(super) const LARGEST: u64 = 64 << 30;
+/// Entries of one archive.
+const MOST_ENTRIES: u64 = 10_000_000;
+/// All headers of one entry, which may hold a long name, a long link, and attributes.
+const HEADER: u64 = 1 << 20;
+/// A path that no system call takes (`PATH_MAX`) can't be unpacked.
+const LONGEST_PATH: usize = 4095;
+/// All that the names of removed files may take.
+const HIDDEN: usize = 64 << 20;
+/// What zstd may need to look back (`ZSTD_WINDOWLOG_LIMIT_DEFAULT`): 128 MiB.
+const WINDOW_LOG: u32 = 27;
+
+/// What is left of a disk for others than images, bytes and inodes.
+const LEFT: (u64, u64) = (256 << 20, 4096);
+/// How much is written between two looks at the disk.
+const LOOK: (u64, u64) = (32 << 20, 1024);
+
+/// Keeps an image from filling a disk.
+pub(super) struct Room {
+    folder: PathBuf,
+    taken: (u64, u64),
+}
+
+impl Room {
+    /// On the disk that `path` is on, or is to be.
+    pub fn of(path: &Path) -> Self {
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+        // Looked at with the first byte.
+        Room { folder: folder.into(), taken: LOOK }
+    }
+
+    /// # Errors
+    /// When the disk has no room for it.
+    pub fn take(&mut self, bytes: u64, inodes: u64) -> io::Result<()> {
+        self.taken = (self.taken.0.saturating_add(bytes), self.taken.1.saturating_add(inodes));
+        if self.taken.0 < LOOK.0 && self.taken.1 < LOOK.1 {
+            return Ok(());
+        }
+        self.taken = (0, 0);
+        let disk = statvfs(&self.folder)?;
+        let space = disk.blocks_available().saturating_mul(disk.fragment_size());
+        // Some file systems don't count inodes.
+        let inodes = if disk.files() == 0 { u64::MAX } else { disk.files_available() };
+        if space < LEFT.0 || inodes < LEFT.1 {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device for images"));
+        }
+        Ok(())
+    }
+}
 
 /// Reads through `inner` and hashes what passes.
 struct Hashing<R> {
@@ -19,34 +74,61 @@ struct Hashing<R> {
 }
 
 impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
         self.hasher.update(&buffer[..n]);
         self.size += n as u64;
         if self.size > LARGEST {
-            return Err(std::io::Error::other("it unpacks to more than 64 GiB"));
+            return Err(io::Error::other("it unpacks to more than 64 GiB"));
         }
         Ok(n)
     }
 }
 
+/// Bytes that may be read until somebody says otherwise. The archive library reads headers of any size into memory.
+#[derive(Clone)]
+struct Allowance(Rc<Cell<u64>>);
+
+struct Bound<R> {
+    inner: R,
+    left: Allowance,
+    room: Room,
+}
+
+impl<R: Read> Read for Bound<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        let left = self.left.0.get().checked_sub(n as u64);
+        self.left.0.set(left.ok_or_else(|| io::Error::other("the headers of an entry are larger than 1 MiB"))?);
+        self.room.take(n as u64, 0)?;
+        Ok(n)
+    }
+}
+
 /// A reader of the plain tar, whatever it is packed with (by its first bytes).
-pub fn decompressed(reader: impl Read + 'static) -> std::io::Result<Box<dyn Read>> {
+pub fn decompressed(reader: impl Read + 'static) -> io::Result<Box<dyn Read>> {
     let mut reader = BufReader::new(reader);
-    let head = std::io::BufRead::fill_buf(&mut reader)?;
+    let head = io::BufRead::fill_buf(&mut reader)?;
     Ok(match head {
         [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(reader)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::Decoder::new(reader)?),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            let mut decoder = zstd::Decoder::with_buffer(reader)?;
+            decoder.window_log_max(WINDOW_LOG)?;
+            Box::new(decoder)
+        }
         _ => Box::new(reader),
     })
 }
 
 /// The archive library keeps the reason of a failure in its source.
-fn with_cause(error: &std::io::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
+pub(super) fn with_cause(error: &io::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
     }
+    text
 }
 
 pub(super) fn hex(digest: &[u8]) -> String {
@@ -67,8 +149,7 @@ impl ImageStore {
         std::fs::create_dir_all(&partial)?;
         let plain = decompressed(packed).map_err(|e| refuse(e.to_string()))?;
         let mut reader = Hashing { inner: plain, hasher: Sha256::new(), size: 0 };
-        let unpacked =
-            unpack_tar(&mut reader, &partial).and_then(|()| std::io::copy(&mut reader, &mut std::io::sink()));
+        let unpacked = unpack_tar(&mut reader, &partial).and_then(|()| io::copy(&mut reader, &mut io::sink()));
         let outcome = unpacked.map_err(|e| refuse(with_cause(&e))).and_then(|_| {
             let actual = format!("sha256:{}", hex(&reader.hasher.finalize()));
             if actual == diff_id { Ok(()) } else { Err(refuse(format!("its content has the digest {actual}"))) }
@@ -82,43 +163,101 @@ impl ImageStore {
     }
 }
 
-fn unpack_tar(reader: &mut impl Read, into: &Path) -> std::io::Result<()> {
+/// Who owns what is unpacked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ownership {
+    /// As the archive says.
+    Theirs,
+    /// The one who unpacks.
+    Ours,
+}
+
+/// Unpacks a layer, packed or not, into a folder; for whoever wants to see what becomes of hostile ones.
+///
+/// # Errors
+/// With what is wrong with it.
+pub fn unpack_layer(packed: impl Read + 'static, into: &Path) -> io::Result<()> {
+    unpack_tar(&mut decompressed(packed)?, into)
+}
+
+fn unpack_tar(reader: &mut impl Read, into: &Path) -> io::Result<()> {
+    let whiteouts = extract(reader, into, Ownership::Theirs)?;
+    whiteouts.iter().try_for_each(|(parent, hidden)| whiteout(into, parent, hidden))
+}
+
+/// What removes a file or the content of a folder below: the folder, and the name.
+type Whiteout = (PathBuf, String);
+
+fn unpack_options<R: Read>(reader: R, ownership: Ownership) -> tar::Archive<R> {
     let mut archive = tar::Archive::new(reader);
-    archive.set_preserve_permissions(true);
-    archive.set_preserve_ownerships(true);
-    archive.set_preserve_mtime(true);
-    archive.set_unpack_xattrs(true);
+    let theirs = ownership == Ownership::Theirs;
+    archive.set_preserve_permissions(theirs);
+    archive.set_preserve_ownerships(theirs);
+    archive.set_preserve_mtime(theirs);
+    archive.set_unpack_xattrs(theirs);
     archive.set_overwrite(true);
-    // Last of all, as they are for what lies below, wherever they stand.
-    let mut whiteouts = Vec::new();
-    for entry in archive.entries()? {
+    archive
+}
+
+/// Unpacks an archive and returns the whiteouts that are in it: they come last of all, as they are for what lies below, wherever
+/// they stand.
+pub(super) fn extract(reader: impl Read, into: &Path, ownership: Ownership) -> io::Result<Vec<Whiteout>> {
+    let left = Allowance(Rc::new(Cell::new(u64::MAX)));
+    let (mut room, content) = (Room::of(into), Room::of(into));
+    let mut archive = unpack_options(Bound { inner: reader, left: left.clone(), room: content }, ownership);
+    let mut entries = archive.entries()?;
+    let (mut whiteouts, mut hidden_bytes) = (Vec::new(), 0);
+    for number in 0.. {
+        // What is left of an entry is read with the header of the next, and must be small, too.
+        left.0.set(HEADER);
+        let Some(entry) = entries.next() else { break };
         let mut entry = entry?;
+        left.0.set(u64::MAX);
         let path = entry.path()?.into_owned();
-        if path.components().any(|c| matches!(c, Component::ParentDir)) {
-            return Err(std::io::Error::other(format!("the path {} leads out of the layer", path.display())));
+        if number >= MOST_ENTRIES {
+            return Err(io::Error::other(format!("it has more than {MOST_ENTRIES} entries")));
         }
+        if path.as_os_str().len() > LONGEST_PATH {
+            return Err(io::Error::other(format!("a path is longer than {LONGEST_PATH} bytes")));
+        }
+        if entry.size() > LARGEST {
+            return Err(io::Error::other(format!("the file {} has more than 64 GiB", path.display())));
+        }
+        if path.components().any(|c| matches!(c, Component::ParentDir)) {
+            return Err(io::Error::other(format!("the path {} leads out of the layer", path.display())));
+        }
+        // Folders that it lies in may have to be made, too; many entries in one folder aren't counted as many times.
+        let depth = path.components().count() as u64;
+        room.take(0, if depth > 64 { depth } else { 1 })?;
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        if let Some(hidden) = name.strip_prefix(".wh.") {
-            whiteouts.push((path.parent().unwrap_or(Path::new("")).to_path_buf(), hidden.to_string()));
+        if ownership == Ownership::Theirs
+            && let Some(hidden) = name.strip_prefix(".wh.")
+        {
+            let parent = path.parent().unwrap_or(Path::new("")).to_path_buf();
+            hidden_bytes += parent.as_os_str().len() + hidden.len() + size_of::<Whiteout>();
+            if hidden_bytes > HIDDEN {
+                return Err(io::Error::other("the names of what it removes are larger than 64 MiB"));
+            }
+            whiteouts.push((parent, hidden.to_string()));
             continue;
         }
         // Refuses to write through a link that leads out.
         if !entry.unpack_in(into)? {
-            return Err(std::io::Error::other(format!("the path {} leads out of the layer", path.display())));
+            return Err(io::Error::other(format!("the path {} leads out of the layer", path.display())));
         }
     }
-    whiteouts.iter().try_for_each(|(parent, hidden)| whiteout(into, parent, hidden))
+    Ok(whiteouts)
 }
 
 /// Marks something of a lower layer as removed, in overlayfs' way (a 0:0 device, or an opaque folder).
-fn whiteout(into: &Path, parent: &Path, hidden: &str) -> std::io::Result<()> {
+fn whiteout(into: &Path, parent: &Path, hidden: &str) -> io::Result<()> {
     const OPAQUE: &str = "trusted.overlay.opaque";
     let folder = crate::rootfs::make_inside(into, parent, true)?;
     if hidden == ".wh..opq" {
         return xattr::set(&folder, OPAQUE, b"y");
     }
     if !matches!(Path::new(hidden).components().collect::<Vec<_>>()[..], [Component::Normal(_)]) {
-        return Err(std::io::Error::other(format!(".wh.{hidden} in {} hides nothing", parent.display())));
+        return Err(io::Error::other(format!(".wh.{hidden} in {} hides nothing", parent.display())));
     }
     let place = folder.join(hidden);
     match std::fs::symlink_metadata(&place) {
@@ -192,5 +331,77 @@ mod tests {
             assert!(store.unpack(&id, std::io::Cursor::new(hostile)).is_err(), "{paths:?}");
             assert!(!dir.path().join("escaped").exists() && !store.layer_path(&id).exists(), "{paths:?}");
         }
+    }
+
+    /// A GNU or PAX header in front of an entry, whose content is so large.
+    fn extension(kind: tar::EntryType, size: u64) -> tar::Header {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(size);
+        header.set_entry_type(kind);
+        header.set_cksum();
+        header
+    }
+
+    #[test]
+    fn what_headers_hold_is_bound_before_it_is_read() {
+        use tar::EntryType;
+        for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader, EntryType::XGlobalHeader] {
+            let size = 1 << 40;
+            let mut begin = Vec::from(*extension(kind, size).as_bytes());
+            let read = Rc::new(Cell::new(0u64));
+            let counted = {
+                struct Counted(Rc<Cell<u64>>);
+                impl Read for Counted {
+                    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                        self.0.set(self.0.get() + buffer.len() as u64);
+                        buffer.fill(b'A');
+                        Ok(buffer.len())
+                    }
+                }
+                Counted(read.clone())
+            };
+            begin.truncate(512);
+            let folder = tempfile::tempdir().unwrap();
+            let refused = extract(io::Cursor::new(begin).chain(counted.take(size)), folder.path(), Ownership::Theirs);
+            let why = with_cause(&refused.unwrap_err());
+            assert!(why.contains("larger than 1 MiB"), "{kind:?}: {why}");
+            assert!(read.get() < 4 << 20, "{kind:?}: {} bytes were read", read.get());
+        }
+    }
+
+    #[test]
+    fn ordinary_extensions_are_taken() {
+        let mut builder = tar::Builder::new(Vec::new());
+        let long = format!("{}/file", vec!["folder"; 100].join("/"));
+        let mut header = tar::Header::new_gnu();
+        header.set_size(3 << 20);
+        header.set_mode(0o644);
+        builder.append_pax_extensions([("comment", vec![b'x'; 100 << 10].as_slice())]).unwrap();
+        builder.append_data(&mut header, &long, io::repeat(7).take(3 << 20)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let archive = builder.into_inner().unwrap();
+        assert_eq!(extract(io::Cursor::new(archive), folder.path(), Ownership::Ours).unwrap(), []);
+        assert_eq!(std::fs::metadata(folder.path().join(long)).unwrap().len(), 3 << 20);
+    }
+
+    #[test]
+    fn paths_and_files_that_no_system_call_takes_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = |archive: Vec<u8>| {
+            let refused = extract(io::Cursor::new(archive), folder.path(), Ownership::Ours);
+            with_cause(&refused.unwrap_err())
+        };
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(0);
+        builder.append_data(&mut header, vec!["d"; 3000].join("/"), io::empty()).unwrap();
+        assert!(refused(builder.into_inner().unwrap()).contains("longer than 4095 bytes"));
+        // A size that is more than all that a layer may have, with nothing behind it.
+        let mut header = tar::Header::new_gnu();
+        header.set_path("file").unwrap();
+        header.set_size(u64::MAX >> 1);
+        header.set_cksum();
+        assert!(refused(header.as_bytes().to_vec()).contains("more than 64 GiB"));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

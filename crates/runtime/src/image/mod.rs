@@ -10,6 +10,7 @@ mod archive;
 mod layers;
 mod pull;
 mod registries;
+mod registry;
 
 use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::MetadataExt as _;
@@ -17,16 +18,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use oci_client::Reference;
+use oci_spec::distribution::Reference;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::boot_id;
 use crate::turns::Turns;
 
+pub use layers::unpack_layer;
 pub use pull::Progress;
 pub use registries::{Credentials, Registries};
+pub use registry::{Challenge, Descriptor, Found, Manifest, read_challenge, read_manifest};
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ImageError {
@@ -59,25 +61,6 @@ pub struct Defaults {
     pub working_dir: String,
     pub user: String,
     pub stop_signal: String,
-}
-
-impl Defaults {
-    /// Reads the `config` of an image configuration (image-spec, config.md).
-    fn read(config: &Value) -> Self {
-        let list = |key: &str| -> Vec<String> {
-            let items = config[key].as_array().into_iter().flatten();
-            items.filter_map(Value::as_str).map(String::from).collect()
-        };
-        let text = |key: &str| config[key].as_str().unwrap_or("").to_string();
-        Defaults {
-            entrypoint: list("Entrypoint"),
-            cmd: list("Cmd"),
-            env: list("Env"),
-            working_dir: text("WorkingDir"),
-            user: text("User"),
-            stop_signal: text("StopSignal"),
-        }
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,7 +96,13 @@ pub struct ImageStore {
     images: Mutex<BTreeMap<String, Image>>,
     /// Layers that are being fetched (by their digest) and unpacked (by their diff id): of several that want one, one does it.
     turns: Turns,
+    /// Layers that are unpacked at a time: each takes memory for its decompression.
+    unpacking: Arc<tokio::sync::Semaphore>,
+    arrived: tokio::sync::watch::Sender<()>,
 }
+
+/// How many layers are unpacked at a time.
+const UNPACKED: usize = 4;
 
 /// The full form of a name: `nginx` → `docker.io/library/nginx:latest`.
 ///
@@ -184,6 +173,8 @@ impl ImageStore {
             registries,
             images: Mutex::new(images),
             turns: Turns::default(),
+            unpacking: Arc::new(tokio::sync::Semaphore::new(UNPACKED)),
+            arrived: tokio::sync::watch::Sender::new(()),
         }))
     }
 
@@ -195,6 +186,11 @@ impl ImageStore {
         }
         let full = normalize(name).ok()?;
         images.values().find(|i| i.names.contains(&full) || i.digests.contains(&full)).cloned()
+    }
+
+    /// Changes whenever an image has come or got another name.
+    pub fn arrivals(&self) -> tokio::sync::watch::Receiver<()> {
+        self.arrived.subscribe()
     }
 
     /// Where images are on the disk.
@@ -255,15 +251,14 @@ impl ImageStore {
         }
         images.insert(image.id.clone(), image.clone());
         self.save(&images)?;
+        drop(images);
+        self.arrived.send_replace(());
         Ok(image)
     }
 
     fn save(&self, images: &BTreeMap<String, Image>) -> Result<(), ImageError> {
         let text = serde_json::to_vec(images).map_err(|e| ImageError::Store(e.to_string()))?;
-        let new = self.folder.join("index.json.new");
-        std::fs::write(&new, text)?;
-        std::fs::rename(new, self.folder.join("index.json"))?;
-        Ok(())
+        Ok(crate::files::replace(&self.folder.join("index.json"), &text)?)
     }
 
     /// Forgets an image and removes the layers that no other image has. The caller knows that no container uses it.

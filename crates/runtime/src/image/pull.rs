@@ -5,16 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use oci_client::client::BlobResponse;
-use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
-use oci_client::errors::{OciDistributionError, OciErrorCode};
-use oci_client::manifest::OciDescriptor;
-use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, Reference};
+use reqwest::StatusCode;
 
-use super::archive::{Configuration, is_digest};
+use super::archive::Configuration;
+use super::layers::Room;
 use super::registries::Endpoint;
-use super::{Credentials, Image, ImageError, ImageStore, parse};
+use super::registry::{Descriptor, Registry, RegistryError};
+use super::{Credentials, Image, ImageError, ImageStore, Reference, parse};
 
 /// How far a pull has come, told while it goes on.
 #[derive(Debug, Default)]
@@ -50,77 +47,13 @@ impl Progress {
 /// Layers that are fetched at a time.
 const PARALLEL: usize = 4;
 
-fn client(endpoint: &Endpoint) -> Client {
-    let protocol = if endpoint.plain_http { ClientProtocol::Http } else { ClientProtocol::Https };
-    let certificate = |pem: &Vec<u8>| Certificate { encoding: CertificateEncoding::Pem, data: pem.clone() };
-    Client::new(ClientConfig {
-        protocol,
-        accept_invalid_certificates: endpoint.insecure,
-        extra_root_certificates: endpoint.ca_pem.iter().map(certificate).collect(),
-        connect_timeout: Some(std::time::Duration::from_secs(15)),
-        ..ClientConfig::default()
-    })
-}
-
-/// The reference at an endpoint: same repository and tag, another host.
-fn at_endpoint(reference: &Reference, host: &str) -> Reference {
-    let (host, repository) = (host.to_string(), reference.repository().to_string());
-    match (reference.digest(), reference.tag()) {
-        (Some(digest), _) => Reference::with_digest(host, repository, digest.into()),
-        (None, tag) => Reference::with_tag(host, repository, tag.unwrap_or("latest").into()),
-    }
-}
-
-/// The registry's words, and what to do where it wants credentials.
-fn told(error: &OciDistributionError) -> String {
-    let text = chain(error);
-    let remedy = match error {
-        OciDistributionError::AuthenticationFailure(_) | OciDistributionError::UnauthorizedError { .. } => {
-            " (unauthorized: give credentials with an imagePullSecret or in registries.yaml)"
-        }
-        _ if is_limit(error) => {
-            " (the registry's rate limit: who gives credentials, with an imagePullSecret or in registries.yaml, has a higher one, and mirrors have their own)"
-        }
-        _ => "",
-    };
-    format!("{text}{remedy}")
-}
-
-/// Whether a registry says that it was asked too often (RFC 6585, section 4; distribution-spec, "Error Codes").
-fn is_limit(error: &OciDistributionError) -> bool {
-    match error {
-        OciDistributionError::ServerError { code, .. } => *code == 429,
-        OciDistributionError::RegistryError { envelope, .. } => {
-            envelope.errors.iter().any(|e| matches!(e.code, OciErrorCode::Toomanyrequests))
-        }
-        OciDistributionError::RequestError(error) => error.status().is_some_and(|status| status.as_u16() == 429),
-        _ => false,
-    }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 /// Tries in a row that bring nothing, before a layer is given up.
 const TRIES: u32 = 3;
 
 /// Fetches the rest of a layer into a file that may have its beginning. What is there is checked when it is unpacked, by the
 /// digest of the plain content.
-async fn fetch(
-    client: &Client,
-    place: &Reference,
-    layer: &OciDescriptor,
-    path: &Path,
-    progress: &Progress,
-) -> Result<(), String> {
-    let size = u64::try_from(layer.size).unwrap_or_default();
+async fn fetch(registry: &Registry, layer: &Descriptor, path: &Path, progress: &Progress) -> Result<(), String> {
+    let size = layer.size;
     let mut tries = 0;
     loop {
         let before = tokio::fs::metadata(path).await.map_or(0, |m| m.len());
@@ -129,7 +62,7 @@ async fn fetch(
             progress.set(&layer.digest, size);
             return Ok(());
         }
-        let error = match fetch_from(client, place, layer, path, has, progress).await {
+        let error = match fetch_from(registry, layer, path, has, progress).await {
             Ok(()) => String::from("the registry sent less than it promised"),
             Err(error) => error,
         };
@@ -147,9 +80,8 @@ async fn fetch(
 }
 
 async fn fetch_from(
-    client: &Client,
-    place: &Reference,
-    layer: &OciDescriptor,
+    registry: &Registry,
+    layer: &Descriptor,
     path: &Path,
     has: u64,
     progress: &Progress,
@@ -157,20 +89,19 @@ async fn fetch_from(
     use tokio::io::AsyncWriteExt as _;
     let text = |e: std::io::Error| e.to_string();
     let mut options = tokio::fs::OpenOptions::new();
-    let answer = client.pull_blob_stream_partial(place, layer, has, None).await.map_err(|e| told(&e))?;
-    let (mut stream, from) = match answer {
-        BlobResponse::Partial(stream) => (stream, has),
-        // Some registries know no parts.
-        BlobResponse::Full(stream) => (stream, 0),
-    };
+    let mut answer = registry.blob(&layer.digest, has).await.map_err(|e| e.told())?;
+    // Some registries know no parts.
+    let from = if answer.status() == StatusCode::PARTIAL_CONTENT { has } else { 0 };
+    let mut room = Room::of(path);
     let file = options.create(true).write(true).truncate(false).open(path).await.map_err(text)?;
     file.set_len(from).await.map_err(text)?;
     let mut file = tokio::io::BufWriter::with_capacity(1 << 20, file);
     tokio::io::AsyncSeekExt::seek(&mut file, std::io::SeekFrom::Start(from)).await.map_err(text)?;
-    let limit = u64::try_from(layer.size).unwrap_or_default();
+    let limit = layer.size;
     let mut length = from;
     let copied = async {
-        while let Some(bytes) = stream.try_next().await.map_err(text)? {
+        while let Some(bytes) = answer.chunk().await.map_err(|e| RegistryError::from(e).to_string())? {
+            room.take(bytes.len() as u64, 0).map_err(text)?;
             length += bytes.len() as u64;
             if length > limit {
                 return Err(format!("the registry sends more than the {limit} bytes of the layer"));
@@ -222,26 +153,21 @@ impl ImageStore {
         credentials: Credentials,
         progress: &Arc<Progress>,
     ) -> Result<Image, String> {
-        let auth = match credentials {
-            Credentials::Anonymous => RegistryAuth::Anonymous,
-            Credentials::Basic(user, password) => RegistryAuth::Basic(user, password),
-            Credentials::Bearer(token) => RegistryAuth::Bearer(token),
-        };
-        let client = client(endpoint);
-        let place = at_endpoint(reference, &endpoint.host);
-        let (manifest, digest, config) = client.pull_manifest_and_config(&place, &auth).await.map_err(|e| told(&e))?;
-        let config_bytes = config.into_bytes();
+        let registry = Registry::new(endpoint, reference, credentials).map_err(|e| e.told())?;
+        let wanted = reference.digest().or(reference.tag()).unwrap_or("latest");
+        let (manifest, found) = registry.manifest(wanted).await.map_err(|e| e.told())?;
+        let config_bytes = registry.document(&manifest.config).await.map_err(|e| e.told())?;
         let config = Configuration::read(&config_bytes, manifest.layers.len()).map_err(|e| e.to_string())?;
-        let sizes = manifest.layers.iter().map(|layer| u64::try_from(layer.size).unwrap_or_default()).sum::<u64>();
-        let size = config_bytes.len() as u64 + sizes;
+        let sizes = manifest.layers.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size));
+        let size = sizes.saturating_add(config_bytes.len() as u64);
         progress.begin(sizes);
         let layers = manifest.layers.into_iter().zip(config.diff_ids.clone());
-        let fetch =
-            |(layer, diff_id)| self.clone().layer(client.clone(), place.clone(), layer, diff_id, progress.clone());
+        let registry = Arc::new(registry);
+        let fetch = |(layer, diff_id)| self.clone().layer(registry.clone(), layer, diff_id, progress.clone());
         let work: Vec<_> = layers.map(fetch).collect();
         futures::stream::iter(work).buffer_unordered(PARALLEL).try_collect::<()>().await?;
         let repository = format!("{}/{}", reference.registry(), reference.repository());
-        let digests = vec![format!("{repository}@{digest}")];
+        let digests = found.into_iter().map(|digest| format!("{repository}@{digest}")).collect();
         let names = if reference.digest().is_some() { Vec::new() } else { vec![reference.whole()] };
         self.add(config.image(names, digests, size)).map_err(|e| e.to_string())
     }
@@ -249,22 +175,19 @@ impl ImageStore {
     /// Fetches and unpacks a layer, unless it is here.
     async fn layer(
         self: Arc<Self>,
-        client: Client,
-        place: Reference,
-        layer: OciDescriptor,
+        registry: Arc<Registry>,
+        layer: Descriptor,
         diff_id: String,
         progress: Arc<Progress>,
     ) -> Result<(), String> {
         let _turn = self.turns.of(&layer.digest).await;
         if self.layer_path(&diff_id).exists() {
-            progress.set(&layer.digest, u64::try_from(layer.size).unwrap_or_default());
+            progress.set(&layer.digest, layer.size);
             return Ok(());
         }
-        if !is_digest(&layer.digest) {
-            return Err(format!("the manifest names a layer {:?}, which is no digest", layer.digest));
-        }
         let path = self.folder.join("fetched").join(layer.digest.replace(':', "-"));
-        fetch(&client, &place, &layer, &path, &progress).await?;
+        fetch(&registry, &layer, &path, &progress).await?;
+        let _place = self.unpacking.clone().acquire_owned().await.map_err(|e| e.to_string())?;
         let unpacked = tokio::task::spawn_blocking(move || {
             let unpacked = std::fs::File::open(&path).map_err(Into::into).and_then(|file| self.unpack(&diff_id, file));
             // Also what was refused: it would be refused again.

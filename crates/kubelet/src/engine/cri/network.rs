@@ -97,8 +97,7 @@ fn install(folders: &PluginFolders, socket: &Path) -> io::Result<()> {
     if std::fs::read_to_string(&file).is_ok_and(|present| present == text) {
         return Ok(());
     }
-    let new = file.with_extension("new");
-    std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &file)).map_err(|e| place(e, &file))
+    runtime::files::replace(&file, text.as_bytes()).map_err(|e| place(e, &file))
 }
 
 /// Takes the plugin and its configuration away.
