@@ -3,6 +3,7 @@
 //! A cgroup is named by its path below the root of each hierarchy, as the OCI specification has it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -161,8 +162,38 @@ pub fn weigh(cgroup: &str) -> std::io::Result<()> {
     std::fs::write(folder(controller, cgroup).join(file), sum.clamp(least, most).to_string())
 }
 
+/// How often it is looked whether a cgroup is frozen, and the wait between.
+const FREEZING: (u32, Duration) = (20, Duration::from_millis(1));
+
+/// Stops everything in a cgroup of version 1 as long as this lives, so that nothing there makes new processes while the present ones
+/// are killed.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn new(cgroup: &str) -> Option<Self> {
+        let state = folder("freezer", cgroup).join("freezer.state");
+        std::fs::write(&state, "FROZEN").ok()?;
+        for _ in 0..FREEZING.0 {
+            // What waits for a disk can't be frozen; the rest can be killed all the same.
+            if std::fs::read_to_string(&state).is_ok_and(|state| state.trim() == "FROZEN") {
+                break;
+            }
+            std::thread::sleep(FREEZING.1);
+        }
+        Some(Frozen(state))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // Only then do they hear that they were killed.
+        let _ = std::fs::write(&self.0, "THAWED");
+    }
+}
+
 /// Kills every process in the cgroup and below.
 pub fn kill_all(cgroup: &str) {
+    let _frozen = if is_unified() { None } else { Frozen::new(cgroup) };
     for folder in folders(cgroup) {
         if std::fs::write(folder.join("cgroup.kill"), "1").is_ok() {
             continue;
@@ -185,16 +216,16 @@ pub fn remove(cgroup: &str) {
     }
 }
 
-/// Ends what is in the cgroup and below, and removes it. A process needs a moment to be gone; after a second the cgroup is left
+/// Ends what is in the cgroup and below, and removes it. A process needs a moment to be gone; after ten seconds the cgroup is left
 /// as it is.
 pub fn destroy(cgroup: &str) {
-    for _ in 0..50 {
+    for _ in 0..500 {
         if !folders(cgroup).iter().any(|f| f.exists()) {
             return;
         }
         kill_all(cgroup);
         remove(cgroup);
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
     }
     tracing::warn!(cgroup, "a cgroup can't be removed");
 }

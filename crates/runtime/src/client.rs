@@ -2,18 +2,34 @@
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 use tokio::sync::mpsc;
 
+use crate::process::Handle;
 use crate::protocol::{Answer, ContainerState, Exit, Request, Start};
 use crate::seqpacket;
 use crate::shim::ARGUMENT;
+
+/// A shim's state file, in its folder.
+const STATE: &str = "shim.json";
+
+/// How long a shim may take to answer. Its own limits for what it does in helpers (`shim::launch`) are shorter.
+const AT_ONCE: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(160);
+const EXEC: Duration = Duration::from_secs(70);
+const OTHERS: Duration = Duration::from_secs(40);
+/// A watch begins when no container is on its way any more.
+const WATCH: Duration = START;
+/// Between two tries to connect to a shim whose queue is full.
+const AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ShimError {
@@ -21,6 +37,8 @@ pub enum ShimError {
     Spawn(#[source] io::Error),
     #[error("the shim can't be reached")]
     Lost(#[source] io::Error),
+    #[error("the shim didn't answer within {0:?}")]
+    Silent(Duration),
     #[error("{0}")]
     Refused(String),
     #[error("the shim answered {0} where something else was due")]
@@ -46,7 +64,8 @@ pub struct ShimClient {
 
 /// A process that runs in a container.
 pub struct Execution {
-    pub pid: i32,
+    /// None of one that had ended before anybody could get hold of it.
+    process: Option<Handle>,
     /// The terminal, if there is one.
     pub terminal: Option<OwnedFd>,
     connection: Connection,
@@ -67,8 +86,8 @@ impl ShimClient {
         let socket = folder.join("shim.sock");
         let listener = seqpacket::bind_and_listen(&socket).map_err(ShimError::Spawn)?;
         let log = std::fs::File::create(folder.join("shim.log")).map_err(ShimError::Spawn)?;
-        let mut command = std::process::Command::new("/proc/self/exe");
-        command.arg0("timonel-shim").arg(ARGUMENT).arg(folder.join("shim.json"));
+        let mut command = std::process::Command::new(crate::program::path());
+        command.arg0("timonel-shim").arg(ARGUMENT).arg(folder.join(STATE));
         // The socket is its standard input: without code of ours between fork and exec, the child is spawned without
         // a copy of this process' page tables.
         command.env_clear();
@@ -85,22 +104,63 @@ impl ShimClient {
         ShimClient { socket: folder.join("shim.sock") }
     }
 
-    async fn ask(&self, request: &Request, fds: &[OwnedFd]) -> Result<(Answer, Vec<OwnedFd>, Connection), ShimError> {
-        let connection = Connection::open(&self.socket).map_err(ShimError::Lost)?;
-        let raw: Vec<i32> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
-        seqpacket::send(connection.fd.get_ref(), request, &raw).map_err(ShimError::Lost)?;
-        let (answer, fds) = connection.receive().await.map_err(ShimError::Lost)?;
-        match answer {
-            Answer::Failed { error } => Err(ShimError::Refused(error)),
-            answer => Ok((answer, fds, connection)),
+    async fn ask(
+        &self,
+        request: &Request,
+        fds: &[OwnedFd],
+        limit: Duration,
+    ) -> Result<(Answer, Vec<OwnedFd>, Connection), ShimError> {
+        let asking = async {
+            let connection = loop {
+                match Connection::open(&self.socket) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(AGAIN).await,
+                    opened => break opened?,
+                }
+            };
+            let raw: Vec<i32> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
+            seqpacket::send(connection.fd.get_ref(), request, &raw)?;
+            let (answer, fds) = connection.receive().await?;
+            Ok((answer, fds, connection))
+        };
+        let asked = tokio::time::timeout(limit, asking).await.map_err(|_| ShimError::Silent(limit))?;
+        match asked.map_err(ShimError::Lost)? {
+            (Answer::Failed { error }, ..) => Err(ShimError::Refused(error)),
+            answered => Ok(answered),
         }
     }
 
-    async fn done(&self, request: Request) -> Result<(), ShimError> {
-        match self.ask(&request, &[]).await? {
+    async fn done(&self, request: Request, limit: Duration) -> Result<(), ShimError> {
+        match self.ask(&request, &[], limit).await? {
             (Answer::Done, ..) => Ok(()),
             (other, ..) => Err(ShimError::Unexpected(format!("{other:?}"))),
         }
+    }
+
+    /// Whether the shim answers at all. What it is busy with doesn't keep it from that.
+    pub async fn answers(&self) -> bool {
+        // No signal has this number, so this does nothing.
+        let asked = self.ask(&Request::Kill { id: String::new(), signal: 0 }, &[], AT_ONCE).await;
+        !matches!(asked, Err(ShimError::Silent(_)))
+    }
+
+    /// Ends the shim itself, for one that doesn't answer. Its containers are nobody's then; who asks for this ends them by their cgroup.
+    ///
+    /// # Errors
+    /// When it can't be told to end.
+    pub fn end(&self) -> io::Result<()> {
+        let state = self.socket.with_file_name(STATE);
+        for process in std::fs::read_dir("/proc")?.flatten() {
+            let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            if !is_shim(pid, &state) {
+                continue;
+            }
+            let Ok(process) = Handle::find(pid) else { continue };
+            // The number is looked at again, as it may have become another's before it was held on to.
+            if is_shim(pid, &state) {
+                process.signal(libc::SIGKILL)?;
+            }
+        }
+        Ok(())
     }
 
     /// The containers as they are now, and a channel for what happens to them from then on.
@@ -108,7 +168,7 @@ impl ShimClient {
     /// # Errors
     /// When there is no shim any more.
     pub async fn watch(&self) -> Result<(Vec<ContainerState>, mpsc::Receiver<ContainerEvent>), ShimError> {
-        let (answer, _, connection) = self.ask(&Request::Watch, &[]).await?;
+        let (answer, _, connection) = self.ask(&Request::Watch, &[], WATCH).await?;
         let Answer::State { containers, .. } = answer else {
             return Err(ShimError::Unexpected(format!("{answer:?}")));
         };
@@ -136,7 +196,7 @@ impl ShimClient {
     /// # Errors
     /// With the reason why the container can't be started, as the runtime tells it.
     pub async fn start_container(&self, start: Start) -> Result<i32, ShimError> {
-        match self.ask(&Request::Start(start), &[]).await? {
+        match self.ask(&Request::Start(start), &[], START).await? {
             (Answer::Started { pid }, ..) => Ok(pid),
             (other, ..) => Err(ShimError::Unexpected(format!("{other:?}"))),
         }
@@ -147,7 +207,7 @@ impl ShimClient {
     /// # Errors
     /// When it can't be made, or the shim is older than this request.
     pub async fn share_processes(&self, users: Option<&Path>) -> Result<i32, ShimError> {
-        match self.ask(&Request::ShareProcesses { users: users.map(Path::to_path_buf) }, &[]).await? {
+        match self.ask(&Request::ShareProcesses { users: users.map(Path::to_path_buf) }, &[], OTHERS).await? {
             (Answer::Started { pid }, ..) => Ok(pid),
             (other, ..) => Err(ShimError::Unexpected(format!("{other:?}"))),
         }
@@ -156,13 +216,13 @@ impl ShimClient {
     /// # Errors
     /// When the container or the shim is unknown.
     pub async fn kill(&self, id: &str, signal: i32) -> Result<(), ShimError> {
-        self.done(Request::Kill { id: id.into(), signal }).await
+        self.done(Request::Kill { id: id.into(), signal }, AT_ONCE).await
     }
 
     /// # Errors
     /// When something of the container can't be removed.
     pub async fn delete(&self, id: &str) -> Result<(), ShimError> {
-        self.done(Request::Delete { id: id.into() }).await
+        self.done(Request::Delete { id: id.into() }, OTHERS).await
     }
 
     /// Runs a process. `stdio` is stdin, stdout and stderr as the process gets them; `None` for a terminal.
@@ -170,11 +230,17 @@ impl ShimClient {
     /// # Errors
     /// With the reason why it can't be run.
     pub async fn exec(&self, id: &str, process: &Path, stdio: Option<[OwnedFd; 3]>) -> Result<Execution, ShimError> {
-        let request = Request::Exec { id: id.into(), process: process.display().to_string(), tty: stdio.is_none() };
+        let is_tty = stdio.is_none();
+        let request = Request::Exec { id: id.into(), process: process.display().to_string(), tty: is_tty };
         let fds: Vec<OwnedFd> = stdio.map(Vec::from).unwrap_or_default();
-        let (answer, mut received, connection) = self.ask(&request, &fds).await?;
+        let (answer, mut received, connection) = self.ask(&request, &fds, EXEC).await?;
         match answer {
-            Answer::Started { pid } => Ok(Execution { pid, terminal: received.pop(), connection }),
+            Answer::Started { pid } => {
+                let terminal = if is_tty { received.pop() } else { None };
+                // An older shim gives no hold on the process.
+                let process = received.pop().map(Handle::from).or_else(|| Handle::find(pid).ok());
+                Ok(Execution { process, terminal, connection })
+            }
             other => Err(ShimError::Unexpected(format!("{other:?}"))),
         }
     }
@@ -184,14 +250,15 @@ impl ShimClient {
     /// # Errors
     /// When the container doesn't run.
     pub async fn attach(&self, id: &str, stdin: bool, stdio: [OwnedFd; 3]) -> Result<Attachment, ShimError> {
-        let (_, _, connection) = self.ask(&Request::Attach { id: id.into(), stdin }, &Vec::from(stdio)).await?;
+        let (_, _, connection) =
+            self.ask(&Request::Attach { id: id.into(), stdin }, &Vec::from(stdio), AT_ONCE).await?;
         Ok(Attachment { connection })
     }
 
     /// # Errors
     /// When the container doesn't run.
     pub async fn resize(&self, id: &str, width: u16, height: u16) -> Result<(), ShimError> {
-        self.done(Request::Resize { id: id.into(), width, height }).await
+        self.done(Request::Resize { id: id.into(), width, height }, AT_ONCE).await
     }
 
     /// Ends the shim. Its containers must have ended.
@@ -199,11 +266,18 @@ impl ShimClient {
     /// # Errors
     /// When a container still runs.
     pub async fn quit(&self) -> Result<(), ShimError> {
-        match self.done(Request::Quit).await {
+        match self.done(Request::Quit, AT_ONCE).await {
             Err(ShimError::Lost(_)) => Ok(()),
             other => other,
         }
     }
+}
+
+/// Whether a process is the shim with that state file, by what it was started with.
+fn is_shim(pid: i32, state: &Path) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut arguments = line.split(|byte| *byte == 0).skip(1);
+    arguments.next() == Some(ARGUMENT.as_bytes()) && arguments.next() == Some(state.as_os_str().as_bytes())
 }
 
 async fn exited(connection: &Connection) -> Result<Exit, ShimError> {
@@ -225,7 +299,7 @@ impl Execution {
 
     /// Ends the process, as for a probe that took too long.
     pub fn kill(&self) {
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), nix::sys::signal::Signal::SIGKILL);
+        let _ = self.process.as_ref().map(|process| process.signal(libc::SIGKILL));
     }
 }
 
@@ -258,8 +332,6 @@ struct Connection {
 impl Connection {
     fn open(path: &Path) -> io::Result<Self> {
         let fd = seqpacket::connect_to(path)?;
-        let flags = nix::fcntl::OFlag::from_bits_retain(nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_GETFL)?);
-        nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(flags | nix::fcntl::OFlag::O_NONBLOCK))?;
         // SAFETY: an OwnedFd stays the same open descriptor as long as it lives, and AsyncFd owns it.
         #[allow(unsafe_code)]
         let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE)? };
@@ -282,7 +354,14 @@ mod tests {
     fn old_shim(folder: &Path) {
         let listener = seqpacket::bind_and_listen(&folder.join("shim.sock")).unwrap();
         std::thread::spawn(move || {
-            while let Ok(connection) = seqpacket::accept(&listener) {
+            let waited = |fd: &OwnedFd| {
+                let mut fds = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(fd), nix::poll::PollFlags::POLLIN)];
+                nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE).is_ok()
+            };
+            while waited(&listener)
+                && let Ok(connection) = seqpacket::accept_without_waiting(&listener)
+            {
+                waited(&connection);
                 let Ok(Some((request, _))) = seqpacket::receive::<Value>(&connection) else { continue };
                 let exit = json!({"code": 3, "at": "2026-01-01T00:00:00Z"});
                 let running = json!({"id": "c1", "pid": 7, "started_at": "2026-01-01T00:00:00Z"});
@@ -318,5 +397,21 @@ mod tests {
         shim.delete("c1").await.unwrap();
         let refused = shim.share_processes(None).await;
         assert!(matches!(&refused, Err(ShimError::Refused(why)) if why.contains("unknown")), "{refused:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shim_that_does_not_answer_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        // It takes no connection, so that its queue fills.
+        let _listener = seqpacket::bind_and_listen(&folder.path().join("shim.sock")).unwrap();
+        let shim = ShimClient::at(folder.path());
+        let mut asking = tokio::task::JoinSet::new();
+        for _ in 0..200 {
+            let shim = shim.clone();
+            asking.spawn(async move { shim.kill("c1", 15).await });
+        }
+        while let Some(asked) = asking.join_next().await {
+            assert!(matches!(asked.unwrap(), Err(ShimError::Silent(AT_ONCE))));
+        }
     }
 }

@@ -14,6 +14,7 @@
 //! - [`cgroup`]: v1, v2 and hybrid
 //! - [`devices`]: which devices a container may use
 //! - [`process`]: the ends of processes that are no children of ours
+//! - `program`: this program as containers may meet it
 //! - [`quota`]: folders that hold so much and no more
 //! - [`tree`]: the size and the removal of what containers have left
 //! - [`selinux`]: labels of containers and their files, where the kernel has it
@@ -33,6 +34,7 @@ pub mod image;
 pub mod inside;
 pub mod namespaces;
 pub mod process;
+mod program;
 pub mod protocol;
 pub mod quota;
 pub mod rootfs;

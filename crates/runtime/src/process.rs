@@ -1,22 +1,53 @@
 //! Processes that are no children of ours.
 
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+/// A hold on a process, which keeps its meaning when the process' number has become another's (pidfd_open(2)).
+pub struct Handle(OwnedFd);
+
+impl From<OwnedFd> for Handle {
+    fn from(descriptor: OwnedFd) -> Self {
+        Handle(descriptor)
+    }
+}
+
+impl Handle {
+    /// # Errors
+    /// When there is no such process.
+    pub fn find(pid: i32) -> io::Result<Self> {
+        let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("no process has this number"))?;
+        Ok(Handle(pidfd_open(pid, PidfdFlags::NONBLOCK)?))
+    }
+
+    /// # Errors
+    /// When it has ended.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        send(&self.0, signal)
+    }
+}
+
+#[allow(unsafe_code)]
+fn send(process: &OwnedFd, signal: i32) -> io::Result<()> {
+    let fd = process.as_raw_fd();
+    // SAFETY: the descriptor is open, and the call reads no memory of ours, as it gets no information to send.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<u8>(), 0) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// A process that can be waited for (pidfd_open(2)). Its number may be somebody else's by the time this is made; who needs to be sure
 /// looks once more after that.
-pub struct Process(AsyncFd<std::os::fd::OwnedFd>);
+pub struct Process(AsyncFd<OwnedFd>);
 
 impl Process {
     /// # Errors
     /// When there is no such process.
     pub fn find(pid: i32) -> io::Result<Self> {
-        let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("no process has this number"))?;
-        let descriptor = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+        let Handle(descriptor) = Handle::find(pid)?;
         // SAFETY: an OwnedFd stays the same open descriptor as long as it lives, and AsyncFd owns it.
         #[allow(unsafe_code)]
         let descriptor = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE)? };
@@ -25,12 +56,8 @@ impl Process {
 
     /// # Errors
     /// When it has ended.
-    #[allow(unsafe_code)]
     pub fn signal(&self, signal: i32) -> io::Result<()> {
-        let fd = self.0.get_ref().as_raw_fd();
-        // SAFETY: the descriptor is open, and the call reads no memory of ours, as it gets no information to send.
-        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<u8>(), 0) };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        send(self.0.get_ref(), signal)
     }
 
     /// Waits until it has ended.

@@ -19,7 +19,7 @@ use runtime::protocol::{ContainerState, Exit};
 use runtime::spec::Limits;
 use runtime::{ContainerEvent, Image, ImageError};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::Agent;
 use crate::container::{Launch, StartError};
@@ -197,6 +197,11 @@ pub trait Images: Send + Sync {
     ) -> Result<Image, ImageError>;
 
     async fn list(&self) -> Vec<Image>;
+
+    /// Changes whenever an image has come, where the runtime says so.
+    fn arrivals(&self) -> Option<watch::Receiver<()>> {
+        None
+    }
 
     /// Removes an image that no container uses; whether it was there.
     ///

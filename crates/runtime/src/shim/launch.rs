@@ -2,28 +2,35 @@
 //!
 //! Every call is made by a forked helper that ends right after: the library changes its process (working directory,
 //! OOM score, dumpable flag), and the shim must stay as it is. With `as_sibling` the container's first process becomes
-//! the shim's child, not the helper's.
+//! the shim's child, not the helper's. Nothing here waits for a helper.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
-use std::io::Read as _;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use libcontainer::container::Container as OciContainer;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
-use nix::fcntl::OFlag;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Uid, fork, pipe2};
+use nix::unistd::{ForkResult, Uid, fork};
 use seccompiler::BpfProgram;
 
 use super::enter::Entry;
+use super::helper::Helper;
 use crate::protocol::Start;
 use crate::seqpacket;
+
+/// How long a helper may take. What is in a container may stop it, and its disks may be slow.
+const START: Duration = Duration::from_secs(120);
+const EXEC: Duration = Duration::from_secs(60);
+const SHARE: Duration = Duration::from_secs(30);
+const DELETE: Duration = Duration::from_secs(30);
 
 /// Where a process' input and output go.
 pub enum Stdio {
@@ -103,7 +110,12 @@ impl Exec {
             return format!("the seccomp profile can't be set: {error}");
         }
         let mut reason = format!("exec: {program:?}: executable file not found in $PATH");
+        let own = Identity::of("/proc/self/exe");
         for candidate in candidates {
+            // Reached by `/proc/self/exe` or the like: it is none of the container's programs (see `program`).
+            if own.is_some() && Identity::of(&candidate) == own {
+                return format!("exec: {program:?}: permission denied");
+            }
             let Ok(file) = CString::new(candidate.as_str()) else { continue };
             match nix::unistd::execve(&file, &argv, &envp) {
                 Ok(never) => match never {},
@@ -116,6 +128,23 @@ impl Exec {
             }
         }
         reason
+    }
+}
+
+/// What a file is and by which mount it was reached.
+#[derive(PartialEq, Eq)]
+struct Identity {
+    device: (u32, u32),
+    inode: u64,
+    mount: u64,
+}
+
+impl Identity {
+    fn of(path: &str) -> Option<Self> {
+        use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+        let found = statx(CWD, path, AtFlags::empty(), StatxFlags::INO | StatxFlags::MNT_ID).ok()?;
+        let device = (found.stx_dev_major, found.stx_dev_minor);
+        Some(Identity { device, inode: found.stx_ino, mount: found.stx_mnt_id })
     }
 }
 
@@ -164,13 +193,40 @@ fn give(stdio: &Stdio, owner: Uid) {
     }
 }
 
+/// A process that is being started.
+pub struct Launch {
+    pub helper: Helper,
+    console: Option<Console>,
+    owner: Uid,
+    /// What is to be removed when it is done.
+    leftovers: Vec<PathBuf>,
+    /// Where the library leaves a socket for every exec.
+    tenants: Option<PathBuf>,
+}
+
+impl Launch {
+    /// The outcome of a launch whose helper is done.
+    pub fn finish(self) -> Result<Launched, String> {
+        let pid = self.helper.outcome();
+        for file in &self.leftovers {
+            let _ = std::fs::remove_file(file);
+        }
+        if let Some(folder) = &self.tenants {
+            remove_tenant_sockets(folder);
+        }
+        let pid = pid?;
+        let terminal = self.console.map(|console| console.terminal(self.owner)).transpose()?;
+        Ok(Launched { pid, terminal })
+    }
+}
+
 /// Creates a container and starts its process.
-pub fn create(start: &Start, stdio: Stdio) -> Result<Launched, String> {
+pub fn create(start: &Start, stdio: Stdio) -> Result<Launch, String> {
     let owner = Uid::from_raw(start.owner);
     give(&stdio, owner);
     let console = Console::for_stdio(&stdio, Path::new(&start.bundle))?;
     let console_path = console.as_ref().map(|c| c.path.clone());
-    let pid = in_helper(|errors| {
+    let helper = Helper::start(START, |errors| {
         let builder = builder(start, errors, console_path.as_deref(), stdio, None)?;
         let mut container = builder
             .as_init(&start.bundle)
@@ -182,21 +238,12 @@ pub fn create(start: &Start, stdio: Stdio) -> Result<Launched, String> {
         let pid = container.pid().map(|p| p.as_raw()).ok_or("the container has no process")?;
         container.start().map_err(chain)?;
         Ok(pid)
-    });
-    let pid = match pid {
-        Ok(pid) => pid,
-        Err(error) => {
-            // The process, if any, is reaped as an unknown child; what it left is removed here.
-            let _ = delete(start);
-            return Err(error);
-        }
-    };
-    let terminal = console.map(|console| console.terminal(owner)).transpose()?;
-    Ok(Launched { pid, terminal })
+    })?;
+    Ok(Launch { helper, owner, leftovers: console_path.into_iter().collect(), console, tenants: None })
 }
 
 /// Runs a process (an OCI process object in the file `process`) in a running container.
-pub fn exec(start: &Start, process: &Path, stdio: Stdio) -> Result<Launched, String> {
+pub fn exec(start: &Start, process: &Path, stdio: Stdio) -> Result<Launch, String> {
     let owner = Uid::from_raw(start.owner);
     give(&stdio, owner);
     let folder = process.parent().unwrap_or(Path::new("/"));
@@ -204,7 +251,7 @@ pub fn exec(start: &Start, process: &Path, stdio: Stdio) -> Result<Launched, Str
     let console_path = console.as_ref().map(|c| c.path.clone());
     let entry = start.users.as_ref().map(|users| Entry::prepare(users, process)).transpose()?;
     let (entry, entering) = entry.unzip();
-    let pid = in_helper(|errors| {
+    let helper = Helper::start(EXEC, |errors| {
         let builder = builder(start, errors, console_path.as_deref(), stdio, entry)?;
         let pid = builder
             .as_tenant()
@@ -214,19 +261,14 @@ pub fn exec(start: &Start, process: &Path, stdio: Stdio) -> Result<Launched, Str
             .build()
             .map_err(chain)?;
         Ok(pid.as_raw())
-    });
-    if let Some(file) = &entering {
-        let _ = std::fs::remove_file(file);
-    }
-    remove_tenant_sockets(Path::new(&start.root).join(&start.id).as_path());
-    let pid = pid?;
-    let terminal = console.map(|console| console.terminal(owner)).transpose()?;
-    Ok(Launched { pid, terminal })
+    })?;
+    let tenants = Some(Path::new(&start.root).join(&start.id));
+    Ok(Launch { helper, owner, leftovers: console_path.into_iter().chain(entering).collect(), console, tenants })
 }
 
-/// Starts the first process of a new process namespace. It becomes the shim's child, as its maker ends.
-pub fn share_processes(users: Option<&Path>) -> Result<i32, String> {
-    in_helper(|_| {
+/// Starts the first process of a new process namespace.
+pub fn share_processes(users: Option<&Path>) -> Result<Helper, String> {
+    Helper::start(SHARE, |_| {
         let fail = |e: nix::Error| format!("can't make a process namespace: {e}");
         if let Some(path) = users {
             let namespace = std::fs::File::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -267,20 +309,26 @@ fn remove_tenant_sockets(folder: &Path) {
     }
 }
 
-/// Removes a container, its processes and its cgroup.
-pub fn delete(start: &Start) -> Result<(), String> {
+/// Begins to remove a container: its processes, and what the library keeps of it. Nothing, if the library knows nothing of it.
+pub fn delete(start: &Start) -> Result<Option<Helper>, String> {
     let folder = Path::new(&start.root).join(&start.id);
     crate::cgroup::kill_all(&start.cgroup);
-    if folder.exists() {
-        let removed = in_helper(|_| {
-            let mut container = OciContainer::load(folder.clone()).map_err(chain)?;
-            container.delete(true).map_err(chain)?;
-            Ok(0)
-        });
-        if removed.is_err() {
-            crate::remove_tree(&folder).map_err(|e| format!("{} can't be removed: {e}", folder.display()))?;
-        }
+    if !folder.exists() {
+        return Ok(None);
     }
+    let removing = Helper::start(DELETE, |_| {
+        let mut container = OciContainer::load(folder).map_err(chain)?;
+        container.delete(true).map_err(chain)?;
+        Ok(0)
+    });
+    removing.map(Some)
+}
+
+/// Removes what is left of a container after [`delete`].
+pub fn deleted(start: &Start) -> Result<(), String> {
+    let folder = Path::new(&start.root).join(&start.id);
+    // A few files, if the library hasn't removed them itself.
+    crate::remove_tree(&folder).map_err(|e| format!("{} can't be removed: {e}", folder.display()))?;
     crate::cgroup::remove(&start.cgroup);
     Ok(())
 }
@@ -298,93 +346,6 @@ fn chain(error: impl std::error::Error) -> String {
     text
 }
 
-/// Forks, runs `work` in the child and returns its result. The errors of the container's own process, which come by
-/// the same pipe until it has become another program, are waited for too.
-fn in_helper(work: impl FnOnce(RawFd) -> Result<i32, String>) -> Result<i32, String> {
-    let system = |e: nix::Error| format!("can't start a helper: {e}");
-    let (result_read, result_write) = pipe2(OFlag::O_CLOEXEC).map_err(system)?;
-    let (errors_read, errors_write) = pipe2(OFlag::O_CLOEXEC).map_err(system)?;
-    // SAFETY: the shim has one thread, so the child may do whatever the parent could.
-    match unsafe { fork() }.map_err(system)? {
-        ForkResult::Child => {
-            let details = tracing_details();
-            // Ours alone are without huge pages (`ShimClient::start`); what a container does is its own matter.
-            let _ = nix::sys::prctl::set_thp_disable(false);
-            let text = match work(errors_write.as_raw_fd()) {
-                Ok(pid) => format!("+{pid}"),
-                Err(error) => format!("-{error}{}", details.text()),
-            };
-            let _ = nix::unistd::write(&result_write, text.as_bytes());
-            // SAFETY: _exit runs nothing of this process' exit handlers, which belong to the shim.
-            unsafe { libc::_exit(0) }
-        }
-        ForkResult::Parent { child } => {
-            drop((result_write, errors_write));
-            let result = read_all(result_read);
-            let exec_error = read_all(errors_read);
-            let _ = waitpid(child, None);
-            if !exec_error.is_empty() {
-                return Err(exec_error);
-            }
-            match result.split_at_checked(1) {
-                Some(("+", pid)) => pid.parse().map_err(|_| "the helper answered nonsense".to_string()),
-                Some((_, error)) => Err(error.to_string()),
-                None => Err("the helper died".into()),
-            }
-        }
-    }
-}
-
-fn read_all(fd: OwnedFd) -> String {
-    let mut text = Vec::new();
-    let _ = std::fs::File::from(fd).read_to_end(&mut text);
-    String::from_utf8_lossy(&text).into_owned()
-}
-
-/// The library tells the reasons of its errors only as tracing events: they are gathered in memory.
-struct Details(std::sync::Arc<parking_lot::Mutex<Vec<String>>>);
-
-impl Details {
-    fn text(&self) -> String {
-        let all = self.0.lock();
-        if all.is_empty() { String::new() } else { format!(" ({})", all.join("; ")) }
-    }
-}
-
-fn tracing_details() -> Details {
-    let gathered = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
-    let collector = Collector(gathered.clone());
-    let _ = tracing::subscriber::set_global_default(collector);
-    Details(gathered)
-}
-
-struct Collector(std::sync::Arc<parking_lot::Mutex<Vec<String>>>);
-
-impl tracing::Subscriber for Collector {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() == tracing::Level::ERROR
-    }
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn event(&self, event: &tracing::Event<'_>) {
-        struct Text(String);
-        impl tracing::field::Visit for Text {
-            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-                use std::fmt::Write as _;
-                let _ = write!(self.0, "{}{}={value:?}", if self.0.is_empty() { "" } else { " " }, field.name());
-            }
-        }
-        let mut text = Text(String::new());
-        event.record(&mut text);
-        self.0.lock().push(text.0);
-    }
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
 /// The socket on which the library hands over a terminal.
 struct Console {
     path: std::path::PathBuf,
@@ -396,8 +357,9 @@ impl Console {
         if matches!(stdio, Stdio::Pipes(_)) {
             return Ok(None);
         }
-        let name = format!("tty-{}", std::process::id());
-        let path = folder.join(name);
+        // Several may be under way in one folder.
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let path = folder.join(format!("tty-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
         let _ = std::fs::remove_file(&path);
         // Through the folder's descriptor, as a socket's path is limited to 108 bytes.
         let make = || -> std::io::Result<std::os::unix::net::UnixListener> {
@@ -407,12 +369,15 @@ impl Console {
             std::os::unix::net::UnixListener::bind(short)
         };
         let listener = make().map_err(|e| format!("can't make a console socket: {e}"))?;
+        // The terminal is sent before the process becomes its program; nobody waits for one that didn't come.
+        listener.set_nonblocking(true).map_err(|e| e.to_string())?;
         Ok(Some(Console { path, listener }))
     }
 
     /// Our end of the terminal; the other one becomes the process' user's.
     fn terminal(self, owner: Uid) -> Result<OwnedFd, String> {
-        let (connection, _) = self.listener.accept().map_err(|e| e.to_string())?;
+        let (connection, _) = self.listener.accept().map_err(|e| format!("no terminal came: {e}"))?;
+        connection.set_nonblocking(true).map_err(|e| e.to_string())?;
         let terminal = seqpacket::receive_fd(&connection.into()).map_err(|e| e.to_string());
         let _ = std::fs::remove_file(&self.path);
         let terminal = terminal?;

@@ -1,35 +1,49 @@
 //! The shim: the parent of one pod's containers.
 //!
 //! It is single-threaded, as it forks helpers that call `libcontainer`, which allocates after the fork. It waits in
-//! one `poll`: on its socket, on its connections, on containers' output, and on SIGCHLD (through a signalfd). Its state
-//! is on disk before it is told to anybody.
+//! one `poll` and nowhere else: on its socket, on its connections, on helpers, on containers' output, and on SIGCHLD (through a
+//! signalfd). Its state is on disk before it is told to anybody.
 
 mod container;
+mod details;
 mod enter;
+mod helper;
 pub mod late;
 mod launch;
 pub mod logs;
 pub mod profile;
+mod requests;
 mod seccomp;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::protocol::{Answer, Exit, Request, VERSION};
+use crate::protocol::{Answer, Exit};
 use crate::seqpacket;
-use container::{Attached, Container};
+use container::{Attached, Container, Part};
+use requests::Work;
 
 /// The descriptor on which the daemon hands over the listening socket.
 pub const ARGUMENT: &str = "__shim";
+
+/// Connections that haven't said yet what they want. Further ones wait in the socket's queue.
+const ASKING: usize = 64;
+
+fn set_nonblocking(fd: &OwnedFd) -> nix::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map(|_| ())
+}
 
 /// Runs the shim if this process was started as one: `timonel __shim STATE_FILE`.
 pub fn shim_main() -> Option<ExitCode> {
@@ -62,17 +76,65 @@ struct Shim {
     signals: SignalFd,
     containers: HashMap<String, Container>,
     executions: HashMap<i32, Execution>,
-    watchers: Vec<OwnedFd>,
+    watchers: Vec<Watcher>,
+    /// Connections that haven't said yet what they want.
+    asking: Vec<OwnedFd>,
+    /// What helpers are at.
+    work: Vec<Work>,
+    /// Children that have ended and aren't known here, for as long as there is work that may make them known.
+    strangers: HashMap<i32, Exit>,
+    /// Clients of ended containers that haven't taken all yet.
+    leaving: Vec<Leaving>,
     quit: bool,
 }
 
-/// What a descriptor that became readable belongs to.
+/// Somebody who wants to hear of all containers' ends.
+struct Watcher {
+    connection: OwnedFd,
+    /// Whether the present state was told, or is about to be.
+    is_admitted: bool,
+    /// What the connection has no room for. Each container ends once, so this can't grow without end.
+    news: VecDeque<Answer>,
+}
+
+impl Watcher {
+    fn key(&self) -> RawFd {
+        self.connection.as_raw_fd()
+    }
+
+    fn tell(&mut self) {
+        while let Some(answer) = self.news.front() {
+            match seqpacket::send(&self.connection, answer, &[]) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                // Who has left is noticed by the connection.
+                _ => drop(self.news.pop_front()),
+            }
+        }
+    }
+
+    /// Tells what is to be told; whether anybody is there. A watcher never sends anything: being readable means that it left.
+    fn is_there(&mut self) -> bool {
+        self.tell();
+        !seqpacket::is_readable(&self.connection)
+    }
+}
+
+/// A client of an ended container, and what it hears when it has taken all.
+struct Leaving {
+    attached: Attached,
+    farewell: Answer,
+}
+
+/// What something that happened belongs to.
+#[derive(Clone)]
 enum Source {
     Listener,
     Signals,
-    Watcher(usize),
-    Output(String, usize),
-    AttachedInput(String, usize),
+    Work,
+    Leaving,
+    Watcher(RawFd),
+    Asking(RawFd),
+    Container(String, Part),
 }
 
 impl Shim {
@@ -95,184 +157,134 @@ impl Shim {
             containers: HashMap::new(),
             executions: HashMap::new(),
             watchers: Vec::new(),
+            asking: Vec::new(),
+            work: Vec::new(),
+            strangers: HashMap::new(),
+            leaving: Vec::new(),
             quit: false,
         })
     }
 
     fn run(mut self) -> std::io::Result<()> {
         while !self.quit {
-            let (sources, fds) = self.sources();
-            let ready: Vec<bool> = {
-                let mut polled: Vec<PollFd<'_>> = fds
-                    .iter()
-                    .map(|fd| {
-                        // SAFETY: the descriptors live in `self`, which nothing changes before poll returns.
-                        #[allow(unsafe_code)]
-                        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(*fd) };
-                        PollFd::new(fd, PollFlags::POLLIN)
-                    })
-                    .collect();
-                match poll(&mut polled, PollTimeout::NONE) {
-                    Ok(_) | Err(Errno::EINTR) => {}
-                    Err(error) => return Err(error.into()),
-                }
-                polled.iter().map(|p| p.revents().is_some_and(|r| !r.is_empty())).collect()
-            };
-            // Output before deaths, so that a container's last words are in its log before its end is told.
-            let mut gone = Vec::new();
-            for (source, _) in sources.into_iter().zip(ready).filter(|(_, ready)| *ready) {
-                match source {
-                    Source::Output(id, stream) => self.output(&id, stream),
-                    Source::AttachedInput(id, index) => self.attached_input(&id, index),
-                    Source::Watcher(index) => gone.push(index),
-                    Source::Listener => self.accept(),
-                    Source::Signals => {
-                        while let Ok(Some(_)) = self.signals.read_signal() {}
-                        self.reap();
-                    }
-                }
+            let sources = self.sources();
+            for source in self.wait(&sources)? {
+                self.happened(source);
             }
-            // A watcher never sends anything; being readable means that it left.
-            for index in gone.into_iter().rev() {
-                self.watchers.swap_remove(index);
-            }
+            self.finish_work();
+            self.admit_watchers();
+            self.let_go(Instant::now());
         }
         Ok(())
     }
 
-    fn sources(&self) -> (Vec<Source>, Vec<RawFd>) {
+    /// Waits until something happens or is due, and returns what has.
+    fn wait(&self, sources: &[(Source, RawFd, PollFlags)]) -> std::io::Result<Vec<Source>> {
+        let mut polled: Vec<PollFd<'_>> = sources
+            .iter()
+            .map(|(_, fd, flags)| {
+                // SAFETY: the descriptors live in `self`, which nothing changes before poll returns.
+                #[allow(unsafe_code)]
+                let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(*fd) };
+                PollFd::new(fd, *flags)
+            })
+            .collect();
+        let timeout = self.deadline().map_or(PollTimeout::NONE, |at| {
+            let left = at.saturating_duration_since(Instant::now()).as_millis().saturating_add(1);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut polled, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let is_ready = |p: &PollFd<'_>| p.revents().is_some_and(|r| !r.is_empty());
+        Ok(sources.iter().zip(&polled).filter(|(_, p)| is_ready(p)).map(|((source, ..), _)| source.clone()).collect())
+    }
+
+    /// When something is to be done though nothing happens.
+    fn deadline(&self) -> Option<Instant> {
+        let helpers = self.work.iter().filter_map(Work::deadline);
+        let clients = self.containers.values().filter_map(Container::deadline);
+        helpers.chain(clients).chain(self.leaving.iter().filter_map(|l| l.attached.deadline())).min()
+    }
+
+    /// What is waited for. Output comes before deaths, so that a container's last words are in its log before its end is told.
+    fn sources(&self) -> Vec<(Source, RawFd, PollFlags)> {
         let mut all = Vec::new();
         for (id, container) in &self.containers {
-            for (stream, fd) in container.outputs() {
-                all.push((Source::Output(id.clone(), stream), fd));
-            }
-            for (index, attached) in container.attached.iter().enumerate() {
-                if let Some(input) = &attached.input {
-                    all.push((Source::AttachedInput(id.clone(), index), input.as_raw_fd()));
-                }
-            }
+            let parts = container.parts().into_iter();
+            all.extend(parts.map(|(part, fd, flags)| (Source::Container(id.clone(), part), fd, flags)));
         }
-        for (index, watcher) in self.watchers.iter().enumerate() {
-            all.push((Source::Watcher(index), watcher.as_raw_fd()));
+        let mut read = |source, fd| all.push((source, fd, PollFlags::POLLIN));
+        for work in &self.work {
+            // The work itself is looked at after each round.
+            work.descriptors().for_each(|fd| read(Source::Work, fd));
         }
-        all.push((Source::Signals, self.signals.as_fd().as_raw_fd()));
-        all.push((Source::Listener, self.listener.as_raw_fd()));
-        all.into_iter().unzip()
+        for watcher in &self.watchers {
+            read(Source::Watcher(watcher.key()), watcher.connection.as_raw_fd());
+        }
+        for asking in &self.asking {
+            read(Source::Asking(asking.as_raw_fd()), asking.as_raw_fd());
+        }
+        read(Source::Signals, self.signals.as_fd().as_raw_fd());
+        if self.asking.len() < ASKING {
+            read(Source::Listener, self.listener.as_raw_fd());
+        }
+        for leaving in &self.leaving {
+            all.extend(leaving.attached.waiting().map(|fd| (Source::Leaving, fd, PollFlags::POLLOUT)));
+        }
+        for watcher in self.watchers.iter().filter(|w| !w.news.is_empty()) {
+            all.push((Source::Watcher(watcher.key()), watcher.connection.as_raw_fd(), PollFlags::POLLOUT));
+        }
+        all
     }
 
-    fn output(&mut self, id: &str, stream: usize) {
-        if let Some(container) = self.containers.get_mut(id) {
-            container.read_output(stream);
+    fn happened(&mut self, source: Source) {
+        match source {
+            Source::Container(id, part) => {
+                if let Some(container) = self.containers.get_mut(&id) {
+                    container.happened(part);
+                }
+            }
+            Source::Watcher(key) => self.watchers.retain_mut(|watcher| watcher.key() != key || watcher.is_there()),
+            Source::Asking(fd) => self.asked(fd),
+            Source::Listener => {
+                while self.asking.len() < ASKING
+                    && let Ok(connection) = seqpacket::accept_without_waiting(&self.listener)
+                {
+                    self.asking.push(connection);
+                }
+            }
+            Source::Signals => {
+                while let Ok(Some(_)) = self.signals.read_signal() {}
+                self.reap();
+            }
+            Source::Work | Source::Leaving => {}
         }
     }
 
-    fn attached_input(&mut self, id: &str, index: usize) {
-        if let Some(container) = self.containers.get_mut(id) {
-            container.forward_input(index);
-        }
+    /// Lets clients go that take nothing, and those of ended containers that have all.
+    fn let_go(&mut self, now: Instant) {
+        self.containers.values_mut().for_each(|container| container.let_go(now));
+        self.leaving.retain_mut(|leaving| {
+            let has_all = leaving.attached.flush(now);
+            if has_all {
+                let _ = seqpacket::send(&leaving.attached.connection, &leaving.farewell, &[]);
+            }
+            !has_all
+        });
     }
 
-    fn accept(&mut self) {
-        let Ok(connection) = seqpacket::accept(&self.listener) else { return };
-        match seqpacket::receive::<Request>(&connection) {
-            Ok(Some((request, fds))) => self.answer(connection, request, fds),
-            Ok(None) => {}
-            Err(error) => {
-                let _ =
-                    seqpacket::send(&connection, &Answer::Failed { error: format!("malformed request: {error}") }, &[]);
-            }
+    /// Answers those who want to watch, once no container is on its way: they are to know of all.
+    fn admit_watchers(&mut self) {
+        if self.work.iter().any(Work::changes_containers) {
+            return;
         }
-    }
-
-    fn answer(&mut self, connection: OwnedFd, request: Request, mut fds: Vec<OwnedFd>) {
-        let done = |result: Result<(), String>| match result {
-            Ok(()) => Answer::Done,
-            Err(error) => Answer::Failed { error },
-        };
-        let answer = match request {
-            Request::Watch => {
-                let containers = self.containers.values().map(|c| c.state.clone()).collect();
-                let _ = seqpacket::send(&connection, &Answer::State { version: VERSION, containers }, &[]);
-                self.watchers.push(connection);
-                return;
-            }
-            Request::Start(start) => match Container::start(start) {
-                Ok(container) => {
-                    let pid = container.state.pid;
-                    self.containers.insert(container.state.id.clone(), container);
-                    self.save();
-                    Answer::Started { pid }
-                }
-                Err(error) => Answer::Failed { error },
-            },
-            Request::Kill { id, signal } => done(self.kill(&id, signal)),
-            Request::Delete { id } => {
-                let result = match self.containers.remove(&id) {
-                    Some(container) => container.delete(),
-                    None => Ok(()),
-                };
-                self.save();
-                done(result)
-            }
-            Request::Exec { id, process, tty } => {
-                let Some(container) = self.containers.get(&id) else {
-                    let error = format!("container {id} isn't running");
-                    let _ = seqpacket::send(&connection, &Answer::Failed { error }, &[]);
-                    return;
-                };
-                match container.exec(&process, tty, fds) {
-                    Ok((pid, terminal)) => {
-                        let terminal: Vec<RawFd> = terminal.iter().map(|t| t.as_raw_fd()).collect();
-                        let _ = seqpacket::send(&connection, &Answer::Started { pid }, &terminal);
-                        self.executions.insert(pid, Execution { container: id, connection });
-                        // It may have ended before it was known here.
-                        self.reap();
-                        return;
-                    }
-                    Err(error) => Answer::Failed { error },
-                }
-            }
-            Request::Attach { id, stdin } => match self.containers.get_mut(&id) {
-                Some(container) if container.state.exit.is_none() && fds.len() == 3 => {
-                    let _ = seqpacket::send(&connection, &Answer::Done, &[]);
-                    let (stderr, stdout, input) = (fds.pop(), fds.pop(), fds.pop());
-                    let input = input.filter(|_| stdin);
-                    container.attach(Attached { input, outputs: [stdout, stderr], connection });
-                    return;
-                }
-                Some(container) if container.state.exit.is_some() => {
-                    Answer::Failed { error: format!("container {id} has ended") }
-                }
-                Some(_) => Answer::Failed { error: "attach needs three descriptors".into() },
-                None => Answer::Failed { error: format!("container {id} isn't running") },
-            },
-            Request::Resize { id, width, height } => match self.containers.get(&id) {
-                Some(container) => done(container.resize(width, height)),
-                None => Answer::Failed { error: format!("container {id} isn't running") },
-            },
-            Request::ShareProcesses { users } => match launch::share_processes(users.as_deref()) {
-                Ok(pid) => Answer::Started { pid },
-                Err(error) => Answer::Failed { error },
-            },
-            Request::Quit => {
-                self.quit = self.containers.values().all(|c| c.state.exit.is_some());
-                let error = "a container is still running".to_string();
-                if self.quit { Answer::Done } else { Answer::Failed { error } }
-            }
-        };
-        let _ = seqpacket::send(&connection, &answer, &[]);
-    }
-
-    fn kill(&self, id: &str, signal: i32) -> Result<(), String> {
-        let container = self.containers.get(id).ok_or_else(|| format!("there is no container {id}"))?;
-        if container.state.exit.is_some() {
-            return Ok(());
-        }
-        let signal = Signal::try_from(signal).map_err(|e| e.to_string())?;
-        // The process is our child and not reaped yet, so its id is still its own.
-        match nix::sys::signal::kill(Pid::from_raw(container.state.pid), signal) {
-            Ok(()) | Err(Errno::ESRCH) => Ok(()),
-            Err(error) => Err(error.to_string()),
+        let states: Vec<_> = self.containers.values().map(|c| c.state.clone()).collect();
+        for watcher in self.watchers.iter_mut().filter(|watcher| !watcher.is_admitted) {
+            watcher.is_admitted = true;
+            watcher.news.push_back(Answer::State { version: crate::protocol::VERSION, containers: states.clone() });
+            watcher.tell();
         }
     }
 
@@ -285,38 +297,43 @@ impl Shim {
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => continue,
             };
-            self.ended(pid.as_raw(), code, signal);
+            let exit = Exit { code, signal, oom: false, at: jiff::Timestamp::now().to_string() };
+            self.ended(pid.as_raw(), exit);
         }
     }
 
-    fn ended(&mut self, pid: i32, code: i32, signal: i32) {
-        let at = jiff::Timestamp::now().to_string();
+    /// Tells of the end of a process to those who want to know.
+    fn ended(&mut self, pid: i32, exit: Exit) {
         if let Some(execution) = self.executions.remove(&pid) {
-            let exit = Exit { code, signal, oom: false, at };
             let _ = seqpacket::send(&execution.connection, &Answer::Exited { id: execution.container, exit }, &[]);
             return;
         }
-        let Some(container) = self.containers.values_mut().find(|c| c.state.pid == pid) else { return };
-        container.drain();
-        let exit = Exit { code, signal, oom: container.was_oom_killed(), at };
+        let Some(container) = self.containers.values_mut().find(|c| c.state.pid == pid && c.state.exit.is_none())
+        else {
+            // It may be one whose start isn't known here yet.
+            if !self.work.is_empty() {
+                self.strangers.insert(pid, exit);
+            }
+            return;
+        };
+        let attached = container.ended();
+        let exit = Exit { oom: container.was_oom_killed(), ..exit };
         container.state.exit = Some(exit.clone());
-        let id = container.state.id.clone();
-        for attached in container.attached.drain(..) {
-            let _ = seqpacket::send(&attached.connection, &Answer::Exited { id: id.clone(), exit: exit.clone() }, &[]);
-        }
+        let message = Answer::Exited { id: container.state.id.clone(), exit };
+        self.leaving.extend(attached.into_iter().map(|attached| Leaving { attached, farewell: message.clone() }));
         self.save();
-        let message = Answer::Exited { id, exit };
-        self.watchers.retain(|watcher| seqpacket::send(watcher, &message, &[]).is_ok());
+        for watcher in self.watchers.iter_mut().filter(|watcher| watcher.is_admitted) {
+            watcher.news.push_back(message.clone());
+            watcher.tell();
+        }
     }
 
     /// Writes the state file, whole or not at all.
     fn save(&self) {
         let states: Vec<_> = self.containers.values().map(|c| &c.state).collect();
-        let new = self.state_file.with_extension("new");
         let written = serde_json::to_vec(&states)
             .map_err(std::io::Error::from)
-            .and_then(|text| std::fs::write(&new, text))
-            .and_then(|()| std::fs::rename(&new, &self.state_file));
+            .and_then(|text| crate::files::replace(&self.state_file, &text));
         if let Err(error) = written {
             eprintln!("the state can't be written: {error}");
         }

@@ -27,6 +27,9 @@ use crate::sandbox::{Places, Sandbox, kernel_name};
 use crate::server::{Event, Sender, Wants};
 use crate::{Agent, Config};
 
+/// How long a container may take to end that was killed, before more is done.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// What RuntimeClasses may name: this program's own way of running containers, and the name that most have for the same.
 const HANDLERS: [&str; 2] = ["timonel", "runc"];
 
@@ -103,7 +106,7 @@ impl Engine for Shims {
     }
 
     async fn remove(&self, agent: &Agent, uid: &str, places: &Places, sandbox: Option<&Sandbox>) {
-        let _ = ShimClient::at(&places.run).quit().await;
+        end_shim(places).await;
         agent.network.disconnect(uid, &places.namespaces().net, sandbox).await;
     }
 
@@ -151,6 +154,7 @@ impl Containers for Shim {
             tokio::time::sleep(stop.grace).await;
         }
         let _ = self.shim.kill(id, libc::SIGKILL).await;
+        self.see_it_ended(id).await;
     }
 
     async fn delete(&self, id: &str) -> io::Result<()> {
@@ -204,10 +208,62 @@ impl Containers for Shim {
     }
 }
 
+/// Ends a pod's shim, whether it wants to or not. What is left of containers is their cgroups' matter.
+async fn end_shim(places: &Places) {
+    let shim = ShimClient::at(&places.run);
+    if let Err(error) = shim.quit().await {
+        tracing::warn!(shim = %places.run.display(), %error, "a shim doesn't end and is killed");
+        let ending = tokio::task::spawn_blocking(move || shim.end()).await;
+        if let Err(error) = ending.map_err(io::Error::other).and_then(|ended| ended) {
+            tracing::warn!(shim = %places.run.display(), %error, "a shim can't be killed");
+        }
+    }
+}
+
 impl Shim {
+    /// Waits until a container that was killed has ended, and makes it end without its shim if that isn't able to.
+    async fn see_it_ended(&self, id: &str) {
+        if tokio::time::timeout(PATIENCE, self.ended(id)).await.is_ok() {
+            return;
+        }
+        tracing::warn!(id, "a container that was killed hasn't ended: all of its cgroup is killed");
+        let bundle = self.places.container(id);
+        let killing = tokio::task::spawn_blocking(move || match cgroup_in(&bundle) {
+            Some(group) => cgroup::kill_all(&group),
+            None => tracing::warn!(bundle = %bundle.display(), "a bundle names no cgroup"),
+        });
+        let _ = killing.await;
+        // What runs elsewhere in the pod goes on as long as its shim is of use.
+        if !self.shim.answers().await {
+            tracing::warn!(id, "a shim doesn't answer and is killed");
+            let shim = self.shim.clone();
+            let _ = tokio::task::spawn_blocking(move || shim.end()).await;
+        }
+    }
+
+    /// Returns once a container has ended, or nobody can say.
+    async fn ended(&self, id: &str) {
+        let Ok((states, mut events)) = self.shim.watch().await else { return };
+        if !states.iter().any(|state| state.id == id && state.exit.is_none()) {
+            return;
+        }
+        while let Some(event) = events.recv().await {
+            match event {
+                ContainerEvent::Exited { id: ended, .. } if ended != id => {}
+                _ => return,
+            }
+        }
+    }
+
     fn process(&self, id: &str, command: &[String], tty: bool) -> io::Result<tempfile::NamedTempFile> {
         streams::exec_process(&self.places.container(id).join("process.json"), command, tty)
     }
+}
+
+/// The cgroup that a container's bundle names (runtime-spec, `cgroupsPath`).
+fn cgroup_in(bundle: &Path) -> Option<String> {
+    let config: Value = serde_json::from_slice(&std::fs::read(bundle.join("config.json")).ok()?).ok()?;
+    config["linux"]["cgroupsPath"].as_str().filter(|path| !path.is_empty()).map(String::from)
 }
 
 #[async_trait]
@@ -233,6 +289,10 @@ impl Images for Arc<ImageStore> {
         let (images, id) = (self.clone(), id.to_string());
         let removed = tokio::task::spawn_blocking(move || ImageStore::remove(&images, &id)).await;
         removed.map_err(|e| ImageError::Store(e.to_string()))?
+    }
+
+    fn arrivals(&self) -> Option<tokio::sync::watch::Receiver<()>> {
+        Some(ImageStore::arrivals(self))
     }
 
     fn layers(&self, image: &Image) -> Option<Vec<PathBuf>> {
