@@ -9,6 +9,7 @@ mod describe;
 mod dual;
 mod errors;
 mod gateway;
+mod hostile;
 mod huge_pages;
 mod ingress;
 mod join;

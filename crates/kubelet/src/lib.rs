@@ -107,6 +107,8 @@ pub struct Config {
     /// How many processes and threads a pod may have; zero for any number.
     pub pod_max_pids: i64,
     pub restart_backoff: Backoff,
+    /// Whether containers that ask for no seccomp profile get the runtime's.
+    pub seccomp_default: bool,
     /// None of it: pods are left to the machine's own end.
     pub shutdown_grace: ShutdownGrace,
 }
@@ -346,6 +348,7 @@ mod tests {
             reserved: Reserved::default(),
             pod_max_pids: 0,
             restart_backoff: Backoff::default(),
+            seccomp_default: false,
             shutdown_grace: ShutdownGrace::default(),
         }
     }

@@ -187,9 +187,10 @@ const ALL_CAPABILITIES: [&str; 41] = [
 ];
 
 /// What of `/proc` and `/sys` ordinary containers don't see, and what they see but may not change.
-pub const MASKED: [&str; 11] = [
+const MASKED: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
+    "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
@@ -202,6 +203,31 @@ pub const MASKED: [&str; 11] = [
 ];
 pub const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// The paths that ordinary containers don't see, as containerd's default is: also how often each processor was slowed down, by which
+/// a container could tell what others do.
+pub fn masked() -> Vec<String> {
+    let processors = std::fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
+    let throttles = processors.map(|processor| processor.path().join("thermal_throttle")).filter(|path| path.exists());
+    let throttles = throttles.map(|path| path.display().to_string());
+    let mut paths: Vec<String> = MASKED.map(String::from).into_iter().chain(throttles).collect();
+    paths.sort();
+    paths
+}
+
+/// The name of a capability as the kernel has it, without its `CAP_`, however it is written; also of all together.
+fn plain(name: &str) -> String {
+    let upper = name.to_ascii_uppercase();
+    upper.strip_prefix("CAP_").map_or(upper.clone(), String::from)
+}
+
+const ALL: &str = "ALL";
+
+/// Whether a container can be given or denied something of that name.
+pub fn is_capability(name: &str) -> bool {
+    let plain = plain(name);
+    plain == ALL || ALL_CAPABILITIES.contains(&plain.as_str())
+}
+
 /// What the shim needs for a container's seccomp profile: its capabilities, if it has a profile.
 pub fn confinement(config: &ContainerConfig) -> Option<Vec<String>> {
     (config.confined && !config.privileged).then(|| capabilities(config))
@@ -209,21 +235,24 @@ pub fn confinement(config: &ContainerConfig) -> Option<Vec<String>> {
 
 /// The capabilities of a container, each with its `CAP_`, of those that this process holds itself.
 fn capabilities(config: &ContainerConfig) -> Vec<String> {
-    let plain = |name: &String| name.trim_start_matches("CAP_").to_ascii_uppercase();
-    let mut set: Vec<String> = if config.privileged || config.add_capabilities.iter().any(|c| c == "ALL") {
+    let [added, dropped] = [&config.add_capabilities, &config.drop_capabilities]
+        .map(|names| names.iter().map(|name| plain(name)).collect::<Vec<_>>());
+    let all = |names: &[String]| names.iter().any(|name| name == ALL);
+    // As containerd does it: all are given, then all are taken, and then each that is named by itself.
+    let mut set: Vec<String> = if config.privileged || (all(&added) && !all(&dropped)) {
         ALL_CAPABILITIES.map(String::from).into()
-    } else if config.drop_capabilities.iter().any(|c| c == "ALL") {
+    } else if all(&dropped) {
         Vec::new()
     } else {
         CAPABILITIES.map(String::from).into()
     };
     if !config.privileged {
-        set.retain(|c| !config.drop_capabilities.iter().map(plain).any(|d| d == *c));
-        for added in config.add_capabilities.iter().map(plain).filter(|c| c != "ALL") {
-            if !set.contains(&added) {
-                set.push(added);
+        for name in added {
+            if !set.contains(&name) {
+                set.push(name);
             }
         }
+        set.retain(|name| !dropped.contains(name));
     }
     let held = held_capabilities();
     set.retain(|c| ALL_CAPABILITIES.iter().position(|a| a == c).is_some_and(|bit| held & (1 << bit) != 0));
@@ -446,7 +475,7 @@ pub fn write_bundle(bundle: &Path, config: &ContainerConfig, namespaces: &Namesp
     if config.privileged {
         host_devices(Path::new("/dev"), &mut nodes);
     } else if !config.unmasked {
-        spec["linux"]["maskedPaths"] = json!(MASKED);
+        spec["linux"]["maskedPaths"] = json!(masked());
         spec["linux"]["readonlyPaths"] = json!(READ_ONLY);
     }
     if let Some(labels) = &config.labels {
@@ -485,6 +514,13 @@ mod tests {
         assert!(names(&[], &[]).contains(&"CAP_CHOWN".to_string()));
         assert!(!names(&[], &["CHOWN"]).contains(&"CAP_CHOWN".to_string()));
         assert_eq!(names(&["NET_ADMIN"], &["ALL"]), ["CAP_NET_ADMIN"]);
+        assert_eq!(names(&["cap_net_admin"], &["all"]), ["CAP_NET_ADMIN"]);
+        assert!(names(&[], &["all"]).is_empty() && names(&["ALL"], &["ALL"]).is_empty());
+        assert!(!names(&["All"], &["CAP_CHOWN"]).contains(&"CAP_CHOWN".to_string()));
+        assert!(names(&["all"], &[]).len() > CAPABILITIES.len());
+        assert!(!names(&["CHOWN"], &["chown"]).contains(&"CAP_CHOWN".to_string()));
+        assert!(["ALL", "all", "CAP_SYS_ADMIN", "sys_admin"].into_iter().all(is_capability));
+        assert!(!["", "CAP_", "CAP_CAP_CHOWN", "SYS_ADMINS"].into_iter().any(is_capability));
         assert!(!names(&[], &[]).contains(&"CAP_SYS_ADMIN".to_string()));
     }
 

@@ -269,6 +269,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         reserved: args.reserved(),
         pod_max_pids: args.pod_max_pids.max(0),
         restart_backoff: args.restart_backoff,
+        seccomp_default: args.seccomp_default,
         shutdown_grace: kubelet::ShutdownGrace {
             whole: args.shutdown_grace_period,
             critical: args.shutdown_grace_period_critical_pods,

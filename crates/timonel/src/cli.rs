@@ -164,6 +164,9 @@ pub struct NodeArgs {
     /// What must be left of the machine, else pods are evicted
     #[arg(long, default_value = "memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<5%")]
     pub eviction_hard: kubelet::Thresholds,
+    /// Containers that ask for no seccomp profile get the runtime's default one
+    #[arg(long)]
+    pub seccomp_default: bool,
     /// What of cpu, memory, ephemeral-storage and pid is kept from pods for this program, as in cpu=200m,memory=512Mi
     #[arg(long, value_name = "RESOURCES", default_value = "", hide_default_value = true)]
     pub kube_reserved: kubelet::Reserved,

@@ -5,7 +5,7 @@ use std::path::Path;
 use ::cri::v1;
 use k8s_openapi::api::core::v1::{AppArmorProfile, PodSecurityContext, SeccompProfile, SecurityContext, VolumeMount};
 use runtime::Image;
-use runtime::spec::{Limits, MASKED, Mount, READ_ONLY};
+use runtime::spec::{Limits, Mount, READ_ONLY, masked};
 
 use super::{CONTAINER_NAME, sandbox};
 use crate::Agent;
@@ -133,7 +133,7 @@ fn security(
     let groups = context.supplemental_groups.iter().flatten().chain(&context.fs_group).copied().collect();
     let strict = context.supplemental_groups_policy.as_deref() == Some("Strict");
     let unmasked = privileged || own.proc_mount.as_deref() == Some("Unmasked");
-    let shown = |paths: &[&str]| if unmasked { Vec::new() } else { paths.iter().map(|p| (*p).to_string()).collect() };
+    let shown = |paths: Vec<String>| if unmasked { Vec::new() } else { paths };
     let value = |value| v1::Int64Value { value };
     let seccomp = own.seccomp_profile.as_ref().or(context.seccomp_profile.as_ref());
     let app_armor = own.app_armor_profile.as_ref().or(context.app_armor_profile.as_ref());
@@ -152,8 +152,8 @@ fn security(
         supplemental_groups: groups,
         supplemental_groups_policy: if strict { 1 } else { 0 },
         no_new_privs: own.allow_privilege_escalation == Some(false),
-        masked_paths: shown(&MASKED),
-        readonly_paths: shown(&READ_ONLY),
+        masked_paths: shown(masked()),
+        readonly_paths: shown(READ_ONLY.map(String::from).into()),
         seccomp: Some(seccomp_profile(&data_dir.join("seccomp"), seccomp)),
         apparmor: app_armor.map(app_armor_profile),
         selinux_options: selinux_options(context, own).map(sandbox::selinux),

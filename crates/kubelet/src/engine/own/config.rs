@@ -102,13 +102,17 @@ fn memberships(rootfs: &Path, uid: u32) -> Vec<u32> {
     text.lines().filter_map(group).collect()
 }
 
-/// The seccomp profile of a container: whether it is the default one, and the text of its own.
+/// The seccomp profile of a container: whether it is the default one, and the text of its own. `by_default` is what those have who
+/// ask for none (upstream's `--seccomp-default`).
 fn confined(
     folder: &Path,
+    by_default: bool,
     pod: &PodSecurityContext,
     own: &SecurityContext,
 ) -> Result<(bool, Option<String>), StartError> {
-    let Some(profile) = own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref()) else { return Ok((false, None)) };
+    let Some(profile) = own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref()) else {
+        return Ok((by_default, None));
+    };
     match profile.type_.as_str() {
         "RuntimeDefault" => Ok((true, None)),
         "Localhost" => {
@@ -268,12 +272,18 @@ async fn container_config(
     // As upstream's runtimes: that of the user's line in the image's passwd, and without one the root of all folders.
     variables.entry("HOME".into()).or_insert_with(|| home(root, user.uid));
     let capabilities = own.capabilities.clone().unwrap_or_default();
+    let named = capabilities.add.iter().chain(&capabilities.drop).flatten();
+    if let Some(unknown) = named.into_iter().find(|name| !runtime::spec::is_capability(name)) {
+        // Who drops what isn't there would keep what was meant.
+        return Err(config_error(format!("unknown capability {unknown:?}")));
+    }
     let cwd =
         container.working_dir.clone().filter(|d| !d.is_empty()).unwrap_or_else(|| image.defaults.working_dir.clone());
     let privileged = own.privileged.unwrap_or(false);
     let folder = agent.config.data_dir.join("seccomp");
     // Upstream's runtimes leave privileged containers alone, too.
-    let (confined, profile) = if privileged { (false, None) } else { confined(&folder, &pod_context, &own)? };
+    let (confined, profile) =
+        if privileged { (false, None) } else { confined(&folder, agent.config.seccomp_default, &pod_context, &own)? };
     let app_armor = app_armor(&pod_context, &own).await?;
     Ok(ContainerConfig {
         args,
