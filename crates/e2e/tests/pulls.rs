@@ -180,3 +180,29 @@ fn a_long_pull_says_how_far_it_has_come() -> anyhow::Result<()> {
     drop(open);
     cluster.wait_pod("slow")
 }
+
+#[test]
+fn an_image_that_is_brought_is_there_when_that_is_said() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    // Its registry is nowhere, and the pod asks less and less often.
+    cluster.apply(&pod("late", "pause:test", ""))?;
+    cluster.eventually("the pod waits for its image", || {
+        let waiting = cluster.get("pod", "late")?["status"]["containerStatuses"][0]["state"]["waiting"].clone();
+        Ok(waiting["reason"] == "ImagePullBackOff")
+    })?;
+    let archive = cluster.server.folder().join("pause.tar");
+    testkit::images::pause(&archive)?;
+    let (archive, data) = (archive.display().to_string(), cluster.server.folder().join("data").display().to_string());
+    let imported = cluster.server.timonel(&["image", "import", &archive, "--data-dir", &data]);
+    let said = imported.stderr;
+    assert!(said.contains("is imported: docker.io/library/pause:test"), "{said}");
+    let listed = cluster.server.timonel(&["image", "ls", "--data-dir", &data]).stdout;
+    assert!(listed.contains("docker.io/library/pause:test"), "{listed}");
+    cluster.wait_pod("late")?;
+    // What is no image is said to be none.
+    let broken = cluster.server.folder().join("broken.tar");
+    std::fs::write(&broken, "no archive at all")?;
+    let refused = cluster.server.timonel(&["image", "import", &broken.display().to_string(), "--data-dir", &data]);
+    assert!(refused.code != 0 && refused.stderr.contains("no image archive"), "{}", refused.stderr);
+    Ok(())
+}

@@ -29,13 +29,88 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_se
 /// When a pull that goes on is told of for the first time; each time later the wait is twice as long.
 const TELL: Duration = Duration::from_secs(5);
 
-/// Pulls that failed: how often, when the next may be, and the message.
+/// Pulls that failed, by pod and image: one pod's failures keep no other from its image, as upstream has it.
 #[derive(Default)]
 pub struct Pulls {
-    failed: Mutex<HashMap<String, (u32, Instant, String)>>,
+    failed: Mutex<HashMap<(String, String), Failed>>,
+}
+
+#[derive(Debug, Clone)]
+struct Failed {
+    times: u32,
+    /// When the next pull may be.
+    next: Instant,
+    message: String,
+}
+
+impl Pulls {
+    /// The failure that is still to be waited for.
+    fn waits(&self, pod: &str, image: &str, now: Instant) -> Option<Failed> {
+        let failed = self.failed.lock();
+        failed.get(&(pod.to_string(), image.to_string())).filter(|failed| failed.next > now).cloned()
+    }
+
+    /// Notes a failure and says when the next pull may be. Forgets those of which nobody has heard for long.
+    fn failed(&self, pod: &str, image: &str, message: &str, now: Instant) -> Instant {
+        let mut failed = self.failed.lock();
+        failed.retain(|_, failed| now.saturating_duration_since(failed.next) < BACKOFF.1 * 2);
+        let key = (pod.to_string(), image.to_string());
+        let times = failed.get(&key).map_or(0, |failed| failed.times).saturating_add(1);
+        let next = now + (BACKOFF.0 * 2u32.pow(times.min(8) - 1)).min(BACKOFF.1);
+        failed.insert(key, Failed { times, next, message: message.into() });
+        next
+    }
+
+    fn succeeded(&self, pod: &str, image: &str) {
+        self.failed.lock().remove(&(pod.to_string(), image.to_string()));
+    }
+}
+
+/// The images that a pod asks for, for its containers and its volumes, by their full names.
+pub fn wanted(pod: &Pod) -> Vec<String> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let containers = containers.filter_map(|container| container.image.as_deref());
+    let ephemeral = spec.ephemeral_containers.iter().flatten().filter_map(|container| container.image.as_deref());
+    let volumes = spec.volumes.iter().flatten();
+    let volumes = volumes.filter_map(|volume| volume.image.as_ref()?.reference.as_deref());
+    let names = containers.chain(ephemeral).chain(volumes);
+    names.map(|name| runtime::image::normalize(name).unwrap_or_else(|_| name.into())).collect()
+}
+
+/// Reasons of a container's waiting state that are over when its image comes.
+const WITHOUT: [&str; 3] = ["ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull"];
+
+/// Whether a container waits for its image.
+pub fn is_awaited(reason: &str) -> bool {
+    WITHOUT.contains(&reason)
 }
 
 impl Agent {
+    /// Returns once one of the images, for which a pod waits, has come without it, as from an archive: the name. Never, if none does.
+    pub async fn arrival(&self, pod: &Pod, awaited: &[Container]) -> String {
+        let Some(mut arrivals) = self.images.arrivals().filter(|_| !awaited.is_empty()) else {
+            return std::future::pending().await;
+        };
+        // What is here although nobody heard of it has come since it was asked for; but who always pulls may have had it before.
+        let mut is_news = false;
+        loop {
+            for container in awaited {
+                let name = container.image.as_deref().unwrap_or("");
+                let counts = is_news || container.image_pull_policy.as_deref() != Some("Always");
+                if counts && self.images.find(name).await.is_some() {
+                    // Also a pull that is wanted in any case may be tried now.
+                    self.pulls.succeeded(&pod.uid().unwrap_or_default(), name);
+                    return name.into();
+                }
+            }
+            if arrivals.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            is_news = true;
+        }
+    }
+
     /// The image of a container: the local one or a pulled one, as the policy says.
     pub async fn image(&self, pod: &Pod, container: &Container) -> Result<Image, NoImage> {
         let name = container.image.as_deref().unwrap_or("");
@@ -60,18 +135,17 @@ impl Agent {
             let message = format!("Container image {name:?} is not present with pull policy of Never");
             return Err(NoImage { reason: "ErrImageNeverPull", message, again: soon });
         }
-        if let Some((_, next, message)) = self.pulls.failed.lock().get(name)
-            && *next > Instant::now()
-        {
+        let uid = pod.uid().unwrap_or_default();
+        if let Some(Failed { next, message, .. }) = self.pulls.waits(&uid, name, Instant::now()) {
             let message = format!("Back-off pulling image {name:?}: {message}");
             self.tell(pod, &container.name, "Normal", "BackOff", format!("Back-off pulling image {name:?}"));
-            return Err(NoImage { reason: "ImagePullBackOff", message, again: *next });
+            return Err(NoImage { reason: "ImagePullBackOff", message, again: next });
         }
         self.tell(pod, &container.name, "Normal", "Pulling", format!("Pulling image {name:?}"));
         let started = Instant::now();
         match self.pull(pod, container, name).await {
             Ok(image) => {
-                self.pulls.failed.lock().remove(name);
+                self.pulls.succeeded(&uid, name);
                 let took = started.elapsed().as_millis();
                 self.tell(
                     pod,
@@ -87,13 +161,7 @@ impl Agent {
                 Some(image) => Ok(image),
                 None => {
                     let message = error.to_string();
-                    let next = {
-                        let mut failed = self.pulls.failed.lock();
-                        let count = failed.get(name).map_or(0, |f| f.0) + 1;
-                        let wait = (BACKOFF.0 * 2u32.pow(count.min(8) - 1)).min(BACKOFF.1);
-                        failed.insert(name.into(), (count, Instant::now() + wait, message.clone()));
-                        Instant::now() + wait
-                    };
+                    let next = self.pulls.failed(&uid, name, &message, Instant::now());
                     self.tell(
                         pod,
                         &container.name,
@@ -161,4 +229,44 @@ fn from_docker_config(bytes: &[u8], registry: &str) -> Option<Credentials> {
     let text = String::from_utf8(decoded).ok()?;
     let (user, password) = text.split_once(':')?;
     Some(Credentials::Basic(user.into(), password.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_each_pods_own_and_are_forgotten() {
+        let (pulls, begin) = (Pulls::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        assert_eq!(pulls.failed("a", "image", "no", begin), begin + 2 * second);
+        assert_eq!(pulls.failed("a", "image", "no", begin), begin + 4 * second);
+        assert!(pulls.waits("a", "image", begin).is_some_and(|failed| failed.message == "no"));
+        assert!(pulls.waits("b", "image", begin).is_none() && pulls.waits("a", "other", begin).is_none());
+        assert!(pulls.waits("a", "image", begin + 4 * second).is_none());
+        for _ in 0..100 {
+            assert!(pulls.failed("c", "image", "no", begin) <= begin + BACKOFF.1);
+        }
+        pulls.succeeded("c", "image");
+        assert!(pulls.waits("c", "image", begin).is_none());
+        // Pods come and go with images that nobody has.
+        for pod in 0..10_000u32 {
+            pulls.failed(&pod.to_string(), "image", "no", begin + BACKOFF.1 * pod);
+        }
+        assert!(pulls.failed.lock().len() < 10, "{}", pulls.failed.lock().len());
+    }
+
+    #[test]
+    fn images_are_wanted_for_containers_of_all_kinds_and_for_volumes() {
+        let pod = "{metadata: {name: p}, spec: {containers: [{name: a, image: one}], initContainers: [{name: b, image: 'two:2'}], \
+                   ephemeralContainers: [{name: c, image: 'x.io/three'}], volumes: [{name: v, image: {reference: four}}, {name: w, emptyDir: {}}]}}";
+        let pod: Pod = serde_yaml_ng::from_str(pod).unwrap();
+        let names = [
+            "docker.io/library/one:latest",
+            "docker.io/library/two:2",
+            "x.io/three:latest",
+            "docker.io/library/four:latest",
+        ];
+        assert_eq!(wanted(&pod), names);
+    }
 }

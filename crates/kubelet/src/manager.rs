@@ -19,7 +19,7 @@ use crate::sandbox::{Places, Sandbox};
 use crate::stats::Readings;
 use crate::volumes::{self, claim_of};
 use crate::worker::{self, Saved};
-use crate::{Agent, Config, container, static_pods};
+use crate::{Agent, Config, images, static_pods};
 
 /// Between two tries to let go what a driver holds.
 const RETRY: Duration = Duration::from_secs(5);
@@ -180,17 +180,19 @@ impl Manager {
         }
     }
 
-    /// The images of all containers that this node has, running or not.
+    /// The images of all containers that this node has, running or not, and of all volumes: by name and by id.
     pub fn images_in_use(&self) -> Vec<String> {
-        let saved = |pod: Arc<Pod>| worker::load(&Places::of(&self.agent.config, &pod.uid()?).data);
-        let of_pods = self.pods().into_iter().flat_map(|pod| {
-            let ephemeral = container::ephemeral(&pod);
-            let all = pod.spec.iter().flat_map(container::started).chain(&ephemeral);
-            let wanted: Vec<String> = all.filter_map(|c| c.image.clone()).collect();
-            let used = saved(pod).into_iter().flat_map(|s| s.containers.into_values().map(|r| r.image_id));
-            wanted.into_iter().chain(used).collect::<Vec<_>>()
-        });
-        of_pods.collect()
+        let of_pod = |pod: Arc<Pod>| {
+            let places = Places::of(&self.agent.config, &pod.uid().unwrap_or_default());
+            let mut used = images::wanted(&pod);
+            let saved = worker::load(&places.data).into_iter();
+            used.extend(saved.flat_map(|s| s.containers.into_values().map(|run| run.image_id)));
+            let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+            let shown = volumes.filter(|volume| volume.image.is_some());
+            used.extend(shown.filter_map(|volume| volumes::image_of(&places.volume(&volume.name))));
+            used
+        };
+        self.pods().into_iter().flat_map(of_pod).collect()
     }
 }
 

@@ -43,6 +43,14 @@ pub struct Ready {
     pub fs_group: FsGroup,
 }
 
+/// The file, in the folder of a volume from an image, that names the image.
+const IMAGE: &str = "image";
+
+/// The image that a volume of a pod shows, by its id, once it was made.
+pub fn image_of(folder: &Path) -> Option<String> {
+    std::fs::read_to_string(folder.join(IMAGE)).ok()
+}
+
 impl Agent {
     /// Makes all volumes of a pod, and returns where each is. Done again (not `first`), it renews those whose content may
     /// change.
@@ -203,6 +211,9 @@ impl Agent {
         let image =
             self.image(pod, &asked).await.map_err(|missing| format!("{}: {}", missing.reason, missing.message))?;
         let layers = self.images.layers(&image).ok_or("the container runtime doesn't show the layers of images")?;
+        // For whoever removes images that nobody uses: the name may stand for another one by then.
+        std::fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
+        runtime::files::replace(&folder.join(IMAGE), image.id.as_bytes()).map_err(|e| e.to_string())?;
         rootfs::mount_overlay(&layers, &folder.join("unused"), &root, None, None).map_err(|e| e.to_string())?;
         Ok(root)
     }

@@ -1,5 +1,6 @@
 //! Small commands that work on this machine's files.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -14,6 +15,22 @@ pub fn print_token(args: &DataArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Waits until the agent has loaded an archive, and says what came of it.
+fn imported(folder: &Path, name: &str, archive: &Path) -> anyhow::Result<()> {
+    loop {
+        if let Some(outcome) = crate::runtimes::outcome(folder, name)? {
+            let images = outcome.images.map_err(anyhow::Error::msg)?;
+            eprintln!("{} is imported: {}", archive.display(), images.join(", "));
+            return Ok(());
+        }
+        if !crate::runtimes::is_loading(folder) {
+            eprintln!("{} is copied; its images are there once the agent runs", archive.display());
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
 pub fn image(command: ImageCommand) -> anyhow::Result<ExitCode> {
     match command {
         ImageCommand::Import { archives, data } => {
@@ -25,7 +42,7 @@ pub fn image(command: ImageCommand) -> anyhow::Result<ExitCode> {
                 let partial = data.data_dir.join("agent").join(name);
                 std::fs::copy(&archive, &partial).with_context(|| format!("{} can't be read", archive.display()))?;
                 std::fs::rename(&partial, folder.join(name))?;
-                eprintln!("{} is imported", archive.display());
+                imported(&folder, &name.to_string_lossy(), &archive)?;
             }
         }
         ImageCommand::Ls(data) => {

@@ -73,36 +73,87 @@ async fn load_archives(images: Arc<ImageStore>, folder: PathBuf) {
     if std::fs::create_dir_all(&folder).is_err() {
         return;
     }
+    // Held as long as this process lives: who brings an archive sees by it that somebody loads it.
+    let loading =
+        loading(&folder).inspect_err(|error| tracing::debug!(%error, "`image import` doesn't wait for archives"));
     let mut changes = files::watch(&folder, files::Kind::Files);
-    let mut loaded = std::collections::HashMap::new();
+    let mut loaded = Loaded::new();
     load_new(&images, &folder, &mut loaded).await;
     tokio::spawn(async move {
+        let _loading = loading;
         while changes.recv().await.is_some() {
             load_new(&images, &folder, &mut loaded).await;
         }
     });
 }
 
-async fn load_new(
-    images: &Arc<ImageStore>,
-    folder: &Path,
-    loaded: &mut std::collections::HashMap<PathBuf, std::time::SystemTime>,
-) {
+/// What became of an archive.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Outcome {
+    /// Which archive of that name it was: when the file was changed last, in nanoseconds since 1970.
+    modified: String,
+    /// The names of its images, or why there are none.
+    pub images: Result<Vec<String>, String>,
+}
+
+type Loaded = std::collections::BTreeMap<String, Outcome>;
+
+/// Beside the folder of archives.
+const LOADED: &str = "images.json";
+const LOADING: &str = "images.lock";
+
+fn loading(folder: &Path) -> std::io::Result<nix::fcntl::Flock<std::fs::File>> {
+    let file =
+        std::fs::File::options().create(true).truncate(false).write(true).open(folder.with_file_name(LOADING))?;
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error.into())
+}
+
+/// Whether an agent loads what comes into the folder.
+pub fn is_loading(folder: &Path) -> bool {
+    loading(folder).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+fn modified(meta: &std::fs::Metadata) -> Option<String> {
+    let since = meta.modified().ok()?.duration_since(std::time::SystemTime::UNIX_EPOCH).ok()?;
+    Some(since.as_nanos().to_string())
+}
+
+/// What the agent made of an archive in the folder, once it has.
+///
+/// # Errors
+/// When the archive isn't there any more.
+pub fn outcome(folder: &Path, name: &str) -> std::io::Result<Option<Outcome>> {
+    let present = modified(&std::fs::metadata(folder.join(name))?);
+    let text = std::fs::read(folder.with_file_name(LOADED)).unwrap_or_default();
+    let loaded: Loaded = serde_json::from_slice(&text).unwrap_or_default();
+    Ok(loaded.get(name).filter(|outcome| present.as_ref() == Some(&outcome.modified)).cloned())
+}
+
+async fn load_new(images: &Arc<ImageStore>, folder: &Path, loaded: &mut Loaded) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let Some(changed) = entry.metadata().ok().filter(|m| m.is_file()).and_then(|m| m.modified().ok()) else {
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        let Some(modified) = entry.metadata().ok().filter(|meta| meta.is_file()).and_then(|meta| modified(&meta))
+        else {
             continue;
         };
-        if loaded.get(&path) == Some(&changed) {
+        if loaded.get(&name).is_some_and(|outcome| outcome.modified == modified) {
             continue;
         }
-        loaded.insert(path.clone(), changed);
-        match images.load(&path).await {
+        let images = match images.load(&path).await {
             Ok(list) => {
                 let names: Vec<String> = list.into_iter().flat_map(|i| i.names).collect();
                 tracing::info!(archive = %path.display(), images = names.join(", "), "images are loaded");
+                Ok(names)
             }
-            Err(error) => tracing::warn!(%error, "an image archive can't be loaded"),
+            Err(error) => {
+                tracing::warn!(%error, "an image archive can't be loaded");
+                Err(error.to_string())
+            }
+        };
+        loaded.insert(name, Outcome { modified, images });
+        let written = serde_json::to_vec(loaded).map_err(std::io::Error::from);
+        if let Err(error) = written.and_then(|text| files::replace(&folder.with_file_name(LOADED), &text)) {
+            tracing::warn!(%error, "what became of image archives can't be written down");
         }
     }
 }

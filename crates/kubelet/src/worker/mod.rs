@@ -36,7 +36,7 @@ use crate::manager::Wanted;
 use crate::probes::Verdict;
 use crate::sandbox::Places;
 use crate::server::logs;
-use crate::{Agent, static_pods, status};
+use crate::{Agent, images, static_pods, status};
 
 pub use end::at_once;
 use start::Due;
@@ -507,6 +507,7 @@ impl Worker {
 
     async fn wait(&mut self, wanted: &mut watch::Receiver<Wanted>, wake: Instant) {
         let has_events = self.events.is_some();
+        let (agent, pod, awaited) = (self.agent.clone(), self.pod.clone(), self.awaited_images());
         tokio::select! {
             changed = wanted.changed() => {
                 if changed.is_err() {
@@ -519,7 +520,25 @@ impl Worker {
                 Some(ContainerEvent::Gone) | None => self.all_are_gone().await,
             },
             Some(verdict) = self.verdicts.1.recv() => self.verdict(verdict).await,
+            image = agent.arrival(&pod, &awaited) => self.image_came(&image),
             () = tokio::time::sleep_until(wake) => {}
+        }
+    }
+
+    /// The containers that wait for their images.
+    fn awaited_images(&self) -> Vec<Container> {
+        let waits = |run: &Run| run.waiting.as_ref().is_some_and(|(reason, _)| images::is_awaited(reason));
+        let waiting = self.saved.containers.iter().filter(|(_, run)| waits(run));
+        waiting.filter_map(|(name, _)| self.container(name)).collect()
+    }
+
+    /// Who waits for the image needn't any longer.
+    fn image_came(&mut self, image: &str) {
+        for name in self.saved.containers.keys().cloned().collect::<Vec<_>>() {
+            let is_it = self.container(&name).is_some_and(|container| container.image.as_deref() == Some(image));
+            if let Some(run) = self.saved.containers.get_mut(&name).filter(|_| is_it) {
+                run.not_before = None;
+            }
         }
     }
 }
