@@ -3,23 +3,46 @@
 use std::cell::RefCell;
 use std::fmt;
 
+use apimachinery::bounded::{Budget, Limits, OBJECT};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// How deep objects and lists may nest.
-const MAX_DEPTH: usize = 120;
+/// How many keys that came twice are told of, and how long their paths may be.
+const TOLD: usize = 100;
+const PATH_BYTES: usize = 1024;
 
 /// Parses JSON and returns it with the paths of the keys that stood twice in one object.
 ///
 /// # Errors
-/// When `bytes` is no JSON.
+/// When `bytes` is no JSON, or more than a request may hold ([`apimachinery::bounded`]).
 pub fn json(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
-    let duplicates = RefCell::new(Vec::new());
+    let budget = Budget::new(Limits::REQUEST, bytes.len()).map_err(serde_json::Error::custom)?;
+    let notes = Notes { duplicates: RefCell::default(), budget: RefCell::new(budget) };
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let seed = Seed { path: &Path::Root, duplicates: &duplicates, depth: 0 };
+    let seed = Seed { path: &Path::Root, notes: &notes, depth: 0 };
     let value = seed.deserialize(&mut deserializer)?;
     deserializer.end()?;
-    Ok((value, duplicates.into_inner()))
+    Ok((value, notes.duplicates.into_inner()))
+}
+
+/// What is noted while a text is read.
+struct Notes {
+    duplicates: RefCell<Vec<String>>,
+    budget: RefCell<Budget>,
+}
+
+impl Notes {
+    fn tell(&self, path: &Path<'_>) {
+        let mut duplicates = self.duplicates.borrow_mut();
+        if duplicates.len() < TOLD {
+            duplicates.push(path.to_string().chars().take(PATH_BYTES).collect());
+        }
+    }
+
+    fn spend<E: Error>(&self, values: usize, depth: usize) -> Result<(), E> {
+        let mut budget = self.budget.borrow_mut();
+        budget.spend(values, 0).and_then(|()| budget.nest(depth)).map_err(E::custom)
+    }
 }
 
 enum Path<'a> {
@@ -41,7 +64,7 @@ impl fmt::Display for Path<'_> {
 
 struct Seed<'a> {
     path: &'a Path<'a>,
-    duplicates: &'a RefCell<Vec<String>>,
+    notes: &'a Notes,
     depth: usize,
 }
 
@@ -80,13 +103,12 @@ impl<'de> Visitor<'de> for Seed<'_> {
         Ok(Value::Null)
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        if self.depth >= MAX_DEPTH {
-            return Err(A::Error::custom("the body nests too deeply"));
-        }
+        self.notes.spend(1, self.depth + 1)?;
         let mut items = Vec::new();
         loop {
             let path = Path::Index(self.path, items.len());
-            let seed = Seed { path: &path, duplicates: self.duplicates, depth: self.depth + 1 };
+            self.notes.spend(1, 0)?;
+            let seed = Seed { path: &path, notes: self.notes, depth: self.depth + 1 };
             match seq.next_element_seed(seed)? {
                 Some(item) => items.push(item),
                 None => return Ok(Value::Array(items)),
@@ -94,16 +116,15 @@ impl<'de> Visitor<'de> for Seed<'_> {
         }
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        if self.depth >= MAX_DEPTH {
-            return Err(A::Error::custom("the body nests too deeply"));
-        }
+        self.notes.spend(OBJECT, self.depth + 1)?;
         let mut object = Map::new();
         while let Some(key) = map.next_key::<String>()? {
             let path = Path::Key(self.path, &key);
-            let seed = Seed { path: &path, duplicates: self.duplicates, depth: self.depth + 1 };
+            self.notes.spend(1, 0)?;
+            let seed = Seed { path: &path, notes: self.notes, depth: self.depth + 1 };
             let value = map.next_value_seed(seed)?;
             if object.contains_key(&key) {
-                self.duplicates.borrow_mut().push(path.to_string());
+                self.notes.tell(&path);
             }
             object.insert(key, value);
         }
@@ -126,5 +147,14 @@ mod tests {
     fn deep_nesting_is_refused() {
         let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
         assert!(json(deep.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn more_values_than_an_object_may_hold_are_refused() {
+        let objects = |n: usize| format!("[{}]", vec![r#"{"":0}"#; n].join(","));
+        assert!(json(objects(50_000).as_bytes()).is_ok());
+        assert!(json(objects(200_000).as_bytes()).unwrap_err().to_string().contains("more than"));
+        let twice = format!("{{{}}}", vec![r#""a":0"#; 1000].join(","));
+        assert_eq!(json(twice.as_bytes()).unwrap().1.len(), TOLD);
     }
 }

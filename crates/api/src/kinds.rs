@@ -120,10 +120,17 @@ impl Kind {
         format!("{package}.{}.{}", self.version, self.kind)
     }
 
-    /// The version that objects of the kind are kept in, if that is a newer one.
+    /// The kind that objects of this one are kept as, if that is another version or group.
     pub fn kept_as(&self) -> Option<&'static Kind> {
         let of_older = !self.custom && OLDER.contains(self);
-        KINDS.iter().find(|k| of_older && k.group == self.group && k.plural == self.plural)
+        // The same objects as the core group's.
+        let group = if self.group == EVENTS { "" } else { self.group };
+        KINDS.iter().find(|k| of_older && k.group == group && k.plural == self.plural)
+    }
+
+    /// What keys of the store and of the cache call the resource that the kind's objects are in.
+    pub fn kept_resource(&self) -> String {
+        self.kept_as().unwrap_or(self).resource()
     }
 
     /// Whether what is kept may be of another version than this one.
@@ -204,6 +211,7 @@ const ADMISSION: &str = "admissionregistration.k8s.io";
 const NETWORKING: &str = "networking.k8s.io";
 const AUTHORIZATION: &str = "authorization.k8s.io";
 const RESOURCE: &str = "resource.k8s.io";
+const EVENTS: &str = "events.k8s.io";
 
 const POD_FIELDS: &[&str] = &[
     "spec.nodeName",
@@ -225,7 +233,20 @@ const EVENT_FIELDS: &[&str] = &[
     "involvedObject.fieldPath",
     "reason",
     "reportingComponent",
+    "type",
     "source",
+];
+/// What the same are called in `events.k8s.io`, in the same order; the source can't be chosen by there.
+const REGARDING_FIELDS: &[&str] = &[
+    "regarding.kind",
+    "regarding.namespace",
+    "regarding.name",
+    "regarding.uid",
+    "regarding.apiVersion",
+    "regarding.resourceVersion",
+    "regarding.fieldPath",
+    "reason",
+    "reportingController",
     "type",
 ];
 
@@ -328,9 +349,12 @@ pub static KINDS: &[Kind] = &[
     cluster(AUTHORIZATION, "v1", "SubjectAccessReview", "subjectaccessreviews").review(),
 ];
 
-/// Older versions of kinds in the table. Their objects are kept in the newer one ([`crate::versions`]).
-pub static OLDER: &[Kind] =
-    &[ns("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers").short(&["hpa"]).in_all().status()];
+/// Further versions of kinds in the table: an older one, or another group's. Their objects are kept as the kind of the
+/// table ([`crate::versions`]).
+pub static OLDER: &[Kind] = &[
+    ns("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers").short(&["hpa"]).in_all().status(),
+    ns(EVENTS, "v1", "Event", "events").short(&["ev"]).select(REGARDING_FIELDS),
+];
 
 /// The kind that `group`, `version` and `plural` name.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {

@@ -296,53 +296,42 @@ fn merge_items(of: &Type, live: &[(String, &Type, &Value)], applied: &[(String, 
 
 fn prune(of: &Type, object: &mut Value, before: &FieldSet, now: Option<&FieldSet>, others: Option<&FieldSet>) {
     let resolved = schema::types().resolve(of);
-    for (step, entry) in before.iter() {
-        let still = now.and_then(|n| n.get(step));
-        let theirs = others.and_then(|o| o.get(step));
-        if still.is_none() && theirs.is_none() {
-            remove(resolved, object, step);
-            continue;
-        }
-        if let Some((of, child)) = child(resolved, object, step) {
-            prune(of, child, &entry.below, still.map(|s| &s.below), theirs.map(|t| &t.below));
-        }
-    }
-}
-
-fn position(resolved: &Type, list: &[Value], wanted: &str) -> Option<usize> {
-    let Type::List { kind, .. } = resolved else { return None };
-    list.iter().position(|item| step(kind, item).as_deref() == Some(wanted))
-}
-
-fn remove(resolved: &Type, object: &mut Value, step: &str) {
+    let sets = |step: &str| (now.and_then(|n| n.get(step)), others.and_then(|o| o.get(step)));
     match object {
         Value::Object(map) => {
-            if let Some(name) = step.strip_prefix("f:") {
-                map.remove(name);
+            for (step, entry) in before.iter() {
+                let Some(name) = step.strip_prefix("f:") else { continue };
+                match sets(step) {
+                    (None, None) => drop(map.remove(name)),
+                    (still, theirs) => {
+                        if let Some(child) = map.get_mut(name) {
+                            let of = member(resolved, name);
+                            prune(of, child, &entry.below, still.map(|s| &s.below), theirs.map(|t| &t.below));
+                        }
+                    }
+                }
             }
         }
         Value::Array(list) => {
-            if let Some(at) = position(resolved, list, step) {
-                list.remove(at);
-            }
+            let Type::List { items, kind, .. } = resolved else { return };
+            // Each item's step is made once, as lists may be long.
+            let mut seen = HashSet::new();
+            list.retain_mut(|item| {
+                let Some(step) = step(kind, item) else { return true };
+                let Some(entry) = before.get(&step) else { return true };
+                // Of items that are the same, the first is meant.
+                if !seen.insert(step.clone()) {
+                    return true;
+                }
+                let (still, theirs) = sets(&step);
+                if still.is_none() && theirs.is_none() {
+                    return false;
+                }
+                prune(items, item, &entry.below, still.map(|s| &s.below), theirs.map(|t| &t.below));
+                true
+            });
         }
         _ => {}
-    }
-}
-
-fn child<'a, 'v>(resolved: &'a Type, object: &'v mut Value, step: &str) -> Option<(&'a Type, &'v mut Value)> {
-    match object {
-        Value::Object(map) => {
-            let name = step.strip_prefix("f:")?;
-            let of = member(resolved, name);
-            Some((of, map.get_mut(name)?))
-        }
-        Value::Array(list) => {
-            let Type::List { items, .. } = resolved else { return None };
-            let at = position(resolved, list, step)?;
-            Some((items, &mut list[at]))
-        }
-        _ => None,
     }
 }
 

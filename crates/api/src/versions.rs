@@ -16,13 +16,37 @@ pub fn convert(kind: &Kind, object: &mut Value, version: &str) {
     if object["apiVersion"] == version || !object.is_object() {
         return;
     }
-    if kind.group == "autoscaling" && kind.plural == "horizontalpodautoscalers" {
-        match version {
-            "autoscaling/v1" => autoscaler_to_v1(object),
-            _ => autoscaler_to_v2(object),
-        }
+    match (kind.group, kind.plural, version) {
+        ("autoscaling", "horizontalpodautoscalers", "autoscaling/v1") => autoscaler_to_v1(object),
+        ("autoscaling", "horizontalpodautoscalers", _) => autoscaler_to_v2(object),
+        ("" | "events.k8s.io", "events", "v1") => rename(object, |(core, newer)| (newer, core)),
+        ("" | "events.k8s.io", "events", _) => rename(object, |(core, newer)| (core, newer)),
+        _ => {}
     }
     object["apiVersion"] = version.into();
+}
+
+/// What fields of an event are called in the core group, and in `events.k8s.io`.
+const EVENT_NAMES: [(&str, &str); 7] = [
+    ("involvedObject", "regarding"),
+    ("message", "note"),
+    ("reportingComponent", "reportingController"),
+    ("source", "deprecatedSource"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("count", "deprecatedCount"),
+];
+
+type Names = (&'static str, &'static str);
+
+/// Calls an event's fields as the other group does.
+fn rename(object: &mut Value, direction: fn(Names) -> Names) {
+    let Some(map) = object.as_object_mut() else { return };
+    for (from, to) in EVENT_NAMES.map(direction) {
+        if let Some(value) = map.remove(from) {
+            map.insert(to.into(), value);
+        }
+    }
 }
 
 fn is_processor(metric: &Value, target: &[&str]) -> bool {
@@ -145,6 +169,26 @@ mod tests {
         let mut back = old;
         convert(kind, &mut back, "autoscaling/v2");
         assert_eq!(back, new);
+    }
+
+    #[test]
+    fn events_are_the_same_in_both_groups() {
+        let kind = crate::find("events.k8s.io", "v1", "events").unwrap();
+        assert_eq!(kind.kept_as(), crate::find("", "v1", "events"));
+        let core = json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"}, "involvedObject": {"name": "p"},
+            "message": "m", "reportingComponent": "c", "reportingInstance": "i", "source": {"component": "s"}, "count": 2,
+            "firstTimestamp": "2024-01-01T00:00:00Z", "series": {"count": 3}, "type": "Normal"});
+        let mut newer = core.clone();
+        convert(kind, &mut newer, "events.k8s.io/v1");
+        assert_eq!(
+            (&newer["note"], &newer["regarding"]["name"], &newer["deprecatedCount"]),
+            (&json!("m"), &json!("p"), &json!(2))
+        );
+        assert_eq!((&newer["reportingController"], newer.get("message")), (&json!("c"), None));
+        let fields = schema::types().check(&kind.schema(), &mut newer.clone());
+        assert_eq!((fields.unknown.len(), fields.mismatched.len()), (0, 0), "{fields:?}");
+        convert(kind, &mut newer, "v1");
+        assert_eq!(newer, core);
     }
 
     #[test]

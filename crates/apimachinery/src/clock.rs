@@ -32,7 +32,12 @@ pub fn format_rfc3339(time: Timestamp) -> String {
 
 /// Now, as `metav1.MicroTime` is written (leases, events).
 pub fn now_micro() -> String {
-    now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+    format_micro(now())
+}
+
+/// `time` as RFC 3339 in UTC with millionths of the second.
+pub fn format_micro(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
 }
 
 /// The longest wait that is computed with: no clock of a process overflows when it is added, and nobody sees its end.

@@ -5,9 +5,10 @@
 //! (`metadata`, `status`).
 //!
 //! Reading order: [`object`] (metadata access), [`status`] (errors as clients see them), [`selector`], [`quantity`],
-//! [`patch`], [`fields`], [`names`], [`clock`], [`duration`], [`cron`], [`ranges`], [`addresses`].
+//! [`patch`], [`fields`], [`names`], [`bounded`], [`yaml`], [`clock`], [`duration`], [`cron`], [`ranges`], [`addresses`].
 
 pub mod addresses;
+pub mod bounded;
 pub mod clock;
 pub mod cron;
 pub mod duration;
@@ -19,6 +20,7 @@ pub mod quantity;
 pub mod ranges;
 pub mod selector;
 pub mod status;
+pub mod yaml;
 
 pub use addresses::{AddressRanges, Family, authority};
 pub use fields::FieldSet;

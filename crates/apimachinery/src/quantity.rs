@@ -32,8 +32,28 @@ const SUFFIXES: [(&str, i128); 16] = [
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
-pub struct QuantityError;
+pub enum QuantityError {
+    #[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
+    Format,
+    #[error("unable to parse numeric part of quantity")]
+    Numeric,
+    #[error("unable to parse quantity's suffix")]
+    Suffix,
+    /// Upstream goes on with numbers of any length.
+    #[error("quantities must be less than 10^29")]
+    TooLarge,
+}
+
+/// Which suffixes an amount is written with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    /// `m`, `k`, `M` …
+    Decimal,
+    /// `Ki`, `Mi` …
+    Binary,
+    /// `e3`, `e6` …
+    Exponent,
+}
 
 impl Quantity {
     pub const ZERO: Quantity = Quantity { nano: 0 };
@@ -98,46 +118,188 @@ impl std::ops::Add for Quantity {
     }
 }
 
+/// The parts of a quantity's text.
+struct Parts<'a> {
+    negative: bool,
+    /// The digits before and after the point; without zeros in front.
+    whole: &'a str,
+    fraction: &'a str,
+    format: Format,
+    /// Of two for the binary format, else of ten.
+    exponent: i32,
+}
+
+impl<'a> Parts<'a> {
+    fn read(text: &'a str) -> Result<Self, QuantityError> {
+        let (negative, rest) = match text.as_bytes().first() {
+            Some(b'-') => (true, &text[1..]),
+            Some(b'+') => (false, &text[1..]),
+            Some(_) => (false, text),
+            None => return Err(QuantityError::Format),
+        };
+        let digits = |s: &str| s.bytes().take_while(u8::is_ascii_digit).count();
+        let (whole, rest) = rest.split_at(digits(rest));
+        let (fraction, rest) = match rest.strip_prefix('.') {
+            Some(rest) => rest.split_at(digits(rest)),
+            None => ("", rest),
+        };
+        let letters = rest.bytes().take_while(|b| b"eEinumkKMGTP".contains(b)).count();
+        let power = &rest[letters..];
+        let power = power.strip_prefix(['-', '+']).unwrap_or(power);
+        if !power.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(QuantityError::Format);
+        }
+        if whole.is_empty() && fraction.is_empty() {
+            return Err(if rest.is_empty() { QuantityError::Format } else { QuantityError::Numeric });
+        }
+        let (format, exponent) = Self::suffix(rest)?;
+        Ok(Parts { negative, whole: whole.trim_start_matches('0'), fraction, format, exponent })
+    }
+
+    fn suffix(suffix: &str) -> Result<(Format, i32), QuantityError> {
+        const DECIMAL: [&str; 10] = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
+        const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+        if let Some(i) = DECIMAL.iter().position(|s| *s == suffix) {
+            return Ok((Format::Decimal, 3 * (i as i32 - 3)));
+        }
+        if let Some(i) = BINARY.iter().position(|s| *s == suffix) {
+            return Ok((Format::Binary, 10 * (i as i32 + 1)));
+        }
+        let exponent = suffix.strip_prefix(['e', 'E']).ok_or(QuantityError::Suffix)?;
+        Ok((Format::Exponent, exponent.parse().map_err(|_| QuantityError::Suffix)?))
+    }
+
+    /// The digits as a number that is `10^-scale` as large, what is finer than a billionth being rounded up.
+    fn mantissa(&self) -> Result<(i128, u32, bool), QuantityError> {
+        const FINEST: usize = 27;
+        let kept = self.fraction.len().min(FINEST);
+        let lost = self.fraction[kept..].bytes().any(|b| b != b'0');
+        let fraction = &self.fraction[..kept];
+        let digits = format!("{}{fraction}", self.whole);
+        let digits = digits.trim_start_matches('0');
+        let number = if digits.is_empty() { 0 } else { digits.parse().map_err(|_| QuantityError::TooLarge)? };
+        Ok((number, kept as u32, lost))
+    }
+
+    fn nano(&self) -> Result<i128, QuantityError> {
+        let (mantissa, scale, lost) = self.mantissa()?;
+        if lost && self.format != Format::Binary && self.exponent > 18 {
+            return Err(QuantityError::TooLarge);
+        }
+        let power = |n: i32| u32::try_from(n).ok().and_then(|n| 10i128.checked_pow(n));
+        let (factor, divisor) = match self.format {
+            Format::Binary => (NANO << self.exponent, 10i128.pow(scale)),
+            _ => {
+                // Billionths, and what the digits after the point take away.
+                let exponent = self.exponent.saturating_add(9).saturating_sub(scale as i32);
+                if exponent >= 0 {
+                    (if mantissa == 0 { 1 } else { power(exponent).ok_or(QuantityError::TooLarge)? }, 1)
+                } else {
+                    // Anything is at least a billionth.
+                    (1, power(exponent.saturating_neg()).unwrap_or(i128::MAX))
+                }
+            }
+        };
+        let product = match (mantissa.checked_mul(factor), self.format) {
+            (Some(product), _) => product,
+            // Upstream's cap.
+            (None, Format::Binary) => i128::from(i64::MAX) * NANO,
+            (None, _) => return Err(QuantityError::TooLarge),
+        };
+        let mut nano = product / divisor + i128::from(product % divisor != 0 || lost);
+        if self.format == Format::Binary {
+            nano = nano.min(i128::from(i64::MAX) * NANO);
+        }
+        Ok(if self.negative { -nano } else { nano })
+    }
+
+    /// Whether upstream keeps the text as it is (`ParseQuantity`, "reuse the string").
+    fn is_kept(&self) -> bool {
+        let whole = if self.whole.is_empty() { "0" } else { self.whole };
+        let length = (whole.len() + self.fraction.len()) as i32;
+        let precise = match self.format {
+            Format::Binary if self.fraction.is_empty() => 15 - length - (self.exponent * 3 / 10) - 1,
+            Format::Binary => -1,
+            _ => 18 - length,
+        };
+        if precise < 0 {
+            return false;
+        }
+        if self.format == Format::Binary {
+            return whole.parse::<i64>().is_ok_and(|n| n & 7 != 0);
+        }
+        let scale = self.exponent.saturating_sub(self.fraction.len() as i32);
+        let shifted = format!("{whole}{}", self.fraction);
+        scale >= -9 && scale % 3 == 0 && !shifted.ends_with("000") && !shifted.starts_with('0')
+    }
+}
+
 impl FromStr for Quantity {
     type Err = QuantityError;
 
     fn from_str(text: &str) -> Result<Self, QuantityError> {
-        let split = text.find(|c: char| !(c.is_ascii_digit() || "+-.".contains(c))).unwrap_or(text.len());
-        let (number, suffix) = text.split_at(split);
-        let (negative, digits) = match number.as_bytes().first() {
-            Some(b'-') => (true, &number[1..]),
-            Some(b'+') => (false, &number[1..]),
-            _ => (false, number),
-        };
-        let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-        let all_digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
-        if (whole.is_empty() && fraction.is_empty()) || !all_digits(whole) || !all_digits(fraction) {
-            return Err(QuantityError);
-        }
-        if whole.len() > 18 || fraction.len() > 18 {
-            return Err(QuantityError);
-        }
-        let mantissa: i128 = format!("{whole}{fraction}").parse().unwrap_or(0);
-        let unit = unit_of(suffix)?;
-        let scale = 10i128.pow(fraction.len() as u32);
-        let product = mantissa.checked_mul(unit).ok_or(QuantityError)?;
-        // What is finer than a billionth is rounded up, as upstream does.
-        let nano = product / scale + i128::from(product % scale != 0);
-        Ok(Quantity { nano: if negative { -nano } else { nano } })
+        Ok(Quantity { nano: Parts::read(text)?.nano()? })
     }
 }
 
-fn unit_of(suffix: &str) -> Result<i128, QuantityError> {
-    if let Some((_, unit)) = SUFFIXES.iter().find(|(s, _)| *s == suffix) {
-        return Ok(*unit);
+impl Quantity {
+    /// The one way in which upstream writes an amount: `0.1` is `100m`, `1024Mi` is `1Gi`.
+    ///
+    /// # Errors
+    /// When `text` is no amount.
+    pub fn canonical_text(text: &str) -> Result<String, QuantityError> {
+        Self::rounded_text(text, 1)
     }
-    let exponent = suffix.strip_prefix(['e', 'E']).ok_or(QuantityError)?;
-    let exponent: i32 = exponent.parse().map_err(|_| QuantityError)?;
-    match exponent {
-        0..=18 => Ok(NANO * 10i128.pow(exponent as u32)),
-        -9..=-1 => Ok(NANO / 10i128.pow(-exponent as u32)),
-        _ => Err(QuantityError),
+
+    /// The same for amounts of resources, which are whole thousandths, rounded up.
+    ///
+    /// # Errors
+    /// When `text` is no amount.
+    pub fn canonical_resource(text: &str) -> Result<String, QuantityError> {
+        Self::rounded_text(text, NANO / 1000)
     }
+
+    fn rounded_text(text: &str, finest: i128) -> Result<String, QuantityError> {
+        let text = text.trim();
+        let parts = Parts::read(text)?;
+        let exact = parts.nano()?;
+        let nano = match exact % finest {
+            0 => exact,
+            // Away from zero.
+            rest => exact - rest + if exact > 0 { finest } else { -finest },
+        };
+        if nano == exact && nano != 0 && parts.is_kept() {
+            return Ok(text.into());
+        }
+        Ok(write(nano, parts.format))
+    }
+}
+
+/// Writes an amount with suffixes of `format`.
+fn write(nano: i128, format: Format) -> String {
+    let whole = nano / NANO;
+    if nano == 0 {
+        return "0".into();
+    }
+    if format == Format::Binary && nano % NANO == 0 && whole.abs() >= 1024 {
+        let (mut number, mut suffix) = (whole, 0);
+        while number % 1024 == 0 && suffix < 6 {
+            number /= 1024;
+            suffix += 1;
+        }
+        return format!("{number}{}", ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"][suffix]);
+    }
+    let (mut number, mut exponent) = (nano, -9);
+    let most = if format == Format::Exponent { 27 } else { 18 };
+    while number % 1000 == 0 && exponent < most {
+        number /= 1000;
+        exponent += 3;
+    }
+    if format == Format::Exponent {
+        return if exponent == 0 { number.to_string() } else { format!("{number}e{exponent}") };
+    }
+    let suffix = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"][((exponent + 9) / 3) as usize];
+    format!("{number}{suffix}")
 }
 
 /// The shortest decimal form: whole units, else thousandths, else billionths.
@@ -176,7 +338,68 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         for bad in ["", "Gi", "1 Gi", "1GiB", "1.2.3", "--1", "1e99", "9".repeat(60).as_str()] {
-            assert_eq!(bad.parse::<Quantity>(), Err(QuantityError), "{bad:?}");
+            assert!(bad.parse::<Quantity>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn each_amount_is_written_one_way() {
+        for (text, want) in [
+            ("0.1", "100m"),
+            ("1000m", "1"),
+            ("1000M", "1G"),
+            ("1000000000", "1G"),
+            ("1e9", "1e9"),
+            ("1E9", "1E9"),
+            ("1000000e3", "1e9"),
+            ("1024Ki", "1Mi"),
+            ("1.5Gi", "1536Mi"),
+            ("0.3Gi", "322122547200m"),
+            ("1.25Ki", "1280"),
+            ("0Ki", "0"),
+            ("0m", "0"),
+            ("-5", "-5"),
+            ("1.0", "1"),
+            ("1.5", "1500m"),
+            ("123.456k", "123.456k"),
+            ("0.1n", "1n"),
+            ("1.1n", "2n"),
+            ("12e-10", "2e-9"),
+            ("123456e-2", "1234560e-3"),
+            ("9.9E", "9900P"),
+            ("20E", "20E"),
+            ("8Ei", "9223372036854775807"),
+            ("9999999999999999999", "9999999999999999999"),
+            ("1234567890123456789012345", "1234567890123456789012345"),
+            (" 1", "1"),
+            ("1024", "1024"),
+            ("100000k", "100M"),
+            ("1e0", "1e0"),
+            ("1000e-3", "1"),
+            ("-0.0001m", "-100n"),
+        ] {
+            assert_eq!(Quantity::canonical_text(text), Ok(want.into()), "{text}");
+        }
+        assert_eq!(Quantity::canonical_resource("1500u"), Ok("2m".into()));
+        assert_eq!(Quantity::canonical_resource("123.456k"), Ok("123.456k".into()));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_canonical_form_is_its_own_and_the_same_amount(
+            number in "[-+]?[0-9]{0,12}(\\.[0-9]{0,12})?", suffix in "(|n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][-+]?[0-9]{1,2})"
+        ) {
+            let text = format!("{number}{suffix}");
+            if let Ok(amount) = text.parse::<Quantity>() {
+                let canonical = Quantity::canonical_text(&text).unwrap();
+                proptest::prop_assert_eq!(canonical.parse(), Ok(amount), "{}", text);
+                proptest::prop_assert_eq!(Quantity::canonical_text(&canonical), Ok(canonical));
+            }
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in ".{0,40}") {
+            let _ = Quantity::canonical_text(&text);
         }
     }
 }

@@ -3,6 +3,8 @@
 //! The text grammar is that of `kubectl -l` (API concepts, "Labels and selectors"); the structured form is
 //! `metav1.LabelSelector`.
 
+use std::fmt;
+
 use serde_json::Value;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +22,8 @@ struct Requirement {
     key: String,
     op: Op,
     values: Vec<String>,
+    /// Written with `=` or `!=`.
+    single: bool,
 }
 
 impl Requirement {
@@ -86,8 +90,41 @@ impl LabelSelector {
     }
 }
 
+/// The text grammar, sorted by key and with sorted values, as upstream writes selectors.
+impl fmt::Display for LabelSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut sorted: Vec<&Requirement> = self.requirements.iter().collect();
+        sorted.sort_by(|a, b| a.key.cmp(&b.key));
+        for (i, requirement) in sorted.into_iter().enumerate() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            requirement.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = &self.key;
+        let mut values = self.values.clone();
+        values.sort();
+        match &self.op {
+            Op::In if self.single => write!(f, "{key}={}", values.join(",")),
+            Op::In => write!(f, "{key} in ({})", values.join(",")),
+            Op::NotIn if self.single => write!(f, "{key}!={}", values.join(",")),
+            Op::NotIn => write!(f, "{key} notin ({})", values.join(",")),
+            Op::Exists => f.write_str(key),
+            Op::DoesNotExist => write!(f, "!{key}"),
+            Op::GreaterThan(n) => write!(f, "{key}>{n}"),
+            Op::LessThan(n) => write!(f, "{key}<{n}"),
+        }
+    }
+}
+
 fn equals(key: &str, value: &str) -> Requirement {
-    Requirement { key: key.into(), op: Op::In, values: vec![value.into()] }
+    Requirement { key: key.into(), op: Op::In, values: vec![value.into()], single: true }
 }
 
 fn requirement_from_json(e: &Value) -> Result<Requirement, SelectorError> {
@@ -110,7 +147,7 @@ fn requirement_from_json(e: &Value) -> Result<Requirement, SelectorError> {
         "Lt" => Op::LessThan(number()?),
         other => return Err(SelectorError(format!("{other:?} is not a valid label selector operator"))),
     };
-    Ok(Requirement { key: text("key"), op, values })
+    Ok(Requirement { key: text("key"), op, values, single: false })
 }
 
 /// Splits at commas that stand outside parentheses.
@@ -138,21 +175,21 @@ fn parse_requirement(text: &str) -> Result<Requirement, SelectorError> {
         Err(e) => Err(SelectorError(format!("key: Invalid value: {k:?}: {e}"))),
     };
     if let Some(key) = text.strip_prefix('!') {
-        return Ok(Requirement { key: key_ok(key.trim())?, op: Op::DoesNotExist, values: vec![] });
+        return Ok(Requirement { key: key_ok(key.trim())?, op: Op::DoesNotExist, values: vec![], single: false });
     }
     for (sep, op) in [("!=", Op::NotIn), ("==", Op::In), ("=", Op::In)] {
         if let Some((k, v)) = text.split_once(sep) {
             let v = v.trim();
             crate::names::label_value(v)
                 .map_err(|e| SelectorError(format!("values[0][{k}]: Invalid value: {v:?}: {e}")))?;
-            return Ok(Requirement { key: key_ok(k.trim())?, op, values: vec![v.into()] });
+            return Ok(Requirement { key: key_ok(k.trim())?, op, values: vec![v.into()], single: true });
         }
     }
     for (sep, greater) in [(">", true), ("<", false)] {
         if let Some((k, v)) = text.split_once(sep) {
             let n = v.trim().parse().map_err(|_| SelectorError(format!("{:?} is not a number", v.trim())))?;
             let op = if greater { Op::GreaterThan(n) } else { Op::LessThan(n) };
-            return Ok(Requirement { key: key_ok(k.trim())?, op, values: vec![] });
+            return Ok(Requirement { key: key_ok(k.trim())?, op, values: vec![], single: false });
         }
     }
     if let Some((head, list)) = text.split_once('(') {
@@ -169,9 +206,9 @@ fn parse_requirement(text: &str) -> Result<Requirement, SelectorError> {
             other => return Err(SelectorError(format!("found '{other}', expected: 'in' or 'notin'"))),
         };
         let values = list.split(',').map(|v| v.trim().to_string()).collect();
-        return Ok(Requirement { key: key_ok(key)?, op, values });
+        return Ok(Requirement { key: key_ok(key)?, op, values, single: false });
     }
-    Ok(Requirement { key: key_ok(text)?, op: Op::Exists, values: vec![] })
+    Ok(Requirement { key: key_ok(text)?, op: Op::Exists, values: vec![], single: false })
 }
 
 /// A conjunction of `field=value` and `field!=value`.

@@ -353,7 +353,7 @@ pub struct Cache {
 
 /// The key of an object in the store.
 pub fn store_key(kind: &Kind, key: &str) -> String {
-    format!("/registry/{}/{key}", kind.resource())
+    format!("/registry/{}/{key}", kind.kept_resource())
 }
 
 /// The key of an object in its resource.
@@ -373,7 +373,7 @@ impl Cache {
 
     /// The resource of a stored kind.
     pub fn resource(&self, kind: &Kind) -> Option<Arc<Resource>> {
-        self.find(&kind.resource())
+        self.find(&kind.kept_resource())
     }
 
     /// The resource with this name, if it is there now.

@@ -113,6 +113,14 @@ impl Catalog {
         }
     }
 
+    /// The same for an applied configuration, in which empty values are said.
+    pub fn prune_applied(&self, kind: &Kind, object: &mut Value) -> Findings {
+        match self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
+            Some(version) => version.prune(object),
+            None => schema::types().check_applied(&kind.schema(), object),
+        }
+    }
+
     pub fn apply_defaults(&self, kind: &Kind, object: &mut Value) {
         if is_definition(kind) {
             custom::default(object);

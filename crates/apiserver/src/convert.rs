@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use api::Kind;
-use apimachinery::{ObjectExt as _, Status};
+use apimachinery::{ObjectExt as _, Status, bounded};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -107,7 +107,14 @@ pub async fn entries(server: &ApiServer, kind: &Kind, entries: Vec<Arc<Entry>>) 
 }
 
 /// The canonical form of an object as it is kept, and as it is answered to who wrote it.
+///
+/// # Errors
+/// When it is too large to be kept.
 pub async fn kept(server: &ApiServer, kind: &Kind, object: &mut Value) -> Result<(Bytes, Bytes), Status> {
+    bounded::stored(object).map_err(|why| {
+        let text = format!("Request entity too large: {} {:?} can't be kept: {why}", kind.kind, object.name());
+        Status::new(413, "RequestEntityTooLarge", text)
+    })?;
     let version = server.catalog.stored_version(kind);
     if object["apiVersion"] == version.as_str() {
         let canonical = encode(object);

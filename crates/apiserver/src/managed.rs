@@ -206,14 +206,16 @@ pub fn apply(
     force: bool,
 ) -> Result<Value, Status> {
     let mut records = read(live).unwrap_or_default();
-    let mut now = of.fields(applied);
+    // What belongs to nobody counts while fields are removed: else nobody would own `metadata` when its last label goes.
+    let all = of.fields(applied);
+    let mut now = all.clone();
     strip(kind, target, &mut now);
     let mut new = of.merge(live, applied);
     let before = records.iter().find(|r| r.is_of(writer, true)).map(|r| r.fields.clone());
     let mut others = FieldSet::default();
     records.iter().filter(|r| !r.is_of(writer, true)).for_each(|r| others.union(&r.fields));
     if let Some(before) = &before {
-        of.prune(&mut new, before, &now, &others);
+        of.prune(&mut new, before, &all, &others);
     }
     let Difference { changed, removed } = difference(of, kind, target, live, &new);
     let mut conflicts = Vec::new();

@@ -242,7 +242,7 @@ impl Filter {
     pub fn matches(&self, kind: &Kind, entry: &Entry) -> bool {
         (self.namespace.is_empty() || self.namespace == entry.namespace())
             && self.labels.matches(|k| entry.label(k))
-            && self.fields.matches(|path| entry.field(kind, path))
+            && self.fields.matches(|path| entry.field(kind.kept_as().unwrap_or(kind), path))
     }
 
     pub fn is_everything(&self) -> bool {

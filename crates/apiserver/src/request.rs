@@ -148,11 +148,18 @@ impl Query {
     /// Selectors of a list, watch or deletecollection of `kind`.
     pub fn filter(&self, kind: &Kind, namespace: &str) -> Result<Filter, Status> {
         let labels = LabelSelector::parse(self.get("labelSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
-        let fields = FieldSelector::parse(self.get("fieldSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
-        for (path, _, _) in &fields.terms {
+        let mut fields =
+            FieldSelector::parse(self.get("fieldSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
+        for (path, _, _) in &mut fields.terms {
             let common = path == "metadata.name" || (kind.namespaced && path == "metadata.namespace");
             if !common && !kind.selectable.contains(&path.as_str()) {
                 return Err(Status::bad_request(format!("field label not supported: {path}")));
+            }
+            // What is kept calls its fields by other names.
+            let place = kind.selectable.iter().position(|selectable| *selectable == path.as_str());
+            let kept = kind.kept_as().and_then(|kept| kept.selectable.get(place?));
+            if let Some(kept) = kept {
+                *path = (*kept).into();
             }
         }
         Ok(Filter { namespace: namespace.into(), labels, fields })

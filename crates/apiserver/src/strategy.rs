@@ -44,6 +44,27 @@ pub fn prepare_create(kind: &Kind, object: &mut Value) {
     if kind.id() == kinds::SECRETS {
         fold_string_data(object);
     }
+    // At its creation alone: whoever takes it away later ends the namespace.
+    if kind.id() == kinds::NAMESPACES {
+        let mut finalizers = object.array_at(&["spec", "finalizers"]).to_vec();
+        if !finalizers.iter().any(|f| f == "kubernetes") {
+            finalizers.push("kubernetes".into());
+        }
+        object.child_mut("spec").insert("finalizers".into(), finalizers.into());
+    }
+    let template = match (kind.group, kind.plural) {
+        ("batch", "jobs") | ("", "replicationcontrollers") => object.at(&["spec", "template", "metadata", "labels"]),
+        _ => &Value::Null,
+    };
+    // Of these two kinds, the object without labels has those of its pods (upstream: SetDefaults_Job).
+    if template.as_object().is_some_and(|labels| !labels.is_empty()) && object.labels().is_empty() {
+        let labels = template.clone();
+        object.set_meta("labels", labels);
+    }
+}
+
+/// Adds to a new object what the server generates, as its kind's strategy does upstream.
+pub fn generate(kind: &Kind, object: &mut Value) {
     if kind.id() == kinds::JOBS {
         select_own_pods(object);
     }
@@ -113,12 +134,12 @@ pub fn prepare_update(kind: &Kind, target: Target, new: &mut Value, old: &Value)
                     map.insert(key.clone(), value.clone());
                 }
             }
-            for field in ["finalizers", "ownerReferences"] {
-                match &old["metadata"][field] {
+            for field in kept_by_status(kind, new, old) {
+                match &old["metadata"][&field] {
                     Value::Null => {
-                        new.meta_mut().remove(field);
+                        new.meta_mut().remove(&field);
                     }
-                    value => new.set_meta(field, value.clone()),
+                    value => new.set_meta(&field, value.clone()),
                 }
             }
         }
@@ -139,9 +160,37 @@ pub fn prepare_update(kind: &Kind, target: Target, new: &mut Value, old: &Value)
         drop_what_the_type_lacks(new, old);
     }
     if kind.id() == kinds::NAMESPACES && target == Target::Main {
-        let finalizers = old["spec"]["finalizers"].clone();
-        new.child_mut("spec").insert("finalizers".into(), finalizers);
+        match &old["spec"]["finalizers"] {
+            Value::Null => drop(new.child_mut("spec").remove("finalizers")),
+            present => drop(new.child_mut("spec").insert("finalizers".into(), present.clone())),
+        }
     }
+}
+
+/// What of the metadata a write to `status` can't change: upstream's strategies differ in it.
+fn kept_by_status(kind: &Kind, new: &Value, old: &Value) -> Vec<String> {
+    const OWN: [&str; 2] = ["finalizers", "ownerReferences"];
+    const SERVERS: [&str; 2] = ["managedFields", "resourceVersion"];
+    let more: &[&str] = match (kind.group, kind.plural) {
+        ("apps", "deployments") => &["labels"],
+        ("networking.k8s.io", "servicecidrs")
+        | ("resource.k8s.io", "resourceclaims")
+        | ("storage.k8s.io", "volumeattachments")
+        | ("admissionregistration.k8s.io", "validatingadmissionpolicies") => &["labels", "annotations"],
+        ("flowcontrol.apiserver.k8s.io", _) => return all_metadata(new, old, &SERVERS),
+        _ if kind.custom => return all_metadata(new, old, &SERVERS),
+        _ => &[],
+    };
+    OWN.iter().chain(more).map(|field| (*field).to_string()).collect()
+}
+
+fn all_metadata(new: &Value, old: &Value, but: &[&str]) -> Vec<String> {
+    let fields = [new, old].into_iter().flat_map(|object| object["metadata"].as_object().into_iter().flatten());
+    let mut fields: Vec<String> =
+        fields.map(|(field, _)| field.clone()).filter(|f| !but.contains(&f.as_str())).collect();
+    fields.sort();
+    fields.dedup();
+    fields
 }
 
 /// A service that changes its type loses the fields that only the old type has, unless its writer set them anew. (Its
@@ -206,6 +255,22 @@ mod tests {
             status,
             json!({"metadata": {"name": "a", "generation": 3}, "spec": {"replicas": 1}, "status": {"replicas": 9}})
         );
+    }
+
+    #[test]
+    fn metadata_stays_as_far_as_the_kind_keeps_it_from_its_status() {
+        let labels = |group: &str, plural: &str, version: &str| {
+            let kind = api::find(group, version, plural).unwrap();
+            let old = json!({"metadata": {"name": "a", "labels": {"a": "old"}, "annotations": {"a": "old"}, "finalizers": ["x/y"]}});
+            let mut new = json!({"metadata": {"name": "a", "labels": {"a": "new"}, "annotations": {"a": "new"}}, "status": {"x": 1}});
+            prepare_update(kind, Target::Status, &mut new, &old);
+            assert_eq!(new["metadata"]["finalizers"], json!(["x/y"]));
+            format!("{} {}", new.str_at(&["metadata", "labels", "a"]), new.str_at(&["metadata", "annotations", "a"]))
+        };
+        assert_eq!(labels("apps", "deployments", "v1"), "old new");
+        assert_eq!(labels("apps", "statefulsets", "v1"), "new new");
+        assert_eq!(labels("storage.k8s.io", "volumeattachments", "v1"), "old old");
+        assert_eq!(labels("flowcontrol.apiserver.k8s.io", "flowschemas", "v1"), "old old");
     }
 
     #[test]

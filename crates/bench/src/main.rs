@@ -128,7 +128,7 @@ fn main() -> anyhow::Result<()> {
     let kubeconfig = cluster.server.folder().join("kubeconfig");
     runtime.block_on(async {
         let text = std::fs::read_to_string(kubeconfig)?;
-        let kubeconfig: kube::config::Kubeconfig = serde_yaml_ng::from_str(&text)?;
+        let kubeconfig: kube::config::Kubeconfig = kube::config::Kubeconfig::from_yaml(&text)?;
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
         if wanted("watch") {
             figures.push(watch::memory(&config, &processes).await?);

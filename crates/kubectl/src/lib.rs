@@ -11,6 +11,8 @@ use std::ffi::OsString;
 use std::io::Read as _;
 
 use anyhow::{Context as _, bail};
+use apimachinery::bounded::Limits;
+use apimachinery::yaml;
 use clap::Parser as _;
 use futures::{AsyncBufReadExt as _, TryStreamExt as _};
 use kube::{Client, Config};
@@ -59,7 +61,7 @@ impl Session {
         let path = given.unwrap_or_else(|| OWN.into());
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("{} can't be read; --kubeconfig names another file", path.display()))?;
-        let kubeconfig: kube::config::Kubeconfig = serde_yaml_ng::from_str(&text)?;
+        let kubeconfig: kube::config::Kubeconfig = kube::config::Kubeconfig::from_yaml(&text)?;
         let config = Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
         let namespace = kubectl.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         Ok(Session { client: Client::try_from(config)?, namespace, all_namespaces: kubectl.all_namespaces })
@@ -122,7 +124,7 @@ impl Session {
                         }
                         Some("json") => println!("{:#}", self.json("GET", &path, &Value::Null).await?),
                         Some("yaml") => {
-                            print!("{}", serde_yaml_ng::to_string(&self.json("GET", &path, &Value::Null).await?)?)
+                            print!("{}", yaml::write(&self.json("GET", &path, &Value::Null).await?))
                         }
                         Some("name") => {
                             let answer = self.json("GET", &path, &Value::Null).await?;
@@ -144,7 +146,6 @@ impl Session {
     }
 
     fn documents(files: &[String]) -> anyhow::Result<Vec<Value>> {
-        use serde::Deserialize as _;
         let mut all = Vec::new();
         for file in files {
             let mut text = String::new();
@@ -153,11 +154,15 @@ impl Session {
             } else {
                 text = std::fs::read_to_string(file).with_context(|| format!("{file} can't be read"))?;
             }
-            for document in serde_yaml_ng::Deserializer::from_str(&text) {
-                let value = Value::deserialize(document).with_context(|| format!("{file} is no YAML"))?;
+            let documents =
+                yaml::all(text.as_bytes(), Limits::FILE).with_context(|| format!("{file} can't be read"))?;
+            for document in documents {
+                if let Some(duplicate) = document.duplicates.first() {
+                    bail!("{file}: yaml: {duplicate}");
+                }
+                let value = document.value;
                 match value["items"].as_array() {
                     Some(items) if value["kind"] == "List" => all.extend(items.clone()),
-                    _ if value.is_null() => {}
                     _ => all.push(value),
                 }
             }

@@ -109,7 +109,7 @@ mod tests {
             let text = format!(
                 "{{metadata: {{name: p}}, spec: {{volumes: [{{name: v, emptyDir: {{sizeLimit: 1Mi}}}}, {{name: w, emptyDir: {{}}}}, {{name: m, emptyDir: {{medium: Memory, sizeLimit: 1}}}}], containers: {spec}}}}}"
             );
-            serde_yaml_ng::from_str(&text).unwrap()
+            apimachinery::yaml::from_str(&text).unwrap()
         };
         let limited = pod(
             "[{name: a, resources: {limits: {ephemeral-storage: 2Mi}}}, {name: b, resources: {limits: {ephemeral-storage: 1Mi}}}]",

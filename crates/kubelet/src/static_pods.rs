@@ -115,7 +115,8 @@ impl Files {
 /// The pod of a file, as the API server would have made it of the same text.
 fn read(text: &str, path: &Path, node: &str) -> Result<Pod, String> {
     let kind = api::find("", "v1", "pods").ok_or("pods are unknown")?;
-    let mut pod: Value = serde_yaml_ng::from_str(text).map_err(|e| e.to_string())?;
+    let document = apimachinery::yaml::first(text.as_bytes(), apimachinery::bounded::Limits::REQUEST);
+    let mut pod = document.map_err(|e| e.to_string())?.value;
     if pod["apiVersion"] != "v1" || pod["kind"] != "Pod" {
         return Err(format!("kind: it must be a Pod of v1, not {} of {}", pod["kind"], pod["apiVersion"]));
     }

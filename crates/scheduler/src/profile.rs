@@ -193,7 +193,7 @@ impl Profiles {
     /// # Errors
     /// What is wrong, and where.
     pub fn read(text: &str) -> Result<Self, String> {
-        let file: File = serde_yaml_ng::from_str(text).map_err(|e| e.to_string())?;
+        let file: File = apimachinery::yaml::from_str(text).map_err(|e| e.to_string())?;
         if file.api_version != "kubescheduler.config.k8s.io/v1" || file.kind != "KubeSchedulerConfiguration" {
             let is = format!("{}, {}", file.api_version, file.kind);
             return Err(format!("it is of {is}, not of kubescheduler.config.k8s.io/v1, KubeSchedulerConfiguration"));

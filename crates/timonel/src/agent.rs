@@ -359,8 +359,16 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     let _ = chosen.archives.await;
     part::ready();
     let connects_runtime = plugins.is_none();
-    let parts =
-        kubelet::Parts { client, informers, runtime: chosen.runtime, connects_runtime, network, local, serving, quarantine };
+    let parts = kubelet::Parts {
+        client,
+        informers,
+        runtime: chosen.runtime,
+        connects_runtime,
+        network,
+        local,
+        serving,
+        quarantine,
+    };
     kubelet::run(config, parts, stop).await;
     Ok(())
 }

@@ -432,7 +432,7 @@ fn config_flag(given: &[OsString]) -> Option<PathBuf> {
 enum Setting {
     // The first that fits is taken.
     Many(Vec<String>),
-    One(serde_yaml_ng::Value),
+    One(serde_json::Value),
 }
 
 /// `key: value` as `--key=value`.
@@ -440,15 +440,15 @@ fn from_file(text: &str) -> anyhow::Result<Vec<OsString>> {
     if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) {
         return Ok(Vec::new());
     }
-    let settings: std::collections::BTreeMap<String, Setting> = serde_yaml_ng::from_str(text)?;
+    let settings: std::collections::BTreeMap<String, Setting> = apimachinery::yaml::from_str(text)?;
     let mut arguments = Vec::new();
     for (key, setting) in settings {
         match setting {
             Setting::Many(values) => arguments.extend(values.into_iter().map(|v| format!("--{key}={v}").into())),
-            Setting::One(serde_yaml_ng::Value::Bool(true)) => arguments.push(format!("--{key}").into()),
-            Setting::One(serde_yaml_ng::Value::Bool(false)) => {}
-            Setting::One(serde_yaml_ng::Value::String(s)) => arguments.push(format!("--{key}={s}").into()),
-            Setting::One(serde_yaml_ng::Value::Number(n)) => arguments.push(format!("--{key}={n}").into()),
+            Setting::One(serde_json::Value::Bool(true)) => arguments.push(format!("--{key}").into()),
+            Setting::One(serde_json::Value::Bool(false)) => {}
+            Setting::One(serde_json::Value::String(s)) => arguments.push(format!("--{key}={s}").into()),
+            Setting::One(serde_json::Value::Number(n)) => arguments.push(format!("--{key}={n}").into()),
             Setting::One(_) => anyhow::bail!("{key} must be a text, a number, true, false or a list of texts"),
         }
     }

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
+use apimachinery::bounded::Limits;
+use apimachinery::yaml;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{Scope, pinned_kind};
 use kube::{Api, Client, ResourceExt as _};
-use serde::Deserialize as _;
 
 use runtime::files;
 
@@ -77,12 +78,13 @@ async fn apply_file(client: &Client, path: &Path) -> anyhow::Result<String> {
 /// The objects of all documents, those of lists one by one.
 fn objects(text: &str) -> anyhow::Result<Vec<serde_json::Value>> {
     let mut objects = Vec::new();
-    for document in serde_yaml_ng::Deserializer::from_str(text) {
-        let value = serde_json::Value::deserialize(document)?;
-        match value["kind"].as_str() {
-            Some("List") => objects.extend(value["items"].as_array().cloned().unwrap_or_default()),
-            _ if value.is_null() => {}
-            _ => objects.push(value),
+    for document in yaml::all(text.as_bytes(), Limits::FILE)? {
+        if let Some(duplicate) = document.duplicates.first() {
+            anyhow::bail!("yaml: {duplicate}");
+        }
+        match document.value["kind"].as_str() {
+            Some("List") => objects.extend(document.value["items"].as_array().cloned().unwrap_or_default()),
+            _ => objects.push(document.value),
         }
     }
     Ok(objects)

@@ -343,6 +343,15 @@ const EVENT: &[Column] = &[
 ];
 
 fn event(o: &Value, now: Timestamp) -> Vec<Value> {
+    // One row for both groups' events.
+    let mut core = None;
+    if let (Some(kind), "events.k8s.io/v1") = (crate::find("events.k8s.io", "v1", "events"), o.str_at(&["apiVersion"]))
+    {
+        let mut event = o.clone();
+        crate::versions::convert(kind, &mut event, "v1");
+        core = Some(event);
+    }
+    let o = core.as_ref().unwrap_or(o);
     let first = [o.str_at(&["firstTimestamp"]), o.str_at(&["eventTime"]), o.meta("creationTimestamp")];
     let first = first.into_iter().find(|t| !t.is_empty()).unwrap_or("");
     let last = [o.str_at(&["series", "lastObservedTime"]), o.str_at(&["lastTimestamp"]), first];

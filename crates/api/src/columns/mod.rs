@@ -44,7 +44,7 @@ type Shape = (&'static [Column], fn(&Value, Timestamp) -> Vec<Value>);
 /// The printer of `kind`. Kinds without columns of their own get name and age.
 pub fn printer(kind: &Kind) -> Printer {
     let found = match kind.group {
-        "" => core::printer(kind.plural).or_else(|| storage::printer(kind.plural)),
+        "" | "events.k8s.io" => core::printer(kind.plural).or_else(|| storage::printer(kind.plural)),
         "apps" | "batch" | "autoscaling" => workloads::printer(kind.plural),
         "storage.k8s.io" => storage::printer(kind.plural),
         _ => policy::printer(kind.plural),

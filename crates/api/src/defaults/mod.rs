@@ -2,6 +2,7 @@
 //! the same, field by field.
 
 mod admission;
+mod devices;
 mod pod;
 mod service;
 mod workloads;
@@ -18,7 +19,12 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         ("", "pods") => pod::pod(object),
         ("", "podtemplates") => template(object.get_mut("template")),
         ("", "services") => service::service(object),
-        ("", "secrets") => set(object.as_object_mut(), "type", json!("Opaque")),
+        ("", "secrets") => {
+            if let Some(secret) = object.as_object_mut() {
+                default_text(secret, "type", "Opaque");
+            }
+        }
+        ("", "endpoints") => endpoints(object),
         ("", "namespaces") => namespace(object),
         ("", "persistentvolumes") => persistent_volume(object),
         ("", "persistentvolumeclaims") => claim(object),
@@ -46,7 +52,7 @@ pub fn apply(kind: &Kind, object: &mut Value) {
             set(object.as_object_mut(), "preemptionPolicy", json!("PreemptLowerPriority"));
         }
         ("discovery.k8s.io", "endpointslices") => endpoint_slice(object),
-        ("certificates.k8s.io", _) => csr(object),
+        ("resource.k8s.io", plural) => devices::devices(plural, object),
         ("flowcontrol.apiserver.k8s.io", plural) => flow(plural, object),
         ("policy", _) => set(object.as_object_mut(), "status", json!({})),
         ("networking.k8s.io", "ingresses") => set(object.as_object_mut(), "status", json!({"loadBalancer": {}})),
@@ -63,6 +69,27 @@ pub fn apply(kind: &Kind, object: &mut Value) {
 /// Sets `key` unless it is there.
 fn default(map: &mut Map<String, Value>, key: &str, value: impl FnOnce() -> Value) {
     if map.get(key).is_none_or(Value::is_null) {
+        map.insert(key.into(), value());
+    }
+}
+
+/// Sets `key` unless there is a text: for fields that are plain texts in Go, where "" is what isn't said.
+fn default_text(map: &mut Map<String, Value>, key: &str, value: &str) {
+    if map.get(key).is_none_or(|v| v.is_null() || v == "") {
+        map.insert(key.into(), value.into());
+    }
+}
+
+/// Sets `key` unless there is a number other than 0: for fields that are plain numbers in Go.
+fn default_number(map: &mut Map<String, Value>, key: &str, value: i64) {
+    if map.get(key).is_none_or(|v| v.is_null() || *v == 0) {
+        map.insert(key.into(), value.into());
+    }
+}
+
+/// Sets `key` unless there is something in it.
+fn default_list(map: &mut Map<String, Value>, key: &str, value: impl FnOnce() -> Value) {
+    if map.get(key).is_none_or(|v| v.as_array().is_none_or(Vec::is_empty)) {
         map.insert(key.into(), value());
     }
 }
@@ -100,12 +127,12 @@ fn template(template: Option<&mut Value>) {
 
 fn namespace(object: &mut Value) {
     let name = object["metadata"]["name"].as_str().unwrap_or("").to_string();
-    if let Some(spec) = spec(object) {
-        default(spec, "finalizers", || json!(["kubernetes"]));
-    }
     let Some(map) = object.as_object_mut() else { return };
+    default(map, "spec", || json!({}));
     default(map, "status", || json!({}));
-    set(child(map, "status"), "phase", json!("Active"));
+    if let Some(status) = child(map, "status") {
+        default_text(status, "phase", "Active");
+    }
     if let Some(meta) = child(map, "metadata") {
         default(meta, "labels", || json!({}));
         if let Some(labels) = child(meta, "labels") {
@@ -116,15 +143,18 @@ fn namespace(object: &mut Value) {
 
 fn persistent_volume(object: &mut Value) {
     if let Some(spec) = spec(object) {
-        default(spec, "persistentVolumeReclaimPolicy", || json!("Retain"));
+        default_text(spec, "persistentVolumeReclaimPolicy", "Retain");
         default(spec, "volumeMode", || json!("Filesystem"));
         if let Some(path) = child(spec, "hostPath") {
             default(path, "type", || json!(""));
         }
+        pod::foreign_volume(spec);
     }
     let Some(map) = object.as_object_mut() else { return };
     default(map, "status", || json!({}));
-    set(child(map, "status"), "phase", json!("Pending"));
+    if let Some(status) = child(map, "status") {
+        default_text(status, "phase", "Pending");
+    }
 }
 
 fn claim(object: &mut Value) {
@@ -134,7 +164,9 @@ fn claim(object: &mut Value) {
     }
     let Some(map) = object.as_object_mut() else { return };
     default(map, "status", || json!({}));
-    set(child(map, "status"), "phase", json!("Pending"));
+    if let Some(status) = child(map, "status") {
+        default_text(status, "phase", "Pending");
+    }
 }
 
 fn claim_spec(spec: &mut Map<String, Value>) {
@@ -191,7 +223,7 @@ fn csi_driver(object: &mut Value) {
     default(spec, "podInfoOnMount", || json!(false));
     default(spec, "storageCapacity", || json!(false));
     default(spec, "fsGroupPolicy", || json!("ReadWriteOnceWithFSType"));
-    default(spec, "volumeLifecycleModes", || json!(["Persistent"]));
+    default_list(spec, "volumeLifecycleModes", || json!(["Persistent"]));
     default(spec, "requiresRepublish", || json!(false));
     default(spec, "seLinuxMount", || json!(false));
 }
@@ -199,8 +231,8 @@ fn csi_driver(object: &mut Value) {
 fn network_policy(object: &mut Value) {
     let Some(spec) = spec(object) else { return };
     default(spec, "podSelector", || json!({}));
-    let egress = spec.contains_key("egress");
-    default(spec, "policyTypes", || if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) });
+    let egress = spec.get("egress").and_then(Value::as_array).is_some_and(|rules| !rules.is_empty());
+    default_list(spec, "policyTypes", || if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) });
     for direction in ["ingress", "egress"] {
         for rule in items(spec, direction) {
             for port in items(rule, "ports") {
@@ -213,12 +245,11 @@ fn network_policy(object: &mut Value) {
 fn binding(object: &mut Value) {
     let Some(map) = object.as_object_mut() else { return };
     if let Some(role) = child(map, "roleRef") {
-        default(role, "apiGroup", || json!("rbac.authorization.k8s.io"));
+        default_text(role, "apiGroup", "rbac.authorization.k8s.io");
     }
     for subject in items(map, "subjects") {
-        let user_or_group = subject.get("kind").and_then(Value::as_str) != Some("ServiceAccount");
-        if user_or_group {
-            default(subject, "apiGroup", || json!("rbac.authorization.k8s.io"));
+        if matches!(subject.get("kind").and_then(Value::as_str), Some("User" | "Group")) {
+            default_text(subject, "apiGroup", "rbac.authorization.k8s.io");
         }
     }
 }
@@ -234,7 +265,7 @@ fn endpoint_slice(object: &mut Value) {
 fn flow(plural: &str, object: &mut Value) {
     let Some(spec) = spec(object) else { return };
     if plural == "flowschemas" {
-        return default(spec, "matchingPrecedence", || json!(1000));
+        return default_number(spec, "matchingPrecedence", 1000);
     }
     if spec.get("type") == Some(&json!("Exempt")) {
         default(spec, "exempt", || json!({}));
@@ -247,13 +278,17 @@ fn flow(plural: &str, object: &mut Value) {
     default(limited, "nominalConcurrencyShares", || json!(30));
     default(limited, "lendablePercent", || json!(0));
     if let Some(queuing) = child(limited, "limitResponse").and_then(|r| child(r, "queuing")) {
-        default(queuing, "queues", || json!(64));
-        default(queuing, "handSize", || json!(8));
-        default(queuing, "queueLengthLimit", || json!(50));
+        default_number(queuing, "queues", 64);
+        default_number(queuing, "handSize", 8);
+        default_number(queuing, "queueLengthLimit", 50);
     }
 }
 
-fn csr(object: &mut Value) {
-    let Some(spec) = spec(object) else { return };
-    default(spec, "usages", || json!(["digital signature", "key encipherment"]));
+fn endpoints(object: &mut Value) {
+    let Some(map) = object.as_object_mut() else { return };
+    for subset in items(map, "subsets") {
+        for port in items(subset, "ports") {
+            default_text(port, "protocol", "TCP");
+        }
+    }
 }

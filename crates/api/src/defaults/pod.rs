@@ -3,18 +3,18 @@
 use apimachinery::Quantity;
 use serde_json::{Map, Value, json};
 
-use super::{child, default, items};
+use super::{child, default, default_number, default_text, items};
 
 pub fn pod(object: &mut Value) {
     let Some(map) = object.as_object_mut() else { return };
     if let Some(pod_spec) = child(map, "spec") {
         spec(pod_spec);
-        default(pod_spec, "enableServiceLinks", || json!(true));
+        of_pods_alone(pod_spec);
     }
     default(map, "status", || json!({}));
     let qos = qos_class(map.get("spec").unwrap_or(&Value::Null));
     if let Some(status) = child(map, "status") {
-        default(status, "phase", || json!("Pending"));
+        default_text(status, "phase", "Pending");
         default(status, "qosClass", || json!(qos));
     }
 }
@@ -48,27 +48,65 @@ pub fn qos_class(spec: &Value) -> &'static str {
 
 /// A pod's or a template's `spec`.
 pub fn spec(spec: &mut Map<String, Value>) {
-    default(spec, "restartPolicy", || json!("Always"));
+    default_text(spec, "restartPolicy", "Always");
     default(spec, "terminationGracePeriodSeconds", || json!(30));
-    default(spec, "dnsPolicy", || json!("ClusterFirst"));
+    default_text(spec, "dnsPolicy", "ClusterFirst");
     default(spec, "securityContext", || json!({}));
-    default(spec, "schedulerName", || json!("default-scheduler"));
-    // The older name of the field is kept in step with the newer one.
-    if let Some(account) = spec.get("serviceAccountName").cloned() {
-        default(spec, "serviceAccount", || account);
-    } else if let Some(account) = spec.get("serviceAccount").cloned() {
-        default(spec, "serviceAccountName", || account);
-    }
-    let host_network = spec.get("hostNetwork") == Some(&json!(true));
-    for list in ["initContainers", "containers", "ephemeralContainers"] {
-        for c in items(spec, list) {
-            container(c, host_network);
+    default_text(spec, "schedulerName", "default-scheduler");
+    // The older name of the field is kept in step with the newer one, which wins.
+    let said = |spec: &Map<String, Value>, key: &str| spec.get(key).filter(|v| !v.is_null() && *v != "").cloned();
+    match said(spec, "serviceAccountName").or_else(|| said(spec, "serviceAccount")) {
+        Some(account) => {
+            spec.insert("serviceAccountName".into(), account.clone());
+            spec.insert("serviceAccount".into(), account);
         }
+        None => {
+            spec.remove("serviceAccount");
+        }
+    }
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        items(spec, list).for_each(container);
     }
     for volume in items(spec, "volumes") {
         default_volume(volume);
     }
+}
+
+/// What templates don't get.
+fn of_pods_alone(spec: &mut Map<String, Value>) {
+    default(spec, "enableServiceLinks", || json!(true));
+    if spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|seconds| seconds < 0) {
+        spec.insert("terminationGracePeriodSeconds".into(), json!(1));
+    }
+    let host_network = spec.get("hostNetwork") == Some(&json!(true));
+    for list in ["initContainers", "containers"] {
+        for container in items(spec, list) {
+            if host_network {
+                for port in items(container, "ports") {
+                    if let Some(number) = port.get("containerPort").and_then(Value::as_i64) {
+                        default_number(port, "hostPort", number);
+                    }
+                }
+            }
+            ask_for_limits(container);
+        }
+    }
     whole(spec);
+}
+
+/// A limit without a request asks for as much as it allows.
+fn ask_for_limits(container: &mut Map<String, Value>) {
+    let Some(resources) = child(container, "resources") else { return };
+    let limits = resources.get("limits").and_then(Value::as_object).cloned().unwrap_or_default();
+    if limits.is_empty() {
+        return;
+    }
+    default(resources, "requests", || json!({}));
+    if let Some(requests) = child(resources, "requests") {
+        for (name, limit) in limits {
+            default(requests, &name, || limit);
+        }
+    }
 }
 
 /// What a pod asks for as a whole where it says but a limit: what its containers ask for, or else the limit.
@@ -90,22 +128,22 @@ fn whole(spec: &mut Map<String, Value>) {
     }
 }
 
-fn container(c: &mut Map<String, Value>, host_network: bool) {
+fn container(c: &mut Map<String, Value>) {
     let image = c.get("image").and_then(Value::as_str).unwrap_or("").to_string();
-    default(c, "imagePullPolicy", || json!(if is_latest(&image) { "Always" } else { "IfNotPresent" }));
-    default(c, "terminationMessagePath", || json!("/dev/termination-log"));
-    default(c, "terminationMessagePolicy", || json!("File"));
+    default_text(c, "imagePullPolicy", pull_policy(&image));
+    default_text(c, "terminationMessagePath", "/dev/termination-log");
+    default_text(c, "terminationMessagePolicy", "File");
     default(c, "resources", || json!({}));
     for port in items(c, "ports") {
-        default(port, "protocol", || json!("TCP"));
-        if host_network && let Some(number) = port.get("containerPort").cloned() {
-            default(port, "hostPort", || number);
-        }
+        default_text(port, "protocol", "TCP");
     }
     for env in items(c, "env") {
         let Some(source) = child(env, "valueFrom") else { continue };
         if let Some(field) = child(source, "fieldRef") {
-            default(field, "apiVersion", || json!("v1"));
+            default_text(field, "apiVersion", "v1");
+        }
+        if let Some(file) = child(source, "fileKeyRef") {
+            default(file, "optional", || json!(false));
         }
         if let Some(resource) = child(source, "resourceFieldRef") {
             default(resource, "divisor", || json!("0"));
@@ -123,18 +161,10 @@ fn container(c: &mut Map<String, Value>, host_network: bool) {
             }
         }
     }
-    if let Some(resources) = child(c, "resources") {
-        // A limit without a request asks for as much as it allows.
-        let limits = resources.get("limits").and_then(Value::as_object).cloned().unwrap_or_default();
-        if !limits.is_empty() {
-            default(resources, "requests", || json!({}));
-            if let Some(requests) = child(resources, "requests") {
-                for (name, limit) in limits {
-                    default(requests, &name, || limit);
-                }
-            }
-        }
-    }
+}
+
+fn pull_policy(image: &str) -> &'static str {
+    if is_latest(image) { "Always" } else { "IfNotPresent" }
 }
 
 /// Whether an image reference means "newest": no tag or `latest`, and no digest.
@@ -147,12 +177,10 @@ fn is_latest(image: &str) -> bool {
 }
 
 fn probe(p: &mut Map<String, Value>) {
-    // Zero means "not said" here, and is what clients write that speak protobuf.
-    p.retain(|_, v| *v != 0);
-    default(p, "timeoutSeconds", || json!(1));
-    default(p, "periodSeconds", || json!(10));
-    default(p, "successThreshold", || json!(1));
-    default(p, "failureThreshold", || json!(3));
+    default_number(p, "timeoutSeconds", 1);
+    default_number(p, "periodSeconds", 10);
+    default_number(p, "successThreshold", 1);
+    default_number(p, "failureThreshold", 3);
     if let Some(get) = child(p, "httpGet") {
         http_get(get);
     }
@@ -162,8 +190,8 @@ fn probe(p: &mut Map<String, Value>) {
 }
 
 fn http_get(get: &mut Map<String, Value>) {
-    default(get, "path", || json!("/"));
-    default(get, "scheme", || json!("HTTP"));
+    default_text(get, "path", "/");
+    default_text(get, "scheme", "HTTP");
 }
 
 fn default_volume(volume: &mut Map<String, Value>) {
@@ -192,6 +220,11 @@ fn default_volume(volume: &mut Map<String, Value>) {
     if let Some(path) = child(volume, "hostPath") {
         default(path, "type", || json!(""));
     }
+    if let Some(image) = child(volume, "image") {
+        let reference = image.get("reference").and_then(Value::as_str).unwrap_or("").to_string();
+        default_text(image, "pullPolicy", pull_policy(&reference));
+    }
+    foreign_volume(volume);
     if let Some(claim) = child(volume, "ephemeral").and_then(|e| child(e, "volumeClaimTemplate"))
         && let Some(spec) = child(claim, "spec")
     {
@@ -201,7 +234,32 @@ fn default_volume(volume: &mut Map<String, Value>) {
 
 fn field_ref(item: &mut Map<String, Value>) {
     if let Some(field) = child(item, "fieldRef") {
-        default(field, "apiVersion", || json!("v1"));
+        default_text(field, "apiVersion", "v1");
+    }
+    if let Some(resource) = child(item, "resourceFieldRef") {
+        default(resource, "divisor", || json!("0"));
+    }
+}
+
+/// The older kinds of volumes, of pods and of PersistentVolumes.
+pub(super) fn foreign_volume(of: &mut Map<String, Value>) {
+    if let Some(disk) = child(of, "iscsi") {
+        default_text(disk, "iscsiInterface", "default");
+    }
+    if let Some(disk) = child(of, "rbd") {
+        default_text(disk, "pool", "rbd");
+        default_text(disk, "user", "admin");
+        default_text(disk, "keyring", "/etc/ceph/keyring");
+    }
+    if let Some(disk) = child(of, "azureDisk") {
+        default(disk, "cachingMode", || json!("ReadWrite"));
+        default(disk, "fsType", || json!("ext4"));
+        default(disk, "readOnly", || json!(false));
+        default(disk, "kind", || json!("Shared"));
+    }
+    if let Some(disk) = child(of, "scaleIO") {
+        default_text(disk, "storageMode", "ThinProvisioned");
+        default_text(disk, "fsType", "xfs");
     }
 }
 

@@ -2,30 +2,36 @@
 
 use serde_json::{Value, json};
 
-use super::{default, items, spec};
+use super::{default, default_text, items, spec};
 
 pub fn service(object: &mut Value) {
     let Some(spec) = spec(object) else { return };
-    default(spec, "type", || json!("ClusterIP"));
-    default(spec, "sessionAffinity", || json!("None"));
+    default_text(spec, "type", "ClusterIP");
+    default_text(spec, "sessionAffinity", "None");
     let kind = spec["type"].as_str().unwrap_or("").to_string();
     if spec["sessionAffinity"] == "None" {
         spec.remove("sessionAffinityConfig");
     }
-    if spec["sessionAffinity"] == "ClientIP" {
-        default(spec, "sessionAffinityConfig", || json!({"clientIP": {"timeoutSeconds": 10800}}));
+    if spec["sessionAffinity"] == "ClientIP" && spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"].is_null() {
+        spec.insert("sessionAffinityConfig".into(), json!({"clientIP": {"timeoutSeconds": 10800}}));
     }
-    if kind != "ExternalName" {
+    let kinds = ["ClusterIP", "NodePort", "LoadBalancer"];
+    if kinds.contains(&kind.as_str()) {
         default(spec, "internalTrafficPolicy", || json!("Cluster"));
     }
-    if kind == "NodePort" || kind == "LoadBalancer" {
-        default(spec, "externalTrafficPolicy", || json!("Cluster"));
+    let given = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|addresses| !addresses.is_empty());
+    if kind == "NodePort" || kind == "LoadBalancer" || (kind == "ClusterIP" && given) {
+        default_text(spec, "externalTrafficPolicy", "Cluster");
     }
     if kind == "LoadBalancer" {
         default(spec, "allocateLoadBalancerNodePorts", || json!(true));
     }
     for port in items(spec, "ports") {
-        default(port, "protocol", || json!("TCP"));
+        default_text(port, "protocol", "TCP");
+        // What Go clients send that have no target port to name.
+        if port.get("targetPort").is_some_and(|target| *target == 0 || target == "") {
+            port.remove("targetPort");
+        }
         if let Some(number) = port.get("port").cloned() {
             default(port, "targetPort", || number);
         }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{child, default, items, spec, template};
+use super::{child, default, default_list, default_text, items, spec, template};
 
 fn template_labels(spec: &Map<String, Value>) -> Option<Value> {
     spec.get("template")?.get("metadata")?.get("labels").cloned()
@@ -48,7 +48,7 @@ fn deployment(spec: &mut Map<String, Value>) {
     default(spec, "progressDeadlineSeconds", || json!(600));
     default(spec, "strategy", || json!({}));
     let Some(strategy) = child(spec, "strategy") else { return };
-    default(strategy, "type", || json!("RollingUpdate"));
+    default_text(strategy, "type", "RollingUpdate");
     if strategy["type"] == "RollingUpdate" {
         default(strategy, "rollingUpdate", || json!({}));
         if let Some(rolling) = child(strategy, "rollingUpdate") {
@@ -61,20 +61,23 @@ fn deployment(spec: &mut Map<String, Value>) {
 fn stateful_set(spec: &mut Map<String, Value>) {
     default(spec, "replicas", || json!(1));
     default(spec, "revisionHistoryLimit", || json!(10));
-    default(spec, "podManagementPolicy", || json!("OrderedReady"));
+    default_text(spec, "podManagementPolicy", "OrderedReady");
     default(spec, "persistentVolumeClaimRetentionPolicy", || json!({}));
     if let Some(policy) = child(spec, "persistentVolumeClaimRetentionPolicy") {
-        default(policy, "whenDeleted", || json!("Retain"));
-        default(policy, "whenScaled", || json!("Retain"));
+        default_text(policy, "whenDeleted", "Retain");
+        default_text(policy, "whenScaled", "Retain");
     }
     default(spec, "updateStrategy", || json!({}));
     if let Some(strategy) = child(spec, "updateStrategy") {
-        default(strategy, "type", || json!("RollingUpdate"));
-        if strategy["type"] == "RollingUpdate" {
+        if strategy.get("type").is_none_or(|kind| kind == "") {
             default(strategy, "rollingUpdate", || json!({}));
-            if let Some(rolling) = child(strategy, "rollingUpdate") {
-                default(rolling, "partition", || json!(0));
-            }
+        }
+        default_text(strategy, "type", "RollingUpdate");
+        if strategy["type"] == "RollingUpdate"
+            && let Some(rolling) = child(strategy, "rollingUpdate")
+        {
+            default(rolling, "partition", || json!(0));
+            default(rolling, "maxUnavailable", || json!(1));
         }
     }
     for claim in items(spec, "volumeClaimTemplates") {
@@ -91,7 +94,7 @@ fn daemon_set(spec: &mut Map<String, Value>) {
     default(spec, "revisionHistoryLimit", || json!(10));
     default(spec, "updateStrategy", || json!({}));
     if let Some(strategy) = child(spec, "updateStrategy") {
-        default(strategy, "type", || json!("RollingUpdate"));
+        default_text(strategy, "type", "RollingUpdate");
         if strategy["type"] == "RollingUpdate" {
             default(strategy, "rollingUpdate", || json!({}));
             if let Some(rolling) = child(strategy, "rollingUpdate") {
@@ -107,7 +110,7 @@ pub fn batch(plural: &str, object: &mut Value) {
     match plural {
         "jobs" => job(spec),
         "cronjobs" => {
-            default(spec, "concurrencyPolicy", || json!("Allow"));
+            default_text(spec, "concurrencyPolicy", "Allow");
             default(spec, "suspend", || json!(false));
             default(spec, "successfulJobsHistoryLimit", || json!(3));
             default(spec, "failedJobsHistoryLimit", || json!(1));
@@ -132,7 +135,7 @@ fn job(spec: &mut Map<String, Value>) {
     default(spec, "manualSelector", || json!(false));
     for rule in child(spec, "podFailurePolicy").into_iter().flat_map(|policy| items(policy, "rules")) {
         for condition in items(rule, "onPodConditions") {
-            default(condition, "status", || json!("True"));
+            default_text(condition, "status", "True");
         }
     }
     let policy = spec.contains_key("podFailurePolicy");
@@ -148,7 +151,7 @@ pub fn autoscaler(version: &str, object: &mut Value) {
         super::set(object.as_object_mut(), "status", json!({"currentReplicas": 0, "desiredReplicas": 0}));
         return;
     }
-    default(spec, "metrics", || {
+    default_list(spec, "metrics", || {
         json!([{"type": "Resource",
                 "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}])
     });

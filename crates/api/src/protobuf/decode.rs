@@ -181,7 +181,7 @@ fn members(
 /// A value in a map whose entry names none.
 fn absent(of: &Type) -> Value {
     match of {
-        Type::Integer | Type::Number => json!(0),
+        Type::Integer { .. } | Type::Number => json!(0),
         Type::Bool => json!(false),
         Type::List { .. } => json!([]),
         Type::Map { .. } | Type::Object { .. } | Type::Named(_) => json!({}),
@@ -194,7 +194,9 @@ fn value(of: &Type, wire: &Wire<'_>, depth: usize) -> Result<Value, String> {
         (Type::Named(name), Wire::Bytes(bytes)) => message(name, bytes, depth)?,
         (Type::String | Type::IntOrString | Type::Any, Wire::Bytes(_)) => text(Some(wire)).into(),
         (Type::Bytes, Wire::Bytes(bytes)) => STANDARD.encode(bytes).into(),
-        (Type::Integer, wire) => wire.integer().into(),
+        // As Go's generated code does.
+        (Type::Integer { bits: 32 }, wire) => i64::from(wire.integer() as i32).into(),
+        (Type::Integer { .. }, wire) => wire.integer().into(),
         (Type::Bool, wire) => (wire.integer() != 0).into(),
         (Type::Number, Wire::Fixed64(bits)) => json!(f64::from_bits(*bits)),
         (Type::Number, wire) => wire.integer().into(),

@@ -165,7 +165,7 @@ fn single(out: &mut Vec<u8>, number: u32, of: &Type, value: &Value, depth: usize
             return complete;
         }
         Type::Bytes => bytes(out, number, &STANDARD.decode(value.as_str().unwrap_or("")).unwrap_or_default()),
-        Type::Integer => integer(out, number, value.as_i64().unwrap_or(0)),
+        Type::Integer { .. } => integer(out, number, value.as_i64().unwrap_or(0)),
         Type::Bool => integer(out, number, i64::from(value == &Value::Bool(true))),
         Type::Number => {
             key(out, number, 1);
@@ -279,7 +279,7 @@ mod tests {
                     _ => self.object(name, depth),
                 },
                 Type::Bytes => STANDARD.encode(self.text()).into(),
-                Type::Integer => (self.below(1 << 32) as i64 - (1 << 31)).into(),
+                Type::Integer { .. } => (self.below(1 << 32) as i64 - (1 << 31)).into(),
                 Type::Number => (1.0 + self.below(1000) as f64 / 8.0).into(),
                 Type::Bool => (count == 1).into(),
                 _ => self.text().into(),

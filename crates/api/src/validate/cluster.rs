@@ -7,7 +7,7 @@ use super::field::{Causes, Field, invalid_text};
 
 pub fn node(object: &Field<'_>, old: Option<&Value>, causes: &mut Causes) {
     let spec = object.at("spec");
-    let mut seen = Vec::new();
+    let mut seen = std::collections::HashSet::new();
     for taint in spec.at("taints").items() {
         let (key, effect) = (taint.at("key"), taint.at("effect"));
         if key.require("name part must be non-empty", causes) {
@@ -16,10 +16,9 @@ pub fn node(object: &Field<'_>, old: Option<&Value>, causes: &mut Causes) {
         taint.at("value").is(names::label_value, causes);
         effect.must_be(&["NoSchedule", "PreferNoSchedule", "NoExecute"], causes);
         let pair = (key.text(), effect.text());
-        if seen.contains(&pair) {
+        if !seen.insert(pair) {
             causes.push(Cause::duplicate(&taint.path, taint.value));
         }
-        seen.push(pair);
     }
     if let Some(old) = old {
         for field in ["podCIDR", "providerID"] {
@@ -268,12 +267,77 @@ pub fn lease(object: &Field<'_>, causes: &mut Causes) {
     spec.at("leaseTransitions").not_negative(causes);
 }
 
-pub fn event(object: &Field<'_>, causes: &mut Causes) {
+pub fn event(object: &Field<'_>, newer: bool, causes: &mut Causes) {
     let (of, namespace) = (object.at("involvedObject").at("namespace"), object.at("metadata").at("namespace").text());
-    // Events of objects without a namespace are in `default`.
-    let fits = if of.is_empty() { namespace == "default" } else { of.text() == namespace };
+    let timed = !object.at("eventTime").is_empty();
+    // Events of objects without a namespace are in `default`, or in the system's.
+    let fits = match (of.is_empty(), timed) {
+        (true, false) => namespace == "default",
+        (true, true) => ["default", "kube-system"].contains(&namespace),
+        (false, false) => of.text() == namespace,
+        (false, true) => true,
+    };
     if !fits {
         of.invalid("does not match event.namespace", causes);
+    }
+    if !timed {
+        return;
+    }
+    let controller = object.at("reportingComponent");
+    let named = if newer { Field::new(controller.value, "reportingController") } else { controller };
+    if named.require("", causes) {
+        named.is(names::qualified_name, causes);
+    }
+    for (field, most) in [("reportingInstance", 128), ("action", 128), ("reason", 128)] {
+        if object.at(field).require("", causes) && object.at(field).text().len() > most {
+            causes.push(invalid_text(field, "", &format!("can have at most {most} characters")));
+        }
+    }
+    if object.at("message").text().len() > 1024 {
+        causes.push(invalid_text("message", "", "can have at most 1024 characters"));
+    }
+}
+
+/// What is demanded of events that are written through `events.k8s.io` beside that.
+pub fn new_event(object: &Field<'_>, old: Option<&Value>, causes: &mut Causes) {
+    const FIXED: [&str; 12] = [
+        "involvedObject",
+        "reason",
+        "message",
+        "source",
+        "firstTimestamp",
+        "lastTimestamp",
+        "count",
+        "type",
+        "eventTime",
+        "action",
+        "related",
+        "reportingInstance",
+    ];
+    let series = object.at("series");
+    if series.is_set() && old.is_none_or(|old| old["series"] != *series.value) {
+        if series.at("count").value.as_i64().unwrap_or(0) < 2 {
+            causes.push(invalid_text("series.count", "", "should be at least 2"));
+        }
+        series.at("lastObservedTime").require("", causes);
+    }
+    if let Some(old) = old {
+        FIXED.iter().for_each(|field| object.at(field).immutable(Some(old), causes));
+        let controller = Field::new(object.at("reportingComponent").value, "reportingController");
+        if old["reportingComponent"] != *controller.value {
+            controller.invalid(super::IMMUTABLE, causes);
+        }
+        return;
+    }
+    object.at("eventTime").require("", causes);
+    let kind = object.at("type");
+    if !["Normal", "Warning"].contains(&kind.text()) {
+        causes.push(invalid_text("type", "", &format!("has invalid value: {}", kind.text())));
+    }
+    for field in ["firstTimestamp", "lastTimestamp", "count", "source"] {
+        if !object.at(field).is_empty() && *object.at(field).value != 0 {
+            causes.push(invalid_text(field, "", "needs to be unset"));
+        }
     }
 }
 

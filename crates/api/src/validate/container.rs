@@ -18,6 +18,8 @@ pub enum Role {
 pub struct Surroundings<'a> {
     pub volumes: &'a [&'a str],
     pub host_network: bool,
+    /// The pod's `terminationGracePeriodSeconds`.
+    pub grace: Option<i64>,
 }
 
 pub fn check(c: &Field<'_>, role: Role, around: &Surroundings<'_>, causes: &mut Causes) {
@@ -66,6 +68,13 @@ pub fn check(c: &Field<'_>, role: Role, around: &Surroundings<'_>, causes: &mut 
         let hook = c.at("lifecycle").at(hook);
         if hook.is_set() {
             handler(&hook, &["exec", "httpGet", "tcpSocket", "sleep"], causes);
+            let sleep = hook.at("sleep");
+            if let (Some(grace), Some(seconds)) = (around.grace, sleep.at("seconds").value.as_i64())
+                && !(0..=grace).contains(&seconds)
+            {
+                let why = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+                causes.push(Cause::invalid(&sleep.path, &json!(seconds), &why));
+            }
         }
     }
     for kind in ["livenessProbe", "readinessProbe", "startupProbe"] {
@@ -76,7 +85,7 @@ pub fn check(c: &Field<'_>, role: Role, around: &Surroundings<'_>, causes: &mut 
 }
 
 fn ports(ports: &Field<'_>, host_network: bool, causes: &mut Causes) {
-    let mut seen = Vec::new();
+    let mut seen = std::collections::HashSet::new();
     for port in ports.items() {
         let (number, host, name) = (port.at("containerPort"), port.at("hostPort"), port.at("name"));
         if number.value.as_i64().unwrap_or(0) == 0 {
@@ -97,11 +106,14 @@ fn ports(ports: &Field<'_>, host_network: bool, causes: &mut Causes) {
             address.address(causes);
         }
         port.at("protocol").must_be(&["SCTP", "TCP", "UDP"], causes);
+        // Upstream leaves it to the node, where it goes into rules of the firewall.
+        if !port.at("hostIP").is_empty() {
+            port.at("hostIP").address(causes);
+        }
         name.is(names::port_name, causes);
-        if !name.is_empty() && seen.contains(&name.text()) {
+        if !name.is_empty() && !seen.insert(name.text()) {
             causes.push(Cause::duplicate(&name.path, name.value));
         }
-        seen.push(name.text());
     }
 }
 
@@ -267,7 +279,8 @@ fn security(context: &Field<'_>, causes: &mut Causes) {
             context.invalid("cannot set `allowPrivilegeEscalation` to false and `privileged` to true", causes);
         }
         let added = context.at("capabilities").at("add");
-        if added.items().any(|cap| matches!(cap.text(), "CAP_SYS_ADMIN" | "SYS_ADMIN")) {
+        // Upstream knows this spelling alone.
+        if added.items().any(|cap| cap.text() == "CAP_SYS_ADMIN") {
             let why = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
             context.invalid(why, causes);
         }
@@ -298,7 +311,6 @@ fn handler(of: &Field<'_>, kinds: &[&'static str], causes: &mut Causes) {
             action.at("port").port(causes);
             action.at("mode").one_of(&["Plaintext", "TLS"], causes);
         }
-        "sleep" => action.at("seconds").not_negative(causes),
         _ => {}
     }
 }

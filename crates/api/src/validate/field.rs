@@ -202,13 +202,12 @@ impl<'a> Field<'a> {
 
     /// Refuses an element whose `key` an earlier one has.
     pub fn unique(&self, key: &str, causes: &mut Causes) {
-        let mut seen: Vec<&Value> = Vec::new();
+        let mut seen = std::collections::HashSet::new();
         for item in self.items() {
             let of = item.at(key);
-            if of.is_set() && seen.contains(&of.value) {
+            if of.is_set() && !seen.insert(of.value.to_string()) {
                 causes.push(Cause::duplicate(&of.path, of.value));
             }
-            seen.push(of.value);
         }
     }
 

@@ -41,7 +41,7 @@ pub fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Cause> {
         ("", "nodes") => cluster::node(&root, old, into),
         ("", "resourcequotas") => cluster::quota(&root, old, into),
         ("", "limitranges") => cluster::limit_range(&root, into),
-        ("", "events") => cluster::event(&root, into),
+        ("" | "events.k8s.io", "events") => event(kind, object, old, into),
         ("storage.k8s.io", plural) => storage::storage(plural, object, old, into),
         ("apps", _) => workloads::apps(kind.plural, object, old, into),
         ("batch", _) => workloads::batch(kind.plural, object, old, into),
@@ -67,6 +67,20 @@ pub fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Cause> {
         _ => {}
     }
     causes
+}
+
+/// Events are judged as those of the core group, those of the newer one more strictly.
+fn event(kind: &Kind, object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+    let core = |event: &Value| {
+        let mut event = event.clone();
+        crate::versions::convert(kind, &mut event, "v1");
+        event
+    };
+    let (object, old, strict) = (core(object), old.map(core), kind.group == "events.k8s.io");
+    cluster::event(&Field::root(&object), strict, causes);
+    if strict {
+        cluster::new_event(&Field::root(&object), old.as_ref(), causes);
+    }
 }
 
 /// Checks a pod whose containers got other resources through `resize` (KEP-1287).
@@ -200,7 +214,9 @@ fn rbac(plural: &str, object: &Value, old: Option<&Value>, causes: &mut Vec<Caus
             if subject.str_at(&["name"]).is_empty() {
                 causes.push(Cause::required(format!("subjects[{i}].name"), ""));
             }
-            if subject["kind"] == "ServiceAccount" && subject.str_at(&["namespace"]).is_empty() {
+            // In a RoleBinding it is the binding's own unless it is said.
+            let anywhere = plural == "clusterrolebindings";
+            if anywhere && subject["kind"] == "ServiceAccount" && subject.str_at(&["namespace"]).is_empty() {
                 causes.push(Cause::required(format!("subjects[{i}].namespace"), ""));
             }
         }

@@ -1,5 +1,6 @@
 //! Services, Ingresses, network policies, endpoints.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use apimachinery::{Cause, Family, ObjectExt as _, names};
@@ -121,26 +122,24 @@ fn affinity(spec: &Field<'_>, causes: &mut Causes) {
 fn service_ports(spec: &Field<'_>, kind: &str, causes: &mut Causes) {
     let ports = spec.at("ports");
     let several = ports.value.as_array().map_or(0, Vec::len) > 1;
-    let (mut names_seen, mut pairs, mut node_ports) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut names_seen, mut pairs, mut node_ports) = (HashSet::new(), HashSet::new(), HashSet::new());
     for port in ports.items() {
         let name = port.at("name");
         if name.is_empty() && several {
             causes.push(Cause::required(&name.path, ""));
         }
         name.is(names::dns1123_label, causes);
-        if !name.is_empty() && names_seen.contains(&name.text()) {
+        if !name.is_empty() && !names_seen.insert(name.text()) {
             causes.push(Cause::duplicate(&name.path, name.value));
         }
-        names_seen.push(name.text());
         port.at("port").port(causes);
         port.at("targetPort").port_or_name(causes);
         port.at("protocol").must_be(&["SCTP", "TCP", "UDP"], causes);
         port.at("appProtocol").is(names::qualified_name, causes);
         let pair = (port.at("port").value, port.at("protocol").value);
-        if pairs.contains(&pair) {
+        if !pairs.insert((pair.0.as_i64(), pair.1.as_str())) {
             causes.push(Cause::duplicate(&port.path, &json!({"port": pair.0, "protocol": pair.1})));
         }
-        pairs.push(pair);
         let node_port = port.at("nodePort");
         if node_port.value.as_i64().unwrap_or(0) == 0 {
             continue;
@@ -148,11 +147,9 @@ fn service_ports(spec: &Field<'_>, kind: &str, causes: &mut Causes) {
         if !matches!(kind, "NodePort" | "LoadBalancer") {
             node_port.forbid(&format!("may not be used when `type` is '{kind}'"), causes);
         }
-        let taken = (node_port.value, port.at("protocol").value);
-        if node_ports.contains(&taken) {
+        if !node_ports.insert((node_port.value.as_i64(), port.at("protocol").text())) {
             causes.push(Cause::duplicate(&node_port.path, node_port.value));
         }
-        node_ports.push(taken);
     }
 }
 

@@ -147,7 +147,7 @@ fn tolerate(of: &Field<'_>, causes: &mut Causes) {
 }
 
 fn spread(constraints: &Field<'_>, causes: &mut Causes) {
-    let mut seen = Vec::new();
+    let mut seen = std::collections::HashSet::new();
     for of in constraints.items() {
         let (skew, key, unmet) = (of.at("maxSkew"), of.at("topologyKey"), of.at("whenUnsatisfiable"));
         if skew.value.as_i64().unwrap_or(0) <= 0 {
@@ -174,10 +174,9 @@ fn spread(constraints: &Field<'_>, causes: &mut Causes) {
             of.at("labelSelector").selector(causes);
         }
         let pair = (key.text(), unmet.text());
-        if seen.contains(&pair) {
+        if !seen.insert(pair) {
             let pair = format!("{{{}, {}}}", pair.0, pair.1);
             causes.push(Cause::duplicate(format!("{}.{{topologyKey, whenUnsatisfiable}}", of.path), &pair.into()));
         }
-        seen.push(pair);
     }
 }

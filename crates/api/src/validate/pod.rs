@@ -1,5 +1,7 @@
 //! Pods, and the templates of pods.
 
+use std::collections::HashSet;
+
 use apimachinery::{Cause, ObjectExt as _, Quantity, names};
 use serde_json::{Map, Value};
 
@@ -219,18 +221,21 @@ pub fn spec(spec: &Value, path: &str, claimed: &[&str], causes: &mut Vec<Cause>)
 }
 
 fn containers(spec: &Field<'_>, volumes: &[&str], causes: &mut Vec<Cause>) {
-    let around = Surroundings { volumes, host_network: *spec.at("hostNetwork").value == true };
-    let (mut seen, mut host_ports) = (Vec::new(), Vec::new());
+    let around = Surroundings {
+        volumes,
+        host_network: *spec.at("hostNetwork").value == true,
+        grace: spec.at("terminationGracePeriodSeconds").value.as_i64(),
+    };
+    let (mut seen, mut host_ports) = (HashSet::new(), HashSet::new());
     for (list, role) in
         [("containers", Role::Main), ("initContainers", Role::Init), ("ephemeralContainers", Role::Ephemeral)]
     {
         for c in spec.at(list).items() {
             container::check(&c, role, &around, causes);
             let name = c.at("name");
-            if seen.contains(&name.text()) {
+            if !seen.insert(name.text()) {
                 causes.push(Cause::duplicate(&name.path, name.value));
             }
-            seen.push(name.text());
             let shown = c.at("securityContext").at("procMount");
             if shown.text() == "Unmasked" && spec.at("hostUsers").value != false {
                 shown.invalid("`hostUsers` must be false to use `Unmasked`", causes);
@@ -238,12 +243,10 @@ fn containers(spec: &Field<'_>, volumes: &[&str], causes: &mut Vec<Cause>) {
             // Init containers come one after the other.
             let ports = c.at("ports").items().filter(|_| role == Role::Main);
             for port in ports.filter(|p| p.at("hostPort").value.as_i64().unwrap_or(0) != 0) {
-                let of = |key: &str| port.at(key).value;
-                let taken = (of("hostPort"), of("hostIP"), of("protocol"));
-                if host_ports.contains(&taken) {
-                    causes.push(Cause::duplicate(port.at("hostPort").path, taken.0));
+                let host = port.at("hostPort");
+                if !host_ports.insert((host.value.as_i64(), port.at("hostIP").text(), port.at("protocol").text())) {
+                    causes.push(Cause::duplicate(host.path, host.value));
                 }
-                host_ports.push(taken);
             }
         }
     }

@@ -7,7 +7,8 @@ mod policy;
 
 use std::sync::Arc;
 
-use apimachinery::{ObjectExt as _, clock};
+use apimachinery::bounded::Limits;
+use apimachinery::{ObjectExt as _, clock, yaml};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::BodyExt as _;
@@ -151,8 +152,8 @@ fn object(headers: &HeaderMap, bytes: &[u8]) -> Option<Value> {
     }
     match media.split(';').next().unwrap_or("") {
         api::protobuf::MEDIA_TYPE => api::protobuf::decode(bytes).ok(),
-        media if media.contains("yaml") => serde_yaml_ng::from_slice(bytes).ok(),
-        _ => serde_json::from_slice(bytes).ok(),
+        media if media.contains("yaml") => yaml::first(bytes, Limits::REQUEST).ok().map(|document| document.value),
+        _ => api::decode::json(bytes).ok().map(|(value, _)| value),
     }
 }
 

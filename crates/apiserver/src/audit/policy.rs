@@ -86,7 +86,7 @@ impl Policy {
     /// # Errors
     /// When it is malformed or says contradictory things; names the field.
     pub fn read(text: &str) -> Result<Self, PolicyError> {
-        let policy: Policy = serde_yaml_ng::from_str(text).map_err(|e| PolicyError(e.to_string()))?;
+        let policy: Policy = apimachinery::yaml::from_str(text).map_err(|e| PolicyError(e.to_string()))?;
         if policy.kind != "Policy" {
             return Err(PolicyError(format!("kind: must be Policy, not {:?}", policy.kind)));
         }

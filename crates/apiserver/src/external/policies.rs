@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use apimachinery::{LabelSelector, ObjectExt as _, Status, patch};
+use apimachinery::{LabelSelector, ObjectExt as _, Status, bounded, patch};
 use expressions::{Budget, Scope};
 use serde_json::{Map, Value, json};
 
@@ -100,7 +100,7 @@ fn parameters(
     if kind.namespaced && namespace.is_empty() {
         return Err("cannot use namespaced paramRef in policy binding that matches cluster-scoped resources".into());
     }
-    let resource = server.cache.named(&kind.resource());
+    let resource = server.cache.named(&kind.kept_resource());
     let found: Vec<Value> = match reference.str_at(&["name"]) {
         "" => {
             let selector = LabelSelector::from_json(&reference["selector"]).map_err(|e| e.to_string())?;
@@ -320,6 +320,7 @@ fn change(
                 }
                 current = server.catalog.typed(attempt.kind).merge(&current, &made);
             }
+            bounded::result(&current).map_err(|why| format!("of the object that results, {why}"))?;
         }
     }
     Ok(current)

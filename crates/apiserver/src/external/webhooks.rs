@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use apimachinery::{ObjectExt as _, Status, patch};
+use apimachinery::{ObjectExt as _, Status, bounded, patch};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -57,9 +57,10 @@ async fn ask_to_change(
     let Some(encoded) = answer["patch"].as_str() else { return Ok(()) };
     let changed = || -> Result<Value, String> {
         let bytes = STANDARD.decode(encoded).map_err(|e| e.to_string())?;
-        let patch: Value = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+        let (patch, _) = api::decode::json(&bytes).map_err(|e| e.to_string())?;
         let mut changed = object.clone();
         patch::json_patch(&mut changed, &patch).map_err(|e| e.to_string())?;
+        bounded::result(&changed).map_err(|why| format!("of the object that results, {why}"))?;
         Ok(changed)
     };
     match changed() {

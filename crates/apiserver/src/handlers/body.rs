@@ -1,6 +1,8 @@
 //! Reading the bodies of requests.
 
-use apimachinery::{ObjectExt as _, Status, patch};
+use apimachinery::bounded::{self, Limits};
+use apimachinery::patch::PatchError;
+use apimachinery::{ObjectExt as _, Status, patch, yaml};
 use bytes::{Bytes, BytesMut};
 use http::{Request, header};
 use http_body_util::BodyExt as _;
@@ -14,7 +16,7 @@ use crate::request::Query;
 use crate::response::Body;
 
 /// The largest body, upstream's limit.
-const LIMIT: usize = 3 << 20;
+const LIMIT: usize = bounded::REQUEST_BYTES;
 
 /// What to do with fields that the kind doesn't have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +72,21 @@ fn content_type<B>(request: &Request<B>) -> String {
     value.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
 }
 
-/// A body as a value, with the keys that came twice.
+/// JSON, and what is to be said of the keys that came twice.
+fn json(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
+    let (value, duplicates) = api::decode::json(bytes)?;
+    Ok((value, duplicates.iter().map(|field| format!("duplicate field {field:?}")).collect()))
+}
+
+/// As upstream tells of keys that came twice in YAML.
+fn told(duplicates: Vec<String>) -> Vec<String> {
+    if duplicates.is_empty() {
+        return duplicates;
+    }
+    vec![format!("yaml: unmarshal errors:\n  {}", duplicates.join("\n  "))]
+}
+
+/// A body as a value, with what is to be said of the keys that came twice.
 pub async fn value(request: Request<Body>) -> Result<(Value, Vec<String>), Status> {
     let media = content_type(&request);
     let bytes = read(request).await?;
@@ -78,10 +94,10 @@ pub async fn value(request: Request<Body>) -> Result<(Value, Vec<String>), Statu
         Status::bad_request(format!("the object provided is unrecognized (must be of type a Kubernetes object): {e}"))
     };
     match media.as_str() {
-        "" | "application/json" | "*/*" => api::decode::json(&bytes).map_err(|e| malformed(&e)),
+        "" | "application/json" | "*/*" => json(&bytes).map_err(|e| malformed(&e)),
         "application/yaml" | "text/yaml" | "application/x-yaml" => {
-            let value = serde_yaml_ng::from_slice(&bytes).map_err(|e| malformed(&e))?;
-            Ok((value, Vec::new()))
+            let document = yaml::first(&bytes, Limits::REQUEST).map_err(|e| malformed(&e))?;
+            Ok((document.value, told(document.duplicates)))
         }
         protobuf::MEDIA_TYPE => Ok((protobuf::decode(&bytes).map_err(|e| malformed(&e))?, Vec::new())),
         other => Err(Status::unsupported_media_type(
@@ -89,6 +105,29 @@ pub async fn value(request: Request<Body>) -> Result<(Value, Vec<String>), Statu
             "application/json, application/yaml, application/vnd.kubernetes.protobuf",
         )),
     }
+}
+
+/// A body of a type that isn't kept: a Scale, a Binding, an Eviction.
+pub async fn of_type(request: Request<Body>, schema: &str) -> Result<Value, Status> {
+    let (mut object, _) = value(request).await?;
+    conform_to(&mut object, schema)?;
+    Ok(object)
+}
+
+/// Brings an object into the form of its type.
+///
+/// # Errors
+/// When it isn't of the type.
+pub fn conform_to(object: &mut Value, schema: &str) -> Result<(), Status> {
+    if !object.is_object() {
+        return Err(Status::bad_request("the body must be an object with apiVersion, kind and metadata"));
+    }
+    let findings = api::schema::types().check(schema, object);
+    if findings.mismatched.is_empty() {
+        return Ok(());
+    }
+    let kind = schema.rsplit('.').next().unwrap_or(schema);
+    Err(Status::bad_request(format!("the body cannot be handled as a {kind}: {}", findings.mismatched.join("; "))))
 }
 
 /// An object of `kind`, typed and pruned, with warnings about what was dropped.
@@ -102,8 +141,16 @@ pub async fn object(
     if !object.is_object() {
         return Err(Status::bad_request("the body must be an object with apiVersion, kind and metadata"));
     }
-    let warnings = conform(server, &mut object, kind, FieldValidation::read(query)?, duplicates)?;
+    let warnings = conform(server, &mut object, kind, FieldValidation::read(query)?, duplicates, Content::Whole)?;
     Ok((object, warnings))
+}
+
+/// What a body is of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    Whole,
+    /// An applied configuration: what its writer wants to be.
+    Applied,
 }
 
 /// Checks that `object` says it is of `kind` and has its fields; fills in what it doesn't say.
@@ -113,7 +160,9 @@ pub fn conform(
     kind: &Kind,
     validation: FieldValidation,
     duplicates: Vec<String>,
+    form: Content,
 ) -> Result<Vec<String>, Status> {
+    use Content::{Applied, Whole};
     // A patch may make anything of an object.
     if !object.is_object() {
         return Err(Status::bad_request("the body must be an object with apiVersion, kind and metadata"));
@@ -128,7 +177,10 @@ pub fn conform(
     }
     object["apiVersion"] = expected.into();
     object["kind"] = kind.kind.into();
-    let findings = server.catalog.prune(kind, object);
+    let findings = match form {
+        Whole => server.catalog.prune(kind, object),
+        Applied => server.catalog.prune_applied(kind, object),
+    };
     if !findings.mismatched.is_empty() {
         let text = findings.mismatched.join("; ");
         return Err(Status::bad_request(format!(
@@ -137,7 +189,7 @@ pub fn conform(
         )));
     }
     let unknown = findings.unknown.iter().map(|f| format!("unknown field {f:?}"));
-    let problems: Vec<String> = unknown.chain(duplicates.iter().map(|f| format!("duplicate field {f:?}"))).collect();
+    let problems: Vec<String> = unknown.chain(duplicates).collect();
     match validation {
         FieldValidation::Strict if !problems.is_empty() => {
             Err(Status::bad_request(format!("strict decoding error: {}", problems.join(", "))))
@@ -153,7 +205,7 @@ pub enum Patch {
     Json(Value),
     Merge(Value),
     Strategic(Value),
-    /// An applied configuration, with the keys that came twice.
+    /// An applied configuration, with what is to be said of the keys that came twice.
     Apply(Value, Vec<String>),
 }
 
@@ -180,13 +232,13 @@ impl Patch {
             "application/merge-patch+json" => Ok(Patch::Merge(parse()?)),
             "application/strategic-merge-patch+json" => Ok(Patch::Strategic(parse()?)),
             "application/apply-patch+yaml" => {
-                // JSON is YAML too, but only the JSON reader notices keys that come twice.
-                if let Ok((config, duplicates)) = api::decode::json(&bytes) {
+                // JSON is YAML too; its own reader names keys that come twice by their path.
+                if let Ok((config, duplicates)) = json(&bytes) {
                     return Ok(Patch::Apply(config, duplicates));
                 }
-                let config = serde_yaml_ng::from_slice(&bytes)
+                let document = yaml::first(&bytes, Limits::REQUEST)
                     .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
-                Ok(Patch::Apply(config, Vec::new()))
+                Ok(Patch::Apply(document.value, told(document.duplicates)))
             }
             other => {
                 let known = "application/json-patch+json, application/merge-patch+json, \
@@ -199,24 +251,38 @@ impl Patch {
     pub fn apply(&self, kind: &Kind, object: &Value) -> Result<Value, Status> {
         let mut patched = object.clone();
         match self {
-            Patch::Json(p) => patch::json_patch(&mut patched, p).map_err(|e| {
-                Status::new(
-                    422,
-                    "Invalid",
-                    format!("the server rejected our request due to an error in our request: {e}"),
-                )
-            })?,
+            Patch::Json(p) => patch::json_patch(&mut patched, p).map_err(|e| refused(&e))?,
             Patch::Merge(p) => patch::merge_patch(&mut patched, p),
             Patch::Strategic(_) if kind.custom => {
                 let known = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
                 return Err(Status::unsupported_media_type("application/strategic-merge-patch+json", known));
             }
-            Patch::Strategic(p) => patch::strategic_merge(&mut patched, p, &BuiltinStrategy::of(kind))
-                .map_err(|e| Status::bad_request(e.to_string()))?,
+            Patch::Strategic(p) => {
+                patch::strategic_merge(&mut patched, p, &BuiltinStrategy::of(kind)).map_err(|e| refused(&e))?
+            }
             Patch::Apply(..) => {
                 return Err(Status::new(415, "UnsupportedMediaType", "apply isn't served for this subresource"));
             }
         }
+        bounded::result(&patched).map_err(|why| too_large(&why))?;
         Ok(patched)
     }
+}
+
+/// As upstream answers to each way in which a patch can be wrong.
+fn refused(error: &PatchError) -> Status {
+    match error {
+        PatchError::TooManySteps { .. } => Status::new(413, "RequestEntityTooLarge", error.to_string()),
+        PatchError::Json(_) => Status::new(
+            422,
+            "Invalid",
+            format!("the server rejected our request due to an error in our request: {error}"),
+        ),
+        _ => Status::bad_request(error.to_string()),
+    }
+}
+
+/// A patch or a webhook has made too much of an object.
+pub fn too_large(why: &bounded::Exceeded) -> Status {
+    Status::new(413, "RequestEntityTooLarge", format!("Request entity too large: of the object that results, {why}"))
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use apimachinery::bounded::Limits;
 use apimachinery::{ObjectExt as _, Status, clock};
 use http::{Request, Response};
 use jiff::{SignedDuration, Timestamp};
@@ -47,8 +48,8 @@ impl Options {
                 api::protobuf::decode(&bytes).map_err(malformed)?
             } else {
                 // kubectl sends JSON; client-go's typed clients may send it as YAML does, which is a superset.
-                serde_yaml_ng::from_slice(&bytes)
-                    .map_err(|e| Status::bad_request(format!("the delete options can't be read: {e}")))?
+                let document = apimachinery::yaml::first(&bytes, Limits::REQUEST);
+                document.map_err(|e| Status::bad_request(format!("the delete options can't be read: {e}")))?.value
             }
         };
         Self::from_json(&value, query)

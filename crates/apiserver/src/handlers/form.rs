@@ -93,7 +93,7 @@ pub async fn as_yaml(answer: Response<Body>) -> Response<Body> {
         Ok(bytes) => serde_json::from_slice::<Value>(&bytes.to_bytes()).ok(),
         Err(_) => None,
     };
-    let Some(text) = text.and_then(|value| serde_yaml_ng::to_string(&value).ok()) else {
+    let Some(text) = text.map(|value| apimachinery::yaml::write(&value)) else {
         return response::error(&Status::internal("the answer can't be written as YAML"));
     };
     head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(YAML));
@@ -186,6 +186,10 @@ mod tests {
         ] {
             assert_eq!(negotiate(accept, pods, false).ok(), want, "{accept}");
         }
+        let reviews = api::find("authorization.k8s.io", "v1", "selfsubjectaccessreviews");
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        assert_eq!(negotiate(table, reviews, false).err().map(|status| status.code), Some(406));
+        assert!(negotiate(&format!("{table},application/json"), reviews, false).is_ok());
         assert!(negotiate(YAML, pods, true).is_err(), "there are no streams of YAML");
     }
 }

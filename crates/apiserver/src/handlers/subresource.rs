@@ -34,7 +34,7 @@ pub async fn answer(
     match (sub, info.verb) {
         (Subresource::Scale, _) => scale(server, user, info, request).await,
         (Subresource::Binding, _) => {
-            let (binding, _) = body::value(request).await?;
+            let binding = body::of_type(request, "io.k8s.api.core.v1.Binding").await?;
             bind(server, user, info, &binding).await?;
             Ok(response::json(201, &created()))
         }
@@ -61,7 +61,10 @@ fn created() -> Value {
 fn with_parts(current: &Value, sent: &Value, parts: &[&str]) -> Value {
     let mut new = current.clone();
     for part in parts {
-        new[*part] = sent[*part].clone();
+        match &sent[*part] {
+            Value::Null => drop(new.as_object_mut().and_then(|map| map.remove(*part))),
+            value => new[*part] = value.clone(),
+        }
     }
     if !sent.resource_version().is_empty() {
         new.set_meta("resourceVersion", sent.resource_version());
@@ -86,7 +89,8 @@ async fn change_part(
         let make = |current: &Value| {
             let mut patched = patch.apply(info.kind, current)?;
             // Nothing is kept that isn't of the kind's types: whoever reads it typed could read no other of its kind either.
-            *dropped.lock() = body::conform(server, &mut patched, info.kind, validation, Vec::new())?;
+            *dropped.lock() =
+                body::conform(server, &mut patched, info.kind, validation, Vec::new(), body::Content::Whole)?;
             merge(current, &patched)
         };
         change.carry_out(server, user, info, make).await?
@@ -207,6 +211,8 @@ fn put(object: &mut Value, path: &[String], value: Value) -> Result<(), Status> 
     Ok(())
 }
 
+const SCALE: &str = "io.k8s.api.autoscaling.v1.Scale";
+
 async fn scale(
     server: &Arc<ApiServer>,
     user: &User,
@@ -236,8 +242,9 @@ async fn scale(
     };
     let bytes = if info.verb == "patch" {
         match Patch::read(request).await? {
-            Patch::Apply(config, _) => {
+            Patch::Apply(mut config, _) => {
                 write::demand_manager(info)?;
+                body::conform_to(&mut config, SCALE)?;
                 let of = server.catalog.typed(info.kind);
                 let force = info.query.flag("force");
                 let make = |current: &Value| {
@@ -254,12 +261,16 @@ async fn scale(
                 change.applying().carry_out(server, user, info, make).await?
             }
             patch => {
-                let make = |current: &Value| set(current, &patch.apply(info.kind, &scale_of(&paths, current))?);
+                let make = |current: &Value| {
+                    let mut scale = patch.apply(info.kind, &scale_of(&paths, current))?;
+                    body::conform_to(&mut scale, SCALE)?;
+                    set(current, &scale)
+                };
                 change.carry_out(server, user, info, make).await?
             }
         }
     } else {
-        let (sent, _) = body::value(request).await?;
+        let sent = body::of_type(request, SCALE).await?;
         change.carry_out(server, user, info, |current| set(current, &sent)).await?
     };
     let object: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
@@ -273,11 +284,13 @@ fn scale_of(paths: &ScalePaths, object: &Value) -> Value {
         let pairs = map.as_object().into_iter().flatten();
         pairs.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or(""))).collect::<Vec<_>>().join(",")
     };
-    let selector = match (&paths.selector, selector.get("matchLabels")) {
-        (Some(path), _) => member(object, path).as_str().unwrap_or("").to_string(),
-        (None, Some(labels)) => plain(labels),
-        (None, None) if LabelSelector::from_json(selector).is_ok_and(|s| s.is_empty()) => plain(selector),
-        (None, None) => String::new(),
+    // ReplicationControllers alone have a plain map.
+    let structured = selector.get("matchLabels").is_some_and(Value::is_object)
+        || selector.get("matchExpressions").is_some_and(Value::is_array);
+    let selector = match &paths.selector {
+        Some(path) => member(object, path).as_str().unwrap_or("").to_string(),
+        None if structured => LabelSelector::from_json(selector).map(|s| s.to_string()).unwrap_or_default(),
+        None => plain(selector),
     };
     let count = |path: &[String]| member(object, path).as_i64().unwrap_or(0);
     let meta = &object["metadata"];
@@ -380,7 +393,7 @@ async fn evict(
     info: &Info,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    let (eviction, _) = body::value(request).await?;
+    let eviction = body::of_type(request, "io.k8s.api.policy.v1.Eviction").await?;
     if !eviction.name().is_empty() && eviction.name() != info.path.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }

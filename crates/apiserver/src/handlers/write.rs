@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use apimachinery::names::SUFFIX_ALPHABET;
-use apimachinery::{ObjectExt as _, Status, clock};
+use apimachinery::{ObjectExt as _, Status, bounded, clock};
 use bytes::Bytes;
 use http::{Request, Response};
 use parking_lot::Mutex;
@@ -13,7 +13,7 @@ use store::{Write, WriteError};
 
 use api::{Kind, kinds};
 
-use super::body::{self, FieldValidation};
+use super::body::{self, Content, FieldValidation, too_large};
 use super::read::{one, resource};
 use super::{Form, Patch};
 use crate::ApiServer;
@@ -143,6 +143,13 @@ async fn create_named(
     }
     strategy::prepare_create(kind, &mut object);
     server.catalog.apply_defaults(kind, &mut object);
+    // Noted before anything is added to what the client sent: that belongs to nobody, as upstream.
+    if !creation.applied {
+        managed::inherit(&mut object, &Value::Null);
+        let of = server.catalog.typed(kind);
+        managed::track(&of, kind, Target::Main, &creation.writer, &json!({}), &mut object);
+    }
+    strategy::generate(kind, &mut object);
     admission::mutate(server, user, kind, Operation::Create, &mut object)?;
     let (name, namespace) = (object.name().to_string(), object.namespace().to_string());
     let attempt = Attempt {
@@ -171,11 +178,6 @@ async fn create_named(
     creation.warnings.lock().extend(told);
     quota::check_limits(server, kind, &object)?;
     let _admitted = quota::admit(server, kind, &object, None).await?;
-    if !creation.applied {
-        managed::inherit(&mut object, &Value::Null);
-        let of = server.catalog.typed(kind);
-        managed::track(&of, kind, Target::Main, &creation.writer, &json!({}), &mut object);
-    }
     let key = object_key(object.namespace(), object.name());
     let (canonical, answer) = convert::kept(server, kind, &mut object).await?;
     if creation.dry_run {
@@ -288,7 +290,7 @@ pub async fn patch(
     let validation = FieldValidation::read(&info.query)?;
     if let Patch::Apply(config, duplicates) = patch {
         let mut config = config;
-        let warnings = body::conform(server, &mut config, info.kind, validation, duplicates)?;
+        let warnings = body::conform(server, &mut config, info.kind, validation, duplicates, Content::Applied)?;
         let (code, bytes, told) = apply(server, user, info, config).await?;
         return Ok(answer(server, info, form, code, bytes, &[warnings, told].concat()));
     }
@@ -297,7 +299,7 @@ pub async fn patch(
     let bytes = change
         .carry_out(server, user, info, |current| {
             let mut patched = patch.apply(info.kind, current)?;
-            *warnings.lock() = body::conform(server, &mut patched, info.kind, validation, Vec::new())?;
+            *warnings.lock() = body::conform(server, &mut patched, info.kind, validation, Vec::new(), Content::Whole)?;
             Ok(patched)
         })
         .await?;
@@ -331,6 +333,10 @@ async fn apply(
     let make = |live: &Value| {
         let mut new =
             managed::apply(&server.catalog.typed(info.kind), info.kind, change.target, &writer, live, &config, force)?;
+        bounded::result(&new).map_err(|why| too_large(&why))?;
+        if !info.kind.custom {
+            server.catalog.prune(info.kind, &mut new);
+        }
         new.set_meta("resourceVersion", config.resource_version());
         Ok(new)
     };

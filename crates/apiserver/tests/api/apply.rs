@@ -217,6 +217,52 @@ async fn a_scale_is_applied_to_its_workload() {
 }
 
 #[tokio::test]
+async fn the_last_label_goes_and_the_name_stays() {
+    let server = Server::start().await;
+    for (path, kind) in [(MAPS, ("v1", "ConfigMap")), ("/api/v1/namespaces/default/secrets", ("v1", "Secret"))] {
+        let object = Applier { server: &server, path: format!("{path}/m"), kind, name: "m" };
+        let labelled = json!({"metadata": {"labels": {"a": "1"}, "annotations": {"b": "2"}}});
+        assert_eq!(object.apply("one", "", labelled).await.0, 201);
+        let (code, left) = object.apply("one", "", json!({})).await;
+        assert_eq!(code, 200, "{left}");
+        assert_eq!((&left["metadata"]["name"], left["metadata"].get("labels")), (&json!("m"), None), "{left}");
+        assert!(!left["metadata"]["uid"].is_null());
+    }
+}
+
+#[tokio::test]
+async fn what_the_server_generates_belongs_to_nobody() {
+    let server = Server::start().await;
+    let template = json!({"metadata": {"labels": {"app": "j"}}, "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}});
+    let job =
+        json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j"}, "spec": {"template": template}});
+    let path = "/apis/batch/v1/namespaces/default/jobs?fieldManager=kubectl-client-side-apply";
+    let made = server.create(path, job.clone()).await;
+    assert!(made["spec"]["selector"].is_object() && made["metadata"]["labels"] == json!({"app": "j"}), "{made}");
+    let job_of = Applier {
+        server: &server,
+        path: "/apis/batch/v1/namespaces/default/jobs/j".into(),
+        kind: ("batch/v1", "Job"),
+        name: "j",
+    };
+    let owners = job_of.owners().await.join(" ");
+    assert!(owners.contains("spec.template.metadata.labels.app"), "{owners}");
+    assert!(!owners.contains("controller-uid") && !owners.contains("spec.selector"), "{owners}");
+    // So whoever goes over to server-side apply, taking the fields of client-side apply, removes none of it.
+    let mut live = server.read(&job_of.path).await;
+    for entry in live["metadata"]["managedFields"].as_array_mut().unwrap() {
+        (entry["manager"], entry["operation"]) = ("kubectl".into(), "Apply".into());
+    }
+    assert_eq!(server.json("PUT", &job_of.path, &live).await.0, 200);
+    let (code, applied) = job_of.apply("kubectl", "", json!({"spec": {"template": template}})).await;
+    assert_eq!(code, 200, "{applied}");
+    let service = json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}});
+    let made = server.create("/api/v1/namespaces/default/services", service).await;
+    let fields = made["metadata"]["managedFields"].to_string();
+    assert!(!fields.contains("clusterIP") && fields.contains("f:ports"), "{fields}");
+}
+
+#[tokio::test]
 async fn what_cannot_be_applied_is_told() {
     let server = Server::start().await;
     let map = maps(&server, "m");

@@ -3,6 +3,7 @@
 mod access;
 mod admission;
 mod apply;
+mod bodies;
 mod custom;
 mod discovery;
 mod errors;

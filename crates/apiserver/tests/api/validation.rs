@@ -46,8 +46,12 @@ fn pods() -> Kind {
             (spec(json!({"hostname": "A"})), "spec.hostname FieldValueInvalid"),
             (spec(json!({"activeDeadlineSeconds": 0})), "spec.activeDeadlineSeconds FieldValueInvalid"),
             (
-                spec(json!({"terminationGracePeriodSeconds": -1})),
-                "spec.terminationGracePeriodSeconds FieldValueInvalid",
+                container(json!({"lifecycle": {"preStop": {"sleep": {"seconds": 31}}}})),
+                "spec.containers[0].lifecycle.preStop.sleep FieldValueInvalid",
+            ),
+            (
+                container(json!({"ports": [{"containerPort": 80, "hostIP": "1.2.3.4}; add table ip x"}]})),
+                "spec.containers[0].ports[0].hostIP FieldValueInvalid",
             ),
             (spec(json!({"hostAliases": [{"ip": "x"}]})), "spec.hostAliases[0].ip FieldValueInvalid"),
             (

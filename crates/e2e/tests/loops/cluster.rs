@@ -154,7 +154,7 @@ impl Cluster {
     /// Creates the objects of a YAML text, in the namespace `default` if they name none.
     pub async fn create(&self, text: &str) {
         for document in text.split("\n---\n") {
-            let object: Value = serde_yaml_ng::from_str(document).unwrap();
+            let object: Value = apimachinery::yaml::from_str(document).unwrap();
             let path = collection(&object);
             self.request(Method::POST, &path, "application/json", &object)
                 .await

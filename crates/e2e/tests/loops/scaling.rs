@@ -101,7 +101,10 @@ async fn other_metrics_and_missing_ones() {
     cluster.until(WEB, |d| d["spec"]["replicas"] == 5).await;
     let pods = "{type: Pods, pods: {metric: {name: requests}, target: {type: AverageValue, averageValue: '5'}}}";
     cluster
-        .patch(SCALER, json!({"spec": {"metrics": serde_yaml_ng::from_str::<Value>(&format!("[{pods}]")).unwrap()}}))
+        .patch(
+            SCALER,
+            json!({"spec": {"metrics": apimachinery::yaml::from_str::<Value>(&format!("[{pods}]")).unwrap()}}),
+        )
         .await;
     let value = |p: &Value| json!({"describedObject": {"kind": "Pod", "name": name(p)}, "value": "6"});
     let items: Vec<Value> = cluster.pods("web").await.iter().map(value).collect();

@@ -78,7 +78,7 @@ impl Registries {
     pub fn read(path: &Path) -> Result<Self, String> {
         match std::fs::read_to_string(path) {
             Ok(text) if text.trim().is_empty() => Ok(Self::default()),
-            Ok(text) => serde_yaml_ng::from_str(&text).map_err(|e| format!("{}: {e}", path.display())),
+            Ok(text) => apimachinery::yaml::from_str(&text).map_err(|e| format!("{}: {e}", path.display())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(format!("{}: {error}", path.display())),
         }
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn mirrors_come_before_the_registry_itself() {
         let text = "mirrors:\n  docker.io:\n    endpoint: ['http://127.0.0.1:5000']\nconfigs:\n  '127.0.0.1:5000':\n    auth: {username: u, password: p}\n";
-        let registries: Registries = serde_yaml_ng::from_str(text).unwrap();
+        let registries: Registries = apimachinery::yaml::from_str(text).unwrap();
         let hosts = |r: &str| registries.endpoints(r).into_iter().map(|e| (e.host, e.plain_http)).collect::<Vec<_>>();
         assert_eq!(hosts("docker.io"), [("127.0.0.1:5000".into(), true), ("index.docker.io".into(), false)]);
         assert_eq!(hosts("quay.io"), [("quay.io".to_string(), false)]);
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_typo_is_refused_with_its_name() {
-        let error = serde_yaml_ng::from_str::<Registries>("mirror: {}").unwrap_err().to_string();
+        let error = apimachinery::yaml::from_str::<Registries>("mirror: {}").unwrap_err().to_string();
         assert!(error.contains("mirror"), "{error}");
     }
 }

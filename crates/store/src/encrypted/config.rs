@@ -81,7 +81,7 @@ impl Encryption {
     /// # Errors
     /// When it is malformed, encrypts nothing, or wants a provider that isn't there (`kms`); names the field.
     pub fn read(text: &str) -> Result<Self, ConfigError> {
-        let document: Document = match serde_yaml_ng::from_str(text) {
+        let document: Document = match apimachinery::yaml::from_str(text) {
             Ok(document) => document,
             Err(error) => return wrong("EncryptionConfiguration", error.to_string()),
         };

@@ -4,7 +4,13 @@
 //! Strategic merge needs to know, per field, whether a list is merged by a key or replaced. That knowledge lives in
 //! the `api` crate and comes in through [`MergeStrategy`].
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
+
+mod json;
+
+pub use json::json_patch;
 
 /// How the list in a field is merged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,28 +32,42 @@ pub trait MergeStrategy {
 pub enum PatchError {
     #[error("{0}")]
     Json(String),
+    /// The patch itself isn't what it should be.
+    #[error("{0}")]
+    Form(String),
+    #[error("The allowed maximum operations in a JSON patch is {most}, got {got}")]
+    TooManySteps { most: usize, got: usize },
     #[error("map: {0:?} does not contain declared merge key: {1}")]
     MissingMergeKey(Value, String),
     #[error("unknown $patch directive {0:?}")]
     Directive(String),
 }
 
-/// RFC 6902.
-pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
-    let patch: json_patch::Patch =
-        serde_json::from_value(patch.clone()).map_err(|e| PatchError::Json(e.to_string()))?;
-    json_patch::patch(object, &patch).map_err(|e| PatchError::Json(e.to_string()))
-}
-
 /// RFC 7386.
 pub fn merge_patch(object: &mut Value, patch: &Value) {
-    json_patch::merge(object, patch);
+    let Value::Object(members) = patch else {
+        *object = patch.clone();
+        return;
+    };
+    if !object.is_object() {
+        *object = Value::Object(Map::new());
+    }
+    let Value::Object(map) = object else { return };
+    for (key, value) in members {
+        match value {
+            Value::Null => {
+                map.remove(key);
+            }
+            // Not deeper than a patch may nest.
+            value => merge_patch(map.entry(key.clone()).or_insert(Value::Null), value),
+        }
+    }
 }
 
 /// Strategic merge patch, with `$patch`, `$retainKeys`, `$deleteFromPrimitiveList` and `$setElementOrder`.
 pub fn strategic_merge(object: &mut Value, patch: &Value, strategy: &dyn MergeStrategy) -> Result<(), PatchError> {
     let Value::Object(patch) = patch else {
-        return Err(PatchError::Json("a strategic merge patch must be an object".into()));
+        return Err(PatchError::Form("a strategic merge patch must be an object".into()));
     };
     merge_object(object, patch, &mut Vec::new(), strategy)
 }
@@ -142,68 +162,106 @@ fn merge_list(
     match merge {
         ListMerge::Replace => {}
         ListMerge::Set => {
+            let mut present: HashSet<String> = list.iter().map(Value::to_string).collect();
             for item in patch {
-                if !list.contains(item) {
+                if present.insert(item.to_string()) {
                     list.push(item.clone());
                 }
             }
         }
-        ListMerge::ByKey(ref key) => {
-            for item in patch {
-                let id = item.get(key).ok_or_else(|| PatchError::MissingMergeKey(item.clone(), key.clone()))?;
-                let at = list.iter().position(|x| x.get(key) == Some(id));
-                match (directive(item).as_deref(), at) {
-                    (Some("delete"), at) => {
-                        if let Some(at) = at {
-                            list.remove(at);
-                        }
-                    }
-                    (_, Some(at)) => {
-                        if let Value::Object(inner) = item {
-                            merge_object(&mut list[at], inner, path, strategy)?;
-                        }
-                    }
-                    (_, None) => {
-                        // Merged into nothing, so that directives inside don't stay in the object.
-                        let mut fresh = Value::Null;
-                        match item {
-                            Value::Object(inner) => merge_object(&mut fresh, inner, path, strategy)?,
-                            other => fresh = other.clone(),
-                        }
-                        list.push(fresh);
-                    }
+        ListMerge::ByKey(ref key) => merge_by_key(list, patch, key, path, strategy)?,
+    }
+    reorder(list, order.map_or(patch, Vec::as_slice), &before, &merge);
+    Ok(())
+}
+
+/// Merges items into a list whose items are told apart by `key`.
+fn merge_by_key(
+    list: &mut Vec<Value>,
+    patch: &[Value],
+    key: &str,
+    path: &mut Vec<String>,
+    strategy: &dyn MergeStrategy,
+) -> Result<(), PatchError> {
+    // Where each item is. Removed items leave a hole until the end, so that places stay.
+    let mut held: Vec<Option<Value>> = std::mem::take(list).into_iter().map(Some).collect();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for (i, item) in held.iter().enumerate() {
+        if let Some(id) = item.as_ref().and_then(|item| item.get(key)) {
+            places.entry(id.to_string()).or_insert(i);
+        }
+    }
+    for item in patch {
+        let id = item.get(key).ok_or_else(|| PatchError::MissingMergeKey(item.clone(), key.into()))?.to_string();
+        let place = places.get(&id).copied();
+        if item.get("$patch").and_then(Value::as_str) == Some("delete") {
+            if let Some(place) = place {
+                held[place] = None;
+                places.remove(&id);
+            }
+            continue;
+        }
+        match place.and_then(|place| held[place].as_mut()) {
+            Some(found) => {
+                if let Value::Object(inner) = item {
+                    merge_object(found, inner, path, strategy)?;
                 }
+            }
+            None => {
+                // Merged into nothing, so that directives inside don't stay in the object.
+                let mut fresh = Value::Null;
+                match item {
+                    Value::Object(inner) => merge_object(&mut fresh, inner, path, strategy)?,
+                    other => fresh = other.clone(),
+                }
+                places.insert(id, held.len());
+                held.push(Some(fresh));
             }
         }
     }
-    reorder(list, order.map_or(patch, Vec::as_slice), &before, &merge);
+    list.extend(held.into_iter().flatten());
     Ok(())
 }
 
 /// Puts the items that `order` names into its order, between those that it doesn't name, which stay in the order of
 /// `before`: an item that was in front of another there stays so, and what is new comes first.
 fn reorder(list: &mut Vec<Value>, order: &[Value], before: &[Value], merge: &ListMerge) {
-    let place = |item: &Value, among: &[Value]| {
-        among.iter().position(|o| match merge {
-            ListMerge::ByKey(key) => o.get(key).is_some() && o.get(key) == item.get(key),
-            _ => o == item,
-        })
+    let id = |item: &Value| match merge {
+        ListMerge::ByKey(key) => item.get(key).map(Value::to_string),
+        _ => Some(item.to_string()),
     };
-    let (mut named, mut others): (Vec<Value>, Vec<Value>) =
-        std::mem::take(list).into_iter().partition(|item| place(item, order).is_some());
-    named.sort_by_key(|item| place(item, order));
-    others.sort_by_key(|item| place(item, before));
+    let places = |among: &[Value]| {
+        let mut places: HashMap<String, usize> = HashMap::new();
+        for (i, item) in among.iter().enumerate() {
+            if let Some(id) = id(item) {
+                places.entry(id).or_insert(i);
+            }
+        }
+        places
+    };
+    let (ordered, earlier) = (places(order), places(before));
+    /// An item with its places in the order and in the list as it was.
+    type Placed = (Option<usize>, Option<usize>, Value);
+    let placed = |item: Value| -> Placed {
+        let id = id(&item);
+        let place = |among: &HashMap<String, usize>| id.as_ref().and_then(|id| among.get(id)).copied();
+        (place(&ordered), place(&earlier), item)
+    };
+    let (mut named, mut others): (Vec<Placed>, Vec<Placed>) =
+        std::mem::take(list).into_iter().map(placed).partition(|(order, ..)| order.is_some());
+    named.sort_by_key(|(order, ..)| *order);
+    others.sort_by_key(|(_, before, _)| *before);
     let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
     loop {
         let next = match (others.peek(), named.peek()) {
-            (Some(other), Some(name)) => match (place(other, before), place(name, before)) {
+            (Some((_, other, _)), Some((_, name, _))) => match (other, name) {
                 (Some(a), Some(b)) if a < b => others.next(),
                 _ => named.next(),
             },
             (Some(_), None) => others.next(),
             (None, _) => named.next(),
         };
-        let Some(next) = next else { return };
+        let Some((.., next)) = next else { return };
         list.push(next);
     }
 }
@@ -228,6 +286,21 @@ mod tests {
         let mut got = object;
         strategic_merge(&mut got, &patch, &Containers).unwrap();
         assert_eq!(got, want);
+    }
+
+    #[test]
+    fn merge_patches_replace_remove_and_merge() {
+        let mut object = json!({"a": {"b": 1, "c": 2}, "d": [1, 2], "e": 1});
+        merge_patch(&mut object, &json!({"a": {"b": null, "x": {"y": null, "z": 1}}, "d": [3], "e": {"f": 1}}));
+        assert_eq!(object, json!({"a": {"c": 2, "x": {"z": 1}}, "d": [3], "e": {"f": 1}}));
+    }
+
+    #[test]
+    fn long_lists_are_merged_in_no_time() {
+        let list = |from: u32, to: u32| (from..to).map(|n| json!({"name": format!("n{n}")})).collect::<Vec<_>>();
+        let mut got = json!({"containers": list(0, 40_000)});
+        strategic_merge(&mut got, &json!({"containers": list(20_000, 60_000)}), &Containers).unwrap();
+        assert_eq!(got["containers"].as_array().map(Vec::len), Some(60_000));
     }
 
     #[test]
