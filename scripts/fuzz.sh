@@ -11,7 +11,7 @@ RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-
 export RUSTFLAGS
 target_dir=${CARGO_TARGET_DIR:-target}
 cargo build --release --target "$(rustc -vV | sed -n 's/^host: //p')" --target-dir "$target_dir"
-for target in ${1:-patch protobuf texts fields objects cel http kubelet dns rules layers registry}; do
+for target in ${1:-patch yaml protobuf texts fields objects cel http kubelet dns rules layers registry}; do
     mkdir -p "corpus/$target" artifacts
     echo "fuzzing $target for $seconds s" >&2
     "$target_dir/$(rustc -vV | sed -n 's/^host: //p')/release/$target" -max_total_time="$seconds" -max_len=2048 \

@@ -2,15 +2,18 @@
 #![no_main]
 
 use api::merge::BuiltinStrategy;
-use apimachinery::patch;
+use apimachinery::{bounded, patch};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
 fuzz_target!(|data: &[u8]| {
-    let Ok(Value::Array(pair)) = serde_json::from_slice(data) else { return };
+    let Ok((Value::Array(pair), _)) = api::decode::json(data) else { return };
     let [object, change] = pair.as_slice() else { return };
     let Some(pod) = api::find("", "v1", "pods") else { return };
     let _ = patch::strategic_merge(&mut object.clone(), change, &BuiltinStrategy::of(pod));
-    let _ = patch::json_patch(&mut object.clone(), change);
+    let mut patched = object.clone();
+    if patch::json_patch(&mut patched, change).is_ok() {
+        assert!(bounded::Measure::of(&patched).depth <= bounded::DEPTH);
+    }
     patch::merge_patch(&mut object.clone(), change);
 });

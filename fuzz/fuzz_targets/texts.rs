@@ -7,6 +7,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     if let Ok(amount) = text.parse::<Quantity>() {
+        assert_eq!(Quantity::canonical_text(text).and_then(|text| text.parse()), Ok(amount));
         let _ = (amount.canonical(true), amount.canonical(false), amount.milli(), amount.value());
     }
     let _ = LabelSelector::parse(text);
