@@ -30,7 +30,7 @@ pub fn printer(plural: &str) -> Option<Printer> {
             vec![
                 name(o),
                 format!("{}/{}", target.str_at(&["kind"]), target.str_at(&["name"])).into(),
-                "<unknown>".into(),
+                targets(o).into(),
                 min.into(),
                 json!(int(o, &["spec", "maxReplicas"])),
                 json!(int(o, &["status", "currentReplicas"])),
@@ -40,6 +40,58 @@ pub fn printer(plural: &str) -> Option<Printer> {
         _ => return None,
     };
     Some(Printer { columns, row })
+}
+
+/// What an autoscaler aims at and where it is: `cpu: 35%/20%`, for its first two metrics.
+fn targets(autoscaler: &Value) -> String {
+    const SHOWN: usize = 2;
+    let metrics = autoscaler.array_at(&["spec", "metrics"]);
+    if metrics.is_empty() {
+        return "<none>".into();
+    }
+    let reached = autoscaler.array_at(&["status", "currentMetrics"]);
+    let shown = metrics.iter().take(SHOWN).enumerate();
+    let list: Vec<String> = shown.map(|(i, metric)| target(metric, reached.get(i).unwrap_or(&Value::Null))).collect();
+    let more = match metrics.len().checked_sub(SHOWN) {
+        Some(more) if more > 0 => format!(" + {more} more..."),
+        _ => String::new(),
+    };
+    format!("{}{more}", list.join(", "))
+}
+
+fn target(metric: &Value, reached: &Value) -> String {
+    let of = match metric.str_at(&["type"]) {
+        "External" => "external",
+        "Pods" => "pods",
+        "Object" => "object",
+        "Resource" => "resource",
+        "ContainerResource" => "containerResource",
+        _ => return "<unknown type>".into(),
+    };
+    let (wanted, current) = (&metric[of]["target"], &reached[of]["current"]);
+    let amount = |of: &Value, key: &str| of[key].as_str().map(String::from);
+    let known = |amount: Option<String>| amount.unwrap_or_else(|| "<unknown>".into());
+    match of {
+        "resource" | "containerResource" => {
+            let name = metric[of].str_at(&["name"]);
+            if let Some(average) = amount(wanted, "averageValue") {
+                return format!("{name}: {}/{average}", known(amount(current, "averageValue")));
+            }
+            let percent = |of: &Value| of.i64_at(&["averageUtilization"]).map(|n| format!("{n}%"));
+            format!("{name}: {}/{}", known(percent(current)), percent(wanted).unwrap_or_else(|| "<auto>".into()))
+        }
+        _ => {
+            let Some(average) = amount(wanted, "averageValue") else {
+                return format!(
+                    "{}/{}",
+                    known(amount(current, "value")),
+                    amount(wanted, "value").unwrap_or_else(|| "0".into())
+                );
+            };
+            let unit = if of == "pods" { "" } else { " (avg)" };
+            format!("{}/{average}{unit}", known(amount(current, "averageValue")))
+        }
+    }
 }
 
 const AUTOSCALER: &[Column] =
@@ -210,4 +262,29 @@ fn cron_job(o: &Value, now: Timestamp) -> Vec<Value> {
         images,
         selector(&job["selector"]),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_of_autoscalers_are_told_as_kubectl_tells_them() {
+        let resource = |wanted: Value| json!({"type": "Resource", "resource": {"name": "cpu", "target": wanted}});
+        let percent = resource(json!({"type": "Utilization", "averageUtilization": 20}));
+        let pods = json!({"type": "Pods", "pods": {"metric": {"name": "m"}, "target": {"averageValue": "5"}}});
+        let external = json!({"type": "External", "external": {"target": {"value": "9"}}});
+        let reached = json!([{"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": 35, "averageValue": "7m"}}}]);
+        for (metrics, reached, want) in [
+            (json!([percent]), json!([]), "cpu: <unknown>/20%"),
+            (json!([percent]), reached.clone(), "cpu: 35%/20%"),
+            (json!([resource(json!({"averageValue": "1"}))]), reached, "cpu: 7m/1"),
+            (json!([percent, pods, external]), json!([]), "cpu: <unknown>/20%, <unknown>/5 + 1 more..."),
+            (json!([external]), json!([{"external": {"current": {"value": "3"}}}]), "3/9"),
+            (json!([]), json!([]), "<none>"),
+        ] {
+            let object = json!({"spec": {"metrics": metrics}, "status": {"currentMetrics": reached}});
+            assert_eq!(targets(&object), want);
+        }
+    }
 }
