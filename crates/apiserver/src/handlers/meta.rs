@@ -72,11 +72,17 @@ pub async fn answer(server: &Arc<ApiServer>, user: &User, request: &Parts) -> Re
 }
 
 fn version() -> serde_json::Value {
+    // As Go names it.
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
     json!({
         "major": "1", "minor": "37", "gitVersion": format!("{KUBERNETES_VERSION}+timonel"),
-        "gitCommit": option_env!("TIMONEL_COMMIT").unwrap_or("unknown"), "gitTreeState": "clean",
-        "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none (Rust)", "compiler": "rustc",
-        "platform": "linux/amd64", "emulationMajor": "1", "emulationMinor": "37",
+        "gitCommit": env!("TIMONEL_COMMIT"), "gitTreeState": env!("TIMONEL_TREE_STATE"),
+        "buildDate": env!("TIMONEL_BUILD_DATE"), "goVersion": "none (Rust)", "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, architecture), "emulationMajor": "1", "emulationMinor": "37",
         "minCompatibilityMajor": "1", "minCompatibilityMinor": "36",
     })
 }
