@@ -5,7 +5,7 @@
 //! (`metadata`, `status`).
 //!
 //! Reading order: [`object`] (metadata access), [`status`] (errors as clients see them), [`selector`], [`quantity`],
-//! [`patch`], [`fields`], [`names`], [`bounded`], [`yaml`], [`clock`], [`duration`], [`cron`], [`ranges`], [`addresses`].
+//! [`patch`], [`fields`], [`jsonpath`], [`names`], [`bounded`], [`yaml`], [`clock`], [`duration`], [`cron`], [`ranges`], [`addresses`].
 
 pub mod addresses;
 pub mod bounded;
@@ -13,6 +13,7 @@ pub mod clock;
 pub mod cron;
 pub mod duration;
 pub mod fields;
+pub mod jsonpath;
 pub mod names;
 pub mod object;
 pub mod patch;

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use api::{KINDS, Kind, Verbs};
 
 use crate::catalog::{Catalog, DEFINITIONS, is_definition};
-use crate::object::{Entry, Filter};
+use crate::object::{Entry, Filter, encode};
 
 /// Changes of one resource that are kept for watches that resume.
 const HISTORY: usize = 4096;
@@ -385,9 +385,12 @@ impl Cache {
     fn define(&self, name: &str, object: Option<&Value>) {
         match object {
             Some(object) => {
-                if let Some(kind) = self.catalog.put(object) {
+                if let Some((kind, lacks_defaults)) = self.catalog.put(object) {
                     let new = || Resource::new(kind);
-                    self.custom.write().entry(name.into()).or_insert_with(|| Arc::new(new()));
+                    let resource = self.custom.write().entry(name.into()).or_insert_with(|| Arc::new(new())).clone();
+                    if lacks_defaults {
+                        self.fill_in(&resource);
+                    }
                 }
             }
             None => {
@@ -396,6 +399,28 @@ impl Cache {
                 self.custom.write().remove(name);
             }
         }
+    }
+
+    /// Gives kept objects of a custom kind the defaults that came into its schema after they were written, so that who
+    /// reads them sees these. In the store they stay as they are, as upstream leaves them in etcd.
+    fn fill_in(&self, resource: &Resource) {
+        let Some(definition) = self.catalog.definition(resource.kind) else { return };
+        let version = definition.storage();
+        let mut state = resource.state.write();
+        for entry in state.items.values_mut() {
+            let object = entry.parse();
+            // Until it is written again, an object may have been kept in another version.
+            if object["apiVersion"] != version.kind.api_version() {
+                continue;
+            }
+            let mut filled = object.clone();
+            version.apply_defaults(&mut filled);
+            if filled != object {
+                *entry = entry.with_content(&encode(&filled));
+            }
+        }
+        drop(state);
+        *resource.listed.write() = None;
     }
 
     /// The resource with this name (`pods`, `deployments.apps`). Panics on names that aren't in the table of kinds, as
@@ -443,6 +468,10 @@ impl Observer for Cache {
         }
         for resource in self.all() {
             resource.state.write().forgotten = revision;
+            let definition = self.catalog.definition(resource.kind);
+            if definition.is_some_and(|definition| definition.storage().has_defaults) {
+                self.fill_in(&resource);
+            }
         }
         self.revision.send_replace(revision);
     }
@@ -466,7 +495,6 @@ impl Observer for Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::encode;
     use apimachinery::LabelSelector;
     use serde_json::json;
 

@@ -61,16 +61,21 @@ impl Catalog {
         self.definitions.read().get(&kind.resource()).cloned()
     }
 
-    /// Takes a definition in; returns the kind that its objects are kept as, if it is established.
-    pub fn put(&self, object: &Value) -> Option<&'static Kind> {
+    /// Takes a definition in. If it is established, returns the kind that its objects are kept as, and whether objects that
+    /// were kept before may lack defaults of its schema.
+    pub fn put(&self, object: &Value) -> Option<(&'static Kind, bool)> {
         let read = Definition::read(object);
         let kind = read.as_ref().map(|d| d.storage().kind);
-        match read {
-            Some(definition) => self.definitions.write().insert(object.name().into(), definition),
+        let before = match &read {
+            Some(definition) => self.definitions.write().insert(object.name().into(), definition.clone()),
             None => self.definitions.write().remove(object.name()),
         };
         self.generation.fetch_add(1, Ordering::AcqRel);
-        kind
+        let changed = read.as_ref().is_some_and(|new| {
+            let is_same = before.is_some_and(|old| old.storage().has_schema_of(new.storage()));
+            !is_same && new.storage().has_defaults
+        });
+        kind.map(|kind| (kind, changed))
     }
 
     pub fn remove(&self, name: &str) {
@@ -118,6 +123,20 @@ impl Catalog {
         match self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
             Some(version) => version.prune(object),
             None => schema::types().check_applied(&kind.schema(), object),
+        }
+    }
+
+    /// Removes nulls of custom resources that their schema doesn't allow. Nulls of built-in kinds go when they are pruned.
+    pub fn drop_nulls(&self, kind: &Kind, object: &mut Value) {
+        if let Some(version) = self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
+            version.drop_nulls(object);
+        }
+    }
+
+    /// Brings what webhooks and policies made of a custom resource into the form that its schema gives it.
+    pub fn conform_again(&self, kind: &Kind, object: &mut Value) {
+        if kind.custom {
+            self.prune(kind, object);
         }
     }
 

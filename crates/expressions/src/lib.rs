@@ -8,10 +8,16 @@
 
 mod authorizer;
 mod budget;
+mod check;
+mod depth;
+mod format;
 mod library;
+mod loops;
+mod lower;
+mod macros;
 mod quantity;
 mod rewrite;
-mod types;
+mod texts;
 mod value;
 
 use std::collections::BTreeSet;
@@ -22,12 +28,10 @@ use cel::common::value::{CowVal, Val};
 use cel::{Context, Env, IdedExpr, Program, Value as CelValue};
 use serde_json::Value;
 
-use types::{Checker, Type};
+use check::{Checker, Node, Type};
 
 pub use authorizer::{Attributes, Authorizer};
 pub use budget::Budget;
-pub use types::most_children;
-pub use value::escape;
 
 /// Longer expressions are refused before they are parsed, in bytes.
 const LONGEST: usize = 64 << 10;
@@ -61,8 +65,10 @@ pub enum Wanted {
 /// Why an expression has no value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// It did more than its budget allows.
+    /// There was nothing left of the budget that it shares with others.
     Budget,
+    /// It did more than one evaluation may.
+    Call,
     /// What went wrong in it, in words.
     Evaluation(String),
 }
@@ -70,20 +76,27 @@ pub enum Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Failure::Budget => f.write_str("operation cancelled: actual cost limit exceeded"),
+            Failure::Budget | Failure::Call => f.write_str("operation cancelled: actual cost limit exceeded"),
             Failure::Evaluation(why) => f.write_str(why),
         }
     }
 }
 
 fn parse(source: &str) -> Result<Program, String> {
+    let program = ENVIRONMENT.compile(source).map_err(|e| e.to_string())?;
+    depth::check(program.expression())?;
+    Ok(program)
+}
+
+/// Whether a text may be an expression at all.
+fn check_source(source: &str) -> Result<(), String> {
     if source.trim().is_empty() {
         return Err("the expression is empty".into());
     }
     if source.len() > LONGEST {
         return Err(format!("the expression has {} bytes; the most is {LONGEST}", source.len()));
     }
-    ENVIRONMENT.compile(source).map_err(|e| e.to_string())
+    Ok(())
 }
 
 /// The variables that an expression uses. Those, and its functions and types, must be there.
@@ -92,7 +105,7 @@ fn free(tree: &IdedExpr, variables: &[&str]) -> Result<BTreeSet<String>, String>
     if let Some(unknown) = names.free.iter().find(|v| !variables.contains(&v.as_str()) && !library::is_type(v)) {
         return Err(format!("undeclared reference to '{unknown}' (in container '')"));
     }
-    if let Some(unknown) = names.functions.iter().find(|f| !library::is_function(f)) {
+    if let Some(unknown) = names.functions.iter().find(|f| !check::is_function(f)) {
         return Err(format!("undeclared reference to '{unknown}' (in container '')"));
     }
     if let Some(unknown) = names.made.iter().find(|t| !library::is_made_type(t)) {
@@ -107,9 +120,12 @@ impl Expression {
     /// # Errors
     /// In words, when it isn't CEL, or uses variables or functions that aren't there.
     pub fn compile(source: &str, variables: &[&str]) -> Result<Self, String> {
-        let program = parse(source)?;
-        let variables = free(program.expression(), variables)?;
-        Ok(Self::of(program.expression().clone(), variables))
+        check_source(source)?;
+        depth::guarded(source, || {
+            let program = parse(source)?;
+            let variables = free(program.expression(), variables)?;
+            Ok(Self::of(program.expression().clone(), variables))
+        })
     }
 
     /// Reads a rule about values of `schema`: an expression of `self` and `oldSelf`. Also returns what it can cost.
@@ -118,26 +134,28 @@ impl Expression {
     /// In words, as [`Expression::compile`], and when it uses a field that the schema doesn't have, calls what a value
     /// can't do, or has a value of another type than `wanted`.
     pub fn compile_rule(source: &str, schema: &Value, rule: &Rule) -> Result<(Self, u64), String> {
-        let program = parse(source)?;
-        let used = free(program.expression(), &["self", "oldSelf"])?;
-        let of = Type::of(schema, rule.is_resource).unwrap_or(Type::Any);
-        let old = if rule.optional_old { Type::Any } else { of.clone() };
-        let variables = vec![("self".to_string(), of), ("oldSelf".to_string(), old)];
-        let checked = Checker::new(program.source_info(), variables).check(program.expression())?;
-        let (fits, name) = match rule.wanted {
-            Wanted::Truth => (matches!(checked.of, Type::Bool | Type::Any), "bool"),
-            Wanted::Text => (matches!(checked.of, Type::Text(_) | Type::Any), "string"),
-        };
-        if !fits {
-            return Err(format!("must evaluate to a {name}"));
-        }
-        let mut tree = program.expression().clone();
-        rewrite::compare_as_sets(&mut tree, &checked.unordered);
-        Ok((Self::of(tree, used), checked.cost))
+        check_source(source)?;
+        depth::guarded(source, || {
+            let program = parse(source)?;
+            let used = rewrite::Names::of(program.expression()).free;
+            let root = Node { schema, is_resource: rule.is_resource };
+            let of = root.of().unwrap_or(Type::Dyn);
+            let old = if rule.optional_old { Type::optional(of.clone()) } else { of.clone() };
+            let variables = vec![("self".to_string(), of), ("oldSelf".to_string(), old)];
+            let checked = Checker::new(program.source_info(), variables).check(program.expression(), root)?;
+            match (rule.wanted, &checked.of) {
+                (Wanted::Truth, Type::Bool) | (Wanted::Text, Type::Text) => {}
+                (Wanted::Truth, _) => return Err("cel expression must evaluate to a bool".into()),
+                (Wanted::Text, _) => return Err("messageExpression must evaluate to a string".into()),
+            }
+            let mut tree = program.expression().clone();
+            rewrite::compare_as_sets(&mut tree, &checked.unordered);
+            Ok((Self::of(tree, used), checked.cost))
+        })
     }
 
     fn of(mut tree: IdedExpr, variables: BTreeSet<String>) -> Self {
-        rewrite::charge(&mut tree);
+        lower::lower(&mut tree);
         Expression { tree, variables }
     }
 
@@ -186,8 +204,8 @@ impl Expression {
         let value: Result<CowVal<'_, '_>, _> = CelValue::resolve_val(&self.tree, &scope.context);
         let value = value.map_err(|e| words(&e)).and_then(|value| read(value.as_ref()));
         // An error for which there was no budget may have been swallowed by an `||`.
-        if spent.end() {
-            return Err(Failure::Budget);
+        if let Some(failure) = spent.end() {
+            return Err(failure);
         }
         value.map_err(Failure::Evaluation)
     }
@@ -237,6 +255,12 @@ impl<'v> Scope<'v> {
     pub fn bind_authorizer(&mut self, name: &str, authorizer: Authorizer) {
         self.context.add_variable_as_val(name, Box::new(authorizer));
     }
+}
+
+/// How many values of a schema fit into one request: how often a rule may run at most where a list or map around it has
+/// no limit (upstream's `MaxCardinality`).
+pub fn most_in_request(schema: &Value, is_resource: bool) -> u64 {
+    check::Sizes::default().most_in_request(&Node { schema, is_resource })
 }
 
 #[cfg(test)]

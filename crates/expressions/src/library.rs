@@ -3,14 +3,13 @@
 use std::cmp::Ordering;
 use std::net::IpAddr;
 
-use cel::common::types::{self, CelBool, CelInt, CelList, CelString, LIST_TYPE};
+use cel::common::types::{self, CelBool, CelInt, CelList, CelOptional, CelString, LIST_TYPE};
 use cel::common::value::{CowVal, Val};
 use cel::{DeclarationError, Env, ExecutionError, add_member_overload, add_overload, extensions};
 use ipnet::IpNet;
-use regex::Regex;
 use url::Url;
 
-use crate::{authorizer, budget, quantity, rewrite};
+use crate::{authorizer, budget, format, loops, macros, quantity, texts};
 
 pub(crate) type Outcome<T> = Result<T, ExecutionError>;
 
@@ -53,155 +52,6 @@ opaque!(Cidr(IpNet), CIDR = "net.CIDR");
 opaque!(Address(Url), URL = "kubernetes.URL");
 opaque!(Version(semver::Version), VERSION = "kubernetes.Semver");
 
-/// Names of the functions that an expression may call, besides operators; for errors when a rule is written, not when
-/// it is first needed.
-const FUNCTIONS: &[&str] = &[
-    // the language
-    "size",
-    "contains",
-    "startsWith",
-    "endsWith",
-    "matches",
-    "int",
-    "uint",
-    "double",
-    "string",
-    "bytes",
-    "bool",
-    "dyn",
-    "type",
-    "duration",
-    "timestamp",
-    "getFullYear",
-    "getMonth",
-    "getDate",
-    "getDayOfMonth",
-    "getDayOfWeek",
-    "getDayOfYear",
-    "getHours",
-    "getMinutes",
-    "getSeconds",
-    "getMilliseconds",
-    "optional.of",
-    "optional.none",
-    "optional.ofNonZeroValue",
-    "hasValue",
-    "value",
-    "or",
-    "orValue",
-    // texts, lists, numbers, sets
-    "charAt",
-    "indexOf",
-    "join",
-    "lastIndexOf",
-    "lowerAscii",
-    "upperAscii",
-    "replace",
-    "split",
-    "substring",
-    "trim",
-    "format",
-    "quote",
-    "strings.quote",
-    "reverse",
-    "base64.encode",
-    "base64.decode",
-    "slice",
-    "flatten",
-    "sort",
-    "distinct",
-    "first",
-    "last",
-    "lists.range",
-    "isSorted",
-    "sum",
-    "min",
-    "max",
-    "sets.contains",
-    "sets.equivalent",
-    "sets.intersects",
-    "find",
-    "findAll",
-    "math.@max",
-    "math.@min",
-    "math.ceil",
-    "math.floor",
-    "math.round",
-    "math.trunc",
-    "math.isInf",
-    "math.isNaN",
-    "math.isFinite",
-    "math.abs",
-    "math.sign",
-    "math.bitAnd",
-    "math.bitOr",
-    "math.bitXor",
-    "math.bitNot",
-    "math.bitShiftLeft",
-    "math.bitShiftRight",
-    "math.sqrt",
-    // Kubernetes' types
-    "ip",
-    "isIP",
-    "ip.isCanonical",
-    "family",
-    "isUnspecified",
-    "isLoopback",
-    "isLinkLocalMulticast",
-    "isLinkLocalUnicast",
-    "isGlobalUnicast",
-    "cidr",
-    "isCIDR",
-    "containsIP",
-    "containsCIDR",
-    "masked",
-    "prefixLength",
-    "url",
-    "isURL",
-    "getScheme",
-    "getHost",
-    "getHostname",
-    "getPort",
-    "getEscapedPath",
-    "getQuery",
-    "semver",
-    "isSemver",
-    "major",
-    "minor",
-    "patch",
-    "isLessThan",
-    "isGreaterThan",
-    "compareTo",
-    "quantity",
-    "isQuantity",
-    "sign",
-    "isInteger",
-    "asInteger",
-    "asApproximateFloat",
-    "add",
-    "sub",
-    "jsonpatch.escapeKey",
-    // rights
-    "path",
-    "group",
-    "serviceAccount",
-    "resource",
-    "subresource",
-    "namespace",
-    "name",
-    "check",
-    "allowed",
-    "reason",
-    "errored",
-    "error",
-    "fieldSelector",
-    "labelSelector",
-];
-
-pub fn is_function(name: &str) -> bool {
-    FUNCTIONS.contains(&name) || name.contains(['_', '@']) && !name.chars().all(|c| c.is_alphanumeric() || c == '_')
-}
-
 /// Whether a name is that of a type, which expressions may compare with.
 pub fn is_type(name: &str) -> bool {
     matches!(
@@ -217,6 +67,13 @@ pub fn is_type(name: &str) -> bool {
             | "null_type"
             | "type"
             | "optional_type"
+            | "google.protobuf.Timestamp"
+            | "google.protobuf.Duration"
+            | "net.IP"
+            | "net.CIDR"
+            | "kubernetes.URL"
+            | "kubernetes.Quantity"
+            | "kubernetes.Semver"
     )
 }
 
@@ -237,13 +94,13 @@ pub fn environment() -> Env {
 fn declare(env: &mut Env) -> Result<(), DeclarationError> {
     extensions::strings(env)?;
     extensions::lists(env)?;
-    extensions::math(env)?;
-    extensions::encoders(env)?;
-    env.add_overload(rewrite::PAY, "pay", vec![types::DYN_TYPE], budget::pay)?;
+    macros::declare(env)?;
+    loops::declare(env)?;
+    texts::declare(env)?;
+    format::declare(env)?;
     addresses(env)?;
     urls(env)?;
     versions(env)?;
-    expressions(env)?;
     lists(env)?;
     quantity::declare(env)?;
     authorizer::declare(env)
@@ -256,12 +113,24 @@ pub fn duration(text: &str) -> Option<chrono::Duration> {
 
 // ---- IP addresses and networks
 
+/// An address; one of IPv4 that is written as one of IPv6 is none here.
+fn parse_ip(text: &str) -> Result<IpAddr, String> {
+    let address: IpAddr =
+        text.parse().map_err(|e| format!("IP Address {text:?} parse error during conversion from string: {e}"))?;
+    match address {
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            Err(format!("IPv4-mapped IPv6 address {text:?} is not allowed"))
+        }
+        _ => Ok(address),
+    }
+}
+
 fn ip(text: &CelString<'_>) -> Outcome<Ip> {
-    text.inner().parse().map(Ip).or_else(|e| failed("ip", format!("IP Address {:?} parse error: {e}", text.inner())))
+    parse_ip(text.inner()).map(Ip).or_else(|e| failed("ip", e))
 }
 
 fn is_ip(text: &CelString<'_>) -> CelBool {
-    text.inner().parse::<IpAddr>().is_ok().into()
+    parse_ip(text.inner()).is_ok().into()
 }
 
 fn is_canonical(text: &CelString<'_>) -> Outcome<CelBool> {
@@ -375,7 +244,7 @@ fn addresses(env: &mut Env) -> Result<(), DeclarationError> {
 
 // ---- URLs: absolute ones, or absolute paths
 
-fn parse_url(text: &str) -> Result<Url, String> {
+pub(crate) fn parse_url(text: &str) -> Result<Url, String> {
     let base = text.starts_with('/').then(|| Url::parse("path:/").ok()).flatten();
     Url::options()
         .base_url(base.as_ref())
@@ -455,6 +324,36 @@ fn is_semver(text: &CelString<'_>) -> CelBool {
     semver::Version::parse(text.inner()).is_ok().into()
 }
 
+/// Versions that people write: with a `v` before them, without minor or patch, with zeros at the front.
+fn tolerant(text: &str) -> Result<semver::Version, semver::Error> {
+    let text = text.trim_start_matches('v');
+    let end = text.find(['-', '+']).unwrap_or(text.len());
+    let (numbers, rest) = text.split_at(end);
+    let mut parts: Vec<String> = numbers
+        .split('.')
+        .map(|part| match part.trim_start_matches('0') {
+            "" if !part.is_empty() => "0".to_string(),
+            other => other.to_string(),
+        })
+        .collect();
+    // What comes after the numbers needs all three of them.
+    if rest.is_empty() {
+        parts.resize(parts.len().max(3), "0".into());
+    }
+    semver::Version::parse(&format!("{}{rest}", parts.join(".")))
+}
+
+fn semver_normalized(text: &CelString<'_>, normalize: &CelBool) -> Outcome<Version> {
+    match *normalize.inner() {
+        true => tolerant(text.inner()).map(Version).or_else(|e| failed("semver", e)),
+        false => semver(text),
+    }
+}
+
+fn is_semver_normalized(text: &CelString<'_>, normalize: &CelBool) -> CelBool {
+    semver_normalized(text, normalize).is_ok().into()
+}
+
 fn part(number: u64) -> CelInt {
     CelInt::from(i64::try_from(number).unwrap_or(i64::MAX))
 }
@@ -487,48 +386,14 @@ fn versions(env: &mut Env) -> Result<(), DeclarationError> {
     env.add_type(VERSION.to_owned())?;
     add_overload!(env, fn semver: (CelString) -> Result<Version>)?;
     add_overload!(env, fn is_semver: (CelString) -> CelBool)?;
+    add_overload!(env, fn semver_normalized: (CelString, CelBool) -> Result<Version>, name = "semver")?;
+    add_overload!(env, fn is_semver_normalized: (CelString, CelBool) -> CelBool, name = "isSemver")?;
     add_member_overload!(env, fn major: (Version) -> CelInt)?;
     add_member_overload!(env, fn minor: (Version) -> CelInt)?;
     add_member_overload!(env, fn patch: (Version) -> CelInt)?;
     add_member_overload!(env, fn version_less: (Version, Version) -> CelBool, name = "isLessThan")?;
     add_member_overload!(env, fn version_greater: (Version, Version) -> CelBool, name = "isGreaterThan")?;
     add_member_overload!(env, fn version_compare: (Version, Version) -> CelInt, name = "compareTo")
-}
-
-// ---- regular expressions
-
-fn regular(text: &str) -> Outcome<Regex> {
-    regex::RegexBuilder::new(text)
-        .size_limit(1 << 20)
-        .build()
-        .or_else(|e| failed("find", format!("Illegal regex: {e}")))
-}
-
-fn find(text: &CelString<'_>, pattern: &CelString<'_>) -> Outcome<CelString<'static>> {
-    let found = regular(pattern.inner())?.find(text.inner()).map(|m| m.as_str().to_string());
-    Ok(found.unwrap_or_default().into())
-}
-
-fn found(text: &str, pattern: &str, most: usize) -> Outcome<CelList<'static>> {
-    let all = regular(pattern)?;
-    let all = all.find_iter(text).take(most);
-    let texts: Vec<Box<dyn Val>> =
-        all.map(|m| -> Box<dyn Val> { Box::new(CelString::from(m.as_str().to_string())) }).collect();
-    Ok(CelList::from(texts))
-}
-
-fn find_all(text: &CelString<'_>, pattern: &CelString<'_>) -> Outcome<CelList<'static>> {
-    found(text.inner(), pattern.inner(), usize::MAX)
-}
-
-fn find_some(text: &CelString<'_>, pattern: &CelString<'_>, most: &CelInt) -> Outcome<CelList<'static>> {
-    found(text.inner(), pattern.inner(), usize::try_from(*most.inner()).unwrap_or(usize::MAX))
-}
-
-fn expressions(env: &mut Env) -> Result<(), DeclarationError> {
-    add_member_overload!(env, fn find: (CelString, CelString) -> Result<CelString>)?;
-    add_member_overload!(env, fn find_all: (CelString, CelString) -> Result<CelList>)?;
-    add_member_overload!(env, fn find_some: (CelString, CelString, CelInt) -> Result<CelList>, name = "findAll")
 }
 
 // ---- lists and sets
@@ -603,6 +468,42 @@ fn last_index_of<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Outcome<CowVal<'b, '
     Ok(CowVal::owned(CelInt::from(at.map_or(-1, |i| i as i64))))
 }
 
+/// Whether a list has an item; whether anything else is the item.
+fn includes<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Outcome<CowVal<'b, 'v>> {
+    let [of, item] = arguments.as_slice() else { return failed("includes", "it has one argument") };
+    let found = match of.downcast_ref::<CelList>() {
+        Some(list) => list.inner().iter().any(|known| known.equals(item.as_ref())),
+        None => of.equals(item.as_ref()),
+    };
+    Ok(CowVal::owned(CelBool::from(found)))
+}
+
+fn end_of<'b, 'v>(arguments: &[CowVal<'b, 'v>], function: &str, first: bool) -> Outcome<CowVal<'b, 'v>> {
+    let Some(list) = arguments.first().and_then(|a| a.downcast_ref::<CelList>()) else {
+        return failed(function, "it is for lists");
+    };
+    let item = if first { list.inner().first() } else { list.inner().last() };
+    Ok(CowVal::owned(item.map_or_else(CelOptional::none, |item| CelOptional::of(item.clone()))))
+}
+
+fn first<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Outcome<CowVal<'b, 'v>> {
+    end_of(&arguments, "first", true)
+}
+
+fn last<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Outcome<CowVal<'b, 'v>> {
+    end_of(&arguments, "last", false)
+}
+
+/// The values that are there.
+fn unwrap<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Outcome<CowVal<'b, 'v>> {
+    let Some(list) = arguments.first().and_then(|a| a.downcast_ref::<CelList>()) else {
+        return failed("optional.unwrap", "it is for lists");
+    };
+    let there = list.inner().iter().filter_map(|item| item.downcast_ref::<CelOptional>()?.option());
+    let there: Vec<Box<dyn Val + 'v>> = there.map(|value| value.clone_as_boxed()).collect();
+    Ok(CowVal::owned(CelList::from(there)))
+}
+
 /// Comparing all items with all must be paid for, as no argument shows the product.
 fn product(arguments: &[CowVal<'_, '_>], function: &str) -> Outcome<()> {
     let (a, b) = (items(arguments, 0, function)?.len(), items(arguments, 1, function)?.len());
@@ -640,6 +541,11 @@ fn lists(env: &mut Env) -> Result<(), DeclarationError> {
     env.add_member_overload("max", "list_max", list(), vec![], max)?;
     env.add_member_overload("indexOf", "list_index_of", list(), vec![any()], index_of)?;
     env.add_member_overload("lastIndexOf", "list_last_index_of", list(), vec![any()], last_index_of)?;
+    env.add_member_overload("includes", "list_includes", any(), vec![any()], includes)?;
+    env.add_member_overload("first", "list_first", list(), vec![], first)?;
+    env.add_member_overload("last", "list_last", list(), vec![], last)?;
+    env.add_overload("optional.unwrap", "optional_unwrap", vec![list()], unwrap)?;
+    env.add_member_overload("unwrapOpt", "optional_unwrap_opt", list(), vec![], unwrap)?;
     env.add_overload("sets.contains", "list_sets_contains", vec![list(), list()], set_contains)?;
     env.add_overload("sets.equivalent", "list_sets_equivalent", vec![list(), list()], set_equivalent)?;
     env.add_overload("sets.intersects", "list_sets_intersects", vec![list(), list()], set_intersects)

@@ -67,7 +67,7 @@ pub fn declare(env: &mut Env) -> Result<(), DeclarationError> {
     env.add_type(QUANTITY.to_owned())?;
     add_overload!(env, fn quantity: (CelString) -> Result<Amount>)?;
     add_overload!(env, fn is_quantity: (CelString) -> CelBool)?;
-    add_member_overload!(env, fn sign: (Amount) -> CelInt)?;
+    add_overload!(env, fn sign: (Amount) -> CelInt)?;
     add_member_overload!(env, fn is_integer: (Amount) -> CelBool)?;
     add_member_overload!(env, fn as_integer: (Amount) -> Result<CelInt>)?;
     add_member_overload!(env, fn as_approximate_float: (Amount) -> CelDouble)?;

@@ -1,12 +1,9 @@
-//! Changes to an expression's tree before it is evaluated.
+//! What an expression names, and comparisons of lists whose order means nothing.
 
 use std::collections::BTreeSet;
 
 use cel::IdedExpr;
-use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedEntryExpr, LiteralValue, MapEntryExpr, MapExpr, operators};
-
-/// The function that pays; not a name that somebody can write.
-pub const PAY: &str = "@pay";
+use cel::common::ast::{CallExpr, EntryExpr, Expr, MapExpr, operators};
 
 /// What an expression names.
 #[derive(Debug, Default)]
@@ -18,11 +15,31 @@ pub struct Names {
     pub made: BTreeSet<String>,
 }
 
-/// The name of a function in a namespace (`math.sqrt`), which the parser sees as a call on a variable `math`.
-fn qualified(call: &CallExpr, bound: &[String]) -> Option<String> {
+/// The name that an identifier, or selections on one, spell: `a.b.c`.
+pub fn qualified_name(of: &IdedExpr) -> Option<String> {
+    let mut parts = Vec::new();
+    let mut at = &of.expr;
+    loop {
+        match at {
+            Expr::Ident(name) => {
+                parts.push(name.as_str());
+                parts.reverse();
+                return Some(parts.join("."));
+            }
+            Expr::Select(select) if !select.test => {
+                parts.push(&select.field);
+                at = &select.operand.expr;
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// The name of a function in a namespace (`sets.contains`), which the parser sees as a call on a variable `sets`.
+pub fn in_namespace(call: &CallExpr) -> Option<String> {
     let Expr::Ident(namespace) = &call.target.as_ref()?.expr else { return None };
     let name = format!("{namespace}.{}", call.func_name);
-    (!bound.contains(namespace) && crate::library::is_function(&name)).then_some(name)
+    crate::check::is_function(&name).then_some(name)
 }
 
 impl Names {
@@ -40,7 +57,7 @@ impl Names {
                 }
             }
             Expr::Call(call) => {
-                match qualified(call, bound) {
+                match in_namespace(call) {
                     Some(name) => {
                         self.functions.insert(name);
                     }
@@ -69,7 +86,13 @@ impl Names {
                 self.made.insert(made.type_name.clone());
                 made.entries.iter().for_each(|e| self.visit_entry(&e.expr, bound));
             }
-            Expr::Select(select) => self.visit(&select.operand, bound),
+            Expr::Select(select) => {
+                // The names of some types have dots.
+                let is_type = qualified_name(at).is_some_and(|name| crate::library::is_type(&name));
+                if !is_type {
+                    self.visit(&select.operand, bound);
+                }
+            }
             Expr::Literal(_) | Expr::Unspecified => {}
         }
     }
@@ -82,39 +105,6 @@ impl Names {
                 self.visit(&entry.value, bound);
             }
         }
-    }
-}
-
-/// Puts [`PAY`] around everything that is gone through or handed to a function; and makes maps of the objects that
-/// mutating policies write (`Object{spec: Object.spec{…}}`), so that their types need not be declared one by one.
-pub fn charge(at: &mut IdedExpr) {
-    match &mut at.expr {
-        Expr::Call(call) => {
-            let in_namespace = qualified(call, &[]).is_some();
-            let targets = call.target.iter_mut().map(AsMut::as_mut).filter(|_| !in_namespace);
-            let dear = !is_cheap(&call.func_name);
-            for argument in targets.chain(&mut call.args) {
-                charge(argument);
-                if dear {
-                    pay_for(argument);
-                }
-            }
-        }
-        Expr::Comprehension(c) => {
-            for part in [&mut c.iter_range, &mut c.accu_init, &mut c.loop_cond, &mut c.loop_step, &mut c.result] {
-                charge(part);
-            }
-            pay_for(&mut c.iter_range);
-        }
-        Expr::List(list) => list.elements.iter_mut().for_each(charge),
-        Expr::Map(map) => map.entries.iter_mut().for_each(charge_entry),
-        Expr::Struct(made) => {
-            made.entries.iter_mut().for_each(charge_entry);
-            let entries = std::mem::take(&mut made.entries).into_iter().map(as_map_entry).collect();
-            at.expr = Expr::Map(MapExpr { entries });
-        }
-        Expr::Select(select) => charge(&mut select.operand),
-        Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => {}
     }
 }
 
@@ -159,57 +149,5 @@ pub fn compare_as_sets(at: &mut IdedExpr, calls: &[u64]) {
         }
         Expr::Select(select) => below(&mut select.operand),
         Expr::Struct(_) | Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => {}
-    }
-}
-
-fn charge_entry(entry: &mut IdedEntryExpr) {
-    match &mut entry.expr {
-        EntryExpr::StructField(field) => charge(&mut field.value),
-        EntryExpr::MapEntry(entry) => {
-            charge(&mut entry.key);
-            charge(&mut entry.value);
-        }
-    }
-}
-
-fn as_map_entry(entry: IdedEntryExpr) -> IdedEntryExpr {
-    let EntryExpr::StructField(field) = entry.expr else { return entry };
-    let key = LiteralValue::String(crate::value::unescape(&field.field).into());
-    let expr = EntryExpr::MapEntry(MapEntryExpr {
-        key: IdedExpr { id: entry.id, expr: Expr::Literal(key) },
-        value: field.value,
-        optional: field.optional,
-    });
-    IdedEntryExpr { id: entry.id, expr }
-}
-
-/// Operators that don't look into what they get.
-fn is_cheap(function: &str) -> bool {
-    matches!(
-        function,
-        operators::CONDITIONAL
-            | operators::LOGICAL_AND
-            | operators::LOGICAL_OR
-            | operators::LOGICAL_NOT
-            | operators::NOT_STRICTLY_FALSE
-            | operators::INDEX
-            | operators::OPT_INDEX
-            | operators::OPT_SELECT
-    )
-}
-
-/// Literals cost nothing; the accumulators of comprehensions (`@result`) are paid for with what they are made from.
-fn pay_for(argument: &mut IdedExpr) {
-    let free = match &argument.expr {
-        Expr::Literal(_) | Expr::List(_) | Expr::Map(_) | Expr::Unspecified => true,
-        Expr::Ident(name) => name.starts_with('@'),
-        Expr::Call(call) => call.func_name == PAY,
-        _ => false,
-    };
-    if !free {
-        let id = argument.id;
-        let inner = std::mem::take(argument);
-        *argument =
-            IdedExpr { id, expr: Expr::Call(CallExpr { func_name: PAY.into(), target: None, args: vec![inner] }) };
     }
 }

@@ -15,8 +15,8 @@ use serde_json::{Map, Number, Value};
 
 type Boxed<'v> = Box<dyn Val + 'v>;
 
-/// Words that can't be the names of fields in CEL.
-const RESERVED: [&str; 20] = [
+/// Words that CEL reserves.
+const RESERVED: [&str; 21] = [
     "true",
     "false",
     "null",
@@ -37,26 +37,36 @@ const RESERVED: [&str; 20] = [
     "return",
     "var",
     "void",
+    "while",
 ];
+
+pub fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name)
+}
 
 const ESCAPES: [(&str, &str); 4] = [("__", "__underscores__"), (".", "__dot__"), ("-", "__dash__"), ("/", "__slash__")];
 
-/// How a field with a name that is none in CEL is written there: `__dash__` for `-` and so on.
-pub fn escape(name: &str) -> Cow<'_, str> {
-    if RESERVED.contains(&name) || name == "while" {
-        return format!("__{name}__").into();
+/// How a field with a name that is none in CEL is written there: `__dash__` for `-` and so on; `None` for names that
+/// can't be written.
+pub fn escape(name: &str) -> Option<Cow<'_, str>> {
+    if is_reserved(name) {
+        return Some(format!("__{name}__").into());
     }
-    if !name.contains("__") && !name.contains(['.', '-', '/', '$']) {
-        return name.into();
+    let is_good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '/');
+    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(is_good) {
+        return None;
+    }
+    if !name.contains("__") && !name.contains(['.', '-', '/']) {
+        return Some(name.into());
     }
     // The first one writes what the others would be taken for.
-    ESCAPES.iter().fold(name.to_string(), |name, (text, escape)| name.replace(text, escape)).into()
+    Some(ESCAPES.iter().fold(name.to_string(), |name, (text, escape)| name.replace(text, escape)).into())
 }
 
 /// The opposite of [`escape`].
 pub fn unescape(name: &str) -> String {
     if let Some(word) = name.strip_prefix("__").and_then(|n| n.strip_suffix("__"))
-        && (RESERVED.contains(&word) || word == "while")
+        && is_reserved(word)
     {
         return word.into();
     }
@@ -117,15 +127,21 @@ pub fn typed<'v>(value: &'v Value, schema: &'v Value) -> Boxed<'v> {
 
 fn object<'v>(members: &'v Map<String, Value>, schema: &'v Value) -> Boxed<'v> {
     let keeps = schema["x-kubernetes-preserve-unknown-fields"] == true;
+    let others = &schema["additionalProperties"];
     let mut values = HashMap::with_capacity(members.len());
     for (key, member) in members {
         if let Some(of) = schema["properties"].get(key) {
-            let value = if key == "metadata" { metadata(member) } else { typed(member, of) };
-            values.insert(CelMapKey::from(escape(key).into_owned()), value);
-        } else if schema["additionalProperties"].is_object() {
-            values.insert(CelMapKey::from(key.as_str()), typed(member, &schema["additionalProperties"]));
-        } else if keeps {
-            values.insert(CelMapKey::from(escape(key).into_owned()), untyped(member));
+            let Some(name) = escape(key) else { continue };
+            let make = || if key == "metadata" { metadata(member) } else { typed(member, of) };
+            // Words that the language reserves may be written as they are, too.
+            if is_reserved(key) {
+                values.insert(CelMapKey::from(key.as_str()), make());
+            }
+            values.insert(CelMapKey::from(name.into_owned()), make());
+        } else if others.is_object() {
+            values.insert(CelMapKey::from(key.as_str()), typed(member, others));
+        } else if keeps && let Some(name) = escape(key) {
+            values.insert(CelMapKey::from(name.into_owned()), untyped(member));
         }
     }
     map(values)

@@ -1,15 +1,15 @@
 //! What `kubectl get` prints of a custom kind: `additionalPrinterColumns`.
 
+use apimachinery::jsonpath::{self, Path};
 use apimachinery::{ObjectExt as _, clock};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use serde_json_path::JsonPath;
 
 #[derive(Debug)]
 struct Column {
     definition: Value,
     /// None for a path that can't be read: its cells stay empty.
-    path: Option<JsonPath>,
+    path: Option<Path>,
     kind: String,
 }
 
@@ -21,11 +21,14 @@ impl Columns {
         let age = json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp",
             "description": "How long ago the object was created"});
         let columns = if columns.is_empty() { std::slice::from_ref(&age) } else { columns };
+        let described = |c: &Value| match c.str_at(&["description"]) {
+            "" => format!("Custom resource definition column (in JSONPath format): {}", c.str_at(&["jsonPath"])),
+            text => text.into(),
+        };
         let read = |c: &Value| Column {
             definition: json!({"name": c["name"], "type": c["type"], "format": c.str_at(&["format"]),
-                "description": c.str_at(&["description"]), "priority": c["priority"].as_i64().unwrap_or(0)}),
-            // kubectl's paths are JSONPath (RFC 9535) without the root.
-            path: JsonPath::parse(&format!("${}", c.str_at(&["jsonPath"]))).ok(),
+                "description": described(c), "priority": c["priority"].as_i64().unwrap_or(0)}),
+            path: Path::parse(c.str_at(&["jsonPath"])).ok(),
             kind: c.str_at(&["type"]).into(),
         };
         Columns(columns.iter().map(read).collect())
@@ -50,15 +53,26 @@ impl Columns {
 }
 
 impl Column {
+    /// The first value that the path leads to, if it has the column's type (upstream's `tableconvertor`).
     fn cell(&self, object: &Value, now: Timestamp) -> Value {
-        let found: Vec<&Value> = self.path.iter().flat_map(|p| p.query(object).all()).collect();
-        let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), String::from);
-        match (self.kind.as_str(), found.as_slice()) {
-            (_, []) => Value::Null,
-            ("date", [first, ..]) => first.as_str().map_or(Value::Null, |t| clock::age(t, now).into()),
-            ("integer" | "number" | "boolean", [first, ..]) => (*first).clone(),
-            (_, [one]) => text(one).into(),
-            (_, many) => many.iter().map(|v| text(v)).collect::<Vec<_>>().join(",").into(),
+        let found = self.path.as_ref().and_then(|path| path.find(object, true).ok()).unwrap_or_default();
+        let Some(first) = found.first() else { return Value::Null };
+        match self.kind.as_str() {
+            "string" => jsonpath::text(first).into(),
+            "integer" => match (first.as_i64(), first.as_f64()) {
+                (Some(whole), _) => whole.into(),
+                (None, Some(number)) => (number as i64).into(),
+                (None, None) => Value::Null,
+            },
+            "number" if first.is_number() => (*first).clone(),
+            "boolean" if first.is_boolean() => (*first).clone(),
+            "date" => match first.as_str() {
+                Some("") => "<unknown>".into(),
+                Some(text) if text.parse::<Timestamp>().is_err() => "<invalid>".into(),
+                Some(text) => clock::age(text, now).into(),
+                None => Value::Null,
+            },
+            _ => Value::Null,
         }
     }
 }

@@ -9,7 +9,7 @@ mod rules;
 mod structural;
 mod validation;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use apimachinery::{Cause, ObjectExt as _};
 use serde_json::{Value, json};
@@ -40,10 +40,32 @@ pub struct Version {
     /// What the server tells whoever writes objects of this version.
     pub warnings: Vec<String>,
     pub scale: Option<ScalePaths>,
-    pub schema: Value,
+    /// Whether the schema has defaults, which objects of before may lack.
+    pub has_defaults: bool,
+    columns: columns::Columns,
+    /// The schema as JSON: a tenth of what it takes when it is read. Of many definitions, few have objects.
+    source: Box<str>,
+    read: OnceLock<Read>,
+}
+
+/// What a version's schema says, made when it is first needed.
+#[derive(Debug)]
+struct Read {
+    schema: Value,
     rules: Option<rules::Rules>,
     of: Type,
-    columns: columns::Columns,
+}
+
+impl Read {
+    fn of(schema: Value) -> Self {
+        let mut of = schema::read_type("", &schema);
+        if let Type::Object { fields, .. } = &mut of {
+            fields.retain(|(name, _)| name != "metadata");
+            fields.push(("metadata".into(), Type::Named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta".into())));
+        }
+        // Rules that can't be compiled are refused when the definition is written.
+        Read { rules: rules::Rules::compile(&schema, "", &mut Vec::new()), schema, of }
+    }
 }
 
 /// Where a custom kind keeps what `scale` shows, as field names from the root.
@@ -71,7 +93,7 @@ impl Definition {
         let storage = listed.iter().position(|v| v["storage"] == true)?;
         Some(Arc::new(Definition {
             name: object.name().into(),
-            versions: listed.iter().map(|v| Version::read(spec, v)).collect(),
+            versions: listed.iter().map(|v| Version::new(spec, v)).collect(),
             storage,
             webhook: (spec.at(&["conversion", "strategy"]) == "Webhook")
                 .then(|| spec.at(&["conversion", "webhook", "clientConfig"]).clone()),
@@ -94,12 +116,12 @@ impl Definition {
     }
 
     pub(crate) fn type_of(&self, version: &str) -> Option<&Type> {
-        self.version(version).map(|v| &v.of)
+        self.version(version).map(|v| &v.read().of)
     }
 }
 
 impl Version {
-    fn read(spec: &Value, version: &Value) -> Self {
+    fn new(spec: &Value, version: &Value) -> Self {
         let names = &spec["names"];
         let interned = |list: &[Value]| {
             let texts: Vec<&'static str> = list.iter().filter_map(Value::as_str).map(names::intern).collect();
@@ -131,11 +153,6 @@ impl Version {
                 schema["properties"][field] = json!({ "type": of });
             }
         }
-        let mut of = schema::read_type("", &schema);
-        if let Type::Object { fields, .. } = &mut of {
-            fields.retain(|(name, _)| name != "metadata");
-            fields.push(("metadata".into(), Type::Named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta".into())));
-        }
         let mut warnings = Vec::new();
         if version["deprecated"] == true {
             let default = format!("{}/{} {} is deprecated", kind.group, kind.version, kind.kind);
@@ -150,20 +167,34 @@ impl Version {
                 selector: scale["labelSelectorPath"].as_str().map(dotted),
             }),
             columns: columns::Columns::read(version.array_at(&["additionalPrinterColumns"])),
-            // Rules that can't be compiled are refused when the definition is written.
-            rules: rules::Rules::compile(&schema, "", &mut Vec::new()),
+            has_defaults: structural::has_defaults(&schema),
             kind,
-            schema,
-            of,
+            source: schema.to_string().into(),
+            read: OnceLock::new(),
         }
     }
 
+    fn read(&self) -> &Read {
+        self.read.get_or_init(|| Read::of(self.schema()))
+    }
+
+    /// The schema, read anew: for who seldom asks.
+    pub fn schema(&self) -> Value {
+        serde_json::from_str(&self.source).unwrap_or_default()
+    }
+
+    /// Whether another version has the same schema.
+    pub fn has_schema_of(&self, other: &Version) -> bool {
+        self.source == other.source
+    }
+
     /// Removes the fields that the schema doesn't have, and tells of them. The metadata is checked as that of built-in
-    /// kinds is.
+    /// kinds is, also that of resources within the object.
     pub fn prune(&self, object: &mut Value) -> Findings {
         let mut findings = Findings::default();
         let metadata = object.get_mut("metadata").map(Value::take);
-        structural::prune(&self.schema, object, "", true, &mut findings.unknown);
+        structural::prune(&self.read().schema, object, "", true, &mut findings.unknown);
+        structural::coerce(&self.read().schema, object, "", true, &mut findings);
         if let Some(mut metadata) = metadata {
             let found = schema::types().check("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", &mut metadata);
             findings.unknown.extend(found.unknown.into_iter().map(|f| format!("metadata.{f}")));
@@ -173,23 +204,29 @@ impl Version {
         findings
     }
 
+    /// Removes nulls that aren't allowed, as decoding does.
+    pub fn drop_nulls(&self, object: &mut Value) {
+        structural::drop_nulls(&self.read().schema, object);
+    }
+
     pub fn apply_defaults(&self, object: &mut Value) {
-        structural::apply_defaults(&self.schema, object);
+        structural::apply_defaults(&self.read().schema, object);
     }
 
     /// Checks an object, which replaces `old`, against the schema and its rules. What was wrong before and did not change
     /// is let through, so that a stricter schema doesn't make objects of before unwritable (KEP-4008).
     pub fn check(&self, object: &Value, old: Option<&Value>) -> Vec<Cause> {
+        let Read { schema, rules, .. } = self.read();
         let mut causes = Vec::new();
-        validation::check(&self.schema, object, &mut causes);
+        validation::check(schema, object, &mut causes);
         if let Some(old) = old.filter(|_| !causes.is_empty()) {
             let mut before = Vec::new();
-            validation::check(&self.schema, old, &mut before);
+            validation::check(schema, old, &mut before);
             causes.retain(|cause| cause.reason == "FieldValueRequired" || !before.contains(cause));
         }
-        let Some(rules) = &self.rules else { return causes };
+        let Some(rules) = rules else { return causes };
         if causes.is_empty() {
-            rules.check(&self.schema, object, old, &mut causes);
+            rules.check(schema, object, old, &mut causes);
         } else {
             let why = "some validation rules were not checked because the object was invalid; correct the existing errors \
                        to complete validation";

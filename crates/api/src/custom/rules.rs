@@ -31,11 +31,11 @@ impl Rules {
     /// Compiles the rules of a version's schema. What is wrong is added to `causes`, by its path in the definition.
     pub fn compile(schema: &Value, path: &str, causes: &mut Vec<Cause>) -> Option<Self> {
         let mut total = 0;
-        let rules = Self::compile_at(&Place { schema, is_resource: true, most: 1 }, path, &mut total, causes);
+        let rules = Self::compile_at(&Place { schema, is_resource: true, most: Some(1) }, path, &mut total, causes);
         if let Some(factor) = excess(total, ALL_RULES) {
             causes.push(Cause::forbidden(
                 path,
-                &format!("estimated rule cost total for entire OpenAPIv3 schema {factor}"),
+                &format!("x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema {factor}"),
             ));
         }
         rules
@@ -54,7 +54,7 @@ impl Rules {
             let found = Self::compile_at(&below(of, at.most), &format!("{path}.properties[{name}]"), total, causes);
             properties.extend(found.map(|rules| (name.clone(), rules)));
         }
-        let most = at.most.saturating_mul(expressions::most_children(schema));
+        let most = at.most.zip(most_children(schema)).map(|(most, children)| most.saturating_mul(children));
         let others = ["items", "additionalProperties"].into_iter().find_map(|part| {
             let of = schema.get(part).filter(|of| of.is_object())?;
             Self::compile_at(&below(of, most), &format!("{path}.{part}"), total, causes)
@@ -66,29 +66,44 @@ impl Rules {
     /// Checks a value, which replaces `old` if that is known.
     pub fn check(&self, schema: &Value, value: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
         let budget = Budget::new(Budget::REQUEST);
-        self.visit(schema, value, old, "", &budget, causes);
+        let mut run = Run { budget: &budget, causes, is_over: false };
+        self.visit(schema, value, old, "", &mut run);
     }
 
-    fn visit(
-        &self,
-        schema: &Value,
-        value: &Value,
-        old: Option<&Value>,
-        path: &str,
-        budget: &Budget,
-        causes: &mut Vec<Cause>,
-    ) {
-        if value.is_null() && schema["nullable"] == true {
+    /// Asks the rules of a value. Those that see the same share what they see.
+    fn check_here(&self, schema: &Value, value: &Value, old: Option<&Value>, path: &str, run: &mut Run<'_>) {
+        for optional in [false, true] {
+            let mut due =
+                self.here.iter().filter(|rule| rule.optional_old == optional && rule.is_due(value, old)).peekable();
+            if due.peek().is_none() {
+                continue;
+            }
+            let mut scope = Scope::default();
+            scope.bind_typed("self", value, schema);
+            match old {
+                old if optional => scope.bind_optional("oldSelf", old, schema),
+                Some(old) => scope.bind_typed("oldSelf", old, schema),
+                None => {}
+            }
+            for rule in due {
+                if run.is_over {
+                    return;
+                }
+                rule.check(schema, value, &scope, path, run);
+            }
+        }
+    }
+
+    fn visit(&self, schema: &Value, value: &Value, old: Option<&Value>, path: &str, run: &mut Run<'_>) {
+        if value.is_null() {
             return;
         }
-        for rule in &self.here {
-            rule.check(schema, value, old, path, budget, causes);
-        }
+        self.check_here(schema, value, old, path, run);
         let join = |key: &str| if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
         for (name, rules) in &self.properties {
             if let Some(member) = value.get(name) {
                 let before = old.and_then(|o| o.get(name));
-                rules.visit(&schema["properties"][name], member, before, &join(name), budget, causes);
+                rules.visit(&schema["properties"][name], member, before, &join(name), run);
             }
         }
         let Some(rules) = &self.others else { return };
@@ -97,18 +112,26 @@ impl Rules {
                 let of = &schema["additionalProperties"];
                 for (key, member) in members.iter().filter(|(k, _)| schema["properties"].get(k).is_none()) {
                     let before = old.and_then(|o| o.get(key));
-                    rules.visit(of, member, before, &format!("{path}[{key}]"), budget, causes);
+                    rules.visit(of, member, before, &format!("{path}[{key}]"), run);
                 }
             }
             Value::Array(items) => {
                 let before = Correlation::of(schema, old);
                 for (i, item) in items.iter().enumerate() {
-                    rules.visit(&schema["items"], item, before.find(item), &format!("{path}[{i}]"), budget, causes);
+                    rules.visit(&schema["items"], item, before.find(item), &format!("{path}[{i}]"), run);
                 }
             }
             _ => {}
         }
     }
+}
+
+/// The check of one object.
+struct Run<'a> {
+    budget: &'a Budget,
+    causes: &'a mut Vec<Cause>,
+    /// Nothing was left to pay for more rules.
+    is_over: bool,
 }
 
 /// Which item of a list an item replaces: only lists by key can tell.
@@ -139,13 +162,33 @@ impl<'a> Correlation<'a> {
 struct Place<'a> {
     schema: &'a Value,
     is_resource: bool,
-    /// How many values it can have in one object.
-    most: u64,
+    /// How many values it can have in one object, if all lists and maps around it have limits.
+    most: Option<u64>,
+}
+
+impl Place<'_> {
+    /// How often a rule may run. Once a list or map around it has no limit, all that counts is how many values of its own
+    /// kind fit into a request: limits further in or out don't matter any more (upstream's `childContext`).
+    fn rounds(&self) -> u64 {
+        self.most.unwrap_or_else(|| expressions::most_in_request(self.schema, self.is_resource))
+    }
+}
+
+/// How many values a schema below `schema` has for each of its own; `None` without limit.
+fn most_children(schema: &Value) -> Option<u64> {
+    let limit = |key: &str| schema[key].as_i64().map(|limit| u64::try_from(limit).unwrap_or(0));
+    match schema["type"].as_str() {
+        Some("array") => limit("maxItems"),
+        Some("object") if schema.get("additionalProperties").is_some() => limit("maxProperties"),
+        _ => Some(1),
+    }
 }
 
 /// What a rule, and all rules of a schema, may cost by estimate (upstream's limits).
 const ONE_RULE: u64 = 10_000_000;
 const ALL_RULES: u64 = 100_000_000;
+/// The longest message that an expression may make, in bytes (upstream's limit).
+const LONGEST_MESSAGE: usize = 5 << 10;
 
 /// By how much a cost is too high, in words.
 fn excess(cost: u64, limit: u64) -> Option<String> {
@@ -167,16 +210,22 @@ impl Rule {
             let about = expressions::Rule { is_resource: at.is_resource, optional_old, wanted };
             match Expression::compile_rule(source, at.schema, &about) {
                 Ok((expression, cost)) => {
-                    let cost = cost.saturating_mul(at.most);
+                    // A message is made for the first value that breaks its rule.
+                    let (cost, what) = match wanted {
+                        Wanted::Truth => (cost.saturating_mul(at.rounds()), "rule"),
+                        Wanted::Text => (cost, "messageExpression"),
+                    };
                     *total = total.saturating_add(cost);
                     if let Some(factor) = excess(cost, ONE_RULE) {
-                        causes
-                            .push(Cause::forbidden(format!("{path}.{key}"), &format!("estimated rule cost {factor}")));
+                        let why = format!("estimated {what} cost {factor}");
+                        causes.push(Cause::forbidden(format!("{path}.{key}"), &why));
                     }
                     Some(expression)
                 }
                 Err(why) => {
-                    let why = format!("compilation failed: {why}");
+                    let before =
+                        if key == "rule" { "compilation failed" } else { "messageExpression compilation failed" };
+                    let why = if why.contains(" must evaluate to a ") { why } else { format!("{before}: {why}") };
                     causes.push(Cause::invalid(format!("{path}.{key}"), &rule[key], &why));
                     None
                 }
@@ -185,8 +234,13 @@ impl Rule {
         let expression = read("rule", text("rule"), Wanted::Truth);
         let message_expression = match text("messageExpression") {
             "" => None,
-            source => read("messageExpression", source, Wanted::Text),
+            source if expression.is_some() => read("messageExpression", source, Wanted::Text),
+            _ => None,
         };
+        if expression.as_ref().is_some_and(|rule| !rule.uses("oldSelf")) && !rule["optionalOldSelf"].is_null() {
+            let why = "may not be set if oldSelf is not used in rule";
+            causes.push(Cause::invalid(format!("{path}.optionalOldSelf"), &rule["optionalOldSelf"], why));
+        }
         let reason = match text("reason") {
             "" | "FieldValueInvalid" => "FieldValueInvalid",
             "FieldValueForbidden" => "FieldValueForbidden",
@@ -207,56 +261,66 @@ impl Rule {
         Some(Rule { expression: expression?, message, message_expression, reason, field, optional_old })
     }
 
-    fn check(
-        &self,
-        schema: &Value,
-        value: &Value,
-        old: Option<&Value>,
-        path: &str,
-        budget: &Budget,
-        causes: &mut Vec<Cause>,
-    ) {
-        let transition = self.expression.uses("oldSelf");
-        // A rule about a change asks for what was before; another one was asked when the value came.
-        let skipped = if transition { old.is_none() && !self.optional_old } else { old == Some(value) };
-        if skipped {
-            return;
-        }
-        let mut scope = Scope::default();
-        scope.bind_typed("self", value, schema);
-        if self.optional_old {
-            scope.bind_optional("oldSelf", old, schema);
-        } else if let Some(old) = old {
-            scope.bind_typed("oldSelf", old, schema);
-        }
-        let message = match self.expression.is_true(&scope, budget) {
+    /// Whether the rule is to be asked. A rule about a change asks for what was before; another one was asked when the
+    /// value came.
+    fn is_due(&self, value: &Value, old: Option<&Value>) -> bool {
+        if self.expression.uses("oldSelf") { old.is_some() || self.optional_old } else { old != Some(value) }
+    }
+
+    fn check(&self, schema: &Value, value: &Value, scope: &Scope<'_>, path: &str, run: &mut Run<'_>) {
+        let (at, message) = match self.expression.is_true(scope, run.budget) {
             Ok(true) => return,
-            Ok(false) => self.message(&scope, budget),
-            Err(Failure::Budget) => "validation failed due to running out of cost budget, no further validation rules \
-                                     will be run"
-                .into(),
-            Err(failure) => format!("{failure} evaluating rule: {}", self.message),
+            Ok(false) => {
+                let message = self.message(scope, run.budget);
+                run.causes.push(self.cause(self.place(path), schema, value, &message));
+                return;
+            }
+            Err(Failure::Budget) => {
+                run.is_over = true;
+                let why =
+                    "validation failed due to running out of cost budget, no further validation rules will be run";
+                (path.to_string(), why.to_string())
+            }
+            Err(failure @ Failure::Call) => {
+                run.is_over = true;
+                let why = "no further validation rules will be run due to call cost exceeds limit for rule";
+                (path.to_string(), format!("'{failure}': {why}: {}", self.message))
+            }
+            Err(failure) => (path.to_string(), format!("{failure} evaluating rule: {}", self.message)),
         };
-        let at = match (path, self.field.as_str()) {
+        run.causes.push(Cause::invalid(at, &schema["type"], &message));
+    }
+
+    /// Where the rule's failure is told.
+    fn place(&self, path: &str) -> String {
+        match (path, self.field.as_str()) {
             (path, "") => path.to_string(),
             ("", field) => field.to_string(),
             (path, field) if field.starts_with('[') => format!("{path}{field}"),
             (path, field) => format!("{path}.{field}"),
-        };
-        causes.push(self.cause(at, schema, &message));
+        }
     }
 
     fn message(&self, scope: &Scope<'_>, budget: &Budget) -> String {
         let made = self.message_expression.as_ref().and_then(|e| e.text(scope, budget).ok());
-        made.filter(|m| !m.trim().is_empty() && !m.contains('\n')).unwrap_or_else(|| self.message.clone())
+        let is_good = |m: &String| !m.trim().is_empty() && !m.contains('\n') && m.len() <= LONGEST_MESSAGE;
+        made.filter(is_good).unwrap_or_else(|| self.message.clone())
     }
 
-    fn cause(&self, at: String, schema: &Value, message: &str) -> Cause {
+    /// Lists and objects are left out of the text, as they may be long.
+    fn cause(&self, at: String, schema: &Value, value: &Value, message: &str) -> Cause {
+        let is_long = matches!(schema["type"].as_str(), Some("object" | "array"));
+        let without = |reason: &'static str, what: &str| {
+            let message = format!("{what}: {message}");
+            Cause { reason, field: at.clone(), message }
+        };
         match self.reason {
             "FieldValueForbidden" => Cause::forbidden(at, message),
             "FieldValueRequired" => Cause::required(at, message),
-            "FieldValueDuplicate" => Cause::duplicate(at, &schema["type"]),
-            _ => Cause::invalid(at, &schema["type"], message),
+            "FieldValueDuplicate" if is_long => without("FieldValueDuplicate", "Duplicate value"),
+            "FieldValueDuplicate" => Cause::duplicate(at, value),
+            _ if is_long => without("FieldValueInvalid", "Invalid value"),
+            _ => Cause::invalid(at, value, message),
         }
     }
 }

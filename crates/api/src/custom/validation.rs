@@ -1,15 +1,18 @@
 //! Checks of values against OpenAPI schemas (the subset that structural schemas allow), with upstream's messages.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use apimachinery::Cause;
+use apimachinery::{Cause, names};
 use parking_lot::Mutex;
 use regex::Regex;
 use serde_json::{Value, json};
 
-/// Patterns that were compiled; there are as many as definitions have.
+/// How many compiled patterns are kept: they are large, and those of definitions that are gone aren't used again.
+const PATTERNS_KEPT: usize = 256;
+
+/// Patterns that were compiled.
 static PATTERNS: Mutex<Option<HashMap<String, Option<Arc<Regex>>>>> = Mutex::new(None);
 
 fn pattern(text: &str) -> Option<Arc<Regex>> {
@@ -19,12 +22,64 @@ fn pattern(text: &str) -> Option<Arc<Regex>> {
         return found.clone();
     }
     let compiled = Regex::new(text).ok().map(Arc::new);
+    if known.len() >= PATTERNS_KEPT {
+        known.clear();
+    }
     known.insert(text.into(), compiled.clone());
     compiled
 }
 
 pub fn check(schema: &Value, object: &Value, causes: &mut Vec<Cause>) {
     value(schema, object, "", causes);
+    embedded(schema, object, "", true, causes);
+}
+
+/// What every resource within the resource must have, and what its metadata may not (upstream's `schema/objectmeta`).
+fn embedded(schema: &Value, v: &Value, path: &str, is_root: bool, causes: &mut Vec<Cause>) {
+    match v {
+        Value::Object(map) => {
+            if !is_root && super::structural::is_embedded(schema) {
+                identity(v, path, causes);
+            }
+            for (key, member) in map {
+                if schema["properties"][key].is_object() {
+                    let at = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    embedded(&schema["properties"][key], member, &at, false, causes);
+                } else if schema["additionalProperties"].is_object() {
+                    embedded(&schema["additionalProperties"], member, &format!("{path}[{key}]"), false, causes);
+                }
+            }
+        }
+        Value::Array(list) if schema["items"].is_object() => {
+            for (i, item) in list.iter().enumerate() {
+                embedded(&schema["items"], item, &format!("{path}[{i}]"), false, causes);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn identity(v: &Value, path: &str, causes: &mut Vec<Cause>) {
+    for key in ["apiVersion", "kind"] {
+        let at = format!("{path}.{key}");
+        match &v[key] {
+            Value::Null if v.get(key).is_none() => causes.push(Cause::required(at, "")),
+            Value::String(text) if text.is_empty() => causes.push(Cause::invalid(at, &v[key], "must not be empty")),
+            Value::String(text) if key == "apiVersion" && text.matches('/').count() > 1 => {
+                let why = format!("unexpected GroupVersion string: {text}");
+                causes.push(Cause::invalid(at, &v[key], &why));
+            }
+            Value::String(text) if key == "kind" => {
+                if let Err(why) = names::dns1035_label(&text.to_lowercase()) {
+                    let why = format!("may have mixed case, but should otherwise match: {why}");
+                    causes.push(Cause::invalid(at, &v[key], &why));
+                }
+            }
+            Value::String(_) => {}
+            other => causes.push(Cause::invalid(at, other, "must be a string")),
+        }
+    }
+    crate::validate::embedded_metadata(&v["metadata"], &format!("{path}.metadata"), causes);
 }
 
 fn type_name(value: &Value) -> &'static str {
@@ -146,12 +201,60 @@ fn has_format(format: &str, text: &str) -> bool {
             use base64::Engine as _;
             base64::engine::general_purpose::STANDARD.decode(text).is_ok()
         }
-        "uuid" => {
-            let parts: Vec<usize> = text.split('-').map(str::len).collect();
-            parts == [8, 4, 4, 4, 12] && text.chars().all(|c| c == '-' || c.is_ascii_hexdigit())
+        "uri" => text.starts_with('/') || url_like(text),
+        "hostname" => is_hostname(text),
+        "email" => text
+            .split_once('@')
+            .is_some_and(|(user, host)| !user.is_empty() && !user.contains(char::is_whitespace) && is_hostname(host)),
+        "mac" => is_mac(text),
+        "hexcolor" => {
+            let digits = text.strip_prefix('#').unwrap_or(text);
+            matches!(digits.len(), 3 | 6) && digits.bytes().all(|c| c.is_ascii_hexdigit())
         }
+        "bsonobjectid" => text.len() == 24 && text.bytes().all(|c| c.is_ascii_hexdigit()),
+        "uuid" => is_uuid(text, None),
+        "uuid3" => is_uuid(text, Some(b'3')),
+        "uuid4" => is_uuid(text, Some(b'4')),
+        "uuid5" => is_uuid(text, Some(b'5')),
+        "k8s-short-name" => names::dns1123_label(text).is_ok(),
+        "k8s-long-name" => names::dns1123_subdomain(text).is_ok(),
         _ => true,
     }
+}
+
+/// An absolute URL: a scheme, and something after it.
+fn url_like(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once(':') else { return false };
+    let is_scheme = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'-' | b'.');
+    let good = scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.bytes().all(is_scheme);
+    good && !rest.is_empty() && !text.contains(|c: char| c == ' ' || c.is_control())
+}
+
+fn is_hostname(text: &str) -> bool {
+    let is_label = |label: &str| {
+        let is_part = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_');
+        !label.is_empty() && label.len() <= 63 && !label.starts_with('-') && label.chars().all(is_part)
+    };
+    text.len() <= 255 && text.strip_suffix('.').unwrap_or(text).split('.').all(is_label)
+}
+
+/// Six or more bytes, with colons, dashes or dots between them (Go's `net.ParseMAC`).
+fn is_mac(text: &str) -> bool {
+    let of = |between: char, digits: usize| {
+        let parts: Vec<&str> = text.split(between).collect();
+        let bytes = parts.len() * digits / 2;
+        let is_hex = |part: &&str| part.len() == digits && part.bytes().all(|c| c.is_ascii_hexdigit());
+        matches!(bytes, 6 | 8 | 20) && parts.iter().all(is_hex)
+    };
+    of(':', 2) || of('-', 2) || of('.', 4)
+}
+
+/// With or without its dashes.
+fn is_uuid(text: &str, version: Option<u8>) -> bool {
+    let lengths: Vec<usize> = text.split('-').map(str::len).collect();
+    let digits: Vec<u8> = text.bytes().filter(|c| *c != b'-').collect();
+    let is_whole = (lengths == [8, 4, 4, 4, 12] || lengths == [32]) && digits.iter().all(u8::is_ascii_hexdigit);
+    is_whole && version.is_none_or(|version| digits.get(12) == Some(&version))
 }
 
 fn array(schema: &Value, list: &[Value], v: &Value, path: &str, causes: &mut Vec<Cause>) {
@@ -191,13 +294,25 @@ fn duplicates(schema: &Value, list: &[Value], path: &str, causes: &mut Vec<Cause
     if !unique {
         return;
     }
-    let mut seen: Vec<Value> = Vec::new();
+    let mut seen = HashSet::with_capacity(list.len());
     for (i, item) in list.iter().enumerate() {
         let id = identity(item);
-        if seen.contains(&id) {
+        if !seen.insert(canonical(&id)) {
             causes.push(Cause::duplicate(format!("{path}[{i}]"), &id));
         }
-        seen.push(id);
+    }
+}
+
+/// One text for each value, whatever the order of its members.
+fn canonical(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let mut members: Vec<String> = map.iter().map(|(key, v)| format!("{key:?}:{}", canonical(v))).collect();
+            members.sort_unstable();
+            format!("{{{}}}", members.join(","))
+        }
+        Value::Array(list) => format!("[{}]", list.iter().map(canonical).collect::<Vec<_>>().join(",")),
+        other => other.to_string(),
     }
 }
 
@@ -220,12 +335,7 @@ fn object(schema: &Value, v: &Value, path: &str, causes: &mut Vec<Cause>) {
             message: format!("Too many: {count}: must have at most {most} items"),
         });
     }
-    let embedded = path.is_empty() || schema["x-kubernetes-embedded-resource"] == true;
     for (key, member) in map {
-        // The metadata of the object is checked as that of all kinds is.
-        if embedded && key == "metadata" {
-            continue;
-        }
         if schema["properties"][key].is_object() {
             value(&schema["properties"][key], member, &join(key), causes);
         } else if schema["additionalProperties"].is_object() {

@@ -16,22 +16,38 @@ pub fn metadata(kind: &Kind, object: &Value, old: Option<&Value>, causes: &mut V
         causes.push(Cause::invalid("metadata.name", &json!(name), &why));
     }
     labels(&object["metadata"]["labels"], "metadata.labels", causes);
-    annotations(&object["metadata"]["annotations"], causes);
-    for (i, owner) in object.array_at(&["metadata", "ownerReferences"]).iter().enumerate() {
+    annotations(&object["metadata"]["annotations"], "metadata.annotations", causes);
+    owners_and_finalizers(&object["metadata"], "metadata", causes);
+    if let Some(old) = old {
+        unchanged(object, old, causes);
+    }
+}
+
+/// The metadata of a resource within a custom resource, which needs no name.
+pub fn embedded(metadata: &Value, path: &str, causes: &mut Vec<Cause>) {
+    if let Some(name) = metadata["name"].as_str()
+        && let Err(why) = names::path_segment(name)
+    {
+        causes.push(Cause::invalid(format!("{path}.name"), &metadata["name"], &why));
+    }
+    labels(&metadata["labels"], &format!("{path}.labels"), causes);
+    annotations(&metadata["annotations"], &format!("{path}.annotations"), causes);
+    owners_and_finalizers(metadata, path, causes);
+}
+
+fn owners_and_finalizers(metadata: &Value, path: &str, causes: &mut Vec<Cause>) {
+    for (i, owner) in metadata.array_at(&["ownerReferences"]).iter().enumerate() {
         for field in ["apiVersion", "kind", "name", "uid"] {
             if owner.str_at(&[field]).is_empty() {
-                let path = format!("metadata.ownerReferences[{i}].{field}");
+                let path = format!("{path}.ownerReferences[{i}].{field}");
                 causes.push(Cause::invalid(path, &owner[field], &format!("{field} must not be empty")));
             }
         }
     }
-    for finalizer in object.strings_at(&["metadata", "finalizers"]) {
+    for finalizer in metadata.strings_at(&["finalizers"]) {
         if let Err(why) = names::qualified_name(finalizer) {
-            causes.push(Cause::invalid("metadata.finalizers", &json!(finalizer), &why));
+            causes.push(Cause::invalid(format!("{path}.finalizers"), &json!(finalizer), &why));
         }
-    }
-    if let Some(old) = old {
-        unchanged(object, old, causes);
     }
 }
 
@@ -80,16 +96,16 @@ pub fn labels(map: &Value, field: &str, causes: &mut Vec<Cause>) {
 
 const ANNOTATIONS_LIMIT: usize = 256 << 10;
 
-fn annotations(map: &Value, causes: &mut Vec<Cause>) {
+fn annotations(map: &Value, field: &str, causes: &mut Vec<Cause>) {
     let mut size = 0;
     for (key, value) in map.as_object().into_iter().flatten() {
         if let Err(why) = names::qualified_name(&key.to_ascii_lowercase()) {
-            causes.push(Cause::invalid("metadata.annotations", &json!(key), &why));
+            causes.push(Cause::invalid(field, &json!(key), &why));
         }
         size += key.len() + value.as_str().map_or(0, str::len);
     }
     if size > ANNOTATIONS_LIMIT {
         let message = format!("Too long: may not be more than {ANNOTATIONS_LIMIT} bytes");
-        causes.push(Cause { reason: "FieldValueTooLong", field: "metadata.annotations".into(), message });
+        causes.push(Cause { reason: "FieldValueTooLong", field: field.into(), message });
     }
 }

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::Kind;
 use field::Field;
 
-pub use meta::metadata;
+pub use meta::{embedded as embedded_metadata, metadata};
 pub use policies::POLICY_VARIABLES;
 
 /// Checks an object that is about to be stored. `old` is the stored one, for an update.

@@ -142,6 +142,7 @@ pub async fn object(
         return Err(Status::bad_request("the body must be an object with apiVersion, kind and metadata"));
     }
     let warnings = conform(server, &mut object, kind, FieldValidation::read(query)?, duplicates, Content::Whole)?;
+    server.catalog.drop_nulls(kind, &mut object);
     Ok((object, warnings))
 }
 

@@ -166,6 +166,7 @@ async fn create_named(
     admission::tell_gates(kind, &mut object);
     creation.warnings.lock().extend(told);
     keep_identity(&mut object, &name, &namespace)?;
+    server.catalog.conform_again(kind, &mut object);
     server.catalog.apply_defaults(kind, &mut object);
     if is_definition(kind) {
         server.catalog.establish(&mut object);
@@ -300,6 +301,7 @@ pub async fn patch(
         .carry_out(server, user, info, |current| {
             let mut patched = patch.apply(info.kind, current)?;
             *warnings.lock() = body::conform(server, &mut patched, info.kind, validation, Vec::new(), Content::Whole)?;
+            server.catalog.drop_nulls(info.kind, &mut patched);
             Ok(patched)
         })
         .await?;
@@ -462,6 +464,10 @@ impl Change {
                 self.warnings.lock().extend(told);
             }
             keep_identity(&mut new, old.name(), old.namespace())?;
+            if kind.custom {
+                server.catalog.conform_again(kind, &mut new);
+                server.catalog.apply_defaults(kind, &mut new);
+            }
             let lease = server.services.assign(kind, &mut new, Some(&old))?;
             strategy::count_generation(kind, &mut new, &old);
             let causes = match self.target {

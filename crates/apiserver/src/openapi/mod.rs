@@ -72,24 +72,76 @@ pub fn document(catalog: &Catalog, group: &str, version: &str) -> Option<Respons
 fn add_custom(catalog: &Catalog, kind: &Kind, types: &mut Map<String, Value>) {
     let definition = catalog.definition(kind);
     if let Some(version) = definition.as_ref().and_then(|d| d.version(kind.version)) {
-        let mut of = version.schema.clone();
-        let metadata = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
-        of["properties"]["metadata"] = json!({ "$ref": metadata });
+        let mut of = version.schema();
+        describe_identity(&mut of, false);
         types.insert(kind.schema(), of);
     }
 }
 
-fn references(schema: &Value, found: &mut BTreeSet<String>) {
-    match schema {
-        Value::Object(map) => {
-            if let Some(target) = map.get("$ref").and_then(Value::as_str) {
-                found.insert(target.trim_start_matches("#/components/schemas/").into());
+const API_VERSION: &str = "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
+const KIND: &str = "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
+const METADATA: &str = "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
+
+/// Says in the schema of a custom kind what every resource has, and resources within it have. For v2, resources that may
+/// have any field get none, as its readers would refuse all others.
+fn describe_identity(root: &mut Value, for_v2: bool) {
+    visit_mut(root, &mut |schema| {
+        let is_set = |key: &str| schema.get(key) == Some(&Value::Bool(true));
+        let is_embedded = is_set("x-kubernetes-embedded-resource");
+        if is_embedded && !(for_v2 && is_set("x-kubernetes-preserve-unknown-fields")) {
+            add_identity(schema);
+            let required = schema.entry("required").or_insert_with(|| json!([]));
+            for name in ["kind", "apiVersion"] {
+                if let Value::Array(names) = required
+                    && !names.iter().any(|known| known == name)
+                {
+                    names.push(name.into());
+                }
             }
-            map.values().for_each(|v| references(v, found));
         }
-        Value::Array(list) => list.iter().for_each(|v| references(v, found)),
-        _ => {}
+    });
+    if let Value::Object(root) = root {
+        add_identity(root);
     }
+}
+
+fn add_identity(schema: &mut Map<String, Value>) {
+    let properties = schema.entry("properties").or_insert_with(|| json!({}));
+    let metadata = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    properties["apiVersion"] = json!({"type": "string", "description": API_VERSION});
+    properties["kind"] = json!({"type": "string", "description": KIND});
+    properties["metadata"] = json!({"allOf": [{ "$ref": metadata }], "description": METADATA});
+}
+
+/// The schemas directly in a schema: whoever goes through schemas comes from here, as names of properties may be any,
+/// also those of keywords, and what stands under other keywords is no schema.
+fn parts_mut(schema: &mut Map<String, Value>) -> Vec<&mut Value> {
+    let mut parts = Vec::new();
+    for (keyword, value) in schema.iter_mut() {
+        match (keyword.as_str(), value) {
+            ("properties", Value::Object(named)) => parts.extend(named.values_mut()),
+            ("allOf" | "anyOf" | "oneOf", Value::Array(listed)) => parts.extend(listed.iter_mut()),
+            ("items" | "additionalProperties" | "not", value @ Value::Object(_)) => parts.push(value),
+            _ => {}
+        }
+    }
+    parts
+}
+
+/// Changes a schema and all in it, the inner ones first.
+fn visit_mut(schema: &mut Value, change: &mut impl FnMut(&mut Map<String, Value>)) {
+    let Value::Object(map) = schema else { return };
+    parts_mut(map).into_iter().for_each(|part| visit_mut(part, change));
+    change(map);
+}
+
+fn references(schema: &Value, found: &mut BTreeSet<String>) {
+    let mut schema = schema.clone();
+    visit_mut(&mut schema, &mut |of| {
+        if let Some(target) = of.get("$ref").and_then(Value::as_str) {
+            found.insert(target.trim_start_matches("#/components/schemas/").into());
+        }
+    });
 }
 
 fn with_docs(name: &str, of: &Value, docs: &Map<String, Value>) -> Value {
@@ -150,3 +202,6 @@ fn add_paths(kind: &Kind, gvk: &Value, paths: &mut Map<String, Value>) {
     paths.insert(format!("{collection}/{{name}}"), on_one);
     paths.insert(collection, on_collection);
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,12 +13,15 @@ pub const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+pr
 
 /// The document as JSON.
 pub fn document(catalog: &Catalog) -> Value {
-    let (mut types, docs) = schema::raw();
-    for kind in catalog.kinds() {
-        super::add_custom(catalog, kind, &mut types);
-    }
+    let (types, docs) = schema::raw();
     let mut definitions: Map<String, Value> =
-        types.iter().map(|(name, of)| (name.clone(), moved(&super::with_docs(name, of, &docs)))).collect();
+        types.iter().map(|(name, of)| (name.clone(), moved(super::with_docs(name, of, &docs), true))).collect();
+    for kind in catalog.kinds() {
+        let definition = catalog.definition(kind);
+        if let Some(version) = definition.as_ref().and_then(|d| d.version(kind.version)) {
+            definitions.insert(kind.schema(), custom(version.schema()));
+        }
+    }
     // Any value at all, which v2 says by saying no type.
     for name in ["JSON", "JSONSchemaPropsOrArray", "JSONSchemaPropsOrBool", "JSONSchemaPropsOrStringArray"] {
         let full = format!("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.{name}");
@@ -50,14 +53,14 @@ fn operation_of_v2(operation: &Value) -> Value {
     let mut parameters: Vec<Value> = Vec::new();
     if let Some(content) = operation["requestBody"]["content"].as_object() {
         out["consumes"] = content.keys().cloned().collect();
-        let schema = content.values().next().map(|media| moved(&media["schema"]));
+        let schema = content.values().next().map(|media| moved(media["schema"].clone(), true));
         parameters.push(json!({"name": "body", "in": "body", "required": true, "schema": schema}));
     }
     for parameter in operation["parameters"].as_array().into_iter().flatten() {
         parameters.push(json!({"name": parameter["name"], "in": "query", "type": "string", "uniqueItems": true}));
     }
     out["parameters"] = parameters.into();
-    let schema = moved(&operation["responses"]["200"]["content"]["application/json"]["schema"]);
+    let schema = moved(operation["responses"]["200"]["content"]["application/json"]["schema"].clone(), true);
     out["responses"] = json!({"200": {"description": "OK", "schema": schema}});
     out["produces"] = json!(["application/json", "application/yaml", api::protobuf::MEDIA_TYPE]);
     if let Some(map) = out.as_object_mut() {
@@ -66,41 +69,78 @@ fn operation_of_v2(operation: &Value) -> Value {
     out
 }
 
-/// A schema of v3 as v2 has it: references lead elsewhere, and a reference has no company.
-fn moved(schema: &Value) -> Value {
-    match schema {
-        Value::Object(map) => {
-            if let Some(Value::Array(all)) = map.get("allOf")
-                && let [one] = all.as_slice()
-                && one.get("$ref").is_some()
-            {
-                let mut alone = moved(one);
-                if let Some(text) = map.get("description") {
-                    alone["description"] = text.clone();
-                }
-                return alone;
-            }
-            let mut out = Map::new();
-            for (key, value) in map {
-                // These are v3's own.
-                if matches!(key.as_str(), "nullable" | "anyOf" | "oneOf" | "not") {
-                    continue;
-                }
-                let value = match (key.as_str(), value.as_str()) {
-                    ("$ref", Some(target)) => target.replace("#/components/schemas/", "#/definitions/").into(),
-                    _ => moved(value),
-                };
-                out.insert(key.clone(), value);
-            }
-            if out.get("x-kubernetes-int-or-string").is_some() {
-                out.insert("type".into(), "string".into());
-                out.insert("format".into(), "int-or-string".into());
-            }
-            Value::Object(out)
-        }
-        Value::Array(list) => list.iter().map(moved).collect(),
-        other => other.clone(),
+/// The schema of a custom kind, without what v2 or its readers can't cope with (upstream's `ToStructuralOpenAPIV2`).
+pub(super) fn custom(mut schema: Value) -> Value {
+    // With properties, clients would refuse all other fields.
+    if schema["x-kubernetes-preserve-unknown-fields"] == true {
+        return json!({"type": "object"});
     }
+    super::visit_mut(&mut schema, &mut |of| {
+        let is_set = |of: &Map<String, Value>, key: &str| of.get(key) == Some(&Value::Bool(true));
+        let (is_nullable, is_free) = (is_set(of, "nullable"), is_set(of, "x-kubernetes-preserve-unknown-fields"));
+        if is_nullable || is_free {
+            of.remove("items");
+            of.remove("properties");
+        }
+        let kind = of.get("type").and_then(Value::as_str).unwrap_or("");
+        let is_odd = (kind == "array" && !of.contains_key("items")) || (kind == "object" && is_free);
+        if is_nullable || is_odd {
+            of.remove("type");
+        }
+        for keyword in ["allOf", "anyOf", "oneOf", "not"] {
+            of.remove(keyword);
+        }
+        demand_no_nulls(of);
+    });
+    // Only now, as what contains it asks for it.
+    super::visit_mut(&mut schema, &mut |of| {
+        of.remove("nullable");
+    });
+    super::describe_identity(&mut schema, true);
+    moved(schema, false)
+}
+
+/// What may be null isn't required.
+fn demand_no_nulls(of: &mut Map<String, Value>) {
+    let is_nullable = |of: &Value| of["nullable"] == true;
+    if of.get("additionalProperties").is_some_and(is_nullable) {
+        of.remove("required");
+    }
+    let properties = of.get("properties").and_then(Value::as_object);
+    let nullable: Vec<String> =
+        properties.into_iter().flatten().filter(|(_, of)| is_nullable(of)).map(|(name, _)| name.clone()).collect();
+    if let Some(Value::Array(required)) = of.get_mut("required") {
+        required.retain(|name| name.as_str().is_none_or(|name| !nullable.iter().any(|known| known == name)));
+        if required.is_empty() {
+            of.remove("required");
+        }
+    }
+}
+
+/// A schema of v3 as v2 has it: references lead elsewhere, and a reference has no company. Built-in kinds have a type
+/// for what is a number or a text, which custom ones only mark.
+fn moved(mut schema: Value, is_built_in: bool) -> Value {
+    super::visit_mut(&mut schema, &mut |of| {
+        if let Some(Value::Array(all)) = of.get("allOf")
+            && let [Value::Object(one)] = all.as_slice()
+            && one.contains_key("$ref")
+        {
+            let mut alone = one.clone();
+            alone.extend(of.get("description").map(|text| ("description".to_string(), text.clone())));
+            *of = alone;
+        }
+        for keyword in ["nullable", "anyOf", "oneOf", "not"] {
+            of.remove(keyword);
+        }
+        if let Some(Value::String(target)) = of.get_mut("$ref") {
+            *target = target.replace("#/components/schemas/", "#/definitions/");
+        }
+        if is_built_in && of.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true)) {
+            of.insert("type".into(), "string".into());
+            of.insert("format".into(), "int-or-string".into());
+        }
+    });
+    schema
 }
 
 /// Writes protobuf messages field by field.

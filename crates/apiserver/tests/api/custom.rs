@@ -282,3 +282,61 @@ async fn a_definition_waits_for_its_objects_to_go() {
     server.create(DEFINITIONS, definition()).await;
     assert!(server.read(SHIPS).await["items"].as_array().unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn nulls_are_dropped_when_they_are_sent_and_named_when_they_are_applied() {
+    let server = with_ships().await;
+    let nulls = json!({"masts": null, "rig": null, "crew": null, "note": null, "labels": {"a": null, "b": "c"}});
+    let made = server.create(SHIPS, ship("a", nulls.clone())).await;
+    assert_eq!(made["spec"], json!({"name": "bounty", "masts": 3, "rig": "brig", "note": null, "labels": {"b": "c"}}));
+    let patch = json!({"spec": {"labels": {"b": null, "d": "e"}}});
+    let (code, patched) = server.json("PATCH", &format!("{SHIPS}/a"), &patch).await;
+    assert_eq!((code.as_u16(), &patched["spec"]["labels"]), (200, &json!({"d": "e"})));
+    let applied = ship("b", nulls);
+    let path = format!("{SHIPS}/b?fieldManager=m");
+    let (code, answer) = server.patch(&path, "application/apply-patch+yaml", &applied).await;
+    let told = answer["message"].as_str().unwrap_or("");
+    assert!(code == 422 && told.contains("spec.crew in body must be of type array: \"null\""), "{answer}");
+}
+
+#[tokio::test]
+async fn a_default_that_comes_later_shows_in_objects_of_before() {
+    let server = with_ships().await;
+    let made = server.create(SHIPS, ship("a", json!({}))).await;
+    let before = made["metadata"]["resourceVersion"].clone();
+    let mut changed = server.read(&format!("{DEFINITIONS}/ships.sea.example.com")).await;
+    changed["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["anchors"] =
+        json!({"type": "integer", "default": 2});
+    let (code, answer) = server.json("PUT", &format!("{DEFINITIONS}/ships.sea.example.com"), &changed).await;
+    assert_eq!(code, 200, "{answer}");
+    let one = server.read(&format!("{SHIPS}/a")).await;
+    assert_eq!((&one["spec"]["anchors"], &one["metadata"]["resourceVersion"]), (&json!(2), &before));
+    assert_eq!(server.read(SHIPS).await["items"][0]["spec"]["anchors"], 2);
+    let mut watch = server.watch(&format!("{SHIPS}?watch=true")).await;
+    assert_eq!(watch.next().await.unwrap()["object"]["spec"]["anchors"], 2);
+    // A change of it finds nothing else changed.
+    let (code, patched) = server.json("PATCH", &format!("{SHIPS}/a"), &json!({"spec": {"masts": 4}})).await;
+    assert_eq!((code.as_u16(), &patched["spec"]["anchors"]), (200, &json!(2)));
+}
+
+#[tokio::test]
+async fn openapi_v2_of_custom_kinds_and_of_definitions_has_no_text_for_a_schema() {
+    let server = with_ships().await;
+    let (_, _, bytes) = server.get("/openapi/v2", "application/json").await;
+    let document: Value = serde_json::from_slice(&bytes).unwrap();
+    let definitions = document["definitions"].as_object().unwrap();
+    let mut open: Vec<(String, &Value)> = definitions.iter().map(|(name, of)| (name.clone(), of)).collect();
+    while let Some((path, of)) = open.pop() {
+        assert!(of.is_object(), "{path}: {of}");
+        for (name, inner) in of["properties"].as_object().into_iter().flatten() {
+            open.push((format!("{path}.{name}"), inner));
+        }
+        open.extend(of.get("items").map(|inner| (format!("{path}[]"), inner)));
+    }
+    let props = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+    assert_eq!(document["definitions"][props]["properties"]["format"]["type"], "string");
+    let ship = &document["definitions"]["com.example.sea.v1.Ship"];
+    assert_eq!(ship["x-kubernetes-group-version-kind"][0]["kind"], "Ship", "{ship}");
+    assert_eq!(ship["properties"]["spec"]["properties"]["note"], json!({}));
+    assert_eq!(ship["properties"]["spec"]["properties"]["one"].get("oneOf"), None);
+}

@@ -40,6 +40,8 @@ fn answer(path: &str, request: &Value) -> Value {
         "/first" => label("first", request["operation"].as_str().unwrap()),
         // Only changes what the first one has changed before.
         "/second" if request["object"]["metadata"]["labels"]["first"].is_string() => label("second", "seen"),
+        "/stray" => json!({"allowed": true, "patchType": "JSONPatch",
+            "patch": patch(json!([{"op": "add", "path": "/spec/stray", "value": 1}, {"op": "add", "path": "/spec/kept", "value": "b"}]))}),
         "/rename" => json!({"allowed": true, "patchType": "JSONPatch",
             "patch": patch(json!([{"op": "replace", "path": "/metadata/name", "value": "other"}]))}),
         _ => json!({"allowed": true}),
@@ -205,4 +207,24 @@ async fn webhooks_are_asked_again_about_what_others_changed() {
     let mut strict = map("o");
     strict["metadata"]["labels"]["strict"] = "1".into();
     assert_eq!(server.json("POST", MAPS, &strict).await.0, 418);
+}
+
+#[tokio::test]
+async fn what_webhooks_add_to_custom_resources_is_pruned_by_their_schema() {
+    let server = Server::start().await;
+    let hooks = Hooks::start().await;
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "tabs.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "tabs", "kind": "Tab"}, "versions": [{"name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": {"type": "object", "properties": {
+                    "kept": {"type": "string"}, "color": {"type": "string", "default": "blue"}}}}}}}]}});
+    server.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition).await;
+    let rules = json!({"rules": [{"apiGroups": ["example.com"], "apiVersions": ["v1"], "operations": ["*"], "resources": ["tabs"]}]});
+    hooks.configure(&server, true, "stray", "/stray", rules).await;
+    let tabs = "/apis/example.com/v1/namespaces/default/tabs";
+    let tab = json!({"apiVersion": "example.com/v1", "kind": "Tab", "metadata": {"name": "stray"}, "spec": {}});
+    let made = server.create(tabs, tab).await;
+    assert_eq!(made["spec"], json!({"kept": "b", "color": "blue"}));
+    let (code, changed) = server.json("PATCH", &format!("{tabs}/stray"), &json!({"spec": {"color": "red"}})).await;
+    assert_eq!((code.as_u16(), &changed["spec"]), (200, &json!({"kept": "b", "color": "red"})));
 }
