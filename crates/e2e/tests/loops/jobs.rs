@@ -91,6 +91,8 @@ async fn deadline_ends_a_job_and_its_pods() {
     assert_eq!(condition(&failed, "Failed").1, "DeadlineExceeded");
     assert_eq!(condition(&failed, "Failed").2, "Job was active longer than specified deadline");
     assert_eq!(condition(&failed, "FailureTarget").1, "DeadlineExceeded");
+    assert_eq!((&failed["status"]["failed"], &failed["status"]["terminating"]), (&1.into(), &0.into()));
+    assert_eq!(failed["status"]["uncountedTerminatedPods"], json!({}));
     assert!(cluster.until_list(PODS, <[Value]>::is_empty).await.is_empty());
 }
 
@@ -279,4 +281,71 @@ async fn what_was_missed_is_made_up_for_within_the_deadline() {
     assert!(name(&jobs[0]).starts_with("cron-"));
     sleep(Duration::from_secs(60)).await;
     assert_eq!(cluster.list(JOBS).await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_that_is_too_far_ends_nothing() {
+    let cluster = Cluster::start(1).await;
+    cluster.create(&job("activeDeadlineSeconds: 9223372036854775807,", "fake/exit: '0', fake/seconds: '60'")).await;
+    cluster.until(JOB, is_complete).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_that_never_ran_hold_neither_job_nor_namespace() {
+    let cluster = Cluster::start(1).await;
+    // A pod failure policy has to see how pods end, and these never do.
+    for (name, more) in [("plain", ""), ("waits", "podReplacementPolicy: Failed,")] {
+        cluster.create(&format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}")).await;
+        cluster
+            .create(&format!(
+                "{{apiVersion: batch/v1, kind: Job, metadata: {{name: job, namespace: {name}}}, spec: {{{more} template: {{spec: \
+                 {{restartPolicy: Never, nodeSelector: {{no: node}}, containers: [{{name: c, image: one}}]}}}}}}}}"
+            ))
+            .await;
+        cluster.until_list(&format!("/api/v1/namespaces/{name}/pods"), |p| p.len() == 1).await;
+        cluster.delete(&format!("/api/v1/namespaces/{name}"), json!({})).await;
+        cluster.until(&format!("/api/v1/namespaces/{name}"), Value::is_null).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_pod_has_failed_and_one_that_the_job_gives_up_has_not() {
+    let cluster = Cluster::start(1).await;
+    cluster.create(&job("parallelism: 2, completions: 2,", "fake/lingers: '5'")).await;
+    let pods = cluster.until_list(PODS, |p| p.len() == 2 && p.iter().all(|p| p["status"]["phase"] == "Running")).await;
+    cluster.delete(&format!("{PODS}/{}", name(&pods[0])), json!({})).await;
+    cluster.until(JOB, |j| j["status"]["failed"] == 1 && j["status"]["active"] == 2).await;
+    cluster.patch(JOB, json!({"spec": {"suspend": true}})).await;
+    cluster.until_list(PODS, <[Value]>::is_empty).await;
+    let suspended = cluster.until(JOB, |j| j["status"]["terminating"] == 0).await;
+    assert_eq!(suspended["status"]["failed"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn orphans_of_a_job_lose_its_finalizer() {
+    let cluster = Cluster::start(1).await;
+    cluster.create(&job("", "")).await;
+    cluster.until_list(PODS, |p| p.len() == 1 && p[0]["status"]["phase"] == "Running").await;
+    cluster.delete(JOB, json!({"propagationPolicy": "Orphan"})).await;
+    cluster.until(JOB, Value::is_null).await;
+    let free = |p: &[Value]| {
+        p.len() == 1 && p[0]["metadata"]["finalizers"].is_null() && p[0]["metadata"]["ownerReferences"].is_null()
+    };
+    let pods = cluster.until_list(PODS, free).await;
+    // A pod that somebody made with the finalizer of a Job that never was.
+    let owner = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": "never", "uid": "0", "controller": true}]);
+    let orphan = json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [{"name": "c", "image": "one"}]},
+        "metadata": {"name": "orphan", "ownerReferences": owner, "finalizers": ["batch.kubernetes.io/job-tracking"]}});
+    cluster.post(PODS, orphan).await;
+    cluster.until(&format!("{PODS}/orphan"), Value::is_null).await;
+    assert_eq!(cluster.list(PODS).await.len(), pods.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedules_go_by_the_clock_of_their_zone() {
+    let cluster = Cluster::start(1).await;
+    cluster.create(&cron("*/30 */24,* * * *", "timeZone: Asia/Kathmandu,", "fake/exit: '0'")).await;
+    let jobs = cluster.until_list(JOBS, |j| !j.is_empty()).await;
+    let due = jobs[0]["metadata"]["annotations"]["batch.kubernetes.io/cronjob-scheduled-timestamp"].as_str().unwrap();
+    assert!(due.ends_with(":00:00+05:45") || due.ends_with(":30:00+05:45"), "{due}");
 }

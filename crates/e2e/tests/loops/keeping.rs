@@ -320,3 +320,76 @@ async fn cluster_info_is_signed_by_every_token_that_may() {
     sleep(Duration::from_secs(5)).await;
     assert!(signatures().await.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn quota_counts_the_objects_of_every_kind_as_they_come_and_go() {
+    let cluster = Cluster::start(1).await;
+    cluster
+        .create("{apiVersion: v1, kind: ResourceQuota, metadata: {name: q}, spec: {hard: {replicationcontrollers: '2', count/replicasets.apps: '5'}}}")
+        .await;
+    let quota = "/api/v1/namespaces/default/resourcequotas/q";
+    let used = |controllers: &'static str, sets: &'static str| {
+        move |q: &Value| {
+            q["status"]["used"] == json!({"replicationcontrollers": controllers, "count/replicasets.apps": sets})
+        }
+    };
+    cluster.until(quota, used("0", "0")).await;
+    let begun = apimachinery::clock::now();
+    cluster.create(&set(0)).await;
+    cluster
+        .create("{apiVersion: v1, kind: ReplicationController, metadata: {name: c}, spec: {replicas: 0, selector: {app: c}, template: {metadata: {labels: {app: c}}, spec: {containers: [{name: c, image: one}]}}}}")
+        .await;
+    cluster.until(quota, used("1", "1")).await;
+    cluster.delete(SET, json!({})).await;
+    cluster.delete("/api/v1/namespaces/default/replicationcontrollers/c", json!({})).await;
+    cluster.until(quota, used("0", "0")).await;
+    let took = apimachinery::clock::now().duration_since(begun);
+    assert!(took.as_secs() < 30, "it heard of them: {took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn budget_expects_what_the_controllers_of_its_pods_want() {
+    let cluster = Cluster::start(2).await;
+    let web = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {replicas: 3, selector: {matchLabels: {app: web}}, \
+               strategy: {rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}, \
+               template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, image: one}]}}}}";
+    cluster.create(web).await;
+    cluster.create("{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: b}, spec: {maxUnavailable: 1, selector: {matchLabels: {app: web}}}}").await;
+    let budget = "/apis/policy/v1/namespaces/default/poddisruptionbudgets/b";
+    cluster.until(budget, |b| b["status"]["disruptionsAllowed"] == 1).await;
+    // A roll-out that is stuck has a fourth pod, which nobody wants for good.
+    let stuck =
+        json!({"spec": {"template": {"metadata": {"labels": {"app": "web"}, "annotations": {"fake/ready": "never"}}}}});
+    cluster.patch("/apis/apps/v1/namespaces/default/deployments/web", stuck).await;
+    cluster.until_list(PODS, |p| p.len() == 4).await;
+    sleep(Duration::from_secs(5)).await;
+    let status = &cluster.get(budget).await["status"];
+    let figures =
+        ["expectedPods", "desiredHealthy", "currentHealthy", "disruptionsAllowed"].map(|f| status[f].as_i64());
+    assert_eq!(figures, [Some(3), Some(2), Some(3), Some(1)], "{status}");
+    // Nobody says how many there should be of pods whose controller is gone: none may go.
+    let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "keeper", "uid": "", "controller": true}]);
+    let keeper =
+        cluster.post(MAPS, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "keeper"}})).await;
+    let mut owner = owner;
+    owner[0]["uid"] = keeper["metadata"]["uid"].clone();
+    let strange = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "strange", "labels": {"app": "web"}, "ownerReferences": owner},
+        "spec": {"containers": [{"name": "c", "image": "one"}]}});
+    cluster.post(PODS, strange).await;
+    let failed = cluster.until(budget, |b| condition(b, "DisruptionAllowed").1 == "SyncFailed").await;
+    assert_eq!(failed["status"]["disruptionsAllowed"], 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn namespace_stays_while_somebody_else_holds_it() {
+    let cluster = Cluster::start(0).await;
+    let path = "/api/v1/namespaces/n";
+    cluster
+        .create("{apiVersion: v1, kind: Namespace, metadata: {name: n}, spec: {finalizers: [kubernetes, example.com/other]}}")
+        .await;
+    cluster.delete(path, json!({})).await;
+    let held = cluster.until(path, |n| n["spec"]["finalizers"] == json!(["example.com/other"])).await;
+    assert_eq!(held["status"]["phase"], "Terminating");
+    sleep(Duration::from_secs(60)).await;
+    assert!(!cluster.get(path).await.is_null());
+}

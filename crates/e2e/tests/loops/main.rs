@@ -10,8 +10,42 @@ mod jobs;
 mod keeping;
 mod large;
 mod nodes;
+mod owners;
 mod scaling;
 mod scheduling;
 mod services;
 mod stateful;
 mod volumes;
+
+/// The sources of tests of control loops, and what says which promise each stands for.
+#[test]
+fn what_the_documents_name_is_tested() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut open: Vec<std::path::PathBuf> =
+        ["controllers/src", "scheduler/src", "informer/src", "placement/src", "apimachinery/src", "e2e/tests/loops"]
+            .map(|folder| root.join("crates").join(folder))
+            .into();
+    let mut sources = String::new();
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else {
+            sources.push_str(&std::fs::read_to_string(path).unwrap());
+        }
+    }
+    for document in ["controllers.md", "scheduler.md"] {
+        let text = std::fs::read_to_string(root.join("docs/conformance").join(document)).unwrap();
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| ")).collect();
+        assert!(rows.len() > 10, "{document}");
+        for row in rows {
+            // What stands in back-ticks in the last two columns and is a name of ours has underscores.
+            let cells: Vec<&str> = row.split('|').collect();
+            assert_eq!(cells.len(), 5, "{document}: {row}");
+            let names =
+                cells[2..].iter().flat_map(|cell| cell.split('`').skip(1).step_by(2)).filter(|n| n.contains('_'));
+            for name in names {
+                assert!(sources.contains(&format!("fn {name}(")), "{document}: there is no test {name}");
+            }
+        }
+    }
+}

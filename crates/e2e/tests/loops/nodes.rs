@@ -160,3 +160,23 @@ async fn taints_drive_away_who_doesnt_bear_them() {
     sleep(Duration::from_secs(600)).await;
     assert_eq!(cluster.list(PODS).await.len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn claims_whose_volume_is_on_a_lost_node_say_so() {
+    let cluster = Cluster::start(1).await;
+    let lost = cluster.add_nodes("lost", 1).await;
+    let volume = "{apiVersion: v1, kind: PersistentVolume, metadata: {name: v}, spec: {capacity: {storage: 1Gi}, accessModes: [ReadWriteOnce], \
+                  storageClassName: manual, hostPath: {path: /x}, nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: \
+                  [{key: kubernetes.io/hostname, operator: In, values: [lost-0]}]}]}}}}";
+    cluster.create(volume).await;
+    let claim = "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: c}, spec: {storageClassName: manual, accessModes: [ReadWriteOnce], \
+                 resources: {requests: {storage: 1Gi}}}}";
+    cluster.create(claim).await;
+    cluster.until("/api/v1/namespaces/default/persistentvolumeclaims/c", |c| c["status"]["phase"] == "Bound").await;
+    lost.abort();
+    cluster.until(&format!("{NODES}/lost-0"), |n| condition(n, "Ready").0 == "Unknown").await;
+    sleep(Duration::from_secs(5)).await;
+    let told = cluster.events("c").await;
+    let down = "PersistentVolumeClaim/c Warning VolumeNodeUnavailable: volume v lives on node lost-0, which is down";
+    assert!(told.contains(&down.into()), "{told:#?}");
+}

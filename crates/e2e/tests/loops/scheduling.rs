@@ -148,3 +148,29 @@ async fn profiles_are_chosen_by_name() {
     let bound = events.iter().find(|e| e["involvedObject"]["name"] == "p0" && e["reason"] == "Scheduled").unwrap();
     assert_eq!(bound["reportingComponent"], "packing");
 }
+
+#[tokio::test(start_paused = true)]
+async fn resources_that_somebody_advertises_may_be_asked_for() {
+    let cluster = Cluster::start(1).await;
+    for (class, value) in [("low", 10), ("high", 1000)] {
+        let class = format!(
+            "{{apiVersion: scheduling.k8s.io/v1, kind: PriorityClass, metadata: {{name: {class}}}, value: {value}}}"
+        );
+        cluster.create(&class).await;
+    }
+    let node = "/api/v1/nodes/fake-0";
+    cluster.patch(&format!("{node}/status"), json!({"status": {"capacity": {"example.com/dongle": "3"}}})).await;
+    cluster.until(node, |n| n["status"]["allocatable"]["example.com/dongle"] == "3").await;
+    let pod = |name: &str, class: &str| {
+        let amounts = "requests: {example.com/dongle: '2'}, limits: {example.com/dongle: '2'}";
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{priorityClassName: {class}, \
+             containers: [{{name: c, image: one, resources: {{{amounts}}}}}]}}}}"
+        )
+    };
+    cluster.create(&pod("victim", "low")).await;
+    cluster.until(&format!("{PODS}/victim"), is_ready).await;
+    cluster.create(&pod("preemptor", "high")).await;
+    cluster.until(&format!("{PODS}/preemptor"), is_ready).await;
+    cluster.until(&format!("{PODS}/victim"), Value::is_null).await;
+}

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, image, name, names};
+use crate::cluster::{Cluster, condition, image, is_ready, name, names};
 
 const DB: &str = "/apis/apps/v1/namespaces/default/statefulsets/db";
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -192,4 +192,32 @@ async fn claims_stay_unless_the_policy_says_otherwise() {
     cluster.delete(DB, json!({})).await;
     cluster.until_list(CLAIMS, <[Value]>::is_empty).await;
     cluster.until_list(PODS, <[Value]>::is_empty).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_somebody_deletes_is_made_anew() {
+    let cluster = Cluster::start(1).await;
+    cluster
+        .patch("/api/v1/nodes/fake-0", json!({"metadata": {"annotations": {"timonel.io/storage-path": "/s"}}}))
+        .await;
+    let claim = CLAIM.replace("storageClassName: none", "storageClassName: local-path");
+    cluster.create(&db(1, &claim, "fake/lingers: '5'")).await;
+    let (pod, claim) = (format!("{PODS}/db-0"), format!("{CLAIMS}/data-db-0"));
+    cluster.until(&pod, is_ready).await;
+    let uid = |object: &Value| object["metadata"]["uid"].clone();
+    let (old_pod, old_claim) = (uid(&cluster.get(&pod).await), uid(&cluster.get(&claim).await));
+    cluster.delete(&claim, json!({})).await;
+    cluster.delete(&pod, json!({})).await;
+    let is_new = |pod: &Value| is_ready(pod) && pod["metadata"]["uid"] != old_pod;
+    cluster.until(&pod, is_new).await;
+    let new = cluster.get(&claim).await;
+    assert!(uid(&new) != old_claim && new["metadata"]["deletionTimestamp"].is_null(), "{new}");
+    // Of a pod that has no node yet, too.
+    cluster.patch("/api/v1/nodes/fake-0", json!({"spec": {"unschedulable": true}})).await;
+    cluster.delete(&pod, json!({})).await;
+    cluster.until(&pod, |p| condition(p, "PodScheduled").0 == "False").await;
+    cluster.delete(&claim, json!({})).await;
+    cluster.until(&claim, |c| !c.is_null() && uid(c) != uid(&new)).await;
+    cluster.patch("/api/v1/nodes/fake-0", json!({"spec": {"unschedulable": null}})).await;
+    cluster.until(&pod, is_ready).await;
 }
