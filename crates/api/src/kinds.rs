@@ -124,7 +124,7 @@ impl Kind {
     pub fn kept_as(&self) -> Option<&'static Kind> {
         let of_older = !self.custom && OLDER.contains(self);
         // The same objects as the core group's.
-        let group = if self.group == EVENTS { "" } else { self.group };
+        let group = if self.group == EVENTS_GROUP { "" } else { self.group };
         KINDS.iter().find(|k| of_older && k.group == group && k.plural == self.plural)
     }
 
@@ -211,7 +211,7 @@ const ADMISSION: &str = "admissionregistration.k8s.io";
 const NETWORKING: &str = "networking.k8s.io";
 const AUTHORIZATION: &str = "authorization.k8s.io";
 const RESOURCE: &str = "resource.k8s.io";
-const EVENTS: &str = "events.k8s.io";
+const EVENTS_GROUP: &str = "events.k8s.io";
 
 const POD_FIELDS: &[&str] = &[
     "spec.nodeName",
@@ -353,7 +353,7 @@ pub static KINDS: &[Kind] = &[
 /// table ([`crate::versions`]).
 pub static OLDER: &[Kind] = &[
     ns("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers").short(&["hpa"]).in_all().status(),
-    ns(EVENTS, "v1", "Event", "events").short(&["ev"]).select(REGARDING_FIELDS),
+    ns(EVENTS_GROUP, "v1", "Event", "events").short(&["ev"]).select(REGARDING_FIELDS),
 ];
 
 /// The kind that `group`, `version` and `plural` name.
