@@ -32,6 +32,7 @@ use check::{Checker, Node, Type};
 
 pub use authorizer::{Attributes, Authorizer};
 pub use budget::Budget;
+pub use texts::regular;
 
 /// Longer expressions are refused before they are parsed, in bytes.
 const LONGEST: usize = 64 << 10;

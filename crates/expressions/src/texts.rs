@@ -8,10 +8,60 @@ use regex::Regex;
 use crate::budget;
 use crate::library::{Outcome, failed};
 
-/// A regular expression, which may not become large.
+/// A regular expression in Go's syntax (RE2), which may not become large.
+///
+/// # Errors
+/// When it is malformed or becomes too large, in Go's words.
 pub fn regular(text: &str) -> Result<Regex, String> {
-    let made = regex::RegexBuilder::new(text).size_limit(1 << 20).build();
+    let made = regex::RegexBuilder::new(&in_rust(text)).size_limit(4 << 20).build();
     made.map_err(|e| format!("error parsing regexp: {}", e.to_string().lines().last().unwrap_or_default()))
+}
+
+/// The same expression for the crate `regex`, which differs from RE2 in two things: it has operators between sets of characters (`[`, `&&` and `~~`
+/// within brackets stand for themselves in RE2), and `\d`, `\s` and `\w` have all of Unicode's characters there, in RE2 only ASCII's.
+fn in_rust(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.chars().peekable();
+    let mut in_class = false;
+    while let Some(c) = rest.next() {
+        match c {
+            '\\' => match rest.next() {
+                Some('d') => out.push_str(if in_class { "0-9" } else { "[0-9]" }),
+                Some('w') => out.push_str(if in_class { "0-9A-Za-z_" } else { "[0-9A-Za-z_]" }),
+                Some('s') => out.push_str(if in_class { "\\t\\n\\f\\r " } else { "[\\t\\n\\f\\r ]" }),
+                Some('D') if !in_class => out.push_str("[^0-9]"),
+                Some('W') if !in_class => out.push_str("[^0-9A-Za-z_]"),
+                Some('S') if !in_class => out.push_str("[^\\t\\n\\f\\r ]"),
+                other => out.extend(std::iter::once(c).chain(other)),
+            },
+            '[' if !in_class => {
+                in_class = true;
+                out.push(c);
+                out.extend(rest.next_if_eq(&'^'));
+                // In the first place it is a character like others.
+                if rest.next_if_eq(&']').is_some() {
+                    out.push_str("\\]");
+                }
+            }
+            '[' if rest.peek() == Some(&':') => {
+                out.push(c);
+                // A named class, as [:alpha:].
+                for c in rest.by_ref() {
+                    out.push(c);
+                    if c == ']' {
+                        break;
+                    }
+                }
+            }
+            ']' => {
+                in_class = false;
+                out.push(c);
+            }
+            '[' | '&' | '~' if in_class => out.extend(['\\', c]),
+            _ => out.push(c),
+        }
+    }
+    out
 }
 
 fn length(text: &str) -> u64 {
@@ -112,4 +162,27 @@ pub fn declare(env: &mut Env) -> Result<(), DeclarationError> {
         name = "@replace")?;
     env.add_member_overload("@join", "join_list", LIST_TYPE, vec![], join)?;
     env.add_member_overload("@join", "join_list_text", LIST_TYPE, vec![STRING_TYPE], join)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brackets_are_read_as_go_reads_them() {
+        for (pattern, yes, no) in [
+            ("^[[a]$", "[", "b"),
+            (r#"^[^()<>@,;:\"\/[\]?={} \t]+$"#, "name", "a b"),
+            ("^[]a]$", "]", "b"),
+            ("^[^]a]$", "b", "]"),
+            ("^[a&&b]$", "&", "c"),
+            ("^[[:alpha:]~~]$", "~", "1"),
+            (r"^\[a\]$", "[a]", "a"),
+            (r"^\d[\w-]*\S$", "1-_a", "١a"),
+        ] {
+            let made = regular(pattern).unwrap_or_else(|why| panic!("{pattern}: {why}"));
+            assert!(made.is_match(yes) && !made.is_match(no), "{pattern}");
+        }
+        assert!(regular("[").is_err());
+    }
 }

@@ -260,7 +260,7 @@ mod tests {
     fn images_are_wanted_for_containers_of_all_kinds_and_for_volumes() {
         let pod = "{metadata: {name: p}, spec: {containers: [{name: a, image: one}], initContainers: [{name: b, image: 'two:2'}], \
                    ephemeralContainers: [{name: c, image: 'x.io/three'}], volumes: [{name: v, image: {reference: four}}, {name: w, emptyDir: {}}]}}";
-        let pod: Pod = serde_yaml_ng::from_str(pod).unwrap();
+        let pod: Pod = apimachinery::yaml::from_str(pod).unwrap();
         let names = [
             "docker.io/library/one:latest",
             "docker.io/library/two:2",

@@ -329,7 +329,7 @@ mod tests {
         assert!(is_static(&pod) && !is_mirror(&pod));
         assert_eq!(pod.status.unwrap().qos_class.as_deref(), Some("BestEffort"));
         assert_eq!(pod.spec.unwrap().restart_policy.as_deref(), Some("Always"));
-        assert_ne!(read(&POD.replace("image: x", "image: y"), path, "node-1").unwrap().metadata.uid, pod.metadata.uid);
+        assert_ne!(read(&POD.replace("image: x", "image: z"), path, "node-1").unwrap().metadata.uid, pod.metadata.uid);
     }
 
     #[test]

@@ -168,10 +168,9 @@ fn check_structural(schema: &Value, path: &str, depth: usize, causes: &mut Vec<C
         causes.push(Cause::required(format!("{path}.type"), "must not be empty for specified object fields"));
     }
     if let Some(pattern) = schema["pattern"].as_str()
-        && let Err(error) = regex::Regex::new(pattern)
+        && let Err(why) = expressions::regular(pattern)
     {
-        let why = error.to_string();
-        causes.push(Cause::invalid(format!("{path}.pattern"), &schema["pattern"], why.lines().last().unwrap_or("")));
+        causes.push(Cause::invalid(format!("{path}.pattern"), &schema["pattern"], &why));
     }
     for (name, of) in schema["properties"].as_object().into_iter().flatten() {
         check_structural(of, &format!("{path}.properties[{name}]"), depth + 1, causes);

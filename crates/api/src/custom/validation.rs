@@ -21,7 +21,7 @@ fn pattern(text: &str) -> Option<Arc<Regex>> {
     if let Some(found) = known.get(text) {
         return found.clone();
     }
-    let compiled = Regex::new(text).ok().map(Arc::new);
+    let compiled = expressions::regular(text).ok().map(Arc::new);
     if known.len() >= PATTERNS_KEPT {
         known.clear();
     }

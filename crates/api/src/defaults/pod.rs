@@ -286,6 +286,7 @@ mod tests {
         let containers = json!([{"name": "c", "resources": {"requests": {"cpu": "100m"}}}]);
         let mut pod = json!({"containers": containers, "resources": {"limits": {"cpu": "1", "memory": "64Mi"}}});
         spec(pod.as_object_mut().unwrap());
+        of_pods_alone(pod.as_object_mut().unwrap());
         assert_eq!(pod["resources"]["requests"], json!({"cpu": "100m", "memory": "64Mi"}));
         assert_eq!(qos_class(&pod), "Burstable");
         let both = json!({"cpu": "1", "memory": "64Mi"});

@@ -106,10 +106,6 @@ fn ports(ports: &Field<'_>, host_network: bool, causes: &mut Causes) {
             address.address(causes);
         }
         port.at("protocol").must_be(&["SCTP", "TCP", "UDP"], causes);
-        // Upstream leaves it to the node, where it goes into rules of the firewall.
-        if !port.at("hostIP").is_empty() {
-            port.at("hostIP").address(causes);
-        }
         name.is(names::port_name, causes);
         if !name.is_empty() && !seen.insert(name.text()) {
             causes.push(Cause::duplicate(&name.path, name.value));

@@ -294,7 +294,7 @@ async fn nulls_are_dropped_when_they_are_sent_and_named_when_they_are_applied() 
     assert_eq!((code.as_u16(), &patched["spec"]["labels"]), (200, &json!({"d": "e"})));
     let applied = ship("b", nulls);
     let path = format!("{SHIPS}/b?fieldManager=m");
-    let (code, answer) = server.patch(&path, "application/apply-patch+yaml", &applied).await;
+    let (code, answer) = server.patch(&path, "apply-patch+yaml", &applied).await;
     let told = answer["message"].as_str().unwrap_or("");
     assert!(code == 422 && told.contains("spec.crew in body must be of type array: \"null\""), "{answer}");
 }

@@ -30,6 +30,9 @@ struct Size {
     most: u64,
 }
 
+/// The most characters that a number, a time, an address or a range has when it is written out.
+const SCALAR_TEXT: u64 = 64;
+
 impl Size {
     const UNKNOWN: Size = Size { least: 0, most: u64::MAX };
 
@@ -519,6 +522,15 @@ impl<'s> Coster<'s> {
                 let size = self.size_or_unknown(first?);
                 Price::with(size.cost(TRAVERSAL), Size { least: size.least / 4, most: size.most })
             }
+            // Upstream knows no size for these, and so refuses `'at most ' + string(self.limit)`, an example of its own documentation.
+            "bool_to_string"
+            | "int64_to_string"
+            | "uint64_to_string"
+            | "double_to_string"
+            | "duration_to_string"
+            | "timestamp_to_string"
+            | "ip_to_string"
+            | "cidr_to_string" => Price::with(1, Size::up_to(SCALAR_TEXT)),
             "strings_quote" => {
                 let size = self.size_or_unknown(first?);
                 let quoted =

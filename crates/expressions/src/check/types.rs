@@ -112,10 +112,6 @@ impl fmt::Display for Type<'_> {
 pub(crate) struct Solved<'s>(HashMap<u32, Type<'s>>);
 
 impl<'s> Solved<'s> {
-    pub fn set(&mut self, param: u32, of: Type<'s>) {
-        self.0.insert(param, of);
-    }
-
     /// A type with its parameters replaced by what they stand for; by `dyn` where that isn't known and `or_dyn` is set.
     pub fn apply(&self, of: &Type<'s>, or_dyn: bool) -> Type<'s> {
         match of {
