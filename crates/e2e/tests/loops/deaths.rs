@@ -204,17 +204,17 @@ async fn volumes_are_made_once_and_namespaces_go_whole() {
                 let path = json!({"metadata": {"annotations": {"timonel.io/storage-path": "/s"}}});
                 cluster.patch(&format!("/api/v1/nodes/fake-{i}"), path).await;
             }
-            cluster.create("{apiVersion: v1, kind: Namespace, metadata: {name: n}}").await;
+            cluster.create("{apiVersion: v1, kind: Namespace, metadata: {name: 'n'}}").await;
             cluster.until("/api/v1/namespaces/n/serviceaccounts/default", |a| !a.is_null()).await;
             cluster
                 .create(
-                    "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: c, namespace: n}, spec: {storageClassName: local-path, \
+                    "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: c, namespace: 'n'}, spec: {storageClassName: local-path, \
                      accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}",
                 )
                 .await;
             cluster
                 .create(
-                    "{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: n}, spec: {containers: [{name: c, image: one}], volumes: [{name: v, \
+                    "{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: 'n'}, spec: {containers: [{name: c, image: one}], volumes: [{name: v, \
                      persistentVolumeClaim: {claimName: c}}]}}",
                 )
                 .await;

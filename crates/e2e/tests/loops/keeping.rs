@@ -79,7 +79,7 @@ async fn owners_may_be_absent_several_or_in_the_wrong_place() {
 #[tokio::test(start_paused = true)]
 async fn namespace_says_what_it_waits_for() {
     let cluster = Cluster::start(1).await;
-    cluster.create("{apiVersion: v1, kind: Namespace, metadata: {name: n}}").await;
+    cluster.create("{apiVersion: v1, kind: Namespace, metadata: {name: 'n'}}").await;
     cluster.until("/api/v1/namespaces/n/serviceaccounts/default", |a| !a.is_null()).await;
     cluster
         .until("/api/v1/namespaces/n/configmaps/kube-root-ca.crt", |m| {
@@ -88,10 +88,10 @@ async fn namespace_says_what_it_waits_for() {
         .await;
     cluster
         .create(
-            "{apiVersion: v1, kind: ConfigMap, metadata: {name: held, namespace: n, finalizers: [example.com/hold]}}",
+            "{apiVersion: v1, kind: ConfigMap, metadata: {name: held, namespace: 'n', finalizers: [example.com/hold]}}",
         )
         .await;
-    cluster.create("{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: n, annotations: {fake/lingers: '10'}}, spec: {containers: [{name: c, image: one}]}}").await;
+    cluster.create("{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: 'n', annotations: {fake/lingers: '10'}}, spec: {containers: [{name: c, image: one}]}}").await;
     cluster.until("/api/v1/namespaces/n/pods/p", |p| p["status"]["phase"] == "Running").await;
     cluster.delete("/api/v1/namespaces/n", json!({})).await;
     let stuck = cluster
@@ -385,7 +385,7 @@ async fn namespace_stays_while_somebody_else_holds_it() {
     let cluster = Cluster::start(0).await;
     let path = "/api/v1/namespaces/n";
     cluster
-        .create("{apiVersion: v1, kind: Namespace, metadata: {name: n}, spec: {finalizers: [kubernetes, example.com/other]}}")
+        .create("{apiVersion: v1, kind: Namespace, metadata: {name: 'n'}, spec: {finalizers: [kubernetes, example.com/other]}}")
         .await;
     cluster.delete(path, json!({})).await;
     let held = cluster.until(path, |n| n["spec"]["finalizers"] == json!(["example.com/other"])).await;

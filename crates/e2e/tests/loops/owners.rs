@@ -63,7 +63,7 @@ async fn what_has_an_owner_that_cannot_be_judged_stays() {
 #[tokio::test(start_paused = true)]
 async fn a_circle_of_owners_ends_and_so_does_its_namespace() {
     let cluster = Cluster::start(0).await;
-    cluster.create("{apiVersion: v1, kind: Namespace, metadata: {name: n}}").await;
+    cluster.create("{apiVersion: v1, kind: Namespace, metadata: {name: 'n'}}").await;
     let maps = "/api/v1/namespaces/n/configmaps";
     let mut circle = Vec::new();
     for name in ["one", "two", "three"] {

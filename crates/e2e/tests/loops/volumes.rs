@@ -224,7 +224,7 @@ async fn claims_for_one_pod_and_for_a_pods_life() {
 #[tokio::test(start_paused = true)]
 async fn a_driver_gets_no_more_volumes_on_a_node_than_it_can_take() {
     let cluster = Cluster::start(1).await;
-    let driver = "{name: d.example.com, nodeID: n, topologyKeys: [], allocatable: {count: 2}}";
+    let driver = "{name: d.example.com, nodeID: 'n', topologyKeys: [], allocatable: {count: 2}}";
     cluster
         .create(&format!("{{apiVersion: storage.k8s.io/v1, kind: CSINode, metadata: {{name: fake-0}}, spec: {{drivers: [{driver}]}}}}"))
         .await;
