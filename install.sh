@@ -54,6 +54,8 @@ if [ -d /run/systemd/system ]; then
 Description=timonel, a Kubernetes
 After=network-online.target
 Wants=network-online.target
+# It is started again however often it ends.
+StartLimitIntervalSec=0
 
 [Service]
 ExecStart=$bin $role
@@ -65,6 +67,8 @@ Restart=always
 RestartSec=1
 LimitNOFILE=1048576
 TasksMax=infinity
+# The kernel takes pods first when memory runs out (upstream's kubelet has the same).
+OOMScoreAdjust=-999
 # Pods that end with the machine have 30 s for it (--shutdown-grace-period).
 TimeoutStopSec=45
 
@@ -87,7 +91,9 @@ else
     for _ in $(seq 100); do running || break; sleep 0.05; done
   fi
   if ! running; then
-    mkdir -p "$data"
+    mkdir -p -m 0700 "$data"
+    # The process puts its log aside itself when it has grown large.
+    (umask 077; touch "$data/timonel.log")
     setsid "$bin" "$role" >>"$data/timonel.log" 2>&1 </dev/null &
     echo $! > $pidfile
   fi

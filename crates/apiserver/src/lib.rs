@@ -24,6 +24,7 @@ mod external;
 mod fairness;
 mod families;
 mod handlers;
+pub mod joining;
 mod managed;
 mod metrics;
 mod object;
@@ -59,10 +60,10 @@ pub struct Config {
     /// Signs service-account tokens.
     pub token_key: Arc<pki::TokenKey>,
     /// As whom further API servers see this one, and the authority (PEM) by which they know it.
-    pub front_proxy: pki::Identity,
+    pub front_proxy: Arc<pki::Rotating>,
     pub front_proxy_authority: String,
     /// PEM certificate and key with which kubelets are called.
-    pub kubelet_client: pki::Identity,
+    pub kubelet_client: Arc<pki::Rotating>,
     /// The secret of the join token.
     pub join_secret: String,
     pub service_cidr: AddressRanges,

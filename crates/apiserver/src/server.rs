@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
@@ -25,13 +25,16 @@ use crate::{ApiServer, Peer, User};
 /// A client that takes longer than this to say hello is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// How often the other end of HTTP/2 is asked whether it is there, and how long it has to answer.
+const PING: Duration = Duration::from_secs(15);
+
 type Verifier = Arc<dyn ClientCertVerifier>;
 
 #[derive(Debug, thiserror::Error)]
 #[error("can't use the server's certificate: {0}")]
 pub struct TlsError(String);
 
-fn tls_config(server: &ApiServer, identity: &pki::Identity) -> Result<(rustls::ServerConfig, Verifier), TlsError> {
+fn tls_config(server: &ApiServer, identity: Arc<pki::Rotating>) -> Result<(rustls::ServerConfig, Verifier), TlsError> {
     let fail = |e: &dyn std::fmt::Display| TlsError(e.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let ca_pem = server.config.authority.certificate_pem();
@@ -43,17 +46,11 @@ fn tls_config(server: &ApiServer, identity: &pki::Identity) -> Result<(rustls::S
         .build()
         .map_err(|e| fail(&e))?;
     let verifier = Arc::new(AnyClient { known: known.clone() });
-    let certificates = vec![
-        CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).map_err(|e| fail(&e))?,
-        CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|e| fail(&e))?,
-    ];
-    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|e| fail(&e))?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| fail(&e))?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates, key)
-        .map_err(|e| fail(&e))?;
+        .with_cert_resolver(identity);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok((config, known))
 }
@@ -117,17 +114,17 @@ fn peer(known: &dyn ClientCertVerifier, chain: Option<&[CertificateDer<'_>]>) ->
     }
 }
 
-/// Serves the API on `listener` until `stop` is cancelled. Open connections end with the process.
+/// Serves the API on `listener`, with the certificate that `identity` has at the moment, until `stop` is cancelled. Open connections end with the process.
 ///
 /// # Errors
 /// When the certificate or its key is unusable.
 pub async fn serve(
     server: Arc<ApiServer>,
     listener: TcpListener,
-    identity: pki::Identity,
+    identity: Arc<pki::Rotating>,
     stop: CancellationToken,
 ) -> Result<(), TlsError> {
-    let (config, known) = tls_config(&server, &identity)?;
+    let (config, known) = tls_config(&server, identity)?;
     let acceptor = TlsAcceptor::from(Arc::new(config));
     loop {
         let stream = tokio::select! {
@@ -190,6 +187,7 @@ async fn local_connection(server: Arc<ApiServer>, peer: Peer, stream: UnixStream
 
 async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, known: Verifier, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
+    network::liveness::watch_peer(&stream);
     let address = stream.peer_addr().map(|a| a.ip().to_canonical()).ok();
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
     let peer = peer(known.as_ref(), stream.get_ref().1.peer_certificates());
@@ -213,7 +211,8 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(1000)
-        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20);
     builder

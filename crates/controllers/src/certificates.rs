@@ -18,6 +18,9 @@ use signers::{Cluster, Signer};
 
 use crate::{Context, Result};
 
+/// The extra of a user that says which node's name it has claimed.
+const NODE_NAME: &str = "timonel.io/node-name";
+
 pub fn start(context: Context) {
     let requests = context.informers.of::<CertificateSigningRequest>();
     let nodes = context.informers.of::<Node>();
@@ -87,17 +90,20 @@ fn is_own(
     let is_in = |group: &str| spec.groups.iter().flatten().any(|g| g == group);
     let own = is_in("system:nodes") && spec.username.as_deref() == Some(&facts.common_name);
     match signer {
-        Signer::NodeClient => own || (is_in("system:bootstrappers") && may_take_name(&facts.common_name, nodes)),
+        Signer::NodeClient => own || (is_in("system:bootstrappers") && may_take_name(spec, &facts.common_name, nodes)),
         Signer::NodeServing => own,
         Signer::Client => false,
     }
 }
 
-/// Whether somebody who only holds the token for joining may have a certificate with this user's name: not if there is
-/// such a node already, whose secrets it would get.
-fn may_take_name(user: &str, nodes: &[Arc<Node>]) -> bool {
-    let name = user.strip_prefix("system:node:");
-    name.is_some_and(|name| !nodes.iter().any(|node| node.metadata.name.as_deref() == Some(name)))
+/// Whether somebody who only holds the token for joining may have a certificate with this user's name: one that it has
+/// claimed (`apiserver::joining`), or one of which there is no node, whose secrets it would get.
+fn may_take_name(spec: &CertificateSigningRequestSpec, user: &str, nodes: &[Arc<Node>]) -> bool {
+    let Some(name) = user.strip_prefix("system:node:") else { return false };
+    match spec.extra.as_ref().and_then(|extra| extra.get(NODE_NAME)) {
+        Some(claimed) => claimed.iter().any(|claimed| claimed == name),
+        None => !nodes.iter().any(|node| node.metadata.name.as_deref() == Some(name)),
+    }
 }
 
 async fn reconcile(client: &Client, request: &CertificateSigningRequest, cluster: &Cluster<'_>) -> Result {
@@ -191,6 +197,28 @@ mod tests {
             };
             let facts = pki::RequestFacts { common_name: name.into(), ..Default::default() };
             assert_eq!(is_own(signer, &spec, &facts, &nodes(&["old"])), own, "{signer:?} {user} {name}");
+        }
+    }
+
+    #[test]
+    fn a_claimed_name_is_its_machines() {
+        for (claimed, name, may) in [
+            (Some("old"), "system:node:old", true),
+            (Some("old"), "system:node:new", false),
+            (Some("new"), "system:node:old", false),
+            (Some("new"), "system:node:new", true),
+            (None, "system:node:old", false),
+            (None, "system:node:new", true),
+        ] {
+            let spec = CertificateSigningRequestSpec {
+                username: Some("system:bootstrap:timonel".into()),
+                groups: Some(vec!["system:bootstrappers".into()]),
+                extra: claimed.map(|name| [(NODE_NAME.to_string(), vec![name.to_string()])].into()),
+                ..Default::default()
+            };
+            let facts = pki::RequestFacts { common_name: name.into(), ..Default::default() };
+            let own = is_own(Signer::NodeClient, &spec, &facts, &nodes(&["old"]));
+            assert_eq!(own, may, "{claimed:?} {name}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use testkit::Cluster;
+use testkit::cluster::is_ready;
 
 const SPREAD: &str = "
 apiVersion: apps/v1
@@ -177,5 +178,133 @@ fn a_node_that_was_silent_is_well_again_as_soon_as_it_speaks() -> anyhow::Result
     })?;
     cluster.eventually("it has no taints", || Ok(cluster.get("node", "agent-2")?["spec"]["taints"].is_null()))?;
     assert_eq!(started(&cluster.list("pods", "app=spread")?), before, "nothing was restarted");
+    Ok(())
+}
+
+fn lasting(name: &str, node: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  nodeName: {node}
+  terminationGracePeriodSeconds: 0
+  containers: [{{name: c, image: 'busybox:1.28', command: [sleep, '36000']}}]
+"
+    )
+}
+
+/// Drops what the machine's present connections to the API carry, in both directions: nobody is told that the other end is gone.
+fn cut(machine: &testkit::cluster::Node) -> anyhow::Result<()> {
+    let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
+    let sockets = machine.run(&words("ss -Htn dport = :6443"), "").stdout;
+    let local = sockets.lines().filter_map(|line| line.split_whitespace().nth(3)?.rsplit(':').next());
+    let ports = local.collect::<Vec<_>>().join(", ");
+    anyhow::ensure!(!ports.is_empty(), "the agent has no connection: {sockets}");
+    let rules = format!(
+        "table inet cut {{
+  chain out {{ type filter hook output priority 0; tcp sport {{ {ports} }} tcp dport 6443 drop; }}
+  chain in {{ type filter hook input priority 0; tcp dport {{ {ports} }} tcp sport 6443 drop; }}
+}}"
+    );
+    let done = machine.run(&words("nft -f -"), &rules);
+    anyhow::ensure!(done.code == 0, "{done:?}");
+    Ok(())
+}
+
+#[test]
+fn agents_outlive_connections_servers_and_their_nodes() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start()?;
+    cluster.join_with(&["--server-timeout", "4s"])?;
+    // A connection whose other end is silent is given up, and what it should have told is heard otherwise.
+    cut(&cluster.agents[0])?;
+    cluster.apply(&lasting("after-the-cut", "agent-2"))?;
+    cluster.wait_pod("after-the-cut")?;
+    anyhow::ensure!(is_ready(&cluster.get("node", "agent-2")?), "its lease is renewed, too");
+
+    // Its name is its own.
+    let token = std::fs::read_to_string(cluster.server.folder().join("data/server/node-token"))?;
+    let stranger = cluster.bystander()?;
+    let data = stranger.folder().join("stranger").display().to_string();
+    let (url, address) = (cluster.url(), stranger.address());
+    for name in ["agent-2", "server-1"] {
+        let refused = stranger.timonel(&[
+            "agent",
+            "--server",
+            url.as_str(),
+            "--token",
+            token.trim(),
+            "--data-dir",
+            data.as_str(),
+            "--run-dir",
+            data.as_str(),
+            "--node-name",
+            name,
+            "--node-ip",
+            address.as_str(),
+        ]);
+        anyhow::ensure!(refused.code != 0 && refused.stderr.contains("another machine has this name"), "{refused:?}");
+    }
+
+    // A Node that somebody deletes is back at once, and well.
+    let uid = cluster.get("node", "agent-2")?["metadata"]["uid"].clone();
+    cluster.ok(&["delete", "node", "agent-2"])?;
+    cluster
+        .eventually("the node is registered again", || Ok(cluster.get("node", "agent-2")?["metadata"]["uid"] != uid))?;
+    cluster.wait_ready("agent-2")?;
+
+    // Without a server, an agent that starts goes on with the pods that it had.
+    cluster.kubectl(&["delete", "pod", "after-the-cut", "--ignore-not-found"]);
+    cluster.apply(&lasting("lasting", "agent-2"))?;
+    cluster.wait_pod("lasting")?;
+    let before = cluster.get("pod", "lasting")?["metadata"]["uid"].clone();
+    cluster.server.crash();
+    cluster.agents[0].crash();
+    cluster.agents[0].spawn()?;
+    let first = cluster.agents[0].contained();
+    for pid in &first {
+        let _ = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+    }
+    cluster.eventually("its container is started again", || {
+        let now = cluster.agents[0].contained();
+        Ok(!now.is_empty() && now.iter().all(|pid| !first.contains(pid)))
+    })?;
+    cluster.server.spawn()?;
+    cluster.eventually("the server hears of it", || {
+        let status = cluster.get("pod", "lasting")?["status"]["containerStatuses"][0].clone();
+        Ok(status["restartCount"].as_i64().unwrap_or(0) > 0 && status["ready"] == true)
+    })?;
+    anyhow::ensure!(cluster.get("pod", "lasting")?["metadata"]["uid"] == before, "it is the same pod");
+
+    // A server that is put back to an older state takes along what it never knew.
+    let (present, copy) = (cluster.server.folder().join("data/server"), cluster.server.folder().join("copy"));
+    cluster.server.stop()?;
+    let copied = std::process::Command::new("cp").arg("-a").args([&present, &copy]).status()?;
+    anyhow::ensure!(copied.success());
+    cluster.server.spawn()?;
+    cluster.eventually("the server answers", || Ok(cluster.kubectl(&["get", "nodes"]).code == 0))?;
+    cluster.apply(&lasting("ghost", "agent-2"))?;
+    cluster.wait_pod("ghost")?;
+    anyhow::ensure!(cluster.agents[0].shims().len() == 2);
+    cluster.server.crash();
+    std::fs::remove_dir_all(&present)?;
+    std::fs::rename(&copy, &present)?;
+    cluster.server.spawn()?;
+    cluster.eventually("the pod that nobody knows ends", || Ok(cluster.agents[0].shims().len() == 1))?;
+    cluster.apply(&lasting("later", "agent-2"))?;
+    cluster.wait_pod("later")?;
+    anyhow::ensure!(cluster.get("pod", "lasting")?["metadata"]["uid"] == before);
+    only_root_may_read(&cluster)
+}
+
+/// The database has every Secret.
+fn only_root_may_read(cluster: &Cluster) -> anyhow::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let data = cluster.server.folder().join("data");
+    for (path, mode) in [("", 0o700), ("server", 0o700), ("server/db", 0o700), ("server/db/state.db", 0o600)] {
+        let found = std::fs::metadata(data.join(path))?.mode() & 0o777;
+        anyhow::ensure!(found == mode, "{path} has mode {found:o}");
+    }
     Ok(())
 }

@@ -122,6 +122,11 @@ impl<K: Keyed> Informer<K> {
         let _ = tokio::time::timeout(Duration::from_secs(5), wait).await;
     }
 
+    /// Whether the cache has been filled once.
+    pub fn is_synced(&self) -> bool {
+        *self.inner.synced.borrow()
+    }
+
     /// Waits until the cache has been filled for the first time.
     pub async fn synced(&self) {
         let mut synced = self.inner.synced.subscribe();

@@ -129,7 +129,48 @@ fn service_variables(services: &[std::sync::Arc<Service>], env: &mut Variables) 
     Ok(())
 }
 
+/// Why a pod gets no variables of services.
+#[derive(Debug, thiserror::Error)]
+enum NoServices {
+    // Upstream's words.
+    #[error("services have not yet been read at least once, cannot construct envvars")]
+    Unread,
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+}
+
 impl Agent {
+    /// The variables that name services. As long as the API hasn't said which there are, those that the pod had before; a static one, which runs
+    /// whatever the API says, does without.
+    fn of_services(&self, pod: &Pod) -> Result<BTreeMap<String, String>, NoServices> {
+        let all = self.informers.of::<Service>();
+        let kept = pod.uid().map(|uid| self.config.pods_dir().join(uid).join("services.json"));
+        let before = kept.as_ref().and_then(|file| serde_json::from_slice(&std::fs::read(file).ok()?).ok());
+        if !all.is_synced() {
+            return match before {
+                Some(before) => Ok(before),
+                None if crate::static_pods::is_static(pod) => Ok(BTreeMap::new()),
+                None => Err(NoServices::Unread),
+            };
+        }
+        let mut variables = Variables::default();
+        let kubernetes: Vec<_> = all.list_in("default").into_iter().filter(|s| s.name_any() == "kubernetes").collect();
+        service_variables(&kubernetes, &mut variables)?;
+        if pod.spec.as_ref().and_then(|s| s.enable_service_links).unwrap_or(true) {
+            service_variables(&all.list_in(&pod.namespace().unwrap_or_default()), &mut variables)?;
+        }
+        let variables = variables.into_known();
+        if before.as_ref() != Some(&variables)
+            && let Some(file) = kept
+            && let Err(error) = serde_json::to_vec(&variables)
+                .map_err(Into::into)
+                .and_then(|text| runtime::files::replace(&file, &text))
+        {
+            tracing::debug!(%error, "a pod's variables of services can't be written");
+        }
+        Ok(variables)
+    }
+
     /// All variables of a container, in no particular order. Later sources win over earlier ones.
     ///
     /// # Errors
@@ -154,11 +195,11 @@ impl Agent {
             env.insert("PATH".into(), path.into()).map_err(too_large)?;
         }
         env.insert("HOSTNAME".into(), crate::sandbox::hostname(&self.config, pod)).map_err(too_large)?;
-        let all = self.informers.of::<Service>();
-        let kubernetes: Vec<_> = all.list_in("default").into_iter().filter(|s| s.name_any() == "kubernetes").collect();
-        service_variables(&kubernetes, &mut env).map_err(too_large)?;
-        if pod.spec.as_ref().and_then(|s| s.enable_service_links).unwrap_or(true) {
-            service_variables(&all.list_in(&namespace), &mut env).map_err(too_large)?;
+        for (key, value) in self.of_services(pod).map_err(|error| match error {
+            NoServices::Unread => error.to_string(),
+            NoServices::TooLarge(error) => too_large(error),
+        })? {
+            env.insert(key, value).map_err(too_large)?;
         }
         for source in container.env_from.as_deref().unwrap_or_default() {
             let prefix = source.prefix.clone().unwrap_or_default();

@@ -49,6 +49,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use ::network::LocalPods;
@@ -204,6 +205,8 @@ struct Agent {
     quarantine: informer::Quarantine,
     /// Pods whose volumes are to be looked at at once, by uid.
     stale: Mutex<HashSet<String>>,
+    /// Whether the API has said which pods this node has.
+    heard: AtomicBool,
 }
 
 impl Agent {
@@ -273,6 +276,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
         evictions: Mutex::default(),
         quarantine: parts.quarantine,
         stale: Mutex::default(),
+        heard: AtomicBool::default(),
         client: parts.client,
         informers: parts.informers,
         images,

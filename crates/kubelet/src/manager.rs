@@ -24,6 +24,9 @@ use crate::{Agent, Config, images, static_pods};
 /// Between two tries to let go what a driver holds.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// How long the API may take to say which pods there are before the node begins with those that it had.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// What the API wants of a pod: the object, or nothing once it is gone.
 pub type Wanted = Option<Arc<Pod>>;
 
@@ -76,8 +79,25 @@ impl Manager {
         pods.on_change(move |change| to.feed(change));
         let to = manager.clone();
         manager.agent.informers.of::<PersistentVolume>().on_change(move |change| to.volume_changed(change));
-        tokio::spawn(sweep(manager.clone()));
+        tokio::spawn(begin(manager.clone()));
         manager
+    }
+
+    /// Goes on with the pods that this node had, as they were known last; returns their uids.
+    fn revive(&self) -> BTreeSet<String> {
+        let folders = std::fs::read_dir(self.agent.config.pods_dir()).into_iter().flatten().flatten();
+        let known = folders.filter_map(|folder| worker::known(&folder.path()));
+        let mut revived = BTreeSet::new();
+        for pod in known
+            .filter(|pod| pod.spec.as_ref().and_then(|s| s.node_name.as_ref()) == Some(&self.agent.config.node_name))
+        {
+            let (Some(uid), pod) = (pod.uid(), Arc::new(pod)) else { continue };
+            if self.worker(&uid).is_none() {
+                self.tell(&uid, Some(pod.clone()), Some(&pod));
+                revived.insert(uid);
+            }
+        }
+        revived
     }
 
     fn feed(&self, change: &Change<Pod>) {
@@ -196,9 +216,29 @@ impl Manager {
     }
 }
 
+/// Waits for the API's word about this node's pods. As long as there is none, pods go on as they were known last: their containers are
+/// restarted as ever. Then what is gone goes.
+async fn begin(manager: Arc<Manager>) {
+    let heard = tokio::time::timeout(PATIENCE, manager.pods.synced()).await;
+    let mut revived = BTreeSet::new();
+    if heard.is_err() {
+        revived = manager.revive();
+        tracing::info!(
+            pods = revived.len(),
+            "the API doesn't say which pods this node has; it goes on with those that it had"
+        );
+        manager.pods.synced().await;
+    }
+    manager.agent.heard.store(true, std::sync::atomic::Ordering::Relaxed);
+    let known: BTreeSet<String> = manager.pods().iter().filter_map(|p| p.uid()).collect();
+    for uid in revived.difference(&known) {
+        manager.tell(uid, None, None);
+    }
+    sweep(manager).await;
+}
+
 /// Removes the remains of pods that were deleted while the agent was away.
 async fn sweep(manager: Arc<Manager>) {
-    manager.pods.synced().await;
     let config = &manager.agent.config;
     let known: Vec<String> = manager.pods().iter().filter_map(|p| p.uid()).collect();
     let folders = std::fs::read_dir(config.pods_dir()).into_iter().flatten().flatten();

@@ -15,10 +15,14 @@ use crate::engine::{self, Engine};
 use crate::manager::Manager;
 use crate::pressure::Pressures;
 use crate::sandbox::Places;
-use crate::{Config, allocatable, worker};
+use crate::{Agent, Config, allocatable, worker};
 
 /// How often the lease is renewed. The node counts as lost after four of these.
 const LEASE: Duration = Duration::from_secs(10);
+/// How long a renewal may take before another is tried: as long as upstream's kubelet gives it.
+const LEASE_LIMIT: Duration = Duration::from_secs(10);
+/// How long the control plane may take to give a node its ranges.
+const REGISTRATION: Duration = Duration::from_secs(60);
 /// How often the status is written when nothing changed.
 const STATUS: Duration = Duration::from_secs(300);
 
@@ -233,7 +237,54 @@ fn turned(before: &[NodeCondition], now: &[NodeCondition]) -> Vec<&'static str> 
     now.iter().filter(is_new).filter_map(reason).collect()
 }
 
-/// Writes the status at start and on a slow timer, and renews the lease.
+/// What is told when it begins to fail and when it works again, and not in between.
+#[derive(Default)]
+struct Told(Option<String>);
+
+impl Told {
+    fn take(&mut self, what: &'static str, result: Result<(), String>) {
+        match result {
+            Ok(()) if self.0.take().is_some() => tracing::info!("{what} works again"),
+            Ok(()) => {}
+            Err(why) => {
+                if self.0.as_ref() != Some(&why) {
+                    tracing::warn!(why, "{what} doesn't work; it is tried again");
+                }
+                self.0 = Some(why);
+            }
+        }
+    }
+}
+
+/// What is said of the own Node: it is called unknown after too long a silence, and somebody may delete it.
+#[derive(Default)]
+struct Heard {
+    doubted: tokio::sync::Notify,
+    deleted: tokio::sync::Notify,
+}
+
+fn listen(agent: &Agent) -> Arc<Heard> {
+    let heard = Arc::new(Heard::default());
+    let (to, name) = (heard.clone(), agent.config.node_name.clone());
+    agent.informers.of::<Node>().on_change(move |change| {
+        if change.object().metadata.name.as_deref() != Some(&name) {
+            return;
+        }
+        match change {
+            informer::Change::Applied { new, .. } => {
+                let conditions = new.status.as_ref().and_then(|s| s.conditions.as_ref());
+                if conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "Unknown") {
+                    to.doubted.notify_one();
+                }
+            }
+            informer::Change::Deleted(_) => to.deleted.notify_one(),
+        }
+    });
+    heard
+}
+
+/// Writes the status at start and on a slow timer, and renews the lease. A Node that somebody deletes is registered again at once: without its
+/// object the node gets no pods, and its range of addresses may go to another.
 pub async fn keep_status(manager: Arc<Manager>) {
     let agent = &manager.agent;
     let (config, client) = (&agent.config, &agent.client);
@@ -242,25 +293,7 @@ pub async fn keep_status(manager: Arc<Manager>) {
     let mut shown_images = 0;
     let mut pressures = agent.pressures.subscribe();
     let mut leaving = agent.shutdown.begun();
-    // Who was silent for too long is called unknown by the control plane, until he speaks.
-    let doubted = Arc::new(tokio::sync::Notify::new());
-    let (doubt, name) = (doubted.clone(), config.node_name.clone());
-    agent.informers.of::<Node>().on_change(move |change| {
-        // Without its object the node gets no pods, and its range of addresses may go to another.
-        if let informer::Change::Deleted(old) = change
-            && old.metadata.name.as_deref() == Some(&name)
-        {
-            doubt.notify_one();
-        }
-        if let informer::Change::Applied { new, .. } = change
-            && new.metadata.name.as_deref() == Some(&name)
-        {
-            let conditions = new.status.as_ref().and_then(|s| s.conditions.as_ref());
-            if conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "Unknown") {
-                doubt.notify_one();
-            }
-        }
-    });
+    let heard = listen(agent);
     // The range may have become another while no agent was here.
     let of_before = manager.clone();
     tokio::spawn(async move {
@@ -269,6 +302,7 @@ pub async fn keep_status(manager: Arc<Manager>) {
     });
     let mut network_changed = agent.network.changes();
     let mut shown_problem = None;
+    let (mut told_status, mut told_lease) = (Told::default(), Told::default());
     let mut before: Vec<NodeCondition> = Vec::new();
     if let Ok(node) = nodes.get(&config.node_name).await {
         agent.events.normal(&node, "Starting", "Starting kubelet.");
@@ -300,7 +334,9 @@ pub async fn keep_status(manager: Arc<Manager>) {
                 let conditions = conditions(&before, *pressures.borrow_and_update(), unready.as_deref());
                 json!({"status": status(config, &*agent.engine, &images, conditions)})
             };
-            match nodes.patch_status(&config.node_name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+            let written =
+                nodes.patch_status(&config.node_name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+            let failed = match written {
                 Ok(node) => {
                     let reference = node.object_ref(&());
                     let now = node.status.and_then(|s| s.conditions).unwrap_or_default();
@@ -311,32 +347,34 @@ pub async fn keep_status(manager: Arc<Manager>) {
                     before = now;
                     next_status = tokio::time::Instant::now() + STATUS;
                     shown_images = images.len();
+                    Ok(())
                 }
                 Err(kube::Error::Api(status)) if status.code == 404 => {
-                    tracing::warn!("the Node object was deleted; registering again");
-                    match register(config, client).await {
-                        Ok(ranges) => {
-                            take_ranges(&manager, &ranges).await;
-                            tokio::time::sleep(AGAIN).await;
-                            continue;
-                        }
-                        Err(error) => tracing::warn!(%error, "the node can't be registered again"),
+                    let registered = register_again(&manager).await;
+                    before.clear();
+                    next_status = tokio::time::Instant::now();
+                    if registered.is_ok() {
+                        // What it is comes right after that it is.
+                        tokio::time::sleep(AGAIN).await;
+                        continue;
                     }
+                    registered
                 }
-                Err(error) => tracing::warn!(%error, "the node's status can't be written"),
-            }
+                Err(error) => Err(error.to_string()),
+            };
+            told_status.take("writing the node's status", failed);
         }
-        if let Err(error) = renew_lease(config, client).await {
-            tracing::warn!(%error, "the node's lease can't be renewed");
-        }
+        told_lease.take("renewing the node's lease", renew_lease(config, client).await);
         tokio::select! {
             () = tokio::time::sleep(LEASE) => {}
-            () = doubted.notified() => {
+            () = heard.doubted.notified() => {
                 if let Ok(node) = nodes.get(&config.node_name).await {
                     before = node.status.and_then(|s| s.conditions).unwrap_or_default();
                 }
                 next_status = tokio::time::Instant::now();
             }
+            // The status finds out whether it still is so.
+            () = heard.deleted.notified() => next_status = tokio::time::Instant::now(),
             Ok(()) = pressures.changed() => pressures.mark_changed(),
             Ok(()) = leaving.changed() => leaving.mark_changed(),
             Some(()) = async { network_changed.as_mut()?.recv().await } => {}
@@ -366,7 +404,21 @@ fn evict_lost(manager: &Manager) {
     }
 }
 
-async fn renew_lease(config: &Config, client: &Client) -> Result<(), kube::Error> {
+async fn register_again(manager: &Manager) -> Result<(), String> {
+    tracing::warn!("the Node object was deleted; registering again");
+    let agent = &manager.agent;
+    let registering = tokio::time::timeout(REGISTRATION, register(&agent.config, &agent.client));
+    let ranges = registering.await.map_err(|_| "no ranges were given to it".to_string())?.map_err(|e| e.to_string())?;
+    take_ranges(manager, &ranges).await;
+    Ok(())
+}
+
+async fn renew_lease(config: &Config, client: &Client) -> Result<(), String> {
+    let limit = |_| format!("no answer within {LEASE_LIMIT:?}");
+    tokio::time::timeout(LEASE_LIMIT, write_lease(config, client)).await.map_err(limit)?.map_err(|e| e.to_string())
+}
+
+async fn write_lease(config: &Config, client: &Client) -> Result<(), kube::Error> {
     let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
     let now = k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
     let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",

@@ -71,10 +71,12 @@ impl Agent {
             context.and_then(|c| c.fs_group_change_policy.as_deref()).is_some_and(|policy| policy == "OnRootMismatch");
         let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
         for volume in volumes {
-            let Ready { path, fs_group } = self
-                .volume(pod, volume, places, ips, first)
-                .await
-                .map_err(|e| format!("MountVolume.SetUp failed for volume {:?} : {e}", volume.name))?;
+            let Ready { path, fs_group } = match self.volume(pod, volume, places, ips, first).await {
+                Ok(ready) => ready,
+                Err(error) => self
+                    .as_before(volume, places)
+                    .ok_or_else(|| format!("MountVolume.SetUp failed for volume {:?} : {error}", volume.name))?,
+            };
             let due = fs_group == FsGroup::Always || (first && fs_group == FsGroup::Once);
             if let Some(group) = wanted_group.filter(|_| due) {
                 let path = path.clone();
@@ -91,6 +93,14 @@ impl Agent {
             paths.insert(volume.name.clone(), path);
         }
         Ok(paths)
+    }
+
+    /// What an earlier agent wrote of a volume, as long as the API doesn't answer this one.
+    fn as_before(&self, volume: &Volume, places: &Places) -> Option<Ready> {
+        let path = places.run.join("volumes").join(&volume.name);
+        let has_files = path.join("..data").exists();
+        let is_cut_off = !self.heard.load(std::sync::atomic::Ordering::Relaxed);
+        (is_cut_off && has_files).then_some(Ready { path, fs_group: FsGroup::Always })
     }
 
     async fn volume(

@@ -11,6 +11,7 @@ mod addresses;
 pub mod cni;
 pub mod flows;
 mod link;
+pub mod liveness;
 mod local;
 pub mod nft;
 mod overlay;

@@ -107,8 +107,8 @@ impl Authority {
         &self.issuer
     }
 
-    /// Reads an identity from `folder`, or issues and writes it when it is missing, was signed by another authority,
-    /// lacks one of `names`, or has used up two thirds of its life.
+    /// Reads an identity from `folder`, or issues and writes it when it is missing, its key is another's, another authority signed it,
+    /// it lacks one of `names`, isn't valid yet, or has used up two thirds of its life.
     ///
     /// # Errors
     /// Those of [`issue`](Self::issue) and of the file system.
@@ -125,8 +125,9 @@ impl Authority {
         if let (Ok(certificate_pem), Ok(key_pem)) =
             (std::fs::read_to_string(&cert_path), std::fs::read_to_string(&key_path))
             && let Ok(facts) = certificate_facts(&certificate_pem)
-            && self.signed(&certificate_pem)
-            && !facts.is_aging()
+            && signed_by(&self.certificate_pem, &certificate_pem)
+            && !facts.is_due()
+            && belongs(&certificate_pem, &key_pem)
             && names.iter().all(|n| facts.names.contains(n))
         {
             return Ok(Identity { certificate_pem, key_pem });
@@ -138,16 +139,22 @@ impl Authority {
         }
         Ok(identity)
     }
+}
 
-    fn signed(&self, certificate_pem: &str) -> bool {
-        let Some((ca, leaf)) = parse_pem(&self.certificate_pem).zip(parse_pem(certificate_pem)) else { return false };
-        let (Ok((_, ca)), Ok((_, leaf))) =
-            (X509Certificate::from_der(&ca.contents), X509Certificate::from_der(&leaf.contents))
-        else {
-            return false;
-        };
-        leaf.verify_signature(Some(ca.public_key())).is_ok()
-    }
+/// Whether an authority's key signed a certificate (both PEM), which a name alone doesn't say.
+pub fn signed_by(authority_pem: &str, certificate_pem: &str) -> bool {
+    let Some((ca, leaf)) = parse_pem(authority_pem).zip(parse_pem(certificate_pem)) else { return false };
+    let (Ok((_, ca)), Ok((_, leaf))) =
+        (X509Certificate::from_der(&ca.contents), X509Certificate::from_der(&leaf.contents))
+    else {
+        return false;
+    };
+    leaf.verify_signature(Some(ca.public_key())).is_ok()
+}
+
+/// Whether a private key is that of a certificate (both PEM). They are two files, and a process may die between writing them.
+pub fn belongs(certificate_pem: &str, key_pem: &str) -> bool {
+    crate::certified_key(certificate_pem.as_bytes(), key_pem.as_bytes()).is_ok()
 }
 
 fn parse_pem(text: &str) -> Option<Pem> {
@@ -156,7 +163,7 @@ fn parse_pem(text: &str) -> Option<Pem> {
 
 fn new_authority(name: &str) -> Result<(String, String), PkiError> {
     let key = KeyPair::generate()?;
-    let stamp = OffsetDateTime::now_utc().unix_timestamp();
+    let stamp = apimachinery::clock::now().as_second();
     let mut params = parameters(&format!("timonel-{name}@{stamp}"), None, &[])?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
@@ -196,7 +203,8 @@ fn parameters(common_name: &str, organization: Option<&str>, names: &[String]) -
 
 /// From an hour ago, as clocks differ.
 pub(crate) fn valid_for(params: &mut CertificateParams, days: i64) {
-    let now = OffsetDateTime::now_utc();
+    let now = apimachinery::clock::now().as_second();
+    let now = OffsetDateTime::from_unix_timestamp(now).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     params.not_before = now - Duration::hours(1);
     params.not_after = now + Duration::days(days);
 }
@@ -214,10 +222,17 @@ pub struct CertificateFacts {
 }
 
 impl CertificateFacts {
-    /// Whether two thirds of its life are over.
-    pub fn is_aging(&self) -> bool {
-        let now = OffsetDateTime::now_utc().unix_timestamp();
-        now > self.not_before + (self.not_after - self.not_before) * 2 / 3
+    /// Whether it is time for another: two thirds of its life are over, or it isn't valid yet, as it was made while a clock was ahead.
+    pub fn is_due(&self) -> bool {
+        let now = apimachinery::clock::now().as_second();
+        let life = self.not_after.saturating_sub(self.not_before);
+        now < self.not_before || now > self.not_before.saturating_add(life / 3 * 2)
+    }
+
+    /// Whether nobody takes it any more, or yet.
+    pub fn is_invalid(&self) -> bool {
+        let now = apimachinery::clock::now().as_second();
+        now < self.not_before || now > self.not_after
     }
 }
 
@@ -308,6 +323,13 @@ mod tests {
         assert_eq!(again.certificate_pem(), ca.certificate_pem());
         let other = tempfile::tempdir().unwrap();
         let stranger = Authority::load_or_create(other.path(), "ca").unwrap();
-        assert!(!stranger.signed(&first.certificate_pem));
+        assert!(!signed_by(stranger.certificate_pem(), &first.certificate_pem));
+        assert!(signed_by(ca.certificate_pem(), &first.certificate_pem));
+        // A key of somebody else's beside the certificate.
+        let kept = keep(&more);
+        std::fs::write(dir.path().join("api.key"), new_key().unwrap()).unwrap();
+        let mended = keep(&more);
+        assert_ne!(mended.certificate_pem, kept.certificate_pem);
+        assert!(belongs(&mended.certificate_pem, &mended.key_pem));
     }
 }

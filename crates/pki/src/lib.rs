@@ -10,16 +10,18 @@
 mod ca;
 mod csr;
 mod files;
+pub mod rotation;
 mod signer;
 mod token;
 mod trust;
 
 pub use ca::{
-    Authority, CertificateFacts, Identity, PkiError, Usage, certificate_facts, certificate_names, new_key, public_key,
-    request, self_signed,
+    Authority, CertificateFacts, Identity, PkiError, Usage, belongs, certificate_facts, certificate_names, new_key,
+    public_key, request, self_signed, signed_by,
 };
 pub use csr::{RequestFacts, Terms, request_facts};
 pub use files::{kubeconfig, write_private};
+pub use rotation::{Kept, Rotating};
 pub use signer::{TokenKey, detached_signature};
 pub use token::{JoinToken, TokenError, random_secret};
 pub use trust::{Anybody, certified_key};

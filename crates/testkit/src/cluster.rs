@@ -169,7 +169,15 @@ impl Cluster {
     /// # Errors
     /// When it doesn't come up.
     pub fn join(&mut self) -> anyhow::Result<()> {
-        self.join_from(SWITCHED)
+        self.join_from(SWITCHED, &[])
+    }
+
+    /// Like [`join`](Self::join), with further flags for the agent.
+    ///
+    /// # Errors
+    /// Those of [`join`](Self::join).
+    pub fn join_with(&mut self, flags: &[&str]) -> anyhow::Result<()> {
+        self.join_from(SWITCHED, flags)
     }
 
     /// Like [`join`](Self::join), with a router between the machine and the others.
@@ -181,10 +189,10 @@ impl Cluster {
         run("ip", &["-n", &switch, "addr", "add", &format!("{SWITCHED}.254/24"), "dev", "br0"])?;
         let namespace = format!("--net=/run/netns/{switch}");
         run("nsenter", &[&namespace, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])?;
-        self.join_from(ROUTED)
+        self.join_from(ROUTED, &[])
     }
 
-    fn join_from(&mut self, network: &str) -> anyhow::Result<()> {
+    fn join_from(&mut self, network: &str, flags: &[&str]) -> anyhow::Result<()> {
         let number = self.agents.len() as u32 + 2;
         let name = format!("agent-{number}");
         let id = self.switch.trim_end_matches("-sw").to_string();
@@ -192,6 +200,7 @@ impl Cluster {
         node.arguments = node.common("agent");
         let token = std::fs::read_to_string(self.server.folder.join("data/server/node-token"))?;
         node.arguments.extend(["--server".into(), self.url(), "--token".into(), token.trim().into()]);
+        node.arguments.extend(flags.iter().map(|flag| (*flag).to_string()));
         node.put_images()?;
         node.spawn()?;
         self.agents.push(node);
@@ -212,7 +221,11 @@ impl Cluster {
         format!("https://{}:6443", self.server.address())
     }
 
-    fn wait_ready(&self, node: &str) -> anyhow::Result<()> {
+    /// Waits until a node is ready.
+    ///
+    /// # Errors
+    /// When it never is.
+    pub fn wait_ready(&self, node: &str) -> anyhow::Result<()> {
         self.eventually(&format!("node {node} is ready"), || Ok(is_ready(&self.get("node", node)?)))
     }
 

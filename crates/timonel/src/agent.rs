@@ -1,35 +1,45 @@
 //! The node's part: joins a server and runs what a node runs. The server's own node takes the same way from [`run_node`] on.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use apimachinery::{AddressRanges, Family};
 use informer::Informers;
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::PostParams;
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Api, Client};
 use kubelet::PodNetwork;
 use network::cni::Cni;
 use network::{Addresses, LocalPods};
-use pki::JoinToken;
-use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{AgentArgs, NodeArgs, ServerArgs};
+use crate::joining::{self, Failure, Joined, Joining};
+use crate::known::Known;
 use crate::part::Part;
-use crate::{bridge, check, cli, firewall, local_api, part, resolvers, routes, runtimes, shutdown};
+use crate::transport::Limits;
+use crate::waiting::Waiting;
+use crate::{
+    bridge, check, cli, firewall, instance, local_api, own_log, part, private, resolvers, routes, runtimes, shutdown,
+};
 
 /// How the node reaches the API.
 pub struct Access {
     pub client: Client,
     pub authority_pem: String,
     pub is_server: bool,
+    /// If the server doesn't answer yet.
+    pub away: Option<Away>,
+}
+
+/// What a node goes on with while its server doesn't answer.
+pub struct Away {
+    pub known: Known,
+    pub joining: Joining,
 }
 
 /// What a node is, from its flags.
@@ -96,19 +106,19 @@ pub fn addresses_for(
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     check::require(&args.node)?;
     let stop = shutdown::on_signal()?;
-    let token: JoinToken = args.token.parse()?;
+    tokio::spawn(own_log::keep_small());
     let name = node_name(args.node.node_name.as_deref())?;
-    let ips = node_ips(&args.node.node_ip).await?;
-    let authority_pem = fetch_authority(&args.server).await?;
-    if !token.trusts(&authority_pem) {
-        bail!(
-            "the server at {} isn't the one that the token is of (its CA certificate has another hash): check --server, or take the token from that server's file server/node-token",
-            args.server
-        );
-    }
-    let folder = args.node.data_dir.join("agent/tls");
-    let client = node_client(&args.server, &authority_pem, &token, &name, &folder).await?;
-    let access = Access { client, authority_pem, is_server: false };
+    let joining = joining(&args, &name)?;
+    let ips = node_ips(&args.node.node_ip);
+    let Some(ips) = address(ips.await, &args.node.node_ip, &stop).await? else { return Ok(()) };
+    let Some((joined, known)) = join(&args.node, &joining, &stop).await? else { return Ok(()) };
+    tokio::spawn(joining.clone().keep(joined.clone()));
+    let access = Access {
+        client: joined.client.clone(),
+        authority_pem: joined.authority_pem.clone(),
+        is_server: false,
+        away: known.map(|known| Away { known, joining: joining.clone() }),
+    };
     run_node(Settings::new(&args.node, name, ips), access, stop).await
 }
 
@@ -120,90 +130,78 @@ pub async fn run_beside_server(args: ServerArgs) -> anyhow::Result<()> {
     let client = local_api::client(&args.node.run_dir);
     let request = http::Request::get("/cacerts").body(Vec::new())?;
     let authority_pem = client.request_text(request).await.context("the API of this server can't be reached")?;
-    let access = Access { client, authority_pem, is_server: true };
+    let access = Access { client, authority_pem, is_server: true, away: None };
     run_node(Settings::new(&args.node, name, ips), access, stop).await
 }
 
-/// The server's CA certificate, over a connection that isn't trusted yet; the token tells whether it is the right one.
-async fn fetch_authority(server: &str) -> anyhow::Result<String> {
-    let mut config = kube::Config::new(
-        server.parse().with_context(|| format!("--server {server:?} is no URL; it must read https://ADDRESS:6443"))?,
-    );
-    config.accept_invalid_certs = true;
-    let client = Client::try_from(config)?;
-    let request = http::Request::get("/cacerts").body(Vec::new())?;
-    client.request_text(request).await.with_context(|| format!("the server at {server} can't be reached"))
-}
-
-fn config(server: &str, authority_pem: &str) -> anyhow::Result<kube::Config> {
-    use base64::Engine as _;
-    let mut config = kube::Config::new(server.parse()?);
-    let body: String = authority_pem.lines().filter(|l| !l.starts_with("-----")).collect();
-    config.root_cert = Some(vec![base64::engine::general_purpose::STANDARD.decode(body)?]);
-    config.read_timeout = None;
-    Ok(config)
-}
-
-/// A client with the node's certificate; one is asked for with the join token if there is none yet.
-async fn node_client(
-    server: &str,
-    authority_pem: &str,
-    token: &JoinToken,
-    name: &str,
-    folder: &Path,
-) -> anyhow::Result<Client> {
-    let (certificate_path, key_path) = (folder.join("client.crt"), folder.join("client.key"));
-    let user = format!("system:node:{name}");
-    let usable = std::fs::read_to_string(&certificate_path)
-        .ok()
-        .and_then(|pem| pki::certificate_facts(&pem).ok())
-        .is_some_and(|facts| facts.common_name == user && !facts.is_aging());
-    if !usable {
-        let mut bootstrap = config(server, authority_pem)?;
-        bootstrap.auth_info.token = Some(token.secret.clone().into());
-        let client = Client::try_from(bootstrap)?;
-        let key = pki::new_key()?;
-        let certificate = sign(&client, &key, &user, "kubernetes.io/kube-apiserver-client-kubelet", &[]).await.map_err(|error| {
-            let refused = matches!(error.downcast_ref::<kube::Error>(), Some(kube::Error::Api(s)) if s.code == 401);
-            if refused { anyhow::anyhow!("the server refuses the token: its secret is wrong; the right one is in the server's file server/node-token") } else { error }
-        })?;
-        pki::write_private(&key_path, key.as_bytes())?;
-        pki::write_private(&certificate_path, certificate.as_bytes())?;
+/// Waits for an address where none was named and the machine has none yet, as when it has just started.
+async fn address(
+    mut found: anyhow::Result<Vec<IpAddr>>,
+    given: &[IpAddr],
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Vec<IpAddr>>> {
+    let mut waiting = Waiting::default();
+    loop {
+        let error = match found {
+            Ok(ips) => return Ok(Some(ips)),
+            Err(error) if !given.is_empty() => return Err(error),
+            Err(error) => error,
+        };
+        let why = format!("{error:#}");
+        if waiting.is_news(&why) {
+            tracing::warn!(why, "this machine's address is waited for");
+        }
+        part::ready();
+        tokio::select! {
+            () = tokio::time::sleep(waiting.next()) => {}
+            () = stop.cancelled() => return Ok(None),
+        }
+        found = node_ips(given).await;
     }
-    let mut config = config(server, authority_pem)?;
-    config.auth_info.client_certificate = Some(certificate_path.display().to_string());
-    config.auth_info.client_key = Some(key_path.display().to_string());
-    Ok(Client::try_from(config)?)
 }
 
-/// Has a certificate signed through the API.
-async fn sign(client: &Client, key: &str, user: &str, signer: &str, names: &[String]) -> anyhow::Result<String> {
-    use base64::Engine as _;
-    let api: Api<CertificateSigningRequest> = Api::all(client.clone());
-    let request = pki::request(key, user, "system:nodes", names)?;
-    let usage = if signer.ends_with("serving") { "server auth" } else { "client auth" };
-    let object = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
-        "metadata": {"generateName": "node-csr-"},
-        "spec": {"signerName": signer, "usages": ["digital signature", "key encipherment", usage],
-                 "request": base64::engine::general_purpose::STANDARD.encode(request)}});
-    let created = api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
-    let name = created.name_any();
-    let done = |c: Option<&CertificateSigningRequest>| {
-        let status = c.and_then(|c| c.status.as_ref());
-        status.is_some_and(|s| {
-            s.certificate.is_some()
-                || s.conditions.iter().flatten().any(|c| matches!(c.type_.as_str(), "Denied" | "Failed"))
-        })
+fn joining(args: &AgentArgs, name: &str) -> anyhow::Result<Joining> {
+    let agent_dir = args.node.data_dir.join("agent");
+    private::folder(&args.node.data_dir)?;
+    Ok(Joining {
+        server: args.server.clone(),
+        token: args.token.parse()?,
+        name: name.into(),
+        password: private::password(&agent_dir)?,
+        folder: agent_dir.join("tls"),
+        limits: Limits::of(args.server_timeout),
+    })
+}
+
+/// Joins, or goes on with what was known last while the server can't be asked. Nothing if it is to stop first.
+async fn join(
+    args: &NodeArgs,
+    joining: &Joining,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<(Joined, Option<Known>)>> {
+    let why = match joining.once().await {
+        Ok(joined) => return Ok(Some((joined, None))),
+        Err(Failure::Final(error)) => return Err(error),
+        Err(Failure::Later(error)) => error,
     };
-    let waited =
-        tokio::time::timeout(Duration::from_secs(60), kube::runtime::wait::await_condition(api.clone(), &name, done))
-            .await;
-    let signed = waited.context("the server signed no certificate within a minute")??;
-    let status = signed.and_then(|c| c.status).unwrap_or_default();
-    match status.certificate {
-        Some(certificate) => Ok(String::from_utf8(certificate.0)?),
-        None => bail!("the server refused to sign a certificate: {:?}", status.conditions),
+    // Flags and token are all that could be wrong with this start: what fails from here on is tried again.
+    part::ready();
+    let known = Known::load(&args.data_dir.join("agent"));
+    let known = known.filter(|k| k.node_name == joining.name && joining.token.trusts(&k.authority_pem));
+    if let Some(known) = known
+        && let Some(joined) = joining.as_before(&known.authority_pem)
+    {
+        let why = format!("{why:#}");
+        tracing::warn!(
+            server = joining.server,
+            why,
+            "this node goes on with the pods that it had; the server is asked again and again"
+        );
+        return Ok(Some((joined, Some(known))));
     }
+    let mut waiting = Waiting::default();
+    joining.tell(&mut waiting, &why);
+    Ok(joining.insist(waiting, stop).await?.map(|joined| (joined, None)))
 }
 
 /// What the server tells every node of the cluster.
@@ -217,24 +215,30 @@ struct Cluster {
     snapshots: bool,
 }
 
-async fn cluster(client: &Client) -> anyhow::Result<Cluster> {
+/// The settings, as the server keeps them for its nodes.
+async fn cluster_settings(client: &Client) -> anyhow::Result<BTreeMap<String, String>> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
     let map = api
         .get("timonel-cluster")
         .await
         .context("the cluster's settings (ConfigMap kube-system/timonel-cluster) can't be read")?;
-    let data = map.data.unwrap_or_default();
+    Ok(map.data.unwrap_or_default())
+}
+
+fn cluster(settings: &BTreeMap<String, String>) -> anyhow::Result<Cluster> {
     let get = |key: &str| {
-        data.get(key).cloned().with_context(|| format!("ConfigMap kube-system/timonel-cluster lacks {key}"))
+        settings.get(key).cloned().with_context(|| format!("ConfigMap kube-system/timonel-cluster lacks {key}"))
     };
+    let disabled = get("disable")?;
+    let runs = |part: &str| !disabled.split(',').any(|d| d == part);
     Ok(Cluster {
         cidr: get("cluster-cidr")?.parse()?,
         service_cidr: get("service-cidr")?.parse()?,
         dns: get("cluster-dns")?.parse()?,
         domain: get("cluster-domain")?,
-        run_dns: !get("disable")?.split(',').any(|d| d == "dns"),
-        run_ingress: !get("disable")?.split(',').any(|d| d == "ingress"),
-        snapshots: !get("disable")?.split(',').any(|d| d == "snapshots"),
+        run_dns: runs("dns"),
+        run_ingress: runs("ingress"),
+        snapshots: runs("snapshots"),
     })
 }
 
@@ -242,7 +246,11 @@ async fn cluster(client: &Client) -> anyhow::Result<Cluster> {
 pub async fn run_node(settings: Settings, access: Access, stop: CancellationToken) -> anyhow::Result<()> {
     let Settings { args, name, ips } = settings;
     let client = access.client.clone();
-    let cluster = cluster(&client).await?;
+    let known = match &access.away {
+        Some(away) => away.known.settings.clone(),
+        None => patiently("the cluster's settings can't be read", || cluster_settings(&client), &stop).await?,
+    };
+    let cluster = cluster(&known)?;
     let ips = addresses_for(&cluster.cidr, &cluster.service_cidr, &name, &ips)?;
     let (pods, services) = (cluster.cidr.clone(), cluster.service_cidr.clone());
     let needs = firewall::Needs { pods, services, is_server: access.is_server };
@@ -275,18 +283,32 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
             critical: args.shutdown_grace_period_critical_pods,
         },
     };
-    for folder in [&config.data_dir, &config.run_dir] {
-        // Secrets and other pods' files are below: nobody else on this machine may look.
-        std::fs::create_dir_all(folder)
-            .and_then(|()| std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)))
-            .with_context(|| format!("can't make {}", folder.display()))?;
+    for folder in [&args.data_dir, &config.data_dir, &config.run_dir] {
+        private::folder(folder)?;
     }
     let quarantine = part::quarantine(Part::Node, &args.run_dir, &agent_dir)?;
+    instance::record_network(&args.run_dir)?;
     let chosen = runtimes::choose(&args, &agent_dir).await?;
-    let ranges = kubelet::register(&config, &client).await.context("the node can't be registered")?;
+    let ranges = match &access.away {
+        Some(away) => away.known.ranges.clone(),
+        None => {
+            let register = || async { Ok(kubelet::register(&config, &client).await?) };
+            patiently("the node can't be registered", register, &stop).await?
+        }
+    };
+    let known = Known {
+        node_name: name.clone(),
+        authority_pem: access.authority_pem.clone(),
+        settings: known,
+        ranges: ranges.clone(),
+    };
     let config = kubelet::Config { max_pods: kubelet::max_pods(&ranges), ..config };
-    let tls = agent_dir.join("tls");
-    let serving = serving(&client, &access.authority_pem, &name, &ips, &tls);
+    let anew = CancellationToken::new();
+    match access.away {
+        Some(away) => drop(tokio::spawn(catch_up(away, config.clone(), client.clone(), anew.clone()))),
+        None => known.save(&agent_dir)?,
+    }
+    let serving = serving(&client, &access.authority_pem, &name, &ips, &agent_dir);
     let plugins = args.cni_conf_dir.as_ref().map(|folder| Cni::new(folder.clone(), args.cni_bin_dirs.clone()));
     // Who brings plugins has pods, and the ways between nodes, to himself; the bridge is there for names and services.
     let served_dns = cluster.run_dns.then_some(cluster.dns);
@@ -303,6 +325,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     kubelet::restored_pods(&config).into_iter().for_each(|pod| local.add(pod));
     let (known_ranges, new_ranges) = watch::channel(ranges.clone());
     tokio::spawn(wanted.keep(bridge.clone(), local.clone(), new_ranges.clone()));
+    tokio::spawn(keep_known(known, new_ranges.clone(), agent_dir.clone()));
     let network = match plugins.clone() {
         Some(plugins) => PodNetwork::Plugins(plugins),
         None => {
@@ -369,8 +392,76 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         serving,
         quarantine,
     };
-    kubelet::run(config, parts, stop).await;
-    Ok(())
+    tokio::select! {
+        () = kubelet::run(config, parts, stop) => Ok(()),
+        // The parent starts this part again, and pods notice nothing.
+        () = anew.cancelled() => bail!("the cluster isn't as this node knew it"),
+    }
+}
+
+/// Writes down which ranges the node has when it gets others.
+async fn keep_known(mut known: Known, mut ranges: watch::Receiver<Vec<IpNet>>, agent_dir: PathBuf) {
+    while ranges.changed().await.is_ok() {
+        known.ranges.clone_from(&ranges.borrow_and_update());
+        if let Err(error) = known.save(&agent_dir) {
+            tracing::warn!(error = format!("{error:#}"), "the node's new ranges of pod addresses can't be written");
+        }
+    }
+}
+
+/// Does what a server that is being restarted may not be able to answer; what it refuses is told at once.
+async fn patiently<T, F: Future<Output = anyhow::Result<T>>>(
+    what: &'static str,
+    mut work: impl FnMut() -> F,
+    stop: &CancellationToken,
+) -> anyhow::Result<T> {
+    let mut waiting = Waiting::default();
+    loop {
+        let error = match work().await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        let is_refused = matches!(error.downcast_ref::<kube::Error>(), Some(kube::Error::Api(s)) if (400..500).contains(&s.code) && !matches!(s.code, 408 | 409 | 429));
+        if is_refused {
+            return Err(error.context(what));
+        }
+        let why = format!("{error:#}");
+        if waiting.is_news(&why) {
+            tracing::warn!(why, "{what}; it is tried again");
+        }
+        part::ready();
+        tokio::select! {
+            () = tokio::time::sleep(waiting.next()) => {}
+            () = stop.cancelled() => bail!("stopped before the node was up"),
+        }
+    }
+}
+
+/// Registers the node once its server answers again. If the cluster isn't what it was, the agent begins anew.
+async fn catch_up(away: Away, config: kubelet::Config, client: Client, anew: CancellationToken) {
+    let Away { known, joining } = away;
+    let mut waiting = Waiting::default();
+    loop {
+        tokio::time::sleep(waiting.next()).await;
+        let now = async {
+            let joined = match joining.once().await {
+                Ok(joined) => joined,
+                Err(Failure::Final(error) | Failure::Later(error)) => return Err(error),
+            };
+            let settings = cluster_settings(&client).await?;
+            let ranges = kubelet::register(&config, &client).await?;
+            let node_name = known.node_name.clone();
+            Ok(Known { node_name, authority_pem: joined.authority_pem, settings, ranges })
+        };
+        match now.await {
+            Ok(now) if now == known => {
+                tracing::info!("the server answers again, and this node is as it was");
+                return;
+            }
+            Ok(_) => return anew.cancel(),
+            Err(error) => joining.tell(&mut waiting, &error),
+        }
+    }
 }
 
 /// All addresses of this machine that are of the cluster's families.
@@ -399,36 +490,27 @@ fn taint(text: &str) -> anyhow::Result<(String, String, String)> {
     Ok((key.into(), value.into(), effect.into()))
 }
 
-/// The kubelet's listener and certificate; a new one is asked for through the API when there is no good one.
+/// The kubelet's listener and certificate, which is renewed from here on.
 async fn serving(
     client: &Client,
     authority_pem: &str,
     name: &str,
     ips: &[IpAddr],
-    folder: &Path,
+    agent_dir: &Path,
 ) -> anyhow::Result<kubelet::Serving> {
-    let (certificate_path, key_path) = (folder.join("kubelet.crt"), folder.join("kubelet.key"));
-    let names: Vec<String> = [name.to_string()].into_iter().chain(ips.iter().map(ToString::to_string)).collect();
-    let present = std::fs::read_to_string(&certificate_path).ok().zip(std::fs::read_to_string(&key_path).ok());
-    let good = present.filter(|(certificate, _)| {
-        pki::certificate_facts(certificate).is_ok_and(|f| !f.is_aging() && names.iter().all(|n| f.names.contains(n)))
-    });
-    let (certificate_pem, key_pem) = match good {
-        Some(present) => present,
-        None => {
-            let key = pki::new_key()?;
-            let user = format!("system:node:{name}");
-            let certificate = sign(client, &key, &user, "kubernetes.io/kubelet-serving", &names).await?;
-            pki::write_private(&key_path, key.as_bytes())?;
-            pki::write_private(&certificate_path, certificate.as_bytes())?;
-            (certificate, key)
-        }
+    let certificate = joining::Serving {
+        client: client.clone(),
+        authority_pem: authority_pem.into(),
+        name: name.into(),
+        names: [name.to_string()].into_iter().chain(ips.iter().map(ToString::to_string)).collect(),
+        folder: agent_dir.join("tls"),
     };
+    let identity = certificate.begin().await?;
+    tokio::spawn(certificate.keep(identity.clone()));
     let address: SocketAddr = (*ips.first().context("the node has no address")?, 10250).into();
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("can't listen on {address} for the kubelet's API (is another agent running?)"))?;
-    let identity = pki::Identity { certificate_pem, key_pem };
     Ok(kubelet::Serving { listener, identity, authority_pem: authority_pem.into() })
 }
 

@@ -290,11 +290,26 @@ pub struct AgentArgs {
     #[command(flatten)]
     pub node: NodeArgs,
     /// The server's address, as in https://192.0.2.1:6443
-    #[arg(long, env = "TIMONEL_URL")]
+    #[arg(long, env = "TIMONEL_URL", value_parser = server_address)]
     pub server: String,
+    /// How long the server may be silent before the connection to it is given up for another
+    #[arg(long, default_value = "30s", value_parser = timeout)]
+    pub server_timeout: Duration,
     /// The server's token: K10…::server:…
     #[arg(long, env = "TIMONEL_TOKEN", hide_env_values = true)]
     pub token: String,
+}
+
+fn server_address(text: &str) -> Result<String, String> {
+    let example =
+        |_| format!("it must read https://ADDRESS:6443, as in https://{}", text.rsplit("//").next().unwrap_or(text));
+    crate::transport::address(text).map(|_| text.into()).map_err(example)
+}
+
+/// More than a moment, and less than the time after which a node counts as lost.
+fn timeout(text: &str) -> Result<Duration, String> {
+    let time = seconds(text)?;
+    if (2..=40).contains(&time.as_secs()) { Ok(time) } else { Err("it must be between 2s and 40s".into()) }
 }
 
 fn port_range(text: &str) -> Result<(u16, u16), String> {
@@ -469,6 +484,17 @@ mod tests {
     #[test]
     fn command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_servers_address_is_checked_before_it_is_used() {
+        for good in ["https://192.0.2.1:6443", "https://[2001:db8::1]:6443/", "https://server.example.org"] {
+            assert_eq!(server_address(good).as_deref(), Ok(good));
+        }
+        for bad in ["10.96.1.10:6443", "http://192.0.2.1:6443", "https://", "server", "https://a:6443/path", "a b"] {
+            assert!(server_address(bad).is_err_and(|e| e.starts_with("it must read https://ADDRESS:6443")), "{bad}");
+        }
+        assert!(timeout("1s").is_err() && timeout("50s").is_err() && timeout("30s").is_ok());
     }
 
     #[test]

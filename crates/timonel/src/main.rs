@@ -6,18 +6,27 @@ mod check;
 mod cli;
 mod components;
 mod firewall;
+mod instance;
+mod joining;
+mod known;
 mod local;
 mod local_api;
 mod manifests;
 mod memory_limit;
+mod own_log;
 mod part;
+mod private;
+mod ranges;
+mod renewal;
 mod resolvers;
 mod routes;
 mod runtimes;
 mod server;
 mod shutdown;
 mod supervisor;
+mod transport;
 mod uninstall;
+mod waiting;
 
 use std::process::ExitCode;
 

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use apiserver::audit::{self, Audit};
 use apiserver::{ApiServer, User};
-use pki::{Authority, Identity, JoinToken, TokenKey, Usage};
+use pki::rotation::Wanted;
+use pki::{Authority, JoinToken, Kept, TokenKey, Usage};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{AuditArgs, ServerArgs};
 use crate::part::Part;
-use crate::{agent, check, components, local_api, manifests, part, shutdown};
+use crate::renewal::Renewal;
+use crate::{agent, check, components, local_api, manifests, own_log, part, private, ranges, renewal, shutdown};
 
 /// Everything that is derived from flags and files before anything runs.
 struct Plan {
@@ -23,11 +25,11 @@ struct Plan {
     node_ips: Vec<IpAddr>,
     cluster_dns: IpAddr,
     authority: Arc<Authority>,
-    serving: Identity,
-    kubelet_client: Identity,
-    front_proxy: Identity,
+    serving: Kept,
+    kubelet_client: Kept,
+    front_proxy: Kept,
     front_proxy_authority: String,
-    admin: Identity,
+    admin: Kept,
     token_key: Arc<TokenKey>,
     token: JoinToken,
 }
@@ -46,6 +48,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         check::require(&args.node)?;
     }
     let stop = shutdown::on_signal()?;
+    tokio::spawn(own_log::keep_small());
     let any = agent::any_address(args.service_cidr.families());
     let address = (args.bind_address.unwrap_or(any), args.https_listen_port);
     let listener = TcpListener::bind(address).await.with_context(|| {
@@ -54,14 +57,14 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
             address.0, address.1
         )
     })?;
+    let database = folders(&args.node.data_dir)?;
+    ranges::keep(&args.node.data_dir.join("server"), &args.cluster_cidr, &args.service_cidr)?;
     let plan = prepare(args).await?;
-    let database = plan.args.node.data_dir.join("server/db");
-    std::fs::create_dir_all(&database).with_context(|| format!("can't make {}", database.display()))?;
     let audit = open_audit(&plan.args.audit)?;
     let api = ApiServer::start(api_config(&plan, audit), open_store(&plan.args, &database)?).await?;
     // The API ends last: pods that end with their machine are still told of.
     let last = CancellationToken::new();
-    let serving = tokio::spawn(apiserver::serve(api.clone(), listener, plan.serving.clone(), last.clone()));
+    let serving = tokio::spawn(apiserver::serve(api.clone(), listener, plan.serving.rotating.clone(), last.clone()));
     let local = tokio::spawn(apiserver::serve_local(
         api.clone(),
         local_api::listen(&plan.args.node.run_dir)?,
@@ -72,10 +75,16 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     informer::quarantine::install(part::quarantine(Part::ControlPlane, &plan.args.node.run_dir, &folder)?);
     components::start_control_plane(&api, &plan.args, &plan.authority, &plan.token_key);
     write_kubeconfig(&plan)?;
+    tokio::spawn(plan.renewal().run());
     let installer = User::new("system:manifests", &["system:masters", "system:authenticated"]);
     let folder = plan.args.node.data_dir.join("server/manifests");
     tokio::spawn(manifests::run(components::client(&api, installer), folder));
     tracing::info!(kubeconfig = %plan.args.write_kubeconfig.display(), "the API is served on port {}", plan.args.https_listen_port);
+    if !plan.args.disable_agent {
+        let password = private::password(&plan.args.node.data_dir.join("agent"))?;
+        let claimed = apiserver::joining::take(&api, &plan.node_name, &password).await;
+        claimed.map_err(|status| anyhow::anyhow!("{}", status.message))?;
+    }
     part::ready();
     stop.cancelled().await;
     last.cancel();
@@ -109,6 +118,8 @@ fn open_store(args: &ServerArgs, folder: &Path) -> anyhow::Result<Arc<dyn store:
     let encryption = encryption.transpose()?;
     let file = folder.join("state.db");
     let floor = store::sqlite::floor(apimachinery::clock::now().as_second());
+    private::file(&file)?;
+    private::files(folder)?;
     let store = store::SqliteStore::open(&file, store::sqlite::Options { floor, ..Default::default() })?;
     tokio::spawn(store::sqlite::keep_verified(file));
     Ok(match encryption {
@@ -148,15 +159,26 @@ async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
     names.push(services.nth(1).to_string());
     names.push(node_name.clone());
     names.extend(args.tls_sans.iter().cloned());
-    let serving = authority.keep(&tls, "apiserver", "kube-apiserver", None, &[Usage::Server], &names)?;
-    let masters = Some("system:masters");
-    let kubelet_client =
-        authority.keep(&tls, "kubelet-client", "kube-apiserver-kubelet-client", masters, &[Usage::Client], &[])?;
-    let front_proxy_authority = Authority::load_or_create(&tls, "front-proxy-ca")?;
-    let front_proxy =
-        front_proxy_authority.keep(&tls, "front-proxy-client", "front-proxy-client", None, &[Usage::Client], &[])?;
-    let front_proxy_authority = front_proxy_authority.certificate_pem().to_string();
-    let admin = authority.keep(&tls, "admin", "kubernetes-admin", masters, &[Usage::Client], &[])?;
+    names.extend(renewal::former_addresses(&tls.join("apiserver.crt"), &names));
+    let (masters, client) = (Some("system:masters"), Usage::Client);
+    let wanted = |file, common_name, organization, usage, names| Wanted {
+        folder: tls.clone(),
+        file,
+        common_name,
+        organization,
+        usage,
+        names,
+        with_chain: usage == Usage::Server,
+    };
+    let none = Vec::new;
+    let serving = Kept::new(&authority, wanted("apiserver", "kube-apiserver", None, Usage::Server, names))?;
+    let kubelets = wanted("kubelet-client", "kube-apiserver-kubelet-client", masters, client, none());
+    let kubelet_client = Kept::new(&authority, kubelets)?;
+    let admin = Kept::new(&authority, wanted("admin", "kubernetes-admin", masters, client, none()))?;
+    let front_authority = Arc::new(Authority::load_or_create(&tls, "front-proxy-ca")?);
+    let front = wanted("front-proxy-client", "front-proxy-client", None, client, none());
+    let front_proxy = Kept::new(&front_authority, front)?;
+    let front_proxy_authority = front_authority.certificate_pem().to_string();
     let token_key = keep_secret(&tls.join("service-account.key"), || Ok(pki::new_key()?))?;
     let token_key = TokenKey::new(&token_key).context("can't use server/tls/service-account.key")?;
     let token = join_token(&args, &authority)?;
@@ -204,9 +226,9 @@ fn api_config(plan: &Plan, audit: Option<Arc<Audit>>) -> apiserver::Config {
     apiserver::Config {
         authority: plan.authority.clone(),
         token_key: plan.token_key.clone(),
-        front_proxy: plan.front_proxy.clone(),
+        front_proxy: plan.front_proxy.rotating.clone(),
         front_proxy_authority: plan.front_proxy_authority.clone(),
-        kubelet_client: plan.kubelet_client.clone(),
+        kubelet_client: plan.kubelet_client.rotating.clone(),
         join_secret: plan.token.secret.clone(),
         service_cidr: plan.args.service_cidr.clone(),
         node_ports: plan.args.service_node_port_range,
@@ -222,8 +244,39 @@ fn api_config(plan: &Plan, audit: Option<Arc<Audit>>) -> apiserver::Config {
 }
 
 fn write_kubeconfig(plan: &Plan) -> anyhow::Result<()> {
-    let url = format!("https://127.0.0.1:{}", plan.args.https_listen_port);
-    let text = pki::kubeconfig(&url, plan.authority.certificate_pem(), &plan.admin);
-    let path = &plan.args.write_kubeconfig;
+    kubeconfig(&plan.args, plan.authority.certificate_pem(), &plan.admin)
+}
+
+fn kubeconfig(args: &ServerArgs, authority_pem: &str, admin: &Kept) -> anyhow::Result<()> {
+    let url = format!("https://127.0.0.1:{}", args.https_listen_port);
+    let text = pki::kubeconfig(&url, authority_pem, &admin.rotating.identity());
+    let path = &args.write_kubeconfig;
     pki::write_private(path, text.as_bytes()).with_context(|| format!("can't write {}", path.display()))
+}
+
+impl Plan {
+    /// The certificates that are renewed while the server runs; with the administrator's comes another kubeconfig.
+    fn renewal(&self) -> Renewal {
+        let (args, authority, admin) = (self.args.clone(), self.authority.clone(), self.admin.clone());
+        let write = move || kubeconfig(&args, authority.certificate_pem(), &admin);
+        let plain = |kept: &Kept| (kept.clone(), None);
+        Renewal {
+            certificates: vec![
+                plain(&self.serving),
+                plain(&self.kubelet_client),
+                plain(&self.front_proxy),
+                (self.admin.clone(), Some(Box::new(write))),
+            ],
+        }
+    }
+}
+
+/// Makes the server's folders, for root alone; returns the database's.
+fn folders(data_dir: &Path) -> anyhow::Result<PathBuf> {
+    let server = data_dir.join("server");
+    let database = server.join("db");
+    for folder in [data_dir, &server, &server.join("tls"), &database] {
+        private::folder(folder)?;
+    }
+    Ok(database)
 }

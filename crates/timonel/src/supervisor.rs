@@ -25,6 +25,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use serde_json::json;
 
+use crate::instance;
 use crate::part::{self, Part};
 
 /// The wait before a part is started again, and the longest one, which it grows to while the part goes on ending.
@@ -197,9 +198,10 @@ fn lock_alone(path: &Path) -> anyhow::Result<Flock<File>> {
 /// Runs the parts until SIGTERM or SIGINT, or until one can't start at all.
 ///
 /// # Errors
-/// When another parent has the run folder, signals can't be received or a process can't be started.
+/// When another parent has the run folder or it can't be written, signals can't be received or a process can't be started.
 pub fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let _lock = lock(&config.run_dir)?;
+    instance::record_process(&config.run_dir)?;
     let mut mask = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
         mask.add(signal);

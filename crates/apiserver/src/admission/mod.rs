@@ -82,8 +82,17 @@ pub fn mutate(
             kinds::CERTIFICATE_SIGNING_REQUESTS => {
                 // Who asks is a fact, not a claim.
                 let spec = object.child_mut("spec");
+                spec.retain(|field, _| !matches!(field.as_str(), "uid" | "extra"));
                 spec.insert("username".into(), user.name.as_str().into());
                 spec.insert("groups".into(), json!(user.groups));
+                if !user.uid.is_empty() {
+                    spec.insert("uid".into(), user.uid.as_str().into());
+                }
+                if !user.extra.is_empty() {
+                    let extra: serde_json::Map<_, _> =
+                        user.extra.iter().map(|(key, values)| (key.clone(), json!(values))).collect();
+                    spec.insert("extra".into(), extra.into());
+                }
             }
             _ => {}
         }

@@ -107,7 +107,7 @@ pub fn by_token(server: &ApiServer, token: &str) -> Result<User, Status> {
     if !secret.is_empty() && bool::from(token.as_bytes().ct_eq(secret)) {
         return Ok(User::new("system:bootstrap:timonel", &[BOOTSTRAPPERS]));
     }
-    if let Some(user) = bootstrap::user(server, token) {
+    if let Some(user) = bootstrap::user(server, token).or_else(|| crate::joining::user(server, token)) {
         return Ok(user);
     }
     server.tokens.user(server, token).map_err(|why| {

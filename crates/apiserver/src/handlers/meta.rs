@@ -11,13 +11,16 @@ use super::{authorize_path, health};
 use crate::auth::{Tokens, User};
 use crate::request::Query;
 use crate::response::{self, Body};
-use crate::{ApiServer, KUBERNETES_VERSION, metrics, openapi};
+use crate::{ApiServer, KUBERNETES_VERSION, joining, metrics, openapi};
 
 pub async fn answer(server: &Arc<ApiServer>, user: &User, request: &Parts) -> Result<Response<Body>, Status> {
     let path = request.uri.path();
     // The CA's certificate is no secret; a node needs it before it can trust this server.
     if path == "/cacerts" {
         return Ok(response::text(200, server.config.authority.certificate_pem().to_string()));
+    }
+    if let Some(answer) = joining::answer(server, user, request).await {
+        return Ok(response::text(200, answer?));
     }
     authorize_path(server, user, &request.method, path)?;
     if request.method != Method::GET && request.method != Method::HEAD {

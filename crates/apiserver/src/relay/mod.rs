@@ -8,6 +8,7 @@ mod proxy;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use apimachinery::Status;
 use apimachinery::addresses::is_global_unicast;
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -27,11 +28,14 @@ pub use aggregate::{Aggregator, answer as aggregated, keep as keep_aggregated, l
 pub use kubelet::{node, pod};
 pub use proxy::{endpoint, pod as pod_proxy, service as service_proxy};
 
+/// How long a connection may take, and its handshake.
+const CONNECT: Duration = Duration::from_secs(10);
+
 /// The connections that this server makes.
 pub struct Relay {
     kubelets: TlsConnector,
     /// As whom further API servers see this one.
-    front_proxy: pki::Identity,
+    front_proxy: Arc<pki::Rotating>,
 }
 
 impl Relay {
@@ -42,7 +46,7 @@ impl Relay {
 }
 
 /// Connects by TLS to servers whose certificate one of `authorities` (PEM) signed, as `identity`.
-pub fn connector(authorities: Option<&str>, identity: Option<&pki::Identity>) -> Result<TlsConnector, String> {
+pub fn connector(authorities: Option<&str>, identity: Option<&Arc<pki::Rotating>>) -> Result<TlsConnector, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -57,15 +61,12 @@ pub fn connector(authorities: Option<&str>, identity: Option<&pki::Identity>) ->
         }
         None => builder.dangerous().with_custom_certificate_verifier(Arc::new(pki::Anybody::new(provider))),
     };
-    let tls = match identity {
-        Some(identity) => {
-            let certificate = CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes());
-            let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|e| e.to_string())?;
-            let certificate = certificate.map_err(|e| e.to_string())?;
-            builder.with_client_auth_cert(vec![certificate], key).map_err(|e| e.to_string())?
-        }
+    let mut tls = match identity {
+        Some(identity) => builder.with_client_cert_resolver(identity.clone()),
         None => builder.with_no_client_auth(),
     };
+    // A session that is resumed is that of the certificate of before.
+    tls.resumption = rustls::client::Resumption::disabled();
     Ok(TlsConnector::from(Arc::new(tls)))
 }
 
@@ -169,14 +170,20 @@ impl Target {
 
     /// Sends a request as it is.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<hyper::body::Incoming>, Status> {
+        let within = |what: &'static str| move |_| self.unreachable(&format!("{what} took longer than {CONNECT:?}"));
         let addresses = self.addresses().await?;
-        let stream = TcpStream::connect(addresses.as_slice()).await.map_err(|e| self.unreachable(&e))?;
+        let connecting = TcpStream::connect(addresses.as_slice());
+        let connected = tokio::time::timeout(CONNECT, connecting).await.map_err(within("connecting"))?;
+        let stream = connected.map_err(|e| self.unreachable(&e))?;
         let _ = stream.set_nodelay(true);
+        // Logs that are followed and streams may be silent for hours, and the other end may vanish meanwhile.
+        network::liveness::watch_peer(&stream);
         let Some((connector, name)) = &self.tls else {
             return self.exchange(TokioIo::new(stream), request).await;
         };
         let name = ServerName::try_from(name.clone()).map_err(|e| self.unreachable(&e))?;
-        let stream = connector.connect(name, stream).await.map_err(|e| self.unreachable(&e))?;
+        let agreeing = tokio::time::timeout(CONNECT, connector.connect(name, stream));
+        let stream = agreeing.await.map_err(within("the TLS handshake"))?.map_err(|e| self.unreachable(&e))?;
         self.exchange(TokioIo::new(stream), request).await
     }
 

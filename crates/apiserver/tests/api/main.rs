@@ -10,6 +10,7 @@ mod errors;
 mod fairness;
 mod families;
 mod hostile;
+mod joining;
 mod kube_rs;
 mod namesakes;
 mod plugins;

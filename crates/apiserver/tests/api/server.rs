@@ -38,9 +38,17 @@ impl Server {
         let front = pki::Authority::load_or_create(folder.path(), "front-proxy-ca").unwrap();
         let usages = [pki::Usage::Client];
         let mut config = Config {
-            kubelet_client: authority.keep(folder.path(), "client", "kubelets", None, &usages, &[]).unwrap(),
+            kubelet_client: pki::Rotating::new(
+                authority.keep(folder.path(), "client", "kubelets", None, &usages, &[]).unwrap(),
+                "",
+            )
+            .unwrap(),
             front_proxy_authority: front.certificate_pem().into(),
-            front_proxy: front.keep(folder.path(), "front", "front-proxy-client", None, &usages, &[]).unwrap(),
+            front_proxy: pki::Rotating::new(
+                front.keep(folder.path(), "front", "front-proxy-client", None, &usages, &[]).unwrap(),
+                "",
+            )
+            .unwrap(),
             authority: authority.clone(),
             token_key: Arc::new(pki::TokenKey::new(&pki::new_key().unwrap()).unwrap()),
             join_secret: "secret".into(),

@@ -44,6 +44,7 @@ async fn a_certificate_of_somebody_else_makes_nobody() {
     let usages = [pki::Usage::Client, pki::Usage::Server];
     let names = ["localhost".to_string()];
     let serving = server.authority.issue("localhost", None, &usages, &names).unwrap();
+    let serving = pki::Rotating::new(serving, server.authority.certificate_pem()).unwrap();
     let ours = server.authority.issue("anna", Some("dev"), &usages, &[]).unwrap();
     let theirs = other.issue("anna", Some("system:masters"), &usages, &[]).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -72,9 +72,17 @@ impl Cluster {
         let usages = [pki::Usage::Client];
         let token_key = Arc::new(pki::TokenKey::new(&pki::new_key().unwrap()).unwrap());
         let config = apiserver::Config {
-            kubelet_client: authority.keep(folder.path(), "client", "kubelets", None, &usages, &[]).unwrap(),
+            kubelet_client: pki::Rotating::new(
+                authority.keep(folder.path(), "client", "kubelets", None, &usages, &[]).unwrap(),
+                "",
+            )
+            .unwrap(),
             front_proxy_authority: front.certificate_pem().into(),
-            front_proxy: front.keep(folder.path(), "front", "front-proxy-client", None, &usages, &[]).unwrap(),
+            front_proxy: pki::Rotating::new(
+                front.keep(folder.path(), "front", "front-proxy-client", None, &usages, &[]).unwrap(),
+                "",
+            )
+            .unwrap(),
             authority: authority.clone(),
             token_key: token_key.clone(),
             join_secret: "secret".into(),

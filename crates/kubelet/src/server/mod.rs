@@ -30,8 +30,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -51,7 +51,8 @@ pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 /// The listener and the certificates to serve with.
 pub struct Serving {
     pub listener: TcpListener,
-    pub identity: pki::Identity,
+    /// Whoever renews it replaces it there.
+    pub identity: Arc<pki::Rotating>,
     pub authority_pem: String,
 }
 
@@ -81,7 +82,7 @@ fn json(value: &serde_json::Value) -> Response<Body> {
     response
 }
 
-fn tls(identity: &pki::Identity, authority_pem: &str) -> Result<TlsAcceptor, String> {
+fn tls(identity: Arc<pki::Rotating>, authority_pem: &str) -> Result<TlsAcceptor, String> {
     let fail = |e: &dyn std::fmt::Display| e.to_string();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
@@ -90,20 +91,17 @@ fn tls(identity: &pki::Identity, authority_pem: &str) -> Result<TlsAcceptor, Str
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).allow_unauthenticated();
     let verifier = verifier.build().map_err(|e| fail(&e))?;
-    let certificate = CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).map_err(|e| fail(&e))?;
-    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|e| fail(&e))?;
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| fail(&e))?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![certificate], key)
-        .map_err(|e| fail(&e))?;
+        .with_cert_resolver(identity);
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 /// Serves until the process ends.
 pub async fn run(manager: Arc<Manager>, serving: Serving) {
-    let acceptor = match tls(&serving.identity, &serving.authority_pem) {
+    let acceptor = match tls(serving.identity.clone(), &serving.authority_pem) {
         Ok(acceptor) => acceptor,
         Err(error) => {
             tracing::error!(%error, "the kubelet's API can't be served: its certificate is unusable");
@@ -185,6 +183,7 @@ async fn connection(
     place: Place,
 ) {
     let _ = stream.set_nodelay(true);
+    network::liveness::watch_peer(&stream);
     let Some(stream) = greeted(&acceptor, stream).await else { return };
     let leaf = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
     let facts = leaf.and_then(|l| pki::certificate_names(l).ok());
@@ -250,7 +249,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_says_nothing_is_not_waited_for() {
         let identity = pki::self_signed("node.example").unwrap();
-        let acceptor = tls(&identity, &identity.certificate_pem).unwrap();
+        let authority_pem = identity.certificate_pem.clone();
+        let acceptor = tls(pki::Rotating::new(identity, "").unwrap(), &authority_pem).unwrap();
         let (begun, (_silent, stream)) = (tokio::time::Instant::now(), tokio::io::duplex(1 << 10));
         assert!(greeted(&acceptor, stream).await.is_none());
         assert_eq!(begun.elapsed(), HANDSHAKE);

@@ -40,8 +40,8 @@ use crate::{Agent, images, static_pods, status};
 
 pub use end::at_once;
 use start::Due;
-use state::save;
-pub use state::{Ended, Phase, Run, Saved, load};
+pub use state::{Ended, Phase, Run, Saved, known, load};
+use state::{remember, save};
 
 /// A run that was longer than this wipes earlier failures out.
 const LONG_RUN: SignedDuration = SignedDuration::from_mins(10);
@@ -56,6 +56,8 @@ const PATIENCE_OF_STATIC: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(2);
 /// How long a step that is begun has to come to its end when its pod isn't wanted any more.
 const COMPLETION: Duration = Duration::from_secs(2);
+/// How long the API may take to take a status in.
+const PUBLISH: Duration = Duration::from_secs(10);
 
 struct Worker {
     agent: Arc<Agent>,
@@ -75,6 +77,12 @@ struct Worker {
     refresh_at: Instant,
     /// What the API was told last, and of which object of it.
     published: Option<(String, serde_json::Value)>,
+    /// The pod as it was written down last.
+    remembered: Option<Pod>,
+    /// Whether somebody was told that the status can't be written.
+    told: bool,
+    /// Whether an earlier agent started containers in the sandbox: the rules of network policies for it are in the kernel already.
+    is_inherited: bool,
 }
 
 /// Runs a pod until it is gone from the API and from this node.
@@ -87,6 +95,7 @@ pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, mut wanted: watch::Receiver<W
         start_time: Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         ..Saved::default()
     });
+    let places_data = places.data.clone();
     let mut worker = Worker {
         agent,
         pod,
@@ -102,6 +111,9 @@ pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, mut wanted: watch::Receiver<W
         volumes: None,
         refresh_at: Instant::now() + REFRESH,
         published: None,
+        remembered: known(&places_data),
+        told: false,
+        is_inherited: false,
     };
     let mut is_recovered = false;
     loop {
@@ -122,6 +134,7 @@ pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, mut wanted: watch::Receiver<W
             worker.terminate(&mut wanted).await;
             return;
         }
+        worker.remember();
         let wake = worker.step(&mut wanted).await;
         let wake = match worker.publish().await {
             Ok(()) => wake,
@@ -157,6 +170,16 @@ impl Worker {
         }
     }
 
+    /// Writes the pod down, so that it can go on while no API says it. A static one is in its own file.
+    fn remember(&mut self) {
+        if static_pods::is_static(&self.pod) {
+            return;
+        }
+        if let Err(error) = remember(&self.places.data, &self.pod, &mut self.remembered) {
+            tracing::warn!(pod = self.key(), %error, "a pod can't be written down");
+        }
+    }
+
     /// The uid that the pod has in the API; a static one has none until it is mirrored.
     fn uid_in_api(&self) -> Option<String> {
         if static_pods::is_static(&self.pod) { self.agent.statics.mirror(&self.uid) } else { Some(self.uid.clone()) }
@@ -172,6 +195,7 @@ impl Worker {
             Ok((states, events)) => {
                 self.containers = Some(containers);
                 self.events = Some(events);
+                self.is_inherited = !states.is_empty();
                 for state in states {
                     let known = self.saved.containers.iter().find(|(_, r)| r.id == state.id).map(|(n, _)| n.clone());
                     let Some(name) = known else {
@@ -309,16 +333,19 @@ impl Worker {
     async fn await_policies(&self, wanted: &watch::Receiver<Wanted>) -> Result<(), &'static str> {
         let mut changes = wanted.clone();
         let is_static = static_pods::is_static(&self.pod);
+        // As long as the API says nothing, rules of before are in force, as those of other nodes are.
+        let is_cut_off = !self.agent.heard.load(std::sync::atomic::Ordering::Relaxed);
+        let goes_on = is_static || (self.is_inherited && is_cut_off);
         let permitted = async {
             tokio::select! {
                 () = self.agent.local.permitted(&self.uid) => {}
                 _ = changes.changed() => {}
             }
         };
-        match tokio::time::timeout(if is_static { PATIENCE_OF_STATIC } else { PATIENCE }, permitted).await {
+        match tokio::time::timeout(if goes_on { PATIENCE_OF_STATIC } else { PATIENCE }, permitted).await {
             Ok(()) => Ok(()),
             // Pods of this machine's administrator may be what the API itself needs, which alone can say what policies there are.
-            Err(_) if is_static => Ok(()),
+            Err(_) if goes_on => Ok(()),
             Err(_) => Err("the rules of network policies aren't in force on this node"),
         }
     }
@@ -359,6 +386,7 @@ impl Worker {
             None => false,
         };
         if !whole {
+            self.is_inherited = false;
             let made = self.agent.make_sandbox(&self.pod, &self.places, self.saved.sandbox.as_ref()).await;
             let sandbox = made.map_err(|e| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}")))?;
             if self.saved.sandbox.replace(sandbox).is_some() {
@@ -492,17 +520,22 @@ impl Worker {
         }
         let api: Api<Pod> = Api::namespaced(self.agent.client.clone(), &self.pod.namespace().unwrap_or_default());
         let patch = json!({"metadata": {"uid": news.0}, "status": news.1});
-        match api.patch_status(&self.pod.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
-            Ok(_) => {
+        let (name, how, patch) = (self.pod.name_any(), PatchParams::default(), Patch::Merge(patch));
+        // Containers aren't kept waiting for an API that doesn't answer.
+        let why = match tokio::time::timeout(PUBLISH, api.patch_status(&name, &how, &patch)).await {
+            Ok(Ok(_)) => {
                 self.published = Some(news);
-                Ok(())
+                self.told = false;
+                return Ok(());
             }
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-            Err(error) => {
-                tracing::warn!(pod = self.key(), %error, "a pod's status can't be written; trying again");
-                Err(())
-            }
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {PUBLISH:?}"),
+        };
+        if !std::mem::replace(&mut self.told, true) {
+            tracing::warn!(pod = self.key(), why, "a pod's status can't be written; it is tried again");
         }
+        Err(())
     }
 
     async fn wait(&mut self, wanted: &mut watch::Receiver<Wanted>, wake: Instant) {

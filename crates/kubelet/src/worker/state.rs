@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use runtime::spec::Limits;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -88,4 +89,55 @@ pub fn load(folder: &Path) -> Option<Saved> {
 pub fn save(folder: &Path, saved: &Saved) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
     runtime::files::replace(&folder.join("state.json"), &serde_json::to_vec(saved)?)
+}
+
+const POD: &str = "pod.json";
+
+/// The pod of a folder, as the API said it last.
+pub fn known(folder: &Path) -> Option<Pod> {
+    serde_json::from_slice(&std::fs::read(folder.join(POD)).ok()?).ok()
+}
+
+/// What of a pod matters here; a version alone doesn't.
+fn matters(pod: &Pod) -> (&ObjectMeta, Option<&PodSpec>, Option<&PodStatus>) {
+    (&pod.metadata, pod.spec.as_ref(), pod.status.as_ref())
+}
+
+/// Writes a pod down for times without an API. `before` is what was written last. A pod may say secrets in its environment: the file is
+/// for root alone.
+pub fn remember(folder: &Path, pod: &Pod, before: &mut Option<Pod>) -> std::io::Result<()> {
+    let mut plain = pod.clone();
+    plain.metadata.managed_fields = None;
+    let mut same_version = plain.clone();
+    same_version.metadata.resource_version = before.as_ref().and_then(|b| b.metadata.resource_version.clone());
+    if before.as_ref().is_some_and(|before| matters(before) == matters(&same_version)) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(folder)?;
+    runtime::files::replace(&folder.join(POD), &serde_json::to_vec(&plain)?)?;
+    *before = Some(plain);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_written_down_when_it_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut pod =
+            Pod { spec: Some(PodSpec { node_name: Some("n".into()), ..Default::default() }), ..Default::default() };
+        pod.metadata.uid = Some("u".into());
+        pod.metadata.resource_version = Some("1".into());
+        let mut before = None;
+        remember(dir.path(), &pod, &mut before).unwrap();
+        assert_eq!(known(dir.path()).as_ref(), Some(&pod));
+        pod.metadata.resource_version = Some("2".into());
+        remember(dir.path(), &pod, &mut before).unwrap();
+        assert_eq!(known(dir.path()).unwrap().metadata.resource_version.as_deref(), Some("1"), "nothing to write");
+        pod.metadata.labels = Some([("a".to_string(), "b".to_string())].into());
+        remember(dir.path(), &pod, &mut before).unwrap();
+        assert_eq!(known(dir.path()).as_ref(), Some(&pod));
+    }
 }

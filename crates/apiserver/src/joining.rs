@@ -1,0 +1,165 @@
+//! Names of nodes have an owner.
+//!
+//! A machine makes itself a password once, and claims its name with it: `POST /timonel/join/NAME`, the password in a header. The
+//! first that claims a name has it, as long as there is a Node of that name; its password is kept as a salted hash in a Secret of kube-system (`NAME.node-password.timonel`), as
+//! k3s does. Who joins with the token gets a ticket for the name, with which, for some minutes, it may ask for a certificate: its requests carry the
+//! name as an extra of their user, and only so a name that there is a Node of is given away.
+
+use std::sync::Arc;
+
+use apimachinery::{ObjectExt as _, Status, clock};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::Method;
+use http::request::Parts;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use store::Write;
+use subtle::ConstantTimeEq as _;
+
+use crate::ApiServer;
+use crate::auth::{BOOTSTRAPPERS, MASTERS, NODES, User};
+use crate::cache::{object_key, store_key};
+use crate::handlers::write::{Creation, commit, create_object};
+use crate::object::encode;
+
+/// The header that has a machine's password.
+pub const PASSWORD: &str = "timonel-node-password";
+/// The extra of a user that says for which node it may ask.
+pub const NODE_NAME: &str = "timonel.io/node-name";
+/// Before the tokens that are tickets.
+const TICKET: &str = "timonel-join.";
+const ISSUER: &str = "timonel/join";
+const AUDIENCE: &str = "timonel-join";
+const SECONDS: i64 = 600;
+/// A password is 32 digits; nobody needs a longer one.
+const LONGEST: usize = 256;
+const PATH: &str = "/timonel/join/";
+const NAMESPACE: &str = "kube-system";
+
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    iss: String,
+    aud: Vec<String>,
+    sub: String,
+    nbf: i64,
+    exp: i64,
+}
+
+/// Answers `POST /timonel/join/NAME`, if that is what is asked: with a ticket for who has no certificate yet.
+pub async fn answer(server: &Arc<ApiServer>, user: &User, request: &Parts) -> Option<Result<String, Status>> {
+    let name = request.uri.path().strip_prefix(PATH)?;
+    if request.method != Method::POST {
+        return Some(Err(Status::method_not_allowed()));
+    }
+    Some(join(server, user, request, name).await)
+}
+
+async fn join(server: &Arc<ApiServer>, user: &User, request: &Parts, name: &str) -> Result<String, Status> {
+    if apimachinery::names::dns1123_subdomain(name).is_err() {
+        return Err(Status::bad_request(format!("{name:?} can't be a node's name")));
+    }
+    let is_node = user.is_in(NODES) && user.name.strip_prefix("system:node:") == Some(name);
+    if !is_node && !user.is_in(BOOTSTRAPPERS) {
+        return Err(Status::forbidden(
+            "",
+            "nodes",
+            name,
+            "only a node itself, or who has the token for joining, may claim its name",
+        ));
+    }
+    let password = request.headers.get(PASSWORD).and_then(|v| v.to_str().ok()).unwrap_or("");
+    if password.len() < 16 || password.len() > LONGEST {
+        return Err(Status::bad_request(format!("the header {PASSWORD} must have the machine's password")));
+    }
+    claim(server, name, password, false).await?;
+    if is_node {
+        return Ok(String::new());
+    }
+    let now = clock::now().as_second();
+    let claims = Claims {
+        iss: ISSUER.into(),
+        aud: vec![AUDIENCE.into()],
+        sub: name.into(),
+        nbf: now - SECONDS,
+        exp: now + SECONDS,
+    };
+    let ticket = server.config.token_key.issue(&claims).map_err(|e| Status::internal(e.to_string()))?;
+    Ok(format!("{TICKET}{ticket}"))
+}
+
+/// The user that a ticket makes; none if the token is none.
+pub fn user(server: &ApiServer, token: &str) -> Option<User> {
+    let ticket = token.strip_prefix(TICKET)?;
+    let claims: Claims = server.config.token_key.read(ticket, ISSUER, Some(AUDIENCE)).ok()?;
+    let mut user = User::new("system:bootstrap:timonel", &[BOOTSTRAPPERS]);
+    user.extra.push((NODE_NAME.into(), vec![claims.sub]));
+    Some(user)
+}
+
+fn hash(salt: &str, password: &str) -> String {
+    pki::sha256_hex(format!("{salt}:{password}").as_bytes())
+}
+
+/// Lets the server's own machine have a name, whoever had it: its password may be lost where the database was put back.
+///
+/// # Errors
+/// When it can't be written down.
+pub async fn take(server: &Arc<ApiServer>, name: &str, password: &str) -> Result<(), Status> {
+    claim(server, name, password, true).await
+}
+
+/// Lets a machine have a name, if nobody else has it.
+async fn claim(server: &Arc<ApiServer>, name: &str, password: &str, takes: bool) -> Result<(), Status> {
+    // Two at once: who comes second sees the first one's.
+    for _ in 0..3 {
+        match try_claim(server, name, password, takes).await {
+            Err(status) if status.code == 409 => {}
+            done => return done,
+        }
+    }
+    Err(Status::forbidden("", "nodes", name, "another machine claims the name at this moment"))
+}
+
+async fn try_claim(server: &Arc<ApiServer>, name: &str, password: &str, takes: bool) -> Result<(), Status> {
+    let secret_name = format!("{name}.node-password.timonel");
+    let key = object_key(NAMESPACE, &secret_name);
+    let secrets = api::find("", "v1", "secrets").ok_or_else(Status::no_route)?;
+    let present = server.cache.named("secrets").get(&key);
+    if let Some(entry) = &present {
+        let object = entry.parse();
+        let kept = STANDARD.decode(object.str_at(&["data", "hash"])).unwrap_or_default();
+        let kept = String::from_utf8(kept).unwrap_or_default();
+        let (salt, kept) = kept.split_once(':').unwrap_or_default();
+        if bool::from(hash(salt, password).as_bytes().ct_eq(kept.as_bytes())) {
+            return Ok(());
+        }
+        // Without a Node the name is free again.
+        if !takes && server.cache.named("nodes").get(name).is_some() {
+            let why = format!(
+                "another machine has this name: choose another with --node-name; if it was this machine before it was installed anew, or if the other is gone for good, say on the server: kubectl delete node {name}"
+            );
+            return Err(Status::forbidden("", "nodes", name, &why));
+        }
+    }
+    let salt = pki::random_secret();
+    let value = STANDARD.encode(format!("{salt}:{}", hash(&salt, password)));
+    match present {
+        Some(entry) => {
+            let mut object: Value = entry.parse();
+            object["data"]["hash"] = value.into();
+            let write = Write::Update {
+                key: store_key(secrets, &key).into(),
+                value: encode(&object),
+                expected: entry.revision,
+            };
+            commit(server, secrets, &secret_name, write).await.map(|_| ())
+        }
+        None => {
+            let object = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+                "metadata": {"name": secret_name, "namespace": NAMESPACE}, "data": {"hash": value}});
+            let user = User::new("system:apiserver", &[MASTERS]);
+            create_object(server, &user, &Creation::by_server(secrets, NAMESPACE), object).await.map(|_| ())
+        }
+    }
+}

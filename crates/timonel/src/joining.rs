@@ -1,0 +1,386 @@
+//! How an agent becomes a node of its server, and stays one: the server's authority, the node's name, its certificates.
+//!
+//! The server is waited for, however long it takes: nothing on this machine would be better without the agent. Only what waiting
+//! can't mend ends it: a token that is wrong, a name that another machine has.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use kube::api::PostParams;
+use kube::{Api, Client, ResourceExt as _};
+use pki::{JoinToken, Rotating};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::transport::{Identity, Limits, Transport, Trust};
+use crate::waiting::Waiting;
+
+const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
+/// How often certificates are looked at; clocks jump.
+const LOOK: Duration = Duration::from_secs(60);
+/// How long the control plane may take to sign.
+const SIGNING: Duration = Duration::from_secs(60);
+
+/// Why joining didn't work.
+#[derive(Debug)]
+pub enum Failure {
+    /// It will never work like this.
+    Final(anyhow::Error),
+    /// Another time it may.
+    Later(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Failure::Later(error)
+    }
+}
+
+/// An agent's way in.
+#[derive(Clone)]
+pub struct Joining {
+    pub server: String,
+    pub token: JoinToken,
+    pub name: String,
+    /// This machine's own, made once.
+    pub password: String,
+    /// Where the certificates are.
+    pub folder: PathBuf,
+    pub limits: Limits,
+}
+
+/// A node that is in.
+#[derive(Clone)]
+pub struct Joined {
+    pub client: Client,
+    pub authority_pem: String,
+    transport: Transport,
+    identity: Arc<Rotating>,
+}
+
+impl Joining {
+    fn user(&self) -> String {
+        format!("system:node:{}", self.name)
+    }
+
+    /// Tries once.
+    pub async fn once(&self) -> Result<Joined, Failure> {
+        let authority_pem = self.authority().await?;
+        if !self.token.trusts(&authority_pem) {
+            return Err(Failure::Final(anyhow::anyhow!(
+                "the server at {} isn't the one that the token is of (its CA certificate has another hash): check --server, or take the token from that server's file server/node-token",
+                self.server
+            )));
+        }
+        if let Some(identity) = self.kept(&authority_pem).filter(|identity| !is_due(identity)) {
+            let joined = self.joined(authority_pem.clone(), identity)?;
+            // The name is this machine's, which the server may not know yet.
+            if self.claim(&joined.client).await?.is_some() {
+                return Ok(joined);
+            }
+            // By the server's clock the certificate isn't good.
+            let identity = self.obtain_by_token(&authority_pem).await?;
+            return Ok(self.joined(authority_pem, identity)?);
+        }
+        let identity = self.obtain(&authority_pem).await?;
+        Ok(self.joined(authority_pem, identity)?)
+    }
+
+    /// Tries until it works, or never will.
+    ///
+    /// # Errors
+    /// When it never will.
+    pub async fn insist(&self, mut waiting: Waiting, stop: &CancellationToken) -> anyhow::Result<Option<Joined>> {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(waiting.next()) => {}
+                () = stop.cancelled() => return Ok(None),
+            }
+            match self.once().await {
+                Ok(joined) => {
+                    tracing::info!(server = self.server, "the server answers");
+                    return Ok(Some(joined));
+                }
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Later(error)) => self.tell(&mut waiting, &error),
+            }
+        }
+    }
+
+    pub fn tell(&self, waiting: &mut Waiting, error: &anyhow::Error) {
+        let why = format!("{error:#}");
+        if waiting.is_news(&why) {
+            tracing::warn!(server = self.server, why, "this machine can't join yet; it is tried again and again");
+        }
+    }
+
+    /// The way in with what is on the disk, for a server that can't be asked now.
+    pub fn as_before(&self, authority_pem: &str) -> Option<Joined> {
+        let identity = self.kept(authority_pem)?;
+        self.joined(authority_pem.to_string(), identity).ok()
+    }
+
+    fn joined(&self, authority_pem: String, identity: pki::Identity) -> anyhow::Result<Joined> {
+        let identity = Rotating::new(identity, "")?;
+        let shown = Identity::Certificate(identity.clone());
+        let transport = Transport::new(&self.server, &Trust::Authority(&authority_pem), shown, self.limits)?;
+        Ok(Joined { client: transport.kube(), authority_pem, transport, identity })
+    }
+
+    /// The server's CA certificate, over a connection that isn't trusted yet; the token tells whether it is the right one.
+    async fn authority(&self) -> anyhow::Result<String> {
+        let transport = Transport::new(&self.server, &Trust::Anybody, Identity::Nobody, self.limits)?;
+        let request = http::Request::get("/cacerts").body(Vec::new())?;
+        let asked = transport.kube().request_text(request).await;
+        asked.map_err(plain).with_context(|| format!("the server at {} can't be reached", self.server))
+    }
+
+    /// The certificate on the disk, if it is this node's, of this authority, and with its key.
+    fn kept(&self, authority_pem: &str) -> Option<pki::Identity> {
+        let read = |file: &str| std::fs::read_to_string(self.folder.join(file)).ok();
+        let identity = pki::Identity { certificate_pem: read("client.crt")?, key_pem: read("client.key")? };
+        let facts = pki::certificate_facts(&identity.certificate_pem).ok()?;
+        let is_ours = facts.common_name == self.user()
+            && pki::signed_by(authority_pem, &identity.certificate_pem)
+            && pki::belongs(&identity.certificate_pem, &identity.key_pem);
+        is_ours.then_some(identity)
+    }
+
+    /// Has a client certificate made: as the node itself as long as it has a good one, else with the token.
+    async fn obtain(&self, authority_pem: &str) -> Result<pki::Identity, Failure> {
+        let own = self.kept(authority_pem).filter(|identity| {
+            pki::certificate_facts(&identity.certificate_pem).is_ok_and(|facts| !facts.is_invalid())
+        });
+        if let Some(own) = own {
+            let joined = self.joined(authority_pem.to_string(), own)?;
+            match self.sign(&joined.client).await {
+                Ok(identity) => return Ok(identity),
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    tracing::info!(why, "the node's certificate isn't renewed by itself; the token is used");
+                }
+            }
+        }
+        self.obtain_by_token(authority_pem).await
+    }
+
+    async fn obtain_by_token(&self, authority_pem: &str) -> Result<pki::Identity, Failure> {
+        let Some(ticket) = self.claim(&self.by_token(authority_pem, &self.token.secret)?).await? else {
+            return Err(Failure::Final(anyhow::anyhow!(
+                "the server refuses the token: its secret is wrong; the right one is in the server's file server/node-token"
+            )));
+        };
+        Ok(self.sign(&self.by_token(authority_pem, &ticket)?).await?)
+    }
+
+    fn by_token(&self, authority_pem: &str, token: &str) -> anyhow::Result<Client> {
+        let trust = Trust::Authority(authority_pem);
+        Ok(Transport::new(&self.server, &trust, Identity::Token(token.into()), self.limits)?.kube())
+    }
+
+    /// Says that the name is this machine's. Who comes with the token gets a ticket for it; who isn't known, nothing.
+    async fn claim(&self, client: &Client) -> Result<Option<String>, Failure> {
+        let request = http::Request::post(format!("/timonel/join/{}", self.name))
+            .header("timonel-node-password", &self.password)
+            .body(Vec::new())
+            .map_err(|e| Failure::Final(e.into()))?;
+        match client.request_text(request).await {
+            Ok(ticket) => Ok(Some(ticket)),
+            Err(kube::Error::Api(status)) if status.code == 401 => Ok(None),
+            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403) => {
+                Err(Failure::Final(anyhow::anyhow!("{}", status.message)))
+            }
+            Err(error) => Err(Failure::Later(plain(error))),
+        }
+    }
+
+    /// Has a new client certificate signed, and writes it down.
+    async fn sign(&self, client: &Client) -> anyhow::Result<pki::Identity> {
+        let key_pem = pki::new_key()?;
+        let certificate_pem = sign(client, &key_pem, &self.user(), CLIENT_SIGNER, &[]).await?;
+        let identity = pki::Identity { certificate_pem, key_pem };
+        self.write("client", &identity)?;
+        Ok(identity)
+    }
+
+    fn write(&self, file: &str, identity: &pki::Identity) -> anyhow::Result<()> {
+        write(&self.folder, file, identity)
+    }
+
+    /// Renews the client certificate when it is time, and says when the server has become another one, for as long as the process lives.
+    pub async fn keep(self, joined: Joined) {
+        let (mut waiting, mut other) = (Waiting::default(), Waiting::default());
+        let mut wait = LOOK;
+        loop {
+            tokio::time::sleep(wait).await;
+            wait = LOOK;
+            if joined.transport.distrusts()
+                && let Err(Failure::Final(error)) = self.once().await
+            {
+                let why = format!("{error:#}");
+                if other.is_news(&why) {
+                    tracing::error!(
+                        why,
+                        "this node isn't its server's any more; its pods go on. To join what is there now, restart the agent with the token that `timonel token` prints on the server"
+                    );
+                }
+                continue;
+            }
+            if !is_due(&joined.identity.identity()) {
+                continue;
+            }
+            match self.obtain(&joined.authority_pem).await {
+                Ok(identity) => {
+                    if let Err(error) = joined.identity.replace(identity) {
+                        tracing::error!(%error, "the node's new certificate can't be used");
+                        continue;
+                    }
+                    joined.transport.reconnect();
+                    waiting = Waiting::default();
+                    tracing::info!("the node's certificate is renewed");
+                }
+                Err(Failure::Final(error) | Failure::Later(error)) => {
+                    let why = format!("{error:#}");
+                    if waiting.is_news(&why) {
+                        tracing::error!(
+                            why,
+                            "the node's certificate can't be renewed; it is tried again, and by hand so: restart the agent with the token that `timonel token` prints on the server"
+                        );
+                    }
+                    wait = waiting.next();
+                }
+            }
+        }
+    }
+}
+
+fn is_due(identity: &pki::Identity) -> bool {
+    pki::certificate_facts(&identity.certificate_pem).is_ok_and(|facts| facts.is_due())
+}
+
+fn write(folder: &std::path::Path, file: &str, identity: &pki::Identity) -> anyhow::Result<()> {
+    pki::write_private(&folder.join(format!("{file}.key")), identity.key_pem.as_bytes())?;
+    pki::write_private(&folder.join(format!("{file}.crt")), identity.certificate_pem.as_bytes())?;
+    Ok(())
+}
+
+/// Without the name of the layer that found it, which says nothing to people.
+fn plain(error: kube::Error) -> anyhow::Error {
+    match error {
+        kube::Error::Service(error) => anyhow::anyhow!("{error}"),
+        error => error.into(),
+    }
+}
+
+/// Has a certificate signed through the API.
+async fn sign(client: &Client, key: &str, user: &str, signer: &str, names: &[String]) -> anyhow::Result<String> {
+    use base64::Engine as _;
+    let api: Api<CertificateSigningRequest> = Api::all(client.clone());
+    let request = pki::request(key, user, "system:nodes", names)?;
+    let usage = if signer == SERVING_SIGNER { "server auth" } else { "client auth" };
+    let object = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+        "metadata": {"generateName": "node-csr-"},
+        "spec": {"signerName": signer, "usages": ["digital signature", "key encipherment", usage],
+                 "request": base64::engine::general_purpose::STANDARD.encode(request)}});
+    let created = api.create(&PostParams::default(), &serde_json::from_value(object)?).await.map_err(plain)?;
+    let name = created.name_any();
+    let done = |c: Option<&CertificateSigningRequest>| {
+        let status = c.and_then(|c| c.status.as_ref());
+        status.is_some_and(|s| {
+            s.certificate.is_some()
+                || s.conditions.iter().flatten().any(|c| matches!(c.type_.as_str(), "Denied" | "Failed"))
+        })
+    };
+    let waited = tokio::time::timeout(SIGNING, kube::runtime::wait::await_condition(api.clone(), &name, done)).await;
+    let signed = waited.context("the server signed no certificate within a minute")??;
+    let status = signed.and_then(|c| c.status).unwrap_or_default();
+    match status.certificate {
+        Some(certificate) => Ok(String::from_utf8(certificate.0)?),
+        None => bail!("the server refused to sign a certificate: {:?}", status.conditions),
+    }
+}
+
+/// The certificate with which a node's kubelet serves.
+pub struct Serving {
+    pub client: Client,
+    pub authority_pem: String,
+    pub name: String,
+    /// The node's name and its addresses.
+    pub names: Vec<String>,
+    pub folder: PathBuf,
+}
+
+impl Serving {
+    fn kept(&self) -> Option<pki::Identity> {
+        let read = |file: &str| std::fs::read_to_string(self.folder.join(file)).ok();
+        let identity = pki::Identity { certificate_pem: read("kubelet.crt")?, key_pem: read("kubelet.key")? };
+        let facts = pki::certificate_facts(&identity.certificate_pem).ok()?;
+        let is_good = self.names.iter().all(|name| facts.names.contains(name))
+            && pki::signed_by(&self.authority_pem, &identity.certificate_pem)
+            && pki::belongs(&identity.certificate_pem, &identity.key_pem);
+        is_good.then_some(identity)
+    }
+
+    async fn obtain(&self) -> anyhow::Result<pki::Identity> {
+        let key_pem = pki::new_key()?;
+        let user = format!("system:node:{}", self.name);
+        let certificate_pem = sign(&self.client, &key_pem, &user, SERVING_SIGNER, &self.names).await?;
+        let identity = pki::Identity { certificate_pem, key_pem };
+        write(&self.folder, "kubelet", &identity)?;
+        Ok(identity)
+    }
+
+    /// The certificate to begin with. Where none can be had now, one that nobody vouches for stands in.
+    ///
+    /// # Errors
+    /// When none can be made at all.
+    pub async fn begin(&self) -> anyhow::Result<Arc<Rotating>> {
+        let identity = match self.kept() {
+            Some(identity) if !is_due(&identity) => identity,
+            kept => match self.obtain().await {
+                Ok(identity) => identity,
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    tracing::warn!(why, "the kubelet's certificate can't be had now; it is tried again");
+                    kept.map_or_else(|| pki::self_signed(&self.name), Ok)?
+                }
+            },
+        };
+        Ok(Rotating::new(identity, "")?)
+    }
+
+    /// Renews it when it is time, for as long as the process lives.
+    pub async fn keep(self, rotating: Arc<Rotating>) {
+        let mut waiting = Waiting::default();
+        let mut wait = LOOK;
+        loop {
+            tokio::time::sleep(wait).await;
+            wait = LOOK;
+            let present = rotating.identity();
+            if !is_due(&present) && pki::signed_by(&self.authority_pem, &present.certificate_pem) {
+                continue;
+            }
+            let renewed = match self.obtain().await {
+                Ok(identity) => rotating.replace(identity).map_err(anyhow::Error::from),
+                Err(error) => Err(error),
+            };
+            match renewed {
+                Ok(()) => {
+                    waiting = Waiting::default();
+                    tracing::info!("the kubelet's certificate is renewed");
+                }
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    if waiting.is_news(&why) {
+                        tracing::warn!(why, "the kubelet's certificate can't be renewed; it is tried again");
+                    }
+                    wait = waiting.next();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Trying again until it works: with longer and longer waits, and without filling the log.
+
+use std::time::Duration;
+
+use rand::RngExt as _;
+use tokio::time::Instant;
+
+const FIRST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(15);
+/// How often what goes on is said again.
+const REMIND: Duration = Duration::from_secs(600);
+
+/// One thing that is tried again.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    tries: u32,
+    told: Option<(String, Instant)>,
+}
+
+impl Waiting {
+    /// Whether a failure is to be told: when it is the first, another than before, or the last word is long ago.
+    pub fn is_news(&mut self, why: &str) -> bool {
+        let now = Instant::now();
+        if self.told.as_ref().is_some_and(|(text, at)| text == why && now.duration_since(*at) < REMIND) {
+            return false;
+        }
+        self.told = Some((why.to_string(), now));
+        true
+    }
+
+    /// It worked; says whether it had failed before.
+    pub fn is_over(&mut self) -> bool {
+        let failed = self.tries > 0 || self.told.is_some();
+        *self = Waiting::default();
+        failed
+    }
+
+    /// Until the next try: doubling, and not at the same moment for all machines that wait for one server.
+    pub fn next(&mut self) -> Duration {
+        let wait = FIRST.saturating_mul(1 << self.tries.min(10)).min(LONGEST);
+        self.tries = self.tries.saturating_add(1);
+        wait.mul_f64(rand::rng().random_range(0.75..1.25))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_told_once_and_then_seldom() {
+        let mut waiting = Waiting::default();
+        let mut told = 0;
+        let start = Instant::now();
+        let mut tries = 0;
+        while start.elapsed() < Duration::from_secs(3600) {
+            told += u32::from(waiting.is_news("the server can't be reached"));
+            tries += 1;
+            let wait = waiting.next();
+            assert!(wait <= LONGEST.mul_f64(1.25));
+            tokio::time::sleep(wait).await;
+        }
+        assert!((6..=7).contains(&told) && tries > 180, "told {told} times in {tries} tries");
+        assert!(waiting.is_news("its certificate has expired"), "something else");
+        assert!(waiting.is_over() && !waiting.is_over());
+        assert!(waiting.next() < Duration::from_secs(1));
+    }
+}
