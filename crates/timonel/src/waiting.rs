@@ -28,13 +28,6 @@ impl Waiting {
         true
     }
 
-    /// It worked; says whether it had failed before.
-    pub fn is_over(&mut self) -> bool {
-        let failed = self.tries > 0 || self.told.is_some();
-        *self = Waiting::default();
-        failed
-    }
-
     /// Until the next try: doubling, and not at the same moment for all machines that wait for one server.
     pub fn next(&mut self) -> Duration {
         let wait = FIRST.saturating_mul(1 << self.tries.min(10)).min(LONGEST);
@@ -62,7 +55,6 @@ mod tests {
         }
         assert!((6..=7).contains(&told) && tries > 180, "told {told} times in {tries} tries");
         assert!(waiting.is_news("its certificate has expired"), "something else");
-        assert!(waiting.is_over() && !waiting.is_over());
-        assert!(waiting.next() < Duration::from_secs(1));
+        assert!(Waiting::default().next() < Duration::from_secs(1));
     }
 }
