@@ -154,8 +154,10 @@ fn a_node_that_was_silent_is_well_again_as_soon_as_it_speaks() -> anyhow::Result
     cluster.eventually("all replicas are available", || {
         Ok(cluster.get("deployment", "spread")?["status"]["availableReplicas"] == 4)
     })?;
-    let agent = cluster.agents.first().and_then(testkit::cluster::Node::pid).context("the agent's pid")?;
-    let signal = |name: &str| std::process::Command::new("kill").args([name, &agent.to_string()]).status();
+    let processes = cluster.agents.first().context("the agent")?.processes();
+    let signal = |name: &str| {
+        std::process::Command::new("kill").arg(name).args(processes.iter().map(ToString::to_string)).status()
+    };
     let started =
         |pods: &[serde_json::Value]| pods.iter().map(|p| p["status"]["startTime"].to_string()).collect::<Vec<_>>();
     let before = started(&cluster.list("pods", "app=spread")?);
