@@ -290,7 +290,7 @@ fn agents_outlive_connections_servers_and_their_nodes() -> anyhow::Result<()> {
     cluster.wait_pod("ghost")?;
     anyhow::ensure!(cluster.agents[0].shims().len() == 2);
     cluster.server.crash();
-    std::fs::remove_dir_all(&present)?;
+    std::fs::rename(&present, cluster.server.folder().join("lost"))?;
     std::fs::rename(&copy, &present)?;
     cluster.server.spawn()?;
     cluster.eventually("the pod that nobody knows ends", || Ok(cluster.agents[0].shims().len() == 1))?;
