@@ -29,10 +29,10 @@ fn pairs<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Outcome<CowVal<'b, 'v>> {
 
 fn as_value<'v>(key: &CelMapKey<'v>) -> Boxed<'v> {
     match key {
-        CelMapKey::Bool(key) => Box::new(key.clone()),
-        CelMapKey::Int(key) => Box::new(key.clone()),
+        CelMapKey::Bool(key) => Box::new(*key),
+        CelMapKey::Int(key) => Box::new(*key),
         CelMapKey::String(key) => Box::new(key.clone()),
-        CelMapKey::UInt(key) => Box::new(key.clone()),
+        CelMapKey::UInt(key) => Box::new(*key),
     }
 }
 

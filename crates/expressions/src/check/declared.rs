@@ -94,7 +94,7 @@ impl Reader {
             "duration" => Type::Duration,
             "type" => Type::Type,
             letter if letter.len() == 1 => self.param(letter.chars().next().unwrap_or('A')),
-            name => OPAQUE.iter().find(|known| **known == name).map_or(Type::Dyn, |known| Type::Opaque(*known)),
+            name => OPAQUE.iter().find(|known| **known == name).map_or(Type::Dyn, |known| Type::Opaque(known)),
         }
     }
 

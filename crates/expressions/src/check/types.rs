@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use super::schema::Node;
 
+// CEL calls this type so.
+#[allow(clippy::enum_variant_names)]
 #[derive(Debug, Clone)]
 pub(crate) enum Type<'s> {
     Dyn,
