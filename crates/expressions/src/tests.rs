@@ -390,7 +390,7 @@ fn chains_and_nests_are_bounded_before_they_are_parsed() {
         format!("1r'\\'{}'", "+1".repeat(deep)),
         format!("rb'\\q{}'", "+1".repeat(deep)),
         format!("a.`b//c`{}", ".a".repeat(deep)),
-        format!("{}", "self.all(x, ".repeat(4000)),
+        "self.all(x, ".repeat(4000),
     ];
     for source in &chains {
         let found = Expression::compile(source, &["self", "a"]);

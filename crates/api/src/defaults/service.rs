@@ -8,11 +8,13 @@ pub fn service(object: &mut Value) {
     let Some(spec) = spec(object) else { return };
     default_text(spec, "type", "ClusterIP");
     default_text(spec, "sessionAffinity", "None");
-    let kind = spec["type"].as_str().unwrap_or("").to_string();
-    if spec["sessionAffinity"] == "None" {
+    let text = |key: &str| spec.get(key).and_then(Value::as_str).unwrap_or("").to_string();
+    let (kind, affinity) = (text("type"), text("sessionAffinity"));
+    if affinity == "None" {
         spec.remove("sessionAffinityConfig");
     }
-    if spec["sessionAffinity"] == "ClientIP" && spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"].is_null() {
+    let timeout = spec.get("sessionAffinityConfig").map(|config| &config["clientIP"]["timeoutSeconds"]);
+    if affinity == "ClientIP" && timeout.is_none_or(Value::is_null) {
         spec.insert("sessionAffinityConfig".into(), json!({"clientIP": {"timeoutSeconds": 10800}}));
     }
     let kinds = ["ClusterIP", "NodePort", "LoadBalancer"];
@@ -38,4 +40,21 @@ pub fn service(object: &mut Value) {
     }
     let map = object.as_object_mut();
     super::set(map, "status", json!({"loadBalancer": {}}));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn affinity_by_address_has_a_time_whatever_was_said_of_it() {
+        for config in [json!(null), json!({}), json!({"clientIP": {}}), json!({"clientIP": null})] {
+            let mut service = json!({"spec": {"sessionAffinity": "ClientIP", "sessionAffinityConfig": config}});
+            super::service(&mut service);
+            assert_eq!(service["spec"]["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"], 10800, "{config}");
+        }
+        let mut service = json!({"spec": {"sessionAffinity": "ClientIP"}});
+        super::service(&mut service);
+        assert_eq!(service["spec"]["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"], 10800);
+    }
 }

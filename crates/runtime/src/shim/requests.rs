@@ -15,7 +15,7 @@ use crate::protocol::{Answer, Request, Start};
 use crate::seqpacket;
 
 /// Helpers that are at work at a time.
-const MOST: usize = 64;
+const MOST: usize = 256;
 
 /// What a helper is at, and who waits for it.
 pub enum Work {
