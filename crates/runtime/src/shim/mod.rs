@@ -29,7 +29,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::protocol::{Answer, Exit};
+use crate::protocol::{Answer, Exit, Request};
 use crate::seqpacket;
 use container::{Attached, Container, Part};
 use requests::Work;
@@ -79,6 +79,8 @@ struct Shim {
     watchers: Vec<Watcher>,
     /// Connections that haven't said yet what they want.
     asking: Vec<OwnedFd>,
+    /// What was asked for and waits for the helper that is at work.
+    queued: VecDeque<(OwnedFd, Request, Vec<OwnedFd>)>,
     /// What helpers are at.
     work: Vec<Work>,
     /// Children that have ended and aren't known here, for as long as there is work that may make them known.
@@ -158,6 +160,7 @@ impl Shim {
             executions: HashMap::new(),
             watchers: Vec::new(),
             asking: Vec::new(),
+            queued: VecDeque::new(),
             work: Vec::new(),
             strangers: HashMap::new(),
             leaving: Vec::new(),

@@ -14,8 +14,14 @@ use super::{Execution, Shim, Watcher};
 use crate::protocol::{Answer, Request, Start};
 use crate::seqpacket;
 
-/// Helpers that are at work at a time.
-const MOST: usize = 256;
+/// Requests that may wait for the helper that is at work.
+const MOST: usize = 1024;
+
+/// Whether a helper starts a process for the request. There is one such helper at a time: one is a copy of the shim with all of its
+/// descriptors, so that two would hold each other's pipes and sockets open, whose end each waits for.
+fn starts_process(request: &Request) -> bool {
+    matches!(request, Request::Start(_) | Request::Exec { .. } | Request::ShareProcesses { .. })
+}
 
 /// What a helper is at, and who waits for it.
 pub enum Work {
@@ -126,6 +132,34 @@ impl Shim {
     }
 
     fn carry_out(&mut self, connection: OwnedFd, request: Request, fds: Vec<OwnedFd>) {
+        if !starts_process(&request) || !self.is_starting() {
+            return self.carry_out_now(connection, request, fds);
+        }
+        if self.queued.len() >= MOST {
+            let error = format!("{MOST} processes are waiting to be started already");
+            return tell(&connection, &Answer::Failed { error });
+        }
+        self.queued.push_back((connection, request, fds));
+    }
+
+    /// Whether a helper is starting a process.
+    fn is_starting(&self) -> bool {
+        self.work.iter().any(|work| !matches!(work, Work::Delete { .. }))
+    }
+
+    /// Carries out what waited for the helper that was at work.
+    fn carry_out_queued(&mut self) {
+        while !self.is_starting() {
+            let Some((connection, request, fds)) = self.queued.pop_front() else { return };
+            // Nobody waits for an answer any more.
+            if matches!(request, Request::Exec { .. }) && seqpacket::is_readable(&connection) {
+                continue;
+            }
+            self.carry_out_now(connection, request, fds);
+        }
+    }
+
+    fn carry_out_now(&mut self, connection: OwnedFd, request: Request, fds: Vec<OwnedFd>) {
         let result = match request {
             Request::Watch => {
                 self.watchers.push(Watcher { connection, is_admitted: false, news: Default::default() });
@@ -158,7 +192,7 @@ impl Shim {
                 Ok(())
             }
             Request::Quit => {
-                self.quit = self.work.is_empty() && self.containers.values().all(|c| c.state.exit.is_some());
+                self.quit = self.work.is_empty() && self.queued.is_empty() && self.containers.values().all(|c| c.state.exit.is_some());
                 let error = "a container is still running".to_string();
                 tell(&connection, &answer(if self.quit { Ok(()) } else { Err(error) }));
                 Ok(())
@@ -187,9 +221,6 @@ impl Shim {
         tty: bool,
         fds: Vec<OwnedFd>,
     ) -> Result<(), (OwnedFd, String)> {
-        if self.work.len() >= MOST {
-            return Err((connection, format!("{MOST} processes are being started already")));
-        }
         let launched = match self.containers.get(&container) {
             Some(running) => running.exec(process, tty, fds),
             None => Err(format!("container {container} isn't running")),
@@ -241,6 +272,12 @@ impl Shim {
     }
 
     fn delete(&mut self, connection: OwnedFd, id: &str) {
+        let is_start = |request: &Request| matches!(request, Request::Start(start) if start.id == id);
+        if let Some(at) = self.queued.iter().position(|(_, request, _)| is_start(request))
+            && let Some((starting, ..)) = self.queued.remove(at)
+        {
+            tell(&starting, &Answer::Failed { error: "it is to be removed".into() });
+        }
         for work in &mut self.work {
             if let Work::Start { starting, removals, .. } = work
                 && starting.id() == id
@@ -292,6 +329,7 @@ impl Shim {
                 }
             }
         }
+        self.carry_out_queued();
         if self.work.is_empty() {
             self.strangers.clear();
         }
