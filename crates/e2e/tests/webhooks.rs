@@ -13,7 +13,7 @@ class Hook(http.server.BaseHTTPRequestHandler):
         request = review["request"]
         response = {"uid": request["uid"], "allowed": True}
         labels = ((request["object"] or {}).get("metadata") or {}).get("labels") or {}
-        if self.path == "/mutate":
+        if self.path.split("?")[0] == "/mutate":
             patch = [{"op": "add", "path": "/metadata/labels", "value": dict(labels, seen=request["operation"])}]
             response.update(patchType="JSONPatch", patch=base64.b64encode(json.dumps(patch).encode()).decode())
             response["warnings"] = ["the webhook was here"]

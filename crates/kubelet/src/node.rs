@@ -157,7 +157,8 @@ fn status(config: &Config, engine: &dyn Engine, images: &[runtime::Image], condi
         .collect();
     json!({
         "capacity": capacity, "allocatable": allocatable,
-        "addresses": addresses(config),
+        // As a list that is merged by type, two addresses of one type would become one.
+        "addresses": addresses(config).into_iter().chain([json!({"$patch": "replace"})]).collect::<Vec<_>>(),
         "volumesInUse": crate::csi::in_use(config),
         "runtimeHandlers": handlers,
         "features": {"supplementalGroupsPolicy": abilities.supplemental_groups_policy},

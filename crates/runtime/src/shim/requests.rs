@@ -192,7 +192,9 @@ impl Shim {
                 Ok(())
             }
             Request::Quit => {
-                self.quit = self.work.is_empty() && self.queued.is_empty() && self.containers.values().all(|c| c.state.exit.is_some());
+                self.quit = self.work.is_empty()
+                    && self.queued.is_empty()
+                    && self.containers.values().all(|c| c.state.exit.is_some());
                 let error = "a container is still running".to_string();
                 tell(&connection, &answer(if self.quit { Ok(()) } else { Err(error) }));
                 Ok(())
