@@ -171,7 +171,8 @@ struct Frozen(PathBuf);
 
 impl Frozen {
     fn new(cgroup: &str) -> Option<Self> {
-        let state = folder("freezer", cgroup).join("freezer.state");
+        let folder = folder("freezer", cgroup);
+        let state = folder.join("freezer.state");
         std::fs::write(&state, "FROZEN").ok()?;
         for _ in 0..FREEZING.0 {
             // What waits for a disk can't be frozen; the rest can be killed all the same.
@@ -180,14 +181,17 @@ impl Frozen {
             }
             std::thread::sleep(FREEZING.1);
         }
-        Some(Frozen(state))
+        Some(Frozen(folder))
     }
 }
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        // Only then do they hear that they were killed.
-        let _ = std::fs::write(&self.0, "THAWED");
+        // Only then do they hear that they were killed. Those below may have been frozen by a process that was killed before it could
+        // thaw them; what they hold would stay for ever.
+        for folder in below(&self.0) {
+            let _ = std::fs::write(folder.join("freezer.state"), "THAWED");
+        }
     }
 }
 
@@ -307,5 +311,28 @@ fn enable_controllers(folder: &Path) {
     let available = std::fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
     for controller in available.split_whitespace() {
         let _ = std::fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_else_froze_is_killed_too() {
+        let cgroup = format!("/timonel-test-frozen-{}", std::process::id());
+        let child = format!("{cgroup}/child");
+        if create_leaf(&child).is_err() {
+            assert!(!nix::unistd::geteuid().is_root(), "root can make a cgroup");
+            return;
+        }
+        let mut process = std::process::Command::new("sleep").arg("3600").spawn().unwrap();
+        enter(&child, i32::try_from(process.id()).unwrap()).unwrap();
+        // By a process that died before it could thaw it.
+        std::mem::forget(Frozen::new(&child));
+        kill_all(&cgroup);
+        assert!(!process.wait().unwrap().success());
+        destroy(&cgroup);
+        assert!(folders(&cgroup).is_empty());
     }
 }
