@@ -80,6 +80,8 @@ fn sealed_copy(file: &Path) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     /// A program that is run by what `path` leads to, and what comes of writing to it.
@@ -87,7 +89,9 @@ mod tests {
         let path = format!("/proc/self/fd/{}", program.as_raw_fd());
         let said = std::process::Command::new(&path).arg("word").output().unwrap();
         // It isn't busy now: nobody runs it.
-        let error = std::fs::OpenOptions::new().write(true).open(&path).err();
+        // A sealed file may be opened for writing, but not written.
+        let written = std::fs::OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(b"x"));
+        let error = written.err();
         (String::from_utf8(said.stdout).unwrap(), error.and_then(|e| e.raw_os_error()))
     }
 

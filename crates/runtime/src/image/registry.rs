@@ -486,6 +486,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_of_an_answer_is_read_than_may_be() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let reference: Reference = "any/image:1".parse().unwrap();
         for head in
             ["HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 1099511627776\r\n\r\n"]
