@@ -58,7 +58,6 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         )
     })?;
     let database = folders(&args.node.data_dir)?;
-    ranges::keep(&args.node.data_dir.join("server"), &args.cluster_cidr, &args.service_cidr)?;
     let plan = prepare(args).await?;
     let audit = open_audit(&plan.args.audit)?;
     let api = ApiServer::start(api_config(&plan, audit), open_store(&plan.args, &database)?).await?;
@@ -150,6 +149,8 @@ async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
     if !pods.families().eq(services.families()) {
         bail!("--cluster-cidr {pods} and --service-cidr {services} must be of the same families, in the same order");
     }
+    // Only ranges that a cluster can have are those of this one.
+    ranges::keep(&args.node.data_dir.join("server"), pods, services)?;
     let mut names: Vec<String> =
         ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1"]
             .map(String::from)
