@@ -345,14 +345,16 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         cluster_dns: served_dns,
         bridge: plugins.is_none().then(|| bridge::NAME.into()),
     };
-    tokio::spawn(proxy::run(proxy, informers.clone()));
+    let of_proxy = informers.clone();
+    informer::supervise("proxy", move || proxy::run(proxy.clone(), of_proxy.clone()));
     let policies = policy::Config {
         table: POLICY_TABLE.into(),
         node_name: name.clone(),
         cluster_dns: served_dns,
         families: cluster.cidr.families().collect(),
     };
-    tokio::spawn(policy::run(policies, informers.clone(), local.clone()));
+    let (of_policies, pods) = (informers.clone(), local.clone());
+    informer::supervise("network-policies", move || policy::run(policies.clone(), of_policies.clone(), pods.clone()));
     if cluster.run_ingress {
         let ingress = ingress::Config { bind: any_address(cluster.cidr.families()), http_port: 80, https_port: 443 };
         tokio::spawn(ingress::run(ingress, informers.clone()));
