@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
-# Installs what the tests need and runs all of them. Root, as they start real containers. Nothing is fetched but packages.
+# ./test.sh       installs what the tests need and runs all of them. Root, as they start real containers. Nothing is fetched but packages.
+# ./test.sh fast  tests what was changed since BASE (default: the commit that HEAD has in common with origin/main, else HEAD): no root, no packages, no containers.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+
+if [ "${1:-}" = fast ]; then exec ./scripts/test-fast.sh; fi
+[ $# = 0 ] || { echo "error: unknown argument $1; usage: ./test.sh [fast]" >&2; exit 2; }
 
 [ "$(id -u)" = 0 ] || { echo "error: run it as root: sudo ./test.sh" >&2; exit 1; }
 command -v cargo >/dev/null || PATH=$PATH:${HOME}/.cargo/bin
