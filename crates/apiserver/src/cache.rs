@@ -458,7 +458,7 @@ impl Observer for Cache {
         }
         for item in items {
             let Some((resource, key)) = self.route(&item.key) else {
-                tracing::warn!(key = %item.key, "an object of an unknown kind is in the database; it is left alone");
+                tracing::warn!(key = %item.key, "the database holds an object of an unknown kind; the API server ignores it");
                 continue;
             };
             let entry = Arc::new(Entry::new(resource.kind, key.clone(), &item.value, item.revision));

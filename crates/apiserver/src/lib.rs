@@ -167,7 +167,7 @@ impl ApiServer {
         Box::pin(async move {
             let answer = std::panic::AssertUnwindSafe(handlers::dispatch(&server, request, peer)).catch_unwind().await;
             answer.unwrap_or_else(|_| {
-                tracing::error!(path, "the handling of a request panicked");
+                tracing::error!(path, "the handler of a request panicked");
                 server.metrics.panics.inc();
                 let why = "this request caused apiserver to panic. Look in the logs for details";
                 response::error(&Status::internal(why))

@@ -108,7 +108,7 @@ fn peer(known: &dyn ClientCertVerifier, chain: Option<&[CertificateDer<'_>]>) ->
     match verified.map_err(|e| e.to_string()).and_then(|_| pki::certificate_names(leaf).map_err(|e| e.to_string())) {
         Ok(facts) => Peer::Remote(Some(Arc::new(facts))),
         Err(why) => {
-            tracing::debug!(why, "a client's certificate was refused");
+            tracing::debug!(why, "rejected a client certificate");
             Peer::Unknown
         }
     }
@@ -132,7 +132,7 @@ pub async fn serve(
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     // Out of file descriptors, most likely: those who are served go on meanwhile.
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    tracing::warn!(%error, "failed to accept a connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
@@ -158,7 +158,7 @@ pub async fn serve_local(server: Arc<ApiServer>, listener: UnixListener, user: U
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "can't accept a connection on the local socket");
+                    tracing::warn!(%error, "failed to accept a connection on the local socket");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
@@ -181,7 +181,7 @@ async fn local_connection(server: Arc<ApiServer>, peer: Peer, stream: UnixStream
         async move { Ok::<_, Infallible>(server.handle(request.map(response::boxed), peer).await) }
     });
     if let Err(error) = builder().serve_connection_with_upgrades(TokioIo::new(stream), service).await {
-        tracing::debug!(%error, "a local connection ended");
+        tracing::debug!(%error, "a connection on the local socket ended with an error");
     }
 }
 
@@ -199,7 +199,7 @@ async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, known: Verifi
         async move { Ok::<_, Infallible>(server.handle(request.map(response::boxed), peer).await) }
     });
     if let Err(error) = builder().serve_connection_with_upgrades(TokioIo::new(stream), service).await {
-        tracing::debug!(%error, "a connection ended");
+        tracing::debug!(%error, "a connection ended with an error");
     }
 }
 

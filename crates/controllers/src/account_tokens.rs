@@ -82,7 +82,9 @@ fn missing(context: &Context, secret: &Secret, account: &ServiceAccount) -> Opti
     if held("token").is_none_or(<[u8]>::is_empty) {
         match context.config.token_key.issue(&claims(secret, account)) {
             Ok(token) => want("token", &token),
-            Err(error) => tracing::error!(%error, secret = secret.name_any(), "can't make a token"),
+            Err(error) => {
+                tracing::error!(%error, secret = secret.name_any(), "failed to create the token of a Secret for a service account")
+            }
         }
     }
     let uid = account.uid();

@@ -64,7 +64,7 @@ fn change(map: &ConfigMap, keys: &[(String, String)]) -> Option<Value> {
             Ok(signature) => {
                 change.insert(format!("{PREFIX}{id}"), signature.into());
             }
-            Err(error) => tracing::error!(%error, token = id, "can't sign {NAME}"),
+            Err(error) => tracing::error!(%error, token = id, "failed to sign ConfigMap {NAME}"),
         }
     }
     for old in data.keys().filter(|key| key.starts_with(PREFIX)) {

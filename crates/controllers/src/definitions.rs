@@ -16,10 +16,10 @@ pub async fn ensure(context: &Context, definitions: impl IntoIterator<Item = Val
         let Ok(definition) = serde_json::from_value::<CustomResourceDefinition>(definition) else { continue };
         let name = definition.metadata.name.clone().unwrap_or_default();
         if let Err(error) = crate::ignore(api.create(&PostParams::default(), &definition).await, &[409]) {
-            tracing::warn!(%error, name, "a kind can't be made");
+            tracing::warn!(%error, name, "failed to create a CustomResourceDefinition");
         }
         if let Err(error) = await_condition(api.clone(), &name, conditions::is_crd_established()).await {
-            tracing::warn!(%error, name, "it isn't known whether a kind is served");
+            tracing::warn!(%error, name, "failed to look up whether a kind is served");
         }
     }
 }

@@ -58,7 +58,7 @@ pub fn start(context: Context) {
     let making = context.clone();
     tokio::spawn(async move {
         if let Err(error) = ensure_class(&making).await {
-            tracing::warn!(%error, "the ingress class could not be made");
+            tracing::warn!(%error, "failed to create the IngressClass");
         }
     });
     queue.work("ingress", 1, move |key| {

@@ -111,7 +111,7 @@ impl Upstreams {
                 answer.add_authorities(nothing.soa.map(|soa| soa.into_record_of_rdata()));
             }
             Err(error) => {
-                tracing::debug!(%error, name, "a name can't be asked for");
+                tracing::debug!(%error, name, "failed to forward a DNS query");
                 answer.metadata.response_code = ResponseCode::ServFail;
             }
         }
@@ -147,7 +147,7 @@ fn resolver(servers: &[SocketAddr]) -> Option<TokioResolver> {
     options.negative_max_ttl = Some(LONGEST);
     let built =
         TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options).build();
-    built.inspect_err(|error| tracing::error!(%error, ?servers, "resolvers can't be used")).ok()
+    built.inspect_err(|error| tracing::error!(%error, ?servers, "failed to set up the upstream name servers")).ok()
 }
 
 #[cfg(test)]

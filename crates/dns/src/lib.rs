@@ -129,7 +129,7 @@ fn keep_settings(server: &Arc<Server>, informers: &Informers) {
                 *server.settings.write() = settings;
                 ask_others(&server);
             }
-            Err(error) => tracing::warn!(error, "ConfigMap kube-system/kube-dns can't be used"),
+            Err(error) => tracing::warn!(error, "ignored ConfigMap kube-system/kube-dns: it is malformed"),
         }
     });
 }
@@ -226,7 +226,7 @@ async fn serve_tcp(server: Arc<Server>, listener: TcpListener) {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Without descriptors the next try fails as well, at once.
-                tracing::warn!(%error, "a connection to the cluster's DNS can't be accepted");
+                tracing::warn!(%error, "failed to accept a TCP connection to the cluster DNS");
                 tokio::time::sleep(AFTER_FAILURE).await;
                 continue;
             }
@@ -292,7 +292,7 @@ fn local(server: &Server, question: &Message, peer: IpAddr) -> Found {
         return Found::Whole(answer);
     };
     if server.log.load(Ordering::Relaxed) {
-        tracing::info!(name = %query.name(), kind = %query.query_type(), %peer, "a name is asked for");
+        tracing::info!(name = %query.name(), kind = %query.query_type(), %peer, "DNS query");
     }
     if query.name().to_ascii() == server.probe {
         server.is_loop.store(true, Ordering::Relaxed);

@@ -111,7 +111,7 @@ pub async fn serve(address: IpAddr) {
     let listener = match TcpListener::bind((address, PORT)).await {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::warn!(%error, %address, port = PORT, "what is counted of names is told by the kubelet's /metrics alone");
+            tracing::warn!(%error, %address, port = PORT, "failed to serve DNS metrics on this address; the kubelet's /metrics has them, too");
             return;
         }
     };

@@ -104,7 +104,7 @@ where
         }
     };
     if let Err(error) = outcome {
-        tracing::debug!(%error, "a client's connection ended");
+        tracing::debug!(%error, "a client connection ended with an error");
     }
 }
 

@@ -162,7 +162,7 @@ fn notify<K>(handlers: &[Handler<K>], change: &Change<K>) {
         // One listener that panics must not take the cache, which all share, down with it.
         let heard = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(change)));
         if heard.is_err() {
-            tracing::error!(kind = std::any::type_name::<K>(), "a listener panicked at a change of an object");
+            tracing::error!(kind = std::any::type_name::<K>(), "an event handler of an informer panicked");
         }
     }
 }

@@ -121,7 +121,7 @@ impl Recorder {
         let (recorder, reason) = (self.clone(), reason.to_string());
         tokio::spawn(async move {
             if let Err(error) = recorder.write(object, kind, &reason, message).await {
-                tracing::debug!(%error, %reason, "an event could not be written");
+                tracing::debug!(%error, %reason, "failed to write an Event");
             }
         });
     }

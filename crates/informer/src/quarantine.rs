@@ -113,7 +113,7 @@ impl Inner {
         let Some(record) = &self.record else { return };
         let place = slot.saturating_mul(SLOT) as u64;
         if let Err(error) = record.write_all_at(bytes, place) {
-            tracing::debug!(%error, "can't write the record of objects that are being handled");
+            tracing::debug!(%error, "failed to write the record of objects that are being reconciled");
         }
     }
 }
@@ -162,7 +162,7 @@ impl Quarantine {
                 key,
                 suspect.crashes,
                 is_quarantined,
-                "this object was being handled when the process crashed"
+                "the process crashed while it reconciled this object"
             );
         }
         Ok(quarantine)
@@ -245,7 +245,7 @@ impl Quarantine {
         let new = file.with_extension("new");
         let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, file));
         if let Err(error) = written {
-            tracing::warn!(%error, "can't write {}", file.display());
+            tracing::warn!(%error, "failed to write {}", file.display());
         }
     }
 }

@@ -256,7 +256,7 @@ impl Queue {
                 loop {
                     let key = queue.next().await;
                     let Some(_handling) = quarantine.enter(&format!("{name} {key}"), "").await else {
-                        tracing::error!(controller = name, %key, "the object is quarantined");
+                        tracing::error!(controller = name, %key, "the object is quarantined and isn't reconciled");
                         queue.done(&key);
                         continue;
                     };
@@ -284,9 +284,9 @@ impl Queue {
                 let wait = self.failed(&key);
                 // Conflicts are everyday business; what goes on failing deserves a look.
                 if wait > Duration::from_secs(2) {
-                    tracing::warn!(controller = name, %key, %error, "an object can't be brought to its desired state; trying again");
+                    tracing::warn!(controller = name, %key, %error, "reconcile failed; retrying");
                 } else {
-                    tracing::debug!(controller = name, %key, %error, "trying again");
+                    tracing::debug!(controller = name, %key, %error, "reconcile failed; retrying");
                 }
                 self.add_after(key, wait);
             }
@@ -296,7 +296,7 @@ impl Queue {
     fn survive(&self, name: &str, key: Key, why: &str) {
         PANICS.with_label_values(&[name]).inc();
         let again = self.panicked(&key);
-        tracing::error!(controller = name, %key, %why, quarantined = again.is_none(), "the reconciliation of an object panicked");
+        tracing::error!(controller = name, %key, %why, quarantined = again.is_none(), "reconcile panicked");
         self.done(&key);
         match again {
             Some(wait) => self.add_after(key, wait),

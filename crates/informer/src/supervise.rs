@@ -41,7 +41,7 @@ where
             if started.elapsed() > LONG_RUN {
                 wait = BACKOFF.0;
             }
-            tracing::error!(task = name, reason, ?wait, "a task ended; it is started again");
+            tracing::error!(task = name, reason, ?wait, "a background task ended; restarting it");
             tokio::time::sleep(wait).await;
             wait = wait.saturating_mul(2).min(BACKOFF.1);
         }

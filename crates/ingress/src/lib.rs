@@ -142,7 +142,7 @@ pub async fn run(config: Config, informers: Informers) {
     let workers = match Workers::start(&table) {
         Ok(workers) => workers,
         Err(error) => {
-            tracing::error!(%error, "the ingress controller can't start its threads");
+            tracing::error!(%error, "the ingress controller failed to start its threads");
             return;
         }
     };
@@ -191,7 +191,7 @@ impl Doors {
             let tls = match certificates.as_ref().map(Certificates::server_config).transpose() {
                 Ok(tls) => tls,
                 Err(error) => {
-                    tracing::error!(%error, port = number, "HTTPS isn't served");
+                    tracing::error!(%error, port = number, "failed to serve HTTPS on this port");
                     continue;
                 }
             };
@@ -224,7 +224,7 @@ async fn listen(address: SocketAddr) -> TcpListener {
             Err(error) => {
                 if !told {
                     let hint = "another program has the port; stop it, or run the server with --disable ingress";
-                    tracing::warn!(%address, %error, "the ingress controller can't listen: {hint}");
+                    tracing::warn!(%address, %error, "the ingress controller failed to listen: {hint}");
                 }
                 told = true;
                 tokio::time::sleep(RETRY).await;

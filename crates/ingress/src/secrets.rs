@@ -68,16 +68,16 @@ async fn watch(client: Client, (namespace, name): Name, key: Arc<RwLock<Option<K
                 Ok(read) => Some(read),
                 Err(why) => {
                     // Who replaces a good one by a bad one is served with the good one until he has another.
-                    tracing::warn!(secret, why, "a certificate can't be used");
+                    tracing::warn!(secret, why, "a Secret holds a certificate that can't be used");
                     continue;
                 }
             },
             Ok(None) => {
-                tracing::debug!(secret, "a certificate is missing");
+                tracing::debug!(secret, "the Secret of a certificate is missing");
                 None
             }
             Err(error) => {
-                tracing::debug!(%error, secret, "a certificate can't be read");
+                tracing::debug!(%error, secret, "failed to read the Secret of a certificate");
                 continue;
             }
         };

@@ -544,7 +544,7 @@ pub async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
         }
         Err(error) => {
             // Out of file descriptors, most likely: those who are served go on meanwhile.
-            tracing::warn!(%error, "a connection could not be accepted");
+            tracing::warn!(%error, "failed to accept a connection");
             tokio::time::sleep(Duration::from_millis(100)).await;
             None
         }
@@ -560,6 +560,6 @@ async fn http2_connection(wire: Wire, handler: Handler, entry: Entry) {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).max_concurrent_streams(200).keep_alive_interval(Some(PATIENCE));
     if let Err(error) = builder.serve_connection(TokioIo::new(wire), service).await {
-        tracing::debug!(%error, "a connection ended");
+        tracing::debug!(%error, "a connection ended with an error");
     }
 }

@@ -63,7 +63,7 @@ impl Workers {
             if let Some((stream, from)) = serve::accept(&listener).await
                 && let Err(error) = self.hand_over(stream, from, port, tls.clone())
             {
-                tracing::debug!(%error, "a connection was lost");
+                tracing::debug!(%error, "failed to hand a connection to a worker thread");
             }
         }
     }

@@ -166,7 +166,7 @@ impl Agent {
                 .map_err(Into::into)
                 .and_then(|text| runtime::files::replace(&file, &text))
         {
-            tracing::debug!(%error, "a pod's variables of services can't be written");
+            tracing::debug!(%error, "failed to save the service environment variables of a pod");
         }
         Ok(variables)
     }

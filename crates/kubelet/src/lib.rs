@@ -291,14 +291,14 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
         if parts.connects_runtime
             && let Err(error) = engine::cri::serve_network(agent.clone(), cri).await
         {
-            tracing::error!(%error, "the container runtime can't be told of the pods' network");
+            tracing::error!(%error, "failed to write the CNI configuration for the container runtime");
         }
     }
     if let Some(bounds) = allocatable::bounds(&agent.config, &node::NodeFacts::gather(&agent.config.data_dir))
         && let Err(error) = runtime::cgroup::create(&agent.config.cgroup_root)
             .and_then(|()| runtime::cgroup::set_limits(&agent.config.cgroup_root, &bounds))
     {
-        tracing::error!(%error, "what is reserved can't be kept from pods");
+        tracing::error!(%error, "failed to enforce --kube-reserved and --system-reserved on the cgroup of all pods");
     }
     let manager = manager::Manager::start(agent.clone());
     tokio::spawn(node::keep_status(manager.clone()));

@@ -191,7 +191,7 @@ impl Manager {
 
     /// Ends a pod that the machine has no room for, and says why.
     pub fn evict(&self, pod: &Pod, message: String) {
-        tracing::warn!(pod = %pod.name_any(), message, "a pod is evicted");
+        tracing::warn!(pod = %pod.name_any(), message, "evicting a pod");
         self.agent.events.warning(pod, "Evicted", message.clone());
         let uid = pod.uid().unwrap_or_default();
         self.agent.evictions.lock().insert(uid.clone(), message);
@@ -248,14 +248,14 @@ async fn sweep(manager: Arc<Manager>) {
         if known.contains(&uid) || manager.workers.lock().contains_key(&uid) {
             continue;
         }
-        tracing::info!(%uid, "removing what is left of a pod that is gone");
+        tracing::info!(%uid, "cleaning up after a pod that was deleted from the API");
         tokio::spawn(remove(manager.agent.clone(), uid));
     }
 }
 
 async fn remove(agent: Arc<Agent>, uid: String) {
     let Some(_handling) = agent.quarantine.enter(&uid, "gone").await else {
-        tracing::error!(%uid, "the remains of this pod are quarantined: removing them ended the process twice");
+        tracing::error!(%uid, "the pod is quarantined: its clean-up crashed the process twice");
         return;
     };
     let places = Places::of(&agent.config, &uid);
@@ -269,7 +269,7 @@ async fn remove(agent: Arc<Agent>, uid: String) {
     }
     // The driver may be a pod that isn't up again yet.
     while let Err(error) = agent.unpublish(&uid, &places).await {
-        tracing::warn!(%uid, error, "a volume of a pod that is gone can't be let go yet");
+        tracing::warn!(%uid, error, "failed to unmount a volume of a deleted pod; retrying");
         tokio::time::sleep(RETRY).await;
     }
     agent.remove_sandbox(&uid, &places, sandbox, false).await;

@@ -40,7 +40,7 @@ impl PodNetwork {
     pub fn changes(&self) -> Option<mpsc::Receiver<()>> {
         let PodNetwork::Plugins(cni) = self else { return None };
         if let Err(error) = std::fs::create_dir_all(cni.folder()) {
-            tracing::warn!(folder = %cni.folder().display(), %error, "the folder of network configurations can't be made");
+            tracing::warn!(folder = %cni.folder().display(), %error, "failed to create the folder of CNI configurations");
         }
         Some(files::watch(cni.folder(), files::Kind::Files))
     }
@@ -106,7 +106,7 @@ impl PodNetwork {
             let namespace = Places::of(config, &uid).namespaces().net;
             if let Err(error) = bridge.renew(&namespace, &port_name(&uid), &sandbox.ips).await {
                 // After a restart of the machine there is nothing to renew.
-                tracing::debug!(%error, uid, "a pod's connection can't be renewed");
+                tracing::debug!(%error, uid, "failed to repair the network of a pod");
             }
         }
     }
@@ -117,7 +117,7 @@ impl PodNetwork {
         match (self, membership) {
             (PodNetwork::Own { bridge, addresses, .. }, None) => {
                 if let Err(error) = bridge.detach(&port_name(uid)).await {
-                    tracing::warn!(%error, "a pod's interface can't be removed");
+                    tracing::warn!(%error, "failed to remove the network interface of a pod");
                 }
                 if let Some(sandbox) = sandbox.filter(|s| !s.host_network) {
                     addresses.release(&sandbox.ips);
@@ -126,7 +126,7 @@ impl PodNetwork {
             (PodNetwork::Plugins(cni), Some(membership)) => {
                 let pod = cni::Pod { uid: uid.into(), ..cni::Pod::default() };
                 if let Err(error) = cni.delete(&pod, namespace, membership).await {
-                    tracing::warn!(%error, uid, "a pod can't be taken out of its network");
+                    tracing::warn!(%error, uid, "failed to tear down the network of a pod; retrying");
                 }
             }
             // Of a pod that came to its network in the other way, its namespace takes the rest along.

@@ -245,11 +245,11 @@ struct Told(Option<String>);
 impl Told {
     fn take(&mut self, what: &'static str, result: Result<(), String>) {
         match result {
-            Ok(()) if self.0.take().is_some() => tracing::info!("{what} works again"),
+            Ok(()) if self.0.take().is_some() => tracing::info!("{what} succeeded again"),
             Ok(()) => {}
             Err(why) => {
                 if self.0.as_ref() != Some(&why) {
-                    tracing::warn!(why, "{what} doesn't work; it is tried again");
+                    tracing::warn!(why, "{what} failed; retrying");
                 }
                 self.0 = Some(why);
             }
@@ -389,7 +389,7 @@ async fn take_ranges(manager: &Manager, ranges: &[IpNet]) {
     match agent.network.change_ranges(ranges).await {
         Ok(false) => {}
         Ok(true) => evict_lost(manager),
-        Err(error) => tracing::error!(error, "the node's new ranges of pod addresses can't be used"),
+        Err(error) => tracing::error!(error, "failed to apply the new podCIDRs of this node"),
     }
 }
 

@@ -234,11 +234,13 @@ async fn remove_images(manager: &Arc<Manager>, last_used: &mut HashMap<String, I
             Ok(true) => {
                 tracing::info!(
                     image = image.names.first().unwrap_or(&image.id),
-                    "the disk is nearly full: an unused image was removed"
+                    "image garbage collection removed an unused image"
                 );
                 removed = true;
             }
-            Err(error) => tracing::warn!(%error, image = image.id, "an unused image can't be removed"),
+            Err(error) => {
+                tracing::warn!(%error, image = image.id, "image garbage collection failed to remove an image")
+            }
             Ok(false) => {}
         }
     }
@@ -275,7 +277,7 @@ fn evict_one(manager: &Arc<Manager>, crossed: &Crossed) {
         tracing::warn!(
             resource = what,
             available = crossed.available,
-            "the machine runs short, and no pod may be evicted"
+            "the node is under pressure, but no pod can be evicted"
         );
         return;
     };

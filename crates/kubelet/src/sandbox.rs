@@ -239,7 +239,7 @@ impl Agent {
                 runtime::cgroup::destroy(&cgroup);
             }
             if let Err(error) = rootfs::unmount_below(&[&places.data, &places.run]) {
-                tracing::error!(%uid, %error, "what is left of a pod can't be removed");
+                tracing::error!(%uid, %error, "failed to clean up after a pod");
                 return;
             }
             places.namespaces().remove();

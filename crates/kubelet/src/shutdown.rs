@@ -94,7 +94,7 @@ impl Manager {
     pub async fn shut_down(&self) {
         let grace = self.agent.config.shutdown_grace;
         let (begin, pods) = (Instant::now(), self.pods());
-        tracing::info!(pods = pods.len(), "the machine goes down: pods are ended");
+        tracing::info!(pods = pods.len(), "graceful node shutdown: terminating pods");
         let whole = clock::deadline(begin, grace.whole);
         for (critical, until) in
             [(false, clock::deadline(begin, grace.whole.saturating_sub(grace.critical))), (true, whole)]
@@ -113,7 +113,7 @@ impl Manager {
             // What is to be told of the last ones is told.
             let _ = tokio::time::timeout_at(clock::deadline(until, Duration::from_secs(1)), all).await;
         }
-        tracing::info!(seconds = begin.elapsed().as_secs_f32(), "pods have ended");
+        tracing::info!(seconds = begin.elapsed().as_secs_f32(), "graceful node shutdown: pods have terminated");
     }
 }
 

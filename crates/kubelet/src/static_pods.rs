@@ -101,7 +101,7 @@ impl Files {
             };
             if *told != complaint && !complaint.is_empty() {
                 let kept = last.is_some();
-                tracing::warn!(file = %path.display(), error = complaint, kept, "a static pod's file can't be used");
+                tracing::warn!(file = %path.display(), error = complaint, kept, "ignored the manifest of a static pod");
             }
             *told = complaint;
             if let Some(pod) = last {
@@ -125,7 +125,7 @@ fn read(text: &str, path: &Path, node: &str) -> Result<Pod, String> {
         return Err(findings.mismatched.join("; "));
     }
     if !findings.unknown.is_empty() {
-        tracing::warn!(file = %path.display(), fields = findings.unknown.join(", "), "unknown fields of a static pod");
+        tracing::warn!(file = %path.display(), fields = findings.unknown.join(", "), "the manifest of a static pod has unknown fields");
     }
     let name = match pod["metadata"]["name"].as_str() {
         Some(name) if !name.is_empty() => format!("{name}-{node}"),
@@ -179,7 +179,7 @@ pub fn start(manager: &Arc<Manager>) {
     let made = std::fs::create_dir_all(&folder)
         .and_then(|()| std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)));
     if let Err(error) = made {
-        tracing::warn!(folder = %folder.display(), %error, "static pods can't be read");
+        tracing::warn!(folder = %folder.display(), %error, "failed to read the folder of static pods");
         return;
     }
     let mut changes = files::watch(&folder, files::Kind::Files);
@@ -232,7 +232,7 @@ async fn keep_mirrors(manager: Arc<Manager>) {
     loop {
         let done = mirror_all(&manager).await;
         if let Err(error) = &done {
-            tracing::warn!(%error, "what stands for this node's static pods in the API can't be written; trying again");
+            tracing::warn!(%error, "failed to write the mirror pods of this node's static pods; retrying");
         }
         tokio::select! {
             () = manager.agent.statics.news.notified() => {}
@@ -249,7 +249,7 @@ async fn mirror_all(manager: &Manager) -> Result<(), kube::Error> {
         let shown = match manager.pods.get(&key) {
             None => create(manager, &pod).await?,
             Some(there) if !is_mirror(&there) => {
-                tracing::warn!(pod = %key, "a static pod isn't shown in the API: there is another pod of its name");
+                tracing::warn!(pod = %key, "failed to create the mirror pod of a static pod: another pod has its name");
                 None
             }
             Some(there) if shows(&there, &uid) => there.uid(),

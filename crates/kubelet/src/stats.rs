@@ -216,7 +216,7 @@ pub fn size_of(folder: &Path) -> u64 {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => 0,
         Err(error) => {
             // Who nests folders so that nobody can count them isn't within his limits.
-            tracing::warn!(folder = %folder.display(), %error, "the use of a disk can't be counted");
+            tracing::warn!(folder = %folder.display(), %error, "failed to measure the disk usage of a folder");
             UNCOUNTABLE
         }
     }

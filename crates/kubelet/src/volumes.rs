@@ -85,7 +85,7 @@ impl Agent {
                     if !(only_if_needed && belongs_to(&path, group))
                         && let Err(error) = runtime::inside::give_to_group(&path, group as u32, rights)
                     {
-                        tracing::warn!(path = %path.display(), %error, "a volume can't be given to its pod's group");
+                        tracing::warn!(path = %path.display(), %error, "failed to apply fsGroup to a volume");
                     }
                 })
                 .await;

@@ -290,7 +290,7 @@ impl Removals {
         let (connection, handle, messages) = match rtnetlink::new_multicast_connection(&[MulticastGroup::Link]) {
             Ok(opened) => opened,
             Err(error) => {
-                tracing::warn!(%error, "interfaces that somebody removes are missed only after a while");
+                tracing::warn!(%error, "failed to watch network interfaces; a removed one is repaired by the next resync");
                 return Removals(None);
             }
         };

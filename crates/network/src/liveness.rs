@@ -26,7 +26,7 @@ pub fn watch_peer(socket: &impl AsFd) {
         setsockopt(socket, sockopt::TcpUserTimeout, &(SILENCE.as_millis() as u32))
     };
     if let Err(error) = set() {
-        tracing::debug!(%error, "a connection's peer isn't watched");
+        tracing::debug!(%error, "failed to enable keepalive on a connection");
     }
 }
 

@@ -60,7 +60,7 @@ pub async fn run(config: Config, informers: Informers, local: LocalPods) {
     if policies.list().is_empty() {
         // An agent before this one may have left rules of policies that went while none was there.
         if let Err(error) = nft::remove(&config.table).await {
-            tracing::warn!(%error, "rules of former network policies can't be removed");
+            tracing::warn!(%error, "failed to remove stale rules of network policies");
         }
     }
     while policies.list().is_empty() {
@@ -97,7 +97,7 @@ pub async fn run(config: Config, informers: Informers, local: LocalPods) {
         let mut failed = false;
         for rules in &mut tables {
             if let Err(error) = rules.write(&config, input, &recorder).await {
-                tracing::error!(%error, "the rules of network policies can't be written; trying again");
+                tracing::error!(%error, "failed to write the rules of network policies; retrying");
                 failed = true;
                 unwritten.extend(rules.selected.iter().copied());
             }
@@ -167,7 +167,7 @@ impl Rules {
                 namespace,
                 name,
                 why,
-                "the rules of one network policy can't be written; it allows nothing"
+                "the kernel refused the rules of a network policy; its pods are isolated"
             );
             let message = format!("its rules can't be written on this node, so that it allows nothing there: {why}");
             recorder.warning(policy.as_ref(), "FailedRules", message);

@@ -56,7 +56,7 @@ async fn serve(port: u16, told: Arc<Mutex<Health>>) {
         Ok(listener) => listener,
         Err(error) => {
             let service = told.lock().service.clone();
-            tracing::warn!(port, %error, namespace = service.0, service = service.1, "the health port can't be opened");
+            tracing::warn!(port, %error, namespace = service.0, service = service.1, "failed to listen on healthCheckNodePort");
             return;
         }
     };

@@ -87,7 +87,7 @@ pub async fn run(config: Config, informers: Informers) {
             match rules.write(&config, &place, &all, &endpoints, &own_pods).await {
                 Ok(left_out) => left_out.iter().for_each(|part| tell(&recorder, part, &all, &own_pods)),
                 Err(error) => {
-                    tracing::error!(%error, "the service rules can't be written; trying again");
+                    tracing::error!(%error, "failed to write the rules of services; retrying");
                     failed = true;
                 }
             }
@@ -102,7 +102,7 @@ pub async fn run(config: Config, informers: Informers) {
         if !is_routed && tables.iter().any(|rules| rules.family == Family::V4) {
             is_routed = true;
             if let Err(error) = network::route_loopback(true) {
-                tracing::warn!(%error, "ports of services and pods can't be reached at 127.0.0.1");
+                tracing::warn!(%error, "failed to enable route_localnet; node ports and host ports can't be reached at 127.0.0.1");
             }
         }
         tokio::select! {
@@ -119,7 +119,7 @@ pub async fn run(config: Config, informers: Informers) {
 /// Says that a service or a pod has no rules because the kernel refuses them.
 fn tell(recorder: &Recorder, left_out: &LeftOut, services: &[Arc<Service>], pods: &[Arc<Pod>]) {
     let LeftOut { part, why } = left_out;
-    tracing::error!(%part, %why, "the rules of one service or pod can't be written; the others are");
+    tracing::error!(%part, %why, "the kernel refused the rules of a service or pod; the others are written");
     let message = format!("the rules for it can't be written on this node: {why}");
     if let Some(service) = services.iter().find(|service| plan::part_of_service(service) == **part) {
         recorder.warning(service.as_ref(), "FailedRules", message);
@@ -174,8 +174,10 @@ async fn forget_flows(family: Family, mut changes: watch::Receiver<Datagrams>) {
         let now = changes.borrow_and_update().clone();
         match flows::forget(family, move |flow| now.is_stale(flow)).await {
             Ok(0) => {}
-            Ok(count) => tracing::debug!(count, "flows of datagrams led to who isn't there"),
-            Err(error) => tracing::warn!(%error, "datagrams may go for a while to pods that aren't there"),
+            Ok(count) => tracing::debug!(count, "deleted stale UDP conntrack entries"),
+            Err(error) => {
+                tracing::warn!(%error, "failed to delete stale UDP conntrack entries; datagrams may reach removed endpoints until they expire")
+            }
         }
     }
 }

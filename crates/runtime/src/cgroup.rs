@@ -231,7 +231,7 @@ pub fn destroy(cgroup: &str) {
         remove(cgroup);
         std::thread::sleep(Duration::from_millis(20));
     }
-    tracing::warn!(cgroup, "a cgroup can't be removed");
+    tracing::warn!(cgroup, "failed to remove a cgroup");
 }
 
 /// The paths of the cgroups right below `cgroup`, in any hierarchy.

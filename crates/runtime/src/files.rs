@@ -108,7 +108,7 @@ impl Folders {
                     Ok(events) => folders.tell(&events),
                     Err(Errno::EAGAIN) => ready.clear_ready(),
                     Err(error) => {
-                        tracing::warn!(%error, "news of files can't be read");
+                        tracing::warn!(%error, "failed to read inotify events");
                         return;
                     }
                 }
@@ -226,7 +226,7 @@ pub fn watch(folder: &Path, kind: Kind) -> mpsc::Receiver<()> {
             });
         }
         Err(error) => {
-            tracing::warn!(folder = %folder.display(), %error, "new files aren't noticed until the next start");
+            tracing::warn!(folder = %folder.display(), %error, "failed to watch a folder; new files in it are read after a restart");
         }
     }
     changes

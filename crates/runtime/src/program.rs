@@ -19,10 +19,10 @@ pub fn path() -> PathBuf {
     static PROGRAM: OnceLock<Option<OwnedFd>> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| {
         let made = read_only_mount(Path::new(EXE)).or_else(|error| {
-            tracing::info!(%error, "shims run from a copy of this program in memory, as it can't be mounted read-only");
+            tracing::info!(%error, "failed to mount this program read-only; shims run from a sealed copy in memory");
             sealed_copy(Path::new(EXE))
         });
-        made.inspect_err(|error| tracing::warn!(%error, "containers can reach the file of this program")).ok()
+        made.inspect_err(|error| tracing::warn!(%error, "failed to seal this program; a privileged container could write to its file")).ok()
     });
     match program {
         Some(program) => format!("/proc/self/fd/{}", program.as_raw_fd()).into(),

@@ -236,7 +236,7 @@ impl Scheduler {
                 let found = preemption::find(&info, &self.snapshot.lock(), &volumes, &refusal, self);
                 match found {
                     Ok(preemption) => self.preempt(key, &info, &preemption).await?,
-                    Err(why) if refusal.obstacles.is_empty() => tracing::debug!(%why, "there is no node"),
+                    Err(why) if refusal.obstacles.is_empty() => tracing::debug!(%why, "no node fits the pod"),
                     Err(why) => reason = format!("{reason} preemption: {why}"),
                 }
                 self.unschedulable(&pod, &reason).await?;
@@ -257,7 +257,7 @@ impl Scheduler {
         let this = self.clone();
         tokio::spawn(async move {
             if let Err(error) = this.bind(&pod, &node).await {
-                tracing::debug!(pod = %pod.key(), %error, "a binding failed");
+                tracing::debug!(pod = %pod.key(), %error, "failed to bind a pod");
                 this.snapshot.lock().remove_pod(&pod.key());
             }
         });

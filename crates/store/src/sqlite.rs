@@ -106,7 +106,7 @@ impl SqliteStore {
                 // What the cache shows may be half done now: only a new process knows what is true.
                 let run = std::panic::AssertUnwindSafe(|| writer.run(&receiver));
                 if std::panic::catch_unwind(run).is_err() {
-                    tracing::error!("the database's writer panicked; the process ends");
+                    tracing::error!("the writer of the database panicked; exiting");
                     std::process::abort();
                 }
             })
@@ -319,7 +319,7 @@ impl Writer {
             Err(error) => {
                 self.revision = started;
                 let error = write_error(error);
-                tracing::error!(%error, "a commit failed");
+                tracing::error!(%error, "failed to commit a transaction");
                 for (_, answer) in writes.drain(..) {
                     let _ = answer.send(Err(error.clone()));
                 }
@@ -372,7 +372,7 @@ impl Writer {
         let step = COMPACT_STEP.min(self.history - self.options.history).max(1);
         let compacted = self.step(step).and_then(|target| self.compact(target));
         if let Err(error) = compacted {
-            tracing::warn!(%error, "compaction failed; it is tried again later");
+            tracing::warn!(%error, "compaction failed; retrying later");
         }
     }
 

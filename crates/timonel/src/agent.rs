@@ -149,7 +149,7 @@ async fn address(
         };
         let why = format!("{error:#}");
         if waiting.is_news(&why) {
-            tracing::warn!(why, "this machine's address is waited for");
+            tracing::warn!(why, "waiting for this machine to have an address");
         }
         part::ready();
         tokio::select! {
@@ -369,7 +369,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         let informers = informers.clone();
         tokio::spawn(async move {
             if let Err(error) = dns::run(dns, informers).await {
-                tracing::error!(%error, "the cluster's DNS isn't served on this node");
+                tracing::error!(%error, "failed to serve the cluster DNS on this node");
             }
         });
     }
@@ -406,7 +406,7 @@ async fn keep_known(mut known: Known, mut ranges: watch::Receiver<Vec<IpNet>>, a
     while ranges.changed().await.is_ok() {
         known.ranges.clone_from(&ranges.borrow_and_update());
         if let Err(error) = known.save(&agent_dir) {
-            tracing::warn!(error = format!("{error:#}"), "the node's new ranges of pod addresses can't be written");
+            tracing::warn!(error = format!("{error:#}"), "failed to write the new podCIDRs of this node to disk");
         }
     }
 }
@@ -429,7 +429,7 @@ async fn patiently<T, F: Future<Output = anyhow::Result<T>>>(
         }
         let why = format!("{error:#}");
         if waiting.is_news(&why) {
-            tracing::warn!(why, "{what}; it is tried again");
+            tracing::warn!(why, "{what}; retrying");
         }
         part::ready();
         tokio::select! {
@@ -457,7 +457,7 @@ async fn catch_up(away: Away, config: kubelet::Config, client: Client, anew: Can
         };
         match now.await {
             Ok(now) if now == known => {
-                tracing::info!("the server answers again, and this node is as it was");
+                tracing::info!("the server answers again, and this node's settings are unchanged");
                 return;
             }
             Ok(_) => return anew.cancel(),

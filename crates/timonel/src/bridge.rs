@@ -53,16 +53,16 @@ impl Wanted {
                 name = removed.next() => if name != NAME { continue },
                 Ok(()) = ranges.changed(), if !self.ranges.is_empty() => {
                     self.ranges.clone_from(&ranges.borrow_and_update());
-                    tracing::warn!(ranges = ?self.ranges, "the node has other ranges of pod addresses");
+                    tracing::warn!(ranges = ?self.ranges, "the podCIDRs of this node changed");
                 }
                 () = tokio::time::sleep(REPAIR) => {}
             }
             let was_there = bridge.is_there().await;
             match self.restore(&pods).await {
                 Ok(()) if was_there => {}
-                Ok(()) => tracing::warn!(bridge = NAME, "the bridge was removed and is made again"),
+                Ok(()) => tracing::warn!(bridge = NAME, "the bridge was removed; creating it again"),
                 Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), bridge = NAME, "the pod network can't be repaired")
+                    tracing::error!(error = format!("{error:#}"), bridge = NAME, "failed to repair the pod network")
                 }
             }
         }
@@ -74,7 +74,7 @@ impl Wanted {
         for pod in pods.list().iter().filter(|_| !self.ranges.is_empty()) {
             if let Err(error) = bridge.lead_to(&kubelet::port_name(&pod.uid), &pod.addresses).await {
                 // It may be on its way out.
-                tracing::debug!(%error, uid = pod.uid, "the way to a pod can't be repaired");
+                tracing::debug!(%error, uid = pod.uid, "failed to repair the route to a pod");
             }
         }
         Ok(())

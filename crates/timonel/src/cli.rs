@@ -16,7 +16,7 @@ use crate::memory_limit::MemoryLimit;
 use crate::part::{self, Part};
 use crate::supervisor;
 
-/// The ranges of a cluster that nobody chose others for.
+/// The default of `--cluster-cidr` and, below, of `--service-cidr`.
 pub const PODS: &str = "10.42.0.0/16";
 pub const SERVICES: &str = "10.43.0.0/16";
 
@@ -34,16 +34,16 @@ enum Command {
     Server(Box<ServerArgs>),
     /// Run an agent: join this machine to a server
     Agent(Box<AgentArgs>),
-    /// Look whether this machine has all that is needed, and say what to do where it hasn't
+    /// Check that this machine has what timonel needs, and say how to fix what is missing
     Check(DataArgs),
-    /// Print the token with which machines join
+    /// Print the token that other machines need to join
     Token(DataArgs),
     /// Import, list and remove images
     #[command(subcommand)]
     Image(ImageCommand),
-    /// Stop everything and remove it from this machine
+    /// Stop timonel and its pods and remove both from this machine
     Uninstall(UninstallArgs),
-    /// Talk to the cluster: get, apply, delete, logs, exec
+    /// Run the built-in kubectl: get, apply, delete, logs, exec
     #[command(disable_help_flag = true)]
     Kubectl {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -56,10 +56,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
     kubelet::seconds(text).ok_or_else(|| format!("{text:?} is no number of seconds, as 30s"))
 }
 
-/// Where all state is unless told otherwise.
+/// The default of `--data-dir`.
 pub const DATA_DIR: &str = "/var/lib/timonel";
 
-/// The folder in which storage drivers look for the kubelet. Their manifests name `/var/lib/kubelet`; clusters beside the usual one
+/// The folder in which storage drivers look for the kubelet. Their manifests name `/var/lib/kubelet`; clusters
+/// beside the usual one
 /// keep to their own folders.
 pub fn kubelet_dir(asked: Option<&Path>, data_dir: &Path) -> PathBuf {
     match asked {
@@ -71,7 +72,7 @@ pub fn kubelet_dir(asked: Option<&Path>, data_dir: &Path) -> PathBuf {
 
 #[derive(Debug, Clone, Args)]
 pub struct DataArgs {
-    /// Folder for all state
+    /// Data folder: database, certificates, images and volumes
     #[arg(long, default_value = DATA_DIR, env = "TIMONEL_DATA_DIR")]
     pub data_dir: PathBuf,
 }
@@ -80,26 +81,26 @@ pub struct DataArgs {
 pub struct UninstallArgs {
     #[command(flatten)]
     pub data: DataArgs,
-    /// Folder for sockets, namespaces and what else ends with the machine
+    /// Runtime folder: sockets, pinned namespaces and other state that a reboot clears
     #[arg(long, default_value = "/run/timonel", env = "TIMONEL_RUN_DIR")]
     pub run_dir: PathBuf,
-    /// Path below the cgroup root for all pods
+    /// Parent cgroup of all pods, as a path below the cgroup root
     #[arg(long, default_value = "timonel")]
     pub cgroup_root: String,
-    /// Folder in which storage drivers look for the kubelet, if it was another than usual
+    /// Kubelet folder that CSI drivers use, if the cluster was started with --kubelet-dir
     #[arg(long, env = "TIMONEL_KUBELET_DIR")]
     pub kubelet_dir: Option<PathBuf>,
-    /// Keep the database, the volumes and the images
+    /// Keep the data folder: database, volumes and images
     #[arg(long)]
     pub keep_data: bool,
-    /// Don't ask
+    /// Don't ask for confirmation
     #[arg(long)]
     pub yes: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
-    /// Put archives (docker save, OCI layout) where the agent loads them
+    /// Import image archives (docker save or OCI layout)
     Import {
         archives: Vec<PathBuf>,
         #[command(flatten)]
@@ -112,81 +113,84 @@ pub enum ImageCommand {
 /// Flags that server and agent share.
 #[derive(Debug, Clone, Args)]
 pub struct NodeArgs {
-    /// Folder for all state
+    /// Data folder: database, certificates, images and volumes
     #[arg(long, default_value = DATA_DIR, env = "TIMONEL_DATA_DIR")]
     pub data_dir: PathBuf,
-    /// Folder for sockets, namespaces and what else ends with the machine
+    /// Runtime folder: sockets, pinned namespaces and other state that a reboot clears
     #[arg(long, default_value = "/run/timonel", env = "TIMONEL_RUN_DIR")]
     pub run_dir: PathBuf,
-    /// Name of this node, the host's name by default
+    /// Name of this node [default: the host name]
     #[arg(long, env = "TIMONEL_NODE_NAME")]
     pub node_name: Option<String>,
-    /// Address of this node, or one of each family, separated by a comma; that of the default route by default
+    /// IP address of this node, or one of each family (comma-separated) [default: the address of the default route]
     #[arg(long, env = "TIMONEL_NODE_IP", value_name = "ADDRESS", value_delimiter = ',')]
     pub node_ip: Vec<IpAddr>,
-    /// Label of this node, as key=value (may be repeated)
+    /// Label to set on this node, as key=value (may be repeated)
     #[arg(long = "node-label", value_name = "KEY=VALUE")]
     pub node_labels: Vec<String>,
-    /// Taint of this node, as key=value:effect (may be repeated)
+    /// Taint to set on this node, as key=value:effect (may be repeated)
     #[arg(long = "node-taint", value_name = "KEY=VALUE:EFFECT")]
     pub node_taints: Vec<String>,
-    /// Registries' mirrors and credentials
+    /// File with mirrors and credentials of image registries
     #[arg(long, default_value = "/etc/timonel/registries.yaml")]
     pub private_registry: PathBuf,
-    /// Folder in which storage drivers look for the kubelet; /var/lib/kubelet by default, or "kubelet" in the data folder if
-    /// that is another than usual
+    /// Kubelet folder that CSI drivers use [default: /var/lib/kubelet, or "kubelet" in a --data-dir other than the
+    /// default]
     #[arg(long, env = "TIMONEL_KUBELET_DIR")]
     pub kubelet_dir: Option<PathBuf>,
-    /// Folder of static pods, which run on this node whatever the API says; "agent/pod-manifests" in the data folder by default
+    /// Folder of static pod manifests [default: "agent/pod-manifests" in the data folder]
     #[arg(long, value_name = "FOLDER")]
     pub pod_manifest_path: Option<PathBuf>,
-    /// Resolvers that are asked for names outside of the cluster, and that pods with dnsPolicy Default get
+    /// File with the upstream name servers: for names outside of the cluster and for pods with dnsPolicy Default
     #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
     pub resolv_conf: PathBuf,
-    /// Socket of another container runtime (containerd, CRI-O) that is to run this node's pods, as unix:///run/containerd/containerd.sock
+    /// CRI socket of another container runtime (containerd, CRI-O) that runs this node's pods, as in
+    /// unix:///run/containerd/containerd.sock
     #[arg(long, value_name = "ENDPOINT", env = "TIMONEL_CONTAINER_RUNTIME_ENDPOINT")]
     pub container_runtime_endpoint: Option<String>,
-    /// Folder of CNI configurations, whose plugins then make the network of this node's pods in place of timonel
+    /// Folder of CNI configurations; with it, CNI plugins set up the pod network instead of timonel
     #[arg(long, value_name = "FOLDER")]
     pub cni_conf_dir: Option<PathBuf>,
-    /// Folders of CNI plugins, looked through in this order
+    /// Folders of CNI plugin binaries, searched in this order (may be repeated)
     #[arg(long = "cni-bin-dir", value_name = "FOLDER", default_values = ["/opt/cni/bin", "/usr/lib/cni"], requires = "cni_conf_dir")]
     pub cni_bin_dirs: Vec<PathBuf>,
-    /// Time that pods have to end when the machine goes down, the critical ones included; 0s leaves them to the machine
+    /// Time that pods have to terminate when the machine shuts down, critical pods included; 0s turns graceful
+    /// node shutdown off
     #[arg(long, default_value = "30s", value_parser = seconds)]
     pub shutdown_grace_period: Duration,
-    /// The last part of it, which is for critical pods
+    /// Share of --shutdown-grace-period that is reserved for critical pods
     #[arg(long, default_value = "10s", value_parser = seconds)]
     pub shutdown_grace_period_critical_pods: Duration,
-    /// Path below the cgroup root for all pods
+    /// Parent cgroup of all pods, as a path below the cgroup root
     #[arg(long, default_value = "timonel")]
     pub cgroup_root: String,
-    /// What must be left of the machine, else pods are evicted
+    /// Hard eviction thresholds: pods are evicted while a signal is below its threshold
     #[arg(long, default_value = "memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<5%")]
     pub eviction_hard: kubelet::Thresholds,
-    /// Containers that ask for no seccomp profile get the runtime's default one
+    /// Use the seccomp profile RuntimeDefault for containers that name none
     #[arg(long)]
     pub seccomp_default: bool,
-    /// What of cpu, memory, ephemeral-storage and pid is kept from pods for this program, as in cpu=200m,memory=512Mi
+    /// Resources reserved for timonel itself (cpu, memory, ephemeral-storage, pid), as in cpu=200m,memory=512Mi
     #[arg(long, value_name = "RESOURCES", default_value = "", hide_default_value = true)]
     pub kube_reserved: kubelet::Reserved,
-    /// What is kept from pods for all else on this machine, as in cpu=500m,memory=1Gi,pid=1000
+    /// Resources reserved for the rest of this machine, as in cpu=500m,memory=1Gi,pid=1000
     #[arg(long, value_name = "RESOURCES", default_value = "", hide_default_value = true)]
     pub system_reserved: kubelet::Reserved,
-    /// Processes and threads that a pod may have; -1 for any number
+    /// Maximum number of processes and threads in a pod; -1 for no limit
     #[arg(long, value_name = "COUNT", default_value = "-1", allow_negative_numbers = true)]
     pub pod_max_pids: i64,
-    /// First and longest wait of containers that end again and again (upstream's are 10s,300s)
+    /// Initial and maximum CrashLoopBackOff delay (upstream: 10s,300s)
     #[arg(long, value_name = "FIRST,LONGEST", default_value = "1s,60s")]
     pub restart_backoff: kubelet::Backoff,
-    /// Memory that the control plane's process may use, in bytes or as 2Gi or 60% of the machine's; 0 for any amount. More than that,
-    /// and it is started again
+    /// Memory limit of the control plane's process: bytes, an amount as 2Gi, or 60% of the machine's memory; 0 for
+    /// no limit.
+    /// The process is restarted when it exceeds the limit
     #[arg(long, value_name = "AMOUNT", default_value = "75%")]
     pub control_plane_memory_max: MemoryLimit,
-    /// The same for the node's process: kubelet, images, service proxy, DNS and ingress
+    /// Memory limit of the node's process (kubelet, images, service proxy, DNS and ingress)
     #[arg(long, value_name = "AMOUNT", default_value = "50%")]
     pub node_memory_max: MemoryLimit,
-    /// Messages to print: error, warn, info, debug, trace, or tracing's filter syntax
+    /// Log level: error, warn, info, debug, trace, or a filter of the Rust crate tracing
     #[arg(long, default_value = "info", env = "TIMONEL_LOG_LEVEL")]
     pub log_level: String,
 }
@@ -202,85 +206,84 @@ impl NodeArgs {
 pub struct ServerArgs {
     #[command(flatten)]
     pub node: NodeArgs,
-    /// File with the same keys as these flags, which win over it
+    /// Configuration file in YAML with these flags as keys; flags take precedence
     #[arg(long, default_value = CONFIG)]
     pub config: PathBuf,
-    /// Where to write the administrator's kubeconfig
+    /// File to write the administrator's kubeconfig to
     #[arg(long, default_value = "/etc/timonel/kubeconfig.yaml")]
     pub write_kubeconfig: PathBuf,
-    /// Port of the API
+    /// Port of the API server
     #[arg(long, default_value_t = 6443)]
     pub https_listen_port: u16,
-    /// Address to listen on, all by default
+    /// Address that the API server listens on [default: all addresses]
     #[arg(long)]
     pub bind_address: Option<IpAddr>,
-    /// Further names and addresses of this server (may be repeated)
+    /// Additional host name or IP address for the API server's certificate (may be repeated)
     #[arg(long = "tls-san", value_name = "NAME")]
     pub tls_sans: Vec<String>,
-    /// Addresses of pods: a range, or one of each family, separated by a comma (10.42.0.0/16,fd42::/56)
+    /// CIDR of pod addresses, or one of each family (comma-separated), as in 10.42.0.0/16,fd42::/56
     #[arg(long, default_value = PODS)]
     pub cluster_cidr: AddressRanges,
-    /// Length of the prefix that the IPv4 addresses of a node's pods have in common: 24 leaves room for 253 pods on a node, 23
-    /// for 310
+    /// Prefix length of each node's IPv4 podCIDR: 24 has addresses for 253 pods, 23 for 310
     #[arg(long, default_value_t = 24, value_name = "BITS", value_parser = clap::value_parser!(u8).range(16..=28))]
     pub node_cidr_mask_size: u8,
-    /// Addresses of services: a range, or one of each family (10.43.0.0/16,fd43::/112)
+    /// CIDR of service addresses, or one of each family (comma-separated), as in 10.43.0.0/16,fd43::/112
     #[arg(long, default_value = SERVICES)]
     pub service_cidr: AddressRanges,
-    /// Ports for NodePort services
+    /// Range of ports for services of type NodePort
     #[arg(long, default_value = "30000-32767", value_parser = port_range)]
     pub service_node_port_range: (u16, u16),
-    /// Address of the cluster's DNS server, the tenth of the services' addresses by default
+    /// Address of the cluster DNS [default: the tenth service address]
     #[arg(long)]
     pub cluster_dns: Option<IpAddr>,
-    /// Domain of the cluster's DNS names
+    /// DNS domain of the cluster
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
-    /// Where objects are kept: sqlite
+    /// Data store: sqlite
     #[arg(long, default_value = "sqlite")]
     pub datastore_endpoint: String,
-    /// File that says which objects are encrypted in the database, and with which keys (EncryptionConfiguration)
+    /// File with the EncryptionConfiguration: which resources are encrypted at rest, and with which keys
     #[arg(long, value_name = "FILE")]
     pub encryption_provider_config: Option<PathBuf>,
     #[command(flatten)]
     pub audit: AuditArgs,
-    /// Admission plugins to turn on: ExtendedResourceToleration, OwnerReferencesPermissionEnforcement (comma-separated)
+    /// Additional admission plugins: ExtendedResourceToleration, OwnerReferencesPermissionEnforcement (comma-separated)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub enable_admission_plugins: Vec<apiserver::Plugin>,
-    /// Ranges of addresses that services may name in externalIPs; none if not given (may be repeated, or comma-separated)
+    /// CIDRs that services may use in externalIPs [default: none] (comma-separated or repeated)
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub external_ips_allow: Vec<ipnet::IpNet>,
-    /// File with the scheduler's profiles (KubeSchedulerConfiguration of kubescheduler.config.k8s.io/v1)
+    /// File with the KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1)
     #[arg(long, value_name = "FILE", value_parser = scheduler_config)]
     pub scheduler_config: Option<scheduler::profile::Profiles>,
-    /// Parts to leave out (comma-separated)
+    /// Components to leave out (comma-separated)
     #[arg(long, value_name = "PART", value_delimiter = ',',
           value_parser = ["dns", "ingress", "servicelb", "local-storage", "metrics", "snapshots"])]
     pub disable: Vec<String>,
-    /// Run no pods on this machine
+    /// Run the control plane only: no pods on this machine
     #[arg(long)]
     pub disable_agent: bool,
-    /// Secret for machines that join, made by chance by default
+    /// Secret part of the join token [default: random]
     #[arg(long, env = "TIMONEL_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
 }
 
-/// The audit log.
+/// The audit log's flags.
 #[derive(Debug, Clone, Args)]
 pub struct AuditArgs {
-    /// File that says what of which requests is logged (Policy of audit.k8s.io/v1)
+    /// File with the audit policy (Policy of audit.k8s.io/v1)
     #[arg(long, value_name = "FILE")]
     pub audit_policy_file: Option<PathBuf>,
-    /// Where the audit log goes, - for standard output
+    /// File of the audit log, - for standard output
     #[arg(long, value_name = "FILE", default_value = "/var/log/timonel/audit.log")]
     pub audit_log_path: String,
-    /// Size in MB at which the audit log is put aside, 0 for never
+    /// Size in MB at which the audit log is rotated, 0 for never
     #[arg(long, value_name = "MB", default_value_t = 100)]
     pub audit_log_maxsize: u64,
-    /// Files of the audit log that are kept aside, 0 for all
+    /// Number of rotated audit logs to keep, 0 for all
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub audit_log_maxbackup: usize,
-    /// Days for which files of the audit log are kept, 0 for ever
+    /// Days to keep rotated audit logs, 0 for ever
     #[arg(long, value_name = "DAYS", default_value_t = 0)]
     pub audit_log_maxage: u64,
 }
@@ -289,13 +292,13 @@ pub struct AuditArgs {
 pub struct AgentArgs {
     #[command(flatten)]
     pub node: NodeArgs,
-    /// The server's address, as in https://192.0.2.1:6443
+    /// URL of the server, as in https://192.0.2.1:6443
     #[arg(long, env = "TIMONEL_URL", value_parser = server_address)]
     pub server: String,
-    /// How long the server may be silent before the connection to it is given up for another
+    /// Time without an answer after which the connection to the server is replaced
     #[arg(long, default_value = "30s", value_parser = timeout)]
     pub server_timeout: Duration,
-    /// The server's token: K10…::server:…
+    /// Join token of the server (`timonel token` prints it): K10…::server:…
     #[arg(long, env = "TIMONEL_TOKEN", hide_env_values = true)]
     pub token: String,
 }

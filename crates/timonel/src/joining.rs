@@ -114,7 +114,7 @@ impl Joining {
     pub fn tell(&self, waiting: &mut Waiting, error: &anyhow::Error) {
         let why = format!("{error:#}");
         if waiting.is_news(&why) {
-            tracing::warn!(server = self.server, why, "this machine can't join yet; it is tried again and again");
+            tracing::warn!(server = self.server, why, "failed to join the cluster; retrying");
         }
     }
 
@@ -161,7 +161,7 @@ impl Joining {
                 Ok(identity) => return Ok(identity),
                 Err(error) => {
                     let why = format!("{error:#}");
-                    tracing::info!(why, "the node's certificate isn't renewed by itself; the token is used");
+                    tracing::info!(why, "failed to renew the node's certificate with itself; using the token");
                 }
             }
         }
@@ -236,12 +236,12 @@ impl Joining {
             match self.obtain(&joined.authority_pem).await {
                 Ok(identity) => {
                     if let Err(error) = joined.identity.replace(identity) {
-                        tracing::error!(%error, "the node's new certificate can't be used");
+                        tracing::error!(%error, "failed to load the node's new certificate");
                         continue;
                     }
                     joined.transport.reconnect();
                     waiting = Waiting::default();
-                    tracing::info!("the node's certificate is renewed");
+                    tracing::info!("renewed the node's client certificate");
                 }
                 Err(Failure::Final(error) | Failure::Later(error)) => {
                     let why = format!("{error:#}");
@@ -345,7 +345,7 @@ impl Serving {
                 Ok(identity) => identity,
                 Err(error) => {
                     let why = format!("{error:#}");
-                    tracing::warn!(why, "the kubelet's certificate can't be had now; it is tried again");
+                    tracing::warn!(why, "failed to get the kubelet's serving certificate; retrying");
                     kept.map_or_else(|| pki::self_signed(&self.name), Ok)?
                 }
             },
@@ -371,12 +371,12 @@ impl Serving {
             match renewed {
                 Ok(()) => {
                     waiting = Waiting::default();
-                    tracing::info!("the kubelet's certificate is renewed");
+                    tracing::info!("renewed the kubelet's serving certificate");
                 }
                 Err(error) => {
                     let why = format!("{error:#}");
                     if waiting.is_news(&why) {
-                        tracing::warn!(why, "the kubelet's certificate can't be renewed; it is tried again");
+                        tracing::warn!(why, "failed to renew the kubelet's serving certificate; retrying");
                     }
                     wait = waiting.next();
                 }

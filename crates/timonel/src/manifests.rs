@@ -26,7 +26,7 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Applies what is in `folder` until the process ends.
 pub async fn run(client: Client, folder: PathBuf) {
     if let Err(error) = std::fs::create_dir_all(&folder) {
-        tracing::warn!(folder = %folder.display(), %error, "manifests can't be read");
+        tracing::warn!(folder = %folder.display(), %error, "failed to read the folder of manifests");
         return;
     }
     let mut changed = files::watch(&folder, files::Kind::Files);
@@ -47,7 +47,7 @@ pub async fn run(client: Client, folder: PathBuf) {
                 if news.1.starts_with("applied") {
                     tracing::info!(manifest = %path.display(), "{}", news.1);
                 } else {
-                    tracing::warn!(manifest = %path.display(), error = news.1, "a manifest can't be applied; it is tried again");
+                    tracing::warn!(manifest = %path.display(), error = news.1, "failed to apply a manifest; retrying");
                 }
                 told.insert(path, news);
             }

@@ -39,7 +39,7 @@ impl MemoryLimit {
             MemoryLimit::Bytes(bytes) => Some(bytes),
             MemoryLimit::Percent(percent) => {
                 let Some(total) = machine_memory() else {
-                    tracing::debug!("can't read the machine's memory: the {} has no limit", part.name());
+                    tracing::debug!("failed to read the machine's memory: the {} has no memory limit", part.name());
                     return None;
                 };
                 Some((total / 100).saturating_mul(percent).max(LEAST))

@@ -15,7 +15,7 @@ pub async fn keep_small() {
     loop {
         let of = path.clone();
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || put_aside(&of, LARGEST)).await {
-            tracing::warn!(%error, file = %path.display(), "the log can't be put aside");
+            tracing::warn!(%error, file = %path.display(), "failed to rotate the log");
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -77,7 +77,7 @@ impl Part {
         anyhow::ensure!(parent == Some(nix::unistd::getppid().as_raw()), "the parent of this process has ended");
         // Without CAP_SYS_RESOURCE a score can't be lowered; then the parts have that of their parent.
         if let Err(error) = std::fs::write("/proc/self/oom_score_adj", self.oom_score().to_string()) {
-            tracing::debug!(%error, part = self.name(), "can't lower the OOM score");
+            tracing::debug!(%error, part = self.name(), "failed to set the OOM score");
         }
         raise_file_limit();
         count_restarts(self);
@@ -92,7 +92,7 @@ fn raise_file_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
     if let Err(error) = raised {
-        tracing::debug!(%error, "can't raise the limit of open files");
+        tracing::debug!(%error, "failed to raise the limit of open files");
     }
 }
 
@@ -126,6 +126,6 @@ pub fn ready() {
     }
     let told = std::io::stdin().as_fd().try_clone_to_owned().and_then(|line| UnixStream::from(line).write_all(b"r"));
     if let Err(error) = told {
-        tracing::warn!(%error, "can't tell the parent process that this part is ready");
+        tracing::warn!(%error, "failed to tell the parent process that this part is ready");
     }
 }

@@ -23,7 +23,7 @@ fn close(path: &Path, mode: u32) -> std::io::Result<()> {
         return Ok(());
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(present & mode))?;
-    tracing::info!(path = %path.display(), "others than root could read it; it is closed to them now (mode {:o} rather than {present:o})", present & mode);
+    tracing::info!(path = %path.display(), "users other than root could read this path; changed its mode to {:o} from {present:o}", present & mode);
     Ok(())
 }
 

@@ -34,9 +34,13 @@ impl Renewal {
                 Err(error) => Err(error.into()),
             };
             match renewed {
-                Ok(()) => tracing::info!(certificate = kept.file(), "it is renewed"),
+                Ok(()) => tracing::info!(certificate = kept.file(), "renewed a certificate"),
                 Err(error) => {
-                    tracing::error!(certificate = kept.file(), error = format!("{error:#}"), "it can't be renewed")
+                    tracing::error!(
+                        certificate = kept.file(),
+                        error = format!("{error:#}"),
+                        "failed to renew a certificate"
+                    )
                 }
             }
         }

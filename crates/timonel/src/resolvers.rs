@@ -20,7 +20,7 @@ pub fn follow(file: PathBuf, own: IpAddr) -> watch::Receiver<Vec<SocketAddr>> {
             let watch = match watch(&file) {
                 Ok(watch) => watch,
                 Err(error) => {
-                    tracing::warn!(%error, file = %file.display(), "its changes aren't noticed until the next start");
+                    tracing::warn!(%error, file = %file.display(), "failed to watch this file; changes take effect after a restart");
                     return;
                 }
             };
@@ -38,7 +38,7 @@ fn send(sender: &watch::Sender<Vec<SocketAddr>>, now: Vec<SocketAddr>) {
     sender.send_if_modified(|known| {
         let changed = *known != now;
         if changed {
-            tracing::info!(resolvers = ?now, "other resolvers are asked for names outside of the cluster");
+            tracing::info!(resolvers = ?now, "the upstream name servers changed");
             *known = now;
         }
         changed

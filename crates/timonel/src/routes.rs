@@ -49,8 +49,8 @@ pub async fn keep(informers: Informers, bridge: Bridge, mut own: Own) {
         // What the kernel has counts, not what this process wrote: an agent before it may have served another cluster.
         match bridge.sweep_routes(&cluster, |range| wanted.contains_key(&range)).await {
             Ok(removed) if removed.is_empty() => {}
-            Ok(removed) => tracing::info!(?removed, "routes to pods of nodes that are gone were removed"),
-            Err(error) => tracing::warn!(%error, "routes to pods of nodes that are gone can't be removed"),
+            Ok(removed) => tracing::info!(?removed, "removed stale routes to the pods of other nodes"),
+            Err(error) => tracing::warn!(%error, "failed to remove stale routes to the pods of other nodes"),
         }
         for (range, node) in &wanted {
             if present.get(range) == Some(node) {
@@ -60,7 +60,7 @@ pub async fn keep(informers: Informers, bridge: Bridge, mut own: Own) {
                 Ok(()) => {
                     present.insert(*range, node.clone());
                 }
-                Err(error) => tracing::warn!(%error, ?node, "the pods of another node can't be reached"),
+                Err(error) => tracing::warn!(%error, ?node, "failed to set up the route to another node's pods"),
             }
         }
         tokio::select! {

@@ -74,8 +74,9 @@ async fn load_archives(images: Arc<ImageStore>, folder: PathBuf) {
         return;
     }
     // Held as long as this process lives: who brings an archive sees by it that somebody loads it.
-    let loading =
-        loading(&folder).inspect_err(|error| tracing::debug!(%error, "`image import` doesn't wait for archives"));
+    let loading = loading(&folder).inspect_err(
+        |error| tracing::debug!(%error, "failed to watch image archives; `image import` can't wait for them"),
+    );
     let mut changes = files::watch(&folder, files::Kind::Files);
     let mut loaded = Loaded::new();
     load_new(&images, &folder, &mut loaded).await;
@@ -142,18 +143,18 @@ async fn load_new(images: &Arc<ImageStore>, folder: &Path, loaded: &mut Loaded) 
         let images = match images.load(&path).await {
             Ok(list) => {
                 let names: Vec<String> = list.into_iter().flat_map(|i| i.names).collect();
-                tracing::info!(archive = %path.display(), images = names.join(", "), "images are loaded");
+                tracing::info!(archive = %path.display(), images = names.join(", "), "imported images");
                 Ok(names)
             }
             Err(error) => {
-                tracing::warn!(%error, "an image archive can't be loaded");
+                tracing::warn!(%error, "failed to import an image archive");
                 Err(error.to_string())
             }
         };
         loaded.insert(name, Outcome { modified, images });
         let written = serde_json::to_vec(loaded).map_err(std::io::Error::from);
         if let Err(error) = written.and_then(|text| files::replace(&folder.with_file_name(LOADED), &text)) {
-            tracing::warn!(%error, "what became of image archives can't be written down");
+            tracing::warn!(%error, "failed to write the result of an image import");
         }
     }
 }

@@ -13,7 +13,7 @@ pub fn on_signal() -> anyhow::Result<CancellationToken> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("stopping; containers keep running unless the machine goes down");
+        tracing::info!("shutting down; containers keep running unless the machine goes down");
         token.cancel();
     });
     Ok(stop)

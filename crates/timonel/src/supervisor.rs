@@ -108,7 +108,7 @@ impl Supervised {
         let limit = config.memory_limits.get(&self.part).copied().flatten();
         let cgroup = part_cgroup(&config.cgroup, self.part);
         if let Err(error) = runtime::cgroup::confine(&cgroup, child.id(), limit) {
-            tracing::debug!(%error, cgroup, "can't bound the memory of the {}", self.part.name());
+            tracing::debug!(%error, cgroup, "failed to set the memory limit of the {}", self.part.name());
         }
         self.oom_kills = runtime::cgroup::oom_kills(&cgroup);
         self.process = Some((child, ours));
@@ -147,7 +147,7 @@ impl Supervised {
         self.start_at = Instant::now().checked_add(self.backoff);
         tracing::error!(
             why = self.last_end, restarts = self.restarts, wait = ?self.backoff,
-            "the {} ended; it is started again", self.part.name()
+            "the {} ended; restarting it", self.part.name()
         );
         self.backoff = self.backoff.saturating_mul(2).min(LONGEST_BACKOFF);
     }
@@ -282,7 +282,7 @@ fn stop(config: &Config, signals: &SignalFd, parts: &mut [Supervised]) {
         let deadline = Instant::now().checked_add(config.shutdown_grace.saturating_add(STOP_LIMIT));
         while part.process.is_some() && part.ended().is_none() {
             if deadline.is_some_and(|at| at <= Instant::now()) {
-                tracing::error!("the {} doesn't end; it is killed", part.part.name());
+                tracing::error!("the {} didn't exit in time; killing it", part.part.name());
                 let _ = kill(pid, Signal::SIGKILL);
             }
             let mut watched = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
@@ -310,6 +310,6 @@ fn write_state(run_dir: &Path, parts: &[Supervised]) {
         .and_then(|()| std::fs::write(path.with_extension("new"), serde_json::Value::from(state).to_string()))
         .and_then(|()| std::fs::rename(path.with_extension("new"), &path));
     if let Err(error) = written {
-        tracing::debug!(%error, "can't write {}", path.display());
+        tracing::debug!(%error, "failed to write {}", path.display());
     }
 }

@@ -53,7 +53,7 @@ impl Log {
         std::thread::spawn(move || {
             for line in waiting {
                 if let Err(error) = file.write(line.as_bytes()) {
-                    tracing::error!(%error, path = %file.path.display(), "a line of the audit log is lost");
+                    tracing::error!(%error, path = %file.path.display(), "failed to write an entry of the audit log; the entry is lost");
                 }
             }
         });

@@ -111,7 +111,7 @@ pub fn by_token(server: &ApiServer, token: &str) -> Result<User, Status> {
         return Ok(user);
     }
     server.tokens.user(server, token).map_err(|why| {
-        tracing::debug!(%why, "a bearer token was refused");
+        tracing::debug!(%why, "rejected a bearer token");
         Status::unauthorized()
     })
 }

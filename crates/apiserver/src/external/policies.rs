@@ -128,7 +128,9 @@ fn variables(server: &ApiServer, policy: &Value, facts: &Facts, parameter: &Valu
             Ok(value) => {
                 known.insert(variable.str_at(&["name"]).into(), value);
             }
-            Err(why) => tracing::debug!(policy = policy.name(), %why, "a variable has no value"),
+            Err(why) => {
+                tracing::debug!(policy = policy.name(), %why, "failed to evaluate a variable of an admission policy")
+            }
         }
     }
     Value::Object(known)
@@ -276,7 +278,7 @@ pub fn mutate(server: &Arc<ApiServer>, attempt: &Attempt<'_>, object: &mut Value
         match change(server, &application, attempt, object, &budget) {
             Ok(changed) => *object = changed,
             Err(why) if application.ignores_failures() => {
-                tracing::warn!(policy = application.policy.name(), %why, "a policy failed and is left out, as it says");
+                tracing::warn!(policy = application.policy.name(), %why, "an admission policy failed and is ignored (failurePolicy: Ignore)");
             }
             Err(why) => {
                 let why = format!("{} failed: {why}", application.described(&MUTATING));

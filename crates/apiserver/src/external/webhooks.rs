@@ -127,7 +127,7 @@ fn conditions_fit(
 fn failed(hook: &Value, why: &str) -> Result<(), Status> {
     let name = hook.str_at(&["name"]);
     if hook["failurePolicy"] == "Ignore" {
-        tracing::warn!(webhook = name, why, "a webhook failed and is left out, as its policy says");
+        tracing::warn!(webhook = name, why, "an admission webhook failed and is ignored (failurePolicy: Ignore)");
         return Ok(());
     }
     Err(Status::internal(format!("failed calling webhook {name:?}: failed to call webhook: {why}")))

@@ -51,6 +51,6 @@ async fn tell(server: &Arc<ApiServer>, schema: &Value) {
     let write = Write::Update { key, value: encode(&new), expected: entry.revision };
     // Whoever was faster brings us here again.
     if let Err(error) = write::commit(server, resource.kind, schema.name(), write).await {
-        tracing::debug!(%error, name = schema.name(), "the condition of a flow schema could not be written");
+        tracing::debug!(%error, name = schema.name(), "failed to update the status of a FlowSchema");
     }
 }

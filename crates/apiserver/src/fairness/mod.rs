@@ -132,7 +132,12 @@ pub async fn turn(server: &Arc<ApiServer>, user: &User, asked: &Asked<'_>) -> Re
     let turned_away = |reason: &'static str| {
         let key = (flow.schema.level_name.clone(), flow.schema.name.clone(), reason);
         *fairness.state.lock().refused.entry(key).or_default() += 1;
-        tracing::debug!(schema = flow.schema.name, level = flow.schema.level_name, reason, "a request was turned away");
+        tracing::debug!(
+            schema = flow.schema.name,
+            level = flow.schema.level_name,
+            reason,
+            "priority and fairness rejected a request"
+        );
         Status::too_many_requests("too many requests, please try again later", 1)
     };
     let (arrival, called) = {

@@ -72,7 +72,7 @@ async fn answer_any(server: &Arc<ApiServer>, request: Request<Body>, peer: &Peer
 
 fn refuse(status: &Status) -> Response<Body> {
     if status.code >= 500 {
-        tracing::warn!(code = status.code, message = %status.message, "a request failed");
+        tracing::warn!(code = status.code, message = %status.message, "a request failed with a server error");
     }
     response::error(status)
 }

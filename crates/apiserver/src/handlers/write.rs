@@ -253,7 +253,7 @@ pub async fn commit(server: &ApiServer, kind: &Kind, name: &str, write: Write) -
     let written = server.store.write(write).await;
     let fails = matches!(written, Err(WriteError::Full | WriteError::Failed(_)));
     if server.store_fails.swap(fails, std::sync::atomic::Ordering::Relaxed) != fails {
-        tracing::warn!(fails, "the store's readiness changed");
+        tracing::warn!(fails, "the readiness of the data store changed");
     }
     let revision = written.map_err(|error| match error {
         WriteError::Exists => Status::already_exists(kind.group, kind.plural, name),

@@ -341,6 +341,6 @@ async fn set_condition(server: &Arc<ApiServer>, service: &Value, ok: bool, reaso
     let write = Write::Update { key, value: encode(&new), expected: entry.revision };
     // Whoever was faster brings us here again.
     if let Err(error) = write::commit(server, resource.kind, service.name(), write).await {
-        tracing::debug!(%error, name = service.name(), "the condition of an APIService could not be written");
+        tracing::debug!(%error, name = service.name(), "failed to update the status of an APIService");
     }
 }

@@ -84,7 +84,7 @@ async fn stats(server: &ApiServer, node: &str) -> Option<Value> {
     match tokio::time::timeout(PATIENCE, ask).await {
         Ok(Ok(stats)) => Some(stats),
         Ok(Err(status)) => {
-            tracing::debug!(node, why = status.message, "a kubelet gave no statistics");
+            tracing::debug!(node, why = status.message, "failed to get metrics from a kubelet");
             None
         }
         Err(_) => None,

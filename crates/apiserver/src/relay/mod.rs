@@ -162,7 +162,7 @@ impl Target {
                     let (mut client, mut other) = (TokioIo::new(client), TokioIo::new(other));
                     let _ = tokio::io::copy_bidirectional(&mut client, &mut other).await;
                 }
-                Err(error) => tracing::debug!(%error, "a stream could not be upgraded"),
+                Err(error) => tracing::debug!(%error, "failed to upgrade a connection to a stream"),
             }
         });
         Ok(answer.map(|_| response::full(Bytes::new())))

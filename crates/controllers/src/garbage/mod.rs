@@ -60,7 +60,7 @@ pub fn start(context: Context) {
         if tokio::time::timeout(PATIENCE, waiting.recv()).await.is_ok() {
             complete.store(true, Ordering::Relaxed);
         } else {
-            tracing::warn!("not all kinds can be listed; nothing is orphaned until they are");
+            tracing::warn!("failed to list some kinds; the garbage collector orphans no dependents until it can");
             let complete = complete.clone();
             tokio::spawn(async move {
                 let _ = waiting.recv().await;

@@ -45,7 +45,7 @@ pub async fn run(context: Context) {
     };
     let classes: Api<GatewayClass> = Api::all(context.client.clone());
     if let Err(error) = ignore(classes.create(&PostParams::default(), &class).await, &[409]) {
-        tracing::warn!(%error, "the gateway class can't be made");
+        tracing::warn!(%error, "failed to create the GatewayClass");
     }
     let caches = Caches {
         classes: context.informers.of(),

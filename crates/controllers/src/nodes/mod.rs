@@ -154,7 +154,7 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Opti
     let ready =
         node.status.as_ref().and_then(|s| s.conditions.as_ref()).and_then(|c| c.iter().find(|c| c.type_ == "Ready"));
     if lost && ready.is_none_or(|c| c.status != "Unknown") {
-        tracing::warn!(node = key.name, "the node isn't heard of any more");
+        tracing::warn!(node = key.name, "a node stopped renewing its lease; its Ready condition is now Unknown");
         context.events.normal(node.as_ref(), "NodeNotReady", format!("Node {} status is now: NodeNotReady", key.name));
         mark_unknown(&api, &node).await?;
         volumes::tell(context, &caches.volumes, &caches.nodes, &node, "is down");

@@ -109,7 +109,7 @@ async fn ensure_class(context: Context) {
         "allowVolumeExpansion": true});
     let Ok(class) = serde_json::from_value(class) else { return };
     if let Err(error) = crate::ignore(api.create(&PostParams::default(), &class).await, &[409]) {
-        tracing::warn!(%error, "the storage class local-path can't be made");
+        tracing::warn!(%error, "failed to create the StorageClass local-path");
     }
 }
 

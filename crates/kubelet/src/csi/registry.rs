@@ -53,11 +53,11 @@ fn sockets(folder: &Path) -> BTreeMap<PathBuf, u64> {
 pub async fn run(agent: Arc<Agent>) {
     let folder = agent.config.registry_dir();
     if let Err(error) = prepare(&agent) {
-        tracing::warn!(%error, folder = %agent.config.kubelet_dir.display(), "storage drivers aren't served on this node");
+        tracing::warn!(%error, folder = %agent.config.kubelet_dir.display(), "failed to watch for CSI drivers; this node serves none");
         return;
     }
     if let Err(error) = tell(&agent, |_| false).await {
-        tracing::warn!(error, "the node's CSINode can't be made");
+        tracing::warn!(error, "failed to create the CSINode of this node");
     }
     let mut news = files::watch(&folder, files::Kind::Sockets);
     let mut seen: BTreeMap<PathBuf, Seen> = BTreeMap::new();
@@ -84,7 +84,7 @@ pub async fn run(agent: Arc<Agent>) {
             match tokio::time::timeout(PATIENCE, join(&agent, &path)).await.unwrap_or(Err("it doesn't answer".into())) {
                 Ok(name) => seen.name = Some(name),
                 Err(error) => {
-                    tracing::warn!(socket = %path.display(), error, "a plugin can't be registered; trying again");
+                    tracing::warn!(socket = %path.display(), error, "failed to register a kubelet plugin; retrying");
                     (seen.again, seen.wait) = (Instant::now() + seen.wait, (seen.wait * 2).min(LONGEST_RETRY));
                 }
             }
@@ -152,12 +152,12 @@ async fn join_driver(agent: &Agent, info: &PluginInfo, socket: &Path) -> Result<
     .await?;
     let driver = Driver { name: info.name.clone(), node, abilities };
     agent.drivers.known.lock().insert(info.name.clone(), driver);
-    tracing::info!(driver = info.name, node = own.node_id, "a storage driver is here");
+    tracing::info!(driver = info.name, node = own.node_id, "CSI driver registered");
     Ok(())
 }
 
 async fn leave(agent: &Agent, name: &str) {
-    tracing::info!(driver = name, "a storage driver is gone");
+    tracing::info!(driver = name, "CSI driver unregistered");
     agent.drivers.known.lock().remove(name);
     let without = |drivers: &mut Vec<CSINodeDriver>| {
         let before = drivers.len();
@@ -165,7 +165,7 @@ async fn leave(agent: &Agent, name: &str) {
         drivers.len() != before
     };
     if let Err(error) = tell(agent, without).await {
-        tracing::warn!(driver = name, error, "the node's CSINode still names a driver that is gone");
+        tracing::warn!(driver = name, error, "failed to remove an unregistered driver from the CSINode");
     }
 }
 

@@ -479,7 +479,7 @@ async fn forget_pending(api: Api<PersistentVolumeClaim>, name: String) {
     if let Ok(Ok(_)) = tokio::time::timeout(RESIZER, waiting).await
         && let Err(error) = tell_grown(&api, &name, None).await
     {
-        tracing::warn!(claim = name, error, "it can't be told that a claim has grown");
+        tracing::warn!(claim = name, error, "failed to update status.capacity of a claim after its expansion");
     }
 }
 

@@ -224,7 +224,7 @@ where
             // The client hangs up once it has read the status; one that doesn't isn't waited for.
             let _ = tokio::time::timeout(PATIENCE, session).await;
         } else {
-            tracing::debug!("a client didn't open its streams");
+            tracing::debug!("a client didn't open the streams of its exec or attach request in time");
             session.abort();
         }
     })
@@ -271,7 +271,7 @@ where
                 let socket = WebSocketStream::from_raw_socket(TokioIo::new(io), Role::Server, Some(bounds)).await;
                 work(socket, protocol).await;
             }
-            Err(error) => tracing::debug!(%error, "a stream could not be upgraded"),
+            Err(error) => tracing::debug!(%error, "failed to upgrade a connection to a stream"),
         }
     });
     let mut response = switching("websocket");
@@ -297,7 +297,7 @@ where
     tokio::spawn(async move {
         match upgraded.await {
             Ok(io) => work(TokioIo::new(io)).await,
-            Err(error) => tracing::debug!(%error, "a stream could not be upgraded"),
+            Err(error) => tracing::debug!(%error, "failed to upgrade a connection to a stream"),
         }
     });
     let mut response = switching("SPDY/3.1");

@@ -104,7 +104,7 @@ pub async fn run(manager: Arc<Manager>, serving: Serving) {
     let acceptor = match tls(serving.identity.clone(), &serving.authority_pem) {
         Ok(acceptor) => acceptor,
         Err(error) => {
-            tracing::error!(%error, "the kubelet's API can't be served: its certificate is unusable");
+            tracing::error!(%error, "failed to serve the kubelet API: its serving certificate can't be used");
             return std::future::pending().await;
         }
     };
@@ -115,7 +115,7 @@ pub async fn run(manager: Arc<Manager>, serving: Serving) {
             Ok((stream, address)) => (stream, address.ip().to_canonical()),
             Err(error) => {
                 // Out of file descriptors, most likely: those who are served go on meanwhile.
-                tracing::warn!(%error, "a connection could not be accepted");
+                tracing::warn!(%error, "failed to accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }

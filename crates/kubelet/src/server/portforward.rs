@@ -65,7 +65,7 @@ pub async fn serve(manager: &Arc<Manager>, namespace: &str, pod: &str, request: 
 
 fn finish(result: io::Result<()>) {
     if let Err(error) = result {
-        tracing::debug!(%error, "a port-forward ended");
+        tracing::debug!(%error, "a port-forward ended with an error");
     }
 }
 

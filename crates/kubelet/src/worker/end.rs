@@ -218,7 +218,7 @@ impl Worker {
                     }
                 }
                 () = tokio::time::sleep_until(last) => {
-                    tracing::warn!(pod = self.key(), "containers don't end in their time; the kernel ends them");
+                    tracing::warn!(pod = self.key(), "containers didn't exit within the grace period; killing the pod's cgroup");
                     self.all_are_gone().await;
                 }
             }
@@ -255,7 +255,7 @@ impl Worker {
                 Ok(_) => return,
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return,
                 Err(error) => {
-                    tracing::warn!(pod = self.key(), %error, "a pod that has ended can't be deleted from the API; trying again");
+                    tracing::warn!(pod = self.key(), %error, "failed to delete a terminated pod from the API; retrying");
                     tokio::time::sleep(RETRY).await;
                 }
             }

@@ -29,7 +29,7 @@ pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, wanted: watch::Receiver<Wante
     while AssertUnwindSafe(super::run(agent.clone(), pod.clone(), wanted.clone())).catch_unwind().await.is_err() {
         let version = version(wanted.borrow().as_deref());
         let is_quarantined = agent.quarantine.panicked(&uid, &version);
-        tracing::error!(pod = %pod.name_any(), namespace = pod.namespace(), is_quarantined, "the handling of a pod panicked");
+        tracing::error!(pod = %pod.name_any(), namespace = pod.namespace(), is_quarantined, "the worker of a pod panicked");
         tokio::time::sleep(RETRY).await;
     }
     agent.quarantine.forget(&uid);
@@ -46,7 +46,7 @@ pub async fn begin(agent: &Agent, pod: &Pod, uid: &str, wanted: &mut watch::Rece
         if !is_reported {
             let why = "The handling of this pod ended the kubelet's process twice: the pod is left alone until its spec changes or it is deleted";
             agent.events.warning(pod, "Quarantined", why);
-            tracing::error!(pod = %pod.name_any(), namespace = pod.namespace(), "the pod is quarantined");
+            tracing::error!(pod = %pod.name_any(), namespace = pod.namespace(), "the pod is quarantined and isn't reconciled");
             is_reported = true;
         }
         if wanted.changed().await.is_err() {

@@ -166,7 +166,7 @@ impl Worker {
     fn save(&self) {
         self.tell_who_runs();
         if let Err(error) = save(&self.places.data, &self.saved) {
-            tracing::error!(pod = self.key(), %error, "a pod's state can't be written");
+            tracing::error!(pod = self.key(), %error, "failed to write a pod's state to disk");
         }
     }
 
@@ -176,7 +176,7 @@ impl Worker {
             return;
         }
         if let Err(error) = remember(&self.places.data, &self.pod, &mut self.remembered) {
-            tracing::warn!(pod = self.key(), %error, "a pod can't be written down");
+            tracing::warn!(pod = self.key(), %error, "failed to write a pod's manifest to disk");
         }
     }
 
@@ -450,7 +450,7 @@ impl Worker {
         if let Err(error) = all.delete(id).await
             && self.containers.is_some()
         {
-            tracing::warn!(pod = self.key(), %error, "what is left of a container can't be removed");
+            tracing::warn!(pod = self.key(), %error, "failed to clean up after a container");
         }
         let cgroup = self.agent.engine.cgroup(&crate::sandbox::cgroup(&self.agent.config, &self.pod), id);
         let _ = tokio::task::spawn_blocking(move || runtime::cgroup::destroy(&cgroup)).await;
@@ -533,7 +533,7 @@ impl Worker {
             Err(_) => format!("no answer within {PUBLISH:?}"),
         };
         if !std::mem::replace(&mut self.told, true) {
-            tracing::warn!(pod = self.key(), why, "a pod's status can't be written; it is tried again");
+            tracing::warn!(pod = self.key(), why, "failed to update a pod's status; retrying");
         }
         Err(())
     }

@@ -250,7 +250,7 @@ impl Keeper {
     pub async fn check(&mut self) {
         let written = self.written.is_some() || self.parts.is_some();
         if written && !exists(&self.name, self.witness).await {
-            tracing::warn!(table = self.name, "the table of rules is gone; writing it anew");
+            tracing::warn!(table = self.name, "an nftables table was removed; writing it again");
             self.written = None;
             self.parts = None;
         }

@@ -158,7 +158,7 @@ impl ImageStore {
         for image in images.values().filter(|image| lost(image)) {
             tracing::warn!(
                 image = image.names.join(", "),
-                "an image is forgotten that wasn't on the disk yet as the machine stopped"
+                "removed an image whose layers weren't on the disk when the machine stopped"
             );
             for layer in &image.layers {
                 let _ = crate::remove_tree(&layer_in(folder, layer));
@@ -230,7 +230,7 @@ impl ImageStore {
                 image.unsettled = None;
             }
             if let Err(error) = store.save(&images) {
-                tracing::warn!(%error, "the index of images can't be written");
+                tracing::warn!(%error, "failed to write the image index");
             }
         });
         Ok(image)

@@ -74,7 +74,7 @@ async fn fetch(registry: &Registry, layer: &Descriptor, path: &Path, progress: &
         if tries == TRIES {
             return Err(error);
         }
-        tracing::debug!(layer = layer.digest, now, size, error, "a layer broke off; going on with the rest");
+        tracing::debug!(layer = layer.digest, now, size, error, "the download of a layer was interrupted; resuming it");
         tokio::time::sleep(std::time::Duration::from_millis(200 << tries)).await;
     }
 }

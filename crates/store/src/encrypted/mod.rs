@@ -78,7 +78,7 @@ impl<S: Store + 'static> Store for EncryptedStore<S> {
         self.inner.attach(decrypting.clone()).await?;
         let stale = std::mem::replace(&mut *decrypting.found.lock(), Ok(Vec::new())).map_err(ReadError::Failed)?;
         if !stale.is_empty() {
-            tracing::info!(count = stale.len(), "values are written again under the first key of the configuration");
+            tracing::info!(count = stale.len(), "re-encrypting values with the first key of the configuration");
             tokio::spawn(rewrite(self.inner.clone(), self.encryption.clone(), stale));
         }
         Ok(())
@@ -116,12 +116,12 @@ async fn rewrite<S: Store>(inner: Arc<S>, encryption: Arc<Encryption>, stale: Ve
         match inner.write(write).await {
             Ok(_) | Err(WriteError::Conflict { .. } | WriteError::NotFound) => {}
             Err(error) => {
-                tracing::warn!(%error, "values under old keys are left as they are until the next start");
+                tracing::warn!(%error, "failed to re-encrypt values; they keep their old keys until the next start");
                 return;
             }
         }
     }
-    tracing::info!("all values are under the first key of the configuration");
+    tracing::info!("all values are encrypted with the first key of the configuration");
 }
 
 #[cfg(test)]

@@ -70,9 +70,9 @@ pub async fn keep_verified(path: PathBuf) {
         let of = path.clone();
         match tokio::task::spawn_blocking(move || verify(&of)).await {
             Ok(Err(reason)) => {
-                tracing::error!(database = %path.display(), reason, "the database isn't whole; stop the server and mend it, before more is lost");
+                tracing::error!(database = %path.display(), reason, "the database is damaged: stop the server and restore it from a backup before more is lost");
             }
-            Ok(Ok(())) | Err(_) => tracing::debug!("the database is whole"),
+            Ok(Ok(())) | Err(_) => tracing::debug!("the integrity check of the database passed"),
         }
         tokio::time::sleep(AGAIN).await;
     }

@@ -22,7 +22,7 @@ pub async fn ensure(context: &Context) {
         let Ok(class) = serde_json::from_value::<VolumeSnapshotClass>(class) else { return };
         let classes: Api<VolumeSnapshotClass> = Api::all(context.client.clone());
         if let Err(error) = crate::ignore(classes.create(&PostParams::default(), &class).await, &[409]) {
-            tracing::warn!(%error, "the snapshot class local-path can't be made");
+            tracing::warn!(%error, "failed to create the VolumeSnapshotClass local-path");
         }
     }
 }

@@ -28,7 +28,7 @@ pub async fn rotate(cri: Cri, config: Config) {
                 let aside = runtime::put_log_aside(&log).map_err(|e| e.to_string());
                 let reopened = cri.client().reopen_container_log(request).await.map_err(|s| s.message().to_string());
                 if let Err(error) = aside.and(reopened.map(|_| ())) {
-                    tracing::warn!(log = %log.display(), error, "a log can't be put aside");
+                    tracing::warn!(log = %log.display(), error, "failed to rotate a container log");
                 }
             }
         }

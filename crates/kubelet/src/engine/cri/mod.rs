@@ -247,7 +247,7 @@ impl Engine for Cri {
 
     async fn remove(&self, agent: &Agent, uid: &str, _: &Places, _: Option<&Sandbox>) {
         while let Err(status) = self.remove_of(uid).await {
-            tracing::warn!(uid, error = status.message(), "a pod's sandbox can't be removed yet");
+            tracing::warn!(uid, error = status.message(), "failed to remove a pod sandbox; retrying");
             tokio::time::sleep(RETRY).await;
         }
         // Where the plugin was called while the agent wasn't there.

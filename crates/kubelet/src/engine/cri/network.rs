@@ -68,7 +68,7 @@ pub async fn serve(agent: Arc<Agent>, cri: Cri) -> io::Result<()> {
             let agent = agent.clone();
             tokio::spawn(async move {
                 if let Err(error) = answer(&agent, stream).await {
-                    tracing::debug!(%error, "a call of the network plugin ended");
+                    tracing::debug!(%error, "a call of the CNI plugin ended with an error");
                 }
             });
         }

@@ -153,7 +153,7 @@ impl Cri {
             if status.code() == Code::NotFound || self.look(id).await.is_ok_and(|told| told.exit().is_some()) {
                 return;
             }
-            tracing::warn!(id, error = status.message(), "a container can't be stopped yet");
+            tracing::warn!(id, error = status.message(), "failed to stop a container; retrying");
             tokio::time::sleep(RETRY).await;
         }
     }
@@ -166,7 +166,7 @@ async fn answered<T, F: Future<Output = Result<T, Status>>>(ask: impl Fn() -> F)
         match ask().await {
             Err(status) if is_away(&status) => {
                 if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(error = status.message(), "the container runtime is away; waiting for it");
+                    tracing::warn!(error = status.message(), "the container runtime is unavailable; waiting for it");
                 }
                 tokio::time::sleep(RETRY).await;
             }

@@ -146,7 +146,7 @@ async fn app_armor(pod: &PodSecurityContext, own: &SecurityContext) -> Result<Op
     match loading.await.map_err(io::Error::other).and_then(|loaded| loaded) {
         Ok(name) => Ok(Some(name)),
         Err(error) if profile.is_none() => {
-            tracing::debug!(%error, "a container runs without an AppArmor profile");
+            tracing::debug!(%error, "the container runs without an AppArmor profile");
             Ok(None)
         }
         Err(error) => Err(config_error(format!("cannot load AppArmor profile: {error}"))),
@@ -207,7 +207,7 @@ impl Shim {
             Ok(_) => Ok(()),
             Err(error) => {
                 if let Err(error) = rootfs::unmount_below(&[&bundle]) {
-                    tracing::warn!(%error, "what was mounted for a container that doesn't start");
+                    tracing::warn!(%error, "failed to unmount the file systems of a container that failed to start");
                 }
                 Err(StartError { reason: "RunContainerError", message: error.to_string() })
             }

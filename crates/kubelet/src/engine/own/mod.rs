@@ -212,10 +212,10 @@ impl Containers for Shim {
 async fn end_shim(places: &Places) {
     let shim = ShimClient::at(&places.run);
     if let Err(error) = shim.quit().await {
-        tracing::warn!(shim = %places.run.display(), %error, "a shim doesn't end and is killed");
+        tracing::warn!(shim = %places.run.display(), %error, "a shim didn't exit in time; killing it");
         let ending = tokio::task::spawn_blocking(move || shim.end()).await;
         if let Err(error) = ending.map_err(io::Error::other).and_then(|ended| ended) {
-            tracing::warn!(shim = %places.run.display(), %error, "a shim can't be killed");
+            tracing::warn!(shim = %places.run.display(), %error, "failed to kill a shim");
         }
     }
 }
@@ -226,16 +226,16 @@ impl Shim {
         if tokio::time::timeout(PATIENCE, self.ended(id)).await.is_ok() {
             return;
         }
-        tracing::warn!(id, "a container that was killed hasn't ended: all of its cgroup is killed");
+        tracing::warn!(id, "a container didn't exit after SIGKILL; killing its whole cgroup");
         let bundle = self.places.container(id);
         let killing = tokio::task::spawn_blocking(move || match cgroup_in(&bundle) {
             Some(group) => cgroup::kill_all(&group),
-            None => tracing::warn!(bundle = %bundle.display(), "a bundle names no cgroup"),
+            None => tracing::warn!(bundle = %bundle.display(), "an OCI bundle names no cgroup"),
         });
         let _ = killing.await;
         // What runs elsewhere in the pod goes on as long as its shim is of use.
         if !self.shim.answers().await {
-            tracing::warn!(id, "a shim doesn't answer and is killed");
+            tracing::warn!(id, "a shim doesn't answer; killing it");
             let shim = self.shim.clone();
             let _ = tokio::task::spawn_blocking(move || shim.end()).await;
         }

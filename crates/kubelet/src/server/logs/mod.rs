@@ -108,7 +108,7 @@ pub async fn serve(
     };
     tokio::spawn(async move {
         if let Err(error) = copy(&path, Options::of(&asked), &sender, news, still_runs).await {
-            tracing::debug!(%error, "reading a log ended");
+            tracing::debug!(%error, "failed to read a container log");
         }
     });
     if wants_websocket(&request) {
