@@ -8,7 +8,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use serde_json::{Map, Number, Value};
 
 /// How many keys that came twice are told of, and how long their paths may be.
-const TOLD: usize = 100;
+const MAX_REPORTED_FIELDS: usize = 100;
 const PATH_BYTES: usize = 1024;
 
 /// Parses JSON and returns it with the paths of the keys that stood twice in one object.
@@ -34,7 +34,7 @@ struct Notes {
 impl Notes {
     fn tell(&self, path: &Path<'_>) {
         let mut duplicates = self.duplicates.borrow_mut();
-        if duplicates.len() < TOLD {
+        if duplicates.len() < MAX_REPORTED_FIELDS {
             duplicates.push(path.to_string().chars().take(PATH_BYTES).collect());
         }
     }
@@ -155,6 +155,6 @@ mod tests {
         assert!(json(objects(50_000).as_bytes()).is_ok());
         assert!(json(objects(200_000).as_bytes()).unwrap_err().to_string().contains("more than"));
         let twice = format!("{{{}}}", vec![r#""a":0"#; 1000].join(","));
-        assert_eq!(json(twice.as_bytes()).unwrap().1.len(), TOLD);
+        assert_eq!(json(twice.as_bytes()).unwrap().1.len(), MAX_REPORTED_FIELDS);
     }
 }

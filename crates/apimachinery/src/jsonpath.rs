@@ -9,13 +9,13 @@ use std::cmp::Ordering;
 use serde_json::Value;
 
 /// Longer paths are refused, in bytes.
-const LONGEST: usize = 16 << 10;
+const MAX_TEMPLATE_BYTES: usize = 16 << 10;
 /// Filters in filters beyond this depth are refused.
-const DEEPEST: usize = 8;
+const MAX_NESTING: usize = 8;
 /// More results than these are refused: unions and `..` multiply them.
-const MOST: usize = 100_000;
+const MAX_RESULTS: usize = 100_000;
 /// How deep `..` goes at most.
-const NESTED: usize = 256;
+const MAX_VALUE_DEPTH: usize = 256;
 
 /// A way from a value to others.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,15 +69,15 @@ impl Path {
     /// # Errors
     /// In words, when it isn't one.
     pub fn parse(source: &str) -> Result<Self, String> {
-        if source.len() > LONGEST {
-            return Err(format!("the path has {} bytes; the most is {LONGEST}", source.len()));
+        if source.len() > MAX_TEMPLATE_BYTES {
+            return Err(format!("the path has {} bytes; the most is {MAX_TEMPLATE_BYTES}", source.len()));
         }
         let inner = source.strip_prefix('{').and_then(|s| s.strip_suffix('}')).unwrap_or(source);
         Self::parse_inner(inner, 0)
     }
 
     fn parse_inner(source: &str, depth: usize) -> Result<Self, String> {
-        if depth > DEEPEST {
+        if depth > MAX_NESTING {
             return Err("filters are nested too deeply".into());
         }
         let mut parser = Parser { rest: source, depth, steps: Vec::new() };
@@ -95,8 +95,8 @@ impl Path {
         let mut found = vec![data];
         for step in &self.0 {
             found = step.take(found, may_miss)?;
-            if found.len() > MOST {
-                return Err(format!("the path has more than {MOST} results"));
+            if found.len() > MAX_RESULTS {
+                return Err(format!("the path has more than {MAX_RESULTS} results"));
             }
         }
         Ok(found)
@@ -385,7 +385,7 @@ impl Step {
                     for value in &from {
                         found.extend(path.find(value, may_miss)?);
                     }
-                    if found.len() > MOST {
+                    if found.len() > MAX_RESULTS {
                         break;
                     }
                 }
@@ -428,8 +428,8 @@ fn descend<'a>(value: &'a Value, found: &mut Vec<&'a Value>) -> Result<(), Strin
         if inside.is_empty() && value.as_str().is_none_or(str::is_empty) {
             continue;
         }
-        if depth > NESTED || found.len() > MOST {
-            return Err(format!("the path has more than {MOST} results"));
+        if depth > MAX_VALUE_DEPTH || found.len() > MAX_RESULTS {
+            return Err(format!("the path has more than {MAX_RESULTS} results"));
         }
         found.push(value);
         open.extend(inside.into_iter().rev().map(|value| (value, depth + 1)));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 /// The most numbers that a text may stand for: upstream's limit of a Job's completions.
-const MOST: usize = 100_000;
+const MAX_INDEXES: usize = 100_000;
 
 /// Writes a set as ranges, in order.
 pub fn write(numbers: &BTreeSet<i32>) -> String {
@@ -31,7 +31,7 @@ pub fn read(text: &str) -> Option<BTreeSet<i32>> {
         let (first, last): (i32, i32) = (first.parse().ok()?, last.parse().ok()?);
         let in_order = first <= last && set.last().is_none_or(|before| *before < first);
         let count = usize::try_from(i64::from(last) - i64::from(first)).ok()?;
-        if !in_order || set.len() + count > MOST {
+        if !in_order || set.len() + count > MAX_INDEXES {
             return None;
         }
         set.extend(first..=last);

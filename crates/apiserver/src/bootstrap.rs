@@ -21,7 +21,7 @@ use crate::relay;
 
 /// Events older than this are removed.
 const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
-const SWEEP: Duration = Duration::from_secs(120);
+const EVENT_SWEEP_PERIOD: Duration = Duration::from_secs(120);
 
 fn kind(group: &str, plural: &str) -> Result<&'static Kind, Status> {
     api::find(group, "v1", plural)
@@ -158,7 +158,7 @@ fn cluster(server: &ApiServer) -> Value {
 /// Removes old events for as long as the server lives.
 pub async fn expire_events(server: Weak<ApiServer>) {
     loop {
-        tokio::time::sleep(SWEEP).await;
+        tokio::time::sleep(EVENT_SWEEP_PERIOD).await;
         let Some(server) = server.upgrade() else { return };
         let Ok(kind) = kind("", "events") else { return };
         let oldest = apimachinery::clock::now() - EVENT_LIFE;

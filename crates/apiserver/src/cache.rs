@@ -22,13 +22,13 @@ use crate::catalog::{Catalog, DEFINITIONS, is_definition};
 use crate::object::{Entry, Filter, encode};
 
 /// Changes of one resource that are kept for watches that resume.
-const HISTORY: usize = 4096;
+const MAX_HISTORY_EVENTS: usize = 4096;
 /// Bytes of objects that they may hold on to.
 const HISTORY_BYTES: usize = 8 << 20;
 /// How long a serialized list is kept that nobody asks for again.
-const KEPT: Duration = Duration::from_secs(1);
+const LIST_CACHE_TTL: Duration = Duration::from_secs(1);
 /// Events that may wait for one watcher, and their bytes.
-const QUEUE: usize = 8192;
+const MAX_QUEUED_EVENTS: usize = 8192;
 const QUEUE_BYTES: usize = 32 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -268,7 +268,7 @@ impl Resource {
     /// Gives the memory of the list back once nobody asked for it for a while.
     async fn forget_list(resource: Weak<Self>) {
         loop {
-            tokio::time::sleep(KEPT).await;
+            tokio::time::sleep(LIST_CACHE_TTL).await;
             let Some(resource) = resource.upgrade() else { return };
             if !resource.asked.swap(false, Ordering::Relaxed) {
                 resource.forgets.store(false, Ordering::Relaxed);
@@ -299,7 +299,7 @@ impl Resource {
                 }
             }
         }
-        let (queue, receiver) = mpsc::channel(QUEUE);
+        let (queue, receiver) = mpsc::channel(MAX_QUEUED_EVENTS);
         let waiting = Arc::<AtomicUsize>::default();
         state.watchers.push(Watcher { filter, queue, waiting: waiting.clone() });
         let events = Events { queue: receiver, waiting };
@@ -329,7 +329,7 @@ impl Resource {
         *self.listed.write() = None;
         state.events.push_back(event.clone());
         state.weight += event.weight();
-        while (state.events.len() > HISTORY || state.weight > HISTORY_BYTES) && state.events.len() > 1 {
+        while (state.events.len() > MAX_HISTORY_EVENTS || state.weight > HISTORY_BYTES) && state.events.len() > 1 {
             let Some(old) = state.events.pop_front() else { break };
             state.forgotten = old.entry.revision;
             state.weight -= old.weight();

@@ -31,9 +31,9 @@ pub const NODE_NAME: &str = "timonel.io/node-name";
 const TICKET: &str = "timonel-join.";
 const ISSUER: &str = "timonel/join";
 const AUDIENCE: &str = "timonel-join";
-const SECONDS: i64 = 600;
+const TICKET_SECONDS: i64 = 600;
 /// A password is 32 digits; nobody needs a longer one.
-const LONGEST: usize = 256;
+const MAX_PASSWORD_BYTES: usize = 256;
 const PATH: &str = "/timonel/join/";
 const NAMESPACE: &str = "kube-system";
 
@@ -69,7 +69,7 @@ async fn join(server: &Arc<ApiServer>, user: &User, request: &Parts, name: &str)
         ));
     }
     let password = request.headers.get(PASSWORD).and_then(|v| v.to_str().ok()).unwrap_or("");
-    if password.len() < 16 || password.len() > LONGEST {
+    if password.len() < 16 || password.len() > MAX_PASSWORD_BYTES {
         return Err(Status::bad_request(format!("the header {PASSWORD} must have the machine's password")));
     }
     claim(server, name, password, false).await?;
@@ -81,8 +81,8 @@ async fn join(server: &Arc<ApiServer>, user: &User, request: &Parts, name: &str)
         iss: ISSUER.into(),
         aud: vec![AUDIENCE.into()],
         sub: name.into(),
-        nbf: now - SECONDS,
-        exp: now + SECONDS,
+        nbf: now - TICKET_SECONDS,
+        exp: now + TICKET_SECONDS,
     };
     let ticket = server.config.token_key.issue(&claims).map_err(|e| Status::internal(e.to_string()))?;
     Ok(format!("{TICKET}{ticket}"))

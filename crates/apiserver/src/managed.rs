@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::strategy::Target;
 
 /// Managers by update that are told apart; the oldest beyond them share one entry.
-const UPDATERS: usize = 10;
+const MAX_UPDATE_MANAGERS: usize = 10;
 const ANCIENT: &str = "ancient-changes";
 
 /// Whoever writes, as far as fields are concerned.
@@ -81,7 +81,7 @@ fn read(object: &Value) -> Result<Vec<Record>, String> {
 
 fn write(object: &mut Value, mut records: Vec<Record>) {
     records.retain(|r| !r.fields.is_empty());
-    while records.iter().filter(|r| !r.applies && r.subresource.is_empty()).count() > UPDATERS {
+    while records.iter().filter(|r| !r.applies && r.subresource.is_empty()).count() > MAX_UPDATE_MANAGERS {
         merge_oldest(&mut records);
     }
     records.sort_by(|a, b| {

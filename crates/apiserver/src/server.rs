@@ -23,10 +23,10 @@ use crate::response;
 use crate::{ApiServer, Peer, User};
 
 /// A client that takes longer than this to say hello is dropped.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often the other end of HTTP/2 is asked whether it is there, and how long it has to answer.
-const PING: Duration = Duration::from_secs(15);
+const PING_INTERVAL: Duration = Duration::from_secs(15);
 
 type Verifier = Arc<dyn ClientCertVerifier>;
 
@@ -189,7 +189,7 @@ async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, known: Verifi
     let _ = stream.set_nodelay(true);
     network::liveness::watch_peer(&stream);
     let address = stream.peer_addr().map(|a| a.ip().to_canonical()).ok();
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else { return };
     let peer = peer(known.as_ref(), stream.get_ref().1.peer_certificates());
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
@@ -211,8 +211,8 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(1000)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_INTERVAL)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20);
     builder

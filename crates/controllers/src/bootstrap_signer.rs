@@ -12,7 +12,7 @@ use kube::api::Patch;
 use serde_json::{Value, json};
 
 use crate::Context;
-use crate::sweeper::BOOTSTRAP_TOKENS;
+use crate::token_cleaner::BOOTSTRAP_TOKENS;
 
 const NAMESPACE: &str = "kube-public";
 const NAME: &str = "cluster-info";

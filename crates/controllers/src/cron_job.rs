@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::{Context, Result, job, pods};
 
 /// More missed times than this deserve a warning.
-const MISSED: i64 = 100;
+const MISSED_TIMES_WARNING: i64 = 100;
 /// Times that are looked through at the most, from about the last but one.
 const LOOKED_THROUGH: usize = 100_000;
 /// On a Job: when it was due.
@@ -58,7 +58,7 @@ fn plan(schedule: &Schedule, last: Timestamp, now: Timestamp, deadline: Option<i
             found => break found,
         }
     };
-    Plan { run, next: schedule.next(now), too_many: missed > MISSED }
+    Plan { run, next: schedule.next(now), too_many: missed > MISSED_TIMES_WARNING }
 }
 
 /// A time as the zone's clock shows it; UTC is `Z`.

@@ -12,7 +12,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
-use crate::{Context, Result, owned, pods, revisions};
+use crate::{Context, Result, adoption, pods, revisions};
 
 /// A daemon pod as the plan sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,7 +203,7 @@ async fn reconcile(
     let selector = spec.selector.match_labels.as_ref();
     let revision = revisions::ensure(&context.client, set.as_ref(), &spec.template, selector).await?;
     let hash = revision.rsplit('-').next().unwrap_or("").to_string();
-    owned::claim(context, cache, set.as_ref(), pods::is_active).await?;
+    adoption::adopt_and_release(context, cache, set.as_ref(), pods::is_active).await?;
     let mine = pods::owned(cache, &key.namespace, &uid);
     let (places, _) = observe(spec, &mine, &nodes.list(), &hash);
     let wanted = places.iter().filter(|p| p.runs).count() as i32;

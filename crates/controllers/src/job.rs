@@ -17,7 +17,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
-use crate::{Context, Result, owned, pods};
+use crate::{Context, Result, adoption, pods};
 
 pub const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
@@ -262,7 +262,7 @@ impl Work<'_> {
             return Ok(None);
         }
         if job.metadata.deletion_timestamp.is_none() && ending(&job).is_none() {
-            owned::claim(self.context, self.pods, job.as_ref(), |_| true).await?;
+            adoption::adopt_and_release(self.context, self.pods, job.as_ref(), |_| true).await?;
         }
         let mine = pods::owned(self.pods, &key.namespace, &uid);
         if job.metadata.deletion_timestamp.is_some() {

@@ -5,6 +5,7 @@
 //! API, and keep nothing else: after a crash the next look at the same objects goes on where the last one stopped.
 
 mod account_tokens;
+mod adoption;
 mod autoscaler;
 mod bootstrap_signer;
 mod certificates;
@@ -24,7 +25,7 @@ mod ingress;
 mod job;
 mod namespace;
 mod nodes;
-mod owned;
+mod pod_gc;
 mod pods;
 mod replica_set;
 mod resource_quota;
@@ -33,7 +34,7 @@ mod service_account;
 mod service_lb;
 mod stateful_set;
 mod storage;
-mod sweeper;
+mod token_cleaner;
 
 use std::sync::Arc;
 
@@ -103,7 +104,8 @@ pub fn start(config: Config, informers: Informers) {
     job::start(context.events("job-controller"));
     cron_job::start(context.events("cronjob-controller"));
     endpoints::start(context.events("endpoint-slice-controller"));
-    sweeper::start(context.clone());
+    pod_gc::start(context.clone());
+    token_cleaner::start(context.clone());
     ephemeral::start(context.events("ephemeral-volume-controller"));
     if context.config.ingress {
         ingress::start(context.events("ingress-controller"));

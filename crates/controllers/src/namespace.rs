@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{Context, Result, custom_resources};
 
 /// How often it is looked whether the rest is gone: what is held by finalizers goes without telling us.
-const AGAIN: Duration = Duration::from_millis(500);
+const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// What holds a namespace until its content is gone.
 const FINALIZER: &str = "kubernetes";
@@ -259,6 +259,6 @@ impl Work {
             let told = request(&self.context.client, "PUT", &format!("{path}/status"), &object).await;
             crate::ignore(told, &[404, 409])?;
         }
-        Ok(Some(AGAIN))
+        Ok(Some(RETRY_AFTER))
     }
 }

@@ -14,7 +14,7 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 /// A pod that is to be made: with all that a template has, other than the [`Pod`]s that are kept.
 pub use k8s_openapi::api::core::v1::Pod as NewPod;
 
-use crate::owned::Selecting;
+use crate::adoption::Selecting;
 use crate::{Context, Result};
 
 /// A controller's reference to what it manages.
@@ -165,7 +165,7 @@ pub fn follow<K: Selecting>(context: &Context) -> (Informer<K>, Informer<Pod>, Q
     let queue = Queue::of::<K>(context.events.clone());
     let add = queue.clone();
     objects.on_change(move |change| add.add(change.object().key()));
-    crate::owned::follow(&objects, &pods, &queue);
+    crate::adoption::enqueue_owners(&objects, &pods, &queue);
     (objects, pods, queue)
 }
 

@@ -12,8 +12,8 @@ use kube::{Api, ResourceExt as _};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::owned::Selecting;
-use crate::{Context, Result, owned, pods};
+use crate::adoption::Selecting;
+use crate::{Context, Result, adoption, pods};
 
 /// Pods that one round creates at the most.
 const BURST: usize = 500;
@@ -117,7 +117,7 @@ async fn reconcile<K: Replicated>(
     if set.meta().deletion_timestamp.is_none()
         && let Some(template) = set.template()
     {
-        owned::claim(context, cache, set.as_ref(), pods::is_active).await?;
+        adoption::adopt_and_release(context, cache, set.as_ref(), pods::is_active).await?;
         let mine = pods::owned(cache, &key.namespace, &uid);
         let plan = plan(usize::try_from(set.replicas()).unwrap_or(0), &mine);
         let mut pod = pods::from_template(template, &key.namespace, pods::owner(set.as_ref()));

@@ -22,7 +22,7 @@ use crate::namespace::{path, request};
 use crate::{Context, Result, custom_resources, discovery};
 
 /// After so long a quota is counted anew, whatever was heard of.
-const RESYNC: Duration = Duration::from_secs(300);
+const RESYNC_PERIOD: Duration = Duration::from_secs(300);
 
 /// The kinds that no other controller watches and that quotas are about, each with the task that follows it.
 #[derive(Clone, Default)]
@@ -171,5 +171,5 @@ async fn reconcile(
         }
         crate::ignore(api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await, &[404])?;
     }
-    Ok(Some(RESYNC))
+    Ok(Some(RESYNC_PERIOD))
 }

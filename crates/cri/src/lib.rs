@@ -16,7 +16,7 @@ pub type Runtime = v1::runtime_service_client::RuntimeServiceClient<Channel>;
 pub type Images = v1::image_service_client::ImageServiceClient<Channel>;
 
 /// Bytes of one answer; lists of a node with many containers are longer than what is the default (4 MiB).
-const LARGEST: usize = 64 << 20;
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
@@ -43,8 +43,8 @@ pub fn connect(socket: &Path) -> Result<(Runtime, Images), EndpointError> {
     let path = socket.display().to_string();
     let endpoint = Endpoint::from_shared(format!("unix://{path}")).map_err(|e| EndpointError::Unusable(path, e))?;
     let channel = endpoint.connect_lazy();
-    let runtime = Runtime::new(channel.clone()).max_decoding_message_size(LARGEST);
-    Ok((runtime, Images::new(channel).max_decoding_message_size(LARGEST)))
+    let runtime = Runtime::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    Ok((runtime, Images::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)))
 }
 
 #[cfg(test)]

@@ -12,11 +12,11 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts,
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 
-const TIMEOUT: Duration = Duration::from_secs(2);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Answers that are kept.
-const KEPT: u64 = 10_000;
+const MAX_CACHED_RECORDS: u64 = 10_000;
 /// However long they say they are good.
-const LONGEST: Duration = Duration::from_secs(3600);
+const MAX_TTL: Duration = Duration::from_secs(3600);
 
 /// What the ConfigMap `kube-system/kube-dns` says, in upstream's form: `stubDomains`, `upstreamNameservers`; and `queryLog`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -138,13 +138,13 @@ fn resolver(servers: &[SocketAddr]) -> Option<TokioResolver> {
     };
     let config = ResolverConfig::from_parts(None, Vec::new(), servers.iter().map(server).collect());
     let mut options = ResolverOpts::default();
-    options.timeout = TIMEOUT;
-    options.cache_size = KEPT;
+    options.timeout = QUERY_TIMEOUT;
+    options.cache_size = MAX_CACHED_RECORDS;
     options.use_hosts_file = ResolveHosts::Never;
     options.preserve_intermediates = true;
     options.try_tcp_on_error = true;
-    options.positive_max_ttl = Some(LONGEST);
-    options.negative_max_ttl = Some(LONGEST);
+    options.positive_max_ttl = Some(MAX_TTL);
+    options.negative_max_ttl = Some(MAX_TTL);
     let built =
         TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options).build();
     built.inspect_err(|error| tracing::error!(%error, ?servers, "failed to set up the upstream name servers")).ok()

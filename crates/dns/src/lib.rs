@@ -82,14 +82,14 @@ const CONNECTIONS: (usize, usize) = (64, 1024);
 /// Questions of one client, and of all, that wait for others' answers.
 const FORWARDED: (usize, usize) = (128, 1024);
 /// How long a connection may be silent (RFC 7766, 6.2.3), and how long a question or an answer may take on its way.
-const IDLE: Duration = Duration::from_secs(10);
-const TRANSFER: Duration = Duration::from_secs(5);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of a question: one name, and perhaps options.
-const QUESTION: usize = 4096;
+const MAX_QUERY_BYTES: usize = 4096;
 /// What is wrong with a listener may pass.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 /// Aliases of the cluster that are followed one after another.
-const ALIASES: usize = 8;
+const MAX_CNAME_CHAIN: usize = 8;
 
 /// Serves until the process ends.
 ///
@@ -248,12 +248,12 @@ async fn within<T>(limit: Duration, work: impl Future<Output = std::io::Result<T
 
 async fn tcp_connection(server: Arc<Server>, mut stream: TcpStream, peer: IpAddr) -> std::io::Result<()> {
     loop {
-        let length = usize::from(within(IDLE, stream.read_u16()).await?);
-        if length > QUESTION {
+        let length = usize::from(within(IDLE_TIMEOUT, stream.read_u16()).await?);
+        if length > MAX_QUERY_BYTES {
             return Ok(());
         }
         let mut packet = vec![0u8; length];
-        within(TRANSFER, stream.read_exact(&mut packet)).await?;
+        within(MESSAGE_TIMEOUT, stream.read_exact(&mut packet)).await?;
         let Ok(question) = Message::from_vec(&packet) else { return Ok(()) };
         let asked = Asked::new(&question, peer, "tcp");
         let answer = match local(&server, &question, peer) {
@@ -264,7 +264,7 @@ async fn tcp_connection(server: Arc<Server>, mut stream: TcpStream, peer: IpAddr
         let answer = server.packet(answer, usize::from(u16::MAX));
         let length = u16::try_from(answer.len()).unwrap_or(u16::MAX);
         let framed = [&length.to_be_bytes(), answer.as_slice()].concat();
-        within(TRANSFER, stream.write_all(&framed)).await?;
+        within(MESSAGE_TIMEOUT, stream.write_all(&framed)).await?;
     }
 }
 
@@ -307,7 +307,7 @@ fn local(server: &Server, question: &Message, peer: IpAddr) -> Found {
 fn find(zone: &Zone, mut answer: Message, query: &Query, namespace: impl Fn() -> Option<String>) -> Found {
     let kind = query.query_type();
     let mut next = query.clone();
-    for hop in 0..ALIASES {
+    for hop in 0..MAX_CNAME_CHAIN {
         let records = match zone.answer(next.name(), kind) {
             Answer::Elsewhere if hop > 0 => return Found::Part(answer, next),
             Answer::Elsewhere => {

@@ -20,9 +20,9 @@ use tokio::sync::Semaphore;
 
 /// Where CoreDNS tells.
 const PORT: u16 = 9153;
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Who may ask at a time.
-const CLIENTS: usize = 16;
+const MAX_CONNECTIONS: usize = 16;
 
 struct Metrics {
     requests: IntCounterVec,
@@ -115,14 +115,14 @@ pub async fn serve(address: IpAddr) {
             return;
         }
     };
-    let clients = Arc::new(Semaphore::new(CLIENTS));
+    let clients = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = clients.clone().acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else { continue };
         tokio::spawn(async move {
             let connection =
                 http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service_fn(answer));
-            let _ = tokio::time::timeout(PATIENCE, connection).await;
+            let _ = tokio::time::timeout(REQUEST_TIMEOUT, connection).await;
             drop(permit);
         });
     }

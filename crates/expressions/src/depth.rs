@@ -6,13 +6,13 @@ use cel::IdedExpr;
 use cel::common::ast::{EntryExpr, Expr};
 
 /// The deepest tree that is evaluated: as many levels as the reference parser allows.
-const DEEPEST: usize = 250;
+const MAX_DEPTH: usize = 250;
 /// Deeper texts aren't parsed. A text may seem deeper than its tree is.
 const DEEPEST_TEXT: usize = 1000;
 /// Texts up to this depth are parsed on the caller's stack.
-const SHALLOW: usize = 24;
+const SHALLOW_DEPTH: usize = 24;
 /// What parsing the deepest text takes at most, several times over.
-const STACK: usize = 64 << 20;
+const STACK_BYTES: usize = 64 << 20;
 
 /// What is known of the inside of a bracket, or of the whole text.
 #[derive(Default)]
@@ -173,24 +173,24 @@ pub fn guarded<T: Send>(source: &str, parse: impl FnOnce() -> Result<T, String> 
     if depth > DEEPEST_TEXT {
         return Err(too_deep());
     }
-    if depth <= SHALLOW {
+    if depth <= SHALLOW_DEPTH {
         return parse();
     }
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("cel".into()).stack_size(STACK).spawn_scoped(scope, parse);
+        let thread = std::thread::Builder::new().name("cel".into()).stack_size(STACK_BYTES).spawn_scoped(scope, parse);
         let thread = thread.map_err(|e| format!("no thread can be started to read the expression: {e}"))?;
         thread.join().unwrap_or_else(|_| Err("the expression can't be read".into()))
     })
 }
 
 fn too_deep() -> String {
-    format!("expression recursion limit exceeded: {DEEPEST}")
+    format!("expression recursion limit exceeded: {MAX_DEPTH}")
 }
 
 /// Refuses a tree that is too deep to be evaluated.
 pub fn check(tree: &IdedExpr) -> Result<(), String> {
     let mut level = vec![tree];
-    for _ in 0..DEEPEST {
+    for _ in 0..MAX_DEPTH {
         level = level.into_iter().flat_map(parts).collect();
         if level.is_empty() {
             return Ok(());

@@ -35,7 +35,7 @@ pub use budget::Budget;
 pub use texts::regular;
 
 /// Longer expressions are refused before they are parsed, in bytes.
-const LONGEST: usize = 64 << 10;
+const MAX_EXPRESSION_BYTES: usize = 64 << 10;
 
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(library::environment()));
 
@@ -94,8 +94,8 @@ fn check_source(source: &str) -> Result<(), String> {
     if source.trim().is_empty() {
         return Err("the expression is empty".into());
     }
-    if source.len() > LONGEST {
-        return Err(format!("the expression has {} bytes; the most is {LONGEST}", source.len()));
+    if source.len() > MAX_EXPRESSION_BYTES {
+        return Err(format!("the expression has {} bytes; the most is {MAX_EXPRESSION_BYTES}", source.len()));
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ pub enum Length {
 
 /// The longest line with a chunk's size, and all that may come behind the last chunk, in bytes.
 const CHUNK_LINE: usize = 1 << 10;
-const TRAILERS: usize = 16 << 10;
+const MAX_TRAILER_BYTES: usize = 16 << 10;
 
 /// What a decoder made of what came.
 #[derive(Debug, PartialEq, Eq)]
@@ -103,11 +103,11 @@ impl Decoder {
                 Decoder::Trailers => {
                     let mut trailers = [httparse::EMPTY_HEADER; 32];
                     match httparse::parse_headers(input, &mut trailers) {
-                        Ok(httparse::Status::Complete((end, _))) if end <= TRAILERS => {
+                        Ok(httparse::Status::Complete((end, _))) if end <= MAX_TRAILER_BYTES => {
                             input.advance(end);
                             *self = Decoder::Done;
                         }
-                        Ok(httparse::Status::Partial) if input.len() < TRAILERS => return Ok(Step::More),
+                        Ok(httparse::Status::Partial) if input.len() < MAX_TRAILER_BYTES => return Ok(Step::More),
                         _ => return Err(Trouble::Malformed("what follows the last chunk is malformed")),
                     }
                 }

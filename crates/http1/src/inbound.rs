@@ -16,12 +16,12 @@ use crate::head::{self, Announced, Message};
 use crate::{Patience, Trouble, Wire};
 
 /// How long a client may take for a request's head, with the wait for a next one, to send any of its body, and to take any of an answer.
-const LIMIT: Duration = Duration::from_secs(60);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long, and for how many bytes, a client is listened to who still sends what nobody wants: would his connection be closed at once,
 /// he might never read why (RFC 9112, section 9.6).
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 1 << 20);
 /// How much of the next requests is taken in while one is served.
-const AHEAD: usize = 64 << 10;
+const MAX_PIPELINED_BYTES: usize = 64 << 10;
 
 /// What of a connection the body of a request needs, too.
 struct Client {
@@ -67,7 +67,7 @@ impl FromClient {
                 Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 Poll::Pending => {
                     if !std::mem::replace(&mut self.waits, true) {
-                        client.patience.renew(LIMIT);
+                        client.patience.renew(HEAD_TIMEOUT);
                     }
                     return client.patience.poll(cx).map(|()| Some(Err(Trouble::Silent)));
                 }
@@ -93,7 +93,7 @@ pub async fn serve<F>(wire: Wire, mut handle: impl FnMut(Request<Body>) -> F)
 where
     F: Future<Output = Response<Body>>,
 {
-    let client = Client { wire, decoder: Decoder::Done, expects: false, patience: Patience::new(LIMIT) };
+    let client = Client { wire, decoder: Decoder::Done, expects: false, patience: Patience::new(HEAD_TIMEOUT) };
     let mut inbound = Inbound { client: Arc::new(Mutex::new(client)) };
     let outcome = loop {
         match inbound.exchange(&mut handle).await {
@@ -113,7 +113,7 @@ impl Inbound {
     where
         F: Future<Output = Response<Body>>,
     {
-        self.client.lock().patience.renew(LIMIT);
+        self.client.lock().patience.renew(HEAD_TIMEOUT);
         let Message { head, length, stays, expects } = match self.request().await {
             Ok(Some(request)) => request,
             Ok(None) | Err(Trouble::Silent | Trouble::Io(_) | Trouble::Closed) => return Ok(After::Close),
@@ -261,7 +261,7 @@ impl Inbound {
                     Poll::Pending => {
                         // It counts how long the client takes nothing at all.
                         if std::mem::replace(&mut sent, client.wire.sent()) != client.wire.sent() {
-                            client.patience.renew(LIMIT);
+                            client.patience.renew(HEAD_TIMEOUT);
                         }
                         return client.patience.poll(cx).map(|()| Err(Trouble::Silent));
                     }
@@ -303,7 +303,7 @@ impl Inbound {
 impl Client {
     /// Ready when the client has closed its connection, while it has nothing more to say of the present request.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.decoder.is_done() && self.wire.input.len() < AHEAD {
+        while self.decoder.is_done() && self.wire.input.len() < MAX_PIPELINED_BYTES {
             if let Ok(true) = ready!(self.wire.poll_fill(cx)) {
                 continue;
             }
@@ -316,7 +316,7 @@ impl Client {
 /// Whether a client that begins like this speaks HTTP/2, as far as can be told yet.
 pub async fn speaks_http2(wire: &mut Wire) -> io::Result<bool> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let mut patience = Patience::new(LIMIT);
+    let mut patience = Patience::new(HEAD_TIMEOUT);
     std::future::poll_fn(|cx| {
         loop {
             let some = wire.input.len().min(PREFACE.len());

@@ -22,15 +22,15 @@ use crate::head::{self, Announced, Message};
 use crate::{Patience, Stream, Trouble, Wire};
 
 /// How long connecting may take.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a backend may keep silent, and how long it may take nothing of a request.
-const SILENCE: Duration = Duration::from_secs(60);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a connection is kept without a request.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many connections to an endpoint are kept.
-const KEPT: usize = 256;
+const MAX_IDLE_CONNECTIONS: usize = 256;
 /// Words that may come before an answer, such as 103 (RFC 8297).
-const INTERIM: u32 = 16;
+const MAX_INTERIM_RESPONSES: u32 = 16;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
@@ -130,7 +130,7 @@ impl Line {
                 return Poll::Ready(Err(trouble));
             }
             if self.wire.sent() != before {
-                self.patience.renew(SILENCE);
+                self.patience.renew(RESPONSE_TIMEOUT);
             }
         }
         loop {
@@ -140,7 +140,7 @@ impl Line {
                     return Poll::Ready(Ok(message));
                 }
                 *interim += 1;
-                if *interim > INTERIM {
+                if *interim > MAX_INTERIM_RESPONSES {
                     return Poll::Ready(Err(Trouble::Malformed("no answer follows what comes before one")));
                 }
             }
@@ -193,9 +193,9 @@ impl Lines {
             let name = ServerName::try_from(host.trim_matches(['[', ']']).to_string()).map_err(io::Error::other)?;
             Ok(Either::Right(self.tls.connect(name, stream).await?.into()))
         };
-        let stream = tokio::time::timeout(CONNECT, connecting).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| io::ErrorKind::TimedOut)??;
         let key = Key { endpoint: endpoint.clone(), secure };
-        let (wire, patience) = (Wire::new(stream), Patience::new(SILENCE));
+        let (wire, patience) = (Wire::new(stream), Patience::new(RESPONSE_TIMEOUT));
         Ok(Box::new(Line { key, wire, patience, sending: None, unsent: None, stays: true, used: false }))
     }
 
@@ -214,7 +214,7 @@ impl Lines {
         };
         head::write_request(head, &announced, line.wire.out());
         line.sending = Some((body, encoder)).filter(|(body, _)| !http_body::Body::is_end_stream(body));
-        line.patience.renew(SILENCE);
+        line.patience.renew(RESPONSE_TIMEOUT);
         let (mut looked, mut interim) = (0, 0);
         let answering = std::future::poll_fn(|cx| line.poll_answer(cx, method, (&mut looked, &mut interim)));
         let Message { head, length, stays, .. } = answering.await?;
@@ -235,7 +235,7 @@ impl Lines {
         line.used = true;
         let mut kept = self.kept.lock();
         match kept.get_mut(&line.key) {
-            Some(lines) if lines.len() >= KEPT => {}
+            Some(lines) if lines.len() >= MAX_IDLE_CONNECTIONS => {}
             Some(lines) => lines.push(line),
             None => {
                 kept.insert(line.key.clone(), vec![line]);
@@ -248,7 +248,7 @@ impl Lines {
         let mut old = Vec::new();
         self.kept.lock().retain(|_, lines| {
             // What it waited for last came before its patience was at an end.
-            old.extend(lines.extract_if(.., |line| line.patience.until.elapsed() > IDLE));
+            old.extend(lines.extract_if(.., |line| line.patience.until.elapsed() > IDLE_TIMEOUT));
             !lines.is_empty()
         });
     }

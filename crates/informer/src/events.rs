@@ -11,9 +11,9 @@ use kube::{Api, Client, Resource};
 use parking_lot::Mutex;
 
 /// Objects and events that are remembered.
-const REMEMBERED: usize = 4096;
+const MAX_CACHED_EVENTS: usize = 4096;
 /// Events of one object and reason with different texts, until they are told as one.
-const SIMILAR: usize = 10;
+const MAX_SIMILAR_EVENTS: usize = 10;
 /// How long texts count as similar to the last one.
 const SIMILAR_FOR: SignedDuration = SignedDuration::from_mins(10);
 /// Events that one object may have at once, and how long it takes until it may have one more. These numbers are upstream's
@@ -54,12 +54,12 @@ impl Memory {
             self.left.insert(object, (left, now));
             return Decision::Nothing;
         }
-        if self.left.len() >= REMEMBERED {
+        if self.left.len() >= MAX_CACHED_EVENTS {
             // Those that have all of their burst again are as if they were new.
             self.left.retain(|_, (_, then)| now.duration_since(*then) < ONE_MORE);
         }
         self.left.insert(object, (left - 1.0, now));
-        if self.similar.len() >= REMEMBERED || self.written.len() >= REMEMBERED {
+        if self.similar.len() >= MAX_CACHED_EVENTS || self.written.len() >= MAX_CACHED_EVENTS {
             self.similar.clear();
             self.written.clear();
         }
@@ -68,7 +68,7 @@ impl Memory {
             texts.clear();
         }
         *last = now;
-        let many = texts.len() >= SIMILAR && !texts.contains(message);
+        let many = texts.len() >= MAX_SIMILAR_EVENTS && !texts.contains(message);
         if !many {
             texts.insert(message.into());
         }

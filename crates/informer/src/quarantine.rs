@@ -21,11 +21,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
 /// Bytes of the record that one key has.
-const SLOT: usize = 256;
+const SLOT_BYTES: usize = 256;
 /// The most slots that are read of a record.
 const MOST_SLOTS: usize = 16 << 10;
 /// With as many crashes an object is quarantined.
-const CRASHES: u32 = 2;
+const CRASHES_TO_QUARANTINE: u32 = 2;
 /// A suspect that caused no second crash within this many seconds is none any more.
 const SUSPICION_SECONDS: i64 = 600;
 
@@ -65,7 +65,7 @@ pub struct Suspect {
 
 impl Suspect {
     pub fn is_quarantined(&self) -> bool {
-        self.crashes >= CRASHES
+        self.crashes >= CRASHES_TO_QUARANTINE
     }
 }
 
@@ -111,7 +111,7 @@ impl Drop for Handling {
 impl Inner {
     fn write(&self, slot: usize, bytes: &[u8]) {
         let Some(record) = &self.record else { return };
-        let place = slot.saturating_mul(SLOT) as u64;
+        let place = slot.saturating_mul(SLOT_BYTES) as u64;
         if let Err(error) = record.write_all_at(bytes, place) {
             tracing::debug!(%error, "failed to write the record of objects that are being reconciled");
         }
@@ -120,10 +120,10 @@ impl Inner {
 
 /// The keys that a record holds: `KEY\0VERSION\0` at the start of each slot in use.
 fn read_record(path: &Path) -> Vec<(String, String)> {
-    let mut bytes = vec![0; SLOT * MOST_SLOTS];
+    let mut bytes = vec![0; SLOT_BYTES * MOST_SLOTS];
     let read = File::open(path).and_then(|file| file.read_at(&mut bytes, 0)).unwrap_or(0);
     bytes.truncate(read);
-    let keys = bytes.chunks(SLOT).filter_map(|slot| {
+    let keys = bytes.chunks(SLOT_BYTES).filter_map(|slot| {
         let mut parts = slot.split(|byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into_owned());
         let key = parts.next().filter(|key| !key.is_empty())?;
         Some((key, parts.next().unwrap_or_default()))
@@ -198,9 +198,9 @@ impl Quarantine {
                 Some(next)
             })?
         };
-        let mut bytes = Vec::with_capacity(SLOT);
+        let mut bytes = Vec::with_capacity(SLOT_BYTES);
         for part in [key, version] {
-            bytes.extend(part.bytes().filter(|byte| *byte != 0).take((SLOT / 2) - 1));
+            bytes.extend(part.bytes().filter(|byte| *byte != 0).take((SLOT_BYTES / 2) - 1));
             bytes.push(0);
         }
         self.inner.write(slot, &bytes);

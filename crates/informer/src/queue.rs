@@ -86,7 +86,7 @@ pub struct Queue {
 /// First and longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
 /// A key comes up after such a time at the latest, and is found not to be due: so no time that an object names is a wait of a clock.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
+const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
 /// Panics in a row after which a key is left alone until its object changes.
 const QUARANTINED_AFTER: u32 = 2;
 /// How long a key is left alone at least, whatever changes.
@@ -149,7 +149,7 @@ impl Queue {
 
     /// Adds `key` after `wait`, or earlier if it was to come earlier.
     pub fn add_after(&self, key: Key, wait: Duration) {
-        self.add_at(key, apimachinery::clock::deadline(Instant::now(), wait.min(LONGEST)));
+        self.add_at(key, apimachinery::clock::deadline(Instant::now(), wait.min(MAX_DELAY)));
     }
 
     fn add_at(&self, key: Key, at: Instant) {

@@ -50,9 +50,9 @@ pub struct Config {
 }
 
 /// Changes that come within this time are taken together.
-const GATHER: Duration = Duration::from_millis(5);
+const BATCH_PERIOD: Duration = Duration::from_millis(5);
 /// How often a port is tried that another program has.
-const RETRY: Duration = Duration::from_secs(30);
+const LISTEN_RETRY_PERIOD: Duration = Duration::from_secs(30);
 
 /// The table of the moment.
 #[derive(Clone, Default)]
@@ -157,7 +157,7 @@ pub async fn run(config: Config, informers: Informers) {
         doors.set_certificates(&secrets, named);
         doors.workers.sweep();
         changed.notified().await;
-        tokio::time::sleep(GATHER).await;
+        tokio::time::sleep(BATCH_PERIOD).await;
     }
 }
 
@@ -227,7 +227,7 @@ async fn listen(address: SocketAddr) -> TcpListener {
                     tracing::warn!(%address, %error, "the ingress controller failed to listen: {hint}");
                 }
                 told = true;
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(LISTEN_RETRY_PERIOD).await;
             }
         }
     }

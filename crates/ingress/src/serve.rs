@@ -31,13 +31,13 @@ use crate::Shared;
 use crate::table::{Action, Backend, Found, Redirect};
 
 /// How long a client may take to say hello.
-const PATIENCE: Duration = Duration::from_secs(30);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a backend that speaks HTTP/2 may take to begin its answer.
-const ANSWER: Duration = Duration::from_secs(60);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Endpoints that are tried for a request.
-const TRIES: usize = 3;
+const MAX_ATTEMPTS: usize = 3;
 /// Bodies up to this are kept until a backend has taken them, so that another one can be asked, in bytes.
-const KEPT: u64 = 64 << 10;
+const MAX_REPLAYED_BYTES: u64 = 64 << 10;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -310,7 +310,7 @@ impl Handler {
         *request.version_mut() = Version::HTTP_2;
         request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
         request.headers_mut().remove(header::HOST);
-        let asking = tokio::time::timeout(ANSWER, self.grpc.request(request));
+        let asking = tokio::time::timeout(RESPONSE_TIMEOUT, self.grpc.request(request));
         match asking.await.map_err(|_| Failure::of(Trouble::Silent))? {
             Ok(answer) => Ok(answer.map(Body::Stream)),
             Err(error) if over(&error) => Err(Failure::of(Trouble::Body(error.into()))),
@@ -322,7 +322,7 @@ impl Handler {
 /// One of so many endpoints that wasn't tried yet, each as often as the others; none, if enough were.
 fn another(endpoints: usize, tried: &[usize]) -> Option<usize> {
     let left = endpoints.saturating_sub(tried.len());
-    if left == 0 || tried.len() == TRIES {
+    if left == 0 || tried.len() == MAX_ATTEMPTS {
         return None;
     }
     let at = if left == 1 { 0 } else { rand::random_range(0..left) };
@@ -340,7 +340,7 @@ impl Bodies {
         if body.is_end_stream() {
             return Ok(Bodies::Kept(Bytes::new()));
         }
-        if length.is_some_and(|length| length <= KEPT) {
+        if length.is_some_and(|length| length <= MAX_REPLAYED_BYTES) {
             return Box::pin(body.collect()).await.map(|whole| Bodies::Kept(whole.to_bytes()));
         }
         Ok(Bodies::Once(Some(match most.and_then(|most| usize::try_from(most).ok()) {
@@ -521,7 +521,7 @@ pub async fn client(stream: TcpStream, from: SocketAddr, port: u16, tls: Option<
             (wire, by_http2)
         }
         Some(tls) => {
-            let hello = tokio::time::timeout(PATIENCE, TlsAcceptor::from(tls).accept(stream));
+            let hello = tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(tls).accept(stream));
             let Ok(Ok(stream)) = hello.await else { return };
             let by_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             (Wire::new(Either::Right(stream.into())), by_http2)
@@ -558,7 +558,7 @@ async fn http2_connection(wire: Wire, handler: Handler, entry: Entry) {
         async move { Ok::<_, Infallible>(shared.0.handle(request.map(Body::Stream), &shared.1).await) }
     });
     let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder.timer(TokioTimer::new()).max_concurrent_streams(200).keep_alive_interval(Some(PATIENCE));
+    builder.timer(TokioTimer::new()).max_concurrent_streams(200).keep_alive_interval(Some(HANDSHAKE_TIMEOUT));
     if let Err(error) = builder.serve_connection(TokioIo::new(wire), service).await {
         tracing::debug!(%error, "a connection ended with an error");
     }

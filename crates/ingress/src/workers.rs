@@ -16,7 +16,7 @@ use crate::Shared;
 use crate::serve::{self, Handler};
 
 /// More threads than this are of no use to anybody who has other pods beside the ingress.
-const MOST: usize = 8;
+const MAX_WORKERS: usize = 8;
 
 #[derive(Clone)]
 pub struct Workers(Arc<[Worker]>);
@@ -54,7 +54,7 @@ impl Workers {
             std::thread::Builder::new().name(format!("ingress-{number}")).spawn(work)?;
             Ok(worker)
         };
-        (0..cores.min(MOST)).map(start).collect::<io::Result<_>>().map(Workers)
+        (0..cores.min(MAX_WORKERS)).map(start).collect::<io::Result<_>>().map(Workers)
     }
 
     /// Takes connections from a port: HTTP, or HTTPS with `tls`.

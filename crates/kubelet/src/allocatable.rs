@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::Config;
 use crate::container::shares;
+use crate::eviction::Signal;
 use crate::node::NodeFacts;
-use crate::pressure::Signal;
 
 /// What may be reserved, under upstream's names.
 const RESERVABLE: [&str; 4] = ["cpu", "memory", "ephemeral-storage", "pid"];

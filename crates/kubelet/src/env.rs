@@ -47,14 +47,14 @@ pub fn field(pod: &Pod, path: &str, agent: &Agent, ips: &[IpAddr]) -> Result<Str
 }
 
 /// The most that a file of variables may hold, in bytes.
-const VARIABLES: u64 = 64 << 10;
+const MAX_ENV_FILE_BYTES: u64 = 64 << 10;
 
 /// A variable that an earlier container wrote into a file (KEP-3721): lines of `KEY=VALUE`.
 fn from_file(source: &EnvVarSource, volumes: &BTreeMap<String, PathBuf>) -> Result<Option<String>, String> {
     let Some(reference) = &source.file_key_ref else { return Ok(None) };
     let (key, path, volume) = (&reference.key, &reference.path, &reference.volume_name);
     let folder = volumes.get(volume).ok_or_else(|| format!("cannot find volume {volume:?}"))?;
-    let text = match runtime::inside::read(folder, Path::new(path), VARIABLES) {
+    let text = match runtime::inside::read(folder, Path::new(path), MAX_ENV_FILE_BYTES) {
         Ok(text) => String::from_utf8_lossy(&text).into_owned(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(format!("the file {path:?} of volume {volume:?} can't be read: {error}")),

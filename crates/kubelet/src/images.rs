@@ -27,7 +27,7 @@ pub struct NoImage {
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 
 /// When a pull that goes on is told of for the first time; each time later the wait is twice as long.
-const TELL: Duration = Duration::from_secs(5);
+const PROGRESS_EVENT_PERIOD: Duration = Duration::from_secs(5);
 
 /// Pulls that failed, by pod and image: one pod's failures keep no other from its image, as upstream has it.
 #[derive(Default)]
@@ -185,7 +185,7 @@ impl Agent {
     async fn pull(&self, pod: &Pod, container: &Container, name: &str) -> Result<Image, ImageError> {
         let progress = Arc::<Progress>::default();
         let mut pulling = pin!(self.images.pull(name, self.pull_credentials(pod, name).await, &progress));
-        let mut wait = TELL;
+        let mut wait = PROGRESS_EVENT_PERIOD;
         loop {
             match tokio::time::timeout(wait, &mut pulling).await {
                 Ok(outcome) => return outcome,

@@ -22,6 +22,7 @@ mod container;
 mod csi;
 mod engine;
 mod env;
+mod eviction;
 mod images;
 mod local_storage;
 mod local_volumes;
@@ -31,7 +32,6 @@ mod network;
 mod nfs;
 mod node;
 mod output;
-mod pressure;
 #[deny(clippy::arithmetic_side_effects)]
 mod probes;
 mod sandbox;
@@ -69,9 +69,9 @@ use engine::{Engine, Images};
 pub use self::network::{PodNetwork, port_name};
 pub use allocatable::{BadReservation, Reserved};
 pub use engine::cri::{Cri, RuntimeError};
+pub use eviction::{MalformedThreshold, Thresholds};
 pub use manager::{restored_addresses, restored_pods};
 pub use node::NodeFacts;
-pub use pressure::{MalformedThreshold, Thresholds};
 pub use server::Serving;
 pub use shutdown::Grace as ShutdownGrace;
 
@@ -198,7 +198,7 @@ struct Agent {
     statics: static_pods::StaticPods,
     shutdown: shutdown::Shutdown,
     users: users::Ranges,
-    pressures: watch::Sender<pressure::Pressures>,
+    pressures: watch::Sender<eviction::Pressures>,
     /// Pods that have to go, with the reason, by uid; their workers take them from here.
     evictions: Mutex<HashMap<String, String>>,
     /// Pods whose handling ended the process.
@@ -304,7 +304,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
     tokio::spawn(node::keep_status(manager.clone()));
     tokio::spawn(local_volumes::run(agent.clone()));
     tokio::spawn(csi::run(agent.clone()));
-    tokio::spawn(pressure::run(manager.clone()));
+    tokio::spawn(eviction::run(manager.clone()));
     tokio::select! {
         () = server::run(manager.clone(), parts.serving) => {}
         () = async {

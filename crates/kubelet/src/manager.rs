@@ -22,10 +22,10 @@ use crate::worker::{self, Saved};
 use crate::{Agent, Config, images, static_pods};
 
 /// Between two tries to let go what a driver holds.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// How long the API may take to say which pods there are before the node begins with those that it had.
-const PATIENCE: Duration = Duration::from_secs(5);
+const API_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the API wants of a pod: the object, or nothing once it is gone.
 pub type Wanted = Option<Arc<Pod>>;
@@ -219,7 +219,7 @@ impl Manager {
 /// Waits for the API's word about this node's pods. As long as there is none, pods go on as they were known last: their containers are
 /// restarted as ever. Then what is gone goes.
 async fn begin(manager: Arc<Manager>) {
-    let heard = tokio::time::timeout(PATIENCE, manager.pods.synced()).await;
+    let heard = tokio::time::timeout(API_TIMEOUT, manager.pods.synced()).await;
     let mut revived = BTreeSet::new();
     if heard.is_err() {
         revived = manager.revive();
@@ -270,7 +270,7 @@ async fn remove(agent: Arc<Agent>, uid: String) {
     // The driver may be a pod that isn't up again yet.
     while let Err(error) = agent.unpublish(&uid, &places).await {
         tracing::warn!(%uid, error, "failed to unmount a volume of a deleted pod; retrying");
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(RETRY_AFTER).await;
     }
     agent.remove_sandbox(&uid, &places, sandbox, false).await;
 }

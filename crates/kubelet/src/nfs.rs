@@ -11,7 +11,7 @@ use tokio::process::Command;
 use crate::volumes::{FsGroup, Ready};
 
 /// A server that is silent for longer than this is tried again later.
-const PATIENCE: Duration = Duration::from_secs(120);
+const MOUNT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Mounts a server's folder at `target`, unless it is mounted there already.
 ///
@@ -32,10 +32,10 @@ pub async fn publish(
     let arguments = arguments(source, options, read_only, &target);
     let mut command = Command::new("mount");
     command.args(&arguments).stdin(Stdio::null()).kill_on_drop(true);
-    let ended = tokio::time::timeout(PATIENCE, command.output()).await;
+    let ended = tokio::time::timeout(MOUNT_TIMEOUT, command.output()).await;
     let line = format!("mount {}", arguments.join(" "));
     let output = ended
-        .map_err(|_| format!("{line}: no answer from {:?} within {} s", source.server, PATIENCE.as_secs()))?
+        .map_err(|_| format!("{line}: no answer from {:?} within {} s", source.server, MOUNT_TIMEOUT.as_secs()))?
         .map_err(|e| format!("{line}: {e}"))?;
     if output.status.success() {
         return Ok(ready);

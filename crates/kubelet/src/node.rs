@@ -12,22 +12,22 @@ use runtime::huge_pages;
 use serde_json::{Value, json};
 
 use crate::engine::{self, Engine};
+use crate::eviction::Pressures;
 use crate::manager::Manager;
-use crate::pressure::Pressures;
 use crate::sandbox::Places;
 use crate::{Agent, Config, allocatable, worker};
 
 /// How often the lease is renewed. The node counts as lost after four of these.
-const LEASE: Duration = Duration::from_secs(10);
+const LEASE_RENEW_PERIOD: Duration = Duration::from_secs(10);
 /// How long a renewal may take before another is tried: as long as upstream's kubelet gives it.
 const LEASE_LIMIT: Duration = Duration::from_secs(10);
 /// How long the control plane may take to give a node its ranges.
-const REGISTRATION: Duration = Duration::from_secs(60);
+const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the status is written when nothing changed.
-const STATUS: Duration = Duration::from_secs(300);
+const STATUS_REPORT_PERIOD: Duration = Duration::from_secs(300);
 
 /// Between the node's registration and the status that is still to be written.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What the machine offers.
 #[derive(Debug, Clone, Default)]
@@ -346,7 +346,7 @@ pub async fn keep_status(manager: Arc<Manager>) {
                         agent.events.record(reference.clone(), "Normal", reason, text);
                     }
                     before = now;
-                    next_status = tokio::time::Instant::now() + STATUS;
+                    next_status = tokio::time::Instant::now() + STATUS_REPORT_PERIOD;
                     shown_images = images.len();
                     Ok(())
                 }
@@ -356,7 +356,7 @@ pub async fn keep_status(manager: Arc<Manager>) {
                     next_status = tokio::time::Instant::now();
                     if registered.is_ok() {
                         // What it is comes right after that it is.
-                        tokio::time::sleep(AGAIN).await;
+                        tokio::time::sleep(RETRY_AFTER).await;
                         continue;
                     }
                     registered
@@ -367,7 +367,7 @@ pub async fn keep_status(manager: Arc<Manager>) {
         }
         told_lease.take("renewing the node's lease", renew_lease(config, client).await);
         tokio::select! {
-            () = tokio::time::sleep(LEASE) => {}
+            () = tokio::time::sleep(LEASE_RENEW_PERIOD) => {}
             () = heard.doubted.notified() => {
                 if let Ok(node) = nodes.get(&config.node_name).await {
                     before = node.status.and_then(|s| s.conditions).unwrap_or_default();
@@ -408,7 +408,7 @@ fn evict_lost(manager: &Manager) {
 async fn register_again(manager: &Manager) -> Result<(), String> {
     tracing::warn!("the Node object was deleted; registering again");
     let agent = &manager.agent;
-    let registering = tokio::time::timeout(REGISTRATION, register(&agent.config, &agent.client));
+    let registering = tokio::time::timeout(REGISTRATION_TIMEOUT, register(&agent.config, &agent.client));
     let ranges = registering.await.map_err(|_| "no ranges were given to it".to_string())?.map_err(|e| e.to_string())?;
     take_ranges(manager, &ranges).await;
     Ok(())

@@ -11,10 +11,10 @@ use tokio::net::unix::pipe;
 use tokio_util::sync::CancellationToken;
 
 /// How long what an ended process left behind (its children) may still write before nobody listens any more.
-const GRACE: Duration = Duration::from_millis(500);
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What a pipe can hold, in bytes (pipe(7), `pipe-max-size`): what is read beyond that was written after the process' end.
-const MOST: usize = 1 << 20;
+const MAX_OUTPUT_BYTES: usize = 1 << 20;
 
 /// Our end of what a process writes to.
 pub struct Output {
@@ -47,7 +47,7 @@ impl Output {
     }
 
     fn new(reader: pipe::Receiver) -> Self {
-        Output { reader, buffer: vec![0; 32 << 10], left: MOST }
+        Output { reader, buffer: vec![0; 32 << 10], left: MAX_OUTPUT_BYTES }
     }
 
     /// The next bytes; none when nobody can write any more or, once the process has `ended`, when there are none. So
@@ -80,7 +80,7 @@ impl Output {
 /// Waits until all that an ended process wrote was taken.
 pub async fn last_words(taking: impl Future, ended: &CancellationToken) {
     tokio::pin!(taking);
-    if tokio::time::timeout(GRACE, &mut taking).await.is_err() {
+    if tokio::time::timeout(DRAIN_TIMEOUT, &mut taking).await.is_err() {
         ended.cancel();
         taking.await;
     }

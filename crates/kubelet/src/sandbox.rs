@@ -185,7 +185,7 @@ impl Agent {
         let of_machine = (spec.host_network == Some(true)).then(|| {
             let file = std::fs::File::open("/etc/hosts");
             let mut text = Vec::new();
-            let read = file.and_then(|file| file.take(HOSTS).read_to_end(&mut text));
+            let read = file.and_then(|file| file.take(MAX_HOSTS_BYTES).read_to_end(&mut text));
             read.map(|_| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
         });
         let full = spec.subdomain.as_ref().map(|s| format!("{name}.{s}.{namespace}.svc.{domain}"));
@@ -257,7 +257,7 @@ impl Agent {
 }
 
 /// The most that is taken of the machine's `/etc/hosts`, in bytes.
-const HOSTS: u64 = 1 << 20;
+const MAX_HOSTS_BYTES: u64 = 1 << 20;
 
 /// A pod's `/etc/hosts`, in upstream's words: people's scripts look for the first line. A pod in the machine's network has the machine's own
 /// names.

@@ -12,8 +12,8 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::eviction::CRITICAL;
 use crate::manager::Manager;
-use crate::pressure::CRITICAL;
 
 /// How long pods may take to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

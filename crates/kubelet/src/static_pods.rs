@@ -23,7 +23,7 @@ use crate::manager::{Manager, Wanted};
 use crate::worker::at_once;
 
 /// Between two tries to write a mirror.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// What the folder has, and what stands for it in the API.
 #[derive(Default)]
@@ -236,7 +236,7 @@ async fn keep_mirrors(manager: Arc<Manager>) {
         }
         tokio::select! {
             () = manager.agent.statics.news.notified() => {}
-            () = tokio::time::sleep(RETRY), if done.is_err() => {}
+            () = tokio::time::sleep(RETRY_AFTER), if done.is_err() => {}
         }
     }
 }

@@ -23,10 +23,10 @@ use crate::worker::Phase;
 use crate::{Agent, container};
 
 /// A reading that is older is of no use for a rate of now.
-const STALE: Duration = Duration::from_secs(60);
+const MAX_SAMPLE_AGE: Duration = Duration::from_secs(60);
 /// A reading stays the base of rates for so long, so that askers don't shorten one another's windows.
-const WINDOW: Duration = Duration::from_secs(10);
-const FIRST: Duration = Duration::from_secs(1);
+const CPU_WINDOW: Duration = Duration::from_secs(10);
+const FIRST_CPU_WINDOW: Duration = Duration::from_secs(1);
 /// The node's own key among the readings.
 const NODE: &str = "";
 
@@ -48,13 +48,15 @@ impl Readings {
     /// Whether all have a base that is neither too fresh nor too old.
     fn cover(&self, keys: &[String], now: Instant) -> bool {
         let bases = self.bases.lock();
-        keys.iter().all(|key| bases.get(key).is_some_and(|(at, _)| (FIRST..STALE).contains(&now.duration_since(*at))))
+        keys.iter().all(|key| {
+            bases.get(key).is_some_and(|(at, _)| (FIRST_CPU_WINDOW..MAX_SAMPLE_AGE).contains(&now.duration_since(*at)))
+        })
     }
 
     /// Notes readings as bases where there is none of use, and forgets those of cgroups that are gone.
     fn note(&self, readings: &[(String, u64)], now: Instant) {
         let mut bases = self.bases.lock();
-        bases.retain(|key, (at, _)| now.duration_since(*at) < STALE && readings.iter().any(|(k, _)| k == key));
+        bases.retain(|key, (at, _)| now.duration_since(*at) < MAX_SAMPLE_AGE && readings.iter().any(|(k, _)| k == key));
         for (key, total) in readings {
             bases.entry(key.clone()).or_insert((now, *total));
         }
@@ -66,7 +68,7 @@ impl Readings {
             let (at, before) = bases.get(key).copied().unwrap_or((now, *total));
             let window = now.duration_since(at);
             let rate = (total.saturating_sub(before) as f64 / window.as_secs_f64().max(0.001)) as u64;
-            if window >= WINDOW {
+            if window >= CPU_WINDOW {
                 bases.insert(key.clone(), (now, *total));
             }
             (key.clone(), Cpu { total: *total, rate, window })
@@ -248,7 +250,7 @@ pub async fn summary(manager: &Arc<Manager>) -> Value {
     let readings = &manager.readings;
     if !readings.cover(&keys, Instant::now()) {
         readings.note(&read(), Instant::now());
-        tokio::time::sleep(FIRST).await;
+        tokio::time::sleep(FIRST_CPU_WINDOW).await;
     }
     let rates = readings.rates(&read(), Instant::now());
     let agent = manager.agent.clone();

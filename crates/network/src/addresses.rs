@@ -25,15 +25,15 @@ struct State {
 }
 
 /// Addresses of a range that are looked at: a network of IPv6 has more than anybody needs.
-const MOST: u32 = 1 << 16;
+const MAX_ADDRESSES: u32 = 1 << 16;
 
 /// How many addresses of a range pods may have, and the one at a place among them. The first is the gateway's, and the
 /// last of an IPv4 network is for all of its members.
 fn members(range: IpNet) -> (u32, impl Fn(u32) -> IpAddr) {
     let bits = u32::from(range.max_prefix_len() - range.prefix_len());
-    let all = 1u64 << bits.min(MOST.ilog2());
+    let all = 1u64 << bits.min(MAX_ADDRESSES.ilog2());
     let last = if range.addr().is_ipv4() { 1 } else { 0 };
-    let count = u32::try_from(all.saturating_sub(2 + last)).unwrap_or(MOST);
+    let count = u32::try_from(all.saturating_sub(2 + last)).unwrap_or(MAX_ADDRESSES);
     (count, move |place| nth(range, 2 + place))
 }
 

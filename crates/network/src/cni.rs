@@ -15,7 +15,7 @@ use tokio::process::Command;
 /// What the interface is called inside of pods.
 const INTERFACE: &str = "eth0";
 /// How long a plugin may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PLUGIN_TIMEOUT: Duration = Duration::from_secs(120);
 /// Versions of results that have addresses where [`addresses`] looks for them.
 const VERSIONS: [&str; 7] = ["0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0", ""];
 
@@ -232,11 +232,14 @@ impl Cni {
             }
             child.wait_with_output().await
         };
-        let output = match tokio::time::timeout(PATIENCE, run).await {
+        let output = match tokio::time::timeout(PLUGIN_TIMEOUT, run).await {
             Ok(Ok(output)) => output,
             Ok(Err(source)) => return Err(CniError::Run { plugin, source }),
             Err(_) => {
-                return Err(CniError::Failed { plugin, message: format!("it took more than {}s", PATIENCE.as_secs()) });
+                return Err(CniError::Failed {
+                    plugin,
+                    message: format!("it took more than {}s", PLUGIN_TIMEOUT.as_secs()),
+                });
             }
         };
         let said: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);

@@ -24,9 +24,9 @@ pub const NETWORK: &str = "timonel";
 pub const CONFIGURATION: &str = "10-timonel.conflist";
 const VERSIONS: [&str; 4] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0"];
 /// How long the agent may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const DAEMON_TIMEOUT: Duration = Duration::from_secs(60);
 /// What the specification calls "try again later".
-const LATER: u32 = 11;
+const TRY_AGAIN_LATER: u32 = 11;
 
 /// What the plugin asks the agent.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -83,7 +83,7 @@ fn argument(all: &str, key: &str) -> String {
 
 fn ask(socket: &Path, asked: &Asked) -> io::Result<Answer> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(DAEMON_TIMEOUT))?;
     writeln!(stream, "{}", serde_json::to_string(asked)?)?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
@@ -135,11 +135,11 @@ fn called(command: &str, variable: impl Fn(&str) -> String, input: &str) -> Resu
         "DEL" if !Path::new(socket).exists() => Ok(Value::Null),
         "ADD" | "DEL" => {
             let later = |error: io::Error| {
-                failure(&version, LATER, &format!("timonel's agent can't be asked at {socket}: {error}"))
+                failure(&version, TRY_AGAIN_LATER, &format!("timonel's agent can't be asked at {socket}: {error}"))
             };
             let answer = ask(Path::new(socket), &asked).map_err(later)?;
             match answer.error {
-                Some(error) => Err(failure(&version, LATER, &error)),
+                Some(error) => Err(failure(&version, TRY_AGAIN_LATER, &error)),
                 None if command == "ADD" => Ok(result(&version, &asked, &variable("CNI_IFNAME"), &answer.addresses)),
                 None => Ok(Value::Null),
             }

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::ca::{PkiError, public_key};
 
 /// Bytes of a point on P-256: how it is written, and two coordinates.
-const POINT: usize = 65;
+const POINT_BYTES: usize = 65;
 /// Seconds by which clocks may differ.
 const LEEWAY: u64 = 10;
 
@@ -34,7 +34,7 @@ impl TokenKey {
         let refused = |why: &dyn std::fmt::Display| PkiError::Parse(why.to_string());
         let public = public_key(key_pem)?;
         let info = SubjectPublicKeyInfoDer::from_pem_slice(public.as_bytes()).map_err(|e| refused(&e))?;
-        let point = info.as_ref().len().checked_sub(POINT).map(|at| info.as_ref()[at..].to_vec());
+        let point = info.as_ref().len().checked_sub(POINT_BYTES).map(|at| info.as_ref()[at..].to_vec());
         Ok(TokenKey {
             id: URL_SAFE_NO_PAD.encode(Sha256::digest(&info)),
             point: point.ok_or_else(|| refused(&"the key is no key on the curve P-256"))?,
@@ -79,7 +79,7 @@ impl TokenKey {
     /// The key by which others know these tokens (RFC 7517).
     pub fn keys(&self) -> Value {
         // The first byte says that both coordinates follow.
-        let (x, y) = self.point[1..].split_at(POINT / 2);
+        let (x, y) = self.point[1..].split_at(POINT_BYTES / 2);
         json!({"keys": [{"use": "sig", "kty": "EC", "kid": self.id, "alg": "ES256", "crv": "P-256",
             "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)}]})
     }

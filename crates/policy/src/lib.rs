@@ -42,12 +42,12 @@ pub struct Config {
 }
 
 /// Changes that come within this time are written together.
-const GATHER: Duration = Duration::from_millis(5);
-const RESYNC: Duration = Duration::from_secs(30);
+const BATCH_PERIOD: Duration = Duration::from_millis(5);
+const RESYNC_PERIOD: Duration = Duration::from_secs(30);
 /// How long rules that can't be written at all wait at first for the next try.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// When a policy whose rules were refused is tried again.
-const AGAIN: Duration = Duration::from_secs(300);
+const REFUSED_RETRY_PERIOD: Duration = Duration::from_secs(300);
 
 /// Keeps the rules in step with the API until the process ends. Pods of this node start when the rules for them are in the kernel.
 pub async fn run(config: Config, informers: Informers, local: LocalPods) {
@@ -106,15 +106,15 @@ pub async fn run(config: Config, informers: Informers, local: LocalPods) {
         local.permit(here.iter().filter(|pod| !pod.addresses.iter().any(|address| unwritten.contains(address))));
         if failed {
             tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(RESYNC);
+            wait = (wait * 2).min(RESYNC_PERIOD);
             continue;
         }
         wait = FIRST_WAIT;
         tokio::select! {
-            () = changed.notified() => tokio::time::sleep(GATHER).await,
+            () = changed.notified() => tokio::time::sleep(BATCH_PERIOD).await,
             // A pod waits for it.
             _ = arrivals.changed() => {}
-            () = tokio::time::sleep(RESYNC) => {
+            () = tokio::time::sleep(RESYNC_PERIOD) => {
                 for rules in &mut tables {
                     rules.keeper.check().await;
                 }
@@ -171,7 +171,7 @@ impl Rules {
             );
             let message = format!("its rules can't be written on this node, so that it allows nothing there: {why}");
             recorder.warning(policy.as_ref(), "FailedRules", message);
-            self.refused.push((policy.clone(), now + AGAIN));
+            self.refused.push((policy.clone(), now + REFUSED_RETRY_PERIOD));
         }
         self.keeper.keep(self.plan(config, input)).await
     }

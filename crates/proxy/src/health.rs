@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use crate::plan::Health;
 
 /// A client that takes longer than this to ask is dropped.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The ports that are open, with what they tell.
 #[derive(Default)]
@@ -72,7 +72,7 @@ async fn serve(port: u16, told: Arc<Mutex<Health>>) {
                 async move { Ok::<_, Infallible>(answer) }
             });
             let mut http = hyper::server::conn::http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
+            http.timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT).keep_alive(false);
             let _ = http.serve_connection(TokioIo::new(stream), answer).await;
         });
     }

@@ -36,8 +36,8 @@ pub struct Config {
 }
 
 /// Changes that come within this time are written together.
-const GATHER: Duration = Duration::from_millis(5);
-const RESYNC: Duration = Duration::from_secs(30);
+const BATCH_PERIOD: Duration = Duration::from_millis(5);
+const RESYNC_PERIOD: Duration = Duration::from_secs(30);
 /// How long rules that can't be written at all wait at first for the next try.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
@@ -94,7 +94,7 @@ pub async fn run(config: Config, informers: Informers) {
         }
         if failed {
             tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(RESYNC);
+            wait = (wait * 2).min(RESYNC_PERIOD);
             continue;
         }
         wait = FIRST_WAIT;
@@ -106,8 +106,8 @@ pub async fn run(config: Config, informers: Informers) {
             }
         }
         tokio::select! {
-            () = changed.notified() => tokio::time::sleep(GATHER).await,
-            () = tokio::time::sleep(RESYNC) => {
+            () = changed.notified() => tokio::time::sleep(BATCH_PERIOD).await,
+            () = tokio::time::sleep(RESYNC_PERIOD) => {
                 for rules in &mut tables {
                     rules.keeper.check().await;
                 }

@@ -23,13 +23,13 @@ const STATE: &str = "shim.json";
 
 /// How long a shim may take to answer. Its own limits for what it does in helpers (`shim::launch`) are shorter.
 const AT_ONCE: Duration = Duration::from_secs(10);
-const START: Duration = Duration::from_secs(160);
-const EXEC: Duration = Duration::from_secs(70);
-const OTHERS: Duration = Duration::from_secs(40);
+const START_TIMEOUT: Duration = Duration::from_secs(160);
+const EXEC_TIMEOUT: Duration = Duration::from_secs(70);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(40);
 /// A watch begins when no container is on its way any more.
-const WATCH: Duration = START;
+const WATCH_TIMEOUT: Duration = START_TIMEOUT;
 /// Between two tries to connect to a shim whose queue is full.
-const AGAIN: Duration = Duration::from_millis(20);
+const CONNECT_RETRY_AFTER: Duration = Duration::from_millis(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ShimError {
@@ -113,7 +113,9 @@ impl ShimClient {
         let asking = async {
             let connection = loop {
                 match Connection::open(&self.socket) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(AGAIN).await,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        tokio::time::sleep(CONNECT_RETRY_AFTER).await
+                    }
                     opened => break opened?,
                 }
             };
@@ -168,7 +170,7 @@ impl ShimClient {
     /// # Errors
     /// When there is no shim any more.
     pub async fn watch(&self) -> Result<(Vec<ContainerState>, mpsc::Receiver<ContainerEvent>), ShimError> {
-        let (answer, _, connection) = self.ask(&Request::Watch, &[], WATCH).await?;
+        let (answer, _, connection) = self.ask(&Request::Watch, &[], WATCH_TIMEOUT).await?;
         let Answer::State { containers, .. } = answer else {
             return Err(ShimError::Unexpected(format!("{answer:?}")));
         };
@@ -196,7 +198,7 @@ impl ShimClient {
     /// # Errors
     /// With the reason why the container can't be started, as the runtime tells it.
     pub async fn start_container(&self, start: Start) -> Result<i32, ShimError> {
-        match self.ask(&Request::Start(start), &[], START).await? {
+        match self.ask(&Request::Start(start), &[], START_TIMEOUT).await? {
             (Answer::Started { pid }, ..) => Ok(pid),
             (other, ..) => Err(ShimError::Unexpected(format!("{other:?}"))),
         }
@@ -207,7 +209,7 @@ impl ShimClient {
     /// # Errors
     /// When it can't be made, or the shim is older than this request.
     pub async fn share_processes(&self, users: Option<&Path>) -> Result<i32, ShimError> {
-        match self.ask(&Request::ShareProcesses { users: users.map(Path::to_path_buf) }, &[], OTHERS).await? {
+        match self.ask(&Request::ShareProcesses { users: users.map(Path::to_path_buf) }, &[], REQUEST_TIMEOUT).await? {
             (Answer::Started { pid }, ..) => Ok(pid),
             (other, ..) => Err(ShimError::Unexpected(format!("{other:?}"))),
         }
@@ -222,7 +224,7 @@ impl ShimClient {
     /// # Errors
     /// When something of the container can't be removed.
     pub async fn delete(&self, id: &str) -> Result<(), ShimError> {
-        self.done(Request::Delete { id: id.into() }, OTHERS).await
+        self.done(Request::Delete { id: id.into() }, REQUEST_TIMEOUT).await
     }
 
     /// Runs a process. `stdio` is stdin, stdout and stderr as the process gets them; `None` for a terminal.
@@ -233,7 +235,7 @@ impl ShimClient {
         let is_tty = stdio.is_none();
         let request = Request::Exec { id: id.into(), process: process.display().to_string(), tty: is_tty };
         let fds: Vec<OwnedFd> = stdio.map(Vec::from).unwrap_or_default();
-        let (answer, mut received, connection) = self.ask(&request, &fds, EXEC).await?;
+        let (answer, mut received, connection) = self.ask(&request, &fds, EXEC_TIMEOUT).await?;
         match answer {
             Answer::Started { pid } => {
                 let terminal = if is_tty { received.pop() } else { None };

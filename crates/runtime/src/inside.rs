@@ -15,12 +15,12 @@ use rustix::io::Errno;
 use crate::tree;
 
 /// How often a path is followed anew when something was renamed at that moment.
-const TRIES: usize = 100;
+const MAX_ATTEMPTS: usize = 100;
 
 fn open_at(root: BorrowedFd<'_>, path: &Path, flags: OFlags, resolve: ResolveFlags) -> io::Result<OwnedFd> {
     let resolve = resolve | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let open = || rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
-    let mut tries = std::iter::repeat_with(open).take(TRIES);
+    let mut tries = std::iter::repeat_with(open).take(MAX_ATTEMPTS);
     Ok(tries.find(|opened| !matches!(opened, Err(Errno::AGAIN))).unwrap_or(Err(Errno::AGAIN))?)
 }
 

@@ -15,9 +15,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The largest message. A longer one is refused when it is sent and when it comes; nothing is cut off.
-const LARGEST: usize = 1 << 20;
+const MAX_PACKET_BYTES: usize = 1 << 20;
 /// What a socket takes by itself is some 200 KiB (`net.core.wmem_default`).
-const ORDINARY: usize = 64 << 10;
+const INITIAL_BUFFER_BYTES: usize = 64 << 10;
 const MOST_FDS: usize = 8;
 
 fn new_socket(flags: SockFlag) -> io::Result<OwnedFd> {
@@ -65,15 +65,15 @@ pub fn is_readable(socket: &OwnedFd) -> bool {
 }
 
 fn too_large(length: usize) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("a message of {length} bytes is larger than {LARGEST}"))
+    io::Error::new(io::ErrorKind::InvalidData, format!("a message of {length} bytes is larger than {MAX_PACKET_BYTES}"))
 }
 
 pub fn send<T: Serialize>(socket: &OwnedFd, message: &T, fds: &[RawFd]) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
-    if bytes.len() > LARGEST {
+    if bytes.len() > MAX_PACKET_BYTES {
         return Err(too_large(bytes.len()));
     }
-    if bytes.len() > ORDINARY {
+    if bytes.len() > INITIAL_BUFFER_BYTES {
         // Twice, as the kernel counts its own use. Who may not force it has the machine's limit.
         let _ = setsockopt(socket, SndBufForce, &(bytes.len() * 2));
     }
@@ -88,7 +88,7 @@ pub fn send<T: Serialize>(socket: &OwnedFd, message: &T, fds: &[RawFd]) -> io::R
 pub fn receive<T: DeserializeOwned>(socket: &OwnedFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     // How long the message is, without taking it.
     let length = recv(socket.as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)?;
-    let mut buffer = vec![0u8; length.clamp(1, LARGEST)];
+    let mut buffer = vec![0u8; length.clamp(1, MAX_PACKET_BYTES)];
     let mut space = nix::cmsg_space!([RawFd; MOST_FDS]);
     let mut fds = Vec::new();
     let received = {
@@ -103,7 +103,7 @@ pub fn receive<T: DeserializeOwned>(socket: &OwnedFd) -> io::Result<Option<(T, V
         }
         message.bytes
     };
-    if length > LARGEST {
+    if length > MAX_PACKET_BYTES {
         return Err(too_large(length));
     }
     if received == 0 {
@@ -148,7 +148,7 @@ mod tests {
             assert!(is_readable(&theirs));
             assert_eq!(receive::<String>(&theirs).unwrap().unwrap().0, text);
         }
-        assert_eq!(send(&ours, &"x".repeat(LARGEST), &[]).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(send(&ours, &"x".repeat(MAX_PACKET_BYTES), &[]).unwrap_err().kind(), io::ErrorKind::InvalidData);
         // Who doesn't read stops nobody.
         let full = (0..10_000).find_map(|_| send(&ours, &"x".repeat(1000), &[]).err()).unwrap();
         assert_eq!(full.kind(), io::ErrorKind::WouldBlock);

@@ -12,13 +12,13 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 /// Folders of one tree that are open at a time.
-const HELD: usize = 64;
+const MAX_OPEN_FOLDERS: usize = 64;
 /// The same for a removal where folders can't be moved.
 const HELD_AT_MOST: usize = 512;
 /// Levels that a walk goes down. Of those that aren't held open it remembers 24 bytes each.
-const DEEPEST: usize = 1 << 20;
+const MAX_DEPTH: usize = 1 << 20;
 /// How often a folder is read anew that isn't empty after all of it was removed.
-const TRIES: u32 = 10;
+const MAX_ATTEMPTS: u32 = 10;
 
 /// Whether what is mounted in a tree belongs to it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl Above {
 /// What goes away meanwhile is passed over; of a folder that is moved meanwhile, the rest may be.
 ///
 /// # Errors
-/// Those of `each`, and when the tree is deeper than [`DEEPEST`].
+/// Those of `each`, and when the tree is deeper than [`MAX_DEPTH`].
 pub(crate) fn walk(
     root: OwnedFd,
     mounts: Mounts,
@@ -91,12 +91,12 @@ pub(crate) fn walk(
                 continue;
             }
             let Ok(below) = open(at, name, mounts).and_then(Dir::new) else { continue };
-            if open_folders < HELD {
+            if open_folders < MAX_OPEN_FOLDERS {
                 held.push(below);
                 continue;
             }
-            if between.len() >= DEEPEST {
-                return Err(io::Error::other(format!("folders are nested more than {DEEPEST} levels deep")));
+            if between.len() >= MAX_DEPTH {
+                return Err(io::Error::other(format!("folders are nested more than {MAX_DEPTH} levels deep")));
             }
             between.push(Above::of(at, entry.offset())?);
             *folder = below;
@@ -217,7 +217,7 @@ impl Removal {
     fn enter(&mut self, name: &CStr) -> io::Result<()> {
         let (Some(root), Some(level)) = (self.levels.first(), self.levels.last()) else { return Ok(()) };
         let at = level.folder.fd()?;
-        if self.levels.len() >= HELD {
+        if self.levels.len() >= MAX_OPEN_FOLDERS {
             let new = format!(".removed-{:x}", self.seed.hash_one(self.moved));
             if rustix::fs::renameat(at, name, root.folder.fd()?, new).is_ok() {
                 self.moved += 1;
@@ -250,7 +250,7 @@ impl Removal {
                 // Another seed, as the count begins anew.
                 (self.moved, self.seed) = (0, RandomState::new());
             }
-            Ok(false) if self.failed.is_none() && level.tries < TRIES => level.tries += 1,
+            Ok(false) if self.failed.is_none() && level.tries < MAX_ATTEMPTS => level.tries += 1,
             Ok(false) => {
                 self.failed = self.failed.or(Some(Errno::NOTEMPTY));
                 return Ok(());

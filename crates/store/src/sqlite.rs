@@ -30,7 +30,7 @@ use crate::memory::check;
 use crate::{Change, KeyValue, Observer, OpenError, ReadError, Store, Write, WriteError};
 
 /// Writes that one transaction takes at the most.
-const BATCH: usize = 1024;
+const MAX_BATCH_WRITES: usize = 1024;
 /// Rows that one compaction step deletes at the most.
 const COMPACT_STEP: u64 = 2000;
 
@@ -68,11 +68,11 @@ const REVISIONS_A_SECOND: u64 = 1 << 16;
 /// Where the revisions of a run begin that starts at this time (seconds since 1970): above all that any run before it gave out, also
 /// one whose writes were lost.
 pub fn floor(seconds: i64) -> u64 {
-    u64::try_from(seconds).unwrap_or(0).saturating_mul(REVISIONS_A_SECOND).min(LARGEST)
+    u64::try_from(seconds).unwrap_or(0).saturating_mul(REVISIONS_A_SECOND).min(MAX_REVISION)
 }
 
 /// The largest revision that a run begins with; the invariant is 2^53.
-const LARGEST: u64 = 1 << 52;
+const MAX_REVISION: u64 = 1 << 52;
 
 enum Command {
     Write(Write, oneshot::Sender<Result<u64, WriteError>>),
@@ -98,7 +98,7 @@ impl SqliteStore {
         let revision = begin(&mut connection, options.floor).map_err(fail)?;
         let compacted = read_meta(&connection, "compacted").map_err(fail)?;
         let history = history(&connection, compacted).map_err(fail)?;
-        let (commands, receiver) = sync_channel(BATCH);
+        let (commands, receiver) = sync_channel(MAX_BATCH_WRITES);
         let writer = Writer { connection, revision, compacted, history, observers: Vec::new(), options };
         std::thread::Builder::new()
             .name("store-writer".into())
@@ -274,7 +274,7 @@ impl Writer {
                         break;
                     }
                 }
-                next = if writes.len() < BATCH { self.next(commands, &writes, deadline) } else { None };
+                next = if writes.len() < MAX_BATCH_WRITES { self.next(commands, &writes, deadline) } else { None };
             }
             self.commit(&mut writes);
             match other {

@@ -16,7 +16,7 @@ use crate::containerd::Containerd;
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// Waits this long for what should happen within a few seconds; only a broken test takes it all.
-const PATIENCE: Duration = Duration::from_secs(120);
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What a command printed, and how it ended.
 #[derive(Debug, Clone)]
@@ -311,7 +311,7 @@ impl Cluster {
             if matches!(outcome, Ok(true)) {
                 return Ok(());
             }
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > READY_TIMEOUT {
                 bail!("it never came that {what}: {outcome:?}");
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -610,7 +610,7 @@ impl Node {
             // They end with their parent, but not in the same instant.
             let lives = |pid: &u32| Path::new("/proc").join(pid.to_string()).exists();
             let start = Instant::now();
-            while parts.values().any(lives) && start.elapsed() < PATIENCE {
+            while parts.values().any(lives) && start.elapsed() < READY_TIMEOUT {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
@@ -640,7 +640,7 @@ impl Node {
         }
         let start = Instant::now();
         while !self.remove_cgroups() {
-            anyhow::ensure!(start.elapsed() < PATIENCE, "cgroups of {} can't be removed", self.name);
+            anyhow::ensure!(start.elapsed() < READY_TIMEOUT, "cgroups of {} can't be removed", self.name);
             std::thread::sleep(Duration::from_millis(20));
         }
         #[allow(clippy::disallowed_methods, reason = "the server has removed what containers left there")]

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 pub const NAME: &str = "timonel0";
 /// How often it is looked for, should its removal have gone unheard.
-const REPAIR: Duration = Duration::from_secs(60);
+const RESYNC_PERIOD: Duration = Duration::from_secs(60);
 
 /// What is wanted of it.
 #[derive(Debug, Clone)]
@@ -55,7 +55,7 @@ impl Wanted {
                     self.ranges.clone_from(&ranges.borrow_and_update());
                     tracing::warn!(ranges = ?self.ranges, "the podCIDRs of this node changed");
                 }
-                () = tokio::time::sleep(REPAIR) => {}
+                () = tokio::time::sleep(RESYNC_PERIOD) => {}
             }
             let was_there = bridge.is_there().await;
             match self.restore(&pods).await {

@@ -21,9 +21,9 @@ use crate::waiting::Waiting;
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
 /// How often certificates are looked at; clocks jump.
-const LOOK: Duration = Duration::from_secs(60);
+const CHECK_PERIOD: Duration = Duration::from_secs(60);
 /// How long the control plane may take to sign.
-const SIGNING: Duration = Duration::from_secs(60);
+const SIGNING_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why joining didn't work.
 #[derive(Debug)]
@@ -214,10 +214,10 @@ impl Joining {
     /// Renews the client certificate when it is time, and says when the server has become another one, for as long as the process lives.
     pub async fn keep(self, joined: Joined) {
         let (mut waiting, mut other) = (Waiting::default(), Waiting::default());
-        let mut wait = LOOK;
+        let mut wait = CHECK_PERIOD;
         loop {
             tokio::time::sleep(wait).await;
-            wait = LOOK;
+            wait = CHECK_PERIOD;
             if joined.transport.distrusts()
                 && let Err(Failure::Final(error)) = self.once().await
             {
@@ -295,7 +295,8 @@ async fn sign(client: &Client, key: &str, user: &str, signer: &str, names: &[Str
                 || s.conditions.iter().flatten().any(|c| matches!(c.type_.as_str(), "Denied" | "Failed"))
         })
     };
-    let waited = tokio::time::timeout(SIGNING, kube::runtime::wait::await_condition(api.clone(), &name, done)).await;
+    let waited =
+        tokio::time::timeout(SIGNING_TIMEOUT, kube::runtime::wait::await_condition(api.clone(), &name, done)).await;
     let signed = waited.context("the server signed no certificate within a minute")??;
     let status = signed.and_then(|c| c.status).unwrap_or_default();
     match status.certificate {
@@ -356,10 +357,10 @@ impl Serving {
     /// Renews it when it is time, for as long as the process lives.
     pub async fn keep(self, rotating: Arc<Rotating>) {
         let mut waiting = Waiting::default();
-        let mut wait = LOOK;
+        let mut wait = CHECK_PERIOD;
         loop {
             tokio::time::sleep(wait).await;
-            wait = LOOK;
+            wait = CHECK_PERIOD;
             let present = rotating.identity();
             if !is_due(&present) && pki::signed_by(&self.authority_pem, &present.certificate_pem) {
                 continue;

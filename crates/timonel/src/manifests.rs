@@ -19,9 +19,9 @@ use runtime::files;
 
 const MANAGER: &str = "timonel-manifests";
 /// How often everything is applied again, should somebody have changed it. Applying what is there writes nothing.
-const AGAIN: Duration = Duration::from_secs(60);
+const RESYNC_PERIOD: Duration = Duration::from_secs(60);
 /// How soon a file is tried again that could not be applied, as when it uses a kind that another file defines.
-const RETRY: Duration = Duration::from_secs(2);
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Applies what is in `folder` until the process ends.
 pub async fn run(client: Client, folder: PathBuf) {
@@ -33,12 +33,12 @@ pub async fn run(client: Client, folder: PathBuf) {
     // By file: when it was changed last, and what was told of it, so that nothing is told twice.
     let mut told: BTreeMap<PathBuf, (SystemTime, String)> = BTreeMap::new();
     loop {
-        let mut wait = AGAIN;
+        let mut wait = RESYNC_PERIOD;
         for (path, at) in manifests(&folder) {
             let outcome = match apply_file(&client, &path).await {
                 Ok(objects) => format!("applied: {objects}"),
                 Err(error) => {
-                    wait = RETRY;
+                    wait = RETRY_AFTER;
                     format!("{error:#}")
                 }
             };

@@ -15,7 +15,7 @@ pub enum MemoryLimit {
 }
 
 /// No share of a small machine is less than this, in bytes.
-const LEAST: u64 = 512 << 20;
+const MIN_LIMIT_BYTES: u64 = 512 << 20;
 
 impl FromStr for MemoryLimit {
     type Err = String;
@@ -42,7 +42,7 @@ impl MemoryLimit {
                     tracing::debug!("failed to read the machine's memory: the {} has no memory limit", part.name());
                     return None;
                 };
-                Some((total / 100).saturating_mul(percent).max(LEAST))
+                Some((total / 100).saturating_mul(percent).max(MIN_LIMIT_BYTES))
             }
         }
     }
@@ -68,6 +68,6 @@ mod tests {
             assert!(malformed.parse::<MemoryLimit>().is_err(), "{malformed}");
         }
         assert_eq!(MemoryLimit::Bytes(0).bytes(Part::Node), None);
-        assert!(MemoryLimit::Percent(1).bytes(Part::Node) >= Some(LEAST));
+        assert!(MemoryLimit::Percent(1).bytes(Part::Node) >= Some(MIN_LIMIT_BYTES));
     }
 }

@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 
-const LARGEST: u64 = 32 << 20;
-const LOOK: Duration = Duration::from_secs(60);
+const MAX_LOG_BYTES: u64 = 32 << 20;
+const CHECK_PERIOD: Duration = Duration::from_secs(60);
 
 /// Looks after it for as long as the process lives, if it is a file at all.
 pub async fn keep_small() {
     let Some(path) = file() else { return };
     loop {
         let of = path.clone();
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || put_aside(&of, LARGEST)).await {
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || put_aside(&of, MAX_LOG_BYTES)).await {
             tracing::warn!(%error, file = %path.display(), "failed to rotate the log");
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_PERIOD).await;
     }
 }
 

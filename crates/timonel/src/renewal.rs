@@ -8,7 +8,7 @@ use std::time::Duration;
 use pki::Kept;
 
 /// How often they are looked at; clocks jump.
-const LOOK: Duration = Duration::from_secs(60);
+const CHECK_PERIOD: Duration = Duration::from_secs(60);
 
 type After = Box<dyn Fn() -> anyhow::Result<()> + Send + Sync>;
 
@@ -22,7 +22,7 @@ impl Renewal {
     pub async fn run(self) {
         loop {
             self.look();
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(CHECK_PERIOD).await;
         }
     }
 

@@ -8,7 +8,7 @@ use runtime::files::{News, Watch};
 use tokio::sync::watch;
 
 /// Files are written in several steps.
-const GATHER: Duration = Duration::from_millis(100);
+const BATCH_PERIOD: Duration = Duration::from_millis(100);
 
 /// Follows a `resolv.conf`, often a link to what a network manager writes, until nobody listens any more. The cluster's own address is
 /// left out.
@@ -26,7 +26,7 @@ pub fn follow(file: PathBuf, own: IpAddr) -> watch::Receiver<Vec<SocketAddr>> {
             };
             send(&sender, read(&file, own));
             tokio::select! {
-                _ = watch.changed() => tokio::time::sleep(GATHER).await,
+                _ = watch.changed() => tokio::time::sleep(BATCH_PERIOD).await,
                 () = sender.closed() => return,
             }
         }

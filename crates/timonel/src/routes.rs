@@ -16,7 +16,7 @@ use tokio::sync::watch;
 /// The interface of the overlay, made when the first node needs it.
 pub const OVERLAY: &str = "timonel-vx";
 /// How often everything is written again, against changes by others.
-const REPAIR: Duration = Duration::from_secs(60);
+const RESYNC_PERIOD: Duration = Duration::from_secs(60);
 
 /// This node's part in it.
 pub struct Own {
@@ -67,7 +67,7 @@ pub async fn keep(informers: Informers, bridge: Bridge, mut own: Own) {
             () = changed.notified() => {}
             Ok(()) = own.ranges.changed() => present.clear(),
             name = removed.next() => if name == OVERLAY { present.clear() },
-            () = tokio::time::sleep(REPAIR) => present.clear(),
+            () = tokio::time::sleep(RESYNC_PERIOD) => present.clear(),
         }
     }
 }

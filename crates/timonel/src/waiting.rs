@@ -5,10 +5,10 @@ use std::time::Duration;
 use rand::RngExt as _;
 use tokio::time::Instant;
 
-const FIRST: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(15);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
+const MAX_BACKOFF: Duration = Duration::from_secs(15);
 /// How often what goes on is said again.
-const REMIND: Duration = Duration::from_secs(600);
+const LOG_PERIOD: Duration = Duration::from_secs(600);
 
 /// One thing that is tried again.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ impl Waiting {
     /// Whether a failure is to be told: when it is the first, another than before, or the last word is long ago.
     pub fn is_news(&mut self, why: &str) -> bool {
         let now = Instant::now();
-        if self.told.as_ref().is_some_and(|(text, at)| text == why && now.duration_since(*at) < REMIND) {
+        if self.told.as_ref().is_some_and(|(text, at)| text == why && now.duration_since(*at) < LOG_PERIOD) {
             return false;
         }
         self.told = Some((why.to_string(), now));
@@ -30,7 +30,7 @@ impl Waiting {
 
     /// Until the next try: doubling, and not at the same moment for all machines that wait for one server.
     pub fn next(&mut self) -> Duration {
-        let wait = FIRST.saturating_mul(1 << self.tries.min(10)).min(LONGEST);
+        let wait = INITIAL_BACKOFF.saturating_mul(1 << self.tries.min(10)).min(MAX_BACKOFF);
         self.tries = self.tries.saturating_add(1);
         wait.mul_f64(rand::rng().random_range(0.75..1.25))
     }
@@ -50,7 +50,7 @@ mod tests {
             told += u32::from(waiting.is_news("the server can't be reached"));
             tries += 1;
             let wait = waiting.next();
-            assert!(wait <= LONGEST.mul_f64(1.25));
+            assert!(wait <= MAX_BACKOFF.mul_f64(1.25));
             tokio::time::sleep(wait).await;
         }
         assert!((6..=7).contains(&told) && tries > 180, "told {told} times in {tries} tries");

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{Type, Types};
 
 /// How many problems of one object are told (upstream's strict decoder tells of as many), and how long paths may be.
-const TOLD: usize = 100;
+const MAX_REPORTED_FIELDS: usize = 100;
 const PATH_BYTES: usize = 1024;
 
 /// What [`Types::check`] found in an object.
@@ -188,7 +188,7 @@ impl<'t> Walk<'t> {
     ) {
         map.retain(|key, value| {
             let known = fields.iter().any(|(field, _)| field == key);
-            if !known && self.findings.unknown.len() < TOLD {
+            if !known && self.findings.unknown.len() < MAX_REPORTED_FIELDS {
                 self.findings.unknown.push(Path::Field(path, key).text());
             }
             known && !value.is_null()
@@ -223,7 +223,7 @@ impl<'t> Walk<'t> {
     }
 
     fn tell(&mut self, problem: String) {
-        if self.findings.mismatched.len() < TOLD {
+        if self.findings.mismatched.len() < MAX_REPORTED_FIELDS {
             self.findings.mismatched.push(problem);
         }
     }
@@ -303,7 +303,7 @@ mod tests {
             json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "a", "ports": [{"containerPort": 80}]}]}})
         );
         let many: Map<String, Value> = (0..1000).map(|i| (format!("x{i}"), json!(1))).collect();
-        assert_eq!(check(json!(many)).0.unknown.len(), TOLD);
+        assert_eq!(check(json!(many)).0.unknown.len(), MAX_REPORTED_FIELDS);
     }
 
     #[test]

@@ -10,11 +10,11 @@ use super::PatchError;
 use crate::bounded::{DEPTH, Measure, REQUEST_BYTES};
 
 /// The most steps of one patch (upstream: `maxJSONPatchOperations`).
-const STEPS: usize = 10_000;
+const MAX_OPERATIONS: usize = 10_000;
 /// The most bytes that all copies of a patch add (upstream: `JSONPatchMaxCopyBytes`).
-const COPIED: usize = REQUEST_BYTES;
+const MAX_COPIED_BYTES: usize = REQUEST_BYTES;
 /// The most values that all steps of a patch look at or move.
-const WORK: usize = 50_000_000;
+const MAX_WORK: usize = 50_000_000;
 
 #[derive(Default)]
 struct Spent {
@@ -25,7 +25,7 @@ struct Spent {
 impl Spent {
     fn work(&mut self, values: usize) -> Result<(), PatchError> {
         self.work = self.work.saturating_add(values);
-        if self.work > WORK { fail("the patch moves too many values") } else { Ok(()) }
+        if self.work > MAX_WORK { fail("the patch moves too many values") } else { Ok(()) }
     }
 }
 
@@ -53,8 +53,8 @@ impl<'a> Step<'a> {
 /// Carries out all steps of a patch, or fails at one of them; the object is of no use then.
 pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     let Value::Array(steps) = patch else { return Err(PatchError::Form("a JSON patch must be a list".into())) };
-    if steps.len() > STEPS {
-        return Err(PatchError::TooManySteps { most: STEPS, got: steps.len() });
+    if steps.len() > MAX_OPERATIONS {
+        return Err(PatchError::TooManySteps { most: MAX_OPERATIONS, got: steps.len() });
     }
     let mut spent = Spent::default();
     for step in steps {
@@ -193,9 +193,9 @@ fn copy(object: &mut Value, from: &str, spent: &mut Spent) -> Result<Value, Patc
     let measure = Measure::of(found);
     spent.work(measure.values)?;
     spent.copied = spent.copied.saturating_add(measure.bytes);
-    if spent.copied > COPIED {
+    if spent.copied > MAX_COPIED_BYTES {
         return fail(format!(
-            "Unable to complete the copy, the accumulated size increase of copy is {}, exceeding the limit {COPIED}",
+            "Unable to complete the copy, the accumulated size increase of copy is {}, exceeding the limit {MAX_COPIED_BYTES}",
             spent.copied
         ));
     }
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn patches_are_bound_in_steps_copies_depth_and_work() {
-        let many = vec![json!({"op": "test", "path": "/l", "value": []}); STEPS + 1];
+        let many = vec![json!({"op": "test", "path": "/l", "value": []}); MAX_OPERATIONS + 1];
         let error = patched(json!({"l": []}), json!(many)).unwrap_err();
         assert_eq!(error, "The allowed maximum operations in a JSON patch is 10000, got 10001");
         // Each copy holds all earlier ones.

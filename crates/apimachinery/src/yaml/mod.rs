@@ -18,7 +18,7 @@ use scalar::Scalar;
 pub use write::write;
 
 /// How many keys that stand twice are told of (upstream's strict decoder tells of as many).
-const TOLD: usize = 100;
+const MAX_REPORTED_FIELDS: usize = 100;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum YamlError {
@@ -241,7 +241,7 @@ fn unfit_key(line: usize) -> YamlError {
 }
 
 fn set(map: &mut Map<String, Value>, key: String, value: Value, line: usize, duplicates: &mut Vec<String>) {
-    if duplicates.len() < TOLD && map.contains_key(&key) {
+    if duplicates.len() < MAX_REPORTED_FIELDS && map.contains_key(&key) {
         let shown: String = key.chars().take(256).collect();
         duplicates.push(format!("line {line}: key {shown:?} already set in map"));
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 /// Lines that wait for the writer.
-const QUEUE: usize = 10_000;
+const MAX_QUEUED_LINES: usize = 10_000;
 
 #[derive(Debug, thiserror::Error)]
 #[error("can't write the audit log {path}: {source}")]
@@ -38,7 +38,7 @@ impl Log {
     /// # Errors
     /// When the file can't be made.
     pub fn open(path: &str, megabytes: u64, files: usize, days: u64) -> Result<Self, LogError> {
-        let (lines, waiting) = sync_channel::<String>(QUEUE);
+        let (lines, waiting) = sync_channel::<String>(MAX_QUEUED_LINES);
         if path == "-" {
             std::thread::spawn(move || {
                 for line in waiting {

@@ -24,7 +24,7 @@ use crate::response::{self, Body};
 use policy::Level;
 
 /// The largest body of a request that is read here, in bytes; more than any that is accepted.
-const LIMIT: usize = 4 << 20;
+const MAX_BODY_BYTES: usize = 4 << 20;
 
 /// What is told of requests, and where.
 pub struct Audit {
@@ -91,7 +91,7 @@ impl Audit {
             return (Some(record), request);
         }
         let (parts, body) = request.into_parts();
-        let bytes = whole(body, LIMIT).await;
+        let bytes = whole(body, MAX_BODY_BYTES).await;
         if let Some(told) = bytes.as_ref().and_then(|bytes| object(&parts.headers, bytes)) {
             record.event["requestObject"] = record.trimmed(told);
         }

@@ -14,7 +14,7 @@ use crate::auth::{self, User};
 use crate::{ApiServer, auth::Attributes as Wanted};
 
 /// When more are kept, all are forgotten: somebody changes policies all the time.
-const MOST: usize = 10_000;
+const MAX_COMPILED_EXPRESSIONS: usize = 10_000;
 
 /// Expressions that were compiled, by their text.
 #[derive(Default)]
@@ -29,7 +29,7 @@ impl Expressions {
         }
         let compiled = Arc::new(Expression::compile(source, api::validate::POLICY_VARIABLES)?);
         let mut known = self.known.lock();
-        if known.len() >= MOST {
+        if known.len() >= MAX_COMPILED_EXPRESSIONS {
             known.clear();
         }
         known.insert(source.into(), compiled.clone());

@@ -25,7 +25,7 @@ use crate::{ApiServer, audit};
 const MUTATING: &str = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
 const VALIDATING: &str = "validatingwebhookconfigurations.admissionregistration.k8s.io";
 /// The largest answer that is read.
-const LIMIT: usize = 4 << 20;
+const MAX_RESPONSE_BYTES: usize = 4 << 20;
 
 /// Lets the mutating webhooks change an object, and returns their warnings.
 pub async fn mutate(server: &Arc<ApiServer>, attempt: &Attempt<'_>, object: &mut Value) -> Result<Vec<String>, Status> {
@@ -202,7 +202,8 @@ pub async fn post(server: &ApiServer, config: &Value, seconds: Option<u64>, revi
         .map_err(|e| e.to_string())?;
     let answer = target.send(request).await.map_err(|status| status.message)?;
     let status = answer.status();
-    let body = Limited::new(answer.into_body(), LIMIT).collect().await.map_err(|e| e.to_string())?.to_bytes();
+    let body =
+        Limited::new(answer.into_body(), MAX_RESPONSE_BYTES).collect().await.map_err(|e| e.to_string())?.to_bytes();
     if !status.is_success() {
         return Err(format!("it answered {status}: {}", String::from_utf8_lossy(&body[..body.len().min(200)])));
     }

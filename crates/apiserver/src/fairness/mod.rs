@@ -37,10 +37,10 @@ use schemas::Schemas;
 /// Seats of the whole server: upstream's 400 for reads and 200 for writes.
 pub const SEATS: usize = 600;
 /// How long a request may wait for its turn: a quarter of what it may take in all, as upstream.
-const PATIENCE: Duration = Duration::from_secs(15);
+const MAX_QUEUE_WAIT: Duration = Duration::from_secs(15);
 /// Objects that a list may go through for one seat, and the most seats that a list takes.
 const OBJECTS_PER_SEAT: usize = 100;
-const WIDEST: usize = 10;
+const MAX_SEATS_PER_REQUEST: usize = 10;
 
 pub const SCHEMAS: &str = "flowschemas.flowcontrol.apiserver.k8s.io";
 pub const LEVELS: &str = "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io";
@@ -157,7 +157,7 @@ pub async fn turn(server: &Arc<ApiServer>, user: &User, asked: &Asked<'_>) -> Re
     match arrival {
         Arrival::Started => Ok(turn),
         Arrival::Refused => Err(turned_away("queue-full")),
-        Arrival::Waits => match tokio::time::timeout(PATIENCE, called).await {
+        Arrival::Waits => match tokio::time::timeout(MAX_QUEUE_WAIT, called).await {
             Ok(Ok(())) => Ok(turn),
             _ => Err(turned_away("time-out")),
         },
@@ -172,7 +172,7 @@ fn width(server: &ApiServer, asked: &Asked<'_>) -> usize {
     let Some(kind) = server.catalog.find(asked.group, asked.version, asked.resource) else { return 1 };
     let present = server.cache.resource(kind).map_or(0, |resource| resource.len());
     let objects = asked.limit.map_or(present, |limit| present.min(limit));
-    objects.div_ceil(OBJECTS_PER_SEAT).clamp(1, WIDEST)
+    objects.div_ceil(OBJECTS_PER_SEAT).clamp(1, MAX_SEATS_PER_REQUEST)
 }
 
 impl Fairness {

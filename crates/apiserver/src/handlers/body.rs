@@ -16,7 +16,7 @@ use crate::request::Query;
 use crate::response::Body;
 
 /// The largest body, upstream's limit.
-const LIMIT: usize = bounded::REQUEST_BYTES;
+const MAX_BODY_BYTES: usize = bounded::REQUEST_BYTES;
 
 /// What to do with fields that the kind doesn't have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +58,8 @@ pub async fn read(request: Request<Body>) -> Result<Bytes, Status> {
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| Status::bad_request(format!("the body can't be read: {e}")))?;
         if let Ok(data) = frame.into_data() {
-            if bytes.len() + data.len() > LIMIT {
-                return Err(Status::too_large(LIMIT));
+            if bytes.len() + data.len() > MAX_BODY_BYTES {
+                return Err(Status::too_large(MAX_BODY_BYTES));
             }
             bytes.extend_from_slice(&data);
         }

@@ -10,7 +10,7 @@ use crate::request::Query;
 use crate::response::{self, Body};
 
 /// A store that takes longer than this to read is not ready.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The checks of each endpoint. A store that fails is no reason to restart the server, so it isn't among those of
 /// `/livez`.
@@ -25,7 +25,7 @@ async fn passes(server: &ApiServer, check: &str) -> bool {
     match check {
         "store" => {
             let read = server.store.list_at("/health", server.cache.revision());
-            let readable = tokio::time::timeout(PATIENCE, read).await.is_ok_and(|read| read.is_ok());
+            let readable = tokio::time::timeout(CHECK_TIMEOUT, read).await.is_ok_and(|read| read.is_ok());
             readable && !server.store_fails.load(std::sync::atomic::Ordering::Relaxed)
         }
         _ => true,

@@ -29,11 +29,11 @@ use crate::response::Body;
 
 const RESOURCE: &str = "apiservices.apiregistration.k8s.io";
 /// How often availability is checked though nothing changed.
-const REPAIR: Duration = Duration::from_secs(30);
+const AVAILABILITY_PERIOD: Duration = Duration::from_secs(30);
 /// How long a server may take to say what it serves.
-const PATIENCE: Duration = Duration::from_secs(5);
+const AVAILABILITY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest list of resources that is read, in bytes.
-const LIMIT: usize = 4 << 20;
+const MAX_DOCUMENT_BYTES: usize = 4 << 20;
 
 /// What other servers serve: resources by group and version, as `APIResourceList` has them.
 #[derive(Default)]
@@ -246,7 +246,7 @@ pub async fn keep(server: Weak<ApiServer>) {
         check_all(&alive).await;
         let idle = routes(&alive).services.is_empty();
         drop(alive);
-        let changed = tokio::time::timeout(REPAIR, async {
+        let changed = tokio::time::timeout(AVAILABILITY_PERIOD, async {
             // Endpoints matter only if there is a service that has them.
             tokio::select! {
                 change = services.recv() => change.is_some(),
@@ -310,14 +310,15 @@ async fn resources(
         introduce(request.headers_mut(), &User::new("system:kube-aggregator", &[auth::MASTERS]));
         let answer = target.send(request).await.map_err(|s| s.message)?;
         let code = answer.status();
-        let body = Limited::new(answer.into_body(), LIMIT).collect().await.map_err(|e| e.to_string())?.to_bytes();
+        let body =
+            Limited::new(answer.into_body(), MAX_DOCUMENT_BYTES).collect().await.map_err(|e| e.to_string())?.to_bytes();
         if !code.is_success() {
             return Err(format!("bad status from {}: {code}", target.what));
         }
         let list: Value = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
         Ok(list.array_at(&["resources"]).to_vec())
     };
-    let answer = tokio::time::timeout(PATIENCE, ask).await;
+    let answer = tokio::time::timeout(AVAILABILITY_TIMEOUT, ask).await;
     answer.unwrap_or_else(|_| Err("no answer came in time".into())).map_err(|why| {
         let why = format!("failing or missing response from {}: {why}", target.what);
         ("FailedDiscoveryCheck", why)

@@ -23,8 +23,8 @@ use crate::response::{self, Body};
 pub const GROUP: &str = "metrics.k8s.io";
 pub const VERSION: &str = "v1beta1";
 /// How long a kubelet may take; its first rate takes it a second.
-const PATIENCE: Duration = Duration::from_secs(10);
-const LIMIT: usize = 64 << 20;
+const KUBELET_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_SUMMARY_BYTES: usize = 64 << 20;
 
 /// The group's resources, as discovery lists them.
 pub fn resources() -> Vec<Value> {
@@ -78,10 +78,10 @@ async fn stats(server: &ApiServer, node: &str) -> Option<Value> {
         if !answer.status().is_success() {
             return Err(Status::internal(format!("it answered {}", answer.status())));
         }
-        let body = Limited::new(answer.into_body(), LIMIT).collect().await.map_err(Status::internal)?;
+        let body = Limited::new(answer.into_body(), MAX_SUMMARY_BYTES).collect().await.map_err(Status::internal)?;
         serde_json::from_slice(&body.to_bytes()).map_err(Status::internal)
     };
-    match tokio::time::timeout(PATIENCE, ask).await {
+    match tokio::time::timeout(KUBELET_TIMEOUT, ask).await {
         Ok(Ok(stats)) => Some(stats),
         Ok(Err(status)) => {
             tracing::debug!(node, why = status.message, "failed to get metrics from a kubelet");

@@ -29,7 +29,7 @@ pub use kubelet::{node, pod};
 pub use proxy::{endpoint, pod as pod_proxy, service as service_proxy};
 
 /// How long a connection may take, and its handshake.
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The connections that this server makes.
 pub struct Relay {
@@ -170,10 +170,11 @@ impl Target {
 
     /// Sends a request as it is.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<hyper::body::Incoming>, Status> {
-        let within = |what: &'static str| move |_| self.unreachable(&format!("{what} took longer than {CONNECT:?}"));
+        let within =
+            |what: &'static str| move |_| self.unreachable(&format!("{what} took longer than {CONNECT_TIMEOUT:?}"));
         let addresses = self.addresses().await?;
         let connecting = TcpStream::connect(addresses.as_slice());
-        let connected = tokio::time::timeout(CONNECT, connecting).await.map_err(within("connecting"))?;
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(within("connecting"))?;
         let stream = connected.map_err(|e| self.unreachable(&e))?;
         let _ = stream.set_nodelay(true);
         // Logs that are followed and streams may be silent for hours, and the other end may vanish meanwhile.
@@ -182,7 +183,7 @@ impl Target {
             return self.exchange(TokioIo::new(stream), request).await;
         };
         let name = ServerName::try_from(name.clone()).map_err(|e| self.unreachable(&e))?;
-        let agreeing = tokio::time::timeout(CONNECT, connector.connect(name, stream));
+        let agreeing = tokio::time::timeout(CONNECT_TIMEOUT, connector.connect(name, stream));
         let stream = agreeing.await.map_err(within("the TLS handshake"))?.map_err(|e| self.unreachable(&e))?;
         self.exchange(TokioIo::new(stream), request).await
     }

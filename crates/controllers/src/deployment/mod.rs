@@ -15,7 +15,7 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
-use crate::{Context, Result, owned, pods};
+use crate::{Context, Result, adoption, pods};
 use plan::{Share, Size};
 use sets::Made;
 
@@ -25,7 +25,7 @@ pub fn start(context: Context) {
     let queue = Queue::default();
     let add = queue.clone();
     deployments.on_change(move |change| add.add(change.object().key()));
-    owned::follow(&deployments, &sets, &queue);
+    adoption::enqueue_owners(&deployments, &sets, &queue);
     queue.work("deployment", 4, move |key| {
         let work = Work { context: context.clone(), deployments: deployments.clone(), cache: sets.clone() };
         async move {
@@ -85,7 +85,7 @@ impl Work {
         if deployment.metadata.deletion_timestamp.is_some() {
             return Ok(None);
         }
-        owned::claim(&self.context, &self.cache, deployment.as_ref(), |_| true).await?;
+        adoption::adopt_and_release(&self.context, &self.cache, deployment.as_ref(), |_| true).await?;
         let paused = spec.paused == Some(true);
         let mut sets = self.sets(&deployment);
         let newest = sets.all().map(|s| sets::revision(s)).max().unwrap_or(0);

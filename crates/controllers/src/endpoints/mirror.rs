@@ -19,7 +19,7 @@ const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Addresses of a subset that are mirrored.
-const MOST: usize = 1000;
+const MAX_ENDPOINTS_PER_SUBSET: usize = 1000;
 
 pub fn start(context: Context) {
     let written = context.informers.of::<Endpoints>();
@@ -68,7 +68,7 @@ async fn reconcile(
     let metadata = json!({"namespace": key.namespace, "labels": labels, "ownerReferences": [owner]});
     let groups = groups(&value);
     let families: &[&str] = if groups.is_empty() { &["IPv4"] } else { &[] };
-    carry_out(context, key, metadata, plan(&base, families, groups, there, MOST)).await
+    carry_out(context, key, metadata, plan(&base, families, groups, there, MAX_ENDPOINTS_PER_SUBSET)).await
 }
 
 fn is_mirrored(endpoints: &Endpoints) -> bool {
@@ -80,7 +80,7 @@ fn groups(endpoints: &Value) -> Vec<Group> {
     let mut all = Vec::new();
     for subset in endpoints.array_at(&["subsets"]) {
         for (list, ready) in [("addresses", true), ("notReadyAddresses", false)] {
-            for address in subset.array_at(&[list]).iter().take(MOST) {
+            for address in subset.array_at(&[list]).iter().take(MAX_ENDPOINTS_PER_SUBSET) {
                 let mut endpoint = json!({"addresses": [address["ip"]], "conditions": {"ready": ready}});
                 for field in ["hostname", "nodeName", "targetRef"] {
                     if !address[field].is_null() {

@@ -22,7 +22,7 @@ const SERVICE: &str = "kubernetes.io/service-name";
 const ZONE: &str = "topology.kubernetes.io/zone";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 /// Endpoints in a slice, as upstream has it.
-const MOST: usize = 100;
+const MAX_ENDPOINTS_PER_SLICE: usize = 100;
 
 pub fn start(context: Context) {
     mirror::start(context.clone());
@@ -237,7 +237,7 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result {
         json!({"namespace": key.namespace, "labels": labels, "ownerReferences": [pods::owner(service.as_ref())]});
     let (subsets, cut) = subsets(families[0], &groups);
     let base = format!("{}-{}", key.name, pods::content_hash(&key.name));
-    carry_out(context, key, metadata, plan(&base, &families, groups, there, MOST)).await?;
+    carry_out(context, key, metadata, plan(&base, &families, groups, there, MAX_ENDPOINTS_PER_SLICE)).await?;
     let mut object = json!({"apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": key.name, "namespace": key.namespace, "labels": service.labels()}, "subsets": subsets});
     object["metadata"]["labels"]["endpoints.kubernetes.io/managed-by"] = "endpoint-controller".into();

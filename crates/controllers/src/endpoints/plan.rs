@@ -149,7 +149,7 @@ pub fn group(endpoints: Vec<(Vec<Value>, Value)>) -> Vec<Group> {
 /// The `subsets` of the Endpoints object that tells the same of one family in the old form, and whether some were left out: it has
 /// room for a thousand addresses.
 pub fn subsets(family: &str, groups: &[Group]) -> (Value, bool) {
-    const MOST: usize = 1000;
+    const MAX_ENDPOINTS: usize = 1000;
     let address = |e: &Value| {
         let mut address = json!({"ip": e["addresses"][0], "nodeName": e["nodeName"], "targetRef": e["targetRef"]});
         if !e["hostname"].is_null() {
@@ -157,7 +157,7 @@ pub fn subsets(family: &str, groups: &[Group]) -> (Value, bool) {
         }
         address
     };
-    let mut room = MOST;
+    let mut room = MAX_ENDPOINTS;
     let mut cut = false;
     let mut subsets = Vec::new();
     for group in groups.iter().filter(|g| g.family == family) {

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 pub const FOREGROUND: &str = "foregroundDeletion";
 pub const ORPHAN: &str = "orphan";
 /// Owners that are known to be gone, until they are forgotten (they can be asked for again).
-const REMEMBERED: usize = 4096;
+const MAX_ABSENT_OWNERS: usize = 4096;
 
 /// An owner reference, as far as the graph goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,7 +198,7 @@ impl Graph {
     }
 
     fn remember(&mut self, gone: Coordinates) {
-        if self.absent.len() >= REMEMBERED {
+        if self.absent.len() >= MAX_ABSENT_OWNERS {
             self.absent.clear();
         }
         self.absent.insert(gone);

@@ -34,7 +34,7 @@ use collect::{Collector, Objects, Place};
 use graph::{Graph, Node};
 
 /// How long it is waited until all kinds are listed. A kind that can't be (its conversion doesn't work, say) must not hold up the others.
-const PATIENCE: Duration = Duration::from_secs(30);
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
 type Shared = Arc<Mutex<Graph>>;
 /// Is dropped when a kind has been listed.
@@ -57,7 +57,7 @@ pub fn start(context: Context) {
     tokio::spawn(async move {
         let complete = Arc::new(AtomicBool::new(false));
         // All kinds are listed once every sender is gone.
-        if tokio::time::timeout(PATIENCE, waiting.recv()).await.is_ok() {
+        if tokio::time::timeout(LIST_TIMEOUT, waiting.recv()).await.is_ok() {
             complete.store(true, Ordering::Relaxed);
         } else {
             tracing::warn!("failed to list some kinds; the garbage collector orphans no dependents until it can");

@@ -22,7 +22,7 @@ use crate::{Context, Result, definitions, ignore};
 
 const CLASS: &str = "timonel";
 /// How often certificates are looked at again.
-const AGAIN: Duration = Duration::from_secs(60);
+const RESYNC_PERIOD: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
 struct Caches {
@@ -136,7 +136,7 @@ async fn reconcile(context: &Context, caches: &Caches) -> Result<Option<Duration
             }
         }
     }
-    Ok((!certificates.is_empty()).then_some(AGAIN))
+    Ok((!certificates.is_empty()).then_some(RESYNC_PERIOD))
 }
 
 /// What is wrong with each of the certificates that Gateways name.

@@ -14,7 +14,7 @@ pub const GRACE: SignedDuration = SignedDuration::from_secs(40);
 const EVERY: SignedDuration = SignedDuration::from_secs(10);
 /// The same where most of a large zone is silent; where most of a small one is, none is given up.
 const EVERY_WHERE_MOST_ARE_SILENT: SignedDuration = SignedDuration::from_secs(100);
-const LARGE: usize = 50;
+const LARGE_CLUSTER_NODES: usize = 50;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -43,7 +43,7 @@ impl Zone {
 
     fn every(&self) -> Option<SignedDuration> {
         match self.state() {
-            State::Partial if self.ready + self.unready > LARGE => Some(EVERY_WHERE_MOST_ARE_SILENT),
+            State::Partial if self.ready + self.unready > LARGE_CLUSTER_NODES => Some(EVERY_WHERE_MOST_ARE_SILENT),
             State::Partial => None,
             State::Normal | State::Full => Some(EVERY),
         }

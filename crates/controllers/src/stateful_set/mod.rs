@@ -14,7 +14,7 @@ use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
 use crate::revisions::LABEL as REVISION;
-use crate::{Context, Result, owned, pods, revisions};
+use crate::{Context, Result, adoption, pods, revisions};
 
 /// A pod as the plan sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,7 +162,7 @@ impl Work<'_> {
         let newest = self.revision(&set, spec).await?;
         let current = set.status.as_ref().and_then(|s| s.current_revision.clone()).unwrap_or_else(|| newest.clone());
         let named = |pod: &Pod| ordinal(&key.name, &pod.name_any()).is_some();
-        owned::claim(self.context, self.pods, set.as_ref(), named).await?;
+        adoption::adopt_and_release(self.context, self.pods, set.as_ref(), named).await?;
         let mine = pods::owned(self.pods, &key.namespace, &uid);
         let (replicas, again) = observe(&key.name, spec, &mine, &newest);
         let strategy = spec.update_strategy.clone().unwrap_or_default();

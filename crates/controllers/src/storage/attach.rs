@@ -115,7 +115,7 @@ fn nodes(caches: &Caches, volume: &PersistentVolume) -> BTreeSet<String> {
 }
 
 /// How long a node that isn't ready may keep what it says it uses: then it is taken for dead, as upstream takes it.
-const PATIENCE: SignedDuration = SignedDuration::from_mins(6);
+const MAX_DETACH_WAIT: SignedDuration = SignedDuration::from_mins(6);
 
 /// When an attachment that no pod needs any more may go.
 #[derive(Debug, PartialEq, Eq)]
@@ -144,7 +144,7 @@ fn detach(node: Option<&Node>, volume: &str, now: Timestamp) -> Detach {
     let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
     let since =
         conditions.into_iter().flatten().find(|c| c.type_ == "Ready").and_then(|c| c.last_transition_time.as_ref());
-    let left = since.map(|since| PATIENCE - now.duration_since(since.0)).unwrap_or_default();
+    let left = since.map(|since| MAX_DETACH_WAIT - now.duration_since(since.0)).unwrap_or_default();
     if left <= SignedDuration::ZERO { Detach::Now } else { Detach::After(left.unsigned_abs()) }
 }
 

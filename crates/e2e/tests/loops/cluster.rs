@@ -24,7 +24,7 @@ use tower::Service;
 use tracing_subscriber::EnvFilter;
 
 /// How long a test waits for anything, in its own time.
-const PATIENCE: Duration = Duration::from_secs(3600);
+const MAX_VIRTUAL_WAIT: Duration = Duration::from_secs(3600);
 
 thread_local! {
     static BEGUN: RefCell<Option<(Timestamp, Instant)>> = const { RefCell::new(None) };
@@ -228,7 +228,7 @@ impl Cluster {
             if fits(&found) {
                 return found;
             }
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > MAX_VIRTUAL_WAIT {
                 let events = self.events("").await.join("\n");
                 let found = serde_json::to_string_pretty(&bare(found)).unwrap();
                 panic!("{path} didn't get as it should be; it is {found}\nevents:\n{events}");

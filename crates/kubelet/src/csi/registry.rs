@@ -27,9 +27,9 @@ use crate::Agent;
 /// The annotation that tells sidecars of drivers how those call this node.
 const NODE_IDS: &str = "csi.volume.kubernetes.io/nodeid";
 /// A driver that doesn't answer is asked again after this, and after twice as much each time.
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
-const PATIENCE: Duration = Duration::from_secs(10);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A socket that was seen. One that was made anew under the same name is another driver.
 struct Seen {
@@ -76,12 +76,15 @@ pub async fn run(agent: Arc<Agent>) {
             }
         }
         for (path, inode) in present {
-            let new = || Seen { inode, name: None, again: Instant::now(), wait: RETRY };
+            let new = || Seen { inode, name: None, again: Instant::now(), wait: RETRY_AFTER };
             let seen = seen.entry(path.clone()).or_insert_with(new);
             if seen.name.is_some() || seen.again > Instant::now() {
                 continue;
             }
-            match tokio::time::timeout(PATIENCE, join(&agent, &path)).await.unwrap_or(Err("it doesn't answer".into())) {
+            match tokio::time::timeout(CALL_TIMEOUT, join(&agent, &path))
+                .await
+                .unwrap_or(Err("it doesn't answer".into()))
+            {
                 Ok(name) => seen.name = Some(name),
                 Err(error) => {
                     tracing::warn!(socket = %path.display(), error, "failed to register a kubelet plugin; retrying");

@@ -23,9 +23,9 @@ use crate::volumes::{FsGroup, Ready};
 use crate::{Agent, Config};
 
 /// A driver may take this long for one call, as upstream's may.
-const PATIENCE: Duration = Duration::from_secs(120);
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a pod waits in place for its volume to be attached, before it looks whether it is wanted still.
-const ATTACHING: Duration = Duration::from_secs(2);
+const ATTACH_CHECK_PERIOD: Duration = Duration::from_secs(2);
 
 /// A volume as its driver is told of it.
 #[derive(Debug, Clone, Default)]
@@ -186,10 +186,10 @@ fn mark(places: &Places, volume: &str) -> PathBuf {
 
 /// One call of a driver: its error in upstream's words.
 async fn ask<T>(call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>) -> Result<T, String> {
-    match tokio::time::timeout(PATIENCE, call).await {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
         Ok(Err(status)) => Err(format!("rpc error: code = {:?} desc = {}", status.code(), status.message())),
-        Err(_) => Err(format!("rpc error: code = DeadlineExceeded desc = no answer for {} s", PATIENCE.as_secs())),
+        Err(_) => Err(format!("rpc error: code = DeadlineExceeded desc = no answer for {} s", CALL_TIMEOUT.as_secs())),
     }
 }
 
@@ -298,7 +298,7 @@ impl Agent {
             object.and_then(|a| a.status.as_ref()).is_some_and(|s| s.attached || s.attach_error.is_some())
         };
         let waiting = kube::runtime::wait::await_condition(api, &name, is_there);
-        let found = match tokio::time::timeout(ATTACHING, waiting).await {
+        let found = match tokio::time::timeout(ATTACH_CHECK_PERIOD, waiting).await {
             Ok(found) => found.map_err(text)?,
             Err(_) => return Err(format!("volume {} isn't attached to this node yet", source.handle)),
         };
@@ -467,7 +467,7 @@ impl Agent {
 }
 
 /// How long after a volume has grown its driver's resizer may still say that this is to come.
-const RESIZER: Duration = Duration::from_secs(30);
+const RESIZER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A resizer first says that the volume is larger, and then that its file system isn't yet; we may have been faster.
 async fn forget_pending(api: Api<PersistentVolumeClaim>, name: String) {
@@ -476,7 +476,7 @@ async fn forget_pending(api: Api<PersistentVolumeClaim>, name: String) {
         conditions.into_iter().flatten().any(|c| c.type_ == "FileSystemResizePending")
     };
     let waiting = kube::runtime::wait::await_condition(api.clone(), &name, is_pending);
-    if let Ok(Ok(_)) = tokio::time::timeout(RESIZER, waiting).await
+    if let Ok(Ok(_)) = tokio::time::timeout(RESIZER_TIMEOUT, waiting).await
         && let Err(error) = tell_grown(&api, &name, None).await
     {
         tracing::warn!(claim = name, error, "failed to update status.capacity of a claim after its expansion");

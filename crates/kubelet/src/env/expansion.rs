@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 /// The most that one text may become by expansion, and all variables or all arguments of a container together, in bytes: the kernel takes no
 /// more (`MAX_ARG_STRLEN` and `ARG_MAX` are less). Texts that name one another grow with each step, so that a few lines could fill the memory.
-const LONGEST: usize = 1 << 20;
-const ALL: usize = 2 << 20;
+const MAX_VALUE_BYTES: usize = 1 << 20;
+const MAX_TOTAL_BYTES: usize = 2 << 20;
 
 /// What doesn't fit in the memory of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TooLarge {
-    #[error("a value is longer than {LONGEST} bytes once the variables in it are expanded")]
+    #[error("a value is longer than {MAX_VALUE_BYTES} bytes once the variables in it are expanded")]
     One,
-    #[error("together they are longer than {ALL} bytes")]
+    #[error("together they are longer than {MAX_TOTAL_BYTES} bytes")]
     All,
 }
 
@@ -35,13 +35,13 @@ impl Variables {
     /// # Errors
     /// When they become too many.
     pub fn insert(&mut self, name: String, value: String) -> Result<(), TooLarge> {
-        if value.len() > LONGEST {
+        if value.len() > MAX_VALUE_BYTES {
             return Err(TooLarge::One);
         }
         self.size = self.size.saturating_add(name.len()).saturating_add(value.len());
         let (length, before) = (name.len(), self.known.insert(name, value));
         self.size = self.size.saturating_sub(before.map_or(0, |before| before.len().saturating_add(length)));
-        if self.size > ALL { Err(TooLarge::All) } else { Ok(()) }
+        if self.size > MAX_TOTAL_BYTES { Err(TooLarge::All) } else { Ok(()) }
     }
 }
 
@@ -52,7 +52,7 @@ impl Variables {
 pub fn expand(text: &str, known: &BTreeMap<String, String>) -> Result<String, TooLarge> {
     let mut out = String::new();
     let mut push = |part: &str| {
-        if out.len().saturating_add(part.len()) > LONGEST {
+        if out.len().saturating_add(part.len()) > MAX_VALUE_BYTES {
             return Err(TooLarge::One);
         }
         out.push_str(part);
@@ -89,7 +89,7 @@ pub fn expand_all(list: &[String], known: &BTreeMap<String, String>) -> Result<V
     for text in list {
         let text = expand(text, known)?;
         size = size.saturating_add(text.len());
-        if size > ALL {
+        if size > MAX_TOTAL_BYTES {
             return Err(TooLarge::All);
         }
         all.push(text);
@@ -128,7 +128,7 @@ mod tests {
         };
         let told: Vec<Result<(), TooLarge>> = names.into_iter().map(insert).collect();
         assert_eq!(told[..3], [Ok(()), Ok(()), Err(TooLarge::One)]);
-        assert!(all.known.values().all(|value| value.len() <= LONGEST));
+        assert!(all.known.values().all(|value| value.len() <= MAX_VALUE_BYTES));
         let list = vec!["$(B)".to_string(); 20];
         assert_eq!(expand_all(&list, &all.known), Err(TooLarge::All));
         assert_eq!(expand_all(&list[..2], &all.known).map(|all| all.len()), Ok(2));
@@ -137,12 +137,12 @@ mod tests {
     #[test]
     fn variables_are_bounded_as_a_whole_and_may_be_given_anew() {
         let mut all = Variables::default();
-        let large = || "x".repeat(LONGEST - 10);
+        let large = || "x".repeat(MAX_VALUE_BYTES - 10);
         for _ in 0..5 {
             assert_eq!(all.insert("A".into(), large()), Ok(()));
         }
         assert_eq!(all.insert("B".into(), large()), Ok(()));
         assert_eq!(all.insert("C".into(), large()), Err(TooLarge::All));
-        assert_eq!(all.insert("D".into(), "x".repeat(LONGEST + 1)), Err(TooLarge::One));
+        assert_eq!(all.insert("D".into(), "x".repeat(MAX_VALUE_BYTES + 1)), Err(TooLarge::One));
     }
 }

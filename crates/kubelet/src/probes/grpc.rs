@@ -29,7 +29,7 @@ struct HealthCheckResponse {
 /// `SERVING` of `ServingStatus`.
 const SERVING: i32 = 1;
 /// The largest answer that is read, in bytes.
-const LIMIT: usize = 64 << 10;
+const MAX_RESPONSE_BYTES: usize = 64 << 10;
 /// Before each message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
@@ -62,7 +62,7 @@ pub async fn check(target: &Target, action: &GRPCAction) -> Result<(), String> {
     };
     let response = response.map_err(|e| fail(&e))?;
     let head = response.headers().clone();
-    let body = Limited::new(response.into_body(), LIMIT).collect().await.map_err(|e| fail(&e))?;
+    let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect().await.map_err(|e| fail(&e))?;
     let trailers = body.trailers().cloned().unwrap_or_default();
     let said = |name: &str| {
         let value = trailers.get(name).or_else(|| head.get(name));

@@ -12,16 +12,16 @@ use tokio_rustls::TlsConnector;
 use super::{Target, host, port};
 
 /// The most of an answer that is read, in bytes.
-const LIMIT: usize = 10 << 10;
+const MAX_RESPONSE_BYTES: usize = 10 << 10;
 
 /// The most redirections that are followed, as upstream (Go's HTTP client) does.
-const HOPS: usize = 10;
+const MAX_REDIRECTS: usize = 10;
 
 /// Asks, and follows where the same host redirects to; another host is none of the probe's, and as good as an answer.
 pub async fn get(target: &Target, get: &HTTPGetAction) -> Result<(), String> {
     let (host, port) = (host(target, get.host.as_deref()), port(target, &get.port)?);
     let mut path = request_target(get.path.as_deref().unwrap_or("/"));
-    for _ in 0..=HOPS {
+    for _ in 0..=MAX_REDIRECTS {
         match ask(get, &host, port, &path).await? {
             (300..400, Some(location)) => match redirected(&location, &host) {
                 Some(next) => path = next,
@@ -31,7 +31,7 @@ pub async fn get(target: &Target, get: &HTTPGetAction) -> Result<(), String> {
             (status, _) => return Err(format!("HTTP probe failed with statuscode: {status}")),
         }
     }
-    Err(format!("stopped after {HOPS} redirects"))
+    Err(format!("stopped after {MAX_REDIRECTS} redirects"))
 }
 
 /// One request: the status of the answer, and where it leads to.
@@ -116,7 +116,7 @@ where
     let status = response.status().as_u16();
     let location = response.headers().get(http::header::LOCATION).and_then(|value| value.to_str().ok());
     let location = location.map(String::from);
-    let _ = http_body_util::Limited::new(response.into_body(), LIMIT).collect().await;
+    let _ = http_body_util::Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect().await;
     task.abort();
     Ok((status, location))
 }

@@ -94,12 +94,12 @@ struct Schedule {
 }
 
 /// Between the first looks.
-const EARLY: Duration = Duration::from_millis(200);
+const EARLY_PROBE_PERIOD: Duration = Duration::from_millis(200);
 
 impl Schedule {
     fn new(now: Instant, period: Duration, eager: bool) -> Self {
         let tick = clock::deadline(now, period);
-        Schedule { period, tick, early: eager.then_some((tick, EARLY)) }
+        Schedule { period, tick, early: eager.then_some((tick, EARLY_PROBE_PERIOD)) }
     }
 
     /// When the next look is, and whether it counts.

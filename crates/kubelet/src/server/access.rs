@@ -15,10 +15,10 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// How long an answer of the API counts, by whether it was a yes.
-const YES: Duration = Duration::from_secs(120);
-const NO: Duration = Duration::from_secs(30);
+const AUTHORIZED_TTL: Duration = Duration::from_secs(120);
+const UNAUTHORIZED_TTL: Duration = Duration::from_secs(30);
 /// Answers that are kept.
-const MOST: usize = 1000;
+const MAX_CACHED_DECISIONS: usize = 1000;
 
 /// A user, as a certificate or the API names him.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -127,10 +127,10 @@ impl Access {
     }
 
     fn remember(&self, key: String, wish: Wish, allowed: bool, who: &str) -> Answer {
-        let until = Instant::now() + if allowed { YES } else { NO };
+        let until = Instant::now() + if allowed { AUTHORIZED_TTL } else { UNAUTHORIZED_TTL };
         let answer = Answer { allowed, who: who.into(), until };
         let mut known = self.known.lock();
-        if known.len() >= MOST {
+        if known.len() >= MAX_CACHED_DECISIONS {
             known.clear();
         }
         known.insert((key, wish), answer.clone());

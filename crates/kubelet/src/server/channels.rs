@@ -40,11 +40,11 @@ pub const V4: &str = "v4.channel.k8s.io";
 const PROTOCOLS: &[&str] = &["v5.channel.k8s.io", V4, BASE64_V4, "channel.k8s.io", "base64.channel.k8s.io", ""];
 const BASE64_V4: &str = "v4.base64.channel.k8s.io";
 /// The largest message that is taken, in bytes. Each may be of several frames.
-const LARGEST: usize = 4 << 20;
+const MAX_MESSAGE_BYTES: usize = 4 << 20;
 /// Messages that wait to be taken.
-const QUEUE: usize = 4;
+const MAX_QUEUED_MESSAGES: usize = 4;
 /// How long an SPDY client may take to open its streams, as upstream has it.
-const PATIENCE: Duration = Duration::from_secs(30);
+const STREAM_CREATION_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
@@ -150,7 +150,7 @@ where
             }
             let _ = sink.close().await;
         });
-        let (events, incoming) = mpsc::channel(QUEUE);
+        let (events, incoming) = mpsc::channel(MAX_QUEUED_MESSAGES);
         tokio::spawn(async move {
             while let Some(Ok(message)) = source.next().await {
                 let data: Bytes = match message {
@@ -217,12 +217,12 @@ where
             }
             true
         };
-        let complete = tokio::time::timeout(PATIENCE, all).await.unwrap_or(false);
+        let complete = tokio::time::timeout(STREAM_CREATION_TIMEOUT, all).await.unwrap_or(false);
         drop(events);
         if complete {
             work(incoming, Sender::Spdy(Arc::new(outputs))).await;
             // The client hangs up once it has read the status; one that doesn't isn't waited for.
-            let _ = tokio::time::timeout(PATIENCE, session).await;
+            let _ = tokio::time::timeout(STREAM_CREATION_TIMEOUT, session).await;
         } else {
             tracing::debug!("a client didn't open the streams of its exec or attach request in time");
             session.abort();
@@ -265,7 +265,9 @@ where
     let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
-        let bounds = WebSocketConfig::default().max_message_size(Some(LARGEST)).max_frame_size(Some(LARGEST));
+        let bounds = WebSocketConfig::default()
+            .max_message_size(Some(MAX_MESSAGE_BYTES))
+            .max_frame_size(Some(MAX_MESSAGE_BYTES));
         match upgraded.await {
             Ok(io) => {
                 let socket = WebSocketStream::from_raw_socket(TokioIo::new(io), Role::Server, Some(bounds)).await;

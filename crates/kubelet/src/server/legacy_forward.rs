@@ -17,9 +17,9 @@ use super::portforward::connect;
 /// The subprotocols; a client that names none speaks the first one.
 pub const PROTOCOLS: [&str; 3] = [V4, "v4.base64.channel.k8s.io", ""];
 /// Ports of one connection: a channel's number is one byte, or one digit.
-const MOST: usize = 64;
+const MAX_PORTS: usize = 64;
 /// Messages of a port that wait to be taken.
-const QUEUE: usize = 4;
+const MAX_QUEUED_MESSAGES: usize = 4;
 
 /// The ports that a query names.
 ///
@@ -31,8 +31,8 @@ pub fn ports(query: &[(String, String)]) -> Result<Vec<u16>, String> {
     if named.is_empty() {
         return Err("query parameter \"ports\" is required".into());
     }
-    if named.len() > MOST {
-        return Err(format!("no more than {MOST} ports can be forwarded at once"));
+    if named.len() > MAX_PORTS {
+        return Err(format!("no more than {MAX_PORTS} ports can be forwarded at once"));
     }
     let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
     named.into_iter().map(|text| port(text).ok_or_else(|| format!("unable to parse {text:?} as a port"))).collect()
@@ -53,7 +53,7 @@ pub async fn serve(socket: Socket, protocol: &str, network: Option<PathBuf>, por
     });
     let mut inputs = Vec::new();
     for (data, port) in (0u8..).step_by(2).zip(ports) {
-        let (sender, input) = mpsc::channel(QUEUE);
+        let (sender, input) = mpsc::channel(MAX_QUEUED_MESSAGES);
         inputs.push(sender);
         let (queue, network) = (queue.clone(), network.clone());
         tokio::spawn(async move {
@@ -124,7 +124,7 @@ mod tests {
             ports(&values.iter().map(|value| ("ports".to_string(), (*value).to_string())).collect::<Vec<_>>())
         };
         assert_eq!(read(&["80,8080", "443"]), Ok(vec![80, 8080, 443]));
-        let many = "1,".repeat(MOST) + "1";
+        let many = "1,".repeat(MAX_PORTS) + "1";
         for bad in [&[][..], &["0"], &["65536"], &["http"], &[""], &[many.as_str()]] {
             assert!(read(bad).is_err(), "{bad:?}");
         }

@@ -127,11 +127,11 @@ pub async fn run(manager: Arc<Manager>, serving: Serving) {
 }
 
 /// A client that takes longer than this to say hello is dropped.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client that takes longer than this for the head of its next request is.
-const HEAD: Duration = Duration::from_secs(30);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many connections an address may have that didn't show a certificate, or not yet.
-const MOST: usize = 100;
+const MAX_ANONYMOUS_CONNECTIONS: usize = 100;
 
 /// The connections of those who didn't show who they are, by address. A client with a certificate of the cluster is none of them: the API
 /// server alone may come with hundreds of streams.
@@ -142,7 +142,7 @@ impl Guests {
     fn place(&self, address: IpAddr) -> Option<Place> {
         let mut all = self.0.lock();
         let count = all.entry(address).or_default();
-        if *count >= MOST {
+        if *count >= MAX_ANONYMOUS_CONNECTIONS {
             return None;
         }
         *count += 1;
@@ -172,7 +172,7 @@ async fn greeted<S>(acceptor: &TlsAcceptor, stream: S) -> Option<TlsStream<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await.ok()?.ok()
+    tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.ok()?.ok()
 }
 
 async fn connection(
@@ -200,8 +200,8 @@ async fn connection(
         }
     });
     let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(100).keep_alive_interval(HEAD);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(100).keep_alive_interval(HEAD_TIMEOUT);
     let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
 }
 
@@ -253,15 +253,17 @@ mod tests {
         let acceptor = tls(pki::Rotating::new(identity, "").unwrap(), &authority_pem).unwrap();
         let (begun, (_silent, stream)) = (tokio::time::Instant::now(), tokio::io::duplex(1 << 10));
         assert!(greeted(&acceptor, stream).await.is_none());
-        assert_eq!(begun.elapsed(), HANDSHAKE);
+        assert_eq!(begun.elapsed(), HANDSHAKE_TIMEOUT);
     }
 
     #[test]
     fn an_address_has_so_many_places_and_gets_them_back() {
         let guests = Guests::default();
         let [one, other]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().unwrap());
-        let mut places: Vec<Place> = (0..MOST).map_while(|_| guests.place(one)).collect();
-        assert!(places.len() == MOST && guests.place(one).is_none() && guests.place(other).is_some());
+        let mut places: Vec<Place> = (0..MAX_ANONYMOUS_CONNECTIONS).map_while(|_| guests.place(one)).collect();
+        assert!(
+            places.len() == MAX_ANONYMOUS_CONNECTIONS && guests.place(one).is_none() && guests.place(other).is_some()
+        );
         places.pop();
         assert!(guests.place(one).is_some());
         drop(places);

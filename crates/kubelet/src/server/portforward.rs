@@ -102,7 +102,7 @@ impl Forward {
 }
 
 /// How long a connection to a port of a pod may take to be made: who listens there may never take one.
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects to a port of the pod's loopback, of either family. The socket is of the pod's network for good once it is made there, and nobody
 /// waits for it on a thread.
@@ -126,7 +126,7 @@ pub async fn connect(network: Option<std::path::PathBuf>, port: u16) -> io::Resu
                 continue;
             }
         };
-        match tokio::time::timeout(CONNECT, connecting).await {
+        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(connected)) => return Ok(connected),
             Ok(Err(error)) => refused = error,
             Err(_) => refused = io::ErrorKind::TimedOut.into(),

@@ -20,16 +20,16 @@ const PING: u16 = 6;
 const GOAWAY: u16 = 7;
 const FIN: u8 = 1;
 /// Headers and data of one frame; larger ones are an attack.
-const LARGEST: usize = 1 << 20;
+const MAX_FRAME_BYTES: usize = 1 << 20;
 const HEADERS_LARGEST: usize = 64 << 10;
 /// Headers of one stream; those of Kubernetes have four.
-const PAIRS: usize = 64;
+const MAX_HEADERS: usize = 64;
 /// Streams of a session that either side still has something to do with.
-const STREAMS: usize = 512;
+const MAX_STREAMS: usize = 512;
 /// Bytes of a session that came and weren't taken yet: who sends more waits.
-const WAITING: usize = 4 << 20;
+const MAX_BUFFERED_BYTES: usize = 4 << 20;
 /// Frames of a stream that weren't taken yet.
-const QUEUE: usize = 64;
+const MAX_QUEUED_FRAMES: usize = 64;
 
 /// The dictionary that header blocks are packed with (section 2.6.10.1): words, each behind its length, and a text.
 fn dictionary() -> Vec<u8> {
@@ -135,7 +135,7 @@ pub struct Input {
 
 impl Input {
     fn new() -> (mpsc::Sender<Waiting>, Self) {
-        let (sender, frames) = mpsc::channel(QUEUE);
+        let (sender, frames) = mpsc::channel(MAX_QUEUED_FRAMES);
         (sender, Input { frames, taken: None })
     }
 
@@ -237,7 +237,7 @@ async fn frames<R: AsyncRead + Unpin>(
     mut tell: impl FnMut(News),
 ) -> io::Result<()> {
     let mut unpacker = Unpacker::new();
-    let (places, room) = (Arc::new(Semaphore::new(STREAMS)), Arc::new(Semaphore::new(WAITING)));
+    let (places, room) = (Arc::new(Semaphore::new(MAX_STREAMS)), Arc::new(Semaphore::new(MAX_BUFFERED_BYTES)));
     let mut last = 0;
     loop {
         let mut head = [0u8; 8];
@@ -247,7 +247,7 @@ async fn frames<R: AsyncRead + Unpin>(
             Err(error) => return Err(error),
         }
         let (flags, length) = (head[4], u32::from_be_bytes([0, head[5], head[6], head[7]]) as usize);
-        if length > LARGEST {
+        if length > MAX_FRAME_BYTES {
             return Err(io::Error::other("a frame is too large"));
         }
         let mut payload = vec![0u8; length];
@@ -288,7 +288,7 @@ async fn frames<R: AsyncRead + Unpin>(
                 }
                 streams.retain(|_, sender| !sender.is_closed());
                 let place = places.clone().try_acquire_owned();
-                let place = place.ok().filter(|_| streams.len() <= STREAMS);
+                let place = place.ok().filter(|_| streams.len() <= MAX_STREAMS);
                 let place = Some(Arc::new(place.ok_or_else(|| io::Error::other("too many streams"))?));
                 session.lock().await.reply(id).await?;
                 let output = StreamOutput { id, session: session.clone(), _place: place };
@@ -361,7 +361,7 @@ fn read_headers(mut plain: &[u8]) -> Option<HashMap<String, String>> {
         let bytes = take(from, 4)?;
         Some(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize)
     }
-    let pairs = count(&mut plain).filter(|pairs| *pairs <= PAIRS)?;
+    let pairs = count(&mut plain).filter(|pairs| *pairs <= MAX_HEADERS)?;
     let mut headers = HashMap::new();
     for _ in 0..pairs {
         let n = count(&mut plain)?;
@@ -488,17 +488,17 @@ mod tests {
         let mut packer = Compress::new(Compression::fast(), true);
         packer.set_dictionary(&dictionary()).unwrap();
         // Streams whose client's half is over at once are streams, too.
-        let flood: Vec<u8> = (0..STREAMS as u32 + 1)
+        let flood: Vec<u8> = (0..MAX_STREAMS as u32 + 1)
             .flat_map(|n| syn(2 * n + 1, FIN, &packed(&mut packer, &0u32.to_be_bytes(), FlushCompress::Sync)))
             .collect();
         let (result, opened) = session(&flood).await;
-        assert!(opened == STREAMS && result.is_err_and(|error| error.to_string().contains("too many")));
+        assert!(opened == MAX_STREAMS && result.is_err_and(|error| error.to_string().contains("too many")));
 
         let mut packer = Compress::new(Compression::best(), true);
         packer.set_dictionary(&dictionary()).unwrap();
         let bomb = packed(&mut packer, &vec![0; 10 * HEADERS_LARGEST], FlushCompress::Sync);
         assert!(session(&syn(1, 0, &bomb)).await.0.is_err());
-        assert!(session(&frame(PING, 0, &vec![0; LARGEST + 1])).await.0.is_err());
+        assert!(session(&frame(PING, 0, &vec![0; MAX_FRAME_BYTES + 1])).await.0.is_err());
         assert!(read_headers(&u32::MAX.to_be_bytes()).is_none());
     }
 
@@ -509,8 +509,8 @@ mod tests {
         let mut frames = syn(1, 0, &packed(&mut packer, &0u32.to_be_bytes(), FlushCompress::Sync));
         for _ in 0..8 {
             frames.extend(&1u32.to_be_bytes());
-            frames.extend(&(LARGEST as u32).to_be_bytes());
-            frames.extend(vec![0; LARGEST]);
+            frames.extend(&(MAX_FRAME_BYTES as u32).to_be_bytes());
+            frames.extend(vec![0; MAX_FRAME_BYTES]);
         }
         let mut streams = Vec::new();
         let served = serve(&frames[..], tokio::io::sink(), |stream| streams.push(stream));
@@ -520,7 +520,7 @@ mod tests {
         while let Some(data) = streams[0].input.recv().await {
             taken += data.len();
         }
-        assert_eq!(taken, WAITING);
+        assert_eq!(taken, MAX_BUFFERED_BYTES);
     }
 
     proptest::proptest! {

@@ -13,7 +13,7 @@ use runtime::ContainerEvent;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Phase, RETRY, Worker, leaves};
+use super::{Phase, RETRY_AFTER, Worker, leaves};
 use crate::Agent;
 use crate::container::is_sidecar;
 use crate::engine::{Containers, Stop};
@@ -21,9 +21,9 @@ use crate::manager::Wanted;
 use crate::probes;
 
 /// Between a container's signal and its end by force, however long its hook took.
-const LEAST: Duration = Duration::from_secs(2);
+const MIN_GRACE_AFTER_HOOK: Duration = Duration::from_secs(2);
 /// How long after the end of a pod's time its containers may be told to have ended; then the kernel ends all that is in its cgroup.
-const PATIENCE: Duration = Duration::from_secs(10);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a container may take to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Time {
 
     /// What is left. Who waited for its hook or its turn until now has some to hear the signal, as upstream gives it.
     fn left(self) -> Duration {
-        self.until.saturating_duration_since(Instant::now()).max(self.grace.min(LEAST))
+        self.until.saturating_duration_since(Instant::now()).max(self.grace.min(MIN_GRACE_AFTER_HOOK))
     }
 }
 
@@ -194,8 +194,8 @@ impl Worker {
             }
             let _ = self.publish().await;
             // Each of them may wait for others, and has its last moments after that.
-            let turns = LEAST.saturating_mul(u32::try_from(running).unwrap_or(u32::MAX));
-            let last = clock::deadline(time.until, PATIENCE.saturating_add(turns));
+            let turns = MIN_GRACE_AFTER_HOOK.saturating_mul(u32::try_from(running).unwrap_or(u32::MAX));
+            let last = clock::deadline(time.until, KILL_TIMEOUT.saturating_add(turns));
             tokio::select! {
                 event = async { self.events.as_mut()?.recv().await } => match event {
                     Some(ContainerEvent::Exited { id, exit }) => self.ended(&id, exit).await,
@@ -237,7 +237,7 @@ impl Worker {
         }
         self.saved.ended = true;
         while self.publish().await.is_err() && wanted.borrow().is_some() {
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(RETRY_AFTER).await;
         }
         self.remove(true).await;
         self.delete_from_api(wanted).await;
@@ -256,7 +256,7 @@ impl Worker {
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return,
                 Err(error) => {
                     tracing::warn!(pod = self.key(), %error, "failed to delete a terminated pod from the API; retrying");
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(RETRY_AFTER).await;
                 }
             }
         }
@@ -279,7 +279,7 @@ impl Worker {
     async fn let_volumes_go(&self) {
         while let Err(error) = self.agent.unpublish(&self.uid, &self.places).await {
             self.agent.events.warning(self.pod.as_ref(), "FailedUnMount", error);
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(RETRY_AFTER).await;
         }
     }
 }

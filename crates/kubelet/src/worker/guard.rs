@@ -14,7 +14,7 @@ use crate::Agent;
 use crate::manager::Wanted;
 
 /// The wait after a panic before the pod is handled again.
-const RETRY: Duration = Duration::from_secs(1);
+const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// What counts as a change of a pod: its spec's generation, and that it is to be deleted or is gone.
 fn version(pod: Option<&Pod>) -> String {
@@ -30,7 +30,7 @@ pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, wanted: watch::Receiver<Wante
         let version = version(wanted.borrow().as_deref());
         let is_quarantined = agent.quarantine.panicked(&uid, &version);
         tracing::error!(pod = %pod.name_any(), namespace = pod.namespace(), is_quarantined, "the worker of a pod panicked");
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(RESTART_AFTER).await;
     }
     agent.quarantine.forget(&uid);
 }

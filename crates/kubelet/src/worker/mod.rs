@@ -49,11 +49,11 @@ const LONG_RUN: SignedDuration = SignedDuration::from_mins(10);
 const TERMINATION_MESSAGE: usize = 4 << 10;
 const TERMINATION_MESSAGES: usize = 12 << 10;
 /// How often ConfigMaps, Secrets and tokens in volumes are renewed.
-const REFRESH: Duration = Duration::from_secs(60);
+const RESYNC_PERIOD: Duration = Duration::from_secs(60);
 /// How long containers wait for the network policies of their pod before that is told.
-const PATIENCE: Duration = Duration::from_secs(10);
-const PATIENCE_OF_STATIC: Duration = Duration::from_secs(2);
-const RETRY: Duration = Duration::from_secs(2);
+const POLICY_WAIT: Duration = Duration::from_secs(10);
+const STATIC_POD_POLICY_WAIT: Duration = Duration::from_secs(2);
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// How long a step that is begun has to come to its end when its pod isn't wanted any more.
 const COMPLETION: Duration = Duration::from_secs(2);
 /// How long the API may take to take a status in.
@@ -109,7 +109,7 @@ pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, mut wanted: watch::Receiver<W
         ending: BTreeMap::new(),
         alive: watch::Sender::default(),
         volumes: None,
-        refresh_at: Instant::now() + REFRESH,
+        refresh_at: Instant::now() + RESYNC_PERIOD,
         published: None,
         remembered: known(&places_data),
         told: false,
@@ -138,7 +138,7 @@ pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, mut wanted: watch::Receiver<W
         let wake = worker.step(&mut wanted).await;
         let wake = match worker.publish().await {
             Ok(()) => wake,
-            Err(()) => wake.min(Instant::now() + RETRY),
+            Err(()) => wake.min(Instant::now() + RETRY_AFTER),
         };
         drop(handling);
         // While containers ended, a deletion may have been heard and not be carried out yet.
@@ -299,7 +299,7 @@ impl Worker {
         };
         if let Err(error) = prepared {
             self.agent.events.warning(self.pod.as_ref(), error.0, error.1);
-            return Instant::now() + RETRY;
+            return Instant::now() + RETRY_AFTER;
         }
         self.resize().await;
         let mut wake = deadline.map_or(self.refresh_at, |at| at.min(self.refresh_at));
@@ -309,7 +309,7 @@ impl Worker {
                 Due::Now(container) => {
                     if let Err(error) = self.await_policies(wanted).await {
                         self.agent.events.warning(self.pod.as_ref(), "NetworkNotReady", error);
-                        return Instant::now() + RETRY;
+                        return Instant::now() + RETRY_AFTER;
                     }
                     if wanted.has_changed().unwrap_or(true) {
                         return Instant::now();
@@ -342,7 +342,7 @@ impl Worker {
                 _ = changes.changed() => {}
             }
         };
-        match tokio::time::timeout(if goes_on { PATIENCE_OF_STATIC } else { PATIENCE }, permitted).await {
+        match tokio::time::timeout(if goes_on { STATIC_POD_POLICY_WAIT } else { POLICY_WAIT }, permitted).await {
             Ok(()) => Ok(()),
             // Pods of this machine's administrator may be what the API itself needs, which alone can say what policies there are.
             Err(_) if goes_on => Ok(()),
@@ -403,7 +403,7 @@ impl Worker {
             let ips = self.saved.sandbox.as_ref().map(|s| s.ips.clone()).unwrap_or_default();
             let first = self.volumes.is_none();
             let prepared = self.agent.prepare_volumes(&self.pod, &self.places, &ips, first).await;
-            self.refresh_at = Instant::now() + REFRESH;
+            self.refresh_at = Instant::now() + RESYNC_PERIOD;
             match prepared {
                 Ok(volumes) => self.volumes = Some(volumes),
                 // What was there at the start may go away later without harm to the running containers.

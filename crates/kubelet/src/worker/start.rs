@@ -16,9 +16,9 @@ use crate::manager::Wanted;
 use crate::{probes, status};
 
 /// How long the start of a container may go on when its pod isn't wanted any more.
-const LAUNCH: Duration = Duration::from_secs(5);
+const LAUNCH_GRACE: Duration = Duration::from_secs(5);
 /// Runtimes want a limit for what has none.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
+const NO_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
 impl Worker {
     /// The next container to start, by the order of init containers, sidecars and the rest.
@@ -143,7 +143,7 @@ impl Worker {
             target: target.as_deref(),
         };
         let Some(containers) = self.containers.clone() else { return Continue(()) };
-        let interrupted = self.interruption(wanted, LAUNCH);
+        let interrupted = self.interruption(wanted, LAUNCH_GRACE);
         let mut interrupted = std::pin::pin!(interrupted);
         // What was half done is removed with the pod: its id is on disk.
         let made = tokio::select! {
@@ -216,7 +216,7 @@ impl Worker {
         let Some(containers) = self.containers.clone() else { return Continue(()) };
         let target = self.probe_target(container, run);
         let outcome = tokio::select! {
-            outcome = probes::hook(&*containers, &target, hook, LONGEST) => outcome,
+            outcome = probes::hook(&*containers, &target, hook, NO_LIMIT) => outcome,
             // Its process ends with the wait for it.
             () = self.interruption(wanted, Duration::ZERO) => return Break(()),
         };

@@ -20,11 +20,11 @@ pub(super) const LARGEST: u64 = 64 << 30;
 /// Entries of one archive.
 const MOST_ENTRIES: u64 = 10_000_000;
 /// All headers of one entry, which may hold a long name, a long link, and attributes.
-const HEADER: u64 = 1 << 20;
+const MAX_HEADER_BYTES: u64 = 1 << 20;
 /// A path that no system call takes (`PATH_MAX`) can't be unpacked.
 const LONGEST_PATH: usize = 4095;
 /// All that the names of removed files may take.
-const HIDDEN: usize = 64 << 20;
+const MAX_WHITEOUT_BYTES: usize = 64 << 20;
 /// What zstd may need to look back (`ZSTD_WINDOWLOG_LIMIT_DEFAULT`): 128 MiB.
 const WINDOW_LOG: u32 = 27;
 
@@ -209,7 +209,7 @@ pub(super) fn extract(reader: impl Read, into: &Path, ownership: Ownership) -> i
     let (mut whiteouts, mut hidden_bytes) = (Vec::new(), 0);
     for number in 0.. {
         // What is left of an entry is read with the header of the next, and must be small, too.
-        left.0.set(HEADER);
+        left.0.set(MAX_HEADER_BYTES);
         let Some(entry) = entries.next() else { break };
         let mut entry = entry?;
         left.0.set(u64::MAX);
@@ -235,7 +235,7 @@ pub(super) fn extract(reader: impl Read, into: &Path, ownership: Ownership) -> i
         {
             let parent = path.parent().unwrap_or(Path::new("")).to_path_buf();
             hidden_bytes += parent.as_os_str().len() + hidden.len() + size_of::<Whiteout>();
-            if hidden_bytes > HIDDEN {
+            if hidden_bytes > MAX_WHITEOUT_BYTES {
                 return Err(io::Error::other("the names of what it removes are larger than 64 MiB"));
             }
             whiteouts.push((parent, hidden.to_string()));

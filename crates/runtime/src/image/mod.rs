@@ -102,7 +102,7 @@ pub struct ImageStore {
 }
 
 /// How many layers are unpacked at a time.
-const UNPACKED: usize = 4;
+const MAX_PARALLEL_LAYERS: usize = 4;
 
 /// The full form of a name: `nginx` → `docker.io/library/nginx:latest`.
 ///
@@ -122,7 +122,7 @@ fn layer_in(folder: &Path, diff_id: &str) -> PathBuf {
 }
 
 /// How long the layers of a pull that came to no end wait for it to be tried again.
-const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+const PARTIAL_PULL_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Puts aside, in a folder for removal, what pulls have left that nobody has gone on with. Only for when no pull is under way.
 fn put_aside(folder: &Path, images: &BTreeMap<String, Image>, now: SystemTime) -> PathBuf {
@@ -134,7 +134,7 @@ fn put_aside(folder: &Path, images: &BTreeMap<String, Image>, now: SystemTime) -
         // When it came here. Not when it was modified: for a layer's folder that is what the image says.
         let came = entry.metadata().map_or(0, |meta| u64::try_from(meta.ctime()).unwrap_or(0));
         let came = SystemTime::UNIX_EPOCH + Duration::from_secs(came);
-        if !used.contains(&entry.path()) && now.duration_since(came).is_ok_and(|age| age > KEPT) {
+        if !used.contains(&entry.path()) && now.duration_since(came).is_ok_and(|age| age > PARTIAL_PULL_TTL) {
             let _ = std::fs::rename(entry.path(), cleared.join(entry.file_name()));
         }
     }
@@ -173,7 +173,7 @@ impl ImageStore {
             registries,
             images: Mutex::new(images),
             turns: Turns::default(),
-            unpacking: Arc::new(tokio::sync::Semaphore::new(UNPACKED)),
+            unpacking: Arc::new(tokio::sync::Semaphore::new(MAX_PARALLEL_LAYERS)),
             arrived: tokio::sync::watch::Sender::new(()),
         }))
     }
@@ -299,9 +299,9 @@ mod tests {
         let images = BTreeMap::from([("i".to_string(), serde_json::from_value(image).unwrap())]);
         let present = || [layer("sha256:a"), layer("sha256:b"), fetched.clone()].map(|path| path.exists());
         let now = SystemTime::now();
-        put_aside(folder.path(), &images, now + KEPT / 2);
+        put_aside(folder.path(), &images, now + PARTIAL_PULL_TTL / 2);
         assert_eq!(present(), [true, true, true]);
-        let cleared = put_aside(folder.path(), &images, now + KEPT * 2);
+        let cleared = put_aside(folder.path(), &images, now + PARTIAL_PULL_TTL * 2);
         assert_eq!(present(), [true, false, false]);
         assert_eq!(std::fs::read_dir(cleared).unwrap().count(), 2);
     }

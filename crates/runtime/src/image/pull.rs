@@ -45,10 +45,10 @@ impl Progress {
 }
 
 /// Layers that are fetched at a time.
-const PARALLEL: usize = 4;
+const MAX_PARALLEL_DOWNLOADS: usize = 4;
 
 /// Tries in a row that bring nothing, before a layer is given up.
-const TRIES: u32 = 3;
+const MAX_ATTEMPTS: u32 = 3;
 
 /// Fetches the rest of a layer into a file that may have its beginning. What is there is checked when it is unpacked, by the
 /// digest of the plain content.
@@ -71,7 +71,7 @@ async fn fetch(registry: &Registry, layer: &Descriptor, path: &Path, progress: &
             return Ok(());
         }
         tries = if now > has { 0 } else { tries + 1 };
-        if tries == TRIES {
+        if tries == MAX_ATTEMPTS {
             return Err(error);
         }
         tracing::debug!(layer = layer.digest, now, size, error, "the download of a layer was interrupted; resuming it");
@@ -165,7 +165,7 @@ impl ImageStore {
         let registry = Arc::new(registry);
         let fetch = |(layer, diff_id)| self.clone().layer(registry.clone(), layer, diff_id, progress.clone());
         let work: Vec<_> = layers.map(fetch).collect();
-        futures::stream::iter(work).buffer_unordered(PARALLEL).try_collect::<()>().await?;
+        futures::stream::iter(work).buffer_unordered(MAX_PARALLEL_DOWNLOADS).try_collect::<()>().await?;
         let repository = format!("{}/{}", reference.registry(), reference.repository());
         let digests = found.into_iter().map(|digest| format!("{repository}@{digest}")).collect();
         let names = if reference.digest().is_some() { Vec::new() } else { vec![reference.whole()] };

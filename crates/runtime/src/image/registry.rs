@@ -15,14 +15,14 @@ use super::layers::{LARGEST, hex};
 use super::registries::{Credentials, Endpoint};
 
 /// The most that is read of a token server's answer, in bytes.
-const TOKEN: u64 = 1 << 20;
+const MAX_TOKEN_BYTES: u64 = 1 << 20;
 /// The same of the reasons that come with a refusal.
-const REASONS: u64 = 64 << 10;
+const MAX_ERROR_BYTES: u64 = 64 << 10;
 /// Layers of one image: the kernel stacks no more for one overlay (`OVL_MAX_STACK`).
 const MOST_LAYERS: usize = 500;
-const CONNECT: Duration = Duration::from_secs(15);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// A registry that sends nothing for so long is given up.
-const SILENT: Duration = Duration::from_secs(60);
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What manifests may be (image-spec, and what Docker had before it).
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
@@ -232,7 +232,7 @@ impl Registry {
     /// # Errors
     /// When the endpoint's certificate authority can't be read.
     pub fn new(endpoint: &Endpoint, reference: &Reference, credentials: Credentials) -> Result<Self, RegistryError> {
-        let mut client = reqwest::Client::builder().connect_timeout(CONNECT).read_timeout(SILENT);
+        let mut client = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT);
         if let Some(pem) = &endpoint.ca_pem {
             client = client.tls_certs_merge([reqwest::Certificate::from_pem(pem)?]);
         }
@@ -361,7 +361,7 @@ impl Registry {
         if !response.status().is_success() {
             return Err(refused(response).await);
         }
-        let bytes = whole(response, TOKEN).await?;
+        let bytes = whole(response, MAX_TOKEN_BYTES).await?;
         let malformed = || RegistryError::Nonsense("the registry's token can't be read".into());
         let answer: Token = serde_json::from_slice(&bytes).map_err(|_| malformed())?;
         let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty()).ok_or_else(malformed)?;
@@ -398,7 +398,7 @@ async fn refused(response: Response) -> RegistryError {
         message: String,
     }
     let status = response.status();
-    let body = whole(response, REASONS).await.unwrap_or_default();
+    let body = whole(response, MAX_ERROR_BYTES).await.unwrap_or_default();
     let reasons = serde_json::from_slice::<Envelope>(&body).map_or(Vec::new(), |envelope| envelope.errors);
     let reasons: Vec<String> = reasons.into_iter().map(|r| format!("{}: {}", r.code, r.message)).collect();
     let reasons = if reasons.is_empty() { String::new() } else { format!(" [{}]", reasons.join("; ")) };
@@ -500,7 +500,7 @@ mod tests {
             assert!(matches!(refused, RegistryError::TooLarge(DOCUMENT)), "{refused}");
             let url = format!("http://{}/token", endpoint.host);
             let refused = registry.token(&url, None, None, &Credentials::Anonymous).await.unwrap_err();
-            assert!(matches!(refused, RegistryError::TooLarge(TOKEN)), "{refused}");
+            assert!(matches!(refused, RegistryError::TooLarge(MAX_TOKEN_BYTES)), "{refused}");
         }
         // A refusal is one, however much comes with it.
         let endpoint = endless("HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\n").await;

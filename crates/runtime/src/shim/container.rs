@@ -16,12 +16,12 @@ use super::set_nonblocking;
 use crate::protocol::{ContainerState, Start};
 
 /// What is read or written at a time.
-const PART: usize = 32 << 10;
+const CHUNK_BYTES: usize = 32 << 10;
 /// What is read of a stream after the container's end: as much as a pipe can hold (pipe(7), `pipe-max-size`). What its children write
 /// later comes with the next round.
-const LAST: usize = 1 << 20;
+const MAX_TAIL_BYTES: usize = 1 << 20;
 /// A client that takes nothing for so long is let go. As long as it takes something, the container waits for it.
-const PATIENCE: Duration = Duration::from_secs(1);
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 const STREAMS: [&str; 2] = ["stdout", "stderr"];
 
@@ -93,7 +93,7 @@ impl Attached {
     /// When the client is to be let go unless it takes something: for as long as there is something to take.
     pub fn deadline(&self) -> Option<Instant> {
         let waiting = self.outputs.iter().flatten().filter(|out| !out.is_idle());
-        waiting.map(|out| out.since + PATIENCE).min()
+        waiting.map(|out| out.since + SEND_TIMEOUT).min()
     }
 
     /// The outputs that wait for the client.
@@ -105,7 +105,7 @@ impl Attached {
     pub fn flush(&mut self, now: Instant) -> bool {
         for output in &mut self.outputs {
             if let Some(out) = output
-                && (out.flush().is_err() || (!out.is_idle() && out.since + PATIENCE <= now))
+                && (out.flush().is_err() || (!out.is_idle() && out.since + SEND_TIMEOUT <= now))
             {
                 *output = None;
             }
@@ -274,7 +274,7 @@ impl Container {
 
     /// Reads what there is of one stream, into the log and to those attached. How much it was.
     fn read_output(&mut self, stream: usize) -> usize {
-        let mut buffer = [0u8; PART];
+        let mut buffer = [0u8; CHUNK_BYTES];
         let Some(fd) = &self.streams[stream] else { return 0 };
         match read(fd, &mut buffer) {
             Ok(0) | Err(Errno::EIO) => {
@@ -303,7 +303,7 @@ impl Container {
     fn drain(&mut self) {
         for stream in [0, 1] {
             let mut all = 0;
-            while all < LAST {
+            while all < MAX_TAIL_BYTES {
                 match self.read_output(stream) {
                     0 => break,
                     n => all += n,
@@ -341,7 +341,7 @@ impl Container {
 
     /// Passes input of somebody attached on to the container. Whether there was some.
     fn forward(&mut self, key: u64) -> bool {
-        let mut buffer = [0u8; PART];
+        let mut buffer = [0u8; CHUNK_BYTES];
         let Some(attached) = self.attached.get_mut(&key) else { return false };
         let Some(from) = &attached.input else { return false };
         match read(from, &mut buffer) {
@@ -487,7 +487,7 @@ mod tests {
                 Err(_) => {}
             }
         }
-        assert!(typed >= 64 << 10 && container.typed.len() <= PART, "{typed}");
+        assert!(typed >= 64 << 10 && container.typed.len() <= CHUNK_BYTES, "{typed}");
         // What the client leaves behind stops nobody, and what it had typed before is there.
         drop((typing, connection));
         while round(&mut container) {}
@@ -541,7 +541,7 @@ mod tests {
         container.let_go(deadline);
         assert!(container.attached[&0].outputs[0].is_some());
         // One that doesn't is let go, and the container goes on.
-        container.let_go(Instant::now() + PATIENCE);
+        container.let_go(Instant::now() + SEND_TIMEOUT);
         assert!(container.attached[&0].outputs[0].is_none());
         while round(&mut container) {}
         assert!(out.write(&[b'x'; 4096]).is_ok());

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{ForkResult, Pid, fork, pipe2, read};
 
 /// How much is kept of what a helper says, in bytes.
-const WORDS: usize = 16 << 10;
+const MAX_MESSAGE_BYTES: usize = 16 << 10;
 
 /// What comes by a pipe until nobody has its other end any more.
 struct Words {
@@ -31,7 +31,7 @@ impl Words {
             match read(from, &mut buffer) {
                 Ok(0) => self.from = None,
                 Ok(n) => {
-                    let room = WORDS - self.text.len();
+                    let room = MAX_MESSAGE_BYTES - self.text.len();
                     self.text.extend_from_slice(&buffer[..n.min(room)]);
                 }
                 Err(Errno::EINTR) => {}
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(died, Err("the helper died".into()));
         // However much it says, and whatever it says it with.
         let long = run(|_| Err("x".repeat(1 << 20)));
-        assert_eq!(long.unwrap_err().len(), WORDS - 1);
+        assert_eq!(long.unwrap_err().len(), MAX_MESSAGE_BYTES - 1);
     }
 
     #[test]

@@ -27,10 +27,10 @@ use crate::protocol::Start;
 use crate::seqpacket;
 
 /// How long a helper may take. What is in a container may stop it, and its disks may be slow.
-const START: Duration = Duration::from_secs(120);
-const EXEC: Duration = Duration::from_secs(60);
-const SHARE: Duration = Duration::from_secs(30);
-const DELETE: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+const EXEC_TIMEOUT: Duration = Duration::from_secs(60);
+const SHARE_TIMEOUT: Duration = Duration::from_secs(30);
+const DELETE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where a process' input and output go.
 pub enum Stdio {
@@ -226,7 +226,7 @@ pub fn create(start: &Start, stdio: Stdio) -> Result<Launch, String> {
     give(&stdio, owner);
     let console = Console::for_stdio(&stdio, Path::new(&start.bundle))?;
     let console_path = console.as_ref().map(|c| c.path.clone());
-    let helper = Helper::start(START, |errors| {
+    let helper = Helper::start(START_TIMEOUT, |errors| {
         let builder = builder(start, errors, console_path.as_deref(), stdio, None)?;
         let mut container = builder
             .as_init(&start.bundle)
@@ -251,7 +251,7 @@ pub fn exec(start: &Start, process: &Path, stdio: Stdio) -> Result<Launch, Strin
     let console_path = console.as_ref().map(|c| c.path.clone());
     let entry = start.users.as_ref().map(|users| Entry::prepare(users, process)).transpose()?;
     let (entry, entering) = entry.unzip();
-    let helper = Helper::start(EXEC, |errors| {
+    let helper = Helper::start(EXEC_TIMEOUT, |errors| {
         let builder = builder(start, errors, console_path.as_deref(), stdio, entry)?;
         let pid = builder
             .as_tenant()
@@ -268,7 +268,7 @@ pub fn exec(start: &Start, process: &Path, stdio: Stdio) -> Result<Launch, Strin
 
 /// Starts the first process of a new process namespace.
 pub fn share_processes(users: Option<&Path>) -> Result<Helper, String> {
-    Helper::start(SHARE, |_| {
+    Helper::start(SHARE_TIMEOUT, |_| {
         let fail = |e: nix::Error| format!("can't make a process namespace: {e}");
         if let Some(path) = users {
             let namespace = std::fs::File::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -316,7 +316,7 @@ pub fn delete(start: &Start) -> Result<Option<Helper>, String> {
     if !folder.exists() {
         return Ok(None);
     }
-    let removing = Helper::start(DELETE, |_| {
+    let removing = Helper::start(DELETE_TIMEOUT, |_| {
         let mut container = OciContainer::load(folder).map_err(chain)?;
         container.delete(true).map_err(chain)?;
         Ok(0)

@@ -5,11 +5,11 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 /// Longer lines are written in parts.
-const LINE: usize = 16 << 10;
+const MAX_LINE_BYTES: usize = 16 << 10;
 /// A file that reaches this size is put aside, and a new one begun.
 pub const ROTATE: u64 = 10 << 20;
 /// Files that are kept, the present one included.
-const KEEP: usize = 5;
+const MAX_ROTATED_FILES: usize = 5;
 
 pub struct LogWriter {
     path: PathBuf,
@@ -78,8 +78,8 @@ impl LogWriter {
             rest = &rest[end + 1..];
         }
         pending.extend_from_slice(rest);
-        let whole = pending.len() / LINE * LINE;
-        for part in pending[..whole].chunks(LINE) {
+        let whole = pending.len() / MAX_LINE_BYTES * MAX_LINE_BYTES;
+        for part in pending[..whole].chunks(MAX_LINE_BYTES) {
             self.entry(stream, "P", part);
         }
         pending.drain(..whole);
@@ -99,8 +99,8 @@ impl LogWriter {
 
     fn line(&mut self, stream: &str, line: &[u8]) {
         let mut rest = line;
-        while rest.len() > LINE {
-            let (part, after) = rest.split_at(LINE);
+        while rest.len() > MAX_LINE_BYTES {
+            let (part, after) = rest.split_at(MAX_LINE_BYTES);
             self.entry(stream, "P", part);
             rest = after;
         }
@@ -137,7 +137,7 @@ impl LogWriter {
 
 /// The names of a log's files, from the one that is written to the oldest.
 pub fn files(path: &Path) -> impl Iterator<Item = PathBuf> {
-    let aside = (1..KEEP).map(|n| numbered(path, n));
+    let aside = (1..MAX_ROTATED_FILES).map(|n| numbered(path, n));
     std::iter::once(path.to_path_buf()).chain(aside)
 }
 
@@ -150,7 +150,7 @@ fn numbered(path: &Path, n: usize) -> PathBuf {
 /// # Errors
 /// Those of the file system.
 pub fn put_aside(path: &Path) -> io::Result<()> {
-    for n in (1..KEEP - 1).rev() {
+    for n in (1..MAX_ROTATED_FILES - 1).rev() {
         if numbered(path, n).exists() {
             std::fs::rename(numbered(path, n), numbered(path, n + 1))?;
         }
@@ -210,8 +210,8 @@ mod tests {
             log.write("stdout", &chunk);
         }
         log.write("stdout", b"\n");
-        assert!(lines(&path).iter().all(|l| l.len() <= LINE + 64));
+        assert!(lines(&path).iter().all(|l| l.len() <= MAX_LINE_BYTES + 64));
         let files = std::fs::read_dir(dir.path()).unwrap().count();
-        assert!(files <= KEEP, "{files} files");
+        assert!(files <= MAX_ROTATED_FILES, "{files} files");
     }
 }

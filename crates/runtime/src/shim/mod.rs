@@ -38,7 +38,7 @@ use requests::Work;
 pub const ARGUMENT: &str = "__shim";
 
 /// Connections that haven't said yet what they want. Further ones wait in the socket's queue.
-const ASKING: usize = 64;
+const MAX_CLIENTS: usize = 64;
 
 fn set_nonblocking(fd: &OwnedFd) -> nix::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
@@ -230,7 +230,7 @@ impl Shim {
             read(Source::Asking(asking.as_raw_fd()), asking.as_raw_fd());
         }
         read(Source::Signals, self.signals.as_fd().as_raw_fd());
-        if self.asking.len() < ASKING {
+        if self.asking.len() < MAX_CLIENTS {
             read(Source::Listener, self.listener.as_raw_fd());
         }
         for leaving in &self.leaving {
@@ -252,7 +252,7 @@ impl Shim {
             Source::Watcher(key) => self.watchers.retain_mut(|watcher| watcher.key() != key || watcher.is_there()),
             Source::Asking(fd) => self.asked(fd),
             Source::Listener => {
-                while self.asking.len() < ASKING
+                while self.asking.len() < MAX_CLIENTS
                     && let Ok(connection) = seqpacket::accept_without_waiting(&self.listener)
                 {
                     self.asking.push(connection);

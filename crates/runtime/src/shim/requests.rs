@@ -15,7 +15,7 @@ use crate::protocol::{Answer, Request, Start};
 use crate::seqpacket;
 
 /// Requests that may wait for the helper that is at work.
-const MOST: usize = 1024;
+const MAX_PENDING_REQUESTS: usize = 1024;
 
 /// Whether a helper starts a process for the request. There is one such helper at a time: one is a copy of the shim with all of its
 /// descriptors, so that two would hold each other's pipes and sockets open, whose end each waits for.
@@ -135,8 +135,8 @@ impl Shim {
         if !starts_process(&request) || !self.is_starting() {
             return self.carry_out_now(connection, request, fds);
         }
-        if self.queued.len() >= MOST {
-            let error = format!("{MOST} processes are waiting to be started already");
+        if self.queued.len() >= MAX_PENDING_REQUESTS {
+            let error = format!("{MAX_PENDING_REQUESTS} processes are waiting to be started already");
             return tell(&connection, &Answer::Failed { error });
         }
         self.queued.push_back((connection, request, fds));

@@ -9,13 +9,13 @@ use crate::OpenError;
 
 /// The shape of the tables, as `user_version` in the file says it. Zero is said by files from before it was written down, and by
 /// new ones.
-const VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 1;
 
 /// Files up to this size are checked before they are used (measured: a tenth of a second, and what the disk takes to read them),
 /// larger ones while they are.
 const CHECKED_FIRST: u64 = 256 << 20;
 /// Between two checks.
-const AGAIN: Duration = Duration::from_secs(24 * 3600);
+const INTEGRITY_CHECK_PERIOD: Duration = Duration::from_secs(24 * 3600);
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS kv (
@@ -35,9 +35,9 @@ pub fn writer(path: &Path) -> Result<Connection, OpenError> {
     let size = std::fs::metadata(path).map_or(0, |file| file.len());
     let connection = Connection::open(path).map_err(fail)?;
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(fail)?;
-    if version > VERSION {
+    if version > SCHEMA_VERSION {
         return Err(refuse(format!(
-            "a newer timonel wrote it (its tables have version {version}, this one knows them up to {VERSION}): start that one, or put back a copy from before the upgrade"
+            "a newer timonel wrote it (its tables have version {version}, this one knows them up to {SCHEMA_VERSION}): start that one, or put back a copy from before the upgrade"
         )));
     }
     if size > 0 && size <= CHECKED_FIRST {
@@ -57,14 +57,14 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "cache_size", -4096)?;
     connection.set_prepared_statement_cache_capacity(16);
     connection.execute_batch(SCHEMA)?;
-    connection.pragma_update(None, "user_version", VERSION)
+    connection.pragma_update(None, "user_version", SCHEMA_VERSION)
 }
 
 /// Checks a large database now, and every one once a day, as long as the process lives.
 pub async fn keep_verified(path: PathBuf) {
     let size = std::fs::metadata(&path).map_or(0, |file| file.len());
     if size <= CHECKED_FIRST {
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(INTEGRITY_CHECK_PERIOD).await;
     }
     loop {
         let of = path.clone();
@@ -74,7 +74,7 @@ pub async fn keep_verified(path: PathBuf) {
             }
             Ok(Ok(())) | Err(_) => tracing::debug!("the integrity check of the database passed"),
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(INTEGRITY_CHECK_PERIOD).await;
     }
 }
 

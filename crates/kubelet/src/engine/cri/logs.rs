@@ -9,12 +9,12 @@ use crate::Config;
 use crate::sandbox::Places;
 
 /// How often their sizes are looked at, as upstream does.
-const PERIOD: Duration = Duration::from_secs(10);
+const ROTATION_PERIOD: Duration = Duration::from_secs(10);
 
 /// Looks after the logs of all running containers until the process ends.
 pub async fn rotate(cri: Cri, config: Config) {
     loop {
-        tokio::time::sleep(PERIOD).await;
+        tokio::time::sleep(ROTATION_PERIOD).await;
         let filter = v1::ContainerFilter { label_selector: cri.owned(), ..v1::ContainerFilter::default() };
         let request = v1::ListContainersRequest { filter: Some(filter) };
         let Ok(answer) = cri.client().list_containers(request).await else { continue };

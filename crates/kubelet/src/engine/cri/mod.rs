@@ -42,8 +42,8 @@ pub use logs::rotate;
 pub use network::{restored as restored_addresses, serve as serve_network};
 
 /// How long a runtime that may just be starting is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
-const RETRY: Duration = Duration::from_secs(1);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Labels by which everybody finds a pod's sandbox and containers, upstream's names.
 const POD_NAME: &str = "io.kubernetes.pod.name";
@@ -109,9 +109,9 @@ impl Cri {
         let version = loop {
             match runtime.version(v1::VersionRequest { version: "v1".into() }).await {
                 Ok(answer) => break answer.into_inner(),
-                Err(status) if is_away(&status) && begun.elapsed() < PATIENCE => {
+                Err(status) if is_away(&status) && begun.elapsed() < START_TIMEOUT => {
                     tracing::info!(endpoint, "waiting for the container runtime: {}", status.message());
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(RETRY_AFTER).await;
                 }
                 Err(status) => return Err(RuntimeError::Silent { endpoint: endpoint.into(), status }),
             }
@@ -248,7 +248,7 @@ impl Engine for Cri {
     async fn remove(&self, agent: &Agent, uid: &str, _: &Places, _: Option<&Sandbox>) {
         while let Err(status) = self.remove_of(uid).await {
             tracing::warn!(uid, error = status.message(), "failed to remove a pod sandbox; retrying");
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(RETRY_AFTER).await;
         }
         // Where the plugin was called while the agent wasn't there.
         network::forget(agent, uid).await;

@@ -19,14 +19,14 @@ use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
 use super::container::{self, configuration};
-use super::{Cri, RETRY, is_away, pid_in, sandbox, streams, told};
+use super::{Cri, RETRY_AFTER, is_away, pid_in, sandbox, streams, told};
 use crate::Agent;
 use crate::container::{Launch, StartError};
 use crate::engine::{NotRun, Stop, signal_number};
 use crate::server::{Event, Sender, Wants};
 
 /// How much of what a command says is told, in bytes.
-const MESSAGE: usize = 1024;
+const MAX_MESSAGE_BYTES: usize = 1024;
 /// Between looks at a container whose process has ended, until the runtime knows it too: first and longest.
 const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
@@ -154,7 +154,7 @@ impl Cri {
                 return;
             }
             tracing::warn!(id, error = status.message(), "failed to stop a container; retrying");
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(RETRY_AFTER).await;
         }
     }
 }
@@ -168,7 +168,7 @@ async fn answered<T, F: Future<Output = Result<T, Status>>>(ask: impl Fn() -> F)
                 if !std::mem::replace(&mut told, true) {
                     tracing::warn!(error = status.message(), "the container runtime is unavailable; waiting for it");
                 }
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(RETRY_AFTER).await;
             }
             answer => return answer,
         }
@@ -295,7 +295,7 @@ impl crate::engine::Containers for Containers {
         })?;
         let answer = answer.into_inner();
         let said = [answer.stdout, answer.stderr].concat();
-        let said = String::from_utf8_lossy(&said[..said.len().min(MESSAGE)]).trim().to_string();
+        let said = String::from_utf8_lossy(&said[..said.len().min(MAX_MESSAGE_BYTES)]).trim().to_string();
         Ok((answer.exit_code, said))
     }
 

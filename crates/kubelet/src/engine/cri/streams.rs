@@ -18,7 +18,7 @@ use crate::server::spdy::{self, Stream, StreamOutput};
 use crate::server::{ERROR, Event, RESIZE, STDIN, Sender, V4, Wants};
 
 /// How long what is left of output may take after the runtime has told the outcome.
-const PATIENCE: Duration = Duration::from_secs(10);
+const OUTPUT_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Joins a client to what the runtime serves at `url`, until either ends; returns the outcome's status.
 pub async fn join(url: &str, wants: Wants, events: mpsc::Receiver<Event>, sender: &Sender) -> Result<Value, String> {
@@ -45,7 +45,7 @@ pub async fn join(url: &str, wants: Wants, events: mpsc::Receiver<Event>, sender
         Either::Right(_) => None,
     };
     if status.is_some() {
-        let _ = tokio::time::timeout(PATIENCE, futures::future::join_all(pumps)).await;
+        let _ = tokio::time::timeout(OUTPUT_DRAIN_TIMEOUT, futures::future::join_all(pumps)).await;
     }
     session.abort();
     match status {

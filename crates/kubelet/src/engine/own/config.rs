@@ -26,10 +26,10 @@ struct Identity {
 }
 
 /// The most that is read of an image's `/etc/passwd` or `/etc/group`, in bytes.
-const ACCOUNTS: u64 = 4 << 20;
+const MAX_PASSWD_BYTES: u64 = 4 << 20;
 
 fn accounts(rootfs: &Path, file: &str) -> String {
-    let text = runtime::inside::read(rootfs, Path::new(file), ACCOUNTS).unwrap_or_default();
+    let text = runtime::inside::read(rootfs, Path::new(file), MAX_PASSWD_BYTES).unwrap_or_default();
     String::from_utf8_lossy(&text).into_owned()
 }
 

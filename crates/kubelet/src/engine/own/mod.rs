@@ -28,7 +28,7 @@ use crate::server::{Event, Sender, Wants};
 use crate::{Agent, Config};
 
 /// How long a container may take to end that was killed, before more is done.
-const PATIENCE: Duration = Duration::from_secs(3);
+const KILL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What RuntimeClasses may name: this program's own way of running containers, and the name that most have for the same.
 const HANDLERS: [&str; 2] = ["timonel", "runc"];
@@ -223,7 +223,7 @@ async fn end_shim(places: &Places) {
 impl Shim {
     /// Waits until a container that was killed has ended, and makes it end without its shim if that isn't able to.
     async fn see_it_ended(&self, id: &str) {
-        if tokio::time::timeout(PATIENCE, self.ended(id)).await.is_ok() {
+        if tokio::time::timeout(KILL_TIMEOUT, self.ended(id)).await.is_ok() {
             return;
         }
         tracing::warn!(id, "a container didn't exit after SIGKILL; killing its whole cgroup");

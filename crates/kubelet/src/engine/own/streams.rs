@@ -22,7 +22,7 @@ use crate::server::{Event, RESIZE, STDERR, STDIN, STDOUT, Sender, Wants};
 type Events = mpsc::Receiver<Event>;
 
 /// How much of what a command says is told, in bytes.
-const MESSAGE: usize = 1024;
+const MAX_MESSAGE_BYTES: usize = 1024;
 
 /// Writes the OCI process for an exec, made from the container's own, into a file that goes away with the result.
 ///
@@ -239,7 +239,7 @@ pub async fn run(shim: &ShimClient, id: &str, process: &Path) -> Result<(i32, St
 async fn listen(mut output: Output, ended: &CancellationToken) -> String {
     let mut said = Vec::new();
     while let Some(bytes) = output.next(ended).await {
-        said.extend_from_slice(&bytes[..bytes.len().min(MESSAGE - said.len())]);
+        said.extend_from_slice(&bytes[..bytes.len().min(MAX_MESSAGE_BYTES - said.len())]);
     }
     String::from_utf8_lossy(&said).trim().to_string()
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// How long is waited for who still has a file open that was put aside, or is of a container that has ended: a runtime may be
 /// behind with what it writes. It may also never close one.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reads the lines of all files of a log, the oldest first, and goes on where it was when there are more.
 pub struct Lines {
@@ -69,7 +69,7 @@ impl Lines {
             if self.newer.is_empty() {
                 return Ok(false);
             }
-            let waits = all && self.left.get_or_insert_with(Instant::now).elapsed() < PATIENCE;
+            let waits = all && self.left.get_or_insert_with(Instant::now).elapsed() < LAST_LINES_TIMEOUT;
             if waits && runtime::files::is_written(current) {
                 return Ok(false);
             }

@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 mod lines;
 
-use lines::{Lines, PATIENCE};
+use lines::{LAST_LINES_TIMEOUT, Lines};
 
 use super::channels::{Socket, upgrade_websocket, wants_websocket};
 use super::{Body, query, text};
@@ -227,11 +227,11 @@ impl Reading {
     fn batch(mut self, runs: bool) -> std::io::Result<(Self, Vec<u8>)> {
         // Asked before reading, so that what was written until then is read.
         let mut last_words =
-            || self.ended.get_or_insert_with(Instant::now).elapsed() < PATIENCE && self.lines.are_written();
+            || self.ended.get_or_insert_with(Instant::now).elapsed() < LAST_LINES_TIMEOUT && self.lines.are_written();
         let goes_on = self.follow && (runs || last_words());
         let (mut batch, mut line) = (Vec::new(), Vec::new());
         self.state = State::Full;
-        while self.state == State::Full && batch.len() < BATCH {
+        while self.state == State::Full && batch.len() < BATCH_BYTES {
             if !self.lines.next(&mut line, goes_on)? {
                 self.state = if goes_on { State::Waiting } else { State::Over };
             } else {
@@ -250,15 +250,15 @@ impl Reading {
 /// # Errors
 /// When there is no log.
 pub fn last_words(log: &Path, limit: usize) -> std::io::Result<String> {
-    const LINES: usize = 80;
-    const BYTES: usize = 2048;
-    let mut lines = Lines::open(log, Some(LINES))?;
+    const MAX_TAIL_LINES: usize = 80;
+    const MAX_TAIL_BYTES: usize = 2048;
+    let mut lines = Lines::open(log, Some(MAX_TAIL_LINES))?;
     let mut wanted = Wanted { timestamps: false, since: None, left: None };
     let (mut said, mut line) = (Vec::new(), Vec::new());
     while lines.next(&mut line, false)? {
         wanted.take(&line, &mut said);
     }
-    Ok(text_of(&said[said.len().saturating_sub(limit.min(BYTES))..]))
+    Ok(text_of(&said[said.len().saturating_sub(limit.min(MAX_TAIL_BYTES))..]))
 }
 
 /// The last `limit` bytes of a file, however much somebody wrote to it.
@@ -281,7 +281,7 @@ fn text_of(bytes: &[u8]) -> String {
 }
 
 /// Bytes that are sent at a time.
-const BATCH: usize = 64 << 10;
+const BATCH_BYTES: usize = 64 << 10;
 
 async fn copy(
     path: &Path,

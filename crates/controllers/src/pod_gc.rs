@@ -1,32 +1,27 @@
-//! What nobody needs any more: pods that have ended, beyond a number, pods that are deleted and never had a node, and bootstrap tokens
-//! whose time is over.
+//! Pod garbage collection: the oldest terminated pods beyond a threshold, and pods that are deleted before they got a node. (Pods of nodes that are
+//! gone: `nodes/eviction.rs`.)
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use informer::{Key, Keyed as _, Pod, Queue};
-use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
-use crate::{Context, Result, pods};
+use crate::{Context, pods};
 
-/// The Secrets that are bootstrap tokens, as a field selector.
-pub const BOOTSTRAP_TOKENS: &str = "metadata.namespace=kube-system,type=bootstrap.kubernetes.io/token";
 /// Pods that have ended and are kept for people to look at (upstream's `--terminated-pod-gc-threshold`).
-const KEPT: usize = 12_500;
+const TERMINATED_POD_THRESHOLD: usize = 12_500;
 /// How long ended pods gather before they are counted.
-const GATHER: Duration = Duration::from_secs(20);
+const BATCH_PERIOD: Duration = Duration::from_secs(20);
 
 pub fn start(context: Context) {
-    sweep_pods(context.clone());
-    end_unscheduled(context.clone());
-    sweep_tokens(context);
+    collect_terminated(context.clone());
+    collect_unscheduled(context);
 }
 
-fn sweep_pods(context: Context) {
+fn collect_terminated(context: Context) {
     let all = context.informers.of::<Pod>();
     let queue = Queue::default();
     let add = queue.clone();
@@ -34,13 +29,13 @@ fn sweep_pods(context: Context) {
         if let informer::Change::Applied { new, .. } = change
             && has_ended(new)
         {
-            add.add_after(Key::new("", "pods"), GATHER);
+            add.add_after(Key::new("", "pods"), BATCH_PERIOD);
         }
     });
     queue.work("pod-gc", 1, move |_| {
         let (context, all) = (context.clone(), all.clone());
         async move {
-            for pod in surplus(all.list(), KEPT) {
+            for pod in surplus(all.list(), TERMINATED_POD_THRESHOLD) {
                 let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
                 crate::ignore(api.delete(&pod.name_any(), &DeleteParams::default()).await, &[404])?;
             }
@@ -54,7 +49,7 @@ fn never_ends(pod: &Pod) -> bool {
     pods::is_deleting(pod) && !pod.is_over() && pod.spec.as_ref().is_none_or(|s| s.node_name.is_none())
 }
 
-fn end_unscheduled(context: Context) {
+fn collect_unscheduled(context: Context) {
     let all = context.informers.of::<Pod>();
     let queue = Queue::of::<Pod>(context.events.clone());
     let add = queue.clone();
@@ -90,33 +85,6 @@ fn surplus(mut all: Vec<Arc<Pod>>, kept: usize) -> Vec<Arc<Pod>> {
     all.sort_by_key(|p| (p.metadata.creation_timestamp.as_ref().map(|t| t.0), p.key()));
     all.truncate(all.len().saturating_sub(kept));
     all
-}
-
-fn sweep_tokens(context: Context) {
-    let secrets = context.informers.selected::<Secret>(BOOTSTRAP_TOKENS);
-    let queue = Queue::default();
-    let add = queue.clone();
-    secrets.on_change(move |change| add.add(change.object().key()));
-    queue.work("token-cleaner", 1, move |key| {
-        let (context, secrets) = (context.clone(), secrets.clone());
-        async move {
-            let Some(secret) = secrets.get(&key) else { return Ok(None) };
-            expire(&context, &secret).await
-        }
-    });
-}
-
-/// Deletes a token whose time is over; else says when it will be.
-async fn expire(context: &Context, secret: &Secret) -> Result<Option<Duration>> {
-    let at = secret.data.as_ref().and_then(|d| String::from_utf8(d.get("expiration")?.0.clone()).ok());
-    // A time that can't be read is the API's matter: it lets nobody in with it.
-    let Some(at) = at.and_then(|text| text.parse::<Timestamp>().ok()) else { return Ok(None) };
-    let left = at.duration_since(apimachinery::clock::now());
-    if left > SignedDuration::ZERO {
-        return Ok(Duration::try_from(left).ok());
-    }
-    let api: Api<Secret> = Api::namespaced(context.client.clone(), &secret.namespace().unwrap_or_default());
-    crate::ignore(api.delete(&secret.name_any(), &DeleteParams::default()).await, &[404]).map(|()| None)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Owners and what they control: who belongs to whom is said by a controller's selector and by owner references, and
-//! each of the two may change.
+//! Adoption and release: a controller's selector and its children's owner references say which child belongs to which owner, and each of the
+//! two may change.
 
 use std::fmt::Debug;
 
@@ -51,7 +51,7 @@ impl Selecting for Job {
 }
 
 /// Wakes an owner when something changes that is, was, or could be its own.
-pub fn follow<O: Selecting, C: Keyed>(owners: &Informer<O>, children: &Informer<C>, queue: &Queue) {
+pub fn enqueue_owners<O: Selecting, C: Keyed>(owners: &Informer<O>, children: &Informer<C>, queue: &Queue) {
     let (add, kind, owners) = (queue.clone(), O::kind(&()).into_owned(), owners.clone());
     children.on_change(move |change| {
         if let informer::Change::Applied { old: Some(old), .. } = change
@@ -72,8 +72,17 @@ pub fn follow<O: Selecting, C: Keyed>(owners: &Informer<O>, children: &Informer<
     });
 }
 
-/// Takes in what nobody controls and the selector of `owner` chooses, if it `fits`, and lets go what is no longer chosen.
-pub async fn claim<O, C>(context: &Context, cache: &Informer<C>, of: &O, fits: impl Fn(&C) -> bool) -> Result
+/// Adopts the matching orphans that `fits` accepts, and releases children that the selector of `of` no longer matches (upstream's
+/// `ControllerRefManager`).
+///
+/// # Errors
+/// The API's answer to the patch of a child, unless the child is gone or changed meanwhile.
+pub async fn adopt_and_release<O, C>(
+    context: &Context,
+    cache: &Informer<C>,
+    of: &O,
+    fits: impl Fn(&C) -> bool,
+) -> Result
 where
     O: Selecting,
     C: Keyed + Resource<Scope = NamespaceResourceScope> + DeserializeOwned + Debug,

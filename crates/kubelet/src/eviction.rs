@@ -1,5 +1,5 @@
-//! When the machine runs short: of memory, disk, or process numbers. First images that nobody uses go, then the pod that
-//! takes most beyond what it asked for (node-pressure eviction).
+//! Node-pressure eviction: when memory, disk space, inodes or process numbers fall below a threshold, unused images go first (image garbage
+//! collection), then the pod that exceeds its requests most.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -15,11 +15,11 @@ use crate::manager::Manager;
 use crate::{Agent, local_storage, sandbox, stats};
 
 /// How often the machine is looked at; nothing tells when a disk fills up.
-const PERIOD: Duration = Duration::from_secs(10);
+const CHECK_PERIOD: Duration = Duration::from_secs(10);
 /// A condition stays for so long after its cause went, so that pods don't come and go.
-const LASTING: Duration = Duration::from_secs(300);
+const PRESSURE_TRANSITION_PERIOD: Duration = Duration::from_secs(300);
 /// Images that weren't used for less than this stay.
-const FRESH: Duration = Duration::from_secs(120);
+const MIN_IMAGE_AGE: Duration = Duration::from_secs(120);
 /// Images are removed when less than this part of their disk is left.
 const IMAGES_LOW: f64 = 0.10;
 /// Pods of this priority or above are critical (`system-node-critical`, `system-cluster-critical`): never evicted, and ended last.
@@ -194,7 +194,7 @@ pub async fn run(manager: Arc<Manager>) {
         for crossed in &crossed {
             since.insert(crossed.signal, Instant::now());
         }
-        since.retain(|_, at| at.elapsed() < LASTING);
+        since.retain(|_, at| at.elapsed() < PRESSURE_TRANSITION_PERIOD);
         let pressures = Pressures {
             memory: since.contains_key(&Signal::Memory),
             disk: since.contains_key(&Signal::Disk) || since.contains_key(&Signal::Inodes),
@@ -211,7 +211,7 @@ pub async fn run(manager: Arc<Manager>) {
             let _ = tokio::task::spawn_blocking(move || evict_one(&manager, &crossed)).await;
         }
         local_storage::check(&manager).await;
-        tokio::time::sleep(PERIOD).await;
+        tokio::time::sleep(CHECK_PERIOD).await;
     }
 }
 
@@ -227,7 +227,7 @@ async fn remove_images(manager: &Arc<Manager>, last_used: &mut HashMap<String, I
         if used {
             *last = Instant::now();
         }
-        if used || image.digests.is_empty() || last.elapsed() < FRESH {
+        if used || image.digests.is_empty() || last.elapsed() < MIN_IMAGE_AGE {
             continue;
         }
         match agent.images.remove(&image.id).await {
