@@ -269,6 +269,13 @@ fn read_head(kind: &Kind, bytes: &[u8]) -> Head {
     let walk = Walk { paths: &paths, indices: (0..paths.len()).collect(), depth: 0, label: None, found: &mut found };
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let _ = walk.deserialize(&mut deserializer);
+    // An event of the newer kind has no source, but a controller that reports it; it is chosen by either name.
+    let place = |path: &str| kind.selectable.iter().position(|p| *p == path).filter(|_| !kind.custom);
+    if let (Some(source), Some(controller)) = (place("source"), place("reportingComponent"))
+        && found.fields[source].is_empty()
+    {
+        found.fields[source] = found.fields[controller].clone();
+    }
     (found.labels.into(), found.fields.into())
 }
 
@@ -409,5 +416,21 @@ mod tests {
         assert_eq!(entry.field(kind, "spec.hostNetwork"), "true");
         assert_eq!(entry.field(kind, "status.podIP"), "");
         assert_eq!((entry.namespace(), entry.name()), ("n", "a"));
+    }
+
+    #[test]
+    fn events_are_chosen_by_their_source_or_by_who_reports_them() {
+        let kind = api::find("", "v1", "events").unwrap();
+        let source = |event: Value| {
+            let mut event = event;
+            event["metadata"] = json!({"name": "e", "namespace": "n"});
+            Entry::new(kind, "n/e".into(), &encode(&event), 3).field(kind, "source").to_string()
+        };
+        assert_eq!(source(json!({"source": {"component": "kubelet"}, "reportingComponent": "other"})), "kubelet");
+        assert_eq!(
+            source(json!({"source": {}, "reportingComponent": "example.com/controller"})),
+            "example.com/controller"
+        );
+        assert_eq!(source(json!({"reason": "Started"})), "");
     }
 }

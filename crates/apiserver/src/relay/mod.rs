@@ -3,6 +3,7 @@
 
 mod aggregate;
 mod kubelet;
+mod links;
 mod metrics;
 mod proxy;
 

@@ -1,15 +1,19 @@
 //! `pods/NAME/proxy/…` and `services/NAME/proxy/…`: HTTP to what runs in the cluster, with the API's authorization.
 
 use apimachinery::{ObjectExt as _, Status};
+use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
 use rand::seq::IndexedRandom as _;
 
+use super::links::{Page, Place};
 use super::{Target, connector, rest, split_at_proxy};
 use crate::ApiServer;
 use crate::cache::object_key;
 use crate::object::Filter;
 use crate::request::Info;
-use crate::response::Body;
+use crate::response::{self, Body};
 
 /// `[scheme:]name[:port]`, as proxy paths name their target.
 struct Name<'a> {
@@ -76,25 +80,56 @@ async fn send(
     let tls = tls.then(|| connector(None, None)).transpose().map_err(Status::internal)?;
     let target =
         Target { what: what.into(), host: host.into(), port, tls: tls.map(|c| (c, host.to_string())), anywhere: false };
-    let (prefix, _) = split_at_proxy(info, request.uri().path());
-    let prefix = prefix.to_string();
+    let (prefix, path) = split_at_proxy(info, request.uri().path());
+    let asked = HeaderValue::from_str(&format!("{prefix}{}", if path.is_empty() { "/" } else { path }));
+    let own = apimachinery::authority(host, port);
+    let called = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).map(String::from);
+    let called = called.or_else(|| request.uri().authority().map(ToString::to_string));
+    let place = Place { prefix: prefix.into(), hosts: std::iter::once(own).chain(called).collect() };
     let uri = rest(info, request.uri())?;
-    let forwarded = prefix.clone();
-    let mut answer = target
-        .forward(uri, request, move |headers| {
-            if let Ok(value) = HeaderValue::from_str(&forwarded) {
-                headers.insert("x-forwarded-uri", value);
-            }
-        })
-        .await?;
-    // A redirect to the root of the target is one to the root of the proxy.
-    let location = answer.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
-    let moved =
-        location.filter(|l| l.starts_with('/')).and_then(|l| HeaderValue::from_str(&format!("{prefix}{l}")).ok());
-    if let Some(moved) = moved {
-        answer.headers_mut().insert(header::LOCATION, moved);
+    let answer = target.forward(uri, request, move |headers| {
+        if let Ok(asked) = asked {
+            headers.insert("x-forwarded-uri", asked);
+        }
+        // Pages are changed on their way.
+        headers.remove(header::ACCEPT_ENCODING);
+    });
+    // In upstream's words: of a kubelet, say, it is told otherwise.
+    let failed = |e: Status| match e.code {
+        502 => Status::unavailable(format!("error trying to reach service: {}", e.message)),
+        _ => e,
+    };
+    Ok(with_links(answer.await.map_err(failed)?, place))
+}
+
+/// An answer with its links as the client has to see them.
+fn with_links(mut answer: Response<Body>, place: Place) -> Response<Body> {
+    let text = |name| answer.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    if let Some(location) = text(header::LOCATION).filter(|location| !location.is_empty()) {
+        if let Some(moved) = place.moved(location).and_then(|moved| HeaderValue::from_str(&moved).ok()) {
+            answer.headers_mut().insert(header::LOCATION, moved);
+        }
+        return answer;
     }
-    Ok(answer)
+    let kind = text(header::CONTENT_TYPE).and_then(|kind| kind.split(';').next()).unwrap_or("").trim();
+    let is_plain = text(header::CONTENT_ENCODING).is_none_or(|encoding| encoding == "identity");
+    if kind != "text/html" || !is_plain {
+        return answer;
+    }
+    answer.headers_mut().remove(header::CONTENT_LENGTH);
+    let page = Page::new(place);
+    answer.map(|body| {
+        let pieces = futures::stream::unfold(Some((body, page)), |state| async move {
+            let (mut body, mut page) = state?;
+            // Trailers, if there are any, were about the page as it was.
+            Some(match body.frame().await.map(|frame| frame.map(Frame::into_data)) {
+                None | Some(Ok(Err(_))) => (Ok(Frame::data(Bytes::from(page.end()))), None),
+                Some(Ok(Ok(bytes))) => (Ok(Frame::data(Bytes::from(page.pass(&bytes)))), Some((body, page))),
+                Some(Err(error)) => (Err(error), None),
+            })
+        });
+        response::boxed(StreamBody::new(pieces))
+    })
 }
 
 /// A ready endpoint of a service by the number or name of one of its ports; the only port, or 443 or 80, if none is named.
