@@ -1,6 +1,7 @@
 //! The node agent: makes the pods that the API assigns to this node true, and tells how they are.
 //!
 //! - [`node`]: the Node object, its status and lease
+//! - [`admission`]: which pods it takes in
 //! - [`manager`]: one [`worker`] per pod, started and fed from a watch
 //! - [`static_pods`]: pods of a folder on this machine
 //! - [`worker`]: a pod's life as a state machine; [`status`] tells it to the API
@@ -17,6 +18,7 @@
 //! - Nothing is polled: pods come from a watch, ends of containers from their shims.
 //! - A pod's worker alone changes that pod's things.
 
+mod admission;
 mod allocatable;
 mod container;
 mod csi;
@@ -200,7 +202,10 @@ struct Agent {
     users: users::Ranges,
     pressures: watch::Sender<eviction::Pressures>,
     /// Pods that have to go, with the reason, by uid; their workers take them from here.
-    evictions: Mutex<HashMap<String, String>>,
+    evictions: Mutex<HashMap<String, admission::Eviction>>,
+    /// What the pods here have of the node.
+    admitted: admission::Admitted,
+    workers: manager::Workers,
     /// Pods whose handling ended the process.
     quarantine: informer::Quarantine,
     /// Pods whose volumes are to be looked at at once, by uid.
@@ -274,6 +279,8 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
         users: users::Ranges::restored(manager::sandboxes(&config).filter_map(|(uid, s)| Some((uid, s.first_user?)))),
         pressures: watch::Sender::default(),
         evictions: Mutex::default(),
+        admitted: admission::Admitted::default(),
+        workers: manager::Workers::default(),
         quarantine: parts.quarantine,
         stale: Mutex::default(),
         heard: AtomicBool::default(),

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use runtime::files::SharedWatch;
 use tokio::sync::watch;
 
+use crate::admission::{Eviction, Share};
 use crate::engine::cri;
 use crate::sandbox::{Places, Sandbox};
 use crate::stats::Readings;
@@ -30,8 +31,11 @@ const API_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the API wants of a pod: the object, or nothing once it is gone.
 pub type Wanted = Option<Arc<Pod>>;
 
+/// The ways to the pods' workers, by uid.
+pub type Workers = Arc<Mutex<HashMap<String, watch::Sender<Wanted>>>>;
+
 pub struct Manager {
-    workers: Arc<Mutex<HashMap<String, watch::Sender<Wanted>>>>,
+    workers: Workers,
     pub pods: Informer<Pod>,
     pub readings: Readings,
     /// News of the logs that somebody follows.
@@ -68,12 +72,13 @@ impl Manager {
         let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", agent.config.node_name));
         let pods: Informer<Pod> = Informer::start(Api::all(agent.client.clone()), mine);
         let manager = Arc::new(Manager {
-            workers: Arc::default(),
+            workers: agent.workers.clone(),
             pods: pods.clone(),
             readings: Readings::default(),
             log_news: SharedWatch::default(),
             agent,
         });
+        manager.hold_present();
         static_pods::start(&manager);
         let to = manager.clone();
         pods.on_change(move |change| to.feed(change));
@@ -81,6 +86,18 @@ impl Manager {
         manager.agent.informers.of::<PersistentVolume>().on_change(move |change| to.volume_changed(change));
         tokio::spawn(begin(manager.clone()));
         manager
+    }
+
+    /// What pods had before this process started they have before anybody else is taken in. Static pods say it themselves.
+    fn hold_present(&self) {
+        let folders = std::fs::read_dir(self.agent.config.pods_dir()).into_iter().flatten().flatten();
+        for folder in folders {
+            let is_there = |saved: &Saved| !saved.finished && (saved.sandbox.is_some() || !saved.containers.is_empty());
+            let pod = worker::load(&folder.path()).filter(is_there).and_then(|_| worker::known(&folder.path()));
+            if let Some(pod) = pod {
+                self.agent.admitted.hold(&folder.file_name().to_string_lossy(), Share::of(&pod));
+            }
+        }
     }
 
     /// Goes on with the pods that this node had, as they were known last; returns their uids.
@@ -130,6 +147,10 @@ impl Manager {
 
     /// Hands a pod to its worker; the first time, one is started.
     pub fn tell(&self, uid: &str, wanted: Wanted, pod: Option<&Arc<Pod>>) {
+        if wanted.is_none() {
+            // Whoever comes next may have what it had, though it may still be on its way out.
+            self.agent.admitted.release(uid);
+        }
         let mut workers = self.workers.lock();
         if let Some(sender) = workers.get(uid).filter(|s| !s.is_closed()) {
             sender.send_replace(wanted);
@@ -194,7 +215,7 @@ impl Manager {
         tracing::warn!(pod = %pod.name_any(), message, "evicting a pod");
         self.agent.events.warning(pod, "Evicted", message.clone());
         let uid = pod.uid().unwrap_or_default();
-        self.agent.evictions.lock().insert(uid.clone(), message);
+        self.agent.evictions.lock().insert(uid.clone(), Eviction::Evicted(message));
         if let Some(worker) = self.workers.lock().get(&uid) {
             worker.send_modify(|_| ());
         }
@@ -231,6 +252,7 @@ async fn begin(manager: Arc<Manager>) {
     }
     manager.agent.heard.store(true, std::sync::atomic::Ordering::Relaxed);
     let known: BTreeSet<String> = manager.pods().iter().filter_map(|p| p.uid()).collect();
+    manager.agent.admitted.settle(&known);
     for uid in revived.difference(&known) {
         manager.tell(uid, None, None);
     }

@@ -382,15 +382,16 @@ pub fn compute(pod: &Pod, saved: &Saved, config: &Config, runtime: &str) -> Valu
         status["observedGeneration"] = generation.into();
     }
     if let Some(message) = saved.evicted.as_ref().filter(|_| over) {
-        status["reason"] = "Evicted".into();
+        status["reason"] = if saved.preempted { "Preempting" } else { "Evicted" }.into();
         status["message"] = message.as_str().into();
     }
     if let Some(message) = &saved.evicted
         && let Some(list) = status["conditions"].as_array_mut()
         && !list.iter().any(|c| c["type"] == "DisruptionTarget")
     {
+        let why = if saved.preempted { "Pod was preempted by Kubelet to accommodate a critical pod." } else { message };
         list.push(json!({"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet",
-            "message": message, "lastProbeTime": null, "lastTransitionTime": now}));
+            "message": why, "lastProbeTime": null, "lastTransitionTime": now}));
     }
     if let Some((reason, message)) = saved.failed.as_ref().filter(|_| over) {
         status["reason"] = reason.as_str().into();
@@ -537,6 +538,11 @@ mod tests {
         let saved = Saved { evicted: Some("no room".into()), ..self::saved(&[("a", "137"), ("b", "137")]) };
         let status = computed(&pod("Always", 0), &saved);
         assert_eq!((&status["phase"], &status["reason"]), (&json!("Failed"), &json!("Evicted")));
+        assert_eq!(condition(&status, "DisruptionTarget"), ("True", "TerminationByKubelet", "no room"));
+        let status = computed(&pod("Always", 0), &Saved { preempted: true, ..saved });
+        assert_eq!(status["reason"], "Preempting");
+        let why = "Pod was preempted by Kubelet to accommodate a critical pod.";
+        assert_eq!(condition(&status, "DisruptionTarget"), ("True", "TerminationByKubelet", why));
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Which nodes a pod may be on: taints with their tolerations, node selectors, and node affinity.
 //!
-//! The scheduler, the DaemonSet controller and taint eviction decide by the same functions.
+//! The scheduler, the DaemonSet controller, taint eviction and the kubelet decide by the same functions.
+
+mod ports;
+
+pub use ports::{HostPort, collide};
 
 use std::collections::BTreeMap;
 

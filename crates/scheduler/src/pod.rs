@@ -8,6 +8,7 @@ use informer::Pod;
 use k8s_openapi::api::core::v1::PodAffinityTerm;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as Selector;
 use kube::ResourceExt as _;
+use placement::HostPort;
 
 use crate::amounts::{Amounts, requests};
 
@@ -49,8 +50,7 @@ pub struct PodInfo {
     pub kin: Arc<Kin>,
     pub amounts: Amounts,
     pub priority: i32,
-    /// Ports of the node, as address, protocol and number.
-    pub ports: Vec<(String, String, i32)>,
+    pub ports: Vec<HostPort>,
     pub affinity: Vec<Term>,
     pub anti_affinity: Vec<Term>,
     /// Weights of anti-affinity are negative.
@@ -144,11 +144,6 @@ impl PodInfo {
             })
             .collect();
         let ports = pod.serving().flat_map(|c| c.ports.iter().flatten());
-        let ports = ports.filter_map(|p| {
-            let number = p.host_port.filter(|n| *n > 0)?;
-            let address = p.host_ip.clone().filter(|a| !a.is_empty() && a != "0.0.0.0").unwrap_or_default();
-            Some((address, p.protocol.clone().unwrap_or_else(|| "TCP".into()), number))
-        });
         PodInfo {
             kin: Arc::new(Kin {
                 namespace: pod.namespace().unwrap_or_default(),
@@ -157,7 +152,7 @@ impl PodInfo {
             }),
             amounts: requests(&pod),
             priority: spec.and_then(|s| s.priority).unwrap_or(0),
-            ports: ports.collect(),
+            ports: ports.filter_map(HostPort::of).collect(),
             affinity: required(near.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())),
             anti_affinity: required(far.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())),
             preferred,
@@ -179,11 +174,6 @@ impl PodInfo {
 
     /// Whether both want the same port of a node.
     pub fn collides(&self, other: &PodInfo) -> bool {
-        self.ports.iter().any(|(address, protocol, number)| {
-            other
-                .ports
-                .iter()
-                .any(|(a, p, n)| number == n && protocol == p && (address.is_empty() || a.is_empty() || address == a))
-        })
+        placement::collide(&self.ports, &other.ports)
     }
 }

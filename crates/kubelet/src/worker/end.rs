@@ -236,6 +236,8 @@ impl Worker {
             probes.abort();
         }
         self.saved.ended = true;
+        // Before the API knows that it is over, and the scheduler gives away what the pod had.
+        self.agent.admitted.release(&self.uid);
         while self.publish().await.is_err() && wanted.borrow().is_some() {
             tokio::time::sleep(RETRY_AFTER).await;
         }

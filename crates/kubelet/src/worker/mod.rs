@@ -30,6 +30,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::admission::{Eviction, PREEMPTED, Refusal, Share};
 use crate::container::{self, termination_file};
 use crate::engine::Containers;
 use crate::manager::Wanted;
@@ -127,9 +128,14 @@ pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, mut wanted: watch::Receiver<W
             // Deleted by force: whatever still runs is killed.
             worker.end_all(Duration::ZERO, &mut wanted).await;
             worker.remove(false).await;
+            worker.agent.admitted.release(&worker.uid);
             return;
         };
+        let wants_anew = pod.metadata.generation != worker.pod.metadata.generation;
         worker.pod = pod;
+        if wants_anew && worker.agent.admitted.has(&worker.uid) {
+            worker.agent.admitted.hold(&worker.uid, Share::of(&worker.pod));
+        }
         if worker.pod.metadata.deletion_timestamp.is_some() {
             worker.terminate(&mut wanted).await;
             return;
@@ -257,6 +263,30 @@ impl Worker {
         let _ = runtime::remove_tree(&self.places.run.join("oci"));
     }
 
+    fn heed_eviction(&mut self) {
+        let (message, preempted) = match self.agent.evictions.lock().remove(&self.uid) {
+            None => return,
+            Some(Eviction::Evicted(message)) => (message, false),
+            Some(Eviction::Preempted) => (PREEMPTED.into(), true),
+        };
+        self.saved.evicted = Some(message);
+        self.saved.preempted = preempted;
+    }
+
+    /// Asks the node to take the pod in, unless it has already; reason and message of a refusal.
+    async fn admit(&self) -> Option<(String, String)> {
+        if self.agent.admitted.has(&self.uid) {
+            return None;
+        }
+        if self.saved.sandbox.is_some() || !self.saved.containers.is_empty() {
+            self.agent.admitted.hold(&self.uid, Share::of(&self.pod));
+            return None;
+        }
+        let Err(Refusal { reason, message }) = self.agent.admit(&self.uid, &self.pod).await else { return None };
+        self.agent.events.warning(self.pod.as_ref(), &reason, message.clone());
+        Some((reason, format!("Pod was rejected: {message}")))
+    }
+
     /// Does everything that is due now; returns when something will be due by itself.
     async fn step(&mut self, wanted: &mut watch::Receiver<Wanted>) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
@@ -273,23 +303,30 @@ impl Worker {
         if self.agent.stale.lock().remove(&self.uid) {
             self.refresh_at = Instant::now();
         }
-        if let Some(message) = self.agent.evictions.lock().remove(&self.uid) {
-            self.saved.evicted = Some(message);
-        }
+        self.heed_eviction();
         let deadline = self.deadline();
-        if self.saved.failed.is_none() {
-            let is_new = self.saved.sandbox.is_none() && self.saved.containers.is_empty();
-            let refused = if is_new { refusal(&self.pod) } else { None };
+        if self.saved.failed.is_none() && self.saved.evicted.is_none() {
             let late = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
-            let late = deadline.is_some_and(|at| at <= Instant::now()).then_some(late);
-            self.saved.failed = refused.or(late).map(|(reason, message)| (reason.into(), message.into()));
+            self.saved.failed = if deadline.is_some_and(|at| at <= Instant::now()) {
+                Some((late.0.into(), late.1.into()))
+            } else {
+                let interrupted = self.interruption(wanted, Duration::ZERO);
+                tokio::select! {
+                    biased;
+                    refused = self.admit() => refused,
+                    () = interrupted => return Instant::now(),
+                }
+            };
         }
         if status::is_over(&self.pod, &self.saved) {
-            let grace = if self.saved.evicted.is_some() { Duration::from_secs(1) } else { end::own_grace(&self.pod) };
+            let is_short = self.saved.evicted.is_some() && !self.saved.preempted;
+            let grace = if is_short { Duration::from_secs(1) } else { end::own_grace(&self.pod) };
             self.end_all(grace, wanted).await;
             self.remove(true).await;
             self.saved.finished = true;
             self.save();
+            // Before the API knows it, and the scheduler gives away what the pod had.
+            self.agent.admitted.release(&self.uid);
             return far;
         }
         let interrupted = self.interruption(wanted, COMPLETION);
@@ -574,18 +611,4 @@ impl Worker {
             }
         }
     }
-}
-
-/// Why this node can't run a pod as it wants to be run: reason and message, in upstream's words.
-fn refusal(pod: &Pod) -> Option<(&'static str, &'static str)> {
-    let spec = pod.spec.as_ref()?;
-    if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
-        return Some(("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
-    }
-    let of_pod = spec.security_context.as_ref().and_then(|s| s.app_armor_profile.as_ref());
-    let own = container::started(spec).filter_map(|c| c.security_context.as_ref()?.app_armor_profile.as_ref());
-    if own.chain(of_pod).any(|profile| profile.type_ != "Unconfined") && !runtime::app_armor::is_enabled() {
-        return Some(("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"));
-    }
-    None
 }

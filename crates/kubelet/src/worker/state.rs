@@ -71,6 +71,9 @@ pub struct Saved {
     /// Why the pod had to go, if the machine ran short.
     #[serde(default)]
     pub evicted: Option<String>,
+    /// It had to go for a critical one.
+    #[serde(default)]
+    pub preempted: bool,
     /// Why this node ended the pod, or never began with it: reason and message.
     #[serde(default)]
     pub failed: Option<(String, String)>,

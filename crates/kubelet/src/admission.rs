@@ -1,0 +1,367 @@
+//! Whether this node takes a pod in: what upstream's kubelet asks before it does anything for a pod (`pkg/kubelet/lifecycle`). The scheduler
+//! asks the same, but pods also come without it (`spec.nodeName`), and it may know less than the node. Who isn't taken in has failed.
+
+mod preemption;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use apimachinery::Quantity;
+use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use kube::{Api, ResourceExt as _};
+use parking_lot::Mutex;
+use placement::HostPort;
+use tokio::sync::watch;
+
+use crate::eviction::{CRITICAL, Pressures};
+use crate::{Agent, allocatable, container, node, static_pods};
+
+pub use preemption::MESSAGE as PREEMPTED;
+
+/// How long the API may take to say how the node is labelled now.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+type Amounts = BTreeMap<String, Quantity>;
+
+/// What a pod's status says of why it isn't taken in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub reason: String,
+    pub message: String,
+}
+
+impl Refusal {
+    fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Refusal { reason: reason.into(), message: message.into() }
+    }
+}
+
+/// What a pod has of the node, from its admission to its end.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Share {
+    requests: Amounts,
+    ports: Vec<HostPort>,
+    priority: i32,
+    is_critical: bool,
+    qos: &'static str,
+}
+
+impl Share {
+    pub fn of(pod: &Pod) -> Self {
+        let spec = pod.spec.clone().unwrap_or_default();
+        let sidecars = spec.init_containers.iter().flatten().filter(|c| container::is_sidecar(c));
+        let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
+        let value = serde_json::to_value(pod).unwrap_or_default();
+        let priority = spec.priority.unwrap_or(0);
+        Share {
+            requests: api::quota::pod_amounts(&value, "requests"),
+            ports: ports.filter_map(HostPort::of).collect(),
+            priority,
+            is_critical: priority >= CRITICAL || static_pods::is_static(pod),
+            qos: api::defaults::qos_class(&value["spec"]),
+        }
+    }
+
+    fn request(&self, resource: &str) -> Quantity {
+        if resource == "pods" {
+            return Quantity::from_int(1);
+        }
+        self.requests.get(resource).copied().unwrap_or_default()
+    }
+}
+
+/// What a pod wants, what the others have, and what there is.
+#[derive(Debug, Clone, PartialEq)]
+struct Shortage {
+    resource: String,
+    requested: Quantity,
+    used: Quantity,
+    capacity: Quantity,
+}
+
+impl Shortage {
+    fn missing(&self) -> Quantity {
+        self.requested - (self.capacity - self.used)
+    }
+
+    fn refusal(&self) -> Refusal {
+        let unit = |amount: Quantity| if self.resource == "cpu" { amount.milli() } else { amount.value() };
+        let (requested, used, capacity) = (unit(self.requested), unit(self.used), unit(self.capacity));
+        let message = format!(
+            "Node didn't have enough resource: {}, requested: {requested}, used: {used}, capacity: {capacity}",
+            self.resource
+        );
+        Refusal::new(format!("OutOf{}", self.resource), message)
+    }
+}
+
+/// Why a pod can't be on the node beside the others.
+#[derive(Debug, Clone, PartialEq)]
+enum Obstacle {
+    Lacks(Shortage),
+    /// The name of upstream's predicate, and what it says.
+    Fails(&'static str, &'static str),
+}
+
+const AFFINITY: Obstacle = Obstacle::Fails("NodeAffinity", "node(s) didn't match Pod's node affinity/selector");
+
+const TAINTED: Obstacle = Obstacle::Fails("TaintToleration", "node(s) had taints that the pod didn't tolerate");
+
+impl Obstacle {
+    fn refusal(&self) -> Refusal {
+        match self {
+            Obstacle::Lacks(shortage) => shortage.refusal(),
+            Obstacle::Fails(name, why) => Refusal::new(*name, format!("Predicate {name} failed: {why}")),
+        }
+    }
+}
+
+/// A resource of somebody else's than Kubernetes' own. What no node offers may be of the whole cluster, and isn't asked of the node.
+fn is_extended(resource: &str) -> bool {
+    resource.contains('/') && !resource.contains("kubernetes.io/") && !resource.starts_with("requests.")
+}
+
+/// What a pod lacks beside the others, in the order in which it is told.
+fn shortages<'a>(own: &Share, others: impl Iterator<Item = &'a Share> + Clone, offer: &Amounts) -> Vec<Shortage> {
+    let first = ["pods", "cpu", "memory", "ephemeral-storage"];
+    let rest = own.requests.keys().map(String::as_str).filter(|name| !first.contains(name));
+    let lacks = |resource: &str| {
+        let capacity = match offer.get(resource) {
+            None if is_extended(resource) => return None,
+            capacity => capacity.copied().unwrap_or_default(),
+        };
+        let requested = own.request(resource);
+        let used = others.clone().fold(Quantity::ZERO, |sum, other| sum + other.request(resource));
+        let lacks = requested > Quantity::ZERO && used + requested > capacity;
+        lacks.then(|| Shortage { resource: resource.into(), requested, used, capacity })
+    };
+    first.into_iter().chain(rest).filter_map(lacks).collect()
+}
+
+fn tolerations(pod: &Pod) -> &[Toleration] {
+    pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default()
+}
+
+/// Why the node can't have a pod beside the others; the first reason is the one that is told. Before the API says how the node is labelled
+/// and tainted, nothing is refused for that.
+fn obstacles<'a>(
+    pod: &Pod,
+    own: &Share,
+    others: impl Iterator<Item = &'a Share> + Clone,
+    offer: &Amounts,
+    node: Option<&Node>,
+) -> Vec<Obstacle> {
+    let mut found: Vec<Obstacle> = shortages(own, others.clone(), offer).into_iter().map(Obstacle::Lacks).collect();
+    let wants = |node: &Node| {
+        let spec = pod.spec.as_ref();
+        spec.is_none_or(|s| placement::wanted_by(s.node_selector.as_ref(), s.affinity.as_ref(), node))
+    };
+    if node.is_some_and(|node| !wants(node)) {
+        found.push(AFFINITY);
+    }
+    if others.into_iter().any(|other| placement::collide(&own.ports, &other.ports)) {
+        found.push(Obstacle::Fails("NodePorts", "node(s) didn't have free ports for the requested pod ports"));
+    }
+    let taints = node.and_then(|node| node.spec.as_ref()).and_then(|spec| spec.taints.as_ref());
+    let expels = |taint: &Taint| taint.effect == "NoExecute" && !placement::tolerates(tolerations(pod), taint);
+    if !static_pods::is_static(pod) && taints.into_iter().flatten().any(expels) {
+        found.push(TAINTED);
+    }
+    found
+}
+
+/// While the machine runs short, only those come in who must, or who ask for what they use (upstream's eviction manager).
+fn under_pressure(pod: &Pod, own: &Share, pressures: Pressures) -> Option<Refusal> {
+    let conditions =
+        [(pressures.disk, "DiskPressure"), (pressures.memory, "MemoryPressure"), (pressures.processes, "PIDPressure")];
+    let conditions: Vec<&str> = conditions.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
+    if conditions.is_empty() || own.is_critical {
+        return None;
+    }
+    let taint =
+        Taint { key: "node.kubernetes.io/memory-pressure".into(), effect: "NoSchedule".into(), ..Taint::default() };
+    let comes = own.qos != "BestEffort" || placement::tolerates(tolerations(pod), &taint);
+    if conditions == ["MemoryPressure"] && comes {
+        return None;
+    }
+    Some(Refusal::new("Evicted", format!("The node had condition: [{}]. ", conditions.join(" "))))
+}
+
+/// Why this node can't run a pod as it wants to be run, whatever else is here.
+fn unfit(pod: &Pod) -> Option<Refusal> {
+    let spec = pod.spec.as_ref()?;
+    if pod.labels().get("kubernetes.io/os").is_some_and(|os| os != "linux") {
+        let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
+        return Some(Refusal::new("PodOSSelectorNodeLabelDoesNotMatch", message));
+    }
+    if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
+        return Some(Refusal::new("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
+    }
+    let of_pod = spec.security_context.as_ref().and_then(|s| s.app_armor_profile.as_ref());
+    let own = container::started(spec).filter_map(|c| c.security_context.as_ref()?.app_armor_profile.as_ref());
+    if own.chain(of_pod).any(|profile| profile.type_ != "Unconfined") && !runtime::app_armor::is_enabled() {
+        return Some(Refusal::new("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"));
+    }
+    None
+}
+
+/// The pods that this node took in and that haven't ended yet, by uid.
+#[derive(Default)]
+pub struct Admitted {
+    shares: Mutex<BTreeMap<String, Share>>,
+    released: watch::Sender<()>,
+    /// Whether it is known which of the pods that were here before still are.
+    settled: watch::Sender<bool>,
+}
+
+/// What came of asking for a pod.
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    In,
+    /// As soon as these have ended, by uid.
+    Instead(Vec<String>),
+    Out(Vec<Obstacle>),
+    /// Too critical to be refused, and nobody can go for it.
+    Stuck(String),
+}
+
+impl Admitted {
+    pub fn has(&self, uid: &str) -> bool {
+        self.shares.lock().contains_key(uid)
+    }
+
+    /// A pod that was taken in before, or that wants something else now.
+    pub fn hold(&self, uid: &str, share: Share) {
+        self.shares.lock().insert(uid.into(), share);
+    }
+
+    /// The pod has ended: others may have what it had.
+    pub fn release(&self, uid: &str) {
+        if self.shares.lock().remove(uid).is_some() {
+            self.released.send_replace(());
+        }
+    }
+
+    /// Those that are here from before and aren't among `known` are gone. Before this nobody new is taken in.
+    pub fn settle(&self, known: &BTreeSet<String>) {
+        self.shares.lock().retain(|uid, _| known.contains(uid));
+        self.settled.send_replace(true);
+    }
+
+    async fn settled(&self) {
+        // The sender lives as long as this does.
+        let _ = self.settled.subscribe().wait_for(|is| *is).await;
+    }
+
+    /// Until none of these is here any more.
+    async fn gone(&self, uids: &[String]) {
+        let mut released = self.released.subscribe();
+        while uids.iter().any(|uid| self.has(uid)) {
+            // The sender lives as long as this does.
+            let _ = released.changed().await;
+        }
+    }
+
+    /// Takes a pod in, if it can be here beside the others.
+    fn ask(&self, uid: &str, pod: &Pod, own: &Share, offer: &Amounts, node: Option<&Node>) -> Verdict {
+        let mut shares = self.shares.lock();
+        let found = obstacles(pod, own, shares.values(), offer, node);
+        let (lacks, fails): (Vec<_>, Vec<_>) =
+            found.iter().cloned().partition(|obstacle| matches!(obstacle, Obstacle::Lacks(_)));
+        let verdict = match () {
+            () if found.is_empty() => Verdict::In,
+            () if !own.is_critical => return Verdict::Out(found),
+            () if !fails.is_empty() => return Verdict::Out(fails),
+            () => {
+                let missing = lacks.iter().filter_map(|obstacle| match obstacle {
+                    Obstacle::Lacks(shortage) => Some((shortage.resource.clone(), shortage.missing())),
+                    Obstacle::Fails(..) => None,
+                });
+                match preemption::victims(own, &shares, missing.collect()) {
+                    Ok(victims) => Verdict::Instead(victims),
+                    Err(why) => return Verdict::Stuck(why),
+                }
+            }
+        };
+        shares.insert(uid.into(), own.clone());
+        verdict
+    }
+}
+
+impl Agent {
+    /// Takes a pod in that is new here, or says why not. A critical pod that lacks room gets that of others, and waits for their end.
+    pub async fn admit(&self, uid: &str, pod: &Pod) -> Result<(), Refusal> {
+        if let Some(refusal) = unfit(pod) {
+            return Err(refusal);
+        }
+        if !static_pods::is_static(pod) {
+            self.admitted.settled().await;
+        }
+        let own = Share::of(pod);
+        let pressures = *self.pressures.borrow();
+        if let Some(refusal) = under_pressure(pod, &own, pressures) {
+            return Err(refusal);
+        }
+        let mut node = self.informers.of::<Node>().get(&informer::Key::new("", &self.config.node_name));
+        let mut verdict = self.admitted.ask(uid, pod, &own, &self.offer(node.as_deref()), node.as_deref());
+        // Labels and taints may have come and gone a moment ago, as the scheduler has seen already.
+        let is_old = |obstacle: &Obstacle| [AFFINITY, TAINTED].contains(obstacle);
+        if matches!(&verdict, Verdict::Out(found) if found.iter().all(is_old)) {
+            let nodes: Api<Node> = Api::all(self.client.clone());
+            if let Ok(Ok(fresh)) = tokio::time::timeout(PATIENCE, nodes.get(&self.config.node_name)).await {
+                node = Some(fresh.into());
+                verdict = self.admitted.ask(uid, pod, &own, &self.offer(node.as_deref()), node.as_deref());
+            }
+        }
+        match verdict {
+            Verdict::In => Ok(()),
+            Verdict::Instead(victims) => {
+                victims.iter().for_each(|uid| self.preempt(uid));
+                self.admitted.gone(&victims).await;
+                Ok(())
+            }
+            Verdict::Out(found) => {
+                let refusal = found.first().map(Obstacle::refusal);
+                Err(refusal.unwrap_or_else(|| Refusal::new("UnknownReason", "GeneralPredicates failed")))
+            }
+            Verdict::Stuck(why) => {
+                let message = format!("Unexpected error while attempting to recover from admission failure: {why}");
+                Err(Refusal::new("UnexpectedAdmissionError", message))
+            }
+        }
+    }
+
+    /// What the node has for pods: what it told the API, once it has; extended resources are known there alone.
+    fn offer(&self, node: Option<&Node>) -> Amounts {
+        let told = node.and_then(|node| node.status.as_ref()).and_then(|status| status.allocatable.as_ref());
+        if let Some(told) = told.filter(|told| told.contains_key("pods")) {
+            let amounts = told.iter().filter_map(|(name, amount)| Some((name.clone(), amount.0.parse().ok()?)));
+            return amounts.collect();
+        }
+        let (_, own) = allocatable::amounts(&self.config, &node::NodeFacts::gather(&self.config.data_dir));
+        let amounts = own.as_object().into_iter().flatten();
+        amounts.filter_map(|(name, amount)| Some((name.clone(), Quantity::from_json(amount)?))).collect()
+    }
+
+    fn preempt(&self, uid: &str) {
+        let workers = self.workers.lock();
+        let Some(worker) = workers.get(uid) else { return };
+        if let Some(pod) = worker.borrow().as_ref() {
+            self.events.warning(pod.as_ref(), "Preempting", PREEMPTED);
+        }
+        self.evictions.lock().insert(uid.into(), Eviction::Preempted);
+        worker.send_modify(|_| ());
+    }
+}
+
+/// Why a pod has to go before its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Eviction {
+    /// The machine runs short, or can't have the pod any more: the message.
+    Evicted(String),
+    /// A critical pod came.
+    Preempted,
+}
+
+#[cfg(test)]
+mod tests;

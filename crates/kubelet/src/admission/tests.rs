@@ -1,0 +1,180 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn pod(spec: Value) -> Pod {
+    let mut spec = spec;
+    if spec["containers"].is_null() {
+        spec["containers"] = json!([{"name": "c"}]);
+    }
+    serde_json::from_value(json!({"metadata": {"name": "p", "resourceVersion": "1"}, "spec": spec})).unwrap()
+}
+
+fn asking(requests: Value) -> Value {
+    json!({"containers": [{"name": "c", "resources": {"requests": requests}}]})
+}
+
+fn with_port(port: Value) -> Value {
+    json!({"containers": [{"name": "c", "ports": [port]}]})
+}
+
+fn offer() -> Amounts {
+    let amounts = [("pods", "3"), ("cpu", "2"), ("memory", "1Gi"), ("ephemeral-storage", "1Gi"), ("x.io/gpu", "1")];
+    amounts.into_iter().map(|(name, amount)| (name.into(), amount.parse().unwrap())).collect()
+}
+
+fn node() -> Node {
+    let node = json!({"metadata": {"name": "n", "labels": {"disk": "ssd"}},
+        "spec": {"taints": [{"key": "out", "effect": "NoExecute"}, {"key": "soft", "effect": "NoSchedule"}]}});
+    serde_json::from_value(node).unwrap()
+}
+
+#[test]
+fn a_pod_that_can_not_be_here_beside_the_others_has_failed() {
+    let tolerating = |mut spec: Value| {
+        spec["tolerations"] = json!([{"key": "out", "operator": "Exists"}]);
+        spec
+    };
+    let port = |number: i32, address: &str| json!({"containerPort": 1, "hostPort": number, "hostIP": address});
+    let others =
+        [Share::of(&pod(asking(json!({"cpu": "1500m", "x.io/gpu": "1"})))), Share::of(&pod(with_port(port(80, ""))))];
+    for (spec, reason, message) in [
+        (tolerating(json!({})), "", ""),
+        (
+            tolerating(asking(json!({"cpu": "501m"}))),
+            "OutOfcpu",
+            "Node didn't have enough resource: cpu, requested: 501, used: 1500, capacity: 2000",
+        ),
+        (tolerating(asking(json!({"cpu": "500m", "memory": "1Gi"}))), "", ""),
+        (
+            tolerating(asking(json!({"memory": "2Gi"}))),
+            "OutOfmemory",
+            "Node didn't have enough resource: memory, requested: 2147483648, used: 0, capacity: 1073741824",
+        ),
+        (tolerating(asking(json!({"ephemeral-storage": "2Gi"}))), "OutOfephemeral-storage", ""),
+        (tolerating(asking(json!({"x.io/gpu": "1"}))), "OutOfx.io/gpu", ""),
+        (tolerating(asking(json!({"hugepages-2Mi": "2Mi"}))), "OutOfhugepages-2Mi", ""),
+        // It may be of the cluster as a whole.
+        (tolerating(asking(json!({"x.io/elsewhere": "1"}))), "", ""),
+        (
+            tolerating(json!({"nodeSelector": {"disk": "hdd"}})),
+            "NodeAffinity",
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+        ),
+        (tolerating(json!({"nodeSelector": {"disk": "ssd"}})), "", ""),
+        (
+            tolerating(with_port(port(80, "127.0.0.1"))),
+            "NodePorts",
+            "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports",
+        ),
+        (tolerating(with_port(port(81, ""))), "", ""),
+        (
+            json!({}),
+            "TaintToleration",
+            "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate",
+        ),
+    ] {
+        let pod = pod(spec.clone());
+        let found = obstacles(&pod, &Share::of(&pod), others.iter(), &offer(), Some(&node()));
+        let refusal = found.first().map_or(Refusal::new("", ""), Obstacle::refusal);
+        assert_eq!(refusal.reason, reason, "{spec}");
+        assert!(message.is_empty() || refusal.message == message, "{spec}: {}", refusal.message);
+    }
+    // A third pod is the last one.
+    let three = [others[0].clone(), others[1].clone(), others[1].clone()];
+    let (last, own) = (pod(tolerating(json!({}))), Share::of(&pod(json!({}))));
+    let found = obstacles(&last, &own, three.iter(), &offer(), Some(&node()));
+    assert_eq!(found[0].refusal().reason, "OutOfpods");
+    // Nothing is known of the node yet.
+    assert_eq!(obstacles(&pod(json!({"nodeSelector": {"disk": "hdd"}})), &own, others.iter(), &offer(), None), []);
+}
+
+#[test]
+fn of_two_that_want_the_same_the_first_gets_it_until_its_end() {
+    let admitted = Admitted::default();
+    let pod = pod(with_port(json!({"containerPort": 1, "hostPort": 80})));
+    let ask = |uid: &str| admitted.ask(uid, &pod, &Share::of(&pod), &offer(), None);
+    assert_eq!(ask("first"), Verdict::In);
+    assert!(matches!(ask("second"), Verdict::Out(_)));
+    assert!(!admitted.has("second"));
+    admitted.release("first");
+    assert_eq!(ask("second"), Verdict::In);
+    // It went while nobody looked.
+    admitted.settle(&["other".to_string()].into());
+    assert_eq!(ask("third"), Verdict::In);
+}
+
+#[test]
+fn a_critical_pod_gets_the_room_of_those_who_lose_least() {
+    let admitted = Admitted::default();
+    let plain = |uid: &str, spec: Value| admitted.hold(uid, Share::of(&pod(spec)));
+    let both = |cpu: &str| {
+        let amounts = json!({"cpu": cpu, "memory": "1Mi"});
+        json!({"containers": [{"name": "c", "resources": {"requests": amounts, "limits": amounts}}]})
+    };
+    plain("guaranteed", both("1"));
+    plain("small", asking(json!({"cpu": "300m"})));
+    plain("large", asking(json!({"cpu": "600m"})));
+    let mut offer = offer();
+    offer.insert("pods".into(), Quantity::from_int(10));
+    let critical = |cpu: &str| {
+        let mut spec = asking(json!({"cpu": cpu}));
+        spec["priority"] = CRITICAL.into();
+        pod(spec)
+    };
+    let ask = |pod: &Pod| {
+        let verdict = admitted.ask("critical", pod, &Share::of(pod), &offer, None);
+        admitted.release("critical");
+        verdict
+    };
+    let instead = |uids: &[&str]| Verdict::Instead(uids.iter().map(|uid| (*uid).to_string()).collect());
+    assert_eq!(ask(&critical("100m")), Verdict::In);
+    assert_eq!(ask(&critical("400m")), instead(&["small"]));
+    assert_eq!(ask(&critical("500m")), instead(&["large"]));
+    assert_eq!(ask(&critical("900m")), instead(&["large", "small"]));
+    assert_eq!(ask(&critical("1200m")), instead(&["small", "guaranteed"]));
+    assert!(matches!(ask(&critical("3")), Verdict::Stuck(why) if why.contains("(res: cpu, q: 1)")));
+    // Nobody goes where that isn't enough.
+    let mut elsewhere = critical("400m");
+    elsewhere.spec.as_mut().unwrap().node_selector = Some([("disk".to_string(), "hdd".to_string())].into());
+    let verdict = admitted.ask("critical", &elsewhere, &Share::of(&elsewhere), &offer, Some(&node()));
+    assert!(matches!(verdict, Verdict::Out(found) if found[0] == AFFINITY));
+    // Of those who are as critical nobody goes, and a static pod is critical.
+    let mut fixed = critical("400m");
+    (fixed.metadata.resource_version, fixed.spec.as_mut().unwrap().priority) = (None, None);
+    assert_eq!(ask(&fixed), instead(&["small"]));
+    for uid in ["guaranteed", "small", "large"] {
+        admitted.release(uid);
+    }
+    admitted.hold("equal", Share::of(&critical("1900m")));
+    assert!(matches!(ask(&critical("400m")), Verdict::Stuck(_)));
+}
+
+#[test]
+fn a_machine_that_runs_short_takes_in_who_must_be_or_asks_for_what_it_uses() {
+    let tolerant = json!({"tolerations": [{"key": "node.kubernetes.io/memory-pressure", "operator": "Exists"}]});
+    let memory = Pressures { memory: true, ..Pressures::default() };
+    let disk = Pressures { disk: true, ..memory };
+    let said = |spec: Value, pressures| {
+        let pod = pod(spec);
+        under_pressure(&pod, &Share::of(&pod), pressures).map(|refusal| (refusal.reason, refusal.message))
+    };
+    let evicted = |conditions: &str| Some(("Evicted".into(), format!("The node had condition: [{conditions}]. ")));
+    assert_eq!(said(json!({}), Pressures::default()), None);
+    assert_eq!(said(json!({}), memory), evicted("MemoryPressure"));
+    assert_eq!(said(tolerant.clone(), memory), None);
+    assert_eq!(said(asking(json!({"memory": "1Mi"})), memory), None);
+    assert_eq!(said(asking(json!({"memory": "1Mi"})), disk), evicted("DiskPressure MemoryPressure"));
+    assert_eq!(said(tolerant, disk), evicted("DiskPressure MemoryPressure"));
+    assert_eq!(said(json!({"priority": CRITICAL}), disk), None);
+}
+
+#[test]
+fn pods_for_other_systems_are_refused() {
+    let mut labelled = pod(json!({}));
+    labelled.metadata.labels = Some([("kubernetes.io/os".to_string(), "windows".to_string())].into());
+    let reason = |pod: &Pod| unfit(pod).map(|refusal| refusal.reason);
+    assert_eq!(reason(&labelled).as_deref(), Some("PodOSSelectorNodeLabelDoesNotMatch"));
+    assert_eq!(reason(&pod(json!({"os": {"name": "windows"}}))).as_deref(), Some("PodOSNotSupported"));
+    assert_eq!(reason(&pod(json!({"os": {"name": "linux"}}))), None);
+}
