@@ -5,7 +5,7 @@
 //! - [`manager`]: one [`worker`] per pod, started and fed from a watch
 //! - [`static_pods`]: pods of a folder on this machine
 //! - [`worker`]: a pod's life as a state machine; [`status`] tells it to the API
-//! - [`container`], [`env`], [`volumes`], [`sandbox`]: what a pod's spec means
+//! - [`container`], [`env`], [`volumes`], [`sandbox`]: what a pod's spec means; [`followed`]: what volumes show
 //! - [`engine`]: who runs the containers
 //! - [`csi`]: storage drivers and their volumes
 //! - [`probes`]: health checks
@@ -25,6 +25,7 @@ mod csi;
 mod engine;
 mod env;
 mod eviction;
+mod followed;
 mod images;
 mod local_storage;
 mod local_volumes;
@@ -206,6 +207,7 @@ struct Agent {
     /// What the pods here have of the node.
     admitted: admission::Admitted,
     workers: manager::Workers,
+    followed: followed::Followed,
     /// Pods whose handling ended the process.
     quarantine: informer::Quarantine,
     /// Pods whose volumes are to be looked at at once, by uid.
@@ -281,6 +283,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
         evictions: Mutex::default(),
         admitted: admission::Admitted::default(),
         workers: manager::Workers::default(),
+        followed: followed::Followed::default(),
         quarantine: parts.quarantine,
         stale: Mutex::default(),
         heard: AtomicBool::default(),

@@ -270,6 +270,7 @@ impl Worker {
         for id in ids {
             self.discard(&id).await;
         }
+        self.agent.followed.remove(&self.uid);
         self.let_volumes_go().await;
         self.agent.remove_sandbox(&self.uid, &self.places, self.saved.sandbox.as_ref(), keep_logs).await;
         self.containers = None;

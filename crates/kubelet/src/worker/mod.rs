@@ -49,7 +49,7 @@ const LONG_RUN: SignedDuration = SignedDuration::from_mins(10);
 /// The most of a container's termination message that is kept, and of all of a pod's together, in bytes, as upstream does.
 const TERMINATION_MESSAGE: usize = 4 << 10;
 const TERMINATION_MESSAGES: usize = 12 << 10;
-/// How often ConfigMaps, Secrets and tokens in volumes are renewed.
+/// How often tokens in volumes are renewed, and ConfigMaps and Secrets looked at though nothing was heard of a change.
 const RESYNC_PERIOD: Duration = Duration::from_secs(60);
 /// How long containers wait for the network policies of their pod before that is told.
 const POLICY_WAIT: Duration = Duration::from_secs(10);
@@ -439,6 +439,9 @@ impl Worker {
         if self.volumes.is_none() || Instant::now() >= self.refresh_at {
             let ips = self.saved.sandbox.as_ref().map(|s| s.ips.clone()).unwrap_or_default();
             let first = self.volumes.is_none();
+            if first {
+                self.agent.follow(&self.uid, &self.pod);
+            }
             let prepared = self.agent.prepare_volumes(&self.pod, &self.places, &ips, first).await;
             self.refresh_at = Instant::now() + RESYNC_PERIOD;
             match prepared {

@@ -1,0 +1,237 @@
+//! ConfigMaps and Secrets that pods' volumes show are watched, each once: what changes there is in the volumes at once, as upstream's kubelet
+//! does it (`configMapAndSecretChangeDetectionStrategy: Watch`). That a volume is looked at again every minute only repairs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{Config, Event, watcher};
+use kube::{Api, Resource, ResourceExt as _};
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+use tokio::task::AbortHandle;
+
+use crate::Agent;
+
+/// How often volumes are brought up to date, however often what they show changes, and how many changes are taken at a time.
+const PAUSE: Duration = Duration::from_secs(1);
+const BATCH: usize = 256;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    ConfigMap,
+    Secret,
+}
+
+/// An object by namespace and name.
+type Source = (What, String, String);
+
+/// Who follows what.
+#[derive(Default)]
+pub struct Followed {
+    sources: Mutex<BTreeMap<Source, Follower>>,
+}
+
+struct Follower {
+    watch: AbortHandle,
+    /// The pods that show it, by uid.
+    pods: BTreeSet<String>,
+}
+
+/// The objects that a pod's volumes show.
+fn sources(pod: &Pod) -> BTreeSet<Source> {
+    let namespace = pod.namespace().unwrap_or_default();
+    let volumes = || pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let projected = || volumes().filter_map(|v| v.projected.as_ref()).flat_map(|p| p.sources.iter().flatten());
+    let maps = volumes().filter_map(|v| v.config_map.as_ref()).map(|map| map.name.clone());
+    let maps = maps.chain(projected().filter_map(|p| p.config_map.as_ref()).map(|map| map.name.clone()));
+    let secrets = volumes().filter_map(|v| v.secret.as_ref()?.secret_name.clone());
+    let secrets = secrets.chain(projected().filter_map(|p| p.secret.as_ref()).map(|secret| secret.name.clone()));
+    let all = maps.map(|name| (What::ConfigMap, name)).chain(secrets.map(|name| (What::Secret, name)));
+    all.filter(|(_, name)| !name.is_empty()).map(|(what, name)| (what, namespace.clone(), name)).collect()
+}
+
+impl Followed {
+    /// Adds a pod to those that show these; `watch` begins to watch what nobody did.
+    fn add(&self, uid: &str, wanted: BTreeSet<Source>, watch: impl Fn(&Source) -> AbortHandle) {
+        let mut present = self.sources.lock();
+        for source in wanted {
+            let begin = || Follower { watch: watch(&source), pods: BTreeSet::new() };
+            present.entry(source.clone()).or_insert_with(begin).pods.insert(uid.into());
+        }
+    }
+
+    /// The pod is gone; what nobody shows any more isn't watched.
+    pub fn remove(&self, uid: &str) {
+        self.sources.lock().retain(|_, follower| {
+            let showed = follower.pods.remove(uid);
+            let is_over = showed && follower.pods.is_empty();
+            if is_over {
+                follower.watch.abort();
+            }
+            !is_over
+        });
+    }
+
+    fn pods(&self, source: &Source) -> BTreeSet<String> {
+        self.sources.lock().get(source).map(|follower| follower.pods.clone()).unwrap_or_default()
+    }
+}
+
+impl Agent {
+    /// Follows what a pod's volumes show, until [`Followed::remove`].
+    pub fn follow(self: &Arc<Self>, uid: &str, pod: &Pod) {
+        let watch = |source: &Source| {
+            let (agent, source) = (Arc::downgrade(self), source.clone());
+            let task = match source.0 {
+                What::ConfigMap => tokio::spawn(follow::<ConfigMap>(agent, source)),
+                What::Secret => tokio::spawn(follow::<Secret>(agent, source)),
+            };
+            task.abort_handle()
+        };
+        self.followed.add(uid, sources(pod), watch);
+    }
+
+    /// Something changed that these pods show.
+    fn is_stale(&self, pods: BTreeSet<String>) {
+        let workers = self.workers.lock();
+        for uid in pods {
+            self.stale.lock().insert(uid.clone());
+            if let Some(worker) = workers.get(&uid) {
+                worker.send_modify(|_| ());
+            }
+        }
+    }
+}
+
+/// Watches one object, and nothing of it but that it changes.
+async fn follow<K>(agent: Weak<Agent>, source: Source)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let Some(client) = agent.upgrade().map(|agent| agent.client.clone()) else { return };
+    let (_, namespace, name) = &source;
+    let api: Api<PartialObjectMeta<K>> = Api::namespaced(client, namespace);
+    let config = Config::default().fields(&format!("metadata.name={name}"));
+    let mut batches = std::pin::pin!(watcher(api, config).default_backoff().ready_chunks(BATCH));
+    let mut seen = Seen::default();
+    while let Some(batch) = batches.next().await {
+        let mut is_news = false;
+        for event in batch {
+            match event {
+                Ok(event) => is_news |= seen.take(event),
+                Err(error) => {
+                    tracing::debug!(?source, %error, "what a volume shows can't be watched; it is tried again");
+                }
+            }
+        }
+        if !is_news {
+            continue;
+        }
+        let Some(agent) = agent.upgrade() else { return };
+        agent.is_stale(agent.followed.pods(&source));
+        drop(agent);
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// The version of an object that was seen last; none if it isn't there. The volumes were made of the first one, or of what came after it.
+#[derive(Default)]
+struct Seen {
+    last: Option<Option<String>>,
+    listed: Option<String>,
+}
+
+impl Seen {
+    /// Whether an event tells of a change.
+    fn take<K: Resource>(&mut self, event: Event<K>) -> bool {
+        let version = match event {
+            Event::Init => {
+                self.listed = None;
+                return false;
+            }
+            Event::InitApply(object) => {
+                self.listed.clone_from(&object.meta().resource_version);
+                return false;
+            }
+            Event::InitDone => self.listed.take(),
+            Event::Apply(object) => object.meta().resource_version.clone(),
+            Event::Delete(_) => None,
+        };
+        let before = self.last.replace(version);
+        before.is_some_and(|before| Some(&before) != self.last.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_volumes_show_is_watched_once_and_as_long_as_somebody_shows_it() {
+        let pod = |volumes: serde_json::Value| -> Pod {
+            let pod =
+                json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"containers": [], "volumes": volumes}});
+            serde_json::from_value(pod).unwrap()
+        };
+        let first = pod(json!([
+            {"name": "a", "configMap": {"name": "map"}}, {"name": "b", "secret": {"secretName": "secret"}},
+            {"name": "c", "projected": {"sources": [{"configMap": {"name": "root"}}, {"secret": {"name": "key"}},
+                {"serviceAccountToken": {"path": "token"}}]}}, {"name": "d", "emptyDir": {}}]));
+        let of = |what, name: &str| (what, "n".to_string(), name.to_string());
+        let wanted = [
+            of(What::ConfigMap, "map"),
+            of(What::ConfigMap, "root"),
+            of(What::Secret, "key"),
+            of(What::Secret, "secret"),
+        ];
+        assert_eq!(sources(&first).into_iter().collect::<Vec<_>>(), wanted);
+        let second =
+            pod(json!([{"name": "a", "configMap": {"name": "map"}}, {"name": "b", "configMap": {"name": "map"}}]));
+        let (followed, watches) = (Followed::default(), Mutex::new(Vec::new()));
+        let watch = |source: &Source| {
+            let task = tokio::spawn(std::future::pending::<()>());
+            watches.lock().push((source.clone(), task.abort_handle()));
+            task.abort_handle()
+        };
+        followed.add("1", sources(&first), watch);
+        followed.add("2", sources(&second), watch);
+        followed.add("2", sources(&second), watch);
+        assert_eq!(watches.lock().len(), 4);
+        assert_eq!(followed.pods(&wanted[0]), BTreeSet::from(["1".to_string(), "2".to_string()]));
+        followed.remove("1");
+        assert_eq!(followed.pods(&wanted[0]), BTreeSet::from(["2".to_string()]));
+        assert_eq!(followed.sources.lock().len(), 1);
+        followed.remove("2");
+        followed.remove("2");
+        tokio::task::yield_now().await;
+        assert!(followed.sources.lock().is_empty() && watches.lock().iter().all(|(_, watch)| watch.is_finished()));
+    }
+
+    #[test]
+    fn what_is_news_is_told_by_versions() {
+        let map = |version: &str| -> ConfigMap {
+            serde_json::from_value(json!({"metadata": {"name": "m", "resourceVersion": version}})).unwrap()
+        };
+        let mut seen = Seen::default();
+        let mut news =
+            |events: Vec<Event<ConfigMap>>| events.into_iter().filter(|event| seen.take(event.clone())).count();
+        let listed = |version: &str| vec![Event::Init, Event::InitApply(map(version)), Event::InitDone];
+        assert_eq!(news(listed("1")), 0);
+        assert_eq!(news(vec![Event::Apply(map("2"))]), 1);
+        // The watch was begun anew.
+        assert_eq!(news(listed("2")), 0);
+        assert_eq!(news(listed("3")), 1);
+        assert_eq!(news(vec![Event::Delete(map("4"))]), 1);
+        assert_eq!(news(vec![Event::Init, Event::InitDone]), 0);
+        assert_eq!(news(vec![Event::Apply(map("5"))]), 1);
+    }
+}
