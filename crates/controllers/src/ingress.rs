@@ -1,6 +1,7 @@
 //! What the ingress controller needs of the control plane: its class, the addresses in the status of Ingresses, and a word to
 //! people where an Ingress names what isn't there. (The traffic is served by every node's agent.)
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,9 @@ use k8s_openapi::api::core::v1::{Node, Secret, Service, ServicePort};
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass, IngressServiceBackend};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::service_lb::addresses;
 use crate::{Context, Result, ignore};
@@ -24,6 +27,34 @@ struct Caches {
     classes: Informer<IngressClass>,
     nodes: Informer<Node>,
     services: Informer<Service>,
+    restless: Arc<Mutex<HashMap<Key, Seen>>>,
+}
+
+/// How long an Ingress must have been left alone before its status is written. Upstream has no controller of its own for Ingresses; people
+/// and programs who make one and go on to change it don't expect somebody else's write in between, and the traffic doesn't wait for it.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// A version of an Ingress, and since when it is the latest.
+struct Seen {
+    version: Option<String>,
+    since: Instant,
+}
+
+impl Caches {
+    /// How long the Ingress must still be left alone.
+    fn restless_for(&self, key: &Key, ingress: &Ingress) -> Option<Duration> {
+        let version = &ingress.metadata.resource_version;
+        let mut restless = self.restless.lock();
+        let seen = restless.get(key).filter(|seen| seen.version == *version).map(|seen| seen.since);
+        let since = seen.unwrap_or_else(Instant::now);
+        let left = QUIET.saturating_sub(since.elapsed());
+        if left.is_zero() {
+            restless.remove(key);
+            return None;
+        }
+        restless.insert(key.clone(), Seen { version: version.clone(), since });
+        Some(left)
+    }
 }
 
 pub fn start(context: Context) {
@@ -32,6 +63,7 @@ pub fn start(context: Context) {
         classes: context.informers.of(),
         nodes: context.informers.of(),
         services: context.informers.of(),
+        restless: Arc::default(),
     };
     let queue = Queue::default();
     let add = queue.clone();
@@ -141,19 +173,27 @@ async fn complaints(context: &Context, caches: &Caches, ingress: &Ingress) -> Re
 }
 
 async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
-    let Some(ingress) = caches.ingresses.get(key) else { return Ok(None) };
+    let Some(ingress) = caches.ingresses.get(key) else {
+        caches.restless.lock().remove(key);
+        return Ok(None);
+    };
     if !is_ours(&ingress, &caches.classes.list()) {
         return Ok(None);
-    }
-    for (reason, text) in complaints(context, caches, &ingress).await? {
-        context.events.warning(ingress.as_ref(), reason, text);
     }
     let mut addresses: Vec<String> = caches.nodes.list().iter().flat_map(|n| addresses(n)).collect();
     addresses.sort();
     let balancer = ingress.status.as_ref().and_then(|s| s.load_balancer.as_ref());
     let present: Vec<&str> =
         balancer.iter().flat_map(|b| b.ingress.iter().flatten()).filter_map(|i| i.ip.as_deref()).collect();
-    if present == addresses {
+    let is_told = present == addresses;
+    let restless_for = if is_told { None } else { caches.restless_for(key, &ingress) };
+    if let Some(left) = restless_for {
+        return Ok(Some(left));
+    }
+    for (reason, text) in complaints(context, caches, &ingress).await? {
+        context.events.warning(ingress.as_ref(), reason, text);
+    }
+    if is_told {
         return Ok(None);
     }
     let wanted: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
