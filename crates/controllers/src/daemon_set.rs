@@ -12,6 +12,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
+use crate::failures::Failures;
 use crate::{Context, Result, adoption, pods, revisions};
 
 /// A daemon pod as the plan sees it.
@@ -59,9 +60,11 @@ fn plan(places: &[Place], update: Update) -> Plan {
         plan.delete.extend(live.iter().filter(|d| d.failed || !place.keeps).map(|d| d.index));
         let mut well: Vec<&&Daemon> = live.iter().filter(|d| !d.failed && place.keeps).collect();
         if well.is_empty() {
-            // One that is on its way out must be gone before its successor comes, unless surge allows both.
+            // One that is on its way out must be gone before its successor comes, unless surge allows both. One that failed, too: the next may
+            // fail like it, and it isn't deleted at once.
             let leaving = place.daemons.iter().any(|d| d.deleting);
-            if place.runs && (!leaving || update.max_surge > 0) {
+            let failed = live.iter().any(|d| d.failed);
+            if place.runs && !failed && (!leaving || update.max_surge > 0) {
                 plan.create.push(place.node.clone());
             }
             continue;
@@ -164,6 +167,7 @@ fn tie(spec: &mut PodSpec, node: &str) {
 
 pub fn start(context: Context) {
     let (sets, all_pods, queue) = pods::follow::<DaemonSet>(&context);
+    let failures = Failures::default();
     let nodes = context.informers.of::<Node>();
     let (add, every) = (queue.clone(), sets.clone());
     nodes.on_change(move |change| {
@@ -181,15 +185,17 @@ pub fn start(context: Context) {
     });
     queue.work("daemonset", 2, move |key| {
         let (context, sets, all_pods, nodes) = (context.clone(), sets.clone(), all_pods.clone(), nodes.clone());
+        let failures = failures.clone();
         async move {
             informer::synced!(sets, all_pods, nodes);
-            reconcile(&context, &sets, &all_pods, &nodes, &key).await
+            reconcile(&context, &failures, &sets, &all_pods, &nodes, &key).await
         }
     });
 }
 
 async fn reconcile(
     context: &Context,
+    failures: &Failures,
     sets: &Informer<DaemonSet>,
     cache: &Informer<Pod>,
     nodes: &Informer<Node>,
@@ -227,8 +233,14 @@ async fn reconcile(
         pod
     });
     let failure = pods::create_all(context, cache, set.as_ref(), tied).await;
+    let mut postponed: Option<Duration> = None;
     for index in plan.delete {
         let pod = &mine[index];
+        let wait = pod.is_over().then(|| failures.wait(key, &node_of(pod).unwrap_or_default())).flatten();
+        if let Some(wait) = wait {
+            postponed = Some(postponed.map_or(wait, |least| least.min(wait)));
+            continue;
+        }
         if pods::phase(pod) == "Failed" {
             let (of, on) = (pod.key(), node_of(pod).unwrap_or_default());
             let text = format!("Found failed daemon pod {of} on node {on}, will try to kill it");
@@ -243,7 +255,7 @@ async fn reconcile(
         mine.iter().filter_map(|p| p.labels().get(revisions::LABEL)).map(|h| format!("{}-{h}", key.name)).collect();
     live.insert(revision);
     revisions::forget(&context.client, set.as_ref(), spec.revision_history_limit, &live).await?;
-    failure.map_or(Ok(again), Err)
+    failure.map_or(Ok(again.into_iter().chain(postponed).min()), Err)
 }
 
 /// The node that a daemon is on, or is meant for.
@@ -358,7 +370,7 @@ mod tests {
     fn every_fit_node_gets_one_and_no_other_keeps_one() {
         check("a runs\n b runs new\n c unfit new\n d keeps new\n e keeps", (1, 0), &["a"], &[1]);
         check("a runs new new", (1, 0), &[], &[1]);
-        check("a runs newx", (1, 0), &["a"], &[0]);
+        check("a runs newx", (1, 0), &[], &[0]);
         check("a runs new-", (1, 0), &[], &[]);
     }
 

@@ -19,6 +19,7 @@ mod discovery;
 mod disruption;
 mod endpoints;
 mod ephemeral;
+mod failures;
 mod garbage;
 mod gateway;
 mod ingress;

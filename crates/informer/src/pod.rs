@@ -165,8 +165,14 @@ pub struct ContainerStatus {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct ContainerState {
+    pub running: Option<Running>,
     pub terminated: Option<Terminated>,
 }
+
+/// That a container runs is all that is read of it.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Running {}
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

@@ -13,6 +13,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
+use crate::failures::Failures;
 use crate::revisions::LABEL as REVISION;
 use crate::{Context, Result, adoption, pods, revisions};
 
@@ -27,6 +28,8 @@ struct Replica {
     available: bool,
     /// Of the newest template.
     updated: bool,
+    /// It can't run: it never began, or a container of it ends again and again.
+    stuck: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,8 +83,9 @@ fn plan(shape: Shape, replicas: &[Replica]) -> Vec<Action> {
                 actions.push(Action::Delete(ordinal));
                 true
             }
-            // An old version that isn't well holds nothing up that would mend it. (Upstream waits for people here.)
-            Some(r) if !r.available && is_outdated(r) && budget > 0 && !shape.parallel => {
+            // An old version that can't run holds nothing up that would mend it. (Upstream waits for people here.) One that runs and isn't
+            // ready may be at work on its data: it is waited for, as upstream does.
+            Some(r) if r.stuck && !r.available && is_outdated(r) && budget > 0 && !shape.parallel => {
                 actions.push(Action::Delete(ordinal));
                 true
             }
@@ -91,9 +95,13 @@ fn plan(shape: Shape, replicas: &[Replica]) -> Vec<Action> {
             return actions;
         }
     }
-    // What is too much goes from the highest number down, when all that should be is well.
-    for r in replicas.iter().filter(|r| !range.contains(&r.ordinal)).collect::<Vec<_>>().into_iter().rev() {
-        if !r.deleting {
+    // What is too much goes from the highest number down, when all that should be is well. In order, one that isn't well goes only if none
+    // before it is unwell: those may need it to get well. What has ended won't.
+    let too_many = || replicas.iter().filter(|r| !range.contains(&r.ordinal));
+    let first_unwell = too_many().find(|r| !r.available && !r.over).map(|r| r.ordinal);
+    for r in too_many().rev() {
+        let may_go = shape.parallel || r.available || r.over || first_unwell == Some(r.ordinal);
+        if !r.deleting && may_go {
             actions.push(Action::Delete(r.ordinal));
         }
         if !shape.parallel {
@@ -133,11 +141,15 @@ pub fn start(context: Context) {
             }
         }
     });
+    let failures = Failures::default();
     queue.work("statefulset", 4, move |key| {
+        let failures = failures.clone();
         let (context, sets, all_pods, claims) = (context.clone(), sets.clone(), all_pods.clone(), claims.clone());
         async move {
             informer::synced!(sets, all_pods, claims);
-            Work { context: &context, pods: &all_pods, claims: &claims }.reconcile(&sets, &key).await
+            Work { context: &context, pods: &all_pods, claims: &claims, failures: &failures }
+                .reconcile(&sets, &key)
+                .await
         }
     });
 }
@@ -146,6 +158,7 @@ struct Work<'a> {
     context: &'a Context,
     pods: &'a Informer<Pod>,
     claims: &'a Informer<PersistentVolumeClaim>,
+    failures: &'a Failures,
 }
 
 fn ordinal(set: &str, pod: &str) -> Option<i32> {
@@ -164,7 +177,7 @@ impl Work<'_> {
         let named = |pod: &Pod| ordinal(&key.name, &pod.name_any()).is_some();
         adoption::adopt_and_release(self.context, self.pods, set.as_ref(), named).await?;
         let mine = pods::owned(self.pods, &key.namespace, &uid);
-        let (replicas, again) = observe(&key.name, spec, &mine, &newest);
+        let (replicas, mut again) = observe(&key.name, spec, &mine, &newest);
         let strategy = spec.update_strategy.clone().unwrap_or_default();
         let rolling = strategy.rolling_update.unwrap_or_default();
         let partition = rolling.partition.unwrap_or(0);
@@ -196,6 +209,10 @@ impl Work<'_> {
                 Action::Delete(ordinal) => {
                     let name = format!("{}-{ordinal}", key.name);
                     if let Some(pod) = mine.iter().find(|p| p.name_any() == name) {
+                        if let Some(wait) = pod.is_over().then(|| self.failures.wait(key, &name)).flatten() {
+                            again = Some(again.map_or(wait, |least| least.min(wait)));
+                            continue;
+                        }
                         pods::delete(&self.context.client, self.pods, pod).await?;
                         let text = format!("delete Pod {name} in StatefulSet {} successful", key.name);
                         self.context.events.normal(set.as_ref(), "SuccessfulDelete", text);
@@ -334,6 +351,7 @@ fn observe(name: &str, spec: &StatefulSetSpec, mine: &[Arc<Pod>], newest: &str) 
                 deleting: pods::is_deleting(pod),
                 available: available.is_ok() && !pods::is_deleting(pod),
                 updated: pod.labels().get(REVISION).map(String::as_str) == Some(newest),
+                stuck: is_stuck(pod),
             })
         })
         .collect();
@@ -341,12 +359,21 @@ fn observe(name: &str, spec: &StatefulSetSpec, mine: &[Arc<Pod>], newest: &str) 
     (replicas, again)
 }
 
+fn is_stuck(pod: &Pod) -> bool {
+    let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+    let ends_again = statuses
+        .into_iter()
+        .any(|status| status.restart_count > 0 && status.state.as_ref().is_none_or(|state| state.running.is_none()));
+    pods::phase(pod) == "Pending" || ends_again
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// One letter a pod: `a`vailable, `s`tarting, `d`eleting, `f`ailed, `o`ld but available, `b`roken and old, `-` missing.
+    /// One letter a pod: `a`vailable, `s`tarting, `d`eleting, `f`ailed, `o`ld but available, `u`nready and old,
+    /// `b`roken and old, `-` missing.
     fn check(replicas: i32, parallel: bool, partition: i32, pods: &str, want: &str) {
         let all: Vec<Replica> = pods
             .chars()
@@ -357,7 +384,8 @@ mod tests {
                 over: c == 'f',
                 deleting: c == 'd',
                 available: matches!(c, 'a' | 'o'),
-                updated: !matches!(c, 'o' | 'b'),
+                updated: !matches!(c, 'o' | 'b' | 'u'),
+                stuck: c == 'b',
             })
             .collect();
         let shape = Shape { start: 0, replicas, parallel, partition: Some(partition), max_unavailable: 1 };
@@ -378,6 +406,13 @@ mod tests {
         check(2, false, 0, "fa", "-0");
         check(1, false, 0, "aaa", "-2");
         check(1, false, 0, "aad", "");
+        check(0, false, 0, "sss", "");
+        check(0, false, 0, "ass", "");
+        check(0, false, 0, "aas", "-2");
+        check(0, false, 0, "s", "-0");
+        check(0, false, 0, "sa", "-1");
+        check(0, false, 0, "ff", "-1");
+        check(0, false, 0, "fs", "-1");
         check(1, false, 0, "saa", "");
         check(3, true, 0, "-s-", "+0 +2");
         check(0, true, 0, "aa", "-1 -0");
@@ -392,10 +427,16 @@ mod tests {
         check(3, false, 2, "ooa", "");
         check(3, false, 0, "oob", "-2");
         check(3, false, 0, "b", "-0");
+        // Whoever runs and isn't ready is waited for.
+        check(3, false, 0, "ouo", "");
+        check(3, false, 0, "uoo", "");
+        check(3, false, 0, "ooua", "");
+        check(3, true, 0, "ouo", "-1");
         check(3, false, 0, "obs", "");
         check(3, false, 2, "obo", "");
         check(3, false, 2, "ooo", "-2");
-        let old = |ordinal| Replica { ordinal, over: false, deleting: false, available: true, updated: false };
+        let old =
+            |ordinal| Replica { ordinal, over: false, deleting: false, available: true, updated: false, stuck: false };
         let shape = Shape { start: 0, replicas: 4, parallel: true, partition: Some(1), max_unavailable: 2 };
         let pods: Vec<Replica> = (0..4).map(old).collect();
         assert_eq!(plan(shape, &pods), [Action::Delete(3), Action::Delete(2)]);
@@ -413,7 +454,7 @@ mod tests {
             luck in prop::collection::vec((0..6i32, 0..4u8), 200),
         ) {
             let replica = |ordinal: usize, c: &u8| Replica {
-                ordinal: ordinal as i32, over: *c == 1, deleting: *c == 2, available: *c >= 3, updated: *c == 4,
+                ordinal: ordinal as i32, over: *c == 1, deleting: *c == 2, available: *c >= 3, updated: *c == 4, stuck: *c == 0,
             };
             let mut pods: BTreeMap<i32, Replica> =
                 start.iter().enumerate().map(|(i, c)| (i as i32, replica(i, c))).collect();
@@ -430,7 +471,7 @@ mod tests {
                         Action::Create(n) => {
                             prop_assert!(n < replicas && !pods.contains_key(&n), "{} of {:?}", n, now);
                             prop_assert!(parallel || (0..n).all(|o| now.iter().any(|r| r.ordinal == o && r.available)), "{:?}", now);
-                            pods.insert(n, Replica { ordinal: n, over: false, deleting: false, available: false, updated: true });
+                            pods.insert(n, Replica { ordinal: n, over: false, deleting: false, available: false, updated: true, stuck: false });
                         }
                         Action::Delete(n) => {
                             let pod = pods.get_mut(&n).unwrap();
@@ -452,5 +493,19 @@ mod tests {
             prop_assert_eq!(pods.len() as i32, replicas);
             prop_assert!(pods.values().all(|r| r.updated && r.available && !r.deleting), "{:?}", pods);
         }
+    }
+
+    #[test]
+    fn a_pod_is_stuck_when_it_can_not_run() {
+        let stuck = |status: Value| is_stuck(&serde_json::from_value(json!({"status": status})).unwrap());
+        let container = |restarts: i32, state: Value| {
+            json!({"phase": "Running", "containerStatuses": [
+                {"name": "a", "restartCount": 0, "state": {"running": {}}}, {"name": "b", "restartCount": restarts, "state": state}]})
+        };
+        assert!(stuck(json!({"phase": "Pending"})));
+        assert!(stuck(container(3, json!({"waiting": {"reason": "CrashLoopBackOff"}}))));
+        assert!(stuck(container(1, json!({"terminated": {"exitCode": 1}}))));
+        assert!(!stuck(container(3, json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}}))));
+        assert!(!stuck(container(0, json!({"running": {}}))));
     }
 }

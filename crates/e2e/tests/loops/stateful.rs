@@ -157,8 +157,18 @@ async fn failed_pods_are_made_anew_and_a_stuck_update_is_mended_by_the_next() {
     cluster.until(DB, stuck).await;
     tokio::time::sleep(std::time::Duration::from_secs(60)).await;
     assert!(stuck(&cluster.get(DB).await), "the other pod stays");
-    // ... is ended by a good one, without anybody deleting the pod that is stuck.
+    // ... waits for people as long as they run: they may be at work on their data. (Its pod is of the bad version and isn't ready.)
     cluster.patch(DB, json!({"spec": {"template": {"metadata": {"annotations": null}}}})).await;
+    let waits = |s: &Value| {
+        s["status"]["observedGeneration"] == s["metadata"]["generation"] && s["status"]["readyReplicas"] == 1
+    };
+    cluster.until(DB, waits).await;
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    assert!(waits(&cluster.get(DB).await), "it is waited for");
+    // What can't run is replaced, without anybody deleting it.
+    let crashing = json!({"name": "c", "image": "one", "imageID": "", "ready": false, "restartCount": 3,
+                          "state": {"waiting": {"reason": "CrashLoopBackOff"}}});
+    cluster.patch(&format!("{PODS}/db-1/status"), json!({"status": {"containerStatuses": [crashing]}})).await;
     cluster.until(DB, is_rolled_out).await;
 }
 
