@@ -304,6 +304,9 @@ impl Resource {
         state.watchers.push(Watcher { filter, queue, waiting: waiting.clone() });
         let events = Events { queue: receiver, waiting };
         let revision = revision.max(state.changed);
+        drop(state);
+        // By age: whoever resumes after one of them sees what follows it here, and misses nothing.
+        initial.sort_by_key(|entry: &Arc<Entry>| entry.revision);
         Ok(Subscription { initial, backlog, events, revision })
     }
 
@@ -535,6 +538,23 @@ mod tests {
             let refused = pods.subscribe(Filter::default(), From::After(other), 12).err();
             assert_eq!(refused, Some(TooOld { asked: other, oldest: 10 }));
         }
+    }
+
+    #[test]
+    fn a_watch_of_what_there_is_begins_with_the_oldest() {
+        let cache = Cache::new(Arc::default());
+        for (revision, name) in [(1, "b"), (2, "a"), (3, "c"), (4, "a")] {
+            put(&cache, revision, name, "web");
+        }
+        let pods = cache.named("pods");
+        let revisions = |from| {
+            let begun = pods.subscribe(Filter::default(), from, 4).unwrap();
+            let backlog = begun.backlog.iter().map(|(_, event)| event.entry.revision);
+            begun.initial.iter().map(|entry| entry.revision).chain(backlog).collect::<Vec<_>>()
+        };
+        assert_eq!(revisions(From::Now), [1, 3, 4]);
+        // Who was broken off after the second resumes with the third.
+        assert_eq!(revisions(From::After(3)), [4]);
     }
 
     #[test]
