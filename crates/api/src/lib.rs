@@ -31,9 +31,7 @@ pub mod protobuf;
 pub mod quota;
 pub mod schema;
 pub mod static_pods;
-mod subresources;
 pub mod validate;
 pub mod versions;
 
-pub use kinds::{KINDS, Kind, OLDER, Verbs, find};
-pub use subresources::Subresource;
+pub use kinds::{KINDS, Kind, OLDER, Subresource, Verbs, find};

@@ -20,10 +20,11 @@ pub fn usage(kind: &Kind, object: &Value) -> Usage {
     let mut usage = Usage::new();
     let one = Quantity::from_int(1);
     add(&mut usage, format!("count/{}", kind.resource()), one);
+    (kind.strategy.usage)(object, &mut usage);
     if !kind.group.is_empty() {
         return usage;
     }
-    match kind.plural {
+    match kind.plural() {
         "pods" => pod(object, &mut usage),
         "services" => {
             add(&mut usage, "services", one);
@@ -50,7 +51,7 @@ pub fn usage(kind: &Kind, object: &Value) -> Usage {
                 add(&mut usage, format!("{prefix}/persistentvolumeclaims"), one);
             }
         }
-        "configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas" => add(&mut usage, kind.plural, one),
+        "configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas" => add(&mut usage, kind.plural(), one),
         _ => {}
     }
     usage
@@ -126,7 +127,7 @@ pub fn covers(quota: &Value, kind: &Kind, object: &Value) -> bool {
         return true;
     }
     // Scopes are about pods; a quota that has some counts nothing else.
-    if kind.plural != "pods" || !kind.group.is_empty() {
+    if kind.plural() != "pods" || !kind.group.is_empty() {
         return false;
     }
     scopes.iter().all(|s| in_scope(s, "Exists", &[], object))

@@ -16,7 +16,8 @@ pub fn convert(kind: &Kind, object: &mut Value, version: &str) {
     if object["apiVersion"] == version || !object.is_object() {
         return;
     }
-    match (kind.group, kind.plural, version) {
+    (kind.strategy.convert)(object, version);
+    match (kind.group, kind.plural(), version) {
         ("autoscaling", "horizontalpodautoscalers", "autoscaling/v1") => autoscaler_to_v1(object),
         ("autoscaling", "horizontalpodautoscalers", _) => autoscaler_to_v2(object),
         ("" | "events.k8s.io", "events", "v1") => rename(object, |(core, newer)| (newer, core)),

@@ -80,7 +80,7 @@ impl Allocator {
         // Fixed addresses, that no service gets by chance.
         taken.addresses.insert(config.cluster_dns);
         taken.addresses.insert(kubernetes_address(&config.service_cidr));
-        for entry in cache.named("services").list(&Filter::default()).0 {
+        for entry in cache.of(kinds::SERVICES).list(&Filter::default()).0 {
             let held = held(&entry.parse());
             taken.addresses.extend(held.addresses);
             taken.ports.extend(held.ports);
@@ -89,7 +89,7 @@ impl Allocator {
     }
 
     pub fn release(&self, kind: &Kind, object: &Value) {
-        if kind.id() == kinds::SERVICES {
+        if kind == kinds::SERVICES {
             free(&mut self.taken.lock(), &held(object));
         }
     }
@@ -97,7 +97,7 @@ impl Allocator {
     /// Fills in what a service should have and doesn't, and refuses what another one has.
     pub fn assign(&self, kind: &Kind, object: &mut Value, old: Option<&Value>) -> Result<Lease, Status> {
         let mut lease = Lease { taken: self.taken.clone(), new: Taken::default(), gone: Taken::default() };
-        if kind.id() != kinds::SERVICES {
+        if kind != kinds::SERVICES {
             return Ok(lease);
         }
         let before = old.map(held).unwrap_or_default();
@@ -111,7 +111,7 @@ impl Allocator {
         self.health_port(object, &before, &mut taken, &mut lease, &mut causes);
         drop(taken);
         if !causes.is_empty() {
-            return Err(Status::invalid("", "Service", object.name(), causes));
+            return Err(kind.invalid(object.name(), causes));
         }
         let after = held(object);
         lease.gone.addresses = before.addresses.difference(&after.addresses).copied().collect();

@@ -23,33 +23,27 @@ use crate::relay;
 const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
 const EVENT_SWEEP_PERIOD: Duration = Duration::from_secs(120);
 
-fn kind(group: &str, plural: &str) -> Result<&'static Kind, Status> {
-    api::find(group, "v1", plural)
-        .ok_or_else(|| Status::internal(format!("{plural} is missing from the table of kinds")))
-}
-
 pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
     let namespaces = ["default", "kube-system", "kube-public", "kube-node-lease"]
         .map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
-    ensure(server, kind("", "namespaces")?, namespaces.into()).await?;
-    let (rbac, flows) = ("rbac.authorization.k8s.io", "flowcontrol.apiserver.k8s.io");
+    ensure(server, kinds::NAMESPACES, namespaces.into()).await?;
     let classes = [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)].map(|(name, value)| {
         json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value,
                "description": "Used for system critical pods."})
     });
     // At once, so that they share a commit.
     futures::try_join!(
-        ensure(server, kind(rbac, "clusterroles")?, roles::cluster_roles()),
-        ensure(server, kind(rbac, "clusterrolebindings")?, roles::cluster_role_bindings()),
-        ensure(server, kind(rbac, "roles")?, roles::system_roles()),
-        ensure(server, kind("scheduling.k8s.io", "priorityclasses")?, classes.into()),
-        ensure(server, kind(flows, "prioritylevelconfigurations")?, fairness::default_levels()),
-        ensure(server, kind("apiregistration.k8s.io", "apiservices")?, relay::local_services(server)),
-        ensure(server, kind(flows, "flowschemas")?, fairness::default_schemas()),
-        ensure(server, kind("", "services")?, services(server)),
-        ensure(server, kind("", "endpoints")?, endpoints(server)),
-        ensure(server, kind("discovery.k8s.io", "endpointslices")?, vec![endpoint_slice(server)]),
-        ensure(server, kind("", "configmaps")?, vec![authentication(server), cluster(server)]),
+        ensure(server, kinds::CLUSTER_ROLES, roles::cluster_roles()),
+        ensure(server, kinds::CLUSTER_ROLE_BINDINGS, roles::cluster_role_bindings()),
+        ensure(server, kinds::ROLES, roles::system_roles()),
+        ensure(server, kinds::PRIORITY_CLASSES, classes.into()),
+        ensure(server, kinds::PRIORITY_LEVEL_CONFIGURATIONS, fairness::default_levels()),
+        ensure(server, kinds::API_SERVICES, relay::local_services(server)),
+        ensure(server, kinds::FLOW_SCHEMAS, fairness::default_schemas()),
+        ensure(server, kinds::SERVICES, services(server)),
+        ensure(server, kinds::ENDPOINTS, endpoints(server)),
+        ensure(server, kinds::ENDPOINT_SLICES, vec![endpoint_slice(server)]),
+        ensure(server, kinds::CONFIG_MAPS, vec![authentication(server), cluster(server)]),
     )?;
     Ok(())
 }
@@ -66,15 +60,15 @@ async fn ensure_one(server: &Arc<ApiServer>, kind: &'static Kind, object: Value)
     if let Some(entry) = resource.get(&key) {
         let mut present = entry.parse();
         // Only what the server itself decides; what users added stays.
-        let owned: &[&str] = match kind.id() {
-            // A controller keeps the rules of those that aggregate others.
-            kinds::CLUSTER_ROLES if object["aggregationRule"].is_object() => &["aggregationRule"],
-            kinds::CLUSTER_ROLES => &["rules", "aggregationRule"],
-            kinds::ENDPOINTS => &["subsets"],
-            kinds::ENDPOINT_SLICES => &["endpoints", "ports"],
-            kinds::CONFIG_MAPS => &["data"],
-            _ => &[],
-        };
+        // A controller keeps the rules of those that aggregate others.
+        let aggregates = object["aggregationRule"].is_object();
+        let lists: [(&Kind, &[&str]); 4] = [
+            (kinds::CLUSTER_ROLES, if aggregates { &["aggregationRule"] } else { &["rules", "aggregationRule"] }),
+            (kinds::ENDPOINTS, &["subsets"]),
+            (kinds::ENDPOINT_SLICES, &["endpoints", "ports"]),
+            (kinds::CONFIG_MAPS, &["data"]),
+        ];
+        let owned = lists.iter().find(|(of, _)| *of == kind).map_or(&[][..], |(_, fields)| *fields);
         if owned.iter().all(|field| present[*field] == object[*field]) {
             return Ok(());
         }
@@ -162,7 +156,7 @@ pub async fn expire_events(server: Weak<ApiServer>) {
         let Some(server) = server.upgrade() else { return };
         let Ok(kind) = kind("", "events") else { return };
         let oldest = apimachinery::clock::now() - EVENT_LIFE;
-        for entry in server.cache.named("events").list(&Filter::default()).0 {
+        for entry in server.cache.of(kinds::EVENTS).list(&Filter::default()).0 {
             let event = entry.parse();
             let times =
                 [event.str_at(&["lastTimestamp"]), event.str_at(&["eventTime"]), event.meta("creationTimestamp")];

@@ -16,9 +16,9 @@ use serde_json::Value;
 use store::{Change, KeyValue, Observer};
 use tokio::sync::{mpsc, watch};
 
-use api::{KINDS, Kind, Verbs};
+use api::{KINDS, Kind, Verbs, kinds};
 
-use crate::catalog::{Catalog, DEFINITIONS, is_definition};
+use crate::catalog::{Catalog, is_definition};
 use crate::object::{Entry, Filter, encode};
 
 /// Changes of one resource that are kept for watches that resume.
@@ -346,12 +346,19 @@ impl Resource {
 
 /// All resources.
 pub struct Cache {
-    /// Built-in ones, by `plural` or `plural.group`.
+    /// Built-in ones, by `plural` or `plural.group`, as keys of the store name them.
     resources: HashMap<String, Arc<Resource>>,
+    /// The same by the address of the kind, which is a constant.
+    by_kind: HashMap<usize, Arc<Resource>>,
     /// Those of custom resource definitions.
     custom: RwLock<HashMap<String, Arc<Resource>>>,
     pub catalog: Arc<Catalog>,
     revision: watch::Sender<u64>,
+}
+
+/// What a built-in kind is found by: there is one of each, at one place.
+fn address(kind: &Kind) -> usize {
+    std::ptr::from_ref(kind).addr()
 }
 
 /// The key of an object in the store.
@@ -366,17 +373,17 @@ pub fn object_key(namespace: &str, name: &str) -> String {
 
 impl Cache {
     pub fn new(catalog: Arc<Catalog>) -> Self {
-        let resources = KINDS
-            .iter()
-            .filter(|k| k.verbs == Verbs::All)
-            .map(|kind| (kind.resource(), Arc::new(Resource::new(kind))))
-            .collect();
-        Cache { resources, custom: RwLock::default(), catalog, revision: watch::channel(0).0 }
+        let kept: Vec<Arc<Resource>> =
+            KINDS.iter().filter(|k| k.verbs == Verbs::All).map(|kind| Arc::new(Resource::new(kind))).collect();
+        let resources = kept.iter().map(|r| (r.kind.resource(), r.clone())).collect();
+        let by_kind = kept.into_iter().map(|r| (address(r.kind), r)).collect();
+        Cache { resources, by_kind, custom: RwLock::default(), catalog, revision: watch::channel(0).0 }
     }
 
     /// The resource of a stored kind.
     pub fn resource(&self, kind: &Kind) -> Option<Arc<Resource>> {
-        self.find(&kind.kept_resource())
+        let kept = kind.kept();
+        if kept.custom { self.find(&kept.resource()) } else { self.by_kind.get(&address(kept)).cloned() }
     }
 
     /// The resource with this name, if it is there now.
@@ -426,10 +433,9 @@ impl Cache {
         *resource.listed.write() = None;
     }
 
-    /// The resource with this name (`pods`, `deployments.apps`). Panics on names that aren't in the table of kinds, as
-    /// callers name them literally.
-    pub fn named(&self, name: &str) -> &Arc<Resource> {
-        &self.resources[name]
+    /// The resource of a built-in kind (`kinds::PODS`). Panics for one whose objects aren't kept, as callers name it literally.
+    pub fn of(&self, kind: &'static Kind) -> &Arc<Resource> {
+        &self.by_kind[&address(kind)]
     }
 
     pub fn revision(&self) -> u64 {
@@ -455,7 +461,7 @@ impl Cache {
 impl Observer for Cache {
     fn snapshot(&self, items: Vec<KeyValue>, revision: u64) {
         // Definitions first, so that the objects of their kinds find their place.
-        let prefix = format!("/registry/{DEFINITIONS}/");
+        let prefix = format!("/registry/{}/", kinds::CUSTOM_RESOURCE_DEFINITIONS.resource());
         for item in items.iter().filter(|i| i.key.starts_with(&prefix)) {
             self.define(&item.key[prefix.len()..], serde_json::from_slice(&item.value).ok().as_ref());
         }
@@ -511,7 +517,7 @@ mod tests {
     #[test]
     fn watcher_sees_objects_enter_and_leave_its_selector() {
         let cache = Cache::new(Arc::default());
-        let pods = cache.named("pods");
+        let pods = cache.of(kinds::PODS);
         let filter = Filter { labels: LabelSelector::parse("app=web").unwrap(), ..Filter::default() };
         let mut watch = pods.subscribe(filter, From::Now, 0).unwrap();
         put(&cache, 1, "a", "web");
@@ -531,7 +537,7 @@ mod tests {
         cache.snapshot(vec![], 10);
         put(&cache, 11, "a", "web");
         put(&cache, 12, "b", "web");
-        let pods = cache.named("pods");
+        let pods = cache.of(kinds::PODS);
         let resumed = pods.subscribe(Filter::default(), From::After(11), 12).unwrap();
         assert_eq!(resumed.backlog.len(), 1);
         for other in [9, 13] {
@@ -566,6 +572,6 @@ mod tests {
             cache.changes(&[Change { key, revision: i as u64 + 1, value: Some(encode(&pod)) }]);
         }
         let filter = Filter { namespace: "a".into(), ..Filter::default() };
-        assert_eq!(cache.named("pods").list(&filter).0.len(), 1);
+        assert_eq!(cache.of(kinds::PODS).list(&filter).0.len(), 1);
     }
 }

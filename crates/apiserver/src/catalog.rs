@@ -15,8 +15,6 @@ use apimachinery::{Cause, ObjectExt as _, Status};
 use parking_lot::RwLock;
 use serde_json::Value;
 
-/// The resource that holds the definitions.
-pub const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 /// Holds a definition until all objects of its kind are gone.
 const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
@@ -27,7 +25,7 @@ pub struct Catalog {
 }
 
 pub fn is_definition(kind: &Kind) -> bool {
-    kind.id() == kinds::CUSTOM_RESOURCE_DEFINITIONS
+    kind == kinds::CUSTOM_RESOURCE_DEFINITIONS
 }
 
 impl Catalog {
@@ -45,7 +43,7 @@ impl Catalog {
         for definition in self.definitions.read().values() {
             custom.extend(definition.versions.iter().filter(|v| v.served).map(|v| v.kind));
         }
-        custom.sort_by_key(|k| (k.group, std::cmp::Reverse(priority(k.version)), k.plural));
+        custom.sort_by_key(|k| (k.group, std::cmp::Reverse(priority(k.version)), k.plural()));
         KINDS.iter().chain(OLDER).chain(custom).collect()
     }
 

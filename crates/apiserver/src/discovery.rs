@@ -55,7 +55,7 @@ fn gvk(group: &str, version: &str, kind: &str) -> Value {
 
 fn aggregated_resource(kind: &Kind) -> Value {
     let scope = if kind.namespaced { "Namespaced" } else { "Cluster" };
-    let mut value = json!({"resource": kind.plural, "responseKind": gvk(kind.group, kind.version, kind.kind),
+    let mut value = json!({"resource": kind.plural(), "responseKind": gvk(kind.group, kind.version, kind.kind),
         "scope": scope, "singularResource": kind.singular(), "verbs": verbs(kind)});
     if !kind.short_names.is_empty() {
         value["shortNames"] = json!(kind.short_names);
@@ -63,9 +63,10 @@ fn aggregated_resource(kind: &Kind) -> Value {
     if !kind.categories.is_empty() {
         value["categories"] = json!(kind.categories);
     }
-    let subs: Vec<Value> = Subresource::all(kind)
-        .into_iter()
-        .map(|s| {
+    let subs: Vec<Value> = kind
+        .subresources()
+        .iter()
+        .map(|&s| {
             let (group, version, of) = body_of(kind, s);
             json!({"subresource": s.name(), "responseKind": gvk(group, version, of), "verbs": s.verbs()})
         })
@@ -246,7 +247,7 @@ impl Discovery {
     pub fn resources(&self, group: &str, version: &str) -> Option<Response<Body>> {
         let mut resources = Vec::new();
         for kind in self.documents().kinds.iter().filter(|k| k.group == group && k.version == version) {
-            let mut value = json!({"name": kind.plural, "singularName": kind.singular(),
+            let mut value = json!({"name": kind.plural(), "singularName": kind.singular(),
                 "namespaced": kind.namespaced, "kind": kind.kind, "verbs": verbs(kind)});
             if !kind.short_names.is_empty() {
                 value["shortNames"] = json!(kind.short_names);
@@ -255,9 +256,9 @@ impl Discovery {
                 value["categories"] = json!(kind.categories);
             }
             resources.push(value);
-            for s in Subresource::all(kind) {
+            for &s in kind.subresources() {
                 let (group, version, of) = body_of(kind, s);
-                let mut value = json!({"name": format!("{}/{}", kind.plural, s.name()), "singularName": "",
+                let mut value = json!({"name": format!("{}/{}", kind.plural(), s.name()), "singularName": "",
                     "namespaced": kind.namespaced, "kind": of, "verbs": s.verbs()});
                 if group != kind.group {
                     value["group"] = group.into();

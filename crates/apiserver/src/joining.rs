@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use api::kinds;
 use apimachinery::{ObjectExt as _, Status, clock};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -61,12 +62,8 @@ async fn join(server: &Arc<ApiServer>, user: &User, request: &Parts, name: &str)
     }
     let is_node = user.is_in(NODES) && user.name.strip_prefix("system:node:") == Some(name);
     if !is_node && !user.is_in(BOOTSTRAPPERS) {
-        return Err(Status::forbidden(
-            "",
-            "nodes",
-            name,
-            "only a node itself, or who has the token for joining, may claim its name",
-        ));
+        let why = "only a node itself, or who has the token for joining, may claim its name";
+        return Err(kinds::NODES.forbidden(name, why));
     }
     let password = request.headers.get(PASSWORD).and_then(|v| v.to_str().ok()).unwrap_or("");
     if password.len() < 16 || password.len() > MAX_PASSWORD_BYTES {
@@ -118,14 +115,14 @@ async fn claim(server: &Arc<ApiServer>, name: &str, password: &str, takes: bool)
             done => return done,
         }
     }
-    Err(Status::forbidden("", "nodes", name, "another machine claims the name at this moment"))
+    Err(kinds::NODES.forbidden(name, "another machine claims the name at this moment"))
 }
 
 async fn try_claim(server: &Arc<ApiServer>, name: &str, password: &str, takes: bool) -> Result<(), Status> {
     let secret_name = format!("{name}.node-password.timonel");
     let key = object_key(NAMESPACE, &secret_name);
-    let secrets = api::find("", "v1", "secrets").ok_or_else(Status::no_route)?;
-    let present = server.cache.named("secrets").get(&key);
+    let secrets = kinds::SECRETS;
+    let present = server.cache.of(secrets).get(&key);
     if let Some(entry) = &present {
         let object = entry.parse();
         let kept = STANDARD.decode(object.str_at(&["data", "hash"])).unwrap_or_default();
@@ -135,11 +132,11 @@ async fn try_claim(server: &Arc<ApiServer>, name: &str, password: &str, takes: b
             return Ok(());
         }
         // Without a Node the name is free again.
-        if !takes && server.cache.named("nodes").get(name).is_some() {
+        if !takes && server.cache.of(kinds::NODES).get(name).is_some() {
             let why = format!(
                 "another machine has this name: choose another with --node-name; if it was this machine before it was installed anew, or if the other is gone for good, say on the server: kubectl delete node {name}"
             );
-            return Err(Status::forbidden("", "nodes", name, &why));
+            return Err(kinds::NODES.forbidden(name, &why));
         }
     }
     let salt = pki::random_secret();

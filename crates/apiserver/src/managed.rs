@@ -117,7 +117,7 @@ fn strip(kind: &Kind, target: Target, fields: &mut FieldSet) {
         fields.remove_path(&["f:metadata", &format!("f:{name}")]);
     }
     match target {
-        Target::Main if kind.has_status => fields.remove("f:status"),
+        Target::Main if kind.has_status() => fields.remove("f:status"),
         Target::Status => {
             let others: Vec<String> =
                 fields.iter().map(|(step, _)| step.clone()).filter(|s| s != "f:status" && s != "f:metadata").collect();

@@ -65,7 +65,7 @@ impl Labels {
             verb,
             group: kind.group,
             version: kind.version,
-            resource: kind.plural,
+            resource: kind.plural(),
             subresource: sub,
             scope,
             dry_run,

@@ -23,19 +23,21 @@ pub struct Quotas {
 /// Held until the write is done.
 pub type Admitted = Option<OwnedMutexGuard<()>>;
 
-fn in_namespace(server: &ApiServer, resource: &str, namespace: &str) -> Vec<Value> {
+fn in_namespace(server: &ApiServer, kind: &'static Kind, namespace: &str) -> Vec<Value> {
     let filter = Filter { namespace: namespace.into(), ..Filter::default() };
-    server.cache.named(resource).list(&filter).0.iter().map(|e| e.parse()).collect()
+    server.cache.of(kind).list(&filter).0.iter().map(|e| e.parse()).collect()
 }
 
 /// Refuses an object that exceeds a quota of its namespace. `old` is the stored object, for an update.
 pub async fn admit(server: &ApiServer, kind: &Kind, object: &Value, old: Option<&Value>) -> Result<Admitted, Status> {
     let namespace = object.namespace();
-    if !kind.namespaced || kind.id() == kinds::EVENTS {
+    if !kind.namespaced || kind == kinds::EVENTS {
         return Ok(None);
     }
     // Nothing is done on the way of those who have no quotas.
-    if server.cache.named("resourcequotas").len() == 0 || in_namespace(server, "resourcequotas", namespace).is_empty() {
+    if server.cache.of(kinds::RESOURCE_QUOTAS).len() == 0
+        || in_namespace(server, kinds::RESOURCE_QUOTAS, namespace).is_empty()
+    {
         return Ok(None);
     }
     let mut more = usage(kind, object);
@@ -49,13 +51,13 @@ pub async fn admit(server: &ApiServer, kind: &Kind, object: &Value, old: Option<
     }
     let lock = server.quotas.locks.lock().entry(namespace.into()).or_default().clone();
     let guard = lock.lock_owned().await;
-    let mut quotas = in_namespace(server, "resourcequotas", namespace);
+    let mut quotas = in_namespace(server, kinds::RESOURCE_QUOTAS, namespace);
     quotas.retain(|quota| covers(quota, kind, object));
     let refuse = |why: String| {
         let name = if object.name().is_empty() { object.meta("generateName") } else { object.name() };
-        Err(Status::forbidden(kind.group, kind.plural, name, &why))
+        Err(kind.forbidden(name, &why))
     };
-    let pod = kind.id() == kinds::PODS;
+    let pod = kind == kinds::PODS;
     for quota in quotas.iter().filter(|_| pod && old.is_none()) {
         let unsaid = unsaid(&hard(quota), object);
         if !unsaid.is_empty() {
@@ -122,11 +124,11 @@ fn used(server: &ApiServer, kind: &Kind, quota: &Value, namespace: &str) -> Usag
 
 /// Gives the containers of a new pod the defaults of the namespace's LimitRanges.
 pub fn apply_limit_defaults(server: &ApiServer, pod: &mut Value) {
-    if server.cache.named("limitranges").len() == 0 {
+    if server.cache.of(kinds::LIMIT_RANGES).len() == 0 {
         return;
     }
     let mut told = Vec::new();
-    for range in in_namespace(server, "limitranges", pod.namespace()) {
+    for range in in_namespace(server, kinds::LIMIT_RANGES, pod.namespace()) {
         for limit in range.array_at(&["spec", "limits"]).iter().filter(|l| l["type"] == "Container") {
             for list in ["containers", "initContainers"] {
                 let containers = pod["spec"][list].as_array_mut();
@@ -166,21 +168,21 @@ fn default_container(container: &mut Value, limit: &Value) -> Vec<String> {
 
 /// Refuses a pod or claim that is outside the bounds of its namespace's LimitRanges.
 pub fn check_limits(server: &ApiServer, kind: &Kind, object: &Value) -> Result<(), Status> {
-    let relevant = matches!(kind.id(), kinds::PODS | kinds::PERSISTENT_VOLUME_CLAIMS);
-    if !relevant || server.cache.named("limitranges").len() == 0 {
+    let (is_pod, is_claim) = (kind == kinds::PODS, kind == kinds::PERSISTENT_VOLUME_CLAIMS);
+    if !(is_pod || is_claim) || server.cache.of(kinds::LIMIT_RANGES).len() == 0 {
         return Ok(());
     }
     let mut problems = Vec::new();
-    for range in in_namespace(server, "limitranges", object.namespace()) {
+    for range in in_namespace(server, kinds::LIMIT_RANGES, object.namespace()) {
         for limit in range.array_at(&["spec", "limits"]) {
-            match (limit.str_at(&["type"]), kind.id()) {
-                ("Container", kinds::PODS) => {
+            match limit.str_at(&["type"]) {
+                "Container" if is_pod => {
                     let lists = ["containers", "initContainers"];
                     for container in lists.iter().flat_map(|l| object.array_at(&["spec", l])) {
                         bounds("Container", limit, &container["resources"], &mut problems);
                     }
                 }
-                ("Pod", kinds::PODS) => {
+                "Pod" if is_pod => {
                     let of = |part: &str| -> Value {
                         api::quota::pod_amounts(object, part)
                             .into_iter()
@@ -190,7 +192,7 @@ pub fn check_limits(server: &ApiServer, kind: &Kind, object: &Value) -> Result<(
                     let sums = json!({"requests": of("requests"), "limits": of("limits")});
                     bounds("Pod", limit, &sums, &mut problems);
                 }
-                ("PersistentVolumeClaim", kinds::PERSISTENT_VOLUME_CLAIMS) => {
+                "PersistentVolumeClaim" if is_claim => {
                     bounds("PersistentVolumeClaim", limit, &object["spec"]["resources"], &mut problems);
                 }
                 _ => {}
@@ -201,7 +203,7 @@ pub fn check_limits(server: &ApiServer, kind: &Kind, object: &Value) -> Result<(
         return Ok(());
     }
     let why = if let [one] = problems.as_slice() { one.clone() } else { format!("[{}]", problems.join(", ")) };
-    Err(Status::forbidden(kind.group, kind.plural, object.name(), &why))
+    Err(kind.forbidden(object.name(), &why))
 }
 
 /// Least, most, and the ratio of limit to request.

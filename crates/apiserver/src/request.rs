@@ -80,7 +80,7 @@ impl Info {
 
     /// The namespace whose rights count. A namespace belongs to itself, so that whoever may read in it may read it.
     pub fn namespace(&self) -> &str {
-        if self.kind.id() == kinds::NAMESPACES { &self.path.name } else { &self.path.namespace }
+        if self.kind == kinds::NAMESPACES { &self.path.name } else { &self.path.namespace }
     }
 
     /// Whether the path is one that the kind has: rights are asked about before, as they are upstream.
@@ -101,7 +101,7 @@ impl Info {
     }
 
     pub fn not_found(&self) -> Status {
-        Status::not_found(self.kind.group, self.kind.plural, &self.path.name)
+        self.kind.not_found(&self.path.name)
     }
 }
 

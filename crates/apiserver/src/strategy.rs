@@ -31,7 +31,7 @@ fn drop_empty(object: &mut Value) {
 
 pub fn prepare_create(kind: &Kind, object: &mut Value) {
     drop_empty(object);
-    if kind.has_status
+    if kind.has_status()
         && let Some(map) = object.as_object_mut()
     {
         map.remove("status");
@@ -41,18 +41,18 @@ pub fn prepare_create(kind: &Kind, object: &mut Value) {
     } else {
         object.meta_mut().remove("generation");
     }
-    if kind.id() == kinds::SECRETS {
+    if kind == kinds::SECRETS {
         fold_string_data(object);
     }
     // At its creation alone: whoever takes it away later ends the namespace.
-    if kind.id() == kinds::NAMESPACES {
+    if kind == kinds::NAMESPACES {
         let mut finalizers = object.array_at(&["spec", "finalizers"]).to_vec();
         if !finalizers.iter().any(|f| f == "kubernetes") {
             finalizers.push("kubernetes".into());
         }
         object.child_mut("spec").insert("finalizers".into(), finalizers.into());
     }
-    let template = match (kind.group, kind.plural) {
+    let template = match (kind.group, kind.plural()) {
         ("batch", "jobs") | ("", "replicationcontrollers") => object.at(&["spec", "template", "metadata", "labels"]),
         _ => &Value::Null,
     };
@@ -65,7 +65,7 @@ pub fn prepare_create(kind: &Kind, object: &mut Value) {
 
 /// Adds to a new object what the server generates, as its kind's strategy does upstream.
 pub fn generate(kind: &Kind, object: &mut Value) {
-    if kind.id() == kinds::JOBS {
+    if kind == kinds::JOBS {
         select_own_pods(object);
     }
 }
@@ -114,12 +114,12 @@ pub fn prepare_update(kind: &Kind, target: Target, new: &mut Value, old: &Value)
             value => new.set_meta(field, value.clone()),
         }
     }
-    if kind.id() == kinds::SECRETS {
+    if kind == kinds::SECRETS {
         fold_string_data(new);
     }
     let Some(map) = new.as_object_mut() else { return };
     match target {
-        Target::Main if kind.has_status => match old.get("status") {
+        Target::Main if kind.has_status() => match old.get("status") {
             Some(status) => {
                 map.insert("status".into(), status.clone());
             }
@@ -145,7 +145,7 @@ pub fn prepare_update(kind: &Kind, target: Target, new: &mut Value, old: &Value)
         }
         _ => {}
     }
-    if kind.id() == kinds::PODS && target == Target::Main {
+    if kind == kinds::PODS && target == Target::Main {
         // These change by their subresource alone.
         match &old["spec"]["ephemeralContainers"] {
             Value::Null => {
@@ -156,10 +156,10 @@ pub fn prepare_update(kind: &Kind, target: Target, new: &mut Value, old: &Value)
             }
         }
     }
-    if kind.id() == kinds::SERVICES {
+    if kind == kinds::SERVICES {
         drop_what_the_type_lacks(new, old);
     }
-    if kind.id() == kinds::NAMESPACES && target == Target::Main {
+    if kind == kinds::NAMESPACES && target == Target::Main {
         match &old["spec"]["finalizers"] {
             Value::Null => drop(new.child_mut("spec").remove("finalizers")),
             present => drop(new.child_mut("spec").insert("finalizers".into(), present.clone())),
@@ -171,7 +171,7 @@ pub fn prepare_update(kind: &Kind, target: Target, new: &mut Value, old: &Value)
 fn kept_by_status(kind: &Kind, new: &Value, old: &Value) -> Vec<String> {
     const OWN: [&str; 2] = ["finalizers", "ownerReferences"];
     const SERVERS: [&str; 2] = ["managedFields", "resourceVersion"];
-    let more: &[&str] = match (kind.group, kind.plural) {
+    let more: &[&str] = match (kind.group, kind.plural()) {
         ("apps", "deployments") => &["labels"],
         ("networking.k8s.io", "servicecidrs")
         | ("resource.k8s.io", "resourceclaims")
@@ -228,7 +228,7 @@ pub fn is_finished(kind: &Kind, object: &Value) -> bool {
     object.is_deleting()
         && object.array_at(&["metadata", "finalizers"]).is_empty()
         && object.i64_at(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0) == 0
-        && (kind.id() != kinds::NAMESPACES || object.array_at(&["spec", "finalizers"]).is_empty())
+        && (kind != kinds::NAMESPACES || object.array_at(&["spec", "finalizers"]).is_empty())
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ async fn empty(
         return Ok(None);
     }
     if let Some(kind) = kind(&definition) {
-        let path = format!("/apis/{}/{}/{}", kind.group, kind.version, kind.plural);
+        let path = format!("/apis/{}/{}/{}", kind.group, kind.version, kind.plural());
         let found = request(&context.client, "GET", &path, &Value::Null).await?;
         if found["items"].as_array().is_some_and(|items| !items.is_empty()) {
             request(&context.client, "DELETE", &path, &json!({"propagationPolicy": "Background"})).await?;

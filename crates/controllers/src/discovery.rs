@@ -21,7 +21,7 @@ pub fn resource(kind: &Kind) -> ApiResource {
         version: kind.version.into(),
         api_version: kind.api_version(),
         kind: kind.kind.into(),
-        plural: kind.plural.into(),
+        plural: kind.plural().into(),
     }
 }
 
@@ -60,7 +60,7 @@ pub fn segment(name: &str) -> String {
 /// A kind of the API, also an older version, of a definition or of a further API server; `None` if nobody serves it now.
 pub async fn served(client: &Client, api_version: &str, kind: &str) -> Result<Option<Served>> {
     if let Some(known) = KINDS.iter().find(|k| k.kind == kind && k.api_version() == api_version) {
-        return Ok(Some(Served { plural: known.plural.into(), namespaced: known.namespaced }));
+        return Ok(Some(Served { plural: known.plural().into(), namespaced: known.namespaced }));
     }
     let Some(root) = root(api_version) else { return Ok(None) };
     let found = match request(client, "GET", &root, &Value::Null).await {

@@ -55,7 +55,7 @@ pub fn start(context: Context) {
 /// Where the objects of a kind in a namespace are.
 pub fn path(kind: &Kind, namespace: &str) -> String {
     let root = if kind.group.is_empty() { "/api".to_string() } else { format!("/apis/{}", kind.group) };
-    format!("{root}/{}/namespaces/{namespace}/{}", kind.version, kind.plural)
+    format!("{root}/{}/namespaces/{namespace}/{}", kind.version, kind.plural())
 }
 
 pub async fn request(client: &Client, method: &str, path: &str, body: &Value) -> Result<Value> {
@@ -154,7 +154,7 @@ impl Work {
     /// All resources that namespaces have; those of further API servers by asking them.
     async fn resources(&self, namespace: &str, findings: &mut Findings) -> Vec<Resource> {
         let of_kind = |kind: &Kind| Resource {
-            name: format!("{}.{}", kind.plural, kind.group),
+            name: format!("{}.{}", kind.plural(), kind.group),
             path: path(kind, namespace),
             fleeting: kind.custom,
         };

@@ -65,7 +65,8 @@ fn wanted(quotas: &Informer<ResourceQuota>, custom: &[&'static Kind]) -> Vec<&'s
     let mut wanted: Vec<&'static Kind> = Vec::new();
     for quota in quotas.list() {
         for kind in counted(&hard(&json!(&*quota)), custom) {
-            let shared = kind.group.is_empty() && ["pods", "services", "persistentvolumeclaims"].contains(&kind.plural);
+            let shared =
+                kind.group.is_empty() && ["pods", "services", "persistentvolumeclaims"].contains(&kind.plural());
             if !shared && !wanted.contains(&kind) {
                 wanted.push(kind);
             }

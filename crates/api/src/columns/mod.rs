@@ -32,10 +32,19 @@ const NAME: Column = text("Name");
 const AGE: Column = text("Age");
 
 /// How a kind is printed.
+#[derive(Clone, Copy)]
 pub struct Printer {
     pub columns: &'static [Column],
     /// The cells of one object, as many as there are columns.
     pub row: fn(&Value, Timestamp) -> Vec<Value>,
+}
+
+impl Printer {
+    /// What kinds have that have no columns of their own.
+    pub const PLAIN: Printer = Printer {
+        columns: &[NAME, Column { name: "Created At", kind: "date", wide: false }],
+        row: |o, _| vec![name(o), o.at(&["metadata", "creationTimestamp"]).clone()],
+    };
 }
 
 /// Columns, and the function that fills them for an object at a time.
@@ -44,15 +53,12 @@ type Shape = (&'static [Column], fn(&Value, Timestamp) -> Vec<Value>);
 /// The printer of `kind`. Kinds without columns of their own get name and age.
 pub fn printer(kind: &Kind) -> Printer {
     let found = match kind.group {
-        "" | "events.k8s.io" => core::printer(kind.plural).or_else(|| storage::printer(kind.plural)),
-        "apps" | "batch" | "autoscaling" => workloads::printer(kind.plural),
-        "storage.k8s.io" => storage::printer(kind.plural),
-        _ => policy::printer(kind.plural),
+        "" | "events.k8s.io" => core::printer(kind.plural()).or_else(|| storage::printer(kind.plural())),
+        "apps" | "batch" | "autoscaling" => workloads::printer(kind.plural()),
+        "storage.k8s.io" => storage::printer(kind.plural()),
+        _ => policy::printer(kind.plural()),
     };
-    found.unwrap_or(Printer {
-        columns: &[NAME, Column { name: "Created At", kind: "date", wide: false }],
-        row: |o, _| vec![name(o), o.at(&["metadata", "creationTimestamp"]).clone()],
-    })
+    found.unwrap_or(kind.strategy.printer)
 }
 
 fn name(o: &Value) -> Value {
@@ -133,7 +139,7 @@ mod tests {
         for kind in crate::KINDS {
             let printer = printer(kind);
             let row = (printer.row)(&json!({}), apimachinery::clock::now());
-            assert_eq!(row.len(), printer.columns.len(), "{}", kind.plural);
+            assert_eq!(row.len(), printer.columns.len(), "{}", kind.plural());
         }
     }
 }

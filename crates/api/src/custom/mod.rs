@@ -15,6 +15,7 @@ use apimachinery::{Cause, ObjectExt as _};
 use serde_json::{Value, json};
 
 use crate::Kind;
+use crate::kinds::CustomKind;
 use crate::managed::Typed;
 use crate::schema::{self, Findings, Type};
 
@@ -131,7 +132,7 @@ impl Version {
         let selectable: Vec<Value> =
             selectable.filter_map(|p| p.as_str().map(|p| Value::from(p.trim_start_matches('.')))).collect();
         let scale = version.at(&["subresources", "scale"]);
-        let kind = names::intern_kind(Kind {
+        let kind = names::intern_kind(Kind::custom(CustomKind {
             group: names::intern(spec.str_at(&["group"])),
             version: names::intern(version.str_at(&["name"])),
             kind: names::intern(names.str_at(&["kind"])),
@@ -139,13 +140,10 @@ impl Version {
             short_names: interned(names.array_at(&["shortNames"])),
             categories: interned(names.array_at(&["categories"])),
             namespaced: spec["scope"] == "Namespaced",
-            has_status: version.at(&["subresources", "status"]).is_object(),
-            has_scale: scale.is_object(),
-            has_generation: true,
-            verbs: crate::Verbs::All,
             selectable: interned(&selectable),
-            custom: true,
-        });
+            status: version.at(&["subresources", "status"]).is_object(),
+            scale: scale.is_object(),
+        }));
         let mut schema = version.at(&["schema", "openAPIV3Schema"]).clone();
         // Every object has these, whatever its schema says of them.
         for (field, of) in [("apiVersion", "string"), ("kind", "string"), ("metadata", "object")] {

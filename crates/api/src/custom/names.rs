@@ -37,7 +37,7 @@ pub(super) fn intern_list(texts: Vec<&'static str>) -> &'static [&'static str] {
 
 pub(super) fn intern_kind(kind: Kind) -> &'static Kind {
     let mut kinds = KINDS.lock();
-    if let Some(found) = kinds.iter().find(|k| ***k == kind) {
+    if let Some(found) = kinds.iter().find(|k| k.is_same_in_all(&kind)) {
         return found;
     }
     let kept: &'static Kind = Box::leak(Box::new(kind));
@@ -194,7 +194,7 @@ pub fn establish(object: &mut Value, others: &[&'static Kind]) {
         !wanted.is_empty() && others.iter().any(|k| of(k).iter().any(|n| n == wanted))
     };
     let resources = |k: &Kind| {
-        let mut all = vec![k.plural.to_string(), k.singular()];
+        let mut all = vec![k.plural().to_string(), k.singular()];
         all.extend(k.short_names.iter().map(|s| (*s).to_string()));
         all
     };

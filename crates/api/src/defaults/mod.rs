@@ -15,7 +15,8 @@ pub use pod::qos_class;
 
 /// Fills in the defaults of `object`, which is of `kind`.
 pub fn apply(kind: &Kind, object: &mut Value) {
-    match (kind.group, kind.plural) {
+    (kind.strategy.defaults)(object);
+    match (kind.group, kind.plural()) {
         ("", "pods") => pod::pod(object),
         ("", "podtemplates") => template(object.get_mut("template")),
         ("", "services") => service::service(object),
@@ -30,8 +31,8 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         ("", "persistentvolumeclaims") => claim(object),
         ("", "replicationcontrollers") => workloads::replication_controller(object),
         ("", "limitranges") => limit_range(object),
-        ("apps", _) => workloads::apps(kind.plural, object),
-        ("batch", _) => workloads::batch(kind.plural, object),
+        ("apps", _) => workloads::apps(kind.plural(), object),
+        ("batch", _) => workloads::batch(kind.plural(), object),
         ("autoscaling", _) => workloads::autoscaler(kind.version, object),
         ("storage.k8s.io", "storageclasses") => {
             let class = object.as_object_mut();
@@ -61,7 +62,7 @@ pub fn apply(kind: &Kind, object: &mut Value) {
                 default(service, "port", || json!(443));
             }
         }
-        ("admissionregistration.k8s.io", _) => admission::admission(kind.plural, object),
+        ("admissionregistration.k8s.io", _) => admission::admission(kind.plural(), object),
         _ => {}
     }
 }

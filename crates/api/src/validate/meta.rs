@@ -72,13 +72,13 @@ fn unchanged(object: &Value, old: &Value, causes: &mut Vec<Cause>) {
 }
 
 fn check_name(kind: &Kind, name: &str) -> Result<(), String> {
-    match (kind.group, kind.plural) {
+    match (kind.group, kind.plural()) {
         ("", "namespaces") => names::dns1123_label(name),
         ("", "services") => names::dns1035_label(name),
         ("rbac.authorization.k8s.io", _) => names::path_segment(name),
         ("apiregistration.k8s.io", _) => names::path_segment(name),
         ("certificates.k8s.io", _) => names::path_segment(name),
-        _ => names::dns1123_subdomain(name),
+        _ => (kind.strategy.name)(name),
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod cluster;
 mod container;
-mod field;
+pub(crate) mod field;
 mod meta;
 mod network;
 mod placement;
@@ -26,9 +26,10 @@ pub use policies::POLICY_VARIABLES;
 pub fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut causes = Vec::new();
     metadata(kind, object, old, &mut causes);
+    (kind.strategy.validate)(object, old, &mut causes);
     let root = Field::root(object);
     let into = &mut causes;
-    match (kind.group, kind.plural) {
+    match (kind.group, kind.plural()) {
         ("", "pods") => pod::pod(object, old, into),
         ("", "podtemplates") => workloads::pod_template(object, into),
         ("", "services") => network::service(&root, old, into),
@@ -43,15 +44,15 @@ pub fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Cause> {
         ("", "limitranges") => cluster::limit_range(&root, into),
         ("" | "events.k8s.io", "events") => event(kind, object, old, into),
         ("storage.k8s.io", plural) => storage::storage(plural, object, old, into),
-        ("apps", _) => workloads::apps(kind.plural, object, old, into),
-        ("batch", _) => workloads::batch(kind.plural, object, old, into),
+        ("apps", _) => workloads::apps(kind.plural(), object, old, into),
+        ("batch", _) => workloads::batch(kind.plural(), object, old, into),
         ("autoscaling", "horizontalpodautoscalers") => {
             let mut newest = object.clone();
             crate::versions::convert(kind, &mut newest, "autoscaling/v2");
             cluster::autoscaler(&Field::root(&newest), into);
         }
         ("policy", _) => cluster::budget(&root, into),
-        ("rbac.authorization.k8s.io", _) => rbac(kind.plural, object, old, into),
+        ("rbac.authorization.k8s.io", _) => rbac(kind.plural(), object, old, into),
         ("scheduling.k8s.io", "priorityclasses") => cluster::priority_class(&root, old, into),
         ("node.k8s.io", _) => cluster::runtime_class(&root, old, into),
         ("coordination.k8s.io", _) => cluster::lease(&root, into),

@@ -4,21 +4,21 @@
 use api::kinds;
 use apimachinery::{Cause, ObjectExt as _, Status};
 use base64::Engine as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::ApiServer;
-use crate::auth::{self, Attributes, MASTERS};
+use crate::auth::{self, Attributes, MASTERS, User};
 use crate::external::Attempt;
 
 const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 
 pub fn check(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
     let kind = attempt.kind;
-    if kind.id() != kinds::CERTIFICATE_SIGNING_REQUESTS {
+    if kind != kinds::CERTIFICATE_SIGNING_REQUESTS {
         return Ok(());
     }
     let signer = object.str_at(&["spec", "signerName"]);
-    let refuse = |why: &str| Err(Status::forbidden(kind.group, kind.plural, object.name(), why));
+    let refuse = |why: &str| Err(kind.forbidden(object.name(), why));
     let may = |verb: &str| {
         let domain = signer.split('/').next().unwrap_or("");
         [signer.to_string(), format!("{domain}/*")].iter().any(|name| {
@@ -44,12 +44,28 @@ pub fn check(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Resul
         ("UPDATE", "status") if attempt.old.is_some_and(|old| decision(old) != decision(object)) => {
             let why = "updates may not add or remove a condition of type \"Approved\" or \"Denied\"";
             let cause = Cause::forbidden("status.conditions", why);
-            Err(Status::invalid(kind.group, kind.kind, object.name(), vec![cause]))
+            Err(kind.invalid(object.name(), vec![cause]))
         }
         ("UPDATE", "status") if !same(&["status", "certificate"]) && !may("sign") => {
             refuse(&format!("user not permitted to sign requests with signerName {signer:?}"))
         }
         _ => Ok(()),
+    }
+}
+
+/// Writes into a new request who asks, which is a fact and no claim.
+pub fn note_user(user: &User, request: &mut Value) {
+    let spec = request.child_mut("spec");
+    spec.retain(|field, _| !matches!(field.as_str(), "uid" | "extra"));
+    spec.insert("username".into(), user.name.as_str().into());
+    spec.insert("groups".into(), json!(user.groups));
+    if !user.uid.is_empty() {
+        spec.insert("uid".into(), user.uid.as_str().into());
+    }
+    if !user.extra.is_empty() {
+        let extra: serde_json::Map<_, _> =
+            user.extra.iter().map(|(key, values)| (key.clone(), json!(values))).collect();
+        spec.insert("extra".into(), extra.into());
     }
 }
 

@@ -11,7 +11,7 @@ use crate::external::Attempt;
 pub fn check(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
     let kind = attempt.kind;
     let Some(old) = attempt.old else { return Ok(()) };
-    if kind.id() != kinds::PERSISTENT_VOLUME_CLAIMS || !attempt.subresource.is_empty() {
+    if kind != kinds::PERSISTENT_VOLUME_CLAIMS || !attempt.subresource.is_empty() {
         return Ok(());
     }
     let size = |claim: &Value| {
@@ -21,12 +21,12 @@ pub fn check(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Resul
     if size(object) <= size(old) {
         return Ok(());
     }
-    let refuse = |why: &str| Err(Status::forbidden(kind.group, kind.plural, object.name(), why));
+    let refuse = |why: &str| Err(kind.forbidden(object.name(), why));
     if old.str_at(&["status", "phase"]) != "Bound" {
         return refuse("Only bound persistent volume claims can be expanded");
     }
     let class = object_key("", object.str_at(&["spec", "storageClassName"]));
-    let class = server.cache.named("storageclasses.storage.k8s.io").get(&class).map(|c| c.parse());
+    let class = server.cache.of(kinds::STORAGE_CLASSES).get(&class).map(|c| c.parse());
     if class.is_some_and(|c| c["allowVolumeExpansion"] == true) {
         return Ok(());
     }

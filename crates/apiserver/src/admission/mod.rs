@@ -71,32 +71,19 @@ pub fn mutate(
 ) -> Result<(), Status> {
     if operation == Operation::Create {
         live_namespace(server, kind, object)?;
-        match kind.id() {
-            kinds::PODS => pod(server, object)?,
-            kinds::PERSISTENT_VOLUME_CLAIMS => {
-                default_storage_class(server, object);
-                add_finalizer(object, "kubernetes.io/pvc-protection");
-            }
-            kinds::PERSISTENT_VOLUMES => add_finalizer(object, "kubernetes.io/pv-protection"),
-            kinds::INGRESSES => default_ingress_class(server, object),
-            kinds::CERTIFICATE_SIGNING_REQUESTS => {
-                // Who asks is a fact, not a claim.
-                let spec = object.child_mut("spec");
-                spec.retain(|field, _| !matches!(field.as_str(), "uid" | "extra"));
-                spec.insert("username".into(), user.name.as_str().into());
-                spec.insert("groups".into(), json!(user.groups));
-                if !user.uid.is_empty() {
-                    spec.insert("uid".into(), user.uid.as_str().into());
-                }
-                if !user.extra.is_empty() {
-                    let extra: serde_json::Map<_, _> =
-                        user.extra.iter().map(|(key, values)| (key.clone(), json!(values))).collect();
-                    spec.insert("extra".into(), extra.into());
-                }
-            }
-            _ => {}
+        if kind == kinds::PODS {
+            pod(server, object)?;
+        } else if kind == kinds::PERSISTENT_VOLUME_CLAIMS {
+            default_storage_class(server, object);
+            add_finalizer(object, "kubernetes.io/pvc-protection");
+        } else if kind == kinds::PERSISTENT_VOLUMES {
+            add_finalizer(object, "kubernetes.io/pv-protection");
+        } else if kind == kinds::INGRESSES {
+            default_ingress_class(server, object);
+        } else if kind == kinds::CERTIFICATE_SIGNING_REQUESTS {
+            certificates::note_user(user, object);
         }
-    } else if kind.id() == kinds::PODS {
+    } else if kind == kinds::PODS {
         tolerations(object);
     }
     Ok(())
@@ -104,7 +91,7 @@ pub fn mutate(
 
 /// Says in a new pod's status that gates hold it back, whoever put them there.
 pub fn tell_gates(kind: &Kind, pod: &mut Value) {
-    if kind.id() == kinds::PODS && !pod.array_at(&["spec", "schedulingGates"]).is_empty() {
+    if kind == kinds::PODS && !pod.array_at(&["spec", "schedulingGates"]).is_empty() {
         let condition = json!({"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
             "message": "Scheduling is blocked due to non-empty scheduling gates",
             "lastProbeTime": null, "lastTransitionTime": apimachinery::clock::now_rfc3339()});
@@ -129,14 +116,14 @@ fn live_namespace(server: &ApiServer, kind: &Kind, object: &Value) -> Result<(),
     if !kind.namespaced {
         return Ok(());
     }
-    let namespaces = server.cache.named("namespaces");
+    let namespaces = server.cache.of(kinds::NAMESPACES);
     let name = object.namespace();
     let Some(namespace) = namespaces.get(name) else {
-        return Err(Status::not_found("", "namespaces", name));
+        return Err(kinds::NAMESPACES.not_found(name));
     };
     if namespace.field(namespaces.kind, "status.phase") == "Terminating" {
         let why = format!("unable to create new content in namespace {name} because it is being terminated");
-        return Err(Status::forbidden(kind.group, kind.plural, object.name(), &why));
+        return Err(kind.forbidden(object.name(), &why));
     }
     Ok(())
 }
@@ -150,8 +137,8 @@ fn add_finalizer(object: &mut Value, finalizer: &str) {
 }
 
 /// The newest object of a resource that an annotation marks as default.
-fn marked_default(server: &ApiServer, resource: &str, annotation: &str) -> Option<String> {
-    let objects = server.cache.named(resource).list(&Filter::default()).0;
+fn marked_default(server: &ApiServer, kind: &'static Kind, annotation: &str) -> Option<String> {
+    let objects = server.cache.of(kind).list(&Filter::default()).0;
     let marked = objects.iter().map(|e| e.parse()).filter(|o| o.at(&["metadata", "annotations", annotation]) == "true");
     let newest = marked.max_by(|a, b| {
         let key = |o: &Value| (o.meta("creationTimestamp").to_string(), std::cmp::Reverse(o.name().to_string()));
@@ -165,7 +152,7 @@ fn default_storage_class(server: &ApiServer, claim: &mut Value) {
         return;
     }
     let annotation = "storageclass.kubernetes.io/is-default-class";
-    if let Some(class) = marked_default(server, "storageclasses.storage.k8s.io", annotation) {
+    if let Some(class) = marked_default(server, kinds::STORAGE_CLASSES, annotation) {
         claim["spec"]["storageClassName"] = class.into();
     }
 }
@@ -176,7 +163,7 @@ fn default_ingress_class(server: &ApiServer, ingress: &mut Value) {
         return;
     }
     let annotation = "ingressclass.kubernetes.io/is-default-class";
-    if let Some(class) = marked_default(server, "ingressclasses.networking.k8s.io", annotation) {
+    if let Some(class) = marked_default(server, kinds::INGRESS_CLASSES, annotation) {
         ingress["spec"]["ingressClassName"] = class.into();
     }
 }
@@ -206,8 +193,8 @@ pub async fn wait_for_account(server: &ApiServer, namespace: &str, pod: &Value) 
         name => name,
     };
     let key = object_key(namespace, name);
-    let accounts = server.cache.named("serviceaccounts");
-    let exists = || accounts.get(&key).is_some() || server.cache.named("namespaces").get(namespace).is_none();
+    let accounts = server.cache.of(kinds::SERVICE_ACCOUNTS);
+    let exists = || accounts.get(&key).is_some() || server.cache.of(kinds::NAMESPACES).get(namespace).is_none();
     let wait = async {
         while !exists() {
             let revision = server.cache.revision();
@@ -230,9 +217,9 @@ fn service_account(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
     pod["spec"]["serviceAccountName"] = name.as_str().into();
     pod["spec"]["serviceAccount"] = name.as_str().into();
     let key = object_key(pod.namespace(), &name);
-    let Some(account) = server.cache.named("serviceaccounts").get(&key) else {
+    let Some(account) = server.cache.of(kinds::SERVICE_ACCOUNTS).get(&key) else {
         let why = format!("error looking up service account {key}: serviceaccount {name:?} not found");
-        return Err(Status::forbidden("", "pods", pod.name(), &why));
+        return Err(kinds::PODS.forbidden(pod.name(), &why));
     };
     let account = account.parse();
     if pod["spec"]["imagePullSecrets"].is_null() && !account.array_at(&["imagePullSecrets"]).is_empty() {
@@ -284,7 +271,7 @@ fn push(object: &mut Value, key: &str, item: Value) {
 }
 
 fn priority(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
-    let classes = server.cache.named("priorityclasses.scheduling.k8s.io");
+    let classes = server.cache.of(kinds::PRIORITY_CLASSES);
     let name = pod.str_at(&["spec", "priorityClassName"]).to_string();
     let class = if name.is_empty() {
         let all = classes.list(&Filter::default()).0;
@@ -294,7 +281,7 @@ fn priority(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
     } else {
         let Some(class) = classes.get(&name) else {
             let why = format!("no PriorityClass with name {name} was found");
-            return Err(Status::forbidden("", "pods", pod.name(), &why));
+            return Err(kinds::PODS.forbidden(pod.name(), &why));
         };
         Some(class.parse())
     };
@@ -317,7 +304,7 @@ fn priority(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
                 plain(said),
                 plain(&computed)
             );
-            return Err(Status::forbidden("", "pods", pod.name(), &why));
+            return Err(kinds::PODS.forbidden(pod.name(), &why));
         }
         pod["spec"][field] = computed;
     }

@@ -33,46 +33,43 @@ pub fn restrict(attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
         return Ok(());
     };
     let kind = attempt.kind;
-    let refuse = |why: String| Err(Status::forbidden(kind.group, kind.plural, object.name(), &why));
-    match (kind.id(), attempt.subresource) {
-        (kinds::NODES, _) if object.name() != node => {
-            refuse(format!("node {node:?} is not allowed to modify node {:?}", object.name()))
+    let refuse = |why: String| Err(kind.forbidden(object.name(), &why));
+    if kind == kinds::NODES {
+        if object.name() != node {
+            return refuse(format!("node {node:?} is not allowed to modify node {:?}", object.name()));
         }
-        (kinds::NODES, _) => match forbidden_labels(attempt.user, object, attempt.old) {
-            labels if !labels.is_empty() => {
-                refuse(format!("node {node:?} is not allowed to set the following labels: {}", labels.join(", ")))
-            }
-            _ if attempt.old.is_some_and(|old| old["spec"]["taints"] != object["spec"]["taints"]) => {
-                refuse(format!("node {node:?} is not allowed to modify taints"))
-            }
-            _ => Ok(()),
-        },
-        (kinds::PODS, "") if attempt.operation == "CREATE" => {
-            if !static_pods::is_mirror(object) {
-                return refuse(format!(
-                    "pod does not have {:?} annotation, node {node:?} can only create mirror pods",
-                    static_pods::MIRROR
-                ));
-            }
-            if object.at(&["spec", "nodeName"]) != node {
-                return refuse(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
-            }
-            let owners = object.array_at(&["metadata", "ownerReferences"]);
-            let own = |owner: &Value| owner["apiVersion"] == "v1" && owner["kind"] == "Node" && owner["name"] == node;
-            if owners.len() != 1 || !owners.iter().all(own) {
-                return refuse(format!("node {node:?} can only create pods with an owner reference set to itself"));
-            }
-            Ok(())
+        let labels = forbidden_labels(attempt.user, object, attempt.old);
+        if !labels.is_empty() {
+            return refuse(format!("node {node:?} is not allowed to set the following labels: {}", labels.join(", ")));
         }
-        (kinds::LEASES, _) if object.name() != node => refuse(format!("node {node:?} may only have its own lease")),
-        _ => Ok(()),
+        if attempt.old.is_some_and(|old| old["spec"]["taints"] != object["spec"]["taints"]) {
+            return refuse(format!("node {node:?} is not allowed to modify taints"));
+        }
+    } else if kind == kinds::PODS && attempt.subresource.is_empty() && attempt.operation == "CREATE" {
+        if !static_pods::is_mirror(object) {
+            return refuse(format!(
+                "pod does not have {:?} annotation, node {node:?} can only create mirror pods",
+                static_pods::MIRROR
+            ));
+        }
+        if object.at(&["spec", "nodeName"]) != node {
+            return refuse(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
+        }
+        let owners = object.array_at(&["metadata", "ownerReferences"]);
+        let own = |owner: &Value| owner["apiVersion"] == "v1" && owner["kind"] == "Node" && owner["name"] == node;
+        if owners.len() != 1 || !owners.iter().all(own) {
+            return refuse(format!("node {node:?} can only create pods with an owner reference set to itself"));
+        }
+    } else if kind == kinds::LEASES && object.name() != node {
+        return refuse(format!("node {node:?} may only have its own lease"));
     }
+    Ok(())
 }
 
 /// A kubelet may ask for tokens of its own pods alone; `node` is that of the pod that the token is bound to.
 pub fn restrict_token(user: &User, info: &Info, node: Option<&Named>) -> Result<(), Status> {
     let Some(own) = user.name.strip_prefix("system:node:").filter(|_| user.is_in(NODES)) else { return Ok(()) };
-    let refuse = |why: &str| Err(Status::forbidden("", "serviceaccounts", &info.path.name, why));
+    let refuse = |why: &str| Err(info.kind.forbidden(&info.path.name, why));
     match node {
         None => refuse("node requested token not bound to a pod"),
         Some(node) if node.name != own => refuse("node requested token bound to a pod scheduled on a different node"),

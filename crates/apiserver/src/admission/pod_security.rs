@@ -17,11 +17,11 @@ const MAX_PODS: usize = 3000;
 
 /// Refuses what may not be written, and returns what the client is warned of.
 pub fn admit(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Result<Vec<String>, Status> {
-    if attempt.kind.id() == kinds::NAMESPACES {
+    if attempt.kind == kinds::NAMESPACES {
         return if attempt.subresource.is_empty() { namespace(server, attempt, object) } else { Ok(Vec::new()) };
     }
     let Some((metadata, spec)) = pod_in(attempt, object) else { return Ok(Vec::new()) };
-    let Some(namespace) = server.cache.named("namespaces").get(attempt.namespace) else { return Ok(Vec::new()) };
+    let Some(namespace) = server.cache.of(kinds::NAMESPACES).get(attempt.namespace) else { return Ok(Vec::new()) };
     let (policy, _) = Policy::read(|key| namespace.label(key));
     let found = |standard: Standard| -> Option<String> {
         let all = violations(standard, metadata, spec);
@@ -31,10 +31,10 @@ pub fn admit(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Resul
     if let Some(why) = found(policy.audit) {
         audit::annotate("pod-security.kubernetes.io/audit-violations", || format!("would violate {why}"));
     }
-    if attempt.kind.id() == kinds::PODS {
+    if attempt.kind == kinds::PODS {
         audit::annotate("pod-security.kubernetes.io/enforce-policy", || policy.enforce.to_string());
         if let Some(why) = found(policy.enforce) {
-            return Err(Status::forbidden("", "pods", attempt.name, &format!("violates {why}")));
+            return Err(attempt.kind.forbidden(attempt.name, &format!("violates {why}")));
         }
     }
     Ok(found(policy.warn).map(|why| format!("would violate {why}")).into_iter().collect())
@@ -42,23 +42,13 @@ pub fn admit(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Resul
 
 /// Metadata and spec of a pod, or of the template of one, if this write can make it violate what it didn't before.
 fn pod_in<'a>(attempt: &Attempt<'_>, object: &'a Value) -> Option<(&'a Value, &'a Value)> {
-    let template = match attempt.kind.id() {
-        kinds::PODS => {
-            // The others change nothing of a pod that is looked at here, or are no writes of a pod.
-            let writes_spec = matches!(attempt.subresource, "" | "ephemeralcontainers" | "resize");
-            let significant = attempt.old.is_none_or(|old| is_significant(object, old));
-            return (writes_spec && significant).then(|| (&object["metadata"], &object["spec"]));
-        }
-        kinds::POD_TEMPLATES => &object["template"],
-        kinds::REPLICATION_CONTROLLERS
-        | kinds::DEPLOYMENTS
-        | kinds::REPLICA_SETS
-        | kinds::STATEFUL_SETS
-        | kinds::DAEMON_SETS
-        | kinds::JOBS => object.at(&["spec", "template"]),
-        kinds::CRON_JOBS => object.at(&["spec", "jobTemplate", "spec", "template"]),
-        _ => return None,
-    };
+    if attempt.kind == kinds::PODS {
+        // The others change nothing of a pod that is looked at here, or are no writes of a pod.
+        let writes_spec = matches!(attempt.subresource, "" | "ephemeralcontainers" | "resize");
+        let significant = attempt.old.is_none_or(|old| is_significant(object, old));
+        return (writes_spec && significant).then(|| (&object["metadata"], &object["spec"]));
+    }
+    let template = (attempt.kind.strategy.pod_template)(object);
     (attempt.subresource.is_empty() && template.is_object()).then(|| (&template["metadata"], &template["spec"]))
 }
 
@@ -72,7 +62,7 @@ fn namespace(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Resul
     let before = attempt.old.map(read);
     let known = before.as_ref().is_some_and(|(_, old)| !old.is_empty() && *old == causes);
     if !causes.is_empty() && !known {
-        return Err(Status::invalid("", "Namespace", attempt.name, causes));
+        return Err(attempt.kind.invalid(attempt.name, causes));
     }
     let Some((old, _)) = before else { return Ok(Vec::new()) };
     if !new.enforce.is_stricter_than(old.enforce) {
@@ -84,7 +74,7 @@ fn namespace(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Resul
 /// Which pods of a namespace violate what is enforced from now on.
 fn present_pods(server: &ApiServer, namespace: &str, enforce: Standard) -> Vec<String> {
     let filter = Filter { namespace: namespace.into(), ..Filter::default() };
-    let entries = server.cache.named("pods").list(&filter).0;
+    let entries = server.cache.of(kinds::PODS).list(&filter).0;
     let total = entries.len();
     let mut by_reason: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for pod in entries.iter().take(MAX_PODS).map(|entry| entry.parse()) {

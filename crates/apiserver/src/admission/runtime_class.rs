@@ -1,6 +1,7 @@
 //! RuntimeClass (what its pods cost beside their containers, and where they may run) and, for who wants it,
 //! ExtendedResourceToleration.
 
+use api::kinds;
 use apimachinery::{ObjectExt as _, Status};
 use serde_json::{Value, json};
 
@@ -8,14 +9,13 @@ use crate::ApiServer;
 
 pub fn apply(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
     let name = pod.str_at(&["spec", "runtimeClassName"]).to_string();
-    let refuse =
-        |pod: &Value, why: String| Err(Status::forbidden("", "pods", pod.name(), &format!("pod rejected: {why}")));
+    let refuse = |pod: &Value, why: String| Err(kinds::PODS.forbidden(pod.name(), &format!("pod rejected: {why}")));
     if name.is_empty() {
         let costs = pod["spec"]["overhead"].as_object().is_some_and(|o| !o.is_empty());
         let why = "Pod Overhead set without corresponding RuntimeClass defined Overhead";
         return if costs { refuse(pod, why.into()) } else { Ok(()) };
     }
-    let Some(class) = server.cache.named("runtimeclasses.node.k8s.io").get(&name) else {
+    let Some(class) = server.cache.of(kinds::RUNTIME_CLASSES).get(&name) else {
         return refuse(pod, format!("RuntimeClass {name:?} not found"));
     };
     let class = class.parse();

@@ -12,7 +12,7 @@ use crate::external::Attempt;
 
 /// Addresses that a service has already may stay.
 pub fn check(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
-    if attempt.kind.id() != kinds::SERVICES || !attempt.subresource.is_empty() {
+    if attempt.kind != kinds::SERVICES || !attempt.subresource.is_empty() {
         return Ok(());
     }
     let addresses = |service: &Value| -> Vec<IpAddr> {
@@ -21,7 +21,7 @@ pub fn check(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Resul
     };
     let before = attempt.old.map(addresses).unwrap_or_default();
     let config = &server.config;
-    let refuse = |why: &str| Err(Status::forbidden("", "services", attempt.name, why));
+    let refuse = |why: &str| Err(attempt.kind.forbidden(attempt.name, why));
     for address in addresses(object).into_iter().filter(|address| !before.contains(address)) {
         if config.service_cidr.contains(address) || config.cluster_cidr.contains(address) {
             return refuse(&format!("external IP {address} is an address of services or pods"));

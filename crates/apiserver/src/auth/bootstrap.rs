@@ -1,5 +1,6 @@
 //! Bootstrap tokens: `ID.SECRET`, kept in Secrets of kube-system (upstream's "Authenticating with Bootstrap Tokens").
 
+use api::kinds;
 use apimachinery::ObjectExt as _;
 use base64::Engine as _;
 use subtle::ConstantTimeEq as _;
@@ -16,7 +17,7 @@ pub fn user(server: &ApiServer, token: &str) -> Option<User> {
     if !plain(id, 6) || !plain(secret, 16) {
         return None;
     }
-    let entry = server.cache.named("secrets").get(&format!("kube-system/bootstrap-token-{id}"))?;
+    let entry = server.cache.of(kinds::SECRETS).get(&format!("kube-system/bootstrap-token-{id}"))?;
     let kept = entry.parse();
     let data = |key: &str| -> String {
         let bytes = base64::engine::general_purpose::STANDARD.decode(kept.str_at(&["data", key]));

@@ -25,26 +25,22 @@ pub fn check(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Resul
         let group = GROUP;
         super::allows(server, user, &Attributes { verb, group, resource, namespace: attempt.namespace, name, path: "" })
     };
-    let granted = match kind.id() {
-        kinds::ROLES | kinds::CLUSTER_ROLES => {
-            if may("escalate", kind.plural, attempt.name) {
-                return Ok(());
-            }
-            // What an aggregated role will hold depends on roles to come.
-            if object["aggregationRule"].is_object() { everything() } else { read(&object["rules"]) }
+    let granted = if kind == kinds::ROLES || kind == kinds::CLUSTER_ROLES {
+        if may("escalate", kind.plural(), attempt.name) {
+            return Ok(());
         }
-        _ => {
-            let role = &object["roleRef"];
-            let cluster = role["kind"] == "ClusterRole";
-            let (plural, name) = (if cluster { "clusterroles" } else { "roles" }, role.str_at(&["name"]));
-            if may("bind", plural, name) {
-                return Ok(());
-            }
-            let namespace = if cluster { "" } else { attempt.namespace };
-            let found =
-                server.cache.named(&format!("{plural}.{GROUP}")).get(&crate::cache::object_key(namespace, name));
-            read(&found.ok_or_else(|| Status::not_found(GROUP, plural, name))?.parse()["rules"])
+        // What an aggregated role will hold depends on roles to come.
+        if object["aggregationRule"].is_object() { everything() } else { read(&object["rules"]) }
+    } else {
+        let role = &object["roleRef"];
+        let cluster = role["kind"] == kinds::CLUSTER_ROLES.kind;
+        let (of, name) = (if cluster { kinds::CLUSTER_ROLES } else { kinds::ROLES }, role.str_at(&["name"]));
+        if may("bind", of.plural(), name) {
+            return Ok(());
         }
+        let namespace = if cluster { "" } else { attempt.namespace };
+        let found = server.cache.of(of).get(&crate::cache::object_key(namespace, name));
+        read(&found.ok_or_else(|| of.not_found(name))?.parse()["rules"])
     };
     let held = server.rbac.list(server, user, attempt.namespace);
     let missing: Vec<Rule> =
@@ -59,7 +55,7 @@ pub fn check(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Resul
         json!(user.groups),
         lines.join("\n")
     );
-    Err(Status::forbidden(kind.group, kind.plural, attempt.name, &why))
+    Err(kind.forbidden(attempt.name, &why))
 }
 
 /// Whether nothing changed but what the garbage collector changes on the way to a deletion.
@@ -165,11 +161,12 @@ pub fn check_owners(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -
     if new == old {
         return Ok(());
     }
-    let refuse = |why: String| Err(Status::forbidden(kind.group, kind.plural, attempt.name, &why));
+    let refuse = |why: String| Err(kind.forbidden(attempt.name, &why));
     let may = |user: &User, wanted: Attributes<'_>| super::allows(server, user, &wanted);
     let (namespace, name) = (attempt.namespace, attempt.name);
     if attempt.old.is_some() {
-        let wanted = Attributes { verb: "delete", group: kind.group, resource: kind.plural, namespace, name, path: "" };
+        let wanted =
+            Attributes { verb: "delete", group: kind.group, resource: kind.plural(), namespace, name, path: "" };
         if !may(attempt.user, wanted) {
             return refuse("cannot set an ownerRef on a resource you can't delete".into());
         }
@@ -185,7 +182,7 @@ pub fn check_owners(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -
                 owner["kind"]
             ));
         };
-        let resource = format!("{}/finalizers", of.plural);
+        let resource = format!("{}/finalizers", of.plural());
         let namespace = if of.namespaced { namespace } else { "" };
         let wanted = Attributes {
             verb: "update",

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use api::kinds;
 use apimachinery::{FieldSelector, ObjectExt as _};
 use gateway::World;
 use gateway::kinds::{GROUP, Gateway, GatewayClass};
@@ -50,19 +51,19 @@ pub fn allows(server: &ApiServer, user: &User, a: &Attributes<'_>) -> bool {
 }
 
 fn is_on(server: &ApiServer, a: &Attributes<'_>, node: &str) -> bool {
-    let pods = server.cache.named("pods");
+    let pods = server.cache.of(kinds::PODS);
     let key = crate::cache::object_key(a.namespace, a.name);
     pods.get(&key).is_none_or(|pod| pod.field(pods.kind, "spec.nodeName") == node)
 }
 
 /// Whether a volume is a folder of this node, which has to remove it.
 fn is_local(server: &ApiServer, a: &Attributes<'_>, node: &str) -> bool {
-    let volume = server.cache.named("persistentvolumes").get(a.name);
+    let volume = server.cache.of(kinds::PERSISTENT_VOLUMES).get(a.name);
     volume.is_some_and(|v| v.parse().at(&["metadata", "annotations", "timonel.io/node"]) == node)
 }
 
 fn is_attached_to(server: &ApiServer, a: &Attributes<'_>, node: &str) -> bool {
-    let attachment = server.cache.named("volumeattachments.storage.k8s.io").get(a.name);
+    let attachment = server.cache.of(kinds::VOLUME_ATTACHMENTS).get(a.name);
     // Of one that isn't there yet, its node may wait for it.
     !a.name.is_empty() && attachment.is_none_or(|v| v.parse().at(&["spec", "nodeName"]) == node)
 }
@@ -81,7 +82,7 @@ fn refers_to_claim(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
 /// Whether a driver's volume that pods of the node use needs a secret.
 fn volume_needs(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
     const REFERENCES: [&str; 3] = ["nodeStageSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"];
-    let volumes = server.cache.named("persistentvolumes").list(&Filter::default()).0;
+    let volumes = server.cache.of(kinds::PERSISTENT_VOLUMES).list(&Filter::default()).0;
     volumes.iter().map(|v| v.parse()).any(|volume| {
         let csi = &volume["spec"]["csi"];
         let named = |key: &&str| csi[*key]["name"] == a.name && csi[key]["namespace"] == a.namespace;
@@ -96,7 +97,7 @@ fn volume_needs(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
 fn pods_of(server: &ApiServer, node: &str, a: &Attributes<'_>) -> Vec<Value> {
     let fields = FieldSelector { terms: vec![("spec.nodeName".into(), node.into(), true)] };
     let filter = Filter { namespace: a.namespace.into(), fields, ..Filter::default() };
-    server.cache.named("pods").list(&filter).0.iter().map(|e| e.parse()).collect()
+    server.cache.of(kinds::PODS).list(&filter).0.iter().map(|e| e.parse()).collect()
 }
 
 fn uses_account(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
@@ -130,7 +131,7 @@ fn owns(pod: &Value, claim: &str) -> bool {
 
 fn is_certificate(server: &ApiServer, a: &Attributes<'_>) -> bool {
     let filter = Filter { namespace: a.namespace.into(), ..Filter::default() };
-    let ingresses = server.cache.named("ingresses.networking.k8s.io").list(&filter).0;
+    let ingresses = server.cache.of(kinds::INGRESSES).list(&filter).0;
     let names = |ingress: &Value| ingress.array_at(&["spec", "tls"]).iter().any(|t| t["secretName"] == a.name);
     ingresses.iter().any(|entry| names(&entry.parse()))
 }

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use api::{Kind, kinds};
 use apimachinery::ObjectExt as _;
 use parking_lot::RwLock;
 use serde_json::Value;
@@ -146,12 +147,7 @@ pub struct Rbac {
     index: RwLock<Arc<Index>>,
 }
 
-const RESOURCES: [&str; 4] = [
-    "clusterroles.rbac.authorization.k8s.io",
-    "clusterrolebindings.rbac.authorization.k8s.io",
-    "roles.rbac.authorization.k8s.io",
-    "rolebindings.rbac.authorization.k8s.io",
-];
+const RESOURCES: [&Kind; 4] = [kinds::CLUSTER_ROLES, kinds::CLUSTER_ROLE_BINDINGS, kinds::ROLES, kinds::ROLE_BINDINGS];
 
 impl Rbac {
     pub fn allows(&self, server: &ApiServer, user: &User, attributes: &Attributes<'_>) -> bool {
@@ -176,7 +172,7 @@ impl Rbac {
     }
 
     fn current(&self, server: &ApiServer) -> Arc<Index> {
-        let made_of = RESOURCES.map(|name| server.cache.named(name).changed());
+        let made_of = RESOURCES.map(|kind| server.cache.of(kind).changed());
         {
             let index = self.index.read();
             if index.made_of == made_of {
@@ -190,8 +186,8 @@ impl Rbac {
 }
 
 fn compile(server: &ApiServer, made_of: [u64; 4]) -> Index {
-    let all = |name: &str| -> Vec<Value> {
-        server.cache.named(name).list(&Filter::default()).0.iter().map(|e| e.parse()).collect()
+    let all = |kind: &'static Kind| -> Vec<Value> {
+        server.cache.of(kind).list(&Filter::default()).0.iter().map(|e| e.parse()).collect()
     };
     let [cluster_roles, cluster_bindings, roles, bindings] = RESOURCES.map(all);
     let mut rules: HashMap<(String, String), Arc<Vec<Rule>>> = HashMap::new();

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use api::{Kind, kinds};
 use apimachinery::ObjectExt as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -120,16 +121,16 @@ impl Tokens {
     pub fn verify(&self, server: &ApiServer, token: &str, audience: &str) -> Result<Claims, String> {
         let claims: Claims = self.key.read(token, &Self::issuer(server), Some(audience)).map_err(|e| e.to_string())?;
         let bound = &claims.kubernetes;
-        let exists = |resource: &str, object: &Named| exists(server, resource, &bound.namespace, object).map(|_| ());
-        exists("serviceaccounts", &bound.serviceaccount)?;
+        let exists = |kind, object: &Named| exists(server, kind, &bound.namespace, object).map(|_| ());
+        exists(kinds::SERVICE_ACCOUNTS, &bound.serviceaccount)?;
         if let Some(pod) = &bound.pod {
-            exists("pods", pod)?;
+            exists(kinds::PODS, pod)?;
         }
         if let (Some(node), None) = (&bound.node, &bound.pod) {
-            self::exists(server, "nodes", "", node)?;
+            exists(kinds::NODES, node)?;
         }
         if let Some(secret) = &bound.secret {
-            exists("secrets", secret)?;
+            exists(kinds::SECRETS, secret)?;
         }
         Ok(claims)
     }
@@ -146,22 +147,23 @@ impl Tokens {
 /// The user of a token that a Secret holds, if the Secret still holds it and the account is still the same.
 fn by_secret(server: &ApiServer, token: &str, claims: &Legacy) -> Result<User, String> {
     let Legacy { namespace, secret, account, uid } = claims;
-    let entry = server.cache.named("secrets").get(&object_key(namespace, secret));
+    let entry = server.cache.of(kinds::SECRETS).get(&object_key(namespace, secret));
     let kept = entry.ok_or_else(|| format!("secret {namespace}/{secret} is gone"))?.parse();
     let held = STANDARD.decode(kept.str_at(&["data", "token"])).unwrap_or_default();
     if kept.is_deleting() || !bool::from(held.ct_eq(token.as_bytes())) {
         return Err(format!("secret {namespace}/{secret} doesn't hold this token any more"));
     }
     let named = Named { name: account.clone(), uid: uid.clone() };
-    if exists(server, "serviceaccounts", namespace, &named)?.is_deleting() {
+    if exists(server, kinds::SERVICE_ACCOUNTS, namespace, &named)?.is_deleting() {
         return Err(format!("service account {namespace}/{account} is being deleted"));
     }
     Ok(User::service_account(namespace, account, uid))
 }
 
 /// What a token is bound to, if it is still the same.
-fn exists(server: &ApiServer, resource: &str, namespace: &str, object: &Named) -> Result<Value, String> {
-    let key = object_key(namespace, &object.name);
-    let found = server.cache.named(resource).get(&key).ok_or_else(|| format!("{resource} {key} is gone"))?.parse();
+fn exists(server: &ApiServer, kind: &'static Kind, namespace: &str, object: &Named) -> Result<Value, String> {
+    let resource = kind.plural();
+    let key = object_key(if kind.namespaced { namespace } else { "" }, &object.name);
+    let found = server.cache.of(kind).get(&key).ok_or_else(|| format!("{resource} {key} is gone"))?.parse();
     if found.uid() == object.uid { Ok(found) } else { Err(format!("{resource} {key} is another one now")) }
 }

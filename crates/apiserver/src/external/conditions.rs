@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use api::{Kind, Subresource};
+use api::{Kind, Subresource, kinds};
 use apimachinery::ObjectExt as _;
 use expressions::{Attributes, Authorizer, Budget, Expression, Scope};
 use parking_lot::Mutex;
@@ -40,7 +40,7 @@ impl Expressions {
 /// The kind of what is sent to a subresource, where that isn't the object itself.
 fn body_kind(kind: &Kind, subresource: &str) -> (&'static str, &'static str, &'static str) {
     let asked_about = |s: &Subresource| !matches!(s, Subresource::Scale | Subresource::Token);
-    let body = Subresource::of(kind, subresource).filter(asked_about).and_then(Subresource::body);
+    let body = kind.subresource(subresource).filter(asked_about).and_then(Subresource::body);
     body.unwrap_or((kind.group, kind.version, kind.kind))
 }
 
@@ -49,7 +49,7 @@ pub fn request(attempt: &Attempt<'_>) -> Value {
     let kind = attempt.kind;
     let (group, version, of) = body_kind(kind, attempt.subresource);
     let gvk = json!({"group": group, "version": version, "kind": of});
-    let gvr = json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
+    let gvr = json!({"group": kind.group, "version": kind.version, "resource": kind.plural()});
     let mut request = json!({"kind": gvk, "resource": gvr, "requestKind": gvk, "requestResource": gvr,
         "operation": attempt.operation, "dryRun": attempt.dry_run, "name": attempt.name,
         "userInfo": attempt.user.info(), "options": null});
@@ -77,7 +77,7 @@ impl Facts {
     pub fn gather(server: &Arc<ApiServer>, attempt: &Attempt<'_>, object: &Value) -> Self {
         let (asked, user) = (server.clone(), attempt.user.clone());
         let namespace = match attempt.kind.namespaced {
-            true => server.cache.named("namespaces").get(attempt.namespace).map_or(Value::Null, |n| n.parse()),
+            true => server.cache.of(kinds::NAMESPACES).get(attempt.namespace).map_or(Value::Null, |n| n.parse()),
             false => Value::Null,
         };
         Facts {
@@ -88,7 +88,7 @@ impl Facts {
             authorizer: Authorizer::new(move |attributes| may(&asked, &user, attributes)),
             resource: Attributes {
                 group: attempt.kind.group.into(),
-                resource: attempt.kind.plural.into(),
+                resource: attempt.kind.plural().into(),
                 subresource: attempt.subresource.into(),
                 namespace: attempt.namespace.into(),
                 name: attempt.name.into(),

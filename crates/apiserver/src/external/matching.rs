@@ -39,7 +39,7 @@ fn rule_fits(rule: &Value, attempt: &Attempt<'_>) -> bool {
         let (plural, subresource) = r.split_once('/').unwrap_or((r, ""));
         let subresource_fits =
             if r == "*" { attempt.subresource.is_empty() } else { subresource == attempt.subresource };
-        (plural == "*" || plural == kind.plural) && (subresource == "*" || subresource_fits)
+        (plural == "*" || plural == kind.plural()) && (subresource == "*" || subresource_fits)
     });
     let scope = match rule.str_at(&["scope"]) {
         "Namespaced" => kind.namespaced,
@@ -59,13 +59,13 @@ fn namespace_fits(server: &ApiServer, wanted: &Value, attempt: &Attempt<'_>, obj
         return true;
     }
     // A namespace is selected by its own labels; what is in no namespace is not subject to selection.
-    if attempt.kind.id() == kinds::NAMESPACES {
+    if attempt.kind == kinds::NAMESPACES {
         return selector.matches(|k| object.at(&["metadata", "labels", k]).as_str());
     }
     if !attempt.kind.namespaced {
         return true;
     }
-    server.cache.named("namespaces").get(attempt.namespace).is_some_and(|n| selector.matches(|k| n.label(k)))
+    server.cache.of(kinds::NAMESPACES).get(attempt.namespace).is_some_and(|n| selector.matches(|k| n.label(k)))
 }
 
 fn object_fits(wanted: &Value, attempt: &Attempt<'_>, object: &Value) -> bool {

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use api::{Kind, kinds};
 use apimachinery::{LabelSelector, ObjectExt as _, Status, bounded, patch};
 use expressions::{Budget, Scope};
 use serde_json::{Map, Value, json};
@@ -17,21 +18,14 @@ use crate::{ApiServer, audit};
 
 /// The two kinds of policies, which differ in what they do, not in when.
 struct Family {
-    kind: &'static str,
-    policies: &'static str,
-    bindings: &'static str,
+    policies: &'static Kind,
+    bindings: &'static Kind,
 }
 
-const VALIDATING: Family = Family {
-    kind: "ValidatingAdmissionPolicy",
-    policies: "validatingadmissionpolicies.admissionregistration.k8s.io",
-    bindings: "validatingadmissionpolicybindings.admissionregistration.k8s.io",
-};
-const MUTATING: Family = Family {
-    kind: "MutatingAdmissionPolicy",
-    policies: "mutatingadmissionpolicies.admissionregistration.k8s.io",
-    bindings: "mutatingadmissionpolicybindings.admissionregistration.k8s.io",
-};
+const VALIDATING: Family =
+    Family { policies: kinds::VALIDATING_ADMISSION_POLICIES, bindings: kinds::VALIDATING_ADMISSION_POLICY_BINDINGS };
+const MUTATING: Family =
+    Family { policies: kinds::MUTATING_ADMISSION_POLICIES, bindings: kinds::MUTATING_ADMISSION_POLICY_BINDINGS };
 
 /// A policy where one of its bindings applies it.
 struct Application {
@@ -47,19 +41,19 @@ impl Application {
     }
 
     fn described(&self, family: &Family) -> String {
-        format!("{} '{}' with binding '{}'", family.kind, self.policy.name(), self.binding.name())
+        format!("{} '{}' with binding '{}'", family.policies.kind, self.policy.name(), self.binding.name())
     }
 }
 
 /// The policies that are to be applied, by the names of policies and bindings.
 fn applications(server: &Arc<ApiServer>, family: &Family, attempt: &Attempt<'_>, object: &Value) -> Vec<Application> {
     let mut found = Vec::new();
-    let policies = server.cache.named(family.policies);
+    let policies = server.cache.of(family.policies);
     if policies.len() == 0 {
         return found;
     }
     let bindings: Vec<Value> =
-        server.cache.named(family.bindings).list(&Filter::default()).0.iter().map(|b| b.parse()).collect();
+        server.cache.of(family.bindings).list(&Filter::default()).0.iter().map(|b| b.parse()).collect();
     for policy in policies.list(&Filter::default()).0 {
         let policy = policy.parse();
         if !resources_fit(server, policy.at(&["spec", "matchConstraints"]), attempt, object) {
@@ -87,10 +81,9 @@ fn parameters(
         return Ok(vec![Value::Null]);
     }
     let (version, name) = (wanted.str_at(&["apiVersion"]), wanted.str_at(&["kind"]));
-    let kinds = server.catalog.kinds();
-    let kind = kinds.iter().find(|k| k.kind == name && k.api_version() == version);
-    let kind =
-        kind.ok_or_else(|| format!("failed to find resource referenced by paramKind: '{version}, Kind={name}'"))?;
+    let kind = server.catalog.kinds().into_iter().find(|k| k.kind == name && k.api_version() == version);
+    let unknown = || format!("failed to find resource referenced by paramKind: '{version}, Kind={name}'");
+    let kind = kind.ok_or_else(unknown)?;
     let reference = binding.at(&["spec", "paramRef"]);
     let namespace = match (kind.namespaced, reference.str_at(&["namespace"])) {
         (false, _) => "",
@@ -100,7 +93,7 @@ fn parameters(
     if kind.namespaced && namespace.is_empty() {
         return Err("cannot use namespaced paramRef in policy binding that matches cluster-scoped resources".into());
     }
-    let resource = server.cache.named(&kind.kept_resource());
+    let resource = server.cache.resource(kind).ok_or_else(unknown)?;
     let found: Vec<Value> = match reference.str_at(&["name"]) {
         "" => {
             let selector = LabelSelector::from_json(&reference["selector"]).map_err(|e| e.to_string())?;
@@ -252,7 +245,7 @@ fn message(server: &ApiServer, validation: &Value, scope: &Scope<'_>, budget: &B
 /// The answer to whoever wanted what a policy forbids.
 fn denial(application: &Application, attempt: &Attempt<'_>, finding: &Finding) -> Status {
     let why = format!("{} denied request: {}", application.described(&VALIDATING), finding.message);
-    let mut status = Status::forbidden(attempt.kind.group, attempt.kind.plural, attempt.name, &why);
+    let mut status = attempt.kind.forbidden(attempt.name, &why);
     (status.code, status.reason) = match finding.reason.as_str() {
         "Forbidden" => (403, "Forbidden"),
         "Unauthorized" => (401, "Unauthorized"),
@@ -282,7 +275,7 @@ pub fn mutate(server: &Arc<ApiServer>, attempt: &Attempt<'_>, object: &mut Value
             }
             Err(why) => {
                 let why = format!("{} failed: {why}", application.described(&MUTATING));
-                return Err(Status::forbidden(attempt.kind.group, attempt.kind.plural, attempt.name, &why));
+                return Err(attempt.kind.forbidden(attempt.name, &why));
             }
         }
     }

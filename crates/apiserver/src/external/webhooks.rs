@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::{Kind, kinds};
 use apimachinery::{ObjectExt as _, Status, bounded, patch};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -22,14 +23,12 @@ use crate::relay::{Target, connector, endpoint};
 use crate::response;
 use crate::{ApiServer, audit};
 
-const MUTATING: &str = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
-const VALIDATING: &str = "validatingwebhookconfigurations.admissionregistration.k8s.io";
 /// The largest answer that is read.
 const MAX_RESPONSE_BYTES: usize = 4 << 20;
 
 /// Lets the mutating webhooks change an object, and returns their warnings.
 pub async fn mutate(server: &Arc<ApiServer>, attempt: &Attempt<'_>, object: &mut Value) -> Result<Vec<String>, Status> {
-    let hooks = matching(server, MUTATING, attempt, object)?;
+    let hooks = matching(server, kinds::MUTATING_WEBHOOK_CONFIGURATIONS, attempt, object)?;
     let mut warnings = Vec::new();
     let mut seen: Vec<Value> = Vec::new();
     for hook in &hooks {
@@ -72,7 +71,7 @@ async fn ask_to_change(
 
 /// Asks the validating webhooks, and returns their warnings.
 pub async fn validate(server: &Arc<ApiServer>, attempt: &Attempt<'_>, object: &Value) -> Result<Vec<String>, Status> {
-    let hooks = matching(server, VALIDATING, attempt, object)?;
+    let hooks = matching(server, kinds::VALIDATING_WEBHOOK_CONFIGURATIONS, attempt, object)?;
     let answers = futures::future::join_all(hooks.iter().map(|hook| ask(server, hook, attempt, object))).await;
     let mut warnings = Vec::new();
     for answer in answers {
@@ -86,11 +85,11 @@ pub async fn validate(server: &Arc<ApiServer>, attempt: &Attempt<'_>, object: &V
 /// The webhooks whose rules, selectors and conditions fit, in the order of their configurations' names.
 fn matching(
     server: &Arc<ApiServer>,
-    resource: &str,
+    configured_as: &'static Kind,
     attempt: &Attempt<'_>,
     object: &Value,
 ) -> Result<Vec<Value>, Status> {
-    let configurations = server.cache.named(resource);
+    let configurations = server.cache.of(configured_as);
     let mut hooks = Vec::new();
     if configurations.len() == 0 {
         return Ok(hooks);

@@ -17,9 +17,9 @@ pub async fn keep(server: Weak<ApiServer>) {
     loop {
         let Some(alive) = server.upgrade() else { return };
         let present = alive.cache.revision();
-        let subscribe = |name| alive.cache.named(name).subscribe(Filter::default(), From::After(present), present);
+        let subscribe = |kind| alive.cache.of(kind).subscribe(Filter::default(), From::After(present), present);
         let (Ok(mut schemas), Ok(mut levels)) = (subscribe(SCHEMAS), subscribe(LEVELS)) else { continue };
-        for entry in alive.cache.named(SCHEMAS).list(&Filter::default()).0 {
+        for entry in alive.cache.of(SCHEMAS).list(&Filter::default()).0 {
             tell(&alive, &entry.parse()).await;
         }
         drop(alive);
@@ -32,7 +32,7 @@ pub async fn keep(server: Weak<ApiServer>) {
 
 async fn tell(server: &Arc<ApiServer>, schema: &Value) {
     let level = schema.str_at(&["spec", "priorityLevelConfiguration", "name"]);
-    let found = server.cache.named(LEVELS).get(level).is_some();
+    let found = server.cache.of(LEVELS).get(level).is_some();
     let (status, reason) = if found { ("False", "Found") } else { ("True", "NotFound") };
     let present = schema.array_at(&["status", "conditions"]).iter().find(|c| c["type"] == "Dangling");
     let message = format!(
@@ -42,7 +42,7 @@ async fn tell(server: &Arc<ApiServer>, schema: &Value) {
     if present.is_some_and(|c| c["status"] == status && c["message"] == message.as_str()) {
         return;
     }
-    let resource = server.cache.named(SCHEMAS);
+    let resource = server.cache.of(SCHEMAS);
     let Some(entry) = resource.get(schema.name()) else { return };
     let mut new = entry.parse();
     new["status"]["conditions"] = json!([{"type": "Dangling", "status": status, "reason": reason, "message": message,

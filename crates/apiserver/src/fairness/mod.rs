@@ -17,6 +17,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use api::{Kind, kinds};
 use apimachinery::Status;
 use http::{HeaderValue, Response};
 use parking_lot::{Mutex, RwLock};
@@ -42,8 +43,8 @@ const MAX_QUEUE_WAIT: Duration = Duration::from_secs(15);
 const OBJECTS_PER_SEAT: usize = 100;
 const MAX_SEATS_PER_REQUEST: usize = 10;
 
-pub const SCHEMAS: &str = "flowschemas.flowcontrol.apiserver.k8s.io";
-pub const LEVELS: &str = "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io";
+pub const SCHEMAS: &Kind = kinds::FLOW_SCHEMAS;
+pub const LEVELS: &Kind = kinds::PRIORITY_LEVEL_CONFIGURATIONS;
 
 pub struct Fairness {
     schemas: RwLock<Arc<Schemas>>,
@@ -178,15 +179,15 @@ fn width(server: &ApiServer, asked: &Asked<'_>) -> usize {
 impl Fairness {
     /// The flow schemas, read again when they or the levels changed.
     fn current(&self, server: &ApiServer) -> Arc<Schemas> {
-        let made_of = [SCHEMAS, LEVELS].map(|name| server.cache.named(name).changed());
+        let made_of = [SCHEMAS, LEVELS].map(|kind| server.cache.of(kind).changed());
         {
             let schemas = self.schemas.read();
             if schemas.made_of == made_of {
                 return schemas.clone();
             }
         }
-        let all = |name: &str| -> Vec<Value> {
-            server.cache.named(name).list(&Filter::default()).0.iter().map(|e| e.parse()).collect()
+        let all = |kind: &'static Kind| -> Vec<Value> {
+            server.cache.of(kind).list(&Filter::default()).0.iter().map(|e| e.parse()).collect()
         };
         let mut state = self.state.lock();
         let schemas = Arc::new(Schemas::read(&all(SCHEMAS), &all(LEVELS), made_of, &mut state.levels));

@@ -101,7 +101,7 @@ pub async fn one(
     let mut warnings = Vec::new();
     if options.propagation.is_empty() && leaves_orphans(info.kind) {
         options.propagation = "Orphan".into();
-        if info.kind.id() == kinds::JOBS {
+        if info.kind == kinds::JOBS {
             warnings.push(ORPHANS.to_string());
         }
     }
@@ -119,7 +119,7 @@ const ORPHANS: &str = "child pods are preserved by default when jobs are deleted
 /// Kinds whose dependents stay unless the client says otherwise, for compatibility with clients older than the
 /// garbage collector.
 fn leaves_orphans(kind: &Kind) -> bool {
-    matches!(kind.id(), kinds::JOBS | kinds::REPLICATION_CONTROLLERS)
+    [kinds::JOBS, kinds::REPLICATION_CONTROLLERS].contains(&kind)
 }
 
 pub async fn collection(
@@ -154,14 +154,14 @@ pub async fn delete(
     name: &str,
     options: &Options,
 ) -> Result<Value, Status> {
-    if kind.id() == kinds::NAMESPACES && admission::IMMORTAL.contains(&name) {
-        return Err(Status::forbidden("", "namespaces", name, "this namespace may not be deleted"));
+    if kind == kinds::NAMESPACES && admission::IMMORTAL.contains(&name) {
+        return Err(kind.forbidden(name, "this namespace may not be deleted"));
     }
     let resource = resource(server, kind)?;
     let object_key = object_key(namespace, name);
     let key: Arc<str> = store_key(kind, &object_key).into();
     loop {
-        let entry = resource.get(&object_key).ok_or_else(|| Status::not_found(kind.group, kind.plural, name))?;
+        let entry = resource.get(&object_key).ok_or_else(|| kind.not_found(name))?;
         let old = entry.parse();
         check_preconditions(kind, name, &old, options)?;
         let attempt = Attempt {
@@ -207,22 +207,22 @@ pub async fn delete(
 
 /// Kinds whose deletion is answered with the last state rather than a Status.
 fn returns_object(kind: &Kind) -> bool {
-    matches!(
-        kind.id(),
-        kinds::PODS
-            | kinds::SERVICES
-            | kinds::SERVICE_ACCOUNTS
-            | kinds::PERSISTENT_VOLUMES
-            | kinds::PERSISTENT_VOLUME_CLAIMS
-            | kinds::POD_TEMPLATES
-            | kinds::RESOURCE_QUOTAS
-    )
+    [
+        kinds::PODS,
+        kinds::SERVICES,
+        kinds::SERVICE_ACCOUNTS,
+        kinds::PERSISTENT_VOLUMES,
+        kinds::PERSISTENT_VOLUME_CLAIMS,
+        kinds::POD_TEMPLATES,
+        kinds::RESOURCE_QUOTAS,
+    ]
+    .contains(&kind)
 }
 
 pub fn check_preconditions(kind: &Kind, name: &str, object: &Value, options: &Options) -> Result<(), Status> {
     let differs = |what: &str, wanted: &str, actual: &str| {
         let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {actual}");
-        Status::conflict(kind.group, kind.plural, name, &why)
+        kind.conflict(name, &why)
     };
     if !options.uid.is_empty() && options.uid != object.uid() {
         return Err(differs("UID", &options.uid, object.uid()));
@@ -267,14 +267,14 @@ fn mark(kind: &Kind, object: &mut Value, options: &Options) {
     } else {
         object.set_meta("finalizers", finalizers);
     }
-    if kind.id() == kinds::NAMESPACES {
+    if kind == kinds::NAMESPACES {
         object.child_mut("status").insert("phase".into(), "Terminating".into());
     }
 }
 
 /// Seconds that a pod has to end. Only pods that may run on a node get any.
 fn grace_period(kind: &Kind, object: &Value, options: &Options) -> i64 {
-    if kind.id() != kinds::PODS {
+    if kind != kinds::PODS {
         return 0;
     }
     let ended = matches!(object.str_at(&["status", "phase"]), "Succeeded" | "Failed");

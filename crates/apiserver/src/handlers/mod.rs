@@ -157,7 +157,7 @@ async fn serve(
     let kind = server.catalog.find(&path.group, &path.version, &path.plural).ok_or_else(Status::no_route)?;
     let verb = request::verb(request.method(), &path, &query).ok_or_else(Status::method_not_allowed)?;
     let manager = request::manager(&query, request.headers(), user)?;
-    let subresource = Subresource::of(kind, &path.subresource);
+    let subresource = kind.subresource(&path.subresource);
     let info = Info { kind, path, subresource, verb, query, manager };
     let applies = verb == "patch" && body::is_apply(&request);
     let labels = Labels::of(&info, applies);
@@ -218,7 +218,7 @@ async fn serve_resource(
 /// Whether a path is that of a stream, which waits in no line (upstream's long-running requests).
 fn is_stream(server: &ApiServer, path: &ResourcePath) -> bool {
     let kind = server.catalog.find(&path.group, &path.version, &path.plural);
-    kind.and_then(|kind| Subresource::of(kind, &path.subresource)).is_some_and(Subresource::is_stream)
+    kind.and_then(|kind| kind.subresource(&path.subresource)).is_some_and(Subresource::is_stream)
 }
 
 /// Whether a stream lets its client do something, and not only read. A WebSocket is opened by GET, which alone must not

@@ -103,7 +103,7 @@ fn check_access(kind: &Kind, review: &Value) -> Result<(), Status> {
             causes.push(Cause::invalid("spec.resourceAttributes.namespace", &namespace.into(), why));
         }
     }
-    if causes.is_empty() { Ok(()) } else { Err(Status::invalid(kind.group, kind.kind, "", causes)) }
+    if causes.is_empty() { Ok(()) } else { Err(kind.invalid("", causes)) }
 }
 
 fn access(server: &ApiServer, user: &User, spec: &Value) -> Value {

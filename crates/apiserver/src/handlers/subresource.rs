@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use api::Subresource;
 use api::custom::ScalePaths;
+use api::{Subresource, kinds};
 use apimachinery::{LabelSelector, ObjectExt as _, Status, clock};
 use bytes::Bytes;
 use http::{Request, Response};
@@ -126,7 +126,7 @@ fn approved(current: &Value, sent: &Value) -> Result<Value, Status> {
     if has("Approved") && has("Denied") {
         let why = "Approved and Denied conditions are mutually exclusive";
         let cause = apimachinery::Cause::invalid("status.conditions", &json!("Denied"), why);
-        return Err(Status::invalid(CSR.0, CSR.1, current.name(), vec![cause]));
+        return Err(kinds::CERTIFICATE_SIGNING_REQUESTS.invalid(current.name(), vec![cause]));
     }
     for condition in conditions.iter_mut().filter(|c| c.is_object()) {
         for time in ["lastUpdateTime", "lastTransitionTime"] {
@@ -138,8 +138,6 @@ fn approved(current: &Value, sent: &Value) -> Result<Value, Status> {
     new.child_mut("status").insert("conditions".into(), conditions.into());
     Ok(new)
 }
-
-const CSR: (&str, &str) = ("certificates.k8s.io", "CertificateSigningRequest");
 
 /// Ephemeral containers may be added, and neither changed nor removed.
 fn with_ephemeral(current: &Value, sent: &Value) -> Result<Value, Status> {
@@ -154,7 +152,7 @@ fn with_ephemeral(current: &Value, sent: &Value) -> Result<Value, Status> {
             None => format!("existing ephemeral containers {name:?} may not be removed"),
         };
         let cause = apimachinery::Cause::forbidden(format!("spec.ephemeralContainers[{i}]"), &why);
-        return Err(Status::invalid("", "Pod", current.name(), vec![cause]));
+        return Err(kinds::PODS.invalid(current.name(), vec![cause]));
     }
     let mut merged = with_parts(current, sent, &[]);
     merged["spec"]["ephemeralContainers"] = new.to_vec().into();
@@ -306,7 +304,7 @@ pub async fn bind(server: &Arc<ApiServer>, user: &User, info: &Info, binding: &V
     let node = binding.str_at(&["target", "name"]).to_string();
     if node.is_empty() {
         let cause = apimachinery::Cause::required("target.name", "");
-        return Err(Status::invalid("", "Binding", &info.path.name, vec![cause]));
+        return Err(kinds::BINDINGS.invalid(&info.path.name, vec![cause]));
     }
     let uid = binding.uid().to_string();
     external::admit(server, &attempt(user, info, "CREATE", body::dry_run(&info.query)?), binding).await?;
@@ -428,14 +426,14 @@ const MAX_DISRUPTED: usize = 2000;
 
 /// Takes the eviction from the budget that covers the pod; a pod of a budget that allows none stays.
 async fn grant_disruption(server: &ApiServer, info: &Info, dry_run: bool) -> Result<(), Status> {
-    let entry = server.cache.named("pods").get(&info.key()).ok_or_else(|| info.not_found())?;
+    let entry = server.cache.of(kinds::PODS).get(&info.key()).ok_or_else(|| info.not_found())?;
     let pod = entry.parse();
     let over = matches!(pod.str_at(&["status", "phase"]), "Succeeded" | "Failed" | "Pending");
     if over || pod.is_deleting() {
         return Ok(());
     }
     let filter = crate::object::Filter { namespace: info.path.namespace.clone(), ..Default::default() };
-    let budgets = server.cache.named("poddisruptionbudgets.policy");
+    let budgets = server.cache.of(kinds::POD_DISRUPTION_BUDGETS);
     let covers = |budget: &Value| {
         let selector = &budget["spec"]["selector"];
         !selector.is_null() && LabelSelector::from_json(selector).is_ok_and(|s| s.matches(|k| entry.label(k)))
@@ -470,7 +468,7 @@ async fn grant_disruption(server: &ApiServer, info: &Info, dry_run: bool) -> Res
         }
         if budget["status"]["disruptedPods"].as_object().is_some_and(|pods| pods.len() > MAX_DISRUPTED) {
             let why = "DisruptedPods map too big - too many evictions not confirmed by PDB controller";
-            return Err(Status::forbidden("policy", "poddisruptionbudgets", name, why));
+            return Err(budgets.kind.forbidden(name, why));
         }
         if count("disruptionsAllowed") < 1 {
             let (needs, has) = (count("desiredHealthy"), count("currentHealthy"));

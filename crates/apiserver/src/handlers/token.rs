@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::{Kind, kinds};
 use apimachinery::{Cause, ObjectExt as _, Status, clock};
 use http::{Request, Response};
 use jiff::Timestamp;
@@ -78,43 +79,41 @@ fn bind_token(server: &ApiServer, bound: &Value, account: &Value, claims: &mut C
     if bound.is_null() {
         return Ok(());
     }
-    let (resource, namespace) = match (bound.str_at(&["apiVersion"]), bound.str_at(&["kind"])) {
-        ("v1" | "", "Pod") => ("pods", namespace),
-        ("v1" | "", "Secret") => ("secrets", namespace),
-        ("v1" | "", "Node") => ("nodes", ""),
-        (version, kind) => {
-            let why = format!("cannot bind token for serviceaccount to object of type {version}, Kind={kind}");
-            return Err(Status::bad_request(why));
-        }
+    let (version, said) = (bound.str_at(&["apiVersion"]), bound.str_at(&["kind"]));
+    let of = [kinds::PODS, kinds::SECRETS, kinds::NODES].into_iter();
+    let Some(kind) = of.filter(|k| version.is_empty() || version == k.version).find(|k| said == k.kind) else {
+        let why = format!("cannot bind token for serviceaccount to object of type {version}, Kind={said}");
+        return Err(Status::bad_request(why));
     };
     let name = bound.str_at(&["name"]);
-    let named = |resource: &str, namespace: &str, name: &str| {
-        let found = server.cache.named(resource).get(&crate::cache::object_key(namespace, name));
-        found.map(|entry| entry.parse()).ok_or_else(|| Status::not_found("", resource, name))
+    let named = |kind: &'static Kind, name: &str| {
+        let namespace = if kind.namespaced { namespace } else { "" };
+        let found = server.cache.of(kind).get(&crate::cache::object_key(namespace, name));
+        found.map(|entry| entry.parse()).ok_or_else(|| kind.not_found(name))
     };
-    let object = named(resource, namespace, name)?;
+    let object = named(kind, name)?;
     let uid = bound.str_at(&["uid"]);
     if !uid.is_empty() && uid != object.uid() {
         let found = object.uid();
         let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record ({found})");
-        return Err(Status::conflict("", resource, name, &why));
+        return Err(kind.conflict(name, &why));
     }
     let this = Some(Named { name: name.into(), uid: object.uid().into() });
-    match resource {
-        "secrets" => claims.kubernetes.secret = this,
-        "nodes" => claims.kubernetes.node = this,
-        _ => {
-            if object.str_at(&["spec", "serviceAccountName"]) != account.name() {
-                return Err(Status::bad_request(format!(
-                    "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
-                    account.name()
-                )));
-            }
-            claims.kubernetes.pod = this;
-            let node = object.str_at(&["spec", "nodeName"]);
-            claims.kubernetes.node =
-                named("nodes", "", node).ok().map(|n| Named { name: node.into(), uid: n.uid().into() });
+    if kind == kinds::SECRETS {
+        claims.kubernetes.secret = this;
+    } else if kind == kinds::NODES {
+        claims.kubernetes.node = this;
+    } else {
+        if object.str_at(&["spec", "serviceAccountName"]) != account.name() {
+            return Err(Status::bad_request(format!(
+                "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
+                account.name()
+            )));
         }
+        claims.kubernetes.pod = this;
+        let node = object.str_at(&["spec", "nodeName"]);
+        claims.kubernetes.node =
+            named(kinds::NODES, node).ok().map(|n| Named { name: node.into(), uid: n.uid().into() });
     }
     Ok(())
 }

@@ -42,7 +42,7 @@ pub async fn create(
 ) -> Result<Response<Body>, Status> {
     let (object, warnings) = body::object(server, request, info.kind, &info.query).await?;
     let dry_run = body::dry_run(&info.query)?;
-    if info.kind.id() == kinds::PODS {
+    if info.kind == kinds::PODS {
         admission::wait_for_account(server, &info.path.namespace, &object).await;
     }
     let creation = Creation { dry_run, ..Creation::of(info) };
@@ -117,7 +117,7 @@ pub async fn create_object(
         if let Some(prefix) = &generate {
             if prefix.is_empty() {
                 let cause = apimachinery::Cause::required("metadata.name", "name or generateName is required");
-                return Err(Status::invalid(kind.group, kind.kind, "", vec![cause]));
+                return Err(kind.invalid("", vec![cause]));
             }
             object.set_meta("name", generated_name(prefix));
         }
@@ -183,7 +183,7 @@ async fn create_named(
     let (canonical, answer) = convert::kept(server, kind, &mut object).await?;
     if creation.dry_run {
         if resource(server, kind)?.get(&key).is_some() {
-            return Err(Status::already_exists(kind.group, kind.plural, object.name()));
+            return Err(kind.already_exists(object.name()));
         }
         return Ok(splice(&answer, server.cache.revision()));
     }
@@ -245,7 +245,7 @@ pub fn generated_name(prefix: &str) -> String {
 }
 
 fn refuse(kind: &Kind, object: &Value, causes: Vec<apimachinery::Cause>) -> Result<(), Status> {
-    if causes.is_empty() { Ok(()) } else { Err(Status::invalid(kind.group, kind.kind, object.name(), causes)) }
+    if causes.is_empty() { Ok(()) } else { Err(kind.invalid(object.name(), causes)) }
 }
 
 /// Hands a write to the store and waits until the cache shows it.
@@ -256,9 +256,9 @@ pub async fn commit(server: &ApiServer, kind: &Kind, name: &str, write: Write) -
         tracing::warn!(fails, "the readiness of the data store changed");
     }
     let revision = written.map_err(|error| match error {
-        WriteError::Exists => Status::already_exists(kind.group, kind.plural, name),
-        WriteError::NotFound => Status::not_found(kind.group, kind.plural, name),
-        WriteError::Conflict { .. } => Status::modified(kind.group, kind.plural, name),
+        WriteError::Exists => kind.already_exists(name),
+        WriteError::NotFound => kind.not_found(name),
+        WriteError::Conflict { .. } => kind.modified(name),
         other => Status::internal(other),
     })?;
     server.cache.reached(revision).await;
@@ -360,7 +360,7 @@ async fn apply(
             done => return Ok((201, done?, creation.warnings.into_inner())),
         }
     }
-    Err(Status::modified(info.kind.group, info.kind.plural, &info.path.name))
+    Err(info.kind.modified(&info.path.name))
 }
 
 /// A change of an existing object.
@@ -431,7 +431,7 @@ impl Change {
             }
             let pinned = new.resource_version() != old.resource_version() && !new.resource_version().is_empty();
             if pinned {
-                return Err(Status::modified(kind.group, kind.plural, &info.path.name));
+                return Err(kind.modified(&info.path.name));
             }
             if !new.uid().is_empty() && new.uid() != old.uid() {
                 let why = format!(
@@ -439,7 +439,7 @@ impl Change {
                     new.uid(),
                     old.uid()
                 );
-                return Err(Status::conflict(kind.group, kind.plural, &info.path.name, &why));
+                return Err(kind.conflict(&info.path.name, &why));
             }
             strategy::prepare_update(kind, self.target, &mut new, &old);
             server.catalog.apply_defaults(kind, &mut new);
@@ -520,13 +520,13 @@ impl Change {
                 Err(status) => return Err(status),
             }
         }
-        Err(Status::modified(kind.group, kind.plural, &info.path.name))
+        Err(kind.modified(&info.path.name))
     }
 }
 
 /// The `Status` of success that deletions answer with.
 pub fn success(kind: &Kind, object: &Value) -> Value {
-    let mut details = json!({"name": object.name(), "kind": kind.plural, "uid": object.uid()});
+    let mut details = json!({"name": object.name(), "kind": kind.plural(), "uid": object.uid()});
     if !kind.group.is_empty() {
         details["group"] = kind.group.into();
     }

@@ -166,7 +166,7 @@ fn parameter(name: &str) -> Value {
 /// The operations that clients look for before they use a parameter.
 fn add_paths(kind: &Kind, gvk: &Value, paths: &mut Map<String, Value>) {
     let scope = if kind.namespaced { "/namespaces/{namespace}" } else { "" };
-    let collection = format!("/{}{scope}/{}", path_of(kind.group, kind.version), kind.plural);
+    let collection = format!("/{}{scope}/{}", path_of(kind.group, kind.version), kind.plural());
     let reference = json!({"$ref": format!("#/components/schemas/{}", kind.schema())});
     let answer = json!({"200": {"description": "OK", "content": {"application/json": {"schema": reference}}}});
     let write = [parameter("dryRun"), parameter("fieldManager"), parameter("fieldValidation")];

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use api::{Kind, kinds};
 use apimachinery::{ObjectExt as _, Status, clock};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -27,7 +28,6 @@ use crate::object::{Filter, encode};
 use crate::request::{self, Query};
 use crate::response::Body;
 
-const RESOURCE: &str = "apiservices.apiregistration.k8s.io";
 /// How often availability is checked though nothing changed.
 const AVAILABILITY_PERIOD: Duration = Duration::from_secs(30);
 /// How long a server may take to say what it serves.
@@ -78,7 +78,7 @@ impl Aggregator {
 }
 
 fn routes(server: &ApiServer) -> Arc<Routes> {
-    let resource = server.cache.named(RESOURCE);
+    let resource = server.cache.of(kinds::API_SERVICES);
     let made_of = resource.changed();
     {
         let routes = server.aggregator.routes.read();
@@ -232,13 +232,13 @@ fn introduce(headers: &mut HeaderMap, user: &User) {
 
 /// Keeps the conditions of all APIServices and the list of what they serve, until the server is gone.
 pub async fn keep(server: Weak<ApiServer>) {
-    let subscribe = |server: &ApiServer, name: &str| {
+    let subscribe = |server: &ApiServer, kind: &'static Kind| {
         let present = server.cache.revision();
-        server.cache.named(name).subscribe(Filter::default(), From::Now, present).ok().map(|s| s.events)
+        server.cache.of(kind).subscribe(Filter::default(), From::Now, present).ok().map(|s| s.events)
     };
     let Some(alive) = server.upgrade() else { return };
-    let services = subscribe(&alive, RESOURCE);
-    let slices = subscribe(&alive, "endpointslices.discovery.k8s.io");
+    let services = subscribe(&alive, kinds::API_SERVICES);
+    let slices = subscribe(&alive, kinds::ENDPOINT_SLICES);
     drop(alive);
     let (Some(mut services), Some(mut slices)) = (services, slices) else { return };
     loop {
@@ -256,7 +256,7 @@ pub async fn keep(server: Weak<ApiServer>) {
         if changed.await == Ok(false) {
             // Fell behind; begin again.
             let Some(alive) = server.upgrade() else { return };
-            let again = (subscribe(&alive, RESOURCE), subscribe(&alive, "endpointslices.discovery.k8s.io"));
+            let again = (subscribe(&alive, kinds::API_SERVICES), subscribe(&alive, kinds::ENDPOINT_SLICES));
             let (Some(s), Some(e)) = again else { return };
             (services, slices) = (s, e);
         }
@@ -266,7 +266,7 @@ pub async fn keep(server: Weak<ApiServer>) {
 
 async fn check_all(server: &Arc<ApiServer>) {
     let mut served = BTreeMap::new();
-    for entry in server.cache.named(RESOURCE).list(&Filter::default()).0 {
+    for entry in server.cache.of(kinds::API_SERVICES).list(&Filter::default()).0 {
         let service = entry.parse();
         let (group, version) = (service.str_at(&["spec", "group"]), service.str_at(&["spec", "version"]));
         let (ok, reason, message) = if service.at(&["spec", "service"]).is_object() {
@@ -334,7 +334,7 @@ async fn set_condition(server: &Arc<ApiServer>, service: &Value, ok: bool, reaso
     let since = present.filter(|c| c["status"] == status).map(|c| c["lastTransitionTime"].clone());
     let condition = json!({"type": "Available", "status": status, "reason": reason, "message": message,
         "lastTransitionTime": since.unwrap_or_else(|| clock::now_rfc3339().into())});
-    let resource = server.cache.named(RESOURCE);
+    let resource = server.cache.of(kinds::API_SERVICES);
     let Some(entry) = resource.get(service.name()) else { return };
     let mut new = entry.parse();
     new["status"]["conditions"] = json!([condition]);

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use api::kinds;
 use api::pod_logs::LogOptions;
 use apimachinery::{ObjectExt as _, Status};
 use http::{Request, Response, Uri};
@@ -19,7 +20,7 @@ pub async fn pod(
     verb: &str,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    let pod = server.cache.named("pods").get(&info.key()).ok_or_else(|| info.not_found())?.parse();
+    let pod = server.cache.of(kinds::PODS).get(&info.key()).ok_or_else(|| info.not_found())?.parse();
     if info.path.subresource == "log" {
         LogOptions::read(&info.path.name, info.query.pairs())?;
     }
@@ -51,7 +52,7 @@ pub(super) fn target(server: &ApiServer, node: &str) -> Result<Target, Status> {
 }
 
 fn kubelet_address(server: &ApiServer, name: &str) -> Result<(IpAddr, u16), Status> {
-    let node = server.cache.named("nodes").get(name).ok_or_else(|| Status::not_found("", "nodes", name))?.parse();
+    let node = server.cache.of(kinds::NODES).get(name).ok_or_else(|| kinds::NODES.not_found(name))?.parse();
     let addresses = node.array_at(&["status", "addresses"]);
     let internal = addresses.iter().find(|a| a["type"] == "InternalIP").map(|a| a.str_at(&["address"]));
     let address = internal

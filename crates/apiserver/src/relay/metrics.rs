@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::{Kind, kinds};
 use apimachinery::{ObjectExt as _, Status, clock};
 use bytes::Bytes;
 use futures::future::join_all;
@@ -28,8 +29,8 @@ const MAX_SUMMARY_BYTES: usize = 64 << 20;
 
 /// The group's resources, as discovery lists them.
 pub fn resources() -> Vec<Value> {
-    let resource = |name: &str, kind: &str, namespaced: bool| json!({"name": name, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": ["get", "list"]});
-    vec![resource("nodes", "NodeMetrics", false), resource("pods", "PodMetrics", true)]
+    let resource = |of: &Kind, kind: &str| json!({"name": of.plural(), "singularName": "", "namespaced": of.namespaced, "kind": kind, "verbs": ["get", "list"]});
+    vec![resource(kinds::NODES, "NodeMetrics"), resource(kinds::PODS, "PodMetrics")]
 }
 
 /// Answers a path of the group. Its user was authorized before.
@@ -37,21 +38,25 @@ pub async fn answer(server: &Arc<ApiServer>, path: &ResourcePath, query: &Query)
     if query.flag("watch") {
         return Err(Status::method_not_allowed());
     }
-    let value = match (path.plural.as_str(), path.name.as_str()) {
-        ("nodes", "") => list("NodeMetricsList", nodes(server, &selected(server, "nodes", path, query)?).await),
-        ("pods", "") => list("PodMetricsList", pods(server, &selected(server, "pods", path, query)?).await),
-        ("nodes", name) => {
-            let entry = server.cache.named("nodes").get(name);
+    // What is measured is called as it is in the core group.
+    let of = [kinds::NODES, kinds::PODS]
+        .into_iter()
+        .find(|kind| kind.plural() == path.plural)
+        .ok_or_else(Status::no_route)?;
+    let value = match (of == kinds::NODES, path.name.as_str()) {
+        (true, "") => list("NodeMetricsList", nodes(server, &selected(server, of, path, query)?).await),
+        (false, "") => list("PodMetricsList", pods(server, &selected(server, of, path, query)?).await),
+        (true, name) => {
+            let entry = server.cache.of(kinds::NODES).get(name);
             let found = nodes(server, &entry.into_iter().collect::<Vec<_>>()).await;
             found.into_iter().next().ok_or_else(|| Status::not_found(GROUP, "nodemetrics", name))?
         }
-        ("pods", name) => {
+        (false, name) => {
             let key = object_key(&path.namespace, name);
-            let entry = server.cache.named("pods").get(&key);
+            let entry = server.cache.of(kinds::PODS).get(&key);
             let found = pods(server, &entry.into_iter().collect::<Vec<_>>()).await;
             found.into_iter().next().ok_or_else(|| Status::not_found(GROUP, "podmetrics", &key))?
         }
-        _ => return Err(Status::no_route()),
     };
     Ok(response::json(200, &value))
 }
@@ -60,9 +65,14 @@ fn list(kind: &str, items: Vec<Value>) -> Value {
     json!({"kind": kind, "apiVersion": format!("{GROUP}/{VERSION}"), "metadata": {}, "items": items})
 }
 
-fn selected(server: &ApiServer, resource: &str, path: &ResourcePath, query: &Query) -> Result<Vec<Arc<Entry>>, Status> {
-    let resource = server.cache.named(resource);
-    let filter = query.filter(resource.kind, &path.namespace)?;
+fn selected(
+    server: &ApiServer,
+    kind: &'static Kind,
+    path: &ResourcePath,
+    query: &Query,
+) -> Result<Vec<Arc<Entry>>, Status> {
+    let resource = server.cache.of(kind);
+    let filter = query.filter(kind, &path.namespace)?;
     Ok(resource.list(&filter).0)
 }
 
@@ -126,7 +136,7 @@ async fn nodes(server: &ApiServer, entries: &[Arc<Entry>]) -> Vec<Value> {
 }
 
 async fn pods(server: &ApiServer, entries: &[Arc<Entry>]) -> Vec<Value> {
-    let kind = server.cache.named("pods").kind;
+    let kind = server.cache.of(kinds::PODS).kind;
     let node_of = |entry: &Arc<Entry>| entry.field(kind, "spec.nodeName").to_string();
     let running: Vec<&Arc<Entry>> = entries.iter().filter(|e| e.field(kind, "status.phase") == "Running").collect();
     let nodes: BTreeSet<String> = running.iter().map(|e| node_of(e)).filter(|n| !n.is_empty()).collect();

@@ -234,7 +234,7 @@ mod tests {
         ] {
             let read = request::resource_path(path).unwrap();
             let kind = api::find("", "v1", &read.plural).unwrap();
-            let subresource = api::Subresource::of(kind, "proxy");
+            let subresource = kind.subresource("proxy");
             assert_eq!(read.subresource, "proxy", "{path}");
             let info =
                 Info { kind, path: read, subresource, verb: "get", query: Query::default(), manager: String::new() };

@@ -1,5 +1,6 @@
 //! `pods/NAME/proxy/…` and `services/NAME/proxy/…`: HTTP to what runs in the cluster, with the API's authorization.
 
+use api::kinds;
 use apimachinery::{ObjectExt as _, Status};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
@@ -39,9 +40,9 @@ impl<'a> Name<'a> {
 
 pub async fn pod(server: &ApiServer, info: &Info, request: Request<Body>) -> Result<Response<Body>, Status> {
     let wanted = Name::read(&info.path.name)?;
-    let missing = || Status::not_found("", "pods", wanted.name);
+    let missing = || kinds::PODS.not_found(wanted.name);
     let key = object_key(&info.path.namespace, wanted.name);
-    let pod = server.cache.named("pods").get(&key).ok_or_else(missing)?.parse();
+    let pod = server.cache.of(kinds::PODS).get(&key).ok_or_else(missing)?.parse();
     let address = pod.str_at(&["status", "podIP"]);
     if address.is_empty() {
         return Err(Status::unavailable(format!("pod {} has no address yet", wanted.name)));
@@ -60,7 +61,7 @@ pub async fn pod(server: &ApiServer, info: &Info, request: Request<Body>) -> Res
 pub async fn service(server: &ApiServer, info: &Info, request: Request<Body>) -> Result<Response<Body>, Status> {
     let wanted = Name::read(&info.path.name)?;
     let key = object_key(&info.path.namespace, wanted.name);
-    let service = server.cache.named("services").get(&key);
+    let service = server.cache.of(kinds::SERVICES).get(&key);
     // Any name in the world, which its writer chose: upstream's proxy knows endpoints alone.
     if service.is_some_and(|service| service.parse().at(&["spec", "type"]) == "ExternalName") {
         return Err(Status::unavailable(format!("no endpoints available for service {:?}", wanted.name)));
@@ -135,8 +136,8 @@ fn with_links(mut answer: Response<Body>, place: Place) -> Response<Body> {
 /// A ready endpoint of a service by the number or name of one of its ports; the only port, or 443 or 80, if none is named.
 pub fn endpoint(server: &ApiServer, namespace: &str, name: &str, port: &str) -> Result<(String, u16), Status> {
     let key = object_key(namespace, name);
-    let missing = || Status::not_found("", "services", name);
-    let service = server.cache.named("services").get(&key).ok_or_else(missing)?.parse();
+    let missing = || kinds::SERVICES.not_found(name);
+    let service = server.cache.of(kinds::SERVICES).get(&key).ok_or_else(missing)?.parse();
     let ports = service.array_at(&["spec", "ports"]);
     let numbered = |number: u64| ports.iter().find(|p| p["port"] == number);
     let found = match (port, ports) {
@@ -151,7 +152,7 @@ pub fn endpoint(server: &ApiServer, namespace: &str, name: &str, port: &str) -> 
         return Ok((service.str_at(&["spec", "externalName"]).into(), number));
     }
     let filter = Filter { namespace: namespace.into(), ..Filter::default() };
-    let slices = server.cache.named("endpointslices.discovery.k8s.io").list(&filter).0;
+    let slices = server.cache.of(kinds::ENDPOINT_SLICES).list(&filter).0;
     let mut ready = Vec::new();
     for slice in slices.iter().filter(|s| s.label("kubernetes.io/service-name") == Some(name)) {
         let slice = slice.parse();

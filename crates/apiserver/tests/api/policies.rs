@@ -204,3 +204,29 @@ async fn what_is_only_noted_stands_in_the_audit_log() {
     );
     assert_eq!(pod["pod-security.kubernetes.io/enforce-policy"], "privileged:latest");
 }
+
+#[tokio::test]
+async fn parameters_are_of_any_kind_that_is_kept() {
+    let server = Server::start().await;
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "bounds.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced", "names": {"plural": "bounds", "kind": "Bound"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema":
+                {"type": "object", "properties": {"most": {"type": "integer"}}}}}]}});
+    server.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition).await;
+    let bound = json!({"apiVersion": "example.com/v1", "kind": "Bound", "metadata": {"name": "two"}, "most": 2});
+    server.create("/apis/example.com/v1/namespaces/default/bounds", bound).await;
+    let reference = json!({"name": "two", "namespace": "default", "parameterNotFoundAction": "Deny"});
+    let binding = json!({"validationActions": ["Deny"], "paramRef": reference});
+    let policy = |version: &str, kind: &str| {
+        json!({"paramKind": {"apiVersion": version, "kind": kind},
+            "validations": [{"expression": "size(object.data) <= params.most", "message": "too much"}]})
+    };
+    define(&server, false, "bounds", policy("example.com/v1", "Bound"), binding.clone()).await;
+    let (code, answer) = server.json("POST", MAPS, &map("b", json!({}), json!({"a": "", "b": "", "c": ""}))).await;
+    assert!(code == 422 && answer["message"].as_str().unwrap().contains("too much"), "{answer}");
+    server.create(MAPS, map("a", json!({}), json!({"a": ""}))).await;
+    // Of reviews nothing is kept that could be a parameter.
+    define(&server, false, "reviews", policy("authentication.k8s.io/v1", "TokenReview"), binding).await;
+    let (code, answer) = server.json("POST", MAPS, &map("c", json!({}), json!({"a": ""}))).await;
+    assert!(code == 422 && answer["message"].as_str().unwrap().contains("paramKind"), "{answer}");
+}

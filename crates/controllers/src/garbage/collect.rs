@@ -32,7 +32,7 @@ impl Place {
         Place {
             api_version: node.kind.api_version(),
             kind: node.kind.kind.into(),
-            plural: node.kind.plural.into(),
+            plural: node.kind.plural().into(),
             namespace: node.namespace.clone(),
             name: node.name.clone(),
         }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use api::{KINDS, Kind, Verbs};
+use api::{KINDS, Kind, Verbs, kinds};
 use futures::StreamExt as _;
 use informer::{Key, Queue};
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -42,8 +42,7 @@ type Listed = tokio::sync::mpsc::Sender<()>;
 
 /// Events own nothing, nobody owns them, and there are many.
 fn is_tracked(kind: &Kind) -> bool {
-    let event = kind.plural == "events" && ["", "events.k8s.io"].contains(&kind.group);
-    kind.verbs == Verbs::All && !event
+    kind.verbs == Verbs::All && kind != kinds::EVENTS
 }
 
 pub fn start(context: Context) {
@@ -145,7 +144,7 @@ async fn observe(context: Context, kind: &'static Kind, graph: Shared, queue: Qu
                 synced = None;
             }
             Err(error) => {
-                tracing::debug!(kind = kind.plural, %error, "a watch was interrupted");
+                tracing::debug!(kind = kind.plural(), %error, "a watch was interrupted");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }

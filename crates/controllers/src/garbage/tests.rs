@@ -15,7 +15,7 @@ const NAMESPACES: [&str; 2] = ["n0", "n1"];
 const UNKNOWN: &str = "ghosts.example.com/v1";
 
 fn kinds() -> [&'static Kind; 3] {
-    let find = |group, plural| KINDS.iter().find(|k| k.group == group && k.plural == plural).unwrap();
+    let find = |group, plural| KINDS.iter().find(|k| k.group == group && k.plural() == plural).unwrap();
     [find("", "configmaps"), find("", "secrets"), find("rbac.authorization.k8s.io", "clusterroles")]
 }
 
@@ -72,7 +72,7 @@ impl State {
         if finished {
             self.objects.remove(uid);
         }
-        self.events.entry(kind.plural).or_default().push_back((uid.into(), (!finished).then_some(node)));
+        self.events.entry(kind.plural()).or_default().push_back((uid.into(), (!finished).then_some(node)));
     }
 
     fn delete(&mut self, uid: &str, policy: &PropagationPolicy) {
@@ -147,7 +147,7 @@ impl Model {
         let fits = |o: &&Object| {
             o.kind.kind == place.kind
                 && o.kind.api_version() == place.api_version
-                && o.kind.plural == place.plural
+                && o.kind.plural() == place.plural
                 && o.namespace() == place.namespace
                 && o.meta.name.as_ref() == Some(&place.name)
         };
@@ -158,7 +158,7 @@ impl Model {
 impl Objects for Model {
     async fn kind(&self, api_version: &str, kind: &str) -> Result<Option<Served>> {
         let known = kinds().into_iter().find(|k| k.kind == kind && k.api_version() == api_version);
-        Ok(known.map(|k| Served { plural: k.plural.into(), namespaced: k.namespaced }))
+        Ok(known.map(|k| Served { plural: k.plural().into(), namespaced: k.namespaced }))
     }
 
     async fn get(&self, place: &Place) -> Result<Option<ObjectMeta>> {
@@ -235,7 +235,7 @@ impl Bench {
 
     /// Tells of the next change of a kind; whether there was one.
     fn hear(&mut self, kind: usize) -> bool {
-        let event = self.model.0.lock().events.get_mut(kinds()[kind].plural).and_then(VecDeque::pop_front);
+        let event = self.model.0.lock().events.get_mut(kinds()[kind].plural()).and_then(VecDeque::pop_front);
         let Some((uid, node)) = event else { return false };
         let mut graph = self.graph.lock();
         let look_at = match node {

@@ -287,7 +287,7 @@ fn collection(object: &Value) -> String {
     let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
     let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
     let place = if found.namespaced { format!("/namespaces/{namespace}") } else { String::new() };
-    format!("{root}{place}/{}", found.plural)
+    format!("{root}{place}/{}", found.plural())
 }
 
 /// How long controllers and scheduler live.

@@ -1,10 +1,7 @@
-//! The subresources that a kind has beside its objects.
+//! The subresources that a kind can declare ([`Kind::subresources`](super::Kind::subresources)).
 //!
-//! All but `status` and `scale` belong to built-in kinds by identity ([`Kind::id`]): a custom kind that is called `pods`
+//! A custom kind can declare `status` and `scale` alone ([`CustomKind`](super::CustomKind)): one that is called `pods`
 //! has no logs, and nobody opens a stream to a node by the rights to `nodes.example.com`.
-
-use crate::Kind;
-use crate::kinds::{CERTIFICATE_SIGNING_REQUESTS, NAMESPACES, NODES, PODS, SERVICE_ACCOUNTS, SERVICES};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subresource {
@@ -33,37 +30,6 @@ const STREAM: &[&str] = &["create", "get"];
 const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
 
 impl Subresource {
-    /// What `kind` calls `name`, if it has such a subresource.
-    pub fn of(kind: &Kind, name: &str) -> Option<Self> {
-        Self::all(kind).into_iter().find(|s| s.name() == name)
-    }
-
-    /// The subresources of a kind, in the order in which discovery lists them.
-    pub fn all(kind: &Kind) -> Vec<Self> {
-        let own: &[Self] = match kind.id() {
-            PODS => &[
-                Self::Attach,
-                Self::Binding,
-                Self::EphemeralContainers,
-                Self::Resize,
-                Self::Eviction,
-                Self::Exec,
-                Self::Log,
-                Self::PortForward,
-                Self::PodProxy,
-            ],
-            SERVICES => &[Self::ServiceProxy],
-            NODES => &[Self::NodeProxy],
-            SERVICE_ACCOUNTS => &[Self::Token],
-            NAMESPACES => &[Self::Finalize],
-            CERTIFICATE_SIGNING_REQUESTS => &[Self::Approval],
-            _ => &[],
-        };
-        let status = kind.has_status.then_some(Self::Status);
-        let scale = kind.has_scale.then_some(Self::Scale);
-        status.into_iter().chain(scale).chain(own.iter().copied()).collect()
-    }
-
     /// As paths and rules of roles name it.
     pub fn name(self) -> &'static str {
         match self {
@@ -131,28 +97,38 @@ impl Subresource {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A custom kind with every subresource that it may have.
-    fn custom(plural: &'static str) -> Kind {
-        let built_in = crate::KINDS.iter().find(|k| k.plural == plural).unwrap();
-        Kind { group: "example.com", custom: true, has_status: true, has_scale: true, ..*built_in }
-    }
+    use crate::Kind;
+    use crate::kinds::CustomKind;
 
     #[test]
     fn custom_kinds_have_status_and_scale_alone_whatever_they_are_called() {
         for kind in crate::KINDS {
-            assert_eq!(
-                Subresource::all(&custom(kind.plural)),
-                [Subresource::Status, Subresource::Scale],
-                "{}",
-                kind.plural
-            );
-            // Also one that is in the built-in group.
-            let impostor = Kind { custom: true, has_status: false, has_scale: false, ..*kind };
-            assert_eq!(Subresource::all(&impostor), [], "{}", kind.plural);
+            for (status, scale, want) in [
+                (false, false, &[][..]),
+                (true, false, &[Subresource::Status]),
+                (false, true, &[Subresource::Scale]),
+                (true, true, &[Subresource::Status, Subresource::Scale]),
+            ] {
+                // Also one that is in the built-in group.
+                for group in ["example.com", kind.group] {
+                    let custom = Kind::custom(CustomKind {
+                        group,
+                        version: kind.version,
+                        kind: kind.kind,
+                        plural: kind.plural(),
+                        short_names: kind.short_names,
+                        categories: kind.categories,
+                        namespaced: kind.namespaced,
+                        selectable: kind.selectable,
+                        status,
+                        scale,
+                    });
+                    assert_eq!(custom.subresources(), want, "{kind:?}");
+                    assert_ne!(custom, *kind);
+                }
+            }
         }
-        let pods = crate::find("", "v1", "pods").unwrap();
-        assert_eq!(Subresource::of(pods, "proxy"), Some(Subresource::PodProxy));
-        assert_eq!(Subresource::of(pods, "token"), None);
+        assert_eq!(crate::kinds::PODS.subresource("proxy"), Some(Subresource::PodProxy));
+        assert_eq!(crate::kinds::PODS.subresource("token"), None);
     }
 }

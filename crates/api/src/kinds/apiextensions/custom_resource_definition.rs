@@ -1,0 +1,12 @@
+//! `CustomResourceDefinition`.
+
+use super::GROUP;
+use crate::kinds::{API_EXTENSIONS, Kind, Subresource};
+
+pub static KIND: Kind = Kind {
+    short_names: &["crd", "crds"],
+    categories: API_EXTENSIONS,
+    has_generation: true,
+    subresources: &[Subresource::Status],
+    ..Kind::cluster(GROUP, "v1", "CustomResourceDefinition", "customresourcedefinitions")
+};

@@ -1,0 +1,12 @@
+//! `DaemonSet`.
+
+use super::GROUP;
+use crate::kinds::{ALL, Kind, Subresource};
+
+pub static KIND: Kind = Kind {
+    short_names: &["ds"],
+    categories: ALL,
+    has_generation: true,
+    subresources: &[Subresource::Status],
+    ..Kind::namespaced(GROUP, "v1", "DaemonSet", "daemonsets")
+};

@@ -1,0 +1,12 @@
+//! `StatefulSet`.
+
+use super::GROUP;
+use crate::kinds::{ALL, Kind, Subresource};
+
+pub static KIND: Kind = Kind {
+    short_names: &["sts"],
+    categories: ALL,
+    has_generation: true,
+    subresources: &[Subresource::Status, Subresource::Scale],
+    ..Kind::namespaced(GROUP, "v1", "StatefulSet", "statefulsets")
+};

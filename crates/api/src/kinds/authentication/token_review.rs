@@ -1,0 +1,6 @@
+//! `TokenReview`.
+
+use super::GROUP;
+use crate::kinds::{Kind, Verbs};
+
+pub static KIND: Kind = Kind { verbs: Verbs::Create, ..Kind::cluster(GROUP, "v1", "TokenReview", "tokenreviews") };

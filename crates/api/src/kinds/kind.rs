@@ -1,0 +1,245 @@
+//! What a kind is: its identity, its names, and how the API serves it.
+
+use std::fmt;
+
+use apimachinery::{Cause, Status};
+
+use super::{Strategy, Subresource};
+
+/// Which verbs a resource has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verbs {
+    /// Kept in the store: get, list, watch, create, update, patch, delete, deletecollection.
+    All,
+    /// Answered on the spot and not kept (reviews).
+    Create,
+    /// Computed (component statuses).
+    Read,
+}
+
+/// A kind in one version.
+///
+/// Two kinds are equal if group and resource are, and if both are built in or neither is; so what is particular to a built-in
+/// kind can't be taken for that of a custom kind, whatever that is called. A built-in kind is a constant of this module
+/// (`kinds::PODS`); a custom one comes from [`Kind::custom`] alone. Kinds can't be copied.
+pub struct Kind {
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+    /// Read by [`Kind::plural`], for paths and messages.
+    pub(super) plural: &'static str,
+    pub short_names: &'static [&'static str],
+    pub categories: &'static [&'static str],
+    pub namespaced: bool,
+    /// Whether changes of `spec` raise `metadata.generation`.
+    pub has_generation: bool,
+    pub verbs: Verbs,
+    /// Further fields that field selectors may name, beside `metadata.name` and `metadata.namespace`.
+    pub selectable: &'static [&'static str],
+    /// In the order in which discovery lists them.
+    pub(super) subresources: &'static [Subresource],
+    /// The kind that objects of this one are kept as, if that is another version or group.
+    pub(super) kept_as: Option<&'static Kind>,
+    /// Of a custom resource definition.
+    pub custom: bool,
+    pub strategy: Strategy,
+}
+
+/// What a custom resource definition can say of a version of its kind. There are no other subresources for it to declare.
+#[derive(Debug)]
+pub struct CustomKind {
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+    pub plural: &'static str,
+    pub short_names: &'static [&'static str],
+    pub categories: &'static [&'static str],
+    pub namespaced: bool,
+    pub selectable: &'static [&'static str],
+    pub status: bool,
+    pub scale: bool,
+}
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+            || (self.custom == other.custom && self.plural == other.plural && self.group == other.group)
+    }
+}
+
+impl Eq for Kind {}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{} {}", self.group, self.version, self.kind)
+    }
+}
+
+impl Kind {
+    /// A kind of a custom resource definition.
+    pub fn custom(of: CustomKind) -> Self {
+        const STATUS: Subresource = Subresource::Status;
+        const SCALE: Subresource = Subresource::Scale;
+        let CustomKind { group, version, kind, plural, short_names, categories, namespaced, selectable, .. } = of;
+        Kind {
+            group,
+            version,
+            kind,
+            plural,
+            short_names,
+            categories,
+            namespaced,
+            has_generation: true,
+            verbs: Verbs::All,
+            selectable,
+            subresources: match (of.status, of.scale) {
+                (false, false) => &[],
+                (true, false) => &[STATUS],
+                (false, true) => &[SCALE],
+                (true, true) => &[STATUS, SCALE],
+            },
+            kept_as: None,
+            custom: true,
+            strategy: Strategy::CUSTOM,
+        }
+    }
+
+    /// Whether all that a definition says of a kind is the same.
+    pub(crate) fn is_same_in_all(&self, other: &Self) -> bool {
+        let all = |k: &Kind| (k.group, k.version, k.kind, k.plural, k.short_names, k.categories, k.selectable);
+        self.custom == other.custom
+            && all(self) == all(other)
+            && (self.namespaced, self.subresources) == (other.namespaced, other.subresources)
+    }
+
+    pub(super) const fn namespaced(
+        group: &'static str,
+        version: &'static str,
+        kind: &'static str,
+        plural: &'static str,
+    ) -> Self {
+        Kind {
+            group,
+            version,
+            kind,
+            plural,
+            short_names: &[],
+            categories: &[],
+            namespaced: true,
+            has_generation: false,
+            verbs: Verbs::All,
+            selectable: &[],
+            subresources: &[],
+            kept_as: None,
+            custom: false,
+            strategy: Strategy::PLAIN,
+        }
+    }
+
+    pub(super) const fn cluster(
+        group: &'static str,
+        version: &'static str,
+        kind: &'static str,
+        plural: &'static str,
+    ) -> Self {
+        Kind { namespaced: false, ..Kind::namespaced(group, version, kind, plural) }
+    }
+
+    /// What paths, rules of roles and messages call the kind. Kinds themselves are compared, never this.
+    pub const fn plural(&self) -> &'static str {
+        self.plural
+    }
+
+    pub fn singular(&self) -> String {
+        self.kind.to_ascii_lowercase()
+    }
+
+    /// `apps/v1`, or `v1` for the core group.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.into() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// `pods`, or `deployments.apps`: what keys, quotas and definitions call the kind's resource.
+    pub fn resource(&self) -> String {
+        if self.group.is_empty() { self.plural.into() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    /// Whether a rule, a path or a reference by group and resource means this kind.
+    pub fn is_named(&self, group: &str, resource: &str) -> bool {
+        self.group == group && self.plural == resource
+    }
+
+    /// The name of the kind's type in the schema.
+    pub fn schema(&self) -> String {
+        if self.custom {
+            let reversed: Vec<&str> = self.group.rsplit('.').collect();
+            return format!("{}.{}.{}", reversed.join("."), self.version, self.kind);
+        }
+        let package = match self.group {
+            "" => "io.k8s.api.core".to_string(),
+            "apiextensions.k8s.io" => "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions".into(),
+            "apiregistration.k8s.io" => "io.k8s.kube-aggregator.pkg.apis.apiregistration".into(),
+            group => format!("io.k8s.api.{}", group.split('.').next().unwrap_or(group)),
+        };
+        format!("{package}.{}.{}", self.version, self.kind)
+    }
+
+    /// The subresources that the kind declares, in the order in which discovery lists them.
+    pub fn subresources(&self) -> &'static [Subresource] {
+        self.subresources
+    }
+
+    /// What the kind calls `name`, if it has such a subresource.
+    pub fn subresource(&self, name: &str) -> Option<Subresource> {
+        self.subresources.iter().copied().find(|s| s.name() == name)
+    }
+
+    pub fn has_status(&self) -> bool {
+        self.subresources.contains(&Subresource::Status)
+    }
+
+    /// The kind that objects of this one are kept as, if that is another version or group.
+    pub fn kept_as(&self) -> Option<&'static Kind> {
+        self.kept_as
+    }
+
+    /// The kind itself, or the one that its objects are kept as.
+    pub fn kept(&self) -> &Kind {
+        self.kept_as.unwrap_or(self)
+    }
+
+    /// What keys of the store and of the cache call the resource that the kind's objects are in.
+    pub fn kept_resource(&self) -> String {
+        self.kept().resource()
+    }
+
+    /// Whether what is kept may be of another version than this one.
+    pub fn has_versions(&self) -> bool {
+        self.custom || self.kept_as.is_some()
+    }
+
+    pub fn not_found(&self, name: &str) -> Status {
+        Status::not_found(self.group, self.plural, name)
+    }
+
+    pub fn already_exists(&self, name: &str) -> Status {
+        Status::already_exists(self.group, self.plural, name)
+    }
+
+    pub fn forbidden(&self, name: &str, why: &str) -> Status {
+        Status::forbidden(self.group, self.plural, name, why)
+    }
+
+    pub fn conflict(&self, name: &str, why: &str) -> Status {
+        Status::conflict(self.group, self.plural, name, why)
+    }
+
+    /// The conflict of a write whose object changed meanwhile.
+    pub fn modified(&self, name: &str) -> Status {
+        Status::modified(self.group, self.plural, name)
+    }
+
+    pub fn invalid(&self, name: &str, causes: Vec<Cause>) -> Status {
+        Status::invalid(self.group, self.kind, name, causes)
+    }
+}

@@ -1,0 +1,11 @@
+//! `Ingress`.
+
+use super::GROUP;
+use crate::kinds::{Kind, Subresource};
+
+pub static KIND: Kind = Kind {
+    short_names: &["ing"],
+    has_generation: true,
+    subresources: &[Subresource::Status],
+    ..Kind::namespaced(GROUP, "v1", "Ingress", "ingresses")
+};

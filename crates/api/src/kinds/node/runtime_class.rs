@@ -1,0 +1,6 @@
+//! `RuntimeClass`.
+
+use super::GROUP;
+use crate::kinds::Kind;
+
+pub static KIND: Kind = Kind::cluster(GROUP, "v1", "RuntimeClass", "runtimeclasses");

@@ -1,0 +1,6 @@
+//! `ClusterRoleBinding`.
+
+use super::GROUP;
+use crate::kinds::Kind;
+
+pub static KIND: Kind = Kind::cluster(GROUP, "v1", "ClusterRoleBinding", "clusterrolebindings");

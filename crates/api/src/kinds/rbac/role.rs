@@ -1,0 +1,6 @@
+//! `Role`.
+
+use super::GROUP;
+use crate::kinds::Kind;
+
+pub static KIND: Kind = Kind::namespaced(GROUP, "v1", "Role", "roles");

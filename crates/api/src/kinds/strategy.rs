@@ -1,0 +1,112 @@
+//! What is particular to a kind, as one table that its room fills in. What a room leaves out is what most kinds have.
+
+use apimachinery::{Cause, names};
+use serde_json::Value;
+
+use crate::columns::Printer;
+use crate::quota::Usage;
+
+/// Which part of an object an update may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// All but the status, for kinds with a status subresource.
+    Main,
+    Status,
+    /// What a pod's containers may use.
+    Resize,
+    /// A pod's node.
+    Binding,
+    /// Whatever the caller changed (finalizers of namespaces, approvals, ephemeral containers).
+    Everything,
+}
+
+/// What of the metadata a write to `status` can't change: upstream's strategies differ in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatusKeeps {
+    FinalizersAndOwners,
+    LabelsToo,
+    LabelsAndAnnotationsToo,
+    /// All but what the server itself writes there.
+    All,
+}
+
+/// What becomes of an object's dependents if the client that deletes it doesn't say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dependents {
+    Collected,
+    /// They stay, for compatibility with clients older than the garbage collector; the client gets a warning, if there is one.
+    Orphaned(Option<&'static str>),
+}
+
+/// How an object of a kind is deleted.
+pub struct Deletion {
+    /// Refuses by name what can't be deleted, and says why.
+    pub refuse: fn(&str) -> Option<&'static str>,
+    /// Seconds from the deletion to the end of the object; the client may have said some.
+    pub grace_period: fn(&Value, Option<i64>) -> i64,
+    /// What a deletion writes into an object beside its metadata.
+    pub mark: fn(&mut Value),
+    /// Whether something other than finalizers of the metadata holds an object that is being deleted.
+    pub is_held: fn(&Value) -> bool,
+    pub dependents: Dependents,
+    /// The answer is the last state of the object, and no Status.
+    pub returns_object: bool,
+}
+
+impl Deletion {
+    pub const PLAIN: Deletion = Deletion {
+        refuse: |_| None,
+        grace_period: |_, _| 0,
+        mark: |_| {},
+        is_held: |_| false,
+        dependents: Dependents::Collected,
+        returns_object: false,
+    };
+}
+
+/// What is particular to a kind. All functions are pure; what asks other objects is admission's.
+pub struct Strategy {
+    /// Which names objects may have.
+    pub name: fn(&str) -> Result<(), String>,
+    /// Fills in what upstream fills in where an object is silent.
+    pub defaults: fn(&mut Value),
+    /// Changes a new object before it gets defaults.
+    pub prepare_create: fn(&mut Value),
+    /// Adds to a new object what the server generates.
+    pub generate: fn(&mut Value),
+    /// Takes from the old object (the second) what the target may not change.
+    pub prepare_update: fn(&mut Value, &Value, Target),
+    pub status_keeps: StatusKeeps,
+    /// Appends what is wrong with an object that is about to be stored; the second is the stored one, for an update.
+    pub validate: fn(&Value, Option<&Value>, &mut Vec<Cause>),
+    /// What `kubectl get` prints.
+    pub printer: Printer,
+    /// Adds what an object uses of a quota, beside being one.
+    pub usage: fn(&Value, &mut Usage),
+    /// Brings an object to a version (the whole `apiVersion`), whichever it has; the version itself is the caller's to write.
+    pub convert: fn(&mut Value, &str),
+    /// The template of the pods that the object stands for, if it has one.
+    pub pod_template: fn(&Value) -> &Value,
+    pub deletion: Deletion,
+}
+
+impl Strategy {
+    /// That of most kinds.
+    pub const PLAIN: Strategy = Strategy {
+        name: names::dns1123_subdomain,
+        defaults: |_| {},
+        prepare_create: |_| {},
+        generate: |_| {},
+        prepare_update: |_, _, _| {},
+        status_keeps: StatusKeeps::FinalizersAndOwners,
+        validate: |_, _, _| {},
+        printer: Printer::PLAIN,
+        usage: |_, _| {},
+        convert: |_, _| {},
+        pod_template: |_| &Value::Null,
+        deletion: Deletion::PLAIN,
+    };
+
+    /// That of all custom kinds: their definitions say the rest.
+    pub(super) const CUSTOM: Strategy = Strategy { status_keeps: StatusKeeps::All, ..Strategy::PLAIN };
+}
