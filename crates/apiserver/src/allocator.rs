@@ -11,11 +11,10 @@ use parking_lot::Mutex;
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
-use api::{Kind, kinds};
+use api::{Kind, kinds, service_families as families};
 
 use crate::Config;
 use crate::cache::Cache;
-use crate::families;
 use crate::object::Filter;
 
 #[derive(Debug, Default)]

@@ -154,7 +154,6 @@ pub async fn expire_events(server: Weak<ApiServer>) {
     loop {
         tokio::time::sleep(EVENT_SWEEP_PERIOD).await;
         let Some(server) = server.upgrade() else { return };
-        let Ok(kind) = kind("", "events") else { return };
         let oldest = apimachinery::clock::now() - EVENT_LIFE;
         for entry in server.cache.of(kinds::EVENTS).list(&Filter::default()).0 {
             let event = entry.parse();
@@ -162,7 +161,7 @@ pub async fn expire_events(server: Weak<ApiServer>) {
                 [event.str_at(&["lastTimestamp"]), event.str_at(&["eventTime"]), event.meta("creationTimestamp")];
             let last = times.iter().filter_map(|t| t.parse::<Timestamp>().ok()).max();
             if last.is_some_and(|t| t < oldest) {
-                let key = store_key(kind, &entry.key).into();
+                let key = store_key(kinds::EVENTS, &entry.key).into();
                 let _ = server.store.write(Write::Delete { key, expected: entry.revision }).await;
             }
         }

@@ -139,9 +139,6 @@ impl Catalog {
     }
 
     pub fn apply_defaults(&self, kind: &Kind, object: &mut Value) {
-        if is_definition(kind) {
-            custom::default(object);
-        }
         match self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
             Some(version) => version.apply_defaults(object),
             None => defaults::apply(kind, object),
@@ -151,9 +148,6 @@ impl Catalog {
     /// What is wrong with an object that is about to be stored.
     pub fn check(&self, kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Cause> {
         let mut causes = validate::check(kind, object, old);
-        if is_definition(kind) {
-            custom::check(object, old, &mut causes);
-        }
         if let Some(version) = self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
             causes.extend(version.check(object, old));
         }

@@ -22,7 +22,6 @@ mod convert;
 mod discovery;
 mod external;
 mod fairness;
-mod families;
 mod handlers;
 pub mod joining;
 mod managed;

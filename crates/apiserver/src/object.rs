@@ -254,17 +254,10 @@ type Head = (Box<[(Box<str>, Box<str>)]>, Box<[Box<str>]>);
 
 /// Reads labels and selectable fields, skipping all else without building it.
 fn read_head(kind: &Kind, bytes: &[u8]) -> Head {
-    let mut paths: Vec<Vec<&str>> = kind.selectable.iter().map(|p| p.split('.').collect()).collect();
-    for path in &mut paths {
-        // Where a field's name in selectors isn't its path.
-        match path.as_slice() {
-            ["source"] => path.push("component"),
-            ["status", "successful"] => *path = vec!["status", "succeeded"],
-            _ => {}
-        }
-    }
+    let mut paths: Vec<Vec<&str>> =
+        kind.selectable.iter().map(|name| kind.strategy.selected(name).0.split('.').collect()).collect();
     paths.push(vec!["metadata", "labels", "*"]);
-    let fields = kind.selectable.iter().map(|path| if kind.custom { "" } else { zero(path) }.into()).collect();
+    let fields = kind.selectable.iter().map(|name| kind.strategy.selected(name).1.into()).collect();
     let mut found = Found { fields, labels: Vec::new() };
     let walk = Walk { paths: &paths, indices: (0..paths.len()).collect(), depth: 0, label: None, found: &mut found };
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
@@ -277,15 +270,6 @@ fn read_head(kind: &Kind, bytes: &[u8]) -> Head {
         found.fields[source] = found.fields[controller].clone();
     }
     (found.labels.into(), found.fields.into())
-}
-
-/// What a selectable field of a built-in kind is when the object doesn't have it.
-fn zero(path: &str) -> &'static str {
-    match path {
-        "spec.hostNetwork" | "spec.unschedulable" => "false",
-        "status.replicas" | "status.successful" => "0",
-        _ => "",
-    }
 }
 
 struct Found {
@@ -408,7 +392,7 @@ mod tests {
 
     #[test]
     fn head_holds_labels_and_selectable_fields() {
-        let kind = api::find("", "v1", "pods").unwrap();
+        let kind = api::kinds::PODS;
         let entry = Entry::new(kind, "n/a".into(), &encode(&pod()), 3);
         assert_eq!(entry.label("tier"), Some("y"));
         assert_eq!(entry.field(kind, "spec.nodeName"), "node-1");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::quota::{Usage, covers, hard, usage, written};
-use api::{KINDS, Kind, Verbs};
+use api::{KINDS, Kind, Verbs, kinds};
 use futures::StreamExt as _;
 use informer::{Informer, Key, Keyed as _, Pod, Queue};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, ResourceQuota, Service};
@@ -65,8 +65,7 @@ fn wanted(quotas: &Informer<ResourceQuota>, custom: &[&'static Kind]) -> Vec<&'s
     let mut wanted: Vec<&'static Kind> = Vec::new();
     for quota in quotas.list() {
         for kind in counted(&hard(&json!(&*quota)), custom) {
-            let shared =
-                kind.group.is_empty() && ["pods", "services", "persistentvolumeclaims"].contains(&kind.plural());
+            let shared = [kinds::PODS, kinds::SERVICES, kinds::PERSISTENT_VOLUME_CLAIMS].contains(&kind);
             if !shared && !wanted.contains(&kind) {
                 wanted.push(kind);
             }
@@ -79,7 +78,8 @@ impl Followed {
     fn bring_to(&self, wanted: &[&'static Kind], client: &Client, quotas: &Informer<ResourceQuota>, queue: &Queue) {
         let mut followed = self.0.lock();
         followed.retain(|(kind, task)| {
-            let stays = wanted.contains(kind);
+            // In another version it is watched anew.
+            let stays = wanted.iter().any(|wanted| std::ptr::eq(*wanted, *kind));
             if !stays {
                 task.abort();
             }
@@ -117,21 +117,32 @@ async fn follow_metadata(kind: &'static Kind, client: Client, quotas: Informer<R
 
 /// The kinds that a quota's limits are about. `custom` are those of definitions.
 fn counted(limits: &Usage, custom: &[&'static Kind]) -> Vec<&'static Kind> {
-    let names: BTreeSet<&str> = limits
+    const BY_NAME: [&Kind; 6] = [
+        kinds::CONFIG_MAPS,
+        kinds::SECRETS,
+        kinds::REPLICATION_CONTROLLERS,
+        kinds::RESOURCE_QUOTAS,
+        kinds::PERSISTENT_VOLUME_CLAIMS,
+        kinds::SERVICES,
+    ];
+    let named = |name: &str| -> &'static Kind {
+        // `services.nodeports` and its like are about services, too.
+        let resource =
+            name.split_once('.').filter(|(of, _)| kinds::SERVICES.is_named("", of)).map_or(name, |(of, _)| of);
+        match BY_NAME.into_iter().find(|kind| kind.is_named("", resource)) {
+            Some(kind) => kind,
+            None if name.contains("storage") && !name.contains("ephemeral") => kinds::PERSISTENT_VOLUME_CLAIMS,
+            None => kinds::PODS,
+        }
+    };
+    let names: BTreeSet<String> = limits
         .keys()
         .map(|name| match name.strip_prefix("count/") {
-            Some(resource) => resource,
-            None if name.starts_with("services") => "services",
-            None if name.contains("storage") && !name.contains("ephemeral") => "persistentvolumeclaims",
-            None => match name.as_str() {
-                "configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas" | "persistentvolumeclaims" => {
-                    name
-                }
-                _ => "pods",
-            },
+            Some(resource) => resource.to_string(),
+            None => named(name).resource(),
         })
         .collect();
-    let is_counted = |k: &&'static Kind| k.verbs == Verbs::All && k.namespaced && names.contains(k.resource().as_str());
+    let is_counted = |k: &&'static Kind| k.verbs == Verbs::All && k.namespaced && names.contains(&k.resource());
     KINDS.iter().chain(custom.iter().copied()).filter(is_counted).collect()
 }
 

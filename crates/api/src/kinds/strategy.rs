@@ -85,6 +85,9 @@ pub struct Strategy {
     pub usage: fn(&Value, &mut Usage),
     /// Brings an object to a version (the whole `apiVersion`), whichever it has; the version itself is the caller's to write.
     pub convert: fn(&mut Value, &str),
+    /// Selectable fields that are found at another path than their name says, or have a value where an object has none: the name,
+    /// the path, and that value.
+    pub selected: &'static [(&'static str, &'static str, &'static str)],
     /// The template of the pods that the object stands for, if it has one.
     pub pod_template: fn(&Value) -> &Value,
     pub deletion: Deletion,
@@ -103,9 +106,18 @@ impl Strategy {
         printer: Printer::PLAIN,
         usage: |_, _| {},
         convert: |_, _| {},
+        selected: &[],
         pod_template: |_| &Value::Null,
         deletion: Deletion::PLAIN,
     };
+
+    /// The path at which a selectable field is found, and its value where an object has none.
+    pub fn selected<'a>(&self, name: &'a str) -> (&'a str, &'static str) {
+        match self.selected.iter().find(|(field, ..)| *field == name) {
+            Some((_, path, absent)) => (path, absent),
+            None => (name, ""),
+        }
+    }
 
     /// That of all custom kinds: their definitions say the rest.
     pub(super) const CUSTOM: Strategy = Strategy { status_keeps: StatusKeeps::All, ..Strategy::PLAIN };

@@ -130,6 +130,25 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// Refuses addresses that mean another machine for everybody who reads them (upstream's `ValidateNonSpecialIP`).
+    pub fn not_special(&self, causes: &mut Causes) {
+        let Ok(ip) = self.text().parse::<std::net::IpAddr>() else { return };
+        let ip = ip.to_canonical();
+        let link_local = match ip {
+            std::net::IpAddr::V4(v4) => v4.is_link_local(),
+            std::net::IpAddr::V6(v6) => v6.segments()[0] & 0xffc0 == 0xfe80,
+        };
+        let why = match ip {
+            _ if ip.is_unspecified() => format!("may not be unspecified ({ip})"),
+            _ if ip.is_loopback() => "may not be in the loopback range (127.0.0.0/8, ::1/128)".into(),
+            _ if link_local => "may not be in the link-local range (169.254.0.0/16, fe80::/10)".into(),
+            _ if ip.is_multicast() => "may not be in the multicast range (224.0.0.0/4, ff00::/8)".into(),
+            std::net::IpAddr::V4(v4) if v4.is_broadcast() => "may not be the broadcast address".into(),
+            _ => return,
+        };
+        self.invalid(&why, causes);
+    }
+
     /// A network such as `10.0.0.0/8`.
     pub fn network(&self, causes: &mut Causes) -> Option<ipnet::IpNet> {
         let read = self.text().trim().parse().ok();

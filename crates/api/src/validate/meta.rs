@@ -11,7 +11,7 @@ pub fn metadata(kind: &Kind, object: &Value, old: Option<&Value>, causes: &mut V
     if name.is_empty() {
         causes.push(Cause::required("metadata.name", "name or generateName is required"));
     } else if old.is_none()
-        && let Err(why) = check_name(kind, name)
+        && let Err(why) = (kind.strategy.name)(name)
     {
         causes.push(Cause::invalid("metadata.name", &json!(name), &why));
     }
@@ -68,17 +68,6 @@ fn unchanged(object: &Value, old: &Value, causes: &mut Vec<Cause>) {
             );
             causes.push(Cause::forbidden("metadata.finalizers", &detail));
         }
-    }
-}
-
-fn check_name(kind: &Kind, name: &str) -> Result<(), String> {
-    match (kind.group, kind.plural()) {
-        ("", "namespaces") => names::dns1123_label(name),
-        ("", "services") => names::dns1035_label(name),
-        ("rbac.authorization.k8s.io", _) => names::path_segment(name),
-        ("apiregistration.k8s.io", _) => names::path_segment(name),
-        ("certificates.k8s.io", _) => names::path_segment(name),
-        _ => (kind.strategy.name)(name),
     }
 }
 

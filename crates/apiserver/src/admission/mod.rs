@@ -58,9 +58,6 @@ pub enum Operation {
     Update,
 }
 
-/// Namespaces that can't be deleted.
-pub const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
-
 /// Changes an object on its way in.
 pub fn mutate(
     server: &ApiServer,

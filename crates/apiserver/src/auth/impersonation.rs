@@ -1,5 +1,6 @@
 //! `Impersonate-*` headers: acting as somebody else, for those who may.
 
+use api::kinds;
 use apimachinery::Status;
 use http::HeaderMap;
 
@@ -66,7 +67,7 @@ pub fn act(server: &ApiServer, headers: &HeaderMap, user: User) -> Result<User, 
     };
     let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
     match account {
-        Some((namespace, name)) => demand("", "serviceaccounts", namespace, name)?,
+        Some((namespace, name)) => demand("", kinds::SERVICE_ACCOUNTS.plural(), namespace, name)?,
         None => demand("", "users", "", &name)?,
     }
     for group in &groups {

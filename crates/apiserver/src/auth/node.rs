@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use api::kinds;
+use api::{Kind, kinds};
 use apimachinery::{FieldSelector, ObjectExt as _};
 use gateway::World;
 use gateway::kinds::{GROUP, Gateway, GatewayClass};
@@ -16,35 +16,78 @@ use crate::object::Filter;
 pub fn allows(server: &ApiServer, user: &User, a: &Attributes<'_>) -> bool {
     let Some(node) = user.name.strip_prefix("system:node:") else { return false };
     let read = matches!(a.verb, "get" | "list" | "watch");
+    let (resource, sub) = a.resource.split_once('/').unwrap_or((a.resource, ""));
+    let Some(kind) = api::KINDS.iter().find(|kind| kind.is_named(a.group, resource)) else {
+        return allows_custom(server, a, node, read);
+    };
+    if !sub.is_empty() {
+        return allows_subresource(server, a, node, (kind, sub));
+    }
+    if READ_BY_ALL.contains(&kind) {
+        return read;
+    }
+    if kind == kinds::NODES {
+        read || a.verb == "create" || (a.name == node && matches!(a.verb, "update" | "patch"))
+    } else if kind == kinds::PODS {
+        // Those that it creates are mirrors of its own static pods, which admission sees to.
+        read || a.verb == "create" || (a.verb == "delete" && is_on(server, a, node))
+    } else if kind == kinds::EVENTS {
+        matches!(a.verb, "create" | "patch" | "update")
+    } else if [kinds::SECRETS, kinds::CONFIG_MAPS, kinds::PERSISTENT_VOLUME_CLAIMS].contains(&kind) {
+        read && !a.name.is_empty() && refers(server, node, kind, a)
+    } else if kind == kinds::VOLUME_ATTACHMENTS {
+        read && is_attached_to(server, a, node)
+    } else if kind == kinds::PERSISTENT_VOLUMES {
+        read || (a.verb == "patch" && is_local(server, a, node))
+    } else if kind == kinds::LEASES {
+        a.namespace == "kube-node-lease" && (a.verb == "create" || a.name == node)
+    } else if kind == kinds::CERTIFICATE_SIGNING_REQUESTS {
+        a.verb == "create" || read
+    } else if kind == kinds::CSI_NODES {
+        a.verb == "create" || a.name == node
+    } else if [kinds::TOKEN_REVIEWS, kinds::SUBJECT_ACCESS_REVIEWS].contains(&kind) {
+        a.verb == "create"
+    } else {
+        false
+    }
+}
+
+/// What every node may read all of.
+const READ_BY_ALL: [&Kind; 10] = [
+    kinds::SERVICES,
+    kinds::ENDPOINTS,
+    kinds::NAMESPACES,
+    kinds::ENDPOINT_SLICES,
+    kinds::NETWORK_POLICIES,
+    kinds::INGRESSES,
+    kinds::INGRESS_CLASSES,
+    kinds::RUNTIME_CLASSES,
+    kinds::CSI_DRIVERS,
+    kinds::STORAGE_CLASSES,
+];
+
+fn allows_subresource(server: &ApiServer, a: &Attributes<'_>, node: &str, (kind, sub): (&Kind, &str)) -> bool {
+    let writes = matches!(a.verb, "update" | "patch");
+    if kind == kinds::NODES {
+        sub == "status" && a.name == node && writes
+    } else if kind == kinds::PODS {
+        sub == "status" && writes && is_on(server, a, node)
+    } else if kind == kinds::PERSISTENT_VOLUME_CLAIMS {
+        sub == "status" && a.verb == "patch" && refers_to_claim(server, node, a)
+    } else if kind == kinds::SERVICE_ACCOUNTS {
+        sub == "token" && a.verb == "create" && uses_account(server, node, a)
+    } else {
+        false
+    }
+}
+
+/// What a node needs of custom kinds that come with this server.
+fn allows_custom(server: &ApiServer, a: &Attributes<'_>, node: &str, read: bool) -> bool {
     match (a.group, a.resource) {
-        ("", "nodes") => read || a.verb == "create" || (a.name == node && matches!(a.verb, "update" | "patch")),
-        ("", "nodes/status") => a.name == node && matches!(a.verb, "update" | "patch"),
-        ("", "pods") if read => true,
-        ("", "pods") if a.verb == "delete" => is_on(server, a, node),
-        // Mirrors of its own static pods, which admission sees to.
-        ("", "pods") if a.verb == "create" => true,
-        ("", "pods/status") => matches!(a.verb, "update" | "patch") && is_on(server, a, node),
-        ("", "services" | "endpoints" | "namespaces") | ("discovery.k8s.io", "endpointslices") => read,
-        ("networking.k8s.io", "networkpolicies" | "ingresses" | "ingressclasses") => read,
-        ("gateway.networking.k8s.io", "gatewayclasses" | "gateways" | "httproutes" | "referencegrants") => read,
-        ("", "events") => matches!(a.verb, "create" | "patch" | "update"),
-        ("", "secrets" | "configmaps" | "persistentvolumeclaims") => {
-            read && !a.name.is_empty() && refers(server, node, a)
-        }
-        ("", "persistentvolumeclaims/status") => a.verb == "patch" && refers_to_claim(server, node, a),
-        ("storage.k8s.io", "volumeattachments") => read && is_attached_to(server, a, node),
+        (GROUP, "gatewayclasses" | "gateways" | "httproutes" | "referencegrants") => read,
         ("snapshot.storage.k8s.io", "volumesnapshotcontents") if read => true,
         ("snapshot.storage.k8s.io", "volumesnapshotcontents" | "volumesnapshotcontents/status") => {
             a.verb == "patch" && is_snapshot_of(server, a, node)
-        }
-        ("", "persistentvolumes") => read || (a.verb == "patch" && is_local(server, a, node)),
-        ("", "serviceaccounts/token") => a.verb == "create" && uses_account(server, node, a),
-        ("coordination.k8s.io", "leases") => a.namespace == "kube-node-lease" && (a.verb == "create" || a.name == node),
-        ("certificates.k8s.io", "certificatesigningrequests") => a.verb == "create" || read,
-        ("node.k8s.io", "runtimeclasses") | ("storage.k8s.io", "csidrivers" | "storageclasses") => read,
-        ("storage.k8s.io", "csinodes") => a.verb == "create" || a.name == node,
-        ("authentication.k8s.io", "tokenreviews") | ("authorization.k8s.io", "subjectaccessreviews") => {
-            a.verb == "create"
         }
         _ => false,
     }
@@ -76,7 +119,7 @@ fn is_snapshot_of(server: &ApiServer, a: &Attributes<'_>, node: &str) -> bool {
 }
 
 fn refers_to_claim(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
-    refers(server, node, &Attributes { resource: "persistentvolumeclaims", ..*a })
+    refers(server, node, kinds::PERSISTENT_VOLUME_CLAIMS, a)
 }
 
 /// Whether a driver's volume that pods of the node use needs a secret.
@@ -105,21 +148,21 @@ fn uses_account(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
 }
 
 /// Whether a pod of the node names the object anywhere in its spec where such a name may stand.
-fn refers(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
+fn refers(server: &ApiServer, node: &str, kind: &Kind, a: &Attributes<'_>) -> bool {
     // The root CA bundle is projected into every pod, and the cluster's settings are for all nodes.
     let settings = a.namespace == "kube-system" && matches!(a.name, "timonel-cluster" | "kube-dns");
-    if a.resource == "configmaps" && (a.name == "kube-root-ca.crt" || settings) {
+    if kind == kinds::CONFIG_MAPS && (a.name == "kube-root-ca.crt" || settings) {
         return true;
     }
     // Every node serves Ingresses and Gateways, so every node needs their certificates.
-    if a.resource == "secrets" && (is_certificate(server, a) || is_certificate_of_gateway(server, a)) {
+    if kind == kinds::SECRETS && (is_certificate(server, a) || is_certificate_of_gateway(server, a)) {
         return true;
     }
     let by_pod = pods_of(server, node, a).iter().any(|pod| {
-        pod_refers(&pod["spec"], a.resource, a.name) || (a.resource == "persistentvolumeclaims" && owns(pod, a.name))
+        pod_refers(&pod["spec"], kind, a.name) || (kind == kinds::PERSISTENT_VOLUME_CLAIMS && owns(pod, a.name))
     });
     // Only now, as it looks at all volumes.
-    by_pod || (a.resource == "secrets" && volume_needs(server, node, a))
+    by_pod || (kind == kinds::SECRETS && volume_needs(server, node, a))
 }
 
 /// Whether a claim is that of an ephemeral volume of a pod.
@@ -153,19 +196,21 @@ fn is_certificate_of_gateway(server: &ApiServer, a: &Attributes<'_>) -> bool {
     world.gateways.iter().any(named)
 }
 
-fn pod_refers(spec: &Value, resource: &str, name: &str) -> bool {
-    let keys: &[(&str, &str)] = match resource {
-        "secrets" => &[
+fn pod_refers(spec: &Value, kind: &Kind, name: &str) -> bool {
+    let keys: &[(&str, &str)] = if kind == kinds::SECRETS {
+        &[
             ("secret", "secretName"),
             ("secret", "name"),
             ("secretRef", "name"),
             ("secretKeyRef", "name"),
             ("nodePublishSecretRef", "name"),
-        ],
-        "configmaps" => &[("configMap", "name"), ("configMapRef", "name"), ("configMapKeyRef", "name")],
-        _ => &[("persistentVolumeClaim", "claimName")],
+        ]
+    } else if kind == kinds::CONFIG_MAPS {
+        &[("configMap", "name"), ("configMapRef", "name"), ("configMapKeyRef", "name")]
+    } else {
+        &[("persistentVolumeClaim", "claimName")]
     };
-    if resource == "secrets" && spec.array_at(&["imagePullSecrets"]).iter().any(|s| s["name"] == name) {
+    if kind == kinds::SECRETS && spec.array_at(&["imagePullSecrets"]).iter().any(|s| s["name"] == name) {
         return true;
     }
     mentions(spec, keys, name)
@@ -198,10 +243,10 @@ mod tests {
             "imagePullSecrets": [{"name": "pull"}]
         });
         for name in ["projected", "mounted", "env", "pull"] {
-            assert!(pod_refers(&spec, "secrets", name), "{name}");
+            assert!(pod_refers(&spec, kinds::SECRETS, name), "{name}");
         }
-        assert!(pod_refers(&spec, "configmaps", "cm"));
-        assert!(pod_refers(&spec, "persistentvolumeclaims", "claim"));
-        assert!(!pod_refers(&spec, "secrets", "claim"));
+        assert!(pod_refers(&spec, kinds::CONFIG_MAPS, "cm"));
+        assert!(pod_refers(&spec, kinds::PERSISTENT_VOLUME_CLAIMS, "claim"));
+        assert!(!pod_refers(&spec, kinds::SECRETS, "claim"));
     }
 }

@@ -39,7 +39,7 @@ fn rule_fits(rule: &Value, attempt: &Attempt<'_>) -> bool {
         let (plural, subresource) = r.split_once('/').unwrap_or((r, ""));
         let subresource_fits =
             if r == "*" { attempt.subresource.is_empty() } else { subresource == attempt.subresource };
-        (plural == "*" || plural == kind.plural()) && (subresource == "*" || subresource_fits)
+        (plural == "*" || kind.is_named(kind.group, plural)) && (subresource == "*" || subresource_fits)
     });
     let scope = match rule.str_at(&["scope"]) {
         "Namespaced" => kind.namespaced,

@@ -9,11 +9,13 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use store::Write;
 
-use api::{Kind, kinds};
+use api::Kind;
+use api::kinds::Dependents;
 
 use super::body;
 use super::read::resource;
 use super::write::{commit, success};
+use crate::ApiServer;
 use crate::auth::User;
 use crate::cache::{object_key, store_key};
 use crate::convert;
@@ -22,7 +24,6 @@ use crate::object::encode;
 use crate::request::{Info, Query};
 use crate::response::{self, Body};
 use crate::strategy;
-use crate::{ApiServer, admission};
 
 /// `metav1.DeleteOptions`, as far as they matter here.
 #[derive(Debug, Clone, Default)]
@@ -99,27 +100,17 @@ pub async fn one(
 ) -> Result<Response<Body>, Status> {
     let mut options = Options::read(request, &info.query).await?;
     let mut warnings = Vec::new();
-    if options.propagation.is_empty() && leaves_orphans(info.kind) {
+    if options.propagation.is_empty()
+        && let Dependents::Orphaned(warning) = info.kind.strategy.deletion.dependents
+    {
         options.propagation = "Orphan".into();
-        if info.kind == kinds::JOBS {
-            warnings.push(ORPHANS.to_string());
-        }
+        warnings.extend(warning.map(String::from));
     }
     let answer = delete(server, user, info.kind, &info.path.namespace, &info.path.name, &options).await?;
     let answer = if answer["kind"] == "Status" { answer } else { convert::object(server, info.kind, answer).await? };
     let mut answer = response::json(200, &answer);
     response::warn(&mut answer, &warnings);
     Ok(answer)
-}
-
-/// What upstream says to who deletes a job and doesn't say what becomes of its pods.
-const ORPHANS: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to \
-                       remove them or set propagationPolicy=Orphan to suppress this warning";
-
-/// Kinds whose dependents stay unless the client says otherwise, for compatibility with clients older than the
-/// garbage collector.
-fn leaves_orphans(kind: &Kind) -> bool {
-    [kinds::JOBS, kinds::REPLICATION_CONTROLLERS].contains(&kind)
 }
 
 pub async fn collection(
@@ -154,8 +145,9 @@ pub async fn delete(
     name: &str,
     options: &Options,
 ) -> Result<Value, Status> {
-    if kind == kinds::NAMESPACES && admission::IMMORTAL.contains(&name) {
-        return Err(kind.forbidden(name, "this namespace may not be deleted"));
+    let deletion = &kind.strategy.deletion;
+    if let Some(why) = (deletion.refuse)(name) {
+        return Err(kind.forbidden(name, why));
     }
     let resource = resource(server, kind)?;
     let object_key = object_key(namespace, name);
@@ -193,7 +185,7 @@ pub async fn delete(
         match commit(server, kind, name, write).await {
             Ok(_) if finished => {
                 server.services.release(kind, &old);
-                return Ok(if returns_object(kind) { new } else { success(kind, &old) });
+                return Ok(if deletion.returns_object { new } else { success(kind, &old) });
             }
             Ok(revision) => {
                 new.set_meta("resourceVersion", revision.to_string());
@@ -203,20 +195,6 @@ pub async fn delete(
             Err(status) => return Err(status),
         }
     }
-}
-
-/// Kinds whose deletion is answered with the last state rather than a Status.
-fn returns_object(kind: &Kind) -> bool {
-    [
-        kinds::PODS,
-        kinds::SERVICES,
-        kinds::SERVICE_ACCOUNTS,
-        kinds::PERSISTENT_VOLUMES,
-        kinds::PERSISTENT_VOLUME_CLAIMS,
-        kinds::POD_TEMPLATES,
-        kinds::RESOURCE_QUOTAS,
-    ]
-    .contains(&kind)
 }
 
 pub fn check_preconditions(kind: &Kind, name: &str, object: &Value, options: &Options) -> Result<(), Status> {
@@ -235,7 +213,7 @@ pub fn check_preconditions(kind: &Kind, name: &str, object: &Value, options: &Op
 
 /// Sets what a deletion sets: time, grace and the finalizers of the propagation policy.
 fn mark(kind: &Kind, object: &mut Value, options: &Options) {
-    let grace = grace_period(kind, object, options);
+    let grace = (kind.strategy.deletion.grace_period)(object, options.grace);
     let before = object.i64_at(&["metadata", "deletionGracePeriodSeconds"]);
     // A second deletion may only shorten the time that is left.
     if !object.is_deleting() || before.is_some_and(|b| grace < b) {
@@ -267,21 +245,7 @@ fn mark(kind: &Kind, object: &mut Value, options: &Options) {
     } else {
         object.set_meta("finalizers", finalizers);
     }
-    if kind == kinds::NAMESPACES {
-        object.child_mut("status").insert("phase".into(), "Terminating".into());
-    }
-}
-
-/// Seconds that a pod has to end. Only pods that may run on a node get any.
-fn grace_period(kind: &Kind, object: &Value, options: &Options) -> i64 {
-    if kind != kinds::PODS {
-        return 0;
-    }
-    let ended = matches!(object.str_at(&["status", "phase"]), "Succeeded" | "Failed");
-    if object.str_at(&["spec", "nodeName"]).is_empty() || ended {
-        return 0;
-    }
-    options.grace.or_else(|| object.i64_at(&["spec", "terminationGracePeriodSeconds"])).unwrap_or(30).max(0)
+    (kind.strategy.deletion.mark)(object);
 }
 
 #[cfg(test)]
@@ -289,8 +253,7 @@ mod tests {
     use super::*;
 
     fn marked(mut pod: Value, grace: Option<i64>) -> Value {
-        let kind = api::find("", "v1", "pods").unwrap();
-        mark(kind, &mut pod, &Options { grace, ..Options::default() });
+        mark(api::kinds::PODS, &mut pod, &Options { grace, ..Options::default() });
         pod
     }
 

@@ -161,11 +161,13 @@ pub async fn compress(answer: Response<Body>) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use api::kinds;
+
     use super::*;
 
     #[test]
     fn the_first_wish_that_is_served_counts() {
-        let pods = api::find("", "v1", "pods");
+        let pods = Some(kinds::PODS);
         let v1 = "meta.k8s.io/v1";
         for (accept, want) in [
             ("", Some((Form::Json, false))),
@@ -186,7 +188,7 @@ mod tests {
         ] {
             assert_eq!(negotiate(accept, pods, false).ok(), want, "{accept}");
         }
-        let reviews = api::find("authorization.k8s.io", "v1", "selfsubjectaccessreviews");
+        let reviews = Some(kinds::SELF_SUBJECT_ACCESS_REVIEWS);
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
         assert_eq!(negotiate(table, reviews, false).err().map(|status| status.code), Some(406));
         assert!(negotiate(&format!("{table},application/json"), reviews, false).is_ok());

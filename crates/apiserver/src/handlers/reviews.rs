@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::Kind;
+use api::{Kind, kinds};
 use apimachinery::{Cause, ObjectExt as _, Status};
 use http::{Request, Response};
 use serde_json::{Value, json};
@@ -23,37 +23,39 @@ pub async fn create(
         return Err(Status::method_not_allowed());
     }
     let (mut review, _) = body::object(server, request, info.kind, &info.query).await?;
-    let status = match info.kind.kind {
-        "Binding" => {
-            let mut target = info.clone();
-            target.kind = api::find("", "v1", "pods").ok_or_else(Status::no_route)?;
-            target.path.name = review.name().into();
-            subresource::bind(server, user, &target, &review).await?;
-            return Ok(response::json(
-                201,
-                &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
-            ));
+    let kind = info.kind;
+    if kind == kinds::BINDINGS {
+        let mut target = info.clone();
+        target.kind = kinds::PODS;
+        target.path.name = review.name().into();
+        subresource::bind(server, user, &target, &review).await?;
+        return Ok(response::json(
+            201,
+            &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
+        ));
+    }
+    let status = if kind == kinds::SELF_SUBJECT_REVIEWS {
+        json!({"userInfo": user.info()})
+    } else if kind == kinds::TOKEN_REVIEWS {
+        token(server, &review)
+    } else if kind == kinds::SELF_SUBJECT_ACCESS_REVIEWS {
+        check_access(kind, &review)?;
+        access(server, user, &review["spec"])
+    } else if kind == kinds::SUBJECT_ACCESS_REVIEWS || kind == kinds::LOCAL_SUBJECT_ACCESS_REVIEWS {
+        if kind.namespaced && review.namespace().is_empty() {
+            review.set_meta("namespace", info.path.namespace.as_str());
         }
-        "SelfSubjectReview" => json!({"userInfo": user.info()}),
-        "TokenReview" => token(server, &review),
-        "SelfSubjectAccessReview" => {
-            check_access(info.kind, &review)?;
-            access(server, user, &review["spec"])
-        }
-        "SubjectAccessReview" | "LocalSubjectAccessReview" => {
-            if info.kind.namespaced && review.namespace().is_empty() {
-                review.set_meta("namespace", info.path.namespace.as_str());
-            }
-            check_access(info.kind, &review)?;
-            let subject = User {
-                name: review.str_at(&["spec", "user"]).into(),
-                groups: review.strings_at(&["spec", "groups"]).into_iter().map(String::from).collect(),
-                ..User::default()
-            };
-            access(server, &subject, &review["spec"])
-        }
-        "SelfSubjectRulesReview" => rules(server, user, review.str_at(&["spec", "namespace"])),
-        _ => return Err(Status::no_route()),
+        check_access(kind, &review)?;
+        let subject = User {
+            name: review.str_at(&["spec", "user"]).into(),
+            groups: review.strings_at(&["spec", "groups"]).into_iter().map(String::from).collect(),
+            ..User::default()
+        };
+        access(server, &subject, &review["spec"])
+    } else if kind == kinds::SELF_SUBJECT_RULES_REVIEWS {
+        rules(server, user, review.str_at(&["spec", "namespace"]))
+    } else {
+        return Err(Status::no_route());
     };
     review["status"] = status;
     Ok(response::json(201, &review))

@@ -149,7 +149,7 @@ async fn create_named(
         let of = server.catalog.typed(kind);
         managed::track(&of, kind, Target::Main, &creation.writer, &json!({}), &mut object);
     }
-    strategy::generate(kind, &mut object);
+    (kind.strategy.generate)(&mut object);
     admission::mutate(server, user, kind, Operation::Create, &mut object)?;
     let (name, namespace) = (object.name().to_string(), object.namespace().to_string());
     let attempt = Attempt {

@@ -1,7 +1,7 @@
 use super::*;
 
 fn kind() -> &'static Kind {
-    api::find("apps", "v1", "deployments").unwrap()
+    api::kinds::DEPLOYMENTS
 }
 
 fn of() -> Typed {

@@ -41,7 +41,7 @@ pub async fn answer(server: &Arc<ApiServer>, path: &ResourcePath, query: &Query)
     // What is measured is called as it is in the core group.
     let of = [kinds::NODES, kinds::PODS]
         .into_iter()
-        .find(|kind| kind.plural() == path.plural)
+        .find(|kind| kind.is_named("", &path.plural))
         .ok_or_else(Status::no_route)?;
     let value = match (of == kinds::NODES, path.name.as_str()) {
         (true, "") => list("NodeMetricsList", nodes(server, &selected(server, of, path, query)?).await),

@@ -1,10 +1,16 @@
-//! `MutatingAdmissionPolicyBinding`.
+//! `MutatingAdmissionPolicyBinding`: where a MutatingAdmissionPolicy applies.
 
 use super::GROUP;
-use crate::kinds::{API_EXTENSIONS, Kind};
+use super::policies::{check_binding, default_matching};
+use crate::kinds::{API_EXTENSIONS, Kind, Strategy};
 
 pub static KIND: Kind = Kind {
     categories: API_EXTENSIONS,
     has_generation: true,
+    strategy: Strategy {
+        defaults: default_matching,
+        validate: |object, _, causes| check_binding(object, |_, _| {}, causes),
+        ..Strategy::PLAIN
+    },
     ..Kind::cluster(GROUP, "v1", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings")
 };

@@ -1,7 +1,13 @@
-//! `ReplicaSet`.
+//! `ReplicaSet`: a number of equal Pods.
 
-use super::GROUP;
-use crate::kinds::{ALL, Kind, Subresource};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{GROUP, check_workload};
+use crate::columns::{AGE, Column, NAME, Printer, age, containers, int, name, number, selector, wide};
+use crate::defaults::{default, set, spec};
+use crate::kinds::pod_template::default_template;
+use crate::kinds::{ALL, Kind, Strategy, Subresource};
 
 pub static KIND: Kind = Kind {
     short_names: &["rs"],
@@ -9,5 +15,45 @@ pub static KIND: Kind = Kind {
     has_generation: true,
     selectable: &["status.replicas"],
     subresources: &[Subresource::Status, Subresource::Scale],
+    strategy: Strategy {
+        defaults,
+        validate: |object, old, causes| check_workload(object, old, &[], causes),
+        printer: Printer { columns: COLUMNS, row },
+        pod_template: super::template,
+        selected: &[("status.replicas", "status.replicas", "0")],
+        ..Strategy::PLAIN
+    },
     ..Kind::namespaced(GROUP, "v1", "ReplicaSet", "replicasets")
 };
+
+fn defaults(object: &mut Value) {
+    let Some(spec) = spec(object) else { return };
+    default_template(spec.get_mut("template"));
+    default(spec, "replicas", || json!(1));
+    set(object.as_object_mut(), "status", json!({"replicas": 0}));
+}
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    number("Desired"),
+    number("Current"),
+    number("Ready"),
+    AGE,
+    wide("Containers"),
+    wide("Images"),
+    wide("Selector"),
+];
+
+fn row(o: &Value, now: Timestamp) -> Vec<Value> {
+    let (names, images) = containers(&o["spec"]["template"]);
+    vec![
+        name(o),
+        json!(int(o, &["spec", "replicas"])),
+        json!(int(o, &["status", "replicas"])),
+        json!(int(o, &["status", "readyReplicas"])),
+        age(o, now),
+        names,
+        images,
+        selector(&o["spec"]["selector"]),
+    ]
+}

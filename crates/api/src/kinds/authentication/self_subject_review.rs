@@ -1,4 +1,4 @@
-//! `SelfSubjectReview`.
+//! `SelfSubjectReview`: asks who one is.
 
 use super::GROUP;
 use crate::kinds::{Kind, Verbs};

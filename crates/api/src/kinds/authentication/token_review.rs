@@ -1,4 +1,4 @@
-//! `TokenReview`.
+//! `TokenReview`: asks whose a token is.
 
 use super::GROUP;
 use crate::kinds::{Kind, Verbs};

@@ -1,4 +1,4 @@
-//! `LocalSubjectAccessReview`.
+//! `LocalSubjectAccessReview`: asks what somebody may do in a namespace.
 
 use super::GROUP;
 use crate::kinds::{Kind, Verbs};

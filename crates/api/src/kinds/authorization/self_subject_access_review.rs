@@ -1,4 +1,4 @@
-//! `SelfSubjectAccessReview`.
+//! `SelfSubjectAccessReview`: asks whether one may do something.
 
 use super::GROUP;
 use crate::kinds::{Kind, Verbs};

@@ -1,4 +1,4 @@
-//! `SelfSubjectRulesReview`.
+//! `SelfSubjectRulesReview`: asks what one may do.
 
 use super::GROUP;
 use crate::kinds::{Kind, Verbs};

@@ -1,4 +1,4 @@
-//! `SubjectAccessReview`.
+//! `SubjectAccessReview`: asks whether somebody may do something.
 
 use super::GROUP;
 use crate::kinds::{Kind, Verbs};

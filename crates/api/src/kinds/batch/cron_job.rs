@@ -1,12 +1,99 @@
-//! `CronJob`.
+//! `CronJob`: Jobs by a schedule.
 
-use super::GROUP;
-use crate::kinds::{ALL, Kind, Subresource};
+use apimachinery::cron::Schedule;
+use apimachinery::{Cause, ObjectExt as _, clock};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{GROUP, RESTART_POLICIES, job};
+use crate::columns::{AGE, Column, NAME, Printer, age, containers, name, number, or_none, selector, text, wide};
+use crate::defaults::{child, default, default_text, set, spec};
+use crate::kinds::pod_template::{check_template, default_template};
+use crate::kinds::{ALL, Kind, Strategy, Subresource};
+use crate::validate::field::{Causes, Field};
+use crate::validate::{not_negative, one_of};
 
 pub static KIND: Kind = Kind {
     short_names: &["cj"],
     categories: ALL,
     has_generation: true,
     subresources: &[Subresource::Status],
+    strategy: Strategy {
+        defaults,
+        validate,
+        printer: Printer { columns: COLUMNS, row },
+        pod_template: |object| object.at(&["spec", "jobTemplate", "spec", "template"]),
+        ..Strategy::PLAIN
+    },
     ..Kind::namespaced(GROUP, "v1", "CronJob", "cronjobs")
 };
+
+fn defaults(object: &mut Value) {
+    let Some(spec) = spec(object) else { return };
+    default_text(spec, "concurrencyPolicy", "Allow");
+    default(spec, "suspend", || json!(false));
+    default(spec, "successfulJobsHistoryLimit", || json!(3));
+    default(spec, "failedJobsHistoryLimit", || json!(1));
+    if let Some(template_spec) = child(spec, "jobTemplate").and_then(|t| child(t, "spec")) {
+        default_template(template_spec.get_mut("template"));
+    }
+    set(object.as_object_mut(), "status", json!({}));
+}
+
+fn validate(object: &Value, _: Option<&Value>, causes: &mut Causes) {
+    let (schedule, zone) = (object.str_at(&["spec", "schedule"]), object.str_at(&["spec", "timeZone"]));
+    if schedule.is_empty() {
+        causes.push(Cause::required("spec.schedule", ""));
+    } else if schedule.contains("TZ=") {
+        let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
+        causes.push(Cause::invalid("spec.schedule", &object["spec"]["schedule"], why));
+    } else if let Err(why) = Schedule::read(schedule, None) {
+        causes.push(Cause::invalid("spec.schedule", &object["spec"]["schedule"], &why));
+    } else if let Err(why) = Schedule::read(schedule, Some(zone)) {
+        causes.push(Cause::invalid("spec.timeZone", &object["spec"]["timeZone"], &why));
+    }
+    if object.name().len() > 52 {
+        let why = "must be no more than 52 characters";
+        causes.push(Cause::invalid("metadata.name", &object["metadata"]["name"], why));
+    }
+    let job = &object["spec"]["jobTemplate"]["spec"];
+    check_template(&job["template"], "spec.jobTemplate.spec.template", RESTART_POLICIES, &[], causes);
+    job::check_spec(&Field::new(job, "spec.jobTemplate.spec"), causes);
+    for field in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
+        not_negative(object, &["spec", field], causes);
+    }
+    let policy = &["spec", "concurrencyPolicy"];
+    one_of(object, policy, "spec.concurrencyPolicy", &["Allow", "Forbid", "Replace"], causes);
+}
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    text("Schedule"),
+    text("Timezone"),
+    text("Suspend"),
+    number("Active"),
+    text("Last Schedule"),
+    AGE,
+    wide("Containers"),
+    wide("Images"),
+    wide("Selector"),
+];
+
+fn row(o: &Value, now: Timestamp) -> Vec<Value> {
+    let job = &o["spec"]["jobTemplate"]["spec"];
+    let (names, images) = containers(&job["template"]);
+    let last = o.str_at(&["status", "lastScheduleTime"]);
+    let suspended = if o["spec"]["suspend"] == true { "True" } else { "False" };
+    vec![
+        name(o),
+        o.str_at(&["spec", "schedule"]).into(),
+        or_none(o.str_at(&["spec", "timeZone"])),
+        suspended.into(),
+        json!(o.array_at(&["status", "active"]).len()),
+        if last.is_empty() { or_none("") } else { clock::age(last, now).into() },
+        age(o, now),
+        names,
+        images,
+        selector(&job["selector"]),
+    ]
+}

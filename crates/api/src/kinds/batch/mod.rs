@@ -5,6 +5,9 @@ pub(crate) mod job;
 
 const GROUP: &str = "batch";
 
+/// Those that pods of Jobs may have.
+const RESTART_POLICIES: &[&str] = &["OnFailure", "Never"];
+
 table! {
     CRON_JOBS = cron_job;
     JOBS = job;

@@ -1,4 +1,4 @@
-//! `Binding`.
+//! `Binding`: gives a Pod its node.
 
 use super::GROUP;
 use crate::kinds::{Kind, Verbs};

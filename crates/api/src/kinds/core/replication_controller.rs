@@ -1,7 +1,17 @@
-//! `ReplicationController`.
+//! `ReplicationController`: the older ReplicaSet.
+
+use apimachinery::{Cause, ObjectExt as _};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
 
 use super::GROUP;
-use crate::kinds::{ALL, Kind, Subresource};
+use super::pod_template::{check_template, default_template};
+use crate::columns::{AGE, Column, NAME, Printer, age, containers, int, name, number, pairs, wide};
+use crate::defaults::{default, set, spec};
+use crate::kinds::{ALL, Deletion, Dependents, Kind, Strategy, Subresource};
+use crate::quota::count;
+use crate::validate::field::{Causes, Field};
+use crate::validate::not_negative;
 
 pub static KIND: Kind = Kind {
     short_names: &["rc"],
@@ -9,5 +19,78 @@ pub static KIND: Kind = Kind {
     has_generation: true,
     selectable: &["status.replicas"],
     subresources: &[Subresource::Status, Subresource::Scale],
+    strategy: Strategy {
+        defaults,
+        prepare_create: label_as_pods,
+        validate,
+        printer: Printer { columns: COLUMNS, row },
+        usage: |_, usage| count(usage, KIND.plural),
+        pod_template: |object| object.at(&["spec", "template"]),
+        deletion: Deletion { dependents: Dependents::Orphaned(None), ..Deletion::PLAIN },
+        selected: &[("status.replicas", "status.replicas", "0")],
+        ..Strategy::PLAIN
+    },
     ..Kind::namespaced(GROUP, "v1", "ReplicationController", "replicationcontrollers")
 };
+
+fn defaults(object: &mut Value) {
+    let Some(spec) = spec(object) else { return };
+    default(spec, "replicas", || json!(1));
+    default_template(spec.get_mut("template"));
+    if let Some(labels) = template_labels(spec) {
+        default(spec, "selector", || labels);
+    }
+    set(object.as_object_mut(), "status", json!({"replicas": 0}));
+}
+
+fn template_labels(spec: &Map<String, Value>) -> Option<Value> {
+    spec.get("template")?.get("metadata")?.get("labels").cloned()
+}
+
+/// The object without labels has those of its pods; so it is for Jobs (upstream: `SetDefaults_ReplicationController`).
+pub fn label_as_pods(object: &mut Value) {
+    let template = object.at(&["spec", "template", "metadata", "labels"]);
+    if template.as_object().is_some_and(|labels| !labels.is_empty()) && object.labels().is_empty() {
+        let labels = template.clone();
+        object.set_meta("labels", labels);
+    }
+}
+
+fn validate(object: &Value, _: Option<&Value>, causes: &mut Causes) {
+    not_negative(object, &["spec", "replicas"], causes);
+    not_negative(object, &["spec", "minReadySeconds"], causes);
+    let selector = Field::new(object.at(&["spec", "selector"]), "spec.selector");
+    if selector.require("", causes) {
+        let labels = object.at(&["spec", "template", "metadata", "labels"]);
+        if selector.entries().any(|(key, value)| labels.get(key) != Some(value.value)) {
+            let why = "`selector` does not match template `labels`";
+            causes.push(Cause::invalid("spec.template.metadata.labels", labels, why));
+        }
+    }
+    check_template(&object["spec"]["template"], "spec.template", &["Always"], &[], causes);
+}
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    number("Desired"),
+    number("Current"),
+    number("Ready"),
+    AGE,
+    wide("Containers"),
+    wide("Images"),
+    wide("Selector"),
+];
+
+fn row(o: &Value, now: Timestamp) -> Vec<Value> {
+    let (names, images) = containers(&o["spec"]["template"]);
+    vec![
+        name(o),
+        json!(int(o, &["spec", "replicas"])),
+        json!(int(o, &["status", "replicas"])),
+        json!(int(o, &["status", "readyReplicas"])),
+        age(o, now),
+        names,
+        images,
+        pairs(&o["spec"]["selector"]),
+    ]
+}

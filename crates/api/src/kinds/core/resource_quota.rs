@@ -1,10 +1,88 @@
-//! `ResourceQuota`.
+//! `ResourceQuota`: how much of everything a namespace may hold.
+
+use apimachinery::{ObjectExt as _, names};
+use jiff::Timestamp;
+use serde_json::Value;
 
 use super::GROUP;
-use crate::kinds::{Kind, Subresource};
+use crate::columns::{AGE, NAME, Printer, age, name, text};
+use crate::kinds::{Deletion, Kind, Strategy, Subresource};
+use crate::quota::count;
+use crate::validate::field::{Causes, Field, invalid_text};
 
 pub static KIND: Kind = Kind {
     short_names: &["quota"],
     subresources: &[Subresource::Status],
+    strategy: Strategy {
+        validate,
+        printer: Printer { columns: &[NAME, text("Request"), text("Limit"), AGE], row },
+        usage: |_, usage| count(usage, KIND.plural),
+        deletion: Deletion { returns_object: true, ..Deletion::PLAIN },
+        ..Strategy::PLAIN
+    },
     ..Kind::namespaced(GROUP, "v1", "ResourceQuota", "resourcequotas")
 };
+
+const SCOPES: &[&str] = &[
+    "BestEffort",
+    "CrossNamespacePodAffinity",
+    "NotBestEffort",
+    "NotTerminating",
+    "PriorityClass",
+    "Terminating",
+    "VolumeAttributesClass",
+];
+
+fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
+    let object = Field::root(object);
+    let spec = object.at("spec");
+    for (name, amount) in spec.at("hard").entries() {
+        if let Err(why) = names::qualified_name(name) {
+            causes.push(invalid_text(&amount.path, name, &why));
+        }
+        amount.quantity(causes);
+    }
+    let scopes: Vec<&str> = spec.at("scopes").items().map(|s| s.text()).collect();
+    for scope in spec.at("scopes").items() {
+        scope.one_of(SCOPES, causes);
+    }
+    for (one, other) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
+        if scopes.contains(&one) && scopes.contains(&other) {
+            spec.at("scopes").invalid("conflicting scopes", causes);
+        }
+    }
+    spec.at("scopes").immutable(old, causes);
+    for expression in spec.at("scopeSelector").at("matchExpressions").items() {
+        expression.at("scopeName").must_be(SCOPES, causes);
+        let values = expression.at("values");
+        match expression.at("operator").text() {
+            "In" | "NotIn" => {
+                values.require(
+                    "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
+                    causes,
+                );
+            }
+            "Exists" | "DoesNotExist" => {
+                if !values.is_empty() {
+                    values.invalid(
+                        "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector",
+                        causes,
+                    );
+                }
+            }
+            _ => expression.at("operator").invalid("not a valid selector operator", causes),
+        }
+    }
+}
+
+fn row(o: &Value, now: Timestamp) -> Vec<Value> {
+    let part = |limits: bool| {
+        let hard = o["status"]["hard"].as_object().into_iter().flatten();
+        let list: Vec<String> = hard
+            .filter(|(k, _)| k.starts_with("limits.") == limits)
+            .map(|(k, v)| format!("{k}: {}/{}", o.str_at(&["status", "used", k]), v.as_str().unwrap_or("")))
+            .collect();
+        list.join(", ")
+    };
+    vec![name(o), part(false).into(), part(true).into(), age(o, now)]
+}

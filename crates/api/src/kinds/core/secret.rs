@@ -1,6 +1,74 @@
-//! `Secret`.
+//! `Secret`: a ConfigMap that is kept apart.
+
+use apimachinery::{Cause, ObjectExt as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use super::GROUP;
-use crate::kinds::Kind;
+use super::config_map::data_keys;
+use crate::columns::{AGE, NAME, Printer, age, name, number, text};
+use crate::defaults::default_text;
+use crate::kinds::{Kind, Strategy};
+use crate::quota::count;
+use crate::validate::field::Causes;
+use crate::validate::immutable;
 
-pub static KIND: Kind = Kind { selectable: &["type"], ..Kind::namespaced(GROUP, "v1", "Secret", "secrets") };
+pub static KIND: Kind = Kind {
+    selectable: &["type"],
+    strategy: Strategy {
+        defaults: |secret| {
+            if let Some(secret) = secret.as_object_mut() {
+                default_text(secret, "type", "Opaque");
+            }
+        },
+        prepare_create: fold_string_data,
+        prepare_update: |new, _, _| fold_string_data(new),
+        validate,
+        printer: Printer { columns: &[NAME, text("Type"), number("Data"), AGE], row },
+        usage: |_, usage| count(usage, KIND.plural),
+        ..Strategy::PLAIN
+    },
+    ..Kind::namespaced(GROUP, "v1", "Secret", "secrets")
+};
+
+/// Secrets may be written with plain text, which is kept encoded like the rest.
+fn fold_string_data(secret: &mut Value) {
+    let Some(Value::Object(plain)) = secret.as_object_mut().and_then(|m| m.remove("stringData")) else { return };
+    let data = secret.child_mut("data");
+    for (key, value) in plain {
+        data.insert(key, STANDARD.encode(value.as_str().unwrap_or("")).into());
+    }
+}
+
+fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
+    data_keys(object, old, &["data"], causes);
+    immutable(object, old, &["type"], "type", causes);
+    let needs = |key: &'static str, causes: &mut Vec<Cause>| {
+        if object["data"].get(key).is_none() {
+            causes.push(Cause::required(format!("data[{key}]"), ""));
+        }
+    };
+    match object.str_at(&["type"]) {
+        "kubernetes.io/tls" => {
+            needs("tls.crt", causes);
+            needs("tls.key", causes);
+        }
+        "kubernetes.io/dockerconfigjson" => needs(".dockerconfigjson", causes),
+        "kubernetes.io/dockercfg" => needs(".dockercfg", causes),
+        "kubernetes.io/ssh-auth" => needs("ssh-privatekey", causes),
+        "kubernetes.io/service-account-token" => {
+            const ACCOUNT: &str = "kubernetes.io/service-account.name";
+            if object["metadata"]["annotations"][ACCOUNT].as_str().is_none_or(str::is_empty) {
+                causes.push(Cause::required(format!("metadata.annotations[{ACCOUNT}]"), ""));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn row(o: &Value, now: Timestamp) -> Vec<Value> {
+    let data = o["data"].as_object().map_or(0, serde_json::Map::len);
+    vec![name(o), o.str_at(&["type"]).into(), json!(data), age(o, now)]
+}

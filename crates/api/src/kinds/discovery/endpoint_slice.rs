@@ -1,7 +1,76 @@
-//! `EndpointSlice`.
+//! `EndpointSlice`: a part of the addresses behind a Service.
+
+use apimachinery::{ObjectExt as _, names};
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use super::GROUP;
-use crate::kinds::Kind;
+use crate::columns::{AGE, NAME, Printer, age, int, name, text};
+use crate::defaults::{default, items};
+use crate::kinds::{Kind, Strategy};
+use crate::validate::field::{Causes, Field, too_many};
 
-pub static KIND: Kind =
-    Kind { has_generation: true, ..Kind::namespaced(GROUP, "v1", "EndpointSlice", "endpointslices") };
+pub static KIND: Kind = Kind {
+    has_generation: true,
+    strategy: Strategy {
+        defaults,
+        validate,
+        printer: Printer { columns: &[NAME, text("AddressType"), text("Ports"), text("Endpoints"), AGE], row },
+        ..Strategy::PLAIN
+    },
+    ..Kind::namespaced(GROUP, "v1", "EndpointSlice", "endpointslices")
+};
+
+fn defaults(object: &mut Value) {
+    let Some(map) = object.as_object_mut() else { return };
+    for port in items(map, "ports") {
+        default(port, "name", || json!(""));
+        default(port, "protocol", || json!("TCP"));
+    }
+}
+
+fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
+    let object = Field::root(object);
+    let kind = object.at("addressType");
+    kind.must_be(&["FQDN", "IPv4", "IPv6"], causes);
+    kind.immutable(old, causes);
+    too_many(&object.at("endpoints"), 1000, causes);
+    for endpoint in object.at("endpoints").items() {
+        let addresses = endpoint.at("addresses");
+        addresses.require("must contain at least 1 address", causes);
+        too_many(&addresses, 100, causes);
+        for address in addresses.items() {
+            match kind.text() {
+                "IPv4" if address.text().parse::<std::net::Ipv4Addr>().is_err() => {
+                    address.invalid("must be a valid IPv4 address", causes);
+                }
+                "IPv6" if address.text().parse::<std::net::Ipv6Addr>().is_err() => {
+                    address.invalid("must be a valid IPv6 address", causes);
+                }
+                "FQDN" => address.is(names::dns1123_subdomain, causes),
+                _ => address.not_special(causes),
+            }
+        }
+    }
+    object.at("ports").unique("name", causes);
+    too_many(&object.at("ports"), 100, causes);
+    for port in object.at("ports").items() {
+        port.at("name").is(names::dns1123_label, causes);
+        port.at("protocol").must_be(&["SCTP", "TCP", "UDP"], causes);
+        if port.at("port").is_set() {
+            port.at("port").port(causes);
+        }
+    }
+}
+
+fn row(o: &Value, now: Timestamp) -> Vec<Value> {
+    let ports: Vec<String> = o.array_at(&["ports"]).iter().map(|p| int(p, &["port"]).to_string()).collect();
+    let addresses: Vec<&str> = o.array_at(&["endpoints"]).iter().flat_map(|e| e.strings_at(&["addresses"])).collect();
+    let shown = match addresses.len() {
+        0 => "<unset>".to_string(),
+        n if n > 3 => format!("{} + {} more...", addresses[..3].join(","), n - 3),
+        _ => addresses.join(","),
+    };
+    let ports = if ports.is_empty() { "<unset>".to_string() } else { ports.join(",") };
+    vec![name(o), o.str_at(&["addressType"]).into(), ports.into(), shown.into(), age(o, now)]
+}

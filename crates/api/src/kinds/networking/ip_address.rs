@@ -1,4 +1,4 @@
-//! `IPAddress`.
+//! `IPAddress`: an address that a Service has.
 
 use super::GROUP;
 use crate::kinds::Kind;

@@ -1,6 +1,15 @@
-//! `ClusterRole`.
+//! `ClusterRole`: rules about the whole cluster, or for use in namespaces.
 
-use super::GROUP;
-use crate::kinds::Kind;
+use apimachinery::names;
 
-pub static KIND: Kind = Kind::cluster(GROUP, "v1", "ClusterRole", "clusterroles");
+use super::{GROUP, check_role};
+use crate::kinds::{Kind, Strategy};
+
+pub static KIND: Kind = Kind {
+    strategy: Strategy {
+        name: names::path_segment,
+        validate: |object, _, causes| check_role(object, false, causes),
+        ..Strategy::PLAIN
+    },
+    ..Kind::cluster(GROUP, "v1", "ClusterRole", "clusterroles")
+};

@@ -1,6 +1,17 @@
-//! `ClusterRoleBinding`.
+//! `ClusterRoleBinding`: who has a ClusterRole everywhere.
 
-use super::GROUP;
-use crate::kinds::Kind;
+use apimachinery::names;
 
-pub static KIND: Kind = Kind::cluster(GROUP, "v1", "ClusterRoleBinding", "clusterrolebindings");
+use super::{BINDING_PRINTER, GROUP, check_binding, default_binding};
+use crate::kinds::{Kind, Strategy};
+
+pub static KIND: Kind = Kind {
+    strategy: Strategy {
+        name: names::path_segment,
+        defaults: default_binding,
+        validate: |object, old, causes| check_binding(object, old, &["ClusterRole"], false, causes),
+        printer: BINDING_PRINTER,
+        ..Strategy::PLAIN
+    },
+    ..Kind::cluster(GROUP, "v1", "ClusterRoleBinding", "clusterrolebindings")
+};

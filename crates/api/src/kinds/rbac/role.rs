@@ -1,6 +1,15 @@
-//! `Role`.
+//! `Role`: rules about a namespace.
 
-use super::GROUP;
-use crate::kinds::Kind;
+use apimachinery::names;
 
-pub static KIND: Kind = Kind::namespaced(GROUP, "v1", "Role", "roles");
+use super::{GROUP, check_role};
+use crate::kinds::{Kind, Strategy};
+
+pub static KIND: Kind = Kind {
+    strategy: Strategy {
+        name: names::path_segment,
+        validate: |object, _, causes| check_role(object, true, causes),
+        ..Strategy::PLAIN
+    },
+    ..Kind::namespaced(GROUP, "v1", "Role", "roles")
+};

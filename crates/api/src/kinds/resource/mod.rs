@@ -5,6 +5,10 @@ pub(crate) mod resource_claim;
 pub(crate) mod resource_claim_template;
 pub(crate) mod resource_slice;
 
+use serde_json::{Map, Value};
+
+use crate::defaults::{child, default_number, default_text, items};
+
 const GROUP: &str = "resource.k8s.io";
 
 table! {
@@ -12,4 +16,22 @@ table! {
     RESOURCE_CLAIMS = resource_claim;
     RESOURCE_CLAIM_TEMPLATES = resource_claim_template;
     RESOURCE_SLICES = resource_slice;
+}
+
+/// The spec of a claim, its own or that of a template.
+fn default_claim(claim: &mut Map<String, Value>) {
+    let Some(devices) = child(claim, "devices") else { return };
+    for asked in items(devices, "requests") {
+        if let Some(exact) = child(asked, "exactly") {
+            default_request(exact);
+        }
+        items(asked, "firstAvailable").for_each(default_request);
+    }
+}
+
+fn default_request(of: &mut Map<String, Value>) {
+    default_text(of, "allocationMode", "ExactCount");
+    if of.get("allocationMode").is_some_and(|mode| mode == "ExactCount") {
+        default_number(of, "count", 1);
+    }
 }

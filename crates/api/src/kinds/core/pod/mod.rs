@@ -1,7 +1,24 @@
-//! `Pod`.
+//! `Pod`: containers that share a node, an address and volumes.
+
+pub mod amounts;
+mod columns;
+mod container;
+mod defaults;
+pub mod logs;
+pub mod placement;
+pub mod security;
+pub mod static_pods;
+mod validate;
+mod volumes;
+
+use apimachinery::ObjectExt as _;
+use serde_json::Value;
 
 use super::GROUP;
-use crate::kinds::{ALL, Kind, Subresource};
+use crate::kinds::{ALL, Deletion, Kind, Strategy, Subresource, Target};
+
+pub use defaults::{foreign_volume as default_foreign_volume, qos_class, spec as default_spec};
+pub use validate::{resize, spec as check_spec};
 
 const FIELDS: &[&str] = &[
     "spec.nodeName",
@@ -31,5 +48,35 @@ pub static KIND: Kind = Kind {
         Subresource::PortForward,
         Subresource::PodProxy,
     ],
+    strategy: Strategy {
+        defaults: defaults::pod,
+        prepare_update,
+        validate: validate::pod,
+        printer: columns::PRINTER,
+        usage: amounts::usage,
+        deletion: Deletion { grace_period, returns_object: true, ..Deletion::PLAIN },
+        selected: &[("spec.hostNetwork", "spec.hostNetwork", "false")],
+        ..Strategy::PLAIN
+    },
     ..Kind::namespaced(GROUP, "v1", "Pod", "pods")
 };
+
+/// Ephemeral containers change by their subresource alone.
+fn prepare_update(new: &mut Value, old: &Value, target: Target) {
+    if target != Target::Main {
+        return;
+    }
+    match &old["spec"]["ephemeralContainers"] {
+        Value::Null => drop(new.child_mut("spec").remove("ephemeralContainers")),
+        present => drop(new.child_mut("spec").insert("ephemeralContainers".into(), present.clone())),
+    }
+}
+
+/// Seconds that a pod has to end. Only pods that may run on a node get any.
+fn grace_period(pod: &Value, said: Option<i64>) -> i64 {
+    let ended = matches!(pod.str_at(&["status", "phase"]), "Succeeded" | "Failed");
+    if pod.str_at(&["spec", "nodeName"]).is_empty() || ended {
+        return 0;
+    }
+    said.or_else(|| pod.i64_at(&["spec", "terminationGracePeriodSeconds"])).unwrap_or(30).max(0)
+}

@@ -3,7 +3,9 @@
 use apimachinery::Quantity;
 use serde_json::{Map, Value, json};
 
-use super::{child, default, default_number, default_text, items};
+use super::amounts::container_amounts;
+use crate::defaults::{child, default, default_number, default_text, items};
+use crate::kinds::persistent_volume_claim;
 
 pub fn pod(object: &mut Value) {
     let Some(map) = object.as_object_mut() else { return };
@@ -115,7 +117,7 @@ fn whole(spec: &mut Map<String, Value>) {
     if limits.is_empty() {
         return;
     }
-    let asked = crate::quota::container_amounts(&json!(spec), "requests");
+    let asked = container_amounts(&json!(spec), "requests");
     if let Some(resources) = child(spec, "resources") {
         default(resources, "requests", || json!({}));
         if let Some(requests) = child(resources, "requests") {
@@ -228,7 +230,7 @@ fn default_volume(volume: &mut Map<String, Value>) {
     if let Some(claim) = child(volume, "ephemeral").and_then(|e| child(e, "volumeClaimTemplate"))
         && let Some(spec) = child(claim, "spec")
     {
-        super::claim_spec(spec);
+        persistent_volume_claim::default_spec(spec);
     }
 }
 
@@ -242,7 +244,7 @@ fn field_ref(item: &mut Map<String, Value>) {
 }
 
 /// The older kinds of volumes, of pods and of PersistentVolumes.
-pub(super) fn foreign_volume(of: &mut Map<String, Value>) {
+pub fn foreign_volume(of: &mut Map<String, Value>) {
     if let Some(disk) = child(of, "iscsi") {
         default_text(disk, "iscsiInterface", "default");
     }

@@ -3,8 +3,8 @@
 use apimachinery::{Cause, names};
 use serde_json::json;
 
-use super::field::{Causes, Field};
-use super::pod::resources;
+use super::validate::resources;
+use crate::validate::field::{Causes, Field};
 
 /// Which list of a pod's spec a container stands in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,9 +6,8 @@ use apimachinery::{Cause, ObjectExt as _, Quantity, names};
 use serde_json::{Map, Value};
 
 use super::container::{self, Role, Surroundings};
-use super::field::{Field, too_many};
-use super::{placement, volumes};
-use crate::static_pods;
+use super::{amounts, placement, static_pods, volumes};
+use crate::validate::field::{Field, too_many};
 
 pub fn pod(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     let Some(old) = old else {
@@ -131,7 +130,7 @@ fn may_narrow(object: &Value, old: &Value, causes: &mut Vec<Cause>) {
 /// A pod's quality of service is fixed when it is made.
 pub fn resize(object: &Value, old: &Value, causes: &mut Vec<Cause>) {
     spec(&object["spec"], "spec", &[], causes);
-    let class = |pod: &Value| crate::defaults::qos_class(&pod["spec"]);
+    let class = |pod: &Value| super::qos_class(&pod["spec"]);
     if class(object) != class(old) {
         let why = "Pod QOS Class may not change as a result of resizing";
         causes.push(Cause::invalid("metadata.labels", &Value::from(class(object)), why));
@@ -323,7 +322,7 @@ fn whole(spec: &Field<'_>, causes: &mut Vec<Cause>) {
         }
     }
     let of = |part: &str, name: &str| Quantity::from_json(&own.value[part][name]);
-    for (name, asked) in crate::quota::container_amounts(spec.value, "requests") {
+    for (name, asked) in amounts::container_amounts(spec.value, "requests") {
         if let Some(whole) = of("requests", &name).filter(|whole| *whole < asked) {
             let detail = format!(
                 "must be greater than or equal to aggregate container requests of {}",

@@ -2,7 +2,7 @@
 
 use apimachinery::names;
 
-use super::field::{Causes, Field};
+use crate::validate::field::{Causes, Field};
 
 /// All sources that a volume may have.
 const SOURCES: &[&str] = &[

@@ -2,10 +2,11 @@
 
 use apimachinery::{Cause, names};
 
-use super::field::{Causes, Field};
+use crate::validate::field::{Causes, Field};
+use crate::validate::meta;
 
 pub fn check(spec: &Field<'_>, causes: &mut Causes) {
-    super::meta::labels(spec.at("nodeSelector").value, &spec.at("nodeSelector").path, causes);
+    meta::labels(spec.at("nodeSelector").value, &spec.at("nodeSelector").path, causes);
     node_affinity(&spec.at("affinity").at("nodeAffinity"), causes);
     for kind in ["podAffinity", "podAntiAffinity"] {
         pod_affinity(&spec.at("affinity").at(kind), causes);

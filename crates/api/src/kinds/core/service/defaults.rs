@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{default, default_text, items, spec};
+use crate::defaults::{default, default_text, items, set, spec};
 
 pub fn service(object: &mut Value) {
     let Some(spec) = spec(object) else { return };
@@ -39,7 +39,7 @@ pub fn service(object: &mut Value) {
         }
     }
     let map = object.as_object_mut();
-    super::set(map, "status", json!({"loadBalancer": {}}));
+    set(map, "status", json!({"loadBalancer": {}}));
 }
 
 #[cfg(test)]

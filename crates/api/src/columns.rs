@@ -1,9 +1,5 @@
-//! The columns of `kubectl get`, as upstream prints them for each kind (`meta.k8s.io/v1` Table).
-
-mod core;
-mod policy;
-mod storage;
-mod workloads;
+//! The columns of `kubectl get`, as upstream prints them for each kind (`meta.k8s.io/v1` Table). Each kind has its columns in its
+//! room; here is what the rooms share.
 
 use apimachinery::{ObjectExt as _, clock};
 use jiff::Timestamp;
@@ -19,17 +15,17 @@ pub struct Column {
     pub wide: bool,
 }
 
-const fn text(name: &'static str) -> Column {
+pub(crate) const fn text(name: &'static str) -> Column {
     Column { name, kind: "string", wide: false }
 }
-const fn number(name: &'static str) -> Column {
+pub(crate) const fn number(name: &'static str) -> Column {
     Column { name, kind: "integer", wide: false }
 }
-const fn wide(name: &'static str) -> Column {
+pub(crate) const fn wide(name: &'static str) -> Column {
     Column { name, kind: "string", wide: true }
 }
-const NAME: Column = text("Name");
-const AGE: Column = text("Age");
+pub(crate) const NAME: Column = text("Name");
+pub(crate) const AGE: Column = text("Age");
 
 /// How a kind is printed.
 #[derive(Clone, Copy)]
@@ -47,46 +43,32 @@ impl Printer {
     };
 }
 
-/// Columns, and the function that fills them for an object at a time.
-type Shape = (&'static [Column], fn(&Value, Timestamp) -> Vec<Value>);
-
-/// The printer of `kind`. Kinds without columns of their own get name and age.
-pub fn printer(kind: &Kind) -> Printer {
-    let found = match kind.group {
-        "" | "events.k8s.io" => core::printer(kind.plural()).or_else(|| storage::printer(kind.plural())),
-        "apps" | "batch" | "autoscaling" => workloads::printer(kind.plural()),
-        "storage.k8s.io" => storage::printer(kind.plural()),
-        _ => policy::printer(kind.plural()),
-    };
-    found.unwrap_or(kind.strategy.printer)
-}
-
-fn name(o: &Value) -> Value {
+pub(crate) fn name(o: &Value) -> Value {
     o.name().into()
 }
 
-fn age(o: &Value, now: Timestamp) -> Value {
+pub(crate) fn age(o: &Value, now: Timestamp) -> Value {
     clock::age(o.meta("creationTimestamp"), now).into()
 }
 
-fn int(o: &Value, path: &[&str]) -> i64 {
+pub(crate) fn int(o: &Value, path: &[&str]) -> i64 {
     o.i64_at(path).unwrap_or(0)
 }
 
 /// `text`, or the filler that upstream prints for nothing.
-fn or_none(text: &str) -> Value {
+pub(crate) fn or_none(text: &str) -> Value {
     if text.is_empty() { "<none>".into() } else { text.into() }
 }
 
 /// `a=b,c=d`, or `<none>`.
-fn pairs(map: &Value) -> Value {
+pub(crate) fn pairs(map: &Value) -> Value {
     let parts: Vec<String> =
         map.as_object().into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or(""))).collect();
     or_none(&parts.join(","))
 }
 
 /// A `metav1.LabelSelector` in kubectl's words.
-fn selector(s: &Value) -> Value {
+pub(crate) fn selector(s: &Value) -> Value {
     let mut parts: Vec<String> = s["matchLabels"]
         .as_object()
         .into_iter()
@@ -106,7 +88,7 @@ fn selector(s: &Value) -> Value {
 }
 
 /// Names and images of the containers of a pod template.
-fn containers(template: &Value) -> (Value, Value) {
+pub(crate) fn containers(template: &Value) -> (Value, Value) {
     let list = template.array_at(&["spec", "containers"]);
     let join = |field: &str| list.iter().map(|c| c.str_at(&[field])).collect::<Vec<_>>().join(",");
     (join("name").into(), join("image").into())
@@ -114,7 +96,7 @@ fn containers(template: &Value) -> (Value, Value) {
 
 /// The table of `objects`, each with the cells of its row and what `include` makes of it.
 pub fn table(kind: &Kind, objects: &[Value], include: impl Fn(&Value) -> Value, metadata: Value) -> Value {
-    let printer = printer(kind);
+    let printer = &kind.strategy.printer;
     let now = apimachinery::clock::now();
     let columns: Vec<Value> = printer
         .columns
@@ -137,7 +119,7 @@ mod tests {
     #[test]
     fn every_kind_fills_every_column_even_of_an_empty_object() {
         for kind in crate::KINDS {
-            let printer = printer(kind);
+            let printer = &kind.strategy.printer;
             let row = (printer.row)(&json!({}), apimachinery::clock::now());
             assert_eq!(row.len(), printer.columns.len(), "{}", kind.plural());
         }

@@ -1,0 +1,195 @@
+//! What `kubectl get pods` prints.
+
+use apimachinery::{ObjectExt as _, clock};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::columns::{AGE, Column, NAME, Printer, age, int, name, or_none, text, wide};
+
+pub const PRINTER: Printer = Printer { columns: COLUMNS, row };
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    text("Ready"),
+    text("Status"),
+    text("Restarts"),
+    AGE,
+    wide("IP"),
+    wide("Node"),
+    wide("Nominated Node"),
+    wide("Readiness Gates"),
+];
+
+fn row(o: &Value, now: Timestamp) -> Vec<Value> {
+    let state = pod_state(o, now);
+    let gates = o.array_at(&["spec", "readinessGates"]);
+    let conditions = o.array_at(&["status", "conditions"]);
+    let met = gates
+        .iter()
+        .filter(|g| conditions.iter().any(|c| c["type"] == g["conditionType"] && c["status"] == "True"))
+        .count();
+    let gates = if gates.is_empty() { or_none("") } else { format!("{met}/{}", gates.len()).into() };
+    vec![
+        name(o),
+        format!("{}/{}", state.ready, state.total).into(),
+        state.reason.into(),
+        state.restarts.into(),
+        age(o, now),
+        or_none(o.str_at(&["status", "podIP"])),
+        or_none(o.str_at(&["spec", "nodeName"])),
+        or_none(o.str_at(&["status", "nominatedNodeName"])),
+        gates,
+    ]
+}
+
+struct PodState {
+    reason: String,
+    ready: usize,
+    total: usize,
+    restarts: String,
+}
+
+/// What the STATUS column says, by upstream's rules: the first thing that keeps the pod from running.
+fn pod_state(o: &Value, now: Timestamp) -> PodState {
+    let phase = o.str_at(&["status", "phase"]);
+    let mut reason = o.str_at(&["status", "reason"]).to_string();
+    if reason.is_empty() {
+        reason = phase.to_string();
+    }
+    let conditions = o.array_at(&["status", "conditions"]);
+    if conditions.iter().any(|c| c["type"] == "PodScheduled" && c["reason"] == "SchedulingGated") {
+        reason = "SchedulingGated".into();
+    }
+    let specs = o.array_at(&["spec", "initContainers"]);
+    let sidecar = |n: &str| specs.iter().any(|s| s["name"] == n && s["restartPolicy"] == "Always");
+    let mut total = o.array_at(&["spec", "containers"]).len();
+    let sidecars = specs.iter().filter(|s| s["restartPolicy"] == "Always").count();
+    let mut ready = 0;
+    let mut restarts = 0;
+    let mut last_restart = "";
+    let mut initializing = false;
+    let note = |s: &Value, restarts: &mut i64| -> String {
+        *restarts += int(s, &["restartCount"]);
+        s.str_at(&["lastState", "terminated", "finishedAt"]).to_string()
+    };
+    let mut last = String::new();
+    for (i, s) in o.array_at(&["status", "initContainerStatuses"]).iter().enumerate() {
+        last = last.max(note(s, &mut restarts));
+        let is_sidecar = sidecar(s.str_at(&["name"]));
+        if is_sidecar && s["ready"] == true {
+            ready += 1;
+        }
+        if initializing {
+            continue;
+        }
+        let terminated = &s["state"]["terminated"];
+        if terminated.is_object() && int(terminated, &["exitCode"]) == 0 {
+            continue;
+        }
+        if is_sidecar && s["started"] == true {
+            continue;
+        }
+        let waiting = s.str_at(&["state", "waiting", "reason"]);
+        reason = if terminated.is_object() {
+            format!("Init:{}", exit_reason(terminated))
+        } else if !waiting.is_empty() && waiting != "PodInitializing" {
+            format!("Init:{waiting}")
+        } else {
+            format!("Init:{i}/{}", specs.len())
+        };
+        initializing = true;
+    }
+    if !initializing {
+        restarts = o
+            .array_at(&["status", "initContainerStatuses"])
+            .iter()
+            .filter(|s| sidecar(s.str_at(&["name"])))
+            .map(|s| int(s, &["restartCount"]))
+            .sum();
+        let mut running = false;
+        for s in o.array_at(&["status", "containerStatuses"]).iter().rev() {
+            last = last.max(note(s, &mut restarts));
+            let waiting = s.str_at(&["state", "waiting", "reason"]);
+            let terminated = &s["state"]["terminated"];
+            if !waiting.is_empty() {
+                reason = waiting.into();
+            } else if terminated.is_object() {
+                reason = exit_reason(terminated);
+            } else if s["ready"] == true && s["state"]["running"].is_object() {
+                running = true;
+                ready += 1;
+            }
+        }
+        if reason == "Completed" && running {
+            let is_ready = conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
+            reason = if is_ready { "Running".into() } else { "NotReady".into() };
+        }
+    }
+    total += sidecars;
+    if o.is_deleting() {
+        if o.str_at(&["status", "reason"]) == "NodeLost" {
+            reason = "Unknown".into();
+        } else if !matches!(phase, "Succeeded" | "Failed") {
+            reason = "Terminating".into();
+        }
+    }
+    if restarts > 0 && !last.is_empty() {
+        last_restart = &last;
+    }
+    let restarts = if last_restart.is_empty() {
+        restarts.to_string()
+    } else {
+        format!("{restarts} ({} ago)", clock::age(last_restart, now))
+    };
+    PodState { reason, ready, total, restarts }
+}
+
+fn exit_reason(terminated: &Value) -> String {
+    let reason = terminated.str_at(&["reason"]);
+    if !reason.is_empty() {
+        return reason.into();
+    }
+    match int(terminated, &["signal"]) {
+        0 => format!("ExitCode:{}", int(terminated, &["exitCode"])),
+        signal => format!("Signal:{signal}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn status(pod: Value) -> String {
+        let s = pod_state(&pod, Timestamp::now());
+        format!("{}/{} {} {}", s.ready, s.total, s.reason, s.restarts)
+    }
+
+    #[test]
+    fn pod_status_names_the_first_obstacle() {
+        let one = json!({"containers": [{"name": "a"}]});
+        let with = |status: Value| json!({"spec": one, "status": status});
+        assert_eq!(status(with(json!({"phase": "Pending"}))), "0/1 Pending 0");
+        assert_eq!(
+            status(with(json!({"phase": "Running", "containerStatuses": [
+                {"name": "a", "ready": true, "restartCount": 0, "state": {"running": {}}}]}))),
+            "1/1 Running 0"
+        );
+        assert_eq!(
+            status(with(json!({"phase": "Running", "containerStatuses": [
+                {"name": "a", "restartCount": 2, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}))),
+            "0/1 CrashLoopBackOff 2"
+        );
+        assert_eq!(
+            status(with(json!({"phase": "Failed", "containerStatuses": [
+                {"name": "a", "restartCount": 0, "state": {"terminated": {"exitCode": 3}}}]}))),
+            "0/1 ExitCode:3 0"
+        );
+        let init = json!({"spec": {"containers": [{"name": "a"}], "initContainers": [{"name": "i"}, {"name": "j"}]},
+            "status": {"phase": "Pending", "initContainerStatuses": [
+                {"name": "i", "restartCount": 0, "state": {"terminated": {"exitCode": 0}}},
+                {"name": "j", "restartCount": 0, "state": {"running": {}}}]}});
+        assert_eq!(status(init), "0/1 Init:1/2 0");
+    }
+}
