@@ -11,7 +11,7 @@ fuzz_target!(|data: &[u8]| {
     if !object.is_object() || !api::schema::types().check(&kind.schema(), &mut object).mismatched.is_empty() {
         return;
     }
-    api::defaults::apply(kind, &mut object);
-    let _ = api::validate::check(kind, &object, None);
-    let _ = api::validate::check(kind, &object, Some(&object));
+    kind.apply_defaults(&mut object);
+    let _ = kind.check(&object, None);
+    let _ = kind.check(&object, Some(&object));
 });

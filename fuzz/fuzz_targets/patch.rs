@@ -9,7 +9,7 @@ use serde_json::Value;
 fuzz_target!(|data: &[u8]| {
     let Ok((Value::Array(pair), _)) = api::decode::json(data) else { return };
     let [object, change] = pair.as_slice() else { return };
-    let Some(pod) = api::find("", "v1", "pods") else { return };
+    let pod = api::kinds::PODS;
     let _ = patch::strategic_merge(&mut object.clone(), change, &BuiltinStrategy::of(pod));
     let mut patched = object.clone();
     if patch::json_patch(&mut patched, change).is_ok() {

@@ -1,14 +1,7 @@
 //! What upstream fills in where a manifest is silent. The result is visible in `kubectl get -o yaml`, so it must be
-//! the same, field by field. What a kind fills in is in its room; here are the tools that the rooms share.
+//! the same, field by field. What a kind fills in is in its module; here are the tools that the modules share.
 
 use serde_json::{Map, Value, json};
-
-use crate::Kind;
-
-/// Fills in the defaults of `object`, which is of `kind`.
-pub fn apply(kind: &Kind, object: &mut Value) {
-    (kind.strategy.defaults)(object);
-}
 
 /// Sets `key` unless it is there.
 pub(crate) fn default(map: &mut Map<String, Value>, key: &str, value: impl FnOnce() -> Value) {

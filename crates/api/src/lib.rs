@@ -1,13 +1,14 @@
 //! What the API server must know of each built-in kind of Kubernetes v1.37.
 //!
-//! - [`kinds`]: a room for each kind: names, subresources, defaults, checks, columns and whatever else is particular to it, as a
+//! - [`kinds`]: a module for each kind: names, subresources, defaults, checks, columns and whatever else is particular to it, as a
 //!   [`kinds::Strategy`]
 //! - [`schema`]: field names and types, from which unknown fields and wrong types are found
 //! - [`decode`], [`protobuf`]: from bytes to values
 //! - [`merge`]: which lists a strategic merge patch merges, and by which key
-//! - [`defaults`], [`validate`], [`columns`], [`quota`], [`versions`]: the same of any kind, and the tools that rooms share
+//! - [`defaults`], [`validate`], [`columns`]: tools that they share, which know no kind
 //! - [`managed`]: fields and their managers, for server-side apply
 //! - [`custom`]: the same for kinds of custom resource definitions
+//! - [`quota`]: what objects use of a ResourceQuota
 //! - [`pod_logs`]: what is asked of a pod's logs
 //! - [`pod_security`]: the Pod Security Standards
 //! - [`static_pods`]: pods that nodes have from elsewhere
@@ -23,11 +24,12 @@ pub mod kinds;
 pub mod managed;
 pub mod merge;
 pub mod protobuf;
-pub mod quota;
 pub mod schema;
 pub mod validate;
-pub mod versions;
 
-pub use kinds::pod::{logs as pod_logs, security as pod_security, static_pods};
+#[cfg(test)]
+mod tests;
+
+pub use kinds::pod::{logs as pod_logs, resize as check_resize, security as pod_security, static_pods};
 pub use kinds::service::families as service_families;
-pub use kinds::{KINDS, Kind, OLDER, Subresource, Verbs, find};
+pub use kinds::{KINDS, Kind, OLDER, Subresource, Verbs, find, quota};

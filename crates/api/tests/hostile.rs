@@ -73,7 +73,7 @@ proptest! {
 
     #[test]
     fn objects_are_checked_compared_and_merged(a in anything(), b in anything()) {
-        let pod = api::find("", "v1", "pods").unwrap();
+        let pod = api::kinds::PODS;
         let mut checked = a.clone();
         let _ = schema::types().check(&pod.schema(), &mut checked);
         let of = managed::typed(&pod.schema());
@@ -99,12 +99,12 @@ proptest! {
             // (The stored one, `old`, is of any shape too.)
             object = json!({"metadata": {"name": "x"}, "spec": object});
         }
-        api::defaults::apply(kind, &mut object);
-        let _ = api::validate::check(kind, &object, None);
-        let _ = api::validate::check(kind, &object, Some(&old));
+        kind.apply_defaults(&mut object);
+        let _ = kind.check(&object, None);
+        let _ = kind.check(&object, Some(&old));
         if let Some(kept) = kind.kept_as() {
-            api::versions::convert(kind, &mut object, &kept.api_version());
-            api::versions::convert(kind, &mut object, &kind.api_version());
+            kind.convert(&mut object, &kept.api_version());
+            kind.convert(&mut object, &kind.api_version());
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use api::custom::{self, Definition};
 use api::managed::{Typed, typed};
 use api::schema::{self, Findings};
-use api::{KINDS, Kind, OLDER, columns, defaults, kinds, validate};
+use api::{KINDS, Kind, OLDER, columns, kinds};
 use apimachinery::{Cause, ObjectExt as _, Status};
 use parking_lot::RwLock;
 use serde_json::Value;
@@ -141,13 +141,13 @@ impl Catalog {
     pub fn apply_defaults(&self, kind: &Kind, object: &mut Value) {
         match self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
             Some(version) => version.apply_defaults(object),
-            None => defaults::apply(kind, object),
+            None => kind.apply_defaults(object),
         }
     }
 
     /// What is wrong with an object that is about to be stored.
     pub fn check(&self, kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Cause> {
-        let mut causes = validate::check(kind, object, old);
+        let mut causes = kind.check(object, old);
         if let Some(version) = self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
             causes.extend(version.check(object, old));
         }
@@ -161,7 +161,7 @@ impl Catalog {
     pub fn table(&self, kind: &Kind, objects: &[Value], include: impl Fn(&Value) -> Value, metadata: Value) -> Value {
         match self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
             Some(version) => version.table(objects, include, metadata),
-            None => columns::table(kind, objects, include, metadata),
+            None => columns::table(&kind.strategy.printer, objects, include, metadata),
         }
     }
 

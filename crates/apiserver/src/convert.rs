@@ -22,7 +22,7 @@ async fn convert(
     mut objects: Vec<Value>,
 ) -> Result<Vec<Value>, Status> {
     if !kind.custom {
-        objects.iter_mut().for_each(|o| api::versions::convert(kind, o, version));
+        objects.iter_mut().for_each(|o| kind.convert(o, version));
         return Ok(objects);
     }
     let webhook = server.catalog.definition(kind).and_then(|d| d.webhook.clone());

@@ -10,6 +10,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
+use api::kinds::Absent;
 use api::{Kind, protobuf};
 
 use crate::cache::EventType;
@@ -254,20 +255,24 @@ type Head = (Box<[(Box<str>, Box<str>)]>, Box<[Box<str>]>);
 
 /// Reads labels and selectable fields, skipping all else without building it.
 fn read_head(kind: &Kind, bytes: &[u8]) -> Head {
-    let mut paths: Vec<Vec<&str>> =
-        kind.selectable.iter().map(|name| kind.strategy.selected(name).0.split('.').collect()).collect();
+    let selected: Vec<(&str, Absent)> = kind.selectable.iter().map(|name| kind.strategy.selected(name)).collect();
+    let mut paths: Vec<Vec<&str>> = selected.iter().map(|(path, _)| path.split('.').collect()).collect();
     paths.push(vec!["metadata", "labels", "*"]);
-    let fields = kind.selectable.iter().map(|name| kind.strategy.selected(name).1.into()).collect();
-    let mut found = Found { fields, labels: Vec::new() };
+    let absent = |(_, absent): &(&str, Absent)| match *absent {
+        Absent::Is(value) => value.into(),
+        Absent::As(_) => "".into(),
+    };
+    let mut found = Found { fields: selected.iter().map(absent).collect(), labels: Vec::new() };
     let walk = Walk { paths: &paths, indices: (0..paths.len()).collect(), depth: 0, label: None, found: &mut found };
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let _ = walk.deserialize(&mut deserializer);
-    // An event of the newer kind has no source, but a controller that reports it; it is chosen by either name.
-    let place = |path: &str| kind.selectable.iter().position(|p| *p == path).filter(|_| !kind.custom);
-    if let (Some(source), Some(controller)) = (place("source"), place("reportingComponent"))
-        && found.fields[source].is_empty()
-    {
-        found.fields[source] = found.fields[controller].clone();
+    for (i, (_, absent)) in selected.iter().enumerate() {
+        if let Absent::As(other) = absent
+            && found.fields[i].is_empty()
+            && let Some(other) = kind.selectable.iter().position(|name| name == other)
+        {
+            found.fields[i] = found.fields[other].clone();
+        }
     }
     (found.labels.into(), found.fields.into())
 }
@@ -404,7 +409,7 @@ mod tests {
 
     #[test]
     fn events_are_chosen_by_their_source_or_by_who_reports_them() {
-        let kind = api::find("", "v1", "events").unwrap();
+        let kind = api::kinds::EVENTS;
         let source = |event: Value| {
             let mut event = event;
             event["metadata"] = json!({"name": "e", "namespace": "n"});
@@ -416,5 +421,23 @@ mod tests {
             "example.com/controller"
         );
         assert_eq!(source(json!({"reason": "Started"})), "");
+    }
+
+    #[test]
+    fn selectable_fields_that_an_object_lacks_have_the_value_that_go_has() {
+        for (kind, field, want) in [
+            (api::kinds::PODS, "spec.hostNetwork", "false"),
+            (api::kinds::NODES, "spec.unschedulable", "false"),
+            (api::kinds::REPLICA_SETS, "status.replicas", "0"),
+            (api::kinds::REPLICATION_CONTROLLERS, "status.replicas", "0"),
+            (api::kinds::JOBS, "status.successful", "0"),
+            (api::kinds::PODS, "spec.nodeName", ""),
+        ] {
+            let entry = Entry::new(kind, "n/a".into(), &encode(&json!({"metadata": {"name": "a"}})), 3);
+            assert_eq!(entry.field(kind, field), want, "{kind:?} {field}");
+        }
+        let job = json!({"metadata": {"name": "a"}, "status": {"succeeded": 2}});
+        let entry = Entry::new(api::kinds::JOBS, "n/a".into(), &encode(&job), 3);
+        assert_eq!(entry.field(api::kinds::JOBS, "status.successful"), "2");
     }
 }

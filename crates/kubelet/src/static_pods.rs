@@ -114,7 +114,7 @@ impl Files {
 
 /// The pod of a file, as the API server would have made it of the same text.
 fn read(text: &str, path: &Path, node: &str) -> Result<Pod, String> {
-    let kind = api::find("", "v1", "pods").ok_or("pods are unknown")?;
+    let kind = api::kinds::PODS;
     let document = apimachinery::yaml::first(text.as_bytes(), apimachinery::bounded::Limits::REQUEST);
     let mut pod = document.map_err(|e| e.to_string())?.value;
     if pod["apiVersion"] != "v1" || pod["kind"] != "Pod" {
@@ -155,8 +155,8 @@ fn read(text: &str, path: &Path, node: &str) -> Result<Pod, String> {
     if let Some(list) = spec["tolerations"].as_array_mut() {
         list.push(json!({"operator": "Exists", "effect": "NoExecute"}));
     }
-    api::defaults::apply(kind, &mut pod);
-    let mut causes = api::validate::check(kind, &pod, None);
+    kind.apply_defaults(&mut pod);
+    let mut causes = kind.check(&pod, None);
     causes.extend(check(&pod["spec"]));
     if let Some(cause) = causes.first() {
         return Err(format!("{}: {}", cause.field, cause.message));

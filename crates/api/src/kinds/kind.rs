@@ -3,8 +3,10 @@
 use std::fmt;
 
 use apimachinery::{Cause, Status};
+use serde_json::Value;
 
 use super::{Strategy, Subresource};
+use crate::validate::metadata;
 
 /// Which verbs a resource has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,6 +218,29 @@ impl Kind {
     /// Whether what is kept may be of another version than this one.
     pub fn has_versions(&self) -> bool {
         self.custom || self.kept_as.is_some()
+    }
+
+    /// Fills in the defaults of an object of this kind.
+    pub fn apply_defaults(&self, object: &mut Value) {
+        (self.strategy.defaults)(object);
+    }
+
+    /// What is wrong with an object that is about to be stored. `old` is the stored one, for an update.
+    pub fn check(&self, object: &Value, old: Option<&Value>) -> Vec<Cause> {
+        let mut causes = Vec::new();
+        metadata(self.strategy.name, object, old, &mut causes);
+        (self.strategy.validate)(object, old, &mut causes);
+        causes
+    }
+
+    /// Brings an object of the kind, in any version, to `version`, the whole `apiVersion`: it is kept in the newest one, and
+    /// read and written in any.
+    pub fn convert(&self, object: &mut Value, version: &str) {
+        if object["apiVersion"] == version || !object.is_object() {
+            return;
+        }
+        (self.strategy.convert)(object, version);
+        object["apiVersion"] = version.into();
     }
 
     pub fn not_found(&self, name: &str) -> Status {

@@ -1,4 +1,4 @@
-//! The built-in kinds of Kubernetes v1.37: a room for each, in the folder of its group. What is particular to a kind is there: its
+//! The built-in kinds of Kubernetes v1.37: a module for each, in the folder of its group. What is particular to a kind is there: its
 //! names, the subresources that it declares, defaults, checks, columns, and whatever else a [`Strategy`] has.
 //!
 //! A kind is a constant (`kinds::PODS`), which is compared by group and resource together, never by its plural: custom resource
@@ -10,8 +10,8 @@ mod subresource;
 
 /// The constants of a group's kinds, and the list of them in the order of discovery.
 macro_rules! table {
-    ($($name:ident = $room:ident;)*) => {
-        $(pub const $name: &$crate::Kind = &$room::KIND;)*
+    ($($name:ident = $module:ident;)*) => {
+        $(pub const $name: &$crate::Kind = &$module::KIND;)*
         pub(super) const KINDS: &[&$crate::Kind] = &[$($name),*];
     };
 }
@@ -42,8 +42,10 @@ use std::iter::{Copied, Flatten};
 use std::slice::Iter;
 
 pub use kind::{CustomKind, Kind, Verbs};
-pub use strategy::{Deletion, Dependents, StatusKeeps, Strategy, Target};
+pub use strategy::{Absent, Deletion, Dependents, SelectedField, StatusKeeps, Strategy, Target};
 pub use subresource::Subresource;
+
+pub use self::core::resource_quota::usage as quota;
 
 pub use self::admissionregistration::*;
 pub use self::apiextensions::*;
@@ -114,7 +116,7 @@ pub const KINDS: Kinds = Kinds(&[
 ]);
 
 /// Further versions of kinds in the table: an older one, or another group's. Their objects are kept as the kind of the
-/// table ([`crate::versions`]).
+/// table ([`Kind::convert`]).
 pub const OLDER: Kinds = Kinds(&[autoscaling::OLDER, events::OLDER]);
 
 /// The kind that `group`, `version` and `plural` name.
@@ -138,6 +140,15 @@ mod tests {
         let all: Vec<&Kind> = KINDS.iter().collect();
         for (i, a) in all.iter().enumerate() {
             assert!(!all[i + 1..].contains(a), "{a:?}");
+        }
+    }
+
+    #[test]
+    fn every_kind_fills_every_column_even_of_an_empty_object() {
+        for kind in KINDS {
+            let printer = &kind.strategy.printer;
+            let row = (printer.row)(&serde_json::json!({}), apimachinery::clock::now());
+            assert_eq!(row.len(), printer.columns.len(), "{kind:?}");
         }
     }
 }

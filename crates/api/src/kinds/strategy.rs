@@ -1,10 +1,10 @@
-//! What is particular to a kind, as one table that its room fills in. What a room leaves out is what most kinds have.
+//! What is particular to a kind, as one table that its module fills in. What a module leaves out is what most kinds have.
 
 use apimachinery::{Cause, names};
 use serde_json::Value;
 
+use super::quota::Usage;
 use crate::columns::Printer;
-use crate::quota::Usage;
 
 /// Which part of an object an update may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,28 @@ pub enum Dependents {
     Collected,
     /// They stay, for compatibility with clients older than the garbage collector; the client gets a warning, if there is one.
     Orphaned(Option<&'static str>),
+}
+
+/// What a selectable field is where an object doesn't have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    Is(&'static str),
+    /// As another selectable field.
+    As(&'static str),
+}
+
+/// A selectable field that isn't found at its name, or has a value where an object has none.
+#[derive(Debug, Clone, Copy)]
+pub struct SelectedField {
+    pub name: &'static str,
+    pub path: &'static str,
+    pub absent: Absent,
+}
+
+impl SelectedField {
+    pub(super) const fn new(name: &'static str, path: &'static str, absent: Absent) -> Self {
+        SelectedField { name, path, absent }
+    }
 }
 
 /// How an object of a kind is deleted.
@@ -85,9 +107,8 @@ pub struct Strategy {
     pub usage: fn(&Value, &mut Usage),
     /// Brings an object to a version (the whole `apiVersion`), whichever it has; the version itself is the caller's to write.
     pub convert: fn(&mut Value, &str),
-    /// Selectable fields that are found at another path than their name says, or have a value where an object has none: the name,
-    /// the path, and that value.
-    pub selected: &'static [(&'static str, &'static str, &'static str)],
+    /// Selectable fields that something is particular about.
+    pub selected: &'static [SelectedField],
     /// The template of the pods that the object stands for, if it has one.
     pub pod_template: fn(&Value) -> &Value,
     pub deletion: Deletion,
@@ -112,10 +133,10 @@ impl Strategy {
     };
 
     /// The path at which a selectable field is found, and its value where an object has none.
-    pub fn selected<'a>(&self, name: &'a str) -> (&'a str, &'static str) {
-        match self.selected.iter().find(|(field, ..)| *field == name) {
-            Some((_, path, absent)) => (path, absent),
-            None => (name, ""),
+    pub fn selected<'a>(&self, name: &'a str) -> (&'a str, Absent) {
+        match self.selected.iter().find(|field| field.name == name) {
+            Some(field) => (field.path, field.absent),
+            None => (name, Absent::Is("")),
         }
     }
 

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use crate::schema::{self, Type};
-use crate::{KINDS, Kind, OLDER};
+use crate::{KINDS, Kind, OLDER, kinds};
 
 pub use decode::decode;
 pub use encode::{event, list, object, object_message, status};
@@ -82,7 +82,7 @@ fn layout(messages: &HashMap<String, HashMap<u32, Field>>, name: &str, key: &str
 /// Whether objects of a kind can be written as protobuf. Schemas in definitions have unions that the schema of this crate
 /// doesn't tell apart; clients of that group use JSON.
 pub fn speaks(kind: &Kind) -> bool {
-    !kind.custom && kind.group != "apiextensions.k8s.io" && numbers().layouts.contains_key(&kind.schema())
+    !kind.custom && kind != kinds::CUSTOM_RESOURCE_DEFINITIONS && numbers().layouts.contains_key(&kind.schema())
 }
 
 fn short(name: &str) -> &str {

@@ -5,8 +5,6 @@
 //! of which fields an empty value is the same as none (`xtask/omitted` writes it).
 
 mod check;
-#[cfg(test)]
-mod extremes;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;

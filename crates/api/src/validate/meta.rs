@@ -3,15 +3,18 @@
 use apimachinery::{Cause, ObjectExt as _, names};
 use serde_json::{Value, json};
 
-use crate::Kind;
-
 /// Names, labels, annotations, owners, and what an update may not change.
-pub fn metadata(kind: &Kind, object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+pub fn metadata(
+    check_name: fn(&str) -> Result<(), String>,
+    object: &Value,
+    old: Option<&Value>,
+    causes: &mut Vec<Cause>,
+) {
     let name = object.name();
     if name.is_empty() {
         causes.push(Cause::required("metadata.name", "name or generateName is required"));
     } else if old.is_none()
-        && let Err(why) = (kind.strategy.name)(name)
+        && let Err(why) = check_name(name)
     {
         causes.push(Cause::invalid("metadata.name", &json!(name), &why));
     }

@@ -1,5 +1,5 @@
 //! What upstream refuses, field by field. Each check appends a [`Cause`]; the API server turns the list into one
-//! `Invalid` answer. What is checked of a kind is in its room; here is what the rooms share.
+//! `Invalid` answer. What is checked of a kind is in its module; here is what the modules share.
 
 pub(crate) mod field;
 pub(crate) mod meta;
@@ -7,25 +7,7 @@ pub(crate) mod meta;
 use apimachinery::{Cause, ObjectExt as _, names};
 use serde_json::Value;
 
-use crate::Kind;
-pub use crate::kinds::POLICY_VARIABLES;
-use crate::kinds::pod;
 pub use meta::{embedded as embedded_metadata, metadata};
-
-/// Checks an object that is about to be stored. `old` is the stored one, for an update.
-pub fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Cause> {
-    let mut causes = Vec::new();
-    metadata(kind, object, old, &mut causes);
-    (kind.strategy.validate)(object, old, &mut causes);
-    causes
-}
-
-/// Checks a pod whose containers got other resources through `resize` (KEP-1287).
-pub fn resize(pod: &Value, old: &Value) -> Vec<Cause> {
-    let mut causes = Vec::new();
-    pod::resize(pod, old, &mut causes);
-    causes
-}
 
 pub(crate) const IMMUTABLE: &str = "field is immutable";
 

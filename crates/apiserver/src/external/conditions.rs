@@ -27,7 +27,7 @@ impl Expressions {
         if let Some(found) = self.known.lock().get(source) {
             return Ok(found.clone());
         }
-        let compiled = Arc::new(Expression::compile(source, api::validate::POLICY_VARIABLES)?);
+        let compiled = Arc::new(Expression::compile(source, api::kinds::POLICY_VARIABLES)?);
         let mut known = self.known.lock();
         if known.len() >= MAX_COMPILED_EXPRESSIONS {
             known.clear();

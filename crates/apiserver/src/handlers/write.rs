@@ -11,7 +11,7 @@ use rand::RngExt as _;
 use serde_json::{Value, json};
 use store::{Write, WriteError};
 
-use api::{Kind, kinds};
+use api::{Kind, Subresource, kinds};
 
 use super::body::{self, Content, FieldValidation, too_large};
 use super::read::{one, resource};
@@ -377,7 +377,7 @@ pub struct Change {
 
 impl Change {
     pub fn read(info: &Info) -> Result<Self, Status> {
-        let target = if info.path.subresource == "status" { Target::Status } else { Target::Main };
+        let target = if info.subresource == Some(Subresource::Status) { Target::Status } else { Target::Main };
         Self::to(target, info)
     }
 
@@ -472,7 +472,7 @@ impl Change {
             strategy::count_generation(kind, &mut new, &old);
             let causes = match self.target {
                 Target::Binding => Vec::new(),
-                Target::Resize => api::validate::resize(&new, &old),
+                Target::Resize => api::check_resize(&new, &old),
                 _ => server.catalog.check(kind, &new, Some(&old)),
             };
             refuse(kind, &new, causes)?;

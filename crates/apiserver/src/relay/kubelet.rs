@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use api::kinds;
 use api::pod_logs::LogOptions;
+use api::{Subresource, kinds};
 use apimachinery::{ObjectExt as _, Status};
 use http::{Request, Response, Uri};
 use serde_json::Value;
@@ -21,7 +21,7 @@ pub async fn pod(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let pod = server.cache.of(kinds::PODS).get(&info.key()).ok_or_else(|| info.not_found())?.parse();
-    if info.path.subresource == "log" {
+    if info.subresource == Some(Subresource::Log) {
         LogOptions::read(&info.path.name, info.query.pairs())?;
     }
     let node = pod.str_at(&["spec", "nodeName"]);

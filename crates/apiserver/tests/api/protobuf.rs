@@ -38,7 +38,7 @@ async fn objects_and_lists_say_the_same_in_protobuf() {
     let (_, media, list) = server.get("/api/v1/namespaces/default/pods?limit=1", ACCEPT).await;
     assert_eq!(media, MEDIA_TYPE);
     let (_, _, one) = server.get("/api/v1/namespaces/default/pods/a", ACCEPT).await;
-    let kind = api::find("", "v1", "pods").unwrap();
+    let kind = api::kinds::PODS;
     let (message, _) = api::protobuf::object_message(kind, &decode(&one).unwrap());
     assert!(list.starts_with(b"k8s\0") && list.windows(message.len()).any(|w| w == message), "{list:?}");
 

@@ -7,7 +7,7 @@ use super::{GROUP, check_workload};
 use crate::columns::{AGE, Column, NAME, Printer, age, containers, int, name, number, selector, wide};
 use crate::defaults::{default, set, spec};
 use crate::kinds::pod_template::default_template;
-use crate::kinds::{ALL, Kind, Strategy, Subresource};
+use crate::kinds::{ALL, Absent, Kind, SelectedField, Strategy, Subresource};
 
 pub static KIND: Kind = Kind {
     short_names: &["rs"],
@@ -20,7 +20,7 @@ pub static KIND: Kind = Kind {
         validate: |object, old, causes| check_workload(object, old, &[], causes),
         printer: Printer { columns: COLUMNS, row },
         pod_template: super::template,
-        selected: &[("status.replicas", "status.replicas", "0")],
+        selected: &[SelectedField::new("status.replicas", "status.replicas", Absent::Is("0"))],
         ..Strategy::PLAIN
     },
     ..Kind::namespaced(GROUP, "v1", "ReplicaSet", "replicasets")

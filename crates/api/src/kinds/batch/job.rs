@@ -9,7 +9,7 @@ use crate::columns::{AGE, Column, NAME, Printer, age, containers, int, name, sel
 use crate::defaults::{child, default, default_text, items, set, spec};
 use crate::kinds::pod_template::{check_template, default_template};
 use crate::kinds::replication_controller::label_as_pods;
-use crate::kinds::{ALL, Deletion, Dependents, Kind, Strategy, Subresource};
+use crate::kinds::{ALL, Absent, Deletion, Dependents, Kind, SelectedField, Strategy, Subresource};
 use crate::validate::field::{Causes, Field, too_many};
 use crate::validate::{IMMUTABLE, immutable, not_negative};
 
@@ -26,7 +26,7 @@ pub static KIND: Kind = Kind {
         printer: Printer { columns: COLUMNS, row },
         pod_template: |object| object.at(&["spec", "template"]),
         deletion: Deletion { dependents: Dependents::Orphaned(Some(ORPHANS)), ..Deletion::PLAIN },
-        selected: &[("status.successful", "status.succeeded", "0")],
+        selected: &[SelectedField::new("status.successful", "status.succeeded", Absent::Is("0"))],
         ..Strategy::PLAIN
     },
     ..Kind::namespaced(GROUP, "v1", "Job", "jobs")

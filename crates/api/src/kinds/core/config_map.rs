@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::GROUP;
 use crate::columns::{AGE, NAME, Printer, age, name, number};
+use crate::kinds::quota::count;
 use crate::kinds::{Kind, Strategy};
-use crate::quota::count;
 use crate::validate::field::Causes;
 
 pub static KIND: Kind = Kind {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::GROUP;
 use crate::columns::{Column, Printer, name, text, wide};
-use crate::kinds::{Kind, Strategy};
+use crate::kinds::{Absent, Kind, SelectedField, Strategy};
 use crate::validate::field::{Causes, Field, invalid_text};
 
 const FIELDS: &[&str] = &[
@@ -30,7 +30,8 @@ pub static KIND: Kind = Kind {
         validate: |event, _, causes| check(event, false, causes),
         printer: Printer { columns: COLUMNS, row },
         convert,
-        selected: &[("source", "source.component", "")],
+        // One of the newer kind has no source, but a controller that reports it; it is chosen by either name.
+        selected: &[SelectedField::new("source", "source.component", Absent::As("reportingComponent"))],
         ..Strategy::PLAIN
     },
     ..Kind::namespaced(GROUP, "v1", "Event", "events")

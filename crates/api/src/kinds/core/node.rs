@@ -6,14 +6,19 @@ use serde_json::Value;
 
 use super::GROUP;
 use crate::columns::{AGE, Column, NAME, Printer, age, name, or_none, text, wide};
-use crate::kinds::{Kind, Strategy, Subresource};
+use crate::kinds::{Absent, Kind, SelectedField, Strategy, Subresource};
 use crate::validate::field::{Causes, Field};
 
 pub static KIND: Kind = Kind {
     short_names: &["no"],
     selectable: &["spec.unschedulable"],
     subresources: &[Subresource::Status, Subresource::NodeProxy],
-    strategy: Strategy { validate, printer: Printer { columns: COLUMNS, row }, ..Strategy::PLAIN },
+    strategy: Strategy {
+        validate,
+        printer: Printer { columns: COLUMNS, row },
+        selected: &[SelectedField::new("spec.unschedulable", "spec.unschedulable", Absent::Is("false"))],
+        ..Strategy::PLAIN
+    },
     ..Kind::cluster(GROUP, "v1", "Node", "nodes")
 };
 

@@ -8,8 +8,8 @@ use super::GROUP;
 use super::persistent_volume::{access_modes, attributes_class, check_access_modes, size};
 use crate::columns::{AGE, Column, NAME, Printer, age, name, text, wide};
 use crate::defaults::{child, default, default_text, spec};
+use crate::kinds::quota::{Usage, add, count};
 use crate::kinds::{Deletion, Kind, Strategy, Subresource};
-use crate::quota::{Usage, add, count};
 use crate::validate::field::Causes;
 
 pub static KIND: Kind = Kind {

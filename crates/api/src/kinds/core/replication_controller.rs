@@ -8,8 +8,8 @@ use super::GROUP;
 use super::pod_template::{check_template, default_template};
 use crate::columns::{AGE, Column, NAME, Printer, age, containers, int, name, number, pairs, wide};
 use crate::defaults::{default, set, spec};
-use crate::kinds::{ALL, Deletion, Dependents, Kind, Strategy, Subresource};
-use crate::quota::count;
+use crate::kinds::quota::count;
+use crate::kinds::{ALL, Absent, Deletion, Dependents, Kind, SelectedField, Strategy, Subresource};
 use crate::validate::field::{Causes, Field};
 use crate::validate::not_negative;
 
@@ -27,7 +27,7 @@ pub static KIND: Kind = Kind {
         usage: |_, usage| count(usage, KIND.plural),
         pod_template: |object| object.at(&["spec", "template"]),
         deletion: Deletion { dependents: Dependents::Orphaned(None), ..Deletion::PLAIN },
-        selected: &[("status.replicas", "status.replicas", "0")],
+        selected: &[SelectedField::new("status.replicas", "status.replicas", Absent::Is("0"))],
         ..Strategy::PLAIN
     },
     ..Kind::namespaced(GROUP, "v1", "ReplicationController", "replicationcontrollers")

@@ -10,8 +10,8 @@ use super::GROUP;
 use super::config_map::data_keys;
 use crate::columns::{AGE, NAME, Printer, age, name, number, text};
 use crate::defaults::default_text;
+use crate::kinds::quota::count;
 use crate::kinds::{Kind, Strategy};
-use crate::quota::count;
 use crate::validate::field::Causes;
 use crate::validate::immutable;
 

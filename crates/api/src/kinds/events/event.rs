@@ -97,7 +97,6 @@ mod tests {
 
     use super::*;
     use crate::schema;
-    use crate::versions::convert;
 
     #[test]
     fn events_are_the_same_in_both_groups() {
@@ -107,7 +106,7 @@ mod tests {
             "message": "m", "reportingComponent": "c", "reportingInstance": "i", "source": {"component": "s"}, "count": 2,
             "firstTimestamp": "2024-01-01T00:00:00Z", "series": {"count": 3}, "type": "Normal"});
         let mut newer = core.clone();
-        convert(kind, &mut newer, "events.k8s.io/v1");
+        kind.convert(&mut newer, "events.k8s.io/v1");
         assert_eq!(
             (&newer["note"], &newer["regarding"]["name"], &newer["deprecatedCount"]),
             (&json!("m"), &json!("p"), &json!(2))
@@ -115,7 +114,7 @@ mod tests {
         assert_eq!((&newer["reportingController"], newer.get("message")), (&json!("c"), None));
         let fields = schema::types().check(&kind.schema(), &mut newer.clone());
         assert_eq!((fields.unknown.len(), fields.mismatched.len()), (0, 0), "{fields:?}");
-        convert(kind, &mut newer, "v1");
+        kind.convert(&mut newer, "v1");
         assert_eq!(newer, core);
     }
 }

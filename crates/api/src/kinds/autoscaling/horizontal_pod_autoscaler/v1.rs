@@ -149,7 +149,6 @@ fn to_v2(object: &mut Value) {
 mod tests {
     use super::*;
     use crate::kinds;
-    use crate::versions::convert;
 
     #[test]
     fn autoscalers_survive_the_way_to_the_older_version_and_back() {
@@ -161,12 +160,12 @@ mod tests {
             "status": {"desiredReplicas": 1, "currentMetrics": [{"type": "Resource", "resource": {"name": "cpu",
                 "current": {"averageUtilization": 7, "averageValue": "7m"}}}], "conditions": [{"type": "AbleToScale"}]}});
         let mut old = new.clone();
-        convert(kind, &mut old, "autoscaling/v1");
+        kind.convert(&mut old, "autoscaling/v1");
         assert_eq!(old["spec"]["targetCPUUtilizationPercentage"], 60);
         assert_eq!(old["status"]["currentCPUUtilizationPercentage"], 7);
         assert!(old["spec"].get("metrics").is_none() && old["spec"].get("behavior").is_none());
         let mut back = old;
-        convert(kind, &mut back, "autoscaling/v2");
+        kind.convert(&mut back, "autoscaling/v2");
         assert_eq!(back, new);
     }
 
@@ -176,7 +175,7 @@ mod tests {
         let mut object = json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler",
             "metadata": {"name": "a", "annotations": {METRICS: "[1]", BEHAVIOR: "{\"scaleUp\": 1}", CURRENT: "nonsense"}},
             "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 60}});
-        convert(kind, &mut object, "autoscaling/v2");
+        kind.convert(&mut object, "autoscaling/v2");
         assert!(object["metadata"].get("annotations").is_none(), "{object}");
         assert_eq!(object["spec"]["metrics"].as_array().map(Vec::len), Some(1), "{object}");
         assert!(object["spec"].get("behavior").is_none(), "{object}");

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use apimachinery::{ObjectExt as _, Quantity};
 use serde_json::Value;
 
-use crate::quota::{Usage, add, count};
+use crate::kinds::quota::{Usage, add, count};
 
 /// Adds what a pod uses of a quota.
 pub fn usage(pod: &Value, usage: &mut Usage) {

@@ -294,7 +294,7 @@ mod tests {
         let both = json!({"cpu": "1", "memory": "64Mi"});
         let whole = json!({"containers": containers, "resources": {"requests": both, "limits": both}});
         assert_eq!(qos_class(&whole), "Guaranteed");
-        let amounts = crate::quota::pod_amounts(&json!({"spec": whole}), "requests");
+        let amounts = crate::kinds::quota::pod_amounts(&json!({"spec": whole}), "requests");
         assert_eq!(amounts["cpu"], "1".parse().unwrap());
     }
 

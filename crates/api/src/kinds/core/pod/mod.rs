@@ -15,7 +15,7 @@ use apimachinery::ObjectExt as _;
 use serde_json::Value;
 
 use super::GROUP;
-use crate::kinds::{ALL, Deletion, Kind, Strategy, Subresource, Target};
+use crate::kinds::{ALL, Absent, Deletion, Kind, SelectedField, Strategy, Subresource, Target};
 
 pub use defaults::{foreign_volume as default_foreign_volume, qos_class, spec as default_spec};
 pub use validate::{resize, spec as check_spec};
@@ -55,7 +55,7 @@ pub static KIND: Kind = Kind {
         printer: columns::PRINTER,
         usage: amounts::usage,
         deletion: Deletion { grace_period, returns_object: true, ..Deletion::PLAIN },
-        selected: &[("spec.hostNetwork", "spec.hostNetwork", "false")],
+        selected: &[SelectedField::new("spec.hostNetwork", "spec.hostNetwork", Absent::Is("false"))],
         ..Strategy::PLAIN
     },
     ..Kind::namespaced(GROUP, "v1", "Pod", "pods")

@@ -128,7 +128,9 @@ fn may_narrow(object: &Value, old: &Value, causes: &mut Vec<Cause>) {
 }
 
 /// A pod's quality of service is fixed when it is made.
-pub fn resize(object: &Value, old: &Value, causes: &mut Vec<Cause>) {
+pub fn resize(object: &Value, old: &Value) -> Vec<Cause> {
+    let mut found = Vec::new();
+    let causes = &mut found;
     spec(&object["spec"], "spec", &[], causes);
     let class = |pod: &Value| super::qos_class(&pod["spec"]);
     if class(object) != class(old) {
@@ -141,6 +143,7 @@ pub fn resize(object: &Value, old: &Value, causes: &mut Vec<Cause>) {
             causes.push(Cause::forbidden(format!("spec.{list}"), why));
         }
     }
+    found
 }
 
 /// The amounts of all containers that are in either of two pods: list, resource, new and old amount.

@@ -9,8 +9,8 @@ use apimachinery::{ObjectExt as _, Quantity, names};
 use serde_json::Value;
 
 use super::GROUP;
+use crate::kinds::quota::{Usage, add, count};
 use crate::kinds::{ALL, Deletion, Kind, Strategy, Subresource};
-use crate::quota::{Usage, add, count};
 
 pub static KIND: Kind = Kind {
     short_names: &["svc"],

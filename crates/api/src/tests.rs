@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::{Type, types};
+use crate::schema::{Type, types};
 use crate::{KINDS, Kind, OLDER, kinds};
 
 /// Chance from a seed (xorshift).
@@ -105,22 +105,22 @@ proptest! {
                 let once = object.clone();
                 types().check(&kind.schema(), object);
                 prop_assert_eq!(&once, &*object, "{}", kind.kind);
-                crate::defaults::apply(kind, object);
+                kind.apply_defaults(object);
             }
-            let _ = crate::validate::check(kind, &object, None);
-            let _ = crate::validate::check(kind, &object, Some(&old));
+            let _ = kind.check(&object, None);
+            let _ = kind.check(&object, Some(&old));
             let _ = crate::quota::usage(kind, &object);
-            let _ = crate::columns::table(kind, &[object.clone()], |_| Value::Null, json!({}));
+            let _ = crate::columns::table(&kind.strategy.printer, &[object.clone()], |_| Value::Null, json!({}));
             let _ = crate::protobuf::object_message(kind, &object);
             let of = crate::managed::typed(&kind.schema());
             let merged = of.merge(&old, &object);
             let _ = of.compare(&old, &merged);
             if let Some(kept) = kind.kept_as() {
-                crate::versions::convert(kind, &mut object, &kept.api_version());
-                crate::versions::convert(kind, &mut object, &kind.api_version());
+                kind.convert(&mut object, &kept.api_version());
+                kind.convert(&mut object, &kind.api_version());
             }
             if kind == kinds::PODS {
-                let _ = crate::validate::resize(&object, &old);
+                let _ = crate::check_resize(&object, &old);
             }
         }
     }

@@ -6,7 +6,7 @@ use apimachinery::{ObjectExt as _, Quantity};
 use serde_json::Value;
 
 use crate::kinds::pod::amounts::in_scope;
-use crate::{Kind, kinds};
+use crate::kinds::{Kind, PODS};
 
 pub use crate::kinds::pod::amounts::{container_amounts, pod_amounts, unsaid};
 
@@ -39,7 +39,7 @@ pub fn covers(quota: &Value, kind: &Kind, object: &Value) -> bool {
         return true;
     }
     // Scopes are about pods; a quota that has some counts nothing else.
-    if kind != kinds::PODS {
+    if kind != PODS {
         return false;
     }
     scopes.iter().all(|s| in_scope(s, "Exists", &[], object))
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_pod_uses_what_its_containers_ask_for() {
-        let kind = kinds::PODS;
+        let kind = PODS;
         let used = usage(kind, &pod());
         let get = |name: &str| used[name].to_string();
         assert_eq!((get("pods"), get("requests.cpu"), get("cpu")), ("1".into(), "2".into(), "2".into()));
@@ -93,12 +93,12 @@ mod tests {
 
     #[test]
     fn scopes_pick_pods() {
-        let kind = kinds::PODS;
+        let kind = PODS;
         let of = |scope: &str| json!({"spec": {"scopes": [scope]}});
         assert!(!covers(&of("BestEffort"), kind, &pod()));
         assert!(covers(&of("NotBestEffort"), kind, &pod()));
         assert!(covers(&of("NotTerminating"), kind, &pod()));
-        assert!(!covers(&of("NotTerminating"), kinds::SERVICES, &json!({})));
+        assert!(!covers(&of("NotTerminating"), crate::kinds::SERVICES, &json!({})));
     }
 
     #[test]

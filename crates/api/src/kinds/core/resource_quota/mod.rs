@@ -1,5 +1,7 @@
 //! `ResourceQuota`: how much of everything a namespace may hold.
 
+pub mod usage;
+
 use apimachinery::{ObjectExt as _, names};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -7,7 +9,6 @@ use serde_json::Value;
 use super::GROUP;
 use crate::columns::{AGE, NAME, Printer, age, name, text};
 use crate::kinds::{Deletion, Kind, Strategy, Subresource};
-use crate::quota::count;
 use crate::validate::field::{Causes, Field, invalid_text};
 
 pub static KIND: Kind = Kind {
@@ -16,7 +17,7 @@ pub static KIND: Kind = Kind {
     strategy: Strategy {
         validate,
         printer: Printer { columns: &[NAME, text("Request"), text("Limit"), AGE], row },
-        usage: |_, usage| count(usage, KIND.plural),
+        usage: |_, usage| usage::count(usage, KIND.plural),
         deletion: Deletion { returns_object: true, ..Deletion::PLAIN },
         ..Strategy::PLAIN
     },
