@@ -37,6 +37,7 @@ if [ ! -d target/node ] && command -v npm >/dev/null; then
 fi
 
 ./scripts/check-edges.sh
+./scripts/check-kinds.sh
 # One selection of packages throughout, so that nothing is built twice with other features.
 cargo build --locked --workspace --all-targets
 ./scripts/check-licences.sh

@@ -5,6 +5,8 @@
 //! definitions may use any. How to add a kind: CONTRIBUTING.md.
 
 mod kind;
+#[cfg(test)]
+mod paths;
 mod strategy;
 mod subresource;
 

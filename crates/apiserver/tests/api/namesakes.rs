@@ -1,6 +1,8 @@
 //! Custom kinds that are called like built-in ones: nothing that is particular to the built-in kind is theirs, neither
 //! its behaviour nor what its subresources reach.
 
+use std::collections::BTreeSet;
+
 use apiserver::User;
 use bytes::Bytes;
 use http::Request;
@@ -11,49 +13,17 @@ use crate::server::{Server, read};
 const GROUP: &str = "example.com";
 const OBJECTS: &str = "/apis/example.com/v1/namespaces/default";
 
-/// The built-in kinds with plurals that something is particular about, and whether their namesakes are in namespaces.
-const NAMESAKES: [(&str, bool); 22] = [
-    ("pods", true),
-    ("nodes", true),
-    ("services", true),
-    ("secrets", true),
-    ("namespaces", false),
-    ("events", true),
-    ("configmaps", true),
-    ("endpoints", true),
-    ("endpointslices", true),
-    ("persistentvolumeclaims", true),
-    ("persistentvolumes", false),
-    ("serviceaccounts", true),
-    ("replicationcontrollers", true),
-    ("jobs", true),
-    ("leases", true),
-    ("deployments", true),
-    ("certificatesigningrequests", false),
-    ("customresourcedefinitions", false),
-    ("clusterroles", false),
-    ("rolebindings", true),
-    ("ingresses", true),
-    ("resourcequotas", true),
-];
-const SUBRESOURCES: [&str; 16] = [
-    "status",
-    "scale",
-    "log",
-    "exec",
-    "attach",
-    "portforward",
-    "proxy",
-    "proxy/metrics",
-    "binding",
-    "eviction",
-    "ephemeralcontainers",
-    "resize",
-    "token",
-    "finalize",
-    "approval",
-    "anything",
-];
+/// Every built-in kind's plural, and whether its namesake is in namespaces: as the kind is, and nodes also as they aren't.
+fn namesakes() -> impl Iterator<Item = (&'static str, bool)> {
+    let like_built_in = api::KINDS.iter().map(|kind| (kind.plural(), kind.namespaced));
+    like_built_in.chain([(api::kinds::NODES.plural(), true)])
+}
+
+/// Every subresource that any kind declares, and what no kind does.
+fn all_subresources() -> BTreeSet<&'static str> {
+    let declared = api::KINDS.iter().flat_map(|kind| kind.subresources().iter().map(|sub| sub.name()));
+    declared.chain(["proxy/metrics", "anything"]).collect()
+}
 
 fn kind_of(plural: &str) -> String {
     format!("My{}", plural.trim_end_matches('s'))
@@ -106,14 +76,14 @@ async fn a_namesake_has_status_and_scale_alone_and_only_if_it_says_so() {
     let olga = owner(&server).await;
     let both = json!({"status": {}, "scale": {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}});
     for (subresources, served) in [(json!({}), &[][..]), (both, &["status", "scale"])] {
-        for (plural, namespaced) in NAMESAKES {
+        for (plural, namespaced) in namesakes() {
             let path = collection(plural, namespaced);
             let definition = definition(plural, namespaced, subresources.clone());
             server.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition).await;
             let object = json!({"apiVersion": "example.com/v1", "kind": kind_of(plural), "metadata": {"name": "x"}, "spec": {"replicas": 1}});
             let (code, made) = server.json_as(&olga, "POST", &path, &object).await;
             assert_eq!(code, 201, "{made}");
-            for sub in SUBRESOURCES {
+            for sub in all_subresources() {
                 for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
                     let whole = format!("{path}/x/{sub}");
                     let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
@@ -166,7 +136,7 @@ async fn a_namesake_behaves_as_a_plain_object() {
     server.create("/api/v1/namespaces/default/limitranges", range).await;
     let label = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
     server.json("PATCH", "/api/v1/namespaces/default", &label).await;
-    for (plural, namespaced) in NAMESAKES {
+    for (plural, namespaced) in namesakes() {
         let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
         server.create(definitions, definition(plural, namespaced, json!({}))).await;
         let path = collection(plural, namespaced);
@@ -205,9 +175,17 @@ async fn a_namesake_behaves_as_a_plain_object() {
         assert_eq!((code, &gone["status"]), (200, &json!("Success")), "{plural}: {gone}");
         assert_eq!(server.json_as(&olga, "GET", &format!("{path}/default"), &json!({})).await.0, 404, "{plural}");
         // The rights are those of its own group.
-        let built_in =
-            if plural == "nodes" { "/api/v1/nodes".into() } else { format!("/api/v1/namespaces/default/{plural}") };
-        assert!(matches!(server.json_as(&olga, "GET", &built_in, &json!({})).await.0, 403 | 404), "{plural}");
+        let kind = api::KINDS.iter().find(|kind| kind.plural() == plural).unwrap();
+        let root = if kind.group.is_empty() { "/api" } else { "/apis" };
+        let scope = if kind.namespaced { "/namespaces/default" } else { "" };
+        let built_in = format!("{root}/{}{scope}/{plural}", kind.api_version());
+        assert_eq!(server.json_as(&olga, "GET", &built_in, &json!({})).await.0, 403, "{built_in}");
+        // Defined twice, with another scope.
+        if kind == api::kinds::NODES {
+            let own = format!("{definitions}/{plural}.{GROUP}");
+            server.json("DELETE", &own, &json!({})).await;
+            server.json("PATCH", &own, &json!({"metadata": {"finalizers": null}})).await;
+        }
     }
     // The address of the service is still its own.
     let thief = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "thief", "namespace": "kube-public"},
