@@ -30,6 +30,6 @@ pub mod validate;
 #[cfg(test)]
 mod tests;
 
-pub use kinds::pod::{logs as pod_logs, resize as check_resize, security as pod_security, static_pods};
+pub use kinds::pod::{logs as pod_logs, qos_class, resize as check_resize, security as pod_security, static_pods};
 pub use kinds::service::families as service_families;
 pub use kinds::{KINDS, Kind, OLDER, Subresource, Verbs, find, quota};

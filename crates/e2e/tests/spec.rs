@@ -718,7 +718,16 @@ fn ports_of_the_machine_lead_to_its_pods() -> anyhow::Result<()> {
     // A pod reaches itself that way, too.
     let ask = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 {address} 8080");
     assert!(cluster.ok(&["exec", "any", "--", "sh", "-c", &ask])?.ends_with("any\n"));
-    cluster.ok(&["delete", "pod", "any", "one"])?;
+    // Who wants a port that another pod has isn't taken in, and may have it after that pod.
+    cluster.apply(&pod("late", "agent-2", "hostPort: 8080"))?;
+    let told = "jsonpath={.status.phase} {.status.reason} {.status.message}";
+    let refused = "Failed NodePorts Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+    cluster
+        .eventually("the pod is refused", || Ok(cluster.ok(&["get", "pod", "late", "-o", told])?.trim() == refused))?;
+    cluster.ok(&["delete", "pod", "any", "late"])?;
+    cluster.apply(&pod("next", "agent-2", "hostPort: 8080"))?;
+    cluster.eventually("the next pod has the port", || Ok(fetch(&cluster.server, 8080) == "next"))?;
+    cluster.ok(&["delete", "pod", "next", "one"])?;
     cluster.eventually("the ports are closed", || {
         Ok(fetch(&cluster.server, 8080).is_empty() && fetch(&cluster.server, 8081).is_empty())
     })

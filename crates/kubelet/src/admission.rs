@@ -4,24 +4,20 @@
 mod preemption;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use apimachinery::Quantity;
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
-use kube::{Api, ResourceExt as _};
+use k8s_openapi::api::core::v1::{Container, Node, Pod, Taint, Toleration};
+use kube::ResourceExt as _;
 use parking_lot::Mutex;
 use placement::HostPort;
 use tokio::sync::watch;
 
-use crate::eviction::{CRITICAL, Pressures};
-use crate::{Agent, allocatable, container, node, static_pods};
-
 pub use preemption::MESSAGE as PREEMPTED;
 
-/// How long the API may take to say how the node is labelled now.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Pods of this priority or above are critical (`system-node-critical`, `system-cluster-critical`): never evicted, and ended last.
+pub const CRITICAL: i32 = 2_000_000_000;
 
-type Amounts = BTreeMap<String, Quantity>;
+pub type Amounts = BTreeMap<String, Quantity>;
 
 /// What a pod's status says of why it isn't taken in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +27,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
+    pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
         Refusal { reason: reason.into(), message: message.into() }
     }
 }
@@ -42,14 +38,16 @@ pub struct Share {
     requests: Amounts,
     ports: Vec<HostPort>,
     priority: i32,
+    is_static: bool,
     is_critical: bool,
     qos: &'static str,
 }
 
 impl Share {
-    pub fn of(pod: &Pod) -> Self {
+    pub fn of(pod: &Pod, is_static: bool) -> Self {
         let spec = pod.spec.clone().unwrap_or_default();
-        let sidecars = spec.init_containers.iter().flatten().filter(|c| container::is_sidecar(c));
+        let is_sidecar = |c: &&Container| c.restart_policy.as_deref() == Some("Always");
+        let sidecars = spec.init_containers.iter().flatten().filter(is_sidecar);
         let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
         let value = serde_json::to_value(pod).unwrap_or_default();
         let priority = spec.priority.unwrap_or(0);
@@ -57,8 +55,9 @@ impl Share {
             requests: api::quota::pod_amounts(&value, "requests"),
             ports: ports.filter_map(HostPort::of).collect(),
             priority,
-            is_critical: priority >= CRITICAL || static_pods::is_static(pod),
-            qos: api::defaults::qos_class(&value["spec"]),
+            is_static,
+            is_critical: priority >= CRITICAL || is_static,
+            qos: api::qos_class(&value["spec"]),
         }
     }
 
@@ -72,7 +71,7 @@ impl Share {
 
 /// What a pod wants, what the others have, and what there is.
 #[derive(Debug, Clone, PartialEq)]
-struct Shortage {
+pub struct Shortage {
     resource: String,
     requested: Quantity,
     used: Quantity,
@@ -97,7 +96,7 @@ impl Shortage {
 
 /// Why a pod can't be on the node beside the others.
 #[derive(Debug, Clone, PartialEq)]
-enum Obstacle {
+pub enum Obstacle {
     Lacks(Shortage),
     /// The name of upstream's predicate, and what it says.
     Fails(&'static str, &'static str),
@@ -108,7 +107,12 @@ const AFFINITY: Obstacle = Obstacle::Fails("NodeAffinity", "node(s) didn't match
 const TAINTED: Obstacle = Obstacle::Fails("TaintToleration", "node(s) had taints that the pod didn't tolerate");
 
 impl Obstacle {
-    fn refusal(&self) -> Refusal {
+    /// Whether it may be so only as the node isn't known as it is now: labels and taints come and go.
+    pub fn may_be_outdated(&self) -> bool {
+        [AFFINITY, TAINTED].contains(self)
+    }
+
+    pub fn refusal(&self) -> Refusal {
         match self {
             Obstacle::Lacks(shortage) => shortage.refusal(),
             Obstacle::Fails(name, why) => Refusal::new(*name, format!("Predicate {name} failed: {why}")),
@@ -164,31 +168,28 @@ fn obstacles<'a>(
     }
     let taints = node.and_then(|node| node.spec.as_ref()).and_then(|spec| spec.taints.as_ref());
     let expels = |taint: &Taint| taint.effect == "NoExecute" && !placement::tolerates(tolerations(pod), taint);
-    if !static_pods::is_static(pod) && taints.into_iter().flatten().any(expels) {
+    if !own.is_static && taints.into_iter().flatten().any(expels) {
         found.push(TAINTED);
     }
     found
 }
 
 /// While the machine runs short, only those come in who must, or who ask for what they use (upstream's eviction manager).
-fn under_pressure(pod: &Pod, own: &Share, pressures: Pressures) -> Option<Refusal> {
-    let conditions =
-        [(pressures.disk, "DiskPressure"), (pressures.memory, "MemoryPressure"), (pressures.processes, "PIDPressure")];
-    let conditions: Vec<&str> = conditions.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
+pub fn under_pressure(pod: &Pod, own: &Share, conditions: &[&str]) -> Option<Refusal> {
     if conditions.is_empty() || own.is_critical {
         return None;
     }
     let taint =
         Taint { key: "node.kubernetes.io/memory-pressure".into(), effect: "NoSchedule".into(), ..Taint::default() };
     let comes = own.qos != "BestEffort" || placement::tolerates(tolerations(pod), &taint);
-    if conditions == ["MemoryPressure"] && comes {
+    if *conditions == ["MemoryPressure"] && comes {
         return None;
     }
     Some(Refusal::new("Evicted", format!("The node had condition: [{}]. ", conditions.join(" "))))
 }
 
 /// Why this node can't run a pod as it wants to be run, whatever else is here.
-fn unfit(pod: &Pod) -> Option<Refusal> {
+pub fn unfit(pod: &Pod) -> Option<Refusal> {
     let spec = pod.spec.as_ref()?;
     if pod.labels().get("kubernetes.io/os").is_some_and(|os| os != "linux") {
         let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
@@ -198,7 +199,8 @@ fn unfit(pod: &Pod) -> Option<Refusal> {
         return Some(Refusal::new("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
     }
     let of_pod = spec.security_context.as_ref().and_then(|s| s.app_armor_profile.as_ref());
-    let own = container::started(spec).filter_map(|c| c.security_context.as_ref()?.app_armor_profile.as_ref());
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let own = containers.filter_map(|c| c.security_context.as_ref()?.app_armor_profile.as_ref());
     if own.chain(of_pod).any(|profile| profile.type_ != "Unconfined") && !runtime::app_armor::is_enabled() {
         return Some(Refusal::new("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"));
     }
@@ -216,7 +218,7 @@ pub struct Admitted {
 
 /// What came of asking for a pod.
 #[derive(Debug, PartialEq)]
-enum Verdict {
+pub enum Verdict {
     In,
     /// As soon as these have ended, by uid.
     Instead(Vec<String>),
@@ -248,13 +250,13 @@ impl Admitted {
         self.settled.send_replace(true);
     }
 
-    async fn settled(&self) {
+    pub async fn settled(&self) {
         // The sender lives as long as this does.
         let _ = self.settled.subscribe().wait_for(|is| *is).await;
     }
 
     /// Until none of these is here any more.
-    async fn gone(&self, uids: &[String]) {
+    pub async fn gone(&self, uids: &[String]) {
         let mut released = self.released.subscribe();
         while uids.iter().any(|uid| self.has(uid)) {
             // The sender lives as long as this does.
@@ -263,7 +265,7 @@ impl Admitted {
     }
 
     /// Takes a pod in, if it can be here beside the others.
-    fn ask(&self, uid: &str, pod: &Pod, own: &Share, offer: &Amounts, node: Option<&Node>) -> Verdict {
+    pub fn ask(&self, uid: &str, pod: &Pod, own: &Share, offer: &Amounts, node: Option<&Node>) -> Verdict {
         let mut shares = self.shares.lock();
         let found = obstacles(pod, own, shares.values(), offer, node);
         let (lacks, fails): (Vec<_>, Vec<_>) =
@@ -285,72 +287,6 @@ impl Admitted {
         };
         shares.insert(uid.into(), own.clone());
         verdict
-    }
-}
-
-impl Agent {
-    /// Takes a pod in that is new here, or says why not. A critical pod that lacks room gets that of others, and waits for their end.
-    pub async fn admit(&self, uid: &str, pod: &Pod) -> Result<(), Refusal> {
-        if let Some(refusal) = unfit(pod) {
-            return Err(refusal);
-        }
-        if !static_pods::is_static(pod) {
-            self.admitted.settled().await;
-        }
-        let own = Share::of(pod);
-        let pressures = *self.pressures.borrow();
-        if let Some(refusal) = under_pressure(pod, &own, pressures) {
-            return Err(refusal);
-        }
-        let mut node = self.informers.of::<Node>().get(&informer::Key::new("", &self.config.node_name));
-        let mut verdict = self.admitted.ask(uid, pod, &own, &self.offer(node.as_deref()), node.as_deref());
-        // Labels and taints may have come and gone a moment ago, as the scheduler has seen already.
-        let is_old = |obstacle: &Obstacle| [AFFINITY, TAINTED].contains(obstacle);
-        if matches!(&verdict, Verdict::Out(found) if found.iter().all(is_old)) {
-            let nodes: Api<Node> = Api::all(self.client.clone());
-            if let Ok(Ok(fresh)) = tokio::time::timeout(PATIENCE, nodes.get(&self.config.node_name)).await {
-                node = Some(fresh.into());
-                verdict = self.admitted.ask(uid, pod, &own, &self.offer(node.as_deref()), node.as_deref());
-            }
-        }
-        match verdict {
-            Verdict::In => Ok(()),
-            Verdict::Instead(victims) => {
-                victims.iter().for_each(|uid| self.preempt(uid));
-                self.admitted.gone(&victims).await;
-                Ok(())
-            }
-            Verdict::Out(found) => {
-                let refusal = found.first().map(Obstacle::refusal);
-                Err(refusal.unwrap_or_else(|| Refusal::new("UnknownReason", "GeneralPredicates failed")))
-            }
-            Verdict::Stuck(why) => {
-                let message = format!("Unexpected error while attempting to recover from admission failure: {why}");
-                Err(Refusal::new("UnexpectedAdmissionError", message))
-            }
-        }
-    }
-
-    /// What the node has for pods: what it told the API, once it has; extended resources are known there alone.
-    fn offer(&self, node: Option<&Node>) -> Amounts {
-        let told = node.and_then(|node| node.status.as_ref()).and_then(|status| status.allocatable.as_ref());
-        if let Some(told) = told.filter(|told| told.contains_key("pods")) {
-            let amounts = told.iter().filter_map(|(name, amount)| Some((name.clone(), amount.0.parse().ok()?)));
-            return amounts.collect();
-        }
-        let (_, own) = allocatable::amounts(&self.config, &node::NodeFacts::gather(&self.config.data_dir));
-        let amounts = own.as_object().into_iter().flatten();
-        amounts.filter_map(|(name, amount)| Some((name.clone(), Quantity::from_json(amount)?))).collect()
-    }
-
-    fn preempt(&self, uid: &str) {
-        let workers = self.workers.lock();
-        let Some(worker) = workers.get(uid) else { return };
-        if let Some(pod) = worker.borrow().as_ref() {
-            self.events.warning(pod.as_ref(), "Preempting", PREEMPTED);
-        }
-        self.evictions.lock().insert(uid.into(), Eviction::Preempted);
-        worker.send_modify(|_| ());
     }
 }
 

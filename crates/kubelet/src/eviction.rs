@@ -11,6 +11,7 @@ use kube::ResourceExt as _;
 use runtime::cgroup;
 use tokio::time::Instant;
 
+use crate::admission::CRITICAL;
 use crate::manager::Manager;
 use crate::{Agent, local_storage, sandbox, stats};
 
@@ -22,8 +23,6 @@ const PRESSURE_TRANSITION_PERIOD: Duration = Duration::from_secs(300);
 const MIN_IMAGE_AGE: Duration = Duration::from_secs(120);
 /// Images are removed when less than this part of their disk is left.
 const IMAGES_LOW: f64 = 0.10;
-/// Pods of this priority or above are critical (`system-node-critical`, `system-cluster-critical`): never evicted, and ended last.
-pub const CRITICAL: i32 = 2_000_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Signal {

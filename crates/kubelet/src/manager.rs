@@ -95,7 +95,7 @@ impl Manager {
             let is_there = |saved: &Saved| !saved.finished && (saved.sandbox.is_some() || !saved.containers.is_empty());
             let pod = worker::load(&folder.path()).filter(is_there).and_then(|_| worker::known(&folder.path()));
             if let Some(pod) = pod {
-                self.agent.admitted.hold(&folder.file_name().to_string_lossy(), Share::of(&pod));
+                self.agent.admitted.hold(&folder.file_name().to_string_lossy(), Share::of(&pod, false));
             }
         }
     }

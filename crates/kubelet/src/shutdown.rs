@@ -12,7 +12,7 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::eviction::CRITICAL;
+use crate::admission::CRITICAL;
 use crate::manager::Manager;
 
 /// How long pods may take to end.

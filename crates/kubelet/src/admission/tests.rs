@@ -10,6 +10,10 @@ fn pod(spec: Value) -> Pod {
     serde_json::from_value(json!({"metadata": {"name": "p", "resourceVersion": "1"}, "spec": spec})).unwrap()
 }
 
+fn share(pod: &Pod) -> Share {
+    Share::of(pod, pod.metadata.resource_version.is_none())
+}
+
 fn asking(requests: Value) -> Value {
     json!({"containers": [{"name": "c", "resources": {"requests": requests}}]})
 }
@@ -36,8 +40,7 @@ fn a_pod_that_can_not_be_here_beside_the_others_has_failed() {
         spec
     };
     let port = |number: i32, address: &str| json!({"containerPort": 1, "hostPort": number, "hostIP": address});
-    let others =
-        [Share::of(&pod(asking(json!({"cpu": "1500m", "x.io/gpu": "1"})))), Share::of(&pod(with_port(port(80, ""))))];
+    let others = [share(&pod(asking(json!({"cpu": "1500m", "x.io/gpu": "1"})))), share(&pod(with_port(port(80, ""))))];
     for (spec, reason, message) in [
         (tolerating(json!({})), "", ""),
         (
@@ -75,14 +78,14 @@ fn a_pod_that_can_not_be_here_beside_the_others_has_failed() {
         ),
     ] {
         let pod = pod(spec.clone());
-        let found = obstacles(&pod, &Share::of(&pod), others.iter(), &offer(), Some(&node()));
+        let found = obstacles(&pod, &share(&pod), others.iter(), &offer(), Some(&node()));
         let refusal = found.first().map_or(Refusal::new("", ""), Obstacle::refusal);
         assert_eq!(refusal.reason, reason, "{spec}");
         assert!(message.is_empty() || refusal.message == message, "{spec}: {}", refusal.message);
     }
     // A third pod is the last one.
     let three = [others[0].clone(), others[1].clone(), others[1].clone()];
-    let (last, own) = (pod(tolerating(json!({}))), Share::of(&pod(json!({}))));
+    let (last, own) = (pod(tolerating(json!({}))), share(&pod(json!({}))));
     let found = obstacles(&last, &own, three.iter(), &offer(), Some(&node()));
     assert_eq!(found[0].refusal().reason, "OutOfpods");
     // Nothing is known of the node yet.
@@ -93,7 +96,7 @@ fn a_pod_that_can_not_be_here_beside_the_others_has_failed() {
 fn of_two_that_want_the_same_the_first_gets_it_until_its_end() {
     let admitted = Admitted::default();
     let pod = pod(with_port(json!({"containerPort": 1, "hostPort": 80})));
-    let ask = |uid: &str| admitted.ask(uid, &pod, &Share::of(&pod), &offer(), None);
+    let ask = |uid: &str| admitted.ask(uid, &pod, &share(&pod), &offer(), None);
     assert_eq!(ask("first"), Verdict::In);
     assert!(matches!(ask("second"), Verdict::Out(_)));
     assert!(!admitted.has("second"));
@@ -107,7 +110,7 @@ fn of_two_that_want_the_same_the_first_gets_it_until_its_end() {
 #[test]
 fn a_critical_pod_gets_the_room_of_those_who_lose_least() {
     let admitted = Admitted::default();
-    let plain = |uid: &str, spec: Value| admitted.hold(uid, Share::of(&pod(spec)));
+    let plain = |uid: &str, spec: Value| admitted.hold(uid, share(&pod(spec)));
     let both = |cpu: &str| {
         let amounts = json!({"cpu": cpu, "memory": "1Mi"});
         json!({"containers": [{"name": "c", "resources": {"requests": amounts, "limits": amounts}}]})
@@ -123,7 +126,7 @@ fn a_critical_pod_gets_the_room_of_those_who_lose_least() {
         pod(spec)
     };
     let ask = |pod: &Pod| {
-        let verdict = admitted.ask("critical", pod, &Share::of(pod), &offer, None);
+        let verdict = admitted.ask("critical", pod, &share(pod), &offer, None);
         admitted.release("critical");
         verdict
     };
@@ -137,7 +140,7 @@ fn a_critical_pod_gets_the_room_of_those_who_lose_least() {
     // Nobody goes where that isn't enough.
     let mut elsewhere = critical("400m");
     elsewhere.spec.as_mut().unwrap().node_selector = Some([("disk".to_string(), "hdd".to_string())].into());
-    let verdict = admitted.ask("critical", &elsewhere, &Share::of(&elsewhere), &offer, Some(&node()));
+    let verdict = admitted.ask("critical", &elsewhere, &share(&elsewhere), &offer, Some(&node()));
     assert!(matches!(verdict, Verdict::Out(found) if found[0] == AFFINITY));
     // Of those who are as critical nobody goes, and a static pod is critical.
     let mut fixed = critical("400m");
@@ -146,21 +149,20 @@ fn a_critical_pod_gets_the_room_of_those_who_lose_least() {
     for uid in ["guaranteed", "small", "large"] {
         admitted.release(uid);
     }
-    admitted.hold("equal", Share::of(&critical("1900m")));
+    admitted.hold("equal", share(&critical("1900m")));
     assert!(matches!(ask(&critical("400m")), Verdict::Stuck(_)));
 }
 
 #[test]
 fn a_machine_that_runs_short_takes_in_who_must_be_or_asks_for_what_it_uses() {
     let tolerant = json!({"tolerations": [{"key": "node.kubernetes.io/memory-pressure", "operator": "Exists"}]});
-    let memory = Pressures { memory: true, ..Pressures::default() };
-    let disk = Pressures { disk: true, ..memory };
-    let said = |spec: Value, pressures| {
+    let (memory, disk): (&[&str], &[&str]) = (&["MemoryPressure"], &["DiskPressure", "MemoryPressure"]);
+    let said = |spec: Value, conditions: &[&str]| {
         let pod = pod(spec);
-        under_pressure(&pod, &Share::of(&pod), pressures).map(|refusal| (refusal.reason, refusal.message))
+        under_pressure(&pod, &share(&pod), conditions).map(|refusal| (refusal.reason, refusal.message))
     };
     let evicted = |conditions: &str| Some(("Evicted".into(), format!("The node had condition: [{conditions}]. ")));
-    assert_eq!(said(json!({}), Pressures::default()), None);
+    assert_eq!(said(json!({}), &[]), None);
     assert_eq!(said(json!({}), memory), evicted("MemoryPressure"));
     assert_eq!(said(tolerant.clone(), memory), None);
     assert_eq!(said(asking(json!({"memory": "1Mi"})), memory), None);

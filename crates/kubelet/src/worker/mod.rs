@@ -5,6 +5,7 @@
 //! or a time that was set. Start, restart of the agent and recovery take the same way; what differs is only what
 //! [`Worker::recover`] finds on disk and in the shim.
 
+mod admit;
 mod changes;
 // What objects say of times is computed with here: see `apimachinery::clock`.
 #[deny(clippy::arithmetic_side_effects)]
@@ -30,7 +31,6 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::admission::{Eviction, PREEMPTED, Refusal, Share};
 use crate::container::{self, termination_file};
 use crate::engine::Containers;
 use crate::manager::Wanted;
@@ -131,11 +131,7 @@ pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, mut wanted: watch::Receiver<W
             worker.agent.admitted.release(&worker.uid);
             return;
         };
-        let wants_anew = pod.metadata.generation != worker.pod.metadata.generation;
-        worker.pod = pod;
-        if wants_anew && worker.agent.admitted.has(&worker.uid) {
-            worker.agent.admitted.hold(&worker.uid, Share::of(&worker.pod));
-        }
+        worker.take(pod);
         if worker.pod.metadata.deletion_timestamp.is_some() {
             worker.terminate(&mut wanted).await;
             return;
@@ -261,30 +257,6 @@ impl Worker {
             self.ended(&id, Exit { code: 137, signal: 0, oom: false, at }).await;
         }
         let _ = runtime::remove_tree(&self.places.run.join("oci"));
-    }
-
-    fn heed_eviction(&mut self) {
-        let (message, preempted) = match self.agent.evictions.lock().remove(&self.uid) {
-            None => return,
-            Some(Eviction::Evicted(message)) => (message, false),
-            Some(Eviction::Preempted) => (PREEMPTED.into(), true),
-        };
-        self.saved.evicted = Some(message);
-        self.saved.preempted = preempted;
-    }
-
-    /// Asks the node to take the pod in, unless it has already; reason and message of a refusal.
-    async fn admit(&self) -> Option<(String, String)> {
-        if self.agent.admitted.has(&self.uid) {
-            return None;
-        }
-        if self.saved.sandbox.is_some() || !self.saved.containers.is_empty() {
-            self.agent.admitted.hold(&self.uid, Share::of(&self.pod));
-            return None;
-        }
-        let Err(Refusal { reason, message }) = self.agent.admit(&self.uid, &self.pod).await else { return None };
-        self.agent.events.warning(self.pod.as_ref(), &reason, message.clone());
-        Some((reason, format!("Pod was rejected: {message}")))
     }
 
     /// Does everything that is due now; returns when something will be due by itself.
