@@ -60,6 +60,22 @@ impl Sets {
     fn all(&self) -> impl Iterator<Item = &Arc<ReplicaSet>> {
         self.old.iter().chain(&self.new)
     }
+
+    /// Whether sets with pods were scaled last when their Deployment wanted another number.
+    fn is_resized(&self, wanted: i32) -> bool {
+        let active = self.all().filter(|s| s.spec.replicas.unwrap_or(0) > 0);
+        active.into_iter().any(|s| sets::desired(s).is_some_and(|before| before != wanted))
+    }
+}
+
+/// What the set of a new template begins with: what the first step of the roll-out would give it. What is resized in the same breath is scaled
+/// first.
+fn first_size(spec: &DeploymentSpec, sets: &Sets) -> i32 {
+    if sets.is_resized(spec.replicas.unwrap_or(1)) {
+        return 0;
+    }
+    let old: Vec<Size> = sets.old.iter().map(|s| size(s)).collect();
+    plan::roll(spec, Size { wanted: 0, available: 0, present: 0 }, &old).0
 }
 
 struct Work {
@@ -96,7 +112,7 @@ impl Work {
                 sets::keep_up(self, &deployment, new, others).await?;
             }
             None if paused => {}
-            None => match sets::create(self, &deployment, newest + 1).await {
+            None => match sets::create(self, &deployment, newest + 1, first_size(spec, &sets)).await {
                 Ok(Made::Set) => {}
                 Ok(Made::Collision) => return Ok(Some(Duration::ZERO)),
                 Err(error) => failure = Some(error),
@@ -135,8 +151,7 @@ impl Work {
     async fn scale_all(&self, deployment: &Deployment, spec: &DeploymentSpec, sets: &Sets, paused: bool) -> Result {
         let wanted = spec.replicas.unwrap_or(1);
         let active: Vec<&Arc<ReplicaSet>> = sets.all().filter(|s| s.spec.replicas.unwrap_or(0) > 0).collect();
-        let resized = active.iter().any(|s| sets::desired(s).is_some_and(|before| before != wanted));
-        if paused || resized {
+        if paused || sets.is_resized(wanted) {
             // What has the pods keeps its part of them; the roll-out goes on in the next round.
             let alone = match active.as_slice() {
                 [] => sets.new.as_ref().or(sets.old.last()),

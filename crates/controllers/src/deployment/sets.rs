@@ -113,8 +113,8 @@ pub enum Made {
     Collision,
 }
 
-/// Makes the set of a Deployment's template, without pods: the plan scales it as any other.
-pub async fn create(work: &Work, deployment: &Deployment, revision: i64) -> Result<Made> {
+/// Makes the set of a Deployment's template.
+pub async fn create(work: &Work, deployment: &Deployment, revision: i64, size: i32) -> Result<Made> {
     let spec = &deployment.spec;
     let collisions = deployment.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0);
     let hash = match collisions {
@@ -140,7 +140,7 @@ pub async fn create(work: &Work, deployment: &Deployment, revision: i64) -> Resu
             ..ObjectMeta::default()
         },
         spec: ReplicaSetSpec {
-            replicas: Some(0),
+            replicas: Some(size),
             selector,
             template: Some(template),
             min_ready_seconds: spec.min_ready_seconds,
@@ -148,6 +148,7 @@ pub async fn create(work: &Work, deployment: &Deployment, revision: i64) -> Resu
         status: None,
     };
     let api = api(work, deployment.namespace());
+    let mut is_new = true;
     let created = match api.create(&PostParams::default(), &set).await {
         Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {
             let present = api.get(&set.name_any()).await?;
@@ -156,11 +157,15 @@ pub async fn create(work: &Work, deployment: &Deployment, revision: i64) -> Resu
                 count_collision(work, deployment, collisions).await?;
                 return Ok(Made::Collision);
             }
+            is_new = false;
             present
         }
         other => other?,
     };
     work.cache.wait_for(&created.key(), |s| s.is_some()).await;
+    if is_new && size > 0 {
+        tell_scaled(work, deployment, &created, 0, size);
+    }
     Ok(Made::Set)
 }
 
@@ -195,9 +200,13 @@ pub async fn scale(work: &Work, deployment: &Deployment, set: &ReplicaSet, wante
     }
     write(work, set, change).await?;
     if present != wanted {
-        let direction = if wanted > present { "up" } else { "down" };
-        let text = format!("Scaled {direction} replica set {} from {present} to {wanted}", set.name_any());
-        work.context.events.normal(deployment, "ScalingReplicaSet", text);
+        tell_scaled(work, deployment, set, present, wanted);
     }
     Ok(())
+}
+
+fn tell_scaled(work: &Work, deployment: &Deployment, set: &ReplicaSet, before: i32, now: i32) {
+    let direction = if now > before { "up" } else { "down" };
+    let text = format!("Scaled {direction} replica set {} from {before} to {now}", set.name_any());
+    work.context.events.normal(deployment, "ScalingReplicaSet", text);
 }

@@ -44,7 +44,10 @@ async fn deployment_comes_up_and_tells_so() {
     );
     let progressing = condition(&web, "Progressing");
     assert_eq!((progressing.0.as_str(), progressing.1.as_str()), ("True", "NewReplicaSetAvailable"));
-    let set = name(&cluster.list(SETS).await[0]).to_string();
+    let sets = cluster.list(SETS).await;
+    let set = name(&sets[0]).to_string();
+    // It was made with its size: whoever sees it first knows how many pods it will have.
+    assert_eq!((&sets[0]["metadata"]["generation"], &sets[0]["spec"]["replicas"]), (&json!(1), &json!(3)));
     assert_eq!(progressing.2, format!("ReplicaSet \"{set}\" has successfully progressed."));
     assert_eq!(web["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "1");
     let told = cluster.events("web").await;
