@@ -552,7 +552,7 @@ mod tests {
         for (revision, name) in [(1, "b"), (2, "a"), (3, "c"), (4, "a")] {
             put(&cache, revision, name, "web");
         }
-        let pods = cache.named("pods");
+        let pods = cache.of(kinds::PODS);
         let revisions = |from| {
             let begun = pods.subscribe(Filter::default(), from, 4).unwrap();
             let backlog = begun.backlog.iter().map(|(_, event)| event.entry.revision);
