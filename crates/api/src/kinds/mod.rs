@@ -123,7 +123,9 @@ pub const OLDER: Kinds = Kinds(&[autoscaling::OLDER, events::OLDER]);
 
 /// The kind that `group`, `version` and `plural` name.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
-    KINDS.iter().chain(OLDER).find(|k| k.plural == plural && k.version == version && k.group == group)
+    // A list of kinds is of one group.
+    let lists = KINDS.0.iter().chain(OLDER.0).filter(|kinds| kinds.first().is_some_and(|k| k.group == group));
+    lists.flat_map(|kinds| kinds.iter().copied()).find(|k| k.plural == plural && k.version == version)
 }
 
 #[cfg(test)]
@@ -135,6 +137,16 @@ mod tests {
         for kind in KINDS.iter().chain(OLDER) {
             assert!(crate::schema::types().contains(&kind.schema()), "{} is unknown", kind.schema());
         }
+    }
+
+    #[test]
+    fn every_kind_is_found_by_what_paths_name() {
+        for kind in KINDS.iter().chain(OLDER) {
+            let found = find(kind.group, kind.version, kind.plural).unwrap();
+            assert!(std::ptr::eq(found, kind), "{kind:?}");
+        }
+        assert_eq!(find("example.com", "v1", "pods"), None);
+        assert_eq!(find("", "v2", "pods"), None);
     }
 
     #[test]

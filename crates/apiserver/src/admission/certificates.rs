@@ -1,7 +1,7 @@
 //! CertificateApproval, CertificateSigning and CertificateSubjectRestriction: whoever approves or signs needs the
 //! right to do so for the signer, and nobody gets a certificate that makes him everybody's master.
 
-use api::kinds;
+use api::{Subresource, kinds};
 use apimachinery::{Cause, ObjectExt as _, Status};
 use base64::Engine as _;
 use serde_json::{Value, json};
@@ -38,15 +38,15 @@ pub fn check(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Resul
                 _ => Ok(()),
             }
         }
-        ("UPDATE", "approval") if !may("approve") => {
+        ("UPDATE", Some(Subresource::Approval)) if !may("approve") => {
             refuse(&format!("user not permitted to approve requests with signerName {signer:?}"))
         }
-        ("UPDATE", "status") if attempt.old.is_some_and(|old| decision(old) != decision(object)) => {
+        ("UPDATE", Some(Subresource::Status)) if attempt.old.is_some_and(|old| decision(old) != decision(object)) => {
             let why = "updates may not add or remove a condition of type \"Approved\" or \"Denied\"";
             let cause = Cause::forbidden("status.conditions", why);
             Err(kind.invalid(object.name(), vec![cause]))
         }
-        ("UPDATE", "status") if !same(&["status", "certificate"]) && !may("sign") => {
+        ("UPDATE", Some(Subresource::Status)) if !same(&["status", "certificate"]) && !may("sign") => {
             refuse(&format!("user not permitted to sign requests with signerName {signer:?}"))
         }
         _ => Ok(()),

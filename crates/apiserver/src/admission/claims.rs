@@ -11,7 +11,7 @@ use crate::external::Attempt;
 pub fn check(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
     let kind = attempt.kind;
     let Some(old) = attempt.old else { return Ok(()) };
-    if kind != kinds::PERSISTENT_VOLUME_CLAIMS || !attempt.subresource.is_empty() {
+    if kind != kinds::PERSISTENT_VOLUME_CLAIMS || attempt.subresource.is_some() {
         return Ok(());
     }
     let size = |claim: &Value| {

@@ -45,7 +45,7 @@ pub fn restrict(attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
         if attempt.old.is_some_and(|old| old["spec"]["taints"] != object["spec"]["taints"]) {
             return refuse(format!("node {node:?} is not allowed to modify taints"));
         }
-    } else if kind == kinds::PODS && attempt.subresource.is_empty() && attempt.operation == "CREATE" {
+    } else if kind == kinds::PODS && attempt.subresource.is_none() && attempt.operation == "CREATE" {
         if !static_pods::is_mirror(object) {
             return refuse(format!(
                 "pod does not have {:?} annotation, node {node:?} can only create mirror pods",

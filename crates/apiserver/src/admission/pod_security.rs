@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use api::kinds;
 use api::pod_security::{Policy, Standard, is_significant, violations};
+use api::{Subresource, kinds};
 use apimachinery::{ObjectExt as _, Status};
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ const MAX_PODS: usize = 3000;
 /// Refuses what may not be written, and returns what the client is warned of.
 pub fn admit(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Result<Vec<String>, Status> {
     if attempt.kind == kinds::NAMESPACES {
-        return if attempt.subresource.is_empty() { namespace(server, attempt, object) } else { Ok(Vec::new()) };
+        return if attempt.subresource.is_none() { namespace(server, attempt, object) } else { Ok(Vec::new()) };
     }
     let Some((metadata, spec)) = pod_in(attempt, object) else { return Ok(Vec::new()) };
     let Some(namespace) = server.cache.of(kinds::NAMESPACES).get(attempt.namespace) else { return Ok(Vec::new()) };
@@ -44,12 +44,13 @@ pub fn admit(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Resul
 fn pod_in<'a>(attempt: &Attempt<'_>, object: &'a Value) -> Option<(&'a Value, &'a Value)> {
     if attempt.kind == kinds::PODS {
         // The others change nothing of a pod that is looked at here, or are no writes of a pod.
-        let writes_spec = matches!(attempt.subresource, "" | "ephemeralcontainers" | "resize");
+        let writes_spec =
+            matches!(attempt.subresource, None | Some(Subresource::EphemeralContainers | Subresource::Resize));
         let significant = attempt.old.is_none_or(|old| is_significant(object, old));
         return (writes_spec && significant).then(|| (&object["metadata"], &object["spec"]));
     }
     let template = (attempt.kind.strategy.pod_template)(object);
-    (attempt.subresource.is_empty() && template.is_object()).then(|| (&template["metadata"], &template["spec"]))
+    (attempt.subresource.is_none() && template.is_object()).then(|| (&template["metadata"], &template["spec"]))
 }
 
 /// The labels of a namespace must be right, and say of which pods they would not be kept.

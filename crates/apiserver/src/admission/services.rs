@@ -12,7 +12,7 @@ use crate::external::Attempt;
 
 /// Addresses that a service has already may stay.
 pub fn check(server: &ApiServer, attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
-    if attempt.kind != kinds::SERVICES || !attempt.subresource.is_empty() {
+    if attempt.kind != kinds::SERVICES || attempt.subresource.is_some() {
         return Ok(());
     }
     let addresses = |service: &Value| -> Vec<IpAddr> {

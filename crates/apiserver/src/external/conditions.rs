@@ -38,9 +38,9 @@ impl Expressions {
 }
 
 /// The kind of what is sent to a subresource, where that isn't the object itself.
-fn body_kind(kind: &Kind, subresource: &str) -> (&'static str, &'static str, &'static str) {
+fn body_kind(kind: &Kind, subresource: Option<Subresource>) -> (&'static str, &'static str, &'static str) {
     let asked_about = |s: &Subresource| !matches!(s, Subresource::Scale | Subresource::Token);
-    let body = kind.subresource(subresource).filter(asked_about).and_then(Subresource::body);
+    let body = subresource.filter(asked_about).and_then(Subresource::body);
     body.unwrap_or((kind.group, kind.version, kind.kind))
 }
 
@@ -56,9 +56,9 @@ pub fn request(attempt: &Attempt<'_>) -> Value {
     if !attempt.namespace.is_empty() {
         request["namespace"] = attempt.namespace.into();
     }
-    if !attempt.subresource.is_empty() {
-        request["subResource"] = attempt.subresource.into();
-        request["requestSubResource"] = attempt.subresource.into();
+    if let Some(subresource) = attempt.subresource {
+        request["subResource"] = subresource.name().into();
+        request["requestSubResource"] = subresource.name().into();
     }
     request
 }
@@ -89,7 +89,7 @@ impl Facts {
             resource: Attributes {
                 group: attempt.kind.group.into(),
                 resource: attempt.kind.plural().into(),
-                subresource: attempt.subresource.into(),
+                subresource: attempt.subresource_name().into(),
                 namespace: attempt.namespace.into(),
                 name: attempt.name.into(),
                 ..Attributes::default()

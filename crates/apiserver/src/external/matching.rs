@@ -38,7 +38,7 @@ fn rule_fits(rule: &Value, attempt: &Attempt<'_>) -> bool {
     let resource = rule.strings_at(&["resources"]).into_iter().any(|r| {
         let (plural, subresource) = r.split_once('/').unwrap_or((r, ""));
         let subresource_fits =
-            if r == "*" { attempt.subresource.is_empty() } else { subresource == attempt.subresource };
+            if r == "*" { attempt.subresource.is_none() } else { subresource == attempt.subresource_name() };
         (plural == "*" || kind.is_named(kind.group, plural)) && (subresource == "*" || subresource_fits)
     });
     let scope = match rule.str_at(&["scope"]) {

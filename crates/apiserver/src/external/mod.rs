@@ -8,7 +8,7 @@ mod webhooks;
 
 use std::sync::Arc;
 
-use api::Kind;
+use api::{Kind, Subresource};
 use apimachinery::Status;
 use serde_json::Value;
 
@@ -22,7 +22,7 @@ pub use webhooks::post;
 pub struct Attempt<'a> {
     pub user: &'a User,
     pub kind: &'a Kind,
-    pub subresource: &'a str,
+    pub subresource: Option<Subresource>,
     /// `CREATE`, `UPDATE`, `DELETE` or `CONNECT`.
     pub operation: &'static str,
     pub name: &'a str,
@@ -32,6 +32,11 @@ pub struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
+    /// The subresource as rules name it; empty for the object itself.
+    fn subresource_name(&self) -> &'static str {
+        self.subresource.map_or("", Subresource::name)
+    }
+
     /// Those who decide about admission must not be decided about by it, else nobody could mend them.
     fn is_exempt(&self) -> bool {
         self.kind.group == "admissionregistration.k8s.io"

@@ -159,7 +159,7 @@ pub async fn delete(
         let attempt = Attempt {
             user,
             kind,
-            subresource: "",
+            subresource: None,
             operation: "DELETE",
             name,
             namespace,

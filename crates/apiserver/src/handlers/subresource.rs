@@ -349,7 +349,7 @@ fn attempt<'a>(user: &'a User, info: &'a Info, operation: &'static str, dry_run:
     Attempt {
         user,
         kind: info.kind,
-        subresource: &info.path.subresource,
+        subresource: info.subresource,
         operation,
         name: &info.path.name,
         namespace: &info.path.namespace,

@@ -155,7 +155,7 @@ async fn create_named(
     let attempt = Attempt {
         user,
         kind,
-        subresource: "",
+        subresource: None,
         operation: "CREATE",
         name: &name,
         namespace: &namespace,
@@ -452,7 +452,7 @@ impl Change {
             let attempt = Attempt {
                 user,
                 kind,
-                subresource: &info.path.subresource,
+                subresource: info.subresource,
                 operation: "UPDATE",
                 name: &info.path.name,
                 namespace: &info.path.namespace,
