@@ -8,7 +8,6 @@
 //! [`patch`], [`fields`], [`jsonpath`], [`names`], [`bounded`], [`yaml`], [`clock`], [`duration`], [`cron`], [`ranges`], [`addresses`].
 
 pub mod addresses;
-pub mod bounded;
 pub mod clock;
 pub mod cron;
 pub mod duration;
@@ -22,6 +21,8 @@ pub mod ranges;
 pub mod selector;
 pub mod status;
 pub mod yaml;
+
+pub use bounded;
 
 pub use addresses::{AddressRanges, Family, authority};
 pub use fields::FieldSet;

@@ -11,6 +11,8 @@
 //! - All kinds go through the same code; what is special about one stands in `api` or in [`strategy`].
 //! - This crate knows no controller and no kubelet; it reaches kubelets and pods only to relay requests ([`relay`]).
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
+
 mod admission;
 mod allocator;
 pub mod audit;

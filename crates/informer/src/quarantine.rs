@@ -8,8 +8,10 @@
 //!
 //! Cost: two writes of at most 256 bytes to a file in memory for each time that an object is handled.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
+use std::hash::{Hash as _, Hasher as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -51,6 +53,23 @@ pub fn install(quarantine: Quarantine) {
 /// The quarantine of this process' control loops.
 pub fn of_process() -> Quarantine {
     OF_PROCESS.get().cloned().unwrap_or_default()
+}
+
+/// A key or version as the record has room for it. Of longer ones the end is a digest, so that no two are the same and what the record says is
+/// found again.
+fn short(text: &str) -> Cow<'_, str> {
+    const ROOM: usize = SLOT_BYTES / 2 - 1;
+    if text.len() <= ROOM && !text.contains('\0') {
+        return text.into();
+    }
+    let mut digest = std::hash::DefaultHasher::new();
+    text.hash(&mut digest);
+    let digest = format!("…{:016x}", digest.finish());
+    let mut end = ROOM - digest.len();
+    while !text.is_char_boundary(end.min(text.len())) {
+        end -= 1;
+    }
+    format!("{}{digest}", &text[..end.min(text.len())]).replace('\0', "").into()
 }
 
 /// What is known of an object that was being handled when the process crashed.
@@ -171,6 +190,7 @@ impl Quarantine {
     /// Begins to handle the object `key` in its `version`. None if it is quarantined and hasn't changed since its last try. A suspect waits until
     /// no other suspect is being handled.
     pub async fn enter(&self, key: &str, version: &str) -> Option<Handling> {
+        let (key, version) = (&*short(key), &*short(version));
         let is_suspect = {
             let mut suspects = self.inner.suspects.lock();
             match suspects.get_mut(key) {
@@ -200,7 +220,7 @@ impl Quarantine {
         };
         let mut bytes = Vec::with_capacity(SLOT_BYTES);
         for part in [key, version] {
-            bytes.extend(part.bytes().filter(|byte| *byte != 0).take((SLOT_BYTES / 2) - 1));
+            bytes.extend_from_slice(part.as_bytes());
             bytes.push(0);
         }
         self.inner.write(slot, &bytes);
@@ -209,9 +229,10 @@ impl Quarantine {
 
     /// Counts a panic of the object's handling, which was caught. Whether it is quarantined now.
     pub fn panicked(&self, key: &str, version: &str) -> bool {
+        let (key, version) = (short(key), short(version));
         let is_quarantined = {
             let mut suspects = self.inner.suspects.lock();
-            let crashes = suspects.get(key).map_or(0, |s| s.crashes).saturating_add(1);
+            let crashes = suspects.get(&*key).map_or(0, |s| s.crashes).saturating_add(1);
             let suspect = Suspect { crashes, version: version.into(), since: clock::now().as_second() };
             suspects.entry(key.into()).insert_entry(suspect).get().is_quarantined()
         };
@@ -221,14 +242,14 @@ impl Quarantine {
 
     /// Forgets an object that is gone.
     pub fn forget(&self, key: &str) {
-        if self.inner.suspects.lock().remove(key).is_some() {
+        if self.inner.suspects.lock().remove(&*short(key)).is_some() {
             self.save();
         }
     }
 
     /// Reads the suspects that a process keeps in `file`.
     pub fn read(file: &Path) -> BTreeMap<String, Suspect> {
-        let text = std::fs::read(file).unwrap_or_default();
+        let text = bounded::bytes(file, bounded::OWN).unwrap_or_default();
         serde_json::from_slice(&text).unwrap_or_default()
     }
 
@@ -242,9 +263,7 @@ impl Quarantine {
         QUARANTINED.set(i64::try_from(count).unwrap_or(i64::MAX));
         let Some(file) = &self.inner.file else { return };
         let text = serde_json::to_vec(&*self.inner.suspects.lock()).unwrap_or_default();
-        let new = file.with_extension("new");
-        let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, file));
-        if let Err(error) = written {
+        if let Err(error) = bounded::durable::replace(file, &text) {
             tracing::warn!(%error, "failed to write {}", file.display());
         }
     }
@@ -283,6 +302,23 @@ mod tests {
         assert!(fifth.enter("pod/a", "2").await.is_none());
         fifth.forget("pod/a");
         assert!(open(folder.path(), false).suspects().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_long_name_is_no_way_around() {
+        let folder = tempfile::tempdir().unwrap();
+        // The longest names of a namespace and an object, with and without characters of several bytes.
+        for letter in ["x", "ä"] {
+            let key = |end: &str| format!("controller {}/{}{end}", "n".repeat(63), letter.repeat(251));
+            for _ in 0..2 {
+                std::mem::forget(open(folder.path(), true).enter(&key("a"), &"v".repeat(500)).await);
+            }
+            let third = open(folder.path(), true);
+            assert!(third.enter(&key("a"), &"v".repeat(500)).await.is_none());
+            assert!(third.enter(&key("b"), "").await.is_some(), "another with the same beginning");
+            assert!(third.enter(&key("a"), &"v".repeat(501)).await.is_some(), "it has changed");
+            third.forget(&key("a"));
+        }
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body as _;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::{LengthLimitError, Limited};
 use http1::outbound::Lines;
 use http1::{Body, BoxError, Trouble, Upgrade, Wire, inbound, text};
 use hyper::body::Incoming;
@@ -341,7 +341,8 @@ impl Bodies {
             return Ok(Bodies::Kept(Bytes::new()));
         }
         if length.is_some_and(|length| length <= MAX_REPLAYED_BYTES) {
-            return Box::pin(body.collect()).await.map(|whole| Bodies::Kept(whole.to_bytes()));
+            let whole = Box::pin(bounded::body(body, MAX_REPLAYED_BYTES as usize)).await;
+            return Ok(Bodies::Kept(whole?));
         }
         Ok(Bodies::Once(Some(match most.and_then(|most| usize::try_from(most).ok()) {
             Some(most) => Body::Limited(Box::new(Limited::new(body, most))),

@@ -8,13 +8,11 @@ mod discovery;
 mod table;
 
 use std::ffi::OsString;
-use std::io::Read as _;
 
 use anyhow::{Context as _, bail};
-use apimachinery::bounded::Limits;
 use apimachinery::yaml;
+use bounded::Limits;
 use clap::Parser as _;
-use futures::{AsyncBufReadExt as _, TryStreamExt as _};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 
@@ -59,7 +57,7 @@ impl Session {
         const OWN: &str = "/etc/timonel/kubeconfig.yaml";
         let given = kubectl.kubeconfig.clone().or_else(|| std::env::var_os("KUBECONFIG").map(Into::into));
         let path = given.unwrap_or_else(|| OWN.into());
-        let text = std::fs::read_to_string(&path)
+        let text = bounded::text(&path, bounded::OWN)
             .with_context(|| format!("{} can't be read; --kubeconfig names another file", path.display()))?;
         let kubeconfig: kube::config::Kubeconfig = kube::config::Kubeconfig::from_yaml(&text)?;
         let config = Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
@@ -148,12 +146,11 @@ impl Session {
     fn documents(files: &[String]) -> anyhow::Result<Vec<Value>> {
         let mut all = Vec::new();
         for file in files {
-            let mut text = String::new();
-            if file == "-" {
-                std::io::stdin().read_to_string(&mut text)?;
-            } else {
-                text = std::fs::read_to_string(file).with_context(|| format!("{file} can't be read"))?;
-            }
+            let text = match file.as_str() {
+                "-" => bounded::text_of(std::io::stdin(), bounded::OWN),
+                _ => bounded::text(file, bounded::OWN),
+            };
+            let text = text.with_context(|| format!("{file} can't be read"))?;
             let documents =
                 yaml::all(text.as_bytes(), Limits::FILE).with_context(|| format!("{file} can't be read"))?;
             for document in documents {
@@ -256,10 +253,8 @@ impl Session {
         if let Some(tail) = tail {
             path = format!("{path}&tailLines={tail}");
         }
-        let mut lines = self.client.request_stream(http::Request::get(path).body(Vec::new())?).await?.lines();
-        while let Some(line) = lines.try_next().await? {
-            println!("{line}");
-        }
+        let stream = self.client.request_stream(http::Request::get(path).body(Vec::new())?).await?;
+        futures::io::copy(stream, &mut futures::io::AllowStdIo::new(std::io::stdout())).await?;
         Ok(())
     }
 

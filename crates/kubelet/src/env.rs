@@ -1,7 +1,7 @@
 //! Environment variables of containers, and the fields that the downward API offers.
 
 #[deny(clippy::arithmetic_side_effects)]
-mod expansion;
+pub mod expansion;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -145,7 +145,8 @@ impl Agent {
     fn of_services(&self, pod: &Pod) -> Result<BTreeMap<String, String>, NoServices> {
         let all = self.informers.of::<Service>();
         let kept = pod.uid().map(|uid| self.config.pods_dir().join(uid).join("services.json"));
-        let before = kept.as_ref().and_then(|file| serde_json::from_slice(&std::fs::read(file).ok()?).ok());
+        let before =
+            kept.as_ref().and_then(|file| serde_json::from_slice(&bounded::bytes(file, bounded::OWN).ok()?).ok());
         if !all.is_synced() {
             return match before {
                 Some(before) => Ok(before),
@@ -164,7 +165,7 @@ impl Agent {
             && let Some(file) = kept
             && let Err(error) = serde_json::to_vec(&variables)
                 .map_err(Into::into)
-                .and_then(|text| runtime::files::replace(&file, &text))
+                .and_then(|text| bounded::durable::replace(&file, &text))
         {
             tracing::debug!(%error, "failed to save the service environment variables of a pod");
         }

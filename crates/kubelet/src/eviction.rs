@@ -146,8 +146,8 @@ fn levels(folder: &std::path::Path) -> HashMap<Signal, Level> {
             levels.insert(Signal::Inodes, Level { available: disk.files_available(), capacity: disk.files() });
         }
     }
-    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let running = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let number = |path: &str| bounded::text(path, bounded::KERNEL).ok()?.trim().parse::<u64>().ok();
+    let running = bounded::text("/proc/loadavg", bounded::KERNEL).unwrap_or_default();
     let running = running.split_whitespace().nth(3).and_then(|f| f.split_once('/')?.1.parse::<u64>().ok());
     if let (Some(most), Some(running)) = (number("/proc/sys/kernel/pid_max"), running) {
         levels.insert(Signal::Processes, Level { available: most.saturating_sub(running), capacity: most });

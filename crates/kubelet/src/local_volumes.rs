@@ -21,6 +21,9 @@ use tokio::process::Command;
 
 use crate::{Agent, Config};
 
+/// What is kept of the complaints of `cp`, which names each file of a volume that it can't copy, in bytes.
+const SAID: u64 = 16 << 10;
+
 impl Config {
     fn snapshot_dir(&self, name: &str) -> PathBuf {
         self.storage_dir().join("snapshots").join(name)
@@ -151,7 +154,7 @@ async fn copy(config: &Config, from: &Path, to: &Path) -> Result<(), String> {
     // Programs that don't know how to share blocks (busybox) copy them.
     let mut failed = String::new();
     for options in [&["-a", "--reflink=auto"][..], &["-a"]] {
-        let output = Command::new("cp").args(options).arg(&shown).arg(&partial).kill_on_drop(true).output().await;
+        let output = bounded::output(Command::new("cp").args(options).arg(&shown).arg(&partial), b"", SAID).await;
         let output = output.map_err(|e| format!("cp can't be run: {e}"))?;
         if output.status.success() {
             failed.clear();
@@ -167,6 +170,7 @@ async fn copy(config: &Config, from: &Path, to: &Path) -> Result<(), String> {
     let to = to.to_path_buf();
     let finish = move || -> io::Result<()> {
         nix::unistd::syncfs(std::fs::File::open(&partial)?)?;
+        #[expect(clippy::disallowed_methods, reason = "it is a folder, whose files are on the disk")]
         std::fs::rename(&partial, &to)?;
         std::fs::File::open(to.parent().unwrap_or(&to))?.sync_all()
     };

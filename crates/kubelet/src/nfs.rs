@@ -1,7 +1,6 @@
 //! Folders of NFS servers, mounted by the machine's own `mount`.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::NFSVolumeSource;
@@ -12,6 +11,8 @@ use crate::volumes::{FsGroup, Ready};
 
 /// A server that is silent for longer than this is tried again later.
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(120);
+/// What is kept of what `mount` says, which names what the server said, in bytes.
+const MAX_OUTPUT_BYTES: u64 = 16 << 10;
 
 /// Mounts a server's folder at `target`, unless it is mounted there already.
 ///
@@ -31,8 +32,8 @@ pub async fn publish(
     std::fs::create_dir_all(&target).map_err(|e| e.to_string())?;
     let arguments = arguments(source, options, read_only, &target);
     let mut command = Command::new("mount");
-    command.args(&arguments).stdin(Stdio::null()).kill_on_drop(true);
-    let ended = tokio::time::timeout(MOUNT_TIMEOUT, command.output()).await;
+    let ended =
+        tokio::time::timeout(MOUNT_TIMEOUT, bounded::output(command.args(&arguments), b"", MAX_OUTPUT_BYTES)).await;
     let line = format!("mount {}", arguments.join(" "));
     let output = ended
         .map_err(|_| format!("{line}: no answer from {:?} within {} s", source.server, MOUNT_TIMEOUT.as_secs()))?

@@ -46,7 +46,7 @@ pub struct NodeFacts {
 }
 
 fn read(path: &str) -> String {
-    std::fs::read_to_string(path).unwrap_or_default().trim().to_string()
+    bounded::text(path, bounded::OWN).unwrap_or_default().trim().to_string()
 }
 
 impl NodeFacts {

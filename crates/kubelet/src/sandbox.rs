@@ -1,6 +1,6 @@
 //! What a pod's containers share: namespaces, address, hosts and resolver files, shared memory.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -184,9 +184,8 @@ impl Agent {
         let namespace = pod.namespace().unwrap_or_default();
         let of_machine = (spec.host_network == Some(true)).then(|| {
             let file = std::fs::File::open("/etc/hosts");
-            let mut text = Vec::new();
-            let read = file.and_then(|file| file.take(MAX_HOSTS_BYTES).read_to_end(&mut text));
-            read.map(|_| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
+            let read = file.and_then(|file| bounded::beginning(file, MAX_HOSTS_BYTES));
+            read.map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
         });
         let full = spec.subdomain.as_ref().map(|s| format!("{name}.{s}.{namespace}.svc.{domain}"));
         let hosts = hosts(of_machine.as_deref(), ips, &name, full.as_deref(), spec);
@@ -199,7 +198,7 @@ impl Agent {
         let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
         let of_host = policy == "Default" || (policy == "ClusterFirst" && spec.host_network == Some(true));
         let dns = self.config.cluster_dns;
-        let of_machine = || Resolver::read(&std::fs::read_to_string(&self.config.resolv_conf).unwrap_or_default());
+        let of_machine = || Resolver::read(&bounded::text(&self.config.resolv_conf, bounded::OWN).unwrap_or_default());
         let mut resolver = match policy {
             _ if of_host && spec.host_network == Some(true) => of_machine(),
             _ if of_host => of_machine().reachable(dns),

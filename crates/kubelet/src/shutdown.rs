@@ -2,7 +2,6 @@
 //! Unlike upstream's, the pods stay what they are, as after a power cut: they go on when the machine is up again.
 
 use std::collections::HashSet;
-use std::process::Stdio;
 use std::time::Duration;
 
 use apimachinery::clock;
@@ -82,8 +81,8 @@ impl Shutdown {
 /// Whether the machine goes down, and not only this program. The service manager is asked; without one nobody knows.
 pub async fn machine_goes_down() -> bool {
     let mut command = Command::new("systemctl");
-    command.arg("is-system-running").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    match tokio::time::timeout(Duration::from_secs(5), command.output()).await {
+    let asked = bounded::output(command.arg("is-system-running"), b"", 4096);
+    match tokio::time::timeout(Duration::from_secs(5), asked).await {
         Ok(Ok(output)) => output.stdout.trim_ascii() == b"stopping",
         _ => false,
     }

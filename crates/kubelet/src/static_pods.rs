@@ -84,7 +84,7 @@ impl Files {
         let mut pods: HashMap<Key, Arc<Pod>> = HashMap::new();
         for path in paths {
             let (last, told) = self.0.entry(path.clone()).or_default();
-            let said = match std::fs::read_to_string(&path).map_err(|e| e.to_string()) {
+            let said = match bounded::text(&path, bounded::OWN).map_err(|e| e.to_string()) {
                 Ok(text) => read(&text, &path, node),
                 Err(error) => Err(error),
             };

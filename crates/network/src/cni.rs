@@ -4,12 +4,10 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 /// What the interface is called inside of pods.
@@ -72,7 +70,7 @@ pub struct Cni {
 impl Configuration {
     /// Reads a list, or a single plugin's configuration as a list of one.
     fn read(path: &Path) -> Result<Self, String> {
-        let value: Value = serde_json::from_slice(&std::fs::read(path).map_err(|e| e.to_string())?)
+        let value: Value = serde_json::from_slice(&bounded::bytes(path, bounded::OWN).map_err(|e| e.to_string())?)
             .map_err(|e| format!("it is no JSON: {e}"))?;
         let is_list = path.extension().is_some_and(|e| e == "conflist");
         let value = match is_list {
@@ -219,19 +217,9 @@ impl Cni {
             .env("CNI_NETNS", namespace)
             .env("CNI_IFNAME", INTERFACE)
             .env("CNI_ARGS", arguments.join(";"))
-            .env("CNI_PATH", folders().join(":"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        let run = async {
-            let mut child = running.spawn()?;
-            if let Some(mut stdin) = child.stdin.take() {
-                // Who doesn't read what it is told says himself what is wrong.
-                let _ = stdin.write_all(input.to_string().as_bytes()).await;
-            }
-            child.wait_with_output().await
-        };
+            .env("CNI_PATH", folders().join(":"));
+        let input = input.to_string();
+        let run = bounded::output(&mut running, input.as_bytes(), crate::plugin::LONGEST);
         let output = match tokio::time::timeout(PLUGIN_TIMEOUT, run).await {
             Ok(Ok(output)) => output,
             Ok(Err(source)) => return Err(CniError::Run { plugin, source }),

@@ -7,6 +7,8 @@
 //! Invariant: what is here can be made again from the pods' state on disk and the Node objects; nothing is remembered.
 //! Tested in network namespaces of their own.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
+
 mod addresses;
 pub mod cni;
 pub mod flows;

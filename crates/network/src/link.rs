@@ -401,13 +401,13 @@ pub fn enable_forwarding(ipv6: bool) -> Result<(), NetworkError> {
         return Ok(());
     }
     let of_all = |name: &str| format!("/proc/sys/net/ipv6/conf/all/{name}");
-    if std::fs::read_to_string(of_all("disable_ipv6")).is_ok_and(|off| off.trim() != "0") {
+    if bounded::text(of_all("disable_ipv6"), bounded::KERNEL).is_ok_and(|off| off.trim() != "0") {
         return Err(NetworkError::NoIpv6);
     }
     // Who passes packets on no longer listens to routers, unless told to: the machine would lose its own way out.
     for link in std::fs::read_dir("/proc/sys/net/ipv6/conf").map_err(|_| NetworkError::NoIpv6)?.flatten() {
         let path = link.path().join("accept_ra");
-        if std::fs::read_to_string(&path).is_ok_and(|accepts| accepts.trim() == "1") {
+        if bounded::text(&path, bounded::KERNEL).is_ok_and(|accepts| accepts.trim() == "1") {
             let _ = std::fs::write(&path, "2");
         }
     }

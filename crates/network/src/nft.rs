@@ -7,10 +7,8 @@ mod terms;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::process::Stdio;
 
 use apimachinery::Family;
-use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 pub use keeper::{Keeper, LeftOut, Parts, Refusal, find_refused};
@@ -243,18 +241,13 @@ pub enum NftError {
     Refused(String),
 }
 
+/// What is kept of the reasons why rules are refused, in bytes.
+const COMPLAINT: u64 = 64 << 10;
+
 async fn nft(arguments: &[&str], script: &str) -> Result<(), NftError> {
-    let mut child = Command::new("nft")
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(NftError::Spawn)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        let _ = stdin.write_all(script.as_bytes()).await;
-    }
-    let output = child.wait_with_output().await.map_err(NftError::Spawn)?;
+    let mut program = Command::new("nft");
+    let output = bounded::output(program.args(arguments), script.as_bytes(), COMPLAINT).await;
+    let output = output.map_err(NftError::Spawn)?;
     if output.status.success() {
         return Ok(());
     }

@@ -3,7 +3,7 @@
 //!
 //! Source: the CNI specification 1.0.0, section 2 (execution).
 
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufReader, Write as _};
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,8 @@ pub const LOOPBACK: &str = "loopback";
 pub const NETWORK: &str = "timonel";
 /// The file that tells a runtime of it.
 pub const CONFIGURATION: &str = "10-timonel.conflist";
+/// What a plugin, a runtime or the agent may say at once, in bytes.
+pub const LONGEST: u64 = 1 << 20;
 const VERSIONS: [&str; 4] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0"];
 /// How long the agent may take.
 const DAEMON_TIMEOUT: Duration = Duration::from_secs(60);
@@ -85,8 +87,7 @@ fn ask(socket: &Path, asked: &Asked) -> io::Result<Answer> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(DAEMON_TIMEOUT))?;
     writeln!(stream, "{}", serde_json::to_string(asked)?)?;
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line)?;
+    let line = bounded::line(&mut BufReader::new(stream), LONGEST)?.unwrap_or_default();
     Ok(serde_json::from_str(&line)?)
 }
 
@@ -154,8 +155,7 @@ pub fn main() -> Option<ExitCode> {
     let name = std::env::args_os().next()?;
     let command = std::env::var("CNI_COMMAND").ok()?;
     let plugin = [NAME, LOOPBACK].into_iter().find(|plugin| Path::new(&name).ends_with(plugin))?;
-    let mut input = String::new();
-    let _ = io::stdin().read_to_string(&mut input);
+    let input = bounded::text_of(io::stdin(), LONGEST).unwrap_or_default();
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let answer = if plugin == NAME { called(&command, variable, &input) } else { loopback(&command, variable, &input) };
     let (said, code) = match answer {
@@ -170,6 +170,8 @@ pub fn main() -> Option<ExitCode> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::BufRead as _;
+
     use super::*;
     use std::os::unix::net::UnixListener;
 

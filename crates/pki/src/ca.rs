@@ -11,8 +11,6 @@ use time::{Duration, OffsetDateTime};
 use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::files::write_private;
-
 const CA_DAYS: i64 = 3650;
 pub(crate) const LEAF_DAYS: i64 = 365;
 
@@ -67,11 +65,11 @@ impl Authority {
         };
         if !cert_path.exists() || !key_path.exists() {
             let (certificate, key) = new_authority(name)?;
-            write_private(&key_path, key.as_bytes()).map_err(file_error(&key_path))?;
-            write_private(&cert_path, certificate.as_bytes()).map_err(file_error(&cert_path))?;
+            bounded::durable::create(&key_path, key.as_bytes()).map_err(file_error(&key_path))?;
+            bounded::durable::create(&cert_path, certificate.as_bytes()).map_err(file_error(&cert_path))?;
         }
-        let certificate = std::fs::read_to_string(&cert_path).map_err(file_error(&cert_path))?;
-        let key = std::fs::read_to_string(&key_path).map_err(file_error(&key_path))?;
+        let certificate = bounded::text(&cert_path, bounded::OWN).map_err(file_error(&cert_path))?;
+        let key = bounded::text(&key_path, bounded::OWN).map_err(file_error(&key_path))?;
         Self::from_pem(certificate, &key)
     }
 
@@ -123,7 +121,7 @@ impl Authority {
     ) -> Result<Identity, PkiError> {
         let (cert_path, key_path) = (folder.join(format!("{file}.crt")), folder.join(format!("{file}.key")));
         if let (Ok(certificate_pem), Ok(key_pem)) =
-            (std::fs::read_to_string(&cert_path), std::fs::read_to_string(&key_path))
+            (bounded::text(&cert_path, bounded::OWN), bounded::text(&key_path, bounded::OWN))
             && let Ok(facts) = certificate_facts(&certificate_pem)
             && signed_by(&self.certificate_pem, &certificate_pem)
             && !facts.is_due()
@@ -134,7 +132,7 @@ impl Authority {
         }
         let identity = self.issue(common_name, organization, usage, names)?;
         for (path, content) in [(&key_path, &identity.key_pem), (&cert_path, &identity.certificate_pem)] {
-            write_private(path, content.as_bytes())
+            bounded::durable::create(path, content.as_bytes())
                 .map_err(|source| PkiError::File { path: path.display().to_string(), source })?;
         }
         Ok(identity)

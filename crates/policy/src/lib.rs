@@ -12,6 +12,8 @@
 //! Two ways are always open, as people expect: from a node to its own pods (probes), and from pods to the cluster's DNS,
 //! which is on the node and no pod that a policy could name.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
+
 pub mod plan;
 
 use std::collections::BTreeSet;

@@ -1,7 +1,7 @@
 //! AppArmor, where the kernel has it: the profile that containers get who name no other, and whether a machine's profile is there.
 
-use std::io::{self, Write as _};
-use std::process::{Command, Stdio};
+use std::io;
+use std::process::Command;
 
 /// The name of our own profile.
 pub const DEFAULT: &str = "timonel-default";
@@ -44,13 +44,13 @@ profile timonel-default flags=(attach_disconnected,mediate_deleted) {
 
 /// Whether the kernel has it, and it is on.
 pub fn is_enabled() -> bool {
-    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    let enabled = bounded::text("/sys/module/apparmor/parameters/enabled", bounded::KERNEL);
     enabled.is_ok_and(|text| text.trim() == "Y")
 }
 
 /// Whether a profile is loaded; nothing, if the kernel's list can't be seen.
 fn is_loaded(name: &str) -> Option<bool> {
-    let list = std::fs::read_to_string(LOADED).ok()?;
+    let list = bounded::text(LOADED, bounded::OWN).ok()?;
     Some(list.lines().any(|line| line.rsplit_once(" (").is_some_and(|(profile, _)| profile == name)))
 }
 
@@ -64,17 +64,9 @@ pub fn load_default() -> io::Result<()> {
     }
     let missing =
         |e| io::Error::other(format!("apparmor_parser can't be run (is the package apparmor installed?): {e}"));
-    let mut parser = Command::new("apparmor_parser")
-        .args(["--replace", "--skip-cache"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(missing)?;
-    if let Some(mut stdin) = parser.stdin.take() {
-        stdin.write_all(PROFILE.as_bytes())?;
-    }
-    let output = parser.wait_with_output()?;
+    let mut parser = Command::new("apparmor_parser");
+    let parser = parser.args(["--replace", "--skip-cache"]);
+    let output = bounded::output_blocking(parser, PROFILE.as_bytes(), 64 << 10).map_err(missing)?;
     if output.status.success() {
         return Ok(());
     }

@@ -40,7 +40,7 @@ fn folders(cgroup: &str) -> Vec<PathBuf> {
 /// How often the kernel killed something in the cgroup because its memory limit was reached.
 pub fn oom_kills(cgroup: &str) -> u64 {
     let file = if is_unified() { "memory.events" } else { "memory.oom_control" };
-    let Ok(text) = std::fs::read_to_string(folder("memory", cgroup).join(file)) else { return 0 };
+    let Ok(text) = bounded::text(folder("memory", cgroup).join(file), bounded::KERNEL) else { return 0 };
     text.lines().find_map(|l| l.strip_prefix("oom_kill ")).and_then(|n| n.trim().parse().ok()).unwrap_or(0)
 }
 
@@ -48,7 +48,7 @@ pub fn oom_kills(cgroup: &str) -> u64 {
 pub fn memory_working_set(cgroup: &str) -> Option<u64> {
     let inactive = if is_unified() { "inactive_file " } else { "total_inactive_file " };
     let usage = memory_usage(cgroup)?;
-    let stat = std::fs::read_to_string(folder("memory", cgroup).join("memory.stat")).ok()?;
+    let stat = bounded::text(folder("memory", cgroup).join("memory.stat"), bounded::KERNEL).ok()?;
     let inactive = stat.lines().find_map(|l| l.strip_prefix(inactive)).and_then(|n| n.parse().ok()).unwrap_or(0);
     Some(usage.saturating_sub(inactive))
 }
@@ -56,12 +56,12 @@ pub fn memory_working_set(cgroup: &str) -> Option<u64> {
 /// Bytes of memory in use, page cache included.
 pub fn memory_usage(cgroup: &str) -> Option<u64> {
     let file = if is_unified() { "memory.current" } else { "memory.usage_in_bytes" };
-    std::fs::read_to_string(folder("memory", cgroup).join(file)).ok()?.trim().parse().ok()
+    bounded::text(folder("memory", cgroup).join(file), bounded::KERNEL).ok()?.trim().parse().ok()
 }
 
 /// Bytes of anonymous memory.
 pub fn memory_rss(cgroup: &str) -> Option<u64> {
-    let stat = std::fs::read_to_string(folder("memory", cgroup).join("memory.stat")).ok()?;
+    let stat = bounded::text(folder("memory", cgroup).join("memory.stat"), bounded::KERNEL).ok()?;
     let name = if is_unified() { "anon " } else { "total_rss " };
     stat.lines().find_map(|l| l.strip_prefix(name)).and_then(|n| n.parse().ok())
 }
@@ -95,24 +95,24 @@ pub fn confine(cgroup: &str, pid: u32, limit: Option<u64>) -> std::io::Result<()
 
 /// The processes in the cgroup itself.
 pub fn members(cgroup: &str) -> Vec<i32> {
-    let text = std::fs::read_to_string(folder("pids", cgroup).join("cgroup.procs")).unwrap_or_default();
+    let text = bounded::text(folder("pids", cgroup).join("cgroup.procs"), bounded::KERNEL).unwrap_or_default();
     text.lines().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// Processes in the cgroup and below.
 pub fn processes(cgroup: &str) -> u64 {
-    let text = std::fs::read_to_string(folder("pids", cgroup).join("pids.current")).unwrap_or_default();
+    let text = bounded::text(folder("pids", cgroup).join("pids.current"), bounded::KERNEL).unwrap_or_default();
     text.trim().parse().unwrap_or(0)
 }
 
 /// Nanoseconds of processor time used.
 pub fn cpu_nanoseconds(cgroup: &str) -> Option<u64> {
     if is_unified() {
-        let stat = std::fs::read_to_string(folder("", cgroup).join("cpu.stat")).ok()?;
+        let stat = bounded::text(folder("", cgroup).join("cpu.stat"), bounded::KERNEL).ok()?;
         let micros: u64 = stat.lines().find_map(|l| l.strip_prefix("usage_usec "))?.parse().ok()?;
         return Some(micros * 1000);
     }
-    std::fs::read_to_string(folder("cpuacct", cgroup).join("cpuacct.usage")).ok()?.trim().parse().ok()
+    bounded::text(folder("cpuacct", cgroup).join("cpuacct.usage"), bounded::KERNEL).ok()?.trim().parse().ok()
 }
 
 /// Gives a cgroup that is in use other limits. A number of processes is never taken back.
@@ -155,8 +155,9 @@ pub fn set_limits(cgroup: &str, limits: &Limits) -> std::io::Result<()> {
 pub fn weigh(cgroup: &str) -> std::io::Result<()> {
     let (controller, file, most) =
         if is_unified() { ("", "cpu.weight", 10_000) } else { ("cpu", "cpu.shares", 262_144) };
-    let own =
-        |name: &String| std::fs::read_to_string(folder(controller, name).join(file)).ok()?.trim().parse::<u64>().ok();
+    let own = |name: &String| {
+        bounded::text(folder(controller, name).join(file), bounded::KERNEL).ok()?.trim().parse::<u64>().ok()
+    };
     let sum: u64 = children(cgroup).iter().filter_map(own).sum();
     let least = if is_unified() { 1 } else { 2 };
     std::fs::write(folder(controller, cgroup).join(file), sum.clamp(least, most).to_string())
@@ -176,7 +177,7 @@ impl Frozen {
         std::fs::write(&state, "FROZEN").ok()?;
         for _ in 0..FREEZING.0 {
             // What waits for a disk can't be frozen; the rest can be killed all the same.
-            if std::fs::read_to_string(&state).is_ok_and(|state| state.trim() == "FROZEN") {
+            if bounded::text(&state, bounded::KERNEL).is_ok_and(|state| state.trim() == "FROZEN") {
                 break;
             }
             std::thread::sleep(FREEZING.1);
@@ -203,7 +204,7 @@ pub fn kill_all(cgroup: &str) {
             continue;
         }
         for folder in below(&folder) {
-            let pids = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+            let pids = bounded::text(folder.join("cgroup.procs"), bounded::KERNEL).unwrap_or_default();
             for pid in pids.lines().filter_map(|p| p.parse().ok()) {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
@@ -308,7 +309,7 @@ pub fn create_leaf(cgroup: &str) -> std::io::Result<()> {
 }
 
 fn enable_controllers(folder: &Path) {
-    let available = std::fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
+    let available = bounded::text(folder.join("cgroup.controllers"), bounded::KERNEL).unwrap_or_default();
     for controller in available.split_whitespace() {
         let _ = std::fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"));
     }

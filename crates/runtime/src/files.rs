@@ -152,33 +152,6 @@ impl Drop for Follower {
     }
 }
 
-/// Writes a file, whole or not at all, also if the machine stops at any moment: what was there before is there until the new content
-/// is on the disk, and once this returns that is.
-///
-/// # Errors
-/// Those of the file system; the file is as it was then.
-pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut beside = std::ffi::OsString::from(".");
-    beside.push(name);
-    beside.push(".new");
-    let beside = path.with_file_name(beside);
-    let written = (|| {
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)
-    })();
-    if written.is_err() {
-        let _ = std::fs::remove_file(&beside);
-        return written;
-    }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
-}
-
 /// Whether anybody has the file open for writing, which `file` must not be itself: the kernel lends no one a file to read
 /// undisturbed while there is such a one (`F_SETLEASE` in fcntl(2)). False, too, where a file system has no leases.
 pub fn is_written(file: &File) -> bool {
@@ -265,23 +238,5 @@ mod tests {
         drop(followers);
         assert!(shared.0.lock().upgrade().is_none());
         assert!(shared.follow(&dir.path().join("none")).is_err());
-    }
-
-    #[test]
-    fn a_file_is_replaced_whole_or_not_at_all() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("state.json");
-        replace(&path, b"one").unwrap();
-        replace(&path, b"three").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"three");
-        // Where the new one can't be written, or can't take the place of the old one.
-        std::fs::create_dir(folder.path().join(".state.json.new")).unwrap();
-        assert!(replace(&path, b"four").is_err());
-        assert_eq!(std::fs::read(&path).unwrap(), b"three");
-        let taken = folder.path().join("folder");
-        std::fs::create_dir(&taken).unwrap();
-        assert!(replace(&taken, b"x").is_err());
-        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().flatten().map(|e| e.file_name()).collect();
-        assert_eq!(left.len(), 3, "{left:?}");
     }
 }

@@ -3,7 +3,7 @@
 //! name, which may stand for something else by then.
 
 use std::fs::{File, Metadata, Permissions};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
@@ -47,12 +47,7 @@ pub fn read(root: &Path, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     if !found.metadata()?.is_file() {
         return Err(io::Error::other("it is no plain file"));
     }
-    let mut content = Vec::new();
-    File::open(name_of(&found))?.take(limit + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > limit {
-        return Err(io::Error::other(format!("it is larger than {limit} bytes")));
-    }
-    Ok(content)
+    bounded::bytes(name_of(&found), limit)
 }
 
 /// Mounts at `target` what `path` stands for within `root`, which is made a folder with `root`'s rights if nothing is there.

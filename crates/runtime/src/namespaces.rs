@@ -67,12 +67,13 @@ impl Namespaces {
         let folder = self.net.parent().unwrap_or(Path::new("/"));
         std::fs::create_dir_all(folder)?;
         // Only a process with one thread gets a user namespace.
-        let output = std::process::Command::new("/proc/self/exe")
+        let mut program = std::process::Command::new("/proc/self/exe");
+        let program = program
             .arg0("timonel-namespaces")
             .arg(ARGUMENT)
             .args([folder.as_os_str(), hostname.as_ref(), first.to_string().as_ref()])
-            .env_clear()
-            .output()?;
+            .env_clear();
+        let output = bounded::output_blocking(program, b"", 64 << 10)?;
         if output.status.success() {
             return Ok(());
         }

@@ -43,9 +43,9 @@ pub fn is_enabled() -> bool {
 /// When the policy says nothing of containers, or doesn't know the labels.
 pub fn labels(options: &Options) -> io::Result<Labels> {
     let folder = Path::new(CONFIGURATION);
-    let name = value(&std::fs::read_to_string(folder.join("config")).unwrap_or_default(), "SELINUXTYPE");
+    let name = value(&bounded::text(folder.join("config"), bounded::OWN).unwrap_or_default(), "SELINUXTYPE");
     let path = folder.join(name.as_deref().unwrap_or("targeted")).join("contexts/lxc_contexts");
-    let contexts = std::fs::read_to_string(&path).map_err(|e| {
+    let contexts = bounded::text(&path, bounded::OWN).map_err(|e| {
         io::Error::new(e.kind(), format!("the policy says nothing of containers: {}: {e}", path.display()))
     })?;
     let labels = of_policy(&contexts, options).ok_or_else(|| {

@@ -261,7 +261,7 @@ fn capabilities(config: &ContainerConfig) -> Vec<String> {
 
 /// The bounding set of this process (proc(5), CapBnd).
 fn held_capabilities() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = bounded::text("/proc/self/status", bounded::KERNEL).unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("CapBnd:")).unwrap_or("ffffffffffffffff");
     u64::from_str_radix(line.trim(), 16).unwrap_or(u64::MAX)
 }
@@ -300,11 +300,19 @@ fn own_oom_score() -> i64 {
     if held_capabilities() & (1 << SYS_RESOURCE) != 0 {
         return -1000;
     }
-    std::fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0)
+    bounded::text("/proc/self/oom_score_adj", bounded::KERNEL).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0)
 }
 
 /// The machine's devices, which privileged containers find in their own `/dev`.
 fn host_devices(folder: &Path, found: &mut Vec<Value>) {
+    let mut open = vec![folder.to_path_buf()];
+    while let Some(folder) = open.pop() {
+        devices_in(&folder, found, &mut open);
+    }
+}
+
+/// The devices of one folder, and the folders in it.
+fn devices_in(folder: &Path, found: &mut Vec<Value>, folders: &mut Vec<PathBuf>) {
     // What each container has anyway, and what is of one namespace alone.
     const OWN: [&str; 14] = [
         "null", "zero", "full", "tty", "random", "urandom", "console", "ptmx", "pts", "shm", "mqueue", "fd", "core",
@@ -317,7 +325,7 @@ fn host_devices(folder: &Path, found: &mut Vec<Value>) {
             continue;
         }
         if meta.is_dir() {
-            host_devices(&path, found);
+            folders.push(path);
         } else {
             found.extend(device_node(&path, &meta));
         }

@@ -12,6 +12,8 @@
 //!
 //! [`sqlite`] is the default store; [`encrypted`] stands around one; [`memory`] is for tests.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

@@ -420,7 +420,7 @@ pub fn arguments() -> Vec<OsString> {
     }
     let named = config_flag(&given);
     let path = named.clone().unwrap_or_else(|| CONFIG.into());
-    let settings = match std::fs::read_to_string(&path) {
+    let settings = match bounded::text(&path, bounded::OWN) {
         Ok(text) => from_file(&text).map_err(|e| format!("is malformed: {e}")),
         // Only a file that was asked for must be there.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => return given,
@@ -475,7 +475,7 @@ fn from_file(text: &str) -> anyhow::Result<Vec<OsString>> {
 
 /// Reads the scheduler's profiles.
 fn scheduler_config(path: &str) -> Result<scheduler::profile::Profiles, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let text = bounded::text(path, bounded::OWN).map_err(|error| error.to_string())?;
     scheduler::profile::Profiles::read(&text)
 }
 

@@ -35,7 +35,7 @@ impl Needs {
 }
 
 fn said(program: &str, arguments: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(arguments).output().ok()?;
+    let output = bounded::output_blocking(Command::new(program).args(arguments), b"", 1 << 20).ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 

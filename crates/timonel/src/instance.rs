@@ -21,7 +21,7 @@ pub struct Process {
 impl Process {
     /// The process with this number, if there is one.
     pub fn find(pid: i32) -> Option<Self> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let stat = bounded::text(format!("/proc/{pid}/stat"), bounded::KERNEL).ok()?;
         // The name, in parentheses, may have anything in it; the start is the 22nd field, the 20th after the name.
         let started = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
         Some(Process { pid, started })
@@ -48,7 +48,7 @@ fn namespace_of(process: &str) -> Option<u64> {
 impl Network {
     /// That of this process.
     fn present() -> Option<Self> {
-        let forwarded = std::fs::read_to_string(FORWARDING).is_ok_and(|text| text.trim() == "1");
+        let forwarded = bounded::text(FORWARDING, bounded::KERNEL).is_ok_and(|text| text.trim() == "1");
         Some(Network { boot: runtime::boot_id(), namespace: namespace_of("self")?, forwarded })
     }
 
@@ -60,11 +60,12 @@ impl Network {
 
 fn write<T: Serialize>(run_dir: &Path, file: &str, what: &T) -> anyhow::Result<()> {
     let path = run_dir.join(file);
-    pki::write_private(&path, &serde_json::to_vec(what)?).with_context(|| format!("can't write {}", path.display()))
+    bounded::durable::create(&path, &serde_json::to_vec(what)?)
+        .with_context(|| format!("can't write {}", path.display()))
 }
 
 fn read<T: serde::de::DeserializeOwned>(run_dir: &Path, file: &str) -> Option<T> {
-    serde_json::from_slice(&std::fs::read(run_dir.join(file)).ok()?).ok()
+    serde_json::from_slice(&bounded::bytes(run_dir.join(file), bounded::OWN).ok()?).ok()
 }
 
 /// Writes down which process this is.
@@ -112,7 +113,7 @@ impl Described {
     }
 
     pub fn of(pid: i32) -> Self {
-        let bytes = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let bytes = |file: &str| bounded::bytes(format!("/proc/{pid}/{file}"), bounded::KERNEL).unwrap_or_default();
         let words = bytes("cmdline").split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
         Described { words, environment: bytes("environ") }
     }

@@ -141,7 +141,7 @@ impl Joining {
 
     /// The certificate on the disk, if it is this node's, of this authority, and with its key.
     fn kept(&self, authority_pem: &str) -> Option<pki::Identity> {
-        let read = |file: &str| std::fs::read_to_string(self.folder.join(file)).ok();
+        let read = |file: &str| bounded::text(self.folder.join(file), bounded::OWN).ok();
         let identity = pki::Identity { certificate_pem: read("client.crt")?, key_pem: read("client.key")? };
         let facts = pki::certificate_facts(&identity.certificate_pem).ok()?;
         let is_ours = facts.common_name == self.user()
@@ -263,8 +263,8 @@ fn is_due(identity: &pki::Identity) -> bool {
 }
 
 fn write(folder: &std::path::Path, file: &str, identity: &pki::Identity) -> anyhow::Result<()> {
-    pki::write_private(&folder.join(format!("{file}.key")), identity.key_pem.as_bytes())?;
-    pki::write_private(&folder.join(format!("{file}.crt")), identity.certificate_pem.as_bytes())?;
+    bounded::durable::create(&folder.join(format!("{file}.key")), identity.key_pem.as_bytes())?;
+    bounded::durable::create(&folder.join(format!("{file}.crt")), identity.certificate_pem.as_bytes())?;
     Ok(())
 }
 
@@ -317,7 +317,7 @@ pub struct Serving {
 
 impl Serving {
     fn kept(&self) -> Option<pki::Identity> {
-        let read = |file: &str| std::fs::read_to_string(self.folder.join(file)).ok();
+        let read = |file: &str| bounded::text(self.folder.join(file), bounded::OWN).ok();
         let identity = pki::Identity { certificate_pem: read("kubelet.crt")?, key_pem: read("kubelet.key")? };
         let facts = pki::certificate_facts(&identity.certificate_pem).ok()?;
         let is_good = self.names.iter().all(|name| facts.names.contains(name))

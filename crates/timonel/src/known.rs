@@ -21,7 +21,7 @@ pub struct Known {
 
 impl Known {
     pub fn load(agent_dir: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(agent_dir.join(FILE)).ok()?).ok()
+        serde_json::from_slice(&bounded::bytes(agent_dir.join(FILE), bounded::OWN).ok()?).ok()
     }
 
     /// # Errors
@@ -31,7 +31,7 @@ impl Known {
             return Ok(());
         }
         let path = agent_dir.join(FILE);
-        runtime::files::replace(&path, &serde_json::to_vec(self)?)
+        bounded::durable::replace(&path, &serde_json::to_vec(self)?)
             .with_context(|| format!("can't write {}", path.display()))
     }
 }

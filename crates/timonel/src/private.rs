@@ -61,13 +61,13 @@ pub fn file(path: &Path) -> anyhow::Result<()> {
 /// Those of the file system.
 pub fn password(agent_dir: &Path) -> anyhow::Result<String> {
     let path = agent_dir.join("node-password");
-    if let Ok(text) = std::fs::read_to_string(&path)
+    if let Ok(text) = bounded::text(&path, bounded::OWN)
         && !text.trim().is_empty()
     {
         return Ok(text.trim().into());
     }
     let password = pki::random_secret();
-    pki::write_private(&path, format!("{password}\n").as_bytes())
+    bounded::durable::create(&path, format!("{password}\n").as_bytes())
         .with_context(|| format!("can't write {}", path.display()))?;
     Ok(password)
 }

@@ -21,7 +21,7 @@ struct Record {
 /// With what to do.
 pub fn keep(server: &Path, pods: &AddressRanges, services: &AddressRanges) -> anyhow::Result<()> {
     let path = server.join(FILE);
-    let before = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+    let before = bounded::bytes(&path, bounded::OWN).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
     if let Some(before) = before {
         for (flag, now, before) in
             [("--cluster-cidr", pods, before.cluster_cidr), ("--service-cidr", services, before.service_cidr)]
@@ -36,7 +36,8 @@ pub fn keep(server: &Path, pods: &AddressRanges, services: &AddressRanges) -> an
         }
     }
     let record = Record { cluster_cidr: pods.to_string(), service_cidr: services.to_string() };
-    pki::write_private(&path, &serde_json::to_vec(&record)?).with_context(|| format!("can't write {}", path.display()))
+    bounded::durable::create(&path, &serde_json::to_vec(&record)?)
+        .with_context(|| format!("can't write {}", path.display()))
 }
 
 fn goes_on(former: &AddressRanges, now: &AddressRanges) -> bool {

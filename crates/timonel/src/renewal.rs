@@ -54,7 +54,7 @@ pub fn former_addresses(certificate: &Path, names: &[String]) -> Vec<String> {
 }
 
 fn former(certificate: &Path, names: &[String], own: &HashSet<IpAddr>) -> Vec<String> {
-    let facts = std::fs::read_to_string(certificate).ok().and_then(|pem| pki::certificate_facts(&pem).ok());
+    let facts = bounded::text(certificate, bounded::OWN).ok().and_then(|pem| pki::certificate_facts(&pem).ok());
     let before = facts.into_iter().flat_map(|facts| facts.names);
     before.filter(|name| !names.contains(name) && name.parse().is_ok_and(|ip: IpAddr| own.contains(&ip))).collect()
 }

@@ -46,7 +46,7 @@ fn send(sender: &watch::Sender<Vec<SocketAddr>>, now: Vec<SocketAddr>) {
 }
 
 fn read(file: &Path, own: IpAddr) -> Vec<SocketAddr> {
-    dns::upstreams(&std::fs::read_to_string(file).unwrap_or_default(), own)
+    dns::upstreams(&bounded::text(file, bounded::OWN).unwrap_or_default(), own)
 }
 
 /// Watches the folder of the file, and that of what it is a link to.

@@ -28,14 +28,15 @@ pub struct Chosen {
 pub async fn choose(args: &NodeArgs, agent_dir: &Path) -> anyhow::Result<Chosen> {
     let wanted = args.container_runtime_endpoint.as_deref().unwrap_or(OWN);
     let record = agent_dir.join(RECORD);
-    let before = std::fs::read_to_string(&record).unwrap_or_else(|_| OWN.into());
+    let before = bounded::text(&record, bounded::OWN).unwrap_or_else(|_| OWN.into());
     let has_pods = std::fs::read_dir(args.run_dir.join("pods")).is_ok_and(|mut pods| pods.next().is_some());
     if before != wanted && has_pods {
         bail!(
             "pods of this node are run by {before}, which --container-runtime-endpoint can't change to {wanted} beneath them: end them first, by `kubectl drain` and deletion of its DaemonSets' pods, or by `timonel uninstall --keep-data`"
         );
     }
-    std::fs::write(&record, wanted).with_context(|| format!("can't write {}", record.display()))?;
+    bounded::durable::replace(&record, wanted.as_bytes())
+        .with_context(|| format!("can't write {}", record.display()))?;
     let archives = agent_dir.join("images");
     if let Some(endpoint) = &args.container_runtime_endpoint {
         let both = Cri::connect(endpoint, agent_dir).await?;
@@ -58,7 +59,7 @@ pub async fn choose(args: &NodeArgs, agent_dir: &Path) -> anyhow::Result<Chosen>
 /// # Errors
 /// When it can't be reached, or doesn't remove them.
 pub async fn remove_pods(agent_dir: &Path) -> anyhow::Result<()> {
-    let Ok(endpoint) = std::fs::read_to_string(agent_dir.join(RECORD)) else { return Ok(()) };
+    let Ok(endpoint) = bounded::text(agent_dir.join(RECORD), bounded::OWN) else { return Ok(()) };
     if endpoint == OWN {
         return Ok(());
     }
@@ -125,7 +126,7 @@ fn modified(meta: &std::fs::Metadata) -> Option<String> {
 /// When the archive isn't there any more.
 pub fn outcome(folder: &Path, name: &str) -> std::io::Result<Option<Outcome>> {
     let present = modified(&std::fs::metadata(folder.join(name))?);
-    let text = std::fs::read(folder.with_file_name(LOADED)).unwrap_or_default();
+    let text = bounded::bytes(folder.with_file_name(LOADED), bounded::OWN).unwrap_or_default();
     let loaded: Loaded = serde_json::from_slice(&text).unwrap_or_default();
     Ok(loaded.get(name).filter(|outcome| present.as_ref() == Some(&outcome.modified)).cloned())
 }
@@ -153,7 +154,7 @@ async fn load_new(images: &Arc<ImageStore>, folder: &Path, loaded: &mut Loaded) 
         };
         loaded.insert(name, Outcome { modified, images });
         let written = serde_json::to_vec(loaded).map_err(std::io::Error::from);
-        if let Err(error) = written.and_then(|text| files::replace(&folder.with_file_name(LOADED), &text)) {
+        if let Err(error) = written.and_then(|text| bounded::durable::replace(&folder.with_file_name(LOADED), &text)) {
             tracing::warn!(%error, "failed to write the result of an image import");
         }
     }

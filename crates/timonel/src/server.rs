@@ -102,7 +102,7 @@ fn node_user(name: &str) -> User {
 /// Reads the audit policy and opens its log, if there is a policy.
 fn open_audit(args: &AuditArgs) -> anyhow::Result<Option<Arc<Audit>>> {
     let Some(path) = &args.audit_policy_file else { return Ok(None) };
-    let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
+    let text = bounded::text(path, bounded::OWN).with_context(|| format!("can't read {}", path.display()))?;
     let policy = audit::Policy::read(&text).with_context(|| format!("{} can't be used", path.display()))?;
     let (size, files, days) = (args.audit_log_maxsize, args.audit_log_maxbackup, args.audit_log_maxage);
     let log = audit::Log::open(&args.audit_log_path, size, files, days)?;
@@ -111,7 +111,7 @@ fn open_audit(args: &AuditArgs) -> anyhow::Result<Option<Arc<Audit>>> {
 
 fn open_store(args: &ServerArgs, folder: &Path) -> anyhow::Result<Arc<dyn store::Store>> {
     let encryption = args.encryption_provider_config.as_deref().map(|path| {
-        let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
+        let text = bounded::text(path, bounded::OWN).with_context(|| format!("can't read {}", path.display()))?;
         store::Encryption::read(&text).with_context(|| format!("{} can't be used", path.display()))
     });
     let encryption = encryption.transpose()?;
@@ -201,23 +201,23 @@ async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
 
 /// Reads a secret file, or makes it.
 fn keep_secret(path: &Path, make: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<String> {
-    if let Ok(text) = std::fs::read_to_string(path) {
+    if let Ok(text) = bounded::text(path, bounded::OWN) {
         return Ok(text);
     }
     let secret = make()?;
-    pki::write_private(path, secret.as_bytes()).with_context(|| format!("can't write {}", path.display()))?;
+    bounded::durable::create(path, secret.as_bytes()).with_context(|| format!("can't write {}", path.display()))?;
     Ok(secret)
 }
 
 /// The token that `server/node-token` holds; `--token` may set its secret.
 fn join_token(args: &ServerArgs, authority: &Authority) -> anyhow::Result<JoinToken> {
     let path: PathBuf = args.node.data_dir.join("server/node-token");
-    let present = std::fs::read_to_string(&path).ok().and_then(|text| text.parse::<JoinToken>().ok());
+    let present = bounded::text(&path, bounded::OWN).ok().and_then(|text| text.parse::<JoinToken>().ok());
     let given = args.token.as_deref().map(|t| t.parse::<JoinToken>().map_or(t.to_string(), |t| t.secret));
     let secret = given.or_else(|| present.as_ref().map(|t| t.secret.clone())).unwrap_or_else(pki::random_secret);
     let token = JoinToken::new(authority.certificate_pem(), &secret);
     if present.as_ref() != Some(&token) {
-        pki::write_private(&path, format!("{token}\n").as_bytes())
+        bounded::durable::create(&path, format!("{token}\n").as_bytes())
             .with_context(|| format!("can't write {}", path.display()))?;
     }
     Ok(token)
@@ -252,7 +252,7 @@ fn kubeconfig(args: &ServerArgs, authority_pem: &str, admin: &Kept) -> anyhow::R
     let url = format!("https://127.0.0.1:{}", args.https_listen_port);
     let text = pki::kubeconfig(&url, authority_pem, &admin.rotating.identity());
     let path = &args.write_kubeconfig;
-    pki::write_private(path, text.as_bytes()).with_context(|| format!("can't write {}", path.display()))
+    bounded::durable::create(path, text.as_bytes()).with_context(|| format!("can't write {}", path.display()))
 }
 
 impl Plan {

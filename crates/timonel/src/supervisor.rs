@@ -306,10 +306,7 @@ fn write_state(run_dir: &Path, parts: &[Supervised]) {
     let state: serde_json::Map<String, serde_json::Value> =
         parts.iter().map(|p| (p.part.name().to_string(), of(p))).collect();
     let path = state_file(run_dir);
-    let written = std::fs::create_dir_all(run_dir)
-        .and_then(|()| std::fs::write(path.with_extension("new"), serde_json::Value::from(state).to_string()))
-        .and_then(|()| std::fs::rename(path.with_extension("new"), &path));
-    if let Err(error) = written {
+    if let Err(error) = bounded::durable::create(&path, serde_json::Value::from(state).to_string().as_bytes()) {
         tracing::debug!(%error, "failed to write {}", path.display());
     }
 }

@@ -62,9 +62,9 @@ pub fn run(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
 
 /// Whether the instance is the one that `install.sh` made: that in the usual folders, or in those that its service was told.
 fn is_installed(args: &UninstallArgs) -> bool {
-    let named = std::fs::read_to_string("/etc/timonel/environment").unwrap_or_default();
+    let named = bounded::text("/etc/timonel/environment", bounded::OWN).unwrap_or_default();
     let named = named.lines().find_map(|line| line.strip_prefix("TIMONEL_DATA_DIR=")).unwrap_or(cli::DATA_DIR);
-    let started = std::fs::read_to_string(PID_FILE).ok().and_then(|text| text.trim().parse().ok());
+    let started = bounded::text(PID_FILE, bounded::OWN).ok().and_then(|text| text.trim().parse().ok());
     let is_started = started.is_some_and(|pid| is_ours(args, pid, &instance::Described::of(pid)));
     is_started || args.data.data_dir == Path::new(named)
 }
@@ -90,8 +90,7 @@ fn confirmed(args: &UninstallArgs) -> anyhow::Result<bool> {
     let what = if args.keep_data { "all pods" } else { "all pods, volumes and the database" };
     eprint!("This ends and removes {what} on this machine. Go on? [y/N] ");
     std::io::stderr().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
+    let answer = bounded::line(&mut std::io::stdin().lock(), 4096)?.unwrap_or_default();
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 

@@ -97,6 +97,7 @@ impl Rotated {
         let stem = self.path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         let extension = self.path.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
         let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H-%M-%S.%3f");
+        #[expect(clippy::disallowed_methods, reason = "a full log is put aside; what is in it is there already")]
         std::fs::rename(&self.path, self.path.with_file_name(format!("{stem}-{time}{extension}")))?;
         *self = Rotated::open(&self.path, self.rotation)?;
         let mut old: Vec<PathBuf> = std::fs::read_dir(self.path.parent().unwrap_or(Path::new(".")))?

@@ -12,7 +12,6 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use expressions::Budget;
 use http::{Request, Uri, header};
-use http_body_util::{BodyExt as _, Limited};
 use serde_json::{Value, json};
 
 use super::Attempt;
@@ -201,8 +200,7 @@ pub async fn post(server: &ApiServer, config: &Value, seconds: Option<u64>, revi
         .map_err(|e| e.to_string())?;
     let answer = target.send(request).await.map_err(|status| status.message)?;
     let status = answer.status();
-    let body =
-        Limited::new(answer.into_body(), MAX_RESPONSE_BYTES).collect().await.map_err(|e| e.to_string())?.to_bytes();
+    let body = bounded::body(answer.into_body(), MAX_RESPONSE_BYTES).await.map_err(|e| e.to_string())?;
     if !status.is_success() {
         return Err(format!("it answered {status}: {}", String::from_utf8_lossy(&body[..body.len().min(200)])));
     }

@@ -1,11 +1,10 @@
 //! Reading the bodies of requests.
 
-use apimachinery::bounded::{self, Limits};
 use apimachinery::patch::PatchError;
 use apimachinery::{ObjectExt as _, Status, patch, yaml};
-use bytes::{Bytes, BytesMut};
+use bounded::{BodyError, Limits};
+use bytes::Bytes;
 use http::{Request, header};
-use http_body_util::BodyExt as _;
 use serde_json::Value;
 
 use api::merge::BuiltinStrategy;
@@ -53,18 +52,10 @@ pub fn dry_run(query: &Query) -> Result<bool, Status> {
 }
 
 pub async fn read(request: Request<Body>) -> Result<Bytes, Status> {
-    let mut body = request.into_body();
-    let mut bytes = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Status::bad_request(format!("the body can't be read: {e}")))?;
-        if let Ok(data) = frame.into_data() {
-            if bytes.len() + data.len() > MAX_BODY_BYTES {
-                return Err(Status::too_large(MAX_BODY_BYTES));
-            }
-            bytes.extend_from_slice(&data);
-        }
-    }
-    Ok(bytes.freeze())
+    bounded::body(request.into_body(), MAX_BODY_BYTES).await.map_err(|error| match error {
+        BodyError::TooLarge(limit) => Status::too_large(limit),
+        BodyError::BrokenOff(why) => Status::bad_request(format!("the body can't be read: {why}")),
+    })
 }
 
 fn content_type<B>(request: &Request<B>) -> String {

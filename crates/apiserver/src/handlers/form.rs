@@ -89,6 +89,7 @@ pub async fn as_yaml(answer: Response<Body>) -> Response<Body> {
         return answer;
     }
     let (mut head, body) = answer.into_parts();
+    #[expect(clippy::disallowed_methods, reason = "the answer is our own, and whole")]
     let text = match body.collect().await {
         Ok(bytes) => serde_json::from_slice::<Value>(&bytes.to_bytes()).ok(),
         Err(_) => None,
@@ -103,6 +104,7 @@ pub async fn as_yaml(answer: Response<Body>) -> Response<Body> {
 /// A document that clients keep: with a tag of its content (RFC 9110, section 8.8.3), and only sent to who hasn't it.
 pub async fn tagged(answer: Response<Body>, request: &HeaderMap) -> Response<Body> {
     let (mut head, body) = answer.into_parts();
+    #[expect(clippy::disallowed_methods, reason = "the answer is our own, and whole")]
     let Ok(body) = body.collect().await.map(|b| b.to_bytes()) else {
         return response::error(&Status::internal("the answer broke off"));
     };
@@ -140,6 +142,7 @@ pub async fn compress(answer: Response<Body>) -> Response<Body> {
         return answer;
     }
     let (mut head, body) = answer.into_parts();
+    #[expect(clippy::disallowed_methods, reason = "the answer is our own, and whole")]
     let Ok(body) = body.collect().await.map(|b| b.to_bytes()) else {
         return response::error(&Status::internal("the answer broke off"));
     };

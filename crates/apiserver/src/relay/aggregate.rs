@@ -14,7 +14,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
-use http_body_util::{BodyExt as _, Limited};
 use parking_lot::RwLock;
 use serde_json::{Value, json};
 use store::Write;
@@ -310,8 +309,7 @@ async fn resources(
         introduce(request.headers_mut(), &User::new("system:kube-aggregator", &[auth::MASTERS]));
         let answer = target.send(request).await.map_err(|s| s.message)?;
         let code = answer.status();
-        let body =
-            Limited::new(answer.into_body(), MAX_DOCUMENT_BYTES).collect().await.map_err(|e| e.to_string())?.to_bytes();
+        let body = bounded::body(answer.into_body(), MAX_DOCUMENT_BYTES).await.map_err(|e| e.to_string())?;
         if !code.is_success() {
             return Err(format!("bad status from {}: {code}", target.what));
         }

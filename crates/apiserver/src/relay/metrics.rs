@@ -11,7 +11,6 @@ use apimachinery::{ObjectExt as _, Status, clock};
 use bytes::Bytes;
 use futures::future::join_all;
 use http::{Request, Response, header};
-use http_body_util::{BodyExt as _, Limited};
 use serde_json::{Value, json};
 
 use super::kubelet;
@@ -88,8 +87,8 @@ async fn stats(server: &ApiServer, node: &str) -> Option<Value> {
         if !answer.status().is_success() {
             return Err(Status::internal(format!("it answered {}", answer.status())));
         }
-        let body = Limited::new(answer.into_body(), MAX_SUMMARY_BYTES).collect().await.map_err(Status::internal)?;
-        serde_json::from_slice(&body.to_bytes()).map_err(Status::internal)
+        let body = bounded::body(answer.into_body(), MAX_SUMMARY_BYTES).await.map_err(Status::internal)?;
+        serde_json::from_slice(&body).map_err(Status::internal)
     };
     match tokio::time::timeout(KUBELET_TIMEOUT, ask).await {
         Ok(Ok(stats)) => Some(stats),

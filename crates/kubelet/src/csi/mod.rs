@@ -8,7 +8,7 @@
 //! A volume is written down in the pod's folder before its driver hears of it, and the record goes after the driver has let it
 //! go; so whatever dies in between, nothing stays mounted.
 
-mod registry;
+pub mod registry;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -172,7 +172,8 @@ async fn leave(agent: &Agent, name: &str) {
     }
 }
 
-fn entry(name: &str, own: &NodeGetInfoResponse) -> CSINodeDriver {
+/// A driver as the node's CSINode names it.
+pub fn entry(name: &str, own: &NodeGetInfoResponse) -> CSINodeDriver {
     let segments = own.accessible_topology.iter().flat_map(|t| t.segments.keys().cloned());
     let mut keys: Vec<String> = segments.collect();
     keys.sort();

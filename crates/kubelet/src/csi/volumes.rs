@@ -165,7 +165,9 @@ pub fn in_use(config: &Config) -> BTreeSet<String> {
 /// The records of one pod.
 fn records(pod: &Path) -> Vec<(PathBuf, Record)> {
     let files = std::fs::read_dir(pod.join("csi")).into_iter().flatten().flatten();
-    files.filter_map(|f| Some((f.path(), serde_json::from_slice(&std::fs::read(f.path()).ok()?).ok()?))).collect()
+    files
+        .filter_map(|f| Some((f.path(), serde_json::from_slice(&bounded::bytes(f.path(), bounded::OWN).ok()?).ok()?)))
+        .collect()
 }
 
 /// The records of all pods.
@@ -176,7 +178,7 @@ fn all_records(config: &Config) -> impl Iterator<Item = (PathBuf, Record)> {
 
 fn keep(path: &Path, record: &Record) -> std::io::Result<()> {
     std::fs::create_dir_all(path.parent().unwrap_or(path))?;
-    runtime::files::replace(path, &serde_json::to_vec(record)?)
+    bounded::durable::replace(path, &serde_json::to_vec(record)?)
 }
 
 /// The file that says that a volume is published. It ends with the machine, as the mount does.

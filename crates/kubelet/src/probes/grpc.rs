@@ -2,7 +2,7 @@
 //! probe says so.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -62,13 +62,12 @@ pub async fn check(target: &Target, action: &GRPCAction) -> Result<(), String> {
     };
     let response = response.map_err(|e| fail(&e))?;
     let head = response.headers().clone();
-    let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect().await.map_err(|e| fail(&e))?;
-    let trailers = body.trailers().cloned().unwrap_or_default();
+    let (body, trailers) = bounded::gathered(response.into_body(), MAX_RESPONSE_BYTES).await.map_err(|e| fail(&e))?;
     let said = |name: &str| {
         let value = trailers.get(name).or_else(|| head.get(name));
         value.and_then(|v| v.to_str().ok()).unwrap_or("").to_string()
     };
-    verdict(&said("grpc-status"), &said("grpc-message"), &body.to_bytes())
+    verdict(&said("grpc-status"), &said("grpc-message"), &body)
 }
 
 /// The connection ends with the response's body.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::HTTPGetAction;
 use rustls::pki_types::ServerName;
@@ -116,7 +116,7 @@ where
     let status = response.status().as_u16();
     let location = response.headers().get(http::header::LOCATION).and_then(|value| value.to_str().ok());
     let location = location.map(String::from);
-    let _ = http_body_util::Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect().await;
+    let _ = bounded::body(response.into_body(), MAX_RESPONSE_BYTES).await;
     task.abort();
     Ok((status, location))
 }

@@ -6,7 +6,7 @@
 mod access;
 mod channels;
 #[deny(clippy::arithmetic_side_effects)]
-mod dialect;
+pub mod dialect;
 #[deny(clippy::arithmetic_side_effects)]
 mod legacy_forward;
 pub mod logs;
@@ -15,10 +15,11 @@ mod portforward;
 pub mod spdy;
 mod streams;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use apimachinery::Status;
@@ -37,6 +38,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use access::{Access, User};
 pub use channels::{ERROR, Event, RESIZE, STDERR, STDIN, STDOUT, Sender, V4, Wants};
@@ -120,9 +122,13 @@ pub async fn run(manager: Arc<Manager>, serving: Serving) {
                 continue;
             }
         };
-        // Dropped at once, and not told why: there would be no end of telling.
-        let Some(place) = guests.place(address) else { continue };
-        tokio::spawn(connection(manager.clone(), access.clone(), acceptor.clone(), stream, place));
+        let place = guests.place(address);
+        let gives_way = place.gives_way.clone();
+        let served = connection(manager.clone(), access.clone(), acceptor.clone(), stream, place);
+        tokio::spawn(async move {
+            // Not told why: there would be no end of telling.
+            let _ = gives_way.run_until_cancelled(served).await;
+        });
     }
 }
 
@@ -133,36 +139,47 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many connections an address may have that didn't show a certificate, or not yet.
 const MAX_ANONYMOUS_CONNECTIONS: usize = 100;
 
-/// The connections of those who didn't show who they are, by address. A client with a certificate of the cluster is none of them: the API
-/// server alone may come with hundreds of streams.
+/// The connections of those who didn't show who they are, by address, the oldest first. A client with a certificate of the cluster is none of
+/// them once it has shown it: the API server alone may come with hundreds of streams. Where there is no place left the oldest goes, not who
+/// comes: pods come with the address of their node where that is another one, and so would keep out the API server of that machine.
 #[derive(Debug, Clone, Default)]
-struct Guests(Arc<Mutex<HashMap<IpAddr, usize>>>);
+struct Guests(Arc<Mutex<HashMap<IpAddr, VecDeque<Seat>>>>);
+
+/// A guest's place: whose it is, and how he is told to go.
+type Seat = (u64, CancellationToken);
 
 impl Guests {
-    fn place(&self, address: IpAddr) -> Option<Place> {
+    fn place(&self, address: IpAddr) -> Place {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let (number, gives_way) = (NEXT.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
         let mut all = self.0.lock();
-        let count = all.entry(address).or_default();
-        if *count >= MAX_ANONYMOUS_CONNECTIONS {
-            return None;
+        let present = all.entry(address).or_default();
+        if present.len() >= MAX_ANONYMOUS_CONNECTIONS
+            && let Some((_, oldest)) = present.pop_front()
+        {
+            oldest.cancel();
         }
-        *count += 1;
-        Some(Place { guests: self.clone(), address })
+        present.push_back((number, gives_way.clone()));
+        Place { guests: self.clone(), address, number, gives_way }
     }
 }
 
+/// Kept by a guest until he goes or has shown who he is.
 struct Place {
     guests: Guests,
     address: IpAddr,
+    number: u64,
+    /// Cancelled when the place is given to another.
+    gives_way: CancellationToken,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut all = self.guests.0.lock();
-        if let Some(count) = all.get_mut(&self.address) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                all.remove(&self.address);
-            }
+        let Some(present) = all.get_mut(&self.address) else { return };
+        present.retain(|(number, _)| *number != self.number);
+        if present.is_empty() {
+            all.remove(&self.address);
         }
     }
 }
@@ -260,13 +277,19 @@ mod tests {
     fn an_address_has_so_many_places_and_gets_them_back() {
         let guests = Guests::default();
         let [one, other]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().unwrap());
-        let mut places: Vec<Place> = (0..MAX_ANONYMOUS_CONNECTIONS).map_while(|_| guests.place(one)).collect();
-        assert!(
-            places.len() == MAX_ANONYMOUS_CONNECTIONS && guests.place(one).is_none() && guests.place(other).is_some()
-        );
-        places.pop();
-        assert!(guests.place(one).is_some());
-        drop(places);
+        let mut places: Vec<Place> = (0..MAX_ANONYMOUS_CONNECTIONS).map(|_| guests.place(one)).collect();
+        let elsewhere = guests.place(other);
+        let goes = |place: &Place| place.gives_way.is_cancelled();
+        assert!(!places.iter().any(goes));
+        // Who comes is let in, and the one who has been there longest goes.
+        let newcomer = guests.place(one);
+        assert!(!goes(&newcomer) && goes(&places[0]) && !goes(&places[1]) && !goes(&elsewhere));
+        // Who has gone, or has shown who he is, has left his place to others, and is told nothing any more.
+        drop(places.remove(0));
+        let known = places.remove(0).gives_way.clone();
+        let more = guests.place(one);
+        assert!(!known.is_cancelled() && !places.iter().any(goes));
+        drop((places, newcomer, elsewhere, more));
         assert!(guests.0.lock().is_empty());
     }
 }

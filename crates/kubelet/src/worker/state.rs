@@ -86,19 +86,19 @@ pub struct Saved {
 
 /// Reads a pod's state from its folder.
 pub fn load(folder: &Path) -> Option<Saved> {
-    serde_json::from_slice(&std::fs::read(folder.join("state.json")).ok()?).ok()
+    serde_json::from_slice(&bounded::bytes(folder.join("state.json"), bounded::OWN).ok()?).ok()
 }
 
 pub fn save(folder: &Path, saved: &Saved) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
-    runtime::files::replace(&folder.join("state.json"), &serde_json::to_vec(saved)?)
+    bounded::durable::replace(&folder.join("state.json"), &serde_json::to_vec(saved)?)
 }
 
 const POD: &str = "pod.json";
 
 /// The pod of a folder, as the API said it last.
 pub fn known(folder: &Path) -> Option<Pod> {
-    serde_json::from_slice(&std::fs::read(folder.join(POD)).ok()?).ok()
+    serde_json::from_slice(&bounded::bytes(folder.join(POD), bounded::OWN).ok()?).ok()
 }
 
 /// What of a pod matters here; a version alone doesn't.
@@ -117,7 +117,7 @@ pub fn remember(folder: &Path, pod: &Pod, before: &mut Option<Pod>) -> std::io::
         return Ok(());
     }
     std::fs::create_dir_all(folder)?;
-    runtime::files::replace(&folder.join(POD), &serde_json::to_vec(&plain)?)?;
+    bounded::durable::replace(&folder.join(POD), &serde_json::to_vec(&plain)?)?;
     *before = Some(plain);
     Ok(())
 }

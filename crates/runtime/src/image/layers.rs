@@ -158,6 +158,10 @@ impl ImageStore {
             let _ = crate::remove_tree(&partial);
             return Err(error);
         }
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a folder; all that an image names is put on the disk before it is written down"
+        )]
         std::fs::rename(&partial, &target)?;
         Ok(())
     }

@@ -135,6 +135,7 @@ fn put_aside(folder: &Path, images: &BTreeMap<String, Image>, now: SystemTime) -
         let came = entry.metadata().map_or(0, |meta| u64::try_from(meta.ctime()).unwrap_or(0));
         let came = SystemTime::UNIX_EPOCH + Duration::from_secs(came);
         if !used.contains(&entry.path()) && now.duration_since(came).is_ok_and(|age| age > PARTIAL_PULL_TTL) {
+            #[expect(clippy::disallowed_methods, reason = "it is on its way out")]
             let _ = std::fs::rename(entry.path(), cleared.join(entry.file_name()));
         }
     }
@@ -149,7 +150,7 @@ impl ImageStore {
         for part in ["incoming", "layers", "fetched"] {
             std::fs::create_dir_all(folder.join(part))?;
         }
-        let mut images: BTreeMap<String, Image> = match std::fs::read(folder.join("index.json")) {
+        let mut images: BTreeMap<String, Image> = match bounded::bytes(folder.join("index.json"), bounded::OWN) {
             Ok(text) => serde_json::from_slice(&text).map_err(|e| ImageError::Store(format!("index.json: {e}")))?,
             Err(_) => BTreeMap::new(),
         };
@@ -258,7 +259,7 @@ impl ImageStore {
 
     fn save(&self, images: &BTreeMap<String, Image>) -> Result<(), ImageError> {
         let text = serde_json::to_vec(images).map_err(|e| ImageError::Store(e.to_string()))?;
-        Ok(crate::files::replace(&self.folder.join("index.json"), &text)?)
+        Ok(bounded::durable::replace(&self.folder.join("index.json"), &text)?)
     }
 
     /// Forgets an image and removes the layers that no other image has. The caller knows that no container uses it.

@@ -336,7 +336,7 @@ impl Shim {
         let states: Vec<_> = self.containers.values().map(|c| &c.state).collect();
         let written = serde_json::to_vec(&states)
             .map_err(std::io::Error::from)
-            .and_then(|text| crate::files::replace(&self.state_file, &text));
+            .and_then(|text| bounded::durable::replace(&self.state_file, &text));
         if let Err(error) = written {
             eprintln!("the state can't be written: {error}");
         }

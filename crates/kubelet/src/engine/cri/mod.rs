@@ -282,7 +282,7 @@ impl Engine for Cri {
 }
 
 /// The first process of a sandbox or container, of what the runtime tells beside its status.
-fn pid_in(info: &HashMap<String, String>) -> Option<i32> {
+pub fn pid_in(info: &HashMap<String, String>) -> Option<i32> {
     let told: Value = serde_json::from_str(info.get("info")?).ok()?;
     told["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0)
 }

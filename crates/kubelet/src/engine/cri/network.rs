@@ -11,7 +11,7 @@ use std::sync::Arc;
 use network::cni;
 use network::plugin::{self, Answer, Asked};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::{Cri, PluginFolders};
@@ -37,7 +37,7 @@ pub fn restored(config: &Config) -> Vec<IpAddr> {
 }
 
 fn read(path: &Path) -> Option<Lease> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    serde_json::from_slice(&bounded::bytes(path, bounded::OWN).ok()?).ok()
 }
 
 /// Serves the plugin, and puts it and its configuration where the runtime looks for them.
@@ -89,15 +89,16 @@ fn install(folders: &PluginFolders, socket: &Path) -> io::Result<()> {
             continue;
         }
         let _ = std::fs::remove_file(&new);
+        #[expect(clippy::disallowed_methods, reason = "it is a link, and made again at each start")]
         let linked = std::os::unix::fs::symlink(&program, &new).and_then(|()| std::fs::rename(&new, &link));
         linked.map_err(|e| place(e, &link))?;
     }
     let file = folders.configurations.join(plugin::CONFIGURATION);
     let text = plugin::configuration(socket);
-    if std::fs::read_to_string(&file).is_ok_and(|present| present == text) {
+    if bounded::text(&file, bounded::OWN).is_ok_and(|present| present == text) {
         return Ok(());
     }
-    runtime::files::replace(&file, text.as_bytes()).map_err(|e| place(e, &file))
+    bounded::durable::replace(&file, text.as_bytes()).map_err(|e| place(e, &file))
 }
 
 /// Takes the plugin and its configuration away.
@@ -117,8 +118,7 @@ fn is_ours(link: &Path) -> bool {
 
 async fn answer(agent: &Agent, stream: UnixStream) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
-    let mut line = String::new();
-    stream.read_line(&mut line).await?;
+    let line = bounded::line_async(&mut stream, plugin::LONGEST).await?.unwrap_or_default();
     let asked: Asked = serde_json::from_str(&line)?;
     let answer = match asked.command.as_str() {
         "ADD" => match add(agent, &asked).await {
@@ -146,7 +146,7 @@ async fn add(agent: &Agent, asked: &Asked) -> Result<Vec<IpAddr>, String> {
     let pod = cni::Pod { uid: asked.uid.clone(), ..cni::Pod::default() };
     let (ips, _) = agent.network.connect(&pod, &asked.namespace).await?;
     let lease = Lease { sandbox: asked.sandbox.clone(), ips: ips.clone() };
-    std::fs::write(&file, serde_json::to_vec(&lease).unwrap_or_default()).map_err(|e| e.to_string())?;
+    bounded::durable::replace(&file, &serde_json::to_vec(&lease).unwrap_or_default()).map_err(|e| e.to_string())?;
     Ok(ips)
 }
 

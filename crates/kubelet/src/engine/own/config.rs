@@ -121,7 +121,7 @@ fn confined(
                 reason: "CreateContainerError",
                 message: format!("cannot load seccomp profile {:?}: {why}", path.display().to_string()),
             };
-            let text = std::fs::read_to_string(&path).map_err(|e| failed(e.to_string()))?;
+            let text = bounded::text(&path, bounded::OWN).map_err(|e| failed(e.to_string()))?;
             runtime::seccomp_profile(&text).map_err(failed)?;
             Ok((false, Some(text)))
         }

@@ -7,6 +7,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// Runtimes write lines of 16 KiB at most, and mark those that go on.
+const LONGEST: u64 = 1 << 20;
+
 /// How long is waited for who still has a file open that was put aside, or is of a container that has ended: a runtime may be
 /// behind with what it writes. It may also never close one.
 pub const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,8 +53,10 @@ impl Lines {
     pub fn next(&mut self, line: &mut Vec<u8>, all: bool) -> io::Result<bool> {
         loop {
             line.clear();
-            let length = self.current.read_until(b'\n', line)?;
-            if line.last() == Some(&b'\n') {
+            #[expect(clippy::disallowed_methods, reason = "this is the limit")]
+            let length = self.current.by_ref().take(LONGEST).read_until(b'\n', line)?;
+            // What is longer is read in parts.
+            if line.last() == Some(&b'\n') || length as u64 == LONGEST {
                 return Ok(true);
             }
             if self.complete

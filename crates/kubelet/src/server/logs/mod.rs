@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{Seek as _, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -269,9 +269,7 @@ pub fn end_of_file(path: &Path, limit: usize) -> std::io::Result<String> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(limit as u64)))?;
-    let mut end = Vec::new();
-    file.take(limit as u64).read_to_end(&mut end)?;
-    Ok(text_of(&end))
+    Ok(text_of(&bounded::beginning(file, limit as u64)?))
 }
 
 /// A text that may begin in the middle of a character.
