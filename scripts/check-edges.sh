@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 layer() {
   case $1 in
-    bounded | apimachinery | expressions | api) echo 1 ;;
+    bounded | apimachinery | expressions | api | tasks) echo 1 ;;
     cri | csi | gateway | http1 | store | pki | placement | runtime | network | informer) echo 2 ;;
     apiserver | controllers | scheduler | kubelet | ingress | policy | proxy | dns | kubectl) echo 3 ;;
     timonel) echo 4 ;;

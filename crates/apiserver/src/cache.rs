@@ -260,7 +260,8 @@ impl Resource {
         let bytes = make(&items);
         *self.listed.write() = Some((at, bytes.clone()));
         if !self.forgets.swap(true, Ordering::Relaxed) {
-            tokio::spawn(Self::forget_list(Arc::downgrade(self)));
+            let resource = Arc::downgrade(self);
+            tasks::until_done("list-memory", move || Self::forget_list(resource.clone()));
         }
         bytes
     }

@@ -155,9 +155,12 @@ impl ApiServer {
             config,
         });
         bootstrap::run(&server).await.map_err(StartError::Bootstrap)?;
-        tokio::spawn(bootstrap::expire_events(Arc::downgrade(&server)));
-        tokio::spawn(fairness::keep_dangling(Arc::downgrade(&server)));
-        tokio::spawn(relay::keep_aggregated(Arc::downgrade(&server)));
+        let of = Arc::downgrade(&server);
+        tasks::until_done("event-expiry", move || bootstrap::expire_events(of.clone()));
+        let of = Arc::downgrade(&server);
+        tasks::until_done("flow-schemas", move || fairness::keep_dangling(of.clone()));
+        let of = Arc::downgrade(&server);
+        tasks::until_done("api-services", move || relay::keep_aggregated(of.clone()));
         Ok(server)
     }
 

@@ -1,6 +1,7 @@
 //! HTTPS: TLS with optional client certificates, HTTP/1.1 (with upgrades) and HTTP/2.
 
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,11 +126,47 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<(), TlsError> {
     let (config, known) = tls_config(&server, identity)?;
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let (acceptor, listener) = (TlsAcceptor::from(Arc::new(config)), Arc::new(listener));
+    let serving = tasks::until_done("api-listener", move || {
+        let (server, acceptor, known, listener) = (server.clone(), acceptor.clone(), known.clone(), listener.clone());
+        let serve = move |stream| connection(server.clone(), acceptor.clone(), known.clone(), stream);
+        accept_all(move || accept(listener.clone()), serve, stop.clone())
+    });
+    // What the task ends by is a cancelled runtime at most: a panic starts it again.
+    let _ = serving.await;
+    Ok(())
+}
+
+/// Serves the API on a Unix socket to another process of this machine, which acts as `user`: who may open the socket decides
+/// who that is. Ends when `stop` is cancelled.
+pub async fn serve_local(server: Arc<ApiServer>, listener: UnixListener, user: User, stop: CancellationToken) {
+    let (peer, listener) = (Peer::Component(Arc::new(user)), Arc::new(listener));
+    let serving = tasks::until_done("local-api-listener", move || {
+        let (server, peer, listener) = (server.clone(), peer.clone(), listener.clone());
+        let serve = move |stream| local_connection(server.clone(), peer.clone(), stream);
+        accept_all(move || accept_local(listener.clone()), serve, stop.clone())
+    });
+    let _ = serving.await;
+}
+
+async fn accept(listener: Arc<TcpListener>) -> io::Result<TcpStream> {
+    listener.accept().await.map(|(stream, _)| stream)
+}
+
+async fn accept_local(listener: Arc<UnixListener>) -> io::Result<UnixStream> {
+    listener.accept().await.map(|(stream, _)| stream)
+}
+
+/// Takes connections until `stop` is cancelled, which ends them, too. A panic is the matter of the one connection in which it happens.
+async fn accept_all<S, A, C>(accept: impl Fn() -> A, serve: impl Fn(S) -> C, stop: CancellationToken)
+where
+    A: Future<Output = io::Result<S>>,
+    C: Future<Output = ()> + Send + 'static,
+{
     loop {
         let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+            accepted = accept() => match accepted {
+                Ok(stream) => stream,
                 Err(error) => {
                     // Out of file descriptors, most likely: those who are served go on meanwhile.
                     tracing::warn!(%error, "failed to accept a connection");
@@ -137,38 +174,12 @@ pub async fn serve(
                     continue;
                 }
             },
-            () = stop.cancelled() => return Ok(()),
-        };
-        let (server, acceptor, known, stop) = (server.clone(), acceptor.clone(), known.clone(), stop.clone());
-        tokio::spawn(async move {
-            tokio::select! {
-                () = connection(server, acceptor, known, stream) => {}
-                () = stop.cancelled() => {}
-            }
-        });
-    }
-}
-
-/// Serves the API on a Unix socket to another process of this machine, which acts as `user`: who may open the socket decides
-/// who that is. Ends when `stop` is cancelled.
-pub async fn serve_local(server: Arc<ApiServer>, listener: UnixListener, user: User, stop: CancellationToken) {
-    let peer = Peer::Component(Arc::new(user));
-    loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "failed to accept a connection on the local socket");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
             () = stop.cancelled() => return,
         };
-        let (server, peer, stop) = (server.clone(), peer.clone(), stop.clone());
-        tokio::spawn(async move {
+        let (serving, stop) = (serve(stream), stop.clone());
+        tasks::spawn("api-connection", async move {
             tokio::select! {
-                () = local_connection(server, peer, stream) => {}
+                () = serving => {}
                 () = stop.cancelled() => {}
             }
         });

@@ -18,7 +18,7 @@ const UID: &str = "kubernetes.io/service-account.uid";
 pub fn start(context: Context) {
     let accounts = context.informers.of::<ServiceAccount>();
     let secrets = context.informers.selected::<Secret>(&format!("type={TYPE}"));
-    let queue = Queue::default();
+    let queue = Queue::of(&secrets, context.events.clone());
     let add = queue.clone();
     secrets.on_change(move |change| add.add(change.object().key()));
     let (add, all) = (queue.clone(), secrets.clone());

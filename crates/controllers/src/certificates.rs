@@ -25,7 +25,7 @@ pub fn start(context: Context) {
     let requests = context.informers.of::<CertificateSigningRequest>();
     let nodes = context.informers.of::<Node>();
     let slices = context.informers.of::<EndpointSlice>();
-    let queue = Queue::default();
+    let queue = Queue::of(&requests, context.events.clone());
     let add = queue.clone();
     requests.on_change(move |change| add.add(change.object().key()));
     // What a node may have a certificate for is what its Node says.

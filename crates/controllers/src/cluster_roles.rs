@@ -13,7 +13,7 @@ use crate::{Context, Result, pods};
 
 pub fn start(context: Context) {
     let roles = context.informers.of::<ClusterRole>();
-    let queue = Queue::default();
+    let queue = Queue::of(&roles, context.events.clone());
     let (add, all) = (queue.clone(), roles.clone());
     roles.on_change(move |_| {
         // Whoever chose it, or chooses it now, and itself.

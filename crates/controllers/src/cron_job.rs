@@ -72,7 +72,7 @@ fn in_zone(at: Timestamp, zone: Option<&str>) -> String {
 pub fn start(context: Context) {
     let crons = context.informers.of::<CronJob>();
     let jobs = context.informers.of::<Job>();
-    let queue = Queue::of::<CronJob>(context.events.clone());
+    let queue = Queue::of(&crons, context.events.clone());
     let add = queue.clone();
     crons.on_change(move |change| add.add(change.object().key()));
     let add = queue.clone();

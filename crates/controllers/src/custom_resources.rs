@@ -27,7 +27,7 @@ pub fn kinds(definitions: &Informer<CustomResourceDefinition>) -> Vec<&'static K
 
 pub fn start(context: Context) {
     let definitions = context.informers.of::<CustomResourceDefinition>();
-    let queue = Queue::default();
+    let queue = Queue::of(&definitions, context.events.clone());
     let add = queue.clone();
     definitions.on_change(move |change| {
         if let Change::Applied { new, .. } = change

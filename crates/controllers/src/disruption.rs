@@ -61,7 +61,7 @@ pub fn start(context: Context) {
         stateful_sets: context.informers.of(),
         replication_controllers: context.informers.of(),
     };
-    let queue = Queue::of::<PodDisruptionBudget>(context.events.clone());
+    let queue = Queue::of(&caches.budgets, context.events.clone());
     let add = queue.clone();
     caches.budgets.on_change(move |change| add.add(change.object().key()));
     let (add, budgets) = (queue.clone(), caches.budgets.clone());

@@ -13,7 +13,7 @@ use crate::{Context, Result, pods};
 pub fn start(context: Context) {
     let all = context.informers.of::<Pod>();
     let present = context.informers.of::<PersistentVolumeClaim>();
-    let queue = Queue::default();
+    let queue = Queue::of(&all, context.events.clone());
     let add = queue.clone();
     all.on_change(move |change| {
         let pod = change.object();

@@ -65,7 +65,7 @@ pub fn start(context: Context) {
         services: context.informers.of(),
         restless: Arc::default(),
     };
-    let queue = Queue::default();
+    let queue = Queue::of(&caches.ingresses, context.events.clone());
     let add = queue.clone();
     caches.ingresses.on_change(move |change| add.add(change.object().key()));
     // Classes and nodes are about all of them.
@@ -88,7 +88,7 @@ pub fn start(context: Context) {
         }
     });
     let making = context.clone();
-    tokio::spawn(async move {
+    tasks::spawn("ingress-class", async move {
         if let Err(error) = ensure_class(&making).await {
             tracing::warn!(%error, "failed to create the IngressClass");
         }

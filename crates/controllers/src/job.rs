@@ -503,7 +503,7 @@ async fn free(context: &Context, pod: &Pod) -> Result {
 
 /// Pods that carry the finalizer although no Job counts them any more: theirs is gone, or has let them go.
 fn follow_orphans(context: &Context, jobs: Informer<Job>, all: Informer<Pod>) {
-    let queue = Queue::of::<Pod>(context.events.clone());
+    let queue = Queue::of(&all, context.events.clone());
     let add = queue.clone();
     let is_orphan = |pod: &Pod, jobs: &Informer<Job>| {
         let owner = pods::controller_of(&pod.metadata);

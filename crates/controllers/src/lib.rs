@@ -110,7 +110,8 @@ pub fn start(config: Config, informers: Informers) {
     ephemeral::start(context.events("ephemeral-volume-controller"));
     if context.config.ingress {
         ingress::start(context.events("ingress-controller"));
-        tokio::spawn(gateway::run(context.events("gateway-controller")));
+        let context = context.events("gateway-controller");
+        tasks::until_done("gateway-controller", move || gateway::run(context.clone()));
     }
     if context.config.service_lb {
         service_lb::start(context.events("service-lb-controller"));

@@ -34,7 +34,7 @@ pub fn start(context: Context) {
         services: context.informers.of(),
         context,
     };
-    let queue = Queue::of::<Namespace>(work.context.events.clone());
+    let queue = Queue::of(&work.namespaces, work.context.events.clone());
     let add = queue.clone();
     work.namespaces.on_change(move |change| {
         if let Change::Applied { new, .. } = change

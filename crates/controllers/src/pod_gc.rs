@@ -51,7 +51,7 @@ fn never_ends(pod: &Pod) -> bool {
 
 fn collect_unscheduled(context: Context) {
     let all = context.informers.of::<Pod>();
-    let queue = Queue::of::<Pod>(context.events.clone());
+    let queue = Queue::of(&all, context.events.clone());
     let add = queue.clone();
     all.on_change(move |change| {
         if let informer::Change::Applied { new, .. } = change

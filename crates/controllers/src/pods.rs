@@ -162,7 +162,7 @@ pub fn owned(cache: &Informer<Pod>, namespace: &str, uid: &str) -> Vec<Arc<Pod>>
 /// pods changes.
 pub fn follow<K: Selecting>(context: &Context) -> (Informer<K>, Informer<Pod>, Queue) {
     let (objects, pods) = (context.informers.of::<K>(), context.informers.of::<Pod>());
-    let queue = Queue::of::<K>(context.events.clone());
+    let queue = Queue::of(&objects, context.events.clone());
     let add = queue.clone();
     objects.on_change(move |change| add.add(change.object().key()));
     crate::adoption::enqueue_owners(&objects, &pods, &queue);

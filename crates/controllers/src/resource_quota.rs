@@ -31,7 +31,7 @@ struct Followed(Arc<Mutex<Vec<(&'static Kind, AbortHandle)>>>);
 pub fn start(context: Context) {
     let quotas = context.informers.of::<ResourceQuota>();
     let definitions = context.informers.of::<CustomResourceDefinition>();
-    let queue = Queue::of::<ResourceQuota>(context.events.clone());
+    let queue = Queue::of(&quotas, context.events.clone());
     let followed = Followed::default();
     let add = queue.clone();
     quotas.on_change(move |change| add.add(change.object().key()));
@@ -87,7 +87,10 @@ impl Followed {
         });
         for kind in wanted.iter().copied() {
             if !followed.iter().any(|(k, _)| *k == kind) {
-                let task = tokio::spawn(follow_metadata(kind, client.clone(), quotas.clone(), queue.clone()));
+                let (client, quotas, queue) = (client.clone(), quotas.clone(), queue.clone());
+                let task = tasks::supervise("quota-watch", move || {
+                    follow_metadata(kind, client.clone(), quotas.clone(), queue.clone())
+                });
                 followed.push((kind, task.abort_handle()));
             }
         }

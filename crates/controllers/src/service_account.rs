@@ -17,7 +17,7 @@ pub fn start(context: Context) {
     let accounts = context.informers.of::<ServiceAccount>();
     // Only those with the certificate, as there may be very many others.
     let maps = context.informers.selected::<ConfigMap>(&format!("metadata.name={ROOT_CA}"));
-    let queue = Queue::default();
+    let queue = Queue::of(&namespaces, context.events.clone());
     let add = queue.clone();
     namespaces.on_change(move |change| add.add(change.object().key()));
     let add = queue.clone();

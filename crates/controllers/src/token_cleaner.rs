@@ -15,7 +15,7 @@ pub const BOOTSTRAP_TOKENS: &str = "metadata.namespace=kube-system,type=bootstra
 
 pub fn start(context: Context) {
     let secrets = context.informers.selected::<Secret>(BOOTSTRAP_TOKENS);
-    let queue = Queue::default();
+    let queue = Queue::of(&secrets, context.events.clone());
     let add = queue.clone();
     secrets.on_change(move |change| add.add(change.object().key()));
     queue.work("token-cleaner", 1, move |key| {

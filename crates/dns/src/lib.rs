@@ -8,6 +8,7 @@
 mod clients;
 mod forward;
 mod metrics;
+mod sockets;
 pub mod zone;
 
 use std::collections::BTreeMap;
@@ -29,11 +30,12 @@ use network::LocalPods;
 use parking_lot::RwLock;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, watch};
 
 use clients::Places;
 use forward::{Settings, Upstreams};
 use metrics::Asked;
+pub use sockets::{BindError, Sockets};
 pub use zone::{Answer, Zone};
 
 #[derive(Debug, Clone)]
@@ -46,13 +48,6 @@ pub struct Config {
     pub local: LocalPods,
     /// The machine's resolvers of the moment, for all other names.
     pub upstreams: watch::Receiver<Vec<SocketAddr>>,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("can't answer DNS on {address}:53: {source}")]
-pub struct BindError {
-    address: IpAddr,
-    source: std::io::Error,
 }
 
 struct Server {
@@ -94,25 +89,23 @@ const AFTER_FAILURE: Duration = Duration::from_millis(100);
 const MAX_CNAME_CHAIN: usize = 8;
 
 /// Serves until the process ends.
-///
-/// # Errors
-/// When the address can't be bound.
-pub async fn run(config: Config, informers: Informers) -> Result<(), BindError> {
-    let fail = |source| BindError { address: config.address, source };
-    let udp = Arc::new(UdpSocket::bind((config.address, PORT)).await.map_err(fail)?);
-    let tcp = TcpListener::bind((config.address, PORT)).await.map_err(fail)?;
+pub async fn run(config: Config, sockets: Sockets, informers: Informers) {
+    let Sockets { udp, tcp } = sockets;
     let server = Arc::new(Server::new(config));
     keep_settings(&server, &informers);
-    tokio::spawn(look_for_loop(server.clone()));
-    tokio::spawn(keep_upstreams(server.clone()));
+    tasks::spawn("dns-loop-check", look_for_loop(server.clone()));
+    let of = server.clone();
+    tasks::until_done("dns-upstreams", move || keep_upstreams(of.clone()));
     // What comes meanwhile waits at the socket.
-    let (known, first) = oneshot::channel();
-    tokio::spawn(keep_zone(server.clone(), informers, known));
-    let _ = tokio::time::timeout(FIRST_ZONE, first).await;
-    tokio::spawn(metrics::serve(server.config.address));
-    tokio::spawn(serve_tcp(server.clone(), tcp));
-    serve_udp(server, udp).await;
-    Ok(())
+    let known = Arc::new(Notify::new());
+    let (of, tell) = (server.clone(), known.clone());
+    tasks::supervise("dns-zone", move || keep_zone(of.clone(), informers.clone(), tell.clone()));
+    let _ = tokio::time::timeout(FIRST_ZONE, known.notified()).await;
+    let address = server.config.address;
+    tasks::until_done("dns-metrics", move || metrics::serve(address));
+    let of = server.clone();
+    tasks::supervise("dns-tcp", move || serve_tcp(of.clone(), tcp.clone()));
+    let _ = tasks::supervise("dns-udp", move || serve_udp(server.clone(), udp.clone())).await;
 }
 
 /// Keeps to what the ConfigMap `kube-system/kube-dns` says. What can't be read is told, and nothing changes.
@@ -149,7 +142,7 @@ fn ask_others(server: &Arc<Server>) {
     let settings = server.settings.read().clone();
     *server.upstreams.write() = Arc::new(Upstreams::new(&server.config.upstreams.borrow(), &settings));
     server.is_loop.store(false, Ordering::Relaxed);
-    tokio::spawn(look_for_loop(server.clone()));
+    tasks::spawn("dns-loop-check", look_for_loop(server.clone()));
 }
 
 /// Asks the resolvers of all other names for one that nobody knows: if the question comes back here, questions would go round for ever.
@@ -164,7 +157,7 @@ async fn look_for_loop(server: Arc<Server>) {
     }
 }
 
-async fn keep_zone(server: Arc<Server>, informers: Informers, known: oneshot::Sender<()>) {
+async fn keep_zone(server: Arc<Server>, informers: Informers, known: Arc<Notify>) {
     let services = informers.of::<Service>();
     let slices = informers.of::<EndpointSlice>();
     let namespaces = informers.of::<Namespace>();
@@ -180,14 +173,11 @@ async fn keep_zone(server: Arc<Server>, informers: Informers, known: oneshot::Se
         }
     });
     informer::synced!(services, slices, namespaces);
-    let mut known = Some(known);
     let Config { domain, address, .. } = &server.config;
     loop {
         let zone = Zone::build(domain, Some(*address), &services.list(), &slices.list(), &namespaces.list());
         *server.zone.write() = Arc::new(zone);
-        if let Some(known) = known.take() {
-            let _ = known.send(());
-        }
+        known.notify_one();
         changed.notified().await;
         // Changes come in bursts; one index for all.
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -211,7 +201,7 @@ async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
             }
             Found::Part(part, rest) => {
                 let (server, socket) = (server.clone(), socket.clone());
-                tokio::spawn(async move {
+                tasks::spawn("dns-question", async move {
                     let answer = elsewhere(&server, peer.ip(), part, rest).await;
                     asked.answered(&answer);
                     let _ = socket.send_to(&server.packet(answer, limit), peer).await;
@@ -221,7 +211,7 @@ async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
     }
 }
 
-async fn serve_tcp(server: Arc<Server>, listener: TcpListener) {
+async fn serve_tcp(server: Arc<Server>, listener: Arc<TcpListener>) {
     let places = Places::new(CONNECTIONS.0, CONNECTIONS.1);
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -236,7 +226,7 @@ async fn serve_tcp(server: Arc<Server>, listener: TcpListener) {
         // Who has too many is left; the connection ends here.
         let Some(place) = places.take(peer.ip()) else { continue };
         let server = server.clone();
-        tokio::spawn(async move {
+        tasks::spawn("dns-connection", async move {
             let _ = tcp_connection(server, stream, peer.ip()).await;
             drop(place);
         });

@@ -23,6 +23,7 @@ const PORT: u16 = 9153;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Who may ask at a time.
 const MAX_CONNECTIONS: usize = 16;
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 struct Metrics {
     requests: IntCounterVec,
@@ -118,8 +119,11 @@ pub async fn serve(address: IpAddr) {
     let clients = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = clients.clone().acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else { continue };
-        tokio::spawn(async move {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(AFTER_FAILURE).await;
+            continue;
+        };
+        tasks::spawn("dns-metrics-connection", async move {
             let connection =
                 http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service_fn(answer));
             let _ = tokio::time::timeout(REQUEST_TIMEOUT, connection).await;

@@ -56,6 +56,80 @@ fn uninstall_leaves_nothing() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Two instances on one machine: each is removed without the other's notice.
+#[test]
+fn uninstall_leaves_another_instance_of_the_machine_alone() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start()?;
+    cluster.apply(WEB)?;
+    cluster.wait_pod("web-1")?;
+    let second = cluster.server.folder().join("second");
+    let [data, run, kubeconfig] = ["data", "run", "kubeconfig"].map(|name| second.join(name).display().to_string());
+    let program = cluster.server.binary().display().to_string();
+    let start = |cluster: &Cluster| {
+        let address = cluster.server.address();
+        let flags = [
+            "server",
+            "--data-dir",
+            &data,
+            "--run-dir",
+            &run,
+            "--write-kubeconfig",
+            &kubeconfig,
+            "--disable-agent",
+            "--node-name",
+            "second",
+        ];
+        let ports = ["--node-ip", &address, "--https-listen-port", "7443", "--cgroup-root", "timonel-second"];
+        let words = [program.as_str()].into_iter().chain(flags).chain(ports).map(String::from).collect::<Vec<_>>();
+        cluster.server.beside(&words)
+    };
+    let answers = |cluster: &Cluster| {
+        let words = [program.as_str(), "kubectl", "--kubeconfig", &kubeconfig, "get", "namespaces"].map(String::from);
+        cluster.server.run(&words, "").code == 0
+    };
+    let mut other = start(&cluster)?;
+    cluster.eventually("the second instance answers", || Ok(answers(&cluster)))?;
+    let before = (cluster.server.inventory(), cluster.server.processes());
+
+    // The second goes, the first stays as it is.
+    let output = cluster.server.timonel(&[
+        "uninstall",
+        "--yes",
+        "--data-dir",
+        &data,
+        "--run-dir",
+        &run,
+        "--cgroup-root",
+        "timonel-second",
+    ]);
+    assert_eq!(output.code, 0, "{output:?}");
+    cluster.eventually("its process has ended", || Ok(other.code().is_some()))?;
+    assert!(!std::path::Path::new(&data).exists() && !std::path::Path::new(&run).exists());
+    assert_eq!((cluster.server.inventory(), cluster.server.processes()), before);
+    cluster.ok(&["exec", "web-1", "--", "true"])?;
+
+    // The first goes, the second stays.
+    let other = start(&cluster)?;
+    cluster.eventually("the second instance answers", || Ok(answers(&cluster)))?;
+    let output = cluster.server.uninstall();
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(answers(&cluster), "the second instance is gone with the first");
+    drop(other);
+    let output = cluster.server.timonel(&[
+        "uninstall",
+        "--yes",
+        "--data-dir",
+        &data,
+        "--run-dir",
+        &run,
+        "--cgroup-root",
+        "timonel-second",
+    ]);
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!(cluster.server.leftovers(), Vec::<String>::new());
+    Ok(())
+}
+
 /// Kills the server at moments drawn by chance while a client writes; `SEED=n` repeats a run.
 #[test]
 fn nothing_acknowledged_is_lost() -> anyhow::Result<()> {

@@ -1,5 +1,7 @@
 //! What a user does, on real containers. One binary, so that it links once; every test has clusters of its own.
 
+#![allow(clippy::disallowed_methods, reason = "tests see a panic by themselves")]
+
 mod apply;
 mod batch;
 mod clients;

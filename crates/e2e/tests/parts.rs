@@ -1,6 +1,11 @@
 //! The processes of a role: what ends one of them, and what the others do meanwhile.
 
+use std::net::{TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
 use testkit::Cluster;
+use testkit::cluster::Node;
 
 const SLEEPER: &str = "
 apiVersion: v1
@@ -28,6 +33,86 @@ fn end(pid: u32, signal: &str) -> anyhow::Result<()> {
 fn wait_exec(cluster: &Cluster) -> anyhow::Result<()> {
     let exec = || Ok(cluster.kubectl(&["exec", "sleeper", "--", "echo", "here"]).stdout.trim() == "here");
     cluster.eventually("the node answers", exec)
+}
+
+const CLUSTER_DNS: &str = "10.43.0.10:53";
+
+/// What became of questions that were asked one after another.
+#[derive(Debug, Default)]
+struct Asked {
+    answered: usize,
+    failed: Vec<String>,
+    longest: Duration,
+}
+
+/// A question for the address of `kubernetes.default.svc.cluster.local` (RFC 1035, 4.1).
+fn question(id: u16) -> Vec<u8> {
+    let mut packet = [id.to_be_bytes(), [1, 0], [0, 1], [0, 0], [0, 0], [0, 0]].concat();
+    for label in ["kubernetes", "default", "svc", "cluster", "local", ""] {
+        packet.push(label.len() as u8);
+        packet.extend(label.bytes());
+    }
+    packet.extend([0, 1, 0, 1]);
+    packet
+}
+
+/// Asks the cluster's DNS every few milliseconds until told to end, as a client with the usual patience of five seconds does.
+fn ask_on(node: &Node, is_over: &AtomicBool) -> anyhow::Result<Asked> {
+    node.inside(|| -> anyhow::Result<Asked> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect(CLUSTER_DNS)?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let mut asked = Asked::default();
+        for id in (0..u16::MAX).cycle() {
+            if is_over.load(Ordering::Relaxed) {
+                break;
+            }
+            let start = Instant::now();
+            let mut answer = [0; 512];
+            let outcome = socket.send(&question(id)).and_then(|_| socket.recv(&mut answer));
+            asked.longest = asked.longest.max(start.elapsed());
+            match outcome {
+                // One answer, and no error (RFC 1035, 4.1.1).
+                Ok(12..) if answer[..2] == id.to_be_bytes() && answer[3] & 15 == 0 && answer[7] == 1 => {
+                    asked.answered += 1
+                }
+                outcome => asked.failed.push(format!("{outcome:?} after {:?}", start.elapsed())),
+            }
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        Ok(asked)
+    })?
+}
+
+/// Whoever asks for names while the node's part is killed and started again waits for his answer, and gets it.
+#[test]
+fn names_outlive_the_nodes_part() -> anyhow::Result<()> {
+    let cluster = Cluster::start()?;
+    let is_over = AtomicBool::new(false);
+    let asked = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| ask_on(&cluster.server, &is_over));
+        let kills = || -> anyhow::Result<()> {
+            for signal in ["-KILL", "-ABRT", "-KILL"] {
+                let node = cluster.server.parts()["node"];
+                end(node, signal)?;
+                // By TCP, too: the connection is taken when the part is back.
+                let connected = cluster.server.inside(|| TcpStream::connect(CLUSTER_DNS))?;
+                anyhow::ensure!(connected.is_ok(), "{connected:?}");
+                other(&cluster, "node", node)?;
+                let ready = || Ok(cluster.kubectl(&["get", "--raw", "/api/v1/nodes/server-1/proxy/healthz"]).code == 0);
+                cluster.eventually("the node's part serves again", ready)?;
+            }
+            Ok(())
+        };
+        let killed = kills();
+        is_over.store(true, Ordering::Relaxed);
+        let asked = asking.join().map_err(|_| anyhow::anyhow!("asking panicked"))?;
+        killed.and(asked)
+    })?;
+    println!("{} answers, the longest wait {:?}", asked.answered, asked.longest);
+    assert!(asked.failed.is_empty(), "{:?}", asked.failed);
+    assert!(asked.answered > 0);
+    Ok(())
 }
 
 #[test]

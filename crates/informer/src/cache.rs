@@ -79,7 +79,8 @@ impl<K: Keyed> Informer<K> {
             synced: watch::channel(false).0,
             changes: watch::channel(0).0,
         });
-        tokio::spawn(feed(inner.clone(), api, config));
+        let of = inner.clone();
+        tasks::supervise("informer", move || feed(of.clone(), api.clone(), config.clone()));
         Informer { inner }
     }
 

@@ -119,7 +119,7 @@ impl Recorder {
     /// Writes an event in the background. Events are best effort: a failure is no reason to hold anything up.
     pub fn record(&self, object: ObjectReference, kind: &'static str, reason: &str, message: String) {
         let (recorder, reason) = (self.clone(), reason.to_string());
-        tokio::spawn(async move {
+        tasks::spawn("event", async move {
             if let Err(error) = recorder.write(object, kind, &reason, message).await {
                 tracing::debug!(%error, %reason, "failed to write an Event");
             }

@@ -2,19 +2,21 @@
 //!
 //! - [`Informers`] keeps one decoded copy of each kind that anybody asked for. All control loops of a process share it.
 //! - [`Queue`] holds the keys of objects that need work: each key once, one worker per key at a time, with back-off.
-//! - [`supervise`] runs tasks for ever, [`Quarantine`] finds objects whose handling ends the process.
+//! - [`Quarantine`] finds objects whose handling panics or ends the process.
 //! - [`Recorder`] writes Events, counting repetitions instead of piling them up.
 //!
 //! Invariant: a control loop acts on what an informer shows, never on what a change notification carried; so a lost or
 //! doubled notification does no harm.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests see a panic by themselves"))]
+
 mod cache;
 mod claims;
 mod events;
+mod objects;
 pub mod pod;
 pub mod quarantine;
 mod queue;
-mod supervise;
 
 pub use cache::{Change, Informer, Informers, Keyed};
 pub use claims::{Claim, claim_of, claims};
@@ -22,7 +24,6 @@ pub use events::{Recorder, told};
 pub use pod::Pod;
 pub use quarantine::Quarantine;
 pub use queue::{Key, Queue};
-pub use supervise::{RESTARTS, supervise};
 
 /// Waits for the caches of several informers.
 #[macro_export]

@@ -3,8 +3,9 @@
 //! A panic is caught where it happens, but memory that is exhausted or a stack that overflows ends the process, and at its
 //! next start the same object would end it again. So the key of every object that is being handled stands in a small
 //! file, the record; it is in the run folder, and outlives the process. After a crash, and only then (`follows_crash`), those
-//! keys are *suspects*: they are handled one at a time, so that a second crash has one cause alone. A key with two crashes is
-//! *quarantined*: it isn't handled until its object changes, which gives it one more try.
+//! keys are *suspects*: they are handled one at a time, so that a second crash has one cause alone. Panics that were caught count
+//! like crashes, for kubelet and work queues alike. A key with two of either is *quarantined*: it isn't handled until its object
+//! changes, which gives it one more try; the more tries end so, the longer it waits for the next one at least.
 //!
 //! Cost: two writes of at most 256 bytes to a file in memory for each time that an object is handled.
 
@@ -15,8 +16,10 @@ use std::hash::{Hash as _, Hasher as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, OnceLock};
+use std::time::Duration;
 
 use apimachinery::clock;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
 use prometheus::IntGauge;
 use serde::{Deserialize, Serialize};
@@ -28,6 +31,11 @@ const SLOT_BYTES: usize = 256;
 const MOST_SLOTS: usize = 16 << 10;
 /// With as many crashes an object is quarantined.
 const CRASHES_TO_QUARANTINE: u32 = 2;
+/// How long a quarantined object is left alone at least, whatever changes; it doubles with each crash, up to a day.
+const LEAST_SECONDS: i64 = 60;
+const LONGEST_SECONDS: i64 = 24 * 3600;
+/// The most suspects that are known at a time; the oldest are forgotten first.
+const MOST_SUSPECTS: usize = 4096;
 /// A suspect that caused no second crash within this many seconds is none any more.
 const SUSPICION_SECONDS: i64 = 600;
 
@@ -76,15 +84,74 @@ fn short(text: &str) -> Cow<'_, str> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suspect {
     pub crashes: u32,
-    /// The version of the object at its last try, as whoever handles it counts versions.
+    /// The version of the object at its last try ([`version_of`]), empty if it isn't known.
     pub version: String,
     /// Unix time of the last crash, in seconds.
     pub since: i64,
+    /// Whether these were panics that were caught, and the process went on.
+    #[serde(default)]
+    pub caught: bool,
+}
+
+/// Ends the version of an object that is to be deleted.
+const DELETED: &str = " deleted";
+
+/// What counts as a change of an object: its spec's generation, or anything where it has none, and that it is to be deleted or is gone.
+pub fn version_of(meta: Option<&ObjectMeta>) -> String {
+    let Some(meta) = meta else { return "gone".into() };
+    let uid = meta.uid.as_deref().unwrap_or_default();
+    let deleted = if meta.deletion_timestamp.is_some() { DELETED } else { "" };
+    match meta.generation.filter(|generation| *generation > 0) {
+        Some(generation) => format!("{uid} {generation}{deleted}"),
+        None => format!("{uid} r{}{deleted}", meta.resource_version.as_deref().unwrap_or_default()),
+    }
+}
+
+/// Why an object isn't handled now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftAlone {
+    /// It may be tried again after such a time; otherwise only after a change.
+    pub again: Option<Duration>,
+    pub crashes: u32,
+    pub caught: bool,
 }
 
 impl Suspect {
     pub fn is_quarantined(&self) -> bool {
         self.crashes >= CRASHES_TO_QUARANTINE
+    }
+
+    /// The time that it is still left alone, whatever changes.
+    fn rest(&self, now: i64) -> Option<Duration> {
+        let doubled = self.crashes.saturating_sub(CRASHES_TO_QUARANTINE).min(20);
+        let least = LEAST_SECONDS.saturating_mul(1 << doubled).min(LONGEST_SECONDS);
+        // A clock that was set back meanwhile makes no longer wait of it.
+        let rest = least.saturating_sub(now.saturating_sub(self.since)).min(least);
+        u64::try_from(rest).ok().filter(|rest| *rest > 0).map(Duration::from_secs)
+    }
+
+    /// Whether it may be tried now, in this version; a try is noted.
+    fn may_be_tried(&mut self, version: &str, now: i64) -> Result<(), LeftAlone> {
+        if !self.is_quarantined() {
+            return Ok(());
+        }
+        let no = |again| Err(LeftAlone { again, crashes: self.crashes, caught: self.caught });
+        let is_changed = if self.version.is_empty() { self.caught } else { self.version != version };
+        if !is_changed {
+            if self.version.is_empty() {
+                self.version = version.into();
+            }
+            return no(None);
+        }
+        // An object is deleted and gone once only, and nobody who deletes it is to wait.
+        let is_last = version == "gone" || version.ends_with(DELETED);
+        if let Some(rest) = self.rest(now).filter(|_| !is_last) {
+            return no(Some(rest));
+        }
+        if !self.version.is_empty() {
+            self.version = version.into();
+        }
+        Ok(())
     }
 }
 
@@ -115,11 +182,17 @@ struct Slots {
 pub struct Handling {
     quarantine: Quarantine,
     slot: Option<usize>,
-    _trial: Option<OwnedMutexGuard<()>>,
+    /// If it is a suspect's.
+    trial: Option<(String, OwnedMutexGuard<()>)>,
 }
 
 impl Drop for Handling {
     fn drop(&mut self) {
+        if let Some((key, _)) = &self.trial
+            && !std::thread::panicking()
+        {
+            self.quarantine.succeeded(key);
+        }
         if let Some(slot) = self.slot {
             self.quarantine.inner.write(slot, &[0]);
             self.quarantine.inner.free.lock().free.push(slot);
@@ -163,7 +236,7 @@ impl Quarantine {
         known.retain(|_, s| s.is_quarantined() || now.saturating_sub(s.since) < SUSPICION_SECONDS);
         for (key, version) in was_handled {
             let crashes = known.get(&key).map_or(0, |s| s.crashes).saturating_add(1);
-            known.insert(key, Suspect { crashes, version, since: now });
+            known.insert(key, Suspect { crashes, version, since: now, caught: false });
         }
         let file = OpenOptions::new().create(true).truncate(true).write(true).open(record)?;
         let quarantine = Quarantine {
@@ -187,24 +260,44 @@ impl Quarantine {
         Ok(quarantine)
     }
 
-    /// Begins to handle the object `key` in its `version`. None if it is quarantined and hasn't changed since its last try. A suspect waits until
-    /// no other suspect is being handled.
-    pub async fn enter(&self, key: &str, version: &str) -> Option<Handling> {
-        let (key, version) = (&*short(key), &*short(version));
-        let is_suspect = {
+    /// Begins to handle the object `key`; `version` says its version, and is asked only if it is suspect. A suspect waits until no other
+    /// suspect is being handled.
+    ///
+    /// # Errors
+    /// If it is quarantined, and didn't change since its last try or not long enough ago.
+    pub async fn enter(&self, key: &str, version: impl FnOnce() -> String) -> Result<Handling, LeftAlone> {
+        let (key, now) = (&*short(key), clock::now().as_second());
+        let of_suspect = {
             let mut suspects = self.inner.suspects.lock();
             match suspects.get_mut(key) {
-                Some(suspect) if suspect.is_quarantined() && suspect.version == version => return None,
-                Some(suspect) if suspect.is_quarantined() => {
-                    suspect.version = version.into();
-                    true
+                Some(suspect) => {
+                    let version = short(&version()).into_owned();
+                    suspect.may_be_tried(&version, now)?;
+                    Some(version)
                 }
-                Some(suspect) => clock::now().as_second().saturating_sub(suspect.since) < SUSPICION_SECONDS,
-                None => false,
+                None => None,
             }
         };
-        let trial = if is_suspect { Some(self.inner.trial.clone().lock_owned().await) } else { None };
-        Some(Handling { quarantine: self.clone(), slot: self.note(key, version), _trial: trial })
+        let Some(version) = of_suspect else {
+            return Ok(Handling { quarantine: self.clone(), slot: self.note(key, ""), trial: None });
+        };
+        let trial = Some((key.to_string(), self.inner.trial.clone().lock_owned().await));
+        Ok(Handling { quarantine: self.clone(), slot: self.note(key, &version), trial })
+    }
+
+    /// A suspect was handled to the end: it isn't quarantined any more, nor are its panics in a row. One that the process crashed with once
+    /// is suspect for a while, as it may have been another's fault.
+    fn succeeded(&self, key: &str) {
+        let is_settled = |s: &Suspect| {
+            s.caught || s.is_quarantined() || clock::now().as_second().saturating_sub(s.since) >= SUSPICION_SECONDS
+        };
+        let removed = {
+            let mut suspects = self.inner.suspects.lock();
+            suspects.get(key).is_some_and(is_settled) && suspects.remove(key).is_some()
+        };
+        if removed {
+            self.save();
+        }
     }
 
     /// Writes the key into a free slot of the record.
@@ -227,14 +320,21 @@ impl Quarantine {
         Some(slot)
     }
 
-    /// Counts a panic of the object's handling, which was caught. Whether it is quarantined now.
+    /// Counts a panic of the object's handling, which was caught; an empty `version` says that anything may be a change. Whether it is quarantined now.
     pub fn panicked(&self, key: &str, version: &str) -> bool {
         let (key, version) = (short(key), short(version));
         let is_quarantined = {
             let mut suspects = self.inner.suspects.lock();
-            let crashes = suspects.get(&*key).map_or(0, |s| s.crashes).saturating_add(1);
-            let suspect = Suspect { crashes, version: version.into(), since: clock::now().as_second() };
-            suspects.entry(key.into()).insert_entry(suspect).get().is_quarantined()
+            let before = suspects.get(&*key);
+            let crashes = before.map_or(0, |s| s.crashes).saturating_add(1);
+            let caught = before.is_none_or(|s| s.caught);
+            let since = clock::now().as_second();
+            if before.is_none() && suspects.len() >= MOST_SUSPECTS {
+                let oldest = suspects.iter().min_by_key(|(_, s)| s.since).map(|(key, _)| key.clone());
+                oldest.map(|key| suspects.remove(&key));
+            }
+            suspects.insert(key.into(), Suspect { crashes, version: version.into(), since, caught });
+            crashes >= CRASHES_TO_QUARANTINE
         };
         self.save();
         is_quarantined
@@ -277,54 +377,107 @@ mod tests {
         Quarantine::open(&folder.join("record"), &folder.join("suspects.json"), follows_crash).unwrap()
     }
 
+    thread_local! {
+        static NOW: std::cell::Cell<i64> = const { std::cell::Cell::new(1_800_000_000) };
+    }
+
+    /// Lets the time of this test be `later` seconds later than it was.
+    fn pass(later: i64) {
+        NOW.set(NOW.get() + later);
+        clock::set_source(|| jiff::Timestamp::from_second(NOW.get()).unwrap());
+    }
+
+    fn version(text: &str) -> impl FnOnce() -> String {
+        let text = text.to_string();
+        move || text
+    }
+
+    async fn crash(quarantine: &Quarantine, key: &str, of: &str) {
+        // The process crashes: nothing is dropped in order.
+        std::mem::forget(quarantine.enter(key, version(of)).await.unwrap());
+    }
+
     #[tokio::test]
     async fn object_that_was_handled_in_two_crashes_is_left_alone_until_it_changes() {
+        pass(0);
         let folder = tempfile::tempdir().unwrap();
         let first = open(folder.path(), false);
-        let handled = first.enter("pod/a", "1").await.unwrap();
-        drop(first.enter("pod/done", "1").await.unwrap());
-        // The process crashes: nothing is dropped in order.
-        std::mem::forget(handled);
+        drop(first.enter("pod/done", version("1")).await.unwrap());
+        crash(&first, "pod/a", "1").await;
         let second = open(folder.path(), true);
         assert_eq!(second.suspects().keys().collect::<Vec<_>>(), ["pod/a"]);
-        let handled = second.enter("pod/a", "1").await.unwrap();
-        std::mem::forget(handled);
+        crash(&second, "pod/a", "1").await;
         let third = open(folder.path(), true);
-        assert!(third.enter("pod/a", "1").await.is_none());
-        assert!(third.enter("pod/b", "1").await.is_some());
-        // It is so at later starts, too, whatever their reason.
+        assert!(third.enter("pod/a", version("1")).await.is_err());
+        assert!(third.enter("pod/b", version("1")).await.is_ok());
+        // It is so at later starts, too, whatever their reason, and however long after.
+        pass(7 * 24 * 3600);
         let fourth = open(folder.path(), false);
-        assert!(fourth.enter("pod/a", "1").await.is_none());
+        assert_eq!(fourth.enter("pod/a", version("1")).await.err().unwrap().again, None);
         // What was changed has one more try.
-        let handled = fourth.enter("pod/a", "2").await.unwrap();
-        std::mem::forget(handled);
+        crash(&fourth, "pod/a", "2").await;
         let fifth = open(folder.path(), true);
-        assert!(fifth.enter("pod/a", "2").await.is_none());
+        assert_eq!(fifth.enter("pod/a", version("2")).await.err().unwrap().again, None);
+        // Whoever changes it all the time crashes nothing all the time.
+        let again = fifth.enter("pod/a", version("3")).await.err().unwrap().again;
+        assert_eq!(again, Some(Duration::from_secs(120)));
+        // But for a deletion nobody waits.
+        assert!(fifth.enter("pod/a", version("3 deleted")).await.is_ok());
+        fifth.panicked("pod/a", "3 deleted");
         fifth.forget("pod/a");
         assert!(open(folder.path(), false).suspects().is_empty());
     }
 
     #[tokio::test]
     async fn a_long_name_is_no_way_around() {
+        pass(0);
         let folder = tempfile::tempdir().unwrap();
         // The longest names of a namespace and an object, with and without characters of several bytes.
         for letter in ["x", "ä"] {
             let key = |end: &str| format!("controller {}/{}{end}", "n".repeat(63), letter.repeat(251));
             for _ in 0..2 {
-                std::mem::forget(open(folder.path(), true).enter(&key("a"), &"v".repeat(500)).await);
+                std::mem::forget(open(folder.path(), true).enter(&key("a"), version(&"v".repeat(500))).await);
             }
             let third = open(folder.path(), true);
-            assert!(third.enter(&key("a"), &"v".repeat(500)).await.is_none());
-            assert!(third.enter(&key("b"), "").await.is_some(), "another with the same beginning");
-            assert!(third.enter(&key("a"), &"v".repeat(501)).await.is_some(), "it has changed");
+            assert!(third.enter(&key("a"), version(&"v".repeat(500))).await.is_err());
+            assert!(third.enter(&key("b"), version("")).await.is_ok(), "another with the same beginning");
+            pass(100);
+            assert!(third.enter(&key("a"), version(&"v".repeat(501))).await.is_ok(), "it has changed");
             third.forget(&key("a"));
         }
     }
 
     #[tokio::test]
+    async fn object_that_was_mended_is_in_quarantine_no_longer() {
+        pass(0);
+        let folder = tempfile::tempdir().unwrap();
+        for crashed in [false, true] {
+            crash(&open(folder.path(), crashed), "pod/a", "1").await;
+        }
+        pass(100);
+        let mended = open(folder.path(), true);
+        assert!(mended.enter("pod/a", version("1")).await.is_err());
+        pass(100);
+        drop(mended.enter("pod/a", version("2")).await.unwrap());
+        assert!(open(folder.path(), false).enter("pod/a", version("2")).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn object_whose_version_nobody_knew_when_it_crashed_is_left_alone_as_it_is_now() {
+        pass(0);
+        let folder = tempfile::tempdir().unwrap();
+        let text = r#"{"a": {"crashes": 2, "version": "", "since": 0}}"#;
+        std::fs::write(folder.path().join("suspects.json"), text).unwrap();
+        let quarantine = open(folder.path(), false);
+        assert_eq!(quarantine.enter("a", version("7")).await.err().unwrap().again, None);
+        assert_eq!(quarantine.enter("a", version("7")).await.err().unwrap().again, None);
+        assert!(quarantine.enter("a", version("8")).await.is_ok());
+    }
+
+    #[tokio::test]
     async fn what_was_handled_when_somebody_killed_the_process_is_no_suspect() {
         let folder = tempfile::tempdir().unwrap();
-        std::mem::forget(open(folder.path(), false).enter("pod/a", "1").await);
+        crash(&open(folder.path(), false), "pod/a", "1").await;
         assert!(open(folder.path(), false).suspects().is_empty());
     }
 
@@ -332,20 +485,35 @@ mod tests {
     async fn suspects_are_handled_one_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
         let first = open(folder.path(), false);
-        std::mem::forget((first.enter("a", "").await, first.enter("b", "").await));
+        crash(&first, "a", "").await;
+        crash(&first, "b", "").await;
         let second = open(folder.path(), true);
-        let of_a = second.enter("a", "").await.unwrap();
-        let wait = std::time::Duration::from_secs(1);
-        assert!(tokio::time::timeout(wait, second.enter("b", "")).await.is_err());
-        assert!(tokio::time::timeout(wait, second.enter("c", "")).await.is_ok());
+        let of_a = second.enter("a", String::new).await.unwrap();
+        let wait = Duration::from_secs(1);
+        assert!(tokio::time::timeout(wait, second.enter("b", String::new)).await.is_err());
+        assert!(tokio::time::timeout(wait, second.enter("c", String::new)).await.is_ok());
         drop(of_a);
-        assert!(tokio::time::timeout(wait, second.enter("b", "")).await.is_ok());
+        assert!(tokio::time::timeout(wait, second.enter("b", String::new)).await.is_ok());
     }
 
-    #[test]
-    fn panics_count_like_crashes() {
+    #[tokio::test]
+    async fn panics_count_like_crashes_unless_the_next_try_succeeds() {
+        pass(0);
         let quarantine = Quarantine::default();
         assert!(!quarantine.panicked("a", "1"));
         assert!(quarantine.panicked("a", "1"));
+        assert!(quarantine.enter("a", version("1")).await.is_err());
+        assert!(!quarantine.panicked("b", "1"));
+        drop(quarantine.enter("b", version("1")).await.unwrap());
+        assert!(!quarantine.panicked("b", "1"), "they aren't in a row");
+    }
+
+    #[test]
+    fn suspects_are_bounded_in_number() {
+        let quarantine = Quarantine::default();
+        for i in 0..MOST_SUSPECTS + 10 {
+            quarantine.panicked(&format!("{i}"), "");
+        }
+        assert_eq!(quarantine.suspects().len(), MOST_SUSPECTS);
     }
 }

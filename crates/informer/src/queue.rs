@@ -8,15 +8,12 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Resource;
 use parking_lot::Mutex;
 use prometheus::{IntCounterVec, Opts};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::events::Recorder;
-use crate::quarantine;
+use crate::quarantine::{self, LeftAlone, Quarantine};
 
 /// Namespace and name of an object; the namespace is empty for kinds without one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,8 +44,6 @@ struct State {
     wanted: HashSet<Key>,
     running: HashSet<Key>,
     failures: HashMap<Key, u32>,
-    /// How often in a row the reconciliation of a key panicked, and when it may be tried again.
-    panics: HashMap<Key, (u32, Instant)>,
     /// When a key comes up by itself.
     later: HashMap<Key, Instant>,
 }
@@ -59,16 +54,12 @@ impl State {
         let rank = self.ranks.get(&key).copied().unwrap_or(0);
         self.ready.insert((rank, self.arrivals), key);
     }
-
-    /// Until when a key is left alone because its reconciliation panicked.
-    fn quarantined(&self, key: &Key) -> Option<Instant> {
-        let (panics, until) = self.panics.get(key)?;
-        (*panics >= QUARANTINED_AFTER && *until > Instant::now()).then_some(*until)
-    }
 }
 
 /// Tells the users of an object that its reconciliation panicked.
-type Told = Arc<dyn Fn(&Key, &str) + Send + Sync>;
+pub(crate) type Told = Arc<dyn Fn(&Key, &'static str, &str) + Send + Sync>;
+/// The version of an object as the quarantine counts versions.
+pub(crate) type Version = Arc<dyn Fn(&Key) -> String + Send + Sync>;
 
 #[derive(Default)]
 struct Shared {
@@ -81,16 +72,13 @@ struct Shared {
 pub struct Queue {
     shared: Arc<Shared>,
     told: Option<Told>,
+    version: Option<Version>,
 }
 
 /// First and longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
 /// A key comes up after such a time at the latest, and is found not to be due: so no time that an object names is a wait of a clock.
 const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
-/// Panics in a row after which a key is left alone until its object changes.
-const QUARANTINED_AFTER: u32 = 2;
-/// How long a key is left alone at least, whatever changes.
-const QUARANTINE: Duration = Duration::from_secs(60);
 
 static PANICS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let told = Opts::new("timonel_reconcile_panics_total", "Reconciliations of an object that panicked, by controller");
@@ -107,19 +95,9 @@ fn text_of(panic: &(dyn Any + Send)) -> &str {
 }
 
 impl Queue {
-    /// A queue of objects of kind `K`, whose events tell when one can't be reconciled.
-    pub fn of<K: Resource<DynamicType = ()>>(events: Recorder) -> Self {
-        let told = move |key: &Key, text: &str| {
-            let object = ObjectReference {
-                api_version: Some(K::api_version(&()).into_owned()),
-                kind: Some(K::kind(&()).into_owned()),
-                namespace: Some(key.namespace.clone()).filter(|n| !n.is_empty()),
-                name: Some(key.name.clone()),
-                ..ObjectReference::default()
-            };
-            events.record(object, "Warning", "ReconcilePanicked", text.into());
-        };
-        Queue { told: Some(Arc::new(told)), ..Queue::default() }
+    /// A queue whose objects are told of by `told`, and have the versions that `version` says.
+    pub(crate) fn told(told: Told, version: Version) -> Self {
+        Queue { told: Some(told), version: Some(version), ..Queue::default() }
     }
 
     pub fn add(&self, key: Key) {
@@ -131,11 +109,6 @@ impl Queue {
         let mut state = self.shared.state.lock();
         if rank != 0 {
             state.ranks.insert(key.clone(), rank);
-        }
-        if let Some(until) = state.quarantined(&key) {
-            drop(state);
-            self.add_at(key, until);
-            return;
         }
         if !state.wanted.insert(key.clone()) {
             return;
@@ -161,7 +134,7 @@ impl Queue {
             state.later.insert(key.clone(), at);
         }
         let queue = self.clone();
-        tokio::spawn(async move {
+        tasks::spawn("queue-timer", async move {
             tokio::time::sleep_until(at).await;
             let due = {
                 let mut state = queue.shared.state.lock();
@@ -198,11 +171,7 @@ impl Queue {
     fn done(&self, key: &Key) {
         let mut state = self.shared.state.lock();
         state.running.remove(key);
-        let until = state.quarantined(key);
-        if let Some(until) = until.filter(|_| state.wanted.remove(key)) {
-            drop(state);
-            self.add_at(key.clone(), until);
-        } else if state.wanted.contains(key) {
+        if state.wanted.contains(key) {
             state.push(key.clone());
             drop(state);
             self.shared.changed.notify_one();
@@ -216,26 +185,10 @@ impl Queue {
         (BACKOFF.0 * 2u32.saturating_pow((*count - 1).min(20))).min(BACKOFF.1)
     }
 
-    /// Counts a panic; tells when the key comes back by itself. After some in a row it doesn't: only a change may help.
-    fn panicked(&self, key: &Key) -> Option<Duration> {
-        let again = self.failed(key);
-        let mut state = self.shared.state.lock();
-        let (panics, until) = state.panics.entry(key.clone()).or_insert_with(|| (0, Instant::now()));
-        *panics = panics.saturating_add(1);
-        let quarantined = *panics >= QUARANTINED_AFTER;
-        *until = apimachinery::clock::deadline(Instant::now(), if quarantined { QUARANTINE } else { again });
-        if !quarantined {
-            return Some(again);
-        }
-        state.later.remove(key);
-        None
-    }
-
     /// `settled` if it doesn't come back by itself.
     fn succeeded(&self, key: &Key, settled: bool) {
         let mut state = self.shared.state.lock();
         state.failures.remove(key);
-        state.panics.remove(key);
         if settled && !state.wanted.contains(key) {
             state.ranks.remove(key);
         }
@@ -249,25 +202,60 @@ impl Queue {
         F: Future<Output = Result<Option<Duration>, E>> + Send + 'static,
         E: fmt::Display + Send,
     {
-        let reconcile = Arc::new(reconcile);
+        let (reconcile, quarantine) = (Arc::new(reconcile), quarantine::of_process());
         for _ in 0..workers {
-            let (queue, reconcile, quarantine) = (self.clone(), reconcile.clone(), quarantine::of_process());
-            tokio::spawn(async move {
-                loop {
-                    let key = queue.next().await;
-                    let Some(_handling) = quarantine.enter(&format!("{name} {key}"), "").await else {
-                        tracing::error!(controller = name, %key, "the object is quarantined and isn't reconciled");
-                        queue.done(&key);
-                        continue;
-                    };
-                    let once = async { reconcile(key.clone()).await };
-                    let outcome = AssertUnwindSafe(once).catch_unwind().await;
-                    match outcome {
-                        Ok(outcome) => queue.settle(name, key, outcome),
-                        Err(panic) => queue.survive(name, key, text_of(&*panic)),
+            let (queue, reconcile, quarantine) = (self.clone(), reconcile.clone(), quarantine.clone());
+            tasks::supervise(name, move || {
+                let (queue, reconcile, quarantine) = (queue.clone(), reconcile.clone(), quarantine.clone());
+                async move {
+                    loop {
+                        let key = queue.next().await;
+                        queue.handle(name, key, &quarantine, &*reconcile).await;
                     }
                 }
             });
+        }
+    }
+
+    async fn handle<F, E>(&self, name: &'static str, key: Key, quarantine: &Quarantine, reconcile: &impl Fn(Key) -> F)
+    where
+        F: Future<Output = Result<Option<Duration>, E>>,
+        E: fmt::Display,
+    {
+        let known_as = format!("{name} {key}");
+        let version = || self.version.as_ref().map_or_else(String::new, |version| version(&key));
+        let handling = match quarantine.enter(&known_as, version).await {
+            Ok(handling) => handling,
+            Err(why) => return self.leave_alone(name, key, &why),
+        };
+        let once = async {
+            // Dropped with a panic it isn't taken for a success.
+            let _handling = handling;
+            reconcile(key.clone()).await
+        };
+        match AssertUnwindSafe(once).catch_unwind().await {
+            Ok(outcome) => self.settle(name, key, outcome),
+            Err(panic) => {
+                let is_quarantined = quarantine.panicked(&known_as, "");
+                self.survive(name, key, text_of(&*panic), is_quarantined);
+            }
+        }
+    }
+
+    /// Lets a quarantined object be.
+    fn leave_alone(&self, name: &str, key: Key, why: &LeftAlone) {
+        self.done(&key);
+        if !why.caught {
+            tracing::error!(controller = name, %key, crashes = why.crashes, "the object is quarantined");
+            if let Some(told) = &self.told {
+                let text = format!(
+                    "{name} leaves the object alone until it changes: reconciling it ended the process again and again"
+                );
+                told(&key, "Quarantined", &text);
+            }
+        }
+        if let Some(wait) = why.again {
+            self.add_after(key, wait);
         }
     }
 
@@ -293,18 +281,19 @@ impl Queue {
         }
     }
 
-    fn survive(&self, name: &str, key: Key, why: &str) {
+    fn survive(&self, name: &str, key: Key, why: &str, is_quarantined: bool) {
         PANICS.with_label_values(&[name]).inc();
-        let again = self.panicked(&key);
-        tracing::error!(controller = name, %key, %why, quarantined = again.is_none(), "reconcile panicked");
+        let wait = self.failed(&key);
+        tracing::error!(controller = name, %key, %why, is_quarantined, "reconcile panicked");
         self.done(&key);
-        match again {
-            Some(wait) => self.add_after(key, wait),
-            None => {
-                if let Some(told) = &self.told {
-                    told(&key, &format!("{name} panicked and leaves the object alone until it changes: {why}"));
-                }
-            }
+        if !is_quarantined {
+            self.add_after(key, wait);
+            return;
+        }
+        self.shared.state.lock().later.remove(&key);
+        if let Some(told) = &self.told {
+            let text = format!("{name} panicked and leaves the object alone until it changes: {why}");
+            told(&key, "ReconcilePanicked", &text);
         }
     }
 }
@@ -314,6 +303,18 @@ mod tests {
     use super::*;
     use std::convert::Infallible;
     use tokio::sync::mpsc;
+
+    /// The least time for which a key is left alone.
+    const QUARANTINE: Duration = Duration::from_secs(60);
+
+    /// The time of a test whose clock is paused.
+    fn time() -> jiff::Timestamp {
+        thread_local! {
+            static START: Instant = Instant::now();
+        }
+        let passed = START.with(Instant::elapsed);
+        jiff::Timestamp::from_second(1_800_000_000).unwrap() + passed
+    }
 
     #[tokio::test(start_paused = true)]
     async fn key_added_while_worked_on_is_worked_on_once_more() {
@@ -372,6 +373,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_object_whose_reconciliation_panics_stops_no_other_and_waits_for_a_change() {
+        apimachinery::clock::set_source(time);
         let queue = Queue::default();
         let (sender, mut seen) = mpsc::unbounded_channel();
         let healed = Arc::new(std::sync::atomic::AtomicBool::new(false));

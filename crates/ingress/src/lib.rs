@@ -29,9 +29,9 @@ use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use parking_lot::RwLock;
+use tasks::AbortOnDrop;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 
 use secrets::Secrets;
 use services::Services;
@@ -170,18 +170,14 @@ struct Doors {
 
 struct Door {
     certificates: Option<Arc<Certificates>>,
-    serving: AbortHandle,
+    _serving: AbortOnDrop,
 }
 
 impl Doors {
     /// Opens and closes ports as a table says. Connections that are there go on.
     fn set(&mut self, table: &Table) {
         self.open.retain(|number, door| {
-            let stays = table.ports.get(number).is_some_and(|port| port.secure == door.certificates.is_some());
-            if !stays {
-                door.serving.abort();
-            }
-            stays
+            table.ports.get(number).is_some_and(|port| port.secure == door.certificates.is_some())
         });
         for (number, port) in &table.ports {
             if self.open.contains_key(number) {
@@ -196,9 +192,11 @@ impl Doors {
                 }
             };
             let (address, workers, number) = (SocketAddr::from((self.bind, *number)), self.workers.clone(), *number);
-            let serving =
-                tokio::spawn(async move { workers.serve(listen(address).await, number, tls).await }).abort_handle();
-            self.open.insert(number, Door { certificates, serving });
+            let serving = tasks::supervise("ingress-port", move || {
+                let (workers, tls) = (workers.clone(), tls.clone());
+                async move { workers.serve(listen(address).await, number, tls).await }
+            });
+            self.open.insert(number, Door { certificates, _serving: AbortOnDrop(serving) });
         }
     }
 

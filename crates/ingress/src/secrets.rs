@@ -10,8 +10,8 @@ use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
 use parking_lot::RwLock;
 use rustls::sign::CertifiedKey;
+use tasks::AbortOnDrop;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 
 /// Namespace and name.
 pub type Name = (String, String);
@@ -26,13 +26,7 @@ pub struct Secrets {
 
 struct Watched {
     key: Arc<RwLock<Option<Key>>>,
-    watching: AbortHandle,
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.watching.abort();
-    }
+    _watching: AbortOnDrop,
 }
 
 impl Secrets {
@@ -46,8 +40,11 @@ impl Secrets {
         for name in wanted {
             if !self.watched.contains_key(name) {
                 let key = Arc::new(RwLock::new(None));
-                let watch = watch(self.client.clone(), name.clone(), key.clone(), self.changed.clone());
-                self.watched.insert(name.clone(), Watched { key, watching: tokio::spawn(watch).abort_handle() });
+                let (client, of, to, changed) = (self.client.clone(), name.clone(), key.clone(), self.changed.clone());
+                let watching = tasks::supervise("ingress-secret", move || {
+                    watch(client.clone(), of.clone(), to.clone(), changed.clone())
+                });
+                self.watched.insert(name.clone(), Watched { key, _watching: AbortOnDrop(watching) });
             }
         }
     }

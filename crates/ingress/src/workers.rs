@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
 
 use crate::Shared;
 use crate::serve::{self, Handler};
@@ -25,6 +26,8 @@ struct Worker {
     runtime: Handle,
     handler: Handler,
     connections: Arc<AtomicUsize>,
+    /// Its thread ends when this is dropped.
+    _alive: oneshot::Sender<()>,
 }
 
 /// A connection that counts as long as this is there.
@@ -37,24 +40,26 @@ impl Drop for Counted {
 }
 
 impl Workers {
-    /// Starts a thread for each core, up to a number; they last as long as the process.
+    /// Starts a thread for each core, up to a number; they last as long as somebody has them.
     ///
     /// # Errors
     /// When no thread can be started.
     pub fn start(table: &Shared) -> io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let start = |number: usize| {
+        let start = |()| {
+            let (alive, ended) = oneshot::channel::<()>();
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let worker = Worker {
                 runtime: runtime.handle().clone(),
                 handler: Handler::new(table.clone()),
                 connections: Arc::default(),
+                _alive: alive,
             };
-            let work = move || runtime.block_on(std::future::pending::<()>());
-            std::thread::Builder::new().name(format!("ingress-{number}")).spawn(work)?;
+            let work = move || drop(runtime.block_on(ended));
+            tasks::thread("ingress", work)?;
             Ok(worker)
         };
-        (0..cores.min(MAX_WORKERS)).map(start).collect::<io::Result<_>>().map(Workers)
+        std::iter::repeat_n((), cores.min(MAX_WORKERS)).map(start).collect::<io::Result<_>>().map(Workers)
     }
 
     /// Takes connections from a port: HTTP, or HTTPS with `tls`.
@@ -82,7 +87,7 @@ impl Workers {
         worker.connections.fetch_add(1, Ordering::Relaxed);
         let counted = Counted(worker.connections.clone());
         let (stream, handler) = (stream.into_std()?, worker.handler.clone());
-        worker.runtime.spawn(async move {
+        tasks::spawn_on(&worker.runtime, "ingress-connection", async move {
             // From here on it is this thread's to wait for.
             if let Ok(stream) = TcpStream::from_std(stream) {
                 serve::client(stream, from, port, tls, handler).await;

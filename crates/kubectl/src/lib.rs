@@ -269,7 +269,7 @@ impl Session {
         let mut process = api.exec(pod.rsplit('/').next().unwrap_or(pod), command, &params).await?;
         let (stdout, stderr, input, status) =
             (process.stdout(), process.stderr(), process.stdin(), process.take_status());
-        let feed = tokio::spawn(async move {
+        let feed = tasks::spawn("standard-input", async move {
             if let Some(mut input) = input {
                 let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut input).await;
             }

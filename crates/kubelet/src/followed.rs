@@ -90,8 +90,12 @@ impl Agent {
         let watch = |source: &Source| {
             let (agent, source) = (Arc::downgrade(self), source.clone());
             let task = match source.0 {
-                What::ConfigMap => tokio::spawn(follow::<ConfigMap>(agent, source)),
-                What::Secret => tokio::spawn(follow::<Secret>(agent, source)),
+                What::ConfigMap => {
+                    tasks::until_done("volume-watch", move || follow::<ConfigMap>(agent.clone(), source.clone()))
+                }
+                What::Secret => {
+                    tasks::until_done("volume-watch", move || follow::<Secret>(agent.clone(), source.clone()))
+                }
             };
             task.abort_handle()
         };

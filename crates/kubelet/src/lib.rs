@@ -308,7 +308,8 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
         config,
     });
     if let Some(cri) = cri {
-        tokio::spawn(engine::cri::rotate(cri.clone(), agent.config.clone()));
+        let (of, config) = (cri.clone(), agent.config.clone());
+        tasks::supervise("cri-logs", move || engine::cri::rotate(of.clone(), config.clone()));
         if parts.connects_runtime
             && let Err(error) = engine::cri::serve_network(agent.clone(), cri).await
         {
@@ -322,10 +323,14 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
         tracing::error!(%error, "failed to enforce --kube-reserved and --system-reserved on the cgroup of all pods");
     }
     let manager = manager::Manager::start(agent.clone());
-    tokio::spawn(node::keep_status(manager.clone()));
-    tokio::spawn(local_volumes::run(agent.clone()));
-    tokio::spawn(csi::run(agent.clone()));
-    tokio::spawn(eviction::run(manager.clone()));
+    let of = manager.clone();
+    tasks::supervise("node-status", move || node::keep_status(of.clone()));
+    let of = agent.clone();
+    tasks::until_done("local-volumes", move || local_volumes::run(of.clone()));
+    let of = agent.clone();
+    tasks::until_done("csi-drivers", move || csi::run(of.clone()));
+    let of = manager.clone();
+    tasks::supervise("node-eviction", move || eviction::run(of.clone()));
     tokio::select! {
         () = server::run(manager.clone(), parts.serving) => {}
         () = async {

@@ -32,7 +32,7 @@ impl Config {
 
 pub async fn run(agent: Arc<Agent>) {
     let volumes = agent.informers.of::<PersistentVolume>();
-    let queue = Queue::default();
+    let queue = Queue::of(&volumes, agent.events.clone());
     let (add, node) = (queue.clone(), agent.config.node_name.clone());
     volumes.on_change(move |change| {
         if let Change::Applied { new, .. } = change
@@ -62,7 +62,7 @@ pub async fn run(agent: Arc<Agent>) {
 fn keep_snapshots(agent: Arc<Agent>, volumes: Informer<PersistentVolume>) {
     let mine = watcher::Config::default().labels(&format!("{NODE}={}", agent.config.node_name));
     let contents: Informer<VolumeSnapshotContent> = Informer::start(Api::all(agent.client.clone()), mine);
-    let queue = Queue::default();
+    let queue = Queue::of(&contents, agent.events.clone());
     let add = queue.clone();
     contents.on_change(move |change| add.add(informer::Keyed::key(change.object().as_ref())));
     queue.work("local-snapshots", 1, move |key| {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use informer::quarantine::version_of;
 use informer::{Change, Informer};
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use kube::runtime::watcher;
@@ -84,7 +85,8 @@ impl Manager {
         pods.on_change(move |change| to.feed(change));
         let to = manager.clone();
         manager.agent.informers.of::<PersistentVolume>().on_change(move |change| to.volume_changed(change));
-        tokio::spawn(begin(manager.clone()));
+        let of = manager.clone();
+        tasks::until_done("pods-begin", move || begin(of.clone()));
         manager
     }
 
@@ -160,7 +162,7 @@ impl Manager {
         let (sender, receiver) = watch::channel(wanted);
         workers.insert(uid.into(), sender);
         let (agent, pod, all, uid) = (self.agent.clone(), pod.clone(), self.workers.clone(), uid.to_string());
-        tokio::spawn(async move {
+        tasks::spawn("pod-worker", async move {
             worker::guard::run(agent, pod, receiver).await;
             // Unless the same pod has begun anew, as a static one may.
             let mut all = all.lock();
@@ -271,12 +273,12 @@ async fn sweep(manager: Arc<Manager>) {
             continue;
         }
         tracing::info!(%uid, "cleaning up after a pod that was deleted from the API");
-        tokio::spawn(remove(manager.agent.clone(), uid));
+        tasks::spawn("pod-remains", remove(manager.agent.clone(), uid));
     }
 }
 
 async fn remove(agent: Arc<Agent>, uid: String) {
-    let Some(_handling) = agent.quarantine.enter(&uid, "gone").await else {
+    let Ok(_handling) = agent.quarantine.enter(&uid, || version_of(None)).await else {
         tracing::error!(%uid, "the pod is quarantined: its clean-up crashed the process twice");
         return;
     };

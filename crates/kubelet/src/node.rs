@@ -297,7 +297,7 @@ pub async fn keep_status(manager: Arc<Manager>) {
     let heard = listen(agent);
     // The range may have become another while no agent was here.
     let of_before = manager.clone();
-    tokio::spawn(async move {
+    tasks::spawn("lost-addresses", async move {
         of_before.pods.synced().await;
         evict_lost(&of_before);
     });

@@ -17,7 +17,7 @@ use kube::{Api, ResourceExt as _};
 use parking_lot::Mutex;
 use runtime::files;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use crate::manager::{Manager, Wanted};
 use crate::worker::at_once;
@@ -182,17 +182,27 @@ pub fn start(manager: &Arc<Manager>) {
         tracing::warn!(folder = %folder.display(), %error, "failed to read the folder of static pods");
         return;
     }
-    let mut changes = files::watch(&folder, files::Kind::Files);
-    let mut files = Files::default();
-    let node = manager.agent.config.node_name.clone();
-    keep_to(manager, files.read(&folder, &node));
-    let of_folder = manager.clone();
-    tokio::spawn(async move {
-        while changes.recv().await.is_some() {
-            keep_to(&of_folder, files.read(&folder, &node));
-        }
-    });
-    tokio::spawn(keep_mirrors(manager.clone()));
+    let files = Arc::new(Mutex::new(Files::default()));
+    // Watched from before the first look, so that nothing is missed in between.
+    let changes = files::watch(&folder, files::Kind::Files);
+    keep_to(manager, files.lock().read(&folder, &manager.agent.config.node_name));
+    let (of, changes) = (manager.clone(), Arc::new(tokio::sync::Mutex::new(changes)));
+    tasks::until_done("static-pods", move || follow(of.clone(), folder.clone(), files.clone(), changes.clone()));
+    let of = manager.clone();
+    tasks::supervise("mirror-pods", move || keep_mirrors(of.clone()));
+}
+
+/// Keeps to the folder for as long as its changes are noticed.
+async fn follow(
+    manager: Arc<Manager>,
+    folder: PathBuf,
+    files: Arc<Mutex<Files>>,
+    changes: Arc<tokio::sync::Mutex<mpsc::Receiver<()>>>,
+) {
+    while changes.lock().await.recv().await.is_some() {
+        let found = files.lock().read(&folder, &manager.agent.config.node_name);
+        keep_to(&manager, found);
+    }
 }
 
 /// Ends what isn't in the folder any more, and starts what is new.
@@ -209,7 +219,7 @@ fn keep_to(manager: &Arc<Manager>, found: HashMap<Key, Arc<Pod>>) {
         }
     }
     for (key, _) in found.iter().filter(|(key, pod)| !is_same(key, pod, &before)) {
-        tokio::spawn(begin(manager.clone(), key.clone()));
+        tasks::spawn("static-pod-begin", begin(manager.clone(), key.clone()));
     }
     statics.look();
 }

@@ -42,7 +42,7 @@ pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> 
 
 pub(crate) fn connect() -> Result<Handle, NetworkError> {
     let (connection, handle, _) = rtnetlink::new_connection().map_err(system("opening netlink"))?;
-    tokio::spawn(connection);
+    tasks::spawn("netlink", connection);
     Ok(handle)
 }
 
@@ -294,7 +294,7 @@ impl Removals {
                 return Removals(None);
             }
         };
-        tokio::spawn(connection);
+        tasks::spawn("netlink", connection);
         Removals(Some(Box::pin(messages.filter_map(move |(message, _)| {
             // The connection ends with its last handle.
             let _ = &handle;

@@ -82,10 +82,11 @@ impl Bridge {
     async fn join(&self, file: std::fs::File, port: &str, ends: Ends) -> Result<(), NetworkError> {
         let addresses: Vec<IpAddr> = ends.places.iter().map(|(address, _)| *address).collect();
         self.lead_to(port, &addresses).await?;
-        let configured =
-            tokio::task::spawn_blocking(move || std::thread::spawn(move || configure_inside(&file, &ends)).join());
+        let configured = tokio::task::spawn_blocking(move || {
+            Some(tasks::thread("pod-interface", move || configure_inside(&file, &ends)).ok()?.join())
+        });
         match configured.await {
-            Ok(Ok(result)) => result,
+            Ok(Some(Ok(result))) => result,
             _ => Err(system("configuring the pod's interface")(std::io::Error::other("the thread died"))),
         }
     }

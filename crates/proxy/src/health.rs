@@ -45,7 +45,8 @@ impl Ports {
                 continue;
             }
             let told = Arc::new(Mutex::new(health));
-            let task = tokio::spawn(serve(port, told.clone()));
+            let of = told.clone();
+            let task = tasks::until_done("service-health", move || serve(port, of.clone()));
             self.open.insert(port, (told, task));
         }
     }
@@ -66,7 +67,7 @@ async fn serve(port: u16, told: Arc<Mutex<Health>>) {
             continue;
         };
         let told = told.clone();
-        tokio::spawn(async move {
+        tasks::spawn("service-health-connection", async move {
             let answer = service_fn(move |_: Request<Incoming>| {
                 let answer = answer(&told.lock());
                 async move { Ok::<_, Infallible>(answer) }

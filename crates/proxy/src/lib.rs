@@ -143,7 +143,7 @@ impl Rules {
     fn new(config: &Config, family: Family) -> Self {
         let keeper = Keeper::new(&Words::of(family).table(&config.table), "services");
         let (datagrams, changes) = watch::channel(Datagrams::default());
-        tokio::spawn(forget_flows(family, changes));
+        tasks::until_done("stale-flows", move || forget_flows(family, changes.clone()));
         Rules { family, keeper, planner: Planner::new(family), datagrams }
     }
 

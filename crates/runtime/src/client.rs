@@ -175,7 +175,7 @@ impl ShimClient {
             return Err(ShimError::Unexpected(format!("{answer:?}")));
         };
         let (sender, receiver) = mpsc::channel(16);
-        tokio::spawn(async move {
+        tasks::spawn("shim-events", async move {
             loop {
                 let event = match connection.receive().await {
                     Ok((Answer::Exited { id, exit }, _)) => ContainerEvent::Exited { id, exit },

@@ -98,23 +98,25 @@ impl Folders {
         #[allow(unsafe_code)]
         let readable = unsafe { AsyncFd::register_with_interest(readable, Interest::READABLE)? };
         let folders = Arc::new(Folders { inotify, followed: Mutex::default() });
-        let kept = Arc::downgrade(&folders);
-        tokio::spawn(async move {
-            loop {
-                // Ends when the last follower is gone, at the news that its watch is.
-                let Ok(mut ready) = readable.readable().await else { return };
-                let Some(folders) = kept.upgrade() else { return };
-                match folders.inotify.read_events() {
-                    Ok(events) => folders.tell(&events),
-                    Err(Errno::EAGAIN) => ready.clear_ready(),
-                    Err(error) => {
-                        tracing::warn!(%error, "failed to read inotify events");
-                        return;
-                    }
+        let (kept, readable) = (Arc::downgrade(&folders), Arc::new(readable));
+        tasks::until_done("file-news", move || Self::read(kept.clone(), readable.clone()));
+        Ok(folders)
+    }
+
+    /// Tells followers of their news; ends when the last one is gone, at the news that its watch is.
+    async fn read(kept: Weak<Self>, readable: Arc<AsyncFd<OwnedFd>>) {
+        loop {
+            let Ok(mut ready) = readable.readable().await else { return };
+            let Some(folders) = kept.upgrade() else { return };
+            match folders.inotify.read_events() {
+                Ok(events) => folders.tell(&events),
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                Err(error) => {
+                    tracing::warn!(%error, "failed to read inotify events");
+                    return;
                 }
             }
-        });
-        Ok(folders)
+        }
     }
 
     fn tell(&self, events: &[InotifyEvent]) {
@@ -190,19 +192,23 @@ pub fn watch(folder: &Path, kind: Kind) -> mpsc::Receiver<()> {
     };
     match Watch::new(&[folder], made | News::IN_MOVED_TO | News::IN_DELETE) {
         Ok(watch) => {
-            tokio::spawn(async move {
-                while watch.changed().await.is_ok() {
-                    if let Err(mpsc::error::TrySendError::Closed(())) = changed.try_send(()) {
-                        return;
-                    }
-                }
-            });
+            let watch = Arc::new(watch);
+            tasks::until_done("folder-news", move || tell(watch.clone(), changed.clone()));
         }
         Err(error) => {
             tracing::warn!(folder = %folder.display(), %error, "failed to watch a folder; new files in it are read after a restart");
         }
     }
     changes
+}
+
+/// Hands on that there are news, as long as anybody listens.
+async fn tell(watch: Arc<Watch>, changed: mpsc::Sender<()>) {
+    while watch.changed().await.is_ok() {
+        if let Err(mpsc::error::TrySendError::Closed(())) = changed.try_send(()) {
+            return;
+        }
+    }
 }
 
 /// The YAML and JSON files of a folder, in the order of their names.

@@ -41,7 +41,7 @@ pub mod protocol;
 pub mod quota;
 pub mod rootfs;
 pub mod selinux;
-mod seqpacket;
+pub mod seqpacket;
 mod shim;
 pub mod spec;
 pub mod tree;

@@ -44,7 +44,7 @@ impl Namespaces {
         let this = self.clone();
         let hostname = hostname.to_string();
         // A thread of its own, as namespaces belong to threads and this one must not be used afterwards.
-        let made = std::thread::spawn(move || -> io::Result<()> {
+        let made = tasks::thread("namespaces", move || -> io::Result<()> {
             let mut flags = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
             if !host_network {
                 flags |= CloneFlags::CLONE_NEWNET;
@@ -55,7 +55,7 @@ impl Namespaces {
                 pin("thread-self", name, path)?;
             }
             Ok(())
-        });
+        })?;
         made.join().map_err(|_| io::Error::other("the thread that makes namespaces died"))?
     }
 
@@ -170,9 +170,9 @@ fn is_namespace(path: &Path) -> bool {
 /// When the namespace can't be entered.
 pub fn inside<T: Send + 'static>(path: &Path, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let namespace = std::fs::File::open(path)?;
-    let thread = std::thread::spawn(move || -> io::Result<T> {
+    let thread = tasks::thread("in-namespace", move || -> io::Result<T> {
         setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
         Ok(work())
-    });
+    })?;
     thread.join().map_err(|_| io::Error::other("the thread in the namespace died"))?
 }

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::SndBufForce;
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
-    connect, listen, recv, recvmsg, sendmsg, setsockopt, socket,
+    connect, listen, recv, recvmsg, sendmsg, setsockopt, socket, socketpair,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,6 +31,12 @@ fn short_address(path: &Path) -> io::Result<(UnixAddr, OwnedFd)> {
     let folder: OwnedFd = std::fs::File::open(folder)?.into();
     let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
     Ok((UnixAddr::new(&short)?, folder))
+}
+
+/// Two ends of a connection; neither waits for anything.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
 }
 
 pub fn bind_and_listen(path: &Path) -> io::Result<OwnedFd> {

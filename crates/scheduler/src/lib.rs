@@ -69,7 +69,7 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
         budgets: informers.of(),
     };
     let nodes = informers.of::<Node>();
-    let queue = Queue::of::<Pod>(Recorder::new(client.clone(), profile::DEFAULT, ""));
+    let queue = Queue::of(&scheduler.pods, Recorder::new(client.clone(), profile::DEFAULT, ""));
     // Pods that found no node wait for a change that may help.
     let waiting: Arc<Mutex<HashSet<Key>>> = Arc::default();
     let (snapshot, again, parked) = (scheduler.snapshot.clone(), queue.clone(), waiting.clone());
@@ -255,7 +255,7 @@ impl Scheduler {
         }
         self.snapshot.lock().assume(key.clone(), info, &node);
         let this = self.clone();
-        tokio::spawn(async move {
+        tasks::spawn("binding", async move {
             if let Err(error) = this.bind(&pod, &node).await {
                 tracing::debug!(pod = %pod.key(), %error, "failed to bind a pod");
                 this.snapshot.lock().remove_pod(&pod.key());

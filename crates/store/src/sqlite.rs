@@ -100,16 +100,15 @@ impl SqliteStore {
         let history = history(&connection, compacted).map_err(fail)?;
         let (commands, receiver) = sync_channel(MAX_BATCH_WRITES);
         let writer = Writer { connection, revision, compacted, history, observers: Vec::new(), options };
-        std::thread::Builder::new()
-            .name("store-writer".into())
-            .spawn(move || {
-                // What the cache shows may be half done now: only a new process knows what is true.
-                let run = std::panic::AssertUnwindSafe(|| writer.run(&receiver));
-                if std::panic::catch_unwind(run).is_err() {
-                    tracing::error!("the writer of the database panicked; exiting");
-                    std::process::abort();
-                }
-            })
+        let write = move || {
+            // What the cache shows may be half done now: only a new process knows what is true.
+            let run = std::panic::AssertUnwindSafe(|| writer.run(&receiver));
+            if std::panic::catch_unwind(run).is_err() {
+                tracing::error!("the writer of the database panicked; exiting");
+                std::process::abort();
+            }
+        };
+        tasks::thread("store-writer", write)
             .map_err(|e| OpenError { path: path.display().to_string(), reason: e.to_string() })?;
         Ok(SqliteStore { commands, path: path.into() })
     }

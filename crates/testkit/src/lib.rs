@@ -1,6 +1,8 @@
 //! What tests and benchmarks need around the binary: images made offline from Debian's packages, clusters in network
 //! namespaces of their own that leave nothing behind, and nodes that only pretend to run pods.
 
+#![allow(clippy::disallowed_methods, reason = "who runs it sees a panic")]
+
 pub mod cluster;
 pub mod containerd;
 pub mod fake;

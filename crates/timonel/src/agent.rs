@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use apimachinery::{AddressRanges, Family};
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{AgentArgs, NodeArgs, ServerArgs};
 use crate::joining::{self, Failure, Joined, Joining};
 use crate::known::Known;
+use crate::names::Names;
 use crate::part::Part;
 use crate::transport::Limits;
 use crate::waiting::Waiting;
@@ -106,13 +108,14 @@ pub fn addresses_for(
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     check::require(&args.node)?;
     let stop = shutdown::on_signal()?;
-    tokio::spawn(own_log::keep_small());
+    tasks::until_done("own-log", own_log::keep_small);
     let name = node_name(args.node.node_name.as_deref())?;
     let joining = joining(&args, &name)?;
     let ips = node_ips(&args.node.node_ip);
     let Some(ips) = address(ips.await, &args.node.node_ip, &stop).await? else { return Ok(()) };
     let Some((joined, known)) = join(&args.node, &joining, &stop).await? else { return Ok(()) };
-    tokio::spawn(joining.clone().keep(joined.clone()));
+    let (of, kept) = (joining.clone(), joined.clone());
+    tasks::supervise("client-certificate", move || of.clone().keep(kept.clone()));
     let access = Access {
         client: joined.client.clone(),
         authority_pem: joined.authority_pem.clone(),
@@ -287,6 +290,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         private::folder(folder)?;
     }
     let quarantine = part::quarantine(Part::Node, &args.run_dir, &agent_dir)?;
+    informer::quarantine::install(quarantine.clone());
     instance::record_network(&args.run_dir)?;
     let chosen = runtimes::choose(&args, &agent_dir).await?;
     let ranges = match &access.away {
@@ -305,7 +309,10 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     let config = kubelet::Config { max_pods: kubelet::max_pods(&ranges), ..config };
     let anew = CancellationToken::new();
     match access.away {
-        Some(away) => drop(tokio::spawn(catch_up(away, config.clone(), client.clone(), anew.clone()))),
+        Some(away) => {
+            let (away, config, client, anew) = (Arc::new(away), config.clone(), client.clone(), anew.clone());
+            tasks::until_done("catch-up", move || catch_up(away.clone(), config.clone(), client.clone(), anew.clone()));
+        }
         None => known.save(&agent_dir)?,
     }
     let serving = serving(&client, &access.authority_pem, &name, &ips, &agent_dir);
@@ -324,8 +331,10 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     // Those that run already are known to DNS and policies at once.
     kubelet::restored_pods(&config).into_iter().for_each(|pod| local.add(pod));
     let (known_ranges, new_ranges) = watch::channel(ranges.clone());
-    tokio::spawn(wanted.keep(bridge.clone(), local.clone(), new_ranges.clone()));
-    tokio::spawn(keep_known(known, new_ranges.clone(), agent_dir.clone()));
+    let (of, pods, news) = (bridge.clone(), local.clone(), new_ranges.clone());
+    tasks::supervise("bridge", move || wanted.clone().keep(of.clone(), pods.clone(), news.clone()));
+    let (news, folder) = (new_ranges.clone(), agent_dir.clone());
+    tasks::until_done("known-ranges", move || keep_known(known.clone(), news.clone(), folder.clone()));
     let network = match plugins.clone() {
         Some(plugins) => PodNetwork::Plugins(plugins),
         None => {
@@ -346,7 +355,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         bridge: plugins.is_none().then(|| bridge::NAME.into()),
     };
     let of_proxy = informers.clone();
-    informer::supervise("proxy", move || proxy::run(proxy.clone(), of_proxy.clone()));
+    tasks::supervise("proxy", move || proxy::run(proxy.clone(), of_proxy.clone()));
     let policies = policy::Config {
         table: POLICY_TABLE.into(),
         node_name: name.clone(),
@@ -354,10 +363,11 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         families: cluster.cidr.families().collect(),
     };
     let (of_policies, pods) = (informers.clone(), local.clone());
-    informer::supervise("network-policies", move || policy::run(policies.clone(), of_policies.clone(), pods.clone()));
+    tasks::supervise("network-policies", move || policy::run(policies.clone(), of_policies.clone(), pods.clone()));
     if cluster.run_ingress {
         let ingress = ingress::Config { bind: any_address(cluster.cidr.families()), http_port: 80, https_port: 443 };
-        tokio::spawn(ingress::run(ingress, informers.clone()));
+        let of_ingress = informers.clone();
+        tasks::supervise("ingress", move || ingress::run(ingress.clone(), of_ingress.clone()));
     }
     if cluster.run_dns {
         let dns = dns::Config {
@@ -367,18 +377,13 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
             upstreams: resolvers::follow(args.resolv_conf.clone(), cluster.dns),
         };
         let informers = informers.clone();
-        tokio::spawn(async move {
-            if let Err(error) = dns::run(dns, informers).await {
-                tracing::error!(%error, "failed to serve the cluster DNS on this node");
-            }
-        });
+        let names = Names::new(dns, informers);
+        tasks::supervise("dns", move || names.clone().serve());
     }
     if plugins.is_none() {
-        tokio::spawn(routes::keep(
-            informers.clone(),
-            bridge,
-            routes::Own { name, addresses: ips, ranges: new_ranges, cluster: cluster.cidr.clone() },
-        ));
+        let own = routes::Own { name, addresses: ips, ranges: new_ranges, cluster: cluster.cidr.clone() };
+        let informers = informers.clone();
+        tasks::supervise("routes", move || routes::keep(informers.clone(), bridge.clone(), own.clone()));
     }
     // Images that lie ready are loaded before pods ask for them.
     let _ = chosen.archives.await;
@@ -440,8 +445,8 @@ async fn patiently<T, F: Future<Output = anyhow::Result<T>>>(
 }
 
 /// Registers the node once its server answers again. If the cluster isn't what it was, the agent begins anew.
-async fn catch_up(away: Away, config: kubelet::Config, client: Client, anew: CancellationToken) {
-    let Away { known, joining } = away;
+async fn catch_up(away: Arc<Away>, config: kubelet::Config, client: Client, anew: CancellationToken) {
+    let Away { known, joining } = &*away;
     let mut waiting = Waiting::default();
     loop {
         tokio::time::sleep(waiting.next()).await;
@@ -456,7 +461,7 @@ async fn catch_up(away: Away, config: kubelet::Config, client: Client, anew: Can
             Ok(Known { node_name, authority_pem: joined.authority_pem, settings, ranges })
         };
         match now.await {
-            Ok(now) if now == known => {
+            Ok(now) if now == *known => {
                 tracing::info!("the server answers again, and this node's settings are unchanged");
                 return;
             }
@@ -508,7 +513,8 @@ async fn serving(
         folder: agent_dir.join("tls"),
     };
     let identity = certificate.begin().await?;
-    tokio::spawn(certificate.keep(identity.clone()));
+    let rotating = identity.clone();
+    tasks::supervise("kubelet-certificate", move || certificate.clone().keep(rotating.clone()));
     let address: SocketAddr = (*ips.first().context("the node has no address")?, 10250).into();
     let listener = TcpListener::bind(address)
         .await

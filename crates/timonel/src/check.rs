@@ -91,6 +91,21 @@ fn report_quarantine(data_dir: &Path) {
     }
 }
 
+/// Names the tasks that a part of this machine's role has to start again and again.
+fn report_tasks(data_dir: &Path) {
+    for part in ["server", "agent"] {
+        for (name, task) in tasks::read(&data_dir.join(part).join(part::TASKS)) {
+            println!(
+                "restarted    {name}: this task of the {part} was started again {} times ({})",
+                task.restarts, task.reason
+            );
+            println!(
+                "         the {part}'s log says why it ends, and the metric timonel_task_restarts_total how often"
+            );
+        }
+    }
+}
+
 pub fn run(args: &cli::DataArgs) -> anyhow::Result<ExitCode> {
     let mut missing = false;
     for finding in findings() {
@@ -108,6 +123,7 @@ pub fn run(args: &cli::DataArgs) -> anyhow::Result<ExitCode> {
         }
     }
     report_quarantine(&args.data_dir);
+    report_tasks(&args.data_dir);
     if let Some(firewall) = firewall::active() {
         println!("firewall {} is active; what lets a cluster with the usual addresses through:", firewall.name());
         let needs = firewall::Needs { pods: cli::PODS.parse()?, services: cli::SERVICES.parse()?, is_server: true };

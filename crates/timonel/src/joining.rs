@@ -306,6 +306,7 @@ async fn sign(client: &Client, key: &str, user: &str, signer: &str, names: &[Str
 }
 
 /// The certificate with which a node's kubelet serves.
+#[derive(Clone)]
 pub struct Serving {
     pub client: Client,
     pub authority_pem: String,

@@ -15,6 +15,7 @@ mod local;
 mod local_api;
 mod manifests;
 mod memory_limit;
+mod names;
 mod own_log;
 mod part;
 mod private;

@@ -1,12 +1,10 @@
 //! A process of its own for each part of a role, so that none takes the others down (`supervisor` is its parent).
 //!
 //! A part is this same binary with the same arguments; the environment says which part it is. Its standard input is
-//! the line to its parent: the part writes one byte when it is ready.
+//! the line to its parent (`Word`): the part says when it is ready, and which sockets are to outlive it.
 
 use std::fs::File;
-use std::io::Write as _;
-use std::os::fd::AsFd as _;
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -15,6 +13,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
+use runtime::seqpacket;
+use serde::{Deserialize, Serialize};
 
 use crate::supervisor;
 
@@ -107,11 +107,12 @@ fn count_restarts(part: Part) {
     }
 }
 
-/// The record and the suspects of a part's objects; `data` is the folder of the part's own data.
+/// The record and the suspects of a part's objects; `data` is the folder of the part's own data, where its tasks are told of from now on, too.
 pub fn quarantine(part: Part, run_dir: &Path, data: &Path) -> anyhow::Result<Quarantine> {
     let record = run_dir.join(format!("{}.handling", part.name()));
     let follows_crash = std::env::var_os(CRASHED).is_some();
     std::fs::create_dir_all(data).with_context(|| format!("can't make {}", data.display()))?;
+    tasks::report_to(data.join(TASKS));
     Quarantine::open(&record, &data.join(QUARANTINE), follows_crash)
         .with_context(|| format!("can't write {} or {QUARANTINE} in {}", record.display(), data.display()))
 }
@@ -119,13 +120,64 @@ pub fn quarantine(part: Part, run_dir: &Path, data: &Path) -> anyhow::Result<Qua
 /// The file in a part's data folder that names quarantined objects.
 pub const QUARANTINE: &str = "quarantine.json";
 
+/// The file in a part's data folder that names tasks that are started again and again.
+pub const TASKS: &str = "tasks.json";
+
+/// What a part and its parent say to each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Word {
+    /// The part has its ports and serves.
+    Ready,
+    /// The part's sockets of these names, and no others, are to be kept for its next process.
+    Keep(Vec<String>),
+    /// They were kept. The parent's first word, if it says any.
+    Kept(Vec<String>),
+}
+
+fn line() -> std::io::Result<OwnedFd> {
+    std::io::stdin().as_fd().try_clone_to_owned()
+}
+
+fn say(word: &Word, sockets: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+    let sockets: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+    seqpacket::send(&line()?, word, &sockets)
+}
+
 /// Tells the parent that this part is ready: it has its ports and serves. A process without a parent tells nobody.
 pub fn ready() {
+    if Part::own().is_some()
+        && let Err(error) = say(&Word::Ready, &[])
+    {
+        tracing::warn!(%error, "failed to tell the parent process that this part is ready");
+    }
+}
+
+/// The sockets that the process of this part before this one had kept. They are given once.
+pub fn kept() -> Vec<(String, OwnedFd)> {
+    let heard = line().and_then(|line| {
+        if Part::own().is_none() || !seqpacket::is_readable(&line) {
+            return Ok(None);
+        }
+        seqpacket::receive::<Word>(&line)
+    });
+    match heard {
+        Ok(Some((Word::Kept(names), sockets))) => names.into_iter().zip(sockets).collect(),
+        Ok(_) => Vec::new(),
+        Err(error) => {
+            tracing::warn!(%error, "the sockets of the process before this one are lost");
+            Vec::new()
+        }
+    }
+}
+
+/// Has the parent keep these sockets, and no others, for the next process of this part.
+pub fn keep(sockets: &[(String, BorrowedFd<'_>)]) {
     if Part::own().is_none() {
         return;
     }
-    let told = std::io::stdin().as_fd().try_clone_to_owned().and_then(|line| UnixStream::from(line).write_all(b"r"));
-    if let Err(error) = told {
-        tracing::warn!(%error, "failed to tell the parent process that this part is ready");
+    let (names, sockets): (Vec<_>, Vec<_>) = sockets.iter().cloned().unzip();
+    if let Err(error) = say(&Word::Keep(names), &sockets) {
+        tracing::warn!(%error, "the parent process can't keep sockets of this part");
     }
 }

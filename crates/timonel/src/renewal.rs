@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pki::Kept;
@@ -19,7 +20,7 @@ pub struct Renewal {
 
 impl Renewal {
     /// Renews what it is time for, for as long as the process lives.
-    pub async fn run(self) {
+    pub async fn run(self: Arc<Self>) {
         loop {
             self.look();
             tokio::time::sleep(CHECK_PERIOD).await;

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::files::{News, Watch};
@@ -14,24 +15,27 @@ const BATCH_PERIOD: Duration = Duration::from_millis(100);
 /// left out.
 pub fn follow(file: PathBuf, own: IpAddr) -> watch::Receiver<Vec<SocketAddr>> {
     let (sender, receiver) = watch::channel(read(&file, own));
-    tokio::spawn(async move {
-        loop {
-            // What is linked to may be another file after each change.
-            let watch = match watch(&file) {
-                Ok(watch) => watch,
-                Err(error) => {
-                    tracing::warn!(%error, file = %file.display(), "failed to watch this file; changes take effect after a restart");
-                    return;
-                }
-            };
-            send(&sender, read(&file, own));
-            tokio::select! {
-                _ = watch.changed() => tokio::time::sleep(BATCH_PERIOD).await,
-                () = sender.closed() => return,
-            }
-        }
-    });
+    let sender = Arc::new(sender);
+    tasks::until_done("resolvers", move || tell(file.clone(), own, sender.clone()));
     receiver
+}
+
+async fn tell(file: PathBuf, own: IpAddr, sender: Arc<watch::Sender<Vec<SocketAddr>>>) {
+    loop {
+        // What is linked to may be another file after each change.
+        let watch = match watch(&file) {
+            Ok(watch) => watch,
+            Err(error) => {
+                tracing::warn!(%error, file = %file.display(), "failed to watch this file; changes take effect after a restart");
+                return;
+            }
+        };
+        send(&sender, read(&file, own));
+        tokio::select! {
+            _ = watch.changed() => tokio::time::sleep(BATCH_PERIOD).await,
+            () = sender.closed() => return,
+        }
+    }
 }
 
 fn send(sender: &watch::Sender<Vec<SocketAddr>>, now: Vec<SocketAddr>) {

@@ -19,6 +19,7 @@ pub const OVERLAY: &str = "timonel-vx";
 const RESYNC_PERIOD: Duration = Duration::from_secs(60);
 
 /// This node's part in it.
+#[derive(Clone)]
 pub struct Own {
     pub name: String,
     pub addresses: Vec<IpAddr>,

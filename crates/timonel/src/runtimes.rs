@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use kubelet::{Cri, Runtime};
 use runtime::image::Registries;
 use runtime::{ImageStore, files};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::cli::NodeArgs;
@@ -46,11 +47,14 @@ pub async fn choose(args: &NodeArgs, agent_dir: &Path) -> anyhow::Result<Chosen>
                 "image archives are not loaded into another's runtime; containerd takes them by `ctr --namespace k8s.io images import FILE`"
             );
         }
-        return Ok(Chosen { runtime: Runtime::Cri(Box::new(both)), archives: tokio::spawn(async {}) });
+        return Ok(Chosen {
+            runtime: Runtime::Cri(Box::new(both)),
+            archives: tasks::spawn("image-archives", async {}),
+        });
     }
     let registries = Registries::read(&args.private_registry).map_err(anyhow::Error::msg)?;
     let images = ImageStore::open(&agent_dir.join("image-store"), registries)?;
-    let archives = tokio::spawn(load_archives(images.clone(), archives));
+    let archives = tasks::spawn("image-archives", load_archives(images.clone(), archives));
     Ok(Chosen { runtime: Runtime::Own(images), archives })
 }
 
@@ -78,15 +82,22 @@ async fn load_archives(images: Arc<ImageStore>, folder: PathBuf) {
     let loading = loading(&folder).inspect_err(
         |error| tracing::debug!(%error, "failed to watch image archives; `image import` can't wait for them"),
     );
-    let mut changes = files::watch(&folder, files::Kind::Files);
+    let changes = files::watch(&folder, files::Kind::Files);
     let mut loaded = Loaded::new();
     load_new(&images, &folder, &mut loaded).await;
-    tokio::spawn(async move {
-        let _loading = loading;
-        while changes.recv().await.is_some() {
-            load_new(&images, &folder, &mut loaded).await;
-        }
-    });
+    let state = Arc::new(tokio::sync::Mutex::new((changes, loaded, loading.ok())));
+    tasks::until_done("image-archives", move || load_later(images.clone(), folder.clone(), state.clone()));
+}
+
+type Archives = (mpsc::Receiver<()>, Loaded, Option<nix::fcntl::Flock<std::fs::File>>);
+
+/// Loads what appears in the folder, for as long as that is noticed.
+async fn load_later(images: Arc<ImageStore>, folder: PathBuf, state: Arc<tokio::sync::Mutex<Archives>>) {
+    let mut state = state.lock().await;
+    let (changes, loaded, _loading) = &mut *state;
+    while changes.recv().await.is_some() {
+        load_new(&images, &folder, loaded).await;
+    }
 }
 
 /// What became of an archive.

@@ -48,7 +48,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         check::require(&args.node)?;
     }
     let stop = shutdown::on_signal()?;
-    tokio::spawn(own_log::keep_small());
+    tasks::until_done("own-log", own_log::keep_small);
     let any = agent::any_address(args.service_cidr.families());
     let address = (args.bind_address.unwrap_or(any), args.https_listen_port);
     let listener = TcpListener::bind(address).await.with_context(|| {
@@ -63,21 +63,23 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let api = ApiServer::start(api_config(&plan, audit), open_store(&plan.args, &database)?).await?;
     // The API ends last: pods that end with their machine are still told of.
     let last = CancellationToken::new();
-    let serving = tokio::spawn(apiserver::serve(api.clone(), listener, plan.serving.rotating.clone(), last.clone()));
-    let local = tokio::spawn(apiserver::serve_local(
-        api.clone(),
-        local_api::listen(&plan.args.node.run_dir)?,
-        node_user(&plan.node_name),
-        last.clone(),
-    ));
+    let serving = tasks::spawn(
+        "api-server",
+        apiserver::serve(api.clone(), listener, plan.serving.rotating.clone(), last.clone()),
+    );
+    let listener = local_api::listen(&plan.args.node.run_dir)?;
+    let local = apiserver::serve_local(api.clone(), listener, node_user(&plan.node_name), last.clone());
+    let local = tasks::spawn("local-api-server", local);
     let folder = plan.args.node.data_dir.join("server");
     informer::quarantine::install(part::quarantine(Part::ControlPlane, &plan.args.node.run_dir, &folder)?);
     components::start_control_plane(&api, &plan.args, &plan.authority, &plan.token_key);
     write_kubeconfig(&plan)?;
-    tokio::spawn(plan.renewal().run());
+    let renewal = Arc::new(plan.renewal());
+    tasks::supervise("certificate-renewal", move || renewal.clone().run());
     let installer = User::new("system:manifests", &["system:masters", "system:authenticated"]);
     let folder = plan.args.node.data_dir.join("server/manifests");
-    tokio::spawn(manifests::run(components::client(&api, installer), folder));
+    let client = components::client(&api, installer);
+    tasks::until_done("manifests", move || manifests::run(client.clone(), folder.clone()));
     tracing::info!(kubeconfig = %plan.args.write_kubeconfig.display(), "the API is served on port {}", plan.args.https_listen_port);
     if !plan.args.disable_agent {
         let password = private::password(&plan.args.node.data_dir.join("agent"))?;
@@ -120,7 +122,7 @@ fn open_store(args: &ServerArgs, folder: &Path) -> anyhow::Result<Arc<dyn store:
     private::file(&file)?;
     private::files(folder)?;
     let store = store::SqliteStore::open(&file, store::sqlite::Options { floor, ..Default::default() })?;
-    tokio::spawn(store::sqlite::keep_verified(file));
+    tasks::supervise("store-check", move || store::sqlite::keep_verified(file.clone()));
     Ok(match encryption {
         Some(encryption) => Arc::new(store::EncryptedStore::new(store, encryption)),
         None => Arc::new(store),

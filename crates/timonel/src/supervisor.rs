@@ -2,15 +2,14 @@
 //!
 //! The parent does nothing else: it reads nothing from outside and has one thread, so that nothing can end it but a
 //! signal. A part that ends before it was ready once has a wrong flag or lacks something on this machine: it has said
-//! so, and the parent ends with its exit code. A part that was ready once is started again for ever, with back-off.
+//! so, and the parent ends with its exit code. A part that was ready once is started again for ever, with back-off. Sockets
+//! that a part gave it to keep (`Word::Keep`) are handed to the next process of the part: what clients send meanwhile waits in them.
 //! At SIGTERM or SIGINT the node's part ends first, as pods that end with their machine are still reported to the API.
 //! Parts end with their parent, however it ends (`PR_SET_PDEATHSIG`).
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read as _;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus};
@@ -23,13 +22,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
+use runtime::seqpacket;
 use serde_json::json;
 
 use crate::instance;
-use crate::part::{self, Part};
+use crate::part::{self, Part, Word};
 
 /// The wait before a part is started again, and the longest one, which it grows to while the part goes on ending.
-const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 /// A part that ran longer than this begins with the first wait again.
 const LONG_RUN: Duration = Duration::from_secs(60);
@@ -53,7 +53,12 @@ pub struct Config {
 /// One part and its process, if it runs.
 struct Supervised {
     part: Part,
-    process: Option<(Child, UnixStream)>,
+    /// With our end of the line to it.
+    process: Option<(Child, OwnedFd)>,
+    /// Whether the part has closed its end.
+    is_silent: bool,
+    /// The sockets that it gave to be kept, by the names that it gave them.
+    kept: Vec<(String, OwnedFd)>,
     started: Instant,
     is_ready: bool,
     /// Whether it was ready in any run.
@@ -72,6 +77,8 @@ impl Supervised {
         Supervised {
             part,
             process: None,
+            is_silent: false,
+            kept: Vec::new(),
             started: Instant::now(),
             is_ready: false,
             was_ready: false,
@@ -89,14 +96,20 @@ impl Supervised {
     }
 
     fn start(&mut self, config: &Config) -> anyhow::Result<()> {
-        let (ours, theirs) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
+        let (ours, theirs) = seqpacket::pair()?;
+        if !self.kept.is_empty() {
+            let (names, sockets): (Vec<_>, Vec<_>) = self.kept.iter().map(|(n, s)| (n.clone(), s.as_raw_fd())).unzip();
+            if let Err(error) = seqpacket::send(&ours, &Word::Kept(names), &sockets) {
+                tracing::warn!(%error, "can't hand sockets to the {}; it makes others", self.part.name());
+                self.kept.clear();
+            }
+        }
         let mut command = Command::new("/proc/self/exe");
         let mut arguments = std::env::args_os();
         if let Some(name) = arguments.next() {
             command.arg0(name);
         }
-        command.args(arguments).stdin(OwnedFd::from(theirs)).process_group(0);
+        command.args(arguments).stdin(theirs).process_group(0);
         command.env(part::PART, self.part.name()).env(part::RESTARTS, self.restarts.to_string());
         command.env(part::PARENT, std::process::id().to_string());
         // An idle part has some megabytes in use: with huge pages it would have three times as much (docs/benchmarks.md).
@@ -112,17 +125,23 @@ impl Supervised {
         }
         self.oom_kills = runtime::cgroup::oom_kills(&cgroup);
         self.process = Some((child, ours));
-        (self.started, self.is_ready, self.start_at) = (Instant::now(), false, None);
+        (self.started, self.is_ready, self.start_at, self.is_silent) = (Instant::now(), false, None, false);
         Ok(())
     }
 
-    /// Reads whether the part has said that it is ready.
+    /// Hears what the part has said.
     fn hear(&mut self) {
-        let mut byte = [0];
-        if let Some((_, line)) = &mut self.process
-            && matches!(line.read(&mut byte), Ok(1))
-        {
-            (self.is_ready, self.was_ready) = (true, true);
+        let Some((_, line)) = &self.process else { return };
+        while !self.is_silent && seqpacket::is_readable(line) {
+            match seqpacket::receive::<Word>(line) {
+                Ok(Some((Word::Ready, _))) => (self.is_ready, self.was_ready) = (true, true),
+                Ok(Some((Word::Keep(names), sockets))) => self.kept = names.into_iter().zip(sockets).collect(),
+                Ok(Some((Word::Kept(_), _))) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    tracing::debug!(%error, "the {} said something that isn't understood", self.part.name());
+                }
+                Ok(None) | Err(_) => self.is_silent = true,
+            }
         }
     }
 
@@ -257,7 +276,7 @@ fn start_due(config: &Config, parts: &mut [Supervised]) -> anyhow::Result<()> {
 
 /// Waits for a signal, a part's word or the time of a start. Whether to stop.
 fn wait(signals: &SignalFd, parts: &[Supervised]) -> anyhow::Result<bool> {
-    let lines = parts.iter().filter(|p| !p.is_ready).filter_map(|p| p.process.as_ref()).map(|(_, line)| line.as_fd());
+    let lines = parts.iter().filter(|p| !p.is_silent).filter_map(|p| p.process.as_ref()).map(|(_, line)| line.as_fd());
     let mut watched: Vec<PollFd<'_>> =
         std::iter::once(signals.as_fd()).chain(lines).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     let next = parts.iter().filter_map(|p| p.start_at).min();

@@ -38,31 +38,30 @@ impl Log {
     /// # Errors
     /// When the file can't be made.
     pub fn open(path: &str, megabytes: u64, files: usize, days: u64) -> Result<Self, LogError> {
+        let fail = |source| LogError { path: path.into(), source };
         let (lines, waiting) = sync_channel::<String>(MAX_QUEUED_LINES);
         if path == "-" {
-            std::thread::spawn(move || {
-                for line in waiting {
-                    let _ = std::io::stdout().write_all(line.as_bytes());
-                }
-            });
+            let write = move || waiting.iter().for_each(|line| drop(std::io::stdout().write_all(line.as_bytes())));
+            tasks::thread("audit-log", write).map_err(fail)?;
             return Ok(Log { lines });
         }
         let rotation = Rotation { bytes: megabytes << 20, files, days };
-        let mut file =
-            Rotated::open(Path::new(path), rotation).map_err(|source| LogError { path: path.into(), source })?;
-        std::thread::spawn(move || {
+        let mut file = Rotated::open(Path::new(path), rotation).map_err(fail)?;
+        let write = move || {
             for line in waiting {
                 if let Err(error) = file.write(line.as_bytes()) {
                     tracing::error!(%error, path = %file.path.display(), "failed to write an entry of the audit log; the entry is lost");
                 }
             }
-        });
+        };
+        tasks::thread("audit-log", write).map_err(fail)?;
         Ok(Log { lines })
     }
 
     pub fn write(&self, event: &Value) {
-        // Ends only with the process.
-        let _ = self.lines.send(format!("{event}\n"));
+        if self.lines.send(format!("{event}\n")).is_err() {
+            tracing::error!("a line of the audit log is lost: the thread that writes them has ended");
+        }
     }
 }
 

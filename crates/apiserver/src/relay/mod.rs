@@ -157,7 +157,7 @@ impl Target {
             return Err(Status::internal(format!("{} changed protocols unasked", self.what)));
         };
         let other_side = hyper::upgrade::on(&mut answer);
-        tokio::spawn(async move {
+        tasks::spawn("relayed-stream", async move {
             match tokio::try_join!(client_side, other_side) {
                 Ok((client, other)) => {
                     let (mut client, mut other) = (TokioIo::new(client), TokioIo::new(other));
@@ -206,7 +206,7 @@ impl Target {
     {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(stream).await.map_err(|e| self.unreachable(&e))?;
-        tokio::spawn(connection.with_upgrades());
+        tasks::spawn("relayed-connection", connection.with_upgrades());
         sender.send_request(request).await.map_err(|e| self.unreachable(&e))
     }
 

@@ -36,7 +36,7 @@ const FIRST_READY: SignedDuration = SignedDuration::from_secs(30);
 pub fn start(context: Context) {
     let autoscalers = context.informers.of::<HorizontalPodAutoscaler>();
     let all_pods = context.informers.of::<Pod>();
-    let queue = Queue::of::<HorizontalPodAutoscaler>(context.events.clone());
+    let queue = Queue::of(&autoscalers, context.events.clone());
     let add = queue.clone();
     autoscalers.on_change(move |change| {
         // What this controller writes itself is no reason to look again before the time.

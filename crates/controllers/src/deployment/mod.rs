@@ -22,7 +22,7 @@ use sets::Made;
 pub fn start(context: Context) {
     let deployments = context.informers.of::<Deployment>();
     let sets = context.informers.of::<ReplicaSet>();
-    let queue = Queue::default();
+    let queue = Queue::of(&deployments, context.events.clone());
     let add = queue.clone();
     deployments.on_change(move |change| add.add(change.object().key()));
     adoption::enqueue_owners(&deployments, &sets, &queue);

@@ -25,7 +25,7 @@ pub fn start(context: Context) {
     let written = context.informers.of::<Endpoints>();
     let services = context.informers.of::<Service>();
     let slices = context.informers.of::<EndpointSlice>();
-    let queue = Queue::default();
+    let queue = Queue::of(&written, context.events.clone());
     let add = queue.clone();
     written.on_change(move |change| add.add(change.object().key()));
     let add = queue.clone();

@@ -30,7 +30,7 @@ pub fn start(context: Context) {
     let nodes = context.informers.of::<Node>();
     let services = context.informers.of::<Service>();
     let all_pods = context.informers.of::<Pod>();
-    let queue = Queue::default();
+    let queue = Queue::of(&services, context.events.clone());
     let add = queue.clone();
     services.on_change(move |change| add.add(change.object().key()));
     let (add, of) = (queue.clone(), services.clone());

@@ -27,6 +27,8 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, ResourceExt as _};
 use parking_lot::Mutex;
 use serde_json::Value;
+use tasks::AbortOnDrop;
+use tokio::task::JoinHandle;
 
 use crate::discovery::{self, Served};
 use crate::{Context, Result, custom_resources};
@@ -39,6 +41,8 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 type Shared = Arc<Mutex<Graph>>;
 /// Is dropped when a kind has been listed.
 type Listed = tokio::sync::mpsc::Sender<()>;
+/// The same for a task that may be started again.
+type Waited = Arc<Mutex<Option<Listed>>>;
 
 /// Events own nothing, nobody owns them, and there are many.
 fn is_tracked(kind: &Kind) -> bool {
@@ -50,10 +54,14 @@ pub fn start(context: Context) {
     let queue = Queue::default();
     let (synced, mut waiting) = tokio::sync::mpsc::channel::<()>(1);
     for kind in KINDS.iter().filter(|k| is_tracked(k)) {
-        tokio::spawn(observe(context.clone(), kind, graph.clone(), queue.clone(), synced.clone()));
+        keep_observed(&context, kind, &graph, &queue, Some(synced.clone()));
     }
-    tokio::spawn(observe_custom(context.clone(), graph.clone(), queue.clone(), synced));
-    tokio::spawn(async move {
+    let (of_custom, of, to) = (context.clone(), graph.clone(), queue.clone());
+    let synced = Arc::new(Mutex::new(Some(synced)));
+    tasks::supervise("garbage-definitions", move || {
+        observe_custom(of_custom.clone(), of.clone(), to.clone(), synced.clone())
+    });
+    tasks::spawn("garbage-start", async move {
         let complete = Arc::new(AtomicBool::new(false));
         // All kinds are listed once every sender is gone.
         if tokio::time::timeout(LIST_TIMEOUT, waiting.recv()).await.is_ok() {
@@ -61,7 +69,7 @@ pub fn start(context: Context) {
         } else {
             tracing::warn!("failed to list some kinds; the garbage collector orphans no dependents until it can");
             let complete = complete.clone();
-            tokio::spawn(async move {
+            tasks::spawn("garbage-listed", async move {
                 let _ = waiting.recv().await;
                 complete.store(true, Ordering::Relaxed);
             });
@@ -80,21 +88,19 @@ pub fn start(context: Context) {
 }
 
 /// Observes the kinds of custom resource definitions, as they come and go.
-async fn observe_custom(context: Context, graph: Shared, queue: Queue, synced: Listed) {
+async fn observe_custom(context: Context, graph: Shared, queue: Queue, synced: Waited) {
     let definitions = context.informers.of::<CustomResourceDefinition>();
     let changed = Arc::new(tokio::sync::Notify::new());
     let wake = changed.clone();
     definitions.on_change(move |_| wake.notify_one());
     definitions.synced().await;
-    let mut synced = Some(synced);
-    let mut observed: Vec<(&'static Kind, tokio::task::AbortHandle)> = Vec::new();
+    let mut observed: Vec<(&'static Kind, AbortOnDrop)> = Vec::new();
     loop {
         let wanted: Vec<&'static Kind> = custom_resources::kinds(&definitions);
-        observed.retain(|(kind, task)| {
+        observed.retain(|(kind, _)| {
             // In another version it is watched anew.
             let stays = wanted.iter().any(|wanted| std::ptr::eq(*wanted, *kind));
             if !stays {
-                task.abort();
                 graph.lock().forget(kind);
             }
             stays
@@ -104,19 +110,31 @@ async fn observe_custom(context: Context, graph: Shared, queue: Queue, synced: L
                 continue;
             }
             // Only the definitions that are there at the start are waited for.
-            let done = synced.clone().unwrap_or_else(|| tokio::sync::mpsc::channel(1).0);
-            let task = tokio::spawn(observe(context.clone(), kind, graph.clone(), queue.clone(), done));
-            observed.push((kind, task.abort_handle()));
+            let done = synced.lock().clone();
+            observed.push((kind, AbortOnDrop(keep_observed(&context, kind, &graph, &queue, done))));
         }
-        synced = None;
+        *synced.lock() = None;
         changed.notified().await;
     }
 }
 
-async fn observe(context: Context, kind: &'static Kind, graph: Shared, queue: Queue, synced: Listed) {
+/// Observes a kind for as long as the task isn't aborted; `done` is dropped once its objects are listed.
+fn keep_observed(
+    context: &Context,
+    kind: &'static Kind,
+    graph: &Shared,
+    queue: &Queue,
+    done: Option<Listed>,
+) -> JoinHandle<()> {
+    let (context, graph, queue, done) = (context.clone(), graph.clone(), queue.clone(), Arc::new(Mutex::new(done)));
+    tasks::supervise("garbage-watch", move || {
+        observe(context.clone(), kind, graph.clone(), queue.clone(), done.clone())
+    })
+}
+
+async fn observe(context: Context, kind: &'static Kind, graph: Shared, queue: Queue, synced: Waited) {
     let all: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(context.client.clone(), &discovery::resource(kind));
     let mut stream = watcher::watcher(all, watcher::Config::default()).boxed();
-    let mut synced = Some(synced);
     let mut listed: HashSet<String> = HashSet::new();
     let look_at = |uids: Vec<String>| uids.iter().for_each(|uid| queue.add(Key::new("", uid)));
     while let Some(event) = stream.next().await {
@@ -142,7 +160,7 @@ async fn observe(context: Context, kind: &'static Kind, graph: Shared, queue: Qu
                 let missing = graph.lock().missing(kind, &listed);
                 missing.iter().for_each(|uid| look_at(graph.lock().remove(uid)));
                 listed = HashSet::new();
-                synced = None;
+                *synced.lock() = None;
             }
             Err(error) => {
                 tracing::debug!(kind = kind.plural(), %error, "a watch was interrupted");
@@ -150,7 +168,6 @@ async fn observe(context: Context, kind: &'static Kind, graph: Shared, queue: Qu
             }
         }
     }
-    drop(synced);
 }
 
 /// The API.

@@ -61,7 +61,7 @@ pub fn start(context: Context) {
         health: Arc::default(),
         without_range: Arc::default(),
     };
-    let queue = Queue::of::<Node>(context.events.clone());
+    let queue = Queue::of(&caches.nodes, context.events.clone());
     let (add, own, told) = (queue.clone(), caches.clone(), context.clone());
     caches.nodes.on_change(move |change| {
         let (node, now) = (change.object(), apimachinery::clock::now());

@@ -45,9 +45,10 @@ pub fn start(context: Context) {
         nodes: context.informers.of(),
     };
     if context.config.local_storage {
-        tokio::spawn(ensure_class(context.clone()));
+        tasks::spawn("storage-class", ensure_class(context.clone()));
     }
-    let (claim_queue, volume_queue) = (Queue::default(), Queue::default());
+    let (claim_queue, volume_queue) =
+        (Queue::of(&caches.claims, context.events.clone()), Queue::of(&caches.volumes, context.events.clone()));
     let (to_claims, to_volumes) = (claim_queue.clone(), volume_queue.clone());
     caches.claims.on_change(move |change| {
         let claim = change.object();
@@ -82,7 +83,8 @@ pub fn start(context: Context) {
         }
     });
     if context.config.snapshots {
-        tokio::spawn(snapshots::run(context.events("snapshot-controller"), claim_queue.clone()));
+        let (context, claims) = (context.events("snapshot-controller"), claim_queue.clone());
+        tasks::until_done("snapshot-controller", move || snapshots::run(context.clone(), claims.clone()));
     }
     let (work, own) = (context.clone(), caches.clone());
     claim_queue.work("claims", 2, move |key| {

@@ -1,5 +1,6 @@
 //! What controllers and scheduler do with objects, seen through the API, on nodes that pretend and on time that jumps.
 
+#![allow(clippy::disallowed_methods, reason = "tests see a panic by themselves")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::indexing_slicing)]
 
 mod cluster;

@@ -462,7 +462,7 @@ impl Agent {
             ask(driver.node.node_expand_volume(request)).await.map_err(|e| format!("NodeExpandVolume failed: {e}"))?;
         }
         tell_grown(&api, &claim.name_any(), Some(&quantity)).await?;
-        tokio::spawn(forget_pending(api, claim.name_any()));
+        tasks::spawn("csi-resize-condition", forget_pending(api, claim.name_any()));
         self.events.normal(pod, "FileSystemResizeSuccessful", "MountVolume.NodeExpandVolume succeeded for volume");
         Ok(())
     }

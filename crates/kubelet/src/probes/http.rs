@@ -111,7 +111,7 @@ where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let task = tokio::spawn(connection);
+    let task = tasks::spawn("probe-connection", connection);
     let response = sender.send_request(request).await?;
     let status = response.status().as_u16();
     let location = response.headers().get(http::header::LOCATION).and_then(|value| value.to_str().ok());

@@ -142,7 +142,7 @@ where
         let dialect = Dialect::of(protocol);
         let (mut sink, mut source) = socket.split();
         let (queue, mut outgoing) = mpsc::channel::<Message>(16);
-        tokio::spawn(async move {
+        tasks::spawn("stream", async move {
             while let Some(message) = outgoing.recv().await {
                 if sink.send(message).await.is_err() {
                     return;
@@ -151,7 +151,7 @@ where
             let _ = sink.close().await;
         });
         let (events, incoming) = mpsc::channel(MAX_QUEUED_MESSAGES);
-        tokio::spawn(async move {
+        tasks::spawn("stream", async move {
             while let Some(Ok(message)) = source.next().await {
                 let data: Bytes = match message {
                     Message::Binary(data) => data,
@@ -191,7 +191,7 @@ where
         let (events, incoming) = mpsc::channel(16);
         // Streams may end one by one; the client is gone when the session is.
         let present = events.clone();
-        let session = tokio::spawn(async move {
+        let session = tasks::spawn("stream", async move {
             let result = spdy::serve(read, write, move |stream| {
                 let _ = opened.try_send(stream);
             });
@@ -206,7 +206,7 @@ where
                 let Some(channel) = wants.channel(&kind) else { continue };
                 outputs.insert(channel, stream.output);
                 let events = events.clone();
-                tokio::spawn(async move {
+                tasks::spawn("stream", async move {
                     while let Some(data) = stream.input.recv().await {
                         if events.send(Event::Data(channel, data)).await.is_err() {
                             return;
@@ -264,7 +264,7 @@ where
     let key = get(&request, header::SEC_WEBSOCKET_KEY);
     let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
     let upgraded = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
+    tasks::spawn("stream", async move {
         let bounds = WebSocketConfig::default()
             .max_message_size(Some(MAX_MESSAGE_BYTES))
             .max_frame_size(Some(MAX_MESSAGE_BYTES));
@@ -296,7 +296,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let upgraded = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
+    tasks::spawn("stream", async move {
         match upgraded.await {
             Ok(io) => work(TokioIo::new(io)).await,
             Err(error) => tracing::debug!(%error, "failed to upgrade a connection to a stream"),

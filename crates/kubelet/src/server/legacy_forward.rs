@@ -43,7 +43,7 @@ pub async fn serve(socket: Socket, protocol: &str, network: Option<PathBuf>, por
     let dialect = Dialect::of(if protocol.is_empty() { V4 } else { protocol });
     let (mut sink, mut source) = socket.split();
     let (queue, mut outgoing) = mpsc::channel::<Message>(16);
-    tokio::spawn(async move {
+    tasks::spawn("port-forward", async move {
         while let Some(message) = outgoing.recv().await {
             if sink.send(message).await.is_err() {
                 return;
@@ -56,7 +56,7 @@ pub async fn serve(socket: Socket, protocol: &str, network: Option<PathBuf>, por
         let (sender, input) = mpsc::channel(MAX_QUEUED_MESSAGES);
         inputs.push(sender);
         let (queue, network) = (queue.clone(), network.clone());
-        tokio::spawn(async move {
+        tasks::spawn("port-forward", async move {
             let error = data.saturating_add(1);
             for channel in [data, error] {
                 let _ = queue.send(dialect.write(channel, &port.to_le_bytes())).await;

@@ -125,7 +125,7 @@ pub async fn run(manager: Arc<Manager>, serving: Serving) {
         let place = guests.place(address);
         let gives_way = place.gives_way.clone();
         let served = connection(manager.clone(), access.clone(), acceptor.clone(), stream, place);
-        tokio::spawn(async move {
+        tasks::spawn("kubelet-connection", async move {
             // Not told why: there would be no end of telling.
             let _ = gives_way.run_until_cancelled(served).await;
         });

@@ -88,7 +88,7 @@ impl Forward {
         }
         let error = self.errors.lock().remove(&request);
         let (network, port) = (self.network.clone(), header("port"));
-        tokio::spawn(async move {
+        tasks::spawn("port-forward", async move {
             if let Err(reason) = join(network, &port, stream).await
                 && let Some(error) = &error
             {
@@ -172,7 +172,7 @@ fn tunnel(socket: Socket) -> (impl AsyncRead + Unpin, impl AsyncWrite + Send + U
     });
     let read = tokio_util::io::StreamReader::new(Box::pin(bytes));
     let (write, mut outgoing) = tokio::io::duplex(64 << 10);
-    tokio::spawn(async move {
+    tasks::spawn("port-forward", async move {
         let mut buffer = vec![0u8; 32 << 10];
         while let Ok(n @ 1..) = outgoing.read(&mut buffer).await {
             if sink.send(Message::Binary(Bytes::copy_from_slice(&buffer[..n]))).await.is_err() {

@@ -216,11 +216,14 @@ where
         streams.push(Stream { headers, input, output });
     }
     let (accepted, mut answers) = mpsc::channel(kinds.len().max(1));
-    let reading = tokio::spawn(frames(read, session.clone(), inputs, move |news| {
-        if let News::Accepted = news {
-            let _ = accepted.try_send(());
-        }
-    }));
+    let reading = tasks::spawn(
+        "spdy-session",
+        frames(read, session.clone(), inputs, move |news| {
+            if let News::Accepted = news {
+                let _ = accepted.try_send(());
+            }
+        }),
+    );
     for stream in &streams {
         session.lock().await.open(stream.output.id, &stream.headers).await?;
     }

@@ -166,7 +166,7 @@ impl Worker {
         };
         let (sender, time) = watch::channel(asked);
         self.ending.insert(id.into(), sender);
-        tokio::spawn(end.run(time));
+        tasks::spawn("container-end", end.run(time));
     }
 
     pub(super) fn running(&self) -> Vec<(String, String)> {

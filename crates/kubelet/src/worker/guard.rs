@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use informer::quarantine::Handling;
+use informer::quarantine::{Handling, version_of};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use tokio::sync::watch;
@@ -16,11 +16,8 @@ use crate::manager::Wanted;
 /// The wait after a panic before the pod is handled again.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
-/// What counts as a change of a pod: its spec's generation, and that it is to be deleted or is gone.
 fn version(pod: Option<&Pod>) -> String {
-    let Some(pod) = pod else { return "gone".into() };
-    let generation = pod.metadata.generation.unwrap_or_default();
-    format!("{generation}{}", if pod.metadata.deletion_timestamp.is_some() { " deleted" } else { "" })
+    version_of(pod.map(|pod| &pod.metadata))
 }
 
 /// Runs a pod until it is gone. A panic is this pod's matter alone: it is counted, and after another one the pod is left alone until it changes.
@@ -40,18 +37,22 @@ pub async fn begin(agent: &Agent, pod: &Pod, uid: &str, wanted: &mut watch::Rece
     let mut is_reported = false;
     loop {
         let current = wanted.borrow_and_update().clone();
-        if let Some(handling) = agent.quarantine.enter(uid, &version(current.as_deref())).await {
-            return handling;
-        }
+        let left_alone = match agent.quarantine.enter(uid, || version(current.as_deref())).await {
+            Ok(handling) => return handling,
+            Err(left_alone) => left_alone,
+        };
         if !is_reported {
             let why = "The handling of this pod ended the kubelet's process twice: the pod is left alone until its spec changes or it is deleted";
             agent.events.warning(pod, "Quarantined", why);
             tracing::error!(pod = %pod.name_any(), namespace = pod.namespace(), "the pod is quarantined and isn't reconciled");
             is_reported = true;
         }
-        if wanted.changed().await.is_err() {
-            // Nobody will ask for the pod any more: the process ends.
-            std::future::pending::<()>().await;
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() {
+                // Nobody will ask for the pod any more: the process ends.
+                std::future::pending::<()>().await;
+            },
+            () = tokio::time::sleep(left_alone.again.unwrap_or_default()), if left_alone.again.is_some() => {}
         }
     }
 }

@@ -32,7 +32,10 @@ impl Worker {
         let (Some(container), Some(containers)) = (self.container(name), self.containers.clone()) else { return };
         let Some(run) = self.saved.containers.get(name) else { return };
         let target = self.probe_target(&container, run);
-        let task = tokio::spawn(probes::watch(containers, target, run.started, self.verdicts.0.clone()));
+        let (started, verdicts) = (run.started, self.verdicts.0.clone());
+        let task = tasks::until_done("probes", move || {
+            probes::watch(containers.clone(), target.clone(), started, verdicts.clone())
+        });
         self.keep_probes(name, &task);
     }
 
@@ -54,7 +57,10 @@ impl Worker {
             };
             if run.started {
                 let target = self.probe_target(&container, run);
-                let task = tokio::spawn(probes::watch_readiness(containers.clone(), target, self.verdicts.0.clone()));
+                let (containers, verdicts) = (containers.clone(), self.verdicts.0.clone());
+                let task = tasks::until_done("probes", move || {
+                    probes::watch_readiness(containers.clone(), target.clone(), verdicts.clone())
+                });
                 self.keep_probes(&name, &task);
             }
         }

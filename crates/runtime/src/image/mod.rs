@@ -168,7 +168,9 @@ impl ImageStore {
         // Others that had a layer in common with them have lost it, too.
         images.retain(|_, image| image.layers.iter().all(|l| layer_in(folder, l).exists()));
         let cleared = put_aside(folder, &images, SystemTime::now());
-        std::thread::spawn(move || crate::remove_tree(&cleared));
+        if let Err(error) = tasks::thread("image-leftovers", move || crate::remove_tree(&cleared)) {
+            tracing::warn!(%error, "what images have left is removed at the next start");
+        }
         Ok(Arc::new(ImageStore {
             folder: folder.into(),
             registries,
@@ -221,7 +223,7 @@ impl ImageStore {
         let image = self.put(Image { unsettled: Some(boot_id()), ..image })?;
         let (store, id) = (self.clone(), image.id.clone());
         // Nobody waits for it: the kernel writes what everybody has written, and that may be much.
-        std::thread::spawn(move || {
+        let settle = move || {
             let Ok(folder) = std::fs::File::open(&store.folder) else { return };
             if nix::unistd::syncfs(folder).is_err() {
                 return;
@@ -233,7 +235,10 @@ impl ImageStore {
             if let Err(error) = store.save(&images) {
                 tracing::warn!(%error, "failed to write the image index");
             }
-        });
+        };
+        if let Err(error) = tasks::thread("image-sync", settle) {
+            tracing::warn!(%error, "an image is looked at again at the next start");
+        }
         Ok(image)
     }
 

@@ -79,7 +79,7 @@ impl<S: Store + 'static> Store for EncryptedStore<S> {
         let stale = std::mem::replace(&mut *decrypting.found.lock(), Ok(Vec::new())).map_err(ReadError::Failed)?;
         if !stale.is_empty() {
             tracing::info!(count = stale.len(), "re-encrypting values with the first key of the configuration");
-            tokio::spawn(rewrite(self.inner.clone(), self.encryption.clone(), stale));
+            tasks::spawn("rewrite-encrypted", rewrite(self.inner.clone(), self.encryption.clone(), stale));
         }
         Ok(())
     }

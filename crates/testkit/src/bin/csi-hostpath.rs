@@ -2,6 +2,7 @@
 //! the kubelet, and does beside that what drivers' sidecars do (provisioner, attacher, resizer, snapshotter).
 //!
 //! Every call of the kubelet is written to `calls` in its data folder, so that tests see what was asked.
+
 #![allow(clippy::disallowed_methods, reason = "volumes hold what the tests write to them")]
 
 use std::collections::BTreeMap;

@@ -48,7 +48,8 @@ pub async fn run(context: Context, to_claims: Queue) {
         claims: context.informers.of(),
         volumes: context.informers.of(),
     };
-    let (queue, contents) = (Queue::default(), Queue::default());
+    let (queue, contents) =
+        (Queue::of(&caches.snapshots, context.events.clone()), Queue::of(&caches.contents, context.events.clone()));
     let (add, claims) = (queue.clone(), caches.claims.clone());
     caches.snapshots.on_change(move |change| {
         let snapshot = change.object();

@@ -7,6 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use network::cni;
 use network::plugin::{self, Answer, Asked};
@@ -62,18 +63,27 @@ pub async fn serve(agent: Arc<Agent>, cri: Cri) -> io::Result<()> {
             "the container runtime connects pods to another network, whose configuration comes before timonel's: remove it, or say --cni-conf-dir if that is meant"
         );
     }
-    tokio::spawn(async move {
-        loop {
-            let Ok((stream, _)) = listener.accept().await else { continue };
-            let agent = agent.clone();
-            tokio::spawn(async move {
-                if let Err(error) = answer(&agent, stream).await {
-                    tracing::debug!(%error, "a call of the CNI plugin ended with an error");
-                }
-            });
-        }
-    });
+    let listener = Arc::new(listener);
+    tasks::supervise("network-plugin", move || accept(agent.clone(), listener.clone()));
     Ok(())
+}
+
+/// How long it is waited after a call that can't be accepted, as without descriptors.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
+
+async fn accept(agent: Arc<Agent>, listener: Arc<UnixListener>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(AFTER_FAILURE).await;
+            continue;
+        };
+        let agent = agent.clone();
+        tasks::spawn("network-plugin-call", async move {
+            if let Err(error) = answer(&agent, stream).await {
+                tracing::debug!(%error, "a call of the network plugin ended");
+            }
+        });
+    }
 }
 
 fn install(folders: &PluginFolders, socket: &Path) -> io::Result<()> {

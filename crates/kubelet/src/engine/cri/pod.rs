@@ -184,7 +184,7 @@ impl Containers {
     fn watch_over(&self, id: &str) {
         let Some(events) = self.events.lock().clone() else { return };
         let (cri, id) = (self.cri.clone(), id.to_string());
-        tokio::spawn(async move {
+        tasks::spawn("container-end", async move {
             tokio::select! {
                 exit = cri.end(&id) => {
                     let _ = events.send(ContainerEvent::Exited { id: id.clone(), exit }).await;
@@ -222,7 +222,7 @@ impl crate::engine::Containers for Containers {
             states.push(ContainerState { id, pid: container.pid.unwrap_or(0), started_at, exit });
         }
         let (cri, sandbox) = (self.cri.clone(), sandbox.to_string());
-        tokio::spawn(async move {
+        tasks::spawn("sandbox-end", async move {
             tokio::select! {
                 () = cri.sandbox_end(&sandbox) => {
                     let _ = events.send(ContainerEvent::Gone).await;

@@ -33,7 +33,7 @@ pub async fn join(url: &str, wants: Wants, events: mpsc::Receiver<Event>, sender
             ERROR => outcome = Some(stream),
             STDIN => inputs.stdin = Some(stream.output),
             RESIZE => inputs.resize = Some(stream.output),
-            _ => pumps.push(tokio::spawn(pump(stream, channel, sender.clone()))),
+            _ => pumps.push(tasks::spawn("stream", pump(stream, channel, sender.clone()))),
         }
     }
     let Some(mut outcome) = outcome else { return Err("no stream for the outcome".into()) };
@@ -118,7 +118,7 @@ async fn upgrade(url: &str) -> io::Result<TokioIo<Upgraded>> {
     stream.set_nodelay(true)?;
     let (mut client, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    tokio::spawn(connection.with_upgrades());
+    tasks::spawn("stream", connection.with_upgrades());
     let path = uri.path_and_query().map_or("/", |p| p.as_str());
     let request = Request::post(path)
         .header(header::HOST, authority)

@@ -86,9 +86,11 @@ pub async fn exec_pipes(
     let stdio = [stdin, output(wants.stdout, STDOUT)?, output(wants.stderr, STDERR)?];
     let execution = shim.exec(id, process, Some(stdio)).await.map_err(|e| e.to_string())?;
     let ended = CancellationToken::new();
-    let pumps = pumps.into_iter().map(|(out, channel)| tokio::spawn(pump(out, channel, sender.clone(), ended.clone())));
+    let pumps = pumps
+        .into_iter()
+        .map(|(out, channel)| tasks::spawn("stream", pump(out, channel, sender.clone(), ended.clone())));
     let pumps: Vec<_> = pumps.collect();
-    let feeding = tokio::spawn(feed(events, input, None));
+    let feeding = tasks::spawn("stream", feed(events, input, None));
     let exit = execution.wait().await.map_err(|e| e.to_string())?;
     last_words(futures::future::join_all(pumps), &ended).await;
     feeding.abort();
@@ -108,10 +110,10 @@ pub async fn exec_terminal(
     let (output, mut writer) = Output::terminal(terminal).map_err(io)?;
     let resize = terminal.try_clone().map_err(io)?;
     let ended = CancellationToken::new();
-    let pumping = tokio::spawn(pump(output, STDOUT, sender.clone(), ended.clone()));
+    let pumping = tasks::spawn("stream", pump(output, STDOUT, sender.clone(), ended.clone()));
     let (keys, mut typed) = mpsc::channel::<Bytes>(16);
-    let feeding = tokio::spawn(feed(events, None, Some((keys, resize))));
-    let typing = tokio::spawn(async move {
+    let feeding = tasks::spawn("stream", feed(events, None, Some((keys, resize))));
+    let typing = tasks::spawn("stream", async move {
         while let Some(bytes) = typed.recv().await {
             if writer.write_all(&bytes).await.is_err() {
                 return;
@@ -169,10 +171,10 @@ pub async fn run_attach(
     let (err_fd, err) = Output::pipe().map_err(io)?;
     let attachment = shim.attach(id, wants.stdin, [in_fd, out_fd, err_fd]).await.map_err(|e| e.to_string())?;
     let ended = CancellationToken::new();
-    let pump = |from, channel| tokio::spawn(pump(from, channel, sender.clone(), ended.clone()));
+    let pump = |from, channel| tasks::spawn("stream", pump(from, channel, sender.clone(), ended.clone()));
     let pumps = [pump(out, STDOUT), pump(err, STDERR)];
     let (client, name) = (shim.clone(), id.to_string());
-    let mut feeding = tokio::spawn(async move {
+    let mut feeding = tasks::spawn("stream", async move {
         while let Some(event) = events.recv().await {
             match event {
                 Event::Data(STDIN, bytes) if input.write_all(&bytes).await.is_err() => return,

@@ -106,7 +106,7 @@ pub async fn serve(
         let run = found.and_then(|(_, _, saved)| saved.containers.get(&key.2).cloned());
         run.is_some_and(|r| r.id == id && matches!(r.phase, Phase::Running { .. } | Phase::Waiting))
     };
-    tokio::spawn(async move {
+    tasks::spawn("log-reader", async move {
         if let Err(error) = copy(&path, Options::of(&asked), &sender, news, still_runs).await {
             tracing::debug!(%error, "failed to read a container log");
         }
