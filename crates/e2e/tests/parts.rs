@@ -1,6 +1,7 @@
 //! The processes of a role: what ends one of them, and what the others do meanwhile.
 
-use std::net::{TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -174,4 +175,97 @@ fn a_part_has_no_more_memory_than_its_limit() -> anyhow::Result<()> {
     assert_eq!(limit("node")?, 1 << 30);
     assert!(limit("control-plane")? >= 512 << 20);
     Ok(())
+}
+
+/// Whether the record of what a part is handling has this key.
+fn is_handled(cluster: &Cluster, part: &str, key: &str) -> bool {
+    let mut bytes = vec![0; 1 << 20];
+    let path = std::path::Path::new(&cluster.server.run_dir()).join(format!("{part}.handling"));
+    let read = std::fs::File::open(path).and_then(|record| record.read_at(&mut bytes, 0)).unwrap_or(0);
+    bytes[..read].split(|byte| *byte == 0).any(|text| text == key.as_bytes())
+}
+
+fn is_part_ready(cluster: &Cluster, part: &str) -> bool {
+    let text = std::fs::read(std::path::Path::new(&cluster.server.run_dir()).join("parts.json")).unwrap_or_default();
+    serde_json::from_slice::<serde_json::Value>(&text).is_ok_and(|parts| parts[part]["ready"] == true)
+}
+
+/// Lets a part crash while it handles an object: the signal is the one that ends a Rust program whose stack overflows.
+fn crash_while_handled(cluster: &Cluster, part: &str, key: &str) -> anyhow::Result<()> {
+    // What a process before this one was handling stands in the record until this one has begun its own.
+    cluster.eventually(&format!("the {part} is ready"), || Ok(is_part_ready(cluster, part)))?;
+    cluster.eventually(&format!("the {part} handles {key}"), || Ok(is_handled(cluster, part, key)))?;
+    let process = cluster.server.parts()[part];
+    end(process, "-ABRT")?;
+    other(cluster, part, process)?;
+    Ok(())
+}
+
+fn wait_told(cluster: &Cluster, kind: &str) -> anyhow::Result<()> {
+    let about = format!("reason=Quarantined,involvedObject.kind={kind},involvedObject.name=poison");
+    let told = || Ok(cluster.ok(&["get", "events", "--field-selector", &about])?.contains("Quarantined"));
+    cluster.eventually(&format!("an event tells of the {kind}"), told)
+}
+
+/// The crash is real, the reason is made: a signal comes from outside at the moment when the object is being handled, so that the
+/// program under test has no switch for it. What keeps the handling busy so long is a port where connections are taken and nobody answers.
+#[test]
+fn an_object_that_crashes_its_part_twice_is_left_alone() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start()?;
+    let address = cluster.server.address();
+    let _silent =
+        cluster.server.inside(|| ["5999", "9443"].map(|port| TcpListener::bind(format!("{address}:{port}"))))?;
+    cluster.apply(SLEEPER)?;
+    cluster.wait_pod("sleeper")?;
+    let checked = |cluster: &Cluster| {
+        let data = cluster.server.folder().join("data").display().to_string();
+        cluster.server.timonel(&["check", "--data-dir", &data]).stdout
+    };
+
+    // The node's part: a pod whose image comes from a registry that doesn't answer.
+    cluster.apply(&SLEEPER.replace("sleeper", "poison").replace("busybox:1.28", &format!("{address}:5999/a:1")))?;
+    let uid = cluster.get("pod", "poison")?["metadata"]["uid"].as_str().unwrap_or_default().to_string();
+    for _ in 0..2 {
+        crash_while_handled(&cluster, "node", &uid)?;
+    }
+    wait_exec(&cluster)?;
+    wait_told(&cluster, "Pod")?;
+    let metrics = cluster.ok(&["get", "--raw", "/api/v1/nodes/server-1/proxy/metrics"])?;
+    assert!(metrics.contains("timonel_quarantined_objects 1"), "{metrics}");
+
+    // The control plane: a ReplicaSet whose pods are shown to a webhook that doesn't answer.
+    cluster.apply(&format!(
+        "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingWebhookConfiguration\nmetadata: {{name: silent}}\nwebhooks:\n- name: \
+         silent.test.io\n  clientConfig: {{url: 'https://{address}:9443/'}}\n  rules: [{{operations: [CREATE], apiGroups: [''], apiVersions: \
+         [v1], resources: [pods]}}]\n  objectSelector: {{matchLabels: {{app: poison}}}}\n  failurePolicy: Fail\n  timeoutSeconds: 30\n  \
+         sideEffects: None\n  admissionReviewVersions: [v1]\n"
+    ))?;
+    let set = "apiVersion: apps/v1\nkind: ReplicaSet\nmetadata: {name: NAME}\nspec:\n  replicas: 1\n  selector: {matchLabels: {app: NAME}}\n  \
+         template:\n    metadata: {labels: {app: NAME}}\n    spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: 'busybox:1.28', \
+         command: [sleep, '3600']}]}\n";
+    cluster.apply(&set.replace("NAME", "poison"))?;
+    for _ in 0..2 {
+        crash_while_handled(&cluster, "control-plane", "replicaset default/poison")?;
+    }
+    cluster.eventually("the API answers", || Ok(cluster.kubectl(&["get", "nodes"]).code == 0))?;
+    wait_told(&cluster, "ReplicaSet")?;
+    assert!(cluster.ok(&["get", "--raw", "/metrics"])?.contains("timonel_quarantined_objects 1"));
+
+    // Never again, also after an ordinary start; others aren't touched by it.
+    cluster.server.stop()?;
+    cluster.server.spawn()?;
+    cluster.eventually("the API answers", || Ok(cluster.kubectl(&["get", "nodes"]).code == 0))?;
+    cluster.apply(&set.replace("NAME", "other"))?;
+    let runs = || Ok(cluster.list("pods", "app=other")?.iter().any(testkit::cluster::is_ready));
+    cluster.eventually("another set has its pod", runs)?;
+    let (of_node, of_server) = (uid.as_str(), "replicaset default/poison");
+    assert!(!is_handled(&cluster, "node", of_node) && !is_handled(&cluster, "control-plane", of_server));
+    let said = checked(&cluster);
+    for key in [of_node, of_server] {
+        assert!(said.contains(&format!("quarantined  {key}: ")), "{said}");
+    }
+
+    // They can be deleted, and are forgotten then.
+    cluster.ok(&["delete", "pod/poison", "replicaset/poison", "--timeout=60s"])?;
+    cluster.eventually("nothing is left of them", || Ok(!checked(&cluster).contains("quarantined")))
 }
