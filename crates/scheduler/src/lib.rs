@@ -44,6 +44,9 @@ struct Scheduler {
     client: Client,
     profiles: Arc<HashMap<String, (Profile, Recorder)>>,
     snapshot: Arc<Mutex<Snapshot>>,
+    /// Pods that are counted on a node while their volumes are made there: others are placed with regard to them, as upstream's are
+    /// once a pod has its node reserved.
+    reserved: Arc<Mutex<HashMap<Key, (Arc<PodInfo>, String)>>>,
     pods: informer::Informer<Pod>,
     claims: informer::Informer<PersistentVolumeClaim>,
     volumes: informer::Informer<PersistentVolume>,
@@ -61,6 +64,7 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
         profiles: Arc::new(profiles.collect()),
         client: client.clone(),
         snapshot: Arc::default(),
+        reserved: Arc::default(),
         pods: informers.of(),
         claims: informers.of(),
         volumes: informers.of(),
@@ -101,13 +105,14 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
         retry();
     });
     let (snapshot, add, retry) = (scheduler.snapshot.clone(), queue.clone(), wake.clone());
-    let profiles = scheduler.profiles.clone();
+    let (profiles, reserved) = (scheduler.profiles.clone(), scheduler.reserved.clone());
     scheduler.pods.on_change(move |change| {
         let pod = change.object();
         let over = pod.is_over();
         let assigned = pod.spec.as_ref().is_some_and(|s| s.node_name.is_some());
         if matches!(change, Change::Deleted(_)) || over {
             snapshot.lock().remove_pod(&pod.key());
+            reserved.lock().remove(&pod.key());
             if assigned {
                 retry();
             }
@@ -202,8 +207,25 @@ impl Scheduler {
         found.map_or_else(|| Recorder::new(self.client.clone(), profile::DEFAULT, ""), |(_, recorder)| recorder.clone())
     }
 
+    /// Counts a pod on a node for as long as its volumes are made there.
+    fn reserve(&self, key: &Key, pod: Arc<PodInfo>, node: String) {
+        self.snapshot.lock().assume(key.clone(), pod.clone(), &node);
+        self.reserved.lock().insert(key.clone(), (pod, node));
+    }
+
+    /// Counts a pod no longer for which only a place was reserved.
+    fn give_up(&self, key: &Key) -> Option<(Arc<PodInfo>, String)> {
+        let reserved = self.reserved.lock().remove(key)?;
+        let is_assigned = self.pods.get(key).is_some_and(|p| p.spec.as_ref().is_some_and(|s| s.node_name.is_some()));
+        if !is_assigned {
+            self.snapshot.lock().remove_pod(key);
+        }
+        Some(reserved)
+    }
+
     /// Looks for a node; tells whether the pod needs no further look by a change, and when by time.
     async fn schedule(&self, key: &Key) -> Result<(bool, Option<Duration>), kube::Error> {
+        let reserved = self.give_up(key);
         let Some(pod) = self.pods.get(key) else { return Ok((true, None)) };
         let assigned = pod.spec.as_ref().is_some_and(|s| s.node_name.is_some());
         if assigned || pod.metadata.deletion_timestamp.is_some() || self.snapshot.lock().has_pod(key) {
@@ -220,7 +242,12 @@ impl Scheduler {
                 volumes.crowded = self.crowded(&volumes.of_drivers);
                 volumes
             }
-            Err(Obstacle::BeingBound) => return Ok((false, Some(Duration::from_secs(5)))),
+            Err(Obstacle::BeingBound) => {
+                if let Some((info, node)) = reserved {
+                    self.reserve(key, info, node);
+                }
+                return Ok((false, Some(Duration::from_secs(5))));
+            }
             Err(Obstacle::Told(reason)) => {
                 self.unschedulable(&pod, &reason).await?;
                 return Ok((false, Some(Duration::from_secs(30))));
@@ -246,6 +273,7 @@ impl Scheduler {
         };
         if !volumes.to_provision.is_empty() {
             // The volumes are made on the chosen node first; the pod comes back when they are bound.
+            self.reserve(key, info, node.clone());
             for claim in &volumes.to_provision {
                 let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
                 let patch = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});

@@ -107,6 +107,30 @@ async fn volume_is_made_where_the_first_pod_goes_and_may_grow() {
     }
 }
 
+/// Who waits for his volume has his place already: others are spread with regard to him.
+#[tokio::test(start_paused = true)]
+async fn pods_whose_volumes_are_made_at_the_same_time_are_spread() {
+    let cluster = Cluster::start(4).await;
+    for node in 0..4 {
+        let path = format!("/api/v1/nodes/fake-{node}");
+        cluster.patch(&path, json!({"metadata": {"annotations": {"timonel.io/storage-path": "/s"}}})).await;
+    }
+    cluster
+        .create(
+            "{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: db}, spec: {replicas: 4, podManagementPolicy: Parallel, serviceName: db, \
+             selector: {matchLabels: {app: db}}, template: {metadata: {labels: {app: db}}, spec: {topologySpreadConstraints: [{maxSkew: 1, \
+             topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: db}}}], containers: [{name: c, \
+             image: i, volumeMounts: [{name: data, mountPath: /data}]}]}}, volumeClaimTemplates: [{metadata: {name: data}, spec: {accessModes: \
+             [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}}]}}",
+        )
+        .await;
+    let set = "/apis/apps/v1/namespaces/default/statefulsets/db";
+    cluster.until(set, |set| set["status"]["readyReplicas"] == 4).await;
+    let nodes: std::collections::BTreeSet<String> =
+        cluster.pods("db").await.iter().map(|pod| pod["spec"]["nodeName"].to_string()).collect();
+    assert_eq!(nodes.len(), 4);
+}
+
 #[tokio::test(start_paused = true)]
 async fn claims_say_why_they_wait() {
     let cluster = Cluster::start(1).await;
