@@ -103,6 +103,14 @@ pub trait Observer: Send + Sync {
     fn changes(&self, batch: &[Change]);
 }
 
+/// Some of the keys of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    pub items: Vec<KeyValue>,
+    /// Whether there may be more after them.
+    pub is_cut: bool,
+}
+
 #[async_trait]
 pub trait Store: Send + Sync {
     /// Delivers the snapshot before it returns, and the changes from then on.
@@ -111,8 +119,22 @@ pub trait Store: Send + Sync {
     /// Carries out one write and returns its revision. Durable when it returns.
     async fn write(&self, write: Write) -> Result<u64, WriteError>;
 
-    /// The keys below `prefix` as they were at `revision`, in key order.
-    async fn list_at(&self, prefix: &str, revision: u64) -> Result<Vec<KeyValue>, ReadError>;
+    /// The keys below `prefix` that come after the key `after`, as they were at `revision`, in key order: at most so many, and no more bytes than a
+    /// few megabytes, but one at least if there is one.
+    async fn page_at(&self, prefix: &str, revision: u64, after: &str, most: usize) -> Result<Page, ReadError>;
+
+    /// All keys below `prefix` as they were at `revision`, in key order.
+    async fn list_at(&self, prefix: &str, revision: u64) -> Result<Vec<KeyValue>, ReadError> {
+        let mut all: Vec<KeyValue> = Vec::new();
+        loop {
+            let after = all.last().map(|item| item.key.to_string()).unwrap_or_default();
+            let page = self.page_at(prefix, revision, &after, usize::MAX).await?;
+            all.extend(page.items);
+            if !page.is_cut {
+                return Ok(all);
+            }
+        }
+    }
 
     /// Forgets what was superseded before `revision`.
     async fn compact(&self, revision: u64) -> Result<(), WriteError>;

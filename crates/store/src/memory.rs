@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use crate::{Change, KeyValue, Observer, ReadError, Store, Write, WriteError};
+use crate::{Change, KeyValue, Observer, Page, ReadError, Store, Write, WriteError};
 
 #[derive(Default)]
 struct State {
@@ -58,12 +58,14 @@ impl Store for MemoryStore {
         Ok(revision)
     }
 
-    async fn list_at(&self, prefix: &str, revision: u64) -> Result<Vec<KeyValue>, ReadError> {
+    async fn page_at(&self, prefix: &str, revision: u64, after: &str, most: usize) -> Result<Page, ReadError> {
         let state = self.state.lock();
         if revision < state.revision {
             return Err(ReadError::Compacted { asked: revision, oldest: state.revision });
         }
-        Ok(state.keys.values().filter(|kv| kv.key.starts_with(prefix)).cloned().collect())
+        let mut wanted = state.keys.values().filter(|kv| kv.key.starts_with(prefix) && &*kv.key > after);
+        let items = wanted.by_ref().take(most).cloned().collect();
+        Ok(Page { items, is_cut: wanted.next().is_some() })
     }
 
     async fn compact(&self, _revision: u64) -> Result<(), WriteError> {

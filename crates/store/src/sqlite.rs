@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 pub use open::{keep_verified, verify};
 
 use crate::memory::check;
-use crate::{Change, KeyValue, Observer, OpenError, ReadError, Store, Write, WriteError};
+use crate::{Change, KeyValue, Observer, OpenError, Page, ReadError, Store, Write, WriteError};
 
 /// Writes that one transaction takes at the most.
 const MAX_BATCH_WRITES: usize = 1024;
@@ -142,9 +142,9 @@ impl Store for SqliteStore {
         self.ask(|answer| Command::Write(write, answer), || Err(WriteError::Failed("it was closed".into()))).await
     }
 
-    async fn list_at(&self, prefix: &str, revision: u64) -> Result<Vec<KeyValue>, ReadError> {
-        let (path, prefix) = (self.path.clone(), prefix.to_string());
-        let read = tokio::task::spawn_blocking(move || list_at(&path, &prefix, revision)).await;
+    async fn page_at(&self, prefix: &str, revision: u64, after: &str, most: usize) -> Result<Page, ReadError> {
+        let (path, prefix, after) = (self.path.clone(), prefix.to_string(), after.to_string());
+        let read = tokio::task::spawn_blocking(move || page_at(&path, &prefix, revision, &after, most)).await;
         read.unwrap_or_else(|e| Err(ReadError::Failed(e.to_string())))
     }
 
@@ -192,7 +192,7 @@ fn history(connection: &Connection, compacted: u64) -> rusqlite::Result<u64> {
     count.map(|count: i64| count as u64)
 }
 
-fn list_at(path: &Path, prefix: &str, revision: u64) -> Result<Vec<KeyValue>, ReadError> {
+fn page_at(path: &Path, prefix: &str, revision: u64, after: &str, most: usize) -> Result<Page, ReadError> {
     let fail = |e: rusqlite::Error| ReadError::Failed(e.to_string());
     let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(fail)?;
     // One transaction, so that no compaction comes between the look at what is left and the read.
@@ -210,26 +210,41 @@ fn list_at(path: &Path, prefix: &str, revision: u64) -> Result<Vec<KeyValue>, Re
     if gap.0 < revision && revision < gap.1 {
         return Err(ReadError::Compacted { asked: revision, oldest: gap.1 });
     }
-    present(&connection, prefix, revision).map_err(fail)
+    present(&connection, prefix, revision, after, most, PAGE).map_err(fail)
 }
 
-/// The live keys below `prefix` as of `revision`.
-fn present(connection: &Connection, prefix: &str, revision: u64) -> rusqlite::Result<Vec<KeyValue>> {
+/// Bytes of values in one page.
+const PAGE: usize = 8 << 20;
+
+/// The live keys below `prefix` after `after` as of `revision`, at most so many, until their values have so many bytes.
+fn present(
+    connection: &Connection,
+    prefix: &str,
+    revision: u64,
+    after: &str,
+    most: usize,
+    bytes: usize,
+) -> rusqlite::Result<Page> {
     let mut statement = connection.prepare(
         "SELECT key, revision, value FROM kv AS k
-         WHERE key >= ?1 AND key < ?2 AND deleted = 0 AND revision =
+         WHERE key >= ?1 AND key < ?2 AND key > ?4 AND deleted = 0 AND revision =
              (SELECT max(revision) FROM kv WHERE key = k.key AND revision <= ?3)
          ORDER BY key",
     )?;
     let end = format!("{prefix}\u{10FFFF}");
-    let rows = statement.query_map(params![prefix, end, revision as i64], |row| {
-        Ok(KeyValue {
-            key: row.get::<_, String>(0)?.into(),
-            revision: row.get::<_, i64>(1)? as u64,
-            value: row.get::<_, Vec<u8>>(2)?.into(),
-        })
-    })?;
-    rows.collect()
+    let start = if after > prefix { after } else { prefix };
+    let mut rows = statement.query(params![start, end, revision as i64, after])?;
+    let (mut items, mut read) = (Vec::new(), 0usize);
+    while let Some(row) = rows.next()? {
+        if items.len() >= most || read >= bytes {
+            return Ok(Page { items, is_cut: true });
+        }
+        let value = row.get::<_, Vec<u8>>(2)?;
+        read = read.saturating_add(value.len());
+        let revision = row.get::<_, i64>(1)? as u64;
+        items.push(KeyValue { key: row.get::<_, String>(0)?.into(), revision, value: value.into() });
+    }
+    Ok(Page { items, is_cut: false })
 }
 
 struct Writer {
@@ -290,7 +305,8 @@ impl Writer {
     }
 
     fn attach(&mut self, observer: Arc<dyn Observer>) -> Result<(), ReadError> {
-        let items = present(&self.connection, "", self.revision).map_err(|e| ReadError::Failed(e.to_string()))?;
+        let whole = present(&self.connection, "", self.revision, "", usize::MAX, usize::MAX);
+        let items = whole.map_err(|e| ReadError::Failed(e.to_string()))?.items;
         observer.snapshot(items, self.revision);
         self.observers.push(observer);
         Ok(())

@@ -24,7 +24,7 @@ fn checks(endpoint: &str) -> &'static [&'static str] {
 async fn passes(server: &ApiServer, check: &str) -> bool {
     match check {
         "store" => {
-            let read = server.store.list_at("/health", server.cache.revision());
+            let read = server.store.page_at("/health", server.cache.revision(), "", 1);
             let readable = tokio::time::timeout(CHECK_TIMEOUT, read).await.is_ok_and(|read| read.is_ok());
             readable && !server.store_fails.load(std::sync::atomic::Ordering::Relaxed)
         }

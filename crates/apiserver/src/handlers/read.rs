@@ -125,22 +125,15 @@ pub async fn list(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Re
     } else {
         Continue::decode(token)?
     };
-    let (mut items, revision) = match from.revision {
-        Some(revision) => (at_revision(server, info, &filter, revision, &from.after).await?, revision),
+    let (Portion { items, left }, revision) = match from.revision {
+        Some(revision) => (at_revision(server, info, &filter, revision, &from.after, limit).await?, revision),
         None => {
             let (items, changed) = resource.list(&filter);
-            (items, present.max(changed))
+            (Portion::of(items, &from.after, limit), present.max(changed))
         }
     };
-    let after = from.after;
-    if !after.is_empty() {
-        let start = items.partition_point(|e| e.key.as_ref() <= after.as_str());
-        items.drain(..start);
-    }
     let mut more = None;
-    if limit > 0 && items.len() > limit {
-        let left = items.len() - limit;
-        items.truncate(limit);
+    if left > 0 {
         let after = items.last().map(|e| e.key.to_string()).unwrap_or_default();
         // How many are left is only known of what no selector sifts.
         let left = (filter.labels.is_empty() && filter.fields.terms.is_empty()).then_some(left);
@@ -172,6 +165,32 @@ pub async fn list(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Re
         Form::Json | Form::Protobuf => unreachable!("answered above"),
     };
     Ok(response::json(200, &value))
+}
+
+/// The objects that a list tells, and how many there are after them.
+struct Portion {
+    items: Vec<Arc<Entry>>,
+    left: usize,
+}
+
+impl Portion {
+    /// At most `limit` (0: any number) of `items` after the key `after`.
+    fn of(mut items: Vec<Arc<Entry>>, after: &str, limit: usize) -> Self {
+        let start = if after.is_empty() { 0 } else { items.partition_point(|e| e.key.as_ref() <= after) };
+        items.drain(..start);
+        let left = if limit == 0 { 0 } else { items.len().saturating_sub(limit) };
+        items.truncate(items.len() - left);
+        Portion { items, left }
+    }
+
+    /// Takes one more in, if there is room.
+    fn add(&mut self, entry: Entry, limit: usize) {
+        if limit == 0 || self.items.len() < limit {
+            self.items.push(Arc::new(entry));
+        } else {
+            self.left += 1;
+        }
+    }
 }
 
 #[derive(Default)]
@@ -235,22 +254,52 @@ async fn wait_for(server: &ApiServer, revision: u64) -> Result<(), Status> {
     })
 }
 
-/// The matching objects as of `revision`: from the cache while nothing changed since, else from the store's history.
+/// Objects that are read of the past at a time.
+const PAGE: usize = 500;
+
+/// The matching objects as of `revision`: from the cache while nothing changed since, else from the store's history, of which no more is kept in memory
+/// than is told.
 async fn at_revision(
     server: &ApiServer,
     info: &Info,
     filter: &Filter,
     revision: u64,
     after: &str,
-) -> Result<Vec<Arc<Entry>>, Status> {
+    limit: usize,
+) -> Result<Portion, Status> {
     let resource = resource(server, info.kind)?;
     let (items, changed) = resource.list(filter);
     if changed <= revision {
         wait_for(server, revision).await?;
-        return Ok(items);
+        return Ok(Portion::of(items, after, limit));
     }
     let prefix = store_key(info.kind, "");
-    let past = server.store.list_at(&prefix, revision).await.map_err(|error| match error {
+    let below = if filter.namespace.is_empty() { prefix.clone() } else { format!("{prefix}{}/", filter.namespace) };
+    let is_sifted = !filter.labels.is_empty() || !filter.fields.terms.is_empty();
+    let mut portion = Portion { items: Vec::new(), left: 0 };
+    let mut last = format!("{prefix}{after}");
+    loop {
+        let page = server.store.page_at(&below, revision, &last, PAGE).await.map_err(|e| not_readable(e, after))?;
+        if let Some(item) = page.items.last() {
+            last = item.key.to_string();
+        }
+        for item in page.items {
+            let key = item.key.strip_prefix(prefix.as_str()).unwrap_or(&item.key).into();
+            let entry = Entry::new(info.kind, key, &item.value, item.revision);
+            if filter.matches(info.kind, &entry) {
+                portion.add(entry, limit);
+            }
+        }
+        // How many are left isn't told of what a selector sifts.
+        if !page.is_cut || (is_sifted && portion.left > 0) {
+            return Ok(portion);
+        }
+    }
+}
+
+/// Why the past can't be told from the key `after` on.
+fn not_readable(error: ReadError, after: &str) -> Status {
+    match error {
         ReadError::Compacted { .. } if after.is_empty() => {
             Status::gone(format!("The resourceVersion for the provided list is too old: {error}"))
         }
@@ -265,12 +314,7 @@ async fn at_revision(
             )
         },
         other => Status::internal(other),
-    })?;
-    let entries = past.into_iter().map(|kv| {
-        let key = kv.key.strip_prefix(prefix.as_str()).unwrap_or(&kv.key).into();
-        Arc::new(Entry::new(info.kind, key, &kv.value, kv.revision))
-    });
-    Ok(entries.filter(|e| filter.matches(info.kind, e)).collect())
+    }
 }
 
 /// The objects with commas in between.

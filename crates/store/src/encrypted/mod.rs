@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 pub use config::{ConfigError, Encryption};
 
-use crate::{Change, KeyValue, Observer, ReadError, Store, Write, WriteError};
+use crate::{Change, KeyValue, Observer, Page, ReadError, Store, Write, WriteError};
 
 pub struct EncryptedStore<S> {
     inner: Arc<S>,
@@ -94,13 +94,13 @@ impl<S: Store + 'static> Store for EncryptedStore<S> {
         self.inner.write(write).await
     }
 
-    async fn list_at(&self, prefix: &str, revision: u64) -> Result<Vec<KeyValue>, ReadError> {
-        let items = self.inner.list_at(prefix, revision).await?;
+    async fn page_at(&self, prefix: &str, revision: u64, after: &str, most: usize) -> Result<Page, ReadError> {
+        let Page { items, is_cut } = self.inner.page_at(prefix, revision, after, most).await?;
         let open = |item: KeyValue| {
             let value = self.encryption.open(&item.key, &item.value).map_err(ReadError::Failed)?;
             Ok(KeyValue { value, ..item })
         };
-        items.into_iter().map(open).collect()
+        Ok(Page { items: items.into_iter().map(open).collect::<Result<_, _>>()?, is_cut })
     }
 
     async fn compact(&self, revision: u64) -> Result<(), WriteError> {

@@ -45,6 +45,27 @@ async fn writes_are_compare_and_set() {
 }
 
 #[tokio::test]
+async fn past_is_read_in_pages_of_so_many_keys_and_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    for key in ["/a/1", "/a/2", "/a/3", "/b/1"] {
+        store.write(create(key, "old")).await.unwrap();
+    }
+    store.write(update("/a/2", "new", 2)).await.unwrap();
+    let page = async |after: &str, most| {
+        let page = store.page_at("/a/", 4, after, most).await.unwrap();
+        (texts(&page.items), page.is_cut)
+    };
+    assert_eq!(page("", 2).await, (vec!["/a/1=old@1".into(), "/a/2=old@2".into()], true));
+    assert_eq!(page("/a/2", 2).await, (vec!["/a/3=old@3".into()], false));
+    assert_eq!(page("/a/3", 2).await, (Vec::new(), false));
+    assert!(store.list_at("/a/", 4).await.unwrap().len() == 3);
+    let connection = Connection::open(&store.path).unwrap();
+    let by_bytes = super::present(&connection, "/a/", 4, "", 10, 4).unwrap();
+    assert_eq!((by_bytes.items.len(), by_bytes.is_cut), (2, true), "the bytes are used up");
+}
+
+#[tokio::test]
 async fn past_is_readable_until_it_is_compacted() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
