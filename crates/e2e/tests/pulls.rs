@@ -60,8 +60,16 @@ fn images_come_from_mirrors_and_registries_with_credentials() -> anyhow::Result<
     cluster.wait_pod("private")?;
     let id = cluster.get("pod", "private")?["status"]["containerStatuses"][0]["imageID"].to_string();
     assert!(id.contains("team/private@sha256:"), "{id}");
+    // What a secret brought is for pods that have it, or for those that the registry gives it to (KEP-2535).
+    let same = "127.0.0.1:5001/team/private:2";
+    cluster.apply(&[pod("stranger", same, ""), pod("friend", same, "login")].concat())?;
+    cluster.wait_pod("friend")?;
+    let about = "involvedObject.name=friend,reason=Pulled";
+    let told = || Ok(cluster.ok(&["get", "events", "--field-selector", about])?.contains("can be accessed by the pod"));
+    cluster.eventually("the friend's image wasn't pulled again", told)?;
     let told = [
         ("refused", "unauthorized"),
+        ("stranger", "unauthorized"),
         ("unknown", "manifest unknown"),
         ("limited", "pull rate limit.] (the registry's rate limit: who gives credentials"),
     ];

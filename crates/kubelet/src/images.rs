@@ -13,6 +13,7 @@ use runtime::{Image, ImageError};
 use tokio::time::Instant;
 
 use crate::Agent;
+use crate::pulled::PullSecret;
 
 /// Why a container has no image yet, in the words of a container's waiting state.
 #[derive(Debug, Clone)]
@@ -98,7 +99,10 @@ impl Agent {
             for container in awaited {
                 let name = container.image.as_deref().unwrap_or("");
                 let counts = is_news || container.image_pull_policy.as_deref() != Some("Always");
-                if counts && self.images.find(name).await.is_some() {
+                if counts
+                    && let Some(image) = self.images.find(name).await
+                    && !self.must_pull(pod, name, &image).await
+                {
                     // Also a pull that is wanted in any case may be tried now.
                     self.pulls.succeeded(&pod.uid().unwrap_or_default(), name);
                     return name.into();
@@ -123,16 +127,20 @@ impl Agent {
                 again: Instant::now() + BACKOFF.1,
             });
         }
-        let local = self.images.find(name).await;
+        let mut what = "not present";
         if policy != "Always"
-            && let Some(image) = local
+            && let Some(image) = self.images.find(name).await
         {
-            let message = format!("Container image {name:?} already present on machine");
-            self.tell(pod, &container.name, "Normal", "Pulled", message);
-            return Ok(image);
+            if !self.must_pull(pod, name, &image).await {
+                let message =
+                    format!("Container image {name:?} already present on machine and can be accessed by the pod");
+                self.tell(pod, &container.name, "Normal", "Pulled", message);
+                return Ok(image);
+            }
+            what = "present but can't be accessed by the pod";
         }
         if policy == "Never" {
-            let message = format!("Container image {name:?} is not present with pull policy of Never");
+            let message = format!("Container image {name:?} is {what} with pull policy of Never");
             return Err(NoImage { reason: "ErrImageNeverPull", message, again: soon });
         }
         let uid = pod.uid().unwrap_or_default();
@@ -184,11 +192,19 @@ impl Agent {
     /// Pulls an image, and says how far that has come, less and less often.
     async fn pull(&self, pod: &Pod, container: &Container, name: &str) -> Result<Image, ImageError> {
         let progress = Arc::<Progress>::default();
-        let mut pulling = pin!(self.images.pull(name, self.pull_credentials(pod, name).await, &progress));
+        let (credentials, secret) = self.pull_secrets(pod, name).await.into_iter().find_map(usable).unzip();
+        let whole = runtime::image::normalize(name)?;
+        let written = self.pulled.pulling(&whole).map_err(|e| ImageError::Store(e.to_string()))?;
+        let mut pulling = pin!(self.images.pull(name, credentials, &progress));
         let mut wait = PROGRESS_EVENT_PERIOD;
         loop {
             match tokio::time::timeout(wait, &mut pulling).await {
-                Ok(outcome) => return outcome,
+                Ok(Ok(image)) => {
+                    let here = self.images.list().await;
+                    written.brought(&image.id, secret, |id| here.iter().any(|image| image.id == id));
+                    return Ok(image);
+                }
+                Ok(Err(error)) => return Err(error),
                 Err(_) => wait *= 2,
             }
             if let Some((here, all)) = progress.now() {
@@ -199,19 +215,46 @@ impl Agent {
         }
     }
 
-    /// Credentials from the pod's pull secrets for the image's registry.
-    async fn pull_credentials(&self, pod: &Pod, image: &str) -> Option<Credentials> {
-        let registry = runtime::image::normalize(image).ok()?.split('/').next()?.to_string();
-        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &pod.namespace()?);
-        for reference in pod.spec.as_ref()?.image_pull_secrets.as_deref().unwrap_or_default() {
-            let Ok(secret) = secrets.get(&reference.name).await else { continue };
+    /// Whether the registry must be asked if the pod may have an image that is here.
+    async fn must_pull(&self, pod: &Pod, name: &str, image: &Image) -> bool {
+        let Ok(whole) = runtime::image::normalize(name) else { return true };
+        if !self.pulled.must_pull(&whole, &image.id, &[]) {
+            return false;
+        }
+        let secrets: Vec<PullSecret> =
+            self.pull_secrets(pod, name).await.into_iter().map(|(_, secret)| secret).collect();
+        self.pulled.must_pull(&whole, &image.id, &secrets)
+    }
+
+    /// The pod's pull secrets for the image's registry, each with its credentials if it can be read now.
+    async fn pull_secrets(&self, pod: &Pod, image: &str) -> Vec<(Option<Credentials>, PullSecret)> {
+        let registry = runtime::image::normalize(image).ok().and_then(|name| Some(name.split('/').next()?.to_string()));
+        let (Some(registry), Some(namespace)) = (registry, pod.namespace()) else { return Vec::new() };
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &namespace);
+        let mut found = Vec::new();
+        for reference in pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten()) {
+            let secret = match secrets.get(&reference.name).await {
+                Ok(secret) => secret,
+                Err(kube::Error::Api(_)) => continue,
+                Err(_) => {
+                    found.push((None, PullSecret::unread(&namespace, &reference.name)));
+                    continue;
+                }
+            };
+            let uid = secret.uid().unwrap_or_default();
             let Some(bytes) = secret.data.and_then(|mut d| d.remove(".dockerconfigjson")) else { continue };
-            if let Some(found) = from_docker_config(&bytes.0, &registry) {
-                return Some(found);
+            if let Some(credentials) = from_docker_config(&bytes.0, &registry) {
+                let secret = PullSecret::new(&namespace, &reference.name, &uid, &credentials);
+                found.push((Some(credentials), secret));
             }
         }
-        None
+        found
     }
+}
+
+/// One whose credentials are known.
+fn usable((credentials, secret): (Option<Credentials>, PullSecret)) -> Option<(Credentials, PullSecret)> {
+    credentials.map(|credentials| (credentials, secret))
 }
 
 /// Reads `~/.docker/config.json`'s format.

@@ -39,6 +39,7 @@ mod node;
 mod output;
 #[deny(clippy::arithmetic_side_effects)]
 mod probes;
+mod pulled;
 mod sandbox;
 mod server;
 #[deny(clippy::arithmetic_side_effects)]
@@ -77,6 +78,7 @@ pub use engine::cri::{Cri, RuntimeError};
 pub use eviction::{MalformedThreshold, Thresholds};
 pub use manager::{restored_addresses, restored_pods};
 pub use node::NodeFacts;
+pub use pulled::Verification;
 pub use server::Serving;
 pub use shutdown::Grace as ShutdownGrace;
 
@@ -124,6 +126,8 @@ pub struct Config {
     pub restart_backoff: Backoff,
     /// Whether containers that ask for no seccomp profile get the runtime's.
     pub seccomp_default: bool,
+    /// Whose credentials are verified before an image that is here is used.
+    pub image_verification: Verification,
     /// None of it: pods are left to the machine's own end.
     pub shutdown_grace: ShutdownGrace,
 }
@@ -208,6 +212,7 @@ struct Agent {
     local: LocalPods,
     events: Recorder,
     pulls: images::Pulls,
+    pulled: pulled::Pulled,
     drivers: csi::Drivers,
     statics: static_pods::StaticPods,
     shutdown: shutdown::Shutdown,
@@ -284,8 +289,15 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
             (Arc::new(cri.clone()), Arc::new(images), Some(cri))
         }
     };
+    let here = images.list().await;
+    let names = |image: &runtime::Image| image.names.iter().chain(&image.digests).cloned().collect::<Vec<_>>();
+    let known: HashMap<String, String> =
+        here.iter().flat_map(|image| names(image).into_iter().map(|name| (name, image.id.clone()))).collect();
     let agent = Arc::new(Agent {
         pulls: images::Pulls::default(),
+        pulled: pulled::Pulled::open(&config.data_dir, config.image_verification.clone(), |name| {
+            known.get(name).cloned()
+        }),
         drivers: csi::Drivers::default(),
         statics: static_pods::StaticPods::default(),
         shutdown: shutdown::Shutdown::default(),
@@ -379,6 +391,7 @@ mod tests {
             pod_max_pids: 0,
             restart_backoff: Backoff::default(),
             seccomp_default: false,
+            image_verification: Verification::default(),
             shutdown_grace: ShutdownGrace::default(),
         }
     }

@@ -3,7 +3,6 @@
 //! This test runs itself again as a child that writes and reports each acknowledged write; the child is killed at a
 //! moment drawn by chance, and the database is looked at. `SEED=n` repeats a run.
 #![allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves")]
-#![allow(clippy::disallowed_methods, reason = "tests see a panic by themselves")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};

@@ -281,6 +281,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         pod_max_pids: args.pod_max_pids.max(0),
         restart_backoff: args.restart_backoff,
         seccomp_default: args.seccomp_default,
+        image_verification: args.image_pull_credentials_verification_policy.clone(),
         shutdown_grace: kubelet::ShutdownGrace {
             whole: args.shutdown_grace_period,
             critical: args.shutdown_grace_period_critical_pods,
