@@ -14,7 +14,7 @@ command -v cargo >/dev/null || PATH=$PATH:${HOME}/.cargo/bin
 need=()
 for pair in nft:nftables ip:iproute2 nginx:nginx-light busybox:busybox-static nsenter:util-linux cc:gcc cmake:cmake \
             kubectl:kubernetes-client docker-registry:docker-registry python3:python3-minimal setpriv:util-linux script:bsdutils curl:curl containerd:containerd runc:runc \
-            dig:bind9-dnsutils getent:libc-bin musl-gcc:musl-tools; do
+            dig:bind9-dnsutils getent:libc-bin musl-gcc:musl-tools faketime:faketime; do
   command -v "${pair%%:*}" >/dev/null || [ -x "/usr/sbin/${pair%%:*}" ] || need+=("${pair##*:}")
 done
 # busybox must be the static one.

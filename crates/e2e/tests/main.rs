@@ -4,6 +4,7 @@
 
 mod apply;
 mod batch;
+mod chaos;
 mod clients;
 mod crash;
 mod custom;

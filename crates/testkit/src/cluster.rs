@@ -192,7 +192,28 @@ impl Cluster {
         self.join_from(ROUTED, &[])
     }
 
+    /// Like [`join_with`](Self::join_with), after `prepare` has been at the machine's folder.
+    ///
+    /// # Errors
+    /// Those of [`join`](Self::join) and of `prepare`.
+    pub fn join_prepared(
+        &mut self,
+        flags: &[&str],
+        prepare: impl FnOnce(&mut Node) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.join_node(SWITCHED, flags, prepare)
+    }
+
     fn join_from(&mut self, network: &str, flags: &[&str]) -> anyhow::Result<()> {
+        self.join_node(network, flags, |_| Ok(()))
+    }
+
+    fn join_node(
+        &mut self,
+        network: &str,
+        flags: &[&str],
+        prepare: impl FnOnce(&mut Node) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let number = self.agents.len() as u32 + 2;
         let name = format!("agent-{number}");
         let id = self.switch.trim_end_matches("-sw").to_string();
@@ -201,6 +222,7 @@ impl Cluster {
         let token = std::fs::read_to_string(self.server.folder.join("data/server/node-token"))?;
         node.arguments.extend(["--server".into(), self.url(), "--token".into(), token.trim().into()]);
         node.arguments.extend(flags.iter().map(|flag| (*flag).to_string()));
+        prepare(&mut node)?;
         node.put_images()?;
         node.spawn()?;
         self.agents.push(node);
@@ -506,6 +528,21 @@ impl Node {
         let path = std::env::var("PATH").unwrap_or_default();
         self.environment = vec![("PATH".into(), format!("{}:{path}", folder.display()))];
         Ok(())
+    }
+
+    /// Sets a variable of the process' environment, from its next start on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(present, _)| present != name);
+        self.environment.push((name.into(), value.into()));
+    }
+
+    /// Starts the process again if it has ended by itself, as a service manager does.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn revive(&mut self) -> anyhow::Result<()> {
+        let has_ended = self.process.as_mut().is_none_or(|process| !matches!(process.try_wait(), Ok(None)));
+        if has_ended { self.spawn() } else { Ok(()) }
     }
 
     /// Asks the process to end, and waits until it has.
