@@ -1,6 +1,6 @@
 //! Versions of kinds: an object is kept in one version, and read and written in any.
 //!
-//! Older versions of built-in kinds are converted by [`api::versions`]. Versions of a definition with the strategy `None` differ in their name alone; those with `Webhook` are converted by
+//! Older versions of built-in kinds are converted by [`api::Kind::convert`]. Versions of a definition with the strategy `None` differ in their name alone; those with `Webhook` are converted by
 //! a program in the cluster (`apiextensions.k8s.io/v1` ConversionReview).
 
 use std::sync::Arc;
