@@ -38,6 +38,7 @@ fi
 
 ./scripts/check-edges.sh
 ./scripts/check-kinds.sh
+./scripts/check-recursion.py
 # One selection of packages throughout, so that nothing is built twice with other features.
 cargo build --locked --workspace --all-targets
 ./scripts/check-licences.sh

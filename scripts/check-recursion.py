@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""Functions that call themselves use up the stack as deep as somebody nests what they are given. Each must be iterative, or stand here with what
+bounds its depth. The search knows no types: names that only look alike stand here, too."""
+import glob
+import re
+import sys
+
+DEPTH = "values are no deeper than bounded::DEPTH: bodies, patches and webhooks' answers are refused before"
+SCHEMA = "as deep as our own schema"
+AST = "expressions are no deeper than expressions::depth allows, asked before they are parsed"
+NAME = "another function of that name"
+BOUND = {
+    "api/src/custom/names.rs": {"check_structural": DEPTH},
+    "api/src/custom/rules.rs": {"compile_at": DEPTH},
+    "api/src/custom/structural.rs": {"prune": DEPTH, "coerce": DEPTH, "drop_nulls": DEPTH, "apply_defaults": DEPTH},
+    "api/src/custom/validation.rs": {"embedded": DEPTH, "canonical": DEPTH},
+    "api/src/managed.rs": {"compare": DEPTH, "merge": DEPTH, "prune": DEPTH, "all": DEPTH},
+    "api/src/protobuf/decode.rs": {"members": SCHEMA, "value": "`message` counts the depth"},
+    "api/src/protobuf/encode.rs": {"fields": DEPTH, "single": DEPTH},
+    "api/src/protobuf/mod.rs": {"layout": SCHEMA},
+    "api/src/schema/check.rs": {"value": DEPTH, "go_type": SCHEMA},
+    "api/src/schema/mod.rs": {"read_type": SCHEMA},
+    "apimachinery/src/addresses.rs": {"nth": NAME},
+    "apimachinery/src/cron.rs": {"number": NAME},
+    "apimachinery/src/fields.rs": {"read": "it counts the depth"},
+    "apimachinery/src/object.rs": {"str_at": NAME},
+    "apimachinery/src/patch/mod.rs": {"merge_patch": DEPTH, "merge_object": DEPTH},
+    "apiserver/src/auth/node.rs": {"mentions": DEPTH},
+    "apiserver/src/catalog.rs": {"typed": NAME},
+    "apiserver/src/handlers/body.rs": {"read": NAME},
+    "apiserver/src/relay/links.rs": {"take": NAME},
+    "apiserver/src/object.rs": {"around": NAME, "with_version": NAME},
+    "apiserver/src/openapi/mod.rs": {"visit_mut": DEPTH},
+    "apiserver/src/openapi/v2.rs": {"write": DEPTH},
+    "controllers/src/job.rs": {"free": NAME},
+    "controllers/src/adoption.rs": {"selector": NAME},
+    "controllers/src/replica_set.rs": {"replicas": NAME, "min_ready_seconds": NAME, "template": NAME, "status": NAME},
+    "expressions/src/budget.rs": {"weigh": DEPTH},
+    "expressions/src/check/cost.rs": {"cost": AST},
+    "expressions/src/check/declared.rs": {"read": "types of our own table"},
+    "expressions/src/check/mod.rs": {"instance": AST},
+    "expressions/src/check/types.rs": {"apply": AST, "fits": AST, "is_free_of": AST},
+    "expressions/src/lower.rs": {"visit": AST, "replace_names": AST},
+    "expressions/src/rewrite.rs": {"visit": AST, "compare_as_sets": AST},
+    "expressions/src/value.rs": {"untyped": DEPTH, "typed": DEPTH, "to_json": AST},
+    "kubectl/src/lib.rs": {"three_way": DEPTH},
+    "kubelet/src/static_pods.rs": {"read": NAME},
+    "kubelet/src/worker/mod.rs": {"save": NAME, "remember": NAME},
+    "network/src/lib.rs": {"sh": NAME},
+    "network/src/link.rs": {"index": NAME},
+    "pki/src/trust.rs": {"verify_tls12_signature": NAME, "verify_tls13_signature": NAME},
+    "runtime/src/shim/logs.rs": {"open": NAME},
+    "scheduler/src/snapshot.rs": {"count": NAME},
+    "store/src/lib.rs": {"page_at": NAME},
+    "store/src/sqlite.rs": {"page_at": NAME},
+    "timonel/src/joining.rs": {"sign": NAME, "write": NAME},
+}
+
+
+def body(text, start):
+    """From the brace at or behind `start` to the one that closes it, without texts and comments."""
+    begin = text.find("{", start)
+    if begin < 0:
+        return ""
+    depth, at = 1, begin + 1
+    while depth and at < len(text):
+        depth += {"{": 1, "}": -1}.get(text[at], 0)
+        at += 1
+    return re.sub(r"//.*", "", re.sub(r'"(\\.|[^"\\])*"', '""', text[begin:at]))
+
+
+def main():
+    found, bad = set(), []
+    for path in sorted(glob.glob("crates/*/src/**/*.rs", recursive=True)):
+        name = path.removeprefix("crates/")
+        if re.match(r"(testkit|bench|e2e)/|.*(tests|extremes|kinds/paths)(\.rs|/)", name):
+            continue
+        text = open(path, encoding="utf-8").read().split("#[cfg(test)]\nmod tests {")[0]
+        for match in re.finditer(r"\bfn (\w+)\s*(<[^>]*>)?\(", text):
+            own = match.group(1)
+            of = body(text, match.end())
+            if re.search(rf"(?<![\w.:]){own}\(", of) or re.search(rf"\b[sS]elf(::|\.){own}\(", of):
+                found.add((name, own))
+                if own not in BOUND.get(name, {}):
+                    line = text.count("\n", 0, match.start()) + 1
+                    bad.append(f"{path}:{line}: {own} calls itself: make it iterative, or say in {sys.argv[0]} what bounds it")
+    bad += [f"{name}: {own} doesn't call itself any more: remove it from {sys.argv[0]}"
+            for name, all in BOUND.items() for own in all if (name, own) not in found]
+    for line in bad:
+        print(f"error: {line}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+sys.exit(main())
