@@ -2,6 +2,7 @@
 
 const DNS1123_LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 const DNS1123_SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const SEARCH_DOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')";
 const DNS1035_LABEL: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const QUALIFIED_NAME: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
@@ -69,6 +70,18 @@ pub fn qualified_name(text: &str) -> Check {
     if name_part(name) { Ok(()) } else { Err(QUALIFIED_NAME.into()) }
 }
 
+/// A domain that resolvers look in: labels may begin with an underscore, and have more within (KEP-4427).
+pub fn search_domain(text: &str) -> Check {
+    max_len(text, 253)?;
+    let label = |label: &str| {
+        let rest = label.strip_prefix('_').unwrap_or(label).as_bytes();
+        let ends =
+            [rest.first(), rest.last()].into_iter().all(|c| c.is_some_and(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9')));
+        ends && rest.iter().all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+    };
+    if text.split('.').all(label) { Ok(()) } else { Err(SEARCH_DOMAIN.into()) }
+}
+
 pub fn label_value(text: &str) -> Check {
     max_len(text, 63)?;
     if text.is_empty() || name_part(text) { Ok(()) } else { Err(LABEL_VALUE.into()) }
@@ -88,6 +101,8 @@ pub fn port_name(text: &str) -> Check {
     if text.contains("--") { Err("must not contain consecutive hyphens".into()) } else { Ok(()) }
 }
 
+/// What is kept of a `generateName`, so that a suffix has its place within 63 characters.
+pub const GENERATED_PREFIX: usize = 58;
 /// Letters and digits that upstream's generated suffixes use: no vowels, no look-alikes.
 pub const SUFFIX_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
@@ -109,6 +124,18 @@ mod tests {
         assert!(dns1123_subdomain("a.b-c.d0").is_ok());
         assert!(dns1123_subdomain("a..b").is_err());
         assert!(dns1035_label("0web").is_err());
+        for (domain, good) in [
+            ("a.b", true),
+            ("_sip._tcp.x", true),
+            ("a_b.c", true),
+            ("", false),
+            ("a..b", false),
+            ("a_", false),
+            ("-a", false),
+            ("__a", false),
+        ] {
+            assert_eq!(search_domain(domain).is_ok(), good, "{domain:?}");
+        }
         assert!(qualified_name("kubernetes.io/role").is_ok());
         assert!(qualified_name("/role").is_err());
         assert!(label_value("").is_ok());

@@ -44,7 +44,8 @@ impl Cause {
 
 /// Values in messages are cut, as a whole object would drown the reason.
 fn brief(value: &Value) -> String {
-    let text = value.to_string();
+    // Nothing is a text to upstream's printer (`field.Error.ErrorBody`).
+    let text = if value.is_null() { "\"null\"".to_string() } else { value.to_string() };
     if text.len() <= 512 { text } else { format!("{}…", text.chars().take(512).collect::<String>()) }
 }
 
@@ -162,8 +163,12 @@ impl Status {
     pub fn to_json(&self) -> Value {
         let mut v = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code,
+            "message": self.message, "code": self.code,
         });
+        // An unknown reason is left out, as Go does.
+        if !self.reason.is_empty() {
+            v["reason"] = self.reason.into();
+        }
         if let Some(details) = &self.details {
             v["details"] = details.clone();
         }
@@ -192,5 +197,6 @@ mod tests {
             r#"Deployment.apps "A" is invalid: [spec.replicas: Required value, metadata.name: Invalid value: "A": must be lower]"#
         );
         assert_eq!(s.to_json()["details"]["causes"][0]["field"], "spec.replicas");
+        assert_eq!(Cause::invalid("a", &Value::Null, "b").message, "Invalid value: \"null\": b");
     }
 }

@@ -4,6 +4,7 @@
 //! defaults, checks and columns, it asks of a [`Version`] here.
 
 mod columns;
+mod formats;
 mod names;
 mod rules;
 mod structural;

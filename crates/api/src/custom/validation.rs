@@ -9,6 +9,8 @@ use parking_lot::Mutex;
 use regex::Regex;
 use serde_json::{Value, json};
 
+use super::formats;
+
 /// How many compiled patterns are kept: they are large, and those of definitions that are gone aren't used again.
 const PATTERNS_KEPT: usize = 256;
 
@@ -193,7 +195,13 @@ fn has_format(format: &str, text: &str) -> bool {
     match format {
         "date-time" => text.parse::<jiff::Timestamp>().is_ok(),
         "date" => text.parse::<jiff::civil::Date>().is_ok(),
-        "duration" => text.parse::<jiff::SignedDuration>().is_ok() || apimachinery::duration::parse(text).is_some(),
+        "duration" => formats::is_duration(text),
+        "rgbcolor" => formats::is_rgb(text),
+        "ssn" => formats::is_ssn(text),
+        "isbn" => formats::is_isbn(text, 10) || formats::is_isbn(text, 13),
+        "isbn10" => formats::is_isbn(text, 10),
+        "isbn13" => formats::is_isbn(text, 13),
+        "creditcard" => formats::is_card(text),
         "ipv4" => matches!(text.parse(), Ok(IpAddr::V4(_))),
         "ipv6" => matches!(text.parse(), Ok(IpAddr::V6(_))),
         "cidr" => text.parse::<ipnet::IpNet>().is_ok(),

@@ -124,6 +124,15 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// Like [`is`](Self::is), of a text that a pointer holds: one that is empty is said, too (what isn't said isn't kept).
+    pub fn is_if_said(&self, check: fn(&str) -> Result<(), String>, causes: &mut Causes) {
+        if self.is_set()
+            && let Err(why) = check(self.text())
+        {
+            self.invalid(&why, causes);
+        }
+    }
+
     pub fn address(&self, causes: &mut Causes) {
         if self.text().parse::<std::net::IpAddr>().is_err() {
             self.invalid("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)", causes);

@@ -47,6 +47,9 @@ fn validate(object: &Value, _: Option<&Value>, causes: &mut Causes) {
     } else if schedule.contains("TZ=") {
         let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
         causes.push(Cause::invalid("spec.schedule", &object["spec"]["schedule"], why));
+    } else if object["spec"]["timeZone"] == "" {
+        let why = "timeZone must be nil or non-empty string";
+        causes.push(Cause::invalid("spec.timeZone", &object["spec"]["timeZone"], why));
     } else if let Err(why) = Schedule::read(schedule, None) {
         causes.push(Cause::invalid("spec.schedule", &object["spec"]["schedule"], &why));
     } else if let Err(why) = Schedule::read(schedule, Some(zone)) {

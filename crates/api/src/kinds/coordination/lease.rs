@@ -17,6 +17,10 @@ pub static KIND: Kind = Kind {
 fn validate(object: &Value, _: Option<&Value>, causes: &mut Causes) {
     let object = Field::root(object);
     let spec = object.at("spec");
+    let holder = spec.at("holderIdentity");
+    if holder.is_set() && holder.is_empty() {
+        holder.invalid("must not be empty", causes);
+    }
     spec.at("leaseDurationSeconds").positive(causes);
     spec.at("leaseTransitions").not_negative(causes);
 }

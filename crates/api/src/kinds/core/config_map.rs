@@ -26,7 +26,12 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
 }
 
 /// The keys of the maps of a ConfigMap or Secret, how much they hold, and that none changes once they are immutable.
-pub(super) fn data_keys(object: &Value, old: Option<&Value>, maps: &[&str], causes: &mut Causes) {
+pub(super) fn data_keys(object: &Value, old: Option<&Value>, maps: &[&'static str], causes: &mut Causes) {
+    if let ([plain, binary], Some(keys)) = (maps, object["binaryData"].as_object()) {
+        for key in keys.keys().filter(|key| object[*plain].get(*key).is_some()) {
+            causes.push(Cause::invalid(format!("{binary}[{key}]"), &json!(key), "duplicate of key present in data"));
+        }
+    }
     for map in maps {
         for key in object[*map].as_object().into_iter().flat_map(|m| m.keys()) {
             let ok = !key.is_empty()
@@ -52,11 +57,13 @@ pub(super) fn data_keys(object: &Value, old: Option<&Value>, maps: &[&str], caus
     {
         causes.push(Cause::forbidden("immutable", "field is immutable when `immutable` is set"));
     }
-    let size: usize = maps
-        .iter()
-        .flat_map(|m| object[*m].as_object().into_iter().flat_map(|m| m.values()))
-        .map(|v| v.as_str().map_or(0, str::len))
-        .sum();
+    // What counts is the bytes that are meant, not how they are written.
+    let is_encoded = |map: &str| map == "binaryData" || maps.len() == 1;
+    let length = |map: &str, text: &str| {
+        if is_encoded(map) { text.trim_end_matches('=').len() * 3 / 4 } else { text.len() }
+    };
+    let values = |map: &'static str| object[map].as_object().into_iter().flat_map(|m| m.values());
+    let size: usize = maps.iter().flat_map(|m| values(m).map(|v| length(m, v.as_str().unwrap_or("")))).sum();
     if size > 1 << 20 {
         let detail = "Too long: may not be more than 1048576 bytes".to_string();
         causes.push(Cause { reason: "FieldValueTooLong", field: String::new(), message: detail });

@@ -54,6 +54,11 @@ pub(super) fn check_access_modes(spec: &Value, causes: &mut Causes) {
             causes.push(Cause::not_supported("spec.accessModes", mode, MODES));
         }
     }
+    if modes.len() > 1 && modes.iter().any(|mode| mode == "ReadWriteOncePod") {
+        let why = "may not use ReadWriteOncePod with other access modes";
+        causes.push(Cause::forbidden("spec.accessModes", why));
+    }
+    Field::new(spec.at(&["volumeMode"]), "spec.volumeMode").one_of(&["Block", "Filesystem"], causes);
 }
 
 pub(super) fn size(value: &Value, field: &str, causes: &mut Causes) -> Option<Quantity> {

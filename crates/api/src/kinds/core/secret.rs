@@ -55,9 +55,22 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
             needs("tls.crt", causes);
             needs("tls.key", causes);
         }
-        "kubernetes.io/dockerconfigjson" => needs(".dockerconfigjson", causes),
-        "kubernetes.io/dockercfg" => needs(".dockercfg", causes),
-        "kubernetes.io/ssh-auth" => needs("ssh-privatekey", causes),
+        "kubernetes.io/dockerconfigjson" => {
+            needs(".dockerconfigjson", causes);
+            is_json(object, ".dockerconfigjson", causes);
+        }
+        "kubernetes.io/dockercfg" => {
+            needs(".dockercfg", causes);
+            is_json(object, ".dockercfg", causes);
+        }
+        "kubernetes.io/basic-auth" if object["data"]["username"].is_null() && object["data"]["password"].is_null() => {
+            needs("username", causes);
+            needs("password", causes);
+        }
+        "kubernetes.io/ssh-auth" => match object["data"]["ssh-privatekey"].as_str() {
+            Some("") => causes.push(Cause::required("data[ssh-privatekey]", "")),
+            _ => needs("ssh-privatekey", causes),
+        },
         "kubernetes.io/service-account-token" => {
             const ACCOUNT: &str = "kubernetes.io/service-account.name";
             if object["metadata"]["annotations"][ACCOUNT].as_str().is_none_or(str::is_empty) {
@@ -65,6 +78,16 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
             }
         }
         _ => {}
+    }
+}
+
+/// A value that is to be a JSON object. What is wrong with it isn't shown, as it is secret.
+fn is_json(object: &Value, key: &str, causes: &mut Causes) {
+    let Some(text) = object["data"][key].as_str() else { return };
+    let bytes = STANDARD.decode(text).unwrap_or_default();
+    if serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes).is_err() {
+        let hidden = json!("<secret contents redacted>");
+        causes.push(Cause::invalid(format!("data[{key}]"), &hidden, "must be a JSON object"));
     }
 }
 

@@ -36,6 +36,8 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     kind.immutable(old, causes);
     too_many(&object.at("endpoints"), 1000, causes);
     for endpoint in object.at("endpoints").items() {
+        endpoint.at("hostname").is_if_said(names::dns1123_label, causes);
+        endpoint.at("nodeName").is_if_said(names::dns1123_subdomain, causes);
         let addresses = endpoint.at("addresses");
         addresses.require("must contain at least 1 address", causes);
         too_many(&addresses, 100, causes);
@@ -57,6 +59,7 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     for port in object.at("ports").items() {
         port.at("name").is(names::dns1123_label, causes);
         port.at("protocol").must_be(&["SCTP", "TCP", "UDP"], causes);
+        port.at("appProtocol").is_if_said(names::qualified_name, causes);
         if port.at("port").is_set() {
             port.at("port").port(causes);
         }

@@ -32,7 +32,7 @@ fn validate(object: &Value, _: Option<&Value>, causes: &mut Causes) {
     if spec.at("defaultBackend").is_set() {
         backend(&spec.at("defaultBackend"), causes);
     }
-    spec.at("ingressClassName").is(names::dns1123_subdomain, causes);
+    spec.at("ingressClassName").is_if_said(names::dns1123_subdomain, causes);
     for tls in spec.at("tls").items() {
         for name in tls.at("hosts").items() {
             host(&name, causes);
@@ -72,7 +72,7 @@ fn backend(backend: &Field<'_>, causes: &mut Causes) {
         (true, true) => backend.invalid("cannot set both resource and service backends", causes),
         (true, false) => {
             if service.at("name").require("", causes) {
-                service.at("name").is(names::dns1035_label, causes);
+                service.at("name").is(names::dns1123_label, causes);
             }
             let (name, number) = (service.at("port").at("name"), service.at("port").at("number"));
             let has_number = number.value.as_i64().unwrap_or(0) != 0;

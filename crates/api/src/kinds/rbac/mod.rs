@@ -5,13 +5,13 @@ pub(crate) mod cluster_role_binding;
 pub(crate) mod role;
 pub(crate) mod role_binding;
 
-use apimachinery::{Cause, ObjectExt as _};
+use apimachinery::{Cause, ObjectExt as _, names};
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::columns::{AGE, NAME, Printer, age, name, text, wide};
 use crate::defaults::{child, default_text, items};
-use crate::validate::field::Causes;
+use crate::validate::field::{Causes, Field};
 use crate::validate::{immutable, one_of};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
@@ -34,6 +34,15 @@ fn check_role(object: &Value, namespaced: bool, causes: &mut Causes) {
             let detail = "namespaced rules cannot apply to non-resource URLs";
             causes.push(Cause::invalid(format!("rules[{i}].nonResourceURLs"), &rule["nonResourceURLs"], detail));
         }
+        let of_resources = ["apiGroups", "resources", "resourceNames"];
+        if paths && !namespaced && of_resources.iter().any(|f| !rule.array_at(&[f]).is_empty()) {
+            let detail = "rules cannot apply to both regular resources and non-resource URLs";
+            causes.push(Cause::invalid(format!("rules[{i}].nonResourceURLs"), &rule["nonResourceURLs"], detail));
+        }
+        if !paths && rule.array_at(&["apiGroups"]).is_empty() {
+            let detail = "resource rules must supply at least one api group";
+            causes.push(Cause::required(format!("rules[{i}].apiGroups"), detail));
+        }
         if !paths && rule.array_at(&["resources"]).is_empty() {
             let detail = "resource rules must supply at least one resource";
             causes.push(Cause::required(format!("rules[{i}].resources"), detail));
@@ -48,16 +57,35 @@ fn check_binding(object: &Value, old: Option<&Value>, role_kinds: &[&str], names
     if object.str_at(&["roleRef", "name"]).is_empty() {
         causes.push(Cause::required("roleRef.name", ""));
     }
-    for (i, subject) in object.array_at(&["subjects"]).iter().enumerate() {
-        let kind = format!("subjects[{i}].kind");
-        one_of(subject, &["kind"], &kind, &["ServiceAccount", "User", "Group"], causes);
-        if subject.str_at(&["name"]).is_empty() {
-            causes.push(Cause::required(format!("subjects[{i}].name"), ""));
+    let group = &object["roleRef"]["apiGroup"];
+    if group != GROUP {
+        causes.push(Cause::not_supported("roleRef.apiGroup", &json!(group.as_str().unwrap_or("")), &[GROUP]));
+    }
+    for subject in Field::root(object).at("subjects").items() {
+        check_subject(&subject, namespaced, causes);
+    }
+}
+
+/// Whom a binding gives its role.
+fn check_subject(subject: &Field<'_>, namespaced: bool, causes: &mut Causes) {
+    let (name, group) = (subject.at("name"), subject.at("apiGroup"));
+    one_of(subject.value, &["kind"], &subject.at("kind").path, &["ServiceAccount", "User", "Group"], causes);
+    name.require("", causes);
+    match subject.at("kind").text() {
+        "ServiceAccount" => {
+            name.is(names::dns1123_subdomain, causes);
+            if !group.is_empty() {
+                causes.push(Cause::not_supported(&group.path, group.value, &[""]));
+            }
+            // In a RoleBinding it is the binding's own unless it is said.
+            if !namespaced {
+                subject.at("namespace").require("", causes);
+            }
         }
-        // In a RoleBinding it is the binding's own unless it is said.
-        if !namespaced && subject["kind"] == "ServiceAccount" && subject.str_at(&["namespace"]).is_empty() {
-            causes.push(Cause::required(format!("subjects[{i}].namespace"), ""));
+        "User" | "Group" if group.text() != GROUP => {
+            causes.push(Cause::not_supported(&group.path, &json!(group.text()), &[GROUP]));
         }
+        _ => {}
     }
 }
 

@@ -54,8 +54,14 @@ fn validate(object: &Value, _: Option<&Value>, causes: &mut Causes) {
     let spec = object.at("spec");
     let (least, most) = (spec.at("minReplicas"), spec.at("maxReplicas"));
     let minimum = least.value.as_i64().unwrap_or(1);
-    if minimum < 1 {
-        least.invalid("must be greater than or equal to 1", causes);
+    if minimum < 0 {
+        least.invalid("must be greater than or equal to 0", causes);
+    }
+    // Where there are no pods, only what is told by others can ask for some (KEP-2021).
+    let is_foreign = |metric: Field<'_>| ["External", "Object"].contains(&metric.at("type").text());
+    if minimum == 0 && !spec.at("metrics").items().any(is_foreign) {
+        let why = "must specify at least one Object or External metric to support scaling to zero replicas";
+        spec.at("metrics").forbid(why, causes);
     }
     match most.value.as_i64().unwrap_or(0) {
         n if n < 1 => most.invalid("must be greater than 0", causes),

@@ -199,9 +199,11 @@ pub fn spec(spec: &Value, path: &str, claimed: &[&str], causes: &mut Vec<Cause>)
     for field in ["hostname", "subdomain"] {
         spec.at(field).is(names::dns1123_label, causes);
     }
-    for field in ["nodeName", "serviceAccountName", "priorityClassName", "runtimeClassName", "schedulerName"] {
+    for field in ["nodeName", "serviceAccountName", "priorityClassName", "schedulerName"] {
         spec.at(field).is(names::dns1123_subdomain, causes);
     }
+    spec.at("runtimeClassName").is_if_said(names::dns1123_subdomain, causes);
+    spec.at("hostnameOverride").is_if_said(names::dns1123_subdomain, causes);
     spec.at("preemptionPolicy").one_of(&["Never", "PreemptLowerPriority"], causes);
     spec.at("os").at("name").one_of(&["linux", "windows"], causes);
     dns(&spec, causes);
@@ -267,9 +269,12 @@ fn dns(spec: &Field<'_>, causes: &mut Vec<Cause>) {
     }
     too_many(&config.at("searches"), 32, causes);
     for search in config.at("searches").items() {
-        let name = search.text().trim_end_matches('.');
-        if !search.text().is_empty() && !name.is_empty() && names::dns1123_subdomain(&name.replace('_', "-")).is_err() {
-            search.invalid("must be a DNS subdomain", causes);
+        // A dot alone is the root (KEP-4427).
+        let name = search.text().strip_suffix('.').unwrap_or(search.text());
+        if search.text() != "."
+            && let Err(why) = names::search_domain(name)
+        {
+            search.invalid(&why, causes);
         }
     }
     for option in config.at("options").items() {

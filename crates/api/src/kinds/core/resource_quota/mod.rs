@@ -34,6 +34,22 @@ const SCOPES: &[&str] = &[
     "VolumeAttributesClass",
 ];
 
+/// Whether a quota of that scope may bound a resource: scopes of pods choose among pods (upstream's `IsResourceQuotaScopeValidForResource`).
+fn scope_fits(scope: &str, resource: &str) -> bool {
+    const OF_PODS: [&str; 8] =
+        ["cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory", "pods", "count/pods"];
+    match scope {
+        "BestEffort" => ["pods", "count/pods"].contains(&resource),
+        "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => {
+            OF_PODS.contains(&resource)
+                || ["ephemeral-storage", "requests.ephemeral-storage", "limits.ephemeral-storage"].contains(&resource)
+                || resource.starts_with("hugepages-")
+                || resource.starts_with("requests.")
+        }
+        _ => true,
+    }
+}
+
 fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     let object = Field::root(object);
     let spec = object.at("spec");
@@ -50,6 +66,11 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     for (one, other) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
         if scopes.contains(&one) && scopes.contains(&other) {
             spec.at("scopes").invalid("conflicting scopes", causes);
+        }
+    }
+    for scope in &scopes {
+        if spec.at("hard").entries().any(|(name, _)| !scope_fits(scope, name)) {
+            spec.at("scopes").invalid("unsupported scope applied to resource", causes);
         }
     }
     spec.at("scopes").immutable(old, causes);

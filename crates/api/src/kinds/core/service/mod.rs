@@ -18,7 +18,8 @@ pub static KIND: Kind = Kind {
     selectable: &["spec.clusterIP", "spec.type"],
     subresources: &[Subresource::Status, Subresource::ServiceProxy],
     strategy: Strategy {
-        name: names::dns1035_label,
+        // Since v1.37 a name may begin with a digit (KEP-5311).
+        name: names::dns1123_label,
         defaults: defaults::service,
         prepare_update: |new, old, _| drop_what_the_type_lacks(new, old),
         validate: validate::validate,

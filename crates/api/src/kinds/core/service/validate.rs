@@ -136,7 +136,7 @@ fn service_ports(spec: &Field<'_>, kind: &str, causes: &mut Causes) {
         port.at("port").port(causes);
         port.at("targetPort").port_or_name(causes);
         port.at("protocol").must_be(&["SCTP", "TCP", "UDP"], causes);
-        port.at("appProtocol").is(names::qualified_name, causes);
+        port.at("appProtocol").is_if_said(names::qualified_name, causes);
         let pair = (port.at("port").value, port.at("protocol").value);
         if !pairs.insert((pair.0.as_i64(), pair.1.as_str())) {
             causes.push(Cause::duplicate(&port.path, &json!({"port": pair.0, "protocol": pair.1})));
@@ -181,7 +181,7 @@ fn traffic(spec: &Field<'_>, kind: &str, causes: &mut Causes) {
             spec.at(field).forbid(why, causes);
         }
     }
-    spec.at("loadBalancerClass").is(names::qualified_name, causes);
+    spec.at("loadBalancerClass").is_if_said(names::qualified_name, causes);
     let reaches_out = balanced || kind == "NodePort" || !spec.at("externalIPs").is_empty();
     if spec.at("externalTrafficPolicy").is_set() && !spec.at("externalTrafficPolicy").is_empty() && !reaches_out {
         let why = "may only be set for externally-accessible services";

@@ -1,0 +1,109 @@
+//! Formats of texts that have a rule of their own upstream (kube-openapi's `strfmt`).
+
+/// A duration as Go writes it, or in words: `1 day`, `2w`, `PT5M`. As upstream, one amount with a unit that is known is enough.
+pub fn is_duration(text: &str) -> bool {
+    // The last of each group stands for all that begins with it.
+    const UNITS: [&[&str]; 8] = [
+        &["ns", "nano"],
+        &["us", "µs", "micro"],
+        &["ms", "milli"],
+        &["s", "sec"],
+        &["m", "min"],
+        &["h", "hr", "hour"],
+        &["d", "day"],
+        &["w", "wk", "week"],
+    ];
+    let known = |unit: &str| {
+        UNITS.iter().any(|group| group.contains(&unit) || group.last().is_some_and(|word| unit.starts_with(word)))
+    };
+    if apimachinery::duration::parse(text).is_some() {
+        return true;
+    }
+    let mut rest = text;
+    while let Some(at) = rest.find(|c: char| c.is_ascii_digit()) {
+        rest = &rest[at..];
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        if rest[..end].parse::<i64>().is_err() {
+            return false;
+        }
+        let words = rest[end..].trim_start();
+        let end = words.find(|c: char| !c.is_ascii_alphabetic() && c != 'µ').unwrap_or(words.len());
+        if known(&words[..end].to_lowercase()) {
+            return true;
+        }
+        rest = &words[end..];
+    }
+    false
+}
+
+/// `rgb(1, 2, 3)`.
+pub fn is_rgb(text: &str) -> bool {
+    let Some(inner) = text.strip_prefix("rgb(").and_then(|t| t.strip_suffix(')')) else { return false };
+    let parts: Vec<&str> = inner.split(',').map(str::trim).collect();
+    let is_part = |p: &&str| {
+        (*p == "0" || !p.starts_with('0')) && p.bytes().all(|c| c.is_ascii_digit()) && p.parse::<u8>().is_ok()
+    };
+    parts.len() == 3 && parts.iter().all(is_part)
+}
+
+/// A number of the social security of the United States.
+pub fn is_ssn(text: &str) -> bool {
+    let plain: Vec<u8> = text.bytes().filter(u8::is_ascii_digit).collect();
+    let between = |at: usize| text.as_bytes().get(at).is_some_and(|c| matches!(c, b'-' | b' '));
+    let first = usize::from(between(3));
+    let second = usize::from(between(5 + first));
+    plain.len() == 9 && text.len() == 9 + first + second
+}
+
+/// The digits of a number of ten or thirteen, without spaces and hyphens.
+fn digits(text: &str) -> Option<Vec<u32>> {
+    let kept: Vec<char> = text.chars().filter(|c| !matches!(c, ' ' | '-')).collect();
+    let last = kept.len().checked_sub(1)?;
+    let digit = |(i, c): (usize, &char)| if *c == 'X' && i == last { Some(10) } else { c.to_digit(10) };
+    kept.iter().enumerate().map(digit).collect()
+}
+
+/// An ISBN of ten digits or of thirteen, by its check digit.
+pub fn is_isbn(text: &str, length: usize) -> bool {
+    let Some(digits) = digits(text).filter(|d| d.len() == length) else { return false };
+    match length {
+        10 => digits.iter().zip(1..).map(|(d, weight)| d * weight).sum::<u32>() % 11 == 0,
+        _ => {
+            let sum: u32 = digits.iter().enumerate().map(|(i, d)| if i % 2 == 0 { *d } else { d * 3 }).sum();
+            digits.iter().all(|d| *d < 10) && sum % 10 == 0
+        }
+    }
+}
+
+/// The number of a credit card, by its length and check digit.
+pub fn is_card(text: &str) -> bool {
+    let Some(digits) = digits(text).filter(|d| (13..=16).contains(&d.len()) && d.iter().all(|d| *d < 10)) else {
+        return false;
+    };
+    let doubled = |(i, d): (usize, &u32)| match (i % 2, d * 2) {
+        (0, _) => *d,
+        (_, twice) if twice > 9 => twice - 9,
+        (_, twice) => twice,
+    };
+    digits.iter().rev().enumerate().map(doubled).sum::<u32>() % 10 == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(judge: impl Fn(&str) -> bool, good: &[&str], bad: &[&str]) {
+        good.iter().for_each(|text| assert!(judge(text), "{text:?} is refused"));
+        bad.iter().for_each(|text| assert!(!judge(text), "{text:?} is taken"));
+    }
+
+    #[test]
+    fn formats_are_judged_as_upstream_judges_them() {
+        check(is_duration, &["1h", "1.5s", "1 day", "2w", "3 weeks", "PT5M", "0"], &["", "abc", "5", "5 x"]);
+        check(is_rgb, &["rgb(0,128,255)", "rgb( 1 , 2,3)"], &["rgb(1,2)", "rgb(256,0,0)", "rgb(01,0,0)", "x"]);
+        check(is_ssn, &["111-22-3333", "111223333", "111 22 3333"], &["1", "11-122-3333", "111-22-333a"]);
+        check(|t| is_isbn(t, 10), &["0306406152", "0-306-40615-2", "080442957X"], &["0306406153", "1", "X306406152"]);
+        check(|t| is_isbn(t, 13), &["9780306406157", "978-0-306-40615-7"], &["9780306406158", "0306406152"]);
+        check(is_card, &["4111111111111111", "4111 1111 1111 1111"], &["4111111111111112", "1", "x"]);
+    }
+}
