@@ -22,11 +22,11 @@ use crate::relay;
 /// Events older than this are removed.
 const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
 const EVENT_SWEEP_PERIOD: Duration = Duration::from_secs(120);
+/// How long what every cluster needs may be missing.
+const REPAIR_PERIOD: Duration = Duration::from_secs(10);
 
 pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
-    let namespaces = ["default", "kube-system", "kube-public", "kube-node-lease"]
-        .map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
-    ensure(server, kinds::NAMESPACES, namespaces.into()).await?;
+    namespaces(server).await?;
     let classes = [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)].map(|(name, value)| {
         json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value,
                "description": "Used for system critical pods."})
@@ -48,6 +48,46 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
     Ok(())
 }
 
+async fn namespaces(server: &Arc<ApiServer>) -> Result<(), Status> {
+    let namespaces = ["default", "kube-system", "kube-public", "kube-node-lease"]
+        .map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+    ensure(server, kinds::NAMESPACES, namespaces.into()).await
+}
+
+/// What clusters don't live without, should somebody have deleted or changed it: leases of nodes have no other place, pods find the API
+/// by its service, and further API servers whom to trust (upstream's `kubernetesservice`, `systemnamespaces`, `clusterauthenticationtrust`,
+/// flow-control and autoregister controllers). Roles and priority classes are looked after at the start alone, as upstream.
+async fn repair(server: &Arc<ApiServer>, whole: bool) -> Result<(), Status> {
+    namespaces(server).await?;
+    futures::try_join!(
+        ensure(server, kinds::SERVICES, services(server)),
+        ensure(server, kinds::ENDPOINTS, endpoints(server)),
+        ensure(server, kinds::ENDPOINT_SLICES, vec![endpoint_slice(server)]),
+    )?;
+    if !whole {
+        return Ok(());
+    }
+    futures::try_join!(
+        ensure(server, kinds::CONFIG_MAPS, vec![authentication(server), cluster(server)]),
+        ensure(server, kinds::PRIORITY_LEVEL_CONFIGURATIONS, fairness::default_levels()),
+        ensure(server, kinds::FLOW_SCHEMAS, fairness::default_schemas()),
+        ensure(server, kinds::API_SERVICES, relay::local_services(server)),
+    )?;
+    Ok(())
+}
+
+/// Repairs for as long as the server lives.
+pub async fn keep(server: Weak<ApiServer>) {
+    for round in 1_u64.. {
+        tokio::time::sleep(REPAIR_PERIOD).await;
+        let Some(server) = server.upgrade() else { return };
+        // Once a minute all of it; what nodes and pods need more often.
+        if let Err(error) = repair(&server, round.is_multiple_of(6)).await {
+            tracing::warn!(%error, "what every cluster has can't be repaired; it is tried again");
+        }
+    }
+}
+
 /// Creates what is missing and brings the rest up to date.
 async fn ensure(server: &Arc<ApiServer>, kind: &'static Kind, objects: Vec<Value>) -> Result<(), Status> {
     let all = objects.into_iter().map(|object| ensure_one(server, kind, object));
@@ -58,7 +98,6 @@ async fn ensure_one(server: &Arc<ApiServer>, kind: &'static Kind, object: Value)
     let resource = server.cache.resource(kind).ok_or_else(Status::no_route)?;
     let key = object_key(object.namespace(), object.name());
     if let Some(entry) = resource.get(&key) {
-        let mut present = entry.parse();
         // Only what the server itself decides; what users added stays.
         // A controller keeps the rules of those that aggregate others.
         let aggregates = object["aggregationRule"].is_object();
@@ -68,7 +107,9 @@ async fn ensure_one(server: &Arc<ApiServer>, kind: &'static Kind, object: Value)
             (kinds::ENDPOINT_SLICES, &["endpoints", "ports"]),
             (kinds::CONFIG_MAPS, &["data"]),
         ];
-        let owned = lists.iter().find(|(of, _)| *of == kind).map_or(&[][..], |(_, fields)| *fields);
+        let owned = lists.iter().find(|(of, _)| *of == kind).map(|(_, fields)| *fields);
+        let Some(owned) = owned else { return Ok(()) };
+        let mut present = entry.parse();
         if owned.iter().all(|field| present[*field] == object[*field]) {
             return Ok(());
         }

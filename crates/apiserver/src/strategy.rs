@@ -23,6 +23,7 @@ fn drop_empty(object: &mut Value) {
 pub fn prepare_create(kind: &Kind, object: &mut Value) {
     drop_empty(object);
     if kind.has_status()
+        && !kind.strategy.created_with_status
         && let Some(map) = object.as_object_mut()
     {
         map.remove("status");

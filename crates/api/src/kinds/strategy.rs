@@ -98,6 +98,8 @@ pub struct Strategy {
     pub generate: fn(&mut Value),
     /// Takes from the old object (the second) what the target may not change.
     pub prepare_update: fn(&mut Value, &Value, Target),
+    /// Whether the status that a new object is sent with is kept, and doesn't begin empty.
+    pub created_with_status: bool,
     pub status_keeps: StatusKeeps,
     /// Appends what is wrong with an object that is about to be stored; the second is the stored one, for an update.
     pub validate: fn(&Value, Option<&Value>, &mut Vec<Cause>),
@@ -122,6 +124,7 @@ impl Strategy {
         prepare_create: |_| {},
         generate: |_| {},
         prepare_update: |_, _, _| {},
+        created_with_status: false,
         status_keeps: StatusKeeps::FinalizersAndOwners,
         validate: |_, _, _| {},
         printer: Printer::PLAIN,

@@ -161,7 +161,14 @@ pub fn conform(
     }
     let (version, name) = (object.str_at(&["apiVersion"]).to_string(), object.str_at(&["kind"]).to_string());
     let expected = kind.api_version();
-    if (!version.is_empty() && version != expected) || (!name.is_empty() && name != kind.kind) {
+    // What is applied has to say what it is: nothing is filled in (upstream's `structuredMergeManager`).
+    if form == Applied && version != expected {
+        return Err(Status::bad_request(format!(
+            "Incorrect version specified in apply patch. Specified patch version: {version}, expected: {expected}"
+        )));
+    }
+    let said = form == Applied || !name.is_empty();
+    if (!version.is_empty() && version != expected) || (said && name != kind.kind) {
         return Err(Status::bad_request(format!(
             "the API version in the data ({version}, kind {name}) does not match the expected API version ({expected}, kind {})",
             kind.kind
@@ -179,6 +186,20 @@ pub fn conform(
             "{} in version {:?} cannot be handled as a {}: {text}",
             kind.kind, kind.version, kind.kind
         )));
+    }
+    // What nobody may own can't be applied, however lenient the client is.
+    if let Some(field) = findings.unknown.first().filter(|_| form == Applied) {
+        let (group, version) = (kind.group, kind.version);
+        return Err(Status::new(
+            500,
+            "",
+            format!(
+                "failed to create typed patch object ({}/{}; {group}/{version}, Kind={}): .{field}: field not declared in schema",
+                object.namespace(),
+                object.name(),
+                kind.kind
+            ),
+        ));
     }
     let unknown = findings.unknown.iter().map(|f| format!("unknown field {f:?}"));
     let problems: Vec<String> = unknown.chain(duplicates).collect();

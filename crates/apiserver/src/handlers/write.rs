@@ -239,8 +239,7 @@ fn place(kind: &Kind, namespace: &str, object: &mut Value) -> Result<(), Status>
 pub fn generated_name(prefix: &str) -> String {
     let mut rng = rand::rng();
     let suffix: String = (0..5).map(|_| SUFFIX_ALPHABET[rng.random_range(0..SUFFIX_ALPHABET.len())] as char).collect();
-    // Leaves room for the suffix within 63 characters, as upstream does.
-    let kept: String = prefix.chars().take(58).collect();
+    let kept: String = prefix.chars().take(apimachinery::names::GENERATED_PREFIX).collect();
     format!("{kept}{suffix}")
 }
 
@@ -295,6 +294,10 @@ pub async fn patch(
         let (code, bytes, told) = apply(server, user, info, config).await?;
         return Ok(answer(server, info, form, code, bytes, &[warnings, told].concat()));
     }
+    if !info.query.get("force").is_empty() {
+        let cause = apimachinery::Cause::forbidden("force", "may not be specified for non-apply patch");
+        return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", vec![cause]));
+    }
     let warnings = Mutex::new(Vec::new());
     let change = Change::read(info)?;
     let bytes = change
@@ -348,11 +351,16 @@ async fn apply(
             let bytes = change.carry_out(server, user, info, make).await?;
             return Ok((200, bytes, change.warnings()));
         }
-        if !config.uid().is_empty() || !config.resource_version().is_empty() {
-            return Err(info.not_found());
+        if !config.uid().is_empty() {
+            let uid = config.uid();
+            let why =
+                format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+            return Err(info.kind.conflict(&info.path.name, &why));
         }
         auth::authorize(server, user, &Info { verb: "create", ..info.clone() })?;
-        let object = make(&json!({}))?;
+        let mut object = make(&json!({}))?;
+        // As upstream, which makes an object that is exported from elsewhere by applying it.
+        object.meta_mut().remove("resourceVersion");
         let creation = Creation { dry_run: change.dry_run, applied: true, ..Creation::of(info) };
         match create_object(server, user, &creation, object).await {
             // Somebody was faster: apply to what he made.
@@ -443,6 +451,11 @@ impl Change {
             }
             strategy::prepare_update(kind, self.target, &mut new, &old);
             server.catalog.apply_defaults(kind, &mut new);
+            // Noted before anything is added to what the client wants: that belongs to nobody, as upstream.
+            if !self.applies {
+                managed::inherit(&mut new, &old);
+                managed::track(&server.catalog.typed(kind), kind, self.target, &info.writer(), &old, &mut new);
+            }
             if is_definition(kind) && self.target == Target::Main {
                 server.catalog.establish(&mut new);
             }
@@ -488,16 +501,8 @@ impl Change {
             };
             // The version is the store's to write; made equal, what is left is what the change changed.
             new.set_meta("resourceVersion", old.resource_version());
-            if self.applies {
-                if managed::same_but_times(&new, &old) {
-                    return Ok(splice(&encode(&old), entry.revision));
-                }
-            } else {
-                managed::inherit(&mut new, &old);
-                if new == old {
-                    return Ok(splice(&encode(&old), entry.revision));
-                }
-                managed::track(&server.catalog.typed(kind), kind, self.target, &info.writer(), &old, &mut new);
+            if managed::same_but_times(&new, &old) {
+                return Ok(splice(&encode(&old), entry.revision));
             }
             let (canonical, answer) = convert::kept(server, kind, &mut new).await?;
             if self.dry_run {

@@ -260,6 +260,19 @@ async fn what_the_server_generates_belongs_to_nobody() {
     let made = server.create("/api/v1/namespaces/default/services", service).await;
     let fields = made["metadata"]["managedFields"].to_string();
     assert!(!fields.contains("clusterIP") && fields.contains("f:ports"), "{fields}");
+    // The same of an update: what becomes of a Service that gets a port on nodes is nobody's but what was asked for.
+    let wider = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"type": "NodePort", "ports": [{"port": 80}]}});
+    for (method, manager) in [("PUT", "replacer"), ("PATCH", "patcher")] {
+        let path = format!("/api/v1/namespaces/default/services/s?fieldManager={manager}");
+        let (code, changed) = server.json(method, &path, &wider).await;
+        assert_eq!(code, 200, "{changed}");
+        assert!(
+            changed["spec"]["ports"][0]["nodePort"].is_number() && changed["spec"]["clusterIP"].is_string(),
+            "{changed}"
+        );
+        let fields = changed["metadata"]["managedFields"].to_string();
+        assert!(!fields.contains("nodePort") && !fields.contains("clusterIP") && fields.contains("f:type"), "{fields}");
+    }
 }
 
 #[tokio::test]
@@ -274,7 +287,17 @@ async fn what_cannot_be_applied_is_told() {
         ("one", "", json!({"metadata": {"name": "other"}}), 400, "does not match the name on the URL"),
         ("one", "", json!({"metadata": {"resourceVersion": "1"}}), 409, "the object has been modified"),
         ("one", "", json!({"metadata": {"uid": "other"}}), 409, "UID"),
-        ("one", "fieldValidation=Strict", json!({"dtaa": {}}), 400, "dtaa"),
+        (
+            "one",
+            "fieldValidation=Strict",
+            json!({"dtaa": {}}),
+            500,
+            "(/m; /v1, Kind=ConfigMap): .dtaa: field not declared in schema",
+        ),
+        ("one", "fieldValidation=Ignore", json!({"dtaa": {}}), 500, ".dtaa: field not declared in schema"),
+        ("one", "", json!({"apiVersion": "apps/v1"}), 400, "Specified patch version: apps/v1, expected: v1"),
+        ("one", "", json!({"apiVersion": ""}), 400, "Incorrect version specified in apply patch"),
+        ("one", "", json!({"kind": ""}), 400, "ConfigMap"),
         ("one", "", json!({"data": {"a": 5}}), 400, "data"),
         ("one", "", json!({"kind": "Secret"}), 400, "Secret"),
         ("one", "dryRun=Some", json!({}), 422, "dryRun"),
@@ -282,6 +305,16 @@ async fn what_cannot_be_applied_is_told() {
         let (got, status) = map.apply(manager, query, config.clone()).await;
         assert!(got == code && status["message"].as_str().unwrap().contains(words), "{config}: {status}");
     }
+    // Of what isn't there yet: no object has that uid, and what was exported elsewhere is made.
+    let new = maps(&server, "new");
+    let (code, status) = new.apply("one", "", json!({"metadata": {"uid": "other"}})).await;
+    let words = "uid mismatch: the provided object specified uid other, and no existing object was found";
+    assert!(code == 409 && status["message"].as_str().unwrap().ends_with(words), "{status}");
+    assert_eq!(new.apply("one", "", json!({"metadata": {"resourceVersion": "1"}})).await.0, 201);
+    // To force is for who applies.
+    let (code, status) = server.json("PATCH", &format!("{}?force=true", map.path), &json!({"data": {"x": "1"}})).await;
+    let words = "force: Forbidden: may not be specified for non-apply patch";
+    assert!(code == 422 && status["message"].as_str().unwrap().ends_with(words), "{status}");
     let dry = map.apply("one", "dryRun=All", json!({"data": {"b": "2"}})).await;
     assert_eq!((dry.0, &dry.1["data"]), (200, &json!({"b": "2"})));
     assert_eq!(server.read(&map.path).await["data"], json!({"a": "1"}));

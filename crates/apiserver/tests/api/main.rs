@@ -19,6 +19,7 @@ mod plugins;
 mod policies;
 mod protobuf;
 mod reads;
+mod reports;
 mod server;
 mod tls;
 mod validation;

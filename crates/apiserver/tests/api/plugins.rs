@@ -316,6 +316,10 @@ async fn a_namespace_that_ends_takes_nothing_in() {
             "{answer}"
         );
     }
+    let class = "/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical";
+    let (code, answer) = server.json("DELETE", class, &json!({})).await;
+    let words = "this is a system priority class and cannot be deleted";
+    assert!(code == 403 && answer["message"].as_str().unwrap().ends_with(words), "{answer}");
     // The controller says when it is empty.
     let mut last = server.read("/api/v1/namespaces/ends").await;
     last["spec"]["finalizers"] = json!([]);

@@ -15,6 +15,8 @@ pub static KIND: Kind = Kind {
     subresources: &[Subresource::Status, Subresource::NodeProxy],
     strategy: Strategy {
         validate,
+        // It says at once how it is (upstream's `nodeStrategy`).
+        created_with_status: true,
         printer: Printer { columns: COLUMNS, row },
         selected: &[SelectedField::new("spec.unschedulable", "spec.unschedulable", Absent::Is("false"))],
         ..Strategy::PLAIN

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::GROUP;
 use crate::columns::{AGE, Column, NAME, Printer, age, int, name, number, text};
 use crate::defaults::set;
-use crate::kinds::{Kind, Strategy};
+use crate::kinds::{Deletion, Kind, Strategy};
 use crate::validate::field::{Causes, Field};
 
 pub static KIND: Kind = Kind {
@@ -16,11 +16,17 @@ pub static KIND: Kind = Kind {
         defaults: |object| set(object.as_object_mut(), "preemptionPolicy", json!("PreemptLowerPriority")),
         validate,
         printer: Printer { columns: COLUMNS, row },
+        deletion: Deletion {
+            refuse: |name| SYSTEM.contains(&name).then_some("this is a system priority class and cannot be deleted"),
+            ..Deletion::PLAIN
+        },
         ..Strategy::PLAIN
     },
     ..Kind::cluster(GROUP, "v1", "PriorityClass", "priorityclasses")
 };
 
+/// Those that every cluster has.
+const SYSTEM: [&str; 2] = ["system-cluster-critical", "system-node-critical"];
 /// The highest value of a class that users make.
 const HIGHEST_PRIORITY: i64 = 1_000_000_000;
 
