@@ -15,12 +15,13 @@ use crate::schema::{Type, types};
 const ANY: &str = "*";
 
 /// Keys of maps, which no type has, and names of parameters and headers.
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "cpu",
     "memory",
     "stdout",
     "stderr",
     "fieldManager",
+    "force",
     "x-forwarded-uri",
     "kubeconfig",
     "expiration",
