@@ -46,10 +46,15 @@ pub async fn resource(
     for pod in list.array_at(&["items"]) {
         let all = pod.array_at(&["containers"]).iter();
         let chosen: Vec<&Value> = all.filter(|c| container.is_none_or(|name| c["name"] == name)).collect();
-        let used: Result<i64> = chosen.iter().map(|c| milli(&c["usage"][resource])).sum();
-        if !chosen.is_empty() {
-            uses.insert(pod.name().to_string(), used?);
+        // A pod of which one container's use isn't told is one whose use isn't known, and no other's matter.
+        if chosen.is_empty() || chosen.iter().any(|c| c["usage"][resource].is_null()) {
+            continue;
         }
+        let used: Result<i64> = chosen.iter().map(|c| milli(&c["usage"][resource])).sum();
+        uses.insert(pod.name().to_string(), used?);
+    }
+    if uses.is_empty() {
+        return Err("no metrics returned from resource metrics API".into());
     }
     Ok(uses)
 }

@@ -13,7 +13,7 @@ use http::Request;
 use informer::pod::Container;
 use informer::{Informer, Key, Keyed as _, Pod, Queue};
 use k8s_openapi::api::autoscaling::v2::{
-    CrossVersionObjectReference, HorizontalPodAutoscaler, MetricSpec, MetricTarget,
+    CrossVersionObjectReference, HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec, MetricSpec, MetricTarget,
 };
 use k8s_openapi::apimachinery::pkg::api::resource;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -49,13 +49,20 @@ pub fn start(context: Context) {
         }
     });
     let histories: Arc<Mutex<HashMap<Key, History>>> = Arc::default();
+    let selectors: Arc<Mutex<HashMap<Key, LabelSelector>>> = Arc::default();
     queue.work("horizontalpodautoscaler", 4, move |key| {
-        let work = Work { context: context.clone(), pods: all_pods.clone(), histories: histories.clone() };
+        let work = Work {
+            context: context.clone(),
+            pods: all_pods.clone(),
+            histories: histories.clone(),
+            selectors: selectors.clone(),
+        };
         let autoscalers = autoscalers.clone();
         async move {
             informer::synced!(autoscalers, work.pods);
             let Some(autoscaler) = autoscalers.get(&key) else {
                 work.histories.lock().remove(&key);
+                work.selectors.lock().remove(&key);
                 return Ok::<_, kube::Error>(None);
             };
             work.reconcile(&autoscaler).await?;
@@ -68,6 +75,8 @@ struct Work {
     context: Context,
     pods: Informer<Pod>,
     histories: Arc<Mutex<HashMap<Key, History>>>,
+    /// Which pods each autoscaler looks at, as its target said last.
+    selectors: Arc<Mutex<HashMap<Key, LabelSelector>>>,
 }
 
 /// What is scaled.
@@ -85,6 +94,39 @@ struct Figure {
     title: String,
     /// As the status shows it.
     shown: Value,
+}
+
+/// What is wrong with figures that can't be had: how many there are, and the first one's reason and message.
+struct Failed {
+    number: usize,
+    reason: &'static str,
+    why: String,
+}
+
+/// Reason and message of a figure that can't be had, as upstream words them.
+fn failure(metric: &MetricSpec, why: &str) -> (&'static str, String) {
+    let of = |r: Option<&str>, what: &str| format!("failed to get {}{what}: {why}", r.unwrap_or(""));
+    match metric.type_.as_str() {
+        "Pods" => ("FailedGetPodsMetric", of(None, "pods metric value")),
+        "Object" => ("FailedGetObjectMetric", of(None, "object metric value")),
+        "External" => {
+            let name = metric.external.as_ref().map(|e| e.metric.name.as_str());
+            ("FailedGetExternalMetric", of(name, " external metric value"))
+        }
+        "ContainerResource" => {
+            let name = metric.container_resource.as_ref().map(|r| r.name.as_str());
+            ("FailedGetContainerResourceMetric", of(name, " container metric value"))
+        }
+        _ => {
+            ("FailedGetResourceMetric", of(metric.resource.as_ref().map(|r| r.name.as_str()), " resource metric value"))
+        }
+    }
+}
+
+/// Whether a number of replicas is set right whatever is measured: there are too many or too few, or none are wanted.
+fn is_outside(spec: &HorizontalPodAutoscalerSpec, replicas: i32) -> bool {
+    let least = spec.min_replicas.unwrap_or(1);
+    (replicas == 0 && least != 0) || replicas > spec.max_replicas || replicas < least
 }
 
 /// A condition: status, reason, message.
@@ -105,6 +147,12 @@ impl Work {
         let able = "the HPA controller was able to get the target's current scale";
         report.say("AbleToScale", ("True", "SucceededGetScale".into(), able.into()));
         report.status["currentReplicas"] = target.replicas.into();
+        if let Some((event, reason, text)) = self.unfit(autoscaler, &target) {
+            self.context.events.warning(autoscaler, event, text.clone());
+            report.say("ScalingActive", ("False", reason.into(), text));
+            report.status["desiredReplicas"] = target.replicas.into();
+            return self.write(autoscaler, report).await;
+        }
         let (desired, reason) = match self.decide(autoscaler, &target, &mut report).await {
             Some(decided) => decided,
             None => {
@@ -117,6 +165,46 @@ impl Work {
             self.rescale(autoscaler, &target, desired, &reason, &mut report).await;
         }
         self.write(autoscaler, report).await
+    }
+
+    /// Why the pods of a target can't be told (event, condition's reason, message), if so: its scale names none, or other autoscalers look at the
+    /// same pods, so that each would undo what the other does. Where nothing is measured that doesn't matter.
+    fn unfit(
+        &self,
+        autoscaler: &HorizontalPodAutoscaler,
+        target: &Target,
+    ) -> Option<(&'static str, &'static str, String)> {
+        if is_outside(&autoscaler.spec, target.replicas) {
+            return None;
+        }
+        if target.selector.is_empty() {
+            let text = "the HPA target's scale is missing a selector";
+            return Some(("SelectorRequired", "InvalidSelector", text.into()));
+        }
+        let selector = match LabelSelector::parse(&target.selector) {
+            Ok(selector) => selector,
+            Err(why) => {
+                let text = format!("couldn't convert selector into a corresponding internal selector object: {why}");
+                return Some(("InvalidSelector", "InvalidSelector", text));
+            }
+        };
+        let key = autoscaler.key();
+        let mut selectors = self.selectors.lock();
+        selectors.insert(key.clone(), selector.clone());
+        let pods = self.pods.list_in(&key.namespace);
+        let mine: Vec<_> = pods.iter().filter(|pod| selector.matches_map(pod.metadata.labels.as_ref())).collect();
+        let looks = |other: &LabelSelector| mine.iter().any(|pod| other.matches_map(pod.metadata.labels.as_ref()));
+        let mut all: Vec<String> = selectors
+            .iter()
+            .filter(|(other, theirs)| other.namespace == key.namespace && (**other == key || looks(theirs)))
+            .map(|(other, _)| format!("{}/{}", other.namespace, other.name))
+            .collect();
+        all.sort();
+        (all.len() > 1).then(|| {
+            let text =
+                format!("pods by selector {} are controlled by multiple HPAs: [{}]", target.selector, all.join(" "));
+            ("AmbiguousSelector", "AmbiguousSelector", text)
+        })
     }
 
     /// How many replicas there should be, and why; `None` to leave them alone.
@@ -142,12 +230,12 @@ impl Work {
         let (figure, failed) = self.figures(autoscaler, target, report).await;
         let figure = match figure {
             // Fewer because of one figure is no good while another one is unknown.
-            Some(figure) if failed.is_none() || figure.proposal.replicas > target.replicas => figure,
+            Some(figure) if failed.is_none() || figure.proposal.replicas >= target.replicas => figure,
             _ => {
-                let (reason, why) = failed?;
+                let Failed { number, reason, why } = failed?;
                 let text = format!("the HPA was unable to compute the replica count: {why}");
-                self.context.events.warning(autoscaler, reason, why.clone());
-                let whole = format!("invalid metrics: {why}");
+                let all = spec.metrics.as_ref().map_or(0, Vec::len);
+                let whole = format!("invalid metrics ({number} invalid out of {all}), first error is: {why}");
                 self.context.events.warning(autoscaler, "FailedComputeMetricsReplicas", whole);
                 report.say("ScalingActive", ("False", reason.into(), text));
                 return None;
@@ -179,8 +267,8 @@ impl Work {
         autoscaler: &HorizontalPodAutoscaler,
         target: &Target,
         report: &mut Report,
-    ) -> (Option<Figure>, Option<(&'static str, String)>) {
-        let (mut highest, mut failed): (Option<Figure>, _) = (None, None);
+    ) -> (Option<Figure>, Option<Failed>) {
+        let (mut highest, mut failed): (Option<Figure>, Option<Failed>) = (None, None);
         let mut shown = Vec::new();
         for metric in autoscaler.spec.metrics.iter().flatten() {
             match self.figure(autoscaler, target, metric).await {
@@ -191,14 +279,12 @@ impl Work {
                     }
                 }
                 Err(why) => {
-                    let reason = match metric.type_.as_str() {
-                        "Pods" => "FailedGetPodsMetric",
-                        "Object" => "FailedGetObjectMetric",
-                        "External" => "FailedGetExternalMetric",
-                        "ContainerResource" => "FailedGetContainerResourceMetric",
-                        _ => "FailedGetResourceMetric",
-                    };
-                    failed = failed.or(Some((reason, why)));
+                    let (reason, why) = failure(metric, &why);
+                    self.context.events.warning(autoscaler, reason, why.clone());
+                    match &mut failed {
+                        Some(first) => first.number += 1,
+                        None => failed = Some(Failed { number: 1, reason, why }),
+                    }
                 }
             }
         }
@@ -401,9 +487,6 @@ async fn find_target(client: &Client, autoscaler: &HorizontalPodAutoscaler) -> s
     let request = Request::get(&path).body(Vec::new()).map_err(|e| e.to_string())?;
     let scale: Value = client.request(request).await.map_err(|e| e.to_string())?;
     let selector = scale.str_at(&["status", "selector"]);
-    if selector.is_empty() {
-        return Err("selector is required".into());
-    }
     Ok(Target {
         path,
         replicas: scale.i64_at(&["spec", "replicas"]).unwrap_or(0) as i32,
@@ -463,6 +546,11 @@ fn current_of(proposal: &Proposal) -> Value {
 /// What a pod's containers, or one of them, request of a resource.
 fn request(pod: &Pod, resource: &str, container: Option<&str>) -> std::result::Result<i64, String> {
     let Some(spec) = &pod.spec else { return Ok(0) };
+    // What the pod as a whole requests comes first, as it does where pods are scheduled (KEP-2837).
+    let whole = spec.resources.as_ref().and_then(|r| r.requests.as_ref()?.get(resource));
+    if let (Some(whole), None) = (whole, container) {
+        return amount(whole);
+    }
     let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
     let chosen = spec.containers.iter().chain(sidecars).filter(|c| container.is_none_or(|name| c.name == name));
     let of = |c: &Container| {

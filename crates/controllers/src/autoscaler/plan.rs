@@ -116,14 +116,20 @@ pub fn by_pods(current: i32, pods: &[PodUse], target: PodTarget, tolerances: Tol
 /// Towards a value of the whole: of an object, or of something outside.
 pub fn by_value(current: i32, ready: i32, value: i64, target: i64, tolerances: Tolerances) -> Proposal {
     let ratio = value as f64 / target.max(1) as f64;
-    let replicas = if tolerances.cover(ratio) { current } else { (ratio * f64::from(ready.max(1))).ceil() as i32 };
+    // Where there are none, what counts is the ratio alone, and nothing is near enough (KEP-2021).
+    let replicas = match current {
+        0 => ratio.ceil() as i32,
+        _ if tolerances.cover(ratio) => current,
+        _ => (ratio * f64::from(ready.max(1))).ceil() as i32,
+    };
     Proposal { replicas, utilization: None, average: None, value: Some(value) }
 }
 
 /// Towards a value of the whole that is shared by the pods.
 pub fn by_shared_value(current: i32, value: i64, target: i64, tolerances: Tolerances) -> Proposal {
     let ratio = value as f64 / (target.max(1) as f64 * f64::from(current.max(1)));
-    let replicas = if tolerances.cover(ratio) { current } else { (value as f64 / target.max(1) as f64).ceil() as i32 };
+    let near = current > 0 && tolerances.cover(ratio);
+    let replicas = if near { current } else { (value as f64 / target.max(1) as f64).ceil() as i32 };
     let average = Some(value / i64::from(current.max(1)));
     Proposal { replicas, utilization: None, average, value: None }
 }
@@ -169,6 +175,11 @@ fn window(rules: &HPAScalingRules, up: bool) -> i32 {
     rules.stabilization_window_seconds.unwrap_or(if up { 0 } else { 300 })
 }
 
+/// How far a target without rules of its own may grow at a time (upstream's `calculateScaleUpLimit`).
+fn unruled(current: i32) -> i32 {
+    current.saturating_mul(2).max(4)
+}
+
 /// How far a target may go in one direction within the periods of its rules.
 fn bound(current: i32, rules: &HPAScalingRules, up: bool, history: &History, now: Timestamp) -> i32 {
     if rules.select_policy.as_deref() == Some("Disabled") {
@@ -205,6 +216,10 @@ pub fn limit(
     now: Timestamp,
 ) -> Limited {
     history.forget(now);
+    if history.recommendations.is_empty() {
+        // Of what was recommended before this process nothing is known: what there is now is taken for it (`recordInitialRecommendation`).
+        history.recommendations.push((now, current));
+    }
     let (up, down) = (rules(behavior, true), rules(behavior, false));
     // Upward the lowest of late counts, downward the highest.
     let within = |seconds: i32| {
@@ -227,7 +242,10 @@ pub fn limit(
         ),
     };
     let (replicas, limited) = if stable > current {
-        let bound = bound(current, &up, true, history, now);
+        let bound = match behavior {
+            Some(_) => bound(current, &up, true, history, now),
+            None => unruled(current),
+        };
         match stable {
             n if n > bound.min(most) && bound < most => (
                 bound,
@@ -315,6 +333,13 @@ mod tests {
         assert_eq!(by_value(3, 3, 10_500, 10_000, EXACT).replicas, 3);
         assert_eq!(by_shared_value(2, 90_000, 10_000, EXACT).replicas, 9);
         assert_eq!(by_shared_value(2, 20_500, 10_000, EXACT).replicas, 2);
+        // From none: whatever there is asks for one, and nothing asks for none.
+        assert_eq!(by_value(0, 0, 10_000, 10_000, EXACT).replicas, 1);
+        assert_eq!(by_value(0, 0, 25_000, 10_000, EXACT).replicas, 3);
+        assert_eq!(by_value(0, 0, 0, 10_000, EXACT).replicas, 0);
+        assert_eq!(by_shared_value(0, 10_000, 10_000, EXACT).replicas, 1);
+        assert_eq!(by_shared_value(0, 0, 10_000, EXACT).replicas, 0);
+        assert_eq!(by_shared_value(1, 0, 10_000, EXACT).replicas, 0);
     }
 
     fn at(seconds: i64) -> Timestamp {
@@ -324,25 +349,51 @@ mod tests {
     #[test]
     fn growth_is_bounded_and_shrinking_waits() {
         let mut history = History::default();
-        let mut go = |seconds, current, asked| {
+        let mut go = |seconds, current: i32, asked| {
             let limited = limit(current, asked, (1, 50), None, &mut history, at(seconds));
             if limited.replicas != current {
                 history.changes.push((at(seconds), limited.replicas - current));
             }
             (limited.replicas, limited.limited.1, limited.able.0)
         };
-        // Four more, or twice as many, in a quarter of a minute.
-        assert_eq!(go(0, 1, 30), (5, "ScaleUpLimit", "ReadyForNewScale"));
-        assert_eq!(go(1, 5, 30), (5, "ScaleUpLimit", "ReadyForNewScale"));
-        assert_eq!(go(16, 5, 30), (10, "ScaleUpLimit", "ReadyForNewScale"));
-        assert_eq!(go(32, 10, 60), (20, "ScaleUpLimit", "ReadyForNewScale"));
-        assert_eq!(go(48, 20, 60), (40, "ScaleUpLimit", "ReadyForNewScale"));
-        assert_eq!(go(64, 40, 60), (50, "TooManyReplicas", "ReadyForNewScale"));
+        // To four, or to twice as many.
+        assert_eq!(go(0, 1, 30), (4, "ScaleUpLimit", "ReadyForNewScale"));
+        assert_eq!(go(16, 4, 30), (8, "ScaleUpLimit", "ReadyForNewScale"));
+        assert_eq!(go(32, 8, 60), (16, "ScaleUpLimit", "ReadyForNewScale"));
+        assert_eq!(go(48, 30, 60), (50, "TooManyReplicas", "ReadyForNewScale"));
         // Five minutes pass before fewer are believed.
         assert_eq!(go(80, 50, 2), (50, "DesiredWithinRange", "ScaleDownStabilized"));
         assert_eq!(go(380, 50, 2), (2, "DesiredWithinRange", "ReadyForNewScale"));
         assert_eq!(go(600, 2, 0), (2, "TooFewReplicas", "ScaleDownStabilized"));
         assert_eq!(go(910, 2, 0), (1, "TooFewReplicas", "ReadyForNewScale"));
+    }
+
+    #[test]
+    fn what_there_is_at_first_is_kept_as_long_as_what_was_recommended() {
+        let mut history = History::default();
+        let mut go = |seconds, asked| limit(10, asked, (1, 50), None, &mut history, at(seconds)).replicas;
+        assert_eq!([go(0, 2), go(200, 2), go(299, 2), go(300, 2)], [10, 10, 10, 2]);
+    }
+
+    #[test]
+    fn rules_that_say_little_have_the_defaults_of_the_api() {
+        let behavior: HorizontalPodAutoscalerBehavior = serde_json::from_value(json!({"scaleDown": {}})).unwrap();
+        let mut history = History::default();
+        let mut go = |seconds, current, asked| {
+            let limited = limit(current, asked, (1, 50), Some(&behavior), &mut history, at(seconds));
+            if limited.replicas != current {
+                history.changes.push((at(seconds), limited.replicas - current));
+            }
+            limited.replicas
+        };
+        // Four more, or twice as many, in a quarter of a minute.
+        assert_eq!(go(0, 1, 30), 5);
+        assert_eq!(go(1, 5, 30), 5);
+        assert_eq!(go(16, 5, 30), 10);
+        assert_eq!(go(32, 10, 60), 20);
+        // Five minutes pass before fewer are believed.
+        assert_eq!(go(48, 20, 2), 20);
+        assert_eq!(go(348, 20, 2), 2);
     }
 
     #[test]

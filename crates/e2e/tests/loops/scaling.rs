@@ -118,3 +118,71 @@ async fn other_metrics_and_missing_ones() {
     let lost = cluster.until(SCALER, |h| condition(h, "AbleToScale").0 == "False").await;
     assert_eq!(condition(&lost, "AbleToScale").1, "FailedGetScale");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_isnt_known_of_some_pods_or_metrics_stops_no_others() {
+    let external =
+        "{type: External, external: {metric: {name: queue}, target: {type: AverageValue, averageValue: '10'}}}";
+    let cluster = up(2, CPU, "").await;
+    // Of one pod only the memory is told: it counts as idle while more are asked for.
+    let usage =
+        |p: &Value, usage: Value| json!({"metadata": {"name": name(p)}, "containers": [{"name": "c", "usage": usage}]});
+    let pods = cluster.pods("web").await;
+    let items =
+        json!([usage(&pods[0], json!({"cpu": "100m", "memory": "1Mi"})), usage(&pods[1], json!({"memory": "1Mi"}))]);
+    cluster.serve_metrics("/apis/metrics.k8s.io/v1beta1/namespaces/default/pods", json!({ "items": items }));
+    let active = cluster.until(SCALER, |h| condition(h, "ScalingActive").0 == "True").await;
+    assert_eq!(active["status"]["desiredReplicas"], 2, "{active}");
+    // A second metric that can't be had: the first one holds as long as it asks for no fewer.
+    let metrics = apimachinery::yaml::from_str::<Value>(&format!("[{external}, {CPU}]")).unwrap();
+    cluster.patch(SCALER, json!({"spec": {"metrics": metrics}})).await;
+    load(&cluster, "50m").await;
+    let told =
+        "HorizontalPodAutoscaler/web Warning FailedGetExternalMetric: failed to get queue external metric value: ";
+    let mut events = Vec::new();
+    for _ in 0..40 {
+        events = cluster.events("web").await;
+        if events.iter().any(|e| e.starts_with(told)) {
+            break;
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert!(events.iter().any(|e| e.starts_with(told)), "{events:#?}");
+    sleep(Duration::from_secs(30)).await;
+    let kept = cluster.get(SCALER).await;
+    assert_eq!(condition(&kept, "ScalingActive"), condition(&active, "ScalingActive"), "{kept}");
+    // Fewer because of one is no good while another isn't known.
+    load(&cluster, "10m").await;
+    let failed = cluster.until(SCALER, |h| condition(h, "ScalingActive").0 == "False").await;
+    let (_, reason, message) = condition(&failed, "ScalingActive");
+    assert_eq!(reason, "FailedGetExternalMetric");
+    let words = "the HPA was unable to compute the replica count: failed to get queue external metric value: ";
+    assert!(message.starts_with(words), "{message}");
+    let whole = "HorizontalPodAutoscaler/web Warning FailedComputeMetricsReplicas: invalid metrics (1 invalid out of 2), first error is: ";
+    let events = cluster.events("web").await;
+    assert!(events.iter().any(|e| e.starts_with(whole)), "{events:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_autoscalers_of_the_same_pods_leave_them_alone() {
+    let cluster = up(2, CPU, "").await;
+    load(&cluster, "100m").await;
+    cluster.until(WEB, |d| d["status"]["availableReplicas"] == 4).await;
+    load(&cluster, "100m").await;
+    cluster.until(SCALER, |h| condition(h, "ScalingActive").0 == "True").await;
+    const TWIN: &str = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/twin";
+    cluster
+        .create(
+            "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: twin}, spec: {scaleTargetRef: {apiVersion: apps/v1, \
+             kind: Deployment, name: web}, maxReplicas: 20}}",
+        )
+        .await;
+    for scaler in [SCALER, TWIN] {
+        let refused = cluster.until(scaler, |h| condition(h, "ScalingActive").1 == "AmbiguousSelector").await;
+        let (status, _, message) = condition(&refused, "ScalingActive");
+        assert_eq!(status, "False");
+        assert_eq!(message, "pods by selector app=web are controlled by multiple HPAs: [default/twin default/web]");
+    }
+    cluster.delete(TWIN, json!({})).await;
+    cluster.until(SCALER, |h| condition(h, "ScalingActive").0 == "True").await;
+}
