@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Key, Keyed as _, Queue};
+use informer::{Informer, Key, Keyed as _, Queue};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::api::{DeleteParams, Patch, Preconditions};
 use kube::{Api, ResourceExt as _};
@@ -31,11 +31,33 @@ pub fn start(context: Context) {
         let (context, secrets, accounts) = (context.clone(), secrets.clone(), accounts.clone());
         async move {
             informer::synced!(secrets, accounts);
-            let Some(secret) = secrets.get(&key) else { return Ok(None) };
+            let Some(secret) = secrets.get(&key) else {
+                return forget(&context, &accounts, &key).await.map(|()| None);
+            };
             let account = accounts.get(&Key::new(&key.namespace, named(&secret)));
             keep(&context, &secret, account).await.map(|()| None::<Duration>)
         }
     });
+}
+
+/// Takes a token that is gone out of the lists of those accounts that name it, as upstream does: pods of an account that asks for it
+/// (`kubernetes.io/enforce-mountable-secrets`) may mount what stands there, whoever makes a Secret of that name next.
+async fn forget(context: &Context, accounts: &Informer<ServiceAccount>, key: &Key) -> Result {
+    let names =
+        |account: &Arc<ServiceAccount>| account.secrets.iter().flatten().any(|s| s.name.as_deref() == Some(&key.name));
+    let named: Vec<Arc<ServiceAccount>> = accounts.list_in(&key.namespace).into_iter().filter(names).collect();
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &key.namespace);
+    if named.is_empty() || secrets.get_metadata_opt(&key.name).await?.is_some() {
+        return Ok(());
+    }
+    let api: Api<ServiceAccount> = Api::namespaced(context.client.clone(), &key.namespace);
+    for account in named {
+        let left: Vec<_> = account.secrets.iter().flatten().filter(|s| s.name.as_deref() != Some(&key.name)).collect();
+        let meta = json!({"resourceVersion": account.resource_version()});
+        let change = json!({"metadata": meta, "secrets": if left.is_empty() { Value::Null } else { json!(left) }});
+        crate::ignore(api.patch(&account.name_any(), &Default::default(), &Patch::Merge(change)).await, &[404])?;
+    }
+    Ok(())
 }
 
 fn named(secret: &Secret) -> &str {

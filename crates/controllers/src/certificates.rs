@@ -64,8 +64,17 @@ fn left(request: &CertificateSigningRequest) -> SignedDuration {
     let decided = conditions.iter().any(|c| matches!(c.type_.as_str(), "Approved" | "Denied" | "Failed"));
     let since = conditions.iter().filter_map(|c| c.last_update_time.as_ref()).max();
     let since = since.or(request.metadata.creation_timestamp.as_ref());
-    let age = since.map_or(SignedDuration::ZERO, |t| apimachinery::clock::now().duration_since(t.0));
-    SignedDuration::from_hours(if decided { 1 } else { 24 }) - age
+    let now = apimachinery::clock::now();
+    let age = since.map_or(SignedDuration::ZERO, |t| now.duration_since(t.0));
+    let left = SignedDuration::from_hours(if decided { 1 } else { 24 }).saturating_sub(age);
+    // One whose certificate is over is of no use to anybody.
+    let certificate = request.status.as_ref().and_then(|s| s.certificate.as_ref());
+    let over =
+        certificate.and_then(|c| pki::certificate_facts(&String::from_utf8_lossy(&c.0)).ok()).map(|f| f.not_after);
+    match over {
+        Some(over) => left.min(SignedDuration::from_secs(over.saturating_sub(now.as_second()))),
+        None => left,
+    }
 }
 
 fn has(request: &CertificateSigningRequest, condition: &str) -> bool {
@@ -176,6 +185,56 @@ mod tests {
             ..Default::default()
         };
         names.iter().map(|name| Arc::new(node(name))).collect()
+    }
+
+    #[test]
+    fn requests_are_kept_as_long_as_upstream_keeps_them() {
+        use base64::Engine as _;
+        let folder = tempfile::tempdir().unwrap();
+        let authority = pki::Authority::load_or_create(folder.path(), "ca").unwrap();
+        let pem = pki::request(&pki::new_key().unwrap(), "x", "x", &[]).unwrap();
+        let facts = pki::request_facts(&pem).unwrap();
+        let certificate = |seconds: i64| {
+            let terms = pki::Terms { usage: pki::Usage::Client, key_encipherment: false, seconds: Some(seconds) };
+            authority.sign(&facts, terms).unwrap()
+        };
+        let (good, over) = (certificate(600), certificate(-60));
+        let (good, over) = (good.as_str(), over.as_str());
+        let now = apimachinery::clock::now();
+        let ago = |minutes: i64| apimachinery::clock::format_rfc3339(now - SignedDuration::from_mins(minutes));
+        let request = |created: i64,
+                       conditions: &[(&str, i64)],
+                       certificate: Option<&str>|
+         -> CertificateSigningRequest {
+            let condition = |(kind, minutes): &(&str, i64)| json!({"type": kind, "status": "True", "lastUpdateTime": ago(*minutes)});
+            let conditions: Vec<Value> = conditions.iter().map(condition).collect();
+            let certificate = certificate.map(|pem| base64::engine::general_purpose::STANDARD.encode(pem));
+            let meta = json!({"name": "r", "creationTimestamp": ago(created)});
+            serde_json::from_value(json!({"metadata": meta, "spec": {"request": "", "signerName": "s", "usages": []},
+                "status": {"conditions": conditions, "certificate": certificate}}))
+            .unwrap()
+        };
+        for (created, conditions, certificate, goes) in [
+            (1, vec![("Approved", 50)], Some(good), false),
+            (1, vec![("Approved", 50)], None, false),
+            (1, vec![("Approved", 50)], Some(over), true),
+            (1, vec![("Approved", 120)], Some(good), true),
+            (1, vec![("Denied", 50)], None, false),
+            (1, vec![("Denied", 120)], None, true),
+            (1, vec![("Approved", 120), ("Failed", 50)], None, false),
+            (1, vec![("Approved", 120), ("Failed", 120)], None, true),
+            (5 * 60, vec![], None, false),
+            (25 * 60, vec![], None, true),
+            (1, vec![("Approved", 120)], Some("garbage"), true),
+            (1, vec![("Approved", 50)], Some("garbage"), false),
+        ] {
+            let left = left(&request(created, &conditions, certificate));
+            assert_eq!(left <= SignedDuration::ZERO, goes, "{created} {conditions:?}: {left:?}");
+            assert!(
+                certificate != Some(good) || left <= SignedDuration::from_secs(600),
+                "no longer than it is good for"
+            );
+        }
     }
 
     #[test]

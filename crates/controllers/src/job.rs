@@ -54,6 +54,10 @@ fn index_of(pod: &Pod) -> Option<i32> {
     pod.annotations().get(INDEX)?.parse().ok()
 }
 
+fn is_indexed(spec: &JobSpec) -> bool {
+    spec.completion_mode.as_deref() == Some("Indexed")
+}
+
 fn is_held(pod: &Pod) -> bool {
     pod.finalizers().iter().any(|f| f == FINALIZER)
 }
@@ -129,6 +133,8 @@ struct Tally {
     given_up: BTreeSet<i32>,
     /// Indexes of pods that are at work.
     active_indexes: BTreeSet<i32>,
+    /// Pods at work that no index wants: a second one of its index, or one of an index that the Job hasn't got (any more).
+    surplus: BTreeSet<String>,
     /// How often each index failed. Its pods carry the count, so it outlives those that are deleted.
     failures: BTreeMap<i32, i32>,
     active: i32,
@@ -173,7 +179,7 @@ fn decide(spec: &JobSpec, tally: &Tally, age: Option<SignedDuration>) -> Decisio
     if let Some(rule) = met(spec, &tally.completed) {
         return Decision::Enough(format!("Matched rules at index {rule}"));
     }
-    let indexed = spec.completion_mode.as_deref() == Some("Indexed");
+    let indexed = is_indexed(spec);
     if indexed {
         let total = spec.completions.unwrap_or(0);
         if spec.max_failed_indexes.is_some_and(|most| tally.given_up.len() as i32 > most) {
@@ -201,10 +207,12 @@ fn decide(spec: &JobSpec, tally: &Tally, age: Option<SignedDuration>) -> Decisio
             let taken = wait_for_end && tally.terminating_indexes.contains(i);
             !taken && !tally.completed.contains(i) && !tally.given_up.contains(i) && !tally.active_indexes.contains(i)
         });
-        let counted = tally.active + if wait_for_end { tally.terminating } else { 0 };
+        let surplus = i32::try_from(tally.surplus.len()).unwrap_or(i32::MAX);
+        let active = tally.active - surplus;
+        let counted = active + if wait_for_end { tally.terminating } else { 0 };
         let room = usize::try_from(wanted - counted).unwrap_or(0);
         let indexes: Vec<i32> = free.take(room.min(BURST)).collect();
-        let delete = usize::try_from(tally.active - wanted).unwrap_or(0);
+        let delete = tally.surplus.len() + usize::try_from(active - wanted).unwrap_or(0);
         return Decision::Run { create: indexes.len(), indexes, delete };
     }
     match spec.completions {
@@ -340,9 +348,8 @@ impl Work<'_> {
     ) -> Result<Option<Duration>> {
         if delete > 0 {
             let mut active: Vec<&Arc<Pod>> = mine.iter().filter(|p| pods::is_active(p)).collect();
-            active.sort_by_key(|p| {
-                (pods::is_ready(p), p.metadata.creation_timestamp.as_ref().map(|t| std::cmp::Reverse(t.0)))
-            });
+            let is_wanted = |p: &Pod| !p.metadata.uid.as_ref().is_some_and(|uid| tally.surplus.contains(uid));
+            active.sort_by_key(|p| (is_wanted(p), usefulness(p)));
             for pod in active.into_iter().take(delete) {
                 // It hasn't failed, so it isn't counted.
                 self.free(pod).await?;
@@ -593,6 +600,30 @@ fn ready(
     }
 }
 
+/// The least useful of a Job's pods come first: those without a node, those that don't run, those that aren't ready, the newest.
+fn usefulness(pod: &Pod) -> (bool, bool, bool, std::cmp::Reverse<Option<Timestamp>>) {
+    let has_node = pod.spec.as_ref().is_some_and(|s| s.node_name.is_some());
+    let created = pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    (has_node, pods::phase(pod) == "Running", pods::is_ready(pod), std::cmp::Reverse(created))
+}
+
+/// The pods at work that no index wants, but the most useful one of each index that the Job has.
+fn surplus(total: i32, mine: &[Arc<Pod>]) -> BTreeSet<String> {
+    let mut of: BTreeMap<i32, Vec<&Arc<Pod>>> = BTreeMap::new();
+    for pod in mine.iter().filter(|p| pods::is_active(p)) {
+        of.entry(index_of(pod).unwrap_or(-1)).or_default().push(pod);
+    }
+    let mut surplus = BTreeSet::new();
+    for (index, mut pods) in of {
+        pods.sort_by_key(|p| usefulness(p));
+        if (0..total).contains(&index) {
+            pods.pop();
+        }
+        surplus.extend(pods.iter().filter_map(|p| p.uid()));
+    }
+    surplus
+}
+
 /// When a pod ended, as well as that is known.
 fn ended_at(pod: &Pod) -> Option<Timestamp> {
     let status = pod.status.as_ref();
@@ -691,6 +722,14 @@ fn tally(spec: &JobSpec, status: &JobStatus, mine: &[Arc<Pod>]) -> Tally {
             }
         }
     }
+    if is_indexed(spec) {
+        // A Job that was made smaller hasn't got the indexes beyond its number any more, whatever became of them.
+        let total = spec.completions.unwrap_or(0);
+        tally.completed.retain(|i| (0..total).contains(i));
+        tally.given_up.retain(|i| (0..total).contains(i));
+        tally.failures.retain(|i, _| (0..total).contains(i));
+        tally.surplus = surplus(total, mine);
+    }
     if let Some(limit) = spec.backoff_limit_per_index {
         tally.given_up.extend(tally.failures.iter().filter(|(_, n)| **n > limit).map(|(i, _)| *i));
     }
@@ -702,7 +741,9 @@ fn set_counts(spec: &JobSpec, status: &mut JobStatus, tally: &Tally) {
     status.active = (tally.active > 0).then_some(tally.active);
     status.ready = Some(tally.ready);
     status.terminating = Some(tally.terminating);
-    if spec.completion_mode.as_deref() == Some("Indexed") {
+    if is_indexed(spec) {
+        // What counts is indexes, not pods: two of one index have done one thing.
+        status.succeeded = i32::try_from(tally.completed.len()).ok().filter(|n| *n > 0);
         status.completed_indexes = Some(ranges::write(&tally.completed)).filter(|t| !t.is_empty());
         if spec.backoff_limit_per_index.is_some() {
             status.failed_indexes = Some(ranges::write(&tally.given_up));
@@ -744,6 +785,14 @@ fn set_suspended(status: &mut JobStatus, suspended: bool, now: Timestamp) -> Opt
     turned.then_some(if suspended { ("Suspended", "Job suspended") } else { ("Resumed", "Job resumed") })
 }
 
+/// What the names of an index's pods begin with: the index stays whole where the Job's name is too long for both.
+fn generate_name(job: &str, index: i32) -> String {
+    let end = format!("-{index}-");
+    let room = apimachinery::names::GENERATED_PREFIX.saturating_sub(end.len());
+    let start: String = job.chars().take(room).collect();
+    format!("{start}{end}")
+}
+
 fn new_pod(job: &Job, spec: &JobSpec, index: Option<i32>) -> pods::NewPod {
     let mut pod = pods::from_template(&spec.template, &job.namespace().unwrap_or_default(), pods::owner(job));
     pod.metadata.finalizers.get_or_insert_default().push(FINALIZER.into());
@@ -752,7 +801,7 @@ fn new_pod(job: &Job, spec: &JobSpec, index: Option<i32>) -> pods::NewPod {
         pod.metadata.generate_name = Some(format!("{name}-"));
         return pod;
     };
-    pod.metadata.generate_name = Some(format!("{name}-{index}-"));
+    pod.metadata.generate_name = Some(generate_name(&name, index));
     pod.metadata.annotations.get_or_insert_default().insert(INDEX.into(), index.to_string());
     pod.metadata.labels.get_or_insert_default().insert(INDEX.into(), index.to_string());
     let pod_spec = pod.spec.get_or_insert_default();
@@ -832,6 +881,43 @@ mod tests {
         assert_eq!(decide(&job, &all, None), Decision::Complete);
         let some = Tally { completed: [0, 1, 2].into(), given_up: [3].into(), ..Tally::default() };
         assert!(matches!(decide(&job, &some, None), Decision::Fail("FailedIndexes", _)));
+    }
+
+    #[test]
+    fn a_job_that_was_made_smaller_or_has_two_pods_of_an_index_keeps_to_its_indexes() {
+        let job = spec(json!({"parallelism": 3, "completions": 3, "completionMode": "Indexed"}));
+        let pod = |name: &str, index: i32, phase: &str, ready: &str| {
+            let conditions = json!([{"type": "Ready", "status": ready}]);
+            pod(json!({"metadata": {"name": name, "uid": name, "annotations": {INDEX: index.to_string()}},
+                "spec": {"nodeName": "n"}, "status": {"phase": phase, "conditions": conditions}}))
+        };
+        let status = JobStatus { completed_indexes: Some("0,4-6".into()), ..JobStatus::default() };
+        let mine = [
+            pod("twin", 1, "Running", "False"),
+            pod("works", 1, "Running", "True"),
+            pod("beyond", 5, "Running", "True"),
+        ];
+        let found = tally(&job, &status, &mine);
+        assert_eq!(found.surplus, ["beyond".to_string(), "twin".to_string()].into());
+        // Index 2 alone is missing: what was done beyond the third counts for nothing.
+        assert_eq!(decide(&job, &found, None), Decision::Run { create: 1, indexes: vec![2], delete: 2 });
+        let mut status = status;
+        set_counts(&job, &mut status, &found);
+        assert_eq!((status.succeeded, status.completed_indexes.as_deref()), (Some(1), Some("0")));
+        // Two that succeeded for one index.
+        let twice = [pod("a", 0, "Succeeded", "False"), pod("b", 0, "Succeeded", "False")];
+        let mut status = JobStatus::default();
+        count(&job, &mut status, &twice);
+        let found = tally(&job, &status, &twice);
+        set_counts(&job, &mut status, &found);
+        assert_eq!(status.succeeded, Some(1));
+    }
+
+    #[test]
+    fn names_of_an_indexs_pods_keep_the_index() {
+        assert_eq!(generate_name("count", 7), "count-7-");
+        let long = generate_name(&"x".repeat(63), 123);
+        assert!(long.len() == 58 && long.ends_with("x-123-"), "{long}");
     }
 
     #[test]

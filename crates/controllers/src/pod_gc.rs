@@ -79,10 +79,11 @@ fn has_ended(pod: &Pod) -> bool {
     pod.is_over() && !pods::is_deleting(pod)
 }
 
-/// The oldest of those that have ended, beyond `kept`.
+/// Those that have ended beyond `kept`: the evicted before the others, the oldest first.
 fn surplus(mut all: Vec<Arc<Pod>>, kept: usize) -> Vec<Arc<Pod>> {
     all.retain(|p| has_ended(p));
-    all.sort_by_key(|p| (p.metadata.creation_timestamp.as_ref().map(|t| t.0), p.key()));
+    let is_evicted = |p: &Pod| p.status.as_ref().is_some_and(|s| s.reason.as_deref() == Some("Evicted"));
+    all.sort_by_key(|p| (!is_evicted(p), p.metadata.creation_timestamp.as_ref().map(|t| t.0), p.key()));
     all.truncate(all.len().saturating_sub(kept));
     all
 }
@@ -107,5 +108,10 @@ mod tests {
         assert_eq!(names(1), ["old", "mid"]);
         assert_eq!(names(2), ["old"]);
         assert!(names(3).is_empty());
+        // What was evicted goes before anything older.
+        let mut evicted = (*all[0]).clone();
+        evicted.status.as_mut().unwrap().reason = Some("Evicted".into());
+        let with: Vec<_> = all[1..].iter().cloned().chain([Arc::new(evicted)]).collect();
+        assert_eq!(surplus(with, 1).iter().map(|p| p.name_any()).collect::<Vec<_>>(), ["new", "old"]);
     }
 }

@@ -1,5 +1,6 @@
 //! ReplicaSets and ReplicationControllers: so many pods of a template, no more and no fewer.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,20 +27,32 @@ struct Plan {
 }
 
 /// What leads from `pods` (all of the set, those that end included) to `wanted`.
-fn plan(wanted: usize, pods: &[Arc<Pod>]) -> Plan {
+fn plan(wanted: usize, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
     let mut active: Vec<usize> = (0..pods.len()).filter(|i| pods::is_active(&pods[*i])).collect();
     if active.len() <= wanted {
         return Plan { create: (wanted - active.len()).min(BURST), delete: Vec::new() };
     }
     let surplus = active.len() - wanted;
-    active.sort_by_key(|i| rank(&pods[*i]));
+    let node = |pod: &Pod| pod.spec.as_ref().and_then(|s| s.node_name.clone());
+    let mut together: HashMap<String, usize> = HashMap::new();
+    active.iter().filter_map(|i| node(&pods[*i])).for_each(|node| *together.entry(node).or_default() += 1);
+    let beside = |pod: &Pod| node(pod).and_then(|node| together.get(&node).copied()).unwrap_or(0);
+    active.sort_by_key(|i| rank(&pods[*i], beside(&pods[*i]), now));
     active.truncate(surplus);
     Plan { create: 0, delete: active }
 }
 
-/// The lower, the sooner a pod is given up: unassigned before assigned, pending before running, unready before ready,
-/// cheap before dear, young before old.
-fn rank(pod: &Pod) -> (bool, u8, bool, i64, std::cmp::Reverse<Option<Timestamp>>) {
+/// The order of magnitude of a time that is over: differences within one don't count (KEP-2185).
+fn magnitude(since: Option<Timestamp>, now: Timestamp) -> i64 {
+    let age = since.map_or(0, |since| now.duration_since(since).as_nanos());
+    if age > 0 { i64::from(age.ilog2()) } else { -1 }
+}
+
+/// The lower, the sooner a pod is given up (upstream's `ActivePodsWithRanks`): unassigned before assigned, pending before running,
+/// unready before ready, cheap before dear, one of many on its node before one of few, ready for a short time before a long one, often
+/// restarted before seldom, young before old.
+fn rank(pod: &Pod, beside: usize, now: Timestamp) -> impl Ord + use<> {
+    use std::cmp::Reverse;
     let assigned = pod.spec.as_ref().is_some_and(|s| s.node_name.is_some());
     let phase = match pods::phase(pod) {
         "Pending" => 0,
@@ -48,7 +61,14 @@ fn rank(pod: &Pod) -> (bool, u8, bool, i64, std::cmp::Reverse<Option<Timestamp>>
     };
     let cost = pod.annotations().get("controller.kubernetes.io/pod-deletion-cost").and_then(|c| c.parse().ok());
     let born = pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
-    (assigned, phase, pods::is_ready(pod), cost.unwrap_or(0), std::cmp::Reverse(born))
+    let status = pod.status.as_ref();
+    let ready = status.and_then(|s| s.conditions.iter().flatten().find(|c| c.type_ == "Ready" && c.status == "True"));
+    let ready_since = ready.and_then(|c| c.last_transition_time.as_ref()).map(|t| t.0);
+    let statuses =
+        status.into_iter().flat_map(|s| [&s.container_statuses, &s.init_container_statuses]).flatten().flatten();
+    let restarts = statuses.map(|c| c.restart_count).max().unwrap_or(0);
+    let worth = (assigned, phase, ready.is_some(), cost.unwrap_or(0_i64), Reverse(beside));
+    (worth, magnitude(ready_since, now), Reverse(restarts), magnitude(born, now), Reverse(born))
 }
 
 /// What keeps a number of pods of a template.
@@ -119,7 +139,7 @@ async fn reconcile<K: Replicated>(
     {
         adoption::adopt_and_release(context, cache, set.as_ref(), pods::is_active).await?;
         let mine = pods::owned(cache, &key.namespace, &uid);
-        let plan = plan(usize::try_from(set.replicas()).unwrap_or(0), &mine);
+        let plan = plan(usize::try_from(set.replicas()).unwrap_or(0), &mine, apimachinery::clock::now());
         let mut pod = pods::from_template(template, &key.namespace, pods::owner(set.as_ref()));
         pod.metadata.generate_name = Some(format!("{}-", key.name));
         failure = pods::create_all(context, cache, set.as_ref(), std::iter::repeat_n(pod, plan.create)).await;
@@ -194,9 +214,41 @@ mod tests {
         Arc::new(serde_json::from_value(pod).unwrap())
     }
 
+    fn now() -> Timestamp {
+        "2026-01-02T00:00:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn of_pods_that_are_alike_those_go_that_are_missed_least() {
+        let pod = |name: &str, node: &str, ready: &str, restarts: i32, cost: &str| -> Arc<Pod> {
+            let conditions = json!([{"type": "Ready", "status": "True", "lastTransitionTime": ready}]);
+            let annotations = json!({"controller.kubernetes.io/pod-deletion-cost": cost});
+            let meta = json!({"name": name, "annotations": annotations, "creationTimestamp": "2026-01-01T00:00:00Z"});
+            let status = json!({"phase": "Running", "conditions": conditions, "containerStatuses": [{"name": "c", "restartCount": restarts}]});
+            Arc::new(
+                serde_json::from_value(
+                    json!({"metadata": meta, "spec": {"nodeName": node, "containers": []}, "status": status}),
+                )
+                .unwrap(),
+            )
+        };
+        let (long, short) = ("2026-01-01T00:00:00Z", "2026-01-01T23:59:00Z");
+        let first = |pods: [Arc<Pod>; 2]| pods[plan(1, &pods, now()).delete[0]].name_any();
+        assert_eq!(first([pod("dear", "a", short, 9, "5"), pod("cheap", "b", long, 0, "-5")]), "cheap");
+        assert_eq!(first([pod("long", "a", long, 9, "0"), pod("short", "b", short, 0, "0")]), "short");
+        assert_eq!(first([pod("seldom", "a", long, 1, "0"), pod("often", "b", long, 2, "0")]), "often");
+        // An hour in a day isn't the next order of magnitude.
+        assert_eq!(
+            first([pod("seldom", "a", "2026-01-01T01:00:00Z", 1, "0"), pod("often", "b", long, 2, "0")]),
+            "often"
+        );
+        let crowd = [pod("alone", "a", short, 9, "0"), pod("one", "b", long, 0, "0"), pod("two", "b", long, 1, "0")];
+        assert_eq!(plan(2, &crowd, now()).delete, [2], "of those that share a node");
+    }
+
     fn check(wanted: usize, states: &[&str], create: usize, delete: &[usize]) {
         let pods: Vec<_> = states.iter().map(|s| pod(s)).collect();
-        assert_eq!(plan(wanted, &pods), Plan { create, delete: delete.to_vec() }, "{wanted} of {states:?}");
+        assert_eq!(plan(wanted, &pods, now()), Plan { create, delete: delete.to_vec() }, "{wanted} of {states:?}");
     }
 
     #[test]

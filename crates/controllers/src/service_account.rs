@@ -6,7 +6,7 @@ use informer::{Informer, Key, Keyed as _, Queue};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
 use kube::Api;
 use kube::api::PostParams;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{Context, Result};
 
@@ -55,12 +55,17 @@ async fn ensure(
     }
     let ca = context.config.authority.certificate_pem();
     let present = maps.get(&Key::new(name, ROOT_CA));
-    if present.as_ref().and_then(|m| m.data.as_ref()).and_then(|d| d.get("ca.crt")).map(String::as_str) != Some(ca) {
+    let wanted = std::collections::BTreeMap::from([("ca.crt".to_string(), ca.to_string())]);
+    // Nothing else belongs there: what somebody adds goes, too (upstream's root CA publisher).
+    if present.as_ref().and_then(|m| m.data.as_ref()) != Some(&wanted) {
         let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), name);
         let map =
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": ROOT_CA}, "data": {"ca.crt": ca}});
-        if present.is_some() {
-            let patch = kube::api::Patch::Merge(json!({"data": {"ca.crt": ca}}));
+        if let Some(present) = present {
+            let others = present.data.iter().flatten().filter(|(key, _)| !wanted.contains_key(*key));
+            let mut data: serde_json::Map<String, Value> = others.map(|(key, _)| (key.clone(), Value::Null)).collect();
+            data.insert("ca.crt".into(), ca.into());
+            let patch = kube::api::Patch::Merge(json!({ "data": data }));
             crate::ignore(api.patch(ROOT_CA, &Default::default(), &patch).await, &[404])?;
         } else {
             let map: ConfigMap = serde_json::from_value(map).map_err(kube::Error::SerdeError)?;

@@ -133,6 +133,7 @@ pub struct Volume {
 #[serde(default, rename_all = "camelCase")]
 pub struct PodStatus {
     pub phase: Option<String>,
+    pub reason: Option<Box<str>>,
     pub conditions: Option<Vec<PodCondition>>,
     pub start_time: Option<Time>,
     #[serde(rename = "podIP")]

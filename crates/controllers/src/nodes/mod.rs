@@ -33,6 +33,8 @@ const OF_CONDITIONS: [(&str, &str, &str); 6] = [
 ];
 const UNSCHEDULABLE: &str = "unschedulable";
 const PREFIX: &str = "node.kubernetes.io/";
+/// How long a pod may be on a node that isn't there before it counts as lost (upstream's `quarantineTime`).
+const QUARANTINE: Duration = Duration::from_secs(40);
 /// Prefix length of a node's range of IPv6 addresses, as upstream has it.
 const NODE_PREFIX_V6: u8 = 64;
 
@@ -104,6 +106,10 @@ pub fn start(context: Context) {
         // A pod that comes to a node that others have to leave, or goes from one that is out of service.
         let informer::Change::Applied { old, new } = change else { return };
         let Some(name) = new.spec.as_ref().and_then(|s| s.node_name.as_deref()) else { return };
+        if own.nodes.get(&Key::new("", name)).is_none() {
+            // It may come yet; a pod of a node that never does is nobody's.
+            add.add_after(Key::new("", name), QUARANTINE);
+        }
         let matters = old.as_ref().is_none_or(|old| {
             old.spec.as_ref().is_none_or(|s| s.node_name.is_none())
                 || old.metadata.deletion_timestamp != new.metadata.deletion_timestamp
@@ -138,6 +144,11 @@ fn free_range(cluster: IpNet, prefix: u8, taken: &HashSet<IpNet>) -> Option<IpNe
 
 async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
     let Some(node) = caches.nodes.get(key) else {
+        // The cache may be behind: only the API itself knows that there is no such node.
+        let nodes: Api<Node> = Api::all(context.client.clone());
+        if nodes.get_metadata_opt(&key.name).await?.is_some() {
+            return Ok(None);
+        }
         return eviction::orphans(context, &caches.pods, &key.name).await.map(|()| None);
     };
     let api: Api<Node> = Api::all(context.client.clone());
@@ -251,17 +262,25 @@ pub fn is_ready(node: &Node) -> bool {
     conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
+/// The conditions of a node that isn't heard of: each that isn't unknown yet becomes it, for the reason that it was told once or never.
+fn unknown(node: &Node, now: &str) -> Vec<Value> {
+    let told = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let condition = |kind: &str| {
+        let (reason, message) = match told.iter().find(|c| c.type_ == kind) {
+            Some(c) if c.status == "Unknown" => return None,
+            Some(_) => ("NodeStatusUnknown", "Kubelet stopped posting node status."),
+            None => ("NodeStatusNeverUpdated", "Kubelet never posted node status."),
+        };
+        Some(
+            json!({"type": kind, "status": "Unknown", "reason": reason, "message": message, "lastTransitionTime": now}),
+        )
+    };
+    ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"].into_iter().filter_map(condition).collect()
+}
+
 async fn mark_unknown(api: &Api<Node>, node: &Node) -> Result {
     let now = apimachinery::clock::now_rfc3339();
-    let kinds = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
-    let conditions: Vec<Value> = kinds
-        .iter()
-        .map(|kind| {
-            json!({"type": kind, "status": "Unknown", "reason": "NodeStatusUnknown",
-                           "message": "Kubelet stopped posting node status.", "lastTransitionTime": now})
-        })
-        .collect();
-    let patch = Patch::Strategic(json!({"status": {"conditions": conditions}}));
+    let patch = Patch::Strategic(json!({"status": {"conditions": unknown(node, &now)}}));
     crate::ignore(api.patch_status(&node.name_any(), &PatchParams::default(), &patch).await, &[404])
 }
 
@@ -322,6 +341,26 @@ async fn write_taints(api: &Api<Node>, node: &Node, wanted: &[(&'static str, &'s
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn conditions_of_a_silent_node_say_whether_they_were_ever_told() {
+        let node = |conditions: Value| -> Node {
+            serde_json::from_value(json!({"metadata": {"name": "n"}, "status": {"conditions": conditions}})).unwrap()
+        };
+        let said = |conditions: Value| -> Vec<(String, String)> {
+            let text = |c: &Value, key: &str| c[key].as_str().unwrap_or("").to_string();
+            unknown(&node(conditions), "now").iter().map(|c| (text(c, "type"), text(c, "reason"))).collect()
+        };
+        let all = |ready: &str, pressure: &str| {
+            [("Ready", ready), ("MemoryPressure", pressure), ("DiskPressure", pressure), ("PIDPressure", pressure)]
+                .map(|(kind, reason)| (kind.to_string(), reason.to_string()))
+        };
+        assert_eq!(said(json!(null)), all("NodeStatusNeverUpdated", "NodeStatusNeverUpdated"));
+        let ready = json!([{"type": "Ready", "status": "True"}]);
+        assert_eq!(said(ready), all("NodeStatusUnknown", "NodeStatusNeverUpdated"));
+        let known = json!([{"type": "Ready", "status": "Unknown"}, {"type": "Other", "status": "True"}]);
+        assert_eq!(said(known), all("", "NodeStatusNeverUpdated")[1..]);
+    }
 
     #[test]
     fn conditions_bring_taints() {

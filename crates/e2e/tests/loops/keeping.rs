@@ -81,6 +81,16 @@ async fn namespace_says_what_it_waits_for() {
     let cluster = Cluster::start(1).await;
     cluster.create("{apiVersion: v1, kind: Namespace, metadata: {name: 'n'}}").await;
     cluster.until("/api/v1/namespaces/n/serviceaccounts/default", |a| !a.is_null()).await;
+    // What every pod finds there stays what it is, whoever changes it or takes it away.
+    let root = "/api/v1/namespaces/n/configmaps/kube-root-ca.crt";
+    cluster.until(root, |m| m["data"]["ca.crt"].is_string()).await;
+    let right = cluster.get(root).await["data"].clone();
+    cluster.patch(root, json!({"data": {"ca.crt": "another", "more": "x"}})).await;
+    cluster.until(root, |m| m["data"] == right).await;
+    cluster.delete(root, json!({})).await;
+    cluster.until(root, |m| m["data"] == right).await;
+    cluster.delete("/api/v1/namespaces/n/serviceaccounts/default", json!({})).await;
+    cluster.until("/api/v1/namespaces/n/serviceaccounts/default", |a| !a.is_null()).await;
     cluster
         .until("/api/v1/namespaces/n/configmaps/kube-root-ca.crt", |m| {
             m["data"]["ca.crt"].as_str().is_some_and(|c| c.contains("BEGIN CERTIFICATE"))
@@ -288,7 +298,17 @@ async fn secrets_hold_tokens_of_accounts_and_go_with_them() {
     // Something else takes its place: the token is good for nothing.
     cluster.patch(&path, json!({"data": {"token": STANDARD.encode("other")}})).await;
     assert_ne!(cluster.post(reviews, review.clone()).await["status"]["authenticated"], true);
-    cluster.delete("/api/v1/namespaces/default/serviceaccounts/robot", Value::Null).await;
+    // A token that goes is taken out of its account's list, and nothing else is.
+    let robot = "/api/v1/namespaces/default/serviceaccounts/robot";
+    let meta = json!({"name": "second", "annotations": {"kubernetes.io/service-account.name": "robot"}});
+    let second =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "kubernetes.io/service-account-token"});
+    cluster.post(secrets, second).await;
+    cluster.until(&format!("{secrets}/second"), |s| s["data"]["token"].is_string()).await;
+    cluster.patch(robot, json!({"secrets": [{"name": "second"}, {"name": "for-robot"}]})).await;
+    cluster.delete(&format!("{secrets}/second"), Value::Null).await;
+    cluster.until(robot, |a| a["secrets"] == json!([{"name": "for-robot"}])).await;
+    cluster.delete(robot, Value::Null).await;
     sleep(Duration::from_secs(5)).await;
     assert!(cluster.list(secrets).await.is_empty(), "it goes with its account");
 }
@@ -392,4 +412,30 @@ async fn namespace_stays_while_somebody_else_holds_it() {
     assert_eq!(held["status"]["phase"], "Terminating");
     sleep(Duration::from_secs(60)).await;
     assert!(!cluster.get(path).await.is_null());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_cluster_does_not_live_without_comes_back() {
+    let cluster = Cluster::start(1).await;
+    let service = "/api/v1/namespaces/default/services/kubernetes";
+    let address = cluster.get(service).await["spec"]["clusterIP"].clone();
+    for path in [
+        service,
+        "/api/v1/namespaces/default/endpoints/kubernetes",
+        "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes",
+        "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication",
+        "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/catch-all",
+        "/apis/apiregistration.k8s.io/v1/apiservices/v1.apps",
+        // Nodes renew their leases in it: they would all be lost.
+        "/api/v1/namespaces/kube-node-lease",
+    ] {
+        let uid = cluster.get(path).await["metadata"]["uid"].clone();
+        assert!(uid.is_string(), "{path}");
+        cluster.delete(path, json!({})).await;
+        cluster.until(path, |o| o["metadata"]["uid"].is_string() && o["metadata"]["uid"] != uid).await;
+    }
+    assert_eq!(cluster.get(service).await["spec"]["clusterIP"], address);
+    // Who the API is can't be changed for long.
+    cluster.patch("/api/v1/namespaces/default/endpoints/kubernetes", json!({"subsets": null})).await;
+    cluster.until("/api/v1/namespaces/default/endpoints/kubernetes", |e| e["subsets"].is_array()).await;
 }

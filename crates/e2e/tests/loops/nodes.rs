@@ -180,3 +180,19 @@ async fn claims_whose_volume_is_on_a_lost_node_say_so() {
     let down = "PersistentVolumeClaim/c Warning VolumeNodeUnavailable: volume v lives on node lost-0, which is down";
     assert!(told.contains(&down.into()), "{told:#?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_on_a_node_that_never_comes_is_nobodys() {
+    let cluster = Cluster::start(1).await;
+    cluster.create(&pod("ghost", "nodeName: nowhere,")).await;
+    cluster.create(&pod("early", "nodeName: late-0,")).await;
+    let (ghost, early) = (format!("{PODS}/ghost"), format!("{PODS}/early"));
+    sleep(Duration::from_secs(30)).await;
+    assert!(!cluster.get(&ghost).await.is_null(), "its node may come yet");
+    // One comes in time.
+    let _late = cluster.add_nodes("late", 1).await;
+    cluster.until(&ghost, Value::is_null).await;
+    sleep(Duration::from_secs(60)).await;
+    let kept = cluster.get(&early).await;
+    assert!(kept["metadata"]["deletionTimestamp"].is_null(), "{kept}");
+}
