@@ -155,9 +155,10 @@ impl<O: Objects> Collector<'_, O> {
                 if owner.kind.namespaced && owner.namespace != place.namespace {
                     self.objects.tell_foreign(place, uid, reference);
                 }
-                // An owner that is here may be gone already: then the watch is about to tell.
-                if owner.is_meant_by(reference, &place.namespace) {
-                    return Ok(if owner.waits() { Owner::Waiting } else { Owner::Solid });
+                // An owner that is here may be gone already: then the watch is about to tell. That it waits for its dependents may be over:
+                // whoever holds it besides keeps them, so for a deletion the API is asked.
+                if owner.is_meant_by(reference, &place.namespace) && !owner.waits() {
+                    return Ok(Owner::Solid);
                 }
             }
         }
