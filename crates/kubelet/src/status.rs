@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Container, ContainerRestartRuleOnExitCodes, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRuleOnExitCodes, Pod, PodCondition, VolumeMount};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -260,7 +260,30 @@ impl View<'_> {
                 status["allocatedResources"] = json!(requests);
             }
         }
+        let mounts = self.mounts(container);
+        if !mounts.is_empty() {
+            status["volumeMounts"] = mounts.into();
+        }
         status
+    }
+
+    /// How a container has its volumes: what is read-only may be so all the way down (KEP-3857).
+    fn mounts(&self, container: &Container) -> Vec<Value> {
+        let whole = |mount: &VolumeMount| match mount.recursive_read_only.as_deref() {
+            Some("Enabled") => true,
+            // Other runtimes say by handler whether they can; ours can.
+            Some("IfPossible") => self.runtime == crate::engine::OWN,
+            _ => false,
+        };
+        let mount = |mount: &VolumeMount| {
+            let mut told = json!({"name": mount.name, "mountPath": mount.mount_path});
+            if mount.read_only == Some(true) {
+                told["readOnly"] = true.into();
+                told["recursiveReadOnly"] = if whole(mount) { "Enabled" } else { "Disabled" }.into();
+            }
+            told
+        };
+        container.volume_mounts.iter().flatten().map(mount).collect()
     }
 }
 
@@ -565,6 +588,21 @@ mod tests {
         // While a sidecar is started again, the pod stays initialized.
         saved.containers.get_mut("i0").unwrap().phase = Phase::Ended(Ended { code: 1, ..Ended::default() });
         assert_eq!(condition(&computed(&pod, &saved), "Initialized"), ("True", "", ""));
+    }
+
+    #[test]
+    fn how_a_container_has_its_volumes_is_told() {
+        let mut pod = pod("Always", 0);
+        let mounts = json!([{"name": "a", "mountPath": "/a"}, {"name": "b", "mountPath": "/b", "readOnly": true},
+            {"name": "c", "mountPath": "/c", "readOnly": true, "recursiveReadOnly": "IfPossible"}]);
+        pod.spec.as_mut().unwrap().containers[0].volume_mounts = serde_json::from_value(mounts).unwrap();
+        // Also before the container runs.
+        let told = computed(&pod, &Saved::default())["containerStatuses"].clone();
+        let want = json!([{"name": "a", "mountPath": "/a"},
+            {"name": "b", "mountPath": "/b", "readOnly": true, "recursiveReadOnly": "Disabled"},
+            {"name": "c", "mountPath": "/c", "readOnly": true, "recursiveReadOnly": "Enabled"}]);
+        assert_eq!(told[0]["volumeMounts"], want);
+        assert!(told[1]["volumeMounts"].is_null(), "{told}");
     }
 
     #[test]

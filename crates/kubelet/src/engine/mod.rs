@@ -26,6 +26,9 @@ use crate::container::{Launch, StartError};
 use crate::sandbox::{Places, Sandbox};
 use crate::server::{Event, Sender, Wants};
 
+/// What our own engine is called.
+pub const OWN: &str = "timonel";
+
 /// The engine's own name and version, as `containerRuntimeVersion` and `containerID` have them.
 #[derive(Debug, Clone)]
 pub struct Version {

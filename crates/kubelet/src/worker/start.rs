@@ -17,6 +17,8 @@ use crate::{probes, status};
 
 /// How long the start of a container may go on when its pod isn't wanted any more.
 const LAUNCH_GRACE: Duration = Duration::from_secs(5);
+/// How long an image may take to be there before the API is told that it is waited for.
+const QUIET_PULL: Duration = Duration::from_millis(200);
 /// Runtimes want a limit for what has none.
 const NO_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
@@ -94,10 +96,24 @@ impl Worker {
         let Some(container) = self.container(name) else { return Continue(()) };
         let (agent, pod) = (self.agent.clone(), self.pod.clone());
         let mut run = self.saved.containers.get(name).cloned().unwrap_or_default();
-        let found = tokio::select! {
-            found = agent.image(&pod, &container) => found,
+        let mut found = std::pin::pin!(agent.image(&pod, &container));
+        let has_hook = container.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some());
+        let soon = tokio::select! {
+            found = &mut found => Some(found),
             // Nobody waits for an image that isn't wanted any more; a pull for others goes on by itself.
             () = self.interruption(wanted, Duration::ZERO) => return Break(()),
+            () = tokio::time::sleep(QUIET_PULL) => None,
+        };
+        // What may take long is told before: the container is being created until its image is there and its hook has run.
+        if soon.is_none() || has_hook {
+            let _ = self.publish().await;
+        }
+        let found = match soon {
+            Some(found) => found,
+            None => tokio::select! {
+                found = &mut found => found,
+                () = self.interruption(wanted, Duration::ZERO) => return Break(()),
+            },
         };
         let image = match found {
             Ok(image) => image,

@@ -1,5 +1,6 @@
 //! From a container's spec to what our own runtime needs, and its start.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -76,6 +77,14 @@ fn identity(
     }
     groups.extend(pod.fs_group.map(|g| g as u32));
     Ok(Identity { uid, gid, groups })
+}
+
+/// As upstream's runtimes (runc's `prepareEnv`): who has no home, or an empty one, has that of his user: of the line in the image's passwd,
+/// and without one the root of all folders.
+fn settle_home(variables: &mut BTreeMap<String, String>, of_user: impl FnOnce() -> String) {
+    if variables.get("HOME").is_none_or(String::is_empty) {
+        variables.insert("HOME".into(), of_user());
+    }
 }
 
 /// The home folder of a user by an image's own file.
@@ -269,8 +278,7 @@ async fn container_config(
         _ => [image.defaults.entrypoint.clone(), image.defaults.cmd.clone()].concat(),
     };
     let user = identity(root, &image.defaults.user, &pod_context, &own)?;
-    // As upstream's runtimes: that of the user's line in the image's passwd, and without one the root of all folders.
-    variables.entry("HOME".into()).or_insert_with(|| home(root, user.uid));
+    settle_home(&mut variables, || home(root, user.uid));
     let capabilities = own.capabilities.clone().unwrap_or_default();
     let named = capabilities.add.iter().chain(&capabilities.drop).flatten();
     if let Some(unknown) = named.into_iter().find(|name| !runtime::spec::is_capability(name)) {
@@ -320,6 +328,15 @@ async fn container_config(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_home_is_none() {
+        for (said, home) in [(None, "/of/user"), (Some(""), "/of/user"), (Some("/x"), "/x")] {
+            let mut variables: BTreeMap<String, String> = said.map(|s| ("HOME".into(), s.into())).into_iter().collect();
+            settle_home(&mut variables, || "/of/user".into());
+            assert_eq!(variables["HOME"], home, "{said:?}");
+        }
+    }
 
     #[test]
     fn home_is_that_of_the_users_line() {

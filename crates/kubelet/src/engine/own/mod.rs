@@ -47,7 +47,7 @@ struct Shim {
 #[async_trait]
 impl Engine for Shims {
     fn version(&self) -> Version {
-        Version { name: "timonel".into(), version: env!("CARGO_PKG_VERSION").into() }
+        Version { name: crate::engine::OWN.into(), version: env!("CARGO_PKG_VERSION").into() }
     }
 
     fn abilities(&self) -> Abilities {
