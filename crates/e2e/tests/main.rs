@@ -12,6 +12,7 @@ mod describe;
 mod dual;
 mod errors;
 mod gateway;
+mod helm;
 mod hostile;
 mod huge_pages;
 mod ingress;

@@ -2,7 +2,6 @@
 
 use pki::{Authority, Usage};
 use testkit::Cluster;
-use testkit::cluster::stock_kubectl;
 
 /// An API server of one group; it tells who asked. Beside it a plain HTTP server that tells the path.
 const SERVER: &str = r#"
@@ -54,11 +53,7 @@ http.server.ThreadingHTTPServer(("0.0.0.0", 9080), Plain).serve_forever()
 #[test]
 fn other_servers_and_services_answer_through_the_api() -> anyhow::Result<()> {
     use base64::Engine as _;
-    if stock_kubectl().is_some_and(|minor| minor < 27) {
-        eprintln!("skipped: an older kubectl caches discovery");
-        return Ok(());
-    }
-    let cluster = Cluster::start_with(&["--disable-agent"])?;
+    let Some(cluster) = Cluster::start_current(&["--disable-agent"])? else { return Ok(()) };
     let folder = cluster.server.folder().join("other");
     let authority = Authority::load_or_create(&folder, "ca")?;
     let identity = authority.keep(&folder, "tides", "tides", None, &[Usage::Server], &["tides.default.svc".into()])?;

@@ -809,11 +809,7 @@ fn what_a_pod_does_at_its_end() -> anyhow::Result<()> {
 
 #[test]
 fn a_resize_restarts_whom_it_should() -> anyhow::Result<()> {
-    if testkit::cluster::stock_kubectl().is_none_or(|minor| minor < 32) {
-        eprintln!("skipped: this kubectl can't resize pods");
-        return Ok(());
-    }
-    let cluster = Cluster::start()?;
+    let Some(cluster) = Cluster::start_current(&[])? else { return Ok(()) };
     let container = |name: &str, policy: &str| {
         format!(
             "  - {{name: {name}, image: 'busybox:1.28', command: [sleep, '36000'], resources: {{limits: {{memory: 32Mi, cpu: 100m}}}}, resizePolicy: [{{resourceName: memory, restartPolicy: {policy}}}]}}\n"

@@ -63,7 +63,7 @@ fn stateful_set_keeps_names_dns_and_volumes() -> anyhow::Result<()> {
 #[test]
 fn stock_kubectl_runs_one_off_pods() -> anyhow::Result<()> {
     if stock_kubectl().is_none() {
-        eprintln!("this machine has no kubectl of version 1.31 or newer: nothing to test");
+        testkit::clients::skip("no stock kubectl");
         return Ok(());
     }
     let cluster = Cluster::start()?;

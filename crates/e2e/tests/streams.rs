@@ -1,7 +1,6 @@
 //! What is typed and what is followed: logs, exec, attach and port-forward, with and without a terminal.
 
 use testkit::Cluster;
-use testkit::cluster::stock_kubectl;
 
 const WEB: &str = "
 apiVersion: v1
@@ -44,14 +43,10 @@ fn logs_are_followed_to_the_end() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Both carriers of streams: WebSocket, and the SPDY of clients before 1.31 (which don't know these variables).
+/// Both carriers of streams: WebSocket, and the SPDY of clients before 1.31.
 #[test]
 fn terminals_and_ports_over_both_carriers() -> anyhow::Result<()> {
-    if stock_kubectl().is_none() {
-        eprintln!("skipped: this machine has no stock kubectl");
-        return Ok(());
-    }
-    let cluster = Cluster::start()?;
+    let Some(cluster) = Cluster::start_current(&[])? else { return Ok(()) };
     cluster.apply(WEB)?;
     cluster.wait_pod("web")?;
     for (round, on) in ["true", "false"].into_iter().enumerate() {
@@ -99,21 +94,15 @@ fn terminals_and_ports_over_both_carriers() -> anyhow::Result<()> {
 
 #[test]
 fn describe_and_events_tell_the_story_of_a_pod() -> anyhow::Result<()> {
-    if stock_kubectl() < Some(27) {
-        eprintln!("skipped: this machine has no kubectl of 1.27 or newer");
-        return Ok(());
-    }
-    let cluster = Cluster::start()?;
+    let Some(cluster) = Cluster::start_current(&[])? else { return Ok(()) };
     cluster.apply(WEB)?;
     cluster.wait_pod("web")?;
     cluster.eventually("all its events are there", || {
         let text = cluster.ok(&["describe", "pod", "web"])?;
         Ok(["Scheduled", "Pulled", "Created", "Started", "Node:", "QoS Class:"].iter().all(|w| text.contains(w)))
     })?;
-    if stock_kubectl() >= Some(26) {
-        let events = cluster.ok(&["events", "--for", "pod/web"])?;
-        assert!(events.contains("Started") && events.contains("Pod/web"), "{events}");
-    }
+    let events = cluster.ok(&["events", "--for", "pod/web"])?;
+    assert!(events.contains("Started") && events.contains("Pod/web"), "{events}");
     let wide = cluster.ok(&["get", "events", "--sort-by=.lastTimestamp"])?;
     assert!(wide.contains("LAST SEEN") && wide.contains("pod/web"), "{wide}");
     for kind in ["node", "service", "namespace", "serviceaccount", "endpointslice"] {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
+use crate::clients;
 use crate::containerd::Containerd;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -73,6 +74,8 @@ pub struct Cluster {
     /// A bridge in a namespace of its own that joins the machines.
     switch: String,
     folder: tempfile::TempDir,
+    /// The kubectl that drives it, if it isn't this machine's.
+    client: Option<PathBuf>,
 }
 
 fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
@@ -130,6 +133,28 @@ impl Cluster {
         Self::start_prepared(flags, |_| Ok(()))
     }
 
+    /// Like [`start_with`](Self::start_with), driven by a kubectl of today. `None`, and told, where there is none.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub fn start_current(flags: &[&str]) -> anyhow::Result<Option<Self>> {
+        if clients::current_kubectl().is_none() {
+            clients::skip("no kubectl of today");
+            return Ok(None);
+        }
+        let mut cluster = Self::start_with(flags)?;
+        Ok(cluster.use_current_kubectl().then_some(cluster))
+    }
+
+    /// From now on a kubectl of today drives it; false, and told, where there is none.
+    pub fn use_current_kubectl(&mut self) -> bool {
+        self.client = clients::current_kubectl();
+        if self.client.is_none() {
+            clients::skip("no kubectl of today");
+        }
+        self.client.is_some()
+    }
+
     /// Like [`start_with`](Self::start_with), after `prepare` has been at the machine's folder.
     ///
     /// # Errors
@@ -150,7 +175,7 @@ impl Cluster {
         let kubeconfig = server.folder.join("kubeconfig").display().to_string();
         server.arguments.extend(["--write-kubeconfig".into(), kubeconfig]);
         server.arguments.extend(flags.iter().map(|f| (*f).to_string()));
-        let mut cluster = Cluster { server, agents: Vec::new(), switch, folder };
+        let mut cluster = Cluster { server, agents: Vec::new(), switch, folder, client: None };
         prepare(&mut cluster.server)?;
         if flags.contains(&"--disable-agent") {
             cluster.server.spawn()?;
@@ -266,8 +291,9 @@ impl Cluster {
         // Clusters of tests have the same address; what kubectl keeps of one must not be taken for another's.
         let cache = format!("KUBECACHEDIR={}", self.server.folder.join("kubectl-cache").display());
         let mut all = vec!["env".to_string(), cache];
-        match stock_kubectl() {
-            Some(_) => all.push("kubectl".into()),
+        match &self.client {
+            Some(program) => all.push(program.display().to_string()),
+            None if stock_kubectl().is_some() => all.push("kubectl".into()),
             None => all.extend([self.server.binary.display().to_string(), "kubectl".into()]),
         }
         all.extend(["--kubeconfig".into(), kubeconfig]);
@@ -382,11 +408,7 @@ pub fn is_ready(object: &Value) -> bool {
 
 /// The minor version of the kubectl on the PATH, if there is one.
 pub fn stock_kubectl() -> Option<u32> {
-    let output = Command::new("kubectl").args(["version", "--client"]).stdin(Stdio::null()).output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    // Old ones print a Go structure.
-    let version = text.split("Client Version: v1.").nth(1).or_else(|| text.split("Minor:\"").nth(1))?;
-    version.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
+    clients::minor_of(Path::new("kubectl"))
 }
 
 /// A machine that runs nothing of ours; it goes when it is dropped.

@@ -3,6 +3,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "who runs it sees a panic")]
 
+pub mod clients;
 pub mod cluster;
 pub mod containerd;
 pub mod fake;
