@@ -106,6 +106,16 @@ fn pods_cannot_keep_their_shim_from_its_work() -> anyhow::Result<()> {
     let uid = |name: &str| -> anyhow::Result<String> {
         Ok(cluster.get("pod", name)?["metadata"]["uid"].as_str().unwrap_or_default().to_string())
     };
+    // A container that can't be made is tried again and again, and no try leaves a mount.
+    let mistaken = uid("mistaken")?;
+    let about = "involvedObject.name=mistaken,reason=Failed";
+    cluster.eventually("it was tried three times", || {
+        let told = cluster.ok(&["get", "events", "--field-selector", about, "-o", "jsonpath={.items[*].count}"])?;
+        Ok(told.split_whitespace().filter_map(|count| count.parse::<u32>().ok()).sum::<u32>() >= 3)
+    })?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let roots = mounts.lines().filter(|line| line.contains(&mistaken) && line.contains(" overlay ")).count();
+    assert!(roots <= 1, "{roots} tries have left their root file systems");
     let uids = ["deaf", "loud", "stopper"].map(uid).into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     for uid in &uids {
         assert_ne!(cgroups(uid)?, "");

@@ -154,6 +154,34 @@ fn a_part_that_ends_is_started_again_and_takes_nothing_down() -> anyhow::Result<
     wait_exec(&cluster)
 }
 
+/// The API heard that a container had ended, and not that it was started again: that was told to a control plane that stood still, by a process that
+/// crashed then.
+#[test]
+fn a_container_that_was_started_just_before_a_crash_is_ready() -> anyhow::Result<()> {
+    let cluster = Cluster::start_with(&["--restart-backoff", "10s,10s"])?;
+    cluster.apply(SLEEPER)?;
+    cluster.wait_pod("sleeper")?;
+    let before = cluster.server.contained();
+    before.iter().for_each(|pid| drop(end(*pid, "-KILL")));
+    let is_ready = || Ok::<_, anyhow::Error>(testkit::cluster::is_ready(&cluster.get("pod", "sleeper")?));
+    cluster.eventually("the API knows that the container ended", || Ok(!is_ready()?))?;
+    let parts = cluster.server.parts();
+    end(parts["control-plane"], "-STOP")?;
+    let is_new = || cluster.server.contained().iter().any(|pid| !before.contains(pid));
+    let started = cluster.eventually("the container is started again", || Ok(is_new()));
+    // It is written down then, too.
+    let known = |text: String| text.contains("\"Running\"");
+    let folder = cluster.server.folder().join("data/agent/pods");
+    let saved = cluster.eventually("that is on the disk", || {
+        let files = std::fs::read_dir(&folder)?.flatten().map(|pod| pod.path().join("state.json"));
+        Ok(files.filter_map(|file| std::fs::read_to_string(file).ok()).any(known))
+    });
+    let ended = end(parts["node"], "-KILL");
+    end(parts["control-plane"], "-CONT")?;
+    started.and(saved).and(ended)?;
+    cluster.wait_pod("sleeper")
+}
+
 #[test]
 fn a_part_has_no_more_memory_than_its_limit() -> anyhow::Result<()> {
     let cluster = Cluster::start_with(&["--node-memory-max", "1Gi"])?;

@@ -209,8 +209,12 @@ impl Worker {
                     match (state.exit, is_running) {
                         (Some(exit), true) => self.ended(&state.id, exit).await,
                         (None, false) => {
+                            let container = self.container(&name);
                             if let Some(run) = self.saved.containers.get_mut(&name) {
                                 run.phase = Phase::Running { started_at: state.started_at };
+                                run.waiting = None;
+                                run.limits = container.as_ref().map(container::limits);
+                                run.resources = container.and_then(|container| container.resources);
                             }
                         }
                         _ => {}
@@ -231,10 +235,13 @@ impl Worker {
             let before = self.pod.status.iter();
             let before = before.flat_map(|s| [&s.container_statuses, &s.init_container_statuses]).flatten().flatten();
             let before = before.into_iter().find(|s| s.name == name).cloned();
-            let waits = self.container(&name).is_some_and(|c| c.startup_probe.is_some());
+            let container = self.container(&name);
+            let waits = container.as_ref().is_some_and(|c| c.startup_probe.is_some());
+            let is_probed = container.is_some_and(|c| c.readiness_probe.is_some());
             if let Some(run) = self.saved.containers.get_mut(&name) {
-                run.ready = before.as_ref().is_some_and(|s| s.ready);
-                run.started = !waits || before.is_some_and(|s| s.started == Some(true));
+                run.started = !waits || before.as_ref().is_some_and(|s| s.started == Some(true));
+                // Of one that was started just before a crash nothing was told, and without a probe nothing will be.
+                run.ready = run.started && (!is_probed || before.is_some_and(|s| s.ready));
             }
             self.start_probes(&name);
         }

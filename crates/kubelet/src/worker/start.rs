@@ -129,6 +129,9 @@ impl Worker {
             self.discard(&old.id).await;
             run.last = Some(old);
             run.attempt += 1;
+        } else if !run.id.is_empty() && self.places.container(&run.id).exists() {
+            // A try that got no further than its files, as when its configuration is missing, the disk is full or this process ended.
+            self.discard(&run.id).await;
         }
         run.id = new_id(&pod, name, run.attempt);
         run.image_id = image.reference(container.image.as_deref().unwrap_or(""));
