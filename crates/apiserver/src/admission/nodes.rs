@@ -3,7 +3,7 @@
 use apimachinery::{ObjectExt as _, Status};
 use serde_json::{Map, Value};
 
-use api::{kinds, static_pods};
+use api::{Subresource, kinds, static_pods};
 
 use crate::auth::{NODES, Named, User};
 use crate::external::Attempt;
@@ -45,6 +45,11 @@ pub fn restrict(attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
         if attempt.old.is_some_and(|old| old["spec"]["taints"] != object["spec"]["taints"]) {
             return refuse(format!("node {node:?} is not allowed to modify taints"));
         }
+        // Whose owner is gone is deleted, so a node would get rid of what others have set on it (CVE-2025-5187).
+        let owners = |of: &Value| of["metadata"]["ownerReferences"].clone();
+        if attempt.old.is_some_and(|old| owners(old) != owners(object)) {
+            return refuse(format!("node {node:?} is not allowed to modify ownerReferences"));
+        }
     } else if kind == kinds::PODS && attempt.subresource.is_none() && attempt.operation == "CREATE" {
         if !static_pods::is_mirror(object) {
             return refuse(format!(
@@ -60,6 +65,13 @@ pub fn restrict(attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
         if owners.len() != 1 || !owners.iter().all(own) {
             return refuse(format!("node {node:?} can only create pods with an owner reference set to itself"));
         }
+    } else if kind == kinds::PODS && attempt.subresource == Some(Subresource::Status) {
+        // By its labels a pod gets the traffic of a service, and is let in by policies.
+        if attempt.old.is_some_and(|old| old["metadata"]["labels"] != object["metadata"]["labels"]) {
+            return refuse(format!("node {node:?} cannot update labels through pod status"));
+        }
+    } else if kind == kinds::CSI_NODES && object.name() != node {
+        return refuse(format!("can only access CSINode with the same name as the requesting node: {node:?}"));
     } else if kind == kinds::LEASES && object.name() != node {
         return refuse(format!("node {node:?} may only have its own lease"));
     }

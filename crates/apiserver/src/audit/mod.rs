@@ -7,11 +7,13 @@ mod policy;
 
 use std::sync::Arc;
 
-use apimachinery::bounded::Limits;
 use apimachinery::{ObjectExt as _, clock, yaml};
+use bounded::Limits;
 use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
-use http_body_util::BodyExt as _;
+use http_body::Frame;
+use http_body_util::{BodyExt as _, BodyStream, StreamBody};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
@@ -23,7 +25,7 @@ use crate::request::{self, Query, ResourcePath};
 use crate::response::{self, Body};
 use policy::Level;
 
-/// The largest body of a request that is read here, in bytes; more than any that is accepted.
+/// The largest body that is told of, in bytes; more than any request's that is accepted.
 const MAX_BODY_BYTES: usize = 4 << 20;
 
 /// What is told of requests, and where.
@@ -57,11 +59,33 @@ pub struct Record {
     omit_managed_fields: bool,
     long_running: bool,
     event: Value,
+    /// The request's body, if that is to be told, and what its headers say of it.
+    body: Option<(HeaderMap, Passed)>,
+}
+
+/// What of a body has passed by on its way to who reads it: whoever isn't let in sends nothing that is kept.
+#[derive(Clone, Default)]
+struct Passed(Arc<Mutex<BytesMut>>);
+
+impl Passed {
+    /// A body of which what is read is kept here, if it isn't too large.
+    fn watch(&self, body: Body) -> Body {
+        let kept = self.clone();
+        response::boxed(body.map_frame(move |frame| {
+            if let Some(data) = frame.data_ref() {
+                let mut all = kept.0.lock();
+                let room = MAX_BODY_BYTES.saturating_sub(all.len());
+                // One that is cut off is no object, and told of as none.
+                all.extend_from_slice(&data[..data.len().min(room)]);
+            }
+            frame
+        }))
+    }
 }
 
 impl Audit {
-    /// Begins to tell of a request, if the policy wants it. Reads the body if that is to be told.
-    pub async fn begin(self: &Arc<Self>, user: &User, request: Request<Body>) -> (Option<Record>, Request<Body>) {
+    /// Begins to tell of a request, if the policy wants it.
+    pub fn begin(self: &Arc<Self>, user: &User, request: Request<Body>) -> (Option<Record>, Request<Body>) {
         let path = request::resource_path(request.uri().path());
         let query = Query::parse(request.uri());
         let verb = match &path {
@@ -84,20 +108,16 @@ impl Audit {
             omit_managed_fields: rule.omit_managed_fields,
             long_running: verb == "watch" || streams,
             event,
+            body: None,
         };
         record.tell("RequestReceived");
         let has_body = matches!(verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection");
         if record.level < Level::Request || !has_body || streams {
             return (Some(record), request);
         }
-        let (parts, body) = request.into_parts();
-        let bytes = whole(body, MAX_BODY_BYTES).await;
-        if let Some(told) = bytes.as_ref().and_then(|bytes| object(&parts.headers, bytes)) {
-            record.event["requestObject"] = record.trimmed(told);
-        }
-        // A body that can't be read is refused by whoever reads it next.
-        let body = response::full(bytes.unwrap_or_else(|| Bytes::from_static(b"\0")));
-        (Some(record), Request::from_parts(parts, body))
+        let passed = Passed::default();
+        record.body = Some((request.headers().clone(), passed.clone()));
+        (Some(record), request.map(|body| passed.watch(body)))
     }
 }
 
@@ -130,18 +150,24 @@ fn describe<B>(user: &User, verb: &str, path: Option<&ResourcePath>, request: &R
     event
 }
 
-/// All of a body; `None` if it is cut off or has more than `most` bytes.
-async fn whole(mut body: Body, most: usize) -> Option<Bytes> {
-    let mut bytes = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame.ok()?.into_data() {
-            bytes.extend_from_slice(&data);
+/// The beginning of an answer, of [`MAX_BODY_BYTES`] bytes and a part more at most, and the answer as it was: somebody else may have made it, and it may
+/// have no end.
+async fn beginning(mut body: Body) -> (Bytes, Body) {
+    let (mut bytes, mut frames) = (BytesMut::new(), Vec::new());
+    while bytes.len() <= MAX_BODY_BYTES
+        && let Some(frame) = body.frame().await
+    {
+        if let Ok(Some(data)) = frame.as_ref().map(Frame::data_ref) {
+            bytes.extend_from_slice(data);
         }
-        if bytes.len() > most {
-            return None;
+        let is_broken = frame.is_err();
+        frames.push(frame);
+        if is_broken {
+            break;
         }
     }
-    Some(bytes.freeze())
+    let begun = futures::stream::iter(frames);
+    (bytes.freeze(), response::boxed(StreamBody::new(begun.chain(BodyStream::new(body)))))
 }
 
 /// A body as an object, if it is one.
@@ -187,6 +213,12 @@ impl Record {
         let mut annotations = std::mem::take(&mut *self.notes.0.lock());
         annotations.insert("authorization.k8s.io/decision".into(), decision.into());
         self.event["annotations"] = annotations.into();
+        if let Some((headers, passed)) = self.body.take() {
+            let bytes = std::mem::take(&mut *passed.0.lock());
+            if let Some(told) = object(&headers, &bytes) {
+                self.event["requestObject"] = self.trimmed(told);
+            }
+        }
         let (mut parts, mut body) = answer.into_parts();
         if let Ok(id) = HeaderValue::from_str(self.event.str_at(&["auditID"])) {
             parts.headers.insert("audit-id", id);
@@ -202,9 +234,9 @@ impl Record {
             return Response::from_parts(parts, response::boxed(body));
         }
         if self.level >= Level::RequestResponse || code >= 400 {
-            let bytes = whole(body, usize::MAX).await.unwrap_or_default();
+            let (bytes, again) = beginning(body).await;
             self.told(&parts.headers, code, &bytes);
-            body = response::full(bytes);
+            body = again;
         }
         self.tell("ResponseComplete");
         Response::from_parts(parts, body)
@@ -231,5 +263,32 @@ impl Drop for Ending {
         if let Some(mut record) = self.0.take() {
             record.tell("ResponseComplete");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_without_an_end_is_read_no_further_than_it_is_told() {
+        let part = Bytes::from(vec![b'x'; 1 << 20]);
+        let endless = futures::stream::repeat_with(move || Ok::<_, response::BoxError>(Frame::data(part.clone())));
+        let (begun, mut again) = beginning(response::boxed(StreamBody::new(endless))).await;
+        assert!(begun.len() > MAX_BODY_BYTES && begun.len() <= MAX_BODY_BYTES + (1 << 20));
+        // Who asked gets all of it.
+        for _ in 0..20 {
+            assert_eq!(again.frame().await.unwrap().unwrap().into_data().unwrap().len(), 1 << 20);
+        }
+        let (begun, again) = beginning(response::full("short")).await;
+        assert_eq!((begun, again.collect().await.unwrap().to_bytes()), ("short".into(), Bytes::from("short")));
+    }
+
+    #[tokio::test]
+    async fn of_a_body_no_more_is_kept_than_is_told() {
+        let passed = Passed::default();
+        let large = response::full(vec![b'x'; MAX_BODY_BYTES + 10]);
+        assert_eq!(passed.watch(large).collect().await.unwrap().to_bytes().len(), MAX_BODY_BYTES + 10);
+        assert_eq!(passed.0.lock().len(), MAX_BODY_BYTES);
     }
 }

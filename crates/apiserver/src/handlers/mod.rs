@@ -59,7 +59,7 @@ async fn answer_any(server: &Arc<ApiServer>, request: Request<Body>, peer: &Peer
     let Some(audit) = &server.config.audit else {
         return route(server, &user, request).await.unwrap_or_else(|status| refuse(&status));
     };
-    let (record, request) = audit.begin(&user, request).await;
+    let (record, request) = audit.begin(&user, request);
     let work = route(server, &user, request);
     match record {
         Some(record) => {

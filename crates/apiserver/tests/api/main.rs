@@ -1,10 +1,11 @@
 //! The API as clients see it: requests to a real server on a store in memory, and what it answers.
-
+#![allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves")]
 #![allow(clippy::disallowed_methods, reason = "tests see a panic by themselves")]
 
 mod access;
 mod admission;
 mod apply;
+mod audited;
 mod bodies;
 mod custom;
 mod discovery;
