@@ -117,7 +117,9 @@ impl Page {
 
     fn take(&mut self, byte: u8, out: &mut Vec<u8>) -> State {
         let state = take(&mut self.state);
-        if !matches!(state, State::Open | State::Tag { .. }) && !(byte == b'<' && matches!(state, State::Text)) {
+        let is_held =
+            matches!(state, State::Open | State::Tag { .. }) || (byte == b'<' && matches!(state, State::Text));
+        if !is_held {
             out.push(byte);
         }
         match state {
