@@ -154,7 +154,7 @@ impl Chaos {
             longest: Duration::ZERO,
             late: Vec::new(),
         };
-        chaos.cluster.eventually("all pods are ready", || Ok(chaos.is_well()?))?;
+        chaos.cluster.eventually("all pods are ready", || chaos.is_well())?;
         chaos.whole = chaos.inventory();
         Ok(chaos)
     }

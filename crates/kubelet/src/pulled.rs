@@ -166,7 +166,7 @@ impl Pulled {
             return false;
         }
         let Some(access) = record.and_then(|record| record.get(&repository(name))) else { return true };
-        !access.everyone && !secrets.iter().any(|own| access.secrets.iter().any(|known| known.is(own)))
+        !access.everyone && !secrets.iter().any(|own| access.secrets.iter().any(|known| own.is(known)))
     }
 
     fn begin(&self, name: &str) -> std::io::Result<()> {

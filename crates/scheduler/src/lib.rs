@@ -39,6 +39,9 @@ use snapshot::Snapshot;
 
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 
+/// Pods that are counted on a node, by their names, each with the name of the node.
+type Reservations = HashMap<Key, (Arc<PodInfo>, String)>;
+
 #[derive(Clone)]
 struct Scheduler {
     client: Client,
@@ -46,7 +49,7 @@ struct Scheduler {
     snapshot: Arc<Mutex<Snapshot>>,
     /// Pods that are counted on a node while their volumes are made there: others are placed with regard to them, as upstream's are
     /// once a pod has its node reserved.
-    reserved: Arc<Mutex<HashMap<Key, (Arc<PodInfo>, String)>>>,
+    reserved: Arc<Mutex<Reservations>>,
     pods: informer::Informer<Pod>,
     claims: informer::Informer<PersistentVolumeClaim>,
     volumes: informer::Informer<PersistentVolume>,

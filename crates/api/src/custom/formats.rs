@@ -67,10 +67,10 @@ fn digits(text: &str) -> Option<Vec<u32>> {
 pub fn is_isbn(text: &str, length: usize) -> bool {
     let Some(digits) = digits(text).filter(|d| d.len() == length) else { return false };
     match length {
-        10 => digits.iter().zip(1..).map(|(d, weight)| d * weight).sum::<u32>() % 11 == 0,
+        10 => digits.iter().zip(1..).map(|(d, weight)| d * weight).sum::<u32>().is_multiple_of(11),
         _ => {
             let sum: u32 = digits.iter().enumerate().map(|(i, d)| if i % 2 == 0 { *d } else { d * 3 }).sum();
-            digits.iter().all(|d| *d < 10) && sum % 10 == 0
+            digits.iter().all(|d| *d < 10) && sum.is_multiple_of(10)
         }
     }
 }

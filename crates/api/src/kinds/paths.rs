@@ -121,11 +121,9 @@ fn paths(code: &str) -> Vec<Vec<String>> {
 fn objects(root: &'static Type, found: &mut Vec<&'static Type>) {
     let of = types().resolve(root);
     match of {
-        Type::Object { fields, .. } => {
-            if !found.iter().any(|known| std::ptr::eq(*known, of)) {
-                found.push(of);
-                fields.iter().for_each(|(_, field)| objects(field, found));
-            }
+        Type::Object { fields, .. } if !found.iter().any(|known| std::ptr::eq(*known, of)) => {
+            found.push(of);
+            fields.iter().for_each(|(_, field)| objects(field, found));
         }
         Type::Map { values, .. } => objects(values, found),
         Type::List { items, .. } => objects(items, found),
@@ -160,7 +158,8 @@ fn objects_of<'a>(kinds: impl IntoIterator<Item = &'a Kind>) -> Vec<&'static Typ
 fn misspelt(code: &str, known: &[&'static Type]) -> (Vec<String>, usize) {
     let paths = paths(code);
     let is_wrong = |path: &&Vec<String>| {
-        !known.iter().any(|of| leads(of, path)) && !(path.len() == 1 && KEYS.contains(&path[0].as_str()))
+        let is_key = path.len() == 1 && KEYS.contains(&path[0].as_str());
+        !is_key && !known.iter().any(|of| leads(of, path))
     };
     (paths.iter().filter(is_wrong).map(|path| path.join(".")).collect(), paths.len())
 }

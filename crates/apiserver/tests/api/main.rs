@@ -1,6 +1,5 @@
 //! The API as clients see it: requests to a real server on a store in memory, and what it answers.
-#![allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves")]
-#![allow(clippy::disallowed_methods, reason = "tests see a panic by themselves")]
+#![allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves, and see a panic by themselves")]
 
 mod access;
 mod admission;
