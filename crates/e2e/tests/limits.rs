@@ -451,7 +451,7 @@ fn pods_end_in_order_when_the_machine_goes_down() -> anyhow::Result<()> {
     cluster.server.stop()?;
     assert_eq!(told(), "plain stops\nplain ends\ncritical stops\ncritical ends\n");
     let events = std::fs::read_to_string(cluster.server.folder().join("log"))?;
-    assert!(events.contains("pods have ended"), "{events}");
+    assert!(events.contains("graceful node shutdown: pods have terminated"), "{events}");
 
     cluster.server.programs(&[("systemctl", "echo running")])?;
     cluster.server.spawn()?;

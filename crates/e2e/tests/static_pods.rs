@@ -61,7 +61,8 @@ fn a_node_has_pods_of_its_own() -> anyhow::Result<()> {
     let log = cluster.server.folder().join("log");
     cluster.eventually("the complaint names the field", || {
         let said = std::fs::read_to_string(&log)?;
-        Ok(said.contains("a static pod's file can't be used") && said.contains("spec.containers.image of type string"))
+        Ok(said.contains("ignored the manifest of a static pod")
+            && said.contains("spec.containers.image of type string"))
     })?;
     assert_eq!(container(&cluster.get("pod", "own-server-1")?), before);
     std::fs::write(&file, POD.replace("FIRST", "SECOND"))?;

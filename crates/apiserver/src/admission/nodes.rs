@@ -70,12 +70,39 @@ pub fn restrict(attempt: &Attempt<'_>, object: &Value) -> Result<(), Status> {
         if attempt.old.is_some_and(|old| old["metadata"]["labels"] != object["metadata"]["labels"]) {
             return refuse(format!("node {node:?} cannot update labels through pod status"));
         }
+    } else if kind == kinds::PERSISTENT_VOLUME_CLAIMS && attempt.subresource == Some(Subresource::Status) {
+        if attempt.old.is_some_and(|old| settled(old) != settled(object)) {
+            return refuse(format!(
+                "node {node:?} may not update fields other than status.capacity and status.conditions"
+            ));
+        }
     } else if kind == kinds::CSI_NODES && object.name() != node {
         return refuse(format!("can only access CSINode with the same name as the requesting node: {node:?}"));
     } else if kind == kinds::LEASES && object.name() != node {
         return refuse(format!("node {node:?} may only have its own lease"));
     }
     Ok(())
+}
+
+/// A claim without what a kubelet has to say of it (the expansion of its volume), and without what every write changes.
+fn settled(claim: &Value) -> Value {
+    let mut claim = claim.clone();
+    let parts = [
+        ("metadata", ["resourceVersion", "managedFields"].as_slice()),
+        ("status", ["capacity", "conditions", "allocatedResources", "allocatedResourceStatuses"].as_slice()),
+    ];
+    for (part, fields) in parts {
+        if let Some(map) = claim.get_mut(part).and_then(Value::as_object_mut) {
+            map.retain(|key, _| !fields.contains(&key.as_str()));
+        }
+    }
+    // A status of which nothing is left is none.
+    if claim["status"].as_object().is_some_and(Map::is_empty)
+        && let Some(map) = claim.as_object_mut()
+    {
+        map.remove("status");
+    }
+    claim
 }
 
 /// A kubelet may ask for tokens of its own pods alone; `node` is that of the pod that the token is bound to.

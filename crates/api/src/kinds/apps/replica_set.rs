@@ -33,7 +33,8 @@ fn defaults(object: &mut Value) {
     set(object.as_object_mut(), "status", json!({"replicas": 0}));
 }
 
-const COLUMNS: &[Column] = &[
+/// Those of a ReplicationController, too.
+pub(crate) const COLUMNS: &[Column] = &[
     NAME,
     number("Desired"),
     number("Current"),
@@ -45,6 +46,11 @@ const COLUMNS: &[Column] = &[
 ];
 
 fn row(o: &Value, now: Timestamp) -> Vec<Value> {
+    row_of(o, now, selector(&o["spec"]["selector"]))
+}
+
+/// The cells of [`COLUMNS`], the selector's as it is given.
+pub(crate) fn row_of(o: &Value, now: Timestamp, selector: Value) -> Vec<Value> {
     let (names, images) = containers(&o["spec"]["template"]);
     vec![
         name(o),
@@ -54,6 +60,6 @@ fn row(o: &Value, now: Timestamp) -> Vec<Value> {
         age(o, now),
         names,
         images,
-        selector(&o["spec"]["selector"]),
+        selector,
     ]
 }

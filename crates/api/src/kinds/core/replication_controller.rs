@@ -6,8 +6,9 @@ use serde_json::{Map, Value, json};
 
 use super::GROUP;
 use super::pod_template::{check_template, default_template};
-use crate::columns::{AGE, Column, NAME, Printer, age, containers, int, name, number, pairs, wide};
+use crate::columns::{Printer, pairs};
 use crate::defaults::{default, set, spec};
+use crate::kinds::apps::replica_set::{COLUMNS, row_of};
 use crate::kinds::quota::count;
 use crate::kinds::{ALL, Absent, Deletion, Dependents, Kind, SelectedField, Strategy, Subresource};
 use crate::validate::field::{Causes, Field};
@@ -70,27 +71,6 @@ fn validate(object: &Value, _: Option<&Value>, causes: &mut Causes) {
     check_template(&object["spec"]["template"], "spec.template", &["Always"], &[], causes);
 }
 
-const COLUMNS: &[Column] = &[
-    NAME,
-    number("Desired"),
-    number("Current"),
-    number("Ready"),
-    AGE,
-    wide("Containers"),
-    wide("Images"),
-    wide("Selector"),
-];
-
 fn row(o: &Value, now: Timestamp) -> Vec<Value> {
-    let (names, images) = containers(&o["spec"]["template"]);
-    vec![
-        name(o),
-        json!(int(o, &["spec", "replicas"])),
-        json!(int(o, &["status", "replicas"])),
-        json!(int(o, &["status", "readyReplicas"])),
-        age(o, now),
-        names,
-        images,
-        pairs(&o["spec"]["selector"]),
-    ]
+    row_of(o, now, pairs(&o["spec"]["selector"]))
 }

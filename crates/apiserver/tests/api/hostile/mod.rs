@@ -110,6 +110,13 @@ async fn prepare(server: &Server) {
     let made = server.json_as(&user("tenant"), "POST", &format!("{T1}/services"), &service("ssrf", &name)).await;
     assert_eq!(made.0, 201, "{}", made.1);
     server.create(&format!("{T1}/pods"), pod("liar", &json!({"nodeName": "n1"}))).await;
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    server.create(&format!("{T1}/persistentvolumeclaims"), claim).await;
+    let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]);
+    server.create(&format!("{T1}/pods"), pod("writer", &json!({"nodeName": "n1", "volumes": volumes}))).await;
+    let taint = json!({"spec": {"taints": [{"key": "broken", "effect": "NoExecute"}]}});
+    assert_eq!(server.json("PATCH", "/api/v1/nodes/n1", &taint).await.0, 200);
     // A pod that claims to be somewhere else.
     let status = json!({"status": {"podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}});
     server.json("PATCH", &format!("{T1}/pods/liar/status"), &status).await;
