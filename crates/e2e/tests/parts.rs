@@ -161,9 +161,16 @@ fn a_container_that_was_started_just_before_a_crash_is_ready() -> anyhow::Result
     let cluster = Cluster::start_with(&["--restart-backoff", "10s,10s"])?;
     cluster.apply(SLEEPER)?;
     cluster.wait_pod("sleeper")?;
-    let before = cluster.server.contained();
-    before.iter().for_each(|pid| drop(end(*pid, "-KILL")));
+    let kill = || cluster.server.contained().iter().for_each(|pid| drop(end(*pid, "-KILL")));
     let is_ready = || Ok::<_, anyhow::Error>(testkit::cluster::is_ready(&cluster.get("pod", "sleeper")?));
+    // The first restart comes at once, the second one after the back-off.
+    kill();
+    cluster.eventually("the container is restarted", || {
+        let count = cluster.get("pod", "sleeper")?["status"]["containerStatuses"][0]["restartCount"].clone();
+        Ok(count == 1 && is_ready()?)
+    })?;
+    let before = cluster.server.contained();
+    kill();
     cluster.eventually("the API knows that the container ended", || Ok(!is_ready()?))?;
     let parts = cluster.server.parts();
     end(parts["control-plane"], "-STOP")?;

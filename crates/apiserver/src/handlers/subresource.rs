@@ -142,6 +142,9 @@ fn approved(current: &Value, sent: &Value) -> Result<Value, Status> {
 /// Ephemeral containers may be added, and neither changed nor removed.
 fn with_ephemeral(current: &Value, sent: &Value) -> Result<Value, Status> {
     const PATH: [&str; 2] = ["spec", "ephemeralContainers"];
+    // What wasn't said is what it is by default, and no change.
+    let mut sent = sent.clone();
+    kinds::PODS.apply_defaults(&mut sent);
     let new = sent.array_at(&PATH);
     for (i, old) in current.array_at(&PATH).iter().enumerate() {
         let found = new.iter().find(|c| c["name"] == old["name"]);
@@ -154,7 +157,7 @@ fn with_ephemeral(current: &Value, sent: &Value) -> Result<Value, Status> {
         let cause = apimachinery::Cause::forbidden(format!("spec.ephemeralContainers[{i}]"), &why);
         return Err(kinds::PODS.invalid(current.name(), vec![cause]));
     }
-    let mut merged = with_parts(current, sent, &[]);
+    let mut merged = with_parts(current, &sent, &[]);
     merged["spec"]["ephemeralContainers"] = new.to_vec().into();
     Ok(merged)
 }

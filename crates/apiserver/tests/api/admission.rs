@@ -89,6 +89,10 @@ async fn ephemeral_containers_are_added_and_never_taken_away() {
     assert_eq!(pod["metadata"]["generation"], 2);
     for (body, why) in [
         (json!({"spec": {"ephemeralContainers": []}}), "may not be removed"),
+        (
+            json!({"spec": {"ephemeralContainers": [{"name": "e", "image": "i"}, {"name": "f", "image": "i", "targetContainerName": "bogus"}]}}),
+            "spec.ephemeralContainers[1].targetContainerName: Not found: \"bogus\"",
+        ),
         (json!({"spec": {"ephemeralContainers": [{"name": "e", "image": "other"}]}}), "may not be changed"),
     ] {
         let (code, answer) = patch(body).await;

@@ -240,6 +240,11 @@ fn containers(spec: &Field<'_>, volumes: &[&str], causes: &mut Vec<Cause>) {
             if !seen.insert(name.text()) {
                 causes.push(Cause::duplicate(&name.path, name.value));
             }
+            let target = c.at("targetContainerName");
+            let is_there = |list| spec.at(list).items().any(|other| other.at("name").text() == target.text());
+            if role == Role::Ephemeral && !target.is_empty() && !is_there("containers") && !is_there("initContainers") {
+                causes.push(Cause::not_found(&target.path, target.value));
+            }
             let shown = c.at("securityContext").at("procMount");
             if shown.text() == "Unmasked" && spec.at("hostUsers").value != false {
                 shown.invalid("`hostUsers` must be false to use `Unmasked`", causes);
