@@ -4,7 +4,7 @@
 //! A watcher has a bounded queue; who doesn't keep up is cut off and comes back with a new watch, as the API allows,
 //! rather than making others wait.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -15,16 +15,17 @@ use parking_lot::RwLock;
 use serde_json::Value;
 use store::{Change, KeyValue, Observer};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use api::{KINDS, Kind, Verbs, kinds};
 
 use crate::catalog::{Catalog, is_definition};
 use crate::object::{Entry, Filter, encode};
 
-/// Changes of one resource that are kept for watches that resume.
-const MAX_HISTORY_EVENTS: usize = 4096;
-/// Bytes of objects that they may hold on to.
-const HISTORY_BYTES: usize = 8 << 20;
+mod history;
+
+use history::{FRESH, History};
+
 /// How long a serialized list is kept that nobody asks for again.
 const LIST_CACHE_TTL: Duration = Duration::from_secs(1);
 /// Events that may wait for one watcher, and their bytes.
@@ -159,11 +160,7 @@ impl Events {
 #[derive(Default)]
 struct State {
     items: BTreeMap<Arc<str>, Arc<Entry>>,
-    events: VecDeque<Arc<Event>>,
-    /// Bytes that `events` holds on to.
-    weight: usize,
-    /// Changes up to this revision may be missing from `events`.
-    forgotten: u64,
+    history: History,
     /// The revision of the last change of this resource.
     changed: u64,
     watchers: Vec<Watcher>,
@@ -247,14 +244,16 @@ impl Resource {
         self.state.read().changed
     }
 
-    /// The unfiltered list, serialized once per change by `make`, and kept as long as somebody asks for it again.
-    pub fn whole_list(self: &Arc<Self>, make: impl FnOnce(&[Arc<Entry>]) -> Bytes) -> Bytes {
+    /// The unfiltered list, serialized once per change by `make`, and kept as long as somebody asks for it again; with the
+    /// revision of the last change that it shows. A change that comes meanwhile isn't in it: who watches from a later
+    /// revision would never hear of that one.
+    pub fn whole_list(self: &Arc<Self>, make: impl FnOnce(&[Arc<Entry>]) -> Bytes) -> (Bytes, u64) {
         let changed = self.changed();
         if let Some((at, bytes)) = &*self.listed.read()
             && *at == changed
         {
             self.asked.store(true, Ordering::Relaxed);
-            return bytes.clone();
+            return (bytes.clone(), *at);
         }
         let (items, at) = self.list(&Filter::default());
         let bytes = make(&items);
@@ -263,7 +262,7 @@ impl Resource {
             let resource = Arc::downgrade(self);
             tasks::until_done("list-memory", move || Self::forget_list(resource.clone()));
         }
-        bytes
+        (bytes, at)
     }
 
     /// Gives the memory of the list back once nobody asked for it for a while.
@@ -289,11 +288,11 @@ impl Resource {
             From::After(after) => {
                 // One that isn't reached yet is of another history: the server was put back to an older state since. Upstream waits
                 // for it; here who asks is sent to list anew, as he has missed what was undone.
-                if after < state.forgotten || after > revision.max(state.changed) {
-                    return Err(TooOld { asked: after, oldest: state.forgotten });
+                let forgotten = state.history.forgotten();
+                if after < forgotten || after > revision.max(state.changed) {
+                    return Err(TooOld { asked: after, oldest: forgotten });
                 }
-                let start = state.events.partition_point(|e| e.entry.revision <= after);
-                for event in state.events.range(start..) {
+                for event in state.history.after(after) {
                     if let Some(seen) = event.seen_through(self.kind, &filter) {
                         backlog.push((seen, event.clone()));
                     }
@@ -331,13 +330,7 @@ impl Resource {
         state.changed = change.revision;
         // Dropping the cached list here gives its memory back while nobody lists.
         *self.listed.write() = None;
-        state.events.push_back(event.clone());
-        state.weight += event.weight();
-        while (state.events.len() > MAX_HISTORY_EVENTS || state.weight > HISTORY_BYTES) && state.events.len() > 1 {
-            let Some(old) = state.events.pop_front() else { break };
-            state.forgotten = old.entry.revision;
-            state.weight -= old.weight();
-        }
+        state.history.push(event.clone(), Instant::now());
         state.watchers.retain(|watcher| match event.seen_through(self.kind, &watcher.filter) {
             Some(seen) => watcher.tell(seen, &event),
             None => !watcher.queue.is_closed(),
@@ -453,6 +446,18 @@ impl Cache {
         self.resources.values().cloned().chain(self.custom.read().values().cloned()).collect()
     }
 
+    /// Forgets changes that nobody resumes from any more, some time after each change; ends with the cache.
+    pub async fn trim_histories(cache: Weak<Self>) {
+        let Some(mut revision) = cache.upgrade().map(|cache| cache.revision.subscribe()) else { return };
+        while revision.changed().await.is_ok() {
+            tokio::time::sleep(FRESH).await;
+            let Some(cache) = cache.upgrade() else { return };
+            for resource in cache.all() {
+                resource.state.write().history.trim(Instant::now());
+            }
+        }
+    }
+
     fn route(&self, key: &str) -> Option<(Arc<Resource>, Arc<str>)> {
         let (resource, object) = key.strip_prefix("/registry/")?.split_once('/')?;
         Some((self.find(resource)?, object.into()))
@@ -477,7 +482,7 @@ impl Observer for Cache {
             state.items.insert(key, entry);
         }
         for resource in self.all() {
-            resource.state.write().forgotten = revision;
+            resource.state.write().history.begin_after(revision);
             let definition = self.catalog.definition(resource.kind);
             if definition.is_some_and(|definition| definition.storage().has_defaults) {
                 self.fill_in(&resource);
@@ -547,6 +552,21 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn changes_that_are_old_are_forgotten_but_for_a_few() {
+        let cache = Arc::new(Cache::new(Arc::default()));
+        let trimmed = Arc::downgrade(&cache);
+        tasks::until_done("histories", move || Cache::trim_histories(trimmed.clone()));
+        tokio::task::yield_now().await;
+        for revision in 1..=3000 {
+            put(&cache, revision, "a", "web");
+        }
+        let resumes = |after| cache.of(kinds::PODS).subscribe(Filter::default(), From::After(after), 3000).is_ok();
+        assert!(resumes(1), "all of it is fresh");
+        tokio::time::sleep(2 * FRESH + Duration::from_secs(1)).await;
+        assert!(!resumes(1) && resumes(2990), "a few of the old changes are kept");
+    }
+
     #[test]
     fn a_watch_of_what_there_is_begins_with_the_oldest() {
         let cache = Cache::new(Arc::default());
@@ -562,6 +582,18 @@ mod tests {
         assert_eq!(revisions(From::Now), [1, 3, 4]);
         // Who was broken off after the second resumes with the third.
         assert_eq!(revisions(From::After(3)), [4]);
+    }
+
+    #[tokio::test]
+    async fn a_list_never_claims_to_show_a_change_that_came_while_it_was_made() {
+        let cache = Cache::new(Arc::default());
+        put(&cache, 1, "a", "web");
+        let (_, shown) = cache.of(kinds::PODS).whole_list(|items| {
+            put(&cache, 2, "b", "web");
+            assert_eq!(items.len(), 1);
+            Bytes::new()
+        });
+        assert_eq!(shown, 1);
     }
 
     #[test]

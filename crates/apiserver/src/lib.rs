@@ -161,6 +161,8 @@ impl ApiServer {
         tasks::until_done("flow-schemas", move || fairness::keep_dangling(of.clone()));
         let of = Arc::downgrade(&server);
         tasks::until_done("api-services", move || relay::keep_aggregated(of.clone()));
+        let cache = Arc::downgrade(&server.cache);
+        tasks::until_done("watch-history", move || cache::Cache::trim_histories(cache.clone()));
         let of = Arc::downgrade(&server);
         tasks::until_done("repair", move || bootstrap::keep(of.clone()));
         Ok(server)

@@ -169,6 +169,8 @@ fn who_a_container_is_and_what_it_may() -> anyhow::Result<()> {
                 ),
                 "1 65536\n0\n0\n0\n65534\nsame",
             ),
+            // The end of a container writes out nobody's data.
+            ("layer-is-volatile", "", Says("grep ' / ' /proc/mounts | grep -o volatile"), "volatile"),
             (
                 "own-users-unmasked",
                 "hostUsers: false\nc: securityContext: {procMount: Unmasked}",

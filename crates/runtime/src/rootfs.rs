@@ -8,8 +8,15 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::users::Users;
 
+/// Bytes that the options of a mount may have (`mount(2)`: a page).
+const MAX_OPTIONS: usize = 4096;
+
 /// Mounts `layers` (lowest first) with a writable layer in `writable` at `rootfs`; for a pod with users of its own, as they see it;
-/// with SELinux' `label` for all that is there, if one is given.
+/// with SELinux' `label` for all that is there, if one is given. The writable layer begins empty.
+///
+/// The mount is `volatile` where the kernel knows that (since 5.10; its `Documentation/filesystems/overlayfs.rst`): otherwise each
+/// unmount writes all that is dirty on the whole disk first, and the end of a container waits for the writes of everybody. What is in
+/// the layer doesn't outlive its container, so nobody misses it after a power failure.
 ///
 /// # Errors
 /// Those of the system calls; an overlay needs a kernel with overlayfs and a file system that can hold its upper layer.
@@ -21,11 +28,15 @@ pub fn mount_overlay(
     label: Option<&str>,
 ) -> io::Result<()> {
     let (upper, work) = (writable.join("upper"), writable.join("work"));
-    for path in [rootfs, &upper, &work] {
-        std::fs::create_dir_all(path)?;
-    }
     if is_mounted(rootfs) {
         return Ok(());
+    }
+    // A volatile mount leaves a mark with which its layer is never mounted again, as it may be half written.
+    for path in [&upper, &work] {
+        crate::remove_tree(path)?;
+    }
+    for path in [rootfs, &upper, &work] {
+        std::fs::create_dir_all(path)?;
     }
     // Only until they are part of the overlay, which holds them by itself.
     let translated = writable.join("layers");
@@ -51,10 +62,16 @@ pub fn mount_overlay(
     };
     let label = label.map(|label| format!(",context=\"{label}\"")).unwrap_or_default();
     let options = format!("lowerdir={lower},upperdir={},workdir={}{label}", upper.display(), work.display());
-    if options.len() >= 4096 {
+    let volatile = format!("{options},volatile");
+    if volatile.len() >= MAX_OPTIONS {
         return Err(io::Error::other("the image has too many layers for one overlay mount"));
     }
-    mount(Some("overlay"), rootfs, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
+    let mount_with = |options: &str| mount(Some("overlay"), rootfs, Some("overlay"), MsFlags::empty(), Some(options));
+    match mount_with(&volatile) {
+        // Kernels before 5.10 don't know the option.
+        Err(Errno::EINVAL) => mount_with(&options)?,
+        result => result?,
+    }
     if users.is_some() {
         unmount_below(&[&translated])?;
     }

@@ -116,9 +116,8 @@ pub async fn list(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Re
     let present = server.cache.revision();
     let plain = form == Form::Json && limit == 0 && token.is_empty() && wanted.exactly.is_none();
     if plain && filter.is_everything() && server.catalog.has_one_version(info.kind) {
-        let items = resource.whole_list(join);
-        let revision = present.max(resource.changed());
-        return Ok(list_bytes(info.kind, revision, items, None));
+        let (items, shown) = resource.whole_list(join);
+        return Ok(list_bytes(info.kind, present.max(shown), items, None));
     }
     let from = if token.is_empty() {
         Continue { revision: wanted.exactly, after: String::new() }
