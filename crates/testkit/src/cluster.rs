@@ -16,7 +16,9 @@ use crate::containerd::Containerd;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// Waits this long for what should happen within a few seconds; only a broken test takes it all.
+/// How `timeout(1)` tells that the time of a command was over.
+const TIMED_OUT: i32 = 124;
+/// Waits this long for what should happen within a few seconds, be it of a command or of the cluster; only a broken test takes it all.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What a command printed, and how it ended.
@@ -316,9 +318,18 @@ impl Cluster {
     pub fn ok(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let output = self.kubectl(arguments);
         if output.code != 0 {
-            bail!("kubectl {} ended with {}: {}{}", arguments.join(" "), output.code, output.stdout, output.stderr);
+            let state = if output.code == TIMED_OUT { self.pods_and_events() } else { String::new() };
+            let said = format!("{}{}{state}", output.stdout, output.stderr);
+            bail!("kubectl {} ended with {}: {said}", arguments.join(" "), output.code);
         }
         Ok(output.stdout)
+    }
+
+    /// What there is to see of all pods, for the message of a test that waited in vain.
+    fn pods_and_events(&self) -> String {
+        let ask = |arguments: &[&str]| self.kubectl(arguments).stdout;
+        let pods = ask(&["get", "pods", "-A", "-o", "yaml"]);
+        format!("\n{pods}\n{}", ask(&["get", "events", "-A", "--sort-by=.metadata.creationTimestamp"]))
     }
 
     /// # Errors
@@ -728,7 +739,7 @@ impl Node {
     pub fn run(&self, command: &[String], input: &str) -> Output {
         use std::io::Write as _;
         let spawned = Command::new("timeout")
-            .arg("60")
+            .arg(READY_TIMEOUT.as_secs().to_string())
             .arg("nsenter")
             .arg(format!("--net=/run/netns/{}", self.namespace))
             .args(command)
