@@ -31,6 +31,11 @@ fn milli(value: &Value) -> Result<i64> {
     Quantity::from_json(value).map(Quantity::milli).ok_or_else(|| format!("{value} is no amount"))
 }
 
+/// The sum of amounts, whose size is up to those who tell of them.
+fn total<'a>(mut amounts: impl Iterator<Item = &'a Value>) -> Result<i64> {
+    amounts.try_fold(0, |all: i64, amount| Ok(all.saturating_add(milli(amount)?)))
+}
+
 /// A resource's use by pod, of one container or of all. Thousandths.
 pub async fn resource(
     client: &Client,
@@ -50,8 +55,8 @@ pub async fn resource(
         if chosen.is_empty() || chosen.iter().any(|c| c["usage"][resource].is_null()) {
             continue;
         }
-        let used: Result<i64> = chosen.iter().map(|c| milli(&c["usage"][resource])).sum();
-        uses.insert(pod.name().to_string(), used?);
+        let used = total(chosen.into_iter().map(|c| &c["usage"][resource]))?;
+        uses.insert(pod.name().to_string(), used);
     }
     if uses.is_empty() {
         return Err("no metrics returned from resource metrics API".into());
@@ -132,5 +137,5 @@ pub async fn external(client: &Client, namespace: &str, metric: &MetricIdentifie
     if items.is_empty() {
         return Err(format!("no values were returned for the external metric {}", metric.name));
     }
-    items.iter().map(|item| milli(&item["value"])).sum()
+    total(items.iter().map(|item| &item["value"]))
 }

@@ -415,7 +415,7 @@ impl Work {
         report.status["lastScaleTime"] = report.now.clone();
         let mut histories = self.histories.lock();
         let history = histories.entry(autoscaler.key()).or_default();
-        history.changes.push((apimachinery::clock::now(), desired - target.replicas));
+        history.changes.push((apimachinery::clock::now(), desired.saturating_sub(target.replicas)));
         tracing::info!(target = target.title, from = target.replicas, to = desired, reason, "scaled");
     }
 
@@ -560,7 +560,7 @@ fn request(pod: &Pod, resource: &str, container: Option<&str>) -> std::result::R
         })?;
         amount(found)
     };
-    chosen.map(of).sum()
+    chosen.map(of).try_fold(0i64, |all, one| Ok(all.saturating_add(one?)))
 }
 
 /// Whether a pod's use of the processor may be that of its start.

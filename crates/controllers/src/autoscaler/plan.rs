@@ -49,7 +49,7 @@ pub enum PodTarget {
 }
 
 impl PodTarget {
-    fn ratio(self, used: i64, requested: i64, pods: usize) -> f64 {
+    fn ratio(self, used: i128, requested: i128, pods: usize) -> f64 {
         match self {
             PodTarget::Percent(percent) => used as f64 * 100.0 / requested.max(1) as f64 / percent.max(1) as f64,
             PodTarget::Amount(amount) => used as f64 / pods.max(1) as f64 / amount.max(1) as f64,
@@ -63,7 +63,8 @@ impl PodTarget {
 /// When no pod's use is known.
 pub fn by_pods(current: i32, pods: &[PodUse], target: PodTarget, tolerances: Tolerances) -> Result<Proposal, String> {
     let known: Vec<&PodUse> = pods.iter().filter(|p| !p.unready && p.usage.is_some()).collect();
-    let sum = |of: &[&PodUse], what: fn(&PodUse) -> i64| of.iter().map(|p| what(p)).sum::<i64>();
+    // Wider than what is added, so that no sum is too large for it.
+    let sum = |of: &[&PodUse], what: fn(&PodUse) -> i64| of.iter().map(|p| i128::from(what(p))).sum::<i128>();
     let (used, requested) = (sum(&known, |p| p.usage.unwrap_or(0)), sum(&known, |p| p.request));
     if known.is_empty() {
         return Err("did not receive metrics for targeted pods (pods might be unready)".into());
@@ -75,7 +76,7 @@ pub fn by_pods(current: i32, pods: &[PodUse], target: PodTarget, tolerances: Tol
             PodTarget::Percent(_) => i32::try_from(used * 100 / requested.max(1)).ok(),
             PodTarget::Amount(_) => None,
         },
-        average: Some(used / known.len() as i64),
+        average: i64::try_from(used / known.len() as i128).ok(),
         value: None,
     };
     let unready = pods.iter().filter(|p| p.unready).count();
@@ -92,15 +93,15 @@ pub fn by_pods(current: i32, pods: &[PodUse], target: PodTarget, tolerances: Tol
     for pod in &missing {
         if ratio < 1.0 {
             used += match target {
-                PodTarget::Percent(percent) => pod.request * percent.max(100) / 100,
-                PodTarget::Amount(amount) => amount,
+                PodTarget::Percent(percent) => i128::from(pod.request) * i128::from(percent.max(100)) / 100,
+                PodTarget::Amount(amount) => amount.into(),
             };
         }
-        requested += pod.request;
+        requested += i128::from(pod.request);
         count += 1;
     }
     if grows_with_unready {
-        requested += pods.iter().filter(|p| p.unready).map(|p| p.request).sum::<i64>();
+        requested += pods.iter().filter(|p| p.unready).map(|p| i128::from(p.request)).sum::<i128>();
         count += unready;
     }
     let new = target.ratio(used, requested, count);
@@ -153,7 +154,7 @@ impl History {
 
     fn changed(&self, period: i32, now: Timestamp) -> i32 {
         let recent = |(at, _): &&(Timestamp, i32)| now.duration_since(*at).as_secs() < i64::from(period);
-        self.changes.iter().filter(recent).map(|(_, by)| by).sum()
+        self.changes.iter().filter(recent).fold(0, |all, (_, by)| by.saturating_add(all))
     }
 }
 
@@ -191,7 +192,7 @@ fn bound(current: i32, rules: &HPAScalingRules, up: bool, history: &History, now
         None => vec![("Percent".into(), 100, 15)],
     };
     let proposals = policies.iter().map(|(kind, value, period)| {
-        let start = f64::from(current - history.changed(*period, now));
+        let start = f64::from(current.saturating_sub(history.changed(*period, now)));
         let step = f64::from(*value);
         match (kind.as_str(), up) {
             ("Pods", true) => (start + step) as i32,
@@ -412,7 +413,30 @@ mod tests {
         assert_eq!(go(80, 6, 1), 6, "never fewer");
     }
 
+    fn extreme() -> impl Strategy<Value = i64> {
+        prop::sample::select(vec![i64::MIN, i64::MIN + 1, -1, 0, 1, 1000, i64::MAX - 1, i64::MAX])
+    }
+
     proptest! {
+        /// Whatever is measured, requested and aimed at, a number of replicas comes of it.
+        #[test]
+        fn extremes_of_amounts_are_borne(
+            uses in prop::collection::vec((any::<bool>(), prop::option::of(extreme()), extreme()), 0..6), target in extreme(),
+            value in extreme(), narrow in prop::sample::select(vec![i32::MIN, -1, 0, 1, i32::MAX]),
+        ) {
+            let pods: Vec<PodUse> =
+                uses.iter().map(|(unready, usage, request)| PodUse { unready: *unready, usage: *usage, request: *request }).collect();
+            for target in [PodTarget::Percent(target), PodTarget::Amount(target)] {
+                let _ = by_pods(narrow, &pods, target, EXACT);
+            }
+            let proposals = [by_value(narrow, narrow, value, target, EXACT), by_shared_value(narrow, value, target, EXACT)];
+            let mut history = History { recommendations: vec![(at(0), narrow)], changes: vec![(at(0), i32::MIN), (at(0), -1), (at(0), narrow)] };
+            for proposal in proposals {
+                let limited = limit(narrow.max(0), proposal.replicas, (1, i32::MAX), None, &mut history, at(1));
+                prop_assert!(limited.replicas >= 0);
+            }
+        }
+
         #[test]
         fn what_is_decided_stays_in_bounds(
             steps in prop::collection::vec((0i32..200, 1i64..120), 1..40), least in 1i32..5, more in 0i32..60,

@@ -13,46 +13,52 @@ pub struct Size {
     pub present: i32,
 }
 
+/// A number of replicas as objects have it. What is computed with is wider: no sum of theirs is too large for it.
+pub fn narrow(replicas: i64) -> i32 {
+    i32::try_from(replicas.max(0)).unwrap_or(i32::MAX)
+}
+
 /// What the new set and each old one should have while the new version rolls out.
 pub fn roll(spec: &DeploymentSpec, new: Size, old: &[Size]) -> (i32, Vec<i32>) {
     let replicas = spec.replicas.unwrap_or(1);
     let strategy = spec.strategy.clone().unwrap_or_default();
-    let mut olds: Vec<i32> = old.iter().map(|s| s.wanted).collect();
     if strategy.type_.as_deref() == Some("Recreate") {
         let gone = old.iter().all(|s| s.present == 0);
         return (if gone { replicas } else { 0 }, vec![0; old.len()]);
     }
     let rolling = strategy.rolling_update.unwrap_or_default();
-    let surge = pods::scaled(rolling.max_surge.as_ref(), replicas, true);
-    let mut unavailable = pods::scaled(rolling.max_unavailable.as_ref(), replicas, false);
+    let surge = i64::from(pods::scaled(rolling.max_surge.as_ref(), replicas, true));
+    let mut unavailable = i64::from(pods::scaled(rolling.max_unavailable.as_ref(), replicas, false));
     if surge == 0 && unavailable == 0 {
         // Both rounded to nothing: it must be able to move.
         unavailable = 1;
     }
-    let old_total: i32 = olds.iter().sum();
-    let total = old_total + new.wanted;
+    let (replicas, wanted) = (i64::from(replicas), i64::from(new.wanted));
+    let mut olds: Vec<i64> = old.iter().map(|s| s.wanted.into()).collect();
+    let old_total: i64 = olds.iter().sum();
+    let total = old_total + wanted;
     let room = (replicas + surge - total).max(0);
-    let new_wanted = if new.wanted > replicas { replicas } else { new.wanted + room.min(replicas - new.wanted) };
+    let new_wanted = if wanted > replicas { replicas } else { wanted + room.min(replicas - wanted) };
     // A set's status may be older than its size: what was given up already doesn't count as available any more.
-    let available = |size: &Size| size.available.min(size.wanted).max(0);
+    let available = |size: &Size| i64::from(size.available.min(size.wanted).max(0));
     let min_available = replicas - unavailable;
-    let spare = total - min_available - (new.wanted - available(&new)).max(0);
+    let spare = total - min_available - (wanted - available(&new)).max(0);
     if old_total > 0 && spare > 0 {
         // What isn't available goes first, as nobody misses it.
         let mut left = spare;
         for (i, size) in old.iter().enumerate() {
-            let broken = (size.wanted - available(size)).max(0).min(left);
+            let broken = (i64::from(size.wanted) - available(size)).max(0).min(left);
             olds[i] -= broken;
             left -= broken;
         }
-        let mut left = (available(&new) + old.iter().map(available).sum::<i32>() - min_available).max(0);
+        let mut left = (available(&new) + old.iter().map(available).sum::<i64>() - min_available).max(0);
         for (i, size) in old.iter().enumerate() {
             let some = olds[i].min(left).min(available(size));
             olds[i] -= some;
             left -= some;
         }
     }
-    (new_wanted, olds)
+    (narrow(new_wanted), olds.into_iter().map(narrow).collect())
 }
 
 /// A ReplicaSet that shares in a change of its Deployment's replicas.
@@ -67,14 +73,15 @@ pub struct Share {
 /// How many replicas each of several active sets should have after the Deployment's replicas changed in the middle of a
 /// roll-out: each grows or shrinks in proportion, and what rounding leaves goes to the largest first.
 pub fn share(wanted: i32, surge: i32, sets: &[Share]) -> Vec<i32> {
-    let mut sizes: Vec<i32> = sets.iter().map(|s| s.replicas).collect();
-    let allowed = if wanted > 0 { wanted + surge } else { 0 };
-    let change = allowed - sizes.iter().sum::<i32>();
+    let mut sizes: Vec<i64> = sets.iter().map(|s| s.replicas.into()).collect();
+    let most = i64::from(wanted) + i64::from(surge);
+    let allowed = if wanted > 0 { most } else { 0 };
+    let change = allowed - sizes.iter().sum::<i64>();
     let mut order: Vec<usize> = (0..sets.len()).collect();
     // The largest first; of equals, the newer one grows and the older one shrinks.
     order.sort_by_key(|i| {
-        let age = if change > 0 { -sets[*i].revision } else { sets[*i].revision };
-        (-sets[*i].replicas, age)
+        let revision = i128::from(sets[*i].revision);
+        (-i64::from(sets[*i].replicas), if change > 0 { -revision } else { revision })
     });
     let mut done = 0;
     for i in &order {
@@ -83,11 +90,11 @@ pub fn share(wanted: i32, surge: i32, sets: &[Share]) -> Vec<i32> {
             continue;
         }
         let fraction = if wanted == 0 {
-            -set.replicas
+            -i64::from(set.replicas)
         } else {
             let base = if set.of_at_most > 0 { set.of_at_most } else { wanted };
-            let new = f64::from(set.replicas) * f64::from(wanted + surge) / f64::from(base);
-            new.round() as i32 - set.replicas
+            let new = f64::from(set.replicas) * most as f64 / f64::from(base);
+            i64::from(new.round() as i32) - i64::from(set.replicas)
         };
         let left = change - done;
         let step = if change > 0 { fraction.min(left).max(0) } else { fraction.max(left).min(0) };
@@ -100,5 +107,5 @@ pub fn share(wanted: i32, surge: i32, sets: &[Share]) -> Vec<i32> {
         left -= new - sizes[i];
         sizes[i] = new;
     }
-    sizes
+    sizes.into_iter().map(narrow).collect()
 }

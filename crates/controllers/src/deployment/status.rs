@@ -8,6 +8,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
+use super::plan::narrow;
 use crate::pods;
 
 pub struct Facts<'a> {
@@ -25,13 +26,18 @@ fn count(set: &ReplicaSet, of: fn(&ReplicaSetStatus) -> i32) -> i32 {
     set.status.as_ref().map_or(0, of)
 }
 
+/// What all sets have together.
+fn total(new: Option<&ReplicaSet>, old: &[Arc<ReplicaSet>], of: fn(&ReplicaSetStatus) -> i32) -> i32 {
+    let sets = new.into_iter().chain(old.iter().map(AsRef::as_ref));
+    narrow(sets.map(|set| i64::from(count(set, of))).sum())
+}
+
 /// Whether all replicas are of the new version and available.
 pub fn is_complete(spec: &DeploymentSpec, new: &ReplicaSet, old: &[Arc<ReplicaSet>]) -> bool {
     let wanted = spec.replicas.unwrap_or(1);
     let updated = count(new, |s| s.replicas);
-    let olds: i32 = old.iter().map(|s| count(s, |s| s.replicas)).sum();
-    let available: i32 = count(new, |s| s.available_replicas.unwrap_or(0))
-        + old.iter().map(|s| count(s, |s| s.available_replicas.unwrap_or(0))).sum::<i32>();
+    let olds = total(None, old, |s| s.replicas);
+    let available = total(Some(new), old, |s| s.available_replicas.unwrap_or(0));
     updated == wanted && olds == 0 && available >= wanted
 }
 
@@ -39,15 +45,13 @@ pub fn is_complete(spec: &DeploymentSpec, new: &ReplicaSet, old: &[Arc<ReplicaSe
 pub fn compute(deployment: &Deployment, facts: &Facts<'_>) -> (Value, Option<Duration>) {
     let spec = &deployment.spec;
     let wanted = spec.replicas.unwrap_or(1);
-    let sum = |of: fn(&ReplicaSetStatus) -> i32| -> i32 {
-        facts.old.iter().map(|s| count(s, of)).sum::<i32>() + facts.new.map_or(0, |s| count(s, of))
-    };
+    let sum = |of: fn(&ReplicaSetStatus) -> i32| total(facts.new, facts.old, of);
     let (replicas, available) = (sum(|s| s.replicas), sum(|s| s.available_replicas.unwrap_or(0)));
     let updated = facts.new.map_or(0, |s| count(s, |s| s.replicas));
     let ready = sum(|s| s.ready_replicas.unwrap_or(0));
     let rolling =
         spec.strategy.as_ref().and_then(|s| s.rolling_update.as_ref()).and_then(|r| r.max_unavailable.as_ref());
-    let available_condition = if available >= wanted - pods::scaled(rolling, wanted, false) {
+    let available_condition = if available >= wanted.saturating_sub(pods::scaled(rolling, wanted, false)) {
         ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
     } else {
         ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
@@ -68,7 +72,7 @@ pub fn compute(deployment: &Deployment, facts: &Facts<'_>) -> (Value, Option<Dur
     let status = json!({
         "observedGeneration": deployment.metadata.generation, "replicas": replicas, "updatedReplicas": updated,
         "readyReplicas": ready, "availableReplicas": available,
-        "unavailableReplicas": (wanted.max(replicas) - available).max(0),
+        "unavailableReplicas": wanted.max(replicas).saturating_sub(available).max(0),
         "terminatingReplicas": sum(|s| s.terminating_replicas.unwrap_or(0)),
         "conditions": list,
     });

@@ -172,4 +172,23 @@ proptest! {
         prop_assert!(new.iter().all(|n| *n >= 0));
         prop_assert_eq!(new.iter().sum::<i32>(), allowed);
     }
+
+    /// Whatever numbers a Deployment and its sets have, what comes of them is a number of replicas.
+    #[test]
+    fn extremes_of_replicas_are_borne(
+        numbers in prop::collection::vec(prop::sample::select(vec![i32::MIN, -1, 0, 1, 7, i32::MAX - 1, i32::MAX]), 12),
+        revision in prop::sample::select(vec![i64::MIN, 0, i64::MAX]), percent: bool,
+    ) {
+        let amount = |n: i32| if percent { json!(format!("{n}%")) } else { json!(n) };
+        let spec = json!({"replicas": numbers[0].max(0), "selector": {}, "template": {}, "strategy": {"type": "RollingUpdate",
+            "rollingUpdate": {"maxSurge": amount(numbers[1]), "maxUnavailable": amount(numbers[2])}}});
+        let spec: DeploymentSpec = serde_json::from_value(spec).unwrap();
+        let sizes: Vec<Size> =
+            numbers[3..].chunks_exact(3).map(|n| Size { wanted: n[0], available: n[1], present: n[2] }).collect();
+        let (new, olds) = plan(&spec, sizes[0], &sizes[1..]);
+        prop_assert!(new >= 0 && olds.iter().all(|old| *old >= 0), "{new} {olds:?}");
+        let sets: Vec<Share> =
+            numbers[3..].chunks_exact(3).map(|n| Share { replicas: n[0], of_at_most: n[1], revision }).collect();
+        prop_assert!(share(numbers[0], numbers[1], &sets).iter().all(|n| *n >= 0));
+    }
 }
