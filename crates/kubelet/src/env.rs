@@ -78,15 +78,18 @@ fn amount(quantity: Option<&Quantity>) -> Option<apimachinery::Quantity> {
 }
 
 /// `limits.cpu` and the like, in units of the divisor, rounded up.
-pub fn resource(container: &Container, name: &str, divisor: &str, agent: &Agent) -> Result<String, String> {
+pub fn resource(container: &Container, name: &str, divisor: &str, data_dir: &Path) -> Result<String, String> {
     let resources = container.resources.clone().unwrap_or_default();
     let (list, resource) = name.split_once('.').ok_or_else(|| format!("unsupported container resource: {name}"))?;
     let map = if list == "limits" { &resources.limits } else { &resources.requests };
-    let facts = NodeFacts::gather(&agent.config.data_dir);
-    let whole = || match resource {
-        "cpu" => apimachinery::Quantity::from_int(facts.cpus as i64),
-        "memory" => apimachinery::Quantity::from_int(facts.memory_kib as i64 * 1024),
-        _ => apimachinery::Quantity::from_int(facts.disk_bytes as i64),
+    let whole = || {
+        let facts = NodeFacts::gather(data_dir);
+        let amount = match resource {
+            "cpu" => facts.cpus as u64,
+            "memory" => facts.memory_kib.saturating_mul(1024),
+            _ => facts.disk_bytes,
+        };
+        apimachinery::Quantity::from_int(i64::try_from(amount).unwrap_or(i64::MAX))
     };
     let found = amount(map.as_ref().and_then(|m| m.get(resource)));
     let value = found.unwrap_or_else(|| if list == "limits" { whole() } else { apimachinery::Quantity::ZERO });
@@ -243,7 +246,7 @@ impl Agent {
         }
         if let Some(reference) = &source.resource_field_ref {
             let divisor = reference.divisor.as_ref().map_or("0", |d| d.0.as_str());
-            return resource(container, &reference.resource, divisor, self).map(Some);
+            return resource(container, &reference.resource, divisor, &self.config.data_dir).map(Some);
         }
         let (data, key, optional, what) = if let Some(r) = &source.config_map_key_ref {
             let optional = r.optional.unwrap_or(false);

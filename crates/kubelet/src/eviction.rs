@@ -173,13 +173,14 @@ fn first_to_go(mut candidates: Vec<Candidate>) -> Option<Candidate> {
     })
 }
 
-fn requested(pod: &Pod, resource: &str) -> u64 {
+/// What the containers of a pod ask for together.
+pub fn requested(pod: &Pod, resource: &str) -> u64 {
     let containers = pod.spec.iter().flat_map(|s| s.containers.iter());
     let of = |c: &k8s_openapi::api::core::v1::Container| {
         let requests = c.resources.as_ref()?.requests.as_ref()?;
         u64::try_from(requests.get(resource)?.0.parse::<apimachinery::Quantity>().ok()?.value()).ok()
     };
-    containers.filter_map(of).sum()
+    containers.filter_map(of).fold(0, u64::saturating_add)
 }
 
 /// Watches over the machine until the process ends.

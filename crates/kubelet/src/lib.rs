@@ -89,6 +89,7 @@ pub mod readers {
     pub use crate::env::expansion;
     pub use crate::server::logs::last_words;
     pub use crate::server::{dialect, spdy};
+    pub use crate::static_pods::read as static_pod;
 }
 
 /// What a node agent needs to know.
@@ -354,6 +355,9 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
         } => {}
     }
 }
+
+#[cfg(test)]
+mod extremes;
 
 #[cfg(test)]
 mod tests {

@@ -17,11 +17,11 @@ const RESOURCE: &str = "ephemeral-storage";
 
 /// What the parts of a pod take on disk, in bytes.
 #[derive(Debug, Default)]
-struct Use {
+pub struct Use {
     /// Logs, and what was written beside volumes.
-    containers: BTreeMap<String, u64>,
+    pub containers: BTreeMap<String, u64>,
     /// Those that end with the pod.
-    volumes: BTreeMap<String, u64>,
+    pub volumes: BTreeMap<String, u64>,
 }
 
 fn bytes(quantity: &Quantity) -> Option<u64> {
@@ -57,7 +57,7 @@ fn is_bounded(pod: &Pod) -> bool {
 }
 
 /// Why a pod has to go, in upstream's words.
-fn excess(pod: &Pod, used: &Use) -> Option<String> {
+pub fn excess(pod: &Pod, used: &Use) -> Option<String> {
     for volume in folders(pod) {
         let Some(limit) = bound(volume) else { continue };
         if bytes(limit).is_some_and(|most| used.volumes.get(&volume.name).is_some_and(|used| *used > most)) {
@@ -65,7 +65,7 @@ fn excess(pod: &Pod, used: &Use) -> Option<String> {
         }
     }
     if let Some(all) = limit_of_all(pod)
-        && used.containers.values().chain(used.volumes.values()).sum::<u64>() > all
+        && used.containers.values().chain(used.volumes.values()).fold(0, |all, used| used.saturating_add(all)) > all
     {
         let limit = apimachinery::Quantity::from_int(all as i64).canonical(true);
         return Some(format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. "));

@@ -113,7 +113,10 @@ impl Files {
 }
 
 /// The pod of a file, as the API server would have made it of the same text.
-fn read(text: &str, path: &Path, node: &str) -> Result<Pod, String> {
+///
+/// # Errors
+/// Says what in it is wrong.
+pub fn read(text: &str, path: &Path, node: &str) -> Result<Pod, String> {
     let kind = api::kinds::PODS;
     let document = apimachinery::yaml::first(text.as_bytes(), apimachinery::bounded::Limits::REQUEST);
     let mut pod = document.map_err(|e| e.to_string())?.value;

@@ -245,7 +245,7 @@ impl Agent {
                 let container =
                     containers.find(|c| c.name == wanted).ok_or_else(|| format!("there is no container {wanted:?}"))?;
                 let divisor = reference.divisor.as_ref().map_or("0", |d| d.0.as_str());
-                env::resource(container, &reference.resource, divisor, self)?
+                env::resource(container, &reference.resource, divisor, &self.config.data_dir)?
             } else {
                 continue;
             };
