@@ -279,7 +279,7 @@ fn bare(mut object: Value) -> Value {
     object
 }
 
-fn collection(object: &Value) -> String {
+pub fn collection(object: &Value) -> String {
     let (version, kind) = (object["apiVersion"].as_str().unwrap_or(""), object["kind"].as_str().unwrap_or(""));
     let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
     let found = api::KINDS.iter().find(|k| k.group == group && k.version == version && k.kind == kind);

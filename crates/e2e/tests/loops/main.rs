@@ -7,6 +7,7 @@ mod cluster;
 mod daemons;
 mod deaths;
 mod deployments;
+mod extremes;
 mod jobs;
 mod keeping;
 mod large;
