@@ -12,8 +12,8 @@ use api::{Kind, Subresource, Verbs};
 use apimachinery::ObjectExt as _;
 use parking_lot::Mutex;
 
-use crate::catalog::Catalog;
-use crate::relay::Aggregator;
+use crate::aggregator::Aggregator;
+use crate::registry::Catalog;
 use crate::response::{self, Body};
 
 pub struct Discovery {

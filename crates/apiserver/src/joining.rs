@@ -8,44 +8,27 @@
 use std::sync::Arc;
 
 use api::kinds;
-use apimachinery::{ObjectExt as _, Status, clock};
+use apimachinery::{ObjectExt as _, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Method;
 use http::request::Parts;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use store::Write;
+use serde_json::json;
 use subtle::ConstantTimeEq as _;
 
 use crate::ApiServer;
-use crate::auth::{BOOTSTRAPPERS, MASTERS, NODES, User};
-use crate::cache::{object_key, store_key};
-use crate::handlers::write::{Creation, commit, create_object};
-use crate::object::encode;
+use crate::authentication::{BOOTSTRAPPERS, NODES, User, ticket};
+use crate::pipeline::WriteRequest;
+use crate::registry::object_key;
+
+pub use crate::authentication::ticket::NODE_NAME;
 
 /// The header that has a machine's password.
 pub const PASSWORD: &str = "timonel-node-password";
-/// The extra of a user that says for which node it may ask.
-pub const NODE_NAME: &str = "timonel.io/node-name";
-/// Before the tokens that are tickets.
-const TICKET: &str = "timonel-join.";
-const ISSUER: &str = "timonel/join";
-const AUDIENCE: &str = "timonel-join";
-const TICKET_SECONDS: i64 = 600;
 /// A password is 32 digits; nobody needs a longer one.
 const MAX_PASSWORD_BYTES: usize = 256;
 const PATH: &str = "/timonel/join/";
 const NAMESPACE: &str = "kube-system";
-
-#[derive(Serialize, Deserialize)]
-struct Claims {
-    iss: String,
-    aud: Vec<String>,
-    sub: String,
-    nbf: i64,
-    exp: i64,
-}
 
 /// Answers `POST /timonel/join/NAME`, if that is what is asked: with a ticket for who has no certificate yet.
 pub async fn answer(server: &Arc<ApiServer>, user: &User, request: &Parts) -> Option<Result<String, Status>> {
@@ -73,25 +56,7 @@ async fn join(server: &Arc<ApiServer>, user: &User, request: &Parts, name: &str)
     if is_node {
         return Ok(String::new());
     }
-    let now = clock::now().as_second();
-    let claims = Claims {
-        iss: ISSUER.into(),
-        aud: vec![AUDIENCE.into()],
-        sub: name.into(),
-        nbf: now - TICKET_SECONDS,
-        exp: now + TICKET_SECONDS,
-    };
-    let ticket = server.config.token_key.issue(&claims).map_err(|e| Status::internal(e.to_string()))?;
-    Ok(format!("{TICKET}{ticket}"))
-}
-
-/// The user that a ticket makes; none if the token is none.
-pub fn user(server: &ApiServer, token: &str) -> Option<User> {
-    let ticket = token.strip_prefix(TICKET)?;
-    let claims: Claims = server.config.token_key.read(ticket, ISSUER, Some(AUDIENCE)).ok()?;
-    let mut user = User::new("system:bootstrap:timonel", &[BOOTSTRAPPERS]);
-    user.extra.push((NODE_NAME.into(), vec![claims.sub]));
-    Some(user)
+    ticket::issue(server, name)
 }
 
 fn hash(salt: &str, password: &str) -> String {
@@ -141,22 +106,23 @@ async fn try_claim(server: &Arc<ApiServer>, name: &str, password: &str, takes: b
     }
     let salt = pki::random_secret();
     let value = STANDARD.encode(format!("{salt}:{}", hash(&salt, password)));
+    let write = WriteRequest::by_server(server, secrets, NAMESPACE, &secret_name);
     match present {
         Some(entry) => {
-            let mut object: Value = entry.parse();
-            object["data"]["hash"] = value.into();
-            let write = Write::Update {
-                key: store_key(secrets, &key).into(),
-                value: encode(&object),
-                expected: entry.revision,
-            };
-            commit(server, secrets, &secret_name, write).await.map(|_| ())
+            let present = entry.parse();
+            let update = write.update(|current| {
+                let mut new = current.clone();
+                new["data"]["hash"] = value.as_str().into();
+                // Not over the claim of another machine that came meanwhile.
+                new.set_meta("resourceVersion", present.resource_version());
+                Ok(new)
+            });
+            update.await.map(|_| ())
         }
         None => {
             let object = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
                 "metadata": {"name": secret_name, "namespace": NAMESPACE}, "data": {"hash": value}});
-            let user = User::new("system:apiserver", &[MASTERS]);
-            create_object(server, &user, &Creation::by_server(secrets, NAMESPACE), object).await.map(|_| ())
+            write.create(object).await.map(|_| ())
         }
     }
 }

@@ -1,41 +1,47 @@
 //! The Kubernetes API over HTTP, on top of a [`store::Store`].
 //!
-//! Life of a request: [`server`] (TLS) or a component's [`client`](InProcess) → [`auth`] (who is it, may it) →
-//! [`request`] (what is asked) → [`fairness`] (is it its turn) → [`handlers`] → [`cache`] for reads, or decode → [`api::defaults`] → [`admission`] →
-//! [`api::validate`] → [`encode`](object::encode) → store for writes → answer.
+//! The rooms stand in a line, and each knows those after it alone (`scripts/check-cycles.py` holds them to it):
+//!
+//! 1. [`door`]: connections and the component's [client](InProcess), what a request asks for ([`request`]), and the order of what follows.
+//! 2. Who and what: [`authentication`], [`authorization`], [`fairness`], [`audit`].
+//! 3. [`rest`]: resources by subresource and verb; [`subresources`], and [`streams`] that kubelets, pods and services answer. Beside it
+//!    what is no resource of this server: [`aggregator`], [`discovery`], [`openapi`].
+//! 4. [`pipeline`]: the way of every write, decode → default → admit → validate → store, with [`admission`].
+//! 5. [`registry`]: the watch cache, its objects, the catalog of kinds. [`conversion`] brings objects to other versions; [`egress`] is how
+//!    the server reaches others.
+//!
+//! [`bootstrap`] and [`joining`] write what the server needs itself, by the same pipeline.
 //!
 //! Invariants:
-//! - The [`cache`] holds every object as its canonical JSON bytes beside a small parsed head. Get, list and watch
+//! - The [cache](registry) holds every object as its canonical JSON bytes beside a small parsed head. Get, list and watch
 //!   splice those bytes; only tables, partial metadata and writes parse them.
 //! - A write is answered after the cache has it, so whoever wrote reads what he wrote.
-//! - All kinds go through the same code; what is special about one stands in `api` or in [`strategy`].
-//! - This crate knows no controller and no kubelet; it reaches kubelets and pods only to relay requests ([`relay`]).
+//! - All kinds go through the same code; what is special about one stands in `api` or in a plugin of [`admission`].
+//! - This crate knows no controller and no kubelet; it reaches kubelets and pods only to pass requests on ([`streams`]).
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 mod admission;
-mod allocator;
+mod aggregator;
 pub mod audit;
-pub mod auth;
+mod authentication;
+mod authorization;
 mod bootstrap;
-mod cache;
-mod catalog;
-mod convert;
+mod conversion;
 mod discovery;
-mod external;
+mod door;
+mod egress;
 mod fairness;
-mod handlers;
 pub mod joining;
-mod managed;
 mod metrics;
-mod object;
 mod openapi;
-mod quota;
-mod relay;
+mod pipeline;
+mod registry;
 mod request;
 mod response;
-mod server;
-mod strategy;
+mod rest;
+mod streams;
+mod subresources;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -47,9 +53,9 @@ use http::{Request, Response};
 use store::Store;
 
 pub use admission::{Plugin, SERVER};
-pub use auth::User;
+pub use authentication::User;
+pub use door::{serve, serve_local};
 pub use response::Body;
-pub use server::{serve, serve_local};
 
 /// The version of the API that is served.
 pub const KUBERNETES_VERSION: &str = "v1.37.0";
@@ -98,18 +104,20 @@ pub enum Peer {
 
 pub struct ApiServer {
     config: Config,
-    cache: Arc<cache::Cache>,
-    catalog: Arc<catalog::Catalog>,
+    cache: Arc<registry::Cache>,
+    catalog: Arc<registry::Catalog>,
     store: Arc<dyn Store>,
-    tokens: auth::Tokens,
-    rbac: auth::Rbac,
-    services: allocator::Allocator,
+    tokens: authentication::Tokens,
+    rbac: authorization::Rbac,
+    services: pipeline::Allocator,
     discovery: discovery::Discovery,
-    relay: relay::Relay,
-    aggregator: Arc<relay::Aggregator>,
+    clients: egress::Clients,
+    aggregator: Arc<aggregator::Aggregator>,
     fairness: fairness::Fairness,
-    quotas: quota::Quotas,
-    expressions: external::Expressions,
+    quotas: admission::builtin::Quotas,
+    expressions: admission::dynamic::Expressions,
+    /// As whom the server writes by itself.
+    user: User,
     started: jiff::Timestamp,
     metrics: metrics::Metrics,
     /// The store could not carry out the last write.
@@ -121,7 +129,7 @@ pub enum StartError {
     #[error("can't load the database: {0}")]
     Store(#[from] store::ReadError),
     #[error("can't set up the client for kubelets: {0}")]
-    Relay(String),
+    Clients(String),
     #[error("can't write the cluster's first objects: {0}")]
     Bootstrap(Status),
 }
@@ -132,20 +140,21 @@ impl ApiServer {
     /// # Errors
     /// When the store can't be read or written, or a key is malformed.
     pub async fn start(config: Config, store: Arc<dyn Store>) -> Result<Arc<Self>, StartError> {
-        let catalog = Arc::new(catalog::Catalog::default());
-        let cache = Arc::new(cache::Cache::new(catalog.clone()));
+        let catalog = Arc::new(registry::Catalog::default());
+        let cache = Arc::new(registry::Cache::new(catalog.clone()));
         store.attach(cache.clone()).await?;
-        let aggregator = Arc::new(relay::Aggregator::default());
+        let aggregator = Arc::new(aggregator::Aggregator::default());
         let server = Arc::new(ApiServer {
-            tokens: auth::Tokens::new(config.token_key.clone()),
-            relay: relay::Relay::new(&config).map_err(StartError::Relay)?,
-            rbac: auth::Rbac::default(),
-            services: allocator::Allocator::new(&config, &cache),
+            tokens: authentication::Tokens::new(config.token_key.clone()),
+            clients: egress::Clients::new(&config).map_err(StartError::Clients)?,
+            rbac: authorization::Rbac::default(),
+            services: pipeline::Allocator::new(&config, &cache),
             discovery: discovery::Discovery::new(catalog.clone(), aggregator.clone()),
             aggregator,
             catalog,
-            quotas: quota::Quotas::default(),
-            expressions: external::Expressions::default(),
+            quotas: admission::builtin::Quotas::default(),
+            expressions: admission::dynamic::Expressions::default(),
+            user: User::new("system:apiserver", &[authentication::MASTERS]),
             fairness: fairness::Fairness::default(),
             started: jiff::Timestamp::now(),
             metrics: metrics::Metrics::default(),
@@ -158,11 +167,11 @@ impl ApiServer {
         let of = Arc::downgrade(&server);
         tasks::until_done("event-expiry", move || bootstrap::expire_events(of.clone()));
         let of = Arc::downgrade(&server);
-        tasks::until_done("flow-schemas", move || fairness::keep_dangling(of.clone()));
+        tasks::until_done("flow-schemas", move || bootstrap::keep_flow_schemas(of.clone()));
         let of = Arc::downgrade(&server);
-        tasks::until_done("api-services", move || relay::keep_aggregated(of.clone()));
+        tasks::until_done("api-services", move || aggregator::keep(of.clone()));
         let cache = Arc::downgrade(&server.cache);
-        tasks::until_done("watch-history", move || cache::Cache::trim_histories(cache.clone()));
+        tasks::until_done("watch-history", move || registry::Cache::trim_histories(cache.clone()));
         let of = Arc::downgrade(&server);
         tasks::until_done("repair", move || bootstrap::keep(of.clone()));
         Ok(server)
@@ -173,7 +182,7 @@ impl ApiServer {
         let server = self.clone();
         let path = request.uri().path().to_string();
         Box::pin(async move {
-            let answer = std::panic::AssertUnwindSafe(handlers::dispatch(&server, request, peer)).catch_unwind().await;
+            let answer = std::panic::AssertUnwindSafe(door::handle(&server, request, peer)).catch_unwind().await;
             answer.unwrap_or_else(|_| {
                 tracing::error!(path, "the handler of a request panicked");
                 server.metrics.panics.inc();

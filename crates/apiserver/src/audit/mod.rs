@@ -20,8 +20,8 @@ use serde_json::{Map, Value, json};
 pub use log::{Log, LogError};
 pub use policy::{Policy, PolicyError};
 
-use crate::auth::User;
-use crate::request::{self, Query, ResourcePath};
+use crate::authentication::User;
+use crate::request::{RequestInfo, ResourcePath};
 use crate::response::{self, Body};
 use policy::Level;
 
@@ -85,21 +85,21 @@ impl Passed {
 
 impl Audit {
     /// Begins to tell of a request, if the policy wants it.
-    pub fn begin(self: &Arc<Self>, user: &User, request: Request<Body>) -> (Option<Record>, Request<Body>) {
-        let path = request::resource_path(request.uri().path());
-        let query = Query::parse(request.uri());
-        let verb = match &path {
-            Some(path) => request::verb(request.method(), path, &query).unwrap_or("").to_string(),
-            None => request.method().as_str().to_ascii_lowercase(),
-        };
-        let rule = self.policy.decide(user, &verb, path.as_ref(), request.uri().path());
+    pub fn begin(
+        self: &Arc<Self>,
+        user: &User,
+        asked: &RequestInfo,
+        request: Request<Body>,
+    ) -> (Option<Record>, Request<Body>) {
+        let path = asked.resource.as_ref().map(|resource| &resource.path);
+        let verb = asked.verb.unwrap_or("");
+        let rule = self.policy.decide(user, verb, path, request.uri().path());
         if rule.level == Level::None {
             return (None, request);
         }
-        let event = describe(user, &verb, path.as_ref(), &request, rule.level);
-        let streams = path
-            .as_ref()
-            .is_some_and(|p| matches!(p.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy"));
+        let event = describe(user, verb, path, &request, rule.level);
+        let streams =
+            path.is_some_and(|p| matches!(p.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy"));
         let mut record = Record {
             notes: Arc::default(),
             audit: self.clone(),
@@ -111,7 +111,7 @@ impl Audit {
             body: None,
         };
         record.tell("RequestReceived");
-        let has_body = matches!(verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection");
+        let has_body = matches!(verb, "create" | "update" | "patch" | "delete" | "deletecollection");
         if record.level < Level::Request || !has_body || streams {
             return (Some(record), request);
         }

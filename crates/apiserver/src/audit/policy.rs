@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::auth::User;
+use crate::authentication::User;
 use crate::request::ResourcePath;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]

@@ -6,7 +6,6 @@
 //!
 //! Watches hold a seat until they begin to stream; exec, logs and other streams hold none.
 
-mod dangling;
 mod defaults;
 mod queues;
 mod schemas;
@@ -24,13 +23,12 @@ use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-pub use dangling::keep as keep_dangling;
 pub use defaults::{levels as default_levels, schemas as default_schemas};
-pub use schemas::Asked;
+pub use schemas::RequestDigest;
 
 use crate::ApiServer;
-use crate::auth::User;
-use crate::object::Filter;
+use crate::authentication::User;
+use crate::registry::Filter;
 use crate::response::Body;
 use queues::{Arrival, Levels};
 use schemas::Schemas;
@@ -116,7 +114,7 @@ impl Drop for Turn {
 ///
 /// # Errors
 /// 429 when its level has no room, or its turn did not come in time.
-pub async fn turn(server: &Arc<ApiServer>, user: &User, asked: &Asked<'_>) -> Result<Turn, Status> {
+pub async fn turn(server: &Arc<ApiServer>, user: &User, asked: &RequestDigest<'_>) -> Result<Turn, Status> {
     let fairness = &server.fairness;
     let schemas = fairness.current(server);
     let flow = schemas.sort(user, asked);
@@ -166,7 +164,7 @@ pub async fn turn(server: &Arc<ApiServer>, user: &User, asked: &Asked<'_>) -> Re
 }
 
 /// How many seats a request takes. A list's work grows with what it goes through.
-fn width(server: &ApiServer, asked: &Asked<'_>) -> usize {
+fn width(server: &ApiServer, asked: &RequestDigest<'_>) -> usize {
     if asked.verb != "list" {
         return 1;
     }

@@ -4,11 +4,12 @@ use apimachinery::ObjectExt as _;
 use serde_json::Value;
 
 use super::queues::{Levels, Limits, Queuing};
-use crate::auth::User;
+use crate::authentication::User;
+use crate::request::{Query, RequestInfo};
 
-/// What a request asks for, as far as it matters for its place in line.
+/// What a request asks for, as far as flow schemas sort by it (upstream's `RequestDigest`).
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Asked<'a> {
+pub struct RequestDigest<'a> {
     pub verb: &'a str,
     /// Empty fields for paths that are no resource.
     pub group: &'a str,
@@ -20,6 +21,32 @@ pub struct Asked<'a> {
     pub path: &'a str,
     /// The most objects that a list may answer with.
     pub limit: Option<usize>,
+}
+
+impl<'a> RequestDigest<'a> {
+    /// The digest of a request for `path`.
+    pub fn of(asked: &'a RequestInfo, path: &'a str) -> Self {
+        let verb = asked.verb.unwrap_or("");
+        let Some(resource) = &asked.resource else { return RequestDigest { verb, path, ..RequestDigest::default() } };
+        let limit = asked.query.number("limit").ok().flatten();
+        RequestDigest {
+            verb,
+            group: &resource.path.group,
+            version: &resource.path.version,
+            resource: &resource.path.plural,
+            subresource: &resource.path.subresource,
+            namespace: &resource.path.namespace,
+            path: "",
+            // A list of the past may have to be read from the store whole, however little of it is answered.
+            limit: limit.filter(|limit| *limit > 0 && !is_of_the_past(&asked.query)),
+        }
+    }
+}
+
+fn is_of_the_past(query: &Query) -> bool {
+    let exactly =
+        !matches!(query.get("resourceVersion"), "" | "0") && query.get("resourceVersionMatch") != "NotOlderThan";
+    exactly || !query.get("continue").is_empty()
 }
 
 #[derive(Debug)]
@@ -143,7 +170,7 @@ impl Rule {
         }
     }
 
-    fn takes(&self, user: &User, asked: &Asked<'_>) -> bool {
+    fn takes(&self, user: &User, asked: &RequestDigest<'_>) -> bool {
         let wanted = if asked.resource.is_empty() {
             self.paths.iter().any(|rule| rule.takes(asked))
         } else {
@@ -154,7 +181,7 @@ impl Rule {
 }
 
 impl ResourceRule {
-    fn takes(&self, asked: &Asked<'_>) -> bool {
+    fn takes(&self, asked: &RequestDigest<'_>) -> bool {
         let resource = match asked.subresource {
             "" => has(&self.resources, asked.resource),
             subresource => self
@@ -168,7 +195,7 @@ impl ResourceRule {
 }
 
 impl PathRule {
-    fn takes(&self, asked: &Asked<'_>) -> bool {
+    fn takes(&self, asked: &RequestDigest<'_>) -> bool {
         let path = |pattern: &String| match pattern.strip_suffix('*') {
             Some(prefix) => asked.path.starts_with(prefix),
             None => pattern == asked.path,
@@ -211,7 +238,7 @@ impl Schemas {
         Schemas { made_of, schemas, rest }
     }
 
-    pub fn sort<'a>(&'a self, user: &'a User, asked: &Asked<'a>) -> Flow<'a> {
+    pub fn sort<'a>(&'a self, user: &'a User, asked: &RequestDigest<'a>) -> Flow<'a> {
         let found = self.schemas.iter().find(|s| s.rules.iter().any(|rule| rule.takes(user, asked)));
         let schema = found.unwrap_or(&self.rest);
         let distinguisher = match schema.distinguisher {
@@ -249,8 +276,9 @@ fn limits(level: &Value) -> Option<(String, Limits)> {
 mod tests {
     use super::super::defaults;
     use super::*;
+    use crate::registry::Catalog;
 
-    fn sorted(user: &User, asked: &Asked<'_>) -> String {
+    fn sorted(user: &User, asked: &RequestDigest<'_>) -> String {
         let mut levels = Levels::default();
         let schemas = Schemas::read(&defaults::schemas(), &defaults::levels(), [1, 1], &mut levels);
         let flow = schemas.sort(user, asked);
@@ -262,7 +290,7 @@ mod tests {
         let user = |name: &str, group: &str| User::new(name, &[group, "system:authenticated"]);
         let node = user("system:node:a", "system:nodes");
         let account = User::service_account("shop", "web", "");
-        let list = Asked {
+        let list = RequestDigest {
             verb: "list",
             group: "",
             version: "v1",
@@ -272,20 +300,24 @@ mod tests {
             path: "",
             limit: None,
         };
-        let cluster = Asked { namespace: "", ..list };
-        let lease = Asked { verb: "update", group: "coordination.k8s.io", resource: "leases", ..list };
-        let health = Asked { verb: "get", resource: "", path: "/healthz", ..list };
-        let cases: [(&User, Asked<'_>, &str); 9] = [
+        let cluster = RequestDigest { namespace: "", ..list };
+        let lease = RequestDigest { verb: "update", group: "coordination.k8s.io", resource: "leases", ..list };
+        let health = RequestDigest { verb: "get", resource: "", path: "/healthz", ..list };
+        let cases: [(&User, RequestDigest<'_>, &str); 9] = [
             (&user("me", "system:masters"), list, "exempt exempt "),
             (&user("ana", "staff"), list, "global-default global-default ana"),
             (&user("ana", "staff"), cluster, "global-default global-default ana"),
             (&user("ana", "staff"), health, "probes exempt "),
             (&account, list, "service-accounts workload-low system:serviceaccount:shop:web"),
             (&node, list, "system-nodes system system:node:a"),
-            (&node, Asked { namespace: "kube-node-lease", ..lease }, "system-node-high node-high system:node:a"),
             (
                 &node,
-                Asked { resource: "nodes", subresource: "status", ..cluster },
+                RequestDigest { namespace: "kube-node-lease", ..lease },
+                "system-node-high node-high system:node:a",
+            ),
+            (
+                &node,
+                RequestDigest { resource: "nodes", subresource: "status", ..cluster },
                 "system-node-high node-high system:node:a",
             ),
             (&user("system:kube-controller-manager", "x"), list, "kube-controller-manager workload-high shop"),
@@ -294,5 +326,23 @@ mod tests {
             assert_eq!(sorted(user, &asked), want);
         }
         assert_eq!(sorted(&User::new("x", &[]), &list), "catch-all catch-all ");
+    }
+
+    #[test]
+    fn a_list_of_the_past_counts_whole() {
+        for (query, limit) in [
+            ("limit=5", Some(5)),
+            ("limit=0", None),
+            ("", None),
+            ("limit=5&continue=abc", None),
+            ("limit=5&resourceVersion=7&resourceVersionMatch=Exact", None),
+            ("limit=5&resourceVersion=7", None),
+            ("limit=5&resourceVersion=0", Some(5)),
+            ("limit=5&resourceVersion=7&resourceVersionMatch=NotOlderThan", Some(5)),
+        ] {
+            let uri = format!("/api/v1/pods?{query}").parse().unwrap();
+            let asked = RequestInfo::read(&Catalog::default(), &http::Method::GET, &uri);
+            assert_eq!(RequestDigest::of(&asked, uri.path()).limit, limit, "{query:?}");
+        }
     }
 }

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 use api::{Kind, Verbs, schema};
 
 use crate::KUBERNETES_VERSION;
-use crate::catalog::Catalog;
-use crate::relay::Aggregator;
+use crate::aggregator::Aggregator;
+use crate::registry::Catalog;
 use crate::response::{self, Body};
 
 fn path_of(group: &str, version: &str) -> String {

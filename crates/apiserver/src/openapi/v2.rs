@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use api::schema;
 
 use crate::KUBERNETES_VERSION;
-use crate::catalog::Catalog;
+use crate::registry::Catalog;
 
 /// As upstream answers: what clients ask for has an `@`, which is no character of a media type.
 pub const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";

@@ -1,0 +1,79 @@
+//! CertificateApproval, CertificateSigning and CertificateSubjectRestriction: whoever approves or signs needs the
+//! right to do so for the signer, and nobody gets a certificate that makes him everybody's master.
+
+use api::{Subresource, kinds};
+use apimachinery::{Cause, ObjectExt as _, Status};
+use base64::Engine as _;
+use serde_json::{Value, json};
+
+use super::super::{AdmissionRequest, Operation};
+use crate::ApiServer;
+use crate::authentication::{MASTERS, User};
+use crate::authorization::{self, Attributes};
+
+const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
+
+pub fn check(server: &ApiServer, attempt: &AdmissionRequest<'_>, object: &Value) -> Result<(), Status> {
+    let kind = attempt.kind;
+    if kind != kinds::CERTIFICATE_SIGNING_REQUESTS {
+        return Ok(());
+    }
+    let signer = object.str_at(&["spec", "signerName"]);
+    let refuse = |why: &str| Err(kind.forbidden(object.name(), why));
+    let may = |verb: &str| {
+        let domain = signer.split('/').next().unwrap_or("");
+        [signer.to_string(), format!("{domain}/*")].iter().any(|name| {
+            let wanted = Attributes { verb, group: kind.group, resource: "signers", namespace: "", name, path: "" };
+            authorization::allows(server, attempt.user, &wanted)
+        })
+    };
+    let same = |path: &[&str]| attempt.old.is_some_and(|old| old.at(path) == object.at(path));
+    match (attempt.operation, attempt.subresource) {
+        (Operation::Create, _) if signer == CLIENT => {
+            let request = base64::engine::general_purpose::STANDARD.decode(object.str_at(&["spec", "request"]));
+            let pem = request.ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+            match pki::request_facts(&pem) {
+                Ok(facts) if facts.organizations.iter().any(|o| o == MASTERS) => {
+                    refuse(&format!("use of {CLIENT} signer with {MASTERS} group is not allowed"))
+                }
+                _ => Ok(()),
+            }
+        }
+        (Operation::Update, Some(Subresource::Approval)) if !may("approve") => {
+            refuse(&format!("user not permitted to approve requests with signerName {signer:?}"))
+        }
+        (Operation::Update, Some(Subresource::Status))
+            if attempt.old.is_some_and(|old| decision(old) != decision(object)) =>
+        {
+            let why = "updates may not add or remove a condition of type \"Approved\" or \"Denied\"";
+            let cause = Cause::forbidden("status.conditions", why);
+            Err(kind.invalid(object.name(), vec![cause]))
+        }
+        (Operation::Update, Some(Subresource::Status)) if !same(&["status", "certificate"]) && !may("sign") => {
+            refuse(&format!("user not permitted to sign requests with signerName {signer:?}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Sets `spec.username`, `groups`, `uid` and `extra` of a new request to those of the user who sends it.
+pub fn set_user(user: &User, request: &mut Value) {
+    let spec = request.child_mut("spec");
+    spec.retain(|field, _| !matches!(field.as_str(), "uid" | "extra"));
+    spec.insert("username".into(), user.name.as_str().into());
+    spec.insert("groups".into(), json!(user.groups));
+    if !user.uid.is_empty() {
+        spec.insert("uid".into(), user.uid.as_str().into());
+    }
+    if !user.extra.is_empty() {
+        let extra: serde_json::Map<_, _> =
+            user.extra.iter().map(|(key, values)| (key.clone(), json!(values))).collect();
+        spec.insert("extra".into(), extra.into());
+    }
+}
+
+/// What was decided about a request: by `approval` alone, for which the right to approve is asked about.
+fn decision(request: &Value) -> Vec<&Value> {
+    let conditions = request.array_at(&["status", "conditions"]).iter();
+    conditions.filter(|c| c["type"] == "Approved" || c["type"] == "Denied").collect()
+}

@@ -1,0 +1,36 @@
+//! PersistentVolumeClaimResize: a claim may ask for more only if its class can give it.
+
+use api::kinds;
+use apimachinery::{ObjectExt as _, Quantity, Status};
+use serde_json::Value;
+
+use super::super::AdmissionRequest;
+use crate::ApiServer;
+use crate::registry::object_key;
+
+pub fn check(server: &ApiServer, attempt: &AdmissionRequest<'_>, object: &Value) -> Result<(), Status> {
+    let kind = attempt.kind;
+    let Some(old) = attempt.old else { return Ok(()) };
+    if kind != kinds::PERSISTENT_VOLUME_CLAIMS || attempt.subresource.is_some() {
+        return Ok(());
+    }
+    let size = |claim: &Value| {
+        let text = claim.str_at(&["spec", "resources", "requests", "storage"]);
+        text.parse::<Quantity>().unwrap_or_default()
+    };
+    if size(object) <= size(old) {
+        return Ok(());
+    }
+    let refuse = |why: &str| Err(kind.forbidden(object.name(), why));
+    if old.str_at(&["status", "phase"]) != "Bound" {
+        return refuse("Only bound persistent volume claims can be expanded");
+    }
+    let class = object_key("", object.str_at(&["spec", "storageClassName"]));
+    let class = server.cache.of(kinds::STORAGE_CLASSES).get(&class).map(|c| c.parse());
+    if class.is_some_and(|c| c["allowVolumeExpansion"] == true) {
+        return Ok(());
+    }
+    refuse(
+        "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize",
+    )
+}

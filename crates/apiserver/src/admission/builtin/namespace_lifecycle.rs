@@ -1,0 +1,27 @@
+//! NamespaceLifecycle: nothing new in a namespace that isn't there or is being deleted.
+
+use api::{Kind, kinds};
+use apimachinery::{ObjectExt as _, Status};
+use serde_json::Value;
+
+use crate::ApiServer;
+
+/// Refuses a new object without a namespace that may take it.
+///
+/// # Errors
+/// 404 without the namespace, 403 while it is being deleted.
+pub fn check(server: &ApiServer, kind: &Kind, object: &Value) -> Result<(), Status> {
+    if !kind.namespaced {
+        return Ok(());
+    }
+    let namespaces = server.cache.of(kinds::NAMESPACES);
+    let name = object.namespace();
+    let Some(namespace) = namespaces.get(name) else {
+        return Err(kinds::NAMESPACES.not_found(name));
+    };
+    if namespace.field(namespaces.kind, "status.phase") == "Terminating" {
+        let why = format!("unable to create new content in namespace {name} because it is being terminated");
+        return Err(kind.forbidden(object.name(), &why));
+    }
+    Ok(())
+}

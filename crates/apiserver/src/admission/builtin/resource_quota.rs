@@ -1,0 +1,119 @@
+//! ResourceQuota: how much of everything a namespace may hold.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use api::quota::{Usage, covers, hard, unsaid, usage, written};
+use api::{Kind, kinds};
+use apimachinery::{ObjectExt as _, Quantity, Status};
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::sync::OwnedMutexGuard;
+
+use super::in_namespace;
+use crate::ApiServer;
+use crate::registry::Filter;
+
+/// One lock for each namespace that has quotas: between the look at what is used and the write that adds to it, nobody
+/// else may add.
+#[derive(Default)]
+pub struct Quotas {
+    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// Held until the write is done.
+pub type Admitted = Option<OwnedMutexGuard<()>>;
+
+/// Refuses an object that exceeds a quota of its namespace. `old` is the stored object, for an update.
+pub async fn admit(server: &ApiServer, kind: &Kind, object: &Value, old: Option<&Value>) -> Result<Admitted, Status> {
+    let namespace = object.namespace();
+    if !kind.namespaced || kind == kinds::EVENTS {
+        return Ok(None);
+    }
+    // Nothing is done on the way of those who have no quotas.
+    if server.cache.of(kinds::RESOURCE_QUOTAS).len() == 0
+        || in_namespace(server, kinds::RESOURCE_QUOTAS, namespace).is_empty()
+    {
+        return Ok(None);
+    }
+    let mut more = usage(kind, object);
+    if let Some(old) = old {
+        let before = usage(kind, old);
+        more.retain(|name, amount| before.get(name).is_none_or(|b| *amount > *b));
+        more.iter_mut().for_each(|(name, amount)| *amount = *amount - before.get(name).copied().unwrap_or_default());
+        if more.is_empty() {
+            return Ok(None);
+        }
+    }
+    let lock = server.quotas.locks.lock().entry(namespace.into()).or_default().clone();
+    let guard = lock.lock_owned().await;
+    let mut quotas = in_namespace(server, kinds::RESOURCE_QUOTAS, namespace);
+    quotas.retain(|quota| covers(quota, kind, object));
+    let refuse = |why: String| {
+        let name = if object.name().is_empty() { object.meta("generateName") } else { object.name() };
+        Err(kind.forbidden(name, &why))
+    };
+    let pod = kind == kinds::PODS;
+    for quota in quotas.iter().filter(|_| pod && old.is_none()) {
+        let unsaid = unsaid(&hard(quota), object);
+        if !unsaid.is_empty() {
+            let parts: Vec<String> = unsaid
+                .iter()
+                .map(|(name, containers)| {
+                    format!("{name} for: {}", containers.iter().map(String::as_str).collect::<Vec<_>>().join(","))
+                })
+                .collect();
+            return refuse(format!("failed quota: {}: must specify {}", quota.name(), parts.join("; ")));
+        }
+    }
+    for quota in &quotas {
+        if let Some(why) = excess(server, kind, namespace, quota, &more) {
+            return refuse(why);
+        }
+    }
+    Ok(Some(guard))
+}
+
+/// How `more` would exceed a quota, in words.
+fn excess(server: &ApiServer, kind: &Kind, namespace: &str, quota: &Value, more: &Usage) -> Option<String> {
+    let limits = hard(quota);
+    let counted: Usage =
+        more.iter().filter(|(name, _)| limits.contains_key(*name)).map(|(k, v)| (k.clone(), *v)).collect();
+    if counted.is_empty() {
+        return None;
+    }
+    let used = used(server, kind, quota, namespace);
+    let now = |name: &str| used.get(name).copied().unwrap_or_default();
+    let over: Vec<&String> =
+        counted.iter().filter(|(name, amount)| now(name) + **amount > limits[*name]).map(|(n, _)| n).collect();
+    if over.is_empty() {
+        return None;
+    }
+    let list = |amount: &dyn Fn(&str) -> Quantity| {
+        over.iter().map(|n| format!("{n}={}", written(quota, n, amount(n)))).collect::<Vec<_>>().join(",")
+    };
+    Some(format!(
+        "exceeded quota: {}, requested: {}, used: {}, limited: {}",
+        quota.name(),
+        list(&|n| counted[n]),
+        list(&now),
+        list(&|n| limits[n])
+    ))
+}
+
+/// What the objects of this kind use of a quota now.
+fn used(server: &ApiServer, kind: &Kind, quota: &Value, namespace: &str) -> Usage {
+    let mut total = Usage::new();
+    let Some(resource) = server.cache.resource(kind) else { return total };
+    let filter = Filter { namespace: namespace.into(), ..Filter::default() };
+    for entry in resource.list(&filter).0 {
+        let object = entry.parse();
+        if covers(quota, kind, &object) {
+            for (name, amount) in usage(kind, &object) {
+                let sum = total.entry(name).or_default();
+                *sum = *sum + amount;
+            }
+        }
+    }
+    total
+}

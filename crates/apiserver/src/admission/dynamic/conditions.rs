@@ -1,0 +1,157 @@
+//! Expressions about requests: what they can see, and those that decide whether a policy or webhook is asked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use api::{Kind, Subresource, kinds};
+use apimachinery::ObjectExt as _;
+use expressions::{Attributes, Authorizer, Budget, Expression, Scope};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::super::{AdmissionRequest, Operation};
+use crate::ApiServer;
+use crate::authentication::User;
+use crate::authorization;
+
+/// When more are kept, all are forgotten: somebody changes policies all the time.
+const MAX_COMPILED_EXPRESSIONS: usize = 10_000;
+
+/// Expressions that were compiled, by their text.
+#[derive(Default)]
+pub struct Expressions {
+    known: Mutex<HashMap<String, Arc<Expression>>>,
+}
+
+impl Expressions {
+    fn get(&self, source: &str) -> Result<Arc<Expression>, String> {
+        if let Some(found) = self.known.lock().get(source) {
+            return Ok(found.clone());
+        }
+        let compiled = Arc::new(Expression::compile(source, api::kinds::POLICY_VARIABLES)?);
+        let mut known = self.known.lock();
+        if known.len() >= MAX_COMPILED_EXPRESSIONS {
+            known.clear();
+        }
+        known.insert(source.into(), compiled.clone());
+        Ok(compiled)
+    }
+}
+
+/// The kind of what is sent to a subresource, where that isn't the object itself.
+fn body_kind(kind: &Kind, subresource: Option<Subresource>) -> (&'static str, &'static str, &'static str) {
+    let asked_about = |s: &Subresource| !matches!(s, Subresource::Scale | Subresource::Token);
+    let body = subresource.filter(asked_about).and_then(Subresource::body);
+    body.unwrap_or((kind.group, kind.version, kind.kind))
+}
+
+/// A request as webhooks and policies are told of it, without the objects.
+pub fn request(attempt: &AdmissionRequest<'_>) -> Value {
+    let kind = attempt.kind;
+    let (group, version, of) = body_kind(kind, attempt.subresource);
+    let gvk = json!({"group": group, "version": version, "kind": of});
+    let gvr = json!({"group": kind.group, "version": kind.version, "resource": kind.plural()});
+    let mut request = json!({"kind": gvk, "resource": gvr, "requestKind": gvk, "requestResource": gvr,
+        "operation": attempt.operation.as_str(), "dryRun": attempt.dry_run, "name": attempt.name,
+        "userInfo": attempt.user.info(), "options": null});
+    if !attempt.namespace.is_empty() {
+        request["namespace"] = attempt.namespace.into();
+    }
+    if let Some(subresource) = attempt.subresource {
+        request["subResource"] = subresource.name().into();
+        request["requestSubResource"] = subresource.name().into();
+    }
+    request
+}
+
+/// The values of an expression's variables.
+pub struct Facts {
+    request: Value,
+    object: Value,
+    old: Value,
+    namespace: Value,
+    authorizer: Authorizer,
+    resource: Attributes,
+}
+
+impl Facts {
+    pub fn gather(server: &Arc<ApiServer>, attempt: &AdmissionRequest<'_>, object: &Value) -> Self {
+        let (asked, user) = (server.clone(), attempt.user.clone());
+        let namespace = match attempt.kind.namespaced {
+            true => server.cache.of(kinds::NAMESPACES).get(attempt.namespace).map_or(Value::Null, |n| n.parse()),
+            false => Value::Null,
+        };
+        Facts {
+            request: request(attempt),
+            object: if attempt.operation == Operation::Delete { Value::Null } else { object.clone() },
+            old: attempt.old.cloned().unwrap_or(Value::Null),
+            namespace,
+            authorizer: Authorizer::new(move |attributes| may(&asked, &user, attributes)),
+            resource: Attributes {
+                group: attempt.kind.group.into(),
+                resource: attempt.kind.plural().into(),
+                subresource: attempt.subresource_name().into(),
+                namespace: attempt.namespace.into(),
+                name: attempt.name.into(),
+                ..Attributes::default()
+            },
+        }
+    }
+
+    /// A scope without parameters and variables of a policy.
+    pub fn scope(&self) -> Scope<'_> {
+        let mut scope = Scope::default();
+        scope.bind("request", &self.request);
+        scope.bind("object", &self.object);
+        scope.bind("oldObject", &self.old);
+        scope.bind("namespaceObject", &self.namespace);
+        scope.bind_authorizer("authorizer", self.authorizer.clone());
+        scope.bind_authorizer("authorizer.requestResource", self.authorizer.about(self.resource.clone()));
+        scope
+    }
+
+    /// Whether all conditions are true.
+    pub fn meet(&self, known: &Expressions, conditions: &[Value], budget: &Budget) -> Result<bool, String> {
+        let scope = self.scope();
+        let mut failure = None;
+        for condition in conditions {
+            let expression = known.get(condition.str_at(&["expression"]));
+            match expression.and_then(|e| e.is_true(&scope, budget).map_err(|e| e.to_string())) {
+                Ok(true) => {}
+                // A condition that is false decides, whatever happened to others.
+                Ok(false) => return Ok(false),
+                Err(why) => failure = Some(format!("{}: {why}", condition.str_at(&["name"]))),
+            }
+        }
+        failure.map_or(Ok(true), Err)
+    }
+
+    /// Evaluates an expression of a policy.
+    pub fn evaluate<T>(
+        known: &Expressions,
+        source: &str,
+        read: impl FnOnce(&Expression) -> Result<T, expressions::Failure>,
+    ) -> Result<T, String> {
+        read(known.get(source)?.as_ref()).map_err(|e| e.to_string())
+    }
+}
+
+fn may(server: &ApiServer, user: &User, a: &Attributes) -> Result<(), String> {
+    let account = a.service_account.as_ref().map(|(namespace, name)| User::service_account(namespace, name, ""));
+    let resource = match a.subresource.as_str() {
+        "" => a.resource.clone(),
+        subresource => format!("{}/{subresource}", a.resource),
+    };
+    let wanted = authorization::Attributes {
+        verb: &a.verb,
+        group: &a.group,
+        resource: &resource,
+        namespace: &a.namespace,
+        name: &a.name,
+        path: &a.path,
+    };
+    match authorization::allows(server, account.as_ref().unwrap_or(user), &wanted) {
+        true => Ok(()),
+        false => Err(String::new()),
+    }
+}

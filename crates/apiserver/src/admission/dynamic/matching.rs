@@ -1,0 +1,75 @@
+//! Which policies and webhooks a request is for.
+
+use api::kinds;
+use apimachinery::{LabelSelector, ObjectExt as _};
+use serde_json::Value;
+
+use super::super::AdmissionRequest;
+use crate::ApiServer;
+
+/// Whether a webhook's rules and selectors fit.
+pub fn hook_fits(server: &ApiServer, hook: &Value, attempt: &AdmissionRequest<'_>, object: &Value) -> bool {
+    hook.array_at(&["rules"]).iter().any(|rule| rule_fits(rule, attempt))
+        && selectors_fit(server, hook, attempt, object)
+}
+
+/// Whether `matchConstraints` or `matchResources` fit; what isn't there excludes nothing.
+pub fn resources_fit(server: &ApiServer, wanted: &Value, attempt: &AdmissionRequest<'_>, object: &Value) -> bool {
+    let rules =
+        |key: &str| wanted.array_at(&[key]).iter().map(|rule| named_rule_fits(rule, attempt)).collect::<Vec<_>>();
+    let (included, excluded) = (rules("resourceRules"), rules("excludeResourceRules"));
+    (included.is_empty() || included.contains(&true))
+        && !excluded.contains(&true)
+        && selectors_fit(server, wanted, attempt, object)
+}
+
+fn selectors_fit(server: &ApiServer, wanted: &Value, attempt: &AdmissionRequest<'_>, object: &Value) -> bool {
+    namespace_fits(server, wanted, attempt, object) && object_fits(wanted, attempt, object)
+}
+
+fn named_rule_fits(rule: &Value, attempt: &AdmissionRequest<'_>) -> bool {
+    let names = rule.strings_at(&["resourceNames"]);
+    rule_fits(rule, attempt) && (names.is_empty() || names.contains(&attempt.name))
+}
+
+fn rule_fits(rule: &Value, attempt: &AdmissionRequest<'_>) -> bool {
+    let kind = attempt.kind;
+    let has = |key: &str, wanted: &str| rule.strings_at(&[key]).iter().any(|v| *v == "*" || *v == wanted);
+    let resource = rule.strings_at(&["resources"]).into_iter().any(|r| {
+        let (plural, subresource) = r.split_once('/').unwrap_or((r, ""));
+        let subresource_fits =
+            if r == "*" { attempt.subresource.is_none() } else { subresource == attempt.subresource_name() };
+        (plural == "*" || kind.is_named(kind.group, plural)) && (subresource == "*" || subresource_fits)
+    });
+    let scope = match rule.str_at(&["scope"]) {
+        "Namespaced" => kind.namespaced,
+        "Cluster" => !kind.namespaced,
+        _ => true,
+    };
+    has("operations", attempt.operation.as_str())
+        && has("apiGroups", kind.group)
+        && has("apiVersions", kind.version)
+        && resource
+        && scope
+}
+
+fn namespace_fits(server: &ApiServer, wanted: &Value, attempt: &AdmissionRequest<'_>, object: &Value) -> bool {
+    let Ok(selector) = LabelSelector::from_json(&wanted["namespaceSelector"]) else { return false };
+    if selector.is_empty() {
+        return true;
+    }
+    // A namespace is selected by its own labels; what is in no namespace is not subject to selection.
+    if attempt.kind == kinds::NAMESPACES {
+        return selector.matches(|k| object.at(&["metadata", "labels", k]).as_str());
+    }
+    if !attempt.kind.namespaced {
+        return true;
+    }
+    server.cache.of(kinds::NAMESPACES).get(attempt.namespace).is_some_and(|n| selector.matches(|k| n.label(k)))
+}
+
+fn object_fits(wanted: &Value, attempt: &AdmissionRequest<'_>, object: &Value) -> bool {
+    let Ok(selector) = LabelSelector::from_json(&wanted["objectSelector"]) else { return false };
+    let fits = |o: &Value| selector.matches(|k| o.at(&["metadata", "labels", k]).as_str());
+    selector.is_empty() || fits(object) || attempt.old.is_some_and(fits)
+}

@@ -1,0 +1,126 @@
+//! Versions of kinds: an object is kept in one version, and read and written in any.
+//!
+//! Older versions of built-in kinds are converted by [`api::Kind::convert`]. Versions of a definition with the strategy `None` differ in their name alone; those with `Webhook` are converted by
+//! a program in the cluster (`apiextensions.k8s.io/v1` ConversionReview).
+
+use std::sync::Arc;
+
+use api::Kind;
+use apimachinery::{ObjectExt as _, Status, bounded};
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::ApiServer;
+use crate::egress;
+use crate::registry::{Entry, encode};
+
+/// Brings objects to `version`.
+async fn convert(
+    server: &ApiServer,
+    kind: &Kind,
+    version: &str,
+    mut objects: Vec<Value>,
+) -> Result<Vec<Value>, Status> {
+    if !kind.custom {
+        objects.iter_mut().for_each(|o| kind.convert(o, version));
+        return Ok(objects);
+    }
+    let webhook = server.catalog.definition(kind).and_then(|d| d.webhook.clone());
+    let Some(webhook) = webhook else {
+        objects.iter_mut().for_each(|o| o["apiVersion"] = version.into());
+        return Ok(objects);
+    };
+    let stale: Vec<usize> = (0..objects.len()).filter(|i| objects[*i]["apiVersion"] != version).collect();
+    if stale.is_empty() {
+        return Ok(objects);
+    }
+    let sent: Vec<&Value> = stale.iter().map(|i| &objects[*i]).collect();
+    let review = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview",
+        "request": {"uid": uuid::Uuid::new_v4().to_string(), "desiredAPIVersion": version, "objects": sent}});
+    let converted = ask(server, &webhook, &review).await.map_err(|why| {
+        Status::internal(format!("conversion webhook for {}, Kind={} failed: {why}", kind.api_version(), kind.kind))
+    })?;
+    if converted.len() != stale.len() {
+        let text = format!("the conversion webhook returned {} objects, expected {}", converted.len(), stale.len());
+        return Err(Status::internal(text));
+    }
+    for (i, mut new) in stale.into_iter().zip(converted) {
+        let old = &objects[i];
+        if new["apiVersion"] != version
+            || new["kind"] != old["kind"]
+            || new.uid() != old.uid()
+            || new.name() != old.name()
+        {
+            let text = format!("the conversion webhook changed the identity of {}, or didn't convert it", old.name());
+            return Err(Status::internal(text));
+        }
+        // Of the metadata, a webhook may change labels and annotations.
+        let (labels, annotations) = (new["metadata"]["labels"].take(), new["metadata"]["annotations"].take());
+        new["metadata"] = old["metadata"].clone();
+        for (field, value) in [("labels", labels), ("annotations", annotations)] {
+            match value {
+                Value::Null => {
+                    new.meta_mut().remove(field);
+                }
+                value => new.set_meta(field, value),
+            }
+        }
+        objects[i] = new;
+    }
+    Ok(objects)
+}
+
+async fn ask(server: &ApiServer, webhook: &Value, review: &Value) -> Result<Vec<Value>, String> {
+    let answer =
+        tokio::time::timeout(std::time::Duration::from_secs(30), egress::post(server, webhook, None, review)).await;
+    let answer = answer.unwrap_or_else(|_| Err("no answer came within 30s".into()))?;
+    let response = &answer["response"];
+    if response["uid"] != review["request"]["uid"] {
+        return Err("its answer is to another request (the uid differs)".into());
+    }
+    match response.at(&["result", "status"]).as_str() {
+        Some("Success") => Ok(response.array_at(&["convertedObjects"]).to_vec()),
+        _ => Err(response.str_at(&["result", "message"]).to_string()),
+    }
+}
+
+/// An object in the version of `kind`.
+pub async fn object(server: &ApiServer, kind: &Kind, object: Value) -> Result<Value, Status> {
+    if !kind.has_versions() {
+        return Ok(object);
+    }
+    let mut all = convert(server, kind, &kind.api_version(), vec![object]).await?;
+    all.pop().ok_or_else(|| Status::internal("an object was lost in conversion"))
+}
+
+/// Kept objects in the version of `kind`.
+pub async fn entries(server: &ApiServer, kind: &Kind, entries: Vec<Arc<Entry>>) -> Result<Vec<Arc<Entry>>, Status> {
+    if !kind.has_versions() {
+        return Ok(entries);
+    }
+    let version = kind.api_version();
+    if kind.custom && server.catalog.definition(kind).is_none_or(|d| d.webhook.is_none()) {
+        return Ok(entries.into_iter().map(|e| e.in_version(&version)).collect());
+    }
+    let objects = convert(server, kind, &version, entries.iter().map(|e| e.parse()).collect()).await?;
+    Ok(entries.iter().zip(objects).map(|(entry, object)| entry.with_content(&encode(&object))).collect())
+}
+
+/// The canonical form of an object as it is kept, and as it is answered to who wrote it.
+///
+/// # Errors
+/// When it is too large to be kept.
+pub async fn kept(server: &ApiServer, kind: &Kind, object: &mut Value) -> Result<(Bytes, Bytes), Status> {
+    bounded::stored(object).map_err(|why| {
+        let text = format!("Request entity too large: {} {:?} can't be kept: {why}", kind.kind, object.name());
+        Status::new(413, "RequestEntityTooLarge", text)
+    })?;
+    let version = server.catalog.stored_version(kind);
+    if object["apiVersion"] == version.as_str() {
+        let canonical = encode(object);
+        return Ok((canonical.clone(), canonical));
+    }
+    let answer = encode(object);
+    let mut stored = convert(server, kind, &version, vec![object.clone()]).await?;
+    Ok((encode(&stored.pop().unwrap_or_default()), answer))
+}

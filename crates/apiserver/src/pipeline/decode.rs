@@ -1,0 +1,197 @@
+//! Decoding the bodies of requests: JSON, YAML or protobuf, into objects of their kind (upstream's strict decoding).
+
+use apimachinery::{ObjectExt as _, Status, yaml};
+use bounded::{BodyError, Limits};
+use bytes::Bytes;
+use http::{Request, header};
+use serde_json::Value;
+
+use api::{Kind, protobuf};
+
+use crate::ApiServer;
+use crate::request::{DeleteOptions, FieldValidation, Query};
+use crate::response::Body;
+
+/// The largest body, upstream's limit.
+const MAX_BODY_BYTES: usize = bounded::REQUEST_BYTES;
+
+pub async fn read(request: Request<Body>) -> Result<Bytes, Status> {
+    bounded::body(request.into_body(), MAX_BODY_BYTES).await.map_err(|error| match error {
+        BodyError::TooLarge(limit) => Status::too_large(limit),
+        BodyError::BrokenOff(why) => Status::bad_request(format!("the body can't be read: {why}")),
+    })
+}
+
+/// The media type of a body, in lower case and without parameters.
+pub(super) fn content_type<B>(request: &Request<B>) -> String {
+    let value = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    value.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
+}
+
+/// JSON, and what is to be said of the keys that came twice.
+pub(super) fn json(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
+    let (value, duplicates) = api::decode::json(bytes)?;
+    Ok((value, duplicates.iter().map(|field| format!("duplicate field {field:?}")).collect()))
+}
+
+/// The warning about duplicate keys in YAML, in upstream's words.
+pub(super) fn yaml_duplicates(duplicates: Vec<String>) -> Vec<String> {
+    if duplicates.is_empty() {
+        return duplicates;
+    }
+    vec![format!("yaml: unmarshal errors:\n  {}", duplicates.join("\n  "))]
+}
+
+/// A body as a value, with what is to be said of the keys that came twice.
+pub async fn value(request: Request<Body>) -> Result<(Value, Vec<String>), Status> {
+    let media = content_type(&request);
+    let bytes = read(request).await?;
+    let malformed = |e: &dyn std::fmt::Display| {
+        Status::bad_request(format!("the object provided is unrecognized (must be of type a Kubernetes object): {e}"))
+    };
+    match media.as_str() {
+        "" | "application/json" | "*/*" => json(&bytes).map_err(|e| malformed(&e)),
+        "application/yaml" | "text/yaml" | "application/x-yaml" => {
+            let document = yaml::first(&bytes, Limits::REQUEST).map_err(|e| malformed(&e))?;
+            Ok((document.value, yaml_duplicates(document.duplicates)))
+        }
+        protobuf::MEDIA_TYPE => Ok((protobuf::decode(&bytes).map_err(|e| malformed(&e))?, Vec::new())),
+        other => Err(Status::unsupported_media_type(
+            other,
+            "application/json, application/yaml, application/vnd.kubernetes.protobuf",
+        )),
+    }
+}
+
+/// A body of a type that isn't kept: a Scale, a Binding, an Eviction.
+pub async fn of_type(request: Request<Body>, schema: &str) -> Result<Value, Status> {
+    let (mut object, _) = value(request).await?;
+    conform_to(&mut object, schema)?;
+    Ok(object)
+}
+
+/// Brings an object into the form of its type.
+///
+/// # Errors
+/// When it isn't of the type.
+pub fn conform_to(object: &mut Value, schema: &str) -> Result<(), Status> {
+    if !object.is_object() {
+        return Err(Status::bad_request("the body must be an object with apiVersion, kind and metadata"));
+    }
+    let findings = api::schema::types().check(schema, object);
+    if findings.mismatched.is_empty() {
+        return Ok(());
+    }
+    let kind = schema.rsplit('.').next().unwrap_or(schema);
+    Err(Status::bad_request(format!("the body cannot be handled as a {kind}: {}", findings.mismatched.join("; "))))
+}
+
+/// An object of `kind`, typed and pruned, with warnings about what was dropped.
+pub async fn object(
+    server: &ApiServer,
+    request: Request<Body>,
+    kind: &Kind,
+    query: &Query,
+) -> Result<(Value, Vec<String>), Status> {
+    let (mut object, duplicates) = value(request).await?;
+    if !object.is_object() {
+        return Err(Status::bad_request("the body must be an object with apiVersion, kind and metadata"));
+    }
+    let warnings = conform(server, &mut object, kind, FieldValidation::read(query)?, duplicates, Content::Whole)?;
+    server.catalog.drop_nulls(kind, &mut object);
+    Ok((object, warnings))
+}
+
+/// What a body is of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    Whole,
+    /// An applied configuration: what its writer wants to be.
+    Applied,
+}
+
+/// Checks that `object` says it is of `kind` and has its fields; fills in what it doesn't say.
+pub fn conform(
+    server: &ApiServer,
+    object: &mut Value,
+    kind: &Kind,
+    validation: FieldValidation,
+    duplicates: Vec<String>,
+    form: Content,
+) -> Result<Vec<String>, Status> {
+    use Content::{Applied, Whole};
+    // A patch may make anything of an object.
+    if !object.is_object() {
+        return Err(Status::bad_request("the body must be an object with apiVersion, kind and metadata"));
+    }
+    let (version, name) = (object.str_at(&["apiVersion"]).to_string(), object.str_at(&["kind"]).to_string());
+    let expected = kind.api_version();
+    // What is applied has to say what it is: nothing is filled in (upstream's `structuredMergeManager`).
+    if form == Applied && version != expected {
+        return Err(Status::bad_request(format!(
+            "Incorrect version specified in apply patch. Specified patch version: {version}, expected: {expected}"
+        )));
+    }
+    let said = form == Applied || !name.is_empty();
+    if (!version.is_empty() && version != expected) || (said && name != kind.kind) {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({version}, kind {name}) does not match the expected API version ({expected}, kind {})",
+            kind.kind
+        )));
+    }
+    object["apiVersion"] = expected.into();
+    object["kind"] = kind.kind.into();
+    let findings = match form {
+        Whole => server.catalog.prune(kind, object),
+        Applied => server.catalog.prune_applied(kind, object),
+    };
+    if !findings.mismatched.is_empty() {
+        let text = findings.mismatched.join("; ");
+        return Err(Status::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: {text}",
+            kind.kind, kind.version, kind.kind
+        )));
+    }
+    // What nobody may own can't be applied, however lenient the client is.
+    if let Some(field) = findings.unknown.first().filter(|_| form == Applied) {
+        let (group, version) = (kind.group, kind.version);
+        return Err(Status::new(
+            500,
+            "",
+            format!(
+                "failed to create typed patch object ({}/{}; {group}/{version}, Kind={}): .{field}: field not declared in schema",
+                object.namespace(),
+                object.name(),
+                kind.kind
+            ),
+        ));
+    }
+    let unknown = findings.unknown.iter().map(|f| format!("unknown field {f:?}"));
+    let problems: Vec<String> = unknown.chain(duplicates).collect();
+    match validation {
+        FieldValidation::Strict if !problems.is_empty() => {
+            Err(Status::bad_request(format!("strict decoding error: {}", problems.join(", "))))
+        }
+        FieldValidation::Warn => Ok(problems),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// The options of a deletion: its body, if it has one, and its query.
+///
+/// # Errors
+/// 400 for a body that can't be read, 422 for options that contradict each other.
+pub async fn delete_options(request: Request<Body>, query: &Query) -> Result<DeleteOptions, Status> {
+    let empty = http_body::Body::is_end_stream(request.body());
+    let bytes = if empty { Bytes::new() } else { read(request).await? };
+    let malformed = |e: &dyn std::fmt::Display| Status::bad_request(format!("the delete options can't be read: {e}"));
+    let value = if bytes.is_empty() {
+        Value::Null
+    } else if bytes.starts_with(b"k8s\0") {
+        protobuf::decode(&bytes).map_err(|e| malformed(&e))?
+    } else {
+        // kubectl sends JSON; client-go's typed clients may send it as YAML does, which is a superset.
+        yaml::first(&bytes, Limits::REQUEST).map_err(|e| malformed(&e))?.value
+    };
+    DeleteOptions::from_json(&value, query)
+}

@@ -1,0 +1,296 @@
+//! Who set which field: `metadata.managedFields`, kept on every write (KEP-555), and server-side apply on top of it.
+
+use api::Kind;
+use api::managed::{Difference, Typed};
+use apimachinery::{FieldSet, ObjectExt as _, Status, clock};
+use serde_json::{Value, json};
+
+use api::kinds::Target;
+
+use crate::request::Info;
+
+/// Managers by update that are told apart; the oldest beyond them share one entry.
+const MAX_UPDATE_MANAGERS: usize = 10;
+const ANCIENT: &str = "ancient-changes";
+
+/// Whom the fields that a write sets belong to.
+#[derive(Debug, Clone)]
+pub struct FieldManager {
+    pub manager: String,
+    pub subresource: String,
+}
+
+impl FieldManager {
+    /// The manager that a request names, for the subresource that it writes.
+    pub fn of(info: &Info) -> Self {
+        FieldManager { manager: info.manager.clone(), subresource: info.path.subresource.clone() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Record {
+    manager: String,
+    applies: bool,
+    api_version: String,
+    subresource: String,
+    time: String,
+    fields: FieldSet,
+}
+
+impl Record {
+    fn read(entry: &Value) -> Result<Self, String> {
+        let text = |key: &str| entry.str_at(&[key]).to_string();
+        let applies = match entry.str_at(&["operation"]) {
+            "Apply" => true,
+            "Update" => false,
+            other => return Err(format!("operation {other:?} must be Apply or Update")),
+        };
+        if text("fieldsType") != "FieldsV1" {
+            return Err("fieldsType must be FieldsV1".into());
+        }
+        Ok(Record {
+            manager: text("manager"),
+            applies,
+            api_version: text("apiVersion"),
+            subresource: text("subresource"),
+            time: text("time"),
+            fields: FieldSet::from_v1(entry.at(&["fieldsV1"]))?,
+        })
+    }
+
+    fn to_json(&self) -> Value {
+        let mut entry = json!({"manager": self.manager, "operation": if self.applies { "Apply" } else { "Update" },
+            "apiVersion": self.api_version, "time": self.time, "fieldsType": "FieldsV1", "fieldsV1": self.fields.to_v1()});
+        if !self.subresource.is_empty() {
+            entry["subresource"] = self.subresource.as_str().into();
+        }
+        entry
+    }
+
+    fn is_of(&self, writer: &FieldManager, applies: bool) -> bool {
+        self.applies == applies && self.manager == writer.manager && self.subresource == writer.subresource
+    }
+
+    /// As conflicts name it.
+    fn title(&self) -> String {
+        let mut text = format!("{:?}", self.manager);
+        if !self.subresource.is_empty() {
+            text.push_str(&format!(" with subresource {:?}", self.subresource));
+        }
+        if !self.applies {
+            text.push_str(&format!(" using {} at {}", self.api_version, self.time));
+        }
+        text
+    }
+}
+
+fn read(object: &Value) -> Result<Vec<Record>, String> {
+    object.array_at(&["metadata", "managedFields"]).iter().map(Record::read).collect()
+}
+
+fn write(object: &mut Value, mut records: Vec<Record>) {
+    records.retain(|r| !r.fields.is_empty());
+    while records.iter().filter(|r| !r.applies && r.subresource.is_empty()).count() > MAX_UPDATE_MANAGERS {
+        merge_oldest(&mut records);
+    }
+    records.sort_by(|a, b| {
+        let key = |r: &Record| (!r.applies, r.time.clone(), r.manager.clone(), r.subresource.clone());
+        key(a).cmp(&key(b))
+    });
+    if records.is_empty() {
+        object.meta_mut().remove("managedFields");
+    } else {
+        object.set_meta("managedFields", records.iter().map(Record::to_json).collect::<Vec<_>>());
+    }
+}
+
+fn merge_oldest(records: &mut Vec<Record>) {
+    let mut updaters: Vec<usize> =
+        (0..records.len()).filter(|i| !records[*i].applies && records[*i].subresource.is_empty()).collect();
+    updaters.sort_by_key(|i| records[*i].time.clone());
+    let (first, second) = (updaters[0].min(updaters[1]), updaters[0].max(updaters[1]));
+    let other = records.remove(second);
+    let kept = &mut records[first];
+    kept.fields.union(&other.fields);
+    kept.time = kept.time.clone().max(other.time);
+    kept.manager = ANCIENT.into();
+}
+
+/// Takes out what belongs to nobody: the object's identity, what the server sets, and the other side of the status.
+fn strip(kind: &Kind, target: Target, fields: &mut FieldSet) {
+    fields.remove("f:apiVersion");
+    fields.remove("f:kind");
+    for name in
+        ["name", "namespace", "creationTimestamp", "selfLink", "uid", "generation", "managedFields", "resourceVersion"]
+    {
+        fields.remove_path(&["f:metadata", &format!("f:{name}")]);
+    }
+    match target {
+        Target::Main if kind.has_status() => fields.remove("f:status"),
+        Target::Status => {
+            let others: Vec<String> =
+                fields.iter().map(|(step, _)| step.clone()).filter(|s| s != "f:status" && s != "f:metadata").collect();
+            others.iter().for_each(|step| fields.remove(step));
+        }
+        _ => {}
+    }
+}
+
+fn difference(of: &Typed, kind: &Kind, target: Target, old: &Value, new: &Value) -> Difference {
+    let mut found = of.compare(old, new);
+    strip(kind, target, &mut found.changed);
+    strip(kind, target, &mut found.removed);
+    found
+}
+
+/// Takes over the managers that the object is to start from: those that the client sent, if they can be read, else those
+/// that the object has. An empty list, or one with an empty entry, forgets all of them.
+pub fn inherit(new: &mut Value, old: &Value) {
+    let sent = new.at(&["metadata", "managedFields"]);
+    if sent == old.at(&["metadata", "managedFields"]) {
+        return;
+    }
+    let resets = sent.as_array().is_some_and(|list| list.is_empty() || list.iter().any(|e| *e == json!({})));
+    if resets {
+        new.meta_mut().remove("managedFields");
+    } else if sent.is_null() || read(new).is_err() {
+        match old.at(&["metadata", "managedFields"]) {
+            Value::Null => {
+                new.meta_mut().remove("managedFields");
+            }
+            present => new.set_meta("managedFields", present.clone()),
+        }
+    }
+}
+
+/// Gives the writer of an update what changed, and takes it from all others. `old` is an empty object for a create.
+pub fn track(of: &Typed, kind: &Kind, target: Target, writer: &FieldManager, old: &Value, new: &mut Value) {
+    let Difference { changed, removed } = difference(of, kind, target, old, new);
+    if changed.is_empty() && removed.is_empty() {
+        return;
+    }
+    // What can't be read was refused when it was sent.
+    let mut records = read(new).unwrap_or_default();
+    for record in &mut records {
+        record.fields.subtract(&removed);
+        if !record.is_of(writer, false) {
+            record.fields.subtract(&changed);
+        }
+    }
+    if !changed.is_empty() {
+        match records.iter_mut().find(|r| r.is_of(writer, false)) {
+            Some(own) => {
+                own.fields.union(&changed);
+                own.time = clock::now_rfc3339();
+                own.api_version = kind.api_version();
+            }
+            None => records.push(new_record(kind, writer, false, changed)),
+        }
+    }
+    write(new, records);
+}
+
+fn new_record(kind: &Kind, writer: &FieldManager, applies: bool, fields: FieldSet) -> Record {
+    Record {
+        manager: writer.manager.clone(),
+        applies,
+        api_version: kind.api_version(),
+        subresource: writer.subresource.clone(),
+        time: clock::now_rfc3339(),
+        fields,
+    }
+}
+
+/// The object that results when `writer` applies `applied` to `live`, an empty object where there is none yet.
+///
+/// # Errors
+/// A conflict that names the other managers, unless `force` takes their fields.
+pub fn apply(
+    of: &Typed,
+    kind: &Kind,
+    target: Target,
+    writer: &FieldManager,
+    live: &Value,
+    applied: &Value,
+    force: bool,
+) -> Result<Value, Status> {
+    let mut records = read(live).unwrap_or_default();
+    // What belongs to nobody counts while fields are removed: else nobody would own `metadata` when its last label goes.
+    let all = of.fields(applied);
+    let mut now = all.clone();
+    strip(kind, target, &mut now);
+    let mut new = of.merge(live, applied);
+    let before = records.iter().find(|r| r.is_of(writer, true)).map(|r| r.fields.clone());
+    let mut others = FieldSet::default();
+    records.iter().filter(|r| !r.is_of(writer, true)).for_each(|r| others.union(&r.fields));
+    if let Some(before) = &before {
+        of.prune(&mut new, before, &all, &others);
+    }
+    let Difference { changed, removed } = difference(of, kind, target, live, &new);
+    let mut conflicts = Vec::new();
+    for record in records.iter_mut().filter(|r| !r.is_of(writer, true)) {
+        let contested = record.fields.intersection(&changed);
+        for path in contested.paths() {
+            conflicts.push((record.title(), path));
+        }
+        record.fields.subtract(&contested);
+        record.fields.subtract(&removed);
+    }
+    if !conflicts.is_empty() && !force {
+        return Err(conflict(&conflicts));
+    }
+    match records.iter_mut().find(|r| r.is_of(writer, true)) {
+        Some(own) => {
+            if own.fields != now {
+                own.fields = now;
+                own.time = clock::now_rfc3339();
+            }
+            own.api_version = kind.api_version();
+        }
+        None => records.push(new_record(kind, writer, true, now)),
+    }
+    write(&mut new, records);
+    Ok(new)
+}
+
+/// In upstream's words, which kubectl shows as they are.
+fn conflict(conflicts: &[(String, String)]) -> Status {
+    let causes: Vec<Value> = conflicts
+        .iter()
+        .map(|(manager, path)| {
+            json!({"reason": "FieldManagerConflict", "message": format!("conflict with {manager}"), "field": path})
+        })
+        .collect();
+    let message = if let [(manager, path)] = conflicts {
+        format!("Apply failed with 1 conflict: conflict with {manager}: {path}")
+    } else {
+        let mut managers: Vec<&String> = conflicts.iter().map(|(m, _)| m).collect();
+        managers.dedup();
+        let parts: Vec<String> = managers
+            .into_iter()
+            .map(|manager| {
+                let paths = conflicts.iter().filter(|(m, _)| m == manager).map(|(_, p)| format!("\n- {p}"));
+                format!("conflicts with {manager}:{}", paths.collect::<String>())
+            })
+            .collect();
+        format!("Apply failed with {} conflicts: {}", conflicts.len(), parts.join("\n"))
+    };
+    let mut status = Status::new(409, "Conflict", message);
+    status.details = Some(json!({ "causes": causes }));
+    status
+}
+
+/// Whether two versions of an object differ in nothing but the times of their managers.
+pub fn same_but_times(a: &Value, b: &Value) -> bool {
+    let rest = |v: &Value| {
+        let mut v = v.clone();
+        for entry in v["metadata"]["managedFields"].as_array_mut().into_iter().flatten() {
+            entry["time"] = Value::Null;
+        }
+        v
+    };
+    a == b || rest(a) == rest(b)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,21 @@
+//! What is stored and which kinds there are: the watch cache, the objects in it, and the catalog of kinds. Nothing here knows HTTP or users.
+//!
+//! - [`Catalog`]: all kinds, built-in and of custom resource definitions.
+//! - [`Cache`]: for each kind a [`Resource`], with its objects ([`Entry`]) and watchers ([`Subscription`]).
+//! - [`encode`] and [`splice`]: the canonical bytes that the store keeps and that get, list and watch copy.
+
+mod cache;
+mod canonical;
+mod catalog;
+mod entry;
+mod filter;
+mod head;
+mod history;
+mod names;
+
+pub use cache::{Cache, Event, Events, From, object_key, store_key};
+pub use canonical::{EventType, encode, frame, splice};
+pub use catalog::{Catalog, is_definition};
+pub use entry::Entry;
+pub use filter::Filter;
+pub use names::generated_name;

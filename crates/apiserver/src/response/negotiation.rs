@@ -1,0 +1,200 @@
+//! The form of an answer: what a client's `Accept` and `Accept-Encoding` ask for.
+
+use std::io::Write as _;
+
+use api::{Kind, Verbs, protobuf};
+use apimachinery::Status;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+
+use super::{self as response, Body};
+
+/// The form that a client wants objects in. Tables and metadata name the version of `meta.k8s.io` that they are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Json,
+    Table(&'static str),
+    Partial(&'static str),
+    Protobuf,
+}
+
+const YAML: &str = "application/yaml";
+/// Smaller answers aren't worth it (upstream's figure, in bytes).
+const COMPRESS_FROM: usize = 128 * 1024;
+
+/// The media types of an `Accept` header, those that are liked best first.
+fn wishes(accept: &str) -> Vec<&str> {
+    let quality = |media: &str| -> f32 {
+        let said = media.split(';').find_map(|part| part.trim().strip_prefix("q="));
+        said.and_then(|q| q.trim().parse().ok()).unwrap_or(1.0)
+    };
+    let mut all: Vec<&str> = accept.split(',').map(str::trim).filter(|m| quality(m) > 0.0).collect();
+    all.sort_by(|a, b| quality(b).total_cmp(&quality(a)));
+    all
+}
+
+pub fn accept(headers: &HeaderMap) -> &str {
+    headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("")
+}
+
+/// The first wish that is served, and whether it is for YAML.
+///
+/// # Errors
+/// 406 when none is.
+pub fn negotiate(accept: &str, kind: Option<&Kind>, watch: bool) -> Result<(Form, bool), Status> {
+    let speaks_protobuf = kind.is_none_or(protobuf::speaks);
+    for media in wishes(accept) {
+        let mut parts = media.split(';').map(str::trim);
+        let base = parts.next().unwrap_or("");
+        let parameter = |name: &str| media.split(';').find_map(|p| p.trim().strip_prefix(name)?.strip_prefix('='));
+        let transformed = parameter("as");
+        if base == protobuf::MEDIA_TYPE && kind.is_some() && speaks_protobuf && transformed.is_none() {
+            return Ok((Form::Protobuf, false));
+        }
+        let yaml = base == YAML && !watch;
+        if !yaml && !matches!(base, "application/json" | "*/*" | "application/*" | "") {
+            continue;
+        }
+        let version = match parameter("v") {
+            Some("v1beta1") => "meta.k8s.io/v1beta1",
+            _ => "meta.k8s.io/v1",
+        };
+        match transformed {
+            // What isn't kept has no columns.
+            Some("Table") if kind.is_some_and(|kind| kind.verbs == Verbs::Create) => {}
+            Some("Table") => return Ok((Form::Table(version), yaml)),
+            Some("PartialObjectMetadata" | "PartialObjectMetadataList") => return Ok((Form::Partial(version), yaml)),
+            Some(_) if kind.is_some() => {}
+            _ => return Ok((Form::Json, yaml)),
+        }
+    }
+    let mut served = vec!["application/json", YAML];
+    if watch {
+        served.pop();
+    }
+    if speaks_protobuf {
+        served.push(protobuf::MEDIA_TYPE);
+    }
+    let text = format!("only the following media types are accepted: {}", served.join(", "));
+    Err(Status::new(406, "NotAcceptable", text))
+}
+
+/// An answer of JSON as YAML.
+pub async fn as_yaml(answer: Response<Body>) -> Response<Body> {
+    if answer.headers().get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
+        return answer;
+    }
+    let (mut head, body) = answer.into_parts();
+    #[expect(clippy::disallowed_methods, reason = "the answer is our own, and whole")]
+    let text = match body.collect().await {
+        Ok(bytes) => serde_json::from_slice::<Value>(&bytes.to_bytes()).ok(),
+        Err(_) => None,
+    };
+    let Some(text) = text.map(|value| apimachinery::yaml::write(&value)) else {
+        return response::error(&Status::internal("the answer can't be written as YAML"));
+    };
+    head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(YAML));
+    Response::from_parts(head, response::full(text))
+}
+
+/// A document that clients keep: with a tag of its content (RFC 9110, section 8.8.3), and only sent to who hasn't it.
+pub async fn tagged(answer: Response<Body>, request: &HeaderMap) -> Response<Body> {
+    let (mut head, body) = answer.into_parts();
+    #[expect(clippy::disallowed_methods, reason = "the answer is our own, and whole")]
+    let Ok(body) = body.collect().await.map(|b| b.to_bytes()) else {
+        return response::error(&Status::internal("the answer broke off"));
+    };
+    let tag = format!("\"{}\"", pki::sha256_hex(&body));
+    let known = request.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let body = if known.split(',').any(|t| t.trim() == tag) {
+        head.status = StatusCode::NOT_MODIFIED;
+        Bytes::new()
+    } else {
+        body
+    };
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        head.headers.insert(header::ETAG, tag);
+    }
+    Response::from_parts(head, response::full(body))
+}
+
+/// Marks an answer that ends by itself and is this server's own, so that it may be compressed.
+#[derive(Clone)]
+struct Compressible;
+
+pub fn may_be_compressed(mut answer: Response<Body>) -> Response<Body> {
+    answer.extensions_mut().insert(Compressible);
+    answer
+}
+
+pub fn wants_gzip(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or("");
+    wishes(accepted).iter().any(|coding| coding.split(';').next().is_some_and(|name| name.trim() == "gzip"))
+}
+
+/// Compresses an answer if it is large.
+pub async fn compress(answer: Response<Body>) -> Response<Body> {
+    if answer.extensions().get::<Compressible>().is_none() {
+        return answer;
+    }
+    let (mut head, body) = answer.into_parts();
+    #[expect(clippy::disallowed_methods, reason = "the answer is our own, and whole")]
+    let Ok(body) = body.collect().await.map(|b| b.to_bytes()) else {
+        return response::error(&Status::internal("the answer broke off"));
+    };
+    if body.len() < COMPRESS_FROM {
+        return Response::from_parts(head, response::full(body));
+    }
+    let plain = body.clone();
+    let packed = tokio::task::spawn_blocking(move || {
+        let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 8), Compression::fast());
+        encoder.write_all(&plain)?;
+        encoder.finish()
+    });
+    let Ok(Ok(packed)) = packed.await else { return Response::from_parts(head, response::full(body)) };
+    head.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    head.headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    head.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(head, response::full(packed))
+}
+
+#[cfg(test)]
+mod tests {
+    use api::kinds;
+
+    use super::*;
+
+    #[test]
+    fn the_first_wish_that_is_served_counts() {
+        let pods = Some(kinds::PODS);
+        let v1 = "meta.k8s.io/v1";
+        for (accept, want) in [
+            ("", Some((Form::Json, false))),
+            ("*/*", Some((Form::Json, false))),
+            ("text/html, application/xml;q=0.9, */*;q=0.8", Some((Form::Json, false))),
+            ("application/json;q=0.5, application/yaml", Some((Form::Json, true))),
+            ("application/vnd.kubernetes.protobuf, application/json", Some((Form::Protobuf, false))),
+            (
+                "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json",
+                Some((Form::Json, false)),
+            ),
+            ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Some((Form::Table(v1), false))),
+            ("application/json;as=Table;v=v1beta1;g=meta.k8s.io", Some((Form::Table("meta.k8s.io/v1beta1"), false))),
+            ("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io", Some((Form::Partial(v1), false))),
+            ("application/json;as=Picture,application/yaml", Some((Form::Json, true))),
+            ("text/html", None),
+            ("application/json;q=0", None),
+        ] {
+            assert_eq!(negotiate(accept, pods, false).ok(), want, "{accept}");
+        }
+        let reviews = Some(kinds::SELF_SUBJECT_ACCESS_REVIEWS);
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        assert_eq!(negotiate(table, reviews, false).err().map(|status| status.code), Some(406));
+        assert!(negotiate(&format!("{table},application/json"), reviews, false).is_ok());
+        assert!(negotiate(YAML, pods, true).is_err(), "there are no streams of YAML");
+    }
+}

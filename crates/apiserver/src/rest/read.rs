@@ -1,0 +1,297 @@
+//! Get and list. The common case copies bytes and parses nothing.
+
+use std::sync::Arc;
+
+use apimachinery::{Cause, Status};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::Response;
+use serde_json::{Value, json};
+use store::ReadError;
+
+use api::{Kind, protobuf};
+
+use super::render::{one, partial, table};
+use crate::ApiServer;
+use crate::conversion;
+use crate::registry::{Entry, Filter, store_key};
+use crate::request::Info;
+use crate::response::negotiation::Form;
+use crate::response::{self, Body};
+
+pub async fn get(server: &ApiServer, info: &Info, form: Form) -> Result<Response<Body>, Status> {
+    if let Some(revision) = info.query.number::<u64>("resourceVersion")? {
+        wait_for(server, revision).await?;
+    }
+    let entry = server.cache.stored(info.kind)?.get(&info.key()).ok_or_else(|| info.not_found())?;
+    if !info.kind.has_versions() {
+        return Ok(one(server, info, form, 200, entry.bytes.clone()));
+    }
+    let converted = conversion::entries(server, info.kind, vec![entry]).await?;
+    let bytes = converted.first().map(|e| e.bytes.clone()).ok_or_else(|| info.not_found())?;
+    Ok(one(server, info, form, 200, bytes))
+}
+
+/// Where a list goes on: the revision it is of, and the key to begin after. Without a revision it goes on with what is
+/// there then, which may not agree with the pages before.
+struct Continue {
+    revision: Option<u64>,
+    after: String,
+}
+
+impl Continue {
+    fn encode(&self) -> String {
+        let revision = self.revision.map_or(json!(-1), |r| json!(r));
+        URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": revision, "start": self.after}).to_string())
+    }
+
+    fn decode(token: &str) -> Result<Self, Status> {
+        let parse = || -> Option<Continue> {
+            let value: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
+            let revision = match value["rv"].as_i64()? {
+                -1 => None,
+                revision => Some(u64::try_from(revision).ok()?),
+            };
+            Some(Continue { revision, after: value["start"].as_str()?.into() })
+        };
+        parse().ok_or_else(|| Status::bad_request("continue key is not valid: it must be one that a list returned"))
+    }
+}
+
+pub async fn list(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Response<Body>, Status> {
+    let resource = server.cache.stored(info.kind)?;
+    let filter = info.query.filter(info.kind, &info.path.namespace)?;
+    let limit = info.query.number::<usize>("limit")?.unwrap_or(0);
+    let token = info.query.get("continue");
+    let wanted = wanted_revision(info)?;
+    if let Some(newer) = wanted.not_older_than {
+        wait_for(server, newer).await?;
+    }
+    let present = server.cache.revision();
+    let plain = form == Form::Json && limit == 0 && token.is_empty() && wanted.exactly.is_none();
+    if plain && filter.is_everything() && server.catalog.has_one_version(info.kind) {
+        let (items, shown) = resource.whole_list(join);
+        return Ok(list_bytes(info.kind, present.max(shown), items, None));
+    }
+    let from = if token.is_empty() {
+        Continue { revision: wanted.exactly, after: String::new() }
+    } else {
+        Continue::decode(token)?
+    };
+    let (Portion { items, left }, revision) = match from.revision {
+        Some(revision) => (at_revision(server, info, &filter, revision, &from.after, limit).await?, revision),
+        None => {
+            let (items, changed) = resource.list(&filter);
+            (Portion::of(items, &from.after, limit), present.max(changed))
+        }
+    };
+    let mut more = None;
+    if left > 0 {
+        let after = items.last().map(|e| e.key.to_string()).unwrap_or_default();
+        // How many are left is only known of what no selector sifts.
+        let left = (filter.labels.is_empty() && filter.fields.terms.is_empty()).then_some(left);
+        more = Some((Continue { revision: Some(revision), after }.encode(), left));
+    }
+    let items = conversion::entries(server, info.kind, items).await?;
+    if form == Form::Protobuf && items.iter().all(|e| e.protobuf(info.kind).complete) {
+        let more = more.as_ref().map(|(token, left)| (token.as_str(), *left));
+        let messages = items.iter().map(|e| e.protobuf(info.kind).bytes.as_ref());
+        return Ok(response::protobuf(200, protobuf::list(info.kind, revision, more, messages)));
+    }
+    if matches!(form, Form::Json | Form::Protobuf) {
+        return Ok(list_bytes(info.kind, revision, join(&items), more));
+    }
+    let mut metadata = json!({"resourceVersion": revision.to_string()});
+    if let Some((token, left)) = more {
+        metadata["continue"] = token.into();
+        if let Some(left) = left {
+            metadata["remainingItemCount"] = left.into();
+        }
+    }
+    let objects: Vec<Value> = items.iter().map(|e| e.parse()).collect();
+    let value = match form {
+        Form::Table(version) => table(server, info, version, &objects, metadata),
+        Form::Partial(version) => {
+            let items: Vec<Value> = objects.iter().map(|o| partial(version, o)).collect();
+            json!({"kind": "PartialObjectMetadataList", "apiVersion": version, "metadata": metadata, "items": items})
+        }
+        Form::Json | Form::Protobuf => unreachable!("answered above"),
+    };
+    Ok(response::json(200, &value))
+}
+
+/// The objects that a list tells, and how many there are after them.
+struct Portion {
+    items: Vec<Arc<Entry>>,
+    left: usize,
+}
+
+impl Portion {
+    /// At most `limit` (0: any number) of `items` after the key `after`.
+    fn of(mut items: Vec<Arc<Entry>>, after: &str, limit: usize) -> Self {
+        let start = if after.is_empty() { 0 } else { items.partition_point(|e| e.key.as_ref() <= after) };
+        items.drain(..start);
+        let left = if limit == 0 { 0 } else { items.len().saturating_sub(limit) };
+        items.truncate(items.len() - left);
+        Portion { items, left }
+    }
+
+    /// Takes one more in, if there is room.
+    fn add(&mut self, entry: Entry, limit: usize) {
+        if limit == 0 || self.items.len() < limit {
+            self.items.push(Arc::new(entry));
+        } else {
+            self.left += 1;
+        }
+    }
+}
+
+#[derive(Default)]
+struct Wanted {
+    exactly: Option<u64>,
+    not_older_than: Option<u64>,
+}
+
+/// `resourceVersion` and `resourceVersionMatch` of a list.
+fn wanted_revision(info: &Info) -> Result<Wanted, Status> {
+    let revision = info.query.number::<u64>("resourceVersion")?;
+    let continued = !info.query.get("continue").is_empty();
+    let matching = info.query.get("resourceVersionMatch");
+    const FIELD: &str = "resourceVersionMatch";
+    let mut causes = Vec::new();
+    if !matching.is_empty() {
+        if continued {
+            causes.push(Cause::forbidden(FIELD, "resourceVersionMatch is forbidden when continue is provided"));
+        }
+        if revision.is_none() {
+            let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            causes.push(Cause::forbidden(FIELD, why));
+        }
+        match matching {
+            "Exact" if revision == Some(0) => {
+                let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+                causes.push(Cause::forbidden(FIELD, why));
+            }
+            "Exact" | "NotOlderThan" => {}
+            other => causes.push(Cause::not_supported(FIELD, &other.into(), &["Exact", "NotOlderThan", ""])),
+        }
+    }
+    if info.query.flag("sendInitialEvents") {
+        causes.push(Cause::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+    }
+    refuse_options(causes)?;
+    if continued && revision.is_some_and(|r| r > 0) {
+        return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+    }
+    let limited = info.query.number::<usize>("limit")?.unwrap_or(0) > 0;
+    Ok(match revision {
+        Some(r) if r > 0 && (matching == "Exact" || (matching.is_empty() && limited)) => {
+            Wanted { exactly: Some(r), not_older_than: None }
+        }
+        Some(r) if r > 0 => Wanted { exactly: None, not_older_than: Some(r) },
+        _ => Wanted::default(),
+    })
+}
+
+/// The answer to options of a list or watch that don't go together.
+pub fn refuse_options(causes: Vec<Cause>) -> Result<(), Status> {
+    if causes.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "ListOptions", "", causes)) }
+}
+
+/// Waits a little for a revision that a client has seen elsewhere.
+async fn wait_for(server: &ApiServer, revision: u64) -> Result<(), Status> {
+    let reached = tokio::time::timeout(std::time::Duration::from_secs(3), server.cache.reached(revision)).await;
+    reached.map_err(|_| {
+        let text = format!("Too large resource version: {revision}, current: {}", server.cache.revision());
+        Status::new(504, "Timeout", text)
+    })
+}
+
+/// Objects that are read of the past at a time.
+const PAGE: usize = 500;
+
+/// The matching objects as of `revision`: from the cache while nothing changed since, else from the store's history, of which no more is kept in memory
+/// than is told.
+async fn at_revision(
+    server: &ApiServer,
+    info: &Info,
+    filter: &Filter,
+    revision: u64,
+    after: &str,
+    limit: usize,
+) -> Result<Portion, Status> {
+    let resource = server.cache.stored(info.kind)?;
+    let (items, changed) = resource.list(filter);
+    if changed <= revision {
+        wait_for(server, revision).await?;
+        return Ok(Portion::of(items, after, limit));
+    }
+    let prefix = store_key(info.kind, "");
+    let below = if filter.namespace.is_empty() { prefix.clone() } else { format!("{prefix}{}/", filter.namespace) };
+    let is_sifted = !filter.labels.is_empty() || !filter.fields.terms.is_empty();
+    let mut portion = Portion { items: Vec::new(), left: 0 };
+    let mut last = format!("{prefix}{after}");
+    loop {
+        let page = server.store.page_at(&below, revision, &last, PAGE).await.map_err(|e| not_readable(e, after))?;
+        if let Some(item) = page.items.last() {
+            last = item.key.to_string();
+        }
+        for item in page.items {
+            let key = item.key.strip_prefix(prefix.as_str()).unwrap_or(&item.key).into();
+            let entry = Entry::new(info.kind, key, &item.value, item.revision);
+            if filter.matches(info.kind, &entry) {
+                portion.add(entry, limit);
+            }
+        }
+        // How many are left isn't told of what a selector sifts.
+        if !page.is_cut || (is_sifted && portion.left > 0) {
+            return Ok(portion);
+        }
+    }
+}
+
+/// Why the past can't be told from the key `after` on.
+fn not_readable(error: ReadError, after: &str) -> Status {
+    match error {
+        ReadError::Compacted { .. } if after.is_empty() => {
+            Status::gone(format!("The resourceVersion for the provided list is too old: {error}"))
+        }
+        ReadError::Compacted { .. } => Status {
+            continues: Some(Continue { revision: None, after: after.into() }.encode()),
+            ..Status::gone(
+                "The provided continue parameter is too old to display a consistent list result. You can start a new \
+                 list without the continue parameter, or use the continue token in this response to retrieve the \
+                 remainder of the results. Continuing with the provided token results in an inconsistent list - \
+                 objects that were created, modified, or deleted between the time the first chunk was returned and \
+                 now may show up in the list.",
+            )
+        },
+        other => Status::internal(other),
+    }
+}
+
+/// The objects with commas in between.
+fn join(items: &[Arc<Entry>]) -> Bytes {
+    let size = items.iter().map(|e| e.bytes.len() + 1).sum();
+    let mut out = BytesMut::with_capacity(size);
+    for (i, entry) in items.iter().enumerate() {
+        if i > 0 {
+            out.put_u8(b',');
+        }
+        out.put_slice(&entry.bytes);
+    }
+    out.freeze()
+}
+
+fn list_bytes(kind: &Kind, revision: u64, items: Bytes, more: Option<(String, Option<usize>)>) -> Response<Body> {
+    let left = |left: Option<usize>| left.map_or(String::new(), |left| format!(",\"remainingItemCount\":{left}"));
+    let more = more.map_or(String::new(), |(token, rest)| format!(",\"continue\":\"{token}\"{}", left(rest)));
+    let head = format!(
+        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{{\"resourceVersion\":\"{revision}\"{more}}},\"items\":[",
+        kind.kind,
+        kind.api_version()
+    );
+    let parts = [Bytes::from(head), items, Bytes::from_static(b"]}\n")];
+    response::json_stream(futures::stream::iter(parts))
+}

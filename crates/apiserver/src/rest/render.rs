@@ -1,0 +1,54 @@
+//! Objects in the form that a client asks for: JSON, protobuf, a table, or metadata alone.
+
+use apimachinery::ObjectExt as _;
+use bytes::Bytes;
+use http::Response;
+use serde_json::{Value, json};
+
+use api::protobuf;
+
+use crate::ApiServer;
+use crate::request::Info;
+use crate::response::negotiation::Form;
+use crate::response::{self, Body};
+
+/// An answer that is one object.
+pub fn one(server: &ApiServer, info: &Info, form: Form, code: u16, bytes: Bytes) -> Response<Body> {
+    if form == Form::Json {
+        return response::json_bytes(code, bytes);
+    }
+    let object: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    let value = match form {
+        Form::Protobuf => {
+            let (message, complete) = protobuf::object_message(info.kind, &object);
+            return match complete {
+                true => response::protobuf(code, protobuf::object(info.kind, &message)),
+                false => response::json_bytes(code, bytes),
+            };
+        }
+        Form::Partial(version) => partial(version, &object),
+        Form::Table(version) => {
+            let metadata = json!({"resourceVersion": object.resource_version()});
+            table(server, info, version, &[object], metadata)
+        }
+        Form::Json => object,
+    };
+    response::json(code, &value)
+}
+
+/// Only the metadata of an object.
+pub fn partial(version: &str, object: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": object["metadata"]})
+}
+
+/// A table of objects; `includeObject` says what of each object comes along.
+pub fn table(server: &ApiServer, info: &Info, version: &str, objects: &[Value], metadata: Value) -> Value {
+    let include = |object: &Value| match info.query.get("includeObject") {
+        "Object" => object.clone(),
+        "None" => Value::Null,
+        _ => partial(version, object),
+    };
+    let mut table = server.catalog.table(info.kind, objects, include, metadata);
+    table["apiVersion"] = version.into();
+    table
+}

@@ -1,0 +1,202 @@
+//! Watches: changes as lines of JSON, for as long as the client stays.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::protobuf;
+use apimachinery::{Cause, ObjectExt as _, Status};
+use bytes::Bytes;
+use http::Response;
+use rand::RngExt as _;
+use serde_json::{Value, json};
+
+use super::read::refuse_options;
+use super::render::{partial, table};
+use crate::ApiServer;
+use crate::conversion;
+use crate::registry::{Entry, Event, EventType, Events, From, frame};
+use crate::request::Info;
+use crate::response::negotiation::Form;
+use crate::response::{self, Body};
+
+/// How often a watcher who asked for bookmarks gets one.
+const BOOKMARK: Duration = Duration::from_secs(60);
+
+pub async fn watch(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Response<Body>, Status> {
+    let resource = server.cache.stored(info.kind)?;
+    let mut filter = info.query.filter(info.kind, &info.path.namespace)?;
+    if !info.path.name.is_empty() {
+        filter.fields.terms.push(("metadata.name".into(), info.path.name.clone(), true));
+    }
+    let from = begin(info)?;
+    let present = server.cache.revision();
+    let subscription = match resource.subscribe(filter, from, present) {
+        Ok(subscription) => subscription,
+        Err(too_old) => {
+            let text = format!("too old resource version: {} ({})", too_old.asked, too_old.oldest);
+            let status = Status::gone(text).to_json();
+            if form == Form::Protobuf {
+                let event = protobuf::event("ERROR", &protobuf::status(&status)).into();
+                return Ok(response::protobuf_stream(futures::stream::iter([event])));
+            }
+            let line = frame("ERROR", status.to_string().as_bytes());
+            return Ok(response::json_stream(futures::stream::iter([line])));
+        }
+    };
+    let feed = Feed {
+        info: info.clone(),
+        form,
+        revision: subscription.revision,
+        server: server.clone(),
+        bookmarks: info.query.flag("allowWatchBookmarks"),
+    };
+    let mut first = Vec::new();
+    for entry in conversion::entries(server, info.kind, subscription.initial).await? {
+        let event = Event::new(EventType::Added, entry, None);
+        first.push(feed.line(EventType::Added, &event, &event.entry));
+    }
+    for (seen, event) in &subscription.backlog {
+        first.push(feed.converted(*seen, event).await?);
+    }
+    if info.query.flag("sendInitialEvents") {
+        first.push(feed.bookmark(true));
+    }
+    let timeout = match info.query.number::<u64>("timeoutSeconds")? {
+        Some(seconds) if seconds > 0 => Duration::from_secs(seconds),
+        // Spread, so that not all clients come back at once.
+        _ => Duration::from_secs(rand::rng().random_range(1800..3600)),
+    };
+    let answer = if form == Form::Protobuf { response::protobuf_stream } else { response::json_stream };
+    Ok(answer(feed.stream(first, subscription.events, timeout)))
+}
+
+/// Where the parameters say that the watch begins.
+fn begin(info: &Info) -> Result<From, Status> {
+    let revision = info.query.number::<u64>("resourceVersion")?;
+    let initial = !info.query.get("sendInitialEvents").is_empty();
+    const FIELD: &str = "resourceVersionMatch";
+    let mut causes = Vec::new();
+    match info.query.get(FIELD) {
+        "" if initial => {
+            let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+            causes.push(Cause::forbidden(FIELD, why));
+        }
+        "" => {}
+        _ if !initial => {
+            let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            causes.push(Cause::forbidden(FIELD, why));
+        }
+        "NotOlderThan" => {}
+        other => causes.push(Cause::not_supported(FIELD, &other.into(), &["NotOlderThan"])),
+    }
+    refuse_options(causes)?;
+    if info.query.flag("sendInitialEvents") {
+        return Ok(From::Now);
+    }
+    Ok(match revision {
+        None | Some(0) => From::Now,
+        Some(revision) => From::After(revision),
+    })
+}
+
+struct Feed {
+    info: Info,
+    form: Form,
+    revision: u64,
+    server: Arc<ApiServer>,
+    bookmarks: bool,
+}
+
+impl Feed {
+    /// The line of an event, in the version that the client watches.
+    async fn converted(&self, seen: EventType, event: &Event) -> Result<Bytes, Status> {
+        if !self.info.kind.has_versions() {
+            return Ok(self.line(seen, event, event.shown(seen)));
+        }
+        let shown = event.shown(seen);
+        let converted = conversion::entries(&self.server, self.info.kind, vec![shown.clone()]).await?;
+        Ok(self.line(seen, event, converted.first().unwrap_or(shown)))
+    }
+
+    fn line(&self, seen: EventType, event: &Event, entry: &Arc<Entry>) -> Bytes {
+        let kind = self.info.kind;
+        if self.form == Form::Json {
+            let same = Arc::ptr_eq(entry, event.shown(seen));
+            return if same { event.frame(seen) } else { frame(seen.as_str(), &entry.bytes) };
+        }
+        if self.form == Form::Protobuf {
+            return self.protobuf(seen.as_str(), &entry.protobuf(kind).bytes);
+        }
+        let object = entry.parse();
+        let value = match self.form {
+            Form::Table(version) => {
+                let metadata = json!({"resourceVersion": object.resource_version()});
+                table(&self.server, &self.info, version, &[object], metadata)
+            }
+            Form::Partial(version) => partial(version, &object),
+            Form::Json | Form::Protobuf => unreachable!("answered above"),
+        };
+        frame(seen.as_str(), value.to_string().as_bytes())
+    }
+
+    fn protobuf(&self, what: &str, message: &[u8]) -> Bytes {
+        protobuf::event(what, &protobuf::object(self.info.kind, message)).into()
+    }
+
+    fn bookmark(&self, initial: bool) -> Bytes {
+        let kind = self.info.kind;
+        let mut object = json!({"kind": kind.kind, "apiVersion": kind.api_version(),
+            "metadata": {"resourceVersion": self.revision.to_string()}});
+        if initial {
+            object["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let value: Value = match self.form {
+            Form::Table(version) => json!({"kind": "Table", "apiVersion": version, "columnDefinitions": [],
+                "metadata": {"resourceVersion": self.revision.to_string()},
+                "rows": [{"cells": [], "object": partial(version, &object)}]}),
+            Form::Partial(version) => partial(version, &object),
+            Form::Protobuf => return self.protobuf("BOOKMARK", &protobuf::object_message(kind, &object).0),
+            Form::Json => object,
+        };
+        frame("BOOKMARK", value.to_string().as_bytes())
+    }
+
+    /// The lines in order; ends when the client's time is up, or when it fell behind and its queue was closed.
+    fn stream(
+        mut self,
+        first: Vec<Bytes>,
+        events: Events,
+        timeout: Duration,
+    ) -> impl futures::Stream<Item = Bytes> + Send + 'static {
+        let deadline = Box::pin(tokio::time::sleep(timeout));
+        let ticks = tokio::time::interval_at(tokio::time::Instant::now() + BOOKMARK, BOOKMARK);
+        let state = (first.into_iter(), events, deadline, ticks);
+        self.revision = self.revision.max(1);
+        futures::stream::unfold(
+            (self, state),
+            |(mut feed, (mut first, mut events, mut deadline, mut ticks))| async move {
+                if let Some(line) = first.next() {
+                    return Some((line, (feed, (first, events, deadline, ticks))));
+                }
+                let line = tokio::select! {
+                    event = events.recv() => {
+                        let (seen, event) = event?;
+                        feed.revision = event.entry.revision;
+                        // Who can't be told of a change has to begin again.
+                        feed.converted(seen, &event).await.ok()?
+                    }
+                    _ = ticks.tick(), if feed.bookmarks => {
+                        // Read before the queue is found empty, so no event up to it is still to come.
+                        let revision = feed.server.cache.revision();
+                        if events.is_empty() {
+                            feed.revision = feed.revision.max(revision);
+                        }
+                        feed.bookmark(false)
+                    }
+                    () = &mut deadline => return None,
+                };
+                Some((line, (feed, (first, events, deadline, ticks))))
+            },
+        )
+    }
+}
