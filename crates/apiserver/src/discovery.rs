@@ -12,7 +12,7 @@ use api::{Kind, Subresource, Verbs};
 use apimachinery::ObjectExt as _;
 use parking_lot::Mutex;
 
-use crate::aggregator::Aggregator;
+use crate::aggregator::{Aggregator, Served};
 use crate::registry::Catalog;
 use crate::response::{self, Body};
 
@@ -78,7 +78,8 @@ fn aggregated_resource(kind: &Kind) -> Value {
 }
 
 /// What another server serves, as the aggregated form has it.
-fn aggregated_other(group: &str, version: &str, listed: &[Value]) -> Value {
+fn aggregated_other(group: &str, version: &str, served: &Served) -> Value {
+    let listed = &served.resources;
     let gvk_of = |r: &Value| {
         let or = |key: &str, own: &str| r[key].as_str().filter(|t| !t.is_empty()).unwrap_or(own).to_string();
         gvk(&or("group", group), &or("version", version), r.str_at(&["kind"]))
@@ -106,12 +107,11 @@ fn aggregated_other(group: &str, version: &str, listed: &[Value]) -> Value {
             value
         })
         .collect();
-    json!({"version": version, "freshness": "Current", "resources": resources})
+    let freshness = if served.is_current { "Current" } else { "Stale" };
+    json!({"version": version, "freshness": freshness, "resources": resources})
 }
 
-type Served = ((String, String), Vec<Value>);
-
-fn aggregated(kinds: &[&'static Kind], groups: &[&str], others: &[Served]) -> Bytes {
+fn aggregated(kinds: &[&'static Kind], groups: &[&str], others: &[((String, String), Served)]) -> Bytes {
     let mut groups = groups.to_vec();
     for ((group, _), _) in others {
         if !groups.contains(&group.as_str()) {
@@ -122,7 +122,7 @@ fn aggregated(kinds: &[&'static Kind], groups: &[&str], others: &[Served]) -> By
         .iter()
         .map(|group| {
             let theirs = others.iter().filter(|((g, _), _)| g == group);
-            let theirs = theirs.map(|((g, version), resources)| aggregated_other(g, version, resources));
+            let theirs = theirs.map(|((g, version), served)| aggregated_other(g, version, served));
             let versions: Vec<Value> = versions(kinds, group)
                 .into_iter()
                 .map(|version| {

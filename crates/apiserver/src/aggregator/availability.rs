@@ -1,16 +1,16 @@
 //! Whether further API servers are there (the condition `Available` of APIServices), and what they serve.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use api::{Kind, kinds};
 use apimachinery::{ObjectExt as _, Status, clock};
 use bytes::Bytes;
+use futures::StreamExt as _;
 use http::{Request, header};
 use serde_json::{Value, json};
 
-use super::{destination, introduce, metrics, routes};
+use super::{Served, destination, introduce, metrics, routes};
 use crate::ApiServer;
 use crate::authentication::{MASTERS, User};
 use crate::pipeline::WriteRequest;
@@ -21,6 +21,8 @@ use crate::response;
 const AVAILABILITY_PERIOD: Duration = Duration::from_secs(30);
 /// How long a server may take to say what it serves.
 const AVAILABILITY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Servers that are asked at a time, so that silent ones keep nobody waiting for long.
+const PARALLEL_CHECKS: usize = 8;
 /// The largest list of resources that is read, in bytes.
 const MAX_DOCUMENT_BYTES: usize = 4 << 20;
 
@@ -58,28 +60,56 @@ pub async fn keep(server: Weak<ApiServer>) {
     }
 }
 
+/// Whether the condition says so.
+pub fn is_available(service: &Value) -> bool {
+    let conditions = service.array_at(&["status", "conditions"]);
+    conditions.iter().any(|c| c["type"] == "Available" && c["status"] == "True")
+}
+
+/// What a check found of an APIService.
+struct Checked {
+    service: Value,
+    /// What is served, unless this server's own kinds are all there is.
+    served: Option<Served>,
+    reason: &'static str,
+    message: String,
+    ok: bool,
+}
+
 async fn check_all(server: &Arc<ApiServer>) {
-    let mut served = BTreeMap::new();
-    for entry in server.cache.of(kinds::API_SERVICES).list(&Filter::default()).0 {
-        let service = entry.parse();
-        let (group, version) = (service.str_at(&["spec", "group"]), service.str_at(&["spec", "version"]));
-        let (ok, reason, message) = if service.at(&["spec", "service"]).is_object() {
-            match resources(server, &service, group, version).await {
-                Ok(resources) => {
-                    served.insert((group.to_string(), version.to_string()), resources);
-                    (true, "Passed", "all checks passed".to_string())
-                }
-                Err((reason, why)) => (false, reason, why),
-            }
-        } else {
-            if (group, version) == (metrics::GROUP, metrics::VERSION) {
-                served.insert((group.to_string(), version.to_string()), metrics::resources());
-            }
-            (true, "Local", "Local APIServices are always available".to_string())
-        };
+    let services = server.cache.of(kinds::API_SERVICES).list(&Filter::default()).0;
+    let checks = services.into_iter().map(|entry| check(server, entry.parse()));
+    let checked: Vec<Checked> = futures::stream::iter(checks).buffer_unordered(PARALLEL_CHECKS).collect().await;
+    let served = checked.iter().filter_map(|one| Some((group_version(&one.service), one.served.clone()?))).collect();
+    // Before the conditions: who waits for one finds the group in the discovery.
+    server.aggregator.replace(served);
+    for Checked { service, reason, message, ok, .. } in checked {
         set_condition(server, &service, ok, reason, &message).await;
     }
-    server.aggregator.replace(served);
+}
+
+fn group_version(service: &Value) -> (String, String) {
+    (service.str_at(&["spec", "group"]).into(), service.str_at(&["spec", "version"]).into())
+}
+
+async fn check(server: &Arc<ApiServer>, service: Value) -> Checked {
+    let (group, version) = group_version(&service);
+    if !service.at(&["spec", "service"]).is_object() {
+        let is_metrics = (group.as_str(), version.as_str()) == (metrics::GROUP, metrics::VERSION);
+        let served = is_metrics.then(|| Served { resources: metrics::resources(), is_current: true });
+        let message = "Local APIServices are always available".to_string();
+        return Checked { service, served, reason: "Local", message, ok: true };
+    }
+    match resources(server, &service, &group, &version).await {
+        Ok(resources) => {
+            let served = Some(Served { resources, is_current: true });
+            Checked { service, served, reason: "Passed", message: "all checks passed".into(), ok: true }
+        }
+        Err((reason, message)) => {
+            let before = server.aggregator.last_served(group, version);
+            Checked { service, served: Some(Served { is_current: false, ..before }), reason, message, ok: false }
+        }
+    }
 }
 
 /// What another server serves of a group and version.

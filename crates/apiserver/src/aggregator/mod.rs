@@ -29,12 +29,21 @@ use crate::response::Body;
 
 pub use availability::keep;
 
-/// What other servers serve: resources by group and version, as `APIResourceList` has them.
+/// What other servers serve, by group and version.
 #[derive(Default)]
 pub struct Aggregator {
-    known: RwLock<BTreeMap<(String, String), Vec<Value>>>,
+    known: RwLock<BTreeMap<(String, String), Served>>,
     generation: AtomicU64,
     routes: RwLock<Arc<Routes>>,
+}
+
+/// What a server serves of a group and version.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Served {
+    /// As `APIResourceList` has them. Of a server that doesn't answer, those of its last answer.
+    pub resources: Vec<Value>,
+    /// Whether it answered when it was last asked.
+    pub is_current: bool,
 }
 
 /// Which groups and versions are answered from elsewhere, read again when an APIService changed.
@@ -52,8 +61,8 @@ impl Aggregator {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Groups, versions and resources of servers that answered when they were last asked.
-    pub fn served(&self) -> Vec<((String, String), Vec<Value>)> {
+    /// Groups and versions of all APIServices that another server answers, or this one from its metrics.
+    pub fn served(&self) -> Vec<((String, String), Served)> {
         self.known.read().iter().map(|(k, v)| (k.clone(), v.clone())).collect()
     }
 
@@ -62,7 +71,12 @@ impl Aggregator {
         self.routes.read().services.keys().cloned().collect()
     }
 
-    fn replace(&self, new: BTreeMap<(String, String), Vec<Value>>) {
+    /// What was last known of a group and version.
+    fn last_served(&self, group: String, version: String) -> Served {
+        self.known.read().get(&(group, version)).cloned().unwrap_or_default()
+    }
+
+    fn replace(&self, new: BTreeMap<(String, String), Served>) {
         let mut known = self.known.write();
         if *known != new {
             *known = new;
@@ -193,6 +207,10 @@ async fn relay(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     authorize(server, user, asked, request.method(), request.uri())?;
+    // As upstream's aggregator: who is answered finds the group in the discovery, too.
+    if !availability::is_available(service) {
+        return Err(Status::unavailable("service unavailable"));
+    }
     // Without the name by which the client knows this server.
     let uri = request.uri().path_and_query().cloned().map(Uri::from).unwrap_or_default();
     destination(server, service)?.forward(uri, request, |headers| introduce(headers, user)).await

@@ -13,7 +13,7 @@ use runtime::ContainerEvent;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Phase, RETRY_AFTER, Worker, leaves};
+use super::{PUBLISH, Phase, RETRY_AFTER, Worker, leaves};
 use crate::Agent;
 use crate::container::is_sidecar;
 use crate::engine::{Containers, Stop};
@@ -253,14 +253,24 @@ impl Worker {
         let Some(uid) = self.uid_in_api() else { return };
         let params = at_once(Some(uid));
         while wanted.borrow().is_some() {
-            match api.delete(&self.pod.name_any(), &params).await {
-                Ok(_) => return,
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return,
-                Err(error) => {
-                    tracing::warn!(pod = self.key(), %error, "failed to delete a terminated pod from the API; retrying");
-                    tokio::time::sleep(RETRY_AFTER).await;
-                }
-            }
+            let error = match tokio::time::timeout(PUBLISH, api.delete(&self.pod.name_any(), &params)).await {
+                Ok(Ok(_)) => return,
+                Ok(Err(kube::Error::Api(status))) if status.code == 404 => return,
+                Ok(Err(kube::Error::Api(status))) if status.code == 409 && self.is_replaced(&api).await => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no answer within {PUBLISH:?}"),
+            };
+            tracing::warn!(pod = self.key(), error, "failed to delete a terminated pod from the API; retrying");
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }
+
+    /// Whether the pod is gone from the API, or another one has its name. A conflict may be that, or a write of somebody else, after
+    /// which the next try succeeds.
+    pub(super) async fn is_replaced(&self, api: &Api<Pod>) -> bool {
+        match tokio::time::timeout(PUBLISH, api.get_metadata_opt(&self.pod.name_any())).await {
+            Ok(Ok(found)) => found.and_then(|pod| pod.metadata.uid) != self.uid_in_api(),
+            Ok(Err(_)) | Err(_) => false,
         }
     }
 

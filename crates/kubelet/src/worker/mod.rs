@@ -547,7 +547,8 @@ impl Worker {
                 self.told = false;
                 return Ok(());
             }
-            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => return Ok(()),
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => return Ok(()),
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 && self.is_replaced(&api).await => return Ok(()),
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {PUBLISH:?}"),
         };
