@@ -113,6 +113,11 @@ fn other_servers_and_services_answer_through_the_api() -> anyhow::Result<()> {
     drop(server);
     cluster.ok(&["annotate", "apiservice", "v1.tides.example.com", "look=again"])?;
     cluster.eventually("it is gone", || Ok(available()? == "False FailedDiscoveryCheck"))?;
+    // What it served stays known, so that nobody takes its objects for gone.
+    let discovery = cluster.kubectl(&["get", "--raw", "/apis"]).stdout;
+    assert!(discovery.contains("tides.example.com"), "{discovery}");
+    let refused = cluster.kubectl(&["get", "--raw", "/apis/tides.example.com/v1"]);
+    assert!(refused.stderr.contains("service unavailable"), "{refused:?}");
     Ok(())
 }
 

@@ -60,10 +60,14 @@ pub async fn keep(server: Weak<ApiServer>) {
     }
 }
 
-/// Whether the condition says so.
-pub fn is_available(service: &Value) -> bool {
-    let conditions = service.array_at(&["status", "conditions"]);
-    conditions.iter().any(|c| c["type"] == "Available" && c["status"] == "True")
+/// Why requests for an APIService are refused, as its condition says; none when it is available.
+pub fn unavailable(service: &Value) -> Option<Status> {
+    let condition = service.array_at(&["status", "conditions"]).iter().find(|c| c["type"] == "Available");
+    if condition.is_some_and(|c| c["status"] == "True") {
+        return None;
+    }
+    let why = condition.map_or("it wasn't checked yet", |c| c.str_at(&["message"]));
+    Some(Status::unavailable(format!("service unavailable: {why}")))
 }
 
 /// What a check found of an APIService.

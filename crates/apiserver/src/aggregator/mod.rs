@@ -208,8 +208,8 @@ async fn relay(
 ) -> Result<Response<Body>, Status> {
     authorize(server, user, asked, request.method(), request.uri())?;
     // As upstream's aggregator: who is answered finds the group in the discovery, too.
-    if !availability::is_available(service) {
-        return Err(Status::unavailable("service unavailable"));
+    if let Some(refused) = availability::unavailable(service) {
+        return Err(refused);
     }
     // Without the name by which the client knows this server.
     let uri = request.uri().path_and_query().cloned().map(Uri::from).unwrap_or_default();
