@@ -25,7 +25,6 @@ use informer::{Change, Informer, Informers};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
-use kube::runtime::watcher;
 use network::LocalPods;
 use parking_lot::RwLock;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -111,7 +110,7 @@ pub async fn run(config: Config, sockets: Sockets, informers: Informers) {
 /// Keeps to what the ConfigMap `kube-system/kube-dns` says. What can't be read is told, and nothing changes.
 fn keep_settings(server: &Arc<Server>, informers: &Informers) {
     let maps: Api<ConfigMap> = Api::namespaced(informers.client().clone(), "kube-system");
-    let informer = Informer::start(maps, watcher::Config::default().fields("metadata.name=kube-dns"));
+    let informer = Informer::start(maps, "metadata.name=kube-dns", "");
     let server = server.clone();
     informer.on_change(move |change| {
         let data = match change {

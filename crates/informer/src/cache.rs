@@ -1,29 +1,33 @@
 //! Shared caches of objects, fed by watches.
 
 use std::any::{Any, TypeId};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Api, Client, Resource};
 use parking_lot::{Mutex, RwLock};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::pod;
 use crate::queue::Key;
+use crate::reflector::{self, Selection, Store};
 
 /// What an object must be for an informer to hold it.
 pub trait Keyed: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static {
     fn key(&self) -> Key {
-        let meta = self.meta();
-        Key::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""))
+        key_of(self.meta())
     }
 }
 impl<K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static> Keyed for K {}
+
+fn key_of(meta: &ObjectMeta) -> Key {
+    Key::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""))
+}
 
 /// A difference between two states of the cache.
 #[derive(Debug, Clone)]
@@ -65,13 +69,15 @@ impl<K> Clone for Informer<K> {
 }
 
 impl<K: Keyed> Informer<K> {
-    /// Watches what `api` and `config` say, until the process ends.
-    pub fn start(api: Api<K>, config: watcher::Config) -> Self {
-        Self::start_with(api, config, |_| ())
+    /// Watches the objects of `api` that the selectors pick, until the process ends; an empty selector picks all.
+    pub fn start(api: Api<K>, fields: &str, labels: &str) -> Self {
+        Self::start_with(api, fields, labels, |_| ())
     }
 
     /// The same; `trim` takes out of each object what isn't to be kept.
-    fn start_with(api: Api<K>, config: watcher::Config, trim: fn(&mut dyn Any)) -> Self {
+    fn start_with(api: Api<K>, fields: &str, labels: &str, trim: fn(&mut dyn Any)) -> Self {
+        let selection = Selection { path: api.resource_url().into(), fields: fields.into(), labels: labels.into() };
+        let client = api.into_client();
         let inner = Arc::new(Inner {
             trim,
             items: RwLock::default(),
@@ -80,7 +86,10 @@ impl<K: Keyed> Informer<K> {
             changes: watch::channel(0).0,
         });
         let of = inner.clone();
-        tasks::supervise("informer", move || feed(of.clone(), api.clone(), config.clone()));
+        tasks::supervise("informer", move || {
+            let store = Decoding { inner: of.clone(), listed: BTreeSet::new() };
+            reflector::run(client.clone(), selection.clone(), Box::new(store))
+        });
         Informer { inner }
     }
 
@@ -168,35 +177,62 @@ fn notify<K>(handlers: &[Handler<K>], change: &Change<K>) {
     }
 }
 
-async fn feed<K: Keyed>(inner: Arc<Inner<K>>, api: Api<K>, config: watcher::Config) {
-    let kind = std::any::type_name::<K>().rsplit("::").next().unwrap_or("");
-    let mut stream = watcher(api, config).boxed();
-    let mut listed: Vec<Key> = Vec::new();
-    let mut failures = 0u32;
-    while let Some(event) = stream.next().await {
-        match event {
-            Ok(Event::Init) => listed.clear(),
-            Ok(Event::InitApply(object)) => {
-                listed.push(object.key());
-                inner.put(object);
-            }
-            Ok(Event::InitDone) => {
-                failures = 0;
-                listed.sort();
-                let gone: Vec<Key> =
-                    inner.items.read().keys().filter(|k| listed.binary_search(k).is_err()).cloned().collect();
-                gone.iter().for_each(|key| inner.remove(key));
-                inner.synced.send_replace(true);
-            }
-            Ok(Event::Apply(object)) => inner.put(object),
-            Ok(Event::Delete(object)) => inner.remove(&object.key()),
+/// Decodes what a reflector hears, and keeps it.
+struct Decoding<K> {
+    inner: Arc<Inner<K>>,
+    listed: BTreeSet<Key>,
+}
+
+/// The name of an object whose whole can't be decoded.
+#[derive(Deserialize)]
+struct Named {
+    metadata: ObjectMeta,
+}
+
+impl<K: Keyed> Decoding<K> {
+    /// The object, and the key under which it is listed in any case. What can't be decoded stays as it was known before.
+    fn decode(object: &str) -> (Option<Key>, Option<K>) {
+        match serde_json::from_str::<K>(object) {
+            Ok(decoded) => (Some(decoded.key()), Some(decoded)),
             Err(error) => {
-                // The watcher recovers by itself; what it shows stays as it was until then.
-                failures += 1;
-                tracing::debug!(kind, %error, "a watch was interrupted");
-                let wait = Duration::from_millis(100 << failures.min(6));
-                tokio::time::sleep(wait).await;
+                let key = serde_json::from_str::<Named>(object).ok().map(|named| key_of(&named.metadata));
+                let kind = std::any::type_name::<K>();
+                tracing::error!(kind, key = ?key, %error, "failed to decode an object; control loops don't see its change");
+                (key, None)
             }
+        }
+    }
+}
+
+impl<K: Keyed> Store for Decoding<K> {
+    fn begin(&mut self) {
+        self.listed.clear();
+    }
+
+    fn listed(&mut self, object: &str) {
+        let (key, object) = Self::decode(object);
+        self.listed.extend(key);
+        if let Some(object) = object {
+            self.inner.put(object);
+        }
+    }
+
+    fn complete(&mut self) {
+        let listed = std::mem::take(&mut self.listed);
+        let gone: Vec<Key> = self.inner.items.read().keys().filter(|key| !listed.contains(key)).cloned().collect();
+        gone.iter().for_each(|key| self.inner.remove(key));
+        self.inner.synced.send_replace(true);
+    }
+
+    fn applied(&mut self, object: &str) {
+        if let (_, Some(object)) = Self::decode(object) {
+            self.inner.put(object);
+        }
+    }
+
+    fn deleted(&mut self, object: &str) {
+        if let Ok(named) = serde_json::from_str::<Named>(object) {
+            self.inner.remove(&key_of(&named.metadata));
         }
     }
 }
@@ -229,8 +265,7 @@ impl Informers {
     pub fn selected<K: Keyed>(&self, fields: &str) -> Informer<K> {
         let mut started = self.started.lock();
         let informer = started.entry((TypeId::of::<K>(), fields.into())).or_insert_with(|| {
-            let api = Api::all(self.client.clone());
-            Box::new(Informer::<K>::start_with(api, watcher::Config::default().fields(fields), pod::settle))
+            Box::new(Informer::<K>::start_with(Api::all(self.client.clone()), fields, "", pod::settle))
         });
         match informer.downcast_ref::<Informer<K>>() {
             Some(informer) => informer.clone(),

@@ -17,6 +17,7 @@ mod objects;
 pub mod pod;
 pub mod quarantine;
 mod queue;
+mod reflector;
 
 pub use cache::{Change, Informer, Informers, Keyed};
 pub use claims::{Claim, claim_of, claims};

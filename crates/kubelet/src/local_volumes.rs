@@ -13,7 +13,6 @@ use ::csi::snapshots::{BEING_DELETED, CONTENT_BOUND, VolumeSnapshotContent};
 use informer::{Change, Informer, Key, Queue};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::api::{Patch, PatchParams};
-use kube::runtime::watcher;
 use kube::{Api, ResourceExt as _};
 use runtime::{inside, rootfs};
 use serde_json::{Value, json};
@@ -60,8 +59,8 @@ pub async fn run(agent: Arc<Agent>) {
 }
 
 fn keep_snapshots(agent: Arc<Agent>, volumes: Informer<PersistentVolume>) {
-    let mine = watcher::Config::default().labels(&format!("{NODE}={}", agent.config.node_name));
-    let contents: Informer<VolumeSnapshotContent> = Informer::start(Api::all(agent.client.clone()), mine);
+    let mine = format!("{NODE}={}", agent.config.node_name);
+    let contents: Informer<VolumeSnapshotContent> = Informer::start(Api::all(agent.client.clone()), "", &mine);
     let queue = Queue::of(&contents, agent.events.clone());
     let add = queue.clone();
     contents.on_change(move |change| add.add(informer::Keyed::key(change.object().as_ref())));

@@ -8,7 +8,6 @@ use std::time::Duration;
 use informer::quarantine::version_of;
 use informer::{Change, Informer};
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
-use kube::runtime::watcher;
 use kube::{Api, ResourceExt as _};
 use network::LocalPod;
 use parking_lot::Mutex;
@@ -70,8 +69,8 @@ pub fn restored_pods(config: &Config) -> Vec<LocalPod> {
 
 impl Manager {
     pub fn start(agent: Arc<Agent>) -> Arc<Self> {
-        let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", agent.config.node_name));
-        let pods: Informer<Pod> = Informer::start(Api::all(agent.client.clone()), mine);
+        let mine = format!("spec.nodeName={}", agent.config.node_name);
+        let pods: Informer<Pod> = Informer::start(Api::all(agent.client.clone()), &mine, "");
         let manager = Arc::new(Manager {
             workers: agent.workers.clone(),
             pods: pods.clone(),
