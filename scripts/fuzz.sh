@@ -1,5 +1,6 @@
 #!/bin/sh
-# Fuzzes one target, or all: scripts/fuzz.sh [TARGET] [SECONDS]. What was found stands under fuzz/corpus and fuzz/artifacts.
+# Fuzzes one target, or all: scripts/fuzz.sh [TARGET] [SECONDS], or for all with another time scripts/fuzz.sh '' SECONDS.
+# What was found stands under fuzz/corpus and fuzz/artifacts.
 # No nightly compiler is needed: coverage comes from LLVM's passes, and there is no address sanitizer, as the targets are
 # safe Rust.
 set -eu
@@ -10,10 +11,12 @@ RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-
 -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1"
 export RUSTFLAGS
 target_dir=${CARGO_TARGET_DIR:-target}
-cargo build --release --target "$(rustc -vV | sed -n 's/^host: //p')" --target-dir "$target_dir"
-for target in ${1:-patch yaml protobuf texts fields objects cel http kubelet dns rules layers registry}; do
+host=$(rustc -vV | sed -n 's/^host: //p')
+cargo build --release --target "$host" --target-dir "$target_dir" ${1:+--bin "$1"}
+for file in fuzz_targets/${1:-*}.rs; do
+    target=$(basename "$file" .rs)
     mkdir -p "corpus/$target" artifacts
     echo "fuzzing $target for $seconds s" >&2
-    "$target_dir/$(rustc -vV | sed -n 's/^host: //p')/release/$target" -max_total_time="$seconds" -max_len=2048 \
+    "$target_dir/$host/release/$target" -max_total_time="$seconds" -max_len=2048 -timeout=20 -rss_limit_mb=1500 \
         -artifact_prefix="artifacts/$target-" "corpus/$target"
 done

@@ -57,6 +57,13 @@ pub use authentication::User;
 pub use door::{serve, serve_local};
 pub use response::Body;
 
+/// The readers of what strangers send, for those who feed them anything: the fuzz targets.
+pub mod readers {
+    pub use crate::request::{Query, resource_path, verb};
+    pub use crate::response::negotiation::negotiate;
+    pub use crate::rest::Continue;
+}
+
 /// The version of the API that is served.
 pub const KUBERNETES_VERSION: &str = "v1.37.0";
 

@@ -6,6 +6,8 @@ mod reviews;
 mod watch;
 mod write;
 
+pub use read::Continue;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -35,7 +35,7 @@ pub async fn get(server: &ApiServer, info: &Info, form: Form) -> Result<Response
 
 /// Where a list goes on: the revision it is of, and the key to begin after. Without a revision it goes on with what is
 /// there then, which may not agree with the pages before.
-struct Continue {
+pub struct Continue {
     revision: Option<u64>,
     after: String,
 }
@@ -46,7 +46,9 @@ impl Continue {
         URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": revision, "start": self.after}).to_string())
     }
 
-    fn decode(token: &str) -> Result<Self, Status> {
+    /// # Errors
+    /// 400 for what no list returned.
+    pub fn decode(token: &str) -> Result<Self, Status> {
         let parse = || -> Option<Continue> {
             let value: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
             let revision = match value["rv"].as_i64()? {
