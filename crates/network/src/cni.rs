@@ -53,7 +53,7 @@ pub struct Membership {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Configuration {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     pub cni_version: String,
     pub name: String,
     pub plugins: Vec<Map<String, Value>>,
@@ -67,20 +67,27 @@ pub struct Cni {
     plugins: Vec<PathBuf>,
 }
 
+/// A text that may be null.
+fn or_empty<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
 impl Configuration {
+    fn open(path: &Path) -> Result<Self, String> {
+        let bytes = bounded::bytes(path, bounded::OWN).map_err(|e| e.to_string())?;
+        Self::read(&bytes, path.extension().is_some_and(|e| e == "conflist"))
+    }
+
     /// Reads a list, or a single plugin's configuration as a list of one.
-    fn read(path: &Path) -> Result<Self, String> {
-        let value: Value = serde_json::from_slice(&bounded::bytes(path, bounded::OWN).map_err(|e| e.to_string())?)
-            .map_err(|e| format!("it is no JSON: {e}"))?;
-        let is_list = path.extension().is_some_and(|e| e == "conflist");
+    ///
+    /// # Errors
+    /// Says what in it can't be understood.
+    pub fn read(bytes: &[u8], is_list: bool) -> Result<Self, String> {
+        let value: Value = serde_json::from_slice(bytes).map_err(|e| format!("it is no JSON: {e}"))?;
         let value = match is_list {
             true => value,
             false => json!({"cniVersion": value["cniVersion"], "name": value["name"], "plugins": [value]}),
         };
-        let mut value = value;
-        if value["cniVersion"].is_null() {
-            value["cniVersion"] = "".into();
-        }
         let read: Configuration = serde_json::from_value(value).map_err(|e| e.to_string())?;
         if read.plugins.is_empty() {
             return Err("plugins: it lists none".into());
@@ -147,7 +154,7 @@ impl Cni {
         let Some(path) = entries.map(|e| e.path()).filter(is_one).min() else {
             return Err(CniError::None { folder: self.configurations.display().to_string() });
         };
-        Configuration::read(&path).map_err(|why| CniError::Configuration { path: path.display().to_string(), why })
+        Configuration::open(&path).map_err(|why| CniError::Configuration { path: path.display().to_string(), why })
     }
 
     /// Where configurations are.
@@ -333,10 +340,13 @@ mod tests {
         let place = Place::new();
         for (text, why) in [
             ("{", "it is no JSON"),
+            ("5", "invalid type"),
+            ("[\"a\"]", "invalid length"),
+            (r#"{"name": "n", "cniVersion": 1, "plugins": [{"type": "x"}]}"#, "invalid type"),
             (r#"{"name": "n", "plugins": []}"#, "it lists none"),
             (r#"{"name": "n", "cniVersion": "9", "plugins": [{"type": "x"}]}"#, "cniVersion"),
             (r#"{"name": "n", "plugins": [{"type": "../x"}]}"#, "must be the name of a program"),
-            (r#"{"plugins": [{"type": "x"}]}"#, "missing field `name`"),
+            (r#"{"cniVersion": null, "plugins": [{"type": "x"}]}"#, "missing field `name`"),
         ] {
             place.write("conf/net.conflist", text);
             let error = place.cni().configuration().unwrap_err().to_string();
