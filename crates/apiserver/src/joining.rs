@@ -19,7 +19,8 @@ use subtle::ConstantTimeEq as _;
 use crate::ApiServer;
 use crate::authentication::{BOOTSTRAPPERS, NODES, User, ticket};
 use crate::pipeline::WriteRequest;
-use crate::registry::object_key;
+use crate::registry::{Filter, object_key};
+use crate::request::DeleteOptions;
 
 pub use crate::authentication::ticket::NODE_NAME;
 
@@ -29,6 +30,10 @@ pub const PASSWORD: &str = "timonel-node-password";
 const MAX_PASSWORD_BYTES: usize = 256;
 const PATH: &str = "/timonel/join/";
 const NAMESPACE: &str = "kube-system";
+/// Behind a node's name, for the Secret with the hash of its password.
+const SUFFIX: &str = ".node-password.timonel";
+/// How many names are remembered that there is no Node of: more than machines join at once.
+const MAX_UNUSED_NAMES: usize = 500;
 
 /// Answers `POST /timonel/join/NAME`, if that is what is asked: with a ticket for who has no certificate yet.
 pub async fn answer(server: &Arc<ApiServer>, user: &User, request: &Parts) -> Option<Result<String, Status>> {
@@ -71,6 +76,25 @@ pub async fn take(server: &Arc<ApiServer>, name: &str, password: &str) -> Result
     claim(server, name, password, true).await
 }
 
+/// Who has the token may claim any number of names. Of those without a Node, which anybody may claim anyway, the newest are remembered.
+async fn forget_unused(server: &Arc<ApiServer>) {
+    let (secrets, nodes) = (server.cache.of(kinds::SECRETS), server.cache.of(kinds::NODES));
+    let filter = Filter { namespace: NAMESPACE.into(), ..Filter::default() };
+    let mut unused = secrets.list(&filter).0;
+    unused.retain(|entry| {
+        let name = entry.key.rsplit('/').next().and_then(|name| name.strip_suffix(SUFFIX));
+        name.is_some_and(|name| nodes.get(name).is_none())
+    });
+    unused.sort_by_key(|entry| entry.revision);
+    let surplus = (unused.len() + 1).saturating_sub(MAX_UNUSED_NAMES);
+    for entry in unused.iter().take(surplus) {
+        let name = entry.key.rsplit('/').next().unwrap_or("");
+        let unchanged = DeleteOptions { resource_version: entry.revision.to_string(), ..DeleteOptions::default() };
+        // Another claim may have been here first.
+        let _ = WriteRequest::by_server(server, kinds::SECRETS, NAMESPACE, name).delete(&unchanged).await;
+    }
+}
+
 /// Lets a machine have a name, if nobody else has it.
 async fn claim(server: &Arc<ApiServer>, name: &str, password: &str, takes: bool) -> Result<(), Status> {
     // Two at once: who comes second sees the first one's.
@@ -84,7 +108,7 @@ async fn claim(server: &Arc<ApiServer>, name: &str, password: &str, takes: bool)
 }
 
 async fn try_claim(server: &Arc<ApiServer>, name: &str, password: &str, takes: bool) -> Result<(), Status> {
-    let secret_name = format!("{name}.node-password.timonel");
+    let secret_name = format!("{name}{SUFFIX}");
     let key = object_key(NAMESPACE, &secret_name);
     let secrets = kinds::SECRETS;
     let present = server.cache.of(secrets).get(&key);
@@ -120,6 +144,7 @@ async fn try_claim(server: &Arc<ApiServer>, name: &str, password: &str, takes: b
             update.await.map(|_| ())
         }
         None => {
+            forget_unused(server).await;
             let object = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
                 "metadata": {"name": secret_name, "namespace": NAMESPACE}, "data": {"hash": value}});
             write.create(object).await.map(|_| ())

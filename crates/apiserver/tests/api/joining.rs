@@ -64,6 +64,25 @@ async fn a_nodes_name_is_its_machines_until_the_node_is_deleted() {
 }
 
 #[tokio::test]
+async fn who_claims_one_name_after_the_other_does_not_fill_the_database() {
+    let server = Server::start().await;
+    let password = "0123456789abcdef";
+    server
+        .json("POST", "/api/v1/nodes", &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "kept"}}))
+        .await;
+    for name in ["kept".to_string()].into_iter().chain((0..520).map(|number| format!("n{number}"))) {
+        assert_eq!(claim(&server, "Bearer secret", &name, password).await.0, 200, "{name}");
+    }
+    let secrets = server.read("/api/v1/namespaces/kube-system/secrets").await;
+    let names: Vec<&str> =
+        secrets["items"].as_array().unwrap().iter().filter_map(|s| s["metadata"]["name"].as_str()).collect();
+    let of = |name: &str| names.contains(&format!("{name}.node-password.timonel").as_str());
+    assert_eq!(names.iter().filter(|name| name.ends_with(".node-password.timonel")).count(), 501);
+    assert!(of("kept") && !of("n0") && of("n519"), "the oldest are forgotten, and none that there is a Node of");
+    assert_eq!(claim(&server, "Bearer secret", "kept", "fedcba9876543210").await.0, 403);
+}
+
+#[tokio::test]
 async fn a_ticket_says_for_which_name_it_asks() {
     let server = Server::start().await;
     let (_, ticket) = claim(&server, "Bearer secret", "n", "0123456789abcdef").await;
