@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use api::Kind;
-use apimachinery::{ObjectExt as _, Status, bounded};
+use apimachinery::{ObjectExt as _, Status, bounded, names};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -58,16 +58,39 @@ async fn convert(
         let (labels, annotations) = (new["metadata"]["labels"].take(), new["metadata"]["annotations"].take());
         new["metadata"] = old["metadata"].clone();
         for (field, value) in [("labels", labels), ("annotations", annotations)] {
-            match value {
-                Value::Null => {
-                    new.meta_mut().remove(field);
-                }
-                value => new.set_meta(field, value),
+            if value.is_null() {
+                new.meta_mut().remove(field);
+                continue;
             }
+            check_map(field, &value).map_err(|why| {
+                Status::internal(format!(
+                    "conversion webhook for {}, Kind={} returned invalid metadata: {why}",
+                    kind.api_version(),
+                    kind.kind
+                ))
+            })?;
+            new.set_meta(field, value);
         }
         objects[i] = new;
     }
     Ok(objects)
+}
+
+/// What a webhook makes of labels and annotations is what anybody may make of them (upstream's `restoreObjectMeta`): no client could read
+/// the object otherwise, nor any list that it is in.
+fn check_map(field: &str, value: &Value) -> Result<(), String> {
+    let Some(map) = value.as_object() else { return Err(format!("invalid metadata.{field} in converted object")) };
+    for (key, value) in map {
+        let Some(text) = value.as_str() else {
+            return Err(format!("metadata.{field}[{key}] must be a string in converted object"));
+        };
+        let name = if field == "labels" { key.clone() } else { key.to_ascii_lowercase() };
+        names::qualified_name(&name).map_err(|why| format!("metadata.{field}: Invalid value: {key:?}: {why}"))?;
+        if field == "labels" {
+            names::label_value(text).map_err(|why| format!("metadata.labels: Invalid value: {text:?}: {why}"))?;
+        }
+    }
+    Ok(())
 }
 
 async fn ask(server: &ApiServer, webhook: &Value, review: &Value) -> Result<Vec<Value>, String> {
@@ -123,4 +146,28 @@ pub async fn kept(server: &ApiServer, kind: &Kind, object: &mut Value) -> Result
     let answer = encode(object);
     let mut stored = convert(server, kind, &version, vec![object.clone()]).await?;
     Ok((encode(&stored.pop().unwrap_or_default()), answer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_and_annotations_of_a_conversion_are_texts_by_names() {
+        for (field, value, is_fine) in [
+            ("labels", json!({"a.b/c": "d", "e": ""}), true),
+            ("labels", json!({"a": 5}), false),
+            ("labels", json!({"a": null}), false),
+            ("labels", json!({"a": "no label value"}), false),
+            ("labels", json!({"not a name": "b"}), false),
+            ("labels", json!([]), false),
+            ("labels", json!("a"), false),
+            ("annotations", json!({"a": "any text", "A/b": ""}), true),
+            ("annotations", json!({"a": {}}), false),
+            ("annotations", json!({"not a name": "b"}), false),
+            ("annotations", json!(5), false),
+        ] {
+            assert_eq!(check_map(field, &value).is_ok(), is_fine, "{field} {value}");
+        }
+    }
 }
