@@ -582,3 +582,25 @@ async fn plugins_that_are_off_by_default_can_be_turned_on() {
         .await;
     assert!(code == 403 && answer["message"].as_str().unwrap().contains("you can't delete"), "{answer}");
 }
+
+/// A role of a few kilobytes may combine its verbs, groups, resources and names in more ways than there is memory.
+#[tokio::test]
+async fn roles_with_very_many_combinations_are_refused_and_not_taken_apart() {
+    let server = Server::start().await;
+    let keeper = person("keeper");
+    allow(&server, "keeper", "keeper", &["create|rbac.authorization.k8s.io|roles|", "get|*|*|"]).await;
+    let many = |what: &str, count: usize| -> Vec<String> { (0..count).map(|n| format!("{what}{n}")).collect() };
+    let roles = format!("{RBAC}/namespaces/default/roles");
+    let role = |name: &str, verbs: Vec<String>, count: usize| {
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": name}, "rules": [{"verbs": verbs,
+            "apiGroups": many("g", count), "resources": many("r", count), "resourceNames": many("n", count)}]})
+    };
+    let (code, answer) = server.json_as(&keeper, "POST", &roles, &role("wild", many("v", 2000), 2000)).await;
+    assert!(code == 403 && answer["message"].as_str().unwrap().contains("in 16000000000000 ways"), "{answer}");
+    // What is held as a whole isn't taken apart.
+    let (code, answer) = server.json_as(&keeper, "POST", &roles, &role("large", vec!["get".into()], 2000)).await;
+    assert_eq!(code, 201, "{answer}");
+    let (code, answer) =
+        server.json_as(&keeper, "POST", &roles, &role("small", vec!["get".into(), "list".into()], 2)).await;
+    assert!(code == 403 && answer["message"].as_str().unwrap().contains("currently held:\n{"), "{answer}");
+}

@@ -1,6 +1,8 @@
 //! Nobody gives away what he hasn't got: whoever writes roles and bindings must hold the rights that they grant, or
 //! the right to `escalate` or to `bind` (upstream's "Privilege escalation prevention").
 
+use std::collections::HashMap;
+
 use api::kinds;
 use apimachinery::{ObjectExt as _, Status};
 use serde_json::{Value, json};
@@ -12,6 +14,10 @@ use crate::authorization::{self, Attributes, Rule, has};
 use crate::registry::object_key;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
+
+/// Each verb times each group times each resource times each name is one; a role of a megabyte may have more of them than any machine has
+/// room for.
+const MAX_COMBINATIONS: usize = 20_000;
 
 pub fn check(server: &ApiServer, attempt: &AdmissionRequest<'_>, object: &Value) -> Result<(), Status> {
     let (user, kind) = (attempt.user, attempt.kind);
@@ -48,8 +54,19 @@ pub fn check(server: &ApiServer, attempt: &AdmissionRequest<'_>, object: &Value)
         read(&found.ok_or_else(|| of.not_found(name))?.parse()["rules"])
     };
     let held = server.rbac.list(server, user, attempt.namespace);
+    // Most are held as they stand; only what isn't is taken apart.
+    let open: Vec<&Rule> = granted.iter().filter(|wanted| !held.iter().any(|rule| rule.covers(wanted))).collect();
+    let combinations = open.iter().fold(0usize, |all, rule| all.saturating_add(rule.combinations()));
+    if combinations > MAX_COMBINATIONS {
+        let why = format!(
+            "its rules combine verbs, groups, resources and names in {combinations} ways, and at most {MAX_COMBINATIONS} are compared with \
+             what user {:?} holds: write rules with fewer of them",
+            user.name
+        );
+        return Err(kind.forbidden(attempt.name, &why));
+    }
     let missing: Vec<Rule> =
-        granted.iter().flat_map(Rule::split).filter(|wanted| !held.iter().any(|rule| rule.covers(wanted))).collect();
+        open.into_iter().flat_map(Rule::split).filter(|wanted| !held.iter().any(|rule| rule.covers(wanted))).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -86,14 +103,11 @@ fn everything() -> Vec<Rule> {
 /// Rules that differ in their verb alone as one.
 fn compact(rules: Vec<Rule>) -> Vec<Rule> {
     let mut all: Vec<Rule> = Vec::new();
+    let mut known = HashMap::new();
     for rule in rules {
-        let same = |other: &&mut Rule| {
-            other.groups == rule.groups
-                && other.resources == rule.resources
-                && other.names == rule.names
-                && other.paths == rule.paths
-        };
-        match all.iter_mut().find(same) {
+        let same = (rule.groups.clone(), rule.resources.clone(), rule.names.clone(), rule.paths.clone());
+        let place = *known.entry(same).or_insert(all.len());
+        match all.get_mut(place) {
             Some(other) => other.verbs.extend(rule.verbs),
             None => all.push(rule),
         }
@@ -102,6 +116,12 @@ fn compact(rules: Vec<Rule>) -> Vec<Rule> {
 }
 
 impl Rule {
+    /// How many rules [`split`](Self::split) makes of it.
+    fn combinations(&self) -> usize {
+        let resources = self.groups.len().saturating_mul(self.resources.len()).saturating_mul(self.names.len().max(1));
+        self.verbs.len().saturating_mul(resources.saturating_add(self.paths.len()))
+    }
+
     /// The rule as rules of one verb, group, resource, name or path each.
     fn split(&self) -> Vec<Rule> {
         let one = |text: &String| vec![text.clone()];
