@@ -101,12 +101,21 @@ fn excess(server: &ApiServer, kind: &Kind, namespace: &str, quota: &Value, more:
     ))
 }
 
+/// Kinds whose objects use of a quota what is in them. All others are only counted.
+const AMOUNTS: [&Kind; 3] = [kinds::PODS, kinds::PERSISTENT_VOLUME_CLAIMS, kinds::SERVICES];
+
 /// What the objects of this kind use of a quota now.
 fn used(server: &ApiServer, kind: &Kind, quota: &Value, namespace: &str) -> Usage {
     let mut total = Usage::new();
     let Some(resource) = server.cache.resource(kind) else { return total };
     let filter = Filter { namespace: namespace.into(), ..Filter::default() };
-    for entry in resource.list(&filter).0 {
+    let entries = resource.list(&filter).0;
+    if !AMOUNTS.iter().any(|of| *of == kind) {
+        // Each counts as one, whatever is in it: who fills a namespace with large objects doesn't have all of them read at each write.
+        let count = Quantity::from_int(i64::try_from(entries.len()).unwrap_or(i64::MAX));
+        return usage(kind, &Value::Null).into_keys().map(|name| (name, count)).collect();
+    }
+    for entry in entries {
         let object = entry.parse();
         if covers(quota, kind, &object) {
             for (name, amount) in usage(kind, &object) {
@@ -116,4 +125,23 @@ fn used(server: &ApiServer, kind: &Kind, quota: &Value, namespace: &str) -> Usag
         }
     }
     total
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn kinds_that_are_only_counted_count_as_one_each() {
+        let full = json!({"spec": {"type": "LoadBalancer", "storageClassName": "c", "resources": {"requests": {"storage": "1Gi", "cpu": "1"}},
+            "ports": [{"port": 80, "nodePort": 30000}], "containers": [{"resources": {"requests": {"cpu": "1"}}}]}});
+        for kind in api::KINDS.iter() {
+            let one = usage(kind, &Value::Null);
+            let is_counted = !AMOUNTS.iter().any(|of| *of == kind);
+            assert_eq!(one == usage(kind, &full), is_counted, "{}: it belongs to AMOUNTS, or doesn't", kind.kind);
+            assert!(!is_counted || one.values().all(|amount| *amount == Quantity::from_int(1)), "{}", kind.kind);
+        }
+    }
 }
