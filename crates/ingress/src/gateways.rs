@@ -2,6 +2,7 @@
 //!
 //! Source: <https://gateway-api.sigs.k8s.io/reference/spec/>
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use kube::ResourceExt as _;
 use regex::Regex;
 
+use crate::expressions::Expressions;
 use crate::services::{PortOf, Services};
 use crate::table::{Action, Backend, Changes, Match, PathChange, Pattern, Protocol, Redirect, Rule, Table, Text};
 
@@ -35,8 +37,11 @@ pub fn secrets(world: &World) -> Vec<(u16, String, String, Vec<String>)> {
     all
 }
 
+/// What one route may become at most: its matches, for each of its hosts, at each listener of each of its Gateways. What is more is left out.
+const MAX_RULES: usize = 20_000;
+
 /// Adds the ports of Gateways, and what routes say of them.
-pub fn add(table: &mut Table, world: &World, services: &Services<'_>) {
+pub fn add(table: &mut Table, world: &World, services: &Services<'_>, expressions: &mut Expressions) {
     for gateway in &world.gateways {
         for (index, listener) in gateway.spec.listeners.iter().enumerate() {
             if world.refusal(gateway, index).is_none() {
@@ -47,10 +52,15 @@ pub fn add(table: &mut Table, world: &World, services: &Services<'_>) {
         }
     }
     for route in &world.routes {
+        let namespace = route.namespace().unwrap_or_default();
         let parents = world.parents(route).into_iter();
         let attached = parents.flat_map(|p| p.attached.unwrap_or_default().into_iter().map(move |a| (p.gateway, a)));
+        let (mut attached_to, mut count) = (HashSet::new(), 0usize);
         for (gateway, Attached { listener, hosts }) in attached {
-            if world.refusal(gateway, listener).is_some() {
+            // A route may name a Gateway in several ways.
+            if world.refusal(gateway, listener).is_some()
+                || !attached_to.insert((gateway.namespace(), gateway.name_any(), listener, hosts.clone()))
+            {
                 continue;
             }
             let Some(port) = table.ports.get_mut(&gateway.spec.listeners[listener].port) else { continue };
@@ -59,10 +69,13 @@ pub fn add(table: &mut Table, world: &World, services: &Services<'_>) {
                 let any = [HTTPRouteMatch::default()];
                 let matches = if rule.matches.is_empty() { any.iter() } else { rule.matches.iter() };
                 for wanted in matches {
+                    count = count.saturating_add(hosts.len());
+                    if count > MAX_RULES {
+                        break;
+                    }
+                    let Some(when) = when(wanted, &namespace, expressions) else { continue };
                     for host in &hosts {
-                        if let Some(when) = when(wanted) {
-                            port.hosts.add(&key(host), Rule { when, then: then.clone() });
-                        }
+                        port.hosts.add(&key(host), Rule { when: when.clone(), then: then.clone() });
                     }
                 }
             }
@@ -75,33 +88,36 @@ fn key(host: &str) -> String {
     if host.starts_with("*.") { format!("*{host}") } else { host.to_string() }
 }
 
-fn expression(text: &str) -> Option<Regex> {
-    regex::RegexBuilder::new(&format!("^(?:{text})$")).size_limit(1 << 20).build().ok()
+/// An expression must fit all of a text.
+fn expression(text: &str, namespace: &str, expressions: &mut Expressions) -> Option<Regex> {
+    expressions.get(namespace, &format!("^(?:{text})$"), false)
 }
 
-fn text(wanted: &ValueMatch) -> Option<Text> {
+fn text(wanted: &ValueMatch, namespace: &str, expressions: &mut Expressions) -> Option<Text> {
     match wanted.type_.as_deref() {
-        Some("RegularExpression") => expression(&wanted.value).map(Text::Expression),
+        Some("RegularExpression") => expression(&wanted.value, namespace, expressions).map(Text::Expression),
         _ => Some(Text::Exact(wanted.value.clone())),
     }
 }
 
 /// Nothing for what can't be read: such a rule fits no request.
-fn when(wanted: &HTTPRouteMatch) -> Option<Match> {
+fn when(wanted: &HTTPRouteMatch, namespace: &str, expressions: &mut Expressions) -> Option<Match> {
     let path = wanted.path.clone().unwrap_or_default();
     let value = path.value.unwrap_or_else(|| "/".into());
     let path = match path.type_.as_deref() {
         Some("Exact") => Pattern::Exact(value),
-        Some("RegularExpression") => Pattern::Expression(expression(&value)?),
+        Some("RegularExpression") => Pattern::Expression(expression(&value, namespace, expressions)?),
         _ => Pattern::Prefix(value.trim_end_matches('/').to_string()),
     };
-    let header = |h: &ValueMatch| Some((HeaderName::try_from(h.name.as_str()).ok()?, text(h)?));
-    Some(Match {
-        path,
-        method: wanted.method.as_ref().map(|m| Method::from_bytes(m.as_bytes())).transpose().ok()?,
-        headers: wanted.headers.iter().map(header).collect::<Option<_>>()?,
-        query: wanted.query_params.iter().map(|q| Some((q.name.clone(), text(q)?))).collect::<Option<_>>()?,
-    })
+    let (mut headers, mut query) = (Vec::new(), Vec::new());
+    for header in &wanted.headers {
+        headers.push((HeaderName::try_from(header.name.as_str()).ok()?, text(header, namespace, expressions)?));
+    }
+    for parameter in &wanted.query_params {
+        query.push((parameter.name.clone(), text(parameter, namespace, expressions)?));
+    }
+    let method = wanted.method.as_ref().map(|m| Method::from_bytes(m.as_bytes())).transpose().ok()?;
+    Some(Match { path, method, headers, query })
 }
 
 fn action(world: &World, route: &HTTPRoute, rule: &HTTPRouteRule, services: &Services<'_>) -> Action {

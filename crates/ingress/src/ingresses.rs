@@ -3,7 +3,7 @@
 //! Source: <https://kubernetes.io/docs/concepts/services-networking/ingress/>; annotations are those of ingress-nginx that
 //! people use most.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use http::StatusCode;
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressClass};
@@ -11,6 +11,7 @@ use kube::ResourceExt as _;
 use regex::Regex;
 
 use crate::CONTROLLER;
+use crate::expressions::Expressions;
 use crate::services::{PortOf, Services};
 use crate::table::{Action, Backend, Changes, Hosts, Match, PathChange, Pattern, Protocol, Redirect, Rule};
 
@@ -51,7 +52,7 @@ pub fn secrets(ours: &[Arc<Ingress>]) -> Vec<(String, String, Vec<String>)> {
 }
 
 /// Adds the rules of Ingresses to those of a port.
-pub fn add(hosts: &mut Hosts, ours: &[Arc<Ingress>], services: &Services<'_>) {
+pub fn add(hosts: &mut Hosts, ours: &[Arc<Ingress>], services: &Services<'_>, expressions: &mut Expressions) {
     for ingress in ours {
         let Some(spec) = &ingress.spec else { continue };
         let maker = Maker { ingress, services };
@@ -69,7 +70,7 @@ pub fn add(hosts: &mut Hosts, ours: &[Arc<Ingress>], services: &Services<'_>) {
                     .is_none_or(|hosts| hosts.is_empty() || hosts.iter().any(|h| h.eq_ignore_ascii_case(&host)))
             });
             for path in rule.http.iter().flat_map(|h| h.paths.iter()) {
-                if let Some(rule) = maker.rule(path, secure) {
+                if let Some(rule) = maker.rule(path, secure, expressions) {
                     hosts.add(&host, rule);
                 }
             }
@@ -88,16 +89,15 @@ impl Maker<'_> {
         self.ingress.annotations().get(&format!("{NGINX}{name}")).map(String::as_str)
     }
 
-    fn rule(&self, path: &HTTPIngressPath, secure: bool) -> Option<Rule> {
+    fn rule(&self, path: &HTTPIngressPath, secure: bool, expressions: &mut Expressions) -> Option<Rule> {
         let text = path.path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/".into());
         let groups = self.annotation("rewrite-target").is_some_and(|t| t.contains('$'));
         let is_expression = self.annotation("use-regex") == Some("true") || groups;
         let pattern = match path.path_type.as_str() {
             "Exact" => Pattern::Exact(text),
             _ if is_expression => {
-                let built =
-                    regex::RegexBuilder::new(&format!("^{text}")).size_limit(1 << 20).case_insensitive(true).build();
-                Pattern::Expression(built.ok()?)
+                let namespace = self.ingress.namespace().unwrap_or_default();
+                Pattern::Expression(expressions.get(&namespace, &format!("^{text}"), true)?)
             }
             _ => Pattern::Prefix(text.trim_end_matches('/').to_string()),
         };
@@ -164,7 +164,8 @@ impl Maker<'_> {
 
 /// `$2` as nginx means it: a group's number, not the longest name.
 fn groups(target: &str) -> String {
-    Regex::new(r"\$(\d)").map_or(target.into(), |r| r.replace_all(target, "$${$1}").into_owned())
+    static NUMBER: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\$(\d)").ok());
+    NUMBER.as_ref().map_or(target.into(), |number| number.replace_all(target, "$${$1}").into_owned())
 }
 
 /// `8m`, `1g`, `512k` or bytes; 0 is no limit.

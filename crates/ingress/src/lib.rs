@@ -8,6 +8,7 @@
 //! - A request is served by one thread of the ingress' own, from its first byte to its last ([`workers`]).
 //! - Endpoints are called directly, not through the service's address, so that another one is tried when one refuses.
 
+mod expressions;
 mod gateways;
 mod ingresses;
 mod secrets;
@@ -33,11 +34,21 @@ use tasks::AbortOnDrop;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
+use expressions::Expressions;
 use secrets::Secrets;
 use services::Services;
 use table::Table;
 use tls::Certificates;
 use workers::Workers;
+
+/// What is made of what strangers say, for those who say anything: the fuzz targets.
+pub mod readers {
+    pub use crate::expressions::Expressions;
+    pub use crate::gateways::add as add_gateways;
+    pub use crate::ingresses::add as add_ingresses;
+    pub use crate::services::Services;
+    pub use crate::table::{Hosts, Table};
+}
 
 /// The controller that IngressClasses name.
 pub const CONTROLLER: &str = "timonel.io/ingress";
@@ -92,15 +103,17 @@ impl Objects {
         }
     }
 
-    fn table(&self, config: &Config) -> Table {
+    fn table(&self, config: &Config, expressions: &mut Expressions) -> Table {
         let mut table = Table::default();
+        expressions.begin();
         let services = Services::new(&self.services, &self.slices);
         for (port, secure) in [(config.http_port, false), (config.https_port, true)] {
             let port = table.ports.entry(port).or_default();
             port.secure = secure;
-            ingresses::add(&mut port.hosts, &self.ingresses, &services);
+            ingresses::add(&mut port.hosts, &self.ingresses, &services, expressions);
         }
-        gateways::add(&mut table, &self.world, &services);
+        gateways::add(&mut table, &self.world, &services, expressions);
+        expressions.end();
         table.ports.values_mut().for_each(|port| port.hosts.sort());
         table
     }
@@ -147,10 +160,11 @@ pub async fn run(config: Config, informers: Informers) {
         }
     };
     let mut secrets = Secrets::new(informers.client().clone(), changed.clone());
+    let mut expressions = Expressions::default();
     let mut doors = Doors { bind: config.bind, workers, open: HashMap::new() };
     loop {
         let objects = Objects::gather(&informers);
-        table.set(objects.table(&config));
+        table.set(objects.table(&config, &mut expressions));
         doors.set(&table.get());
         let named = objects.secrets(&config);
         secrets.keep(&named.iter().map(|(_, name, _)| name.clone()).collect());

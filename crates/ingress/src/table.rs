@@ -92,7 +92,7 @@ pub struct Redirect {
 }
 
 /// Which requests a rule is for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Match {
     pub path: Pattern,
     pub method: Option<Method>,
@@ -100,7 +100,7 @@ pub struct Match {
     pub query: Vec<(String, Text)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Pattern {
     Exact(String),
     /// By elements of the path: `/a` fits `/a/b`, not `/ab`. Without a slash at its end.
@@ -108,7 +108,7 @@ pub enum Pattern {
     Expression(Regex),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Text {
     Exact(String),
     Expression(Regex),
@@ -184,6 +184,12 @@ impl Hosts {
     /// A host that has no rules, so that it isn't looked for among those of others.
     pub fn reserve(&mut self, host: &str) {
         self.rules.entry(host.to_ascii_lowercase()).or_default();
+    }
+
+    /// The number of all rules.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.rules.values().map(Vec::len).sum()
     }
 
     /// Brings rules into the order in which they are tried: exact paths first, longer ones before shorter, those that ask more before

@@ -14,6 +14,10 @@ fn meta(name: &str) -> Value {
 
 /// One Gateway with a listener for all hosts, one for `*.example.com`, both on port 80; services `a` and `b`.
 fn table(rules: Value, hosts: &[&str]) -> Table {
+    table_of(rules, hosts, vec![json!({"name": "g"})])
+}
+
+fn table_of(rules: Value, hosts: &[&str], parents: Vec<Value>) -> Table {
     let class: Arc<GatewayClass> =
         object(json!({"metadata": {"name": "c"}, "spec": {"controllerName": ::gateway::CONTROLLER}}));
     let listeners = json!([{"name": "all", "port": 80, "protocol": "HTTP"},
@@ -21,12 +25,12 @@ fn table(rules: Value, hosts: &[&str]) -> Table {
     let gateway: Arc<Gateway> =
         object(json!({"metadata": meta("g"), "spec": {"gatewayClassName": "c", "listeners": listeners}}));
     let route = object(json!({"metadata": meta("r"), "spec": {
-        "parentRefs": [{"name": "g"}], "hostnames": hosts, "rules": rules}}));
+        "parentRefs": parents, "hostnames": hosts, "rules": rules}}));
     let world = World::new(&[class], vec![gateway], vec![route], vec![], &[]);
     let service = |name: &str| object(json!({"metadata": meta(name), "spec": {"ports": [{"port": 80}]}}));
     let services = [service("a"), service("b")];
     let mut table = Table::default();
-    add(&mut table, &world, &Services::new(&services, &[]));
+    add(&mut table, &world, &Services::new(&services, &[]), &mut Expressions::default());
     table.ports.values_mut().for_each(|port| port.hosts.sort());
     table
 }
@@ -101,4 +105,18 @@ fn paths_and_headers_are_changed() {
     action.request.apply(&mut headers);
     let all: Vec<String> = headers.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect();
     assert_eq!((all.join(" "), action.host.as_deref()), ("a=1 b=1 b=2".into(), Some("inner")));
+}
+
+/// Thirty-two ways to name a Gateway, sixteen hosts, sixteen rules and sixty-four matches are half a million rules in ten kilobytes.
+#[test]
+fn what_a_route_multiplies_is_bounded() {
+    let matches: Vec<Value> = (0..64).map(|n| json!({"path": {"type": "Exact", "value": format!("/{n}")}})).collect();
+    let rules: Vec<Value> = (0..16).map(|_| json!({"matches": matches, "backendRefs": to("a")})).collect();
+    let hosts: Vec<String> = (0..16).map(|n| format!("h{n}.example.com")).collect();
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let wide = table(json!(rules), &hosts);
+    assert!((16_000..=MAX_RULES).contains(&wide.ports[&80].hosts.len()), "{}", wide.ports[&80].hosts.len());
+    // Named in many ways it is the same once.
+    let few = json!([{"matches": [{"path": {"value": "/x"}}], "backendRefs": to("a")}]);
+    assert_eq!(table_of(few.clone(), &["a.example.com"], vec![json!({"name": "g"}); 32]).ports[&80].hosts.len(), 2);
 }

@@ -42,7 +42,7 @@ fn services(names: &[&str]) -> (Vec<Arc<Service>>, Vec<Arc<EndpointSlice>>) {
 
 fn built(ingresses: &[Arc<Ingress>], services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Hosts {
     let mut hosts = Hosts::default();
-    add(&mut hosts, ingresses, &Services::new(services, slices));
+    add(&mut hosts, ingresses, &Services::new(services, slices), &mut Expressions::default());
     hosts.sort();
     hosts
 }
