@@ -3,7 +3,7 @@
 //! A map leads from a pod's address to the pod's chain, which asks the chains of all policies that select the pod and
 //! then drops. Each rule of a policy has a set with the addresses of the pods that it is about.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -276,15 +276,21 @@ impl<'a> Planner<'a> {
         rule: &Rule<'_>,
     ) -> Vec<String> {
         // Nobody named is everybody.
-        let peers = rule.peers.filter(|p| !p.is_empty());
-        let about: Vec<&Workload<'_>> = match peers {
-            Some(peers) => peers.iter().flat_map(|peer| self.about(peer, namespace)).collect(),
+        let peers = rule.peers.filter(|p| !p.is_empty()).map(|peers| distinct(peers));
+        let about: Vec<&Workload<'_>> = match &peers {
+            Some(peers) => {
+                let mut about = BTreeMap::new();
+                for peer in peers {
+                    about.extend(self.about(peer, namespace).into_iter().map(|workload| (workload.address, workload)));
+                }
+                about.into_values().collect()
+            }
             None => self.workloads.values().flatten().collect(),
         };
         let end = direction.peer();
         let Words { ip, address, .. } = Words::of(self.family);
         let mut from = Vec::new();
-        if let Some(peers) = peers {
+        if let Some(peers) = &peers {
             from.extend(peers.iter().filter_map(|p| block(self.family, p.ip_block.as_ref()?, end)));
             if !about.is_empty() {
                 let elements = about.iter().map(|w| (w.address.to_string(), None)).collect();
@@ -296,15 +302,24 @@ impl<'a> Planner<'a> {
         }
         // A named port is one of who is connected to.
         let receivers = if direction == Direction::In { targets.to_vec() } else { about };
-        let to: Vec<String> = match rule.ports.filter(|p| !p.is_empty()) {
-            Some(ports) => ports.iter().filter_map(|p| port(ip, p, &receivers)).collect(),
+        let to: Vec<String> = match rule.ports.filter(|p| !p.is_empty()).map(|ports| distinct(ports)) {
+            Some(ports) => {
+                let named = named(&ports, &receivers);
+                ports.iter().filter_map(|p| port(ip, p, &named)).collect()
+            }
             None => vec![String::new()],
         };
-        let words = |f: &String, t: &String| {
-            let words = [f.as_str(), t.as_str(), "accept"];
+        let words = |f: &str, t: &str, verdict: &str| {
+            let words = [f, t, verdict];
             words.into_iter().filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
         };
-        from.iter().flat_map(|f| to.iter().map(move |t| words(f, t))).collect()
+        if from.len().saturating_mul(to.len()) <= INLINE {
+            return from.iter().flat_map(|f| to.iter().map(move |t| words(f, t, "accept"))).collect();
+        }
+        // As many rules as there are peers and ports together: each peer times each port is more than any machine has room for.
+        let ports = format!("{set}_ports");
+        self.table.chains.insert(ports.clone(), to.iter().map(|t| words("", t, "accept")).collect());
+        from.iter().map(|f| words(f, "", &format!("jump {ports}"))).collect()
     }
 
     fn workloads_of(&self, namespace: &str) -> &'a [Workload<'a>] {
@@ -327,6 +342,32 @@ impl<'a> Planner<'a> {
     }
 }
 
+/// How many combinations of peers and ports are written as a rule each.
+const INLINE: usize = 64;
+
+/// Each once: what an author repeats thousands of times is looked at once.
+fn distinct<T: std::fmt::Debug>(all: &[T]) -> Vec<&T> {
+    let mut seen = HashSet::new();
+    all.iter().filter(|one| seen.insert(format!("{one:?}"))).collect()
+}
+
+/// Where ports are that are meant by a name: `address . number` by name and protocol. Nothing is looked for if no port has a name.
+fn named<'a>(ports: &[&NetworkPolicyPort], receivers: &[&'a Workload<'_>]) -> Named<'a> {
+    let mut named = Named::new();
+    if !ports.iter().any(|port| matches!(port.port, Some(IntOrString::String(_)))) {
+        return named;
+    }
+    for workload in receivers {
+        for (name, protocol, number) in &workload.ports {
+            let places = named.entry((name.as_str(), *protocol)).or_default();
+            places.insert(format!("{} . {number}", workload.address));
+        }
+    }
+    named
+}
+
+type Named<'a> = BTreeMap<(&'a str, Protocol), BTreeSet<String>>;
+
 fn block(family: Family, block: &IPBlock, end: &str) -> Option<String> {
     let read = |text: &str| text.parse::<IpNet>().ok().filter(|network| Family::of(network.addr()) == family);
     let network = read(&block.cidr)?;
@@ -338,7 +379,7 @@ fn block(family: Family, block: &IPBlock, end: &str) -> Option<String> {
     Some(if except.is_empty() { all } else { format!("{all} {ip} {end} != {{ {} }}", except.join(", ")) })
 }
 
-fn port(ip: &str, port: &NetworkPolicyPort, receivers: &[&Workload<'_>]) -> Option<String> {
+fn port(ip: &str, port: &NetworkPolicyPort, named: &Named<'_>) -> Option<String> {
     let protocol = Protocol::of(port.protocol.as_deref())?;
     match (&port.port, port.end_port) {
         (None, _) => Some(format!("meta l4proto {protocol}")),
@@ -348,13 +389,8 @@ fn port(ip: &str, port: &NetworkPolicyPort, receivers: &[&Workload<'_>]) -> Opti
         }
         (Some(IntOrString::Int(number)), None) => Some(format!("{protocol} dport {}", nft::port(*number)?)),
         (Some(IntOrString::String(name)), _) => {
-            let of = |w: &&Workload<'_>| -> Vec<String> {
-                let named = w.ports.iter().filter(|(n, p, _)| n == name && *p == protocol);
-                named.map(|(_, _, number)| format!("{} . {number}", w.address)).collect()
-            };
-            let places: BTreeSet<String> = receivers.iter().flat_map(of).collect();
-            let places: Vec<String> = places.into_iter().collect();
-            (!places.is_empty()).then(|| format!("{ip} daddr . {protocol} dport {{ {} }}", places.join(", ")))
+            let places: Vec<&str> = named.get(&(name.as_str(), protocol))?.iter().map(String::as_str).collect();
+            Some(format!("{ip} daddr . {protocol} dport {{ {} }}", places.join(", ")))
         }
     }
 }

@@ -244,6 +244,18 @@ fn add_service(
     if kind == "ExternalName" || here.config.cluster_dns == Some(cluster_ip) {
         return;
     }
+    let balancer =
+        service.status.iter().filter_map(|s| s.load_balancer.as_ref()).flat_map(|l| l.ingress.iter().flatten());
+    let balancer = balancer.filter_map(|i| i.ip.as_ref()).filter(|_| kind == "LoadBalancer");
+    let balanced: BTreeSet<IpAddr> = balancer.filter_map(of_family).collect();
+    let outside: BTreeSet<IpAddr> = spec.external_ips.iter().flatten().filter_map(of_family).collect();
+    // Once for all ports: a service may have thousands of both.
+    let guard = match spec.load_balancer_source_ranges.as_deref() {
+        Some(ranges) if !ranges.is_empty() && !balanced.is_empty() => {
+            Some(add_guard(table, here.family, (namespace, name), ranges))
+        }
+        _ => None,
+    };
     for port in spec.ports.iter().flatten() {
         let (Some(protocol), Some(number)) = (Protocol::of(port.protocol.as_deref()), nft::port(port.port)) else {
             continue;
@@ -270,11 +282,6 @@ fn add_service(
         };
         add_address(table, &format!("{cluster_ip} . {protocol} . {number}"), &inside, &internal);
         let local_only = spec.external_traffic_policy.as_deref() == Some("Local");
-        let balancer =
-            service.status.iter().filter_map(|s| s.load_balancer.as_ref()).flat_map(|l| l.ingress.iter().flatten());
-        let balancer = balancer.filter_map(|i| i.ip.as_ref()).filter(|_| kind == "LoadBalancer");
-        let balanced: BTreeSet<IpAddr> = balancer.filter_map(of_family).collect();
-        let outside: BTreeSet<IpAddr> = spec.external_ips.iter().flatten().filter_map(of_family).collect();
         let node_port = port.node_port.and_then(nft::port);
         if balanced.is_empty() && outside.is_empty() && node_port.is_none() {
             continue;
@@ -288,12 +295,19 @@ fn add_service(
             let rules = table.chains.entry(external_name.clone()).or_default();
             rules.insert(0, "ct mark set ct mark or 0x4000".into());
         }
-        for address in outside {
+        for address in &outside {
             add_address(table, &format!("{address} . {protocol} . {number}"), &external_name, &external);
         }
-        let ranges = spec.load_balancer_source_ranges.as_deref().filter(|_| !external.is_empty());
-        let guarded = add_guard(table, here.family, &base_name, &external_name, ranges);
-        for address in balanced {
+        let guarded = match &guard {
+            Some(guard) if !external.is_empty() => {
+                let guarded = format!("{base_name}_fw");
+                let rules = vec![format!("jump {guard}"), format!("goto {external_name}")];
+                table.chains.insert(guarded.clone(), rules);
+                guarded
+            }
+            _ => external_name.clone(),
+        };
+        for address in &balanced {
             add_address(table, &format!("{address} . {protocol} . {number}"), &guarded, &external);
         }
         if let Some(number) = node_port {
@@ -512,21 +526,20 @@ fn add_address(table: &mut Table, key: &str, chain: &str, endpoints: &[Endpoint]
     }
 }
 
-/// Adds the chain that lets in only who comes from one of `ranges`, and returns the chain to go to.
-fn add_guard(table: &mut Table, family: Family, base: &str, next: &str, ranges: Option<&[String]>) -> String {
-    let Some(ranges) = ranges.filter(|ranges| !ranges.is_empty()) else { return next.into() };
+/// Adds the chain that comes back for who comes from one of `ranges`, and drops what others send. Returns its name.
+fn add_guard(table: &mut Table, family: Family, (namespace, name): (&str, &str), ranges: &[String]) -> String {
     let ranges: Vec<IpNet> = ranges.iter().filter_map(|text| range(family, text.trim())).collect();
     // Older versions of `nft` refuse a set whose networks overlap.
     let ranges: Vec<String> = IpNet::aggregate(&ranges).iter().map(ToString::to_string).collect();
-    let name = format!("{base}_fw");
+    let chain = format!("src_{}", nft::digest(&format!("{namespace}/{name}")));
     let ip = Words::of(family).ip;
     let mut rules = vec!["drop".to_string()];
     // Ranges of the other family alone let in nobody of this one.
     if !ranges.is_empty() {
-        rules.insert(0, format!("{ip} saddr {{ {} }} goto {next}", ranges.join(", ")));
+        rules.insert(0, format!("{ip} saddr {{ {} }} return", ranges.join(", ")));
     }
-    table.chains.insert(name.clone(), rules);
-    name
+    table.chains.insert(chain.clone(), rules);
+    chain
 }
 
 /// Adds the chain that picks one of `endpoints`.

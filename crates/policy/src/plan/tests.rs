@@ -79,8 +79,12 @@ fn check(spec: Value, map: &str, address: &str, wanted: &[&str]) {
 
 /// The kernel must understand what is planned.
 fn kernel_takes(script: &str) {
-    let command = format!("nft -f - <<'END'\n{script}\nEND\n");
-    let output = Command::new("unshare").args(["-n", "bash", "-c", &command]).stdin(Stdio::null()).output().unwrap();
+    let mut nft = Command::new("unshare");
+    let nft = nft.args(["-n", "nft", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut nft = nft.spawn().unwrap();
+    // Nothing is printed before all of it was read.
+    std::io::Write::write_all(&mut nft.stdin.take().unwrap(), script.as_bytes()).unwrap();
+    let output = nft.wait_with_output().unwrap();
     assert!(output.status.success(), "{}\n{script}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -327,4 +331,32 @@ fn no_text_of_an_object_gets_into_a_rule() {
         }
     }
     kernel_takes(&all);
+}
+
+/// An object of a megabyte may name ten thousand peers and as many ports: there are as many rules as both together, not one for each of the other.
+#[test]
+fn peers_and_ports_are_not_multiplied() {
+    const MANY: usize = 400;
+    let (pods, namespaces) = cluster();
+    let block =
+        |n: usize| json!({"ipBlock": {"cidr": format!("192.0.{}.{}/32", n / 256, n % 256), "except": ["10.0.0.0/8"]}});
+    let everybody = json!({"namespaceSelector": {}});
+    let peers: Vec<Value> = (0..MANY).map(block).chain(vec![everybody; MANY]).collect();
+    let number = |n: usize| json!({"port": 1000 + n, "protocol": "TCP"});
+    let ports: Vec<Value> =
+        (0..MANY).map(number).chain(vec![json!({"port": "web", "protocol": "TCP"}); MANY]).collect();
+    let spec = json!({"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": peers, "ports": ports}], "egress": [{"to": peers, "ports": ports}]});
+    let table = rules(&config(), Family::V4, &[policy("p", spec)], &pods, &namespaces);
+    for direction in ["ingress", "egress"] {
+        let jumps = decided(&table, direction, "10.42.0.2");
+        // A block each, all pods as one set, and the end.
+        assert_eq!(jumps.len(), MANY + 2, "{direction}");
+        let (first, ports) = jumps[0].split_once(" jump ").unwrap();
+        assert!(first.contains("192.0.0.0/32") && jumps.iter().rev().skip(1).all(|jump| jump.ends_with(ports)));
+        let accepted = &table.chains[ports];
+        assert_eq!((accepted.len(), accepted[0].as_str()), (MANY + 1, "tcp dport 1000 accept"));
+        assert!(accepted[MANY].starts_with("ip daddr . tcp dport { 10.42.0.2 . 8080"), "{}", accepted[MANY]);
+    }
+    kernel_takes(&table.full("ip t"));
 }

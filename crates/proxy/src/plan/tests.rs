@@ -463,3 +463,32 @@ fn ports_of_the_machine_are_told_apart_by_address_and_protocol() {
     let mut keeper = network::nft::Keeper::new("ip t", "services");
     kernel_table(&[keeper.step(frame(&config(), Family::V4), parts)]);
 }
+
+/// A service of a megabyte may name ten thousand ports and as many networks that may come: each stands there once.
+#[test]
+fn ports_and_source_ranges_are_not_multiplied() {
+    const MANY: usize = 300;
+    let ports: Vec<_> =
+        (0..MANY).map(|n| json!({"name": format!("p{n}"), "port": 1000 + n, "protocol": "TCP"})).collect();
+    let ranges: Vec<_> = (0..MANY).map(|n| format!("192.0.{}.{}/32", n / 100, n % 100 * 2)).collect();
+    let service = web(json!({"type": "LoadBalancer", "ports": ports, "loadBalancerSourceRanges": ranges}));
+    let mut balanced = service.as_ref().clone();
+    balanced.status = serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}]}})).unwrap();
+    let mut all = slice("web", &[("10.42.0.2", "a", true)]).as_ref().clone();
+    all.ports = serde_json::from_value(
+        (0..MANY).map(|n| json!({"name": format!("p{n}"), "port": 8080, "protocol": "TCP"})).collect(),
+    )
+    .unwrap();
+    let table = rules(&config(), &Place::default(), &[Arc::new(balanced)], &[Arc::new(all)]);
+    let rules: Vec<&String> = table.chains.values().flatten().collect();
+    assert_eq!(rules.iter().filter(|rule| rule.contains("192.0.1.50")).count(), 1);
+    let place = table.sets["services"].elements["198.51.100.1 . tcp . 1007"].clone().unwrap();
+    let guarded = &table.chains[place.trim_start_matches("goto ")];
+    let guard = &table.chains[guarded[0].trim_start_matches("jump ")];
+    assert!(
+        guard[0].starts_with("ip saddr { 192.0.0.0") && guard[0].ends_with(" return") && guard[1] == "drop",
+        "{guard:?}"
+    );
+    assert!(table.chains.contains_key(guarded[1].trim_start_matches("goto ")));
+    assert!(kernel_table(&[table.full("ip t")]).is_ascii(), "the kernel takes it");
+}
