@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{Pod, Volume};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
+use nix::sys::statvfs::Statvfs;
 use parking_lot::Mutex;
-use runtime::cgroup;
+use runtime::{cgroup, inside};
 use serde_json::{Value, json};
 
 use crate::manager::Manager;
@@ -123,9 +124,10 @@ impl PodCounted {
                 let mount = container.volume_mounts.iter().flatten().find(|m| m.name == volume.name)?;
                 let counted = self.containers.iter().find(|c| c.name == container.name)?;
                 let process = cgroup::members(&counted.cgroup).into_iter().next()?;
-                Some(format!("/proc/{process}/root/{}", mount.mount_path.trim_start_matches('/')))
+                // By the container's own names, which it may turn into links to anywhere.
+                inside::file_system(Path::new(&format!("/proc/{process}/root")), Path::new(&mount.mount_path)).ok()
             });
-            let mut stats = disk(Path::new(&mounted?));
+            let mut stats = space(&mounted?);
             stats["name"] = volume.name.clone().into();
             stats["pvcRef"] = json!({"name": claim.name, "namespace": self.pod.namespace()});
             Some(stats)
@@ -192,11 +194,14 @@ impl Memory {
 
 /// A file system's space and inodes.
 pub fn disk(path: &Path) -> Value {
-    let Ok(stat) = nix::sys::statvfs::statvfs(path) else { return Value::Null };
-    let unit = stat.fragment_size();
-    let (all, free) = (stat.blocks() * unit, stat.blocks_available() * unit);
-    json!({"time": now(), "capacityBytes": all, "availableBytes": free,
-        "usedBytes": (stat.blocks() - stat.blocks_free()) * unit, "inodes": stat.files(),
+    nix::sys::statvfs::statvfs(path).map_or(Value::Null, |stat| space(&stat))
+}
+
+/// The same as a file system tells it, which may be anybody's.
+fn space(stat: &Statvfs) -> Value {
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
+    json!({"time": now(), "capacityBytes": bytes(stat.blocks()), "availableBytes": bytes(stat.blocks_available()),
+        "usedBytes": bytes(stat.blocks().saturating_sub(stat.blocks_free())), "inodes": stat.files(),
         "inodesFree": stat.files_free(), "inodesUsed": stat.files().saturating_sub(stat.files_free())})
 }
 

@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statvfs::{Statvfs, fstatvfs};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
@@ -48,6 +49,14 @@ pub fn read(root: &Path, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("it is no plain file"));
     }
     bounded::bytes(name_of(&found), limit)
+}
+
+/// What the file system says of itself that what `path` stands for within `root` lies on.
+///
+/// # Errors
+/// Those of the system calls.
+pub fn file_system(root: &Path, path: &Path) -> io::Result<Statvfs> {
+    Ok(fstatvfs(find(folder(root)?.as_fd(), path)?)?)
 }
 
 /// Mounts at `target` what `path` stands for within `root`, which is made a folder with `root`'s rights if nothing is there.
@@ -194,6 +203,21 @@ mod tests {
         assert!(read(&root, Path::new("up"), 100).is_err());
         assert!(read(&root, Path::new("../secret"), 100).is_err());
         assert!(read(&root, Path::new("magic"), 100).is_err());
+    }
+
+    #[test]
+    fn the_file_system_is_that_within_the_root() {
+        let root = tempfile::tempdir().unwrap();
+        let mounted = root.path().join("mounted");
+        std::fs::create_dir(&mounted).unwrap();
+        mount(Some("x"), &mounted, Some("tmpfs"), MsFlags::empty(), Some("size=1m")).unwrap();
+        symlink("/mounted", root.path().join("link")).unwrap();
+        symlink("/proc", root.path().join("out")).unwrap();
+        let size = |path: &str| {
+            file_system(root.path(), Path::new(path)).map(|stat| stat.blocks() * stat.fragment_size()).ok()
+        };
+        assert_eq!((size("mounted"), size("/link"), size("out")), (Some(1 << 20), Some(1 << 20), None));
+        crate::rootfs::unmount_below(&[root.path()]).unwrap();
     }
 
     #[test]
