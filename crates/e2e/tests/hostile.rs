@@ -4,6 +4,8 @@ use std::process::Command;
 
 use testkit::Cluster;
 
+mod suite;
+
 /// `deaf` never reads what is typed; `loud` writes without end; `stopper` stops every other process that it sees, so also those that come
 /// in by a probe or an exec; `itself` wants to run what it was before.
 const PODS: &str = "
