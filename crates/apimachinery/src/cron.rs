@@ -36,7 +36,7 @@ struct Chosen {
 
 impl Chosen {
     fn has(self, number: i8) -> bool {
-        u32::try_from(number).is_ok_and(|n| self.bits & (1 << n) != 0)
+        u32::try_from(number).ok().and_then(|n| 1u64.checked_shl(n)).is_some_and(|bit| self.bits & bit != 0)
     }
 }
 
@@ -91,13 +91,13 @@ impl Field {
             return Err(format!("step of range should be a positive number: {text}"));
         }
         let numbers = (start..=end).step_by(usize::try_from(step).unwrap_or(usize::MAX));
-        Ok(Chosen { bits: numbers.fold(0, |bits, n| bits | 1 << n), star })
+        Ok(Chosen { bits: numbers.fold(0, |bits, n| bits | 1u64.checked_shl(n).unwrap_or(0)), star })
     }
 
     fn number(&self, text: &str) -> Result<u32, String> {
         let named = self.names.iter().position(|name| text.eq_ignore_ascii_case(name));
         match named.and_then(|at| u32::try_from(at).ok()) {
-            Some(at) => Ok(self.least + at),
+            Some(at) => Ok(self.least.saturating_add(at)),
             None => number(text),
         }
     }
@@ -158,7 +158,10 @@ impl Fields {
         let later = |at: Timestamp, minutes: i8| at.checked_add(i64::from(minutes).minutes()).ok();
         let (first, _) = local(after);
         // The beginning of the next minute.
-        let into = SignedDuration::new(60 - i64::from(first.second()), -first.subsec_nanosecond());
+        let into = SignedDuration::new(
+            60i64.saturating_sub(first.second().into()),
+            first.subsec_nanosecond().saturating_neg(),
+        );
         let mut at = after.checked_add(into).ok()?;
         let most = first.year().checked_add(YEARS)?;
         loop {
@@ -172,14 +175,14 @@ impl Fields {
             } else if !self.has_day(date) {
                 start(date.tomorrow().ok()?)?
             } else if !self.hour.has(now.hour()) {
-                later(at, 60 - now.minute())?
+                later(at, 60i8.saturating_sub(now.minute()))?
             } else if !self.minute.has(now.minute()) {
                 later(at, 1)?
             } else {
                 return Some(at);
             };
             // Where a day begins before the one that it follows has ended (the clock is put back at midnight), it goes on by hours.
-            at = if next > at { next } else { later(at, 60 - now.minute())? };
+            at = if next > at { next } else { later(at, 60i8.saturating_sub(now.minute()))? };
         }
     }
 }

@@ -19,7 +19,7 @@ pub fn parse(text: &str) -> Option<i64> {
         total = total.checked_add(nanoseconds(number, unit)?)?;
         rest = after;
     }
-    let total = if negative { -total } else { total };
+    let total = if negative { total.checked_neg()? } else { total };
     i64::try_from(total).ok()
 }
 
@@ -43,7 +43,8 @@ fn nanoseconds(number: &str, unit: i128) -> Option<i128> {
     let fraction = &fraction[..fraction.len().min(18)];
     let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
     let part: i128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
-    Some(whole * unit + part * unit / 10_i128.pow(fraction.len() as u32))
+    let divisor = 10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    whole.checked_mul(unit)?.checked_add(part.checked_mul(unit)?.checked_div(divisor)?)
 }
 
 #[cfg(test)]

@@ -149,7 +149,7 @@ impl FieldSet {
             if !matches!(step.split_once(':'), Some(("f" | "k" | "v" | "i", _))) {
                 return Err(format!("{step:?} is no field, key, value or index"));
             }
-            let below_set = Self::read(below, depth + 1)?;
+            let below_set = Self::read(below, depth.saturating_add(1))?;
             let owned = below.get(".").is_some() || below_set.is_empty();
             set.0.insert(step.clone(), Entry { owned, below: below_set });
         }

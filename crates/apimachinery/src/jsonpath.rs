@@ -202,7 +202,7 @@ impl<'s> Parser<'s> {
                 },
                 '\n' => break,
                 c if c == quote => {
-                    self.rest = &self.rest[at + c.len_utf8()..];
+                    self.rest = &self.rest[at.saturating_add(c.len_utf8())..];
                     return Ok(text);
                 }
                 c => text.push(c),
@@ -215,17 +215,18 @@ impl<'s> Parser<'s> {
         let end = self.rest.find([']', '\n']).filter(|end| self.rest[*end..].starts_with(']'));
         let end = end.ok_or("unterminated array")?;
         let text = &self.rest[1..end];
-        self.rest = &self.rest[end + 1..];
+        self.rest = &self.rest[end.saturating_add(1)..];
         if text.contains(',') {
-            let parts =
-                text.split(',').map(|part| Path::parse_inner(&format!("[{}]", part.trim_matches(' ')), self.depth + 1));
+            let parts = text
+                .split(',')
+                .map(|part| Path::parse_inner(&format!("[{}]", part.trim_matches(' ')), self.depth.saturating_add(1)));
             self.steps.push(Step::Union(parts.collect::<Result<_, _>>()?));
             return Ok(());
         }
         let key = text.strip_prefix('\'').and_then(|t| t.strip_suffix('\'')).filter(|key| !key.contains('\''));
         if let Some(key) = key {
             // Upstream reads it as a path, in which dots are to be escaped here, too.
-            self.steps.extend(Path::parse_inner(&format!(".{key}"), self.depth + 1)?.0);
+            self.steps.extend(Path::parse_inner(&format!(".{key}"), self.depth.saturating_add(1))?.0);
             return Ok(());
         }
         self.steps.push(Step::Slice(Slice::parse(if text == "*" { ":" } else { text })?));
@@ -251,8 +252,8 @@ impl<'s> Parser<'s> {
         }
         let end = end.ok_or("unterminated filter")?;
         let text = &self.rest[..end];
-        self.rest = self.rest[end + 1..].strip_prefix(']').ok_or("unclosed array expect ]")?;
-        let read = |text: &str| Path::parse_inner(text, self.depth + 1);
+        self.rest = self.rest[end.saturating_add(1)..].strip_prefix(']').ok_or("unclosed array expect ]")?;
+        let read = |text: &str| Path::parse_inner(text, self.depth.saturating_add(1));
         let is_operator = |c: char| matches!(c, '!' | '<' | '>' | '=');
         let step = match text.find(is_operator).filter(|at| *at > 0) {
             None => Step::Filter(read(text)?, Operator::Exists, Path(Vec::new())),
@@ -295,7 +296,9 @@ impl Slice {
         if start == end {
             return Ok(Vec::new());
         }
-        for (index, is_in) in [(start, (0..length).contains(&start)), (end - 1, (0..=length).contains(&end))] {
+        for (index, is_in) in
+            [(start, (0..length).contains(&start)), (end.saturating_sub(1), (0..=length).contains(&end))]
+        {
             if !is_in {
                 return Err(format!("array index out of bounds: index {index}, length {length}"));
             }
@@ -422,7 +425,7 @@ fn passes(item: &Value, left: &Path, operator: Operator, right: &Path, may_miss:
 
 /// A value and what is in it, each before what is in itself; values without elements are left out.
 fn descend<'a>(value: &'a Value, found: &mut Vec<&'a Value>) -> Result<(), String> {
-    let mut open = vec![(value, 0)];
+    let mut open = vec![(value, 0usize)];
     while let Some((value, depth)) = open.pop() {
         let inside = elements(value);
         if inside.is_empty() && value.as_str().is_none_or(str::is_empty) {
@@ -432,7 +435,7 @@ fn descend<'a>(value: &'a Value, found: &mut Vec<&'a Value>) -> Result<(), Strin
             return Err(format!("the path has more than {MAX_RESULTS} results"));
         }
         found.push(value);
-        open.extend(inside.into_iter().rev().map(|value| (value, depth + 1)));
+        open.extend(inside.into_iter().rev().map(|value| (value, depth.saturating_add(1))));
     }
     Ok(())
 }
@@ -501,6 +504,23 @@ mod tests {
         assert_eq!(missing.find(&json!({}), false), Err("missing is not found".into()));
         let deep = format!("{}.a{}", "[?(@.a".repeat(40), ")]".repeat(40));
         assert!(Path::parse(&deep).is_err());
+    }
+
+    #[test]
+    fn extremes_of_indexes_are_borne() {
+        let numbers = [i64::MIN, i64::MIN + 1, -1, 0, 1, i64::MAX];
+        for list in [json!([]), json!([1]), json!([1, 2, 3])] {
+            for (start, end) in numbers.into_iter().flat_map(|start| numbers.map(|end| (start, end))) {
+                for path in [format!("[{start}]"), format!("[{start}:{end}]"), format!("[:{end}:{start}]")] {
+                    if let Ok(path) = Path::parse(&path) {
+                        assert!(
+                            path.find(&list, true).is_ok_and(|found| found.len() <= 3)
+                                || path.find(&list, true).is_err()
+                        );
+                    }
+                }
+            }
+        }
     }
 
     #[test]

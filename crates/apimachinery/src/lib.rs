@@ -9,17 +9,26 @@
 
 pub mod addresses;
 pub mod clock;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod cron;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod duration;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod fields;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod jsonpath;
 pub mod names;
 pub mod object;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod patch;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod quantity;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod ranges;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod selector;
 pub mod status;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod yaml;
 
 pub use bounded;

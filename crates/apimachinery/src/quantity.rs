@@ -64,10 +64,10 @@ impl Quantity {
     }
 
     pub fn from_milli(milli: i64) -> Self {
-        Quantity { nano: i128::from(milli) * 1_000_000 }
+        Quantity { nano: i128::from(milli).saturating_mul(1_000_000) }
     }
     pub fn from_int(value: i64) -> Self {
-        Quantity { nano: i128::from(value) * NANO }
+        Quantity { nano: i128::from(value).saturating_mul(NANO) }
     }
     /// Whole units, rounded up as upstream's `Value()` does.
     pub fn value(self) -> i64 {
@@ -78,7 +78,8 @@ impl Quantity {
         self.rounded_up(1_000_000)
     }
     fn rounded_up(self, unit: i128) -> i64 {
-        let up = self.nano.div_euclid(unit) + i128::from(self.nano.rem_euclid(unit) != 0);
+        let exact = self.nano.checked_rem_euclid(unit) == Some(0);
+        let up = self.nano.checked_div_euclid(unit).unwrap_or(0).saturating_add(i128::from(!exact));
         i64::try_from(up).unwrap_or(if up > 0 { i64::MAX } else { i64::MIN })
     }
     /// As a floating-point number, which may be a little off.
@@ -99,8 +100,9 @@ impl Quantity {
             &["E", "P", "T", "G", "M", "k", "", "m", "u", "n"]
         };
         let unit = |suffix: &str| SUFFIXES.iter().find(|(s, _)| *s == suffix).map_or(1, |(_, unit)| *unit);
-        let fits = family.iter().find(|s| self.nano != 0 && self.nano % unit(s) == 0);
-        fits.map_or_else(|| self.to_string(), |suffix| format!("{}{suffix}", self.nano / unit(suffix)))
+        let whole = |suffix: &&&str| self.nano != 0 && self.nano.checked_rem(unit(suffix)) == Some(0);
+        let fits = family.iter().find(whole).and_then(|suffix| Some((suffix, self.nano.checked_div(unit(suffix))?)));
+        fits.map_or_else(|| self.to_string(), |(suffix, number)| format!("{number}{suffix}"))
     }
 }
 
@@ -117,6 +119,9 @@ impl std::ops::Add for Quantity {
         Quantity { nano: self.nano.saturating_add(other.nano) }
     }
 }
+
+/// What upstream takes larger amounts of the binary format for.
+const LARGEST_BINARY: i128 = i64::MAX as i128 * NANO;
 
 /// The parts of a quantity's text.
 struct Parts<'a> {
@@ -159,11 +164,12 @@ impl<'a> Parts<'a> {
     fn suffix(suffix: &str) -> Result<(Format, i32), QuantityError> {
         const DECIMAL: [&str; 10] = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
         const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-        if let Some(i) = DECIMAL.iter().position(|s| *s == suffix) {
-            return Ok((Format::Decimal, 3 * (i as i32 - 3)));
+        let place = |family: &[&str]| i32::try_from(family.iter().position(|s| *s == suffix)?).ok();
+        if let Some(i) = place(&DECIMAL) {
+            return Ok((Format::Decimal, i.saturating_sub(3).saturating_mul(3)));
         }
-        if let Some(i) = BINARY.iter().position(|s| *s == suffix) {
-            return Ok((Format::Binary, 10 * (i as i32 + 1)));
+        if let Some(i) = place(&BINARY) {
+            return Ok((Format::Binary, i.saturating_add(1).saturating_mul(10)));
         }
         let exponent = suffix.strip_prefix(['e', 'E']).ok_or(QuantityError::Suffix)?;
         Ok((Format::Exponent, exponent.parse().map_err(|_| QuantityError::Suffix)?))
@@ -188,7 +194,11 @@ impl<'a> Parts<'a> {
         }
         let power = |n: i32| u32::try_from(n).ok().and_then(|n| 10i128.checked_pow(n));
         let (factor, divisor) = match self.format {
-            Format::Binary => (NANO << self.exponent, 10i128.pow(scale)),
+            Format::Binary => {
+                let factor = u32::try_from(self.exponent).ok().and_then(|n| 2i128.checked_pow(n)?.checked_mul(NANO));
+                let divisor = 10i128.checked_pow(scale);
+                (factor.ok_or(QuantityError::TooLarge)?, divisor.ok_or(QuantityError::TooLarge)?)
+            }
             _ => {
                 // Billionths, and what the digits after the point take away.
                 let exponent = self.exponent.saturating_add(9).saturating_sub(scale as i32);
@@ -203,24 +213,28 @@ impl<'a> Parts<'a> {
         let product = match (mantissa.checked_mul(factor), self.format) {
             (Some(product), _) => product,
             // Upstream's cap.
-            (None, Format::Binary) => i128::from(i64::MAX) * NANO,
+            (None, Format::Binary) => LARGEST_BINARY,
             (None, _) => return Err(QuantityError::TooLarge),
         };
-        let mut nano = product / divisor + i128::from(product % divisor != 0 || lost);
+        let more = i128::from(product.checked_rem(divisor) != Some(0) || lost);
+        let nano = product.checked_div(divisor).and_then(|whole| whole.checked_add(more));
+        let mut nano = nano.ok_or(QuantityError::TooLarge)?;
         if self.format == Format::Binary {
-            nano = nano.min(i128::from(i64::MAX) * NANO);
+            nano = nano.min(LARGEST_BINARY);
         }
-        Ok(if self.negative { -nano } else { nano })
+        Ok(if self.negative { nano.saturating_neg() } else { nano })
     }
 
     /// Whether upstream keeps the text as it is (`ParseQuantity`, "reuse the string").
     fn is_kept(&self) -> bool {
         let whole = if self.whole.is_empty() { "0" } else { self.whole };
-        let length = (whole.len() + self.fraction.len()) as i32;
+        let length = i32::try_from(whole.len().saturating_add(self.fraction.len())).unwrap_or(i32::MAX);
         let precise = match self.format {
-            Format::Binary if self.fraction.is_empty() => 15 - length - (self.exponent * 3 / 10) - 1,
+            Format::Binary if self.fraction.is_empty() => {
+                14i32.saturating_sub(length).saturating_sub(self.exponent.saturating_mul(3) / 10)
+            }
             Format::Binary => -1,
-            _ => 18 - length,
+            _ => 18i32.saturating_sub(length),
         };
         if precise < 0 {
             return false;
@@ -263,10 +277,13 @@ impl Quantity {
         let text = text.trim();
         let parts = Parts::read(text)?;
         let exact = parts.nano()?;
-        let nano = match exact % finest {
-            0 => exact,
+        let nano = match exact.checked_rem(finest) {
+            Some(0) | None => exact,
             // Away from zero.
-            rest => exact - rest + if exact > 0 { finest } else { -finest },
+            Some(rest) => {
+                let finest = if exact > 0 { finest } else { finest.saturating_neg() };
+                exact.checked_sub(rest).and_then(|exact| exact.checked_add(finest)).ok_or(QuantityError::TooLarge)?
+            }
         };
         if nano == exact && nano != 0 && parts.is_kept() {
             return Ok(text.into());
@@ -282,23 +299,23 @@ fn write(nano: i128, format: Format) -> String {
         return "0".into();
     }
     if format == Format::Binary && nano % NANO == 0 && whole.abs() >= 1024 {
-        let (mut number, mut suffix) = (whole, 0);
+        let (mut number, mut suffix) = (whole, 0usize);
         while number % 1024 == 0 && suffix < 6 {
             number /= 1024;
-            suffix += 1;
+            suffix = suffix.saturating_add(1);
         }
         return format!("{number}{}", ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"][suffix]);
     }
-    let (mut number, mut exponent) = (nano, -9);
+    let (mut number, mut exponent) = (nano, -9i32);
     let most = if format == Format::Exponent { 27 } else { 18 };
     while number % 1000 == 0 && exponent < most {
         number /= 1000;
-        exponent += 3;
+        exponent = exponent.saturating_add(3);
     }
     if format == Format::Exponent {
         return if exponent == 0 { number.to_string() } else { format!("{number}e{exponent}") };
     }
-    let suffix = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"][((exponent + 9) / 3) as usize];
+    let suffix = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"][(exponent.saturating_add(9) / 3) as usize];
     format!("{number}{suffix}")
 }
 
@@ -306,8 +323,8 @@ fn write(nano: i128, format: Format) -> String {
 impl fmt::Display for Quantity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (unit, suffix) in [(NANO, ""), (1_000_000, "m"), (1_000, "u"), (1, "n")] {
-            if self.nano % unit == 0 {
-                return write!(f, "{}{suffix}", self.nano / unit);
+            if self.nano.checked_rem(unit) == Some(0) {
+                return write!(f, "{}{suffix}", self.nano.checked_div(unit).unwrap_or(0));
             }
         }
         Ok(())
@@ -340,6 +357,27 @@ mod tests {
         for bad in ["", "Gi", "1 Gi", "1GiB", "1.2.3", "--1", "1e99", "9".repeat(60).as_str()] {
             assert!(bad.parse::<Quantity>().is_err(), "{bad:?}");
         }
+    }
+
+    /// The most that is kept is 2^127 - 1 billionths: what would be more when it is rounded is refused, and isn't taken for less than nothing.
+    #[test]
+    fn amounts_at_the_end_of_what_is_kept_stay_what_they_are() {
+        let most = "170141183460469231731687303715.884105727";
+        assert_eq!(most.parse::<Quantity>().map(Quantity::value), Ok(i64::MAX));
+        assert_eq!(format!("-{most}").parse::<Quantity>().map(Quantity::value), Ok(i64::MIN));
+        for text in [most.to_string(), format!("-{most}")] {
+            assert_eq!(Quantity::canonical_resource(&text), Err(QuantityError::TooLarge), "{text}");
+            let finer = format!("{text}1").parse::<Quantity>();
+            assert_eq!(finer, Err(QuantityError::TooLarge), "{text}");
+            let amount: Quantity = text.parse().unwrap();
+            for other in ["0", "1", "-1", "9E", "-9E", most, &format!("-{most}")] {
+                let other: Quantity = other.parse().unwrap();
+                let _ =
+                    (amount + other, amount - other, (amount + other).canonical(true), (amount - other).to_string());
+            }
+        }
+        assert_eq!(Quantity::from_milli(i64::MIN).milli(), i64::MIN);
+        assert_eq!(Quantity::from_int(i64::MAX).value(), i64::MAX);
     }
 
     #[test]

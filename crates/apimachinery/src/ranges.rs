@@ -10,12 +10,12 @@ pub fn write(numbers: &BTreeSet<i32>) -> String {
     let mut parts: Vec<(i32, i32)> = Vec::new();
     for number in numbers {
         match parts.last_mut() {
-            Some((_, last)) if *last + 1 == *number => *last = *number,
+            Some((_, last)) if last.checked_add(1) == Some(*number) => *last = *number,
             _ => parts.push((*number, *number)),
         }
     }
     // Two are listed; from three on they are a range (batch/v1, `completedIndexes`).
-    let text = |(a, b): &(i32, i32)| match b - a {
+    let text = |(a, b): &(i32, i32)| match i64::from(*b).saturating_sub((*a).into()) {
         0 => a.to_string(),
         1 => format!("{a},{b}"),
         _ => format!("{a}-{b}"),
@@ -30,8 +30,8 @@ pub fn read(text: &str) -> Option<BTreeSet<i32>> {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last): (i32, i32) = (first.parse().ok()?, last.parse().ok()?);
         let in_order = first <= last && set.last().is_none_or(|before| *before < first);
-        let count = usize::try_from(i64::from(last) - i64::from(first)).ok()?;
-        if !in_order || set.len() + count > MAX_INDEXES {
+        let count = usize::try_from(i64::from(last).saturating_sub(first.into())).ok()?;
+        if !in_order || set.len().saturating_add(count) > MAX_INDEXES {
             return None;
         }
         set.extend(first..=last);

@@ -7,6 +7,7 @@
 //!
 //! This crate knows no kind of object and no protocol: who reads names the limit.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 mod body;

@@ -104,30 +104,34 @@ pub struct Measure {
 }
 
 impl Measure {
+    fn add(&mut self, values: usize, bytes: usize) {
+        self.values = self.values.saturating_add(values);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
     pub fn of(value: &serde_json::Value) -> Self {
         use serde_json::Value;
         let mut measure = Measure::default();
-        let mut open = vec![(value, 1)];
+        let mut open = vec![(value, 1usize)];
         while let Some((value, depth)) = open.pop() {
-            measure.values += 1;
+            measure.add(1, 0);
             match value {
-                Value::String(text) => measure.bytes += text.len() + 2,
+                Value::String(text) => measure.add(0, text.len().saturating_add(2)),
                 Value::Array(items) => {
                     measure.depth = measure.depth.max(depth);
-                    measure.bytes += 2 + items.len();
-                    open.extend(items.iter().map(|item| (item, depth + 1)));
+                    measure.add(0, items.len().saturating_add(2));
+                    open.extend(items.iter().map(|item| (item, depth.saturating_add(1))));
                 }
                 Value::Object(map) => {
-                    measure.values += OBJECT - 1;
+                    measure.add(OBJECT - 1, 2);
                     measure.depth = measure.depth.max(depth);
-                    measure.bytes += 2;
                     for (key, value) in map {
-                        measure.bytes += key.len() + 4;
-                        open.push((value, depth + 1));
+                        measure.add(0, key.len().saturating_add(4));
+                        open.push((value, depth.saturating_add(1)));
                     }
                 }
                 // Longer numbers are rare, and no longer than this by much.
-                Value::Null | Value::Bool(_) | Value::Number(_) => measure.bytes += 5,
+                Value::Null | Value::Bool(_) | Value::Number(_) => measure.add(0, 5),
             }
         }
         measure

@@ -41,8 +41,8 @@ impl Places {
         if own >= self.each || taken.all >= self.all {
             return None;
         }
-        taken.by_client.insert(client, own + 1);
-        taken.all += 1;
+        taken.by_client.insert(client, own.saturating_add(1));
+        taken.all = taken.all.saturating_add(1);
         Some(Place { of: self.clone(), client })
     }
 }
@@ -52,7 +52,7 @@ impl Drop for Place {
         let mut taken = self.of.taken.lock();
         taken.all = taken.all.saturating_sub(1);
         if let Some(own) = taken.by_client.get_mut(&self.client) {
-            *own -= 1;
+            *own = own.saturating_sub(1);
             if *own == 0 {
                 taken.by_client.remove(&self.client);
             }

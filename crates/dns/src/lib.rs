@@ -3,6 +3,7 @@
 //! [`zone`] answers questions purely, from an index of services and endpoints; this module reads packets, keeps the
 //! index in step with the API, and hands questions about the rest of the world to the host's resolvers.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 mod clients;
@@ -388,7 +389,7 @@ fn take_turns(records: &mut [Record], turn: usize) {
     let aliases = records.iter().take_while(|r| matches!(r.data, RData::CNAME(_))).count();
     let addresses = &mut records[aliases..];
     if addresses.len() > 1 && addresses.iter().all(|r| matches!(r.data, RData::A(_) | RData::AAAA(_))) {
-        let by = turn % addresses.len();
+        let by = turn.checked_rem(addresses.len()).unwrap_or(0);
         addresses.rotate_left(by);
     }
 }

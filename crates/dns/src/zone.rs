@@ -117,7 +117,7 @@ fn reversed(text: &str) -> Option<IpAddr> {
     let mut address = 0u128;
     for nibble in nibbles {
         let value = u128::from_str_radix(nibble, 16).ok().filter(|_| nibble.len() == 1)?;
-        address = address << 4 | value;
+        address = address << 4u32 | value;
     }
     Some(IpAddr::V6(address.into()))
 }
@@ -435,7 +435,8 @@ impl Zone {
         };
         if kind == RecordType::SRV {
             // Each has its share, as CoreDNS counts it.
-            let weight = (100 / u16::try_from(found.len().clamp(1, 100)).unwrap_or(1)).max(1);
+            let shares = u16::try_from(found.len()).unwrap_or(u16::MAX);
+            let weight = 100u16.checked_div(shares).unwrap_or(100).max(1);
             let mut seen = HashSet::new();
             let record = |f: &Found| RData::SRV(SRV::new(0, weight, f.port, name(&f.owner)));
             let first = found.iter().filter(|f| f.port > 0 && !f.owner.is_empty());

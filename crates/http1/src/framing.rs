@@ -74,7 +74,7 @@ impl Decoder {
                 Decoder::Close => return Ok(Step::Data(input.split().freeze())),
                 Decoder::Exact(left) | Decoder::Chunk(left) => {
                     let some = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
-                    *left -= some as u64;
+                    *left = left.saturating_sub(some as u64);
                     match self {
                         Decoder::Exact(0) => *self = Decoder::Done,
                         Decoder::Chunk(0) => *self = Decoder::ChunkEnd,
@@ -125,7 +125,7 @@ fn chunk_size(input: &[u8]) -> Result<Option<(usize, u64)>, Trouble> {
     if !input[0].is_ascii_hexdigit() || (end.is_none() && line.len() == CHUNK_LINE) {
         return malformed();
     }
-    let Some(end) = end.map(|end| end + 1) else { return Ok(None) };
+    let Some(end) = end.map(|end| end.saturating_add(1)) else { return Ok(None) };
     match httparse::parse_chunk_size(&line[..end]) {
         Ok(httparse::Status::Complete((read, size))) if read == end => Ok(Some((end, size))),
         _ => malformed(),

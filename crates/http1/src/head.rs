@@ -45,7 +45,9 @@ fn take(input: &mut BytesMut, looked: &mut usize) -> Result<Option<Bytes>, Troub
         input.advance(blank);
         *looked = 0;
     }
-    while let Some(end) = memchr::memchr(b'\n', &input[*looked..]).map(|end| *looked + end + 1) {
+    while let Some(end) =
+        memchr::memchr(b'\n', &input[*looked..]).map(|end| looked.saturating_add(end).saturating_add(1))
+    {
         let empty = match input[end..] {
             [b'\n', ..] => 1,
             [b'\r', b'\n', ..] => 2,
@@ -56,7 +58,7 @@ fn take(input: &mut BytesMut, looked: &mut usize) -> Result<Option<Bytes>, Troub
             }
         };
         *looked = 0;
-        return Ok(Some(input.split_to(end + empty).freeze()));
+        return Ok(Some(input.split_to(end.saturating_add(empty)).freeze()));
     }
     if input.len() < HEAD { Ok(None) } else { Err(Trouble::LargeHead) }
 }
@@ -71,7 +73,7 @@ fn whole<T>(parsed: Result<httparse::Status<T>, httparse::Error>) -> Result<T, T
 
 /// Headers, and what they say of the message. There will be `more`.
 fn headers(head: &Bytes, lines: &[httparse::Header<'_>], more: usize) -> Result<(HeaderMap, Said), Trouble> {
-    let mut map = HeaderMap::with_capacity(lines.len() + more);
+    let mut map = HeaderMap::with_capacity(lines.len().saturating_add(more));
     let mut said = Said::default();
     let mut named: Vec<&[u8]> = Vec::new();
     for line in lines {

@@ -6,6 +6,7 @@
 //! is here beside hyper, which serves all else: a request through two of its connections is handed on by channels, tasks and timers,
 //! which cost as much as all the rest that a proxy does (`docs/benchmarks.md`).
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 mod body;

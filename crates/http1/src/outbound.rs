@@ -139,7 +139,7 @@ impl Line {
                 if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
                     return Poll::Ready(Ok(message));
                 }
-                *interim += 1;
+                *interim = interim.saturating_add(1);
                 if *interim > MAX_INTERIM_RESPONSES {
                     return Poll::Ready(Err(Trouble::Malformed("no answer follows what comes before one")));
                 }

@@ -36,13 +36,22 @@ impl Wire {
 
     /// Takes in what came; false at the end.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        if self.input.capacity() - self.input.len() < self.room.min(ENOUGH) || self.room > READ.0 {
+        if self.room_left() < self.room.min(ENOUGH) || self.room > READ.0 {
             self.input.reserve(self.room);
         }
-        let room = self.input.capacity() - self.input.len();
+        let room = self.room_left();
         let read = ready!(tokio_util::io::poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input))?;
         self.room = if read == room { READ.1 } else { READ.0 };
         Poll::Ready(Ok(read > 0))
+    }
+
+    fn room_left(&self) -> usize {
+        self.input.capacity().saturating_sub(self.input.len())
+    }
+
+    /// What of `out` hasn't gone yet, in bytes.
+    fn waiting(&self) -> usize {
+        self.out.len().saturating_sub(self.at)
     }
 
     /// Where heads and the like are written.
@@ -69,7 +78,7 @@ impl Wire {
     }
 
     pub fn is_full(&self) -> bool {
-        self.out.len() - self.at + self.then.len() >= FULL
+        self.waiting().saturating_add(self.then.len()) >= FULL
     }
 
     /// How much went altogether, in bytes.
@@ -89,10 +98,10 @@ impl Wire {
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.sent += sent as u64;
-            let of_out = sent.min(self.out.len() - self.at);
-            self.at += of_out;
-            self.then.advance(sent - of_out);
+            self.sent = self.sent.saturating_add(sent as u64);
+            let of_out = sent.min(self.waiting());
+            self.at = self.at.saturating_add(of_out);
+            self.then.advance(sent.saturating_sub(of_out));
         }
         self.out.clear();
         self.at = 0;

@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 mod addresses;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod cni;
 pub mod flows;
 mod link;

@@ -104,7 +104,7 @@ fn alternative_names(request: &X509CertificationRequest<'_>, facts: &mut Request
             },
             _ => facts.has_other_names = true,
         }
-        if facts.dns_names.len() + facts.addresses.len() > MAX_NAMES {
+        if facts.dns_names.len().saturating_add(facts.addresses.len()) > MAX_NAMES {
             return Err(PkiError::Parse("the certificate request has too many names".into()));
         }
     }

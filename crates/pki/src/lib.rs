@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 mod ca;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 mod csr;
 mod files;
 pub mod rotation;

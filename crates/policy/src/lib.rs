@@ -14,6 +14,7 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod plan;
 
 use std::collections::BTreeSet;

@@ -32,6 +32,7 @@ pub mod client;
 pub mod devices;
 pub mod files;
 pub mod huge_pages;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod image;
 pub mod inside;
 pub mod namespaces;

@@ -153,7 +153,7 @@ fn members(
             Type::List { items: item, .. } => {
                 let list = object.entry(field.clone()).or_insert_with(|| json!([]));
                 if let Some(list) = list.as_array_mut() {
-                    list.push(value(item, &wire, depth + 1)?);
+                    list.push(value(item, &wire, depth.saturating_add(1))?);
                 }
             }
             Type::Map { values: item, .. } => {
@@ -161,13 +161,13 @@ fn members(
                 let Wire::Bytes(entry) = wire else { continue };
                 let entry = fields(entry)?;
                 let held = match entry.get(&2) {
-                    Some(wire) => value(item, wire, depth + 1)?,
+                    Some(wire) => value(item, wire, depth.saturating_add(1))?,
                     None => absent(item),
                 };
                 map[text(entry.get(&1))] = held;
             }
             of => {
-                let held = value(of, &wire, depth + 1)?;
+                let held = value(of, &wire, depth.saturating_add(1))?;
                 // client-go writes empty texts for what isn't set.
                 if held != "" {
                     object.insert(field.clone(), held);
@@ -205,7 +205,7 @@ fn value(of: &Type, wire: &Wire<'_>, depth: usize) -> Result<Value, String> {
             let mut reader = Reader { rest: bytes };
             let mut list = Vec::new();
             while let Some((_, wire)) = reader.field()? {
-                list.push(value(item, &wire, depth + 1)?);
+                list.push(value(item, &wire, depth.saturating_add(1))?);
             }
             Value::Array(list)
         }

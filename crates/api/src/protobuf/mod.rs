@@ -5,6 +5,7 @@
 //!
 //! Source: `k8s.io/apimachinery/pkg/runtime/serializer/protobuf`.
 
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 mod decode;
 mod encode;
 

@@ -126,7 +126,7 @@ fn index(step: &str, length: usize) -> Result<usize, PatchError> {
 fn add(object: &mut Value, path: &str, value: Value, operation: &str, spent: &mut Spent) -> Result<(), PatchError> {
     let measure = Measure::of(&value);
     spent.work(measure.values)?;
-    if pointer(path).count() + measure.depth > DEPTH {
+    if pointer(path).count().saturating_add(measure.depth) > DEPTH {
         return fail(format!("error in {operation} for path: '{path}': it nests more than {DEPTH} deep"));
     }
     match holder(object, path, operation)? {
@@ -137,7 +137,7 @@ fn add(object: &mut Value, path: &str, value: Value, operation: &str, spent: &mu
         (Value::Array(items), step) => {
             spent.work(items.len())?;
             // One more than there are: what is added may be the last.
-            let at = index(&step, items.len() + 1)?;
+            let at = index(&step, items.len().saturating_add(1))?;
             items.insert(at, value);
         }
         _ => {}

@@ -160,7 +160,7 @@ impl<'a> Reader<'a> {
 
     fn begin(&mut self, anchor: usize, held: Held) -> Result<(), YamlError> {
         self.budget.spend(if matches!(held, Held::List(_)) { 1 } else { OBJECT }, 0)?;
-        self.budget.nest(self.open.len() + 1)?;
+        self.budget.nest(self.open.len().saturating_add(1))?;
         self.open.push(Open { anchor, held });
         Ok(())
     }
@@ -196,7 +196,7 @@ impl<'a> Reader<'a> {
             return Err(YamlError::Content(line, "an anchor's value contains itself".into()));
         };
         self.budget.spend(found.cost.values, found.cost.bytes)?;
-        self.budget.nest(self.open.len() + found.cost.depth)?;
+        self.budget.nest(self.open.len().saturating_add(found.cost.depth))?;
         let value = found.value.clone();
         if let Some(Open { held: Held::Map { key: key @ None, .. }, .. }) = self.open.last_mut() {
             let named = match &value {

@@ -43,7 +43,7 @@ pub fn write(value: &Value) -> String {
                 let begin = steps.len();
                 for (i, value) in items.iter().enumerate() {
                     steps.push(Step::Text(format!("{}-", lead(i, indent, after))));
-                    steps.push(Step::Value { value, indent: indent + 2, after: After::Dash });
+                    steps.push(Step::Value { value, indent: indent.saturating_add(2), after: After::Dash });
                 }
                 steps[begin..].reverse();
             }
@@ -83,7 +83,7 @@ fn deeper(steps: &mut [Step<'_>], after: After) {
                 let at = usize::from(text.starts_with('\n'));
                 text.insert_str(at, "  ");
             }
-            Step::Value { indent, .. } => *indent += 2,
+            Step::Value { indent, .. } => *indent = indent.saturating_add(2),
         }
     }
 }
@@ -135,12 +135,12 @@ fn literal(text: &str, indent: usize) -> Option<String> {
     if !text.contains('\n') || body.is_empty() || text.starts_with([' ', '\n', '\t']) || text.chars().any(odd) {
         return None;
     }
-    let chomp = match text.len() - body.len() {
+    let chomp = match text.len().saturating_sub(body.len()) {
         0 => "-",
         1 => "",
         _ => "+",
     };
-    let column = " ".repeat(indent + 2);
+    let column = " ".repeat(indent.saturating_add(2));
     let lines = text.strip_suffix('\n').unwrap_or(text).split('\n');
     let lines: Vec<String> =
         lines.map(|line| if line.is_empty() { String::new() } else { format!("{column}{line}") }).collect();

@@ -5,7 +5,9 @@
 //! for this whose memory would have to be bound.
 
 use std::cell::Cell;
+use std::ffi::OsString;
 use std::io::{self, BufReader, Read};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
@@ -77,7 +79,7 @@ impl<R: Read> Read for Hashing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
         self.hasher.update(&buffer[..n]);
-        self.size += n as u64;
+        self.size = self.size.saturating_add(n as u64);
         if self.size > LARGEST {
             return Err(io::Error::other("it unpacks to more than 64 GiB"));
         }
@@ -198,9 +200,25 @@ fn unpack_options<R: Read>(reader: R, ownership: Ownership) -> tar::Archive<R> {
     archive.set_preserve_permissions(theirs);
     archive.set_preserve_ownerships(theirs);
     archive.set_preserve_mtime(theirs);
-    archive.set_unpack_xattrs(theirs);
     archive.set_overwrite(true);
     archive
+}
+
+/// The extended attributes of a file. Those of the class `trusted` are the machine's own (xattr(7)): overlayfs keeps in them what is hidden,
+/// and where the rest of a file lies. Upstream's runtimes leave them out, too.
+fn attributes<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Vec<(OsString, Vec<u8>)>> {
+    if !entry.header().entry_type().is_file() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for extension in entry.pax_extensions()?.into_iter().flatten() {
+        let extension = extension?;
+        let name = extension.key_bytes().strip_prefix(b"SCHILY.xattr.");
+        if let Some(name) = name.filter(|name| !name.starts_with(b"trusted.")) {
+            found.push((OsString::from_vec(name.to_vec()), extension.value_bytes().to_vec()));
+        }
+    }
+    Ok(found)
 }
 
 /// Unpacks an archive and returns the whiteouts that are in it: they come last of all, as they are for what lies below, wherever
@@ -238,16 +256,24 @@ pub(super) fn extract(reader: impl Read, into: &Path, ownership: Ownership) -> i
             && let Some(hidden) = name.strip_prefix(".wh.")
         {
             let parent = path.parent().unwrap_or(Path::new("")).to_path_buf();
-            hidden_bytes += parent.as_os_str().len() + hidden.len() + size_of::<Whiteout>();
+            let size = parent.as_os_str().len().saturating_add(hidden.len());
+            hidden_bytes = size.saturating_add(size_of::<Whiteout>()).saturating_add(hidden_bytes);
             if hidden_bytes > MAX_WHITEOUT_BYTES {
                 return Err(io::Error::other("the names of what it removes are larger than 64 MiB"));
             }
             whiteouts.push((parent, hidden.to_string()));
             continue;
         }
+        let attributes = if ownership == Ownership::Theirs { attributes(&mut entry)? } else { Vec::new() };
         // Refuses to write through a link that leads out.
         if !entry.unpack_in(into)? {
             return Err(io::Error::other(format!("the path {} leads out of the layer", path.display())));
+        }
+        // The folders on the way to it were looked at just now, and the last name isn't followed.
+        let relative: PathBuf = path.components().filter(|part| matches!(part, Component::Normal(_))).collect();
+        for (name, value) in attributes {
+            xattr::set(into.join(&relative), &name, &value)
+                .map_err(|e| io::Error::new(e.kind(), format!("the attribute {name:?} of {}: {e}", path.display())))?;
         }
     }
     Ok(whiteouts)
@@ -388,6 +414,31 @@ mod tests {
         let archive = builder.into_inner().unwrap();
         assert_eq!(extract(io::Cursor::new(archive), folder.path(), Ownership::Ours).unwrap(), []);
         assert_eq!(std::fs::metadata(folder.path().join(long)).unwrap().len(), 3 << 20);
+    }
+
+    #[test]
+    fn attributes_of_the_machine_are_no_images_to_set() {
+        let mut builder = tar::Builder::new(Vec::new());
+        let attributes: [(&str, &[u8]); 4] = [
+            ("SCHILY.xattr.trusted.overlay.redirect", b"/other"),
+            ("SCHILY.xattr.trusted.overlay.metacopy", b""),
+            ("SCHILY.xattr.user.kept", b"yes"),
+            ("SCHILY.xattr.trusted.any", b"1"),
+        ];
+        builder.append_pax_extensions(attributes).unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        builder.append_data(&mut header, "b/file", &b"x"[..]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        extract(io::Cursor::new(builder.into_inner().unwrap()), folder.path(), Ownership::Theirs).unwrap();
+        let file = folder.path().join("b/file");
+        assert_eq!(xattr::get(&file, "user.kept").unwrap().as_deref(), Some(&b"yes"[..]));
+        let names: Vec<String> = xattr::list(&file).unwrap().map(|name| name.to_string_lossy().into_owned()).collect();
+        assert!(!names.iter().any(|name| name.starts_with("trusted.")), "{names:?}");
     }
 
     #[test]

@@ -113,7 +113,14 @@ pub fn normalize(name: &str) -> Result<String, ImageError> {
 }
 
 fn parse(name: &str) -> Result<Reference, ImageError> {
-    name.parse::<Reference>().map_err(|e| ImageError::Name(name.into(), e.to_string()))
+    let refuse = |why: String| ImageError::Name(name.into(), why);
+    let reference = name.parse::<Reference>().map_err(|e| refuse(e.to_string()))?;
+    // The library takes `A/b` apart as `docker.io` and `A/b`, which it doesn't take for a name any more. Names are kept in full, so they must
+    // lead back to themselves.
+    if reference.whole().parse::<Reference>().ok().as_ref() != Some(&reference) {
+        return Err(refuse("repository name must be lowercase".into()));
+    }
+    Ok(reference)
 }
 
 /// The folder of a layer in that of all images.
@@ -290,6 +297,23 @@ impl ImageStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_in_full_are_names_of_the_same_image() {
+        for (name, full) in [
+            ("nginx", Some("docker.io/library/nginx:latest")),
+            ("quay.io:443/a/b:1", Some("quay.io:443/a/b:1")),
+            ("localhost/a", Some("localhost/a:latest")),
+            ("8J/o", None),
+            ("docker.io/A/b", None),
+            ("../../etc/passwd", None),
+        ] {
+            assert_eq!(normalize(name).ok().as_deref(), full, "{name}");
+            if let Some(full) = full {
+                assert_eq!(normalize(full).ok().as_deref(), Some(full));
+            }
+        }
+    }
 
     #[test]
     fn what_pulls_have_left_waits_for_a_day() {

@@ -54,7 +54,7 @@ const MAX_ATTEMPTS: u32 = 3;
 /// digest of the plain content.
 async fn fetch(registry: &Registry, layer: &Descriptor, path: &Path, progress: &Progress) -> Result<(), String> {
     let size = layer.size;
-    let mut tries = 0;
+    let mut tries = 0u32;
     loop {
         let before = tokio::fs::metadata(path).await.map_or(0, |m| m.len());
         let has = if before > size { 0 } else { before };
@@ -70,12 +70,12 @@ async fn fetch(registry: &Registry, layer: &Descriptor, path: &Path, progress: &
         if now == size {
             return Ok(());
         }
-        tries = if now > has { 0 } else { tries + 1 };
+        tries = if now > has { 0 } else { tries.saturating_add(1) };
         if tries == MAX_ATTEMPTS {
             return Err(error);
         }
         tracing::debug!(layer = layer.digest, now, size, error, "the download of a layer was interrupted; resuming it");
-        tokio::time::sleep(std::time::Duration::from_millis(200 << tries)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(200u64.checked_shl(tries).unwrap_or(u64::MAX))).await;
     }
 }
 
@@ -102,7 +102,7 @@ async fn fetch_from(
     let copied = async {
         while let Some(bytes) = answer.chunk().await.map_err(|e| RegistryError::from(e).to_string())? {
             room.take(bytes.len() as u64, 0).map_err(text)?;
-            length += bytes.len() as u64;
+            length = length.saturating_add(bytes.len() as u64);
             if length > limit {
                 return Err(format!("the registry sends more than the {limit} bytes of the layer"));
             }

@@ -376,7 +376,7 @@ async fn whole(mut response: Response, limit: u64) -> Result<Bytes, RegistryErro
     }
     let mut all = Vec::new();
     while let Some(bytes) = response.chunk().await? {
-        if (all.len() + bytes.len()) as u64 > limit {
+        if all.len().saturating_add(bytes.len()) as u64 > limit {
             return Err(RegistryError::TooLarge(limit));
         }
         all.extend_from_slice(&bytes);
