@@ -13,6 +13,11 @@ use rustls::sign::CertifiedKey;
 use tasks::AbortOnDrop;
 use tokio::sync::Notify;
 
+/// How many are watched of a namespace, and how many of all: each is a stream of the node's one connection, and who may write an Ingress decides
+/// how many it names.
+const MOST_OF_NAMESPACE: usize = 1000;
+const MOST: usize = 5000;
+
 /// Namespace and name.
 pub type Name = (String, String);
 type Key = Arc<CertifiedKey>;
@@ -36,8 +41,16 @@ impl Secrets {
 
     /// Watches these and no others.
     pub fn keep(&mut self, wanted: &BTreeSet<Name>) {
-        self.watched.retain(|name, _| wanted.contains(name));
-        for name in wanted {
+        let chosen = bounded(wanted);
+        if chosen.len() < wanted.len() {
+            tracing::warn!(
+                count = wanted.len(),
+                served = chosen.len(),
+                "ignored certificates: Ingresses name more than are watched"
+            );
+        }
+        self.watched.retain(|name, _| chosen.contains(name));
+        for name in chosen {
             if !self.watched.contains_key(name) {
                 let key = Arc::new(RwLock::new(None));
                 let (client, of, to, changed) = (self.client.clone(), name.clone(), key.clone(), self.changed.clone());
@@ -53,6 +66,20 @@ impl Secrets {
     pub fn get(&self, name: &Name) -> Option<Key> {
         self.watched.get(name)?.key.read().clone()
     }
+}
+
+/// Those that are watched, of those that are named.
+fn bounded(wanted: &BTreeSet<Name>) -> BTreeSet<&Name> {
+    let mut shares: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut chosen = BTreeSet::new();
+    for name in wanted {
+        let share = shares.entry(&name.0).or_default();
+        *share = share.saturating_add(1);
+        if *share <= MOST_OF_NAMESPACE && chosen.len() < MOST {
+            chosen.insert(name);
+        }
+    }
+    chosen
 }
 
 async fn watch(client: Client, (namespace, name): Name, key: Arc<RwLock<Option<Key>>>, changed: Arc<Notify>) {
@@ -80,5 +107,23 @@ async fn watch(client: Client, (namespace, name): Name, key: Arc<RwLock<Option<K
         };
         *key.write() = now;
         changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_does_not_have_any_number_of_secrets_watched() {
+        let of = |namespace: &str, count: usize| {
+            (0..count).map(|n| (namespace.to_string(), format!("s{n}"))).collect::<Vec<_>>()
+        };
+        let wanted: BTreeSet<Name> = of("calm", 900).into_iter().chain(of("wild", 50_000)).collect();
+        let chosen = bounded(&wanted);
+        let count = |namespace: &str| chosen.iter().filter(|(of, _)| of == namespace).count();
+        assert_eq!((count("calm"), count("wild")), (900, MOST_OF_NAMESPACE));
+        let wanted: BTreeSet<Name> = (0..20).flat_map(|n| of(&format!("n{n}"), 900)).collect();
+        assert_eq!(bounded(&wanted).len(), MOST);
     }
 }

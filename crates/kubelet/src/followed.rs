@@ -23,6 +23,11 @@ use crate::Agent;
 const PAUSE: Duration = Duration::from_secs(1);
 const BATCH: usize = 256;
 
+/// How many objects of a pod are watched, and how many of all pods. Who makes pods decides how many they show, and each is a stream of the node's
+/// one connection, which has a bound. What isn't watched is still looked at every minute.
+const MOST_OF_POD: usize = 100;
+const MOST: usize = 5000;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
     ConfigMap,
@@ -61,7 +66,10 @@ impl Followed {
     /// Adds a pod to those that show these; `watch` begins to watch what nobody did.
     fn add(&self, uid: &str, wanted: BTreeSet<Source>, watch: impl Fn(&Source) -> AbortHandle) {
         let mut present = self.sources.lock();
-        for source in wanted {
+        for source in wanted.into_iter().take(MOST_OF_POD) {
+            if present.len() >= MOST && !present.contains_key(&source) {
+                continue;
+            }
             let begin = || Follower { watch: watch(&source), pods: BTreeSet::new() };
             present.entry(source.clone()).or_insert_with(begin).pods.insert(uid.into());
         }
@@ -218,6 +226,26 @@ mod tests {
         followed.remove("2");
         tokio::task::yield_now().await;
         assert!(followed.sources.lock().is_empty() && watches.lock().iter().all(|(_, watch)| watch.is_finished()));
+    }
+
+    #[tokio::test]
+    async fn a_pod_does_not_have_any_number_of_objects_watched() {
+        let followed = Followed::default();
+        let watch = |_: &Source| tokio::spawn(std::future::pending::<()>()).abort_handle();
+        let many =
+            |of: usize| (0..2 * MOST_OF_POD).map(|n| (What::Secret, format!("n{of}"), format!("s{n:04}"))).collect();
+        let count = || followed.sources.lock().len();
+        followed.add("0", many(0), watch);
+        assert_eq!(count(), MOST_OF_POD);
+        (1..=2 * MOST / MOST_OF_POD).for_each(|pod| followed.add(&pod.to_string(), many(pod), watch));
+        assert_eq!(count(), MOST);
+        // What is watched already is for everybody; and who goes makes room.
+        followed.add("late", many(0), watch);
+        assert!(followed.pods(&(What::Secret, "n0".into(), "s0000".into())).contains("late"));
+        followed.remove("1");
+        followed.add("later", many(MOST), watch);
+        assert_eq!(count(), MOST);
+        assert!(!followed.pods(&(What::Secret, format!("n{MOST}"), "s0000".into())).is_empty());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::authentication::NODES;
 use crate::response;
 use crate::{ApiServer, Peer, User};
 
@@ -28,6 +29,12 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often the other end of HTTP/2 is asked whether it is there, and how long it has to answer.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
+
+/// How many requests, watches among them, a client may have open over one connection of HTTP/2.
+const STREAMS: u32 = 1000;
+/// A node has one connection for all that it does, and watches each object that its pods' volumes show and each certificate that it serves. Its
+/// lease must have a place beside these, however many they are (they are bounded there).
+const STREAMS_OF_NODES: u32 = 20_000;
 
 type Verifier = Arc<dyn ClientCertVerifier>;
 
@@ -191,7 +198,8 @@ async fn local_connection(server: Arc<ApiServer>, peer: Peer, stream: UnixStream
         let (server, peer) = (server.clone(), peer.clone());
         async move { Ok::<_, Infallible>(server.handle(request.map(response::boxed), peer).await) }
     });
-    if let Err(error) = builder().serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+    let served = builder(STREAMS_OF_NODES);
+    if let Err(error) = served.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
         tracing::debug!(%error, "a connection on the local socket ended with an error");
     }
 }
@@ -202,6 +210,7 @@ async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, known: Verifi
     let address = stream.peer_addr().map(|a| a.ip().to_canonical()).ok();
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else { return };
     let peer = peer(known.as_ref(), stream.get_ref().1.peer_certificates());
+    let is_node = matches!(&peer, Peer::Remote(Some(facts)) if facts.organizations.iter().any(|of| of == NODES));
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
         if let Some(address) = address {
@@ -209,19 +218,20 @@ async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, known: Verifi
         }
         async move { Ok::<_, Infallible>(server.handle(request.map(response::boxed), peer).await) }
     });
-    if let Err(error) = builder().serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+    let served = builder(if is_node { STREAMS_OF_NODES } else { STREAMS });
+    if let Err(error) = served.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
         tracing::debug!(%error, "a connection ended with an error");
     }
 }
 
 /// HTTP/1.1 and 2 with the limits that all connections have.
-fn builder() -> auto::Builder<TokioExecutor> {
+fn builder(streams: u32) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(1000)
+        .max_concurrent_streams(streams)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_INTERVAL)
         .initial_stream_window_size(1 << 20)
