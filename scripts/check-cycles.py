@@ -22,10 +22,12 @@ def without_comments_and_tests(text):
 def modules(source):
     """Each top-level module of a crate with those that it imports. The crate's root is none: it knows all of them."""
     names, code = set(), {}
+    roots = [source / name for name in ("lib.rs", "main.rs") if (source / name).exists()]
+    tests = {name for root in roots for name in re.findall(r"^#\[cfg\(test\)\]\s*\nmod (\w+);", root.read_text(), flags=re.M)}
     for path in source.rglob("*.rs"):
         parts = path.relative_to(source).parts
         name = parts[0].removesuffix(".rs")
-        if name in ("lib", "main", "bin") or "tests" in parts or path.name == "tests.rs":
+        if name in ("lib", "main", "bin") or name in tests or "tests" in parts or path.name == "tests.rs":
             continue
         names.add(name)
         code[name] = code.get(name, "") + without_comments_and_tests(path.read_text())

@@ -9,10 +9,13 @@ use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::admission::{Admitted, Share, under_pressure, unfit};
+use crate::container_runtime::launch as container;
+use crate::node::{eviction, local_storage};
+use crate::pod::admission::{Admitted, Share, under_pressure, unfit};
+use crate::pod::status;
+use crate::pod::worker::{Ended, Phase, Run, Saved};
 use crate::tests::config;
-use crate::worker::{Ended, Phase, Run, Saved};
-use crate::{Backoff, container, env, eviction, images, local_storage, status, volumes};
+use crate::{Backoff, environment as env, images, volumes};
 
 // Shared with the tests of control loops, which ask more of it.
 #[allow(dead_code)]
@@ -143,7 +146,7 @@ fn a_node_bears_extremes_in_every_field_of_itself_and_of_volumes() {
     }
     let volume = json!({"metadata": {"name": "v"}, "spec": {"capacity": {"storage": "1Gi"}, "csi": {"driver": "d", "volumeHandle": "h"}}});
     for (_, volume) in each::<PersistentVolume>("PersistentVolume", &volume) {
-        let _ = crate::csi::Source::of(&volume, false);
+        let _ = crate::volumes::csi::Source::of(&volume, false);
     }
 }
 

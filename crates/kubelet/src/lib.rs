@@ -1,17 +1,13 @@
 //! The node agent: makes the pods that the API assigns to this node true, and tells how they are.
 //!
-//! - [`node`]: the Node object, its status and lease
-//! - [`admission`]: which pods it takes in
-//! - [`manager`]: one [`worker`] per pod, started and fed from a watch
-//! - [`static_pods`]: pods of a folder on this machine
-//! - [`worker`]: a pod's life as a state machine; [`status`] tells it to the API
-//! - [`container`], [`env`], [`volumes`], [`sandbox`]: what a pod's spec means; [`followed`]: what volumes show
-//! - [`engine`]: who runs the containers
-//! - [`csi`]: storage drivers and their volumes
-//! - [`probes`]: health checks
-//! - [`shutdown`]: how pods end with their machine
-//! - [`stats`]: what pods use; [`pressure`]: what happens when there isn't enough
-//! - [`server`]: logs, exec, attach and port-forward (port 10250)
+//! - [`server`]: the kubelet's own API (port 10250): logs, exec, attach, port-forward, statistics
+//! - [`node`]: the Node object and its lease, eviction under pressure, graceful shutdown, statistics
+//! - [`pod`]: admission, static pods, one worker for each pod, its probes and its status
+//! - [`volumes`]: volumes of pods, CSI drivers, `local-path`
+//! - [`images`]: pulls, back-off, and who may use an image
+//! - [`container_runtime`]: shims of our own or another runtime (CRI), and the pod network
+//! - [`environment`]: variables of containers and the downward API
+//! - [`machine`]: what the machine has, and what of it pods may use
 //!
 //! Invariants:
 //! - All that is needed to take up a running pod again is on disk before it is relied on; a restart touches no container.
@@ -20,36 +16,14 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
-mod admission;
-mod allocatable;
-mod container;
-mod csi;
-mod engine;
-mod env;
-mod eviction;
-mod followed;
+mod container_runtime;
+mod environment;
 mod images;
-mod local_storage;
-mod local_volumes;
-mod manager;
-mod metrics;
-mod network;
-mod nfs;
+mod machine;
 mod node;
-mod output;
-#[deny(clippy::arithmetic_side_effects)]
-mod probes;
-mod pulled;
-mod sandbox;
+mod pod;
 mod server;
-#[deny(clippy::arithmetic_side_effects)]
-mod shutdown;
-mod static_pods;
-mod stats;
-mod status;
-mod users;
 mod volumes;
-mod worker;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -68,28 +42,32 @@ use runtime::ImageStore;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use engine::cri::CriImages;
-use engine::own::Shims;
-use engine::{Engine, Images};
+use container_runtime::cri::CriImages;
+use container_runtime::own::Shims;
+use container_runtime::{Engine, Images};
+use images::records;
+use node::{eviction, shutdown};
+use pod::{admission, manager, static_pods};
+use volumes::{csi, local_path};
 
-pub use self::network::{PodNetwork, port_name};
-pub use allocatable::{BadReservation, Reserved};
-pub use engine::cri::{Cri, RuntimeError};
-pub use eviction::{MalformedThreshold, Thresholds};
-pub use manager::{restored_addresses, restored_pods};
-pub use node::NodeFacts;
-pub use pulled::Verification;
+pub use container_runtime::cri::{Cri, RuntimeError};
+pub use container_runtime::network::{PodNetwork, port_name};
+pub use images::records::Verification;
+pub use machine::allocatable::{BadReservation, Reserved};
+pub use node::eviction::{MalformedThreshold, Thresholds};
+pub use node::shutdown::Grace as ShutdownGrace;
+pub use node::status::NodeFacts;
+pub use pod::manager::{restored_addresses, restored_pods};
 pub use server::Serving;
-pub use shutdown::Grace as ShutdownGrace;
 
 /// The readers of what strangers send, for those who feed them anything: the fuzz targets.
 pub mod readers {
-    pub use crate::csi::registry::entry as driver;
-    pub use crate::engine::cri::pid_in;
-    pub use crate::env::expansion;
+    pub use crate::container_runtime::cri::pid_in;
+    pub use crate::environment::expansion;
+    pub use crate::pod::static_pods::read as static_pod;
     pub use crate::server::logs::last_words;
     pub use crate::server::{dialect, spdy};
-    pub use crate::static_pods::read as static_pod;
+    pub use crate::volumes::csi::registry::entry as driver;
 }
 
 /// What a node agent needs to know.
@@ -213,18 +191,18 @@ struct Agent {
     local: LocalPods,
     events: Recorder,
     pulls: images::Pulls,
-    pulled: pulled::Pulled,
+    pulled: records::Pulled,
     drivers: csi::Drivers,
     statics: static_pods::StaticPods,
     shutdown: shutdown::Shutdown,
-    users: users::Ranges,
+    users: container_runtime::user_namespaces::Ranges,
     pressures: watch::Sender<eviction::Pressures>,
     /// Pods that have to go, with the reason, by uid; their workers take them from here.
     evictions: Mutex<HashMap<String, admission::Eviction>>,
     /// What the pods here have of the node.
     admitted: admission::Admitted,
     workers: manager::Workers,
-    followed: followed::Followed,
+    followed: volumes::watch::Followed,
     /// Pods whose handling ended the process.
     quarantine: informer::Quarantine,
     /// Pods whose volumes are to be looked at at once, by uid.
@@ -277,7 +255,7 @@ pub struct Parts {
 /// # Errors
 /// When the API refuses the node.
 pub async fn register(config: &Config, client: &Client) -> Result<Vec<IpNet>, kube::Error> {
-    node::register(config, client).await
+    node::status::register(config, client).await
 }
 
 /// Runs the agent until `stop` is cancelled. Pods keep running, unless the machine goes down.
@@ -296,18 +274,20 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
         here.iter().flat_map(|image| names(image).into_iter().map(|name| (name, image.id.clone()))).collect();
     let agent = Arc::new(Agent {
         pulls: images::Pulls::default(),
-        pulled: pulled::Pulled::open(&config.data_dir, config.image_verification.clone(), |name| {
+        pulled: records::Pulled::open(&config.data_dir, config.image_verification.clone(), |name| {
             known.get(name).cloned()
         }),
         drivers: csi::Drivers::default(),
         statics: static_pods::StaticPods::default(),
         shutdown: shutdown::Shutdown::default(),
-        users: users::Ranges::restored(manager::sandboxes(&config).filter_map(|(uid, s)| Some((uid, s.first_user?)))),
+        users: container_runtime::user_namespaces::Ranges::restored(
+            manager::sandboxes(&config).filter_map(|(uid, s)| Some((uid, s.first_user?))),
+        ),
         pressures: watch::Sender::default(),
         evictions: Mutex::default(),
         admitted: admission::Admitted::default(),
         workers: manager::Workers::default(),
-        followed: followed::Followed::default(),
+        followed: volumes::watch::Followed::default(),
         quarantine: parts.quarantine,
         stale: Mutex::default(),
         heard: AtomicBool::default(),
@@ -322,14 +302,14 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
     });
     if let Some(cri) = cri {
         let (of, config) = (cri.clone(), agent.config.clone());
-        tasks::supervise("cri-logs", move || engine::cri::rotate(of.clone(), config.clone()));
+        tasks::supervise("cri-logs", move || container_runtime::cri::rotate(of.clone(), config.clone()));
         if parts.connects_runtime
-            && let Err(error) = engine::cri::serve_network(agent.clone(), cri).await
+            && let Err(error) = container_runtime::cri::serve_network(agent.clone(), cri).await
         {
             tracing::error!(%error, "failed to write the CNI configuration for the container runtime");
         }
     }
-    if let Some(bounds) = allocatable::bounds(&agent.config, &node::NodeFacts::gather(&agent.config.data_dir))
+    if let Some(bounds) = machine::allocatable::bounds(&agent.config, &NodeFacts::gather(&agent.config.data_dir))
         && let Err(error) = runtime::cgroup::create(&agent.config.cgroup_root)
             .and_then(|()| runtime::cgroup::set_limits(&agent.config.cgroup_root, &bounds))
     {
@@ -337,9 +317,9 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
     }
     let manager = manager::Manager::start(agent.clone());
     let of = manager.clone();
-    tasks::supervise("node-status", move || node::keep_status(of.clone()));
+    tasks::supervise("node-status", move || node::status::keep_status(of.clone()));
     let of = agent.clone();
-    tasks::until_done("local-volumes", move || local_volumes::run(of.clone()));
+    tasks::until_done("local-volumes", move || local_path::run(of.clone()));
     let of = agent.clone();
     tasks::until_done("csi-drivers", move || csi::run(of.clone()));
     let of = manager.clone();

@@ -43,8 +43,9 @@ use tokio_util::sync::CancellationToken;
 use access::{Access, User};
 pub use channels::{ERROR, Event, RESIZE, STDERR, STDIN, STDOUT, Sender, V4, Wants};
 
-use crate::manager::Manager;
-use crate::{metrics, stats};
+use crate::node::metrics;
+use crate::node::stats;
+use crate::pod::manager::Manager;
 
 pub const PORT: u16 = 10250;
 

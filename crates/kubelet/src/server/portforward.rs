@@ -20,7 +20,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::channels::{Socket, upgrade_spdy, upgrade_websocket};
 use super::spdy::{self, Stream, StreamOutput};
 use super::{Body, legacy_forward, query, refused};
-use crate::manager::Manager;
+use crate::pod::manager::Manager;
 
 const TUNNEL: &[&str] = &["SPDY/3.1+portforward.k8s.io"];
 const PROTOCOL: &str = "portforward.k8s.io";

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::channels::{Wants, open};
 use super::{Body, flag, query, refused};
-use crate::container;
-use crate::engine::Containers;
-use crate::manager::Manager;
-use crate::worker::Phase;
+use crate::container_runtime::Containers;
+use crate::container_runtime::launch;
+use crate::pod::manager::Manager;
+use crate::pod::worker::Phase;
 
 /// A pod's containers, the id of a running one, and whether it has a terminal.
 fn running(
@@ -24,8 +24,8 @@ fn running(
         manager.find(namespace, pod).ok_or_else(|| format!("pod {pod:?} isn't on this node"))?;
     let run = saved.containers.get(name).filter(|r| matches!(r.phase, Phase::Running { .. }));
     let run = run.ok_or_else(|| format!("container not found (\"{name}\"): it isn't running"))?;
-    let ephemeral = container::ephemeral(&object);
-    let mut all = object.spec.iter().flat_map(container::started).chain(&ephemeral);
+    let ephemeral = launch::ephemeral(&object);
+    let mut all = object.spec.iter().flat_map(launch::started).chain(&ephemeral);
     let tty = all.find(|c| c.name == name).and_then(|c| c.tty).unwrap_or(false);
     Ok((manager.agent.engine.containers(&places, saved.sandbox.as_ref()), run.id.clone(), tty))
 }

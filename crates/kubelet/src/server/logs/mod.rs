@@ -27,8 +27,8 @@ use lines::{LAST_LINES_TIMEOUT, Lines};
 
 use super::channels::{Socket, upgrade_websocket, wants_websocket};
 use super::{Body, query, text};
-use crate::manager::Manager;
-use crate::worker::{Phase, Run};
+use crate::pod::manager::Manager;
+use crate::pod::worker::{Phase, Run};
 
 #[derive(Debug)]
 struct Options {

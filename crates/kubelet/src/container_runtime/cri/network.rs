@@ -1,0 +1,185 @@
+//! How a runtime's pods come to our network: it calls a plugin, which is this program under another name
+//! ([`network::plugin`]), and the plugin asks the agent here.
+//!
+//! Who has which address is written down before the plugin hears of it, so that no address is given twice after a crash.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use network::cni;
+use network::plugin::{self, Answer, Asked};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::{Cri, PluginFolders};
+use crate::Agent;
+use crate::Config;
+use crate::pod::sandbox::Sandbox;
+
+/// A pod's place in the network.
+#[derive(Debug, Serialize, Deserialize)]
+struct Lease {
+    /// The sandbox that has it.
+    sandbox: String,
+    ips: Vec<IpAddr>,
+}
+
+fn leases(config: &Config) -> PathBuf {
+    config.data_dir.join("network")
+}
+
+/// The addresses that were given before this process started.
+pub fn restored(config: &Config) -> Vec<IpAddr> {
+    let files = std::fs::read_dir(leases(config)).into_iter().flatten().flatten();
+    files.filter_map(|file| read(&file.path())).flat_map(|lease| lease.ips).collect()
+}
+
+fn read(path: &Path) -> Option<Lease> {
+    serde_json::from_slice(&bounded::bytes(path, bounded::OWN).ok()?).ok()
+}
+
+/// Serves the plugin, and puts it and its configuration where the runtime looks for them.
+///
+/// # Errors
+/// When that can't be done.
+pub async fn serve(agent: Arc<Agent>, cri: Cri) -> io::Result<()> {
+    let socket = agent.config.run_dir.join("cni.sock");
+    let _ = std::fs::remove_file(&socket);
+    // The folder is closed to all but root.
+    let listener = UnixListener::bind(&socket)?;
+    std::fs::create_dir_all(leases(&agent.config))?;
+    install(cri.plugins(), &socket)?;
+    // Runtimes take the first by its file's name.
+    let folder = &cri.plugins().configurations;
+    if let Ok(first) = cni::Cni::new(folder.clone(), Vec::new()).configuration()
+        && first.name != plugin::NETWORK
+    {
+        tracing::warn!(
+            network = first.name,
+            folder = %folder.display(),
+            "the container runtime connects pods to another network, whose configuration comes before timonel's: remove it, or say --cni-conf-dir if that is meant"
+        );
+    }
+    let listener = Arc::new(listener);
+    tasks::supervise("network-plugin", move || accept(agent.clone(), listener.clone()));
+    Ok(())
+}
+
+/// How long it is waited after a call that can't be accepted, as without descriptors.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
+
+async fn accept(agent: Arc<Agent>, listener: Arc<UnixListener>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(AFTER_FAILURE).await;
+            continue;
+        };
+        let agent = agent.clone();
+        tasks::spawn("network-plugin-call", async move {
+            if let Err(error) = answer(&agent, stream).await {
+                tracing::debug!(%error, "a call of the network plugin ended");
+            }
+        });
+    }
+}
+
+fn install(folders: &PluginFolders, socket: &Path) -> io::Result<()> {
+    let program = std::env::current_exe()?;
+    let place = |error: io::Error, what: &Path| io::Error::other(format!("{}: {error}", what.display()));
+    for folder in [&folders.programs, &folders.configurations] {
+        std::fs::create_dir_all(folder).map_err(|e| place(e, folder))?;
+    }
+    for name in [plugin::NAME, plugin::LOOPBACK] {
+        let (link, new) = (folders.programs.join(name), folders.programs.join(format!(".{name}.new")));
+        // Somebody else's is left alone.
+        if std::fs::symlink_metadata(&link).is_ok_and(|_| !is_ours(&link)) {
+            continue;
+        }
+        let _ = std::fs::remove_file(&new);
+        #[expect(clippy::disallowed_methods, reason = "it is a link, and made again at each start")]
+        let linked = std::os::unix::fs::symlink(&program, &new).and_then(|()| std::fs::rename(&new, &link));
+        linked.map_err(|e| place(e, &link))?;
+    }
+    let file = folders.configurations.join(plugin::CONFIGURATION);
+    let text = plugin::configuration(socket);
+    if bounded::text(&file, bounded::OWN).is_ok_and(|present| present == text) {
+        return Ok(());
+    }
+    bounded::durable::replace(&file, text.as_bytes()).map_err(|e| place(e, &file))
+}
+
+/// Takes the plugin and its configuration away.
+pub fn uninstall(folders: &PluginFolders) {
+    let _ = std::fs::remove_file(folders.configurations.join(plugin::CONFIGURATION));
+    for link in [plugin::NAME, plugin::LOOPBACK].map(|name| folders.programs.join(name)) {
+        if is_ours(&link) {
+            let _ = std::fs::remove_file(link);
+        }
+    }
+}
+
+/// Whether a plugin is this program, as it was installed or as an earlier one was.
+fn is_ours(link: &Path) -> bool {
+    std::fs::read_link(link).is_ok_and(|to| to.file_name().is_some_and(|name| name == "timonel"))
+}
+
+async fn answer(agent: &Agent, stream: UnixStream) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let line = bounded::line_async(&mut stream, plugin::LONGEST).await?.unwrap_or_default();
+    let asked: Asked = serde_json::from_str(&line)?;
+    let answer = match asked.command.as_str() {
+        "ADD" => match add(agent, &asked).await {
+            Ok(addresses) => Answer { addresses, error: None },
+            Err(error) => Answer { addresses: Vec::new(), error: Some(error) },
+        },
+        _ => {
+            delete(agent, &asked).await;
+            Answer::default()
+        }
+    };
+    stream.get_mut().write_all(format!("{}\n", serde_json::to_string(&answer)?).as_bytes()).await
+}
+
+/// The file of a pod's lease; none for what can't be a pod.
+fn file(agent: &Agent, asked: &Asked) -> Option<PathBuf> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let uid = Some(&asked.uid).filter(|uid| !uid.is_empty() && uid.chars().all(plain));
+    uid.map(|uid| leases(&agent.config).join(format!("{uid}.json")))
+}
+
+async fn add(agent: &Agent, asked: &Asked) -> Result<Vec<IpAddr>, String> {
+    let file = file(agent, asked).ok_or("the runtime doesn't say which pod it is for (K8S_POD_UID)")?;
+    release(agent, &asked.uid, &file, &asked.namespace).await;
+    let pod = cni::Pod { uid: asked.uid.clone(), ..cni::Pod::default() };
+    let (ips, _) = agent.network.connect(&pod, &asked.namespace).await?;
+    let lease = Lease { sandbox: asked.sandbox.clone(), ips: ips.clone() };
+    bounded::durable::replace(&file, &serde_json::to_vec(&lease).unwrap_or_default()).map_err(|e| e.to_string())?;
+    Ok(ips)
+}
+
+async fn delete(agent: &Agent, asked: &Asked) {
+    let Some(file) = file(agent, asked) else { return };
+    // Runtimes delete more than once, also when the pod has another sandbox by then.
+    if read(&file).is_some_and(|lease| lease.sandbox == asked.sandbox) {
+        release(agent, &asked.uid, &file, &asked.namespace).await;
+    }
+}
+
+/// Frees what a pod that is gone had, if it has it still.
+pub async fn forget(agent: &Agent, uid: &str) {
+    let asked = Asked { uid: uid.into(), ..Asked::default() };
+    if let Some(file) = file(agent, &asked) {
+        release(agent, uid, &file, Path::new("")).await;
+    }
+}
+
+async fn release(agent: &Agent, uid: &str, file: &Path, namespace: &Path) {
+    let Some(lease) = read(file) else { return };
+    let sandbox = Sandbox { ips: lease.ips, ..Sandbox::default() };
+    agent.network.disconnect(uid, namespace, Some(&sandbox)).await;
+    let _ = std::fs::remove_file(file);
+}

@@ -1,0 +1,273 @@
+//! Who runs the pods' containers: shims of our own ([`own`]), or a runtime that somebody brought ([`cri`]).
+//!
+//! Everything above asks these traits and can't tell. A pod's sandbox is what its containers share; an [`Engine`] makes and removes it,
+//! and hands out [`Containers`], by which one pod's containers are started, watched, looked into and ended.
+
+pub mod cri;
+pub mod launch;
+pub mod network;
+pub mod own;
+pub mod user_namespaces;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Pod;
+use runtime::image::{Credentials, Progress};
+use runtime::protocol::{ContainerState, Exit};
+use runtime::spec::Limits;
+use runtime::{ContainerEvent, Image, ImageError};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+use crate::Agent;
+use crate::container_runtime::launch::{Launch, StartError};
+use crate::pod::sandbox::{Places, Sandbox};
+use crate::server::{Event, Sender, Wants};
+
+/// What our own engine is called.
+pub const OWN: &str = "timonel";
+
+/// The engine's own name and version, as `containerRuntimeVersion` and `containerID` have them.
+#[derive(Debug, Clone)]
+pub struct Version {
+    pub name: String,
+    pub version: String,
+}
+
+/// What an engine can that not all can.
+#[derive(Debug, Clone)]
+pub struct Abilities {
+    /// The names that RuntimeClasses may have for it, the default's (empty) left out; none when it checks them itself.
+    pub handlers: Option<Vec<String>>,
+    /// Those that can give pods users of their own.
+    pub user_namespaces: Vec<String>,
+    pub recursive_read_only: Vec<String>,
+    pub supplemental_groups_policy: bool,
+}
+
+#[async_trait]
+pub trait Engine: Send + Sync {
+    fn version(&self) -> Version;
+
+    fn abilities(&self) -> Abilities;
+
+    /// Why no pod can run now, if none can, in words for the node's condition.
+    async fn problem(&self) -> Option<String> {
+        None
+    }
+
+    /// Makes a pod's sandbox anew. `lost` is what is known of one that isn't whole any more, as after a reboot.
+    ///
+    /// # Errors
+    /// With why it can't be made.
+    async fn make(&self, agent: &Agent, pod: &Pod, places: &Places, lost: Option<&Sandbox>) -> io::Result<Sandbox>;
+
+    /// Whether a sandbox that was made earlier is still whole.
+    async fn is_whole(&self, places: &Places, sandbox: &Sandbox) -> bool;
+
+    /// Makes ready for containers.
+    ///
+    /// # Errors
+    /// When that fails.
+    async fn begin(&self, places: &Places, sandbox: &Sandbox) -> io::Result<Arc<dyn Containers>>;
+
+    /// The containers that were begun earlier; whether any are there shows at the first request.
+    fn containers(&self, places: &Places, sandbox: Option<&Sandbox>) -> Arc<dyn Containers>;
+
+    /// Removes a sandbox with its containers, also one that isn't whole. Takes as long as it takes.
+    async fn remove(&self, agent: &Agent, uid: &str, places: &Places, sandbox: Option<&Sandbox>);
+
+    /// Pods that the engine knows of, by uid: what their folders don't tell.
+    async fn strays(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// A pod's network namespace, if it has one of its own.
+    ///
+    /// # Errors
+    /// When it can't be found.
+    async fn network(&self, places: &Places, sandbox: &Sandbox) -> io::Result<PathBuf>;
+
+    /// The cgroup of a container, in that of its pod.
+    fn cgroup(&self, of_pod: &str, id: &str) -> String {
+        format!("{of_pod}/{id}")
+    }
+
+    /// Bytes that containers wrote to their roots, by id, where the engine alone knows.
+    async fn written(&self) -> Option<HashMap<String, u64>> {
+        None
+    }
+}
+
+/// Why a command has no outcome.
+#[derive(Debug, thiserror::Error)]
+pub enum NotRun {
+    #[error("{0}")]
+    Failed(String),
+    /// Nobody was there to run it, which says nothing of the container.
+    #[error("the container runtime is away")]
+    Away,
+}
+
+impl From<String> for NotRun {
+    fn from(why: String) -> Self {
+        NotRun::Failed(why)
+    }
+}
+
+/// How a container is to end.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// Of its spec, by name.
+    pub signal: Option<String>,
+    /// Its image, which may say another.
+    pub image: String,
+    /// None of it: at once.
+    pub grace: Duration,
+}
+
+/// The containers of one pod.
+#[async_trait]
+pub trait Containers: Send + Sync {
+    /// The containers as they are now, and a channel for what happens to them from then on.
+    ///
+    /// # Errors
+    /// When nothing is there any more.
+    async fn watch(&self) -> io::Result<(Vec<ContainerState>, mpsc::Receiver<ContainerEvent>)>;
+
+    /// Prepares a container, and says under what id it will be known: the one that was proposed, or the engine's own.
+    async fn create(&self, agent: &Agent, launch: &Launch<'_>) -> Result<String, StartError>;
+
+    /// Starts a container that was created.
+    async fn start(&self, agent: &Agent, launch: &Launch<'_>, id: &str) -> Result<(), StartError>;
+
+    /// Ends a container; returns when its time is over.
+    async fn stop(&self, id: &str, stop: Stop);
+
+    /// Removes what is left of a container.
+    ///
+    /// # Errors
+    /// When something can't be removed.
+    async fn delete(&self, id: &str) -> io::Result<()>;
+
+    /// Gives a running container other limits. `cgroup` is its own.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    async fn limit(&self, id: &str, cgroup: &str, limits: &Limits) -> io::Result<()>;
+
+    /// Runs a command in a container for its outcome: its exit code, and the beginning of what it said. Who drops the future, or lets
+    /// `limit` pass, ends the command.
+    async fn run(&self, id: &str, command: &[String], limit: Duration) -> Result<(i32, String), NotRun>;
+
+    /// Runs a command in a container, joined to a client; returns the status that the client gets.
+    async fn exec(
+        &self,
+        id: &str,
+        command: &[String],
+        wants: Wants,
+        events: mpsc::Receiver<Event>,
+        sender: &Sender,
+    ) -> Result<Value, String>;
+
+    /// Joins a client to a container's own process, until either ends.
+    async fn attach(
+        &self,
+        id: &str,
+        wants: Wants,
+        events: mpsc::Receiver<Event>,
+        sender: &Sender,
+    ) -> Result<(), String>;
+}
+
+/// The images that are here.
+#[async_trait]
+pub trait Images: Send + Sync {
+    /// The image that `name` (tag, digest or id) stands for.
+    async fn find(&self, name: &str) -> Option<Image>;
+
+    /// Fetches an image. Who can't say how far it has come leaves `progress` alone.
+    ///
+    /// # Errors
+    /// In the registry's words.
+    async fn pull(
+        &self,
+        name: &str,
+        credentials: Option<Credentials>,
+        progress: &Arc<Progress>,
+    ) -> Result<Image, ImageError>;
+
+    async fn list(&self) -> Vec<Image>;
+
+    /// Changes whenever an image has come, where the runtime says so.
+    fn arrivals(&self) -> Option<watch::Receiver<()>> {
+        None
+    }
+
+    /// Removes an image that no container uses; whether it was there.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    async fn remove(&self, id: &str) -> Result<bool, ImageError>;
+
+    /// The folders of an image's layers, lowest first, if they can be seen.
+    fn layers(&self, image: &Image) -> Option<Vec<PathBuf>>;
+
+    /// The disk that images are on.
+    fn folder(&self) -> &Path;
+}
+
+/// The status that clients turn into an exit code.
+pub fn outcome(exit: &Exit) -> Value {
+    if exit.code == 0 {
+        return json!({"metadata": {}, "status": "Success"});
+    }
+    json!({"metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
+           "message": format!("command terminated with non-zero exit code: exit status {}", exit.code),
+           "details": {"causes": [{"reason": "ExitCode", "message": exit.code.to_string()}]}})
+}
+
+/// A signal by its name, as images and specs have it; SIGTERM where that says nothing.
+pub fn signal_number(name: &str) -> i32 {
+    // Those for the programs' own use (signal(7)) have names by their distance from the first or the last.
+    let (first, last) = (libc::SIGRTMIN(), libc::SIGRTMAX());
+    let bare = name.trim_start_matches("SIG");
+    let distance = |mark: &str| match bare.strip_prefix(mark)? {
+        "" => Some(0),
+        rest => rest.trim_start_matches(['+', '-']).parse::<i32>().ok(),
+    };
+    let real_time = distance("RTMIN").map(|n| first.saturating_add(n));
+    let real_time = real_time.or_else(|| distance("RTMAX").map(|n| last.saturating_sub(n)));
+    let named = || format!("SIG{bare}").parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32);
+    let number = real_time.or_else(named).or_else(|| bare.parse().ok());
+    // Images say what they like; numbers that are none would be heard by others.
+    number.filter(|number| (1..=last).contains(number)).unwrap_or(libc::SIGTERM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_known_by_name_and_number_and_nothing_else_is_one() {
+        for (name, want) in [
+            ("SIGUSR1", libc::SIGUSR1),
+            ("QUIT", libc::SIGQUIT),
+            ("9", 9),
+            ("SIGRTMIN+3", libc::SIGRTMIN() + 3),
+            ("RTMAX-1", libc::SIGRTMAX() - 1),
+            ("SIGRTMIN+2147483647", libc::SIGTERM),
+            ("SIGRTMAX-2147483647", libc::SIGTERM),
+            ("-9", libc::SIGTERM),
+            ("0", libc::SIGTERM),
+            ("SIGNOTHING", libc::SIGTERM),
+        ] {
+            assert_eq!(signal_number(name), want, "{name}");
+        }
+    }
+}

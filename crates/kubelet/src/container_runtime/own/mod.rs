@@ -1,0 +1,307 @@
+//! Shims of our own: namespaces as files, root file systems on overlays, one shim for each pod.
+
+mod config;
+mod output;
+mod streams;
+
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use nix::mount::{MsFlags, mount};
+use runtime::image::{Credentials, Progress};
+use runtime::protocol::ContainerState;
+use runtime::spec::Limits;
+use runtime::{ContainerEvent, Image, ImageError, ImageStore, ShimClient, cgroup, rootfs};
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use super::{Abilities, Containers, Engine, Images, NotRun, Stop, Version, outcome, signal_number};
+use crate::Agent;
+use crate::Config;
+use crate::container_runtime::launch::{Launch, StartError};
+use crate::container_runtime::network::told;
+use crate::pod::sandbox::{Places, Sandbox, kernel_name};
+use crate::server::{Event, Sender, Wants};
+
+/// How long a container may take to end that was killed, before more is done.
+const KILL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What RuntimeClasses may name: this program's own way of running containers, and the name that most have for the same.
+const HANDLERS: [&str; 2] = ["timonel", "runc"];
+
+pub struct Shims {
+    pub images: Arc<ImageStore>,
+}
+
+/// The containers of one pod.
+struct Shim {
+    shim: ShimClient,
+    places: Places,
+    images: Arc<ImageStore>,
+}
+
+#[async_trait]
+impl Engine for Shims {
+    fn version(&self) -> Version {
+        Version { name: crate::container_runtime::OWN.into(), version: env!("CARGO_PKG_VERSION").into() }
+    }
+
+    fn abilities(&self) -> Abilities {
+        let all = || std::iter::once("").chain(HANDLERS).map(String::from).collect::<Vec<_>>();
+        Abilities {
+            handlers: Some(HANDLERS.map(String::from).into()),
+            user_namespaces: all(),
+            recursive_read_only: all(),
+            supplemental_groups_policy: true,
+        }
+    }
+
+    async fn make(&self, agent: &Agent, pod: &Pod, places: &Places, lost: Option<&Sandbox>) -> io::Result<Sandbox> {
+        let spec = pod.spec.clone().unwrap_or_default();
+        let host_network = spec.host_network == Some(true);
+        let (uid, namespaces) = (pod.uid().unwrap_or_default(), places.namespaces());
+        if let Some(lost) = lost {
+            // After a reboot: what the pod had in the network is free for others.
+            agent.network.disconnect(&uid, &namespaces.net, Some(lost)).await;
+        }
+        let (name, made) = (kernel_name(&agent.config, pod)?, namespaces.clone());
+        let first_user = (spec.host_users == Some(false)).then(|| agent.users.allocate(&uid)).transpose()?;
+        let make = move || match first_user {
+            Some(first) => made.create_for_users(&name, first),
+            None => made.create(&name, host_network),
+        };
+        tokio::task::spawn_blocking(make).await.map_err(io::Error::other)??;
+        guard(&agent.config, places, first_user)?;
+        let shm = places.shm();
+        std::fs::create_dir_all(&shm)?;
+        if !rootfs::is_mounted(&shm) {
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            mount(Some("shm"), &shm, Some("tmpfs"), flags, Some("mode=1777,size=65536k"))?;
+        }
+        let (ips, membership) = if host_network {
+            (agent.config.node_ips.clone(), None)
+        } else {
+            agent.network.connect(&told(pod), &namespaces.net).await.map_err(io::Error::other)?
+        };
+        Ok(Sandbox { ips, host_network, first_user, membership, id: None })
+    }
+
+    async fn is_whole(&self, places: &Places, _: &Sandbox) -> bool {
+        places.namespaces().exist()
+    }
+
+    async fn begin(&self, places: &Places, _: &Sandbox) -> io::Result<Arc<dyn Containers>> {
+        std::fs::create_dir_all(&places.run)?;
+        let shim = ShimClient::start(&places.run).await.map_err(io::Error::other)?;
+        Ok(Arc::new(Shim { shim, places: places.clone(), images: self.images.clone() }))
+    }
+
+    fn containers(&self, places: &Places, _: Option<&Sandbox>) -> Arc<dyn Containers> {
+        let shim = ShimClient::at(&places.run);
+        Arc::new(Shim { shim, places: places.clone(), images: self.images.clone() })
+    }
+
+    async fn remove(&self, agent: &Agent, uid: &str, places: &Places, sandbox: Option<&Sandbox>) {
+        end_shim(places).await;
+        agent.network.disconnect(uid, &places.namespaces().net, sandbox).await;
+    }
+
+    async fn network(&self, places: &Places, _: &Sandbox) -> io::Result<PathBuf> {
+        Ok(places.namespaces().net)
+    }
+}
+
+/// Closes a pod's folder to all but root, and the root of the pod if that is another: there it finds the roots of its containers.
+fn guard(config: &Config, places: &Places, first_user: Option<u32>) -> io::Result<()> {
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
+    let Some(first) = first_user else { return mode(&places.run, 0o700) };
+    // What others go past is closed, also where an older agent hasn't done so.
+    let pods = config.run_dir.join("pods");
+    for pod in std::fs::read_dir(&pods)?.flatten() {
+        if pod.metadata()?.mode() & 0o7 != 0 {
+            mode(&pod.path(), 0o700)?;
+        }
+    }
+    std::os::unix::fs::chown(&places.run, None, Some(first))?;
+    mode(&places.run, 0o710)?;
+    mode(&pods, 0o711)?;
+    mode(&config.run_dir, 0o711)
+}
+
+#[async_trait]
+impl Containers for Shim {
+    async fn watch(&self) -> io::Result<(Vec<ContainerState>, mpsc::Receiver<ContainerEvent>)> {
+        self.shim.watch().await.map_err(io::Error::other)
+    }
+
+    async fn create(&self, _: &Agent, launch: &Launch<'_>) -> Result<String, StartError> {
+        Ok(launch.id.into())
+    }
+
+    async fn start(&self, agent: &Agent, launch: &Launch<'_>, _: &str) -> Result<(), StartError> {
+        self.launch(agent, launch).await
+    }
+
+    async fn stop(&self, id: &str, stop: Stop) {
+        if !stop.grace.is_zero() {
+            let of_image = || ImageStore::find(&self.images, &stop.image).map(|image| image.defaults.stop_signal);
+            let signal = stop.signal.clone().or_else(of_image).map_or(libc::SIGTERM, |name| signal_number(&name));
+            let _ = self.shim.kill(id, signal).await;
+            tokio::time::sleep(stop.grace).await;
+        }
+        let _ = self.shim.kill(id, libc::SIGKILL).await;
+        self.see_it_ended(id).await;
+    }
+
+    async fn delete(&self, id: &str) -> io::Result<()> {
+        let deleted = self.shim.delete(id).await.map_err(io::Error::other);
+        let folders = [self.places.container(id), self.places.writable(id)];
+        tokio::task::spawn_blocking(move || {
+            rootfs::unmount_below(&[&folders[0], &folders[1]])?;
+            for folder in folders {
+                let _ = runtime::remove_tree(&folder);
+            }
+            deleted
+        })
+        .await?
+    }
+
+    async fn limit(&self, _: &str, cgroup: &str, limits: &Limits) -> io::Result<()> {
+        cgroup::set_limits(cgroup, limits)
+    }
+
+    async fn run(&self, id: &str, command: &[String], limit: Duration) -> Result<(i32, String), NotRun> {
+        let process = self.process(id, command, false).map_err(|e| e.to_string())?;
+        let running = tokio::time::timeout(limit, streams::run(&self.shim, id, process.path())).await;
+        Ok(running.map_err(|_| format!("timed out after {}s", limit.as_secs()))??)
+    }
+
+    async fn exec(
+        &self,
+        id: &str,
+        command: &[String],
+        wants: Wants,
+        events: mpsc::Receiver<Event>,
+        sender: &Sender,
+    ) -> Result<Value, String> {
+        let process = self.process(id, command, wants.tty).map_err(|e| e.to_string())?;
+        let exit = if wants.tty {
+            streams::exec_terminal(&self.shim, id, process.path(), events, sender).await
+        } else {
+            streams::exec_pipes(&self.shim, id, process.path(), wants, events, sender).await
+        };
+        exit.map(|exit| outcome(&exit))
+    }
+
+    async fn attach(
+        &self,
+        id: &str,
+        wants: Wants,
+        events: mpsc::Receiver<Event>,
+        sender: &Sender,
+    ) -> Result<(), String> {
+        streams::run_attach(&self.shim, id, wants, events, sender).await
+    }
+}
+
+/// Ends a pod's shim, whether it wants to or not. What is left of containers is their cgroups' matter.
+async fn end_shim(places: &Places) {
+    let shim = ShimClient::at(&places.run);
+    if let Err(error) = shim.quit().await {
+        tracing::warn!(shim = %places.run.display(), %error, "a shim didn't exit in time; killing it");
+        let ending = tokio::task::spawn_blocking(move || shim.end()).await;
+        if let Err(error) = ending.map_err(io::Error::other).and_then(|ended| ended) {
+            tracing::warn!(shim = %places.run.display(), %error, "failed to kill a shim");
+        }
+    }
+}
+
+impl Shim {
+    /// Waits until a container that was killed has ended, and makes it end without its shim if that isn't able to.
+    async fn see_it_ended(&self, id: &str) {
+        if tokio::time::timeout(KILL_TIMEOUT, self.ended(id)).await.is_ok() {
+            return;
+        }
+        tracing::warn!(id, "a container didn't exit after SIGKILL; killing its whole cgroup");
+        let bundle = self.places.container(id);
+        let killing = tokio::task::spawn_blocking(move || match cgroup_in(&bundle) {
+            Some(group) => cgroup::kill_all(&group),
+            None => tracing::warn!(bundle = %bundle.display(), "an OCI bundle names no cgroup"),
+        });
+        let _ = killing.await;
+        // What runs elsewhere in the pod goes on as long as its shim is of use.
+        if !self.shim.answers().await {
+            tracing::warn!(id, "a shim doesn't answer; killing it");
+            let shim = self.shim.clone();
+            let _ = tokio::task::spawn_blocking(move || shim.end()).await;
+        }
+    }
+
+    /// Returns once a container has ended, or nobody can say.
+    async fn ended(&self, id: &str) {
+        let Ok((states, mut events)) = self.shim.watch().await else { return };
+        if !states.iter().any(|state| state.id == id && state.exit.is_none()) {
+            return;
+        }
+        while let Some(event) = events.recv().await {
+            match event {
+                ContainerEvent::Exited { id: ended, .. } if ended != id => {}
+                _ => return,
+            }
+        }
+    }
+
+    fn process(&self, id: &str, command: &[String], tty: bool) -> io::Result<tempfile::NamedTempFile> {
+        streams::exec_process(&self.places.container(id).join("process.json"), command, tty)
+    }
+}
+
+/// The cgroup that a container's bundle names (runtime-spec, `cgroupsPath`).
+fn cgroup_in(bundle: &Path) -> Option<String> {
+    let config: Value = serde_json::from_slice(&bounded::bytes(bundle.join("config.json"), bounded::OWN).ok()?).ok()?;
+    config["linux"]["cgroupsPath"].as_str().filter(|path| !path.is_empty()).map(String::from)
+}
+
+#[async_trait]
+impl Images for Arc<ImageStore> {
+    async fn find(&self, name: &str) -> Option<Image> {
+        ImageStore::find(self, name)
+    }
+
+    async fn pull(
+        &self,
+        name: &str,
+        credentials: Option<Credentials>,
+        progress: &Arc<Progress>,
+    ) -> Result<Image, ImageError> {
+        ImageStore::pull(self, name, credentials, progress).await
+    }
+
+    async fn list(&self) -> Vec<Image> {
+        ImageStore::list(self)
+    }
+
+    async fn remove(&self, id: &str) -> Result<bool, ImageError> {
+        let (images, id) = (self.clone(), id.to_string());
+        let removed = tokio::task::spawn_blocking(move || ImageStore::remove(&images, &id)).await;
+        removed.map_err(|e| ImageError::Store(e.to_string()))?
+    }
+
+    fn arrivals(&self) -> Option<tokio::sync::watch::Receiver<()>> {
+        Some(ImageStore::arrivals(self))
+    }
+
+    fn layers(&self, image: &Image) -> Option<Vec<PathBuf>> {
+        Some(self.layer_paths(image))
+    }
+
+    fn folder(&self) -> &Path {
+        ImageStore::folder(self)
+    }
+}

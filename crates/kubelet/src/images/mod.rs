@@ -1,0 +1,317 @@
+//! When an image is pulled, and how failures are told.
+
+pub mod records;
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, Pod, Secret};
+use kube::{Api, ResourceExt as _};
+use parking_lot::Mutex;
+use runtime::image::{Credentials, Progress};
+use runtime::{Image, ImageError};
+use tokio::time::Instant;
+
+use crate::Agent;
+use crate::images::records::PullSecret;
+
+/// Why a container has no image yet, in the words of a container's waiting state.
+#[derive(Debug, Clone)]
+pub struct NoImage {
+    pub reason: &'static str,
+    pub message: String,
+    /// When to try again.
+    pub again: Instant,
+}
+
+/// First and longest wait between pulls of an image that can't be pulled.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+
+/// When a pull that goes on is told of for the first time; each time later the wait is twice as long.
+const PROGRESS_EVENT_PERIOD: Duration = Duration::from_secs(5);
+
+/// Pulls that failed, by pod and image: one pod's failures keep no other from its image, as upstream has it.
+#[derive(Default)]
+pub struct Pulls {
+    failed: Mutex<HashMap<(String, String), Failed>>,
+}
+
+#[derive(Debug, Clone)]
+struct Failed {
+    times: u32,
+    /// When the next pull may be.
+    next: Instant,
+    message: String,
+}
+
+impl Pulls {
+    /// The failure that is still to be waited for.
+    fn waits(&self, pod: &str, image: &str, now: Instant) -> Option<Failed> {
+        let failed = self.failed.lock();
+        failed.get(&(pod.to_string(), image.to_string())).filter(|failed| failed.next > now).cloned()
+    }
+
+    /// Notes a failure and says when the next pull may be. Forgets those of which nobody has heard for long.
+    fn failed(&self, pod: &str, image: &str, message: &str, now: Instant) -> Instant {
+        let mut failed = self.failed.lock();
+        failed.retain(|_, failed| now.saturating_duration_since(failed.next) < BACKOFF.1 * 2);
+        let key = (pod.to_string(), image.to_string());
+        let times = failed.get(&key).map_or(0, |failed| failed.times).saturating_add(1);
+        let next = now + (BACKOFF.0 * 2u32.pow(times.min(8) - 1)).min(BACKOFF.1);
+        failed.insert(key, Failed { times, next, message: message.into() });
+        next
+    }
+
+    fn succeeded(&self, pod: &str, image: &str) {
+        self.failed.lock().remove(&(pod.to_string(), image.to_string()));
+    }
+}
+
+/// The images that a pod asks for, for its containers and its volumes, by their full names.
+pub fn wanted(pod: &Pod) -> Vec<String> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let containers = containers.filter_map(|container| container.image.as_deref());
+    let ephemeral = spec.ephemeral_containers.iter().flatten().filter_map(|container| container.image.as_deref());
+    let volumes = spec.volumes.iter().flatten();
+    let volumes = volumes.filter_map(|volume| volume.image.as_ref()?.reference.as_deref());
+    let names = containers.chain(ephemeral).chain(volumes);
+    names.map(|name| runtime::image::normalize(name).unwrap_or_else(|_| name.into())).collect()
+}
+
+/// Reasons of a container's waiting state that are over when its image comes.
+const WITHOUT: [&str; 3] = ["ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull"];
+
+/// Whether a container waits for its image.
+pub fn is_awaited(reason: &str) -> bool {
+    WITHOUT.contains(&reason)
+}
+
+impl Agent {
+    /// Returns once one of the images, for which a pod waits, has come without it, as from an archive: the name. Never, if none does.
+    pub async fn arrival(&self, pod: &Pod, awaited: &[Container]) -> String {
+        let Some(mut arrivals) = self.images.arrivals().filter(|_| !awaited.is_empty()) else {
+            return std::future::pending().await;
+        };
+        // What is here although nobody heard of it has come since it was asked for; but who always pulls may have had it before.
+        let mut is_news = false;
+        loop {
+            for container in awaited {
+                let name = container.image.as_deref().unwrap_or("");
+                let counts = is_news || container.image_pull_policy.as_deref() != Some("Always");
+                if counts
+                    && let Some(image) = self.images.find(name).await
+                    && !self.must_pull(pod, name, &image).await
+                {
+                    // Also a pull that is wanted in any case may be tried now.
+                    self.pulls.succeeded(&pod.uid().unwrap_or_default(), name);
+                    return name.into();
+                }
+            }
+            if arrivals.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            is_news = true;
+        }
+    }
+
+    /// The image of a container: the local one or a pulled one, as the policy says.
+    pub async fn image(&self, pod: &Pod, container: &Container) -> Result<Image, NoImage> {
+        let name = container.image.as_deref().unwrap_or("");
+        let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
+        let soon = Instant::now() + BACKOFF.0;
+        if let Err(error) = runtime::image::normalize(name) {
+            return Err(NoImage {
+                reason: "InvalidImageName",
+                message: error.to_string(),
+                again: Instant::now() + BACKOFF.1,
+            });
+        }
+        let mut what = "not present";
+        if policy != "Always"
+            && let Some(image) = self.images.find(name).await
+        {
+            if !self.must_pull(pod, name, &image).await {
+                let message =
+                    format!("Container image {name:?} already present on machine and can be accessed by the pod");
+                self.tell(pod, &container.name, "Normal", "Pulled", message);
+                return Ok(image);
+            }
+            what = "present but can't be accessed by the pod";
+        }
+        if policy == "Never" {
+            let message = format!("Container image {name:?} is {what} with pull policy of Never");
+            return Err(NoImage { reason: "ErrImageNeverPull", message, again: soon });
+        }
+        let uid = pod.uid().unwrap_or_default();
+        if let Some(Failed { next, message, .. }) = self.pulls.waits(&uid, name, Instant::now()) {
+            let message = format!("Back-off pulling image {name:?}: {message}");
+            self.tell(pod, &container.name, "Normal", "BackOff", format!("Back-off pulling image {name:?}"));
+            return Err(NoImage { reason: "ImagePullBackOff", message, again: next });
+        }
+        self.tell(pod, &container.name, "Normal", "Pulling", format!("Pulling image {name:?}"));
+        let started = Instant::now();
+        match self.pull(pod, container, name).await {
+            Ok(image) => {
+                self.pulls.succeeded(&uid, name);
+                let took = started.elapsed().as_millis();
+                self.tell(
+                    pod,
+                    &container.name,
+                    "Normal",
+                    "Pulled",
+                    format!("Successfully pulled image {name:?} in {took}ms. Image size: {} bytes.", image.size),
+                );
+                Ok(image)
+            }
+            // A tag that can't be renewed is no reason not to run what is here, when it came from an archive.
+            Err(error) => match self.images.find(name).await.filter(|i| i.digests.is_empty()) {
+                Some(image) => Ok(image),
+                None => {
+                    let message = error.to_string();
+                    let next = self.pulls.failed(&uid, name, &message, Instant::now());
+                    self.tell(
+                        pod,
+                        &container.name,
+                        "Warning",
+                        "Failed",
+                        format!("Failed to pull image {name:?}: {message}"),
+                    );
+                    self.tell(pod, &container.name, "Warning", "Failed", "Error: ErrImagePull");
+                    // Looked at again soon, to tell of the back-off for as long as it lasts.
+                    Err(NoImage {
+                        reason: "ErrImagePull",
+                        message,
+                        again: next.min(Instant::now() + Duration::from_secs(1)),
+                    })
+                }
+            },
+        }
+    }
+
+    /// Pulls an image, and says how far that has come, less and less often.
+    async fn pull(&self, pod: &Pod, container: &Container, name: &str) -> Result<Image, ImageError> {
+        let progress = Arc::<Progress>::default();
+        let (credentials, secret) = self.pull_secrets(pod, name).await.into_iter().find_map(usable).unzip();
+        let whole = runtime::image::normalize(name)?;
+        let written = self.pulled.pulling(&whole).map_err(|e| ImageError::Store(e.to_string()))?;
+        let mut pulling = pin!(self.images.pull(name, credentials, &progress));
+        let mut wait = PROGRESS_EVENT_PERIOD;
+        loop {
+            match tokio::time::timeout(wait, &mut pulling).await {
+                Ok(Ok(image)) => {
+                    let here = self.images.list().await;
+                    written.brought(&image.id, secret, |id| here.iter().any(|image| image.id == id));
+                    return Ok(image);
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(_) => wait *= 2,
+            }
+            if let Some((here, all)) = progress.now() {
+                let (here, all) = (here as f64 / 1e6, all as f64 / 1e6);
+                let message = format!("Pulling image {name:?}: {here:.1} of {all:.1} MB");
+                self.tell(pod, &container.name, "Normal", "Pulling", message);
+            }
+        }
+    }
+
+    /// Whether the registry must be asked if the pod may have an image that is here.
+    async fn must_pull(&self, pod: &Pod, name: &str, image: &Image) -> bool {
+        let Ok(whole) = runtime::image::normalize(name) else { return true };
+        if !self.pulled.must_pull(&whole, &image.id, &[]) {
+            return false;
+        }
+        let secrets: Vec<PullSecret> =
+            self.pull_secrets(pod, name).await.into_iter().map(|(_, secret)| secret).collect();
+        self.pulled.must_pull(&whole, &image.id, &secrets)
+    }
+
+    /// The pod's pull secrets for the image's registry, each with its credentials if it can be read now.
+    async fn pull_secrets(&self, pod: &Pod, image: &str) -> Vec<(Option<Credentials>, PullSecret)> {
+        let registry = runtime::image::normalize(image).ok().and_then(|name| Some(name.split('/').next()?.to_string()));
+        let (Some(registry), Some(namespace)) = (registry, pod.namespace()) else { return Vec::new() };
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &namespace);
+        let mut found = Vec::new();
+        for reference in pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten()) {
+            let secret = match secrets.get(&reference.name).await {
+                Ok(secret) => secret,
+                Err(kube::Error::Api(_)) => continue,
+                Err(_) => {
+                    found.push((None, PullSecret::unread(&namespace, &reference.name)));
+                    continue;
+                }
+            };
+            let uid = secret.uid().unwrap_or_default();
+            let Some(bytes) = secret.data.and_then(|mut d| d.remove(".dockerconfigjson")) else { continue };
+            if let Some(credentials) = from_docker_config(&bytes.0, &registry) {
+                let secret = PullSecret::new(&namespace, &reference.name, &uid, &credentials);
+                found.push((Some(credentials), secret));
+            }
+        }
+        found
+    }
+}
+
+/// One whose credentials are known.
+fn usable((credentials, secret): (Option<Credentials>, PullSecret)) -> Option<(Credentials, PullSecret)> {
+    credentials.map(|credentials| (credentials, secret))
+}
+
+/// Reads `~/.docker/config.json`'s format.
+fn from_docker_config(bytes: &[u8], registry: &str) -> Option<Credentials> {
+    use base64::Engine as _;
+    let config: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    let (_, entry) = config["auths"].as_object()?.iter().find(|(host, _)| {
+        let host = host.trim_start_matches("https://").trim_start_matches("http://");
+        host.split('/').next() == Some(registry) || (registry == "docker.io" && host.starts_with("index.docker.io"))
+    })?;
+    if let (Some(user), Some(password)) = (entry["username"].as_str(), entry["password"].as_str()) {
+        return Some(Credentials::Basic(user.into(), password.into()));
+    }
+    let decoded = base64::engine::general_purpose::STANDARD.decode(entry["auth"].as_str()?).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    let (user, password) = text.split_once(':')?;
+    Some(Credentials::Basic(user.into(), password.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_each_pods_own_and_are_forgotten() {
+        let (pulls, begin) = (Pulls::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        assert_eq!(pulls.failed("a", "image", "no", begin), begin + 2 * second);
+        assert_eq!(pulls.failed("a", "image", "no", begin), begin + 4 * second);
+        assert!(pulls.waits("a", "image", begin).is_some_and(|failed| failed.message == "no"));
+        assert!(pulls.waits("b", "image", begin).is_none() && pulls.waits("a", "other", begin).is_none());
+        assert!(pulls.waits("a", "image", begin + 4 * second).is_none());
+        for _ in 0..100 {
+            assert!(pulls.failed("c", "image", "no", begin) <= begin + BACKOFF.1);
+        }
+        pulls.succeeded("c", "image");
+        assert!(pulls.waits("c", "image", begin).is_none());
+        // Pods come and go with images that nobody has.
+        for pod in 0..10_000u32 {
+            pulls.failed(&pod.to_string(), "image", "no", begin + BACKOFF.1 * pod);
+        }
+        assert!(pulls.failed.lock().len() < 10, "{}", pulls.failed.lock().len());
+    }
+
+    #[test]
+    fn images_are_wanted_for_containers_of_all_kinds_and_for_volumes() {
+        let pod = "{metadata: {name: p}, spec: {containers: [{name: a, image: one}], initContainers: [{name: b, image: 'two:2'}], \
+                   ephemeralContainers: [{name: c, image: 'x.io/three'}], volumes: [{name: v, image: {reference: four}}, {name: w, emptyDir: {}}]}}";
+        let pod: Pod = apimachinery::yaml::from_str(pod).unwrap();
+        let names = [
+            "docker.io/library/one:latest",
+            "docker.io/library/two:2",
+            "x.io/three:latest",
+            "docker.io/library/four:latest",
+        ];
+        assert_eq!(wanted(&pod), names);
+    }
+}

@@ -1,0 +1,333 @@
+//! What the node, its pods and their containers use: processor, memory, disk. Read when somebody asks, and not before.
+//!
+//! A rate needs two readings. The one before is kept; where there is none that is fresh enough, two are taken a second
+//! apart, so that the first who asks waits that long and an idle node does nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{Pod, Volume};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+use nix::sys::statvfs::Statvfs;
+use parking_lot::Mutex;
+use runtime::{cgroup, inside};
+use serde_json::{Value, json};
+
+use crate::Agent;
+use crate::container_runtime::launch;
+use crate::pod::manager::Manager;
+use crate::pod::sandbox;
+use crate::pod::worker::Phase;
+use crate::volumes::claim_of;
+
+/// A reading that is older is of no use for a rate of now.
+const MAX_SAMPLE_AGE: Duration = Duration::from_secs(60);
+/// A reading stays the base of rates for so long, so that askers don't shorten one another's windows.
+const CPU_WINDOW: Duration = Duration::from_secs(10);
+const FIRST_CPU_WINDOW: Duration = Duration::from_secs(1);
+/// The node's own key among the readings.
+const NODE: &str = "";
+
+/// Earlier readings of processor time, by cgroup.
+#[derive(Default)]
+pub struct Readings {
+    bases: Mutex<HashMap<String, (Instant, u64)>>,
+}
+
+/// Processor time so far, in nanoseconds, and of late, in billionths of a core.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Cpu {
+    total: u64,
+    rate: u64,
+    window: Duration,
+}
+
+impl Readings {
+    /// Whether all have a base that is neither too fresh nor too old.
+    fn cover(&self, keys: &[String], now: Instant) -> bool {
+        let bases = self.bases.lock();
+        keys.iter().all(|key| {
+            bases.get(key).is_some_and(|(at, _)| (FIRST_CPU_WINDOW..MAX_SAMPLE_AGE).contains(&now.duration_since(*at)))
+        })
+    }
+
+    /// Notes readings as bases where there is none of use, and forgets those of cgroups that are gone.
+    fn note(&self, readings: &[(String, u64)], now: Instant) {
+        let mut bases = self.bases.lock();
+        bases.retain(|key, (at, _)| now.duration_since(*at) < MAX_SAMPLE_AGE && readings.iter().any(|(k, _)| k == key));
+        for (key, total) in readings {
+            bases.entry(key.clone()).or_insert((now, *total));
+        }
+    }
+
+    fn rates(&self, readings: &[(String, u64)], now: Instant) -> HashMap<String, Cpu> {
+        let mut bases = self.bases.lock();
+        let rate = |(key, total): &(String, u64)| {
+            let (at, before) = bases.get(key).copied().unwrap_or((now, *total));
+            let window = now.duration_since(at);
+            let rate = (total.saturating_sub(before) as f64 / window.as_secs_f64().max(0.001)) as u64;
+            if window >= CPU_WINDOW {
+                bases.insert(key.clone(), (now, *total));
+            }
+            (key.clone(), Cpu { total: *total, rate, window })
+        };
+        readings.iter().map(rate).collect()
+    }
+}
+
+/// A container that runs, and where its use is counted.
+struct Counted {
+    name: String,
+    cgroup: String,
+    started_at: String,
+    log: std::path::PathBuf,
+    id: String,
+    writable: std::path::PathBuf,
+}
+
+impl Counted {
+    fn written(&self, by_id: Option<&HashMap<String, u64>>) -> u64 {
+        match by_id {
+            Some(written) => written.get(&self.id).copied().unwrap_or(0),
+            None => size_of(&self.writable),
+        }
+    }
+}
+
+pub struct PodCounted {
+    pub pod: Arc<Pod>,
+    cgroup: String,
+    containers: Vec<Counted>,
+}
+
+impl PodCounted {
+    pub fn running(&self) -> usize {
+        self.containers.len()
+    }
+
+    /// Bytes on disk of each container: its logs, and what it wrote beside volumes. `written` are the latter by the container's id,
+    /// where the runtime keeps them.
+    pub fn on_disk(&self, written: Option<&HashMap<String, u64>>) -> BTreeMap<String, u64> {
+        let of = |c: &Counted| (c.name.clone(), size_of(&c.log) + c.written(written));
+        self.containers.iter().map(of).collect()
+    }
+
+    /// The pod's claims, each with the file system behind it as a container sees it.
+    pub fn volumes(&self) -> Vec<Value> {
+        let Some(spec) = &self.pod.spec else { return Vec::new() };
+        let of = |volume: &Volume| {
+            let claim = claim_of(&self.pod, volume)?;
+            let mounted = launch::started(spec).find_map(|container| {
+                let mount = container.volume_mounts.iter().flatten().find(|m| m.name == volume.name)?;
+                let counted = self.containers.iter().find(|c| c.name == container.name)?;
+                let process = cgroup::members(&counted.cgroup).into_iter().next()?;
+                // By the container's own names, which it may turn into links to anywhere.
+                inside::file_system(Path::new(&format!("/proc/{process}/root")), Path::new(&mount.mount_path)).ok()
+            });
+            let mut stats = space(&mounted?);
+            stats["name"] = volume.name.clone().into();
+            stats["pvcRef"] = json!({"name": claim.name, "namespace": self.pod.namespace()});
+            Some(stats)
+        };
+        spec.volumes.iter().flatten().filter_map(of).collect()
+    }
+}
+
+pub fn counted(manager: &Manager) -> Vec<PodCounted> {
+    let config = &manager.agent.config;
+    let of = |pod: Arc<Pod>| {
+        let (_, places, saved) = manager.find(&pod.namespace().unwrap_or_default(), &pod.name_any())?;
+        let cgroup = sandbox::cgroup(config, &pod);
+        let containers = saved.containers.iter().filter_map(|(name, run)| match &run.phase {
+            Phase::Running { started_at } => Some(Counted {
+                name: name.clone(),
+                cgroup: manager.agent.engine.cgroup(&cgroup, &run.id),
+                started_at: started_at.clone(),
+                log: places.data.join("logs").join(name),
+                id: run.id.clone(),
+                writable: places.writable(&run.id),
+            }),
+            _ => None,
+        });
+        Some(PodCounted { containers: containers.collect(), cgroup: cgroup.clone(), pod })
+    };
+    manager.pods().into_iter().filter_map(of).collect()
+}
+
+/// Nanoseconds of processor time that the machine worked.
+fn node_cpu() -> u64 {
+    let stat = bounded::text("/proc/stat", bounded::KERNEL).unwrap_or_default();
+    let fields: Vec<u64> =
+        stat.lines().next().unwrap_or("").split_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
+    // user nice system idle iowait irq softirq steal: all but idle and iowait.
+    let ticks: u64 = fields.iter().take(8).enumerate().filter(|(i, _)| !matches!(i, 3 | 4)).map(|(_, n)| n).sum();
+    let hertz = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
+    ticks * (1_000_000_000 / hertz.max(1) as u64)
+}
+
+/// The machine's memory, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Memory {
+    pub total: u64,
+    pub available: u64,
+    /// All but what the kernel could give back from files that nobody touched of late.
+    pub working_set: u64,
+    pub used: u64,
+}
+
+impl Memory {
+    pub fn read() -> Self {
+        let text = bounded::text("/proc/meminfo", bounded::KERNEL).unwrap_or_default();
+        let of = |name: &str| -> u64 {
+            let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+            line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+        };
+        let (total, free) = (of("MemTotal"), of("MemFree"));
+        let used = total.saturating_sub(free);
+        let working_set = used.saturating_sub(of("Inactive(file)"));
+        Memory { total, available: total.saturating_sub(working_set), working_set, used }
+    }
+}
+
+/// A file system's space and inodes.
+pub fn disk(path: &Path) -> Value {
+    nix::sys::statvfs::statvfs(path).map_or(Value::Null, |stat| space(&stat))
+}
+
+/// The same as a file system tells it, which may be anybody's.
+fn space(stat: &Statvfs) -> Value {
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
+    json!({"time": now(), "capacityBytes": bytes(stat.blocks()), "availableBytes": bytes(stat.blocks_available()),
+        "usedBytes": bytes(stat.blocks().saturating_sub(stat.blocks_free())), "inodes": stat.files(),
+        "inodesFree": stat.files_free(), "inodesUsed": stat.files().saturating_sub(stat.files_free())})
+}
+
+fn now() -> String {
+    apimachinery::clock::now_rfc3339()
+}
+
+fn time(text: &str) -> Value {
+    text.parse::<Timestamp>().map_or(Value::Null, |t| apimachinery::clock::format_rfc3339(t).into())
+}
+
+/// More than any limit: 4 PiB.
+const UNCOUNTABLE: u64 = 1 << 52;
+
+/// Bytes on disk of what is below a folder. Blocks, for as long as the folder is large.
+pub fn size_of(folder: &Path) -> u64 {
+    match runtime::disk_usage(folder) {
+        Ok(bytes) => bytes,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => 0,
+        Err(error) => {
+            // Who nests folders so that nobody can count them isn't within his limits.
+            tracing::warn!(folder = %folder.display(), %error, "failed to measure the disk usage of a folder");
+            UNCOUNTABLE
+        }
+    }
+}
+
+fn cpu_value(cpu: Cpu) -> Value {
+    json!({"time": now(), "usageCoreNanoSeconds": cpu.total, "usageNanoCores": cpu.rate,
+        "windowSeconds": cpu.window.as_secs_f64()})
+}
+
+fn memory_value(cgroup: &str) -> Value {
+    let usage = cgroup::memory_usage(cgroup).unwrap_or(0);
+    let working_set = cgroup::memory_working_set(cgroup).unwrap_or(0);
+    json!({"time": now(), "usageBytes": usage, "workingSetBytes": working_set,
+        "rssBytes": cgroup::memory_rss(cgroup).unwrap_or(0)})
+}
+
+/// `/stats/summary`, in upstream's form (`stats.v1alpha1`).
+pub async fn summary(manager: &Arc<Manager>) -> Value {
+    let pods = counted(manager);
+    let keys: Vec<String> = std::iter::once(NODE.to_string())
+        .chain(pods.iter().map(|p| p.cgroup.clone()))
+        .chain(pods.iter().flat_map(|p| p.containers.iter().map(|c| c.cgroup.clone())))
+        .collect();
+    let read = || -> Vec<(String, u64)> {
+        let total = |key: &String| if key == NODE { Some(node_cpu()) } else { cgroup::cpu_nanoseconds(key) };
+        keys.iter().filter_map(|key| Some((key.clone(), total(key)?))).collect()
+    };
+    let readings = &manager.readings;
+    if !readings.cover(&keys, Instant::now()) {
+        readings.note(&read(), Instant::now());
+        tokio::time::sleep(FIRST_CPU_WINDOW).await;
+    }
+    let rates = readings.rates(&read(), Instant::now());
+    let agent = manager.agent.clone();
+    let written = agent.engine.written().await;
+    let describe = move || describe(&agent, &pods, &rates, written.as_ref());
+    tokio::task::spawn_blocking(describe).await.unwrap_or(Value::Null)
+}
+
+fn describe(
+    agent: &Agent,
+    pods: &[PodCounted],
+    rates: &HashMap<String, Cpu>,
+    written: Option<&HashMap<String, u64>>,
+) -> Value {
+    let cpu = |key: &str| cpu_value(rates.get(key).copied().unwrap_or_default());
+    let pods: Vec<Value> = pods
+        .iter()
+        .map(|p| {
+            let mut used = 0;
+            let containers: Vec<Value> = p
+                .containers
+                .iter()
+                .map(|c| {
+                    let logs = size_of(&c.log);
+                    let rootfs = c.written(written);
+                    used += logs + rootfs;
+                    json!({"name": c.name, "startTime": time(&c.started_at), "cpu": cpu(&c.cgroup),
+                        "memory": memory_value(&c.cgroup), "rootfs": {"time": now(), "usedBytes": rootfs},
+                        "logs": {"time": now(), "usedBytes": logs}})
+                })
+                .collect();
+            json!({"podRef": {"name": p.pod.name_any(), "namespace": p.pod.namespace(), "uid": p.pod.uid()},
+                "startTime": p.pod.status.as_ref().and_then(|s| s.start_time.clone()),
+                "containers": containers, "cpu": cpu(&p.cgroup), "memory": memory_value(&p.cgroup),
+                "ephemeral-storage": {"time": now(), "usedBytes": used},
+                "volume": p.volumes(),
+                "process_stats": {"process_count": cgroup::processes(&p.cgroup)}})
+        })
+        .collect();
+    let memory = Memory::read();
+    let (fs, images) = (disk(&agent.config.data_dir), disk(agent.images.folder()));
+    json!({
+        "node": {"nodeName": agent.config.node_name, "cpu": cpu(NODE),
+            "memory": {"time": now(), "availableBytes": memory.available, "usageBytes": memory.used,
+                "workingSetBytes": memory.working_set},
+            "fs": fs, "runtime": {"imageFs": images}},
+        "pods": pods,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_come_of_two_readings() {
+        let readings = Readings::default();
+        let begin = Instant::now();
+        let keys = ["a".to_string()];
+        let at = |seconds: u64| begin + Duration::from_secs(seconds);
+        let read = |total: u64| vec![("a".to_string(), total)];
+        assert!(!readings.cover(&keys, at(0)));
+        readings.note(&read(1000), at(0));
+        assert!(!readings.cover(&keys, at(0)), "a second must pass");
+        assert!(readings.cover(&keys, at(2)));
+        assert_eq!(readings.rates(&read(3000), at(2))["a"].rate, 1000);
+        // The base stays for those who ask soon, and moves on after its time.
+        assert_eq!(readings.rates(&read(11_000), at(10))["a"].rate, 1000);
+        assert_eq!(readings.rates(&read(16_000), at(11))["a"].rate, 5000);
+        assert!(!readings.cover(&keys, at(100)), "too old");
+        readings.note(&read(20_000), at(100));
+        assert_eq!(readings.rates(&read(21_000), at(101))["a"].rate, 1000);
+    }
+}

@@ -1,0 +1,219 @@
+//! Probes against servers of their own, on loopback.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use k8s_openapi::api::core::v1::{GRPCAction, HTTPGetAction};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpListener;
+
+use super::*;
+
+fn target() -> Target {
+    let ip = "127.0.0.1".parse().unwrap();
+    Target { id: String::new(), ip, container: Container::default(), started: Instant::now() }
+}
+
+async fn listen() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+#[tokio::test]
+async fn https_is_asked_without_knowing_the_certificate() {
+    let identity = pki::self_signed("probe.example").unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let certificate = CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let (listener, port) = listen().await;
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(stream) = acceptor.accept(stream).await else { continue };
+            let service = service_fn(|request: ::http::Request<hyper::body::Incoming>| async move {
+                let code = if request.uri().path() == "/well" { 200 } else { 503 };
+                let answer = ::http::Response::builder().status(code).body(Full::new(Bytes::from("x"))).unwrap();
+                Ok::<_, Infallible>(answer)
+            });
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        }
+    });
+    let get = |path: &str| HTTPGetAction {
+        path: Some(path.into()),
+        port: IntOrString::Int(port.into()),
+        scheme: Some("HTTPS".into()),
+        ..HTTPGetAction::default()
+    };
+    assert_eq!(http::get(&target(), &get("/well")).await, Ok(()));
+    assert_eq!(http::get(&target(), &get("/ill")).await, Err("HTTP probe failed with statuscode: 503".into()));
+}
+
+#[tokio::test]
+async fn grpc_health_is_asked_for() {
+    let (listener, port) = listen().await;
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = service_fn(|request: ::http::Request<hyper::body::Incoming>| async move {
+                assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                let asked = request.into_body().collect().await.unwrap().to_bytes();
+                // SERVING for "db", NOT_SERVING for the rest.
+                let status = if asked.ends_with(b"db") { 1 } else { 2 };
+                let message = Bytes::from(vec![0, 0, 0, 0, 2, 8, status]);
+                let mut trailers = ::http::HeaderMap::new();
+                trailers.insert("grpc-status", ::http::HeaderValue::from_static("0"));
+                let body = Full::new(message).with_trailers(std::future::ready(Some(Ok(trailers))));
+                Ok::<_, Infallible>(::http::Response::new(body))
+            });
+            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        }
+    });
+    let action = |service: &str| GRPCAction { port: port.into(), service: Some(service.into()), mode: None };
+    assert_eq!(grpc::check(&target(), &action("db")).await, Ok(()));
+    assert!(grpc::check(&target(), &action("cache")).await.unwrap_err().contains("NOT_SERVING"));
+    let nobody = GRPCAction { port: 1, service: None, mode: None };
+    assert!(grpc::check(&target(), &nobody).await.unwrap_err().contains("dial tcp"));
+}
+
+/// A container whose command fails until a moment, and the moments at which it was run.
+struct Slow {
+    well: Instant,
+    runs: parking_lot::Mutex<Vec<Instant>>,
+}
+
+#[async_trait::async_trait]
+impl Containers for Slow {
+    async fn watch(
+        &self,
+    ) -> std::io::Result<(Vec<runtime::protocol::ContainerState>, mpsc::Receiver<runtime::ContainerEvent>)> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+    async fn create(
+        &self,
+        _: &crate::Agent,
+        launch: &crate::container_runtime::launch::Launch<'_>,
+    ) -> Result<String, crate::container_runtime::launch::StartError> {
+        Ok(launch.id.into())
+    }
+    async fn start(
+        &self,
+        _: &crate::Agent,
+        _: &crate::container_runtime::launch::Launch<'_>,
+        _: &str,
+    ) -> Result<(), crate::container_runtime::launch::StartError> {
+        Ok(())
+    }
+    async fn stop(&self, _: &str, _: crate::container_runtime::Stop) {}
+    async fn delete(&self, _: &str) -> std::io::Result<()> {
+        Ok(())
+    }
+    async fn limit(&self, _: &str, _: &str, _: &runtime::spec::Limits) -> std::io::Result<()> {
+        Ok(())
+    }
+    async fn run(&self, _: &str, _: &[String], _: Duration) -> Result<(i32, String), NotRun> {
+        self.runs.lock().push(Instant::now());
+        Ok((i32::from(Instant::now() < self.well), String::new()))
+    }
+    async fn exec(
+        &self,
+        _: &str,
+        _: &[String],
+        _: crate::server::Wants,
+        _: mpsc::Receiver<crate::server::Event>,
+        _: &crate::server::Sender,
+    ) -> Result<serde_json::Value, String> {
+        Err("not here".into())
+    }
+    async fn attach(
+        &self,
+        _: &str,
+        _: crate::server::Wants,
+        _: mpsc::Receiver<crate::server::Event>,
+        _: &crate::server::Sender,
+    ) -> Result<(), String> {
+        Err("not here".into())
+    }
+}
+
+/// The verdicts on a container that is well after so many milliseconds, each with the milliseconds until it came.
+async fn verdicts(well_after: u64, container: serde_json::Value) -> Vec<(u64, Kind, bool)> {
+    let begin = Instant::now();
+    let slow =
+        Slow { well: clock::deadline(begin, Duration::from_millis(well_after)), runs: parking_lot::Mutex::default() };
+    let target = Target { container: serde_json::from_value(container).unwrap(), ..target() };
+    let (sender, mut receiver) = mpsc::channel(16);
+    let watching = tokio::spawn(watch(Arc::new(slow), target, false, sender));
+    let mut told = Vec::new();
+    while let Ok(Some(verdict)) = tokio::time::timeout(Duration::from_secs(60), receiver.recv()).await {
+        told.push((begin.elapsed().as_millis() as u64, verdict.kind, verdict.healthy));
+    }
+    watching.abort();
+    told
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_startup_probe_has_the_patience_that_it_promises() {
+    let probe = |kind: &str, threshold: i32| {
+        serde_json::json!({"name": "c", kind: {"exec": {"command": ["x"]}, "periodSeconds": 5,
+            "failureThreshold": threshold}})
+    };
+    // The third look that counts is after ten seconds; one between them finds out early that all is well.
+    let told = verdicts(8_000, probe("startupProbe", 3)).await;
+    assert_eq!(told, [(0, Kind::Unhealthy, false), (5_000, Kind::Unhealthy, false), (10_000, Kind::Started, true)]);
+    let told = verdicts(60_000, probe("startupProbe", 3)).await;
+    assert_eq!(told.last(), Some(&(10_000, Kind::Dead, false)), "{told:?}");
+    let told = verdicts(500, probe("startupProbe", 1)).await;
+    assert_eq!(told, [(0, Kind::Dead, false)]);
+    let told = verdicts(500, probe("readinessProbe", 3)).await;
+    assert_eq!(told[..2], [(0, Kind::Unhealthy, false), (600, Kind::Ready, true)], "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_successes_are_a_period_apart_and_delays_count_from_the_start() {
+    let told = verdicts(
+        0,
+        serde_json::json!({"name": "c", "readinessProbe": {"exec": {"command": ["x"]},
+        "periodSeconds": 5, "successThreshold": 3}}),
+    )
+    .await;
+    assert_eq!(told, [(10_000, Kind::Ready, true)]);
+    let told = verdicts(
+        0,
+        serde_json::json!({"name": "c",
+        "startupProbe": {"exec": {"command": ["x"]}, "initialDelaySeconds": 4},
+        "readinessProbe": {"exec": {"command": ["x"]}, "initialDelaySeconds": 6}}),
+    )
+    .await;
+    assert_eq!(told, [(4_000, Kind::Started, true), (6_000, Kind::Ready, true)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn extremes_of_every_number_of_a_probe_are_borne() {
+    for number in [i32::MIN, -1, 0, 1, i32::MAX] {
+        for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
+        {
+            for grace in [i64::MIN, i64::MAX] {
+                let probe = serde_json::json!({"exec": {"command": ["x"]}, field: number,
+                    "terminationGracePeriodSeconds": grace});
+                for (kind, well) in [("startupProbe", 0), ("readinessProbe", 900), ("livenessProbe", 90_000)] {
+                    verdicts(well, serde_json::json!({"name": "c", kind: probe})).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Changes of what running containers may use.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Container;
+
+use super::end::own_grace;
+use super::{Phase, Worker};
+use crate::container_runtime::launch;
+
+impl Worker {
+    /// Gives running containers what their spec allows them now (KEP-1287).
+    pub(super) async fn resize(&mut self) {
+        let Some(spec) = self.pod.spec.clone() else { return };
+        let wants = |c: &Container| {
+            let run = self.saved.containers.get(&c.name).filter(|run| matches!(run.phase, Phase::Running { .. }));
+            run.and_then(|run| run.limits.as_ref()).is_some_and(|limits| *limits != launch::limits(c))
+        };
+        // Sidecars may be resized, too (KEP-753).
+        let sidecars = spec.init_containers.iter().flatten().filter(|c| launch::is_sidecar(c));
+        let all: Vec<Container> = spec.containers.iter().chain(sidecars).cloned().collect();
+        if !all.iter().any(wants) {
+            return;
+        }
+        // The kernel wants a whole that is larger than its parts: it grows before them, and shrinks after.
+        let whole = crate::pod::sandbox::cgroup(&self.agent.config, &self.pod);
+        let _ = runtime::cgroup::set_limits(&whole, &launch::pod_limits(&self.pod));
+        for container in &all {
+            let Some(run) = self.saved.containers.get(&container.name) else { continue };
+            let wanted = launch::limits(container);
+            if !matches!(run.phase, Phase::Running { .. }) || run.limits.as_ref().is_none_or(|l| *l == wanted) {
+                continue;
+            }
+            let id = run.id.clone();
+            if launch::resize_restarts(container, run.limits.as_ref(), &wanted) {
+                let why = format!("Container {} resize requires restart", container.name);
+                self.agent.tell(&self.pod, &container.name, "Normal", "Killing", why);
+                let grace = own_grace(&self.pod).max(Duration::from_secs(1));
+                self.kill(&container.name, &id, grace, Vec::new());
+            } else {
+                let cgroup = self.agent.engine.cgroup(&whole, &id);
+                let Some(containers) = &self.containers else { return };
+                if let Err(error) = containers.limit(&id, &cgroup, &wanted).await {
+                    let why = format!("can't set the limits of container {}: {error}", container.name);
+                    self.agent.tell(&self.pod, &container.name, "Warning", "ResizeError", why);
+                    continue;
+                }
+            }
+            // Also when it is about to be restarted: it is asked once.
+            if let Some(run) = self.saved.containers.get_mut(&container.name) {
+                run.limits = Some(wanted);
+                run.resources = container.resources.clone();
+            }
+            self.save();
+        }
+        if let Err(error) = runtime::cgroup::set_limits(&whole, &launch::pod_limits(&self.pod)) {
+            let why = format!("can't set the limits of the pod: {error}");
+            self.agent.events.warning(self.pod.as_ref(), "ResizeError", why);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Probes of the pod's containers, and what follows from them.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::end::own_grace;
+use super::{Phase, Run, Worker};
+use crate::pod::probes::{self, Verdict};
+
+impl Worker {
+    pub(super) fn probe_target(&self, container: &Container, run: &Run) -> probes::Target {
+        probes::Target {
+            id: run.id.clone(),
+            ip: self
+                .saved
+                .sandbox
+                .as_ref()
+                .and_then(|s| s.ips.first())
+                .map_or_else(|| self.agent.config.node_ip(), |ip| *ip),
+            container: container.clone(),
+            started: match &run.phase {
+                Phase::Running { started_at } => moment(started_at),
+                _ => Instant::now(),
+            },
+        }
+    }
+
+    pub(super) fn start_probes(&mut self, name: &str) {
+        let (Some(container), Some(containers)) = (self.container(name), self.containers.clone()) else { return };
+        let Some(run) = self.saved.containers.get(name) else { return };
+        let target = self.probe_target(&container, run);
+        let (started, verdicts) = (run.started, self.verdicts.0.clone());
+        let task = tasks::until_done("probes", move || {
+            probes::watch(containers.clone(), target.clone(), started, verdicts.clone())
+        });
+        self.keep_probes(name, &task);
+    }
+
+    fn keep_probes(&mut self, name: &str, task: &tokio::task::JoinHandle<()>) {
+        if let Some(old) = self.probes.insert(name.into(), task.abort_handle()) {
+            old.abort();
+        }
+    }
+
+    /// While a pod ends, nobody asks any more whether its containers live, but whether they serve (KEP-1672).
+    pub(super) fn probe_readiness_alone(&mut self) {
+        for probes in std::mem::take(&mut self.probes).into_values() {
+            probes.abort();
+        }
+        let Some(containers) = self.containers.clone() else { return };
+        for (name, _) in self.running() {
+            let (Some(container), Some(run)) = (self.container(&name), self.saved.containers.get(&name)) else {
+                continue;
+            };
+            if run.started {
+                let target = self.probe_target(&container, run);
+                let (containers, verdicts) = (containers.clone(), self.verdicts.0.clone());
+                let task = tasks::until_done("probes", move || {
+                    probes::watch_readiness(containers.clone(), target.clone(), verdicts.clone())
+                });
+                self.keep_probes(&name, &task);
+            }
+        }
+    }
+
+    pub(super) async fn verdict(&mut self, verdict: Verdict) {
+        let grace = own_grace(&self.pod).max(Duration::from_secs(1));
+        let Some(run) = self.saved.containers.get_mut(&verdict.container).filter(|r| r.id == verdict.id) else {
+            return;
+        };
+        match verdict.kind {
+            probes::Kind::Started => {
+                run.started = true;
+                let readiness = self.container(&verdict.container).is_some_and(|c| c.readiness_probe.is_some());
+                if let Some(run) = self.saved.containers.get_mut(&verdict.container)
+                    && !readiness
+                {
+                    run.ready = true;
+                }
+            }
+            probes::Kind::Ready => run.ready = verdict.healthy,
+            probes::Kind::Dead => {
+                let name = verdict.container.clone();
+                let id = run.id.clone();
+                let why = format!("Container {name} failed {} probe, will be restarted", verdict.probe);
+                self.agent.tell(&self.pod, &name, "Normal", "Killing", why);
+                self.kill(&name, &id, verdict.grace.unwrap_or(grace), Vec::new());
+            }
+            probes::Kind::Unhealthy => {}
+        }
+        if !verdict.healthy && !verdict.message.is_empty() {
+            let message = format!("{} probe failed: {}", capitalized(verdict.probe), verdict.message);
+            self.agent.tell(&self.pod, &verdict.container, "Warning", "Unhealthy", message);
+        }
+    }
+}
+
+/// The instant of a time that was written down.
+fn moment(text: &str) -> Instant {
+    let now = Instant::now();
+    let ago = text.parse::<Timestamp>().map(|at| Timestamp::now().duration_since(at));
+    let ago = ago.ok().and_then(|ago| Duration::try_from(ago).ok()).unwrap_or_default();
+    now.checked_sub(ago).unwrap_or(now)
+}
+
+fn capitalized(word: &str) -> String {
+    let mut chars = word.chars();
+    chars.next().map(|c| c.to_uppercase().collect::<String>() + chars.as_str()).unwrap_or_default()
+}
