@@ -2,7 +2,8 @@
 """Import cycles between the top-level modules of each crate.
 
 A module imports another one when a path `crate::OTHER` stands in it. The cycles of scripts/cycles.txt are there and are to go; a module that
-joins a cycle, or a new cycle, is an error, and so is a line of that file that is no longer true.
+joins a cycle, or a new cycle, is an error, and so is a line of that file that is no longer true. Where ARCHITECTURE.md says the order of a
+crate's modules ("Rooms of `crates/NAME`, each imports only those after it: ..."), an import against that order is an error, too.
 """
 
 import pathlib
@@ -85,6 +86,20 @@ def components(graph):
     return sorted(out)
 
 
+def against_the_order():
+    """Imports of modules that stand before the importing one in ARCHITECTURE.md, and modules that it doesn't name or that aren't there."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    for crate, line in re.findall(r"Rooms of `crates/(\w+)`, each imports only those after it: (.*)", text):
+        order, graph = re.findall(r"`(\w+)`", line), modules(ROOT / "crates" / crate / "src")
+        for name in sorted(set(order) ^ set(graph)):
+            yield f"{crate}: the order of rooms in ARCHITECTURE.md and the crate don't agree about {name}"
+        places = {name: place for place, name in enumerate(order)}
+        for name, imports in sorted(graph.items()):
+            for other in sorted(imports):
+                if places.get(other, 0) < places.get(name, 0):
+                    yield f"{crate}: {name} imports {other}, which is above it in ARCHITECTURE.md"
+
+
 found = []
 for crate in sorted((ROOT / "crates").iterdir()):
     for component in components(modules(crate / "src")):
@@ -94,6 +109,9 @@ if sys.argv[1:] == ["--write"]:
     sys.exit()
 known = KNOWN.read_text().splitlines()
 bad = 0
+for line in against_the_order():
+    print(f"error: {line}", file=sys.stderr)
+    bad = 1
 for line in found:
     name, inside = line.split(": ")
     if not any(k.split(": ")[0] == name and set(inside.split()) <= set(k.split(": ")[1].split()) for k in known):

@@ -43,6 +43,7 @@ BOUND = {
     "expressions/src/rewrite.rs": {"visit": AST, "compare_as_sets": AST},
     "expressions/src/value.rs": {"untyped": DEPTH, "typed": DEPTH, "to_json": AST},
     "kubectl/src/lib.rs": {"three_way": DEPTH},
+    "kubelet/src/events.rs": {"container": NAME},
     "kubelet/src/pod/static_pods.rs": {"read": NAME},
     "kubelet/src/pod/worker/mod.rs": {"save": NAME, "remember": NAME},
     "network/src/lib.rs": {"sh": NAME},

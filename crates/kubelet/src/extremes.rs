@@ -9,13 +9,14 @@ use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::container_runtime::launch as container;
+use crate::config::tests::config;
+use crate::environment::downward_api;
 use crate::node::{eviction, local_storage};
 use crate::pod::admission::{Admitted, Share, under_pressure, unfit};
 use crate::pod::status;
-use crate::pod::worker::{Ended, Phase, Run, Saved};
-use crate::tests::config;
-use crate::{Backoff, environment as env, images, volumes};
+use crate::spec::{resources, started};
+use crate::state::{Ended, Phase, Run, Saved};
+use crate::{Backoff, images, volumes};
 
 // Shared with the tests of control loops, which ask more of it.
 #[allow(dead_code)]
@@ -79,17 +80,17 @@ fn derive(pod: &Pod, saved: &Saved, node: &Node) {
     let spec = pod.spec.clone().unwrap_or_default();
     let told = status::compute(pod, saved, &config(), "timonel");
     assert!(["Pending", "Running", "Succeeded", "Failed"].map(Value::from).contains(&told["phase"]));
-    for limits in container::started(&spec).map(container::limits).chain([container::pod_limits(pod)]) {
+    for limits in started(&spec).map(resources::limits).chain([resources::pod_limits(pod)]) {
         assert!((2..=262_144).contains(&limits.cpu_shares) && limits.cpu_milli >= 0 && limits.memory_bytes >= 0);
     }
-    for container in container::started(&spec) {
-        assert!((-1000..=1000).contains(&container::oom_score(pod, container)));
+    for container in started(&spec) {
+        assert!((-1000..=1000).contains(&resources::oom_score(pod, container, 1 << 30)));
         for code in [i32::MIN, -1, 0, 1, i32::MAX] {
             let _ = status::restarts(pod, container, false, code);
         }
         for amount in ["limits.cpu", "requests.memory", "limits.ephemeral-storage", "limits.hugepages-2Mi"] {
             for divisor in ["", "0", "1", "-1", "1n", "9E", "1e18"] {
-                let _ = env::resource(container, amount, divisor, std::path::Path::new("/"));
+                let _ = downward_api::resource(&config(), container, amount, divisor);
             }
         }
     }
@@ -154,7 +155,7 @@ proptest! {
     #[test]
     fn no_wait_for_a_restart_is_longer_than_the_most(first in 0u64..=u64::MAX, most in 0u64..=u64::MAX, failures in 0..=u32::MAX) {
         let (first, most) = (Duration::from_millis(first), Duration::from_millis(most));
-        let backoff = Backoff { first, most };
+        let backoff = Backoff { initial: first, max: most };
         prop_assert!(backoff.after(failures) <= most);
     }
 }

@@ -283,8 +283,8 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         seccomp_default: args.seccomp_default,
         image_verification: args.image_pull_credentials_verification_policy.clone(),
         shutdown_grace: kubelet::ShutdownGrace {
-            whole: args.shutdown_grace_period,
-            critical: args.shutdown_grace_period_critical_pods,
+            total: args.shutdown_grace_period,
+            critical_pods: args.shutdown_grace_period_critical_pods,
         },
     };
     for folder in [&args.data_dir, &config.data_dir, &config.run_dir] {

@@ -64,7 +64,7 @@ fn findings() -> Vec<Finding> {
 /// # Errors
 /// With everything that this machine lacks, each with its remedy.
 pub fn require(args: &cli::NodeArgs) -> anyhow::Result<()> {
-    args.reserved().check(&kubelet::NodeFacts::gather(&args.data_dir))?;
+    args.reserved().check(&kubelet::MachineInfo::gather(&args.data_dir))?;
     let missing: Vec<String> = findings()
         .into_iter()
         .filter(|f| f.needed && !f.ok)

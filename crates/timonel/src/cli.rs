@@ -173,7 +173,7 @@ pub struct NodeArgs {
     /// Which images that are here pods get only if they may pull them: NeverVerify, NeverVerifyPreloadedImages (those that were
     /// pulled) or AlwaysVerify
     #[arg(long, value_name = "POLICY", default_value_t)]
-    pub image_pull_credentials_verification_policy: kubelet::Verification,
+    pub image_pull_credentials_verification_policy: kubelet::CredentialVerification,
     /// Resources reserved for timonel itself (cpu, memory, ephemeral-storage, pid), as in cpu=200m,memory=512Mi
     #[arg(long, value_name = "RESOURCES", default_value = "", hide_default_value = true)]
     pub kube_reserved: kubelet::Reserved,

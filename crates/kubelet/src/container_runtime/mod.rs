@@ -1,12 +1,14 @@
 //! Who runs the pods' containers: shims of our own ([`own`]), or a runtime that somebody brought ([`cri`]).
 //!
-//! Everything above asks these traits and can't tell. A pod's sandbox is what its containers share; an [`Engine`] makes and removes it,
+//! Everything above asks these traits and can't tell. A pod's sandbox is what its containers share; an [`ContainerRuntime`] makes and removes it,
 //! and hands out [`Containers`], by which one pod's containers are started, watched, looked into and ended.
 
+pub mod cgroups;
 pub mod cri;
 pub mod launch;
 pub mod network;
 pub mod own;
+pub mod runtime_class;
 pub mod user_namespaces;
 
 use std::collections::HashMap;
@@ -17,6 +19,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
 use runtime::image::{Credentials, Progress};
 use runtime::protocol::{ContainerState, Exit};
 use runtime::spec::Limits;
@@ -24,10 +27,25 @@ use runtime::{ContainerEvent, Image, ImageError};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
-use crate::Agent;
-use crate::container_runtime::launch::{Launch, StartError};
-use crate::pod::sandbox::{Places, Sandbox};
-use crate::server::{Event, Sender, Wants};
+use launch::{Launch, StartError};
+use network::PodNetwork;
+
+use crate::config::Config;
+use crate::state::{Places, Sandbox};
+use crate::streaming::{Event, Sender, Wants};
+
+/// What a runtime uses of the node beside the pod that it is asked for.
+#[derive(Clone)]
+pub struct NodeHandles {
+    /// The node's configuration.
+    pub config: Arc<Config>,
+    /// A client of the API, for RuntimeClasses.
+    pub client: Client,
+    /// The network that pods are connected to.
+    pub network: Arc<PodNetwork>,
+    /// The ranges of user ids of pods with user namespaces.
+    pub user_namespaces: Arc<user_namespaces::Ranges>,
+}
 
 /// What our own engine is called.
 pub const OWN: &str = "timonel";
@@ -41,7 +59,7 @@ pub struct Version {
 
 /// What an engine can that not all can.
 #[derive(Debug, Clone)]
-pub struct Abilities {
+pub struct RuntimeFeatures {
     /// The names that RuntimeClasses may have for it, the default's (empty) left out; none when it checks them itself.
     pub handlers: Option<Vec<String>>,
     /// Those that can give pods users of their own.
@@ -51,13 +69,13 @@ pub struct Abilities {
 }
 
 #[async_trait]
-pub trait Engine: Send + Sync {
+pub trait ContainerRuntime: Send + Sync {
     fn version(&self) -> Version;
 
-    fn abilities(&self) -> Abilities;
+    fn features(&self) -> RuntimeFeatures;
 
     /// Why no pod can run now, if none can, in words for the node's condition.
-    async fn problem(&self) -> Option<String> {
+    async fn not_ready_reason(&self) -> Option<String> {
         None
     }
 
@@ -65,25 +83,25 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// With why it can't be made.
-    async fn make(&self, agent: &Agent, pod: &Pod, places: &Places, lost: Option<&Sandbox>) -> io::Result<Sandbox>;
+    async fn create_sandbox(&self, pod: &Pod, places: &Places, lost: Option<&Sandbox>) -> io::Result<Sandbox>;
 
     /// Whether a sandbox that was made earlier is still whole.
-    async fn is_whole(&self, places: &Places, sandbox: &Sandbox) -> bool;
+    async fn is_sandbox_ready(&self, places: &Places, sandbox: &Sandbox) -> bool;
 
     /// Makes ready for containers.
     ///
     /// # Errors
     /// When that fails.
-    async fn begin(&self, places: &Places, sandbox: &Sandbox) -> io::Result<Arc<dyn Containers>>;
+    async fn prepare_containers(&self, places: &Places, sandbox: &Sandbox) -> io::Result<Arc<dyn PodContainers>>;
 
     /// The containers that were begun earlier; whether any are there shows at the first request.
-    fn containers(&self, places: &Places, sandbox: Option<&Sandbox>) -> Arc<dyn Containers>;
+    fn containers(&self, places: &Places, sandbox: Option<&Sandbox>) -> Arc<dyn PodContainers>;
 
     /// Removes a sandbox with its containers, also one that isn't whole. Takes as long as it takes.
-    async fn remove(&self, agent: &Agent, uid: &str, places: &Places, sandbox: Option<&Sandbox>);
+    async fn remove_sandbox(&self, uid: &str, places: &Places, sandbox: Option<&Sandbox>);
 
     /// Pods that the engine knows of, by uid: what their folders don't tell.
-    async fn strays(&self) -> Vec<String> {
+    async fn orphaned_pods(&self) -> Vec<String> {
         Vec::new()
     }
 
@@ -91,32 +109,32 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// When it can't be found.
-    async fn network(&self, places: &Places, sandbox: &Sandbox) -> io::Result<PathBuf>;
+    async fn network_namespace(&self, places: &Places, sandbox: &Sandbox) -> io::Result<PathBuf>;
 
     /// The cgroup of a container, in that of its pod.
-    fn cgroup(&self, of_pod: &str, id: &str) -> String {
+    fn container_cgroup(&self, of_pod: &str, id: &str) -> String {
         format!("{of_pod}/{id}")
     }
 
     /// Bytes that containers wrote to their roots, by id, where the engine alone knows.
-    async fn written(&self) -> Option<HashMap<String, u64>> {
+    async fn writable_layer_usage(&self) -> Option<HashMap<String, u64>> {
         None
     }
 }
 
 /// Why a command has no outcome.
 #[derive(Debug, thiserror::Error)]
-pub enum NotRun {
+pub enum ExecError {
     #[error("{0}")]
     Failed(String),
     /// Nobody was there to run it, which says nothing of the container.
     #[error("the container runtime is away")]
-    Away,
+    Unavailable,
 }
 
-impl From<String> for NotRun {
+impl From<String> for ExecError {
     fn from(why: String) -> Self {
-        NotRun::Failed(why)
+        ExecError::Failed(why)
     }
 }
 
@@ -133,7 +151,7 @@ pub struct Stop {
 
 /// The containers of one pod.
 #[async_trait]
-pub trait Containers: Send + Sync {
+pub trait PodContainers: Send + Sync {
     /// The containers as they are now, and a channel for what happens to them from then on.
     ///
     /// # Errors
@@ -141,10 +159,10 @@ pub trait Containers: Send + Sync {
     async fn watch(&self) -> io::Result<(Vec<ContainerState>, mpsc::Receiver<ContainerEvent>)>;
 
     /// Prepares a container, and says under what id it will be known: the one that was proposed, or the engine's own.
-    async fn create(&self, agent: &Agent, launch: &Launch<'_>) -> Result<String, StartError>;
+    async fn create(&self, launch: &Launch<'_>) -> Result<String, StartError>;
 
     /// Starts a container that was created.
-    async fn start(&self, agent: &Agent, launch: &Launch<'_>, id: &str) -> Result<(), StartError>;
+    async fn start(&self, launch: &Launch<'_>, id: &str) -> Result<(), StartError>;
 
     /// Ends a container; returns when its time is over.
     async fn stop(&self, id: &str, stop: Stop);
@@ -159,11 +177,11 @@ pub trait Containers: Send + Sync {
     ///
     /// # Errors
     /// Those of the kernel.
-    async fn limit(&self, id: &str, cgroup: &str, limits: &Limits) -> io::Result<()>;
+    async fn update_resources(&self, id: &str, cgroup: &str, limits: &Limits) -> io::Result<()>;
 
     /// Runs a command in a container for its outcome: its exit code, and the beginning of what it said. Who drops the future, or lets
     /// `limit` pass, ends the command.
-    async fn run(&self, id: &str, command: &[String], limit: Duration) -> Result<(i32, String), NotRun>;
+    async fn exec_sync(&self, id: &str, command: &[String], limit: Duration) -> Result<(i32, String), ExecError>;
 
     /// Runs a command in a container, joined to a client; returns the status that the client gets.
     async fn exec(
@@ -187,7 +205,7 @@ pub trait Containers: Send + Sync {
 
 /// The images that are here.
 #[async_trait]
-pub trait Images: Send + Sync {
+pub trait ImageService: Send + Sync {
     /// The image that `name` (tag, digest or id) stands for.
     async fn find(&self, name: &str) -> Option<Image>;
 

@@ -12,9 +12,8 @@ use network::{Addresses, Bridge, LocalPod};
 use runtime::files;
 use tokio::sync::{mpsc, watch};
 
-use crate::Config;
-use crate::pod::manager;
-use crate::pod::sandbox::{Places, Sandbox};
+use crate::config::Config;
+use crate::state::{self, Places, Sandbox};
 
 /// The network of a node's pods.
 pub enum PodNetwork {
@@ -103,7 +102,7 @@ impl PodNetwork {
     /// Makes what pods have from an earlier agent what this one would give them.
     pub async fn renew(&self, config: &Config) {
         let PodNetwork::Own { bridge, .. } = self else { return };
-        for (uid, sandbox) in manager::sandboxes(config).filter(|(_, s)| !s.host_network && s.membership.is_none()) {
+        for (uid, sandbox) in state::sandboxes(config).filter(|(_, s)| !s.host_network && s.membership.is_none()) {
             let namespace = Places::of(config, &uid).namespaces().net;
             if let Err(error) = bridge.renew(&namespace, &port_name(&uid), &sandbox.ips).await {
                 // After a restart of the machine there is nothing to renew.

@@ -3,24 +3,30 @@
 pub mod records;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use informer::Recorder;
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
-use kube::{Api, ResourceExt as _};
+use kube::{Api, Client, ResourceExt as _};
 use parking_lot::Mutex;
 use runtime::image::{Credentials, Progress};
 use runtime::{Image, ImageError};
 use tokio::time::Instant;
 
-use crate::Agent;
-use crate::images::records::PullSecret;
+use crate::container_runtime::ImageService;
+use crate::events::ContainerEvents as _;
+use crate::state::WaitingReason;
+use records::{PullRecords, PullSecret};
 
 /// Why a container has no image yet, in the words of a container's waiting state.
 #[derive(Debug, Clone)]
 pub struct NoImage {
-    pub reason: &'static str,
+    /// The reason.
+    pub reason: WaitingReason,
+    /// What people are told.
     pub message: String,
     /// When to try again.
     pub again: Instant,
@@ -34,7 +40,7 @@ const PROGRESS_EVENT_PERIOD: Duration = Duration::from_secs(5);
 
 /// Pulls that failed, by pod and image: one pod's failures keep no other from its image, as upstream has it.
 #[derive(Default)]
-pub struct Pulls {
+pub struct PullBackoff {
     failed: Mutex<HashMap<(String, String), Failed>>,
 }
 
@@ -46,7 +52,7 @@ struct Failed {
     message: String,
 }
 
-impl Pulls {
+impl PullBackoff {
     /// The failure that is still to be waited for.
     fn waits(&self, pod: &str, image: &str, now: Instant) -> Option<Failed> {
         let failed = self.failed.lock();
@@ -81,15 +87,26 @@ pub fn wanted(pod: &Pod) -> Vec<String> {
     names.map(|name| runtime::image::normalize(name).unwrap_or_else(|_| name.into())).collect()
 }
 
-/// Reasons of a container's waiting state that are over when its image comes.
-const WITHOUT: [&str; 3] = ["ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull"];
-
-/// Whether a container waits for its image.
-pub fn is_awaited(reason: &str) -> bool {
-    WITHOUT.contains(&reason)
+/// Gets images for pods, as their pull policies say.
+pub struct ImageManager {
+    client: Client,
+    events: Recorder,
+    images: Arc<dyn ImageService>,
+    backoff: PullBackoff,
+    records: PullRecords,
 }
 
-impl Agent {
+impl ImageManager {
+    /// `records` say who may use which image.
+    pub fn new(client: Client, events: Recorder, images: Arc<dyn ImageService>, records: PullRecords) -> Self {
+        ImageManager { client, events, images, backoff: PullBackoff::default(), records }
+    }
+
+    /// The folders of an image's layers, lowest first, if the runtime shows them.
+    pub fn layers(&self, image: &Image) -> Option<Vec<PathBuf>> {
+        self.images.layers(image)
+    }
+
     /// Returns once one of the images, for which a pod waits, has come without it, as from an archive: the name. Never, if none does.
     pub async fn arrival(&self, pod: &Pod, awaited: &[Container]) -> String {
         let Some(mut arrivals) = self.images.arrivals().filter(|_| !awaited.is_empty()) else {
@@ -106,7 +123,7 @@ impl Agent {
                     && !self.must_pull(pod, name, &image).await
                 {
                     // Also a pull that is wanted in any case may be tried now.
-                    self.pulls.succeeded(&pod.uid().unwrap_or_default(), name);
+                    self.backoff.succeeded(&pod.uid().unwrap_or_default(), name);
                     return name.into();
                 }
             }
@@ -124,7 +141,7 @@ impl Agent {
         let soon = Instant::now() + BACKOFF.0;
         if let Err(error) = runtime::image::normalize(name) {
             return Err(NoImage {
-                reason: "InvalidImageName",
+                reason: WaitingReason::InvalidImageName,
                 message: error.to_string(),
                 again: Instant::now() + BACKOFF.1,
             });
@@ -136,28 +153,34 @@ impl Agent {
             if !self.must_pull(pod, name, &image).await {
                 let message =
                     format!("Container image {name:?} already present on machine and can be accessed by the pod");
-                self.tell(pod, &container.name, "Normal", "Pulled", message);
+                self.events.container(pod, &container.name, "Normal", "Pulled", message);
                 return Ok(image);
             }
             what = "present but can't be accessed by the pod";
         }
         if policy == "Never" {
             let message = format!("Container image {name:?} is {what} with pull policy of Never");
-            return Err(NoImage { reason: "ErrImageNeverPull", message, again: soon });
+            return Err(NoImage { reason: WaitingReason::ErrImageNeverPull, message, again: soon });
         }
         let uid = pod.uid().unwrap_or_default();
-        if let Some(Failed { next, message, .. }) = self.pulls.waits(&uid, name, Instant::now()) {
+        if let Some(Failed { next, message, .. }) = self.backoff.waits(&uid, name, Instant::now()) {
             let message = format!("Back-off pulling image {name:?}: {message}");
-            self.tell(pod, &container.name, "Normal", "BackOff", format!("Back-off pulling image {name:?}"));
-            return Err(NoImage { reason: "ImagePullBackOff", message, again: next });
+            self.events.container(
+                pod,
+                &container.name,
+                "Normal",
+                "BackOff",
+                format!("Back-off pulling image {name:?}"),
+            );
+            return Err(NoImage { reason: WaitingReason::ImagePullBackOff, message, again: next });
         }
-        self.tell(pod, &container.name, "Normal", "Pulling", format!("Pulling image {name:?}"));
+        self.events.container(pod, &container.name, "Normal", "Pulling", format!("Pulling image {name:?}"));
         let started = Instant::now();
         match self.pull(pod, container, name).await {
             Ok(image) => {
-                self.pulls.succeeded(&uid, name);
+                self.backoff.succeeded(&uid, name);
                 let took = started.elapsed().as_millis();
-                self.tell(
+                self.events.container(
                     pod,
                     &container.name,
                     "Normal",
@@ -171,18 +194,18 @@ impl Agent {
                 Some(image) => Ok(image),
                 None => {
                     let message = error.to_string();
-                    let next = self.pulls.failed(&uid, name, &message, Instant::now());
-                    self.tell(
+                    let next = self.backoff.failed(&uid, name, &message, Instant::now());
+                    self.events.container(
                         pod,
                         &container.name,
                         "Warning",
                         "Failed",
                         format!("Failed to pull image {name:?}: {message}"),
                     );
-                    self.tell(pod, &container.name, "Warning", "Failed", "Error: ErrImagePull");
+                    self.events.container(pod, &container.name, "Warning", "Failed", "Error: ErrImagePull");
                     // Looked at again soon, to tell of the back-off for as long as it lasts.
                     Err(NoImage {
-                        reason: "ErrImagePull",
+                        reason: WaitingReason::ErrImagePull,
                         message,
                         again: next.min(Instant::now() + Duration::from_secs(1)),
                     })
@@ -196,7 +219,7 @@ impl Agent {
         let progress = Arc::<Progress>::default();
         let (credentials, secret) = self.pull_secrets(pod, name).await.into_iter().find_map(usable).unzip();
         let whole = runtime::image::normalize(name)?;
-        let written = self.pulled.pulling(&whole).map_err(|e| ImageError::Store(e.to_string()))?;
+        let written = self.records.pulling(&whole).map_err(|e| ImageError::Store(e.to_string()))?;
         let mut pulling = pin!(self.images.pull(name, credentials, &progress));
         let mut wait = PROGRESS_EVENT_PERIOD;
         loop {
@@ -212,7 +235,7 @@ impl Agent {
             if let Some((here, all)) = progress.now() {
                 let (here, all) = (here as f64 / 1e6, all as f64 / 1e6);
                 let message = format!("Pulling image {name:?}: {here:.1} of {all:.1} MB");
-                self.tell(pod, &container.name, "Normal", "Pulling", message);
+                self.events.container(pod, &container.name, "Normal", "Pulling", message);
             }
         }
     }
@@ -220,12 +243,12 @@ impl Agent {
     /// Whether the registry must be asked if the pod may have an image that is here.
     async fn must_pull(&self, pod: &Pod, name: &str, image: &Image) -> bool {
         let Ok(whole) = runtime::image::normalize(name) else { return true };
-        if !self.pulled.must_pull(&whole, &image.id, &[]) {
+        if !self.records.must_pull(&whole, &image.id, &[]) {
             return false;
         }
         let secrets: Vec<PullSecret> =
             self.pull_secrets(pod, name).await.into_iter().map(|(_, secret)| secret).collect();
-        self.pulled.must_pull(&whole, &image.id, &secrets)
+        self.records.must_pull(&whole, &image.id, &secrets)
     }
 
     /// The pod's pull secrets for the image's registry, each with its credentials if it can be read now.
@@ -282,7 +305,7 @@ mod tests {
 
     #[test]
     fn failures_are_each_pods_own_and_are_forgotten() {
-        let (pulls, begin) = (Pulls::default(), Instant::now());
+        let (pulls, begin) = (PullBackoff::default(), Instant::now());
         let second = Duration::from_secs(1);
         assert_eq!(pulls.failed("a", "image", "no", begin), begin + 2 * second);
         assert_eq!(pulls.failed("a", "image", "no", begin), begin + 4 * second);

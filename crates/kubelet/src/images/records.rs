@@ -4,52 +4,19 @@
 //! A pull is written down before it begins, so that an image that came just before a crash isn't taken for one that lay here always.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use parking_lot::Mutex;
 use runtime::image::Credentials;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::config::CredentialVerification;
+
 /// The secrets that are known of one image and repository; of those beyond, the registry is asked each time. As upstream.
 const MOST_SECRETS: usize = 100;
 
 const MAX_FILE_BYTES: u64 = 64 << 20;
-
-/// Whose credentials are verified before an image that is here is used: upstream's `imagePullCredentialsVerificationPolicy`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Verification {
-    Never,
-    /// Images that no kubelet pulled are for everyone.
-    #[default]
-    NeverPreloaded,
-    Always,
-}
-
-impl FromStr for Verification {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "NeverVerify" => Ok(Verification::Never),
-            "NeverVerifyPreloadedImages" => Ok(Verification::NeverPreloaded),
-            "AlwaysVerify" => Ok(Verification::Always),
-            _ => Err("it must be NeverVerify, NeverVerifyPreloadedImages or AlwaysVerify".into()),
-        }
-    }
-}
-
-impl fmt::Display for Verification {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Verification::Never => "NeverVerify",
-            Verification::NeverPreloaded => "NeverVerifyPreloadedImages",
-            Verification::Always => "AlwaysVerify",
-        })
-    }
-}
 
 /// A pull secret, and a digest of what it says of a registry.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -111,9 +78,9 @@ struct Known {
 }
 
 /// What is known of pulls. It is on the disk.
-pub struct Pulled {
+pub struct PullRecords {
     file: PathBuf,
-    policy: Verification,
+    policy: CredentialVerification,
     known: Mutex<Known>,
 }
 
@@ -128,10 +95,10 @@ fn repository(name: &str) -> String {
     }
 }
 
-impl Pulled {
+impl PullRecords {
     /// Reads what is known. Pulls that a process before this one began count as pulls of images that are here under these names now: `find` tells
     /// the id of an image of that name.
-    pub fn open(folder: &Path, policy: Verification, find: impl Fn(&str) -> Option<String>) -> Self {
+    pub fn open(folder: &Path, policy: CredentialVerification, find: impl Fn(&str) -> Option<String>) -> Self {
         let file = folder.join("image-pulls.json");
         let mut known: Known = match bounded::bytes(&file, MAX_FILE_BYTES) {
             Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
@@ -149,7 +116,7 @@ impl Pulled {
                 known.pulled.entry(id).or_default();
             }
         }
-        Pulled { file, policy, known: Mutex::new(known) }
+        PullRecords { file, policy, known: Mutex::new(known) }
     }
 
     /// Whether the registry must be asked before a pod with these secrets uses the image `id`, which is here, by this name.
@@ -158,9 +125,9 @@ impl Pulled {
         let record = known.pulled.get(id);
         let by_kubelet = record.is_some() || known.pulling.contains_key(name);
         let verified = match self.policy {
-            Verification::Never => false,
-            Verification::NeverPreloaded => by_kubelet,
-            Verification::Always => true,
+            CredentialVerification::NeverVerify => false,
+            CredentialVerification::NeverVerifyPreloadedImages => by_kubelet,
+            CredentialVerification::AlwaysVerify => true,
         };
         if !verified {
             return false;
@@ -215,7 +182,7 @@ impl Pulled {
 
 /// A pull that was written down. One that is broken off brings nothing.
 pub struct Pulling<'a> {
-    pulled: &'a Pulled,
+    pulled: &'a PullRecords,
     name: &'a str,
     is_over: bool,
 }
@@ -259,21 +226,21 @@ mod tests {
         )
     }
 
-    fn open(folder: &Path, policy: Verification) -> Pulled {
-        Pulled::open(folder, policy, |name| (name == "r.io/half:1").then(|| "half".to_string()))
+    fn open(folder: &Path, policy: CredentialVerification) -> PullRecords {
+        PullRecords::open(folder, policy, |name| (name == "r.io/half:1").then(|| "half".to_string()))
     }
 
-    fn pull(pulled: &Pulled, name: &str, id: &str, secret: Option<PullSecret>) {
+    fn pull(pulled: &PullRecords, name: &str, id: &str, secret: Option<PullSecret>) {
         pulled.pulling(name).unwrap().brought(id, secret, |_| true);
     }
 
     #[test]
     fn image_that_a_secret_brought_is_for_those_who_have_it() {
         let folder = tempfile::tempdir().unwrap();
-        let pulled = open(folder.path(), Verification::default());
+        let pulled = open(folder.path(), CredentialVerification::default());
         let (own, others) = (secret("a", "s", "right"), secret("b", "t", "wrong"));
         pull(&pulled, "r.io/private:1", "id", Some(own.clone()));
-        for pulled in [&pulled, &open(folder.path(), Verification::default())] {
+        for pulled in [&pulled, &open(folder.path(), CredentialVerification::default())] {
             let must = |secrets: &[PullSecret]| pulled.must_pull("r.io/private:1", "id", secrets);
             assert!(!must(std::slice::from_ref(&own)));
             assert!(must(&[]) && must(std::slice::from_ref(&others)));
@@ -293,9 +260,13 @@ mod tests {
     #[test]
     fn images_that_nobody_pulled_are_for_everyone_unless_told_otherwise() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(!open(folder.path(), Verification::NeverPreloaded).must_pull("r.io/a:1", "id", &[]));
-        assert!(open(folder.path(), Verification::Always).must_pull("r.io/a:1", "id", &[]));
-        let never = open(folder.path(), Verification::Never);
+        assert!(!open(folder.path(), CredentialVerification::NeverVerifyPreloadedImages).must_pull(
+            "r.io/a:1",
+            "id",
+            &[]
+        ));
+        assert!(open(folder.path(), CredentialVerification::AlwaysVerify).must_pull("r.io/a:1", "id", &[]));
+        let never = open(folder.path(), CredentialVerification::NeverVerify);
         pull(&never, "r.io/a:1", "id", Some(secret("a", "s", "p")));
         assert!(!never.must_pull("r.io/a:1", "id", &[]));
     }
@@ -303,13 +274,13 @@ mod tests {
     #[test]
     fn image_of_a_pull_that_a_crash_cut_short_is_nobodys() {
         let folder = tempfile::tempdir().unwrap();
-        let before = open(folder.path(), Verification::default());
+        let before = open(folder.path(), CredentialVerification::default());
         std::mem::forget(before.pulling("r.io/half:1").unwrap());
         assert!(before.must_pull("r.io/half:1", "half", &[]), "it is on its way");
         drop(before);
-        assert!(open(folder.path(), Verification::default()).must_pull("r.io/half:1", "half", &[]));
+        assert!(open(folder.path(), CredentialVerification::default()).must_pull("r.io/half:1", "half", &[]));
         // One that failed brings nothing.
-        let after = open(folder.path(), Verification::default());
+        let after = open(folder.path(), CredentialVerification::default());
         drop(after.pulling("r.io/b:1").unwrap());
         assert!(!after.must_pull("r.io/b:1", "b", &[]));
     }
@@ -317,7 +288,7 @@ mod tests {
     #[test]
     fn nothing_is_kept_of_images_that_are_gone() {
         let folder = tempfile::tempdir().unwrap();
-        let pulled = open(folder.path(), Verification::default());
+        let pulled = open(folder.path(), CredentialVerification::default());
         pull(&pulled, "r.io/a:1", "old", None);
         pulled.pulling("r.io/a:1").unwrap().brought("new", None, |id| id != "old");
         assert_eq!(pulled.known.lock().pulled.keys().collect::<Vec<_>>(), ["new"]);
@@ -333,13 +304,5 @@ mod tests {
         ] {
             assert_eq!(repository(name), expected, "{name}");
         }
-    }
-
-    #[test]
-    fn policies_are_read_as_they_are_written() {
-        for policy in [Verification::Never, Verification::NeverPreloaded, Verification::Always] {
-            assert_eq!(policy.to_string().parse(), Ok(policy));
-        }
-        assert!("Sometimes".parse::<Verification>().is_err());
     }
 }

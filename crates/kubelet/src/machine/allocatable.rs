@@ -1,73 +1,25 @@
 //! What of the machine is the pods' (node allocatable): all of it but what is reserved, what evictions keep free, and huge pages.
 
-use std::collections::BTreeMap;
-use std::str::FromStr;
-
 use apimachinery::Quantity;
 use runtime::huge_pages;
 use runtime::spec::Limits;
 use serde_json::{Value, json};
 
-use crate::Config;
-use crate::container_runtime::launch::shares;
-use crate::node::eviction::Signal;
-use crate::node::status::NodeFacts;
-
-/// What may be reserved, under upstream's names.
-const RESERVABLE: [&str; 4] = ["cpu", "memory", "ephemeral-storage", "pid"];
-
-/// What is kept for the machine's own programs and for this one: `cpu=200m,memory=256Mi`.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Reserved(BTreeMap<String, Quantity>);
-
-/// A reservation that can't be read, or can't be had.
-#[derive(Debug, thiserror::Error)]
-pub enum BadReservation {
-    #[error("{0:?} is no reservation: it must be like cpu=200m or memory=256Mi, and name one of {names}", names = RESERVABLE.join(", "))]
-    Malformed(String),
-    #[error(
-        "{reserved} of {resource} can't be reserved, as the machine has {capacity}: reserve less (--kube-reserved, --system-reserved)"
-    )]
-    TooMuch { resource: String, reserved: String, capacity: String },
-}
-
-impl FromStr for Reserved {
-    type Err = BadReservation;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let read = |term: &str| {
-            let (name, amount) = term.split_once('=')?;
-            let amount = amount.trim().parse::<Quantity>().ok().filter(|amount| !amount.is_negative())?;
-            RESERVABLE.contains(&name.trim()).then(|| (name.trim().to_string(), amount))
-        };
-        let terms = text.split(',').map(str::trim).filter(|term| !term.is_empty());
-        let all = terms.map(|term| read(term).ok_or_else(|| BadReservation::Malformed(term.into())));
-        all.collect::<Result<_, _>>().map(Reserved)
-    }
-}
+use super::MachineInfo;
+use crate::config::{BadReservation, Config, EvictionSignal, Reserved};
+use crate::spec::resources::shares;
 
 impl Reserved {
-    pub fn and(&self, other: &Reserved) -> Reserved {
-        let mut sum = self.0.clone();
-        for (name, amount) in &other.0 {
-            let both = sum.get(name).copied().unwrap_or_default() + *amount;
-            sum.insert(name.clone(), both);
-        }
-        Reserved(sum)
-    }
-
-    fn of(&self, name: &str) -> Quantity {
-        self.0.get(name).copied().unwrap_or_default()
-    }
-
+    /// Checks that the machine has what is reserved.
+    ///
     /// # Errors
-    /// When more is reserved than the machine has.
-    pub fn check(&self, facts: &NodeFacts) -> Result<(), BadReservation> {
+    /// [`BadReservation::TooMuch`] when it hasn't.
+    pub fn check(&self, facts: &MachineInfo) -> Result<(), BadReservation> {
         let capacities = [
             ("cpu", Quantity::from_int(facts.cpus as i64)),
             ("memory", Quantity::from_int(facts.memory_kib as i64 * 1024)),
             ("ephemeral-storage", Quantity::from_int(facts.disk_bytes as i64)),
-            ("pid", Quantity::from_int(facts.processes as i64)),
+            ("pid", Quantity::from_int(facts.pids as i64)),
         ];
         for (resource, capacity) in capacities {
             let reserved = self.of(resource);
@@ -83,7 +35,7 @@ impl Reserved {
 }
 
 /// `status.capacity` and `status.allocatable` of the node.
-pub fn amounts(config: &Config, facts: &NodeFacts) -> (Value, Value) {
+pub fn amounts(config: &Config, facts: &MachineInfo) -> (Value, Value) {
     let mut capacity = json!({"cpu": facts.cpus.to_string(), "memory": format!("{}Ki", facts.memory_kib),
         "pods": config.max_pods.to_string(), "ephemeral-storage": facts.disk_bytes.to_string()});
     for (size, bytes) in &facts.huge_pages {
@@ -91,14 +43,14 @@ pub fn amounts(config: &Config, facts: &NodeFacts) -> (Value, Value) {
     }
     let huge: u64 = facts.huge_pages.iter().map(|(_, bytes)| bytes).sum();
     let memory = facts.memory_kib * 1024;
-    let kept = |signal, whole| config.eviction_hard.keeps(signal, whole);
+    let kept = |signal, whole| config.eviction_hard.reserved(signal, whole);
     let without = |name: &str, whole: u64, taken: u64| {
         whole.saturating_sub(taken).saturating_sub(u64::try_from(config.reserved.of(name).value()).unwrap_or(u64::MAX))
     };
     let mut allocatable = capacity.clone();
-    let left = without("memory", memory, huge.saturating_add(kept(Signal::Memory, memory)));
+    let left = without("memory", memory, huge.saturating_add(kept(EvictionSignal::Memory, memory)));
     allocatable["memory"] = format!("{}Ki", left / 1024).into();
-    let left = without("ephemeral-storage", facts.disk_bytes, kept(Signal::Disk, facts.disk_bytes));
+    let left = without("ephemeral-storage", facts.disk_bytes, kept(EvictionSignal::Disk, facts.disk_bytes));
     allocatable["ephemeral-storage"] = left.to_string().into();
     let left = (Quantity::from_int(facts.cpus as i64) - config.reserved.of("cpu")).max(Quantity::ZERO);
     allocatable["cpu"] = left.canonical(false).into();
@@ -106,9 +58,9 @@ pub fn amounts(config: &Config, facts: &NodeFacts) -> (Value, Value) {
 }
 
 /// What all pods together may use, where something is reserved.
-pub fn bounds(config: &Config, facts: &NodeFacts) -> Option<Limits> {
+pub fn limits_of_all_pods(config: &Config, facts: &MachineInfo) -> Option<Limits> {
     let reserved = &config.reserved;
-    if reserved.0.is_empty() {
+    if reserved.is_empty() {
         return None;
     }
     let left = |name: &str, whole: u64| match reserved.of(name).value() {
@@ -119,7 +71,7 @@ pub fn bounds(config: &Config, facts: &NodeFacts) -> Option<Limits> {
     Some(Limits {
         cpu_shares: shares(cpu),
         memory_bytes: left("memory", facts.memory_kib * 1024),
-        pids: left("pid", facts.processes),
+        pids: left("pid", facts.pids),
         ..Limits::default()
     })
 }
@@ -128,21 +80,21 @@ pub fn bounds(config: &Config, facts: &NodeFacts) -> Option<Limits> {
 mod tests {
     use super::*;
 
-    fn facts() -> NodeFacts {
+    fn facts() -> MachineInfo {
         let huge_pages = vec![(2 << 20, 64 << 20)];
-        NodeFacts {
+        MachineInfo {
             cpus: 4,
             memory_kib: 4 << 20,
             disk_bytes: 100_000,
-            processes: 32_768,
+            pids: 32_768,
             huge_pages,
-            ..NodeFacts::default()
+            ..MachineInfo::default()
         }
     }
 
     #[test]
     fn pods_get_what_is_left() {
-        let mut config = crate::tests::config();
+        let mut config = crate::config::tests::config();
         let seen = |config: &Config| {
             let (capacity, allocatable) = amounts(config, &facts());
             assert_eq!((&capacity["cpu"], &capacity["memory"]), (&json!("4"), &json!("4194304Ki")));
@@ -150,12 +102,12 @@ mod tests {
             ["cpu", "memory", "ephemeral-storage"].map(|name| allocatable[name].as_str().unwrap_or("").to_string())
         };
         assert_eq!(seen(&config), ["4", "4128768Ki", "100000"]);
-        assert_eq!(bounds(&config, &facts()), None);
+        assert_eq!(limits_of_all_pods(&config, &facts()), None);
         config.eviction_hard = "memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<5%".parse().unwrap();
         let system: Reserved = "cpu=500m, memory=1Gi".parse().unwrap();
         config.reserved = system.and(&"cpu=1,ephemeral-storage=1000,pid=768".parse().unwrap());
         assert_eq!(seen(&config), ["2500m", "2977792Ki", "94000"]);
-        let bounds = bounds(&config, &facts()).unwrap();
+        let bounds = limits_of_all_pods(&config, &facts()).unwrap();
         assert_eq!((bounds.cpu_shares, bounds.memory_bytes, bounds.pids), (2560, 3 << 30, 32_000));
         config.eviction_hard = "memory.available<100Pi".parse().unwrap();
         assert_eq!(seen(&config)[1], "0Ki");

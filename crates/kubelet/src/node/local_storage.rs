@@ -9,9 +9,11 @@ use k8s_openapi::api::core::v1::{Pod, Volume};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt as _;
 
-use crate::node::stats;
-use crate::pod::manager::Manager;
-use crate::pod::sandbox::Places;
+use super::stats::{PodCounted, StatsProvider};
+use crate::config::Config;
+use crate::machine::disk_usage;
+use crate::pod::manager::PodManager;
+use crate::state::Places;
 
 const RESOURCE: &str = "ephemeral-storage";
 
@@ -77,25 +79,23 @@ pub fn excess(pod: &Pod, used: &Use) -> Option<String> {
 }
 
 /// Evicts the pods that have more than they may.
-pub async fn check(manager: &Arc<Manager>) {
-    let bounded: Vec<_> =
-        stats::counted(manager).into_iter().filter(|p| p.running() > 0 && is_bounded(&p.pod)).collect();
+pub async fn enforce(config: &Arc<Config>, pods: &PodManager, stats: &StatsProvider) {
+    let bounded: Vec<_> = stats.pods().into_iter().filter(|p| p.running() > 0 && is_bounded(&p.pod)).collect();
     if bounded.is_empty() {
         return;
     }
-    let agent = &manager.agent;
-    let (written, config) = (agent.engine.written().await, agent.config.clone());
+    let (written, config) = (stats.writable_layer_usage().await, config.clone());
     let look = move || -> Vec<(Arc<Pod>, String)> {
-        let why = |counted: stats::PodCounted| {
+        let why = |counted: PodCounted| {
             let places = Places::of(&config, &counted.pod.uid()?);
-            let volumes = folders(&counted.pod).map(|v| (v.name.clone(), stats::size_of(&places.volume(&v.name))));
+            let volumes = folders(&counted.pod).map(|v| (v.name.clone(), disk_usage(&places.volume(&v.name))));
             let used = Use { volumes: volumes.collect(), containers: counted.on_disk(written.as_ref()) };
             Some((counted.pod.clone(), excess(&counted.pod, &used)?))
         };
         bounded.into_iter().filter_map(why).collect()
     };
     for (pod, message) in tokio::task::spawn_blocking(look).await.unwrap_or_default() {
-        manager.evict(&pod, message);
+        pods.evict(&pod, message);
     }
 }
 

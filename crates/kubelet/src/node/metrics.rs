@@ -1,13 +1,10 @@
 //! What a node tells Prometheus, in its text form and under upstream's names.
 
-use std::sync::Arc;
-
 use k8s_openapi::jiff::Timestamp;
 use prometheus::TextEncoder;
 use serde_json::Value;
 
-use crate::node::stats::{PodCounted, counted};
-use crate::pod::manager::Manager;
+use crate::node::stats::{PodCounted, StatsProvider};
 
 fn family(out: &mut String, name: &str, kind: &str, help: &str, values: Vec<(String, f64)>) {
     out.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
@@ -17,8 +14,8 @@ fn family(out: &mut String, name: &str, kind: &str, help: &str, values: Vec<(Str
 }
 
 /// `/metrics`: the kubelet's own, and what the other parts of the node count.
-pub async fn own(manager: &Arc<Manager>) -> String {
-    let (node, pods) = (manager.agent.config.node_name.clone(), counted(manager));
+pub async fn own(node: String, stats: &StatsProvider) -> String {
+    let pods = stats.pods();
     let made = tokio::task::spawn_blocking(move || of_pods(&node, &pods)).await;
     let counted = TextEncoder::new().encode_to_string(&prometheus::gather());
     [made.unwrap_or_default(), counted.unwrap_or_default()].concat()
@@ -61,7 +58,7 @@ fn of_pods(node: &str, pods: &[PodCounted]) -> String {
     out
 }
 
-/// What [`summary`](crate::node::stats::summary) says: `/metrics/resource`, or with `detail` `/metrics/cadvisor`.
+/// What [`summary`](StatsProvider::summary) says: `/metrics/resource`, or with `detail` `/metrics/cadvisor`.
 pub fn of_summary(summary: &Value, detail: bool) -> String {
     let mut out = String::new();
     let mut family = |name: &str, kind: &str, help: &str, values| family(&mut out, name, kind, help, values);

@@ -1,10 +1,12 @@
-//! The node as a whole: its object and lease ([`status`]), eviction under pressure ([`eviction`], [`local_storage`]), graceful
-//! [`shutdown`], and what it tells of its use ([`stats`], [`metrics`]).
+//! The node as a whole: its registration, status and lease ([`reporter`]), eviction under pressure ([`eviction`]) with image garbage
+//! collection and limits of local storage, and its statistics ([`stats`], [`metrics`]).
 
 pub mod eviction;
+mod image_gc;
+mod lease;
 pub mod local_storage;
 pub mod metrics;
-#[deny(clippy::arithmetic_side_effects)]
-pub mod shutdown;
+pub mod registration;
+pub mod reporter;
 pub mod stats;
-pub mod status;
+mod status;

@@ -4,8 +4,7 @@
 //! apart, so that the first who asks waits that long and an idle node does nothing.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,11 +16,12 @@ use parking_lot::Mutex;
 use runtime::{cgroup, inside};
 use serde_json::{Value, json};
 
-use crate::Agent;
-use crate::container_runtime::launch;
-use crate::pod::manager::Manager;
-use crate::pod::sandbox;
-use crate::pod::worker::Phase;
+use crate::config::Config;
+use crate::container_runtime::ContainerRuntime;
+use crate::machine::{Memory, disk_usage};
+use crate::pod::manager::PodManager;
+use crate::spec::{self, names};
+use crate::state::Phase;
 use crate::volumes::claim_of;
 
 /// A reading that is older is of no use for a rate of now.
@@ -93,7 +93,7 @@ impl Counted {
     fn written(&self, by_id: Option<&HashMap<String, u64>>) -> u64 {
         match by_id {
             Some(written) => written.get(&self.id).copied().unwrap_or(0),
-            None => size_of(&self.writable),
+            None => disk_usage(&self.writable),
         }
     }
 }
@@ -112,7 +112,7 @@ impl PodCounted {
     /// Bytes on disk of each container: its logs, and what it wrote beside volumes. `written` are the latter by the container's id,
     /// where the runtime keeps them.
     pub fn on_disk(&self, written: Option<&HashMap<String, u64>>) -> BTreeMap<String, u64> {
-        let of = |c: &Counted| (c.name.clone(), size_of(&c.log) + c.written(written));
+        let of = |c: &Counted| (c.name.clone(), disk_usage(&c.log) + c.written(written));
         self.containers.iter().map(of).collect()
     }
 
@@ -121,7 +121,7 @@ impl PodCounted {
         let Some(spec) = &self.pod.spec else { return Vec::new() };
         let of = |volume: &Volume| {
             let claim = claim_of(&self.pod, volume)?;
-            let mounted = launch::started(spec).find_map(|container| {
+            let mounted = spec::started(spec).find_map(|container| {
                 let mount = container.volume_mounts.iter().flatten().find(|m| m.name == volume.name)?;
                 let counted = self.containers.iter().find(|c| c.name == container.name)?;
                 let process = cgroup::members(&counted.cgroup).into_iter().next()?;
@@ -135,27 +135,116 @@ impl PodCounted {
         };
         spec.volumes.iter().flatten().filter_map(of).collect()
     }
+
+    fn describe(&self, rates: &HashMap<String, Cpu>, written: Option<&HashMap<String, u64>>) -> Value {
+        let cpu = |key: &str| cpu_value(rates.get(key).copied().unwrap_or_default());
+        let mut used = 0;
+        let containers: Vec<Value> = self
+            .containers
+            .iter()
+            .map(|c| {
+                let (logs, rootfs) = (disk_usage(&c.log), c.written(written));
+                used += logs + rootfs;
+                json!({"name": c.name, "startTime": time(&c.started_at), "cpu": cpu(&c.cgroup),
+                    "memory": memory_value(&c.cgroup), "rootfs": {"time": now(), "usedBytes": rootfs},
+                    "logs": {"time": now(), "usedBytes": logs}})
+            })
+            .collect();
+        json!({"podRef": {"name": self.pod.name_any(), "namespace": self.pod.namespace(), "uid": self.pod.uid()},
+            "startTime": self.pod.status.as_ref().and_then(|s| s.start_time.clone()),
+            "containers": containers, "cpu": cpu(&self.cgroup), "memory": memory_value(&self.cgroup),
+            "ephemeral-storage": {"time": now(), "usedBytes": used},
+            "volume": self.volumes(),
+            "process_stats": {"process_count": cgroup::processes(&self.cgroup)}})
+    }
 }
 
-pub fn counted(manager: &Manager) -> Vec<PodCounted> {
-    let config = &manager.agent.config;
-    let of = |pod: Arc<Pod>| {
-        let (_, places, saved) = manager.find(&pod.namespace().unwrap_or_default(), &pod.name_any())?;
-        let cgroup = sandbox::cgroup(config, &pod);
-        let containers = saved.containers.iter().filter_map(|(name, run)| match &run.phase {
-            Phase::Running { started_at } => Some(Counted {
-                name: name.clone(),
-                cgroup: manager.agent.engine.cgroup(&cgroup, &run.id),
-                started_at: started_at.clone(),
-                log: places.data.join("logs").join(name),
-                id: run.id.clone(),
-                writable: places.writable(&run.id),
-            }),
-            _ => None,
-        });
-        Some(PodCounted { containers: containers.collect(), cgroup: cgroup.clone(), pod })
-    };
-    manager.pods().into_iter().filter_map(of).collect()
+/// Measures what the node and its pods use, upstream's stats provider.
+pub struct StatsProvider {
+    config: Arc<Config>,
+    runtime: Arc<dyn ContainerRuntime>,
+    /// The folder of images, whose disk is told of.
+    images: PathBuf,
+    pods: Arc<PodManager>,
+    readings: Readings,
+}
+
+impl StatsProvider {
+    /// Without readings at first. `images` is the folder of images.
+    pub fn new(
+        config: Arc<Config>,
+        runtime: Arc<dyn ContainerRuntime>,
+        images: PathBuf,
+        pods: Arc<PodManager>,
+    ) -> Arc<Self> {
+        Arc::new(StatsProvider { config, runtime, images, pods, readings: Readings::default() })
+    }
+
+    /// The pods of this node with their running containers.
+    pub fn pods(&self) -> Vec<PodCounted> {
+        let of = |pod: Arc<Pod>| {
+            let (_, places, saved) = self.pods.find(&pod.namespace().unwrap_or_default(), &pod.name_any())?;
+            let cgroup = names::cgroup(&self.config, &pod);
+            let containers = saved.containers.iter().filter_map(|(name, run)| match &run.phase {
+                Phase::Running { started_at } => Some(Counted {
+                    name: name.clone(),
+                    cgroup: self.runtime.container_cgroup(&cgroup, &run.id),
+                    started_at: started_at.clone(),
+                    log: places.data.join("logs").join(name),
+                    id: run.id.clone(),
+                    writable: places.writable(&run.id),
+                }),
+                _ => None,
+            });
+            Some(PodCounted { containers: containers.collect(), cgroup: cgroup.clone(), pod })
+        };
+        self.pods.pods().into_iter().filter_map(of).collect()
+    }
+
+    /// Bytes that containers wrote to their roots, by id, where the runtime alone knows.
+    pub async fn writable_layer_usage(&self) -> Option<HashMap<String, u64>> {
+        self.runtime.writable_layer_usage().await
+    }
+
+    /// `/stats/summary`, in upstream's form (`stats.v1alpha1`).
+    pub async fn summary(self: &Arc<Self>) -> Value {
+        let pods = self.pods();
+        let keys: Vec<String> = std::iter::once(NODE.to_string())
+            .chain(pods.iter().map(|p| p.cgroup.clone()))
+            .chain(pods.iter().flat_map(|p| p.containers.iter().map(|c| c.cgroup.clone())))
+            .collect();
+        let read = || -> Vec<(String, u64)> {
+            let total = |key: &String| if key == NODE { Some(node_cpu()) } else { cgroup::cpu_nanoseconds(key) };
+            keys.iter().filter_map(|key| Some((key.clone(), total(key)?))).collect()
+        };
+        if !self.readings.cover(&keys, Instant::now()) {
+            self.readings.note(&read(), Instant::now());
+            tokio::time::sleep(FIRST_CPU_WINDOW).await;
+        }
+        let rates = self.readings.rates(&read(), Instant::now());
+        let (of, written) = (self.clone(), self.writable_layer_usage().await);
+        let describe = move || of.describe(&pods, &rates, written.as_ref());
+        tokio::task::spawn_blocking(describe).await.unwrap_or(Value::Null)
+    }
+
+    fn describe(
+        &self,
+        pods: &[PodCounted],
+        rates: &HashMap<String, Cpu>,
+        written: Option<&HashMap<String, u64>>,
+    ) -> Value {
+        let cpu = cpu_value(rates.get(NODE).copied().unwrap_or_default());
+        let pods: Vec<Value> = pods.iter().map(|pod| pod.describe(rates, written)).collect();
+        let memory = Memory::read();
+        let (fs, images) = (disk(&self.config.data_dir), disk(&self.images));
+        json!({
+            "node": {"nodeName": self.config.node_name, "cpu": cpu,
+                "memory": {"time": now(), "availableBytes": memory.available, "usageBytes": memory.used,
+                    "workingSetBytes": memory.working_set},
+                "fs": fs, "runtime": {"imageFs": images}},
+            "pods": pods,
+        })
+    }
 }
 
 /// Nanoseconds of processor time that the machine worked.
@@ -167,30 +256,6 @@ fn node_cpu() -> u64 {
     let ticks: u64 = fields.iter().take(8).enumerate().filter(|(i, _)| !matches!(i, 3 | 4)).map(|(_, n)| n).sum();
     let hertz = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
     ticks * (1_000_000_000 / hertz.max(1) as u64)
-}
-
-/// The machine's memory, in bytes.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Memory {
-    pub total: u64,
-    pub available: u64,
-    /// All but what the kernel could give back from files that nobody touched of late.
-    pub working_set: u64,
-    pub used: u64,
-}
-
-impl Memory {
-    pub fn read() -> Self {
-        let text = bounded::text("/proc/meminfo", bounded::KERNEL).unwrap_or_default();
-        let of = |name: &str| -> u64 {
-            let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
-            line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
-        };
-        let (total, free) = (of("MemTotal"), of("MemFree"));
-        let used = total.saturating_sub(free);
-        let working_set = used.saturating_sub(of("Inactive(file)"));
-        Memory { total, available: total.saturating_sub(working_set), working_set, used }
-    }
 }
 
 /// A file system's space and inodes.
@@ -214,22 +279,6 @@ fn time(text: &str) -> Value {
     text.parse::<Timestamp>().map_or(Value::Null, |t| apimachinery::clock::format_rfc3339(t).into())
 }
 
-/// More than any limit: 4 PiB.
-const UNCOUNTABLE: u64 = 1 << 52;
-
-/// Bytes on disk of what is below a folder. Blocks, for as long as the folder is large.
-pub fn size_of(folder: &Path) -> u64 {
-    match runtime::disk_usage(folder) {
-        Ok(bytes) => bytes,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => 0,
-        Err(error) => {
-            // Who nests folders so that nobody can count them isn't within his limits.
-            tracing::warn!(folder = %folder.display(), %error, "failed to measure the disk usage of a folder");
-            UNCOUNTABLE
-        }
-    }
-}
-
 fn cpu_value(cpu: Cpu) -> Value {
     json!({"time": now(), "usageCoreNanoSeconds": cpu.total, "usageNanoCores": cpu.rate,
         "windowSeconds": cpu.window.as_secs_f64()})
@@ -240,71 +289,6 @@ fn memory_value(cgroup: &str) -> Value {
     let working_set = cgroup::memory_working_set(cgroup).unwrap_or(0);
     json!({"time": now(), "usageBytes": usage, "workingSetBytes": working_set,
         "rssBytes": cgroup::memory_rss(cgroup).unwrap_or(0)})
-}
-
-/// `/stats/summary`, in upstream's form (`stats.v1alpha1`).
-pub async fn summary(manager: &Arc<Manager>) -> Value {
-    let pods = counted(manager);
-    let keys: Vec<String> = std::iter::once(NODE.to_string())
-        .chain(pods.iter().map(|p| p.cgroup.clone()))
-        .chain(pods.iter().flat_map(|p| p.containers.iter().map(|c| c.cgroup.clone())))
-        .collect();
-    let read = || -> Vec<(String, u64)> {
-        let total = |key: &String| if key == NODE { Some(node_cpu()) } else { cgroup::cpu_nanoseconds(key) };
-        keys.iter().filter_map(|key| Some((key.clone(), total(key)?))).collect()
-    };
-    let readings = &manager.readings;
-    if !readings.cover(&keys, Instant::now()) {
-        readings.note(&read(), Instant::now());
-        tokio::time::sleep(FIRST_CPU_WINDOW).await;
-    }
-    let rates = readings.rates(&read(), Instant::now());
-    let agent = manager.agent.clone();
-    let written = agent.engine.written().await;
-    let describe = move || describe(&agent, &pods, &rates, written.as_ref());
-    tokio::task::spawn_blocking(describe).await.unwrap_or(Value::Null)
-}
-
-fn describe(
-    agent: &Agent,
-    pods: &[PodCounted],
-    rates: &HashMap<String, Cpu>,
-    written: Option<&HashMap<String, u64>>,
-) -> Value {
-    let cpu = |key: &str| cpu_value(rates.get(key).copied().unwrap_or_default());
-    let pods: Vec<Value> = pods
-        .iter()
-        .map(|p| {
-            let mut used = 0;
-            let containers: Vec<Value> = p
-                .containers
-                .iter()
-                .map(|c| {
-                    let logs = size_of(&c.log);
-                    let rootfs = c.written(written);
-                    used += logs + rootfs;
-                    json!({"name": c.name, "startTime": time(&c.started_at), "cpu": cpu(&c.cgroup),
-                        "memory": memory_value(&c.cgroup), "rootfs": {"time": now(), "usedBytes": rootfs},
-                        "logs": {"time": now(), "usedBytes": logs}})
-                })
-                .collect();
-            json!({"podRef": {"name": p.pod.name_any(), "namespace": p.pod.namespace(), "uid": p.pod.uid()},
-                "startTime": p.pod.status.as_ref().and_then(|s| s.start_time.clone()),
-                "containers": containers, "cpu": cpu(&p.cgroup), "memory": memory_value(&p.cgroup),
-                "ephemeral-storage": {"time": now(), "usedBytes": used},
-                "volume": p.volumes(),
-                "process_stats": {"process_count": cgroup::processes(&p.cgroup)}})
-        })
-        .collect();
-    let memory = Memory::read();
-    let (fs, images) = (disk(&agent.config.data_dir), disk(agent.images.folder()));
-    json!({
-        "node": {"nodeName": agent.config.node_name, "cpu": cpu(NODE),
-            "memory": {"time": now(), "availableBytes": memory.available, "usageBytes": memory.used,
-                "workingSetBytes": memory.working_set},
-            "fs": fs, "runtime": {"imageFs": images}},
-        "pods": pods,
-    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! One worker for every pod of this node, and the sweeping of what no pod owns any more.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,19 +10,18 @@ use informer::{Change, Informer};
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use kube::{Api, ResourceExt as _};
 use network::LocalPod;
-use parking_lot::Mutex;
-use runtime::files::SharedWatch;
-use tokio::sync::watch;
 
-use crate::Agent;
-use crate::Config;
+use super::context::Context;
+use super::shutdown::Shutdown;
+use super::workers::Wanted;
+use crate::config::Config;
 use crate::container_runtime::cri;
 use crate::images;
-use crate::node::stats::Readings;
 use crate::pod::admission::{Eviction, Share};
-use crate::pod::sandbox::{Places, Sandbox};
-use crate::pod::static_pods;
-use crate::pod::worker::{self, Saved};
+use crate::pod::{static_pods, worker};
+use crate::spec::is_mirror;
+use crate::state::{self, Places, Saved};
+use crate::volumes::projected;
 use crate::volumes::{self, claim_of};
 
 /// Between two tries to let go what a driver holds.
@@ -31,38 +30,22 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How long the API may take to say which pods there are before the node begins with those that it had.
 const API_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the API wants of a pod: the object, or nothing once it is gone.
-pub type Wanted = Option<Arc<Pod>>;
-
-/// The ways to the pods' workers, by uid.
-pub type Workers = Arc<Mutex<HashMap<String, watch::Sender<Wanted>>>>;
-
-pub struct Manager {
-    workers: Workers,
-    pub pods: Informer<Pod>,
-    pub readings: Readings,
-    /// News of the logs that somebody follows.
-    pub log_news: SharedWatch,
-    pub agent: Arc<Agent>,
-}
-
-/// The sandboxes that pods had before this process started, by uid.
-pub fn sandboxes(config: &Config) -> impl Iterator<Item = (String, Sandbox)> {
-    let folders = std::fs::read_dir(config.pods_dir()).into_iter().flatten().flatten();
-    folders.filter_map(|f| Some((f.file_name().to_string_lossy().into_owned(), worker::load(&f.path())?.sandbox?)))
+/// Starts and feeds the pods' workers.
+pub struct PodManager {
+    pub(super) pods: Informer<Pod>,
+    pub(super) context: Arc<Context>,
 }
 
 /// The addresses that pods had before this process started.
 pub fn restored_addresses(config: &Config) -> Vec<IpAddr> {
-    let saved = sandboxes(config).filter(|(_, s)| !s.host_network).flat_map(|(_, s)| s.ips);
+    let saved = state::sandboxes(config).filter(|(_, s)| !s.host_network).flat_map(|(_, s)| s.ips);
     saved.chain(cri::restored_addresses(config)).collect()
 }
 
 /// The pods that had addresses of their own before this process started. What else is to be known of them their workers tell.
 pub fn restored_pods(config: &Config) -> Vec<LocalPod> {
-    let folders = std::fs::read_dir(config.pods_dir()).into_iter().flatten().flatten();
-    let restored = folders.filter_map(|folder| {
-        let saved = worker::load(&folder.path())?;
+    let restored = state::pod_folders(config).filter_map(|folder| {
+        let saved = state::load(&folder.path())?;
         let addresses = saved.sandbox.filter(|sandbox| !sandbox.host_network)?.ips;
         let uid = folder.file_name().to_string_lossy().into_owned();
         Some(LocalPod { uid, namespace: saved.namespace, addresses, ..LocalPod::default() })
@@ -70,23 +53,18 @@ pub fn restored_pods(config: &Config) -> Vec<LocalPod> {
     restored.collect()
 }
 
-impl Manager {
-    pub fn start(agent: Arc<Agent>) -> Arc<Self> {
-        let mine = format!("spec.nodeName={}", agent.config.node_name);
-        let pods: Informer<Pod> = Informer::start(Api::all(agent.client.clone()), &mine, "");
-        let manager = Arc::new(Manager {
-            workers: agent.workers.clone(),
-            pods: pods.clone(),
-            readings: Readings::default(),
-            log_news: SharedWatch::default(),
-            agent,
-        });
+impl PodManager {
+    /// Watches the pods of this node, and goes on with those that it had.
+    pub fn start(context: Arc<Context>) -> Arc<Self> {
+        let mine = format!("spec.nodeName={}", context.config.node_name);
+        let pods: Informer<Pod> = Informer::start(Api::all(context.client.clone()), &mine, "");
+        let manager = Arc::new(PodManager { pods: pods.clone(), context });
         manager.hold_present();
         static_pods::start(&manager);
         let to = manager.clone();
         pods.on_change(move |change| to.feed(change));
         let to = manager.clone();
-        manager.agent.informers.of::<PersistentVolume>().on_change(move |change| to.volume_changed(change));
+        manager.context.informers.of::<PersistentVolume>().on_change(move |change| to.volume_changed(change));
         let of = manager.clone();
         tasks::until_done("pods-begin", move || begin(of.clone()));
         manager
@@ -94,27 +72,25 @@ impl Manager {
 
     /// What pods had before this process started they have before anybody else is taken in. Static pods say it themselves.
     fn hold_present(&self) {
-        let folders = std::fs::read_dir(self.agent.config.pods_dir()).into_iter().flatten().flatten();
-        for folder in folders {
+        for folder in state::pod_folders(&self.context.config) {
             let is_there = |saved: &Saved| !saved.finished && (saved.sandbox.is_some() || !saved.containers.is_empty());
-            let pod = worker::load(&folder.path()).filter(is_there).and_then(|_| worker::known(&folder.path()));
+            let pod = state::load(&folder.path()).filter(is_there).and_then(|_| state::known(&folder.path()));
             if let Some(pod) = pod {
-                self.agent.admitted.hold(&folder.file_name().to_string_lossy(), Share::of(&pod, false));
+                self.context.admission.admitted.hold(&folder.file_name().to_string_lossy(), Share::of(&pod, false));
             }
         }
     }
 
     /// Goes on with the pods that this node had, as they were known last; returns their uids.
     fn revive(&self) -> BTreeSet<String> {
-        let folders = std::fs::read_dir(self.agent.config.pods_dir()).into_iter().flatten().flatten();
-        let known = folders.filter_map(|folder| worker::known(&folder.path()));
+        let known = state::pod_folders(&self.context.config).filter_map(|folder| state::known(&folder.path()));
         let mut revived = BTreeSet::new();
         for pod in known
-            .filter(|pod| pod.spec.as_ref().and_then(|s| s.node_name.as_ref()) == Some(&self.agent.config.node_name))
+            .filter(|pod| pod.spec.as_ref().and_then(|s| s.node_name.as_ref()) == Some(&self.context.config.node_name))
         {
             let (Some(uid), pod) = (pod.uid(), Arc::new(pod)) else { continue };
-            if self.worker(&uid).is_none() {
-                self.tell(&uid, Some(pod.clone()), Some(&pod));
+            if self.context.workers.get(&uid).is_none() {
+                self.deliver(&uid, Some(pod.clone()));
                 revived.insert(uid);
             }
         }
@@ -124,8 +100,8 @@ impl Manager {
     fn feed(&self, change: &Change<Pod>) {
         let pod = change.object();
         let Some(uid) = pod.uid() else { return };
-        if static_pods::is_mirror(pod) {
-            self.agent.statics.look();
+        if is_mirror(pod) {
+            self.context.statics.look();
             return;
         }
         let wanted = match change {
@@ -137,62 +113,59 @@ impl Manager {
             && old.uid() != pod.uid()
             && let Some(old) = old.uid()
         {
-            self.tell(&old, None, None);
+            self.deliver(&old, None);
         }
         // What containers read of their own pod in files is as it is now.
         if let Change::Applied { old: Some(old), new } = change
             && (&old.metadata.labels, &old.metadata.annotations) != (&new.metadata.labels, &new.metadata.annotations)
-            && volumes::tell_of_pod(new)
+            && projected::shows_pod(new)
         {
-            self.agent.stale.lock().insert(uid.clone());
+            self.context.workers.mark_stale(uid.clone());
         }
-        self.tell(&uid, wanted, Some(pod));
+        self.deliver(&uid, wanted);
     }
 
     /// Hands a pod to its worker; the first time, one is started.
-    pub fn tell(&self, uid: &str, wanted: Wanted, pod: Option<&Arc<Pod>>) {
+    pub(super) fn deliver(&self, uid: &str, wanted: Wanted) {
         if wanted.is_none() {
             // Whoever comes next may have what it had, though it may still be on its way out.
-            self.agent.admitted.release(uid);
+            self.context.admission.admitted.release(uid);
         }
-        let mut workers = self.workers.lock();
-        if let Some(sender) = workers.get(uid).filter(|s| !s.is_closed()) {
-            sender.send_replace(wanted);
-            return;
-        }
-        let (Some(_), Some(pod)) = (&wanted, pod) else { return };
-        let (sender, receiver) = watch::channel(wanted);
-        workers.insert(uid.into(), sender);
-        let (agent, pod, all, uid) = (self.agent.clone(), pod.clone(), self.workers.clone(), uid.to_string());
+        let Some(receiver) = self.context.workers.deliver(uid, wanted) else { return };
+        let Some(pod) = receiver.borrow().clone() else { return };
+        let (context, uid) = (self.context.clone(), uid.to_string());
         tasks::spawn("pod-worker", async move {
-            worker::guard::run(agent, pod, receiver).await;
+            let workers = context.workers.clone();
+            worker::guard::run(context, pod, receiver).await;
             // Unless the same pod has begun anew, as a static one may.
-            let mut all = all.lock();
-            if all.get(&uid).is_some_and(watch::Sender::is_closed) {
-                all.remove(&uid);
-            }
+            workers.forget(&uid);
         });
     }
 
-    /// The way to a pod's worker, as long as it is at work.
-    pub fn worker(&self, uid: &str) -> Option<watch::Sender<Wanted>> {
-        self.workers.lock().get(uid).filter(|s| !s.is_closed()).cloned()
+    /// Returns once the API has said which pods this node has.
+    pub async fn synced(&self) {
+        self.pods.synced().await;
+    }
+
+    /// Whether and how far graceful node shutdown has begun.
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.context.shutdown
     }
 
     /// The pod and its places, by namespace and name.
     pub fn find(&self, namespace: &str, name: &str) -> Option<(Arc<Pod>, Places, Saved)> {
         let key = informer::Key::new(namespace, name);
-        let pod = self.agent.statics.get(&key).or_else(|| self.pods.get(&key))?;
-        let places = Places::of(&self.agent.config, &pod.uid()?);
-        let saved = worker::load(&places.data)?;
+        let pod = self.context.statics.get(&key).or_else(|| self.pods.get(&key))?;
+        let places = Places::of(&self.context.config, &pod.uid()?);
+        let saved = state::load(&places.data)?;
         Some((pod, places, saved))
     }
 
     /// The pods of this node, the static ones as they are and not as they are mirrored.
     pub fn pods(&self) -> Vec<Arc<Pod>> {
         let mut pods = self.pods.list();
-        pods.retain(|pod| !static_pods::is_mirror(pod));
-        pods.extend(self.agent.statics.list());
+        pods.retain(|pod| !is_mirror(pod));
+        pods.extend(self.context.statics.list());
         pods
     }
 
@@ -207,30 +180,24 @@ impl Manager {
             pod.namespace() == claim.namespace && claims.any(|c| Some(&c.name) == claim.name.as_ref())
         };
         for uid in self.pods.list().iter().filter(|pod| uses(pod)).filter_map(|pod| pod.uid()) {
-            self.agent.stale.lock().insert(uid.clone());
-            if let Some(worker) = self.workers.lock().get(&uid) {
-                worker.send_modify(|_| ());
-            }
+            self.context.workers.refresh_volumes([uid]);
         }
     }
 
     /// Ends a pod that the machine has no room for, and says why.
     pub fn evict(&self, pod: &Pod, message: String) {
         tracing::warn!(pod = %pod.name_any(), message, "evicting a pod");
-        self.agent.events.warning(pod, "Evicted", message.clone());
+        self.context.events.warning(pod, "Evicted", message.clone());
         let uid = pod.uid().unwrap_or_default();
-        self.agent.evictions.lock().insert(uid.clone(), Eviction::Evicted(message));
-        if let Some(worker) = self.workers.lock().get(&uid) {
-            worker.send_modify(|_| ());
-        }
+        self.context.workers.evict(&uid, Eviction::Evicted(message));
     }
 
     /// The images of all containers that this node has, running or not, and of all volumes: by name and by id.
     pub fn images_in_use(&self) -> Vec<String> {
         let of_pod = |pod: Arc<Pod>| {
-            let places = Places::of(&self.agent.config, &pod.uid().unwrap_or_default());
+            let places = Places::of(&self.context.config, &pod.uid().unwrap_or_default());
             let mut used = images::wanted(&pod);
-            let saved = worker::load(&places.data).into_iter();
+            let saved = state::load(&places.data).into_iter();
             used.extend(saved.flat_map(|s| s.containers.into_values().map(|run| run.image_id)));
             let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
             let shown = volumes.filter(|volume| volume.image.is_some());
@@ -243,7 +210,7 @@ impl Manager {
 
 /// Waits for the API's word about this node's pods. As long as there is none, pods go on as they were known last: their containers are
 /// restarted as ever. Then what is gone goes.
-async fn begin(manager: Arc<Manager>) {
+async fn begin(manager: Arc<PodManager>) {
     let heard = tokio::time::timeout(API_TIMEOUT, manager.pods.synced()).await;
     let mut revived = BTreeSet::new();
     if heard.is_err() {
@@ -254,49 +221,49 @@ async fn begin(manager: Arc<Manager>) {
         );
         manager.pods.synced().await;
     }
-    manager.agent.heard.store(true, std::sync::atomic::Ordering::Relaxed);
+    manager.context.api_synced.store(true, std::sync::atomic::Ordering::Relaxed);
     let known: BTreeSet<String> = manager.pods().iter().filter_map(|p| p.uid()).collect();
-    manager.agent.admitted.settle(&known);
+    manager.context.admission.admitted.settle(&known);
     for uid in revived.difference(&known) {
-        manager.tell(uid, None, None);
+        manager.deliver(uid, None);
     }
     sweep(manager).await;
 }
 
 /// Removes the remains of pods that were deleted while the agent was away.
-async fn sweep(manager: Arc<Manager>) {
-    let config = &manager.agent.config;
+async fn sweep(manager: Arc<PodManager>) {
+    let config = &manager.context.config;
     let known: Vec<String> = manager.pods().iter().filter_map(|p| p.uid()).collect();
-    let folders = std::fs::read_dir(config.pods_dir()).into_iter().flatten().flatten();
-    let mut uids: BTreeSet<String> = folders.map(|f| f.file_name().to_string_lossy().into_owned()).collect();
-    uids.extend(manager.agent.engine.strays().await);
+    let mut uids: BTreeSet<String> =
+        state::pod_folders(config).map(|f| f.file_name().to_string_lossy().into_owned()).collect();
+    uids.extend(manager.context.runtime.orphaned_pods().await);
     for uid in uids {
-        if known.contains(&uid) || manager.workers.lock().contains_key(&uid) {
+        if known.contains(&uid) || manager.context.workers.contains(&uid) {
             continue;
         }
         tracing::info!(%uid, "cleaning up after a pod that was deleted from the API");
-        tasks::spawn("pod-remains", remove(manager.agent.clone(), uid));
+        tasks::spawn("pod-remains", remove(manager.context.clone(), uid));
     }
 }
 
-async fn remove(agent: Arc<Agent>, uid: String) {
-    let Ok(_handling) = agent.quarantine.enter(&uid, || version_of(None)).await else {
+async fn remove(context: Arc<Context>, uid: String) {
+    let Ok(_handling) = context.quarantine.enter(&uid, || version_of(None)).await else {
         tracing::error!(%uid, "the pod is quarantined: its clean-up crashed the process twice");
         return;
     };
-    let places = Places::of(&agent.config, &uid);
-    let saved = worker::load(&places.data);
+    let places = Places::of(&context.config, &uid);
+    let saved = state::load(&places.data);
     let sandbox = saved.as_ref().and_then(|s| s.sandbox.as_ref());
-    let left = agent.engine.containers(&places, sandbox);
+    let left = context.runtime.containers(&places, sandbox);
     if let Ok((containers, _)) = left.watch().await {
         for container in containers {
             let _ = left.delete(&container.id).await;
         }
     }
     // The driver may be a pod that isn't up again yet.
-    while let Err(error) = agent.unpublish(&uid, &places).await {
-        tracing::warn!(%uid, error, "failed to unmount a volume of a deleted pod; retrying");
+    while let Err(error) = context.volumes.unpublish(&uid, &places).await {
+        tracing::warn!(%uid, %error, "failed to unmount a volume of a deleted pod; retrying");
         tokio::time::sleep(RETRY_AFTER).await;
     }
-    agent.remove_sandbox(&uid, &places, sandbox, false).await;
+    context.remove_sandbox(&uid, &places, sandbox, false).await;
 }

@@ -1,11 +1,16 @@
 //! Pods on this node: which ones it takes in ([`admission`]), one [`worker`] for each of them, started by the [`manager`], their
-//! [`probes`], and the [`status`] that the API is told.
+//! [`probes`], their sandboxes, and the [`status`] that the API is told. [`static_pods`] come from manifests of this machine; [`shutdown`]
+//! is how pods end with their machine.
 
 pub mod admission;
+pub mod context;
 pub mod manager;
 #[deny(clippy::arithmetic_side_effects)]
-pub mod probes;
-pub mod sandbox;
+mod probes;
+mod sandbox;
+#[deny(clippy::arithmetic_side_effects)]
+pub mod shutdown;
 pub mod static_pods;
 pub mod status;
-pub mod worker;
+mod worker;
+mod workers;

@@ -19,8 +19,10 @@ use runtime::files;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 
-use crate::pod::manager::{Manager, Wanted};
+use crate::pod::manager::PodManager;
 use crate::pod::worker::at_once;
+use crate::pod::workers::Wanted;
+use crate::spec::is_mirror;
 
 /// Between two tries to write a mirror.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -34,16 +36,6 @@ pub struct StaticPods {
     /// The mirror's uid by the static pod's.
     mirrors: Mutex<HashMap<String, String>>,
     news: Notify,
-}
-
-/// Whether a pod is one of the folder. What comes from the API has a version, whatever its annotations say.
-pub fn is_static(pod: &Pod) -> bool {
-    pod.metadata.resource_version.is_none()
-}
-
-/// Whether a pod of the API stands for a static one.
-pub fn is_mirror(pod: &Pod) -> bool {
-    pod.annotations().contains_key(MIRROR)
 }
 
 fn key(pod: &Pod) -> Key {
@@ -177,8 +169,8 @@ fn terminating(pod: &Pod) -> Pod {
 }
 
 /// Starts what is in the folder now, and keeps to the folder from then on.
-pub fn start(manager: &Arc<Manager>) {
-    let folder = manager.agent.config.static_pods.clone();
+pub fn start(manager: &Arc<PodManager>) {
+    let folder = manager.context.config.static_pods.clone();
     let made = std::fs::create_dir_all(&folder)
         .and_then(|()| std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)));
     if let Err(error) = made {
@@ -188,7 +180,7 @@ pub fn start(manager: &Arc<Manager>) {
     let files = Arc::new(Mutex::new(Files::default()));
     // Watched from before the first look, so that nothing is missed in between.
     let changes = files::watch(&folder, files::Kind::Files);
-    keep_to(manager, files.lock().read(&folder, &manager.agent.config.node_name));
+    keep_to(manager, files.lock().read(&folder, &manager.context.config.node_name));
     let (of, changes) = (manager.clone(), Arc::new(tokio::sync::Mutex::new(changes)));
     tasks::until_done("static-pods", move || follow(of.clone(), folder.clone(), files.clone(), changes.clone()));
     let of = manager.clone();
@@ -197,26 +189,26 @@ pub fn start(manager: &Arc<Manager>) {
 
 /// Keeps to the folder for as long as its changes are noticed.
 async fn follow(
-    manager: Arc<Manager>,
+    manager: Arc<PodManager>,
     folder: PathBuf,
     files: Arc<Mutex<Files>>,
     changes: Arc<tokio::sync::Mutex<mpsc::Receiver<()>>>,
 ) {
     while changes.lock().await.recv().await.is_some() {
-        let found = files.lock().read(&folder, &manager.agent.config.node_name);
+        let found = files.lock().read(&folder, &manager.context.config.node_name);
         keep_to(&manager, found);
     }
 }
 
 /// Ends what isn't in the folder any more, and starts what is new.
-fn keep_to(manager: &Arc<Manager>, found: HashMap<Key, Arc<Pod>>) {
-    let statics = &manager.agent.statics;
+fn keep_to(manager: &Arc<PodManager>, found: HashMap<Key, Arc<Pod>>) {
+    let statics = &manager.context.statics;
     let before = std::mem::replace(&mut *statics.pods.lock(), found.clone());
     let is_same = |key: &Key, pod: &Arc<Pod>, other: &HashMap<Key, Arc<Pod>>| {
         other.get(key).is_some_and(|p| p.uid() == pod.uid())
     };
     for (key, pod) in before.iter().filter(|(key, pod)| !is_same(key, pod, &found)) {
-        if let Some(worker) = manager.worker(&pod.uid().unwrap_or_default()) {
+        if let Some(worker) = manager.context.workers.get(&pod.uid().unwrap_or_default()) {
             worker.send_replace(Some(Arc::new(terminating(pod))));
             statics.ending.lock().insert(key.clone(), worker);
         }
@@ -228,19 +220,19 @@ fn keep_to(manager: &Arc<Manager>, found: HashMap<Key, Arc<Pod>>) {
 }
 
 /// Starts a pod once the one that had its name before has ended.
-async fn begin(manager: Arc<Manager>, key: Key) {
-    let statics = &manager.agent.statics;
+async fn begin(manager: Arc<PodManager>, key: Key) {
+    let statics = &manager.context.statics;
     let before = statics.ending.lock().get(&key).cloned();
     if let Some(worker) = before {
         worker.closed().await;
         statics.ending.lock().retain(|_, w| !w.is_closed());
     }
     if let Some(pod) = statics.get(&key) {
-        manager.tell(&pod.uid().unwrap_or_default(), Some(pod.clone()), Some(&pod));
+        manager.deliver(&pod.uid().unwrap_or_default(), Some(pod.clone()));
     }
 }
 
-async fn keep_mirrors(manager: Arc<Manager>) {
+async fn keep_mirrors(manager: Arc<PodManager>) {
     manager.pods.synced().await;
     loop {
         let done = mirror_all(&manager).await;
@@ -248,15 +240,15 @@ async fn keep_mirrors(manager: Arc<Manager>) {
             tracing::warn!(%error, "failed to write the mirror pods of this node's static pods; retrying");
         }
         tokio::select! {
-            () = manager.agent.statics.news.notified() => {}
+            () = manager.context.statics.news.notified() => {}
             () = tokio::time::sleep(RETRY_AFTER), if done.is_err() => {}
         }
     }
 }
 
 /// Makes the mirrors that are missing, and removes those that show what isn't so any more.
-async fn mirror_all(manager: &Manager) -> Result<(), kube::Error> {
-    let statics = &manager.agent.statics;
+async fn mirror_all(manager: &PodManager) -> Result<(), kube::Error> {
+    let statics = &manager.context.statics;
     for pod in statics.list() {
         let (key, uid) = (key(&pod), pod.uid().unwrap_or_default());
         let shown = match manager.pods.get(&key) {
@@ -275,7 +267,7 @@ async fn mirror_all(manager: &Manager) -> Result<(), kube::Error> {
         let Some(shown) = shown else { continue };
         let before = statics.mirrors.lock().insert(uid.clone(), shown.clone());
         if before.as_ref() != Some(&shown)
-            && let Some(worker) = manager.worker(&uid)
+            && let Some(worker) = manager.context.workers.get(&uid)
         {
             // It has a status to write.
             worker.send_modify(|_| ());
@@ -283,7 +275,7 @@ async fn mirror_all(manager: &Manager) -> Result<(), kube::Error> {
     }
     let orphans = manager.pods.list().into_iter().filter(|pod| {
         let of = pod.annotations().get(MIRROR);
-        of.is_some_and(|uid| statics.get(&key(pod)).is_none() && manager.worker(uid).is_none())
+        of.is_some_and(|uid| statics.get(&key(pod)).is_none() && manager.context.workers.get(uid).is_none())
     });
     for orphan in orphans {
         delete(manager, &orphan).await?;
@@ -296,9 +288,9 @@ fn shows(mirror: &Pod, uid: &str) -> bool {
 }
 
 /// Makes the mirror of a pod; none where there is one that the watch hasn't shown yet.
-async fn create(manager: &Manager, pod: &Pod) -> Result<Option<String>, kube::Error> {
-    let agent = &manager.agent;
-    let node = Api::<Node>::all(agent.client.clone()).get(&agent.config.node_name).await?;
+async fn create(manager: &PodManager, pod: &Pod) -> Result<Option<String>, kube::Error> {
+    let context = &manager.context;
+    let node = Api::<Node>::all(context.client.clone()).get(&context.config.node_name).await?;
     let mut mirror = pod.clone();
     let uid = mirror.metadata.uid.take().unwrap_or_default();
     mirror.status = None;
@@ -312,15 +304,15 @@ async fn create(manager: &Manager, pod: &Pod) -> Result<Option<String>, kube::Er
         controller: Some(true),
         ..OwnerReference::default()
     }]);
-    let pods: Api<Pod> = Api::namespaced(agent.client.clone(), &pod.namespace().unwrap_or_default());
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
     match pods.create(&PostParams::default(), &mirror).await {
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
         made => Ok(made?.uid()),
     }
 }
 
-async fn delete(manager: &Manager, mirror: &Pod) -> Result<(), kube::Error> {
-    let pods: Api<Pod> = Api::namespaced(manager.agent.client.clone(), &mirror.namespace().unwrap_or_default());
+async fn delete(manager: &PodManager, mirror: &Pod) -> Result<(), kube::Error> {
+    let pods: Api<Pod> = Api::namespaced(manager.context.client.clone(), &mirror.namespace().unwrap_or_default());
     match pods.delete(&mirror.name_any(), &at_once(mirror.uid())).await {
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
         done => done.map(|_| ()),
@@ -339,7 +331,7 @@ mod tests {
         let pod = read(POD, path, "node-1").unwrap();
         assert_eq!((pod.name_any().as_str(), pod.namespace().as_deref()), ("web-node-1", Some("default")));
         assert_eq!(pod.annotations().get(HASH), pod.metadata.uid.as_ref());
-        assert!(is_static(&pod) && !is_mirror(&pod));
+        assert!(crate::spec::is_static(&pod) && !is_mirror(&pod));
         assert_eq!(pod.status.unwrap().qos_class.as_deref(), Some("BestEffort"));
         assert_eq!(pod.spec.unwrap().restart_policy.as_deref(), Some("Always"));
         assert_ne!(read(&POD.replace("image: x", "image: z"), path, "node-1").unwrap().metadata.uid, pod.metadata.uid);

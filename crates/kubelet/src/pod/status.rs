@@ -6,9 +6,9 @@ use k8s_openapi::api::core::v1::{Container, ContainerRestartRuleOnExitCodes, Pod
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::Config;
-use crate::container_runtime::launch::is_sidecar;
-use crate::pod::worker::{Ended, Phase, Run, Saved};
+use crate::config::Config;
+use crate::spec::is_sidecar;
+use crate::state::{Ended, Phase, Run, Saved};
 
 /// Whether a container that ended with `code` is started again.
 pub fn restarts(pod: &Pod, container: &Container, init: bool, code: i32) -> bool {
@@ -193,7 +193,8 @@ impl View<'_> {
     }
 
     fn state<'a>(&self, container: &Container, role: Role, run: &'a Run) -> (Value, Option<&'a Ended>) {
-        let waits = |(reason, message): &(String, String)| json!({"waiting": {"reason": reason, "message": message}});
+        let waits = |reason: &str, message: &str| json!({"waiting": {"reason": reason, "message": message}});
+        let waiting = run.waiting.as_ref().map(|waiting| waits(waiting.reason.as_str(), &waiting.message));
         match &run.phase {
             Phase::Running { started_at } => (json!({"running": {"startedAt": time(started_at)}}), run.last.as_ref()),
             // They are never started again.
@@ -202,9 +203,8 @@ impl View<'_> {
                     && !self.ending
                     && restarts(self.pod, container, role == Role::Init, ended.code) =>
             {
-                let waiting = run.waiting.clone();
-                let waiting = waiting.unwrap_or_else(|| ("CrashLoopBackOff".into(), self.back_off(container, run)));
-                (waits(&waiting), Some(ended))
+                let crashes = || waits("CrashLoopBackOff", &self.back_off(container, run));
+                (waiting.unwrap_or_else(crashes), Some(ended))
             }
             Phase::Ended(ended) => (terminated(ended, self.runtime), run.last.as_ref()),
             Phase::Waiting if self.is_lost(container, role) => {
@@ -213,8 +213,8 @@ impl View<'_> {
                 (json!({ "terminated": state }), run.last.as_ref())
             }
             Phase::Waiting => {
-                let waiting = json!({"waiting": {"reason": self.default_reason}});
-                (run.waiting.as_ref().map_or(waiting, waits), run.last.as_ref())
+                let default = || json!({"waiting": {"reason": self.default_reason}});
+                (waiting.unwrap_or_else(default), run.last.as_ref())
             }
         }
     }
@@ -423,7 +423,7 @@ pub fn compute(pod: &Pod, saved: &Saved, config: &Config, runtime: &str) -> Valu
     if !init.is_empty() {
         status["initContainerStatuses"] = init.into();
     }
-    let ephemeral = crate::container_runtime::launch::ephemeral(pod);
+    let ephemeral = crate::spec::ephemeral(pod);
     if !ephemeral.is_empty() {
         let view = View { default_reason: "ContainerCreating", ..view };
         status["ephemeralContainerStatuses"] = view.statuses(&ephemeral, Role::Ephemeral).into();
@@ -483,7 +483,7 @@ mod tests {
     }
 
     fn computed(pod: &Pod, saved: &Saved) -> Value {
-        compute(pod, saved, &crate::tests::config(), "timonel")
+        compute(pod, saved, &crate::config::tests::config(), "timonel")
     }
 
     fn condition<'a>(status: &'a Value, kind: &str) -> (&'a str, &'a str, &'a str) {

@@ -10,9 +10,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::channels::{Socket, V4};
-use super::dialect::{Dialect, Event};
+use super::channels::Socket;
 use super::portforward::connect;
+use crate::streaming::V4;
+use crate::streaming::dialect::{Dialect, Event};
 
 /// The subprotocols; a client that names none speaks the first one.
 pub const PROTOCOLS: [&str; 3] = [V4, "v4.base64.channel.k8s.io", ""];

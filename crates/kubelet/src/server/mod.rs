@@ -6,13 +6,9 @@
 mod access;
 mod channels;
 #[deny(clippy::arithmetic_side_effects)]
-pub mod dialect;
-#[deny(clippy::arithmetic_side_effects)]
 mod legacy_forward;
-pub mod logs;
+mod logs;
 mod portforward;
-#[deny(clippy::arithmetic_side_effects)]
-pub mod spdy;
 mod streams;
 
 use std::collections::{HashMap, VecDeque};
@@ -30,7 +26,9 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use kube::Client;
 use parking_lot::Mutex;
+use runtime::files::SharedWatch;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::server::WebPkiClientVerifier;
@@ -41,13 +39,11 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use access::{Access, User};
-pub use channels::{ERROR, Event, RESIZE, STDERR, STDIN, STDOUT, Sender, V4, Wants};
 
+use crate::container_runtime::ContainerRuntime;
 use crate::node::metrics;
-use crate::node::stats;
-use crate::pod::manager::Manager;
-
-pub const PORT: u16 = 10250;
+use crate::node::stats::StatsProvider;
+use crate::pod::manager::PodManager;
 
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -102,8 +98,24 @@ fn tls(identity: Arc<pki::Rotating>, authority_pem: &str) -> Result<TlsAcceptor,
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
+/// What the kubelet's API tells of.
+pub struct Server {
+    /// The node's name.
+    pub node_name: String,
+    /// A client of the API, which is asked for the rights of those who come.
+    pub client: Client,
+    /// The pods of this node.
+    pub pods: Arc<PodManager>,
+    /// Runs their containers.
+    pub runtime: Arc<dyn ContainerRuntime>,
+    /// What they use.
+    pub stats: Arc<StatsProvider>,
+    /// Changes of the logs that somebody follows.
+    pub log_changes: SharedWatch,
+}
+
 /// Serves until the process ends.
-pub async fn run(manager: Arc<Manager>, serving: Serving) {
+pub async fn run(server: Arc<Server>, serving: Serving) {
     let acceptor = match tls(serving.identity.clone(), &serving.authority_pem) {
         Ok(acceptor) => acceptor,
         Err(error) => {
@@ -111,7 +123,7 @@ pub async fn run(manager: Arc<Manager>, serving: Serving) {
             return std::future::pending().await;
         }
     };
-    let access = Access::new(manager.agent.client.clone(), &manager.agent.config.node_name);
+    let access = Access::new(server.client.clone(), &server.node_name);
     let guests = Guests::default();
     loop {
         let (stream, address) = match serving.listener.accept().await {
@@ -125,7 +137,7 @@ pub async fn run(manager: Arc<Manager>, serving: Serving) {
         };
         let place = guests.place(address);
         let gives_way = place.gives_way.clone();
-        let served = connection(manager.clone(), access.clone(), acceptor.clone(), stream, place);
+        let served = connection(server.clone(), access.clone(), acceptor.clone(), stream, place);
         tasks::spawn("kubelet-connection", async move {
             // Not told why: there would be no end of telling.
             let _ = gives_way.run_until_cancelled(served).await;
@@ -193,13 +205,7 @@ where
     tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.ok()?.ok()
 }
 
-async fn connection(
-    manager: Arc<Manager>,
-    access: Arc<Access>,
-    acceptor: TlsAcceptor,
-    stream: TcpStream,
-    place: Place,
-) {
+async fn connection(server: Arc<Server>, access: Arc<Access>, acceptor: TlsAcceptor, stream: TcpStream, place: Place) {
     let _ = stream.set_nodelay(true);
     network::liveness::watch_peer(&stream);
     let Some(stream) = greeted(&acceptor, stream).await else { return };
@@ -208,11 +214,11 @@ async fn connection(
     let user = facts.map(|facts| User { name: facts.common_name, groups: facts.organizations });
     let _place = Some(place).filter(|_| user.is_none());
     let service = service_fn(move |request: Request<Incoming>| {
-        let (manager, access, user) = (manager.clone(), access.clone(), user.clone());
+        let (server, access, user) = (server.clone(), access.clone(), user.clone());
         async move {
             let asked = access.check(user.as_ref(), request.method(), request.uri().path(), request.headers()).await;
             Ok::<_, Infallible>(match asked {
-                Ok(()) => route(&manager, request).await,
+                Ok(()) => route(&server, request).await,
                 Err((status, why)) => text(status, why),
             })
         }
@@ -223,30 +229,28 @@ async fn connection(
     let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
 }
 
-async fn route(manager: &Arc<Manager>, request: Request<Incoming>) -> Response<Body> {
+async fn route(server: &Arc<Server>, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_string();
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     let known = matches!(*request.method(), Method::GET | Method::POST);
     match parts.as_slice() {
-        ["stats", "summary"] => json(&stats::summary(manager).await),
-        ["metrics"] => text(StatusCode::OK, metrics::own(manager).await),
-        ["metrics", "resource"] => text(StatusCode::OK, metrics::of_summary(&stats::summary(manager).await, false)),
-        ["metrics", "cadvisor"] => text(StatusCode::OK, metrics::of_summary(&stats::summary(manager).await, true)),
+        ["stats", "summary"] => json(&server.stats.summary().await),
+        ["metrics"] => text(StatusCode::OK, metrics::own(server.node_name.clone(), &server.stats).await),
+        ["metrics", "resource"] => text(StatusCode::OK, metrics::of_summary(&server.stats.summary().await, false)),
+        ["metrics", "cadvisor"] => text(StatusCode::OK, metrics::of_summary(&server.stats.summary().await, true)),
         ["pods"] | ["runningpods"] => {
-            let items: Vec<_> = manager.pods().iter().map(|p| serde_json::json!(p.as_ref())).collect();
+            let items: Vec<_> = server.pods.pods().iter().map(|p| serde_json::json!(p.as_ref())).collect();
             json(&serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
         }
         ["healthz"] => text(StatusCode::OK, "ok"),
         ["containerLogs", namespace, pod, container] if known => {
-            logs::serve(manager, namespace, pod, container, request).await
+            logs::serve(server, namespace, pod, container, request).await
         }
-        ["exec", namespace, pod, container] if known => {
-            streams::exec(manager, namespace, pod, container, request).await
-        }
+        ["exec", namespace, pod, container] if known => streams::exec(server, namespace, pod, container, request).await,
         ["attach", namespace, pod, container] if known => {
-            streams::attach(manager, namespace, pod, container, request).await
+            streams::attach(server, namespace, pod, container, request).await
         }
-        ["portForward", namespace, pod] if known => portforward::serve(manager, namespace, pod, request).await,
+        ["portForward", namespace, pod] if known => portforward::serve(server, namespace, pod, request).await,
         _ => text(StatusCode::NOT_FOUND, "404 page not found"),
     }
 }

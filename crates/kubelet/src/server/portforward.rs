@@ -18,15 +18,14 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::channels::{Socket, upgrade_spdy, upgrade_websocket};
-use super::spdy::{self, Stream, StreamOutput};
-use super::{Body, legacy_forward, query, refused};
-use crate::pod::manager::Manager;
+use super::{Body, Server, legacy_forward, query, refused};
+use crate::streaming::spdy::{self, Stream, StreamOutput};
 
 const TUNNEL: &[&str] = &["SPDY/3.1+portforward.k8s.io"];
 const PROTOCOL: &str = "portforward.k8s.io";
 
-pub async fn serve(manager: &Arc<Manager>, namespace: &str, pod: &str, request: Request<Incoming>) -> Response<Body> {
-    let Some((_, places, saved)) = manager.find(namespace, pod) else {
+pub async fn serve(server: &Arc<Server>, namespace: &str, pod: &str, request: Request<Incoming>) -> Response<Body> {
+    let Some((_, places, saved)) = server.pods.find(namespace, pod) else {
         return refused(StatusCode::NOT_FOUND, format!("pod {pod:?} isn't on this node"));
     };
     let Some(sandbox) = saved.sandbox else {
@@ -34,7 +33,7 @@ pub async fn serve(manager: &Arc<Manager>, namespace: &str, pod: &str, request: 
     };
     let network = match sandbox.host_network {
         true => None,
-        false => match manager.agent.engine.network(&places, &sandbox).await {
+        false => match server.runtime.network_namespace(&places, &sandbox).await {
             Ok(network) => Some(network),
             Err(error) => return refused(StatusCode::BAD_REQUEST, format!("pod {pod:?} isn't running: {error}")),
         },

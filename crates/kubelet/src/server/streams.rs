@@ -6,32 +6,32 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use super::channels::{Wants, open};
-use super::{Body, flag, query, refused};
-use crate::container_runtime::Containers;
-use crate::container_runtime::launch;
-use crate::pod::manager::Manager;
-use crate::pod::worker::Phase;
+use super::channels::open;
+use super::{Body, Server, flag, query, refused};
+use crate::container_runtime::PodContainers;
+use crate::spec;
+use crate::state::Phase;
+use crate::streaming::Wants;
 
 /// A pod's containers, the id of a running one, and whether it has a terminal.
 fn running(
-    manager: &Manager,
+    server: &Server,
     namespace: &str,
     pod: &str,
     name: &str,
-) -> Result<(Arc<dyn Containers>, String, bool), String> {
+) -> Result<(Arc<dyn PodContainers>, String, bool), String> {
     let (object, places, saved) =
-        manager.find(namespace, pod).ok_or_else(|| format!("pod {pod:?} isn't on this node"))?;
+        server.pods.find(namespace, pod).ok_or_else(|| format!("pod {pod:?} isn't on this node"))?;
     let run = saved.containers.get(name).filter(|r| matches!(r.phase, Phase::Running { .. }));
     let run = run.ok_or_else(|| format!("container not found (\"{name}\"): it isn't running"))?;
-    let ephemeral = launch::ephemeral(&object);
-    let mut all = object.spec.iter().flat_map(launch::started).chain(&ephemeral);
+    let ephemeral = spec::ephemeral(&object);
+    let mut all = object.spec.iter().flat_map(spec::started).chain(&ephemeral);
     let tty = all.find(|c| c.name == name).and_then(|c| c.tty).unwrap_or(false);
-    Ok((manager.agent.engine.containers(&places, saved.sandbox.as_ref()), run.id.clone(), tty))
+    Ok((server.runtime.containers(&places, saved.sandbox.as_ref()), run.id.clone(), tty))
 }
 
 pub async fn exec(
-    manager: &Arc<Manager>,
+    server: &Arc<Server>,
     namespace: &str,
     pod: &str,
     container: &str,
@@ -42,7 +42,7 @@ pub async fn exec(
     if command.is_empty() {
         return refused(StatusCode::BAD_REQUEST, "you must specify at least one command for the container");
     }
-    let (containers, id, _) = match running(manager, namespace, pod, container) {
+    let (containers, id, _) = match running(server, namespace, pod, container) {
         Ok(found) => found,
         Err(error) => return refused(StatusCode::NOT_FOUND, error),
     };
@@ -62,14 +62,14 @@ fn failure(error: &str) -> Value {
 }
 
 pub async fn attach(
-    manager: &Arc<Manager>,
+    server: &Arc<Server>,
     namespace: &str,
     pod: &str,
     container: &str,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let query = query(&request);
-    let (containers, id, tty) = match running(manager, namespace, pod, container) {
+    let (containers, id, tty) = match running(server, namespace, pod, container) {
         Ok(found) => found,
         Err(error) => return refused(StatusCode::NOT_FOUND, error),
     };

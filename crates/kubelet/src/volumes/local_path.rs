@@ -10,19 +10,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::csi::local_path::{FILL_FROM, FINALIZER, NODE, Origin, PROVISIONER, handle, parts};
 use ::csi::snapshots::{BEING_DELETED, CONTENT_BOUND, VolumeSnapshotContent};
-use informer::{Change, Informer, Key, Queue};
+use informer::{Change, Informer, Informers, Key, Queue, Recorder};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::api::{Patch, PatchParams};
-use kube::{Api, ResourceExt as _};
+use kube::{Api, Client, ResourceExt as _};
+use runtime::turns::Turns;
 use runtime::{inside, rootfs};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::Agent;
-use crate::Config;
+use super::VolumeError;
+use crate::config::Config;
 
 /// What is kept of the complaints of `cp`, which names each file of a volume that it can't copy, in bytes.
-const SAID: u64 = 16 << 10;
+const MAX_OUTPUT_BYTES: u64 = 16 << 10;
 
 impl Config {
     fn snapshot_dir(&self, name: &str) -> PathBuf {
@@ -30,10 +31,11 @@ impl Config {
     }
 }
 
-pub async fn run(agent: Arc<Agent>) {
-    let volumes = agent.informers.of::<PersistentVolume>();
-    let queue = Queue::of(&volumes, agent.events.clone());
-    let (add, node) = (queue.clone(), agent.config.node_name.clone());
+/// Fills, removes and snapshots the volumes of this node, as the API asks for it.
+pub async fn run(local: Arc<LocalPath>) {
+    let volumes = local.informers.of::<PersistentVolume>();
+    let queue = Queue::of(&volumes, local.events.clone());
+    let (add, node) = (queue.clone(), local.config.node_name.clone());
     volumes.on_change(move |change| {
         if let Change::Applied { new, .. } = change
             && new.annotations().get(NODE) == Some(&node)
@@ -42,86 +44,101 @@ pub async fn run(agent: Arc<Agent>) {
             add.add(informer::Keyed::key(new.as_ref()));
         }
     });
-    let (of, all) = (agent.clone(), volumes.clone());
+    let (of, all) = (local.clone(), volumes.clone());
     queue.work("local-volumes", 1, move |key| {
-        let (agent, volumes) = (of.clone(), all.clone());
+        let (local, volumes) = (of.clone(), all.clone());
         async move {
             let Some(volume) = volumes.get(&key) else { return Ok(None) };
             if volume.metadata.deletion_timestamp.is_some() {
-                remove(&agent, &volume).await.map(|()| None)
+                remove(&local, &volume).await.map(|()| None)
             } else {
-                agent.fill(&volume).await.map(|()| None)
+                local.fill(&volume).await.map(|()| None)
             }
         }
     });
-    if agent.config.snapshots {
-        keep_snapshots(agent, volumes);
+    if local.config.snapshots {
+        keep_snapshots(local, volumes);
     }
 }
 
-fn keep_snapshots(agent: Arc<Agent>, volumes: Informer<PersistentVolume>) {
-    let mine = format!("{NODE}={}", agent.config.node_name);
-    let contents: Informer<VolumeSnapshotContent> = Informer::start(Api::all(agent.client.clone()), "", &mine);
-    let queue = Queue::of(&contents, agent.events.clone());
+fn keep_snapshots(local: Arc<LocalPath>, volumes: Informer<PersistentVolume>) {
+    let mine = format!("{NODE}={}", local.config.node_name);
+    let contents: Informer<VolumeSnapshotContent> = Informer::start(Api::all(local.client.clone()), "", &mine);
+    let queue = Queue::of(&contents, local.events.clone());
     let add = queue.clone();
     contents.on_change(move |change| add.add(informer::Keyed::key(change.object().as_ref())));
     queue.work("local-snapshots", 1, move |key| {
-        let (agent, volumes, contents) = (agent.clone(), volumes.clone(), contents.clone());
+        let (local, volumes, contents) = (local.clone(), volumes.clone(), contents.clone());
         async move {
             volumes.synced().await;
             let Some(content) = contents.get(&key).filter(|c| c.spec.driver == PROVISIONER) else { return Ok(None) };
-            snapshot(&agent, &volumes, &content).await.map(|()| None)
+            snapshot(&local, &volumes, &content).await.map(|()| None)
         }
     });
 }
 
-impl Agent {
+/// The node's side of `local-path`.
+pub struct LocalPath {
+    config: Arc<Config>,
+    client: Client,
+    informers: Informers,
+    events: Recorder,
+    /// Steps that concern one volume are made one after the other.
+    turns: Turns,
+}
+
+impl LocalPath {
+    /// What it asks of the API it asks by `client`.
+    pub fn new(config: Arc<Config>, client: Client, informers: Informers, events: Recorder) -> Self {
+        LocalPath { config, client, informers, events, turns: Turns::default() }
+    }
+
     /// Fills a new volume with what it is to begin with. Done before, nothing happens.
     ///
     /// # Errors
     /// With what is missing, or those of the file system.
-    pub async fn fill(&self, volume: &PersistentVolume) -> Result<(), String> {
+    pub async fn fill(&self, volume: &PersistentVolume) -> Result<(), VolumeError> {
         let name = volume.name_any();
-        let _turn = self.drivers.turn(PROVISIONER, &name).await;
+        let _turn = self.turns.of(&name).await;
         let (Some(origin), Some(path)) = (volume.annotations().get(FILL_FROM), folder(&self.config, volume)) else {
             return Ok(());
         };
         if !path.exists() {
-            let from = match origin.parse()? {
+            let from = match origin.parse().map_err(VolumeError::Refused)? {
                 Origin::Snapshot(name) => self.config.snapshot_dir(&name),
                 Origin::Volume(other) => {
                     let volumes = self.informers.of::<PersistentVolume>();
                     let other = volumes.get(&Key::new("", &other)).and_then(|v| folder(&self.config, &v));
-                    other.ok_or_else(|| format!("the volume that {name} is to be a copy of isn't there"))?
+                    let missing = || format!("the volume that {name} is to be a copy of isn't there");
+                    other.ok_or_else(|| VolumeError::Refused(missing()))?
                 }
             };
             copy(&self.config, &from, &path).await?;
         }
         let api: Api<PersistentVolume> = Api::all(self.client.clone());
         let patch = json!({"metadata": {"annotations": {FILL_FROM: null}}});
-        api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ()).map_err(|e| e.to_string())
+        api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        Ok(())
     }
-}
 
-impl Agent {
     /// Sees to it that a volume holds what its size says and no more, where the file system can; else says that it can't, once.
     ///
     /// # Errors
     /// Those of the file system.
-    pub async fn bound_volume(
+    pub async fn limit_size(
         &self,
         claim: &PersistentVolumeClaim,
         volume: &PersistentVolume,
         folder: &Path,
         is_new: bool,
-    ) -> Result<(), String> {
+    ) -> Result<(), VolumeError> {
         let capacity = volume.spec.as_ref().and_then(|s| s.capacity.as_ref()?.get("storage"));
         let size = capacity.and_then(|size| size.0.parse::<apimachinery::Quantity>().ok());
         let Some(bytes) = size.and_then(|size| u64::try_from(size.value()).ok()) else { return Ok(()) };
         let place = folder.to_path_buf();
         let bounding = tokio::task::spawn_blocking(move || runtime::quota::bound(&place, bytes));
-        let bound = bounding.await.map_err(|e| e.to_string())?;
-        if !bound.map_err(|e| format!("its size can't be bounded: {e}"))? && is_new {
+        let failed = |error| VolumeError::Refused(format!("its size can't be bounded: {error}"));
+        if !bounding.await?.map_err(failed)? && is_new {
             let text = format!(
                 "the size of the claim is no bound: the file system of {} has no project quotas (ext4: `tune2fs -O project,quota`; ext4 and XFS: mount it with prjquota)",
                 self.config.storage_dir().display()
@@ -139,23 +156,23 @@ fn folder(config: &Config, volume: &PersistentVolume) -> Option<PathBuf> {
 }
 
 /// Copies a folder with all that files have, so that it is there as a whole or not at all, also after a power cut.
-async fn copy(config: &Config, from: &Path, to: &Path) -> Result<(), String> {
+async fn copy(config: &Config, from: &Path, to: &Path) -> Result<(), VolumeError> {
     let partial = to.with_extension("partial");
-    let text = |e: io::Error| e.to_string();
     remove_folder(&partial).await?;
-    std::fs::create_dir_all(to.parent().unwrap_or(to)).map_err(text)?;
+    std::fs::create_dir_all(to.parent().unwrap_or(to))?;
     if !from.exists() {
-        return Err(format!("{} isn't there", from.display()));
+        return Err(VolumeError::Refused(format!("{} isn't there", from.display())));
     }
     // A pod that writes to the volume could put a link in the program's way to what isn't the volume's.
     let shown = config.run_dir.join("copies").join(to.file_name().unwrap_or_default());
-    hide(&shown).map_err(text)?;
-    inside::show_without_links(from, &shown).map_err(text)?;
+    hide(&shown)?;
+    inside::show_without_links(from, &shown)?;
     // Programs that don't know how to share blocks (busybox) copy them.
     let mut failed = String::new();
     for options in [&["-a", "--reflink=auto"][..], &["-a"]] {
-        let output = bounded::output(Command::new("cp").args(options).arg(&shown).arg(&partial), b"", SAID).await;
-        let output = output.map_err(|e| format!("cp can't be run: {e}"))?;
+        let output =
+            bounded::output(Command::new("cp").args(options).arg(&shown).arg(&partial), b"", MAX_OUTPUT_BYTES).await;
+        let output = output.map_err(|e| VolumeError::Refused(format!("cp can't be run: {e}")))?;
         if output.status.success() {
             failed.clear();
             break;
@@ -163,9 +180,9 @@ async fn copy(config: &Config, from: &Path, to: &Path) -> Result<(), String> {
         failed = String::from_utf8_lossy(&output.stderr).lines().take(3).collect::<Vec<_>>().join("; ");
         remove_folder(&partial).await?;
     }
-    hide(&shown).map_err(text)?;
+    hide(&shown)?;
     if !failed.is_empty() {
-        return Err(failed);
+        return Err(VolumeError::Refused(failed));
     }
     let to = to.to_path_buf();
     let finish = move || -> io::Result<()> {
@@ -174,7 +191,7 @@ async fn copy(config: &Config, from: &Path, to: &Path) -> Result<(), String> {
         std::fs::rename(&partial, &to)?;
         std::fs::File::open(to.parent().unwrap_or(&to))?.sync_all()
     };
-    tokio::task::spawn_blocking(finish).await.map_err(|e| e.to_string())?.map_err(text)
+    Ok(tokio::task::spawn_blocking(finish).await??)
 }
 
 /// Undoes [`inside::show_without_links`], also if it was done by a process that was killed.
@@ -186,46 +203,46 @@ fn hide(shown: &Path) -> io::Result<()> {
     }
 }
 
-async fn remove_folder(path: &Path) -> Result<(), String> {
+async fn remove_folder(path: &Path) -> Result<(), VolumeError> {
     let path = path.to_path_buf();
-    let removed = tokio::task::spawn_blocking(move || runtime::remove_tree(&path)).await.map_err(|e| e.to_string())?;
+    let removed = tokio::task::spawn_blocking(move || runtime::remove_tree(&path)).await?;
     match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
     }
 }
 
-async fn remove(agent: &Agent, volume: &PersistentVolume) -> Result<(), String> {
+async fn remove(local: &LocalPath, volume: &PersistentVolume) -> Result<(), VolumeError> {
     let held = volume.finalizers().iter().any(|f| f == FINALIZER);
     // Others may hold it still, as long as a claim uses it.
     let last = volume.finalizers().len() == 1;
-    let Some(path) = folder(&agent.config, volume).filter(|_| held && last) else { return Ok(()) };
+    let Some(path) = folder(&local.config, volume).filter(|_| held && last) else { return Ok(()) };
     remove_folder(&path).await?;
-    let api: Api<PersistentVolume> = Api::all(agent.client.clone());
+    let api: Api<PersistentVolume> = Api::all(local.client.clone());
     let patch = json!({"metadata": {"finalizers": []}});
     gone_or_done(api.patch(&volume.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await)
 }
 
-fn gone_or_done<T>(result: Result<T, kube::Error>) -> Result<(), String> {
+fn gone_or_done<T>(result: Result<T, kube::Error>) -> Result<(), VolumeError> {
     match result {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        other => other.map(|_| ()).map_err(|e| e.to_string()),
+        other => other.map(|_| ()).map_err(VolumeError::Api),
     }
 }
 
 /// Takes a snapshot, finds the one that is there, or removes it.
 async fn snapshot(
-    agent: &Agent,
+    local: &LocalPath,
     volumes: &Informer<PersistentVolume>,
     content: &VolumeSnapshotContent,
-) -> Result<(), String> {
-    let (name, node) = (content.name_any(), &agent.config.node_name);
-    let api: Api<VolumeSnapshotContent> = Api::all(agent.client.clone());
+) -> Result<(), VolumeError> {
+    let (name, node) = (content.name_any(), &local.config.node_name);
+    let api: Api<VolumeSnapshotContent> = Api::all(local.client.clone());
     let status = content.status.clone().unwrap_or_default();
     let source = &content.spec.source;
     let given = status.snapshot_handle.as_ref().or(source.snapshot_handle.as_ref());
     let place = match given.map(|handle| parts(handle)) {
-        Some(Some((at, name))) if at == node => agent.config.snapshot_dir(name),
+        Some(Some((at, name))) if at == node => local.config.snapshot_dir(name),
         Some(_) => {
             return tell(
                 &api,
@@ -235,7 +252,7 @@ async fn snapshot(
             )
             .await;
         }
-        None => agent.config.snapshot_dir(&name),
+        None => local.config.snapshot_dir(&name),
     };
     if content.metadata.deletion_timestamp.is_some() {
         let wanted = content.spec.deletion_policy == "Delete";
@@ -256,14 +273,14 @@ async fn snapshot(
     }
     let volume = source.volume_handle.as_ref().and_then(|v| volumes.get(&Key::new("", v)));
     if !place.exists() {
-        let Some(from) = volume.as_ref().and_then(|v| folder(&agent.config, v)) else {
+        let Some(from) = volume.as_ref().and_then(|v| folder(&local.config, v)) else {
             let error = json!({"message": "there is neither the snapshot nor the volume on this node"});
             return tell(&api, &name, json!({"readyToUse": false, "error": error})).await;
         };
         // A volume that no pod had yet is empty.
-        std::fs::create_dir_all(&from).map_err(|e| e.to_string())?;
-        if let Err(error) = copy(&agent.config, &from, &place).await {
-            tell(&api, &name, json!({"readyToUse": false, "error": {"message": error}})).await?;
+        std::fs::create_dir_all(&from)?;
+        if let Err(error) = copy(&local.config, &from, &place).await {
+            tell(&api, &name, json!({"readyToUse": false, "error": {"message": error.to_string()}})).await?;
             return Err(error);
         }
     }
@@ -277,7 +294,7 @@ async fn snapshot(
     tell(&api, &name, made).await
 }
 
-async fn tell(api: &Api<VolumeSnapshotContent>, name: &str, status: Value) -> Result<(), String> {
+async fn tell(api: &Api<VolumeSnapshotContent>, name: &str, status: Value) -> Result<(), VolumeError> {
     let patch = Patch::Merge(json!({ "status": status }));
     gone_or_done(api.patch_status(name, &PatchParams::default(), &patch).await)
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::NFSVolumeSource;
 use runtime::rootfs;
 use tokio::process::Command;
 
-use crate::volumes::{FsGroup, Ready};
+use super::{FsGroup, Ready, VolumeError};
 
 /// A server that is silent for longer than this is tried again later.
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -23,21 +23,27 @@ pub async fn publish(
     options: &[String],
     read_only: bool,
     target: PathBuf,
-) -> Result<Ready, String> {
+) -> Result<Ready, VolumeError> {
     // Who owns what is the server's business.
     let ready = Ready { path: target.clone(), fs_group: FsGroup::Never };
     if rootfs::is_mounted(&target) {
         return Ok(ready);
     }
-    std::fs::create_dir_all(&target).map_err(|e| e.to_string())?;
+    std::fs::create_dir_all(&target)?;
     let arguments = arguments(source, options, read_only, &target);
     let mut command = Command::new("mount");
     let ended =
         tokio::time::timeout(MOUNT_TIMEOUT, bounded::output(command.args(&arguments), b"", MAX_OUTPUT_BYTES)).await;
     let line = format!("mount {}", arguments.join(" "));
     let output = ended
-        .map_err(|_| format!("{line}: no answer from {:?} within {} s", source.server, MOUNT_TIMEOUT.as_secs()))?
-        .map_err(|e| format!("{line}: {e}"))?;
+        .map_err(|_| {
+            VolumeError::Refused(format!(
+                "{line}: no answer from {:?} within {} s",
+                source.server,
+                MOUNT_TIMEOUT.as_secs()
+            ))
+        })?
+        .map_err(|e| VolumeError::Refused(format!("{line}: {e}")))?;
     if output.status.success() {
         return Ok(ready);
     }
@@ -45,7 +51,7 @@ pub async fn publish(
     // Without its helper `mount` speaks of options and of several programs.
     let helper = ["/sbin/mount.nfs", "/usr/sbin/mount.nfs"].iter().any(|path| Path::new(path).exists());
     let remedy = if helper { "" } else { " (this machine has no mount.nfs: install nfs-common or nfs-utils)" };
-    Err(format!("{line}: {said}{remedy}"))
+    Err(VolumeError::Refused(format!("{line}: {said}{remedy}")))
 }
 
 fn arguments(source: &NFSVolumeSource, options: &[String], read_only: bool, target: &Path) -> Vec<String> {

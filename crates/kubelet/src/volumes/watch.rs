@@ -12,16 +12,14 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{Config, Event, watcher};
-use kube::{Api, Resource, ResourceExt as _};
+use kube::{Api, Client, Resource, ResourceExt as _};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::task::AbortHandle;
 
-use crate::Agent;
-
 /// How often volumes are brought up to date, however often what they show changes, and how many changes are taken at a time.
-const PAUSE: Duration = Duration::from_secs(1);
-const BATCH: usize = 256;
+const UPDATE_PERIOD: Duration = Duration::from_secs(1);
+const MAX_BATCHED_EVENTS: usize = 256;
 
 /// How many objects of a pod are watched, and how many of all pods. Who makes pods decides how many they show, and each is a stream of the node's
 /// one connection, which has a bound. What isn't watched is still looked at every minute.
@@ -37,9 +35,13 @@ enum What {
 /// An object by namespace and name.
 type Source = (What, String, String);
 
-/// Who follows what.
-#[derive(Default)]
-pub struct Followed {
+/// The pods whose volumes show an object that changed, by uid, are handed to this.
+type OnChange = Box<dyn Fn(BTreeSet<String>) + Send + Sync>;
+
+/// The watches of this node, each with the pods that it is for.
+pub struct SourceWatches {
+    client: Client,
+    on_change: OnChange,
     sources: Mutex<BTreeMap<Source, Follower>>,
 }
 
@@ -62,9 +64,31 @@ fn sources(pod: &Pod) -> BTreeSet<Source> {
     all.filter(|(_, name)| !name.is_empty()).map(|(what, name)| (what, namespace.clone(), name)).collect()
 }
 
-impl Followed {
+impl SourceWatches {
+    /// Without watches at first. `on_change` gets the pods whose volumes are out of date.
+    pub fn new(client: Client, on_change: impl Fn(BTreeSet<String>) + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(SourceWatches { client, on_change: Box::new(on_change), sources: Mutex::default() })
+    }
+
+    /// Watches what a pod's volumes show, until [`SourceWatches::remove`].
+    pub fn add(self: &Arc<Self>, uid: &str, pod: &Pod) {
+        let watch = |source: &Source| {
+            let (watches, source) = (Arc::downgrade(self), source.clone());
+            let task = match source.0 {
+                What::ConfigMap => {
+                    tasks::until_done("volume-watch", move || follow::<ConfigMap>(watches.clone(), source.clone()))
+                }
+                What::Secret => {
+                    tasks::until_done("volume-watch", move || follow::<Secret>(watches.clone(), source.clone()))
+                }
+            };
+            task.abort_handle()
+        };
+        self.insert(uid, sources(pod), watch);
+    }
+
     /// Adds a pod to those that show these; `watch` begins to watch what nobody did.
-    fn add(&self, uid: &str, wanted: BTreeSet<Source>, watch: impl Fn(&Source) -> AbortHandle) {
+    fn insert(&self, uid: &str, wanted: BTreeSet<Source>, watch: impl Fn(&Source) -> AbortHandle) {
         let mut present = self.sources.lock();
         for source in wanted.into_iter().take(MOST_OF_POD) {
             if present.len() >= MOST && !present.contains_key(&source) {
@@ -92,46 +116,16 @@ impl Followed {
     }
 }
 
-impl Agent {
-    /// Follows what a pod's volumes show, until [`Followed::remove`].
-    pub fn follow(self: &Arc<Self>, uid: &str, pod: &Pod) {
-        let watch = |source: &Source| {
-            let (agent, source) = (Arc::downgrade(self), source.clone());
-            let task = match source.0 {
-                What::ConfigMap => {
-                    tasks::until_done("volume-watch", move || follow::<ConfigMap>(agent.clone(), source.clone()))
-                }
-                What::Secret => {
-                    tasks::until_done("volume-watch", move || follow::<Secret>(agent.clone(), source.clone()))
-                }
-            };
-            task.abort_handle()
-        };
-        self.followed.add(uid, sources(pod), watch);
-    }
-
-    /// Something changed that these pods show.
-    fn is_stale(&self, pods: BTreeSet<String>) {
-        let workers = self.workers.lock();
-        for uid in pods {
-            self.stale.lock().insert(uid.clone());
-            if let Some(worker) = workers.get(&uid) {
-                worker.send_modify(|_| ());
-            }
-        }
-    }
-}
-
 /// Watches one object, and nothing of it but that it changes.
-async fn follow<K>(agent: Weak<Agent>, source: Source)
+async fn follow<K>(watches: Weak<SourceWatches>, source: Source)
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let Some(client) = agent.upgrade().map(|agent| agent.client.clone()) else { return };
+    let Some(client) = watches.upgrade().map(|watches| watches.client.clone()) else { return };
     let (_, namespace, name) = &source;
     let api: Api<PartialObjectMeta<K>> = Api::namespaced(client, namespace);
     let config = Config::default().fields(&format!("metadata.name={name}"));
-    let mut batches = std::pin::pin!(watcher(api, config).default_backoff().ready_chunks(BATCH));
+    let mut batches = std::pin::pin!(watcher(api, config).default_backoff().ready_chunks(MAX_BATCHED_EVENTS));
     let mut seen = Seen::default();
     while let Some(batch) = batches.next().await {
         let mut is_news = false;
@@ -146,10 +140,10 @@ where
         if !is_news {
             continue;
         }
-        let Some(agent) = agent.upgrade() else { return };
-        agent.is_stale(agent.followed.pods(&source));
-        drop(agent);
-        tokio::time::sleep(PAUSE).await;
+        let Some(watches) = watches.upgrade() else { return };
+        (watches.on_change)(watches.pods(&source));
+        drop(watches);
+        tokio::time::sleep(UPDATE_PERIOD).await;
     }
 }
 
@@ -187,6 +181,11 @@ mod tests {
 
     use super::*;
 
+    fn watches_of_nobody() -> Arc<SourceWatches> {
+        let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        SourceWatches::new(Client::try_from(config).unwrap(), |_| ())
+    }
+
     #[tokio::test]
     async fn what_volumes_show_is_watched_once_and_as_long_as_somebody_shows_it() {
         let pod = |volumes: serde_json::Value| -> Pod {
@@ -208,15 +207,15 @@ mod tests {
         assert_eq!(sources(&first).into_iter().collect::<Vec<_>>(), wanted);
         let second =
             pod(json!([{"name": "a", "configMap": {"name": "map"}}, {"name": "b", "configMap": {"name": "map"}}]));
-        let (followed, watches) = (Followed::default(), Mutex::new(Vec::new()));
+        let (followed, watches) = (watches_of_nobody(), Mutex::new(Vec::new()));
         let watch = |source: &Source| {
             let task = tokio::spawn(std::future::pending::<()>());
             watches.lock().push((source.clone(), task.abort_handle()));
             task.abort_handle()
         };
-        followed.add("1", sources(&first), watch);
-        followed.add("2", sources(&second), watch);
-        followed.add("2", sources(&second), watch);
+        followed.insert("1", sources(&first), watch);
+        followed.insert("2", sources(&second), watch);
+        followed.insert("2", sources(&second), watch);
         assert_eq!(watches.lock().len(), 4);
         assert_eq!(followed.pods(&wanted[0]), BTreeSet::from(["1".to_string(), "2".to_string()]));
         followed.remove("1");

@@ -8,18 +8,25 @@ use runtime::Image;
 use runtime::spec::{Limits, Mount, READ_ONLY, masked};
 
 use super::{CONTAINER_NAME, sandbox};
-use crate::Agent;
 use crate::container_runtime::launch::{
-    Launch, StartError, config_error, devices, expanded, limits, mounts, oom_score, seccomp_path, selinux_options,
+    Launch, StartError, config_error, devices, expanded, mounts, seccomp_path, selinux_options,
 };
+use crate::container_runtime::{NodeHandles, RuntimeFeatures, runtime_class};
+use crate::machine::Memory;
+use crate::spec::resources::{limits, oom_score};
 
-pub async fn configuration(agent: &Agent, launch: &Launch<'_>, owner: &str) -> Result<v1::ContainerConfig, StartError> {
+pub async fn configuration(
+    node: &NodeHandles,
+    features: &RuntimeFeatures,
+    launch: &Launch<'_>,
+    owner: &str,
+) -> Result<v1::ContainerConfig, StartError> {
     let Launch { pod, container, image, sandbox, .. } = launch;
     let spec = pod.spec.clone().unwrap_or_default();
     let context = spec.security_context.clone().unwrap_or_default();
     let own = container.security_context.clone().unwrap_or_default();
-    let variables = agent.variables(launch, &[]).await?;
-    let handler = agent.handler(&spec).await.map_err(|e| config_error(e.to_string()))?;
+    let variables = launch.variables.clone();
+    let handler = runtime_class::handler(&node.client, &spec).await.map_err(|e| config_error(e.to_string()))?;
     let mut labels = sandbox::labels(pod, owner);
     labels.insert(CONTAINER_NAME.into(), container.name.clone());
     let annotations = [
@@ -36,7 +43,7 @@ pub async fn configuration(agent: &Agent, launch: &Launch<'_>, owner: &str) -> R
     }
     let asked = container.image.clone().unwrap_or_default();
     let mut mounts = mounts(launch, &variables)?;
-    if !agent.engine.abilities().recursive_read_only.contains(&handler) {
+    if !features.recursive_read_only.contains(&handler) {
         let insists = |m: &&VolumeMount| m.recursive_read_only.as_deref() == Some("Enabled");
         if let Some(mount) = container.volume_mounts.iter().flatten().find(insists) {
             return Err(config_error(format!(
@@ -69,8 +76,8 @@ pub async fn configuration(agent: &Agent, launch: &Launch<'_>, owner: &str) -> R
         stdin_once: container.stdin_once.unwrap_or(false),
         tty: container.tty.unwrap_or(false),
         linux: Some(v1::LinuxContainerConfig {
-            resources: Some(resources(&limits(container), Some(oom_score(pod, container)))),
-            security_context: Some(security(&agent.config.data_dir, &context, &own, image, namespaces)?),
+            resources: Some(resources(&limits(container), Some(oom_score(pod, container, Memory::read().total)))),
+            security_context: Some(security(&node.config.seccomp_dir(), &context, &own, image, namespaces)?),
         }),
     })
 }
@@ -107,7 +114,7 @@ pub fn resources(limits: &Limits, oom_score: Option<i64>) -> v1::LinuxContainerR
 }
 
 fn security(
-    data_dir: &Path,
+    seccomp_dir: &Path,
     context: &PodSecurityContext,
     own: &SecurityContext,
     image: &Image,
@@ -154,7 +161,7 @@ fn security(
         no_new_privs: own.allow_privilege_escalation == Some(false),
         masked_paths: shown(masked()),
         readonly_paths: shown(READ_ONLY.map(String::from).into()),
-        seccomp: Some(seccomp_profile(&data_dir.join("seccomp"), seccomp)),
+        seccomp: Some(seccomp_profile(seccomp_dir, seccomp)),
         apparmor: app_armor.map(app_armor_profile),
         selinux_options: selinux_options(context, own).map(sandbox::selinux),
     })

@@ -10,7 +10,7 @@ use runtime::image::{Credentials, Defaults, Progress};
 use runtime::{Image, ImageError};
 use tonic::transport::Channel;
 
-use crate::container_runtime::Images;
+use crate::container_runtime::ImageService;
 
 #[derive(Clone)]
 pub struct CriImages {
@@ -55,7 +55,7 @@ impl CriImages {
 }
 
 #[async_trait]
-impl Images for CriImages {
+impl ImageService for CriImages {
     async fn find(&self, name: &str) -> Option<Image> {
         self.status(name).await.map(image)
     }

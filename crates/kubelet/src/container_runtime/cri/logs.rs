@@ -1,18 +1,19 @@
 //! Logs that the runtime writes: put aside when they are large, as it doesn't do that itself.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::cri::v1;
 
 use super::{CONTAINER_NAME, Cri, POD_UID};
-use crate::Config;
-use crate::pod::sandbox::Places;
+use crate::config::Config;
+use crate::state::Places;
 
 /// How often their sizes are looked at, as upstream does.
 const ROTATION_PERIOD: Duration = Duration::from_secs(10);
 
 /// Looks after the logs of all running containers until the process ends.
-pub async fn rotate(cri: Cri, config: Config) {
+pub async fn rotate(cri: Cri, config: Arc<Config>) {
     loop {
         tokio::time::sleep(ROTATION_PERIOD).await;
         let filter = v1::ContainerFilter { label_selector: cri.owned(), ..v1::ContainerFilter::default() };

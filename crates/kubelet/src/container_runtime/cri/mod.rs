@@ -33,9 +33,8 @@ use serde_json::Value;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::{Abilities, Containers, Engine, Version};
-use crate::Agent;
-use crate::pod::sandbox::{Places, Sandbox};
+use super::{ContainerRuntime, NodeHandles, PodContainers, RuntimeFeatures, Version};
+use crate::state::{Places, Sandbox};
 
 pub use images::CriImages;
 pub use logs::rotate;
@@ -85,7 +84,7 @@ fn is_away(status: &Status) -> bool {
 pub struct Cri {
     runtime: RuntimeServiceClient<Channel>,
     version: Version,
-    abilities: Abilities,
+    features: RuntimeFeatures,
     plugins: PluginFolders,
     /// See [`OWNER`].
     owner: String,
@@ -135,7 +134,7 @@ impl Cri {
         let cri = Cri {
             runtime,
             version: Version { name: version.runtime_name, version: version.runtime_version },
-            abilities: abilities(&status),
+            features: features(&status),
             plugins,
             owner: data_dir.display().to_string(),
         };
@@ -184,13 +183,13 @@ async fn by_systemd(runtime: &mut RuntimeServiceClient<Channel>, told: &Value) -
     told["containerd"]["runtimes"][name]["options"]["SystemdCgroup"] == true
 }
 
-fn abilities(status: &v1::StatusResponse) -> Abilities {
+fn features(status: &v1::StatusResponse) -> RuntimeFeatures {
     let with = |has: fn(&v1::RuntimeHandlerFeatures) -> bool| {
         let able = status.runtime_handlers.iter().filter(|h| h.features.as_ref().is_some_and(has));
         able.map(|handler| handler.name.clone()).collect::<Vec<_>>()
     };
     let named = status.runtime_handlers.iter().map(|h| h.name.clone()).filter(|name| !name.is_empty());
-    Abilities {
+    RuntimeFeatures {
         // Those that don't say which they have refuse sandboxes with others.
         handlers: (!status.runtime_handlers.is_empty()).then(|| named.collect()),
         user_namespaces: with(|features| features.user_namespaces),
@@ -199,18 +198,26 @@ fn abilities(status: &v1::StatusResponse) -> Abilities {
     }
 }
 
+/// Another container runtime, as this node uses it.
+pub struct CriRuntime {
+    /// The connection to it.
+    pub cri: Cri,
+    /// What it uses of the node.
+    pub node: NodeHandles,
+}
+
 #[async_trait]
-impl Engine for Cri {
+impl ContainerRuntime for CriRuntime {
     fn version(&self) -> Version {
-        self.version.clone()
+        self.cri.version.clone()
     }
 
-    fn abilities(&self) -> Abilities {
-        self.abilities.clone()
+    fn features(&self) -> RuntimeFeatures {
+        self.cri.features.clone()
     }
 
-    async fn problem(&self) -> Option<String> {
-        let status = match self.client().status(v1::StatusRequest { verbose: false }).await {
+    async fn not_ready_reason(&self) -> Option<String> {
+        let status = match self.cri.client().status(v1::StatusRequest { verbose: false }).await {
             Ok(answer) => answer.into_inner().status.unwrap_or_default(),
             Err(status) => return Some(format!("container runtime is down: {}", status.message())),
         };
@@ -222,60 +229,61 @@ impl Engine for Cri {
         ))
     }
 
-    async fn make(&self, agent: &Agent, pod: &Pod, places: &Places, _: Option<&Sandbox>) -> io::Result<Sandbox> {
+    async fn create_sandbox(&self, pod: &Pod, places: &Places, _: Option<&Sandbox>) -> io::Result<Sandbox> {
         // What is left of an earlier one has its name, and perhaps its address.
-        self.remove_of(&pod.uid().unwrap_or_default()).await.map_err(|s| told(&s))?;
-        self.run_sandbox(agent, pod, places).await
+        self.cri.remove_of(&pod.uid().unwrap_or_default()).await.map_err(|s| told(&s))?;
+        self.cri.run_sandbox(&self.node, pod, places).await
     }
 
-    async fn is_whole(&self, _: &Places, sandbox: &Sandbox) -> bool {
+    async fn is_sandbox_ready(&self, _: &Places, sandbox: &Sandbox) -> bool {
         let Some(id) = &sandbox.id else { return false };
-        match self.sandbox_state(id).await {
+        match self.cri.sandbox_state(id).await {
             Ok((state, _)) => state == v1::PodSandboxState::SandboxReady,
             // Of a runtime that is away nothing is known yet.
             Err(status) => status.code() != Code::NotFound,
         }
     }
 
-    async fn begin(&self, places: &Places, sandbox: &Sandbox) -> io::Result<Arc<dyn Containers>> {
+    async fn prepare_containers(&self, places: &Places, sandbox: &Sandbox) -> io::Result<Arc<dyn PodContainers>> {
         Ok(self.containers(places, Some(sandbox)))
     }
 
-    fn containers(&self, _: &Places, sandbox: Option<&Sandbox>) -> Arc<dyn Containers> {
-        Arc::new(pod::Containers::new(self.clone(), sandbox.and_then(|s| s.id.clone())))
+    fn containers(&self, _: &Places, sandbox: Option<&Sandbox>) -> Arc<dyn PodContainers> {
+        Arc::new(pod::CriContainers::new(self.cri.clone(), self.node.clone(), sandbox.and_then(|s| s.id.clone())))
     }
 
-    async fn remove(&self, agent: &Agent, uid: &str, _: &Places, _: Option<&Sandbox>) {
-        while let Err(status) = self.remove_of(uid).await {
+    async fn remove_sandbox(&self, uid: &str, _: &Places, _: Option<&Sandbox>) {
+        while let Err(status) = self.cri.remove_of(uid).await {
             tracing::warn!(uid, error = status.message(), "failed to remove a pod sandbox; retrying");
             tokio::time::sleep(RETRY_AFTER).await;
         }
         // Where the plugin was called while the agent wasn't there.
-        network::forget(agent, uid).await;
+        network::forget(&self.node, uid).await;
     }
 
-    async fn strays(&self) -> Vec<String> {
-        let sandboxes = self.sandboxes(self.owned()).await.unwrap_or_default();
+    async fn orphaned_pods(&self) -> Vec<String> {
+        let sandboxes = self.cri.sandboxes(self.cri.owned()).await.unwrap_or_default();
         sandboxes.into_iter().filter_map(|sandbox| Some(sandbox.metadata?.uid)).collect()
     }
 
-    async fn network(&self, _: &Places, sandbox: &Sandbox) -> io::Result<PathBuf> {
-        let (_, pid) = self.sandbox_state(sandbox.id.as_deref().unwrap_or("")).await.map_err(|s| told(&s))?;
+    async fn network_namespace(&self, _: &Places, sandbox: &Sandbox) -> io::Result<PathBuf> {
+        let (_, pid) = self.cri.sandbox_state(sandbox.id.as_deref().unwrap_or("")).await.map_err(|s| told(&s))?;
         let pid = pid.ok_or_else(|| io::Error::other("the runtime doesn't tell its process"))?;
         Ok(format!("/proc/{pid}/ns/net").into())
     }
 
-    fn cgroup(&self, of_pod: &str, id: &str) -> String {
-        match self.version.name.as_str() {
+    fn container_cgroup(&self, of_pod: &str, id: &str) -> String {
+        match self.cri.version.name.as_str() {
             "cri-o" => format!("{of_pod}/crio-{id}"),
             _ => format!("{of_pod}/{id}"),
         }
     }
 
-    async fn written(&self) -> Option<HashMap<String, u64>> {
-        let filter = v1::ContainerStatsFilter { label_selector: self.owned(), ..v1::ContainerStatsFilter::default() };
+    async fn writable_layer_usage(&self) -> Option<HashMap<String, u64>> {
+        let filter =
+            v1::ContainerStatsFilter { label_selector: self.cri.owned(), ..v1::ContainerStatsFilter::default() };
         let request = v1::ListContainerStatsRequest { filter: Some(filter) };
-        let answer = self.client().list_container_stats(request).await.ok()?.into_inner();
+        let answer = self.cri.client().list_container_stats(request).await.ok()?.into_inner();
         let of = |stats: v1::ContainerStats| Some((stats.attributes?.id, stats.writable_layer?.used_bytes?.value));
         Some(answer.stats.into_iter().filter_map(of).collect())
     }

@@ -16,9 +16,9 @@ use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::{Cri, PluginFolders};
-use crate::Agent;
-use crate::Config;
-use crate::pod::sandbox::Sandbox;
+use crate::config::Config;
+use crate::container_runtime::NodeHandles;
+use crate::state::Sandbox;
 
 /// A pod's place in the network.
 #[derive(Debug, Serialize, Deserialize)]
@@ -46,12 +46,12 @@ fn read(path: &Path) -> Option<Lease> {
 ///
 /// # Errors
 /// When that can't be done.
-pub async fn serve(agent: Arc<Agent>, cri: Cri) -> io::Result<()> {
-    let socket = agent.config.run_dir.join("cni.sock");
+pub async fn serve(node: NodeHandles, cri: Cri) -> io::Result<()> {
+    let socket = node.config.run_dir.join("cni.sock");
     let _ = std::fs::remove_file(&socket);
     // The folder is closed to all but root.
     let listener = UnixListener::bind(&socket)?;
-    std::fs::create_dir_all(leases(&agent.config))?;
+    std::fs::create_dir_all(leases(&node.config))?;
     install(cri.plugins(), &socket)?;
     // Runtimes take the first by its file's name.
     let folder = &cri.plugins().configurations;
@@ -65,22 +65,22 @@ pub async fn serve(agent: Arc<Agent>, cri: Cri) -> io::Result<()> {
         );
     }
     let listener = Arc::new(listener);
-    tasks::supervise("network-plugin", move || accept(agent.clone(), listener.clone()));
+    tasks::supervise("network-plugin", move || accept(node.clone(), listener.clone()));
     Ok(())
 }
 
 /// How long it is waited after a call that can't be accepted, as without descriptors.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
-async fn accept(agent: Arc<Agent>, listener: Arc<UnixListener>) {
+async fn accept(node: NodeHandles, listener: Arc<UnixListener>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(AFTER_FAILURE).await;
             continue;
         };
-        let agent = agent.clone();
+        let node = node.clone();
         tasks::spawn("network-plugin-call", async move {
-            if let Err(error) = answer(&agent, stream).await {
+            if let Err(error) = answer(&node, stream).await {
                 tracing::debug!(%error, "a call of the network plugin ended");
             }
         });
@@ -127,17 +127,17 @@ fn is_ours(link: &Path) -> bool {
     std::fs::read_link(link).is_ok_and(|to| to.file_name().is_some_and(|name| name == "timonel"))
 }
 
-async fn answer(agent: &Agent, stream: UnixStream) -> io::Result<()> {
+async fn answer(node: &NodeHandles, stream: UnixStream) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let line = bounded::line_async(&mut stream, plugin::LONGEST).await?.unwrap_or_default();
     let asked: Asked = serde_json::from_str(&line)?;
     let answer = match asked.command.as_str() {
-        "ADD" => match add(agent, &asked).await {
+        "ADD" => match add(node, &asked).await {
             Ok(addresses) => Answer { addresses, error: None },
             Err(error) => Answer { addresses: Vec::new(), error: Some(error) },
         },
         _ => {
-            delete(agent, &asked).await;
+            delete(node, &asked).await;
             Answer::default()
         }
     };
@@ -145,41 +145,41 @@ async fn answer(agent: &Agent, stream: UnixStream) -> io::Result<()> {
 }
 
 /// The file of a pod's lease; none for what can't be a pod.
-fn file(agent: &Agent, asked: &Asked) -> Option<PathBuf> {
+fn file(node: &NodeHandles, asked: &Asked) -> Option<PathBuf> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
     let uid = Some(&asked.uid).filter(|uid| !uid.is_empty() && uid.chars().all(plain));
-    uid.map(|uid| leases(&agent.config).join(format!("{uid}.json")))
+    uid.map(|uid| leases(&node.config).join(format!("{uid}.json")))
 }
 
-async fn add(agent: &Agent, asked: &Asked) -> Result<Vec<IpAddr>, String> {
-    let file = file(agent, asked).ok_or("the runtime doesn't say which pod it is for (K8S_POD_UID)")?;
-    release(agent, &asked.uid, &file, &asked.namespace).await;
+async fn add(node: &NodeHandles, asked: &Asked) -> Result<Vec<IpAddr>, String> {
+    let file = file(node, asked).ok_or("the runtime doesn't say which pod it is for (K8S_POD_UID)")?;
+    release(node, &asked.uid, &file, &asked.namespace).await;
     let pod = cni::Pod { uid: asked.uid.clone(), ..cni::Pod::default() };
-    let (ips, _) = agent.network.connect(&pod, &asked.namespace).await?;
+    let (ips, _) = node.network.connect(&pod, &asked.namespace).await?;
     let lease = Lease { sandbox: asked.sandbox.clone(), ips: ips.clone() };
     bounded::durable::replace(&file, &serde_json::to_vec(&lease).unwrap_or_default()).map_err(|e| e.to_string())?;
     Ok(ips)
 }
 
-async fn delete(agent: &Agent, asked: &Asked) {
-    let Some(file) = file(agent, asked) else { return };
+async fn delete(node: &NodeHandles, asked: &Asked) {
+    let Some(file) = file(node, asked) else { return };
     // Runtimes delete more than once, also when the pod has another sandbox by then.
     if read(&file).is_some_and(|lease| lease.sandbox == asked.sandbox) {
-        release(agent, &asked.uid, &file, &asked.namespace).await;
+        release(node, &asked.uid, &file, &asked.namespace).await;
     }
 }
 
 /// Frees what a pod that is gone had, if it has it still.
-pub async fn forget(agent: &Agent, uid: &str) {
+pub async fn forget(node: &NodeHandles, uid: &str) {
     let asked = Asked { uid: uid.into(), ..Asked::default() };
-    if let Some(file) = file(agent, &asked) {
-        release(agent, uid, &file, Path::new("")).await;
+    if let Some(file) = file(node, &asked) {
+        release(node, uid, &file, Path::new("")).await;
     }
 }
 
-async fn release(agent: &Agent, uid: &str, file: &Path, namespace: &Path) {
+async fn release(node: &NodeHandles, uid: &str, file: &Path, namespace: &Path) {
     let Some(lease) = read(file) else { return };
     let sandbox = Sandbox { ips: lease.ips, ..Sandbox::default() };
-    agent.network.disconnect(uid, namespace, Some(&sandbox)).await;
+    node.network.disconnect(uid, namespace, Some(&sandbox)).await;
     let _ = std::fs::remove_file(file);
 }

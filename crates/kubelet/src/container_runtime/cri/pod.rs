@@ -20,18 +20,20 @@ use tonic::{Code, Status};
 
 use super::container::{self, configuration};
 use super::{Cri, RETRY_AFTER, is_away, pid_in, sandbox, streams, told};
-use crate::Agent;
 use crate::container_runtime::launch::{Launch, StartError};
-use crate::container_runtime::{NotRun, Stop, signal_number};
-use crate::server::{Event, Sender, Wants};
+use crate::container_runtime::{ExecError, NodeHandles, PodContainers, Stop, signal_number};
+use crate::state::WaitingReason;
+use crate::streaming::{Event, Sender, Wants};
 
 /// How much of what a command says is told, in bytes.
 const MAX_MESSAGE_BYTES: usize = 1024;
 /// Between looks at a container whose process has ended, until the runtime knows it too: first and longest.
 const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
-pub struct Containers {
+/// The containers of one pod.
+pub struct CriContainers {
     cri: Cri,
+    node: NodeHandles,
     sandbox: Option<String>,
     events: Mutex<Option<mpsc::Sender<ContainerEvent>>>,
 }
@@ -175,9 +177,9 @@ async fn answered<T, F: Future<Output = Result<T, Status>>>(ask: impl Fn() -> F)
     }
 }
 
-impl Containers {
-    pub fn new(cri: Cri, sandbox: Option<String>) -> Self {
-        Containers { cri, sandbox, events: Mutex::default() }
+impl CriContainers {
+    pub fn new(cri: Cri, node: NodeHandles, sandbox: Option<String>) -> Self {
+        CriContainers { cri, node, sandbox, events: Mutex::default() }
     }
 
     /// Tells of a container's end, as long as anybody listens.
@@ -196,7 +198,7 @@ impl Containers {
 }
 
 #[async_trait]
-impl crate::container_runtime::Containers for Containers {
+impl PodContainers for CriContainers {
     async fn watch(&self) -> io::Result<(Vec<ContainerState>, mpsc::Receiver<ContainerEvent>)> {
         let gone = || io::Error::new(io::ErrorKind::NotFound, "the pod has no sandbox");
         let sandbox = self.sandbox.as_deref().ok_or_else(gone)?;
@@ -233,11 +235,11 @@ impl crate::container_runtime::Containers for Containers {
         Ok((states, receiver))
     }
 
-    async fn create(&self, agent: &Agent, launch: &Launch<'_>) -> Result<String, StartError> {
-        let failed = |message: String| StartError { reason: "CreateContainerError", message };
-        let config = configuration(agent, launch, &self.cri.owner).await?;
+    async fn create(&self, launch: &Launch<'_>) -> Result<String, StartError> {
+        let failed = |message: String| StartError { reason: WaitingReason::CreateContainerError, message };
+        let config = configuration(&self.node, &self.cri.features, launch, &self.cri.owner).await?;
         let first_user = launch.sandbox.first_user;
-        let of_pod = sandbox::configuration(agent, launch.pod, launch.places, &self.cri.owner, first_user);
+        let of_pod = sandbox::configuration(&self.node, launch.pod, launch.places, &self.cri.owner, first_user);
         let request = v1::CreateContainerRequest {
             pod_sandbox_id: self.sandbox.clone().unwrap_or_default(),
             config: Some(config),
@@ -247,9 +249,9 @@ impl crate::container_runtime::Containers for Containers {
         Ok(answer.map_err(|status| failed(status.message().into()))?.into_inner().container_id)
     }
 
-    async fn start(&self, _: &Agent, _: &Launch<'_>, id: &str) -> Result<(), StartError> {
+    async fn start(&self, _: &Launch<'_>, id: &str) -> Result<(), StartError> {
         let started = self.cri.client().start_container(v1::StartContainerRequest { container_id: id.into() }).await;
-        started.map_err(|s| StartError { reason: "RunContainerError", message: s.message().into() })?;
+        started.map_err(|s| StartError { reason: WaitingReason::RunContainerError, message: s.message().into() })?;
         self.watch_over(id);
         Ok(())
     }
@@ -274,7 +276,7 @@ impl crate::container_runtime::Containers for Containers {
         answered(|| self.cri.remove_container(id)).await.map_err(|s| told(&s))
     }
 
-    async fn limit(&self, id: &str, _: &str, limits: &Limits) -> io::Result<()> {
+    async fn update_resources(&self, id: &str, _: &str, limits: &Limits) -> io::Result<()> {
         let resources = v1::LinuxContainerResources {
             // None is to be said, as zero leaves things as they are.
             cpu_quota: if limits.cpu_milli > 0 { container::resources(limits, None).cpu_quota } else { -1 },
@@ -285,13 +287,13 @@ impl crate::container_runtime::Containers for Containers {
         self.cri.client().update_container_resources(request).await.map(|_| ()).map_err(|s| told(&s))
     }
 
-    async fn run(&self, id: &str, command: &[String], limit: Duration) -> Result<(i32, String), NotRun> {
+    async fn exec_sync(&self, id: &str, command: &[String], limit: Duration) -> Result<(i32, String), ExecError> {
         let timeout = limit.as_secs().max(1) as i64;
         let request = v1::ExecSyncRequest { container_id: id.into(), cmd: command.to_vec(), timeout };
         let answer = self.cri.client().exec_sync(request).await.map_err(|status| match status.code() {
-            _ if is_away(&status) => NotRun::Away,
-            Code::DeadlineExceeded => NotRun::Failed(format!("timed out after {timeout}s")),
-            _ => NotRun::Failed(status.message().to_string()),
+            _ if is_away(&status) => ExecError::Unavailable,
+            Code::DeadlineExceeded => ExecError::Failed(format!("timed out after {timeout}s")),
+            _ => ExecError::Failed(status.message().to_string()),
         })?;
         let answer = answer.into_inner();
         let said = [answer.stdout, answer.stderr].concat();

@@ -10,9 +10,11 @@ use kube::ResourceExt as _;
 use tonic::Status;
 
 use super::{Cri, OWNER, POD_NAME, POD_NAMESPACE, POD_UID, told};
-use crate::Agent;
 use crate::container_runtime::launch::{selinux_options, sysctls};
-use crate::pod::sandbox::{Places, Resolver, Sandbox, cgroup, kernel_name};
+use crate::container_runtime::{NodeHandles, runtime_class};
+use crate::spec::dns::{self, Resolver};
+use crate::spec::names::{cgroup, kernel_name};
+use crate::state::{Places, Sandbox};
 
 /// What a pod and its containers say of namespaces.
 pub fn namespaces(spec: &PodSpec, first_user: Option<u32>) -> v1::NamespaceOption {
@@ -51,7 +53,7 @@ pub fn labels(pod: &Pod, owner: &str) -> HashMap<String, String> {
 
 /// A sandbox as the runtime is told of it.
 pub fn configuration(
-    agent: &Agent,
+    node: &NodeHandles,
     pod: &Pod,
     places: &Places,
     owner: &str,
@@ -60,7 +62,7 @@ pub fn configuration(
     let spec = pod.spec.clone().unwrap_or_default();
     let namespace = pod.namespace().unwrap_or_default();
     let context = spec.security_context.clone().unwrap_or_default();
-    let Resolver { servers, searches, options } = agent.resolver(&spec, &namespace);
+    let Resolver { servers, searches, options } = dns::resolver(&node.config, &spec, &namespace);
     let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let privileged =
         all.into_iter().any(|c| c.security_context.as_ref().is_some_and(|own| own.privileged == Some(true)));
@@ -73,13 +75,13 @@ pub fn configuration(
             attempt: 0,
         }),
         // The node's own where the pod has the node's network.
-        hostname: if of_node { String::new() } else { kernel_name(&agent.config, pod)? },
+        hostname: if of_node { String::new() } else { kernel_name(&node.config, pod)? },
         log_directory: places.data.join("logs").display().to_string(),
         dns_config: Some(v1::DnsConfig { servers, searches, options }),
         labels: labels(pod, owner),
         annotations: pod.annotations().clone().into_iter().collect(),
         linux: Some(v1::LinuxPodSandboxConfig {
-            cgroup_parent: cgroup(&agent.config, pod),
+            cgroup_parent: cgroup(&node.config, pod),
             security_context: Some(v1::LinuxSandboxSecurityContext {
                 namespace_options: Some(namespaces(&spec, first_user)),
                 privileged,
@@ -98,19 +100,19 @@ pub fn selinux(options: runtime::selinux::Options) -> v1::SeLinuxOption {
 }
 
 impl Cri {
-    pub(super) async fn run_sandbox(&self, agent: &Agent, pod: &Pod, places: &Places) -> io::Result<Sandbox> {
+    pub(super) async fn run_sandbox(&self, node: &NodeHandles, pod: &Pod, places: &Places) -> io::Result<Sandbox> {
         let spec = pod.spec.clone().unwrap_or_default();
         let uid = pod.uid().unwrap_or_default();
-        let first_user = (spec.host_users == Some(false)).then(|| agent.users.allocate(&uid)).transpose()?;
-        let config = configuration(agent, pod, places, &self.owner, first_user)?;
+        let first_user = (spec.host_users == Some(false)).then(|| node.user_namespaces.allocate(&uid)).transpose()?;
+        let config = configuration(node, pod, places, &self.owner, first_user)?;
         for folder in [places.data.join("logs"), places.run.clone()] {
             std::fs::create_dir_all(folder)?;
         }
-        let runtime_handler = agent.handler(&spec).await?;
+        let runtime_handler = runtime_class::handler(&node.client, &spec).await?;
         let request = v1::RunPodSandboxRequest { config: Some(config), runtime_handler };
         let id = self.client().run_pod_sandbox(request).await.map_err(|s| told(&s))?.into_inner().pod_sandbox_id;
         let host_network = spec.host_network == Some(true);
-        let ips = if host_network { agent.config.node_ips.clone() } else { self.addresses(&id).await? };
+        let ips = if host_network { node.config.node_ips.clone() } else { self.addresses(&id).await? };
         Ok(Sandbox { ips, host_network, first_user, membership: None, id: Some(id) })
     }
 

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use crate::server::spdy::{self, Stream, StreamOutput};
-use crate::server::{ERROR, Event, RESIZE, STDIN, Sender, V4, Wants};
+use crate::streaming::spdy::{Stream, StreamOutput};
+use crate::streaming::{ERROR, Event, RESIZE, STDIN, Sender, V4, Wants, spdy};
 
 /// How long what is left of output may take after the runtime has told the outcome.
 const OUTPUT_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);

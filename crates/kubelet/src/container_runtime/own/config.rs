@@ -12,12 +12,14 @@ use runtime::selinux::Labels;
 use runtime::spec::ContainerConfig;
 
 use super::Shim;
-use crate::Agent;
+use crate::config::Config;
 use crate::container_runtime::launch::{
-    Launch, StartError, config_error, devices, expanded, limits, mounts, oom_score, seccomp_path, selinux_options,
-    sysctls,
+    Launch, StartError, config_error, devices, expanded, mounts, seccomp_path, selinux_options, sysctls,
 };
-use crate::pod::sandbox::cgroup;
+use crate::machine::Memory;
+use crate::spec::names::cgroup;
+use crate::spec::resources::{limits, oom_score};
+use crate::state::WaitingReason;
 
 /// User and groups that a container runs as.
 struct Identity {
@@ -55,7 +57,7 @@ fn identity(
         match name.parse().ok().or(third) {
             Some(id) => Ok((id, fourth)),
             None => Err(StartError {
-                reason: "CreateContainerError",
+                reason: WaitingReason::CreateContainerError,
                 message: format!("unable to find user {name}: no matching entries in passwd file"),
             }),
         }
@@ -127,7 +129,7 @@ fn confined(
         "Localhost" => {
             let path = seccomp_path(folder, profile);
             let failed = |why: String| StartError {
-                reason: "CreateContainerError",
+                reason: WaitingReason::CreateContainerError,
                 message: format!("cannot load seccomp profile {:?}: {why}", path.display().to_string()),
             };
             let text = bounded::text(&path, bounded::OWN).map_err(|e| failed(e.to_string()))?;
@@ -174,10 +176,11 @@ impl Shim {
     ///
     /// # Errors
     /// With what its waiting state should say.
-    pub(super) async fn launch(&self, agent: &Agent, launch: &Launch<'_>) -> Result<(), StartError> {
-        let create_error = |e: std::io::Error| StartError { reason: "CreateContainerError", message: e.to_string() };
+    pub(super) async fn launch(&self, launch: &Launch<'_>) -> Result<(), StartError> {
+        let create_error =
+            |e: std::io::Error| StartError { reason: WaitingReason::CreateContainerError, message: e.to_string() };
         let Launch { pod, container, image, places, id, .. } = launch;
-        let processes = self.process_namespace(agent, launch).await.map_err(create_error)?;
+        let processes = self.process_namespace(launch).await.map_err(create_error)?;
         let bundle = places.container(id);
         let layers = self.images.layer_paths(image);
         let root = bundle.join("rootfs");
@@ -187,12 +190,12 @@ impl Shim {
         let labels = labels(&of_pod.unwrap_or_default(), &of_container.unwrap_or_default())?;
         let (users, label) = (launch.sandbox.users(places), labels.as_ref().map(|labels| labels.file.as_str()));
         rootfs::mount_overlay(&layers, &places.writable(id), &root, users.as_ref(), label).map_err(create_error)?;
-        let config = container_config(agent, launch, &root, processes, labels).await?;
+        let config = container_config(&self.node.config, launch, &root, processes, labels).await?;
         runtime::spec::write_bundle(&bundle, &config, &places.namespaces(), &places.shm()).map_err(create_error)?;
         // For exec, which uses the same user, groups, capabilities and variables.
         let process = runtime::spec::process(&config, &[], false);
         std::fs::write(bundle.join("process.json"), process.to_string()).map_err(create_error)?;
-        runtime::cgroup::create(&cgroup(&agent.config, pod)).map_err(create_error)?;
+        runtime::cgroup::create(&cgroup(&self.node.config, pod)).map_err(create_error)?;
         let profile = bundle.join("seccomp.json");
         if let Some(text) = &config.profile {
             std::fs::write(&profile, text).map_err(create_error)?;
@@ -218,16 +221,16 @@ impl Shim {
                 if let Err(error) = rootfs::unmount_below(&[&bundle]) {
                     tracing::warn!(%error, "failed to unmount the file systems of a container that failed to start");
                 }
-                Err(StartError { reason: "RunContainerError", message: error.to_string() })
+                Err(StartError { reason: WaitingReason::RunContainerError, message: error.to_string() })
             }
         }
     }
 
     /// The process namespace that a container joins, if it gets none of its own: the pod's, if its containers share one,
     /// or that of the container that it is to look at.
-    async fn process_namespace(&self, agent: &Agent, launch: &Launch<'_>) -> io::Result<Option<PathBuf>> {
+    async fn process_namespace(&self, launch: &Launch<'_>) -> io::Result<Option<PathBuf>> {
         if launch.pod.spec.as_ref().and_then(|s| s.share_process_namespace) == Some(true) {
-            return self.shared_processes(agent, launch).await.map(Some);
+            return self.shared_processes(launch).await.map(Some);
         }
         let Some(target) = launch.target else { return Ok(None) };
         let (states, _) = self.shim.watch().await.map_err(io::Error::other)?;
@@ -237,8 +240,8 @@ impl Shim {
     }
 
     /// The namespace that the pod's containers share. Its first process is found again by its cgroup.
-    async fn shared_processes(&self, agent: &Agent, launch: &Launch<'_>) -> io::Result<PathBuf> {
-        let group = format!("{}/pause", cgroup(&agent.config, launch.pod));
+    async fn shared_processes(&self, launch: &Launch<'_>) -> io::Result<PathBuf> {
+        let group = format!("{}/pause", cgroup(&self.node.config, launch.pod));
         let present = runtime::cgroup::members(&group).into_iter().next();
         let pid = match present {
             Some(pid) => pid,
@@ -260,7 +263,7 @@ impl Shim {
 }
 
 async fn container_config(
-    agent: &Agent,
+    config: &Config,
     launch: &Launch<'_>,
     root: &Path,
     process_namespace: Option<PathBuf>,
@@ -270,7 +273,7 @@ async fn container_config(
     let spec = pod.spec.clone().unwrap_or_default();
     let pod_context = spec.security_context.clone().unwrap_or_default();
     let own = container.security_context.clone().unwrap_or_default();
-    let mut variables = agent.variables(launch, &image.defaults.env).await?;
+    let mut variables = launch.variables.clone();
     // A command in the spec also puts the image's arguments aside.
     let args = match (expanded(&container.command, &variables)?, expanded(&container.args, &variables)?) {
         (command, args) if !command.is_empty() => [command, args].concat(),
@@ -288,10 +291,10 @@ async fn container_config(
     let cwd =
         container.working_dir.clone().filter(|d| !d.is_empty()).unwrap_or_else(|| image.defaults.working_dir.clone());
     let privileged = own.privileged.unwrap_or(false);
-    let folder = agent.config.data_dir.join("seccomp");
+    let folder = config.seccomp_dir();
     // Upstream's runtimes leave privileged containers alone, too.
     let (confined, profile) =
-        if privileged { (false, None) } else { confined(&folder, agent.config.seccomp_default, &pod_context, &own)? };
+        if privileged { (false, None) } else { confined(&folder, config.seccomp_default, &pod_context, &own)? };
     let app_armor = app_armor(&pod_context, &own).await?;
     Ok(ContainerConfig {
         args,
@@ -314,13 +317,13 @@ async fn container_config(
         devices: devices(launch)?,
         sysctls: sysctls(&pod_context),
         limits: limits(container),
-        oom_score_adj: oom_score(pod, container),
+        oom_score_adj: oom_score(pod, container, Memory::read().total),
         host_pid: spec.host_pid.unwrap_or(false),
         process_namespace,
         users: sandbox.users(places),
         host_ipc: spec.host_ipc.unwrap_or(false),
         host_network: sandbox.host_network,
-        cgroup: format!("{}/{}", cgroup(&agent.config, pod), launch.id),
+        cgroup: format!("{}/{}", cgroup(config, pod), launch.id),
         env: variables.into_iter().collect(),
     })
 }

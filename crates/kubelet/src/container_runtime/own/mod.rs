@@ -21,13 +21,16 @@ use runtime::{ContainerEvent, Image, ImageError, ImageStore, ShimClient, cgroup,
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::{Abilities, Containers, Engine, Images, NotRun, Stop, Version, outcome, signal_number};
-use crate::Agent;
-use crate::Config;
+use super::{
+    ContainerRuntime, ExecError, ImageService, NodeHandles, OWN, PodContainers, RuntimeFeatures, Stop, Version,
+    outcome, signal_number,
+};
+use crate::config::Config;
 use crate::container_runtime::launch::{Launch, StartError};
 use crate::container_runtime::network::told;
-use crate::pod::sandbox::{Places, Sandbox, kernel_name};
-use crate::server::{Event, Sender, Wants};
+use crate::spec::names::kernel_name;
+use crate::state::{Places, Sandbox};
+use crate::streaming::{Event, Sender, Wants};
 
 /// How long a container may take to end that was killed, before more is done.
 const KILL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -35,26 +38,31 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(3);
 /// What RuntimeClasses may name: this program's own way of running containers, and the name that most have for the same.
 const HANDLERS: [&str; 2] = ["timonel", "runc"];
 
+/// The runtime of our own: one shim for each pod.
 pub struct Shims {
+    /// The images.
     pub images: Arc<ImageStore>,
+    /// What it uses of the node.
+    pub node: NodeHandles,
 }
 
 /// The containers of one pod.
 struct Shim {
+    node: NodeHandles,
     shim: ShimClient,
     places: Places,
     images: Arc<ImageStore>,
 }
 
 #[async_trait]
-impl Engine for Shims {
+impl ContainerRuntime for Shims {
     fn version(&self) -> Version {
-        Version { name: crate::container_runtime::OWN.into(), version: env!("CARGO_PKG_VERSION").into() }
+        Version { name: OWN.into(), version: env!("CARGO_PKG_VERSION").into() }
     }
 
-    fn abilities(&self) -> Abilities {
+    fn features(&self) -> RuntimeFeatures {
         let all = || std::iter::once("").chain(HANDLERS).map(String::from).collect::<Vec<_>>();
-        Abilities {
+        RuntimeFeatures {
             handlers: Some(HANDLERS.map(String::from).into()),
             user_namespaces: all(),
             recursive_read_only: all(),
@@ -62,22 +70,23 @@ impl Engine for Shims {
         }
     }
 
-    async fn make(&self, agent: &Agent, pod: &Pod, places: &Places, lost: Option<&Sandbox>) -> io::Result<Sandbox> {
+    async fn create_sandbox(&self, pod: &Pod, places: &Places, lost: Option<&Sandbox>) -> io::Result<Sandbox> {
         let spec = pod.spec.clone().unwrap_or_default();
         let host_network = spec.host_network == Some(true);
         let (uid, namespaces) = (pod.uid().unwrap_or_default(), places.namespaces());
         if let Some(lost) = lost {
             // After a reboot: what the pod had in the network is free for others.
-            agent.network.disconnect(&uid, &namespaces.net, Some(lost)).await;
+            self.node.network.disconnect(&uid, &namespaces.net, Some(lost)).await;
         }
-        let (name, made) = (kernel_name(&agent.config, pod)?, namespaces.clone());
-        let first_user = (spec.host_users == Some(false)).then(|| agent.users.allocate(&uid)).transpose()?;
+        let (name, made) = (kernel_name(&self.node.config, pod)?, namespaces.clone());
+        let first_user =
+            (spec.host_users == Some(false)).then(|| self.node.user_namespaces.allocate(&uid)).transpose()?;
         let make = move || match first_user {
             Some(first) => made.create_for_users(&name, first),
             None => made.create(&name, host_network),
         };
         tokio::task::spawn_blocking(make).await.map_err(io::Error::other)??;
-        guard(&agent.config, places, first_user)?;
+        guard(&self.node.config, places, first_user)?;
         let shm = places.shm();
         std::fs::create_dir_all(&shm)?;
         if !rootfs::is_mounted(&shm) {
@@ -85,34 +94,34 @@ impl Engine for Shims {
             mount(Some("shm"), &shm, Some("tmpfs"), flags, Some("mode=1777,size=65536k"))?;
         }
         let (ips, membership) = if host_network {
-            (agent.config.node_ips.clone(), None)
+            (self.node.config.node_ips.clone(), None)
         } else {
-            agent.network.connect(&told(pod), &namespaces.net).await.map_err(io::Error::other)?
+            self.node.network.connect(&told(pod), &namespaces.net).await.map_err(io::Error::other)?
         };
         Ok(Sandbox { ips, host_network, first_user, membership, id: None })
     }
 
-    async fn is_whole(&self, places: &Places, _: &Sandbox) -> bool {
+    async fn is_sandbox_ready(&self, places: &Places, _: &Sandbox) -> bool {
         places.namespaces().exist()
     }
 
-    async fn begin(&self, places: &Places, _: &Sandbox) -> io::Result<Arc<dyn Containers>> {
+    async fn prepare_containers(&self, places: &Places, _: &Sandbox) -> io::Result<Arc<dyn PodContainers>> {
         std::fs::create_dir_all(&places.run)?;
         let shim = ShimClient::start(&places.run).await.map_err(io::Error::other)?;
-        Ok(Arc::new(Shim { shim, places: places.clone(), images: self.images.clone() }))
+        Ok(Arc::new(Shim { node: self.node.clone(), shim, places: places.clone(), images: self.images.clone() }))
     }
 
-    fn containers(&self, places: &Places, _: Option<&Sandbox>) -> Arc<dyn Containers> {
+    fn containers(&self, places: &Places, _: Option<&Sandbox>) -> Arc<dyn PodContainers> {
         let shim = ShimClient::at(&places.run);
-        Arc::new(Shim { shim, places: places.clone(), images: self.images.clone() })
+        Arc::new(Shim { node: self.node.clone(), shim, places: places.clone(), images: self.images.clone() })
     }
 
-    async fn remove(&self, agent: &Agent, uid: &str, places: &Places, sandbox: Option<&Sandbox>) {
+    async fn remove_sandbox(&self, uid: &str, places: &Places, sandbox: Option<&Sandbox>) {
         end_shim(places).await;
-        agent.network.disconnect(uid, &places.namespaces().net, sandbox).await;
+        self.node.network.disconnect(uid, &places.namespaces().net, sandbox).await;
     }
 
-    async fn network(&self, places: &Places, _: &Sandbox) -> io::Result<PathBuf> {
+    async fn network_namespace(&self, places: &Places, _: &Sandbox) -> io::Result<PathBuf> {
         Ok(places.namespaces().net)
     }
 }
@@ -135,17 +144,17 @@ fn guard(config: &Config, places: &Places, first_user: Option<u32>) -> io::Resul
 }
 
 #[async_trait]
-impl Containers for Shim {
+impl PodContainers for Shim {
     async fn watch(&self) -> io::Result<(Vec<ContainerState>, mpsc::Receiver<ContainerEvent>)> {
         self.shim.watch().await.map_err(io::Error::other)
     }
 
-    async fn create(&self, _: &Agent, launch: &Launch<'_>) -> Result<String, StartError> {
+    async fn create(&self, launch: &Launch<'_>) -> Result<String, StartError> {
         Ok(launch.id.into())
     }
 
-    async fn start(&self, agent: &Agent, launch: &Launch<'_>, _: &str) -> Result<(), StartError> {
-        self.launch(agent, launch).await
+    async fn start(&self, launch: &Launch<'_>, _: &str) -> Result<(), StartError> {
+        self.launch(launch).await
     }
 
     async fn stop(&self, id: &str, stop: Stop) {
@@ -172,11 +181,11 @@ impl Containers for Shim {
         .await?
     }
 
-    async fn limit(&self, _: &str, cgroup: &str, limits: &Limits) -> io::Result<()> {
+    async fn update_resources(&self, _: &str, cgroup: &str, limits: &Limits) -> io::Result<()> {
         cgroup::set_limits(cgroup, limits)
     }
 
-    async fn run(&self, id: &str, command: &[String], limit: Duration) -> Result<(i32, String), NotRun> {
+    async fn exec_sync(&self, id: &str, command: &[String], limit: Duration) -> Result<(i32, String), ExecError> {
         let process = self.process(id, command, false).map_err(|e| e.to_string())?;
         let running = tokio::time::timeout(limit, streams::run(&self.shim, id, process.path())).await;
         Ok(running.map_err(|_| format!("timed out after {}s", limit.as_secs()))??)
@@ -269,7 +278,7 @@ fn cgroup_in(bundle: &Path) -> Option<String> {
 }
 
 #[async_trait]
-impl Images for Arc<ImageStore> {
+impl ImageService for Arc<ImageStore> {
     async fn find(&self, name: &str) -> Option<Image> {
         ImageStore::find(self, name)
     }

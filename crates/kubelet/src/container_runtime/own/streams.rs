@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::container_runtime::own::output::{Output, last_words};
-use crate::server::{Event, RESIZE, STDERR, STDIN, STDOUT, Sender, Wants};
+use crate::streaming::{Event, RESIZE, STDERR, STDIN, STDOUT, Sender, Wants};
 
 type Events = mpsc::Receiver<Event>;
 

@@ -1,6 +1,7 @@
 //! Whether this node takes a pod in: what upstream's kubelet asks before it does anything for a pod (`pkg/kubelet/lifecycle`). The scheduler
 //! asks the same, but pods also come without it (`spec.nodeName`), and it may know less than the node. Who isn't taken in has failed.
 
+mod handler;
 mod preemption;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,11 +13,24 @@ use parking_lot::Mutex;
 use placement::HostPort;
 use tokio::sync::watch;
 
+pub use handler::PodAdmission;
 pub use preemption::MESSAGE as PREEMPTED;
 
 /// Pods of this priority or above are critical (`system-node-critical`, `system-cluster-critical`): never evicted, and ended last.
 pub const CRITICAL: i32 = 2_000_000_000;
 
+/// The pressures that a node can be under, by its conditions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pressures {
+    /// `MemoryPressure`
+    pub memory: bool,
+    /// `DiskPressure`
+    pub disk: bool,
+    /// `PIDPressure`
+    pub pids: bool,
+}
+
+/// Amounts by resource.
 pub type Amounts = BTreeMap<String, Quantity>;
 
 /// What a pod's status says of why it isn't taken in.

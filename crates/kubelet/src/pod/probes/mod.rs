@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::container_runtime::{Containers, NotRun};
+use crate::container_runtime::{ExecError, PodContainers};
 
 /// What a probe found out about a run of a container.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ pub struct Target {
 }
 
 /// Runs all probes of a container until the task is aborted.
-pub async fn watch(containers: Arc<dyn Containers>, target: Target, started: bool, verdicts: mpsc::Sender<Verdict>) {
+pub async fn watch(containers: Arc<dyn PodContainers>, target: Target, started: bool, verdicts: mpsc::Sender<Verdict>) {
     if let Some(probe) = target.container.startup_probe.clone()
         && !started
     {
@@ -72,11 +72,11 @@ pub async fn watch(containers: Arc<dyn Containers>, target: Target, started: boo
 }
 
 /// Runs the readiness probe of a container alone.
-pub async fn watch_readiness(containers: Arc<dyn Containers>, target: Target, verdicts: mpsc::Sender<Verdict>) {
+pub async fn watch_readiness(containers: Arc<dyn PodContainers>, target: Target, verdicts: mpsc::Sender<Verdict>) {
     readiness(&*containers, &target, &verdicts).await;
 }
 
-async fn readiness(containers: &dyn Containers, target: &Target, verdicts: &mpsc::Sender<Verdict>) {
+async fn readiness(containers: &dyn PodContainers, target: &Target, verdicts: &mpsc::Sender<Verdict>) {
     if let Some(probe) = &target.container.readiness_probe {
         repeat(containers, target, probe, "readiness", verdicts).await;
     }
@@ -120,7 +120,7 @@ impl Schedule {
 
 /// Probes again and again. A startup probe ends with its first success (true) or the container's death (false).
 async fn repeat(
-    containers: &dyn Containers,
+    containers: &dyn PodContainers,
     target: &Target,
     probe: &Probe,
     name: &'static str,
@@ -153,7 +153,7 @@ async fn repeat(
         let result = result.unwrap_or_else(|_| Err(format!("timed out after {}s", timeout.as_secs()).into()));
         match result {
             // As upstream has it: what nobody could find out counts for nothing.
-            Err(NotRun::Away) => {}
+            Err(ExecError::Unavailable) => {}
             Ok(()) => {
                 (successes, failures) = (successes.saturating_add(1), 0);
                 if successes >= need_success {
@@ -167,8 +167,8 @@ async fn repeat(
                     }
                 }
             }
-            Err(NotRun::Failed(_)) if !counts => {}
-            Err(NotRun::Failed(message)) => {
+            Err(ExecError::Failed(_)) if !counts => {}
+            Err(ExecError::Failed(message)) => {
                 (successes, failures) = (0, failures.saturating_add(1));
                 if failures < need_failure {
                     tell(Kind::Unhealthy, false, message).await;
@@ -187,7 +187,12 @@ async fn repeat(
     }
 }
 
-async fn once(containers: &dyn Containers, target: &Target, probe: &Probe, limit: Duration) -> Result<(), NotRun> {
+async fn once(
+    containers: &dyn PodContainers,
+    target: &Target,
+    probe: &Probe,
+    limit: Duration,
+) -> Result<(), ExecError> {
     if let Some(exec) = &probe.exec {
         return run(containers, &target.id, exec.command.as_deref().unwrap_or_default(), limit).await;
     }
@@ -208,7 +213,7 @@ async fn once(containers: &dyn Containers, target: &Target, probe: &Probe, limit
 
 /// Runs a lifecycle hook to its end.
 pub async fn hook(
-    containers: &dyn Containers,
+    containers: &dyn PodContainers,
     target: &Target,
     hook: &LifecycleHandler,
     limit: Duration,
@@ -229,8 +234,8 @@ pub async fn hook(
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err("the hook took too long".into()))
 }
 
-async fn run(containers: &dyn Containers, id: &str, command: &[String], limit: Duration) -> Result<(), NotRun> {
-    match containers.run(id, command, limit).await? {
+async fn run(containers: &dyn PodContainers, id: &str, command: &[String], limit: Duration) -> Result<(), ExecError> {
+    match containers.exec_sync(id, command, limit).await? {
         (0, _) => Ok(()),
         (code, said) if said.is_empty() => Err(format!("command {command:?} exited with {code}").into()),
         (_, said) => Err(said.into()),

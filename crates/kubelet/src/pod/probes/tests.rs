@@ -97,7 +97,7 @@ struct Slow {
 }
 
 #[async_trait::async_trait]
-impl Containers for Slow {
+impl PodContainers for Slow {
     async fn watch(
         &self,
     ) -> std::io::Result<(Vec<runtime::protocol::ContainerState>, mpsc::Receiver<runtime::ContainerEvent>)> {
@@ -105,14 +105,12 @@ impl Containers for Slow {
     }
     async fn create(
         &self,
-        _: &crate::Agent,
         launch: &crate::container_runtime::launch::Launch<'_>,
     ) -> Result<String, crate::container_runtime::launch::StartError> {
         Ok(launch.id.into())
     }
     async fn start(
         &self,
-        _: &crate::Agent,
         _: &crate::container_runtime::launch::Launch<'_>,
         _: &str,
     ) -> Result<(), crate::container_runtime::launch::StartError> {
@@ -122,10 +120,10 @@ impl Containers for Slow {
     async fn delete(&self, _: &str) -> std::io::Result<()> {
         Ok(())
     }
-    async fn limit(&self, _: &str, _: &str, _: &runtime::spec::Limits) -> std::io::Result<()> {
+    async fn update_resources(&self, _: &str, _: &str, _: &runtime::spec::Limits) -> std::io::Result<()> {
         Ok(())
     }
-    async fn run(&self, _: &str, _: &[String], _: Duration) -> Result<(i32, String), NotRun> {
+    async fn exec_sync(&self, _: &str, _: &[String], _: Duration) -> Result<(i32, String), ExecError> {
         self.runs.lock().push(Instant::now());
         Ok((i32::from(Instant::now() < self.well), String::new()))
     }
@@ -133,18 +131,18 @@ impl Containers for Slow {
         &self,
         _: &str,
         _: &[String],
-        _: crate::server::Wants,
-        _: mpsc::Receiver<crate::server::Event>,
-        _: &crate::server::Sender,
+        _: crate::streaming::Wants,
+        _: mpsc::Receiver<crate::streaming::Event>,
+        _: &crate::streaming::Sender,
     ) -> Result<serde_json::Value, String> {
         Err("not here".into())
     }
     async fn attach(
         &self,
         _: &str,
-        _: crate::server::Wants,
-        _: mpsc::Receiver<crate::server::Event>,
-        _: &crate::server::Sender,
+        _: crate::streaming::Wants,
+        _: mpsc::Receiver<crate::streaming::Event>,
+        _: &crate::streaming::Sender,
     ) -> Result<(), String> {
         Err("not here".into())
     }

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Container;
 
+use super::Worker;
 use super::end::own_grace;
-use super::{Phase, Worker};
-use crate::container_runtime::launch;
+use crate::events::ContainerEvents as _;
+use crate::spec::names::cgroup;
+use crate::spec::{self, resources};
+use crate::state::Phase;
 
 impl Worker {
     /// Gives running containers what their spec allows them now (KEP-1287).
@@ -14,35 +17,35 @@ impl Worker {
         let Some(spec) = self.pod.spec.clone() else { return };
         let wants = |c: &Container| {
             let run = self.saved.containers.get(&c.name).filter(|run| matches!(run.phase, Phase::Running { .. }));
-            run.and_then(|run| run.limits.as_ref()).is_some_and(|limits| *limits != launch::limits(c))
+            run.and_then(|run| run.limits.as_ref()).is_some_and(|limits| *limits != resources::limits(c))
         };
         // Sidecars may be resized, too (KEP-753).
-        let sidecars = spec.init_containers.iter().flatten().filter(|c| launch::is_sidecar(c));
+        let sidecars = spec.init_containers.iter().flatten().filter(|c| spec::is_sidecar(c));
         let all: Vec<Container> = spec.containers.iter().chain(sidecars).cloned().collect();
         if !all.iter().any(wants) {
             return;
         }
         // The kernel wants a whole that is larger than its parts: it grows before them, and shrinks after.
-        let whole = crate::pod::sandbox::cgroup(&self.agent.config, &self.pod);
-        let _ = runtime::cgroup::set_limits(&whole, &launch::pod_limits(&self.pod));
+        let whole = cgroup(&self.context.config, &self.pod);
+        let _ = runtime::cgroup::set_limits(&whole, &resources::pod_limits(&self.pod));
         for container in &all {
             let Some(run) = self.saved.containers.get(&container.name) else { continue };
-            let wanted = launch::limits(container);
+            let wanted = resources::limits(container);
             if !matches!(run.phase, Phase::Running { .. }) || run.limits.as_ref().is_none_or(|l| *l == wanted) {
                 continue;
             }
             let id = run.id.clone();
-            if launch::resize_restarts(container, run.limits.as_ref(), &wanted) {
+            if resources::resize_restarts(container, run.limits.as_ref(), &wanted) {
                 let why = format!("Container {} resize requires restart", container.name);
-                self.agent.tell(&self.pod, &container.name, "Normal", "Killing", why);
+                self.context.events.container(&self.pod, &container.name, "Normal", "Killing", why);
                 let grace = own_grace(&self.pod).max(Duration::from_secs(1));
                 self.kill(&container.name, &id, grace, Vec::new());
             } else {
-                let cgroup = self.agent.engine.cgroup(&whole, &id);
+                let cgroup = self.context.runtime.container_cgroup(&whole, &id);
                 let Some(containers) = &self.containers else { return };
-                if let Err(error) = containers.limit(&id, &cgroup, &wanted).await {
+                if let Err(error) = containers.update_resources(&id, &cgroup, &wanted).await {
                     let why = format!("can't set the limits of container {}: {error}", container.name);
-                    self.agent.tell(&self.pod, &container.name, "Warning", "ResizeError", why);
+                    self.context.events.container(&self.pod, &container.name, "Warning", "ResizeError", why);
                     continue;
                 }
             }
@@ -53,9 +56,9 @@ impl Worker {
             }
             self.save();
         }
-        if let Err(error) = runtime::cgroup::set_limits(&whole, &launch::pod_limits(&self.pod)) {
+        if let Err(error) = runtime::cgroup::set_limits(&whole, &resources::pod_limits(&self.pod)) {
             let why = format!("can't set the limits of the pod: {error}");
-            self.agent.events.warning(self.pod.as_ref(), "ResizeError", why);
+            self.context.events.warning(self.pod.as_ref(), "ResizeError", why);
         }
     }
 }

@@ -13,12 +13,14 @@ use runtime::ContainerEvent;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{PUBLISH, Phase, RETRY_AFTER, Worker, leaves};
-use crate::Agent;
-use crate::container_runtime::launch::is_sidecar;
-use crate::container_runtime::{Containers, Stop};
-use crate::pod::manager::Wanted;
+use super::{PUBLISH, RETRY_AFTER, Worker, leaves};
+use crate::container_runtime::{PodContainers, Stop};
+use crate::events::ContainerEvents as _;
+use crate::pod::context::Context;
 use crate::pod::probes;
+use crate::pod::workers::Wanted;
+use crate::spec::is_sidecar;
+use crate::state::Phase;
 
 /// Between a container's signal and its end by force, however long its hook took.
 const MIN_GRACE_AFTER_HOOK: Duration = Duration::from_secs(2);
@@ -71,9 +73,9 @@ fn before(spec: &PodSpec, name: &str) -> Vec<String> {
 
 /// One container on its way to its end.
 struct End {
-    agent: Arc<Agent>,
+    context: Arc<Context>,
     pod: Arc<Pod>,
-    containers: Arc<dyn Containers>,
+    containers: Arc<dyn PodContainers>,
     name: String,
     id: String,
     hook: Option<(LifecycleHandler, probes::Target)>,
@@ -97,7 +99,13 @@ impl End {
             };
             // The container may have ended by itself meanwhile.
             if failed && time.has_changed().is_ok() {
-                self.agent.tell(&self.pod, &self.name, "Warning", "FailedPreStopHook", "PreStopHook failed");
+                self.context.events.container(
+                    &self.pod,
+                    &self.name,
+                    "Warning",
+                    "FailedPreStopHook",
+                    "PreStopHook failed",
+                );
             }
         }
         forced |= self.before.is_empty();
@@ -153,7 +161,7 @@ impl Worker {
         let run = self.saved.containers.get(name);
         let target = container.as_ref().zip(run).map(|(c, r)| self.probe_target(c, r));
         let end = End {
-            agent: self.agent.clone(),
+            context: self.context.clone(),
             pod: self.pod.clone(),
             containers,
             name: name.into(),
@@ -229,7 +237,7 @@ impl Worker {
     pub(super) async fn terminate(&mut self, wanted: &mut watch::Receiver<Wanted>) {
         self.probe_readiness_alone();
         for (name, _) in self.running() {
-            self.agent.tell(&self.pod, &name, "Normal", "Killing", format!("Stopping container {name}"));
+            self.context.events.container(&self.pod, &name, "Normal", "Killing", format!("Stopping container {name}"));
         }
         self.end_all(asked_grace(Some(&self.pod.clone())), wanted).await;
         for (_, probes) in std::mem::take(&mut self.probes) {
@@ -237,7 +245,7 @@ impl Worker {
         }
         self.saved.ended = true;
         // Before the API knows that it is over, and the scheduler gives away what the pod had.
-        self.agent.admitted.release(&self.uid);
+        self.context.admission.admitted.release(&self.uid);
         while self.publish().await.is_err() && wanted.borrow().is_some() {
             tokio::time::sleep(RETRY_AFTER).await;
         }
@@ -249,7 +257,7 @@ impl Worker {
 
     /// The last step of a deletion is the kubelet's: it tells that nothing of the pod runs any more.
     async fn delete_from_api(&self, wanted: &mut watch::Receiver<Wanted>) {
-        let api: Api<Pod> = Api::namespaced(self.agent.client.clone(), &self.pod.namespace().unwrap_or_default());
+        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.pod.namespace().unwrap_or_default());
         let Some(uid) = self.uid_in_api() else { return };
         let params = at_once(Some(uid));
         while wanted.borrow().is_some() {
@@ -280,9 +288,9 @@ impl Worker {
         for id in ids {
             self.discard(&id).await;
         }
-        self.agent.followed.remove(&self.uid);
+        self.context.watches.remove(&self.uid);
         self.let_volumes_go().await;
-        self.agent.remove_sandbox(&self.uid, &self.places, self.saved.sandbox.as_ref(), keep_logs).await;
+        self.context.remove_sandbox(&self.uid, &self.places, self.saved.sandbox.as_ref(), keep_logs).await;
         self.containers = None;
         self.events = None;
         self.saved.sandbox = None;
@@ -290,8 +298,8 @@ impl Worker {
 
     /// Waits until the drivers of the pod's volumes have let them go: before that nobody else may have them.
     async fn let_volumes_go(&self) {
-        while let Err(error) = self.agent.unpublish(&self.uid, &self.places).await {
-            self.agent.events.warning(self.pod.as_ref(), "FailedUnMount", error);
+        while let Err(error) = self.context.volumes.unpublish(&self.uid, &self.places).await {
+            self.context.events.warning(self.pod.as_ref(), "FailedUnMount", error.to_string());
             tokio::time::sleep(RETRY_AFTER).await;
         }
     }

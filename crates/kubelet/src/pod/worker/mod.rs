@@ -14,7 +14,6 @@ pub mod guard;
 #[deny(clippy::arithmetic_side_effects)]
 mod probing;
 mod start;
-mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,21 +30,23 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::Agent;
-use crate::container_runtime::Containers;
-use crate::container_runtime::launch::{self, termination_file};
-use crate::images;
-use crate::pod::manager::Wanted;
+use crate::container_runtime::PodContainers;
+use crate::container_runtime::network;
+use crate::logs;
+use crate::pod::context::Context;
 use crate::pod::probes::Verdict;
-use crate::pod::sandbox::Places;
-use crate::pod::static_pods;
 use crate::pod::status;
-use crate::server::logs;
+use crate::pod::workers::Wanted;
+use crate::spec;
+use crate::spec::is_static;
+use crate::spec::names::cgroup;
+use crate::spec::resources;
+use crate::state::Places;
+use crate::state::{Ended, Phase, Run, Saved, known, load, remember, save};
+use crate::volumes;
 
 pub use end::at_once;
 use start::Due;
-pub use state::{Ended, Phase, Run, Saved, known, load};
-use state::{remember, save};
 
 /// A run that was longer than this wipes earlier failures out.
 const LONG_RUN: SignedDuration = SignedDuration::from_mins(10);
@@ -64,12 +65,12 @@ const COMPLETION: Duration = Duration::from_secs(2);
 const PUBLISH: Duration = Duration::from_secs(10);
 
 struct Worker {
-    agent: Arc<Agent>,
+    context: Arc<Context>,
     pod: Arc<Pod>,
     uid: String,
     places: Places,
     saved: Saved,
-    containers: Option<Arc<dyn Containers>>,
+    containers: Option<Arc<dyn PodContainers>>,
     events: Option<mpsc::Receiver<ContainerEvent>>,
     verdicts: (mpsc::Sender<Verdict>, mpsc::Receiver<Verdict>),
     probes: BTreeMap<String, tokio::task::AbortHandle>,
@@ -90,9 +91,9 @@ struct Worker {
 }
 
 /// Runs a pod until it is gone from the API and from this node.
-pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, mut wanted: watch::Receiver<Wanted>) {
+pub async fn run(context: Arc<Context>, pod: Arc<Pod>, mut wanted: watch::Receiver<Wanted>) {
     let uid = pod.uid().unwrap_or_default();
-    let places = Places::of(&agent.config, &uid);
+    let places = Places::of(&context.config, &uid);
     let saved = load(&places.data).unwrap_or_else(|| Saved {
         namespace: pod.namespace().unwrap_or_default(),
         name: pod.name_any(),
@@ -101,7 +102,7 @@ pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, mut wanted: watch::Receiver<W
     });
     let places_data = places.data.clone();
     let mut worker = Worker {
-        agent,
+        context,
         pod,
         uid,
         places,
@@ -121,7 +122,7 @@ pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, mut wanted: watch::Receiver<W
     };
     let mut is_recovered = false;
     loop {
-        let handling = guard::begin(&worker.agent, &worker.pod, &worker.uid, &mut wanted).await;
+        let handling = guard::begin(&worker.context, &worker.pod, &worker.uid, &mut wanted).await;
         if !is_recovered {
             worker.recover().await;
             is_recovered = true;
@@ -131,7 +132,7 @@ pub async fn run(agent: Arc<Agent>, pod: Arc<Pod>, mut wanted: watch::Receiver<W
             // Deleted by force: whatever still runs is killed.
             worker.end_all(Duration::ZERO, &mut wanted).await;
             worker.remove(false).await;
-            worker.agent.admitted.release(&worker.uid);
+            worker.context.admission.admitted.release(&worker.uid);
             return;
         };
         worker.take(pod);
@@ -177,7 +178,7 @@ impl Worker {
 
     /// Writes the pod down, so that it can go on while no API says it. A static one is in its own file.
     fn remember(&mut self) {
-        if static_pods::is_static(&self.pod) {
+        if is_static(&self.pod) {
             return;
         }
         if let Err(error) = remember(&self.places.data, &self.pod, &mut self.remembered) {
@@ -187,7 +188,7 @@ impl Worker {
 
     /// The uid that the pod has in the API; a static one has none until it is mirrored.
     fn uid_in_api(&self) -> Option<String> {
-        if static_pods::is_static(&self.pod) { self.agent.statics.mirror(&self.uid) } else { Some(self.uid.clone()) }
+        if is_static(&self.pod) { self.context.statics.mirror(&self.uid) } else { Some(self.uid.clone()) }
     }
 
     /// Takes up what an earlier agent left: running containers, or nothing after a reboot.
@@ -195,7 +196,7 @@ impl Worker {
         if self.saved.containers.is_empty() {
             return;
         }
-        let containers = self.agent.engine.containers(&self.places, self.saved.sandbox.as_ref());
+        let containers = self.context.runtime.containers(&self.places, self.saved.sandbox.as_ref());
         match containers.watch().await {
             Ok((states, events)) => {
                 self.containers = Some(containers);
@@ -216,7 +217,7 @@ impl Worker {
                             if let Some(run) = self.saved.containers.get_mut(&name) {
                                 run.phase = Phase::Running { started_at: state.started_at };
                                 run.waiting = None;
-                                run.limits = container.as_ref().map(launch::limits);
+                                run.limits = container.as_ref().map(resources::limits);
                                 run.resources = container.and_then(|container| container.resources);
                             }
                         }
@@ -261,7 +262,7 @@ impl Worker {
             .filter(|r| matches!(r.phase, Phase::Running { .. }))
             .map(|r| r.id.clone())
             .collect();
-        runtime::cgroup::kill_all(&crate::pod::sandbox::cgroup(&self.agent.config, &self.pod));
+        runtime::cgroup::kill_all(&cgroup(&self.context.config, &self.pod));
         for id in lost {
             let at = Timestamp::now().to_string();
             self.ended(&id, Exit { code: 137, signal: 0, oom: false, at }).await;
@@ -272,17 +273,17 @@ impl Worker {
     /// Does everything that is due now; returns when something will be due by itself.
     async fn step(&mut self, wanted: &mut watch::Receiver<Wanted>) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
-        if let Some(grace) = self.agent.shutdown.time_left(&self.pod) {
+        if let Some(grace) = self.context.shutdown.time_left(&self.pod) {
             self.end_all(grace, wanted).await;
             if self.publish().await.is_ok() {
-                self.agent.shutdown.rests(&self.uid);
+                self.context.shutdown.rests(&self.uid);
             }
             return far;
         }
         if self.saved.finished || status::was_over(&self.pod, &self.saved) {
             return far;
         }
-        if self.agent.stale.lock().remove(&self.uid) {
+        if self.context.workers.take_stale(&self.uid) {
             self.refresh_at = Instant::now();
         }
         self.heed_eviction();
@@ -308,7 +309,7 @@ impl Worker {
             self.saved.finished = true;
             self.save();
             // Before the API knows it, and the scheduler gives away what the pod had.
-            self.agent.admitted.release(&self.uid);
+            self.context.admission.admitted.release(&self.uid);
             return far;
         }
         let interrupted = self.interruption(wanted, COMPLETION);
@@ -317,7 +318,7 @@ impl Worker {
             () = interrupted => return Instant::now(),
         };
         if let Err(error) = prepared {
-            self.agent.events.warning(self.pod.as_ref(), error.0, error.1);
+            self.context.events.warning(self.pod.as_ref(), error.0, error.1);
             return Instant::now() + RETRY_AFTER;
         }
         self.resize().await;
@@ -327,7 +328,7 @@ impl Worker {
             match next {
                 Due::Now(container) => {
                     if let Err(error) = self.await_policies(wanted).await {
-                        self.agent.events.warning(self.pod.as_ref(), "NetworkNotReady", error);
+                        self.context.events.warning(self.pod.as_ref(), "NetworkNotReady", error);
                         return Instant::now() + RETRY_AFTER;
                     }
                     if wanted.has_changed().unwrap_or(true) {
@@ -351,13 +352,13 @@ impl Worker {
     /// Waits until the network policies that select the pod are in force, or the pod is wanted otherwise.
     async fn await_policies(&self, wanted: &watch::Receiver<Wanted>) -> Result<(), &'static str> {
         let mut changes = wanted.clone();
-        let is_static = static_pods::is_static(&self.pod);
+        let is_static = is_static(&self.pod);
         // As long as the API says nothing, rules of before are in force, as those of other nodes are.
-        let is_cut_off = !self.agent.heard.load(std::sync::atomic::Ordering::Relaxed);
+        let is_cut_off = !self.context.api_synced.load(std::sync::atomic::Ordering::Relaxed);
         let goes_on = is_static || (self.is_inherited && is_cut_off);
         let permitted = async {
             tokio::select! {
-                () = self.agent.local.permitted(&self.uid) => {}
+                () = self.context.local.permitted(&self.uid) => {}
                 _ = changes.changed() => {}
             }
         };
@@ -378,13 +379,13 @@ impl Worker {
     /// Returns when what is being done for the pod isn't wanted any more: it is deleted, evicted or late, or the machine goes down. What
     /// can hardly be left half done has `patience` to come to its end.
     fn interruption(&self, wanted: &watch::Receiver<Wanted>, patience: Duration) -> impl Future<Output = ()> + use<> {
-        let (agent, uid, mut wanted) = (self.agent.clone(), self.uid.clone(), wanted.clone());
+        let (context, uid, mut wanted) = (self.context.clone(), self.uid.clone(), wanted.clone());
         let late = self.deadline().filter(|_| self.saved.failed.is_none());
         async move {
             let unwanted = |pod: &Wanted| {
                 leaves(pod)
-                    || agent.evictions.lock().contains_key(&uid)
-                    || pod.as_ref().is_some_and(|pod| agent.shutdown.time_left(pod).is_some())
+                    || context.workers.has_eviction(&uid)
+                    || pod.as_ref().is_some_and(|pod| context.shutdown.time_left(pod).is_some())
             };
             tokio::select! {
                 is_stopping = async { wanted.wait_for(unwanted).await.is_err() } => if is_stopping {
@@ -401,12 +402,14 @@ impl Worker {
     async fn prepare(&mut self) -> Result<(), (&'static str, String)> {
         // As long as the containers can be watched, what they share is there.
         let whole = match &self.saved.sandbox {
-            Some(sandbox) => self.containers.is_some() || self.agent.engine.is_whole(&self.places, sandbox).await,
+            Some(sandbox) => {
+                self.containers.is_some() || self.context.runtime.is_sandbox_ready(&self.places, sandbox).await
+            }
             None => false,
         };
         if !whole {
             self.is_inherited = false;
-            let made = self.agent.make_sandbox(&self.pod, &self.places, self.saved.sandbox.as_ref()).await;
+            let made = self.context.make_sandbox(&self.pod, &self.places, self.saved.sandbox.as_ref()).await;
             let sandbox = made.map_err(|e| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}")))?;
             if self.saved.sandbox.replace(sandbox).is_some() {
                 self.begin_anew().await;
@@ -414,30 +417,31 @@ impl Worker {
             self.save();
         }
         if let Some(sandbox) = self.saved.sandbox.as_ref().filter(|sandbox| !sandbox.host_network) {
-            let mut pod = crate::container_runtime::network::local(&self.pod, &sandbox.ips);
+            let mut pod = network::local(&self.pod, &sandbox.ips);
             pod.uid.clone_from(&self.uid);
-            self.agent.local.add(pod);
+            self.context.local.add(pod);
         }
         if self.volumes.is_none() || Instant::now() >= self.refresh_at {
             let ips = self.saved.sandbox.as_ref().map(|s| s.ips.clone()).unwrap_or_default();
             let first = self.volumes.is_none();
             if first {
-                self.agent.follow(&self.uid, &self.pod);
+                self.context.watches.add(&self.uid, &self.pod);
             }
-            let prepared = self.agent.prepare_volumes(&self.pod, &self.places, &ips, first).await;
+            let request = volumes::Request { pod: &self.pod, places: &self.places, ips: &ips, first };
+            let prepared = self.context.volumes.prepare(request).await;
             self.refresh_at = Instant::now() + RESYNC_PERIOD;
             match prepared {
                 Ok(volumes) => self.volumes = Some(volumes),
                 // What was there at the start may go away later without harm to the running containers.
                 Err(_) if self.volumes.is_some() => {}
-                Err(error) => return Err(("FailedMount", error)),
+                Err(error) => return Err(("FailedMount", error.to_string())),
             }
         }
         if self.containers.is_none()
             && let Some(sandbox) = &self.saved.sandbox
         {
             let fail = |e: std::io::Error| ("FailedCreatePodSandBox", e.to_string());
-            let containers = self.agent.engine.begin(&self.places, sandbox).await.map_err(fail)?;
+            let containers = self.context.runtime.prepare_containers(&self.places, sandbox).await.map_err(fail)?;
             let (_, events) = containers.watch().await.map_err(fail)?;
             self.containers = Some(containers);
             self.events = Some(events);
@@ -460,21 +464,21 @@ impl Worker {
 
     fn container(&self, name: &str) -> Option<Container> {
         let spec = self.pod.spec.as_ref()?;
-        let plain = launch::started(spec).find(|c| c.name == name);
-        plain.cloned().or_else(|| launch::ephemeral(&self.pod).into_iter().find(|c| c.name == name))
+        let plain = spec::started(spec).find(|c| c.name == name);
+        plain.cloned().or_else(|| spec::ephemeral(&self.pod).into_iter().find(|c| c.name == name))
     }
 
     /// Removes what the runtime keeps of a container that has ended.
     async fn discard(&self, id: &str) {
         // A shim that died took along what it knew of the container; its files are there all the same.
         let there = self.containers.clone();
-        let all = there.unwrap_or_else(|| self.agent.engine.containers(&self.places, self.saved.sandbox.as_ref()));
+        let all = there.unwrap_or_else(|| self.context.runtime.containers(&self.places, self.saved.sandbox.as_ref()));
         if let Err(error) = all.delete(id).await
             && self.containers.is_some()
         {
             tracing::warn!(pod = self.key(), %error, "failed to clean up after a container");
         }
-        let cgroup = self.agent.engine.cgroup(&crate::pod::sandbox::cgroup(&self.agent.config, &self.pod), id);
+        let cgroup = self.context.runtime.container_cgroup(&cgroup(&self.context.config, &self.pod), id);
         let _ = tokio::task::spawn_blocking(move || runtime::cgroup::destroy(&cgroup)).await;
     }
 
@@ -487,7 +491,7 @@ impl Worker {
             _ => false,
         };
         run.failures = if long { 0 } else { run.failures };
-        run.not_before = Some(Instant::now() + self.agent.config.restart_backoff.after(run.failures));
+        run.not_before = Some(Instant::now() + self.context.config.restart_backoff.after(run.failures));
         run.failures += 1;
         run.ready = false;
         run.started = false;
@@ -520,7 +524,7 @@ impl Worker {
                 + spec.ephemeral_containers.iter().flatten().count()
         });
         let limit = TERMINATION_MESSAGE.min(TERMINATION_MESSAGES / count.max(1));
-        let file = termination_file(&self.places, name, attempt);
+        let file = self.places.termination_message(name, attempt);
         let message = logs::end_of_file(&file, limit).unwrap_or_default();
         let policy = self.container(name).and_then(|c| c.termination_message_policy);
         if message.is_empty() && code != 0 && policy.as_deref() == Some("FallbackToLogsOnError") {
@@ -534,13 +538,14 @@ impl Worker {
         if status::was_over(&self.pod, &self.saved) {
             return Ok(());
         }
-        let status = status::compute(&self.pod, &self.saved, &self.agent.config, &self.agent.engine.version().name);
+        let status =
+            status::compute(&self.pod, &self.saved, &self.context.config, &self.context.runtime.version().name);
         let Some(uid) = self.uid_in_api() else { return Ok(()) };
         let news = (uid, status);
         if self.published.as_ref() == Some(&news) {
             return Ok(());
         }
-        let api: Api<Pod> = Api::namespaced(self.agent.client.clone(), &self.pod.namespace().unwrap_or_default());
+        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.pod.namespace().unwrap_or_default());
         let patch = json!({"metadata": {"uid": news.0}, "status": news.1});
         let (name, how, patch) = (self.pod.name_any(), PatchParams::default(), Patch::Merge(patch));
         // Containers aren't kept waiting for an API that doesn't answer.
@@ -563,7 +568,7 @@ impl Worker {
 
     async fn wait(&mut self, wanted: &mut watch::Receiver<Wanted>, wake: Instant) {
         let has_events = self.events.is_some();
-        let (agent, pod, awaited) = (self.agent.clone(), self.pod.clone(), self.awaited_images());
+        let (context, pod, awaited) = (self.context.clone(), self.pod.clone(), self.awaited_images());
         tokio::select! {
             changed = wanted.changed() => {
                 if changed.is_err() {
@@ -576,14 +581,14 @@ impl Worker {
                 Some(ContainerEvent::Gone) | None => self.all_are_gone().await,
             },
             Some(verdict) = self.verdicts.1.recv() => self.verdict(verdict).await,
-            image = agent.arrival(&pod, &awaited) => self.image_came(&image),
+            image = context.images.arrival(&pod, &awaited) => self.image_came(&image),
             () = tokio::time::sleep_until(wake) => {}
         }
     }
 
     /// The containers that wait for their images.
     fn awaited_images(&self) -> Vec<Container> {
-        let waits = |run: &Run| run.waiting.as_ref().is_some_and(|(reason, _)| images::is_awaited(reason));
+        let waits = |run: &Run| run.waiting.as_ref().is_some_and(|waiting| waiting.reason.is_for_image());
         let waiting = self.saved.containers.iter().filter(|(_, run)| waits(run));
         waiting.filter_map(|(name, _)| self.container(name)).collect()
     }

@@ -6,9 +6,11 @@ use k8s_openapi::api::core::v1::Container;
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::Worker;
 use super::end::own_grace;
-use super::{Phase, Run, Worker};
+use crate::events::ContainerEvents as _;
 use crate::pod::probes::{self, Verdict};
+use crate::state::{Phase, Run};
 
 impl Worker {
     pub(super) fn probe_target(&self, container: &Container, run: &Run) -> probes::Target {
@@ -19,7 +21,7 @@ impl Worker {
                 .sandbox
                 .as_ref()
                 .and_then(|s| s.ips.first())
-                .map_or_else(|| self.agent.config.node_ip(), |ip| *ip),
+                .map_or_else(|| self.context.config.node_ip(), |ip| *ip),
             container: container.clone(),
             started: match &run.phase {
                 Phase::Running { started_at } => moment(started_at),
@@ -86,14 +88,14 @@ impl Worker {
                 let name = verdict.container.clone();
                 let id = run.id.clone();
                 let why = format!("Container {name} failed {} probe, will be restarted", verdict.probe);
-                self.agent.tell(&self.pod, &name, "Normal", "Killing", why);
+                self.context.events.container(&self.pod, &name, "Normal", "Killing", why);
                 self.kill(&name, &id, verdict.grace.unwrap_or(grace), Vec::new());
             }
             probes::Kind::Unhealthy => {}
         }
         if !verdict.healthy && !verdict.message.is_empty() {
             let message = format!("{} probe failed: {}", capitalized(verdict.probe), verdict.message);
-            self.agent.tell(&self.pod, &verdict.container, "Warning", "Unhealthy", message);
+            self.context.events.container(&self.pod, &verdict.container, "Warning", "Unhealthy", message);
         }
     }
 }

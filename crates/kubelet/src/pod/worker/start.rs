@@ -9,12 +9,17 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Ended, Phase, Run, Worker};
+use super::Worker;
 use crate::container_runtime::Stop;
-use crate::container_runtime::launch::{self, Launch, StartError, new_id};
-use crate::pod::manager::Wanted;
-use crate::pod::probes;
-use crate::pod::status;
+use crate::container_runtime::launch::config_error;
+use crate::container_runtime::launch::{Launch, StartError, new_id};
+use crate::environment;
+use crate::events::ContainerEvents as _;
+use crate::pod::workers::Wanted;
+use crate::pod::{probes, status};
+use crate::spec::{self, resources};
+use crate::state::{Ended, Phase, Run};
+use crate::state::{Waiting, WaitingReason};
 
 /// How long the start of a container may go on when its pod isn't wanted any more.
 const LAUNCH_GRACE: Duration = Duration::from_secs(5);
@@ -70,7 +75,7 @@ impl Worker {
             }
         }
         // Those that somebody added to look at the pod, each once.
-        for container in launch::ephemeral(&self.pod) {
+        for container in spec::ephemeral(&self.pod) {
             let run = self.saved.containers.get(&container.name);
             if run.is_none_or(|r| r.phase == Phase::Waiting) {
                 match due(&container)? {
@@ -95,9 +100,9 @@ impl Worker {
     /// Makes a container and starts it, up to the end of its hook for that. Breaks off when the pod isn't wanted any more.
     pub(super) async fn start(&mut self, name: &str, wanted: &watch::Receiver<Wanted>) -> ControlFlow<()> {
         let Some(container) = self.container(name) else { return Continue(()) };
-        let (agent, pod) = (self.agent.clone(), self.pod.clone());
+        let (context, pod) = (self.context.clone(), self.pod.clone());
         let mut run = self.saved.containers.get(name).cloned().unwrap_or_default();
-        let mut found = std::pin::pin!(agent.image(&pod, &container));
+        let mut found = std::pin::pin!(context.images.image(&pod, &container));
         let has_hook = container.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some());
         let soon = tokio::select! {
             found = &mut found => Some(found),
@@ -119,7 +124,7 @@ impl Worker {
         let image = match found {
             Ok(image) => image,
             Err(missing) => {
-                run.waiting = Some((missing.reason.into(), missing.message));
+                run.waiting = Some(Waiting { reason: missing.reason, message: missing.message });
                 run.not_before = Some(missing.again);
                 self.saved.containers.insert(name.into(), run);
                 return Continue(());
@@ -146,28 +151,49 @@ impl Worker {
         let target = match self.target(name) {
             Ok(target) => target,
             Err(message) => {
-                self.not_started(run, name, StartError { reason: "CreateContainerError", message });
+                self.not_started(run, name, StartError { reason: WaitingReason::CreateContainerError, message });
                 return Continue(());
             }
         };
         let no_volumes = BTreeMap::new();
+        let volumes = self.volumes.as_ref().unwrap_or(&no_volumes);
+        let sandbox = self.saved.sandbox.clone().unwrap_or_default();
+        let interrupted = self.interruption(wanted, LAUNCH_GRACE);
+        let mut interrupted = std::pin::pin!(interrupted);
+        let request = environment::Request {
+            pod: &pod,
+            container: &container,
+            image: &image.defaults.env,
+            ips: &sandbox.ips,
+            volumes,
+        };
+        let variables = tokio::select! {
+            variables = context.environment.variables(request) => variables,
+            () = &mut interrupted => return Break(()),
+        };
+        let variables = match variables {
+            Ok(variables) => variables,
+            Err(error) => {
+                self.not_started(run, name, config_error(error.to_string()));
+                return Continue(());
+            }
+        };
         let launch = Launch {
             pod: &pod,
             container: &container,
             image: &image,
-            sandbox: &self.saved.sandbox.clone().unwrap_or_default(),
+            sandbox: &sandbox,
             places: &self.places,
-            volumes: self.volumes.as_ref().unwrap_or(&no_volumes),
+            volumes,
             id: &run.id,
             attempt: run.attempt,
+            variables: &variables,
             target: target.as_deref(),
         };
         let Some(containers) = self.containers.clone() else { return Continue(()) };
-        let interrupted = self.interruption(wanted, LAUNCH_GRACE);
-        let mut interrupted = std::pin::pin!(interrupted);
         // What was half done is removed with the pod: its id is on disk.
         let made = tokio::select! {
-            made = containers.create(&agent, &launch) => made,
+            made = containers.create(&launch) => made,
             () = &mut interrupted => return Break(()),
         };
         if let Ok(id) = &made
@@ -179,7 +205,7 @@ impl Worker {
         }
         let started = match &made {
             Ok(id) => tokio::select! {
-                started = containers.start(&agent, &launch, id) => started,
+                started = containers.start(&launch, id) => started,
                 () = &mut interrupted => return Break(()),
             },
             Err(error) => Err(error.clone()),
@@ -191,12 +217,12 @@ impl Worker {
                 run.waiting = None;
                 run.started = container.startup_probe.is_none();
                 run.ready = run.started && container.readiness_probe.is_none();
-                run.limits = Some(launch::limits(&container));
+                run.limits = Some(resources::limits(&container));
                 run.resources = container.resources.clone();
                 self.saved.containers.insert(name.into(), run);
                 self.save();
-                agent.tell(&pod, name, "Normal", "Created", "Container created");
-                agent.tell(&pod, name, "Normal", "Started", "Container started");
+                context.events.container(&pod, name, "Normal", "Created", "Container created");
+                context.events.container(&pod, name, "Normal", "Started", "Container started");
                 self.start_probes(name);
                 self.post_start(&container, wanted).await
             }
@@ -209,11 +235,11 @@ impl Worker {
 
     /// Says why a container isn't started, and when it is tried again.
     fn not_started(&mut self, mut run: Run, name: &str, error: StartError) {
-        self.agent.tell(&self.pod, name, "Warning", "Failed", format!("Error: {}", error.message));
-        run.waiting = Some((error.reason.into(), error.message.clone()));
+        self.context.events.container(&self.pod, name, "Warning", "Failed", format!("Error: {}", error.message));
+        run.waiting = Some(Waiting { reason: error.reason, message: error.message.clone() });
         run.failures += 1;
-        run.not_before = Some(Instant::now() + self.agent.config.restart_backoff.after(run.failures));
-        if error.reason == "RunContainerError" {
+        run.not_before = Some(Instant::now() + self.context.config.restart_backoff.after(run.failures));
+        if error.reason == WaitingReason::RunContainerError {
             let at = Timestamp::now().to_string();
             run.phase = Phase::Ended(Ended {
                 id: run.id.clone(),
@@ -241,7 +267,7 @@ impl Worker {
             () = self.interruption(wanted, Duration::ZERO) => return Break(()),
         };
         if let Err(error) = outcome {
-            self.agent.tell(
+            self.context.events.container(
                 &self.pod,
                 &container.name,
                 "Warning",

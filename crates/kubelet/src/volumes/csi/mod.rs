@@ -12,21 +12,24 @@ pub mod registry;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use ::csi::v1::node_client::NodeClient;
+use informer::{Informers, Recorder};
+use kube::Client;
 use parking_lot::Mutex;
 use runtime::turns::Turns;
 use tonic::transport::Channel;
 
-use crate::Config;
+use super::VolumeError;
+use crate::config::Config;
 
 pub use registry::run;
 pub use volumes::{Source, in_use};
 
 /// What a driver says it can.
 #[derive(Clone, Copy)]
-struct Abilities {
+struct Capabilities {
     stage: bool,
     expand: bool,
     /// It gives volumes to `fsGroup` itself.
@@ -39,7 +42,7 @@ struct Abilities {
 struct Driver {
     name: String,
     node: NodeClient<Channel>,
-    abilities: Abilities,
+    capabilities: Capabilities,
 }
 
 /// The drivers that are here now.
@@ -53,30 +56,28 @@ pub struct Drivers {
 }
 
 impl Drivers {
-    fn find(&self, name: &str) -> Result<Driver, String> {
-        let missing = || format!("driver name {name} not found in the list of registered CSI drivers");
-        self.known.lock().get(name).cloned().ok_or_else(missing)
+    fn find(&self, name: &str) -> Result<Driver, VolumeError> {
+        self.known.lock().get(name).cloned().ok_or_else(|| VolumeError::DriverNotFound(name.into()))
     }
 
     /// Waits until nobody else is at a volume.
-    pub async fn turn(&self, driver: &str, handle: &str) -> tokio::sync::OwnedMutexGuard<()> {
+    async fn turn(&self, driver: &str, handle: &str) -> tokio::sync::OwnedMutexGuard<()> {
         self.turns.of(&format!("{driver}/{handle}")).await
     }
 }
 
-impl Config {
-    /// Where drivers put the sockets by which they are known.
-    fn registry_dir(&self) -> PathBuf {
-        self.kubelet_dir.join("plugins_registry")
-    }
+/// The CSI drivers of this node and what is asked of them.
+pub struct Csi {
+    config: Arc<Config>,
+    client: Client,
+    informers: Informers,
+    events: Recorder,
+    drivers: Drivers,
+}
 
-    /// Where drivers stage their volumes and keep their own things.
-    fn plugins_dir(&self) -> PathBuf {
-        self.kubelet_dir.join("plugins")
-    }
-
-    /// Where a pod's volumes of drivers are.
-    fn published_dir(&self, uid: &str) -> PathBuf {
-        self.kubelet_dir.join("pods").join(uid)
+impl Csi {
+    /// Without drivers at first; [`run`] finds them.
+    pub fn new(config: Arc<Config>, client: Client, informers: Informers, events: Recorder) -> Self {
+        Csi { config, client, informers, events, drivers: Drivers::default() }
     }
 }

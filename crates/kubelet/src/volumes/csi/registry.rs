@@ -11,7 +11,7 @@ use ::csi::registration::registration_client::RegistrationClient;
 use ::csi::registration::{InfoRequest, PluginInfo, RegistrationStatus};
 use ::csi::v1::node_client::NodeClient;
 use ::csi::v1::node_service_capability::Type;
-use ::csi::v1::node_service_capability::rpc::Type as Ability;
+use ::csi::v1::node_service_capability::rpc::Type as Capability;
 use ::csi::v1::{NodeGetCapabilitiesRequest, NodeGetInfoRequest, NodeGetInfoResponse};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::storage::v1::{CSINode, CSINodeDriver, VolumeNodeResources};
@@ -21,8 +21,7 @@ use runtime::files;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Abilities, Driver};
-use crate::Agent;
+use super::{Capabilities, Csi, Driver};
 
 /// The annotation that tells sidecars of drivers how those call this node.
 const NODE_IDS: &str = "csi.volume.kubernetes.io/nodeid";
@@ -50,13 +49,13 @@ fn sockets(folder: &Path) -> BTreeMap<PathBuf, u64> {
 }
 
 /// Keeps the list of drivers true.
-pub async fn run(agent: Arc<Agent>) {
-    let folder = agent.config.registry_dir();
-    if let Err(error) = prepare(&agent) {
-        tracing::warn!(%error, folder = %agent.config.kubelet_dir.display(), "failed to watch for CSI drivers; this node serves none");
+pub async fn run(csi: Arc<Csi>) {
+    let folder = csi.config.registry_dir();
+    if let Err(error) = prepare(&csi) {
+        tracing::warn!(%error, folder = %csi.config.kubelet_dir.display(), "failed to watch for CSI drivers; this node serves none");
         return;
     }
-    if let Err(error) = tell(&agent, |_| false).await {
+    if let Err(error) = tell(&csi, |_| false).await {
         tracing::warn!(error, "failed to create the CSINode of this node");
     }
     let mut news = files::watch(&folder, files::Kind::Sockets);
@@ -72,7 +71,7 @@ pub async fn run(agent: Arc<Agent>) {
         for name in left {
             // Its new socket may be there already.
             if !seen.values().any(|other| other.name.as_ref() == Some(&name)) {
-                leave(&agent, &name).await;
+                leave(&csi, &name).await;
             }
         }
         for (path, inode) in present {
@@ -81,9 +80,7 @@ pub async fn run(agent: Arc<Agent>) {
             if seen.name.is_some() || seen.again > Instant::now() {
                 continue;
             }
-            match tokio::time::timeout(CALL_TIMEOUT, join(&agent, &path))
-                .await
-                .unwrap_or(Err("it doesn't answer".into()))
+            match tokio::time::timeout(CALL_TIMEOUT, join(&csi, &path)).await.unwrap_or(Err("it doesn't answer".into()))
             {
                 Ok(name) => seen.name = Some(name),
                 Err(error) => {
@@ -101,28 +98,28 @@ pub async fn run(agent: Arc<Agent>) {
 }
 
 /// The folders that drivers expect, so mounted that what is mounted in a driver's container is seen outside.
-fn prepare(agent: &Agent) -> std::io::Result<()> {
-    for folder in [agent.config.registry_dir(), agent.config.plugins_dir(), agent.config.kubelet_dir.join("pods")] {
+fn prepare(csi: &Csi) -> std::io::Result<()> {
+    for folder in [csi.config.registry_dir(), csi.config.plugins_dir(), csi.config.kubelet_dir.join("pods")] {
         std::fs::create_dir_all(folder)?;
     }
     // What pods have mounted is nobody else's business.
-    std::fs::set_permissions(&agent.config.kubelet_dir, std::fs::Permissions::from_mode(0o750))?;
-    runtime::rootfs::share(&agent.config.kubelet_dir)
+    std::fs::set_permissions(&csi.config.kubelet_dir, std::fs::Permissions::from_mode(0o750))?;
+    runtime::rootfs::share(&csi.config.kubelet_dir)
 }
 
 /// Asks a socket who it is, and takes it in.
-async fn join(agent: &Agent, socket: &Path) -> Result<String, String> {
+async fn join(csi: &Csi, socket: &Path) -> Result<String, String> {
     let said = |status: tonic::Status| status.message().to_string();
     let mut registration = RegistrationClient::new(::csi::connection(socket));
     let info = registration.get_info(InfoRequest {}).await.map_err(said)?.into_inner();
-    let joined = join_driver(agent, &info, socket).await;
+    let joined = join_driver(csi, &info, socket).await;
     let status =
         RegistrationStatus { plugin_registered: joined.is_ok(), error: joined.clone().err().unwrap_or_default() };
     registration.notify_registration_status(status).await.map_err(said)?;
     joined.map(|()| info.name)
 }
 
-async fn join_driver(agent: &Agent, info: &PluginInfo, socket: &Path) -> Result<(), String> {
+async fn join_driver(csi: &Csi, info: &PluginInfo, socket: &Path) -> Result<(), String> {
     if info.r#type != ::csi::PLUGIN {
         return Err(format!("plugins of type {:?} aren't served by this version of timonel", info.r#type));
     }
@@ -132,42 +129,42 @@ async fn join_driver(agent: &Agent, info: &PluginInfo, socket: &Path) -> Result<
     let endpoint = if info.endpoint.is_empty() { socket.into() } else { PathBuf::from(&info.endpoint) };
     let failed = |status: tonic::Status| format!("driver {}: {}", info.name, status.message());
     let mut node = NodeClient::new(::csi::connection(&endpoint));
-    let capabilities = node.node_get_capabilities(NodeGetCapabilitiesRequest {}).await.map_err(failed)?.into_inner();
+    let said = node.node_get_capabilities(NodeGetCapabilitiesRequest {}).await.map_err(failed)?.into_inner();
     let own = node.node_get_info(NodeGetInfoRequest {}).await.map_err(failed)?.into_inner();
-    let can = |ability: Ability| {
-        let rpcs = capabilities.capabilities.iter().filter_map(|c| c.r#type.as_ref());
-        rpcs.into_iter().any(|Type::Rpc(rpc)| rpc.r#type() == ability)
+    let can = |capability: Capability| {
+        let rpcs = said.capabilities.iter().filter_map(|c| c.r#type.as_ref());
+        rpcs.into_iter().any(|Type::Rpc(rpc)| rpc.r#type() == capability)
     };
-    let abilities = Abilities {
-        stage: can(Ability::StageUnstageVolume),
-        expand: can(Ability::ExpandVolume),
-        mount_group: can(Ability::VolumeMountGroup),
-        single_node: can(Ability::SingleNodeMultiWriter),
+    let capabilities = Capabilities {
+        stage: can(Capability::StageUnstageVolume),
+        expand: can(Capability::ExpandVolume),
+        mount_group: can(Capability::VolumeMountGroup),
+        single_node: can(Capability::SingleNodeMultiWriter),
     };
-    label(agent, &info.name, &own).await?;
+    label(csi, &info.name, &own).await?;
     let entry = entry(&info.name, &own);
-    tell(agent, |drivers| {
+    tell(csi, |drivers| {
         let same = drivers.contains(&entry);
         drivers.retain(|d| d.name != entry.name);
         drivers.push(entry.clone());
         !same
     })
     .await?;
-    let driver = Driver { name: info.name.clone(), node, abilities };
-    agent.drivers.known.lock().insert(info.name.clone(), driver);
+    let driver = Driver { name: info.name.clone(), node, capabilities };
+    csi.drivers.known.lock().insert(info.name.clone(), driver);
     tracing::info!(driver = info.name, node = own.node_id, "CSI driver registered");
     Ok(())
 }
 
-async fn leave(agent: &Agent, name: &str) {
+async fn leave(csi: &Csi, name: &str) {
     tracing::info!(driver = name, "CSI driver unregistered");
-    agent.drivers.known.lock().remove(name);
+    csi.drivers.known.lock().remove(name);
     let without = |drivers: &mut Vec<CSINodeDriver>| {
         let before = drivers.len();
         drivers.retain(|d| d.name != name);
         drivers.len() != before
     };
-    if let Err(error) = tell(agent, without).await {
+    if let Err(error) = tell(csi, without).await {
         tracing::warn!(driver = name, error, "failed to remove an unregistered driver from the CSINode");
     }
 }
@@ -187,9 +184,9 @@ pub fn entry(name: &str, own: &NodeGetInfoResponse) -> CSINodeDriver {
 }
 
 /// Changes the list of drivers in the node's CSINode, which is made if it isn't there. `change` says whether it did anything.
-async fn tell(agent: &Agent, change: impl Fn(&mut Vec<CSINodeDriver>) -> bool) -> Result<(), String> {
-    let api: Api<CSINode> = Api::all(agent.client.clone());
-    let name = &agent.config.node_name;
+async fn tell(csi: &Csi, change: impl Fn(&mut Vec<CSINodeDriver>) -> bool) -> Result<(), String> {
+    let api: Api<CSINode> = Api::all(csi.client.clone());
+    let name = &csi.config.node_name;
     loop {
         let written = match api.get_opt(name).await.map_err(|e| e.to_string())? {
             Some(mut present) => {
@@ -199,7 +196,7 @@ async fn tell(agent: &Agent, change: impl Fn(&mut Vec<CSINodeDriver>) -> bool) -
                 api.replace(name, &PostParams::default(), &present).await
             }
             None => {
-                let node = Api::<Node>::all(agent.client.clone()).get(name).await.map_err(|e| e.to_string())?;
+                let node = Api::<Node>::all(csi.client.clone()).get(name).await.map_err(|e| e.to_string())?;
                 let owner = json!({"apiVersion": "v1", "kind": "Node", "name": name, "uid": node.uid()});
                 let mut drivers = Vec::new();
                 change(&mut drivers);
@@ -216,9 +213,9 @@ async fn tell(agent: &Agent, change: impl Fn(&mut Vec<CSINodeDriver>) -> bool) -
 }
 
 /// Says on the Node how the driver calls it, and where the driver sees it.
-async fn label(agent: &Agent, driver: &str, own: &NodeGetInfoResponse) -> Result<(), String> {
-    let api: Api<Node> = Api::all(agent.client.clone());
-    let name = &agent.config.node_name;
+async fn label(csi: &Csi, driver: &str, own: &NodeGetInfoResponse) -> Result<(), String> {
+    let api: Api<Node> = Api::all(csi.client.clone());
+    let name = &csi.config.node_name;
     let node = api.get(name).await.map_err(|e| e.to_string())?;
     let segments = own.accessible_topology.as_ref().map(|t| &t.segments);
     for (key, value) in segments.into_iter().flatten() {

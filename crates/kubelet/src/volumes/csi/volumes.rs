@@ -17,11 +17,11 @@ use kube::{Api, ResourceExt as _};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::Driver;
-use crate::Agent;
-use crate::Config;
-use crate::pod::sandbox::Places;
-use crate::volumes::{FsGroup, Ready};
+use super::{Csi, Driver};
+use crate::config::Config;
+use crate::environment::sources;
+use crate::state::Places;
+use crate::volumes::{FsGroup, Ready, VolumeError, tokens};
 
 /// A driver may take this long for one call, as upstream's may.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
@@ -111,7 +111,7 @@ impl Source {
     }
 
     fn mode(&self, driver: &Driver) -> Mode {
-        match (self.access_mode.as_str(), driver.abilities.single_node) {
+        match (self.access_mode.as_str(), driver.capabilities.single_node) {
             ("ReadOnlyMany", _) => Mode::MultiNodeReaderOnly,
             ("ReadWriteMany", _) => Mode::MultiNodeMultiWriter,
             ("ReadWriteOncePod", true) => Mode::SingleNodeSingleWriter,
@@ -188,19 +188,25 @@ fn mark(places: &Places, volume: &str) -> PathBuf {
 }
 
 /// One call of a driver: its error in upstream's words.
-async fn ask<T>(call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>) -> Result<T, String> {
+async fn ask<T>(call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>) -> Result<T, VolumeError> {
     match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
-        Ok(Err(status)) => Err(format!("rpc error: code = {:?} desc = {}", status.code(), status.message())),
-        Err(_) => Err(format!("rpc error: code = DeadlineExceeded desc = no answer for {} s", CALL_TIMEOUT.as_secs())),
+        Ok(Err(status)) => {
+            Err(VolumeError::Rpc { code: format!("{:?}", status.code()), message: status.message().into() })
+        }
+        Err(_) => Err(VolumeError::Rpc {
+            code: "DeadlineExceeded".into(),
+            message: format!("no answer for {} s", CALL_TIMEOUT.as_secs()),
+        }),
     }
 }
 
-fn text(error: impl std::fmt::Display) -> String {
-    error.to_string()
+/// Names the step that failed.
+fn step(step: &'static str) -> impl FnOnce(VolumeError) -> VolumeError {
+    move |source| VolumeError::Step { step, source: Box::new(source) }
 }
 
-impl Agent {
+impl Csi {
     /// Makes a driver's volume ready for a pod. Done again (not `first`), it tells the driver once more if that wants it.
     ///
     /// # Errors
@@ -212,7 +218,7 @@ impl Agent {
         name: &str,
         source: &Source,
         first: bool,
-    ) -> Result<Ready, String> {
+    ) -> Result<Ready, VolumeError> {
         let uid = pod.uid().unwrap_or_default();
         let target = source.target(&self.config, &uid);
         let mark = mark(places, name);
@@ -228,12 +234,13 @@ impl Agent {
         let mut driver = self.drivers.find(&source.driver)?;
         let lives = object.as_ref().and_then(|o| o.volume_lifecycle_modes.clone()).unwrap_or_default();
         if source.ephemeral && !lives.iter().any(|mode| mode == "Ephemeral") {
-            return Err(format!("driver {} does not support ephemeral inline volumes", driver.name));
+            let why = format!("driver {} does not support ephemeral inline volumes", driver.name);
+            return Err(VolumeError::Refused(why));
         }
         let _turn = self.drivers.turn(&source.driver, &source.handle).await;
         let attach = !source.ephemeral && object.as_ref().is_none_or(|o| o.attach_required != Some(false));
         let context = if attach { self.attached(source).await? } else { BTreeMap::new() };
-        let stages = driver.abilities.stage && !source.ephemeral;
+        let stages = driver.capabilities.stage && !source.ephemeral;
         let staged = stages.then(|| source.staged(&self.config));
         let record = Record {
             driver: source.driver.clone(),
@@ -242,16 +249,16 @@ impl Agent {
             staged: staged.clone(),
             attached: attach,
         };
-        keep(&places.data.join("csi").join(format!("{name}.json")), &record).map_err(text)?;
+        keep(&places.data.join("csi").join(format!("{name}.json")), &record)?;
         // Before it is mounted: from now on nobody takes it away.
         self.tell_in_use().await?;
 
         let group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()?.fs_group);
         let policy = object.as_ref().and_then(|o| o.fs_group_policy.as_deref());
-        let by_driver = group.filter(|_| driver.abilities.mount_group && policy != Some("None"));
+        let by_driver = group.filter(|_| driver.capabilities.mount_group && policy != Some("None"));
         let capability = source.capability(&driver, by_driver);
         if let Some(staged) = staged.as_ref().filter(|staged| !self.is_staged(staged)) {
-            std::fs::create_dir_all(staged).map_err(text)?;
+            std::fs::create_dir_all(staged)?;
             let request = NodeStageVolumeRequest {
                 volume_id: source.handle.clone(),
                 publish_context: context.clone().into_iter().collect(),
@@ -260,9 +267,9 @@ impl Agent {
                 secrets: self.driver_secret(source.stage_secret.as_ref()).await?,
                 volume_context: source.attributes.clone().into_iter().collect(),
             };
-            ask(driver.node.node_stage_volume(request)).await.map_err(|e| format!("MountDevice failed: {e}"))?;
+            ask(driver.node.node_stage_volume(request)).await.map_err(step("MountDevice"))?;
         }
-        std::fs::create_dir_all(target.parent().unwrap_or(&target)).map_err(text)?;
+        std::fs::create_dir_all(target.parent().unwrap_or(&target))?;
         let mut volume_context: std::collections::HashMap<_, _> = source.attributes.clone().into_iter().collect();
         let mut secrets = self.driver_secret(source.publish_secret.as_ref()).await?;
         if let Some(object) = &object {
@@ -286,15 +293,13 @@ impl Agent {
             volume_context,
         };
         ask(driver.node.node_publish_volume(request)).await?;
-        std::fs::create_dir_all(mark.parent().unwrap_or(&mark))
-            .and_then(|()| std::fs::write(&mark, ""))
-            .map_err(text)?;
+        std::fs::create_dir_all(mark.parent().unwrap_or(&mark)).and_then(|()| std::fs::write(&mark, ""))?;
         let ours = !is_published && !source.block && by_driver.is_none() && source.takes_group(policy);
         Ok(ready(if ours { FsGroup::Once } else { FsGroup::Never }))
     }
 
     /// What the driver's attacher says of the volume at this node, once it is attached.
-    async fn attached(&self, source: &Source) -> Result<BTreeMap<String, String>, String> {
+    async fn attached(&self, source: &Source) -> Result<BTreeMap<String, String>, VolumeError> {
         let name = ::csi::attachment_name(&source.handle, &source.driver, &self.config.node_name);
         let api: Api<VolumeAttachment> = Api::all(self.client.clone());
         let is_there = |object: Option<&VolumeAttachment>| {
@@ -302,12 +307,18 @@ impl Agent {
         };
         let waiting = kube::runtime::wait::await_condition(api, &name, is_there);
         let found = match tokio::time::timeout(ATTACH_CHECK_PERIOD, waiting).await {
-            Ok(found) => found.map_err(text)?,
-            Err(_) => return Err(format!("volume {} isn't attached to this node yet", source.handle)),
+            Ok(found) => found.map_err(|error| VolumeError::Refused(error.to_string()))?,
+            Err(_) => {
+                let why = format!("volume {} isn't attached to this node yet", source.handle);
+                return Err(VolumeError::Refused(why));
+            }
         };
         let status = found.and_then(|a| a.status).unwrap_or_default();
         match status.attach_error.filter(|_| !status.attached) {
-            Some(error) => Err(format!("volume attachment failed: {}", error.message.unwrap_or_default())),
+            Some(error) => {
+                let why = format!("volume attachment failed: {}", error.message.unwrap_or_default());
+                Err(VolumeError::Refused(why))
+            }
             None => Ok(status.attachment_metadata.unwrap_or_default()),
         }
     }
@@ -315,11 +326,11 @@ impl Agent {
     async fn driver_secret(
         &self,
         reference: Option<&SecretReference>,
-    ) -> Result<std::collections::HashMap<String, String>, String> {
+    ) -> Result<std::collections::HashMap<String, String>, VolumeError> {
         let Some(SecretReference { name: Some(name), namespace: Some(namespace) }) = reference else {
             return Ok(Default::default());
         };
-        let data = self.secret(namespace, name, false).await?;
+        let data = sources::secret(&self.client, namespace, name, false).await?;
         Ok(data.into_iter().map(|(key, value)| (key, String::from_utf8_lossy(&value).into_owned())).collect())
     }
 
@@ -328,7 +339,7 @@ impl Agent {
         &self,
         pod: &Pod,
         object: &k8s_openapi::api::storage::v1::CSIDriverSpec,
-    ) -> Result<Option<(String, String)>, String> {
+    ) -> Result<Option<(String, String)>, VolumeError> {
         let wanted = object.token_requests.as_deref().unwrap_or_default();
         if wanted.is_empty() {
             return Ok(None);
@@ -336,7 +347,7 @@ impl Agent {
         let mut tokens = json!({});
         for request in wanted {
             let audience = Some(request.audience.as_str()).filter(|a| !a.is_empty());
-            let status = self.request_token(pod, audience, request.expiration_seconds).await?;
+            let status = tokens::request(&self.client, pod, audience, request.expiration_seconds).await?;
             tokens[&request.audience] =
                 json!({"token": status.token, "expirationTimestamp": status.expiration_timestamp});
         }
@@ -347,11 +358,11 @@ impl Agent {
     ///
     /// # Errors
     /// With what a driver said; then it is to be done again.
-    pub async fn unpublish(&self, uid: &str, places: &Places) -> Result<(), String> {
+    pub async fn unpublish(&self, uid: &str, places: &Places) -> Result<(), VolumeError> {
         for (path, record) in records(&places.data) {
             self.let_go(&path, &record).await.map_err(|e| {
                 let volume = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                format!("UnmountVolume.TearDown failed for volume {volume:?} : {e}")
+                VolumeError::TearDown { volume, source: Box::new(e) }
             })?;
         }
         let _ = runtime::remove_tree(&places.run.join("csi"));
@@ -363,7 +374,7 @@ impl Agent {
         Ok(())
     }
 
-    async fn let_go(&self, path: &Path, record: &Record) -> Result<(), String> {
+    async fn let_go(&self, path: &Path, record: &Record) -> Result<(), VolumeError> {
         let _turn = self.drivers.turn(&record.driver, &record.handle).await;
         let mut driver = self.drivers.find(&record.driver)?;
         let request = NodeUnpublishVolumeRequest {
@@ -387,12 +398,12 @@ impl Agent {
                 let _ = std::fs::remove_dir(parent);
             }
         }
-        std::fs::remove_file(path).map_err(text)?;
+        std::fs::remove_file(path)?;
         self.tell_in_use().await
     }
 
     /// Tells the control plane which volumes must be left to this node.
-    async fn tell_in_use(&self) -> Result<(), String> {
+    async fn tell_in_use(&self) -> Result<(), VolumeError> {
         let mut told = self.drivers.told.lock().await;
         let now = in_use(&self.config);
         if told.as_ref() == Some(&now) {
@@ -400,7 +411,7 @@ impl Agent {
         }
         let api: Api<Node> = Api::all(self.client.clone());
         let patch = Patch::Merge(json!({"status": {"volumesInUse": now}}));
-        api.patch_status(&self.config.node_name, &PatchParams::default(), &patch).await.map_err(text)?;
+        api.patch_status(&self.config.node_name, &PatchParams::default(), &patch).await?;
         *told = Some(now);
         Ok(())
     }
@@ -427,7 +438,7 @@ impl Agent {
         claim: &PersistentVolumeClaim,
         volume: &PersistentVolume,
         source: &Source,
-    ) -> Result<(), String> {
+    ) -> Result<(), VolumeError> {
         let size = |map: Option<&BTreeMap<_, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>| {
             let quantity = map.and_then(|m| m.get("storage"))?;
             Some((quantity.0.parse::<apimachinery::Quantity>().ok()?.value(), quantity.clone()))
@@ -442,12 +453,12 @@ impl Agent {
         let api: Api<PersistentVolumeClaim> =
             Api::namespaced(self.client.clone(), &claim.namespace().unwrap_or_default());
         // Another pod of the claim may have seen to it meanwhile.
-        if lacks(&api.get(&claim.name_any()).await.map_err(text)?).is_none() {
+        if lacks(&api.get(&claim.name_any()).await?).is_none() {
             return Ok(());
         }
         let mut driver = self.drivers.find(&source.driver)?;
-        if driver.abilities.expand {
-            let stages = driver.abilities.stage;
+        if driver.capabilities.expand {
+            let stages = driver.capabilities.stage;
             let request = NodeExpandVolumeRequest {
                 volume_id: source.handle.clone(),
                 volume_path: source.target(&self.config, &pod.uid().unwrap_or_default()).display().to_string(),
@@ -460,7 +471,7 @@ impl Agent {
                 volume_capability: Some(source.capability(&driver, None)),
                 secrets: self.driver_secret(source.expand_secret.as_ref()).await?,
             };
-            ask(driver.node.node_expand_volume(request)).await.map_err(|e| format!("NodeExpandVolume failed: {e}"))?;
+            ask(driver.node.node_expand_volume(request)).await.map_err(step("NodeExpandVolume"))?;
         }
         tell_grown(&api, &claim.name_any(), Some(&quantity)).await?;
         tasks::spawn("csi-resize-condition", forget_pending(api, claim.name_any()));
@@ -482,7 +493,7 @@ async fn forget_pending(api: Api<PersistentVolumeClaim>, name: String) {
     if let Ok(Ok(_)) = tokio::time::timeout(RESIZER_TIMEOUT, waiting).await
         && let Err(error) = tell_grown(&api, &name, None).await
     {
-        tracing::warn!(claim = name, error, "failed to update status.capacity of a claim after its expansion");
+        tracing::warn!(claim = name, %error, "failed to update status.capacity of a claim after its expansion");
     }
 }
 
@@ -491,13 +502,14 @@ async fn tell_grown(
     api: &Api<PersistentVolumeClaim>,
     name: &str,
     size: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity>,
-) -> Result<(), String> {
+) -> Result<(), VolumeError> {
     let mut status = json!({"conditions": null, "allocatedResourceStatuses": null});
     if let Some(size) = size {
         status["capacity"] = json!({ "storage": size });
     }
     let patch = Patch::Merge(json!({ "status": status }));
-    api.patch_status(name, &PatchParams::default(), &patch).await.map(|_| ()).map_err(text)
+    api.patch_status(name, &PatchParams::default(), &patch).await?;
+    Ok(())
 }
 
 /// What a driver may know of the pod that it makes a volume for.
@@ -539,7 +551,7 @@ mod tests {
         let spec = json!({"metadata": {"name": "pv"}, "spec": {"csi": {"driver": "d", "volumeHandle": "h"}}});
         let volume: PersistentVolume = serde_json::from_value(spec).unwrap();
         let source = Source::of(&volume, false).unwrap();
-        let config = Config { kubelet_dir: config("/k"), ..crate::tests::config() };
+        let config = Config { kubelet_dir: config("/k"), ..crate::config::tests::config() };
         let hash = pki::sha256_hex(b"h");
         let staged = format!("/k/plugins/kubernetes.io/csi/d/{hash}/globalmount");
         assert_eq!(source.staged(&config), PathBuf::from(staged));

@@ -9,7 +9,7 @@ use runtime::spec::Limits;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::pod::sandbox::Sandbox;
+use super::Sandbox;
 
 /// How a run of a container ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,55 @@ pub enum Phase {
     Ended(Ended),
 }
 
+/// Reasons of a container's waiting state, upstream's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitingReason {
+    /// What the container is made of is missing or contradictory.
+    CreateContainerConfigError,
+    /// The runtime can't make the container.
+    CreateContainerError,
+    /// The runtime can't start the container.
+    RunContainerError,
+    /// The image's name can't be parsed.
+    InvalidImageName,
+    /// The image isn't present, and its policy is `Never`.
+    ErrImageNeverPull,
+    /// The image's pull failed.
+    ErrImagePull,
+    /// The image's pull failed, and isn't tried again yet.
+    ImagePullBackOff,
+}
+
+impl WaitingReason {
+    /// The reason as a status has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            WaitingReason::CreateContainerConfigError => "CreateContainerConfigError",
+            WaitingReason::CreateContainerError => "CreateContainerError",
+            WaitingReason::RunContainerError => "RunContainerError",
+            WaitingReason::InvalidImageName => "InvalidImageName",
+            WaitingReason::ErrImageNeverPull => "ErrImageNeverPull",
+            WaitingReason::ErrImagePull => "ErrImagePull",
+            WaitingReason::ImagePullBackOff => "ImagePullBackOff",
+        }
+    }
+
+    /// Whether the container can go on as soon as its image is present.
+    pub fn is_for_image(self) -> bool {
+        use WaitingReason::{ErrImageNeverPull, ErrImagePull, ImagePullBackOff};
+        matches!(self, ErrImageNeverPull | ErrImagePull | ImagePullBackOff)
+    }
+}
+
+/// Why a container waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// The reason.
+    pub reason: WaitingReason,
+    /// What people are told.
+    pub message: String,
+}
+
 /// A container of the pod, over all its runs.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Run {
@@ -53,9 +102,10 @@ pub struct Run {
     pub ready: bool,
     #[serde(skip)]
     pub started: bool,
-    /// Reason and message while it waits.
+    /// Why it waits, while it does.
     #[serde(skip)]
-    pub waiting: Option<(String, String)>,
+    pub waiting: Option<Waiting>,
+    /// Before this it isn't started (back-off).
     #[serde(skip)]
     pub not_before: Option<Instant>,
 }

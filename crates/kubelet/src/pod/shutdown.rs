@@ -11,23 +11,8 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::pod::admission::CRITICAL;
-use crate::pod::manager::Manager;
-
-/// How long pods may take to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Grace {
-    /// All together.
-    pub whole: Duration,
-    /// The part of it that is left for critical pods.
-    pub critical: Duration,
-}
-
-impl Default for Grace {
-    fn default() -> Self {
-        Grace { whole: Duration::from_secs(30), critical: Duration::from_secs(10) }
-    }
-}
+use super::admission::CRITICAL;
+use super::manager::PodManager;
 
 /// Whose time has come, and when it is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,27 +73,28 @@ pub async fn machine_goes_down() -> bool {
     }
 }
 
-impl Manager {
+impl PodManager {
     /// Ends all pods' containers, and returns when they have ended or their time is over.
     pub async fn shut_down(&self) {
-        let grace = self.agent.config.shutdown_grace;
+        let grace = self.context.config.shutdown_grace;
         let (begin, pods) = (Instant::now(), self.pods());
         tracing::info!(pods = pods.len(), "graceful node shutdown: terminating pods");
-        let whole = clock::deadline(begin, grace.whole);
+        let whole = clock::deadline(begin, grace.total);
         for (critical, until) in
-            [(false, clock::deadline(begin, grace.whole.saturating_sub(grace.critical))), (true, whole)]
+            [(false, clock::deadline(begin, grace.total.saturating_sub(grace.critical_pods))), (true, whole)]
         {
-            let shutdown = &self.agent.shutdown;
+            let shutdown = &self.context.shutdown;
             shutdown.turn.send_replace(Some(Turn { critical, until }));
             let due: Vec<_> = pods.iter().filter(|pod| is_critical(pod) == critical).filter_map(|p| p.uid()).collect();
             for uid in &due {
-                if let Some(worker) = self.worker(uid) {
+                if let Some(worker) = self.context.workers.get(uid) {
                     worker.send_modify(|_| ());
                 }
             }
             let mut at_rest = shutdown.at_rest.subscribe();
-            let all =
-                at_rest.wait_for(|resting| due.iter().all(|uid| resting.contains(uid) || self.worker(uid).is_none()));
+            let all = at_rest.wait_for(|resting| {
+                due.iter().all(|uid| resting.contains(uid) || self.context.workers.get(uid).is_none())
+            });
             // What is to be told of the last ones is told.
             let _ = tokio::time::timeout_at(clock::deadline(until, Duration::from_secs(1)), all).await;
         }

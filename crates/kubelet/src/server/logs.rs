@@ -1,8 +1,6 @@
 //! Logs: files in CRI format, read from the end that is asked for, and followed by inotify.
 
 use std::convert::Infallible;
-use std::fs::File;
-use std::io::{Seek as _, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,20 +19,16 @@ use runtime::files::Follower;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 
-mod lines;
-
-use lines::{LAST_LINES_TIMEOUT, Lines};
-
 use super::channels::{Socket, upgrade_websocket, wants_websocket};
-use super::{Body, query, text};
-use crate::pod::manager::Manager;
-use crate::pod::worker::{Phase, Run};
+use super::{Body, Server, query, text};
+use crate::logs::{LAST_LINES_TIMEOUT, LineFilter, Lines};
+use crate::state::{Phase, Run};
 
 #[derive(Debug)]
 struct Options {
     follow: bool,
     tail: Option<usize>,
-    wanted: Wanted,
+    wanted: LineFilter,
 }
 
 impl Options {
@@ -44,7 +38,7 @@ impl Options {
         Options {
             follow: asked.follow,
             tail: asked.tail_lines.map(size),
-            wanted: Wanted {
+            wanted: LineFilter {
                 timestamps: asked.timestamps,
                 since: asked.since_seconds.map(ago).or(asked.since_time),
                 left: asked.limit_bytes.map(size),
@@ -58,7 +52,7 @@ const PROTOCOLS: &[&str] = &["binary.k8s.io", BASE64, ""];
 const BASE64: &str = "base64.binary.k8s.io";
 
 pub async fn serve(
-    manager: &Arc<Manager>,
+    server: &Arc<Server>,
     namespace: &str,
     pod: &str,
     container: &str,
@@ -71,7 +65,7 @@ pub async fn serve(
             return text(code, status.message);
         }
     };
-    let Some((_, places, saved)) = manager.find(namespace, pod) else {
+    let Some((_, places, saved)) = server.pods.find(namespace, pod) else {
         return text(StatusCode::NOT_FOUND, format!("pod {pod:?} isn't on this node"));
     };
     let Some(run) = saved.containers.get(container) else {
@@ -90,19 +84,19 @@ pub async fn serve(
         return text(StatusCode::BAD_REQUEST, message);
     }
     // Before reading begins, so that what is written afterwards is noticed.
-    let news = match asked.follow.then(|| manager.log_news.follow(path.parent().unwrap_or(Path::new("/")))).transpose()
-    {
-        Ok(news) => news,
-        Err(error) => {
-            let message = format!("the log of container {container:?} in pod {pod:?} can't be followed: {error}");
-            return text(StatusCode::INTERNAL_SERVER_ERROR, message);
-        }
-    };
+    let news =
+        match asked.follow.then(|| server.log_changes.follow(path.parent().unwrap_or(Path::new("/")))).transpose() {
+            Ok(news) => news,
+            Err(error) => {
+                let message = format!("the log of container {container:?} in pod {pod:?} can't be followed: {error}");
+                return text(StatusCode::INTERNAL_SERVER_ERROR, message);
+            }
+        };
     let (sender, receiver) = mpsc::channel(4);
-    let (manager, id) = (manager.clone(), run.id.clone());
+    let (server, id) = (server.clone(), run.id.clone());
     let key = (namespace.to_string(), pod.to_string(), container.to_string());
     let still_runs = move || {
-        let found = manager.find(&key.0, &key.1);
+        let found = server.pods.find(&key.0, &key.1);
         let run = found.and_then(|(_, _, saved)| saved.containers.get(&key.2).cloned());
         run.is_some_and(|r| r.id == id && matches!(r.phase, Phase::Running { .. } | Phase::Waiting))
     };
@@ -156,57 +150,14 @@ async fn gone(socket: &mut Socket) {
 }
 
 fn waiting(run: &Run) -> String {
-    run.waiting.as_ref().map_or_else(|| "ContainerCreating".into(), |(reason, message)| format!("{reason}: {message}"))
-}
-
-/// What the client wants of the lines that follow.
-#[derive(Debug)]
-struct Wanted {
-    timestamps: bool,
-    /// Until a line is as new as this.
-    since: Option<Timestamp>,
-    /// Bytes.
-    left: Option<usize>,
-}
-
-impl Wanted {
-    /// Appends what is wanted of one line of a log file.
-    fn take(&mut self, line: &[u8], out: &mut Vec<u8>) {
-        let mut parts = line.splitn(4, |b| *b == b' ');
-        let (Some(time), Some(_), Some(tag), Some(content)) = (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return;
-        };
-        if let Some(since) = self.since {
-            let at = std::str::from_utf8(time).ok().and_then(|t| t.parse::<Timestamp>().ok());
-            if at.is_some_and(|at| at < since) {
-                return;
-            }
-            self.since = None;
-        }
-        let begin = out.len();
-        if self.timestamps {
-            out.extend_from_slice(time);
-            out.push(b' ');
-        }
-        // A partial line goes on in the next entry.
-        let content = if tag == b"P" { content.strip_suffix(b"\n").unwrap_or(content) } else { content };
-        out.extend_from_slice(content);
-        if let Some(left) = &mut self.left {
-            out.truncate(begin.saturating_add(*left));
-            *left = left.saturating_sub(out.len() - begin);
-        }
-    }
-
-    fn is_all(&self) -> bool {
-        self.left == Some(0)
-    }
+    let waiting = run.waiting.as_ref();
+    waiting.map_or_else(|| "ContainerCreating".into(), |w| format!("{}: {}", w.reason.as_str(), w.message))
 }
 
 /// A log that is being read, which takes a thread only while there is something to read.
 struct Reading {
     lines: Lines,
-    wanted: Wanted,
+    wanted: LineFilter,
     follow: bool,
     /// When the container was first seen not to run.
     ended: Option<Instant>,
@@ -243,39 +194,6 @@ impl Reading {
         }
         Ok((self, batch))
     }
-}
-
-/// The end of a log, as far as a termination message has room for it: at most `limit` bytes, as upstream does.
-///
-/// # Errors
-/// When there is no log.
-pub fn last_words(log: &Path, limit: usize) -> std::io::Result<String> {
-    const MAX_TAIL_LINES: usize = 80;
-    const MAX_TAIL_BYTES: usize = 2048;
-    let mut lines = Lines::open(log, Some(MAX_TAIL_LINES))?;
-    let mut wanted = Wanted { timestamps: false, since: None, left: None };
-    let (mut said, mut line) = (Vec::new(), Vec::new());
-    while lines.next(&mut line, false)? {
-        wanted.take(&line, &mut said);
-    }
-    Ok(text_of(&said[said.len().saturating_sub(limit.min(MAX_TAIL_BYTES))..]))
-}
-
-/// The last `limit` bytes of a file, however much somebody wrote to it.
-///
-/// # Errors
-/// When there is none.
-pub fn end_of_file(path: &Path, limit: usize) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(limit as u64)))?;
-    Ok(text_of(&bounded::beginning(file, limit as u64)?))
-}
-
-/// A text that may begin in the middle of a character.
-fn text_of(bytes: &[u8]) -> String {
-    let begun = bytes.iter().take(3).take_while(|byte| **byte & 0xc0 == 0x80).count();
-    String::from_utf8_lossy(&bytes[begun..]).into_owned()
 }
 
 /// Bytes that are sent at a time.
@@ -316,23 +234,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_end_is_taken_of_what_a_container_leaves() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("message");
-        std::fs::write(&path, "first äö").unwrap();
-        let end = |limit| end_of_file(&path, limit).unwrap();
-        assert_eq!((end(100).as_str(), end(4).as_str(), end(3).as_str(), end(1).as_str()), ("first äö", "äö", "ö", ""));
-        File::options().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
-        assert_eq!(end(4), "\0\0\0\0");
-        let log = dir.path().join("0.log");
-        let lines: String = (1..=100).map(|n| format!("2026-11-28T06:00:00.000000001Z stderr F {n}\n")).collect();
-        std::fs::write(&log, lines + "2026-11-28T06:00:00.000000001Z stderr P no end\n").unwrap();
-        let said = last_words(&log, 100).unwrap();
-        assert!(said.len() == 100 && said.ends_with("\n99\n100\nno end"), "{said:?}");
-        assert!(last_words(&log, 4096).unwrap().starts_with("22\n23\n"));
-    }
-
-    #[test]
     fn extremes_of_every_number_are_borne() {
         for number in [1, i64::from(i32::MAX), i64::MAX] {
             let most = u64::try_from(number).ok();
@@ -357,17 +258,17 @@ mod tests {
             b"2026-11-28T06:00:01.000000002Z stdout F ng\n",
             b"2026-11-28T06:00:02.000000001Z stderr F a b  c\n",
         ];
-        let taken = |mut wanted: Wanted| {
+        let taken = |mut wanted: LineFilter| {
             let mut out = Vec::new();
             lines.iter().for_each(|line| wanted.take(line, &mut out));
             (String::from_utf8(out).unwrap(), wanted.is_all())
         };
-        let all = || Wanted { timestamps: false, since: None, left: None };
+        let all = || LineFilter { timestamps: false, since: None, left: None };
         assert_eq!(taken(all()), ("old\nlong\na b  c\n".into(), false));
         let since = "2026-11-28T06:00:01Z".parse().ok();
-        assert_eq!(taken(Wanted { since, ..all() }), ("long\na b  c\n".into(), false));
-        assert_eq!(taken(Wanted { left: Some(6), ..all() }), ("old\nlo".into(), true));
-        let stamped = taken(Wanted { timestamps: true, since, left: Some(33) }).0;
+        assert_eq!(taken(LineFilter { since, ..all() }), ("long\na b  c\n".into(), false));
+        assert_eq!(taken(LineFilter { left: Some(6), ..all() }), ("old\nlo".into(), true));
+        let stamped = taken(LineFilter { timestamps: true, since, left: Some(33) }).0;
         assert_eq!(stamped, "2026-11-28T06:00:01.000000001Z lo");
     }
 }
