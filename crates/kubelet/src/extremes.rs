@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use crate::config::tests::config;
 use crate::environment::downward_api;
 use crate::node::{eviction, local_storage};
-use crate::pod::admission::{Admitted, Share, under_pressure, unfit};
+use crate::pod::admission::{Admitted, PodResources, under_pressure, unsupported};
 use crate::pod::status;
 use crate::spec::{resources, started};
-use crate::state::{Ended, Phase, Run, Saved};
+use crate::state::{ContainerRecord, ContainerState, PodCheckpoint, Terminated};
 use crate::{Backoff, images, volumes};
 
 // Shared with the tests of control loops, which ask more of it.
@@ -63,20 +63,27 @@ fn each<T: DeserializeOwned>(name: &str, sample: &Value) -> Vec<(String, T)> {
 }
 
 /// What is known of a pod whose containers have begun in any way.
-fn saved(code: i32, attempt: i32, failures: u32, time: &str) -> Saved {
-    let ended = Ended { code, signal: code, started_at: time.into(), finished_at: time.into(), ..Ended::default() };
-    let run = |phase: Phase| Run { phase, attempt, failures, last: Some(ended.clone()), ..Run::default() };
+fn saved(code: i32, attempt: i32, failures: u32, time: &str) -> PodCheckpoint {
+    let ended =
+        Terminated { code, signal: code, started_at: time.into(), finished_at: time.into(), ..Terminated::default() };
+    let run = |phase: ContainerState| ContainerRecord {
+        phase,
+        attempt,
+        failures,
+        last: Some(ended.clone()),
+        ..ContainerRecord::default()
+    };
     let containers = [
-        ("i", run(Phase::Running { started_at: time.into() })),
-        ("a", run(Phase::Ended(ended.clone()))),
-        ("b", run(Phase::Waiting)),
+        ("i", run(ContainerState::Running { started_at: time.into() })),
+        ("a", run(ContainerState::Terminated(ended.clone()))),
+        ("b", run(ContainerState::Waiting)),
     ];
     let containers = containers.map(|(name, run)| (name.to_string(), run)).into_iter().collect();
-    Saved { start_time: time.into(), containers, ..Saved::default() }
+    PodCheckpoint { start_time: time.into(), containers, ..PodCheckpoint::default() }
 }
 
-/// All that is derived of a pod without asking anybody.
-fn derive(pod: &Pod, saved: &Saved, node: &Node) {
+/// All that is derived of a pod without asking the API.
+fn derive(pod: &Pod, saved: &PodCheckpoint, node: &Node) {
     let spec = pod.spec.clone().unwrap_or_default();
     let told = status::compute(pod, saved, &config(), "timonel");
     assert!(["Pending", "Running", "Succeeded", "Failed"].map(Value::from).contains(&told["phase"]));
@@ -97,17 +104,17 @@ fn derive(pod: &Pod, saved: &Saved, node: &Node) {
     for volume in spec.volumes.iter().flatten() {
         let _ = volumes::claim_of(pod, volume);
     }
-    let (own, other) = (Share::of(pod, false), Share::of(pod, true));
+    let (own, other) = (PodResources::of(pod, false), PodResources::of(pod, true));
     let admitted = Admitted::default();
     admitted.hold("other", other.clone());
     for offer in ["0", "1", "-1", "9223372036854775807", "8Ei", "1n"] {
         let offer =
             ["cpu", "memory", "pods", "ephemeral-storage"].map(|name| (name.to_string(), offer.parse().unwrap()));
         for share in [&own, &other] {
-            let _ = admitted.ask("u", pod, share, &BTreeMap::from(offer.clone()), Some(node));
+            let _ = admitted.try_admit("u", pod, share, &BTreeMap::from(offer.clone()), Some(node));
         }
     }
-    let _ = (under_pressure(pod, &own, &["MemoryPressure"]), unfit(pod), images::wanted(pod));
+    let _ = (under_pressure(pod, &own, &["MemoryPressure"]), unsupported(pod), images::image_names(pod));
     for resource in ["memory", "ephemeral-storage"] {
         let _ = eviction::requested(pod, resource);
     }
@@ -142,7 +149,7 @@ fn a_node_bears_extremes_in_every_field_of_itself_and_of_volumes() {
     let node = json!({"metadata": {"name": "node"}, "spec": {"taints": [{"key": "a", "effect": "NoExecute"}]},
         "status": {"allocatable": {"cpu": "1"}, "conditions": [{"type": "Ready", "status": "True"}]}});
     for (place, node) in each::<Node>("Node", &node) {
-        let derived = std::panic::catch_unwind(|| derive(&sample, &Saved::default(), &node));
+        let derived = std::panic::catch_unwind(|| derive(&sample, &PodCheckpoint::default(), &node));
         assert!(derived.is_ok(), "{place}");
     }
     let volume = json!({"metadata": {"name": "v"}, "spec": {"capacity": {"storage": "1Gi"}, "csi": {"driver": "d", "volumeHandle": "h"}}});

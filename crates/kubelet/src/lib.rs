@@ -1,23 +1,24 @@
 //! The node agent (kubelet): runs the pods that the API assigns to this node, and reports how they are.
 //!
 //! Its rooms, from top to bottom; each imports only those after it (`scripts/check-cycles.py`):
-//! - [`server`]: the kubelet's own API (port 10250): logs, exec, attach, port-forward, statistics
-//! - [`node`]: the Node object and its lease, eviction under pressure, image garbage collection, statistics
-//! - [`pod`]: admission, static pods, one worker for each pod, its probes and its status, graceful shutdown
-//! - [`volumes`]: volumes of pods, CSI drivers, `local-path`
-//! - [`images`]: pulls, back-off, and who may use an image
-//! - [`container_runtime`]: shims of our own or another runtime (CRI), and the pod network
-//! - [`environment`]: variables of containers and the downward API
-//! - [`state`]: what is kept of pods on disk
-//! - [`machine`]: what the machine has, and what of it pods may use
-//! - [`spec`]: what a pod's spec means, whoever runs it
-//! - [`logs`], [`streaming`], [`events`], [`config`]
+//! - `server`: the kubelet's own API (port 10250): logs, exec, attach, port-forward, statistics
+//! - `node`: the Node object and its lease, eviction under pressure, image garbage collection, statistics
+//! - `pod`: admission, static pods, one worker for each pod, its probes and its status, graceful shutdown
+//! - `volumes`: volumes of pods, CSI drivers, `local-path`
+//! - `images`: pulls, back-off, and which pods may use an image
+//! - `container_runtime`: shims of our own or another runtime (CRI), and the pod network
+//! - `environment`: variables of containers and the downward API
+//! - `state`: what is kept of pods on disk
+//! - `machine`: what the machine has, and what of it pods may use
+//! - `spec`: what a pod's spec means, whichever runtime runs it
+//! - `logs`, `streaming`, `events`, `config`
 //!
 //! Invariants:
 //! - All that is needed to take up a running pod again is on disk before it is relied on; a restart touches no container.
 //! - Nothing is polled: pods come from a watch, ends of containers from their shims.
 //! - A pod's worker alone changes that pod's things.
 
+#![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 mod config;
@@ -140,7 +141,7 @@ async fn connect(runtime: Runtime, node: NodeHandles, connects_network: bool) ->
     Connected { runtime: Arc::new(CriRuntime { cri, node }), images: Arc::new(images) }
 }
 
-/// Who may use which of the images that are present.
+/// Which pods may use which of the images that are present.
 async fn pull_records(config: &Config, images: &dyn ImageService) -> PullRecords {
     let present = images.list().await;
     let names = |image: &runtime::Image| image.names.iter().chain(&image.digests).cloned().collect::<Vec<_>>();
@@ -159,11 +160,96 @@ fn enforce_allocatable(config: &Config) {
     }
 }
 
+/// What several rooms are composed with.
+struct Common {
+    config: Arc<Config>,
+    client: Client,
+    informers: Informers,
+    events: Recorder,
+    runtime: Arc<dyn ContainerRuntime>,
+    images: Arc<dyn ImageService>,
+}
+
+/// What the pods' room alone is composed with.
+struct PodParts {
+    user_namespaces: Arc<user_namespaces::Ranges>,
+    local: LocalPods,
+    quarantine: Quarantine,
+    pressures: watch::Receiver<Pressures>,
+}
+
+impl Common {
+    /// Starts what serves volumes, and then the pods' workers.
+    async fn start_pods(&self, parts: PodParts) -> Arc<PodManager> {
+        let (config, client) = (&self.config, &self.client);
+        let records = pull_records(config, &*self.images).await;
+        let images = ImageManager::new(client.clone(), self.events.clone(), self.images.clone(), records);
+        let images = Arc::new(images);
+        let csi = Csi::new(config.clone(), client.clone(), self.informers.clone(), self.events.clone());
+        let local_path = LocalPath::new(config.clone(), client.clone(), self.informers.clone(), self.events.clone());
+        let (csi, local_path, api_synced) = (Arc::new(csi), Arc::new(local_path), Arc::<AtomicBool>::default());
+        let volumes = VolumeManager::new(
+            config.clone(),
+            client.clone(),
+            images.clone(),
+            csi.clone(),
+            local_path.clone(),
+            api_synced.clone(),
+        );
+        let pods = PodManager::start(Context::new(Handles {
+            config: config.clone(),
+            client: client.clone(),
+            informers: self.informers.clone(),
+            events: self.events.clone(),
+            runtime: self.runtime.clone(),
+            images,
+            volumes: Arc::new(volumes),
+            environment: Environment::new(config.clone(), client.clone(), self.informers.of::<Service>()),
+            user_namespaces: parts.user_namespaces,
+            local: parts.local,
+            quarantine: parts.quarantine,
+            api_synced,
+            pressures: parts.pressures,
+        }));
+        tasks::until_done("local-volumes", move || local_path::run(local_path.clone()));
+        tasks::until_done("csi-drivers", move || csi::run(csi.clone()));
+        pods
+    }
+
+    /// Starts what reports the node and what evicts its pods.
+    fn start_node(
+        &self,
+        network: Arc<PodNetwork>,
+        pods: &Arc<PodManager>,
+        stats: &Arc<StatsProvider>,
+        pressures: watch::Sender<Pressures>,
+    ) {
+        let reporter = Arc::new(NodeReporter {
+            config: self.config.clone(),
+            client: self.client.clone(),
+            informers: self.informers.clone(),
+            events: self.events.clone(),
+            runtime: self.runtime.clone(),
+            images: self.images.clone(),
+            network,
+            pods: pods.clone(),
+            pressures: pressures.subscribe(),
+        });
+        let evictions = Arc::new(EvictionManager {
+            config: self.config.clone(),
+            images: self.images.clone(),
+            pods: pods.clone(),
+            stats: stats.clone(),
+            pressures,
+        });
+        tasks::supervise("node-status", move || reporter::run(reporter.clone()));
+        tasks::supervise("node-eviction", move || eviction::run(evictions.clone()));
+    }
+}
+
 /// Runs the agent until `stop` is cancelled. Pods keep running, unless the machine goes down.
 pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
-    let (config, client, informers) = (Arc::new(config), parts.client, parts.informers);
-    let network = Arc::new(parts.network);
-    let events = Recorder::new(client.clone(), "kubelet", &config.node_name);
+    let (config, client, network) = (Arc::new(config), parts.client, Arc::new(parts.network));
     let known_users = state::sandboxes(&config).filter_map(|(uid, sandbox)| Some((uid, sandbox.first_user?)));
     let user_namespaces = Arc::new(user_namespaces::Ranges::restored(known_users));
     let node = NodeHandles {
@@ -174,63 +260,19 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
     };
     let Connected { runtime, images } = connect(parts.runtime, node, parts.connects_runtime).await;
     enforce_allocatable(&config);
-
-    let records = pull_records(&config, &*images).await;
-    let image_manager = Arc::new(ImageManager::new(client.clone(), events.clone(), images.clone(), records));
-    let csi = Arc::new(Csi::new(config.clone(), client.clone(), informers.clone(), events.clone()));
-    let local_path = Arc::new(LocalPath::new(config.clone(), client.clone(), informers.clone(), events.clone()));
-    let api_synced = Arc::<AtomicBool>::default();
-    let (pressures, pressures_seen) = watch::channel(Pressures::default());
-    let pods = PodManager::start(Context::new(Handles {
-        config: config.clone(),
-        client: client.clone(),
-        informers: informers.clone(),
-        events: events.clone(),
-        runtime: runtime.clone(),
-        images: image_manager.clone(),
-        volumes: Arc::new(VolumeManager::new(
-            config.clone(),
-            client.clone(),
-            image_manager,
-            csi.clone(),
-            local_path.clone(),
-            api_synced.clone(),
-        )),
-        environment: Environment::new(config.clone(), client.clone(), informers.of::<Service>()),
-        user_namespaces,
-        local: parts.local,
-        quarantine: parts.quarantine,
-        api_synced,
-        pressures: pressures_seen.clone(),
-    }));
+    let events = Recorder::new(client.clone(), "kubelet", &config.node_name);
+    let common = Common { config, client, informers: parts.informers, events, runtime, images };
+    let (pressures, seen) = watch::channel(Pressures::default());
+    let (local, quarantine) = (parts.local, parts.quarantine);
+    let pods = common.start_pods(PodParts { user_namespaces, local, quarantine, pressures: seen }).await;
+    let Common { config, client, runtime, images, .. } = &common;
     let stats = StatsProvider::new(config.clone(), runtime.clone(), images.folder().into(), pods.clone());
-    let reporter = Arc::new(NodeReporter {
-        config: config.clone(),
-        client: client.clone(),
-        informers,
-        events,
-        runtime: runtime.clone(),
-        images: images.clone(),
-        network,
-        pods: pods.clone(),
-        pressures: pressures_seen,
-    });
-    let evictions = Arc::new(EvictionManager {
-        config: config.clone(),
-        images,
-        pods: pods.clone(),
-        stats: stats.clone(),
-        pressures,
-    });
-    tasks::supervise("node-status", move || reporter::run(reporter.clone()));
-    tasks::until_done("local-volumes", move || local_path::run(local_path.clone()));
-    tasks::until_done("csi-drivers", move || csi::run(csi.clone()));
-    tasks::supervise("node-eviction", move || eviction::run(evictions.clone()));
+    common.start_node(network, &pods, &stats, pressures);
     let server = Arc::new(Server {
         node_name: config.node_name.clone(),
-        client,
+        client: client.clone(),
         pods: pods.clone(),
-        runtime,
+        runtime: runtime.clone(),
         stats,
         log_changes: SharedWatch::default(),
     });

@@ -111,7 +111,7 @@ impl Config {
 
 /// How many pods a node with these ranges (`podCIDRs`) has addresses for, bounded by what a node is known to run well.
 pub fn max_pods(ranges: &[IpNet]) -> u32 {
-    // The first address is the node's own; the network's and the last address belong to nobody.
+    // The first address is the node's own; the network's and the last address aren't used.
     let capacity = |range: &IpNet| match range.max_prefix_len() - range.prefix_len() {
         bits @ 0..=16 => (1u32 << bits).saturating_sub(3),
         _ => MAX_PODS,

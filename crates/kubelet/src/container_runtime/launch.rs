@@ -1,44 +1,54 @@
-//! What a container's spec means, whoever runs it.
+//! One attempt at running a container, and what its spec means for every runtime.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
-    Container, Pod, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext, Volume, VolumeDevice,
+    Container, Pod, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext, Volume, VolumeDevice, VolumeMount,
 };
 use kube::ResourceExt as _;
 use runtime::spec::{Device, Mount};
 use runtime::{Image, inside, selinux};
 
 use crate::environment;
-use crate::state::{Places, Sandbox, WaitingReason};
+use crate::state::{PodDirs, Sandbox, WaitingReason};
 
 /// Why a container can't be started: the reason and message of its waiting state.
 #[derive(Debug, Clone)]
 pub struct StartError {
+    /// The reason of the waiting state.
     pub reason: WaitingReason,
+    /// The message of the waiting state.
     pub message: String,
 }
 
+/// A [`WaitingReason::CreateContainerConfigError`].
 pub fn config_error(message: impl Into<String>) -> StartError {
     StartError { reason: WaitingReason::CreateContainerConfigError, message: message.into() }
 }
 
 /// One attempt at running a container.
 pub struct Launch<'a> {
+    /// The pod.
     pub pod: &'a Pod,
+    /// The container.
     pub container: &'a Container,
+    /// Its image, which is present.
     pub image: &'a Image,
+    /// The pod's sandbox.
     pub sandbox: &'a Sandbox,
-    pub places: &'a Places,
+    /// The pod's folders.
+    pub dirs: &'a PodDirs,
+    /// The pod's volumes by name.
     pub volumes: &'a BTreeMap<String, PathBuf>,
     /// Proposed by us; an engine may have ids of its own.
     pub id: &'a str,
+    /// Counts the container's runs from zero.
     pub attempt: i32,
     /// Environment variables.
     pub variables: &'a BTreeMap<String, String>,
-    /// The id of the container whose processes it is to look at.
+    /// The id of the container whose process namespace it joins (`targetContainerName`).
     pub target: Option<&'a str>,
 }
 
@@ -49,6 +59,7 @@ pub fn expanded(list: &Option<Vec<String>>, variables: &BTreeMap<String, String>
     expanded.map_err(|error| config_error(format!("the command or the arguments are too large: {error}")))
 }
 
+/// The kernel parameters that a pod sets.
 pub fn sysctls(context: &PodSecurityContext) -> Vec<(String, String)> {
     context.sysctls.iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect()
 }
@@ -58,90 +69,91 @@ pub fn seccomp_path(folder: &Path, profile: &SeccompProfile) -> PathBuf {
     folder.join(profile.localhost_profile.as_deref().unwrap_or(""))
 }
 
-/// What of the machine a container finds where.
+/// The mounts of a container: its volumes, the files of the pod's `/etc` and that of the termination message.
+///
+/// # Errors
+/// When a volume is missing, or a part of it (`subPath`) can't be mounted.
 pub fn mounts(launch: &Launch<'_>, variables: &BTreeMap<String, String>) -> Result<Vec<Mount>, StartError> {
-    let (container, places) = (launch.container, launch.places);
     let spec = launch.pod.spec.clone().unwrap_or_default();
     let mut mounts = Vec::new();
-    for wanted in container.volume_mounts.iter().flatten() {
-        let Some(volume) = launch.volumes.get(&wanted.name) else {
-            return Err(config_error(format!(
-                "cannot find volume {:?} to mount into container {:?}",
-                wanted.name, container.name
-            )));
-        };
-        let sub = match (&wanted.sub_path, &wanted.sub_path_expr) {
-            (_, Some(expression)) if !expression.is_empty() => {
-                environment::expand(expression, variables).map_err(|e| config_error(format!("subPathExpr: {e}")))?
-            }
-            (Some(path), _) => path.clone(),
-            _ => String::new(),
-        };
-        if is_device(volume) {
-            let name = &wanted.name;
-            return Err(config_error(format!("volume {name} has volumeMode Block, but is specified in volumeMounts")));
-        }
-        let source = if sub.is_empty() {
-            volume.clone()
-        } else {
-            let part = places.parts(&container.name).join(mounts.len().to_string());
-            bind_part(volume, Path::new(&sub), &part).map_err(|e| {
-                config_error(format!("failed to prepare subPath for volumeMount {:?}: {e}", wanted.name))
-            })?;
-            part
-        };
-        let propagation = match wanted.mount_propagation.as_deref() {
-            Some("HostToContainer") => "rslave",
-            Some("Bidirectional") => "rshared",
-            _ => "rprivate",
-        };
-        let read_only = wanted.read_only.unwrap_or(false) || is_read_only(&spec, &wanted.name);
-        let recursive = matches!(wanted.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
-        let target = wanted.mount_path.clone().into();
-        mounts.push(Mount {
-            source,
-            target,
-            read_only,
-            recursive,
-            propagation,
-            relabel: is_of_pod(&spec, &wanted.name),
-        });
+    for wanted in launch.container.volume_mounts.iter().flatten() {
+        let mount = volume_mount(launch, &spec, wanted, mounts.len(), variables)?;
+        mounts.push(mount);
     }
-    let own = |target: &str| mounts.iter().any(|m| m.target == Path::new(target));
-    let mut extra = Vec::new();
+    let mut own = Vec::new();
     for file in ["hosts", "hostname", "resolv.conf"] {
         let target = format!("/etc/{file}");
-        if !own(&target) {
-            extra.push(Mount {
-                source: places.etc(file),
-                target: target.into(),
-                read_only: false,
-                recursive: false,
-                propagation: "rprivate",
-                relabel: true,
-            });
+        if !mounts.iter().any(|m| m.target == Path::new(&target)) {
+            own.push(own_file(launch.dirs.etc(file), target));
         }
     }
-    let message = places.termination_message(&container.name, launch.attempt);
-    let write = || -> std::io::Result<()> {
-        if let Some(parent) = message.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        std::fs::write(&message, "")?;
-        std::fs::set_permissions(&message, std::os::unix::fs::PermissionsExt::from_mode(0o666))
-    };
-    write().map_err(|e| config_error(e.to_string()))?;
-    let target = container.termination_message_path.clone().unwrap_or_else(|| "/dev/termination-log".into());
-    extra.push(Mount {
-        source: message,
-        target: target.into(),
-        read_only: false,
-        recursive: false,
-        propagation: "rprivate",
-        relabel: true,
-    });
-    mounts.extend(extra);
+    let message = launch.dirs.termination_message(&launch.container.name, launch.attempt);
+    make_message_file(&message).map_err(|e| config_error(e.to_string()))?;
+    let target = launch.container.termination_message_path.clone();
+    own.push(own_file(message, target.unwrap_or_else(|| "/dev/termination-log".into())));
+    mounts.extend(own);
     Ok(mounts)
+}
+
+/// The mount of a file that the kubelet writes.
+fn own_file(source: PathBuf, target: String) -> Mount {
+    let target = target.into();
+    Mount { source, target, read_only: false, recursive: false, propagation: "rprivate", relabel: true }
+}
+
+/// Makes the empty file of a termination message, to which every user of the container may write.
+fn make_message_file(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    std::fs::write(path, "")?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))
+}
+
+/// One of a container's `volumeMounts`; `number` is its place among them.
+fn volume_mount(
+    launch: &Launch<'_>,
+    spec: &PodSpec,
+    wanted: &VolumeMount,
+    number: usize,
+    variables: &BTreeMap<String, String>,
+) -> Result<Mount, StartError> {
+    let (container, name) = (launch.container, &wanted.name);
+    let Some(volume) = launch.volumes.get(name) else {
+        let why = format!("cannot find volume {name:?} to mount into container {:?}", container.name);
+        return Err(config_error(why));
+    };
+    let sub = match (&wanted.sub_path, &wanted.sub_path_expr) {
+        (_, Some(expression)) if !expression.is_empty() => {
+            environment::expand(expression, variables).map_err(|e| config_error(format!("subPathExpr: {e}")))?
+        }
+        (Some(path), _) => path.clone(),
+        _ => String::new(),
+    };
+    if is_device(volume) {
+        return Err(config_error(format!("volume {name} has volumeMode Block, but is specified in volumeMounts")));
+    }
+    let source = if sub.is_empty() {
+        volume.clone()
+    } else {
+        let part = launch.dirs.parts(&container.name).join(number.to_string());
+        bind_part(volume, Path::new(&sub), &part)
+            .map_err(|e| config_error(format!("failed to prepare subPath for volumeMount {name:?}: {e}")))?;
+        part
+    };
+    let propagation = match wanted.mount_propagation.as_deref() {
+        Some("HostToContainer") => "rslave",
+        Some("Bidirectional") => "rshared",
+        _ => "rprivate",
+    };
+    Ok(Mount {
+        source,
+        target: wanted.mount_path.clone().into(),
+        read_only: wanted.read_only.unwrap_or(false) || is_read_only(spec, name),
+        recursive: matches!(wanted.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
+        propagation,
+        relabel: is_of_pod(spec, name),
+    })
 }
 
 /// Mounts a part of a volume, as it is now, at `target`: containers of the pod may change meanwhile what its path leads to.
@@ -155,8 +167,8 @@ fn bind_part(volume: &Path, part: &Path, target: &Path) -> io::Result<()> {
     inside::bind(volume, part, target)
 }
 
-/// Whether containers may not write to a volume whatever their mounts say. What the agent keeps up to date is among them: who could
-/// put links there would have it write and remove files elsewhere (CVE-2017-1002102).
+/// Whether containers may not write to a volume whatever their mounts say. Those that the kubelet keeps up to date are among them: a
+/// link in them would have it write and remove files elsewhere (CVE-2017-1002102).
 fn is_read_only(spec: &PodSpec, name: &str) -> bool {
     let claim = |v: &Volume| v.persistent_volume_claim.as_ref().is_some_and(|c| c.read_only == Some(true));
     let kept =

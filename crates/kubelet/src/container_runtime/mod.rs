@@ -1,7 +1,7 @@
-//! Who runs the pods' containers: shims of our own ([`own`]), or a runtime that somebody brought ([`cri`]).
+//! Container runtimes: shims of our own ([`own`]), or another runtime by the CRI ([`cri`]).
 //!
-//! Everything above asks these traits and can't tell. A pod's sandbox is what its containers share; an [`ContainerRuntime`] makes and removes it,
-//! and hands out [`Containers`], by which one pod's containers are started, watched, looked into and ended.
+//! The rooms above know these traits alone. A pod's sandbox is what its containers share; a [`ContainerRuntime`] makes and removes it,
+//! and hands out [`PodContainers`], by which one pod's containers are started, watched, looked into and ended.
 
 pub mod cgroups;
 pub mod cri;
@@ -31,7 +31,7 @@ use launch::{Launch, StartError};
 use network::PodNetwork;
 
 use crate::config::Config;
-use crate::state::{Places, Sandbox};
+use crate::state::{PodDirs, Sandbox};
 use crate::streaming::{Event, Sender, Wants};
 
 /// What a runtime uses of the node beside the pod that it is asked for.
@@ -48,12 +48,14 @@ pub struct NodeHandles {
 }
 
 /// What our own engine is called.
-pub const OWN: &str = "timonel";
+pub const OWN_RUNTIME: &str = "timonel";
 
 /// The engine's own name and version, as `containerRuntimeVersion` and `containerID` have them.
 #[derive(Debug, Clone)]
 pub struct Version {
+    /// Its name, such as `containerd`.
     pub name: String,
+    /// Its own version.
     pub version: String,
 }
 
@@ -64,14 +66,19 @@ pub struct RuntimeFeatures {
     pub handlers: Option<Vec<String>>,
     /// Those that can give pods users of their own.
     pub user_namespaces: Vec<String>,
+    /// Handlers with recursive read-only mounts (KEP-3857).
     pub recursive_read_only: Vec<String>,
+    /// Whether it knows `supplementalGroupsPolicy` (KEP-3619).
     pub supplemental_groups_policy: bool,
 }
 
+/// Runs sandboxes and hands out their containers, upstream's container runtime interface as the kubelet sees it.
 #[async_trait]
 pub trait ContainerRuntime: Send + Sync {
+    /// Name and version.
     fn version(&self) -> Version;
 
+    /// What it can beside what all can.
     fn features(&self) -> RuntimeFeatures;
 
     /// Why no pod can run now, if none can, in words for the node's condition.
@@ -83,24 +90,24 @@ pub trait ContainerRuntime: Send + Sync {
     ///
     /// # Errors
     /// With why it can't be made.
-    async fn create_sandbox(&self, pod: &Pod, places: &Places, lost: Option<&Sandbox>) -> io::Result<Sandbox>;
+    async fn create_sandbox(&self, pod: &Pod, dirs: &PodDirs, lost: Option<&Sandbox>) -> io::Result<Sandbox>;
 
     /// Whether a sandbox that was made earlier is still whole.
-    async fn is_sandbox_ready(&self, places: &Places, sandbox: &Sandbox) -> bool;
+    async fn is_sandbox_ready(&self, dirs: &PodDirs, sandbox: &Sandbox) -> bool;
 
     /// Makes ready for containers.
     ///
     /// # Errors
     /// When that fails.
-    async fn prepare_containers(&self, places: &Places, sandbox: &Sandbox) -> io::Result<Arc<dyn PodContainers>>;
+    async fn prepare_containers(&self, dirs: &PodDirs, sandbox: &Sandbox) -> io::Result<Arc<dyn PodContainers>>;
 
     /// The containers that were begun earlier; whether any are there shows at the first request.
-    fn containers(&self, places: &Places, sandbox: Option<&Sandbox>) -> Arc<dyn PodContainers>;
+    fn containers(&self, dirs: &PodDirs, sandbox: Option<&Sandbox>) -> Arc<dyn PodContainers>;
 
     /// Removes a sandbox with its containers, also one that isn't whole. Takes as long as it takes.
-    async fn remove_sandbox(&self, uid: &str, places: &Places, sandbox: Option<&Sandbox>);
+    async fn remove_sandbox(&self, uid: &str, dirs: &PodDirs, sandbox: Option<&Sandbox>);
 
-    /// Pods that the engine knows of, by uid: what their folders don't tell.
+    /// Pods that the runtime knows of, by uid, though they may have no folder.
     async fn orphaned_pods(&self) -> Vec<String> {
         Vec::new()
     }
@@ -109,7 +116,7 @@ pub trait ContainerRuntime: Send + Sync {
     ///
     /// # Errors
     /// When it can't be found.
-    async fn network_namespace(&self, places: &Places, sandbox: &Sandbox) -> io::Result<PathBuf>;
+    async fn network_namespace(&self, dirs: &PodDirs, sandbox: &Sandbox) -> io::Result<PathBuf>;
 
     /// The cgroup of a container, in that of its pod.
     fn container_cgroup(&self, of_pod: &str, id: &str) -> String {
@@ -127,7 +134,7 @@ pub trait ContainerRuntime: Send + Sync {
 pub enum ExecError {
     #[error("{0}")]
     Failed(String),
-    /// Nobody was there to run it, which says nothing of the container.
+    /// The runtime isn't there, which says nothing of the container.
     #[error("the container runtime is away")]
     Unavailable,
 }
@@ -140,7 +147,7 @@ impl From<String> for ExecError {
 
 /// How a container is to end.
 #[derive(Debug, Clone, Default)]
-pub struct Stop {
+pub struct StopOptions {
     /// Of its spec, by name.
     pub signal: Option<String>,
     /// Its image, which may say another.
@@ -165,7 +172,7 @@ pub trait PodContainers: Send + Sync {
     async fn start(&self, launch: &Launch<'_>, id: &str) -> Result<(), StartError>;
 
     /// Ends a container; returns when its time is over.
-    async fn stop(&self, id: &str, stop: Stop);
+    async fn stop(&self, id: &str, stop: StopOptions);
 
     /// Removes what is left of a container.
     ///
@@ -179,8 +186,8 @@ pub trait PodContainers: Send + Sync {
     /// Those of the kernel.
     async fn update_resources(&self, id: &str, cgroup: &str, limits: &Limits) -> io::Result<()>;
 
-    /// Runs a command in a container for its outcome: its exit code, and the beginning of what it said. Who drops the future, or lets
-    /// `limit` pass, ends the command.
+    /// Runs a command in a container for its outcome: its exit code, and the beginning of what it said. The command is
+    /// killed when the future is dropped or `limit` has passed.
     async fn exec_sync(&self, id: &str, command: &[String], limit: Duration) -> Result<(i32, String), ExecError>;
 
     /// Runs a command in a container, joined to a client; returns the status that the client gets.
@@ -209,7 +216,7 @@ pub trait ImageService: Send + Sync {
     /// The image that `name` (tag, digest or id) stands for.
     async fn find(&self, name: &str) -> Option<Image>;
 
-    /// Fetches an image. Who can't say how far it has come leaves `progress` alone.
+    /// Fetches an image. A service without progress leaves `progress` alone.
     ///
     /// # Errors
     /// In the registry's words.
@@ -220,6 +227,7 @@ pub trait ImageService: Send + Sync {
         progress: &Arc<Progress>,
     ) -> Result<Image, ImageError>;
 
+    /// All images that are present.
     async fn list(&self) -> Vec<Image>;
 
     /// Changes whenever an image has come, where the runtime says so.
@@ -241,7 +249,7 @@ pub trait ImageService: Send + Sync {
 }
 
 /// The status that clients turn into an exit code.
-pub fn outcome(exit: &Exit) -> Value {
+pub fn exit_status(exit: &Exit) -> Value {
     if exit.code == 0 {
         return json!({"metadata": {}, "status": "Success"});
     }

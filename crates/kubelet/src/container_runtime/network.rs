@@ -1,4 +1,4 @@
-//! How pods get to the network: by the node's own bridge, or by plugins that somebody brought.
+//! The network of pods: the node's own bridge, or CNI plugins.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -6,19 +6,45 @@ use std::path::Path;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use network::cni::{self, Cni, Membership};
+use network::cni::{self, Cni, CniError, Membership};
 use network::nft::{self, Protocol};
-use network::{Addresses, Bridge, LocalPod};
+use network::{Addresses, AddressesError, Bridge, LocalPod, NetworkError};
 use runtime::files;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
-use crate::state::{self, Places, Sandbox};
+use crate::state::{self, PodDirs, Sandbox};
 
 /// The network of a node's pods.
 pub enum PodNetwork {
-    Own { bridge: Bridge, addresses: Addresses, ranges: watch::Sender<Vec<IpNet>> },
+    /// Our own: a bridge, and routes between nodes.
+    Own {
+        /// Connects pods.
+        bridge: Bridge,
+        /// The addresses that are free.
+        addresses: Addresses,
+        /// The node's ranges of pod addresses, for those who follow them.
+        ranges: watch::Sender<Vec<IpNet>>,
+    },
+    /// CNI plugins.
     Plugins(Cni),
+}
+
+/// Why a pod isn't connected, or the node's ranges aren't changed.
+#[derive(Debug, thiserror::Error)]
+pub enum PodNetworkError {
+    /// There is no free address.
+    #[error(transparent)]
+    Addresses(#[from] AddressesError),
+    /// The kernel refuses an interface, a route or an address.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// A CNI plugin fails.
+    #[error(transparent)]
+    Cni(#[from] CniError),
+    /// A CNI plugin succeeds without an address.
+    #[error("network {0:?} gave the pod no address")]
+    NoAddress(String),
 }
 
 /// The name of a pod's interface on the node: short, and the same for the same pod.
@@ -48,24 +74,28 @@ impl PodNetwork {
     /// Connects a pod's network namespace.
     ///
     /// # Errors
-    /// In words for people.
-    pub async fn connect(&self, pod: &cni::Pod, namespace: &Path) -> Result<(Vec<IpAddr>, Option<Membership>), String> {
+    /// When there is no address, or the kernel or a plugin refuses.
+    pub async fn connect(
+        &self,
+        pod: &cni::Pod,
+        namespace: &Path,
+    ) -> Result<(Vec<IpAddr>, Option<Membership>), PodNetworkError> {
         match self {
             PodNetwork::Own { bridge, addresses, .. } => {
-                let own = addresses.allocate().map_err(|e| e.to_string())?;
+                let own = addresses.allocate()?;
                 let port = port_name(&pod.uid);
                 if let Err(error) = bridge.attach(namespace, &port, &own).await {
                     addresses.release(&own);
-                    return Err(error.to_string());
+                    return Err(error.into());
                 }
                 Ok((own, None))
             }
             PodNetwork::Plugins(cni) => {
-                let membership = cni.add(pod, namespace).await.map_err(|e| e.to_string())?;
+                let membership = cni.add(pod, namespace).await?;
                 let ips = cni::addresses(&membership.result);
                 if ips.is_empty() {
                     let _ = cni.delete(pod, namespace, &membership).await;
-                    return Err(format!("network {:?} gave the pod no address", membership.configuration.name));
+                    return Err(PodNetworkError::NoAddress(membership.configuration.name));
                 }
                 Ok((ips, Some(membership)))
             }
@@ -75,11 +105,11 @@ impl PodNetwork {
     /// Pods get addresses of these ranges from now on, as the control plane gave the node others. Returns whether it did.
     ///
     /// # Errors
-    /// In words for people.
-    pub async fn change_ranges(&self, new: &[IpNet]) -> Result<bool, String> {
+    /// When the kernel refuses the new gateways.
+    pub async fn change_ranges(&self, new: &[IpNet]) -> Result<bool, PodNetworkError> {
         let PodNetwork::Own { bridge, addresses, ranges } = self else { return Ok(false) };
         // First the gateways: a pod that comes now needs them.
-        bridge.change_ranges(new).await.map_err(|e| e.to_string())?;
+        bridge.change_ranges(new).await?;
         let changed = addresses.change(new);
         ranges.send_if_modified(|known| {
             let is_new = known != new;
@@ -103,7 +133,7 @@ impl PodNetwork {
     pub async fn renew(&self, config: &Config) {
         let PodNetwork::Own { bridge, .. } = self else { return };
         for (uid, sandbox) in state::sandboxes(config).filter(|(_, s)| !s.host_network && s.membership.is_none()) {
-            let namespace = Places::of(config, &uid).namespaces().net;
+            let namespace = PodDirs::of(config, &uid).namespaces().net;
             if let Err(error) = bridge.renew(&namespace, &port_name(&uid), &sandbox.ips).await {
                 // After a restart of the machine there is nothing to renew.
                 tracing::debug!(%error, uid, "failed to repair the network of a pod");
@@ -135,8 +165,8 @@ impl PodNetwork {
     }
 }
 
-/// A pod with its addresses, as those are told of it who must know before the API does.
-pub fn local(pod: &Pod, addresses: &[IpAddr]) -> LocalPod {
+/// A pod with its addresses, for network policies and DNS, which must know it before the API does.
+pub fn local_pod(pod: &Pod, addresses: &[IpAddr]) -> LocalPod {
     let spec = pod.spec.as_ref();
     let sidecars = spec.into_iter().flat_map(|s| s.init_containers.iter().flatten());
     let sidecars = sidecars.filter(|c| c.restart_policy.as_deref() == Some("Always"));
@@ -153,8 +183,8 @@ pub fn local(pod: &Pod, addresses: &[IpAddr]) -> LocalPod {
     }
 }
 
-/// A pod, as networks are told of it.
-pub fn told(pod: &Pod) -> cni::Pod {
+/// A pod, as CNI plugins get it.
+pub fn cni_pod(pod: &Pod) -> cni::Pod {
     let bound = |way: &str| {
         let text = pod.annotations().get(&format!("kubernetes.io/{way}-bandwidth"))?;
         u64::try_from(text.parse::<apimachinery::Quantity>().ok()?.value()).ok()

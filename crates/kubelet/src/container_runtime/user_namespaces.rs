@@ -32,6 +32,7 @@ impl Ranges {
         Ok(first)
     }
 
+    /// The pod is gone, and its range is free.
     pub fn release(&self, uid: &str) {
         self.0.lock().remove(uid);
     }

@@ -10,8 +10,10 @@ const MAX_TOTAL_BYTES: usize = 2 << 20;
 /// What doesn't fit in the memory of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TooLarge {
+    /// One value.
     #[error("a value is longer than {MAX_VALUE_BYTES} bytes once the variables in it are expanded")]
     One,
+    /// All together.
     #[error("together they are longer than {MAX_TOTAL_BYTES} bytes")]
     All,
 }
@@ -24,10 +26,12 @@ pub struct Variables {
 }
 
 impl Variables {
+    /// All variables so far.
     pub fn known(&self) -> &BTreeMap<String, String> {
         &self.known
     }
 
+    /// All variables.
     pub fn into_known(self) -> BTreeMap<String, String> {
         self.known
     }

@@ -1,4 +1,4 @@
-//! When an image is pulled, and how failures are told.
+//! Image pulls: policies, back-off, events.
 
 pub mod records;
 
@@ -23,19 +23,24 @@ use records::{PullRecords, PullSecret};
 
 /// Why a container has no image yet, in the words of a container's waiting state.
 #[derive(Debug, Clone)]
-pub struct NoImage {
+pub struct ImagePullError {
     /// The reason.
     pub reason: WaitingReason,
-    /// What people are told.
+    /// The message of the waiting state.
     pub message: String,
     /// When to try again.
     pub again: Instant,
 }
 
-/// First and longest wait between pulls of an image that can't be pulled.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+/// The wait after the first failed pull of an image; it doubles with each.
+const INITIAL_BACKOFF: Duration = Duration::from_secs(2);
+/// The longest wait between pulls of an image.
+const MAX_BACKOFF: Duration = Duration::from_secs(300);
 
-/// When a pull that goes on is told of for the first time; each time later the wait is twice as long.
+/// How soon after a failed pull its back-off is reported.
+const BACKOFF_REPORT_DELAY: Duration = Duration::from_secs(1);
+
+/// When a pull that goes on is reported for the first time; each time later the wait is twice as long.
 const PROGRESS_EVENT_PERIOD: Duration = Duration::from_secs(5);
 
 /// Pulls that failed, by pod and image: one pod's failures keep no other from its image, as upstream has it.
@@ -59,13 +64,13 @@ impl PullBackoff {
         failed.get(&(pod.to_string(), image.to_string())).filter(|failed| failed.next > now).cloned()
     }
 
-    /// Notes a failure and says when the next pull may be. Forgets those of which nobody has heard for long.
+    /// Notes a failure and says when the next pull may be. Forgets those that are long past their back-off.
     fn failed(&self, pod: &str, image: &str, message: &str, now: Instant) -> Instant {
         let mut failed = self.failed.lock();
-        failed.retain(|_, failed| now.saturating_duration_since(failed.next) < BACKOFF.1 * 2);
+        failed.retain(|_, failed| now.saturating_duration_since(failed.next) < MAX_BACKOFF * 2);
         let key = (pod.to_string(), image.to_string());
         let times = failed.get(&key).map_or(0, |failed| failed.times).saturating_add(1);
-        let next = now + (BACKOFF.0 * 2u32.pow(times.min(8) - 1)).min(BACKOFF.1);
+        let next = now + (INITIAL_BACKOFF * 2u32.pow(times.min(8) - 1)).min(MAX_BACKOFF);
         failed.insert(key, Failed { times, next, message: message.into() });
         next
     }
@@ -76,7 +81,7 @@ impl PullBackoff {
 }
 
 /// The images that a pod asks for, for its containers and its volumes, by their full names.
-pub fn wanted(pod: &Pod) -> Vec<String> {
+pub fn image_names(pod: &Pod) -> Vec<String> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let containers = containers.filter_map(|container| container.image.as_deref());
@@ -97,7 +102,7 @@ pub struct ImageManager {
 }
 
 impl ImageManager {
-    /// `records` say who may use which image.
+    /// `records` say which pod may use which image.
     pub fn new(client: Client, events: Recorder, images: Arc<dyn ImageService>, records: PullRecords) -> Self {
         ImageManager { client, events, images, backoff: PullBackoff::default(), records }
     }
@@ -108,11 +113,11 @@ impl ImageManager {
     }
 
     /// Returns once one of the images, for which a pod waits, has come without it, as from an archive: the name. Never, if none does.
-    pub async fn arrival(&self, pod: &Pod, awaited: &[Container]) -> String {
+    pub async fn wait_for_arrival(&self, pod: &Pod, awaited: &[Container]) -> String {
         let Some(mut arrivals) = self.images.arrivals().filter(|_| !awaited.is_empty()) else {
             return std::future::pending().await;
         };
-        // What is here although nobody heard of it has come since it was asked for; but who always pulls may have had it before.
+        // An image that is here without a notification has come since it was asked for; but with the policy Always it may have been here before.
         let mut is_news = false;
         loop {
             for container in awaited {
@@ -135,15 +140,15 @@ impl ImageManager {
     }
 
     /// The image of a container: the local one or a pulled one, as the policy says.
-    pub async fn image(&self, pod: &Pod, container: &Container) -> Result<Image, NoImage> {
+    pub async fn ensure_image(&self, pod: &Pod, container: &Container) -> Result<Image, ImagePullError> {
         let name = container.image.as_deref().unwrap_or("");
         let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
-        let soon = Instant::now() + BACKOFF.0;
+        let soon = Instant::now() + INITIAL_BACKOFF;
         if let Err(error) = runtime::image::normalize(name) {
-            return Err(NoImage {
+            return Err(ImagePullError {
                 reason: WaitingReason::InvalidImageName,
                 message: error.to_string(),
-                again: Instant::now() + BACKOFF.1,
+                again: Instant::now() + MAX_BACKOFF,
             });
         }
         let mut what = "not present";
@@ -160,7 +165,7 @@ impl ImageManager {
         }
         if policy == "Never" {
             let message = format!("Container image {name:?} is {what} with pull policy of Never");
-            return Err(NoImage { reason: WaitingReason::ErrImageNeverPull, message, again: soon });
+            return Err(ImagePullError { reason: WaitingReason::ErrImageNeverPull, message, again: soon });
         }
         let uid = pod.uid().unwrap_or_default();
         if let Some(Failed { next, message, .. }) = self.backoff.waits(&uid, name, Instant::now()) {
@@ -172,46 +177,37 @@ impl ImageManager {
                 "BackOff",
                 format!("Back-off pulling image {name:?}"),
             );
-            return Err(NoImage { reason: WaitingReason::ImagePullBackOff, message, again: next });
+            return Err(ImagePullError { reason: WaitingReason::ImagePullBackOff, message, again: next });
         }
         self.events.container(pod, &container.name, "Normal", "Pulling", format!("Pulling image {name:?}"));
         let started = Instant::now();
-        match self.pull(pod, container, name).await {
+        let error = match self.pull(pod, container, name).await {
             Ok(image) => {
                 self.backoff.succeeded(&uid, name);
                 let took = started.elapsed().as_millis();
-                self.events.container(
-                    pod,
-                    &container.name,
-                    "Normal",
-                    "Pulled",
-                    format!("Successfully pulled image {name:?} in {took}ms. Image size: {} bytes.", image.size),
-                );
-                Ok(image)
+                let size = image.size;
+                let message = format!("Successfully pulled image {name:?} in {took}ms. Image size: {size} bytes.");
+                self.events.container(pod, &container.name, "Normal", "Pulled", message);
+                return Ok(image);
             }
-            // A tag that can't be renewed is no reason not to run what is here, when it came from an archive.
-            Err(error) => match self.images.find(name).await.filter(|i| i.digests.is_empty()) {
-                Some(image) => Ok(image),
-                None => {
-                    let message = error.to_string();
-                    let next = self.backoff.failed(&uid, name, &message, Instant::now());
-                    self.events.container(
-                        pod,
-                        &container.name,
-                        "Warning",
-                        "Failed",
-                        format!("Failed to pull image {name:?}: {message}"),
-                    );
-                    self.events.container(pod, &container.name, "Warning", "Failed", "Error: ErrImagePull");
-                    // Looked at again soon, to tell of the back-off for as long as it lasts.
-                    Err(NoImage {
-                        reason: WaitingReason::ErrImagePull,
-                        message,
-                        again: next.min(Instant::now() + Duration::from_secs(1)),
-                    })
-                }
-            },
+            Err(error) => error,
+        };
+        // A tag that can't be renewed is no reason not to run what is present, when it came from an archive.
+        match self.images.find(name).await.filter(|image| image.digests.is_empty()) {
+            Some(image) => Ok(image),
+            None => Err(self.pull_failed(pod, container, name, error.to_string())),
         }
+    }
+
+    /// Notes a failed pull, and records its events.
+    fn pull_failed(&self, pod: &Pod, container: &Container, name: &str, message: String) -> ImagePullError {
+        let next = self.backoff.failed(&pod.uid().unwrap_or_default(), name, &message, Instant::now());
+        let failed = format!("Failed to pull image {name:?}: {message}");
+        self.events.container(pod, &container.name, "Warning", "Failed", failed);
+        self.events.container(pod, &container.name, "Warning", "Failed", "Error: ErrImagePull");
+        // Looked at again soon, to report the back-off for as long as it lasts.
+        let again = next.min(Instant::now() + BACKOFF_REPORT_DELAY);
+        ImagePullError { reason: WaitingReason::ErrImagePull, message, again }
     }
 
     /// Pulls an image, and says how far that has come, less and less often.
@@ -226,7 +222,7 @@ impl ImageManager {
             match tokio::time::timeout(wait, &mut pulling).await {
                 Ok(Ok(image)) => {
                     let here = self.images.list().await;
-                    written.brought(&image.id, secret, |id| here.iter().any(|image| image.id == id));
+                    written.succeeded(&image.id, secret, |id| here.iter().any(|image| image.id == id));
                     return Ok(image);
                 }
                 Ok(Err(error)) => return Err(error),
@@ -313,13 +309,13 @@ mod tests {
         assert!(pulls.waits("b", "image", begin).is_none() && pulls.waits("a", "other", begin).is_none());
         assert!(pulls.waits("a", "image", begin + 4 * second).is_none());
         for _ in 0..100 {
-            assert!(pulls.failed("c", "image", "no", begin) <= begin + BACKOFF.1);
+            assert!(pulls.failed("c", "image", "no", begin) <= begin + MAX_BACKOFF);
         }
         pulls.succeeded("c", "image");
         assert!(pulls.waits("c", "image", begin).is_none());
         // Pods come and go with images that nobody has.
         for pod in 0..10_000u32 {
-            pulls.failed(&pod.to_string(), "image", "no", begin + BACKOFF.1 * pod);
+            pulls.failed(&pod.to_string(), "image", "no", begin + MAX_BACKOFF * pod);
         }
         assert!(pulls.failed.lock().len() < 10, "{}", pulls.failed.lock().len());
     }
@@ -335,6 +331,6 @@ mod tests {
             "x.io/three:latest",
             "docker.io/library/four:latest",
         ];
-        assert_eq!(wanted(&pod), names);
+        assert_eq!(image_names(&pod), names);
     }
 }

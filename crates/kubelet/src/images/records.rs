@@ -1,5 +1,5 @@
-//! Who may use an image that is here because somebody pulled it (KEP-2535): what was pulled with a secret is for pods that have that secret, or
-//! that the registry gives it to anew. Otherwise a pod could run, and read, what another's credentials brought to this node, by naming it.
+//! Which pods may use an image that was pulled for another one (KEP-2535): what was pulled with a secret is for pods that have that secret, or
+//! that the registry gives it to anew. Otherwise a pod could run, and read, what another's credentials succeeded to this node, by naming it.
 //!
 //! A pull is written down before it begins, so that an image that came just before a crash isn't taken for one that lay here always.
 
@@ -14,20 +14,25 @@ use sha2::{Digest as _, Sha256};
 use crate::config::CredentialVerification;
 
 /// The secrets that are known of one image and repository; of those beyond, the registry is asked each time. As upstream.
-const MOST_SECRETS: usize = 100;
+const MAX_SECRETS: usize = 100;
 
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// A pull secret, and a digest of what it says of a registry.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PullSecret {
+    /// The Secret's namespace.
     pub namespace: String,
+    /// The Secret's name.
     pub name: String,
+    /// The Secret's uid; empty for one that can't be read now.
     pub uid: String,
+    /// SHA-256 of the credentials, in hexadecimal; empty for one that can't be read now.
     pub digest: String,
 }
 
 impl PullSecret {
+    /// One with these credentials.
     pub fn new(namespace: &str, name: &str, uid: &str, credentials: &Credentials) -> Self {
         let mut digest = Sha256::new();
         let parts = match credentials {
@@ -57,7 +62,7 @@ impl PullSecret {
     }
 }
 
-/// Who may use an image by the name of a repository.
+/// Which pods may use an image by the name of a repository.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Access {
     /// It was pulled without credentials.
@@ -66,7 +71,7 @@ struct Access {
 }
 
 /// By repository.
-type OfImage = BTreeMap<String, Access>;
+type AccessByRepository = BTreeMap<String, Access>;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -74,7 +79,7 @@ struct Known {
     /// Names of images whose pull began, each with how often.
     pulling: BTreeMap<String, u32>,
     /// Images that were pulled, by id.
-    pulled: BTreeMap<String, OfImage>,
+    pulled: BTreeMap<String, AccessByRepository>,
 }
 
 /// What is known of pulls. It is on the disk.
@@ -149,7 +154,7 @@ impl PullRecords {
             let access = known.pulled.entry(id.into()).or_default().entry(repository(name)).or_default();
             match secret {
                 None => access.everyone = true,
-                Some(secret) if access.secrets.len() < MOST_SECRETS => {
+                Some(secret) if access.secrets.len() < MAX_SECRETS => {
                     // What the same secret said before is replaced.
                     access.secrets.retain(|s| (&s.namespace, &s.name) != (&secret.namespace, &secret.name));
                     access.secrets.insert(secret);
@@ -189,7 +194,7 @@ pub struct Pulling<'a> {
 
 impl Pulling<'_> {
     /// Writes down that an image came, and the secret that it came with. `is_here` says which images there still are.
-    pub fn brought(mut self, id: &str, secret: Option<PullSecret>, is_here: impl Fn(&str) -> bool) {
+    pub fn succeeded(mut self, id: &str, secret: Option<PullSecret>, is_here: impl Fn(&str) -> bool) {
         self.is_over = true;
         self.pulled.end(self.name, Some((id, secret)), is_here);
     }
@@ -231,7 +236,7 @@ mod tests {
     }
 
     fn pull(pulled: &PullRecords, name: &str, id: &str, secret: Option<PullSecret>) {
-        pulled.pulling(name).unwrap().brought(id, secret, |_| true);
+        pulled.pulling(name).unwrap().succeeded(id, secret, |_| true);
     }
 
     #[test]
@@ -290,7 +295,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let pulled = open(folder.path(), CredentialVerification::default());
         pull(&pulled, "r.io/a:1", "old", None);
-        pulled.pulling("r.io/a:1").unwrap().brought("new", None, |id| id != "old");
+        pulled.pulling("r.io/a:1").unwrap().succeeded("new", None, |id| id != "old");
         assert_eq!(pulled.known.lock().pulled.keys().collect::<Vec<_>>(), ["new"]);
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Runtimes write lines of 16 KiB at most, and mark those that go on.
-const LONGEST: u64 = 1 << 20;
+const MAX_LINE_BYTES: u64 = 1 << 20;
 
 /// How long is waited for who still has a file open that was put aside, or is of a container that has ended: a runtime may be
 /// behind with what it writes. It may also never close one.
@@ -20,7 +20,7 @@ pub struct Lines {
     current: BufReader<File>,
     /// Files that are newer than the current one, the oldest first.
     newer: VecDeque<File>,
-    /// Nobody writes to the current one any more: its end is its end.
+    /// The current one has no writer any more: its end is final.
     complete: bool,
     /// Since when there are newer ones.
     left: Option<Instant>,
@@ -54,9 +54,9 @@ impl Lines {
         loop {
             line.clear();
             #[expect(clippy::disallowed_methods, reason = "this is the limit")]
-            let length = self.current.by_ref().take(LONGEST).read_until(b'\n', line)?;
+            let length = self.current.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', line)?;
             // What is longer is read in parts.
-            if line.last() == Some(&b'\n') || length as u64 == LONGEST {
+            if line.last() == Some(&b'\n') || length as u64 == MAX_LINE_BYTES {
                 return Ok(true);
             }
             if self.complete
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(rest(&mut lines), "1\n");
         writer.write_all(b"2\n").unwrap();
         assert_eq!(rest(&mut lines), "2\n");
-        // Who asks for what is there now isn't kept waiting.
+        // A reader of what is there now doesn't wait.
         let (mut now, mut line) = (Lines::open(&path, None).unwrap(), Vec::new());
         for want in ["1\n", "2\n", "3\n"] {
             assert!(now.next(&mut line, false).unwrap() && line == want.as_bytes(), "{want}");

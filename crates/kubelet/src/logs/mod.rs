@@ -50,6 +50,7 @@ impl LineFilter {
         }
     }
 
+    /// Whether nothing more is wanted.
     pub fn is_all(&self) -> bool {
         self.left == Some(0)
     }
@@ -71,7 +72,7 @@ pub fn last_words(log: &Path, limit: usize) -> std::io::Result<String> {
     Ok(text_of(&said[said.len().saturating_sub(limit.min(MAX_TAIL_BYTES))..]))
 }
 
-/// The last `limit` bytes of a file, however much somebody wrote to it.
+/// The last `limit` bytes of a file, however large it is.
 ///
 /// # Errors
 /// When there is none.

@@ -20,7 +20,7 @@ use crate::machine::Memory;
 use crate::pod::admission::{CRITICAL, Pressures};
 use crate::pod::manager::PodManager;
 use crate::spec::names;
-use crate::state::Places;
+use crate::state::PodDirs;
 
 /// How often the signals are observed (upstream's monitoring interval): nothing tells when a disk fills up.
 const MONITORING_PERIOD: Duration = Duration::from_secs(10);
@@ -60,7 +60,7 @@ struct Candidate {
 
 /// The pod that is evicted first: of those that exceed their requests the one of the lowest priority, and among equals the one that exceeds
 /// them most.
-fn first_to_go(mut candidates: Vec<Candidate>) -> Option<Candidate> {
+fn first_to_evict(mut candidates: Vec<Candidate>) -> Option<Candidate> {
     candidates.retain(|c| c.priority < CRITICAL);
     candidates.into_iter().max_by_key(|c| {
         let beyond = c.used as i128 - c.requested as i128;
@@ -136,7 +136,7 @@ impl EvictionManager {
             !matches!(phase, "Succeeded" | "Failed") && p.metadata.deletion_timestamp.is_none()
         });
         let candidates = running.filter_map(|pod| self.candidate(pod, threshold.signal, resource)).collect();
-        let Some(chosen) = first_to_go(candidates) else {
+        let Some(chosen) = first_to_evict(candidates) else {
             let available = threshold.available;
             tracing::warn!(resource, available, "the node is under pressure, but no pod can be evicted");
             return;
@@ -154,7 +154,7 @@ impl EvictionManager {
         let used = match signal {
             EvictionSignal::Memory => cgroup::memory_working_set(&group).unwrap_or(0),
             EvictionSignal::Pids => cgroup::processes(&group),
-            EvictionSignal::Disk | EvictionSignal::Inodes => Places::of(&self.config, &uid).disk_use(),
+            EvictionSignal::Disk | EvictionSignal::Inodes => PodDirs::of(&self.config, &uid).disk_usage(),
         };
         let priority = pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
         Some(Candidate { uid, priority, used, requested: requested(pod, resource) })
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn the_greediest_of_the_least_important_goes_first() {
         let pod = |uid: &str, priority, used, requested| Candidate { uid: uid.into(), priority, used, requested };
-        let first = |pods: Vec<Candidate>| first_to_go(pods).map(|c| c.uid);
+        let first = |pods: Vec<Candidate>| first_to_evict(pods).map(|c| c.uid);
         assert_eq!(first(vec![pod("a", 0, 50, 100), pod("b", 0, 20, 10)]).as_deref(), Some("b"));
         assert_eq!(first(vec![pod("a", 10, 500, 0), pod("b", 0, 20, 10)]).as_deref(), Some("b"));
         assert_eq!(first(vec![pod("a", 0, 30, 0), pod("b", 0, 20, 0)]).as_deref(), Some("a"));

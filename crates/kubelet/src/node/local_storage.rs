@@ -13,7 +13,7 @@ use super::stats::{PodCounted, StatsProvider};
 use crate::config::Config;
 use crate::machine::disk_usage;
 use crate::pod::manager::PodManager;
-use crate::state::Places;
+use crate::state::PodDirs;
 
 const RESOURCE: &str = "ephemeral-storage";
 
@@ -87,8 +87,8 @@ pub async fn enforce(config: &Arc<Config>, pods: &PodManager, stats: &StatsProvi
     let (written, config) = (stats.writable_layer_usage().await, config.clone());
     let look = move || -> Vec<(Arc<Pod>, String)> {
         let why = |counted: PodCounted| {
-            let places = Places::of(&config, &counted.pod.uid()?);
-            let volumes = folders(&counted.pod).map(|v| (v.name.clone(), disk_usage(&places.volume(&v.name))));
+            let dirs = PodDirs::of(&config, &counted.pod.uid()?);
+            let volumes = folders(&counted.pod).map(|v| (v.name.clone(), disk_usage(&dirs.volume(&v.name))));
             let used = Use { volumes: volumes.collect(), containers: counted.on_disk(written.as_ref()) };
             Some((counted.pod.clone(), excess(&counted.pod, &used)?))
         };

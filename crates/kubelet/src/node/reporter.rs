@@ -19,7 +19,7 @@ use crate::container_runtime::{ContainerRuntime, ImageService};
 use crate::machine::MachineInfo;
 use crate::pod::admission::Pressures;
 use crate::pod::manager::PodManager;
-use crate::state::{self, Places};
+use crate::state::{self, PodDirs};
 
 /// How long the control plane may take to give a node its ranges of pod addresses.
 const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -65,7 +65,7 @@ impl FailureLog {
 
 /// What the API says of the own Node: the node controller calls it unknown after too long a silence, and somebody may delete it.
 #[derive(Default)]
-struct NodeNews {
+struct NodeObservations {
     unknown: Notify,
     deleted: Notify,
 }
@@ -105,7 +105,7 @@ pub struct NodeReporter {
 /// deletes is registered again at once: without its object the node gets no pods, and its ranges may go to another.
 pub async fn run(reporter: Arc<NodeReporter>) {
     let mut pressures = reporter.pressures.clone();
-    let mut shutdown = reporter.pods.shutdown().begun();
+    let mut shutdown = reporter.pods.shutdown().phases();
     let news = reporter.listen();
     // The ranges may have changed while no kubelet was here.
     let of = reporter.clone();
@@ -161,8 +161,8 @@ impl NodeReporter {
         Api::all(self.client.clone())
     }
 
-    fn listen(&self) -> Arc<NodeNews> {
-        let news = Arc::new(NodeNews::default());
+    fn listen(&self) -> Arc<NodeObservations> {
+        let news = Arc::new(NodeObservations::default());
         let (to, name) = (news.clone(), self.config.node_name.clone());
         self.informers.of::<Node>().on_change(move |change| {
             if change.object().metadata.name.as_deref() != Some(&name) {
@@ -262,7 +262,7 @@ impl NodeReporter {
     /// Evicts pods whose addresses aren't of this node's ranges.
     fn evict_lost(&self) {
         for pod in self.pods.pods() {
-            let saved = pod.uid().and_then(|uid| state::load(&Places::of(&self.config, &uid).data));
+            let saved = pod.uid().and_then(|uid| state::load(&PodDirs::of(&self.config, &uid).data));
             if saved.and_then(|saved| saved.sandbox).is_some_and(|sandbox| self.network.has_lost(&sandbox)) {
                 let message = "The node was registered anew and has another range of pod addresses";
                 self.pods.evict(&pod, message.into());

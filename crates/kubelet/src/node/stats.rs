@@ -1,7 +1,7 @@
-//! What the node, its pods and their containers use: processor, memory, disk. Read when somebody asks, and not before.
+//! What the node, its pods and their containers use: processor, memory, disk. Read on request only.
 //!
 //! A rate needs two readings. The one before is kept; where there is none that is fresh enough, two are taken a second
-//! apart, so that the first who asks waits that long and an idle node does nothing.
+//! apart, so that the first request waits that long and an idle node does nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::container_runtime::ContainerRuntime;
 use crate::machine::{Memory, disk_usage};
 use crate::pod::manager::PodManager;
 use crate::spec::{self, names};
-use crate::state::Phase;
+use crate::state::ContainerState;
 use crate::volumes::claim_of;
 
 /// A reading that is older is of no use for a rate of now.
@@ -48,7 +48,7 @@ struct Cpu {
 
 impl Readings {
     /// Whether all have a base that is neither too fresh nor too old.
-    fn cover(&self, keys: &[String], now: Instant) -> bool {
+    fn covers(&self, keys: &[String], now: Instant) -> bool {
         let bases = self.bases.lock();
         keys.iter().all(|key| {
             bases.get(key).is_some_and(|(at, _)| (FIRST_CPU_WINDOW..MAX_SAMPLE_AGE).contains(&now.duration_since(*at)))
@@ -98,13 +98,16 @@ impl Counted {
     }
 }
 
+/// A pod with its running containers.
 pub struct PodCounted {
+    /// The pod.
     pub pod: Arc<Pod>,
     cgroup: String,
     containers: Vec<Counted>,
 }
 
 impl PodCounted {
+    /// How many containers run.
     pub fn running(&self) -> usize {
         self.containers.len()
     }
@@ -163,7 +166,7 @@ impl PodCounted {
 pub struct StatsProvider {
     config: Arc<Config>,
     runtime: Arc<dyn ContainerRuntime>,
-    /// The folder of images, whose disk is told of.
+    /// The folder of images, whose disk is measured.
     images: PathBuf,
     pods: Arc<PodManager>,
     readings: Readings,
@@ -183,16 +186,16 @@ impl StatsProvider {
     /// The pods of this node with their running containers.
     pub fn pods(&self) -> Vec<PodCounted> {
         let of = |pod: Arc<Pod>| {
-            let (_, places, saved) = self.pods.find(&pod.namespace().unwrap_or_default(), &pod.name_any())?;
+            let (_, dirs, saved) = self.pods.find(&pod.namespace().unwrap_or_default(), &pod.name_any())?;
             let cgroup = names::cgroup(&self.config, &pod);
             let containers = saved.containers.iter().filter_map(|(name, run)| match &run.phase {
-                Phase::Running { started_at } => Some(Counted {
+                ContainerState::Running { started_at } => Some(Counted {
                     name: name.clone(),
                     cgroup: self.runtime.container_cgroup(&cgroup, &run.id),
                     started_at: started_at.clone(),
-                    log: places.data.join("logs").join(name),
+                    log: dirs.data.join("logs").join(name),
                     id: run.id.clone(),
-                    writable: places.writable(&run.id),
+                    writable: dirs.writable(&run.id),
                 }),
                 _ => None,
             });
@@ -217,7 +220,7 @@ impl StatsProvider {
             let total = |key: &String| if key == NODE { Some(node_cpu()) } else { cgroup::cpu_nanoseconds(key) };
             keys.iter().filter_map(|key| Some((key.clone(), total(key)?))).collect()
         };
-        if !self.readings.cover(&keys, Instant::now()) {
+        if !self.readings.covers(&keys, Instant::now()) {
             self.readings.note(&read(), Instant::now());
             tokio::time::sleep(FIRST_CPU_WINDOW).await;
         }
@@ -302,15 +305,15 @@ mod tests {
         let keys = ["a".to_string()];
         let at = |seconds: u64| begin + Duration::from_secs(seconds);
         let read = |total: u64| vec![("a".to_string(), total)];
-        assert!(!readings.cover(&keys, at(0)));
+        assert!(!readings.covers(&keys, at(0)));
         readings.note(&read(1000), at(0));
-        assert!(!readings.cover(&keys, at(0)), "a second must pass");
-        assert!(readings.cover(&keys, at(2)));
+        assert!(!readings.covers(&keys, at(0)), "a second must pass");
+        assert!(readings.covers(&keys, at(2)));
         assert_eq!(readings.rates(&read(3000), at(2))["a"].rate, 1000);
         // The base stays for those who ask soon, and moves on after its time.
         assert_eq!(readings.rates(&read(11_000), at(10))["a"].rate, 1000);
         assert_eq!(readings.rates(&read(16_000), at(11))["a"].rate, 5000);
-        assert!(!readings.cover(&keys, at(100)), "too old");
+        assert!(!readings.covers(&keys, at(100)), "too old");
         readings.note(&read(20_000), at(100));
         assert_eq!(readings.rates(&read(21_000), at(101))["a"].rate, 1000);
     }

@@ -17,15 +17,15 @@ use super::workers::Wanted;
 use crate::config::Config;
 use crate::container_runtime::cri;
 use crate::images;
-use crate::pod::admission::{Eviction, Share};
+use crate::pod::admission::{Eviction, PodResources};
 use crate::pod::{static_pods, worker};
 use crate::spec::is_mirror;
-use crate::state::{self, Places, Saved};
+use crate::state::{self, PodCheckpoint, PodDirs};
 use crate::volumes::projected;
 use crate::volumes::{self, claim_of};
 
 /// Between two tries to let go what a driver holds.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
+const UNMOUNT_RETRY_PERIOD: Duration = Duration::from_secs(5);
 
 /// How long the API may take to say which pods there are before the node begins with those that it had.
 const API_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,7 +42,7 @@ pub fn restored_addresses(config: &Config) -> Vec<IpAddr> {
     saved.chain(cri::restored_addresses(config)).collect()
 }
 
-/// The pods that had addresses of their own before this process started. What else is to be known of them their workers tell.
+/// The pods that had addresses of their own before this process started. Their workers add what else is to be known of them.
 pub fn restored_pods(config: &Config) -> Vec<LocalPod> {
     let restored = state::pod_folders(config).filter_map(|folder| {
         let saved = state::load(&folder.path())?;
@@ -70,20 +70,24 @@ impl PodManager {
         manager
     }
 
-    /// What pods had before this process started they have before anybody else is taken in. Static pods say it themselves.
+    /// Reserves what pods had before this process started, before other pods are admitted. Static pods are admitted by their manifests.
     fn hold_present(&self) {
         for folder in state::pod_folders(&self.context.config) {
-            let is_there = |saved: &Saved| !saved.finished && (saved.sandbox.is_some() || !saved.containers.is_empty());
-            let pod = state::load(&folder.path()).filter(is_there).and_then(|_| state::known(&folder.path()));
+            let is_there =
+                |saved: &PodCheckpoint| !saved.finished && (saved.sandbox.is_some() || !saved.containers.is_empty());
+            let pod = state::load(&folder.path()).filter(is_there).and_then(|_| state::load_manifest(&folder.path()));
             if let Some(pod) = pod {
-                self.context.admission.admitted.hold(&folder.file_name().to_string_lossy(), Share::of(&pod, false));
+                self.context
+                    .admission
+                    .admitted
+                    .hold(&folder.file_name().to_string_lossy(), PodResources::of(&pod, false));
             }
         }
     }
 
     /// Goes on with the pods that this node had, as they were known last; returns their uids.
     fn revive(&self) -> BTreeSet<String> {
-        let known = state::pod_folders(&self.context.config).filter_map(|folder| state::known(&folder.path()));
+        let known = state::pod_folders(&self.context.config).filter_map(|folder| state::load_manifest(&folder.path()));
         let mut revived = BTreeSet::new();
         for pod in known
             .filter(|pod| pod.spec.as_ref().and_then(|s| s.node_name.as_ref()) == Some(&self.context.config.node_name))
@@ -101,7 +105,7 @@ impl PodManager {
         let pod = change.object();
         let Some(uid) = pod.uid() else { return };
         if is_mirror(pod) {
-            self.context.statics.look();
+            self.context.statics.wake_mirrors();
             return;
         }
         let wanted = match change {
@@ -128,7 +132,7 @@ impl PodManager {
     /// Hands a pod to its worker; the first time, one is started.
     pub(super) fn deliver(&self, uid: &str, wanted: Wanted) {
         if wanted.is_none() {
-            // Whoever comes next may have what it had, though it may still be on its way out.
+            // The next pod may have its resources, though it may still be terminating.
             self.context.admission.admitted.release(uid);
         }
         let Some(receiver) = self.context.workers.deliver(uid, wanted) else { return };
@@ -152,13 +156,13 @@ impl PodManager {
         &self.context.shutdown
     }
 
-    /// The pod and its places, by namespace and name.
-    pub fn find(&self, namespace: &str, name: &str) -> Option<(Arc<Pod>, Places, Saved)> {
+    /// The pod and its dirs, by namespace and name.
+    pub fn find(&self, namespace: &str, name: &str) -> Option<(Arc<Pod>, PodDirs, PodCheckpoint)> {
         let key = informer::Key::new(namespace, name);
         let pod = self.context.statics.get(&key).or_else(|| self.pods.get(&key))?;
-        let places = Places::of(&self.context.config, &pod.uid()?);
-        let saved = state::load(&places.data)?;
-        Some((pod, places, saved))
+        let dirs = PodDirs::of(&self.context.config, &pod.uid()?);
+        let saved = state::load(&dirs.data)?;
+        Some((pod, dirs, saved))
     }
 
     /// The pods of this node, the static ones as they are and not as they are mirrored.
@@ -195,13 +199,13 @@ impl PodManager {
     /// The images of all containers that this node has, running or not, and of all volumes: by name and by id.
     pub fn images_in_use(&self) -> Vec<String> {
         let of_pod = |pod: Arc<Pod>| {
-            let places = Places::of(&self.context.config, &pod.uid().unwrap_or_default());
-            let mut used = images::wanted(&pod);
-            let saved = state::load(&places.data).into_iter();
+            let dirs = PodDirs::of(&self.context.config, &pod.uid().unwrap_or_default());
+            let mut used = images::image_names(&pod);
+            let saved = state::load(&dirs.data).into_iter();
             used.extend(saved.flat_map(|s| s.containers.into_values().map(|run| run.image_id)));
             let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
             let shown = volumes.filter(|volume| volume.image.is_some());
-            used.extend(shown.filter_map(|volume| volumes::image_of(&places.volume(&volume.name))));
+            used.extend(shown.filter_map(|volume| volumes::image_of(&dirs.volume(&volume.name))));
             used
         };
         self.pods().into_iter().flat_map(of_pod).collect()
@@ -251,19 +255,19 @@ async fn remove(context: Arc<Context>, uid: String) {
         tracing::error!(%uid, "the pod is quarantined: its clean-up crashed the process twice");
         return;
     };
-    let places = Places::of(&context.config, &uid);
-    let saved = state::load(&places.data);
+    let dirs = PodDirs::of(&context.config, &uid);
+    let saved = state::load(&dirs.data);
     let sandbox = saved.as_ref().and_then(|s| s.sandbox.as_ref());
-    let left = context.runtime.containers(&places, sandbox);
+    let left = context.runtime.containers(&dirs, sandbox);
     if let Ok((containers, _)) = left.watch().await {
         for container in containers {
             let _ = left.delete(&container.id).await;
         }
     }
     // The driver may be a pod that isn't up again yet.
-    while let Err(error) = context.volumes.unpublish(&uid, &places).await {
+    while let Err(error) = context.volumes.unpublish(&uid, &dirs).await {
         tracing::warn!(%uid, %error, "failed to unmount a volume of a deleted pod; retrying");
-        tokio::time::sleep(RETRY_AFTER).await;
+        tokio::time::sleep(UNMOUNT_RETRY_PERIOD).await;
     }
-    context.remove_sandbox(&uid, &places, sandbox, false).await;
+    context.remove_sandbox(&uid, &dirs, sandbox, false).await;
 }

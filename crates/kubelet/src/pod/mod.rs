@@ -1,5 +1,5 @@
 //! Pods on this node: which ones it takes in ([`admission`]), one [`worker`] for each of them, started by the [`manager`], their
-//! [`probes`], their sandboxes, and the [`status`] that the API is told. [`static_pods`] come from manifests of this machine; [`shutdown`]
+//! [`probes`], their sandboxes, and the [`status`] that is written to the API. [`static_pods`] come from manifests of this machine; [`shutdown`]
 //! is how pods end with their machine.
 
 pub mod admission;

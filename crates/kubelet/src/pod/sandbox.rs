@@ -11,21 +11,21 @@ use super::context::Context;
 use crate::container_runtime::{cgroups, runtime_class};
 use crate::spec::names::hostname;
 use crate::spec::{dns, hosts};
-use crate::state::{Places, Sandbox};
+use crate::state::{PodDirs, Sandbox};
 
 impl Context {
     /// Makes a pod's sandbox, or makes it anew if it isn't whole.
-    pub async fn make_sandbox(&self, pod: &Pod, places: &Places, lost: Option<&Sandbox>) -> io::Result<Sandbox> {
+    pub async fn make_sandbox(&self, pod: &Pod, dirs: &PodDirs, lost: Option<&Sandbox>) -> io::Result<Sandbox> {
         let spec = pod.spec.clone().unwrap_or_default();
         runtime_class::check(&self.client, &self.runtime.features(), &spec).await?;
         cgroups::create(&self.config, pod)?;
-        let sandbox = self.runtime.create_sandbox(pod, places, lost).await?;
-        self.write_files(pod, &spec, places, &sandbox.ips)?;
+        let sandbox = self.runtime.create_sandbox(pod, dirs, lost).await?;
+        self.write_files(pod, &spec, dirs, &sandbox.ips)?;
         Ok(sandbox)
     }
 
-    fn write_files(&self, pod: &Pod, spec: &PodSpec, places: &Places, ips: &[IpAddr]) -> io::Result<()> {
-        let etc = places.data.join("etc");
+    fn write_files(&self, pod: &Pod, spec: &PodSpec, dirs: &PodDirs, ips: &[IpAddr]) -> io::Result<()> {
+        let etc = dirs.data.join("etc");
         std::fs::create_dir_all(&etc)?;
         let name = hostname(&self.config, pod);
         let domain = &self.config.cluster_domain;
@@ -43,29 +43,29 @@ impl Context {
     }
 
     /// Removes all that a pod had on this node except, with `keep_logs`, its logs.
-    pub async fn remove_sandbox(&self, uid: &str, places: &Places, sandbox: Option<&Sandbox>, keep_logs: bool) {
-        self.runtime.remove_sandbox(uid, places, sandbox).await;
+    pub async fn remove_sandbox(&self, uid: &str, dirs: &PodDirs, sandbox: Option<&Sandbox>, keep_logs: bool) {
+        self.runtime.remove_sandbox(uid, dirs, sandbox).await;
         self.local.remove(uid);
         self.user_namespaces.release(uid);
-        let (places, cgroup_root) = (places.clone(), format!("/{}", self.config.cgroup_root.trim_matches('/')));
+        let (dirs, cgroup_root) = (dirs.clone(), format!("/{}", self.config.cgroup_root.trim_matches('/')));
         let uid = uid.to_string();
         let _ = tokio::task::spawn_blocking(move || {
             for qos in ["", "/burstable", "/besteffort"] {
                 let cgroup = format!("{cgroup_root}{qos}/pod{uid}");
                 runtime::cgroup::destroy(&cgroup);
             }
-            if let Err(error) = rootfs::unmount_below(&[&places.data, &places.run]) {
+            if let Err(error) = rootfs::unmount_below(&[&dirs.data, &dirs.run]) {
                 tracing::error!(%uid, %error, "failed to clean up after a pod");
                 return;
             }
-            places.namespaces().remove();
-            let _ = runtime::remove_tree(&places.run);
+            dirs.namespaces().remove();
+            let _ = runtime::remove_tree(&dirs.run);
             if keep_logs {
                 for part in ["containers", "volumes", "etc"] {
-                    let _ = runtime::remove_tree(&places.data.join(part));
+                    let _ = runtime::remove_tree(&dirs.data.join(part));
                 }
             } else {
-                let _ = runtime::remove_tree(&places.data);
+                let _ = runtime::remove_tree(&dirs.data);
             }
         })
         .await;

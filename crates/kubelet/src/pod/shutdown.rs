@@ -14,14 +14,14 @@ use tokio::time::Instant;
 use super::admission::CRITICAL;
 use super::manager::PodManager;
 
-/// Whose time has come, and when it is over.
+/// A phase of the shutdown: whether critical pods terminate, and when the phase is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Turn {
+pub struct ShutdownPhase {
     critical: bool,
     until: Instant,
 }
 
-impl Turn {
+impl ShutdownPhase {
     fn time_left(self, pod: &Pod, now: Instant) -> Option<Duration> {
         let own = clock::seconds(pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30));
         let left = self.until.saturating_duration_since(now);
@@ -31,14 +31,14 @@ impl Turn {
 
 /// The machine's going down, as the parts of the agent see it.
 pub struct Shutdown {
-    turn: watch::Sender<Option<Turn>>,
+    phase: watch::Sender<Option<ShutdownPhase>>,
     /// Pods whose containers have ended, by uid.
     at_rest: watch::Sender<HashSet<String>>,
 }
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Shutdown { turn: watch::Sender::new(None), at_rest: watch::Sender::default() }
+        Shutdown { phase: watch::Sender::new(None), at_rest: watch::Sender::default() }
     }
 }
 
@@ -47,15 +47,17 @@ fn is_critical(pod: &Pod) -> bool {
 }
 
 impl Shutdown {
-    pub fn begun(&self) -> watch::Receiver<Option<Turn>> {
-        self.turn.subscribe()
+    /// Tells whether the shutdown has begun, and of each of its phases.
+    pub fn phases(&self) -> watch::Receiver<Option<ShutdownPhase>> {
+        self.phase.subscribe()
     }
 
     /// How long a pod may still take to end, once it has to.
     pub fn time_left(&self, pod: &Pod) -> Option<Duration> {
-        (*self.turn.borrow())?.time_left(pod, Instant::now())
+        (*self.phase.borrow())?.time_left(pod, Instant::now())
     }
 
+    /// A pod's containers have ended.
     pub fn rests(&self, uid: &str) {
         self.at_rest.send_modify(|all| {
             all.insert(uid.into());
@@ -63,7 +65,7 @@ impl Shutdown {
     }
 }
 
-/// Whether the machine goes down, and not only this program. The service manager is asked; without one nobody knows.
+/// Whether the machine goes down, and not only this program. The service manager is asked; without one it is taken for a stop of this program.
 pub async fn machine_goes_down() -> bool {
     let mut command = Command::new("systemctl");
     let asked = bounded::output(command.arg("is-system-running"), b"", 4096);
@@ -84,7 +86,7 @@ impl PodManager {
             [(false, clock::deadline(begin, grace.total.saturating_sub(grace.critical_pods))), (true, whole)]
         {
             let shutdown = &self.context.shutdown;
-            shutdown.turn.send_replace(Some(Turn { critical, until }));
+            shutdown.phase.send_replace(Some(ShutdownPhase { critical, until }));
             let due: Vec<_> = pods.iter().filter(|pod| is_critical(pod) == critical).filter_map(|p| p.uid()).collect();
             for uid in &due {
                 if let Some(worker) = self.context.workers.get(uid) {
@@ -95,7 +97,7 @@ impl PodManager {
             let all = at_rest.wait_for(|resting| {
                 due.iter().all(|uid| resting.contains(uid) || self.context.workers.get(uid).is_none())
             });
-            // What is to be told of the last ones is told.
+            // The last ones have their status written.
             let _ = tokio::time::timeout_at(clock::deadline(until, Duration::from_secs(1)), all).await;
         }
         tracing::info!(seconds = begin.elapsed().as_secs_f32(), "graceful node shutdown: pods have terminated");
@@ -116,15 +118,15 @@ mod tests {
         };
         let (plain, patient, critical) = (pod(0, 5), pod(1000, 60), pod(2_000_001_000, 60));
         let now = Instant::now();
-        let turn = |critical| Turn { critical, until: now + Duration::from_secs(20) };
-        let seconds = |turn: Turn, pod: &Pod, after: u64| {
-            turn.time_left(pod, now + Duration::from_secs(after)).map(|left| left.as_secs())
+        let phase = |critical| ShutdownPhase { critical, until: now + Duration::from_secs(20) };
+        let seconds = |phase: ShutdownPhase, pod: &Pod, after: u64| {
+            phase.time_left(pod, now + Duration::from_secs(after)).map(|left| left.as_secs())
         };
-        assert_eq!(seconds(turn(false), &plain, 0), Some(5));
-        assert_eq!(seconds(turn(false), &patient, 0), Some(20));
-        assert_eq!(seconds(turn(false), &critical, 0), None);
-        assert_eq!(seconds(turn(true), &plain, 25), Some(0));
-        assert_eq!(seconds(turn(true), &critical, 5), Some(15));
+        assert_eq!(seconds(phase(false), &plain, 0), Some(5));
+        assert_eq!(seconds(phase(false), &patient, 0), Some(20));
+        assert_eq!(seconds(phase(false), &critical, 0), None);
+        assert_eq!(seconds(phase(true), &plain, 25), Some(0));
+        assert_eq!(seconds(phase(true), &critical, 5), Some(15));
         assert_eq!(Shutdown::default().time_left(&plain), None);
     }
 }

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 
 use crate::pod::manager::PodManager;
-use crate::pod::worker::at_once;
+use crate::pod::worker::delete_now;
 use crate::pod::workers::Wanted;
 use crate::spec::is_mirror;
 
@@ -43,10 +43,12 @@ fn key(pod: &Pod) -> Key {
 }
 
 impl StaticPods {
+    /// The static pod of that name.
     pub fn get(&self, key: &Key) -> Option<Arc<Pod>> {
         self.pods.lock().get(key).cloned()
     }
 
+    /// All static pods.
     pub fn list(&self) -> Vec<Arc<Pod>> {
         self.pods.lock().values().cloned().collect()
     }
@@ -57,16 +59,16 @@ impl StaticPods {
     }
 
     /// Something happened to a mirror.
-    pub fn look(&self) {
+    pub fn wake_mirrors(&self) {
         self.news.notify_one();
     }
 }
 
-/// What each file of the folder said last: a pod that is kept while its file is broken, and the complaint, told once.
+/// What each file of the folder said last: a pod that is kept while its file is broken, and its error, logged once.
 #[derive(Default)]
-pub struct Files(BTreeMap<PathBuf, (Option<Arc<Pod>>, String)>);
+pub struct Manifests(BTreeMap<PathBuf, (Option<Arc<Pod>>, String)>);
 
-impl Files {
+impl Manifests {
     /// Reads the folder's files in the order of their names.
     fn read(&mut self, folder: &Path, node: &str) -> HashMap<Key, Arc<Pod>> {
         let is_hidden = |path: &Path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
@@ -177,31 +179,31 @@ pub fn start(manager: &Arc<PodManager>) {
         tracing::warn!(folder = %folder.display(), %error, "failed to read the folder of static pods");
         return;
     }
-    let files = Arc::new(Mutex::new(Files::default()));
+    let files = Arc::new(Mutex::new(Manifests::default()));
     // Watched from before the first look, so that nothing is missed in between.
     let changes = files::watch(&folder, files::Kind::Files);
-    keep_to(manager, files.lock().read(&folder, &manager.context.config.node_name));
+    reconcile(manager, files.lock().read(&folder, &manager.context.config.node_name));
     let (of, changes) = (manager.clone(), Arc::new(tokio::sync::Mutex::new(changes)));
     tasks::until_done("static-pods", move || follow(of.clone(), folder.clone(), files.clone(), changes.clone()));
     let of = manager.clone();
-    tasks::supervise("mirror-pods", move || keep_mirrors(of.clone()));
+    tasks::supervise("mirror-pods", move || follow_mirrors(of.clone()));
 }
 
 /// Keeps to the folder for as long as its changes are noticed.
 async fn follow(
     manager: Arc<PodManager>,
     folder: PathBuf,
-    files: Arc<Mutex<Files>>,
+    files: Arc<Mutex<Manifests>>,
     changes: Arc<tokio::sync::Mutex<mpsc::Receiver<()>>>,
 ) {
     while changes.lock().await.recv().await.is_some() {
         let found = files.lock().read(&folder, &manager.context.config.node_name);
-        keep_to(&manager, found);
+        reconcile(&manager, found);
     }
 }
 
 /// Ends what isn't in the folder any more, and starts what is new.
-fn keep_to(manager: &Arc<PodManager>, found: HashMap<Key, Arc<Pod>>) {
+fn reconcile(manager: &Arc<PodManager>, found: HashMap<Key, Arc<Pod>>) {
     let statics = &manager.context.statics;
     let before = std::mem::replace(&mut *statics.pods.lock(), found.clone());
     let is_same = |key: &Key, pod: &Arc<Pod>, other: &HashMap<Key, Arc<Pod>>| {
@@ -216,7 +218,7 @@ fn keep_to(manager: &Arc<PodManager>, found: HashMap<Key, Arc<Pod>>) {
     for (key, _) in found.iter().filter(|(key, pod)| !is_same(key, pod, &before)) {
         tasks::spawn("static-pod-begin", begin(manager.clone(), key.clone()));
     }
-    statics.look();
+    statics.wake_mirrors();
 }
 
 /// Starts a pod once the one that had its name before has ended.
@@ -232,7 +234,7 @@ async fn begin(manager: Arc<PodManager>, key: Key) {
     }
 }
 
-async fn keep_mirrors(manager: Arc<PodManager>) {
+async fn follow_mirrors(manager: Arc<PodManager>) {
     manager.pods.synced().await;
     loop {
         let done = mirror_all(&manager).await;
@@ -313,7 +315,7 @@ async fn create(manager: &PodManager, pod: &Pod) -> Result<Option<String>, kube:
 
 async fn delete(manager: &PodManager, mirror: &Pod) -> Result<(), kube::Error> {
     let pods: Api<Pod> = Api::namespaced(manager.context.client.clone(), &mirror.namespace().unwrap_or_default());
-    match pods.delete(&mirror.name_any(), &at_once(mirror.uid())).await {
+    match pods.delete(&mirror.name_any(), &delete_now(mirror.uid())).await {
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
         done => done.map(|_| ()),
     }
@@ -353,7 +355,7 @@ mod tests {
     fn a_broken_file_leaves_its_pod_as_it_was() {
         let folder = tempfile::tempdir().unwrap();
         let put = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-        let mut files = Files::default();
+        let mut files = Manifests::default();
         put("a.yaml", POD);
         put("b.yaml", POD);
         put(".c.yaml", &POD.replace("web", "hidden"));

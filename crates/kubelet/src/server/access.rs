@@ -1,4 +1,4 @@
-//! Who may ask the kubelet what. The API server may all; of others the API is asked who they are (TokenReview) and whether
+//! Authentication and authorization. The API server may all; of other clients the API is asked who they are (TokenReview) and whether
 //! they may (SubjectAccessReview on `nodes/metrics` and the like), as upstream's webhook modes do it. So Prometheus and
 //! metrics-server come in with the rights of their service accounts.
 
@@ -20,15 +20,17 @@ const UNAUTHORIZED_TTL: Duration = Duration::from_secs(30);
 /// Answers that are kept.
 const MAX_CACHED_DECISIONS: usize = 1000;
 
-/// A user, as a certificate or the API names him.
+/// A user, as a certificate or the API names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct User {
+    /// The user's name.
     pub name: String,
+    /// The user's groups.
     pub groups: Vec<String>,
 }
 
 /// What is asked for: a verb and the part of the node.
-type Wish = (&'static str, &'static str);
+type Action = (&'static str, &'static str);
 
 #[derive(Clone)]
 struct Answer {
@@ -38,11 +40,12 @@ struct Answer {
     until: Instant,
 }
 
+/// Decides who may ask for what, with a cache of the API's answers.
 pub struct Access {
     client: Client,
     node: String,
-    /// By who asked and for what.
-    known: Mutex<HashMap<(String, Wish), Answer>>,
+    /// By client and request.
+    known: Mutex<HashMap<(String, Action), Answer>>,
 }
 
 /// The part of a node that a path is of, in the words of RBAC, from the narrowest on.
@@ -73,6 +76,7 @@ fn verb(method: &Method, path: &str) -> &'static str {
 }
 
 impl Access {
+    /// Asks the API by `client` for rights on the node `node`.
     pub fn new(client: Client, node: &str) -> Arc<Self> {
         Arc::new(Access { client, node: node.into(), known: Mutex::default() })
     }
@@ -100,9 +104,9 @@ impl Access {
         let mut user = certificate.cloned();
         let mut who = String::new();
         for part in parts(path) {
-            let wish = (verb(method, path), *part);
+            let action = (verb(method, path), *part);
             let known =
-                self.known.lock().get(&(key.clone(), wish)).filter(|known| known.until > Instant::now()).cloned();
+                self.known.lock().get(&(key.clone(), action)).filter(|known| known.until > Instant::now()).cloned();
             let answer = match known {
                 Some(answer) => answer,
                 None => {
@@ -110,8 +114,8 @@ impl Access {
                         Some(user) => user,
                         None => self.who(bearer.map_or("", |(_, token)| token.trim())).await?,
                     };
-                    let allowed = self.may(&asking, wish).await?;
-                    let answer = self.remember(key.clone(), wish, allowed, &asking.name);
+                    let allowed = self.may(&asking, action).await?;
+                    let answer = self.remember(key.clone(), action, allowed, &asking.name);
                     user = Some(asking);
                     answer
                 }
@@ -126,14 +130,14 @@ impl Access {
         Err((StatusCode::FORBIDDEN, why))
     }
 
-    fn remember(&self, key: String, wish: Wish, allowed: bool, who: &str) -> Answer {
+    fn remember(&self, key: String, action: Action, allowed: bool, who: &str) -> Answer {
         let until = Instant::now() + if allowed { AUTHORIZED_TTL } else { UNAUTHORIZED_TTL };
         let answer = Answer { allowed, who: who.into(), until };
         let mut known = self.known.lock();
         if known.len() >= MAX_CACHED_DECISIONS {
             known.clear();
         }
-        known.insert((key, wish), answer.clone());
+        known.insert((key, action), answer.clone());
         answer
     }
 
@@ -149,7 +153,7 @@ impl Access {
         Ok(User { name: user.username.unwrap_or_default(), groups: user.groups.unwrap_or_default() })
     }
 
-    async fn may(&self, user: &User, (verb, part): Wish) -> Result<bool, (StatusCode, String)> {
+    async fn may(&self, user: &User, (verb, part): Action) -> Result<bool, (StatusCode, String)> {
         let attributes = ResourceAttributes {
             verb: Some(verb.into()),
             resource: Some("nodes".into()),

@@ -30,6 +30,7 @@ const MAX_QUEUED_MESSAGES: usize = 4;
 /// How long an SPDY client may take to open its streams, as upstream has it.
 const STREAM_CREATION_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The server's side of a WebSocket.
 pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 fn get(request: &Request<Incoming>, name: impl header::AsHeaderName) -> String {

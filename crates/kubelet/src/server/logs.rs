@@ -1,7 +1,7 @@
 //! Logs: files in CRI format, read from the end that is asked for, and followed by inotify.
 
 use std::convert::Infallible;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::channels::{Socket, upgrade_websocket, wants_websocket};
 use super::{Body, Server, query, text};
 use crate::logs::{LAST_LINES_TIMEOUT, LineFilter, Lines};
-use crate::state::{Phase, Run};
+use crate::state::{ContainerRecord, ContainerState, PodDirs};
 
 #[derive(Debug)]
 struct Options {
@@ -51,6 +51,7 @@ impl Options {
 const PROTOCOLS: &[&str] = &["binary.k8s.io", BASE64, ""];
 const BASE64: &str = "base64.binary.k8s.io";
 
+/// Serves the log of a container.
 pub async fn serve(
     server: &Arc<Server>,
     namespace: &str,
@@ -65,24 +66,17 @@ pub async fn serve(
             return text(code, status.message);
         }
     };
-    let Some((_, places, saved)) = server.pods.find(namespace, pod) else {
+    let Some((_, dirs, saved)) = server.pods.find(namespace, pod) else {
         return text(StatusCode::NOT_FOUND, format!("pod {pod:?} isn't on this node"));
     };
     let Some(run) = saved.containers.get(container) else {
         let message = format!("container {container:?} in pod {pod:?} is waiting to start: ContainerCreating");
         return text(StatusCode::BAD_REQUEST, message);
     };
-    let attempt = if asked.previous { run.attempt.saturating_sub(1) } else { run.attempt };
-    let path = places.log(container, attempt);
-    // While a file is put aside, the next one may not be there yet.
-    if attempt < 0 || !runtime::log_files(&path).any(|file| file.exists()) {
-        let message = if attempt < run.attempt {
-            format!("previous terminated container {container:?} in pod {pod:?} not found")
-        } else {
-            format!("container {container:?} in pod {pod:?} is waiting to start: {}", waiting(run))
-        };
-        return text(StatusCode::BAD_REQUEST, message);
-    }
+    let path = match log_of(&dirs, run, asked.previous, container, pod) {
+        Ok(path) => path,
+        Err(message) => return text(StatusCode::BAD_REQUEST, message),
+    };
     // Before reading begins, so that what is written afterwards is noticed.
     let news =
         match asked.follow.then(|| server.log_changes.follow(path.parent().unwrap_or(Path::new("/")))).transpose() {
@@ -98,7 +92,7 @@ pub async fn serve(
     let still_runs = move || {
         let found = server.pods.find(&key.0, &key.1);
         let run = found.and_then(|(_, _, saved)| saved.containers.get(&key.2).cloned());
-        run.is_some_and(|r| r.id == id && matches!(r.phase, Phase::Running { .. } | Phase::Waiting))
+        run.is_some_and(|r| r.id == id && matches!(r.phase, ContainerState::Running { .. } | ContainerState::Waiting))
     };
     tasks::spawn("log-reader", async move {
         if let Err(error) = copy(&path, Options::of(&asked), &sender, news, still_runs).await {
@@ -115,6 +109,27 @@ pub async fn serve(
     let mut response = Response::new(StreamBody::new(stream).boxed_unsync());
     response.headers_mut().insert("content-type", http::HeaderValue::from_static("text/plain"));
     response
+}
+
+/// The log of a container's current run or of the one before, if it is there; else the message for the client.
+fn log_of(
+    dirs: &PodDirs,
+    run: &ContainerRecord,
+    previous: bool,
+    container: &str,
+    pod: &str,
+) -> Result<PathBuf, String> {
+    let attempt = if previous { run.attempt.saturating_sub(1) } else { run.attempt };
+    let path = dirs.log(container, attempt);
+    // While a file is rotated, the next one may not be there yet.
+    if attempt >= 0 && runtime::log_files(&path).any(|file| file.exists()) {
+        return Ok(path);
+    }
+    Err(if attempt < run.attempt {
+        format!("previous terminated container {container:?} in pod {pod:?} not found")
+    } else {
+        format!("container {container:?} in pod {pod:?} is waiting to start: {}", waiting(run))
+    })
 }
 
 /// Sends a log by a WebSocket. The first message has no content: it says that the connection stands, as upstream does.
@@ -149,7 +164,7 @@ async fn gone(socket: &mut Socket) {
     }
 }
 
-fn waiting(run: &Run) -> String {
+fn waiting(run: &ContainerRecord) -> String {
     let waiting = run.waiting.as_ref();
     waiting.map_or_else(|| "ContainerCreating".into(), |w| format!("{}: {}", w.reason.as_str(), w.message))
 }

@@ -1,7 +1,7 @@
 //! The kubelet's own API: logs, exec, attach, port-forward and statistics.
 //!
-//! The API server comes with a certificate of the cluster's authority with the group `system:masters`; whether its user may
-//! do what he asks was decided there. Of others [`access`] finds out who they are and what they may.
+//! The API server's certificate has the group `system:masters`; it has authorized its user already. Other clients are authenticated and
+//! authorized by [`access`].
 
 mod access;
 mod channels;
@@ -45,16 +45,20 @@ use crate::node::metrics;
 use crate::node::stats::StatsProvider;
 use crate::pod::manager::PodManager;
 
+/// The body of an answer.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// The listener and the certificates to serve with.
 pub struct Serving {
+    /// Where clients come.
     pub listener: TcpListener,
-    /// Whoever renews it replaces it there.
+    /// Replaced when it is renewed.
     pub identity: Arc<pki::Rotating>,
+    /// The authority of client certificates.
     pub authority_pem: String,
 }
 
+/// An answer in plain text.
 pub fn text(code: StatusCode, message: impl Into<String>) -> Response<Body> {
     let mut response = Response::new(Full::new(Bytes::from(message.into())).boxed_unsync());
     *response.status_mut() = code;
@@ -98,11 +102,11 @@ fn tls(identity: Arc<pki::Rotating>, authority_pem: &str) -> Result<TlsAcceptor,
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// What the kubelet's API tells of.
+/// What the kubelet's API serves.
 pub struct Server {
     /// The node's name.
     pub node_name: String,
-    /// A client of the API, which is asked for the rights of those who come.
+    /// A client of the API, which is asked for the rights of clients.
     pub client: Client,
     /// The pods of this node.
     pub pods: Arc<PodManager>,
@@ -110,7 +114,7 @@ pub struct Server {
     pub runtime: Arc<dyn ContainerRuntime>,
     /// What they use.
     pub stats: Arc<StatsProvider>,
-    /// Changes of the logs that somebody follows.
+    /// Changes of the logs that are followed.
     pub log_changes: SharedWatch,
 }
 
@@ -124,23 +128,23 @@ pub async fn run(server: Arc<Server>, serving: Serving) {
         }
     };
     let access = Access::new(server.client.clone(), &server.node_name);
-    let guests = Guests::default();
+    let anonymous = AnonymousConnections::default();
     loop {
         let (stream, address) = match serving.listener.accept().await {
             Ok((stream, address)) => (stream, address.ip().to_canonical()),
             Err(error) => {
-                // Out of file descriptors, most likely: those who are served go on meanwhile.
+                // Out of file descriptors, most likely: connections that are there go on meanwhile.
                 tracing::warn!(%error, "failed to accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let place = guests.place(address);
-        let gives_way = place.gives_way.clone();
-        let served = connection(server.clone(), access.clone(), acceptor.clone(), stream, place);
+        let permit = anonymous.admit(address);
+        let revoked = permit.revoked.clone();
+        let served = connection(server.clone(), access.clone(), acceptor.clone(), stream, permit);
         tasks::spawn("kubelet-connection", async move {
-            // Not told why: there would be no end of telling.
-            let _ = gives_way.run_until_cancelled(served).await;
+            // Without a log line: there would be no end of them.
+            let _ = revoked.run_until_cancelled(served).await;
         });
     }
 }
@@ -152,19 +156,19 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many connections an address may have that didn't show a certificate, or not yet.
 const MAX_ANONYMOUS_CONNECTIONS: usize = 100;
 
-/// The connections of those who didn't show who they are, by address, the oldest first. A client with a certificate of the cluster is none of
-/// them once it has shown it: the API server alone may come with hundreds of streams. Where there is no place left the oldest goes, not who
+/// Connections of clients without a certificate, by address, the oldest first. A client with a certificate of the cluster is none of
+/// them once it has shown it: the API server alone may come with hundreds of streams. Where there is no permit left the oldest goes, not who
 /// comes: pods come with the address of their node where that is another one, and so would keep out the API server of that machine.
 #[derive(Debug, Clone, Default)]
-struct Guests(Arc<Mutex<HashMap<IpAddr, VecDeque<Seat>>>>);
+struct AnonymousConnections(Arc<Mutex<HashMap<IpAddr, VecDeque<OpenConnection>>>>);
 
-/// A guest's place: whose it is, and how he is told to go.
-type Seat = (u64, CancellationToken);
+/// The permit of an anonymous connection: its number, and how it is closed.
+type OpenConnection = (u64, CancellationToken);
 
-impl Guests {
-    fn place(&self, address: IpAddr) -> Place {
+impl AnonymousConnections {
+    fn admit(&self, address: IpAddr) -> ConnectionPermit {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let (number, gives_way) = (NEXT.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
+        let (number, revoked) = (NEXT.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
         let mut all = self.0.lock();
         let present = all.entry(address).or_default();
         if present.len() >= MAX_ANONYMOUS_CONNECTIONS
@@ -172,23 +176,23 @@ impl Guests {
         {
             oldest.cancel();
         }
-        present.push_back((number, gives_way.clone()));
-        Place { guests: self.clone(), address, number, gives_way }
+        present.push_back((number, revoked.clone()));
+        ConnectionPermit { anonymous: self.clone(), address, number, revoked }
     }
 }
 
-/// Kept by a guest until he goes or has shown who he is.
-struct Place {
-    guests: Guests,
+/// Held by an anonymous connection until it ends or has shown a certificate.
+struct ConnectionPermit {
+    anonymous: AnonymousConnections,
     address: IpAddr,
     number: u64,
-    /// Cancelled when the place is given to another.
-    gives_way: CancellationToken,
+    /// Cancelled when the permit is given to another.
+    revoked: CancellationToken,
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut all = self.guests.0.lock();
+        let mut all = self.anonymous.0.lock();
         let Some(present) = all.get_mut(&self.address) else { return };
         present.retain(|(number, _)| *number != self.number);
         if present.is_empty() {
@@ -198,21 +202,27 @@ impl Drop for Place {
 }
 
 /// A client that has said hello in time.
-async fn greeted<S>(acceptor: &TlsAcceptor, stream: S) -> Option<TlsStream<S>>
+async fn handshake<S>(acceptor: &TlsAcceptor, stream: S) -> Option<TlsStream<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.ok()?.ok()
 }
 
-async fn connection(server: Arc<Server>, access: Arc<Access>, acceptor: TlsAcceptor, stream: TcpStream, place: Place) {
+async fn connection(
+    server: Arc<Server>,
+    access: Arc<Access>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    permit: ConnectionPermit,
+) {
     let _ = stream.set_nodelay(true);
     network::liveness::watch_peer(&stream);
-    let Some(stream) = greeted(&acceptor, stream).await else { return };
+    let Some(stream) = handshake(&acceptor, stream).await else { return };
     let leaf = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
     let facts = leaf.and_then(|l| pki::certificate_names(l).ok());
     let user = facts.map(|facts| User { name: facts.common_name, groups: facts.organizations });
-    let _place = Some(place).filter(|_| user.is_none());
+    let _permit = Some(permit).filter(|_| user.is_none());
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, access, user) = (server.clone(), access.clone(), user.clone());
         async move {
@@ -236,8 +246,8 @@ async fn route(server: &Arc<Server>, request: Request<Incoming>) -> Response<Bod
     match parts.as_slice() {
         ["stats", "summary"] => json(&server.stats.summary().await),
         ["metrics"] => text(StatusCode::OK, metrics::own(server.node_name.clone(), &server.stats).await),
-        ["metrics", "resource"] => text(StatusCode::OK, metrics::of_summary(&server.stats.summary().await, false)),
-        ["metrics", "cadvisor"] => text(StatusCode::OK, metrics::of_summary(&server.stats.summary().await, true)),
+        ["metrics", "resource"] => text(StatusCode::OK, metrics::resource(&server.stats.summary().await)),
+        ["metrics", "cadvisor"] => text(StatusCode::OK, metrics::cadvisor(&server.stats.summary().await)),
         ["pods"] | ["runningpods"] => {
             let items: Vec<_> = server.pods.pods().iter().map(|p| serde_json::json!(p.as_ref())).collect();
             json(&serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
@@ -260,6 +270,7 @@ pub fn query(request: &Request<Incoming>) -> Vec<(String, String)> {
     form_urlencoded::parse(request.uri().query().unwrap_or("").as_bytes()).into_owned().collect()
 }
 
+/// Whether a parameter of the query is set.
 pub fn flag(query: &[(String, String)], key: &str) -> bool {
     query.iter().any(|(k, v)| k == key && matches!(v.as_str(), "" | "1" | "true"))
 }
@@ -274,27 +285,27 @@ mod tests {
         let authority_pem = identity.certificate_pem.clone();
         let acceptor = tls(pki::Rotating::new(identity, "").unwrap(), &authority_pem).unwrap();
         let (begun, (_silent, stream)) = (tokio::time::Instant::now(), tokio::io::duplex(1 << 10));
-        assert!(greeted(&acceptor, stream).await.is_none());
+        assert!(handshake(&acceptor, stream).await.is_none());
         assert_eq!(begun.elapsed(), HANDSHAKE_TIMEOUT);
     }
 
     #[test]
     fn an_address_has_so_many_places_and_gets_them_back() {
-        let guests = Guests::default();
+        let anonymous = AnonymousConnections::default();
         let [one, other]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().unwrap());
-        let mut places: Vec<Place> = (0..MAX_ANONYMOUS_CONNECTIONS).map(|_| guests.place(one)).collect();
-        let elsewhere = guests.place(other);
-        let goes = |place: &Place| place.gives_way.is_cancelled();
-        assert!(!places.iter().any(goes));
-        // Who comes is let in, and the one who has been there longest goes.
-        let newcomer = guests.place(one);
-        assert!(!goes(&newcomer) && goes(&places[0]) && !goes(&places[1]) && !goes(&elsewhere));
-        // Who has gone, or has shown who he is, has left his place to others, and is told nothing any more.
-        drop(places.remove(0));
-        let known = places.remove(0).gives_way.clone();
-        let more = guests.place(one);
-        assert!(!known.is_cancelled() && !places.iter().any(goes));
-        drop((places, newcomer, elsewhere, more));
-        assert!(guests.0.lock().is_empty());
+        let mut permits: Vec<ConnectionPermit> = (0..MAX_ANONYMOUS_CONNECTIONS).map(|_| anonymous.admit(one)).collect();
+        let elsewhere = anonymous.admit(other);
+        let goes = |permit: &ConnectionPermit| permit.revoked.is_cancelled();
+        assert!(!permits.iter().any(goes));
+        // A new one is let in, and the oldest one is closed.
+        let newcomer = anonymous.admit(one);
+        assert!(!goes(&newcomer) && goes(&permits[0]) && !goes(&permits[1]) && !goes(&elsewhere));
+        // One that has ended, or has shown a certificate, has left its permit to others, and isn't closed any more.
+        drop(permits.remove(0));
+        let known = permits.remove(0).revoked.clone();
+        let more = anonymous.admit(one);
+        assert!(!known.is_cancelled() && !permits.iter().any(goes));
+        drop((permits, newcomer, elsewhere, more));
+        assert!(anonymous.0.lock().is_empty());
     }
 }

@@ -24,8 +24,9 @@ use crate::streaming::spdy::{self, Stream, StreamOutput};
 const TUNNEL: &[&str] = &["SPDY/3.1+portforward.k8s.io"];
 const PROTOCOL: &str = "portforward.k8s.io";
 
+/// Forwards ports of a pod.
 pub async fn serve(server: &Arc<Server>, namespace: &str, pod: &str, request: Request<Incoming>) -> Response<Body> {
-    let Some((_, places, saved)) = server.pods.find(namespace, pod) else {
+    let Some((_, dirs, saved)) = server.pods.find(namespace, pod) else {
         return refused(StatusCode::NOT_FOUND, format!("pod {pod:?} isn't on this node"));
     };
     let Some(sandbox) = saved.sandbox else {
@@ -33,7 +34,7 @@ pub async fn serve(server: &Arc<Server>, namespace: &str, pod: &str, request: Re
     };
     let network = match sandbox.host_network {
         true => None,
-        false => match server.runtime.network_namespace(&places, &sandbox).await {
+        false => match server.runtime.network_namespace(&dirs, &sandbox).await {
             Ok(network) => Some(network),
             Err(error) => return refused(StatusCode::BAD_REQUEST, format!("pod {pod:?} isn't running: {error}")),
         },
@@ -46,7 +47,7 @@ pub async fn serve(server: &Arc<Server>, namespace: &str, pod: &str, request: Re
             finish(spdy::serve(read, write, |stream| forward.accept(stream)).await);
         });
     }
-    // Who names ports speaks in channels; the others put SPDY into the WebSocket.
+    // A client that names ports wants channels; the others put SPDY into the WebSocket.
     let query = query(&request);
     if !query.iter().any(|(key, _)| key == "ports") {
         return upgrade_websocket(request, TUNNEL, move |socket, _| async move {
@@ -100,7 +101,7 @@ impl Forward {
     }
 }
 
-/// How long a connection to a port of a pod may take to be made: who listens there may never take one.
+/// How long a connection to a port of a pod may take to be made: a server there may never accept one.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects to a port of the pod's loopback, of either family. The socket is of the pod's network for good once it is made there, and nobody

@@ -1,4 +1,4 @@
-//! Exec and attach: what a client asks for, handed to whoever has the container.
+//! Exec and attach: a client's request, handed to the runtime that has the container.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::channels::open;
 use super::{Body, Server, flag, query, refused};
 use crate::container_runtime::PodContainers;
 use crate::spec;
-use crate::state::Phase;
+use crate::state::ContainerState;
 use crate::streaming::Wants;
 
 /// A pod's containers, the id of a running one, and whether it has a terminal.
@@ -20,16 +20,17 @@ fn running(
     pod: &str,
     name: &str,
 ) -> Result<(Arc<dyn PodContainers>, String, bool), String> {
-    let (object, places, saved) =
+    let (object, dirs, saved) =
         server.pods.find(namespace, pod).ok_or_else(|| format!("pod {pod:?} isn't on this node"))?;
-    let run = saved.containers.get(name).filter(|r| matches!(r.phase, Phase::Running { .. }));
+    let run = saved.containers.get(name).filter(|r| matches!(r.phase, ContainerState::Running { .. }));
     let run = run.ok_or_else(|| format!("container not found (\"{name}\"): it isn't running"))?;
     let ephemeral = spec::ephemeral(&object);
     let mut all = object.spec.iter().flat_map(spec::started).chain(&ephemeral);
     let tty = all.find(|c| c.name == name).and_then(|c| c.tty).unwrap_or(false);
-    Ok((server.runtime.containers(&places, saved.sandbox.as_ref()), run.id.clone(), tty))
+    Ok((server.runtime.containers(&dirs, saved.sandbox.as_ref()), run.id.clone(), tty))
 }
 
+/// Runs a command in a container.
 pub async fn exec(
     server: &Arc<Server>,
     namespace: &str,
@@ -61,6 +62,7 @@ fn failure(error: &str) -> Value {
     json!({"metadata": {}, "status": "Failure", "message": error, "reason": "InternalError", "code": 500})
 }
 
+/// Joins the client to a container's own process.
 pub async fn attach(
     server: &Arc<Server>,
     namespace: &str,

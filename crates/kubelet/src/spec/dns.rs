@@ -41,7 +41,9 @@ pub fn resolver(config: &Config, spec: &PodSpec, namespace: &str) -> Resolver {
 /// What a resolv.conf says (resolv.conf(5)).
 #[derive(Debug, Default, PartialEq)]
 pub struct Resolver {
+    /// Search domains, in order.
     pub searches: Vec<String>,
+    /// Addresses of servers, in order.
     pub servers: Vec<String>,
     /// `name` or `name:value`.
     pub options: Vec<String>,

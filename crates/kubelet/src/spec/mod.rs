@@ -1,4 +1,4 @@
-//! What a pod's spec means, whoever runs it. Pure.
+//! What a pod's spec means, whichever runtime runs it. Pure.
 
 pub mod dns;
 pub mod hosts;
@@ -15,7 +15,7 @@ pub fn ephemeral(pod: &Pod) -> Vec<Container> {
     all.filter_map(|c| serde_json::from_value(serde_json::to_value(c).ok()?).ok()).collect()
 }
 
-/// The containers that a pod is started with, init containers and sidecars among them. Whoever asks for all containers means these, and
+/// The containers that a pod is started with, init containers and sidecars among them. "All containers" are these, and
 /// mostly the ephemeral ones, too.
 pub fn started(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     spec.containers.iter().chain(spec.init_containers.iter().flatten())

@@ -11,6 +11,7 @@ fn spec(pod: &Pod) -> PodSpec {
     pod.spec.clone().unwrap_or_default()
 }
 
+/// The pod's cgroup, below that of its QoS class.
 pub fn cgroup(config: &Config, pod: &Pod) -> String {
     let qos = match pod.status.as_ref().and_then(|s| s.qos_class.as_deref()) {
         Some("Burstable") => "burstable/",
@@ -20,6 +21,7 @@ pub fn cgroup(config: &Config, pod: &Pod) -> String {
     format!("/{}/{qos}pod{}", config.cgroup_root.trim_matches('/'), pod.uid().unwrap_or_default())
 }
 
+/// The pod's host name: at most 63 characters.
 pub fn hostname(config: &Config, pod: &Pod) -> String {
     let spec = spec(pod);
     if spec.host_network == Some(true) {
@@ -32,7 +34,7 @@ pub fn hostname(config: &Config, pod: &Pod) -> String {
     name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_string()
 }
 
-/// The name that the kernel tells a pod's programs: the whole one where the pod wants that (KEP-1797).
+/// The kernel's host name for a pod: the fully qualified one with `setHostnameAsFQDN` (KEP-1797).
 pub fn kernel_name(config: &Config, pod: &Pod) -> io::Result<String> {
     let (name, spec) = (hostname(config, pod), spec(pod));
     let wants_all = spec.set_hostname_as_fqdn == Some(true) && spec.hostname_override.is_none();

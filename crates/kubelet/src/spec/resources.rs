@@ -67,7 +67,7 @@ pub fn pod_limits(pod: &Pod) -> Limits {
         cpu_milli: limit("cpu").milli().clamp(0, MAX_CPU_MILLI),
         memory_bytes: limit("memory").value().max(0),
         pids: 0,
-        // Who asks for none gets none.
+        // A pod that asks for none gets none.
         huge_pages: huge_pages::sizes().into_iter().map(|size| (size, bytes(&huge_pages::resource(size)))).collect(),
     }
 }

@@ -1,4 +1,4 @@
-//! What is kept of pods on this node's disk: their folders ([`Places`]), their sandboxes, and the state of their containers ([`Saved`]),
+//! What is kept of pods on this node's disk: their folders ([`PodDirs`]), their sandboxes, and the state of their containers ([`PodCheckpoint`]),
 //! by which a restarted kubelet finds them again.
 
 mod saved;
@@ -14,31 +14,38 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::machine::disk_usage;
 
-pub use saved::{Ended, Phase, Run, Saved, Waiting, WaitingReason, known, load, remember, save};
+pub use saved::{
+    ContainerRecord, ContainerState, PodCheckpoint, Terminated, Waiting, WaitingReason, load, load_manifest, save,
+    save_manifest,
+};
 
 /// The folders and files of a pod on this node.
 #[derive(Debug, Clone)]
-pub struct Places {
+pub struct PodDirs {
     /// Survives a reboot: state, logs, volumes.
     pub data: PathBuf,
     /// Ends with the machine: namespaces, sockets.
     pub run: PathBuf,
 }
 
-impl Places {
+impl PodDirs {
+    /// The folders of the pod with that uid.
     pub fn of(config: &Config, uid: &str) -> Self {
-        Places { data: config.pods_dir().join(uid), run: config.run_dir.join("pods").join(uid) }
+        PodDirs { data: config.pods_dir().join(uid), run: config.run_dir.join("pods").join(uid) }
     }
+    /// The files at which the pod's namespaces are pinned.
     pub fn namespaces(&self) -> Namespaces {
         Namespaces::in_folder(&self.run.join("ns"))
     }
     /// Bytes on disk: logs, volumes of its own, and what containers wrote.
-    pub fn disk_use(&self) -> u64 {
+    pub fn disk_usage(&self) -> u64 {
         disk_usage(&self.data)
     }
+    /// Where the pod's `/dev/shm` is mounted.
     pub fn shm(&self) -> PathBuf {
         self.run.join("shm")
     }
+    /// The log of one run of a container.
     pub fn log(&self, container: &str, attempt: i32) -> PathBuf {
         self.data.join("logs").join(container).join(format!("{attempt}.log"))
     }
@@ -74,11 +81,12 @@ pub struct Sandbox {
     /// The pod's addresses, that of the cluster's own family first.
     #[serde(default, alias = "ip", deserialize_with = "one_or_many")]
     pub ips: Vec<IpAddr>,
+    /// Whether the pod has the node's network.
     pub host_network: bool,
-    /// The first of the machine's users who stand for the pod's, if it has users of its own.
+    /// The first host uid of the pod's user namespace, if it has one.
     #[serde(default)]
     pub first_user: Option<u32>,
-    /// Of a network that somebody's plugins make.
+    /// What CNI plugins returned, where they made the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub membership: Option<Membership>,
     /// What the runtime calls it, where that isn't ours.
@@ -88,8 +96,8 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// The pod's users, if they are its own.
-    pub fn users(&self, places: &Places) -> Option<Users> {
-        self.first_user.map(|first| Users { namespace: places.namespaces().user, first })
+    pub fn users(&self, dirs: &PodDirs) -> Option<Users> {
+        self.first_user.map(|first| Users { namespace: dirs.namespaces().user, first })
     }
 }
 

@@ -13,24 +13,33 @@ use super::Sandbox;
 
 /// How a run of a container ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ended {
+pub struct Terminated {
+    /// The container's id.
     pub id: String,
+    /// The exit code.
     pub code: i32,
+    /// The signal that ended it; zero if none did.
     pub signal: i32,
+    /// Whether the kernel killed it for want of memory.
     pub oom: bool,
+    /// When it was started, RFC 3339.
     pub started_at: String,
+    /// When it ended, RFC 3339.
     pub finished_at: String,
+    /// The termination message.
     pub message: String,
 }
 
+/// The state of a container's current run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Phase {
+pub enum ContainerState {
     #[default]
     Waiting,
     Running {
         started_at: String,
     },
-    Ended(Ended),
+    #[serde(rename = "Ended")]
+    Terminated(Terminated),
 }
 
 /// Reasons of a container's waiting state, upstream's words.
@@ -78,28 +87,35 @@ impl WaitingReason {
 pub struct Waiting {
     /// The reason.
     pub reason: WaitingReason,
-    /// What people are told.
+    /// The message of the waiting state.
     pub message: String,
 }
 
 /// A container of the pod, over all its runs.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Run {
+pub struct ContainerRecord {
     /// Counts from zero; the restart count.
     pub attempt: i32,
+    /// The current run's container id; empty before the first.
     pub id: String,
+    /// The image as the status names it.
     pub image_id: String,
-    pub phase: Phase,
-    pub last: Option<Ended>,
+    /// The state of the current run.
+    pub phase: ContainerState,
+    /// How the run before ended.
+    pub last: Option<Terminated>,
     /// Runs that ended soon after one another.
     pub failures: u32,
     /// What the running container may use, and the part of its spec that said so.
     #[serde(default)]
     pub limits: Option<Limits>,
+    /// The resources of its spec that it runs with.
     #[serde(default)]
     pub resources: Option<ResourceRequirements>,
+    /// Whether its readiness probe, if any, succeeds.
     #[serde(skip)]
     pub ready: bool,
+    /// Whether its startup probe, if any, has succeeded.
     #[serde(skip)]
     pub started: bool,
     /// Why it waits, while it does.
@@ -112,12 +128,17 @@ pub struct Run {
 
 /// What is on disk of a pod.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Saved {
+pub struct PodCheckpoint {
+    /// The pod's namespace.
     pub namespace: String,
+    /// The pod's name.
     pub name: String,
+    /// `status.startTime`
     pub start_time: String,
+    /// The sandbox, once it was made.
     pub sandbox: Option<Sandbox>,
-    pub containers: BTreeMap<String, Run>,
+    /// The containers by name.
+    pub containers: BTreeMap<String, ContainerRecord>,
     /// Why the pod had to go, if the machine ran short.
     #[serde(default)]
     pub evicted: Option<String>,
@@ -135,39 +156,44 @@ pub struct Saved {
 }
 
 /// Reads a pod's state from its folder.
-pub fn load(folder: &Path) -> Option<Saved> {
+pub fn load(folder: &Path) -> Option<PodCheckpoint> {
     serde_json::from_slice(&bounded::bytes(folder.join("state.json"), bounded::OWN).ok()?).ok()
 }
 
-pub fn save(folder: &Path, saved: &Saved) -> std::io::Result<()> {
+/// Writes a pod's state into its folder.
+///
+/// # Errors
+/// Those of the file system.
+pub fn save(folder: &Path, saved: &PodCheckpoint) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
     bounded::durable::replace(&folder.join("state.json"), &serde_json::to_vec(saved)?)
 }
 
-const POD: &str = "pod.json";
+/// The file of a pod's manifest.
+const MANIFEST: &str = "pod.json";
 
 /// The pod of a folder, as the API said it last.
-pub fn known(folder: &Path) -> Option<Pod> {
-    serde_json::from_slice(&bounded::bytes(folder.join(POD), bounded::OWN).ok()?).ok()
+pub fn load_manifest(folder: &Path) -> Option<Pod> {
+    serde_json::from_slice(&bounded::bytes(folder.join(MANIFEST), bounded::OWN).ok()?).ok()
 }
 
 /// What of a pod matters here; a version alone doesn't.
-fn matters(pod: &Pod) -> (&ObjectMeta, Option<&PodSpec>, Option<&PodStatus>) {
+fn relevant(pod: &Pod) -> (&ObjectMeta, Option<&PodSpec>, Option<&PodStatus>) {
     (&pod.metadata, pod.spec.as_ref(), pod.status.as_ref())
 }
 
 /// Writes a pod down for times without an API. `before` is what was written last. A pod may say secrets in its environment: the file is
 /// for root alone.
-pub fn remember(folder: &Path, pod: &Pod, before: &mut Option<Pod>) -> std::io::Result<()> {
+pub fn save_manifest(folder: &Path, pod: &Pod, before: &mut Option<Pod>) -> std::io::Result<()> {
     let mut plain = pod.clone();
     plain.metadata.managed_fields = None;
     let mut same_version = plain.clone();
     same_version.metadata.resource_version = before.as_ref().and_then(|b| b.metadata.resource_version.clone());
-    if before.as_ref().is_some_and(|before| matters(before) == matters(&same_version)) {
+    if before.as_ref().is_some_and(|before| relevant(before) == relevant(&same_version)) {
         return Ok(());
     }
     std::fs::create_dir_all(folder)?;
-    bounded::durable::replace(&folder.join(POD), &serde_json::to_vec(&plain)?)?;
+    bounded::durable::replace(&folder.join(MANIFEST), &serde_json::to_vec(&plain)?)?;
     *before = Some(plain);
     Ok(())
 }
@@ -184,13 +210,17 @@ mod tests {
         pod.metadata.uid = Some("u".into());
         pod.metadata.resource_version = Some("1".into());
         let mut before = None;
-        remember(dir.path(), &pod, &mut before).unwrap();
-        assert_eq!(known(dir.path()).as_ref(), Some(&pod));
+        save_manifest(dir.path(), &pod, &mut before).unwrap();
+        assert_eq!(load_manifest(dir.path()).as_ref(), Some(&pod));
         pod.metadata.resource_version = Some("2".into());
-        remember(dir.path(), &pod, &mut before).unwrap();
-        assert_eq!(known(dir.path()).unwrap().metadata.resource_version.as_deref(), Some("1"), "nothing to write");
+        save_manifest(dir.path(), &pod, &mut before).unwrap();
+        assert_eq!(
+            load_manifest(dir.path()).unwrap().metadata.resource_version.as_deref(),
+            Some("1"),
+            "nothing to write"
+        );
         pod.metadata.labels = Some([("a".to_string(), "b".to_string())].into());
-        remember(dir.path(), &pod, &mut before).unwrap();
-        assert_eq!(known(dir.path()).as_ref(), Some(&pod));
+        save_manifest(dir.path(), &pod, &mut before).unwrap();
+        assert_eq!(load_manifest(dir.path()).as_ref(), Some(&pod));
     }
 }

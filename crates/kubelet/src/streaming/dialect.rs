@@ -10,6 +10,7 @@ const CLOSE: u8 = 255;
 /// Something from the client.
 #[derive(Debug)]
 pub enum Event {
+    /// Bytes of a channel.
     Data(u8, Bytes),
     /// The channel ends; the connection stays.
     End(u8),
@@ -27,6 +28,7 @@ pub struct Dialect {
 }
 
 impl Dialect {
+    /// The dialect of a subprotocol.
     pub fn of(protocol: &str) -> Self {
         Dialect {
             base64: protocol.contains("base64."),
@@ -35,6 +37,7 @@ impl Dialect {
         }
     }
 
+    /// The message with these bytes of a channel.
     pub fn write(self, channel: u8, data: &[u8]) -> Message {
         if self.base64 {
             let text = base64::engine::general_purpose::STANDARD.encode(data);

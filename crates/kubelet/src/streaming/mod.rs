@@ -37,13 +37,18 @@ pub const V4: &str = "v4.channel.k8s.io";
 /// Which channels the client asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Wants {
+    /// The input.
     pub stdin: bool,
+    /// The output.
     pub stdout: bool,
+    /// The errors.
     pub stderr: bool,
+    /// Whether they are those of a terminal.
     pub tty: bool,
 }
 
 impl Wants {
+    /// The channel of a stream of SPDY, if it was asked for.
     pub fn channel(self, stream_type: &str) -> Option<u8> {
         match stream_type {
             "error" => Some(ERROR),

@@ -57,11 +57,11 @@ pub async fn run(local: Arc<LocalPath>) {
         }
     });
     if local.config.snapshots {
-        keep_snapshots(local, volumes);
+        follow_snapshots(local, volumes);
     }
 }
 
-fn keep_snapshots(local: Arc<LocalPath>, volumes: Informer<PersistentVolume>) {
+fn follow_snapshots(local: Arc<LocalPath>, volumes: Informer<PersistentVolume>) {
     let mine = format!("{NODE}={}", local.config.node_name);
     let contents: Informer<VolumeSnapshotContent> = Informer::start(Api::all(local.client.clone()), "", &mine);
     let queue = Queue::of(&contents, local.events.clone());
@@ -165,7 +165,7 @@ async fn copy(config: &Config, from: &Path, to: &Path) -> Result<(), VolumeError
     }
     // A pod that writes to the volume could put a link in the program's way to what isn't the volume's.
     let shown = config.run_dir.join("copies").join(to.file_name().unwrap_or_default());
-    hide(&shown)?;
+    unshow(&shown)?;
     inside::show_without_links(from, &shown)?;
     // Programs that don't know how to share blocks (busybox) copy them.
     let mut failed = String::new();
@@ -180,7 +180,7 @@ async fn copy(config: &Config, from: &Path, to: &Path) -> Result<(), VolumeError
         failed = String::from_utf8_lossy(&output.stderr).lines().take(3).collect::<Vec<_>>().join("; ");
         remove_folder(&partial).await?;
     }
-    hide(&shown)?;
+    unshow(&shown)?;
     if !failed.is_empty() {
         return Err(VolumeError::Refused(failed));
     }
@@ -195,7 +195,7 @@ async fn copy(config: &Config, from: &Path, to: &Path) -> Result<(), VolumeError
 }
 
 /// Undoes [`inside::show_without_links`], also if it was done by a process that was killed.
-fn hide(shown: &Path) -> io::Result<()> {
+fn unshow(shown: &Path) -> io::Result<()> {
     rootfs::unmount_below(&[shown])?;
     match std::fs::remove_dir(shown) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -244,7 +244,7 @@ async fn snapshot(
     let place = match given.map(|handle| parts(handle)) {
         Some(Some((at, name))) if at == node => local.config.snapshot_dir(name),
         Some(_) => {
-            return tell(
+            return patch_status(
                 &api,
                 &name,
                 json!({"readyToUse": false, "error": {"message":
@@ -255,18 +255,7 @@ async fn snapshot(
         None => local.config.snapshot_dir(&name),
     };
     if content.metadata.deletion_timestamp.is_some() {
-        let wanted = content.spec.deletion_policy == "Delete";
-        if !content.finalizers().iter().any(|f| f == CONTENT_BOUND)
-            || (wanted && !content.annotations().contains_key(BEING_DELETED))
-        {
-            return Ok(());
-        }
-        if wanted {
-            remove_folder(&place).await?;
-        }
-        let left: Vec<&String> = content.finalizers().iter().filter(|f| *f != CONTENT_BOUND).collect();
-        let patch = json!({"metadata": {"finalizers": left}});
-        return gone_or_done(api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await);
+        return delete_snapshot(&api, content, &place).await;
     }
     if status.ready_to_use == Some(true) {
         return Ok(());
@@ -275,12 +264,12 @@ async fn snapshot(
     if !place.exists() {
         let Some(from) = volume.as_ref().and_then(|v| folder(&local.config, v)) else {
             let error = json!({"message": "there is neither the snapshot nor the volume on this node"});
-            return tell(&api, &name, json!({"readyToUse": false, "error": error})).await;
+            return patch_status(&api, &name, json!({"readyToUse": false, "error": error})).await;
         };
         // A volume that no pod had yet is empty.
         std::fs::create_dir_all(&from)?;
         if let Err(error) = copy(&local.config, &from, &place).await {
-            tell(&api, &name, json!({"readyToUse": false, "error": {"message": error.to_string()}})).await?;
+            patch_status(&api, &name, json!({"readyToUse": false, "error": {"message": error.to_string()}})).await?;
             return Err(error);
         }
     }
@@ -291,10 +280,30 @@ async fn snapshot(
     let id = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let made = json!({"snapshotHandle": handle(node, &id), "readyToUse": true, "restoreSize": size,
         "creationTime": i64::try_from(taken.as_nanos()).unwrap_or_default(), "error": null});
-    tell(&api, &name, made).await
+    patch_status(&api, &name, made).await
 }
 
-async fn tell(api: &Api<VolumeSnapshotContent>, name: &str, status: Value) -> Result<(), VolumeError> {
+/// Removes a snapshot that its content's deletion policy doesn't keep, and lets the content go.
+async fn delete_snapshot(
+    api: &Api<VolumeSnapshotContent>,
+    content: &VolumeSnapshotContent,
+    place: &Path,
+) -> Result<(), VolumeError> {
+    let is_wanted = content.spec.deletion_policy == "Delete";
+    if !content.finalizers().iter().any(|f| f == CONTENT_BOUND)
+        || (is_wanted && !content.annotations().contains_key(BEING_DELETED))
+    {
+        return Ok(());
+    }
+    if is_wanted {
+        remove_folder(place).await?;
+    }
+    let left: Vec<&String> = content.finalizers().iter().filter(|f| *f != CONTENT_BOUND).collect();
+    let patch = json!({"metadata": {"finalizers": left}});
+    gone_or_done(api.patch(&content.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await)
+}
+
+async fn patch_status(api: &Api<VolumeSnapshotContent>, name: &str, status: Value) -> Result<(), VolumeError> {
     let patch = Patch::Merge(json!({ "status": status }));
     gone_or_done(api.patch_status(name, &PatchParams::default(), &patch).await)
 }

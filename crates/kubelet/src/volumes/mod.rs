@@ -35,7 +35,7 @@ use crate::config::Config;
 use crate::environment::downward_api::FieldError;
 use crate::environment::sources::SourceError;
 use crate::images::ImageManager;
-use crate::state::Places;
+use crate::state::PodDirs;
 use csi::Csi;
 use local_path::LocalPath;
 use projected::Projector;
@@ -108,7 +108,7 @@ pub enum FsGroup {
     Never,
     /// At the pod's start. What containers write later is theirs, and may be very much.
     Once,
-    /// Whenever the kubelet has written it anew: to be read, as nobody else writes to it.
+    /// Whenever the kubelet has written it anew: to be read, as no container writes to it.
     Always,
 }
 
@@ -141,7 +141,7 @@ pub struct Request<'a> {
     /// The pod.
     pub pod: &'a Pod,
     /// Its folders.
-    pub places: &'a Places,
+    pub dirs: &'a PodDirs,
     /// Its addresses.
     pub ips: &'a [IpAddr],
     /// Whether the pod's volumes are made ready for the first time since this process started. Later, those whose content may change are renewed.
@@ -183,7 +183,7 @@ impl VolumeManager {
             let ready = match self.volume(request, volume).await {
                 Ok(ready) => ready,
                 Err(error) => self
-                    .as_before(volume, request.places)
+                    .as_before(volume, request.dirs)
                     .ok_or_else(|| VolumeError::SetUp { volume: volume.name.clone(), source: Box::new(error) })?,
             };
             apply_fs_group(request.pod, &ready, request.first).await;
@@ -196,29 +196,29 @@ impl VolumeManager {
     ///
     /// # Errors
     /// [`VolumeError::TearDown`] for the first volume that its driver doesn't let go; then it is to be done again.
-    pub async fn unpublish(&self, uid: &str, places: &Places) -> Result<(), VolumeError> {
-        self.csi.unpublish(uid, places).await
+    pub async fn unpublish(&self, uid: &str, dirs: &PodDirs) -> Result<(), VolumeError> {
+        self.csi.unpublish(uid, dirs).await
     }
 
     /// What an earlier process wrote of a volume, while the API hasn't answered this one.
-    fn as_before(&self, volume: &Volume, places: &Places) -> Option<Ready> {
-        let path = places.run.join("volumes").join(&volume.name);
+    fn as_before(&self, volume: &Volume, dirs: &PodDirs) -> Option<Ready> {
+        let path = dirs.run.join("volumes").join(&volume.name);
         let has_files = path.join("..data").exists();
         let is_cut_off = !self.api_synced.load(Ordering::Relaxed);
         (is_cut_off && has_files).then_some(Ready { path, fs_group: FsGroup::Always })
     }
 
     async fn volume(&self, request: Request<'_>, volume: &Volume) -> Result<Ready, VolumeError> {
-        let Request { pod, places, ips, first } = request;
+        let Request { pod, dirs, ips, first } = request;
         // What the API can give again, secrets above all, stays in memory.
-        let place = if volume.empty_dir.is_some() { &places.data } else { &places.run };
+        let place = if volume.empty_dir.is_some() { &dirs.data } else { &dirs.run };
         let folder = place.join("volumes").join(&volume.name);
         if let Some(source) = &volume.host_path {
             let path = host_path::publish(&source.path, source.type_.as_deref().unwrap_or(""))?;
             return Ok(Ready { path, fs_group: FsGroup::Never });
         }
         if let Some(source) = csi::Source::inline(pod, volume) {
-            return self.csi.publish(pod, places, &volume.name, &source, first).await;
+            return self.csi.publish(pod, dirs, &volume.name, &source, first).await;
         }
         if let Some(source) = &volume.nfs {
             return nfs::publish(source, &[], false, folder).await;
@@ -261,10 +261,10 @@ impl VolumeManager {
             image_pull_policy: source.pull_policy.clone(),
             ..Container::default()
         };
-        let missing = |missing: crate::images::NoImage| {
+        let missing = |missing: crate::images::ImagePullError| {
             VolumeError::Refused(format!("{}: {}", missing.reason.as_str(), missing.message))
         };
-        let image = self.images.image(pod, &asked).await.map_err(missing)?;
+        let image = self.images.ensure_image(pod, &asked).await.map_err(missing)?;
         let hidden = || VolumeError::Refused("the container runtime doesn't show the layers of images".into());
         let layers = self.images.layers(&image).ok_or_else(hidden)?;
         // For image garbage collection: the name may stand for another image by then.
@@ -276,11 +276,11 @@ impl VolumeManager {
 
     /// A bound claim's volume.
     async fn claim(&self, request: Request<'_>, volume: &Volume, wanted: &Claim<'_>) -> Result<Ready, VolumeError> {
-        let Request { pod, places, first, .. } = request;
+        let Request { pod, dirs, first, .. } = request;
         let (claim, found) = self.bound_volume(pod, wanted).await?;
         let read_only = volume.persistent_volume_claim.as_ref().is_some_and(|c| c.read_only == Some(true));
         if let Some(source) = csi::Source::of(&found, read_only) {
-            let ready = self.csi.publish(pod, places, &volume.name, &source, first).await?;
+            let ready = self.csi.publish(pod, dirs, &volume.name, &source, first).await?;
             self.csi.expand(pod, &claim, &found, &source).await?;
             return Ok(ready);
         }
@@ -289,7 +289,7 @@ impl VolumeManager {
             return self.local_volume(&claim, &found, local).await;
         }
         if let Some(source) = &spec.nfs {
-            let target = places.run.join("volumes").join(&volume.name);
+            let target = dirs.run.join("volumes").join(&volume.name);
             return nfs::publish(source, &spec.mount_options.unwrap_or_default(), read_only, target).await;
         }
         if let Some(source) = spec.host_path {

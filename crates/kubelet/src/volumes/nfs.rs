@@ -24,7 +24,7 @@ pub async fn publish(
     read_only: bool,
     target: PathBuf,
 ) -> Result<Ready, VolumeError> {
-    // Who owns what is the server's business.
+    // Owners of files are the server's matter.
     let ready = Ready { path: target.clone(), fs_group: FsGroup::Never };
     if rootfs::is_mounted(&target) {
         return Ok(ready);

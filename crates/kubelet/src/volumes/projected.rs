@@ -161,7 +161,7 @@ fn pick(
     Ok(())
 }
 
-/// Whether a pod has volumes that tell of itself (`downwardAPI`).
+/// Whether a pod has volumes with fields of its own (`downwardAPI`).
 pub fn shows_pod(pod: &Pod) -> bool {
     let sources =
         |v: &Volume| v.projected.iter().flat_map(|p| p.sources.iter().flatten()).any(|p| p.downward_api.is_some());

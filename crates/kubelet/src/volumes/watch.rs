@@ -27,13 +27,13 @@ const MOST_OF_POD: usize = 100;
 const MOST: usize = 5000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum What {
+enum SourceKind {
     ConfigMap,
     Secret,
 }
 
 /// An object by namespace and name.
-type Source = (What, String, String);
+type Source = (SourceKind, String, String);
 
 /// The pods whose volumes show an object that changed, by uid, are handed to this.
 type OnChange = Box<dyn Fn(BTreeSet<String>) + Send + Sync>;
@@ -60,7 +60,7 @@ fn sources(pod: &Pod) -> BTreeSet<Source> {
     let maps = maps.chain(projected().filter_map(|p| p.config_map.as_ref()).map(|map| map.name.clone()));
     let secrets = volumes().filter_map(|v| v.secret.as_ref()?.secret_name.clone());
     let secrets = secrets.chain(projected().filter_map(|p| p.secret.as_ref()).map(|secret| secret.name.clone()));
-    let all = maps.map(|name| (What::ConfigMap, name)).chain(secrets.map(|name| (What::Secret, name)));
+    let all = maps.map(|name| (SourceKind::ConfigMap, name)).chain(secrets.map(|name| (SourceKind::Secret, name)));
     all.filter(|(_, name)| !name.is_empty()).map(|(what, name)| (what, namespace.clone(), name)).collect()
 }
 
@@ -75,10 +75,10 @@ impl SourceWatches {
         let watch = |source: &Source| {
             let (watches, source) = (Arc::downgrade(self), source.clone());
             let task = match source.0 {
-                What::ConfigMap => {
+                SourceKind::ConfigMap => {
                     tasks::until_done("volume-watch", move || follow::<ConfigMap>(watches.clone(), source.clone()))
                 }
-                What::Secret => {
+                SourceKind::Secret => {
                     tasks::until_done("volume-watch", move || follow::<Secret>(watches.clone(), source.clone()))
                 }
             };
@@ -87,7 +87,7 @@ impl SourceWatches {
         self.insert(uid, sources(pod), watch);
     }
 
-    /// Adds a pod to those that show these; `watch` begins to watch what nobody did.
+    /// Adds a pod to those that show these; `watch` begins to watch what wasn't watched.
     fn insert(&self, uid: &str, wanted: BTreeSet<Source>, watch: impl Fn(&Source) -> AbortHandle) {
         let mut present = self.sources.lock();
         for source in wanted.into_iter().take(MOST_OF_POD) {
@@ -99,7 +99,7 @@ impl SourceWatches {
         }
     }
 
-    /// The pod is gone; what nobody shows any more isn't watched.
+    /// The pod is gone; what no pod shows any more isn't watched.
     pub fn remove(&self, uid: &str) {
         self.sources.lock().retain(|_, follower| {
             let showed = follower.pods.remove(uid);
@@ -155,7 +155,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Whether an event tells of a change.
+    /// Whether an event is of a change.
     fn take<K: Resource>(&mut self, event: Event<K>) -> bool {
         let version = match event {
             Event::Init => {
@@ -199,10 +199,10 @@ mod tests {
                 {"serviceAccountToken": {"path": "token"}}]}}, {"name": "d", "emptyDir": {}}]));
         let of = |what, name: &str| (what, "n".to_string(), name.to_string());
         let wanted = [
-            of(What::ConfigMap, "map"),
-            of(What::ConfigMap, "root"),
-            of(What::Secret, "key"),
-            of(What::Secret, "secret"),
+            of(SourceKind::ConfigMap, "map"),
+            of(SourceKind::ConfigMap, "root"),
+            of(SourceKind::Secret, "key"),
+            of(SourceKind::Secret, "secret"),
         ];
         assert_eq!(sources(&first).into_iter().collect::<Vec<_>>(), wanted);
         let second =

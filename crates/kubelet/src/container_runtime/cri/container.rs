@@ -1,5 +1,6 @@
 //! From a container's spec to the runtime's words.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use ::cri::v1;
@@ -15,6 +16,10 @@ use crate::container_runtime::{NodeHandles, RuntimeFeatures, runtime_class};
 use crate::machine::Memory;
 use crate::spec::resources::{limits, oom_score};
 
+/// A container as the CRI has it.
+///
+/// # Errors
+/// When the runtime can't do what the spec asks for, or a volume is missing.
 pub async fn configuration(
     node: &NodeHandles,
     features: &RuntimeFeatures,
@@ -42,17 +47,7 @@ pub async fn configuration(
         namespaces.target_id = target.into();
     }
     let asked = container.image.clone().unwrap_or_default();
-    let mut mounts = mounts(launch, &variables)?;
-    if !features.recursive_read_only.contains(&handler) {
-        let insists = |m: &&VolumeMount| m.recursive_read_only.as_deref() == Some("Enabled");
-        if let Some(mount) = container.volume_mounts.iter().flatten().find(insists) {
-            return Err(config_error(format!(
-                "failed to resolve recursive read-only mode for volume {:?}: the container runtime has none",
-                mount.name
-            )));
-        }
-        mounts.iter_mut().for_each(|mount| mount.recursive = false);
-    }
+    let mounts = resolved_mounts(features, &handler, launch, &variables)?;
     Ok(v1::ContainerConfig {
         metadata: Some(v1::ContainerMetadata { name: container.name.clone(), attempt: launch.attempt as u32 }),
         image: Some(v1::ImageSpec { image: image.id.clone(), user_specified_image: asked, ..Default::default() }),
@@ -80,6 +75,28 @@ pub async fn configuration(
             security_context: Some(security(&node.config.seccomp_dir(), &context, &own, image, namespaces)?),
         }),
     })
+}
+
+/// The mounts of a container, as far as the runtime's handler can make them recursively read-only.
+fn resolved_mounts(
+    features: &RuntimeFeatures,
+    handler: &str,
+    launch: &Launch<'_>,
+    variables: &BTreeMap<String, String>,
+) -> Result<Vec<Mount>, StartError> {
+    let mut mounts = mounts(launch, variables)?;
+    if features.recursive_read_only.iter().any(|able| able == handler) {
+        return Ok(mounts);
+    }
+    let insists = |m: &&VolumeMount| m.recursive_read_only.as_deref() == Some("Enabled");
+    if let Some(mount) = launch.container.volume_mounts.iter().flatten().find(insists) {
+        return Err(config_error(format!(
+            "failed to resolve recursive read-only mode for volume {:?}: the container runtime has none",
+            mount.name
+        )));
+    }
+    mounts.iter_mut().for_each(|mount| mount.recursive = false);
+    Ok(mounts)
 }
 
 fn mount(mount: Mount, first_user: Option<u32>) -> v1::Mount {
@@ -122,7 +139,7 @@ fn security(
 ) -> Result<v1::LinuxContainerSecurityContext, StartError> {
     let capabilities = own.capabilities.clone().unwrap_or_default();
     let privileged = own.privileged.unwrap_or(false);
-    // What an image says is known to the runtime, which tells the user's number, or its name.
+    // What an image says is known to the runtime, which says the user's number, or its name.
     let asked = own.run_as_user.or(context.run_as_user);
     let number = asked.or_else(|| image.defaults.user.parse().ok());
     let name = if number.is_none() { image.defaults.user.clone() } else { String::new() };
@@ -151,7 +168,7 @@ fn security(
         }),
         privileged,
         namespace_options: Some(namespaces),
-        // A group alone is refused: somebody must be in it.
+        // A group without a user is refused.
         run_as_user: number.or(group.filter(|_| name.is_empty()).map(|_| 0)).map(value),
         run_as_username: name,
         run_as_group: group.map(value),

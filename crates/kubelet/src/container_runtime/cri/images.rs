@@ -13,10 +13,11 @@ use tonic::transport::Channel;
 use crate::container_runtime::ImageService;
 
 #[derive(Clone)]
+/// The runtime's images, by the CRI's image service.
 pub struct CriImages {
     service: ImageServiceClient<Channel>,
     folder: PathBuf,
-    /// Whose name no container says, but each sandbox needs.
+    /// The image of sandboxes, which no container names.
     of_sandboxes: String,
 }
 

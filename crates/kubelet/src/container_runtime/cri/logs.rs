@@ -7,7 +7,7 @@ use ::cri::v1;
 
 use super::{CONTAINER_NAME, Cri, POD_UID};
 use crate::config::Config;
-use crate::state::Places;
+use crate::state::PodDirs;
 
 /// How often their sizes are looked at, as upstream does.
 const ROTATION_PERIOD: Duration = Duration::from_secs(10);
@@ -23,7 +23,7 @@ pub async fn rotate(cri: Cri, config: Arc<Config>) {
         for container in containers.iter().filter(|c| c.state() == v1::ContainerState::ContainerRunning) {
             let label = |name: &str| container.labels.get(name).cloned().unwrap_or_default();
             let attempt = container.metadata.as_ref().map_or(0, |m| m.attempt as i32);
-            let log = Places::of(&config, &label(POD_UID)).log(&label(CONTAINER_NAME), attempt);
+            let log = PodDirs::of(&config, &label(POD_UID)).log(&label(CONTAINER_NAME), attempt);
             if std::fs::metadata(&log).is_ok_and(|meta| meta.len() >= runtime::LARGEST_LOG) {
                 let request = v1::ReopenContainerLogRequest { container_id: container.id.clone() };
                 let aside = runtime::put_log_aside(&log).map_err(|e| e.to_string());

@@ -1,4 +1,4 @@
-//! A container runtime that somebody brought, by the Container Runtime Interface: containerd, CRI-O.
+//! Another container runtime, by the Container Runtime Interface: containerd, CRI-O.
 //!
 //! - [`sandbox`]: what a pod's containers share
 //! - [`container`]: from a container's spec to the runtime's words
@@ -34,7 +34,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::{ContainerRuntime, NodeHandles, PodContainers, RuntimeFeatures, Version};
-use crate::state::{Places, Sandbox};
+use crate::state::{PodDirs, Sandbox};
 
 pub use images::CriImages;
 pub use logs::rotate;
@@ -55,16 +55,29 @@ const OWNER: &str = "timonel.io/data-dir";
 /// Why a runtime can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
+    /// The endpoint is malformed, or can't be connected to.
     #[error("--container-runtime-endpoint: {0}")]
     Endpoint(#[from] ::cri::EndpointError),
+    /// It doesn't answer.
     #[error("the container runtime at {endpoint} doesn't answer: {}; is it running, and is its CRI plugin on?", status.message())]
-    Silent { endpoint: String, status: Status },
+    Silent {
+        /// The endpoint as it was given.
+        endpoint: String,
+        /// What the call ended with.
+        status: Status,
+    },
+    /// It makes cgroups by systemd.
     #[error("the container runtime {runtime} makes cgroups by systemd, which this agent doesn't: {remedy}")]
-    Systemd { runtime: String, remedy: &'static str },
+    Systemd {
+        /// The runtime's name.
+        runtime: String,
+        /// What to set in its configuration.
+        remedy: &'static str,
+    },
 }
 
 /// The words for a call that failed.
-fn told(status: &Status) -> io::Error {
+fn io_error(status: &Status) -> io::Error {
     let kind = match status.code() {
         Code::NotFound => io::ErrorKind::NotFound,
         _ => io::ErrorKind::Other,
@@ -72,9 +85,9 @@ fn told(status: &Status) -> io::Error {
     io::Error::new(kind, status.message().to_string())
 }
 
-/// Whether nobody was there to answer, so that it is worth while to ask again.
-fn is_away(status: &Status) -> bool {
-    // A connection that ends in the middle of an answer is told of as unknown or cancelled.
+/// Whether the runtime wasn't there to answer, so that the call is worth repeating.
+fn is_unavailable(status: &Status) -> bool {
+    // A connection that ends in the middle of an answer is reported as unknown or cancelled.
     let broken = std::error::Error::source(status).is_some_and(|e| e.is::<tonic::transport::Error>());
     status.code() == Code::Unavailable || broken
 }
@@ -93,7 +106,9 @@ pub struct Cri {
 /// Where a runtime looks for its network's configuration and plugins.
 #[derive(Debug, Clone)]
 pub struct PluginFolders {
+    /// Of CNI configurations.
     pub configurations: PathBuf,
+    /// Of CNI plugins.
     pub programs: PathBuf,
 }
 
@@ -108,7 +123,7 @@ impl Cri {
         let version = loop {
             match runtime.version(v1::VersionRequest { version: "v1".into() }).await {
                 Ok(answer) => break answer.into_inner(),
-                Err(status) if is_away(&status) && begun.elapsed() < START_TIMEOUT => {
+                Err(status) if is_unavailable(&status) && begun.elapsed() < START_TIMEOUT => {
                     tracing::info!(endpoint, "waiting for the container runtime: {}", status.message());
                     tokio::time::sleep(RETRY_AFTER).await;
                 }
@@ -141,7 +156,7 @@ impl Cri {
         Ok((cri, images))
     }
 
-    /// Takes back what told the runtime of our network.
+    /// Removes the CNI configuration of our network.
     pub fn leave(&self) {
         network::uninstall(&self.plugins);
     }
@@ -165,8 +180,8 @@ impl Cri {
     /// # Errors
     /// When the runtime can't.
     pub async fn remove_all(&self) -> io::Result<()> {
-        for sandbox in self.sandboxes(self.owned()).await.map_err(|s| told(&s))? {
-            self.remove_sandbox(&sandbox.id).await.map_err(|s| told(&s))?;
+        for sandbox in self.sandboxes(self.owned()).await.map_err(|s| io_error(&s))? {
+            self.remove_sandbox(&sandbox.id).await.map_err(|s| io_error(&s))?;
         }
         Ok(())
     }
@@ -229,13 +244,13 @@ impl ContainerRuntime for CriRuntime {
         ))
     }
 
-    async fn create_sandbox(&self, pod: &Pod, places: &Places, _: Option<&Sandbox>) -> io::Result<Sandbox> {
+    async fn create_sandbox(&self, pod: &Pod, dirs: &PodDirs, _: Option<&Sandbox>) -> io::Result<Sandbox> {
         // What is left of an earlier one has its name, and perhaps its address.
-        self.cri.remove_of(&pod.uid().unwrap_or_default()).await.map_err(|s| told(&s))?;
-        self.cri.run_sandbox(&self.node, pod, places).await
+        self.cri.remove_of(&pod.uid().unwrap_or_default()).await.map_err(|s| io_error(&s))?;
+        self.cri.run_sandbox(&self.node, pod, dirs).await
     }
 
-    async fn is_sandbox_ready(&self, _: &Places, sandbox: &Sandbox) -> bool {
+    async fn is_sandbox_ready(&self, _: &PodDirs, sandbox: &Sandbox) -> bool {
         let Some(id) = &sandbox.id else { return false };
         match self.cri.sandbox_state(id).await {
             Ok((state, _)) => state == v1::PodSandboxState::SandboxReady,
@@ -244,15 +259,15 @@ impl ContainerRuntime for CriRuntime {
         }
     }
 
-    async fn prepare_containers(&self, places: &Places, sandbox: &Sandbox) -> io::Result<Arc<dyn PodContainers>> {
-        Ok(self.containers(places, Some(sandbox)))
+    async fn prepare_containers(&self, dirs: &PodDirs, sandbox: &Sandbox) -> io::Result<Arc<dyn PodContainers>> {
+        Ok(self.containers(dirs, Some(sandbox)))
     }
 
-    fn containers(&self, _: &Places, sandbox: Option<&Sandbox>) -> Arc<dyn PodContainers> {
+    fn containers(&self, _: &PodDirs, sandbox: Option<&Sandbox>) -> Arc<dyn PodContainers> {
         Arc::new(pod::CriContainers::new(self.cri.clone(), self.node.clone(), sandbox.and_then(|s| s.id.clone())))
     }
 
-    async fn remove_sandbox(&self, uid: &str, _: &Places, _: Option<&Sandbox>) {
+    async fn remove_sandbox(&self, uid: &str, _: &PodDirs, _: Option<&Sandbox>) {
         while let Err(status) = self.cri.remove_of(uid).await {
             tracing::warn!(uid, error = status.message(), "failed to remove a pod sandbox; retrying");
             tokio::time::sleep(RETRY_AFTER).await;
@@ -266,8 +281,8 @@ impl ContainerRuntime for CriRuntime {
         sandboxes.into_iter().filter_map(|sandbox| Some(sandbox.metadata?.uid)).collect()
     }
 
-    async fn network_namespace(&self, _: &Places, sandbox: &Sandbox) -> io::Result<PathBuf> {
-        let (_, pid) = self.cri.sandbox_state(sandbox.id.as_deref().unwrap_or("")).await.map_err(|s| told(&s))?;
+    async fn network_namespace(&self, _: &PodDirs, sandbox: &Sandbox) -> io::Result<PathBuf> {
+        let (_, pid) = self.cri.sandbox_state(sandbox.id.as_deref().unwrap_or("")).await.map_err(|s| io_error(&s))?;
         let pid = pid.ok_or_else(|| io::Error::other("the runtime doesn't tell its process"))?;
         Ok(format!("/proc/{pid}/ns/net").into())
     }
@@ -289,7 +304,7 @@ impl ContainerRuntime for CriRuntime {
     }
 }
 
-/// The first process of a sandbox or container, of what the runtime tells beside its status.
+/// The first process of a sandbox or container, from the verbose part of its status.
 pub fn pid_in(info: &HashMap<String, String>) -> Option<i32> {
     let told: Value = serde_json::from_str(info.get("info")?).ok()?;
     told["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0)

@@ -1,7 +1,7 @@
 //! How a runtime's pods come to our network: it calls a plugin, which is this program under another name
 //! ([`network::plugin`]), and the plugin asks the agent here.
 //!
-//! Who has which address is written down before the plugin hears of it, so that no address is given twice after a crash.
+//! An address is written down before the plugin gets it, so that no address is given twice after a crash.
 
 use std::io;
 use std::net::IpAddr;
@@ -18,6 +18,7 @@ use tokio::net::{UnixListener, UnixStream};
 use super::{Cri, PluginFolders};
 use crate::config::Config;
 use crate::container_runtime::NodeHandles;
+use crate::container_runtime::network::PodNetworkError;
 use crate::state::Sandbox;
 
 /// A pod's place in the network.
@@ -70,12 +71,12 @@ pub async fn serve(node: NodeHandles, cri: Cri) -> io::Result<()> {
 }
 
 /// How long it is waited after a call that can't be accepted, as without descriptors.
-const AFTER_FAILURE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_PERIOD: Duration = Duration::from_millis(100);
 
 async fn accept(node: NodeHandles, listener: Arc<UnixListener>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(AFTER_FAILURE).await;
+            tokio::time::sleep(ACCEPT_RETRY_PERIOD).await;
             continue;
         };
         let node = node.clone();
@@ -95,7 +96,7 @@ fn install(folders: &PluginFolders, socket: &Path) -> io::Result<()> {
     }
     for name in [plugin::NAME, plugin::LOOPBACK] {
         let (link, new) = (folders.programs.join(name), folders.programs.join(format!(".{name}.new")));
-        // Somebody else's is left alone.
+        // A file that isn't ours is left alone.
         if std::fs::symlink_metadata(&link).is_ok_and(|_| !is_ours(&link)) {
             continue;
         }
@@ -134,7 +135,7 @@ async fn answer(node: &NodeHandles, stream: UnixStream) -> io::Result<()> {
     let answer = match asked.command.as_str() {
         "ADD" => match add(node, &asked).await {
             Ok(addresses) => Answer { addresses, error: None },
-            Err(error) => Answer { addresses: Vec::new(), error: Some(error) },
+            Err(error) => Answer { addresses: Vec::new(), error: Some(error.to_string()) },
         },
         _ => {
             delete(node, &asked).await;
@@ -151,13 +152,24 @@ fn file(node: &NodeHandles, asked: &Asked) -> Option<PathBuf> {
     uid.map(|uid| leases(&node.config).join(format!("{uid}.json")))
 }
 
-async fn add(node: &NodeHandles, asked: &Asked) -> Result<Vec<IpAddr>, String> {
-    let file = file(node, asked).ok_or("the runtime doesn't say which pod it is for (K8S_POD_UID)")?;
+/// Why the plugin's `ADD` fails.
+#[derive(Debug, thiserror::Error)]
+enum AddError {
+    #[error("the runtime doesn't say which pod it is for (K8S_POD_UID)")]
+    NoPod,
+    #[error(transparent)]
+    Network(#[from] PodNetworkError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+async fn add(node: &NodeHandles, asked: &Asked) -> Result<Vec<IpAddr>, AddError> {
+    let file = file(node, asked).ok_or(AddError::NoPod)?;
     release(node, &asked.uid, &file, &asked.namespace).await;
     let pod = cni::Pod { uid: asked.uid.clone(), ..cni::Pod::default() };
     let (ips, _) = node.network.connect(&pod, &asked.namespace).await?;
     let lease = Lease { sandbox: asked.sandbox.clone(), ips: ips.clone() };
-    bounded::durable::replace(&file, &serde_json::to_vec(&lease).unwrap_or_default()).map_err(|e| e.to_string())?;
+    bounded::durable::replace(&file, &serde_json::to_vec(&lease).unwrap_or_default())?;
     Ok(ips)
 }
 

@@ -1,7 +1,7 @@
 //! The containers of one pod: made, watched and ended through the runtime.
 //!
 //! The runtime's word is what counts; the kernel says when to ask for it. Of each container's first process we hold a descriptor, which
-//! tells of its end, whoever is away then: when the runtime is back, it is asked how the container ended.
+//! shows its end, even while the runtime is away: when the runtime is back, it is asked how the container ended.
 
 use std::io;
 use std::time::Duration;
@@ -19,16 +19,16 @@ use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
 use super::container::{self, configuration};
-use super::{Cri, RETRY_AFTER, is_away, pid_in, sandbox, streams, told};
+use super::{Cri, RETRY_AFTER, io_error, is_unavailable, pid_in, sandbox, streams};
 use crate::container_runtime::launch::{Launch, StartError};
-use crate::container_runtime::{ExecError, NodeHandles, PodContainers, Stop, signal_number};
+use crate::container_runtime::{ExecError, NodeHandles, PodContainers, StopOptions, signal_number};
 use crate::state::WaitingReason;
 use crate::streaming::{Event, Sender, Wants};
 
-/// How much of what a command says is told, in bytes.
+/// How much of a command's output is kept, in bytes.
 const MAX_MESSAGE_BYTES: usize = 1024;
 /// Between looks at a container whose process has ended, until the runtime knows it too: first and longest.
-const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+const POLL_BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
 /// The containers of one pod.
 pub struct CriContainers {
@@ -38,13 +38,13 @@ pub struct CriContainers {
     events: Mutex<Option<mpsc::Sender<ContainerEvent>>>,
 }
 
-/// A container as the runtime tells it.
-struct Told {
+/// A container as the runtime has it.
+struct ContainerInfo {
     status: v1::ContainerStatus,
     pid: Option<i32>,
 }
 
-impl Told {
+impl ContainerInfo {
     fn state(&self) -> v1::ContainerState {
         self.status.state()
     }
@@ -54,7 +54,7 @@ impl Told {
         use v1::ContainerState::{ContainerExited, ContainerUnknown};
         matches!(self.state(), ContainerExited | ContainerUnknown).then(|| Exit {
             code: self.status.exit_code,
-            // Runtimes tell a shell's code alone.
+            // Runtimes have a shell's exit code alone.
             signal: 0,
             oom: self.status.reason == "OOMKilled",
             at: rfc3339(self.status.finished_at),
@@ -67,37 +67,37 @@ fn rfc3339(nanoseconds: i64) -> String {
     at.unwrap_or_else(Timestamp::now).to_string()
 }
 
-/// The end of what went away with its sandbox, as upstream tells it.
-fn lost() -> Exit {
+/// The exit of a container that went away with its sandbox, as upstream has it.
+fn lost_exit() -> Exit {
     Exit { code: 137, signal: 0, oom: false, at: Timestamp::now().to_string() }
 }
 
 impl Cri {
-    async fn look(&self, id: &str) -> Result<Told, Status> {
+    async fn inspect(&self, id: &str) -> Result<ContainerInfo, Status> {
         let request = v1::ContainerStatusRequest { container_id: id.into(), verbose: true };
         let answer = self.client().container_status(request).await?.into_inner();
-        Ok(Told { pid: pid_in(&answer.info), status: answer.status.unwrap_or_default() })
+        Ok(ContainerInfo { pid: pid_in(&answer.info), status: answer.status.unwrap_or_default() })
     }
 
     /// How a container ends, whenever that is.
     async fn end(&self, id: &str) -> Exit {
-        let mut wait = LOOK.0;
+        let mut wait = POLL_BACKOFF.0;
         loop {
-            match self.look(id).await {
-                Ok(told) if told.exit().is_some() => return told.exit().unwrap_or_else(lost),
-                Err(status) if status.code() == Code::NotFound => return lost(),
-                Ok(told) => {
-                    if let Some(process) = told.pid.and_then(|pid| Process::find(pid).ok())
-                        && self.look(id).await.is_ok_and(|now| now.pid == told.pid)
+            match self.inspect(id).await {
+                Ok(info) if info.exit().is_some() => return info.exit().unwrap_or_else(lost_exit),
+                Err(status) if status.code() == Code::NotFound => return lost_exit(),
+                Ok(info) => {
+                    if let Some(process) = info.pid.and_then(|pid| Process::find(pid).ok())
+                        && self.inspect(id).await.is_ok_and(|now| now.pid == info.pid)
                     {
                         process.ended().await;
-                        wait = LOOK.0;
+                        wait = POLL_BACKOFF.0;
                     }
                 }
                 Err(_) => {}
             }
             tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LOOK.1);
+            wait = (wait * 2).min(POLL_BACKOFF.1);
         }
     }
 
@@ -110,7 +110,7 @@ impl Cri {
 
     /// Waits until a sandbox is no more what it was.
     async fn sandbox_end(&self, id: &str) {
-        let mut wait = LOOK.0;
+        let mut wait = POLL_BACKOFF.0;
         loop {
             match self.sandbox_state(id).await {
                 Ok((v1::PodSandboxState::SandboxNotready, _)) => return,
@@ -118,23 +118,23 @@ impl Cri {
                 Ok((_, pid)) => {
                     if let Some(process) = pid.and_then(|pid| Process::find(pid).ok()) {
                         process.ended().await;
-                        wait = LOOK.0;
+                        wait = POLL_BACKOFF.0;
                     }
                 }
                 Err(_) => {}
             }
             tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LOOK.1);
+            wait = (wait * 2).min(POLL_BACKOFF.1);
         }
     }
 
-    async fn list(&self, sandbox: &str) -> Result<Vec<Told>, Status> {
+    async fn list(&self, sandbox: &str) -> Result<Vec<ContainerInfo>, Status> {
         let filter = v1::ContainerFilter { pod_sandbox_id: sandbox.into(), ..v1::ContainerFilter::default() };
         let request = v1::ListContainersRequest { filter: Some(filter) };
         let mut found = Vec::new();
         for container in self.client().list_containers(request).await?.into_inner().containers {
-            match self.look(&container.id).await {
-                Ok(told) => found.push(told),
+            match self.inspect(&container.id).await {
+                Ok(info) => found.push(info),
                 Err(status) if status.code() == Code::NotFound => {}
                 Err(status) => return Err(status),
             }
@@ -151,8 +151,8 @@ impl Cri {
         let timeout = grace.as_secs() as i64;
         let request = v1::StopContainerRequest { container_id: id.into(), timeout };
         while let Err(status) = self.client().stop_container(request.clone()).await {
-            // Who has ended, or is gone, needn't be stopped.
-            if status.code() == Code::NotFound || self.look(id).await.is_ok_and(|told| told.exit().is_some()) {
+            // A container that has ended, or is gone, needn't be stopped.
+            if status.code() == Code::NotFound || self.inspect(id).await.is_ok_and(|info| info.exit().is_some()) {
                 return;
             }
             tracing::warn!(id, error = status.message(), "failed to stop a container; retrying");
@@ -161,13 +161,13 @@ impl Cri {
     }
 }
 
-/// Asks until somebody answers.
-async fn answered<T, F: Future<Output = Result<T, Status>>>(ask: impl Fn() -> F) -> Result<T, Status> {
-    let mut told = false;
+/// Repeats a call until the runtime is available.
+async fn retry_while_unavailable<T, F: Future<Output = Result<T, Status>>>(ask: impl Fn() -> F) -> Result<T, Status> {
+    let mut is_logged = false;
     loop {
         match ask().await {
-            Err(status) if is_away(&status) => {
-                if !std::mem::replace(&mut told, true) {
+            Err(status) if is_unavailable(&status) => {
+                if !std::mem::replace(&mut is_logged, true) {
                     tracing::warn!(error = status.message(), "the container runtime is unavailable; waiting for it");
                 }
                 tokio::time::sleep(RETRY_AFTER).await;
@@ -178,12 +178,13 @@ async fn answered<T, F: Future<Output = Result<T, Status>>>(ask: impl Fn() -> F)
 }
 
 impl CriContainers {
+    /// `sandbox` is the id of the pod's sandbox, if it has one.
     pub fn new(cri: Cri, node: NodeHandles, sandbox: Option<String>) -> Self {
         CriContainers { cri, node, sandbox, events: Mutex::default() }
     }
 
-    /// Tells of a container's end, as long as anybody listens.
-    fn watch_over(&self, id: &str) {
+    /// Sends an event at a container's end, as long as there is a receiver.
+    fn watch_exit(&self, id: &str) {
         let Some(events) = self.events.lock().clone() else { return };
         let (cri, id) = (self.cri.clone(), id.to_string());
         tasks::spawn("container-end", async move {
@@ -202,8 +203,8 @@ impl PodContainers for CriContainers {
     async fn watch(&self) -> io::Result<(Vec<ContainerState>, mpsc::Receiver<ContainerEvent>)> {
         let gone = || io::Error::new(io::ErrorKind::NotFound, "the pod has no sandbox");
         let sandbox = self.sandbox.as_deref().ok_or_else(gone)?;
-        let (state, _) = answered(|| self.cri.sandbox_state(sandbox)).await.map_err(|s| told(&s))?;
-        let containers = answered(|| self.cri.list(sandbox)).await.map_err(|s| told(&s))?;
+        let (state, _) = retry_while_unavailable(|| self.cri.sandbox_state(sandbox)).await.map_err(|s| io_error(&s))?;
+        let containers = retry_while_unavailable(|| self.cri.list(sandbox)).await.map_err(|s| io_error(&s))?;
         let (events, receiver) = mpsc::channel(16);
         *self.events.lock() = Some(events.clone());
         let whole = state == v1::PodSandboxState::SandboxReady;
@@ -211,15 +212,15 @@ impl PodContainers for CriContainers {
         for container in containers {
             let id = container.status.id.clone();
             let exit = container.exit();
-            // One that never began is made anew by who wants it.
+            // One that was never started is made anew.
             if container.state() == v1::ContainerState::ContainerCreated {
-                answered(|| self.cri.remove_container(&id)).await.map_err(|s| told(&s))?;
+                retry_while_unavailable(|| self.cri.remove_container(&id)).await.map_err(|s| io_error(&s))?;
                 continue;
             }
             if exit.is_none() && whole {
-                self.watch_over(&id);
+                self.watch_exit(&id);
             }
-            let exit = exit.or_else(|| (!whole).then(lost));
+            let exit = exit.or_else(|| (!whole).then(lost_exit));
             let started_at = rfc3339(container.status.started_at);
             states.push(ContainerState { id, pid: container.pid.unwrap_or(0), started_at, exit });
         }
@@ -239,7 +240,7 @@ impl PodContainers for CriContainers {
         let failed = |message: String| StartError { reason: WaitingReason::CreateContainerError, message };
         let config = configuration(&self.node, &self.cri.features, launch, &self.cri.owner).await?;
         let first_user = launch.sandbox.first_user;
-        let of_pod = sandbox::configuration(&self.node, launch.pod, launch.places, &self.cri.owner, first_user);
+        let of_pod = sandbox::configuration(&self.node, launch.pod, launch.dirs, &self.cri.owner, first_user);
         let request = v1::CreateContainerRequest {
             pod_sandbox_id: self.sandbox.clone().unwrap_or_default(),
             config: Some(config),
@@ -252,18 +253,18 @@ impl PodContainers for CriContainers {
     async fn start(&self, _: &Launch<'_>, id: &str) -> Result<(), StartError> {
         let started = self.cri.client().start_container(v1::StartContainerRequest { container_id: id.into() }).await;
         started.map_err(|s| StartError { reason: WaitingReason::RunContainerError, message: s.message().into() })?;
-        self.watch_over(id);
+        self.watch_exit(id);
         Ok(())
     }
 
-    async fn stop(&self, id: &str, stop: Stop) {
+    async fn stop(&self, id: &str, stop: StopOptions) {
         // Not all runtimes know of signals of a spec's own.
         let Some(signal) = stop.signal.as_deref().filter(|_| !stop.grace.is_zero()) else {
             return self.cri.stop_container(id, stop.grace).await;
         };
-        if let Ok(Told { pid: Some(pid), .. }) = self.cri.look(id).await
+        if let Ok(ContainerInfo { pid: Some(pid), .. }) = self.cri.inspect(id).await
             && let Ok(process) = Process::find(pid)
-            && self.cri.look(id).await.is_ok_and(|now| now.pid == Some(pid))
+            && self.cri.inspect(id).await.is_ok_and(|now| now.pid == Some(pid))
             && process.signal(signal_number(signal)).is_ok()
         {
             let _ = tokio::time::timeout(stop.grace, process.ended()).await;
@@ -273,7 +274,7 @@ impl PodContainers for CriContainers {
     }
 
     async fn delete(&self, id: &str) -> io::Result<()> {
-        answered(|| self.cri.remove_container(id)).await.map_err(|s| told(&s))
+        retry_while_unavailable(|| self.cri.remove_container(id)).await.map_err(|s| io_error(&s))
     }
 
     async fn update_resources(&self, id: &str, _: &str, limits: &Limits) -> io::Result<()> {
@@ -284,14 +285,14 @@ impl PodContainers for CriContainers {
             ..container::resources(limits, None)
         };
         let request = v1::UpdateContainerResourcesRequest { container_id: id.into(), linux: Some(resources) };
-        self.cri.client().update_container_resources(request).await.map(|_| ()).map_err(|s| told(&s))
+        self.cri.client().update_container_resources(request).await.map(|_| ()).map_err(|s| io_error(&s))
     }
 
     async fn exec_sync(&self, id: &str, command: &[String], limit: Duration) -> Result<(i32, String), ExecError> {
         let timeout = limit.as_secs().max(1) as i64;
         let request = v1::ExecSyncRequest { container_id: id.into(), cmd: command.to_vec(), timeout };
         let answer = self.cri.client().exec_sync(request).await.map_err(|status| match status.code() {
-            _ if is_away(&status) => ExecError::Unavailable,
+            _ if is_unavailable(&status) => ExecError::Unavailable,
             Code::DeadlineExceeded => ExecError::Failed(format!("timed out after {timeout}s")),
             _ => ExecError::Failed(status.message().to_string()),
         })?;

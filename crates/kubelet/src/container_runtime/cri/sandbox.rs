@@ -9,12 +9,12 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec, SecurityContext};
 use kube::ResourceExt as _;
 use tonic::Status;
 
-use super::{Cri, OWNER, POD_NAME, POD_NAMESPACE, POD_UID, told};
+use super::{Cri, OWNER, POD_NAME, POD_NAMESPACE, POD_UID, io_error};
 use crate::container_runtime::launch::{selinux_options, sysctls};
 use crate::container_runtime::{NodeHandles, runtime_class};
 use crate::spec::dns::{self, Resolver};
 use crate::spec::names::{cgroup, kernel_name};
-use crate::state::{Places, Sandbox};
+use crate::state::{PodDirs, Sandbox};
 
 /// What a pod and its containers say of namespaces.
 pub fn namespaces(spec: &PodSpec, first_user: Option<u32>) -> v1::NamespaceOption {
@@ -51,11 +51,11 @@ pub fn labels(pod: &Pod, owner: &str) -> HashMap<String, String> {
     labels
 }
 
-/// A sandbox as the runtime is told of it.
+/// A sandbox as the runtime is io_error of it.
 pub fn configuration(
     node: &NodeHandles,
     pod: &Pod,
-    places: &Places,
+    dirs: &PodDirs,
     owner: &str,
     first_user: Option<u32>,
 ) -> io::Result<v1::PodSandboxConfig> {
@@ -76,7 +76,7 @@ pub fn configuration(
         }),
         // The node's own where the pod has the node's network.
         hostname: if of_node { String::new() } else { kernel_name(&node.config, pod)? },
-        log_directory: places.data.join("logs").display().to_string(),
+        log_directory: dirs.data.join("logs").display().to_string(),
         dns_config: Some(v1::DnsConfig { servers, searches, options }),
         labels: labels(pod, owner),
         annotations: pod.annotations().clone().into_iter().collect(),
@@ -100,17 +100,17 @@ pub fn selinux(options: runtime::selinux::Options) -> v1::SeLinuxOption {
 }
 
 impl Cri {
-    pub(super) async fn run_sandbox(&self, node: &NodeHandles, pod: &Pod, places: &Places) -> io::Result<Sandbox> {
+    pub(super) async fn run_sandbox(&self, node: &NodeHandles, pod: &Pod, dirs: &PodDirs) -> io::Result<Sandbox> {
         let spec = pod.spec.clone().unwrap_or_default();
         let uid = pod.uid().unwrap_or_default();
         let first_user = (spec.host_users == Some(false)).then(|| node.user_namespaces.allocate(&uid)).transpose()?;
-        let config = configuration(node, pod, places, &self.owner, first_user)?;
-        for folder in [places.data.join("logs"), places.run.clone()] {
+        let config = configuration(node, pod, dirs, &self.owner, first_user)?;
+        for folder in [dirs.data.join("logs"), dirs.run.clone()] {
             std::fs::create_dir_all(folder)?;
         }
         let runtime_handler = runtime_class::handler(&node.client, &spec).await?;
         let request = v1::RunPodSandboxRequest { config: Some(config), runtime_handler };
-        let id = self.client().run_pod_sandbox(request).await.map_err(|s| told(&s))?.into_inner().pod_sandbox_id;
+        let id = self.client().run_pod_sandbox(request).await.map_err(|s| io_error(&s))?.into_inner().pod_sandbox_id;
         let host_network = spec.host_network == Some(true);
         let ips = if host_network { node.config.node_ips.clone() } else { self.addresses(&id).await? };
         Ok(Sandbox { ips, host_network, first_user, membership: None, id: Some(id) })
@@ -118,7 +118,7 @@ impl Cri {
 
     async fn addresses(&self, id: &str) -> io::Result<Vec<IpAddr>> {
         let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.into(), verbose: false };
-        let answer = self.client().pod_sandbox_status(request).await.map_err(|s| told(&s))?.into_inner();
+        let answer = self.client().pod_sandbox_status(request).await.map_err(|s| io_error(&s))?.into_inner();
         let network = answer.status.and_then(|status| status.network).unwrap_or_default();
         let all = std::iter::once(network.ip).chain(network.additional_ips.into_iter().map(|ip| ip.ip));
         let ips: Vec<IpAddr> = all.filter_map(|ip| ip.parse().ok()).collect();

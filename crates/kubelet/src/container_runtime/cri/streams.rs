@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use crate::streaming::spdy::{Stream, StreamOutput};
 use crate::streaming::{ERROR, Event, RESIZE, STDIN, Sender, V4, Wants, spdy};
 
-/// How long what is left of output may take after the runtime has told the outcome.
+/// How long what is left of output may take after the runtime has sent the outcome.
 const OUTPUT_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Joins a client to what the runtime serves at `url`, until either ends; returns the outcome's status.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{PodSecurityContext, SecurityContext};
+use k8s_openapi::api::core::v1::{Capabilities, PodSecurityContext, SecurityContext};
 use runtime::process::Process;
 use runtime::protocol::Start;
 use runtime::rootfs;
@@ -81,7 +81,7 @@ fn identity(
     Ok(Identity { uid, gid, groups })
 }
 
-/// As upstream's runtimes (runc's `prepareEnv`): who has no home, or an empty one, has that of his user: of the line in the image's passwd,
+/// As upstream's runtimes (runc's `prepareEnv`): a process without `HOME`, or with an empty one, gets that of its user: of the line in the image's passwd,
 /// and without one the root of all folders.
 fn settle_home(variables: &mut BTreeMap<String, String>, of_user: impl FnOnce() -> String) {
     if variables.get("HOME").is_none_or(String::is_empty) {
@@ -113,7 +113,7 @@ fn memberships(rootfs: &Path, uid: u32) -> Vec<u32> {
     text.lines().filter_map(group).collect()
 }
 
-/// The seccomp profile of a container: whether it is the default one, and the text of its own. `by_default` is what those have who
+/// The seccomp profile of a container: whether it is the default one, and the text of its own. `by_default` is what containers have that
 /// ask for none (upstream's `--seccomp-default`).
 fn confined(
     folder: &Path,
@@ -140,8 +140,8 @@ fn confined(
     }
 }
 
-/// The AppArmor profile of a container, loaded. Who says nothing gets the runtime's where that can be had, as upstream's runtimes have
-/// it; who asks for one that can't be had isn't started.
+/// The AppArmor profile of a container, loaded. A container that names none gets the runtime's where AppArmor is enabled, as upstream's runtimes have
+/// it; one whose profile can't be loaded isn't started.
 async fn app_armor(pod: &PodSecurityContext, own: &SecurityContext) -> Result<Option<String>, StartError> {
     let profile = own.app_armor_profile.as_ref().or(pod.app_armor_profile.as_ref());
     let of_machine = match profile {
@@ -164,7 +164,7 @@ async fn app_armor(pod: &PodSecurityContext, own: &SecurityContext) -> Result<Op
     }
 }
 
-/// The SELinux labels of a container that asks for some, where the kernel has it; else nobody minds, as upstream.
+/// The SELinux labels of a container that asks for some, where the kernel has it; else they are ignored, as upstream does it.
 fn labels(pod: &PodSecurityContext, own: &SecurityContext) -> Result<Option<Labels>, StartError> {
     let Some(options) = selinux_options(pod, own).filter(|_| runtime::selinux::is_enabled()) else { return Ok(None) };
     let labels = runtime::selinux::labels(&options);
@@ -179,19 +179,19 @@ impl Shim {
     pub(super) async fn launch(&self, launch: &Launch<'_>) -> Result<(), StartError> {
         let create_error =
             |e: std::io::Error| StartError { reason: WaitingReason::CreateContainerError, message: e.to_string() };
-        let Launch { pod, container, image, places, id, .. } = launch;
+        let Launch { pod, container, image, dirs, id, .. } = launch;
         let processes = self.process_namespace(launch).await.map_err(create_error)?;
-        let bundle = places.container(id);
+        let bundle = dirs.container(id);
         let layers = self.images.layer_paths(image);
         let root = bundle.join("rootfs");
         let spec = pod.spec.as_ref();
         let (of_pod, of_container) =
             (spec.and_then(|s| s.security_context.clone()), container.security_context.clone());
         let labels = labels(&of_pod.unwrap_or_default(), &of_container.unwrap_or_default())?;
-        let (users, label) = (launch.sandbox.users(places), labels.as_ref().map(|labels| labels.file.as_str()));
-        rootfs::mount_overlay(&layers, &places.writable(id), &root, users.as_ref(), label).map_err(create_error)?;
+        let (users, label) = (launch.sandbox.users(dirs), labels.as_ref().map(|labels| labels.file.as_str()));
+        rootfs::mount_overlay(&layers, &dirs.writable(id), &root, users.as_ref(), label).map_err(create_error)?;
         let config = container_config(&self.node.config, launch, &root, processes, labels).await?;
-        runtime::spec::write_bundle(&bundle, &config, &places.namespaces(), &places.shm()).map_err(create_error)?;
+        runtime::spec::write_bundle(&bundle, &config, &dirs.namespaces(), &dirs.shm()).map_err(create_error)?;
         // For exec, which uses the same user, groups, capabilities and variables.
         let process = runtime::spec::process(&config, &[], false);
         std::fs::write(bundle.join("process.json"), process.to_string()).map_err(create_error)?;
@@ -203,8 +203,8 @@ impl Shim {
         let start = Start {
             id: (*id).into(),
             bundle: bundle.display().to_string(),
-            root: places.run.join("oci").display().to_string(),
-            log: places.log(&container.name, launch.attempt).display().to_string(),
+            root: dirs.run.join("oci").display().to_string(),
+            log: dirs.log(&container.name, launch.attempt).display().to_string(),
             tty: config.tty,
             stdin: container.stdin.unwrap_or(false),
             stdin_once: container.stdin_once.unwrap_or(false),
@@ -247,11 +247,11 @@ impl Shim {
             Some(pid) => pid,
             None => {
                 runtime::cgroup::create_leaf(&group)?;
-                let users = launch.sandbox.users(launch.places);
+                let users = launch.sandbox.users(launch.dirs);
                 let namespace = users.as_ref().map(|users| users.namespace.as_path());
                 let pid = self.shim.share_processes(namespace).await.map_err(io::Error::other)?;
                 if let Err(error) = runtime::cgroup::enter(&group, pid) {
-                    // Nobody would find it again.
+                    // It wouldn't be found again.
                     let _ = Process::find(pid).and_then(|process| process.signal(libc::SIGKILL));
                     return Err(error);
                 }
@@ -262,6 +262,25 @@ impl Shim {
     }
 }
 
+/// The command line of a container. A command in the spec also puts the image's arguments aside.
+fn arguments(launch: &Launch<'_>, variables: &BTreeMap<String, String>) -> Result<Vec<String>, StartError> {
+    let (container, defaults) = (launch.container, &launch.image.defaults);
+    Ok(match (expanded(&container.command, variables)?, expanded(&container.args, variables)?) {
+        (command, args) if !command.is_empty() => [command, args].concat(),
+        (_, args) if !args.is_empty() => [defaults.entrypoint.clone(), args].concat(),
+        _ => [defaults.entrypoint.clone(), defaults.cmd.clone()].concat(),
+    })
+}
+
+/// Refuses names of capabilities that aren't known: a container that drops one would keep what was meant.
+fn check_capabilities(capabilities: &Capabilities) -> Result<(), StartError> {
+    let mut named = capabilities.add.iter().chain(&capabilities.drop).flatten();
+    match named.find(|name| !runtime::spec::is_capability(name)) {
+        Some(unknown) => Err(config_error(format!("unknown capability {unknown:?}"))),
+        None => Ok(()),
+    }
+}
+
 async fn container_config(
     config: &Config,
     launch: &Launch<'_>,
@@ -269,25 +288,16 @@ async fn container_config(
     process_namespace: Option<PathBuf>,
     labels: Option<Labels>,
 ) -> Result<ContainerConfig, StartError> {
-    let Launch { pod, container, image, sandbox, places, .. } = launch;
+    let Launch { pod, container, image, sandbox, dirs, .. } = launch;
     let spec = pod.spec.clone().unwrap_or_default();
     let pod_context = spec.security_context.clone().unwrap_or_default();
     let own = container.security_context.clone().unwrap_or_default();
     let mut variables = launch.variables.clone();
-    // A command in the spec also puts the image's arguments aside.
-    let args = match (expanded(&container.command, &variables)?, expanded(&container.args, &variables)?) {
-        (command, args) if !command.is_empty() => [command, args].concat(),
-        (_, args) if !args.is_empty() => [image.defaults.entrypoint.clone(), args].concat(),
-        _ => [image.defaults.entrypoint.clone(), image.defaults.cmd.clone()].concat(),
-    };
+    let args = arguments(launch, &variables)?;
     let user = identity(root, &image.defaults.user, &pod_context, &own)?;
     settle_home(&mut variables, || home(root, user.uid));
     let capabilities = own.capabilities.clone().unwrap_or_default();
-    let named = capabilities.add.iter().chain(&capabilities.drop).flatten();
-    if let Some(unknown) = named.into_iter().find(|name| !runtime::spec::is_capability(name)) {
-        // Who drops what isn't there would keep what was meant.
-        return Err(config_error(format!("unknown capability {unknown:?}")));
-    }
+    check_capabilities(&capabilities)?;
     let cwd =
         container.working_dir.clone().filter(|d| !d.is_empty()).unwrap_or_else(|| image.defaults.working_dir.clone());
     let privileged = own.privileged.unwrap_or(false);
@@ -320,7 +330,7 @@ async fn container_config(
         oom_score_adj: oom_score(pod, container, Memory::read().total),
         host_pid: spec.host_pid.unwrap_or(false),
         process_namespace,
-        users: sandbox.users(places),
+        users: sandbox.users(dirs),
         host_ipc: spec.host_ipc.unwrap_or(false),
         host_network: sandbox.host_network,
         cgroup: format!("{}/{}", cgroup(config, pod), launch.id),

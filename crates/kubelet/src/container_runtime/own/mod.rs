@@ -22,14 +22,14 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::{
-    ContainerRuntime, ExecError, ImageService, NodeHandles, OWN, PodContainers, RuntimeFeatures, Stop, Version,
-    outcome, signal_number,
+    ContainerRuntime, ExecError, ImageService, NodeHandles, OWN_RUNTIME, PodContainers, RuntimeFeatures, StopOptions,
+    Version, exit_status, signal_number,
 };
 use crate::config::Config;
 use crate::container_runtime::launch::{Launch, StartError};
-use crate::container_runtime::network::told;
+use crate::container_runtime::network::cni_pod;
 use crate::spec::names::kernel_name;
-use crate::state::{Places, Sandbox};
+use crate::state::{PodDirs, Sandbox};
 use crate::streaming::{Event, Sender, Wants};
 
 /// How long a container may take to end that was killed, before more is done.
@@ -50,14 +50,14 @@ pub struct Shims {
 struct Shim {
     node: NodeHandles,
     shim: ShimClient,
-    places: Places,
+    dirs: PodDirs,
     images: Arc<ImageStore>,
 }
 
 #[async_trait]
 impl ContainerRuntime for Shims {
     fn version(&self) -> Version {
-        Version { name: OWN.into(), version: env!("CARGO_PKG_VERSION").into() }
+        Version { name: OWN_RUNTIME.into(), version: env!("CARGO_PKG_VERSION").into() }
     }
 
     fn features(&self) -> RuntimeFeatures {
@@ -70,10 +70,10 @@ impl ContainerRuntime for Shims {
         }
     }
 
-    async fn create_sandbox(&self, pod: &Pod, places: &Places, lost: Option<&Sandbox>) -> io::Result<Sandbox> {
+    async fn create_sandbox(&self, pod: &Pod, dirs: &PodDirs, lost: Option<&Sandbox>) -> io::Result<Sandbox> {
         let spec = pod.spec.clone().unwrap_or_default();
         let host_network = spec.host_network == Some(true);
-        let (uid, namespaces) = (pod.uid().unwrap_or_default(), places.namespaces());
+        let (uid, namespaces) = (pod.uid().unwrap_or_default(), dirs.namespaces());
         if let Some(lost) = lost {
             // After a reboot: what the pod had in the network is free for others.
             self.node.network.disconnect(&uid, &namespaces.net, Some(lost)).await;
@@ -86,8 +86,8 @@ impl ContainerRuntime for Shims {
             None => made.create(&name, host_network),
         };
         tokio::task::spawn_blocking(make).await.map_err(io::Error::other)??;
-        guard(&self.node.config, places, first_user)?;
-        let shm = places.shm();
+        restrict_access(&self.node.config, dirs, first_user)?;
+        let shm = dirs.shm();
         std::fs::create_dir_all(&shm)?;
         if !rootfs::is_mounted(&shm) {
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -96,40 +96,40 @@ impl ContainerRuntime for Shims {
         let (ips, membership) = if host_network {
             (self.node.config.node_ips.clone(), None)
         } else {
-            self.node.network.connect(&told(pod), &namespaces.net).await.map_err(io::Error::other)?
+            self.node.network.connect(&cni_pod(pod), &namespaces.net).await.map_err(io::Error::other)?
         };
         Ok(Sandbox { ips, host_network, first_user, membership, id: None })
     }
 
-    async fn is_sandbox_ready(&self, places: &Places, _: &Sandbox) -> bool {
-        places.namespaces().exist()
+    async fn is_sandbox_ready(&self, dirs: &PodDirs, _: &Sandbox) -> bool {
+        dirs.namespaces().exist()
     }
 
-    async fn prepare_containers(&self, places: &Places, _: &Sandbox) -> io::Result<Arc<dyn PodContainers>> {
-        std::fs::create_dir_all(&places.run)?;
-        let shim = ShimClient::start(&places.run).await.map_err(io::Error::other)?;
-        Ok(Arc::new(Shim { node: self.node.clone(), shim, places: places.clone(), images: self.images.clone() }))
+    async fn prepare_containers(&self, dirs: &PodDirs, _: &Sandbox) -> io::Result<Arc<dyn PodContainers>> {
+        std::fs::create_dir_all(&dirs.run)?;
+        let shim = ShimClient::start(&dirs.run).await.map_err(io::Error::other)?;
+        Ok(Arc::new(Shim { node: self.node.clone(), shim, dirs: dirs.clone(), images: self.images.clone() }))
     }
 
-    fn containers(&self, places: &Places, _: Option<&Sandbox>) -> Arc<dyn PodContainers> {
-        let shim = ShimClient::at(&places.run);
-        Arc::new(Shim { node: self.node.clone(), shim, places: places.clone(), images: self.images.clone() })
+    fn containers(&self, dirs: &PodDirs, _: Option<&Sandbox>) -> Arc<dyn PodContainers> {
+        let shim = ShimClient::at(&dirs.run);
+        Arc::new(Shim { node: self.node.clone(), shim, dirs: dirs.clone(), images: self.images.clone() })
     }
 
-    async fn remove_sandbox(&self, uid: &str, places: &Places, sandbox: Option<&Sandbox>) {
-        end_shim(places).await;
-        self.node.network.disconnect(uid, &places.namespaces().net, sandbox).await;
+    async fn remove_sandbox(&self, uid: &str, dirs: &PodDirs, sandbox: Option<&Sandbox>) {
+        end_shim(dirs).await;
+        self.node.network.disconnect(uid, &dirs.namespaces().net, sandbox).await;
     }
 
-    async fn network_namespace(&self, places: &Places, _: &Sandbox) -> io::Result<PathBuf> {
-        Ok(places.namespaces().net)
+    async fn network_namespace(&self, dirs: &PodDirs, _: &Sandbox) -> io::Result<PathBuf> {
+        Ok(dirs.namespaces().net)
     }
 }
 
 /// Closes a pod's folder to all but root, and the root of the pod if that is another: there it finds the roots of its containers.
-fn guard(config: &Config, places: &Places, first_user: Option<u32>) -> io::Result<()> {
+fn restrict_access(config: &Config, dirs: &PodDirs, first_user: Option<u32>) -> io::Result<()> {
     let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
-    let Some(first) = first_user else { return mode(&places.run, 0o700) };
+    let Some(first) = first_user else { return mode(&dirs.run, 0o700) };
     // What others go past is closed, also where an older agent hasn't done so.
     let pods = config.run_dir.join("pods");
     for pod in std::fs::read_dir(&pods)?.flatten() {
@@ -137,8 +137,8 @@ fn guard(config: &Config, places: &Places, first_user: Option<u32>) -> io::Resul
             mode(&pod.path(), 0o700)?;
         }
     }
-    std::os::unix::fs::chown(&places.run, None, Some(first))?;
-    mode(&places.run, 0o710)?;
+    std::os::unix::fs::chown(&dirs.run, None, Some(first))?;
+    mode(&dirs.run, 0o710)?;
     mode(&pods, 0o711)?;
     mode(&config.run_dir, 0o711)
 }
@@ -157,7 +157,7 @@ impl PodContainers for Shim {
         self.launch(launch).await
     }
 
-    async fn stop(&self, id: &str, stop: Stop) {
+    async fn stop(&self, id: &str, stop: StopOptions) {
         if !stop.grace.is_zero() {
             let of_image = || ImageStore::find(&self.images, &stop.image).map(|image| image.defaults.stop_signal);
             let signal = stop.signal.clone().or_else(of_image).map_or(libc::SIGTERM, |name| signal_number(&name));
@@ -165,12 +165,12 @@ impl PodContainers for Shim {
             tokio::time::sleep(stop.grace).await;
         }
         let _ = self.shim.kill(id, libc::SIGKILL).await;
-        self.see_it_ended(id).await;
+        self.await_exit(id).await;
     }
 
     async fn delete(&self, id: &str) -> io::Result<()> {
         let deleted = self.shim.delete(id).await.map_err(io::Error::other);
-        let folders = [self.places.container(id), self.places.writable(id)];
+        let folders = [self.dirs.container(id), self.dirs.writable(id)];
         tokio::task::spawn_blocking(move || {
             rootfs::unmount_below(&[&folders[0], &folders[1]])?;
             for folder in folders {
@@ -205,7 +205,7 @@ impl PodContainers for Shim {
         } else {
             streams::exec_pipes(&self.shim, id, process.path(), wants, events, sender).await
         };
-        exit.map(|exit| outcome(&exit))
+        exit.map(|exit| exit_status(&exit))
     }
 
     async fn attach(
@@ -220,25 +220,25 @@ impl PodContainers for Shim {
 }
 
 /// Ends a pod's shim, whether it wants to or not. What is left of containers is their cgroups' matter.
-async fn end_shim(places: &Places) {
-    let shim = ShimClient::at(&places.run);
+async fn end_shim(dirs: &PodDirs) {
+    let shim = ShimClient::at(&dirs.run);
     if let Err(error) = shim.quit().await {
-        tracing::warn!(shim = %places.run.display(), %error, "a shim didn't exit in time; killing it");
+        tracing::warn!(shim = %dirs.run.display(), %error, "a shim didn't exit in time; killing it");
         let ending = tokio::task::spawn_blocking(move || shim.end()).await;
         if let Err(error) = ending.map_err(io::Error::other).and_then(|ended| ended) {
-            tracing::warn!(shim = %places.run.display(), %error, "failed to kill a shim");
+            tracing::warn!(shim = %dirs.run.display(), %error, "failed to kill a shim");
         }
     }
 }
 
 impl Shim {
     /// Waits until a container that was killed has ended, and makes it end without its shim if that isn't able to.
-    async fn see_it_ended(&self, id: &str) {
+    async fn await_exit(&self, id: &str) {
         if tokio::time::timeout(KILL_TIMEOUT, self.ended(id)).await.is_ok() {
             return;
         }
         tracing::warn!(id, "a container didn't exit after SIGKILL; killing its whole cgroup");
-        let bundle = self.places.container(id);
+        let bundle = self.dirs.container(id);
         let killing = tokio::task::spawn_blocking(move || match cgroup_in(&bundle) {
             Some(group) => cgroup::kill_all(&group),
             None => tracing::warn!(bundle = %bundle.display(), "an OCI bundle names no cgroup"),
@@ -252,7 +252,7 @@ impl Shim {
         }
     }
 
-    /// Returns once a container has ended, or nobody can say.
+    /// Returns once a container has ended, or the shim is gone.
     async fn ended(&self, id: &str) {
         let Ok((states, mut events)) = self.shim.watch().await else { return };
         if !states.iter().any(|state| state.id == id && state.exit.is_none()) {
@@ -267,7 +267,7 @@ impl Shim {
     }
 
     fn process(&self, id: &str, command: &[String], tty: bool) -> io::Result<tempfile::NamedTempFile> {
-        streams::exec_process(&self.places.container(id).join("process.json"), command, tty)
+        streams::exec_process(&self.dirs.container(id).join("process.json"), command, tty)
     }
 }
 

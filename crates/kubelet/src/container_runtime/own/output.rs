@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio_util::sync::CancellationToken;
 
-/// How long what an ended process left behind (its children) may still write before nobody listens any more.
+/// How long children of an ended process may still write before their output is cut off.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What a pipe can hold, in bytes (pipe(7), `pipe-max-size`): what is read beyond that was written after the process' end.
@@ -37,7 +37,7 @@ impl Output {
     /// A terminal's upper side, to be read and to be written.
     ///
     /// # Errors
-    /// When it can't be told not to block.
+    /// When it can't be made non-blocking.
     pub fn terminal(terminal: &OwnedFd) -> io::Result<(Self, pipe::Sender)> {
         let flags = OFlag::from_bits_retain(fcntl(terminal, FcntlArg::F_GETFL)?);
         fcntl(terminal, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
@@ -50,8 +50,8 @@ impl Output {
         Output { reader, buffer: vec![0; 32 << 10], left: MAX_OUTPUT_BYTES }
     }
 
-    /// The next bytes; none when nobody can write any more or, once the process has `ended`, when there are none. So
-    /// nothing that the process wrote is lost, not even when this process gets no time to run for longer than anybody waits.
+    /// The next bytes; none when it has no writer any more or, once the process has `ended`, when there are none. So
+    /// nothing that the process wrote is lost, not even when this process gets no time to run for long.
     pub async fn next(&mut self, ended: &CancellationToken) -> Option<&[u8]> {
         let read = tokio::select! {
             biased;

@@ -21,7 +21,7 @@ use crate::streaming::{Event, RESIZE, STDERR, STDIN, STDOUT, Sender, Wants};
 
 type Events = mpsc::Receiver<Event>;
 
-/// How much of what a command says is told, in bytes.
+/// How much of a command's output is kept, in bytes.
 const MAX_MESSAGE_BYTES: usize = 1024;
 
 /// Writes the OCI process for an exec, made from the container's own, into a file that goes away with the result.
@@ -59,6 +59,10 @@ async fn pump(mut from: Output, channel: u8, to: Sender, ended: CancellationToke
     }
 }
 
+/// Runs a process whose channels are pipes, joined to a client.
+///
+/// # Errors
+/// When the shim can't start it, or goes away.
 pub async fn exec_pipes(
     shim: &ShimClient,
     id: &str,
@@ -97,6 +101,10 @@ pub async fn exec_pipes(
     Ok(exit)
 }
 
+/// Runs a process on a terminal of its own, joined to a client.
+///
+/// # Errors
+/// When the shim can't start it, or goes away.
 pub async fn exec_terminal(
     shim: &ShimClient,
     id: &str,
@@ -158,6 +166,10 @@ fn size_of(message: &[u8]) -> Option<(u16, u16)> {
     Some((number("Width"), number("Height")))
 }
 
+/// Joins a client to a container's own process, until either ends.
+///
+/// # Errors
+/// When the shim can't be reached, or goes away.
 pub async fn run_attach(
     shim: &ShimClient,
     id: &str,
@@ -201,7 +213,7 @@ pub async fn run_attach(
     feeding.abort();
     gone
 }
-/// Ends the process when nobody waits for it any more, as after a time-out.
+/// Kills the process when its caller doesn't wait for it any more, as after a time-out.
 struct KillOnDrop {
     execution: Execution,
     ended: bool,

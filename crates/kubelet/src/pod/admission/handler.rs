@@ -10,7 +10,8 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 
 use super::{
-    Admitted, Amounts, Eviction, Obstacle, PREEMPTED, Pressures, Refusal, Share, Verdict, under_pressure, unfit,
+    Admitted, Amounts, Decision, Eviction, PREEMPTED, PodResources, PredicateFailure, Pressures, Rejection,
+    under_pressure, unsupported,
 };
 use crate::config::Config;
 use crate::machine::{MachineInfo, allocatable};
@@ -33,7 +34,7 @@ pub struct PodAdmission {
 }
 
 impl PodAdmission {
-    /// `nodes` has the own Node; victims of preemption are told by `workers`.
+    /// `nodes` has the own Node; victims of preemption are evicted by `workers`.
     pub fn new(
         config: Arc<Config>,
         client: Client,
@@ -46,50 +47,50 @@ impl PodAdmission {
     }
 
     /// Takes a pod in that is new here, or says why not. A critical pod that lacks room gets that of others, and waits for their end.
-    pub async fn admit(&self, uid: &str, pod: &Pod) -> Result<(), Refusal> {
-        if let Some(refusal) = unfit(pod) {
-            return Err(refusal);
+    pub async fn admit(&self, uid: &str, pod: &Pod) -> Result<(), Rejection> {
+        if let Some(rejection) = unsupported(pod) {
+            return Err(rejection);
         }
         if !is_static(pod) {
             self.admitted.settled().await;
         }
-        let own = Share::of(pod, is_static(pod));
+        let own = PodResources::of(pod, is_static(pod));
         let Pressures { disk, memory, pids } = *self.pressures.borrow();
         let conditions = [(disk, "DiskPressure"), (memory, "MemoryPressure"), (pids, "PIDPressure")];
         let conditions: Vec<&str> = conditions.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
-        if let Some(refusal) = under_pressure(pod, &own, &conditions) {
-            return Err(refusal);
+        if let Some(rejection) = under_pressure(pod, &own, &conditions) {
+            return Err(rejection);
         }
         let mut node = self.nodes.get(&informer::Key::new("", &self.config.node_name));
-        let mut verdict = self.admitted.ask(uid, pod, &own, &self.offer(node.as_deref()), node.as_deref());
+        let mut decision = self.admitted.try_admit(uid, pod, &own, &self.allocatable(node.as_deref()), node.as_deref());
         // They may have come or gone a moment ago, as the scheduler has seen already.
-        if matches!(&verdict, Verdict::Out(found) if found.iter().all(Obstacle::may_be_outdated)) {
+        if matches!(&decision, Decision::Reject(found) if found.iter().all(PredicateFailure::may_be_outdated)) {
             let nodes: Api<Node> = Api::all(self.client.clone());
             if let Ok(Ok(fresh)) = tokio::time::timeout(NODE_TIMEOUT, nodes.get(&self.config.node_name)).await {
                 node = Some(fresh.into());
-                verdict = self.admitted.ask(uid, pod, &own, &self.offer(node.as_deref()), node.as_deref());
+                decision = self.admitted.try_admit(uid, pod, &own, &self.allocatable(node.as_deref()), node.as_deref());
             }
         }
-        match verdict {
-            Verdict::In => Ok(()),
-            Verdict::Instead(victims) => {
+        match decision {
+            Decision::Admit => Ok(()),
+            Decision::AdmitAfter(victims) => {
                 victims.iter().for_each(|uid| self.preempt(uid));
                 self.admitted.gone(&victims).await;
                 Ok(())
             }
-            Verdict::Out(found) => {
-                let refusal = found.first().map(Obstacle::refusal);
-                Err(refusal.unwrap_or_else(|| Refusal::new("UnknownReason", "GeneralPredicates failed")))
+            Decision::Reject(found) => {
+                let rejection = found.first().map(PredicateFailure::rejection);
+                Err(rejection.unwrap_or_else(|| Rejection::new("UnknownReason", "GeneralPredicates failed")))
             }
-            Verdict::Stuck(why) => {
+            Decision::NoVictims(why) => {
                 let message = format!("Unexpected error while attempting to recover from admission failure: {why}");
-                Err(Refusal::new("UnexpectedAdmissionError", message))
+                Err(Rejection::new("UnexpectedAdmissionError", message))
             }
         }
     }
 
-    /// What the node has for pods: what it told the API, once it has; extended resources are known there alone.
-    fn offer(&self, node: Option<&Node>) -> Amounts {
+    /// The node's allocatable resources: those of its Node object, once it has them; extended resources are known there alone.
+    fn allocatable(&self, node: Option<&Node>) -> Amounts {
         let told = node.and_then(|node| node.status.as_ref()).and_then(|status| status.allocatable.as_ref());
         if let Some(told) = told.filter(|told| told.contains_key("pods")) {
             let amounts = told.iter().filter_map(|(name, amount)| Some((name.clone(), amount.0.parse().ok()?)));

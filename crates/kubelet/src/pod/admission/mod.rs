@@ -1,5 +1,5 @@
 //! Whether this node takes a pod in: what upstream's kubelet asks before it does anything for a pod (`pkg/kubelet/lifecycle`). The scheduler
-//! asks the same, but pods also come without it (`spec.nodeName`), and it may know less than the node. Who isn't taken in has failed.
+//! asks the same, but pods also come without it (`spec.nodeName`), and it may know less than the node. A pod that is rejected has failed.
 
 mod handler;
 mod preemption;
@@ -35,20 +35,23 @@ pub type Amounts = BTreeMap<String, Quantity>;
 
 /// What a pod's status says of why it isn't taken in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Rejection {
+    /// `status.reason`
     pub reason: String,
+    /// `status.message`
     pub message: String,
 }
 
-impl Refusal {
+impl Rejection {
+    /// One with these words.
     pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Refusal { reason: reason.into(), message: message.into() }
+        Rejection { reason: reason.into(), message: message.into() }
     }
 }
 
 /// What a pod has of the node, from its admission to its end.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Share {
+pub struct PodResources {
     requests: Amounts,
     ports: Vec<HostPort>,
     priority: i32,
@@ -57,7 +60,8 @@ pub struct Share {
     qos: &'static str,
 }
 
-impl Share {
+impl PodResources {
+    /// What a pod asks for.
     pub fn of(pod: &Pod, is_static: bool) -> Self {
         let spec = pod.spec.clone().unwrap_or_default();
         let is_sidecar = |c: &&Container| c.restart_policy.as_deref() == Some("Always");
@@ -65,7 +69,7 @@ impl Share {
         let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
         let value = serde_json::to_value(pod).unwrap_or_default();
         let priority = spec.priority.unwrap_or(0);
-        Share {
+        PodResources {
             requests: api::quota::pod_amounts(&value, "requests"),
             ports: ports.filter_map(HostPort::of).collect(),
             priority,
@@ -85,73 +89,81 @@ impl Share {
 
 /// What a pod wants, what the others have, and what there is.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Shortage {
+pub struct InsufficientResource {
     resource: String,
     requested: Quantity,
     used: Quantity,
     capacity: Quantity,
 }
 
-impl Shortage {
+impl InsufficientResource {
     fn missing(&self) -> Quantity {
         self.requested - (self.capacity - self.used)
     }
 
-    fn refusal(&self) -> Refusal {
+    fn rejection(&self) -> Rejection {
         let unit = |amount: Quantity| if self.resource == "cpu" { amount.milli() } else { amount.value() };
         let (requested, used, capacity) = (unit(self.requested), unit(self.used), unit(self.capacity));
         let message = format!(
             "Node didn't have enough resource: {}, requested: {requested}, used: {used}, capacity: {capacity}",
             self.resource
         );
-        Refusal::new(format!("OutOf{}", self.resource), message)
+        Rejection::new(format!("OutOf{}", self.resource), message)
     }
 }
 
 /// Why a pod can't be on the node beside the others.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Obstacle {
-    Lacks(Shortage),
+pub enum PredicateFailure {
+    /// The node lacks a resource.
+    InsufficientResource(InsufficientResource),
     /// The name of upstream's predicate, and what it says.
-    Fails(&'static str, &'static str),
+    Predicate(&'static str, &'static str),
 }
 
-const AFFINITY: Obstacle = Obstacle::Fails("NodeAffinity", "node(s) didn't match Pod's node affinity/selector");
+const AFFINITY: PredicateFailure =
+    PredicateFailure::Predicate("NodeAffinity", "node(s) didn't match Pod's node affinity/selector");
 
-const TAINTED: Obstacle = Obstacle::Fails("TaintToleration", "node(s) had taints that the pod didn't tolerate");
+const TAINTED: PredicateFailure =
+    PredicateFailure::Predicate("TaintToleration", "node(s) had taints that the pod didn't tolerate");
 
-impl Obstacle {
+impl PredicateFailure {
     /// Whether it may be so only as the node isn't known as it is now: labels and taints come and go.
     pub fn may_be_outdated(&self) -> bool {
         [AFFINITY, TAINTED].contains(self)
     }
 
-    pub fn refusal(&self) -> Refusal {
+    /// What the pod's status says.
+    pub fn rejection(&self) -> Rejection {
         match self {
-            Obstacle::Lacks(shortage) => shortage.refusal(),
-            Obstacle::Fails(name, why) => Refusal::new(*name, format!("Predicate {name} failed: {why}")),
+            PredicateFailure::InsufficientResource(shortage) => shortage.rejection(),
+            PredicateFailure::Predicate(name, why) => Rejection::new(*name, format!("Predicate {name} failed: {why}")),
         }
     }
 }
 
-/// A resource of somebody else's than Kubernetes' own. What no node offers may be of the whole cluster, and isn't asked of the node.
+/// An extended resource. What no node offers may be of the whole cluster, and isn't asked of the node.
 fn is_extended(resource: &str) -> bool {
     resource.contains('/') && !resource.contains("kubernetes.io/") && !resource.starts_with("requests.")
 }
 
-/// What a pod lacks beside the others, in the order in which it is told.
-fn shortages<'a>(own: &Share, others: impl Iterator<Item = &'a Share> + Clone, offer: &Amounts) -> Vec<Shortage> {
+/// What a pod lacks beside the others, in upstream's order.
+fn shortages<'a>(
+    own: &PodResources,
+    others: impl Iterator<Item = &'a PodResources> + Clone,
+    allocatable: &Amounts,
+) -> Vec<InsufficientResource> {
     let first = ["pods", "cpu", "memory", "ephemeral-storage"];
     let rest = own.requests.keys().map(String::as_str).filter(|name| !first.contains(name));
     let lacks = |resource: &str| {
-        let capacity = match offer.get(resource) {
+        let capacity = match allocatable.get(resource) {
             None if is_extended(resource) => return None,
             capacity => capacity.copied().unwrap_or_default(),
         };
         let requested = own.request(resource);
         let used = others.clone().fold(Quantity::ZERO, |sum, other| sum + other.request(resource));
         let lacks = requested > Quantity::ZERO && used + requested > capacity;
-        lacks.then(|| Shortage { resource: resource.into(), requested, used, capacity })
+        lacks.then(|| InsufficientResource { resource: resource.into(), requested, used, capacity })
     };
     first.into_iter().chain(rest).filter_map(lacks).collect()
 }
@@ -160,16 +172,17 @@ fn tolerations(pod: &Pod) -> &[Toleration] {
     pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default()
 }
 
-/// Why the node can't have a pod beside the others; the first reason is the one that is told. Before the API says how the node is labelled
+/// Why the node can't have a pod beside the others; the first reason is the one in its status. Before the API says how the node is labelled
 /// and tainted, nothing is refused for that.
-fn obstacles<'a>(
+fn predicate_failures<'a>(
     pod: &Pod,
-    own: &Share,
-    others: impl Iterator<Item = &'a Share> + Clone,
-    offer: &Amounts,
+    own: &PodResources,
+    others: impl Iterator<Item = &'a PodResources> + Clone,
+    allocatable: &Amounts,
     node: Option<&Node>,
-) -> Vec<Obstacle> {
-    let mut found: Vec<Obstacle> = shortages(own, others.clone(), offer).into_iter().map(Obstacle::Lacks).collect();
+) -> Vec<PredicateFailure> {
+    let mut found: Vec<PredicateFailure> =
+        shortages(own, others.clone(), allocatable).into_iter().map(PredicateFailure::InsufficientResource).collect();
     let wants = |node: &Node| {
         let spec = pod.spec.as_ref();
         spec.is_none_or(|s| placement::wanted_by(s.node_selector.as_ref(), s.affinity.as_ref(), node))
@@ -178,7 +191,10 @@ fn obstacles<'a>(
         found.push(AFFINITY);
     }
     if others.into_iter().any(|other| placement::collide(&own.ports, &other.ports)) {
-        found.push(Obstacle::Fails("NodePorts", "node(s) didn't have free ports for the requested pod ports"));
+        found.push(PredicateFailure::Predicate(
+            "NodePorts",
+            "node(s) didn't have free ports for the requested pod ports",
+        ));
     }
     let taints = node.and_then(|node| node.spec.as_ref()).and_then(|spec| spec.taints.as_ref());
     let expels = |taint: &Taint| taint.effect == "NoExecute" && !placement::tolerates(tolerations(pod), taint);
@@ -188,8 +204,8 @@ fn obstacles<'a>(
     found
 }
 
-/// While the machine runs short, only those come in who must, or who ask for what they use (upstream's eviction manager).
-pub fn under_pressure(pod: &Pod, own: &Share, conditions: &[&str]) -> Option<Refusal> {
+/// Under pressure only critical pods are admitted, and those that request what they use (upstream's eviction manager).
+pub fn under_pressure(pod: &Pod, own: &PodResources, conditions: &[&str]) -> Option<Rejection> {
     if conditions.is_empty() || own.is_critical {
         return None;
     }
@@ -199,24 +215,24 @@ pub fn under_pressure(pod: &Pod, own: &Share, conditions: &[&str]) -> Option<Ref
     if *conditions == ["MemoryPressure"] && comes {
         return None;
     }
-    Some(Refusal::new("Evicted", format!("The node had condition: [{}]. ", conditions.join(" "))))
+    Some(Rejection::new("Evicted", format!("The node had condition: [{}]. ", conditions.join(" "))))
 }
 
 /// Why this node can't run a pod as it wants to be run, whatever else is here.
-pub fn unfit(pod: &Pod) -> Option<Refusal> {
+pub fn unsupported(pod: &Pod) -> Option<Rejection> {
     let spec = pod.spec.as_ref()?;
     if pod.labels().get("kubernetes.io/os").is_some_and(|os| os != "linux") {
         let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
-        return Some(Refusal::new("PodOSSelectorNodeLabelDoesNotMatch", message));
+        return Some(Rejection::new("PodOSSelectorNodeLabelDoesNotMatch", message));
     }
     if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
-        return Some(Refusal::new("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
+        return Some(Rejection::new("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
     }
     let of_pod = spec.security_context.as_ref().and_then(|s| s.app_armor_profile.as_ref());
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let own = containers.filter_map(|c| c.security_context.as_ref()?.app_armor_profile.as_ref());
     if own.chain(of_pod).any(|profile| profile.type_ != "Unconfined") && !runtime::app_armor::is_enabled() {
-        return Some(Refusal::new("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"));
+        return Some(Rejection::new("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"));
     }
     None
 }
@@ -224,7 +240,7 @@ pub fn unfit(pod: &Pod) -> Option<Refusal> {
 /// The pods that this node took in and that haven't ended yet, by uid.
 #[derive(Default)]
 pub struct Admitted {
-    shares: Mutex<BTreeMap<String, Share>>,
+    shares: Mutex<BTreeMap<String, PodResources>>,
     released: watch::Sender<()>,
     /// Whether it is known which of the pods that were here before still are.
     settled: watch::Sender<bool>,
@@ -232,22 +248,25 @@ pub struct Admitted {
 
 /// What came of asking for a pod.
 #[derive(Debug, PartialEq)]
-pub enum Verdict {
-    In,
+pub enum Decision {
+    /// It is admitted.
+    Admit,
     /// As soon as these have ended, by uid.
-    Instead(Vec<String>),
-    Out(Vec<Obstacle>),
-    /// Too critical to be refused, and nobody can go for it.
-    Stuck(String),
+    AdmitAfter(Vec<String>),
+    /// It is rejected.
+    Reject(Vec<PredicateFailure>),
+    /// The pod is critical, but no set of pods can be preempted for it: why.
+    NoVictims(String),
 }
 
 impl Admitted {
+    /// Whether a pod is admitted.
     pub fn has(&self, uid: &str) -> bool {
         self.shares.lock().contains_key(uid)
     }
 
     /// A pod that was taken in before, or that wants something else now.
-    pub fn hold(&self, uid: &str, share: Share) {
+    pub fn hold(&self, uid: &str, share: PodResources) {
         self.shares.lock().insert(uid.into(), share);
     }
 
@@ -258,12 +277,13 @@ impl Admitted {
         }
     }
 
-    /// Those that are here from before and aren't among `known` are gone. Before this nobody new is taken in.
+    /// Those that are here from before and aren't among `known` are gone. Before this no new pod is admitted.
     pub fn settle(&self, known: &BTreeSet<String>) {
         self.shares.lock().retain(|uid, _| known.contains(uid));
         self.settled.send_replace(true);
     }
 
+    /// Returns once [`Admitted::settle`] was called.
     pub async fn settled(&self) {
         // The sender lives as long as this does.
         let _ = self.settled.subscribe().wait_for(|is| *is).await;
@@ -279,23 +299,32 @@ impl Admitted {
     }
 
     /// Takes a pod in, if it can be here beside the others.
-    pub fn ask(&self, uid: &str, pod: &Pod, own: &Share, offer: &Amounts, node: Option<&Node>) -> Verdict {
+    pub fn try_admit(
+        &self,
+        uid: &str,
+        pod: &Pod,
+        own: &PodResources,
+        allocatable: &Amounts,
+        node: Option<&Node>,
+    ) -> Decision {
         let mut shares = self.shares.lock();
-        let found = obstacles(pod, own, shares.values(), offer, node);
+        let found = predicate_failures(pod, own, shares.values(), allocatable, node);
         let (lacks, fails): (Vec<_>, Vec<_>) =
-            found.iter().cloned().partition(|obstacle| matches!(obstacle, Obstacle::Lacks(_)));
+            found.iter().cloned().partition(|obstacle| matches!(obstacle, PredicateFailure::InsufficientResource(_)));
         let verdict = match () {
-            () if found.is_empty() => Verdict::In,
-            () if !own.is_critical => return Verdict::Out(found),
-            () if !fails.is_empty() => return Verdict::Out(fails),
+            () if found.is_empty() => Decision::Admit,
+            () if !own.is_critical => return Decision::Reject(found),
+            () if !fails.is_empty() => return Decision::Reject(fails),
             () => {
                 let missing = lacks.iter().filter_map(|obstacle| match obstacle {
-                    Obstacle::Lacks(shortage) => Some((shortage.resource.clone(), shortage.missing())),
-                    Obstacle::Fails(..) => None,
+                    PredicateFailure::InsufficientResource(shortage) => {
+                        Some((shortage.resource.clone(), shortage.missing()))
+                    }
+                    PredicateFailure::Predicate(..) => None,
                 });
                 match preemption::victims(own, &shares, missing.collect()) {
-                    Ok(victims) => Verdict::Instead(victims),
-                    Err(why) => return Verdict::Stuck(why),
+                    Ok(victims) => Decision::AdmitAfter(victims),
+                    Err(why) => return Decision::NoVictims(why),
                 }
             }
         };

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 
 use apimachinery::Quantity;
 
-use super::{Amounts, Share};
+use super::{Amounts, PodResources};
 
+/// What a victim's status says, in upstream's words.
 pub const MESSAGE: &str = "Preempted in order to admit critical pod";
 
 /// Those who may have to go for a pod.
-fn yields(own: &Share, other: &Share) -> bool {
+fn yields(own: &PodResources, other: &PodResources) -> bool {
     (own.is_critical && !other.is_critical) || own.priority > other.priority
 }
 
 /// What is still missing once these have gone.
-fn without<'a>(missing: &Amounts, gone: impl Iterator<Item = &'a Share> + Clone) -> Amounts {
+fn without<'a>(missing: &Amounts, gone: impl Iterator<Item = &'a PodResources> + Clone) -> Amounts {
     let left = missing.iter().map(|(resource, amount)| {
         let left = gone.clone().fold(*amount, |left, share| left - share.request(resource));
         (resource.clone(), left)
@@ -23,7 +24,7 @@ fn without<'a>(missing: &Amounts, gone: impl Iterator<Item = &'a Share> + Clone)
 }
 
 /// How far a pod's end is from what is missing: each resource counts the same.
-fn distance(missing: &Amounts, share: &Share) -> f64 {
+fn distance(missing: &Amounts, share: &PodResources) -> f64 {
     let part = |(resource, amount): (&String, &Quantity)| {
         let left = (*amount - share.request(resource)).max(Quantity::ZERO);
         let part = left.milli() as f64 / amount.milli().max(1) as f64;
@@ -32,13 +33,13 @@ fn distance(missing: &Amounts, share: &Share) -> f64 {
     missing.iter().map(part).sum()
 }
 
-type Named<'a> = (&'a String, &'a Share);
+type Named<'a> = (&'a String, &'a PodResources);
 
 /// As few of these as give what is missing, and of equals the smaller ones.
-fn fewest<'a>(mut from: Vec<Named<'a>>, mut missing: Amounts) -> Vec<Named<'a>> {
+fn fewest_victims<'a>(mut from: Vec<Named<'a>>, mut missing: Amounts) -> Vec<Named<'a>> {
     let mut chosen = Vec::new();
     while !missing.is_empty() && !from.is_empty() {
-        let size = |share: &Share| (share.request("memory"), share.request("cpu"));
+        let size = |share: &PodResources| (share.request("memory"), share.request("cpu"));
         let order = |(_, a): &(usize, &Named), (_, b): &(usize, &Named)| {
             distance(&missing, a.1).total_cmp(&distance(&missing, b.1)).then(size(a.1).cmp(&size(b.1)))
         };
@@ -54,12 +55,16 @@ fn fewest<'a>(mut from: Vec<Named<'a>>, mut missing: Amounts) -> Vec<Named<'a>> 
 ///
 /// # Errors
 /// When all of them together aren't enough.
-pub fn victims(own: &Share, present: &BTreeMap<String, Share>, missing: Amounts) -> Result<Vec<String>, String> {
+pub fn victims(
+    own: &PodResources,
+    present: &BTreeMap<String, PodResources>,
+    missing: Amounts,
+) -> Result<Vec<String>, String> {
     let of = |qos: &str| -> Vec<Named> {
         present.iter().filter(|(_, share)| share.qos == qos && yields(own, share)).collect()
     };
     let (best_effort, burstable, guaranteed) = (of("BestEffort"), of("Burstable"), of("Guaranteed"));
-    fn shares<'a>(groups: [&'a [Named<'a>]; 2]) -> impl Iterator<Item = &'a Share> + Clone {
+    fn shares<'a>(groups: [&'a [Named<'a>]; 2]) -> impl Iterator<Item = &'a PodResources> + Clone {
         groups.into_iter().flatten().map(|(_, share)| *share)
     }
     let left = without(&without(&missing, shares([&best_effort, &burstable])), shares([&guaranteed, &[]]));
@@ -71,8 +76,8 @@ pub fn victims(own: &Share, present: &BTreeMap<String, Share>, missing: Amounts)
             left.join(", ")
         ));
     }
-    let first = fewest(guaranteed, without(&missing, shares([&best_effort, &burstable])));
-    let second = fewest(burstable, without(&missing, shares([&best_effort, &first])));
-    let third = fewest(best_effort, without(&missing, shares([&second, &first])));
+    let first = fewest_victims(guaranteed, without(&missing, shares([&best_effort, &burstable])));
+    let second = fewest_victims(burstable, without(&missing, shares([&best_effort, &first])));
+    let third = fewest_victims(best_effort, without(&missing, shares([&second, &first])));
     Ok(third.into_iter().chain(second).chain(first).map(|(uid, _)| uid.clone()).collect())
 }

@@ -10,8 +10,8 @@ fn pod(spec: Value) -> Pod {
     serde_json::from_value(json!({"metadata": {"name": "p", "resourceVersion": "1"}, "spec": spec})).unwrap()
 }
 
-fn share(pod: &Pod) -> Share {
-    Share::of(pod, pod.metadata.resource_version.is_none())
+fn share(pod: &Pod) -> PodResources {
+    PodResources::of(pod, pod.metadata.resource_version.is_none())
 }
 
 fn asking(requests: Value) -> Value {
@@ -22,7 +22,7 @@ fn with_port(port: Value) -> Value {
     json!({"containers": [{"name": "c", "ports": [port]}]})
 }
 
-fn offer() -> Amounts {
+fn allocatable() -> Amounts {
     let amounts = [("pods", "3"), ("cpu", "2"), ("memory", "1Gi"), ("ephemeral-storage", "1Gi"), ("x.io/gpu", "1")];
     amounts.into_iter().map(|(name, amount)| (name.into(), amount.parse().unwrap())).collect()
 }
@@ -78,33 +78,36 @@ fn a_pod_that_can_not_be_here_beside_the_others_has_failed() {
         ),
     ] {
         let pod = pod(spec.clone());
-        let found = obstacles(&pod, &share(&pod), others.iter(), &offer(), Some(&node()));
-        let refusal = found.first().map_or(Refusal::new("", ""), Obstacle::refusal);
-        assert_eq!(refusal.reason, reason, "{spec}");
-        assert!(message.is_empty() || refusal.message == message, "{spec}: {}", refusal.message);
+        let found = predicate_failures(&pod, &share(&pod), others.iter(), &allocatable(), Some(&node()));
+        let rejection = found.first().map_or(Rejection::new("", ""), PredicateFailure::rejection);
+        assert_eq!(rejection.reason, reason, "{spec}");
+        assert!(message.is_empty() || rejection.message == message, "{spec}: {}", rejection.message);
     }
     // A third pod is the last one.
     let three = [others[0].clone(), others[1].clone(), others[1].clone()];
     let (last, own) = (pod(tolerating(json!({}))), share(&pod(json!({}))));
-    let found = obstacles(&last, &own, three.iter(), &offer(), Some(&node()));
-    assert_eq!(found[0].refusal().reason, "OutOfpods");
+    let found = predicate_failures(&last, &own, three.iter(), &allocatable(), Some(&node()));
+    assert_eq!(found[0].rejection().reason, "OutOfpods");
     // Nothing is known of the node yet.
-    assert_eq!(obstacles(&pod(json!({"nodeSelector": {"disk": "hdd"}})), &own, others.iter(), &offer(), None), []);
+    assert_eq!(
+        predicate_failures(&pod(json!({"nodeSelector": {"disk": "hdd"}})), &own, others.iter(), &allocatable(), None),
+        []
+    );
 }
 
 #[test]
 fn of_two_that_want_the_same_the_first_gets_it_until_its_end() {
     let admitted = Admitted::default();
     let pod = pod(with_port(json!({"containerPort": 1, "hostPort": 80})));
-    let ask = |uid: &str| admitted.ask(uid, &pod, &share(&pod), &offer(), None);
-    assert_eq!(ask("first"), Verdict::In);
-    assert!(matches!(ask("second"), Verdict::Out(_)));
+    let ask = |uid: &str| admitted.try_admit(uid, &pod, &share(&pod), &allocatable(), None);
+    assert_eq!(ask("first"), Decision::Admit);
+    assert!(matches!(ask("second"), Decision::Reject(_)));
     assert!(!admitted.has("second"));
     admitted.release("first");
-    assert_eq!(ask("second"), Verdict::In);
+    assert_eq!(ask("second"), Decision::Admit);
     // It went while nobody looked.
     admitted.settle(&["other".to_string()].into());
-    assert_eq!(ask("third"), Verdict::In);
+    assert_eq!(ask("third"), Decision::Admit);
 }
 
 #[test]
@@ -118,30 +121,30 @@ fn a_critical_pod_gets_the_room_of_those_who_lose_least() {
     plain("guaranteed", both("1"));
     plain("small", asking(json!({"cpu": "300m"})));
     plain("large", asking(json!({"cpu": "600m"})));
-    let mut offer = offer();
-    offer.insert("pods".into(), Quantity::from_int(10));
+    let mut allocatable = allocatable();
+    allocatable.insert("pods".into(), Quantity::from_int(10));
     let critical = |cpu: &str| {
         let mut spec = asking(json!({"cpu": cpu}));
         spec["priority"] = CRITICAL.into();
         pod(spec)
     };
     let ask = |pod: &Pod| {
-        let verdict = admitted.ask("critical", pod, &share(pod), &offer, None);
+        let decision = admitted.try_admit("critical", pod, &share(pod), &allocatable, None);
         admitted.release("critical");
-        verdict
+        decision
     };
-    let instead = |uids: &[&str]| Verdict::Instead(uids.iter().map(|uid| (*uid).to_string()).collect());
-    assert_eq!(ask(&critical("100m")), Verdict::In);
+    let instead = |uids: &[&str]| Decision::AdmitAfter(uids.iter().map(|uid| (*uid).to_string()).collect());
+    assert_eq!(ask(&critical("100m")), Decision::Admit);
     assert_eq!(ask(&critical("400m")), instead(&["small"]));
     assert_eq!(ask(&critical("500m")), instead(&["large"]));
     assert_eq!(ask(&critical("900m")), instead(&["large", "small"]));
     assert_eq!(ask(&critical("1200m")), instead(&["small", "guaranteed"]));
-    assert!(matches!(ask(&critical("3")), Verdict::Stuck(why) if why.contains("(res: cpu, q: 1)")));
+    assert!(matches!(ask(&critical("3")), Decision::NoVictims(why) if why.contains("(res: cpu, q: 1)")));
     // Nobody goes where that isn't enough.
     let mut elsewhere = critical("400m");
     elsewhere.spec.as_mut().unwrap().node_selector = Some([("disk".to_string(), "hdd".to_string())].into());
-    let verdict = admitted.ask("critical", &elsewhere, &share(&elsewhere), &offer, Some(&node()));
-    assert!(matches!(verdict, Verdict::Out(found) if found[0] == AFFINITY));
+    let decision = admitted.try_admit("critical", &elsewhere, &share(&elsewhere), &allocatable, Some(&node()));
+    assert!(matches!(decision, Decision::Reject(found) if found[0] == AFFINITY));
     // Of those who are as critical nobody goes, and a static pod is critical.
     let mut fixed = critical("400m");
     (fixed.metadata.resource_version, fixed.spec.as_mut().unwrap().priority) = (None, None);
@@ -150,7 +153,7 @@ fn a_critical_pod_gets_the_room_of_those_who_lose_least() {
         admitted.release(uid);
     }
     admitted.hold("equal", share(&critical("1900m")));
-    assert!(matches!(ask(&critical("400m")), Verdict::Stuck(_)));
+    assert!(matches!(ask(&critical("400m")), Decision::NoVictims(_)));
 }
 
 #[test]
@@ -159,7 +162,7 @@ fn a_machine_that_runs_short_takes_in_who_must_be_or_asks_for_what_it_uses() {
     let (memory, disk): (&[&str], &[&str]) = (&["MemoryPressure"], &["DiskPressure", "MemoryPressure"]);
     let said = |spec: Value, conditions: &[&str]| {
         let pod = pod(spec);
-        under_pressure(&pod, &share(&pod), conditions).map(|refusal| (refusal.reason, refusal.message))
+        under_pressure(&pod, &share(&pod), conditions).map(|rejection| (rejection.reason, rejection.message))
     };
     let evicted = |conditions: &str| Some(("Evicted".into(), format!("The node had condition: [{conditions}]. ")));
     assert_eq!(said(json!({}), &[]), None);
@@ -175,7 +178,7 @@ fn a_machine_that_runs_short_takes_in_who_must_be_or_asks_for_what_it_uses() {
 fn pods_for_other_systems_are_refused() {
     let mut labelled = pod(json!({}));
     labelled.metadata.labels = Some([("kubernetes.io/os".to_string(), "windows".to_string())].into());
-    let reason = |pod: &Pod| unfit(pod).map(|refusal| refusal.reason);
+    let reason = |pod: &Pod| unsupported(pod).map(|rejection| rejection.reason);
     assert_eq!(reason(&labelled).as_deref(), Some("PodOSSelectorNodeLabelDoesNotMatch"));
     assert_eq!(reason(&pod(json!({"os": {"name": "windows"}}))).as_deref(), Some("PodOSNotSupported"));
     assert_eq!(reason(&pod(json!({"os": {"name": "linux"}}))), None);

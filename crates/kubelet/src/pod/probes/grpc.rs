@@ -41,6 +41,10 @@ fn framed(message: &impl Message) -> Bytes {
     out.freeze()
 }
 
+/// Asks a server for its health.
+///
+/// # Errors
+/// When it doesn't serve, or doesn't answer.
 pub async fn check(target: &Target, action: &GRPCAction) -> Result<(), String> {
     let port = u16::try_from(action.port).map_err(|e| e.to_string())?;
     let (address, place) = ((target.ip, port), apimachinery::authority(target.ip, port));

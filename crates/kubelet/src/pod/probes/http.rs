@@ -1,4 +1,4 @@
-//! HTTP and HTTPS probes. As upstream's, they don't ask whose certificate a server shows: it is the pod's own.
+//! HTTP and HTTPS probes. As upstream's, they don't verify the server's certificate: it is the pod's own.
 
 use std::sync::Arc;
 
@@ -91,7 +91,7 @@ fn redirected(location: &str, host: &str) -> Option<String> {
     same.then(|| uri.path_and_query().map_or_else(|| "/".to_string(), |path| request_target(path.as_str())))
 }
 
-/// A connector that trusts anybody, and offers the protocols `alpn`.
+/// A connector that trusts every certificate, and offers the protocols `alpn`.
 pub fn tls(alpn: &[&[u8]]) -> Result<TlsConnector, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider.clone())

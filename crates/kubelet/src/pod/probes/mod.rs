@@ -20,25 +20,47 @@ use crate::container_runtime::{ExecError, PodContainers};
 
 /// What a probe found out about a run of a container.
 #[derive(Debug)]
-pub struct Verdict {
+pub struct ProbeResult {
+    /// The container's name.
     pub container: String,
+    /// The container's id.
     pub id: String,
+    /// `startup`, `liveness` or `readiness`.
     pub probe: &'static str,
-    pub kind: Kind,
+    /// What follows.
+    pub finding: Finding,
+    /// Whether the probe succeeded.
     pub healthy: bool,
+    /// Why it failed.
     pub message: String,
     /// How long the container may take to end because of this probe, if the probe says so.
     pub grace: Option<Duration>,
 }
 
+impl ProbeResult {
+    fn of(
+        target: &Target,
+        probe: &Probe,
+        name: &'static str,
+        finding: Finding,
+        healthy: bool,
+        message: String,
+    ) -> Self {
+        let grace = probe.termination_grace_period_seconds.map(|s| clock::seconds(s.max(1)));
+        let (container, id) = (target.container.name.clone(), target.id.clone());
+        ProbeResult { container, id, probe: name, finding, healthy, message, grace }
+    }
+}
+
+/// What follows from a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum Finding {
     /// The startup probe succeeded.
     Started,
     /// The readiness probe's result changed.
     Ready,
     /// The container has to be restarted.
-    Dead,
+    Failed,
     /// A failure below the threshold, for an event.
     Unhealthy,
 }
@@ -46,39 +68,47 @@ pub enum Kind {
 /// Where to look.
 #[derive(Debug, Clone)]
 pub struct Target {
+    /// The container's id.
     pub id: String,
+    /// The pod's address.
     pub ip: IpAddr,
+    /// The container.
     pub container: Container,
     /// When it was started.
     pub started: Instant,
 }
 
 /// Runs all probes of a container until the task is aborted.
-pub async fn watch(containers: Arc<dyn PodContainers>, target: Target, started: bool, verdicts: mpsc::Sender<Verdict>) {
+pub async fn watch(
+    containers: Arc<dyn PodContainers>,
+    target: Target,
+    started: bool,
+    results: mpsc::Sender<ProbeResult>,
+) {
     if let Some(probe) = target.container.startup_probe.clone()
         && !started
     {
-        let passed = repeat(&*containers, &target, &probe, "startup", &verdicts).await;
+        let passed = run_probe(&*containers, &target, &probe, "startup", &results).await;
         if !passed {
             return;
         }
     }
     let liveness = async {
         if let Some(probe) = &target.container.liveness_probe {
-            repeat(&*containers, &target, probe, "liveness", &verdicts).await;
+            run_probe(&*containers, &target, probe, "liveness", &results).await;
         }
     };
-    tokio::join!(liveness, readiness(&*containers, &target, &verdicts));
+    tokio::join!(liveness, readiness(&*containers, &target, &results));
 }
 
 /// Runs the readiness probe of a container alone.
-pub async fn watch_readiness(containers: Arc<dyn PodContainers>, target: Target, verdicts: mpsc::Sender<Verdict>) {
-    readiness(&*containers, &target, &verdicts).await;
+pub async fn watch_readiness(containers: Arc<dyn PodContainers>, target: Target, results: mpsc::Sender<ProbeResult>) {
+    readiness(&*containers, &target, &results).await;
 }
 
-async fn readiness(containers: &dyn PodContainers, target: &Target, verdicts: &mpsc::Sender<Verdict>) {
+async fn readiness(containers: &dyn PodContainers, target: &Target, results: &mpsc::Sender<ProbeResult>) {
     if let Some(probe) = &target.container.readiness_probe {
-        repeat(containers, target, probe, "readiness", verdicts).await;
+        run_probe(containers, target, probe, "readiness", results).await;
     }
 }
 
@@ -118,52 +148,63 @@ impl Schedule {
     }
 }
 
+/// A probe's numbers, with upstream's defaults and bounds.
+struct Settings {
+    delay: Duration,
+    period: Duration,
+    timeout: Duration,
+    need_success: i32,
+    need_failure: i32,
+}
+
+impl Settings {
+    fn of(probe: &Probe) -> Self {
+        let seconds = |value: Option<i32>, default: i32| clock::seconds(i64::from(value.unwrap_or(default)));
+        Settings {
+            delay: seconds(probe.initial_delay_seconds, 0),
+            period: seconds(probe.period_seconds, 10).max(Duration::from_secs(1)),
+            timeout: seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1)),
+            need_success: probe.success_threshold.unwrap_or(1),
+            need_failure: probe.failure_threshold.unwrap_or(3),
+        }
+    }
+}
+
 /// Probes again and again. A startup probe ends with its first success (true) or the container's death (false).
-async fn repeat(
+async fn run_probe(
     containers: &dyn PodContainers,
     target: &Target,
     probe: &Probe,
     name: &'static str,
-    verdicts: &mpsc::Sender<Verdict>,
+    results: &mpsc::Sender<ProbeResult>,
 ) -> bool {
-    let seconds = |value: Option<i32>, default: i32| clock::seconds(i64::from(value.unwrap_or(default)));
-    let period = seconds(probe.period_seconds, 10).max(Duration::from_secs(1));
-    let timeout = seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1));
-    let (need_success, need_failure) = (probe.success_threshold.unwrap_or(1), probe.failure_threshold.unwrap_or(3));
+    let Settings { delay, period, timeout, need_success, need_failure } = Settings::of(probe);
     // Its delay is counted from the container's start, whatever else was waited for meanwhile.
-    tokio::time::sleep_until(clock::deadline(target.started, seconds(probe.initial_delay_seconds, 0))).await;
+    tokio::time::sleep_until(clock::deadline(target.started, delay)).await;
     // Several successes that are needed are a period apart.
     let mut schedule = Schedule::new(Instant::now(), period, name != "liveness" && need_success <= 1);
     let (mut successes, mut failures, mut counts) = (0_i32, 0_i32, true);
     let mut ready: Option<bool> = None;
-    let tell = |kind, healthy, message: String| {
-        let verdict = Verdict {
-            container: target.container.name.clone(),
-            id: target.id.clone(),
-            probe: name,
-            kind,
-            healthy,
-            message,
-            grace: probe.termination_grace_period_seconds.map(|s| clock::seconds(s.max(1))),
-        };
-        async move { verdicts.send(verdict).await.is_ok() }
+    let send = |finding, healthy, message: String| {
+        let result = ProbeResult::of(target, probe, name, finding, healthy, message);
+        async move { results.send(result).await.is_ok() }
     };
     loop {
-        let result = tokio::time::timeout(timeout, once(containers, target, probe, timeout)).await;
+        let result = tokio::time::timeout(timeout, probe_once(containers, target, probe, timeout)).await;
         let result = result.unwrap_or_else(|_| Err(format!("timed out after {}s", timeout.as_secs()).into()));
         match result {
-            // As upstream has it: what nobody could find out counts for nothing.
+            // As upstream has it: a probe that couldn't be run counts for nothing.
             Err(ExecError::Unavailable) => {}
             Ok(()) => {
                 (successes, failures) = (successes.saturating_add(1), 0);
                 if successes >= need_success {
                     if name == "startup" {
-                        tell(Kind::Started, true, String::new()).await;
+                        send(Finding::Started, true, String::new()).await;
                         return true;
                     }
                     if name == "readiness" && ready != Some(true) {
                         ready = Some(true);
-                        tell(Kind::Ready, true, String::new()).await;
+                        send(Finding::Ready, true, String::new()).await;
                     }
                 }
             }
@@ -171,12 +212,12 @@ async fn repeat(
             Err(ExecError::Failed(message)) => {
                 (successes, failures) = (0, failures.saturating_add(1));
                 if failures < need_failure {
-                    tell(Kind::Unhealthy, false, message).await;
+                    send(Finding::Unhealthy, false, message).await;
                 } else if name == "readiness" {
                     ready = Some(false);
-                    tell(Kind::Ready, false, message).await;
+                    send(Finding::Ready, false, message).await;
                 } else {
-                    tell(Kind::Dead, false, message).await;
+                    send(Finding::Failed, false, message).await;
                     return false;
                 }
             }
@@ -187,7 +228,7 @@ async fn repeat(
     }
 }
 
-async fn once(
+async fn probe_once(
     containers: &dyn PodContainers,
     target: &Target,
     probe: &Probe,
@@ -212,7 +253,7 @@ async fn once(
 }
 
 /// Runs a lifecycle hook to its end.
-pub async fn hook(
+pub async fn run_hook(
     containers: &dyn PodContainers,
     target: &Target,
     hook: &LifecycleHandler,

@@ -116,7 +116,7 @@ impl PodContainers for Slow {
     ) -> Result<(), crate::container_runtime::launch::StartError> {
         Ok(())
     }
-    async fn stop(&self, _: &str, _: crate::container_runtime::Stop) {}
+    async fn stop(&self, _: &str, _: crate::container_runtime::StopOptions) {}
     async fn delete(&self, _: &str) -> std::io::Result<()> {
         Ok(())
     }
@@ -148,8 +148,8 @@ impl PodContainers for Slow {
     }
 }
 
-/// The verdicts on a container that is well after so many milliseconds, each with the milliseconds until it came.
-async fn verdicts(well_after: u64, container: serde_json::Value) -> Vec<(u64, Kind, bool)> {
+/// The results on a container that is well after so many milliseconds, each with the milliseconds until it came.
+async fn results(well_after: u64, container: serde_json::Value) -> Vec<(u64, Finding, bool)> {
     let begin = Instant::now();
     let slow =
         Slow { well: clock::deadline(begin, Duration::from_millis(well_after)), runs: parking_lot::Mutex::default() };
@@ -157,8 +157,8 @@ async fn verdicts(well_after: u64, container: serde_json::Value) -> Vec<(u64, Ki
     let (sender, mut receiver) = mpsc::channel(16);
     let watching = tokio::spawn(watch(Arc::new(slow), target, false, sender));
     let mut told = Vec::new();
-    while let Ok(Some(verdict)) = tokio::time::timeout(Duration::from_secs(60), receiver.recv()).await {
-        told.push((begin.elapsed().as_millis() as u64, verdict.kind, verdict.healthy));
+    while let Ok(Some(result)) = tokio::time::timeout(Duration::from_secs(60), receiver.recv()).await {
+        told.push((begin.elapsed().as_millis() as u64, result.finding, result.healthy));
     }
     watching.abort();
     told
@@ -171,33 +171,36 @@ async fn a_startup_probe_has_the_patience_that_it_promises() {
             "failureThreshold": threshold}})
     };
     // The third look that counts is after ten seconds; one between them finds out early that all is well.
-    let told = verdicts(8_000, probe("startupProbe", 3)).await;
-    assert_eq!(told, [(0, Kind::Unhealthy, false), (5_000, Kind::Unhealthy, false), (10_000, Kind::Started, true)]);
-    let told = verdicts(60_000, probe("startupProbe", 3)).await;
-    assert_eq!(told.last(), Some(&(10_000, Kind::Dead, false)), "{told:?}");
-    let told = verdicts(500, probe("startupProbe", 1)).await;
-    assert_eq!(told, [(0, Kind::Dead, false)]);
-    let told = verdicts(500, probe("readinessProbe", 3)).await;
-    assert_eq!(told[..2], [(0, Kind::Unhealthy, false), (600, Kind::Ready, true)], "{told:?}");
+    let told = results(8_000, probe("startupProbe", 3)).await;
+    assert_eq!(
+        told,
+        [(0, Finding::Unhealthy, false), (5_000, Finding::Unhealthy, false), (10_000, Finding::Started, true)]
+    );
+    let told = results(60_000, probe("startupProbe", 3)).await;
+    assert_eq!(told.last(), Some(&(10_000, Finding::Failed, false)), "{told:?}");
+    let told = results(500, probe("startupProbe", 1)).await;
+    assert_eq!(told, [(0, Finding::Failed, false)]);
+    let told = results(500, probe("readinessProbe", 3)).await;
+    assert_eq!(told[..2], [(0, Finding::Unhealthy, false), (600, Finding::Ready, true)], "{told:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn several_successes_are_a_period_apart_and_delays_count_from_the_start() {
-    let told = verdicts(
+    let told = results(
         0,
         serde_json::json!({"name": "c", "readinessProbe": {"exec": {"command": ["x"]},
         "periodSeconds": 5, "successThreshold": 3}}),
     )
     .await;
-    assert_eq!(told, [(10_000, Kind::Ready, true)]);
-    let told = verdicts(
+    assert_eq!(told, [(10_000, Finding::Ready, true)]);
+    let told = results(
         0,
         serde_json::json!({"name": "c",
         "startupProbe": {"exec": {"command": ["x"]}, "initialDelaySeconds": 4},
         "readinessProbe": {"exec": {"command": ["x"]}, "initialDelaySeconds": 6}}),
     )
     .await;
-    assert_eq!(told, [(4_000, Kind::Started, true), (6_000, Kind::Ready, true)]);
+    assert_eq!(told, [(4_000, Finding::Started, true), (6_000, Finding::Ready, true)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,7 +212,7 @@ async fn extremes_of_every_number_of_a_probe_are_borne() {
                 let probe = serde_json::json!({"exec": {"command": ["x"]}, field: number,
                     "terminationGracePeriodSeconds": grace});
                 for (kind, well) in [("startupProbe", 0), ("readinessProbe", 900), ("livenessProbe", 90_000)] {
-                    verdicts(well, serde_json::json!({"name": "c", kind: probe})).await;
+                    results(well, serde_json::json!({"name": "c", kind: probe})).await;
                 }
             }
         }

@@ -9,14 +9,15 @@ use super::end::own_grace;
 use crate::events::ContainerEvents as _;
 use crate::spec::names::cgroup;
 use crate::spec::{self, resources};
-use crate::state::Phase;
+use crate::state::ContainerState;
 
 impl Worker {
     /// Gives running containers what their spec allows them now (KEP-1287).
     pub(super) async fn resize(&mut self) {
         let Some(spec) = self.pod.spec.clone() else { return };
         let wants = |c: &Container| {
-            let run = self.saved.containers.get(&c.name).filter(|run| matches!(run.phase, Phase::Running { .. }));
+            let run =
+                self.saved.containers.get(&c.name).filter(|run| matches!(run.phase, ContainerState::Running { .. }));
             run.and_then(|run| run.limits.as_ref()).is_some_and(|limits| *limits != resources::limits(c))
         };
         // Sidecars may be resized, too (KEP-753).
@@ -31,7 +32,8 @@ impl Worker {
         for container in &all {
             let Some(run) = self.saved.containers.get(&container.name) else { continue };
             let wanted = resources::limits(container);
-            if !matches!(run.phase, Phase::Running { .. }) || run.limits.as_ref().is_none_or(|l| *l == wanted) {
+            if !matches!(run.phase, ContainerState::Running { .. }) || run.limits.as_ref().is_none_or(|l| *l == wanted)
+            {
                 continue;
             }
             let id = run.id.clone();

@@ -13,33 +13,34 @@ use runtime::ContainerEvent;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{PUBLISH, RETRY_AFTER, Worker, leaves};
-use crate::container_runtime::{PodContainers, Stop};
+use super::publish::PUBLISH_TIMEOUT;
+use super::{RETRY_AFTER, Worker, is_leaving};
+use crate::container_runtime::{PodContainers, StopOptions};
 use crate::events::ContainerEvents as _;
 use crate::pod::context::Context;
 use crate::pod::probes;
 use crate::pod::workers::Wanted;
 use crate::spec::is_sidecar;
-use crate::state::Phase;
+use crate::state::ContainerState;
 
 /// Between a container's signal and its end by force, however long its hook took.
 const MIN_GRACE_AFTER_HOOK: Duration = Duration::from_secs(2);
-/// How long after the end of a pod's time its containers may be told to have ended; then the kernel ends all that is in its cgroup.
+/// How long after a pod's grace period the runtime may take to report its containers' exit; then all processes in the pod's cgroup are killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a container may take to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Time {
+pub(super) struct GracePeriod {
     until: Instant,
     grace: Duration,
 }
 
-impl Time {
+impl GracePeriod {
     fn of(grace: Duration) -> Self {
-        Time { until: clock::deadline(Instant::now(), grace), grace }
+        GracePeriod { until: clock::deadline(Instant::now(), grace), grace }
     }
 
-    /// What is left. Who waited for its hook or its turn until now has some to hear the signal, as upstream gives it.
+    /// What is left. A container that waited for its hook or its turn until now still has the minimum after its signal, as upstream has it.
     fn left(self) -> Duration {
         self.until.saturating_duration_since(Instant::now()).max(self.grace.min(MIN_GRACE_AFTER_HOOK))
     }
@@ -72,7 +73,7 @@ fn before(spec: &PodSpec, name: &str) -> Vec<String> {
 }
 
 /// One container on its way to its end.
-struct End {
+struct Termination {
     context: Arc<Context>,
     pod: Arc<Pod>,
     containers: Arc<dyn PodContainers>,
@@ -81,21 +82,21 @@ struct End {
     hook: Option<(LifecycleHandler, probes::Target)>,
     signal: Option<String>,
     image: String,
-    /// Who ends before, and who runs now.
+    /// The containers that end before it, and those that run now.
     before: Vec<String>,
     running: watch::Receiver<BTreeSet<String>>,
 }
 
-impl End {
+impl Termination {
     /// The hook runs at once, and may use the containers that end later; the signal waits for its turn. Ends with the container, or
     /// when `time` is over.
-    async fn run(mut self, mut time: watch::Receiver<Time>) {
+    async fn run(mut self, mut time: watch::Receiver<GracePeriod>) {
         let mut forced = time.borrow().grace.is_zero();
         if let Some((hook, target)) = self.hook.take().filter(|_| !forced) {
             let limit = time.borrow().grace;
             let failed = tokio::select! {
-                outcome = probes::hook(&*self.containers, &target, &hook, limit) => outcome.is_err(),
-                () = over(&mut time) => true,
+                outcome = probes::run_hook(&*self.containers, &target, &hook, limit) => outcome.is_err(),
+                () = expired(&mut time) => true,
             };
             // The container may have ended by itself meanwhile.
             if failed && time.has_changed().is_ok() {
@@ -113,7 +114,7 @@ impl End {
             let turn = self.running.wait_for(|running| !self.before.iter().any(|name| running.contains(name)));
             tokio::select! {
                 _ = turn => {}
-                () = over(&mut time) => {}
+                () = expired(&mut time) => {}
             }
         }
         loop {
@@ -121,7 +122,7 @@ impl End {
                 return;
             }
             let grace = time.borrow_and_update().left();
-            let stop = Stop { signal: self.signal.clone(), image: self.image.clone(), grace };
+            let stop = StopOptions { signal: self.signal.clone(), image: self.image.clone(), grace };
             tokio::select! {
                 () = self.containers.stop(&self.id, stop) => return,
                 shorter = time.changed() => if shorter.is_err() { return },
@@ -130,8 +131,8 @@ impl End {
     }
 }
 
-/// Returns when the time is over, which may become shorter meanwhile, or when the container has ended (nobody tells of its time any more).
-async fn over(time: &mut watch::Receiver<Time>) {
+/// Returns when the time is over, which may become shorter meanwhile, or when the container has ended (the sender is gone).
+async fn expired(time: &mut watch::Receiver<GracePeriod>) {
     loop {
         let until = time.borrow_and_update().until;
         tokio::select! {
@@ -144,7 +145,7 @@ async fn over(time: &mut watch::Receiver<Time>) {
 impl Worker {
     /// Asks a container to end, and makes it once its time is over. Doesn't wait for it. Asked again, only the time may become shorter.
     pub(super) fn kill(&mut self, name: &str, id: &str, grace: Duration, before: Vec<String>) {
-        let asked = Time::of(grace);
+        let asked = GracePeriod::of(grace);
         if let Some(present) = self.ending.get(id) {
             present.send_if_modified(|time| {
                 let shorter = asked.until < time.until;
@@ -160,7 +161,7 @@ impl Worker {
         let lifecycle = container.as_ref().and_then(|c: &Container| c.lifecycle.clone()).unwrap_or_default();
         let run = self.saved.containers.get(name);
         let target = container.as_ref().zip(run).map(|(c, r)| self.probe_target(c, r));
-        let end = End {
+        let end = Termination {
             context: self.context.clone(),
             pod: self.pod.clone(),
             containers,
@@ -170,7 +171,7 @@ impl Worker {
             signal: lifecycle.stop_signal,
             image: run.map(|run| run.image_id.clone()).unwrap_or_default(),
             before,
-            running: self.alive.subscribe(),
+            running: self.running_names.subscribe(),
         };
         let (sender, time) = watch::channel(asked);
         self.ending.insert(id.into(), sender);
@@ -178,22 +179,22 @@ impl Worker {
     }
 
     pub(super) fn running(&self) -> Vec<(String, String)> {
-        let running = self.saved.containers.iter().filter(|(_, r)| matches!(r.phase, Phase::Running { .. }));
+        let running = self.saved.containers.iter().filter(|(_, r)| matches!(r.phase, ContainerState::Running { .. }));
         running.map(|(name, run)| (name.clone(), run.id.clone())).collect()
     }
 
     fn end_within(&mut self, grace: Duration) {
-        self.tell_who_runs();
+        self.announce_running();
         let spec = self.pod.spec.clone().unwrap_or_default();
         for (name, id) in self.running() {
             self.kill(&name, &id, grace, before(&spec, &name));
         }
     }
 
-    /// Ends all containers, sidecars last, and waits until they have ended. A deletion may make their time shorter meanwhile. When nobody tells
-    /// of their end long after it, the kernel ends them.
+    /// Ends all containers, sidecars last, and waits until they have ended. A deletion may make their grace period shorter meanwhile. When the
+    /// runtime doesn't report their exit long after it, they are killed by their cgroup.
     pub(super) async fn end_all(&mut self, grace: Duration, wanted: &mut watch::Receiver<Wanted>) {
-        let mut time = Time::of(grace);
+        let mut time = GracePeriod::of(grace);
         self.end_within(grace);
         loop {
             let running = self.running().len();
@@ -206,18 +207,18 @@ impl Worker {
             let last = clock::deadline(time.until, KILL_TIMEOUT.saturating_add(turns));
             tokio::select! {
                 event = async { self.events.as_mut()?.recv().await } => match event {
-                    Some(ContainerEvent::Exited { id, exit }) => self.ended(&id, exit).await,
-                    Some(ContainerEvent::Gone) | None => self.all_are_gone().await,
+                    Some(ContainerEvent::Exited { id, exit }) => self.container_exited(&id, exit).await,
+                    Some(ContainerEvent::Gone) | None => self.runtime_lost().await,
                 },
-                Some(verdict) = self.verdicts.1.recv() => self.verdict(verdict).await,
+                Some(result) = self.results.1.recv() => self.probe_result(result).await,
                 changed = wanted.changed() => {
                     if changed.is_err() {
                         // The manager is gone: the agent is stopping.
                         std::future::pending::<()>().await;
                     }
                     let current = wanted.borrow_and_update().clone();
-                    let asked = Time::of(asked_grace(current.as_deref()));
-                    if leaves(&current) && asked.until < time.until {
+                    let asked = GracePeriod::of(asked_grace(current.as_deref()));
+                    if is_leaving(&current) && asked.until < time.until {
                         time = asked;
                         self.end_within(asked.grace);
                     }
@@ -227,13 +228,13 @@ impl Worker {
                 }
                 () = tokio::time::sleep_until(last) => {
                     tracing::warn!(pod = self.key(), "containers didn't exit within the grace period; killing the pod's cgroup");
-                    self.all_are_gone().await;
+                    self.runtime_lost().await;
                 }
             }
         }
     }
 
-    /// Ends the pod as its deletion asks, tells the API, and removes everything.
+    /// Ends the pod as its deletion asks, writes its status, and removes everything.
     pub(super) async fn terminate(&mut self, wanted: &mut watch::Receiver<Wanted>) {
         self.probe_readiness_alone();
         for (name, _) in self.running() {
@@ -251,32 +252,32 @@ impl Worker {
         }
         self.remove(true).await;
         self.delete_from_api(wanted).await;
-        let data = self.places.data.clone();
+        let data = self.dirs.data.clone();
         let _ = tokio::task::spawn_blocking(move || runtime::remove_tree(&data)).await;
     }
 
-    /// The last step of a deletion is the kubelet's: it tells that nothing of the pod runs any more.
+    /// The last step of a deletion is the kubelet's: it says that nothing of the pod runs any more.
     async fn delete_from_api(&self, wanted: &mut watch::Receiver<Wanted>) {
         let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.pod.namespace().unwrap_or_default());
         let Some(uid) = self.uid_in_api() else { return };
-        let params = at_once(Some(uid));
+        let params = delete_now(Some(uid));
         while wanted.borrow().is_some() {
-            let error = match tokio::time::timeout(PUBLISH, api.delete(&self.pod.name_any(), &params)).await {
+            let error = match tokio::time::timeout(PUBLISH_TIMEOUT, api.delete(&self.pod.name_any(), &params)).await {
                 Ok(Ok(_)) => return,
                 Ok(Err(kube::Error::Api(status))) if status.code == 404 => return,
                 Ok(Err(kube::Error::Api(status))) if status.code == 409 && self.is_replaced(&api).await => return,
                 Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("no answer within {PUBLISH:?}"),
+                Err(_) => format!("no answer within {PUBLISH_TIMEOUT:?}"),
             };
             tracing::warn!(pod = self.key(), error, "failed to delete a terminated pod from the API; retrying");
             tokio::time::sleep(RETRY_AFTER).await;
         }
     }
 
-    /// Whether the pod is gone from the API, or another one has its name. A conflict may be that, or a write of somebody else, after
+    /// Whether the pod is gone from the API, or another one has its name. A conflict may be that, or another client's write, after
     /// which the next try succeeds.
     pub(super) async fn is_replaced(&self, api: &Api<Pod>) -> bool {
-        match tokio::time::timeout(PUBLISH, api.get_metadata_opt(&self.pod.name_any())).await {
+        match tokio::time::timeout(PUBLISH_TIMEOUT, api.get_metadata_opt(&self.pod.name_any())).await {
             Ok(Ok(found)) => found.and_then(|pod| pod.metadata.uid) != self.uid_in_api(),
             Ok(Err(_)) | Err(_) => false,
         }
@@ -289,16 +290,16 @@ impl Worker {
             self.discard(&id).await;
         }
         self.context.watches.remove(&self.uid);
-        self.let_volumes_go().await;
-        self.context.remove_sandbox(&self.uid, &self.places, self.saved.sandbox.as_ref(), keep_logs).await;
+        self.unmount_volumes().await;
+        self.context.remove_sandbox(&self.uid, &self.dirs, self.saved.sandbox.as_ref(), keep_logs).await;
         self.containers = None;
         self.events = None;
         self.saved.sandbox = None;
     }
 
-    /// Waits until the drivers of the pod's volumes have let them go: before that nobody else may have them.
-    async fn let_volumes_go(&self) {
-        while let Err(error) = self.context.volumes.unpublish(&self.uid, &self.places).await {
+    /// Waits until the CSI volumes of the pod are unpublished: before that no other pod may have them.
+    async fn unmount_volumes(&self) {
+        while let Err(error) = self.context.volumes.unpublish(&self.uid, &self.dirs).await {
             self.context.events.warning(self.pod.as_ref(), "FailedUnMount", error.to_string());
             tokio::time::sleep(RETRY_AFTER).await;
         }
@@ -306,7 +307,7 @@ impl Worker {
 }
 
 /// A deletion of this very object, without a wait.
-pub fn at_once(uid: Option<String>) -> DeleteParams {
+pub fn delete_now(uid: Option<String>) -> DeleteParams {
     DeleteParams {
         grace_period_seconds: Some(0),
         preconditions: Some(Preconditions { uid, resource_version: None }),
@@ -340,7 +341,7 @@ mod tests {
             .unwrap();
             for grace in [own_grace(&pod), asked_grace(Some(&pod))] {
                 assert_eq!(grace.is_zero(), seconds <= 0, "{seconds}");
-                let time = Time::of(grace);
+                let time = GracePeriod::of(grace);
                 assert!(time.until >= Instant::now() && time.left() <= clock::LONGEST, "{seconds}");
             }
             for start in ["0001-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "9999-01-01T00:00:00Z"] {
@@ -349,10 +350,10 @@ mod tests {
             }
         }
         assert!(asked_grace(None).is_zero());
-        let mut time = watch::channel(Time::of(Duration::from_secs(600)));
+        let mut time = watch::channel(GracePeriod::of(Duration::from_secs(600)));
         let begun = Instant::now();
-        time.0.send_replace(Time::of(Duration::from_secs(5)));
-        over(&mut time.1).await;
+        time.0.send_replace(GracePeriod::of(Duration::from_secs(5)));
+        expired(&mut time.1).await;
         assert_eq!(begun.elapsed(), Duration::from_secs(5), "what is shorter now ends sooner");
     }
 }

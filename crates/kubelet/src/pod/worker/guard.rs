@@ -49,7 +49,7 @@ pub async fn begin(context: &Context, pod: &Pod, uid: &str, wanted: &mut watch::
         }
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() {
-                // Nobody will ask for the pod any more: the process ends.
+                // The manager is gone: the process ends.
                 std::future::pending::<()>().await;
             },
             () = tokio::time::sleep(left_alone.again.unwrap_or_default()), if left_alone.again.is_some() => {}

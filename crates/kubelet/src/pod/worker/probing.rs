@@ -9,11 +9,11 @@ use tokio::time::Instant;
 use super::Worker;
 use super::end::own_grace;
 use crate::events::ContainerEvents as _;
-use crate::pod::probes::{self, Verdict};
-use crate::state::{Phase, Run};
+use crate::pod::probes::{self, ProbeResult};
+use crate::state::{ContainerRecord, ContainerState};
 
 impl Worker {
-    pub(super) fn probe_target(&self, container: &Container, run: &Run) -> probes::Target {
+    pub(super) fn probe_target(&self, container: &Container, run: &ContainerRecord) -> probes::Target {
         probes::Target {
             id: run.id.clone(),
             ip: self
@@ -24,7 +24,7 @@ impl Worker {
                 .map_or_else(|| self.context.config.node_ip(), |ip| *ip),
             container: container.clone(),
             started: match &run.phase {
-                Phase::Running { started_at } => moment(started_at),
+                ContainerState::Running { started_at } => moment(started_at),
                 _ => Instant::now(),
             },
         }
@@ -34,9 +34,9 @@ impl Worker {
         let (Some(container), Some(containers)) = (self.container(name), self.containers.clone()) else { return };
         let Some(run) = self.saved.containers.get(name) else { return };
         let target = self.probe_target(&container, run);
-        let (started, verdicts) = (run.started, self.verdicts.0.clone());
+        let (started, results) = (run.started, self.results.0.clone());
         let task = tasks::until_done("probes", move || {
-            probes::watch(containers.clone(), target.clone(), started, verdicts.clone())
+            probes::watch(containers.clone(), target.clone(), started, results.clone())
         });
         self.keep_probes(name, &task);
     }
@@ -47,7 +47,7 @@ impl Worker {
         }
     }
 
-    /// While a pod ends, nobody asks any more whether its containers live, but whether they serve (KEP-1672).
+    /// While a pod terminates, its readiness probes alone go on (KEP-1672).
     pub(super) fn probe_readiness_alone(&mut self) {
         for probes in std::mem::take(&mut self.probes).into_values() {
             probes.abort();
@@ -59,43 +59,43 @@ impl Worker {
             };
             if run.started {
                 let target = self.probe_target(&container, run);
-                let (containers, verdicts) = (containers.clone(), self.verdicts.0.clone());
+                let (containers, results) = (containers.clone(), self.results.0.clone());
                 let task = tasks::until_done("probes", move || {
-                    probes::watch_readiness(containers.clone(), target.clone(), verdicts.clone())
+                    probes::watch_readiness(containers.clone(), target.clone(), results.clone())
                 });
                 self.keep_probes(&name, &task);
             }
         }
     }
 
-    pub(super) async fn verdict(&mut self, verdict: Verdict) {
+    pub(super) async fn probe_result(&mut self, result: ProbeResult) {
         let grace = own_grace(&self.pod).max(Duration::from_secs(1));
-        let Some(run) = self.saved.containers.get_mut(&verdict.container).filter(|r| r.id == verdict.id) else {
+        let Some(run) = self.saved.containers.get_mut(&result.container).filter(|r| r.id == result.id) else {
             return;
         };
-        match verdict.kind {
-            probes::Kind::Started => {
+        match result.finding {
+            probes::Finding::Started => {
                 run.started = true;
-                let readiness = self.container(&verdict.container).is_some_and(|c| c.readiness_probe.is_some());
-                if let Some(run) = self.saved.containers.get_mut(&verdict.container)
+                let readiness = self.container(&result.container).is_some_and(|c| c.readiness_probe.is_some());
+                if let Some(run) = self.saved.containers.get_mut(&result.container)
                     && !readiness
                 {
                     run.ready = true;
                 }
             }
-            probes::Kind::Ready => run.ready = verdict.healthy,
-            probes::Kind::Dead => {
-                let name = verdict.container.clone();
+            probes::Finding::Ready => run.ready = result.healthy,
+            probes::Finding::Failed => {
+                let name = result.container.clone();
                 let id = run.id.clone();
-                let why = format!("Container {name} failed {} probe, will be restarted", verdict.probe);
+                let why = format!("Container {name} failed {} probe, will be restarted", result.probe);
                 self.context.events.container(&self.pod, &name, "Normal", "Killing", why);
-                self.kill(&name, &id, verdict.grace.unwrap_or(grace), Vec::new());
+                self.kill(&name, &id, result.grace.unwrap_or(grace), Vec::new());
             }
-            probes::Kind::Unhealthy => {}
+            probes::Finding::Unhealthy => {}
         }
-        if !verdict.healthy && !verdict.message.is_empty() {
-            let message = format!("{} probe failed: {}", capitalized(verdict.probe), verdict.message);
-            self.context.events.container(&self.pod, &verdict.container, "Warning", "Unhealthy", message);
+        if !result.healthy && !result.message.is_empty() {
+            let message = format!("{} probe failed: {}", capitalized(result.probe), result.message);
+            self.context.events.container(&self.pod, &result.container, "Warning", "Unhealthy", message);
         }
     }
 }

@@ -2,53 +2,55 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow::{self, Break, Continue};
+use std::pin::pin;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Container;
 use k8s_openapi::jiff::Timestamp;
+use runtime::Image;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Worker;
-use crate::container_runtime::Stop;
 use crate::container_runtime::launch::config_error;
 use crate::container_runtime::launch::{Launch, StartError, new_id};
+use crate::container_runtime::{PodContainers, StopOptions};
 use crate::environment;
 use crate::events::ContainerEvents as _;
 use crate::pod::workers::Wanted;
 use crate::pod::{probes, status};
 use crate::spec::{self, resources};
-use crate::state::{Ended, Phase, Run};
+use crate::state::{ContainerRecord, ContainerState, Terminated};
 use crate::state::{Waiting, WaitingReason};
 
 /// How long the start of a container may go on when its pod isn't wanted any more.
-const LAUNCH_GRACE: Duration = Duration::from_secs(5);
-/// How long an image may take to be there before the API is told that it is waited for.
-const QUIET_PULL: Duration = Duration::from_millis(200);
+const LAUNCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an image may take to be present before the status says that it is waited for.
+const PULL_REPORT_DELAY: Duration = Duration::from_millis(200);
 /// Runtimes want a limit for what has none.
-const NO_LIMIT: Duration = Duration::from_secs(24 * 3600);
+const MAX_HOOK_DURATION: Duration = Duration::from_secs(24 * 3600);
 
 impl Worker {
     /// The next container to start, by the order of init containers, sidecars and the rest.
-    pub(super) fn next_start(&self) -> Option<Due> {
+    pub(super) fn next_start(&self) -> Option<NextStart> {
         let spec = self.pod.spec.as_ref()?;
-        let due = |container: &Container| -> Option<Due> {
+        let due = |container: &Container| -> Option<NextStart> {
             let run = self.saved.containers.get(&container.name);
             match run.and_then(|r| r.not_before) {
-                Some(at) if at > Instant::now() => Some(Due::At(at)),
-                _ => Some(Due::Now(container.name.clone())),
+                Some(at) if at > Instant::now() => Some(NextStart::At(at)),
+                _ => Some(NextStart::Now(container.name.clone())),
             }
         };
-        let mut earliest: Option<Due> = None;
+        let mut earliest: Option<NextStart> = None;
         for container in spec.init_containers.iter().flatten() {
             let sidecar = container.restart_policy.as_deref() == Some("Always");
             let run = self.saved.containers.get(&container.name);
             match run.map(|r| &r.phase) {
-                Some(Phase::Ended(ended)) if !sidecar && ended.code == 0 => {}
-                Some(Phase::Running { .. }) if sidecar && run.is_some_and(|r| r.started) => {}
-                Some(Phase::Running { .. }) => return earliest,
+                Some(ContainerState::Terminated(ended)) if !sidecar && ended.code == 0 => {}
+                Some(ContainerState::Running { .. }) if sidecar && run.is_some_and(|r| r.started) => {}
+                Some(ContainerState::Running { .. }) => return earliest,
                 _ => match due(container)? {
-                    Due::Now(name) => return Some(Due::Now(name)),
+                    NextStart::Now(name) => return Some(NextStart::Now(name)),
                     at => {
                         // A sidecar that waits to be restarted doesn't hold up what already ran past it.
                         let passed = sidecar && run.is_some_and(|r| r.attempt > 0 || r.last.is_some());
@@ -63,23 +65,23 @@ impl Worker {
         for container in &spec.containers {
             let run = self.saved.containers.get(&container.name);
             let wanted = match run.map(|r| &r.phase) {
-                None | Some(Phase::Waiting) => true,
-                Some(Phase::Running { .. }) => false,
-                Some(Phase::Ended(ended)) => status::restarts(&self.pod, container, false, ended.code),
+                None | Some(ContainerState::Waiting) => true,
+                Some(ContainerState::Running { .. }) => false,
+                Some(ContainerState::Terminated(ended)) => status::restarts(&self.pod, container, false, ended.code),
             };
             if wanted {
                 match due(container)? {
-                    Due::Now(name) => return Some(Due::Now(name)),
+                    NextStart::Now(name) => return Some(NextStart::Now(name)),
                     at => earliest = Some(at.or_earlier(earliest)),
                 }
             }
         }
-        // Those that somebody added to look at the pod, each once.
+        // Ephemeral containers, each once.
         for container in spec::ephemeral(&self.pod) {
             let run = self.saved.containers.get(&container.name);
-            if run.is_none_or(|r| r.phase == Phase::Waiting) {
+            if run.is_none_or(|r| r.phase == ContainerState::Waiting) {
                 match due(&container)? {
-                    Due::Now(name) => return Some(Due::Now(name)),
+                    NextStart::Now(name) => return Some(NextStart::Now(name)),
                     at => earliest = Some(at.or_earlier(earliest)),
                 }
             }
@@ -88,29 +90,59 @@ impl Worker {
     }
 
     /// The id of the container that an ephemeral one was made to look at.
-    fn target(&self, name: &str) -> Result<Option<String>, String> {
+    fn target(&self, name: &str) -> Result<Option<String>, StartError> {
         let ephemeral = self.pod.spec.iter().flat_map(|s| s.ephemeral_containers.iter().flatten());
         let wanted = ephemeral.into_iter().find(|c| c.name == name).and_then(|c| c.target_container_name.as_ref());
         let Some(target) = wanted else { return Ok(None) };
-        let run = self.saved.containers.get(target).filter(|run| matches!(run.phase, Phase::Running { .. }));
-        let run = run.ok_or_else(|| format!("container {target:?}, which it is to look at, isn't running"))?;
+        let run = self.saved.containers.get(target).filter(|run| matches!(run.phase, ContainerState::Running { .. }));
+        let missing = || StartError {
+            reason: WaitingReason::CreateContainerError,
+            message: format!("container {target:?}, which it is to look at, isn't running"),
+        };
+        let run = run.ok_or_else(missing)?;
         Ok(Some(run.id.clone()))
     }
 
-    /// Makes a container and starts it, up to the end of its hook for that. Breaks off when the pod isn't wanted any more.
+    /// Makes a container and starts it, up to the end of its `postStart` hook. Breaks off when the pod isn't wanted any more.
     pub(super) async fn start(&mut self, name: &str, wanted: &watch::Receiver<Wanted>) -> ControlFlow<()> {
         let Some(container) = self.container(name) else { return Continue(()) };
+        let Some(image) = self.await_image(&container, wanted).await? else { return Continue(()) };
+        let mut run = self.next_run(&container, &image).await;
+        let Some(containers) = self.containers.clone() else { return Continue(()) };
+        if let Err(error) = self.launch(&*containers, &container, &image, &mut run, wanted).await? {
+            self.not_started(run, name, error);
+            return Continue(());
+        }
+        run.phase = ContainerState::Running { started_at: Timestamp::now().to_string() };
+        run.waiting = None;
+        run.started = container.startup_probe.is_none();
+        run.ready = run.started && container.readiness_probe.is_none();
+        run.limits = Some(resources::limits(&container));
+        run.resources = container.resources.clone();
+        self.saved.containers.insert(name.into(), run);
+        self.save();
+        self.context.events.container(&self.pod, name, "Normal", "Created", "Container created");
+        self.context.events.container(&self.pod, name, "Normal", "Started", "Container started");
+        self.start_probes(name);
+        self.post_start(&container, wanted).await
+    }
+
+    /// The image of a container. Where it can't be had, the container waits, and there is none.
+    async fn await_image(
+        &mut self,
+        container: &Container,
+        wanted: &watch::Receiver<Wanted>,
+    ) -> ControlFlow<(), Option<Image>> {
         let (context, pod) = (self.context.clone(), self.pod.clone());
-        let mut run = self.saved.containers.get(name).cloned().unwrap_or_default();
-        let mut found = std::pin::pin!(context.images.image(&pod, &container));
+        let mut found = pin!(context.images.ensure_image(&pod, container));
         let has_hook = container.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some());
         let soon = tokio::select! {
             found = &mut found => Some(found),
-            // Nobody waits for an image that isn't wanted any more; a pull for others goes on by itself.
+            // An image that isn't wanted any more isn't waited for; a pull for others goes on by itself.
             () = self.interruption(wanted, Duration::ZERO) => return Break(()),
-            () = tokio::time::sleep(QUIET_PULL) => None,
+            () = tokio::time::sleep(PULL_REPORT_DELAY) => None,
         };
-        // What may take long is told before: the container is being created until its image is there and its hook has run.
+        // What may take long is reported before: the container is being created until its image is present and its hook has run.
         if soon.is_none() || has_hook {
             let _ = self.publish().await;
         }
@@ -121,133 +153,117 @@ impl Worker {
                 () = self.interruption(wanted, Duration::ZERO) => return Break(()),
             },
         };
-        let image = match found {
-            Ok(image) => image,
+        match found {
+            Ok(image) => Continue(Some(image)),
             Err(missing) => {
+                let run = self.saved.containers.entry(container.name.clone()).or_default();
                 run.waiting = Some(Waiting { reason: missing.reason, message: missing.message });
                 run.not_before = Some(missing.again);
-                self.saved.containers.insert(name.into(), run);
-                return Continue(());
+                Continue(None)
             }
-        };
-        if let Phase::Ended(ended) = &run.phase {
+        }
+    }
+
+    /// The record of a container's next run. It is on disk before the container runs, so that it is found again whatever happens to this process.
+    async fn next_run(&mut self, container: &Container, image: &Image) -> ContainerRecord {
+        let name = &container.name;
+        let mut run = self.saved.containers.get(name).cloned().unwrap_or_default();
+        if let ContainerState::Terminated(ended) = &run.phase {
             let old = ended.clone();
             self.discard(&old.id).await;
             run.last = Some(old);
             run.attempt += 1;
-        } else if !run.id.is_empty() && self.places.container(&run.id).exists() {
+        } else if !run.id.is_empty() && self.dirs.container(&run.id).exists() {
             // A try that got no further than its files, as when its configuration is missing, the disk is full or this process ended.
             self.discard(&run.id).await;
         }
-        run.id = new_id(&pod, name, run.attempt);
+        run.id = new_id(&self.pod, name, run.attempt);
         run.image_id = image.reference(container.image.as_deref().unwrap_or(""));
-        run.phase = Phase::Waiting;
+        run.phase = ContainerState::Waiting;
         run.not_before = None;
         run.ready = false;
         run.started = false;
-        // On disk before it runs, so that it is found again whatever happens to this process.
-        self.saved.containers.insert(name.into(), run.clone());
+        self.saved.containers.insert(name.clone(), run.clone());
         self.save();
-        let target = match self.target(name) {
+        run
+    }
+
+    /// Makes a container and starts it; its record gets the id by which the runtime knows it.
+    async fn launch(
+        &mut self,
+        containers: &dyn PodContainers,
+        container: &Container,
+        image: &Image,
+        run: &mut ContainerRecord,
+        wanted: &watch::Receiver<Wanted>,
+    ) -> ControlFlow<(), Result<(), StartError>> {
+        let target = match self.target(&container.name) {
             Ok(target) => target,
-            Err(message) => {
-                self.not_started(run, name, StartError { reason: WaitingReason::CreateContainerError, message });
-                return Continue(());
-            }
+            Err(error) => return Continue(Err(error)),
         };
-        let no_volumes = BTreeMap::new();
+        let (context, pod, no_volumes) = (self.context.clone(), self.pod.clone(), BTreeMap::new());
         let volumes = self.volumes.as_ref().unwrap_or(&no_volumes);
         let sandbox = self.saved.sandbox.clone().unwrap_or_default();
-        let interrupted = self.interruption(wanted, LAUNCH_GRACE);
-        let mut interrupted = std::pin::pin!(interrupted);
-        let request = environment::Request {
-            pod: &pod,
-            container: &container,
-            image: &image.defaults.env,
-            ips: &sandbox.ips,
-            volumes,
-        };
+        let mut interrupted = pin!(self.interruption(wanted, LAUNCH_TIMEOUT));
+        let image_env = &image.defaults.env;
+        let request = environment::Request { pod: &pod, container, image: image_env, ips: &sandbox.ips, volumes };
         let variables = tokio::select! {
             variables = context.environment.variables(request) => variables,
             () = &mut interrupted => return Break(()),
         };
         let variables = match variables {
             Ok(variables) => variables,
-            Err(error) => {
-                self.not_started(run, name, config_error(error.to_string()));
-                return Continue(());
-            }
+            Err(error) => return Continue(Err(config_error(error.to_string()))),
         };
+        let proposed = run.id.clone();
         let launch = Launch {
             pod: &pod,
-            container: &container,
-            image: &image,
+            container,
+            image,
             sandbox: &sandbox,
-            places: &self.places,
+            dirs: &self.dirs,
             volumes,
-            id: &run.id,
+            id: &proposed,
             attempt: run.attempt,
             variables: &variables,
             target: target.as_deref(),
         };
-        let Some(containers) = self.containers.clone() else { return Continue(()) };
         // What was half done is removed with the pod: its id is on disk.
-        let made = tokio::select! {
-            made = containers.create(&launch) => made,
+        let created = tokio::select! {
+            created = containers.create(&launch) => created,
             () = &mut interrupted => return Break(()),
         };
-        if let Ok(id) = &made
-            && let Some(present) = self.saved.containers.get_mut(name)
-            && present.id != *id
+        match created {
+            Ok(id) => run.id = id,
+            Err(error) => return Continue(Err(error)),
+        }
+        if let Some(present) = self.saved.containers.get_mut(&container.name)
+            && present.id != run.id
         {
-            present.id.clone_from(id);
+            present.id.clone_from(&run.id);
             self.save();
         }
-        let started = match &made {
-            Ok(id) => tokio::select! {
-                started = containers.start(&launch, id) => started,
-                () = &mut interrupted => return Break(()),
-            },
-            Err(error) => Err(error.clone()),
-        };
-        run.id = made.unwrap_or(run.id);
-        match started {
-            Ok(()) => {
-                run.phase = Phase::Running { started_at: Timestamp::now().to_string() };
-                run.waiting = None;
-                run.started = container.startup_probe.is_none();
-                run.ready = run.started && container.readiness_probe.is_none();
-                run.limits = Some(resources::limits(&container));
-                run.resources = container.resources.clone();
-                self.saved.containers.insert(name.into(), run);
-                self.save();
-                context.events.container(&pod, name, "Normal", "Created", "Container created");
-                context.events.container(&pod, name, "Normal", "Started", "Container started");
-                self.start_probes(name);
-                self.post_start(&container, wanted).await
-            }
-            Err(error) => {
-                self.not_started(run, name, error);
-                Continue(())
-            }
+        tokio::select! {
+            started = containers.start(&launch, &run.id) => Continue(started),
+            () = &mut interrupted => Break(()),
         }
     }
 
     /// Says why a container isn't started, and when it is tried again.
-    fn not_started(&mut self, mut run: Run, name: &str, error: StartError) {
+    fn not_started(&mut self, mut run: ContainerRecord, name: &str, error: StartError) {
         self.context.events.container(&self.pod, name, "Warning", "Failed", format!("Error: {}", error.message));
         run.waiting = Some(Waiting { reason: error.reason, message: error.message.clone() });
         run.failures += 1;
         run.not_before = Some(Instant::now() + self.context.config.restart_backoff.after(run.failures));
         if error.reason == WaitingReason::RunContainerError {
             let at = Timestamp::now().to_string();
-            run.phase = Phase::Ended(Ended {
+            run.phase = ContainerState::Terminated(Terminated {
                 id: run.id.clone(),
                 code: 128,
                 message: error.message,
                 started_at: at.clone(),
                 finished_at: at,
-                ..Ended::default()
+                ..Terminated::default()
             });
         }
         self.saved.containers.insert(name.into(), run);
@@ -262,7 +278,7 @@ impl Worker {
         let Some(containers) = self.containers.clone() else { return Continue(()) };
         let target = self.probe_target(container, run);
         let outcome = tokio::select! {
-            outcome = probes::hook(&*containers, &target, hook, NO_LIMIT) => outcome,
+            outcome = probes::run_hook(&*containers, &target, hook, MAX_HOOK_DURATION) => outcome,
             // Its process ends with the wait for it.
             () = self.interruption(wanted, Duration::ZERO) => return Break(()),
         };
@@ -274,23 +290,23 @@ impl Worker {
                 "FailedPostStartHook",
                 format!("PostStartHook failed: {error}"),
             );
-            containers.stop(&run.id, Stop::default()).await;
+            containers.stop(&run.id, StopOptions::default()).await;
         }
         Continue(())
     }
 }
 
 /// What is to be done next.
-pub(super) enum Due {
+pub(super) enum NextStart {
     /// Start this container.
     Now(String),
     At(Instant),
 }
 
-impl Due {
-    fn or_earlier(self, other: Option<Due>) -> Due {
+impl NextStart {
+    fn or_earlier(self, other: Option<NextStart>) -> NextStart {
         match (self, other) {
-            (Due::At(a), Some(Due::At(b))) => Due::At(a.min(b)),
+            (NextStart::At(a), Some(NextStart::At(b))) => NextStart::At(a.min(b)),
             (mine, _) => mine,
         }
     }

@@ -1,14 +1,17 @@
 //! Storage drivers (CSI): how they make themselves known ([`registry`]), and their volumes ([`volumes`]).
 //!
 //! A driver is a pod that mounts folders of `--kubelet-dir`, by upstream's names:
-//! - `plugins_registry`: a socket for each driver; who appears there is asked who he is
+//! - `plugins_registry`: a socket for each driver, by which it is registered
 //! - `plugins`: the drivers' own folders, and below `kubernetes.io/csi` what they stage, once for a volume
 //! - `pods/UID/volumes`: what they publish, once for a pod
 //!
 //! A volume is written down in the pod's folder before its driver hears of it, and the record goes after the driver has let it
 //! go; so whatever dies in between, nothing stays mounted.
 
+mod expansion;
+mod records;
 pub mod registry;
+mod source;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,8 +27,9 @@ use tonic::transport::Channel;
 use super::VolumeError;
 use crate::config::Config;
 
+pub use records::in_use;
 pub use registry::run;
-pub use volumes::{Source, in_use};
+pub use source::Source;
 
 /// What a driver says it can.
 #[derive(Clone, Copy)]
@@ -40,7 +44,6 @@ struct Capabilities {
 
 #[derive(Clone)]
 struct Driver {
-    name: String,
     node: NodeClient<Channel>,
     capabilities: Capabilities,
 }
@@ -51,8 +54,8 @@ pub struct Drivers {
     known: Mutex<BTreeMap<String, Driver>>,
     /// Calls that concern one volume are made one after the other.
     turns: Turns,
-    /// What the control plane was told last of the volumes in use.
-    told: tokio::sync::Mutex<Option<BTreeSet<String>>>,
+    /// The volumes in use as they were reported last.
+    reported_in_use: tokio::sync::Mutex<Option<BTreeSet<String>>>,
 }
 
 impl Drivers {
@@ -60,8 +63,8 @@ impl Drivers {
         self.known.lock().get(name).cloned().ok_or_else(|| VolumeError::DriverNotFound(name.into()))
     }
 
-    /// Waits until nobody else is at a volume.
-    async fn turn(&self, driver: &str, handle: &str) -> tokio::sync::OwnedMutexGuard<()> {
+    /// Waits until no other call concerns a volume.
+    async fn lock(&self, driver: &str, handle: &str) -> tokio::sync::OwnedMutexGuard<()> {
         self.turns.of(&format!("{driver}/{handle}")).await
     }
 }

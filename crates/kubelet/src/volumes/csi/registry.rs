@@ -1,5 +1,5 @@
-//! Drivers that come and go: sockets in a folder, each of which is asked who it is (Kubernetes' plugin registration). What a
-//! driver says of this node is told to the API: the node's CSINode, an annotation, and labels for where volumes can be reached.
+//! Registration of drivers (Kubernetes' plugin registration): each has a socket in a folder, and answers for its name. What a
+//! driver says of this node goes to the API: the node's CSINode, an annotation, and labels for where volumes can be reached.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
@@ -23,15 +23,38 @@ use tokio::time::Instant;
 
 use super::{Capabilities, Csi, Driver};
 
-/// The annotation that tells sidecars of drivers how those call this node.
+/// The annotation with the ids that drivers have for this node, for their sidecars.
 const NODE_IDS: &str = "csi.volume.kubernetes.io/nodeid";
 /// A driver that doesn't answer is asked again after this, and after twice as much each time.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-const LONGEST_RETRY: Duration = Duration::from_secs(60);
+const MAX_RETRY_PERIOD: Duration = Duration::from_secs(60);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Why a driver isn't registered.
+#[derive(Debug, thiserror::Error)]
+enum RegistrationError {
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error("it doesn't answer")]
+    Timeout,
+    /// The registration service of the socket refuses.
+    #[error("{0}")]
+    Plugin(String),
+    #[error("plugins of type {0:?} aren't served by this version of timonel")]
+    UnknownType(String),
+    #[error("driver {driver} speaks {versions:?}, and none of these is CSI 1")]
+    Version { driver: String, versions: Vec<String> },
+    /// The driver's own service refuses.
+    #[error("driver {driver}: {message}")]
+    Driver { driver: String, message: String },
+    #[error("driver {driver} sees this node at {sees}, but it is labelled {label}")]
+    Topology { driver: String, sees: String, label: String },
+}
+
 /// A socket that was seen. One that was made anew under the same name is another driver.
-struct Seen {
+struct Socket {
     inode: u64,
     /// Of its driver, once that has said it.
     name: Option<String>,
@@ -55,11 +78,11 @@ pub async fn run(csi: Arc<Csi>) {
         tracing::warn!(%error, folder = %csi.config.kubelet_dir.display(), "failed to watch for CSI drivers; this node serves none");
         return;
     }
-    if let Err(error) = tell(&csi, |_| false).await {
-        tracing::warn!(error, "failed to create the CSINode of this node");
+    if let Err(error) = update_csi_node(&csi, |_| false).await {
+        tracing::warn!(%error, "failed to create the CSINode of this node");
     }
     let mut news = files::watch(&folder, files::Kind::Sockets);
-    let mut seen: BTreeMap<PathBuf, Seen> = BTreeMap::new();
+    let mut seen: BTreeMap<PathBuf, Socket> = BTreeMap::new();
     loop {
         let present = sockets(&folder);
         let gone: Vec<PathBuf> = seen
@@ -71,21 +94,23 @@ pub async fn run(csi: Arc<Csi>) {
         for name in left {
             // Its new socket may be there already.
             if !seen.values().any(|other| other.name.as_ref() == Some(&name)) {
-                leave(&csi, &name).await;
+                deregister(&csi, &name).await;
             }
         }
         for (path, inode) in present {
-            let new = || Seen { inode, name: None, again: Instant::now(), wait: RETRY_AFTER };
+            let new = || Socket { inode, name: None, again: Instant::now(), wait: RETRY_AFTER };
             let seen = seen.entry(path.clone()).or_insert_with(new);
             if seen.name.is_some() || seen.again > Instant::now() {
                 continue;
             }
-            match tokio::time::timeout(CALL_TIMEOUT, join(&csi, &path)).await.unwrap_or(Err("it doesn't answer".into()))
+            match tokio::time::timeout(CALL_TIMEOUT, register(&csi, &path))
+                .await
+                .unwrap_or(Err(RegistrationError::Timeout))
             {
                 Ok(name) => seen.name = Some(name),
                 Err(error) => {
-                    tracing::warn!(socket = %path.display(), error, "failed to register a kubelet plugin; retrying");
-                    (seen.again, seen.wait) = (Instant::now() + seen.wait, (seen.wait * 2).min(LONGEST_RETRY));
+                    tracing::warn!(socket = %path.display(), %error, "failed to register a kubelet plugin; retrying");
+                    (seen.again, seen.wait) = (Instant::now() + seen.wait, (seen.wait * 2).min(MAX_RETRY_PERIOD));
                 }
             }
         }
@@ -102,32 +127,38 @@ fn prepare(csi: &Csi) -> std::io::Result<()> {
     for folder in [csi.config.registry_dir(), csi.config.plugins_dir(), csi.config.kubelet_dir.join("pods")] {
         std::fs::create_dir_all(folder)?;
     }
-    // What pods have mounted is nobody else's business.
+    // Pods' mounts are hidden from other users.
     std::fs::set_permissions(&csi.config.kubelet_dir, std::fs::Permissions::from_mode(0o750))?;
     runtime::rootfs::share(&csi.config.kubelet_dir)
 }
 
-/// Asks a socket who it is, and takes it in.
-async fn join(csi: &Csi, socket: &Path) -> Result<String, String> {
-    let said = |status: tonic::Status| status.message().to_string();
+/// Asks the driver of a socket for its name, and registers it.
+async fn register(csi: &Csi, socket: &Path) -> Result<String, RegistrationError> {
+    let said = |status: tonic::Status| RegistrationError::Plugin(status.message().into());
     let mut registration = RegistrationClient::new(::csi::connection(socket));
     let info = registration.get_info(InfoRequest {}).await.map_err(said)?.into_inner();
-    let joined = join_driver(csi, &info, socket).await;
-    let status =
-        RegistrationStatus { plugin_registered: joined.is_ok(), error: joined.clone().err().unwrap_or_default() };
+    let joined = register_driver(csi, &info, socket).await;
+    let status = RegistrationStatus {
+        plugin_registered: joined.is_ok(),
+        error: joined.as_ref().err().map(ToString::to_string).unwrap_or_default(),
+    };
     registration.notify_registration_status(status).await.map_err(said)?;
     joined.map(|()| info.name)
 }
 
-async fn join_driver(csi: &Csi, info: &PluginInfo, socket: &Path) -> Result<(), String> {
+async fn register_driver(csi: &Csi, info: &PluginInfo, socket: &Path) -> Result<(), RegistrationError> {
     if info.r#type != ::csi::PLUGIN {
-        return Err(format!("plugins of type {:?} aren't served by this version of timonel", info.r#type));
+        return Err(RegistrationError::UnknownType(info.r#type.clone()));
     }
     if !info.supported_versions.iter().any(|v| v.trim_start_matches('v').starts_with("1.") || v == "v1") {
-        return Err(format!("driver {} speaks {:?}, and none of these is CSI 1", info.name, info.supported_versions));
+        let (driver, versions) = (info.name.clone(), info.supported_versions.clone());
+        return Err(RegistrationError::Version { driver, versions });
     }
     let endpoint = if info.endpoint.is_empty() { socket.into() } else { PathBuf::from(&info.endpoint) };
-    let failed = |status: tonic::Status| format!("driver {}: {}", info.name, status.message());
+    let failed = |status: tonic::Status| RegistrationError::Driver {
+        driver: info.name.clone(),
+        message: status.message().into(),
+    };
     let mut node = NodeClient::new(::csi::connection(&endpoint));
     let said = node.node_get_capabilities(NodeGetCapabilitiesRequest {}).await.map_err(failed)?.into_inner();
     let own = node.node_get_info(NodeGetInfoRequest {}).await.map_err(failed)?.into_inner();
@@ -141,22 +172,22 @@ async fn join_driver(csi: &Csi, info: &PluginInfo, socket: &Path) -> Result<(), 
         mount_group: can(Capability::VolumeMountGroup),
         single_node: can(Capability::SingleNodeMultiWriter),
     };
-    label(csi, &info.name, &own).await?;
+    label_node(csi, &info.name, &own).await?;
     let entry = entry(&info.name, &own);
-    tell(csi, |drivers| {
+    update_csi_node(csi, |drivers| {
         let same = drivers.contains(&entry);
         drivers.retain(|d| d.name != entry.name);
         drivers.push(entry.clone());
         !same
     })
     .await?;
-    let driver = Driver { name: info.name.clone(), node, capabilities };
+    let driver = Driver { node, capabilities };
     csi.drivers.known.lock().insert(info.name.clone(), driver);
     tracing::info!(driver = info.name, node = own.node_id, "CSI driver registered");
     Ok(())
 }
 
-async fn leave(csi: &Csi, name: &str) {
+async fn deregister(csi: &Csi, name: &str) {
     tracing::info!(driver = name, "CSI driver unregistered");
     csi.drivers.known.lock().remove(name);
     let without = |drivers: &mut Vec<CSINodeDriver>| {
@@ -164,8 +195,8 @@ async fn leave(csi: &Csi, name: &str) {
         drivers.retain(|d| d.name != name);
         drivers.len() != before
     };
-    if let Err(error) = tell(csi, without).await {
-        tracing::warn!(driver = name, error, "failed to remove an unregistered driver from the CSINode");
+    if let Err(error) = update_csi_node(csi, without).await {
+        tracing::warn!(driver = name, %error, "failed to remove an unregistered driver from the CSINode");
     }
 }
 
@@ -184,11 +215,11 @@ pub fn entry(name: &str, own: &NodeGetInfoResponse) -> CSINodeDriver {
 }
 
 /// Changes the list of drivers in the node's CSINode, which is made if it isn't there. `change` says whether it did anything.
-async fn tell(csi: &Csi, change: impl Fn(&mut Vec<CSINodeDriver>) -> bool) -> Result<(), String> {
+async fn update_csi_node(csi: &Csi, change: impl Fn(&mut Vec<CSINodeDriver>) -> bool) -> Result<(), RegistrationError> {
     let api: Api<CSINode> = Api::all(csi.client.clone());
     let name = &csi.config.node_name;
     loop {
-        let written = match api.get_opt(name).await.map_err(|e| e.to_string())? {
+        let written = match api.get_opt(name).await? {
             Some(mut present) => {
                 if !change(&mut present.spec.drivers) {
                     return Ok(());
@@ -196,37 +227,42 @@ async fn tell(csi: &Csi, change: impl Fn(&mut Vec<CSINodeDriver>) -> bool) -> Re
                 api.replace(name, &PostParams::default(), &present).await
             }
             None => {
-                let node = Api::<Node>::all(csi.client.clone()).get(name).await.map_err(|e| e.to_string())?;
+                let node = Api::<Node>::all(csi.client.clone()).get(name).await?;
                 let owner = json!({"apiVersion": "v1", "kind": "Node", "name": name, "uid": node.uid()});
                 let mut drivers = Vec::new();
                 change(&mut drivers);
                 let new = json!({"metadata": {"name": name, "ownerReferences": [owner]}, "spec": {"drivers": drivers}});
-                let new: CSINode = serde_json::from_value(new).map_err(|e| e.to_string())?;
+                let new: CSINode = serde_json::from_value(new)?;
                 api.create(&PostParams::default(), &new).await
             }
         };
         match written {
             Err(kube::Error::Api(status)) if status.code == 409 => {}
-            other => return other.map(|_| ()).map_err(|e| e.to_string()),
+            other => return Ok(other.map(|_| ())?),
         }
     }
 }
 
 /// Says on the Node how the driver calls it, and where the driver sees it.
-async fn label(csi: &Csi, driver: &str, own: &NodeGetInfoResponse) -> Result<(), String> {
+async fn label_node(csi: &Csi, driver: &str, own: &NodeGetInfoResponse) -> Result<(), RegistrationError> {
     let api: Api<Node> = Api::all(csi.client.clone());
     let name = &csi.config.node_name;
-    let node = api.get(name).await.map_err(|e| e.to_string())?;
+    let node = api.get(name).await?;
     let segments = own.accessible_topology.as_ref().map(|t| &t.segments);
     for (key, value) in segments.into_iter().flatten() {
         if let Some(other) = node.labels().get(key).filter(|present| *present != value) {
-            return Err(format!("driver {driver} sees this node at {key}={value}, but it is labelled {key}={other}"));
+            return Err(RegistrationError::Topology {
+                driver: driver.into(),
+                sees: format!("{key}={value}"),
+                label: format!("{key}={other}"),
+            });
         }
     }
     let ids = node.annotations().get(NODE_IDS).and_then(|text| serde_json::from_str(text).ok());
     let mut ids: BTreeMap<String, Value> = ids.unwrap_or_default();
     ids.insert(driver.into(), own.node_id.as_str().into());
-    let ids = serde_json::to_string(&ids).map_err(|e| e.to_string())?;
+    let ids = serde_json::to_string(&ids)?;
     let patch = json!({"metadata": {"annotations": {NODE_IDS: ids}, "labels": segments}});
-    api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ()).map_err(|e| e.to_string())
+    api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    Ok(())
 }
