@@ -23,8 +23,8 @@ const MAX_BATCHED_EVENTS: usize = 256;
 
 /// How many objects of a pod are watched, and how many of all pods. Who makes pods decides how many they show, and each is a stream of the node's
 /// one connection, which has a bound. What isn't watched is still looked at every minute.
-const MOST_OF_POD: usize = 100;
-const MOST: usize = 5000;
+const MAX_SOURCES_PER_POD: usize = 100;
+const MAX_SOURCES: usize = 5000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum SourceKind {
@@ -90,8 +90,8 @@ impl SourceWatches {
     /// Adds a pod to those that show these; `watch` begins to watch what wasn't watched.
     fn insert(&self, uid: &str, wanted: BTreeSet<Source>, watch: impl Fn(&Source) -> AbortHandle) {
         let mut present = self.sources.lock();
-        for source in wanted.into_iter().take(MOST_OF_POD) {
-            if present.len() >= MOST && !present.contains_key(&source) {
+        for source in wanted.into_iter().take(MAX_SOURCES_PER_POD) {
+            if present.len() >= MAX_SOURCES && !present.contains_key(&source) {
                 continue;
             }
             let begin = || Follower { watch: watch(&source), pods: BTreeSet::new() };
@@ -133,7 +133,7 @@ where
             match event {
                 Ok(event) => is_news |= seen.take(event),
                 Err(error) => {
-                    tracing::debug!(?source, %error, "what a volume shows can't be watched; it is tried again");
+                    tracing::debug!(?source, %error, "failed to watch a ConfigMap or Secret of a volume; retrying");
                 }
             }
         }
@@ -229,22 +229,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_pod_does_not_have_any_number_of_objects_watched() {
-        let followed = Followed::default();
+        let watches = watches_of_nobody();
         let watch = |_: &Source| tokio::spawn(std::future::pending::<()>()).abort_handle();
-        let many =
-            |of: usize| (0..2 * MOST_OF_POD).map(|n| (What::Secret, format!("n{of}"), format!("s{n:04}"))).collect();
-        let count = || followed.sources.lock().len();
-        followed.add("0", many(0), watch);
-        assert_eq!(count(), MOST_OF_POD);
-        (1..=2 * MOST / MOST_OF_POD).for_each(|pod| followed.add(&pod.to_string(), many(pod), watch));
-        assert_eq!(count(), MOST);
+        let many = |of: usize| {
+            (0..2 * MAX_SOURCES_PER_POD).map(|n| (SourceKind::Secret, format!("n{of}"), format!("s{n:04}"))).collect()
+        };
+        let count = || watches.sources.lock().len();
+        watches.insert("0", many(0), watch);
+        assert_eq!(count(), MAX_SOURCES_PER_POD);
+        (1..=2 * MAX_SOURCES / MAX_SOURCES_PER_POD).for_each(|pod| watches.insert(&pod.to_string(), many(pod), watch));
+        assert_eq!(count(), MAX_SOURCES);
         // What is watched already is for everybody; and who goes makes room.
-        followed.add("late", many(0), watch);
-        assert!(followed.pods(&(What::Secret, "n0".into(), "s0000".into())).contains("late"));
-        followed.remove("1");
-        followed.add("later", many(MOST), watch);
-        assert_eq!(count(), MOST);
-        assert!(!followed.pods(&(What::Secret, format!("n{MOST}"), "s0000".into())).is_empty());
+        watches.insert("late", many(0), watch);
+        assert!(watches.pods(&(SourceKind::Secret, "n0".into(), "s0000".into())).contains("late"));
+        watches.remove("1");
+        watches.insert("later", many(MAX_SOURCES), watch);
+        assert_eq!(count(), MAX_SOURCES);
+        assert!(!watches.pods(&(SourceKind::Secret, format!("n{MAX_SOURCES}"), "s0000".into())).is_empty());
     }
 
     #[test]
