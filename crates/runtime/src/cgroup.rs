@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use crate::devices::{self, Rule};
 use crate::huge_pages;
-use crate::spec::Limits;
+use crate::resources::Limits;
 
 const ROOT: &str = "/sys/fs/cgroup";
 

@@ -14,9 +14,9 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 
 use crate::process::Handle;
-use crate::protocol::{Answer, ContainerState, Exit, Request, Start};
+use crate::protocol::{Answer, ContainerState, Exit, Request, SHIM_ARGUMENT, Start};
 use crate::seqpacket;
-use crate::shim::ARGUMENT;
+pub use crate::terminal::set_terminal_size;
 
 /// A shim's state file, in its folder.
 const STATE: &str = "shim.json";
@@ -87,7 +87,7 @@ impl ShimClient {
         let listener = seqpacket::bind_and_listen(&socket).map_err(ShimError::Spawn)?;
         let log = std::fs::File::create(folder.join("shim.log")).map_err(ShimError::Spawn)?;
         let mut command = std::process::Command::new(crate::program::path());
-        command.arg0("timonel-shim").arg(ARGUMENT).arg(folder.join(STATE));
+        command.arg0("timonel-shim").arg(SHIM_ARGUMENT).arg(folder.join(STATE));
         // The socket is its standard input: without code of ours between fork and exec, the child is spawned without
         // a copy of this process' page tables.
         command.env_clear();
@@ -279,7 +279,7 @@ impl ShimClient {
 fn is_shim(pid: i32, state: &Path) -> bool {
     let line = bounded::bytes(format!("/proc/{pid}/cmdline"), bounded::KERNEL).unwrap_or_default();
     let mut arguments = line.split(|byte| *byte == 0).skip(1);
-    arguments.next() == Some(ARGUMENT.as_bytes()) && arguments.next() == Some(state.as_os_str().as_bytes())
+    arguments.next() == Some(SHIM_ARGUMENT.as_bytes()) && arguments.next() == Some(state.as_os_str().as_bytes())
 }
 
 async fn exited(connection: &Connection) -> Result<Exit, ShimError> {
@@ -313,18 +313,6 @@ impl Attachment {
     pub async fn wait(&self) -> Result<Exit, ShimError> {
         exited(&self.connection).await
     }
-}
-
-/// Sets the size of a terminal (ioctl_tty(2)).
-///
-/// # Errors
-/// When `terminal` is none.
-#[allow(unsafe_code)]
-pub fn set_terminal_size(terminal: &OwnedFd, width: u16, height: u16) -> io::Result<()> {
-    let size = libc::winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: the descriptor is open and `size` lives through the call.
-    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &size) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 struct Connection {

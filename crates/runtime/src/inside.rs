@@ -73,7 +73,7 @@ pub fn bind(root: &Path, path: &Path, target: &Path) -> io::Result<()> {
     while crate::rootfs::is_mounted(target) {
         umount2(target, MntFlags::MNT_DETACH)?;
     }
-    crate::rootfs::make(target, found.metadata()?.is_dir())?;
+    crate::mountpoint::make(target, found.metadata()?.is_dir())?;
     // Not what is mounted below it: that would go from its own place, too, when it goes from here.
     mount(Some(&name_of(&found)), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
     Ok(())

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::users::Users;
 
+/// The argument by which this program is a shim: `timonel __shim STATE_FILE`.
+pub const SHIM_ARGUMENT: &str = "__shim";
+
 pub const VERSION: u32 = 1;
 
 /// From the daemon. Every connection carries one request, except `Watch`.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use crate::mountpoint::make;
 use crate::users::Users;
 
 /// Bytes that the options of a mount may have (`mount(2)`: a page).
@@ -164,20 +165,6 @@ pub fn make_inside(root: &Path, path: &Path, folder: bool) -> io::Result<PathBuf
     }
     make(&target, folder)?;
     Ok(target)
-}
-
-/// Makes a folder or an empty file, with the folders above it.
-///
-/// # Errors
-/// Those of the file system.
-pub fn make(path: &Path, folder: bool) -> io::Result<()> {
-    if folder {
-        return std::fs::create_dir_all(path);
-    }
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    std::fs::File::create(path).map(|_| ())
 }
 
 /// Follows `path` as a process chrooted to `root` would.

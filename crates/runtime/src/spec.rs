@@ -1,33 +1,18 @@
 //! From what a container should be to an OCI bundle (`config.json`, runtime-spec 1.2).
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::cgroup;
 use crate::devices::{self, Rule};
+use crate::late_mounts;
 use crate::namespaces::Namespaces;
+pub use crate::resources::{Limits, Mount};
 use crate::rootfs::{make_inside, resolve_inside};
 use crate::selinux::{self, Labels};
-use crate::shim::late;
 use crate::users::Users;
-
-/// A mount from the host into a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount {
-    pub source: PathBuf,
-    pub target: PathBuf,
-    pub read_only: bool,
-    /// Whether what is mounted below is read-only too.
-    pub recursive: bool,
-    /// `rprivate`, `rslave` or `rshared`.
-    pub propagation: &'static str,
-    /// Whether what is there gets the container's label, if that has one.
-    pub relabel: bool,
-}
 
 /// A device of the machine that a container gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,20 +51,6 @@ fn device_node(path: &Path, meta: &std::fs::Metadata) -> Option<Value> {
     let (major, minor) = (nix::sys::stat::major(meta.rdev()), nix::sys::stat::minor(meta.rdev()));
     Some(json!({"path": path, "type": kind, "major": major, "minor": minor,
         "fileMode": meta.mode() & 0o777, "uid": meta.uid(), "gid": meta.gid()}))
-}
-
-/// What a container gets of the machine. Zero means no limit.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Weight among others when the processor is short (cgroup v1 shares: 1024 for a core).
-    pub cpu_shares: u64,
-    /// Thousandths of a core.
-    pub cpu_milli: i64,
-    pub memory_bytes: i64,
-    pub pids: i64,
-    /// Bytes in huge pages of each size in bytes; what isn't named is left as it is. Only of pods as a whole.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub huge_pages: BTreeMap<u64, u64>,
 }
 
 /// Everything about a container that isn't in its image.
@@ -412,7 +383,7 @@ fn mounts(config: &ContainerConfig, shm: &Path) -> Vec<Value> {
         }
     }
     // Shorter paths first, so that a mount doesn't cover one below it.
-    let mut own: Vec<Mount> = config.mounts.iter().filter(|m| !late::is_late(m)).cloned().collect();
+    let mut own: Vec<Mount> = config.mounts.iter().filter(|m| !late_mounts::is_late(m)).cloned().collect();
     own.sort_by_key(|m| m.target.components().count());
     for mount in own {
         let mode = match (mount.read_only, mount.recursive) {
@@ -495,7 +466,7 @@ pub fn write_bundle(bundle: &Path, config: &ContainerConfig, namespaces: &Namesp
         }
     }
     spec["linux"]["devices"] = nodes.into();
-    if let Some(hooks) = late::hooks(&config.mounts, &rootfs) {
+    if let Some(hooks) = late_mounts::hooks(&config.mounts, &rootfs) {
         spec["hooks"] = hooks;
     }
     for (key, value) in &config.sysctls {

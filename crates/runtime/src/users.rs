@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::rootfs::make;
+use crate::mountpoint::make;
 
 /// How many users and groups a pod has.
 pub const LENGTH: u32 = 65536;

@@ -3,18 +3,13 @@
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use apimachinery::AddressRanges;
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
-use tracing_subscriber::EnvFilter;
 
 use crate::memory_limit::MemoryLimit;
-use crate::part::{self, Part};
-use crate::supervisor;
 
 /// The default of `--cluster-cidr` and, below, of `--service-cidr`.
 pub const PODS: &str = "10.42.0.0/16";
@@ -25,11 +20,12 @@ pub const SERVICES: &str = "10.43.0.0/16";
 #[command(name = "timonel", version, propagate_version = true)]
 pub struct Cli {
     #[command(subcommand)]
-    command: Command,
+    pub command: Command,
 }
 
+/// A subcommand with its flags.
 #[derive(Debug, Subcommand)]
-enum Command {
+pub enum Command {
     /// Run a server: control plane and, unless disabled, an agent
     Server(Box<ServerArgs>),
     /// Run an agent: join this machine to a server
@@ -328,90 +324,6 @@ fn port_range(text: &str) -> Result<(u16, u16), String> {
         Some((first, last)) if first > 0 && first <= last => Ok((first, last)),
         _ => Err("it must be two ports, the lower one first, as in 30000-32767".into()),
     }
-}
-
-impl Cli {
-    pub fn run(self) -> anyhow::Result<ExitCode> {
-        // Only fails when there is one already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        match self.command {
-            Command::Server(args) => {
-                log_to_stderr(&args.node.log_level)?;
-                let parts =
-                    if args.disable_agent { vec![Part::ControlPlane] } else { vec![Part::ControlPlane, Part::Node] };
-                match role(parts, &args.node)? {
-                    Run::Parts(supervisor) => supervisor::run(&supervisor),
-                    Run::Part(Part::ControlPlane, _settled) => block_on(crate::server::run(*args)),
-                    Run::Part(Part::Node, _settled) => block_on(crate::agent::run_beside_server(*args)),
-                }
-            }
-            Command::Agent(args) => {
-                log_to_stderr(&args.node.log_level)?;
-                match role(vec![Part::Node], &args.node)? {
-                    Run::Parts(supervisor) => supervisor::run(&supervisor),
-                    Run::Part(_, _settled) => block_on(crate::agent::run(*args)),
-                }
-            }
-            Command::Check(args) => crate::check::run(&args),
-            Command::Token(args) => crate::local::print_token(&args),
-            Command::Image(command) => crate::local::image(command),
-            Command::Uninstall(args) => crate::uninstall::run(&args),
-            Command::Kubectl { arguments } => {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                let code = runtime.block_on(kubectl::run(arguments))?;
-                // A terminal that is read from must not hold the process.
-                runtime.shutdown_background();
-                Ok(ExitCode::from(code))
-            }
-        }
-    }
-}
-
-/// What this process of a role does.
-enum Run {
-    /// It is the parent of the role's parts.
-    Parts(supervisor::Config),
-    /// It is one of them.
-    Part(Part, part::Settled),
-}
-
-/// Sets this process up as the part of a role that it is, or says how to run all of them.
-fn role(parts: Vec<Part>, args: &NodeArgs) -> anyhow::Result<Run> {
-    if let Some(part) = Part::own() {
-        let settled = part.settle(&args.run_dir)?;
-        return Ok(Run::Part(part, settled));
-    }
-    let limits = [(Part::ControlPlane, args.control_plane_memory_max), (Part::Node, args.node_memory_max)];
-    Ok(Run::Parts(supervisor::Config {
-        parts,
-        run_dir: args.run_dir.clone(),
-        cgroup: supervisor::cgroup(&args.cgroup_root),
-        memory_limits: limits.into_iter().map(|(part, limit)| (part, limit.bytes(part))).collect(),
-        shutdown_grace: args.shutdown_grace_period,
-    }))
-}
-
-fn block_on(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8))
-        .build()
-        .context("the async runtime can't start")?;
-    runtime.block_on(task)?;
-    // What was acknowledged is on the disk, and blocking reads (a log that is followed) must not hold the process.
-    runtime.shutdown_background();
-    Ok(ExitCode::SUCCESS)
-}
-
-fn log_to_stderr(level: &str) -> anyhow::Result<()> {
-    use std::io::IsTerminal as _;
-    let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level:?} is malformed"))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    Ok(())
 }
 
 const CONFIG: &str = "/etc/timonel/config.yaml";

@@ -6,6 +6,7 @@ mod agent;
 mod bridge;
 mod check;
 mod cli;
+mod commands;
 mod components;
 mod firewall;
 mod instance;
@@ -57,7 +58,7 @@ fn main() -> ExitCode {
     } else {
         cli::Cli::parse_from(cli::arguments())
     };
-    match cli.run() {
+    match commands::run(cli) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use informer::Quarantine;
@@ -15,8 +15,6 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use runtime::seqpacket;
 use serde::{Deserialize, Serialize};
-
-use crate::supervisor;
 
 /// What one process of a role does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,10 +79,15 @@ impl Part {
         }
         raise_file_limit();
         count_restarts(self);
-        let file = File::create(supervisor::lock_file(run_dir))?;
+        let file = File::create(lock_file(run_dir))?;
         let lock = Flock::lock(file, FlockArg::LockShared).map_err(|(_, error)| error)?;
         Ok(Settled { _lock: lock })
     }
+}
+
+/// The file that the parts of a role have locked together as long as they live.
+pub fn lock_file(run_dir: &Path) -> PathBuf {
+    run_dir.join("parts.lock")
 }
 
 /// Raises the soft limit of open files to the hard one.

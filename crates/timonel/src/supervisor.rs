@@ -184,16 +184,11 @@ fn part_cgroup(root: &str, part: Part) -> String {
 /// How long the parts of an earlier parent may take to end with it.
 const EARLIER_PARTS: Duration = Duration::from_secs(10);
 
-/// The file that the parts of a role have locked together as long as they live.
-pub fn lock_file(run_dir: &Path) -> PathBuf {
-    run_dir.join("parts.lock")
-}
-
 /// Keeps other parents out of the run folder as long as the lock is held, and waits until no part of an earlier parent is left.
 fn lock(run_dir: &Path) -> anyhow::Result<Flock<File>> {
     std::fs::create_dir_all(run_dir).with_context(|| format!("can't make {}", run_dir.display()))?;
     let own = lock_alone(&run_dir.join("parent.lock"))?;
-    drop(lock_alone(&lock_file(run_dir))?);
+    drop(lock_alone(&part::lock_file(run_dir))?);
     Ok(own)
 }
 

@@ -404,7 +404,7 @@ impl Container {
 
     pub fn resize(&self, width: u16, height: u16) -> Result<(), String> {
         let Some(terminal) = self.input.as_ref().filter(|_| self.start.tty) else { return Ok(()) };
-        crate::client::set_terminal_size(terminal, width, height).map_err(|e| e.to_string())
+        crate::terminal::set_terminal_size(terminal, width, height).map_err(|e| e.to_string())
     }
 
     /// Whether the kernel killed something in the cgroup for want of memory.

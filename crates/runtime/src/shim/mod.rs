@@ -8,7 +8,6 @@ mod container;
 mod details;
 mod enter;
 mod helper;
-pub mod late;
 mod launch;
 pub mod logs;
 pub mod profile;
@@ -29,13 +28,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::protocol::{Answer, Exit, Request};
+use crate::protocol::{Answer, Exit, Request, SHIM_ARGUMENT};
 use crate::seqpacket;
 use container::{Attached, Container, Part};
 use requests::Work;
-
-/// The descriptor on which the daemon hands over the listening socket.
-pub const ARGUMENT: &str = "__shim";
 
 /// Connections that haven't said yet what they want. Further ones wait in the socket's queue.
 const MAX_CLIENTS: usize = 64;
@@ -47,11 +43,11 @@ fn set_nonblocking(fd: &OwnedFd) -> nix::Result<()> {
 
 /// Runs the shim if this process was started as one: `timonel __shim STATE_FILE`.
 pub fn shim_main() -> Option<ExitCode> {
-    if let Some(done) = late::bind_main().or_else(crate::namespaces::create_main) {
+    if let Some(done) = crate::late_mounts::bind_main().or_else(crate::namespaces::create_main) {
         return Some(done);
     }
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next()? != ARGUMENT {
+    if arguments.next()? != SHIM_ARGUMENT {
         return None;
     }
     let state = PathBuf::from(arguments.next()?);

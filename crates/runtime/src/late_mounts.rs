@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
-use crate::spec::Mount;
+use crate::resources::Mount;
 
 /// `timonel __bind SOURCE TARGET PROPAGATION MODE`
 const ARGUMENT: &str = "__bind";
