@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Dependencies point down only, and services never depend on each other (ARCHITECTURE.md, "Map"). Also: each dependency is named in the
-# sources of its crate, the paths that ARCHITECTURE.md names exist, and no import cycle is new.
+# sources of its crate, the paths that ARCHITECTURE.md names exist, no import cycle is new, and the API server writes in one place.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -41,5 +41,9 @@ done
 for path in $(grep -o '`[a-z.][a-zA-Z0-9_./-]*/[a-zA-Z0-9_./-]*`' ARCHITECTURE.md | tr -d '`' | sort -u); do
   [ -e "$path" ] || { echo "error: ARCHITECTURE.md names $path, which doesn't exist" >&2; bad=1; }
 done
+# Every write goes through the API server's pipeline; events alone vanish without it.
+writers=$(grep -rl 'store\.write(' crates/apiserver/src | sort | tr '\n' ' ')
+[ "$writers" = "crates/apiserver/src/bootstrap/events.rs crates/apiserver/src/pipeline/commit.rs " ] ||
+  { echo "error: only pipeline/commit.rs and bootstrap/events.rs of the API server may write to the store, but these do: $writers" >&2; bad=1; }
 python3 scripts/check-cycles.py || bad=1
 exit $bad

@@ -1,7 +1,7 @@
-//! Versions of kinds: an object is kept in one version, and read and written in any.
+//! Conversion: an object is stored in one version of its kind, and read and written in any.
 //!
-//! Older versions of built-in kinds are converted by [`api::Kind::convert`]. Versions of a definition with the strategy `None` differ in their name alone; those with `Webhook` are converted by
-//! a program in the cluster (`apiextensions.k8s.io/v1` ConversionReview).
+//! Older versions of built-in kinds are converted by [`api::Kind::convert`]. Versions of a definition with the strategy `None` differ in
+//! their name alone; those with `Webhook` are converted by a program in the cluster (`apiextensions.k8s.io/v1` ConversionReview).
 
 use std::sync::Arc;
 
@@ -108,6 +108,9 @@ async fn ask(server: &ApiServer, webhook: &Value, review: &Value) -> Result<Vec<
 }
 
 /// An object in the version of `kind`.
+///
+/// # Errors
+/// 500 when the conversion webhook fails.
 pub async fn object(server: &ApiServer, kind: &Kind, object: Value) -> Result<Value, Status> {
     if !kind.has_versions() {
         return Ok(object);
@@ -116,7 +119,10 @@ pub async fn object(server: &ApiServer, kind: &Kind, object: Value) -> Result<Va
     all.pop().ok_or_else(|| Status::internal("an object was lost in conversion"))
 }
 
-/// Kept objects in the version of `kind`.
+/// Stored objects in the version of `kind`.
+///
+/// # Errors
+/// 500 when the conversion webhook fails.
 pub async fn entries(server: &ApiServer, kind: &Kind, entries: Vec<Arc<Entry>>) -> Result<Vec<Arc<Entry>>, Status> {
     if !kind.has_versions() {
         return Ok(entries);
@@ -129,13 +135,13 @@ pub async fn entries(server: &ApiServer, kind: &Kind, entries: Vec<Arc<Entry>>) 
     Ok(entries.iter().zip(objects).map(|(entry, object)| entry.with_content(&encode(&object))).collect())
 }
 
-/// The canonical form of an object as it is kept, and as it is answered to who wrote it.
+/// The canonical form of an object in the version that is stored, and in that of the request.
 ///
 /// # Errors
-/// When it is too large to be kept.
-pub async fn kept(server: &ApiServer, kind: &Kind, object: &mut Value) -> Result<(Bytes, Bytes), Status> {
+/// 413 when it is too large, 500 when the conversion webhook fails.
+pub async fn encode_stored(server: &ApiServer, kind: &Kind, object: &mut Value) -> Result<(Bytes, Bytes), Status> {
     bounded::stored(object).map_err(|why| {
-        let text = format!("Request entity too large: {} {:?} can't be kept: {why}", kind.kind, object.name());
+        let text = format!("Request entity too large: {} {:?} can't be stored: {why}", kind.kind, object.name());
         Status::new(413, "RequestEntityTooLarge", text)
     })?;
     let version = server.catalog.stored_version(kind);

@@ -16,6 +16,7 @@ use crate::aggregator::{Aggregator, Served};
 use crate::registry::Catalog;
 use crate::response::{self, Body};
 
+/// Discovery documents, kept until kinds or further API servers change.
 pub struct Discovery {
     catalog: Arc<Catalog>,
     aggregator: Arc<Aggregator>,
@@ -186,6 +187,7 @@ impl Documents {
 }
 
 impl Discovery {
+    /// Documents of what the catalog and further API servers serve.
     pub fn new(catalog: Arc<Catalog>, aggregator: Arc<Aggregator>) -> Self {
         Discovery { catalog, aggregator, made: Mutex::default() }
     }
@@ -208,19 +210,23 @@ impl Discovery {
         response
     }
 
+    /// `/api` in the aggregated form (KEP-3352).
     pub fn aggregated_core(&self) -> Response<Body> {
         Self::aggregated_response(&self.documents().aggregated_core)
     }
 
+    /// `/apis` in the aggregated form (KEP-3352).
     pub fn aggregated_groups(&self) -> Response<Body> {
         Self::aggregated_response(&self.documents().aggregated_groups)
     }
 
+    /// `/api`; the address is where clients reach the server.
     pub fn core_versions(&self, (address, port): (IpAddr, u16)) -> Value {
         json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs":
             [{"clientCIDR": "0.0.0.0/0", "serverAddress": apimachinery::authority(address, port)}]})
     }
 
+    /// `/apis`.
     pub fn groups(&self) -> Value {
         let documents = self.documents();
         let mut groups: Vec<&str> = documents.groups.clone();
@@ -233,6 +239,7 @@ impl Discovery {
         json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
     }
 
+    /// `/apis/GROUP`; none for a group that isn't served.
     pub fn group(&self, group: &str) -> Option<Response<Body>> {
         let documents = self.documents();
         let known = documents.groups.contains(&group) || documents.others.iter().any(|(g, _)| g == group);
@@ -244,6 +251,7 @@ impl Discovery {
         })
     }
 
+    /// The resources of a version of a group; none for one that isn't served.
     pub fn resources(&self, group: &str, version: &str) -> Option<Response<Body>> {
         let mut resources = Vec::new();
         for kind in self.documents().kinds.iter().filter(|k| k.group == group && k.version == version) {

@@ -1,9 +1,10 @@
-//! Names of nodes have an owner.
+//! Joining: which machine has which node name.
 //!
-//! A machine makes itself a password once, and claims its name with it: `POST /timonel/join/NAME`, the password in a header. The
-//! first that claims a name has it, as long as there is a Node of that name; its password is kept as a salted hash in a Secret of kube-system (`NAME.node-password.timonel`), as
-//! k3s does. Who joins with the token gets a ticket for the name, with which, for some minutes, it may ask for a certificate: its requests carry the
-//! name as an extra of their user, and only so a name that there is a Node of is given away.
+//! A machine generates a password once, and claims its name with it: `POST /timonel/join/NAME`, the password in a header. The
+//! first that claims a name has it, as long as there is a Node of that name; a salted hash of its password is kept in a Secret of
+//! kube-system (`NAME.node-password.timonel`), as k3s does. A machine with the join token gets a ticket for the name, with which it may
+//! request a certificate for some minutes: its requests have the name as an extra of their user, and the signer issues the certificate of
+//! an existing Node to no other.
 
 use std::sync::Arc;
 
@@ -24,9 +25,9 @@ use crate::request::DeleteOptions;
 
 pub use crate::authentication::ticket::NODE_NAME;
 
-/// The header that has a machine's password.
+/// The header with a machine's password.
 pub const PASSWORD: &str = "timonel-node-password";
-/// A password is 32 digits; nobody needs a longer one.
+/// A password has 32 digits.
 const MAX_PASSWORD_BYTES: usize = 256;
 const PATH: &str = "/timonel/join/";
 const NAMESPACE: &str = "kube-system";
@@ -35,7 +36,7 @@ const SUFFIX: &str = ".node-password.timonel";
 /// How many names are remembered that there is no Node of: more than machines join at once.
 const MAX_UNUSED_NAMES: usize = 500;
 
-/// Answers `POST /timonel/join/NAME`, if that is what is asked: with a ticket for who has no certificate yet.
+/// Answers `POST /timonel/join/NAME`: with a ticket for a machine that has no certificate yet. None for other paths.
 pub async fn answer(server: &Arc<ApiServer>, user: &User, request: &Parts) -> Option<Result<String, Status>> {
     let name = request.uri.path().strip_prefix(PATH)?;
     if request.method != Method::POST {
@@ -68,7 +69,7 @@ fn hash(salt: &str, password: &str) -> String {
     pki::sha256_hex(format!("{salt}:{password}").as_bytes())
 }
 
-/// Lets the server's own machine have a name, whoever had it: its password may be lost where the database was put back.
+/// Gives a node name to the server's own machine, also if another has it: its password may be lost where the database was restored.
 ///
 /// # Errors
 /// When it can't be written down.
@@ -76,7 +77,7 @@ pub async fn take(server: &Arc<ApiServer>, name: &str, password: &str) -> Result
     claim(server, name, password, true).await
 }
 
-/// Who has the token may claim any number of names. Of those without a Node, which anybody may claim anyway, the newest are remembered.
+/// A client with the token may claim any number of names. Of those without a Node, which any machine may claim, the newest are remembered.
 async fn forget_unused(server: &Arc<ApiServer>) {
     let (secrets, nodes) = (server.cache.of(kinds::SECRETS), server.cache.of(kinds::NODES));
     let filter = Filter { namespace: NAMESPACE.into(), ..Filter::default() };
@@ -95,9 +96,9 @@ async fn forget_unused(server: &Arc<ApiServer>) {
     }
 }
 
-/// Lets a machine have a name, if nobody else has it.
+/// Gives a node name to a machine, unless another machine has it.
 async fn claim(server: &Arc<ApiServer>, name: &str, password: &str, takes: bool) -> Result<(), Status> {
-    // Two at once: who comes second sees the first one's.
+    // Of two at once, the second sees the claim of the first when it tries again.
     for _ in 0..3 {
         match try_claim(server, name, password, takes).await {
             Err(status) if status.code == 409 => {}

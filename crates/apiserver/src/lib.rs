@@ -15,10 +15,11 @@
 //! Invariants:
 //! - The [cache](registry) holds every object as its canonical JSON bytes beside a small parsed head. Get, list and watch
 //!   splice those bytes; only tables, partial metadata and writes parse them.
-//! - A write is answered after the cache has it, so whoever wrote reads what he wrote.
+//! - A write is answered after the cache has it, so that clients read their own writes.
 //! - All kinds go through the same code; what is special about one stands in `api` or in a plugin of [`admission`].
 //! - This crate knows no controller and no kubelet; it reaches kubelets and pods only to pass requests on ([`streams`]).
 
+#![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 mod admission;
@@ -33,6 +34,7 @@ mod door;
 mod egress;
 mod fairness;
 pub mod joining;
+mod json;
 mod metrics;
 mod openapi;
 mod pipeline;
@@ -44,12 +46,15 @@ mod streams;
 mod subresources;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use apimachinery::{AddressRanges, Status};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::{Request, Response};
+use parking_lot::Mutex;
 use store::Store;
 
 pub use admission::{Plugin, SERVER};
@@ -67,48 +72,57 @@ pub mod readers {
 /// The version of the API that is served.
 pub const KUBERNETES_VERSION: &str = "v1.37.0";
 
-/// What an API server needs to know. Paths and addresses come from the binary's flags.
+/// A store that takes longer than this to read is not ready.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What an API server is started with. Paths and addresses come from the binary's flags.
 pub struct Config {
     /// Issues and recognizes client certificates.
     pub authority: Arc<pki::Authority>,
     /// Signs service-account tokens.
     pub token_key: Arc<pki::TokenKey>,
-    /// As whom further API servers see this one, and the authority (PEM) by which they know it.
+    /// Client certificate for further API servers.
     pub front_proxy: Arc<pki::Rotating>,
+    /// The authority (PEM) of that certificate.
     pub front_proxy_authority: String,
-    /// PEM certificate and key with which kubelets are called.
+    /// Client certificate for kubelets.
     pub kubelet_client: Arc<pki::Rotating>,
     /// The secret of the join token.
     pub join_secret: String,
+    /// Ranges of cluster IPs, one for each family.
     pub service_cidr: AddressRanges,
     /// First and last node port.
     pub node_ports: (u16, u16),
+    /// The DNS domain of the cluster.
     pub cluster_domain: String,
-    /// Where `server` is reachable for pods: address and port behind the `kubernetes` service.
+    /// Address and port behind the service `kubernetes`.
     pub advertise: (IpAddr, u16),
     /// The address of the cluster's DNS server, given to no other service.
     pub cluster_dns: IpAddr,
+    /// Ranges of pods, one for each family.
     pub cluster_cidr: AddressRanges,
-    /// What is told of requests, and where.
+    /// The audit policy and log; none without.
     pub audit: Option<Arc<audit::Audit>>,
-    /// Parts that are left out, told to all nodes.
+    /// Parts that `--disable` names; all nodes read them from a ConfigMap.
     pub disabled: Vec<String>,
+    /// Admission plugins that are enabled besides the default ones.
     pub plugins: Vec<Plugin>,
-    /// Where addresses of `externalIPs` of services may be from; upstream's DenyServiceExternalIPs for all others.
+    /// Ranges from which `externalIPs` of services may be; upstream's DenyServiceExternalIPs for all others.
     pub external_ips: Vec<ipnet::IpNet>,
 }
 
-/// Who is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Clone)]
 pub enum Peer {
-    /// A TLS client, with the facts of its certificate if it showed one.
+    /// A TLS client, with the facts of its certificate if it has one.
     Remote(Option<Arc<pki::CertificateFacts>>),
-    /// A TLS client whose certificate nobody here issued, or that is no longer valid.
+    /// A TLS client whose certificate is of another authority, or no longer valid.
     Unknown,
     /// A component of this process, with a fixed identity.
     Component(Arc<User>),
 }
 
+/// The API server: its state, which all requests share.
 pub struct ApiServer {
     config: Config,
     cache: Arc<registry::Cache>,
@@ -123,20 +137,26 @@ pub struct ApiServer {
     fairness: fairness::Fairness,
     quotas: admission::builtin::Quotas,
     expressions: admission::dynamic::Expressions,
-    /// As whom the server writes by itself.
+    /// The user of the server's own writes.
     user: User,
+    /// The users of the components of this process that have a client.
+    components: Mutex<Vec<Weak<User>>>,
     started: jiff::Timestamp,
     metrics: metrics::Metrics,
     /// The store could not carry out the last write.
-    store_fails: std::sync::atomic::AtomicBool,
+    store_fails: AtomicBool,
 }
 
+/// Why the server doesn't start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The database can't be read.
     #[error("can't load the database: {0}")]
     Store(#[from] store::ReadError),
+    /// An authority or a client certificate is malformed.
     #[error("can't set up the client for kubelets: {0}")]
     Clients(String),
+    /// The objects that every cluster has can't be written.
     #[error("can't write the cluster's first objects: {0}")]
     Bootstrap(Status),
 }
@@ -162,10 +182,11 @@ impl ApiServer {
             quotas: admission::builtin::Quotas::default(),
             expressions: admission::dynamic::Expressions::default(),
             user: User::new("system:apiserver", &[authentication::MASTERS]),
+            components: Mutex::default(),
             fairness: fairness::Fairness::default(),
             started: jiff::Timestamp::now(),
             metrics: metrics::Metrics::default(),
-            store_fails: std::sync::atomic::AtomicBool::new(false),
+            store_fails: AtomicBool::new(false),
             cache,
             store,
             config,
@@ -174,13 +195,13 @@ impl ApiServer {
         let of = Arc::downgrade(&server);
         tasks::until_done("event-expiry", move || bootstrap::expire_events(of.clone()));
         let of = Arc::downgrade(&server);
-        tasks::until_done("flow-schemas", move || bootstrap::keep_flow_schemas(of.clone()));
+        tasks::until_done("flow-schema-conditions", move || bootstrap::run_flow_schemas(of.clone()));
         let of = Arc::downgrade(&server);
-        tasks::until_done("api-services", move || aggregator::keep(of.clone()));
+        tasks::until_done("api-service-availability", move || aggregator::run_availability(of.clone()));
         let cache = Arc::downgrade(&server.cache);
         tasks::until_done("watch-history", move || registry::Cache::trim_histories(cache.clone()));
         let of = Arc::downgrade(&server);
-        tasks::until_done("repair", move || bootstrap::keep(of.clone()));
+        tasks::until_done("bootstrap-objects", move || bootstrap::maintain(of.clone()));
         Ok(server)
     }
 
@@ -201,7 +222,23 @@ impl ApiServer {
 
     /// A tower service for a component of this process, which acts as `user`.
     pub fn in_process(self: &Arc<Self>, user: User) -> InProcess {
-        InProcess { server: self.clone(), user: Arc::new(user) }
+        let user = Arc::new(user);
+        let mut components = self.components.lock();
+        components.retain(|component| component.strong_count() > 0);
+        components.push(Arc::downgrade(&user));
+        InProcess { server: self.clone(), user }
+    }
+
+    /// Whether a component of this process has a client that acts as the user `name`.
+    fn has_component(&self, name: &str) -> bool {
+        self.components.lock().iter().any(|component| component.upgrade().is_some_and(|user| user.name == name))
+    }
+
+    /// Whether the data store can be read, and took the last write.
+    async fn is_store_ready(&self) -> bool {
+        let read = self.store.page_at("/health", self.cache.revision(), "", 1);
+        let is_readable = tokio::time::timeout(STORE_TIMEOUT, read).await.is_ok_and(|read| read.is_ok());
+        is_readable && !self.store_fails.load(Ordering::Relaxed)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is counted of requests, under upstream's names (its "Kubernetes Metrics Reference").
+//! Metrics of requests, under upstream's names (its "Kubernetes Metrics Reference").
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -6,12 +6,13 @@ use std::time::Duration;
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use crate::ApiServer;
-use crate::request::Info;
+use crate::request::ResourceRequest;
 
-/// Upper ends of the classes of durations, in seconds; upstream's.
-const DURATIONS: [f64; 20] =
+/// Buckets of the duration histogram, in seconds; upstream's.
+const DURATION_BUCKETS: [f64; 20] =
     [0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 60.0];
 
+/// Metrics of requests.
 pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
@@ -22,7 +23,7 @@ pub struct Metrics {
     pub panics: IntCounter,
 }
 
-/// What is told of a request. Only kinds that are served get names of their own, so that nobody can make up names
+/// Labels of a request's metrics. Only kinds that are served get names of their own, so that no client can make up names
 /// without end.
 #[derive(Clone)]
 pub struct Labels {
@@ -36,7 +37,8 @@ pub struct Labels {
 }
 
 impl Labels {
-    pub fn of(info: &Info, applies: bool) -> Self {
+    /// Labels of a request for a resource; `applies` for server-side apply.
+    pub fn of(info: &ResourceRequest, applies: bool) -> Self {
         let verb = match info.verb {
             "get" => "GET",
             "list" => "LIST",
@@ -82,6 +84,7 @@ impl Labels {
         Labels { verb, group: "", version: "", resource: "", subresource: "", scope: "", dry_run: "" }
     }
 
+    /// Whether the request runs as long as its client wants (upstream's long-running requests).
     pub fn is_long(&self) -> bool {
         self.verb == "WATCH" || matches!(self.subresource, "log" | "exec" | "attach" | "portforward" | "proxy")
     }
@@ -101,7 +104,7 @@ impl Drop for Running {
 impl Default for Metrics {
     fn default() -> Self {
         let names = ["verb", "group", "version", "resource", "subresource", "scope"];
-        // Names are constants, each registered once, so none of this can fail; what isn't registered isn't told.
+        // Names are constants, each registered once, so none of this can fail.
         let registry = Registry::new();
         let requests = Opts::new(
             "apiserver_request_total",
@@ -112,8 +115,10 @@ impl Default for Metrics {
             "apiserver_request_duration_seconds",
             "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.",
         );
-        let durations =
-            HistogramVec::new(durations.buckets(DURATIONS.to_vec()), &[&names[..], &["dry_run", "component"]].concat());
+        let durations = HistogramVec::new(
+            durations.buckets(DURATION_BUCKETS.to_vec()),
+            &[&names[..], &["dry_run", "component"]].concat(),
+        );
         let in_flight = Opts::new(
             "apiserver_current_inflight_requests",
             "Number of currently used inflight request limit of this apiserver per request kind.",
@@ -140,6 +145,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Counts a request among those that are served, until the answer is dropped.
     pub fn begin(&self, labels: &Labels) -> Running {
         let gauge = if labels.is_long() {
             let Labels { verb, group, version, resource, subresource, scope, .. } = labels;
@@ -152,6 +158,7 @@ impl Metrics {
         Running { gauge }
     }
 
+    /// Counts an answer.
     pub fn end(&self, labels: &Labels, code: u16, took: Duration) {
         let Labels { verb, group, version, resource, subresource, scope, dry_run } = labels;
         let code = code.to_string();
@@ -163,12 +170,12 @@ impl Metrics {
     }
 }
 
-/// Prometheus text: requests, what is kept, and the process.
+/// Prometheus text: requests, stored objects, and the process.
 pub fn text(server: &ApiServer) -> String {
     let families = [server.metrics.registry.gather(), prometheus::gather()].concat();
     let mut out = TextEncoder::new().encode_to_string(&families).unwrap_or_default();
     out.push_str("# HELP apiserver_storage_objects Number of stored objects at the time of last check split by kind.\n# TYPE apiserver_storage_objects gauge\n");
-    for resource in server.cache.all() {
+    for resource in server.cache.resources() {
         let name = resource.kind.resource();
         let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{name}\"}} {}", resource.len());
     }
@@ -195,7 +202,7 @@ struct Process {
 }
 
 impl Process {
-    /// What the kernel tells of this process (proc(5)).
+    /// Reads the process's usage (proc(5)).
     fn read() -> Option<Self> {
         let stat = bounded::text("/proc/self/stat", bounded::KERNEL).ok()?;
         // The name before the parenthesis may have blanks.

@@ -114,6 +114,8 @@ pub struct Strategy {
     /// The template of the pods that the object stands for, if it has one.
     pub pod_template: fn(&Value) -> &Value,
     pub deletion: Deletion,
+    /// What clients that use the kind are warned of (upstream's `APILifecycleDeprecated`).
+    pub deprecation: Option<&'static str>,
 }
 
 impl Strategy {
@@ -133,6 +135,7 @@ impl Strategy {
         selected: &[],
         pod_template: |_| &Value::Null,
         deletion: Deletion::PLAIN,
+        deprecation: None,
     };
 
     /// The path at which a selectable field is found, and its value where an object has none.

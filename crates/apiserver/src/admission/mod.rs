@@ -15,7 +15,9 @@ pub use builtin::SERVER;
 /// Admission plugins that are off unless an administrator turns them on, as upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plugin {
+    /// Pods that use extended resources tolerate the taints of nodes that have them.
     ExtendedResourceToleration,
+    /// Owner references take the right to delete the object that has them.
     OwnerReferencesPermissionEnforcement,
 }
 
@@ -56,7 +58,7 @@ impl Operation {
 }
 
 /// A write, or a connection, that admission decides about (`admission.k8s.io/v1` AdmissionRequest, without the object).
-pub struct AdmissionRequest<'a> {
+pub struct AdmissionAttributes<'a> {
     pub user: &'a User,
     pub kind: &'a Kind,
     pub subresource: Option<Subresource>,
@@ -67,13 +69,13 @@ pub struct AdmissionRequest<'a> {
     pub dry_run: bool,
 }
 
-impl AdmissionRequest<'_> {
+impl AdmissionAttributes<'_> {
     /// The subresource as rules name it; empty for the object itself.
     fn subresource_name(&self) -> &'static str {
         self.subresource.map_or("", Subresource::name)
     }
 
-    /// Those who decide about admission must not be decided about by it, else nobody could mend them.
+    /// Whether policies and webhooks aren't asked: not about their own configuration, else a broken one couldn't be repaired.
     fn is_exempt(&self) -> bool {
         self.kind.group == "admissionregistration.k8s.io"
     }

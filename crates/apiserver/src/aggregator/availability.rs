@@ -10,27 +10,27 @@ use futures::StreamExt as _;
 use http::{Request, header};
 use serde_json::{Value, json};
 
-use super::{Served, destination, introduce, metrics, routes};
+use super::{Served, destination, metrics, routes, set_user_headers};
 use crate::ApiServer;
 use crate::authentication::{MASTERS, User};
 use crate::pipeline::WriteRequest;
-use crate::registry::{Filter, From};
+use crate::registry::{Filter, WatchStart};
 use crate::response;
 
 /// How often availability is checked though nothing changed.
 const AVAILABILITY_PERIOD: Duration = Duration::from_secs(30);
 /// How long a server may take to say what it serves.
 const AVAILABILITY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Servers that are asked at a time, so that silent ones keep nobody waiting for long.
+/// Servers that are asked at a time, so that silent ones don't delay others for long.
 const PARALLEL_CHECKS: usize = 8;
 /// The largest list of resources that is read, in bytes.
 const MAX_DOCUMENT_BYTES: usize = 4 << 20;
 
 /// Keeps the conditions of all APIServices and the list of what they serve, until the server is gone.
-pub async fn keep(server: Weak<ApiServer>) {
+pub async fn run(server: Weak<ApiServer>) {
     let subscribe = |server: &ApiServer, kind: &'static Kind| {
         let present = server.cache.revision();
-        server.cache.of(kind).subscribe(Filter::default(), From::Now, present).ok().map(|s| s.events)
+        server.cache.of(kind).subscribe(Filter::default(), WatchStart::Now, present).ok().map(|s| s.events)
     };
     let Some(alive) = server.upgrade() else { return };
     let services = subscribe(&alive, kinds::API_SERVICES);
@@ -85,7 +85,7 @@ async fn check_all(server: &Arc<ApiServer>) {
     let checks = services.into_iter().map(|entry| check(server, entry.parse()));
     let checked: Vec<Checked> = futures::stream::iter(checks).buffer_unordered(PARALLEL_CHECKS).collect().await;
     let served = checked.iter().filter_map(|one| Some((group_version(&one.service), one.served.clone()?))).collect();
-    // Before the conditions: who waits for one finds the group in the discovery.
+    // Before the conditions: a client that waits for one finds the group in discovery.
     server.aggregator.replace(served);
     for Checked { service, reason, message, ok, .. } in checked {
         set_condition(server, &service, ok, reason, &message).await;
@@ -135,7 +135,7 @@ async fn resources(
             .header(header::ACCEPT, "application/json")
             .body(response::full(Bytes::new()))
             .map_err(|e| e.to_string())?;
-        introduce(request.headers_mut(), &User::new("system:kube-aggregator", &[MASTERS]));
+        set_user_headers(request.headers_mut(), &User::new("system:kube-aggregator", &[MASTERS]));
         let answer = destination.send(request).await.map_err(|s| s.message)?;
         let code = answer.status();
         let body = bounded::body(answer.into_body(), MAX_DOCUMENT_BYTES).await.map_err(|e| e.to_string())?;

@@ -1,6 +1,5 @@
-//! `metrics.k8s.io/v1beta1`: what nodes and pods use of late, as `kubectl top` and autoscalers ask for it. The kubelets
-//! are asked when somebody asks; nothing is kept here. Whoever brings another server for the group (an APIService with
-//! a service) replaces this one.
+//! `metrics.k8s.io/v1beta1`: the recent usage of nodes and pods, for `kubectl top` and autoscalers. Each request asks the
+//! kubelets; nothing is kept here. An APIService of the group with a service (as metrics-server brings it) replaces this one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,7 +18,9 @@ use crate::registry::{Entry, object_key};
 use crate::request::{Query, ResourcePath};
 use crate::response::{self, Body};
 
+/// The group of resource metrics.
 pub const GROUP: &str = "metrics.k8s.io";
+/// Its version.
 pub const VERSION: &str = "v1beta1";
 /// How long a kubelet may take; its first rate takes it a second.
 const KUBELET_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +33,9 @@ pub fn resources() -> Vec<Value> {
 }
 
 /// Answers a path of the group. Its user was authorized before.
+///
+/// # Errors
+/// 404 for other resources, and for a node or pod whose kubelet doesn't answer; 405 for watches.
 pub async fn answer(server: &Arc<ApiServer>, path: &ResourcePath, query: &Query) -> Result<Response<Body>, Status> {
     if query.flag("watch") {
         return Err(Status::method_not_allowed());

@@ -1,7 +1,7 @@
 //! Further API servers (`apiregistration.k8s.io/v1`): whole group versions that a service in the cluster answers.
 //!
-//! They trust this server's word on who asks: it comes with a client certificate of an authority of its own, and names
-//! the user in headers (`extension-apiserver-authentication` in kube-system tells them which).
+//! This server authenticates the user for them: it connects with a client certificate of an authority of its own, and names
+//! the user in headers (the ConfigMap `extension-apiserver-authentication` in kube-system says which).
 
 mod availability;
 mod metrics;
@@ -27,7 +27,7 @@ use crate::registry::Filter;
 use crate::request::{RequestInfo, ResourceInfo};
 use crate::response::Body;
 
-pub use availability::keep;
+pub use availability::run as run_availability;
 
 /// What other servers serve, by group and version.
 #[derive(Default)]
@@ -52,11 +52,12 @@ struct Routes {
     made_of: u64,
     /// The APIService of each.
     services: HashMap<(String, String), Arc<Value>>,
-    /// Whether this server's own metrics are asked for.
+    /// Whether `metrics.k8s.io` is this server's own.
     metrics: bool,
 }
 
 impl Aggregator {
+    /// A number that changes whenever what is served does.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
@@ -151,10 +152,13 @@ fn destination(server: &ApiServer, service: &Value) -> Result<Destination, Statu
 }
 
 /// Answers a request for a group and version of another server; gives the request back if there is none.
+///
+/// # Errors
+/// The request, where this server answers it; the Status within is the answer to a request that is refused or can't be passed on.
 pub async fn answer(
     server: &Arc<ApiServer>,
     user: &User,
-    asked: &RequestInfo,
+    request_info: &RequestInfo,
     request: Request<Body>,
 ) -> Result<Result<Response<Body>, Status>, Request<Body>> {
     let routes = routes(server);
@@ -168,27 +172,27 @@ pub async fn answer(
         _ => return Err(request),
     };
     if let Some(service) = routes.services.get(&(group.to_string(), version.to_string())) {
-        return Ok(relay(server, user, asked, service, request).await);
+        return Ok(relay(server, user, request_info, service, request).await);
     }
     if !routes.metrics || (group, version) != (metrics::GROUP, metrics::VERSION) {
         return Err(request);
     }
     let (head, _) = request.into_parts();
-    Ok(own_metrics(server, user, asked, &head).await)
+    Ok(own_metrics(server, user, request_info, &head).await)
 }
 
 async fn own_metrics(
     server: &Arc<ApiServer>,
     user: &User,
-    asked: &RequestInfo,
+    request_info: &RequestInfo,
     request: &Parts,
 ) -> Result<Response<Body>, Status> {
-    authorize(server, user, asked, &request.method, &request.uri)?;
+    authorize(server, user, request_info, &request.method, &request.uri)?;
     if request.method != Method::GET {
         return Err(Status::method_not_allowed());
     }
-    match &asked.resource {
-        Some(resource) => metrics::answer(server, &resource.path, &asked.query).await,
+    match &request_info.resource {
+        Some(resource) => metrics::answer(server, &resource.path, &request_info.query).await,
         None if request.uri.path().starts_with("/apis/") => {
             let group_version = format!("{}/{}", metrics::GROUP, metrics::VERSION);
             let list = json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version,
@@ -202,31 +206,31 @@ async fn own_metrics(
 async fn relay(
     server: &Arc<ApiServer>,
     user: &User,
-    asked: &RequestInfo,
+    request_info: &RequestInfo,
     service: &Value,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    authorize(server, user, asked, request.method(), request.uri())?;
-    // As upstream's aggregator: who is answered finds the group in the discovery, too.
+    authorize(server, user, request_info, request.method(), request.uri())?;
+    // As upstream's aggregator: a client that is answered finds the group in discovery, too.
     if let Some(refused) = availability::unavailable(service) {
         return Err(refused);
     }
     // Without the name by which the client knows this server.
     let uri = request.uri().path_and_query().cloned().map(Uri::from).unwrap_or_default();
-    destination(server, service)?.forward(uri, request, |headers| introduce(headers, user)).await
+    destination(server, service)?.forward(uri, request, |headers| set_user_headers(headers, user)).await
 }
 
 fn authorize(
     server: &Arc<ApiServer>,
     user: &User,
-    asked: &RequestInfo,
+    request_info: &RequestInfo,
     method: &Method,
     uri: &Uri,
 ) -> Result<(), Status> {
-    let Some(ResourceInfo { path, .. }) = &asked.resource else {
+    let Some(ResourceInfo { path, .. }) = &request_info.resource else {
         return authorize_path(server, user, method, uri.path());
     };
-    let verb = asked.verb.ok_or_else(Status::method_not_allowed)?;
+    let verb = request_info.verb.ok_or_else(Status::method_not_allowed)?;
     let resource = match path.subresource.as_str() {
         "" => path.plural.clone(),
         subresource => format!("{}/{subresource}", path.plural),
@@ -242,8 +246,8 @@ fn authorize(
     authorization::demand(server, user, &wanted)
 }
 
-/// Tells another server who asks.
-fn introduce(headers: &mut HeaderMap, user: &User) {
+/// Sets the headers that name the user to a further API server.
+fn set_user_headers(headers: &mut HeaderMap, user: &User) {
     let mut add = |name: &str, value: &str| {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) {
             headers.append(name, value);

@@ -13,6 +13,7 @@ use serde_json::Value;
 /// Lines that wait for the writer.
 const MAX_QUEUED_LINES: usize = 10_000;
 
+/// The audit log can't be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("can't write the audit log {path}: {source}")]
 pub struct LogError {
@@ -20,14 +21,18 @@ pub struct LogError {
     source: std::io::Error,
 }
 
-/// When a file is put aside, and when it is forgotten; 0 for never.
+/// When the log is rotated, and when rotated files are removed; 0 for never.
 #[derive(Debug, Clone, Copy)]
-pub struct Rotation {
-    pub bytes: u64,
-    pub files: usize,
-    pub days: u64,
+struct Rotation {
+    /// Size at which it is rotated.
+    bytes: u64,
+    /// Rotated files that are kept.
+    files: usize,
+    /// Days for which they are kept.
+    days: u64,
 }
 
+/// The audit log.
 pub struct Log {
     lines: SyncSender<String>,
 }
@@ -58,6 +63,7 @@ impl Log {
         Ok(Log { lines })
     }
 
+    /// Queues an event; waits while the queue is full.
     pub fn write(&self, event: &Value) {
         if self.lines.send(format!("{event}\n")).is_err() {
             tracing::error!("a line of the audit log is lost: the thread that writes them has ended");
@@ -132,7 +138,7 @@ mod tests {
         let mut log = Rotated::open(&path, Rotation { bytes: 10, files: 2, days: 0 }).unwrap();
         for i in 0..6 {
             log.write(format!("line {i}\n").as_bytes()).unwrap();
-            // Names are told apart by milliseconds.
+            // Names differ by milliseconds.
             std::thread::sleep(Duration::from_millis(2));
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "line 5\n");

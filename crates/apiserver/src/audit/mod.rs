@@ -1,6 +1,6 @@
-//! The audit log (`audit.k8s.io/v1`): who asked for what, when, and what came of it, as lines of JSON.
+//! The audit log (`audit.k8s.io/v1`): user, request, time and result, as lines of JSON.
 //!
-//! A policy says how much is told of which requests. Without a policy nothing of this runs.
+//! A policy says how much is recorded of which requests. Without a policy nothing of this runs.
 
 mod log;
 mod policy;
@@ -25,24 +25,27 @@ use crate::request::{RequestInfo, ResourcePath};
 use crate::response::{self, Body};
 use policy::Level;
 
-/// The largest body that is told of, in bytes; more than any request's that is accepted.
+/// The largest body that is recorded, in bytes; larger than any that is accepted.
 const MAX_BODY_BYTES: usize = 4 << 20;
 
-/// What is told of requests, and where.
+/// The policy, and the log to which events are written.
 pub struct Audit {
+    /// How much is recorded of which request.
     pub policy: Policy,
+    /// Where events go.
     pub log: Log,
 }
 
 tokio::task_local! {
-    /// What those who decide about the request on this task want to be told of it.
+    /// Annotations of the request that this task serves.
     static NOTES: Arc<Notes>;
 }
 
+/// Annotations of one audit event.
 #[derive(Debug, Default)]
 pub struct Notes(Mutex<Map<String, Value>>);
 
-/// Adds an annotation to what is told of the present request, if it is told of at all. `value` is only made then; the
+/// Adds an annotation to the audit event of the present request, if there is one. `value` is only made then; the
 /// first one for a key stays.
 pub fn annotate(key: &str, value: impl FnOnce() -> String) {
     let _ = NOTES.try_with(|notes| {
@@ -50,7 +53,7 @@ pub fn annotate(key: &str, value: impl FnOnce() -> String) {
     });
 }
 
-/// A request that is being told of.
+/// The audit event of a request that is being served.
 pub struct Record {
     notes: Arc<Notes>,
     audit: Arc<Audit>,
@@ -59,15 +62,15 @@ pub struct Record {
     omit_managed_fields: bool,
     long_running: bool,
     event: Value,
-    /// The request's body, if that is to be told, and what its headers say of it.
-    body: Option<(HeaderMap, Passed)>,
+    /// The request's headers and body, if the body is recorded.
+    body: Option<(HeaderMap, BodySoFar)>,
 }
 
-/// What of a body has passed by on its way to who reads it: whoever isn't let in sends nothing that is kept.
+/// What was read of a request's body so far. A request that is refused before has none.
 #[derive(Clone, Default)]
-struct Passed(Arc<Mutex<BytesMut>>);
+struct BodySoFar(Arc<Mutex<BytesMut>>);
 
-impl Passed {
+impl BodySoFar {
     /// A body of which what is read is kept here, if it isn't too large.
     fn watch(&self, body: Body) -> Body {
         let kept = self.clone();
@@ -75,7 +78,7 @@ impl Passed {
             if let Some(data) = frame.data_ref() {
                 let mut all = kept.0.lock();
                 let room = MAX_BODY_BYTES.saturating_sub(all.len());
-                // One that is cut off is no object, and told of as none.
+                // A body that is cut off is no object, and isn't recorded.
                 all.extend_from_slice(&data[..data.len().min(room)]);
             }
             frame
@@ -84,15 +87,15 @@ impl Passed {
 }
 
 impl Audit {
-    /// Begins to tell of a request, if the policy wants it.
+    /// Begins the event of a request, if the policy wants one.
     pub fn begin(
         self: &Arc<Self>,
         user: &User,
-        asked: &RequestInfo,
+        request_info: &RequestInfo,
         request: Request<Body>,
     ) -> (Option<Record>, Request<Body>) {
-        let path = asked.resource.as_ref().map(|resource| &resource.path);
-        let verb = asked.verb.unwrap_or("");
+        let path = request_info.resource.as_ref().map(|resource| &resource.path);
+        let verb = request_info.verb.unwrap_or("");
         let rule = self.policy.decide(user, verb, path, request.uri().path());
         if rule.level == Level::None {
             return (None, request);
@@ -110,12 +113,12 @@ impl Audit {
             event,
             body: None,
         };
-        record.tell("RequestReceived");
+        record.write("RequestReceived");
         let has_body = matches!(verb, "create" | "update" | "patch" | "delete" | "deletecollection");
         if record.level < Level::Request || !has_body || streams {
             return (Some(record), request);
         }
-        let passed = Passed::default();
+        let passed = BodySoFar::default();
         record.body = Some((request.headers().clone(), passed.clone()));
         (Some(record), request.map(|body| passed.watch(body)))
     }
@@ -150,7 +153,7 @@ fn describe<B>(user: &User, verb: &str, path: Option<&ResourcePath>, request: &R
     event
 }
 
-/// The beginning of an answer, of [`MAX_BODY_BYTES`] bytes and a part more at most, and the answer as it was: somebody else may have made it, and it may
+/// The beginning of an answer, of [`MAX_BODY_BYTES`] bytes and a part more at most, and the answer as it was: a backend may have made it, and it may
 /// have no end.
 async fn beginning(mut body: Body) -> (Bytes, Body) {
     let (mut bytes, mut frames) = (BytesMut::new(), Vec::new());
@@ -184,7 +187,7 @@ fn object(headers: &HeaderMap, bytes: &[u8]) -> Option<Value> {
 }
 
 impl Record {
-    /// Works on the request, and collects what is noted meanwhile.
+    /// Serves the request, and collects its annotations.
     pub async fn during<T>(&self, work: impl Future<Output = T>) -> T {
         NOTES.scope(self.notes.clone(), work).await
     }
@@ -196,7 +199,7 @@ impl Record {
         object
     }
 
-    fn tell(&mut self, stage: &str) {
+    fn write(&mut self, stage: &str) {
         if self.omit_stages.iter().any(|s| s == stage) {
             return;
         }
@@ -205,7 +208,7 @@ impl Record {
         self.audit.log.write(&self.event);
     }
 
-    /// Tells how the request ended, and hands the answer on.
+    /// Writes how the request ended, and returns the answer.
     pub async fn end(mut self, answer: Response<Body>) -> Response<Body> {
         let code = answer.status().as_u16();
         self.event["responseStatus"] = json!({"metadata": {}, "code": code});
@@ -215,8 +218,8 @@ impl Record {
         self.event["annotations"] = annotations.into();
         if let Some((headers, passed)) = self.body.take() {
             let bytes = std::mem::take(&mut *passed.0.lock());
-            if let Some(told) = object(&headers, &bytes) {
-                self.event["requestObject"] = self.trimmed(told);
+            if let Some(sent) = object(&headers, &bytes) {
+                self.event["requestObject"] = self.trimmed(sent);
             }
         }
         let (mut parts, mut body) = answer.into_parts();
@@ -224,7 +227,7 @@ impl Record {
             parts.headers.insert("audit-id", id);
         }
         if self.long_running && code < 400 {
-            self.tell("ResponseStarted");
+            self.write("ResponseStarted");
             // The end of a stream is when its body is dropped.
             let ending = Ending(Some(self));
             let body = body.map_frame(move |frame| {
@@ -235,14 +238,14 @@ impl Record {
         }
         if self.level >= Level::RequestResponse || code >= 400 {
             let (bytes, again) = beginning(body).await;
-            self.told(&parts.headers, code, &bytes);
+            self.record_answer(&parts.headers, code, &bytes);
             body = again;
         }
-        self.tell("ResponseComplete");
+        self.write("ResponseComplete");
         Response::from_parts(parts, body)
     }
 
-    fn told(&mut self, headers: &HeaderMap, code: u16, bytes: &[u8]) {
+    fn record_answer(&mut self, headers: &HeaderMap, code: u16, bytes: &[u8]) {
         let Some(answer) = object(headers, bytes) else { return };
         if answer["kind"] == "Status" && code >= 400 {
             for field in ["status", "reason", "message"] {
@@ -255,13 +258,13 @@ impl Record {
     }
 }
 
-/// Tells of the end of a stream.
+/// Writes the end of a stream.
 struct Ending(Option<Record>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
         if let Some(mut record) = self.0.take() {
-            record.tell("ResponseComplete");
+            record.write("ResponseComplete");
         }
     }
 }
@@ -276,7 +279,7 @@ mod tests {
         let endless = futures::stream::repeat_with(move || Ok::<_, response::BoxError>(Frame::data(part.clone())));
         let (begun, mut again) = beginning(response::boxed(StreamBody::new(endless))).await;
         assert!(begun.len() > MAX_BODY_BYTES && begun.len() <= MAX_BODY_BYTES + (1 << 20));
-        // Who asked gets all of it.
+        // The client gets all of it.
         for _ in 0..20 {
             assert_eq!(again.frame().await.unwrap().unwrap().into_data().unwrap().len(), 1 << 20);
         }
@@ -286,7 +289,7 @@ mod tests {
 
     #[tokio::test]
     async fn of_a_body_no_more_is_kept_than_is_told() {
-        let passed = Passed::default();
+        let passed = BodySoFar::default();
         let large = response::full(vec![b'x'; MAX_BODY_BYTES + 10]);
         assert_eq!(passed.watch(large).collect().await.unwrap().to_bytes().len(), MAX_BODY_BYTES + 10);
         assert_eq!(passed.0.lock().len(), MAX_BODY_BYTES);

@@ -1,10 +1,11 @@
-//! `Policy` (`audit.k8s.io/v1`): the first rule that fits a request says how much is told of it.
+//! `Policy` (`audit.k8s.io/v1`): the first rule that matches a request says how much is recorded of it.
 
 use serde::Deserialize;
 
 use crate::authentication::User;
 use crate::request::ResourcePath;
 
+/// How much is recorded of a request, in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub enum Level {
     None,
@@ -14,6 +15,7 @@ pub enum Level {
 }
 
 impl Level {
+    /// As policies and events write it.
     pub fn as_str(self) -> &'static str {
         match self {
             Level::None => "None",
@@ -24,10 +26,12 @@ impl Level {
     }
 }
 
+/// What is wrong with a policy; names the field.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct PolicyError(String);
 
+/// An audit policy.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Policy {
@@ -91,7 +95,7 @@ impl Policy {
             return Err(PolicyError(format!("kind: must be Policy, not {:?}", policy.kind)));
         }
         if policy.rules.is_empty() {
-            return Err(PolicyError("rules: must have at least one rule, else nothing would be told".into()));
+            return Err(PolicyError("rules: must have at least one rule, else nothing would be recorded".into()));
         }
         for (i, rule) in policy.rules.iter().enumerate() {
             let about_resources = !rule.resources.is_empty() || !rule.namespaces.is_empty();
@@ -111,7 +115,7 @@ impl Policy {
         Ok(policy)
     }
 
-    /// What is to be told of a request; `path` is its resource, `url` its path.
+    /// How much is recorded of a request; `path` is its resource, `url` its path.
     pub fn decide(&self, user: &User, verb: &str, path: Option<&ResourcePath>, url: &str) -> Decision {
         let rule = self.rules.iter().find(|rule| rule.fits(user, verb, path, url));
         let omit_stages =

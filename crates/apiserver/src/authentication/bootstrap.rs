@@ -33,7 +33,7 @@ pub fn user(server: &ApiServer, token: &str) -> Option<User> {
     }
     let extra = data("auth-extra-groups");
     let mut user = User::new(format!("system:bootstrap:{id}"), &[BOOTSTRAPPERS]);
-    // Only groups below this prefix: a token of a Secret makes nobody an administrator.
+    // Only groups below this prefix, as upstream: else the writer of a Secret could become an administrator.
     user.groups
         .extend(extra.split(',').map(str::trim).filter(|g| g.starts_with("system:bootstrappers:")).map(String::from));
     Some(user)

@@ -16,13 +16,16 @@ pub use user::{AUTHENTICATED, BOOTSTRAPPERS, MASTERS, NODES, UNAUTHENTICATED, Us
 
 use crate::{ApiServer, Peer};
 
-/// Finds out who sent a request. Credentials that are shown must be good: a bad token is refused even where anonymous
+/// The user that sends a request. Credentials must be valid: a bad token is refused even where anonymous
 /// requests would be let in.
+///
+/// # Errors
+/// 401 for a certificate or token that is shown and not valid.
 pub fn authenticate(server: &ApiServer, headers: &HeaderMap, peer: &Peer) -> Result<User, Status> {
     let facts = match peer {
         Peer::Component(user) => return Ok(user.as_ref().clone()),
         Peer::Remote(facts) => facts,
-        // A token may still make somebody of him.
+        // It may have a token besides.
         Peer::Unknown if bearer(headers).is_none() => return Err(Status::unauthorized()),
         Peer::Unknown => &None,
     };
@@ -47,6 +50,10 @@ fn by_certificate(facts: &Arc<pki::CertificateFacts>) -> User {
     User { name: facts.common_name.clone(), groups: facts.organizations.clone(), ..User::default() }
 }
 
+/// The user of a bearer token: the join token, a bootstrap token, a ticket, or a service account token.
+///
+/// # Errors
+/// 401 when it is none of these.
 pub fn by_token(server: &ApiServer, token: &str) -> Result<User, Status> {
     let secret = server.config.join_secret.as_bytes();
     if !secret.is_empty() && bool::from(token.as_bytes().ct_eq(secret)) {

@@ -16,12 +16,14 @@ use super::User;
 use crate::ApiServer;
 use crate::registry::object_key;
 
+/// A reference to an object.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Named {
     pub name: String,
     pub uid: String,
 }
 
+/// What a token is bound to (the claim `kubernetes.io`).
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Bound {
     pub namespace: String,
@@ -51,18 +53,21 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// Whose token it is.
+    /// The user of the token.
+    ///
+    /// # Errors
+    /// Why the token isn't valid.
     pub fn user(self) -> User {
         let bound = self.kubernetes;
         let mut user = User::service_account(&bound.namespace, &bound.serviceaccount.name, &bound.serviceaccount.uid);
-        let mut tell = |key: &str, value: String| {
+        let mut add = |key: &str, value: String| {
             user.extra.push((format!("authentication.kubernetes.io/{key}"), vec![value]));
         };
-        tell("credential-id", format!("JTI={}", self.jti));
+        add("credential-id", format!("JTI={}", self.jti));
         for (what, object) in [("node", bound.node), ("pod", bound.pod)] {
             if let Some(object) = object {
-                tell(&format!("{what}-name"), object.name);
-                tell(&format!("{what}-uid"), object.uid);
+                add(&format!("{what}-name"), object.name);
+                add(&format!("{what}-uid"), object.uid);
             }
         }
         user
@@ -85,11 +90,13 @@ struct Legacy {
     uid: String,
 }
 
+/// Issues and verifies service account tokens.
 pub struct Tokens {
     key: Arc<TokenKey>,
 }
 
 impl Tokens {
+    /// Tokens that `key` signs.
     pub fn new(key: Arc<TokenKey>) -> Self {
         Tokens { key }
     }
@@ -99,16 +106,20 @@ impl Tokens {
         format!("https://kubernetes.default.svc.{}", server.config.cluster_domain)
     }
 
+    /// Signs a token.
+    ///
+    /// # Errors
+    /// When the key can't sign.
     pub fn issue(&self, claims: &Claims) -> Result<String, String> {
         self.key.issue(claims).map_err(|e| e.to_string())
     }
 
-    /// What `/openid/v1/jwks` tells.
+    /// The keys at `/openid/v1/jwks`.
     pub fn keys(&self) -> Value {
         self.key.keys()
     }
 
-    /// What `/.well-known/openid-configuration` tells of the issuer (OpenID Connect Discovery 1.0).
+    /// The document at `/.well-known/openid-configuration` (OpenID Connect Discovery 1.0).
     pub fn configuration(server: &ApiServer) -> Value {
         let (address, port) = server.config.advertise;
         let authority = apimachinery::authority(address, port);
@@ -118,6 +129,9 @@ impl Tokens {
     }
 
     /// Checks signature, time and audience, and that what the token is bound to still exists.
+    ///
+    /// # Errors
+    /// Why the token isn't valid.
     pub fn verify(&self, server: &ApiServer, token: &str, audience: &str) -> Result<Claims, String> {
         let claims: Claims = self.key.read(token, &Self::issuer(server), Some(audience)).map_err(|e| e.to_string())?;
         let bound = &claims.kubernetes;
@@ -135,7 +149,10 @@ impl Tokens {
         Ok(claims)
     }
 
-    /// Whose token it is: one that was asked for, or one of a Secret.
+    /// The user of a token: of a TokenRequest, or of a Secret.
+    ///
+    /// # Errors
+    /// Why the token isn't valid.
     pub fn user(&self, server: &ApiServer, token: &str) -> Result<User, String> {
         match self.key.read(token, LEGACY_ISSUER, None) {
             Ok(legacy) => by_secret(server, token, &legacy),

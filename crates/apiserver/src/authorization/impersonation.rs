@@ -1,4 +1,4 @@
-//! `Impersonate-*` headers: acting as somebody else, for those who may.
+//! Impersonation: a request acts as another user (`Impersonate-*` headers), if its own user may.
 
 use api::kinds;
 use apimachinery::Status;
@@ -10,10 +10,10 @@ use crate::authentication::{AUTHENTICATED, UNAUTHENTICATED, User};
 
 const PREFIX: &str = "impersonate-";
 const ANONYMOUS: &str = "system:anonymous";
-/// Where the rights to pose with a UID or an extra stand; users and groups are in the core group.
+/// The API group of the rights to impersonate a UID or an extra; users and groups are in the core group.
 const GROUP: &str = "authentication.k8s.io";
 
-/// Who a request asks to be made as.
+/// The user that a request wants to act as.
 #[derive(Default)]
 struct Wanted {
     name: Option<String>,
@@ -53,8 +53,11 @@ impl Wanted {
     }
 }
 
-/// Whom a request of `user` is made as. Each part of the other's identity takes a right of its own.
-pub fn act(server: &ApiServer, headers: &HeaderMap, user: User) -> Result<User, Status> {
+/// The user that a request of `user` acts as. Each part of that identity takes a right of its own.
+///
+/// # Errors
+/// 400 for headers that can't be read, 403 without one of the rights, 500 (as upstream) for groups without a user.
+pub fn impersonate(server: &ApiServer, headers: &HeaderMap, user: User) -> Result<User, Status> {
     let Wanted { name, groups, uid, extra } = Wanted::read(headers)?;
     let Some(name) = name else {
         return match groups.is_empty() && uid.is_none() && extra.is_empty() {

@@ -8,11 +8,11 @@ pub mod roles;
 use apimachinery::{FieldSelector, Status};
 use http::Method;
 
-pub use impersonation::act as impersonate;
+pub use impersonation::impersonate;
 pub use rbac::{Attributes, Rbac, Rule, has};
 
 use crate::authentication::{MASTERS, NODES, User};
-use crate::request::Info;
+use crate::request::ResourceRequest;
 use crate::{ApiServer, audit};
 
 /// Whether `user` may do what `attributes` say.
@@ -22,7 +22,7 @@ pub fn allows(server: &ApiServer, user: &User, attributes: &Attributes<'_>) -> b
         || server.rbac.allows(server, user, attributes)
 }
 
-/// What allows it, if anything does; empty where there is nothing to tell.
+/// The reason why it is allowed, as access reviews have it; none if it isn't.
 pub fn reason(server: &ApiServer, user: &User, attributes: &Attributes<'_>) -> Option<String> {
     if user.is_in(MASTERS) || (user.is_in(NODES) && node::allows(server, user, attributes)) {
         return Some(String::new());
@@ -31,12 +31,18 @@ pub fn reason(server: &ApiServer, user: &User, attributes: &Attributes<'_>) -> O
 }
 
 /// Refuses a resource request that its user may not make, in upstream's words.
-pub fn authorize(server: &ApiServer, user: &User, info: &Info) -> Result<(), Status> {
+///
+/// # Errors
+/// 403 without the right.
+pub fn authorize(server: &ApiServer, user: &User, info: &ResourceRequest) -> Result<(), Status> {
     authorize_as(server, user, info, info.verb)
 }
 
 /// Like [`authorize`], with another verb than the request's own.
-pub fn authorize_as(server: &ApiServer, user: &User, info: &Info, verb: &str) -> Result<(), Status> {
+///
+/// # Errors
+/// 403 without the right.
+pub fn authorize_as(server: &ApiServer, user: &User, info: &ResourceRequest, verb: &str) -> Result<(), Status> {
     let selected = selected_name(info);
     let name = selected.as_deref().unwrap_or(&info.path.name);
     let resource = info.resource();
@@ -46,7 +52,7 @@ pub fn authorize_as(server: &ApiServer, user: &User, info: &Info, verb: &str) ->
 
 /// The one object that a list or watch selects by its name: it is asked about as that one, as the selector is applied to
 /// what is answered. No other verb is: a creation, say, doesn't look at selectors.
-fn selected_name(info: &Info) -> Option<String> {
+fn selected_name(info: &ResourceRequest) -> Option<String> {
     if !info.path.name.is_empty() || !matches!(info.verb, "list" | "watch") {
         return None;
     }
@@ -55,6 +61,9 @@ fn selected_name(info: &Info) -> Option<String> {
 }
 
 /// Refuses what a user may not do with a resource.
+///
+/// # Errors
+/// 403 without the right.
 pub fn demand(server: &ApiServer, user: &User, wanted: &Attributes<'_>) -> Result<(), Status> {
     if allows(server, user, wanted) {
         audit::annotate("authorization.k8s.io/reason", || reason(server, user, wanted).unwrap_or_default());
@@ -70,6 +79,9 @@ pub fn demand(server: &ApiServer, user: &User, wanted: &Attributes<'_>) -> Resul
 }
 
 /// Whether a path that is no resource may be asked for.
+///
+/// # Errors
+/// 403 without the right.
 pub fn authorize_path(server: &ApiServer, user: &User, method: &Method, path: &str) -> Result<(), Status> {
     let verb = method.as_str().to_ascii_lowercase();
     let attributes = Attributes { verb: &verb, group: "", resource: "", namespace: "", name: "", path };

@@ -14,6 +14,7 @@ use crate::ApiServer;
 use crate::authentication::User;
 use crate::registry::Filter;
 
+/// Whether a node may do what `a` says.
 pub fn allows(server: &ApiServer, user: &User, a: &Attributes<'_>) -> bool {
     let Some(node) = user.name.strip_prefix("system:node:") else { return false };
     let read = matches!(a.verb, "get" | "list" | "watch");
@@ -30,7 +31,7 @@ pub fn allows(server: &ApiServer, user: &User, a: &Attributes<'_>) -> bool {
     if kind == kinds::NODES {
         read || a.verb == "create" || (a.name == node && matches!(a.verb, "update" | "patch"))
     } else if kind == kinds::PODS {
-        // Those that it creates are mirrors of its own static pods, which admission sees to.
+        // The pods that it creates are mirrors of its static pods, which NodeRestriction checks.
         read || a.verb == "create" || (a.verb == "delete" && is_on(server, a, node))
     } else if kind == kinds::EVENTS {
         matches!(a.verb, "create" | "patch" | "update")
@@ -53,7 +54,7 @@ pub fn allows(server: &ApiServer, user: &User, a: &Attributes<'_>) -> bool {
     }
 }
 
-/// What every node may read all of.
+/// Kinds of which every node may read all objects.
 const READ_BY_ALL: [&Kind; 10] = [
     kinds::SERVICES,
     kinds::ENDPOINTS,
@@ -82,7 +83,7 @@ fn allows_subresource(server: &ApiServer, a: &Attributes<'_>, node: &str, (kind,
     }
 }
 
-/// What a node needs of custom kinds that come with this server.
+/// Custom kinds that come with this server and that nodes need.
 fn allows_custom(server: &ApiServer, a: &Attributes<'_>, node: &str, read: bool) -> bool {
     match (a.group, a.resource) {
         (GROUP, "gatewayclasses" | "gateways" | "httproutes" | "referencegrants") => read,

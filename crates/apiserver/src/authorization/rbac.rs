@@ -14,7 +14,7 @@ use crate::ApiServer;
 use crate::authentication::User;
 use crate::registry::Filter;
 
-/// What is asked for.
+/// An action that is to be authorized (upstream's `authorizer.Attributes`).
 #[derive(Debug, Clone, Copy)]
 pub struct Attributes<'a> {
     pub verb: &'a str,
@@ -26,6 +26,7 @@ pub struct Attributes<'a> {
     pub path: &'a str,
 }
 
+/// A `PolicyRule`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {
     pub verbs: Vec<String>,
@@ -41,6 +42,7 @@ pub fn has(list: &[String], wanted: &str) -> bool {
 }
 
 impl Rule {
+    /// Reads a rule of a role.
     pub fn read(value: &Value) -> Self {
         let list = |key: &str| value.strings_at(&[key]).into_iter().map(String::from).collect();
         Rule {
@@ -64,6 +66,7 @@ impl Rule {
             && (self.names.is_empty() || self.names.iter().any(|n| n == a.name))
     }
 
+    /// Whether the rule names a path that is no resource; `*` at its end stands for any rest.
     pub fn has_path(&self, path: &str) -> bool {
         self.paths.iter().any(|p| match p.strip_suffix('*') {
             Some(prefix) => path.starts_with(prefix),
@@ -71,6 +74,7 @@ impl Rule {
         })
     }
 
+    /// Whether the rule names a resource, perhaps with a subresource (`pods/log`, `*/log`).
     pub fn has_resource(&self, resource: &str) -> bool {
         let any_of_subresource = resource.split_once('/').map(|(_, sub)| format!("*/{sub}"));
         has(&self.resources, resource) || any_of_subresource.is_some_and(|r| self.resources.contains(&r))
@@ -111,7 +115,7 @@ impl Subject {
         }
     }
 
-    fn is(&self, user: &User) -> bool {
+    fn matches(&self, user: &User) -> bool {
         match self {
             Subject::User(name) => *name == user.name,
             Subject::Group(name) => user.is_in(name),
@@ -130,7 +134,7 @@ struct Grant {
 #[derive(Debug, Default)]
 struct Index {
     /// The revisions of the four resources that the index was made of.
-    made_of: [u64; 4],
+    compiled_from: [u64; 4],
     cluster: Vec<Grant>,
     namespaces: HashMap<String, Vec<Grant>>,
 }
@@ -142,6 +146,7 @@ impl Index {
     }
 }
 
+/// The RBAC authorizer.
 #[derive(Default)]
 pub struct Rbac {
     index: RwLock<Arc<Index>>,
@@ -150,15 +155,16 @@ pub struct Rbac {
 const RESOURCES: [&Kind; 4] = [kinds::CLUSTER_ROLES, kinds::CLUSTER_ROLE_BINDINGS, kinds::ROLES, kinds::ROLE_BINDINGS];
 
 impl Rbac {
+    /// Whether a role that is bound to `user` allows it.
     pub fn allows(&self, server: &ApiServer, user: &User, attributes: &Attributes<'_>) -> bool {
         self.reason(server, user, attributes).is_some()
     }
 
-    /// What allows `user` to do it, as upstream tells it in access reviews.
+    /// Which binding allows `user` to do it, in upstream's words; none if none does.
     pub fn reason(&self, server: &ApiServer, user: &User, attributes: &Attributes<'_>) -> Option<String> {
         let index = self.current(server);
         index.grants(attributes.namespace).find_map(|grant| {
-            let subject = grant.subjects.iter().find(|s| s.is(user))?;
+            let subject = grant.subjects.iter().find(|s| s.matches(user))?;
             let allowed = grant.rules.iter().any(|rule| rule.allows(attributes));
             allowed.then(|| format!("RBAC: allowed by {} to {subject}", grant.by))
         })
@@ -167,25 +173,25 @@ impl Rbac {
     /// All rules that `user` has in `namespace`.
     pub fn list(&self, server: &ApiServer, user: &User, namespace: &str) -> Vec<Rule> {
         let index = self.current(server);
-        let held = index.grants(namespace).filter(|grant| grant.subjects.iter().any(|s| s.is(user)));
+        let held = index.grants(namespace).filter(|grant| grant.subjects.iter().any(|s| s.matches(user)));
         held.flat_map(|grant| grant.rules.iter().cloned()).collect()
     }
 
     fn current(&self, server: &ApiServer) -> Arc<Index> {
-        let made_of = RESOURCES.map(|kind| server.cache.of(kind).changed());
+        let compiled_from = RESOURCES.map(|kind| server.cache.of(kind).changed());
         {
             let index = self.index.read();
-            if index.made_of == made_of {
+            if index.compiled_from == compiled_from {
                 return index.clone();
             }
         }
-        let index = Arc::new(compile(server, made_of));
+        let index = Arc::new(compile(server, compiled_from));
         *self.index.write() = index.clone();
         index
     }
 }
 
-fn compile(server: &ApiServer, made_of: [u64; 4]) -> Index {
+fn compile(server: &ApiServer, compiled_from: [u64; 4]) -> Index {
     let all = |kind: &'static Kind| -> Vec<Value> {
         server.cache.of(kind).list(&Filter::default()).0.iter().map(|e| e.parse()).collect()
     };
@@ -215,7 +221,7 @@ fn compile(server: &ApiServer, made_of: [u64; 4]) -> Index {
             namespaces.entry(binding.namespace().into()).or_default().push(grant);
         }
     }
-    Index { made_of, cluster, namespaces }
+    Index { compiled_from, cluster, namespaces }
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ const EDIT: &[Rule] = &[
     (
         WRITE,
         CORE,
-        // No Endpoints and no EndpointSlices: who writes those leads others' services anywhere (CVE-2021-25740).
+        // No Endpoints and no EndpointSlices: their writer can redirect services of others anywhere (CVE-2021-25740).
         "configmaps events persistentvolumeclaims replicationcontrollers replicationcontrollers/scale secrets \
          serviceaccounts services services/proxy",
     ),
@@ -79,8 +79,35 @@ const SCHEDULER: &[Rule] = &[
 
 const BOOTSTRAPPER: &[Rule] = &[("create get list watch", "certificates.k8s.io", "certificatesigningrequests")];
 
+/// Reviews of a user's own identity and rights.
+const OWN_REVIEWS: &[Rule] = &[
+    ("create", "authorization.k8s.io", "selfsubjectaccessreviews selfsubjectrulesreviews"),
+    ("create", "authentication.k8s.io", "selfsubjectreviews"),
+];
+
+const AUTH_DELEGATOR: &[Rule] =
+    &[("create", "authentication.k8s.io", "tokenreviews"), ("create", "authorization.k8s.io", "subjectaccessreviews")];
+
+const KUBELET_API_ADMIN: &[Rule] = &[(READ, CORE, "nodes"), ("*", CORE, KUBELET), ("proxy", CORE, "nodes")];
+
+const NODE_PROBLEM_DETECTOR: &[Rule] = &[("get", CORE, "nodes"), ("patch", CORE, "nodes/status"), EVENTS];
+
+const VOLUME_SCHEDULER: &[Rule] = &[
+    ("get list patch update watch", CORE, "persistentvolumes"),
+    (READ, "storage.k8s.io", "storageclasses"),
+    ("get list patch update watch", CORE, "persistentvolumeclaims"),
+];
+
+const VOLUME_PROVISIONER: &[Rule] = &[
+    ("create delete get list watch", CORE, "persistentvolumes"),
+    ("get list update watch", CORE, "persistentvolumeclaims"),
+    (READ, "storage.k8s.io", "storageclasses"),
+    (READ, CORE, "events"),
+    ("create patch update", CORE, "events"),
+];
+
 const EVENTS: Rule = ("create patch update", "'' events.k8s.io", "events");
-/// What the kubelet's own server lets one do, as it asks the API about it.
+/// Resources by which kubelets authorize requests to their own API.
 const KUBELET: &str = "nodes/configz nodes/healthz nodes/log nodes/metrics nodes/pods nodes/proxy nodes/stats";
 
 /// A role that may do something with the requests to one signer.
@@ -109,7 +136,7 @@ fn paths(verb: &str, paths: &[&str]) -> Value {
     json!([{"verbs": [verb], "nonResourceURLs": paths}])
 }
 
-/// What makes a role part of another.
+/// A role that is aggregated into another.
 fn part_of(mut role: Value, name: &str) -> Value {
     role["metadata"]["labels"][format!("rbac.authorization.k8s.io/aggregate-to-{name}")] = "true".into();
     role
@@ -124,100 +151,69 @@ fn aggregated(name: &str, rules: Value) -> Value {
     role
 }
 
+/// Rules for access to everything.
+fn everything() -> Value {
+    json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}, {"verbs": ["*"], "nonResourceURLs": ["*"]}])
+}
+
+/// The ClusterRoles of every cluster.
 pub fn cluster_roles() -> Vec<Value> {
-    let everything = json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]},
-                            {"verbs": ["*"], "nonResourceURLs": ["*"]}]);
-    let health = ["/healthz", "/livez", "/readyz", "/version", "/version/"];
-    let discovery = [
-        "/api",
-        "/api/*",
-        "/apis",
-        "/apis/*",
-        "/healthz",
-        "/livez",
-        "/openapi",
-        "/openapi/*",
-        "/readyz",
-        "/version",
-        "/version/",
-    ];
-    let reviews: &[Rule] = &[
-        ("create", "authorization.k8s.io", "selfsubjectaccessreviews selfsubjectrulesreviews"),
-        ("create", "authentication.k8s.io", "selfsubjectreviews"),
-    ];
+    [user_roles(), discovery_roles(), component_roles()].concat()
+}
+
+/// Roles that are bound to users of the cluster, and what they are aggregated from.
+fn user_roles() -> Vec<Value> {
     vec![
-        role("cluster-admin", everything.clone()),
+        role("cluster-admin", everything()),
         aggregated("admin", rules(&[EDIT, VIEW, ADMIN])),
         part_of(aggregated("edit", rules(&[EDIT, VIEW])), "admin"),
         part_of(aggregated("view", rules(&[VIEW])), "edit"),
         part_of(role("system:aggregate-to-admin", rules(&[ADMIN])), "admin"),
         part_of(role("system:aggregate-to-edit", rules(&[EDIT])), "edit"),
         part_of(role("system:aggregate-to-view", rules(&[VIEW])), "view"),
-        role("system:discovery", paths("get", &discovery)),
-        role("system:basic-user", rules(&[reviews])),
-        role("system:public-info-viewer", paths("get", &health)),
-        role(
-            "system:monitoring",
-            paths(
-                "get",
-                &["/metrics", "/metrics/slis", "/livez", "/readyz", "/healthz", "/livez/*", "/readyz/*", "/healthz/*"],
-            ),
-        ),
-        role("system:kube-controller-manager", everything),
-        role("system:kube-scheduler", rules(&[SCHEDULER])),
-        role("system:node-bootstrapper", rules(&[BOOTSTRAPPER])),
-        role("system:node", json!([])),
-        role(
-            "system:auth-delegator",
-            rules(&[&[
-                ("create", "authentication.k8s.io", "tokenreviews"),
-                ("create", "authorization.k8s.io", "subjectaccessreviews"),
-            ]]),
-        ),
-        role(
-            "system:kubelet-api-admin",
-            rules(&[&[(READ, CORE, "nodes"), ("*", CORE, KUBELET), ("proxy", CORE, "nodes")]]),
-        ),
-        role(
-            "system:node-problem-detector",
-            rules(&[&[("get", CORE, "nodes"), ("patch", CORE, "nodes/status"), EVENTS]]),
-        ),
-        role(
-            "system:volume-scheduler",
-            rules(&[&[
-                ("get list patch update watch", CORE, "persistentvolumes"),
-                (READ, "storage.k8s.io", "storageclasses"),
-                ("get list patch update watch", CORE, "persistentvolumeclaims"),
-            ]]),
-        ),
-        signing("kube-apiserver-client-approver", "approve", "kubernetes.io/kube-apiserver-client"),
-        signing("kube-apiserver-client-kubelet-approver", "approve", "kubernetes.io/kube-apiserver-client-kubelet"),
-        signing("kubelet-serving-approver", "approve", "kubernetes.io/kubelet-serving"),
-        role(
-            "system:service-account-issuer-discovery",
-            paths(
-                "get",
-                &[
-                    "/.well-known/openid-configuration",
-                    "/.well-known/openid-configuration/",
-                    "/openid/v1/jwks",
-                    "/openid/v1/jwks/",
-                ],
-            ),
-        ),
-        role(
-            "system:persistent-volume-provisioner",
-            rules(&[&[
-                ("create delete get list watch", CORE, "persistentvolumes"),
-                ("get list update watch", CORE, "persistentvolumeclaims"),
-                (READ, "storage.k8s.io", "storageclasses"),
-                (READ, CORE, "events"),
-                ("create patch update", CORE, "events"),
-            ]]),
-        ),
     ]
 }
 
+/// Roles for paths that are no resources, and for reviews of a user's own rights.
+fn discovery_roles() -> Vec<Value> {
+    const HEALTH: &[&str] = &["/healthz", "/livez", "/readyz", "/version", "/version/"];
+    const DISCOVERY: &[&str] = &["/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*"];
+    const METRICS: &[&str] =
+        &["/metrics", "/metrics/slis", "/livez", "/readyz", "/healthz", "/livez/*", "/readyz/*", "/healthz/*"];
+    const ISSUER: &[&str] = &[
+        "/.well-known/openid-configuration",
+        "/.well-known/openid-configuration/",
+        "/openid/v1/jwks",
+        "/openid/v1/jwks/",
+    ];
+    vec![
+        role("system:discovery", paths("get", &[DISCOVERY, HEALTH].concat())),
+        role("system:basic-user", rules(&[OWN_REVIEWS])),
+        role("system:public-info-viewer", paths("get", HEALTH)),
+        role("system:monitoring", paths("get", METRICS)),
+        role("system:service-account-issuer-discovery", paths("get", ISSUER)),
+    ]
+}
+
+/// Roles of components of the cluster.
+fn component_roles() -> Vec<Value> {
+    vec![
+        role("system:kube-controller-manager", everything()),
+        role("system:kube-scheduler", rules(&[SCHEDULER])),
+        role("system:node-bootstrapper", rules(&[BOOTSTRAPPER])),
+        role("system:node", json!([])),
+        role("system:auth-delegator", rules(&[AUTH_DELEGATOR])),
+        role("system:kubelet-api-admin", rules(&[KUBELET_API_ADMIN])),
+        role("system:node-problem-detector", rules(&[NODE_PROBLEM_DETECTOR])),
+        role("system:volume-scheduler", rules(&[VOLUME_SCHEDULER])),
+        role("system:persistent-volume-provisioner", rules(&[VOLUME_PROVISIONER])),
+        signing("kube-apiserver-client-approver", "approve", "kubernetes.io/kube-apiserver-client"),
+        signing("kube-apiserver-client-kubelet-approver", "approve", "kubernetes.io/kube-apiserver-client-kubelet"),
+        signing("kubelet-serving-approver", "approve", "kubernetes.io/kubelet-serving"),
+    ]
+}
+
+/// The ClusterRoleBindings of every cluster.
 pub fn cluster_role_bindings() -> Vec<Value> {
     let bind = |role: &str, kind: &str, subjects: &[&str]| {
         let subjects: Vec<Value> = subjects
@@ -245,7 +241,7 @@ pub fn cluster_role_bindings() -> Vec<Value> {
 
 /// Roles in kube-system.
 pub fn system_roles() -> Vec<Value> {
-    // Further API servers read there whom to trust.
+    // For further API servers, which read the authorities that they trust there.
     vec![json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
         "metadata": {"name": "extension-apiserver-authentication-reader", "namespace": "kube-system",
                      "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}},

@@ -15,7 +15,7 @@ use crate::registry::{Filter, store_key};
 const EVENT_TTL: SignedDuration = SignedDuration::from_hours(1);
 const SWEEP_PERIOD: Duration = Duration::from_secs(120);
 
-/// Removes old events for as long as the server lives. They vanish, as keys with a lease do upstream: nobody is asked.
+/// Removes old events for as long as the server lives. They vanish without admission, as keys with a lease do upstream.
 pub async fn expire(server: Weak<ApiServer>) {
     loop {
         tokio::time::sleep(SWEEP_PERIOD).await;

@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 use crate::ApiServer;
 use crate::fairness::{LEVELS, SCHEMAS};
 use crate::pipeline::WriteRequest;
-use crate::registry::{Filter, From};
+use crate::registry::{Filter, WatchStart};
 
 /// Keeps the `Dangling` condition of all flow schemas, until the server is gone.
-pub async fn keep(server: Weak<ApiServer>) {
+pub async fn run(server: Weak<ApiServer>) {
     loop {
         let Some(alive) = server.upgrade() else { return };
         let present = alive.cache.revision();
-        let subscribe = |kind| alive.cache.of(kind).subscribe(Filter::default(), From::After(present), present);
+        let subscribe = |kind| alive.cache.of(kind).subscribe(Filter::default(), WatchStart::After(present), present);
         let (Ok(mut schemas), Ok(mut levels)) = (subscribe(SCHEMAS), subscribe(LEVELS)) else { continue };
         for entry in alive.cache.of(SCHEMAS).list(&Filter::default()).0 {
             set_condition(&alive, &entry.parse()).await;

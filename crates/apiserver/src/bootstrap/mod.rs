@@ -14,13 +14,13 @@ use serde_json::Value;
 
 use crate::authorization::roles;
 use crate::pipeline::WriteRequest;
-use crate::registry::{Events, Filter, From, object_key};
+use crate::registry::{Events, Filter, WatchStart, object_key};
 use crate::{ApiServer, aggregator, fairness};
 
 pub use events::expire as expire_events;
-pub use flow_schemas::keep as keep_flow_schemas;
+pub use flow_schemas::run as run_flow_schemas;
 
-/// Changes that come within this time are repaired together; so who changes an object again and again doesn't keep the server busy.
+/// Changes within this time are repaired together, so that a client that changes an object again and again doesn't keep the server busy.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
 /// How long after a failed repair it is tried again; twice as long after each further one.
 const MIN_RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -43,10 +43,10 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
     Ok(())
 }
 
-/// What clusters don't live without, should a user have deleted or changed it: leases of nodes have no other place, pods find the API by
-/// its service, and further API servers whom to trust (upstream's `kubernetesservice`, `systemnamespaces`, `clusterauthenticationtrust`,
+/// Objects that are written again when they are deleted or changed, as no cluster works without them: leases of nodes have no other place, pods find the API by
+/// its service, further API servers the authorities that they trust (upstream's `kubernetesservice`, `systemnamespaces`, `clusterauthenticationtrust`,
 /// flow-control and autoregister controllers).
-fn kept(server: &ApiServer) -> Vec<(&'static Kind, Vec<Value>)> {
+fn maintained(server: &ApiServer) -> Vec<(&'static Kind, Vec<Value>)> {
     vec![
         (kinds::NAMESPACES, objects::namespaces()),
         (kinds::SERVICES, objects::services(server)),
@@ -61,7 +61,7 @@ fn kept(server: &ApiServer) -> Vec<(&'static Kind, Vec<Value>)> {
 
 /// Writes what is missing, or isn't as it should be.
 async fn repair(server: &Arc<ApiServer>) -> Result<(), Status> {
-    let mut all = kept(server).into_iter();
+    let mut all = maintained(server).into_iter();
     // First the namespaces that others are in.
     if let Some((kind, namespaces)) = all.next() {
         ensure(server, kind, namespaces).await?;
@@ -70,10 +70,10 @@ async fn repair(server: &Arc<ApiServer>) -> Result<(), Status> {
     futures::future::try_join_all(all).await.map(|_| ())
 }
 
-/// Watches of what is kept: each object of a namespace by its name, of other kinds all.
+/// Watches of the maintained objects: each object of a namespace by its name, of other kinds all.
 fn watches(server: &ApiServer) -> Vec<Events> {
     let mut filters = Vec::new();
-    for (kind, objects) in kept(server) {
+    for (kind, objects) in maintained(server) {
         if !kind.namespaced {
             filters.push((kind, Filter::default()));
             continue;
@@ -85,7 +85,7 @@ fn watches(server: &ApiServer) -> Vec<Events> {
     }
     let present = server.cache.revision();
     let watch = |(kind, filter): (&'static Kind, Filter)| {
-        server.cache.of(kind).subscribe(filter, From::Now, present).ok().map(|watch| watch.events)
+        server.cache.of(kind).subscribe(filter, WatchStart::Now, present).ok().map(|watch| watch.events)
     };
     filters.into_iter().filter_map(watch).collect()
 }
@@ -99,8 +99,8 @@ async fn changed(watches: &mut [Events]) -> bool {
     }
 }
 
-/// Repairs whenever something of what is kept changes, for as long as the server lives.
-pub async fn keep(server: Weak<ApiServer>) {
+/// Repairs whenever a maintained object changes, for as long as the server lives.
+pub async fn maintain(server: Weak<ApiServer>) {
     let mut delay = MIN_RETRY_DELAY;
     let mut watched: Option<Vec<Events>> = None;
     loop {

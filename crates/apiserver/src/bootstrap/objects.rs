@@ -35,7 +35,7 @@ pub fn services(server: &ApiServer) -> Vec<Value> {
                  "ports": [{"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
                            {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
                            {"name": "metrics", "port": 9153, "protocol": "TCP", "targetPort": 9153}]}});
-    // Who serves names himself brings his own service, under the same name.
+    // With `--disable dns` the administrator brings a service of this name.
     let own = !server.config.disabled.iter().any(|part| part == "dns");
     std::iter::once(kubernetes).chain(own.then_some(dns)).collect()
 }
@@ -66,7 +66,7 @@ pub fn endpoint_slice(server: &ApiServer) -> Value {
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}]})
 }
 
-/// Tells further API servers whom to trust (upstream's `clusterauthenticationtrust` controller).
+/// The authorities that further API servers trust (upstream's `clusterauthenticationtrust` controller).
 pub fn authentication(server: &ApiServer) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
@@ -79,7 +79,7 @@ pub fn authentication(server: &ApiServer) -> Value {
             "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]"}})
 }
 
-/// What every node has to know of the cluster.
+/// The settings of the cluster that every node reads.
 pub fn cluster(server: &ApiServer) -> Value {
     let config = &server.config;
     json!({"apiVersion": "v1", "kind": "ConfigMap",

@@ -1,16 +1,11 @@
 //! `/healthz`, `/livez` and `/readyz`, with `?verbose`, `?exclude=` and each check by its own path.
 
-use std::time::Duration;
-
 use apimachinery::Status;
 use http::Response;
 
 use crate::ApiServer;
 use crate::request::Query;
 use crate::response::{self, Body};
-
-/// A store that takes longer than this to read is not ready.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The checks of each endpoint. A store that fails is no reason to restart the server, so it isn't among those of
 /// `/livez`.
@@ -23,17 +18,16 @@ fn checks(endpoint: &str) -> &'static [&'static str] {
 
 async fn passes(server: &ApiServer, check: &str) -> bool {
     match check {
-        "store" => {
-            let read = server.store.page_at("/health", server.cache.revision(), "", 1);
-            let readable = tokio::time::timeout(CHECK_TIMEOUT, read).await.is_ok_and(|read| read.is_ok());
-            readable && !server.store_fails.load(std::sync::atomic::Ordering::Relaxed)
-        }
+        "store" => server.is_store_ready().await,
         _ => true,
     }
 }
 
-/// Answers as upstream does: `ok`, or which checks failed. Why one failed stands in the log, not here, as anybody may
+/// Answers as upstream does: `ok`, or which checks failed. Why one failed stands in the log, not here, as anonymous clients may
 /// ask.
+///
+/// # Errors
+/// 404 for a check that isn't there.
 pub async fn answer(
     server: &ApiServer,
     endpoint: &str,

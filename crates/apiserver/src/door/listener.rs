@@ -24,10 +24,10 @@ use crate::authentication::NODES;
 use crate::response;
 use crate::{ApiServer, Peer, User};
 
-/// A client that takes longer than this to say hello is dropped.
+/// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often the other end of HTTP/2 is asked whether it is there, and how long it has to answer.
+/// Interval of HTTP/2 pings, and how long the client has to answer one.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 
 /// How many requests, watches among them, a client may have open over one connection of HTTP/2.
@@ -38,6 +38,7 @@ const STREAMS_OF_NODES: u32 = 20_000;
 
 type Verifier = Arc<dyn ClientCertVerifier>;
 
+/// The certificate of the server can't be used.
 #[derive(Debug, thiserror::Error)]
 #[error("can't use the server's certificate: {0}")]
 pub struct TlsError(String);
@@ -63,7 +64,7 @@ fn tls_config(server: &ApiServer, identity: Arc<pki::Rotating>) -> Result<(rustl
     Ok((config, known))
 }
 
-/// Lets clients with a certificate of anybody's in, if they hold its key: who isn't known is told so by a Status, as
+/// Accepts any client certificate whose key the client holds: one of an unknown authority is answered by a Status 401, as
 /// upstream does, rather than by a broken connection.
 #[derive(Debug)]
 struct AnyClient {
@@ -109,7 +110,7 @@ impl ClientCertVerifier for AnyClient {
     }
 }
 
-/// Who the certificates that a client showed make it.
+/// The peer that a client's certificate chain makes it.
 fn peer(known: &dyn ClientCertVerifier, chain: Option<&[CertificateDer<'_>]>) -> Peer {
     let Some((leaf, rest)) = chain.and_then(<[_]>::split_first) else { return Peer::Remote(None) };
     let verified = known.verify_client_cert(leaf, rest, UnixTime::now());
@@ -139,13 +140,13 @@ pub async fn serve(
         let serve = move |stream| connection(server.clone(), acceptor.clone(), known.clone(), stream);
         accept_all(move || accept(listener.clone()), serve, stop.clone())
     });
-    // What the task ends by is a cancelled runtime at most: a panic starts it again.
+    // It ends when `stop` is cancelled, or with its runtime; after a panic it is started again.
     let _ = serving.await;
     Ok(())
 }
 
-/// Serves the API on a Unix socket to another process of this machine, which acts as `user`: who may open the socket decides
-/// who that is. Ends when `stop` is cancelled.
+/// Serves the API on a Unix socket to another process of this machine, which acts as `user`: the permissions of
+/// the socket decide which processes may. Ends when `stop` is cancelled.
 pub async fn serve_local(server: Arc<ApiServer>, listener: UnixListener, user: User, stop: CancellationToken) {
     let (peer, listener) = (Peer::Component(Arc::new(user)), Arc::new(listener));
     let serving = tasks::until_done("local-api-listener", move || {
@@ -164,7 +165,7 @@ async fn accept_local(listener: Arc<UnixListener>) -> io::Result<UnixStream> {
     listener.accept().await.map(|(stream, _)| stream)
 }
 
-/// Takes connections until `stop` is cancelled, which ends them, too. A panic is the matter of the one connection in which it happens.
+/// Takes connections until `stop` is cancelled, which ends them, too. A panic ends the one connection in which it happens.
 async fn accept_all<S, A, C>(accept: impl Fn() -> A, serve: impl Fn(S) -> C, stop: CancellationToken)
 where
     A: Future<Output = io::Result<S>>,
@@ -175,7 +176,7 @@ where
             accepted = accept() => match accepted {
                 Ok(stream) => stream,
                 Err(error) => {
-                    // Out of file descriptors, most likely: those who are served go on meanwhile.
+                    // Out of file descriptors, most likely: open connections go on meanwhile.
                     tracing::warn!(%error, "failed to accept a connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;

@@ -22,7 +22,7 @@ use crate::authentication::{self, User};
 use crate::fairness::{self, RequestDigest};
 use crate::metrics::Labels;
 use crate::pipeline::is_apply;
-use crate::request::{Info, RequestInfo};
+use crate::request::{RequestInfo, ResourceRequest};
 use crate::response::{self, Body, negotiation};
 use crate::{ApiServer, Peer, aggregator, authorization, rest};
 
@@ -50,10 +50,10 @@ async fn identified(server: &Arc<ApiServer>, request: Request<Body>, peer: &Peer
     if !matches!(peer, Peer::Component(_)) {
         user = authorization::impersonate(server, request.headers(), user)?;
     }
-    let asked = RequestInfo::read(&server.catalog, request.method(), request.uri());
-    let Some(audit) = &server.config.audit else { return in_turn(server, &user, asked, request).await };
-    let (record, request) = audit.begin(&user, &asked, request);
-    let work = in_turn(server, &user, asked, request);
+    let request_info = RequestInfo::read(&server.catalog, request.method(), request.uri());
+    let Some(audit) = &server.config.audit else { return in_turn(server, &user, request_info, request).await };
+    let (record, request) = audit.begin(&user, &request_info, request);
+    let work = in_turn(server, &user, request_info, request);
     let Some(record) = record else { return work.await };
     let answer = record.during(work).await.unwrap_or_else(|status| response::refuse(&status));
     Ok(record.end(answer).await)
@@ -63,15 +63,16 @@ async fn identified(server: &Arc<ApiServer>, request: Request<Body>, peer: &Peer
 async fn in_turn(
     server: &Arc<ApiServer>,
     user: &User,
-    asked: RequestInfo,
+    request_info: RequestInfo,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    if asked.is_stream() {
-        return route(server, user, asked, request).await;
+    if request_info.is_stream() {
+        return route(server, user, request_info, request).await;
     }
-    let digest = RequestDigest::of(&asked, request.uri().path());
+    let digest = RequestDigest::of(&request_info, request.uri().path());
     let turn = fairness::turn(server, user, &digest).await?;
-    let mut answer = route(server, user, asked, request).await.unwrap_or_else(|status| response::refuse(&status));
+    let mut answer =
+        route(server, user, request_info, request).await.unwrap_or_else(|status| response::refuse(&status));
     turn.mark(&mut answer);
     Ok(answer)
 }
@@ -80,15 +81,15 @@ async fn in_turn(
 async fn route(
     server: &Arc<ApiServer>,
     user: &User,
-    asked: RequestInfo,
+    request_info: RequestInfo,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    let request = match aggregator::answer(server, user, &asked, request).await {
+    let request = match aggregator::answer(server, user, &request_info, request).await {
         Ok(answer) => return answer,
         Err(request) => request,
     };
     let begun = Instant::now();
-    let RequestInfo { query, verb, resource } = asked;
+    let RequestInfo { query, verb, resource } = request_info;
     let Some(resource) = resource else {
         let labels = Labels::other(request.method());
         let _running = server.metrics.begin(&labels);
@@ -99,7 +100,7 @@ async fn route(
     let kind = resource.kind.ok_or_else(Status::no_route)?;
     let verb = verb.ok_or_else(Status::method_not_allowed)?;
     let manager = crate::request::manager(&query, request.headers(), &user.name)?;
-    let info = Info { kind, path: resource.path, subresource: resource.subresource, verb, query, manager };
+    let info = ResourceRequest { kind, path: resource.path, subresource: resource.subresource, verb, query, manager };
     let labels = Labels::of(&info, verb == "patch" && is_apply(&request));
     let running = server.metrics.begin(&labels);
     let answer = match authorization::authorize(server, user, &info) {
@@ -108,7 +109,7 @@ async fn route(
     };
     server.metrics.end(&labels, code(&answer), begun.elapsed());
     // A long-running request is in the gauge as long as its body lives.
-    answer.map(|answer| if labels.is_long() { response::with(answer, running) } else { answer })
+    answer.map(|answer| if labels.is_long() { response::held_until_sent(answer, running) } else { answer })
 }
 
 fn code(answer: &Result<Response<Body>, Status>) -> u16 {

@@ -77,7 +77,21 @@ async fn answer(
         ["api", version] => server.discovery.resources("", version).ok_or_else(Status::no_route),
         ["apis", group] => server.discovery.group(group).ok_or_else(Status::no_route),
         ["apis", group, version] => server.discovery.resources(group, version).ok_or_else(Status::no_route),
-        ["openapi", "v2"] => {
+        ["openapi", rest @ ..] => openapi(server, accept, rest),
+        [] => Ok(response::json(
+            200,
+            &json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
+        )),
+        _ => Err(Status::no_route()),
+    }
+}
+
+/// `/openapi/…`
+fn openapi(server: &ApiServer, accept: &str, path: &[&str]) -> Result<Response<Body>, Status> {
+    let document =
+        |group: &str, version: &str| openapi::document(&server.catalog, group, version).ok_or_else(Status::no_route);
+    match path {
+        ["v2"] => {
             let document = openapi::v2::document(&server.catalog);
             if !accept.contains("com.github.proto-openapi.spec.v2") {
                 return Ok(response::json(200, &document));
@@ -86,17 +100,9 @@ async fn answer(
             answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(openapi::v2::PROTOBUF));
             Ok(answer)
         }
-        ["openapi", "v3"] => Ok(response::json(200, &openapi::index(&server.catalog, &server.aggregator))),
-        ["openapi", "v3", "api", version] => {
-            openapi::document(&server.catalog, "", version).ok_or_else(Status::no_route)
-        }
-        ["openapi", "v3", "apis", group, version] => {
-            openapi::document(&server.catalog, group, version).ok_or_else(Status::no_route)
-        }
-        [] => Ok(response::json(
-            200,
-            &json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
-        )),
+        ["v3"] => Ok(response::json(200, &openapi::index(&server.catalog, &server.aggregator))),
+        ["v3", "api", version] => document("", version),
+        ["v3", "apis", group, version] => document(group, version),
         _ => Err(Status::no_route()),
     }
 }

@@ -26,7 +26,7 @@ pub use webhook::{post, url};
 /// How long a connection may take, and its handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Who is to answer.
+/// The other end of a connection, and how to reach it.
 pub struct Destination {
     /// In words, for errors.
     pub description: String,
@@ -34,7 +34,7 @@ pub struct Destination {
     pub port: u16,
     /// With TLS, and the name that the certificate must have.
     pub tls: Option<(TlsConnector, String)>,
-    /// Whether it may be an address of this machine alone, or of a link. Only where an administrator wrote it himself.
+    /// Whether loopback and link-local addresses are allowed: only where an administrator wrote the address.
     pub allow_any_address: bool,
 }
 
@@ -49,7 +49,10 @@ static OF_CONNECTION: [header::HeaderName; 6] = [
 ];
 
 impl Destination {
-    /// Sends a request on, and streams of an upgrade in both directions. `change` may set headers.
+    /// Passes a request on, and the bytes of an upgraded connection in both directions. `change` may set headers.
+    ///
+    /// # Errors
+    /// 502 when the other end can't be reached, 400 when its address isn't allowed, 500 when it changes protocols unasked.
     pub async fn forward(
         &self,
         uri: Uri,
@@ -62,7 +65,7 @@ impl Destination {
         *onward.method_mut() = request.method().clone();
         *onward.uri_mut() = uri;
         for (name, value) in request.headers() {
-            // Credentials stay here: who answers knows this server by other means.
+            // Credentials stay here: the other end authenticates this server by other means.
             let text = name.as_str();
             let own = name == header::AUTHORIZATION
                 || name == header::HOST
@@ -98,6 +101,9 @@ impl Destination {
     }
 
     /// Sends a request as it is.
+    ///
+    /// # Errors
+    /// 502 when the other end can't be reached, 400 when its address isn't allowed.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<hyper::body::Incoming>, Status> {
         let within =
             |what: &'static str| move |_| self.unreachable(&format!("{what} took longer than {CONNECT_TIMEOUT:?}"));
@@ -117,13 +123,13 @@ impl Destination {
         self.exchange(TokioIo::new(stream), request).await
     }
 
-    /// Where to connect. A name is resolved once, and what it resolved to is what is looked at and what is connected to.
+    /// The addresses to connect to. A name is resolved once; what it resolved to is checked, and connected to.
     async fn addresses(&self) -> Result<Vec<SocketAddr>, Status> {
         let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await.map_err(|e| self.unreachable(&e))?;
         let found: Vec<SocketAddr> = found.collect();
-        // As upstream's `IsProxyableHostname`: one bad address spoils all.
+        // As upstream's `IsProxyableHostname`: all addresses must be allowed.
         if !self.allow_any_address && !found.iter().all(|address| is_global_unicast(address.ip())) {
-            return Err(Status::bad_request(format!("{} can't be asked: address not allowed", self.description)));
+            return Err(Status::bad_request(format!("{} can't be reached: address not allowed", self.description)));
         }
         Ok(found)
     }
@@ -153,7 +159,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn nobody_is_led_to_this_machine_or_a_link() {
+    async fn requests_do_not_reach_loopback_or_link_local_addresses() {
         let target = |host: &str, allow_any_address| Destination {
             description: "pod p".into(),
             host: host.into(),

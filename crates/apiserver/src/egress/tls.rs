@@ -8,15 +8,19 @@ use tokio_rustls::TlsConnector;
 
 use crate::Config;
 
-/// How this server identifies itself to others.
+/// The client certificates of this server.
 pub struct Clients {
     /// To kubelets, which know its certificate.
     pub kubelets: TlsConnector,
-    /// As whom further API servers see this one.
+    /// For further API servers.
     pub front_proxy: Arc<pki::Rotating>,
 }
 
 impl Clients {
+    /// The clients that a configuration describes.
+    ///
+    /// # Errors
+    /// When the authority or a key is malformed.
     pub fn new(config: &Config) -> Result<Self, String> {
         let kubelets = connector(Some(config.authority.certificate_pem()), Some(&config.kubelet_client))?;
         Ok(Clients { kubelets, front_proxy: config.front_proxy.clone() })
@@ -24,6 +28,9 @@ impl Clients {
 }
 
 /// Connects by TLS to servers whose certificate one of `authorities` (PEM) signed, as `identity`.
+///
+/// # Errors
+/// When a certificate is malformed.
 pub fn connector(authorities: Option<&str>, identity: Option<&Arc<pki::Rotating>>) -> Result<TlsConnector, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
@@ -43,7 +50,7 @@ pub fn connector(authorities: Option<&str>, identity: Option<&Arc<pki::Rotating>
         Some(identity) => builder.with_client_cert_resolver(identity.clone()),
         None => builder.with_no_client_auth(),
     };
-    // A session that is resumed is that of the certificate of before.
+    // A resumed session would be that of the certificate before its rotation.
     tls.resumption = rustls::client::Resumption::disabled();
     Ok(TlsConnector::from(Arc::new(tls)))
 }

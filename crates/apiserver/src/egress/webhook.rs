@@ -14,8 +14,11 @@ use crate::response;
 /// The largest answer that is read.
 const MAX_RESPONSE_BYTES: usize = 4 << 20;
 
-/// Sends a review to where `config` (`clientConfig`) says, and returns the answer. Who is asked may know after how many
-/// seconds nobody waits any more.
+/// Sends a review to where `config` (`clientConfig`) says, and returns the answer. `seconds` is the
+/// timeout that the webhook is told.
+///
+/// # Errors
+/// Why the webhook can't be asked, or what it answered instead of a review.
 pub async fn post(server: &ApiServer, config: &Value, seconds: Option<u64>, review: &Value) -> Result<Value, String> {
     let (destination, mut path) = destination(server, config)?;
     if let Some(seconds) = seconds {

@@ -160,6 +160,7 @@ const SCHEMAS: &[Schema] = &[
 
 const API_VERSION: &str = "flowcontrol.apiserver.k8s.io/v1";
 
+/// The PriorityLevelConfigurations of every cluster.
 pub fn levels() -> Vec<Value> {
     let object = |name: &str, spec: Value| {
         json!({"apiVersion": API_VERSION, "kind": "PriorityLevelConfiguration",
@@ -178,6 +179,7 @@ pub fn levels() -> Vec<Value> {
     std::iter::once(object("exempt", exempt)).chain(limited).collect()
 }
 
+/// The FlowSchemas of every cluster.
 pub fn schemas() -> Vec<Value> {
     SCHEMAS.iter().map(schema).collect()
 }

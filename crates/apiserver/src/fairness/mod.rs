@@ -1,8 +1,8 @@
-//! API priority and fairness (KEP-1040): whose requests are worked on at once, whose wait, and whose are refused.
+//! API priority and fairness (KEP-1040): which requests are served at once, which wait, and which are refused.
 //!
 //! A flow schema sorts a request into a priority level and a flow of it. Each level has a number of seats of its own and
-//! queues for those who find none free; which flow is next is decided so that each gets its share. So neither a greedy
-//! client nor a broken controller keeps others from being answered.
+//! queues for requests that find none free; the next flow is chosen so that each gets its share. So neither a greedy
+//! client nor a broken controller keeps others from being served.
 //!
 //! Watches hold a seat until they begin to stream; exec, logs and other streams hold none.
 
@@ -41,13 +41,16 @@ const MAX_QUEUE_WAIT: Duration = Duration::from_secs(15);
 const OBJECTS_PER_SEAT: usize = 100;
 const MAX_SEATS_PER_REQUEST: usize = 10;
 
+/// The kind of flow schemas.
 pub const SCHEMAS: &Kind = kinds::FLOW_SCHEMAS;
+/// The kind of priority levels.
 pub const LEVELS: &Kind = kinds::PRIORITY_LEVEL_CONFIGURATIONS;
 
+/// Flow schemas, and the seats and queues of priority levels.
 pub struct Fairness {
     schemas: RwLock<Arc<Schemas>>,
     state: Mutex<State>,
-    /// Flows are hashed with a key of this process, so that nobody can aim at another's queues.
+    /// Flows are hashed with a key of this process, so that no client can aim at another's queues.
     hasher: RandomState,
     begun: Instant,
 }
@@ -74,14 +77,14 @@ impl Default for Fairness {
 /// A request's seats, until it is dropped.
 pub struct Turn {
     server: Arc<ApiServer>,
-    /// `None` for those who need no seat.
+    /// `None` for exempt requests.
     ticket: Option<u64>,
     schema_uid: String,
     level_uid: String,
 }
 
 impl Turn {
-    /// Tells the client how its request was sorted.
+    /// Sets the headers that name the schema and level of the request.
     pub fn mark(&self, answer: &mut Response<Body>) {
         for (name, uid) in [
             ("x-kubernetes-pf-flowschema-uid", &self.schema_uid),
@@ -103,7 +106,7 @@ impl Drop for Turn {
         state.waiting.remove(&ticket);
         for started in state.levels.end(ticket, now) {
             if let Some(waiter) = state.waiting.remove(&started) {
-                // Whoever stopped waiting gives his seats back by his own drop.
+                // A request that stopped waiting gives its seats back when it is dropped.
                 let _ = waiter.send(());
             }
         }
@@ -114,10 +117,10 @@ impl Drop for Turn {
 ///
 /// # Errors
 /// 429 when its level has no room, or its turn did not come in time.
-pub async fn turn(server: &Arc<ApiServer>, user: &User, asked: &RequestDigest<'_>) -> Result<Turn, Status> {
+pub async fn turn(server: &Arc<ApiServer>, user: &User, digest: &RequestDigest<'_>) -> Result<Turn, Status> {
     let fairness = &server.fairness;
     let schemas = fairness.current(server);
-    let flow = schemas.sort(user, asked);
+    let flow = schemas.sort(user, digest);
     let mut turn = Turn {
         server: server.clone(),
         ticket: None,
@@ -125,10 +128,10 @@ pub async fn turn(server: &Arc<ApiServer>, user: &User, asked: &RequestDigest<'_
         level_uid: flow.schema.level_uid.clone(),
     };
     let Some(level) = flow.schema.level else { return Ok(turn) };
-    let seats = width(server, asked);
+    let seats = width(server, digest);
     let hash = fairness.hasher.hash_one((&flow.schema.name, flow.distinguisher));
     let now = fairness.begun.elapsed().as_secs_f64();
-    let turned_away = |reason: &'static str| {
+    let reject = |reason: &'static str| {
         let key = (flow.schema.level_name.clone(), flow.schema.name.clone(), reason);
         *fairness.state.lock().refused.entry(key).or_default() += 1;
         tracing::debug!(
@@ -155,32 +158,32 @@ pub async fn turn(server: &Arc<ApiServer>, user: &User, asked: &RequestDigest<'_
     };
     match arrival {
         Arrival::Started => Ok(turn),
-        Arrival::Refused => Err(turned_away("queue-full")),
+        Arrival::Refused => Err(reject("queue-full")),
         Arrival::Waits => match tokio::time::timeout(MAX_QUEUE_WAIT, called).await {
             Ok(Ok(())) => Ok(turn),
-            _ => Err(turned_away("time-out")),
+            _ => Err(reject("time-out")),
         },
     }
 }
 
 /// How many seats a request takes. A list's work grows with what it goes through.
-fn width(server: &ApiServer, asked: &RequestDigest<'_>) -> usize {
-    if asked.verb != "list" {
+fn width(server: &ApiServer, digest: &RequestDigest<'_>) -> usize {
+    if digest.verb != "list" {
         return 1;
     }
-    let Some(kind) = server.catalog.find(asked.group, asked.version, asked.resource) else { return 1 };
+    let Some(kind) = server.catalog.find(digest.group, digest.version, digest.resource) else { return 1 };
     let present = server.cache.resource(kind).map_or(0, |resource| resource.len());
-    let objects = asked.limit.map_or(present, |limit| present.min(limit));
+    let objects = digest.limit.map_or(present, |limit| present.min(limit));
     objects.div_ceil(OBJECTS_PER_SEAT).clamp(1, MAX_SEATS_PER_REQUEST)
 }
 
 impl Fairness {
     /// The flow schemas, read again when they or the levels changed.
     fn current(&self, server: &ApiServer) -> Arc<Schemas> {
-        let made_of = [SCHEMAS, LEVELS].map(|kind| server.cache.of(kind).changed());
+        let compiled_from = [SCHEMAS, LEVELS].map(|kind| server.cache.of(kind).changed());
         {
             let schemas = self.schemas.read();
-            if schemas.made_of == made_of {
+            if schemas.compiled_from == compiled_from {
                 return schemas.clone();
             }
         }
@@ -188,7 +191,7 @@ impl Fairness {
             server.cache.of(kind).list(&Filter::default()).0.iter().map(|e| e.parse()).collect()
         };
         let mut state = self.state.lock();
-        let schemas = Arc::new(Schemas::read(&all(SCHEMAS), &all(LEVELS), made_of, &mut state.levels));
+        let schemas = Arc::new(Schemas::read(&all(SCHEMAS), &all(LEVELS), compiled_from, &mut state.levels));
         *self.schemas.write() = schemas.clone();
         schemas
     }
@@ -208,7 +211,7 @@ impl Fairness {
             loads.map(|load| (format!("priority_level={:?}", load.name), of(&load) as u64)).collect::<Vec<_>>()
         };
         let executing = per_level(|load| load.running);
-        family("current_executing_seats", "gauge", "Seats of the requests that are worked on", executing);
+        family("current_executing_seats", "gauge", "Seats of the requests that are served", executing);
         family(
             "current_inqueue_requests",
             "gauge",
@@ -219,6 +222,6 @@ impl Fairness {
         let refused = state.refused.iter().map(|((level, schema, reason), count)| {
             (format!("flow_schema={schema:?},priority_level={level:?},reason={reason:?}"), *count)
         });
-        family("rejected_requests_total", "counter", "Requests that were turned away", refused.collect());
+        family("rejected_requests_total", "counter", "Requests that were rejected", refused.collect());
     }
 }

@@ -1,4 +1,4 @@
-//! Seats and queues of priority levels: who starts, who waits. A value that knows no clock and no task.
+//! Seats and queues of priority levels: which request starts, and which waits. A value without clock and tasks.
 //!
 //! Within a level queues take turns by start-time fair queuing: each has a virtual time that grows by the work that was
 //! done for it, and the one that is furthest behind is next. A flow is dealt a hand of queues by its hash and waits in
@@ -11,6 +11,7 @@ use super::SEATS;
 /// Work that a request is taken for until it is known, in seconds of a seat.
 const GUESS: f64 = 0.003;
 
+/// What a PriorityLevelConfiguration says of a limited level.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     pub shares: u64,
@@ -18,10 +19,11 @@ pub struct Limits {
     pub lendable: u64,
     /// Percent of the level's seats that it may use of others beside its own; `None` for any number.
     pub borrowing: Option<u64>,
-    /// `None`: who finds no seat is refused.
+    /// `None`: a request that finds no seat is refused.
     pub queuing: Option<Queuing>,
 }
 
+/// How requests of a level wait (`limitResponse.queuing`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Queuing {
     pub queues: usize,
@@ -30,6 +32,7 @@ pub struct Queuing {
     pub length: usize,
 }
 
+/// What becomes of a request that arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrival {
     Started,
@@ -113,10 +116,12 @@ impl Levels {
         }
     }
 
+    /// The place of a level.
     pub fn index(&self, name: &str) -> Option<usize> {
         self.levels.iter().position(|l| l.name == name)
     }
 
+    /// The load of each level.
     pub fn loads(&self) -> impl Iterator<Item = Load<'_>> {
         self.levels.iter().map(|l| Load {
             name: &l.name,
@@ -208,7 +213,7 @@ impl Levels {
         queue.next += request.seats as f64 * GUESS;
     }
 
-    /// Whether a level has seats left, of its own or of others who don't need theirs.
+    /// Whether a level has seats left, of its own or borrowed.
     fn has_room(&self, level: usize, seats: usize) -> bool {
         let of = &self.levels[level];
         let wanted = of.running + seats.min(of.nominal);
@@ -326,7 +331,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes and goes: no seat is lost or given twice, and nobody waits while there is room.
+        /// Whatever comes and goes: no seat is lost or given twice, and no request waits while there is room.
         #[test]
         fn seats_are_kept_count_of(steps in prop::collection::vec((0usize..3, 0u64..20, 1usize..12, any::<bool>()), 1..800)) {
             let mut levels = levels(&[("a", limits(1, 50, 20)), ("b", limits(2, 0, 20)), ("c", limits(1, 100, 0))]);

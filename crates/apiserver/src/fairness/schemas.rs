@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::queues::{Levels, Limits, Queuing};
 use crate::authentication::User;
-use crate::request::{Query, RequestInfo};
+use crate::request::RequestInfo;
 
 /// What a request asks for, as far as flow schemas sort by it (upstream's `RequestDigest`).
 #[derive(Debug, Clone, Copy, Default)]
@@ -25,10 +25,12 @@ pub struct RequestDigest<'a> {
 
 impl<'a> RequestDigest<'a> {
     /// The digest of a request for `path`.
-    pub fn of(asked: &'a RequestInfo, path: &'a str) -> Self {
-        let verb = asked.verb.unwrap_or("");
-        let Some(resource) = &asked.resource else { return RequestDigest { verb, path, ..RequestDigest::default() } };
-        let limit = asked.query.number("limit").ok().flatten();
+    pub fn of(request_info: &'a RequestInfo, path: &'a str) -> Self {
+        let verb = request_info.verb.unwrap_or("");
+        let Some(resource) = &request_info.resource else {
+            return RequestDigest { verb, path, ..RequestDigest::default() };
+        };
+        let limit = request_info.query.number("limit").ok().flatten();
         RequestDigest {
             verb,
             group: &resource.path.group,
@@ -38,15 +40,9 @@ impl<'a> RequestDigest<'a> {
             namespace: &resource.path.namespace,
             path: "",
             // A list of the past may have to be read from the store whole, however little of it is answered.
-            limit: limit.filter(|limit| *limit > 0 && !is_of_the_past(&asked.query)),
+            limit: limit.filter(|limit| *limit > 0 && !request_info.query.is_of_the_past()),
         }
     }
-}
-
-fn is_of_the_past(query: &Query) -> bool {
-    let exactly =
-        !matches!(query.get("resourceVersion"), "" | "0") && query.get("resourceVersionMatch") != "NotOlderThan";
-    exactly || !query.get("continue").is_empty()
 }
 
 #[derive(Debug)]
@@ -87,6 +83,7 @@ enum Distinguisher {
     Namespace,
 }
 
+/// A FlowSchema.
 #[derive(Debug, Default)]
 pub struct Schema {
     pub name: String,
@@ -100,20 +97,21 @@ pub struct Schema {
     rules: Vec<Rule>,
 }
 
-/// Schema and level of what no other schema wants.
-const REST: &str = "catch-all";
+/// The schema and level of requests that match no other schema.
+const CATCH_ALL: &str = "catch-all";
 
+/// All FlowSchemas, in the order in which they are tried.
 #[derive(Debug, Default)]
 pub struct Schemas {
     /// The revisions of schemas and levels that this was read from.
-    pub made_of: [u64; 2],
+    pub compiled_from: [u64; 2],
     /// In the order in which they are tried.
     schemas: Vec<Schema>,
-    /// For what no schema wants.
-    rest: Schema,
+    /// For requests that match no schema.
+    catch_all: Schema,
 }
 
-/// A request's place: its schema, and what tells its flow from others of the schema.
+/// A flow: its schema, and the distinguisher within that.
 pub struct Flow<'a> {
     pub schema: &'a Schema,
     pub distinguisher: &'a str,
@@ -136,7 +134,7 @@ impl Subject {
         })
     }
 
-    fn is(&self, user: &User) -> bool {
+    fn matches(&self, user: &User) -> bool {
         match self {
             Subject::User(name) => name == "*" || *name == user.name,
             Subject::Group(name) => name == "*" || user.is_in(name),
@@ -170,47 +168,47 @@ impl Rule {
         }
     }
 
-    fn takes(&self, user: &User, asked: &RequestDigest<'_>) -> bool {
-        let wanted = if asked.resource.is_empty() {
-            self.paths.iter().any(|rule| rule.takes(asked))
+    fn matches(&self, user: &User, digest: &RequestDigest<'_>) -> bool {
+        let wanted = if digest.resource.is_empty() {
+            self.paths.iter().any(|rule| rule.matches(digest))
         } else {
-            self.resources.iter().any(|rule| rule.takes(asked))
+            self.resources.iter().any(|rule| rule.matches(digest))
         };
-        wanted && self.subjects.iter().any(|subject| subject.is(user))
+        wanted && self.subjects.iter().any(|subject| subject.matches(user))
     }
 }
 
 impl ResourceRule {
-    fn takes(&self, asked: &RequestDigest<'_>) -> bool {
-        let resource = match asked.subresource {
-            "" => has(&self.resources, asked.resource),
+    fn matches(&self, digest: &RequestDigest<'_>) -> bool {
+        let resource = match digest.subresource {
+            "" => has(&self.resources, digest.resource),
             subresource => self
                 .resources
                 .iter()
-                .any(|r| r == "*" || r.split_once('/').is_some_and(|(r, s)| r == asked.resource && s == subresource)),
+                .any(|r| r == "*" || r.split_once('/').is_some_and(|(r, s)| r == digest.resource && s == subresource)),
         };
-        let scope = if asked.namespace.is_empty() { self.cluster } else { has(&self.namespaces, asked.namespace) };
-        resource && scope && has(&self.verbs, asked.verb) && has(&self.groups, asked.group)
+        let scope = if digest.namespace.is_empty() { self.cluster } else { has(&self.namespaces, digest.namespace) };
+        resource && scope && has(&self.verbs, digest.verb) && has(&self.groups, digest.group)
     }
 }
 
 impl PathRule {
-    fn takes(&self, asked: &RequestDigest<'_>) -> bool {
+    fn matches(&self, digest: &RequestDigest<'_>) -> bool {
         let path = |pattern: &String| match pattern.strip_suffix('*') {
-            Some(prefix) => asked.path.starts_with(prefix),
-            None => pattern == asked.path,
+            Some(prefix) => digest.path.starts_with(prefix),
+            None => pattern == digest.path,
         };
-        has(&self.verbs, asked.verb) && self.paths.iter().any(path)
+        has(&self.verbs, digest.verb) && self.paths.iter().any(path)
     }
 }
 
 impl Schemas {
     /// Reads schemas and levels; `levels` takes the limits of the latter.
-    pub fn read(schemas: &[Value], configurations: &[Value], made_of: [u64; 2], levels: &mut Levels) -> Self {
+    pub fn read(schemas: &[Value], configurations: &[Value], compiled_from: [u64; 2], levels: &mut Levels) -> Self {
         let mut limited: Vec<(String, Limits)> = configurations.iter().filter_map(limits).collect();
-        if !limited.iter().any(|(name, _)| name == REST) {
-            // Somebody deleted it. What no schema wants must not be without limits.
-            limited.push((REST.into(), Limits { shares: 5, lendable: 0, borrowing: None, queuing: None }));
+        if !limited.iter().any(|(name, _)| name == CATCH_ALL) {
+            // It was deleted; requests that match no schema must have limits all the same.
+            limited.push((CATCH_ALL.into(), Limits { shares: 5, lendable: 0, borrowing: None, queuing: None }));
         }
         levels.configure(&limited);
         let read = |value: &Value| {
@@ -233,18 +231,23 @@ impl Schemas {
         };
         let mut schemas: Vec<Schema> = schemas.iter().filter_map(read).collect();
         schemas.sort_by(|a, b| (a.precedence, &a.name).cmp(&(b.precedence, &b.name)));
-        let rest =
-            Schema { name: REST.into(), level_name: REST.into(), level: levels.index(REST), ..Schema::default() };
-        Schemas { made_of, schemas, rest }
+        let catch_all = Schema {
+            name: CATCH_ALL.into(),
+            level_name: CATCH_ALL.into(),
+            level: levels.index(CATCH_ALL),
+            ..Schema::default()
+        };
+        Schemas { compiled_from, schemas, catch_all }
     }
 
-    pub fn sort<'a>(&'a self, user: &'a User, asked: &RequestDigest<'a>) -> Flow<'a> {
-        let found = self.schemas.iter().find(|s| s.rules.iter().any(|rule| rule.takes(user, asked)));
-        let schema = found.unwrap_or(&self.rest);
+    /// The first schema that matches a request, and its flow there.
+    pub fn sort<'a>(&'a self, user: &'a User, digest: &RequestDigest<'a>) -> Flow<'a> {
+        let found = self.schemas.iter().find(|s| s.rules.iter().any(|rule| rule.matches(user, digest)));
+        let schema = found.unwrap_or(&self.catch_all);
         let distinguisher = match schema.distinguisher {
             Distinguisher::None => "",
             Distinguisher::User => &user.name,
-            Distinguisher::Namespace => asked.namespace,
+            Distinguisher::Namespace => digest.namespace,
         };
         Flow { schema, distinguisher }
     }
@@ -278,10 +281,10 @@ mod tests {
     use super::*;
     use crate::registry::Catalog;
 
-    fn sorted(user: &User, asked: &RequestDigest<'_>) -> String {
+    fn sorted(user: &User, digest: &RequestDigest<'_>) -> String {
         let mut levels = Levels::default();
         let schemas = Schemas::read(&defaults::schemas(), &defaults::levels(), [1, 1], &mut levels);
-        let flow = schemas.sort(user, asked);
+        let flow = schemas.sort(user, digest);
         format!("{} {} {}", flow.schema.name, flow.schema.level_name, flow.distinguisher)
     }
 
@@ -322,8 +325,8 @@ mod tests {
             ),
             (&user("system:kube-controller-manager", "x"), list, "kube-controller-manager workload-high shop"),
         ];
-        for (user, asked, want) in cases {
-            assert_eq!(sorted(user, &asked), want);
+        for (user, digest, want) in cases {
+            assert_eq!(sorted(user, &digest), want);
         }
         assert_eq!(sorted(&User::new("x", &[]), &list), "catch-all catch-all ");
     }
@@ -341,8 +344,8 @@ mod tests {
             ("limit=5&resourceVersion=7&resourceVersionMatch=NotOlderThan", Some(5)),
         ] {
             let uri = format!("/api/v1/pods?{query}").parse().unwrap();
-            let asked = RequestInfo::read(&Catalog::default(), &http::Method::GET, &uri);
-            assert_eq!(RequestDigest::of(&asked, uri.path()).limit, limit, "{query:?}");
+            let request_info = RequestInfo::read(&Catalog::default(), &http::Method::GET, &uri);
+            assert_eq!(RequestDigest::of(&request_info, uri.path()).limit, limit, "{query:?}");
         }
     }
 }

@@ -37,6 +37,7 @@ pub fn index(catalog: &Catalog, aggregator: &Aggregator) -> Value {
     json!({ "paths": paths })
 }
 
+/// The OpenAPI v3 document of a version of a group; none for one that isn't served.
 pub fn document(catalog: &Catalog, group: &str, version: &str) -> Option<Response<Body>> {
     let all = catalog.kinds();
     let kinds: Vec<&Kind> = all.into_iter().filter(|k| k.group == group && k.version == version).collect();
@@ -113,8 +114,8 @@ fn add_identity(schema: &mut Map<String, Value>) {
     properties["metadata"] = json!({"allOf": [{ "$ref": metadata }], "description": METADATA});
 }
 
-/// The schemas directly in a schema: whoever goes through schemas comes from here, as names of properties may be any,
-/// also those of keywords, and what stands under other keywords is no schema.
+/// The schemas directly in a schema: all code that walks through schemas uses it, as properties may have the names
+/// of keywords, and what stands under other keywords is no schema.
 fn parts_mut(schema: &mut Map<String, Value>) -> Vec<&mut Value> {
     let mut parts = Vec::new();
     for (keyword, value) in schema.iter_mut() {
@@ -181,12 +182,20 @@ fn add_paths(kind: &Kind, gvk: &Value, paths: &mut Map<String, Value>) {
         }
         operation
     };
-    let mut on_collection = json!({"post": with_body("post", &["application/json"])});
-    if kind.verbs != Verbs::All {
-        paths.insert(collection, on_collection);
-        return;
-    }
-    on_collection["get"] = operation("list", json!([parameter("labelSelector"), parameter("fieldSelector")]));
+    let list = operation("list", json!([parameter("labelSelector"), parameter("fieldSelector")]));
+    let post = with_body("post", &["application/json"]);
+    let mut on_collection = match kind.verbs {
+        Verbs::All => json!({"get": list, "post": post}),
+        Verbs::Create => {
+            paths.insert(collection, json!({"post": post}));
+            return;
+        }
+        Verbs::Read => {
+            paths.insert(format!("{collection}/{{name}}"), json!({"get": operation("get", json!([]))}));
+            paths.insert(collection, json!({"get": list}));
+            return;
+        }
+    };
     on_collection["delete"] = operation("deletecollection", json!([parameter("dryRun")]));
     let mut patches =
         vec!["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];

@@ -17,29 +17,30 @@ use crate::Config;
 use crate::registry::{Cache, Filter};
 
 #[derive(Debug, Default)]
-struct Taken {
+struct Allocated {
     addresses: HashSet<IpAddr>,
     ports: HashSet<u16>,
 }
 
+/// The addresses and node ports of services.
 pub struct Allocator {
     ranges: AddressRanges,
     ports: (u16, u16),
-    taken: Arc<Mutex<Taken>>,
+    taken: Arc<Mutex<Allocated>>,
 }
 
-/// What was taken for a write that isn't done yet. Given back when dropped, unless kept.
+/// Addresses and ports that a write took; given back when dropped, unless kept.
 pub struct Lease {
-    taken: Arc<Mutex<Taken>>,
-    new: Taken,
-    /// Of the old object; free once the write is done.
-    gone: Taken,
+    taken: Arc<Mutex<Allocated>>,
+    new: Allocated,
+    /// Those of the old object that the new one hasn't; free once the write is done.
+    gone: Allocated,
 }
 
 impl Lease {
     /// The write succeeded.
-    pub fn keep(mut self) {
-        self.new = Taken::default();
+    pub fn commit(mut self) {
+        self.new = Allocated::default();
         let gone = std::mem::take(&mut self.gone);
         free(&mut self.taken.lock(), &gone);
     }
@@ -51,15 +52,15 @@ impl Drop for Lease {
     }
 }
 
-fn free(taken: &mut Taken, gone: &Taken) {
+fn free(taken: &mut Allocated, gone: &Allocated) {
     taken.addresses.retain(|a| !gone.addresses.contains(a));
     taken.ports.retain(|p| !gone.ports.contains(p));
 }
 
-/// What a stored service holds.
-fn held(service: &Value) -> Taken {
+/// The addresses and ports of a stored service.
+fn held(service: &Value) -> Allocated {
     let spec = &service["spec"];
-    Taken {
+    Allocated {
         addresses: spec.strings_at(&["clusterIPs"]).iter().filter_map(|a| a.parse().ok()).collect(),
         ports: spec
             .array_at(&["ports"])
@@ -73,9 +74,10 @@ fn held(service: &Value) -> Taken {
 }
 
 impl Allocator {
+    /// The allocator of a configuration's ranges, of which the stored services have theirs.
     pub fn new(config: &Config, cache: &Cache) -> Self {
-        let mut taken = Taken::default();
-        // Fixed addresses, that no service gets by chance.
+        let mut taken = Allocated::default();
+        // Reserved addresses, which no service gets by chance.
         taken.addresses.insert(config.cluster_dns);
         taken.addresses.insert(kubernetes_address(&config.service_cidr));
         for entry in cache.of(kinds::SERVICES).list(&Filter::default()).0 {
@@ -86,15 +88,24 @@ impl Allocator {
         Allocator { ranges: config.service_cidr.clone(), ports: config.node_ports, taken: Arc::new(Mutex::new(taken)) }
     }
 
+    /// Gives the addresses and ports of a service that is gone back.
     pub fn release(&self, kind: &Kind, object: &Value) {
         if kind == kinds::SERVICES {
-            free(&mut self.taken.lock(), &held(object));
+            let mut held = held(object);
+            if is_reserved(object) {
+                // They stay reserved for the service of that name.
+                held.addresses.clear();
+            }
+            free(&mut self.taken.lock(), &held);
         }
     }
 
-    /// Fills in what a service should have and doesn't, and refuses what another one has.
+    /// Sets the addresses and ports that a service lacks, and takes those that it names.
+    ///
+    /// # Errors
+    /// 422 for addresses and ports that aren't in their range, or are another service's, and when a range is full.
     pub fn assign(&self, kind: &Kind, object: &mut Value, old: Option<&Value>) -> Result<Lease, Status> {
-        let mut lease = Lease { taken: self.taken.clone(), new: Taken::default(), gone: Taken::default() };
+        let mut lease = Lease { taken: self.taken.clone(), new: Allocated::default(), gone: Allocated::default() };
         if kind != kinds::SERVICES {
             return Ok(lease);
         }
@@ -120,8 +131,8 @@ impl Allocator {
     fn address(
         &self,
         object: &mut Value,
-        (old, before): (Option<&Value>, &Taken),
-        taken: &mut Taken,
+        (old, before): (Option<&Value>, &Allocated),
+        taken: &mut Allocated,
         lease: &mut Lease,
         causes: &mut Vec<Cause>,
     ) {
@@ -139,16 +150,16 @@ impl Allocator {
         let families: Vec<Family> = self.ranges.families().collect();
         families::settle(spec, old, &families, causes);
         let wanted = spec.strings_at(&["ipFamilies"]).into_iter().filter_map(families::family).collect::<Vec<_>>();
-        let asked: Vec<String> = spec.strings_at(&["clusterIPs"]).into_iter().map(String::from).collect();
-        if !causes.is_empty() || asked.first().is_some_and(|a| a == "None") {
+        let requested: Vec<String> = spec.strings_at(&["clusterIPs"]).into_iter().map(String::from).collect();
+        if !causes.is_empty() || requested.first().is_some_and(|a| a == "None") {
             return;
         }
-        let fixed = object_is_fixed(object);
+        let fixed = is_reserved(object);
         let mut addresses = Vec::new();
-        for (i, text) in asked.iter().enumerate() {
+        for (i, text) in requested.iter().enumerate() {
             // A malformed address is refused by the validation that follows.
             let Ok(address) = text.parse::<IpAddr>() else { return };
-            // The two fixed addresses are there for the two services that are made for them.
+            // The two reserved addresses are for the services `kubernetes` and `kube-dns`.
             if !before.addresses.contains(&address) && !fixed {
                 match self.take(address, taken) {
                     Ok(()) => _ = lease.new.addresses.insert(address),
@@ -160,7 +171,7 @@ impl Allocator {
             }
             addresses.push(text.clone());
         }
-        for family in wanted.into_iter().skip(asked.len()) {
+        for family in wanted.into_iter().skip(requested.len()) {
             let Some(address) = self.ranges.of(family).and_then(|range| free_address(range, taken)) else {
                 let detail = format!("failed to allocate a serviceIP: the {family} range is full");
                 causes.push(Cause::invalid("spec.clusterIPs", &json!([]), &detail));
@@ -177,8 +188,8 @@ impl Allocator {
         object["spec"]["clusterIPs"] = addresses.into();
     }
 
-    /// Takes the address that is asked for.
-    fn take(&self, address: IpAddr, taken: &mut Taken) -> Result<(), String> {
+    /// Takes the address that is requested for.
+    fn take(&self, address: IpAddr, taken: &mut Allocated) -> Result<(), String> {
         if !self.ranges.contains(address) {
             let ranges = &self.ranges;
             return Err(format!("the provided IP is not in the valid range. The range of valid IPs is {ranges}"));
@@ -189,8 +200,8 @@ impl Allocator {
     fn node_ports(
         &self,
         object: &mut Value,
-        before: &Taken,
-        taken: &mut Taken,
+        before: &Allocated,
+        taken: &mut Allocated,
         lease: &mut Lease,
         causes: &mut Vec<Cause>,
     ) {
@@ -200,31 +211,31 @@ impl Allocator {
         let mut used_here: Vec<(u16, String)> = Vec::new();
         let ports = object["spec"].get_mut("ports").and_then(Value::as_array_mut);
         for (i, port) in ports.into_iter().flatten().enumerate() {
-            let asked = port.i64_at(&["nodePort"]).unwrap_or(0);
+            let requested = port.i64_at(&["nodePort"]).unwrap_or(0);
             let protocol = port.str_at(&["protocol"]).to_string();
-            if asked == 0 && !wants {
+            if requested == 0 && !wants {
                 continue;
             }
-            let mut number = u16::try_from(asked).unwrap_or(0);
+            let mut number = u16::try_from(requested).unwrap_or(0);
             // The service's own, or the same number for another protocol.
             let own = before.ports.contains(&number) || used_here.iter().any(|(n, p)| *n == number && *p != protocol);
-            match self.take_port(asked, asked != 0 && own, taken, lease) {
+            match self.take_port(requested, requested != 0 && own, taken, lease) {
                 Ok(taken) => {
                     number = taken;
                     port["nodePort"] = number.into();
                 }
-                Err(why) => causes.push(Cause::invalid(format!("spec.ports[{i}].nodePort"), &json!(asked), &why)),
+                Err(why) => causes.push(Cause::invalid(format!("spec.ports[{i}].nodePort"), &json!(requested), &why)),
             }
             used_here.push((number, protocol));
         }
     }
 
-    /// The port that is asked for, or any that is free for 0; `own` ports are the service's already.
-    fn take_port(&self, asked: i64, own: bool, taken: &mut Taken, lease: &mut Lease) -> Result<u16, String> {
+    /// The port that is requested for, or any that is free for 0; `own` ports are the service's already.
+    fn take_port(&self, requested: i64, own: bool, taken: &mut Allocated, lease: &mut Lease) -> Result<u16, String> {
         let (first, last) = self.ports;
-        let number = match asked {
+        let number = match requested {
             0 => self.free_port(taken).ok_or("failed to allocate a nodePort: range is full")?,
-            asked => u16::try_from(asked).unwrap_or(0),
+            requested => u16::try_from(requested).unwrap_or(0),
         };
         if number < first || number > last {
             return Err(format!("provided port is not in the valid range. The range of valid ports is {first}-{last}"));
@@ -242,32 +253,32 @@ impl Allocator {
     fn health_port(
         &self,
         object: &mut Value,
-        before: &Taken,
-        taken: &mut Taken,
+        before: &Allocated,
+        taken: &mut Allocated,
         lease: &mut Lease,
         causes: &mut Vec<Cause>,
     ) {
         const FIELD: &str = "healthCheckNodePort";
         let spec = &object["spec"];
         let wants = spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local";
-        let asked = spec.i64_at(&[FIELD]).unwrap_or(0);
+        let requested = spec.i64_at(&[FIELD]).unwrap_or(0);
         if !wants {
-            // What nobody wrote and nobody wants goes; what somebody wrote is refused by the validation.
-            if (asked == 0 || u16::try_from(asked).is_ok_and(|p| before.ports.contains(&p)))
+            // A port that was allocated and is no longer needed is removed; one that the client wrote is refused by the validation.
+            if (requested == 0 || u16::try_from(requested).is_ok_and(|p| before.ports.contains(&p)))
                 && let Some(spec) = object["spec"].as_object_mut()
             {
                 spec.remove(FIELD);
             }
             return;
         }
-        let own = u16::try_from(asked).is_ok_and(|port| before.ports.contains(&port));
-        match self.take_port(asked, own, taken, lease) {
+        let own = u16::try_from(requested).is_ok_and(|port| before.ports.contains(&port));
+        match self.take_port(requested, own, taken, lease) {
             Ok(number) => object["spec"][FIELD] = number.into(),
-            Err(why) => causes.push(Cause::invalid(format!("spec.{FIELD}"), &json!(asked), &why)),
+            Err(why) => causes.push(Cause::invalid(format!("spec.{FIELD}"), &json!(requested), &why)),
         }
     }
 
-    fn free_port(&self, taken: &Taken) -> Option<u16> {
+    fn free_port(&self, taken: &Allocated) -> Option<u16> {
         let (first, last) = self.ports;
         let mut rng = rand::rng();
         let random = (0..64).map(|_| rng.random_range(first..=last)).find(|p| !taken.ports.contains(p));
@@ -276,7 +287,7 @@ impl Allocator {
 }
 
 /// An address that no service has, neither the first nor the last of the range.
-fn free_address(range: IpNet, taken: &Taken) -> Option<IpAddr> {
+fn free_address(range: IpNet, taken: &Allocated) -> Option<IpAddr> {
     let size = 1u32 << (u32::from(range.max_prefix_len() - range.prefix_len())).min(20);
     let at = |place: u32| nth(range, place);
     // By chance first, then in order once the range is nearly full.
@@ -290,7 +301,7 @@ pub fn kubernetes_address(ranges: &AddressRanges) -> IpAddr {
     ranges.nth(1)
 }
 
-fn object_is_fixed(object: &Value) -> bool {
+fn is_reserved(object: &Value) -> bool {
     matches!((object.namespace(), object.name()), ("default", "kubernetes") | ("kube-system", "kube-dns"))
 }
 

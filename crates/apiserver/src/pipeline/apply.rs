@@ -13,13 +13,13 @@ use super::{CONFLICT_RETRIES, WriteRequest, managed};
 use crate::ApiServer;
 use crate::authentication::User;
 use crate::authorization;
-use crate::request::Info;
+use crate::request::ResourceRequest;
 
 /// Apply requests must set `fieldManager`.
 ///
 /// # Errors
 /// 422 when it is empty.
-pub fn require_field_manager(info: &Info) -> Result<(), Status> {
+pub fn require_field_manager(info: &ResourceRequest) -> Result<(), Status> {
     if info.query.get("fieldManager").is_empty() {
         let cause = Cause::required("fieldManager", "is required for apply patch");
         return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", vec![cause]));
@@ -35,7 +35,7 @@ pub fn require_field_manager(info: &Info) -> Result<(), Status> {
 pub async fn apply(
     server: &Arc<ApiServer>,
     user: &User,
-    info: &Info,
+    info: &ResourceRequest,
     mut config: Value,
 ) -> Result<(u16, Bytes, Vec<String>), Status> {
     require_field_manager(info)?;

@@ -29,16 +29,19 @@ async fn commit(server: &ApiServer, kind: &Kind, name: &str, write: Write) -> Re
         WriteError::Conflict { .. } => kind.modified(name),
         other => Status::internal(other),
     })?;
-    server.cache.reached(revision).await;
+    server.cache.wait_for(revision).await;
     Ok(revision)
 }
 
 impl Draft<'_> {
     /// Stores a new object, and returns its bytes in the version of the request.
+    ///
+    /// # Errors
+    /// 409 when it exists already, 413 when it is too large, 500 when the store fails.
     pub(super) async fn commit_create(mut self) -> Result<Bytes, Status> {
         let (server, kind) = (self.request.server, self.request.kind);
         let key = object_key(self.object.namespace(), self.object.name());
-        let (canonical, answer) = conversion::kept(server, kind, &mut self.object).await?;
+        let (canonical, answer) = conversion::encode_stored(server, kind, &mut self.object).await?;
         if self.is_dry_run() {
             if server.cache.stored(kind)?.get(&key).is_some() {
                 return Err(kind.already_exists(&self.name));
@@ -47,11 +50,14 @@ impl Draft<'_> {
         }
         let write = Write::Create { key: store_key(kind, &key).into(), value: canonical };
         let revision = commit(server, kind, &self.name, write).await?;
-        self.keep();
+        self.commit_allocations();
         Ok(splice(&answer, revision))
     }
 
     /// Stores what became of `entry`, or removes it when nothing holds it any more, and returns its bytes in the version of the request.
+    ///
+    /// # Errors
+    /// 409 when another write was faster, 413 when it is too large, 500 when the store fails.
     pub(super) async fn commit_update(mut self, entry: &Entry) -> Result<Bytes, Status> {
         let (server, kind) = (self.request.server, self.request.kind);
         // The version is the store's to write; made equal, what is left is what the write changes.
@@ -59,30 +65,33 @@ impl Draft<'_> {
         if super::managed::same_but_times(&self.object, &self.old) {
             return Ok(splice(&encode(&self.old), entry.revision));
         }
-        let (canonical, answer) = conversion::kept(server, kind, &mut self.object).await?;
+        let (canonical, answer) = conversion::encode_stored(server, kind, &mut self.object).await?;
         if self.is_dry_run() {
             return Ok(splice(&answer, entry.revision));
         }
-        let revision = self.replace(entry, canonical).await?;
+        let (_, revision) = self.replace(entry, canonical).await?;
         Ok(splice(&answer, revision))
     }
 
     /// Removes `entry`, or stores it with the marks of its deletion; returns the object, and whether it is gone.
+    ///
+    /// # Errors
+    /// 409 when another write was faster, 500 when the store fails.
     pub(super) async fn commit_delete(self, entry: &Entry) -> Result<(Value, bool), Status> {
         let gone = is_finished(self.request.kind, &self.object);
-        let mut object = self.object.clone();
         if self.is_dry_run() || (!gone && self.object == self.old) {
-            return Ok((object, false));
+            return Ok((self.object, false));
         }
         let canonical = encode(&self.object);
-        let revision = self.replace(entry, canonical).await?;
+        let (mut object, revision) = self.replace(entry, canonical).await?;
         if !gone {
             object.set_meta("resourceVersion", revision.to_string());
         }
         Ok((object, gone))
     }
 
-    async fn replace(self, entry: &Entry, canonical: Bytes) -> Result<u64, Status> {
+    /// Replaces or removes what is stored, and returns the object and its revision.
+    async fn replace(mut self, entry: &Entry, canonical: Bytes) -> Result<(Value, u64), Status> {
         let (server, kind) = (self.request.server, self.request.kind);
         let (key, expected) = (store_key(kind, &entry.key).into(), entry.revision);
         let gone = is_finished(kind, &self.object);
@@ -92,14 +101,15 @@ impl Draft<'_> {
         if gone {
             server.services.release(kind, &self.old);
         }
-        self.keep();
-        Ok(revision)
+        let object = std::mem::take(&mut self.object);
+        self.commit_allocations();
+        Ok((object, revision))
     }
 
-    /// The object is stored: what it took stays taken.
-    fn keep(self) {
+    /// The object is stored: its addresses and ports stay allocated.
+    fn commit_allocations(self) {
         if let Some(lease) = self.lease {
-            lease.keep();
+            lease.commit();
         }
     }
 }

@@ -9,7 +9,7 @@ use api::{Kind, kinds};
 use super::{Draft, WriteRequest};
 use crate::admission::{Operation, builtin};
 use crate::registry::generated_name;
-use crate::request::Info;
+use crate::request::ResourceRequest;
 
 /// How many names are tried for an object with `generateName` (upstream's `maxNameGenerationAttempts`, and the first).
 const NAME_TRIES: usize = 9;
@@ -68,7 +68,7 @@ pub(super) fn set_identity(object: &mut Value) {
 ///
 /// # Errors
 /// 400 when they differ.
-pub fn check_identity(info: &Info, object: &mut Value) -> Result<(), Status> {
+pub fn check_identity(info: &ResourceRequest, object: &mut Value) -> Result<(), Status> {
     if object.name().is_empty() {
         object.set_meta("name", info.path.name.as_str());
     }

@@ -15,6 +15,10 @@ use crate::response::Body;
 /// The largest body, upstream's limit.
 const MAX_BODY_BYTES: usize = bounded::REQUEST_BYTES;
 
+/// Reads a body.
+///
+/// # Errors
+/// 413 when it is too large, 400 when it breaks off.
 pub async fn read(request: Request<Body>) -> Result<Bytes, Status> {
     bounded::body(request.into_body(), MAX_BODY_BYTES).await.map_err(|error| match error {
         BodyError::TooLarge(limit) => Status::too_large(limit),
@@ -28,7 +32,10 @@ pub(super) fn content_type<B>(request: &Request<B>) -> String {
     value.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
 }
 
-/// JSON, and what is to be said of the keys that came twice.
+/// JSON, and warnings about duplicate keys.
+///
+/// # Errors
+/// When it is no JSON, or too deep or large.
 pub(super) fn json(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
     let (value, duplicates) = api::decode::json(bytes)?;
     Ok((value, duplicates.iter().map(|field| format!("duplicate field {field:?}")).collect()))
@@ -42,7 +49,10 @@ pub(super) fn yaml_duplicates(duplicates: Vec<String>) -> Vec<String> {
     vec![format!("yaml: unmarshal errors:\n  {}", duplicates.join("\n  "))]
 }
 
-/// A body as a value, with what is to be said of the keys that came twice.
+/// A body as a value, with warnings about duplicate keys.
+///
+/// # Errors
+/// 400 for a body that can't be decoded, 413 for one that is too large, 415 for another media type.
 pub async fn value(request: Request<Body>) -> Result<(Value, Vec<String>), Status> {
     let media = content_type(&request);
     let bytes = read(request).await?;
@@ -63,7 +73,10 @@ pub async fn value(request: Request<Body>) -> Result<(Value, Vec<String>), Statu
     }
 }
 
-/// A body of a type that isn't kept: a Scale, a Binding, an Eviction.
+/// A body of a type that isn't stored: a Scale, a Binding, an Eviction.
+///
+/// # Errors
+/// 400 for a body that can't be decoded or isn't of the type, 413 for one that is too large, 415 for another media type.
 pub async fn of_type(request: Request<Body>, schema: &str) -> Result<Value, Status> {
     let (mut object, _) = value(request).await?;
     conform_to(&mut object, schema)?;
@@ -87,6 +100,9 @@ pub fn conform_to(object: &mut Value, schema: &str) -> Result<(), Status> {
 }
 
 /// An object of `kind`, typed and pruned, with warnings about what was dropped.
+///
+/// # Errors
+/// As of [`value`] and [`conform`].
 pub async fn object(
     server: &ApiServer,
     request: Request<Body>,
@@ -102,15 +118,19 @@ pub async fn object(
     Ok((object, warnings))
 }
 
-/// What a body is of an object.
+/// How much of an object a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
     Whole,
-    /// An applied configuration: what its writer wants to be.
+    /// An applied configuration: the fields that its manager wants to own.
     Applied,
 }
 
-/// Checks that `object` says it is of `kind` and has its fields; fills in what it doesn't say.
+/// Checks that `object` is of `kind`, removes fields that the kind hasn't got, and sets `apiVersion` and `kind`; returns warnings.
+///
+/// # Errors
+/// 400 for another kind, for fields of another type and, where the client asks for strict validation, for unknown fields; 500 (as
+/// upstream) for unknown fields of an applied configuration.
 pub fn conform(
     server: &ApiServer,
     object: &mut Value,
@@ -119,31 +139,12 @@ pub fn conform(
     duplicates: Vec<String>,
     form: Content,
 ) -> Result<Vec<String>, Status> {
-    use Content::{Applied, Whole};
-    // A patch may make anything of an object.
-    if !object.is_object() {
-        return Err(Status::bad_request("the body must be an object with apiVersion, kind and metadata"));
-    }
-    let (version, name) = (object.str_at(&["apiVersion"]).to_string(), object.str_at(&["kind"]).to_string());
-    let expected = kind.api_version();
-    // What is applied has to say what it is: nothing is filled in (upstream's `structuredMergeManager`).
-    if form == Applied && version != expected {
-        return Err(Status::bad_request(format!(
-            "Incorrect version specified in apply patch. Specified patch version: {version}, expected: {expected}"
-        )));
-    }
-    let said = form == Applied || !name.is_empty();
-    if (!version.is_empty() && version != expected) || (said && name != kind.kind) {
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({version}, kind {name}) does not match the expected API version ({expected}, kind {})",
-            kind.kind
-        )));
-    }
-    object["apiVersion"] = expected.into();
+    check_kind(object, kind, form)?;
+    object["apiVersion"] = kind.api_version().into();
     object["kind"] = kind.kind.into();
     let findings = match form {
-        Whole => server.catalog.prune(kind, object),
-        Applied => server.catalog.prune_applied(kind, object),
+        Content::Whole => server.catalog.prune(kind, object),
+        Content::Applied => server.catalog.prune_applied(kind, object),
     };
     if !findings.mismatched.is_empty() {
         let text = findings.mismatched.join("; ");
@@ -152,19 +153,12 @@ pub fn conform(
             kind.kind, kind.version, kind.kind
         )));
     }
-    // What nobody may own can't be applied, however lenient the client is.
-    if let Some(field) = findings.unknown.first().filter(|_| form == Applied) {
+    // A field without an owner can't be applied, whatever `fieldValidation` says.
+    if let Some(field) = findings.unknown.first().filter(|_| form == Content::Applied) {
         let (group, version) = (kind.group, kind.version);
-        return Err(Status::new(
-            500,
-            "",
-            format!(
-                "failed to create typed patch object ({}/{}; {group}/{version}, Kind={}): .{field}: field not declared in schema",
-                object.namespace(),
-                object.name(),
-                kind.kind
-            ),
-        ));
+        let of = format!("{}/{}; {group}/{version}, Kind={}", object.namespace(), object.name(), kind.kind);
+        let text = format!("failed to create typed patch object ({of}): .{field}: field not declared in schema");
+        return Err(Status::new(500, "", text));
     }
     let unknown = findings.unknown.iter().map(|f| format!("unknown field {f:?}"));
     let problems: Vec<String> = unknown.chain(duplicates).collect();
@@ -175,6 +169,30 @@ pub fn conform(
         FieldValidation::Warn => Ok(problems),
         _ => Ok(Vec::new()),
     }
+}
+
+/// Whether a body says that it is of `kind`. An applied configuration must (upstream's `structuredMergeManager`).
+fn check_kind(object: &Value, kind: &Kind, form: Content) -> Result<(), Status> {
+    // A patch may make anything of an object.
+    if !object.is_object() {
+        return Err(Status::bad_request("the body must be an object with apiVersion, kind and metadata"));
+    }
+    let (version, name) = (object.str_at(&["apiVersion"]), object.str_at(&["kind"]));
+    let expected = kind.api_version();
+    let is_applied = form == Content::Applied;
+    if is_applied && version != expected {
+        return Err(Status::bad_request(format!(
+            "Incorrect version specified in apply patch. Specified patch version: {version}, expected: {expected}"
+        )));
+    }
+    let has_kind = is_applied || !name.is_empty();
+    if (!version.is_empty() && version != expected) || (has_kind && name != kind.kind) {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({version}, kind {name}) does not match the expected API version ({expected}, kind {})",
+            kind.kind
+        )));
+    }
+    Ok(())
 }
 
 /// The options of a deletion: its body, if it has one, and its query.

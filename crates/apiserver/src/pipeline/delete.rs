@@ -27,13 +27,13 @@ impl WriteRequest<'_> {
             let entry = resource.get(&self.key()).ok_or_else(|| kind.not_found(self.name))?;
             let old = entry.parse();
             check_preconditions(kind, self.name, &old, options)?;
-            let mut draft = Draft::new(self, Operation::Delete, old.clone(), old.clone());
+            let mut draft = Draft::new(self, Operation::Delete, old.clone(), old);
             draft.options = Some(options);
             draft.run().await?;
             match draft.commit_delete(&entry).await {
                 Err(status) if status.reason == "Conflict" && round < CONFLICT_RETRIES => {}
                 Err(status) => return Err(status),
-                Ok((_, true)) if !deletion.returns_object => return Ok(success(kind, &old)),
+                Ok((object, true)) if !deletion.returns_object => return Ok(success(kind, &object)),
                 Ok((object, _)) => return Ok(object),
             }
         }

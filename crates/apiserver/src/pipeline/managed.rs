@@ -1,4 +1,4 @@
-//! Who set which field: `metadata.managedFields`, kept on every write (KEP-555), and server-side apply on top of it.
+//! Field managers: `metadata.managedFields`, kept on every write (KEP-555), and server-side apply on top of it.
 
 use api::Kind;
 use api::managed::{Difference, Typed};
@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use api::kinds::Target;
 
-use crate::request::Info;
+use crate::request::ResourceRequest;
 
-/// Managers by update that are told apart; the oldest beyond them share one entry.
+/// Managers by update that have an entry of their own; the oldest beyond them share one.
 const MAX_UPDATE_MANAGERS: usize = 10;
 const ANCIENT: &str = "ancient-changes";
 
@@ -22,7 +22,7 @@ pub struct FieldManager {
 
 impl FieldManager {
     /// The manager that a request names, for the subresource that it writes.
-    pub fn of(info: &Info) -> Self {
+    pub fn of(info: &ResourceRequest) -> Self {
         FieldManager { manager: info.manager.clone(), subresource: info.path.subresource.clone() }
     }
 }
@@ -116,7 +116,7 @@ fn merge_oldest(records: &mut Vec<Record>) {
     kept.manager = ANCIENT.into();
 }
 
-/// Takes out what belongs to nobody: the object's identity, what the server sets, and the other side of the status.
+/// Removes fields that have no manager: the object's identity, what the server sets, and those of the other target (spec or status).
 fn strip(kind: &Kind, target: Target, fields: &mut FieldSet) {
     fields.remove("f:apiVersion");
     fields.remove("f:kind");
@@ -143,8 +143,8 @@ fn difference(of: &Typed, kind: &Kind, target: Target, old: &Value, new: &Value)
     found
 }
 
-/// Takes over the managers that the object is to start from: those that the client sent, if they can be read, else those
-/// that the object has. An empty list, or one with an empty entry, forgets all of them.
+/// Sets the managers that a write starts from: those that the client sent, if they can be read, else those of the stored
+/// object. An empty list, or one with an empty entry, resets them.
 pub fn inherit(new: &mut Value, old: &Value) {
     let sent = new.at(&["metadata", "managedFields"]);
     if sent == old.at(&["metadata", "managedFields"]) {
@@ -169,7 +169,7 @@ pub fn track(of: &Typed, kind: &Kind, target: Target, writer: &FieldManager, old
     if changed.is_empty() && removed.is_empty() {
         return;
     }
-    // What can't be read was refused when it was sent.
+    // Entries that can't be read were replaced by `inherit`.
     let mut records = read(new).unwrap_or_default();
     for record in &mut records {
         record.fields.subtract(&removed);
@@ -215,7 +215,7 @@ pub fn apply(
     force: bool,
 ) -> Result<Value, Status> {
     let mut records = read(live).unwrap_or_default();
-    // What belongs to nobody counts while fields are removed: else nobody would own `metadata` when its last label goes.
+    // Fields without a manager count while fields are removed: else `metadata` would be removed with its last label.
     let all = of.fields(applied);
     let mut now = all.clone();
     strip(kind, target, &mut now);
@@ -253,7 +253,7 @@ pub fn apply(
     Ok(new)
 }
 
-/// In upstream's words, which kubectl shows as they are.
+/// The conflict in upstream's words, which kubectl prints.
 fn conflict(conflicts: &[(String, String)]) -> Status {
     let causes: Vec<Value> = conflicts
         .iter()

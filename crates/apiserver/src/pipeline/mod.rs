@@ -1,6 +1,6 @@
 //! The way of every write to the store: create, update, patch, apply, delete, and what the server writes itself.
 //!
-//! A [`WriteRequest`] says who writes what. Each try of it is a [`Draft`], which goes through the steps that stand in one list
+//! A [`WriteRequest`] has the user, the object and the options. Each try of it is a [`Draft`], which goes through the steps that stand in one list
 //! ([`steps::STEPS`]) and is committed with the revision that it was made from; when another write was faster, it is tried again.
 //! Bodies are decoded before ([`decode`], [`patch`]).
 
@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use crate::ApiServer;
 use crate::authentication::User;
 use crate::registry::object_key;
-use crate::request::{Info, dry_run};
+use crate::request::{ResourceRequest, dry_run};
 
 pub use allocator::{Allocator, kubernetes_address};
 pub use apply::{apply, require_field_manager};
@@ -66,7 +66,7 @@ impl<'a> WriteRequest<'a> {
     ///
     /// # Errors
     /// 422 when its `dryRun` is neither empty nor `All`.
-    pub fn of(server: &'a Arc<ApiServer>, user: &'a User, info: &'a Info) -> Result<Self, Status> {
+    pub fn of(server: &'a Arc<ApiServer>, user: &'a User, info: &'a ResourceRequest) -> Result<Self, Status> {
         let is_status = info.subresource == Some(Subresource::Status);
         Ok(WriteRequest {
             server,

@@ -18,7 +18,7 @@ pub enum Patch {
     Json(Value),
     Merge(Value),
     Strategic(Value),
-    /// An applied configuration, with what is to be said of the keys that came twice.
+    /// An applied configuration, with warnings about duplicate keys.
     Apply(Value, Vec<String>),
 }
 
@@ -29,6 +29,10 @@ pub fn is_apply<B>(request: &Request<B>) -> bool {
 }
 
 impl Patch {
+    /// Reads a patch.
+    ///
+    /// # Errors
+    /// 400 for a body that can't be decoded, 413 for one that is too large, 415 for another media type.
     pub async fn read(request: Request<Body>) -> Result<Self, Status> {
         let media = content_type(&request);
         let bytes = decode::read(request).await?;
@@ -61,17 +65,21 @@ impl Patch {
         }
     }
 
+    /// The object that the patch makes of `object`.
+    ///
+    /// # Errors
+    /// 400 or 422 for a patch that can't be applied, 413 when its result is too large, 415 for one that the kind doesn't know.
     pub fn apply(&self, kind: &Kind, object: &Value) -> Result<Value, Status> {
         let mut patched = object.clone();
         match self {
-            Patch::Json(p) => patch::json_patch(&mut patched, p).map_err(|e| refused(&e))?,
+            Patch::Json(p) => patch::json_patch(&mut patched, p).map_err(|e| patch_error(&e))?,
             Patch::Merge(p) => patch::merge_patch(&mut patched, p),
             Patch::Strategic(_) if kind.custom => {
                 let known = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
                 return Err(Status::unsupported_media_type("application/strategic-merge-patch+json", known));
             }
             Patch::Strategic(p) => {
-                patch::strategic_merge(&mut patched, p, &BuiltinStrategy::of(kind)).map_err(|e| refused(&e))?
+                patch::strategic_merge(&mut patched, p, &BuiltinStrategy::of(kind)).map_err(|e| patch_error(&e))?
             }
             Patch::Apply(..) => {
                 return Err(Status::new(415, "UnsupportedMediaType", "apply isn't served for this subresource"));
@@ -82,8 +90,8 @@ impl Patch {
     }
 }
 
-/// As upstream answers to each way in which a patch can be wrong.
-fn refused(error: &PatchError) -> Status {
+/// Upstream's answer to each way in which a patch can be wrong.
+fn patch_error(error: &PatchError) -> Status {
     match error {
         PatchError::TooManySteps { .. } => Status::new(413, "RequestEntityTooLarge", error.to_string()),
         PatchError::Json(_) => Status::new(
@@ -95,7 +103,7 @@ fn refused(error: &PatchError) -> Status {
     }
 }
 
-/// A patch or a webhook has made too much of an object.
+/// 413 for an object that a patch made too large.
 pub fn too_large(why: &bounded::Exceeded) -> Status {
     Status::new(413, "RequestEntityTooLarge", format!("Request entity too large: of the object that results, {why}"))
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::allocator::Lease;
 use super::{WriteRequest, managed, strategy};
 use crate::admission::Operation::{self, Create, Delete, Update};
-use crate::admission::{AdmissionRequest, builtin, dynamic};
+use crate::admission::{AdmissionAttributes, builtin, dynamic};
 use crate::registry::is_definition;
 use crate::request::DeleteOptions;
 
@@ -21,7 +21,7 @@ enum Step {
     Prepare,
     /// Sets the defaults of fields that the client left out.
     ApplyDefaults,
-    /// Notes which fields the writer set. Before anything is added to what the client sent: that belongs to nobody.
+    /// Records which fields the writer set; before anything is added to what the client sent, which has no manager (as upstream).
     TrackFields,
     /// Sets what the kind generates, such as the selector of a Job.
     Generate,
@@ -157,9 +157,9 @@ impl<'a> Draft<'a> {
     }
 
     /// What admission is asked about.
-    fn admission_request(&self) -> AdmissionRequest<'_> {
+    fn admission_attributes(&self) -> AdmissionAttributes<'_> {
         let request = self.request;
-        AdmissionRequest {
+        AdmissionAttributes {
             user: request.user,
             kind: request.kind,
             subresource: if self.operation == Update { request.subresource } else { None },
@@ -171,6 +171,7 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Whether nothing is stored.
     pub fn is_dry_run(&self) -> bool {
         self.request.dry_run || self.options.is_some_and(|options| options.dry_run)
     }
@@ -202,18 +203,12 @@ impl<'a> Draft<'a> {
             return Ok(());
         }
         let server = self.request.server;
-        if self.operation == Delete {
-            // Nothing can be changed about a deletion; it can be refused.
-            let mut object = self.object.clone();
-            let mutation = dynamic::mutate(server, &self.admission_request(), &mut object).await?;
-            self.request.warn(mutation.warnings);
-            return Ok(());
-        }
         let mut object = take(&mut self.object);
-        let mutation = dynamic::mutate(server, &self.admission_request(), &mut object).await?;
-        self.object = object;
-        self.is_mutated = mutation.is_changed;
+        let mutation = dynamic::mutate(server, &self.admission_attributes(), &mut object).await?;
         self.request.warn(mutation.warnings);
+        self.is_mutated = mutation.is_changed;
+        // A deletion can be refused, and not changed.
+        self.object = if self.operation == Delete && self.is_mutated { self.old.clone() } else { object };
         Ok(())
     }
 
@@ -227,8 +222,15 @@ impl<'a> Draft<'a> {
         if self.object.name() != self.name || self.object.namespace() != namespace {
             return Err(Status::internal("a webhook changed the object's name or namespace"));
         }
+        if self.is_mutated || kind.custom {
+            let findings = catalog.prune(kind, &mut self.object);
+            // What is wrong with custom objects is found by the validation.
+            if !kind.custom && !findings.mismatched.is_empty() {
+                let text = findings.mismatched.join("; ");
+                return Err(Status::internal(format!("admission made no {} of the object: {text}", kind.kind)));
+            }
+        }
         if self.operation == Create || self.is_mutated || kind.custom {
-            catalog.conform_again(kind, &mut self.object);
             catalog.apply_defaults(kind, &mut self.object);
         }
         Ok(())
@@ -246,16 +248,16 @@ impl<'a> Draft<'a> {
     }
 
     fn validating_plugins(&self) -> Result<(), Status> {
-        let (server, asked) = (self.request.server, self.admission_request());
-        builtin::validate(server, &asked, &self.object)?;
-        self.request.warn(builtin::pod_security(server, &asked, &self.object)?);
+        let (server, attributes) = (self.request.server, self.admission_attributes());
+        builtin::validate(server, &attributes, &self.object)?;
+        self.request.warn(builtin::pod_security(server, &attributes, &self.object)?);
         Ok(())
     }
 
     async fn validating_admission(&self) -> Result<(), Status> {
         if !self.request.is_admitted {
-            let asked = self.admission_request();
-            self.request.warn(dynamic::validate(self.request.server, &asked, &self.object).await?);
+            let attributes = self.admission_attributes();
+            self.request.warn(dynamic::validate(self.request.server, &attributes, &self.object).await?);
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ fn drop_empty(object: &mut Value) {
     object.meta_mut().retain(|_, value| !is_empty(value));
 }
 
+/// Removes what a new object can't have, and sets its generation.
 pub fn prepare_create(kind: &Kind, object: &mut Value) {
     drop_empty(object);
     if kind.has_status()
@@ -34,7 +35,7 @@ pub fn prepare_create(kind: &Kind, object: &mut Value) {
     (kind.strategy.prepare_create)(object);
 }
 
-/// Sets the condition of a new pod that has scheduling gates, whoever put them there (KEP-3521).
+/// Sets the condition of a new pod that has scheduling gates (KEP-3521).
 pub fn set_scheduling_gated(kind: &Kind, pod: &mut Value) {
     if kind == kinds::PODS && !pod.array_at(&["spec", "schedulingGates"]).is_empty() {
         let condition = json!({"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",

@@ -1,325 +1,37 @@
-//! The watch cache: all objects, the latest changes, and those who watch.
+//! The watch cache: all resources.
 //!
 //! The store calls [`Cache`] as its observer, in revision order. Readers take a short read lock and clone `Arc`s.
-//! A watcher has a bounded queue; who doesn't keep up is cut off and comes back with a new watch, as the API allows,
+//! A watcher has a bounded queue; one that doesn't keep up is cut off and comes back with a new watch, as the API allows,
 //! rather than making others wait.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 
 use apimachinery::Status;
-use bytes::Bytes;
 use parking_lot::RwLock;
 use serde_json::Value;
 use store::{Change, KeyValue, Observer};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use api::{KINDS, Kind, Verbs, kinds};
 
-use super::history::{FRESH, History};
-use super::{Catalog, Entry, EventType, Filter, encode, is_definition};
-
-/// How long a serialized list is kept that nobody asks for again.
-const LIST_CACHE_TTL: Duration = Duration::from_secs(1);
-/// Events that may wait for one watcher, and their bytes.
-const MAX_QUEUED_EVENTS: usize = 8192;
-const QUEUE_BYTES: usize = 32 << 20;
-
-/// A change of one object, shared by all its watchers.
-#[derive(Debug)]
-pub struct Event {
-    kind: EventType,
-    pub entry: Arc<Entry>,
-    previous: Option<Arc<Entry>>,
-    /// What it was before, for those to whom it went out of sight; made once for all.
-    left: OnceLock<Arc<Entry>>,
-    /// The line for those to whom it is another change than to most; made once for all.
-    other: OnceLock<(EventType, Bytes)>,
-}
-
-impl Event {
-    pub fn new(kind: EventType, entry: Arc<Entry>, previous: Option<Arc<Entry>>) -> Self {
-        Event { kind, entry, previous, left: OnceLock::new(), other: OnceLock::new() }
-    }
-
-    /// What the change means to a watcher with `filter`: an object that starts or stops matching comes or goes.
-    pub fn seen_through(&self, kind: &Kind, filter: &Filter) -> Option<EventType> {
-        if filter.is_everything() {
-            return Some(self.kind);
-        }
-        let now = self.kind != EventType::Deleted && filter.matches(kind, &self.entry);
-        let before = self.previous.as_ref().is_some_and(|p| filter.matches(kind, p));
-        match (before, now) {
-            (false, true) => Some(EventType::Added),
-            (true, true) => Some(EventType::Modified),
-            (true, false) => Some(EventType::Deleted),
-            (false, false) => None,
-        }
-    }
-
-    /// The object as a watcher is shown it. Who sees it go sees how it was when it was last in sight.
-    pub fn shown(&self, seen: EventType) -> &Arc<Entry> {
-        match &self.previous {
-            Some(previous) if seen == EventType::Deleted && self.kind != EventType::Deleted => {
-                self.left.get_or_init(|| Arc::new(previous.deleted(self.entry.revision)))
-            }
-            _ => &self.entry,
-        }
-    }
-
-    /// The line on the wire, by the type that the change has for a watcher.
-    pub fn frame(&self, seen: EventType) -> Bytes {
-        if seen == self.kind || seen == EventType::Deleted {
-            return self.shown(seen).line(seen);
-        }
-        let (kept, line) = self.other.get_or_init(|| (seen, self.entry.line(seen)));
-        if *kept == seen { line.clone() } else { self.entry.line(seen) }
-    }
-
-    /// Bytes that are kept for it, besides what the cache keeps anyway.
-    pub(super) fn weight(&self) -> usize {
-        self.entry.bytes.len() + self.previous.as_ref().map_or(0, |p| p.bytes.len())
-    }
-}
-
-struct Watcher {
-    filter: Filter,
-    queue: mpsc::Sender<(EventType, Arc<Event>)>,
-    waiting: Arc<AtomicUsize>,
-}
-
-impl Watcher {
-    /// Whether the watcher keeps up.
-    fn tell(&self, seen: EventType, event: &Arc<Event>) -> bool {
-        let bytes = event.entry.bytes.len();
-        let waiting = self.waiting.fetch_add(bytes, Ordering::Relaxed);
-        (waiting == 0 || waiting + bytes <= QUEUE_BYTES) && self.queue.try_send((seen, event.clone())).is_ok()
-    }
-}
-
-/// The changes that wait for a watcher.
-pub struct Events {
-    queue: mpsc::Receiver<(EventType, Arc<Event>)>,
-    waiting: Arc<AtomicUsize>,
-}
-
-impl Events {
-    pub async fn recv(&mut self) -> Option<(EventType, Arc<Event>)> {
-        let next = self.queue.recv().await?;
-        self.waiting.fetch_sub(next.1.entry.bytes.len(), Ordering::Relaxed);
-        Some(next)
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
-    }
-
-    /// What waits already, if anything does.
-    pub fn try_recv(&mut self) -> Option<(EventType, Arc<Event>)> {
-        let next = self.queue.try_recv().ok()?;
-        self.waiting.fetch_sub(next.1.entry.bytes.len(), Ordering::Relaxed);
-        Some(next)
-    }
-}
-
-#[derive(Default)]
-struct State {
-    items: BTreeMap<Arc<str>, Arc<Entry>>,
-    history: History,
-    /// The revision of the last change of this resource.
-    changed: u64,
-    watchers: Vec<Watcher>,
-}
-
-/// One resource's objects and watchers.
-pub struct Resource {
-    pub kind: &'static Kind,
-    state: RwLock<State>,
-    /// The whole list as bytes, as long as nothing changes.
-    listed: RwLock<Option<(u64, Bytes)>>,
-    /// The list was asked for since somebody last looked whether it was.
-    asked: AtomicBool,
-    /// Somebody looks, and will forget the list.
-    forgets: AtomicBool,
-}
-
-impl Resource {
-    fn new(kind: &'static Kind) -> Self {
-        Resource {
-            kind,
-            state: RwLock::default(),
-            listed: RwLock::default(),
-            asked: AtomicBool::default(),
-            forgets: AtomicBool::default(),
-        }
-    }
-}
-
-/// A watch that has begun: what there was, and what comes.
-pub struct Subscription {
-    pub initial: Vec<Arc<Entry>>,
-    pub backlog: Vec<(EventType, Arc<Event>)>,
-    pub events: Events,
-    /// The revision up to which `initial` and `backlog` reach.
-    pub revision: u64,
-}
-
-/// Where a watch begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum From {
-    /// With everything that there is now.
-    Now,
-    /// With the changes after this revision.
-    After(u64),
-}
-
-/// The revision that a watch wants to resume from is no longer known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooOld {
-    pub asked: u64,
-    pub oldest: u64,
-}
-
-impl Resource {
-    pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
-        self.state.read().items.get(key).cloned()
-    }
-
-    /// The objects that match, in key order, with the revision of the last change of the resource.
-    pub fn list(&self, filter: &Filter) -> (Vec<Arc<Entry>>, u64) {
-        let state = self.state.read();
-        let matching = |(_, e): (&Arc<str>, &Arc<Entry>)| filter.matches(self.kind, e).then(|| e.clone());
-        let items = if filter.namespace.is_empty() {
-            state.items.iter().filter_map(matching).collect()
-        } else {
-            // '0' is the character after '/', so this range is the namespace.
-            let (from, to) = (format!("{}/", filter.namespace), format!("{}0", filter.namespace));
-            let range = (Bound::Included(from.as_str()), Bound::Excluded(to.as_str()));
-            state.items.range::<str, _>(range).filter_map(matching).collect()
-        };
-        (items, state.changed)
-    }
-
-    pub fn len(&self) -> usize {
-        self.state.read().items.len()
-    }
-
-    /// The revision of the last change.
-    pub fn changed(&self) -> u64 {
-        self.state.read().changed
-    }
-
-    /// The unfiltered list, serialized once per change by `make`, and kept as long as somebody asks for it again; with the
-    /// revision of the last change that it shows. A change that comes meanwhile isn't in it: who watches from a later
-    /// revision would never hear of that one.
-    pub fn whole_list(self: &Arc<Self>, make: impl FnOnce(&[Arc<Entry>]) -> Bytes) -> (Bytes, u64) {
-        let changed = self.changed();
-        if let Some((at, bytes)) = &*self.listed.read()
-            && *at == changed
-        {
-            self.asked.store(true, Ordering::Relaxed);
-            return (bytes.clone(), *at);
-        }
-        let (items, at) = self.list(&Filter::default());
-        let bytes = make(&items);
-        *self.listed.write() = Some((at, bytes.clone()));
-        if !self.forgets.swap(true, Ordering::Relaxed) {
-            let resource = Arc::downgrade(self);
-            tasks::until_done("list-memory", move || Self::forget_list(resource.clone()));
-        }
-        (bytes, at)
-    }
-
-    /// Gives the memory of the list back once nobody asked for it for a while.
-    async fn forget_list(resource: Weak<Self>) {
-        loop {
-            tokio::time::sleep(LIST_CACHE_TTL).await;
-            let Some(resource) = resource.upgrade() else { return };
-            if !resource.asked.swap(false, Ordering::Relaxed) {
-                resource.forgets.store(false, Ordering::Relaxed);
-                *resource.listed.write() = None;
-                return;
-            }
-        }
-    }
-
-    pub fn subscribe(&self, filter: Filter, from: From, revision: u64) -> Result<Subscription, TooOld> {
-        let mut state = self.state.write();
-        let (mut initial, mut backlog) = (Vec::new(), Vec::new());
-        match from {
-            From::Now => {
-                initial = state.items.values().filter(|e| filter.matches(self.kind, e)).cloned().collect();
-            }
-            From::After(after) => {
-                // One that isn't reached yet is of another history: the server was put back to an older state since. Upstream waits
-                // for it; here who asks is sent to list anew, as he has missed what was undone.
-                let forgotten = state.history.forgotten();
-                if after < forgotten || after > revision.max(state.changed) {
-                    return Err(TooOld { asked: after, oldest: forgotten });
-                }
-                for event in state.history.after(after) {
-                    if let Some(seen) = event.seen_through(self.kind, &filter) {
-                        backlog.push((seen, event.clone()));
-                    }
-                }
-            }
-        }
-        let (queue, receiver) = mpsc::channel(MAX_QUEUED_EVENTS);
-        let waiting = Arc::<AtomicUsize>::default();
-        state.watchers.push(Watcher { filter, queue, waiting: waiting.clone() });
-        let events = Events { queue: receiver, waiting };
-        let revision = revision.max(state.changed);
-        drop(state);
-        // By age: whoever resumes after one of them sees what follows it here, and misses nothing.
-        initial.sort_by_key(|entry: &Arc<Entry>| entry.revision);
-        Ok(Subscription { initial, backlog, events, revision })
-    }
-
-    fn apply(&self, key: Arc<str>, change: &Change) {
-        let mut state = self.state.write();
-        let previous = state.items.get(&key).cloned();
-        let event = match (&change.value, previous) {
-            (Some(value), previous) => {
-                let kind = if previous.is_some() { EventType::Modified } else { EventType::Added };
-                let entry = Arc::new(Entry::told(kind, self.kind, key.clone(), value, change.revision));
-                state.items.insert(key, entry.clone());
-                Event::new(kind, entry, previous)
-            }
-            (None, Some(previous)) => {
-                state.items.remove(&key);
-                Event::new(EventType::Deleted, Arc::new(previous.deleted(change.revision)), Some(previous))
-            }
-            (None, None) => return,
-        };
-        let event = Arc::new(event);
-        state.changed = change.revision;
-        // Dropping the cached list here gives its memory back while nobody lists.
-        *self.listed.write() = None;
-        state.history.push(event.clone(), Instant::now());
-        state.watchers.retain(|watcher| match event.seen_through(self.kind, &watcher.filter) {
-            Some(seen) => watcher.tell(seen, &event),
-            None => !watcher.queue.is_closed(),
-        });
-    }
-}
+use super::history::FRESH;
+use super::{Catalog, Entry, Resource, encode, is_definition};
 
 /// All resources.
 pub struct Cache {
     /// Built-in ones, by `plural` or `plural.group`, as keys of the store name them.
-    resources: HashMap<String, Arc<Resource>>,
+    built_in: HashMap<String, Arc<Resource>>,
     /// The same by the address of the kind, which is a constant.
     by_kind: HashMap<usize, Arc<Resource>>,
     /// Those of custom resource definitions.
     custom: RwLock<HashMap<String, Arc<Resource>>>,
-    pub catalog: Arc<Catalog>,
+    catalog: Arc<Catalog>,
     revision: watch::Sender<u64>,
 }
 
-/// What a built-in kind is found by: there is one of each, at one place.
+/// The key of a built-in kind: its constant has one address.
 fn address(kind: &Kind) -> usize {
     std::ptr::from_ref(kind).addr()
 }
@@ -335,12 +47,13 @@ pub fn object_key(namespace: &str, name: &str) -> String {
 }
 
 impl Cache {
+    /// An empty cache; what the catalog learns of definitions it learns from here.
     pub fn new(catalog: Arc<Catalog>) -> Self {
         let kept: Vec<Arc<Resource>> =
             KINDS.iter().filter(|k| k.verbs == Verbs::All).map(|kind| Arc::new(Resource::new(kind))).collect();
-        let resources = kept.iter().map(|r| (r.kind.resource(), r.clone())).collect();
+        let built_in = kept.iter().map(|r| (r.kind.resource(), r.clone())).collect();
         let by_kind = kept.into_iter().map(|r| (address(r.kind), r)).collect();
-        Cache { resources, by_kind, custom: RwLock::default(), catalog, revision: watch::channel(0).0 }
+        Cache { built_in, by_kind, custom: RwLock::default(), catalog, revision: watch::channel(0).0 }
     }
 
     /// The resource of a stored kind.
@@ -359,18 +72,18 @@ impl Cache {
 
     /// The resource with this name, if it is there now.
     pub fn find(&self, name: &str) -> Option<Arc<Resource>> {
-        self.resources.get(name).cloned().or_else(|| self.custom.read().get(name).cloned())
+        self.built_in.get(name).cloned().or_else(|| self.custom.read().get(name).cloned())
     }
 
     /// Follows a change of a custom resource definition.
-    fn define(&self, name: &str, object: Option<&Value>) {
+    fn apply_definition(&self, name: &str, object: Option<&Value>) {
         match object {
             Some(object) => {
                 if let Some((kind, lacks_defaults)) = self.catalog.put(object) {
                     let new = || Resource::new(kind);
                     let resource = self.custom.write().entry(name.into()).or_insert_with(|| Arc::new(new())).clone();
                     if lacks_defaults {
-                        self.fill_in(&resource);
+                        self.apply_new_defaults(&resource);
                     }
                 }
             }
@@ -382,9 +95,9 @@ impl Cache {
         }
     }
 
-    /// Gives kept objects of a custom kind the defaults that came into its schema after they were written, so that who
-    /// reads them sees these. In the store they stay as they are, as upstream leaves them in etcd.
-    fn fill_in(&self, resource: &Resource) {
+    /// Gives kept objects of a custom kind the defaults that came into its schema after they were written, so that clients that
+    /// read them see these. In the store they stay as they are, as upstream leaves them in etcd.
+    fn apply_new_defaults(&self, resource: &Resource) {
         let Some(definition) = self.catalog.definition(resource.kind) else { return };
         let version = definition.storage();
         let mut state = resource.state.write();
@@ -401,7 +114,7 @@ impl Cache {
             }
         }
         drop(state);
-        *resource.listed.write() = None;
+        *resource.cached_list.write() = None;
     }
 
     /// The resource of a built-in kind (`kinds::PODS`). Panics for one whose objects aren't kept, as callers name it literally.
@@ -409,33 +122,35 @@ impl Cache {
         &self.by_kind[&address(kind)]
     }
 
+    /// The revision up to which the cache is.
     pub fn revision(&self) -> u64 {
         *self.revision.borrow()
     }
 
     /// Waits until the cache has seen `revision`.
-    pub async fn reached(&self, revision: u64) {
+    pub async fn wait_for(&self, revision: u64) {
         let mut seen = self.revision.subscribe();
         let _ = seen.wait_for(|r| *r >= revision).await;
     }
 
-    pub fn all(&self) -> Vec<Arc<Resource>> {
-        self.resources.values().cloned().chain(self.custom.read().values().cloned()).collect()
+    /// All resources, also of custom kinds.
+    pub fn resources(&self) -> Vec<Arc<Resource>> {
+        self.built_in.values().cloned().chain(self.custom.read().values().cloned()).collect()
     }
 
-    /// Forgets changes that nobody resumes from any more, some time after each change; ends with the cache.
+    /// Drops changes that are too old for watches to resume from, some time after each change; ends with the cache.
     pub async fn trim_histories(cache: Weak<Self>) {
         let Some(mut revision) = cache.upgrade().map(|cache| cache.revision.subscribe()) else { return };
         while revision.changed().await.is_ok() {
             tokio::time::sleep(FRESH).await;
             let Some(cache) = cache.upgrade() else { return };
-            for resource in cache.all() {
+            for resource in cache.resources() {
                 resource.state.write().history.trim(Instant::now());
             }
         }
     }
 
-    fn route(&self, key: &str) -> Option<(Arc<Resource>, Arc<str>)> {
+    fn locate(&self, key: &str) -> Option<(Arc<Resource>, Arc<str>)> {
         let (resource, object) = key.strip_prefix("/registry/")?.split_once('/')?;
         Some((self.find(resource)?, object.into()))
     }
@@ -446,10 +161,10 @@ impl Observer for Cache {
         // Definitions first, so that the objects of their kinds find their place.
         let prefix = format!("/registry/{}/", kinds::CUSTOM_RESOURCE_DEFINITIONS.resource());
         for item in items.iter().filter(|i| i.key.starts_with(&prefix)) {
-            self.define(&item.key[prefix.len()..], serde_json::from_slice(&item.value).ok().as_ref());
+            self.apply_definition(&item.key[prefix.len()..], serde_json::from_slice(&item.value).ok().as_ref());
         }
         for item in items {
-            let Some((resource, key)) = self.route(&item.key) else {
+            let Some((resource, key)) = self.locate(&item.key) else {
                 tracing::warn!(key = %item.key, "the database holds an object of an unknown kind; the API server ignores it");
                 continue;
             };
@@ -458,11 +173,11 @@ impl Observer for Cache {
             state.changed = state.changed.max(item.revision);
             state.items.insert(key, entry);
         }
-        for resource in self.all() {
+        for resource in self.resources() {
             resource.state.write().history.begin_after(revision);
             let definition = self.catalog.definition(resource.kind);
             if definition.is_some_and(|definition| definition.storage().has_defaults) {
-                self.fill_in(&resource);
+                self.apply_new_defaults(&resource);
             }
         }
         self.revision.send_replace(revision);
@@ -470,10 +185,10 @@ impl Observer for Cache {
 
     fn changes(&self, batch: &[Change]) {
         for change in batch {
-            if let Some((resource, key)) = self.route(&change.key) {
+            if let Some((resource, key)) = self.locate(&change.key) {
                 if is_definition(resource.kind) {
                     let object = change.value.as_ref().and_then(|v| serde_json::from_slice(v).ok());
-                    self.define(&key, object.as_ref());
+                    self.apply_definition(&key, object.as_ref());
                 }
                 resource.apply(key, change);
             }
@@ -486,8 +201,13 @@ impl Observer for Cache {
 
 #[cfg(test)]
 mod tests {
+    use super::super::watch::TooOld;
+    use super::super::{Filter, WatchStart};
     use super::*;
+    use std::time::Duration;
+
     use apimachinery::LabelSelector;
+    use bytes::Bytes;
     use serde_json::json;
 
     fn put(cache: &Cache, revision: u64, name: &str, app: &str) {
@@ -502,7 +222,7 @@ mod tests {
         let cache = Cache::new(Arc::default());
         let pods = cache.of(kinds::PODS);
         let filter = Filter { labels: LabelSelector::parse("app=web").unwrap(), ..Filter::default() };
-        let mut watch = pods.subscribe(filter, From::Now, 0).unwrap();
+        let mut watch = pods.subscribe(filter, WatchStart::Now, 0).unwrap();
         put(&cache, 1, "a", "web");
         put(&cache, 2, "a", "web");
         put(&cache, 3, "a", "db");
@@ -521,11 +241,11 @@ mod tests {
         put(&cache, 11, "a", "web");
         put(&cache, 12, "b", "web");
         let pods = cache.of(kinds::PODS);
-        let resumed = pods.subscribe(Filter::default(), From::After(11), 12).unwrap();
+        let resumed = pods.subscribe(Filter::default(), WatchStart::After(11), 12).unwrap();
         assert_eq!(resumed.backlog.len(), 1);
         for other in [9, 13] {
-            let refused = pods.subscribe(Filter::default(), From::After(other), 12).err();
-            assert_eq!(refused, Some(TooOld { asked: other, oldest: 10 }));
+            let refused = pods.subscribe(Filter::default(), WatchStart::After(other), 12).err();
+            assert_eq!(refused, Some(TooOld { requested: other, oldest: 10 }));
         }
     }
 
@@ -538,7 +258,8 @@ mod tests {
         for revision in 1..=3000 {
             put(&cache, revision, "a", "web");
         }
-        let resumes = |after| cache.of(kinds::PODS).subscribe(Filter::default(), From::After(after), 3000).is_ok();
+        let resumes =
+            |after| cache.of(kinds::PODS).subscribe(Filter::default(), WatchStart::After(after), 3000).is_ok();
         assert!(resumes(1), "all of it is fresh");
         tokio::time::sleep(2 * FRESH + Duration::from_secs(1)).await;
         assert!(!resumes(1) && resumes(2990), "a few of the old changes are kept");
@@ -556,9 +277,9 @@ mod tests {
             let backlog = begun.backlog.iter().map(|(_, event)| event.entry.revision);
             begun.initial.iter().map(|entry| entry.revision).chain(backlog).collect::<Vec<_>>()
         };
-        assert_eq!(revisions(From::Now), [1, 3, 4]);
+        assert_eq!(revisions(WatchStart::Now), [1, 3, 4]);
         // Who was broken off after the second resumes with the third.
-        assert_eq!(revisions(From::After(3)), [4]);
+        assert_eq!(revisions(WatchStart::After(3)), [4]);
     }
 
     #[tokio::test]

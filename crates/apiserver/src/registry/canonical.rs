@@ -6,6 +6,9 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use serde_json::Value;
 
+use crate::json;
+
+/// The type of a watch event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventType {
     Added,
@@ -14,6 +17,7 @@ pub enum EventType {
 }
 
 impl EventType {
+    /// As watches write it.
     pub fn as_str(self) -> &'static str {
         match self {
             EventType::Added => "ADDED",
@@ -31,10 +35,9 @@ pub fn encode(object: &Value) -> Bytes {
     let empty = serde_json::Map::new();
     let map = object.as_object().unwrap_or(&empty);
     let field = |out: &mut Vec<u8>, key: &str, value: &Value| {
-        // Writing JSON into memory can't fail.
-        let _ = serde_json::to_writer(&mut *out, key);
+        json::write_text(out, key);
         out.push(b':');
-        let _ = serde_json::to_writer(&mut *out, value);
+        json::write(out, value);
     };
     out.push(b'{');
     for key in ["apiVersion", "kind"] {
@@ -129,8 +132,9 @@ pub(super) fn with_version(canonical: &Bytes, version: &str) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     fn pod() -> Value {
         json!({"apiVersion": "v1", "kind": "Pod",

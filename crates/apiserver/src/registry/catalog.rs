@@ -18,12 +18,14 @@ use serde_json::Value;
 /// Holds a definition until all objects of its kind are gone.
 const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
+/// All kinds of the server.
 #[derive(Default)]
 pub struct Catalog {
     definitions: RwLock<BTreeMap<String, Arc<Definition>>>,
     generation: AtomicU64,
 }
 
+/// Whether a kind's objects define kinds.
 pub fn is_definition(kind: &Kind) -> bool {
     kind == kinds::CUSTOM_RESOURCE_DEFINITIONS
 }
@@ -52,6 +54,7 @@ impl Catalog {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// The definition of a custom kind; none for built-in ones.
     pub fn definition(&self, kind: &Kind) -> Option<Arc<Definition>> {
         if !kind.custom {
             return None;
@@ -59,8 +62,8 @@ impl Catalog {
         self.definitions.read().get(&kind.resource()).cloned()
     }
 
-    /// Takes a definition in. If it is established, returns the kind that its objects are kept as, and whether objects that
-    /// were kept before may lack defaults of its schema.
+    /// Adds or replaces a definition. If it is established, returns the kind that its objects are stored as, and whether objects that
+    /// were stored before may lack defaults of its schema.
     pub fn put(&self, object: &Value) -> Option<(&'static Kind, bool)> {
         let read = Definition::read(object);
         let kind = read.as_ref().map(|d| d.storage().kind);
@@ -76,12 +79,16 @@ impl Catalog {
         kind.map(|kind| (kind, changed))
     }
 
+    /// Removes a definition.
     pub fn remove(&self, name: &str) {
         self.definitions.write().remove(name);
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Refuses new objects of a kind that is going away.
+    ///
+    /// # Errors
+    /// 405 while the kind's definition is being deleted.
     pub fn admit_new(&self, kind: &Kind) -> Result<(), Status> {
         let Some(definition) = self.definition(kind) else { return Ok(()) };
         if definition.terminating {
@@ -91,7 +98,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// The `apiVersion` that objects of a kind are kept with.
+    /// The `apiVersion` that objects of a kind are stored with.
     pub fn stored_version(&self, kind: &Kind) -> String {
         let built_in = || kind.kept_as().unwrap_or(kind).api_version();
         self.definition(kind).map_or_else(built_in, |d| d.storage().kind.api_version())
@@ -102,13 +109,15 @@ impl Catalog {
         kind.kept_as().is_none() && self.definition(kind).is_none_or(|d| d.versions.len() == 1)
     }
 
-    /// What users of a custom kind's version should know.
+    /// What clients that use a kind's version are warned of: that it is deprecated, or what its definition says.
     pub fn warnings(&self, kind: &Kind) -> Vec<String> {
-        let definition = self.definition(kind);
-        definition.and_then(|d| d.version(kind.version).map(|v| v.warnings.clone())).unwrap_or_default()
+        let Some(definition) = self.definition(kind) else {
+            return kind.strategy.deprecation.map(String::from).into_iter().collect();
+        };
+        definition.version(kind.version).map(|v| v.warnings.clone()).unwrap_or_default()
     }
 
-    /// Removes the fields that the kind doesn't have, and tells of them.
+    /// Removes the fields that the kind doesn't have, and returns them with those of another type.
     pub fn prune(&self, kind: &Kind, object: &mut Value) -> Findings {
         match self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
             Some(version) => version.prune(object),
@@ -116,7 +125,7 @@ impl Catalog {
         }
     }
 
-    /// The same for an applied configuration, in which empty values are said.
+    /// The same for an applied configuration, in which empty values count.
     pub fn prune_applied(&self, kind: &Kind, object: &mut Value) -> Findings {
         match self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
             Some(version) => version.prune(object),
@@ -131,13 +140,7 @@ impl Catalog {
         }
     }
 
-    /// Brings what webhooks and policies made of a custom resource into the form that its schema gives it.
-    pub fn conform_again(&self, kind: &Kind, object: &mut Value) {
-        if kind.custom {
-            self.prune(kind, object);
-        }
-    }
-
+    /// Sets the defaults of fields that an object lacks.
     pub fn apply_defaults(&self, kind: &Kind, object: &mut Value) {
         match self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
             Some(version) => version.apply_defaults(object),
@@ -154,10 +157,12 @@ impl Catalog {
         causes
     }
 
+    /// The kind's type, for merges and managed fields.
     pub fn typed(&self, kind: &Kind) -> Typed {
         self.definition(kind).map_or_else(|| typed(&kind.schema()), |d| d.typed(kind.version))
     }
 
+    /// Objects as a Table; `include` says what of each comes along.
     pub fn table(&self, kind: &Kind, objects: &[Value], include: impl Fn(&Value) -> Value, metadata: Value) -> Value {
         match self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
             Some(version) => version.table(objects, include, metadata),

@@ -10,6 +10,7 @@ use api::{Kind, protobuf};
 use super::canonical::{EventType, around, lines, with_version};
 use super::head::read_head;
 
+/// Labels: keys with values.
 pub type Labels = Box<[(Box<str>, Box<str>)]>;
 
 /// An object in the cache. Immutable; a change makes a new one.
@@ -20,9 +21,9 @@ pub struct Entry {
     pub revision: u64,
     /// Canonical JSON with its resource version; a part of `line`.
     pub bytes: Bytes,
-    /// The line of a watch that tells how the object came to be so.
+    /// The watch event of the change that made the object what it is.
     line: Bytes,
-    told_as: EventType,
+    line_type: EventType,
     pub labels: Labels,
     /// Values of the kind's selectable fields, in the order of [`Kind::selectable`].
     fields: Box<[Box<str>]>,
@@ -38,27 +39,28 @@ pub struct Message {
 }
 
 impl Entry {
+    /// An object that is there already.
     pub fn new(kind: &Kind, key: Arc<str>, canonical: &[u8], revision: u64) -> Self {
-        Self::told(EventType::Added, kind, key, canonical, revision)
+        Self::after(EventType::Added, kind, key, canonical, revision)
     }
 
-    /// An object that most watchers will be told of as `event`.
-    pub fn told(event: EventType, kind: &Kind, key: Arc<str>, canonical: &[u8], revision: u64) -> Self {
+    /// An object after a change of the type `event`, which is what most watchers get.
+    pub fn after(event: EventType, kind: &Kind, key: Arc<str>, canonical: &[u8], revision: u64) -> Self {
         let (line, bytes) = lines(event, canonical, revision);
         let (labels, fields) = read_head(kind, &bytes);
-        Entry { key, revision, bytes, line, told_as: event, labels, fields, message: OnceLock::new() }
+        Entry { key, revision, bytes, line, line_type: event, labels, fields, message: OnceLock::new() }
     }
 
-    /// The line of a watch for this object. Costs nothing if it is the one that most watchers get.
+    /// The watch event of the type `event` for this object. Costs nothing if it is the one that most watchers get.
     pub fn line(&self, event: EventType) -> Bytes {
-        if event == self.told_as {
+        if event == self.line_type {
             return self.line.clone();
         }
         let (before, after) = around(event);
         Bytes::from([before, &self.bytes, after].concat())
     }
 
-    /// The same object as it was when it went away at `revision`.
+    /// The object as it was last, with the revision at which it was deleted.
     pub fn deleted(&self, revision: u64) -> Self {
         let (line, bytes) = lines(EventType::Deleted, &self.bytes, revision);
         Entry {
@@ -66,7 +68,7 @@ impl Entry {
             revision,
             bytes,
             line,
-            told_as: EventType::Deleted,
+            line_type: EventType::Deleted,
             labels: self.labels.clone(),
             fields: self.fields.clone(),
             message: OnceLock::new(),
@@ -83,25 +85,28 @@ impl Entry {
         Arc::new(self.with_bytes(&bytes, labels, fields))
     }
 
-    /// The same object with other content, as a conversion made it; it is chosen by what it has in the cache.
+    /// The same object with other content, as a conversion made it; labels and selectable fields stay those of the cache.
     pub fn with_content(&self, canonical: &[u8]) -> Arc<Self> {
         Arc::new(self.with_bytes(canonical, self.labels.clone(), self.fields.clone()))
     }
 
     fn with_bytes(&self, canonical: &[u8], labels: Labels, fields: Box<[Box<str>]>) -> Self {
-        let (line, bytes) = lines(self.told_as, canonical, self.revision);
-        let (key, revision, told_as, message) = (self.key.clone(), self.revision, self.told_as, OnceLock::new());
-        Entry { key, revision, bytes, line, told_as, labels, fields, message }
+        let (line, bytes) = lines(self.line_type, canonical, self.revision);
+        let (key, revision, line_type, message) = (self.key.clone(), self.revision, self.line_type, OnceLock::new());
+        Entry { key, revision, bytes, line, line_type, labels, fields, message }
     }
 
+    /// `metadata.name`.
     pub fn name(&self) -> &str {
         self.key.rsplit('/').next().unwrap_or("")
     }
 
+    /// `metadata.namespace`; empty for objects of the cluster.
     pub fn namespace(&self) -> &str {
         self.key.split_once('/').map_or("", |(namespace, _)| namespace)
     }
 
+    /// The value of a label.
     pub fn label(&self, key: &str) -> Option<&str> {
         self.labels.iter().find(|(k, _)| k.as_ref() == key).map(|(_, v)| v.as_ref())
     }
@@ -118,7 +123,7 @@ impl Entry {
         }
     }
 
-    /// The object as protobuf; made once, when somebody wants it.
+    /// The object as protobuf; encoded once, when a client first wants it.
     pub fn protobuf(&self, kind: &Kind) -> &Message {
         self.message.get_or_init(|| {
             let (bytes, complete) = protobuf::object_message(kind, &self.parse());
@@ -126,6 +131,7 @@ impl Entry {
         })
     }
 
+    /// The whole object, parsed.
     pub fn parse(&self) -> Value {
         // These bytes were written by `encode`.
         serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)

@@ -16,12 +16,14 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Whether an object is selected.
     pub fn matches(&self, kind: &Kind, entry: &Entry) -> bool {
         (self.namespace.is_empty() || self.namespace == entry.namespace())
             && self.labels.matches(|k| entry.label(k))
             && self.fields.matches(|path| entry.field(kind.kept_as().unwrap_or(kind), path))
     }
 
+    /// Whether all objects are selected.
     pub fn is_everything(&self) -> bool {
         self.namespace.is_empty() && self.labels.is_empty() && self.fields.is_empty()
     }

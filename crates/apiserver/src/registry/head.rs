@@ -5,6 +5,7 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAcces
 use api::Kind;
 use api::kinds::Absent;
 
+/// Labels, and the values of selectable fields.
 pub(super) type Head = (Box<[(Box<str>, Box<str>)]>, Box<[Box<str>]>);
 
 /// Reads labels and selectable fields, skipping all else without building it.

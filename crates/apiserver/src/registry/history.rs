@@ -23,6 +23,7 @@ const MAX: Limit = Limit { events: 4096, bytes: 8 << 20 };
 /// Of those that aren't fresh any more: clients that lost their connection have come back.
 const OLD: Limit = Limit { events: 1024, bytes: 512 << 10 };
 
+/// The latest changes of a resource.
 #[derive(Default)]
 pub struct History {
     events: VecDeque<(Instant, Arc<Event>)>,
@@ -49,6 +50,7 @@ impl History {
         self.events.range(start..).map(|(_, event)| event)
     }
 
+    /// Takes a change in, which came at `now`.
     pub fn push(&mut self, event: Arc<Event>, now: Instant) {
         self.weight += event.weight();
         self.events.push_back((now, event));

@@ -12,10 +12,14 @@ mod filter;
 mod head;
 mod history;
 mod names;
+mod resource;
+mod watch;
 
-pub use cache::{Cache, Event, Events, From, object_key, store_key};
+pub use cache::{Cache, object_key, store_key};
 pub use canonical::{EventType, encode, frame, splice};
 pub use catalog::{Catalog, is_definition};
 pub use entry::Entry;
 pub use filter::Filter;
 pub use names::generated_name;
+pub use resource::Resource;
+pub use watch::{Event, Events, Subscription, WatchStart};

@@ -65,7 +65,7 @@ impl RequestInfo {
 
 /// A request for a resource of this server.
 #[derive(Debug, Clone)]
-pub struct Info {
+pub struct ResourceRequest {
     pub kind: &'static Kind,
     pub path: ResourcePath,
     /// The kind's subresource that the path names; none where it names none, or one that the kind hasn't got.
@@ -77,7 +77,7 @@ pub struct Info {
     pub manager: String,
 }
 
-impl Info {
+impl ResourceRequest {
     /// `pods` or `pods/log`, as RBAC names it.
     pub fn resource(&self) -> String {
         match self.path.subresource.as_str() {
@@ -86,11 +86,12 @@ impl Info {
         }
     }
 
+    /// The object's key in its resource.
     pub fn key(&self) -> String {
         object_key(&self.path.namespace, &self.path.name)
     }
 
-    /// The namespace whose rights count. A namespace belongs to itself, so that whoever may read in it may read it.
+    /// The namespace whose rights count. A namespace belongs to itself: rights in it are rights to it.
     pub fn namespace(&self) -> &str {
         if self.kind == kinds::NAMESPACES { &self.path.name } else { &self.path.namespace }
     }
@@ -107,17 +108,18 @@ impl Info {
             (true, false) | (false, true) => true,
             (false, false) => false,
         };
-        // Reviews are answered, not kept, so none has a name.
+        // Reviews aren't stored, so none has a name.
         let named = self.kind.verbs != Verbs::Create || path.name.is_empty();
         subresource && scope && named
     }
 
+    /// 404 for the object that the path names.
     pub fn not_found(&self) -> Status {
         self.kind.not_found(&self.path.name)
     }
 }
 
-/// The field manager of a request: what the client says, else the program's name, else the user's.
+/// The field manager of a request: `fieldManager`, else the program in `User-Agent`, else the user.
 ///
 /// # Errors
 /// When the client's name for it is too long or can't be printed.

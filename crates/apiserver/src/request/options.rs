@@ -14,6 +14,10 @@ pub enum FieldValidation {
 }
 
 impl FieldValidation {
+    /// Reads `fieldValidation`.
+    ///
+    /// # Errors
+    /// 422 for an unknown value.
     pub fn read(query: &Query) -> Result<Self, Status> {
         Ok(match query.get("fieldValidation") {
             "" | "Warn" => FieldValidation::Warn,
@@ -31,6 +35,9 @@ fn unsupported(option: &str, value: &str, allowed: &[&str]) -> Status {
 }
 
 /// Whether the write is only to be tried.
+///
+/// # Errors
+/// 422 for another value than `All`.
 pub fn dry_run(query: &Query) -> Result<bool, Status> {
     match query.get("dryRun") {
         "" => Ok(false),
@@ -50,6 +57,10 @@ pub struct DeleteOptions {
 }
 
 impl DeleteOptions {
+    /// Reads the options of a body; those that it lacks, of the query.
+    ///
+    /// # Errors
+    /// 422 for an unknown propagation policy, or two that contradict each other; 400 for a grace period that is no number.
     pub fn from_json(value: &Value, query: &Query) -> Result<Self, Status> {
         let grace = match value.i64_at(&["gracePeriodSeconds"]) {
             Some(grace) => Some(grace),

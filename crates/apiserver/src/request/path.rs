@@ -53,7 +53,7 @@ pub fn resource_path(path: &str) -> Option<ResourcePath> {
 pub fn verb(method: &Method, path: &ResourcePath, query: &Query) -> Option<&'static str> {
     let one = !path.name.is_empty();
     Some(match *method {
-        // The parameters of a subresource's path are those of whom it leads to.
+        // The query below a subresource is for the backend that it leads to.
         Method::GET | Method::HEAD if one && (!query.flag("watch") || !path.subresource.is_empty()) => "get",
         Method::GET | Method::HEAD if query.flag("watch") => "watch",
         Method::GET | Method::HEAD => "list",
@@ -62,7 +62,7 @@ pub fn verb(method: &Method, path: &ResourcePath, query: &Query) -> Option<&'sta
         Method::PATCH => "patch",
         Method::DELETE if one => "delete",
         Method::DELETE => "deletecollection",
-        // What a proxy passes on, for those who may do everything: no rule can name it.
+        // A proxy passes it on for users with all rights: no rule can name this verb.
         Method::OPTIONS if path.subresource == "proxy" => "",
         _ => return None,
     })

@@ -12,7 +12,9 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use serde_json::{Value, json};
 
+/// Why a body breaks off.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// The body of a request or an answer.
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 
 /// Any body as ours.
@@ -24,6 +26,7 @@ where
     body.map_err(Into::into).boxed_unsync()
 }
 
+/// A body that is there as a whole.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     boxed(Full::new(bytes.into()))
 }
@@ -35,7 +38,7 @@ pub fn streaming(stream: impl Stream<Item = Bytes> + Send + 'static) -> Body {
 }
 
 /// An answer that holds on to something until its body is sent or dropped.
-pub fn with(answer: Response<Body>, held: impl Send + 'static) -> Response<Body> {
+pub fn held_until_sent(answer: Response<Body>, held: impl Send + 'static) -> Response<Body> {
     answer.map(|body| {
         boxed(body.map_frame(move |frame| {
             let _ = &held;
@@ -52,26 +55,32 @@ fn with_type(code: u16, content_type: &'static str, body: Body) -> Response<Body
     response
 }
 
+/// JSON that is written already.
 pub fn json_bytes(code: u16, bytes: impl Into<Bytes>) -> Response<Body> {
     with_type(code, "application/json", full(bytes))
 }
 
+/// A value as JSON.
 pub fn json(code: u16, value: &Value) -> Response<Body> {
-    json_bytes(code, value.to_string())
+    json_bytes(code, crate::json::to_vec(value))
 }
 
+/// JSON that is sent as it comes: a watch, or a large list.
 pub fn json_stream(stream: impl Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
     with_type(200, "application/json", streaming(stream))
 }
 
+/// A message with its envelope.
 pub fn protobuf(code: u16, bytes: Vec<u8>) -> Response<Body> {
     with_type(code, protobuf::MEDIA_TYPE, full(bytes))
 }
 
+/// A watch in protobuf.
 pub fn protobuf_stream(stream: impl Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
     with_type(200, "application/vnd.kubernetes.protobuf;stream=watch", streaming(stream))
 }
 
+/// Plain text.
 pub fn text(code: u16, text: impl Into<Bytes>) -> Response<Body> {
     with_type(code, "text/plain; charset=utf-8", full(text))
 }
@@ -89,6 +98,7 @@ pub fn refuse(status: &Status) -> Response<Body> {
     error(status)
 }
 
+/// A Status as an answer, with `Retry-After` where clients are to wait.
 pub fn error(status: &Status) -> Response<Body> {
     let mut response = json(status.code, &status.to_json());
     if status.code == 429 {

@@ -23,11 +23,11 @@ pub enum Form {
 }
 
 const YAML: &str = "application/yaml";
-/// Smaller answers aren't worth it (upstream's figure, in bytes).
-const COMPRESS_FROM: usize = 128 * 1024;
+/// Smaller answers aren't compressed (upstream's `defaultGzipThresholdBytes`).
+const MIN_COMPRESSED_BYTES: usize = 128 * 1024;
 
-/// The media types of an `Accept` header, those that are liked best first.
-fn wishes(accept: &str) -> Vec<&str> {
+/// The media types of an `Accept` header, those with the highest quality first.
+fn by_quality(accept: &str) -> Vec<&str> {
     let quality = |media: &str| -> f32 {
         let said = media.split(';').find_map(|part| part.trim().strip_prefix("q="));
         said.and_then(|q| q.trim().parse().ok()).unwrap_or(1.0)
@@ -37,17 +37,18 @@ fn wishes(accept: &str) -> Vec<&str> {
     all
 }
 
+/// The `Accept` header.
 pub fn accept(headers: &HeaderMap) -> &str {
     headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("")
 }
 
-/// The first wish that is served, and whether it is for YAML.
+/// The first media type that is served, and whether it is YAML.
 ///
 /// # Errors
 /// 406 when none is.
 pub fn negotiate(accept: &str, kind: Option<&Kind>, watch: bool) -> Result<(Form, bool), Status> {
     let speaks_protobuf = kind.is_none_or(protobuf::speaks);
-    for media in wishes(accept) {
+    for media in by_quality(accept) {
         let mut parts = media.split(';').map(str::trim);
         let base = parts.next().unwrap_or("");
         let parameter = |name: &str| media.split(';').find_map(|p| p.trim().strip_prefix(name)?.strip_prefix('='));
@@ -64,7 +65,7 @@ pub fn negotiate(accept: &str, kind: Option<&Kind>, watch: bool) -> Result<(Form
             _ => "meta.k8s.io/v1",
         };
         match transformed {
-            // What isn't kept has no columns.
+            // Reviews have no columns.
             Some("Table") if kind.is_some_and(|kind| kind.verbs == Verbs::Create) => {}
             Some("Table") => return Ok((Form::Table(version), yaml)),
             Some("PartialObjectMetadata" | "PartialObjectMetadataList") => return Ok((Form::Partial(version), yaml)),
@@ -101,7 +102,7 @@ pub async fn as_yaml(answer: Response<Body>) -> Response<Body> {
     Response::from_parts(head, response::full(text))
 }
 
-/// A document that clients keep: with a tag of its content (RFC 9110, section 8.8.3), and only sent to who hasn't it.
+/// A document with an `ETag` of its content (RFC 9110, section 8.8.3); 304 for a client that has it.
 pub async fn tagged(answer: Response<Body>, request: &HeaderMap) -> Response<Body> {
     let (mut head, body) = answer.into_parts();
     #[expect(clippy::disallowed_methods, reason = "the answer is our own, and whole")]
@@ -126,14 +127,16 @@ pub async fn tagged(answer: Response<Body>, request: &HeaderMap) -> Response<Bod
 #[derive(Clone)]
 struct Compressible;
 
+/// Marks an answer as one that [`compress`] may compress.
 pub fn may_be_compressed(mut answer: Response<Body>) -> Response<Body> {
     answer.extensions_mut().insert(Compressible);
     answer
 }
 
+/// Whether a client accepts gzip.
 pub fn wants_gzip(headers: &HeaderMap) -> bool {
     let accepted = headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or("");
-    wishes(accepted).iter().any(|coding| coding.split(';').next().is_some_and(|name| name.trim() == "gzip"))
+    by_quality(accepted).iter().any(|coding| coding.split(';').next().is_some_and(|name| name.trim() == "gzip"))
 }
 
 /// Compresses an answer if it is large.
@@ -146,7 +149,7 @@ pub async fn compress(answer: Response<Body>) -> Response<Body> {
     let Ok(body) = body.collect().await.map(|b| b.to_bytes()) else {
         return response::error(&Status::internal("the answer broke off"));
     };
-    if body.len() < COMPRESS_FROM {
+    if body.len() < MIN_COMPRESSED_BYTES {
         return Response::from_parts(head, response::full(body));
     }
     let plain = body.clone();
@@ -169,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_wish_that_is_served_counts() {
+    fn the_first_media_type_that_is_served_counts() {
         let pods = Some(kinds::PODS);
         let v1 = "meta.k8s.io/v1";
         for (accept, want) in [

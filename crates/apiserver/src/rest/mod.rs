@@ -1,5 +1,6 @@
 //! Requests for resources, once it is clear that their user may make them: by subresource and verb.
 
+mod component_status;
 mod read;
 mod render;
 mod reviews;
@@ -16,7 +17,7 @@ use apimachinery::Status;
 use http::{Request, Response};
 
 use crate::authentication::User;
-use crate::request::Info;
+use crate::request::ResourceRequest;
 use crate::response::negotiation::{self, Form};
 use crate::response::{self, Body};
 use crate::{ApiServer, authorization, streams, subresources};
@@ -33,7 +34,7 @@ pub async fn serve(
     server: &Arc<ApiServer>,
     user: &User,
     request: Request<Body>,
-    info: Info,
+    info: ResourceRequest,
 ) -> Result<Response<Body>, Status> {
     let kind = info.kind;
     if !info.is_served() {
@@ -64,7 +65,7 @@ pub async fn serve(
     };
     // Deprecated versions say so, whatever is asked of them.
     let answer = answer.map(|mut answer| {
-        if kind.custom {
+        if kind.custom || kind.strategy.deprecation.is_some() {
             response::warn(&mut answer, &server.catalog.warnings(kind));
         }
         answer
@@ -80,8 +81,8 @@ pub async fn serve(
 }
 
 /// Whether a stream lets its client do something, and not only read. A WebSocket is opened by GET, which alone must not
-/// be enough for that (upstream's `AuthorizePodWebsocketUpgradeCreatePermission`, which leaves out proxies; but whoever
-/// may upgrade a connection to a node's kubelet may run commands there).
+/// be enough for that (upstream's `AuthorizePodWebsocketUpgradeCreatePermission`, which leaves out proxies; but a client
+/// that may upgrade a connection to a node's kubelet may run commands there).
 fn opens_both_ways(sub: Subresource, headers: &http::HeaderMap) -> bool {
     let runs = matches!(sub, Subresource::Exec | Subresource::Attach | Subresource::PortForward);
     runs || (sub.is_proxy() && headers.contains_key(http::header::UPGRADE))
@@ -90,12 +91,14 @@ fn opens_both_ways(sub: Subresource, headers: &http::HeaderMap) -> bool {
 async fn answer(
     server: &Arc<ApiServer>,
     user: &User,
-    info: Info,
+    info: ResourceRequest,
     request: Request<Body>,
     form: Form,
 ) -> Result<Response<Body>, Status> {
-    if info.kind.verbs == Verbs::Create {
-        return reviews::create(server, user, &info, request).await;
+    match info.kind.verbs {
+        Verbs::All => {}
+        Verbs::Create => return reviews::create(server, user, &info, request).await,
+        Verbs::Read => return component_status::answer(server, &info, form).await,
     }
     match info.subresource {
         None | Some(Subresource::Status) => {}

@@ -12,15 +12,19 @@ use store::ReadError;
 
 use api::{Kind, protobuf};
 
-use super::render::{one, partial, table};
+use super::render::{objects_list, one};
 use crate::ApiServer;
 use crate::conversion;
 use crate::registry::{Entry, Filter, store_key};
-use crate::request::Info;
+use crate::request::ResourceRequest;
 use crate::response::negotiation::Form;
 use crate::response::{self, Body};
 
-pub async fn get(server: &ApiServer, info: &Info, form: Form) -> Result<Response<Body>, Status> {
+/// Get.
+///
+/// # Errors
+/// 404 without the object, 504 for a resource version that isn't reached in time.
+pub async fn get(server: &ApiServer, info: &ResourceRequest, form: Form) -> Result<Response<Body>, Status> {
     if let Some(revision) = info.query.number::<u64>("resourceVersion")? {
         wait_for(server, revision).await?;
     }
@@ -61,7 +65,12 @@ impl Continue {
     }
 }
 
-pub async fn list(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Response<Body>, Status> {
+/// List, of the present or, by `resourceVersion` and `continue`, of the past.
+///
+/// # Errors
+/// 400 and 422 for selectors and options that can't be, 410 for a past that is compacted, 504 for a resource version that isn't reached in
+/// time.
+pub async fn list(server: &Arc<ApiServer>, info: &ResourceRequest, form: Form) -> Result<Response<Body>, Status> {
     let resource = server.cache.stored(info.kind)?;
     let filter = info.query.filter(info.kind, &info.path.namespace)?;
     let limit = info.query.number::<usize>("limit")?.unwrap_or(0);
@@ -91,7 +100,7 @@ pub async fn list(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Re
     let mut more = None;
     if left > 0 {
         let after = items.last().map(|e| e.key.to_string()).unwrap_or_default();
-        // How many are left is only known of what no selector sifts.
+        // How many are left is only known without selectors.
         let left = (filter.labels.is_empty() && filter.fields.terms.is_empty()).then_some(left);
         more = Some((Continue { revision: Some(revision), after }.encode(), left));
     }
@@ -112,18 +121,10 @@ pub async fn list(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Re
         }
     }
     let objects: Vec<Value> = items.iter().map(|e| e.parse()).collect();
-    let value = match form {
-        Form::Table(version) => table(server, info, version, &objects, metadata),
-        Form::Partial(version) => {
-            let items: Vec<Value> = objects.iter().map(|o| partial(version, o)).collect();
-            json!({"kind": "PartialObjectMetadataList", "apiVersion": version, "metadata": metadata, "items": items})
-        }
-        Form::Json | Form::Protobuf => unreachable!("answered above"),
-    };
-    Ok(response::json(200, &value))
+    Ok(objects_list(server, info, form, objects, metadata))
 }
 
-/// The objects that a list tells, and how many there are after them.
+/// The objects of a page of a list, and how many there are after them.
 struct Portion {
     items: Vec<Arc<Entry>>,
     left: usize,
@@ -156,7 +157,7 @@ struct Wanted {
 }
 
 /// `resourceVersion` and `resourceVersionMatch` of a list.
-fn wanted_revision(info: &Info) -> Result<Wanted, Status> {
+fn wanted_revision(info: &ResourceRequest) -> Result<Wanted, Status> {
     let revision = info.query.number::<u64>("resourceVersion")?;
     let continued = !info.query.get("continue").is_empty();
     let matching = info.query.get("resourceVersionMatch");
@@ -197,13 +198,16 @@ fn wanted_revision(info: &Info) -> Result<Wanted, Status> {
 }
 
 /// The answer to options of a list or watch that don't go together.
+///
+/// # Errors
+/// 422 with the causes, if there are any.
 pub fn refuse_options(causes: Vec<Cause>) -> Result<(), Status> {
     if causes.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "ListOptions", "", causes)) }
 }
 
 /// Waits a little for a revision that a client has seen elsewhere.
 async fn wait_for(server: &ApiServer, revision: u64) -> Result<(), Status> {
-    let reached = tokio::time::timeout(std::time::Duration::from_secs(3), server.cache.reached(revision)).await;
+    let reached = tokio::time::timeout(std::time::Duration::from_secs(3), server.cache.wait_for(revision)).await;
     reached.map_err(|_| {
         let text = format!("Too large resource version: {revision}, current: {}", server.cache.revision());
         Status::new(504, "Timeout", text)
@@ -214,10 +218,10 @@ async fn wait_for(server: &ApiServer, revision: u64) -> Result<(), Status> {
 const PAGE: usize = 500;
 
 /// The matching objects as of `revision`: from the cache while nothing changed since, else from the store's history, of which no more is kept in memory
-/// than is told.
+/// than a page.
 async fn at_revision(
     server: &ApiServer,
-    info: &Info,
+    info: &ResourceRequest,
     filter: &Filter,
     revision: u64,
     after: &str,
@@ -231,7 +235,7 @@ async fn at_revision(
     }
     let prefix = store_key(info.kind, "");
     let below = if filter.namespace.is_empty() { prefix.clone() } else { format!("{prefix}{}/", filter.namespace) };
-    let is_sifted = !filter.labels.is_empty() || !filter.fields.terms.is_empty();
+    let is_selected = !filter.labels.is_empty() || !filter.fields.terms.is_empty();
     let mut portion = Portion { items: Vec::new(), left: 0 };
     let mut last = format!("{prefix}{after}");
     loop {
@@ -246,14 +250,14 @@ async fn at_revision(
                 portion.add(entry, limit);
             }
         }
-        // How many are left isn't told of what a selector sifts.
-        if !page.is_cut || (is_sifted && portion.left > 0) {
+        // `remainingItemCount` is left out for lists with a selector.
+        if !page.is_cut || (is_selected && portion.left > 0) {
             return Ok(portion);
         }
     }
 }
 
-/// Why the past can't be told from the key `after` on.
+/// Why a page of the past, after the key `after`, can't be read.
 fn not_readable(error: ReadError, after: &str) -> Status {
     match error {
         ReadError::Compacted { .. } if after.is_empty() => {

@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use api::protobuf;
 
 use crate::ApiServer;
-use crate::request::Info;
+use crate::request::ResourceRequest;
 use crate::response::negotiation::Form;
 use crate::response::{self, Body};
 
 /// An answer that is one object.
-pub fn one(server: &ApiServer, info: &Info, form: Form, code: u16, bytes: Bytes) -> Response<Body> {
+pub fn one(server: &ApiServer, info: &ResourceRequest, form: Form, code: u16, bytes: Bytes) -> Response<Body> {
     if form == Form::Json {
         return response::json_bytes(code, bytes);
     }
@@ -42,7 +42,7 @@ pub fn partial(version: &str, object: &Value) -> Value {
 }
 
 /// A table of objects; `includeObject` says what of each object comes along.
-pub fn table(server: &ApiServer, info: &Info, version: &str, objects: &[Value], metadata: Value) -> Value {
+pub fn table(server: &ApiServer, info: &ResourceRequest, version: &str, objects: &[Value], metadata: Value) -> Value {
     let include = |object: &Value| match info.query.get("includeObject") {
         "Object" => object.clone(),
         "None" => Value::Null,
@@ -51,4 +51,27 @@ pub fn table(server: &ApiServer, info: &Info, version: &str, objects: &[Value], 
     let mut table = server.catalog.table(info.kind, objects, include, metadata);
     table["apiVersion"] = version.into();
     table
+}
+
+/// A list of parsed objects. What has no protobuf is JSON.
+pub fn objects_list(
+    server: &ApiServer,
+    info: &ResourceRequest,
+    form: Form,
+    objects: Vec<Value>,
+    metadata: Value,
+) -> Response<Body> {
+    let value = match form {
+        Form::Table(version) => table(server, info, version, &objects, metadata),
+        Form::Partial(version) => {
+            let items: Vec<Value> = objects.iter().map(|o| partial(version, o)).collect();
+            json!({"kind": "PartialObjectMetadataList", "apiVersion": version, "metadata": metadata, "items": items})
+        }
+        Form::Json | Form::Protobuf => {
+            let kind = info.kind;
+            json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(), "metadata": metadata,
+                "items": objects})
+        }
+    };
+    response::json(200, &value)
 }

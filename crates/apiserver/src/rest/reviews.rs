@@ -1,4 +1,4 @@
-//! Objects that are answered on the spot: access reviews, token reviews, bindings.
+//! Objects that aren't stored: access reviews, token reviews, bindings.
 
 use std::sync::Arc;
 
@@ -11,14 +11,18 @@ use crate::ApiServer;
 use crate::authentication::{self, AUTHENTICATED, MASTERS, Tokens, User};
 use crate::authorization::{self, Attributes};
 use crate::pipeline::decode;
-use crate::request::Info;
+use crate::request::ResourceRequest;
 use crate::response::{self, Body};
 use crate::subresources;
 
+/// Answers a review or Binding.
+///
+/// # Errors
+/// 422 for a review that asks nothing, or what the Binding is refused for.
 pub async fn create(
     server: &Arc<ApiServer>,
     user: &User,
-    info: &Info,
+    info: &ResourceRequest,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     if info.verb != "create" {
@@ -60,7 +64,7 @@ pub async fn create(
     Ok(response::json(201, &review))
 }
 
-/// Whose token it is, if it is for one of the audiences that are asked about.
+/// The status of a TokenReview: the token's user, if the token is for one of the audiences.
 fn token(server: &ApiServer, review: &Value) -> Value {
     let own = Tokens::issuer(server);
     let mut audiences = review.strings_at(&["spec", "audiences"]);
@@ -72,7 +76,7 @@ fn token(server: &ApiServer, review: &Value) -> Value {
     for audience in audiences {
         match server.tokens.verify(server, token, audience) {
             Ok(claims) => return json!({"authenticated": true, "user": claims.user().info(), "audiences": [audience]}),
-            // Other tokens say nothing of audiences, and are this server's.
+            // Other tokens have no audience; they are for this server.
             Err(why) => match authentication::by_token(server, token) {
                 Ok(mut user) if audience == own => {
                     user.groups.push(AUTHENTICATED.into());

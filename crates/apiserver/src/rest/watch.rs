@@ -14,15 +14,19 @@ use super::read::refuse_options;
 use super::render::{partial, table};
 use crate::ApiServer;
 use crate::conversion;
-use crate::registry::{Entry, Event, EventType, Events, From, frame};
-use crate::request::Info;
+use crate::registry::{Entry, Event, EventType, Events, WatchStart, frame};
+use crate::request::ResourceRequest;
 use crate::response::negotiation::Form;
 use crate::response::{self, Body};
 
-/// How often a watcher who asked for bookmarks gets one.
-const BOOKMARK: Duration = Duration::from_secs(60);
+/// How often a watch with `allowWatchBookmarks` gets a bookmark.
+const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 
-pub async fn watch(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<Response<Body>, Status> {
+/// Begins a watch.
+///
+/// # Errors
+/// 400 and 422 for selectors and options that can't be. That the resource version is too old (410) is an event of the stream.
+pub async fn watch(server: &Arc<ApiServer>, info: &ResourceRequest, form: Form) -> Result<Response<Body>, Status> {
     let resource = server.cache.stored(info.kind)?;
     let mut filter = info.query.filter(info.kind, &info.path.namespace)?;
     if !info.path.name.is_empty() {
@@ -33,13 +37,13 @@ pub async fn watch(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<R
     let subscription = match resource.subscribe(filter, from, present) {
         Ok(subscription) => subscription,
         Err(too_old) => {
-            let text = format!("too old resource version: {} ({})", too_old.asked, too_old.oldest);
+            let text = format!("too old resource version: {} ({})", too_old.requested, too_old.oldest);
             let status = Status::gone(text).to_json();
             if form == Form::Protobuf {
                 let event = protobuf::event("ERROR", &protobuf::status(&status)).into();
                 return Ok(response::protobuf_stream(futures::stream::iter([event])));
             }
-            let line = frame("ERROR", status.to_string().as_bytes());
+            let line = frame("ERROR", &crate::json::to_vec(&status));
             return Ok(response::json_stream(futures::stream::iter([line])));
         }
     };
@@ -63,7 +67,7 @@ pub async fn watch(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<R
     }
     let timeout = match info.query.number::<u64>("timeoutSeconds")? {
         Some(seconds) if seconds > 0 => Duration::from_secs(seconds),
-        // Spread, so that not all clients come back at once.
+        // Spread, so that not all clients come back at once (upstream's `--min-request-timeout`).
         _ => Duration::from_secs(rand::rng().random_range(1800..3600)),
     };
     let answer = if form == Form::Protobuf { response::protobuf_stream } else { response::json_stream };
@@ -71,7 +75,7 @@ pub async fn watch(server: &Arc<ApiServer>, info: &Info, form: Form) -> Result<R
 }
 
 /// Where the parameters say that the watch begins.
-fn begin(info: &Info) -> Result<From, Status> {
+fn begin(info: &ResourceRequest) -> Result<WatchStart, Status> {
     let revision = info.query.number::<u64>("resourceVersion")?;
     let initial = !info.query.get("sendInitialEvents").is_empty();
     const FIELD: &str = "resourceVersionMatch";
@@ -91,16 +95,16 @@ fn begin(info: &Info) -> Result<From, Status> {
     }
     refuse_options(causes)?;
     if info.query.flag("sendInitialEvents") {
-        return Ok(From::Now);
+        return Ok(WatchStart::Now);
     }
     Ok(match revision {
-        None | Some(0) => From::Now,
-        Some(revision) => From::After(revision),
+        None | Some(0) => WatchStart::Now,
+        Some(revision) => WatchStart::After(revision),
     })
 }
 
 struct Feed {
-    info: Info,
+    info: ResourceRequest,
     form: Form,
     revision: u64,
     server: Arc<ApiServer>,
@@ -111,9 +115,9 @@ impl Feed {
     /// The line of an event, in the version that the client watches.
     async fn converted(&self, seen: EventType, event: &Event) -> Result<Bytes, Status> {
         if !self.info.kind.has_versions() {
-            return Ok(self.line(seen, event, event.shown(seen)));
+            return Ok(self.line(seen, event, event.object_for(seen)));
         }
-        let shown = event.shown(seen);
+        let shown = event.object_for(seen);
         let converted = conversion::entries(&self.server, self.info.kind, vec![shown.clone()]).await?;
         Ok(self.line(seen, event, converted.first().unwrap_or(shown)))
     }
@@ -121,7 +125,7 @@ impl Feed {
     fn line(&self, seen: EventType, event: &Event, entry: &Arc<Entry>) -> Bytes {
         let kind = self.info.kind;
         if self.form == Form::Json {
-            let same = Arc::ptr_eq(entry, event.shown(seen));
+            let same = Arc::ptr_eq(entry, event.object_for(seen));
             return if same { event.frame(seen) } else { frame(seen.as_str(), &entry.bytes) };
         }
         if self.form == Form::Protobuf {
@@ -136,7 +140,7 @@ impl Feed {
             Form::Partial(version) => partial(version, &object),
             Form::Json | Form::Protobuf => unreachable!("answered above"),
         };
-        frame(seen.as_str(), value.to_string().as_bytes())
+        frame(seen.as_str(), &crate::json::to_vec(&value))
     }
 
     fn protobuf(&self, what: &str, message: &[u8]) -> Bytes {
@@ -158,7 +162,7 @@ impl Feed {
             Form::Protobuf => return self.protobuf("BOOKMARK", &protobuf::object_message(kind, &object).0),
             Form::Json => object,
         };
-        frame("BOOKMARK", value.to_string().as_bytes())
+        frame("BOOKMARK", &crate::json::to_vec(&value))
     }
 
     /// The lines in order; ends when the client's time is up, or when it fell behind and its queue was closed.
@@ -169,7 +173,7 @@ impl Feed {
         timeout: Duration,
     ) -> impl futures::Stream<Item = Bytes> + Send + 'static {
         let deadline = Box::pin(tokio::time::sleep(timeout));
-        let ticks = tokio::time::interval_at(tokio::time::Instant::now() + BOOKMARK, BOOKMARK);
+        let ticks = tokio::time::interval_at(tokio::time::Instant::now() + BOOKMARK_PERIOD, BOOKMARK_PERIOD);
         let state = (first.into_iter(), events, deadline, ticks);
         self.revision = self.revision.max(1);
         futures::stream::unfold(
@@ -182,7 +186,7 @@ impl Feed {
                     event = events.recv() => {
                         let (seen, event) = event?;
                         feed.revision = event.entry.revision;
-                        // Who can't be told of a change has to begin again.
+                        // A watch to which an event can't be converted ends, and its client begins again.
                         feed.converted(seen, &event).await.ok()?
                     }
                     _ = ticks.tick(), if feed.bookmarks => {

@@ -13,22 +13,33 @@ use super::render::one;
 use crate::authentication::User;
 use crate::pipeline::decode::{self, Content};
 use crate::pipeline::{Patch, WriteRequest, apply, check_identity};
-use crate::request::{FieldValidation, Info};
+use crate::request::{FieldValidation, ResourceRequest};
 use crate::response::negotiation::Form;
 use crate::response::{self, Body};
 use crate::{ApiServer, conversion};
 
 /// The answer to a write: the object, with warnings about what was dropped.
-fn answer(server: &ApiServer, info: &Info, form: Form, code: u16, bytes: Bytes, warnings: &[String]) -> Response<Body> {
+fn answer(
+    server: &ApiServer,
+    info: &ResourceRequest,
+    form: Form,
+    code: u16,
+    bytes: Bytes,
+    warnings: &[String],
+) -> Response<Body> {
     let mut response = one(server, info, form, code, bytes);
     response::warn(&mut response, warnings);
     response
 }
 
+/// POST.
+///
+/// # Errors
+/// What can't be decoded or created.
 pub async fn create(
     server: &Arc<ApiServer>,
     user: &User,
-    info: &Info,
+    info: &ResourceRequest,
     request: Request<Body>,
     form: Form,
 ) -> Result<Response<Body>, Status> {
@@ -38,10 +49,14 @@ pub async fn create(
     Ok(answer(server, info, form, 201, bytes, &[warnings, write.warnings()].concat()))
 }
 
+/// PUT.
+///
+/// # Errors
+/// What can't be decoded or updated.
 pub async fn update(
     server: &Arc<ApiServer>,
     user: &User,
-    info: &Info,
+    info: &ResourceRequest,
     request: Request<Body>,
     form: Form,
 ) -> Result<Response<Body>, Status> {
@@ -52,10 +67,14 @@ pub async fn update(
     Ok(answer(server, info, form, 200, bytes, &[warnings, write.warnings()].concat()))
 }
 
+/// PATCH, server-side apply included.
+///
+/// # Errors
+/// What can't be decoded, applied or updated.
 pub async fn patch(
     server: &Arc<ApiServer>,
     user: &User,
-    info: &Info,
+    info: &ResourceRequest,
     request: Request<Body>,
     form: Form,
 ) -> Result<Response<Body>, Status> {
@@ -82,10 +101,14 @@ pub async fn patch(
     Ok(answer(server, info, form, 200, bytes, &[warnings.into_inner(), write.warnings()].concat()))
 }
 
+/// DELETE of one object.
+///
+/// # Errors
+/// What can't be decoded or deleted.
 pub async fn delete(
     server: &Arc<ApiServer>,
     user: &User,
-    info: &Info,
+    info: &ResourceRequest,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let mut options = decode::delete_options(request, &info.query).await?;
@@ -104,10 +127,14 @@ pub async fn delete(
     Ok(answer)
 }
 
+/// DELETE of a collection: all objects that the selectors choose.
+///
+/// # Errors
+/// The Status of the first object that can't be deleted.
 pub async fn delete_collection(
     server: &Arc<ApiServer>,
     user: &User,
-    info: &Info,
+    info: &ResourceRequest,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let options = decode::delete_options(request, &info.query).await?;

@@ -9,13 +9,17 @@ use serde_json::Value;
 use super::rest;
 use crate::ApiServer;
 use crate::egress::kubelet::destination;
-use crate::request::Info;
+use crate::request::ResourceRequest;
 use crate::response::Body;
 
 /// Answers a stream subresource of a pod, which the kubelet serves below `/VERB`.
+///
+/// # Errors
+/// 400 for options of logs, for an unknown container and for a pod without a node; 404 without the pod; 502 when the kubelet can't be
+/// reached.
 pub async fn pod(
     server: &ApiServer,
-    info: &Info,
+    info: &ResourceRequest,
     verb: &str,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
@@ -32,14 +36,21 @@ pub async fn pod(
 }
 
 /// `nodes/NAME/proxy/…`: the kubelet's own paths.
-pub async fn node(server: &ApiServer, info: &Info, request: Request<Body>) -> Result<Response<Body>, Status> {
+///
+/// # Errors
+/// 404 without the node, 502 when its kubelet can't be reached.
+pub async fn node(
+    server: &ApiServer,
+    info: &ResourceRequest,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
     let name = info.path.name.split(':').next().unwrap_or("");
     let uri = rest(info, request.uri())?;
     destination(server, name)?.forward(uri, request, |_| ()).await
 }
 
 /// The path on the kubelet: `/containerLogs/NS/POD/CONTAINER`, `/exec/…`, `/attach/…`, `/portForward/NS/POD`.
-fn kubelet_uri(info: &Info, pod: &Value, verb: &str, uri: &Uri) -> Result<Uri, Status> {
+fn kubelet_uri(info: &ResourceRequest, pod: &Value, verb: &str, uri: &Uri) -> Result<Uri, Status> {
     let mut path = format!("/{verb}/{}/{}", info.path.namespace, info.path.name);
     if verb != "portForward" {
         path = format!("{path}/{}", container(info, pod)?);
@@ -50,7 +61,7 @@ fn kubelet_uri(info: &Info, pod: &Value, verb: &str, uri: &Uri) -> Result<Uri, S
     path.parse().map_err(|_| Status::bad_request("the query is malformed"))
 }
 
-fn container(info: &Info, pod: &Value) -> Result<String, Status> {
+fn container(info: &ResourceRequest, pod: &Value) -> Result<String, Status> {
     let names = |list: &str| -> Vec<String> {
         pod.array_at(&["spec", list]).iter().map(|c| c.str_at(&["name"]).to_string()).collect()
     };

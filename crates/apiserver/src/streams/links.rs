@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::mem::take;
 
 /// The most bytes of one tag that are looked at; a longer one stays as it is.
-const TAG: usize = 16 << 10;
+const MAX_TAG_BYTES: usize = 16 << 10;
 
 /// Which attributes of which elements are links.
 const LINKS: &[(&str, &[&str])] = &[
@@ -97,6 +97,7 @@ pub struct Page {
 }
 
 impl Page {
+    /// A page of a target.
     pub fn new(place: Place) -> Self {
         Page { place, state: State::default(), held: Vec::new() }
     }
@@ -182,7 +183,7 @@ impl Page {
             self.held.clear();
             return state;
         }
-        if self.held.len() > TAG {
+        if self.held.len() > MAX_TAG_BYTES {
             out.append(&mut self.held);
             return State::Text;
         }
@@ -334,7 +335,7 @@ mod tests {
 
     #[test]
     fn all_else_of_pages_stays_to_the_byte() {
-        let long = format!("<a {}href=\"/x\">", "x ".repeat(TAG));
+        let long = format!("<a {}href=\"/x\">", "x ".repeat(MAX_TAG_BYTES));
         for page in [
             "<!DOCTYPE html><html><body>text</body></html>",
             r#"<!-- <a href="/x"> -- > --><p>"#,

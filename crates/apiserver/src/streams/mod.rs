@@ -1,4 +1,4 @@
-//! Subresources whose bytes somebody else sends: a kubelet ([`kubelet`]: log, exec, attach, port-forward, nodes/proxy), a pod or a service ([`proxy`]).
+//! Subresources that are passed on: to a kubelet ([`kubelet`]: log, exec, attach, port-forward, nodes/proxy), or to a pod or service ([`proxy`]).
 
 mod kubelet;
 mod links;
@@ -9,17 +9,17 @@ use apimachinery::Status;
 use http::{Request, Response, Uri};
 
 use crate::ApiServer;
-use crate::request::Info;
+use crate::request::ResourceRequest;
 use crate::response::Body;
 
-/// Passes a request on to who answers its subresource.
+/// Passes a request on to the backend of its subresource.
 ///
 /// # Errors
 /// 400 for a pod without a node, an unknown container or a malformed path, 404 without the object, 502 or 503 when the other end can't be
 /// reached.
 pub async fn answer(
     server: &ApiServer,
-    info: &Info,
+    info: &ResourceRequest,
     sub: Subresource,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
@@ -37,12 +37,12 @@ pub async fn answer(
 
 /// A path at its subresource `proxy`: what comes before and with it, and what is asked of the target, as the client wrote
 /// both. Names may begin with `proxy`, too, so segments are counted.
-fn split_at_proxy<'a>(info: &Info, path: &'a str) -> (&'a str, &'a str) {
+fn split_at_proxy<'a>(info: &ResourceRequest, path: &'a str) -> (&'a str, &'a str) {
     let group = if info.path.group.is_empty() { 2 } else { 3 };
     let namespace = if info.path.namespace.is_empty() { 0 } else { 2 };
     let mut left = group + namespace + 3;
     let mut end = 0;
-    // Empty segments count for nothing, as for whoever read the path first.
+    // Empty segments don't count, as in `request::resource_path`.
     for segment in path.split_inclusive('/') {
         let name = segment.trim_end_matches('/');
         left -= usize::from(!name.is_empty());
@@ -55,7 +55,7 @@ fn split_at_proxy<'a>(info: &Info, path: &'a str) -> (&'a str, &'a str) {
 }
 
 /// What is asked of a target: what follows `proxy` in a path, with its query.
-fn rest(info: &Info, uri: &Uri) -> Result<Uri, Status> {
+fn rest(info: &ResourceRequest, uri: &Uri) -> Result<Uri, Status> {
     let (_, rest) = split_at_proxy(info, uri.path());
     let rest = if rest.is_empty() { "/" } else { rest };
     let text = uri.query().map_or_else(|| rest.to_string(), |query| format!("{rest}?{query}"));
@@ -81,8 +81,14 @@ mod tests {
             let kind = api::find("", "v1", &read.plural).unwrap();
             let subresource = kind.subresource("proxy");
             assert_eq!(read.subresource, "proxy", "{path}");
-            let info =
-                Info { kind, path: read, subresource, verb: "get", query: Query::default(), manager: String::new() };
+            let info = ResourceRequest {
+                kind,
+                path: read,
+                subresource,
+                verb: "get",
+                query: Query::default(),
+                manager: String::new(),
+            };
             assert_eq!(split_at_proxy(&info, path), (before, rest));
         }
     }

@@ -12,7 +12,7 @@ use super::{rest, split_at_proxy};
 use crate::ApiServer;
 use crate::egress::{Destination, connector, resolve_endpoint};
 use crate::registry::object_key;
-use crate::request::Info;
+use crate::request::ResourceRequest;
 use crate::response::{self, Body};
 
 /// `[scheme:]name[:port]`, as proxy paths name their target.
@@ -37,7 +37,11 @@ impl<'a> Name<'a> {
     }
 }
 
-pub async fn pod(server: &ApiServer, info: &Info, request: Request<Body>) -> Result<Response<Body>, Status> {
+/// `pods/NAME/proxy/…`.
+///
+/// # Errors
+/// 400 for a malformed name, 404 without the pod, 503 when it can't be reached.
+pub async fn pod(server: &ApiServer, info: &ResourceRequest, request: Request<Body>) -> Result<Response<Body>, Status> {
     let wanted = Name::read(&info.path.name)?;
     let missing = || kinds::PODS.not_found(wanted.name);
     let key = object_key(&info.path.namespace, wanted.name);
@@ -57,11 +61,19 @@ pub async fn pod(server: &ApiServer, info: &Info, request: Request<Body>) -> Res
     send(info, &format!("pod {}", wanted.name), (address, port), wanted.tls, request).await
 }
 
-pub async fn service(server: &ApiServer, info: &Info, request: Request<Body>) -> Result<Response<Body>, Status> {
+/// `services/NAME/proxy/…`.
+///
+/// # Errors
+/// 400 for a malformed name, 404 without the service, 503 when no endpoint can be reached.
+pub async fn service(
+    server: &ApiServer,
+    info: &ResourceRequest,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
     let wanted = Name::read(&info.path.name)?;
     let key = object_key(&info.path.namespace, wanted.name);
     let service = server.cache.of(kinds::SERVICES).get(&key);
-    // Any name in the world, which its writer chose: upstream's proxy knows endpoints alone.
+    // Its writer chose any name in the world: upstream's proxy knows endpoints alone.
     if service.is_some_and(|service| service.parse().at(&["spec", "type"]) == "ExternalName") {
         return Err(Status::unavailable(format!("no endpoints available for service {:?}", wanted.name)));
     }
@@ -70,13 +82,13 @@ pub async fn service(server: &ApiServer, info: &Info, request: Request<Body>) ->
 }
 
 async fn send(
-    info: &Info,
+    info: &ResourceRequest,
     what: &str,
     (host, port): (&str, u16),
     tls: bool,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    // Nobody could say which certificate is the right one.
+    // There is no authority by which a pod's certificate could be verified (as upstream).
     let tls = tls.then(|| connector(None, None)).transpose().map_err(Status::internal)?;
     let destination = Destination {
         description: what.into(),
@@ -99,7 +111,7 @@ async fn send(
         // Pages are changed on their way.
         headers.remove(header::ACCEPT_ENCODING);
     });
-    // In upstream's words: of a kubelet, say, it is told otherwise.
+    // In upstream's words, which are others for kubelets.
     let failed = |e: Status| match e.code {
         502 => Status::unavailable(format!("error trying to reach service: {}", e.message)),
         _ => e,

@@ -8,26 +8,31 @@ use apimachinery::{Cause, ObjectExt as _, Status, clock};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{admission_request, set_condition};
+use super::{admission_attributes, set_condition};
 use crate::ApiServer;
 use crate::admission::{Operation, dynamic};
 use crate::authentication::User;
 use crate::pipeline::WriteRequest;
-use crate::request::{Info, dry_run};
+use crate::request::{ResourceRequest, dry_run};
 
 /// Gives a pod its node, once, and returns the pod's bytes.
 ///
 /// # Errors
 /// 422 for a binding without a node; 409 when the pod is bound, gated or being deleted, or another one than the binding means.
-pub async fn bind(server: &Arc<ApiServer>, user: &User, info: &Info, binding: &Value) -> Result<Bytes, Status> {
+pub async fn bind(
+    server: &Arc<ApiServer>,
+    user: &User,
+    info: &ResourceRequest,
+    binding: &Value,
+) -> Result<Bytes, Status> {
     let node = binding.str_at(&["target", "name"]).to_string();
     if node.is_empty() {
         let cause = Cause::required("target.name", "");
         return Err(kinds::BINDINGS.invalid(&info.path.name, vec![cause]));
     }
     let uid = binding.uid().to_string();
-    let asked = admission_request(user, info, Operation::Create, dry_run(&info.query)?);
-    dynamic::admit(server, &asked, binding).await?;
+    let attributes = admission_attributes(user, info, Operation::Create, dry_run(&info.query)?);
+    dynamic::admit(server, &attributes, binding).await?;
     let make = |current: &Value| {
         let refuse = |why: String| Status::conflict("", "pods/binding", &info.path.name, &why);
         if current.is_deleting() {

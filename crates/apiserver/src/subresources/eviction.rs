@@ -8,13 +8,13 @@ use apimachinery::{LabelSelector, ObjectExt as _, Status, clock};
 use http::{Request, Response};
 use serde_json::{Value, json};
 
-use super::{admission_request, set_condition};
+use super::{admission_attributes, set_condition};
 use crate::ApiServer;
 use crate::admission::{Operation, dynamic};
 use crate::authentication::User;
 use crate::pipeline::{WriteRequest, check_preconditions, decode};
 use crate::registry::{Entry, Filter};
-use crate::request::{DeleteOptions, Info};
+use crate::request::{DeleteOptions, ResourceRequest};
 use crate::response::{self, Body};
 
 /// Pods that a budget holds in `status.disruptedPods` at the most (upstream's `MaxDisruptedPodSize`).
@@ -27,7 +27,7 @@ const MAX_DISRUPTED_PODS: usize = 2000;
 pub async fn create(
     server: &Arc<ApiServer>,
     user: &User,
-    info: &Info,
+    info: &ResourceRequest,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let eviction = decode::of_type(request, "io.k8s.api.policy.v1.Eviction").await?;
@@ -35,8 +35,8 @@ pub async fn create(
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
     let options = DeleteOptions::from_json(&eviction["deleteOptions"], &info.query)?;
-    let asked = admission_request(user, info, Operation::Create, options.dry_run);
-    dynamic::admit(server, &asked, &eviction).await?;
+    let attributes = admission_attributes(user, info, Operation::Create, options.dry_run);
+    dynamic::admit(server, &attributes, &eviction).await?;
     let entry = server.cache.stored(info.kind)?.get(&info.key()).ok_or_else(|| info.not_found())?;
     let pod = entry.parse();
     // Before the budget pays for it.

@@ -15,10 +15,10 @@ use http::{Request, Response};
 use serde_json::{Value, json};
 
 use crate::ApiServer;
-use crate::admission::{AdmissionRequest, Operation, dynamic};
+use crate::admission::{AdmissionAttributes, Operation, dynamic};
 use crate::authentication::User;
 use crate::pipeline::decode;
-use crate::request::Info;
+use crate::request::ResourceRequest;
 use crate::response::{self, Body};
 
 pub use binding::bind;
@@ -30,7 +30,7 @@ pub use binding::bind;
 pub async fn answer(
     server: &Arc<ApiServer>,
     user: &User,
-    info: &Info,
+    info: &ResourceRequest,
     sub: Subresource,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
@@ -61,8 +61,13 @@ pub async fn answer(
 }
 
 /// What policies and webhooks are asked about a subresource whose body isn't kept.
-fn admission_request<'a>(user: &'a User, info: &'a Info, operation: Operation, dry_run: bool) -> AdmissionRequest<'a> {
-    AdmissionRequest {
+fn admission_attributes<'a>(
+    user: &'a User,
+    info: &'a ResourceRequest,
+    operation: Operation,
+    dry_run: bool,
+) -> AdmissionAttributes<'a> {
+    AdmissionAttributes {
         user,
         kind: info.kind,
         subresource: info.subresource,
@@ -75,7 +80,10 @@ fn admission_request<'a>(user: &'a User, info: &'a Info, operation: Operation, d
 }
 
 /// Asks policies and webhooks whether a stream or a proxy may be opened; its options stand in the query.
-pub async fn admit_connection(server: &Arc<ApiServer>, user: &User, info: &Info) -> Result<(), Status> {
+///
+/// # Errors
+/// The Status of the policy or webhook that refuses the connection.
+pub async fn admit_connection(server: &Arc<ApiServer>, user: &User, info: &ResourceRequest) -> Result<(), Status> {
     let mut options = json!({});
     for flag in ["stdin", "stdout", "stderr", "tty"] {
         if info.query.flag(flag) {
@@ -89,7 +97,7 @@ pub async fn admit_connection(server: &Arc<ApiServer>, user: &User, info: &Info)
     if !command.is_empty() {
         options["command"] = json!(command);
     }
-    dynamic::admit(server, &admission_request(user, info, Operation::Connect, false), &options).await.map(|_| ())
+    dynamic::admit(server, &admission_attributes(user, info, Operation::Connect, false), &options).await.map(|_| ())
 }
 
 /// Sets a condition, in place of the one of its type.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::ApiServer;
 use crate::authentication::User;
 use crate::pipeline::{Patch, WriteRequest, decode};
-use crate::request::{FieldValidation, Info};
+use crate::request::{FieldValidation, ResourceRequest};
 use crate::response::{self, Body};
 
 /// What becomes of the stored object when a part of it is written.
@@ -40,7 +40,7 @@ fn with_parts(current: &Value, sent: &Value, parts: &[&str]) -> Value {
 pub async fn write(
     server: &Arc<ApiServer>,
     user: &User,
-    info: &Info,
+    info: &ResourceRequest,
     request: Request<Body>,
     target: Target,
     merge: Merge,
@@ -52,7 +52,7 @@ pub async fn write(
         let patch = Patch::read(request).await?;
         let make = |current: &Value| {
             let mut patched = patch.apply(info.kind, current)?;
-            // Nothing is kept that isn't of the kind's types: whoever reads it typed could read no other of its kind either.
+            // Only objects of the kind's type are stored: clients with typed lists couldn't decode any list that has another one.
             *dropped.lock() =
                 decode::conform(server, &mut patched, info.kind, validation, Vec::new(), decode::Content::Whole)?;
             merge(current, &patched)
@@ -68,13 +68,16 @@ pub async fn write(
     Ok(answer)
 }
 
-/// A namespace with what holds it, and its status, as they were sent.
+/// A namespace with `spec.finalizers` and its status as they were sent.
 pub fn finalize(current: &Value, sent: &Value) -> Result<Value, Status> {
     Ok(with_parts(current, sent, &["spec", "status"]))
 }
 
-/// A request for a certificate with the conditions that were sent: whoever approves decides about these, and neither
-/// about the certificate nor what it is for.
+/// A CertificateSigningRequest with the conditions that were sent: the right to approve is one to these, and neither
+/// to the certificate nor to the spec.
+///
+/// # Errors
+/// 422 for a request that would be both approved and denied.
 pub fn approval(current: &Value, sent: &Value) -> Result<Value, Status> {
     let mut new = with_parts(current, sent, &[]);
     for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
@@ -104,9 +107,12 @@ pub fn approval(current: &Value, sent: &Value) -> Result<Value, Status> {
 }
 
 /// Ephemeral containers may be added, and neither changed nor removed.
+///
+/// # Errors
+/// 422 when one is changed or removed.
 pub fn ephemeral_containers(current: &Value, sent: &Value) -> Result<Value, Status> {
     const PATH: [&str; 2] = ["spec", "ephemeralContainers"];
-    // What wasn't said is what it is by default, and no change.
+    // A field that was left out has its default, and is no change.
     let mut sent = sent.clone();
     kinds::PODS.apply_defaults(&mut sent);
     let new = sent.array_at(&PATH);
@@ -126,7 +132,7 @@ pub fn ephemeral_containers(current: &Value, sent: &Value) -> Result<Value, Stat
     Ok(merged)
 }
 
-/// What the containers of a pod may use, and nothing else.
+/// A pod with `resources` and `resizePolicy` of its containers as they were sent (KEP-1287).
 pub fn resize(current: &Value, sent: &Value) -> Result<Value, Status> {
     let mut merged = with_parts(current, sent, &[]);
     for list in ["containers", "initContainers"] {

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use api::custom::ScalePaths;
 use api::kinds::Target;
-use apimachinery::{LabelSelector, ObjectExt as _, Status};
+use apimachinery::{Cause, LabelSelector, ObjectExt as _, Status};
+use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Value, json};
 
 use crate::ApiServer;
 use crate::authentication::User;
 use crate::pipeline::{Patch, WriteRequest, decode, merge_applied, require_field_manager};
-use crate::request::Info;
+use crate::request::ResourceRequest;
 use crate::response::{self, Body};
 
 /// Where a workload keeps what its `scale` shows.
@@ -52,7 +53,7 @@ const SCALE: &str = "io.k8s.api.autoscaling.v1.Scale";
 pub async fn answer(
     server: &Arc<ApiServer>,
     user: &User,
-    info: &Info,
+    info: &ResourceRequest,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let resource = server.cache.stored(info.kind)?;
@@ -62,56 +63,65 @@ pub async fn answer(
         return Ok(response::json(200, &scale_of(&paths, &entry.parse())));
     }
     let write = WriteRequest::of(server, user, info)?;
-    let set = |current: &Value, scale: &Value| -> Result<Value, Status> {
-        let replicas = scale.i64_at(&["spec", "replicas"]).unwrap_or(0);
-        if replicas < 0 {
-            let detail = "must be greater than or equal to 0";
-            let cause = apimachinery::Cause::invalid("spec.replicas", &json!(replicas), detail);
-            return Err(Status::invalid("autoscaling", "Scale", &info.path.name, vec![cause]));
-        }
-        let mut new = current.clone();
-        put(&mut new, &paths.spec_replicas, replicas.into())?;
-        if !scale.resource_version().is_empty() {
-            new.set_meta("resourceVersion", scale.resource_version());
-        }
-        Ok(new)
-    };
     let bytes = if info.verb == "patch" {
         match Patch::read(request).await? {
-            Patch::Apply(mut config, _) => {
-                require_field_manager(info)?;
-                decode::conform_to(&mut config, SCALE)?;
-                let of = server.catalog.typed(info.kind);
-                let applied_write = write.applied();
-                let force = info.query.flag("force");
-                let make = |current: &Value| {
-                    // To the manager it is a configuration of the workload that has nothing but this.
-                    let mut applied = json!({"apiVersion": current["apiVersion"], "kind": current["kind"],
-                        "metadata": {"name": current["metadata"]["name"]}});
-                    if !config.at(&["spec", "replicas"]).is_null() {
-                        let wanted = set(current, &config)?;
-                        let replicas = member(&wanted, &paths.spec_replicas).clone();
-                        put(&mut applied, &paths.spec_replicas, replicas)?;
-                    }
-                    merge_applied(&of, info.kind, Target::Main, &applied_write.manager, current, &applied, force)
-                };
-                applied_write.update(make).await?
-            }
+            Patch::Apply(config, _) => apply(&paths, info, write.applied(), config).await?,
             patch => {
                 let make = |current: &Value| {
                     let mut scale = patch.apply(info.kind, &scale_of(&paths, current))?;
                     decode::conform_to(&mut scale, SCALE)?;
-                    set(current, &scale)
+                    with_replicas(&paths, current, &scale)
                 };
                 write.update(make).await?
             }
         }
     } else {
         let sent = decode::of_type(request, SCALE).await?;
-        write.update(|current| set(current, &sent)).await?
+        write.update(|current| with_replicas(&paths, current, &sent)).await?
     };
     let object: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
     Ok(response::json(200, &scale_of(&paths, &object)))
+}
+
+/// Server-side apply of a Scale.
+async fn apply(
+    paths: &ScalePaths,
+    info: &ResourceRequest,
+    write: WriteRequest<'_>,
+    mut config: Value,
+) -> Result<Bytes, Status> {
+    require_field_manager(info)?;
+    decode::conform_to(&mut config, SCALE)?;
+    let typed = write.server.catalog.typed(info.kind);
+    let force = info.query.flag("force");
+    let make = |current: &Value| {
+        // To the field manager it is a configuration of the workload that has the replicas alone.
+        let mut applied = json!({"apiVersion": current["apiVersion"], "kind": current["kind"],
+            "metadata": {"name": current["metadata"]["name"]}});
+        if !config.at(&["spec", "replicas"]).is_null() {
+            let wanted = with_replicas(paths, current, &config)?;
+            let replicas = member(&wanted, &paths.spec_replicas).clone();
+            put(&mut applied, &paths.spec_replicas, replicas)?;
+        }
+        merge_applied(&typed, info.kind, Target::Main, &write.manager, current, &applied, force)
+    };
+    write.update(make).await
+}
+
+/// A workload with the replicas, and the resource version if there is one, of a Scale.
+fn with_replicas(paths: &ScalePaths, current: &Value, scale: &Value) -> Result<Value, Status> {
+    let replicas = scale.i64_at(&["spec", "replicas"]).unwrap_or(0);
+    if replicas < 0 {
+        let detail = "must be greater than or equal to 0";
+        let cause = Cause::invalid("spec.replicas", &json!(replicas), detail);
+        return Err(Status::invalid("autoscaling", "Scale", current.name(), vec![cause]));
+    }
+    let mut new = current.clone();
+    put(&mut new, &paths.spec_replicas, replicas.into())?;
+    if !scale.resource_version().is_empty() {
+        new.set_meta("resourceVersion", scale.resource_version());
+    }
+    Ok(new)
 }
 
 /// The `autoscaling/v1` Scale of a workload.

@@ -13,7 +13,7 @@ use crate::admission::builtin;
 use crate::authentication::{Claims, Named, Tokens, User};
 use crate::pipeline::decode;
 use crate::registry::object_key;
-use crate::request::Info;
+use crate::request::ResourceRequest;
 use crate::response::{self, Body};
 
 /// Seconds that a token lives unless asked otherwise, and at the least.
@@ -21,14 +21,19 @@ const TOKEN_SECONDS: i64 = 3600;
 const TOKEN_MIN_SECONDS: i64 = 600;
 const TOKEN_MAX_SECONDS: i64 = 1 << 32;
 
+/// TokenRequest: a token of the service account, bound to what the request names.
+///
+/// # Errors
+/// 400 for a request that can't be read, 403 for a node that asks for another's, 404 and 409 for a bound object that isn't there or is another
+/// one, 422 for a lifetime out of bounds.
 pub async fn create(
     server: &Arc<ApiServer>,
     user: &User,
-    info: &Info,
+    info: &ResourceRequest,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let (review, _) = decode::value(request).await?;
-    // It is of no kind that is kept, so nobody looked at its types yet.
+    // A TokenRequest isn't stored, so its types weren't checked yet.
     let is = |value: &Value| value.is_object() || value.is_null();
     if !review.is_object() || !is(&review["metadata"]) || !is(&review["spec"]) || !is(&review["spec"]["boundObjectRef"])
     {
@@ -64,7 +69,7 @@ pub async fn create(
     claims.kubernetes.namespace = account.namespace().into();
     claims.kubernetes.serviceaccount.name = account.name().into();
     claims.kubernetes.serviceaccount.uid = account.uid().into();
-    bind_token(server, &review["spec"]["boundObjectRef"], &account, &mut claims)?;
+    bind(server, &review["spec"]["boundObjectRef"], &account, &mut claims)?;
     let node = claims.kubernetes.node.as_ref().filter(|_| claims.kubernetes.pod.is_some());
     builtin::restrict_token(user, info.kind, &info.path.name, node)?;
     let token = server.tokens.issue(&claims).map_err(Status::internal)?;
@@ -76,8 +81,8 @@ pub async fn create(
     Ok(response::json(201, &answer))
 }
 
-/// Binds a token to what it shall end with: a pod (and its node), a secret or a node.
-fn bind_token(server: &ApiServer, bound: &Value, account: &Value, claims: &mut Claims) -> Result<(), Status> {
+/// Binds a token to the object with which it ends: a pod (and its node), a secret or a node.
+fn bind(server: &ApiServer, bound: &Value, account: &Value, claims: &mut Claims) -> Result<(), Status> {
     let namespace = account.namespace();
     if bound.is_null() {
         return Ok(());

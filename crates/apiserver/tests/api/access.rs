@@ -233,6 +233,9 @@ async fn whoever_may_acts_as_another() {
     let (code, status) = act(&[("impersonate-group", "dev")]).await;
     assert!(code == 500 && status["message"].as_str().unwrap().contains("without impersonating a user"), "{status}");
     assert_eq!(whoami(&server, Some(("anna", &[])), &[("impersonate-user", "boss")]).await.0, 403);
+    // As upstream: the headers of a request without credentials aren't passed over.
+    let (code, status) = whoami(&server, None, &[("impersonate-user", "anna")]).await;
+    assert!(code == 403 && status["message"].as_str().unwrap().contains("cannot impersonate resource"), "{status}");
 }
 
 #[tokio::test]

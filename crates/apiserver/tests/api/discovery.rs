@@ -196,3 +196,65 @@ async fn health_and_version_are_open_to_all() {
         assert!(metrics.lines().any(|l| l.starts_with(line)), "{line} isn't in\n{metrics}");
     }
 }
+
+#[tokio::test]
+async fn the_parts_of_the_control_plane_have_a_status() {
+    let server = Server::start().await;
+    let path = "/api/v1/componentstatuses";
+    let states = async || {
+        let list = server.read(path).await;
+        assert_eq!((&list["kind"], &list["metadata"]), (&json!("ComponentStatusList"), &json!({})));
+        let state = |item: &Value| {
+            let condition = &item["conditions"][0];
+            assert_eq!(condition["type"], "Healthy");
+            let text = |value: &Value| value.as_str().unwrap_or("").to_string();
+            format!(
+                "{} {} {}",
+                text(&item["metadata"]["name"]),
+                text(&condition["status"]),
+                text(&condition["message"])
+            )
+        };
+        list["items"].as_array().unwrap().iter().map(state).collect::<Vec<_>>()
+    };
+    let absent = "it doesn't run in this process";
+    let without =
+        [format!("controller-manager False {absent}"), format!("scheduler False {absent}"), "etcd-0 True ok".into()];
+    assert_eq!(states().await, without);
+    let client = server.api.in_process(apiserver::User::new("system:kube-controller-manager", &[]));
+    assert_eq!(states().await, ["controller-manager True ok", "scheduler True ok", "etcd-0 True ok"]);
+    drop(client);
+    assert_eq!(states().await, without);
+    let one = server.read(&format!("{path}/etcd-0")).await;
+    assert_eq!((&one["kind"], &one["conditions"][0]["status"]), (&json!("ComponentStatus"), &json!("True")));
+    let selected = server.read(&format!("{path}?fieldSelector=metadata.name%3Dscheduler")).await;
+    assert_eq!(selected["items"].as_array().unwrap().len(), 1);
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let (_, _, bytes) = server.get(&format!("{path}/etcd-0"), table).await;
+    let table: Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(table["rows"][0]["cells"], json!(["etcd-0", "Healthy", "ok", ""]));
+    for (method, path, code) in [
+        ("GET", "/api/v1/componentstatuses/other", 500),
+        ("GET", "/api/v1/componentstatuses?watch=1", 405),
+        ("POST", "/api/v1/componentstatuses", 405),
+        ("DELETE", "/api/v1/componentstatuses/etcd-0", 405),
+    ] {
+        assert_eq!(server.json(method, path, &json!({})).await.0, code, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn deprecated_kinds_warn() {
+    let server = Server::start().await;
+    for (path, warning) in [
+        ("/api/v1/componentstatuses", Some("299 - \"v1 ComponentStatus is deprecated in v1.19+\"")),
+        (
+            "/api/v1/namespaces/default/endpoints/kubernetes",
+            Some("299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\""),
+        ),
+        ("/api/v1/namespaces/default/services", None),
+    ] {
+        let answer = server.send(Request::get(path).body(Bytes::new()).unwrap()).await;
+        assert_eq!(answer.headers().get("warning").map(|w| w.to_str().unwrap()), warning, "{path}");
+    }
+}

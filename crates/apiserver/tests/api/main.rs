@@ -6,6 +6,7 @@ mod admission;
 mod apply;
 mod audited;
 mod bodies;
+mod contention;
 mod custom;
 mod discovery;
 mod errors;

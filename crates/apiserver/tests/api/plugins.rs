@@ -301,6 +301,11 @@ async fn a_namespace_that_ends_takes_nothing_in() {
         (200, &json!("Terminating"), &json!(["kubernetes"]))
     );
     refused(&server, "/api/v1/namespaces/ends/configmaps", &map, "because it is being terminated").await;
+    // Controllers know by it that it is no use to try again.
+    let (_, answer) = server.json("POST", "/api/v1/namespaces/ends/configmaps", &map).await;
+    let cause = json!({"reason": "NamespaceTerminating", "message": "namespace ends is being terminated",
+        "field": "metadata.namespace"});
+    assert_eq!(answer["details"]["causes"], json!([cause]), "{answer}");
     let (code, answer) = server
         .json(
             "POST",
@@ -325,4 +330,26 @@ async fn a_namespace_that_ends_takes_nothing_in() {
     last["spec"]["finalizers"] = json!([]);
     assert_eq!(server.json("PUT", "/api/v1/namespaces/ends/finalize", &last).await.0, 200);
     assert_eq!(server.get("/api/v1/namespaces/ends", "*/*").await.0, 404);
+}
+
+#[tokio::test]
+async fn limit_ranges_bound_what_a_running_pod_is_resized_to() {
+    let server = Server::start().await;
+    server.create_account().await;
+    let range = json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "r"},
+        "spec": {"limits": [{"type": "Container", "max": {"cpu": "1"}}]}});
+    server.create("/api/v1/namespaces/default/limitranges", range).await;
+    let resources = |cpu: &str| json!({"limits": {"cpu": cpu}, "requests": {"cpu": cpu}});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"containers": [{"name": "c", "image": "i", "resources": resources("500m")}]}});
+    server.create("/api/v1/namespaces/default/pods", pod).await;
+    let resize = async |cpu: &str| {
+        let patch = json!({"spec": {"containers": [{"name": "c", "image": "i", "resources": resources(cpu)}]}});
+        server.json("PATCH", "/api/v1/namespaces/default/pods/p/resize", &patch).await
+    };
+    let (code, answer) = resize("2").await;
+    let words = "maximum cpu usage per Container is 1, but limit is 2";
+    assert!(code == 403 && answer["message"].as_str().unwrap().contains(words), "{code} {answer}");
+    let (code, answer) = resize("1").await;
+    assert_eq!(code, 200, "{answer}");
 }

@@ -29,6 +29,10 @@ impl Server {
         Self::start_in(folder, Arc::new(store), |_| ()).await
     }
 
+    pub async fn start_on(store: Arc<dyn store::Store>) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), store, |_| ()).await
+    }
+
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), Arc::new(store::MemoryStore::default()), change).await
     }

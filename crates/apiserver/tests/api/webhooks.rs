@@ -42,6 +42,8 @@ fn answer(path: &str, request: &Value) -> Value {
         "/second" if request["object"]["metadata"]["labels"]["first"].is_string() => label("second", "seen"),
         "/stray" => json!({"allowed": true, "patchType": "JSONPatch",
             "patch": patch(json!([{"op": "add", "path": "/spec/stray", "value": 1}, {"op": "add", "path": "/spec/kept", "value": "b"}]))}),
+        "/port" if request["operation"] == "UPDATE" => json!({"allowed": true, "patchType": "JSONPatch",
+            "patch": patch(json!([{"op": "add", "path": "/spec/ports/-", "value": {"name": "b", "port": 81, "stray": 1}}]))}),
         "/rename" => json!({"allowed": true, "patchType": "JSONPatch",
             "patch": patch(json!([{"op": "replace", "path": "/metadata/name", "value": "other"}]))}),
         _ => json!({"allowed": true}),
@@ -227,4 +229,22 @@ async fn what_webhooks_add_to_custom_resources_is_pruned_by_their_schema() {
     assert_eq!(made["spec"], json!({"kept": "b", "color": "blue"}));
     let (code, changed) = server.json("PATCH", &format!("{tabs}/stray"), &json!({"spec": {"color": "red"}})).await;
     assert_eq!((code.as_u16(), &changed["spec"]), (200, &json!({"kept": "b", "color": "red"})));
+}
+
+#[tokio::test]
+async fn what_webhooks_add_to_an_object_that_is_updated_gets_its_defaults() {
+    let server = Server::start().await;
+    let hooks = Hooks::start().await;
+    let rules =
+        json!({"rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["services"]}]});
+    hooks.configure(&server, true, "port", "/port", rules).await;
+    let services = "/api/v1/namespaces/default/services";
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "port"},
+        "spec": {"ports": [{"name": "a", "port": 80}]}});
+    server.create(services, service).await;
+    let labels = json!({"metadata": {"labels": {"x": "y"}}});
+    let (code, changed) = server.json("PATCH", &format!("{services}/port"), &labels).await;
+    let ports = json!([{"name": "a", "port": 80, "protocol": "TCP", "targetPort": 80},
+        {"name": "b", "port": 81, "protocol": "TCP", "targetPort": 81}]);
+    assert_eq!((code.as_u16(), &changed["spec"]["ports"]), (200, &ports), "{changed}");
 }

@@ -333,3 +333,42 @@ async fn an_eviction_asks_the_budget() {
     );
     assert_eq!(evict("gone", json!({})).await.0, 404);
 }
+
+#[tokio::test]
+async fn a_service_that_is_gone_gives_its_addresses_back() {
+    let server = Server::start().await;
+    let services = "/api/v1/namespaces/default/services";
+    let service = |name: &str, address: &str, port: u32| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "finalizers": ["x.io/a"]},
+            "spec": {"type": "NodePort", "clusterIP": address, "ports": [{"port": 80, "nodePort": port}]}})
+    };
+    server.create(services, service("a", "10.96.1.1", 30001)).await;
+    assert_eq!(server.json("DELETE", &format!("{services}/a"), &json!({})).await.0, 200);
+    let (code, _) = server.json("POST", services, &service("b", "10.96.1.1", 30001)).await;
+    assert_eq!(code, 422, "its finalizer holds it");
+    // The update that removes the last finalizer is the end of it.
+    let free = json!({"metadata": {"finalizers": null}});
+    assert_eq!(server.json("PATCH", &format!("{services}/a"), &free).await.0, 200);
+    server.create(services, service("b", "10.96.1.1", 30001)).await;
+    // The address of the API is never another service's, also not while that is away.
+    assert_eq!(server.json("DELETE", &format!("{services}/kubernetes"), &json!({})).await.0, 200);
+    let (code, answer) = server.json("POST", services, &service("thief", "10.96.0.1", 30002)).await;
+    assert_eq!(code, 422, "{answer}");
+}
+
+#[tokio::test]
+async fn answers_are_escaped_as_go_escapes_them() {
+    let server = Server::start().await;
+    let mut object = map("m");
+    object["data"] = json!({"a": "<b>&\u{2028}"});
+    server.create(MAPS, object).await;
+    for (path, accept) in [
+        (format!("{MAPS}/m"), "application/json"),
+        (MAPS.to_string(), "application/json"),
+        (MAPS.to_string(), "application/json;as=Table;v=v1;g=meta.k8s.io"),
+    ] {
+        let (_, _, bytes) = server.get(&format!("{path}?includeObject=Object"), accept).await;
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        assert!(text.contains(r#""a":"\u003cb\u003e\u0026\u2028""#), "{path} {accept}: {text}");
+    }
+}

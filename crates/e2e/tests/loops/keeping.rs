@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::cluster::{Cluster, condition, name, names};
 
@@ -431,8 +431,13 @@ async fn what_a_cluster_does_not_live_without_comes_back() {
     ] {
         let uid = cluster.get(path).await["metadata"]["uid"].clone();
         assert!(uid.is_string(), "{path}");
+        let begun = Instant::now();
         cluster.delete(path, json!({})).await;
         cluster.until(path, |o| o["metadata"]["uid"].is_string() && o["metadata"]["uid"] != uid).await;
+        assert!(
+            begun.elapsed() < Duration::from_secs(3),
+            "{path}: its deletion is noticed, and not found out by a timer"
+        );
     }
     assert_eq!(cluster.get(service).await["spec"]["clusterIP"], address);
     // Who the API is can't be changed for long.

@@ -16,6 +16,7 @@ pub static KIND: Kind = Kind {
         defaults,
         validate,
         printer: Printer { columns: &[NAME, text("Endpoints"), AGE], row },
+        deprecation: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
         ..Strategy::PLAIN
     },
     ..Kind::namespaced(GROUP, "v1", "Endpoints", "endpoints")

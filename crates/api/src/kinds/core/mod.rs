@@ -1,6 +1,7 @@
 //! Kinds of `v1`.
 
 pub(crate) mod binding;
+pub(crate) mod component_status;
 pub(crate) mod config_map;
 pub(crate) mod endpoints;
 pub(crate) mod event;
@@ -21,6 +22,7 @@ const GROUP: &str = "";
 
 table! {
     BINDINGS = binding;
+    COMPONENT_STATUSES = component_status;
     CONFIG_MAPS = config_map;
     ENDPOINTS = endpoints;
     EVENTS = event;

@@ -1,20 +1,25 @@
-//! CertificateApproval, CertificateSigning and CertificateSubjectRestriction: whoever approves or signs needs the
-//! right to do so for the signer, and nobody gets a certificate that makes him everybody's master.
+//! CertificateApproval, CertificateSigning and CertificateSubjectRestriction: to approve or sign takes the right to do so for
+//! the signer, and no certificate for the group `system:masters` can be requested.
 
 use api::{Subresource, kinds};
 use apimachinery::{Cause, ObjectExt as _, Status};
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use super::super::{AdmissionRequest, Operation};
+use super::super::{AdmissionAttributes, Operation};
 use crate::ApiServer;
 use crate::authentication::{MASTERS, User};
 use crate::authorization::{self, Attributes};
 
 const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 
-pub fn check(server: &ApiServer, attempt: &AdmissionRequest<'_>, object: &Value) -> Result<(), Status> {
-    let kind = attempt.kind;
+/// CertificateSubjectRestriction for new requests, CertificateApproval and CertificateSigning for their changes.
+///
+/// # Errors
+/// 403 without the right to approve or sign for the signer, or for a request of the group `system:masters`; 422 when `status` is used to
+/// decide about a request.
+pub fn check(server: &ApiServer, attributes: &AdmissionAttributes<'_>, object: &Value) -> Result<(), Status> {
+    let kind = attributes.kind;
     if kind != kinds::CERTIFICATE_SIGNING_REQUESTS {
         return Ok(());
     }
@@ -24,11 +29,11 @@ pub fn check(server: &ApiServer, attempt: &AdmissionRequest<'_>, object: &Value)
         let domain = signer.split('/').next().unwrap_or("");
         [signer.to_string(), format!("{domain}/*")].iter().any(|name| {
             let wanted = Attributes { verb, group: kind.group, resource: "signers", namespace: "", name, path: "" };
-            authorization::allows(server, attempt.user, &wanted)
+            authorization::allows(server, attributes.user, &wanted)
         })
     };
-    let same = |path: &[&str]| attempt.old.is_some_and(|old| old.at(path) == object.at(path));
-    match (attempt.operation, attempt.subresource) {
+    let same = |path: &[&str]| attributes.old.is_some_and(|old| old.at(path) == object.at(path));
+    match (attributes.operation, attributes.subresource) {
         (Operation::Create, _) if signer == CLIENT => {
             let request = base64::engine::general_purpose::STANDARD.decode(object.str_at(&["spec", "request"]));
             let pem = request.ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
@@ -43,7 +48,7 @@ pub fn check(server: &ApiServer, attempt: &AdmissionRequest<'_>, object: &Value)
             refuse(&format!("user not permitted to approve requests with signerName {signer:?}"))
         }
         (Operation::Update, Some(Subresource::Status))
-            if attempt.old.is_some_and(|old| decision(old) != decision(object)) =>
+            if attributes.old.is_some_and(|old| decision(old) != decision(object)) =>
         {
             let why = "updates may not add or remove a condition of type \"Approved\" or \"Denied\"";
             let cause = Cause::forbidden("status.conditions", why);

@@ -4,14 +4,18 @@ use api::kinds;
 use apimachinery::{ObjectExt as _, Quantity, Status};
 use serde_json::Value;
 
-use super::super::AdmissionRequest;
+use super::super::AdmissionAttributes;
 use crate::ApiServer;
 use crate::registry::object_key;
 
-pub fn check(server: &ApiServer, attempt: &AdmissionRequest<'_>, object: &Value) -> Result<(), Status> {
-    let kind = attempt.kind;
-    let Some(old) = attempt.old else { return Ok(()) };
-    if kind != kinds::PERSISTENT_VOLUME_CLAIMS || attempt.subresource.is_some() {
+/// Refuses a claim that asks for more than it may.
+///
+/// # Errors
+/// 403 when the claim isn't bound, or its StorageClass doesn't allow expansion.
+pub fn check(server: &ApiServer, attributes: &AdmissionAttributes<'_>, object: &Value) -> Result<(), Status> {
+    let kind = attributes.kind;
+    let Some(old) = attributes.old else { return Ok(()) };
+    if kind != kinds::PERSISTENT_VOLUME_CLAIMS || attributes.subresource.is_some() {
         return Ok(());
     }
     let size = |claim: &Value| {

@@ -1,5 +1,5 @@
-//! Nobody gives away what he hasn't got: whoever writes roles and bindings must hold the rights that they grant, or
-//! the right to `escalate` or to `bind` (upstream's "Privilege escalation prevention").
+//! Privilege escalation prevention: the writer of a role or binding must hold the rights that it grants, or
+//! the right to `escalate` or to `bind`.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use api::kinds;
 use apimachinery::{ObjectExt as _, Status};
 use serde_json::{Value, json};
 
-use super::super::AdmissionRequest;
+use super::super::AdmissionAttributes;
 use crate::ApiServer;
 use crate::authentication::MASTERS;
 use crate::authorization::{self, Attributes, Rule, has};
@@ -19,12 +19,16 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 /// room for.
 const MAX_COMBINATIONS: usize = 20_000;
 
-pub fn check(server: &ApiServer, attempt: &AdmissionRequest<'_>, object: &Value) -> Result<(), Status> {
-    let (user, kind) = (attempt.user, attempt.kind);
+/// Refuses a role or binding that grants rights which its writer doesn't hold.
+///
+/// # Errors
+/// 403 with the missing rules; 404 for a binding to a role that isn't there.
+pub fn check(server: &ApiServer, attributes: &AdmissionAttributes<'_>, object: &Value) -> Result<(), Status> {
+    let (user, kind) = (attributes.user, attributes.kind);
     if kind.group != GROUP
         || kind.custom
         || user.is_in(MASTERS)
-        || attempt.old.is_some_and(|old| differs_for_collector(old, object))
+        || attributes.old.is_some_and(|old| differs_for_collector(old, object))
     {
         return Ok(());
     }
@@ -33,11 +37,11 @@ pub fn check(server: &ApiServer, attempt: &AdmissionRequest<'_>, object: &Value)
         authorization::allows(
             server,
             user,
-            &Attributes { verb, group, resource, namespace: attempt.namespace, name, path: "" },
+            &Attributes { verb, group, resource, namespace: attributes.namespace, name, path: "" },
         )
     };
     let granted = if kind == kinds::ROLES || kind == kinds::CLUSTER_ROLES {
-        if may("escalate", kind.plural(), attempt.name) {
+        if may("escalate", kind.plural(), attributes.name) {
             return Ok(());
         }
         // What an aggregated role will hold depends on roles to come.
@@ -49,11 +53,11 @@ pub fn check(server: &ApiServer, attempt: &AdmissionRequest<'_>, object: &Value)
         if may("bind", of.plural(), name) {
             return Ok(());
         }
-        let namespace = if cluster { "" } else { attempt.namespace };
+        let namespace = if cluster { "" } else { attributes.namespace };
         let found = server.cache.of(of).get(&object_key(namespace, name));
         read(&found.ok_or_else(|| of.not_found(name))?.parse()["rules"])
     };
-    let held = server.rbac.list(server, user, attempt.namespace);
+    let held = server.rbac.list(server, user, attributes.namespace);
     // Most are held as they stand; only what isn't is taken apart.
     let open: Vec<&Rule> = granted.iter().filter(|wanted| !held.iter().any(|rule| rule.covers(wanted))).collect();
     let combinations = open.iter().fold(0usize, |all, rule| all.saturating_add(rule.combinations()));
@@ -63,7 +67,7 @@ pub fn check(server: &ApiServer, attempt: &AdmissionRequest<'_>, object: &Value)
              what user {:?} holds: write rules with fewer of them",
             user.name
         );
-        return Err(kind.forbidden(attempt.name, &why));
+        return Err(kind.forbidden(attributes.name, &why));
     }
     let missing: Vec<Rule> =
         open.into_iter().flat_map(Rule::split).filter(|wanted| !held.iter().any(|rule| rule.covers(wanted))).collect();
@@ -77,7 +81,7 @@ pub fn check(server: &ApiServer, attempt: &AdmissionRequest<'_>, object: &Value)
         json!(user.groups),
         lines.join("\n")
     );
-    Err(kind.forbidden(attempt.name, &why))
+    Err(kind.forbidden(attributes.name, &why))
 }
 
 /// Whether nothing changed but what the garbage collector changes on the way to a deletion.

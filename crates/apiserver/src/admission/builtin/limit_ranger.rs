@@ -1,9 +1,10 @@
 //! LimitRanger: what a namespace lets a container, pod or claim ask for, and what containers ask for by default.
 
-use api::{Kind, kinds};
+use api::{Subresource, kinds};
 use apimachinery::{ObjectExt as _, Quantity, Status};
 use serde_json::{Value, json};
 
+use super::super::{AdmissionAttributes, Operation};
 use super::in_namespace;
 use crate::ApiServer;
 
@@ -51,9 +52,18 @@ fn default_container(container: &mut Value, limit: &Value) -> Vec<String> {
     told
 }
 
-/// Refuses a pod or claim that is outside the bounds of its namespace's LimitRanges.
-pub fn check(server: &ApiServer, kind: &Kind, object: &Value) -> Result<(), Status> {
-    let (is_pod, is_claim) = (kind == kinds::PODS, kind == kinds::PERSISTENT_VOLUME_CLAIMS);
+/// Refuses a pod or claim that is outside the bounds of its namespace's LimitRanges. Of a pod only `resize` changes what is bounded.
+///
+/// # Errors
+/// 403 with all bounds that it exceeds.
+pub fn check(server: &ApiServer, attributes: &AdmissionAttributes<'_>, object: &Value) -> Result<(), Status> {
+    let kind = attributes.kind;
+    let (is_pod, is_claim) = match (attributes.operation, attributes.subresource) {
+        (Operation::Create, None) => (kind == kinds::PODS, kind == kinds::PERSISTENT_VOLUME_CLAIMS),
+        (Operation::Update, None) => (false, kind == kinds::PERSISTENT_VOLUME_CLAIMS),
+        (Operation::Update, Some(Subresource::Resize)) => (kind == kinds::PODS, false),
+        _ => (false, false),
+    };
     if !(is_pod || is_claim) || server.cache.of(kinds::LIMIT_RANGES).len() == 0 {
         return Ok(());
     }
@@ -91,77 +101,66 @@ pub fn check(server: &ApiServer, kind: &Kind, object: &Value) -> Result<(), Stat
     Err(kind.forbidden(object.name(), &why))
 }
 
-/// Least, most, and the ratio of limit to request.
+/// Appends how `resources` of a container, pod or claim (`of`) exceed one item of a LimitRange, in upstream's words.
 fn bounds(of: &str, limit: &Value, resources: &Value, problems: &mut Vec<String>) {
-    let each = |key: &str| -> Vec<(String, Value)> {
-        limit[key].as_object().into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect()
-    };
-    let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), String::from);
-    for (name, least) in each("min") {
-        let (Some(bound), request) = (Quantity::from_json(&least), &resources["requests"][&name]) else { continue };
-        match Quantity::from_json(request) {
-            None => {
-                problems.push(format!("minimum {name} usage per {of} is {}.  No request is specified", text(&least)))
-            }
-            Some(amount) if amount < bound => {
-                problems.push(format!(
-                    "minimum {name} usage per {of} is {}, but request is {}",
-                    text(&least),
-                    text(request)
-                ));
-            }
-            _ => {}
-        }
-        let given = &resources["limits"][&name];
-        if Quantity::from_json(given).is_some_and(|l| l < bound) {
-            problems.push(format!("minimum {name} usage per {of} is {}, but limit is {}", text(&least), text(given)));
+    problems.extend(entries(&limit["min"]).flat_map(|(name, bound)| below_min(of, name, bound, resources)));
+    problems.extend(entries(&limit["max"]).flat_map(|(name, bound)| above_max(of, name, bound, resources)));
+    let ratios = entries(&limit["maxLimitRequestRatio"]);
+    problems.extend(ratios.filter_map(|(name, ratio)| above_ratio(of, name, ratio, resources)));
+}
+
+fn entries(map: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    map.as_object().into_iter().flatten()
+}
+
+/// A quantity as it was written.
+fn text(quantity: &Value) -> String {
+    quantity.as_str().map_or_else(|| quantity.to_string(), String::from)
+}
+
+fn below_min(of: &str, name: &str, min: &Value, resources: &Value) -> Vec<String> {
+    let Some(bound) = Quantity::from_json(min) else { return Vec::new() };
+    let (request, limit) = (&resources["requests"][name], &resources["limits"][name]);
+    let rule = format!("minimum {name} usage per {of} is {}", text(min));
+    let mut problems = Vec::new();
+    match Quantity::from_json(request) {
+        None => problems.push(format!("{rule}.  No request is specified")),
+        Some(amount) if amount < bound => problems.push(format!("{rule}, but request is {}", text(request))),
+        Some(_) => {}
+    }
+    if Quantity::from_json(limit).is_some_and(|amount| amount < bound) {
+        problems.push(format!("{rule}, but limit is {}", text(limit)));
+    }
+    problems
+}
+
+fn above_max(of: &str, name: &str, max: &Value, resources: &Value) -> Vec<String> {
+    let Some(bound) = Quantity::from_json(max) else { return Vec::new() };
+    let (request, limit) = (&resources["requests"][name], &resources["limits"][name]);
+    let rule = format!("maximum {name} usage per {of} is {}", text(max));
+    let mut problems = Vec::new();
+    // Claims have requests alone.
+    if of != "PersistentVolumeClaim" {
+        match Quantity::from_json(limit) {
+            None => problems.push(format!("{rule}.  No limit is specified")),
+            Some(amount) if amount > bound => problems.push(format!("{rule}, but limit is {}", text(limit))),
+            Some(_) => {}
         }
     }
-    for (name, most) in each("max") {
-        let Some(bound) = Quantity::from_json(&most) else { continue };
-        let (request, given) = (&resources["requests"][&name], &resources["limits"][&name]);
-        if of == "PersistentVolumeClaim" {
-            if Quantity::from_json(request).is_some_and(|r| r > bound) {
-                problems.push(format!(
-                    "maximum {name} usage per {of} is {}, but request is {}",
-                    text(&most),
-                    text(request)
-                ));
-            }
-            continue;
-        }
-        match Quantity::from_json(given) {
-            None => problems.push(format!("maximum {name} usage per {of} is {}.  No limit is specified", text(&most))),
-            Some(amount) if amount > bound => {
-                problems.push(format!(
-                    "maximum {name} usage per {of} is {}, but limit is {}",
-                    text(&most),
-                    text(given)
-                ));
-            }
-            _ => {}
-        }
-        if Quantity::from_json(request).is_some_and(|r| r > bound) {
-            problems.push(format!(
-                "maximum {name} usage per {of} is {}, but request is {}",
-                text(&most),
-                text(request)
-            ));
-        }
+    if Quantity::from_json(request).is_some_and(|amount| amount > bound) {
+        problems.push(format!("{rule}, but request is {}", text(request)));
     }
-    for (name, ratio) in each("maxLimitRequestRatio") {
-        let (request, given) =
-            (Quantity::from_json(&resources["requests"][&name]), Quantity::from_json(&resources["limits"][&name]));
-        if let (Some(request), Some(given), Some(bound)) = (request, given, Quantity::from_json(&ratio))
-            && request.milli() > 0
-        {
-            let actual = given.milli() as f64 / request.milli() as f64;
-            if actual > bound.milli() as f64 / 1000.0 {
-                problems.push(format!(
-                    "{name} max limit to request ratio per {of} is {}, but provided ratio is {actual:.6}",
-                    text(&ratio)
-                ));
-            }
-        }
+    problems
+}
+
+fn above_ratio(of: &str, name: &str, max: &Value, resources: &Value) -> Option<String> {
+    let request = Quantity::from_json(&resources["requests"][name])?;
+    let limit = Quantity::from_json(&resources["limits"][name])?;
+    let bound = Quantity::from_json(max)?;
+    if request.milli() <= 0 {
+        return None;
     }
+    let ratio = limit.milli() as f64 / request.milli() as f64;
+    let rule = format!("{name} max limit to request ratio per {of} is {}", text(max));
+    (ratio > bound.milli() as f64 / 1000.0).then(|| format!("{rule}, but provided ratio is {ratio:.6}"))
 }

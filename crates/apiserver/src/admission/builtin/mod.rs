@@ -23,7 +23,7 @@ use api::{Kind, kinds, static_pods};
 use apimachinery::{ObjectExt as _, Status};
 use serde_json::{Value, json};
 
-use super::{AdmissionRequest, Operation, Plugin};
+use super::{AdmissionAttributes, Operation, Plugin};
 use crate::ApiServer;
 use crate::authentication::User;
 use crate::registry::Filter;
@@ -65,7 +65,7 @@ pub fn mutate(
 }
 
 fn pod(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
-    // A mirror has what its node says, and no part in the API.
+    // A mirror pod is what its node says, and doesn't use the API.
     if !static_pods::is_mirror(pod) {
         service_account::admit(server, pod)?;
     }
@@ -79,22 +79,20 @@ fn pod(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
     Ok(())
 }
 
-/// Refuses an object whose form is right, for who sends it or for what else there is.
+/// Refuses an object that is valid by itself, because of its writer or of other objects.
 ///
 /// # Errors
 /// 403 or 422 of the plugin that refuses the object.
-pub fn validate(server: &ApiServer, attempt: &AdmissionRequest<'_>, object: &Value) -> Result<(), Status> {
-    node_restriction::check(attempt, object)?;
-    certificates::check(server, attempt, object)?;
-    escalation::check(server, attempt, object)?;
-    claim_resize::check(server, attempt, object)?;
-    external_ips::check(server, attempt, object)?;
+pub fn validate(server: &ApiServer, attributes: &AdmissionAttributes<'_>, object: &Value) -> Result<(), Status> {
+    node_restriction::check(attributes, object)?;
+    certificates::check(server, attributes, object)?;
+    escalation::check(server, attributes, object)?;
+    claim_resize::check(server, attributes, object)?;
+    external_ips::check(server, attributes, object)?;
     if server.config.plugins.contains(&Plugin::OwnerReferencesPermissionEnforcement) {
-        owner_references::check(server, attempt, object)?;
+        owner_references::check(server, attributes, object)?;
     }
-    if attempt.operation == Operation::Create {
-        limit_ranger::check(server, attempt.kind, object)?;
-    }
+    limit_ranger::check(server, attributes, object)?;
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use api::{Kind, kinds};
 use apimachinery::{ObjectExt as _, Status};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::ApiServer;
 
@@ -21,7 +21,12 @@ pub fn check(server: &ApiServer, kind: &Kind, object: &Value) -> Result<(), Stat
     };
     if namespace.field(namespaces.kind, "status.phase") == "Terminating" {
         let why = format!("unable to create new content in namespace {name} because it is being terminated");
-        return Err(kind.forbidden(object.name(), &why));
+        let mut status = kind.forbidden(object.name(), &why);
+        // By this cause controllers know that it is no use to try again.
+        let cause = json!({"reason": "NamespaceTerminating", "message": format!("namespace {name} is being terminated"),
+            "field": "metadata.namespace"});
+        status.details.get_or_insert_default()["causes"] = json!([cause]);
+        return Err(status);
     }
     Ok(())
 }

@@ -1,14 +1,14 @@
-//! NodeRestriction: what a kubelet may write of what it may write at all.
+//! NodeRestriction: what a kubelet may change of the objects that the Node authorizer lets it write.
 
 use apimachinery::{ObjectExt as _, Status};
 use serde_json::{Map, Value};
 
 use api::{Kind, Subresource, kinds, static_pods};
 
-use super::super::{AdmissionRequest, Operation};
+use super::super::{AdmissionAttributes, Operation};
 use crate::authentication::{NODES, Named, User};
 
-/// Marks the kubelet that lives in the server's own process, which says itself that it is one of the control plane.
+/// The extra of the user that the server's own kubelet is; it may label its node as one of the control plane.
 pub const SERVER: &str = "timonel.io/server";
 
 /// Labels of the `kubernetes.io` and `k8s.io` domains that a kubelet may give itself.
@@ -26,30 +26,33 @@ const OWN_LABELS: &[&str] = &[
     "failure-domain.beta.kubernetes.io/region",
 ];
 
-/// Who isn't a node is not restricted here.
-pub fn check(attempt: &AdmissionRequest<'_>, object: &Value) -> Result<(), Status> {
-    let Some(node) = attempt.user.name.strip_prefix("system:node:").filter(|_| attempt.user.is_in(NODES)) else {
+/// Restricts writes of nodes; other users aren't restricted here.
+///
+/// # Errors
+/// 403 for what isn't the node's to write.
+pub fn check(attributes: &AdmissionAttributes<'_>, object: &Value) -> Result<(), Status> {
+    let Some(node) = attributes.user.name.strip_prefix("system:node:").filter(|_| attributes.user.is_in(NODES)) else {
         return Ok(());
     };
-    let kind = attempt.kind;
+    let kind = attributes.kind;
     let refuse = |why: String| Err(kind.forbidden(object.name(), &why));
     if kind == kinds::NODES {
         if object.name() != node {
             return refuse(format!("node {node:?} is not allowed to modify node {:?}", object.name()));
         }
-        let labels = forbidden_labels(attempt.user, object, attempt.old);
+        let labels = forbidden_labels(attributes.user, object, attributes.old);
         if !labels.is_empty() {
             return refuse(format!("node {node:?} is not allowed to set the following labels: {}", labels.join(", ")));
         }
-        if attempt.old.is_some_and(|old| old["spec"]["taints"] != object["spec"]["taints"]) {
+        if attributes.old.is_some_and(|old| old["spec"]["taints"] != object["spec"]["taints"]) {
             return refuse(format!("node {node:?} is not allowed to modify taints"));
         }
-        // Whose owner is gone is deleted, so a node would get rid of what others have set on it (CVE-2025-5187).
+        // An object whose owner is gone is deleted: a node could get rid of its taints and labels by it (CVE-2025-5187).
         let owners = |of: &Value| of["metadata"]["ownerReferences"].clone();
-        if attempt.old.is_some_and(|old| owners(old) != owners(object)) {
+        if attributes.old.is_some_and(|old| owners(old) != owners(object)) {
             return refuse(format!("node {node:?} is not allowed to modify ownerReferences"));
         }
-    } else if kind == kinds::PODS && attempt.subresource.is_none() && attempt.operation == Operation::Create {
+    } else if kind == kinds::PODS && attributes.subresource.is_none() && attributes.operation == Operation::Create {
         if !static_pods::is_mirror(object) {
             return refuse(format!(
                 "pod does not have {:?} annotation, node {node:?} can only create mirror pods",
@@ -64,13 +67,13 @@ pub fn check(attempt: &AdmissionRequest<'_>, object: &Value) -> Result<(), Statu
         if owners.len() != 1 || !owners.iter().all(own) {
             return refuse(format!("node {node:?} can only create pods with an owner reference set to itself"));
         }
-    } else if kind == kinds::PODS && attempt.subresource == Some(Subresource::Status) {
+    } else if kind == kinds::PODS && attributes.subresource == Some(Subresource::Status) {
         // By its labels a pod gets the traffic of a service, and is let in by policies.
-        if attempt.old.is_some_and(|old| old["metadata"]["labels"] != object["metadata"]["labels"]) {
+        if attributes.old.is_some_and(|old| old["metadata"]["labels"] != object["metadata"]["labels"]) {
             return refuse(format!("node {node:?} cannot update labels through pod status"));
         }
-    } else if kind == kinds::PERSISTENT_VOLUME_CLAIMS && attempt.subresource == Some(Subresource::Status) {
-        if attempt.old.is_some_and(|old| settled(old) != settled(object)) {
+    } else if kind == kinds::PERSISTENT_VOLUME_CLAIMS && attributes.subresource == Some(Subresource::Status) {
+        if attributes.old.is_some_and(|old| settled(old) != settled(object)) {
             return refuse(format!(
                 "node {node:?} may not update fields other than status.capacity and status.conditions"
             ));
@@ -105,6 +108,9 @@ fn settled(claim: &Value) -> Value {
 }
 
 /// A kubelet may ask for tokens of its own pods alone; `node` is that of the pod that the token is bound to.
+///
+/// # Errors
+/// 403 for a token that is bound to no pod, or to one of another node.
 pub fn restrict_token(user: &User, kind: &Kind, name: &str, node: Option<&Named>) -> Result<(), Status> {
     let Some(own) = user.name.strip_prefix("system:node:").filter(|_| user.is_in(NODES)) else { return Ok(()) };
     let refuse = |why: &str| Err(kind.forbidden(name, why));

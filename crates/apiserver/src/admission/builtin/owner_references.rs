@@ -3,27 +3,30 @@
 use apimachinery::{ObjectExt as _, Status};
 use serde_json::Value;
 
-use super::super::AdmissionRequest;
+use super::super::AdmissionAttributes;
 use crate::ApiServer;
 use crate::authentication::User;
 use crate::authorization::{self, Attributes};
 
 /// To change the owners of what there is takes the right to delete it, and to
 /// block an owner's deletion the right to update the owner's finalizers.
-pub fn check(server: &ApiServer, attempt: &AdmissionRequest<'_>, object: &Value) -> Result<(), Status> {
-    let kind = attempt.kind;
+///
+/// # Errors
+/// 403 without these rights.
+pub fn check(server: &ApiServer, attributes: &AdmissionAttributes<'_>, object: &Value) -> Result<(), Status> {
+    let kind = attributes.kind;
     let references = |object: &Value| object.array_at(&["metadata", "ownerReferences"]).to_vec();
-    let (new, old) = (references(object), attempt.old.map(references).unwrap_or_default());
+    let (new, old) = (references(object), attributes.old.map(references).unwrap_or_default());
     if new == old {
         return Ok(());
     }
-    let refuse = |why: String| Err(kind.forbidden(attempt.name, &why));
+    let refuse = |why: String| Err(kind.forbidden(attributes.name, &why));
     let may = |user: &User, wanted: Attributes<'_>| authorization::allows(server, user, &wanted);
-    let (namespace, name) = (attempt.namespace, attempt.name);
-    if attempt.old.is_some() {
+    let (namespace, name) = (attributes.namespace, attributes.name);
+    if attributes.old.is_some() {
         let wanted =
             Attributes { verb: "delete", group: kind.group, resource: kind.plural(), namespace, name, path: "" };
-        if !may(attempt.user, wanted) {
+        if !may(attributes.user, wanted) {
             return refuse("cannot set an ownerRef on a resource you can't delete".into());
         }
     }
@@ -48,7 +51,7 @@ pub fn check(server: &ApiServer, attempt: &AdmissionRequest<'_>, object: &Value)
             name: owner.str_at(&["name"]),
             path: "",
         };
-        if !may(attempt.user, wanted) {
+        if !may(attributes.user, wanted) {
             return refuse(
                 "cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on"
                     .into(),

@@ -1,5 +1,5 @@
-//! PodSecurity: pods that go beyond what their namespace enforces are refused; what it only warns of or audits is told,
-//! also of templates of pods.
+//! PodSecurity: pods that violate the policy which their namespace enforces are refused; those that it warns of or audits get a
+//! warning or an audit annotation, templates of pods as well.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use api::{Subresource, kinds};
 use apimachinery::{ObjectExt as _, Status};
 use serde_json::Value;
 
-use super::super::AdmissionRequest;
+use super::super::AdmissionAttributes;
 use crate::registry::Filter;
 use crate::{ApiServer, audit};
 
@@ -16,12 +16,15 @@ use crate::{ApiServer, audit};
 const MAX_PODS: usize = 3000;
 
 /// Refuses what may not be written, and returns what the client is warned of.
-pub fn admit(server: &ApiServer, attempt: &AdmissionRequest<'_>, object: &Value) -> Result<Vec<String>, Status> {
-    if attempt.kind == kinds::NAMESPACES {
-        return if attempt.subresource.is_none() { namespace(server, attempt, object) } else { Ok(Vec::new()) };
+///
+/// # Errors
+/// 403 for a pod beyond what its namespace enforces, 422 for labels of a namespace that name no policy.
+pub fn admit(server: &ApiServer, attributes: &AdmissionAttributes<'_>, object: &Value) -> Result<Vec<String>, Status> {
+    if attributes.kind == kinds::NAMESPACES {
+        return if attributes.subresource.is_none() { namespace(server, attributes, object) } else { Ok(Vec::new()) };
     }
-    let Some((metadata, spec)) = pod_in(attempt, object) else { return Ok(Vec::new()) };
-    let Some(namespace) = server.cache.of(kinds::NAMESPACES).get(attempt.namespace) else { return Ok(Vec::new()) };
+    let Some((metadata, spec)) = pod_in(attributes, object) else { return Ok(Vec::new()) };
+    let Some(namespace) = server.cache.of(kinds::NAMESPACES).get(attributes.namespace) else { return Ok(Vec::new()) };
     let (policy, _) = Policy::read(|key| namespace.label(key));
     let found = |standard: Standard| -> Option<String> {
         let all = violations(standard, metadata, spec);
@@ -31,45 +34,45 @@ pub fn admit(server: &ApiServer, attempt: &AdmissionRequest<'_>, object: &Value)
     if let Some(why) = found(policy.audit) {
         audit::annotate("pod-security.kubernetes.io/audit-violations", || format!("would violate {why}"));
     }
-    if attempt.kind == kinds::PODS {
+    if attributes.kind == kinds::PODS {
         audit::annotate("pod-security.kubernetes.io/enforce-policy", || policy.enforce.to_string());
         if let Some(why) = found(policy.enforce) {
-            return Err(attempt.kind.forbidden(attempt.name, &format!("violates {why}")));
+            return Err(attributes.kind.forbidden(attributes.name, &format!("violates {why}")));
         }
     }
     Ok(found(policy.warn).map(|why| format!("would violate {why}")).into_iter().collect())
 }
 
 /// Metadata and spec of a pod, or of the template of one, if this write can make it violate what it didn't before.
-fn pod_in<'a>(attempt: &AdmissionRequest<'_>, object: &'a Value) -> Option<(&'a Value, &'a Value)> {
-    if attempt.kind == kinds::PODS {
+fn pod_in<'a>(attributes: &AdmissionAttributes<'_>, object: &'a Value) -> Option<(&'a Value, &'a Value)> {
+    if attributes.kind == kinds::PODS {
         // The others change nothing of a pod that is looked at here, or are no writes of a pod.
         let writes_spec =
-            matches!(attempt.subresource, None | Some(Subresource::EphemeralContainers | Subresource::Resize));
-        let significant = attempt.old.is_none_or(|old| is_significant(object, old));
+            matches!(attributes.subresource, None | Some(Subresource::EphemeralContainers | Subresource::Resize));
+        let significant = attributes.old.is_none_or(|old| is_significant(object, old));
         return (writes_spec && significant).then(|| (&object["metadata"], &object["spec"]));
     }
-    let template = (attempt.kind.strategy.pod_template)(object);
-    (attempt.subresource.is_none() && template.is_object()).then(|| (&template["metadata"], &template["spec"]))
+    let template = (attributes.kind.strategy.pod_template)(object);
+    (attributes.subresource.is_none() && template.is_object()).then(|| (&template["metadata"], &template["spec"]))
 }
 
 /// The labels of a namespace must be right, and say of which pods they would not be kept.
-fn namespace(server: &ApiServer, attempt: &AdmissionRequest<'_>, object: &Value) -> Result<Vec<String>, Status> {
+fn namespace(server: &ApiServer, attributes: &AdmissionAttributes<'_>, object: &Value) -> Result<Vec<String>, Status> {
     let read = |of: &Value| {
         let labels = of.at(&["metadata", "labels"]).clone();
         Policy::read(|key| labels[key].as_str())
     };
     let (new, causes) = read(object);
-    let before = attempt.old.map(read);
+    let before = attributes.old.map(read);
     let known = before.as_ref().is_some_and(|(_, old)| !old.is_empty() && *old == causes);
     if !causes.is_empty() && !known {
-        return Err(attempt.kind.invalid(attempt.name, causes));
+        return Err(attributes.kind.invalid(attributes.name, causes));
     }
     let Some((old, _)) = before else { return Ok(Vec::new()) };
     if !new.enforce.is_stricter_than(old.enforce) {
         return Ok(Vec::new());
     }
-    Ok(present_pods(server, attempt.name, new.enforce))
+    Ok(present_pods(server, attributes.name, new.enforce))
 }
 
 /// Which pods of a namespace violate what is enforced from now on.

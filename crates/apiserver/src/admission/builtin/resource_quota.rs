@@ -14,8 +14,8 @@ use super::in_namespace;
 use crate::ApiServer;
 use crate::registry::Filter;
 
-/// One lock for each namespace that has quotas: between the look at what is used and the write that adds to it, nobody
-/// else may add.
+/// One lock for each namespace that has quotas: between the check of what is used and the write that adds to it, no other
+/// write may add.
 #[derive(Default)]
 pub struct Quotas {
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -25,12 +25,15 @@ pub struct Quotas {
 pub type Admitted = Option<OwnedMutexGuard<()>>;
 
 /// Refuses an object that exceeds a quota of its namespace. `old` is the stored object, for an update.
+///
+/// # Errors
+/// 403 with the quota that would be exceeded, or that asks for values which the pod lacks.
 pub async fn admit(server: &ApiServer, kind: &Kind, object: &Value, old: Option<&Value>) -> Result<Admitted, Status> {
     let namespace = object.namespace();
     if !kind.namespaced || kind == kinds::EVENTS {
         return Ok(None);
     }
-    // Nothing is done on the way of those who have no quotas.
+    // Writes to namespaces without quotas take no lock.
     if server.cache.of(kinds::RESOURCE_QUOTAS).len() == 0
         || in_namespace(server, kinds::RESOURCE_QUOTAS, namespace).is_empty()
     {

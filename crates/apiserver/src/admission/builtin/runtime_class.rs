@@ -1,5 +1,4 @@
-//! RuntimeClass (what its pods cost beside their containers, and where they may run) and, for who wants it,
-//! ExtendedResourceToleration.
+//! RuntimeClass (overhead, node selector and tolerations of its pods) and, where it is enabled, ExtendedResourceToleration.
 
 use api::kinds;
 use apimachinery::{ObjectExt as _, Status};
@@ -7,6 +6,10 @@ use serde_json::{Value, json};
 
 use crate::ApiServer;
 
+/// Sets overhead, node selector and tolerations of a new pod to those of its RuntimeClass.
+///
+/// # Errors
+/// 403 without such a class, or when the pod names another overhead or node than its class.
 pub fn admit(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
     let name = pod.str_at(&["spec", "runtimeClassName"]).to_string();
     let refuse = |pod: &Value, why: String| Err(kinds::PODS.forbidden(pod.name(), &format!("pod rejected: {why}")));
@@ -44,7 +47,7 @@ pub fn admit(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
     Ok(())
 }
 
-/// Nodes with devices are often tainted with the devices' name, so that nobody else runs there.
+/// ExtendedResourceToleration: nodes with devices are often tainted with the devices' name, so that no other pods run there.
 pub fn tolerate_extended_resources(pod: &mut Value) {
     let mut names = std::collections::BTreeSet::new();
     for list in ["containers", "initContainers"] {

@@ -86,7 +86,7 @@ pub async fn wait_for_account(server: &ApiServer, namespace: &str, pod: &Value) 
             if exists() {
                 return;
             }
-            server.cache.reached(revision + 1).await;
+            server.cache.wait_for(revision + 1).await;
         }
     };
     let _ = tokio::time::timeout(Duration::from_secs(2), wait).await;

@@ -9,12 +9,12 @@ use expressions::{Attributes, Authorizer, Budget, Expression, Scope};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::super::{AdmissionRequest, Operation};
+use super::super::{AdmissionAttributes, Operation};
 use crate::ApiServer;
 use crate::authentication::User;
 use crate::authorization;
 
-/// When more are kept, all are forgotten: somebody changes policies all the time.
+/// When there are more, all are dropped: policies change all the time then.
 const MAX_COMPILED_EXPRESSIONS: usize = 10_000;
 
 /// Expressions that were compiled, by their text.
@@ -45,19 +45,19 @@ fn body_kind(kind: &Kind, subresource: Option<Subresource>) -> (&'static str, &'
     body.unwrap_or((kind.group, kind.version, kind.kind))
 }
 
-/// A request as webhooks and policies are told of it, without the objects.
-pub fn request(attempt: &AdmissionRequest<'_>) -> Value {
-    let kind = attempt.kind;
-    let (group, version, of) = body_kind(kind, attempt.subresource);
+/// A request as webhooks and policies see it (`admission.k8s.io/v1` AdmissionRequest), without the objects.
+pub fn request(attributes: &AdmissionAttributes<'_>) -> Value {
+    let kind = attributes.kind;
+    let (group, version, of) = body_kind(kind, attributes.subresource);
     let gvk = json!({"group": group, "version": version, "kind": of});
     let gvr = json!({"group": kind.group, "version": kind.version, "resource": kind.plural()});
     let mut request = json!({"kind": gvk, "resource": gvr, "requestKind": gvk, "requestResource": gvr,
-        "operation": attempt.operation.as_str(), "dryRun": attempt.dry_run, "name": attempt.name,
-        "userInfo": attempt.user.info(), "options": null});
-    if !attempt.namespace.is_empty() {
-        request["namespace"] = attempt.namespace.into();
+        "operation": attributes.operation.as_str(), "dryRun": attributes.dry_run, "name": attributes.name,
+        "userInfo": attributes.user.info(), "options": null});
+    if !attributes.namespace.is_empty() {
+        request["namespace"] = attributes.namespace.into();
     }
-    if let Some(subresource) = attempt.subresource {
+    if let Some(subresource) = attributes.subresource {
         request["subResource"] = subresource.name().into();
         request["requestSubResource"] = subresource.name().into();
     }
@@ -75,24 +75,25 @@ pub struct Facts {
 }
 
 impl Facts {
-    pub fn gather(server: &Arc<ApiServer>, attempt: &AdmissionRequest<'_>, object: &Value) -> Self {
-        let (asked, user) = (server.clone(), attempt.user.clone());
-        let namespace = match attempt.kind.namespaced {
-            true => server.cache.of(kinds::NAMESPACES).get(attempt.namespace).map_or(Value::Null, |n| n.parse()),
+    /// The facts about a write of `object`.
+    pub fn gather(server: &Arc<ApiServer>, attributes: &AdmissionAttributes<'_>, object: &Value) -> Self {
+        let (asked, user) = (server.clone(), attributes.user.clone());
+        let namespace = match attributes.kind.namespaced {
+            true => server.cache.of(kinds::NAMESPACES).get(attributes.namespace).map_or(Value::Null, |n| n.parse()),
             false => Value::Null,
         };
         Facts {
-            request: request(attempt),
-            object: if attempt.operation == Operation::Delete { Value::Null } else { object.clone() },
-            old: attempt.old.cloned().unwrap_or(Value::Null),
+            request: request(attributes),
+            object: if attributes.operation == Operation::Delete { Value::Null } else { object.clone() },
+            old: attributes.old.cloned().unwrap_or(Value::Null),
             namespace,
             authorizer: Authorizer::new(move |attributes| may(&asked, &user, attributes)),
             resource: Attributes {
-                group: attempt.kind.group.into(),
-                resource: attempt.kind.plural().into(),
-                subresource: attempt.subresource_name().into(),
-                namespace: attempt.namespace.into(),
-                name: attempt.name.into(),
+                group: attributes.kind.group.into(),
+                resource: attributes.kind.plural().into(),
+                subresource: attributes.subresource_name().into(),
+                namespace: attributes.namespace.into(),
+                name: attributes.name.into(),
                 ..Attributes::default()
             },
         }
@@ -111,6 +112,9 @@ impl Facts {
     }
 
     /// Whether all conditions are true.
+    ///
+    /// # Errors
+    /// When a condition can't be evaluated and none is false; names the condition.
     pub fn meet(&self, known: &Expressions, conditions: &[Value], budget: &Budget) -> Result<bool, String> {
         let scope = self.scope();
         let mut failure = None;
@@ -127,6 +131,9 @@ impl Facts {
     }
 
     /// Evaluates an expression of a policy.
+    ///
+    /// # Errors
+    /// When the expression can't be compiled or evaluated.
     pub fn evaluate<T>(
         known: &Expressions,
         source: &str,

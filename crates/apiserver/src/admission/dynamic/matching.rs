@@ -4,41 +4,41 @@ use api::kinds;
 use apimachinery::{LabelSelector, ObjectExt as _};
 use serde_json::Value;
 
-use super::super::AdmissionRequest;
+use super::super::AdmissionAttributes;
 use crate::ApiServer;
 
 /// Whether a webhook's rules and selectors fit.
-pub fn hook_fits(server: &ApiServer, hook: &Value, attempt: &AdmissionRequest<'_>, object: &Value) -> bool {
-    hook.array_at(&["rules"]).iter().any(|rule| rule_fits(rule, attempt))
-        && selectors_fit(server, hook, attempt, object)
+pub fn hook_fits(server: &ApiServer, hook: &Value, attributes: &AdmissionAttributes<'_>, object: &Value) -> bool {
+    hook.array_at(&["rules"]).iter().any(|rule| rule_fits(rule, attributes))
+        && selectors_fit(server, hook, attributes, object)
 }
 
 /// Whether `matchConstraints` or `matchResources` fit; what isn't there excludes nothing.
-pub fn resources_fit(server: &ApiServer, wanted: &Value, attempt: &AdmissionRequest<'_>, object: &Value) -> bool {
+pub fn resources_fit(server: &ApiServer, wanted: &Value, attributes: &AdmissionAttributes<'_>, object: &Value) -> bool {
     let rules =
-        |key: &str| wanted.array_at(&[key]).iter().map(|rule| named_rule_fits(rule, attempt)).collect::<Vec<_>>();
+        |key: &str| wanted.array_at(&[key]).iter().map(|rule| named_rule_fits(rule, attributes)).collect::<Vec<_>>();
     let (included, excluded) = (rules("resourceRules"), rules("excludeResourceRules"));
     (included.is_empty() || included.contains(&true))
         && !excluded.contains(&true)
-        && selectors_fit(server, wanted, attempt, object)
+        && selectors_fit(server, wanted, attributes, object)
 }
 
-fn selectors_fit(server: &ApiServer, wanted: &Value, attempt: &AdmissionRequest<'_>, object: &Value) -> bool {
-    namespace_fits(server, wanted, attempt, object) && object_fits(wanted, attempt, object)
+fn selectors_fit(server: &ApiServer, wanted: &Value, attributes: &AdmissionAttributes<'_>, object: &Value) -> bool {
+    namespace_fits(server, wanted, attributes, object) && object_fits(wanted, attributes, object)
 }
 
-fn named_rule_fits(rule: &Value, attempt: &AdmissionRequest<'_>) -> bool {
+fn named_rule_fits(rule: &Value, attributes: &AdmissionAttributes<'_>) -> bool {
     let names = rule.strings_at(&["resourceNames"]);
-    rule_fits(rule, attempt) && (names.is_empty() || names.contains(&attempt.name))
+    rule_fits(rule, attributes) && (names.is_empty() || names.contains(&attributes.name))
 }
 
-fn rule_fits(rule: &Value, attempt: &AdmissionRequest<'_>) -> bool {
-    let kind = attempt.kind;
+fn rule_fits(rule: &Value, attributes: &AdmissionAttributes<'_>) -> bool {
+    let kind = attributes.kind;
     let has = |key: &str, wanted: &str| rule.strings_at(&[key]).iter().any(|v| *v == "*" || *v == wanted);
     let resource = rule.strings_at(&["resources"]).into_iter().any(|r| {
         let (plural, subresource) = r.split_once('/').unwrap_or((r, ""));
         let subresource_fits =
-            if r == "*" { attempt.subresource.is_none() } else { subresource == attempt.subresource_name() };
+            if r == "*" { attributes.subresource.is_none() } else { subresource == attributes.subresource_name() };
         (plural == "*" || kind.is_named(kind.group, plural)) && (subresource == "*" || subresource_fits)
     });
     let scope = match rule.str_at(&["scope"]) {
@@ -46,30 +46,30 @@ fn rule_fits(rule: &Value, attempt: &AdmissionRequest<'_>) -> bool {
         "Cluster" => !kind.namespaced,
         _ => true,
     };
-    has("operations", attempt.operation.as_str())
+    has("operations", attributes.operation.as_str())
         && has("apiGroups", kind.group)
         && has("apiVersions", kind.version)
         && resource
         && scope
 }
 
-fn namespace_fits(server: &ApiServer, wanted: &Value, attempt: &AdmissionRequest<'_>, object: &Value) -> bool {
+fn namespace_fits(server: &ApiServer, wanted: &Value, attributes: &AdmissionAttributes<'_>, object: &Value) -> bool {
     let Ok(selector) = LabelSelector::from_json(&wanted["namespaceSelector"]) else { return false };
     if selector.is_empty() {
         return true;
     }
     // A namespace is selected by its own labels; what is in no namespace is not subject to selection.
-    if attempt.kind == kinds::NAMESPACES {
+    if attributes.kind == kinds::NAMESPACES {
         return selector.matches(|k| object.at(&["metadata", "labels", k]).as_str());
     }
-    if !attempt.kind.namespaced {
+    if !attributes.kind.namespaced {
         return true;
     }
-    server.cache.of(kinds::NAMESPACES).get(attempt.namespace).is_some_and(|n| selector.matches(|k| n.label(k)))
+    server.cache.of(kinds::NAMESPACES).get(attributes.namespace).is_some_and(|n| selector.matches(|k| n.label(k)))
 }
 
-fn object_fits(wanted: &Value, attempt: &AdmissionRequest<'_>, object: &Value) -> bool {
+fn object_fits(wanted: &Value, attributes: &AdmissionAttributes<'_>, object: &Value) -> bool {
     let Ok(selector) = LabelSelector::from_json(&wanted["objectSelector"]) else { return false };
     let fits = |o: &Value| selector.matches(|k| o.at(&["metadata", "labels", k]).as_str());
-    selector.is_empty() || fits(object) || attempt.old.is_some_and(fits)
+    selector.is_empty() || fits(object) || attributes.old.is_some_and(fits)
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use apimachinery::Status;
 use serde_json::Value;
 
-use super::AdmissionRequest;
+use super::AdmissionAttributes;
 use crate::ApiServer;
 
 pub use conditions::Expressions;
@@ -31,44 +31,50 @@ pub struct Mutation {
 /// 403 of a policy that fails; the Status of a webhook that refuses the object, 500 of one that can't be asked.
 pub async fn mutate(
     server: &Arc<ApiServer>,
-    attempt: &AdmissionRequest<'_>,
+    attributes: &AdmissionAttributes<'_>,
     object: &mut Value,
 ) -> Result<Mutation, Status> {
-    if attempt.is_exempt() {
+    if attributes.is_exempt() {
         return Ok(Mutation::default());
     }
-    let by_policies = policies::mutate(server, attempt, object, false)?;
-    let mut mutation = webhooks::mutate(server, attempt, object).await?;
+    let by_policies = policies::mutate(server, attributes, object, false)?;
+    let mut mutation = webhooks::mutate(server, attributes, object).await?;
     if mutation.is_changed {
-        policies::mutate(server, attempt, object, true)?;
+        policies::mutate(server, attributes, object, true)?;
     }
     mutation.is_changed |= by_policies;
     Ok(mutation)
 }
 
-/// Asks about something that isn't kept: a stream, an eviction, a binding. Whoever would change it is asked too, and what
-/// he changes is of no effect.
+/// Asks about an object that isn't stored: options of a connection, an Eviction, a Binding. Mutating policies and webhooks are asked,
+/// too; what they change is of no effect.
+///
+/// # Errors
+/// As of [`mutate`] and [`validate`].
 pub async fn admit(
     server: &Arc<ApiServer>,
-    attempt: &AdmissionRequest<'_>,
+    attributes: &AdmissionAttributes<'_>,
     object: &Value,
 ) -> Result<Vec<String>, Status> {
     let mut object = object.clone();
-    let mut warnings = mutate(server, attempt, &mut object).await?.warnings;
-    warnings.extend(validate(server, attempt, &object).await?);
+    let mut warnings = mutate(server, attributes, &mut object).await?.warnings;
+    warnings.extend(validate(server, attributes, &object).await?);
     Ok(warnings)
 }
 
-/// Asks policies, then webhooks, whether an object may be as it is; returns what the client should know.
+/// Asks policies, then webhooks, whether an object may be stored; returns warnings.
+///
+/// # Errors
+/// The Status of the policy or webhook that refuses the object; 500 for a webhook that can't be asked and isn't ignored.
 pub async fn validate(
     server: &Arc<ApiServer>,
-    attempt: &AdmissionRequest<'_>,
+    attributes: &AdmissionAttributes<'_>,
     object: &Value,
 ) -> Result<Vec<String>, Status> {
-    if attempt.is_exempt() {
+    if attributes.is_exempt() {
         return Ok(Vec::new());
     }
-    let mut warnings = policies::validate(server, attempt, object)?;
-    warnings.extend(webhooks::validate(server, attempt, object).await?);
+    let mut warnings = policies::validate(server, attributes, object)?;
+    warnings.extend(webhooks::validate(server, attributes, object).await?);
     Ok(warnings)
 }

@@ -9,7 +9,7 @@ use apimachinery::{LabelSelector, ObjectExt as _, Status, bounded, patch};
 use expressions::{Budget, Scope};
 use serde_json::{Map, Value, json};
 
-use super::super::{AdmissionRequest, Operation};
+use super::super::{AdmissionAttributes, Operation};
 use super::conditions::Facts;
 use super::matching::resources_fit;
 use crate::registry::Filter;
@@ -49,7 +49,7 @@ impl Application {
 fn applications(
     server: &Arc<ApiServer>,
     family: &Family,
-    attempt: &AdmissionRequest<'_>,
+    attributes: &AdmissionAttributes<'_>,
     object: &Value,
 ) -> Vec<Application> {
     let mut found = Vec::new();
@@ -61,12 +61,12 @@ fn applications(
         server.cache.of(family.bindings).list(&Filter::default()).0.iter().map(|b| b.parse()).collect();
     for policy in policies.list(&Filter::default()).0 {
         let policy = policy.parse();
-        if !resources_fit(server, policy.at(&["spec", "matchConstraints"]), attempt, object) {
+        if !resources_fit(server, policy.at(&["spec", "matchConstraints"]), attributes, object) {
             continue;
         }
         for binding in bindings.iter().filter(|b| b.str_at(&["spec", "policyName"]) == policy.name()) {
-            if resources_fit(server, binding.at(&["spec", "matchResources"]), attempt, object) {
-                let parameters = parameters(server, &policy, binding, attempt);
+            if resources_fit(server, binding.at(&["spec", "matchResources"]), attributes, object) {
+                let parameters = parameters(server, &policy, binding, attributes);
                 found.push(Application { policy: policy.clone(), binding: binding.clone(), parameters });
             }
         }
@@ -79,7 +79,7 @@ fn parameters(
     server: &Arc<ApiServer>,
     policy: &Value,
     binding: &Value,
-    attempt: &AdmissionRequest<'_>,
+    attributes: &AdmissionAttributes<'_>,
 ) -> Result<Vec<Value>, String> {
     let wanted = policy.at(&["spec", "paramKind"]);
     if !wanted.is_object() {
@@ -92,7 +92,7 @@ fn parameters(
     let reference = binding.at(&["spec", "paramRef"]);
     let namespace = match (kind.namespaced, reference.str_at(&["namespace"])) {
         (false, _) => "",
-        (true, "") => attempt.namespace,
+        (true, "") => attributes.namespace,
         (true, namespace) => namespace,
     };
     if kind.namespaced && namespace.is_empty() {
@@ -154,17 +154,21 @@ impl Finding {
 }
 
 /// Refuses what a policy with a binding of action `Deny` forbids; returns what those of action `Warn` say.
+///
+/// # Errors
+/// 422, or what its reason says, of the first validation that denies the object; failures of expressions deny it, too, unless
+/// `failurePolicy` is `Ignore`.
 pub fn validate(
     server: &Arc<ApiServer>,
-    attempt: &AdmissionRequest<'_>,
+    attributes: &AdmissionAttributes<'_>,
     object: &Value,
 ) -> Result<Vec<String>, Status> {
     let mut warnings = Vec::new();
-    let applications = applications(server, &VALIDATING, attempt, object);
+    let applications = applications(server, &VALIDATING, attributes, object);
     if applications.is_empty() {
         return Ok(warnings);
     }
-    let facts = Facts::gather(server, attempt, object);
+    let facts = Facts::gather(server, attributes, object);
     let budget = Budget::new(Budget::REQUEST);
     let mut noted = Vec::new();
     for application in &applications {
@@ -180,7 +184,7 @@ pub fn validate(
                     "binding": application.binding.name(), "expressionIndex": i, "validationActions": actions}));
             }
             if actions.contains(&"Deny") || actions.is_empty() {
-                return Err(denial(application, attempt, &finding));
+                return Err(denial(application, attributes, &finding));
             }
         }
     }
@@ -251,10 +255,10 @@ fn message(server: &ApiServer, validation: &Value, scope: &Scope<'_>, budget: &B
     })
 }
 
-/// The answer to whoever wanted what a policy forbids.
-fn denial(application: &Application, attempt: &AdmissionRequest<'_>, finding: &Finding) -> Status {
+/// The answer to a request that a policy denies.
+fn denial(application: &Application, attributes: &AdmissionAttributes<'_>, finding: &Finding) -> Status {
     let why = format!("{} denied request: {}", application.described(&VALIDATING), finding.message);
-    let mut status = attempt.kind.forbidden(attempt.name, &why);
+    let mut status = attributes.kind.forbidden(attributes.name, &why);
     (status.code, status.reason) = match finding.reason.as_str() {
         "Forbidden" => (403, "Forbidden"),
         "Unauthorized" => (401, "Unauthorized"),
@@ -273,20 +277,20 @@ fn denial(application: &Application, attempt: &AdmissionRequest<'_>, finding: &F
 /// 403 of a policy that fails and whose failures aren't ignored.
 pub fn mutate(
     server: &Arc<ApiServer>,
-    attempt: &AdmissionRequest<'_>,
+    attributes: &AdmissionAttributes<'_>,
     object: &mut Value,
     again: bool,
 ) -> Result<bool, Status> {
     let mut is_changed = false;
-    if attempt.operation == Operation::Delete {
+    if attributes.operation == Operation::Delete {
         return Ok(is_changed);
     }
     let budget = Budget::new(Budget::REQUEST);
-    for application in applications(server, &MUTATING, attempt, object) {
+    for application in applications(server, &MUTATING, attributes, object) {
         if again && application.policy.at(&["spec", "reinvocationPolicy"]) != "IfNeeded" {
             continue;
         }
-        match change(server, &application, attempt, object, &budget) {
+        match change(server, &application, attributes, object, &budget) {
             Ok(changed) => {
                 is_changed |= changed != *object;
                 *object = changed;
@@ -296,7 +300,7 @@ pub fn mutate(
             }
             Err(why) => {
                 let why = format!("{} failed: {why}", application.described(&MUTATING));
-                return Err(attempt.kind.forbidden(attempt.name, &why));
+                return Err(attributes.kind.forbidden(attributes.name, &why));
             }
         }
     }
@@ -306,19 +310,19 @@ pub fn mutate(
 fn change(
     server: &Arc<ApiServer>,
     application: &Application,
-    attempt: &AdmissionRequest<'_>,
+    attributes: &AdmissionAttributes<'_>,
     object: &Value,
     budget: &Budget,
 ) -> Result<Value, String> {
     let policy = &application.policy;
     let mut current = object.clone();
-    let first = Facts::gather(server, attempt, &current);
+    let first = Facts::gather(server, attributes, &current);
     if !first.meet(&server.expressions, policy.array_at(&["spec", "matchConditions"]), budget)? {
         return Ok(current);
     }
     for parameter in application.parameters.as_ref()? {
         for mutation in policy.array_at(&["spec", "mutations"]) {
-            let facts = Facts::gather(server, attempt, &current);
+            let facts = Facts::gather(server, attributes, &current);
             let variables = variables(server, policy, &facts, parameter, budget);
             let scope = scope(&facts, parameter, &variables);
             let field = if mutation["patchType"] == "JSONPatch" { "jsonPatch" } else { "applyConfiguration" };
@@ -334,7 +338,7 @@ fn change(
                 {
                     return Err(format!("an apply configuration must not set {member}"));
                 }
-                current = server.catalog.typed(attempt.kind).merge(&current, &made);
+                current = server.catalog.typed(attributes.kind).merge(&current, &made);
             }
             bounded::result(&current).map_err(|why| format!("of the object that results, {why}"))?;
         }

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use expressions::Budget;
 use serde_json::{Value, json};
 
-use super::super::{AdmissionRequest, Operation};
+use super::super::{AdmissionAttributes, Operation};
 use super::Mutation;
 use super::conditions::{Facts, request};
 use super::matching::hook_fits;
@@ -25,20 +25,20 @@ use crate::{ApiServer, audit, egress};
 /// The Status of a webhook that refuses the object, 500 of one that can't be asked and whose failures aren't ignored.
 pub async fn mutate(
     server: &Arc<ApiServer>,
-    attempt: &AdmissionRequest<'_>,
+    attributes: &AdmissionAttributes<'_>,
     object: &mut Value,
 ) -> Result<Mutation, Status> {
-    let hooks = matching(server, kinds::MUTATING_WEBHOOK_CONFIGURATIONS, attempt, object)?;
+    let hooks = matching(server, kinds::MUTATING_WEBHOOK_CONFIGURATIONS, attributes, object)?;
     let mut mutation = Mutation::default();
     let mut seen: Vec<Value> = Vec::new();
     for hook in &hooks {
-        ask_to_change(server, hook, attempt, object, &mut mutation).await?;
+        ask_to_change(server, hook, attributes, object, &mut mutation).await?;
         seen.push(object.clone());
     }
-    // Whoever wants to see what later ones changed is asked once more.
+    // A webhook with `reinvocationPolicy: IfNeeded` is asked again about what later ones changed.
     for (hook, seen) in hooks.iter().zip(&seen) {
         if hook["reinvocationPolicy"] == "IfNeeded" && seen != object {
-            ask_to_change(server, hook, attempt, object, &mut mutation).await?;
+            ask_to_change(server, hook, attributes, object, &mut mutation).await?;
         }
     }
     Ok(mutation)
@@ -47,11 +47,11 @@ pub async fn mutate(
 async fn ask_to_change(
     server: &ApiServer,
     hook: &Value,
-    attempt: &AdmissionRequest<'_>,
+    attributes: &AdmissionAttributes<'_>,
     object: &mut Value,
     mutation: &mut Mutation,
 ) -> Result<(), Status> {
-    let Some(answer) = ask(server, hook, attempt, object).await? else { return Ok(()) };
+    let Some(answer) = ask(server, hook, attributes, object).await? else { return Ok(()) };
     mutation.warnings.extend(answer.strings_at(&["warnings"]).into_iter().map(String::from));
     let Some(encoded) = answer["patch"].as_str() else { return Ok(()) };
     let changed = || -> Result<Value, String> {
@@ -73,13 +73,16 @@ async fn ask_to_change(
 }
 
 /// Asks the validating webhooks, and returns their warnings.
+///
+/// # Errors
+/// The Status of a webhook that refuses the object, 500 of one that can't be asked and whose failures aren't ignored.
 pub async fn validate(
     server: &Arc<ApiServer>,
-    attempt: &AdmissionRequest<'_>,
+    attributes: &AdmissionAttributes<'_>,
     object: &Value,
 ) -> Result<Vec<String>, Status> {
-    let hooks = matching(server, kinds::VALIDATING_WEBHOOK_CONFIGURATIONS, attempt, object)?;
-    let answers = futures::future::join_all(hooks.iter().map(|hook| ask(server, hook, attempt, object))).await;
+    let hooks = matching(server, kinds::VALIDATING_WEBHOOK_CONFIGURATIONS, attributes, object)?;
+    let answers = futures::future::join_all(hooks.iter().map(|hook| ask(server, hook, attributes, object))).await;
     let mut warnings = Vec::new();
     for answer in answers {
         if let Some(answer) = answer? {
@@ -93,7 +96,7 @@ pub async fn validate(
 fn matching(
     server: &Arc<ApiServer>,
     configured_as: &'static Kind,
-    attempt: &AdmissionRequest<'_>,
+    attributes: &AdmissionAttributes<'_>,
     object: &Value,
 ) -> Result<Vec<Value>, Status> {
     let configurations = server.cache.of(configured_as);
@@ -104,7 +107,7 @@ fn matching(
     for entry in configurations.list(&Filter::default()).0 {
         let configuration = entry.parse();
         for hook in configuration.array_at(&["webhooks"]) {
-            if hook_fits(server, hook, attempt, object) && conditions_fit(server, hook, attempt, object)? {
+            if hook_fits(server, hook, attributes, object) && conditions_fit(server, hook, attributes, object)? {
                 hooks.push(hook.clone());
             }
         }
@@ -115,14 +118,14 @@ fn matching(
 fn conditions_fit(
     server: &Arc<ApiServer>,
     hook: &Value,
-    attempt: &AdmissionRequest<'_>,
+    attributes: &AdmissionAttributes<'_>,
     object: &Value,
 ) -> Result<bool, Status> {
     let conditions = hook.array_at(&["matchConditions"]);
     if conditions.is_empty() {
         return Ok(true);
     }
-    let facts = Facts::gather(server, attempt, object);
+    let facts = Facts::gather(server, attributes, object);
     match facts.meet(&server.expressions, conditions, &Budget::new(Budget::REQUEST)) {
         Ok(fits) => Ok(fits),
         Err(why) => failed(hook, &format!("its match conditions can't be evaluated: {why}")).map(|()| false),
@@ -143,15 +146,15 @@ fn failed(hook: &Value, why: &str) -> Result<(), Status> {
 async fn ask(
     server: &ApiServer,
     hook: &Value,
-    attempt: &AdmissionRequest<'_>,
+    attributes: &AdmissionAttributes<'_>,
     object: &Value,
 ) -> Result<Option<Value>, Status> {
     let name = hook.str_at(&["name"]);
-    if attempt.dry_run && !matches!(hook.str_at(&["sideEffects"]), "None" | "NoneOnDryRun") {
+    if attributes.dry_run && !matches!(hook.str_at(&["sideEffects"]), "None" | "NoneOnDryRun") {
         let text = format!("admission webhook {name:?} does not support dry run because it has side effects");
         return Err(Status::bad_request(text));
     }
-    let review = review(attempt, object);
+    let review = review(attributes, object);
     let seconds = hook["timeoutSeconds"].as_u64().unwrap_or(10).clamp(1, 30);
     let answer = tokio::time::timeout(
         Duration::from_secs(seconds),
@@ -191,10 +194,10 @@ async fn ask(
     Err(Status::new(code, "Forbidden", format!("admission webhook {name:?} {why}")))
 }
 
-fn review(attempt: &AdmissionRequest<'_>, object: &Value) -> Value {
-    let mut request = request(attempt);
+fn review(attributes: &AdmissionAttributes<'_>, object: &Value) -> Value {
+    let mut request = request(attributes);
     request["uid"] = uuid::Uuid::new_v4().to_string().into();
-    request["object"] = if attempt.operation == Operation::Delete { Value::Null } else { object.clone() };
-    request["oldObject"] = attempt.old.cloned().unwrap_or(Value::Null);
+    request["object"] = if attributes.operation == Operation::Delete { Value::Null } else { object.clone() };
+    request["oldObject"] = attributes.old.cloned().unwrap_or(Value::Null);
     json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request})
 }
