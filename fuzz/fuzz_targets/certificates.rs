@@ -6,14 +6,14 @@ use base64::engine::general_purpose::STANDARD;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let _ = pki::request_facts(&String::from_utf8_lossy(bytes));
+    let _ = pki::parse_certificate_request(&String::from_utf8_lossy(bytes));
     // Most of what chance makes is no PEM, so the frame is given.
     let frame = |what: &str| format!("-----BEGIN {what}-----\n{}\n-----END {what}-----\n", STANDARD.encode(bytes));
-    if let Ok(facts) = pki::request_facts(&frame("CERTIFICATE REQUEST")) {
+    if let Ok(facts) = pki::parse_certificate_request(&frame("CERTIFICATE REQUEST")) {
         assert!(facts.organizations.len() <= 1 && !facts.common_name.is_empty());
     }
-    let _ = pki::certificate_facts(&frame("CERTIFICATE"));
-    let _ = pki::certificate_names(bytes);
+    let _ = pki::parse_certificate(&frame("CERTIFICATE"));
+    let _ = pki::parse_certificate_der(bytes);
     let _ = pki::certified_key(frame("CERTIFICATE").as_bytes(), frame("PRIVATE KEY").as_bytes());
     let _ = pki::public_key(&frame("PRIVATE KEY"));
 });

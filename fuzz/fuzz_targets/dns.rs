@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use dns::zone::{Answer, Zone, response_to};
+use dns::zone::{ZoneAnswer, Zone, response_to};
 use hickory_proto::op::Message;
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use libfuzzer_sys::fuzz_target;
@@ -23,8 +23,8 @@ fuzz_target!(|packet: &[u8]| {
     let Ok(question) = Message::from_vec(packet) else { return };
     let mut answer = response_to(&question);
     for query in &question.queries {
-        if let Answer::Records(records) = zone().answer(query.name(), query.query_type()) {
-            answer.add_additionals(zone().targets(&records));
+        if let ZoneAnswer::Records(records) = zone().answer(query.name(), query.query_type()) {
+            answer.add_additionals(zone().additional_records(&records));
             answer.add_answers(records);
         }
         let _ = zone().search(query.name(), query.query_type(), "b");

@@ -3,17 +3,17 @@
 
 use bytes::BytesMut;
 use http::Method;
-use http1::{Decoder, Length, Step, Trouble};
+use http1::{Decoder, Length, Decoded, HttpError};
 use libfuzzer_sys::fuzz_target;
 
 /// What was read: the target, the headers, the body, and what is left. Nothing, if it is malformed or not whole.
 type Read = Option<(String, Vec<(String, Vec<u8>)>, Vec<u8>, Vec<u8>)>;
 
 /// Reads a request out of parts.
-fn request(parts: &[&[u8]]) -> Result<Read, Trouble> {
-    let (mut input, mut looked, mut parts) = (BytesMut::new(), 0, parts.iter());
+fn request(parts: &[&[u8]]) -> Result<Read, HttpError> {
+    let (mut input, mut scanned, mut parts) = (BytesMut::new(), 0, parts.iter());
     let message = loop {
-        if let Some(message) = http1::read_request(&mut input, &mut looked)? {
+        if let Some(message) = http1::read_request(&mut input, &mut scanned)? {
             break message;
         }
         let Some(part) = parts.next() else { return Ok(None) };
@@ -23,10 +23,10 @@ fn request(parts: &[&[u8]]) -> Result<Read, Trouble> {
     let (target, headers) = (message.head.uri().to_string(), headers.collect());
     let (mut decoder, mut body) = (Decoder::new(message.length), Vec::new());
     loop {
-        match decoder.step(&mut input)? {
-            Step::Data(data) => body.extend_from_slice(&data),
-            Step::End => break,
-            Step::More => match parts.next() {
+        match decoder.diff_script(&mut input)? {
+            Decoded::Data(data) => body.extend_from_slice(&data),
+            Decoded::End => break,
+            Decoded::NeedInput => match parts.next() {
                 Some(part) => input.extend_from_slice(part),
                 None => return Ok(None),
             },
@@ -45,7 +45,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     for method in [Method::GET, Method::HEAD] {
         let mut input = BytesMut::from(bytes);
-        if let Ok(Some(answer)) = http1::read_answer(&mut input, &mut 0, &method) {
+        if let Ok(Some(answer)) = http1::read_response(&mut input, &mut 0, &method) {
             assert!(method != Method::HEAD || answer.length == Length::Exact(0));
         }
     }

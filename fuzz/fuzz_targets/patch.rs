@@ -13,7 +13,7 @@ fuzz_target!(|data: &[u8]| {
     let _ = patch::strategic_merge(&mut object.clone(), change, &BuiltinStrategy::of(pod));
     let mut patched = object.clone();
     if patch::json_patch(&mut patched, change).is_ok() {
-        assert!(bounded::Measure::of(&patched).depth <= bounded::DEPTH);
+        assert!(bounded::Measure::of(&patched).depth <= bounded::MAX_DEPTH);
     }
     patch::merge_patch(&mut object.clone(), change);
 });

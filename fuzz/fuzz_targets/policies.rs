@@ -9,7 +9,7 @@ use informer::Pod;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use libfuzzer_sys::fuzz_target;
-use network::nft::Keeper;
+use network::nft::TableSync;
 use policy::plan::{self, Input};
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ fuzz_target!(|parts: (&str, &str, i32, i32)| {
         let (policies, pods, namespaces) = ([network_policy.clone()], [one.clone(), two.clone()], [namespace.clone()]);
         let input = Input { policies: &policies, pods: &pods, namespaces: &namespaces, local: &[] };
         let table = plan::rules(&config, family, input, |_| true);
-        let script = Keeper::new("ip t", "policies").step(table, std::collections::BTreeMap::new());
+        let script = TableSync::new("ip t", "policies").diff_script(table, std::collections::BTreeMap::new());
         assert!(is_sound(&script, text) && is_sound(&script, other), "{script}");
     }
 });

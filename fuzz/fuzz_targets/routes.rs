@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use gateway::World;
+use gateway::GatewaySnapshot;
 use http::Request;
-use ingress::readers::{Expressions, Hosts, Services, Table, add_gateways, add_ingresses};
+use ingress::readers::{Expressions, VirtualHosts, Services, Table, add_gateways, add_ingresses};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ fuzz_target!(|parts: (&str, &str, &str, &str, i32)| {
     for annotations in [json!({}), json!({format!("{nginx}use-regex"): "true", format!("{nginx}rewrite-target"): annotation}), annotations.into()] {
         let Some(ingress) = read(json!({"metadata": {"name": "i", "namespace": "n", "annotations": annotations},
             "spec": {"defaultBackend": {"service": {"name": "a", "port": {"name": annotation}}}, "rules": [{"host": host, "http": {"paths": paths}}]}})) else { continue };
-        let mut hosts = Hosts::default();
+        let mut hosts = VirtualHosts::default();
         add_ingresses(&mut hosts, &[ingress], &services, &mut Expressions::default());
         hosts.sort();
         if let Some(found) = hosts.find(host, &request) {
@@ -46,14 +46,14 @@ fuzz_target!(|parts: (&str, &str, &str, &str, i32)| {
     let matches = json!([{"path": {"type": "RegularExpression", "value": path}}, {"path": {"type": "PathPrefix", "value": path},
         "headers": [{"name": annotation, "value": host}], "queryParams": [{"name": annotation, "value": host}], "method": annotation}]);
     let (class, gateway, route) = (
-        read(json!({"metadata": {"name": "c"}, "spec": {"controllerName": gateway::CONTROLLER}})),
+        read(json!({"metadata": {"name": "c"}, "spec": {"controllerName": gateway::CONTROLLER_NAME}})),
         read(json!({"metadata": {"name": "g", "namespace": "n"}, "spec": {"gatewayClassName": "c", "listeners": [
             {"name": "a", "port": 80, "protocol": "HTTP", "hostname": host}, {"name": "b", "port": number, "protocol": annotation}]}})),
         read(json!({"metadata": {"name": "r", "namespace": "n"}, "spec": {"parentRefs": [{"name": "g"}], "hostnames": [host, annotation],
             "rules": [{"matches": matches, "filters": filters, "backendRefs": [{"name": "a", "port": 80, "weight": number}], "timeouts": {"request": annotation}}]}})),
     );
     let (Some(class), Some(gateway), Some(route)) = (class, gateway, route) else { return };
-    let world = World::new(&[class], vec![gateway], vec![route], Vec::new(), &[]);
+    let world = GatewaySnapshot::new(&[class], vec![gateway], vec![route], Vec::new(), &[]);
     let mut table = Table::default();
     add_gateways(&mut table, &world, &services, &mut Expressions::default());
     for port in table.ports.values_mut() {

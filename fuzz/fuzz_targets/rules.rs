@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use apimachinery::Family;
 use libfuzzer_sys::fuzz_target;
-use network::nft::Keeper;
-use proxy::plan::{self, Place, Planner};
+use network::nft::TableSync;
+use proxy::plan::{self, NodeTopology, Planner};
 use serde_json::{Value, json};
 
 fn read<T: serde::de::DeserializeOwned>(value: Value) -> Option<Arc<T>> {
@@ -35,8 +35,8 @@ fuzz_target!(|parts: (&str, &str, i32, i32)| {
     let (Some(service), Some(slice), Some(pod)) = (read(service), read(slice), read(pod)) else { return };
     let Ok(cluster_cidr) = "10.42.0.0/16".parse() else { return };
     let config = proxy::Config { table: "t".into(), node_name: "a".into(), cluster_cidr, cluster_dns: None, bridge: Some("b0".into()) };
-    let mut rules = Planner::new(Family::V4).parts(&config, &Place::default(), &[service], &[slice]);
-    rules.extend(plan::host_ports(Family::V4, &[pod]));
-    let script = Keeper::new("ip t", "services").step(plan::frame(&config, Family::V4), rules);
+    let mut rules = Planner::new(Family::V4).parts(&config, &NodeTopology::default(), &[service], &[slice]);
+    rules.extend(plan::host_port_parts(Family::V4, &[pod]));
+    let script = TableSync::new("ip t", "services").diff_script(plan::base_table(&config, Family::V4), rules);
     assert!(!script.contains("unsound!") && is_sound(&script, text) && is_sound(&script, other), "{script}");
 });

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fmt;
 
-use apimachinery::bounded::{Budget, Limits, OBJECT};
+use apimachinery::bounded::{Budget, Limits, OBJECT_COST};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
@@ -116,7 +116,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
         }
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        self.notes.spend(OBJECT, self.depth + 1)?;
+        self.notes.spend(OBJECT_COST, self.depth + 1)?;
         let mut object = Map::new();
         while let Some(key) = map.next_key::<String>()? {
             let path = Path::Key(self.path, &key);

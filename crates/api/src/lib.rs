@@ -22,6 +22,7 @@ pub mod columns;
 pub mod custom;
 pub mod decode;
 pub mod defaults;
+pub mod extremes;
 pub mod kinds;
 pub mod managed;
 pub mod merge;

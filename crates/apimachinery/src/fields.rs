@@ -140,7 +140,7 @@ impl FieldSet {
     }
 
     fn read(json: &Value, depth: usize) -> Result<Self, String> {
-        if depth > crate::bounded::DEPTH {
+        if depth > crate::bounded::MAX_DEPTH {
             return Err("it is nested too deeply".into());
         }
         let Value::Object(map) = json else { return Err("it must be an object".into()) };

@@ -140,7 +140,7 @@ pub async fn entries(server: &ApiServer, kind: &Kind, entries: Vec<Arc<Entry>>) 
 /// # Errors
 /// 413 when it is too large, 500 when the conversion webhook fails.
 pub async fn encode_stored(server: &ApiServer, kind: &Kind, object: &mut Value) -> Result<(Bytes, Bytes), Status> {
-    bounded::stored(object).map_err(|why| {
+    bounded::check_stored(object).map_err(|why| {
         let text = format!("Request entity too large: {} {:?} can't be stored: {why}", kind.kind, object.name());
         Status::new(413, "RequestEntityTooLarge", text)
     })?;

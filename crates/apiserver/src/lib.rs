@@ -82,11 +82,11 @@ pub struct Config {
     /// Signs service-account tokens.
     pub token_key: Arc<pki::TokenKey>,
     /// Client certificate for further API servers.
-    pub front_proxy: Arc<pki::Rotating>,
+    pub front_proxy: Arc<pki::RotatingCertificate>,
     /// The authority (PEM) of that certificate.
     pub front_proxy_authority: String,
     /// Client certificate for kubelets.
-    pub kubelet_client: Arc<pki::Rotating>,
+    pub kubelet_client: Arc<pki::RotatingCertificate>,
     /// The secret of the join token.
     pub join_secret: String,
     /// Ranges of cluster IPs, one for each family.
@@ -115,7 +115,7 @@ pub struct Config {
 #[derive(Clone)]
 pub enum Peer {
     /// A TLS client, with the facts of its certificate if it has one.
-    Remote(Option<Arc<pki::CertificateFacts>>),
+    Remote(Option<Arc<pki::CertificateInfo>>),
     /// A TLS client whose certificate is of another authority, or no longer valid.
     Unknown,
     /// A component of this process, with a fixed identity.

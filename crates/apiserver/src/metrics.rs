@@ -204,7 +204,7 @@ struct Process {
 impl Process {
     /// Reads the process's usage (proc(5)).
     fn read() -> Option<Self> {
-        let stat = bounded::text("/proc/self/stat", bounded::KERNEL).ok()?;
+        let stat = bounded::text("/proc/self/stat", bounded::MAX_KERNEL_FILE_BYTES).ok()?;
         // The name before the parenthesis may have blanks.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let number = |i: usize| fields.get(i)?.parse::<f64>().ok();

@@ -14,7 +14,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use serde_json::json;
 use testkit::Cluster;
-use testkit::cluster::inside;
+use testkit::node::inside;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 

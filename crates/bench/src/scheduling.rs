@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use informer::{Keyed as _, Pod};
 use k8s_openapi::api::core::v1::Node;
-use scheduler::filters::Volumes;
-use scheduler::plan::{Outcome, place};
+use scheduler::filters::PodVolumes;
+use scheduler::plan::{Outcome, schedule_pod};
 use scheduler::pod::PodInfo;
 use scheduler::profile::Profile;
 use scheduler::snapshot::Snapshot;
@@ -48,9 +48,9 @@ fn rate(nodes: usize, spread: bool) -> anyhow::Result<f64> {
     let begun = Instant::now();
     for pod in pods {
         let (key, info) = (pod.key(), Arc::new(PodInfo::read(pod)));
-        match place(&key, &info, &mut snapshot, &Volumes::default(), &Profile::default()) {
+        match schedule_pod(&key, &info, &mut snapshot, &PodVolumes::default(), &Profile::default()) {
             Outcome::Node(node) => snapshot.assume(key, info, &node),
-            Outcome::Nowhere(why) => anyhow::bail!("{}", why.describe()),
+            Outcome::Unschedulable(why) => anyhow::bail!("{}", why.message()),
         }
     }
     Ok(PODS as f64 / begun.elapsed().as_secs_f64())

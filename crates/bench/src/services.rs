@@ -6,8 +6,8 @@ use std::time::Instant;
 use apimachinery::Family;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use network::nft::{self, Keeper};
-use proxy::plan::{self, Place, Planner};
+use network::nft::{self, TableSync};
+use proxy::plan::{self, NodeTopology, Planner};
 use serde_json::json;
 
 use crate::Figure;
@@ -46,18 +46,22 @@ pub async fn measure() -> anyhow::Result<Vec<Figure>> {
     let mut services = (0..COUNT).map(service).collect::<anyhow::Result<Vec<_>>>()?;
     services.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
     let mut slices = (0..COUNT).map(|n| slice(n, 2)).collect::<anyhow::Result<Vec<_>>>()?;
-    let place = Place::default();
-    let mut keeper = Keeper::new(&format!("ip {TABLE}"), "services");
+    let topology = NodeTopology::default();
+    let mut table_sync = TableSync::new(&format!("ip {TABLE}"), "services");
     let mut planner = Planner::new(Family::V4);
     let begun = Instant::now();
-    keeper.keep_parts(plan::frame(&config, Family::V4), planner.parts(&config, &place, &services, &slices)).await?;
+    table_sync
+        .sync_parts(plan::base_table(&config, Family::V4), planner.parts(&config, &topology, &services, &slices))
+        .await?;
     let full = begun.elapsed().as_secs_f64();
     let mut times = Vec::new();
     for round in 0..11 {
         let n = round * 800;
         slices[n] = slice(n, 3)?;
         let begun = Instant::now();
-        keeper.keep_parts(plan::frame(&config, Family::V4), planner.parts(&config, &place, &services, &slices)).await?;
+        table_sync
+            .sync_parts(plan::base_table(&config, Family::V4), planner.parts(&config, &topology, &services, &slices))
+            .await?;
         times.push(begun.elapsed().as_secs_f64());
     }
     times.sort_by(f64::total_cmp);

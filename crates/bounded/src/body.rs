@@ -1,4 +1,4 @@
-//! Bodies of HTTP.
+//! Bodies of HTTP messages.
 
 use std::fmt::Display;
 use std::pin::pin;
@@ -8,32 +8,34 @@ use http::HeaderMap;
 use http_body::Body;
 use http_body_util::BodyExt as _;
 
-/// Why a body isn't there as a whole.
+/// Why a body couldn't be read as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     #[error("it is larger than {0} bytes")]
+    /// It has more bytes than this limit.
     TooLarge(usize),
     #[error("{0}")]
-    BrokenOff(String),
+    /// The connection failed before the end of the body.
+    Aborted(String),
 }
 
-/// Gathers a body of at most `limit` bytes.
+/// Reads a body of at most `limit` bytes into memory.
 ///
 /// # Errors
-/// When it has more, or ends before its end.
+/// When it has more, or the connection fails before its end.
 pub async fn body<B>(body: B, limit: usize) -> Result<Bytes, BodyError>
 where
     B: Body<Data = Bytes>,
     B::Error: Display,
 {
-    gathered(body, limit).await.map(|(bytes, _)| bytes)
+    body_with_trailers(body, limit).await.map(|(bytes, _)| bytes)
 }
 
 /// [`body`], with its trailers.
 ///
 /// # Errors
-/// As there.
-pub async fn gathered<B>(body: B, limit: usize) -> Result<(Bytes, HeaderMap), BodyError>
+/// As [`body`].
+pub async fn body_with_trailers<B>(body: B, limit: usize) -> Result<(Bytes, HeaderMap), BodyError>
 where
     B: Body<Data = Bytes>,
     B::Error: Display,
@@ -41,12 +43,12 @@ where
     let mut body = pin!(body);
     let (mut first, mut all, mut trailers) = (Bytes::new(), BytesMut::new(), HeaderMap::new());
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| BodyError::BrokenOff(error.to_string()))?;
+        let frame = frame.map_err(|error| BodyError::Aborted(error.to_string()))?;
         match frame.into_data() {
             Ok(data) if first.len().saturating_add(all.len()).saturating_add(data.len()) > limit => {
                 return Err(BodyError::TooLarge(limit));
             }
-            // Most have one part, which isn't copied.
+            // Most bodies have one frame, which isn't copied.
             Ok(data) if first.is_empty() && all.is_empty() => first = data,
             Ok(data) => {
                 all.extend_from_slice(&std::mem::take(&mut first));
@@ -94,7 +96,7 @@ mod tests {
     #[tokio::test]
     async fn a_larger_body_is_refused() {
         for all in [&["1234"][..], &["12", "34"], &["", "1", "", "23", "4", ""]] {
-            let (bytes, trailers) = gathered(parts(all), 4).await.unwrap();
+            let (bytes, trailers) = body_with_trailers(parts(all), 4).await.unwrap();
             assert_eq!((bytes.as_ref(), trailers["said"].as_bytes()), (&b"1234"[..], &b"last"[..]));
             assert!(matches!(body(parts(all), 3).await, Err(BodyError::TooLarge(3))));
         }

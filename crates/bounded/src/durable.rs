@@ -1,22 +1,22 @@
-//! Files that are there as a whole or not at all, also if the machine stops at any moment.
+//! Atomic, durable writes of files: after a crash or power cut a file has its old or its new content, never a part of it.
 
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// Writes a file that only its owner may read. What was there before is there until the new content is on the disk, and once this
-/// returns that is.
+/// Replaces a file's content, with mode 0600: writes a temporary file beside it, syncs that (fsync(2)), renames it over the old one and syncs
+/// the folder. When this returns, the new content is on the disk.
 ///
 /// # Errors
-/// Those of the file system; the file is as it was then.
+/// When a file can't be created, written, synced or renamed; the old content stays then.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let mut beside = std::ffi::OsString::from(".");
     beside.push(name);
     beside.push(".new");
     let beside = path.with_file_name(beside);
-    // What an earlier process left there, which may have been a file of other rights.
+    // A temporary file that an earlier process left may have another mode.
     let _ = std::fs::remove_file(&beside);
     let written = (|| {
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
@@ -33,10 +33,10 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     folder_of(path)?.sync_all()
 }
 
-/// [`replace`], and makes the folders on the way.
+/// [`replace`], after creating the missing parent folders.
 ///
 /// # Errors
-/// Those of the file system.
+/// When a folder can't be created, and as [`replace`].
 pub fn create(path: &Path, content: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;

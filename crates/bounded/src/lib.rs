@@ -1,12 +1,12 @@
-//! What comes in from outside, read to a limit; and what is kept, written as a whole.
+//! Bounded reads of untrusted input, and durable writes of state files.
 //!
-//! Every read of something that another may make as large as it likes goes through this crate: files of containers and volumes,
-//! answers and bodies, lines of sockets, what programs print, files of the kernel. `clippy.toml` forbids the readers of the standard library and of
-//! others that have no limit; [`values`] bounds what is parsed of it, in values, depth and expanded size. What is to be found again after a
-//! power cut is written by [`durable`].
+//! Every read whose size somebody else decides goes through this crate: files in containers and volumes, HTTP responses and bodies, lines
+//! from sockets, output of programs, files of the kernel. `clippy.toml` forbids the unbounded readers of the standard library and of other
+//! crates; [`values`] bounds parsed values in number, depth and expanded size. State that must survive a power cut is written by [`durable`].
 //!
-//! This crate knows no kind of object and no protocol: who reads names the limit.
+//! This crate knows no kind of object and no protocol: the caller names the limit.
 
+#![warn(missing_docs)]
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
@@ -17,15 +17,17 @@ mod lines;
 mod output;
 pub mod values;
 
-pub use body::{BodyError, body, gathered};
-pub use files::{beginning, bytes, bytes_of, text, text_of};
+pub use body::{BodyError, body, body_with_trailers};
+pub use files::{bytes, bytes_of, prefix, text, text_of};
 pub use lines::{line, line_async};
 pub use output::{output, output_blocking};
-pub use values::{Budget, DEPTH, Exceeded, Limits, Measure, OBJECT, REQUEST_BYTES, STORED_BYTES, result, stored};
+pub use values::{
+    Budget, Exceeded, Limits, MAX_DEPTH, MAX_REQUEST_BYTES, MAX_STORED_BYTES, Measure, OBJECT_COST, check_result,
+    check_stored,
+};
 
-/// The most that is read of a file of the kernel (`/proc`, `/sys`, cgroups). The list of mounts of a machine with thousands of pods
-/// is the largest one.
-pub const KERNEL: u64 = 64 << 20;
+/// Limit for files of the kernel (`/proc`, `/sys`, cgroup files). The largest is `/proc/self/mountinfo` of a machine with thousands of pods.
+pub const MAX_KERNEL_FILE_BYTES: u64 = 64 << 20;
 
-/// The most that is read of a file that this program has written itself, and of one that an administrator has.
-pub const OWN: u64 = 64 << 20;
+/// Limit for files that this program or an administrator has written.
+pub const MAX_OWN_FILE_BYTES: u64 = 64 << 20;

@@ -1,4 +1,4 @@
-//! Lines of what others say by a socket or a pipe.
+//! Lines from a socket or a pipe.
 
 use std::io::{self, BufRead, Read as _};
 
@@ -6,29 +6,29 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _};
 
 use crate::files::too_large;
 
-/// Reads a line of at most `limit` bytes, without its end. `None` when there is none any more.
+/// Reads a line of at most `limit` bytes, without its line feed. `None` at the end of the input.
 ///
 /// # Errors
-/// Those of the reader, and when the line is longer or isn't UTF-8.
+/// Errors of the reader, and when the line is longer or isn't UTF-8.
 pub fn line(reader: &mut impl BufRead, limit: u64) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     #[expect(clippy::disallowed_methods, reason = "this is the limit")]
     reader.take(limit.saturating_add(1)).read_until(b'\n', &mut line)?;
-    whole(line, limit)
+    finish_line(line, limit)
 }
 
-/// [`line`] of a reader that doesn't block.
+/// [`line`] for an asynchronous reader.
 ///
 /// # Errors
-/// As there.
+/// As [`line`].
 pub async fn line_async(reader: &mut (impl AsyncBufRead + Unpin), limit: u64) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     #[expect(clippy::disallowed_methods, reason = "this is the limit")]
     reader.take(limit.saturating_add(1)).read_until(b'\n', &mut line).await?;
-    whole(line, limit)
+    finish_line(line, limit)
 }
 
-fn whole(mut line: Vec<u8>, limit: u64) -> io::Result<Option<String>> {
+fn finish_line(mut line: Vec<u8>, limit: u64) -> io::Result<Option<String>> {
     if line.is_empty() {
         return Ok(None);
     }

@@ -1,32 +1,32 @@
-//! What programs print. What they print may be names of files, and so as much as somebody likes.
+//! Output of programs. It may contain names of files, so its size is untrusted.
 
 use std::io;
 use std::process::{Output, Stdio};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 
-/// Runs a program to its end, which reads `input`. Of what it prints on either way, the first `limit` bytes are kept, and the others are passed over, so that it
-/// never waits for a reader. A program that is given up (the future is dropped) is killed.
+/// Runs a program with `input` on its standard input, and waits for its exit. The first `limit` bytes of each of stdout and stderr are
+/// returned; the rest is read and dropped, so that the program never blocks on a full pipe. Dropping the future kills the program.
 ///
 /// # Errors
-/// When it can't be started or waited for.
+/// When it can't be started or waited for, or a pipe can't be read.
 pub async fn output(command: &mut tokio::process::Command, input: &[u8], limit: u64) -> io::Result<Output> {
     let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn()?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let told = async {
         if let Some(mut stdin) = stdin {
-            // A program that doesn't read all of it says so by its exit code.
+            // A program may exit without reading all of its input; its exit code tells.
             let _ = stdin.write_all(input).await;
         }
         Ok(())
     };
-    let (stdout, stderr, ()) = tokio::try_join!(kept(stdout, limit), kept(stderr, limit), told)?;
+    let (stdout, stderr, ()) = tokio::try_join!(read_capped(stdout, limit), read_capped(stderr, limit), told)?;
     let status = child.wait().await?;
     Ok(Output { status, stdout, stderr })
 }
 
-async fn kept(pipe: Option<impl AsyncRead + Unpin>, limit: u64) -> io::Result<Vec<u8>> {
+async fn read_capped(pipe: Option<impl AsyncRead + Unpin>, limit: u64) -> io::Result<Vec<u8>> {
     let (Some(mut pipe), mut kept) = (pipe, Vec::new()) else { return Ok(Vec::new()) };
     #[expect(clippy::disallowed_methods, reason = "this is the limit")]
     (&mut pipe).take(limit).read_to_end(&mut kept).await?;
@@ -34,28 +34,28 @@ async fn kept(pipe: Option<impl AsyncRead + Unpin>, limit: u64) -> io::Result<Ve
     Ok(kept)
 }
 
-/// [`output`] on a thread that may block.
+/// [`output`] for a thread that may block.
 ///
 /// # Errors
-/// As there.
+/// As [`output`].
 pub fn output_blocking(command: &mut std::process::Command, input: &[u8], limit: u64) -> io::Result<Output> {
     use std::io::Write as _;
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (stdout, stderr) = std::thread::scope(|scope| {
-        let errors = scope.spawn(|| kept_blocking(stderr, limit));
-        // A program that doesn't read all of it says so by its exit code.
+        let errors = scope.spawn(|| read_capped_blocking(stderr, limit));
+        // A program may exit without reading all of its input; its exit code tells.
         scope.spawn(|| stdin.map(|mut stdin| stdin.write_all(input)));
-        (kept_blocking(stdout, limit), errors.join())
+        (read_capped_blocking(stdout, limit), errors.join())
     });
     let status = child.wait()?;
-    let stderr = stderr.map_err(|_| io::Error::other("the reader of its errors panicked"))??;
+    let stderr = stderr.map_err(|_| io::Error::other("the thread that reads stderr panicked"))??;
     Ok(Output { status, stdout: stdout?, stderr })
 }
 
-fn kept_blocking(pipe: Option<impl io::Read>, limit: u64) -> io::Result<Vec<u8>> {
+fn read_capped_blocking(pipe: Option<impl io::Read>, limit: u64) -> io::Result<Vec<u8>> {
     let Some(mut pipe) = pipe else { return Ok(Vec::new()) };
-    let kept = crate::beginning(&mut pipe, limit)?;
+    let kept = crate::prefix(&mut pipe, limit)?;
     io::copy(&mut pipe, &mut io::sink())?;
     Ok(kept)
 }

@@ -70,7 +70,7 @@ fn left(request: &CertificateSigningRequest) -> SignedDuration {
     // One whose certificate is over is of no use to anybody.
     let certificate = request.status.as_ref().and_then(|s| s.certificate.as_ref());
     let over =
-        certificate.and_then(|c| pki::certificate_facts(&String::from_utf8_lossy(&c.0)).ok()).map(|f| f.not_after);
+        certificate.and_then(|c| pki::parse_certificate(&String::from_utf8_lossy(&c.0)).ok()).map(|f| f.not_after);
     match over {
         Some(over) => left.min(SignedDuration::from_secs(over.saturating_sub(now.as_second()))),
         None => left,
@@ -93,7 +93,7 @@ fn is_open(request: &CertificateSigningRequest) -> bool {
 fn is_own(
     signer: Signer,
     spec: &CertificateSigningRequestSpec,
-    facts: &pki::RequestFacts,
+    facts: &pki::CertificateRequest,
     nodes: &[Arc<Node>],
 ) -> bool {
     let is_in = |group: &str| spec.groups.iter().flatten().any(|g| g == group);
@@ -122,7 +122,7 @@ async fn reconcile(client: &Client, request: &CertificateSigningRequest, cluster
         set(client, &request.key(), "status", "Failed", reason, &why, None).await
     };
     let pem = String::from_utf8_lossy(&request.spec.request.0);
-    let facts = match pki::request_facts(&pem) {
+    let facts = match pki::parse_certificate_request(&pem) {
         Ok(facts) => facts,
         Err(error) => return fail("SigningFailed", error.to_string()).await,
     };
@@ -192,10 +192,11 @@ mod tests {
         use base64::Engine as _;
         let folder = tempfile::tempdir().unwrap();
         let authority = pki::Authority::load_or_create(folder.path(), "ca").unwrap();
-        let pem = pki::request(&pki::new_key().unwrap(), "x", "x", &[]).unwrap();
-        let facts = pki::request_facts(&pem).unwrap();
+        let pem = pki::create_certificate_request(&pki::new_key().unwrap(), "x", "x", &[]).unwrap();
+        let facts = pki::parse_certificate_request(&pem).unwrap();
         let certificate = |seconds: i64| {
-            let terms = pki::Terms { usage: pki::Usage::Client, key_encipherment: false, seconds: Some(seconds) };
+            let terms =
+                pki::SigningProfile { usage: pki::Usage::Client, key_encipherment: false, seconds: Some(seconds) };
             authority.sign(&facts, terms).unwrap()
         };
         let (good, over) = (certificate(600), certificate(-60));
@@ -254,7 +255,7 @@ mod tests {
                 groups: Some(vec![group.into(), "system:authenticated".into()]),
                 ..Default::default()
             };
-            let facts = pki::RequestFacts { common_name: name.into(), ..Default::default() };
+            let facts = pki::CertificateRequest { common_name: name.into(), ..Default::default() };
             assert_eq!(is_own(signer, &spec, &facts, &nodes(&["old"])), own, "{signer:?} {user} {name}");
         }
     }
@@ -275,7 +276,7 @@ mod tests {
                 extra: claimed.map(|name| [(NODE_NAME.to_string(), vec![name.to_string()])].into()),
                 ..Default::default()
             };
-            let facts = pki::RequestFacts { common_name: name.into(), ..Default::default() };
+            let facts = pki::CertificateRequest { common_name: name.into(), ..Default::default() };
             let own = is_own(Signer::NodeClient, &spec, &facts, &nodes(&["old"]));
             assert_eq!(own, may, "{claimed:?} {name}");
         }

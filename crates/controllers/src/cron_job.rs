@@ -211,7 +211,7 @@ impl Work<'_> {
                 self.context.events.warning(
                     cron,
                     "FailedCreate",
-                    format!("Error creating job: {}", informer::told(&error)),
+                    format!("Error creating job: {}", informer::error_message(&error)),
                 );
                 Err(error)
             }

@@ -147,7 +147,7 @@ fn tolerations(spec: &PodSpec) -> Vec<Toleration> {
 /// Whether a node should get a daemon, and whether one that it has may stay.
 fn fitness(spec: &PodSpec, tolerations: &[Toleration], node: &Node) -> (bool, bool) {
     let named = spec.node_name.as_ref().is_none_or(|n| *n == node.name_any());
-    if !named || !placement::wanted_by(spec.node_selector.as_ref(), spec.affinity.as_ref(), node) {
+    if !named || !placement::node_affinity_matches(spec.node_selector.as_ref(), spec.affinity.as_ref(), node) {
         return (false, false);
     }
     let taints: &[Taint] = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();

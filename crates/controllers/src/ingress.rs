@@ -160,7 +160,7 @@ async fn complaints(context: &Context, caches: &Caches, ingress: &Ingress) -> Re
     for name in ingress.spec.iter().flat_map(|s| s.tls.iter().flatten()).filter_map(|tls| tls.secret_name.as_ref()) {
         let secret = secrets.get_opt(name).await?;
         let usable = secret.ok_or_else(|| "it isn't there".to_string());
-        if let Err(why) = usable.and_then(|secret| gateway::certificate::read(&secret).map(|_| ())) {
+        if let Err(why) = usable.and_then(|secret| gateway::certificate::from_secret(&secret).map(|_| ())) {
             let text = format!(
                 "secret {namespace}/{name} can't be served: {why}; the one before it, or a self-signed certificate, stands for it"
             );

@@ -184,7 +184,7 @@ impl Work {
                         }
                     }
                 }
-                Err(error) => findings.unknown.push(format!("{group}/{version}: {}", informer::told(&error))),
+                Err(error) => findings.unknown.push(format!("{group}/{version}: {}", informer::error_message(&error))),
             }
         }
         // Pods go first, while the secrets, policies and accounts that they run by are still there (KEP-5080).
@@ -228,7 +228,7 @@ impl Work {
             match self.delete(&resource, &mut findings).await {
                 // A definition that went meanwhile took its objects along.
                 Err(kube::Error::Api(status)) if resource.fleeting && status.code == 404 => {}
-                Err(error) => findings.failures.push(format!("{}: {}", resource.name, informer::told(&error))),
+                Err(error) => findings.failures.push(format!("{}: {}", resource.name, informer::error_message(&error))),
                 Ok(()) => {}
             }
         }

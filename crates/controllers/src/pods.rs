@@ -120,7 +120,11 @@ pub async fn create_all<K: Resource<DynamicType = ()>>(
                 context.events.normal(owner, "SuccessfulCreate", format!("Created pod: {}", pod.name_any()));
             }
             Err(error) => {
-                context.events.warning(owner, "FailedCreate", format!("Error creating: {}", informer::told(&error)));
+                context.events.warning(
+                    owner,
+                    "FailedCreate",
+                    format!("Error creating: {}", informer::error_message(&error)),
+                );
                 failure = Some(error);
             }
         }

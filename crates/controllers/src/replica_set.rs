@@ -180,7 +180,7 @@ async fn write_status<K: Replicated>(
         // What it says stays while it goes on: each attempt has another name in its message, and would wake the set again.
         Some(_) if present["conditions"][0]["type"] == "ReplicaFailure" => present["conditions"].clone(),
         Some(error) => {
-            json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": informer::told(error),
+            json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": informer::error_message(error),
                 "lastTransitionTime": apimachinery::clock::format_rfc3339(now)}])
         }
         None => Value::Null,

@@ -1,32 +1,39 @@
-//! Container runtimes of others (containerd, CRI-O): what a kubelet says to them, the Container Runtime Interface v1.
+//! Client of the Container Runtime Interface v1 (k8s.io/cri-api), for containerd, CRI-O and other runtimes.
 //!
-//! This crate knows the words and the way to the socket; what pods need is the kubelet's to say.
+//! This crate has the generated messages and opens the socket; the kubelet decides what to request.
+
+#![warn(missing_docs)]
 
 use std::path::{Path, PathBuf};
 
 use tonic::transport::{Channel, Endpoint};
 
-/// The messages and calls of CRI v1.
+/// The generated messages and services of CRI v1.
 pub mod v1 {
-    #![allow(clippy::all, clippy::pedantic)]
+    #![allow(clippy::all, clippy::pedantic, missing_docs)]
     tonic::include_proto!("runtime.v1");
 }
 
+/// Client of `runtime.v1.RuntimeService`.
 pub type Runtime = v1::runtime_service_client::RuntimeServiceClient<Channel>;
+/// Client of `runtime.v1.ImageService`.
 pub type Images = v1::image_service_client::ImageServiceClient<Channel>;
 
-/// Bytes of one answer; lists of a node with many containers are longer than what is the default (4 MiB).
+/// Bytes of one response; a list of many containers is longer than tonic's default of 4 MiB.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 #[derive(Debug, thiserror::Error)]
+/// Why a `--container-runtime-endpoint` can't be used.
 pub enum EndpointError {
     #[error("{0:?} names no socket: it must be like unix:///run/containerd/containerd.sock")]
+    /// It is neither a URL of the scheme `unix` nor an absolute path.
     Malformed(String),
-    #[error("{0} can't be connected to")]
+    #[error("can't connect to {0}")]
+    /// The path can't stand in a URL.
     Unusable(String, #[source] tonic::transport::Error),
 }
 
-/// The socket that an endpoint names: a URL of the scheme `unix`, or a path.
+/// The socket of a `--container-runtime-endpoint`: a URL of the scheme `unix`, or a path.
 ///
 /// # Errors
 /// When it is neither.
@@ -35,7 +42,7 @@ pub fn socket(endpoint: &str) -> Result<PathBuf, EndpointError> {
     if path.is_absolute() { Ok(path.into()) } else { Err(EndpointError::Malformed(endpoint.into())) }
 }
 
-/// The two services at a socket. They are connected to at the first call, and again whenever the connection broke.
+/// Clients of both services at a socket. They connect at the first call, and again whenever the connection is lost.
 ///
 /// # Errors
 /// When the path can't be that of a socket.

@@ -1,5 +1,9 @@
-//! Snapshots of volumes: the kinds of `snapshot.storage.k8s.io/v1` (KEP-177), as far as control loops read them. They aren't
-//! written back whole, only patched.
+//! The kinds of `snapshot.storage.k8s.io/v1` (KEP-177): the fields that controllers read. Objects are patched, never written back whole,
+//! so that other fields survive.
+//!
+//! Fields are documented at <https://kubernetes.io/docs/concepts/storage/volume-snapshots/>.
+
+#![allow(missing_docs, reason = "the fields are upstream's")]
 
 use std::collections::BTreeMap;
 
@@ -9,16 +13,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{ClusterResourceScope, NamespaceResourceScope};
 use serde::{Deserialize, Serialize};
 
-/// Held by a content until its driver has let it go.
-pub const CONTENT_BOUND: &str = "snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection";
-/// Annotation that tells a driver that the content goes because its snapshot does.
-pub const BEING_DELETED: &str = "snapshot.storage.kubernetes.io/volumesnapshot-being-deleted";
+/// Finalizer of a VolumeSnapshotContent (upstream's `VolumeSnapshotContentFinalizer`).
+pub const CONTENT_FINALIZER: &str = "snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection";
+/// Annotation of a VolumeSnapshotContent whose VolumeSnapshot is being deleted (upstream's `AnnVolumeSnapshotBeingDeleted`).
+pub const BEING_DELETED_ANNOTATION: &str = "snapshot.storage.kubernetes.io/volumesnapshot-being-deleted";
 
 custom_kind!(VolumeSnapshot, "snapshot.storage.k8s.io", "v1", "volumesnapshots", NamespaceResourceScope);
 custom_kind!(VolumeSnapshotContent, "snapshot.storage.k8s.io", "v1", "volumesnapshotcontents", ClusterResourceScope);
 custom_kind!(VolumeSnapshotClass, "snapshot.storage.k8s.io", "v1", "volumesnapshotclasses", ClusterResourceScope);
 
-/// What a user asks for: a snapshot of a claim, or the use of one that is there.
+/// A user's request for a snapshot of a claim, or for a pre-provisioned one.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct VolumeSnapshot {
     pub metadata: ObjectMeta,
@@ -48,7 +52,7 @@ pub struct VolumeSnapshotStatus {
     pub ready_to_use: Option<bool>,
 }
 
-/// What a driver made of it.
+/// A snapshot in the storage system.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct VolumeSnapshotContent {
     pub metadata: ObjectMeta,
@@ -67,7 +71,7 @@ pub struct VolumeSnapshotContentSpec {
     pub volume_snapshot_ref: ObjectReference,
 }
 
-/// One of the two, in the driver's names.
+/// Exactly one is set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeSnapshotContentSource {
@@ -94,7 +98,7 @@ pub struct VolumeSnapshotError {
     pub time: Option<String>,
 }
 
-/// Which driver makes snapshots, and what becomes of them.
+/// The driver of snapshots, its parameters, and the deletion policy.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeSnapshotClass {

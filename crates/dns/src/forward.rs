@@ -1,5 +1,5 @@
-//! Questions about the rest of the world: asked of the machine's resolvers, or of those that a zone has for itself; answers are kept
-//! as long as they are good, also those that there is nothing (RFC 2308).
+//! Forwarding: to the node's resolvers, to `upstreamNameservers`, or to those of a stub domain; with a cache, of negative responses, too
+//! (RFC 2308).
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -13,33 +13,36 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Answers that are kept.
+/// Limit of the cache.
 const MAX_CACHED_RECORDS: u64 = 10_000;
-/// However long they say they are good.
+/// Upper limit of TTLs.
 const MAX_TTL: Duration = Duration::from_secs(3600);
 
-/// What the ConfigMap `kube-system/kube-dns` says, in upstream's form: `stubDomains`, `upstreamNameservers`; and `queryLog`.
+/// Settings of the ConfigMap `kube-system/kube-dns`: upstream's `stubDomains` and `upstreamNameservers`, and our `queryLog`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Resolvers by zone.
+    /// Stub domains with their resolvers.
     pub stubs: BTreeMap<String, Vec<SocketAddr>>,
-    /// Instead of the machine's.
+    /// Resolvers instead of the node's.
     pub upstreams: Option<Vec<SocketAddr>>,
+    /// Whether queries are logged.
     pub log: bool,
 }
 
 /// `ADDRESS` or `ADDRESS:PORT`
 fn server(text: &str) -> Result<SocketAddr, String> {
-    let plain = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, crate::PORT));
+    let zone_name = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, crate::PORT));
     text.parse()
         .ok()
-        .or_else(plain)
+        .or_else(zone_name)
         .ok_or_else(|| format!("{text:?} is no address of a resolver, as 192.0.2.1 or 192.0.2.1:53"))
 }
 
 impl Settings {
+    /// Parses the ConfigMap's data.
+    ///
     /// # Errors
-    /// With the key that is wrong, and why.
+    /// When a key is malformed; the text names it.
     pub fn read(data: &BTreeMap<String, String>) -> Result<Self, String> {
         let servers = |list: &Vec<String>| list.iter().map(|text| server(text)).collect::<Result<Vec<_>, _>>();
         let stubs: BTreeMap<String, Vec<String>> = parse(data, "stubDomains")?.unwrap_or_default();
@@ -61,14 +64,15 @@ fn parse<T: serde::de::DeserializeOwned>(data: &BTreeMap<String, String>, key: &
     data.get(key).map(|text| serde_json::from_str(text).map_err(|e| format!("{key}: {e}"))).transpose()
 }
 
-/// Who is asked.
+/// The upstream resolvers.
 pub struct Upstreams {
     rest: Option<TokioResolver>,
-    /// The longest zone first.
+    /// Stub domains, the longest first.
     stubs: Vec<(String, TokioResolver)>,
 }
 
 impl Upstreams {
+    /// Resolvers of the node and of the settings.
     pub fn new(machine: &[SocketAddr], settings: &Settings) -> Self {
         let mut stubs: Vec<_> =
             settings.stubs.iter().filter_map(|(zone, servers)| Some((zone.clone(), resolver(servers)?))).collect();
@@ -77,28 +81,29 @@ impl Upstreams {
     }
 
     fn of_zone(&self, name: &str) -> Option<&TokioResolver> {
-        let inside = |zone: &str| name.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-        self.stubs.iter().find(|(zone, _)| inside(zone)).map(|(_, resolver)| resolver)
+        let relative_name =
+            |zone: &str| name.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        self.stubs.iter().find(|(zone, _)| relative_name(zone)).map(|(_, resolver)| resolver)
     }
 
     fn of(&self, name: &str) -> Option<&TokioResolver> {
         self.of_zone(name).or(self.rest.as_ref())
     }
 
-    /// Whether what is asked for is of a zone with resolvers of its own.
+    /// Whether a query is of a stub domain.
     pub fn is_of_zone(&self, query: &Query) -> bool {
-        self.of_zone(&plain(query)).is_some()
+        self.of_zone(&zone_name(query)).is_some()
     }
 
-    /// Adds the answer, whatever it is.
+    /// Forwards a query and adds the upstream's records and response code.
     pub async fn ask(&self, query: &Query, answer: &mut Message) {
         if query.query_class() != DNSClass::IN {
             answer.metadata.response_code = ResponseCode::NotImp;
             return;
         }
-        let name = plain(query);
+        let name = zone_name(query);
         let Some(resolver) = self.of(&name) else {
-            // Nobody to ask: say so at once, rather than have the client wait.
+            // Without resolvers, fail at once rather than let the client time out.
             answer.metadata.response_code = ResponseCode::NXDomain;
             return;
         };
@@ -118,8 +123,8 @@ impl Upstreams {
     }
 }
 
-/// The name that is asked for, as zones are written.
-fn plain(query: &Query) -> String {
+/// The queried name in the form of zone names.
+fn zone_name(query: &Query) -> String {
     query.name().to_ascii().to_ascii_lowercase().trim_end_matches('.').into()
 }
 

@@ -1,12 +1,13 @@
 //! The cluster's DNS server (Kubernetes DNS specification 1.1), on every node.
 //!
-//! [`zone`] answers questions purely, from an index of services and endpoints; this module reads packets, keeps the
-//! index in step with the API, and hands questions about the rest of the world to the host's resolvers.
+//! [`zone`] answers queries purely, from an index of services and endpoints; the other modules read messages, rebuild the index when objects
+//! change, and forward queries for other names to the node's resolvers ([`forward`]).
 
+#![warn(missing_docs)]
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
-mod clients;
+mod concurrency;
 mod forward;
 mod metrics;
 mod sockets;
@@ -32,75 +33,78 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Notify, watch};
 
-use clients::Places;
+use concurrency::ConcurrencyLimiter;
 use forward::{Settings, Upstreams};
-use metrics::Asked;
+use metrics::QueryMetrics;
 pub use sockets::{BindError, Sockets};
-pub use zone::{Answer, Zone};
+pub use zone::{Zone, ZoneAnswer};
 
+/// Configuration of the DNS server.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The cluster DNS address, which is an address of this node too.
+    /// The cluster IP of the DNS service, which every node has on its bridge.
     pub address: IpAddr,
-    /// `cluster.local`
+    /// The cluster domain: `cluster.local`.
     pub domain: String,
-    /// This node's pods, known by their addresses before they run.
+    /// This node's pods, for the namespace of a client.
     pub local: LocalPods,
-    /// The machine's resolvers of the moment, for all other names.
+    /// The node's resolvers (resolv.conf), for all other names.
     pub upstreams: watch::Receiver<Vec<SocketAddr>>,
 }
 
 struct Server {
     config: Config,
     zone: RwLock<Arc<Zone>>,
-    /// What the ConfigMap says.
+    /// Settings of the ConfigMap `kube-system/kube-dns`.
     settings: RwLock<Settings>,
     upstreams: RwLock<Arc<Upstreams>>,
-    /// Questions that wait for an upstream at a time.
-    forwarding: Arc<Places>,
-    /// A name that nobody but this server asks for.
+    /// Limits concurrent forwarded queries.
+    forwarding: Arc<ConcurrencyLimiter>,
+    /// A name that only this server queries, to detect forwarding loops (CoreDNS' plugin `loop`).
     probe: String,
-    /// The upstreams ask us in turn.
+    /// Whether the upstreams forward to this server.
     is_loop: AtomicBool,
-    /// Whether every question is told.
+    /// Whether queries are logged (CoreDNS' plugin `log`).
     log: AtomicBool,
-    /// Answers that were sent.
+    /// Number of responses.
     sent: AtomicUsize,
 }
 
 const PORT: u16 = 53;
-/// Largest UDP answer without EDNS (RFC 1035), and with (RFC 6891, as the DNS flag day 2020 has it).
-const UDP_PLAIN: usize = 512;
-const UDP_EDNS: usize = 1232;
-/// How long the first answer waits for the names to be known; after that those of the cluster are told to come again.
-const FIRST_ZONE: Duration = Duration::from_secs(5);
-/// Connections of one client, and of all.
-const CONNECTIONS: (usize, usize) = (64, 1024);
-/// Questions of one client, and of all, that wait for others' answers.
-const FORWARDED: (usize, usize) = (128, 1024);
-/// How long a connection may be silent (RFC 7766, 6.2.3), and how long a question or an answer may take on its way.
+/// Largest UDP response without EDNS (RFC 1035), and with EDNS (RFC 6891; the DNS flag day 2020 recommends this size).
+const MAX_UDP_BYTES: usize = 512;
+const MAX_EDNS_UDP_BYTES: usize = 1232;
+/// How long the first responses wait for the zone; afterwards queries of the cluster domain get SERVFAIL until it is ready.
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Limits of TCP connections.
+const MAX_CONNECTIONS_PER_CLIENT: usize = 64;
+const MAX_CONNECTIONS: usize = 1024;
+/// Limits of concurrent forwarded queries.
+const MAX_FORWARDED_PER_CLIENT: usize = 128;
+const MAX_FORWARDED: usize = 1024;
+/// Idle timeout of a TCP connection (RFC 7766, section 6.2.3), and timeout of reading or writing one message.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of a question: one name, and perhaps options.
+/// Limit of a query: one name, and perhaps options.
 const MAX_QUERY_BYTES: usize = 4096;
-/// What is wrong with a listener may pass.
-const AFTER_FAILURE: Duration = Duration::from_millis(100);
-/// Aliases of the cluster that are followed one after another.
+/// Delay after a failed accept.
+const ACCEPT_RETRY_PERIOD: Duration = Duration::from_millis(100);
+/// Limit of CNAME records that are followed.
 const MAX_CNAME_CHAIN: usize = 8;
 
-/// Serves until the process ends.
+/// Runs the DNS server until the process ends.
 pub async fn run(config: Config, sockets: Sockets, informers: Informers) {
     let Sockets { udp, tcp } = sockets;
     let server = Arc::new(Server::new(config));
-    keep_settings(&server, &informers);
-    tasks::spawn("dns-loop-check", look_for_loop(server.clone()));
+    follow_config_map(&server, &informers);
+    tasks::spawn("dns-loop-check", detect_loop(server.clone()));
     let of = server.clone();
-    tasks::until_done("dns-upstreams", move || keep_upstreams(of.clone()));
-    // What comes meanwhile waits at the socket.
+    tasks::until_done("dns-upstreams", move || follow_resolv_conf(of.clone()));
+    // Queries meanwhile wait in the socket's buffer.
     let known = Arc::new(Notify::new());
     let (of, tell) = (server.clone(), known.clone());
-    tasks::supervise("dns-zone", move || keep_zone(of.clone(), informers.clone(), tell.clone()));
-    let _ = tokio::time::timeout(FIRST_ZONE, known.notified()).await;
+    tasks::supervise("dns-zone", move || rebuild_zone(of.clone(), informers.clone(), tell.clone()));
+    let _ = tokio::time::timeout(STARTUP_TIMEOUT, known.notified()).await;
     let address = server.config.address;
     tasks::until_done("dns-metrics", move || metrics::serve(address));
     let of = server.clone();
@@ -108,8 +112,8 @@ pub async fn run(config: Config, sockets: Sockets, informers: Informers) {
     let _ = tasks::supervise("dns-udp", move || serve_udp(server.clone(), udp.clone())).await;
 }
 
-/// Keeps to what the ConfigMap `kube-system/kube-dns` says. What can't be read is told, and nothing changes.
-fn keep_settings(server: &Arc<Server>, informers: &Informers) {
+/// Applies the ConfigMap `kube-system/kube-dns`. A malformed one is logged and ignored.
+fn follow_config_map(server: &Arc<Server>, informers: &Informers) {
     let maps: Api<ConfigMap> = Api::namespaced(informers.client().clone(), "kube-system");
     let informer = Informer::start(maps, "metadata.name=kube-dns", "");
     let server = server.clone();
@@ -122,42 +126,42 @@ fn keep_settings(server: &Arc<Server>, informers: &Informers) {
             Ok(settings) => {
                 server.log.store(settings.log, Ordering::Relaxed);
                 *server.settings.write() = settings;
-                ask_others(&server);
+                rebuild_upstreams(&server);
             }
             Err(error) => tracing::warn!(error, "ignored ConfigMap kube-system/kube-dns: it is malformed"),
         }
     });
 }
 
-/// Follows the machine's resolvers.
-async fn keep_upstreams(server: Arc<Server>) {
+/// Applies changes of the node's resolvers.
+async fn follow_resolv_conf(server: Arc<Server>) {
     let mut machine = server.config.upstreams.clone();
     while machine.changed().await.is_ok() {
-        ask_others(&server);
+        rebuild_upstreams(&server);
     }
 }
 
-/// Others may be asked now than before.
-fn ask_others(server: &Arc<Server>) {
+/// Rebuilds the upstreams after a change of the settings or the node's resolvers.
+fn rebuild_upstreams(server: &Arc<Server>) {
     let settings = server.settings.read().clone();
     *server.upstreams.write() = Arc::new(Upstreams::new(&server.config.upstreams.borrow(), &settings));
     server.is_loop.store(false, Ordering::Relaxed);
-    tasks::spawn("dns-loop-check", look_for_loop(server.clone()));
+    tasks::spawn("dns-loop-check", detect_loop(server.clone()));
 }
 
-/// Asks the resolvers of all other names for one that nobody knows: if the question comes back here, questions would go round for ever.
-async fn look_for_loop(server: Arc<Server>) {
+/// Detects a forwarding loop: queries the upstreams for the probe name; if that query arrives here, forwarded queries would loop for ever.
+async fn detect_loop(server: Arc<Server>) {
     let Ok(name) = Name::from_ascii(&server.probe) else { return };
     let upstreams = server.upstreams.read().clone();
     upstreams.ask(&Query::query(name, RecordType::HINFO), &mut Message::query()).await;
     if server.is_loop.load(Ordering::Relaxed) {
         tracing::error!(
-            "names outside of the cluster aren't answered: the resolvers that are asked for them ask the cluster's DNS in turn; name others in upstreamNameservers of ConfigMap kube-system/kube-dns, or in the machine's resolv.conf"
+            "forwarding loop: the upstream resolvers forward to the cluster DNS, so queries outside of the cluster domain are refused; set other upstreamNameservers in ConfigMap kube-system/kube-dns, or other nameservers in the node's resolv.conf"
         );
     }
 }
 
-async fn keep_zone(server: Arc<Server>, informers: Informers, known: Arc<Notify>) {
+async fn rebuild_zone(server: Arc<Server>, informers: Informers, known: Arc<Notify>) {
     let services = informers.of::<Service>();
     let slices = informers.of::<EndpointSlice>();
     let namespaces = informers.of::<Namespace>();
@@ -179,7 +183,7 @@ async fn keep_zone(server: Arc<Server>, informers: Informers, known: Arc<Notify>
         *server.zone.write() = Arc::new(zone);
         known.notify_one();
         changed.notified().await;
-        // Changes come in bursts; one index for all.
+        // Changes come in bursts, which one rebuild covers.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -188,22 +192,22 @@ async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
     let mut buffer = vec![0u8; 4096];
     loop {
         let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
-            tokio::time::sleep(AFTER_FAILURE).await;
+            tokio::time::sleep(ACCEPT_RETRY_PERIOD).await;
             continue;
         };
         let Ok(question) = Message::from_vec(&buffer[..length]) else { continue };
-        let limit = if question.edns.is_some() { UDP_EDNS } else { UDP_PLAIN };
-        let asked = Asked::new(&question, peer.ip(), "udp");
+        let limit = if question.edns.is_some() { MAX_EDNS_UDP_BYTES } else { MAX_UDP_BYTES };
+        let metrics = QueryMetrics::new(&question, peer.ip(), "udp");
         match local(&server, &question, peer.ip()) {
-            Found::Whole(answer) => {
-                asked.answered(&answer);
+            LocalAnswer::Complete(answer) => {
+                metrics.answered(&answer);
                 let _ = socket.send_to(&server.packet(answer, limit), peer).await;
             }
-            Found::Part(part, rest) => {
+            LocalAnswer::Partial(part, rest) => {
                 let (server, socket) = (server.clone(), socket.clone());
                 tasks::spawn("dns-question", async move {
-                    let answer = elsewhere(&server, peer.ip(), part, rest).await;
-                    asked.answered(&answer);
+                    let answer = forward(&server, peer.ip(), part, rest).await;
+                    metrics.answered(&answer);
                     let _ = socket.send_to(&server.packet(answer, limit), peer).await;
                 });
             }
@@ -212,19 +216,19 @@ async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
 }
 
 async fn serve_tcp(server: Arc<Server>, listener: Arc<TcpListener>) {
-    let places = Places::new(CONNECTIONS.0, CONNECTIONS.1);
+    let places = ConcurrencyLimiter::new(MAX_CONNECTIONS_PER_CLIENT, MAX_CONNECTIONS);
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Without descriptors the next try fails as well, at once.
+                // Out of file descriptors (EMFILE) the next accept would fail at once, too.
                 tracing::warn!(%error, "failed to accept a TCP connection to the cluster DNS");
-                tokio::time::sleep(AFTER_FAILURE).await;
+                tokio::time::sleep(ACCEPT_RETRY_PERIOD).await;
                 continue;
             }
         };
-        // Who has too many is left; the connection ends here.
-        let Some(place) = places.take(peer.ip()) else { continue };
+        // Above the limit the connection is closed.
+        let Some(place) = places.try_acquire(peer.ip()) else { continue };
         let server = server.clone();
         tasks::spawn("dns-connection", async move {
             let _ = tcp_connection(server, stream, peer.ip()).await;
@@ -233,98 +237,98 @@ async fn serve_tcp(server: Arc<Server>, listener: Arc<TcpListener>) {
     }
 }
 
-/// What must be done in time.
-async fn within<T>(limit: Duration, work: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
+/// Runs I/O with a timeout.
+async fn with_timeout<T>(limit: Duration, work: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
     tokio::time::timeout(limit, work).await.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?
 }
 
 async fn tcp_connection(server: Arc<Server>, mut stream: TcpStream, peer: IpAddr) -> std::io::Result<()> {
     loop {
-        let length = usize::from(within(IDLE_TIMEOUT, stream.read_u16()).await?);
+        let length = usize::from(with_timeout(IDLE_TIMEOUT, stream.read_u16()).await?);
         if length > MAX_QUERY_BYTES {
             return Ok(());
         }
         let mut packet = vec![0u8; length];
-        within(MESSAGE_TIMEOUT, stream.read_exact(&mut packet)).await?;
+        with_timeout(MESSAGE_TIMEOUT, stream.read_exact(&mut packet)).await?;
         let Ok(question) = Message::from_vec(&packet) else { return Ok(()) };
-        let asked = Asked::new(&question, peer, "tcp");
+        let metrics = QueryMetrics::new(&question, peer, "tcp");
         let answer = match local(&server, &question, peer) {
-            Found::Whole(answer) => answer,
-            Found::Part(part, rest) => elsewhere(&server, peer, part, rest).await,
+            LocalAnswer::Complete(answer) => answer,
+            LocalAnswer::Partial(part, rest) => forward(&server, peer, part, rest).await,
         };
-        asked.answered(&answer);
+        metrics.answered(&answer);
         let answer = server.packet(answer, usize::from(u16::MAX));
         let length = u16::try_from(answer.len()).unwrap_or(u16::MAX);
         let framed = [&length.to_be_bytes(), answer.as_slice()].concat();
-        within(MESSAGE_TIMEOUT, stream.write_all(&framed)).await?;
+        with_timeout(MESSAGE_TIMEOUT, stream.write_all(&framed)).await?;
     }
 }
 
-/// What the cluster knows of a question.
-enum Found {
-    Whole(Message),
-    /// The answer so far, and what the rest of the world is to be asked for: the question itself, or where an alias leads.
-    Part(Message, Query),
+/// The zone's answer to a query.
+enum LocalAnswer {
+    Complete(Message),
+    /// The response so far, and the query to forward: the original one, or that of a CNAME's target.
+    Partial(Message, Query),
 }
 
-fn local(server: &Server, question: &Message, peer: IpAddr) -> Found {
+fn local(server: &Server, question: &Message, peer: IpAddr) -> LocalAnswer {
     let mut answer = zone::response_to(question);
     let query = question.queries.first().filter(|_| question.metadata.message_type == MessageType::Query);
     if question.metadata.op_code != OpCode::Query {
         answer.metadata.response_code = ResponseCode::NotImp;
-        return Found::Whole(answer);
+        return LocalAnswer::Complete(answer);
     }
-    // The zone isn't handed out as a whole.
+    // Zone transfers (AXFR) are refused.
     if query.is_some_and(|query| matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR)) {
         answer.metadata.response_code = ResponseCode::Refused;
-        return Found::Whole(answer);
+        return LocalAnswer::Complete(answer);
     }
     let Some(query) = query else {
         answer.metadata.response_code = ResponseCode::FormErr;
-        return Found::Whole(answer);
+        return LocalAnswer::Complete(answer);
     };
     if server.log.load(Ordering::Relaxed) {
         tracing::info!(name = %query.name(), kind = %query.query_type(), %peer, "DNS query");
     }
     if query.name().to_ascii() == server.probe {
         server.is_loop.store(true, Ordering::Relaxed);
-        return Found::Whole(answer);
+        return LocalAnswer::Complete(answer);
     }
     let zone = server.zone.read().clone();
     let namespace = || server.config.local.namespace_of(peer);
     find(&zone, answer, query, namespace)
 }
 
-/// Follows aliases as far as they are the cluster's: C libraries take an answer without addresses for nothing (RFC 1034, 4.3.2).
-fn find(zone: &Zone, mut answer: Message, query: &Query, namespace: impl Fn() -> Option<String>) -> Found {
+/// Follows CNAME records within the zone: stub resolvers expect the addresses in the same response (RFC 1034, section 4.3.2).
+fn find(zone: &Zone, mut answer: Message, query: &Query, namespace: impl Fn() -> Option<String>) -> LocalAnswer {
     let kind = query.query_type();
     let mut next = query.clone();
     for hop in 0..MAX_CNAME_CHAIN {
         let records = match zone.answer(next.name(), kind) {
-            Answer::Elsewhere if hop > 0 => return Found::Part(answer, next),
-            Answer::Elsewhere => {
+            ZoneAnswer::NotInZone if hop > 0 => return LocalAnswer::Partial(answer, next),
+            ZoneAnswer::NotInZone => {
                 let found = namespace().and_then(|namespace| zone.search(query.name(), kind, &namespace));
-                let Some(records) = found else { return Found::Part(answer, next) };
+                let Some(records) = found else { return LocalAnswer::Partial(answer, next) };
                 records
             }
-            Answer::Records(records) => {
+            ZoneAnswer::Records(records) => {
                 answer.metadata.authoritative = true;
                 records
             }
-            Answer::NoSuchName(soa) => {
+            ZoneAnswer::NameError(soa) => {
                 answer.metadata.authoritative = true;
                 answer.metadata.response_code = ResponseCode::NXDomain;
                 answer.add_authority(soa);
-                return Found::Whole(answer);
+                return LocalAnswer::Complete(answer);
             }
-            Answer::NotYet => {
+            ZoneAnswer::NotReady => {
                 answer.metadata.response_code = ResponseCode::ServFail;
-                return Found::Whole(answer);
+                return LocalAnswer::Complete(answer);
             }
-            Answer::NoData(soa) => {
+            ZoneAnswer::NoData(soa) => {
                 answer.metadata.authoritative = true;
                 answer.add_authority(soa);
-                return Found::Whole(answer);
+                return LocalAnswer::Complete(answer);
             }
         };
         let alias = match records.last().map(|r| &r.data) {
@@ -335,21 +339,21 @@ fn find(zone: &Zone, mut answer: Message, query: &Query, namespace: impl Fn() ->
         match alias {
             Some(alias) => next.set_name(alias),
             None => {
-                answer.add_additionals(zone.targets(&answer.answers));
-                return Found::Whole(answer);
+                answer.add_additionals(zone.additional_records(&answer.answers));
+                return LocalAnswer::Complete(answer);
             }
         };
     }
     answer.metadata.response_code = ResponseCode::ServFail;
-    Found::Whole(answer)
+    LocalAnswer::Complete(answer)
 }
 
-/// `answer` with what the rest of the world says to `rest`.
-async fn elsewhere(server: &Server, client: IpAddr, mut answer: Message, rest: Query) -> Message {
+/// Forwards the query `rest` and adds the upstream's records to the response.
+async fn forward(server: &Server, client: IpAddr, mut answer: Message, rest: Query) -> Message {
     let upstreams = server.upstreams.read().clone();
-    // Zones with resolvers of their own don't go that way.
+    // Stub domains aren't affected by a loop of the upstreams.
     let round = server.is_loop.load(Ordering::Relaxed) && !upstreams.is_of_zone(&rest);
-    match server.forwarding.take(client) {
+    match server.forwarding.try_acquire(client) {
         Some(_place) if !round => {
             metrics::forwarded();
             upstreams.ask(&rest, &mut answer).await;
@@ -360,15 +364,15 @@ async fn elsewhere(server: &Server, client: IpAddr, mut answer: Message, rest: Q
 }
 
 impl Server {
-    /// One that knows nothing yet.
+    /// A server whose zone isn't ready yet.
     fn new(config: Config) -> Self {
         let upstreams = Upstreams::new(&config.upstreams.borrow(), &Settings::default());
         Server {
-            zone: RwLock::new(Arc::new(Zone::unknown(&config.domain))),
+            zone: RwLock::new(Arc::new(Zone::not_ready(&config.domain))),
             settings: RwLock::default(),
             upstreams: RwLock::new(Arc::new(upstreams)),
-            forwarding: Places::new(FORWARDED.0, FORWARDED.1),
-            // Not below `invalid`, which our own resolver answers without asking anybody.
+            forwarding: ConcurrencyLimiter::new(MAX_FORWARDED_PER_CLIENT, MAX_FORWARDED),
+            // Not below `invalid`, for which resolvers answer without a query (RFC 6761).
             probe: format!("{:016x}.loop.timonel.test.", RandomState::new().build_hasher().finish()),
             is_loop: AtomicBool::new(false),
             log: AtomicBool::new(false),
@@ -435,8 +439,8 @@ mod tests {
         let zone = Zone::build("cluster.local", None, &services, &[], &namespaces);
         let query = Query::query(Name::from_ascii(name).unwrap(), RecordType::A);
         let (answer, rest) = match find(&zone, Message::query(), &query, || Some("default".into())) {
-            Found::Whole(answer) => (answer, String::new()),
-            Found::Part(answer, rest) => (answer, format!(" then {}", rest.name())),
+            LocalAnswer::Complete(answer) => (answer, String::new()),
+            LocalAnswer::Partial(answer, rest) => (answer, format!(" then {}", rest.name())),
         };
         let data: Vec<String> = answer.answers.iter().map(|r| r.data.to_string()).collect();
         format!("{} {}{rest}", answer.metadata.response_code, data.join(" "))
@@ -454,7 +458,7 @@ mod tests {
             {"metadata": {"name": "round", "namespace": "default"},
              "spec": {"type": "ExternalName", "externalName": "round.default.svc.cluster.local"}}]"#;
         let zone = "default.svc.cluster.local.";
-        let check = |asked: &str, want: &str| assert_eq!(found(services, asked), want, "{asked}");
+        let check = |name: &str, want: &str| assert_eq!(found(services, name), want, "{name}");
         check(&format!("near.{zone}"), "No Error api.shop.svc.cluster.local. 10.43.0.7");
         check("near.", &format!("No Error near.{zone} api.shop.svc.cluster.local. 10.43.0.7"));
         check(&format!("far.{zone}"), "No Error example.org. then example.org.");
@@ -521,8 +525,8 @@ mod tests {
             let address = std::net::Ipv4Addr::LOCALHOST.into();
             let config = Config { address, domain: "cluster.local".into(), local: LocalPods::default(), upstreams };
             match local(&Server::new(config), &question, address) {
-                Found::Whole(answer) => answer.metadata.response_code,
-                Found::Part(..) => ResponseCode::NoError,
+                LocalAnswer::Complete(answer) => answer.metadata.response_code,
+                LocalAnswer::Partial(..) => ResponseCode::NoError,
             }
         };
         assert_eq!(code(|m| m.metadata.op_code = OpCode::Update), ResponseCode::NotImp);

@@ -1,4 +1,4 @@
-//! What is counted of names, under CoreDNS' names where it counts the same, in the process' registry; and a port where it may be read.
+//! Metrics, with CoreDNS' names where they are the same, in the process' registry; and CoreDNS' port for scraping.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -18,12 +18,12 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Text
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-/// Where CoreDNS tells.
+/// CoreDNS' metrics port.
 const PORT: u16 = 9153;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Who may ask at a time.
+/// Limit of concurrent scrapes.
 const MAX_CONNECTIONS: usize = 16;
-const AFTER_FAILURE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_PERIOD: Duration = Duration::from_millis(100);
 
 struct Metrics {
     requests: IntCounterVec,
@@ -34,7 +34,7 @@ struct Metrics {
 
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
     let counter = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
-    // From a quarter of a millisecond up, doubling.
+    // Buckets from 0.25 ms up, doubling, as CoreDNS'.
     let buckets = prometheus::exponential_buckets(0.00025, 2.0, 16).unwrap_or_default();
     let durations =
         HistogramOpts::new("coredns_dns_request_duration_seconds", "Time that each question took").buckets(buckets);
@@ -62,15 +62,16 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
     metrics
 });
 
-/// A question that is being answered.
-pub struct Asked {
+/// Counts a query and measures its duration.
+pub struct QueryMetrics {
     at: Instant,
 }
 
-impl Asked {
+impl QueryMetrics {
+    /// Starts the measurement of a query.
     pub fn new(question: &Message, peer: IpAddr, proto: &'static str) -> Self {
         let family = if peer.to_canonical().is_ipv4() { "1" } else { "2" };
-        // Only types that have a name of their own, so that nobody can make up names without end.
+        // Only known types become labels, so that clients can't create labels without limit.
         let kind = match question.queries.first().map(|q| q.query_type()) {
             Some(RecordType::A) => "A",
             Some(RecordType::AAAA) => "AAAA",
@@ -85,9 +86,10 @@ impl Asked {
             _ => "other",
         };
         METRICS.requests.with_label_values(&[family, proto, kind]).inc();
-        Asked { at: Instant::now() }
+        QueryMetrics { at: Instant::now() }
     }
 
+    /// Counts the response.
     pub fn answered(self, answer: &Message) {
         let code = match answer.metadata.response_code {
             ResponseCode::NoError => "NOERROR",
@@ -102,11 +104,12 @@ impl Asked {
     }
 }
 
+/// Counts a forwarded query.
 pub fn forwarded() {
     METRICS.forwarded.inc();
 }
 
-/// Tells whoever asks on CoreDNS' port. Where that is taken, only the kubelet tells.
+/// Serves the metrics on CoreDNS' port. If the port is in use, only the kubelet's /metrics has them.
 pub async fn serve(address: IpAddr) {
     LazyLock::force(&METRICS);
     let listener = match TcpListener::bind((address, PORT)).await {
@@ -120,7 +123,7 @@ pub async fn serve(address: IpAddr) {
     loop {
         let Ok(permit) = clients.clone().acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(AFTER_FAILURE).await;
+            tokio::time::sleep(ACCEPT_RETRY_PERIOD).await;
             continue;
         };
         tasks::spawn("dns-metrics-connection", async move {
@@ -138,12 +141,12 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
         *response.status_mut() = StatusCode::NOT_FOUND;
         return Ok(response);
     }
-    let mut response = Response::new(of_names().into());
+    let mut response = Response::new(own_metrics().into());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(prometheus::TEXT_FORMAT));
     Ok(response)
 }
 
-fn of_names() -> String {
+fn own_metrics() -> String {
     let mut families = prometheus::gather();
     families.retain(|family| family.name().starts_with("coredns_"));
     TextEncoder::new().encode_to_string(&families).unwrap_or_default()

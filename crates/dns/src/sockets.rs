@@ -1,4 +1,4 @@
-//! The sockets that names are asked on. They may come from the process before this one: what was asked meanwhile waits in them.
+//! The server's sockets. They may be inherited from the previous process; queries that arrive in between wait in their buffers.
 
 use std::io;
 use std::net::{IpAddr, TcpListener, UdpSocket};
@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use crate::PORT;
 
-/// Clones share them.
+/// The UDP socket and TCP listener. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Sockets {
     pub(crate) udp: Arc<tokio::net::UdpSocket>,
     pub(crate) tcp: Arc<tokio::net::TcpListener>,
 }
 
+/// Why the sockets can't be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("can't answer DNS on {address}:53: {source}")]
 pub struct BindError {
@@ -31,8 +32,8 @@ impl Sockets {
         bound.and_then(|(udp, tcp)| Self::new(udp, tcp)).map_err(|source| BindError { address, source })
     }
 
-    /// Takes those of a process before this one, for UDP and TCP, if they are bound to this address.
-    pub fn taken_over(address: IpAddr, udp: OwnedFd, tcp: OwnedFd) -> Option<Self> {
+    /// Takes over inherited sockets of UDP and TCP, if they are bound to this address.
+    pub fn from_fds(address: IpAddr, udp: OwnedFd, tcp: OwnedFd) -> Option<Self> {
         let (udp, tcp) = (UdpSocket::from(udp), TcpListener::from(tcp));
         let wanted = (address, PORT).into();
         let are_ours = udp.local_addr().ok()? == wanted && tcp.local_addr().ok()? == wanted;
@@ -46,10 +47,12 @@ impl Sockets {
         Ok(Sockets { udp: Arc::new(udp), tcp: Arc::new(tcp) })
     }
 
+    /// The UDP socket.
     pub fn udp(&self) -> BorrowedFd<'_> {
         self.udp.as_fd()
     }
 
+    /// The TCP listener.
     pub fn tcp(&self) -> BorrowedFd<'_> {
         self.tcp.as_fd()
     }

@@ -1,10 +1,10 @@
-//! What the cluster's names mean: an index of services and endpoints, and answers from it. No I/O.
+//! The zone of the cluster domain: an index of services and endpoints, and records from it. No I/O.
 //!
-//! Source: the specification of DNS-based service discovery 1.1.0, and where it leaves a choice, what CoreDNS answers. A name is read from its
-//! end: zone, `svc` or `pod`, namespace, service, and before that an endpoint, or a port and a protocol.
+//! Source: the specification "Kubernetes DNS-Based Service Discovery" 1.1.0, and CoreDNS' plugin `kubernetes` where it leaves a choice. A
+//! name is parsed from its end: zone, `svc` or `pod`, namespace, service, and before that an endpoint, or a port and a protocol.
 //!
-//! Resolvers in pods go through a search path (`default.svc.cluster.local`, `svc.cluster.local`, `cluster.local`). Names
-//! that lead nowhere there are answered at once from memory, so the search costs no round trip beyond the node.
+//! Stub resolvers in pods try a search path (`default.svc.cluster.local`, `svc.cluster.local`, `cluster.local`). Names of it that don't
+//! exist are answered from memory, so the search costs no round trip beyond the node.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
@@ -17,95 +17,98 @@ use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
 
-/// Seconds that answers may be kept. Endpoints change; upstream's CoreDNS has the same value in most set-ups.
-const TTL: u32 = 5;
-/// The version of the specification, and how long that may be kept.
-const VERSION: &str = "1.1.0";
-const VERSION_TTL: u32 = 28_800;
+/// TTL of records: CoreDNS' default.
+const TTL_SECONDS: u32 = 5;
+/// The version of the specification, in the TXT record `dns-version`, and its TTL.
+const DNS_SD_VERSION: &str = "1.1.0";
+const VERSION_TTL_SECONDS: u32 = 28_800;
 
+/// The zone's answer to a query.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Answer {
+pub enum ZoneAnswer {
+    /// The answer section.
     Records(Vec<Record>),
-    /// The name exists, but has nothing of that type. With the zone's SOA.
+    /// NODATA (RFC 2308): the name exists without records of that type. With the zone's SOA.
     NoData(Record),
-    NoSuchName(Record),
-    /// It is a name of the cluster, whose names aren't known yet.
-    NotYet,
-    /// Not a name of the cluster.
-    Elsewhere,
+    /// NXDOMAIN, with the zone's SOA.
+    NameError(Record),
+    /// A name of the zone, which isn't loaded yet.
+    NotReady,
+    /// Not a name of the zone.
+    NotInZone,
 }
 
-/// A service with its endpoints, as the caches have them.
+/// A service with its EndpointSlices.
 #[derive(Debug, Clone)]
 struct Entry {
     service: Arc<Service>,
     slices: Vec<Arc<EndpointSlice>>,
 }
 
-/// Something that a name leads to: an address, and a port for those who ask for one.
+/// An address behind a name, with a port for SRV records.
 struct Found {
     address: IpAddr,
     port: u16,
-    /// The name that has the address.
+    /// The name of the address, as the target of SRV records.
     owner: String,
 }
 
-/// What the labels before a service's name say.
+/// The labels before a service's name.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Part<'a> {
+enum NamePart<'a> {
     All,
     Endpoint(&'a str),
     Port { name: &'a str, protocol: &'a str },
 }
 
-/// The meaning of a name.
-enum Meaning {
+/// What a name of the zone resolves to.
+enum Resolution {
     Found(Vec<Found>),
     Alias(Name),
-    /// It is there, and nothing has it.
+    /// It exists without records.
     Empty,
     Nothing,
 }
 
-/// All names of the cluster.
+/// The zone's index.
 #[derive(Debug, Clone, Default)]
 pub struct Zone {
     domain: String,
-    /// The server's own address.
+    /// The address of the DNS service.
     server: Option<IpAddr>,
     is_ready: bool,
     namespaces: HashSet<String>,
     /// By `name.namespace`.
     services: HashMap<Arc<str>, Entry>,
-    /// Services by their own addresses, and by those of their endpoints.
+    /// Services by their cluster IPs; the next field by the addresses of their endpoints.
     owners: HashMap<IpAddr, Arc<str>>,
     members: HashMap<IpAddr, Vec<Arc<str>>>,
 }
 
-fn name(text: &str) -> Name {
+fn parse_name(text: &str) -> Name {
     let mut name = Name::from_ascii(text).unwrap_or_default();
     name.set_fqdn(true);
     name
 }
 
 /// `10.42.0.2` → `10-42-0-2`, the label of an endpoint without a host name.
-fn dashed(address: IpAddr) -> String {
+fn address_label(address: IpAddr) -> String {
     let mut label = address.to_string().replace(['.', ':'], "-");
-    // No label ends with a dash.
+    // A label can't end with a hyphen.
     if label.ends_with('-') {
         label.push('0');
     }
     label
 }
 
-/// The address of a label of [`dashed`].
-fn undashed(label: &str) -> Option<IpAddr> {
+/// The address of a label of [`address_label`].
+fn parse_address_label(label: &str) -> Option<IpAddr> {
     let separator = if label.matches('-').count() == 3 && !label.contains("--") { "." } else { ":" };
     label.replace('-', separator).parse().ok()
 }
 
-/// The address that a name below `in-addr.arpa` or `ip6.arpa` is of.
-fn reversed(text: &str) -> Option<IpAddr> {
+/// The address of a name below `in-addr.arpa` or `ip6.arpa`.
+fn parse_reverse_name(text: &str) -> Option<IpAddr> {
     if let Some(v4) = text.strip_suffix(".in-addr.arpa") {
         let parts: Vec<&str> = v4.rsplit('.').collect();
         return parts.join(".").parse::<std::net::Ipv4Addr>().ok().map(IpAddr::V4);
@@ -122,7 +125,7 @@ fn reversed(text: &str) -> Option<IpAddr> {
     Some(IpAddr::V6(address.into()))
 }
 
-/// An empty answer to `question`.
+/// A response to `question` without records.
 pub fn response_to(question: &Message) -> Message {
     let mut answer = question.clone();
     answer.answers.clear();
@@ -148,7 +151,7 @@ impl Entry {
         listed.filter_map(|ip| ip.parse().ok())
     }
 
-    /// The ready endpoints: label, address, and the slice that they are in.
+    /// The ready endpoints: label, address, and their slice.
     fn endpoints(&self) -> impl Iterator<Item = (String, IpAddr, &EndpointSlice)> {
         let unready = self.service.spec.as_ref().is_some_and(|s| s.publish_not_ready_addresses == Some(true));
         self.slices.iter().flat_map(move |slice| {
@@ -158,24 +161,24 @@ impl Entry {
             slice.endpoints.iter().flatten().filter(ready).flat_map(move |endpoint| {
                 endpoint.addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok()).map(move |address| {
                     let label = endpoint.hostname.as_ref().filter(|name| !name.is_empty());
-                    let label = label.map_or_else(|| dashed(address), |name| name.to_ascii_lowercase());
+                    let label = label.map_or_else(|| address_label(address), |name| name.to_ascii_lowercase());
                     (label, address, slice.as_ref())
                 })
             })
         })
     }
 
-    /// What a part of the service's name leads to; `base` is that name in full.
-    fn find(&self, part: Part<'_>, base: &str) -> Vec<Found> {
+    /// The addresses of a name below the service's name; `base` is the service's full name.
+    fn find(&self, part: NamePart<'_>, base: &str) -> Vec<Found> {
         let wanted = |name: Option<&str>, protocol: Option<&str>| match part {
-            Part::Port { name: n, protocol: p } => {
+            NamePart::Port { name: n, protocol: p } => {
                 name.unwrap_or("").eq_ignore_ascii_case(n) && protocol.unwrap_or("TCP").eq_ignore_ascii_case(p)
             }
             _ => true,
         };
         let number = |port: i32| u16::try_from(port).unwrap_or(0);
-        if self.is_headless() || matches!(part, Part::Endpoint(_)) {
-            let of_name = |label: &str| !matches!(part, Part::Endpoint(asked) if asked != label);
+        if self.is_headless() || matches!(part, NamePart::Endpoint(_)) {
+            let of_name = |label: &str| !matches!(part, NamePart::Endpoint(name) if name != label);
             let endpoints = self.endpoints().filter(|(label, ..)| of_name(label));
             return endpoints
                 .flat_map(|(label, address, slice)| {
@@ -183,8 +186,8 @@ impl Entry {
                     let ports = slice.ports.as_deref().unwrap_or_default();
                     let open = ports.iter().filter(|p| wanted(p.name.as_deref(), p.protocol.as_deref()));
                     let mut ports: Vec<u16> = open.map(|p| p.port.map_or(0, number)).collect();
-                    // Who serves no port at all has an address all the same.
-                    if slice.ports.as_ref().is_none_or(Vec::is_empty) && !matches!(part, Part::Port { .. }) {
+                    // An endpoint without ports has an address nevertheless.
+                    if slice.ports.as_ref().is_none_or(Vec::is_empty) && !matches!(part, NamePart::Port { .. }) {
                         ports.push(0);
                     }
                     ports.into_iter().map(move |port| Found { address, port, owner: owner.clone() })
@@ -202,11 +205,12 @@ impl Entry {
 }
 
 impl Zone {
-    /// A zone that knows nothing but that it is one.
-    pub fn unknown(domain: &str) -> Self {
+    /// A zone that isn't loaded yet.
+    pub fn not_ready(domain: &str) -> Self {
         Zone { domain: domain.to_ascii_lowercase(), ..Zone::default() }
     }
 
+    /// Builds the index of a zone.
     pub fn build(
         domain: &str,
         server: Option<IpAddr>,
@@ -215,7 +219,7 @@ impl Zone {
         namespaces: &[Arc<Namespace>],
     ) -> Self {
         let namespaces = namespaces.iter().map(|n| n.name_any()).collect();
-        let mut zone = Zone { server, is_ready: true, namespaces, ..Zone::unknown(domain) };
+        let mut zone = Zone { server, is_ready: true, namespaces, ..Zone::not_ready(domain) };
         let mut by_service: BTreeMap<(&str, &str), Vec<Arc<EndpointSlice>>> = BTreeMap::new();
         for slice in slices {
             let labels = slice.metadata.labels.as_ref();
@@ -246,21 +250,21 @@ impl Zone {
     }
 
     fn soa(&self) -> Record {
-        let zone = name(&self.domain);
+        let zone = parse_name(&self.domain);
         let soa = SOA::new(
-            name(&format!("ns.dns.{}", self.domain)),
-            name(&format!("hostmaster.{}", self.domain)),
+            parse_name(&format!("ns.dns.{}", self.domain)),
+            parse_name(&format!("hostmaster.{}", self.domain)),
             1,
             7200,
             1800,
             86400,
-            TTL,
+            TTL_SECONDS,
         );
-        Record::from_rdata(zone, TTL, RData::SOA(soa))
+        Record::from_rdata(zone, TTL_SECONDS, RData::SOA(soa))
     }
 
-    /// The names of who has an address: of a service, or else of all endpoints, those with a host name first.
-    fn pointers(&self, address: IpAddr) -> Vec<String> {
+    /// Targets of PTR records: the service with this cluster IP, else all endpoints with the address, those with a hostname first.
+    fn pointer_names(&self, address: IpAddr) -> Vec<String> {
         if let Some(key) = self.owners.get(&address) {
             return vec![format!("{key}.svc.{}", self.domain)];
         }
@@ -270,193 +274,198 @@ impl Zone {
             let labels = entry.endpoints().filter(|(_, of, _)| *of == address).map(|(label, ..)| label);
             names.extend(labels.map(|label| format!("{label}.{key}.svc.{}", self.domain)));
         }
-        let plain = format!("{}.", dashed(address));
-        names.sort_by_key(|name| name.starts_with(&plain));
+        let label = format!("{}.", address_label(address));
+        names.sort_by_key(|name| name.starts_with(&label));
         names.dedup();
         names
     }
 
-    pub fn answer(&self, asked: &Name, kind: RecordType) -> Answer {
-        let text = asked.to_ascii().to_ascii_lowercase();
+    /// Answers a query from the index.
+    pub fn answer(&self, name: &Name, kind: RecordType) -> ZoneAnswer {
+        let text = name.to_ascii().to_ascii_lowercase();
         let text = text.trim_end_matches('.');
         if text.ends_with(".in-addr.arpa") || text.ends_with(".ip6.arpa") {
-            let names = reversed(text).map(|address| self.pointers(address)).unwrap_or_default();
+            let names = parse_reverse_name(text).map(|address| self.pointer_names(address)).unwrap_or_default();
             return match kind {
-                _ if names.is_empty() => Answer::Elsewhere,
+                _ if names.is_empty() => ZoneAnswer::NotInZone,
                 RecordType::PTR | RecordType::ANY => {
-                    let record = |n: &String| Record::from_rdata(asked.clone(), TTL, RData::PTR(PTR(name(n))));
-                    Answer::Records(names.iter().map(record).collect())
+                    let record =
+                        |n: &String| Record::from_rdata(name.clone(), TTL_SECONDS, RData::PTR(PTR(parse_name(n))));
+                    ZoneAnswer::Records(names.iter().map(record).collect())
                 }
-                _ => Answer::NoData(self.soa()),
+                _ => ZoneAnswer::NoData(self.soa()),
             };
         }
-        let Some(inside) = self.inside(text) else { return Answer::Elsewhere };
+        let Some(relative_name) = self.relative_name(text) else { return ZoneAnswer::NotInZone };
         if !self.is_ready {
-            return Answer::NotYet;
+            return ZoneAnswer::NotReady;
         }
-        if let Some(records) = self.of_the_zone(asked, inside, kind) {
-            return if records.is_empty() { Answer::NoData(self.soa()) } else { Answer::Records(records) };
+        if let Some(records) = self.apex_records(name, relative_name, kind) {
+            return if records.is_empty() { ZoneAnswer::NoData(self.soa()) } else { ZoneAnswer::Records(records) };
         }
-        match self.meaning(inside) {
-            Meaning::Nothing => Answer::NoSuchName(self.soa()),
-            meaning => {
-                let records = self.records(asked, &meaning, kind);
-                if records.is_empty() { Answer::NoData(self.soa()) } else { Answer::Records(records) }
+        match self.resolve(relative_name) {
+            Resolution::Nothing => ZoneAnswer::NameError(self.soa()),
+            resolution => {
+                let records = self.records(name, &resolution, kind);
+                if records.is_empty() { ZoneAnswer::NoData(self.soa()) } else { ZoneAnswer::Records(records) }
             }
         }
     }
 
-    /// What stands before the zone's name, if a name is the zone's.
-    fn inside<'t>(&self, text: &'t str) -> Option<&'t str> {
+    /// The part of a name before the zone's name, if it is in the zone.
+    fn relative_name<'t>(&self, text: &'t str) -> Option<&'t str> {
         let before = text.strip_suffix(self.domain.as_str()).filter(|_| !self.domain.is_empty())?;
         if before.is_empty() { Some(before) } else { before.strip_suffix('.') }
     }
 
-    /// Records of the zone itself.
-    fn of_the_zone(&self, asked: &Name, inside: &str, kind: RecordType) -> Option<Vec<Record>> {
+    /// Records of the zone's apex, of `dns-version` and the name server.
+    fn apex_records(&self, name: &Name, relative_name: &str, kind: RecordType) -> Option<Vec<Record>> {
         let is = |wanted: RecordType| kind == wanted || kind == RecordType::ANY;
-        let record = |ttl: u32, data: RData| Record::from_rdata(asked.clone(), ttl, data);
+        let record = |ttl: u32, data: RData| Record::from_rdata(name.clone(), ttl, data);
         let mut records = Vec::new();
-        match inside {
+        match relative_name {
             "" => {
                 if is(RecordType::SOA) {
                     records.push(self.soa());
                 }
                 if is(RecordType::NS) {
-                    records.push(record(TTL, RData::NS(NS(name(&format!("ns.dns.{}", self.domain))))));
+                    records.push(record(TTL_SECONDS, RData::NS(NS(parse_name(&format!("ns.dns.{}", self.domain))))));
                 }
             }
             "dns-version" if is(RecordType::TXT) => {
-                records.push(record(VERSION_TTL, RData::TXT(TXT::new(vec![VERSION.into()]))));
+                records.push(record(VERSION_TTL_SECONDS, RData::TXT(TXT::new(vec![DNS_SD_VERSION.into()]))));
             }
             "dns-version" | "svc" | "pod" => {}
-            "ns.dns" => records.extend(self.server.and_then(|address| address_record(asked, address, kind))),
+            "ns.dns" => records.extend(self.server.and_then(|address| address_record(name, address, kind))),
             _ => return None,
         }
         Some(records)
     }
 
-    fn meaning(&self, inside: &str) -> Meaning {
-        let mut labels = inside.rsplit('.');
+    fn resolve(&self, relative_name: &str) -> Resolution {
+        let mut labels = relative_name.rsplit('.');
         let (branch, namespace) = (labels.next().unwrap_or(""), labels.next().unwrap_or(""));
         if !matches!(branch, "svc" | "pod") || !self.namespaces.contains(namespace) {
-            return Meaning::Nothing;
+            return Resolution::Nothing;
         }
-        let Some(own) = labels.next() else { return Meaning::Empty };
+        let Some(own) = labels.next() else { return Resolution::Empty };
         let before: Vec<&str> = labels.collect();
         if branch == "pod" {
-            // As upstream's `pods insecure`: the address is in the name.
-            return match undashed(own).filter(|_| before.is_empty()) {
-                Some(address) => Meaning::Found(vec![Found { address, port: 0, owner: String::new() }]),
-                None => Meaning::Nothing,
+            // As CoreDNS' `pods insecure`: the address is in the name.
+            return match parse_address_label(own).filter(|_| before.is_empty()) {
+                Some(address) => Resolution::Found(vec![Found { address, port: 0, owner: String::new() }]),
+                None => Resolution::Nothing,
             };
         }
         let part = match before.as_slice() {
-            [] => Part::All,
-            [endpoint] => Part::Endpoint(endpoint),
+            [] => NamePart::All,
+            [endpoint] => NamePart::Endpoint(endpoint),
             [protocol, port] => {
-                let plain = |label| str::strip_prefix(label, '_').unwrap_or(label);
-                Part::Port { name: plain(port), protocol: plain(protocol) }
+                let text = |label| str::strip_prefix(label, '_').unwrap_or(label);
+                NamePart::Port { name: text(port), protocol: text(protocol) }
             }
-            _ => return Meaning::Nothing,
+            _ => return Resolution::Nothing,
         };
         let key = format!("{own}.{namespace}");
-        let Some(entry) = self.services.get(key.as_str()) else { return Meaning::Nothing };
+        let Some(entry) = self.services.get(key.as_str()) else { return Resolution::Nothing };
         if entry.is_external() {
             let target = entry.service.spec.as_ref().and_then(|s| s.external_name.as_deref()).unwrap_or("");
-            // An address is no name that another could lead to.
+            // An externalName that is an IP address can't be the target of a CNAME.
             return match part {
-                Part::All if !target.is_empty() && target.parse::<IpAddr>().is_err() => Meaning::Alias(name(target)),
-                _ => Meaning::Nothing,
+                NamePart::All if !target.is_empty() && target.parse::<IpAddr>().is_err() => {
+                    Resolution::Alias(parse_name(target))
+                }
+                _ => Resolution::Nothing,
             };
         }
         let found = entry.find(part, &format!("{key}.svc.{}", self.domain));
         match found.is_empty() {
-            // A headless service without ready endpoints has no name (2.4.1).
-            true if entry.is_headless() || part != Part::All => Meaning::Nothing,
-            // One without ports has its addresses all the same.
+            // A headless service without ready endpoints has no name (specification, section 2.4.1).
+            true if entry.is_headless() || part != NamePart::All => Resolution::Nothing,
+            // A service without ports has addresses nevertheless.
             true => {
                 let owner = format!("{key}.svc.{}", self.domain);
                 let found = entry.addresses().map(|address| Found { address, port: 0, owner: owner.clone() });
-                Meaning::Found(found.collect())
+                Resolution::Found(found.collect())
             }
-            false => Meaning::Found(found),
+            false => Resolution::Found(found),
         }
     }
 
-    /// Answers a short name as the search path of a pod in `namespace` would find it, by an alias of the full name.
-    /// Resolvers that ask for `web-0.nginx` as it is (busybox does) find it too, and others save the search.
-    pub fn search(&self, asked: &Name, kind: RecordType, namespace: &str) -> Option<Vec<Record>> {
-        /// Names with as many dots are taken as they are (`ndots` in pods' resolv.conf).
+    /// Resolves a short name by the search path of a pod in `namespace`, with a CNAME to the full name (CoreDNS' plugin `autopath`).
+    /// Resolvers that query `web-0.nginx` as it is (busybox's) find it, too, and others save the search.
+    pub fn search(&self, name: &Name, kind: RecordType, namespace: &str) -> Option<Vec<Record>> {
+        /// Names with this many dots are absolute (`ndots` in pods' resolv.conf).
         const NDOTS: usize = 5;
-        let text = asked.to_ascii().to_ascii_lowercase();
+        let text = name.to_ascii().to_ascii_lowercase();
         let text = text.trim_end_matches('.');
         if text.is_empty() || text.matches('.').count() >= NDOTS {
             return None;
         }
         let candidates = [format!("{text}.{namespace}.svc"), format!("{text}.svc"), text.to_string()];
-        let (inside, meaning) = candidates.into_iter().find_map(|inside| match self.meaning(&inside) {
-            meaning @ (Meaning::Found(_) | Meaning::Alias(_)) => Some((inside, meaning)),
-            _ => None,
-        })?;
-        let full = name(&format!("{inside}.{}", self.domain));
-        let mut records = vec![Record::from_rdata(asked.clone(), TTL, RData::CNAME(CNAME(full.clone())))];
-        records.extend(self.records(&full, &meaning, kind));
+        let (relative_name, resolution) =
+            candidates.into_iter().find_map(|relative_name| match self.resolve(&relative_name) {
+                resolution @ (Resolution::Found(_) | Resolution::Alias(_)) => Some((relative_name, resolution)),
+                _ => None,
+            })?;
+        let full = parse_name(&format!("{relative_name}.{}", self.domain));
+        let mut records = vec![Record::from_rdata(name.clone(), TTL_SECONDS, RData::CNAME(CNAME(full.clone())))];
+        records.extend(self.records(&full, &resolution, kind));
         Some(records)
     }
 
-    /// The addresses of those names that SRV and NS records lead to, so that nobody has to ask for them (RFC 2782).
-    pub fn targets(&self, answers: &[Record]) -> Vec<Record> {
+    /// The additional section: addresses of the targets of SRV and NS records (RFC 2782).
+    pub fn additional_records(&self, answers: &[Record]) -> Vec<Record> {
         let target = |record: &Record| match &record.data {
             RData::SRV(srv) => Some(srv.target.clone()),
             RData::NS(server) => Some(server.0.clone()),
             _ => None,
         };
-        let targets: std::collections::BTreeSet<Name> = answers.iter().filter_map(target).collect();
+        let additional_records: std::collections::BTreeSet<Name> = answers.iter().filter_map(target).collect();
         let of = |target: &Name| {
             [RecordType::A, RecordType::AAAA]
                 .into_iter()
                 .flat_map(|kind| match self.answer(target, kind) {
-                    Answer::Records(records) => records,
+                    ZoneAnswer::Records(records) => records,
                     _ => Vec::new(),
                 })
                 .collect::<Vec<_>>()
         };
-        targets.iter().flat_map(of).collect()
+        additional_records.iter().flat_map(of).collect()
     }
 
-    fn records(&self, asked: &Name, meaning: &Meaning, kind: RecordType) -> Vec<Record> {
-        let found = match meaning {
-            Meaning::Alias(alias) => {
-                return vec![Record::from_rdata(asked.clone(), TTL, RData::CNAME(CNAME(alias.clone())))];
+    fn records(&self, name: &Name, resolution: &Resolution, kind: RecordType) -> Vec<Record> {
+        let found = match resolution {
+            Resolution::Alias(alias) => {
+                return vec![Record::from_rdata(name.clone(), TTL_SECONDS, RData::CNAME(CNAME(alias.clone())))];
             }
-            Meaning::Found(found) => found,
-            Meaning::Empty | Meaning::Nothing => return Vec::new(),
+            Resolution::Found(found) => found,
+            Resolution::Empty | Resolution::Nothing => return Vec::new(),
         };
         if kind == RecordType::SRV {
             // Each has its share, as CoreDNS counts it.
             let shares = u16::try_from(found.len()).unwrap_or(u16::MAX);
             let weight = 100u16.checked_div(shares).unwrap_or(100).max(1);
             let mut seen = HashSet::new();
-            let record = |f: &Found| RData::SRV(SRV::new(0, weight, f.port, name(&f.owner)));
+            let record = |f: &Found| RData::SRV(SRV::new(0, weight, f.port, parse_name(&f.owner)));
             let first = found.iter().filter(|f| f.port > 0 && !f.owner.is_empty());
             let first = first.filter(|f| seen.insert((f.owner.as_str(), f.port)));
-            return first.map(|f| Record::from_rdata(asked.clone(), TTL, record(f))).collect();
+            return first.map(|f| Record::from_rdata(name.clone(), TTL_SECONDS, record(f))).collect();
         }
         let mut seen = HashSet::new();
         let first = found.iter().filter(|f| seen.insert(f.address));
-        first.filter_map(|f| address_record(asked, f.address, kind)).collect()
+        first.filter_map(|f| address_record(name, f.address, kind)).collect()
     }
 }
 
-fn address_record(asked: &Name, address: IpAddr, kind: RecordType) -> Option<Record> {
+fn address_record(name: &Name, address: IpAddr, kind: RecordType) -> Option<Record> {
     let any = kind == RecordType::ANY;
     let data = match address {
         IpAddr::V4(ip) if any || kind == RecordType::A => RData::A(A(ip)),
         IpAddr::V6(ip) if any || kind == RecordType::AAAA => RData::AAAA(AAAA(ip)),
         _ => return None,
     };
-    Some(Record::from_rdata(asked.clone(), TTL, data))
+    Some(Record::from_rdata(name.clone(), TTL_SECONDS, data))
 }
 
 #[cfg(test)]

@@ -14,8 +14,9 @@ use anyhow::Context as _;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use testkit::Cluster;
-use testkit::cluster::{Beside, Node, is_ready};
+use testkit::cluster::is_ready;
 use testkit::inventory::Inventory;
+use testkit::node::{Beside, Node};
 
 /// All pods of it, and how many there are. They are spread so that each node has the same of them at all times.
 const PODS: usize = 8;

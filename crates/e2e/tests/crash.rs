@@ -83,6 +83,11 @@ fn uninstall_leaves_another_instance_of_the_machine_alone() -> anyhow::Result<()
         let words = [program.as_str()].into_iter().chain(flags).chain(ports).map(String::from).collect::<Vec<_>>();
         cluster.server.beside(&words)
     };
+    let uninstall_second = |cluster: &Cluster| {
+        let flags = ["--yes", "--data-dir", &data, "--run-dir", &run, "--cgroup-root", "timonel-second"];
+        let output = cluster.server.timonel(&[&["uninstall"][..], &flags].concat());
+        assert_eq!(output.code, 0, "{output:?}");
+    };
     let answers = |cluster: &Cluster| {
         let words = [program.as_str(), "kubectl", "--kubeconfig", &kubeconfig, "get", "namespaces"].map(String::from);
         cluster.server.run(&words, "").code == 0
@@ -92,17 +97,7 @@ fn uninstall_leaves_another_instance_of_the_machine_alone() -> anyhow::Result<()
     let before = (cluster.server.inventory(), cluster.server.processes());
 
     // The second goes, the first stays as it is.
-    let output = cluster.server.timonel(&[
-        "uninstall",
-        "--yes",
-        "--data-dir",
-        &data,
-        "--run-dir",
-        &run,
-        "--cgroup-root",
-        "timonel-second",
-    ]);
-    assert_eq!(output.code, 0, "{output:?}");
+    uninstall_second(&cluster);
     cluster.eventually("its process has ended", || Ok(other.code().is_some()))?;
     assert!(!std::path::Path::new(&data).exists() && !std::path::Path::new(&run).exists());
     assert_eq!((cluster.server.inventory(), cluster.server.processes()), before);
@@ -115,17 +110,7 @@ fn uninstall_leaves_another_instance_of_the_machine_alone() -> anyhow::Result<()
     assert_eq!(output.code, 0, "{output:?}");
     assert!(answers(&cluster), "the second instance is gone with the first");
     drop(other);
-    let output = cluster.server.timonel(&[
-        "uninstall",
-        "--yes",
-        "--data-dir",
-        &data,
-        "--run-dir",
-        &run,
-        "--cgroup-root",
-        "timonel-second",
-    ]);
-    assert_eq!(output.code, 0, "{output:?}");
+    uninstall_second(&cluster);
     assert_eq!(cluster.server.leftovers(), Vec::<String>::new());
     Ok(())
 }

@@ -85,7 +85,7 @@ fn routes_are_served_where_gateways_let_them() -> anyhow::Result<()> {
     let address = cluster.server.address();
     let folder = cluster.server.folder().join("tls");
     let authority = Authority::load_or_create(&folder, "ca")?;
-    authority.keep(&folder, "cert", "shop", None, &[Usage::Server], &["www.shop.example".into()])?;
+    authority.load_or_issue(&folder, "cert", "shop", None, &[Usage::Server], &["www.shop.example".into()])?;
     let (cert, key) = (folder.join("cert.crt"), folder.join("cert.key"));
     cluster.apply(&[site("one"), site("two")].concat())?;
     cluster.ok(&["wait", "--for=condition=Accepted", "gatewayclass/timonel", "--timeout=20s"])?;

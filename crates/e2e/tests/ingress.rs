@@ -109,7 +109,7 @@ fn requests_find_their_service_by_host_and_path() -> anyhow::Result<()> {
     let folder = cluster.server.folder().join("tls");
     let authority = Authority::load_or_create(&folder, "ca")?;
     let identity =
-        authority.keep(&folder, "cert", "secure", None, &[Usage::Server], &["secure.letschat.com".into()])?;
+        authority.load_or_issue(&folder, "cert", "secure", None, &[Usage::Server], &["secure.letschat.com".into()])?;
     let ca = folder.join("ca.crt").display().to_string();
     let trusting = |options: &[&str]| {
         let mut words: Vec<String> =
@@ -209,7 +209,7 @@ fn backends_may_speak_tls() -> anyhow::Result<()> {
     let cluster = Cluster::start()?;
     let folder = cluster.server.folder().join("tls");
     let authority = Authority::load_or_create(&folder, "ca")?;
-    authority.keep(&folder, "cert", "hidden", None, &[Usage::Server], &["inside".into()])?;
+    authority.load_or_issue(&folder, "cert", "hidden", None, &[Usage::Server], &["inside".into()])?;
     let files = ["crt", "key"].map(|kind| folder.join(format!("cert.{kind}")).display().to_string());
     let (cert, key) = (format!("--cert={}", files[0]), format!("--key={}", files[1]));
     cluster.ok(&["create", "secret", "tls", "hidden", &cert, &key])?;

@@ -198,7 +198,7 @@ spec:
 }
 
 /// Drops what the machine's present connections to the API carry, in both directions: nobody is told that the other end is gone.
-fn cut(machine: &testkit::cluster::Node) -> anyhow::Result<()> {
+fn cut(machine: &testkit::Node) -> anyhow::Result<()> {
     let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
     let sockets = machine.run(&words("ss -Htn dport = :6443"), "").stdout;
     let local = sockets.lines().filter_map(|line| line.split_whitespace().nth(3)?.rsplit(':').next());

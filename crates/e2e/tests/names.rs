@@ -11,7 +11,7 @@ use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use testkit::Cluster;
-use testkit::cluster::Node;
+use testkit::Node;
 
 const CLUSTER_DNS: &str = "10.43.0.10:53";
 /// Addresses of the name that has too many for a packet.

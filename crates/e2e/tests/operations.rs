@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use testkit::Cluster;
-use testkit::cluster::Node;
+use testkit::Node;
 
 const POLICY: &str = "
 apiVersion: audit.k8s.io/v1

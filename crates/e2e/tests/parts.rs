@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use testkit::Cluster;
-use testkit::cluster::Node;
+use testkit::Node;
 
 const SLEEPER: &str = "
 apiVersion: v1

@@ -56,7 +56,8 @@ fn other_servers_and_services_answer_through_the_api() -> anyhow::Result<()> {
     let Some(cluster) = Cluster::start_current(&["--disable-agent"])? else { return Ok(()) };
     let folder = cluster.server.folder().join("other");
     let authority = Authority::load_or_create(&folder, "ca")?;
-    let identity = authority.keep(&folder, "tides", "tides", None, &[Usage::Server], &["tides.default.svc".into()])?;
+    let identity =
+        authority.load_or_issue(&folder, "tides", "tides", None, &[Usage::Server], &["tides.default.svc".into()])?;
     std::fs::write(folder.join("server.py"), SERVER)?;
     std::fs::write(folder.join("cert.pem"), &identity.certificate_pem)?;
     std::fs::write(folder.join("key.pem"), &identity.key_pem)?;

@@ -702,15 +702,15 @@ fn ports_of_the_machine_lead_to_its_pods() -> anyhow::Result<()> {
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  nodeName: {node}\n  terminationGracePeriodSeconds: 0\n  containers:\n  - name: c\n    image: busybox:1.28\n    command: [sh, -c, 'hostname > /tmp/index.html; httpd -f -p 80 -h /tmp']\n    ports: [{{containerPort: 80, {port}}}]\n"
         )
     };
-    let address = cluster.agents.first().map(testkit::cluster::Node::address).unwrap_or_default();
+    let address = cluster.agents.first().map(testkit::Node::address).unwrap_or_default();
     let one = pod("any", "agent-2", "hostPort: 8080");
     let other = pod("one", "agent-2", &format!("hostPort: 8081, hostIP: {address}"));
     cluster.apply(&format!("{one}---\n{other}"))?;
-    let fetch_at = |from: &testkit::cluster::Node, address: &str, port: u16| {
+    let fetch_at = |from: &testkit::Node, address: &str, port: u16| {
         let words = ["curl", "-s", "--max-time", "2", &format!("http://{address}:{port}/")].map(String::from);
         from.run(&words, "").stdout.trim().to_string()
     };
-    let fetch = |from: &testkit::cluster::Node, port: u16| fetch_at(from, &address, port);
+    let fetch = |from: &testkit::Node, port: u16| fetch_at(from, &address, port);
     let agent = cluster.agents.first().ok_or_else(|| anyhow::anyhow!("no agent"))?;
     for from in [&cluster.server, agent] {
         cluster.eventually("the ports answer", || Ok(fetch(from, 8080) == "any" && fetch(from, 8081) == "one"))?;

@@ -1,7 +1,7 @@
 //! Volumes of storage drivers, and snapshots.
 
 use testkit::Cluster;
-use testkit::cluster::beside_test;
+use testkit::beside_test;
 
 /// A driver as its vendor's manifest has it: a DaemonSet with the kubelet's folders, the driver's object, and a class.
 fn driver(cluster: &Cluster) -> anyhow::Result<String> {

@@ -2,7 +2,7 @@
 
 use pki::{Authority, Usage};
 use testkit::Cluster;
-use testkit::cluster::Beside;
+use testkit::node::Beside;
 
 /// Adds a label to what it is asked to change, and denies what has the label `deny`.
 const SERVER: &str = r#"
@@ -47,7 +47,7 @@ fn hook(kind: &str, name: &str, url: &str, policy: &str, bundle: &str) -> String
 fn serve(cluster: &Cluster, program: &str) -> anyhow::Result<(Beside, Authority)> {
     let folder = cluster.server.folder().join("hook");
     let authority = Authority::load_or_create(&folder, "ca")?;
-    let identity = authority.keep(&folder, "hook", "hook", None, &[Usage::Server], &["127.0.0.1".into()])?;
+    let identity = authority.load_or_issue(&folder, "hook", "hook", None, &[Usage::Server], &["127.0.0.1".into()])?;
     let script = folder.join("hook.py");
     std::fs::write(&script, program)?;
     std::fs::write(folder.join("cert.pem"), &identity.certificate_pem)?;

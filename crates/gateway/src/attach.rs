@@ -1,4 +1,4 @@
-//! Which routes attach to which listeners, and why others don't. Pure.
+//! Attachment of routes to listeners (GEP-1426, GEP-709), and the reasons of conditions where it fails. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -7,33 +7,37 @@ use apimachinery::LabelSelector;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt as _;
 
-use crate::CONTROLLER;
+use crate::CONTROLLER_NAME;
 use crate::kinds::{
     GROUP, Gateway, GatewayClass, GroupKind, HTTPBackendRef, HTTPRoute, Listener, ParentReference, Reference,
     ReferenceGrant,
 };
 
-/// Ports of nodes that have their protocol already.
-const TAKEN: [(u16, &str, &str); 3] =
+/// Ports of nodes whose protocol is fixed: port, protocol, user.
+const RESERVED_PORTS: [(u16, &str, &str); 3] =
     [(80, "HTTP", "Ingresses"), (443, "HTTPS", "Ingresses"), (10250, "the API", "kubelets")];
 
-/// All objects that have a say.
+/// All Gateway API objects of the cluster, as of one moment.
 #[derive(Debug, Default)]
-pub struct World {
-    /// Those of our classes; the oldest first, as it wins where two want the same.
+pub struct GatewaySnapshot {
+    /// Gateways whose class names our controller, oldest first: the oldest wins a conflict.
     pub gateways: Vec<Arc<Gateway>>,
+    /// Routes, oldest first.
     pub routes: Vec<Arc<HTTPRoute>>,
+    /// Grants for references across namespaces.
     pub grants: Vec<Arc<ReferenceGrant>>,
-    /// The labels of namespaces.
+    /// Labels of namespaces, by their name.
     pub labels: HashMap<String, BTreeMap<String, String>>,
 }
 
-/// What is wrong, as a condition says it.
+/// Type, reason and message of a condition that isn't as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The condition's type: `Accepted`, `Conflicted` or `ResolvedRefs`.
     pub condition: &'static str,
+    /// The condition's reason.
     pub reason: &'static str,
+    /// The condition's message.
     pub message: String,
 }
 
@@ -43,21 +47,25 @@ fn problem(condition: &'static str, reason: &'static str, message: impl Into<Str
 
 /// A listener that a route attaches to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attached {
-    /// Its place among the Gateway's listeners.
+pub struct AttachedListener {
+    /// Its index among the Gateway's listeners.
     pub listener: usize,
-    /// The hosts that both want; `""` for all.
+    /// The intersection of their hostnames; `""` matches all.
     pub hosts: Vec<String>,
 }
 
-/// A Gateway of ours that a route names.
-pub struct Parent<'a> {
+/// A Gateway of ours in a route's `parentRefs`.
+pub struct RouteParent<'a> {
+    /// The reference to it.
     pub reference: &'a ParentReference,
+    /// The Gateway.
     pub gateway: &'a Arc<Gateway>,
-    pub attached: Result<Vec<Attached>, Problem>,
+    /// The listeners that the route attaches to, or why it attaches to none.
+    pub attached: Result<Vec<AttachedListener>, Problem>,
 }
 
-impl World {
+impl GatewaySnapshot {
+    /// A snapshot of these objects; Gateways of other controllers' classes are left out.
     pub fn new(
         classes: &[Arc<GatewayClass>],
         mut gateways: Vec<Arc<Gateway>>,
@@ -65,16 +73,17 @@ impl World {
         grants: Vec<Arc<ReferenceGrant>>,
         namespaces: &[Arc<Namespace>],
     ) -> Self {
-        let ours = |name: &str| classes.iter().any(|c| c.name_any() == name && c.spec.controller_name == CONTROLLER);
+        let ours =
+            |name: &str| classes.iter().any(|c| c.name_any() == name && c.spec.controller_name == CONTROLLER_NAME);
         gateways.retain(|g| ours(&g.spec.gateway_class_name));
         gateways.sort_by_key(|g| (g.creation_timestamp().map(|t| t.0), g.namespace(), g.name_any()));
         routes.sort_by_key(|r| (r.creation_timestamp().map(|t| t.0), r.namespace(), r.name_any()));
         let labels = namespaces.iter().map(|n| (n.name_any(), n.labels().clone())).collect();
-        World { gateways, routes, grants, labels }
+        GatewaySnapshot { gateways, routes, grants, labels }
     }
 
-    /// Why a listener isn't served: nothing for one that is.
-    pub fn refusal(&self, gateway: &Gateway, index: usize) -> Option<Problem> {
+    /// Why a listener isn't served; none if it is.
+    pub fn listener_problem(&self, gateway: &Gateway, index: usize) -> Option<Problem> {
         let listener = gateway.spec.listeners.get(index)?;
         if !matches!(listener.protocol.as_str(), "HTTP" | "HTTPS") {
             let why = format!("protocol {:?} isn't served; HTTP and HTTPS are", listener.protocol);
@@ -95,10 +104,12 @@ impl World {
                 return Some(problem("Conflicted", "HostnameConflict", why));
             }
         }
-        if let Some((port, serves, whom)) = TAKEN.iter().find(|t| t.0 == listener.port && t.1 != listener.protocol) {
+        if let Some((port, serves, whom)) =
+            RESERVED_PORTS.iter().find(|t| t.0 == listener.port && t.1 != listener.protocol)
+        {
             return Some(problem("Accepted", "PortUnavailable", format!("port {port} serves {serves} for {whom}")));
         }
-        // A port is one thing for all Gateways, as they share the nodes' addresses.
+        // All Gateways share the nodes' addresses, so a port has one protocol for all of them.
         let older = self.gateways.iter().take_while(|other| other.uid() != gateway.uid());
         for other in older {
             let clash = |l: &&Listener| l.port == listener.port && l.protocol != listener.protocol;
@@ -111,8 +122,8 @@ impl World {
         None
     }
 
-    /// The kinds that may attach to a listener, and whether it asks for others.
-    pub fn kinds(listener: &Listener) -> (Vec<GroupKind>, bool) {
+    /// The listener's `supportedKinds`, and whether its `allowedRoutes.kinds` has others.
+    pub fn supported_kinds(listener: &Listener) -> (Vec<GroupKind>, bool) {
         let route = GroupKind { group: Some(GROUP.into()), kind: "HTTPRoute".into() };
         let Some(kinds) = listener.allowed_routes.as_ref().and_then(|a| a.kinds.as_ref()).filter(|k| !k.is_empty())
         else {
@@ -123,11 +134,12 @@ impl World {
         (known, !kinds.iter().all(|k| is_route(&k)))
     }
 
-    /// The secret, by namespace and name, that a listener's certificate is in.
+    /// Namespace and name of the secret of a listener's `certificateRefs`.
     ///
     /// # Errors
-    /// When the reference is to something else, or to another namespace that doesn't allow it.
-    pub fn certificate(&self, gateway: &Gateway, to: &Reference) -> Result<(String, String), Problem> {
+    /// When it refers to another kind (`InvalidCertificateRef`, `InvalidKind`), or to another namespace without a ReferenceGrant
+    /// (`RefNotPermitted`).
+    pub fn certificate_secret(&self, gateway: &Gateway, to: &Reference) -> Result<(String, String), Problem> {
         let (group, kind) = (to.group.as_deref().unwrap_or(""), to.kind.as_deref().unwrap_or("Secret"));
         if (group, kind) != ("", "Secret") {
             let why = format!("certificateRefs: a certificate is in a Secret, not in a {kind}");
@@ -135,18 +147,19 @@ impl World {
         }
         let own = gateway.namespace().unwrap_or_default();
         let namespace = to.namespace.clone().unwrap_or_else(|| own.clone());
-        if !self.permits("Gateway", &own, "Secret", &namespace, &to.name) {
+        if !self.reference_granted("Gateway", &own, "Secret", &namespace, &to.name) {
             let why = format!("certificateRefs: no ReferenceGrant in {namespace} allows Gateways of {own} its secrets");
             return Err(problem("ResolvedRefs", "RefNotPermitted", why));
         }
         Ok((namespace, to.name.clone()))
     }
 
-    /// The service, by namespace and name, that a route sends requests to.
+    /// Namespace and name of the service of a route's `backendRefs`.
     ///
     /// # Errors
-    /// When the reference is to something else, or to another namespace that doesn't allow it.
-    pub fn service(&self, route: &HTTPRoute, to: &HTTPBackendRef) -> Result<(String, String), Problem> {
+    /// When it refers to another kind (`InvalidCertificateRef`, `InvalidKind`), or to another namespace without a ReferenceGrant
+    /// (`RefNotPermitted`).
+    pub fn backend_service(&self, route: &HTTPRoute, to: &HTTPBackendRef) -> Result<(String, String), Problem> {
         let (group, kind) = (to.to.group.as_deref().unwrap_or(""), to.to.kind.as_deref().unwrap_or("Service"));
         if !matches!((group, kind), ("" | "core", "Service")) {
             let why = format!("backendRefs: {kind} of group {group:?} isn't known; use a Service");
@@ -154,15 +167,15 @@ impl World {
         }
         let own = route.namespace().unwrap_or_default();
         let namespace = to.to.namespace.clone().unwrap_or_else(|| own.clone());
-        if !self.permits("HTTPRoute", &own, "Service", &namespace, &to.to.name) {
+        if !self.reference_granted("HTTPRoute", &own, "Service", &namespace, &to.to.name) {
             let why = format!("backendRefs: no ReferenceGrant in {namespace} allows HTTPRoutes of {own} its services");
             return Err(problem("ResolvedRefs", "RefNotPermitted", why));
         }
         Ok((namespace, to.to.name.clone()))
     }
 
-    /// Whether an object may refer to one of the core group in another namespace.
-    fn permits(&self, from: &str, from_namespace: &str, to: &str, to_namespace: &str, name: &str) -> bool {
+    /// Whether a ReferenceGrant allows an object to refer to one of the core group in another namespace (GEP-709).
+    fn reference_granted(&self, from: &str, from_namespace: &str, to: &str, to_namespace: &str, name: &str) -> bool {
         from_namespace == to_namespace
             || self.grants.iter().filter(|g| g.namespace().as_deref() == Some(to_namespace)).any(|grant| {
                 let spec = &grant.spec;
@@ -173,8 +186,8 @@ impl World {
             })
     }
 
-    /// The Gateways of ours that a route names, in the order in which it names them.
-    pub fn parents<'a>(&'a self, route: &'a HTTPRoute) -> Vec<Parent<'a>> {
+    /// The Gateways of ours in a route's `parentRefs`, in that order.
+    pub fn route_parents<'a>(&'a self, route: &'a HTTPRoute) -> Vec<RouteParent<'a>> {
         let own = route.namespace().unwrap_or_default();
         let of = |reference: &'a ParentReference| {
             let is_gateway = reference.group.as_deref().unwrap_or(GROUP) == GROUP
@@ -183,17 +196,17 @@ impl World {
             let named =
                 |g: &&Arc<Gateway>| g.name_any() == reference.name && g.namespace().as_deref() == Some(namespace);
             let gateway = self.gateways.iter().find(named).filter(|_| is_gateway)?;
-            Some(Parent { reference, gateway, attached: self.attach(route, reference, gateway) })
+            Some(RouteParent { reference, gateway, attached: self.attach_route(route, reference, gateway) })
         };
         route.spec.parent_refs.iter().filter_map(of).collect()
     }
 
-    fn attach(
+    fn attach_route(
         &self,
         route: &HTTPRoute,
         reference: &ParentReference,
         gateway: &Gateway,
-    ) -> Result<Vec<Attached>, Problem> {
+    ) -> Result<Vec<AttachedListener>, Problem> {
         let named = |(_, l): &(usize, &Listener)| {
             reference.section_name.as_deref().is_none_or(|name| name == l.name)
                 && reference.port.is_none_or(|port| port == l.port)
@@ -203,17 +216,19 @@ impl World {
             return Err(problem("Accepted", "NoMatchingParent", "the Gateway has no such listener"));
         }
         let (from, to) = (route.namespace().unwrap_or_default(), gateway.namespace().unwrap_or_default());
-        let allowed = |(_, l): &&(usize, &Listener)| self.allows(l, &from, &to) && !Self::kinds(l).0.is_empty();
+        let allowed = |(_, l): &&(usize, &Listener)| {
+            self.namespace_allowed(l, &from, &to) && !Self::supported_kinds(l).0.is_empty()
+        };
         let allowed: Vec<&(usize, &Listener)> = candidates.iter().filter(allowed).collect();
         if allowed.is_empty() {
             let why = format!("no listener allows HTTPRoutes of namespace {from}");
             return Err(problem("Accepted", "NotAllowedByListeners", why));
         }
         let with_hosts = allowed.into_iter().filter_map(|(index, listener)| {
-            let hosts = common(listener.hostname.as_deref().unwrap_or(""), &route.spec.hostnames);
-            (!hosts.is_empty()).then_some(Attached { listener: *index, hosts })
+            let hosts = intersect_hostnames(listener.hostname.as_deref().unwrap_or(""), &route.spec.hostnames);
+            (!hosts.is_empty()).then_some(AttachedListener { listener: *index, hosts })
         });
-        let attached: Vec<Attached> = with_hosts.collect();
+        let attached: Vec<AttachedListener> = with_hosts.collect();
         if attached.is_empty() {
             let why = "no listener has a hostname that one of the route's fits";
             return Err(problem("Accepted", "NoMatchingListenerHostname", why));
@@ -221,7 +236,7 @@ impl World {
         Ok(attached)
     }
 
-    fn allows(&self, listener: &Listener, from: &str, own: &str) -> bool {
+    fn namespace_allowed(&self, listener: &Listener, from: &str, own: &str) -> bool {
         let namespaces = listener.allowed_routes.as_ref().and_then(|a| a.namespaces.as_ref());
         match namespaces.and_then(|n| n.from.as_deref()).unwrap_or("Same") {
             "All" => true,
@@ -235,18 +250,18 @@ impl World {
         }
     }
 
-    /// How many routes a listener has.
+    /// The listener's `status.attachedRoutes`.
     pub fn attached_routes(&self, gateway: &Gateway, index: usize) -> i32 {
-        let attaches = |parent: Parent<'_>| {
-            let here = |attached: Vec<Attached>| attached.iter().any(|a| a.listener == index);
+        let attaches = |parent: RouteParent<'_>| {
+            let here = |attached: Vec<AttachedListener>| attached.iter().any(|a| a.listener == index);
             parent.gateway.uid() == gateway.uid() && parent.attached.is_ok_and(here)
         };
-        self.routes.iter().filter(|route| self.parents(route).into_iter().any(attaches)).count() as i32
+        self.routes.iter().filter(|route| self.route_parents(route).into_iter().any(attaches)).count() as i32
     }
 }
 
-/// The hosts that a listener and a route have in common. `*.example.com` stands for any number of names before it.
-fn common(listener: &str, route: &[String]) -> Vec<String> {
+/// The intersection of the hostnames of a listener and a route. `*` in `*.example.com` matches one or more labels.
+fn intersect_hostnames(listener: &str, route: &[String]) -> Vec<String> {
     if route.is_empty() {
         return vec![listener.to_ascii_lowercase()];
     }
@@ -275,14 +290,20 @@ mod tests {
         Arc::new(serde_json::from_value(json!({"metadata": meta, "spec": spec})).unwrap())
     }
 
-    fn world(listeners: Value, routes: Vec<Arc<HTTPRoute>>, grants: Vec<Arc<ReferenceGrant>>) -> World {
-        let class: Arc<GatewayClass> = object("ours", "", json!({"controllerName": CONTROLLER}));
+    fn snapshot(listeners: Value, routes: Vec<Arc<HTTPRoute>>, grants: Vec<Arc<ReferenceGrant>>) -> GatewaySnapshot {
+        let class: Arc<GatewayClass> = object("ours", "", json!({"controllerName": CONTROLLER_NAME}));
         let gateways = vec![
             object("web", "infra", json!({"gatewayClassName": "ours", "listeners": listeners})),
             object("other", "infra", json!({"gatewayClassName": "theirs", "listeners": []})),
         ];
         let namespace = json!({"metadata": {"name": "shop", "labels": {"kind": "app"}}});
-        World::new(&[class], gateways, routes, grants, &[Arc::new(serde_json::from_value(namespace).unwrap())])
+        GatewaySnapshot::new(
+            &[class],
+            gateways,
+            routes,
+            grants,
+            &[Arc::new(serde_json::from_value(namespace).unwrap())],
+        )
     }
 
     fn route(namespace: &str, spec: Value) -> Arc<HTTPRoute> {
@@ -291,8 +312,8 @@ mod tests {
         object("r", namespace, spec)
     }
 
-    fn outcome(world: &World) -> String {
-        let parents = world.parents(&world.routes[0]);
+    fn outcome(snapshot: &GatewaySnapshot) -> String {
+        let parents = snapshot.route_parents(&snapshot.routes[0]);
         assert_eq!(parents.len(), 1, "one of the Gateways is ours");
         match &parents[0].attached {
             Ok(all) => {
@@ -320,7 +341,7 @@ mod tests {
         ];
         for (listener, hosts, wanted) in cases {
             let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
-            assert_eq!(common(listener, &hosts), wanted, "{listener} {hosts:?}");
+            assert_eq!(intersect_hostnames(listener, &hosts), wanted, "{listener} {hosts:?}");
         }
     }
 
@@ -337,21 +358,22 @@ mod tests {
             listener("some", by_label),
         ]);
         let case =
-            |namespace: &str, spec: Value| outcome(&world(listeners.clone(), vec![route(namespace, spec)], vec![]));
+            |namespace: &str, spec: Value| outcome(&snapshot(listeners.clone(), vec![route(namespace, spec)], vec![]));
         assert_eq!(case("infra", json!({})), "0:same.example.com 1:all.example.com");
         assert_eq!(case("shop", json!({})), "1:all.example.com 2:some.example.com");
         assert_eq!(case("elsewhere", json!({"hostnames": ["*.example.com"]})), "1:all.example.com");
         assert_eq!(case("elsewhere", json!({"hostnames": ["same.example.com"]})), "NoMatchingListenerHostname");
         let closed = json!([listener("same", json!({"from": "Same"}))]);
-        assert_eq!(outcome(&world(closed, vec![route("shop", json!({}))], vec![])), "NotAllowedByListeners");
+        assert_eq!(outcome(&snapshot(closed, vec![route("shop", json!({}))], vec![])), "NotAllowedByListeners");
     }
 
     #[test]
     fn listeners_in_each_others_way_are_refused() {
         let of = |listeners: Value| {
-            let world = world(listeners, vec![], vec![]);
-            let gateway = world.gateways[0].clone();
-            let all = (0..gateway.spec.listeners.len()).map(|i| world.refusal(&gateway, i).map_or("", |p| p.reason));
+            let snapshot = snapshot(listeners, vec![], vec![]);
+            let gateway = snapshot.gateways[0].clone();
+            let all = (0..gateway.spec.listeners.len())
+                .map(|i| snapshot.listener_problem(&gateway, i).map_or("", |p| p.reason));
             all.collect::<Vec<_>>().join(",")
         };
         let listener = |port: u16, protocol: &str, host: &str| {
@@ -388,8 +410,8 @@ mod tests {
         let to: HTTPBackendRef =
             serde_json::from_value(json!({"name": "db", "namespace": "data", "port": 80})).unwrap();
         let allowed = |grants: Vec<Arc<ReferenceGrant>>, from: &str| {
-            let world = world(json!([]), vec![route(from, json!({}))], grants);
-            world.service(&world.routes[0], &to).map_err(|p| p.reason)
+            let snapshot = snapshot(json!([]), vec![route(from, json!({}))], grants);
+            snapshot.backend_service(&snapshot.routes[0], &to).map_err(|p| p.reason)
         };
         let found = Ok(("data".to_string(), "db".to_string()));
         assert_eq!(allowed(vec![grant(json!({"group": "", "kind": "Service"}))], "shop"), found);

@@ -1,6 +1,9 @@
-//! The kinds of `gateway.networking.k8s.io`, as far as we read them. They aren't written back whole, only patched.
+//! The kinds of `gateway.networking.k8s.io`: the fields that we read. Objects are patched, never written back whole, so that other fields
+//! survive.
 //!
-//! Source: <https://gateway-api.sigs.k8s.io/reference/spec/>
+//! Fields are documented at <https://gateway-api.sigs.k8s.io/reference/spec/>.
+
+#![allow(missing_docs, reason = "the fields are upstream's")]
 
 use informer::custom_kind;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, ObjectMeta};
@@ -297,13 +300,13 @@ pub struct ReferenceGrant {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReferenceGrantSpec {
     #[serde(default)]
-    pub from: Vec<GrantFrom>,
+    pub from: Vec<ReferenceGrantFrom>,
     #[serde(default)]
-    pub to: Vec<GrantTo>,
+    pub to: Vec<ReferenceGrantTo>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GrantFrom {
+pub struct ReferenceGrantFrom {
     #[serde(default)]
     pub group: String,
     pub kind: String,
@@ -311,7 +314,7 @@ pub struct GrantFrom {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GrantTo {
+pub struct ReferenceGrantTo {
     #[serde(default)]
     pub group: String,
     pub kind: String,

@@ -1,11 +1,13 @@
-//! The Gateway API: its kinds ([`kinds`]), and which routes attach to which listeners ([`World`]). The control plane tells of it in
-//! statuses, every node's ingress serves by it; both ask here, so they can't disagree.
+//! The Gateway API: its kinds ([`kinds`]), and the attachment of routes to listeners ([`GatewaySnapshot`]). The controller writes statuses and
+//! every node's ingress serves by the same functions, so that they can't disagree.
+
+#![warn(missing_docs)]
 
 mod attach;
 pub mod certificate;
 pub mod kinds;
 
-pub use attach::{Attached, Parent, Problem, World};
+pub use attach::{AttachedListener, GatewaySnapshot, Problem, RouteParent};
 
-/// The controller that GatewayClasses name.
-pub const CONTROLLER: &str = "timonel.io/gateway-controller";
+/// Our `controllerName` in GatewayClasses.
+pub const CONTROLLER_NAME: &str = "timonel.io/gateway-controller";

@@ -1,4 +1,4 @@
-//! Bodies on their way, in either direction.
+//! Bodies of requests and responses.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,24 +8,27 @@ use http_body::{Frame, SizeHint};
 use http_body_util::Limited;
 use hyper::body::Incoming;
 
-use crate::Wire;
-use crate::inbound::FromClient;
-use crate::outbound::Answer;
+use crate::BufferedStream;
+use crate::inbound::RequestBody;
+use crate::outbound::ResponseBody;
 
+/// An error of any body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// A body on its way through the proxy.
 pub enum Body {
+    /// In memory.
     Whole(Bytes),
-    /// From a client.
-    Client(FromClient),
-    /// From a backend.
-    Answer(Answer),
-    /// By HTTP/2, from either.
+    /// A request's, from a client's connection.
+    Request(RequestBody),
+    /// A response's, from a backend's connection.
+    Response(ResponseBody),
+    /// From a connection of HTTP/2.
     Stream(Incoming),
-    /// As much of another as is allowed.
+    /// Another body, with a limit in bytes.
     Limited(Box<Limited<Body>>),
-    /// None, but the connection to a backend that changed its protocol.
-    Upgraded(Box<Wire>),
+    /// No body, but the connection to a backend that switched protocols.
+    Upgraded(Box<BufferedStream>),
 }
 
 impl Default for Body {
@@ -41,7 +44,7 @@ impl From<&'static str> for Body {
 }
 
 impl Body {
-    /// How long it is, if that is known.
+    /// Its length in bytes, if known.
     pub fn length(&self) -> Option<u64> {
         http_body::Body::size_hint(self).exact()
     }
@@ -56,8 +59,8 @@ impl http_body::Body for Body {
             Body::Upgraded(_) => Poll::Ready(None),
             Body::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Body::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Body::Client(body) => body.poll_data(cx).map(|data| data.map(|d| d.map(Frame::data).map_err(Into::into))),
-            Body::Answer(body) => body.poll_data(cx).map(|data| data.map(|d| d.map(Frame::data).map_err(Into::into))),
+            Body::Request(body) => body.poll_data(cx).map(|data| data.map(|d| d.map(Frame::data).map_err(Into::into))),
+            Body::Response(body) => body.poll_data(cx).map(|data| data.map(|d| d.map(Frame::data).map_err(Into::into))),
             Body::Stream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Body::Limited(body) => Pin::new(&mut **body).poll_frame(cx),
         }
@@ -67,20 +70,20 @@ impl http_body::Body for Body {
         match self {
             Body::Upgraded(_) => true,
             Body::Whole(bytes) => bytes.is_empty(),
-            Body::Client(body) => body.left() == Some(0),
-            Body::Answer(body) => body.left() == Some(0),
+            Body::Request(body) => body.remaining() == Some(0),
+            Body::Response(body) => body.remaining() == Some(0),
             Body::Stream(body) => body.is_end_stream(),
             Body::Limited(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        let known = |left: Option<u64>| left.map_or_else(SizeHint::default, SizeHint::with_exact);
+        let known = |remaining: Option<u64>| remaining.map_or_else(SizeHint::default, SizeHint::with_exact);
         match self {
             Body::Upgraded(_) => SizeHint::with_exact(0),
             Body::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Body::Client(body) => known(body.left()),
-            Body::Answer(body) => known(body.left()),
+            Body::Request(body) => known(body.remaining()),
+            Body::Response(body) => known(body.remaining()),
             Body::Stream(body) => body.size_hint(),
             Body::Limited(body) => body.size_hint(),
         }

@@ -1,47 +1,56 @@
-//! Where a body ends (RFC 9112, sections 6 and 7).
+//! Message body length and transfer codings (RFC 9112, sections 6 and 7).
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use crate::{Trouble, Wire};
+use crate::{BufferedStream, HttpError};
 
-/// How a message says where its body ends.
+/// How the length of a message's body is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Length {
+    /// `Content-Length`, in bytes.
     Exact(u64),
+    /// `Transfer-Encoding: chunked`.
     Chunked,
-    /// With the connection.
+    /// The body ends when the connection is closed.
     Close,
 }
 
-/// The longest line with a chunk's size, and all that may come behind the last chunk, in bytes.
+/// Limits of the line with a chunk's size, and of the trailer section.
 const CHUNK_LINE: usize = 1 << 10;
 const MAX_TRAILER_BYTES: usize = 16 << 10;
 
-/// What a decoder made of what came.
+/// Result of a step of a [`Decoder`].
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum Decoded {
+    /// Bytes of the body.
     Data(Bytes),
-    /// Something must come first.
-    More,
+    /// More input is needed.
+    NeedInput,
+    /// The body is complete.
     End,
 }
 
-/// Takes a body out of what comes.
+/// Incremental decoder of a body.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decoder {
+    /// Remaining bytes of a body with a length.
     Exact(u64),
-    /// What is left of a chunk with its line end.
+    /// Remaining bytes of a chunk, with its line end.
     Chunk(u64),
-    /// The line with a chunk's size is next.
+    /// The next line has a chunk's size.
     ChunkSize,
-    /// The line end behind a chunk is next.
+    /// The line end after a chunk is next.
     ChunkEnd,
+    /// The trailer section is next.
     Trailers,
+    /// The body lasts until the connection is closed.
     Close,
+    /// The body is complete.
     Done,
 }
 
 impl Decoder {
+    /// A decoder of a body of this length.
     pub fn new(length: Length) -> Self {
         match length {
             Length::Exact(0) => Decoder::Done,
@@ -51,55 +60,58 @@ impl Decoder {
         }
     }
 
+    /// Whether the body is complete.
     pub fn is_done(&self) -> bool {
         *self == Decoder::Done
     }
 
-    /// What is still to come, if that is known.
-    pub fn left(&self) -> Option<u64> {
+    /// Remaining bytes of the body, if known.
+    pub fn remaining(&self) -> Option<u64> {
         match self {
-            Decoder::Exact(left) => Some(*left),
+            Decoder::Exact(remaining) => Some(*remaining),
             Decoder::Done => Some(0),
             _ => None,
         }
     }
 
+    /// Takes the next bytes of the body from `input`.
+    ///
     /// # Errors
-    /// When it isn't a body as it was announced.
-    pub fn step(&mut self, input: &mut BytesMut) -> Result<Step, Trouble> {
+    /// [`HttpError::Malformed`] when the chunked coding is malformed.
+    pub fn step(&mut self, input: &mut BytesMut) -> Result<Decoded, HttpError> {
         loop {
             match self {
-                Decoder::Done => return Ok(Step::End),
-                _ if input.is_empty() => return Ok(Step::More),
-                Decoder::Close => return Ok(Step::Data(input.split().freeze())),
-                Decoder::Exact(left) | Decoder::Chunk(left) => {
-                    let some = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
-                    *left = left.saturating_sub(some as u64);
+                Decoder::Done => return Ok(Decoded::End),
+                _ if input.is_empty() => return Ok(Decoded::NeedInput),
+                Decoder::Close => return Ok(Decoded::Data(input.split().freeze())),
+                Decoder::Exact(remaining) | Decoder::Chunk(remaining) => {
+                    let some = usize::try_from(*remaining).unwrap_or(usize::MAX).min(input.len());
+                    *remaining = remaining.saturating_sub(some as u64);
                     match self {
                         Decoder::Exact(0) => *self = Decoder::Done,
                         Decoder::Chunk(0) => *self = Decoder::ChunkEnd,
                         _ => {}
                     }
-                    return Ok(Step::Data(input.split_to(some).freeze()));
+                    return Ok(Decoded::Data(input.split_to(some).freeze()));
                 }
                 Decoder::ChunkSize => match chunk_size(input)? {
                     Some((end, size)) => {
                         input.advance(end);
                         *self = if size == 0 { Decoder::Trailers } else { Decoder::Chunk(size) };
                     }
-                    None => return Ok(Step::More),
+                    None => return Ok(Decoded::NeedInput),
                 },
                 Decoder::ChunkEnd => {
                     if input.len() < 2 {
-                        return Ok(Step::More);
+                        return Ok(Decoded::NeedInput);
                     }
                     if input[..2] != *b"\r\n" {
-                        return Err(Trouble::Malformed("a chunk isn't as long as it says"));
+                        return Err(HttpError::Malformed("a chunk is longer than its size"));
                     }
                     input.advance(2);
                     *self = Decoder::ChunkSize;
                 }
-                // Nobody is told of them, as a proxy may decide (RFC 9110, section 6.5.1).
+                // Trailers are dropped, as a proxy may (RFC 9110, section 6.5.1).
                 Decoder::Trailers => {
                     let mut trailers = [httparse::EMPTY_HEADER; 32];
                     match httparse::parse_headers(input, &mut trailers) {
@@ -107,8 +119,10 @@ impl Decoder {
                             input.advance(end);
                             *self = Decoder::Done;
                         }
-                        Ok(httparse::Status::Partial) if input.len() < MAX_TRAILER_BYTES => return Ok(Step::More),
-                        _ => return Err(Trouble::Malformed("what follows the last chunk is malformed")),
+                        Ok(httparse::Status::Partial) if input.len() < MAX_TRAILER_BYTES => {
+                            return Ok(Decoded::NeedInput);
+                        }
+                        _ => return Err(HttpError::Malformed("the trailer section is malformed")),
                     }
                 }
             }
@@ -116,10 +130,10 @@ impl Decoder {
     }
 }
 
-/// The end of the line with a chunk's size, and the size. The parser takes any bytes behind the number, and no number for zero; others
-/// would read that differently.
-fn chunk_size(input: &[u8]) -> Result<Option<(usize, u64)>, Trouble> {
-    let malformed = || Err(Trouble::Malformed("a chunk has no proper size"));
+/// The end of the line with a chunk's size, and the size. `httparse` accepts any bytes after the number, and a missing number as zero; other
+/// parsers read these differently, so they are rejected here.
+fn chunk_size(input: &[u8]) -> Result<Option<(usize, u64)>, HttpError> {
+    let malformed = || Err(HttpError::Malformed("a chunk's size is malformed"));
     let line = &input[..input.len().min(CHUNK_LINE)];
     let end = memchr::memchr(b'\n', line);
     if !input[0].is_ascii_hexdigit() || (end.is_none() && line.len() == CHUNK_LINE) {
@@ -132,7 +146,7 @@ fn chunk_size(input: &[u8]) -> Result<Option<(usize, u64)>, Trouble> {
     }
 }
 
-/// Puts a body on a connection.
+/// Encoder of a body onto a connection.
 #[derive(Debug)]
 pub enum Encoder {
     Exact(u64),
@@ -146,21 +160,22 @@ pub enum Encoder {
 impl Encoder {
     /// # Errors
     /// When it is more than was announced.
-    pub fn data(&mut self, bytes: Bytes, wire: &mut Wire) -> Result<(), Trouble> {
+    pub fn data(&mut self, bytes: Bytes, stream: &mut BufferedStream) -> Result<(), HttpError> {
         match self {
             _ if bytes.is_empty() => {}
             Encoder::Nothing => {}
-            Encoder::Close => wire.send(bytes),
-            Encoder::Exact(left) => {
-                *left = left.checked_sub(bytes.len() as u64).ok_or(Trouble::Malformed("the body is too long"))?;
-                wire.send(bytes);
+            Encoder::Close => stream.send(bytes),
+            Encoder::Exact(remaining) => {
+                *remaining =
+                    remaining.checked_sub(bytes.len() as u64).ok_or(HttpError::Malformed("the body is too long"))?;
+                stream.send(bytes);
             }
             Encoder::Chunked => {
                 use std::io::Write as _;
                 // Writing to memory can't fail.
-                let _ = write!(wire.out(), "{:x}\r\n", bytes.len());
-                wire.send(bytes);
-                wire.out().extend_from_slice(b"\r\n");
+                let _ = write!(stream.out(), "{:x}\r\n", bytes.len());
+                stream.send(bytes);
+                stream.out().extend_from_slice(b"\r\n");
             }
         }
         Ok(())
@@ -168,10 +183,10 @@ impl Encoder {
 
     /// # Errors
     /// When less came than was announced.
-    pub fn end(&mut self, wire: &mut Wire) -> Result<(), Trouble> {
+    pub fn end(&mut self, stream: &mut BufferedStream) -> Result<(), HttpError> {
         match self {
-            Encoder::Exact(1..) => return Err(Trouble::Malformed("the body is too short")),
-            Encoder::Chunked => wire.out().extend_from_slice(b"0\r\n\r\n"),
+            Encoder::Exact(1..) => return Err(HttpError::Malformed("the body is too short")),
+            Encoder::Chunked => stream.out().extend_from_slice(b"0\r\n\r\n"),
             _ => {}
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Connections from clients: one request after the other.
+//! Connections from clients, with one request after the other.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -11,96 +11,100 @@ use http::{Method, Request, Response, StatusCode, Version, header};
 use parking_lot::Mutex;
 
 use crate::Body;
-use crate::framing::{Decoder, Encoder, Length, Step};
-use crate::head::{self, Announced, Message};
-use crate::{Patience, Trouble, Wire};
+use crate::framing::{Decoded, Decoder, Encoder, Length};
+use crate::head::{self, BodyFraming, Message};
+use crate::{BufferedStream, Deadline, HttpError};
 
-/// How long a client may take for a request's head, with the wait for a next one, to send any of its body, and to take any of an answer.
+/// Timeout for a client to send a request's head (including the idle time before it), to send more of a body, and to read more of a response.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long, and for how many bytes, a client is listened to who still sends what nobody wants: would his connection be closed at once,
-/// he might never read why (RFC 9112, section 9.6).
-const LINGER: (Duration, usize) = (Duration::from_secs(2), 1 << 20);
-/// How much of the next requests is taken in while one is served.
+/// Limits of a lingering close: after the response, input that isn't needed any more is read and dropped. If the connection were closed at
+/// once, the client might never read the response (RFC 9112, section 9.6).
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+const MAX_LINGER_BYTES: usize = 1 << 20;
+/// How much of pipelined requests is buffered while one is served.
 const MAX_PIPELINED_BYTES: usize = 64 << 10;
 
-/// What of a connection the body of a request needs, too.
+/// The parts of a connection that the body of its current request shares.
 struct Client {
-    wire: Wire,
+    stream: BufferedStream,
     decoder: Decoder,
-    /// The client waits for a word before it sends the body (RFC 9110, section 10.1.1).
-    expects: bool,
-    patience: Patience,
+    /// The client waits for 100 (Continue) before it sends the body (RFC 9110, section 10.1.1).
+    expect_continue: bool,
+    deadline: Deadline,
 }
 
 /// The body of a request.
-pub struct FromClient {
+pub struct RequestBody {
     client: Arc<Mutex<Client>>,
-    /// Somebody waits for more of it. Only then it counts how long the client keeps silent.
+    /// A reader waits for more of the body. Only then the client's timeout runs.
     waits: bool,
 }
 
-impl FromClient {
-    pub fn left(&self) -> Option<u64> {
-        self.client.lock().decoder.left()
+impl RequestBody {
+    /// Remaining bytes of the body, if known.
+    pub fn remaining(&self) -> Option<u64> {
+        self.client.lock().decoder.remaining()
     }
 
-    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Trouble>>> {
+    /// The next bytes of the body; `None` at its end.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, HttpError>>> {
         let client = &mut *self.client.lock();
-        if std::mem::take(&mut client.expects) {
-            client.wire.out().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        if std::mem::take(&mut client.expect_continue) {
+            client.stream.out().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
-        if client.wire.has_output()
-            && let Poll::Ready(Err(error)) = client.wire.poll_flush(cx)
+        if client.stream.has_pending_output()
+            && let Poll::Ready(Err(error)) = client.stream.poll_flush(cx)
         {
             return Poll::Ready(Some(Err(error.into())));
         }
         loop {
-            match client.decoder.step(&mut client.wire.input) {
-                Ok(Step::Data(data)) => return Poll::Ready(Some(Ok(data))),
-                Ok(Step::End) => return Poll::Ready(None),
-                Ok(Step::More) => {}
-                Err(trouble) => return Poll::Ready(Some(Err(trouble))),
+            match client.decoder.step(&mut client.stream.input) {
+                Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(data))),
+                Ok(Decoded::End) => return Poll::Ready(None),
+                Ok(Decoded::NeedInput) => {}
+                Err(error) => return Poll::Ready(Some(Err(error))),
             }
-            match client.wire.poll_fill(cx) {
+            match client.stream.poll_fill(cx) {
                 Poll::Ready(Ok(true)) => self.waits = false,
-                Poll::Ready(Ok(false)) => return Poll::Ready(Some(Err(Trouble::Closed))),
+                Poll::Ready(Ok(false)) => return Poll::Ready(Some(Err(HttpError::Closed))),
                 Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 Poll::Pending => {
                     if !std::mem::replace(&mut self.waits, true) {
-                        client.patience.renew(HEAD_TIMEOUT);
+                        client.deadline.reset(HEAD_TIMEOUT);
                     }
-                    return client.patience.poll(cx).map(|()| Some(Err(Trouble::Silent)));
+                    return client.deadline.poll(cx).map(|()| Some(Err(HttpError::TimedOut)));
                 }
             }
         }
     }
 }
 
-/// What is done with a connection after an answer.
-enum After {
+/// What to do with a connection after a response.
+enum NextStep {
     Next,
     Close,
-    /// It is joined to that of the backend.
-    Join(Box<Wire>),
+    /// Bytes are copied between it and the backend's connection, after an upgrade.
+    Tunnel(Box<BufferedStream>),
 }
 
 struct Inbound {
     client: Arc<Mutex<Client>>,
 }
 
-/// Serves a connection until either side has had enough.
-pub async fn serve<F>(wire: Wire, mut handle: impl FnMut(Request<Body>) -> F)
+/// Serves requests of a connection until either side closes it.
+pub async fn serve<F>(stream: BufferedStream, mut handle: impl FnMut(Request<Body>) -> F)
 where
     F: Future<Output = Response<Body>>,
 {
-    let client = Client { wire, decoder: Decoder::Done, expects: false, patience: Patience::new(HEAD_TIMEOUT) };
+    let client =
+        Client { stream, decoder: Decoder::Done, expect_continue: false, deadline: Deadline::new(HEAD_TIMEOUT) };
     let mut inbound = Inbound { client: Arc::new(Mutex::new(client)) };
     let outcome = loop {
         match inbound.exchange(&mut handle).await {
-            Ok(After::Next) => {}
-            Ok(After::Close) => break inbound.linger().await,
-            Ok(After::Join(backend)) => break inbound.join(backend).await,
-            Err(trouble) => break Err(trouble),
+            Ok(NextStep::Next) => {}
+            Ok(NextStep::Close) => break inbound.linger().await,
+            Ok(NextStep::Tunnel(backend)) => break inbound.tunnel(backend).await,
+            Err(error) => break Err(error),
         }
     };
     if let Err(error) = outcome {
@@ -109,142 +113,142 @@ where
 }
 
 impl Inbound {
-    async fn exchange<F>(&mut self, handle: &mut impl FnMut(Request<Body>) -> F) -> Result<After, Trouble>
+    async fn exchange<F>(&mut self, handle: &mut impl FnMut(Request<Body>) -> F) -> Result<NextStep, HttpError>
     where
         F: Future<Output = Response<Body>>,
     {
-        self.client.lock().patience.renew(HEAD_TIMEOUT);
-        let Message { head, length, stays, expects } = match self.request().await {
+        self.client.lock().deadline.reset(HEAD_TIMEOUT);
+        let Message { head, length, keep_alive, expect_continue } = match self.request().await {
             Ok(Some(request)) => request,
-            Ok(None) | Err(Trouble::Silent | Trouble::Io(_) | Trouble::Closed) => return Ok(After::Close),
-            Err(trouble) => return self.refuse(&trouble).await,
+            Ok(None) | Err(HttpError::TimedOut | HttpError::Io(_) | HttpError::Closed) => return Ok(NextStep::Close),
+            Err(error) => return self.reject(&error).await,
         };
         let (method, version) = (head.method().clone(), head.version());
-        let body = self.body(length, expects);
+        let body = self.body(length, expect_continue);
         let request = head.map(|()| body);
-        let answer = {
+        let response = {
             let mut handling = pin!(handle(request));
-            let answered = std::future::poll_fn(|cx| match handling.as_mut().poll(cx) {
-                Poll::Ready(answer) => Poll::Ready(Some(answer)),
-                Poll::Pending => self.client.lock().poll_gone(cx).map(|()| None),
+            let responded = std::future::poll_fn(|cx| match handling.as_mut().poll(cx) {
+                Poll::Ready(response) => Poll::Ready(Some(response)),
+                Poll::Pending => self.client.lock().poll_disconnected(cx).map(|()| None),
             });
-            match answered.await {
-                Some(answer) => answer,
-                // Nobody is there any more who would read an answer; whoever makes it is told by the end of his connection.
-                None => return Err(Trouble::Closed),
+            match responded.await {
+                Some(response) => response,
+                // The client is gone. Dropping the handler closes its connection to the backend.
+                None => return Err(HttpError::Closed),
             }
         };
-        self.answer(answer, &method, version, stays).await
+        self.respond(response, &method, version, keep_alive).await
     }
 
-    /// The head of the next request; nothing if there is no other.
-    async fn request(&mut self) -> Result<Option<Message<Request<()>>>, Trouble> {
-        let (client, mut looked) = (&self.client, 0);
+    /// The head of the next request; `None` if the client closes the connection instead.
+    async fn request(&mut self) -> Result<Option<Message<Request<()>>>, HttpError> {
+        let (client, mut scanned) = (&self.client, 0);
         std::future::poll_fn(|cx| {
-            let Client { wire, patience, .. } = &mut *client.lock();
+            let Client { stream, deadline, .. } = &mut *client.lock();
             loop {
-                if let Some(request) = head::request(&mut wire.input, &mut looked)? {
+                if let Some(request) = head::request(&mut stream.input, &mut scanned)? {
                     return Poll::Ready(Ok(Some(request)));
                 }
-                match wire.poll_fill(cx)? {
+                match stream.poll_fill(cx)? {
                     Poll::Ready(true) => {}
-                    Poll::Ready(false) if wire.input.is_empty() => return Poll::Ready(Ok(None)),
-                    Poll::Ready(false) => return Poll::Ready(Err(Trouble::Closed)),
-                    Poll::Pending => return patience.poll(cx).map(|()| Err(Trouble::Silent)),
+                    Poll::Ready(false) if stream.input.is_empty() => return Poll::Ready(Ok(None)),
+                    Poll::Ready(false) => return Poll::Ready(Err(HttpError::Closed)),
+                    Poll::Pending => return deadline.poll(cx).map(|()| Err(HttpError::TimedOut)),
                 }
             }
         })
         .await
     }
 
-    fn body(&self, length: Length, expects: bool) -> Body {
+    fn body(&self, length: Length, expect_continue: bool) -> Body {
         if length == Length::Exact(0) {
             return Body::default();
         }
         let mut client = self.client.lock();
         client.decoder = Decoder::new(length);
-        client.expects = expects;
+        client.expect_continue = expect_continue;
         drop(client);
-        Body::Client(FromClient { client: self.client.clone(), waits: false })
+        Body::Request(RequestBody { client: self.client.clone(), waits: false })
     }
 
-    /// Tells of what can't be read as a request.
-    async fn refuse(&mut self, trouble: &Trouble) -> Result<After, Trouble> {
-        let code = match trouble {
-            Trouble::LargeHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    /// Responds to a request that can't be parsed.
+    async fn reject(&mut self, error: &HttpError) -> Result<NextStep, HttpError> {
+        let code = match error {
+            HttpError::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             _ => StatusCode::BAD_REQUEST,
         };
-        let answer = crate::text(code, &format!("{}: {trouble}", code.as_u16()));
-        // Where what follows would begin isn't known.
+        let response = crate::text_response(code, &format!("{}: {error}", code.as_u16()));
+        // It isn't known where the next request would begin.
         self.client.lock().decoder = Decoder::Close;
-        self.answer(answer, &Method::GET, Version::HTTP_11, false).await
+        self.respond(response, &Method::GET, Version::HTTP_11, false).await
     }
 
-    async fn answer(
+    async fn respond(
         &mut self,
-        answer: Response<Body>,
+        response: Response<Body>,
         to: &Method,
         version: Version,
-        stays: bool,
-    ) -> Result<After, Trouble> {
-        let (mut head, mut body) = answer.into_parts();
+        keep_alive: bool,
+    ) -> Result<NextStep, HttpError> {
+        let (mut head, mut body) = response.into_parts();
         let status = head.status;
         if status.is_informational() || status == StatusCode::NO_CONTENT {
             head.headers.remove(header::CONTENT_LENGTH);
         }
         let length = body.length();
-        let (mut encoder, announced) = match length {
-            _ if *to == Method::HEAD || head::has_no_body(status) => (Encoder::Nothing, Announced::AsTold),
-            Some(length) => (Encoder::Exact(length), Announced::Length(length)),
-            None if version == Version::HTTP_11 => (Encoder::Chunked, Announced::Chunked),
-            None => (Encoder::Close, Announced::None),
+        let (mut encoder, framing) = match length {
+            _ if *to == Method::HEAD || head::has_no_body(status) => (Encoder::Nothing, BodyFraming::AsInHeaders),
+            Some(length) => (Encoder::Exact(length), BodyFraming::Length(length)),
+            None if version == Version::HTTP_11 => (Encoder::Chunked, BodyFraming::Chunked),
+            None => (Encoder::Close, BodyFraming::None),
         };
         let joined = matches!(body, Body::Upgraded(_));
-        let stays = {
+        let keep_alive = {
             let client = &mut *self.client.lock();
-            // Once there is an answer, no other word may come into it.
-            client.expects = false;
-            let stays = stays && client.decoder.is_done() && !matches!(encoder, Encoder::Close);
+            // After the final response no 100 (Continue) may be sent.
+            client.expect_continue = false;
+            let keep_alive = keep_alive && client.decoder.is_done() && !matches!(encoder, Encoder::Close);
             let connection = match version {
                 _ if joined => None,
-                _ if !stays => Some("close"),
+                _ if !keep_alive => Some("close"),
                 Version::HTTP_10 => Some("keep-alive"),
                 _ => None,
             };
             let head = Response::from_parts(head, ());
-            head::write_answer(&head, &announced, connection, client.wire.out());
-            stays
+            head::write_response(&head, &framing, connection, client.stream.out());
+            keep_alive
         };
         self.send(&mut body, &mut encoder).await?;
         Ok(match body {
-            Body::Upgraded(backend) => After::Join(backend),
-            _ if stays => After::Next,
-            _ => After::Close,
+            Body::Upgraded(backend) => NextStep::Tunnel(backend),
+            _ if keep_alive => NextStep::Next,
+            _ => NextStep::Close,
         })
     }
 
-    /// Sends the rest of an answer.
-    async fn send(&mut self, body: &mut Body, encoder: &mut Encoder) -> Result<(), Trouble> {
+    /// Sends the body of a response.
+    async fn send(&mut self, body: &mut Body, encoder: &mut Encoder) -> Result<(), HttpError> {
         let client = &self.client;
-        let (mut ended, mut sent, mut cut_off) = (matches!(encoder, Encoder::Nothing), 0, None);
+        let (mut ended, mut bytes_sent, mut cut_off) = (matches!(encoder, Encoder::Nothing), 0, None);
         std::future::poll_fn(|cx| {
             loop {
-                // Not while the client is locked: the body may be what it says itself.
+                // The client must not be locked here: the response's body may come from the request's.
                 let mut waits = false;
-                while !ended && !client.lock().wire.is_full() {
+                while !ended && !client.lock().stream.is_write_buffer_full() {
                     match http_body::Body::poll_frame(Pin::new(&mut *body), cx) {
                         Poll::Ready(Some(Ok(frame))) => {
                             if let Ok(data) = frame.into_data() {
-                                encoder.data(data, &mut client.lock().wire)?;
+                                encoder.data(data, &mut client.lock().stream)?;
                             }
                         }
-                        // What came before is sent all the same; that it isn't all shows.
+                        // The bytes before the failure are still sent; the client sees that the body is incomplete.
                         Poll::Ready(Some(Err(error))) => {
-                            cut_off = Some(Trouble::Body(error));
+                            cut_off = Some(HttpError::Body(error));
                             ended = true;
                         }
                         Poll::Ready(None) => {
-                            encoder.end(&mut client.lock().wire)?;
+                            encoder.end(&mut client.lock().stream)?;
                             ended = true;
                         }
                         Poll::Pending => {
@@ -254,16 +258,17 @@ impl Inbound {
                     }
                 }
                 let client = &mut *client.lock();
-                match client.wire.poll_flush(cx)? {
+                match client.stream.poll_flush(cx)? {
                     Poll::Ready(()) if ended => return Poll::Ready(cut_off.take().map_or(Ok(()), Err)),
-                    Poll::Ready(()) if waits => return client.poll_gone(cx).map(|()| Err(Trouble::Closed)),
+                    Poll::Ready(()) if waits => return client.poll_disconnected(cx).map(|()| Err(HttpError::Closed)),
                     Poll::Ready(()) => {}
                     Poll::Pending => {
-                        // It counts how long the client takes nothing at all.
-                        if std::mem::replace(&mut sent, client.wire.sent()) != client.wire.sent() {
-                            client.patience.renew(HEAD_TIMEOUT);
+                        // The timeout runs while the client reads nothing at all.
+                        if std::mem::replace(&mut bytes_sent, client.stream.bytes_sent()) != client.stream.bytes_sent()
+                        {
+                            client.deadline.reset(HEAD_TIMEOUT);
                         }
-                        return client.patience.poll(cx).map(|()| Err(Trouble::Silent));
+                        return client.deadline.poll(cx).map(|()| Err(HttpError::TimedOut));
                     }
                 }
             }
@@ -271,40 +276,40 @@ impl Inbound {
         .await
     }
 
-    /// Closes a connection, when the client has read what it was told.
-    async fn linger(self) -> Result<(), Trouble> {
+    /// Lingering close (RFC 9112, section 9.6).
+    async fn linger(self) -> Result<(), HttpError> {
         let client = self.client;
-        std::future::poll_fn(|cx| client.lock().wire.poll_shutdown(cx)).await?;
+        std::future::poll_fn(|cx| client.lock().stream.poll_shutdown(cx)).await?;
         if client.lock().decoder.is_done() {
             return Ok(());
         }
-        let mut left = LINGER.1;
+        let mut remaining = MAX_LINGER_BYTES;
         let listening = std::future::poll_fn(|cx| {
-            let wire = &mut client.lock().wire;
-            while left > 0 && ready!(wire.poll_fill(cx))? {
-                left = left.saturating_sub(wire.input.len());
-                wire.input.clear();
+            let stream = &mut client.lock().stream;
+            while remaining > 0 && ready!(stream.poll_fill(cx))? {
+                remaining = remaining.saturating_sub(stream.input.len());
+                stream.input.clear();
             }
             Poll::Ready(Ok::<_, io::Error>(()))
         });
-        let _ = tokio::time::timeout(LINGER.0, listening).await;
+        let _ = tokio::time::timeout(LINGER_TIMEOUT, listening).await;
         Ok(())
     }
 
-    /// Passes on whatever comes, both ways.
-    async fn join(self, mut backend: Box<Wire>) -> Result<(), Trouble> {
-        let Some(client) = Arc::into_inner(self.client) else { return Err(Trouble::Closed) };
-        let mut wire = client.into_inner().wire;
-        tokio::io::copy_bidirectional(&mut wire, &mut *backend).await?;
+    /// Copies bytes in both directions after an upgrade.
+    async fn tunnel(self, mut backend: Box<BufferedStream>) -> Result<(), HttpError> {
+        let Some(client) = Arc::into_inner(self.client) else { return Err(HttpError::Closed) };
+        let mut stream = client.into_inner().stream;
+        tokio::io::copy_bidirectional(&mut stream, &mut *backend).await?;
         Ok(())
     }
 }
 
 impl Client {
-    /// Ready when the client has closed its connection, while it has nothing more to say of the present request.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.decoder.is_done() && self.wire.input.len() < MAX_PIPELINED_BYTES {
-            if let Ok(true) = ready!(self.wire.poll_fill(cx)) {
+    /// Ready when the client has closed its connection, once its current request is complete.
+    fn poll_disconnected(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.decoder.is_done() && self.stream.input.len() < MAX_PIPELINED_BYTES {
+            if let Ok(true) = ready!(self.stream.poll_fill(cx)) {
                 continue;
             }
             return Poll::Ready(());
@@ -313,20 +318,23 @@ impl Client {
     }
 }
 
-/// Whether a client that begins like this speaks HTTP/2, as far as can be told yet.
-pub async fn speaks_http2(wire: &mut Wire) -> io::Result<bool> {
+/// Whether the client begins with the preface of HTTP/2 (RFC 9113, section 3.4).
+///
+/// # Errors
+/// Of the connection, and `TimedOut` when the client sends nothing.
+pub async fn speaks_http2(stream: &mut BufferedStream) -> io::Result<bool> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let mut patience = Patience::new(HEAD_TIMEOUT);
+    let mut deadline = Deadline::new(HEAD_TIMEOUT);
     std::future::poll_fn(|cx| {
         loop {
-            let some = wire.input.len().min(PREFACE.len());
-            if wire.input[..some] != PREFACE[..some] || some == PREFACE.len() {
-                return Poll::Ready(Ok(some == PREFACE.len() && wire.input[..some] == *PREFACE));
+            let some = stream.input.len().min(PREFACE.len());
+            if stream.input[..some] != PREFACE[..some] || some == PREFACE.len() {
+                return Poll::Ready(Ok(some == PREFACE.len() && stream.input[..some] == *PREFACE));
             }
-            match wire.poll_fill(cx)? {
+            match stream.poll_fill(cx)? {
                 Poll::Ready(true) => {}
                 Poll::Ready(false) => return Poll::Ready(Ok(false)),
-                Poll::Pending => return patience.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+                Poll::Pending => return deadline.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
             }
         }
     })

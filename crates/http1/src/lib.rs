@@ -1,22 +1,23 @@
-//! HTTP/1.1 (RFC 9112) as a proxy speaks it, with clients ([`inbound`]) and with backends ([`outbound`]).
+//! HTTP/1.1 (RFC 9112) for a reverse proxy: connections from clients ([`inbound`]) and to backends ([`outbound`]).
 //!
-//! Heads are parsed by `httparse` ([`head`]); where a body ends is decided in one place ([`framing`]), and what is in doubt is refused rather
-//! than guessed, as two that read a message differently are how requests are smuggled (RFC 9112, section 11.2). A request and its
-//! answer are moved along by one task, that of the client's connection: nothing is handed over, and nobody else is woken. That is why this
-//! is here beside hyper, which serves all else: a request through two of its connections is handed on by channels, tasks and timers,
-//! which cost as much as all the rest that a proxy does (`docs/benchmarks.md`).
+//! Heads are parsed by `httparse` ([`head`]); the length of a body is decided in one place ([`framing`]), and an ambiguous message is
+//! rejected, since two parsers that disagree make request smuggling possible (RFC 9112, section 11.2). One task, that of the client's
+//! connection, moves both the request and the response: nothing is handed to another task, and none is woken. That is why this crate exists
+//! beside hyper, which serves everything else: a request through two of hyper's connections passes channels, tasks and timers, which cost as
+//! much as all the rest of a proxy's work (`docs/benchmarks.md`).
 
+#![warn(missing_docs)]
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 mod body;
+mod buffered_stream;
 mod framing;
 mod head;
 pub mod inbound;
 pub mod outbound;
 #[cfg(test)]
 mod tests;
-mod wire;
 
 use std::io;
 use std::pin::Pin;
@@ -30,55 +31,60 @@ use tokio_rustls::TlsStream;
 use tokio_util::either::Either;
 
 pub use body::{Body, BoxError};
-pub use framing::{Decoder, Length, Step};
-pub use head::{Message, Upgrade, answer as read_answer, request as read_request};
-pub use wire::Wire;
+pub use buffered_stream::BufferedStream;
+pub use framing::{Decoded, Decoder, Length};
+pub use head::{Message, Upgrade, request as read_request, response as read_response};
 
-/// A connection, in the clear or not.
+/// A TCP connection, with or without TLS.
 pub type Stream = Either<TcpStream, TlsStream<TcpStream>>;
 
-/// The largest head, in bytes, and the most headers in it.
-const HEAD: usize = 64 << 10;
-const HEADERS: usize = 100;
+/// Limits of a message's head.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+const MAX_HEADERS: usize = 100;
 
-/// Why an exchange can't go on.
+/// Why a request or response can't be read or written.
 #[derive(Debug, thiserror::Error)]
-pub enum Trouble {
+pub enum HttpError {
     #[error(transparent)]
+    /// The connection failed.
     Io(#[from] io::Error),
     #[error("the connection was closed in the middle")]
+    /// The peer closed the connection before the message ended.
     Closed,
     #[error("{0}")]
+    /// The message violates RFC 9112 or is ambiguous.
     Malformed(&'static str),
-    #[error("the head is larger than {} KiB or has more than {HEADERS} headers", HEAD >> 10)]
-    LargeHead,
-    #[error("nothing came for too long")]
-    Silent,
-    /// Of who gives the body that is to be sent.
+    #[error("the head is larger than {} KiB or has more than {MAX_HEADERS} headers", MAX_HEAD_BYTES >> 10)]
+    /// The head exceeds the limits.
+    HeadTooLarge,
+    /// The peer neither sent nor read anything within the timeout.
+    #[error("the peer timed out")]
+    TimedOut,
+    /// The source of the body that is being sent failed.
     #[error(transparent)]
     Body(BoxError),
 }
 
-/// How long something may take. Renewing it costs next to nothing: the timer behind it is looked after only when it rings.
-struct Patience {
+/// A deadline that is cheap to move: the timer behind it is rearmed only when it fires.
+struct Deadline {
     until: Instant,
     timer: Pin<Box<Sleep>>,
 }
 
-impl Patience {
+impl Deadline {
     fn new(limit: Duration) -> Self {
         let until = Instant::now() + limit;
-        Patience { until, timer: Box::pin(tokio::time::sleep_until(until)) }
+        Deadline { until, timer: Box::pin(tokio::time::sleep_until(until)) }
     }
 
-    fn renew(&mut self, limit: Duration) {
+    fn reset(&mut self, limit: Duration) {
         self.until = Instant::now() + limit;
         if self.until < self.timer.deadline() {
             self.timer.as_mut().reset(self.until);
         }
     }
 
-    /// Ready when the time is over.
+    /// Ready once the deadline has passed.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.timer.as_mut().poll(cx).is_ready() {
             if Instant::now() >= self.until {
@@ -90,8 +96,8 @@ impl Patience {
     }
 }
 
-/// An answer of our own, in words for people.
-pub fn text(code: StatusCode, message: &str) -> Response<Body> {
+/// A plain-text response of the proxy itself.
+pub fn text_response(code: StatusCode, message: &str) -> Response<Body> {
     let mut response = Response::new(Body::Whole(format!("{message}\n").into()));
     *response.status_mut() = code;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

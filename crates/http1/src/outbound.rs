@@ -1,5 +1,5 @@
-//! Connections to backends. They are kept for the next request, and moved along by the task that uses them: a connection with a task of
-//! its own would cost every request four more wake-ups, often of the other core.
+//! Connections to backends, in a pool. A connection is driven by the task of the request that uses it: a task of its own would cost every
+//! request four more wake-ups, often of the other core.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,19 +17,19 @@ use tokio_rustls::TlsConnector;
 use tokio_util::either::Either;
 
 use crate::Body;
-use crate::framing::{Decoder, Encoder, Step};
-use crate::head::{self, Announced, Message};
-use crate::{Patience, Stream, Trouble, Wire};
+use crate::framing::{Decoded, Decoder, Encoder};
+use crate::head::{self, BodyFraming, Message};
+use crate::{BufferedStream, Deadline, HttpError, Stream};
 
-/// How long connecting may take.
+/// Timeout of connecting, with the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a backend may keep silent, and how long it may take nothing of a request.
+/// Timeout for a backend to send more of a response, and to read more of a request.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a connection is kept without a request.
+/// How long a connection stays in the pool without a request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How many connections to an endpoint are kept.
+/// Idle connections per endpoint.
 const MAX_IDLE_CONNECTIONS: usize = 256;
-/// Words that may come before an answer, such as 103 (RFC 8297).
+/// Interim responses that may precede a final one, such as 103 (RFC 8297).
 const MAX_INTERIM_RESPONSES: u32 = 16;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -40,58 +40,59 @@ struct Key {
 }
 
 /// A connection to a backend.
-pub struct Line {
+pub struct Connection {
     key: Key,
-    wire: Wire,
-    patience: Patience,
-    /// What of a request's body is still to go.
-    sending: Option<(Body, Encoder)>,
-    /// Why no more can be sent. An answer may be there all the same.
-    unsent: Option<Trouble>,
-    /// Whether the backend goes on with it after this answer.
-    stays: bool,
-    /// Whether it had a request before this one, so that the backend may have given it up meanwhile.
-    used: bool,
+    stream: BufferedStream,
+    deadline: Deadline,
+    /// The rest of a request's body, which is still to be sent.
+    request: Option<(Body, Encoder)>,
+    /// Why no more of the request can be sent. The backend may have responded nevertheless.
+    send_error: Option<HttpError>,
+    /// Whether the connection persists after this response.
+    keep_alive: bool,
+    /// Whether it had an earlier request, so that the backend may have closed it meanwhile.
+    reused: bool,
 }
 
-impl Line {
-    /// Whether it could take a request. Nobody is woken for what comes of looking.
-    fn is_free(&mut self) -> bool {
-        let idle = self.stays && self.sending.is_none() && self.unsent.is_none() && self.wire.input.is_empty();
-        idle && self.wire.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
+impl Connection {
+    /// Whether it could take a request: it has no leftover input and isn't closed. No waker is registered.
+    fn is_idle(&mut self) -> bool {
+        let idle =
+            self.keep_alive && self.request.is_none() && self.send_error.is_none() && self.stream.input.is_empty();
+        idle && self.stream.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
-    /// Whether it had a request before this one.
-    pub fn was_kept(&self) -> bool {
-        self.used
+    /// Whether it had an earlier request.
+    pub fn is_reused(&self) -> bool {
+        self.reused
     }
 
-    /// Sends as much as goes. Ready when nothing is left, be it for a trouble.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let outcome = ready!(self.poll_sent(cx));
-        self.sending = None;
-        if let Err(trouble) = outcome {
-            self.unsent = Some(trouble);
+    /// Sends as much of the request as possible. Ready when nothing is left to send, also after an error.
+    fn poll_send_request(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let outcome = ready!(self.poll_write_request(cx));
+        self.request = None;
+        if let Err(error) = outcome {
+            self.send_error = Some(error);
         }
         Poll::Ready(())
     }
 
-    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Trouble>> {
+    fn poll_write_request(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
         loop {
             let mut waits = false;
-            while let Some((body, encoder)) = &mut self.sending
-                && !self.wire.is_full()
+            while let Some((body, encoder)) = &mut self.request
+                && !self.stream.is_write_buffer_full()
             {
                 match http_body::Body::poll_frame(Pin::new(body), cx) {
                     Poll::Ready(Some(Ok(frame))) => {
                         if let Ok(data) = frame.into_data() {
-                            encoder.data(data, &mut self.wire)?;
+                            encoder.data(data, &mut self.stream)?;
                         }
                     }
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Trouble::Body(error))),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(HttpError::Body(error))),
                     Poll::Ready(None) => {
-                        encoder.end(&mut self.wire)?;
-                        self.sending = None;
+                        encoder.end(&mut self.stream)?;
+                        self.request = None;
                     }
                     Poll::Pending => {
                         waits = true;
@@ -99,8 +100,8 @@ impl Line {
                     }
                 }
             }
-            ready!(self.wire.poll_flush(cx))?;
-            if self.sending.is_none() {
+            ready!(self.stream.poll_flush(cx))?;
+            if self.request.is_none() {
                 return Poll::Ready(Ok(()));
             }
             if waits {
@@ -109,80 +110,81 @@ impl Line {
         }
     }
 
-    fn is_sending(&self) -> bool {
-        self.sending.is_some() || (self.wire.has_output() && self.unsent.is_none())
+    fn is_sending_request(&self) -> bool {
+        self.request.is_some() || (self.stream.has_pending_output() && self.send_error.is_none())
     }
 
-    /// The head of the answer, while the request goes.
-    fn poll_answer(
+    /// The head of the response, while the request is still being sent.
+    fn poll_response(
         &mut self,
         cx: &mut Context<'_>,
         method: &Method,
-        (looked, interim): (&mut usize, &mut u32),
-    ) -> Poll<Result<Message<Response<()>>, Trouble>> {
-        if self.is_sending() {
-            let before = self.wire.sent();
-            let _ = self.poll_send(cx);
-            // Who gives the body is to hear of what is wrong with it, whatever the backend says.
-            if let Some(Trouble::Body(_)) = &self.unsent
-                && let Some(trouble) = self.unsent.take()
+        (scanned, interim): (&mut usize, &mut u32),
+    ) -> Poll<Result<Message<Response<()>>, HttpError>> {
+        if self.is_sending_request() {
+            let before = self.stream.bytes_sent();
+            let _ = self.poll_send_request(cx);
+            // An error of the request's body is reported rather than what the backend makes of it.
+            if let Some(HttpError::Body(_)) = &self.send_error
+                && let Some(error) = self.send_error.take()
             {
-                return Poll::Ready(Err(trouble));
+                return Poll::Ready(Err(error));
             }
-            if self.wire.sent() != before {
-                self.patience.renew(RESPONSE_TIMEOUT);
+            if self.stream.bytes_sent() != before {
+                self.deadline.reset(RESPONSE_TIMEOUT);
             }
         }
         loop {
-            while let Some(message) = head::answer(&mut self.wire.input, looked, method)? {
+            while let Some(message) = head::response(&mut self.stream.input, scanned, method)? {
                 let status = message.head.status();
                 if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
                     return Poll::Ready(Ok(message));
                 }
                 *interim = interim.saturating_add(1);
                 if *interim > MAX_INTERIM_RESPONSES {
-                    return Poll::Ready(Err(Trouble::Malformed("no answer follows what comes before one")));
+                    return Poll::Ready(Err(HttpError::Malformed("too many interim responses")));
                 }
             }
-            match self.wire.poll_fill(cx)? {
+            match self.stream.poll_fill(cx)? {
                 Poll::Ready(true) => {}
-                Poll::Ready(false) => return Poll::Ready(Err(Trouble::Closed)),
-                Poll::Pending => return self.patience.poll(cx).map(|()| Err(Trouble::Silent)),
+                Poll::Ready(false) => return Poll::Ready(Err(HttpError::Closed)),
+                Poll::Pending => return self.deadline.poll(cx).map(|()| Err(HttpError::TimedOut)),
             }
         }
     }
 }
 
-/// The connections that wait for a request.
+/// Idle connections to backends.
 #[derive(Clone)]
-pub struct Lines {
-    // Boxed from its making on, as it is handed about with every request.
+pub struct ConnectionPool {
+    // A connection is boxed once, as it moves with every request.
     #[expect(clippy::vec_box)]
-    kept: Arc<Mutex<HashMap<Key, Vec<Box<Line>>>>>,
+    idle: Arc<Mutex<HashMap<Key, Vec<Box<Connection>>>>>,
     tls: TlsConnector,
 }
 
-impl Lines {
+impl ConnectionPool {
+    /// An empty pool, with this client configuration of TLS.
     pub fn new(tls: TlsConnector) -> Self {
-        Lines { kept: Arc::default(), tls }
+        ConnectionPool { idle: Arc::default(), tls }
     }
 
-    /// A connection that is there already.
-    pub fn kept(&self, endpoint: &Arc<str>, secure: bool) -> Option<Box<Line>> {
+    /// Takes an idle connection, if there is one. `secure` asks for TLS.
+    pub fn take_idle(&self, endpoint: &Arc<str>, secure: bool) -> Option<Box<Connection>> {
         let key = Key { endpoint: endpoint.clone(), secure };
         loop {
-            let mut line = self.kept.lock().get_mut(&key)?.pop()?;
-            if line.is_free() {
-                return Some(line);
+            let mut connection = self.idle.lock().get_mut(&key)?.pop()?;
+            if connection.is_idle() {
+                return Some(connection);
             }
         }
     }
 
-    /// A new connection.
+    /// Opens a connection to `address:port`. `secure` asks for TLS.
     ///
     /// # Errors
-    /// When the endpoint can't be reached.
-    pub async fn connect(&self, endpoint: &Arc<str>, secure: bool) -> io::Result<Box<Line>> {
+    /// When connecting fails or takes longer than 5 s.
+    pub async fn connect(&self, endpoint: &Arc<str>, secure: bool) -> io::Result<Box<Connection>> {
         let connecting = async {
             let stream = TcpStream::connect(&**endpoint).await?;
             stream.set_nodelay(true)?;
@@ -195,131 +197,148 @@ impl Lines {
         };
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| io::ErrorKind::TimedOut)??;
         let key = Key { endpoint: endpoint.clone(), secure };
-        let (wire, patience) = (Wire::new(stream), Patience::new(RESPONSE_TIMEOUT));
-        Ok(Box::new(Line { key, wire, patience, sending: None, unsent: None, stays: true, used: false }))
+        let (stream, deadline) = (BufferedStream::new(stream), Deadline::new(RESPONSE_TIMEOUT));
+        Ok(Box::new(Connection {
+            key,
+            stream,
+            deadline,
+            request: None,
+            send_error: None,
+            keep_alive: true,
+            reused: false,
+        }))
     }
 
-    /// Sends a request and waits for the head of the answer.
+    /// Sends a request and waits for the head of the response.
     ///
     /// # Errors
-    /// When the connection ended without one, or what came is none.
-    pub async fn ask(&self, mut line: Box<Line>, head: &Request<()>, body: Body) -> Result<Response<Body>, Trouble> {
+    /// When the connection is closed or times out before it, or the response is malformed.
+    pub async fn send_request(
+        &self,
+        mut connection: Box<Connection>,
+        head: &Request<()>,
+        body: Body,
+    ) -> Result<Response<Body>, HttpError> {
         let method = head.method();
-        // What methods without a purpose for a body have of none needn't be said (RFC 9110, section 8.6).
+        // Methods that need no body get no Content-Length of 0 (RFC 9110, section 8.6).
         let bodiless = matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS | Method::TRACE);
-        let (encoder, announced) = match body.length() {
-            Some(0) if bodiless => (Encoder::Exact(0), Announced::None),
-            Some(length) => (Encoder::Exact(length), Announced::Length(length)),
-            None => (Encoder::Chunked, Announced::Chunked),
+        let (encoder, framing) = match body.length() {
+            Some(0) if bodiless => (Encoder::Exact(0), BodyFraming::None),
+            Some(length) => (Encoder::Exact(length), BodyFraming::Length(length)),
+            None => (Encoder::Chunked, BodyFraming::Chunked),
         };
-        head::write_request(head, &announced, line.wire.out());
-        line.sending = Some((body, encoder)).filter(|(body, _)| !http_body::Body::is_end_stream(body));
-        line.patience.renew(RESPONSE_TIMEOUT);
-        let (mut looked, mut interim) = (0, 0);
-        let answering = std::future::poll_fn(|cx| line.poll_answer(cx, method, (&mut looked, &mut interim)));
-        let Message { head, length, stays, .. } = answering.await?;
+        head::write_request(head, &framing, connection.stream.out());
+        connection.request = Some((body, encoder)).filter(|(body, _)| !http_body::Body::is_end_stream(body));
+        connection.deadline.reset(RESPONSE_TIMEOUT);
+        let (mut scanned, mut interim) = (0, 0);
+        let answering = std::future::poll_fn(|cx| connection.poll_response(cx, method, (&mut scanned, &mut interim)));
+        let Message { head, length, keep_alive, .. } = answering.await?;
         if head.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(head.map(|()| Body::Upgraded(Box::new(line.wire))));
+            return Ok(head.map(|()| Body::Upgraded(Box::new(connection.stream))));
         }
-        line.stays = stays;
-        let mut answer = Answer { decoder: Decoder::new(length), line: Some(line), lines: self.clone() };
-        // What is here already needs nobody who waits for it.
-        let body = match answer.at_once()? {
+        connection.keep_alive = keep_alive;
+        let mut body = ResponseBody { decoder: Decoder::new(length), connection: Some(connection), pool: self.clone() };
+        // A body that arrived with the head needs no further polling.
+        let body = match body.read_buffered()? {
             Some(whole) => Body::Whole(whole),
-            None => Body::Answer(answer),
+            None => Body::Response(body),
         };
         Ok(head.map(|()| body))
     }
 
-    fn keep(&self, mut line: Box<Line>) {
-        line.used = true;
-        let mut kept = self.kept.lock();
-        match kept.get_mut(&line.key) {
-            Some(lines) if lines.len() >= MAX_IDLE_CONNECTIONS => {}
-            Some(lines) => lines.push(line),
+    fn put_idle(&self, mut connection: Box<Connection>) {
+        connection.reused = true;
+        let mut idle = self.idle.lock();
+        match idle.get_mut(&connection.key) {
+            Some(connections) if connections.len() >= MAX_IDLE_CONNECTIONS => {}
+            Some(connections) => connections.push(connection),
             None => {
-                kept.insert(line.key.clone(), vec![line]);
+                idle.insert(connection.key.clone(), vec![connection]);
             }
         }
     }
 
-    /// Closes what waited for too long.
-    pub fn sweep(&self) {
+    /// Closes connections that were idle for longer than a minute.
+    pub fn close_idle(&self) {
         let mut old = Vec::new();
-        self.kept.lock().retain(|_, lines| {
-            // What it waited for last came before its patience was at an end.
-            old.extend(lines.extract_if(.., |line| line.patience.until.elapsed() > IDLE_TIMEOUT));
-            !lines.is_empty()
+        self.idle.lock().retain(|_, connections| {
+            // Its last response came before its deadline.
+            old.extend(connections.extract_if(.., |connection| connection.deadline.until.elapsed() > IDLE_TIMEOUT));
+            !connections.is_empty()
         });
     }
 }
 
-/// The body of an answer, which has its connection until all of it was read.
-pub struct Answer {
+/// The body of a response. It owns the connection until it has been read to its end.
+pub struct ResponseBody {
     decoder: Decoder,
-    line: Option<Box<Line>>,
-    lines: Lines,
+    connection: Option<Box<Connection>>,
+    pool: ConnectionPool,
 }
 
-impl Answer {
-    pub fn left(&self) -> Option<u64> {
-        self.decoder.left()
+impl ResponseBody {
+    /// Remaining bytes of the body, if known.
+    pub fn remaining(&self) -> Option<u64> {
+        self.decoder.remaining()
     }
 
-    /// The whole body, if all of it came with the head.
-    fn at_once(&mut self) -> Result<Option<Bytes>, Trouble> {
-        let Some(line) = &mut self.line else { return Ok(None) };
-        let whole = match self.decoder.left() {
+    /// The whole body, if all of it arrived with the head.
+    fn read_buffered(&mut self) -> Result<Option<Bytes>, HttpError> {
+        let Some(connection) = &mut self.connection else { return Ok(None) };
+        let whole = match self.decoder.remaining() {
             Some(0) => Bytes::new(),
-            Some(left) if left <= line.wire.input.len() as u64 => match self.decoder.step(&mut line.wire.input)? {
-                Step::Data(data) => data,
-                Step::More | Step::End => return Ok(None),
-            },
+            Some(remaining) if remaining <= connection.stream.input.len() as u64 => {
+                match self.decoder.step(&mut connection.stream.input)? {
+                    Decoded::Data(data) => data,
+                    Decoded::NeedInput | Decoded::End => return Ok(None),
+                }
+            }
             _ => return Ok(None),
         };
-        self.done();
+        self.release();
         Ok(Some(whole))
     }
 
-    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Trouble>>> {
-        let Some(line) = &mut self.line else { return Poll::Ready(None) };
-        if line.is_sending() {
-            let _ = line.poll_send(cx);
+    /// The next bytes of the body; `None` at its end.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, HttpError>>> {
+        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+        if connection.is_sending_request() {
+            let _ = connection.poll_send_request(cx);
         }
         loop {
-            match self.decoder.step(&mut line.wire.input) {
-                Ok(Step::Data(data)) => {
+            match self.decoder.step(&mut connection.stream.input) {
+                Ok(Decoded::Data(data)) => {
                     if self.decoder.is_done() {
-                        self.done();
+                        self.release();
                     }
                     return Poll::Ready(Some(Ok(data)));
                 }
-                Ok(Step::End) => {
-                    self.done();
+                Ok(Decoded::End) => {
+                    self.release();
                     return Poll::Ready(None);
                 }
-                Ok(Step::More) => {}
-                Err(trouble) => return Poll::Ready(Some(Err(trouble))),
+                Ok(Decoded::NeedInput) => {}
+                Err(error) => return Poll::Ready(Some(Err(error))),
             }
-            match ready!(line.wire.poll_fill(cx)) {
+            match ready!(connection.stream.poll_fill(cx)) {
                 Ok(true) => {}
                 Ok(false) if self.decoder == Decoder::Close => {
                     self.decoder = Decoder::Done;
                     return Poll::Ready(None);
                 }
-                Ok(false) => return Poll::Ready(Some(Err(Trouble::Closed))),
+                Ok(false) => return Poll::Ready(Some(Err(HttpError::Closed))),
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
             }
         }
     }
 
-    /// Gives the connection back, if it can have another request.
-    fn done(&mut self) {
-        if let Some(mut line) = self.line.take()
-            && !line.is_sending()
-            && line.is_free()
+    /// Returns the connection to the pool, if it can take another request.
+    fn release(&mut self) {
+        if let Some(mut connection) = self.connection.take()
+            && !connection.is_sending_request()
+            && connection.is_idle()
         {
-            self.lines.keep(line);
+            self.pool.put_idle(connection);
         }
     }
 }

@@ -9,11 +9,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::either::Either;
 
 use crate::Body;
-use crate::framing::{Decoder, Length, Step};
-use crate::outbound::Lines;
-use crate::{Trouble, Wire, head, inbound};
+use crate::framing::{Decoded, Decoder, Length};
+use crate::outbound::ConnectionPool;
+use crate::{BufferedStream, HttpError, head, inbound};
 
-fn read(text: &str) -> Result<Option<head::Message<Request<()>>>, Trouble> {
+fn read(text: &str) -> Result<Option<head::Message<Request<()>>>, HttpError> {
     head::request(&mut BytesMut::from(text), &mut 0)
 }
 
@@ -23,12 +23,12 @@ fn requests_are_read() {
     let plain = read("GET /a?b HTTP/1.1\r\nHost: x\r\nX-Two: 1\r\nx-two: 2\r\n\r\n");
     assert_eq!(plain.head.uri(), "/a?b");
     assert_eq!(plain.head.headers().get_all("x-two").iter().collect::<Vec<_>>(), ["1", "2"]);
-    assert_eq!((plain.length, plain.stays), (Length::Exact(0), true));
+    assert_eq!((plain.length, plain.keep_alive), (Length::Exact(0), true));
     assert_eq!(read("POST / HTTP/1.1\r\nContent-Length: 7\r\n\r\n").length, Length::Exact(7));
     assert_eq!(read("POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n").length, Length::Chunked);
-    assert!(!read("GET / HTTP/1.1\r\nConnection: x, Close\r\n\r\n").stays);
-    assert!(!read("GET / HTTP/1.0\r\n\r\n").stays);
-    assert!(read("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").stays);
+    assert!(!read("GET / HTTP/1.1\r\nConnection: x, Close\r\n\r\n").keep_alive);
+    assert!(!read("GET / HTTP/1.0\r\n\r\n").keep_alive);
+    assert!(read("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").keep_alive);
     let about = read(
         "GET / HTTP/1.1\r\nConnection: x-one, Host\r\nX-One: 1\r\nX-Two: 2\r\nTE: trailers\r\nHost: h\r\nUpgrade: x\r\n\r\n",
     );
@@ -83,13 +83,13 @@ fn what_may_be_read_in_two_ways_is_refused() {
 fn heads_have_an_end() {
     assert!(read("GET / HTTP/1.1\r\nHost: x\r\n").unwrap().is_none());
     let many: String = (0..200).map(|n| format!("A{n}: b\r\n")).collect();
-    assert!(matches!(read(&format!("GET / HTTP/1.1\r\n{many}\r\n")), Err(Trouble::LargeHead)));
-    assert!(matches!(read(&format!("GET / HTTP/1.1\r\nA: {}", "x".repeat(70_000))), Err(Trouble::LargeHead)));
+    assert!(matches!(read(&format!("GET / HTTP/1.1\r\n{many}\r\n")), Err(HttpError::HeadTooLarge)));
+    assert!(matches!(read(&format!("GET / HTTP/1.1\r\nA: {}", "x".repeat(70_000))), Err(HttpError::HeadTooLarge)));
 }
 
 #[test]
 fn answers_are_read() {
-    let read = |text: &str, to: &Method| head::answer(&mut BytesMut::from(text), &mut 0, to).map(Option::unwrap);
+    let read = |text: &str, to: &Method| head::response(&mut BytesMut::from(text), &mut 0, to).map(Option::unwrap);
     let length = |text: &str, to: &Method| read(text, to).map(|message| message.length);
     let get = &Method::GET;
     assert_eq!(length("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", get).unwrap(), Length::Exact(3));
@@ -97,22 +97,22 @@ fn answers_are_read() {
     assert_eq!(length("HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\n", get).unwrap(), Length::Exact(0));
     assert_eq!(length("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", get).unwrap(), Length::Chunked);
     assert_eq!(length("HTTP/1.1 200 OK\r\n\r\n", get).unwrap(), Length::Close);
-    assert!(!read("HTTP/1.1 200 OK\r\n\r\n", get).unwrap().stays);
-    assert!(!read("HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\n", get).unwrap().stays);
+    assert!(!read("HTTP/1.1 200 OK\r\n\r\n", get).unwrap().keep_alive);
+    assert!(!read("HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\n", get).unwrap().keep_alive);
     assert!(read("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", get).is_err());
     assert!(read("HTTP/1.1 99 OK\r\n\r\n", get).is_err());
 }
 
 /// What a decoder makes of bytes that come in parts.
-fn decode(length: Length, parts: &[&[u8]]) -> Result<(Vec<u8>, Vec<u8>), Trouble> {
+fn decode(length: Length, parts: &[&[u8]]) -> Result<(Vec<u8>, Vec<u8>), HttpError> {
     let (mut decoder, mut input, mut body) = (Decoder::new(length), BytesMut::new(), Vec::new());
     for part in parts {
         input.extend_from_slice(part);
-        while let Step::Data(data) = decoder.step(&mut input)? {
+        while let Decoded::Data(data) = decoder.step(&mut input)? {
             body.extend_from_slice(&data);
         }
     }
-    if decoder.is_done() { Ok((body, input.to_vec())) } else { Err(Trouble::Closed) }
+    if decoder.is_done() { Ok((body, input.to_vec())) } else { Err(HttpError::Closed) }
 }
 
 #[test]
@@ -142,14 +142,14 @@ fn chunks_are_what_they_say() {
 proptest! {
     #[test]
     fn bodies_come_out_as_they_went_in(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..50), 0..8), cuts in prop::collection::vec(1usize..20, 1..40)) {
-        let mut sent = Vec::new();
+        let mut bytes_sent = Vec::new();
         for chunk in &chunks {
-            sent.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
-            sent.extend_from_slice(chunk);
-            sent.extend_from_slice(b"\r\n");
+            bytes_sent.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+            bytes_sent.extend_from_slice(chunk);
+            bytes_sent.extend_from_slice(b"\r\n");
         }
-        sent.extend_from_slice(b"0\r\n\r\nNEXT");
-        let (mut parts, mut rest) = (Vec::new(), &sent[..]);
+        bytes_sent.extend_from_slice(b"0\r\n\r\nNEXT");
+        let (mut parts, mut rest) = (Vec::new(), &bytes_sent[..]);
         for cut in cuts {
             let (part, after) = rest.split_at(cut.min(rest.len()));
             parts.push(part);
@@ -167,22 +167,22 @@ proptest! {
         let _ = head::request(&mut input, &mut 0);
         prop_assert!(bytes.ends_with(&input));
         let mut input = BytesMut::from(&bytes[..]);
-        let _ = head::answer(&mut input, &mut 0, &Method::GET);
+        let _ = head::response(&mut input, &mut 0, &Method::GET);
         prop_assert!(bytes.ends_with(&input));
         let _ = decode(Length::Chunked, &[&bytes]);
     }
 }
 
 /// Two ends of a connection.
-async fn pair() -> (TcpStream, Wire) {
+async fn pair() -> (TcpStream, BufferedStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    (client, Wire::new(Either::Left(listener.accept().await.unwrap().0)))
+    (client, BufferedStream::new(Either::Left(listener.accept().await.unwrap().0)))
 }
 
 /// What a client hears until the connection is closed, who says all of this at once. Answers repeat what came.
 async fn hears(said: &[u8]) -> String {
-    let (mut client, wire) = pair().await;
+    let (mut client, stream) = pair().await;
     let echo = |request: Request<Body>| async move {
         let name = format!("{} {}", request.method(), request.uri());
         match request.into_body().collect().await {
@@ -190,10 +190,10 @@ async fn hears(said: &[u8]) -> String {
                 let body = [name.as_bytes(), b" ", &body.to_bytes()].concat();
                 Response::new(Body::Whole(Bytes::from(body)))
             }
-            Err(error) => crate::text(StatusCode::BAD_REQUEST, &error.to_string()),
+            Err(error) => crate::text_response(StatusCode::BAD_REQUEST, &error.to_string()),
         }
     };
-    let serving = tokio::spawn(inbound::serve(wire, echo));
+    let serving = tokio::spawn(inbound::serve(stream, echo));
     client.write_all(said).await.unwrap();
     let mut heard = String::new();
     let _ = client.read_to_string(&mut heard).await;
@@ -243,33 +243,33 @@ async fn malformed_requests_are_told_and_end_the_connection() {
     assert!(hears(&large).await.starts_with("HTTP/1.1 431"));
 }
 
-fn lines() -> Lines {
+fn pool() -> ConnectionPool {
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let config = config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
-    Lines::new(std::sync::Arc::new(config).into())
+    ConnectionPool::new(std::sync::Arc::new(config).into())
 }
 
 /// A client's connection whose requests are passed on to a backend, and the door where the backend waits for them.
 async fn passed_on() -> (TcpStream, TcpListener) {
-    let (client, wire) = pair().await;
+    let (client, stream) = pair().await;
     let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (lines, endpoint): (_, std::sync::Arc<str>) = (lines(), door.local_addr().unwrap().to_string().into());
+    let (lines, endpoint): (_, std::sync::Arc<str>) = (pool(), door.local_addr().unwrap().to_string().into());
     let pass_on = move |request: Request<Body>| {
         let (lines, endpoint) = (lines.clone(), endpoint.clone());
         async move {
-            let line = match lines.kept(&endpoint, false) {
+            let line = match lines.take_idle(&endpoint, false) {
                 Some(line) => line,
                 None => lines.connect(&endpoint, false).await.unwrap(),
             };
             let (head, body) = request.into_parts();
-            match lines.ask(line, &Request::from_parts(head, ()), body).await {
+            match lines.send_request(line, &Request::from_parts(head, ()), body).await {
                 Ok(answer) => answer,
-                Err(trouble) => crate::text(StatusCode::BAD_GATEWAY, &trouble.to_string()),
+                Err(trouble) => crate::text_response(StatusCode::BAD_GATEWAY, &trouble.to_string()),
             }
         }
     };
-    tokio::spawn(inbound::serve(wire, pass_on));
+    tokio::spawn(inbound::serve(stream, pass_on));
     (client, door)
 }
 

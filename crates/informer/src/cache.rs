@@ -1,4 +1,4 @@
-//! Shared caches of objects, fed by watches.
+//! Shared informers: caches of objects that watches keep up to date.
 
 use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,8 +17,9 @@ use crate::pod;
 use crate::queue::Key;
 use crate::reflector::{self, Selection, Store};
 
-/// What an object must be for an informer to hold it.
+/// Objects that an informer can hold.
 pub trait Keyed: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static {
+    /// Namespace and name.
     fn key(&self) -> Key {
         key_of(self.meta())
     }
@@ -32,7 +33,9 @@ fn key_of(meta: &ObjectMeta) -> Key {
 /// A difference between two states of the cache.
 #[derive(Debug, Clone)]
 pub enum Change<K> {
+    /// The object was added or changed; `old` is the former state, if there was one.
     Applied { old: Option<Arc<K>>, new: Arc<K> },
+    /// The object was deleted; this is its last state.
     Deleted(Arc<K>),
 }
 
@@ -49,11 +52,11 @@ impl<K> Change<K> {
 type Handler<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
 
 struct Inner<K> {
-    trim: fn(&mut dyn Any),
+    transform: fn(&mut dyn Any),
     items: RwLock<BTreeMap<Key, Arc<K>>>,
     handlers: RwLock<Vec<Handler<K>>>,
     synced: watch::Sender<bool>,
-    /// Counts changes, for those who wait for one.
+    /// Counts changes, for `wait_for`.
     changes: watch::Sender<u64>,
 }
 
@@ -74,12 +77,12 @@ impl<K: Keyed> Informer<K> {
         Self::start_with(api, fields, labels, |_| ())
     }
 
-    /// The same; `trim` takes out of each object what isn't to be kept.
-    fn start_with(api: Api<K>, fields: &str, labels: &str, trim: fn(&mut dyn Any)) -> Self {
+    /// The same; `transform` takes out of each object what isn't to be kept.
+    fn start_with(api: Api<K>, fields: &str, labels: &str, transform: fn(&mut dyn Any)) -> Self {
         let selection = Selection { path: api.resource_url().into(), fields: fields.into(), labels: labels.into() };
         let client = api.into_client();
         let inner = Arc::new(Inner {
-            trim,
+            transform,
             items: RwLock::default(),
             handlers: RwLock::default(),
             synced: watch::channel(false).0,
@@ -93,10 +96,12 @@ impl<K: Keyed> Informer<K> {
         Informer { inner }
     }
 
+    /// The object with this key.
     pub fn get(&self, key: &Key) -> Option<Arc<K>> {
         self.inner.items.read().get(key).cloned()
     }
 
+    /// All objects, sorted by namespace and name.
     pub fn list(&self) -> Vec<Arc<K>> {
         self.inner.items.read().values().cloned().collect()
     }
@@ -108,9 +113,9 @@ impl<K: Keyed> Informer<K> {
         items.range(from..).take_while(|(k, _)| k.namespace == namespace).map(|(_, v)| v.clone()).collect()
     }
 
-    /// Calls `handler` at every change from now on, and once for each object that is there. It must return at once.
+    /// Calls `handler` for each object in the cache, and for every change from now on. It must not block.
     pub fn on_change(&self, handler: impl Fn(&Change<K>) + Send + Sync + 'static) {
-        // With the lock held no change can slip in between.
+        // The lock is held so that no change is missed in between.
         let mut handlers = self.inner.handlers.write();
         for object in self.list() {
             handler(&Change::Applied { old: None, new: object });
@@ -118,8 +123,8 @@ impl<K: Keyed> Informer<K> {
         handlers.push(Box::new(handler));
     }
 
-    /// Waits until the cache shows of an object what `shown` wants, so that the next look sees one's own write. Gives
-    /// up after some seconds: then the next round decides.
+    /// Waits until `shown` holds for an object in the cache, so that the next reconciliation sees the caller's own write. Gives up after some
+    /// seconds; the next reconciliation decides then.
     pub async fn wait_for(&self, key: &Key, shown: impl Fn(Option<&K>) -> bool) {
         let mut changes = self.inner.changes.subscribe();
         let wait = async {
@@ -147,10 +152,9 @@ impl<K: Keyed> Informer<K> {
 impl<K: Keyed> Inner<K> {
     fn put(&self, mut object: K) {
         let handlers = self.handlers.read();
-        // No controller asks who set a field, and the answer may be larger than the rest. An update that leaves it out
-        // keeps it.
+        // No controller reads managedFields, which may be larger than the rest of the object. A patch that omits them keeps them.
         object.meta_mut().managed_fields = None;
-        (self.trim)(&mut object);
+        (self.transform)(&mut object);
         let new = Arc::new(object);
         let old = self.items.write().insert(new.key(), new.clone());
         notify(&handlers, &Change::Applied { old, new });
@@ -169,7 +173,7 @@ impl<K: Keyed> Inner<K> {
 
 fn notify<K>(handlers: &[Handler<K>], change: &Change<K>) {
     for handler in handlers {
-        // One listener that panics must not take the cache, which all share, down with it.
+        // A handler that panics must not end the cache, which all control loops share.
         let heard = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(change)));
         if heard.is_err() {
             tracing::error!(kind = std::any::type_name::<K>(), "an event handler of an informer panicked");
@@ -248,10 +252,12 @@ pub struct Informers {
 }
 
 impl Informers {
+    /// Informers that use this client.
     pub fn new(client: Client) -> Self {
         Informers { client, started: Arc::default() }
     }
 
+    /// The client.
     pub fn client(&self) -> &Client {
         &self.client
     }
@@ -261,11 +267,11 @@ impl Informers {
         self.selected("")
     }
 
-    /// The informer of those that a field selector names, as `spec.nodeName=NAME`.
+    /// The informer of the objects of kind `K` that a field selector matches, like `spec.nodeName=NAME`.
     pub fn selected<K: Keyed>(&self, fields: &str) -> Informer<K> {
         let mut started = self.started.lock();
         let informer = started.entry((TypeId::of::<K>(), fields.into())).or_insert_with(|| {
-            Box::new(Informer::<K>::start_with(Api::all(self.client.clone()), fields, "", pod::settle))
+            Box::new(Informer::<K>::start_with(Api::all(self.client.clone()), fields, "", pod::intern_template))
         });
         match informer.downcast_ref::<Informer<K>>() {
             Some(informer) => informer.clone(),

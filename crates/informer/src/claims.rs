@@ -1,4 +1,4 @@
-//! The claims that a pod's volumes stand for.
+//! The PersistentVolumeClaims of a pod's volumes.
 
 use k8s_openapi::api::core::v1::{
     EphemeralVolumeSource, PersistentVolumeClaimTemplate, PersistentVolumeClaimVolumeSource,
@@ -7,23 +7,24 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::pod::Pod;
 
-/// A volume that is a claim.
+/// A PersistentVolumeClaim of a volume.
 #[derive(Debug)]
 pub struct Claim<'a> {
+    /// Name of the claim.
     pub name: String,
-    /// The claim is the pod's own, made from this (generic ephemeral volumes, KEP-1698).
+    /// The template of a generic ephemeral volume (KEP-1698); none for a volume that names a claim.
     pub template: Option<&'a PersistentVolumeClaimTemplate>,
 }
 
 impl Claim<'_> {
-    /// Whether a claim that is there may be the one: a pod's own claim must have been made for it, and not be
-    /// somebody's with the same name. `uid` is the pod's.
+    /// Whether an existing claim with this name is the volume's: the claim of an ephemeral volume must be owned by the pod, whose uid is `uid`
+    /// (upstream's `ephemeral.VolumeIsForPod`).
     pub fn belongs(&self, uid: Option<&str>, owners: &[OwnerReference]) -> bool {
         self.template.is_none() || owners.iter().any(|o| o.controller == Some(true) && Some(o.uid.as_str()) == uid)
     }
 }
 
-/// What one volume of the pod `pod` says of claims.
+/// The claim of one volume of the pod `pod`, if it has one.
 pub fn claim_of<'a>(
     pod: &str,
     volume: &str,

@@ -1,4 +1,4 @@
-//! Events: what happened to an object, for people.
+//! Recording of Events, like client-go's tools/record.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,84 +10,83 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
 use parking_lot::Mutex;
 
-/// Objects and events that are remembered.
+/// Limit of the correlator's caches (client-go's `maxLruCacheEntries`).
 const MAX_CACHED_EVENTS: usize = 4096;
-/// Events of one object and reason with different texts, until they are told as one.
-const MAX_SIMILAR_EVENTS: usize = 10;
-/// How long texts count as similar to the last one.
-const SIMILAR_FOR: SignedDuration = SignedDuration::from_mins(10);
-/// Events that one object may have at once, and how long it takes until it may have one more. These numbers are upstream's
-/// (client-go, `tools/record`).
+/// Events of one object and reason with different messages before they are aggregated (`defaultAggregateMaxEvents`).
+const MAX_EVENTS_BEFORE_AGGREGATION: usize = 10;
+/// How long messages are aggregated with the last one (`defaultAggregateIntervalInSeconds`).
+const AGGREGATION_WINDOW: SignedDuration = SignedDuration::from_mins(10);
+/// Token bucket of events per object: burst, and time to refill one token (`defaultSpamBurst`, `defaultSpamQPS`).
 const BURST: f64 = 25.0;
-const ONE_MORE: SignedDuration = SignedDuration::from_mins(5);
+const REFILL_PERIOD: SignedDuration = SignedDuration::from_mins(5);
 
-/// An object (with the field) that an event is about, and its kind and reason.
-type About = (String, String, String);
+/// The object (with the field) that an event is about, its type and its reason.
+type EventKey = (String, String, String);
 
-/// What is remembered of the past, so that much of the same doesn't make many events.
+/// Deduplicates, aggregates and rate-limits events (client-go's `EventCorrelator`).
 #[derive(Debug, Default)]
-struct Memory {
-    /// The event's name and how often it happened, by what it says.
-    written: HashMap<(About, String), (String, i32)>,
-    similar: HashMap<About, (HashSet<String>, Timestamp)>,
-    /// What is left of each object's burst.
+struct EventCorrelator {
+    /// Name and count of the event with this key and message.
+    written: HashMap<(EventKey, String), (String, i32)>,
+    similar: HashMap<EventKey, (HashSet<String>, Timestamp)>,
+    /// Tokens of each object's bucket, and when they were counted.
     left: HashMap<String, (f64, Timestamp)>,
 }
 
-/// What is to be written.
+/// What to write for an event.
 #[derive(Debug, PartialEq)]
 enum Decision {
     Nothing,
-    /// An event that is there happened so often.
+    /// An existing event gets this count.
     Again(String, i32),
     New(String),
 }
 
-impl Memory {
-    /// Decides about an event that says `message` now, and would be called `name`. What is decided to be new is remembered.
-    fn decide(&mut self, about: &About, message: &str, name: &str, now: Timestamp) -> Decision {
-        let object = about.0.clone();
+impl EventCorrelator {
+    /// Decides about an event with `message`, which would get the name `name`. A new one is added to the caches.
+    fn decide(&mut self, event_key: &EventKey, message: &str, name: &str, now: Timestamp) -> Decision {
+        let object = event_key.0.clone();
         let (left, then) = self.left.get(&object).copied().unwrap_or((BURST, now));
-        let more = now.duration_since(then).as_secs_f64() / ONE_MORE.as_secs_f64();
+        let more = now.duration_since(then).as_secs_f64() / REFILL_PERIOD.as_secs_f64();
         let left = (left + more.max(0.0)).min(BURST);
         if left < 1.0 {
             self.left.insert(object, (left, now));
             return Decision::Nothing;
         }
         if self.left.len() >= MAX_CACHED_EVENTS {
-            // Those that have all of their burst again are as if they were new.
-            self.left.retain(|_, (_, then)| now.duration_since(*then) < ONE_MORE);
+            // A full bucket needn't be stored.
+            self.left.retain(|_, (_, then)| now.duration_since(*then) < REFILL_PERIOD);
         }
         self.left.insert(object, (left - 1.0, now));
         if self.similar.len() >= MAX_CACHED_EVENTS || self.written.len() >= MAX_CACHED_EVENTS {
             self.similar.clear();
             self.written.clear();
         }
-        let (texts, last) = self.similar.entry(about.clone()).or_insert_with(|| (HashSet::new(), now));
-        if now.duration_since(*last) > SIMILAR_FOR {
+        let (texts, last) = self.similar.entry(event_key.clone()).or_insert_with(|| (HashSet::new(), now));
+        if now.duration_since(*last) > AGGREGATION_WINDOW {
             texts.clear();
         }
         *last = now;
-        let many = texts.len() >= MAX_SIMILAR_EVENTS && !texts.contains(message);
+        let many = texts.len() >= MAX_EVENTS_BEFORE_AGGREGATION && !texts.contains(message);
         if !many {
             texts.insert(message.into());
         }
         let text = if many { "(combined from similar events)".to_string() } else { message.to_string() };
-        match self.written.get_mut(&(about.clone(), text.clone())) {
+        match self.written.get_mut(&(event_key.clone(), text.clone())) {
             Some((name, count)) => {
                 *count += 1;
                 Decision::Again(name.clone(), *count)
             }
             None => {
-                self.written.insert((about.clone(), text), (name.into(), 1));
+                self.written.insert((event_key.clone(), text), (name.into(), 1));
                 let combined = if many { format!("(combined from similar events): {message}") } else { message.into() };
                 Decision::New(combined)
             }
         }
     }
 
-    /// An event is gone, and is written anew.
-    fn renew(&mut self, old: &str, new: &str) {
+    /// An event was deleted and is written again under another name.
+    fn rename(&mut self, old: &str, new: &str) {
         if let Some(entry) = self.written.values_mut().find(|(name, _)| name == old) {
             *entry = (new.into(), 1);
         }
@@ -95,28 +94,31 @@ impl Memory {
 }
 
 #[derive(Clone)]
+/// Records events of a component. Clones share the correlator.
 pub struct Recorder {
     client: Client,
     component: String,
     host: String,
-    memory: Arc<Mutex<Memory>>,
+    memory: Arc<Mutex<EventCorrelator>>,
 }
 
 impl Recorder {
-    /// `host` is the node's name for what runs on nodes, else empty.
+    /// A recorder for a component. `host` is the node's name for components of nodes, else empty.
     pub fn new(client: Client, component: impl Into<String>, host: &str) -> Self {
         Recorder { client, component: component.into(), host: host.into(), memory: Arc::default() }
     }
 
+    /// Records an event of type `Normal`.
     pub fn normal<K: Resource<DynamicType = ()>>(&self, object: &K, reason: &str, message: impl Into<String>) {
         self.record(object.object_ref(&()), "Normal", reason, message.into());
     }
 
+    /// Records an event of type `Warning`.
     pub fn warning<K: Resource<DynamicType = ()>>(&self, object: &K, reason: &str, message: impl Into<String>) {
         self.record(object.object_ref(&()), "Warning", reason, message.into());
     }
 
-    /// Writes an event in the background. Events are best effort: a failure is no reason to hold anything up.
+    /// Records an event in the background. Events are best effort: failures are only logged.
     pub fn record(&self, object: ObjectReference, kind: &'static str, reason: &str, message: String) {
         let (recorder, reason) = (self.clone(), reason.to_string());
         tasks::spawn("event", async move {
@@ -140,16 +142,16 @@ impl Recorder {
         let at = apimachinery::clock::now();
         let now = Time(at);
         let name = format!("{}.{:x}", object.name.as_deref().unwrap_or("unknown"), at.as_nanosecond());
-        let about: About = (format!("{uid}/{field}"), kind.into(), reason.into());
-        let decision = self.memory.lock().decide(&about, &message, &name, at);
+        let event_key: EventKey = (format!("{uid}/{field}"), kind.into(), reason.into());
+        let decision = self.memory.lock().decide(&event_key, &message, &name, at);
         let message = match decision {
             Decision::Nothing => return Ok(()),
             Decision::New(message) => message,
             Decision::Again(present, count) => {
                 let patch = serde_json::json!({"count": count, "lastTimestamp": now});
                 match api.patch(&present, &PatchParams::default(), &Patch::Merge(patch)).await {
-                    // It was swept meanwhile: write it anew.
-                    Err(kube::Error::Api(status)) if status.code == 404 => self.memory.lock().renew(&present, &name),
+                    // It expired meanwhile: write it again.
+                    Err(kube::Error::Api(status)) if status.code == 404 => self.memory.lock().rename(&present, &name),
                     other => return other.map(|_| ()),
                 }
                 message
@@ -176,8 +178,8 @@ impl Recorder {
     }
 }
 
-/// What an error says to people: of an answer of the API, its message alone.
-pub fn told(error: &kube::Error) -> String {
+/// The text of an error for events and conditions: for a Status of the API server, its message alone.
+pub fn error_message(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),
@@ -194,25 +196,28 @@ mod tests {
 
     #[test]
     fn repetitions_count_and_similar_ones_are_told_as_one() {
-        let mut memory = Memory::default();
-        let about: About = ("uid/".into(), "Warning".into(), "Failed".into());
-        assert_eq!(memory.decide(&about, "a", "1", at(0)), Decision::New("a".into()));
-        assert_eq!(memory.decide(&about, "a", "2", at(1)), Decision::Again("1".into(), 2));
+        let mut memory = EventCorrelator::default();
+        let event_key: EventKey = ("uid/".into(), "Warning".into(), "Failed".into());
+        assert_eq!(memory.decide(&event_key, "a", "1", at(0)), Decision::New("a".into()));
+        assert_eq!(memory.decide(&event_key, "a", "2", at(1)), Decision::Again("1".into(), 2));
         for i in 0..9 {
-            assert!(matches!(memory.decide(&about, &format!("b{i}"), "3", at(2)), Decision::New(_)));
+            assert!(matches!(memory.decide(&event_key, &format!("b{i}"), "3", at(2)), Decision::New(_)));
         }
-        assert_eq!(memory.decide(&about, "c", "4", at(3)), Decision::New("(combined from similar events): c".into()));
-        assert_eq!(memory.decide(&about, "d", "5", at(4)), Decision::Again("4".into(), 2));
-        memory.renew("4", "6");
-        assert_eq!(memory.decide(&about, "e", "7", at(5)), Decision::Again("6".into(), 2));
+        assert_eq!(
+            memory.decide(&event_key, "c", "4", at(3)),
+            Decision::New("(combined from similar events): c".into())
+        );
+        assert_eq!(memory.decide(&event_key, "d", "5", at(4)), Decision::Again("4".into(), 2));
+        memory.rename("4", "6");
+        assert_eq!(memory.decide(&event_key, "e", "7", at(5)), Decision::Again("6".into(), 2));
     }
 
     #[test]
     fn an_object_has_a_burst_and_then_one_in_five_minutes() {
-        let mut memory = Memory::default();
+        let mut memory = EventCorrelator::default();
         let mut written = |second: i64| {
-            let about: About = ("uid/".into(), "Normal".into(), format!("R{second}"));
-            memory.decide(&about, "m", "n", at(second)) != Decision::Nothing
+            let event_key: EventKey = ("uid/".into(), "Normal".into(), format!("R{second}"));
+            memory.decide(&event_key, "m", "n", at(second)) != Decision::Nothing
         };
         assert_eq!((0..100).filter(|second| written(*second)).count(), 25);
         assert!(written(400) && !written(401));

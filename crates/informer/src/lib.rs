@@ -1,12 +1,12 @@
-//! What every control loop needs from the API: shared caches, work queues, and events for people.
+//! The toolkit of control loops: shared informers, work queues, and recording of events (client-go's `informers`, `workqueue`, `record`).
 //!
-//! - [`Informers`] keeps one decoded copy of each kind that anybody asked for. All control loops of a process share it.
-//! - [`Queue`] holds the keys of objects that need work: each key once, one worker per key at a time, with back-off.
-//! - [`Quarantine`] finds objects whose handling panics or ends the process.
-//! - [`Recorder`] writes Events, counting repetitions instead of piling them up.
+//! - [`Informers`] has one cache for each kind that is used. All control loops of a process share it.
+//! - [`Queue`] has the keys of objects to reconcile: each key once, one worker per key at a time, with back-off.
+//! - [`Quarantine`] isolates objects whose handling panics or crashes the process.
+//! - [`Recorder`] writes Events, with deduplication and rate limits.
 //!
-//! Invariant: a control loop acts on what an informer shows, never on what a change notification carried; so a lost or
-//! doubled notification does no harm.
+//! Invariant: a control loop is level-triggered. It acts on the cache, never on the content of a notification, so a lost or duplicated
+//! notification does no harm.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests see a panic by themselves"))]
 
@@ -21,7 +21,7 @@ mod reflector;
 
 pub use cache::{Change, Informer, Informers, Keyed};
 pub use claims::{Claim, claim_of, claims};
-pub use events::{Recorder, told};
+pub use events::{Recorder, error_message};
 pub use pod::Pod;
 pub use quarantine::Quarantine;
 pub use queue::{Key, Queue};
@@ -32,7 +32,7 @@ macro_rules! synced {
     ($($informer:expr),* $(,)?) => { $( $informer.synced().await; )* };
 }
 
-/// Makes a type an object of the API: one of a custom resource that control loops read. It has a field `metadata`.
+/// Implements `kube::Resource` for the type of a custom resource. It must have a field `metadata`.
 #[macro_export]
 macro_rules! custom_kind {
     ($kind:ident, $group:literal, $version:literal, $plural:literal, $scope:ident) => {

@@ -1,4 +1,4 @@
-//! Work queues of the objects that an informer shows.
+//! Work queues of the objects of an informer.
 
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use crate::quarantine::version_of;
 use crate::queue::{Key, Queue};
 
 impl Queue {
-    /// A queue of the objects that `objects` shows: their events tell when one can't be reconciled, and a change of one gives it another try.
+    /// A queue of the objects of `objects`. Panics are recorded as events about the object, and a change of it ends its quarantine.
     pub fn of<K: Keyed>(objects: &Informer<K>, events: Recorder) -> Self {
-        let told = move |key: &Key, reason: &'static str, text: &str| {
+        let on_panic = move |key: &Key, reason: &'static str, text: &str| {
             let object = ObjectReference {
                 api_version: Some(K::api_version(&()).into_owned()),
                 kind: Some(K::kind(&()).into_owned()),
@@ -25,6 +25,6 @@ impl Queue {
         };
         let objects = objects.clone();
         let version = move |key: &Key| version_of(objects.get(key).as_deref().map(Resource::meta));
-        Queue::told(Arc::new(told), Arc::new(version))
+        Queue::with_observer(Arc::new(on_panic), Arc::new(version))
     }
 }

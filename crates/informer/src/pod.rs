@@ -1,8 +1,8 @@
-//! Pods as control loops see them.
+//! Pods with the fields that control loops read.
 //!
-//! A pod has some eighteen kilobytes in memory, most of it for what only its kubelet reads, and control loops hold all pods of
-//! the cluster. This type has what they read, under the names of the API; being no [`k8s_openapi`] type it can't be written
-//! back by mistake. What the pods of one controller have in common is kept once ([`settle`]).
+//! A decoded pod takes some 18 KB of memory, most of it for fields that only its kubelet reads, and control loops hold all pods of the
+//! cluster. This type has the fields that they read, under the API's names; since it isn't a [`k8s_openapi`] type, it can't be written back by
+//! mistake. The fields that the pods of one controller have in common are stored once ([`intern_template`]).
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -20,6 +20,7 @@ use kube::Resource;
 use parking_lot::Mutex;
 use serde::Deserialize;
 
+/// A pod, with the fields that control loops read.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Pod {
@@ -29,32 +30,32 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// It has ended, well or not.
+    /// Whether its phase is Succeeded or Failed (upstream's `IsPodTerminal`).
     pub fn is_over(&self) -> bool {
         matches!(self.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
     }
 
-    /// The containers that serve as long as the pod does: its own, then its sidecars (init containers that always restart, KEP-753).
+    /// The containers that run as long as the pod: its containers, then its sidecars (KEP-753).
     pub fn serving(&self) -> impl Iterator<Item = &Container> {
         let sidecar = |c: &&Container| c.restart_policy.as_deref() == Some("Always");
         let spec = self.spec.iter();
         spec.flat_map(move |s| s.containers.iter().chain(s.init_containers.iter().flatten().filter(sidecar)))
     }
 
-    /// Its addresses, that of the cluster's own family first.
+    /// `status.podIPs`, that of the cluster's primary family first.
     pub fn ips(&self) -> impl Iterator<Item = &str> {
         let status = self.status.iter();
         status.flat_map(|s| s.pod_ips.iter().flatten().map(|ip| &ip.ip).chain(&s.pod_ip)).map(String::as_str)
     }
 }
 
-/// What is a pod's own; what it has from its template it is looked up in.
+/// The fields of a pod's spec that differ between the pods of a controller; it dereferences to the shared [`Template`].
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(from = "Template")]
 pub struct PodSpec {
     pub node_name: Option<String>,
     pub hostname: Option<String>,
-    /// Those that are claims.
+    /// The volumes that are claims.
     pub volumes: Vec<Volume>,
     template: Arc<Template>,
 }
@@ -66,11 +67,11 @@ impl Deref for PodSpec {
     }
 }
 
-/// What pods of one template have in common.
+/// The fields that pods of one template have in common.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Template {
-    // A pod's own, only while it is read: a spec is one map, and flattening would buffer all that isn't read.
+    // Fields of `PodSpec`, only while it is deserialized: a spec is one map, and `flatten` would buffer all unknown fields.
     node_name: Option<String>,
     hostname: Option<String>,
     volumes: Option<Vec<Volume>>,
@@ -120,7 +121,7 @@ pub struct Resources {
     pub requests: Option<BTreeMap<String, Quantity>>,
 }
 
-/// A volume that is a claim, or of which one is made.
+/// A volume with a PersistentVolumeClaim, its own or a generic ephemeral one.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Volume {
@@ -170,7 +171,7 @@ pub struct ContainerState {
     pub terminated: Option<Terminated>,
 }
 
-/// That a container runs is all that is read of it.
+/// Only the presence of the state is read.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Running {}
@@ -206,27 +207,27 @@ impl Resource for Pod {
     }
 }
 
-/// Templates that are in use, by the controller of their pods.
+/// Templates in use, by the uid of their pods' controller.
 static TEMPLATES: Mutex<BTreeMap<String, Weak<Template>>> = Mutex::new(BTreeMap::new());
 
-/// Lets the pods of a controller share what they have in common, and leaves lists no room to spare. Other kinds stay as they are.
-pub fn settle(object: &mut dyn Any) {
+/// Makes the pods of a controller share their template, and shrinks lists to their length. Other kinds are left as they are.
+pub fn intern_template(object: &mut dyn Any) {
     let Some(pod) = object.downcast_mut::<Pod>() else { return };
-    fit(&mut pod.metadata.owner_references);
+    shrink_list(&mut pod.metadata.owner_references);
     if let Some(status) = &mut pod.status {
-        fit(&mut status.conditions);
-        fit(&mut status.pod_ips);
-        fit(&mut status.container_statuses);
+        shrink_list(&mut status.conditions);
+        shrink_list(&mut status.pod_ips);
+        shrink_list(&mut status.container_statuses);
     }
     let owner = pod.metadata.owner_references.iter().flatten().find(|o| o.controller == Some(true));
     let (Some(owner), Some(spec)) = (owner, &mut pod.spec) else { return };
     let mut templates = TEMPLATES.lock();
     match templates.get(&owner.uid).and_then(Weak::upgrade) {
         Some(present) if present == spec.template => spec.template = present,
-        // The first, or one that differs (by the node that a daemon is tied to, say).
+        // The first pod, or one with another template (the affinity of a daemon pod has its node's name).
         present => {
             if present.is_none() {
-                // Each new one pays for the sweeping of those that are gone.
+                // Each insertion removes the unused templates.
                 templates.retain(|_, template| template.strong_count() > 0);
             }
             templates.insert(owner.uid.clone(), Arc::downgrade(&spec.template));
@@ -234,8 +235,8 @@ pub fn settle(object: &mut dyn Any) {
     }
 }
 
-/// Lists are read with room for four, and most hold one.
-fn fit<T>(list: &mut Option<Vec<T>>) {
+/// Deserialized lists have capacity for four elements, and most hold one.
+fn shrink_list<T>(list: &mut Option<Vec<T>>) {
     list.iter_mut().for_each(Vec::shrink_to_fit);
 }
 
@@ -253,7 +254,7 @@ mod tests {
             "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "conditions": [{"type": "Ready", "status": "True"}],
                 "containerStatuses": [{"name": "c", "restartCount": 2, "state": {"terminated": {"exitCode": 4}}}]}});
         let mut pod: Pod = serde_json::from_value(pod).unwrap();
-        settle(&mut pod);
+        intern_template(&mut pod);
         pod
     }
 

@@ -1,13 +1,13 @@
-//! Objects whose handling ends the whole process are found out and left alone.
+//! Quarantine of objects whose handling crashes the process.
 //!
-//! A panic is caught where it happens, but memory that is exhausted or a stack that overflows ends the process, and at its
-//! next start the same object would end it again. So the key of every object that is being handled stands in a small
-//! file, the record; it is in the run folder, and outlives the process. After a crash, and only then (`follows_crash`), those
-//! keys are *suspects*: they are handled one at a time, so that a second crash has one cause alone. Panics that were caught count
-//! like crashes, for kubelet and work queues alike. A key with two of either is *quarantined*: it isn't handled until its object
-//! changes, which gives it one more try; the more tries end so, the longer it waits for the next one at least.
+//! A panic is caught where it happens, but exhausted memory or a stack overflow ends the process, and after its restart the same object would
+//! end it again. So the keys of the objects that are being handled are in a small file, the *record*, in the run folder, which outlives
+//! the process. After a crash, and only then (`follows_crash`), those keys are *suspects*: they are handled one at a time, so that a second
+//! crash has only one possible cause. Caught panics count like crashes, for the kubelet and work queues alike. A key with two of either is
+//! *quarantined*: it isn't handled until its object changes, which allows one retry; each failed retry doubles the minimum time until the
+//! next one.
 //!
-//! Cost: two writes of at most 256 bytes to a file in memory for each time that an object is handled.
+//! Cost: two writes of at most 256 bytes to a file on tmpfs whenever an object is handled.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -25,21 +25,21 @@ use prometheus::IntGauge;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
-/// Bytes of the record that one key has.
+/// Size of a key's slot in the record.
 const SLOT_BYTES: usize = 256;
-/// The most slots that are read of a record.
-const MOST_SLOTS: usize = 16 << 10;
-/// With as many crashes an object is quarantined.
+/// Limit of slots in a record.
+const MAX_SLOTS: usize = 16 << 10;
+/// With this many crashes an object is quarantined.
 const CRASHES_TO_QUARANTINE: u32 = 2;
-/// How long a quarantined object is left alone at least, whatever changes; it doubles with each crash, up to a day.
-const LEAST_SECONDS: i64 = 60;
-const LONGEST_SECONDS: i64 = 24 * 3600;
-/// The most suspects that are known at a time; the oldest are forgotten first.
-const MOST_SUSPECTS: usize = 4096;
-/// A suspect that caused no second crash within this many seconds is none any more.
+/// Minimum time of a quarantine, even if the object changes; it doubles with each crash, up to a day.
+const MIN_QUARANTINE_SECONDS: i64 = 60;
+const MAX_QUARANTINE_SECONDS: i64 = 24 * 3600;
+/// Limit of suspects; the oldest are dropped first.
+const MAX_SUSPECTS: usize = 4096;
+/// A suspect without a second crash within this time isn't suspect any more.
 const SUSPICION_SECONDS: i64 = 600;
 
-/// `timonel_quarantined_objects`: objects that this process leaves alone.
+/// `timonel_quarantined_objects`: objects in quarantine in this process.
 static QUARANTINED: LazyLock<IntGauge> = LazyLock::new(|| {
     let gauge = IntGauge::new(
         "timonel_quarantined_objects",
@@ -50,92 +50,93 @@ static QUARANTINED: LazyLock<IntGauge> = LazyLock::new(|| {
     gauge
 });
 
-/// The quarantine of this process, for control loops; without one nothing is recorded.
-static OF_PROCESS: OnceLock<Quarantine> = OnceLock::new();
+/// The quarantine of this process' control loops; without one nothing is recorded.
+static PROCESS_QUARANTINE: OnceLock<Quarantine> = OnceLock::new();
 
-/// Makes `quarantine` the one of all control loops of this process. Only the first call has an effect.
+/// Sets the quarantine of this process' control loops. Only the first call has an effect.
 pub fn install(quarantine: Quarantine) {
-    let _ = OF_PROCESS.set(quarantine);
+    let _ = PROCESS_QUARANTINE.set(quarantine);
 }
 
 /// The quarantine of this process' control loops.
-pub fn of_process() -> Quarantine {
-    OF_PROCESS.get().cloned().unwrap_or_default()
+pub fn process_quarantine() -> Quarantine {
+    PROCESS_QUARANTINE.get().cloned().unwrap_or_default()
 }
 
-/// A key or version as the record has room for it. Of longer ones the end is a digest, so that no two are the same and what the record says is
-/// found again.
-fn short(text: &str) -> Cow<'_, str> {
-    const ROOM: usize = SLOT_BYTES / 2 - 1;
-    if text.len() <= ROOM && !text.contains('\0') {
+/// Shortens a key or version to the space that a slot has. The end of a shortened text is a digest, so that different texts stay different.
+fn shorten(text: &str) -> Cow<'_, str> {
+    const MAX_KEY_BYTES: usize = SLOT_BYTES / 2 - 1;
+    if text.len() <= MAX_KEY_BYTES && !text.contains('\0') {
         return text.into();
     }
     let mut digest = std::hash::DefaultHasher::new();
     text.hash(&mut digest);
     let digest = format!("…{:016x}", digest.finish());
-    let mut end = ROOM - digest.len();
+    let mut end = MAX_KEY_BYTES - digest.len();
     while !text.is_char_boundary(end.min(text.len())) {
         end -= 1;
     }
     format!("{}{digest}", &text[..end.min(text.len())]).replace('\0', "").into()
 }
 
-/// What is known of an object that was being handled when the process crashed.
+/// An object that was being handled when the process crashed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suspect {
+    /// Crashes and caught panics.
     pub crashes: u32,
-    /// The version of the object at its last try ([`version_of`]), empty if it isn't known.
+    /// The version of the object at its last handling ([`version_of`]); empty if unknown.
     pub version: String,
     /// Unix time of the last crash, in seconds.
     pub since: i64,
-    /// Whether these were panics that were caught, and the process went on.
+    /// Whether these were caught panics rather than crashes of the process.
     #[serde(default)]
     pub caught: bool,
 }
 
-/// Ends the version of an object that is to be deleted.
-const DELETED: &str = " deleted";
+/// Suffix of the version of an object with a deletion timestamp.
+const DELETED_SUFFIX: &str = " deleted";
 
-/// What counts as a change of an object: its spec's generation, or anything where it has none, and that it is to be deleted or is gone.
+/// The version of an object for the quarantine: its generation, or the resource version if it has none, and whether it is being deleted or gone.
 pub fn version_of(meta: Option<&ObjectMeta>) -> String {
     let Some(meta) = meta else { return "gone".into() };
     let uid = meta.uid.as_deref().unwrap_or_default();
-    let deleted = if meta.deletion_timestamp.is_some() { DELETED } else { "" };
+    let deleted = if meta.deletion_timestamp.is_some() { DELETED_SUFFIX } else { "" };
     match meta.generation.filter(|generation| *generation > 0) {
         Some(generation) => format!("{uid} {generation}{deleted}"),
         None => format!("{uid} r{}{deleted}", meta.resource_version.as_deref().unwrap_or_default()),
     }
 }
 
-/// Why an object isn't handled now.
+/// The error for a quarantined object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftAlone {
-    /// It may be tried again after such a time; otherwise only after a change.
-    pub again: Option<Duration>,
+pub struct Quarantined {
+    /// It can be retried after this time; without one only after a change.
+    pub retry_after: Option<Duration>,
     pub crashes: u32,
     pub caught: bool,
 }
 
 impl Suspect {
+    /// Whether it is in quarantine, rather than only suspect.
     pub fn is_quarantined(&self) -> bool {
         self.crashes >= CRASHES_TO_QUARANTINE
     }
 
-    /// The time that it is still left alone, whatever changes.
-    fn rest(&self, now: i64) -> Option<Duration> {
+    /// The remaining minimum time of its quarantine.
+    fn remaining(&self, now: i64) -> Option<Duration> {
         let doubled = self.crashes.saturating_sub(CRASHES_TO_QUARANTINE).min(20);
-        let least = LEAST_SECONDS.saturating_mul(1 << doubled).min(LONGEST_SECONDS);
-        // A clock that was set back meanwhile makes no longer wait of it.
-        let rest = least.saturating_sub(now.saturating_sub(self.since)).min(least);
-        u64::try_from(rest).ok().filter(|rest| *rest > 0).map(Duration::from_secs)
+        let least = MIN_QUARANTINE_SECONDS.saturating_mul(1 << doubled).min(MAX_QUARANTINE_SECONDS);
+        // A clock that was set back doesn't prolong it.
+        let remaining = least.saturating_sub(now.saturating_sub(self.since)).min(least);
+        u64::try_from(remaining).ok().filter(|remaining| *remaining > 0).map(Duration::from_secs)
     }
 
-    /// Whether it may be tried now, in this version; a try is noted.
-    fn may_be_tried(&mut self, version: &str, now: i64) -> Result<(), LeftAlone> {
+    /// Whether it can be handled now, in this version; if so, this counts as a retry.
+    fn try_start(&mut self, version: &str, now: i64) -> Result<(), Quarantined> {
         if !self.is_quarantined() {
             return Ok(());
         }
-        let no = |again| Err(LeftAlone { again, crashes: self.crashes, caught: self.caught });
+        let no = |retry_after| Err(Quarantined { retry_after, crashes: self.crashes, caught: self.caught });
         let is_changed = if self.version.is_empty() { self.caught } else { self.version != version };
         if !is_changed {
             if self.version.is_empty() {
@@ -143,10 +144,10 @@ impl Suspect {
             }
             return no(None);
         }
-        // An object is deleted and gone once only, and nobody who deletes it is to wait.
-        let is_last = version == "gone" || version.ends_with(DELETED);
-        if let Some(rest) = self.rest(now).filter(|_| !is_last) {
-            return no(Some(rest));
+        // A deletion happens only once and must not wait.
+        let is_last = version == "gone" || version.ends_with(DELETED_SUFFIX);
+        if let Some(remaining) = self.remaining(now).filter(|_| !is_last) {
+            return no(Some(remaining));
         }
         if !self.version.is_empty() {
             self.version = version.into();
@@ -155,7 +156,7 @@ impl Suspect {
     }
 }
 
-/// The record of what is being handled, and the suspects. Clones share it.
+/// The record of objects being handled, and the suspects. Clones share them.
 #[derive(Clone, Default)]
 pub struct Quarantine {
     inner: Arc<Inner>,
@@ -163,12 +164,12 @@ pub struct Quarantine {
 
 #[derive(Default)]
 struct Inner {
-    /// None in tests and where no folder can be written: then nothing outlives the process.
+    /// None in tests and where the folder isn't writable: then nothing outlives the process.
     record: Option<File>,
     free: Mutex<Slots>,
     suspects: Mutex<BTreeMap<String, Suspect>>,
     file: Option<PathBuf>,
-    /// Held by the one suspect that is being handled.
+    /// Held while a suspect is being handled.
     trial: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -178,15 +179,15 @@ struct Slots {
     used: usize,
 }
 
-/// Stands for the handling of an object; it ends when this is dropped.
-pub struct Handling {
+/// Guard of the handling of an object, which ends when it is dropped.
+pub struct HandlingGuard {
     quarantine: Quarantine,
     slot: Option<usize>,
-    /// If it is a suspect's.
+    /// For suspects.
     trial: Option<(String, OwnedMutexGuard<()>)>,
 }
 
-impl Drop for Handling {
+impl Drop for HandlingGuard {
     fn drop(&mut self) {
         if let Some((key, _)) = &self.trial
             && !std::thread::panicking()
@@ -212,7 +213,7 @@ impl Inner {
 
 /// The keys that a record holds: `KEY\0VERSION\0` at the start of each slot in use.
 fn read_record(path: &Path) -> Vec<(String, String)> {
-    let mut bytes = vec![0; SLOT_BYTES * MOST_SLOTS];
+    let mut bytes = vec![0; SLOT_BYTES * MAX_SLOTS];
     let read = File::open(path).and_then(|file| file.read_at(&mut bytes, 0)).unwrap_or(0);
     bytes.truncate(read);
     let keys = bytes.chunks(SLOT_BYTES).filter_map(|slot| {
@@ -224,8 +225,8 @@ fn read_record(path: &Path) -> Vec<(String, String)> {
 }
 
 impl Quarantine {
-    /// Begins a new record at `record`, in the place of that of the process before this one, and keeps the suspects in the file `suspects`.
-    /// `follows_crash` says whether that process crashed: then what it was handling is suspect.
+    /// Replaces the record of the previous process at `record`, and loads the suspects from the file `suspects`. `follows_crash` tells whether the
+    /// previous process crashed: then the objects that it was handling are suspects.
     ///
     /// # Errors
     /// When the files can't be written.
@@ -260,33 +261,33 @@ impl Quarantine {
         Ok(quarantine)
     }
 
-    /// Begins to handle the object `key`; `version` says its version, and is asked only if it is suspect. A suspect waits until no other
+    /// Starts the handling of the object `key`. `version` is called for its version only if it is a suspect. A suspect waits until no other
     /// suspect is being handled.
     ///
     /// # Errors
-    /// If it is quarantined, and didn't change since its last try or not long enough ago.
-    pub async fn enter(&self, key: &str, version: impl FnOnce() -> String) -> Result<Handling, LeftAlone> {
-        let (key, now) = (&*short(key), clock::now().as_second());
+    /// [`Quarantined`] if it is in quarantine and hasn't changed since its last handling, or its minimum time isn't over.
+    pub async fn enter(&self, key: &str, version: impl FnOnce() -> String) -> Result<HandlingGuard, Quarantined> {
+        let (key, now) = (&*shorten(key), clock::now().as_second());
         let of_suspect = {
             let mut suspects = self.inner.suspects.lock();
             match suspects.get_mut(key) {
                 Some(suspect) => {
-                    let version = short(&version()).into_owned();
-                    suspect.may_be_tried(&version, now)?;
+                    let version = shorten(&version()).into_owned();
+                    suspect.try_start(&version, now)?;
                     Some(version)
                 }
                 None => None,
             }
         };
         let Some(version) = of_suspect else {
-            return Ok(Handling { quarantine: self.clone(), slot: self.note(key, ""), trial: None });
+            return Ok(HandlingGuard { quarantine: self.clone(), slot: self.record_start(key, ""), trial: None });
         };
         let trial = Some((key.to_string(), self.inner.trial.clone().lock_owned().await));
-        Ok(Handling { quarantine: self.clone(), slot: self.note(key, &version), trial })
+        Ok(HandlingGuard { quarantine: self.clone(), slot: self.record_start(key, &version), trial })
     }
 
-    /// A suspect was handled to the end: it isn't quarantined any more, nor are its panics in a row. One that the process crashed with once
-    /// is suspect for a while, as it may have been another's fault.
+    /// A suspect was handled successfully: its quarantine and its count of panics end. One that was being handled in a crash stays suspect for a
+    /// while, as another object may have caused that.
     fn succeeded(&self, key: &str) {
         let is_settled = |s: &Suspect| {
             s.caught || s.is_quarantined() || clock::now().as_second().saturating_sub(s.since) >= SUSPICION_SECONDS
@@ -300,13 +301,13 @@ impl Quarantine {
         }
     }
 
-    /// Writes the key into a free slot of the record.
-    fn note(&self, key: &str, version: &str) -> Option<usize> {
+    /// Writes the key to a free slot of the record.
+    fn record_start(&self, key: &str, version: &str) -> Option<usize> {
         self.inner.record.as_ref()?;
         let slot = {
             let mut slots = self.inner.free.lock();
             slots.free.pop().or_else(|| {
-                let next = Some(slots.used).filter(|slot| *slot < MOST_SLOTS)?;
+                let next = Some(slots.used).filter(|slot| *slot < MAX_SLOTS)?;
                 slots.used += 1;
                 Some(next)
             })?
@@ -320,16 +321,17 @@ impl Quarantine {
         Some(slot)
     }
 
-    /// Counts a panic of the object's handling, which was caught; an empty `version` says that anything may be a change. Whether it is quarantined now.
+    /// Counts a caught panic of the object's handling; returns whether it is quarantined now. An empty `version` is unknown: any change ends the
+    /// quarantine.
     pub fn panicked(&self, key: &str, version: &str) -> bool {
-        let (key, version) = (short(key), short(version));
+        let (key, version) = (shorten(key), shorten(version));
         let is_quarantined = {
             let mut suspects = self.inner.suspects.lock();
             let before = suspects.get(&*key);
             let crashes = before.map_or(0, |s| s.crashes).saturating_add(1);
             let caught = before.is_none_or(|s| s.caught);
             let since = clock::now().as_second();
-            if before.is_none() && suspects.len() >= MOST_SUSPECTS {
+            if before.is_none() && suspects.len() >= MAX_SUSPECTS {
                 let oldest = suspects.iter().min_by_key(|(_, s)| s.since).map(|(key, _)| key.clone());
                 oldest.map(|key| suspects.remove(&key));
             }
@@ -340,20 +342,20 @@ impl Quarantine {
         is_quarantined
     }
 
-    /// Forgets an object that is gone.
+    /// Forgets a deleted object.
     pub fn forget(&self, key: &str) {
-        if self.inner.suspects.lock().remove(&*short(key)).is_some() {
+        if self.inner.suspects.lock().remove(&*shorten(key)).is_some() {
             self.save();
         }
     }
 
-    /// Reads the suspects that a process keeps in `file`.
+    /// Reads the file of suspects of another process.
     pub fn read(file: &Path) -> BTreeMap<String, Suspect> {
-        let text = bounded::bytes(file, bounded::OWN).unwrap_or_default();
+        let text = bounded::bytes(file, bounded::MAX_OWN_FILE_BYTES).unwrap_or_default();
         serde_json::from_slice(&text).unwrap_or_default()
     }
 
-    /// All suspects, the quarantined ones among them.
+    /// All suspects, including the quarantined ones.
     pub fn suspects(&self) -> BTreeMap<String, Suspect> {
         self.inner.suspects.lock().clone()
     }
@@ -413,14 +415,14 @@ mod tests {
         // It is so at later starts, too, whatever their reason, and however long after.
         pass(7 * 24 * 3600);
         let fourth = open(folder.path(), false);
-        assert_eq!(fourth.enter("pod/a", version("1")).await.err().unwrap().again, None);
+        assert_eq!(fourth.enter("pod/a", version("1")).await.err().unwrap().retry_after, None);
         // What was changed has one more try.
         crash(&fourth, "pod/a", "2").await;
         let fifth = open(folder.path(), true);
-        assert_eq!(fifth.enter("pod/a", version("2")).await.err().unwrap().again, None);
+        assert_eq!(fifth.enter("pod/a", version("2")).await.err().unwrap().retry_after, None);
         // Whoever changes it all the time crashes nothing all the time.
-        let again = fifth.enter("pod/a", version("3")).await.err().unwrap().again;
-        assert_eq!(again, Some(Duration::from_secs(120)));
+        let retry_after = fifth.enter("pod/a", version("3")).await.err().unwrap().retry_after;
+        assert_eq!(retry_after, Some(Duration::from_secs(120)));
         // But for a deletion nobody waits.
         assert!(fifth.enter("pod/a", version("3 deleted")).await.is_ok());
         fifth.panicked("pod/a", "3 deleted");
@@ -469,8 +471,8 @@ mod tests {
         let text = r#"{"a": {"crashes": 2, "version": "", "since": 0}}"#;
         std::fs::write(folder.path().join("suspects.json"), text).unwrap();
         let quarantine = open(folder.path(), false);
-        assert_eq!(quarantine.enter("a", version("7")).await.err().unwrap().again, None);
-        assert_eq!(quarantine.enter("a", version("7")).await.err().unwrap().again, None);
+        assert_eq!(quarantine.enter("a", version("7")).await.err().unwrap().retry_after, None);
+        assert_eq!(quarantine.enter("a", version("7")).await.err().unwrap().retry_after, None);
         assert!(quarantine.enter("a", version("8")).await.is_ok());
     }
 
@@ -511,9 +513,9 @@ mod tests {
     #[test]
     fn suspects_are_bounded_in_number() {
         let quarantine = Quarantine::default();
-        for i in 0..MOST_SUSPECTS + 10 {
+        for i in 0..MAX_SUSPECTS + 10 {
             quarantine.panicked(&format!("{i}"), "");
         }
-        assert_eq!(quarantine.suspects().len(), MOST_SUSPECTS);
+        assert_eq!(quarantine.suspects().len(), MAX_SUSPECTS);
     }
 }

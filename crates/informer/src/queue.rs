@@ -1,4 +1,4 @@
-//! Work queues: which objects need a look.
+//! Work queues with per-key back-off, like client-go's util/workqueue.
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -13,16 +13,19 @@ use prometheus::{IntCounterVec, Opts};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::quarantine::{self, LeftAlone, Quarantine};
+use crate::quarantine::{self, Quarantine, Quarantined};
 
 /// Namespace and name of an object; the namespace is empty for kinds without one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
+    /// `metadata.namespace`, or empty.
     pub namespace: String,
+    /// `metadata.name`.
     pub name: String,
 }
 
 impl Key {
+    /// The key of a namespace and name.
     pub fn new(namespace: &str, name: &str) -> Self {
         Key { namespace: namespace.into(), name: name.into() }
     }
@@ -36,29 +39,29 @@ impl fmt::Display for Key {
 
 #[derive(Default)]
 struct State {
-    /// By rank, then in the order of arrival.
+    /// By priority, then in the order of arrival.
     ready: BTreeMap<(i32, u64), Key>,
     arrivals: u64,
-    ranks: HashMap<Key, i32>,
-    /// In `ready`, or to be put there when the present worker is done.
-    wanted: HashSet<Key>,
-    running: HashSet<Key>,
+    priorities: HashMap<Key, i32>,
+    /// Keys in `ready`, and keys that go there when their current worker is done (workqueue's `dirty` set).
+    dirty: HashSet<Key>,
+    processing: HashSet<Key>,
     failures: HashMap<Key, u32>,
-    /// When a key comes up by itself.
-    later: HashMap<Key, Instant>,
+    /// When delayed keys are added.
+    delayed: HashMap<Key, Instant>,
 }
 
 impl State {
     fn push(&mut self, key: Key) {
         self.arrivals += 1;
-        let rank = self.ranks.get(&key).copied().unwrap_or(0);
-        self.ready.insert((rank, self.arrivals), key);
+        let priority = self.priorities.get(&key).copied().unwrap_or(0);
+        self.ready.insert((priority, self.arrivals), key);
     }
 }
 
-/// Tells the users of an object that its reconciliation panicked.
-pub(crate) type Told = Arc<dyn Fn(&Key, &'static str, &str) + Send + Sync>;
-/// The version of an object as the quarantine counts versions.
+/// Records an event about an object whose reconciliation panicked.
+pub(crate) type PanicObserver = Arc<dyn Fn(&Key, &'static str, &str) + Send + Sync>;
+/// The version of an object, for the quarantine.
 pub(crate) type Version = Arc<dyn Fn(&Key) -> String + Send + Sync>;
 
 #[derive(Default)]
@@ -67,60 +70,64 @@ struct Shared {
     changed: Notify,
 }
 
-/// A queue of keys. A key that is added while it is worked on is worked on once more afterwards.
+/// A queue of keys. A key that is added while it is being processed is processed once more afterwards.
 #[derive(Clone, Default)]
 pub struct Queue {
     shared: Arc<Shared>,
-    told: Option<Told>,
+    on_panic: Option<PanicObserver>,
     version: Option<Version>,
 }
 
-/// First and longest wait after a failure.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
-/// A key comes up after such a time at the latest, and is found not to be due: so no time that an object names is a wait of a clock.
+/// Back-off after a failure; it doubles with each further one up to the maximum.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(10);
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
+/// Limit of delays: a key is added after this time at the latest, and is found not to be due. So no time in an object becomes an unbounded
+/// timer.
 const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
 
 static PANICS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let told = Opts::new("timonel_reconcile_panics_total", "Reconciliations of an object that panicked, by controller");
-    let counter = IntCounterVec::new(told, &["controller"])
+    let options =
+        Opts::new("timonel_reconcile_panics_total", "Reconciliations of an object that panicked, by controller");
+    let counter = IntCounterVec::new(options, &["controller"])
         .unwrap_or_else(|error| unreachable!("the name is well-formed: {error}"));
     let _ = prometheus::register(Box::new(counter.clone()));
     counter
 });
 
-/// What a panic said.
-fn text_of(panic: &(dyn Any + Send)) -> &str {
+/// The message of a panic.
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("unknown reason")
 }
 
 impl Queue {
-    /// A queue whose objects are told of by `told`, and have the versions that `version` says.
-    pub(crate) fn told(told: Told, version: Version) -> Self {
-        Queue { told: Some(told), version: Some(version), ..Queue::default() }
+    /// A queue that calls `on_panic` for objects whose reconciliation panicked, and `version` for the version of an object.
+    pub(crate) fn with_observer(on_panic: PanicObserver, version: Version) -> Self {
+        Queue { on_panic: Some(on_panic), version: Some(version), ..Queue::default() }
     }
 
+    /// Adds `key`, unless it is queued already.
     pub fn add(&self, key: Key) {
-        self.add_ranked(key, 0);
+        self.add_with_priority(key, 0);
     }
 
-    /// Adds `key` with a rank: the lower, the sooner it has its turn. It keeps its rank when it comes back by itself.
-    pub fn add_ranked(&self, key: Key, rank: i32) {
+    /// Adds `key` with a priority: lower ones are processed first. It keeps the priority when it is requeued.
+    pub fn add_with_priority(&self, key: Key, priority: i32) {
         let mut state = self.shared.state.lock();
-        if rank != 0 {
-            state.ranks.insert(key.clone(), rank);
+        if priority != 0 {
+            state.priorities.insert(key.clone(), priority);
         }
-        if !state.wanted.insert(key.clone()) {
+        if !state.dirty.insert(key.clone()) {
             return;
         }
-        if !state.running.contains(&key) {
+        if !state.processing.contains(&key) {
             state.push(key);
             drop(state);
             self.shared.changed.notify_one();
         }
     }
 
-    /// Adds `key` after `wait`, or earlier if it was to come earlier.
+    /// Adds `key` after `wait`, or earlier if it is delayed for less already.
     pub fn add_after(&self, key: Key, wait: Duration) {
         self.add_at(key, apimachinery::clock::deadline(Instant::now(), wait.min(MAX_DELAY)));
     }
@@ -128,19 +135,19 @@ impl Queue {
     fn add_at(&self, key: Key, at: Instant) {
         {
             let mut state = self.shared.state.lock();
-            if state.later.get(&key).is_some_and(|present| *present <= at) {
+            if state.delayed.get(&key).is_some_and(|present| *present <= at) {
                 return;
             }
-            state.later.insert(key.clone(), at);
+            state.delayed.insert(key.clone(), at);
         }
         let queue = self.clone();
         tasks::spawn("queue-timer", async move {
             tokio::time::sleep_until(at).await;
             let due = {
                 let mut state = queue.shared.state.lock();
-                let due = state.later.get(&key) == Some(&at);
+                let due = state.delayed.get(&key) == Some(&at);
                 if due {
-                    state.later.remove(&key);
+                    state.delayed.remove(&key);
                 }
                 due
             };
@@ -156,8 +163,8 @@ impl Queue {
             {
                 let mut state = self.shared.state.lock();
                 if let Some((_, key)) = state.ready.pop_first() {
-                    state.wanted.remove(&key);
-                    state.running.insert(key.clone());
+                    state.dirty.remove(&key);
+                    state.processing.insert(key.clone());
                     if !state.ready.is_empty() {
                         self.shared.changed.notify_one();
                     }
@@ -170,8 +177,8 @@ impl Queue {
 
     fn done(&self, key: &Key) {
         let mut state = self.shared.state.lock();
-        state.running.remove(key);
-        if state.wanted.contains(key) {
+        state.processing.remove(key);
+        if state.dirty.contains(key) {
             state.push(key.clone());
             drop(state);
             self.shared.changed.notify_one();
@@ -182,27 +189,27 @@ impl Queue {
         let mut state = self.shared.state.lock();
         let count = state.failures.entry(key.clone()).or_default();
         *count += 1;
-        (BACKOFF.0 * 2u32.saturating_pow((*count - 1).min(20))).min(BACKOFF.1)
+        (INITIAL_BACKOFF * 2u32.saturating_pow((*count - 1).min(20))).min(MAX_BACKOFF)
     }
 
-    /// `settled` if it doesn't come back by itself.
-    fn succeeded(&self, key: &Key, settled: bool) {
+    /// Resets the key's back-off; `forget` removes its priority, too, as it isn't requeued.
+    fn succeeded(&self, key: &Key, forget: bool) {
         let mut state = self.shared.state.lock();
         state.failures.remove(key);
-        if settled && !state.wanted.contains(key) {
-            state.ranks.remove(key);
+        if forget && !state.dirty.contains(key) {
+            state.priorities.remove(key);
         }
     }
 
-    /// Starts `workers` tasks that call `reconcile` for every key. It returns when the key should come up again, if
-    /// by itself; after an error the key comes back with growing waits. A panic is one key's matter: it is counted, told of and tried
-    /// once more; then the key is left alone until its object (or what its controller follows) changes.
+    /// Starts `workers` tasks that call `reconcile` for every key. `reconcile` returns the time after which the key is requeued, if it is;
+    /// after an error the key is requeued with back-off. A panic concerns its key alone: it is counted, an event is recorded, and the key
+    /// is retried once; then it is quarantined until its object (or what its controller watches) changes.
     pub fn work<F, E>(&self, name: &'static str, workers: usize, reconcile: impl Fn(Key) -> F + Send + Sync + 'static)
     where
         F: Future<Output = Result<Option<Duration>, E>> + Send + 'static,
         E: fmt::Display + Send,
     {
-        let (reconcile, quarantine) = (Arc::new(reconcile), quarantine::of_process());
+        let (reconcile, quarantine) = (Arc::new(reconcile), quarantine::process_quarantine());
         for _ in 0..workers {
             let (queue, reconcile, quarantine) = (self.clone(), reconcile.clone(), quarantine.clone());
             tasks::supervise(name, move || {
@@ -226,40 +233,40 @@ impl Queue {
         let version = || self.version.as_ref().map_or_else(String::new, |version| version(&key));
         let handling = match quarantine.enter(&known_as, version).await {
             Ok(handling) => handling,
-            Err(why) => return self.leave_alone(name, key, &why),
+            Err(why) => return self.skip_quarantined(name, key, &why),
         };
         let once = async {
-            // Dropped with a panic it isn't taken for a success.
+            // Dropping the guard during a panic doesn't count as a success.
             let _handling = handling;
             reconcile(key.clone()).await
         };
         match AssertUnwindSafe(once).catch_unwind().await {
-            Ok(outcome) => self.settle(name, key, outcome),
+            Ok(outcome) => self.finish(name, key, outcome),
             Err(panic) => {
                 let is_quarantined = quarantine.panicked(&known_as, "");
-                self.survive(name, key, text_of(&*panic), is_quarantined);
+                self.survive(name, key, panic_message(&*panic), is_quarantined);
             }
         }
     }
 
-    /// Lets a quarantined object be.
-    fn leave_alone(&self, name: &str, key: Key, why: &LeftAlone) {
+    /// Skips a quarantined object.
+    fn skip_quarantined(&self, name: &str, key: Key, why: &Quarantined) {
         self.done(&key);
         if !why.caught {
             tracing::error!(controller = name, %key, crashes = why.crashes, "the object is quarantined");
-            if let Some(told) = &self.told {
+            if let Some(on_panic) = &self.on_panic {
                 let text = format!(
                     "{name} leaves the object alone until it changes: reconciling it ended the process again and again"
                 );
-                told(&key, "Quarantined", &text);
+                on_panic(&key, "Quarantined", &text);
             }
         }
-        if let Some(wait) = why.again {
+        if let Some(wait) = why.retry_after {
             self.add_after(key, wait);
         }
     }
 
-    fn settle<E: fmt::Display>(&self, name: &str, key: Key, outcome: Result<Option<Duration>, E>) {
+    fn finish<E: fmt::Display>(&self, name: &str, key: Key, outcome: Result<Option<Duration>, E>) {
         self.done(&key);
         match outcome {
             Ok(again) => {
@@ -290,10 +297,10 @@ impl Queue {
             self.add_after(key, wait);
             return;
         }
-        self.shared.state.lock().later.remove(&key);
-        if let Some(told) = &self.told {
+        self.shared.state.lock().delayed.remove(&key);
+        if let Some(on_panic) = &self.on_panic {
             let text = format!("{name} panicked and leaves the object alone until it changes: {why}");
-            told(&key, "ReconcilePanicked", &text);
+            on_panic(&key, "ReconcilePanicked", &text);
         }
     }
 }

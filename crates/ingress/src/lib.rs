@@ -1,21 +1,26 @@
-//! HTTP and HTTPS from outside, by host and path, to the services that Ingresses and HTTPRoutes name.
+//! The ingress controller: an HTTP(S) reverse proxy to the services of Ingresses and HTTPRoutes.
 //!
-//! Every node runs one. [`ingresses`] and [`gateways`] turn objects, services and endpoints into a table, a value ([`table`]);
-//! requests read the table of the moment ([`serve`]); [`tls`] chooses certificates by the name that a client asks for.
+//! Every node runs one. [`ingresses`] and [`gateways`] turn objects, services and endpoints into a routing table ([`table`]); connections
+//! ([`serve`]) hand requests to the proxy ([`reverse_proxy`]), which routes them by the current table and sends them to a backend
+//! ([`upstream`]); [`tls`] chooses the certificate by the server name of the handshake (SNI).
 //!
 //! Invariants:
-//! - A request is answered by the table that was there when it came; changes never break one that is under way.
-//! - A request is served by one thread of the ingress' own, from its first byte to its last ([`workers`]).
-//! - Endpoints are called directly, not through the service's address, so that another one is tried when one refuses.
+//! - A request is routed by the table that was current when it arrived; changes never break one in flight.
+//! - A request is served by one worker thread, from its first byte to its last ([`workers`]).
+//! - Requests go to endpoints directly, not to the service's cluster IP, so that another endpoint can be tried when one refuses.
 
+mod access_log;
+mod downstream;
 mod expressions;
 mod gateways;
 mod ingresses;
+mod reverse_proxy;
 mod secrets;
 mod serve;
 mod services;
 mod table;
 mod tls;
+mod upstream;
 mod workers;
 
 use std::collections::HashMap;
@@ -23,7 +28,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::gateway::World;
+use ::gateway::GatewaySnapshot;
 use ::gateway::kinds::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
 use informer::Informers;
 use k8s_openapi::api::core::v1::{Namespace, Service};
@@ -47,11 +52,11 @@ pub mod readers {
     pub use crate::gateways::add as add_gateways;
     pub use crate::ingresses::add as add_ingresses;
     pub use crate::services::Services;
-    pub use crate::table::{Hosts, Table};
+    pub use crate::table::{Table, VirtualHosts};
 }
 
 /// The controller that IngressClasses name.
-pub const CONTROLLER: &str = "timonel.io/ingress";
+pub const CONTROLLER_NAME: &str = "timonel.io/ingress";
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -60,16 +65,16 @@ pub struct Config {
     pub https_port: u16,
 }
 
-/// Changes that come within this time are taken together.
+/// Changes within this period are applied together.
 const BATCH_PERIOD: Duration = Duration::from_millis(5);
-/// How often a port is tried that another program has.
+/// Retry period for a port that is in use.
 const LISTEN_RETRY_PERIOD: Duration = Duration::from_secs(30);
 
-/// The table of the moment.
+/// The current routing table. Clones share it.
 #[derive(Clone, Default)]
-pub struct Shared(Arc<RwLock<Arc<Table>>>);
+pub struct SharedTable(Arc<RwLock<Arc<Table>>>);
 
-impl Shared {
+impl SharedTable {
     pub fn get(&self) -> Arc<Table> {
         self.0.read().clone()
     }
@@ -79,10 +84,10 @@ impl Shared {
     }
 }
 
-/// Everything that has a say, as it is now.
+/// The objects that the routing table is made of, as of one moment.
 struct Objects {
     ingresses: Vec<Arc<Ingress>>,
-    world: World,
+    snapshot: GatewaySnapshot,
     services: Vec<Arc<Service>>,
     slices: Vec<Arc<EndpointSlice>>,
 }
@@ -90,8 +95,8 @@ struct Objects {
 impl Objects {
     fn gather(informers: &Informers) -> Self {
         Objects {
-            ingresses: ingresses::ours(&informers.of::<Ingress>().list(), &informers.of::<IngressClass>().list()),
-            world: World::new(
+            ingresses: ingresses::served(&informers.of::<Ingress>().list(), &informers.of::<IngressClass>().list()),
+            snapshot: GatewaySnapshot::new(
                 &informers.of::<GatewayClass>().list(),
                 informers.of::<Gateway>().list(),
                 informers.of::<HTTPRoute>().list(),
@@ -112,22 +117,22 @@ impl Objects {
             port.secure = secure;
             ingresses::add(&mut port.hosts, &self.ingresses, &services, expressions);
         }
-        gateways::add(&mut table, &self.world, &services, expressions);
+        gateways::add(&mut table, &self.snapshot, &services, expressions);
         expressions.end();
         table.ports.values_mut().for_each(|port| port.hosts.sort());
         table
     }
 
-    /// The secrets with certificates: port, name, hosts.
+    /// The TLS secrets: port, namespace and name, hosts.
     fn secrets(&self, config: &Config) -> Vec<(u16, secrets::Name, Vec<String>)> {
         let of_ingresses = ingresses::secrets(&self.ingresses).into_iter();
         let of_ingresses = of_ingresses.map(|(namespace, name, hosts)| (config.https_port, namespace, name, hosts));
-        let all = of_ingresses.chain(gateways::secrets(&self.world));
+        let all = of_ingresses.chain(gateways::secrets(&self.snapshot));
         all.map(|(port, namespace, name, hosts)| (port, (namespace, name), hosts)).collect()
     }
 }
 
-/// Serves until the process ends, in step with the API.
+/// Runs the ingress controller until the process ends.
 pub async fn run(config: Config, informers: Informers) {
     let changed = Arc::new(Notify::new());
     macro_rules! wake_at {
@@ -149,9 +154,9 @@ pub async fn run(config: Config, informers: Informers) {
     );
     let (ingresses, classes) = (informers.of::<Ingress>(), informers.of::<IngressClass>());
     let (services, slices) = (informers.of::<Service>(), informers.of::<EndpointSlice>());
-    // Gateways aren't waited for: somebody may have taken their kinds away.
+    // Gateways aren't waited for: their CRDs may have been deleted.
     informer::synced!(ingresses, classes, services, slices);
-    let table = Shared::default();
+    let table = SharedTable::default();
     let workers = match Workers::start(&table) {
         Ok(workers) => workers,
         Err(error) => {
@@ -161,34 +166,34 @@ pub async fn run(config: Config, informers: Informers) {
     };
     let mut secrets = Secrets::new(informers.client().clone(), changed.clone());
     let mut expressions = Expressions::default();
-    let mut doors = Doors { bind: config.bind, workers, open: HashMap::new() };
+    let mut listeners = PortListeners { bind: config.bind, workers, open: HashMap::new() };
     loop {
         let objects = Objects::gather(&informers);
         table.set(objects.table(&config, &mut expressions));
-        doors.set(&table.get());
+        listeners.set(&table.get());
         let named = objects.secrets(&config);
         secrets.keep(&named.iter().map(|(_, name, _)| name.clone()).collect());
-        doors.set_certificates(&secrets, named);
-        doors.workers.sweep();
+        listeners.set_certificates(&secrets, named);
+        listeners.workers.close_idle_connections();
         changed.notified().await;
         tokio::time::sleep(BATCH_PERIOD).await;
     }
 }
 
-/// The ports that are served.
-struct Doors {
+/// The open ports.
+struct PortListeners {
     bind: IpAddr,
     workers: Workers,
-    open: HashMap<u16, Door>,
+    open: HashMap<u16, PortListener>,
 }
 
-struct Door {
+struct PortListener {
     certificates: Option<Arc<Certificates>>,
     _serving: AbortOnDrop,
 }
 
-impl Doors {
-    /// Opens and closes ports as a table says. Connections that are there go on.
+impl PortListeners {
+    /// Opens and closes ports as the table requires. Established connections go on.
     fn set(&mut self, table: &Table) {
         self.open.retain(|number, door| {
             table.ports.get(number).is_some_and(|port| port.secure == door.certificates.is_some())
@@ -210,7 +215,7 @@ impl Doors {
                 let (workers, tls) = (workers.clone(), tls.clone());
                 async move { workers.serve(listen(address).await, number, tls).await }
             });
-            self.open.insert(number, Door { certificates, _serving: AbortOnDrop(serving) });
+            self.open.insert(number, PortListener { certificates, _serving: AbortOnDrop(serving) });
         }
     }
 
@@ -227,18 +232,18 @@ impl Doors {
     }
 }
 
-/// A port that is taken is tried again and again, as its owner may go away.
+/// Listens on an address. A port that is in use is retried, as the program that has it may end.
 async fn listen(address: SocketAddr) -> TcpListener {
-    let mut told = false;
+    let mut log_entry = false;
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => return listener,
             Err(error) => {
-                if !told {
+                if !log_entry {
                     let hint = "another program has the port; stop it, or run the server with --disable ingress";
                     tracing::warn!(%address, %error, "the ingress controller failed to listen: {hint}");
                 }
-                told = true;
+                log_entry = true;
                 tokio::time::sleep(LISTEN_RETRY_PERIOD).await;
             }
         }

@@ -1,4 +1,5 @@
-//! The certificates in those secrets that Ingresses and Gateways name. Each is watched alone, as a node may read no others.
+//! Certificates from the TLS secrets of Ingresses and Gateways. Each secret is watched by name, since the Node authorizer lets a node read
+//! only those that it needs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ type Key = Arc<CertifiedKey>;
 
 pub struct Secrets {
     client: Client,
-    /// Woken when a certificate changed.
+    /// Notified when a certificate has changed.
     changed: Arc<Notify>,
     watched: BTreeMap<Name, Watched>,
 }
@@ -39,7 +40,7 @@ impl Secrets {
         Secrets { client, changed, watched: BTreeMap::new() }
     }
 
-    /// Watches these and no others.
+    /// Starts and stops watches, so that exactly these secrets are watched.
     pub fn keep(&mut self, wanted: &BTreeSet<Name>) {
         let chosen = bounded(wanted);
         if chosen.len() < wanted.len() {
@@ -62,7 +63,7 @@ impl Secrets {
         }
     }
 
-    /// The certificate, if it is there and good.
+    /// The certificate, if the secret exists and is valid.
     pub fn get(&self, name: &Name) -> Option<Key> {
         self.watched.get(name)?.key.read().clone()
     }
@@ -88,10 +89,10 @@ async fn watch(client: Client, (namespace, name): Name, key: Arc<RwLock<Option<K
     let mut states = watch_object(api, &name).default_backoff().boxed();
     while let Some(state) = states.next().await {
         let now = match state {
-            Ok(Some(object)) => match gateway::certificate::read(&object) {
+            Ok(Some(object)) => match gateway::certificate::from_secret(&object) {
                 Ok(read) => Some(read),
                 Err(why) => {
-                    // Who replaces a good one by a bad one is served with the good one until he has another.
+                    // The previous valid certificate stays in use.
                     tracing::warn!(secret, why, "a Secret holds a certificate that can't be used");
                     continue;
                 }

@@ -1,4 +1,4 @@
-//! Which addresses stand behind a service's port. Pure.
+//! Ready endpoints of service ports. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,16 +17,16 @@ pub struct Services<'a> {
 
 /// A port by its number or its name.
 #[derive(Debug, Clone, Copy)]
-pub enum PortOf<'a> {
+pub enum PortRef<'a> {
     Number(i32),
     Name(&'a str),
 }
 
-/// What is known of a service's port.
-pub struct Known {
-    /// `address:port` of those that are ready.
+/// Endpoints and protocol of a service's port.
+pub struct ResolvedPort {
+    /// `address:port` of the ready endpoints.
     pub endpoints: Vec<Arc<str>>,
-    /// What the port says it speaks (KEP-3726), if that is another than HTTP/1.1 in plain.
+    /// The protocol of `appProtocol` (KEP-3726), if it isn't plain HTTP/1.1.
     pub protocol: Option<Protocol>,
 }
 
@@ -42,18 +42,20 @@ impl<'a> Services<'a> {
         Services { services, slices: by_service }
     }
 
+    /// Looks up a service's port.
+    ///
     /// # Errors
-    /// With what is missing.
-    pub fn find(&self, namespace: &str, name: &str, port: PortOf<'_>) -> Result<Known, String> {
+    /// When the service or port doesn't exist; the text says which.
+    pub fn find(&self, namespace: &str, name: &str, port: PortRef<'_>) -> Result<ResolvedPort, String> {
         let key = (namespace.to_string(), name.to_string());
         let service = self.services.get(&key).ok_or_else(|| format!("there is no service {namespace}/{name}"))?;
         let spec = service.spec.as_ref();
-        let fits = |p: &&ServicePort| match port {
-            PortOf::Name(text) => p.name.as_deref() == Some(text),
-            PortOf::Number(number) => p.port == number,
+        let matches = |p: &&ServicePort| match port {
+            PortRef::Name(text) => p.name.as_deref() == Some(text),
+            PortRef::Number(number) => p.port == number,
         };
-        let found = spec.and_then(|s| s.ports.iter().flatten().find(fits));
-        let port = found.ok_or_else(|| format!("service {namespace}/{name} has no port {}", port.shown()))?;
+        let found = spec.and_then(|s| s.ports.iter().flatten().find(matches));
+        let port = found.ok_or_else(|| format!("service {namespace}/{name} has no port {}", port.display()))?;
         let protocol = match port.app_protocol.as_deref() {
             Some("kubernetes.io/h2c" | "grpc") => Some(Protocol::Grpc),
             Some("https") => Some(Protocol::Https),
@@ -62,7 +64,7 @@ impl<'a> Services<'a> {
         let external = spec.filter(|s| s.type_.as_deref() == Some("ExternalName")).map(|s| s.external_name.iter());
         if let Some(external) = external {
             let endpoints = external.map(|host| format!("{host}:{}", port.port).into()).collect();
-            return Ok(Known { endpoints, protocol });
+            return Ok(ResolvedPort { endpoints, protocol });
         }
         let wanted = port.name.as_deref().unwrap_or("");
         let mut endpoints: Vec<Arc<str>> = Vec::new();
@@ -77,15 +79,15 @@ impl<'a> Services<'a> {
         }
         endpoints.sort();
         endpoints.dedup();
-        Ok(Known { endpoints, protocol })
+        Ok(ResolvedPort { endpoints, protocol })
     }
 }
 
-impl PortOf<'_> {
-    pub fn shown(&self) -> String {
+impl PortRef<'_> {
+    pub fn display(&self) -> String {
         match self {
-            PortOf::Number(number) => number.to_string(),
-            PortOf::Name(name) => (*name).to_string(),
+            PortRef::Number(number) => number.to_string(),
+            PortRef::Name(name) => (*name).to_string(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What requests are answered by: a value, made of Ingresses ([`crate::ingresses`]) and of Gateways ([`crate::gateways`]). Pure.
+//! The routing table, made of Ingresses ([`crate::ingresses`]) and of Gateways ([`crate::gateways`]). Pure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -8,13 +8,13 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use regex::Regex;
 
-/// How a backend is spoken to.
+/// Protocol of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     Http,
     /// HTTP/2 without TLS.
     Grpc,
-    /// HTTP with TLS; whose certificate the backend shows isn't asked, as by ingress-nginx.
+    /// HTTP/1.1 with TLS; the backend's certificate isn't verified, as by ingress-nginx's default.
     Https,
     /// HTTP/2 with TLS.
     Grpcs,
@@ -30,32 +30,32 @@ impl Protocol {
     }
 }
 
-/// A service's port.
+/// A service's port as the target of a route.
 #[derive(Debug)]
 pub struct Backend {
-    /// For people: `namespace/service:port`.
+    /// For logs and responses: `namespace/service:port`.
     pub name: String,
-    /// `address:port` of those that are ready.
+    /// `address:port` of the ready endpoints.
     pub endpoints: Vec<Arc<str>>,
     pub protocol: Protocol,
-    /// How much of the requests it gets, beside the others of its rule.
+    /// Its share of the requests, relative to the other backends of its rule.
     pub weight: u32,
-    /// Why there is no such thing, if there is none.
-    pub broken: Option<String>,
-    /// What is done to requests on their way here alone.
-    pub request: Changes,
-    pub response: Changes,
+    /// Why the reference is invalid, if it is.
+    pub invalid: Option<String>,
+    /// Header changes for this backend alone.
+    pub request: HeaderChanges,
+    pub response: HeaderChanges,
 }
 
-/// What is done to headers: set, then added, then removed.
+/// Changes of headers: set, then added, then removed.
 #[derive(Debug, Clone, Default)]
-pub struct Changes {
+pub struct HeaderChanges {
     pub set: Vec<(HeaderName, HeaderValue)>,
     pub add: Vec<(HeaderName, HeaderValue)>,
     pub remove: Vec<HeaderName>,
 }
 
-impl Changes {
+impl HeaderChanges {
     pub fn apply(&self, headers: &mut http::HeaderMap) {
         for (name, value) in &self.set {
             headers.insert(name.clone(), value.clone());
@@ -69,74 +69,74 @@ impl Changes {
     }
 }
 
-/// What becomes of a path.
+/// A rewrite of a request's path.
 #[derive(Debug, Clone)]
-pub enum PathChange {
-    Whole(String),
-    /// In place of the prefix that fitted.
+pub enum PathRewrite {
+    Full(String),
+    /// Replaces the matched prefix.
     Prefix(String),
-    /// With the groups of the expression that fitted (`/$2`).
-    Groups(String),
+    /// A template with groups of the matched regular expression (`/$2`).
+    RegexGroups(String),
 }
 
-/// The client is sent elsewhere.
+/// A redirect of the client. Fields without a value stay as in the request.
 #[derive(Debug, Clone)]
 pub struct Redirect {
     pub scheme: Option<String>,
     pub host: Option<String>,
     pub port: Option<u16>,
-    pub path: Option<PathChange>,
+    pub path: Option<PathRewrite>,
     pub code: StatusCode,
-    /// Those who came by TLS already aren't.
-    pub only_plain: bool,
+    /// Requests that came by TLS aren't redirected.
+    pub only_http: bool,
 }
 
 /// Which requests a rule is for.
 #[derive(Debug, Clone)]
-pub struct Match {
-    pub path: Pattern,
+pub struct RequestMatch {
+    pub path: PathMatch,
     pub method: Option<Method>,
-    pub headers: Vec<(HeaderName, Text)>,
-    pub query: Vec<(String, Text)>,
+    pub headers: Vec<(HeaderName, StringMatch)>,
+    pub query: Vec<(String, StringMatch)>,
 }
 
 #[derive(Debug, Clone)]
-pub enum Pattern {
+pub enum PathMatch {
     Exact(String),
-    /// By elements of the path: `/a` fits `/a/b`, not `/ab`. Without a slash at its end.
+    /// Matches whole path elements: `/a` matches `/a/b`, not `/ab`. Without a trailing slash.
     Prefix(String),
-    Expression(Regex),
+    Regex(Regex),
 }
 
 #[derive(Debug, Clone)]
-pub enum Text {
+pub enum StringMatch {
     Exact(String),
-    Expression(Regex),
+    Regex(Regex),
 }
 
-impl Text {
-    fn fits(&self, text: &str) -> bool {
+impl StringMatch {
+    fn matches(&self, text: &str) -> bool {
         match self {
-            Text::Exact(exact) => exact == text,
-            Text::Expression(expression) => expression.is_match(text),
+            StringMatch::Exact(exact) => exact == text,
+            StringMatch::Regex(expression) => expression.is_match(text),
         }
     }
 }
 
-/// Where requests go, and what is done to them on the way.
+/// Backends of a rule, and how requests are changed.
 #[derive(Debug, Default)]
-pub struct Action {
+pub struct RouteAction {
     pub redirect: Option<Redirect>,
     pub backends: Vec<Backend>,
-    /// What the backend is asked for instead.
-    pub path: Option<PathChange>,
-    /// Whom the backend is told it is.
+    /// Rewrite of the path.
+    pub path: Option<PathRewrite>,
+    /// Rewrite of the `Host` header.
     pub host: Option<String>,
-    pub request: Changes,
-    pub response: Changes,
-    /// The largest body of a request, in bytes.
-    pub largest_body: Option<u64>,
-    /// How long everything may take until the answer begins, and how long one backend.
+    pub request: HeaderChanges,
+    pub response: HeaderChanges,
+    /// Limit of a request's body, in bytes.
+    pub max_body_bytes: Option<u64>,
+    /// Timeout of all attempts until the response begins; the next field has that of one attempt.
     pub timeout: Option<Duration>,
     pub backend_timeout: Option<Duration>,
     /// Whether requests are logged.
@@ -145,19 +145,19 @@ pub struct Action {
 
 #[derive(Debug)]
 pub struct Rule {
-    pub when: Match,
-    pub then: Arc<Action>,
+    pub matcher: RequestMatch,
+    pub action: Arc<RouteAction>,
 }
 
-/// The rules of a port.
+/// The rules of a port, by host.
 #[derive(Debug, Default)]
-pub struct Hosts {
-    /// By the name of a host; `*.example.com` for one name more, `**.example.com` for any number; or empty for all others.
+pub struct VirtualHosts {
+    /// By host; `*.example.com` matches one more label, `**.example.com` any number of them, the empty name all other hosts.
     rules: HashMap<String, Vec<Arc<Rule>>>,
-    pub default: Option<Arc<Action>>,
+    pub default: Option<Arc<RouteAction>>,
 }
 
-/// Where requests may come in, and what becomes of them there.
+/// The routing table: rules by port.
 #[derive(Debug, Default)]
 pub struct Table {
     pub ports: BTreeMap<u16, Port>,
@@ -166,23 +166,23 @@ pub struct Table {
 #[derive(Debug, Default)]
 pub struct Port {
     pub secure: bool,
-    pub hosts: Hosts,
+    pub hosts: VirtualHosts,
 }
 
-/// What a request was found to be for.
+/// The result of routing a request.
 #[derive(Debug, Clone)]
-pub struct Found {
-    pub action: Arc<Action>,
+pub struct RouteMatch {
+    pub action: Arc<RouteAction>,
     rule: Option<Arc<Rule>>,
 }
 
-impl Hosts {
+impl VirtualHosts {
     pub fn add(&mut self, host: &str, rule: Rule) {
         self.rules.entry(host.to_ascii_lowercase()).or_default().push(Arc::new(rule));
     }
 
-    /// A host that has no rules, so that it isn't looked for among those of others.
-    pub fn reserve(&mut self, host: &str) {
+    /// Adds a host without rules, so that wildcard hosts don't match it.
+    pub fn add_host(&mut self, host: &str) {
         self.rules.entry(host.to_ascii_lowercase()).or_default();
     }
 
@@ -197,29 +197,30 @@ impl Hosts {
     pub fn sort(&mut self) {
         for rules in self.rules.values_mut() {
             rules.sort_by_key(|rule| {
-                let (kind, length) = match &rule.when.path {
-                    Pattern::Exact(path) => (0, path.len()),
-                    Pattern::Prefix(path) => (1, path.len()),
-                    Pattern::Expression(path) => (1, path.as_str().len()),
+                let (kind, length) = match &rule.matcher.path {
+                    PathMatch::Exact(path) => (0, path.len()),
+                    PathMatch::Prefix(path) => (1, path.len()),
+                    PathMatch::Regex(path) => (1, path.as_str().len()),
                 };
-                let asks = (rule.when.method.is_some(), rule.when.headers.len(), rule.when.query.len());
+                let asks = (rule.matcher.method.is_some(), rule.matcher.headers.len(), rule.matcher.query.len());
                 (kind, std::cmp::Reverse((length, asks)))
             });
         }
     }
 
-    /// What a request to a host (without a port) is for.
-    pub fn find(&self, host: &str, request: &Parts) -> Option<Found> {
+    /// Routes a request to a host (without a port).
+    pub fn route(&self, host: &str, request: &Parts) -> Option<RouteMatch> {
         let host = host.to_ascii_lowercase();
-        let rule = self.of(&host).and_then(|rules| rules.iter().find(|rule| rule.when.fits(request)));
+        let rule =
+            self.most_specific_host(&host).and_then(|rules| rules.iter().find(|rule| rule.matcher.matches(request)));
         match rule {
-            Some(rule) => Some(Found { action: rule.then.clone(), rule: Some(rule.clone()) }),
-            None => self.default.clone().map(|action| Found { action, rule: None }),
+            Some(rule) => Some(RouteMatch { action: rule.action.clone(), rule: Some(rule.clone()) }),
+            None => self.default.clone().map(|action| RouteMatch { action, rule: None }),
         }
     }
 
-    /// The rules of the name that fits best. A host that has rules of its own isn't looked for among those of others.
-    fn of(&self, host: &str) -> Option<&Vec<Arc<Rule>>> {
+    /// The rules of the most specific matching host. Less specific ones aren't tried after it.
+    fn most_specific_host(&self, host: &str) -> Option<&Vec<Arc<Rule>>> {
         let own = self.rules.get(host);
         let by_one = || self.rules.get(&format!("*.{}", host.split_once('.')?.1));
         let by_any = || {
@@ -236,52 +237,53 @@ impl Hosts {
     }
 }
 
-impl Match {
-    pub fn path(path: Pattern) -> Self {
-        Match { path, method: None, headers: Vec::new(), query: Vec::new() }
+impl RequestMatch {
+    pub fn path(path: PathMatch) -> Self {
+        RequestMatch { path, method: None, headers: Vec::new(), query: Vec::new() }
     }
 
-    fn fits(&self, request: &Parts) -> bool {
+    fn matches(&self, request: &Parts) -> bool {
         let path = request.uri.path();
-        let fits = match &self.path {
-            Pattern::Exact(exact) => exact == path,
-            Pattern::Prefix(prefix) => {
+        let matches = match &self.path {
+            PathMatch::Exact(exact) => exact == path,
+            PathMatch::Prefix(prefix) => {
                 path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
-            Pattern::Expression(expression) => expression.is_match(path),
+            PathMatch::Regex(expression) => expression.is_match(path),
         };
-        let header = |(name, text): &(HeaderName, Text)| {
-            request.headers.get(name).and_then(|v| v.to_str().ok()).is_some_and(|value| text.fits(value))
+        let header = |(name, text): &(HeaderName, StringMatch)| {
+            request.headers.get(name).and_then(|v| v.to_str().ok()).is_some_and(|value| text.matches(value))
         };
-        let query = |(name, text): &(String, Text)| {
+        let query = |(name, text): &(String, StringMatch)| {
             let mut pairs = form_urlencoded::parse(request.uri.query().unwrap_or("").as_bytes());
-            pairs.find(|(key, _)| key == name.as_str()).is_some_and(|(_, value)| text.fits(&value))
+            pairs.find(|(key, _)| key == name.as_str()).is_some_and(|(_, value)| text.matches(&value))
         };
-        fits && self.method.as_ref().is_none_or(|m| *m == request.method)
+        matches
+            && self.method.as_ref().is_none_or(|m| *m == request.method)
             && self.headers.iter().all(header)
             && self.query.iter().all(query)
     }
 }
 
-impl Found {
-    /// A path as a change makes it.
-    pub fn path(&self, change: Option<&PathChange>, path: &str) -> String {
-        let pattern = self.rule.as_ref().map(|rule| &rule.when.path);
+impl RouteMatch {
+    /// A path after a rewrite.
+    pub fn rewrite_path(&self, change: Option<&PathRewrite>, path: &str) -> String {
+        let pattern = self.rule.as_ref().map(|rule| &rule.matcher.path);
         let changed = match (change, pattern) {
             (None, _) => path.to_string(),
-            (Some(PathChange::Whole(whole)), _) => whole.clone(),
-            (Some(PathChange::Prefix(new)), Some(Pattern::Prefix(old))) => {
+            (Some(PathRewrite::Full(whole)), _) => whole.clone(),
+            (Some(PathRewrite::Prefix(new)), Some(PathMatch::Prefix(old))) => {
                 let rest = path.strip_prefix(old.as_str()).unwrap_or(path);
                 format!("{}{rest}", new.trim_end_matches('/'))
             }
-            (Some(PathChange::Groups(target)), Some(Pattern::Expression(expression))) => {
+            (Some(PathRewrite::RegexGroups(target)), Some(PathMatch::Regex(expression))) => {
                 let mut made = String::new();
                 if let Some(groups) = expression.captures(path) {
                     groups.expand(target, &mut made);
                 }
                 made
             }
-            (Some(PathChange::Prefix(new) | PathChange::Groups(new)), _) => new.clone(),
+            (Some(PathRewrite::Prefix(new) | PathRewrite::RegexGroups(new)), _) => new.clone(),
         };
         if changed.starts_with('/') { changed } else { format!("/{changed}") }
     }

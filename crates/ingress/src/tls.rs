@@ -1,4 +1,4 @@
-//! Certificates, by the name that a client asks for.
+//! Certificates by server name (SNI, RFC 6066).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use rustls::crypto::ring::default_provider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-/// Certificates of the moment.
+/// The current certificates of a port.
 #[derive(Debug, Default)]
 pub struct Certificates {
-    /// By host or `*.example.com`; empty for certificates that name no host.
+    /// By host or `*.example.com`; the empty name for secrets that list no host.
     known: RwLock<HashMap<String, Arc<CertifiedKey>>>,
-    /// For names that nobody brought a certificate for.
+    /// A self-signed certificate for all other names.
     fallback: RwLock<Option<Arc<CertifiedKey>>>,
 }
 
@@ -30,10 +30,10 @@ impl Certificates {
         *self.known.write() = known;
     }
 
-    /// A configuration that asks here for every connection.
+    /// A TLS configuration that resolves certificates here, for each connection.
     ///
     /// # Errors
-    /// When no certificate for unknown names can be made.
+    /// When the self-signed certificate can't be made.
     pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, String> {
         let identity = pki::self_signed("timonel-ingress-fallback").map_err(|e| e.to_string())?;
         let fallback = pki::certified_key(identity.certificate_pem.as_bytes(), identity.key_pem.as_bytes())?;

@@ -57,7 +57,7 @@ impl Session {
         const OWN: &str = "/etc/timonel/kubeconfig.yaml";
         let given = kubectl.kubeconfig.clone().or_else(|| std::env::var_os("KUBECONFIG").map(Into::into));
         let path = given.unwrap_or_else(|| OWN.into());
-        let text = bounded::text(&path, bounded::OWN)
+        let text = bounded::text(&path, bounded::MAX_OWN_FILE_BYTES)
             .with_context(|| format!("{} can't be read; --kubeconfig names another file", path.display()))?;
         let kubeconfig: kube::config::Kubeconfig = kube::config::Kubeconfig::from_yaml(&text)?;
         let config = Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
@@ -147,8 +147,8 @@ impl Session {
         let mut all = Vec::new();
         for file in files {
             let text = match file.as_str() {
-                "-" => bounded::text_of(std::io::stdin(), bounded::OWN),
-                _ => bounded::text(file, bounded::OWN),
+                "-" => bounded::text_of(std::io::stdin(), bounded::MAX_OWN_FILE_BYTES),
+                _ => bounded::text(file, bounded::MAX_OWN_FILE_BYTES),
             };
             let text = text.with_context(|| format!("{file} can't be read"))?;
             let documents =

@@ -18,11 +18,6 @@ use crate::spec::{resources, started};
 use crate::state::{ContainerRecord, ContainerState, PodCheckpoint, Terminated};
 use crate::{Backoff, images, volumes};
 
-// Shared with the tests of control loops, which ask more of it.
-#[allow(dead_code)]
-#[path = "../../e2e/tests/loops/extremes/places.rs"]
-mod places;
-
 /// A pod in which most fields that matter to a node can be set.
 fn pod() -> Value {
     let container = |name: &str, more: Value| {
@@ -50,12 +45,12 @@ fn kind(name: &str) -> &'static api::Kind {
 /// Each field of a kind with each extreme, one at a time. What can't be read is refused by the API.
 fn each<T: DeserializeOwned>(name: &str, sample: &Value) -> Vec<(String, T)> {
     let mut all = Vec::new();
-    for place in places::places(kind(name)) {
-        for value in place.extremes() {
+    for field in api::extremes::numeric_fields(kind(name)) {
+        for value in field.extremes() {
             let mut object = sample.clone();
-            place.set(&mut object, &value);
+            field.set(&mut object, &value);
             if let Ok(read) = serde_json::from_value(object) {
-                all.push((format!("{place}={value}"), read));
+                all.push((format!("{field}={value}"), read));
             }
         }
     }
@@ -135,11 +130,11 @@ fn a_node_bears_extremes_in_every_field_of_a_pod() {
     let node: Node = serde_json::from_value(json!({"metadata": {"name": "node"}})).unwrap();
     let times = ["", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "no time"];
     let runs = [(0, 0, 0), (i32::MIN, i32::MAX, u32::MAX), (i32::MAX, i32::MIN, 1)];
-    for (number, (place, pod)) in all.iter().enumerate() {
+    for (number, (field, pod)) in all.iter().enumerate() {
         let (code, attempt, failures) = runs[number % runs.len()];
         let saved = saved(code, attempt, failures, times[number % times.len()]);
         let derived = std::panic::catch_unwind(|| derive(pod, &saved, &node));
-        assert!(derived.is_ok(), "{place}");
+        assert!(derived.is_ok(), "{field}");
     }
 }
 

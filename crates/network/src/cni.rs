@@ -1,4 +1,4 @@
-//! Pod networks of others: plugins of the Container Network Interface, called as a folder of configurations says.
+//! CNI (Container Network Interface): runs the plugins of a configuration folder, as libcni does.
 //!
 //! Source: the CNI specification 1.0.0, sections 1 (configuration), 2 (execution) and 5 (results).
 
@@ -10,60 +10,97 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::process::Command;
 
-/// What the interface is called inside of pods.
-const INTERFACE: &str = "eth0";
-/// How long a plugin may take.
+/// `CNI_IFNAME`: the name of the interface inside of pods.
+const INTERFACE_NAME: &str = "eth0";
+/// Timeout of a plugin.
 const PLUGIN_TIMEOUT: Duration = Duration::from_secs(120);
-/// Versions of results that have addresses where [`addresses`] looks for them.
-const VERSIONS: [&str; 7] = ["0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0", ""];
+/// Versions of results whose format [`addresses`] knows.
+const SUPPORTED_VERSIONS: [&str; 7] = ["0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0", ""];
 
+/// Why a pod can't be attached or detached.
 #[derive(Debug, thiserror::Error)]
 pub enum CniError {
     #[error("cni plugin not initialized: {folder} has no network configuration (*.conflist, *.conf, *.json)")]
-    None { folder: String },
+    /// There is no configuration.
+    None {
+        /// The folder of configurations.
+        folder: String,
+    },
     #[error("{path}: {why}")]
-    Configuration { path: String, why: String },
+    /// A configuration is malformed.
+    NetworkConfigList {
+        /// The malformed file.
+        path: String,
+        /// What is malformed.
+        why: String,
+    },
     #[error("plugin {plugin:?} isn't in {folders}")]
-    NoPlugin { plugin: String, folders: String },
+    /// A plugin isn't installed.
+    NoPlugin {
+        /// The plugin's type.
+        plugin: String,
+        /// The folders that were searched.
+        folders: String,
+    },
     #[error("plugin {plugin:?} can't be run")]
-    Run { plugin: String, source: std::io::Error },
+    /// A plugin can't be started.
+    Run {
+        /// The plugin's type.
+        plugin: String,
+        /// The error of the system.
+        source: std::io::Error,
+    },
     #[error("plugin {plugin:?} failed: {message}")]
-    Failed { plugin: String, message: String },
+    /// A plugin failed.
+    Failed {
+        /// The plugin's type.
+        plugin: String,
+        /// The message of its error result.
+        message: String,
+    },
 }
 
-/// A pod, as plugins are told of it.
+/// The pod's identity for `CNI_ARGS`, and its bandwidth for the capability `bandwidth`.
 #[derive(Debug, Clone, Default)]
 pub struct Pod {
+    /// `K8S_POD_NAMESPACE`.
     pub namespace: String,
+    /// `K8S_POD_NAME`.
     pub name: String,
+    /// `K8S_POD_UID`.
     pub uid: String,
-    /// Bits a second into the pod and out of it, where its annotations bound them.
+    /// Ingress and egress limits in bits per second, of the annotations `kubernetes.io/*-bandwidth`.
     pub bandwidth: (Option<u64>, Option<u64>),
 }
 
-/// A pod's place in a network: what it was added by, so that it is deleted by the same whatever the folder says then.
+/// An attachment of a pod to a network: the configuration of its ADD, so that its DEL uses the same one even if the folder has changed
+/// (libcni's cached info).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Membership {
-    pub configuration: Configuration,
-    /// What the last plugin said.
+pub struct Attachment {
+    /// The configuration of the ADD.
+    pub configuration: NetworkConfigList,
+    /// The result of the last plugin.
     pub result: Value,
 }
 
-/// A list of plugins.
+/// A network configuration list (`*.conflist`).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Configuration {
+pub struct NetworkConfigList {
     #[serde(default, deserialize_with = "or_empty")]
+    /// `cniVersion`.
     pub cni_version: String,
+    /// Name of the network.
     pub name: String,
+    /// Configurations of the plugins, in order.
     pub plugins: Vec<Map<String, Value>>,
 }
 
-/// The folders that make up somebody's network.
+/// The folders of configurations and plugins.
 #[derive(Debug, Clone)]
 pub struct Cni {
     configurations: PathBuf,
-    /// Where plugins are looked for, in this order.
+    /// `CNI_PATH`: folders of plugins, in order of preference.
     plugins: Vec<PathBuf>,
 }
 
@@ -72,9 +109,9 @@ fn or_empty<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Erro
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-impl Configuration {
+impl NetworkConfigList {
     fn open(path: &Path) -> Result<Self, String> {
-        let bytes = bounded::bytes(path, bounded::OWN).map_err(|e| e.to_string())?;
+        let bytes = bounded::bytes(path, bounded::MAX_OWN_FILE_BYTES).map_err(|e| e.to_string())?;
         Self::read(&bytes, path.extension().is_some_and(|e| e == "conflist"))
     }
 
@@ -88,11 +125,11 @@ impl Configuration {
             true => value,
             false => json!({"cniVersion": value["cniVersion"], "name": value["name"], "plugins": [value]}),
         };
-        let read: Configuration = serde_json::from_value(value).map_err(|e| e.to_string())?;
+        let read: NetworkConfigList = serde_json::from_value(value).map_err(|e| e.to_string())?;
         if read.plugins.is_empty() {
             return Err("plugins: it lists none".into());
         }
-        if !VERSIONS.contains(&read.cni_version.as_str()) {
+        if !SUPPORTED_VERSIONS.contains(&read.cni_version.as_str()) {
             return Err(format!("cniVersion: {:?} isn't known; 1.0.0 is", read.cni_version));
         }
         for plugin in &read.plugins {
@@ -104,7 +141,7 @@ impl Configuration {
         Ok(read)
     }
 
-    /// What a plugin of the list is told on its standard input.
+    /// The configuration for one plugin of the list, on its standard input.
     fn input(&self, plugin: &Map<String, Value>, pod: &Pod, previous: &Value) -> Value {
         let mut input = plugin.clone();
         let capable = |what: &str| plugin.get("capabilities").is_some_and(|c| c[what] == true);
@@ -117,7 +154,7 @@ impl Configuration {
             for (way, rate) in [("ingress", into), ("egress", out)] {
                 if let Some(rate) = rate {
                     bounds.insert(format!("{way}Rate"), rate.into());
-                    // As much as upstream's runtimes let through at once.
+                    // The burst that upstream's runtimes set.
                     bounds.insert(format!("{way}Burst"), i32::MAX.into());
                 }
             }
@@ -130,7 +167,7 @@ impl Configuration {
     }
 }
 
-/// The addresses that a result gives a pod, in its order.
+/// The pod's addresses in a result, in its order.
 pub fn addresses(result: &Value) -> Vec<IpAddr> {
     let listed = result["ips"].as_array().into_iter().flatten().map(|ip| &ip["address"]);
     // Results of version 0.2.0 have one for each family.
@@ -140,55 +177,57 @@ pub fn addresses(result: &Value) -> Vec<IpAddr> {
 }
 
 impl Cni {
+    /// With a folder of configurations and folders of plugins.
     pub fn new(configurations: PathBuf, plugins: Vec<PathBuf>) -> Self {
         Cni { configurations, plugins }
     }
 
-    /// The configuration that counts: the first by its file's name.
+    /// The configuration in use: the first by file name.
     ///
     /// # Errors
     /// When there is none, or it can't be read.
-    pub fn configuration(&self) -> Result<Configuration, CniError> {
+    pub fn configuration(&self) -> Result<NetworkConfigList, CniError> {
         let is_one = |path: &PathBuf| path.extension().is_some_and(|e| e == "conflist" || e == "conf" || e == "json");
         let entries = std::fs::read_dir(&self.configurations).into_iter().flatten().flatten();
         let Some(path) = entries.map(|e| e.path()).filter(is_one).min() else {
             return Err(CniError::None { folder: self.configurations.display().to_string() });
         };
-        Configuration::open(&path).map_err(|why| CniError::Configuration { path: path.display().to_string(), why })
+        NetworkConfigList::open(&path)
+            .map_err(|why| CniError::NetworkConfigList { path: path.display().to_string(), why })
     }
 
-    /// Where configurations are.
+    /// The folder of configurations (`/etc/cni/net.d`).
     pub fn folder(&self) -> &Path {
         &self.configurations
     }
 
-    /// Connects a pod's network namespace.
+    /// Runs ADD for a pod's network namespace.
     ///
     /// # Errors
-    /// When there is no usable configuration, or a plugin fails; what the others did is undone then.
-    pub async fn add(&self, pod: &Pod, namespace: &Path) -> Result<Membership, CniError> {
-        let mut membership = Membership { configuration: self.configuration()?, result: Value::Null };
-        for plugin in membership.configuration.plugins.clone() {
-            let input = membership.configuration.input(&plugin, pod, &membership.result);
+    /// When there is no usable configuration, or a plugin fails; a DEL undoes what the others did then.
+    pub async fn add(&self, pod: &Pod, namespace: &Path) -> Result<Attachment, CniError> {
+        let mut attachment = Attachment { configuration: self.configuration()?, result: Value::Null };
+        for plugin in attachment.configuration.plugins.clone() {
+            let input = attachment.configuration.input(&plugin, pod, &attachment.result);
             match self.call("ADD", &plugin, pod, namespace, &input).await {
-                Ok(result) => membership.result = result,
+                Ok(result) => attachment.result = result,
                 Err(error) => {
-                    let _ = self.delete(pod, namespace, &membership).await;
+                    let _ = self.delete(pod, namespace, &attachment).await;
                     return Err(error);
                 }
             }
         }
-        Ok(membership)
+        Ok(attachment)
     }
 
-    /// Takes a pod out of its network. Doing it twice does no harm.
+    /// Runs DEL for a pod's network namespace. It is idempotent.
     ///
     /// # Errors
-    /// The first plugin's that fails; the others are called all the same.
-    pub async fn delete(&self, pod: &Pod, namespace: &Path, membership: &Membership) -> Result<(), CniError> {
+    /// The error of the first plugin that fails; the others are called nevertheless.
+    pub async fn delete(&self, pod: &Pod, namespace: &Path, attachment: &Attachment) -> Result<(), CniError> {
         let mut outcome = Ok(());
-        for plugin in membership.configuration.plugins.iter().rev() {
-            let input = membership.configuration.input(plugin, pod, &membership.result);
+        for plugin in attachment.configuration.plugins.iter().rev() {
+            let input = attachment.configuration.input(plugin, pod, &attachment.result);
             let called = self.call("DEL", plugin, pod, namespace, &input).await.map(|_| ());
             outcome = outcome.and(called);
         }
@@ -222,11 +261,11 @@ impl Cni {
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", &pod.uid)
             .env("CNI_NETNS", namespace)
-            .env("CNI_IFNAME", INTERFACE)
+            .env("CNI_IFNAME", INTERFACE_NAME)
             .env("CNI_ARGS", arguments.join(";"))
             .env("CNI_PATH", folders().join(":"));
         let input = input.to_string();
-        let run = bounded::output(&mut running, input.as_bytes(), crate::plugin::LONGEST);
+        let run = bounded::output(&mut running, input.as_bytes(), crate::plugin::MAX_MESSAGE_BYTES);
         let output = match tokio::time::timeout(PLUGIN_TIMEOUT, run).await {
             Ok(Ok(output)) => output,
             Ok(Err(source)) => return Err(CniError::Run { plugin, source }),
@@ -308,7 +347,7 @@ mod tests {
         assert_eq!(addresses(&made.result), ["10.1.2.3".parse::<IpAddr>().unwrap(), "fd00::3".parse().unwrap()]);
         // What the folder says now doesn't matter for what was made before.
         place.write("conf/00-new.conf", "{}");
-        let kept: Membership = serde_json::from_str(&serde_json::to_string(&made).unwrap()).unwrap();
+        let kept: Attachment = serde_json::from_str(&serde_json::to_string(&made).unwrap()).unwrap();
         cni.delete(&pod(), Path::new("/ns"), &kept).await.unwrap();
         let told = place.told();
         let begins: Vec<&str> = told.iter().map(|line| line.split(" {").next().unwrap_or("")).collect();

@@ -1,33 +1,35 @@
-//! The pod network of one node: a veth pair and addresses for each pod, an interface with their gateways, and the way to the other nodes: routes
-//! where they share a segment, VXLAN where they don't.
+//! The pod network of one node: a veth pair and addresses for each pod, an interface with the gateway addresses, and routes to the pods of
+//! other nodes, direct where nodes share a segment, by VXLAN where they don't.
 //!
-//! Pods have addresses without a network (/32, /128) and reach everything, also each other, through the node: every packet of a pod passes the
-//! node's IP layer, where services are translated and policies asked. There is no link that two pods share.
+//! Pods have host routes (/32, /128) and reach everything, each other included, through the node: every packet of a pod passes the node's IP
+//! layer, where services are translated and policies evaluated. No link is shared by two pods.
 //!
-//! Invariant: what is here can be made again from the pods' state on disk and the Node objects; nothing is remembered.
-//! Tested in network namespaces of their own.
+//! Invariant: all of this can be recreated from the pods' state on disk and the Node objects; this crate persists nothing.
+//! It is tested in network namespaces.
 
+#![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
-mod addresses;
+mod address_pool;
 #[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod cni;
-pub mod flows;
+pub mod conntrack;
+pub mod keepalive;
 mod link;
-pub mod liveness;
 mod local;
 pub mod nft;
 mod overlay;
 pub mod plugin;
-mod port;
+mod veth;
 
-pub use addresses::{Addresses, AddressesError};
+pub use address_pool::{AddressPool, AddressPoolError};
 pub use link::{
-    Bridge, NetworkError, ROUTE_PROTOCOL, Removals, default_addresses, enable_forwarding, gateway, route_loopback,
+    Bridge, NetworkError, ROUTE_PROTOCOL, RemovedLinks, default_addresses, enable_forwarding, gateway,
+    set_route_localnet,
 };
 pub use local::{LocalPod, LocalPods};
 pub use overlay::{Overlay, is_neighbour};
-pub use port::PORTS;
+pub use veth::VETH_PREFIX;
 
 #[cfg(test)]
 mod testing {

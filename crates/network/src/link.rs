@@ -1,4 +1,4 @@
-//! The node's own interface, addresses and routes, by netlink (rtnetlink(7)).
+//! The node's bridge, addresses and routes (rtnetlink(7)).
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,17 +16,32 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 
+/// Why the network can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     #[error("{what} failed: {source}")]
-    Netlink { what: String, source: rtnetlink::Error },
+    /// A request of netlink failed.
+    Netlink {
+        /// What failed.
+        what: String,
+        /// The error of netlink.
+        source: rtnetlink::Error,
+    },
     #[error("{what} failed")]
-    System { what: String, source: std::io::Error },
+    /// A system call failed.
+    System {
+        /// What failed.
+        what: String,
+        /// The error of the system call.
+        source: std::io::Error,
+    },
     #[error("there is no interface {0}")]
+    /// The interface doesn't exist.
     NoLink(String),
     #[error(
         "the cluster has IPv6 addresses and this machine has IPv6 switched off: set the sysctl net.ipv6.conf.all.disable_ipv6 to 0, or leave the IPv6 range out of --cluster-cidr and --service-cidr"
     )]
+    /// IPv6 is requested and disabled.
     NoIpv6,
 }
 
@@ -54,16 +69,16 @@ pub(crate) async fn index(handle: &Handle, name: &str) -> Result<u32, NetworkErr
     }
 }
 
-/// EEXIST is what we want when the thing is there already.
-pub(crate) fn or_exists(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
+/// Treats EEXIST as success.
+pub(crate) fn ignore_exists(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
     match result {
         Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -libc::EEXIST => Ok(()),
         other => other,
     }
 }
 
-/// The hardware address of an interface that is made of an address: locally administered, and the address, folded if it is a long one.
-pub(crate) fn hardware(address: IpAddr) -> [u8; 6] {
+/// The MAC address of an interface, derived from its IP address: locally administered; an IPv6 address is folded.
+pub(crate) fn mac_address(address: IpAddr) -> [u8; 6] {
     let folded = match address {
         IpAddr::V4(v4) => v4.octets(),
         IpAddr::V6(v6) => {
@@ -78,23 +93,23 @@ pub(crate) fn hardware(address: IpAddr) -> [u8; 6] {
     [0x0a, 0x58, a, b, c, d]
 }
 
-/// The prefix of a single address.
-pub(crate) fn whole(address: IpAddr) -> u8 {
+/// The prefix length of a single address: 32 or 128.
+pub(crate) fn host_prefix_length(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
-/// Who wrote a route (rtnetlink(7)): a number that no other program is known to use, so that ours are found again after any death.
+/// The `rtm_protocol` of our routes (rtnetlink(7)): unused by other programs, so that ours are found again after a crash.
 pub const ROUTE_PROTOCOL: u8 = 116;
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(ROUTE_PROTOCOL);
 
-/// The request for a route; the caller says the way, if the destination isn't on a link.
+/// A route request; the caller adds the gateway, if the destination isn't on the link.
 pub(crate) fn route_to(destination: IpAddr, prefix: u8) -> RouteMessageBuilder<IpAddr> {
-    // Neither fails: the prefix is one of the address' family.
+    // Can't fail: the prefix length is one of the address' family.
     RouteMessageBuilder::<IpAddr>::new().destination_prefix(destination, prefix).unwrap_or_default().protocol(PROTOCOL)
 }
 
-/// Where a route of the main table leads, if another machine is on the way.
-fn by_another_machine(route: &RouteMessage) -> Option<IpNet> {
+/// The destination of a route of the main table that has a gateway.
+fn gateway_route_destination(route: &RouteMessage) -> Option<IpNet> {
     let (mut to, mut by) = (None, false);
     for attribute in &route.attributes {
         match attribute {
@@ -108,53 +123,58 @@ fn by_another_machine(route: &RouteMessage) -> Option<IpNet> {
     IpNet::new(to.filter(|_| by && main)?, route.header.destination_prefix_length).ok()
 }
 
-/// Gives an interface an address that may be used at once: nobody else can have it, so nobody is asked.
-pub(crate) async fn give(handle: &Handle, link: u32, address: IpAddr, prefix: u8) -> Result<(), rtnetlink::Error> {
+/// Adds an address to an interface without duplicate address detection (`IFA_F_NODAD`), as no other machine can have it.
+pub(crate) async fn add_address(
+    handle: &Handle,
+    link: u32,
+    address: IpAddr,
+    prefix: u8,
+) -> Result<(), rtnetlink::Error> {
     let mut request = handle.address().add(link, address, prefix);
     if address.is_ipv6() {
         request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
     }
-    or_exists(request.execute().await)
+    ignore_exists(request.execute().await)
 }
 
-/// The node's own interface among its pods': it has the pods' gateways and the address of the cluster's DNS, and services are led to it. It is
-/// called a bridge and is one, as pods of older agents were its ports; today's have a way of their own each (`port.rs`).
+/// The node's interface with the pods' gateway addresses and the address of the cluster's DNS; cluster IPs are routed to it. It is a bridge
+/// because pods of older agents are its ports; today's pods have routes of their own (`veth.rs`).
 #[derive(Clone)]
 pub struct Bridge {
     name: String,
     pub(crate) handle: Handle,
-    /// One of each family that pods have; the same for all copies.
+    /// The gateway of each family; shared by clones.
     gateways: Arc<RwLock<Vec<IpAddr>>>,
 }
 
-/// The address of a range that is the node's own: the first.
+/// The gateway of a pod CIDR: its first address.
 pub fn gateway(range: IpNet) -> IpAddr {
     apimachinery::addresses::nth(range, 1)
 }
 
 impl Bridge {
-    /// Makes the bridge if it isn't there, and gives it the gateways' addresses of the node's ranges.
+    /// Creates the bridge if it doesn't exist, and adds the gateways of the node's pod CIDRs.
     ///
     /// # Errors
-    /// Those of the kernel; making interfaces needs CAP_NET_ADMIN.
+    /// [`NetworkError`] of the kernel; creating interfaces needs CAP_NET_ADMIN.
     pub async fn ensure(name: &str, ranges: &[IpNet]) -> Result<Self, NetworkError> {
         let handle = connect()?;
         let add = handle.link().add(LinkBridge::new(name).build()).execute().await;
-        or_exists(add).map_err(netlink(format!("making the bridge {name}")))?;
+        ignore_exists(add).map_err(netlink(format!("making the bridge {name}")))?;
         let gateways: Vec<IpAddr> = ranges.iter().map(|range| gateway(*range)).collect();
         let first = gateways.first().copied();
         let bridge = Bridge { name: name.into(), handle, gateways: Arc::new(RwLock::new(gateways)) };
         let index = bridge.index().await?;
         let mut up = LinkUnspec::new_with_index(index).up();
-        // Left to itself it has another one each time that it is made. Pods of older agents have learnt it.
+        // A fixed MAC address: pods of older agents have it in their neighbour tables.
         if let Some(first) = first {
-            up = up.address(hardware(first).to_vec());
+            up = up.address(mac_address(first).to_vec());
         }
         bridge.handle.link().set(up.build()).execute().await.map_err(netlink(format!("setting {name} up")))?;
         for range in ranges {
             bridge.add_address(gateway(*range), range.prefix_len()).await?;
         }
-        // Pods that reach each other through the gateway must not be told of a shorter way, and no pod is a router.
+        // No ICMP redirects for pods that reach each other through the gateway, and no router advertisements from pods.
         let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_ra"), "0");
         let _ = std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/send_redirects"), "0");
         let _ = std::fs::write("/proc/sys/net/ipv4/conf/all/send_redirects", "0");
@@ -165,15 +185,15 @@ impl Bridge {
         index(&self.handle, &self.name).await
     }
 
-    /// The gateways of the node's pods.
+    /// The gateways of pods, one of each family.
     pub fn gateways(&self) -> Vec<IpAddr> {
         self.gateways.read().clone()
     }
 
-    /// From now on pods have the gateways of these ranges.
+    /// Changes the pod CIDRs: adds their gateways.
     ///
     /// # Errors
-    /// Those of the kernel.
+    /// [`NetworkError`] of the kernel (rtnetlink(7)).
     pub async fn change_ranges(&self, ranges: &[IpNet]) -> Result<(), NetworkError> {
         for range in ranges {
             self.add_address(gateway(*range), range.prefix_len()).await?;
@@ -182,21 +202,21 @@ impl Bridge {
         Ok(())
     }
 
-    /// Gives the bridge a further address, as for the DNS server.
+    /// Adds another address to the bridge, like that of the cluster's DNS.
     ///
     /// # Errors
-    /// Those of the kernel.
+    /// [`NetworkError`] of the kernel (rtnetlink(7)).
     pub async fn add_address(&self, address: IpAddr, prefix: u8) -> Result<(), NetworkError> {
         let index = self.index().await?;
-        let given = give(&self.handle, index, address, prefix).await;
+        let given = add_address(&self.handle, index, address, prefix).await;
         given.map_err(netlink(format!("giving {} the address {address}", self.name)))
     }
 
-    /// Takes from the bridge those addresses that aren't `wanted`, as those of a range that the node had before.
+    /// Removes all addresses of the bridge but `wanted`, such as those of a former pod CIDR.
     ///
     /// # Errors
-    /// Those of the kernel.
-    pub async fn keep_only(&self, wanted: &[IpAddr]) -> Result<(), NetworkError> {
+    /// [`NetworkError`] of the kernel (rtnetlink(7)).
+    pub async fn remove_other_addresses(&self, wanted: &[IpAddr]) -> Result<(), NetworkError> {
         let present = self.handle.address().get().set_link_index_filter(self.index().await?).execute();
         let present: Vec<_> =
             present.try_collect().await.map_err(netlink(format!("listing addresses of {}", self.name)))?;
@@ -214,25 +234,26 @@ impl Bridge {
         Ok(())
     }
 
-    pub async fn is_there(&self) -> bool {
+    /// Whether the bridge exists.
+    pub async fn exists(&self) -> bool {
         self.index().await.is_ok()
     }
 
-    /// Sends what is for another node's pods to that node.
+    /// Adds the route to another node's pod CIDR, with the node as gateway.
     ///
     /// # Errors
-    /// When the node isn't on a segment of ours.
-    pub async fn route(&self, range: IpNet, node: IpAddr) -> Result<(), NetworkError> {
+    /// When the node isn't on a directly connected network, and other errors of the kernel.
+    pub async fn add_node_route(&self, range: IpNet, node: IpAddr) -> Result<(), NetworkError> {
         let what = format!("adding the route to {range} by {node}");
         let route = route_to(range.network(), range.prefix_len()).gateway(node).map_err(|e| invalid(&what, e))?.build();
         self.handle.route().add(route).replace().execute().await.map_err(netlink(what))
     }
 
-    /// Leads the addresses of services to the bridge, where they are translated before they get anywhere.
+    /// Routes the service CIDR to the bridge. Its packets are translated (dnat) before they are routed.
     ///
     /// # Errors
-    /// Those of the kernel.
-    pub async fn route_services(&self, range: IpNet) -> Result<(), NetworkError> {
+    /// [`NetworkError`] of the kernel (rtnetlink(7)).
+    pub async fn add_service_route(&self, range: IpNet) -> Result<(), NetworkError> {
         let route = route_to(range.network(), range.prefix_len())
             .output_interface(self.index().await?)
             .scope(RouteScope::Link)
@@ -241,12 +262,12 @@ impl Bridge {
         added.map_err(netlink(format!("adding the route to the services {range}")))
     }
 
-    /// Removes the routes by other machines to ranges within `cluster` for which `wanted` doesn't hold: to nodes that are gone, also such as
-    /// another agent wrote or one of another cluster. Returns where they led.
+    /// Removes stale routes with a gateway to ranges within `cluster`: those for which `wanted` is false, like routes to removed nodes, also
+    /// of earlier agents and clusters. Returns their destinations.
     ///
     /// # Errors
-    /// Those of the kernel.
-    pub async fn sweep_routes(
+    /// [`NetworkError`] of the kernel (rtnetlink(7)).
+    pub async fn remove_stale_routes(
         &self,
         cluster: &[IpNet],
         wanted: impl Fn(IpNet) -> bool,
@@ -258,8 +279,8 @@ impl Bridge {
             let routes: Vec<RouteMessage> =
                 self.handle.route().get(filter).execute().try_collect().await.map_err(netlink("listing routes"))?;
             for route in routes {
-                let Some(to) = by_another_machine(&route) else { continue };
-                // Older agents' routes are no different from those that people write; within the cluster's own ranges they are ours.
+                let Some(to) = gateway_route_destination(&route) else { continue };
+                // Routes of older agents have no protocol of their own; within the cluster's ranges they are taken for ours.
                 let protocol = route.header.protocol;
                 let within = cluster.iter().any(|range| range.contains(&to));
                 let is_ours = protocol == PROTOCOL || (protocol == RouteProtocol::Static && within);
@@ -281,22 +302,22 @@ fn name_of(link: &LinkMessage) -> Option<&str> {
     })
 }
 
-/// The names of interfaces that go.
-pub struct Removals(Option<BoxStream<'static, String>>);
+/// A stream of the names of removed interfaces.
+pub struct RemovedLinks(Option<BoxStream<'static, String>>);
 
-impl Removals {
-    /// From now on.
+impl RemovedLinks {
+    /// Starts listening.
     pub fn listen() -> Self {
         let (connection, handle, messages) = match rtnetlink::new_multicast_connection(&[MulticastGroup::Link]) {
             Ok(opened) => opened,
             Err(error) => {
                 tracing::warn!(%error, "failed to watch network interfaces; a removed one is repaired by the next resync");
-                return Removals(None);
+                return RemovedLinks(None);
             }
         };
         tasks::spawn("netlink", connection);
-        Removals(Some(Box::pin(messages.filter_map(move |(message, _)| {
-            // The connection ends with its last handle.
+        RemovedLinks(Some(Box::pin(messages.filter_map(move |(message, _)| {
+            // The connection is closed with its last handle.
             let _ = &handle;
             std::future::ready(match message.payload {
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => name_of(&link).map(String::from),
@@ -305,7 +326,7 @@ impl Removals {
         }))))
     }
 
-    /// Waits for the next one.
+    /// Waits for the next removal.
     pub async fn next(&mut self) -> String {
         let next = match &mut self.0 {
             Some(names) => names.next().await,
@@ -318,16 +339,16 @@ impl Removals {
     }
 }
 
-/// What the route library refuses before the kernel is asked.
+/// An error of the request itself, which isn't sent to the kernel.
 pub(crate) fn invalid(what: &str, why: impl std::fmt::Display) -> NetworkError {
     NetworkError::System { what: what.into(), source: std::io::Error::other(why.to_string()) }
 }
 
-/// The addresses of this machine, at most one of each family, IPv4 first: that of the interface of the default route, else
-/// of any that isn't loopback.
+/// The node's addresses, at most one of each family, IPv4 first: that of the interface of the default route, else of any interface but
+/// loopback.
 ///
 /// # Errors
-/// When there is none.
+/// When there is no address.
 pub async fn default_addresses() -> Result<Vec<IpAddr>, NetworkError> {
     let handle = connect()?;
     let mut found = Vec::new();
@@ -380,20 +401,20 @@ async fn default_address(handle: &Handle, family: AddressFamily) -> Option<IpAdd
     any
 }
 
-/// Whether packets from 127.0.0.0/8 may leave by other interfaces, and answers come back to it (`route_localnet`, ip-sysctl of Linux):
-/// so programs of this machine come to pods by 127.0.0.1. Others must be kept from such addresses by rules then (CVE-2020-8558).
+/// Sets `net.ipv4.conf.all.route_localnet` (ip-sysctl), so that programs of this machine reach node ports and host ports at 127.0.0.1. Rules must
+/// drop packets of other machines to such addresses then (CVE-2020-8558).
 ///
 /// # Errors
 /// When /proc can't be written.
-pub fn route_loopback(route: bool) -> Result<(), NetworkError> {
+pub fn set_route_localnet(route: bool) -> Result<(), NetworkError> {
     let path = "/proc/sys/net/ipv4/conf/all/route_localnet";
     std::fs::write(path, if route { "1" } else { "0" }).map_err(system(format!("writing {path}")))
 }
 
-/// Lets this machine pass packets on, as pods need it.
+/// Enables IP forwarding (`net.ipv4.ip_forward`, `net.ipv6.conf.all.forwarding`).
 ///
 /// # Errors
-/// When /proc can't be written, or IPv6 is wanted and switched off.
+/// When /proc can't be written, or IPv6 is requested and disabled.
 pub fn enable_forwarding(ipv6: bool) -> Result<(), NetworkError> {
     let write = |path: &str, value: &str| std::fs::write(path, value).map_err(system(format!("writing {path}")));
     write("/proc/sys/net/ipv4/ip_forward", "1")?;
@@ -401,13 +422,13 @@ pub fn enable_forwarding(ipv6: bool) -> Result<(), NetworkError> {
         return Ok(());
     }
     let of_all = |name: &str| format!("/proc/sys/net/ipv6/conf/all/{name}");
-    if bounded::text(of_all("disable_ipv6"), bounded::KERNEL).is_ok_and(|off| off.trim() != "0") {
+    if bounded::text(of_all("disable_ipv6"), bounded::MAX_KERNEL_FILE_BYTES).is_ok_and(|off| off.trim() != "0") {
         return Err(NetworkError::NoIpv6);
     }
-    // Who passes packets on no longer listens to routers, unless told to: the machine would lose its own way out.
+    // With forwarding enabled, Linux ignores router advertisements unless accept_ra is 2, and the machine would lose its default route.
     for link in std::fs::read_dir("/proc/sys/net/ipv6/conf").map_err(|_| NetworkError::NoIpv6)?.flatten() {
         let path = link.path().join("accept_ra");
-        if bounded::text(&path, bounded::KERNEL).is_ok_and(|accepts| accepts.trim() == "1") {
+        if bounded::text(&path, bounded::MAX_KERNEL_FILE_BYTES).is_ok_and(|accepts| accepts.trim() == "1") {
             let _ = std::fs::write(&path, "2");
         }
     }

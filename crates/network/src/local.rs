@@ -1,6 +1,6 @@
-//! The pods of this node with addresses of their own, as the node itself knows them: before the API does, and for as long as they have
-//! their addresses. Whoever must know a pod before its first process runs (policies, the cluster's DNS) asks here, and a pod's containers wait
-//! here until the policies that select it are in force.
+//! The pods of this node with addresses of their own, from the moment they have addresses, before the API shows them. Network policies and
+//! the cluster's DNS look pods up here before their first process runs, and containers wait here until the policies that select their
+//! pod are enforced.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -11,34 +11,38 @@ use tokio::sync::watch;
 
 use crate::nft::Protocol;
 
-/// A pod that has its addresses.
+/// A pod with its addresses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LocalPod {
+    /// `metadata.uid`.
     pub uid: String,
+    /// `metadata.namespace`.
     pub namespace: String,
+    /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
     /// Named ports: name, protocol, number.
     pub ports: Vec<(String, Protocol, u16)>,
+    /// One address of each family.
     pub addresses: Vec<IpAddr>,
 }
 
-/// The pods of this node. A copy is the same list.
+/// The pods of this node. Clones share the list.
 #[derive(Debug, Clone)]
 pub struct LocalPods(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     known: RwLock<Known>,
-    /// Counts what came and went.
+    /// Counts additions and removals.
     changes: watch::Sender<u64>,
-    /// Counts how often pods were let start.
+    /// Counts calls of `allow_start`.
     permits: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     pods: HashMap<String, Entry>,
-    /// The uid of who has an address.
+    /// The uid of the pod that has an address.
     owners: HashMap<IpAddr, String>,
 }
 
@@ -56,7 +60,7 @@ impl Default for LocalPods {
 }
 
 impl LocalPods {
-    /// Makes a pod known. Of one that is known already only what is new matters.
+    /// Adds or replaces a pod. Replacing a pod by an equal one changes nothing.
     pub fn add(&self, pod: LocalPod) {
         let mut known = self.0.known.write();
         if known.pods.get(&pod.uid).is_some_and(|entry| *entry.pod == pod) {
@@ -69,21 +73,22 @@ impl LocalPods {
         self.0.changes.send_modify(|count| *count += 1);
     }
 
-    /// Its addresses are no longer the pod's.
+    /// Removes a pod: it has no addresses any more.
     pub fn remove(&self, uid: &str) {
         let removed = self.0.known.write().forget(uid);
         if removed {
             self.0.changes.send_modify(|count| *count += 1);
-            // Who waits for its start needn't any more.
+            // Ends `wait_until_allowed` of this pod.
             self.0.permits.send_modify(|count| *count += 1);
         }
     }
 
+    /// All pods.
     pub fn list(&self) -> Vec<Arc<LocalPod>> {
         self.0.known.read().pods.values().map(|entry| entry.pod.clone()).collect()
     }
 
-    /// Told whenever the list changes.
+    /// Notifies of changes of the list.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }
@@ -95,8 +100,8 @@ impl LocalPods {
         known.pods.get(owner).map(|entry| entry.pod.namespace.clone())
     }
 
-    /// Lets those start that are still as they were when the policies for them were put in force.
-    pub fn permit<'a>(&self, pods: impl IntoIterator<Item = &'a Arc<LocalPod>>) {
+    /// Allows the start of these pods, except those that changed after their policies were written.
+    pub fn allow_start<'a>(&self, pods: impl IntoIterator<Item = &'a Arc<LocalPod>>) {
         let mut known = self.0.known.write();
         for pod in pods {
             if let Some(entry) = known.pods.get_mut(&pod.uid).filter(|entry| Arc::ptr_eq(&entry.pod, pod)) {
@@ -107,8 +112,8 @@ impl LocalPods {
         self.0.permits.send_modify(|count| *count += 1);
     }
 
-    /// Waits until a pod's containers may start. A pod that isn't known has nothing to wait for.
-    pub async fn permitted(&self, uid: &str) {
+    /// Waits until a pod's containers may start. Returns at once for an unknown pod.
+    pub async fn wait_until_allowed(&self, uid: &str) {
         let mut permits = self.0.permits.subscribe();
         loop {
             permits.borrow_and_update();
@@ -150,16 +155,16 @@ mod tests {
     #[test]
     fn a_pod_starts_when_what_was_written_is_about_it_as_it_is() {
         let pods = LocalPods::default();
-        let waits = |uid: &'static str| pods.permitted(uid).now_or_never().is_none();
+        let waits = |uid: &'static str| pods.wait_until_allowed(uid).now_or_never().is_none();
         assert!(!waits("a"), "who isn't known waits for nothing");
         pods.add(pod("a", "10.42.0.2"));
         assert!(waits("a"));
         let seen = pods.list();
         // It got another address before the rules for the old one were there.
         pods.add(pod("a", "10.42.0.3"));
-        pods.permit(&seen);
+        pods.allow_start(&seen);
         assert!(waits("a"));
-        pods.permit(&pods.list());
+        pods.allow_start(&pods.list());
         assert!(!waits("a"));
         // The same once more changes nothing.
         pods.add(pod("a", "10.42.0.3"));
@@ -182,7 +187,7 @@ mod tests {
     fn who_waits_for_a_pod_that_goes_is_let_go() {
         let pods = LocalPods::default();
         pods.add(pod("a", "10.42.0.2"));
-        let mut waiting = Box::pin(pods.permitted("a"));
+        let mut waiting = Box::pin(pods.wait_until_allowed("a"));
         assert!(waiting.as_mut().now_or_never().is_none());
         pods.remove("a");
         assert!(waiting.now_or_never().is_some());

@@ -1,8 +1,8 @@
-//! Tables of nftables as values (a name here is that of a family and a table, `ip timonel`): what is wanted is compared with what was written, and only the difference goes to the
-//! kernel, in one transaction of `nft`.
+//! Tables of nftables as values: the desired table is compared with the written one, and the difference goes to the kernel, in one
+//! transaction of `nft`. The name of a table includes its family (`ip timonel`).
 
-mod keeper;
-mod terms;
+mod sync;
+mod syntax;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,34 +11,36 @@ use std::net::IpAddr;
 use apimachinery::Family;
 use tokio::process::Command;
 
-pub use keeper::{Keeper, LeftOut, Parts, Refusal, find_refused};
-pub use terms::{Protocol, port, readable};
+pub use sync::{RejectedItem, RejectedPart, TableParts, TableSync, find_rejected};
+pub use syntax::{Protocol, port, sanitize_name};
 
-/// The words of rules that differ between the families.
+/// Keywords and constants of rules that differ between the families.
 #[derive(Debug, Clone, Copy)]
-pub struct Words {
-    /// Of the family's tables and headers.
+pub struct FamilySyntax {
+    /// Keyword of the family's tables and packet headers.
     pub ip: &'static str,
-    /// The type of an address.
+    /// The type of an address in sets.
     pub address: &'static str,
+    /// The loopback network.
     pub loopback: &'static str,
-    /// Addresses of groups.
+    /// The multicast network.
     pub multicast: &'static str,
-    /// The message to who can't be served.
+    /// The ICMP type that `reject` sends for a service without endpoints.
     pub unreachable: &'static str,
 }
 
-impl Words {
+impl FamilySyntax {
+    /// The keywords of a family.
     pub fn of(family: Family) -> Self {
         match family {
-            Family::V4 => Words {
+            Family::V4 => FamilySyntax {
                 ip: "ip",
                 address: "ipv4_addr",
                 loopback: "127.0.0.0/8",
                 multicast: "224.0.0.0/4",
                 unreachable: "icmp type port-unreachable",
             },
-            Family::V6 => Words {
+            Family::V6 => FamilySyntax {
                 ip: "ip6",
                 address: "ipv6_addr",
                 loopback: "::1",
@@ -54,8 +56,8 @@ impl Words {
     }
 }
 
-/// Keeps apart what names of chains, which have their limits, can't say in full. Nobody may find two texts with one digest: the rules of
-/// one would stand in the other's place.
+/// A digest that makes the names of chains unique, which are limited in letters and length. It must be collision resistant: whoever found two
+/// texts with one digest could replace the rules of one by those of the other.
 pub fn digest(text: &str) -> String {
     use sha2::Digest as _;
     let hash = sha2::Sha256::digest(text);
@@ -65,15 +67,15 @@ pub fn digest(text: &str) -> String {
     })
 }
 
-/// An address, as far as names of chains and sets may have it.
-pub fn label(address: IpAddr) -> String {
+/// An address with the letters that names of chains and sets can have.
+pub fn address_label(address: IpAddr) -> String {
     address.to_string().replace(['.', ':'], "_")
 }
 
 /// A set or a map.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Set {
-    /// What stands between its braces: `type ipv4_addr : verdict;`.
+    /// Its declaration between the braces: `type ipv4_addr : verdict;`.
     pub header: String,
     /// Elements; those of a map have a value.
     pub elements: BTreeMap<String, Option<String>>,
@@ -88,14 +90,16 @@ impl Set {
 /// The content of a table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
-    /// Chains that are always there, hooks among them; they may use sets and chains by name.
+    /// The text of base chains (with hooks) and other constant chains; they can refer to sets and chains by name.
     pub base: String,
+    /// Sets and maps, by name.
     pub sets: BTreeMap<String, Set>,
-    /// Further chains: name → rules.
+    /// Rules of further chains, by name.
     pub chains: BTreeMap<String, Vec<String>>,
 }
 
 impl Table {
+    /// A table with base chains.
     pub fn new(base: String) -> Self {
         Table { base, ..Table::default() }
     }
@@ -107,20 +111,23 @@ impl Table {
         self
     }
 
+    /// Adds an element to a set.
     pub fn add(&mut self, set: &str, element: impl Into<String>) {
         self.sets.entry(set.into()).or_default().elements.insert(element.into(), None);
     }
 
+    /// Adds an element to a map.
     pub fn map(&mut self, map: &str, key: impl Into<String>, value: impl Into<String>) {
         self.sets.entry(map.into()).or_default().elements.insert(key.into(), Some(value.into()));
     }
 
+    /// Whether a set or map has an element.
     pub fn has(&self, set: &str, element: &str) -> bool {
         self.sets.get(set).is_some_and(|s| s.elements.contains_key(element))
     }
 
-    /// Takes in what another table has. Its base stays out.
-    fn take_in(&mut self, part: &Table) {
+    /// Merges the sets and chains of a part into this table.
+    fn merge(&mut self, part: &Table) {
         for (name, set) in &part.sets {
             let into = self.sets.entry(name.clone()).or_default();
             if into.header.is_empty() {
@@ -131,59 +138,59 @@ impl Table {
         self.chains.extend(part.chains.iter().map(|(k, v)| (k.clone(), v.clone())));
     }
 
-    /// The elements that it puts into sets of the base, which other parts may put there too.
+    /// Its elements of the base's sets, which other parts may have, too.
     fn shared(&self) -> impl Iterator<Item = (&String, &String)> {
         let of_base = self.sets.iter().filter(|(_, set)| set.header.is_empty());
         of_base.flat_map(|(name, set)| set.elements.keys().map(move |element| (name, element)))
     }
 
-    /// A script that writes the whole table.
-    pub fn full(&self, name: &str) -> String {
+    /// A script that replaces the whole table.
+    pub fn full_script(&self, name: &str) -> String {
         let mut script = format!("add table {name}\ndelete table {name}\nadd table {name}\n");
-        // What the base uses must be there before it.
+        // Sets and chains must be declared before the base refers to them.
         for (set, Set { header, .. }) in &self.sets {
-            let (set, header, word) = (terms::name(set), terms::header(header), self.sets[set].word());
+            let (set, header, word) = (syntax::name(set), syntax::header(header), self.sets[set].word());
             let _ = writeln!(script, "add {word} {name} {set} {{ {header} }}");
         }
         let _ = writeln!(script, "table {name} {{\n{}}}", self.base);
         let empty = |of: &Set| Set { header: of.header.clone(), elements: BTreeMap::new() };
         let sets = self.sets.iter().map(|(set, of)| (set.clone(), empty(of))).collect();
         let bare = Table { base: self.base.clone(), sets, chains: BTreeMap::new() };
-        script.push_str(&self.difference(&bare, name));
+        script.push_str(&self.diff_script(&bare, name));
         script
     }
 
-    /// A script that leads from `present` to this. Empty if there is no difference.
-    pub fn difference(&self, present: &Table, name: &str) -> String {
+    /// A script that changes the table `present` into this one. Empty if they are equal.
+    pub fn diff_script(&self, present: &Table, name: &str) -> String {
         let changed_header = |(set, of): (&String, &Set)| present.sets.get(set).is_some_and(|p| p.header != of.header);
         if self.base != present.base || self.sets.iter().any(changed_header) {
-            return self.full(name);
+            return self.full_script(name);
         }
         let mut out = String::new();
-        // What is new comes first, what refers to it next, and what is no longer referred to is removed last.
+        // Order: additions, then rules that refer to them, then removals of what isn't referred to any more.
         let own = |(set, of): &(&String, &Set), other: &Table| !of.header.is_empty() && !other.sets.contains_key(*set);
         for (set, of) in self.sets.iter().filter(|set| own(set, present)) {
-            let (set, header) = (terms::name(set), terms::header(&of.header));
+            let (set, header) = (syntax::name(set), syntax::header(&of.header));
             let _ = writeln!(out, "add {} {name} {set} {{ {header} }}", of.word());
         }
         let changed: Vec<_> = self.chains.iter().filter(|(n, rules)| present.chains.get(*n) != Some(rules)).collect();
         for (chain, _) in changed.iter().filter(|(chain, _)| present.chains.contains_key(*chain)) {
             let _ = writeln!(out, "flush chain {name} {chain}");
         }
-        // Chains may name one another, so all are declared before the rules. Many go in one block, which nft reads many
-        // times faster than as many commands; for few it is the other way round.
+        // Chains may refer to each other, so all are declared before the rules. Many chains go in one block, which nft parses many times
+        // faster than as many commands; for few chains it is the other way round.
         if changed.len() <= 20 {
-            changed.iter().for_each(|(chain, _)| _ = writeln!(out, "add chain {name} {}", terms::name(chain)));
+            changed.iter().for_each(|(chain, _)| _ = writeln!(out, "add chain {name} {}", syntax::name(chain)));
             for (chain, rules) in &changed {
-                let chain = terms::name(chain);
-                rules.iter().for_each(|rule| _ = writeln!(out, "add rule {name} {chain} {}", terms::rule(rule)));
+                let chain = syntax::name(chain);
+                rules.iter().for_each(|rule| _ = writeln!(out, "add rule {name} {chain} {}", syntax::rule(rule)));
             }
         } else {
             let _ = writeln!(out, "table {name} {{");
-            changed.iter().for_each(|(chain, _)| _ = writeln!(out, "chain {} {{ }}", terms::name(chain)));
+            changed.iter().for_each(|(chain, _)| _ = writeln!(out, "chain {} {{ }}", syntax::name(chain)));
             for (chain, rules) in &changed {
-                let _ = writeln!(out, "chain {} {{", terms::name(chain));
-                rules.iter().for_each(|rule| _ = writeln!(out, "{}", terms::rule(rule)));
+                let _ = writeln!(out, "chain {} {{", syntax::name(chain));
+                rules.iter().for_each(|rule| _ = writeln!(out, "{}", syntax::rule(rule)));
                 out.push_str("}\n");
             }
             out.push_str("}\n");
@@ -196,7 +203,7 @@ impl Table {
             let new = of.elements.iter().filter(|(k, v)| before.get(*k) != Some(v));
             elements(&mut out, "add", name, set, new);
         }
-        // Elements of a set of the base that this part has nothing in any more.
+        // Elements of the base's sets that this part doesn't have any more.
         for (set, of) in present.sets.iter().filter(|(set, of)| of.header.is_empty() && !self.sets.contains_key(*set)) {
             elements(&mut out, "delete", name, set, of.elements.iter());
         }
@@ -214,7 +221,7 @@ impl Table {
     }
 }
 
-/// One command for all elements that come or go.
+/// One command that adds or deletes elements.
 fn elements<'a>(
     out: &mut String,
     what: &str,
@@ -224,29 +231,32 @@ fn elements<'a>(
 ) {
     let all: Vec<String> = list.map(|(key, value)| element(key, value.as_deref())).collect();
     if !all.is_empty() {
-        let _ = writeln!(out, "{what} element {table} {} {{ {} }}", terms::name(set), all.join(", "));
+        let _ = writeln!(out, "{what} element {table} {} {{ {} }}", syntax::name(set), all.join(", "));
     }
 }
 
 fn element(key: &str, value: Option<&str>) -> String {
-    let key = terms::element(key);
-    value.map_or_else(|| key.to_string(), |value| format!("{key} : {}", terms::element(value)))
+    let key = syntax::element(key);
+    value.map_or_else(|| key.to_string(), |value| format!("{key} : {}", syntax::element(value)))
 }
 
+/// Why a table can't be written.
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
     #[error("the program nft can't be run (is the package nftables installed?): {0}")]
+    /// `nft` can't be started.
     Spawn(std::io::Error),
     #[error("nft refused the rules: {0}")]
+    /// `nft` or the kernel rejected the script; the text is its error output.
     Refused(String),
 }
 
-/// What is kept of the reasons why rules are refused, in bytes.
-const COMPLAINT: u64 = 64 << 10;
+/// Limit of the error output of `nft`.
+const MAX_ERROR_BYTES: u64 = 64 << 10;
 
 async fn nft(arguments: &[&str], script: &str) -> Result<(), NftError> {
     let mut program = Command::new("nft");
-    let output = bounded::output(program.args(arguments), script.as_bytes(), COMPLAINT).await;
+    let output = bounded::output(program.args(arguments), script.as_bytes(), MAX_ERROR_BYTES).await;
     let output = output.map_err(NftError::Spawn)?;
     if output.status.success() {
         return Ok(());
@@ -255,14 +265,14 @@ async fn nft(arguments: &[&str], script: &str) -> Result<(), NftError> {
     Err(NftError::Refused(text.lines().take(6).collect::<Vec<_>>().join(" | ")))
 }
 
-/// Makes the kernel's table, which is as `present` says, as `wanted` says. Without `present` it is written anew.
+/// Changes the kernel's table from `present` into `wanted`. Without `present` the table is replaced.
 ///
 /// # Errors
-/// When `nft` isn't there or refuses the rules; then nothing was changed.
+/// [`NftError`] when `nft` can't be run or rejects the rules; nothing is changed then.
 pub async fn write(name: &str, present: Option<&Table>, wanted: &Table) -> Result<(), NftError> {
     let script = match present {
-        Some(present) => wanted.difference(present, name),
-        None => wanted.full(name),
+        Some(present) => wanted.diff_script(present, name),
+        None => wanted.full_script(name),
     };
     if script.is_empty() {
         return Ok(());
@@ -276,20 +286,20 @@ pub async fn exists(name: &str, chain: &str) -> bool {
     nft(&words, "").await.is_ok()
 }
 
-/// Whether the kernel would take a script. Nothing is changed.
+/// Checks a script without applying it (`nft --check`).
 ///
 /// # Errors
-/// When `nft` isn't there, or with what it says against the script.
-async fn try_out(script: &str) -> Result<(), NftError> {
+/// [`NftError`] when `nft` can't be run or rejects the script.
+async fn check_script(script: &str) -> Result<(), NftError> {
     nft(&["-c", "-f", "-"], script).await
 }
 
-/// Removes a table of either family, if it is there; here the name is without family.
+/// Removes the tables of this name (without a family) of both families, if they exist.
 ///
 /// # Errors
-/// When `nft` fails.
+/// [`NftError`] when `nft` fails.
 pub async fn remove(name: &str) -> Result<(), NftError> {
-    // Adding first makes deleting right whether the table was there or not.
+    // Deleting a missing table is an error, so it is added first.
     let both = ["ip", "ip6"].map(|family| format!("add table {family} {name}\ndelete table {family} {name}\n"));
     nft(&["-f", "-"], &both.concat()).await
 }

@@ -1,33 +1,33 @@
 //! Certificates, keys, tokens and kubeconfig files.
 //!
-//! A cluster has one certificate authority, made on the first start of its first server. It signs the servers'
-//! certificates, the clients' and the nodes' (through CertificateSigningRequests). A node joins with a [`JoinToken`],
-//! which names the authority by its hash, so that a new node can tell the real server from an impostor before it says
-//! its secret.
+//! A cluster has one certificate authority, created at the first start of its first server. It signs the certificates of the servers, of the
+//! clients and, through CertificateSigningRequests, of the nodes. A node joins with a [`JoinToken`], which has the hash of the authority's
+//! certificate, so that a new node can authenticate the server before it sends the secret.
 //!
 //! No key leaves this crate in a log line; key files are written with mode 0600.
 
+#![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 mod ca;
 #[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
-mod csr;
-mod files;
+mod certificate_request;
+mod jwt;
+mod kubeconfig;
 pub mod rotation;
-mod signer;
+mod tls;
 mod token;
-mod trust;
 
 pub use ca::{
-    Authority, CertificateFacts, Identity, PkiError, Usage, belongs, certificate_facts, certificate_names, new_key,
-    public_key, request, self_signed, signed_by,
+    Authority, CertificateInfo, Identity, PkiError, Usage, create_certificate_request, is_signed_by, key_matches,
+    new_key, parse_certificate, parse_certificate_der, public_key, self_signed,
 };
-pub use csr::{RequestFacts, Terms, request_facts};
-pub use files::kubeconfig;
-pub use rotation::{Kept, Rotating};
-pub use signer::{TokenKey, detached_signature};
+pub use certificate_request::{CertificateRequest, SigningProfile, parse_certificate_request};
+pub use jwt::{TokenKey, detached_signature};
+pub use kubeconfig::kubeconfig;
+pub use rotation::{ManagedCertificate, RotatingCertificate};
+pub use tls::{InsecureSkipVerify, certified_key};
 pub use token::{JoinToken, TokenError, random_secret};
-pub use trust::{Anybody, certified_key};
 
 /// Hex SHA-256 of `bytes`.
 pub fn sha256_hex(bytes: &[u8]) -> String {

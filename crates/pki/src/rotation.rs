@@ -1,8 +1,8 @@
-//! Certificates that are replaced while they are in use.
+//! Rotation of certificates that are in use.
 //!
-//! A [`Rotating`] is what listeners and clients show in their handshakes: each new connection gets the certificate of that moment. A
-//! [`Kept`] is one that this process issues itself, by an authority whose key it has: looked at now and then, it is renewed once two
-//! thirds of its life are over, as upstream's kubelet renews its own.
+//! A [`RotatingCertificate`] resolves the certificate of listeners and clients in TLS handshakes: each new connection gets the current one. A
+//! [`ManagedCertificate`] is one that this process issues itself, with the authority's key: it is renewed once two thirds of its validity
+//! are over, about as upstream's kubelet does (`nextRotationDeadline` in client-go/util/certificate).
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,39 +18,40 @@ use rustls::sign::CertifiedKey;
 
 use crate::{Authority, Identity, PkiError, Usage, certified_key};
 
-/// A certificate with its key, which may be replaced.
-pub struct Rotating {
-    /// Shown after the certificate itself.
+/// A certificate with its key, which can be replaced at run time.
+pub struct RotatingCertificate {
+    /// Certificates sent after it.
     chain: Vec<CertificateDer<'static>>,
     current: RwLock<(Identity, Arc<CertifiedKey>)>,
 }
 
-impl fmt::Debug for Rotating {
+impl fmt::Debug for RotatingCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rotating").finish_non_exhaustive()
     }
 }
 
-impl Rotating {
-    /// `chain` (PEM) is shown after the certificate.
+impl RotatingCertificate {
+    /// `chain` (PEM) is sent after the certificate.
     ///
     /// # Errors
-    /// When one can't be read, or certificate and key don't belong together.
+    /// [`PkiError::Parse`] when one can't be parsed, or certificate and key don't belong together.
     pub fn new(identity: Identity, chain: &str) -> Result<Arc<Self>, PkiError> {
         let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<Vec<_>, _>>();
         let chain = chain.map_err(|e| PkiError::Parse(e.to_string()))?;
         let certified = certified(&identity, &chain)?;
-        Ok(Arc::new(Rotating { chain, current: RwLock::new((identity, certified)) }))
+        Ok(Arc::new(RotatingCertificate { chain, current: RwLock::new((identity, certified)) }))
     }
 
+    /// The current certificate and key.
     pub fn identity(&self) -> Identity {
         self.current.read().0.clone()
     }
 
-    /// New connections get this one from now on.
+    /// Replaces the certificate for new connections.
     ///
     /// # Errors
-    /// Those of [`new`](Self::new); then the one before stays.
+    /// As [`new`](Self::new); the current one stays in use then.
     pub fn replace(&self, identity: Identity) -> Result<(), PkiError> {
         let certified = certified(&identity, &self.chain)?;
         *self.current.write() = (identity, certified);
@@ -65,13 +66,13 @@ fn certified(identity: &Identity, chain: &[CertificateDer<'static>]) -> Result<A
     Ok(Arc::new(CertifiedKey::new(certificates, own.key.clone())))
 }
 
-impl ResolvesServerCert for Rotating {
+impl ResolvesServerCert for RotatingCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.current.read().1.clone())
     }
 }
 
-impl ResolvesClientCert for Rotating {
+impl ResolvesClientCert for RotatingCertificate {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         Some(self.current.read().1.clone())
     }
@@ -81,45 +82,51 @@ impl ResolvesClientCert for Rotating {
     }
 }
 
-/// What a certificate that an authority here issues is to say, and where it is kept.
+/// Content and files of a certificate that this process issues.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub struct CertificateSpec {
+    /// Folder of its files.
     pub folder: PathBuf,
-    /// Without its ending.
+    /// Name of the files, without `.crt` and `.key`.
     pub file: &'static str,
+    /// The subject's common name.
     pub common_name: &'static str,
+    /// The subject's organization.
     pub organization: Option<&'static str>,
+    /// Extended key usage.
     pub usage: Usage,
+    /// Subject alternative names.
     pub names: Vec<String>,
-    /// Whether the authority's own certificate is shown after it.
+    /// Whether the authority's own certificate is sent after it.
     pub with_chain: bool,
 }
 
-/// A certificate that an authority here issues again when it is time.
+/// A certificate that this process issues and renews.
 #[derive(Clone)]
-pub struct Kept {
+pub struct ManagedCertificate {
     authority: Arc<Authority>,
-    wanted: Wanted,
-    pub rotating: Arc<Rotating>,
+    spec: CertificateSpec,
+    /// The certificate in use.
+    pub rotating: Arc<RotatingCertificate>,
 }
 
-impl Kept {
-    /// Reads it, or issues and writes it.
+impl ManagedCertificate {
+    /// Loads it from its files, or issues it.
     ///
     /// # Errors
-    /// Those of [`Authority::keep`].
-    pub fn new(authority: &Arc<Authority>, wanted: Wanted) -> Result<Self, PkiError> {
-        let chain = if wanted.with_chain { authority.certificate_pem() } else { "" };
-        let rotating = Rotating::new(identity(authority, &wanted)?, chain)?;
-        Ok(Kept { authority: authority.clone(), wanted, rotating })
+    /// As [`Authority::load_or_issue`].
+    pub fn new(authority: &Arc<Authority>, spec: CertificateSpec) -> Result<Self, PkiError> {
+        let chain = if spec.with_chain { authority.certificate_pem() } else { "" };
+        let rotating = RotatingCertificate::new(identity(authority, &spec)?, chain)?;
+        Ok(ManagedCertificate { authority: authority.clone(), spec, rotating })
     }
 
-    /// Renews it if it is time, and says whether.
+    /// Renews it if it is due; returns whether it was.
     ///
     /// # Errors
-    /// Those of [`Authority::keep`]; then the one before stays in use.
+    /// As [`Authority::load_or_issue`]; the current one stays in use then.
     pub fn renew(&self) -> Result<bool, PkiError> {
-        let now = identity(&self.authority, &self.wanted)?;
+        let now = identity(&self.authority, &self.spec)?;
         if now.certificate_pem == self.rotating.identity().certificate_pem {
             return Ok(false);
         }
@@ -127,14 +134,15 @@ impl Kept {
         Ok(true)
     }
 
+    /// Name of its files, without `.crt` and `.key`.
     pub fn file(&self) -> &'static str {
-        self.wanted.file
+        self.spec.file
     }
 }
 
-fn identity(authority: &Authority, wanted: &Wanted) -> Result<Identity, PkiError> {
-    let Wanted { folder, file, common_name, organization, usage, names, .. } = wanted;
-    authority.keep(folder, file, common_name, *organization, &[*usage], names)
+fn identity(authority: &Authority, spec: &CertificateSpec) -> Result<Identity, PkiError> {
+    let CertificateSpec { folder, file, common_name, organization, usage, names, .. } = spec;
+    authority.load_or_issue(folder, file, common_name, *organization, &[*usage], names)
 }
 
 #[cfg(test)]
@@ -144,7 +152,7 @@ mod tests {
     use apimachinery::clock;
 
     use super::*;
-    use crate::certificate_facts;
+    use crate::parse_certificate;
 
     thread_local! {
         static DAYS: Cell<i64> = const { Cell::new(0) };
@@ -160,7 +168,7 @@ mod tests {
         clock::set_source(time_of_test);
         let dir = tempfile::tempdir().unwrap();
         let authority = Arc::new(Authority::load_or_create(dir.path(), "ca").unwrap());
-        let wanted = Wanted {
+        let spec = CertificateSpec {
             folder: dir.path().into(),
             file: "apiserver",
             common_name: "kube-apiserver",
@@ -169,7 +177,7 @@ mod tests {
             names: vec!["localhost".into()],
             with_chain: true,
         };
-        let kept = Kept::new(&authority, wanted).unwrap();
+        let kept = ManagedCertificate::new(&authority, spec).unwrap();
         let served = || kept.rotating.current.read().1.cert.clone();
         let first = served();
         assert_eq!(first.len(), 2, "with the authority's own");
@@ -178,8 +186,8 @@ mod tests {
         {
             DAYS.set(day);
             assert_eq!(kept.renew().unwrap(), renewed, "day {day}");
-            let facts = certificate_facts(&kept.rotating.identity().certificate_pem).unwrap();
-            assert!(!facts.is_due() && !facts.is_invalid(), "day {day}: {facts:?}");
+            let info = parse_certificate(&kept.rotating.identity().certificate_pem).unwrap();
+            assert!(!info.needs_rotation() && !info.is_outside_validity(), "day {day}: {info:?}");
         }
         assert_ne!(first[0], served()[0]);
         // What is on the disk is what is served.

@@ -6,13 +6,16 @@ use std::str::FromStr;
 use rand::RngExt as _;
 use subtle::ConstantTimeEq as _;
 
+/// A parsed join token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
     /// Hex SHA-256 of the CA certificate's PEM text.
     pub ca_hash: String,
+    /// The secret after `server:`.
     pub secret: String,
 }
 
+/// Why a text isn't a join token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the token is malformed ({0}): it must read K10<hash of the CA>::server:<secret>; \
@@ -21,11 +24,12 @@ pub struct JoinToken {
 pub struct TokenError(&'static str);
 
 impl JoinToken {
+    /// The token for an authority's certificate (PEM) and a secret.
     pub fn new(ca_pem: &str, secret: &str) -> Self {
         JoinToken { ca_hash: crate::sha256_hex(ca_pem.as_bytes()), secret: secret.into() }
     }
 
-    /// Whether `ca_pem` is the authority that the token names.
+    /// Whether the token's hash is that of the authority's certificate `ca_pem`. Compares in constant time.
     pub fn trusts(&self, ca_pem: &str) -> bool {
         let actual = crate::sha256_hex(ca_pem.as_bytes());
         actual.as_bytes().ct_eq(self.ca_hash.as_bytes()).into()
@@ -55,14 +59,14 @@ impl fmt::Display for JoinToken {
     }
 }
 
-/// Never shows the secret.
+/// Hides the secret.
 impl fmt::Debug for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "JoinToken({}…)", &self.ca_hash[..8.min(self.ca_hash.len())])
     }
 }
 
-/// 32 hexadecimal digits from the system's generator.
+/// A random secret of 128 bits, as 32 hexadecimal digits.
 pub fn random_secret() -> String {
     let bytes: [u8; 16] = rand::rng().random();
     bytes.iter().map(|b| format!("{b:02x}")).collect()

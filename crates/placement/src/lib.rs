@@ -1,10 +1,13 @@
-//! Which nodes a pod may be on: taints with their tolerations, node selectors, and node affinity.
+//! Predicates that decide whether a pod may run on a node: taints and tolerations, node selectors, node affinity, host ports (upstream's
+//! k8s.io/component-helpers/scheduling/corev1).
 //!
-//! The scheduler, the DaemonSet controller, taint eviction and the kubelet decide by the same functions.
+//! The scheduler, the DaemonSet controller, taint eviction and the kubelet's admission share them.
+
+#![warn(missing_docs)]
 
 mod ports;
 
-pub use ports::{HostPort, collide};
+pub use ports::{HostPort, host_ports_conflict};
 
 use std::collections::BTreeMap;
 
@@ -13,8 +16,8 @@ use k8s_openapi::api::core::v1::{Affinity, Node, NodeSelector, NodeSelectorTerm,
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
-/// Whether one toleration is meant for a taint.
-fn fits(toleration: &Toleration, taint: &Taint) -> bool {
+/// Whether one toleration tolerates a taint (upstream's `Toleration.ToleratesTaint`).
+fn toleration_matches(toleration: &Toleration, taint: &Taint) -> bool {
     let (key, effect) = (toleration.key.as_deref().unwrap_or(""), toleration.effect.as_deref().unwrap_or(""));
     let exists = toleration.operator.as_deref() == Some("Exists");
     (effect.is_empty() || effect == taint.effect)
@@ -22,28 +25,29 @@ fn fits(toleration: &Toleration, taint: &Taint) -> bool {
         && (exists || toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""))
 }
 
+/// Whether one of the tolerations tolerates a taint.
 pub fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
-    tolerations.iter().any(|t| fits(t, taint))
+    tolerations.iter().any(|t| toleration_matches(t, taint))
 }
 
-/// For how long a `NoExecute` taint is tolerated, in seconds: `None` for ever, `Some(0)` not at all.
+/// For how many seconds a `NoExecute` taint is tolerated: `None` for ever, `Some(0)` not at all. The shortest `tolerationSeconds` counts.
 pub fn tolerated_seconds(tolerations: &[Toleration], taint: &Taint) -> Option<i64> {
     let limits: Vec<Option<i64>> =
-        tolerations.iter().filter(|t| fits(t, taint)).map(|t| t.toleration_seconds).collect();
+        tolerations.iter().filter(|t| toleration_matches(t, taint)).map(|t| t.toleration_seconds).collect();
     if limits.is_empty() {
         return Some(0);
     }
-    // Without a limit by any of them, for ever.
+    // One without `tolerationSeconds` tolerates it for ever.
     if limits.contains(&None) { None } else { limits.into_iter().flatten().min().map(|s| s.max(0)) }
 }
 
-/// Whether a node matches one of the terms of a selector. A term without expressions matches nothing.
-pub fn matches(selector: &NodeSelector, node: &Node) -> bool {
-    selector.node_selector_terms.iter().any(|term| term_matches(term, node))
+/// Whether a node matches one of the terms of a node selector. A term without expressions matches no node.
+pub fn node_selector_matches(selector: &NodeSelector, node: &Node) -> bool {
+    selector.node_selector_terms.iter().any(|term| node_selector_term_matches(term, node))
 }
 
 /// Whether a node matches all expressions of a term.
-pub fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
+pub fn node_selector_term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
     let labels: Vec<Value> =
         term.match_expressions.iter().flatten().filter_map(|e| serde_json::to_value(e).ok()).collect();
     let fields: Vec<Value> = term.match_fields.iter().flatten().filter_map(|e| serde_json::to_value(e).ok()).collect();
@@ -56,13 +60,17 @@ pub fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
     labels.matches_map(Some(node.labels())) && fields.matches(|k| (k == "metadata.name").then_some(name.as_str()))
 }
 
-/// Whether a pod's `nodeSelector` and required node affinity let it be on a node.
-pub fn wanted_by(selector: Option<&BTreeMap<String, String>>, affinity: Option<&Affinity>, node: &Node) -> bool {
+/// Whether a node matches a pod's `nodeSelector` and `requiredDuringSchedulingIgnoredDuringExecution` node affinity.
+pub fn node_affinity_matches(
+    selector: Option<&BTreeMap<String, String>>,
+    affinity: Option<&Affinity>,
+    node: &Node,
+) -> bool {
     let labels = node.labels();
     let selected = selector.into_iter().flatten().all(|(k, v)| labels.get(k) == Some(v));
     let affinity = affinity.and_then(|a| a.node_affinity.as_ref());
     let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    selected && required.is_none_or(|r| matches(r, node))
+    selected && required.is_none_or(|r| node_selector_matches(r, node))
 }
 
 #[cfg(test)]
@@ -95,7 +103,7 @@ mod tests {
         let wanted = |spec: Value| {
             let selector = serde_json::from_value(spec["nodeSelector"].clone()).unwrap();
             let affinity = serde_json::from_value(spec["affinity"].clone()).unwrap();
-            wanted_by(Option::as_ref(&selector), Option::as_ref(&affinity), &node)
+            node_affinity_matches(Option::as_ref(&selector), Option::as_ref(&affinity), &node)
         };
         let affinity = |terms: Value| {
             json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":

@@ -1,7 +1,8 @@
-//! Ports of nodes that pods ask for.
+//! Host ports of pods, and their conflicts.
 
 use k8s_openapi::api::core::v1::ContainerPort;
 
+/// A `hostPort` of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPort {
     /// Empty for all addresses of the node.
@@ -11,22 +12,22 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    /// The node's port that a container's port asks for, if it asks for one.
+    /// The host port of a container's port, if it has one.
     pub fn of(port: &ContainerPort) -> Option<Self> {
         let number = port.host_port.filter(|number| *number > 0)?;
         let address = port.host_ip.clone().filter(|address| address != "0.0.0.0").unwrap_or_default();
         Some(HostPort { address, protocol: port.protocol.clone().unwrap_or_else(|| "TCP".into()), number })
     }
 
-    fn is_that_of(&self, other: &HostPort) -> bool {
+    fn conflicts_with(&self, other: &HostPort) -> bool {
         let shares_address = self.address.is_empty() || other.address.is_empty() || self.address == other.address;
         self.number == other.number && self.protocol == other.protocol && shares_address
     }
 }
 
-/// Whether two pods can't be on one node, as both want the same port of it.
-pub fn collide(one: &[HostPort], other: &[HostPort]) -> bool {
-    one.iter().any(|port| other.iter().any(|taken| port.is_that_of(taken)))
+/// Whether two pods can't be on the same node, since both want the same host port.
+pub fn host_ports_conflict(one: &[HostPort], other: &[HostPort]) -> bool {
+    one.iter().any(|port| other.iter().any(|taken| port.conflicts_with(taken)))
 }
 
 #[cfg(test)]
@@ -53,9 +54,9 @@ mod tests {
             (None, None, 81, false),
         ] {
             let own = [port(address, protocol, number).unwrap()];
-            assert_eq!(collide(&own, &taken), wanted, "{address:?} {protocol:?} {number}");
-            assert_eq!(collide(&taken, &own), wanted, "{address:?} {protocol:?} {number}");
+            assert_eq!(host_ports_conflict(&own, &taken), wanted, "{address:?} {protocol:?} {number}");
+            assert_eq!(host_ports_conflict(&taken, &own), wanted, "{address:?} {protocol:?} {number}");
         }
-        assert!(!collide(&taken, &[]));
+        assert!(!host_ports_conflict(&taken, &[]));
     }
 }

@@ -1,17 +1,18 @@
-//! NetworkPolicies, as rules of nftables on the node of the pods that they protect.
+//! The network policy controller: NetworkPolicies as a table of nftables on the node of the pods that they select.
 //!
-//! [`plan`] turns policies, pods and namespaces into a [`Table`](network::nft::Table). Nothing is watched or written but
-//! policies themselves until there is one.
+//! [`plan`] turns policies, pods and namespaces into a [`Table`](network::nft::Table). Until the first policy exists, only policies are
+//! watched, and nothing is written.
 //!
-//! Rules are asked of every packet towards whoever is protected, not only of the first of a connection: when a policy
-//! no longer lets somebody in, his open connections end too. What answers an allowed packet is allowed.
+//! Rules are evaluated for every packet in the original direction, not only for the first of a connection: when a policy stops allowing a
+//! peer, its open connections end, too. Replies to allowed packets are allowed.
 //!
-//! Whom a policy selects is closed before his first process runs: the node tells what pods it has ([`LocalPods`]) before it starts their containers,
-//! and waits for the rules.
+//! A selected pod is isolated before its first process runs: the kubelet adds its pods to [`LocalPods`] before it starts their containers, and
+//! waits for the rules.
 //!
-//! Two ways are always open, as people expect: from a node to its own pods (probes), and from pods to the cluster's DNS,
-//! which is on the node and no pod that a policy could name.
+//! Two kinds of traffic are always allowed: from a node to its own pods (probes), and from pods to the cluster's DNS, which runs on the
+//! node and isn't a pod that a policy could select.
 
+#![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 #[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
@@ -28,56 +29,58 @@ use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt as _;
 use network::LocalPods;
-use network::nft::{self, Keeper, NftError, Refusal, Table, Words};
+use network::nft::{self, FamilySyntax, NftError, RejectedItem, Table, TableSync};
 use plan::Input;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+/// Configuration of the network policy controller.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Name of the nftables table.
     pub table: String,
+    /// Name of this node.
     pub node_name: String,
-    /// If it is served on the node itself.
+    /// The address of the cluster's DNS, if this node serves it.
     pub cluster_dns: Option<IpAddr>,
-    /// Of the pods' addresses.
+    /// The families of pods' addresses.
     pub families: Vec<Family>,
 }
 
-/// Changes that come within this time are written together.
+/// Changes within this period are written together.
 const BATCH_PERIOD: Duration = Duration::from_millis(5);
 const RESYNC_PERIOD: Duration = Duration::from_secs(30);
-/// How long rules that can't be written at all wait at first for the next try.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-/// When a policy whose rules were refused is tried again.
+/// First back-off after a failed write.
+const INITIAL_RETRY_BACKOFF: Duration = Duration::from_secs(1);
+/// Retry period of a policy whose rules the kernel rejected.
 const REFUSED_RETRY_PERIOD: Duration = Duration::from_secs(300);
 
-/// Keeps the rules in step with the API until the process ends. Pods of this node start when the rules for them are in the kernel.
+/// Runs the network policy controller until the process ends. Pods of this node may start once their rules are in the kernel.
 pub async fn run(config: Config, informers: Informers, local: LocalPods) {
     let policies = informers.of::<NetworkPolicy>();
     let changed = Arc::new(Notify::new());
     let wake = changed.clone();
     policies.on_change(move |_| wake.notify_one());
-    let mut arrivals = local.changes();
+    let mut local_changes = local.changes();
     informer::synced!(policies);
     if policies.list().is_empty() {
-        // An agent before this one may have left rules of policies that went while none was there.
+        // An earlier process may have left rules of policies that were deleted while no agent ran.
         if let Err(error) = nft::remove(&config.table).await {
             tracing::warn!(%error, "failed to remove stale rules of network policies");
         }
     }
     while policies.list().is_empty() {
-        arrivals.borrow_and_update();
-        local.permit(&local.list());
+        local_changes.borrow_and_update();
+        local.allow_start(&local.list());
         tokio::select! {
             () = changed.notified() => {}
-            _ = arrivals.changed() => {}
+            _ = local_changes.changed() => {}
         }
     }
     let (pods, namespaces) = (informers.of::<Pod>(), informers.of::<Namespace>());
     let wake = changed.clone();
     pods.on_change(move |change| {
-        if !matches!(change, Change::Applied { old: Some(old), new } if !plan::concerns(old, new)) {
+        if !matches!(change, Change::Applied { old: Some(old), new } if !plan::affects_rules(old, new)) {
             wake.notify_one();
         }
     });
@@ -88,38 +91,40 @@ pub async fn run(config: Config, informers: Informers, local: LocalPods) {
         }
     });
     informer::synced!(pods, namespaces);
-    let mut tables: Vec<_> = config.families.iter().map(|family| Rules::new(&config, *family)).collect();
+    let mut tables: Vec<_> = config.families.iter().map(|family| FamilyRules::new(&config, *family)).collect();
     let recorder = Recorder::new(informers.client().clone(), "network-policy", &config.node_name);
-    let mut wait = FIRST_WAIT;
+    let mut wait = INITIAL_RETRY_BACKOFF;
     loop {
-        arrivals.borrow_and_update();
-        let here = local.list();
+        local_changes.borrow_and_update();
+        let local_pods = local.list();
         let (policies, pods, namespaces) = (policies.list(), pods.list(), namespaces.list());
-        let input = Input { policies: &policies, pods: &pods, namespaces: &namespaces, local: &here };
+        let input = Input { policies: &policies, pods: &pods, namespaces: &namespaces, local: &local_pods };
         let mut unwritten = BTreeSet::new();
         let mut failed = false;
         for rules in &mut tables {
             if let Err(error) = rules.write(&config, input, &recorder).await {
                 tracing::error!(%error, "failed to write the rules of network policies; retrying");
                 failed = true;
-                unwritten.extend(rules.selected.iter().copied());
+                unwritten.extend(rules.isolated.iter().copied());
             }
         }
-        // Whom no policy selects needn't wait for rules that are about others.
-        local.permit(here.iter().filter(|pod| !pod.addresses.iter().any(|address| unwritten.contains(address))));
+        // A pod that no policy selects needn't wait for the rules of others.
+        local.allow_start(
+            local_pods.iter().filter(|pod| !pod.addresses.iter().any(|address| unwritten.contains(address))),
+        );
         if failed {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(RESYNC_PERIOD);
             continue;
         }
-        wait = FIRST_WAIT;
+        wait = INITIAL_RETRY_BACKOFF;
         tokio::select! {
             () = changed.notified() => tokio::time::sleep(BATCH_PERIOD).await,
-            // A pod waits for it.
-            _ = arrivals.changed() => {}
+            // Not batched: the start of a pod waits for it.
+            _ = local_changes.changed() => {}
             () = tokio::time::sleep(RESYNC_PERIOD) => {
                 for rules in &mut tables {
-                    rules.keeper.check().await;
+                    rules.table_sync.check().await;
                 }
             }
         }
@@ -127,43 +132,43 @@ pub async fn run(config: Config, informers: Informers, local: LocalPods) {
 }
 
 /// The table of one family.
-struct Rules {
+struct FamilyRules {
     family: Family,
-    keeper: Keeper,
-    /// Addresses of this node's pods that policies select, as it was planned last.
-    selected: BTreeSet<IpAddr>,
-    /// Policies whose rules the kernel refused, as they were then, and when they are tried again.
+    table_sync: TableSync,
+    /// Addresses of this node's isolated pods, as of the last plan.
+    isolated: BTreeSet<IpAddr>,
+    /// Policies whose rules the kernel rejected, as they were then, and when they are retried.
     refused: Vec<(Arc<NetworkPolicy>, Instant)>,
 }
 
-impl Rules {
+impl FamilyRules {
     fn new(config: &Config, family: Family) -> Self {
-        let keeper = Keeper::new(&Words::of(family).table(&config.table), "forward_in");
-        Rules { family, keeper, selected: BTreeSet::new(), refused: Vec::new() }
+        let table_sync = TableSync::new(&FamilySyntax::of(family).table(&config.table), "forward_in");
+        FamilyRules { family, table_sync, isolated: BTreeSet::new(), refused: Vec::new() }
     }
 
-    /// Writes the rules. Policies that the kernel refuses let nobody in or out, and hold up no other.
+    /// Writes the rules. A policy whose rules the kernel rejects allows nothing, and doesn't hold up other policies.
     async fn write(&mut self, config: &Config, input: Input<'_>, recorder: &Recorder) -> Result<(), NftError> {
         let now = Instant::now();
         self.refused.retain(|(old, again)| *again > now && input.policies.iter().any(|new| Arc::ptr_eq(old, new)));
         let wanted = self.plan(config, input);
-        self.selected = plan::selected(&wanted);
-        match self.keeper.keep(wanted).await {
+        self.isolated = plan::isolated_addresses(&wanted);
+        match self.table_sync.sync(wanted).await {
             Err(NftError::Refused(_)) => {}
             other => return other,
         }
-        // The difference didn't fit what the kernel has; all of it will, unless a policy is at fault.
-        match self.keeper.keep(self.plan(config, input)).await {
+        // The difference may not fit the kernel's state: retry with the whole table. If that fails, a policy is at fault.
+        match self.table_sync.sync(self.plan(config, input)).await {
             Err(NftError::Refused(_)) => {}
             other => return other,
         }
-        let name = Words::of(self.family).table(&config.table);
+        let name = FamilySyntax::of(self.family).table(&config.table);
         let script = |numbers: &[usize]| {
             let with: Vec<_> = numbers.iter().filter_map(|number| input.policies.get(*number)).collect();
             let allows = |policy: &Arc<NetworkPolicy>| with.iter().any(|one| Arc::ptr_eq(one, policy));
-            plan::rules(config, self.family, input, allows).full(&name)
+            plan::plan_table(config, self.family, input, allows).full_script(&name)
         };
-        for Refusal { number, why } in nft::find_refused(input.policies.len(), script).await? {
+        for RejectedItem { number, why } in nft::find_rejected(input.policies.len(), script).await? {
             let Some(policy) = input.policies.get(number) else { continue };
             let (namespace, name) = (policy.namespace().unwrap_or_default(), policy.name_any());
             tracing::error!(
@@ -176,11 +181,11 @@ impl Rules {
             recorder.warning(policy.as_ref(), "FailedRules", message);
             self.refused.push((policy.clone(), now + REFUSED_RETRY_PERIOD));
         }
-        self.keeper.keep(self.plan(config, input)).await
+        self.table_sync.sync(self.plan(config, input)).await
     }
 
     fn plan(&self, config: &Config, input: Input<'_>) -> Table {
         let allows = |policy: &Arc<NetworkPolicy>| !self.refused.iter().any(|(one, _)| Arc::ptr_eq(one, policy));
-        plan::rules(config, self.family, input, allows)
+        plan::plan_table(config, self.family, input, allows)
     }
 }

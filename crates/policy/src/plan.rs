@@ -1,7 +1,7 @@
-//! From policies to rules: pure, no I/O.
+//! From NetworkPolicies to a table of nftables: pure, no I/O.
 //!
-//! A map leads from a pod's address to the pod's chain, which asks the chains of all policies that select the pod and
-//! then drops. Each rule of a policy has a set with the addresses of the pods that it is about.
+//! A verdict map leads from a pod's address to the pod's chain, which jumps to the chains of all policies that select the pod, and then
+//! drops. Each rule of a policy has a set with the addresses of the peers that it selects.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -16,17 +16,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as Selector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 use network::LocalPod;
-use network::nft::{self, Protocol, Set, Table, Words, label};
+use network::nft::{self, FamilySyntax, Protocol, Set, Table, address_label};
 
 use crate::Config;
 
 type Labels = BTreeMap<String, String>;
 
-/// A pod with an address of its own.
-struct Workload<'a> {
+/// A pod with an address of its own, as policies see it.
+struct PolicyPod<'a> {
     labels: &'a Labels,
     address: IpAddr,
-    is_here: bool,
+    is_local: bool,
     /// Named ports: name, protocol, number.
     ports: Vec<(String, Protocol, u16)>,
 }
@@ -38,7 +38,7 @@ enum Direction {
 }
 
 impl Direction {
-    /// The end of a packet that is the peer's.
+    /// The address of a packet that is the peer's.
     fn peer(self) -> &'static str {
         if self == Direction::In { "saddr" } else { "daddr" }
     }
@@ -52,37 +52,45 @@ impl Direction {
     }
 }
 
-/// What rules are made of.
+/// The objects that rules are planned from.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
+    /// All policies.
     pub policies: &'a [Arc<NetworkPolicy>],
+    /// All pods of the cluster.
     pub pods: &'a [Arc<Pod>],
+    /// All namespaces.
     pub namespaces: &'a [Arc<Namespace>],
-    /// This node's pods as the node knows them.
+    /// This node's pods, as the kubelet knows them.
     pub local: &'a [Arc<LocalPod>],
 }
 
-/// All rules for a node in one family. Of a policy for which `allows` doesn't hold it counts only whom it selects, not what it allows.
-pub fn rules(config: &Config, family: Family, input: Input<'_>, allows: impl Fn(&Arc<NetworkPolicy>) -> bool) -> Table {
+/// Plans the table of a node in one family. A policy for which `allows` is false isolates its pods and allows nothing.
+pub fn plan_table(
+    config: &Config,
+    family: Family,
+    input: Input<'_>,
+    allows: impl Fn(&Arc<NetworkPolicy>) -> bool,
+) -> Table {
     let Input { policies, pods, namespaces, local } = input;
-    let verdict = format!("type {} : verdict;", Words::of(family).address);
+    let verdict = format!("type {} : verdict;", FamilySyntax::of(family).address);
     let mut table = Table::new(base(config, family)).with_set("ingress", &verdict).with_set("egress", &verdict);
-    let mut workloads: BTreeMap<&str, Vec<Workload<'_>>> = BTreeMap::new();
-    let mut here = Here::new(family, local);
-    for (namespace, workload) in pods.iter().filter_map(|pod| workload(config, family, pod, &mut here)) {
-        workloads.entry(namespace).or_default().push(workload);
+    let mut policy_pods: BTreeMap<&str, Vec<PolicyPod<'_>>> = BTreeMap::new();
+    let mut local_pods = LocalPodIndex::new(family, local);
+    for (namespace, policy_pod) in pods.iter().filter_map(|pod| policy_pod(config, family, pod, &mut local_pods)) {
+        policy_pods.entry(namespace).or_default().push(policy_pod);
     }
-    for (namespace, workload) in here.rest() {
-        workloads.entry(namespace).or_default().push(workload);
+    for (namespace, policy_pod) in local_pods.rest() {
+        policy_pods.entry(namespace).or_default().push(policy_pod);
     }
     let namespaces: BTreeMap<String, &Labels> = namespaces.iter().map(|n| (n.name_any(), n.labels())).collect();
-    let mut planner = Planner { family, workloads: &workloads, namespaces: &namespaces, table: &mut table };
+    let mut planner = Planner { family, policy_pods: &policy_pods, namespaces: &namespaces, table: &mut table };
     let mut policies: Vec<&Arc<NetworkPolicy>> = policies.iter().collect();
     policies.sort_by_key(|p| (p.namespace(), p.name_any()));
     for policy in policies {
         planner.add(policy, allows(policy));
     }
-    // Who is selected gets what his policies allow, and nothing else.
+    // An isolated pod gets only the traffic that its policies allow.
     for (name, chain) in &mut table.chains {
         if name.starts_with("pod_") {
             chain.push("drop".into());
@@ -91,21 +99,21 @@ pub fn rules(config: &Config, family: Family, input: Input<'_>, allows: impl Fn(
     table
 }
 
-/// The addresses whose pods some policy selects.
-pub fn selected(table: &Table) -> BTreeSet<IpAddr> {
+/// The addresses of isolated pods: those that at least one policy selects.
+pub fn isolated_addresses(table: &Table) -> BTreeSet<IpAddr> {
     let maps = ["ingress", "egress"].into_iter().filter_map(|map| table.sets.get(map));
     maps.flat_map(|map| map.elements.keys()).filter_map(|address| address.parse().ok()).collect()
 }
 
 fn base(config: &Config, family: Family) -> String {
-    let ip = Words::of(family).ip;
+    let ip = FamilySyntax::of(family).ip;
     let dns = match config.cluster_dns {
         Some(dns) if Family::of(dns) == family => {
             format!("{ip} daddr {dns} meta l4proto {{ tcp, udp }} th dport 53 accept")
         }
         _ => String::new(),
     };
-    // Without these a pod would find no neighbour, not even its gateway (RFC 4890).
+    // Without neighbour discovery a pod couldn't reach its gateway (RFC 4890).
     let neighbours = match family {
         Family::V4 => "",
         Family::V6 => "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept",
@@ -133,63 +141,68 @@ chain input_out {{
     )
 }
 
-/// This node's own pods that the API hasn't told of yet, or not with their addresses.
-struct Here<'a> {
+/// This node's pods that the API doesn't show yet, or not with their addresses.
+struct LocalPodIndex<'a> {
     family: Family,
     by_uid: HashMap<&'a str, &'a LocalPod>,
     owners: HashMap<IpAddr, &'a str>,
 }
 
-impl<'a> Here<'a> {
+impl<'a> LocalPodIndex<'a> {
     fn new(family: Family, local: &'a [Arc<LocalPod>]) -> Self {
         let pairs = local.iter().flat_map(|pod| pod.addresses.iter().map(|address| (*address, pod.uid.as_str())));
         let by_uid = local.iter().map(|pod| (pod.uid.as_str(), pod.as_ref())).collect();
-        Here { family, by_uid, owners: pairs.collect() }
+        LocalPodIndex { family, by_uid, owners: pairs.collect() }
     }
 
-    /// The address of one of this node's pods: what the node says counts. None if another pod has it by now, or the pod is none of ours.
-    fn address(&mut self, pod: &Pod, told: Option<IpAddr>) -> Option<IpAddr> {
+    /// The address of a pod of this node. The kubelet's knowledge precedes the API's. None if another pod has the address by now.
+    fn address(&mut self, pod: &Pod, api_address: Option<IpAddr>) -> Option<IpAddr> {
         let uid = pod.metadata.uid.as_deref().unwrap_or("");
         if let Some(local) = self.by_uid.remove(uid) {
             return local.addresses.iter().copied().find(|address| Family::of(*address) == self.family);
         }
-        told.filter(|address| self.owners.get(address).is_none_or(|owner| *owner == uid))
+        api_address.filter(|address| self.owners.get(address).is_none_or(|owner| *owner == uid))
     }
 
-    fn rest(self) -> impl Iterator<Item = (&'a str, Workload<'a>)> {
+    fn rest(self) -> impl Iterator<Item = (&'a str, PolicyPod<'a>)> {
         self.by_uid.into_values().filter_map(move |pod| {
             let address = pod.addresses.iter().copied().find(|address| Family::of(*address) == self.family)?;
-            let workload = Workload { labels: &pod.labels, address, is_here: true, ports: pod.ports.clone() };
-            Some((pod.namespace.as_str(), workload))
+            let policy_pod = PolicyPod { labels: &pod.labels, address, is_local: true, ports: pod.ports.clone() };
+            Some((pod.namespace.as_str(), policy_pod))
         })
     }
 }
 
-/// The containers that run beside the pod's own: of those that come before, only sidecars do (KEP-753).
-fn running(spec: &informer::pod::PodSpec) -> impl Iterator<Item = &informer::pod::Container> {
+/// The containers that run at the same time: the pod's containers and its sidecars (KEP-753).
+fn running_containers(spec: &informer::pod::PodSpec) -> impl Iterator<Item = &informer::pod::Container> {
     let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
     spec.containers.iter().chain(sidecars)
 }
 
-/// A pod, with its namespace, if it has an address of the family for itself.
-fn workload<'a>(config: &Config, family: Family, pod: &'a Pod, here: &mut Here<'a>) -> Option<(&'a str, Workload<'a>)> {
+/// A pod with its namespace, if it isn't on the host network and has an address of the family.
+fn policy_pod<'a>(
+    config: &Config,
+    family: Family,
+    pod: &'a Pod,
+    local_pods: &mut LocalPodIndex<'a>,
+) -> Option<(&'a str, PolicyPod<'a>)> {
     let spec = pod.spec.as_ref()?;
     if spec.host_network == Some(true) || pod.is_over() {
-        here.by_uid.remove(pod.metadata.uid.as_deref().unwrap_or(""));
+        local_pods.by_uid.remove(pod.metadata.uid.as_deref().unwrap_or(""));
         return None;
     }
-    let is_here = spec.node_name.as_deref() == Some(config.node_name.as_str());
-    let told = pod.ips().filter_map(|a| a.parse().ok()).find(|a| Family::of(*a) == family);
-    let address = if is_here { here.address(pod, told)? } else { told? };
-    let ports = running(spec).flat_map(|c| c.ports.iter().flatten());
+    let is_local = spec.node_name.as_deref() == Some(config.node_name.as_str());
+    let api_address = pod.ips().filter_map(|a| a.parse().ok()).find(|a| Family::of(*a) == family);
+    let address = if is_local { local_pods.address(pod, api_address)? } else { api_address? };
+    let ports = running_containers(spec).flat_map(|c| c.ports.iter().flatten());
     let named = ports
         .filter_map(|p| Some((p.name.clone()?, Protocol::of(p.protocol.as_deref())?, nft::port(p.container_port)?)));
-    let workload = Workload { labels: pod.labels(), address, is_here, ports: named.collect() };
-    Some((pod.metadata.namespace.as_deref()?, workload))
+    let policy_pod = PolicyPod { labels: pod.labels(), address, is_local, ports: named.collect() };
+    Some((pod.metadata.namespace.as_deref()?, policy_pod))
 }
 
-/// What a pod's rules may change with. Most of what pods tell of themselves is nothing to policies.
-pub fn concerns(old: &Pod, new: &Pod) -> bool {
+/// Whether a change of a pod can change rules. Most status updates can't.
+pub fn affects_rules(old: &Pod, new: &Pod) -> bool {
     fn node(pod: &Pod) -> Option<&str> {
         pod.spec.as_ref()?.node_name.as_deref()
     }
@@ -199,8 +212,8 @@ pub fn concerns(old: &Pod, new: &Pod) -> bool {
         || node(old) != node(new)
 }
 
-/// What a selector matches. One that can't be read selects nothing; the API lets none in.
-fn reader(selector: &Selector) -> impl Fn(&Labels) -> bool {
+/// The predicate of a label selector. A malformed one, which the API doesn't admit, selects nothing.
+fn selector_matcher(selector: &Selector) -> impl Fn(&Labels) -> bool {
     let read = serde_json::to_value(selector).ok().and_then(|v| LabelSelector::from_json(&v).ok());
     move |labels| read.as_ref().is_some_and(|s| s.matches_map(Some(labels)))
 }
@@ -208,7 +221,7 @@ fn reader(selector: &Selector) -> impl Fn(&Labels) -> bool {
 struct Planner<'a> {
     family: Family,
     /// By namespace.
-    workloads: &'a BTreeMap<&'a str, Vec<Workload<'a>>>,
+    policy_pods: &'a BTreeMap<&'a str, Vec<PolicyPod<'a>>>,
     namespaces: &'a BTreeMap<String, &'a Labels>,
     table: &'a mut Table,
 }
@@ -224,9 +237,9 @@ impl<'a> Planner<'a> {
         let Some(spec) = &policy.spec else { return };
         let namespace = policy.namespace().unwrap_or_default();
         let everything = Selector::default();
-        let selects = reader(spec.pod_selector.as_ref().unwrap_or(&everything));
-        let targets: Vec<&Workload<'_>> =
-            self.workloads_of(&namespace).iter().filter(|w| w.is_here && selects(w.labels)).collect();
+        let selects = selector_matcher(spec.pod_selector.as_ref().unwrap_or(&everything));
+        let targets: Vec<&PolicyPod<'_>> =
+            self.pods_in(&namespace).iter().filter(|w| w.is_local && selects(w.labels)).collect();
         if targets.is_empty() {
             return;
         }
@@ -251,7 +264,7 @@ impl<'a> Planner<'a> {
         direction: Direction,
         base: &str,
         namespace: &str,
-        targets: &[&Workload<'_>],
+        targets: &[&PolicyPod<'_>],
         rules: Vec<Rule<'_>>,
     ) {
         let chain = format!("{base}_{}", direction.short());
@@ -261,7 +274,7 @@ impl<'a> Planner<'a> {
         }
         self.table.chains.insert(chain.clone(), lines);
         for target in targets {
-            let pod = format!("pod_{}_{}", direction.short(), label(target.address));
+            let pod = format!("pod_{}_{}", direction.short(), address_label(target.address));
             self.table.map(direction.map(), target.address.to_string(), format!("goto {pod}"));
             self.table.chains.entry(pod).or_default().push(format!("jump {chain}"));
         }
@@ -272,40 +285,40 @@ impl<'a> Planner<'a> {
         direction: Direction,
         set: &str,
         namespace: &str,
-        targets: &[&Workload<'_>],
+        targets: &[&PolicyPod<'_>],
         rule: &Rule<'_>,
     ) -> Vec<String> {
-        // Nobody named is everybody.
+        // Without peers a rule allows all of them.
         let peers = rule.peers.filter(|p| !p.is_empty()).map(|peers| distinct(peers));
-        let about: Vec<&Workload<'_>> = match &peers {
+        let selected_pods: Vec<&PolicyPod<'_>> = match &peers {
             Some(peers) => {
-                let mut about = BTreeMap::new();
+                let mut selected_pods = BTreeMap::new();
                 for peer in peers {
-                    about.extend(self.about(peer, namespace).into_iter().map(|workload| (workload.address, workload)));
+                    selected_pods.extend(self.selected_pods(peer, namespace).into_iter().map(|pod| (pod.address, pod)));
                 }
-                about.into_values().collect()
+                selected_pods.into_values().collect()
             }
-            None => self.workloads.values().flatten().collect(),
+            None => self.policy_pods.values().flatten().collect(),
         };
         let end = direction.peer();
-        let Words { ip, address, .. } = Words::of(self.family);
+        let FamilySyntax { ip, address, .. } = FamilySyntax::of(self.family);
         let mut from = Vec::new();
         if let Some(peers) = &peers {
-            from.extend(peers.iter().filter_map(|p| block(self.family, p.ip_block.as_ref()?, end)));
-            if !about.is_empty() {
-                let elements = about.iter().map(|w| (w.address.to_string(), None)).collect();
+            from.extend(peers.iter().filter_map(|p| ip_block_match(self.family, p.ip_block.as_ref()?, end)));
+            if !selected_pods.is_empty() {
+                let elements = selected_pods.iter().map(|w| (w.address.to_string(), None)).collect();
                 self.table.sets.insert(set.into(), Set { header: format!("type {address};"), elements });
                 from.push(format!("{ip} {end} @{set}"));
             }
         } else {
             from.push(String::new());
         }
-        // A named port is one of who is connected to.
-        let receivers = if direction == Direction::In { targets.to_vec() } else { about };
+        // A named port is looked up in the pod that receives the connection.
+        let receivers = if direction == Direction::In { targets.to_vec() } else { selected_pods };
         let to: Vec<String> = match rule.ports.filter(|p| !p.is_empty()).map(|ports| distinct(ports)) {
             Some(ports) => {
-                let named = named(&ports, &receivers);
-                ports.iter().filter_map(|p| port(ip, p, &named)).collect()
+                let named = named_ports(&ports, &receivers);
+                ports.iter().filter_map(|p| port_match(ip, p, &named)).collect()
             }
             None => vec![String::new()],
         };
@@ -313,73 +326,73 @@ impl<'a> Planner<'a> {
             let words = [f, t, verdict];
             words.into_iter().filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
         };
-        if from.len().saturating_mul(to.len()) <= INLINE {
+        if from.len().saturating_mul(to.len()) <= MAX_INLINE_RULES {
             return from.iter().flat_map(|f| to.iter().map(move |t| words(f, t, "accept"))).collect();
         }
-        // As many rules as there are peers and ports together: each peer times each port is more than any machine has room for.
+        // One rule per peer and one per port: the product of both may be more than a machine has room for.
         let ports = format!("{set}_ports");
         self.table.chains.insert(ports.clone(), to.iter().map(|t| words("", t, "accept")).collect());
         from.iter().map(|f| words(f, "", &format!("jump {ports}"))).collect()
     }
 
-    fn workloads_of(&self, namespace: &str) -> &'a [Workload<'a>] {
-        self.workloads.get(namespace).map(Vec::as_slice).unwrap_or_default()
+    fn pods_in(&self, namespace: &str) -> &'a [PolicyPod<'a>] {
+        self.policy_pods.get(namespace).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// The pods that a peer means by selectors.
-    fn about(&self, peer: &NetworkPolicyPeer, namespace: &str) -> Vec<&'a Workload<'a>> {
+    /// The pods that a peer's selectors select.
+    fn selected_pods(&self, peer: &NetworkPolicyPeer, namespace: &str) -> Vec<&'a PolicyPod<'a>> {
         let namespaces: Vec<&str> = match (&peer.ip_block, &peer.pod_selector, &peer.namespace_selector) {
             (Some(_), ..) | (None, None, None) => Vec::new(),
             (None, _, Some(selector)) => {
-                let selects = reader(selector);
+                let selects = selector_matcher(selector);
                 self.namespaces.iter().filter(|(_, labels)| selects(labels)).map(|(name, _)| name.as_str()).collect()
             }
             (None, Some(_), None) => vec![namespace],
         };
-        let selects = peer.pod_selector.as_ref().map(reader);
-        let all = namespaces.iter().flat_map(|namespace| self.workloads_of(namespace));
+        let selects = peer.pod_selector.as_ref().map(selector_matcher);
+        let all = namespaces.iter().flat_map(|namespace| self.pods_in(namespace));
         all.filter(|w| selects.as_ref().is_none_or(|selects| selects(w.labels))).collect()
     }
 }
 
-/// How many combinations of peers and ports are written as a rule each.
-const INLINE: usize = 64;
+/// Up to this many combinations of peers and ports, each is a rule.
+const MAX_INLINE_RULES: usize = 64;
 
-/// Each once: what an author repeats thousands of times is looked at once.
+/// The distinct elements of a list, as an author may repeat one thousands of times.
 fn distinct<T: std::fmt::Debug>(all: &[T]) -> Vec<&T> {
     let mut seen = HashSet::new();
     all.iter().filter(|one| seen.insert(format!("{one:?}"))).collect()
 }
 
-/// Where ports are that are meant by a name: `address . number` by name and protocol. Nothing is looked for if no port has a name.
-fn named<'a>(ports: &[&NetworkPolicyPort], receivers: &[&'a Workload<'_>]) -> Named<'a> {
-    let mut named = Named::new();
+/// Addresses of named ports, as `address . number`, by name and protocol. Empty if the rule names no port.
+fn named_ports<'a>(ports: &[&NetworkPolicyPort], receivers: &[&'a PolicyPod<'_>]) -> NamedPorts<'a> {
+    let mut named = NamedPorts::new();
     if !ports.iter().any(|port| matches!(port.port, Some(IntOrString::String(_)))) {
         return named;
     }
-    for workload in receivers {
-        for (name, protocol, number) in &workload.ports {
+    for pod in receivers {
+        for (name, protocol, number) in &pod.ports {
             let places = named.entry((name.as_str(), *protocol)).or_default();
-            places.insert(format!("{} . {number}", workload.address));
+            places.insert(format!("{} . {number}", pod.address));
         }
     }
     named
 }
 
-type Named<'a> = BTreeMap<(&'a str, Protocol), BTreeSet<String>>;
+type NamedPorts<'a> = BTreeMap<(&'a str, Protocol), BTreeSet<String>>;
 
-fn block(family: Family, block: &IPBlock, end: &str) -> Option<String> {
+fn ip_block_match(family: Family, block: &IPBlock, end: &str) -> Option<String> {
     let read = |text: &str| text.parse::<IpNet>().ok().filter(|network| Family::of(network.addr()) == family);
     let network = read(&block.cidr)?;
     let except: Vec<IpNet> = block.except.iter().flatten().filter_map(|e| Some(read(e)?.trunc())).collect();
     // Older versions of `nft` refuse a set whose networks overlap.
     let except: Vec<String> = IpNet::aggregate(&except).iter().map(ToString::to_string).collect();
-    let ip = Words::of(family).ip;
+    let ip = FamilySyntax::of(family).ip;
     let all = format!("{ip} {end} {}", network.trunc());
     Some(if except.is_empty() { all } else { format!("{all} {ip} {end} != {{ {} }}", except.join(", ")) })
 }
 
-fn port(ip: &str, port: &NetworkPolicyPort, named: &Named<'_>) -> Option<String> {
+fn port_match(ip: &str, port: &NetworkPolicyPort, named: &NamedPorts<'_>) -> Option<String> {
     let protocol = Protocol::of(port.protocol.as_deref())?;
     match (&port.port, port.end_port) {
         (None, _) => Some(format!("meta l4proto {protocol}")),

@@ -1,4 +1,4 @@
-//! Health ports: balancers outside ask there whether this node has endpoints of a service (`healthCheckNodePort`).
+//! Health-check node ports, by which external load balancers learn whether this node has endpoints of a service (`healthCheckNodePort`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -16,20 +16,20 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::plan::Health;
+use crate::plan::HealthCheck;
 
-/// A client that takes longer than this to ask is dropped.
+/// Timeout of a client's request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The ports that are open, with what they tell.
+/// The open health-check node ports.
 #[derive(Default)]
-pub struct Ports {
-    open: HashMap<u16, (Arc<Mutex<Health>>, JoinHandle<()>)>,
+pub struct HealthCheckServers {
+    open: HashMap<u16, (Arc<Mutex<HealthCheck>>, JoinHandle<()>)>,
 }
 
-impl Ports {
-    /// Opens, changes and closes ports so that they are those of `wanted`.
-    pub fn keep(&mut self, wanted: BTreeMap<u16, Health>) {
+impl HealthCheckServers {
+    /// Opens, updates and closes ports, so that they are those of `wanted`.
+    pub fn sync(&mut self, wanted: BTreeMap<u16, HealthCheck>) {
         self.open.retain(|port, (_, task)| {
             let stays = wanted.contains_key(port);
             if !stays {
@@ -37,26 +37,26 @@ impl Ports {
             }
             stays
         });
-        for (port, health) in wanted {
-            if let Some((told, task)) = self.open.get(&port)
+        for (port, new) in wanted {
+            if let Some((health, task)) = self.open.get(&port)
                 && !task.is_finished()
             {
-                *told.lock() = health;
+                *health.lock() = new;
                 continue;
             }
-            let told = Arc::new(Mutex::new(health));
-            let of = told.clone();
+            let health = Arc::new(Mutex::new(new));
+            let of = health.clone();
             let task = tasks::until_done("service-health", move || serve(port, of.clone()));
-            self.open.insert(port, (told, task));
+            self.open.insert(port, (health, task));
         }
     }
 }
 
-async fn serve(port: u16, told: Arc<Mutex<Health>>) {
+async fn serve(port: u16, health: Arc<Mutex<HealthCheck>>) {
     let listener = match TcpListener::bind(("0.0.0.0", port)).await {
         Ok(listener) => listener,
         Err(error) => {
-            let service = told.lock().service.clone();
+            let service = health.lock().service.clone();
             tracing::warn!(port, %error, namespace = service.0, service = service.1, "failed to listen on healthCheckNodePort");
             return;
         }
@@ -66,10 +66,10 @@ async fn serve(port: u16, told: Arc<Mutex<Health>>) {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let told = told.clone();
+        let health = health.clone();
         tasks::spawn("service-health-connection", async move {
             let answer = service_fn(move |_: Request<Incoming>| {
-                let answer = answer(&told.lock());
+                let answer = answer(&health.lock());
                 async move { Ok::<_, Infallible>(answer) }
             });
             let mut http = hyper::server::conn::http1::Builder::new();
@@ -79,8 +79,8 @@ async fn serve(port: u16, told: Arc<Mutex<Health>>) {
     }
 }
 
-/// As kube-proxy answers: 200 with endpoints, 503 without.
-fn answer(health: &Health) -> Response<Full<Bytes>> {
+/// The response of kube-proxy: 200 with local endpoints, 503 without.
+fn answer(health: &HealthCheck) -> Response<Full<Bytes>> {
     let code = if health.local > 0 { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let (namespace, name) = &health.service;
     let body = json!({"service": {"namespace": namespace, "name": name}, "localEndpoints": health.local,

@@ -1,11 +1,12 @@
-//! Services, as rules of nftables.
+//! The service proxy: Services as a table of nftables, like kube-proxy's mode `nftables`.
 //!
-//! [`plan`] turns services and endpoints into a [`Table`](network::nft::Table), a value. One task waits for changes,
-//! gathers those that come together, and writes the difference; a slow timer writes all anew if somebody removed it.
+//! [`plan`] turns Services and EndpointSlices into a [`Table`](network::nft::Table). One task waits for changes, batches them, and writes the
+//! difference to the kernel; a slow resync rewrites the table if it was removed.
 //!
-//! Invariants: only the table named in [`Config`] is touched. What comes from 127.0.0.1 may leave by other interfaces only once the
-//! rules are there that let nobody else come to such addresses.
+//! Invariants: only the table named in [`Config`] is touched. `route_localnet` is enabled only once the rules are in place that drop
+//! packets from other machines to 127.0.0.0/8 (CVE-2020-8558).
 
+#![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 mod health;
@@ -20,31 +21,34 @@ use apimachinery::{AddressRanges, Family};
 use informer::{Change, Informers, Key, Pod, Recorder};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use network::flows;
-use network::nft::{Keeper, LeftOut, NftError, Words};
-use plan::datagrams::{self, Datagrams};
-use plan::{Place, Planner};
+use network::conntrack;
+use network::nft::{FamilySyntax, NftError, RejectedPart, TableSync};
+use plan::udp_backends::{self, UdpBackends};
+use plan::{NodeTopology, Planner};
 use tokio::sync::{Notify, watch};
 
+/// Configuration of the service proxy.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Name of the nftables table.
     pub table: String,
+    /// Name of this node.
     pub node_name: String,
+    /// The cluster's pod CIDRs.
     pub cluster_cidr: AddressRanges,
-    /// This address is answered on the node itself; none where somebody else serves names.
+    /// The address of the cluster's DNS, if this node serves it.
     pub cluster_dns: Option<IpAddr>,
-    /// The bridge of the pods; none where somebody else makes their network, and hides their addresses from the world if need be.
+    /// The pods' bridge; none if a CNI plugin connects pods (and masquerades, if need be).
     pub bridge: Option<String>,
 }
 
-/// Changes that come within this time are written together.
+/// Changes within this period are written together.
 const BATCH_PERIOD: Duration = Duration::from_millis(5);
 const RESYNC_PERIOD: Duration = Duration::from_secs(30);
-/// How long rules that can't be written at all wait at first for the next try.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// First back-off after a failed write.
+const INITIAL_RETRY_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Keeps the rules in step with the API until the process ends.
+/// Runs the service proxy until the process ends.
 pub async fn run(config: Config, informers: Informers) {
     let services = informers.of::<Service>();
     let slices = informers.of::<EndpointSlice>();
@@ -63,32 +67,32 @@ pub async fn run(config: Config, informers: Informers) {
             wake.notify_one();
         }
     });
-    // Of this node's pods only those matter that have a port of the machine.
+    // Only pods of this node with host ports matter.
     let pods = informers.selected::<Pod>(&format!("spec.nodeName={}", config.node_name));
     let wake = changed.clone();
     pods.on_change(move |change| {
-        if plan::on_the_machine(change.object()).next().is_some() {
+        if plan::host_port_mappings(change.object()).next().is_some() {
             wake.notify_one();
         }
     });
     informer::synced!(services, slices, nodes, pods);
-    let mut health = health::Ports::default();
-    let mut tables: Vec<_> = config.cluster_cidr.families().map(|family| Rules::new(&config, family)).collect();
+    let mut health = health::HealthCheckServers::default();
+    let mut tables: Vec<_> = config.cluster_cidr.families().map(|family| FamilyRules::new(&config, family)).collect();
     let mut is_routed = false;
     let recorder = Recorder::new(informers.client().clone(), "kube-proxy", &config.node_name);
-    let mut wait = FIRST_WAIT;
+    let mut wait = INITIAL_RETRY_BACKOFF;
     loop {
         let own = nodes.get(&Key::new("", &config.node_name));
-        let place = Place { zone: own.and_then(|node| zone_of(&node)) };
+        let topology = NodeTopology { zone: own.and_then(|node| zone_of(&node)) };
         let (all, endpoints) = (services.list(), slices.list());
         let own_pods = pods.list();
         let first = config.cluster_cidr.families().next().unwrap_or(Family::V4);
-        health.keep(plan::health(&config, first, &all, &endpoints));
+        health.sync(plan::health(&config, first, &all, &endpoints));
         let mut failed = false;
-        // What goes wrong in one family is nothing to the other.
+        // A failure in one family doesn't stop the other.
         for rules in &mut tables {
-            match rules.write(&config, &place, &all, &endpoints, &own_pods).await {
-                Ok(left_out) => left_out.iter().for_each(|part| tell(&recorder, part, &all, &own_pods)),
+            match rules.write(&config, &topology, &all, &endpoints, &own_pods).await {
+                Ok(rejected) => rejected.iter().for_each(|part| record_rejected(&recorder, part, &all, &own_pods)),
                 Err(error) => {
                     tracing::error!(%error, "failed to write the rules of services; retrying");
                     failed = true;
@@ -100,11 +104,11 @@ pub async fn run(config: Config, informers: Informers) {
             wait = (wait * 2).min(RESYNC_PERIOD);
             continue;
         }
-        wait = FIRST_WAIT;
-        // Only now that the rules are there which make it harmless.
+        wait = INITIAL_RETRY_BACKOFF;
+        // Only after the rules are written that make it harmless.
         if !is_routed && tables.iter().any(|rules| rules.family == Family::V4) {
             is_routed = true;
-            if let Err(error) = network::route_loopback(true) {
+            if let Err(error) = network::set_route_localnet(true) {
                 tracing::warn!(%error, "failed to enable route_localnet; node ports and host ports can't be reached at 127.0.0.1");
             }
         }
@@ -112,70 +116,70 @@ pub async fn run(config: Config, informers: Informers) {
             () = changed.notified() => tokio::time::sleep(BATCH_PERIOD).await,
             () = tokio::time::sleep(RESYNC_PERIOD) => {
                 for rules in &mut tables {
-                    rules.keeper.check().await;
+                    rules.table_sync.check().await;
                 }
             }
         }
     }
 }
 
-/// Says that a service or a pod has no rules because the kernel refuses them.
-fn tell(recorder: &Recorder, left_out: &LeftOut, services: &[Arc<Service>], pods: &[Arc<Pod>]) {
-    let LeftOut { part, why } = left_out;
+/// Records an event and logs that the kernel rejected the rules of a service or pod.
+fn record_rejected(recorder: &Recorder, rejected: &RejectedPart, services: &[Arc<Service>], pods: &[Arc<Pod>]) {
+    let RejectedPart { part, why } = rejected;
     tracing::error!(%part, %why, "the kernel refused the rules of a service or pod; the others are written");
     let message = format!("the rules for it can't be written on this node: {why}");
-    if let Some(service) = services.iter().find(|service| plan::part_of_service(service) == **part) {
+    if let Some(service) = services.iter().find(|service| plan::service_part(service) == **part) {
         recorder.warning(service.as_ref(), "FailedRules", message);
-    } else if let Some(pod) = pods.iter().find(|pod| plan::part_of_pod(pod) == **part) {
+    } else if let Some(pod) = pods.iter().find(|pod| plan::pod_part(pod) == **part) {
         recorder.warning(pod.as_ref(), "FailedRules", message);
     }
 }
 
-/// The table of one family, as it was written last.
-struct Rules {
+/// The proxy of one family.
+struct FamilyRules {
     family: Family,
-    keeper: Keeper,
+    table_sync: TableSync,
     planner: Planner,
-    /// Where datagrams are led, for the task that makes the kernel forget flows to elsewhere: the next rules don't wait for it.
-    datagrams: watch::Sender<Datagrams>,
+    /// UDP backends, for the task that deletes stale conntrack entries, so that the next write doesn't wait for it.
+    udp_backends: watch::Sender<UdpBackends>,
 }
 
-impl Rules {
+impl FamilyRules {
     fn new(config: &Config, family: Family) -> Self {
-        let keeper = Keeper::new(&Words::of(family).table(&config.table), "services");
-        let (datagrams, changes) = watch::channel(Datagrams::default());
-        tasks::until_done("stale-flows", move || forget_flows(family, changes.clone()));
-        Rules { family, keeper, planner: Planner::new(family), datagrams }
+        let table_sync = TableSync::new(&FamilySyntax::of(family).table(&config.table), "services");
+        let (udp_backends, changes) = watch::channel(UdpBackends::default());
+        tasks::until_done("stale-flows", move || delete_stale_conntrack(family, changes.clone()));
+        FamilyRules { family, table_sync, planner: Planner::new(family), udp_backends }
     }
 
     async fn write(
         &mut self,
         config: &Config,
-        place: &Place,
+        topology: &NodeTopology,
         services: &[Arc<Service>],
         slices: &[Arc<EndpointSlice>],
         own_pods: &[Arc<Pod>],
-    ) -> Result<Vec<LeftOut>, NftError> {
-        let mut parts = self.planner.parts(config, place, services, slices);
-        parts.extend(plan::host_ports(self.family, own_pods));
-        let left_out = self.keeper.keep_parts(plan::frame(config, self.family), parts).await?;
-        // Only after that: who sends in between makes a new flow.
-        let mut now = self.planner.datagrams();
-        now.extend(datagrams::of_pods(self.family, own_pods));
-        self.datagrams.send_if_modified(|old| {
+    ) -> Result<Vec<RejectedPart>, NftError> {
+        let mut parts = self.planner.parts(config, topology, services, slices);
+        parts.extend(plan::host_port_parts(self.family, own_pods));
+        let rejected = self.table_sync.sync_parts(plan::base_table(config, self.family), parts).await?;
+        // After the write: a client that sends in between gets a new entry.
+        let mut now = self.planner.udp_backends();
+        now.extend(udp_backends::of_pods(self.family, own_pods));
+        self.udp_backends.send_if_modified(|old| {
             let changed = *old != now;
             *old = now;
             changed
         });
-        Ok(left_out)
+        Ok(rejected)
     }
 }
 
-/// Makes the kernel forget flows of datagrams whenever they are led elsewhere, as long as there is somebody to say where.
-async fn forget_flows(family: Family, mut changes: watch::Receiver<Datagrams>) {
+/// Deletes stale UDP conntrack entries after each change of the backends, until the sender is dropped.
+async fn delete_stale_conntrack(family: Family, mut changes: watch::Receiver<UdpBackends>) {
     while changes.changed().await.is_ok() {
         let now = changes.borrow_and_update().clone();
-        match flows::forget(family, move |flow| now.is_stale(flow)).await {
+        match conntrack::delete_entries(family, move |entry| now.is_stale(entry)).await {
             Ok(0) => {}
             Ok(count) => tracing::debug!(count, "deleted stale UDP conntrack entries"),
             Err(error) => {

@@ -44,13 +44,13 @@ profile timonel-default flags=(attach_disconnected,mediate_deleted) {
 
 /// Whether the kernel has it, and it is on.
 pub fn is_enabled() -> bool {
-    let enabled = bounded::text("/sys/module/apparmor/parameters/enabled", bounded::KERNEL);
+    let enabled = bounded::text("/sys/module/apparmor/parameters/enabled", bounded::MAX_KERNEL_FILE_BYTES);
     enabled.is_ok_and(|text| text.trim() == "Y")
 }
 
 /// Whether a profile is loaded; nothing, if the kernel's list can't be seen.
 fn is_loaded(name: &str) -> Option<bool> {
-    let list = bounded::text(LOADED, bounded::OWN).ok()?;
+    let list = bounded::text(LOADED, bounded::MAX_OWN_FILE_BYTES).ok()?;
     Some(list.lines().any(|line| line.rsplit_once(" (").is_some_and(|(profile, _)| profile == name)))
 }
 

@@ -40,7 +40,7 @@ fn folders(cgroup: &str) -> Vec<PathBuf> {
 /// How often the kernel killed something in the cgroup because its memory limit was reached.
 pub fn oom_kills(cgroup: &str) -> u64 {
     let file = if is_unified() { "memory.events" } else { "memory.oom_control" };
-    let Ok(text) = bounded::text(folder("memory", cgroup).join(file), bounded::KERNEL) else { return 0 };
+    let Ok(text) = bounded::text(folder("memory", cgroup).join(file), bounded::MAX_KERNEL_FILE_BYTES) else { return 0 };
     text.lines().find_map(|l| l.strip_prefix("oom_kill ")).and_then(|n| n.trim().parse().ok()).unwrap_or(0)
 }
 
@@ -48,7 +48,7 @@ pub fn oom_kills(cgroup: &str) -> u64 {
 pub fn memory_working_set(cgroup: &str) -> Option<u64> {
     let inactive = if is_unified() { "inactive_file " } else { "total_inactive_file " };
     let usage = memory_usage(cgroup)?;
-    let stat = bounded::text(folder("memory", cgroup).join("memory.stat"), bounded::KERNEL).ok()?;
+    let stat = bounded::text(folder("memory", cgroup).join("memory.stat"), bounded::MAX_KERNEL_FILE_BYTES).ok()?;
     let inactive = stat.lines().find_map(|l| l.strip_prefix(inactive)).and_then(|n| n.parse().ok()).unwrap_or(0);
     Some(usage.saturating_sub(inactive))
 }
@@ -56,12 +56,12 @@ pub fn memory_working_set(cgroup: &str) -> Option<u64> {
 /// Bytes of memory in use, page cache included.
 pub fn memory_usage(cgroup: &str) -> Option<u64> {
     let file = if is_unified() { "memory.current" } else { "memory.usage_in_bytes" };
-    bounded::text(folder("memory", cgroup).join(file), bounded::KERNEL).ok()?.trim().parse().ok()
+    bounded::text(folder("memory", cgroup).join(file), bounded::MAX_KERNEL_FILE_BYTES).ok()?.trim().parse().ok()
 }
 
 /// Bytes of anonymous memory.
 pub fn memory_rss(cgroup: &str) -> Option<u64> {
-    let stat = bounded::text(folder("memory", cgroup).join("memory.stat"), bounded::KERNEL).ok()?;
+    let stat = bounded::text(folder("memory", cgroup).join("memory.stat"), bounded::MAX_KERNEL_FILE_BYTES).ok()?;
     let name = if is_unified() { "anon " } else { "total_rss " };
     stat.lines().find_map(|l| l.strip_prefix(name)).and_then(|n| n.parse().ok())
 }
@@ -95,24 +95,30 @@ pub fn confine(cgroup: &str, pid: u32, limit: Option<u64>) -> std::io::Result<()
 
 /// The processes in the cgroup itself.
 pub fn members(cgroup: &str) -> Vec<i32> {
-    let text = bounded::text(folder("pids", cgroup).join("cgroup.procs"), bounded::KERNEL).unwrap_or_default();
+    let text =
+        bounded::text(folder("pids", cgroup).join("cgroup.procs"), bounded::MAX_KERNEL_FILE_BYTES).unwrap_or_default();
     text.lines().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// Processes in the cgroup and below.
 pub fn processes(cgroup: &str) -> u64 {
-    let text = bounded::text(folder("pids", cgroup).join("pids.current"), bounded::KERNEL).unwrap_or_default();
+    let text =
+        bounded::text(folder("pids", cgroup).join("pids.current"), bounded::MAX_KERNEL_FILE_BYTES).unwrap_or_default();
     text.trim().parse().unwrap_or(0)
 }
 
 /// Nanoseconds of processor time used.
 pub fn cpu_nanoseconds(cgroup: &str) -> Option<u64> {
     if is_unified() {
-        let stat = bounded::text(folder("", cgroup).join("cpu.stat"), bounded::KERNEL).ok()?;
+        let stat = bounded::text(folder("", cgroup).join("cpu.stat"), bounded::MAX_KERNEL_FILE_BYTES).ok()?;
         let micros: u64 = stat.lines().find_map(|l| l.strip_prefix("usage_usec "))?.parse().ok()?;
         return Some(micros * 1000);
     }
-    bounded::text(folder("cpuacct", cgroup).join("cpuacct.usage"), bounded::KERNEL).ok()?.trim().parse().ok()
+    bounded::text(folder("cpuacct", cgroup).join("cpuacct.usage"), bounded::MAX_KERNEL_FILE_BYTES)
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// Gives a cgroup that is in use other limits. A number of processes is never taken back.
@@ -156,7 +162,11 @@ pub fn weigh(cgroup: &str) -> std::io::Result<()> {
     let (controller, file, most) =
         if is_unified() { ("", "cpu.weight", 10_000) } else { ("cpu", "cpu.shares", 262_144) };
     let own = |name: &String| {
-        bounded::text(folder(controller, name).join(file), bounded::KERNEL).ok()?.trim().parse::<u64>().ok()
+        bounded::text(folder(controller, name).join(file), bounded::MAX_KERNEL_FILE_BYTES)
+            .ok()?
+            .trim()
+            .parse::<u64>()
+            .ok()
     };
     let sum: u64 = children(cgroup).iter().filter_map(own).sum();
     let least = if is_unified() { 1 } else { 2 };
@@ -177,7 +187,7 @@ impl Frozen {
         std::fs::write(&state, "FROZEN").ok()?;
         for _ in 0..FREEZING.0 {
             // What waits for a disk can't be frozen; the rest can be killed all the same.
-            if bounded::text(&state, bounded::KERNEL).is_ok_and(|state| state.trim() == "FROZEN") {
+            if bounded::text(&state, bounded::MAX_KERNEL_FILE_BYTES).is_ok_and(|state| state.trim() == "FROZEN") {
                 break;
             }
             std::thread::sleep(FREEZING.1);
@@ -204,7 +214,7 @@ pub fn kill_all(cgroup: &str) {
             continue;
         }
         for folder in below(&folder) {
-            let pids = bounded::text(folder.join("cgroup.procs"), bounded::KERNEL).unwrap_or_default();
+            let pids = bounded::text(folder.join("cgroup.procs"), bounded::MAX_KERNEL_FILE_BYTES).unwrap_or_default();
             for pid in pids.lines().filter_map(|p| p.parse().ok()) {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
@@ -309,7 +319,8 @@ pub fn create_leaf(cgroup: &str) -> std::io::Result<()> {
 }
 
 fn enable_controllers(folder: &Path) {
-    let available = bounded::text(folder.join("cgroup.controllers"), bounded::KERNEL).unwrap_or_default();
+    let available =
+        bounded::text(folder.join("cgroup.controllers"), bounded::MAX_KERNEL_FILE_BYTES).unwrap_or_default();
     for controller in available.split_whitespace() {
         let _ = std::fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"));
     }

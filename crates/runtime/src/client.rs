@@ -277,7 +277,7 @@ impl ShimClient {
 
 /// Whether a process is the shim with that state file, by what it was started with.
 fn is_shim(pid: i32, state: &Path) -> bool {
-    let line = bounded::bytes(format!("/proc/{pid}/cmdline"), bounded::KERNEL).unwrap_or_default();
+    let line = bounded::bytes(format!("/proc/{pid}/cmdline"), bounded::MAX_KERNEL_FILE_BYTES).unwrap_or_default();
     let mut arguments = line.split(|byte| *byte == 0).skip(1);
     arguments.next() == Some(SHIM_ARGUMENT.as_bytes()) && arguments.next() == Some(state.as_os_str().as_bytes())
 }

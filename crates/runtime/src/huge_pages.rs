@@ -20,7 +20,8 @@ pub fn sizes() -> Vec<u64> {
 /// How much of the memory is set aside for pages of a size, in bytes.
 pub fn set_aside(size: u64) -> u64 {
     let file = Path::new(FOLDER).join(format!("hugepages-{}kB", size / KIB)).join("nr_hugepages");
-    let count = bounded::text(file, bounded::KERNEL).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let count =
+        bounded::text(file, bounded::MAX_KERNEL_FILE_BYTES).ok().and_then(|text| text.trim().parse::<u64>().ok());
     count.unwrap_or(0) * size
 }
 

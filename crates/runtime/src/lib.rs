@@ -18,7 +18,7 @@
 //! - [`quota`]: folders that hold so much and no more
 //! - [`tree`]: the size and the removal of what containers have left
 //! - [`selinux`]: labels of containers and their files, where the kernel has it
-//! - [`turns`]: one at a time for each name
+//! - [`keyed_mutex`]: one at a time for each name
 //! - [`users`]: pods whose users are none of the machine's
 //! - [`image`]: images from archives and registries
 //!
@@ -35,6 +35,7 @@ pub mod huge_pages;
 #[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod image;
 pub mod inside;
+pub mod keyed_mutex;
 mod late_mounts;
 mod mountpoint;
 pub mod namespaces;
@@ -50,12 +51,11 @@ mod shim;
 pub mod spec;
 mod terminal;
 pub mod tree;
-pub mod turns;
 pub mod users;
 
 pub use client::{ContainerEvent, ShimClient};
 pub use image::{Image, ImageError, ImageStore};
-pub use shim::logs::{ROTATE as LARGEST_LOG, files as log_files, put_aside as put_log_aside};
+pub use shim::logs::{MAX_LOG_BYTES, files as log_files, rotate as rotate_log};
 pub use shim::profile::check as seccomp_profile;
 pub use shim::shim_main;
 pub use tree::{disk_usage, remove_tree};
@@ -63,5 +63,5 @@ pub use users::Users;
 
 /// What the kernel calls this run of the machine (random(4)).
 pub fn boot_id() -> String {
-    bounded::text("/proc/sys/kernel/random/boot_id", bounded::KERNEL).unwrap_or_default().trim().into()
+    bounded::text("/proc/sys/kernel/random/boot_id", bounded::MAX_KERNEL_FILE_BYTES).unwrap_or_default().trim().into()
 }

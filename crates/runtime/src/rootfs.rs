@@ -84,7 +84,7 @@ pub fn mount_overlay(
 /// # Errors
 /// When something stays mounted. Nothing may be removed then: it could be somebody's data.
 pub fn unmount_below(paths: &[&Path]) -> io::Result<()> {
-    let mounts = bounded::text("/proc/self/mountinfo", bounded::KERNEL)?;
+    let mounts = bounded::text("/proc/self/mountinfo", bounded::MAX_KERNEL_FILE_BYTES)?;
     let mut points: Vec<PathBuf> = mounts
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
@@ -121,7 +121,7 @@ pub fn share(folder: &Path) -> io::Result<()> {
 /// Whether the mount that `path` lies in is a shared one.
 fn is_shared(path: &Path) -> io::Result<bool> {
     let path = path.canonicalize()?;
-    let mounts = bounded::text("/proc/self/mountinfo", bounded::KERNEL)?;
+    let mounts = bounded::text("/proc/self/mountinfo", bounded::MAX_KERNEL_FILE_BYTES)?;
     // The one with the longest path holds it; of several at one place, the last.
     let holding = mounts.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split(' ').collect();
@@ -144,7 +144,7 @@ pub fn is_mounted(path: &Path) -> bool {
     {
         return found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
     }
-    let Ok(mounts) = bounded::text("/proc/self/mountinfo", bounded::KERNEL) else { return false };
+    let Ok(mounts) = bounded::text("/proc/self/mountinfo", bounded::MAX_KERNEL_FILE_BYTES) else { return false };
     mounts.lines().filter_map(|line| line.split(' ').nth(4)).any(|p| Path::new(&unescape(p)) == path)
 }
 

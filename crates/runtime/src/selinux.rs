@@ -43,9 +43,10 @@ pub fn is_enabled() -> bool {
 /// When the policy says nothing of containers, or doesn't know the labels.
 pub fn labels(options: &Options) -> io::Result<Labels> {
     let folder = Path::new(CONFIGURATION);
-    let name = value(&bounded::text(folder.join("config"), bounded::OWN).unwrap_or_default(), "SELINUXTYPE");
+    let name =
+        value(&bounded::text(folder.join("config"), bounded::MAX_OWN_FILE_BYTES).unwrap_or_default(), "SELINUXTYPE");
     let path = folder.join(name.as_deref().unwrap_or("targeted")).join("contexts/lxc_contexts");
-    let contexts = bounded::text(&path, bounded::OWN).map_err(|e| {
+    let contexts = bounded::text(&path, bounded::MAX_OWN_FILE_BYTES).map_err(|e| {
         io::Error::new(e.kind(), format!("the policy says nothing of containers: {}: {e}", path.display()))
     })?;
     let labels = of_policy(&contexts, options).ok_or_else(|| {

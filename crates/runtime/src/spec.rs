@@ -232,7 +232,7 @@ fn capabilities(config: &ContainerConfig) -> Vec<String> {
 
 /// The bounding set of this process (proc(5), CapBnd).
 fn held_capabilities() -> u64 {
-    let status = bounded::text("/proc/self/status", bounded::KERNEL).unwrap_or_default();
+    let status = bounded::text("/proc/self/status", bounded::MAX_KERNEL_FILE_BYTES).unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("CapBnd:")).unwrap_or("ffffffffffffffff");
     u64::from_str_radix(line.trim(), 16).unwrap_or(u64::MAX)
 }
@@ -271,7 +271,10 @@ fn own_oom_score() -> i64 {
     if held_capabilities() & (1 << SYS_RESOURCE) != 0 {
         return -1000;
     }
-    bounded::text("/proc/self/oom_score_adj", bounded::KERNEL).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0)
+    bounded::text("/proc/self/oom_score_adj", bounded::MAX_KERNEL_FILE_BYTES)
+        .ok()
+        .and_then(|t| t.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 /// The machine's devices, which privileged containers find in their own `/dev`.

@@ -1,141 +1,111 @@
-//! Whether a pod can go to a node at all. Reasons are upstream's words, which people search for.
+//! Filter plugins: whether a pod fits a node. The reasons are upstream's texts, which users search for.
 
 use std::collections::{BTreeSet, HashSet};
 
 use informer::Key;
-use informer::pod::PodSpec;
-use k8s_openapi::api::core::v1::{Node, NodeSelector, Taint, Toleration};
+use k8s_openapi::api::core::v1::{NodeSelector, Taint};
 use kube::ResourceExt as _;
 
-use crate::amounts::Amounts;
+use crate::node_predicates::{find_untolerated_taint, matches_node_affinity, tolerations};
 use crate::pod::PodInfo;
+use crate::resources::Resources;
 use crate::snapshot::NodeState;
 use crate::topology::Topology;
 
-/// What the pod's volumes demand.
+/// Requirements of the pod's volumes.
 #[derive(Debug, Clone, Default)]
-pub struct Volumes {
+pub struct PodVolumes {
+    /// Node affinities of PersistentVolumes.
     pub affinities: Vec<NodeSelector>,
-    /// Volumes are already being made on this node.
+    /// Volumes are already being provisioned on this node.
     pub node: Option<String>,
-    /// Labels of the pod's volumes that say where they are: key and values.
+    /// Topology labels of the pod's volumes: key and values.
     pub zones: Vec<(String, Vec<String>)>,
-    /// Claims that one pod at a time may use, wherever it is.
+    /// Claims with the access mode ReadWriteOncePod.
     pub exclusive: Vec<Key>,
-    /// Another pod has one of them.
+    /// Another pod uses one of them.
     pub in_use: bool,
-    /// Those of drivers: the driver, and what the volume is to it.
+    /// Volumes of CSI drivers: driver and handle.
     pub of_drivers: BTreeSet<(String, String)>,
-    /// Nodes where a driver can't attach as many more.
-    pub crowded: HashSet<String>,
-    /// Claims whose volumes are to be made on the chosen node.
+    /// Nodes where a driver can't attach that many volumes more.
+    pub at_attach_limit: HashSet<String>,
+    /// Claims whose volumes are provisioned on the chosen node (`WaitForFirstConsumer`).
     pub to_provision: Vec<String>,
 }
 
-/// Why not.
+/// Why a pod doesn't fit a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Obstacle {
+pub struct Rejection {
+    /// Upstream's text.
     pub reason: String,
-    /// Whether fewer pods on the node could help.
+    /// Whether preemption could help (else upstream's `UnschedulableAndUnresolvable`).
     pub resolvable: bool,
 }
 
-fn final_(reason: impl Into<String>) -> Option<Obstacle> {
-    Some(Obstacle { reason: reason.into(), resolvable: false })
+fn unresolvable(reason: impl Into<String>) -> Option<Rejection> {
+    Some(Rejection { reason: reason.into(), resolvable: false })
 }
 
-fn tolerations(pod: &PodInfo) -> &[Toleration] {
-    pod.pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default()
-}
-
-/// Whether a pod's node selector and affinity let it be on a node.
-pub fn wants_node(pod: &PodInfo, node: &Node) -> bool {
-    pod.pod.spec.as_ref().is_none_or(|s| placement::wanted_by(s.node_selector.as_ref(), s.affinity.as_ref(), node))
-}
-
-/// Whether a pod has a node selector or affinity at all.
-pub fn chooses_nodes(pod: &PodInfo) -> bool {
-    let affinity = |spec: &PodSpec| spec.affinity.as_ref().is_some_and(|a| a.node_affinity.is_some());
-    pod.pod.spec.as_ref().is_some_and(|s| s.node_selector.is_some() || affinity(s))
-}
-
-fn untolerated<'a>(pod: &PodInfo, node: &'a Node) -> Option<&'a Taint> {
-    let taints = node.spec.as_ref().and_then(|s| s.taints.as_ref());
-    let hard = |t: &&Taint| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute");
-    taints.into_iter().flatten().filter(hard).find(|t| !placement::tolerates(tolerations(pod), t))
-}
-
-pub fn tolerates_hard_taints(pod: &PodInfo, node: &Node) -> bool {
-    untolerated(pod, node).is_none()
-}
-
-/// How many taints of a node would rather not have the pod.
-pub fn soft_taints(pod: &PodInfo, node: &Node) -> i64 {
-    let taints = node.spec.as_ref().and_then(|s| s.taints.as_ref()).into_iter().flatten();
-    let soft = taints.filter(|t| t.effect == "PreferNoSchedule" && !placement::tolerates(tolerations(pod), t));
-    soft.count() as i64
-}
-
-/// Why a pod can't go to a node; `None` if it can.
-pub fn obstacle(pod: &PodInfo, state: &NodeState, volumes: &Volumes, topology: &Topology) -> Option<Obstacle> {
+/// Runs all filters; `None` if the pod fits the node.
+pub fn rejection(pod: &PodInfo, state: &NodeState, volumes: &PodVolumes, topology: &Topology) -> Option<Rejection> {
     let node = state.node.as_deref()?;
     if node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true) {
         let cordon =
             Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Taint::default() };
         if !placement::tolerates(tolerations(pod), &cordon) {
-            return final_("node(s) were unschedulable");
+            return unresolvable("node(s) were unschedulable");
         }
     }
-    if let Some(taint) = untolerated(pod, node) {
+    if let Some(taint) = find_untolerated_taint(pod, node) {
         let value = taint.value.as_deref().unwrap_or("");
-        return final_(format!("node(s) had untolerated taint {{{}: {value}}}", taint.key));
+        return unresolvable(format!("node(s) had untolerated taint {{{}: {value}}}", taint.key));
     }
-    if !wants_node(pod, node) {
-        return final_("node(s) didn't match Pod's node affinity/selector");
+    if !matches_node_affinity(pod, node) {
+        return unresolvable("node(s) didn't match Pod's node affinity/selector");
     }
-    if volumes.affinities.iter().any(|s| !placement::matches(s, node))
+    if volumes.affinities.iter().any(|s| !placement::node_selector_matches(s, node))
         || volumes.node.as_ref().is_some_and(|n| *n != node.name_any())
     {
-        return final_("node(s) didn't match PersistentVolume's node affinity");
+        return unresolvable("node(s) didn't match PersistentVolume's node affinity");
     }
     let elsewhere = |(key, values): &(String, Vec<String>)| {
-        // Nodes of no zone at all are as good as any.
+        // A node without zone labels matches any zone.
         state.label(key).is_some_and(|own| !values.iter().any(|v| v == own))
     };
     if volumes.zones.iter().any(elsewhere) {
-        return final_("node(s) had no available volume zone");
+        return unresolvable("node(s) had no available volume zone");
     }
-    if volumes.crowded.contains(&state.name) {
-        return final_("node(s) exceed max volume count");
+    if volumes.at_attach_limit.contains(&state.name) {
+        return unresolvable("node(s) exceed max volume count");
     }
-    let resolvable = |reason: String| Some(Obstacle { reason, resolvable: true });
+    let resolvable = |reason: String| Some(Rejection { reason, resolvable: true });
     if volumes.in_use {
         let reason = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode";
         return resolvable(reason.into());
     }
-    if let Some(reason) = lack(&pod.amounts, &state.used, &state.allocatable) {
-        // What the whole node doesn't have, fewer pods don't bring.
-        let hopeless = lack(&pod.amounts, &Amounts::default(), &state.allocatable).is_some();
-        return if hopeless { final_(reason) } else { resolvable(reason) };
+    if let Some(reason) = insufficient_resource(&pod.resources, &state.used, &state.allocatable) {
+        // Preemption doesn't help if the node's allocatable is too small.
+        let hopeless = insufficient_resource(&pod.resources, &Resources::default(), &state.allocatable).is_some();
+        return if hopeless { unresolvable(reason) } else { resolvable(reason) };
     }
-    if !pod.ports.is_empty() && state.with_ports().any(|other| pod.collides(other)) {
+    if !pod.ports.is_empty() && state.with_ports().any(|other| pod.host_ports_conflict(other)) {
         return resolvable("node(s) didn't have free ports for the requested pod ports".into());
     }
-    let reason = topology.obstacle(pod, state)?;
-    // Fewer pods don't bring the one that this one wants to be near, or a label.
+    let reason = topology.rejection(pod, state)?;
+    // Preemption adds neither a pod that affinity requires, nor a label.
     let hopeless = reason.ends_with("pod affinity rules") || reason.ends_with("(missing required label)");
-    Some(Obstacle { reason: reason.into(), resolvable: !hopeless })
+    Some(Rejection { reason: reason.into(), resolvable: !hopeless })
 }
 
 /// Whether a pod uses one of these claims.
 pub fn uses(pod: &PodInfo, claims: &[Key]) -> bool {
     informer::claims(&pod.pod)
         .iter()
-        .any(|c| claims.iter().any(|k| k.namespace == pod.kin.namespace && k.name == c.name))
+        .any(|c| claims.iter().any(|k| k.namespace == pod.group_key.namespace && k.name == c.name))
 }
 
-/// What isn't there any more.
-fn lack(wanted: &Amounts, used: &Amounts, all: &Amounts) -> Option<String> {
+/// The first resource that is insufficient.
+fn insufficient_resource(wanted: &Resources, used: &Resources, all: &Resources) -> Option<String> {
     if used.pods + 1 > all.pods {
         return Some("Too many pods".into());
     }

@@ -1,16 +1,16 @@
-//! The scheduler: gives every pod a node.
+//! The scheduler (upstream's kube-scheduler).
 //!
-//! [`plan`] is pure: a pod and the nodes with what runs on them → the best node, or why there is none; so is
-//! [`preemption`], which finds who has to go for a more important pod. [`start`] keeps a snapshot of the nodes in step
-//! with the API, takes pods from a queue, and binds in the background; a pod counts on its node from the moment of the
-//! decision.
+//! [`plan`] is pure: from a pod and a snapshot of nodes and their pods to the best node, or to the reasons why none fits; so is
+//! [`preemption`], which selects victims for a pod of higher priority. [`start`] keeps the snapshot up to date, takes pods from a queue, and
+//! binds in the background; a pod is assumed on its node from the moment of the decision.
 
-pub mod amounts;
 pub mod filters;
+mod node_predicates;
 pub mod plan;
 pub mod pod;
 pub mod preemption;
 pub mod profile;
+pub mod resources;
 mod score;
 pub mod snapshot;
 mod topology;
@@ -29,17 +29,17 @@ use kube::{Api, Client, ResourceExt as _};
 use parking_lot::Mutex;
 use serde_json::json;
 
-use amounts::Listed;
-use filters::Volumes;
+use filters::PodVolumes;
 use plan::Outcome;
 use pod::PodInfo;
-use preemption::{Budgets, Preemption};
+use preemption::{DisruptionBudgets, Preemption};
 use profile::{Profile, Profiles};
+use resources::ResourceList;
 use snapshot::Snapshot;
 
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 
-/// Pods that are counted on a node, by their names, each with the name of the node.
+/// Reserved pods, by key, each with the name of its node.
 type Reservations = HashMap<Key, (Arc<PodInfo>, String)>;
 
 #[derive(Clone)]
@@ -47,8 +47,8 @@ struct Scheduler {
     client: Client,
     profiles: Arc<HashMap<String, (Profile, Recorder)>>,
     snapshot: Arc<Mutex<Snapshot>>,
-    /// Pods that are counted on a node while their volumes are made there: others are placed with regard to them, as upstream's are
-    /// once a pod has its node reserved.
+    /// Pods that are reserved on a node while their volumes are provisioned there (upstream's Reserve phase): other pods are scheduled with
+    /// regard to them.
     reserved: Arc<Mutex<Reservations>>,
     pods: informer::Informer<Pod>,
     claims: informer::Informer<PersistentVolumeClaim>,
@@ -76,8 +76,8 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
         budgets: informers.of(),
     };
     let nodes = informers.of::<Node>();
-    let queue = Queue::of(&scheduler.pods, Recorder::new(client.clone(), profile::DEFAULT, ""));
-    // Pods that found no node wait for a change that may help.
+    let queue = Queue::of(&scheduler.pods, Recorder::new(client.clone(), profile::DEFAULT_SCHEDULER_NAME, ""));
+    // Unschedulable pods wait for a change that may make them schedulable.
     let waiting: Arc<Mutex<HashSet<Key>>> = Arc::default();
     let (snapshot, again, parked) = (scheduler.snapshot.clone(), queue.clone(), waiting.clone());
     let wake = move || parked.lock().drain().for_each(|key| again.add(key));
@@ -86,7 +86,7 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
         match change {
             Change::Applied { old, new } => {
                 snapshot.lock().put_node(new.clone());
-                if old.as_ref().is_some_and(|old| !may_help(old, new)) {
+                if old.as_ref().is_some_and(|old| !is_schedulable_after_node_change(old, new)) {
                     return;
                 }
             }
@@ -122,9 +122,9 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
         } else if assigned {
             snapshot.lock().put_pod(pod.clone());
         } else if pod.metadata.deletion_timestamp.is_none() && is_ours(pod, &profiles) {
-            // The more important comes first.
+            // Higher priority first.
             let priority = pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
-            add.add_ranked(pod.key(), -priority);
+            add.add_with_priority(pod.key(), -priority);
         }
     });
     let retry = wake.clone();
@@ -144,7 +144,7 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
                 scheduler.classes,
                 scheduler.drivers
             );
-            // Parked before it is looked at, so that a change in the midst of it isn't missed.
+            // Parked before it is scheduled, so that a change meanwhile isn't missed.
             waiting.lock().insert(key.clone());
             let (settled, again) = scheduler.schedule(&key).await?;
             if settled {
@@ -155,9 +155,9 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
     });
 }
 
-/// Whether what changed of a node may let a pod go there; heartbeats and the like don't.
-fn may_help(old: &Node, new: &Node) -> bool {
-    fn of(node: &Node) -> (Option<&Listed>, Option<&Vec<Taint>>, Option<bool>) {
+/// Whether a change of a node may make pods schedulable there (upstream's queueing hints); heartbeats don't.
+fn is_schedulable_after_node_change(old: &Node, new: &Node) -> bool {
+    fn of(node: &Node) -> (Option<&ResourceList>, Option<&Vec<Taint>>, Option<bool>) {
         let (spec, status) = (node.spec.as_ref(), node.status.as_ref());
         let closed = spec.and_then(|s| s.unschedulable);
         (status.and_then(|s| s.allocatable.as_ref()), spec.and_then(|s| s.taints.as_ref()), closed)
@@ -165,59 +165,63 @@ fn may_help(old: &Node, new: &Node) -> bool {
     old.labels() != new.labels() || of(old) != of(new)
 }
 
-/// Why a pod's volumes let it go nowhere yet.
-enum Obstacle {
-    /// A moment's matter: the claim has its volume, only its status is still to be written.
-    BeingBound,
-    Told(String),
+/// Why a pod can't be scheduled because of its volumes.
+enum VolumeError {
+    /// A claim is being bound: only its status is still to be written.
+    Binding,
+    Unschedulable(String),
 }
 
-fn asked_for(pod: &Pod) -> &str {
-    pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).unwrap_or(profile::DEFAULT)
+fn scheduler_name(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).unwrap_or(profile::DEFAULT_SCHEDULER_NAME)
 }
 
 fn is_ours(pod: &Pod, profiles: &HashMap<String, (Profile, Recorder)>) -> bool {
     let spec = pod.spec.as_ref();
-    profiles.contains_key(asked_for(pod)) && spec.and_then(|s| s.scheduling_gates.as_ref()).is_none_or(Vec::is_empty)
+    profiles.contains_key(scheduler_name(pod))
+        && spec.and_then(|s| s.scheduling_gates.as_ref()).is_none_or(Vec::is_empty)
 }
 
-/// A pod that went away meanwhile is no error.
-fn gone_is_fine(result: Result<(), kube::Error>) -> Result<(), kube::Error> {
+/// Ignores 404: the pod was deleted meanwhile.
+fn ignore_not_found(result: Result<(), kube::Error>) -> Result<(), kube::Error> {
     match result {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         other => other,
     }
 }
 
-impl Budgets for Scheduler {
+impl DisruptionBudgets for Scheduler {
     fn of(&self, pod: &PodInfo) -> Vec<(String, i32)> {
         let selects = |budget: &PodDisruptionBudget| {
             let selector = budget.spec.as_ref().and_then(|s| s.selector.as_ref())?;
             LabelSelector::from_json(&serde_json::to_value(selector).ok()?).ok()
         };
-        let of_namespace = self.budgets.list_in(&pod.kin.namespace).into_iter();
+        let of_namespace = self.budgets.list_in(&pod.group_key.namespace).into_iter();
         of_namespace
-            .filter(|b| selects(b).is_some_and(|s| s.matches_map(Some(&pod.kin.labels))))
+            .filter(|b| selects(b).is_some_and(|s| s.matches_map(Some(&pod.group_key.labels))))
             .map(|b| (b.name_any(), b.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or(0)))
             .collect()
     }
 }
 
 impl Scheduler {
-    /// Who tells of a pod: the profile that it asked for.
-    fn events_of(&self, pod: &Pod) -> Recorder {
-        let found = self.profiles.get(asked_for(pod));
-        found.map_or_else(|| Recorder::new(self.client.clone(), profile::DEFAULT, ""), |(_, recorder)| recorder.clone())
+    /// The event recorder of the pod's profile.
+    fn recorder_for(&self, pod: &Pod) -> Recorder {
+        let found = self.profiles.get(scheduler_name(pod));
+        found.map_or_else(
+            || Recorder::new(self.client.clone(), profile::DEFAULT_SCHEDULER_NAME, ""),
+            |(_, recorder)| recorder.clone(),
+        )
     }
 
-    /// Counts a pod on a node for as long as its volumes are made there.
+    /// Reserves a pod on a node while its volumes are provisioned there.
     fn reserve(&self, key: &Key, pod: Arc<PodInfo>, node: String) {
         self.snapshot.lock().assume(key.clone(), pod.clone(), &node);
         self.reserved.lock().insert(key.clone(), (pod, node));
     }
 
-    /// Counts a pod no longer for which only a place was reserved.
-    fn give_up(&self, key: &Key) -> Option<(Arc<PodInfo>, String)> {
+    /// Removes a pod's reservation (upstream's Unreserve).
+    fn unreserve(&self, key: &Key) -> Option<(Arc<PodInfo>, String)> {
         let reserved = self.reserved.lock().remove(key)?;
         let is_assigned = self.pods.get(key).is_some_and(|p| p.spec.as_ref().is_some_and(|s| s.node_name.is_some()));
         if !is_assigned {
@@ -226,15 +230,15 @@ impl Scheduler {
         Some(reserved)
     }
 
-    /// Looks for a node; tells whether the pod needs no further look by a change, and when by time.
+    /// Schedules a pod. Returns whether it needn't wait for changes any more, and after which time it is retried.
     async fn schedule(&self, key: &Key) -> Result<(bool, Option<Duration>), kube::Error> {
-        let reserved = self.give_up(key);
+        let reserved = self.unreserve(key);
         let Some(pod) = self.pods.get(key) else { return Ok((true, None)) };
         let assigned = pod.spec.as_ref().is_some_and(|s| s.node_name.is_some());
         if assigned || pod.metadata.deletion_timestamp.is_some() || self.snapshot.lock().has_pod(key) {
             return Ok((true, None));
         }
-        let volumes = match self.volumes_of(&pod) {
+        let volumes = match self.pod_volumes(&pod) {
             Ok(mut volumes) => {
                 volumes.in_use = !volumes.exclusive.is_empty() && {
                     let snapshot = self.snapshot.lock();
@@ -242,40 +246,40 @@ impl Scheduler {
                         .nodes()
                         .any(|node| node.pods.values().any(|other| filters::uses(other, &volumes.exclusive)))
                 };
-                volumes.crowded = self.crowded(&volumes.of_drivers);
+                volumes.at_attach_limit = self.nodes_at_attach_limit(&volumes.of_drivers);
                 volumes
             }
-            Err(Obstacle::BeingBound) => {
+            Err(VolumeError::Binding) => {
                 if let Some((info, node)) = reserved {
                     self.reserve(key, info, node);
                 }
                 return Ok((false, Some(Duration::from_secs(5))));
             }
-            Err(Obstacle::Told(reason)) => {
-                self.unschedulable(&pod, &reason).await?;
+            Err(VolumeError::Unschedulable(reason)) => {
+                self.record_unschedulable(&pod, &reason).await?;
                 return Ok((false, Some(Duration::from_secs(30))));
             }
         };
         let info = Arc::new(PodInfo::read(pod.clone()));
-        let Some((profile, _)) = self.profiles.get(asked_for(&pod)) else { return Ok((true, None)) };
-        let outcome = plan::place(key, &info, &mut self.snapshot.lock(), &volumes, profile);
+        let Some((profile, _)) = self.profiles.get(scheduler_name(&pod)) else { return Ok((true, None)) };
+        let outcome = plan::schedule_pod(key, &info, &mut self.snapshot.lock(), &volumes, profile);
         let node = match outcome {
             Outcome::Node(node) => node,
-            Outcome::Nowhere(refusal) => {
-                let mut reason = refusal.describe();
-                let found = preemption::find(&info, &self.snapshot.lock(), &volumes, &refusal, self);
+            Outcome::Unschedulable(fit_error) => {
+                let mut reason = fit_error.message();
+                let found = preemption::find_candidate(&info, &self.snapshot.lock(), &volumes, &fit_error, self);
                 match found {
                     Ok(preemption) => self.preempt(key, &info, &preemption).await?,
-                    Err(why) if refusal.obstacles.is_empty() => tracing::debug!(%why, "no node fits the pod"),
+                    Err(why) if fit_error.rejections.is_empty() => tracing::debug!(%why, "no node fits the pod"),
                     Err(why) => reason = format!("{reason} preemption: {why}"),
                 }
-                self.unschedulable(&pod, &reason).await?;
-                // Normally a change wakes the pod; this is for what no change announces.
+                self.record_unschedulable(&pod, &reason).await?;
+                // Normally a change retries the pod; this is for changes that no event announces.
                 return Ok((false, Some(Duration::from_secs(30))));
             }
         };
         if !volumes.to_provision.is_empty() {
-            // The volumes are made on the chosen node first; the pod comes back when they are bound.
+            // The volumes are provisioned on the chosen node first; the pod is retried when they are bound.
             self.reserve(key, info, node.clone());
             for claim in &volumes.to_provision {
                 let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
@@ -292,11 +296,11 @@ impl Scheduler {
                 this.snapshot.lock().remove_pod(&pod.key());
             }
         });
-        // If the binding fails the pod is looked at again.
+        // If the binding fails, the pod is retried.
         Ok((true, Some(Duration::from_secs(5))))
     }
 
-    /// Sends those away who have to go, and keeps their room.
+    /// Evicts the victims, and nominates the pod on their node.
     async fn preempt(&self, key: &Key, info: &Arc<PodInfo>, found: &Preemption) -> Result<(), kube::Error> {
         self.snapshot.lock().nominate(key.clone(), info.clone(), &found.node);
         for victim in &found.victims {
@@ -305,15 +309,15 @@ impl Scheduler {
                 continue;
             }
             let api: Api<Pod> = Api::namespaced(self.client.clone(), &victim.namespace);
-            let message = format!("{}: preempting to accommodate a higher priority pod", asked_for(&info.pod));
+            let message = format!("{}: preempting to accommodate a higher priority pod", scheduler_name(&info.pod));
             let patch = Patch::Strategic(
                 json!({"status": {"conditions": [{"type": "DisruptionTarget", "status": "True",
                 "reason": "PreemptionByScheduler", "message": message, "lastTransitionTime": apimachinery::clock::now_rfc3339()}]}}),
             );
             let marked = api.patch_status(&victim.name, &PatchParams::default(), &patch).await.map(|_| ());
-            gone_is_fine(marked)?;
-            gone_is_fine(api.delete(&victim.name, &DeleteParams::default()).await.map(|_| ()))?;
-            self.events_of(&info.pod).normal(
+            ignore_not_found(marked)?;
+            ignore_not_found(api.delete(&victim.name, &DeleteParams::default()).await.map(|_| ()))?;
+            self.recorder_for(&info.pod).normal(
                 &*pod,
                 "Preempted",
                 format!("Preempted by pod {} on node {}", info.pod.uid().unwrap_or_default(), found.node),
@@ -321,7 +325,7 @@ impl Scheduler {
         }
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
         let patch = Patch::Strategic(json!({"status": {"nominatedNodeName": found.node}}));
-        gone_is_fine(api.patch_status(&key.name, &PatchParams::default(), &patch).await.map(|_| ()))
+        ignore_not_found(api.patch_status(&key.name, &PatchParams::default(), &patch).await.map(|_| ()))
     }
 
     async fn bind(&self, pod: &Pod, node: &str) -> Result<(), kube::Error> {
@@ -333,25 +337,25 @@ impl Scheduler {
             api.create_subresource("binding", &pod.name_any(), &PostParams::default(), &binding).await?;
         let text =
             format!("Successfully assigned {}/{} to {node}", pod.namespace().unwrap_or_default(), pod.name_any());
-        self.events_of(pod).normal(pod, "Scheduled", text);
+        self.recorder_for(pod).normal(pod, "Scheduled", text);
         Ok(())
     }
 
-    async fn unschedulable(&self, pod: &Pod, reason: &str) -> Result<(), kube::Error> {
+    async fn record_unschedulable(&self, pod: &Pod, reason: &str) -> Result<(), kube::Error> {
         let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
         let told = conditions.and_then(|c| c.iter().find(|c| c.type_ == "PodScheduled"));
         if told.is_some_and(|c| c.message.as_deref() == Some(reason)) {
             return Ok(());
         }
-        self.events_of(pod).warning(pod, "FailedScheduling", reason);
+        self.recorder_for(pod).warning(pod, "FailedScheduling", reason);
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let patch = Patch::Strategic(json!({"status": {"conditions": [{"type": "PodScheduled", "status": "False",
             "reason": "Unschedulable", "message": reason, "lastTransitionTime": apimachinery::clock::now_rfc3339()}]}}));
-        gone_is_fine(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await.map(|_| ()))
+        ignore_not_found(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await.map(|_| ()))
     }
 
-    /// What a driver attaches for a claim: the driver and its volume, or the claim while that isn't made.
-    fn attached_for(&self, claim: &PersistentVolumeClaim) -> Option<(String, String)> {
+    /// The attachable volume of a claim: driver and volume handle, or the claim while its volume isn't provisioned.
+    fn attachable_volume(&self, claim: &PersistentVolumeClaim) -> Option<(String, String)> {
         let spec = claim.spec.as_ref()?;
         let Some(name) = &spec.volume_name else {
             let class = self.classes.get(&Key::new("", spec.storage_class_name.as_deref()?))?;
@@ -362,36 +366,39 @@ impl Scheduler {
         Some((csi.driver.clone(), csi.volume_handle.clone()))
     }
 
-    /// The nodes where these are more than a driver says it can attach (`CSINode.spec.drivers[].allocatable`).
-    fn crowded(&self, wanted: &BTreeSet<(String, String)>) -> HashSet<String> {
-        let mut crowded = HashSet::new();
+    /// The nodes where these volumes exceed a driver's limit of attachable volumes (`CSINode.spec.drivers[].allocatable`).
+    fn nodes_at_attach_limit(&self, wanted: &BTreeSet<(String, String)>) -> HashSet<String> {
+        let mut nodes_at_attach_limit = HashSet::new();
         if wanted.is_empty() {
-            return crowded;
+            return nodes_at_attach_limit;
         }
         let snapshot = self.snapshot.lock();
         for node in self.drivers.list() {
             let limits = node.spec.drivers.iter().filter_map(|d| Some((&d.name, d.allocatable.as_ref()?.count?)));
             let mut limits = limits.filter(|(driver, _)| wanted.iter().any(|(of, _)| of == *driver)).peekable();
-            let Some(state) = snapshot.named(&node.name_any()).filter(|_| limits.peek().is_some()) else { continue };
+            let Some(state) = snapshot.node_by_name(&node.name_any()).filter(|_| limits.peek().is_some()) else {
+                continue;
+            };
             let claims = state.pods.values().flat_map(|pod| {
                 let claims = informer::claims(&pod.pod).into_iter();
-                claims.filter_map(|c| self.claims.get(&Key::new(&pod.kin.namespace, &c.name)))
+                claims.filter_map(|c| self.claims.get(&Key::new(&pod.group_key.namespace, &c.name)))
             });
-            let all: BTreeSet<_> = claims.filter_map(|c| self.attached_for(&c)).chain(wanted.iter().cloned()).collect();
+            let all: BTreeSet<_> =
+                claims.filter_map(|c| self.attachable_volume(&c)).chain(wanted.iter().cloned()).collect();
             let is_full = |(driver, most): (&String, i32)| {
                 all.iter().filter(|(of, _)| of == driver).count() as i64 > i64::from(most)
             };
             if limits.any(is_full) {
-                crowded.insert(state.name.clone());
+                nodes_at_attach_limit.insert(state.name.clone());
             }
         }
-        crowded
+        nodes_at_attach_limit
     }
 
-    /// What the pod's claims demand of a node.
-    fn volumes_of(&self, pod: &Pod) -> Result<Volumes, Obstacle> {
+    /// Requirements of the pod's claims.
+    fn pod_volumes(&self, pod: &Pod) -> Result<PodVolumes, VolumeError> {
         let namespace = pod.namespace().unwrap_or_default();
-        let mut volumes = Volumes::default();
+        let mut volumes = PodVolumes::default();
         for wanted in informer::claims(pod) {
             let name = &wanted.name;
             let claim = self.claims.get(&Key::new(&namespace, name)).ok_or_else(|| {
@@ -400,18 +407,20 @@ impl Scheduler {
                 } else {
                     ""
                 };
-                Obstacle::Told(format!(
+                VolumeError::Unschedulable(format!(
                     "{own}persistentvolumeclaim {name:?}{}",
                     if own.is_empty() { " not found" } else { "" }
                 ))
             })?;
             if claim.metadata.deletion_timestamp.is_some() {
-                return Err(Obstacle::Told(format!("persistentvolumeclaim {name:?} is being deleted")));
+                return Err(VolumeError::Unschedulable(format!("persistentvolumeclaim {name:?} is being deleted")));
             }
             if !wanted.belongs(pod.metadata.uid.as_deref(), claim.owner_references()) {
-                return Err(Obstacle::Told(format!("PVC \"{namespace}/{name}\" was not created for the pod")));
+                return Err(VolumeError::Unschedulable(format!(
+                    "PVC \"{namespace}/{name}\" was not created for the pod"
+                )));
             }
-            volumes.of_drivers.extend(self.attached_for(&claim));
+            volumes.of_drivers.extend(self.attachable_volume(&claim));
             let spec = claim.spec.clone().unwrap_or_default();
             if spec.access_modes.iter().flatten().any(|mode| mode == "ReadWriteOncePod") {
                 volumes.exclusive.push(claim.key());
@@ -422,14 +431,14 @@ impl Scheduler {
                         volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref()).and_then(|a| a.required.clone());
                     volumes.affinities.extend(affinity);
                     for key in ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"] {
-                        // Several are written with two underscores between them.
+                        // Several zones are separated by two underscores.
                         let values = volume.labels().get(key).map(|v| v.split("__").map(String::from).collect());
                         volumes.zones.extend(values.map(|values| (key.to_string(), values)));
                     }
                 }
                 let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
                 if !bound {
-                    return Err(Obstacle::BeingBound);
+                    return Err(VolumeError::Binding);
                 }
                 continue;
             }
@@ -437,7 +446,7 @@ impl Scheduler {
             let waits =
                 class.as_ref().is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
             if !waits {
-                return Err(Obstacle::Told("pod has unbound immediate PersistentVolumeClaims".into()));
+                return Err(VolumeError::Unschedulable("pod has unbound immediate PersistentVolumeClaims".into()));
             }
             match claim.annotations().get(SELECTED_NODE) {
                 Some(node) => {

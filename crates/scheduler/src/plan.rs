@@ -1,36 +1,40 @@
-//! Which node a pod goes to: filters, then scores. Pure.
+//! One scheduling decision: filters, then scores. Pure.
 
 use std::collections::BTreeMap;
 
-use crate::filters::{Obstacle, Volumes, obstacle};
+use crate::filters::{PodVolumes, Rejection, rejection};
 use crate::pod::PodInfo;
 use crate::profile::Profile;
-use crate::score::best;
+use crate::score::select_host;
 use crate::snapshot::{NodeState, Snapshot};
 use crate::topology::Topology;
 use informer::Key;
 
+/// The result of a scheduling decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
+    /// The chosen node.
     Node(String),
-    Nowhere(Refusal),
+    /// No node fits.
+    Unschedulable(FitError),
 }
 
-/// Why a pod can go nowhere, node by node.
+/// Why no node fits a pod, by node (upstream's `FitError`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Refusal {
-    pub obstacles: BTreeMap<String, Obstacle>,
+pub struct FitError {
+    /// The rejection of each node, by its name.
+    pub rejections: BTreeMap<String, Rejection>,
 }
 
-impl Refusal {
-    /// In upstream's words: the reasons, each with how many nodes have it.
-    pub fn describe(&self) -> String {
-        counted(self.obstacles.len(), self.obstacles.values().map(|o| o.reason.as_str()))
+impl FitError {
+    /// Upstream's text: the reasons, each with the number of nodes.
+    pub fn message(&self) -> String {
+        fit_error_message(self.rejections.len(), self.rejections.values().map(|o| o.reason.as_str()))
     }
 }
 
 /// `0/3 nodes are available: 1 …, 2 ….`
-pub fn counted<'a>(total: usize, reasons: impl Iterator<Item = &'a str>) -> String {
+pub fn fit_error_message<'a>(total: usize, reasons: impl Iterator<Item = &'a str>) -> String {
     if total == 0 {
         return "no nodes available to schedule pods".into();
     }
@@ -41,9 +45,9 @@ pub fn counted<'a>(total: usize, reasons: impl Iterator<Item = &'a str>) -> Stri
     format!("0/{total} nodes are available: {}.", list.join(", "))
 }
 
-/// How many nodes that would do are looked for before the best of them is taken, as upstream does it: in large clusters
-/// a good node soon is better than the best one late.
-fn enough(nodes: usize) -> usize {
+/// How many feasible nodes are searched for before they are scored (upstream's `numFeasibleNodesToFind`): in large clusters a good node soon
+/// is better than the best one late.
+fn num_feasible_nodes_to_find(nodes: usize) -> usize {
     const SMALL: usize = 100;
     if nodes <= SMALL {
         return nodes;
@@ -52,25 +56,31 @@ fn enough(nodes: usize) -> usize {
     (nodes * percent / 100).max(SMALL)
 }
 
-/// The best node for a pod, or why there is none.
-pub fn place(key: &Key, pod: &PodInfo, snapshot: &mut Snapshot, volumes: &Volumes, profile: &Profile) -> Outcome {
+/// Schedules a pod: the best node, or why none fits.
+pub fn schedule_pod(
+    key: &Key,
+    pod: &PodInfo,
+    snapshot: &mut Snapshot,
+    volumes: &PodVolumes,
+    profile: &Profile,
+) -> Outcome {
     let topology = Topology::of(pod, snapshot);
-    let wanted = enough(snapshot.len());
-    let mut refusal = Refusal::default();
+    let wanted = num_feasible_nodes_to_find(snapshot.len());
+    let mut fit_error = FitError::default();
     let mut fitting: Vec<&NodeState> = Vec::new();
-    for state in snapshot.nodes_in_turn() {
+    for state in snapshot.nodes_from_next() {
         let unwanted = || {
             let added = profile.affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_ref()?;
-            let suits = state.node.as_deref().is_some_and(|node| placement::matches(added, node));
+            let suits = state.node.as_deref().is_some_and(|node| placement::node_selector_matches(added, node));
             let reason = "node(s) didn't match scheduler-enforced node affinity";
-            (!suits).then(|| Obstacle { reason: reason.into(), resolvable: false })
+            (!suits).then(|| Rejection { reason: reason.into(), resolvable: false })
         };
-        let found = obstacle(pod, state, volumes, &topology)
+        let found = rejection(pod, state, volumes, &topology)
             .or_else(unwanted)
-            .or_else(|| room_is_kept(key, pod, snapshot, state, volumes, &topology));
+            .or_else(|| fits_with_nominated_pods(key, pod, snapshot, state, volumes, &topology));
         match found {
             Some(found) => {
-                refusal.obstacles.insert(state.name.clone(), found);
+                fit_error.rejections.insert(state.name.clone(), found);
             }
             None => fitting.push(state),
         }
@@ -78,30 +88,30 @@ pub fn place(key: &Key, pod: &PodInfo, snapshot: &mut Snapshot, volumes: &Volume
             break;
         }
     }
-    let Some(last) = fitting.last().map(|s| s.id) else { return Outcome::Nowhere(refusal) };
-    let best = best(pod, &fitting, &topology, snapshot, profile);
+    let Some(last) = fitting.last().map(|s| s.id) else { return Outcome::Unschedulable(fit_error) };
+    let best = select_host(pod, &fitting, &topology, snapshot, profile);
     if fitting.len() < snapshot.len() {
         snapshot.next = last + 1;
     }
     Outcome::Node(best)
 }
 
-/// Whether a node is full once those are there for whom room is being made.
-fn room_is_kept(
+/// Runs the filters with the node's nominated pods of at least the same priority counted on it.
+fn fits_with_nominated_pods(
     key: &Key,
     pod: &PodInfo,
     snapshot: &Snapshot,
     state: &NodeState,
-    volumes: &Volumes,
+    volumes: &PodVolumes,
     topology: &Topology,
-) -> Option<Obstacle> {
-    let kept = snapshot.kept_for_others(key, pod, state.id);
+) -> Option<Rejection> {
+    let kept = snapshot.nominated_with_priority(key, pod, state.id);
     if kept.is_empty() {
         return None;
     }
     let mut state = state.clone();
     kept.into_iter().for_each(|(key, other)| state.put(key.clone(), other.clone()));
-    obstacle(pod, &state, volumes, topology)
+    rejection(pod, &state, volumes, topology)
 }
 
 #[cfg(test)]

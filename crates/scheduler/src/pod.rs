@@ -1,4 +1,4 @@
-//! A pod as the scheduler sees it: what is asked of it again and again is read once.
+//! The scheduler's view of a pod, with its terms and requests parsed once (upstream's `PodInfo`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,58 +10,79 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as Selector;
 use kube::ResourceExt as _;
 use placement::HostPort;
 
-use crate::amounts::{Amounts, requests};
+use crate::resources::{Resources, requests};
 
+/// Labels.
 pub type Labels = BTreeMap<String, String>;
 
-/// Pods that a term of affinity is about, and the domain that it is about.
+/// A term of inter-pod affinity or anti-affinity.
 #[derive(Debug, Clone)]
-pub struct Term {
+pub struct AffinityTerm {
     pub topology_key: String,
     selector: LabelSelector,
     namespaces: Vec<String>,
-    /// `None` for no namespaces by selector.
+    /// `None` without a namespace selector.
     namespace_selector: Option<LabelSelector>,
     pub weight: i64,
 }
 
+/// A topology spread constraint.
 #[derive(Debug, Clone)]
-pub struct Spread {
+pub struct SpreadConstraint {
     pub topology_key: String,
+    /// Selects the pods that are counted.
     pub selector: LabelSelector,
+    /// `maxSkew`.
     pub max_skew: i64,
+    /// `minDomains`.
     pub min_domains: i64,
+    /// Whether it is a filter (`DoNotSchedule`) rather than a score.
     pub required: bool,
+    /// `nodeAffinityPolicy: Honor`.
     pub honor_affinity: bool,
+    /// `nodeTaintsPolicy: Honor`.
     pub honor_taints: bool,
 }
 
-/// What others can choose a pod by.
+/// The properties of a pod that selectors of other pods look at; pods are counted by them.
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub struct Kin {
+pub struct PodGroupKey {
+    /// `metadata.namespace`.
     pub namespace: String,
+    /// `metadata.labels`.
     pub labels: Labels,
+    /// Whether it has a deletion timestamp.
     pub is_ending: bool,
 }
 
+/// A pod with its parsed terms and requests.
 #[derive(Debug)]
 pub struct PodInfo {
+    /// The pod.
     pub pod: Arc<Pod>,
-    pub kin: Arc<Kin>,
-    pub amounts: Amounts,
+    /// The properties that selectors of other pods look at.
+    pub group_key: Arc<PodGroupKey>,
+    /// Its requests.
+    pub resources: Resources,
+    /// Its priority.
     pub priority: i32,
+    /// Its host ports.
     pub ports: Vec<HostPort>,
-    pub affinity: Vec<Term>,
-    pub anti_affinity: Vec<Term>,
-    /// Weights of anti-affinity are negative.
-    pub preferred: Vec<Term>,
-    pub spread: Vec<Spread>,
+    /// Required affinity terms.
+    pub affinity: Vec<AffinityTerm>,
+    /// Required anti-affinity terms.
+    pub anti_affinity: Vec<AffinityTerm>,
+    /// Preferred terms; the weights of anti-affinity are negative.
+    pub preferred: Vec<AffinityTerm>,
+    /// Topology spread constraints.
+    pub spread: Vec<SpreadConstraint>,
+    /// Uid of the controller.
     pub owner: Option<String>,
-    /// The images of its containers, as nodes name them.
+    /// The images of its containers, normalized as in a node's status.
     pub images: Vec<String>,
 }
 
-/// An image's name as nodes have it: with a tag.
+/// Normalizes an image name: with a tag.
 fn image_name(name: &str) -> String {
     let last = name.rsplit('/').next().unwrap_or(name);
     if last.contains(':') || name.contains('@') { name.into() } else { format!("{name}:latest") }
@@ -71,7 +92,7 @@ fn selector(of: Option<&Selector>) -> Option<LabelSelector> {
     LabelSelector::from_json(&serde_json::to_value(of?).ok()?).ok()
 }
 
-impl Term {
+impl AffinityTerm {
     fn read(term: &PodAffinityTerm, pod: &Pod, weight: i64) -> Option<Self> {
         let mut namespaces = term.namespaces.clone().unwrap_or_default();
         if namespaces.is_empty() && term.namespace_selector.is_none() {
@@ -88,9 +109,9 @@ impl Term {
                 }
             }));
         }
-        // A term without a selector is about no pods.
+        // A term without a selector matches no pods.
         term.label_selector.as_ref()?;
-        Some(Term {
+        Some(AffinityTerm {
             topology_key: term.topology_key.clone(),
             selector: selector(Some(&wanted))?,
             namespaces,
@@ -99,8 +120,8 @@ impl Term {
         })
     }
 
-    /// Whether the term is about a pod; `namespaces` are the labels of all namespaces.
-    pub fn is_about(&self, other: &Kin, namespaces: &BTreeMap<String, Labels>) -> bool {
+    /// Whether the term matches a pod; `namespaces` are the labels of all namespaces.
+    pub fn matches(&self, other: &PodGroupKey, namespaces: &BTreeMap<String, Labels>) -> bool {
         let in_namespace = self.namespaces.contains(&other.namespace)
             || self.namespace_selector.as_ref().is_some_and(|s| s.matches_map(namespaces.get(&other.namespace)));
         in_namespace && self.selector.matches_map(Some(&other.labels))
@@ -108,14 +129,15 @@ impl Term {
 }
 
 impl PodInfo {
+    /// Parses a pod.
     pub fn read(pod: Arc<Pod>) -> Self {
         let labels = pod.labels().clone();
         let spec = pod.spec.as_ref();
         let affinity = spec.and_then(|s| s.affinity.as_ref());
         let near = affinity.and_then(|a| a.pod_affinity.as_ref());
         let far = affinity.and_then(|a| a.pod_anti_affinity.as_ref());
-        let required = |terms: Option<&Vec<PodAffinityTerm>>| -> Vec<Term> {
-            terms.into_iter().flatten().filter_map(|t| Term::read(t, &pod, 1)).collect()
+        let required = |terms: Option<&Vec<PodAffinityTerm>>| -> Vec<AffinityTerm> {
+            terms.into_iter().flatten().filter_map(|t| AffinityTerm::read(t, &pod, 1)).collect()
         };
         let mut preferred = Vec::new();
         for (terms, sign) in [
@@ -123,16 +145,17 @@ impl PodInfo {
             (far.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref()), -1),
         ] {
             let weighted = terms.into_iter().flatten();
-            preferred
-                .extend(weighted.filter_map(|t| Term::read(&t.pod_affinity_term, &pod, sign * i64::from(t.weight))));
+            preferred.extend(
+                weighted.filter_map(|t| AffinityTerm::read(&t.pod_affinity_term, &pod, sign * i64::from(t.weight))),
+            );
         }
         let constraints = spec.and_then(|s| s.topology_spread_constraints.as_ref()).into_iter().flatten();
-        let spread: Vec<Spread> = constraints
+        let spread: Vec<SpreadConstraint> = constraints
             .filter_map(|c| {
                 let mut wanted = c.label_selector.clone().unwrap_or_default();
                 let own = c.match_label_keys.iter().flatten().filter_map(|k| Some((k.clone(), labels.get(k)?.clone())));
                 wanted.match_labels.get_or_insert_default().extend(own);
-                Some(Spread {
+                Some(SpreadConstraint {
                     topology_key: c.topology_key.clone(),
                     selector: selector(Some(&wanted))?,
                     max_skew: i64::from(c.max_skew),
@@ -145,12 +168,12 @@ impl PodInfo {
             .collect();
         let ports = pod.serving().flat_map(|c| c.ports.iter().flatten());
         PodInfo {
-            kin: Arc::new(Kin {
+            group_key: Arc::new(PodGroupKey {
                 namespace: pod.namespace().unwrap_or_default(),
                 labels,
                 is_ending: pod.metadata.deletion_timestamp.is_some(),
             }),
-            amounts: requests(&pod),
+            resources: requests(&pod),
             priority: spec.and_then(|s| s.priority).unwrap_or(0),
             ports: ports.filter_map(HostPort::of).collect(),
             affinity: required(near.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())),
@@ -167,13 +190,13 @@ impl PodInfo {
         }
     }
 
-    /// Whether pods already there may have a say in where this one goes.
+    /// Whether the pod has inter-pod affinity terms.
     pub fn has_affinity(&self) -> bool {
         !(self.affinity.is_empty() && self.anti_affinity.is_empty() && self.preferred.is_empty())
     }
 
-    /// Whether both want the same port of a node.
-    pub fn collides(&self, other: &PodInfo) -> bool {
-        placement::collide(&self.ports, &other.ports)
+    /// Whether both have the same host port.
+    pub fn host_ports_conflict(&self, other: &PodInfo) -> bool {
+        placement::host_ports_conflict(&self.ports, &other.ports)
     }
 }

@@ -1,59 +1,62 @@
-//! Which pods have to go so that a more important one can come. Pure.
+//! Preemption: the selection of victims (upstream's DefaultPreemption). Pure.
 //!
-//! On each node that could be made to fit, all less important pods are taken away in thought, and as many as possible
-//! put back: those whose budgets would be broken first, then the more important ones. Of the nodes, the one where the
-//! least is lost is taken.
+//! On each node where preemption may help, all pods of lower priority are removed from a copy of the snapshot, and as many as possible are
+//! added back ("reprieved"): those whose PodDisruptionBudget would be violated first, then by priority. Of all nodes, the one with the lowest
+//! cost is chosen (upstream's `pickOneNodeForPreemption`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use informer::Key;
 
-use crate::filters::{Volumes, obstacle};
-use crate::plan::{Refusal, counted};
+use crate::filters::{PodVolumes, rejection};
+use crate::plan::{FitError, fit_error_message};
 use crate::pod::PodInfo;
 use crate::snapshot::{NodeState, Snapshot};
 use crate::topology::Topology;
 
-/// Pods that may still be disrupted, by budget; and which budgets a pod is under.
-pub trait Budgets {
-    /// The budgets of a pod, each with how many disruptions it allows now.
+/// The PodDisruptionBudgets of pods.
+pub trait DisruptionBudgets {
+    /// The budgets of a pod, each with its `disruptionsAllowed`.
     fn of(&self, pod: &PodInfo) -> Vec<(String, i32)>;
 }
 
+/// The result of a preemption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preemption {
+    /// The node where the pod is nominated.
     pub node: String,
+    /// The pods to evict.
     pub victims: Vec<Key>,
 }
 
-/// What would be lost on a node, from what matters most to what matters least.
-type Loss = (usize, i32, i64, usize);
+/// The cost of a node's victims, in order of importance: violated budgets, highest priority, sum of priorities, number of pods.
+type VictimCost = (usize, i32, i64, usize);
 
-/// The node where room is to be made and the pods that have to go, or why there is none.
-pub fn find(
+/// The node and its victims, or why preemption doesn't help.
+pub fn find_candidate(
     pod: &PodInfo,
     snapshot: &Snapshot,
-    volumes: &Volumes,
-    refusal: &Refusal,
-    budgets: &impl Budgets,
+    volumes: &PodVolumes,
+    fit_error: &FitError,
+    budgets: &impl DisruptionBudgets,
 ) -> Result<Preemption, String> {
-    let total = refusal.obstacles.len();
+    let total = fit_error.rejections.len();
     let never = pod.pod.spec.as_ref().and_then(|s| s.preemption_policy.as_deref()) == Some("Never");
     if never {
-        let reasons = refusal.obstacles.values().map(|_| "Preemption is not helpful for scheduling");
-        return Err(counted(total, reasons));
+        let reasons = fit_error.rejections.values().map(|_| "Preemption is not helpful for scheduling");
+        return Err(fit_error_message(total, reasons));
     }
     let topology = Topology::of(pod, snapshot);
-    let mut best: Option<(Loss, Preemption)> = None;
+    let mut best: Option<(VictimCost, Preemption)> = None;
     let mut reasons = Vec::new();
     for state in snapshot.nodes() {
-        let Some(found) = refusal.obstacles.get(&state.name) else { continue };
+        let Some(found) = fit_error.rejections.get(&state.name) else { continue };
         if !found.resolvable {
             reasons.push("Preemption is not helpful for scheduling");
             continue;
         }
-        match on_node(pod, state, snapshot, volumes, &topology, budgets) {
+        match select_victims_on_node(pod, state, snapshot, volumes, &topology, budgets) {
             Some((loss, victims)) => {
                 if best.as_ref().is_none_or(|(least, _)| loss < *least) {
                     best = Some((loss, Preemption { node: state.name.clone(), victims }));
@@ -62,17 +65,17 @@ pub fn find(
             None => reasons.push("No preemption victims found for incoming pod"),
         }
     }
-    best.map(|(_, preemption)| preemption).ok_or_else(|| counted(total, reasons.into_iter()))
+    best.map(|(_, preemption)| preemption).ok_or_else(|| fit_error_message(total, reasons.into_iter()))
 }
 
-fn on_node(
+fn select_victims_on_node(
     pod: &PodInfo,
     state: &NodeState,
     snapshot: &Snapshot,
-    volumes: &Volumes,
+    volumes: &PodVolumes,
     topology: &Topology,
-    budgets: &impl Budgets,
-) -> Option<(Loss, Vec<Key>)> {
+    budgets: &impl DisruptionBudgets,
+) -> Option<(VictimCost, Vec<Key>)> {
     let mut rest = state.clone();
     let lesser: Vec<(Key, Arc<PodInfo>)> = state
         .pods
@@ -86,14 +89,14 @@ fn on_node(
     for (key, _) in &lesser {
         rest.take(key);
     }
-    // Neighbours on this node count differently once they are gone.
+    // Inter-pod affinity changes when pods are removed.
     let fits = |rest: &NodeState| {
         let plain = pod.affinity.is_empty() && pod.anti_affinity.is_empty() && pod.spread.is_empty();
         if plain && !state.pods.values().any(|p| !p.anti_affinity.is_empty()) {
-            return obstacle(pod, rest, volumes, topology).is_none();
+            return rejection(pod, rest, volumes, topology).is_none();
         }
         let without = snapshot.without(state.pods.keys().filter(|key| !rest.pods.contains_key(key)));
-        obstacle(pod, rest, volumes, &Topology::of(pod, &without)).is_none()
+        rejection(pod, rest, volumes, &Topology::of(pod, &without)).is_none()
     };
     if !fits(&rest) {
         return None;
@@ -107,13 +110,13 @@ fn on_node(
     };
     let mut ranked: Vec<(bool, Key, Arc<PodInfo>)> =
         lesser.into_iter().map(|(key, other)| (breaks(&other), key, other)).collect();
-    // First back: those whose budgets would be broken, then the more important, then those that run longest.
+    // Order of reprieve: violated budgets, then priority, then earliest start.
     ranked.sort_by_key(|(broken, key, other)| {
         let started = other.pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
         (!*broken, std::cmp::Reverse(other.priority), started, key.clone())
     });
     let mut victims = Vec::new();
-    let mut loss: Loss = (0, i32::MIN, 0, 0);
+    let mut loss: VictimCost = (0, i32::MIN, 0, 0);
     for (broken, key, other) in ranked {
         rest.put(key.clone(), other.clone());
         if fits(&rest) {

@@ -1,81 +1,100 @@
-//! Profiles: what counts in the choice of a node, by the name that pods ask for in `schedulerName`.
+//! Scheduling profiles, by `schedulerName`.
 //!
-//! They come from a file in upstream's format (`KubeSchedulerConfiguration`, `kubescheduler.config.k8s.io/v1`). What it may
-//! say here: names, which aspects count and how much (`plugins.score`, `plugins.multiPoint`), the strategy of
-//! `NodeResourcesFit`, and the `addedAffinity` of `NodeAffinity`. All else is refused rather than left aside.
+//! They are read from a file in upstream's format (`KubeSchedulerConfiguration`, `kubescheduler.config.k8s.io/v1`). Supported are names, score
+//! plugins with their weights (`plugins.score`, `plugins.multiPoint`), the scoring strategy of `NodeResourcesFit`, and the `addedAffinity` of
+//! `NodeAffinity`. Any other field is an error.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::NodeAffinity;
 use serde::Deserialize;
 
-/// The name that pods have who ask for none.
-pub const DEFAULT: &str = "default-scheduler";
+/// The default `schedulerName`.
+pub const DEFAULT_SCHEDULER_NAME: &str = "default-scheduler";
 
-/// How much each aspect counts; zero for not at all.
+/// Weights of score plugins; 0 disables one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Weights {
     pub node_affinity: i64,
-    pub taints: i64,
-    pub neighbours: i64,
-    pub spread: i64,
-    pub room: i64,
-    pub balance: i64,
-    pub images: i64,
+    pub taint_toleration: i64,
+    pub inter_pod_affinity: i64,
+    pub pod_topology_spread: i64,
+    pub node_resources_fit: i64,
+    pub balanced_allocation: i64,
+    pub image_locality: i64,
 }
 
 impl Default for Weights {
     fn default() -> Self {
-        Weights { node_affinity: 2, taints: 3, neighbours: 2, spread: 2, room: 1, balance: 1, images: 1 }
+        Weights {
+            node_affinity: 2,
+            taint_toleration: 3,
+            inter_pod_affinity: 2,
+            pod_topology_spread: 2,
+            node_resources_fit: 1,
+            balanced_allocation: 1,
+            image_locality: 1,
+        }
     }
 }
 
 impl Weights {
-    const NONE: Self =
-        Weights { node_affinity: 0, taints: 0, neighbours: 0, spread: 0, room: 0, balance: 0, images: 0 };
+    const NONE: Self = Weights {
+        node_affinity: 0,
+        taint_toleration: 0,
+        inter_pod_affinity: 0,
+        pod_topology_spread: 0,
+        node_resources_fit: 0,
+        balanced_allocation: 0,
+        image_locality: 0,
+    };
 
     fn of(&mut self, plugin: &str) -> Option<&mut i64> {
         Some(match plugin {
             "NodeAffinity" => &mut self.node_affinity,
-            "TaintToleration" => &mut self.taints,
-            "InterPodAffinity" => &mut self.neighbours,
-            "PodTopologySpread" => &mut self.spread,
-            "NodeResourcesFit" => &mut self.room,
-            "NodeResourcesBalancedAllocation" => &mut self.balance,
-            "ImageLocality" => &mut self.images,
+            "TaintToleration" => &mut self.taint_toleration,
+            "InterPodAffinity" => &mut self.inter_pod_affinity,
+            "PodTopologySpread" => &mut self.pod_topology_spread,
+            "NodeResourcesFit" => &mut self.node_resources_fit,
+            "NodeResourcesBalancedAllocation" => &mut self.balanced_allocation,
+            "ImageLocality" => &mut self.image_locality,
             _ => return None,
         })
     }
 }
 
-/// What a well-chosen node has, as to its resources.
+/// The scoring strategy of NodeResourcesFit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Strategy {
-    /// Much that is free: pods are spread.
-    Least,
-    /// Little that is free: pods are packed.
-    Most,
-    /// A score (0 to 100) for each share in use (0 to 100), with straight lines between these points.
-    Shape(Vec<(i64, i64)>),
+    /// Prefers nodes with low usage: pods are spread.
+    LeastAllocated,
+    /// Prefers nodes with high usage: pods are packed.
+    MostAllocated,
+    /// The score (0 to 100) is interpolated between points of utilization (0 to 100).
+    RequestedToCapacityRatio(Vec<(i64, i64)>),
 }
 
+/// A scheduling profile.
 #[derive(Debug, Clone)]
 pub struct Profile {
+    /// Its `schedulerName`.
     pub name: String,
+    /// Weights of its score plugins.
     pub weights: Weights,
+    /// The scoring strategy of NodeResourcesFit.
     pub strategy: Strategy,
-    /// The resources that the strategy is about, with their weights.
+    /// The resources of the strategy, with their weights.
     pub resources: Vec<(String, i64)>,
-    /// What every pod of the profile wants of its node beside its own wishes.
+    /// `addedAffinity`: node affinity of all pods of the profile.
     pub affinity: Option<NodeAffinity>,
 }
 
 impl Default for Profile {
     fn default() -> Self {
         Profile {
-            name: DEFAULT.into(),
+            name: DEFAULT_SCHEDULER_NAME.into(),
             weights: Weights::default(),
-            strategy: Strategy::Least,
+            strategy: Strategy::LeastAllocated,
             resources: vec![("cpu".into(), 1), ("memory".into(), 1)],
             affinity: None,
         }
@@ -88,7 +107,7 @@ pub struct Profiles(BTreeMap<String, Profile>);
 
 impl Default for Profiles {
     fn default() -> Self {
-        Profiles(BTreeMap::from([(DEFAULT.to_string(), Profile::default())]))
+        Profiles(BTreeMap::from([(DEFAULT_SCHEDULER_NAME.to_string(), Profile::default())]))
     }
 }
 
@@ -209,10 +228,12 @@ impl Profiles {
         Ok(if profiles.is_empty() { Profiles::default() } else { Profiles(profiles) })
     }
 
+    /// The profile of a `schedulerName`.
     pub fn get(&self, name: &str) -> Option<&Profile> {
         self.0.get(name)
     }
 
+    /// The names of all profiles.
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.0.keys()
     }
@@ -220,7 +241,10 @@ impl Profiles {
 
 impl FileProfile {
     fn read(self) -> Result<Profile, String> {
-        let mut profile = Profile { name: self.scheduler_name.unwrap_or_else(|| DEFAULT.into()), ..Profile::default() };
+        let mut profile = Profile {
+            name: self.scheduler_name.unwrap_or_else(|| DEFAULT_SCHEDULER_NAME.into()),
+            ..Profile::default()
+        };
         for (point, set) in [("multiPoint", self.plugins.multi_point), ("score", self.plugins.score)] {
             let known = |name: &str| format!("plugins.{point}: there is no plugin {name:?} that scores");
             for plugin in set.disabled {
@@ -264,8 +288,8 @@ impl FileProfile {
 impl Scoring {
     fn apply(self, profile: &mut Profile) -> Result<(), String> {
         profile.strategy = match (self.kind.as_str(), self.requested_to_capacity_ratio) {
-            ("LeastAllocated", None) => Strategy::Least,
-            ("MostAllocated", None) => Strategy::Most,
+            ("LeastAllocated", None) => Strategy::LeastAllocated,
+            ("MostAllocated", None) => Strategy::MostAllocated,
             ("RequestedToCapacityRatio", Some(ratio)) => {
                 let points: Vec<(i64, i64)> = ratio.shape.iter().map(|p| (p.utilization, p.score)).collect();
                 let rising = points.windows(2).all(|w| w[0].0 < w[1].0);
@@ -277,7 +301,7 @@ impl Scoring {
                             .into(),
                     );
                 }
-                Strategy::Shape(points.into_iter().map(|(u, s)| (u, s * 10)).collect())
+                Strategy::RequestedToCapacityRatio(points.into_iter().map(|(u, s)| (u, s * 10)).collect())
             }
             (kind, _) => {
                 let known = "LeastAllocated, MostAllocated, and RequestedToCapacityRatio with its shape";
@@ -315,9 +339,9 @@ mod tests {
         let profiles = Profiles::read(&text).unwrap();
         assert_eq!(profiles.names().collect::<Vec<_>>(), ["default-scheduler", "packing"]);
         let packing = profiles.get("packing").unwrap();
-        assert_eq!((&packing.strategy, &packing.resources), (&Strategy::Most, &vec![("cpu".to_string(), 3)]));
-        assert_eq!(packing.weights, Weights { images: 0, room: 9, ..Weights::default() });
-        assert_eq!(profiles.get(DEFAULT).unwrap().weights, Weights::default());
+        assert_eq!((&packing.strategy, &packing.resources), (&Strategy::MostAllocated, &vec![("cpu".to_string(), 3)]));
+        assert_eq!(packing.weights, Weights { image_locality: 0, node_resources_fit: 9, ..Weights::default() });
+        assert_eq!(profiles.get(DEFAULT_SCHEDULER_NAME).unwrap().weights, Weights::default());
     }
 
     #[test]

@@ -1,74 +1,76 @@
-//! Where pods are in relation to each other: affinity, anti-affinity and even spreading, by domains of nodes.
+//! InterPodAffinity and PodTopologySpread: placement relative to other pods, by topology domains.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::filters::{chooses_nodes, tolerates_hard_taints, wants_node};
-use crate::pod::{Kin, PodInfo, Spread};
+use crate::node_predicates::{has_node_affinity, matches_node_affinity, tolerates_hard_taints};
+use crate::pod::{PodGroupKey, PodInfo, SpreadConstraint};
 use crate::snapshot::{NodeState, Snapshot};
 
 type Domain = (String, String);
 
-/// What is known of a pod's neighbourhood before nodes are looked at one by one.
+/// The state that is computed once for a pod, before the nodes are filtered (upstream's PreFilter).
 #[derive(Debug, Default)]
 pub struct Topology {
-    /// For each required term, the domains that have a pod it is about.
+    /// For each required affinity term, the domains with a matching pod.
     near: Vec<HashSet<String>>,
-    /// No pod anywhere is what the pod wants to be near, but itself is: the first of a group.
+    /// No existing pod matches the affinity terms, but the pod itself does: it is the first of its group.
     is_first: bool,
-    /// Domains that the pod's own anti-affinity excludes.
+    /// Domains that the pod's anti-affinity excludes.
     far: HashSet<Domain>,
-    /// Domains from which pods that are there keep this one away.
+    /// Domains that the anti-affinity of existing pods excludes.
     closed: HashSet<Domain>,
-    /// What preferences, its own and those of others, say of domains.
-    preference: HashMap<Domain, i64>,
-    /// For each constraint, how many pods each domain has.
+    /// Weights of preferred terms, of this pod and of existing ones, by domain.
+    inter_pod_affinity_score: HashMap<Domain, i64>,
+    /// For each spread constraint, the number of matching pods by domain.
     spread: Vec<BTreeMap<String, i64>>,
 }
 
 impl Topology {
+    /// Computes the state of a pod.
     pub fn of(pod: &PodInfo, snapshot: &Snapshot) -> Self {
         let mut topology = Topology { near: vec![HashSet::new(); pod.affinity.len()], ..Topology::default() };
         let namespaces = &snapshot.namespaces;
         let domain = |state: &NodeState, key: &str| state.label(key).map(|value| (key.to_string(), value.to_string()));
         if pod.has_affinity() {
-            for (kin, counts) in snapshot.groups() {
+            for (group_key, counts) in snapshot.groups() {
                 let places =
                     || counts.iter().filter_map(|(id, number)| Some((snapshot.node(*id)?, i64::from(*number))));
-                for (i, term) in pod.affinity.iter().enumerate().filter(|(_, t)| t.is_about(kin, namespaces)) {
+                for (i, term) in pod.affinity.iter().enumerate().filter(|(_, t)| t.matches(group_key, namespaces)) {
                     topology.near[i]
                         .extend(places().filter_map(|(s, _)| s.label(&term.topology_key).map(String::from)));
                 }
-                for term in pod.anti_affinity.iter().filter(|t| t.is_about(kin, namespaces)) {
+                for term in pod.anti_affinity.iter().filter(|t| t.matches(group_key, namespaces)) {
                     topology.far.extend(places().filter_map(|(s, _)| domain(s, &term.topology_key)));
                 }
-                for term in pod.preferred.iter().filter(|t| t.is_about(kin, namespaces)) {
+                for term in pod.preferred.iter().filter(|t| t.matches(group_key, namespaces)) {
                     for (state, number) in places() {
                         if let Some(domain) = domain(state, &term.topology_key) {
-                            *topology.preference.entry(domain).or_default() += term.weight * number;
+                            *topology.inter_pod_affinity_score.entry(domain).or_default() += term.weight * number;
                         }
                     }
                 }
             }
         }
-        // What those that are there say of the one that comes.
-        for (state, other) in snapshot.affine() {
-            for term in other.anti_affinity.iter().filter(|t| t.is_about(&pod.kin, namespaces)) {
+        // Terms of existing pods about this one.
+        for (state, other) in snapshot.pods_with_affinity() {
+            for term in other.anti_affinity.iter().filter(|t| t.matches(&pod.group_key, namespaces)) {
                 topology.closed.extend(domain(state, &term.topology_key));
             }
-            for term in other.preferred.iter().chain(&other.affinity).filter(|t| t.is_about(&pod.kin, namespaces)) {
+            for term in other.preferred.iter().chain(&other.affinity).filter(|t| t.matches(&pod.group_key, namespaces))
+            {
                 if let Some(domain) = domain(state, &term.topology_key) {
-                    *topology.preference.entry(domain).or_default() += term.weight;
+                    *topology.inter_pod_affinity_score.entry(domain).or_default() += term.weight;
                 }
             }
         }
         topology.is_first = topology.near.iter().all(HashSet::is_empty)
-            && pod.affinity.iter().all(|term| term.is_about(&pod.kin, namespaces));
+            && pod.affinity.iter().all(|term| term.matches(&pod.group_key, namespaces));
         topology.spread = pod.spread.iter().map(|constraint| counts(pod, constraint, snapshot)).collect();
         topology
     }
 
-    /// Why the neighbourhood doesn't let the pod go to a node.
-    pub fn obstacle(&self, pod: &PodInfo, state: &NodeState) -> Option<&'static str> {
+    /// Filter: why the pod doesn't fit the node.
+    pub fn rejection(&self, pod: &PodInfo, state: &NodeState) -> Option<&'static str> {
         for (term, domains) in pod.affinity.iter().zip(&self.near) {
             let fits = state.label(&term.topology_key).is_some_and(|value| self.is_first || domains.contains(value));
             if !fits {
@@ -90,7 +92,7 @@ impl Topology {
             };
             let enough = counts.len() as i64 >= constraint.min_domains;
             let least = if enough { counts.values().min().copied().unwrap_or(0) } else { 0 };
-            let own = i64::from(constraint.selector.matches_map(Some(&pod.kin.labels)));
+            let own = i64::from(constraint.selector.matches_map(Some(&pod.group_key.labels)));
             if counts.get(value).copied().unwrap_or(0) + own - least > constraint.max_skew {
                 return Some("node(s) didn't match pod topology spread constraints");
             }
@@ -98,17 +100,18 @@ impl Topology {
         None
     }
 
-    /// How well a node's neighbours suit the pod; any number.
-    pub fn preference(&self, state: &NodeState) -> i64 {
-        if self.preference.is_empty() {
+    /// Score of InterPodAffinity, not normalized.
+    pub fn inter_pod_affinity_score(&self, state: &NodeState) -> i64 {
+        if self.inter_pod_affinity_score.is_empty() {
             return 0;
         }
-        let here = self.preference.iter().filter(|((key, value), _)| state.label(key) == Some(value.as_str()));
+        let here =
+            self.inter_pod_affinity_score.iter().filter(|((key, value), _)| state.label(key) == Some(value.as_str()));
         here.map(|(_, weight)| weight).sum()
     }
 
-    /// How crowded a node's domains are; the less the better. `None` if the pod has no soft constraint.
-    pub fn crowd(&self, pod: &PodInfo, state: &NodeState) -> Option<i64> {
+    /// Score of PodTopologySpread: lower is better. `None` without a `ScheduleAnyway` constraint.
+    pub fn spread_score(&self, pod: &PodInfo, state: &NodeState) -> Option<i64> {
         if pod.spread.is_empty() {
             return None;
         }
@@ -116,8 +119,8 @@ impl Topology {
         if soft.is_empty() {
             return None;
         }
-        let count = |(constraint, counts): &(&Spread, &BTreeMap<String, i64>)| {
-            // Without the label, a node is in no domain, and worse than any that is.
+        let count = |(constraint, counts): &(&SpreadConstraint, &BTreeMap<String, i64>)| {
+            // A node without the label is in no domain, and scores worse than any other.
             let most = counts.values().max().copied().unwrap_or(0) + 1;
             state.label(&constraint.topology_key).map_or(most, |value| counts.get(value).copied().unwrap_or(0))
         };
@@ -125,14 +128,14 @@ impl Topology {
     }
 }
 
-/// How many pods that a constraint is about are in each domain of nodes that the pod could be on.
-fn counts(pod: &PodInfo, constraint: &Spread, snapshot: &Snapshot) -> BTreeMap<String, i64> {
+/// The number of matching pods by domain, over the nodes that count for the constraint (`nodeAffinityPolicy`, `nodeTaintsPolicy`).
+fn counts(pod: &PodInfo, constraint: &SpreadConstraint, snapshot: &Snapshot) -> BTreeMap<String, i64> {
     let key = &constraint.topology_key;
-    let chooses = constraint.honor_taints || (constraint.honor_affinity && chooses_nodes(pod));
+    let chooses = constraint.honor_taints || (constraint.honor_affinity && has_node_affinity(pod));
     let eligible = |state: &NodeState| {
         !chooses
             || state.node.as_deref().is_some_and(|node| {
-                (!constraint.honor_affinity || wants_node(pod, node))
+                (!constraint.honor_affinity || matches_node_affinity(pod, node))
                     && (!constraint.honor_taints || tolerates_hard_taints(pod, node))
             })
     };
@@ -142,10 +145,12 @@ fn counts(pod: &PodInfo, constraint: &Spread, snapshot: &Snapshot) -> BTreeMap<S
     } else {
         snapshot.domains(key).map(|value| (value.clone(), 0)).collect()
     };
-    let about = |kin: &Kin| {
-        kin.namespace == pod.kin.namespace && !kin.is_ending && constraint.selector.matches_map(Some(&kin.labels))
+    let about = |group_key: &PodGroupKey| {
+        group_key.namespace == pod.group_key.namespace
+            && !group_key.is_ending
+            && constraint.selector.matches_map(Some(&group_key.labels))
     };
-    for (_, places) in snapshot.groups().filter(|(kin, _)| about(kin)) {
+    for (_, places) in snapshot.groups().filter(|(group_key, _)| about(group_key)) {
         for (id, number) in places {
             let state = snapshot.node(*id).filter(|s| eligible(s));
             if let Some(total) = state.and_then(|s| counts.get_mut(s.label(key)?)) {

@@ -1,4 +1,4 @@
-//! A store without a disk, for tests of what stands on top of one. It keeps no history.
+//! A store in memory, without history, for tests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ struct State {
     observer: Option<Arc<dyn Observer>>,
 }
 
+/// The store in memory.
 #[derive(Default)]
 pub struct MemoryStore {
     state: Mutex<State>,
@@ -38,8 +39,8 @@ impl Store for MemoryStore {
 
     async fn write(&self, write: Write) -> Result<u64, WriteError> {
         let mut state = self.state.lock();
-        let present = state.keys.get(write.key()).map(|kv| kv.revision);
-        check(&write, present)?;
+        let current_revision = state.keys.get(write.key()).map(|kv| kv.revision);
+        check(&write, current_revision)?;
         state.revision += 1;
         let revision = state.revision;
         let (key, value) = match write {
@@ -73,9 +74,9 @@ impl Store for MemoryStore {
     }
 }
 
-/// Whether `write` may go ahead when its key is `present` at that revision, or absent.
-pub(crate) fn check(write: &Write, present: Option<u64>) -> Result<(), WriteError> {
-    match (write, present) {
+/// Whether `write` may go ahead when its key is `list_present` at that revision, or absent.
+pub(crate) fn check(write: &Write, current_revision: Option<u64>) -> Result<(), WriteError> {
+    match (write, current_revision) {
         (Write::Create { .. }, Some(_)) => Err(WriteError::Exists),
         (Write::Create { .. }, None) => Ok(()),
         (Write::Update { .. } | Write::Delete { .. }, None) => Err(WriteError::NotFound),

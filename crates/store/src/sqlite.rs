@@ -29,25 +29,25 @@ pub use open::{keep_verified, verify};
 use crate::memory::check;
 use crate::{Change, KeyValue, Observer, OpenError, Page, ReadError, Store, Write, WriteError};
 
-/// Writes that one transaction takes at the most.
+/// Limit of writes per transaction.
 const MAX_BATCH_WRITES: usize = 1024;
-/// Rows that one compaction step deletes at the most.
-const COMPACT_STEP: u64 = 2000;
+/// Limit of rows that one compaction step deletes.
+const COMPACTION_BATCH_ROWS: u64 = 2000;
 
-/// Free pages that are kept for the next writes in any case.
-const SPARE: i64 = 1024;
+/// Free pages that stay in the file for further writes.
+const MIN_FREE_PAGES: i64 = 1024;
 
-/// How a database is kept.
+/// Options of a database.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Revisions of history that are kept for reads of the past. Compaction starts at twice as many.
+    /// Revisions that are kept for reads of the past. Compaction starts at twice as many.
     pub history: u64,
-    /// Keys that begin so are written again and again by many, and nobody waits for them: heartbeats. Updates of them wait
-    /// for company, so that ten of them are one write to the disk. Others wait for nothing.
-    pub patient: &'static str,
-    /// How long such an update waits at the most.
-    pub patience: Duration,
-    /// Revisions of this run are above it, as [`floor`] reckons it. Zero: they go on from the last one.
+    /// Updates below this prefix (heartbeats of nodes, which no client waits for) may be delayed, so that many share a transaction. Other
+    /// writes aren't delayed.
+    pub deferred_prefix: &'static str,
+    /// Maximum delay of such an update.
+    pub max_write_delay: Duration,
+    /// Revisions of this run are above it, see [`floor`]. Zero: they continue after the last one.
     pub floor: u64,
 }
 
@@ -55,23 +55,22 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             history: 10_000,
-            patient: "/registry/leases.coordination.k8s.io/kube-node-lease/",
-            patience: Duration::from_millis(500),
+            deferred_prefix: "/registry/leases.coordination.k8s.io/kube-node-lease/",
+            max_write_delay: Duration::from_millis(500),
             floor: 0,
         }
     }
 }
 
-/// Revisions that may be given out in a second, on the average since a database was made, without two histories having one in common.
-const REVISIONS_A_SECOND: u64 = 1 << 16;
+/// Average rate of revisions since the creation of a database up to which histories of a restored backup can't overlap.
+const REVISIONS_PER_SECOND: u64 = 1 << 16;
 
-/// Where the revisions of a run begin that starts at this time (seconds since 1970): above all that any run before it gave out, also
-/// one whose writes were lost.
+/// The first revision of a run that starts at this Unix time: above those of all earlier runs, also of one whose writes a restore has lost.
 pub fn floor(seconds: i64) -> u64 {
-    u64::try_from(seconds).unwrap_or(0).saturating_mul(REVISIONS_A_SECOND).min(MAX_REVISION)
+    u64::try_from(seconds).unwrap_or(0).saturating_mul(REVISIONS_PER_SECOND).min(MAX_REVISION)
 }
 
-/// The largest revision that a run begins with; the invariant is 2^53.
+/// Upper limit of [`floor`]; revisions stay below 2^53.
 const MAX_REVISION: u64 = 1 << 52;
 
 enum Command {
@@ -95,7 +94,7 @@ impl SqliteStore {
     pub fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
         let fail = |e: rusqlite::Error| OpenError { path: path.display().to_string(), reason: e.to_string() };
         let mut connection = open::writer(path)?;
-        let revision = begin(&mut connection, options.floor).map_err(fail)?;
+        let revision = skip_to_floor(&mut connection, options.floor).map_err(fail)?;
         let compacted = read_meta(&connection, "compacted").map_err(fail)?;
         let history = history(&connection, compacted).map_err(fail)?;
         let (commands, receiver) = sync_channel(MAX_BATCH_WRITES);
@@ -113,7 +112,7 @@ impl SqliteStore {
         Ok(SqliteStore { commands, path: path.into() })
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command, gone: impl Fn() -> T) -> T {
+    async fn send_command<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command, gone: impl Fn() -> T) -> T {
         let (answer, answered) = oneshot::channel();
         let command = command(answer);
         let sent = match self.commands.try_send(command) {
@@ -135,11 +134,13 @@ impl SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     async fn attach(&self, observer: Arc<dyn Observer>) -> Result<(), ReadError> {
-        self.ask(|answer| Command::Attach(observer, answer), || Err(ReadError::Failed("it was closed".into()))).await
+        self.send_command(|answer| Command::Attach(observer, answer), || Err(ReadError::Failed("it was closed".into())))
+            .await
     }
 
     async fn write(&self, write: Write) -> Result<u64, WriteError> {
-        self.ask(|answer| Command::Write(write, answer), || Err(WriteError::Failed("it was closed".into()))).await
+        self.send_command(|answer| Command::Write(write, answer), || Err(WriteError::Failed("it was closed".into())))
+            .await
     }
 
     async fn page_at(&self, prefix: &str, revision: u64, after: &str, most: usize) -> Result<Page, ReadError> {
@@ -149,7 +150,11 @@ impl Store for SqliteStore {
     }
 
     async fn compact(&self, revision: u64) -> Result<(), WriteError> {
-        self.ask(|answer| Command::Compact(revision, answer), || Err(WriteError::Failed("it was closed".into()))).await
+        self.send_command(
+            |answer| Command::Compact(revision, answer),
+            || Err(WriteError::Failed("it was closed".into())),
+        )
+        .await
     }
 }
 
@@ -172,8 +177,8 @@ fn last_revision(connection: &Connection) -> rusqlite::Result<u64> {
     Ok((newest.unwrap_or(0) as u64).max(read_meta(connection, "revision")?))
 }
 
-/// Leaves the revisions between the last one and `floor` out, and remembers that they never were.
-fn begin(connection: &mut Connection, floor: u64) -> rusqlite::Result<u64> {
+/// Skips the revisions between the last one and `floor`, and records that they don't exist.
+fn skip_to_floor(connection: &mut Connection, floor: u64) -> rusqlite::Result<u64> {
     let last = last_revision(connection)?;
     if floor <= last {
         return Ok(last);
@@ -186,7 +191,7 @@ fn begin(connection: &mut Connection, floor: u64) -> rusqlite::Result<u64> {
     Ok(floor)
 }
 
-/// How many revisions there are of which no step of the compaction has taken notice.
+/// Number of revisions after the last compacted one.
 fn history(connection: &Connection, compacted: u64) -> rusqlite::Result<u64> {
     let count = connection.query_row("SELECT count(*) FROM kv WHERE revision > ?1", [compacted as i64], |r| r.get(0));
     count.map(|count: i64| count as u64)
@@ -210,14 +215,14 @@ fn page_at(path: &Path, prefix: &str, revision: u64, after: &str, most: usize) -
     if gap.0 < revision && revision < gap.1 {
         return Err(ReadError::Compacted { asked: revision, oldest: gap.1 });
     }
-    present(&connection, prefix, revision, after, most, PAGE).map_err(fail)
+    list_present(&connection, prefix, revision, after, most, MAX_PAGE_BYTES).map_err(fail)
 }
 
-/// Bytes of values in one page.
-const PAGE: usize = 8 << 20;
+/// Limit of values in one page of a list.
+const MAX_PAGE_BYTES: usize = 8 << 20;
 
 /// The live keys below `prefix` after `after` as of `revision`, at most so many, until their values have so many bytes.
-fn present(
+fn list_present(
     connection: &Connection,
     prefix: &str,
     revision: u64,
@@ -257,14 +262,13 @@ struct Writer {
     options: Options,
 }
 
-type Waiting = (Write, oneshot::Sender<Result<u64, WriteError>>);
+type PendingWrite = (Write, oneshot::Sender<Result<u64, WriteError>>);
 
 impl Writer {
     /// What belongs into the same transaction as `writes`: what is there already, and if all of them are patient, what comes
     /// until the deadline.
-    fn next(&self, commands: &Receiver<Command>, writes: &[Waiting], deadline: Instant) -> Option<Command> {
-        let is_patient =
-            |(write, _): &Waiting| matches!(write, Write::Update { key, .. } if key.starts_with(self.options.patient));
+    fn next(&self, commands: &Receiver<Command>, writes: &[PendingWrite], deadline: Instant) -> Option<Command> {
+        let is_patient = |(write, _): &PendingWrite| matches!(write, Write::Update { key, .. } if key.starts_with(self.options.deferred_prefix));
         match commands.try_recv() {
             Ok(command) => Some(command),
             Err(TryRecvError::Empty) if writes.iter().all(is_patient) => {
@@ -275,11 +279,11 @@ impl Writer {
     }
 
     fn run(mut self, commands: &Receiver<Command>) {
-        let mut writes: Vec<Waiting> = Vec::new();
+        let mut writes: Vec<PendingWrite> = Vec::new();
         while let Ok(first) = commands.recv() {
             let mut next = Some(first);
             let mut other = None;
-            let deadline = Instant::now() + self.options.patience;
+            let deadline = Instant::now() + self.options.max_write_delay;
             while let Some(command) = next {
                 match command {
                     Command::Write(write, answer) => writes.push((write, answer)),
@@ -305,7 +309,7 @@ impl Writer {
     }
 
     fn attach(&mut self, observer: Arc<dyn Observer>) -> Result<(), ReadError> {
-        let whole = present(&self.connection, "", self.revision, "", usize::MAX, usize::MAX);
+        let whole = list_present(&self.connection, "", self.revision, "", usize::MAX, usize::MAX);
         let items = whole.map_err(|e| ReadError::Failed(e.to_string()))?.items;
         observer.snapshot(items, self.revision);
         self.observers.push(observer);
@@ -313,7 +317,7 @@ impl Writer {
     }
 
     /// One transaction for all; each write succeeds or fails by itself unless the commit fails.
-    fn commit(&mut self, writes: &mut Vec<Waiting>) {
+    fn commit(&mut self, writes: &mut Vec<PendingWrite>) {
         if writes.is_empty() {
             return;
         }
@@ -344,7 +348,7 @@ impl Writer {
 
     fn transact(
         &mut self,
-        writes: &[Waiting],
+        writes: &[PendingWrite],
         changes: &mut Vec<Change>,
     ) -> rusqlite::Result<Vec<Result<u64, WriteError>>> {
         let transaction = self.connection.transaction()?;
@@ -358,8 +362,8 @@ impl Writer {
                 let row = newest
                     .query_row([write.key().as_ref()], |r| Ok((r.get::<_, i64>(0)? as u64, r.get::<_, bool>(1)?)))
                     .optional()?;
-                let present = row.and_then(|(revision, deleted)| (!deleted).then_some(revision));
-                if let Err(refused) = check(write, present) {
+                let current_revision = row.and_then(|(revision, deleted)| (!deleted).then_some(revision));
+                if let Err(refused) = check(write, current_revision) {
                     results.push(Err(refused));
                     continue;
                 }
@@ -384,7 +388,7 @@ impl Writer {
             return;
         }
         // A step per turn of the loop, so that a waiting writer waits for one step at the most.
-        let step = COMPACT_STEP.min(self.history - self.options.history).max(1);
+        let step = COMPACTION_BATCH_ROWS.min(self.history - self.options.history).max(1);
         let compacted = self.step(step).and_then(|target| self.compact(target));
         if let Err(error) = compacted {
             tracing::warn!(%error, "compaction failed; retrying later");
@@ -431,7 +435,7 @@ impl Writer {
     fn shrink(&self) -> rusqlite::Result<()> {
         let count = |pragma: &str| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
         let (free, all) = (count("freelist_count")?, count("page_count")?);
-        if free < SPARE || free * 2 < all {
+        if free < MIN_FREE_PAGES || free * 2 < all {
             return Ok(());
         }
         let mut vacuum = self.connection.prepare_cached("PRAGMA incremental_vacuum(1000)")?;

@@ -1,13 +1,14 @@
-//! The one way to start tasks and threads: none of them ends in silence when it panics.
+//! Starts tasks and threads so that a panic of any of them is logged, counted, and for loops followed by a restart.
 //!
-//! - [`supervise`] is for loops that run as long as the process: whatever ends one, it is started again.
-//! - [`until_done`] is for loops that return when nobody needs them any more: a panic starts one again, a return is its end.
-//! - [`spawn`] and [`thread`] are for work that ends by itself, as one request or one connection: a panic ends it, and is logged and counted.
+//! - [`supervise`] is for loops that run as long as the process: a loop that panics or returns is restarted with back-off.
+//! - [`until_done`] is for loops that return when they have no work any more: a panic restarts one, a return ends it.
+//! - [`spawn`] and [`thread`] are for work that ends by itself, like one request or one connection: a panic ends it, and is logged and counted.
 //!
-//! Tasks unwind, so a panic in a task that nobody waits for would be nobody's matter; `clippy.toml` therefore forbids `tokio::spawn` and
-//! `std::thread::spawn` elsewhere. Invariant: what [`supervise`] and [`until_done`] start keeps nothing that matters in the future itself:
-//! the next run begins with what `start` gives it.
+//! Tasks unwind, so a panic in a task whose handle is dropped would go unnoticed; `clippy.toml` therefore forbids `tokio::spawn` and
+//! `std::thread::spawn` elsewhere. Invariant: the futures of [`supervise`] and [`until_done`] hold no state that must survive a restart;
+//! each run begins with what `start` gives it.
 
+#![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests see a panic by themselves"))]
 
 mod report;
@@ -20,16 +21,17 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-pub use report::{Restarted, read, report_to};
+pub use report::{Restarted, read_report, set_report_file};
 
-/// The wait before a task is started again, and the longest one, which it grows to while the task goes on ending.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-/// A task that ran longer than this begins with the first wait again.
-const LONG_RUN: Duration = Duration::from_secs(60);
+/// The delay before the first restart of a task. Each further restart doubles it, up to [`MAX_BACKOFF`].
+const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// A task that ran for longer than this is restarted after [`INITIAL_BACKOFF`] again.
+const BACKOFF_RESET_PERIOD: Duration = Duration::from_secs(60);
 
-/// `timonel_task_restarts_total{task,reason}`: tasks that panicked or ended and were started again.
+/// `timonel_task_restarts_total{task,reason}`: restarts of tasks that panicked (`panic`) or returned (`ended`).
 pub static RESTARTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    counter("timonel_task_restarts_total", "Tasks that panicked or ended and were started again", &["task", "reason"])
+    counter("timonel_task_restarts_total", "Restarts of tasks that panicked or ended", &["task", "reason"])
 });
 
 /// `timonel_task_panics_total{task}`: tasks and threads that a panic ended.
@@ -43,34 +45,34 @@ fn counter(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     counter
 }
 
-/// Runs what `start` makes, in a task of its own, until the handle aborts it or the process ends: a task that panics or returns is started
-/// again with back-off, logged and counted. `name` is the task's label in metrics and logs.
+/// Runs the future that `start` makes as a task, until the handle is aborted or the process ends. Whenever the future panics or returns, the
+/// restart is logged and counted, and `start` is called again after a back-off. `name` is the task's label in metrics and logs.
 pub fn supervise<F>(name: &'static str, start: impl Fn() -> F + Send + 'static) -> JoinHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    again_and_again(name, start, false)
+    restart_loop(name, start, false)
 }
 
-/// The same for a task that returns when it has nothing to do any more, as when a channel is closed: only a panic starts it again. The handle is
-/// ready once it has returned.
+/// Like [`supervise`], for a task that returns when it has no work any more, as when a channel is closed: only a panic restarts it. The handle
+/// is ready once the future has returned.
 pub fn until_done<F>(name: &'static str, start: impl Fn() -> F + Send + 'static) -> JoinHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    again_and_again(name, start, true)
+    restart_loop(name, start, true)
 }
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "this is what the others are to use: it waits for the task, and sees a panic"
+    reason = "the wrapper that the ban points to: it waits for the task and sees its panic"
 )]
-fn again_and_again<F>(name: &'static str, start: impl Fn() -> F + Send + 'static, may_end: bool) -> JoinHandle<()>
+fn restart_loop<F>(name: &'static str, start: impl Fn() -> F + Send + 'static, may_end: bool) -> JoinHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {
     tokio::spawn(async move {
-        let mut wait = BACKOFF.0;
+        let mut wait = INITIAL_BACKOFF;
         loop {
             let started = Instant::now();
             let mut task = AbortOnDrop(tokio::spawn(start()));
@@ -83,17 +85,17 @@ where
             };
             RESTARTS.with_label_values(&[name, reason]).inc();
             report::restarted(name, reason);
-            if started.elapsed() > LONG_RUN {
-                wait = BACKOFF.0;
+            if started.elapsed() > BACKOFF_RESET_PERIOD {
+                wait = INITIAL_BACKOFF;
             }
-            tracing::error!(task = name, reason, ?wait, "a task ended; it is started again");
+            tracing::error!(task = name, reason, ?wait, "a task ended; restarting it");
             tokio::time::sleep(wait).await;
-            wait = wait.saturating_mul(2).min(BACKOFF.1);
+            wait = wait.saturating_mul(2).min(MAX_BACKOFF);
         }
     })
 }
 
-/// Ends a task when it is dropped itself.
+/// Aborts the task when it is dropped.
 pub struct AbortOnDrop(pub JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
@@ -102,49 +104,49 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Starts work that ends by itself. A panic ends it, and is logged and counted under `name`, whether anybody waits for the handle or not.
-#[expect(clippy::disallowed_methods, reason = "this is what the others are to use: it tells of a panic")]
+/// Starts work that ends by itself. A panic ends it, and is logged and counted under `name`, whether or not the handle is awaited.
+#[expect(clippy::disallowed_methods, reason = "the wrapper that the ban points to: it logs and counts panics")]
 pub fn spawn<F>(name: &'static str, work: F) -> JoinHandle<F::Output>
 where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
     tokio::spawn(async move {
-        let _told = TellOfPanic(name);
+        let _guard = PanicGuard(name);
         work.await
     })
 }
 
-/// The same in another runtime than this task's.
-#[expect(clippy::disallowed_methods, reason = "this is what the others are to use: it tells of a panic")]
+/// Like [`spawn`], on another Tokio runtime than the current one.
+#[expect(clippy::disallowed_methods, reason = "the wrapper that the ban points to: it logs and counts panics")]
 pub fn spawn_on<F>(runtime: &Handle, name: &'static str, work: F) -> JoinHandle<F::Output>
 where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
     runtime.spawn(async move {
-        let _told = TellOfPanic(name);
+        let _guard = PanicGuard(name);
         work.await
     })
 }
 
-/// The same on a thread of its own, which has this name.
+/// Like [`spawn`], on an operating-system thread with this name.
 ///
 /// # Errors
-/// When the system gives no thread.
-#[expect(clippy::disallowed_methods, reason = "this is what the others are to use: it tells of a panic")]
+/// When the system refuses a new thread (pthread_create(3), `EAGAIN`).
+#[expect(clippy::disallowed_methods, reason = "the wrapper that the ban points to: it logs and counts panics")]
 pub fn thread<T: Send + 'static>(
     name: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> std::io::Result<std::thread::JoinHandle<T>> {
     std::thread::Builder::new().name(name.into()).spawn(move || {
-        let _told = TellOfPanic(name);
+        let _guard = PanicGuard(name);
         work()
     })
 }
 
-/// Is dropped when the work has ended, by a panic or otherwise.
-struct TellOfPanic(&'static str);
+/// Logs and counts a panic when it is dropped by unwinding.
+struct PanicGuard(&'static str);
 
-impl Drop for TellOfPanic {
+impl Drop for PanicGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
             PANICS.with_label_values(&[self.0]).inc();

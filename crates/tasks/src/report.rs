@@ -1,4 +1,4 @@
-//! A file that tells of tasks that are started again and again: `timonel check` is another process and reads no metrics.
+//! A report file of tasks that restart repeatedly, for `timonel check`, which is another process and reads no metrics.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,15 +7,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-/// With as many restarts in one process a task is told of.
-const TOLD_FROM: u64 = 3;
+/// Tasks with fewer restarts in this process aren't in the report.
+const MIN_REPORTED_RESTARTS: u64 = 3;
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// A task that was started again and again.
+/// A task in the report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restarted {
+    /// Restarts in this process.
     pub restarts: u64,
-    /// `panic` or `ended`.
+    /// Why it was restarted last: `panic` or `ended`.
     pub reason: String,
     /// Unix time of the last restart, in seconds.
     pub at: u64,
@@ -28,20 +29,20 @@ struct Report {
     tasks: BTreeMap<String, Restarted>,
 }
 
-/// Tells of this process' tasks in `file` from now on, and nothing of those of the process before it.
-pub fn report_to(file: PathBuf) {
+/// Sets the file to which this process reports, and removes the report of the process before it.
+pub fn set_report_file(file: PathBuf) {
     let mut report = REPORT.lock();
     let _ = std::fs::remove_file(&file);
     report.file = Some(file);
 }
 
-/// What the process that tells in `file` has told of: by the task's name.
-pub fn read(file: &Path) -> BTreeMap<String, Restarted> {
+/// Reads a report, by the task's name. It is empty if there is no readable report.
+pub fn read_report(file: &Path) -> BTreeMap<String, Restarted> {
     let text = bounded::bytes(file, MAX_FILE_BYTES).unwrap_or_default();
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
-pub fn restarted(name: &str, reason: &str) {
+pub(crate) fn restarted(name: &str, reason: &str) {
     let mut report = REPORT.lock();
     report.count(name, reason);
     report.write();
@@ -56,11 +57,12 @@ impl Report {
 
     fn write(&self) {
         let Some(file) = &self.file else { return };
-        let told: BTreeMap<_, _> = self.tasks.iter().filter(|(_, task)| task.restarts >= TOLD_FROM).collect();
-        if told.is_empty() {
+        let reported: BTreeMap<_, _> =
+            self.tasks.iter().filter(|(_, task)| task.restarts >= MIN_REPORTED_RESTARTS).collect();
+        if reported.is_empty() {
             return;
         }
-        let text = serde_json::to_vec(&told).unwrap_or_default();
+        let text = serde_json::to_vec(&reported).unwrap_or_default();
         if let Err(error) = bounded::durable::replace(file, &text) {
             tracing::debug!(%error, "can't write {}", file.display());
         }
@@ -80,8 +82,8 @@ mod tests {
             report.count(name, "panic");
             report.write();
         }
-        let told = read(&file);
-        assert_eq!(told.keys().collect::<Vec<_>>(), ["often"]);
-        assert_eq!((told["often"].restarts, told["often"].reason.as_str()), (3, "panic"));
+        let reported = read_report(&file);
+        assert_eq!(reported.keys().collect::<Vec<_>>(), ["often"]);
+        assert_eq!((reported["often"].restarts, reported["often"].reason.as_str()), (3, "panic"));
     }
 }

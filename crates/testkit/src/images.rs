@@ -61,7 +61,7 @@ pub fn programs(path: &Path) -> anyhow::Result<()> {
         bail!("musl-gcc can't build {}", source.display());
     }
     recipe.files.insert("/bin/addresses".into(), addresses);
-    let whoami = crate::cluster::beside_test("whoami")?;
+    let whoami = crate::binaries::beside_test("whoami")?;
     recipe.add_libraries(&whoami)?;
     recipe.files.insert("/bin/whoami".into(), whoami);
     recipe.write(path)
@@ -120,7 +120,7 @@ pub(crate) fn large_in_registry(
         let packed = packed.finish()?;
         diff_ids.push(format!("sha256:{}", digest(&layer)));
         described.push(descriptor("layer.v1.tar+gzip", &packed));
-        write(crate::registry::blob(storage, &digest(&packed)), &packed)?;
+        write(crate::registry_layout::blob(storage, &digest(&packed)), &packed)?;
         blobs.push(digest(&packed));
     }
     let config = recipe.config(&diff_ids);
@@ -128,11 +128,12 @@ pub(crate) fn large_in_registry(
         "config": descriptor("config.v1+json", config.as_bytes()), "layers": described})
     .to_string();
     for bytes in [config.as_bytes(), manifest.as_bytes()] {
-        write(crate::registry::blob(storage, &digest(bytes)), bytes)?;
+        write(crate::registry_layout::blob(storage, &digest(bytes)), bytes)?;
     }
     blobs.push(digest(config.as_bytes()));
     let blobs: Vec<&str> = blobs.iter().map(String::as_str).collect();
-    for (path, target) in crate::registry::links(storage, repository, tag, &digest(manifest.as_bytes()), &blobs) {
+    for (path, target) in crate::registry_layout::links(storage, repository, tag, &digest(manifest.as_bytes()), &blobs)
+    {
         write(path, target.as_bytes())?;
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::cluster::Node;
+use crate::node::Node;
 
 /// How many of each: mounts, network namespaces, interfaces, cgroups, shims.
 pub type Inventory = BTreeMap<&'static str, usize>;

@@ -3,13 +3,18 @@
 
 #![allow(clippy::disallowed_methods, reason = "who runs it sees a panic")]
 
+mod binaries;
 pub mod clients;
 pub mod cluster;
 pub mod containerd;
 pub mod fake;
 pub mod images;
 pub mod inventory;
+pub mod node;
 pub mod registry;
+mod registry_layout;
 
-pub use cluster::{Cluster, Node, Output};
+pub use binaries::beside_test;
+pub use cluster::Cluster;
+pub use node::{Node, Output};
 pub use registry::Registry;

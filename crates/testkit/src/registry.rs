@@ -1,6 +1,6 @@
 //! A registry on a test machine's loopback: Debian's `docker-registry` over a folder that images are put into.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::Context as _;
@@ -79,32 +79,4 @@ impl Drop for Registry {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// Where docker-registry keeps a blob.
-pub(crate) fn blob(storage: &Path, digest: &str) -> PathBuf {
-    storage.join(format!("docker/registry/v2/blobs/sha256/{}/{digest}/data", &digest[..2]))
-}
-
-/// The links that make a blob part of a repository, relative to its folder.
-pub(crate) fn links(
-    storage: &Path,
-    repository: &str,
-    tag: &str,
-    manifest: &str,
-    blobs: &[&str],
-) -> Vec<(PathBuf, String)> {
-    let folder = storage.join("docker/registry/v2/repositories").join(repository);
-    let mut links: Vec<(PathBuf, String)> = blobs
-        .iter()
-        .map(|digest| (folder.join(format!("_layers/sha256/{digest}/link")), format!("sha256:{digest}")))
-        .collect();
-    for place in [
-        format!("_manifests/revisions/sha256/{manifest}/link"),
-        format!("_manifests/tags/{tag}/current/link"),
-        format!("_manifests/tags/{tag}/index/sha256/{manifest}/link"),
-    ] {
-        links.push((folder.join(place), format!("sha256:{manifest}")));
-    }
-    links
 }

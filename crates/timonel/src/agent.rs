@@ -13,13 +13,13 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
 use kubelet::PodNetwork;
 use network::cni::Cni;
-use network::{Addresses, LocalPods};
+use network::{AddressPool, LocalPods};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{AgentArgs, NodeArgs, ServerArgs};
-use crate::joining::{self, Failure, Joined, Joining};
+use crate::joining::{self, JoinError, Joined, Joining};
 use crate::known::Known;
 use crate::names::Names;
 use crate::part::Part;
@@ -184,8 +184,8 @@ async fn join(
 ) -> anyhow::Result<Option<(Joined, Option<Known>)>> {
     let why = match joining.once().await {
         Ok(joined) => return Ok(Some((joined, None))),
-        Err(Failure::Final(error)) => return Err(error),
-        Err(Failure::Later(error)) => error,
+        Err(JoinError::Permanent(error)) => return Err(error),
+        Err(JoinError::Retriable(error)) => error,
     };
     // Flags and token are all that could be wrong with this start: what fails from here on is tried again.
     part::ready();
@@ -251,7 +251,9 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     let client = access.client.clone();
     let known = match &access.away {
         Some(away) => away.known.settings.clone(),
-        None => patiently("the cluster's settings can't be read", || cluster_settings(&client), &stop).await?,
+        None => {
+            retry_until_stopped("the cluster's settings can't be read", || cluster_settings(&client), &stop).await?
+        }
     };
     let cluster = cluster(&known)?;
     let ips = addresses_for(&cluster.cidr, &cluster.service_cidr, &name, &ips)?;
@@ -298,7 +300,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         Some(away) => away.known.ranges.clone(),
         None => {
             let register = || async { Ok(kubelet::register(&config, &client).await?) };
-            patiently("the node can't be registered", register, &stop).await?
+            retry_until_stopped("the node can't be registered", register, &stop).await?
         }
     };
     let known = Known {
@@ -339,7 +341,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
     let network = match plugins.clone() {
         Some(plugins) => PodNetwork::Plugins(plugins),
         None => {
-            let addresses = Addresses::new(&ranges);
+            let addresses = AddressPool::new(&ranges);
             for address in kubelet::restored_addresses(&config) {
                 addresses.reserve(address);
             }
@@ -418,7 +420,7 @@ async fn keep_known(mut known: Known, mut ranges: watch::Receiver<Vec<IpNet>>, a
 }
 
 /// Does what a server that is being restarted may not be able to answer; what it refuses is told at once.
-async fn patiently<T, F: Future<Output = anyhow::Result<T>>>(
+async fn retry_until_stopped<T, F: Future<Output = anyhow::Result<T>>>(
     what: &'static str,
     mut work: impl FnMut() -> F,
     stop: &CancellationToken,
@@ -454,7 +456,7 @@ async fn catch_up(away: Arc<Away>, config: kubelet::Config, client: Client, anew
         let now = async {
             let joined = match joining.once().await {
                 Ok(joined) => joined,
-                Err(Failure::Final(error) | Failure::Later(error)) => return Err(error),
+                Err(JoinError::Permanent(error) | JoinError::Retriable(error)) => return Err(error),
             };
             let settings = cluster_settings(&client).await?;
             let ranges = kubelet::register(&config, &client).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use apimachinery::{AddressRanges, Family};
 use ipnet::IpNet;
-use network::{Bridge, LocalPods, Removals, gateway};
+use network::{Bridge, LocalPods, RemovedLinks, gateway};
 use tokio::sync::watch;
 
 pub const NAME: &str = "timonel0";
@@ -37,17 +37,17 @@ impl Wanted {
             bridge.add_address(dns, if dns.is_ipv4() { 32 } else { 128 }).await?;
         }
         let own: Vec<IpAddr> = self.ranges.iter().map(|range| gateway(*range)).chain(self.cluster_dns).collect();
-        bridge.keep_only(&own).await?;
+        bridge.remove_other_addresses(&own).await?;
         // So that this machine itself reaches services, whose addresses no interface has.
         for range in self.service_cidr.iter() {
-            bridge.route_services(range).await?;
+            bridge.add_service_route(range).await?;
         }
         Ok(bridge)
     }
 
     /// Makes it again whenever somebody removed it or something of it, and the ways to this node's pods with it.
     pub async fn keep(mut self, bridge: Bridge, pods: LocalPods, mut ranges: watch::Receiver<Vec<IpNet>>) {
-        let mut removed = Removals::listen();
+        let mut removed = RemovedLinks::listen();
         loop {
             tokio::select! {
                 name = removed.next() => if name != NAME { continue },
@@ -57,7 +57,7 @@ impl Wanted {
                 }
                 () = tokio::time::sleep(RESYNC_PERIOD) => {}
             }
-            let was_there = bridge.is_there().await;
+            let was_there = bridge.exists().await;
             match self.restore(&pods).await {
                 Ok(()) if was_there => {}
                 Ok(()) => tracing::warn!(bridge = NAME, "the bridge was removed; creating it again"),
@@ -72,7 +72,7 @@ impl Wanted {
         let bridge = self.ensure().await?;
         // Who brings plugins has his pods' ways to himself.
         for pod in pods.list().iter().filter(|_| !self.ranges.is_empty()) {
-            if let Err(error) = bridge.lead_to(&kubelet::port_name(&pod.uid), &pod.addresses).await {
+            if let Err(error) = bridge.add_pod_routes(&kubelet::port_name(&pod.uid), &pod.addresses).await {
                 // It may be on its way out.
                 tracing::debug!(%error, uid = pod.uid, "failed to repair the route to a pod");
             }

@@ -16,13 +16,13 @@ struct Finding {
 }
 
 fn capability(bit: u32) -> bool {
-    let status = bounded::text("/proc/self/status", bounded::KERNEL).unwrap_or_default();
+    let status = bounded::text("/proc/self/status", bounded::MAX_KERNEL_FILE_BYTES).unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("CapEff:")).unwrap_or("0");
     u64::from_str_radix(line.trim(), 16).unwrap_or(0) & (1 << bit) != 0
 }
 
 fn file_system(name: &str) -> bool {
-    let list = bounded::text("/proc/filesystems", bounded::KERNEL).unwrap_or_default();
+    let list = bounded::text("/proc/filesystems", bounded::MAX_KERNEL_FILE_BYTES).unwrap_or_default();
     list.lines().any(|l| l.split_whitespace().last() == Some(name))
         || Command::new("modprobe").arg(name).status().is_ok_and(|s| s.success())
 }
@@ -94,7 +94,7 @@ fn report_quarantine(data_dir: &Path) {
 /// Names the tasks that a part of this machine's role has to start again and again.
 fn report_tasks(data_dir: &Path) {
     for part in ["server", "agent"] {
-        for (name, task) in tasks::read(&data_dir.join(part).join(part::TASKS)) {
+        for (name, task) in tasks::read_report(&data_dir.join(part).join(part::TASKS)) {
             println!(
                 "restarted    {name}: this task of the {part} was started again {} times ({})",
                 task.restarts, task.reason
@@ -126,7 +126,11 @@ pub fn run(args: &cli::DataArgs) -> anyhow::Result<ExitCode> {
     report_tasks(&args.data_dir);
     if let Some(firewall) = firewall::active() {
         println!("firewall {} is active; what lets a cluster with the usual addresses through:", firewall.name());
-        let needs = firewall::Needs { pods: cli::PODS.parse()?, services: cli::SERVICES.parse()?, is_server: true };
+        let needs = firewall::Needs {
+            pods: cli::DEFAULT_CLUSTER_CIDR.parse()?,
+            services: cli::DEFAULT_SERVICE_CIDR.parse()?,
+            is_server: true,
+        };
         firewall.commands(&needs).iter().for_each(|command| println!("         {command}"));
     }
     Ok(if missing { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use apimachinery::AddressRanges;
 use clap::{Args, Parser, Subcommand};
-use serde::Deserialize;
 
 use crate::memory_limit::MemoryLimit;
 
 /// The default of `--cluster-cidr` and, below, of `--service-cidr`.
-pub const PODS: &str = "10.42.0.0/16";
-pub const SERVICES: &str = "10.43.0.0/16";
+pub const DEFAULT_CLUSTER_CIDR: &str = "10.42.0.0/16";
+pub const DEFAULT_SERVICE_CIDR: &str = "10.43.0.0/16";
 
 /// A whole Kubernetes in one binary
 #[derive(Debug, Parser)]
@@ -23,7 +22,6 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// A subcommand with its flags.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a server: control plane and, unless disabled, an agent
@@ -207,7 +205,7 @@ pub struct ServerArgs {
     #[command(flatten)]
     pub node: NodeArgs,
     /// Configuration file in YAML with these flags as keys; flags take precedence
-    #[arg(long, default_value = CONFIG)]
+    #[arg(long, default_value = crate::config_file::DEFAULT_CONFIG_FILE)]
     pub config: PathBuf,
     /// File to write the administrator's kubeconfig to
     #[arg(long, default_value = "/etc/timonel/kubeconfig.yaml")]
@@ -222,13 +220,13 @@ pub struct ServerArgs {
     #[arg(long = "tls-san", value_name = "NAME")]
     pub tls_sans: Vec<String>,
     /// CIDR of pod addresses, or one of each family (comma-separated), as in 10.42.0.0/16,fd42::/56
-    #[arg(long, default_value = PODS)]
+    #[arg(long, default_value = DEFAULT_CLUSTER_CIDR)]
     pub cluster_cidr: AddressRanges,
     /// Prefix length of each node's IPv4 podCIDR: 24 has addresses for 253 pods, 23 for 310
     #[arg(long, default_value_t = 24, value_name = "BITS", value_parser = clap::value_parser!(u8).range(16..=28))]
     pub node_cidr_mask_size: u8,
     /// CIDR of service addresses, or one of each family (comma-separated), as in 10.43.0.0/16,fd43::/112
-    #[arg(long, default_value = SERVICES)]
+    #[arg(long, default_value = DEFAULT_SERVICE_CIDR)]
     pub service_cidr: AddressRanges,
     /// Range of ports for services of type NodePort
     #[arg(long, default_value = "30000-32767", value_parser = port_range)]
@@ -326,72 +324,9 @@ fn port_range(text: &str) -> Result<(u16, u16), String> {
     }
 }
 
-const CONFIG: &str = "/etc/timonel/config.yaml";
-
-/// The arguments, with those of the configuration file in front of the flags, so that flags win.
-pub fn arguments() -> Vec<OsString> {
-    let given: Vec<OsString> = std::env::args_os().collect();
-    if given.get(1).is_none_or(|role| role != "server") {
-        return given;
-    }
-    let named = config_flag(&given);
-    let path = named.clone().unwrap_or_else(|| CONFIG.into());
-    let settings = match bounded::text(&path, bounded::OWN) {
-        Ok(text) => from_file(&text).map_err(|e| format!("is malformed: {e}")),
-        // Only a file that was asked for must be there.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => return given,
-        Err(error) => Err(format!("(--config) can't be read: {error}")),
-    };
-    match settings {
-        Ok(settings) => given.iter().take(2).cloned().chain(settings).chain(given.iter().skip(2).cloned()).collect(),
-        Err(error) => {
-            eprintln!("error: {} {error}", path.display());
-            std::process::exit(2);
-        }
-    }
-}
-
-/// The value of `--config`, before there are parsed arguments.
-fn config_flag(given: &[OsString]) -> Option<PathBuf> {
-    given.iter().enumerate().find_map(|(i, word)| {
-        if word == "--config" {
-            return given.get(i + 1).map(PathBuf::from);
-        }
-        word.to_str()?.strip_prefix("--config=").map(PathBuf::from)
-    })
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Setting {
-    // The first that fits is taken.
-    Many(Vec<String>),
-    One(serde_json::Value),
-}
-
-/// `key: value` as `--key=value`.
-fn from_file(text: &str) -> anyhow::Result<Vec<OsString>> {
-    if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) {
-        return Ok(Vec::new());
-    }
-    let settings: std::collections::BTreeMap<String, Setting> = apimachinery::yaml::from_str(text)?;
-    let mut arguments = Vec::new();
-    for (key, setting) in settings {
-        match setting {
-            Setting::Many(values) => arguments.extend(values.into_iter().map(|v| format!("--{key}={v}").into())),
-            Setting::One(serde_json::Value::Bool(true)) => arguments.push(format!("--{key}").into()),
-            Setting::One(serde_json::Value::Bool(false)) => {}
-            Setting::One(serde_json::Value::String(s)) => arguments.push(format!("--{key}={s}").into()),
-            Setting::One(serde_json::Value::Number(n)) => arguments.push(format!("--{key}={n}").into()),
-            Setting::One(_) => anyhow::bail!("{key} must be a text, a number, true, false or a list of texts"),
-        }
-    }
-    Ok(arguments)
-}
-
 /// Reads the scheduler's profiles.
 fn scheduler_config(path: &str) -> Result<scheduler::profile::Profiles, String> {
-    let text = bounded::text(path, bounded::OWN).map_err(|error| error.to_string())?;
+    let text = bounded::text(path, bounded::MAX_OWN_FILE_BYTES).map_err(|error| error.to_string())?;
     scheduler::profile::Profiles::read(&text)
 }
 
@@ -414,20 +349,5 @@ mod tests {
             assert!(server_address(bad).is_err_and(|e| e.starts_with("it must read https://ADDRESS:6443")), "{bad}");
         }
         assert!(timeout("1s").is_err() && timeout("50s").is_err() && timeout("30s").is_ok());
-    }
-
-    #[test]
-    fn config_flag_is_found_in_both_forms() {
-        let find = |line: &str| config_flag(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
-        assert_eq!(find("timonel server --config a.yaml"), Some("a.yaml".into()));
-        assert_eq!(find("timonel server --config=b.yaml"), Some("b.yaml".into()));
-        assert_eq!(find("timonel server"), None);
-    }
-
-    #[test]
-    fn file_settings_become_flags() {
-        let got = from_file("https-listen-port: 7000\ndisable: [dns, ingress]\ndisable-agent: true\n").unwrap();
-        assert_eq!(got, ["--disable=dns", "--disable=ingress", "--disable-agent", "--https-listen-port=7000"]);
-        assert!(from_file("a: {b: c}").is_err());
     }
 }

@@ -21,7 +21,7 @@ pub struct Process {
 impl Process {
     /// The process with this number, if there is one.
     pub fn find(pid: i32) -> Option<Self> {
-        let stat = bounded::text(format!("/proc/{pid}/stat"), bounded::KERNEL).ok()?;
+        let stat = bounded::text(format!("/proc/{pid}/stat"), bounded::MAX_KERNEL_FILE_BYTES).ok()?;
         // The name, in parentheses, may have anything in it; the start is the 22nd field, the 20th after the name.
         let started = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
         Some(Process { pid, started })
@@ -48,7 +48,7 @@ fn namespace_of(process: &str) -> Option<u64> {
 impl Network {
     /// That of this process.
     fn present() -> Option<Self> {
-        let forwarded = bounded::text(FORWARDING, bounded::KERNEL).is_ok_and(|text| text.trim() == "1");
+        let forwarded = bounded::text(FORWARDING, bounded::MAX_KERNEL_FILE_BYTES).is_ok_and(|text| text.trim() == "1");
         Some(Network { boot: runtime::boot_id(), namespace: namespace_of("self")?, forwarded })
     }
 
@@ -65,7 +65,7 @@ fn write<T: Serialize>(run_dir: &Path, file: &str, what: &T) -> anyhow::Result<(
 }
 
 fn read<T: serde::de::DeserializeOwned>(run_dir: &Path, file: &str) -> Option<T> {
-    serde_json::from_slice(&bounded::bytes(run_dir.join(file), bounded::OWN).ok()?).ok()
+    serde_json::from_slice(&bounded::bytes(run_dir.join(file), bounded::MAX_OWN_FILE_BYTES).ok()?).ok()
 }
 
 /// Writes down which process this is.
@@ -113,7 +113,9 @@ impl Described {
     }
 
     pub fn of(pid: i32) -> Self {
-        let bytes = |file: &str| bounded::bytes(format!("/proc/{pid}/{file}"), bounded::KERNEL).unwrap_or_default();
+        let bytes = |file: &str| {
+            bounded::bytes(format!("/proc/{pid}/{file}"), bounded::MAX_KERNEL_FILE_BYTES).unwrap_or_default()
+        };
         let words = bytes("cmdline").split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
         Described { words, environment: bytes("environ") }
     }

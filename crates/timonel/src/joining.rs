@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt as _};
-use pki::{JoinToken, Rotating};
+use pki::{JoinToken, RotatingCertificate};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -27,16 +27,16 @@ const SIGNING_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why joining didn't work.
 #[derive(Debug)]
-pub enum Failure {
-    /// It will never work like this.
-    Final(anyhow::Error),
-    /// Another time it may.
-    Later(anyhow::Error),
+pub enum JoinError {
+    /// A retry can't help.
+    Permanent(anyhow::Error),
+    /// A retry may help.
+    Retriable(anyhow::Error),
 }
 
-impl From<anyhow::Error> for Failure {
+impl From<anyhow::Error> for JoinError {
     fn from(error: anyhow::Error) -> Self {
-        Failure::Later(error)
+        JoinError::Retriable(error)
     }
 }
 
@@ -59,7 +59,7 @@ pub struct Joined {
     pub client: Client,
     pub authority_pem: String,
     transport: Transport,
-    identity: Arc<Rotating>,
+    identity: Arc<RotatingCertificate>,
 }
 
 impl Joining {
@@ -68,15 +68,15 @@ impl Joining {
     }
 
     /// Tries once.
-    pub async fn once(&self) -> Result<Joined, Failure> {
+    pub async fn once(&self) -> Result<Joined, JoinError> {
         let authority_pem = self.authority().await?;
         if !self.token.trusts(&authority_pem) {
-            return Err(Failure::Final(anyhow::anyhow!(
+            return Err(JoinError::Permanent(anyhow::anyhow!(
                 "the server at {} isn't the one that the token is of (its CA certificate has another hash): check --server, or take the token from that server's file server/node-token",
                 self.server
             )));
         }
-        if let Some(identity) = self.kept(&authority_pem).filter(|identity| !is_due(identity)) {
+        if let Some(identity) = self.kept(&authority_pem).filter(|identity| !needs_rotation(identity)) {
             let joined = self.joined(authority_pem.clone(), identity)?;
             // The name is this machine's, which the server may not know yet.
             if self.claim(&joined.client).await?.is_some() {
@@ -105,8 +105,8 @@ impl Joining {
                     tracing::info!(server = self.server, "the server answers");
                     return Ok(Some(joined));
                 }
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Later(error)) => self.tell(&mut waiting, &error),
+                Err(JoinError::Permanent(error)) => return Err(error),
+                Err(JoinError::Retriable(error)) => self.tell(&mut waiting, &error),
             }
         }
     }
@@ -125,7 +125,7 @@ impl Joining {
     }
 
     fn joined(&self, authority_pem: String, identity: pki::Identity) -> anyhow::Result<Joined> {
-        let identity = Rotating::new(identity, "")?;
+        let identity = RotatingCertificate::new(identity, "")?;
         let shown = Identity::Certificate(identity.clone());
         let transport = Transport::new(&self.server, &Trust::Authority(&authority_pem), shown, self.limits)?;
         Ok(Joined { client: transport.kube(), authority_pem, transport, identity })
@@ -141,19 +141,19 @@ impl Joining {
 
     /// The certificate on the disk, if it is this node's, of this authority, and with its key.
     fn kept(&self, authority_pem: &str) -> Option<pki::Identity> {
-        let read = |file: &str| bounded::text(self.folder.join(file), bounded::OWN).ok();
+        let read = |file: &str| bounded::text(self.folder.join(file), bounded::MAX_OWN_FILE_BYTES).ok();
         let identity = pki::Identity { certificate_pem: read("client.crt")?, key_pem: read("client.key")? };
-        let facts = pki::certificate_facts(&identity.certificate_pem).ok()?;
+        let facts = pki::parse_certificate(&identity.certificate_pem).ok()?;
         let is_ours = facts.common_name == self.user()
-            && pki::signed_by(authority_pem, &identity.certificate_pem)
-            && pki::belongs(&identity.certificate_pem, &identity.key_pem);
+            && pki::is_signed_by(authority_pem, &identity.certificate_pem)
+            && pki::key_matches(&identity.certificate_pem, &identity.key_pem);
         is_ours.then_some(identity)
     }
 
     /// Has a client certificate made: as the node itself as long as it has a good one, else with the token.
-    async fn obtain(&self, authority_pem: &str) -> Result<pki::Identity, Failure> {
+    async fn obtain(&self, authority_pem: &str) -> Result<pki::Identity, JoinError> {
         let own = self.kept(authority_pem).filter(|identity| {
-            pki::certificate_facts(&identity.certificate_pem).is_ok_and(|facts| !facts.is_invalid())
+            pki::parse_certificate(&identity.certificate_pem).is_ok_and(|facts| !facts.is_outside_validity())
         });
         if let Some(own) = own {
             let joined = self.joined(authority_pem.to_string(), own)?;
@@ -168,9 +168,9 @@ impl Joining {
         self.obtain_by_token(authority_pem).await
     }
 
-    async fn obtain_by_token(&self, authority_pem: &str) -> Result<pki::Identity, Failure> {
+    async fn obtain_by_token(&self, authority_pem: &str) -> Result<pki::Identity, JoinError> {
         let Some(ticket) = self.claim(&self.by_token(authority_pem, &self.token.secret)?).await? else {
-            return Err(Failure::Final(anyhow::anyhow!(
+            return Err(JoinError::Permanent(anyhow::anyhow!(
                 "the server refuses the token: its secret is wrong; the right one is in the server's file server/node-token"
             )));
         };
@@ -183,18 +183,18 @@ impl Joining {
     }
 
     /// Says that the name is this machine's. Who comes with the token gets a ticket for it; who isn't known, nothing.
-    async fn claim(&self, client: &Client) -> Result<Option<String>, Failure> {
+    async fn claim(&self, client: &Client) -> Result<Option<String>, JoinError> {
         let request = http::Request::post(format!("/timonel/join/{}", self.name))
             .header("timonel-node-password", &self.password)
             .body(Vec::new())
-            .map_err(|e| Failure::Final(e.into()))?;
+            .map_err(|e| JoinError::Permanent(e.into()))?;
         match client.request_text(request).await {
             Ok(ticket) => Ok(Some(ticket)),
             Err(kube::Error::Api(status)) if status.code == 401 => Ok(None),
             Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403) => {
-                Err(Failure::Final(anyhow::anyhow!("{}", status.message)))
+                Err(JoinError::Permanent(anyhow::anyhow!("{}", status.message)))
             }
-            Err(error) => Err(Failure::Later(plain(error))),
+            Err(error) => Err(JoinError::Retriable(plain(error))),
         }
     }
 
@@ -219,7 +219,7 @@ impl Joining {
             tokio::time::sleep(wait).await;
             wait = CHECK_PERIOD;
             if joined.transport.distrusts()
-                && let Err(Failure::Final(error)) = self.once().await
+                && let Err(JoinError::Permanent(error)) = self.once().await
             {
                 let why = format!("{error:#}");
                 if other.is_news(&why) {
@@ -230,7 +230,7 @@ impl Joining {
                 }
                 continue;
             }
-            if !is_due(&joined.identity.identity()) {
+            if !needs_rotation(&joined.identity.identity()) {
                 continue;
             }
             match self.obtain(&joined.authority_pem).await {
@@ -243,7 +243,7 @@ impl Joining {
                     waiting = Waiting::default();
                     tracing::info!("renewed the node's client certificate");
                 }
-                Err(Failure::Final(error) | Failure::Later(error)) => {
+                Err(JoinError::Permanent(error) | JoinError::Retriable(error)) => {
                     let why = format!("{error:#}");
                     if waiting.is_news(&why) {
                         tracing::error!(
@@ -258,8 +258,8 @@ impl Joining {
     }
 }
 
-fn is_due(identity: &pki::Identity) -> bool {
-    pki::certificate_facts(&identity.certificate_pem).is_ok_and(|facts| facts.is_due())
+fn needs_rotation(identity: &pki::Identity) -> bool {
+    pki::parse_certificate(&identity.certificate_pem).is_ok_and(|facts| facts.needs_rotation())
 }
 
 fn write(folder: &std::path::Path, file: &str, identity: &pki::Identity) -> anyhow::Result<()> {
@@ -280,7 +280,7 @@ fn plain(error: kube::Error) -> anyhow::Error {
 async fn sign(client: &Client, key: &str, user: &str, signer: &str, names: &[String]) -> anyhow::Result<String> {
     use base64::Engine as _;
     let api: Api<CertificateSigningRequest> = Api::all(client.clone());
-    let request = pki::request(key, user, "system:nodes", names)?;
+    let request = pki::create_certificate_request(key, user, "system:nodes", names)?;
     let usage = if signer == SERVING_SIGNER { "server auth" } else { "client auth" };
     let object = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
         "metadata": {"generateName": "node-csr-"},
@@ -318,12 +318,12 @@ pub struct Serving {
 
 impl Serving {
     fn kept(&self) -> Option<pki::Identity> {
-        let read = |file: &str| bounded::text(self.folder.join(file), bounded::OWN).ok();
+        let read = |file: &str| bounded::text(self.folder.join(file), bounded::MAX_OWN_FILE_BYTES).ok();
         let identity = pki::Identity { certificate_pem: read("kubelet.crt")?, key_pem: read("kubelet.key")? };
-        let facts = pki::certificate_facts(&identity.certificate_pem).ok()?;
+        let facts = pki::parse_certificate(&identity.certificate_pem).ok()?;
         let is_good = self.names.iter().all(|name| facts.names.contains(name))
-            && pki::signed_by(&self.authority_pem, &identity.certificate_pem)
-            && pki::belongs(&identity.certificate_pem, &identity.key_pem);
+            && pki::is_signed_by(&self.authority_pem, &identity.certificate_pem)
+            && pki::key_matches(&identity.certificate_pem, &identity.key_pem);
         is_good.then_some(identity)
     }
 
@@ -340,9 +340,9 @@ impl Serving {
     ///
     /// # Errors
     /// When none can be made at all.
-    pub async fn begin(&self) -> anyhow::Result<Arc<Rotating>> {
+    pub async fn begin(&self) -> anyhow::Result<Arc<RotatingCertificate>> {
         let identity = match self.kept() {
-            Some(identity) if !is_due(&identity) => identity,
+            Some(identity) if !needs_rotation(&identity) => identity,
             kept => match self.obtain().await {
                 Ok(identity) => identity,
                 Err(error) => {
@@ -352,18 +352,18 @@ impl Serving {
                 }
             },
         };
-        Ok(Rotating::new(identity, "")?)
+        Ok(RotatingCertificate::new(identity, "")?)
     }
 
     /// Renews it when it is time, for as long as the process lives.
-    pub async fn keep(self, rotating: Arc<Rotating>) {
+    pub async fn keep(self, rotating: Arc<RotatingCertificate>) {
         let mut waiting = Waiting::default();
         let mut wait = CHECK_PERIOD;
         loop {
             tokio::time::sleep(wait).await;
             wait = CHECK_PERIOD;
             let present = rotating.identity();
-            if !is_due(&present) && pki::signed_by(&self.authority_pem, &present.certificate_pem) {
+            if !needs_rotation(&present) && pki::is_signed_by(&self.authority_pem, &present.certificate_pem) {
                 continue;
             }
             let renewed = match self.obtain().await {

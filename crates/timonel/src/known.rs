@@ -21,7 +21,7 @@ pub struct Known {
 
 impl Known {
     pub fn load(agent_dir: &Path) -> Option<Self> {
-        serde_json::from_slice(&bounded::bytes(agent_dir.join(FILE), bounded::OWN).ok()?).ok()
+        serde_json::from_slice(&bounded::bytes(agent_dir.join(FILE), bounded::MAX_OWN_FILE_BYTES).ok()?).ok()
     }
 
     /// # Errors

@@ -9,7 +9,7 @@ use crate::cli::{DataArgs, ImageCommand};
 
 pub fn print_token(args: &DataArgs) -> anyhow::Result<ExitCode> {
     let path = args.data_dir.join("server/node-token");
-    let token = bounded::text(&path, bounded::OWN)
+    let token = bounded::text(&path, bounded::MAX_OWN_FILE_BYTES)
         .with_context(|| format!("{} can't be read: is this the server, and are you root?", path.display()))?;
     print!("{token}");
     Ok(ExitCode::SUCCESS)
@@ -50,7 +50,7 @@ pub fn image(command: ImageCommand) -> anyhow::Result<ExitCode> {
             }
         }
         ImageCommand::Ls(data) => {
-            let text = bounded::bytes(data.data_dir.join("agent/image-store/index.json"), bounded::OWN)
+            let text = bounded::bytes(data.data_dir.join("agent/image-store/index.json"), bounded::MAX_OWN_FILE_BYTES)
                 .unwrap_or_else(|_| b"{}".to_vec());
             let images: std::collections::BTreeMap<String, runtime::Image> = serde_json::from_slice(&text)?;
             println!("{:60} {:>10}  ID", "IMAGE", "SIZE");

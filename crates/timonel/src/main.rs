@@ -8,6 +8,7 @@ mod check;
 mod cli;
 mod commands;
 mod components;
+mod config_file;
 mod firewall;
 mod instance;
 mod joining;
@@ -56,7 +57,7 @@ fn main() -> ExitCode {
         let rest = std::env::args_os().skip(1);
         cli::Cli::parse_from(["timonel".into(), "kubectl".into()].into_iter().chain(rest))
     } else {
-        cli::Cli::parse_from(cli::arguments())
+        cli::Cli::parse_from(config_file::arguments())
     };
     match commands::run(cli) {
         Ok(code) => code,

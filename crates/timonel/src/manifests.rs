@@ -69,7 +69,7 @@ fn manifests(folder: &Path) -> Vec<(PathBuf, SystemTime)> {
 /// Applies the objects of a file in their order; stops at the first that fails.
 async fn apply_file(client: &Client, path: &Path) -> anyhow::Result<String> {
     let mut names = Vec::new();
-    for object in objects(&bounded::text(path, bounded::OWN)?)? {
+    for object in objects(&bounded::text(path, bounded::MAX_OWN_FILE_BYTES)?)? {
         names.push(apply(client, object).await?);
     }
     Ok(names.join(", "))

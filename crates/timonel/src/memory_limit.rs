@@ -50,7 +50,7 @@ impl MemoryLimit {
 
 /// Bytes of this machine's memory (proc_meminfo(5)).
 fn machine_memory() -> Option<u64> {
-    let text = bounded::text("/proc/meminfo", bounded::KERNEL).ok()?;
+    let text = bounded::text("/proc/meminfo", bounded::MAX_KERNEL_FILE_BYTES).ok()?;
     let kilobytes = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?;
     kilobytes.trim().parse::<u64>().ok()?.checked_mul(1024)
 }

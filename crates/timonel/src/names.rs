@@ -33,7 +33,7 @@ impl Names {
                 _ => {}
             }
         }
-        let sockets = udp.zip(tcp).and_then(|(udp, tcp)| dns::Sockets::taken_over(config.address, udp, tcp));
+        let sockets = udp.zip(tcp).and_then(|(udp, tcp)| dns::Sockets::from_fds(config.address, udp, tcp));
         Arc::new(Names { config, informers, sockets: Mutex::new(sockets) })
     }
 

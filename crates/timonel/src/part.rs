@@ -1,7 +1,7 @@
-//! A process of its own for each part of a role, so that none takes the others down (`supervisor` is its parent).
+//! A role's parts, each in a process of its own, so that a crash of one doesn't affect the others (`supervisor` is the parent process).
 //!
 //! A part is this same binary with the same arguments; the environment says which part it is. Its standard input is
-//! the line to its parent (`Word`): the part says when it is ready, and which sockets are to outlive it.
+//! the line to its parent (`PartMessage`): the part says when it is ready, and which sockets are to outlive it.
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,7 +16,7 @@ use nix::sys::signal::{SigSet, Signal};
 use runtime::seqpacket;
 use serde::{Deserialize, Serialize};
 
-/// What one process of a role does.
+/// A part of a role, which runs in a process of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     /// Store, API, controllers and scheduler.
@@ -115,7 +115,7 @@ pub fn quarantine(part: Part, run_dir: &Path, data: &Path) -> anyhow::Result<Qua
     let record = run_dir.join(format!("{}.handling", part.name()));
     let follows_crash = std::env::var_os(CRASHED).is_some();
     std::fs::create_dir_all(data).with_context(|| format!("can't make {}", data.display()))?;
-    tasks::report_to(data.join(TASKS));
+    tasks::set_report_file(data.join(TASKS));
     Quarantine::open(&record, &data.join(QUARANTINE), follows_crash)
         .with_context(|| format!("can't write {} or {QUARANTINE} in {}", record.display(), data.display()))
 }
@@ -129,20 +129,22 @@ pub const TASKS: &str = "tasks.json";
 /// What a part and its parent say to each other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Word {
-    /// The part has its ports and serves.
+pub enum PartMessage {
+    /// From a part: it is ready.
     Ready,
-    /// The part's sockets of these names, and no others, are to be kept for its next process.
-    Keep(Vec<String>),
-    /// They were kept. The parent's first word, if it says any.
-    Kept(Vec<String>),
+    /// From a part: the parent keeps these sockets, and no others, for the part's next process.
+    #[serde(rename = "keep")]
+    KeepSockets(Vec<String>),
+    /// From the parent, as its first message: the sockets that the previous process left.
+    #[serde(rename = "kept")]
+    KeptSockets(Vec<String>),
 }
 
 fn line() -> std::io::Result<OwnedFd> {
     std::io::stdin().as_fd().try_clone_to_owned()
 }
 
-fn say(word: &Word, sockets: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+fn say(word: &PartMessage, sockets: &[BorrowedFd<'_>]) -> std::io::Result<()> {
     let sockets: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
     seqpacket::send(&line()?, word, &sockets)
 }
@@ -150,7 +152,7 @@ fn say(word: &Word, sockets: &[BorrowedFd<'_>]) -> std::io::Result<()> {
 /// Tells the parent that this part is ready: it has its ports and serves. A process without a parent tells nobody.
 pub fn ready() {
     if Part::own().is_some()
-        && let Err(error) = say(&Word::Ready, &[])
+        && let Err(error) = say(&PartMessage::Ready, &[])
     {
         tracing::warn!(%error, "failed to tell the parent process that this part is ready");
     }
@@ -162,10 +164,10 @@ pub fn kept() -> Vec<(String, OwnedFd)> {
         if Part::own().is_none() || !seqpacket::is_readable(&line) {
             return Ok(None);
         }
-        seqpacket::receive::<Word>(&line)
+        seqpacket::receive::<PartMessage>(&line)
     });
     match heard {
-        Ok(Some((Word::Kept(names), sockets))) => names.into_iter().zip(sockets).collect(),
+        Ok(Some((PartMessage::KeptSockets(names), sockets))) => names.into_iter().zip(sockets).collect(),
         Ok(_) => Vec::new(),
         Err(error) => {
             tracing::warn!(%error, "the sockets of the process before this one are lost");
@@ -180,7 +182,7 @@ pub fn keep(sockets: &[(String, BorrowedFd<'_>)]) {
         return;
     }
     let (names, sockets): (Vec<_>, Vec<_>) = sockets.iter().cloned().unzip();
-    if let Err(error) = say(&Word::Keep(names), &sockets) {
+    if let Err(error) = say(&PartMessage::KeepSockets(names), &sockets) {
         tracing::warn!(%error, "the parent process can't keep sockets of this part");
     }
 }

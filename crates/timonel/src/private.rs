@@ -61,7 +61,7 @@ pub fn file(path: &Path) -> anyhow::Result<()> {
 /// Those of the file system.
 pub fn password(agent_dir: &Path) -> anyhow::Result<String> {
     let path = agent_dir.join("node-password");
-    if let Ok(text) = bounded::text(&path, bounded::OWN)
+    if let Ok(text) = bounded::text(&path, bounded::MAX_OWN_FILE_BYTES)
         && !text.trim().is_empty()
     {
         return Ok(text.trim().into());

@@ -1,4 +1,4 @@
-//! The ranges of a cluster's addresses stay what they were when it was made: nodes and services have addresses of them.
+//! Pod and service CIDRs can't change after the cluster was created, since nodes and services have addresses of them; they can be extended.
 
 use std::path::Path;
 
@@ -14,21 +14,22 @@ struct Record {
     service_cidr: String,
 }
 
-/// Writes the ranges down at the first start, and refuses others later, unless they begin where the former ones did and have all
-/// of their addresses.
+/// Records the CIDRs at the first start. Later, other CIDRs are refused, unless they start at the same address and contain the recorded ones.
 ///
 /// # Errors
-/// With what to do.
-pub fn keep(server: &Path, pods: &AddressRanges, services: &AddressRanges) -> anyhow::Result<()> {
+/// When the CIDRs conflict with the recorded ones, or the record can't be read or written; the text says what to do.
+pub fn check_or_record(server: &Path, pods: &AddressRanges, services: &AddressRanges) -> anyhow::Result<()> {
     let path = server.join(FILE);
-    let before = bounded::bytes(&path, bounded::OWN).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+    let before = bounded::bytes(&path, bounded::MAX_OWN_FILE_BYTES)
+        .ok()
+        .and_then(|text| serde_json::from_slice::<Record>(&text).ok());
     if let Some(before) = before {
         for (flag, now, before) in
             [("--cluster-cidr", pods, before.cluster_cidr), ("--service-cidr", services, before.service_cidr)]
         {
             let former: AddressRanges =
                 before.parse().with_context(|| format!("{} is malformed: remove it", path.display()))?;
-            if !goes_on(&former, now) {
+            if !extends(&former, now) {
                 bail!(
                     "{flag} was {before} when this cluster was made, and its nodes and services have addresses of that: {flag} {now} can't take its place. Say {flag} {before}, or begin a new cluster in another --data-dir"
                 );
@@ -40,7 +41,7 @@ pub fn keep(server: &Path, pods: &AddressRanges, services: &AddressRanges) -> an
         .with_context(|| format!("can't write {}", path.display()))
 }
 
-fn goes_on(former: &AddressRanges, now: &AddressRanges) -> bool {
+fn extends(former: &AddressRanges, now: &AddressRanges) -> bool {
     former
         .iter()
         .all(|old| now.iter().any(|new| new.network() == old.network() && new.prefix_len() <= old.prefix_len()))
@@ -54,7 +55,7 @@ mod tests {
     fn other_ranges_are_refused_and_larger_ones_taken() {
         let dir = tempfile::tempdir().unwrap();
         let start = |pods: &str, services: &str| {
-            keep(dir.path(), &pods.parse().unwrap(), &services.parse().unwrap()).map_err(|e| e.to_string())
+            check_or_record(dir.path(), &pods.parse().unwrap(), &services.parse().unwrap()).map_err(|e| e.to_string())
         };
         start("10.42.0.0/16", "10.43.0.0/16").unwrap();
         start("10.42.0.0/16", "10.43.0.0/16").unwrap();

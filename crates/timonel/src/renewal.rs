@@ -6,16 +6,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pki::Kept;
+use pki::ManagedCertificate;
 
 /// How often they are looked at; clocks jump.
 const CHECK_PERIOD: Duration = Duration::from_secs(60);
 
-type After = Box<dyn Fn() -> anyhow::Result<()> + Send + Sync>;
+type OnRenewed = Box<dyn Fn() -> anyhow::Result<()> + Send + Sync>;
 
 /// Certificates, each with what is to be done once it is renewed.
 pub struct Renewal {
-    pub certificates: Vec<(Kept, Option<After>)>,
+    pub certificates: Vec<(ManagedCertificate, Option<OnRenewed>)>,
 }
 
 impl Renewal {
@@ -55,7 +55,8 @@ pub fn former_addresses(certificate: &Path, names: &[String]) -> Vec<String> {
 }
 
 fn former(certificate: &Path, names: &[String], own: &HashSet<IpAddr>) -> Vec<String> {
-    let facts = bounded::text(certificate, bounded::OWN).ok().and_then(|pem| pki::certificate_facts(&pem).ok());
+    let facts =
+        bounded::text(certificate, bounded::MAX_OWN_FILE_BYTES).ok().and_then(|pem| pki::parse_certificate(&pem).ok());
     let before = facts.into_iter().flat_map(|facts| facts.names);
     before.filter(|name| !names.contains(name) && name.parse().is_ok_and(|ip: IpAddr| own.contains(&ip))).collect()
 }
@@ -81,7 +82,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let authority = pki::Authority::load_or_create(dir.path(), "ca").unwrap();
         let names = ["localhost", "192.0.2.1", "192.0.2.2"].map(String::from);
-        authority.keep(dir.path(), "apiserver", "a", None, &[pki::Usage::Server], &names).unwrap();
+        authority.load_or_issue(dir.path(), "apiserver", "a", None, &[pki::Usage::Server], &names).unwrap();
         let own = ["192.0.2.2", "192.0.2.3"].map(|ip| ip.parse().unwrap()).into();
         let wanted = ["localhost".to_string(), "192.0.2.3".to_string()];
         assert_eq!(former(&dir.path().join("apiserver.crt"), &wanted, &own), ["192.0.2.2"]);

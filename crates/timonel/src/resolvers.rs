@@ -50,7 +50,7 @@ fn send(sender: &watch::Sender<Vec<SocketAddr>>, now: Vec<SocketAddr>) {
 }
 
 fn read(file: &Path, own: IpAddr) -> Vec<SocketAddr> {
-    dns::upstreams(&bounded::text(file, bounded::OWN).unwrap_or_default(), own)
+    dns::upstreams(&bounded::text(file, bounded::MAX_OWN_FILE_BYTES).unwrap_or_default(), own)
 }
 
 /// Watches the folder of the file, and that of what it is a link to.

@@ -10,7 +10,7 @@ use informer::Informers;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
-use network::{Bridge, NetworkError, Overlay, Removals};
+use network::{Bridge, NetworkError, Overlay, RemovedLinks};
 use tokio::sync::watch;
 
 /// The interface of the overlay, made when the first node needs it.
@@ -39,7 +39,7 @@ pub async fn keep(informers: Informers, bridge: Bridge, mut own: Own) {
     // Before the nodes are known every way would seem to lead nowhere.
     informer::synced!(nodes);
     // Who removes the overlay takes the ways along.
-    let mut removed = Removals::listen();
+    let mut removed = RemovedLinks::listen();
     loop {
         let ranges = own.ranges.borrow_and_update().clone();
         let others = nodes.list().into_iter().filter(|n| n.name_any() != own.name);
@@ -48,7 +48,7 @@ pub async fn keep(informers: Informers, bridge: Bridge, mut own: Own) {
         wanted.retain(|range, _| !ranges.contains(range));
         present.retain(|range, _| wanted.contains_key(range));
         // What the kernel has counts, not what this process wrote: an agent before it may have served another cluster.
-        match bridge.sweep_routes(&cluster, |range| wanted.contains_key(&range)).await {
+        match bridge.remove_stale_routes(&cluster, |range| wanted.contains_key(&range)).await {
             Ok(removed) if removed.is_empty() => {}
             Ok(removed) => tracing::info!(?removed, "removed stale routes to the pods of other nodes"),
             Err(error) => tracing::warn!(%error, "failed to remove stale routes to the pods of other nodes"),
@@ -97,10 +97,10 @@ async fn lead(
     if let Some(same) = node.iter().find(|ip| ip.is_ipv4() == range.addr().is_ipv4())
         && network::is_neighbour(*same).await?
     {
-        return bridge.route(range, *same).await;
+        return bridge.add_node_route(range, *same).await;
     }
     let pair = own.iter().find_map(|a| Some((a, node.iter().find(|b| a.is_ipv4() == b.is_ipv4())?)));
     // Nodes of different families can't reach each other at all.
     let Some((from, to)) = pair else { return Ok(()) };
-    Overlay::ensure(OVERLAY, *from, ranges).await?.lead(range, *to).await
+    Overlay::ensure(OVERLAY, *from, ranges).await?.add_node_route(range, *to).await
 }

@@ -29,7 +29,7 @@ pub struct Chosen {
 pub async fn choose(args: &NodeArgs, agent_dir: &Path) -> anyhow::Result<Chosen> {
     let wanted = args.container_runtime_endpoint.as_deref().unwrap_or(OWN);
     let record = agent_dir.join(RECORD);
-    let before = bounded::text(&record, bounded::OWN).unwrap_or_else(|_| OWN.into());
+    let before = bounded::text(&record, bounded::MAX_OWN_FILE_BYTES).unwrap_or_else(|_| OWN.into());
     let has_pods = std::fs::read_dir(args.run_dir.join("pods")).is_ok_and(|mut pods| pods.next().is_some());
     if before != wanted && has_pods {
         bail!(
@@ -63,7 +63,7 @@ pub async fn choose(args: &NodeArgs, agent_dir: &Path) -> anyhow::Result<Chosen>
 /// # Errors
 /// When it can't be reached, or doesn't remove them.
 pub async fn remove_pods(agent_dir: &Path) -> anyhow::Result<()> {
-    let Ok(endpoint) = bounded::text(agent_dir.join(RECORD), bounded::OWN) else { return Ok(()) };
+    let Ok(endpoint) = bounded::text(agent_dir.join(RECORD), bounded::MAX_OWN_FILE_BYTES) else { return Ok(()) };
     if endpoint == OWN {
         return Ok(());
     }
@@ -137,7 +137,7 @@ fn modified(meta: &std::fs::Metadata) -> Option<String> {
 /// When the archive isn't there any more.
 pub fn outcome(folder: &Path, name: &str) -> std::io::Result<Option<Outcome>> {
     let present = modified(&std::fs::metadata(folder.join(name))?);
-    let text = bounded::bytes(folder.with_file_name(LOADED), bounded::OWN).unwrap_or_default();
+    let text = bounded::bytes(folder.with_file_name(LOADED), bounded::MAX_OWN_FILE_BYTES).unwrap_or_default();
     let loaded: Loaded = serde_json::from_slice(&text).unwrap_or_default();
     Ok(loaded.get(name).filter(|outcome| present.as_ref() == Some(&outcome.modified)).cloned())
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use apiserver::audit::{self, Audit};
 use apiserver::{ApiServer, User};
-use pki::rotation::Wanted;
-use pki::{Authority, JoinToken, Kept, TokenKey, Usage};
+use pki::rotation::CertificateSpec;
+use pki::{Authority, JoinToken, ManagedCertificate, TokenKey, Usage};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -25,11 +25,11 @@ struct Plan {
     node_ips: Vec<IpAddr>,
     cluster_dns: IpAddr,
     authority: Arc<Authority>,
-    serving: Kept,
-    kubelet_client: Kept,
-    front_proxy: Kept,
+    serving: ManagedCertificate,
+    kubelet_client: ManagedCertificate,
+    front_proxy: ManagedCertificate,
     front_proxy_authority: String,
-    admin: Kept,
+    admin: ManagedCertificate,
     token_key: Arc<TokenKey>,
     token: JoinToken,
 }
@@ -104,7 +104,8 @@ fn node_user(name: &str) -> User {
 /// Reads the audit policy and opens its log, if there is a policy.
 fn open_audit(args: &AuditArgs) -> anyhow::Result<Option<Arc<Audit>>> {
     let Some(path) = &args.audit_policy_file else { return Ok(None) };
-    let text = bounded::text(path, bounded::OWN).with_context(|| format!("can't read {}", path.display()))?;
+    let text =
+        bounded::text(path, bounded::MAX_OWN_FILE_BYTES).with_context(|| format!("can't read {}", path.display()))?;
     let policy = audit::Policy::read(&text).with_context(|| format!("{} can't be used", path.display()))?;
     let (size, files, days) = (args.audit_log_maxsize, args.audit_log_maxbackup, args.audit_log_maxage);
     let log = audit::Log::open(&args.audit_log_path, size, files, days)?;
@@ -113,7 +114,8 @@ fn open_audit(args: &AuditArgs) -> anyhow::Result<Option<Arc<Audit>>> {
 
 fn open_store(args: &ServerArgs, folder: &Path) -> anyhow::Result<Arc<dyn store::Store>> {
     let encryption = args.encryption_provider_config.as_deref().map(|path| {
-        let text = bounded::text(path, bounded::OWN).with_context(|| format!("can't read {}", path.display()))?;
+        let text = bounded::text(path, bounded::MAX_OWN_FILE_BYTES)
+            .with_context(|| format!("can't read {}", path.display()))?;
         store::Encryption::read(&text).with_context(|| format!("{} can't be used", path.display()))
     });
     let encryption = encryption.transpose()?;
@@ -152,7 +154,7 @@ async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
         bail!("--cluster-cidr {pods} and --service-cidr {services} must be of the same families, in the same order");
     }
     // Only ranges that a cluster can have are those of this one.
-    ranges::keep(&args.node.data_dir.join("server"), pods, services)?;
+    ranges::check_or_record(&args.node.data_dir.join("server"), pods, services)?;
     let mut names: Vec<String> =
         ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1"]
             .map(String::from)
@@ -164,7 +166,7 @@ async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
     names.extend(args.tls_sans.iter().cloned());
     names.extend(renewal::former_addresses(&tls.join("apiserver.crt"), &names));
     let (masters, client) = (Some("system:masters"), Usage::Client);
-    let wanted = |file, common_name, organization, usage, names| Wanted {
+    let wanted = |file, common_name, organization, usage, names| CertificateSpec {
         folder: tls.clone(),
         file,
         common_name,
@@ -174,13 +176,14 @@ async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
         with_chain: usage == Usage::Server,
     };
     let none = Vec::new;
-    let serving = Kept::new(&authority, wanted("apiserver", "kube-apiserver", None, Usage::Server, names))?;
+    let serving =
+        ManagedCertificate::new(&authority, wanted("apiserver", "kube-apiserver", None, Usage::Server, names))?;
     let kubelets = wanted("kubelet-client", "kube-apiserver-kubelet-client", masters, client, none());
-    let kubelet_client = Kept::new(&authority, kubelets)?;
-    let admin = Kept::new(&authority, wanted("admin", "kubernetes-admin", masters, client, none()))?;
+    let kubelet_client = ManagedCertificate::new(&authority, kubelets)?;
+    let admin = ManagedCertificate::new(&authority, wanted("admin", "kubernetes-admin", masters, client, none()))?;
     let front_authority = Arc::new(Authority::load_or_create(&tls, "front-proxy-ca")?);
     let front = wanted("front-proxy-client", "front-proxy-client", None, client, none());
-    let front_proxy = Kept::new(&front_authority, front)?;
+    let front_proxy = ManagedCertificate::new(&front_authority, front)?;
     let front_proxy_authority = front_authority.certificate_pem().to_string();
     let token_key = keep_secret(&tls.join("service-account.key"), || Ok(pki::new_key()?))?;
     let token_key = TokenKey::new(&token_key).context("can't use server/tls/service-account.key")?;
@@ -203,7 +206,7 @@ async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
 
 /// Reads a secret file, or makes it.
 fn keep_secret(path: &Path, make: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<String> {
-    if let Ok(text) = bounded::text(path, bounded::OWN) {
+    if let Ok(text) = bounded::text(path, bounded::MAX_OWN_FILE_BYTES) {
         return Ok(text);
     }
     let secret = make()?;
@@ -214,7 +217,8 @@ fn keep_secret(path: &Path, make: impl FnOnce() -> anyhow::Result<String>) -> an
 /// The token that `server/node-token` holds; `--token` may set its secret.
 fn join_token(args: &ServerArgs, authority: &Authority) -> anyhow::Result<JoinToken> {
     let path: PathBuf = args.node.data_dir.join("server/node-token");
-    let present = bounded::text(&path, bounded::OWN).ok().and_then(|text| text.parse::<JoinToken>().ok());
+    let present =
+        bounded::text(&path, bounded::MAX_OWN_FILE_BYTES).ok().and_then(|text| text.parse::<JoinToken>().ok());
     let given = args.token.as_deref().map(|t| t.parse::<JoinToken>().map_or(t.to_string(), |t| t.secret));
     let secret = given.or_else(|| present.as_ref().map(|t| t.secret.clone())).unwrap_or_else(pki::random_secret);
     let token = JoinToken::new(authority.certificate_pem(), &secret);
@@ -250,7 +254,7 @@ fn write_kubeconfig(plan: &Plan) -> anyhow::Result<()> {
     kubeconfig(&plan.args, plan.authority.certificate_pem(), &plan.admin)
 }
 
-fn kubeconfig(args: &ServerArgs, authority_pem: &str, admin: &Kept) -> anyhow::Result<()> {
+fn kubeconfig(args: &ServerArgs, authority_pem: &str, admin: &ManagedCertificate) -> anyhow::Result<()> {
     let url = format!("https://127.0.0.1:{}", args.https_listen_port);
     let text = pki::kubeconfig(&url, authority_pem, &admin.rotating.identity());
     let path = &args.write_kubeconfig;
@@ -262,7 +266,7 @@ impl Plan {
     fn renewal(&self) -> Renewal {
         let (args, authority, admin) = (self.args.clone(), self.authority.clone(), self.admin.clone());
         let write = move || kubeconfig(&args, authority.certificate_pem(), &admin);
-        let plain = |kept: &Kept| (kept.clone(), None);
+        let plain = |kept: &ManagedCertificate| (kept.clone(), None);
         Renewal {
             certificates: vec![
                 plain(&self.serving),

@@ -1,9 +1,9 @@
-//! The parent of a role's parts: starts each in a process of its own, and again when it ends.
+//! The supervisor: the parent process of a role's parts, which starts each in a process of its own and restarts it when it ends.
 //!
-//! The parent does nothing else: it reads nothing from outside and has one thread, so that nothing can end it but a
-//! signal. A part that ends before it was ready once has a wrong flag or lacks something on this machine: it has said
-//! so, and the parent ends with its exit code. A part that was ready once is started again for ever, with back-off. Sockets
-//! that a part gave it to keep (`Word::Keep`) are handed to the next process of the part: what clients send meanwhile waits in them.
+//! The parent does nothing else: it reads no external input and has one thread, so that only a signal ends it. A part that ends before it
+//! was ready once has a wrong flag or lacks something on this machine: it has logged what, and the parent exits with its code. A part
+//! that was ready once is restarted for ever, with back-off. Sockets
+//! that a part gave it to keep (`PartMessage::KeepSockets`) are handed to the next process of the part: what clients send meanwhile waits in them.
 //! At SIGTERM or SIGINT the node's part ends first, as pods that end with their machine are still reported to the API.
 //! Parts end with their parent, however it ends (`PR_SET_PDEATHSIG`).
 
@@ -26,27 +26,27 @@ use runtime::seqpacket;
 use serde_json::json;
 
 use crate::instance;
-use crate::part::{self, Part, Word};
+use crate::part::{self, Part, PartMessage};
 
-/// The wait before a part is started again, and the longest one, which it grows to while the part goes on ending.
-const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-/// A part that ran longer than this begins with the first wait again.
-const LONG_RUN: Duration = Duration::from_secs(60);
-/// The time that a part has to end by itself, beyond the time that pods have to end with the machine.
-const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// Back-off of restarts; it doubles with each one up to the maximum.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// A part that ran for longer than this is restarted with the initial back-off again.
+const BACKOFF_RESET_PERIOD: Duration = Duration::from_secs(60);
+/// Time that a part has to exit, in addition to the shutdown grace period of pods.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the parent is told by the role's flags.
+/// Configuration of the supervisor.
 pub struct Config {
-    /// In the order in which they start; they end in the opposite one. A part starts when the one before it is ready.
+    /// In the order of their start; they are stopped in reverse order. A part starts when the previous one is ready.
     pub parts: Vec<Part>,
-    /// Where `parts.json` tells how often each part was restarted and why.
+    /// Folder of `parts.json`, which has each part's restarts and their reason.
     pub run_dir: PathBuf,
-    /// Path below the cgroup root; each part has a cgroup of its own below it.
+    /// Parent cgroup of the parts' cgroups, as a path below the cgroup root.
     pub cgroup: String,
-    /// Bytes of memory that each part may use, none for any amount.
+    /// Memory limits in bytes; none for no limit.
     pub memory_limits: BTreeMap<Part, Option<u64>>,
-    /// Time that pods have to end when the machine goes down.
+    /// Grace period of pods when the machine shuts down.
     pub shutdown_grace: Duration,
 }
 
@@ -56,7 +56,7 @@ struct Supervised {
     /// With our end of the line to it.
     process: Option<(Child, OwnedFd)>,
     /// Whether the part has closed its end.
-    is_silent: bool,
+    is_disconnected: bool,
     /// The sockets that it gave to be kept, by the names that it gave them.
     kept: Vec<(String, OwnedFd)>,
     started: Instant,
@@ -77,13 +77,13 @@ impl Supervised {
         Supervised {
             part,
             process: None,
-            is_silent: false,
+            is_disconnected: false,
             kept: Vec::new(),
             started: Instant::now(),
             is_ready: false,
             was_ready: false,
             restarts: 0,
-            backoff: FIRST_BACKOFF,
+            backoff: INITIAL_BACKOFF,
             start_at: None,
             last_end: None,
             crashed: false,
@@ -99,7 +99,7 @@ impl Supervised {
         let (ours, theirs) = seqpacket::pair()?;
         if !self.kept.is_empty() {
             let (names, sockets): (Vec<_>, Vec<_>) = self.kept.iter().map(|(n, s)| (n.clone(), s.as_raw_fd())).unzip();
-            if let Err(error) = seqpacket::send(&ours, &Word::Kept(names), &sockets) {
+            if let Err(error) = seqpacket::send(&ours, &PartMessage::KeptSockets(names), &sockets) {
                 tracing::warn!(%error, "can't hand sockets to the {}; it makes others", self.part.name());
                 self.kept.clear();
             }
@@ -125,22 +125,24 @@ impl Supervised {
         }
         self.oom_kills = runtime::cgroup::oom_kills(&cgroup);
         self.process = Some((child, ours));
-        (self.started, self.is_ready, self.start_at, self.is_silent) = (Instant::now(), false, None, false);
+        (self.started, self.is_ready, self.start_at, self.is_disconnected) = (Instant::now(), false, None, false);
         Ok(())
     }
 
-    /// Hears what the part has said.
-    fn hear(&mut self) {
+    /// Receives the part's messages.
+    fn receive_messages(&mut self) {
         let Some((_, line)) = &self.process else { return };
-        while !self.is_silent && seqpacket::is_readable(line) {
-            match seqpacket::receive::<Word>(line) {
-                Ok(Some((Word::Ready, _))) => (self.is_ready, self.was_ready) = (true, true),
-                Ok(Some((Word::Keep(names), sockets))) => self.kept = names.into_iter().zip(sockets).collect(),
-                Ok(Some((Word::Kept(_), _))) => {}
+        while !self.is_disconnected && seqpacket::is_readable(line) {
+            match seqpacket::receive::<PartMessage>(line) {
+                Ok(Some((PartMessage::Ready, _))) => (self.is_ready, self.was_ready) = (true, true),
+                Ok(Some((PartMessage::KeepSockets(names), sockets))) => {
+                    self.kept = names.into_iter().zip(sockets).collect()
+                }
+                Ok(Some((PartMessage::KeptSockets(_), _))) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                     tracing::debug!(%error, "the {} said something that isn't understood", self.part.name());
                 }
-                Ok(None) | Err(_) => self.is_silent = true,
+                Ok(None) | Err(_) => self.is_disconnected = true,
             }
         }
     }
@@ -149,17 +151,17 @@ impl Supervised {
     fn ended(&mut self) -> Option<ExitStatus> {
         let (child, _) = self.process.as_mut()?;
         let status = child.try_wait().ok().flatten()?;
-        self.hear();
+        self.receive_messages();
         self.process = None;
         Some(status)
     }
 
-    /// Notes how the process ended and when the next one starts.
+    /// Records how the process ended, and schedules its restart.
     fn back_off(&mut self, status: ExitStatus, memory_exhausted: bool) {
         const CRASHES: [Signal; 5] = [Signal::SIGABRT, Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE];
         self.crashed = memory_exhausted || CRASHES.iter().any(|signal| status.signal() == Some(*signal as i32));
-        if self.started.elapsed() > LONG_RUN {
-            self.backoff = FIRST_BACKOFF;
+        if self.started.elapsed() > BACKOFF_RESET_PERIOD {
+            self.backoff = INITIAL_BACKOFF;
         }
         self.last_end = Some(if memory_exhausted { "memory exhausted".into() } else { status.to_string() });
         self.restarts = self.restarts.saturating_add(1);
@@ -168,7 +170,7 @@ impl Supervised {
             why = self.last_end, restarts = self.restarts, wait = ?self.backoff,
             "the {} ended; restarting it", self.part.name()
         );
-        self.backoff = self.backoff.saturating_mul(2).min(LONGEST_BACKOFF);
+        self.backoff = self.backoff.saturating_mul(2).min(MAX_BACKOFF);
     }
 }
 
@@ -181,10 +183,10 @@ fn part_cgroup(root: &str, part: Part) -> String {
     format!("{}/{}", root.trim_end_matches('/'), part.name())
 }
 
-/// How long the parts of an earlier parent may take to end with it.
-const EARLIER_PARTS: Duration = Duration::from_secs(10);
+/// Timeout for the parts of an earlier parent to exit.
+const EARLIER_PARTS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Keeps other parents out of the run folder as long as the lock is held, and waits until no part of an earlier parent is left.
+/// Locks the run folder against other parents, and waits until all parts of an earlier parent have exited.
 fn lock(run_dir: &Path) -> anyhow::Result<Flock<File>> {
     std::fs::create_dir_all(run_dir).with_context(|| format!("can't make {}", run_dir.display()))?;
     let own = lock_alone(&run_dir.join("parent.lock"))?;
@@ -198,7 +200,7 @@ fn lock_alone(path: &Path) -> anyhow::Result<Flock<File>> {
     loop {
         file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
-            Err((file, Errno::EWOULDBLOCK)) if start.elapsed() < EARLIER_PARTS => file,
+            Err((file, Errno::EWOULDBLOCK)) if start.elapsed() < EARLIER_PARTS_TIMEOUT => file,
             Err((_, Errno::EWOULDBLOCK)) => anyhow::bail!(
                 "another timonel server or agent has locked {}: stop it, or choose another folder with --run-dir",
                 path.display()
@@ -225,9 +227,9 @@ pub fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let mut parts: Vec<Supervised> = config.parts.iter().map(|part| Supervised::new(*part)).collect();
     loop {
         for part in &mut parts {
-            part.hear();
+            part.receive_messages();
         }
-        if let Some(code) = collect_ended(config, &mut parts) {
+        if let Some(code) = reap_parts(config, &mut parts) {
             stop(config, &signals, &mut parts);
             return Ok(code);
         }
@@ -240,8 +242,8 @@ pub fn run(config: &Config) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Takes note of parts that have ended. The exit code is that of one that never was ready.
-fn collect_ended(config: &Config, parts: &mut [Supervised]) -> Option<ExitCode> {
+/// Reaps parts that have ended. Returns the exit code of one that was never ready.
+fn reap_parts(config: &Config, parts: &mut [Supervised]) -> Option<ExitCode> {
     for part in parts {
         let Some(status) = part.ended() else { continue };
         if !part.was_ready {
@@ -256,7 +258,7 @@ fn collect_ended(config: &Config, parts: &mut [Supervised]) -> Option<ExitCode> 
     None
 }
 
-/// Starts what isn't running, if its time has come and what stands before it is ready or was so once.
+/// Starts parts that are due, if the part before them is ready or was so once.
 fn start_due(config: &Config, parts: &mut [Supervised]) -> anyhow::Result<()> {
     let now = Instant::now();
     for i in 0..parts.len() {
@@ -269,9 +271,10 @@ fn start_due(config: &Config, parts: &mut [Supervised]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits for a signal, a part's word or the time of a start. Whether to stop.
+/// Waits for a signal, a part's message or the time of a restart. Returns whether to stop.
 fn wait(signals: &SignalFd, parts: &[Supervised]) -> anyhow::Result<bool> {
-    let lines = parts.iter().filter(|p| !p.is_silent).filter_map(|p| p.process.as_ref()).map(|(_, line)| line.as_fd());
+    let lines =
+        parts.iter().filter(|p| !p.is_disconnected).filter_map(|p| p.process.as_ref()).map(|(_, line)| line.as_fd());
     let mut watched: Vec<PollFd<'_>> =
         std::iter::once(signals.as_fd()).chain(lines).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     let next = parts.iter().filter_map(|p| p.start_at).min();
@@ -288,12 +291,12 @@ fn wait(signals: &SignalFd, parts: &[Supervised]) -> anyhow::Result<bool> {
     Ok(is_over)
 }
 
-/// Ends the parts, the last started one first.
+/// Stops the parts in reverse order.
 fn stop(config: &Config, signals: &SignalFd, parts: &mut [Supervised]) {
     for part in parts.iter_mut().rev() {
         let Some(pid) = part.pid() else { continue };
         let _ = kill(pid, Signal::SIGTERM);
-        let deadline = Instant::now().checked_add(config.shutdown_grace.saturating_add(STOP_LIMIT));
+        let deadline = Instant::now().checked_add(config.shutdown_grace.saturating_add(STOP_TIMEOUT));
         while part.process.is_some() && part.ended().is_none() {
             if deadline.is_some_and(|at| at <= Instant::now()) {
                 tracing::error!("the {} didn't exit in time; killing it", part.part.name());
@@ -308,7 +311,7 @@ fn stop(config: &Config, signals: &SignalFd, parts: &mut [Supervised]) {
     runtime::cgroup::remove(&config.cgroup);
 }
 
-/// The file in the run folder that tells of the parts.
+/// The file with the state of the parts.
 pub fn state_file(run_dir: &Path) -> PathBuf {
     run_dir.join("parts.json")
 }

@@ -107,7 +107,7 @@ pub enum Trust<'a> {
 /// Whom the server sees.
 pub enum Identity {
     Nobody,
-    Certificate(Arc<pki::Rotating>),
+    Certificate(Arc<pki::RotatingCertificate>),
     Token(String),
 }
 
@@ -198,7 +198,9 @@ fn connector(trust: &Trust<'_>, identity: Identity, limits: Limits) -> Result<Co
             roots.add(certificate).map_err(|e| authority(&e))?;
             builder.with_root_certificates(roots)
         }
-        Trust::Anybody => builder.dangerous().with_custom_certificate_verifier(Arc::new(pki::Anybody::new(provider))),
+        Trust::Anybody => {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(pki::InsecureSkipVerify::new(provider)))
+        }
     };
     let mut tls = match identity {
         Identity::Certificate(rotating) => builder.with_client_cert_resolver(rotating),
@@ -210,10 +212,10 @@ fn connector(trust: &Trust<'_>, identity: Identity, limits: Limits) -> Result<Co
     http.enforce_http(false);
     http.set_nodelay(true);
     http.set_connect_timeout(Some(limits.connect));
-    http.set_keepalive(Some(network::liveness::IDLE));
-    http.set_keepalive_interval(Some(network::liveness::INTERVAL));
-    http.set_keepalive_retries(Some(network::liveness::QUESTIONS));
-    http.set_tcp_user_timeout(Some(limits.answer.min(network::liveness::SILENCE)));
+    http.set_keepalive(Some(network::keepalive::IDLE));
+    http.set_keepalive_interval(Some(network::keepalive::INTERVAL));
+    http.set_keepalive_retries(Some(network::keepalive::PROBES));
+    http.set_tcp_user_timeout(Some(limits.answer.min(network::keepalive::USER_TIMEOUT)));
     Ok(HttpsConnectorBuilder::new().with_tls_config(tls).https_only().enable_http2().wrap_connector(http))
 }
 

@@ -62,9 +62,9 @@ pub fn run(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
 
 /// Whether the instance is the one that `install.sh` made: that in the usual folders, or in those that its service was told.
 fn is_installed(args: &UninstallArgs) -> bool {
-    let named = bounded::text("/etc/timonel/environment", bounded::OWN).unwrap_or_default();
+    let named = bounded::text("/etc/timonel/environment", bounded::MAX_OWN_FILE_BYTES).unwrap_or_default();
     let named = named.lines().find_map(|line| line.strip_prefix("TIMONEL_DATA_DIR=")).unwrap_or(cli::DATA_DIR);
-    let started = bounded::text(PID_FILE, bounded::OWN).ok().and_then(|text| text.trim().parse().ok());
+    let started = bounded::text(PID_FILE, bounded::MAX_OWN_FILE_BYTES).ok().and_then(|text| text.trim().parse().ok());
     let is_started = started.is_some_and(|pid| is_ours(args, pid, &instance::Described::of(pid)));
     is_started || args.data.data_dir == Path::new(named)
 }
@@ -158,7 +158,7 @@ fn remove_network(network: Option<&instance::Network>) {
     }
     // Ours if the rules are that make it harmless, and before they go.
     if quietly("nft", &["list", "table", "ip", crate::agent::TABLE]) {
-        let _ = network::route_loopback(false);
+        let _ = network::set_route_localnet(false);
     }
     for table in [crate::agent::TABLE, crate::agent::POLICY_TABLE] {
         quietly("nft", &["delete", "table", "ip", table]);
@@ -183,7 +183,7 @@ fn remove_network(network: Option<&instance::Network>) {
 
 /// Whether an interface is a pod's: their names are made of the pods' uids.
 fn is_port(name: &str) -> bool {
-    let uid = name.strip_prefix(network::PORTS).unwrap_or("");
+    let uid = name.strip_prefix(network::VETH_PREFIX).unwrap_or("");
     uid.len() == 11 && uid.chars().all(|c| c.is_ascii_hexdigit())
 }
 

@@ -7,12 +7,12 @@
 use serde_json::{Map, Value};
 
 use super::PatchError;
-use crate::bounded::{DEPTH, Measure, REQUEST_BYTES};
+use crate::bounded::{MAX_DEPTH, MAX_REQUEST_BYTES, Measure};
 
 /// The most steps of one patch (upstream: `maxJSONPatchOperations`).
 const MAX_OPERATIONS: usize = 10_000;
 /// The most bytes that all copies of a patch add (upstream: `JSONPatchMaxCopyBytes`).
-const MAX_COPIED_BYTES: usize = REQUEST_BYTES;
+const MAX_COPIED_BYTES: usize = MAX_REQUEST_BYTES;
 /// The most values that all steps of a patch look at or move.
 const MAX_WORK: usize = 50_000_000;
 
@@ -93,7 +93,7 @@ fn holder<'a>(object: &'a mut Value, path: &str, operation: &str) -> Result<(&'a
     let missing = || {
         PatchError::Json(format!("{operation} operation does not apply: doc is missing path: {path:?}: missing value"))
     };
-    let mut steps: Vec<String> = pointer(path).take(DEPTH + 2).collect();
+    let mut steps: Vec<String> = pointer(path).take(MAX_DEPTH + 2).collect();
     let last = steps.pop().ok_or_else(missing)?;
     let mut at = object;
     for step in &steps {
@@ -126,8 +126,8 @@ fn index(step: &str, length: usize) -> Result<usize, PatchError> {
 fn add(object: &mut Value, path: &str, value: Value, operation: &str, spent: &mut Spent) -> Result<(), PatchError> {
     let measure = Measure::of(&value);
     spent.work(measure.values)?;
-    if pointer(path).count().saturating_add(measure.depth) > DEPTH {
-        return fail(format!("error in {operation} for path: '{path}': it nests more than {DEPTH} deep"));
+    if pointer(path).count().saturating_add(measure.depth) > MAX_DEPTH {
+        return fail(format!("error in {operation} for path: '{path}': it nests more than {MAX_DEPTH} deep"));
     }
     match holder(object, path, operation)? {
         (Value::Object(map), key) => {

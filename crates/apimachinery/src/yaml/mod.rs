@@ -13,7 +13,7 @@ use granit_parser::{Event, Parser, ScalarStyle, Tag};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::bounded::{Budget, Exceeded, Limits, Measure, OBJECT};
+use crate::bounded::{Budget, Exceeded, Limits, Measure, OBJECT_COST};
 use scalar::Scalar;
 pub use write::write;
 
@@ -159,7 +159,7 @@ impl<'a> Reader<'a> {
     }
 
     fn begin(&mut self, anchor: usize, held: Held) -> Result<(), YamlError> {
-        self.budget.spend(if matches!(held, Held::List(_)) { 1 } else { OBJECT }, 0)?;
+        self.budget.spend(if matches!(held, Held::List(_)) { 1 } else { OBJECT_COST }, 0)?;
         self.budget.nest(self.open.len().saturating_add(1))?;
         self.open.push(Open { anchor, held });
         Ok(())

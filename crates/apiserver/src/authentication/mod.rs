@@ -46,7 +46,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
-fn by_certificate(facts: &Arc<pki::CertificateFacts>) -> User {
+fn by_certificate(facts: &Arc<pki::CertificateInfo>) -> User {
     User { name: facts.common_name.clone(), groups: facts.organizations.clone(), ..User::default() }
 }
 

@@ -44,7 +44,7 @@ pub fn issue(server: &ApiServer, name: &str) -> Result<String, Status> {
 /// The user that a ticket makes; none if the token is none.
 pub fn user(server: &ApiServer, token: &str) -> Option<User> {
     let ticket = token.strip_prefix(PREFIX)?;
-    let claims: Claims = server.config.token_key.read(ticket, ISSUER, Some(AUDIENCE)).ok()?;
+    let claims: Claims = server.config.token_key.verify(ticket, ISSUER, Some(AUDIENCE)).ok()?;
     let mut user = User::new("system:bootstrap:timonel", &[BOOTSTRAPPERS]);
     user.extra.push((NODE_NAME.into(), vec![claims.sub]));
     Some(user)

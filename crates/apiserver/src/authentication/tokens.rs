@@ -116,7 +116,7 @@ impl Tokens {
 
     /// The keys at `/openid/v1/jwks`.
     pub fn keys(&self) -> Value {
-        self.key.keys()
+        self.key.jwks()
     }
 
     /// The document at `/.well-known/openid-configuration` (OpenID Connect Discovery 1.0).
@@ -133,7 +133,8 @@ impl Tokens {
     /// # Errors
     /// Why the token isn't valid.
     pub fn verify(&self, server: &ApiServer, token: &str, audience: &str) -> Result<Claims, String> {
-        let claims: Claims = self.key.read(token, &Self::issuer(server), Some(audience)).map_err(|e| e.to_string())?;
+        let claims: Claims =
+            self.key.verify(token, &Self::issuer(server), Some(audience)).map_err(|e| e.to_string())?;
         let bound = &claims.kubernetes;
         let exists = |kind, object: &Named| exists(server, kind, &bound.namespace, object).map(|_| ());
         exists(kinds::SERVICE_ACCOUNTS, &bound.serviceaccount)?;
@@ -154,7 +155,7 @@ impl Tokens {
     /// # Errors
     /// Why the token isn't valid.
     pub fn user(&self, server: &ApiServer, token: &str) -> Result<User, String> {
-        match self.key.read(token, LEGACY_ISSUER, None) {
+        match self.key.verify(token, LEGACY_ISSUER, None) {
             Ok(legacy) => by_secret(server, token, &legacy),
             Err(_) => Ok(self.verify(server, token, &Self::issuer(server))?.user()),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use api::{Kind, kinds};
 use apimachinery::{FieldSelector, ObjectExt as _};
-use gateway::World;
+use gateway::GatewaySnapshot;
 use gateway::kinds::{GROUP, Gateway, GatewayClass};
 use serde_json::Value;
 
@@ -188,14 +188,16 @@ fn is_certificate_of_gateway(server: &ApiServer, a: &Attributes<'_>) -> bool {
         objects.iter().filter_map(|object| serde_json::from_value(object.parse()).ok().map(Arc::new)).collect()
     }
     let (classes, grants) = (all::<GatewayClass>(server, "gatewayclasses"), all(server, "referencegrants"));
-    let world = World::new(&classes, all(server, "gateways"), Vec::new(), grants, &[]);
+    let snapshot = GatewaySnapshot::new(&classes, all(server, "gateways"), Vec::new(), grants, &[]);
     let named = |gateway: &Arc<Gateway>| {
         let mut references = gateway.spec.listeners.iter().flat_map(|l| &l.tls).flat_map(|tls| &tls.certificate_refs);
         references.any(|to| {
-            world.certificate(gateway, to).is_ok_and(|(n, s)| (n.as_str(), s.as_str()) == (a.namespace, a.name))
+            snapshot
+                .certificate_secret(gateway, to)
+                .is_ok_and(|(n, s)| (n.as_str(), s.as_str()) == (a.namespace, a.name))
         })
     };
-    world.gateways.iter().any(named)
+    snapshot.gateways.iter().any(named)
 }
 
 fn pod_refers(spec: &Value, kind: &Kind, name: &str) -> bool {

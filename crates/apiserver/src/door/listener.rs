@@ -43,7 +43,10 @@ type Verifier = Arc<dyn ClientCertVerifier>;
 #[error("can't use the server's certificate: {0}")]
 pub struct TlsError(String);
 
-fn tls_config(server: &ApiServer, identity: Arc<pki::Rotating>) -> Result<(rustls::ServerConfig, Verifier), TlsError> {
+fn tls_config(
+    server: &ApiServer,
+    identity: Arc<pki::RotatingCertificate>,
+) -> Result<(rustls::ServerConfig, Verifier), TlsError> {
     let fail = |e: &dyn std::fmt::Display| TlsError(e.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let ca_pem = server.config.authority.certificate_pem();
@@ -114,7 +117,8 @@ impl ClientCertVerifier for AnyClient {
 fn peer(known: &dyn ClientCertVerifier, chain: Option<&[CertificateDer<'_>]>) -> Peer {
     let Some((leaf, rest)) = chain.and_then(<[_]>::split_first) else { return Peer::Remote(None) };
     let verified = known.verify_client_cert(leaf, rest, UnixTime::now());
-    match verified.map_err(|e| e.to_string()).and_then(|_| pki::certificate_names(leaf).map_err(|e| e.to_string())) {
+    match verified.map_err(|e| e.to_string()).and_then(|_| pki::parse_certificate_der(leaf).map_err(|e| e.to_string()))
+    {
         Ok(facts) => Peer::Remote(Some(Arc::new(facts))),
         Err(why) => {
             tracing::debug!(why, "rejected a client certificate");
@@ -130,7 +134,7 @@ fn peer(known: &dyn ClientCertVerifier, chain: Option<&[CertificateDer<'_>]>) ->
 pub async fn serve(
     server: Arc<ApiServer>,
     listener: TcpListener,
-    identity: Arc<pki::Rotating>,
+    identity: Arc<pki::RotatingCertificate>,
     stop: CancellationToken,
 ) -> Result<(), TlsError> {
     let (config, known) = tls_config(&server, identity)?;
@@ -207,7 +211,7 @@ async fn local_connection(server: Arc<ApiServer>, peer: Peer, stream: UnixStream
 
 async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, known: Verifier, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
-    network::liveness::watch_peer(&stream);
+    network::keepalive::enable(&stream);
     let address = stream.peer_addr().map(|a| a.ip().to_canonical()).ok();
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else { return };
     let peer = peer(known.as_ref(), stream.get_ref().1.peer_certificates());

@@ -113,7 +113,7 @@ impl Destination {
         let stream = connected.map_err(|e| self.unreachable(&e))?;
         let _ = stream.set_nodelay(true);
         // Logs that are followed and streams may be silent for hours, and the other end may vanish meanwhile.
-        network::liveness::watch_peer(&stream);
+        network::keepalive::enable(&stream);
         let Some((connector, name)) = &self.tls else {
             return self.exchange(TokioIo::new(stream), request).await;
         };

@@ -13,7 +13,7 @@ pub struct Clients {
     /// To kubelets, which know its certificate.
     pub kubelets: TlsConnector,
     /// For further API servers.
-    pub front_proxy: Arc<pki::Rotating>,
+    pub front_proxy: Arc<pki::RotatingCertificate>,
 }
 
 impl Clients {
@@ -31,7 +31,10 @@ impl Clients {
 ///
 /// # Errors
 /// When a certificate is malformed.
-pub fn connector(authorities: Option<&str>, identity: Option<&Arc<pki::Rotating>>) -> Result<TlsConnector, String> {
+pub fn connector(
+    authorities: Option<&str>,
+    identity: Option<&Arc<pki::RotatingCertificate>>,
+) -> Result<TlsConnector, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -44,7 +47,7 @@ pub fn connector(authorities: Option<&str>, identity: Option<&Arc<pki::Rotating>
             }
             builder.with_root_certificates(roots)
         }
-        None => builder.dangerous().with_custom_certificate_verifier(Arc::new(pki::Anybody::new(provider))),
+        None => builder.dangerous().with_custom_certificate_verifier(Arc::new(pki::InsecureSkipVerify::new(provider))),
     };
     let mut tls = match identity {
         Some(identity) => builder.with_client_cert_resolver(identity.clone()),

@@ -48,7 +48,7 @@ pub async fn apply(
     let make = |live: &Value| {
         let typed = server.catalog.typed(info.kind);
         let mut new = managed::apply(&typed, info.kind, write.target, &write.manager, live, &config, force)?;
-        bounded::result(&new).map_err(|why| too_large(&why))?;
+        bounded::check_result(&new).map_err(|why| too_large(&why))?;
         if !info.kind.custom {
             server.catalog.prune(info.kind, &mut new);
         }

@@ -13,7 +13,7 @@ use crate::request::{DeleteOptions, FieldValidation, Query};
 use crate::response::Body;
 
 /// The largest body, upstream's limit.
-const MAX_BODY_BYTES: usize = bounded::REQUEST_BYTES;
+const MAX_BODY_BYTES: usize = bounded::MAX_REQUEST_BYTES;
 
 /// Reads a body.
 ///
@@ -22,7 +22,7 @@ const MAX_BODY_BYTES: usize = bounded::REQUEST_BYTES;
 pub async fn read(request: Request<Body>) -> Result<Bytes, Status> {
     bounded::body(request.into_body(), MAX_BODY_BYTES).await.map_err(|error| match error {
         BodyError::TooLarge(limit) => Status::too_large(limit),
-        BodyError::BrokenOff(why) => Status::bad_request(format!("the body can't be read: {why}")),
+        BodyError::Aborted(why) => Status::bad_request(format!("the body can't be read: {why}")),
     })
 }
 

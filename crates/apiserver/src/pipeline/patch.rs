@@ -85,7 +85,7 @@ impl Patch {
                 return Err(Status::new(415, "UnsupportedMediaType", "apply isn't served for this subresource"));
             }
         }
-        bounded::result(&patched).map_err(|why| too_large(&why))?;
+        bounded::check_result(&patched).map_err(|why| too_large(&why))?;
         Ok(patched)
     }
 }

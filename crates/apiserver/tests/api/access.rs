@@ -436,7 +436,7 @@ async fn certificates_are_approved_by_who_may_for_their_signer() {
     let anna = person("anna");
     let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
     let request = |name: &str, signer: &str, organization: &str| {
-        let pem = pki::request(&pki::new_key().unwrap(), "someone", organization, &[]).unwrap();
+        let pem = pki::create_certificate_request(&pki::new_key().unwrap(), "someone", organization, &[]).unwrap();
         json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name},
             "spec": {"signerName": signer, "usages": ["client auth"], "request": base64::engine::general_purpose::STANDARD.encode(pem)}})
     };

@@ -87,7 +87,7 @@ async fn a_ticket_says_for_which_name_it_asks() {
     let server = Server::start().await;
     let (_, ticket) = claim(&server, "Bearer secret", "n", "0123456789abcdef").await;
     let key = pki::new_key().unwrap();
-    let request = pki::request(&key, "system:node:n", "system:nodes", &[]).unwrap();
+    let request = pki::create_certificate_request(&key, "system:node:n", "system:nodes", &[]).unwrap();
     use base64::Engine as _;
     let request = base64::engine::general_purpose::STANDARD.encode(request);
     let object = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",

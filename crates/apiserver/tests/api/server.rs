@@ -42,14 +42,14 @@ impl Server {
         let front = pki::Authority::load_or_create(folder.path(), "front-proxy-ca").unwrap();
         let usages = [pki::Usage::Client];
         let mut config = Config {
-            kubelet_client: pki::Rotating::new(
-                authority.keep(folder.path(), "client", "kubelets", None, &usages, &[]).unwrap(),
+            kubelet_client: pki::RotatingCertificate::new(
+                authority.load_or_issue(folder.path(), "client", "kubelets", None, &usages, &[]).unwrap(),
                 "",
             )
             .unwrap(),
             front_proxy_authority: front.certificate_pem().into(),
-            front_proxy: pki::Rotating::new(
-                front.keep(folder.path(), "front", "front-proxy-client", None, &usages, &[]).unwrap(),
+            front_proxy: pki::RotatingCertificate::new(
+                front.load_or_issue(folder.path(), "front", "front-proxy-client", None, &usages, &[]).unwrap(),
                 "",
             )
             .unwrap(),
@@ -91,7 +91,7 @@ impl Server {
     /// Sends a request as somebody who is known by what he shows alone: a certificate, or headers.
     pub async fn remote(&self, certificate: Option<(&str, &[&str])>, request: Request<Bytes>) -> (u16, Value) {
         let facts = certificate.map(|(name, groups)| {
-            Arc::new(pki::CertificateFacts {
+            Arc::new(pki::CertificateInfo {
                 common_name: name.into(),
                 organizations: groups.iter().map(|g| (*g).to_string()).collect(),
                 names: Vec::new(),

@@ -52,7 +52,7 @@ async fn get(address: std::net::SocketAddr, authority: &str, identity: Option<&p
 async fn serve(server: &Server) -> (std::net::SocketAddr, CancellationToken) {
     let names = ["localhost".to_string()];
     let serving = server.authority.issue("localhost", None, &[pki::Usage::Server], &names).unwrap();
-    let serving = pki::Rotating::new(serving, server.authority.certificate_pem()).unwrap();
+    let serving = pki::RotatingCertificate::new(serving, server.authority.certificate_pem()).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();

@@ -398,7 +398,7 @@ impl Work {
         let body = json!({"spec": {"replicas": desired}}).to_string().into_bytes();
         let request = Request::patch(&target.path).header("content-type", "application/merge-patch+json").body(body);
         let written = match request {
-            Ok(request) => self.context.client.request::<Value>(request).await.map_err(|e| informer::told(&e)),
+            Ok(request) => self.context.client.request::<Value>(request).await.map_err(|e| informer::error_message(&e)),
             Err(error) => Err(error.to_string()),
         };
         if let Err(why) = written {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec;
 use k8s_openapi::api::core::v1::{Node, NodeAddress};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use pki::{RequestFacts, Terms, Usage};
+use pki::{CertificateRequest, SigningProfile, Usage};
 
 use crate::Config;
 
@@ -47,9 +47,9 @@ impl Signer {
     pub fn check(
         self,
         spec: &CertificateSigningRequestSpec,
-        facts: &RequestFacts,
+        facts: &CertificateRequest,
         cluster: &Cluster<'_>,
-    ) -> Result<Terms, String> {
+    ) -> Result<SigningProfile, String> {
         let usages: BTreeSet<&str> = spec.usages.iter().flatten().map(String::as_str).collect();
         let usage = if self == Signer::NodeServing { Usage::Server } else { Usage::Client };
         match self {
@@ -74,11 +74,11 @@ impl Signer {
             }
         }
         let seconds = spec.expiration_seconds.map(i64::from);
-        Ok(Terms { usage, key_encipherment: usages.contains("key encipherment"), seconds })
+        Ok(SigningProfile { usage, key_encipherment: usages.contains("key encipherment"), seconds })
     }
 }
 
-fn node_subject(facts: &RequestFacts) -> Result<(), String> {
+fn node_subject(facts: &CertificateRequest) -> Result<(), String> {
     if facts.organizations != [NODES] {
         return Err(format!("subject organization is not {NODES}"));
     }
@@ -89,7 +89,7 @@ fn node_subject(facts: &RequestFacts) -> Result<(), String> {
 }
 
 /// Refuses alternative names, all or those that no server has.
-fn no_names(facts: &RequestFacts, serves: bool) -> Result<(), String> {
+fn no_names(facts: &CertificateRequest, serves: bool) -> Result<(), String> {
     if facts.has_other_names {
         return Err("email and URI subjectAltNames are not allowed".into());
     }
@@ -126,7 +126,7 @@ fn client_usages(usages: &BTreeSet<&str>) -> Result<(), String> {
 /// writes the addresses in its status itself.
 fn serving_names(
     spec: &CertificateSigningRequestSpec,
-    facts: &RequestFacts,
+    facts: &CertificateRequest,
     cluster: &Cluster<'_>,
 ) -> Result<(), String> {
     if spec.username.as_deref() != Some(&facts.common_name) || !spec.groups.iter().flatten().any(|g| g == NODES) {

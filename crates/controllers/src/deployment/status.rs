@@ -112,7 +112,7 @@ fn progress(
     let present = conditions.find("Progressing");
     let reason = present.map_or("", |c| c["reason"].as_str().unwrap_or(""));
     if let Some(error) = facts.failure {
-        let text = informer::told(error);
+        let text = informer::error_message(error);
         return (Some(conditions.make("Progressing", "False", "ReplicaSetCreateError", &text, false)), None);
     }
     if spec.paused == Some(true) {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use gateway::kinds::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
-use gateway::{CONTROLLER, World};
+use gateway::{CONTROLLER_NAME, GatewaySnapshot};
 use informer::{Informer, Key, Keyed, Queue};
 use k8s_openapi::api::core::v1::{Namespace, Node, Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -40,7 +40,7 @@ pub async fn run(context: Context) {
     definitions::ensure(&context, kinds::kinds()).await;
     let class = GatewayClass {
         metadata: kube::core::ObjectMeta { name: Some(CLASS.into()), ..Default::default() },
-        spec: gateway::kinds::GatewayClassSpec { controller_name: CONTROLLER.into() },
+        spec: gateway::kinds::GatewayClassSpec { controller_name: CONTROLLER_NAME.into() },
         status: None,
     };
     let classes: Api<GatewayClass> = Api::all(context.client.clone());
@@ -86,7 +86,7 @@ pub async fn run(context: Context) {
 }
 
 async fn reconcile(context: &Context, caches: &Caches) -> Result<Option<Duration>> {
-    let world = World::new(
+    let snapshot = GatewaySnapshot::new(
         &caches.classes.list(),
         caches.gateways.list(),
         caches.routes.list(),
@@ -94,14 +94,14 @@ async fn reconcile(context: &Context, caches: &Caches) -> Result<Option<Duration
         &caches.namespaces.list(),
     );
     let now = Time(k8s_openapi::jiff::Timestamp::now());
-    for class in caches.classes.list().iter().filter(|c| c.spec.controller_name == CONTROLLER) {
+    for class in caches.classes.list().iter().filter(|c| c.spec.controller_name == CONTROLLER_NAME) {
         let old = class.status.clone().unwrap_or_default();
         let conditions = plan::class_status(&old.conditions, class.metadata.generation, &now);
         if conditions != old.conditions {
             tell(context, class.as_ref(), &json!({"conditions": conditions})).await?;
         }
     }
-    let certificates = certificates(context, &world).await?;
+    let certificates = certificates(context, &snapshot).await?;
     let mut addresses: Vec<String> = caches.nodes.list().iter().flat_map(|n| addresses(n)).collect();
     addresses.sort();
     let around = plan::Around {
@@ -120,14 +120,14 @@ async fn reconcile(context: &Context, caches: &Caches) -> Result<Option<Duration
         },
         now,
     };
-    for gateway in &world.gateways {
-        let status = plan::gateway_status(&world, gateway, &around);
+    for gateway in &snapshot.gateways {
+        let status = plan::gateway_status(&snapshot, gateway, &around);
         if gateway.status.as_ref() != Some(&status) {
             tell(context, gateway.as_ref(), &status).await?;
         }
     }
-    for route in &world.routes {
-        let status = plan::route_status(&world, route, &around);
+    for route in &snapshot.routes {
+        let status = plan::route_status(&snapshot, route, &around);
         // Of those that never had to do with us nothing is said.
         if route.status.as_ref() != Some(&status) && (!status.parents.is_empty() || plan::is_told(route)) {
             tell(context, route.as_ref(), &status).await?;
@@ -140,14 +140,17 @@ async fn reconcile(context: &Context, caches: &Caches) -> Result<Option<Duration
 }
 
 /// What is wrong with each of the certificates that Gateways name.
-async fn certificates(context: &Context, world: &World) -> Result<HashMap<(String, String), Result<(), String>>> {
+async fn certificates(
+    context: &Context,
+    snapshot: &GatewaySnapshot,
+) -> Result<HashMap<(String, String), Result<(), String>>> {
     let mut known = HashMap::new();
-    for gateway in &world.gateways {
+    for gateway in &snapshot.gateways {
         let references = gateway.spec.listeners.iter().flat_map(|l| &l.tls).flat_map(|tls| &tls.certificate_refs);
-        for (namespace, name) in references.filter_map(|to| world.certificate(gateway, to).ok()) {
+        for (namespace, name) in references.filter_map(|to| snapshot.certificate_secret(gateway, to).ok()) {
             let secret = Api::<Secret>::namespaced(context.client.clone(), &namespace).get_opt(&name).await?;
             let usable = secret.ok_or_else(|| "it isn't there".to_string());
-            let usable = usable.and_then(|secret| gateway::certificate::read(&secret).map(|_| ()));
+            let usable = usable.and_then(|secret| gateway::certificate::from_secret(&secret).map(|_| ()));
             known.insert((namespace, name), usable);
         }
     }

@@ -3,7 +3,7 @@
 use gateway::kinds::{
     Address, Gateway, GatewayStatus, HTTPRoute, HTTPRouteFilter, HTTPRouteStatus, ListenerStatus, RouteParentStatus,
 };
-use gateway::{CONTROLLER, Problem, World};
+use gateway::{CONTROLLER_NAME, GatewaySnapshot, Problem};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// Filters that are served.
@@ -64,11 +64,12 @@ pub fn class_status(old: &[Condition], generation: Option<i64>, now: &Time) -> V
     conditions.made
 }
 
-pub fn gateway_status(world: &World, gateway: &Gateway, around: &Around<'_>) -> GatewayStatus {
+pub fn gateway_status(snapshot: &GatewaySnapshot, gateway: &Gateway, around: &Around<'_>) -> GatewayStatus {
     let old = gateway.status.clone().unwrap_or_default();
     let generation = gateway.metadata.generation;
     let listeners = gateway.spec.listeners.iter().enumerate();
-    let listeners: Vec<ListenerStatus> = listeners.map(|(i, _)| listener_status(world, gateway, i, around)).collect();
+    let listeners: Vec<ListenerStatus> =
+        listeners.map(|(i, _)| listener_status(snapshot, gateway, i, around)).collect();
     let served = |l: &&ListenerStatus| l.conditions.iter().any(|c| c.type_ == "Programmed" && c.status == "True");
     let served = listeners.iter().filter(served).count();
     let mut conditions = Conditions::new(&old.conditions, generation, &around.now);
@@ -116,15 +117,15 @@ fn addresses(gateway: &Gateway, around: &Around<'_>) -> Result<Vec<Address>, Pro
     Ok(asked.into_iter().cloned().collect())
 }
 
-fn listener_status(world: &World, gateway: &Gateway, index: usize, around: &Around<'_>) -> ListenerStatus {
+fn listener_status(snapshot: &GatewaySnapshot, gateway: &Gateway, index: usize, around: &Around<'_>) -> ListenerStatus {
     let listener = &gateway.spec.listeners[index];
     let old = gateway.status.iter().flat_map(|s| &s.listeners).find(|l| l.name == listener.name);
     let old = old.map(|l| l.conditions.as_slice()).unwrap_or_default();
-    let (supported_kinds, asks_others) = World::kinds(listener);
-    let refused = world.refusal(gateway, index);
+    let (supported_kinds, asks_others) = GatewaySnapshot::supported_kinds(listener);
+    let refused = snapshot.listener_problem(gateway, index);
     let unresolved = |reason, message: String| Problem { condition: "ResolvedRefs", reason, message };
     let certificates = listener.tls.iter().flat_map(|tls| &tls.certificate_refs).map(|to| {
-        let (namespace, name) = world.certificate(gateway, to)?;
+        let (namespace, name) = snapshot.certificate_secret(gateway, to)?;
         let wrong = |why| unresolved("InvalidCertificateRef", format!("secret {namespace}/{name}: {why}"));
         (around.certificate)(&namespace, &name).map_err(wrong)
     });
@@ -151,27 +152,27 @@ fn listener_status(world: &World, gateway: &Gateway, index: usize, around: &Arou
     }
     ListenerStatus {
         name: listener.name.clone(),
-        attached_routes: world.attached_routes(gateway, index),
+        attached_routes: snapshot.attached_routes(gateway, index),
         conditions: conditions.made,
         supported_kinds,
     }
 }
 
 /// With what other controllers say as they say it.
-pub fn route_status(world: &World, route: &HTTPRoute, around: &Around<'_>) -> HTTPRouteStatus {
+pub fn route_status(snapshot: &GatewaySnapshot, route: &HTTPRoute, around: &Around<'_>) -> HTTPRouteStatus {
     let old = route.status.clone().unwrap_or_default();
-    let others = old.parents.iter().filter(|p| p.controller_name != CONTROLLER).cloned();
+    let others = old.parents.iter().filter(|p| p.controller_name != CONTROLLER_NAME).cloned();
     let mut parents: Vec<RouteParentStatus> = others.collect();
-    let (unsupported, unresolved) = (unsupported(route), unresolved(world, route, around));
-    for parent in world.parents(route) {
-        let before = |p: &&RouteParentStatus| p.controller_name == CONTROLLER && p.parent_ref == *parent.reference;
+    let (unsupported, unresolved) = (unsupported(route), unresolved(snapshot, route, around));
+    for parent in snapshot.route_parents(route) {
+        let before = |p: &&RouteParentStatus| p.controller_name == CONTROLLER_NAME && p.parent_ref == *parent.reference;
         let before = old.parents.iter().find(before).map(|p| p.conditions.as_slice()).unwrap_or_default();
         let mut conditions = Conditions::new(before, route.metadata.generation, &around.now);
         conditions.unless("Accepted", parent.attached.as_ref().err().or(unsupported.as_ref()), "Accepted");
         conditions.unless("ResolvedRefs", unresolved.as_ref(), "ResolvedRefs");
         parents.push(RouteParentStatus {
             parent_ref: parent.reference.clone(),
-            controller_name: CONTROLLER.into(),
+            controller_name: CONTROLLER_NAME.into(),
             conditions: conditions.made,
         });
     }
@@ -196,10 +197,10 @@ fn unsupported(route: &HTTPRoute) -> Option<Problem> {
     })
 }
 
-fn unresolved(world: &World, route: &HTTPRoute, around: &Around<'_>) -> Option<Problem> {
+fn unresolved(snapshot: &GatewaySnapshot, route: &HTTPRoute, around: &Around<'_>) -> Option<Problem> {
     let backends = route.spec.rules.iter().flat_map(|rule| &rule.backend_refs);
     let check = |to| {
-        let (namespace, name) = world.service(route, to)?;
+        let (namespace, name) = snapshot.backend_service(route, to)?;
         let missing = |message| Problem { condition: "ResolvedRefs", reason: "BackendNotFound", message };
         (around.service)(&namespace, &name, to.port).map_err(missing)
     };
@@ -208,12 +209,12 @@ fn unresolved(world: &World, route: &HTTPRoute, around: &Around<'_>) -> Option<P
 
 /// Whether a route has a status that says anything of us.
 pub fn is_told(route: &HTTPRoute) -> bool {
-    route.status.iter().flat_map(|s| &s.parents).any(|p| p.controller_name == CONTROLLER)
+    route.status.iter().flat_map(|s| &s.parents).any(|p| p.controller_name == CONTROLLER_NAME)
 }
 
 /// For people: which of our Gateways a route isn't accepted by.
 pub fn refusals(status: &HTTPRouteStatus) -> Vec<String> {
-    let ours = status.parents.iter().filter(|p| p.controller_name == CONTROLLER);
+    let ours = status.parents.iter().filter(|p| p.controller_name == CONTROLLER_NAME);
     let refused = ours.flat_map(|p| p.conditions.iter().filter(|c| c.status == "False").map(move |c| (p, c)));
     refused.map(|(p, c)| format!("Gateway {}: {}: {}", p.parent_ref.name, c.reason, c.message)).collect()
 }

@@ -9,7 +9,10 @@ use crate::Context;
 /// Whether a volume can be used on this node and on none of the others.
 fn lives_on(volume: &PersistentVolume, node: &Node, others: &[&Node]) -> bool {
     let affinity = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref()).and_then(|a| a.required.as_ref());
-    affinity.is_some_and(|a| placement::matches(a, node) && !others.iter().any(|other| placement::matches(a, other)))
+    affinity.is_some_and(|a| {
+        placement::node_selector_matches(a, node)
+            && !others.iter().any(|other| placement::node_selector_matches(a, other))
+    })
 }
 
 /// Tells of the claims whose volumes nobody can reach while `node` is as `how` says ("is down", "is gone").

@@ -285,7 +285,7 @@ impl Work<'_> {
                 let text = format!(
                     "create Pod {name} in StatefulSet {} failed error: {}",
                     set.name_any(),
-                    informer::told(&error)
+                    informer::error_message(&error)
                 );
                 self.context.events.warning(set, "FailedCreate", text);
                 Err(error)

@@ -169,7 +169,7 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Opti
         if wanted.contains(&attachment.spec.node_name) || attachment.metadata.deletion_timestamp.is_some() {
             continue;
         }
-        let unique = attachable.as_ref().map(|(driver, handle)| csi::unique_name(driver, handle));
+        let unique = attachable.as_ref().map(|(driver, handle)| csi::unique_volume_name(driver, handle));
         let node = caches.nodes.get(&Key::new("", &attachment.spec.node_name));
         match detach(node.as_deref(), &unique.unwrap_or_default(), apimachinery::clock::now()) {
             Detach::Now => crate::ignore(api.delete(&attachment.name_any(), &DeleteParams::default()).await, &[404])?,

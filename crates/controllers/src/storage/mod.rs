@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Quantity;
-use csi::local_path::{self, FILL_FROM, FINALIZER, NODE, Origin, PROVISIONER};
+use csi::local_path::{self, CONTENT_SOURCE_ANNOTATION, ContentSource, FINALIZER, NODE_KEY, PROVISIONER};
 use informer::{Informer, Key, Keyed as _, Pod, Queue};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -277,7 +277,7 @@ async fn provision(
     claim: &PersistentVolumeClaim,
     class: &StorageClass,
     node: &str,
-    origin: Option<Origin>,
+    origin: Option<ContentSource>,
 ) -> Result {
     let Some(target) = caches.nodes.get(&Key::new("", node)) else {
         context.events.warning(claim, "ProvisioningFailed", format!("the selected node {node} is gone"));
@@ -294,9 +294,9 @@ async fn provision(
     let name = format!("pvc-{}", claim.uid().unwrap_or_default());
     let hostname = target.labels().get("kubernetes.io/hostname").cloned().unwrap_or_else(|| node.into());
     let path = format!("{folder}/{name}_{}_{}", claim.namespace().unwrap_or_default(), claim.name_any());
-    let mut annotations = json!({"pv.kubernetes.io/provisioned-by": PROVISIONER, NODE: node});
+    let mut annotations = json!({"pv.kubernetes.io/provisioned-by": PROVISIONER, NODE_KEY: node});
     if let Some(origin) = origin {
-        annotations[FILL_FROM] = origin.to_string().into();
+        annotations[CONTENT_SOURCE_ANNOTATION] = origin.to_string().into();
     }
     let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume",
         "metadata": {"name": name, "finalizers": [FINALIZER], "annotations": annotations},

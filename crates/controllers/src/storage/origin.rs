@@ -2,7 +2,7 @@
 //! `local-path` has is on one node, so the new volume is there too, whoever will use it.
 
 use apimachinery::Quantity;
-use csi::local_path::{self, Origin, PROVISIONER};
+use csi::local_path::{self, ContentSource, PROVISIONER};
 use csi::snapshots::{VolumeSnapshot, VolumeSnapshotContent};
 use informer::Key;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, TypedLocalObjectReference};
@@ -13,7 +13,7 @@ use crate::{Context, Result};
 
 /// What a volume of `local-path` is to be made of, and where that is.
 pub struct Found {
-    pub origin: Origin,
+    pub origin: ContentSource,
     pub node: String,
 }
 
@@ -45,7 +45,7 @@ fn other(caches: &Caches, claim: &PersistentVolumeClaim, name: &str) -> Result<F
         .ok_or_else(|| format!("the volume of claim {name:?} isn't one of {PROVISIONER}"))?;
     let has = storage(volume.spec.as_ref().and_then(|s| s.capacity.as_ref()));
     large_enough(claim, has, &format!("claim {name:?}"))?;
-    Ok(Found { origin: Origin::Volume(volume.name_any()), node: node.clone() })
+    Ok(Found { origin: ContentSource::Volume(volume.name_any()), node: node.clone() })
 }
 
 async fn snapshot(context: &Context, claim: &PersistentVolumeClaim, name: &str) -> Result<Result<Found, String>> {
@@ -64,12 +64,13 @@ async fn snapshot(context: &Context, claim: &PersistentVolumeClaim, name: &str) 
     };
     let status = content.status.unwrap_or_default();
     let handle = status.snapshot_handle.unwrap_or_default();
-    let Some((node, id)) = local_path::parts(&handle).filter(|_| content.spec.driver == PROVISIONER) else {
+    let Some((node, id)) = local_path::split_snapshot_handle(&handle).filter(|_| content.spec.driver == PROVISIONER)
+    else {
         return Ok(Err(format!("the snapshot {name:?} is of driver {}, not of {PROVISIONER}", content.spec.driver)));
     };
     let has = status.restore_size.unwrap_or_default().to_string().parse().unwrap_or_default();
     Ok(large_enough(claim, has, &format!("snapshot {name:?}"))
-        .map(|()| Found { origin: Origin::Snapshot(id.into()), node: node.into() }))
+        .map(|()| Found { origin: ContentSource::Snapshot(id.into()), node: node.into() }))
 }
 
 /// A volume can't be smaller than what it begins with.

@@ -63,18 +63,18 @@ fn zone() -> Zone {
     Zone::build("cluster.local", "10.43.0.10".parse().ok(), &services, &slices, &namespaces)
 }
 
-fn said(zone: &Zone, asked: &str, kind: RecordType) -> String {
-    match zone.answer(&name(asked), kind) {
-        Answer::Records(records) => records.iter().map(|r| r.data.to_string()).collect::<Vec<_>>().join(" | "),
-        Answer::NoData(_) => "no data".into(),
-        Answer::NoSuchName(_) => "no such name".into(),
-        Answer::NotYet => "not yet".into(),
-        Answer::Elsewhere => "elsewhere".into(),
+fn said(zone: &Zone, name: &str, kind: RecordType) -> String {
+    match zone.answer(&parse_name(name), kind) {
+        ZoneAnswer::Records(records) => records.iter().map(|r| r.data.to_string()).collect::<Vec<_>>().join(" | "),
+        ZoneAnswer::NoData(_) => "no data".into(),
+        ZoneAnswer::NameError(_) => "no such name".into(),
+        ZoneAnswer::NotReady => "not yet".into(),
+        ZoneAnswer::NotInZone => "elsewhere".into(),
     }
 }
 
-fn check(asked: &str, kind: RecordType, want: &str) {
-    assert_eq!(said(&zone(), asked, kind), want, "{asked} {kind}");
+fn check(name: &str, kind: RecordType, want: &str) {
+    assert_eq!(said(&zone(), name, kind), want, "{name} {kind}");
 }
 
 #[test]
@@ -114,8 +114,8 @@ fn headless_services_have_their_endpoints() {
     check("portless.default.svc.cluster.local", RecordType::SRV, "no data");
     check("early.default.svc.cluster.local", RecordType::A, "10.42.0.6");
     // What SRV records lead to comes with them.
-    let Answer::Records(records) = zone().answer(&name(nginx), RecordType::SRV) else { panic!("no records") };
-    let more: Vec<String> = zone().targets(&records).iter().map(|r| r.data.to_string()).collect();
+    let ZoneAnswer::Records(records) = zone().answer(&parse_name(nginx), RecordType::SRV) else { panic!("no records") };
+    let more: Vec<String> = zone().additional_records(&records).iter().map(|r| r.data.to_string()).collect();
     assert_eq!(more, ["10.42.0.4", "fd42::", "10.42.0.2"]);
 }
 
@@ -184,15 +184,15 @@ fn other_names_are_told_apart() {
     check("notcluster.local", RecordType::A, "elsewhere");
     check("a\\.b.default.svc.cluster.local", RecordType::A, "no such name");
     // Before anything is known nobody may remember that there is nothing.
-    let unknown = Zone::unknown("cluster.local");
-    assert_eq!(said(&unknown, "api.shop.svc.cluster.local", RecordType::A), "not yet");
-    assert_eq!(said(&unknown, "example.org", RecordType::A), "elsewhere");
+    let not_ready = Zone::not_ready("cluster.local");
+    assert_eq!(said(&not_ready, "api.shop.svc.cluster.local", RecordType::A), "not yet");
+    assert_eq!(said(&not_ready, "example.org", RecordType::A), "elsewhere");
 }
 
 #[test]
 fn short_names_are_found_from_their_namespace() {
-    let search = |asked: &str, namespace: &str| {
-        let found = zone().search(&name(asked), RecordType::A, namespace);
+    let search = |name: &str, namespace: &str| {
+        let found = zone().search(&parse_name(name), RecordType::A, namespace);
         found.map(|r| r.iter().map(|r| r.data.to_string()).collect::<Vec<_>>().join(" | "))
     };
     let web = "web-0.nginx.default.svc.cluster.local. | 10.42.0.2";

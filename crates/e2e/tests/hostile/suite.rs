@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use testkit::Cluster;
-use testkit::cluster::{Beside, Node};
+use testkit::node::{Beside, Node};
 
 /// A line each: who, what he tries, and what becomes of it.
 const ATTACKS: &str = include_str!("attacks.txt");

@@ -72,14 +72,14 @@ impl Cluster {
         let usages = [pki::Usage::Client];
         let token_key = Arc::new(pki::TokenKey::new(&pki::new_key().unwrap()).unwrap());
         let config = apiserver::Config {
-            kubelet_client: pki::Rotating::new(
-                authority.keep(folder.path(), "client", "kubelets", None, &usages, &[]).unwrap(),
+            kubelet_client: pki::RotatingCertificate::new(
+                authority.load_or_issue(folder.path(), "client", "kubelets", None, &usages, &[]).unwrap(),
                 "",
             )
             .unwrap(),
             front_proxy_authority: front.certificate_pem().into(),
-            front_proxy: pki::Rotating::new(
-                front.keep(folder.path(), "front", "front-proxy-client", None, &usages, &[]).unwrap(),
+            front_proxy: pki::RotatingCertificate::new(
+                front.load_or_issue(folder.path(), "front", "front-proxy-client", None, &usages, &[]).unwrap(),
                 "",
             )
             .unwrap(),

@@ -1,16 +1,14 @@
 //! The most extreme numbers, amounts and times in every field of every kind that holds one: the API says yes or no, and what it lets in neither
 //! ends nor holds up a loop. (What the node does with them: `extremes` in the kubelet's own tests.)
 
-mod places;
-
 use std::time::Duration;
 
+use api::extremes::{NumericField, numeric_fields};
 use api::{KINDS, Kind, OLDER, Verbs};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::cluster::{Cluster, collection};
-use places::{Place, places};
 
 /// One of each kind that is more than a name, so full that most fields can be set in it.
 const SAMPLES: &str = include_str!("extremes/samples.yaml");
@@ -26,9 +24,9 @@ fn sample(kind: &Kind) -> Value {
 }
 
 /// Fields in templates of pods are those of pods, which have had all of them.
-fn values(place: &Place, number: usize) -> Vec<Value> {
-    let all = place.extremes();
-    if !place.is_in_template() {
+fn values(field: &NumericField, number: usize) -> Vec<Value> {
+    let all = field.extremes();
+    if !field.is_in_template() {
         return all;
     }
     vec![all[number % all.len()].clone()]
@@ -36,8 +34,8 @@ fn values(place: &Place, number: usize) -> Vec<Value> {
 
 fn collection_of(kind: &Kind) -> String {
     let root = if kind.group.is_empty() { "/api/v1".into() } else { format!("/apis/{}/{}", kind.group, kind.version) };
-    let place = if kind.namespaced { "/namespaces/default" } else { "" };
-    format!("{root}{place}/{}", kind.plural())
+    let scope = if kind.namespaced { "/namespaces/default" } else { "" };
+    format!("{root}{scope}/{}", kind.plural())
 }
 
 #[tokio::test(start_paused = true)]
@@ -47,14 +45,14 @@ async fn the_api_judges_extremes_in_every_field_of_every_kind() {
     for kind in KINDS.iter().chain(OLDER).filter(|kind| kind.verbs != Verbs::Read) {
         let sample = sample(kind);
         let path = format!("{}?dryRun=All", collection_of(kind));
-        for (number, place) in places(kind).into_iter().filter(|place| !place.is_status()).enumerate() {
-            for value in values(&place, number) {
+        for (number, field) in numeric_fields(kind).into_iter().filter(|field| !field.is_status()).enumerate() {
+            for value in values(&field, number) {
                 let mut object = sample.clone();
-                place.set(&mut object, &value);
+                field.set(&mut object, &value);
                 counts.0 += 1;
                 match cluster.try_post(&path, object).await {
                     Ok(_) => counts.1 += 1,
-                    Err(status) => assert!(status.code < 500, "{} {place}={value}: {status:?}", kind.kind),
+                    Err(status) => assert!(status.code < 500, "{} {field}={value}: {status:?}", kind.kind),
                 }
             }
         }
@@ -89,20 +87,20 @@ async fn loops_bear_what_the_api_lets_in() {
             .rsplit_once('/')
             .unwrap_or(("", sample["apiVersion"].as_str().unwrap()));
         let kind = KINDS.iter().find(|k| k.group == group && k.version == version && sample["kind"] == k.kind).unwrap();
-        for (number, place) in places(kind).into_iter().enumerate() {
+        for (number, field) in numeric_fields(kind).into_iter().enumerate() {
             // Each field has one of them, and over all fields each has its turn.
-            let extremes = place.extremes();
+            let extremes = field.extremes();
             let value = &extremes[number % extremes.len()];
             let mut object = sample.clone();
             object["metadata"]["name"] = format!("x{made}").into();
             if kind.namespaced {
                 object["metadata"]["namespace"] = "wild".into();
             }
-            place.set(&mut object, value);
+            field.set(&mut object, value);
             let path = collection(&object);
             if cluster.try_post(&path, object.clone()).await.is_ok() {
                 made += 1;
-                if place.is_status() {
+                if field.is_status() {
                     let _ = cluster
                         .try_patch(&format!("{path}/x{}/status", made - 1), &json!({"status": object["status"]}))
                         .await;

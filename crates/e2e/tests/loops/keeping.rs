@@ -218,7 +218,8 @@ async fn what_breaks_a_signers_rules_is_not_signed_whoever_approved_it() {
     let cluster = Cluster::start(1).await;
     let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
     let (client, node) = ("kubernetes.io/kube-apiserver-client", "kubernetes.io/kube-apiserver-client-kubelet");
-    let pem = |user: &str, group: &str| pki::request(&pki::new_key().unwrap(), user, group, &[]).unwrap();
+    let pem =
+        |user: &str, group: &str| pki::create_certificate_request(&pki::new_key().unwrap(), user, group, &[]).unwrap();
     // `O=system:nodes, CN=system:node:evil, CN=system:kube-controller-manager`
     let twice = include_str!("../../../pki/src/testdata/two-names.csr").to_string();
     for (name, signer, pem, reason) in [

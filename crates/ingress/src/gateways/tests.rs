@@ -19,29 +19,29 @@ fn table(rules: Value, hosts: &[&str]) -> Table {
 
 fn table_of(rules: Value, hosts: &[&str], parents: Vec<Value>) -> Table {
     let class: Arc<GatewayClass> =
-        object(json!({"metadata": {"name": "c"}, "spec": {"controllerName": ::gateway::CONTROLLER}}));
+        object(json!({"metadata": {"name": "c"}, "spec": {"controllerName": ::gateway::CONTROLLER_NAME}}));
     let listeners = json!([{"name": "all", "port": 80, "protocol": "HTTP"},
         {"name": "some", "port": 80, "protocol": "HTTP", "hostname": "*.example.com"}]);
     let gateway: Arc<Gateway> =
         object(json!({"metadata": meta("g"), "spec": {"gatewayClassName": "c", "listeners": listeners}}));
     let route = object(json!({"metadata": meta("r"), "spec": {
         "parentRefs": parents, "hostnames": hosts, "rules": rules}}));
-    let world = World::new(&[class], vec![gateway], vec![route], vec![], &[]);
+    let snapshot = GatewaySnapshot::new(&[class], vec![gateway], vec![route], vec![], &[]);
     let service = |name: &str| object(json!({"metadata": meta(name), "spec": {"ports": [{"port": 80}]}}));
     let services = [service("a"), service("b")];
     let mut table = Table::default();
-    add(&mut table, &world, &Services::new(&services, &[]), &mut Expressions::default());
+    add(&mut table, &snapshot, &Services::new(&services, &[]), &mut Expressions::default());
     table.ports.values_mut().for_each(|port| port.hosts.sort());
     table
 }
 
 fn found(table: &Table, host: &str, request: http::request::Builder) -> String {
     let request = request.body(()).unwrap().into_parts().0;
-    let Some(found) = table.ports[&80].hosts.find(host, &request) else { return "none".into() };
+    let Some(found) = table.ports[&80].hosts.route(host, &request) else { return "none".into() };
     let backends = found.action.backends.iter();
     let backends: Vec<String> =
-        backends.map(|b| b.broken.clone().unwrap_or_else(|| format!("{}*{}", b.name, b.weight))).collect();
-    format!("{} {}", backends.join("+"), found.path(found.action.path.as_ref(), request.uri.path()))
+        backends.map(|b| b.invalid.clone().unwrap_or_else(|| format!("{}*{}", b.name, b.weight))).collect();
+    format!("{} {}", backends.join("+"), found.rewrite_path(found.action.path.as_ref(), request.uri.path()))
 }
 
 fn to(name: &str) -> Value {
@@ -97,7 +97,7 @@ fn paths_and_headers_are_changed() {
     assert_eq!(found(&table, "h", Request::get("/bare")), "n/a:80*1 /");
     assert_eq!(found(&table, "h", Request::get("/odd")), "filter RequestMirror isn't supported /odd");
     let parts = Request::get("/old").body(()).unwrap().into_parts().0;
-    let action = table.ports[&80].hosts.find("h", &parts).unwrap().action;
+    let action = table.ports[&80].hosts.route("h", &parts).unwrap().action;
     let mut headers = http::HeaderMap::new();
     for (name, value) in [("a", "0"), ("b", "1"), ("c", "1")] {
         headers.insert(name, HeaderValue::from_static(value));

@@ -4,7 +4,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::table::Found;
+use crate::table::RouteMatch;
 
 fn ingress(name: &str, annotations: Value, spec: Value) -> Arc<Ingress> {
     let ingress = json!({"metadata": {"name": name, "namespace": "n", "annotations": annotations}, "spec": spec});
@@ -40,8 +40,8 @@ fn services(names: &[&str]) -> (Vec<Arc<Service>>, Vec<Arc<EndpointSlice>>) {
     (names.iter().map(service).collect(), names.iter().map(slice).collect())
 }
 
-fn built(ingresses: &[Arc<Ingress>], services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Hosts {
-    let mut hosts = Hosts::default();
+fn built(ingresses: &[Arc<Ingress>], services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> VirtualHosts {
+    let mut hosts = VirtualHosts::default();
     add(&mut hosts, ingresses, &Services::new(services, slices), &mut Expressions::default());
     hosts.sort();
     hosts
@@ -55,11 +55,11 @@ fn check(ingresses: &[Arc<Ingress>], cases: &[(&str, &str, &str)]) {
     let (services, slices) = services(&["a", "b", "c", "d"]);
     let hosts = built(ingresses, &services, &slices);
     for (host, path, wanted) in cases {
-        let found = hosts.find(host, &request(path));
-        let shown = |found: Found| {
-            format!("{} {}", found.action.backends[0].name, found.path(found.action.path.as_ref(), path))
+        let found = hosts.route(host, &request(path));
+        let display = |found: RouteMatch| {
+            format!("{} {}", found.action.backends[0].name, found.rewrite_path(found.action.path.as_ref(), path))
         };
-        let found = found.map(shown);
+        let found = found.map(display);
         assert_eq!(found.unwrap_or_else(|| "none".into()), *wanted, "{host} {path}");
     }
 }
@@ -119,18 +119,18 @@ fn endpoints_are_the_ready_ones_and_missing_services_have_none() {
     let body = json!({"nginx.ingress.kubernetes.io/proxy-body-size": "2m"});
     let all = [ingress("i", body, spec)];
     let hosts = built(&all, &services, &slices);
-    let found = hosts.find("h", &request("/")).unwrap();
+    let found = hosts.route("h", &request("/")).unwrap();
     assert_eq!(found.action.backends[0].endpoints, ["10.0.0.1:8080".into()]);
-    assert!(found.action.redirect.as_ref().is_some_and(|r| r.only_plain));
-    assert_eq!(found.action.largest_body, Some(2 << 20));
-    assert!(hosts.find("h", &request("/gone")).unwrap().action.backends[0].endpoints.is_empty());
+    assert!(found.action.redirect.as_ref().is_some_and(|r| r.only_http));
+    assert_eq!(found.action.max_body_bytes, Some(2 << 20));
+    assert!(hosts.route("h", &request("/gone")).unwrap().action.backends[0].endpoints.is_empty());
     assert_eq!(secrets(&all), [("n".to_string(), "cert".to_string(), vec!["h".to_string()])]);
 }
 
 #[test]
 fn only_ingresses_of_own_classes_are_served() {
     let class = |name: &str, controller: &str, default: bool| {
-        let class = json!({"metadata": {"name": name, "annotations": {DEFAULT_CLASS: default.to_string()}}, "spec": {"controller": controller}});
+        let class = json!({"metadata": {"name": name, "annotations": {DEFAULT_CLASS_ANNOTATION: default.to_string()}}, "spec": {"controller": controller}});
         Arc::new(serde_json::from_value::<IngressClass>(class).unwrap())
     };
     let all = [
@@ -139,8 +139,8 @@ fn only_ingresses_of_own_classes_are_served() {
         ingress("old", json!({"kubernetes.io/ingress.class": "timonel"}), json!({})),
         ingress("plain", json!({}), json!({})),
     ];
-    let names = |classes: &[Arc<IngressClass>]| ours(&all, classes).iter().map(|i| i.name_any()).collect::<Vec<_>>();
-    assert_eq!(names(&[class("timonel", CONTROLLER, true), class("other", "x", false)]), ["mine", "old", "plain"]);
-    assert_eq!(names(&[class("timonel", CONTROLLER, false)]), ["mine", "old"]);
+    let names = |classes: &[Arc<IngressClass>]| served(&all, classes).iter().map(|i| i.name_any()).collect::<Vec<_>>();
+    assert_eq!(names(&[class("timonel", CONTROLLER_NAME, true), class("other", "x", false)]), ["mine", "old", "plain"]);
+    assert_eq!(names(&[class("timonel", CONTROLLER_NAME, false)]), ["mine", "old"]);
     assert_eq!(names(&[]), [""; 0]);
 }

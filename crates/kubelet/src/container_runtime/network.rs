@@ -6,9 +6,9 @@ use std::path::Path;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use network::cni::{self, Cni, CniError, Membership};
+use network::cni::{self, Attachment, Cni, CniError};
 use network::nft::{self, Protocol};
-use network::{Addresses, AddressesError, Bridge, LocalPod, NetworkError};
+use network::{AddressPool, AddressPoolError, Bridge, LocalPod, NetworkError};
 use runtime::files;
 use tokio::sync::{mpsc, watch};
 
@@ -22,7 +22,7 @@ pub enum PodNetwork {
         /// Connects pods.
         bridge: Bridge,
         /// The addresses that are free.
-        addresses: Addresses,
+        addresses: AddressPool,
         /// The node's ranges of pod addresses, for those who follow them.
         ranges: watch::Sender<Vec<IpNet>>,
     },
@@ -35,7 +35,7 @@ pub enum PodNetwork {
 pub enum PodNetworkError {
     /// There is no free address.
     #[error(transparent)]
-    Addresses(#[from] AddressesError),
+    Addresses(#[from] AddressPoolError),
     /// The kernel refuses an interface, a route or an address.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -50,7 +50,7 @@ pub enum PodNetworkError {
 /// The name of a pod's interface on the node: short, and the same for the same pod.
 pub fn port_name(uid: &str) -> String {
     let hex: String = uid.chars().filter(char::is_ascii_hexdigit).take(11).collect();
-    format!("{}{hex}", ::network::PORTS)
+    format!("{}{hex}", ::network::VETH_PREFIX)
 }
 
 impl PodNetwork {
@@ -79,7 +79,7 @@ impl PodNetwork {
         &self,
         pod: &cni::Pod,
         namespace: &Path,
-    ) -> Result<(Vec<IpAddr>, Option<Membership>), PodNetworkError> {
+    ) -> Result<(Vec<IpAddr>, Option<Attachment>), PodNetworkError> {
         match self {
             PodNetwork::Own { bridge, addresses, .. } => {
                 let own = addresses.allocate()?;
@@ -110,7 +110,7 @@ impl PodNetwork {
         let PodNetwork::Own { bridge, addresses, ranges } = self else { return Ok(false) };
         // First the gateways: a pod that comes now needs them.
         bridge.change_ranges(new).await?;
-        let changed = addresses.change(new);
+        let changed = addresses.set_ranges(new);
         ranges.send_if_modified(|known| {
             let is_new = known != new;
             *known = new.to_vec();
@@ -123,7 +123,7 @@ impl PodNetwork {
     pub fn has_lost(&self, sandbox: &Sandbox) -> bool {
         match self {
             PodNetwork::Own { addresses, .. } => {
-                !sandbox.host_network && sandbox.membership.is_none() && !addresses.are_ours(&sandbox.ips)
+                !sandbox.host_network && sandbox.membership.is_none() && !addresses.contains_all(&sandbox.ips)
             }
             PodNetwork::Plugins(_) => false,
         }
@@ -134,7 +134,7 @@ impl PodNetwork {
         let PodNetwork::Own { bridge, .. } = self else { return };
         for (uid, sandbox) in state::sandboxes(config).filter(|(_, s)| !s.host_network && s.membership.is_none()) {
             let namespace = PodDirs::of(config, &uid).namespaces().net;
-            if let Err(error) = bridge.renew(&namespace, &port_name(&uid), &sandbox.ips).await {
+            if let Err(error) = bridge.reattach(&namespace, &port_name(&uid), &sandbox.ips).await {
                 // After a restart of the machine there is nothing to renew.
                 tracing::debug!(%error, uid, "failed to repair the network of a pod");
             }

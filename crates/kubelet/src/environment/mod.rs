@@ -144,8 +144,9 @@ impl Environment {
     fn service_variables(&self, request: Request<'_>) -> Result<BTreeMap<String, String>, EnvironmentError> {
         let Request { pod, container, .. } = request;
         let file = pod.uid().map(|uid| self.config.pods_dir().join(uid).join("services.json"));
-        let before: Option<BTreeMap<String, String>> =
-            file.as_ref().and_then(|file| serde_json::from_slice(&bounded::bytes(file, bounded::OWN).ok()?).ok());
+        let before: Option<BTreeMap<String, String>> = file
+            .as_ref()
+            .and_then(|file| serde_json::from_slice(&bounded::bytes(file, bounded::MAX_OWN_FILE_BYTES).ok()?).ok());
         if !self.services.is_synced() {
             return match before {
                 Some(before) => Ok(before),

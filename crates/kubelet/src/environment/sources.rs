@@ -18,7 +18,7 @@ pub enum SourceError {
     #[error("secret {0:?} not found")]
     SecretNotFound(String),
     /// The API doesn't answer, or refuses.
-    #[error("{}", informer::told(.0))]
+    #[error("{}", informer::error_message(.0))]
     Api(kube::Error),
 }
 

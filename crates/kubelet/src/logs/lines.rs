@@ -181,7 +181,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
         append(&path, "1\n2\n");
-        runtime::put_log_aside(&path).unwrap();
+        runtime::rotate_log(&path).unwrap();
         append(&path, "3\n4\nhal");
         let last = |tail| rest(&mut Lines::open(&path, tail).unwrap());
         assert_eq!(last(None), "1\n2\n3\n4\n");
@@ -204,7 +204,7 @@ mod tests {
         let mut writer = File::options().create(true).append(true).open(&path).unwrap();
         writer.write_all(b"1\n").unwrap();
         let mut lines = Lines::open(&path, None).unwrap();
-        runtime::put_log_aside(&path).unwrap();
+        runtime::rotate_log(&path).unwrap();
         append(&path, "3\n");
         assert_eq!(rest(&mut lines), "1\n");
         writer.write_all(b"2\n").unwrap();
@@ -251,7 +251,7 @@ mod tests {
                     append(&path, second);
                     written += &text;
                     if rotation < rotations {
-                        runtime::put_log_aside(&path).unwrap();
+                        runtime::rotate_log(&path).unwrap();
                         append(&path, "");
                     }
                 }

@@ -80,7 +80,7 @@ pub fn end_of_file(path: &Path, limit: usize) -> std::io::Result<String> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(limit as u64)))?;
-    Ok(text_of(&bounded::beginning(file, limit as u64)?))
+    Ok(text_of(&bounded::prefix(file, limit as u64)?))
 }
 
 /// A text that may begin in the middle of a character.

@@ -31,7 +31,7 @@ pub struct MachineInfo {
 }
 
 fn read(path: &str) -> String {
-    bounded::text(path, bounded::OWN).unwrap_or_default().trim().to_string()
+    bounded::text(path, bounded::MAX_OWN_FILE_BYTES).unwrap_or_default().trim().to_string()
 }
 
 impl MachineInfo {
@@ -76,7 +76,7 @@ pub struct Memory {
 impl Memory {
     /// Reads `/proc/meminfo`.
     pub fn read() -> Self {
-        let text = bounded::text("/proc/meminfo", bounded::KERNEL).unwrap_or_default();
+        let text = bounded::text("/proc/meminfo", bounded::MAX_KERNEL_FILE_BYTES).unwrap_or_default();
         let of = |name: &str| -> u64 {
             let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
             line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024

@@ -40,8 +40,8 @@ fn observe(folder: &std::path::Path) -> HashMap<EvictionSignal, Observation> {
             note(EvictionSignal::Inodes, disk.files_available(), disk.files());
         }
     }
-    let number = |path: &str| bounded::text(path, bounded::KERNEL).ok()?.trim().parse::<u64>().ok();
-    let running = bounded::text("/proc/loadavg", bounded::KERNEL).unwrap_or_default();
+    let number = |path: &str| bounded::text(path, bounded::MAX_KERNEL_FILE_BYTES).ok()?.trim().parse::<u64>().ok();
+    let running = bounded::text("/proc/loadavg", bounded::MAX_KERNEL_FILE_BYTES).unwrap_or_default();
     let running = running.split_whitespace().nth(3).and_then(|f| f.split_once('/')?.1.parse::<u64>().ok());
     if let (Some(most), Some(running)) = (number("/proc/sys/kernel/pid_max"), running) {
         note(EvictionSignal::Pids, most.saturating_sub(running), most);

@@ -252,7 +252,7 @@ impl StatsProvider {
 
 /// Nanoseconds of processor time that the machine worked.
 fn node_cpu() -> u64 {
-    let stat = bounded::text("/proc/stat", bounded::KERNEL).unwrap_or_default();
+    let stat = bounded::text("/proc/stat", bounded::MAX_KERNEL_FILE_BYTES).unwrap_or_default();
     let fields: Vec<u64> =
         stat.lines().next().unwrap_or("").split_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
     // user nice system idle iowait irq softirq steal: all but idle and iowait.

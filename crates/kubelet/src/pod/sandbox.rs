@@ -32,7 +32,7 @@ impl Context {
         let namespace = pod.namespace().unwrap_or_default();
         let of_machine = (spec.host_network == Some(true)).then(|| {
             let file = std::fs::File::open("/etc/hosts");
-            let read = file.and_then(|file| bounded::beginning(file, hosts::MAX_HOSTS_BYTES));
+            let read = file.and_then(|file| bounded::prefix(file, hosts::MAX_HOSTS_BYTES));
             read.map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
         });
         let full = spec.subdomain.as_ref().map(|s| format!("{name}.{s}.{namespace}.svc.{domain}"));

@@ -78,7 +78,7 @@ impl Manifests {
         let mut pods: HashMap<Key, Arc<Pod>> = HashMap::new();
         for path in paths {
             let (last, told) = self.0.entry(path.clone()).or_default();
-            let said = match bounded::text(&path, bounded::OWN).map_err(|e| e.to_string()) {
+            let said = match bounded::text(&path, bounded::MAX_OWN_FILE_BYTES).map_err(|e| e.to_string()) {
                 Ok(text) => read(&text, &path, node),
                 Err(error) => Err(error),
             };

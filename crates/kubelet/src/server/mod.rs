@@ -53,7 +53,7 @@ pub struct Serving {
     /// Where clients come.
     pub listener: TcpListener,
     /// Replaced when it is renewed.
-    pub identity: Arc<pki::Rotating>,
+    pub identity: Arc<pki::RotatingCertificate>,
     /// The authority of client certificates.
     pub authority_pem: String,
 }
@@ -85,7 +85,7 @@ fn json(value: &serde_json::Value) -> Response<Body> {
     response
 }
 
-fn tls(identity: Arc<pki::Rotating>, authority_pem: &str) -> Result<TlsAcceptor, String> {
+fn tls(identity: Arc<pki::RotatingCertificate>, authority_pem: &str) -> Result<TlsAcceptor, String> {
     let fail = |e: &dyn std::fmt::Display| e.to_string();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
@@ -217,10 +217,10 @@ async fn connection(
     permit: ConnectionPermit,
 ) {
     let _ = stream.set_nodelay(true);
-    network::liveness::watch_peer(&stream);
+    network::keepalive::enable(&stream);
     let Some(stream) = handshake(&acceptor, stream).await else { return };
     let leaf = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
-    let facts = leaf.and_then(|l| pki::certificate_names(l).ok());
+    let facts = leaf.and_then(|l| pki::parse_certificate_der(l).ok());
     let user = facts.map(|facts| User { name: facts.common_name, groups: facts.organizations });
     let _permit = Some(permit).filter(|_| user.is_none());
     let service = service_fn(move |request: Request<Incoming>| {
@@ -283,7 +283,7 @@ mod tests {
     async fn who_says_nothing_is_not_waited_for() {
         let identity = pki::self_signed("node.example").unwrap();
         let authority_pem = identity.certificate_pem.clone();
-        let acceptor = tls(pki::Rotating::new(identity, "").unwrap(), &authority_pem).unwrap();
+        let acceptor = tls(pki::RotatingCertificate::new(identity, "").unwrap(), &authority_pem).unwrap();
         let (begun, (_silent, stream)) = (tokio::time::Instant::now(), tokio::io::duplex(1 << 10));
         assert!(handshake(&acceptor, stream).await.is_none());
         assert_eq!(begun.elapsed(), HANDSHAKE_TIMEOUT);

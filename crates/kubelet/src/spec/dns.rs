@@ -11,7 +11,8 @@ pub fn resolver(config: &Config, spec: &PodSpec, namespace: &str) -> Resolver {
     let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
     let of_host = policy == "Default" || (policy == "ClusterFirst" && spec.host_network == Some(true));
     let dns = config.cluster_dns;
-    let of_machine = || Resolver::read(&bounded::text(&config.resolv_conf, bounded::OWN).unwrap_or_default());
+    let of_machine =
+        || Resolver::read(&bounded::text(&config.resolv_conf, bounded::MAX_OWN_FILE_BYTES).unwrap_or_default());
     let mut resolver = match policy {
         _ if of_host && spec.host_network == Some(true) => of_machine(),
         _ if of_host => of_machine().reachable(dns),

@@ -6,7 +6,7 @@ mod saved;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use network::cni::Membership;
+use network::cni::Attachment;
 use runtime::Users;
 use runtime::namespaces::Namespaces;
 use serde::{Deserialize, Serialize};
@@ -88,7 +88,7 @@ pub struct Sandbox {
     pub first_user: Option<u32>,
     /// What CNI plugins returned, where they made the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub membership: Option<Membership>,
+    pub membership: Option<Attachment>,
     /// What the runtime calls it, where that isn't ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,

@@ -157,7 +157,7 @@ pub struct PodCheckpoint {
 
 /// Reads a pod's state from its folder.
 pub fn load(folder: &Path) -> Option<PodCheckpoint> {
-    serde_json::from_slice(&bounded::bytes(folder.join("state.json"), bounded::OWN).ok()?).ok()
+    serde_json::from_slice(&bounded::bytes(folder.join("state.json"), bounded::MAX_OWN_FILE_BYTES).ok()?).ok()
 }
 
 /// Writes a pod's state into its folder.
@@ -174,7 +174,7 @@ const MANIFEST: &str = "pod.json";
 
 /// The pod of a folder, as the API said it last.
 pub fn load_manifest(folder: &Path) -> Option<Pod> {
-    serde_json::from_slice(&bounded::bytes(folder.join(MANIFEST), bounded::OWN).ok()?).ok()
+    serde_json::from_slice(&bounded::bytes(folder.join(MANIFEST), bounded::MAX_OWN_FILE_BYTES).ok()?).ok()
 }
 
 /// What of a pod matters here; a version alone doesn't.

@@ -14,9 +14,9 @@ pub fn write_atomically(folder: &Path, files: &Files) -> io::Result<()> {
     let link = folder.join("..data");
     let present = std::fs::read_link(&link).ok().map(|target| folder.join(target));
     if let Some(present) = &present
-        && files
-            .iter()
-            .all(|(path, (content, _))| bounded::bytes(present.join(path), bounded::OWN).ok().as_ref() == Some(content))
+        && files.iter().all(|(path, (content, _))| {
+            bounded::bytes(present.join(path), bounded::MAX_OWN_FILE_BYTES).ok().as_ref() == Some(content)
+        })
         && count_files(present) == files.len()
     {
         return Ok(());

@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ::csi::local_path::{FILL_FROM, FINALIZER, NODE, Origin, PROVISIONER, handle, parts};
-use ::csi::snapshots::{BEING_DELETED, CONTENT_BOUND, VolumeSnapshotContent};
+use ::csi::local_path::{
+    CONTENT_SOURCE_ANNOTATION, ContentSource, FINALIZER, NODE_KEY, PROVISIONER, snapshot_handle, split_snapshot_handle,
+};
+use ::csi::snapshots::{BEING_DELETED_ANNOTATION, CONTENT_FINALIZER, VolumeSnapshotContent};
 use informer::{Change, Informer, Informers, Key, Queue, Recorder};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt as _};
-use runtime::turns::Turns;
+use runtime::keyed_mutex::KeyedMutex;
 use runtime::{inside, rootfs};
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -38,8 +40,8 @@ pub async fn run(local: Arc<LocalPath>) {
     let (add, node) = (queue.clone(), local.config.node_name.clone());
     volumes.on_change(move |change| {
         if let Change::Applied { new, .. } = change
-            && new.annotations().get(NODE) == Some(&node)
-            && (new.metadata.deletion_timestamp.is_some() || new.annotations().contains_key(FILL_FROM))
+            && new.annotations().get(NODE_KEY) == Some(&node)
+            && (new.metadata.deletion_timestamp.is_some() || new.annotations().contains_key(CONTENT_SOURCE_ANNOTATION))
         {
             add.add(informer::Keyed::key(new.as_ref()));
         }
@@ -62,7 +64,7 @@ pub async fn run(local: Arc<LocalPath>) {
 }
 
 fn follow_snapshots(local: Arc<LocalPath>, volumes: Informer<PersistentVolume>) {
-    let mine = format!("{NODE}={}", local.config.node_name);
+    let mine = format!("{NODE_KEY}={}", local.config.node_name);
     let contents: Informer<VolumeSnapshotContent> = Informer::start(Api::all(local.client.clone()), "", &mine);
     let queue = Queue::of(&contents, local.events.clone());
     let add = queue.clone();
@@ -84,13 +86,13 @@ pub struct LocalPath {
     informers: Informers,
     events: Recorder,
     /// Steps that concern one volume are made one after the other.
-    turns: Turns,
+    keyed_mutex: KeyedMutex,
 }
 
 impl LocalPath {
     /// What it asks of the API it asks by `client`.
     pub fn new(config: Arc<Config>, client: Client, informers: Informers, events: Recorder) -> Self {
-        LocalPath { config, client, informers, events, turns: Turns::default() }
+        LocalPath { config, client, informers, events, keyed_mutex: KeyedMutex::default() }
     }
 
     /// Fills a new volume with what it is to begin with. Done before, nothing happens.
@@ -99,14 +101,16 @@ impl LocalPath {
     /// With what is missing, or those of the file system.
     pub async fn fill(&self, volume: &PersistentVolume) -> Result<(), VolumeError> {
         let name = volume.name_any();
-        let _turn = self.turns.of(&name).await;
-        let (Some(origin), Some(path)) = (volume.annotations().get(FILL_FROM), folder(&self.config, volume)) else {
+        let _turn = self.keyed_mutex.lock(&name).await;
+        let (Some(origin), Some(path)) =
+            (volume.annotations().get(CONTENT_SOURCE_ANNOTATION), folder(&self.config, volume))
+        else {
             return Ok(());
         };
         if !path.exists() {
             let from = match origin.parse().map_err(VolumeError::Refused)? {
-                Origin::Snapshot(name) => self.config.snapshot_dir(&name),
-                Origin::Volume(other) => {
+                ContentSource::Snapshot(name) => self.config.snapshot_dir(&name),
+                ContentSource::Volume(other) => {
                     let volumes = self.informers.of::<PersistentVolume>();
                     let other = volumes.get(&Key::new("", &other)).and_then(|v| folder(&self.config, &v));
                     let missing = || format!("the volume that {name} is to be a copy of isn't there");
@@ -116,7 +120,7 @@ impl LocalPath {
             copy(&self.config, &from, &path).await?;
         }
         let api: Api<PersistentVolume> = Api::all(self.client.clone());
-        let patch = json!({"metadata": {"annotations": {FILL_FROM: null}}});
+        let patch = json!({"metadata": {"annotations": {CONTENT_SOURCE_ANNOTATION: null}}});
         api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await?;
         Ok(())
     }
@@ -241,7 +245,7 @@ async fn snapshot(
     let status = content.status.clone().unwrap_or_default();
     let source = &content.spec.source;
     let given = status.snapshot_handle.as_ref().or(source.snapshot_handle.as_ref());
-    let place = match given.map(|handle| parts(handle)) {
+    let place = match given.map(|handle| split_snapshot_handle(handle)) {
         Some(Some((at, name))) if at == node => local.config.snapshot_dir(name),
         Some(_) => {
             return patch_status(
@@ -278,7 +282,7 @@ async fn snapshot(
     let capacity = volume.and_then(|v| v.spec.as_ref()?.capacity.clone()).and_then(|c| c.get("storage").cloned());
     let size = capacity.and_then(|q| q.0.parse::<apimachinery::Quantity>().ok()).map(apimachinery::Quantity::value);
     let id = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let made = json!({"snapshotHandle": handle(node, &id), "readyToUse": true, "restoreSize": size,
+    let made = json!({"snapshotHandle": snapshot_handle(node, &id), "readyToUse": true, "restoreSize": size,
         "creationTime": i64::try_from(taken.as_nanos()).unwrap_or_default(), "error": null});
     patch_status(&api, &name, made).await
 }
@@ -290,15 +294,15 @@ async fn delete_snapshot(
     place: &Path,
 ) -> Result<(), VolumeError> {
     let is_wanted = content.spec.deletion_policy == "Delete";
-    if !content.finalizers().iter().any(|f| f == CONTENT_BOUND)
-        || (is_wanted && !content.annotations().contains_key(BEING_DELETED))
+    if !content.finalizers().iter().any(|f| f == CONTENT_FINALIZER)
+        || (is_wanted && !content.annotations().contains_key(BEING_DELETED_ANNOTATION))
     {
         return Ok(());
     }
     if is_wanted {
         remove_folder(place).await?;
     }
-    let left: Vec<&String> = content.finalizers().iter().filter(|f| *f != CONTENT_BOUND).collect();
+    let left: Vec<&String> = content.finalizers().iter().filter(|f| *f != CONTENT_FINALIZER).collect();
     let patch = json!({"metadata": {"finalizers": left}});
     gone_or_done(api.patch(&content.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await)
 }

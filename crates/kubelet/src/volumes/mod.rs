@@ -126,7 +126,7 @@ const IMAGE: &str = "image";
 
 /// The id of the image that a volume of a pod shows, once it was made.
 pub fn image_of(folder: &Path) -> Option<String> {
-    bounded::text(folder.join(IMAGE), bounded::OWN).ok()
+    bounded::text(folder.join(IMAGE), bounded::MAX_OWN_FILE_BYTES).ok()
 }
 
 /// The claim that a volume names, or is made for.

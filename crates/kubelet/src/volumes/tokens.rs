@@ -26,7 +26,7 @@ pub async fn current(
 ) -> Result<Vec<u8>, kube::Error> {
     let seconds = seconds.unwrap_or(DEFAULT_EXPIRATION);
     let age = std::fs::metadata(present).and_then(|m| m.modified()).ok().and_then(|m| m.elapsed().ok());
-    if let (Some(age), Ok(token)) = (age, bounded::bytes(present, bounded::OWN))
+    if let (Some(age), Ok(token)) = (age, bounded::bytes(present, bounded::MAX_OWN_FILE_BYTES))
         && age < clock::seconds(seconds).mul_f64(RENEW_AFTER)
     {
         return Ok(token);

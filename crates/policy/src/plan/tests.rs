@@ -67,14 +67,14 @@ fn rules(
     pods: &[Arc<Pod>],
     namespaces: &[Arc<Namespace>],
 ) -> Table {
-    super::rules(config, family, Input { policies, pods, namespaces, local: &[] }, |_| true)
+    super::plan_table(config, family, Input { policies, pods, namespaces, local: &[] }, |_| true)
 }
 
 fn check(spec: Value, map: &str, address: &str, wanted: &[&str]) {
     let (pods, namespaces) = cluster();
     let table = rules(&config(), Family::V4, &[policy("p", spec.clone())], &pods, &namespaces);
     assert_eq!(decided(&table, map, address), wanted, "{spec}");
-    kernel_takes(&table.full("ip t"));
+    kernel_takes(&table.full_script("ip t"));
 }
 
 /// The kernel must understand what is planned.
@@ -172,7 +172,7 @@ fn policies_add_up_and_differences_do_too() {
     assert_eq!(decided(&states[2], "egress", "10.42.0.3"), ["drop"]);
     for from in &states {
         for to in &states {
-            kernel_takes(&[from.full("ip t"), to.difference(from, "ip t")].join("\n"));
+            kernel_takes(&[from.full_script("ip t"), to.diff_script(from, "ip t")].join("\n"));
         }
     }
 }
@@ -198,7 +198,7 @@ fn each_family_has_the_addresses_and_networks_of_its_own() {
         "drop".into(),
     ];
     assert_eq!(decided(&table, "ingress", "fd42::"), wanted);
-    kernel_takes(&table.full("ip6 t"));
+    kernel_takes(&table.full_script("ip6 t"));
 }
 
 fn local(uid: &str, address: &str, app: &str) -> Arc<LocalPod> {
@@ -220,13 +220,13 @@ fn a_pod_is_closed_before_the_api_knows_its_address() {
     let local = [local("u1", "10.42.0.9", "db"), local("u2", "10.42.0.10", "web")];
     for pods in [vec![], vec![Arc::new(unknown)]] {
         let input = Input { policies: &policies, pods: &pods, namespaces: &namespaces, local: &local };
-        let table = super::rules(&config(), Family::V4, input, |_| true);
+        let table = super::plan_table(&config(), Family::V4, input, |_| true);
         assert_eq!(decided(&table, "egress", "10.42.0.9"), ["drop"]);
         let port = if pods.is_empty() { 9090 } else { 8080 };
         let wanted = format!("ip saddr 10.42.0.10 ip daddr . tcp dport {{ 10.42.0.9 . {port} }} accept");
         assert_eq!(decided(&table, "ingress", "10.42.0.9"), [wanted.as_str(), "drop"]);
-        assert_eq!(selected(&table), ["10.42.0.9".parse().unwrap()].into());
-        kernel_takes(&table.full("ip t"));
+        assert_eq!(isolated_addresses(&table), ["10.42.0.9".parse().unwrap()].into());
+        kernel_takes(&table.full_script("ip t"));
     }
 }
 
@@ -238,10 +238,10 @@ fn an_address_counts_for_the_pod_that_has_it_now() {
     let (_, namespaces) = cluster();
     let input = |local| Input { policies: &policies, pods: &[], namespaces: &namespaces, local };
     let pods = [Arc::new(old)];
-    let table = super::rules(&config(), Family::V4, Input { pods: &pods, ..input(&[]) }, |_| true);
+    let table = super::plan_table(&config(), Family::V4, Input { pods: &pods, ..input(&[]) }, |_| true);
     assert_eq!(decided(&table, "ingress", "10.42.0.9"), ["accept", "drop"]);
     let local = [local("new", "10.42.0.9", "other")];
-    let table = super::rules(&config(), Family::V4, Input { pods: &pods, ..input(&local) }, |_| true);
+    let table = super::plan_table(&config(), Family::V4, Input { pods: &pods, ..input(&local) }, |_| true);
     assert_eq!(decided(&table, "ingress", "10.42.0.9"), ["free"]);
 }
 
@@ -268,7 +268,7 @@ fn a_policy_that_was_refused_still_closes() {
         policy("bad", json!({"podSelector": {"matchLabels": {"app": "db"}}, "ingress": [{}]})),
     ];
     let input = Input { policies: &policies, pods: &pods, namespaces: &namespaces, local: &[] };
-    let table = super::rules(&config(), Family::V4, input, |policy| policy.name_any() != "bad");
+    let table = super::plan_table(&config(), Family::V4, input, |policy| policy.name_any() != "bad");
     assert_eq!(decided(&table, "ingress", "10.42.0.3"), ["accept", "drop"]);
     assert_eq!(decided(&table, "ingress", "10.42.0.2"), ["drop"]);
 }
@@ -316,7 +316,7 @@ fn no_text_of_an_object_gets_into_a_rule() {
         pods[1] = Arc::new(one);
         let policies = [Arc::new(serde_json::from_value(policy).unwrap())];
         let input = Input { policies: &policies, pods: &pods, namespaces: &namespaces, local: &[Arc::new(local)] };
-        super::rules(&config(), Family::V4, input, |_| true).full("ip t")
+        super::plan_table(&config(), Family::V4, input, |_| true).full_script("ip t")
     };
     assert!(of("", 99).contains("10.42.0.2 . 9090"), "{}", of("", 99));
     let mut all = String::new();
@@ -358,5 +358,5 @@ fn peers_and_ports_are_not_multiplied() {
         assert_eq!((accepted.len(), accepted[0].as_str()), (MANY + 1, "tcp dport 1000 accept"));
         assert!(accepted[MANY].starts_with("ip daddr . tcp dport { 10.42.0.2 . 8080"), "{}", accepted[MANY]);
     }
-    kernel_takes(&table.full("ip t"));
+    kernel_takes(&table.full_script("ip t"));
 }

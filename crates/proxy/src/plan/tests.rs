@@ -1,18 +1,19 @@
 use std::process::{Command, Stdio};
 
+use informer::Pod;
 use serde_json::json;
 
 use super::*;
 
 /// All rules of a node at once: what the parts of a [`Planner`] come to.
-fn rules(config: &Config, place: &Place, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Table {
+fn rules(config: &Config, topology: &NodeTopology, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Table {
     let by_service = by_service(Family::V4, slices);
-    let mut table = frame(config, Family::V4);
-    let here = Here { config, place, family: Family::V4 };
+    let mut table = base_table(config, Family::V4);
+    let context = PlanContext { config, topology, family: Family::V4 };
     for service in services {
         let key = name_of(service);
         let slices = by_service.get(&key).map(Vec::as_slice).unwrap_or_default();
-        add_service(here, service, key, slices, &mut table);
+        add_service(context, service, key, slices, &mut table);
     }
     table
 }
@@ -56,7 +57,7 @@ fn web(extra: serde_json::Value) -> Arc<Service> {
 
 #[test]
 fn service_without_endpoints_is_refused() {
-    let rules = rules(&config(), &Place::default(), &[web(json!({}))], &[]);
+    let rules = rules(&config(), &NodeTopology::default(), &[web(json!({}))], &[]);
     assert!(rules.has("refused", "10.43.0.5 . tcp . 80"));
     assert!(rules.sets["services"].elements.is_empty() && rules.chains.is_empty());
 }
@@ -64,7 +65,7 @@ fn service_without_endpoints_is_refused() {
 #[test]
 fn traffic_is_spread_over_ready_endpoints() {
     let slices = [slice("web", &[("10.42.0.2", "a", true), ("10.42.1.2", "b", true), ("10.42.1.3", "b", false)])];
-    let rules = rules(&config(), &Place::default(), &[web(json!({"externalIPs": ["192.0.2.5"]}))], &slices);
+    let rules = rules(&config(), &NodeTopology::default(), &[web(json!({"externalIPs": ["192.0.2.5"]}))], &slices);
     // From inside by elements alone.
     assert_eq!(rules.sets["services"].elements["10.43.0.5 . tcp . 80"].as_deref(), Some("goto pick_tcp_2"));
     assert_eq!(places(&rules), ["10.42.0.2 . 8080", "10.42.1.2 . 8080"]);
@@ -81,21 +82,21 @@ fn traffic_is_spread_over_ready_endpoints() {
 /// What the service `web` has in each of the shared places.
 fn places(rules: &Table) -> Vec<&str> {
     let at = |n: usize| rules.sets.get(&format!("tcp_{n}"))?.elements.get("10.43.0.5 . 80")?.as_deref();
-    (0..shared::MOST).map_while(at).collect()
+    (0..shared::MAX_SHARED_ENDPOINTS).map_while(at).collect()
 }
 
 #[test]
 fn a_change_of_a_service_with_few_endpoints_writes_no_rule() {
     let of = |endpoints: &[(&str, &str, bool)]| {
         let mut planner = Planner::new(Family::V4);
-        planner.parts(&config(), &Place::default(), &[web(json!({}))], &[slice("web", endpoints)])
+        planner.parts(&config(), &NodeTopology::default(), &[web(json!({}))], &[slice("web", endpoints)])
     };
-    let mut keeper = network::nft::Keeper::new("ip t", "services");
-    let all: Vec<String> = (1..=shared::MOST).map(|n| format!("10.42.0.{n}")).collect();
+    let mut table_sync = network::nft::TableSync::new("ip t", "services");
+    let all: Vec<String> = (1..=shared::MAX_SHARED_ENDPOINTS).map(|n| format!("10.42.0.{n}")).collect();
     let all: Vec<_> = all.iter().map(|address| (address.as_str(), "a", true)).collect();
     for (number, endpoints) in [&all[..1], &all[..3], &all[1..], &all[..], &all[..0], &all[..2]].into_iter().enumerate()
     {
-        let script = keeper.step(frame(&config(), Family::V4), of(endpoints));
+        let script = table_sync.diff_script(base_table(&config(), Family::V4), of(endpoints));
         let is_element = |line: &str| line.starts_with("add element ") || line.starts_with("delete element ");
         assert!(number == 0 || (!script.is_empty() && script.lines().all(is_element)), "{script}");
     }
@@ -105,14 +106,15 @@ fn a_change_of_a_service_with_few_endpoints_writes_no_rule() {
 fn many_endpoints_are_chosen_among_by_one_look() {
     let addresses: Vec<String> = (1..=9).map(|n| format!("10.42.0.{n}")).collect();
     let endpoints: Vec<_> = addresses.iter().map(|a| (a.as_str(), "a", true)).collect();
-    let rules = rules(&config(), &Place::default(), &[web(json!({}))], &[slice("web", &endpoints)]);
+    let rules = rules(&config(), &NodeTopology::default(), &[web(json!({}))], &[slice("web", &endpoints)]);
     let chain = rules.chains.values().next().unwrap();
     assert!(chain.len() == 1 && chain[0].contains("numgen random mod 9 map { 0 : 10.42.0.1 . 8080"), "{chain:?}");
 }
 
 #[test]
 fn ending_endpoints_serve_while_no_other_is_left() {
-    let rules = rules(&config(), &Place::default(), &[web(json!({}))], &[slice("web", &[("10.42.1.3", "b", false)])]);
+    let rules =
+        rules(&config(), &NodeTopology::default(), &[web(json!({}))], &[slice("web", &[("10.42.1.3", "b", false)])]);
     assert_eq!(places(&rules), ["10.42.1.3 . 8080"]);
 }
 
@@ -121,7 +123,7 @@ fn local_policy_leaves_other_nodes_out() {
     let slices = [slice("web", &[("10.42.1.2", "b", true)])];
     let extra = json!({"type": "NodePort", "externalTrafficPolicy": "Local",
                        "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}]});
-    let rules = rules(&config(), &Place::default(), &[web(extra)], &slices);
+    let rules = rules(&config(), &NodeTopology::default(), &[web(extra)], &slices);
     assert!(rules.has("refused_ports", "tcp . 30080"));
     assert!(rules.has("services", "10.43.0.5 . tcp . 80"));
 }
@@ -130,15 +132,15 @@ fn local_policy_leaves_other_nodes_out() {
 fn dns_and_headless_services_have_no_rules() {
     let dns = service("dns", json!({"clusterIP": "10.43.0.10", "ports": [{"port": 53, "protocol": "UDP"}]}));
     let headless = service("db", json!({"clusterIP": "None", "ports": [{"port": 80, "protocol": "TCP"}]}));
-    let rules = rules(&config(), &Place::default(), &[dns, headless], &[]);
+    let rules = rules(&config(), &NodeTopology::default(), &[dns, headless], &[]);
     assert!(rules.sets["services"].elements.is_empty() && rules.sets["refused"].elements.is_empty());
 }
 
 #[test]
 fn difference_of_equal_rulesets_is_empty() {
     let slices = [slice("web", &[("10.42.0.2", "a", true)])];
-    let one = rules(&config(), &Place::default(), &[web(json!({}))], &slices);
-    assert_eq!(one.difference(&one.clone(), "t"), "");
+    let one = rules(&config(), &NodeTopology::default(), &[web(json!({}))], &slices);
+    assert_eq!(one.diff_script(&one.clone(), "t"), "");
 }
 
 /// What the kernel has after `scripts`, run in a network namespace of its own.
@@ -184,21 +186,21 @@ fn differences_lead_to_what_a_full_write_makes() {
     let node_port = json!({"type": "NodePort", "sessionAffinity": "ClientIP",
                            "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}]});
     let states = [
-        rules(&config(), &Place::default(), &[web(json!({}))], &[]),
-        rules(&config(), &Place::default(), &[web(json!({}))], &[slice("web", &[("10.42.0.2", "a", true)])]),
+        rules(&config(), &NodeTopology::default(), &[web(json!({}))], &[]),
+        rules(&config(), &NodeTopology::default(), &[web(json!({}))], &[slice("web", &[("10.42.0.2", "a", true)])]),
         rules(
             &config(),
-            &Place::default(),
+            &NodeTopology::default(),
             &[web(node_port)],
             &[slice("web", &[("10.42.0.2", "a", true), ("10.42.1.2", "b", true)])],
         ),
-        rules(&config(), &Place::default(), &[web(json!({}))], &[slice("web", &[("10.42.1.2", "b", true)])]),
-        rules(&config(), &Place::default(), &[], &[]),
+        rules(&config(), &NodeTopology::default(), &[web(json!({}))], &[slice("web", &[("10.42.1.2", "b", true)])]),
+        rules(&config(), &NodeTopology::default(), &[], &[]),
     ];
     for from in &states {
         for to in &states {
-            let stepwise = kernel_table(&[from.full("ip t"), to.difference(from, "ip t")]);
-            let at_once = kernel_table(&[to.full("ip t")]);
+            let stepwise = kernel_table(&[from.full_script("ip t"), to.diff_script(from, "ip t")]);
+            let at_once = kernel_table(&[to.full_script("ip t")]);
             assert_eq!(sorted(&stepwise), sorted(&at_once));
         }
     }
@@ -233,14 +235,15 @@ fn steps_lead_to_what_a_full_write_makes() {
         (vec![], vec![]),
         (vec![a, b, c], vec![a1, b1, c1]),
     ];
-    let mut keeper = network::nft::Keeper::new("ip t", "services");
+    let mut table_sync = network::nft::TableSync::new("ip t", "services");
     let mut planner = Planner::new(Family::V4);
     let mut scripts = Vec::new();
     for (services, slices) in states {
-        let parts = planner.parts(&config(), &Place::default(), &services, &slices);
-        scripts.push(keeper.step(frame(&config(), Family::V4), parts.clone()));
-        assert!(keeper.step(frame(&config(), Family::V4), parts).is_empty(), "nothing is left to do");
-        let at_once = kernel_table(&[rules(&config(), &Place::default(), &services, &slices).full("ip t")]);
+        let parts = planner.parts(&config(), &NodeTopology::default(), &services, &slices);
+        scripts.push(table_sync.diff_script(base_table(&config(), Family::V4), parts.clone()));
+        assert!(table_sync.diff_script(base_table(&config(), Family::V4), parts).is_empty(), "nothing is left to do");
+        let at_once =
+            kernel_table(&[rules(&config(), &NodeTopology::default(), &services, &slices).full_script("ip t")]);
         assert_eq!(sorted(&kernel_table(&scripts)), sorted(&at_once));
     }
 }
@@ -265,15 +268,15 @@ fn near_endpoints_are_preferred_where_all_say_where_they_are() {
             "addressType": "IPv4", "endpoints": endpoints, "ports": [{"name": "", "port": 8080, "protocol": "TCP"}]});
         Arc::new(serde_json::from_value::<EndpointSlice>(slice).unwrap())
     };
-    let place = Place { zone: Some("z1".into()) };
-    for (hints, place, chosen) in [
-        (&[("10.42.0.2", "", "z1"), ("10.42.1.2", "", "z2")][..], &place, &["10.42.0.2"][..]),
-        (&[("10.42.0.2", "", "z2"), ("10.42.1.2", "", "z2")], &place, &["10.42.0.2", "10.42.1.2"]),
-        (&[("10.42.0.2", "", "z1"), ("10.42.1.2", "", "")], &place, &["10.42.0.2", "10.42.1.2"]),
-        (&[("10.42.0.2", "b", "z1"), ("10.42.1.2", "a", "z1")], &place, &["10.42.1.2"]),
-        (&[("10.42.0.2", "", "z1"), ("10.42.1.2", "", "z2")], &Place::default(), &["10.42.0.2", "10.42.1.2"]),
+    let topology = NodeTopology { zone: Some("z1".into()) };
+    for (hints, topology, chosen) in [
+        (&[("10.42.0.2", "", "z1"), ("10.42.1.2", "", "z2")][..], &topology, &["10.42.0.2"][..]),
+        (&[("10.42.0.2", "", "z2"), ("10.42.1.2", "", "z2")], &topology, &["10.42.0.2", "10.42.1.2"]),
+        (&[("10.42.0.2", "", "z1"), ("10.42.1.2", "", "")], &topology, &["10.42.0.2", "10.42.1.2"]),
+        (&[("10.42.0.2", "b", "z1"), ("10.42.1.2", "a", "z1")], &topology, &["10.42.1.2"]),
+        (&[("10.42.0.2", "", "z1"), ("10.42.1.2", "", "z2")], &NodeTopology::default(), &["10.42.0.2", "10.42.1.2"]),
     ] {
-        let rules = rules(&config(), place, &[web(json!({}))], &[hinted(hints)]);
+        let rules = rules(&config(), topology, &[web(json!({}))], &[hinted(hints)]);
         let wanted: Vec<String> = chosen.iter().map(|address| format!("{address} . 8080")).collect();
         assert_eq!(places(&rules), wanted, "{hints:?}");
     }
@@ -284,7 +287,7 @@ fn health_ports_count_what_is_here() {
     let slices = [slice("web", &[("10.42.0.2", "a", true), ("10.42.0.3", "a", false), ("10.42.1.2", "b", true)])];
     let found =
         health(&config(), Family::V4, &[web(json!({"type": "LoadBalancer", "healthCheckNodePort": 31000}))], &slices);
-    assert_eq!(found[&31000], Health { service: ("default".into(), "web".into()), local: 1 });
+    assert_eq!(found[&31000], HealthCheck { service: ("default".into(), "web".into()), local: 1 });
     assert!(health(&config(), Family::V4, &[web(json!({}))], &slices).is_empty());
 }
 
@@ -312,9 +315,9 @@ fn rules_of_the_other_family_are_of_its_addresses_alone() {
     };
     for service in [balanced, plain] {
         let mut planner = Planner::new(Family::V6);
-        let parts = planner.parts(&config, &Place::default(), &[Arc::new(service)], &slices);
-        let mut keeper = network::nft::Keeper::new("ip6 t", "services");
-        let script = keeper.step(frame(&config, Family::V6), parts);
+        let parts = planner.parts(&config, &NodeTopology::default(), &[Arc::new(service)], &slices);
+        let mut table_sync = network::nft::TableSync::new("ip6 t", "services");
+        let script = table_sync.diff_script(base_table(&config, Family::V6), parts);
         for four in ["192.0.2", "10.42.", "10.43.", "ip saddr", "ip daddr"] {
             assert!(!script.contains(four), "{four}: {script}");
         }
@@ -404,10 +407,10 @@ fn no_text_of_an_object_gets_into_a_rule() {
         ) else {
             return String::new();
         };
-        let place = Place { zone: Some(zone.into()) };
-        let mut parts = Planner::new(Family::V4).parts(&config(), &place, &[Arc::new(service)], &[Arc::new(slice)]);
-        parts.extend(host_ports(Family::V4, &[Arc::new(pod)]));
-        network::nft::Keeper::new("ip t", "services").step(frame(&config(), Family::V4), parts)
+        let topology = NodeTopology { zone: Some(zone.into()) };
+        let mut parts = Planner::new(Family::V4).parts(&config(), &topology, &[Arc::new(service)], &[Arc::new(slice)]);
+        parts.extend(host_port_parts(Family::V4, &[Arc::new(pod)]));
+        network::nft::TableSync::new("ip t", "services").diff_script(base_table(&config(), Family::V4), parts)
     };
     let untouched = script(&service, &slice, &pod, "z");
     for wanted in ["10.43.0.5", "192.0.2.5", "192.0.2.6", "10.0.0.0/8", "10.42.0.3", "192.0.2.1 . tcp . 8080"] {
@@ -450,7 +453,7 @@ fn ports_of_the_machine_are_told_apart_by_address_and_protocol() {
         pod("other-family", "10.42.0.6", json!("fd00::1"), "TCP"),
         pod("nowhere", "10.42.0.7", json!("no address"), "TCP"),
     ];
-    let parts = host_ports(Family::V4, &pods);
+    let parts = host_port_parts(Family::V4, &pods);
     let leads = |set: &str, key: &str| {
         let part = parts.values().find(|part| part.has(set, key))?;
         part.chains.values().flatten().next().map(|rule| rule.rsplit(' ').next().unwrap().to_string())
@@ -460,8 +463,8 @@ fn ports_of_the_machine_are_told_apart_by_address_and_protocol() {
     assert_eq!(leads("services", "192.0.2.1 . udp . 8080").as_deref(), Some("10.42.0.4:80"));
     assert_eq!(leads("node_ports", "sctp . 8080").as_deref(), Some("10.42.0.5:80"));
     assert_eq!(parts.len(), 4);
-    let mut keeper = network::nft::Keeper::new("ip t", "services");
-    kernel_table(&[keeper.step(frame(&config(), Family::V4), parts)]);
+    let mut table_sync = network::nft::TableSync::new("ip t", "services");
+    kernel_table(&[table_sync.diff_script(base_table(&config(), Family::V4), parts)]);
 }
 
 /// A service of a megabyte may name ten thousand ports and as many networks that may come: each stands there once.
@@ -479,7 +482,7 @@ fn ports_and_source_ranges_are_not_multiplied() {
         (0..MANY).map(|n| json!({"name": format!("p{n}"), "port": 8080, "protocol": "TCP"})).collect(),
     )
     .unwrap();
-    let table = rules(&config(), &Place::default(), &[Arc::new(balanced)], &[Arc::new(all)]);
+    let table = rules(&config(), &NodeTopology::default(), &[Arc::new(balanced)], &[Arc::new(all)]);
     let rules: Vec<&String> = table.chains.values().flatten().collect();
     assert_eq!(rules.iter().filter(|rule| rule.contains("192.0.1.50")).count(), 1);
     let place = table.sets["services"].elements["198.51.100.1 . tcp . 1007"].clone().unwrap();
@@ -490,5 +493,5 @@ fn ports_and_source_ranges_are_not_multiplied() {
         "{guard:?}"
     );
     assert!(table.chains.contains_key(guarded[1].trim_start_matches("goto ")));
-    assert!(kernel_table(&[table.full("ip t")]).is_ascii(), "the kernel takes it");
+    assert!(kernel_table(&[table.full_script("ip t")]).is_ascii(), "the kernel takes it");
 }

@@ -141,7 +141,7 @@ impl ImageStore {
     /// Unpacks a layer unless it is there, and checks that it is what `diff_id` says. Blocks.
     pub(super) fn unpack(&self, diff_id: &str, packed: impl Read + 'static) -> Result<(), ImageError> {
         let target = self.layer_path(diff_id);
-        let _turn = self.turns.of_blocking(diff_id);
+        let _guard = self.keyed_mutex.lock_blocking(diff_id);
         if target.exists() {
             return Ok(());
         }

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::boot_id;
-use crate::turns::Turns;
+use crate::keyed_mutex::KeyedMutex;
 
 pub use layers::unpack_layer;
 pub use pull::Progress;
@@ -95,7 +95,7 @@ pub struct ImageStore {
     registries: Registries,
     images: Mutex<BTreeMap<String, Image>>,
     /// Layers that are being fetched (by their digest) and unpacked (by their diff id): of several that want one, one does it.
-    turns: Turns,
+    keyed_mutex: KeyedMutex,
     /// Layers that are unpacked at a time: each takes memory for its decompression.
     unpacking: Arc<tokio::sync::Semaphore>,
     arrived: tokio::sync::watch::Sender<()>,
@@ -157,10 +157,11 @@ impl ImageStore {
         for part in ["incoming", "layers", "fetched"] {
             std::fs::create_dir_all(folder.join(part))?;
         }
-        let mut images: BTreeMap<String, Image> = match bounded::bytes(folder.join("index.json"), bounded::OWN) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|e| ImageError::Store(format!("index.json: {e}")))?,
-            Err(_) => BTreeMap::new(),
-        };
+        let mut images: BTreeMap<String, Image> =
+            match bounded::bytes(folder.join("index.json"), bounded::MAX_OWN_FILE_BYTES) {
+                Ok(text) => serde_json::from_slice(&text).map_err(|e| ImageError::Store(format!("index.json: {e}")))?,
+                Err(_) => BTreeMap::new(),
+            };
         let boot = boot_id();
         let lost = |image: &Image| image.unsettled.as_ref().is_some_and(|of| *of != boot);
         for image in images.values().filter(|image| lost(image)) {
@@ -182,7 +183,7 @@ impl ImageStore {
             folder: folder.into(),
             registries,
             images: Mutex::new(images),
-            turns: Turns::default(),
+            keyed_mutex: KeyedMutex::default(),
             unpacking: Arc::new(tokio::sync::Semaphore::new(MAX_PARALLEL_LAYERS)),
             arrived: tokio::sync::watch::Sender::new(()),
         }))

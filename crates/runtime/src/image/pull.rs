@@ -180,7 +180,7 @@ impl ImageStore {
         diff_id: String,
         progress: Arc<Progress>,
     ) -> Result<(), String> {
-        let _turn = self.turns.of(&layer.digest).await;
+        let _guard = self.keyed_mutex.lock(&layer.digest).await;
         if self.layer_path(&diff_id).exists() {
             progress.set(&layer.digest, layer.size);
             return Ok(());

@@ -76,7 +76,7 @@ impl Registries {
     /// # Errors
     /// With the line and field that is wrong.
     pub fn read(path: &Path) -> Result<Self, String> {
-        match bounded::text(path, bounded::OWN) {
+        match bounded::text(path, bounded::MAX_OWN_FILE_BYTES) {
             Ok(text) if text.trim().is_empty() => Ok(Self::default()),
             Ok(text) => apimachinery::yaml::from_str(&text).map_err(|e| format!("{}: {e}", path.display())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
@@ -104,7 +104,7 @@ impl Registries {
         Endpoint {
             plain_http: scheme == "http" || (scheme.is_empty() && loopback),
             insecure: tls.insecure_skip_verify,
-            ca_pem: tls.ca_file.and_then(|f| bounded::bytes(f, bounded::OWN).ok()),
+            ca_pem: tls.ca_file.and_then(|f| bounded::bytes(f, bounded::MAX_OWN_FILE_BYTES).ok()),
             host,
         }
     }

@@ -33,7 +33,7 @@ impl Entry {
     /// When a file can't be read or written.
     pub fn prepare(users: &Users, file: &Path) -> Result<(Self, PathBuf), String> {
         let fail = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
-        let text = bounded::bytes(file, bounded::OWN).map_err(|e| fail(&e))?;
+        let text = bounded::bytes(file, bounded::MAX_OWN_FILE_BYTES).map_err(|e| fail(&e))?;
         let mut entering: Value = serde_json::from_slice(&text).map_err(|e| fail(&e))?;
         let process = Process::deserialize(&entering).map_err(|e| fail(&e))?;
         entering["user"] = serde_json::json!({"uid": 0, "gid": 0, "umask": entering["user"]["umask"]});

@@ -147,7 +147,7 @@ fn children() -> impl Iterator<Item = i32> {
 }
 
 fn children_of(pid: i32) -> impl Iterator<Item = i32> {
-    let text = bounded::text(format!("/proc/{pid}/task/{pid}/children"), bounded::KERNEL);
+    let text = bounded::text(format!("/proc/{pid}/task/{pid}/children"), bounded::MAX_KERNEL_FILE_BYTES);
     let pids: Vec<i32> = text.unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
     pids.into_iter()
 }

@@ -167,9 +167,9 @@ fn builder(
     entry: Option<Entry>,
 ) -> Result<ContainerBuilder, String> {
     let profile = match &start.profile {
-        Some(path) => {
-            super::profile::programs(&bounded::text(path, bounded::OWN).map_err(|e| format!("{path}: {e}"))?)?
-        }
+        Some(path) => super::profile::programs(
+            &bounded::text(path, bounded::MAX_OWN_FILE_BYTES).map_err(|e| format!("{path}: {e}"))?,
+        )?,
         None => Vec::new(),
     };
     let builder = ContainerBuilder::new(start.id.clone(), SyscallType::default())

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Longer lines are written in parts.
 const MAX_LINE_BYTES: usize = 16 << 10;
 /// A file that reaches this size is put aside, and a new one begun.
-pub const ROTATE: u64 = 10 << 20;
+pub const MAX_LOG_BYTES: u64 = 10 << 20;
 /// Files that are kept, the present one included.
 const MAX_ROTATED_FILES: usize = 5;
 
@@ -120,7 +120,7 @@ impl LogWriter {
         if self.file.write_all(&self.out).is_ok() {
             self.size += self.out.len() as u64;
         }
-        if self.size >= ROTATE
+        if self.size >= MAX_LOG_BYTES
             && let Err(error) = self.rotate()
         {
             eprintln!("{} can't be rotated: {error}", self.path.display());
@@ -128,7 +128,7 @@ impl LogWriter {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        put_aside(&self.path)?;
+        rotate(&self.path)?;
         self.file = open(&self.path)?;
         self.size = 0;
         Ok(())
@@ -149,7 +149,7 @@ fn numbered(path: &Path, n: usize) -> PathBuf {
 ///
 /// # Errors
 /// Those of the file system.
-pub fn put_aside(path: &Path) -> io::Result<()> {
+pub fn rotate(path: &Path) -> io::Result<()> {
     for n in (1..MAX_ROTATED_FILES - 1).rev() {
         if numbered(path, n).exists() {
             #[expect(clippy::disallowed_methods, reason = "a log is put aside; what is in it is there already")]

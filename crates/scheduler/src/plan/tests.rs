@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::preemption::{self, Budgets};
+use crate::preemption::{self, DisruptionBudgets};
 
 /// A cluster, written line by line:
 /// `node NAME CPU [label=value…] [taint=KEY] [cordoned]`
@@ -68,9 +68,9 @@ fn pod(text: &str) -> (PodInfo, String) {
 
 fn placed(snapshot: &mut Snapshot, text: &str) -> String {
     let (info, _) = pod(text);
-    match place(&info.pod.key(), &info, snapshot, &Volumes::default(), &Profile::default()) {
+    match schedule_pod(&info.pod.key(), &info, snapshot, &PodVolumes::default(), &Profile::default()) {
         Outcome::Node(name) => name,
-        Outcome::Nowhere(refusal) => refusal.describe(),
+        Outcome::Unschedulable(fit_error) => fit_error.message(),
     }
 }
 
@@ -173,7 +173,7 @@ fn pods_of_a_controller_are_kept_apart() {
 
 #[test]
 fn the_more_nodes_the_fewer_are_looked_at() {
-    assert_eq!([1, 100, 101, 1000, 5000, 20000].map(enough), [1, 100, 100, 420, 500, 1000]);
+    assert_eq!([1, 100, 101, 1000, 5000, 20000].map(num_feasible_nodes_to_find), [1, 100, 100, 420, 500, 1000]);
     // All get their turn.
     let text: Vec<String> = (0..300).map(|i| format!("node n{i:03} 4")).collect();
     let mut many = cluster(&text.join("\n"));
@@ -181,7 +181,8 @@ fn the_more_nodes_the_fewer_are_looked_at() {
     for i in 0..60 {
         let (info, _) = pod(&format!("p{i} cpu=1"));
         let key = info.pod.key();
-        let Outcome::Node(node) = place(&key, &info, &mut many, &Volumes::default(), &Profile::default()) else {
+        let Outcome::Node(node) = schedule_pod(&key, &info, &mut many, &PodVolumes::default(), &Profile::default())
+        else {
             panic!("there is room")
         };
         used.insert(node.clone());
@@ -192,19 +193,20 @@ fn the_more_nodes_the_fewer_are_looked_at() {
 
 struct Allowed(i32);
 
-impl Budgets for Allowed {
+impl DisruptionBudgets for Allowed {
     fn of(&self, pod: &PodInfo) -> Vec<(String, i32)> {
-        if pod.kin.labels.contains_key("guarded") { vec![("budget".into(), self.0)] } else { Vec::new() }
+        if pod.group_key.labels.contains_key("guarded") { vec![("budget".into(), self.0)] } else { Vec::new() }
     }
 }
 
 fn preempted(snapshot: &mut Snapshot, text: &str, allowed: i32) -> String {
     let (info, _) = pod(text);
-    let Outcome::Nowhere(refusal) = place(&info.pod.key(), &info, snapshot, &Volumes::default(), &Profile::default())
+    let Outcome::Unschedulable(fit_error) =
+        schedule_pod(&info.pod.key(), &info, snapshot, &PodVolumes::default(), &Profile::default())
     else {
         panic!("it fits as it is")
     };
-    match preemption::find(&info, snapshot, &Volumes::default(), &refusal, &Allowed(allowed)) {
+    match preemption::find_candidate(&info, snapshot, &PodVolumes::default(), &fit_error, &Allowed(allowed)) {
         Ok(p) => format!("{}: {}", p.node, p.victims.iter().map(|k| k.name.as_str()).collect::<Vec<_>>().join(" ")),
         Err(why) => why,
     }
@@ -255,7 +257,7 @@ fn requests_count_the_peak_of_init_containers_and_the_sum_of_sidecars() {
     sidecar["restartPolicy"] = "Always".into();
     let of = |spec: Value| {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
-        crate::amounts::requests(&pod).cpu_milli
+        crate::resources::requests(&pod).cpu_milli
     };
     assert_eq!(of(json!({"containers": [c("1"), c("2")], "initContainers": [c("5")]})), 5000);
     assert_eq!(of(json!({"containers": [c("1"), c("2")], "initContainers": [sidecar, c("1")]})), 4000);
@@ -269,15 +271,18 @@ fn requests_count_the_peak_of_init_containers_and_the_sum_of_sidecars() {
 fn profiles_pack_or_spread_and_images_draw() {
     let with = |profile: &Profile, nodes: &str, text: &str| {
         let (info, _) = pod(text);
-        match place(&info.pod.key(), &info, &mut cluster(nodes), &Volumes::default(), profile) {
+        match schedule_pod(&info.pod.key(), &info, &mut cluster(nodes), &PodVolumes::default(), profile) {
             Outcome::Node(name) => name,
-            Outcome::Nowhere(refusal) => refusal.describe(),
+            Outcome::Unschedulable(fit_error) => fit_error.message(),
         }
     };
     let nodes = "node a 4\nnode b 4\npod q on b cpu=2";
     assert_eq!(with(&Profile::default(), nodes, "p cpu=1"), "a");
-    let packing =
-        Profile { strategy: crate::profile::Strategy::Most, resources: vec![("cpu".into(), 1)], ..Profile::default() };
+    let packing = Profile {
+        strategy: crate::profile::Strategy::MostAllocated,
+        resources: vec![("cpu".into(), 1)],
+        ..Profile::default()
+    };
     assert_eq!(with(&packing, nodes, "p cpu=1"), "b");
     let added = serde_json::from_value(json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms":
         [{"matchExpressions": [{"key": "disk", "operator": "Exists"}]}]}}));
@@ -295,12 +300,12 @@ fn profiles_pack_or_spread_and_images_draw() {
     snapshot.put_node(Arc::new(holder));
     let (mut info, _) = pod("p cpu=100m");
     assert_eq!(
-        place(&info.pod.key(), &info, &mut snapshot, &Volumes::default(), &Profile::default()),
+        schedule_pod(&info.pod.key(), &info, &mut snapshot, &PodVolumes::default(), &Profile::default()),
         Outcome::Node("a".into())
     );
     info.images = vec!["big:latest".into()];
     assert_eq!(
-        place(&info.pod.key(), &info, &mut snapshot, &Volumes::default(), &Profile::default()),
+        schedule_pod(&info.pod.key(), &info, &mut snapshot, &PodVolumes::default(), &Profile::default()),
         Outcome::Node("b".into())
     );
 }
@@ -324,7 +329,7 @@ fn ports_of_a_node_collide_by_number_protocol_and_address() {
         (("", "TCP", 54322), ("", "SCTP", 54322), false),
     ] {
         let (a, b) = (of(port(one.0, one.1, one.2)), of(port(other.0, other.1, other.2)));
-        assert_eq!((a.collides(&b), b.collides(&a)), (collide, collide), "{one:?} {other:?}");
+        assert_eq!((a.host_ports_conflict(&b), b.host_ports_conflict(&a)), (collide, collide), "{one:?} {other:?}");
     }
     // Sidecars serve as long as the pod does; what comes before it is over when others may come.
     let plain = of(port("", "TCP", 80));
@@ -332,6 +337,6 @@ fn ports_of_a_node_collide_by_number_protocol_and_address() {
         let init = json!([{"name": "i", "restartPolicy": restarts, "ports": [port("", "TCP", 80)]}]);
         pod(json!({"containers": [], "initContainers": init}))
     };
-    assert!(init(json!("Always")).collides(&plain) && plain.collides(&init(json!("Always"))));
-    assert!(!init(Value::Null).collides(&plain));
+    assert!(init(json!("Always")).host_ports_conflict(&plain) && plain.host_ports_conflict(&init(json!("Always"))));
+    assert!(!init(Value::Null).host_ports_conflict(&plain));
 }

@@ -1,4 +1,4 @@
-//! The ciphers of `EncryptionConfiguration`, in upstream's formats: nonce or vector first, then what it made.
+//! The ciphers of `EncryptionConfiguration`, in upstream's formats: nonce or initialization vector, then the ciphertext.
 
 use aes_gcm::aead::consts::U12;
 use aes_gcm::aead::{Aead, AeadCore, OsRng, Payload};
@@ -29,7 +29,7 @@ pub fn cipher(kind: &str, key: &[u8]) -> Option<Box<dyn Cipher>> {
     })
 }
 
-/// AES-CBC with PKCS#7 padding. It doesn't notice changes; upstream keeps it for those who must have it.
+/// AES-CBC with PKCS#7 padding. It isn't authenticated; upstream keeps it for compatibility.
 struct Cbc<C> {
     key: Vec<u8>,
     cipher: std::marker::PhantomData<C>,
@@ -67,7 +67,7 @@ where
     }
 }
 
-/// A cipher that notices changes.
+/// An authenticated cipher (AEAD).
 struct Authenticated<C> {
     cipher: C,
     /// Whether a value is bound to its key in the store.

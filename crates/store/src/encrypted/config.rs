@@ -9,6 +9,7 @@ use super::ciphers::{Cipher, cipher};
 
 const PREFIX: &str = "k8s:enc:";
 
+/// Why an `EncryptionConfiguration` is invalid: the field and the reason.
 #[derive(Debug, thiserror::Error)]
 #[error("{field}: {why}")]
 pub struct ConfigError {
@@ -50,9 +51,9 @@ struct Key {
     secret: String,
 }
 
-/// One way to write values, or `identity`.
+/// A provider with a key, or `identity`.
 struct Transformer {
-    /// `k8s:enc:aescbc:v1:NAME:`; empty for values as they are.
+    /// `k8s:enc:aescbc:v1:NAME:`; empty for `identity`.
     prefix: String,
     cipher: Option<Box<dyn Cipher>>,
 }
@@ -63,14 +64,14 @@ struct Rule {
     transformers: Vec<Transformer>,
 }
 
-/// What is encrypted, and how.
+/// A parsed `EncryptionConfiguration`.
 pub struct Encryption {
     rules: Vec<Rule>,
 }
 
 impl std::fmt::Debug for Encryption {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Keys are nobody's business.
+        // Keys must not be logged.
         f.debug_struct("Encryption").field("rules", &self.rules.len()).finish()
     }
 }
@@ -108,7 +109,7 @@ impl Encryption {
         self.rules.iter().find(|rule| rule.resources.iter().any(fits))
     }
 
-    /// A value as it goes to the disk.
+    /// Encrypts a value.
     pub(super) fn seal(&self, key: &str, value: &[u8]) -> Result<Bytes, String> {
         let first = self.rule(key).and_then(|rule| rule.transformers.first());
         let Some(Transformer { prefix, cipher: Some(cipher) }) = first else {
@@ -118,7 +119,7 @@ impl Encryption {
         Ok([prefix.as_bytes(), &sealed].concat().into())
     }
 
-    /// A value as it was before it went to the disk.
+    /// Decrypts a value.
     pub(super) fn open(&self, key: &str, value: &[u8]) -> Result<Bytes, String> {
         if !value.starts_with(PREFIX.as_bytes()) {
             return Ok(Bytes::copy_from_slice(value));
@@ -137,7 +138,7 @@ impl Encryption {
         Err(format!("it was written with {named:?}, which the configuration doesn't have any more: add that key again"))
     }
 
-    /// Whether a value is as it would be written now.
+    /// Whether a value is encrypted with the first key of its rule.
     pub(super) fn is_current(&self, key: &str, value: &[u8]) -> bool {
         match self.rule(key).and_then(|rule| rule.transformers.first()) {
             Some(Transformer { prefix, cipher: Some(_) }) => value.starts_with(prefix.as_bytes()),

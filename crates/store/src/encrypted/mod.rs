@@ -1,10 +1,10 @@
-//! A store whose values are encrypted before they reach the disk (`EncryptionConfiguration`).
+//! Encryption at rest (`EncryptionConfiguration`).
 //!
-//! It stands around another store: what is written is encrypted, what the observer sees is not. Values begin with
-//! upstream's prefixes (`k8s:enc:aescbc:v1:NAME:`), so they say themselves with which key they were written.
+//! It wraps another store: values are encrypted when they are written, and decrypted for the observer. Values begin with upstream's
+//! prefixes (`k8s:enc:aescbc:v1:NAME:`), which name the key.
 //!
-//! Keys are rotated as upstream says: put a new one first, restart. Values under other keys are then written again by
-//! themselves, in the background.
+//! Keys are rotated as upstream documents: put a new key first and restart. Values with other keys are then re-encrypted in the
+//! background.
 
 mod ciphers;
 mod config;
@@ -19,22 +19,24 @@ pub use config::{ConfigError, Encryption};
 
 use crate::{Change, KeyValue, Observer, Page, ReadError, Store, Write, WriteError};
 
+/// A store that encrypts the values of another one.
 pub struct EncryptedStore<S> {
     inner: Arc<S>,
     encryption: Arc<Encryption>,
 }
 
 impl<S: Store + 'static> EncryptedStore<S> {
+    /// Wraps a store.
     pub fn new(inner: S, encryption: Encryption) -> Self {
         EncryptedStore { inner: Arc::new(inner), encryption: Arc::new(encryption) }
     }
 }
 
-/// Decrypts for the real observer.
+/// Decrypts values for the wrapped observer.
 struct Decrypting {
     observer: Arc<dyn Observer>,
     encryption: Arc<Encryption>,
-    /// Keys whose values aren't as they would be written now, with their revisions; or why one can't be read.
+    /// Stale values, which another key encrypts; or why one can't be decrypted.
     found: Mutex<Result<Vec<(KeyValue, Bytes)>, String>>,
 }
 
@@ -62,7 +64,7 @@ impl Observer for Decrypting {
     fn changes(&self, batch: &[Change]) {
         let open = |change: &Change| {
             let value = change.value.as_ref().map(|v| self.encryption.open(&change.key, v));
-            // What this process has written a moment ago can be read with the same key.
+            // This process has encrypted the value with a key that it has.
             let value = value.transpose().unwrap_or_default();
             Change { key: change.key.clone(), revision: change.revision, value }
         };
@@ -108,7 +110,7 @@ impl<S: Store + 'static> Store for EncryptedStore<S> {
     }
 }
 
-/// Writes values again that another key, or none, protects. Who changed one meanwhile has done it himself.
+/// Re-encrypts stale values. One that was changed meanwhile is up to date already.
 async fn rewrite<S: Store>(inner: Arc<S>, encryption: Arc<Encryption>, stale: Vec<(KeyValue, Bytes)>) {
     for (item, plain) in stale {
         let Ok(value) = encryption.seal(&item.key, &plain) else { return };

@@ -13,7 +13,7 @@ const SCHEMA_VERSION: i64 = 1;
 
 /// Files up to this size are checked before they are used (measured: a tenth of a second, and what the disk takes to read them),
 /// larger ones while they are.
-const CHECKED_FIRST: u64 = 256 << 20;
+const MAX_BLOCKING_CHECK_BYTES: u64 = 256 << 20;
 /// Between two checks.
 const INTEGRITY_CHECK_PERIOD: Duration = Duration::from_secs(24 * 3600);
 
@@ -40,7 +40,7 @@ pub fn writer(path: &Path) -> Result<Connection, OpenError> {
             "a newer timonel wrote it (its tables have version {version}, this one knows them up to {SCHEMA_VERSION}): start that one, or put back a copy from before the upgrade"
         )));
     }
-    if size > 0 && size <= CHECKED_FIRST {
+    if size > 0 && size <= MAX_BLOCKING_CHECK_BYTES {
         check(&connection).map_err(refuse)?;
     }
     prepare(&connection).map_err(fail)?;
@@ -63,7 +63,7 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
 /// Checks a large database now, and every one once a day, as long as the process lives.
 pub async fn keep_verified(path: PathBuf) {
     let size = std::fs::metadata(&path).map_or(0, |file| file.len());
-    if size <= CHECKED_FIRST {
+    if size <= MAX_BLOCKING_CHECK_BYTES {
         tokio::time::sleep(INTEGRITY_CHECK_PERIOD).await;
     }
     loop {

@@ -61,7 +61,7 @@ async fn past_is_read_in_pages_of_so_many_keys_and_bytes() {
     assert_eq!(page("/a/3", 2).await, (Vec::new(), false));
     assert!(store.list_at("/a/", 4).await.unwrap().len() == 3);
     let connection = Connection::open(&store.path).unwrap();
-    let by_bytes = super::present(&connection, "/a/", 4, "", 10, 4).unwrap();
+    let by_bytes = super::list_present(&connection, "/a/", 4, "", 10, 4).unwrap();
     assert_eq!((by_bytes.items.len(), by_bytes.is_cut), (2, true), "the bytes are used up");
 }
 
@@ -135,7 +135,11 @@ async fn history_is_bounded() {
 async fn heartbeats_wait_for_company_and_hold_up_nobody() {
     let dir = tempfile::tempdir().unwrap();
     // As good as for ever: only company brings them to the disk.
-    let options = Options { patient: "/beat/", patience: std::time::Duration::from_secs(3600), ..Options::default() };
+    let options = Options {
+        deferred_prefix: "/beat/",
+        max_write_delay: std::time::Duration::from_secs(3600),
+        ..Options::default()
+    };
     let store = SqliteStore::open(&dir.path().join("db"), options).unwrap();
     for name in ["/beat/a", "/beat/b"] {
         // Only updates are patient.

@@ -221,7 +221,7 @@ impl Node for Driver {
 impl Registration for Driver {
     async fn get_info(&self, _: Request<InfoRequest>) -> Answer<PluginInfo> {
         Ok(Response::new(PluginInfo {
-            r#type: csi::PLUGIN.into(),
+            r#type: csi::PLUGIN_TYPE.into(),
             name: self.name.clone(),
             endpoint: self.endpoint.clone(),
             supported_versions: vec!["1.0.0".into()],

@@ -6,7 +6,7 @@ use http_body_util::StreamBody;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use pki::Rotating;
+use pki::RotatingCertificate;
 use rustls::server::WebPkiClientVerifier;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -38,7 +38,7 @@ async fn serve() -> Server {
     let folder = tempfile::tempdir().unwrap();
     let authority = pki::Authority::load_or_create(folder.path(), "ca").unwrap();
     let identity = authority.issue("s", None, &[pki::Usage::Server], &["127.0.0.1".into()]).unwrap();
-    let rotating = Rotating::new(identity, "").unwrap();
+    let rotating = RotatingCertificate::new(identity, "").unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes()).unwrap()).unwrap();
@@ -58,7 +58,7 @@ async fn serve() -> Server {
         while let Ok((stream, _)) = listener.accept().await {
             let Ok(stream) = acceptor.accept(stream).await else { continue };
             let leaf = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
-            seen.lock().push(leaf.map(|l| pki::certificate_names(l).unwrap().common_name).unwrap_or_default());
+            seen.lock().push(leaf.map(|l| pki::parse_certificate_der(l).unwrap().common_name).unwrap_or_default());
             let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
             tokio::spawn(builder.serve_connection(TokioIo::new(stream), service_fn(answer)));
         }
@@ -105,7 +105,7 @@ async fn a_server_that_answers_no_ping_is_given_up() {
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_cert_resolver(Rotating::new(identity, "").unwrap());
+        .with_cert_resolver(RotatingCertificate::new(identity, "").unwrap());
     tls.alpn_protocols = vec![b"h2".to_vec()];
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
@@ -128,7 +128,7 @@ async fn a_renewed_certificate_is_shown_by_the_next_connection() {
     let server = serve().await;
     let url = format!("https://{}", server.address);
     let issue = |name: &str| server.authority.issue(name, None, &[pki::Usage::Client], &[]).unwrap();
-    let rotating = Rotating::new(issue("before"), "").unwrap();
+    let rotating = RotatingCertificate::new(issue("before"), "").unwrap();
     let trust = Trust::Authority(server.authority.certificate_pem());
     let shown = Identity::Certificate(rotating.clone());
     let transport = Transport::new(&url, &trust, shown, Limits::default()).unwrap();

@@ -37,7 +37,7 @@ pub fn check(server: &ApiServer, attributes: &AdmissionAttributes<'_>, object: &
         (Operation::Create, _) if signer == CLIENT => {
             let request = base64::engine::general_purpose::STANDARD.decode(object.str_at(&["spec", "request"]));
             let pem = request.ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
-            match pki::request_facts(&pem) {
+            match pki::parse_certificate_request(&pem) {
                 Ok(facts) if facts.organizations.iter().any(|o| o == MASTERS) => {
                     refuse(&format!("use of {CLIENT} signer with {MASTERS} group is not allowed"))
                 }

@@ -340,7 +340,7 @@ fn change(
                 }
                 current = server.catalog.typed(attributes.kind).merge(&current, &made);
             }
-            bounded::result(&current).map_err(|why| format!("of the object that results, {why}"))?;
+            bounded::check_result(&current).map_err(|why| format!("of the object that results, {why}"))?;
         }
     }
     Ok(current)

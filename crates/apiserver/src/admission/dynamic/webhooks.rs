@@ -59,7 +59,7 @@ async fn ask_to_change(
         let (patch, _) = api::decode::json(&bytes).map_err(|e| e.to_string())?;
         let mut changed = object.clone();
         patch::json_patch(&mut changed, &patch).map_err(|e| e.to_string())?;
-        bounded::result(&changed).map_err(|why| format!("of the object that results, {why}"))?;
+        bounded::check_result(&changed).map_err(|why| format!("of the object that results, {why}"))?;
         Ok(changed)
     };
     match changed() {

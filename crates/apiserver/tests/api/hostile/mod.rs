@@ -53,7 +53,7 @@ pub fn service(name: &str, change: &Value) -> Value {
 }
 
 pub fn signing(name: &str, signer: &str, user: &str, group: &str, usage: &str) -> Value {
-    let pem = pki::request(&pki::new_key().unwrap(), user, group, &[]).unwrap();
+    let pem = pki::create_certificate_request(&pki::new_key().unwrap(), user, group, &[]).unwrap();
     json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name},
         "spec": {"signerName": signer, "usages": ["digital signature", usage], "request": STANDARD.encode(pem)}})
 }

@@ -29,14 +29,14 @@ const NODE_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const SERVING: &str = "kubernetes.io/kubelet-serving";
 
 /// What a signer says to a request: `signer|organization|common name|names|usages`.
-fn check(cluster: &Cluster<'_>, request: &str) -> Result<Terms, String> {
+fn check(cluster: &Cluster<'_>, request: &str) -> Result<SigningProfile, String> {
     let part = |i: usize| request.split('|').nth(i).unwrap_or("").trim();
     let list =
         |i: usize| part(i).split(',').map(str::trim).filter(|p| !p.is_empty()).map(String::from).collect::<Vec<_>>();
     let usage = if part(0) == SERVING { "server auth" } else { "client auth" };
     let usages = if part(4).is_empty() { vec!["digital signature".into(), usage.into()] } else { list(4) };
-    let pem = pki::request(&pki::new_key().unwrap(), part(2), part(1), &list(3)).unwrap();
-    let facts = pki::request_facts(&pem).unwrap();
+    let pem = pki::create_certificate_request(&pki::new_key().unwrap(), part(2), part(1), &list(3)).unwrap();
+    let facts = pki::parse_certificate_request(&pem).unwrap();
     let spec = CertificateSigningRequestSpec {
         signer_name: part(0).into(),
         usages: Some(usages),
@@ -124,8 +124,9 @@ fn signers_sign_what_upstreams_do_whoever_approved() {
     // Though another node says that the address is its own.
     check(&cluster, &format!("{SERVING}|system:nodes|system:node:server|server, 198.51.100.9")).unwrap();
     // Somebody else in the node's name.
-    let facts = pki::request_facts(
-        &pki::request(&pki::new_key().unwrap(), "system:node:server", NODES, &["server".into()]).unwrap(),
+    let facts = pki::parse_certificate_request(
+        &pki::create_certificate_request(&pki::new_key().unwrap(), "system:node:server", NODES, &["server".into()])
+            .unwrap(),
     )
     .unwrap();
     let spec = CertificateSigningRequestSpec {

@@ -11,12 +11,12 @@ fn object<T: serde::de::DeserializeOwned>(name: &str, spec: Value) -> Arc<T> {
     Arc::new(serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap())
 }
 
-fn world(gateway: Value, routes: Vec<Value>) -> World {
-    let class: Arc<GatewayClass> = object("c", json!({"controllerName": CONTROLLER}));
+fn snapshot(gateway: Value, routes: Vec<Value>) -> GatewaySnapshot {
+    let class: Arc<GatewayClass> = object("c", json!({"controllerName": CONTROLLER_NAME}));
     let mut spec = gateway;
     spec["gatewayClassName"] = "c".into();
     let routes = routes.into_iter().enumerate().map(|(i, spec)| object(&format!("r{i}"), spec)).collect();
-    World::new(&[class], vec![object("g", spec)], routes, vec![], &[])
+    GatewaySnapshot::new(&[class], vec![object("g", spec)], routes, vec![], &[])
 }
 
 fn at(second: i64) -> Time {
@@ -39,8 +39,8 @@ fn shown(conditions: &[Condition]) -> String {
 }
 
 fn gateway(spec: Value, routes: Vec<Value>) -> (String, Vec<String>, Vec<String>) {
-    let world = world(spec, routes);
-    let status = with(1, |around| gateway_status(&world, &world.gateways[0], around));
+    let snapshot = snapshot(spec, routes);
+    let status = with(1, |around| gateway_status(&snapshot, &snapshot.gateways[0], around));
     let listener = |l: &ListenerStatus| format!("{}({}) {}", l.name, l.attached_routes, shown(&l.conditions));
     let addresses = status.addresses.iter().filter_map(|a| a.value.clone()).collect();
     (shown(&status.conditions), addresses, status.listeners.iter().map(listener).collect())
@@ -88,8 +88,8 @@ fn a_route_says_who_takes_it_and_what_it_lacks() {
     let route = |spec: Value| {
         let mut spec = spec;
         spec["parentRefs"] = json!([{"name": "g"}, {"name": "somebody-else"}]);
-        let world = world(listeners.clone(), vec![spec]);
-        let status = with(1, |around| route_status(&world, &world.routes[0], around));
+        let snapshot = snapshot(listeners.clone(), vec![spec]);
+        let status = with(1, |around| route_status(&snapshot, &snapshot.routes[0], around));
         status.parents.iter().map(|p| format!("{} {}", p.parent_ref.name, shown(&p.conditions))).collect::<Vec<_>>()
     };
     let rule = |service: &str| json!({"rules": [{"backendRefs": [{"name": service, "port": 80}]}]});
@@ -105,16 +105,16 @@ fn a_route_says_who_takes_it_and_what_it_lacks() {
 fn what_stays_keeps_its_time_and_others_words_stay() {
     let listeners = json!({"listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]});
     let theirs = json!({"parentRef": {"name": "x"}, "controllerName": "them", "conditions": []});
-    let mut world = world(listeners, vec![json!({"parentRefs": [{"name": "g"}]})]);
-    let mut route = HTTPRoute::clone(&world.routes[0]);
+    let mut snapshot = snapshot(listeners, vec![json!({"parentRefs": [{"name": "g"}]})]);
+    let mut route = HTTPRoute::clone(&snapshot.routes[0]);
     route.status = Some(HTTPRouteStatus { parents: vec![serde_json::from_value(theirs).unwrap()] });
-    let first = with(1, |around| route_status(&world, &route, around));
+    let first = with(1, |around| route_status(&snapshot, &route, around));
     assert_eq!(first.parents.len(), 2);
     route.status = Some(first.clone());
-    assert_eq!(with(2, |around| route_status(&world, &route, around)), first);
+    assert_eq!(with(2, |around| route_status(&snapshot, &route, around)), first);
     // Without its Gateway nothing is said any more of us, and of them what they said.
-    world.gateways.clear();
-    let after = with(3, |around| route_status(&world, &route, around));
+    snapshot.gateways.clear();
+    let after = with(3, |around| route_status(&snapshot, &route, around));
     assert_eq!(after.parents.iter().map(|p| p.controller_name.as_str()).collect::<Vec<_>>(), ["them"]);
     assert!(is_told(&route));
 }

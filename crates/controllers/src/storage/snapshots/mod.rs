@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Quantity;
-use csi::local_path::{self, FILL_FROM, NODE, Origin, PROVISIONER};
+use csi::local_path::{self, CONTENT_SOURCE_ANNOTATION, ContentSource, NODE_KEY, PROVISIONER};
 use csi::snapshots::{
-    BEING_DELETED, CONTENT_BOUND, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent,
+    BEING_DELETED_ANNOTATION, CONTENT_FINALIZER, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent,
     VolumeSnapshotContentStatus,
 };
 use informer::{Informer, Key, Keyed as _, Queue};
@@ -235,8 +235,8 @@ async fn create(
         }
     }
     let content = json!({
-        "metadata": {"name": name, "finalizers": [CONTENT_BOUND], "annotations": annotations,
-                     "labels": node.map(|node| json!({NODE: node}))},
+        "metadata": {"name": name, "finalizers": [CONTENT_FINALIZER], "annotations": annotations,
+                     "labels": node.map(|node| json!({NODE_KEY: node}))},
         "spec": {"driver": driver, "deletionPolicy": class.deletion_policy, "source": {"volumeHandle": handle},
                  "sourceVolumeMode": volume.spec.as_ref().and_then(|s| s.volume_mode.clone()),
                  "volumeSnapshotClassName": class.name_any(),
@@ -310,8 +310,10 @@ fn is_source(caches: &Caches, snapshot: &VolumeSnapshot, content: Option<&Volume
     let of_it = |claim: &Arc<PersistentVolumeClaim>| is_of(claim, &name) && claim.metadata.deletion_timestamp.is_none();
     let handle = content.and_then(|c| c.status.as_ref()?.snapshot_handle.clone());
     let fills = |volume: &Arc<PersistentVolume>| {
-        let name = handle.as_deref().and_then(local_path::parts).map(|(_, name)| name);
-        name.is_some_and(|n| volume.annotations().get(FILL_FROM) == Some(&Origin::Snapshot(n.into()).to_string()))
+        let name = handle.as_deref().and_then(local_path::split_snapshot_handle).map(|(_, name)| name);
+        name.is_some_and(|n| {
+            volume.annotations().get(CONTENT_SOURCE_ANNOTATION) == Some(&ContentSource::Snapshot(n.into()).to_string())
+        })
     };
     caches.claims.list_in(&namespace).iter().any(of_it) || caches.volumes.list().iter().any(fills)
 }
@@ -334,8 +336,8 @@ async fn release(
     if let Some(content) = own.filter(|c| c.spec.deletion_policy == "Delete") {
         let api: Api<VolumeSnapshotContent> = Api::all(context.client.clone());
         let name = content.name_any();
-        if !content.annotations().contains_key(BEING_DELETED) {
-            let patch = json!({"metadata": {"annotations": {BEING_DELETED: "yes"}}});
+        if !content.annotations().contains_key(BEING_DELETED_ANNOTATION) {
+            let patch = json!({"metadata": {"annotations": {BEING_DELETED_ANNOTATION: "yes"}}});
             crate::ignore(api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await, &[404])?;
         }
         if content.metadata.deletion_timestamp.is_none() {
@@ -361,22 +363,23 @@ async fn content(context: &Context, caches: &Caches, key: &Key) -> Result {
     let api: Api<VolumeSnapshotContent> = Api::all(context.client.clone());
     let mut metadata = json!({});
     if content.metadata.deletion_timestamp.is_none() {
-        if !content.finalizers().iter().any(|f| f == CONTENT_BOUND) {
-            let all: Vec<String> = content.finalizers().iter().cloned().chain([CONTENT_BOUND.into()]).collect();
+        if !content.finalizers().iter().any(|f| f == CONTENT_FINALIZER) {
+            let all: Vec<String> = content.finalizers().iter().cloned().chain([CONTENT_FINALIZER.into()]).collect();
             metadata["finalizers"] = json!(all);
         }
-        if content.spec.driver == PROVISIONER && !content.labels().contains_key(NODE) {
+        if content.spec.driver == PROVISIONER && !content.labels().contains_key(NODE_KEY) {
             // Of one that an administrator made of what is there: its handle is NODE/NAME.
             let handle = content.spec.source.snapshot_handle.clone().unwrap_or_default();
-            if let Some((node, _)) = local_path::parts(&handle) {
-                metadata["labels"] = json!({NODE: node});
+            if let Some((node, _)) = local_path::split_snapshot_handle(&handle) {
+                metadata["labels"] = json!({NODE_KEY: node});
             }
         }
-    } else if content.spec.deletion_policy == "Delete" && !content.annotations().contains_key(BEING_DELETED) {
+    } else if content.spec.deletion_policy == "Delete" && !content.annotations().contains_key(BEING_DELETED_ANNOTATION)
+    {
         let of = &content.spec.volume_snapshot_ref;
         let of = Key::new(of.namespace.as_deref().unwrap_or(""), of.name.as_deref().unwrap_or(""));
         if caches.snapshots.get(&of).is_none() {
-            metadata["annotations"] = json!({BEING_DELETED: "yes"});
+            metadata["annotations"] = json!({BEING_DELETED_ANNOTATION: "yes"});
         }
     }
     if metadata.as_object().is_none_or(serde_json::Map::is_empty) {

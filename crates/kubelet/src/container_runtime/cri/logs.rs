@@ -24,9 +24,9 @@ pub async fn rotate(cri: Cri, config: Arc<Config>) {
             let label = |name: &str| container.labels.get(name).cloned().unwrap_or_default();
             let attempt = container.metadata.as_ref().map_or(0, |m| m.attempt as i32);
             let log = PodDirs::of(&config, &label(POD_UID)).log(&label(CONTAINER_NAME), attempt);
-            if std::fs::metadata(&log).is_ok_and(|meta| meta.len() >= runtime::LARGEST_LOG) {
+            if std::fs::metadata(&log).is_ok_and(|meta| meta.len() >= runtime::MAX_LOG_BYTES) {
                 let request = v1::ReopenContainerLogRequest { container_id: container.id.clone() };
-                let aside = runtime::put_log_aside(&log).map_err(|e| e.to_string());
+                let aside = runtime::rotate_log(&log).map_err(|e| e.to_string());
                 let reopened = cri.client().reopen_container_log(request).await.map_err(|s| s.message().to_string());
                 if let Err(error) = aside.and(reopened.map(|_| ())) {
                     tracing::warn!(log = %log.display(), error, "failed to rotate a container log");

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use network::cni;
-use network::plugin::{self, Answer, Asked};
+use network::plugin::{self, PluginRequest, PluginResponse};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -40,7 +40,7 @@ pub fn restored(config: &Config) -> Vec<IpAddr> {
 }
 
 fn read(path: &Path) -> Option<Lease> {
-    serde_json::from_slice(&bounded::bytes(path, bounded::OWN).ok()?).ok()
+    serde_json::from_slice(&bounded::bytes(path, bounded::MAX_OWN_FILE_BYTES).ok()?).ok()
 }
 
 /// Serves the plugin, and puts it and its configuration where the runtime looks for them.
@@ -57,7 +57,7 @@ pub async fn serve(node: NodeHandles, cri: Cri) -> io::Result<()> {
     // Runtimes take the first by its file's name.
     let folder = &cri.plugins().configurations;
     if let Ok(first) = cni::Cni::new(folder.clone(), Vec::new()).configuration()
-        && first.name != plugin::NETWORK
+        && first.name != plugin::NETWORK_NAME
     {
         tracing::warn!(
             network = first.name,
@@ -94,7 +94,7 @@ fn install(folders: &PluginFolders, socket: &Path) -> io::Result<()> {
     for folder in [&folders.programs, &folders.configurations] {
         std::fs::create_dir_all(folder).map_err(|e| place(e, folder))?;
     }
-    for name in [plugin::NAME, plugin::LOOPBACK] {
+    for name in [plugin::PLUGIN_NAME, plugin::LOOPBACK_PLUGIN_NAME] {
         let (link, new) = (folders.programs.join(name), folders.programs.join(format!(".{name}.new")));
         // A file that isn't ours is left alone.
         if std::fs::symlink_metadata(&link).is_ok_and(|_| !is_ours(&link)) {
@@ -105,9 +105,9 @@ fn install(folders: &PluginFolders, socket: &Path) -> io::Result<()> {
         let linked = std::os::unix::fs::symlink(&program, &new).and_then(|()| std::fs::rename(&new, &link));
         linked.map_err(|e| place(e, &link))?;
     }
-    let file = folders.configurations.join(plugin::CONFIGURATION);
-    let text = plugin::configuration(socket);
-    if bounded::text(&file, bounded::OWN).is_ok_and(|present| present == text) {
+    let file = folders.configurations.join(plugin::CONFLIST_FILE);
+    let text = plugin::conflist(socket);
+    if bounded::text(&file, bounded::MAX_OWN_FILE_BYTES).is_ok_and(|present| present == text) {
         return Ok(());
     }
     bounded::durable::replace(&file, text.as_bytes()).map_err(|e| place(e, &file))
@@ -115,8 +115,8 @@ fn install(folders: &PluginFolders, socket: &Path) -> io::Result<()> {
 
 /// Takes the plugin and its configuration away.
 pub fn uninstall(folders: &PluginFolders) {
-    let _ = std::fs::remove_file(folders.configurations.join(plugin::CONFIGURATION));
-    for link in [plugin::NAME, plugin::LOOPBACK].map(|name| folders.programs.join(name)) {
+    let _ = std::fs::remove_file(folders.configurations.join(plugin::CONFLIST_FILE));
+    for link in [plugin::PLUGIN_NAME, plugin::LOOPBACK_PLUGIN_NAME].map(|name| folders.programs.join(name)) {
         if is_ours(&link) {
             let _ = std::fs::remove_file(link);
         }
@@ -130,25 +130,25 @@ fn is_ours(link: &Path) -> bool {
 
 async fn answer(node: &NodeHandles, stream: UnixStream) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
-    let line = bounded::line_async(&mut stream, plugin::LONGEST).await?.unwrap_or_default();
-    let asked: Asked = serde_json::from_str(&line)?;
-    let answer = match asked.command.as_str() {
-        "ADD" => match add(node, &asked).await {
-            Ok(addresses) => Answer { addresses, error: None },
-            Err(error) => Answer { addresses: Vec::new(), error: Some(error.to_string()) },
+    let line = bounded::line_async(&mut stream, plugin::MAX_MESSAGE_BYTES).await?.unwrap_or_default();
+    let request: PluginRequest = serde_json::from_str(&line)?;
+    let answer = match request.command.as_str() {
+        "ADD" => match add(node, &request).await {
+            Ok(addresses) => PluginResponse { addresses, error: None },
+            Err(error) => PluginResponse { addresses: Vec::new(), error: Some(error.to_string()) },
         },
         _ => {
-            delete(node, &asked).await;
-            Answer::default()
+            delete(node, &request).await;
+            PluginResponse::default()
         }
     };
     stream.get_mut().write_all(format!("{}\n", serde_json::to_string(&answer)?).as_bytes()).await
 }
 
 /// The file of a pod's lease; none for what can't be a pod.
-fn file(node: &NodeHandles, asked: &Asked) -> Option<PathBuf> {
+fn file(node: &NodeHandles, request: &PluginRequest) -> Option<PathBuf> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    let uid = Some(&asked.uid).filter(|uid| !uid.is_empty() && uid.chars().all(plain));
+    let uid = Some(&request.uid).filter(|uid| !uid.is_empty() && uid.chars().all(plain));
     uid.map(|uid| leases(&node.config).join(format!("{uid}.json")))
 }
 
@@ -163,28 +163,28 @@ enum AddError {
     Io(#[from] io::Error),
 }
 
-async fn add(node: &NodeHandles, asked: &Asked) -> Result<Vec<IpAddr>, AddError> {
-    let file = file(node, asked).ok_or(AddError::NoPod)?;
-    release(node, &asked.uid, &file, &asked.namespace).await;
-    let pod = cni::Pod { uid: asked.uid.clone(), ..cni::Pod::default() };
-    let (ips, _) = node.network.connect(&pod, &asked.namespace).await?;
-    let lease = Lease { sandbox: asked.sandbox.clone(), ips: ips.clone() };
+async fn add(node: &NodeHandles, request: &PluginRequest) -> Result<Vec<IpAddr>, AddError> {
+    let file = file(node, request).ok_or(AddError::NoPod)?;
+    release(node, &request.uid, &file, &request.namespace).await;
+    let pod = cni::Pod { uid: request.uid.clone(), ..cni::Pod::default() };
+    let (ips, _) = node.network.connect(&pod, &request.namespace).await?;
+    let lease = Lease { sandbox: request.sandbox.clone(), ips: ips.clone() };
     bounded::durable::replace(&file, &serde_json::to_vec(&lease).unwrap_or_default())?;
     Ok(ips)
 }
 
-async fn delete(node: &NodeHandles, asked: &Asked) {
-    let Some(file) = file(node, asked) else { return };
+async fn delete(node: &NodeHandles, request: &PluginRequest) {
+    let Some(file) = file(node, request) else { return };
     // Runtimes delete more than once, also when the pod has another sandbox by then.
-    if read(&file).is_some_and(|lease| lease.sandbox == asked.sandbox) {
-        release(node, &asked.uid, &file, &asked.namespace).await;
+    if read(&file).is_some_and(|lease| lease.sandbox == request.sandbox) {
+        release(node, &request.uid, &file, &request.namespace).await;
     }
 }
 
 /// Frees what a pod that is gone had, if it has it still.
 pub async fn forget(node: &NodeHandles, uid: &str) {
-    let asked = Asked { uid: uid.into(), ..Asked::default() };
-    if let Some(file) = file(node, &asked) {
+    let request = PluginRequest { uid: uid.into(), ..PluginRequest::default() };
+    if let Some(file) = file(node, &request) {
         release(node, uid, &file, Path::new("")).await;
     }
 }

@@ -132,7 +132,7 @@ fn confined(
                 reason: WaitingReason::CreateContainerError,
                 message: format!("cannot load seccomp profile {:?}: {why}", path.display().to_string()),
             };
-            let text = bounded::text(&path, bounded::OWN).map_err(|e| failed(e.to_string()))?;
+            let text = bounded::text(&path, bounded::MAX_OWN_FILE_BYTES).map_err(|e| failed(e.to_string()))?;
             runtime::seccomp_profile(&text).map_err(failed)?;
             Ok((false, Some(text)))
         }

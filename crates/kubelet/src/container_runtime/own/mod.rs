@@ -273,7 +273,8 @@ impl Shim {
 
 /// The cgroup that a container's bundle names (runtime-spec, `cgroupsPath`).
 fn cgroup_in(bundle: &Path) -> Option<String> {
-    let config: Value = serde_json::from_slice(&bounded::bytes(bundle.join("config.json"), bounded::OWN).ok()?).ok()?;
+    let config: Value =
+        serde_json::from_slice(&bounded::bytes(bundle.join("config.json"), bounded::MAX_OWN_FILE_BYTES).ok()?).ok()?;
     config["linux"]["cgroupsPath"].as_str().filter(|path| !path.is_empty()).map(String::from)
 }
 

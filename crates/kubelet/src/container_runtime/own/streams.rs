@@ -29,7 +29,7 @@ const MAX_MESSAGE_BYTES: usize = 1024;
 /// # Errors
 /// Those of the file system.
 pub fn exec_process(of_container: &Path, command: &[String], tty: bool) -> io::Result<tempfile::NamedTempFile> {
-    let mut process: Value = serde_json::from_slice(&bounded::bytes(of_container, bounded::OWN)?)?;
+    let mut process: Value = serde_json::from_slice(&bounded::bytes(of_container, bounded::MAX_OWN_FILE_BYTES)?)?;
     process["args"] = command.into();
     process["terminal"] = tty.into();
     if tty && let Some(env) = process["env"].as_array_mut() {

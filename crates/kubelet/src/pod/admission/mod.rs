@@ -185,12 +185,12 @@ fn predicate_failures<'a>(
         shortages(own, others.clone(), allocatable).into_iter().map(PredicateFailure::InsufficientResource).collect();
     let wants = |node: &Node| {
         let spec = pod.spec.as_ref();
-        spec.is_none_or(|s| placement::wanted_by(s.node_selector.as_ref(), s.affinity.as_ref(), node))
+        spec.is_none_or(|s| placement::node_affinity_matches(s.node_selector.as_ref(), s.affinity.as_ref(), node))
     };
     if node.is_some_and(|node| !wants(node)) {
         found.push(AFFINITY);
     }
-    if others.into_iter().any(|other| placement::collide(&own.ports, &other.ports)) {
+    if others.into_iter().any(|other| placement::host_ports_conflict(&own.ports, &other.ports)) {
         found.push(PredicateFailure::Predicate(
             "NodePorts",
             "node(s) didn't have free ports for the requested pod ports",

@@ -66,7 +66,8 @@ pub async fn check(target: &Target, action: &GRPCAction) -> Result<(), String> {
     };
     let response = response.map_err(|e| fail(&e))?;
     let head = response.headers().clone();
-    let (body, trailers) = bounded::gathered(response.into_body(), MAX_RESPONSE_BYTES).await.map_err(|e| fail(&e))?;
+    let (body, trailers) =
+        bounded::body_with_trailers(response.into_body(), MAX_RESPONSE_BYTES).await.map_err(|e| fail(&e))?;
     let said = |name: &str| {
         let value = trailers.get(name).or_else(|| head.get(name));
         value.and_then(|v| v.to_str().ok()).unwrap_or("").to_string()

@@ -97,7 +97,8 @@ pub fn tls(alpn: &[&[u8]]) -> Result<TlsConnector, String> {
     let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?;
-    let anybody = builder.dangerous().with_custom_certificate_verifier(Arc::new(pki::Anybody::new(provider)));
+    let anybody =
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(pki::InsecureSkipVerify::new(provider)));
     let mut config = anybody.with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
     Ok(TlsConnector::from(Arc::new(config)))

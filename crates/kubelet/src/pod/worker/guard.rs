@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use informer::quarantine::{Handling, version_of};
+use informer::quarantine::{HandlingGuard, version_of};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use tokio::sync::watch;
@@ -33,13 +33,13 @@ pub async fn run(context: Arc<Context>, pod: Arc<Pod>, wanted: watch::Receiver<W
 }
 
 /// Begins to handle a pod. While the pod is quarantined, this says so by an event and waits for the pod's next change.
-pub async fn begin(context: &Context, pod: &Pod, uid: &str, wanted: &mut watch::Receiver<Wanted>) -> Handling {
+pub async fn begin(context: &Context, pod: &Pod, uid: &str, wanted: &mut watch::Receiver<Wanted>) -> HandlingGuard {
     let mut is_reported = false;
     loop {
         let current = wanted.borrow_and_update().clone();
-        let left_alone = match context.quarantine.enter(uid, || version(current.as_deref())).await {
+        let quarantined = match context.quarantine.enter(uid, || version(current.as_deref())).await {
             Ok(handling) => return handling,
-            Err(left_alone) => left_alone,
+            Err(quarantined) => quarantined,
         };
         if !is_reported {
             let why = "The handling of this pod ended the kubelet's process twice: the pod is left alone until its spec changes or it is deleted";
@@ -52,7 +52,7 @@ pub async fn begin(context: &Context, pod: &Pod, uid: &str, wanted: &mut watch::
                 // The manager is gone: the process ends.
                 std::future::pending::<()>().await;
             },
-            () = tokio::time::sleep(left_alone.again.unwrap_or_default()), if left_alone.again.is_some() => {}
+            () = tokio::time::sleep(quarantined.retry_after.unwrap_or_default()), if quarantined.retry_after.is_some() => {}
         }
     }
 }

@@ -77,7 +77,7 @@ impl Worker {
         let goes_on = is_static || (self.is_inherited && is_cut_off);
         let permitted = async {
             tokio::select! {
-                () = self.context.local.permitted(&self.uid) => {}
+                () = self.context.local.wait_until_allowed(&self.uid) => {}
                 _ = changes.changed() => {}
             }
         };

@@ -21,7 +21,7 @@ use ::csi::v1::node_client::NodeClient;
 use informer::{Informers, Recorder};
 use kube::Client;
 use parking_lot::Mutex;
-use runtime::turns::Turns;
+use runtime::keyed_mutex::KeyedMutex;
 use tonic::transport::Channel;
 
 use super::VolumeError;
@@ -53,7 +53,7 @@ struct Driver {
 pub struct Drivers {
     known: Mutex<BTreeMap<String, Driver>>,
     /// Calls that concern one volume are made one after the other.
-    turns: Turns,
+    keyed_mutex: KeyedMutex,
     /// The volumes in use as they were reported last.
     reported_in_use: tokio::sync::Mutex<Option<BTreeSet<String>>>,
 }
@@ -65,7 +65,7 @@ impl Drivers {
 
     /// Waits until no other call concerns a volume.
     async fn lock(&self, driver: &str, handle: &str) -> tokio::sync::OwnedMutexGuard<()> {
-        self.turns.of(&format!("{driver}/{handle}")).await
+        self.keyed_mutex.lock(&format!("{driver}/{handle}")).await
     }
 }
 

@@ -27,14 +27,16 @@ pub struct Record {
 /// What the node uses of what is attached to it, as `status.volumesInUse` names it.
 pub fn in_use(config: &Config) -> BTreeSet<String> {
     let attached = all_records(config).filter(|(_, r)| r.attached);
-    attached.map(|(_, r)| ::csi::unique_name(&r.driver, &r.handle)).collect()
+    attached.map(|(_, r)| ::csi::unique_volume_name(&r.driver, &r.handle)).collect()
 }
 
 /// The records of one pod.
 pub fn records(pod: &Path) -> Vec<(PathBuf, Record)> {
     let files = std::fs::read_dir(pod.join("csi")).into_iter().flatten().flatten();
     files
-        .filter_map(|f| Some((f.path(), serde_json::from_slice(&bounded::bytes(f.path(), bounded::OWN).ok()?).ok()?)))
+        .filter_map(|f| {
+            Some((f.path(), serde_json::from_slice(&bounded::bytes(f.path(), bounded::MAX_OWN_FILE_BYTES).ok()?).ok()?))
+        })
         .collect()
 }
 

@@ -135,7 +135,7 @@ fn prepare(csi: &Csi) -> std::io::Result<()> {
 /// Asks the driver of a socket for its name, and registers it.
 async fn register(csi: &Csi, socket: &Path) -> Result<String, RegistrationError> {
     let said = |status: tonic::Status| RegistrationError::Plugin(status.message().into());
-    let mut registration = RegistrationClient::new(::csi::connection(socket));
+    let mut registration = RegistrationClient::new(::csi::connect(socket));
     let info = registration.get_info(InfoRequest {}).await.map_err(said)?.into_inner();
     let joined = register_driver(csi, &info, socket).await;
     let status = RegistrationStatus {
@@ -147,7 +147,7 @@ async fn register(csi: &Csi, socket: &Path) -> Result<String, RegistrationError>
 }
 
 async fn register_driver(csi: &Csi, info: &PluginInfo, socket: &Path) -> Result<(), RegistrationError> {
-    if info.r#type != ::csi::PLUGIN {
+    if info.r#type != ::csi::PLUGIN_TYPE {
         return Err(RegistrationError::UnknownType(info.r#type.clone()));
     }
     if !info.supported_versions.iter().any(|v| v.trim_start_matches('v').starts_with("1.") || v == "v1") {
@@ -159,7 +159,7 @@ async fn register_driver(csi: &Csi, info: &PluginInfo, socket: &Path) -> Result<
         driver: info.name.clone(),
         message: status.message().into(),
     };
-    let mut node = NodeClient::new(::csi::connection(&endpoint));
+    let mut node = NodeClient::new(::csi::connect(&endpoint));
     let said = node.node_get_capabilities(NodeGetCapabilitiesRequest {}).await.map_err(failed)?.into_inner();
     let own = node.node_get_info(NodeGetInfoRequest {}).await.map_err(failed)?.into_inner();
     let can = |capability: Capability| {

@@ -1,5 +1,6 @@
-//! Certificate signing requests. They are read once, into facts; the facts are judged, and a certificate is made of the
-//! facts alone. So nothing can stand in a certificate that nobody looked at, and no second reader can see another name.
+//! Certificate signing requests (PKCS #10, RFC 2986). A request is parsed once, into a [`CertificateRequest`]; the approver and the signer
+//! judge that value, and the certificate is made of it alone. So nothing that wasn't judged gets into a certificate, and no second
+//! parser can see another name.
 
 use std::net::IpAddr;
 
@@ -14,37 +15,44 @@ use x509_parser::prelude::FromDer as _;
 
 use crate::ca::{Authority, LEAF_DAYS, PkiError, Usage, valid_for};
 
-/// The largest request that is read, in bytes, and the most names in it.
+/// Limits of a request: bytes, and subject alternative names.
 const MAX_BYTES: usize = 64 << 10;
 const MAX_NAMES: usize = 100;
 
-/// What a certificate signing request asks for. Its signature was good.
+/// The content of a certificate signing request whose signature is valid.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RequestFacts {
+pub struct CertificateRequest {
+    /// The subject's common name.
     pub common_name: String,
-    /// One at most.
+    /// The subject's organizations; at most one.
     pub organizations: Vec<String>,
+    /// DNS names of the subject alternative name.
     pub dns_names: Vec<String>,
+    /// IP addresses of the subject alternative name.
     pub addresses: Vec<IpAddr>,
-    /// Alternative names of other sorts: e-mail addresses, URIs, …; no certificate is made with them.
+    /// Whether it has alternative names of other types (e-mail addresses, URIs, …), with which no certificate is issued.
     pub has_other_names: bool,
-    /// The public key, as DER.
+    /// The public key (SubjectPublicKeyInfo, DER).
     pub key: Vec<u8>,
 }
 
-/// What a certificate may be used for, and how long.
+/// Usages and validity that a signer grants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
+pub struct SigningProfile {
+    /// Extended key usage.
     pub usage: Usage,
+    /// Whether the key usage `keyEncipherment` is granted beside `digitalSignature`.
     pub key_encipherment: bool,
-    /// Seconds; the authority's own limit if none are said, or more.
+    /// Validity in seconds, at most a year; a year if there is none.
     pub seconds: Option<i64>,
 }
 
+/// Parses a request and verifies its signature.
+///
 /// # Errors
-/// When `pem` is no certificate signing request, its signature is wrong, or its subject can be read in two ways: it
-/// must have one common name, and nothing beside it but one organization.
-pub fn request_facts(pem: &str) -> Result<RequestFacts, PkiError> {
+/// [`PkiError::Parse`] when `pem` isn't one certificate signing request, its signature is wrong, or its subject is ambiguous: the
+/// subject must have one common name, and nothing beside it but one organization.
+pub fn parse_certificate_request(pem: &str) -> Result<CertificateRequest, PkiError> {
     let malformed = |why: &str| PkiError::Parse(format!("the certificate request {why}"));
     if pem.len() > MAX_BYTES {
         return Err(malformed("is too large"));
@@ -60,32 +68,32 @@ pub fn request_facts(pem: &str) -> Result<RequestFacts, PkiError> {
         return Err(malformed("has bytes after its end"));
     }
     request.verify_signature().map_err(|_| malformed("isn't signed by its own key"))?;
-    let info = &request.certification_request_info;
-    let mut facts = RequestFacts { key: info.subject_pki.raw.to_vec(), ..RequestFacts::default() };
+    let parsed = &request.certification_request_info;
+    let mut info = CertificateRequest { key: parsed.subject_pki.raw.to_vec(), ..CertificateRequest::default() };
     let mut common_names = Vec::new();
-    for attribute in info.subject.iter_attributes() {
+    for attribute in parsed.subject.iter_attributes() {
         let text = attribute.as_str().map_err(|_| malformed("has a subject that is no text"))?;
         if text.is_empty() || text.chars().any(char::is_control) {
             return Err(malformed("has a subject with an empty or unprintable part"));
         }
         match attribute.attr_type() {
             oid if *oid == OID_X509_COMMON_NAME => common_names.push(text.to_string()),
-            oid if *oid == OID_X509_ORGANIZATION_NAME => facts.organizations.push(text.to_string()),
+            oid if *oid == OID_X509_ORGANIZATION_NAME => info.organizations.push(text.to_string()),
             oid => return Err(malformed(&format!("has a subject with {oid}, beside common name and organizations"))),
         }
     }
-    facts.common_name = match <[String; 1]>::try_from(common_names) {
+    info.common_name = match <[String; 1]>::try_from(common_names) {
         Ok([name]) => name,
         Err(names) => return Err(malformed(&format!("must have one common name, and has {}", names.len()))),
     };
-    if facts.organizations.len() > 1 {
+    if info.organizations.len() > 1 {
         return Err(malformed("may have one organization, and has several"));
     }
-    alternative_names(&request, &mut facts)?;
-    Ok(facts)
+    alternative_names(&request, &mut info)?;
+    Ok(info)
 }
 
-fn alternative_names(request: &X509CertificationRequest<'_>, facts: &mut RequestFacts) -> Result<(), PkiError> {
+fn alternative_names(request: &X509CertificationRequest<'_>, info: &mut CertificateRequest) -> Result<(), PkiError> {
     let attributes = request.certification_request_info.iter_attributes();
     let extensions = attributes.filter_map(|attribute| match attribute.parsed_attribute() {
         ParsedCriAttribute::ExtensionRequest(requested) => Some(&requested.extensions),
@@ -97,14 +105,14 @@ fn alternative_names(request: &X509CertificationRequest<'_>, facts: &mut Request
     });
     for name in names.flatten() {
         match name {
-            GeneralName::DNSName(name) => facts.dns_names.push((*name).to_string()),
+            GeneralName::DNSName(name) => info.dns_names.push((*name).to_string()),
             GeneralName::IPAddress(raw) => match crate::ca::address(raw) {
-                Some(address) => facts.addresses.push(address),
+                Some(address) => info.addresses.push(address),
                 None => return Err(PkiError::Parse("an address in the certificate request is malformed".into())),
             },
-            _ => facts.has_other_names = true,
+            _ => info.has_other_names = true,
         }
-        if facts.dns_names.len().saturating_add(facts.addresses.len()) > MAX_NAMES {
+        if info.dns_names.len().saturating_add(info.addresses.len()) > MAX_NAMES {
             return Err(PkiError::Parse("the certificate request has too many names".into()));
         }
     }
@@ -112,34 +120,34 @@ fn alternative_names(request: &X509CertificationRequest<'_>, facts: &mut Request
 }
 
 impl Authority {
-    /// Makes a certificate of the facts of a request, for its key.
+    /// Issues a certificate for the key, subject and names of a request.
     ///
     /// # Errors
-    /// When the key or a name can't stand in a certificate.
-    pub fn sign(&self, facts: &RequestFacts, terms: Terms) -> Result<String, PkiError> {
+    /// [`PkiError::Issue`] when the key or a name can't stand in a certificate.
+    pub fn sign(&self, info: &CertificateRequest, profile: SigningProfile) -> Result<String, PkiError> {
         let mut subject = DistinguishedName::new();
-        for organization in &facts.organizations {
+        for organization in &info.organizations {
             subject.push(DnType::OrganizationName, organization);
         }
-        subject.push(DnType::CommonName, &facts.common_name);
+        subject.push(DnType::CommonName, &info.common_name);
         let mut params = CertificateParams::default();
         params.distinguished_name = subject;
         params.is_ca = IsCa::NoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        if terms.key_encipherment {
+        if profile.key_encipherment {
             params.key_usages.push(KeyUsagePurpose::KeyEncipherment);
         }
-        params.extended_key_usages = vec![terms.usage.purpose()];
-        for name in &facts.dns_names {
+        params.extended_key_usages = vec![profile.usage.purpose()];
+        for name in &info.dns_names {
             params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
         }
-        params.subject_alt_names.extend(facts.addresses.iter().map(|address| SanType::IpAddress(*address)));
+        params.subject_alt_names.extend(info.addresses.iter().map(|address| SanType::IpAddress(*address)));
         valid_for(&mut params, LEAF_DAYS);
         let end = |seconds| OffsetDateTime::now_utc().checked_add(Duration::seconds(seconds));
-        if let Some(end) = terms.seconds.and_then(end) {
+        if let Some(end) = profile.seconds.and_then(end) {
             params.not_after = params.not_after.min(end);
         }
-        let key = SubjectPublicKeyInfo::from_der(&facts.key)?;
+        let key = SubjectPublicKeyInfo::from_der(&info.key)?;
         Ok(params.signed_by(&key, self.issuer())?.pem())
     }
 }
@@ -149,7 +157,7 @@ mod tests {
     use rcgen::KeyPair;
 
     use super::*;
-    use crate::{certificate_facts, new_key, request};
+    use crate::{create_certificate_request, new_key, parse_certificate};
 
     /// A request (PEM) with this subject, in this order.
     fn with_subject(parts: &[(DnType, &str)], names: &[SanType]) -> String {
@@ -168,23 +176,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ca = Authority::load_or_create(folder.path(), "ca").unwrap();
         let names = ["n".to_string(), "192.0.2.1".to_string(), "2001:db8::1".to_string()];
-        let pem = request(&new_key().unwrap(), "system:node:n", "system:nodes", &names).unwrap();
-        let facts = request_facts(&pem).unwrap();
-        assert_eq!(facts.dns_names, ["n"]);
-        let terms = Terms { usage: Usage::Server, key_encipherment: false, seconds: Some(600) };
-        let made = certificate_facts(&ca.sign(&facts, terms).unwrap()).unwrap();
+        let pem = create_certificate_request(&new_key().unwrap(), "system:node:n", "system:nodes", &names).unwrap();
+        let info = parse_certificate_request(&pem).unwrap();
+        assert_eq!(info.dns_names, ["n"]);
+        let profile = SigningProfile { usage: Usage::Server, key_encipherment: false, seconds: Some(600) };
+        let made = parse_certificate(&ca.sign(&info, profile).unwrap()).unwrap();
         assert_eq!((made.common_name.as_str(), made.names.as_slice()), ("system:node:n", names.as_slice()));
         assert_eq!(made.organizations, ["system:nodes"]);
         assert!((made.not_after - made.not_before - 3600 - 600).abs() <= 1);
-        let year = ca.sign(&facts, Terms { seconds: Some(i64::MAX), ..terms }).unwrap();
-        let year = certificate_facts(&year).unwrap();
+        let year = ca.sign(&info, SigningProfile { seconds: Some(i64::MAX), ..profile }).unwrap();
+        let year = parse_certificate(&year).unwrap();
         assert_eq!(year.not_after - year.not_before, 3600 + LEAF_DAYS * 86400, "no longer than the authority lets it");
     }
 
     #[test]
     fn a_request_that_may_be_read_in_two_ways_is_refused() {
         let good = with_subject(&[(DnType::OrganizationName, "system:nodes"), (DnType::CommonName, "a")], &[]);
-        assert!(request_facts(&good).is_ok());
+        assert!(parse_certificate_request(&good).is_ok());
         for (pem, want) in [
             // Two of a kind, which `rcgen` can't write: made by `openssl req -new -subj`.
             (include_str!("testdata/two-names.csr"), "one common name, and has 2"),
@@ -197,7 +205,7 @@ mod tests {
             (&good.replace("CERTIFICATE REQUEST", "CERTIFICATE"), "one PEM block"),
             ("nonsense", "no PEM block"),
         ] {
-            let error = request_facts(pem).unwrap_err().to_string();
+            let error = parse_certificate_request(pem).unwrap_err().to_string();
             assert!(error.contains(want), "{want}: {error}");
         }
         // One that another key signed.
@@ -207,6 +215,6 @@ mod tests {
         use base64::Engine as _;
         let body = base64::engine::general_purpose::STANDARD.encode(bytes);
         let forged = format!("-----BEGIN CERTIFICATE REQUEST-----\n{body}\n-----END CERTIFICATE REQUEST-----\n");
-        assert!(request_facts(&forged).unwrap_err().to_string().contains("own key"));
+        assert!(parse_certificate_request(&forged).unwrap_err().to_string().contains("own key"));
     }
 }

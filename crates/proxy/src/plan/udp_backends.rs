@@ -1,4 +1,4 @@
-//! Who may answer datagrams (UDP) to services and ports of the machine: flows that somebody else answers lead nowhere.
+//! The UDP backends of services and host ports: conntrack entries to any other backend are stale (kube-proxy's `conntrack` cleaner).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -8,83 +8,89 @@ use apimachinery::Family;
 use informer::Pod;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use network::flows::Flow;
+use network::conntrack::Entry;
 use network::nft;
 
-use super::{Endpoint, Here, address, all_endpoints, host_address, on_the_machine, reachable};
+use super::endpoints::{Endpoint, PlanContext, address, all_endpoints};
+use super::host_ports::{host_address, host_port_mappings, reachable};
 
-/// Where datagrams are sent.
+/// Where clients send datagrams.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
-    At(SocketAddr),
-    /// A port of the machine, at whatever address.
-    Port(u16),
+pub(super) enum UdpDestination {
+    Address(SocketAddr),
+    /// A node port or host port, at any address of the node.
+    NodePort(u16),
 }
 
 /// The places of some services or pods, each with who may answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Datagrams(BTreeMap<Place, BTreeSet<SocketAddr>>);
+pub struct UdpBackends(BTreeMap<UdpDestination, BTreeSet<SocketAddr>>);
 
-impl Datagrams {
-    /// Whether a flow leads to who isn't there any more, or past those who are there now.
-    pub fn is_stale(&self, flow: &Flow) -> bool {
-        if let Some(answering) = self.0.get(&Place::At(flow.to)) {
-            return !answering.contains(&flow.answers);
+impl UdpBackends {
+    /// Whether an entry leads to a removed backend, or bypasses the present ones.
+    pub fn is_stale(&self, entry: &Entry) -> bool {
+        if let Some(answering) = self.0.get(&UdpDestination::Address(entry.original_destination)) {
+            return !answering.contains(&entry.reply_source);
         }
-        // What isn't translated isn't for a port of this machine that leads to others.
-        let answering = self.0.get(&Place::Port(flow.to.port())).filter(|_| flow.to != flow.answers);
-        answering.is_some_and(|answering| !answering.contains(&flow.answers))
+        // An entry without translation isn't for a host port.
+        let answering = self
+            .0
+            .get(&UdpDestination::NodePort(entry.original_destination.port()))
+            .filter(|_| entry.original_destination != entry.reply_source);
+        answering.is_some_and(|answering| !answering.contains(&entry.reply_source))
     }
 
-    pub fn extend(&mut self, more: Datagrams) {
+    /// Adds the backends of `more`.
+    pub fn extend(&mut self, more: UdpBackends) {
         self.0.extend(more.0);
     }
 
+    /// Whether there are no UDP destinations.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    fn add(&mut self, place: Place, answering: &BTreeSet<SocketAddr>) {
-        self.0.entry(place).or_default().extend(answering);
+    fn add(&mut self, destination: UdpDestination, answering: &BTreeSet<SocketAddr>) {
+        self.0.entry(destination).or_default().extend(answering);
     }
 }
 
-/// Those of a service. Endpoints that end still answer those who have come to them.
-pub(super) fn of_service(here: Here<'_>, service: &Service, slices: &[&Arc<EndpointSlice>]) -> Datagrams {
-    let mut all = Datagrams::default();
+/// The UDP backends of a service. Terminating endpoints still serve their existing flows.
+pub(super) fn of_service(context: PlanContext<'_>, service: &Service, slices: &[&Arc<EndpointSlice>]) -> UdpBackends {
+    let mut all = UdpBackends::default();
     let Some(spec) = &service.spec else { return all };
     let balancer = service.status.iter().flat_map(|s| &s.load_balancer).flat_map(|l| l.ingress.iter().flatten());
     let addresses = spec.cluster_ips.iter().flatten().chain(spec.external_ips.iter().flatten());
     let addresses = addresses.cloned().chain(balancer.filter_map(|ingress| ingress.ip.clone()));
-    let addresses: Vec<_> = addresses.filter_map(|ip| address(here.family, &ip)).collect();
+    let addresses: Vec<_> = addresses.filter_map(|ip| address(context.family, &ip)).collect();
     for port in spec.ports.iter().flatten().filter(|port| port.protocol.as_deref() == Some("UDP")) {
-        let (ready, serving) = all_endpoints(here, slices, port);
+        let (ready, serving) = all_endpoints(context, slices, port);
         let at = |endpoint: &Endpoint| SocketAddr::new(endpoint.address, endpoint.port);
         let answering = ready.iter().chain(&serving).map(at).collect();
-        for address in addresses.iter().filter(|address| Some(**address) != here.config.cluster_dns) {
+        for address in addresses.iter().filter(|address| Some(**address) != context.config.cluster_dns) {
             if let Some(port) = nft::port(port.port) {
-                all.add(Place::At(SocketAddr::new(*address, port)), &answering);
+                all.add(UdpDestination::Address(SocketAddr::new(*address, port)), &answering);
             }
         }
         if let Some(port) = port.node_port.and_then(nft::port) {
-            all.add(Place::Port(port), &answering);
+            all.add(UdpDestination::NodePort(port), &answering);
         }
     }
     all
 }
 
-/// Those of this node's own pods.
-pub fn of_pods(family: Family, pods: &[Arc<Pod>]) -> Datagrams {
-    let mut all = Datagrams::default();
+/// The UDP backends of host ports of this node's pods.
+pub fn of_pods(family: Family, pods: &[Arc<Pod>]) -> UdpBackends {
+    let mut all = UdpBackends::default();
     for (pod, address) in reachable(family, pods) {
-        for (from, port) in on_the_machine(pod).filter(|(_, port)| port.protocol.as_deref() == Some("UDP")) {
+        for (from, port) in host_port_mappings(pod).filter(|(_, port)| port.protocol.as_deref() == Some("UDP")) {
             let Some(to) = nft::port(port.container_port) else { continue };
-            let place = match host_address(family, port) {
-                Some(None) => Place::Port(from),
-                Some(Some(host)) => Place::At(SocketAddr::new(host, from)),
+            let destination = match host_address(family, port) {
+                Some(None) => UdpDestination::NodePort(from),
+                Some(Some(host)) => UdpDestination::Address(SocketAddr::new(host, from)),
                 None => continue,
             };
-            all.add(place, &BTreeSet::from([SocketAddr::new(address, to)]));
+            all.add(destination, &BTreeSet::from([SocketAddr::new(address, to)]));
         }
     }
     all
@@ -95,7 +101,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::plan::{Place as Here, Planner};
+    use crate::plan::{NodeTopology, Planner};
 
     #[test]
     fn flows_to_who_is_gone_are_stale() {
@@ -119,10 +125,11 @@ mod tests {
             bridge: None,
         };
         let mut planner = Planner::new(Family::V4);
-        planner.parts(&config, &Here::default(), &[Arc::new(service)], &[Arc::new(slice)]);
-        let datagrams = planner.datagrams();
+        planner.parts(&config, &NodeTopology::default(), &[Arc::new(service)], &[Arc::new(slice)]);
+        let udp_backends = planner.udp_backends();
         let stale = |to: &str, answers: &str| {
-            datagrams.is_stale(&Flow { to: to.parse().unwrap(), answers: answers.parse().unwrap() })
+            udp_backends
+                .is_stale(&Entry { original_destination: to.parse().unwrap(), reply_source: answers.parse().unwrap() })
         };
         for to in ["10.43.0.5:53", "192.0.2.5:53", "192.0.2.6:53", "192.168.7.7:30053"] {
             assert!(!stale(to, "10.42.0.2:5353") && !stale(to, "10.42.0.3:5353"), "{to}");

@@ -1,4 +1,4 @@
-//! Amounts of resources: what pods ask for, and what nodes have.
+//! Amounts of resources: requests of pods, and allocatable of nodes.
 
 use std::collections::BTreeMap;
 
@@ -7,36 +7,42 @@ use informer::Pod;
 use informer::pod::Container;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-/// Amounts as the API lists them.
-pub type Listed = BTreeMap<String, Quantity>;
+/// Amounts as in the API (`ResourceList`).
+pub type ResourceList = BTreeMap<String, Quantity>;
 
+/// Amounts of resources.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Amounts {
+pub struct Resources {
+    /// CPU in thousandths of a core.
     pub cpu_milli: i64,
+    /// Memory in bytes.
     pub memory: i64,
+    /// Number of pods.
     pub pods: i64,
-    /// Ephemeral storage, huge pages, devices: whole units by name.
+    /// Ephemeral storage, huge pages and extended resources, by name, in whole units.
     pub others: BTreeMap<String, i64>,
 }
 
-impl Amounts {
-    pub fn read(listed: Option<&Listed>) -> Self {
-        let mut amounts = Amounts::default();
+impl Resources {
+    /// Parses amounts.
+    pub fn read(listed: Option<&ResourceList>) -> Self {
+        let mut resources = Resources::default();
         for (name, quantity) in listed.into_iter().flatten() {
             let number: Number = quantity.0.parse().unwrap_or_default();
             match name.as_str() {
-                "cpu" => amounts.cpu_milli = number.milli(),
-                "memory" => amounts.memory = number.value(),
-                "pods" => amounts.pods = number.value(),
+                "cpu" => resources.cpu_milli = number.milli(),
+                "memory" => resources.memory = number.value(),
+                "pods" => resources.pods = number.value(),
                 _ => {
-                    amounts.others.insert(name.clone(), number.value());
+                    resources.others.insert(name.clone(), number.value());
                 }
             }
         }
-        amounts
+        resources
     }
 
-    pub fn add(&mut self, other: &Amounts) {
+    /// Adds amounts.
+    pub fn add(&mut self, other: &Resources) {
         self.cpu_milli += other.cpu_milli;
         self.memory += other.memory;
         self.pods += other.pods;
@@ -45,7 +51,8 @@ impl Amounts {
         }
     }
 
-    pub fn subtract(&mut self, other: &Amounts) {
+    /// Subtracts amounts.
+    pub fn subtract(&mut self, other: &Resources) {
         self.cpu_milli -= other.cpu_milli;
         self.memory -= other.memory;
         self.pods -= other.pods;
@@ -54,8 +61,8 @@ impl Amounts {
         }
     }
 
-    /// The larger of both, resource by resource.
-    fn raise_to(&mut self, other: &Amounts) {
+    /// Raises each resource to the larger of both amounts.
+    fn raise_to(&mut self, other: &Resources) {
         self.cpu_milli = self.cpu_milli.max(other.cpu_milli);
         self.memory = self.memory.max(other.memory);
         for (name, amount) in &other.others {
@@ -65,14 +72,14 @@ impl Amounts {
     }
 }
 
-/// What a pod asks for: its containers and sidecars together, or its largest init container if that is more; a request
-/// for the whole pod, where there is one, instead; and the overhead of its runtime.
-pub fn requests(pod: &Pod) -> Amounts {
-    let Some(spec) = &pod.spec else { return Amounts::default() };
-    let of = |c: &Container| Amounts::read(c.resources.as_ref().and_then(|r| r.requests.as_ref()));
-    let mut total = Amounts::default();
+/// The requests of a pod: the sum of its containers and sidecars, or its largest init container if that is more (KEP-753); pod-level
+/// requests replace them (KEP-2837); plus the overhead (KEP-688).
+pub fn requests(pod: &Pod) -> Resources {
+    let Some(spec) = &pod.spec else { return Resources::default() };
+    let of = |c: &Container| Resources::read(c.resources.as_ref().and_then(|r| r.requests.as_ref()));
+    let mut total = Resources::default();
     spec.containers.iter().for_each(|c| total.add(&of(c)));
-    let (mut sidecars, mut peak) = (Amounts::default(), Amounts::default());
+    let (mut sidecars, mut peak) = (Resources::default(), Resources::default());
     for container in spec.init_containers.iter().flatten() {
         if container.restart_policy.as_deref() == Some("Always") {
             sidecars.add(&of(container));
@@ -86,7 +93,7 @@ pub fn requests(pod: &Pod) -> Amounts {
     total.add(&sidecars);
     total.raise_to(&peak);
     if let Some(whole) = spec.resources.as_ref().and_then(|r| r.requests.as_ref()) {
-        let whole_amounts = Amounts::read(Some(whole));
+        let whole_amounts = Resources::read(Some(whole));
         if whole.contains_key("cpu") {
             total.cpu_milli = whole_amounts.cpu_milli;
         }
@@ -94,7 +101,7 @@ pub fn requests(pod: &Pod) -> Amounts {
             total.memory = whole_amounts.memory;
         }
     }
-    total.add(&Amounts::read(spec.overhead.as_ref()));
+    total.add(&Resources::read(spec.overhead.as_ref()));
     total.pods = 1;
     total
 }

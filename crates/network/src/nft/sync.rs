@@ -1,4 +1,4 @@
-//! Keeps a table in the kernel as it is wanted, and what can't be written from holding up the rest.
+//! Syncs a table with the kernel. Parts that the kernel rejects don't hold up the others.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
@@ -7,40 +7,42 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{NftError, Table, exists, nft, try_out, write};
+use super::{NftError, Table, check_script, exists, nft, write};
 
-/// How often `nft` is asked at most to find who is at fault.
-const MOST_QUESTIONS: usize = 400;
-/// A part that was refused is tried again after this time, and after twice as long each time, up to the longest.
-const FIRST_WAIT: Duration = Duration::from_secs(30);
-const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+/// Limit of runs of `nft` in a search for rejected parts.
+const MAX_TRIAL_RUNS: usize = 400;
+/// Back-off of a rejected part; it doubles with each retry up to the maximum.
+const INITIAL_RETRY_BACKOFF: Duration = Duration::from_secs(30);
+const MAX_RETRY_BACKOFF: Duration = Duration::from_secs(3600);
 
-/// Which of several things were refused, by their number, and why.
+/// An item that the kernel rejected.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct RejectedItem {
+    /// Its index.
     pub number: usize,
+    /// The error output of `nft`.
     pub why: String,
 }
 
-/// Finds out which of `count` things the kernel won't take. `script` writes those whose numbers it is given, from nothing.
-/// Halves are tried on top of what was accepted before, so those that don't go together are found as well.
+/// Finds out which of `count` items the kernel rejects, by bisection. `script` makes a full script of the items of these numbers. Each half is
+/// tried together with the items that were accepted before, so that incompatible items are found as well.
 ///
 /// # Errors
-/// When `nft` can't be run, when it refuses even a script of none of them, or when the search takes too long.
-pub async fn find_refused(count: usize, script: impl Fn(&[usize]) -> String) -> Result<Vec<Refusal>, NftError> {
-    try_out(&script(&[])).await?;
+/// When `nft` can't be run, when it rejects even a script of no items, or when the search takes too many runs.
+pub async fn find_rejected(count: usize, script: impl Fn(&[usize]) -> String) -> Result<Vec<RejectedItem>, NftError> {
+    check_script(&script(&[])).await?;
     let (mut accepted, mut refused) = (Vec::new(), Vec::new());
     let mut open: Vec<_> = std::iter::once(0..count).collect();
     let mut questions = 0;
     while let Some(range) = open.pop().filter(|range| !range.is_empty()) {
         questions += 1;
         let trial: Vec<usize> = accepted.iter().copied().chain(range.clone()).collect();
-        match try_out(&script(&trial)).await {
+        match check_script(&script(&trial)).await {
             Ok(()) => accepted = trial,
             Err(error @ NftError::Spawn(_)) => return Err(error),
-            Err(error) if questions > MOST_QUESTIONS => return Err(error),
+            Err(error) if questions > MAX_TRIAL_RUNS => return Err(error),
             Err(error) if range.len() == 1 => {
-                refused.push(Refusal { number: range.start, why: error.to_string() });
+                refused.push(RejectedItem { number: range.start, why: error.to_string() });
             }
             Err(_) => {
                 let middle = range.start + range.len() / 2;
@@ -52,23 +54,24 @@ pub async fn find_refused(count: usize, script: impl Fn(&[usize]) -> String) -> 
     Ok(refused)
 }
 
-/// A part that was refused and isn't in the kernel.
+/// A part that the kernel rejected, so that it isn't written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftOut {
+pub struct RejectedPart {
+    /// Its name.
     pub part: Arc<str>,
+    /// The error output of `nft`.
     pub why: String,
 }
 
-/// A part that stays out until it is another one, or its time has come.
-struct Aside {
+/// A rejected part that isn't written until it changes or its back-off has elapsed.
+struct Withheld {
     part: Arc<Table>,
     again: Instant,
     wait: Duration,
 }
 
-/// The parts that are in the first alone, and those in the second alone; one that is another than before is in both. One walk along
-/// both, as they are in the same order.
-fn differing(before: &Parts, after: &Parts) -> (Vec<Arc<Table>>, Vec<Arc<Table>>) {
+/// The parts that are in the first alone, and those in the second alone; a changed part is in both. One merge pass, as both are sorted.
+fn differing(before: &TableParts, after: &TableParts) -> (Vec<Arc<Table>>, Vec<Arc<Table>>) {
     let (mut gone, mut come) = (Vec::new(), Vec::new());
     let (mut left, mut right) = (before.iter().peekable(), after.iter().peekable());
     loop {
@@ -88,57 +91,58 @@ fn differing(before: &Parts, after: &Parts) -> (Vec<Arc<Table>>, Vec<Arc<Table>>
     }
 }
 
-/// Keeps a table in the kernel as it is wanted.
-pub struct Keeper {
+/// Syncs one table with the kernel.
+pub struct TableSync {
     name: String,
-    /// A chain of the base, by which somebody else's removal of the table is noticed.
-    witness: &'static str,
+    /// A chain of the base, whose absence shows that another program has removed the table (kube-proxy's canary chain).
+    canary_chain: &'static str,
     written: Option<Table>,
-    /// Base and parts, where the table is kept by parts.
-    parts: Option<(Table, Parts)>,
-    /// How many parts put an element into a set of the base.
+    /// Base and parts as they were written, where the table is synced by parts.
+    parts: Option<(Table, TableParts)>,
+    /// How many parts have an element of a set of the base.
     counts: HashMap<(String, String), usize>,
-    /// Parts that were refused.
-    aside: HashMap<Arc<str>, Aside>,
+    /// Rejected parts.
+    withheld: HashMap<Arc<str>, Withheld>,
 }
 
-/// Parts of a table, by what they are for. Those that are the same `Arc` as before are taken to be unchanged.
-pub type Parts = BTreeMap<Arc<str>, Arc<Table>>;
+/// Parts of a table, by name. A part that is the same `Arc` as before is unchanged.
+pub type TableParts = BTreeMap<Arc<str>, Arc<Table>>;
 
-impl Keeper {
-    pub fn new(name: &str, witness: &'static str) -> Self {
+impl TableSync {
+    /// For the table `name` (with its family), with a chain of its base as canary.
+    pub fn new(name: &str, canary_chain: &'static str) -> Self {
         let name = name.into();
-        Keeper { name, witness, written: None, parts: None, counts: HashMap::new(), aside: HashMap::new() }
+        TableSync { name, canary_chain, written: None, parts: None, counts: HashMap::new(), withheld: HashMap::new() }
     }
 
-    /// Writes what is new.
+    /// Writes the difference to the table of the last sync.
     ///
     /// # Errors
-    /// Those of [`write`]; the next time everything is written.
-    pub async fn keep(&mut self, wanted: Table) -> Result<(), NftError> {
+    /// As [`write`](super::write()); the next sync writes the whole table.
+    pub async fn sync(&mut self, wanted: Table) -> Result<(), NftError> {
         if self.written.as_ref() == Some(&wanted) {
             return Ok(());
         }
         let outcome = write(&self.name, self.written.as_ref(), &wanted).await;
-        // If the difference didn't fit what the kernel has, only all of it will do.
+        // If this fails, the difference may not fit the kernel's state, so the next sync writes the whole table.
         self.written = outcome.is_ok().then_some(wanted);
         outcome
     }
 
-    /// Writes what is new of a table that is put together from parts, which are only looked at where they are other ones
-    /// than before. A part has sets of its own, with a header, and elements of the base's sets, without. Parts that the kernel
-    /// refuses are left out, and told; they are tried again when they change, and from time to time.
+    /// Syncs a table that consists of a base and parts; only changed parts are compared. A part has sets of its own, with a header, and
+    /// elements of the base's sets, without a header. Parts that the kernel rejects are left out and returned; they are retried when they
+    /// change, and after a back-off.
     ///
     /// # Errors
-    /// Those of [`write`](super::write()); the next time everything is written.
-    pub async fn keep_parts(&mut self, base: Table, mut parts: Parts) -> Result<Vec<LeftOut>, NftError> {
-        self.put_aside(&mut parts);
+    /// As [`write`](super::write()); the next sync writes the whole table.
+    pub async fn sync_parts(&mut self, base: Table, mut parts: TableParts) -> Result<Vec<RejectedPart>, NftError> {
+        self.withhold(&mut parts);
         let was_whole = self.parts.is_none();
         match self.write_step(base, parts).await {
             Ok(()) => Ok(Vec::new()),
             Err((error @ NftError::Spawn(_), _)) => Err(error),
             Err((_, (base, parts))) if was_whole => self.write_without_refused(base, parts).await,
-            // The difference didn't fit what the kernel has; all of it will, unless a part is at fault.
+            // The difference may not fit the kernel's state: retry with the whole table. If that fails, a part is at fault.
             Err((_, (base, parts))) => match self.write_step(base, parts).await {
                 Ok(()) => Ok(Vec::new()),
                 Err((error @ NftError::Spawn(_), _)) => Err(error),
@@ -147,9 +151,9 @@ impl Keeper {
         }
     }
 
-    /// Writes the difference to what is there, or everything. If that fails, what was wanted comes back.
-    async fn write_step(&mut self, base: Table, parts: Parts) -> Result<(), (NftError, (Table, Parts))> {
-        let script = self.step(base, parts);
+    /// Writes the difference to the last sync, or the whole table. If that fails, it returns the base and parts.
+    async fn write_step(&mut self, base: Table, parts: TableParts) -> Result<(), (NftError, (Table, TableParts))> {
+        let script = self.diff_script(base, parts);
         if script.is_empty() {
             return Ok(());
         }
@@ -159,61 +163,65 @@ impl Keeper {
         }
     }
 
-    async fn write_without_refused(&mut self, base: Table, mut parts: Parts) -> Result<Vec<LeftOut>, NftError> {
+    async fn write_without_refused(
+        &mut self,
+        base: Table,
+        mut parts: TableParts,
+    ) -> Result<Vec<RejectedPart>, NftError> {
         let refused = {
             let all: Vec<&Arc<Table>> = parts.values().collect();
             let script = |numbers: &[usize]| {
                 let mut whole = base.clone();
-                numbers.iter().filter_map(|number| all.get(*number)).for_each(|part| whole.take_in(part));
-                whole.full(&self.name)
+                numbers.iter().filter_map(|number| all.get(*number)).for_each(|part| whole.merge(part));
+                whole.full_script(&self.name)
             };
-            find_refused(all.len(), script).await?
+            find_rejected(all.len(), script).await?
         };
         let names: Vec<Arc<str>> = parts.keys().cloned().collect();
-        let mut left_out = Vec::new();
-        for Refusal { number, why } in refused {
+        let mut rejected = Vec::new();
+        for RejectedItem { number, why } in refused {
             let Some(name) = names.get(number) else { continue };
             let Some(part) = parts.remove(name) else { continue };
-            let before = self.aside.get(name).filter(|aside| Arc::ptr_eq(&aside.part, &part));
-            let wait = before.map_or(FIRST_WAIT, |aside| (aside.wait * 2).min(LONGEST_WAIT));
-            self.aside.insert(name.clone(), Aside { part, again: Instant::now() + wait, wait });
-            left_out.push(LeftOut { part: name.clone(), why });
+            let before = self.withheld.get(name).filter(|withheld| Arc::ptr_eq(&withheld.part, &part));
+            let wait = before.map_or(INITIAL_RETRY_BACKOFF, |withheld| (withheld.wait * 2).min(MAX_RETRY_BACKOFF));
+            self.withheld.insert(name.clone(), Withheld { part, again: Instant::now() + wait, wait });
+            rejected.push(RejectedPart { part: name.clone(), why });
         }
         self.write_step(base, parts).await.map_err(|(error, _)| error)?;
-        Ok(left_out)
+        Ok(rejected)
     }
 
-    /// Takes out those parts that were refused and aren't to be tried yet.
-    fn put_aside(&mut self, parts: &mut Parts) {
-        if self.aside.is_empty() {
+    /// Removes the rejected parts whose back-off hasn't elapsed.
+    fn withhold(&mut self, parts: &mut TableParts) {
+        if self.withheld.is_empty() {
             return;
         }
-        self.aside.retain(|name, aside| parts.get(name).is_some_and(|part| Arc::ptr_eq(part, &aside.part)));
+        self.withheld.retain(|name, withheld| parts.get(name).is_some_and(|part| Arc::ptr_eq(part, &withheld.part)));
         let now = Instant::now();
-        for (name, _) in self.aside.iter().filter(|(_, aside)| aside.again > now) {
+        for (name, _) in self.withheld.iter().filter(|(_, withheld)| withheld.again > now) {
             parts.remove(name);
         }
     }
 
-    /// The script that leads to the wanted parts from those of the last step.
-    pub fn step(&mut self, base: Table, parts: Parts) -> String {
+    /// The script from the parts of the last sync to these.
+    pub fn diff_script(&mut self, base: Table, parts: TableParts) -> String {
         let Some((written, present)) = self.parts.take().filter(|(written, _)| *written == base) else {
             let mut whole = base.clone();
             self.counts.clear();
             for part in parts.values() {
-                whole.take_in(part);
+                whole.merge(part);
                 for (set, element) in part.shared() {
                     *self.counts.entry((set.clone(), element.clone())).or_default() += 1;
                 }
             }
             self.parts = Some((base, parts));
-            return whole.full(&self.name);
+            return whole.full_script(&self.name);
         };
         let (gone, come) = differing(&present, &parts);
         let (mut old, mut new) = (Table::default(), Table::default());
-        gone.iter().for_each(|part| old.take_in(part));
-        come.iter().for_each(|part| new.take_in(part));
-        // What another part also has is there already, or stays.
+        gone.iter().for_each(|part| old.merge(part));
+        come.iter().for_each(|part| new.merge(part));
+        // An element that another part has, too, exists already, or stays.
         let keys = |parts: &[Arc<Table>]| -> Vec<(String, String)> {
             let of = |part: &Arc<Table>| part.shared().map(|(s, e)| (s.clone(), e.clone())).collect::<Vec<_>>();
             parts.iter().flat_map(of).collect()
@@ -241,15 +249,15 @@ impl Keeper {
                 self.counts.remove(&key);
             }
         }
-        let script = new.difference(&old, &self.name);
+        let script = new.diff_script(&old, &self.name);
         self.parts = Some((written, parts));
         script
     }
 
-    /// Looks whether somebody removed the table; if so, the next [`keep`](Self::keep) writes it anew.
+    /// Checks whether another program has removed the table; if so, the next sync writes it again.
     pub async fn check(&mut self) {
         let written = self.written.is_some() || self.parts.is_some();
-        if written && !exists(&self.name, self.witness).await {
+        if written && !exists(&self.name, self.canary_chain).await {
             tracing::warn!(table = self.name, "an nftables table was removed; writing it again");
             self.written = None;
             self.parts = None;
@@ -286,26 +294,27 @@ mod tests {
     #[test]
     fn a_part_that_is_refused_holds_up_no_other_and_comes_back_when_it_is_mended() {
         in_a_network(|| async {
-            let mut keeper = Keeper::new("ip t", "c");
-            let mut parts: Parts = (1..=7).map(|n| (format!("p{n}").into(), part(&format!("10.0.0.{n}")))).collect();
-            assert_eq!(keeper.keep_parts(base(), parts.clone()).await.unwrap(), []);
+            let mut table_sync = TableSync::new("ip t", "c");
+            let mut parts: TableParts =
+                (1..=7).map(|n| (format!("p{n}").into(), part(&format!("10.0.0.{n}")))).collect();
+            assert_eq!(table_sync.sync_parts(base(), parts.clone()).await.unwrap(), []);
             // One can't be a script, the other isn't an address.
             parts.insert("p3".into(), part("}; add table ip pwned; #"));
             parts.insert("p5".into(), part("nobody"));
             parts.insert("p8".into(), part("10.0.0.8"));
-            let left_out = keeper.keep_parts(base(), parts.clone()).await.unwrap();
-            let names: Vec<_> = left_out.iter().map(|one| one.part.as_ref()).collect();
-            assert_eq!(names, ["p3", "p5"], "{left_out:?}");
+            let rejected = table_sync.sync_parts(base(), parts.clone()).await.unwrap();
+            let names: Vec<_> = rejected.iter().map(|one| one.part.as_ref()).collect();
+            assert_eq!(names, ["p3", "p5"], "{rejected:?}");
             assert_eq!(elements().await, "124678");
             // They are told once, and what changes meanwhile is written.
             parts.insert("p9".into(), part("10.0.0.9"));
-            assert_eq!(keeper.keep_parts(base(), parts.clone()).await.unwrap(), []);
+            assert_eq!(table_sync.sync_parts(base(), parts.clone()).await.unwrap(), []);
             assert_eq!(elements().await, "1246789");
             parts.insert("p3".into(), part("10.0.0.3"));
-            assert_eq!(keeper.keep_parts(base(), parts.clone()).await.unwrap(), []);
+            assert_eq!(table_sync.sync_parts(base(), parts.clone()).await.unwrap(), []);
             assert_eq!(elements().await, "12346789");
             parts.remove("p5");
-            assert_eq!(keeper.keep_parts(base(), parts).await.unwrap(), []);
+            assert_eq!(table_sync.sync_parts(base(), parts).await.unwrap(), []);
         });
     }
 
@@ -318,21 +327,21 @@ mod tests {
                 Arc::new(table)
             };
             let base = base().with_set("nets", "type ipv4_addr; flags interval;");
-            let mut keeper = Keeper::new("ip t", "c");
-            let parts: Parts = [("a".into(), network("10.0.0.0/8")), ("b".into(), network("10.1.0.0/16"))].into();
-            let left_out = keeper.keep_parts(base, parts).await.unwrap();
-            assert_eq!(left_out.len(), 1);
-            assert_eq!(left_out[0].part.as_ref(), "b");
+            let mut table_sync = TableSync::new("ip t", "c");
+            let parts: TableParts = [("a".into(), network("10.0.0.0/8")), ("b".into(), network("10.1.0.0/16"))].into();
+            let rejected = table_sync.sync_parts(base, parts).await.unwrap();
+            assert_eq!(rejected.len(), 1);
+            assert_eq!(rejected[0].part.as_ref(), "b");
         });
     }
 
     #[test]
     fn a_table_that_fails_as_a_whole_is_an_error() {
         in_a_network(|| async {
-            let mut keeper = Keeper::new("ip t", "c");
+            let mut table_sync = TableSync::new("ip t", "c");
             let broken = Table::new("chain c { no such words }\n".into());
-            assert!(matches!(keeper.keep_parts(broken, Parts::new()).await, Err(NftError::Refused(_))));
-            assert_eq!(keeper.keep_parts(base(), Parts::new()).await.unwrap(), []);
+            assert!(matches!(table_sync.sync_parts(broken, TableParts::new()).await, Err(NftError::Refused(_))));
+            assert_eq!(table_sync.sync_parts(base(), TableParts::new()).await.unwrap(), []);
         });
     }
 }

@@ -1,4 +1,4 @@
-//! JSON web tokens (RFC 7519), and the key that signs those of service accounts.
+//! JSON Web Tokens (RFC 7519), and the signing key of service-account tokens.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,29 +12,31 @@ use sha2::{Digest as _, Sha256};
 
 use crate::ca::{PkiError, public_key};
 
-/// Bytes of a point on P-256: how it is written, and two coordinates.
-const POINT_BYTES: usize = 65;
-/// Seconds by which clocks may differ.
-const LEEWAY: u64 = 10;
+/// Bytes of an uncompressed point on P-256: a tag and two coordinates (SEC 1, section 2.3.3).
+const P256_POINT_BYTES: usize = 65;
+/// Accepted difference of clocks.
+const LEEWAY_SECONDS: u64 = 10;
 
-/// Signs tokens and knows them again (ES256).
+/// Signs and verifies service-account tokens (ES256, RFC 7518).
 pub struct TokenKey {
     sign: EncodingKey,
     verify: DecodingKey,
-    /// Names the key in tokens and in [`TokenKey::keys`].
+    /// The key ID (`kid`) in tokens and in [`TokenKey::jwks`].
     id: String,
-    /// The public key's point, without compression.
+    /// The public key as an uncompressed point.
     point: Vec<u8>,
 }
 
 impl TokenKey {
+    /// Takes a private key on the curve P-256 (PEM).
+    ///
     /// # Errors
-    /// When `key_pem` is no private key on the curve P-256.
+    /// [`PkiError::Issue`] or [`PkiError::Parse`] when `key_pem` isn't one.
     pub fn new(key_pem: &str) -> Result<Self, PkiError> {
         let refused = |why: &dyn std::fmt::Display| PkiError::Parse(why.to_string());
         let public = public_key(key_pem)?;
         let info = SubjectPublicKeyInfoDer::from_pem_slice(public.as_bytes()).map_err(|e| refused(&e))?;
-        let point = info.as_ref().len().checked_sub(POINT_BYTES).map(|at| info.as_ref()[at..].to_vec());
+        let point = info.as_ref().len().checked_sub(P256_POINT_BYTES).map(|at| info.as_ref()[at..].to_vec());
         Ok(TokenKey {
             id: URL_SAFE_NO_PAD.encode(Sha256::digest(&info)),
             point: point.ok_or_else(|| refused(&"the key is no key on the curve P-256"))?,
@@ -43,24 +45,29 @@ impl TokenKey {
         })
     }
 
-    /// A token that makes these claims.
+    /// Signs a token with these claims.
     ///
     /// # Errors
-    /// When the claims can't be written as JSON.
+    /// [`PkiError::Parse`] when the claims can't be serialized as JSON.
     pub fn issue(&self, claims: &impl Serialize) -> Result<String, PkiError> {
         let header = Header { kid: Some(self.id.clone()), ..Header::new(Algorithm::ES256) };
         jsonwebtoken::encode(&header, claims, &self.sign).map_err(|e| PkiError::Parse(e.to_string()))
     }
 
-    /// The claims of a token that this key signed for `issuer`. With an audience it must be for that one and its time
-    /// must be now; without, neither is asked.
+    /// Verifies a token of `issuer` and returns its claims. With an audience, the token must be for that audience and within its validity
+    /// (`nbf`, `exp`); without, as for legacy tokens of secrets, neither is checked.
     ///
     /// # Errors
-    /// Says what is wrong with the token.
-    pub fn read<T: DeserializeOwned>(&self, token: &str, issuer: &str, audience: Option<&str>) -> Result<T, PkiError> {
+    /// [`PkiError::Parse`] with the reason, when the token isn't valid.
+    pub fn verify<T: DeserializeOwned>(
+        &self,
+        token: &str,
+        issuer: &str,
+        audience: Option<&str>,
+    ) -> Result<T, PkiError> {
         let mut validation = Validation::new(Algorithm::ES256);
         validation.set_issuer(&[issuer]);
-        validation.leeway = LEEWAY;
+        validation.leeway = LEEWAY_SECONDS;
         match audience {
             Some(audience) => {
                 validation.set_audience(&[audience]);
@@ -76,19 +83,19 @@ impl TokenKey {
         read.map(|data| data.claims).map_err(|e| PkiError::Parse(e.to_string()))
     }
 
-    /// The key by which others know these tokens (RFC 7517).
-    pub fn keys(&self) -> Value {
-        // The first byte says that both coordinates follow.
-        let (x, y) = self.point[1..].split_at(POINT_BYTES / 2);
+    /// The JSON Web Key Set (RFC 7517) by which others verify these tokens: `/openid/v1/jwks`.
+    pub fn jwks(&self) -> Value {
+        // The first byte is the tag of an uncompressed point.
+        let (x, y) = self.point[1..].split_at(P256_POINT_BYTES / 2);
         json!({"keys": [{"use": "sig", "kty": "EC", "kid": self.id, "alg": "ES256", "crv": "P-256",
             "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)}]})
     }
 }
 
-/// A signature of `content` that goes beside it (RFC 7515, appendix F), by a secret whose name is `key_id`.
+/// A detached signature of `content` (JWS, RFC 7515, appendix F; HS256), as in the ConfigMap `cluster-info`. `key_id` names the secret.
 ///
 /// # Errors
-/// When the library can't sign.
+/// [`PkiError::Parse`] when the library can't sign.
 pub fn detached_signature(content: &[u8], key_id: &str, secret: &[u8]) -> Result<String, PkiError> {
     let header = URL_SAFE_NO_PAD.encode(json!({"alg": "HS256", "kid": key_id}).to_string());
     let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(content));
@@ -108,7 +115,7 @@ mod tests {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         let claims = |until: u64| json!({"iss": "here", "sub": "me", "aud": ["them"], "exp": until, "nbf": now});
         let read = |claims: &Value, issuer: &str, audience: Option<&str>| {
-            key.read::<Value>(&key.issue(claims).unwrap(), issuer, audience)
+            key.verify::<Value>(&key.issue(claims).unwrap(), issuer, audience)
         };
         assert_eq!(read(&claims(now + 60), "here", Some("them")).unwrap()["sub"], "me");
         assert!(read(&claims(now + 60), "there", Some("them")).is_err());
@@ -118,7 +125,7 @@ mod tests {
         assert!(read(&eternal, "here", Some("them")).is_err());
         assert_eq!(read(&eternal, "here", None).unwrap()["sub"], "me");
         let other = TokenKey::new(&crate::new_key().unwrap()).unwrap();
-        assert!(other.read::<Value>(&key.issue(&eternal).unwrap(), "here", None).is_err(), "another key's");
+        assert!(other.verify::<Value>(&key.issue(&eternal).unwrap(), "here", None).is_err(), "another key's");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What the kernel remembers of flows of datagrams (ctnetlink, `linux/netfilter/nfnetlink_conntrack.h`): where the first one went, all
-//! others go, until none has come for a while. So it must be told to forget when that isn't the right place any more.
+//! Conntrack entries of UDP (ctnetlink, `linux/netfilter/nfnetlink_conntrack.h`). An entry keeps sending a client's datagrams to the backend of
+//! the first one, so it must be deleted when that backend is removed.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,22 +11,24 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessa
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-/// A flow: where its datagrams are sent, and who answers them.
+/// An entry: where the client sends its datagrams, and the backend that replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Flow {
-    pub to: SocketAddr,
-    pub answers: SocketAddr,
+pub struct Entry {
+    /// Destination of the original direction.
+    pub original_destination: SocketAddr,
+    /// Source of the reply direction.
+    pub reply_source: SocketAddr,
 }
 
-/// Makes the kernel forget those flows of datagrams for which `stale` holds; returns how many they were.
+/// Deletes the UDP entries for which `stale` holds; returns their number.
 ///
 /// # Errors
-/// Those of the kernel; it needs CAP_NET_ADMIN.
-pub async fn forget(family: Family, stale: impl Fn(&Flow) -> bool + Send + 'static) -> io::Result<usize> {
-    tokio::task::spawn_blocking(move || forget_now(family, stale)).await?
+/// Errors of netlink(7); it needs CAP_NET_ADMIN.
+pub async fn delete_entries(family: Family, stale: impl Fn(&Entry) -> bool + Send + 'static) -> io::Result<usize> {
+    tokio::task::spawn_blocking(move || delete_entries_blocking(family, stale)).await?
 }
 
-fn forget_now(family: Family, stale: impl Fn(&Flow) -> bool) -> io::Result<usize> {
+fn delete_entries_blocking(family: Family, stale: impl Fn(&Entry) -> bool) -> io::Result<usize> {
     let mut found = Vec::new();
     exchange(family, ConntrackMessage::Get(Vec::new()), NLM_F_DUMP, |attributes| {
         let original = attributes.into_iter().fold((None, None), |(original, reply), attribute| match attribute {
@@ -35,8 +37,8 @@ fn forget_now(family: Family, stale: impl Fn(&Flow) -> bool) -> io::Result<usize
             _ => (original, reply),
         });
         if let (Some(original), Some(reply)) = original
-            && let (Some((_, to)), Some((answers, _))) = (ends(&original), ends(&reply))
-            && stale(&Flow { to, answers })
+            && let (Some((_, original_destination)), Some((reply_source, _))) = (ends(&original), ends(&reply))
+            && stale(&Entry { original_destination, reply_source })
         {
             found.push(original);
         }
@@ -45,7 +47,7 @@ fn forget_now(family: Family, stale: impl Fn(&Flow) -> bool) -> io::Result<usize
     for original in found {
         let delete = ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(original)]);
         match exchange(family, delete, NLM_F_ACK, |_| ()) {
-            // It may be over by itself.
+            // It may have expired meanwhile.
             Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
             _ => {}
         }
@@ -53,31 +55,31 @@ fn forget_now(family: Family, stale: impl Fn(&Flow) -> bool) -> io::Result<usize
     Ok(count)
 }
 
-/// Source and destination, if these are datagrams.
+/// Source and destination of a tuple of UDP.
 fn ends(tuples: &[Tuple]) -> Option<(SocketAddr, SocketAddr)> {
-    let (mut from, mut to) = ((None, None), (None, None));
+    let (mut from, mut destination) = ((None, None), (None, None));
     let mut is_udp = false;
     for tuple in tuples {
         match tuple {
             Tuple::Ip(parts) => parts.iter().for_each(|part| match part {
                 IPTuple::SourceAddress(ip) => from.0 = Some(*ip),
-                IPTuple::DestinationAddress(ip) => to.0 = Some(*ip),
+                IPTuple::DestinationAddress(ip) => destination.0 = Some(*ip),
                 _ => {}
             }),
             Tuple::Proto(parts) => parts.iter().for_each(|part| match part {
                 ProtoTuple::Protocol(protocol) => is_udp = *protocol == Protocol::Udp,
                 ProtoTuple::SourcePort(port) => from.1 = Some(*port),
-                ProtoTuple::DestinationPort(port) => to.1 = Some(*port),
+                ProtoTuple::DestinationPort(port) => destination.1 = Some(*port),
                 _ => {}
             }),
             _ => {}
         }
     }
     let end = |(address, port): (Option<IpAddr>, Option<u16>)| Some(SocketAddr::new(address?, port?));
-    end(from).zip(end(to)).filter(|_| is_udp)
+    end(from).zip(end(destination)).filter(|_| is_udp)
 }
 
-/// Sends a request, and hands every entry of the answer to `each`.
+/// Sends a request, and calls `each` with every entry of the response.
 fn exchange(
     family: Family,
     request: ConntrackMessage,

@@ -1,11 +1,11 @@
-//! Files that clients are given.
+//! Kubeconfig files.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::Identity;
 
-/// A kubeconfig for `identity` that stands alone: all certificates are inside.
+/// A kubeconfig for `identity`, with all certificates embedded.
 pub fn kubeconfig(server: &str, ca_pem: &str, identity: &Identity) -> String {
     let b64 = |text: &str| STANDARD.encode(text);
     format!(

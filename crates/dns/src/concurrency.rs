@@ -1,4 +1,4 @@
-//! What one client may have of the server at a time, so that the rest is there for others.
+//! Limits of concurrent work, per client and in total.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Places that clients take and give back.
+/// A semaphore with a limit per client.
 #[derive(Debug)]
-pub struct Places {
-    /// For one client.
+pub struct ConcurrencyLimiter {
+    /// Limit per client.
     each: usize,
-    /// For all together.
+    /// Limit in total.
     all: usize,
     taken: Mutex<Taken>,
 }
@@ -22,20 +22,21 @@ struct Taken {
     all: usize,
 }
 
-/// A place that is given back when it is dropped.
+/// A permit of a client, which is released when it is dropped.
 #[derive(Debug)]
-pub struct Place {
-    of: Arc<Places>,
+pub struct Permit {
+    of: Arc<ConcurrencyLimiter>,
     client: IpAddr,
 }
 
-impl Places {
+impl ConcurrencyLimiter {
+    /// With limits per client and in total.
     pub fn new(each: usize, all: usize) -> Arc<Self> {
-        Arc::new(Places { each, all, taken: Mutex::default() })
+        Arc::new(ConcurrencyLimiter { each, all, taken: Mutex::default() })
     }
 
-    /// A place for a client, if there is one.
-    pub fn take(self: &Arc<Self>, client: IpAddr) -> Option<Place> {
+    /// Acquires a permit for a client, if the limits allow it.
+    pub fn try_acquire(self: &Arc<Self>, client: IpAddr) -> Option<Permit> {
         let mut taken = self.taken.lock();
         let own = taken.by_client.get(&client).copied().unwrap_or(0);
         if own >= self.each || taken.all >= self.all {
@@ -43,11 +44,11 @@ impl Places {
         }
         taken.by_client.insert(client, own.saturating_add(1));
         taken.all = taken.all.saturating_add(1);
-        Some(Place { of: self.clone(), client })
+        Some(Permit { of: self.clone(), client })
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut taken = self.of.taken.lock();
         taken.all = taken.all.saturating_sub(1);
@@ -66,14 +67,14 @@ mod tests {
 
     #[test]
     fn one_client_leaves_room_for_others() {
-        let places = Places::new(2, 3);
+        let places = ConcurrencyLimiter::new(2, 3);
         let (greedy, other): (IpAddr, IpAddr) = ("10.42.0.2".parse().unwrap(), "10.42.0.3".parse().unwrap());
-        let mut held: Vec<_> = (0..2).map(|_| places.take(greedy).unwrap()).collect();
-        assert!(places.take(greedy).is_none());
-        let another = places.take(other).unwrap();
-        assert!(places.take(other).is_none(), "all are taken");
+        let mut held: Vec<_> = (0..2).map(|_| places.try_acquire(greedy).unwrap()).collect();
+        assert!(places.try_acquire(greedy).is_none());
+        let another = places.try_acquire(other).unwrap();
+        assert!(places.try_acquire(other).is_none(), "all are taken");
         held.pop();
-        assert!(places.take(greedy).is_some());
+        assert!(places.try_acquire(greedy).is_some());
         drop((held, another));
         let taken = places.taken.lock();
         assert_eq!((taken.all, taken.by_client.len()), (0, 0));

@@ -1,5 +1,5 @@
-//! Trust in anybody, for those who ask for it (`insecureSkipTLSVerify`, `https:` in a proxy path, HTTPS probes), and what
-//! certificates of others must be to be served.
+//! Server certificates from secrets, and clients that don't verify servers (`insecureSkipTLSVerify`, `https:` in a proxy path, HTTPS
+//! probes).
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 
-/// The certificate and the key of a `kubernetes.io/tls` secret, both PEM, ready to be served.
+/// Parses the certificate and key of a `kubernetes.io/tls` secret (PEM) for a TLS server.
 ///
 /// # Errors
-/// When one can't be read, or they don't belong together.
+/// When one can't be parsed, or they don't belong together; the text names the key of the secret.
 pub fn certified_key(certificate: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>, String> {
     let chain: Vec<_> =
         CertificateDer::pem_slice_iter(certificate).collect::<Result<_, _>>().map_err(|e| format!("tls.crt: {e}"))?;
@@ -28,19 +28,20 @@ pub fn certified_key(certificate: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>
     Ok(Arc::new(certified))
 }
 
-/// Takes every server's certificate.
+/// Accepts every server certificate, as Go's `tls.Config.InsecureSkipVerify` does.
 #[derive(Debug)]
-pub struct Anybody {
+pub struct InsecureSkipVerify {
     provider: Arc<CryptoProvider>,
 }
 
-impl Anybody {
+impl InsecureSkipVerify {
+    /// `provider` verifies the signatures of handshakes.
     pub fn new(provider: Arc<CryptoProvider>) -> Self {
-        Anybody { provider }
+        InsecureSkipVerify { provider }
     }
 }
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for InsecureSkipVerify {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -1,8 +1,8 @@
-//! A pod's way to its node: a pair of interfaces of their own, and routes on either side. Nothing connects pods with each other but the
-//! node's IP layer: no frame of one gets to another, whatever it has for addresses, and what it says of its own address the node checks by
-//! the route to it (the rules of `proxy`). So none of this depends on a bridge, or on whether bridges' frames are filtered.
+//! A pod's connection to its node: a veth pair (veth(4)) and routes on both sides. Pods are connected with each other by the node's IP layer
+//! alone: no frame of one reaches another, and the node checks a pod's source address by the route to it (rules of `proxy`). So it doesn't
+//! matter whether frames of bridges are filtered (`br_netfilter`).
 //!
-//! Nothing is asked for either: both ends know the other's hardware address, which is made of an address, so that no answer can be forged.
+//! ARP and neighbour discovery aren't used either: each end has a permanent entry for the other, so that no reply can be forged.
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -14,40 +14,43 @@ use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo,
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{LinkUnspec, LinkVeth};
 
-use crate::link::{Bridge, NetworkError, connect, give, hardware, index, invalid, netlink, route_to, system, whole};
+use crate::link::{
+    Bridge, NetworkError, add_address, connect, host_prefix_length, index, invalid, mac_address, netlink, route_to,
+    system,
+};
 
-/// How the names of the node's ends begin.
-pub const PORTS: &str = "tp";
+/// Prefix of the names of the node's ends.
+pub const VETH_PREFIX: &str = "tp";
 
-/// What a pod is told of the network: its addresses, each with its gateway, and both ends' hardware addresses.
-struct Ends {
+/// A pod's addresses, each with its gateway, and the MAC addresses of both ends.
+struct VethConfig {
     places: Vec<(IpAddr, IpAddr)>,
     of_node: [u8; 6],
     of_pod: [u8; 6],
 }
 
 impl Bridge {
-    fn ends(&self, addresses: &[IpAddr]) -> Result<Ends, NetworkError> {
+    fn ends(&self, addresses: &[IpAddr]) -> Result<VethConfig, NetworkError> {
         let gateways = self.gateways();
         let gateway_of = |a: &IpAddr| gateways.iter().find(|g| g.is_ipv4() == a.is_ipv4()).map(|g| (*a, *g));
         let places: Vec<(IpAddr, IpAddr)> = addresses.iter().filter_map(gateway_of).collect();
         let (Some((address, _)), Some(gateway)) = (places.first(), gateways.first()) else {
             return Err(invalid("connecting a pod", "it has no address of this node's ranges"));
         };
-        let (of_node, of_pod) = (hardware(*gateway), hardware(*address));
-        Ok(Ends { places, of_node, of_pod })
+        let (of_node, of_pod) = (mac_address(*gateway), mac_address(*address));
+        Ok(VethConfig { places, of_node, of_pod })
     }
 
-    /// Connects a pod's network namespace: `eth0` inside, an interface of the node's outside.
+    /// Connects a pod's network namespace: `eth0` inside, `port` outside.
     ///
     /// # Errors
-    /// Those of the kernel.
+    /// [`NetworkError`] of the kernel (rtnetlink(7)).
     pub async fn attach(&self, namespace: &Path, port: &str, addresses: &[IpAddr]) -> Result<(), NetworkError> {
         let file = std::fs::File::open(namespace).map_err(system(format!("opening {}", namespace.display())))?;
         let ends = self.ends(addresses)?;
         let _ = self.detach(port).await;
-        // One request for all: both ends get their names and places as they are made. An end that is moved to another
-        // namespace later costs two grace periods of the kernel, for which every other pod's network waits.
+        // One request creates both ends with their names and namespaces. Moving an end to another namespace later costs two grace periods
+        // of the kernel (RCU), for which the network setup of every other pod waits.
         let mut add = LinkVeth::new(port, "eth0").address(ends.of_node.to_vec()).up().build();
         for attribute in &mut add.attributes {
             let LinkAttribute::LinkInfo(infos) = attribute else { continue };
@@ -62,14 +65,14 @@ impl Bridge {
         self.join(file, port, ends).await
     }
 
-    /// Makes a pod's connection what [`attach`](Self::attach) would make it, as one that an older agent made on a bridge isn't.
+    /// Converts the connection of a pod of an older agent, which made it a bridge port, into what [`attach`](Self::attach) makes.
     ///
     /// # Errors
-    /// Those of the kernel.
-    pub async fn renew(&self, namespace: &Path, port: &str, addresses: &[IpAddr]) -> Result<(), NetworkError> {
+    /// [`NetworkError`] of the kernel (rtnetlink(7)).
+    pub async fn reattach(&self, namespace: &Path, port: &str, addresses: &[IpAddr]) -> Result<(), NetworkError> {
         let ends = self.ends(addresses)?;
         if !has_bridge(&self.link(port).await?) {
-            return self.lead_to(port, addresses).await;
+            return self.add_pod_routes(port, addresses).await;
         }
         let file = std::fs::File::open(namespace).map_err(system(format!("opening {}", namespace.display())))?;
         let port_index = index(&self.handle, port).await?;
@@ -79,9 +82,9 @@ impl Bridge {
         self.join(file, port, ends).await
     }
 
-    async fn join(&self, file: std::fs::File, port: &str, ends: Ends) -> Result<(), NetworkError> {
+    async fn join(&self, file: std::fs::File, port: &str, ends: VethConfig) -> Result<(), NetworkError> {
         let addresses: Vec<IpAddr> = ends.places.iter().map(|(address, _)| *address).collect();
-        self.lead_to(port, &addresses).await?;
+        self.add_pod_routes(port, &addresses).await?;
         let configured = tokio::task::spawn_blocking(move || {
             Some(tasks::thread("pod-interface", move || configure_inside(&file, &ends)).ok()?.join())
         });
@@ -91,19 +94,19 @@ impl Bridge {
         }
     }
 
-    /// Leads the node to a pod's addresses by its interface.
+    /// Adds the node's routes to a pod's addresses.
     ///
     /// # Errors
-    /// Those of the kernel.
-    pub async fn lead_to(&self, port: &str, addresses: &[IpAddr]) -> Result<(), NetworkError> {
+    /// [`NetworkError`] of the kernel (rtnetlink(7)).
+    pub async fn add_pod_routes(&self, port: &str, addresses: &[IpAddr]) -> Result<(), NetworkError> {
         let ends = self.ends(addresses)?;
         let link = self.link(port).await?;
-        // A pod of an older agent that couldn't be taken from the bridge is reached by it.
+        // A pod of an older agent that is still a bridge port is reached through the bridge.
         if has_bridge(&link) {
             return Ok(());
         }
         let port_index = link.header.index;
-        // A pod that a service sends back to itself needn't hear of a shorter way, and no pod is a router.
+        // No ICMP redirects for a pod that reaches itself through a service, and no router advertisements from pods.
         for setting in ["ipv4/conf/{}/send_redirects", "ipv4/conf/{}/accept_redirects", "ipv6/conf/{}/accept_ra"] {
             let _ = std::fs::write(format!("/proc/sys/net/{}", setting.replace("{}", port)), "0");
         }
@@ -111,8 +114,9 @@ impl Bridge {
             let what = format!("leading to {address} by {port}");
             let neighbour = self.handle.neighbours().add(port_index, *address).link_layer_address(&ends.of_pod);
             neighbour.replace().execute().await.map_err(netlink(what.clone()))?;
-            // What the node itself says to its pods comes from their gateway.
-            let route = route_to(*address, whole(*address)).output_interface(port_index).pref_source(*gateway);
+            // The node's own packets to its pods have the gateway's address as their source.
+            let route =
+                route_to(*address, host_prefix_length(*address)).output_interface(port_index).pref_source(*gateway);
             let mut route = route.map_err(|e| invalid(&what, e))?;
             if address.is_ipv4() {
                 route = route.scope(RouteScope::Link);
@@ -127,10 +131,10 @@ impl Bridge {
         found.ok().flatten().ok_or_else(|| NetworkError::NoLink(name.into()))
     }
 
-    /// Removes a pod's interface, if it is there.
+    /// Removes a pod's interface, if it exists.
     ///
     /// # Errors
-    /// Those of the kernel.
+    /// [`NetworkError`] of the kernel (rtnetlink(7)).
     pub async fn detach(&self, port: &str) -> Result<(), NetworkError> {
         match index(&self.handle, port).await {
             Ok(index) => {
@@ -146,8 +150,8 @@ fn has_bridge(link: &LinkMessage) -> bool {
     link.attributes.iter().any(|a| matches!(a, LinkAttribute::Controller(index) if *index != 0))
 }
 
-/// Gives a pod its addresses, each with the way to its gateway.
-fn configure_inside(namespace: &std::fs::File, ends: &Ends) -> Result<(), NetworkError> {
+/// Adds a pod's addresses and the routes to their gateways, inside its namespace.
+fn configure_inside(namespace: &std::fs::File, ends: &VethConfig) -> Result<(), NetworkError> {
     setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|e| system("entering the pod's network")(e.into()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
     runtime.map_err(system("starting a runtime"))?.block_on(async {
@@ -158,11 +162,12 @@ fn configure_inside(namespace: &std::fs::File, ends: &Ends) -> Result<(), Networ
         let up = LinkUnspec::new_with_index(eth0).address(ends.of_pod.to_vec()).up().build();
         handle.link().set(up).execute().await.map_err(netlink("setting eth0 up in the pod"))?;
         for (address, gateway) in &ends.places {
-            let given = give(&handle, eth0, *address, whole(*address)).await;
+            let given = add_address(&handle, eth0, *address, host_prefix_length(*address)).await;
             given.map_err(netlink(format!("giving the pod its address {address}")))?;
             let neighbour = handle.neighbours().add(eth0, *gateway).link_layer_address(&ends.of_node);
             neighbour.replace().execute().await.map_err(netlink("telling the pod who its gateway is"))?;
-            let to_gateway = route_to(*gateway, whole(*gateway)).output_interface(eth0).scope(RouteScope::Link).build();
+            let to_gateway =
+                route_to(*gateway, host_prefix_length(*gateway)).output_interface(eth0).scope(RouteScope::Link).build();
             let added = handle.route().add(to_gateway).replace().execute().await;
             added.map_err(netlink("adding the pod's route to its gateway"))?;
             let what = "adding the pod's default route";
@@ -226,7 +231,7 @@ mod tests {
             assert!(!a.sh("busybox ping -c 1 -W 1 10.42.7.3"));
             let again = Bridge::ensure(BRIDGE, &ranges()).await.unwrap();
             for (port, last) in [("tp0000000000a", 2), ("tp0000000000b", 3)] {
-                again.lead_to(port, &[ip(last)]).await.unwrap();
+                again.add_pod_routes(port, &[ip(last)]).await.unwrap();
             }
             assert!(a.sh("busybox ping -c 1 -W 5 10.42.7.3"));
         });
@@ -239,12 +244,12 @@ mod tests {
             // As it was: a port of the bridge, hardware addresses by chance, neighbours asked for.
             assert!(sh(&format!("ip link set tp0000000000a master {BRIDGE} && ip route flush proto 116")));
             assert!(a.sh("ip link set eth0 address 02:00:00:00:00:02 && ip neigh flush dev eth0 nud permanent"));
-            bridge.lead_to("tp0000000000b", &[ip(3)]).await.unwrap();
-            bridge.renew(&a.file(), "tp0000000000a", &[ip(2)]).await.unwrap();
+            bridge.add_pod_routes("tp0000000000b", &[ip(3)]).await.unwrap();
+            bridge.reattach(&a.file(), "tp0000000000a", &[ip(2)]).await.unwrap();
             assert!(a.sh("busybox ping -c 1 -W 5 10.42.7.3") && b.sh("busybox ping -c 1 -W 5 10.42.7.2"));
             assert!(!sh("ip link show tp0000000000a | grep -q master"));
             // Done twice it changes nothing.
-            bridge.renew(&a.file(), "tp0000000000a", &[ip(2)]).await.unwrap();
+            bridge.reattach(&a.file(), "tp0000000000a", &[ip(2)]).await.unwrap();
             assert!(a.sh("busybox ping -c 1 -W 5 10.42.7.3"));
         });
     }
@@ -262,10 +267,12 @@ mod tests {
             ));
             let net = |text: &str| text.parse::<IpNet>().unwrap();
             for range in ["10.42.8.0/24", "10.42.10.0/24"] {
-                bridge.route(net(range), [192, 0, 2, 2].into()).await.unwrap();
+                bridge.add_node_route(net(range), [192, 0, 2, 2].into()).await.unwrap();
             }
-            let removed =
-                bridge.sweep_routes(&[net("10.42.0.0/16")], |range| range == net("10.42.10.0/24")).await.unwrap();
+            let removed = bridge
+                .remove_stale_routes(&[net("10.42.0.0/16")], |range| range == net("10.42.10.0/24"))
+                .await
+                .unwrap();
             assert_eq!(removed.len(), 2, "{removed:?}");
             let there = |range: &str| sh(&format!("ip route show {range} | grep -q via"));
             assert_eq!(
@@ -276,7 +283,7 @@ mod tests {
             assert!(sh("ip route show 10.42.7.2 | grep -q tp"));
             // The node's former range, and the present one.
             bridge.add_address([10, 42, 1, 1].into(), 24).await.unwrap();
-            bridge.keep_only(&[ip(1), "fd42:7::1".parse().unwrap()]).await.unwrap();
+            bridge.remove_other_addresses(&[ip(1), "fd42:7::1".parse().unwrap()]).await.unwrap();
             let has = |address: &str| sh(&format!("ip addr show {BRIDGE} | grep -q {address}/"));
             assert_eq!(["10.42.1.1", "10.42.7.1", "fd42:7::1"].map(has), [false, true, true]);
         });
