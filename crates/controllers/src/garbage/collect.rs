@@ -107,6 +107,7 @@ impl<O: Objects> Collector<'_, O> {
             let blocking = self.graph.lock().blocking(uid);
             if blocking.is_empty() {
                 self.release(uid, &node, FOREGROUND).await?;
+                self.graph.lock().release(uid);
             }
             let graph = self.graph.lock();
             let idle = |uid: &String| graph.get(uid).is_some_and(|d| !d.waits());

@@ -81,6 +81,8 @@ pub struct Graph {
     nodes: HashMap<String, Node>,
     dependents: HashMap<String, HashSet<String>>,
     absent: HashSet<Coordinates>,
+    /// The uids of objects that wait for their dependents no more, though a watch may still tell that they do.
+    released: HashSet<String>,
 }
 
 impl Graph {
@@ -89,7 +91,8 @@ impl Graph {
     }
 
     /// Takes in what a watch tells of an object; returns the uids of those that are to be looked at.
-    pub fn put(&mut self, uid: &str, node: Node) -> Vec<String> {
+    pub fn put(&mut self, uid: &str, mut node: Node) -> Vec<String> {
+        node.foreground &= !self.released.contains(uid);
         let old = self.nodes.get(uid);
         if old == Some(&node) {
             return Vec::new();
@@ -112,6 +115,15 @@ impl Graph {
         look_at
     }
 
+    /// The collector took the finalizer of foreground deletion from an object. What is deleted gets no finalizer any more, so this holds
+    /// whatever a watch, which may be behind, tells of it: of a circle of owners only the first to go doesn't wait for the others.
+    pub fn release(&mut self, uid: &str) {
+        if let Some(node) = self.nodes.get_mut(uid) {
+            node.foreground = false;
+            self.released.insert(uid.to_string());
+        }
+    }
+
     /// An object is gone; returns the uids of those that are to be looked at: what it owned, and what waited for it.
     pub fn remove(&mut self, uid: &str) -> Vec<String> {
         let Some(node) = self.nodes.get(uid) else { return Vec::new() };
@@ -124,6 +136,7 @@ impl Graph {
         }
         self.unlink(uid);
         self.nodes.remove(uid);
+        self.released.remove(uid);
         look_at
     }
 
@@ -149,6 +162,7 @@ impl Graph {
         for uid in gone {
             self.unlink(&uid);
             self.nodes.remove(&uid);
+            self.released.remove(&uid);
         }
     }
 
