@@ -161,7 +161,7 @@ async fn set_condition(server: &Arc<ApiServer>, service: &Value, ok: bool, reaso
     let since = present.filter(|c| c["status"] == status).map(|c| c["lastTransitionTime"].clone());
     let condition = json!({"type": "Available", "status": status, "reason": reason, "message": message,
         "lastTransitionTime": since.unwrap_or_else(|| clock::now_rfc3339().into())});
-    let write = WriteRequest::by_server(server, kinds::API_SERVICES, "", service.name()).to_status();
+    let write = WriteRequest::by_server(server, kinds::API_SERVICES, "", service.name()).for_status();
     let written = write.update(|current| {
         let mut new = current.clone();
         new["status"]["conditions"] = json!([condition]);

@@ -42,7 +42,7 @@ async fn set_condition(server: &Arc<ApiServer>, schema: &Value) {
     }
     let condition = json!({"type": "Dangling", "status": status, "reason": reason, "message": message,
         "lastTransitionTime": clock::now_rfc3339()});
-    let write = WriteRequest::by_server(server, SCHEMAS, "", schema.name()).to_status();
+    let write = WriteRequest::by_server(server, SCHEMAS, "", schema.name()).for_status();
     let written = write.update(|current| {
         let mut new = current.clone();
         new["status"]["conditions"] = json!([condition]);

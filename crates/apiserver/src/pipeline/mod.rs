@@ -103,7 +103,7 @@ impl<'a> WriteRequest<'a> {
     }
 
     /// The same to the object's status.
-    pub fn to_status(mut self) -> Self {
+    pub fn for_status(mut self) -> Self {
         self.subresource = Some(Subresource::Status);
         self.target = Target::Status;
         self.manager.subresource = Subresource::Status.name().into();

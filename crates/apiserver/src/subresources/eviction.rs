@@ -81,7 +81,7 @@ async fn take_from_budget(server: &Arc<ApiServer>, entry: &Entry, pod: &Value, d
     }
     let conditions = pod.array_at(&["status", "conditions"]);
     let is_ready = conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
-    let write = WriteRequest::by_server(server, budget_kind(), budget.namespace(), budget.name()).to_status();
+    let write = WriteRequest::by_server(server, budget_kind(), budget.namespace(), budget.name()).for_status();
     let taken = write.update(|budget| {
         let new = without_disruption(budget, entry.name(), is_ready)?;
         Ok(if dry_run { budget.clone() } else { new })

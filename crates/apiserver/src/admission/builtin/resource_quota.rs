@@ -113,7 +113,7 @@ fn used(server: &ApiServer, kind: &Kind, quota: &Value, namespace: &str) -> Usag
     let Some(resource) = server.cache.resource(kind) else { return total };
     let filter = Filter { namespace: namespace.into(), ..Filter::default() };
     let entries = resource.list(&filter).0;
-    if !AMOUNTS.iter().any(|of| *of == kind) {
+    if !AMOUNTS.contains(&kind) {
         // Each counts as one, whatever is in it: who fills a namespace with large objects doesn't have all of them read at each write.
         let count = Quantity::from_int(i64::try_from(entries.len()).unwrap_or(i64::MAX));
         return usage(kind, &Value::Null).into_keys().map(|name| (name, count)).collect();
@@ -142,7 +142,7 @@ mod tests {
             "ports": [{"port": 80, "nodePort": 30000}], "containers": [{"resources": {"requests": {"cpu": "1"}}}]}});
         for kind in api::KINDS.iter() {
             let one = usage(kind, &Value::Null);
-            let is_counted = !AMOUNTS.iter().any(|of| *of == kind);
+            let is_counted = !AMOUNTS.contains(&kind);
             assert_eq!(one == usage(kind, &full), is_counted, "{}: it belongs to AMOUNTS, or doesn't", kind.kind);
             assert!(!is_counted || one.values().all(|amount| *amount == Quantity::from_int(1)), "{}", kind.kind);
         }
