@@ -8,6 +8,7 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests see a panic by themselves"))]
 
+pub mod admission;
 mod authorizer;
 mod budget;
 mod check;

@@ -76,6 +76,15 @@ impl<'a, 's> Checker<'a, 's> {
         Ok(Checked { of, cost, unordered: coster.unordered })
     }
 
+    /// The type of an expression.
+    ///
+    /// # Errors
+    /// As [`Checker::check`].
+    pub fn of(mut self, tree: &IdedExpr) -> Result<Type<'s>, String> {
+        let of = self.visit(tree).map_err(|mistake| self.tell(&mistake))?;
+        Ok(self.solved.apply(&of, true))
+    }
+
     fn tell(&self, mistake: &Mistake) -> String {
         let text = self.source.source.as_str();
         let start = self.source.offset_for(mistake.at).map_or(0, |(start, _)| start as usize).min(text.len());
@@ -145,6 +154,11 @@ impl<'a, 's> Checker<'a, 's> {
 
     /// The type of a field; of an optional value, an optional field.
     fn select(&mut self, at: u64, operand: &IdedExpr, field: &str) -> Result<Type<'s>, Mistake> {
+        // A variable may have a name with a dot in it.
+        let dotted = qualified_name(operand).map(|name| format!("{name}.{field}"));
+        if let Some(of) = dotted.and_then(|name| self.variable(&name)) {
+            return Ok(of.clone());
+        }
         let of = self.visit(operand)?;
         let of = self.solved.apply(&of, false);
         let (of, is_optional) = match of {
