@@ -10,14 +10,14 @@ SCHEMA = "as deep as our own schema"
 AST = "expressions are no deeper than expressions::depth allows, asked before they are parsed"
 NAME = "another function of that name"
 BOUND = {
-    "api/src/custom/names.rs": {"check_structural": DEPTH},
     "api/src/custom/rules.rs": {"compile_at": DEPTH},
     "api/src/custom/structural.rs": {"prune": DEPTH, "coerce": DEPTH, "drop_nulls": DEPTH, "apply_defaults": DEPTH},
     "api/src/custom/validation.rs": {"embedded": DEPTH, "canonical": DEPTH},
-    "api/src/managed.rs": {"compare": DEPTH, "merge": DEPTH, "prune": DEPTH, "all": DEPTH},
+    "api/src/managed.rs": {"compare": DEPTH, "merge": DEPTH, "prune": DEPTH, "all": DEPTH, "faults": DEPTH},
     "api/src/protobuf/decode.rs": {"members": SCHEMA, "value": "`message` counts the depth"},
     "api/src/protobuf/encode.rs": {"fields": DEPTH, "single": DEPTH},
     "api/src/protobuf/mod.rs": {"layout": SCHEMA},
+    "api/src/schema/policies.rs": {"expand": DEPTH},
     "api/src/schema/check.rs": {"value": DEPTH, "go_type": SCHEMA},
     "api/src/schema/mod.rs": {"read_type": SCHEMA},
     "apimachinery/src/addresses.rs": {"nth": NAME},

@@ -22,6 +22,9 @@ pub(crate) const fn number(name: &'static str) -> Column {
 pub(crate) const fn wide(name: &'static str) -> Column {
     Column { name, kind: "string", wide: true }
 }
+pub(crate) const fn boolean(name: &'static str) -> Column {
+    Column { name, kind: "boolean", wide: false }
+}
 pub(crate) const NAME: Column = text("Name");
 pub(crate) const AGE: Column = text("Age");
 
@@ -41,6 +44,14 @@ impl Printer {
     };
 }
 
+/// A scale, whatever it is of.
+pub const SCALE: Printer = Printer {
+    columns: &[NAME, number("Desired"), number("Available"), AGE],
+    row: |o, now| {
+        vec![name(o), json!(int(o, &["spec", "replicas"])), json!(int(o, &["status", "replicas"])), age(o, now)]
+    },
+};
+
 pub(crate) fn name(o: &Value) -> Value {
     o.name().into()
 }
@@ -56,6 +67,27 @@ pub(crate) fn int(o: &Value, path: &[&str]) -> i64 {
 /// `text`, or the filler that upstream prints for nothing.
 pub(crate) fn or_none(text: &str) -> Value {
     if text.is_empty() { "<none>".into() } else { text.into() }
+}
+
+/// The first three of a list, and how many more there are; `none` for an empty one (upstream's `listWithMoreString`).
+pub(crate) fn shortened(list: &[String], none: &str) -> Value {
+    const SHOWN: usize = 3;
+    match list {
+        [] => none.into(),
+        list if list.len() > SHOWN => format!("{} + {} more...", list[..SHOWN].join(","), list.len() - SHOWN).into(),
+        list => list.join(",").into(),
+    }
+}
+
+/// The addresses or names at which a load balancer is reached, each once and in order.
+pub(crate) fn balancers(o: &Value) -> String {
+    let of = |i: &Value| match i.str_at(&["ip"]) {
+        "" => i.str_at(&["hostname"]).to_string(),
+        ip => ip.to_string(),
+    };
+    let set: std::collections::BTreeSet<String> =
+        o.array_at(&["status", "loadBalancer", "ingress"]).iter().map(of).collect();
+    set.into_iter().filter(|of| !of.is_empty()).collect::<Vec<_>>().join(",")
 }
 
 /// `a=b,c=d`, or `<none>`.

@@ -64,15 +64,8 @@ fn step(kind: &ListKind, item: &Value) -> Option<String> {
         ListKind::Map(keys) => {
             let mut found = Map::new();
             for key in keys {
-                match item.get(key) {
-                    Some(value) => {
-                        found.insert(key.clone(), value.clone());
-                    }
-                    // The one key of built-in kinds that has a default.
-                    None if key == "protocol" => {
-                        found.insert(key.clone(), "TCP".into());
-                    }
-                    None => {}
+                if let Some(value) = item.get(&key.name).or(key.default.as_ref()) {
+                    found.insert(key.name.clone(), value.clone());
                 }
             }
             (!found.is_empty()).then(|| fields::key(&found))
@@ -114,6 +107,14 @@ impl Typed {
         }
     }
 
+    /// What keeps a configuration from being applied, each with the path at which it is: items of a list that can't be told
+    /// apart.
+    pub fn faults(&self, applied: &Value) -> Vec<String> {
+        let mut found = Vec::new();
+        faults(self.of(), applied, "", &mut found);
+        found
+    }
+
     /// All fields of an applied configuration.
     pub fn fields(&self, object: &Value) -> FieldSet {
         all(self.of(), object, false).below
@@ -133,6 +134,62 @@ impl Typed {
     pub fn prune(&self, object: &mut Value, before: &FieldSet, now: &FieldSet, others: &FieldSet) {
         prune(self.of(), object, before, Some(now), Some(others));
     }
+}
+
+fn faults(of: &Type, value: &Value, path: &str, found: &mut Vec<String>) {
+    let resolved = schema::types().resolve(of);
+    match (resolved, value) {
+        (Type::Object { .. } | Type::Map { .. }, Value::Object(map)) => {
+            for (key, below) in map {
+                faults(member(resolved, key), below, &format!("{path}.{key}"), found);
+            }
+        }
+        (Type::List { items, kind, .. }, Value::Array(list)) => {
+            let mut seen = HashSet::new();
+            for (i, item) in list.iter().enumerate() {
+                let at = match item_path(kind, item) {
+                    Err(why) => return found.push(format!("{path}: element {i}: {why}")),
+                    Ok(None) => format!("{path}[{i}]"),
+                    Ok(Some(key)) => {
+                        if !seen.insert(key.clone()) {
+                            found.push(format!("{path}: duplicate entries for key {key}"));
+                        }
+                        format!("{path}{key}")
+                    }
+                };
+                faults(items, item, &at, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// How upstream's messages name an item of a list by its keys; nothing for lists that are owned as a whole.
+fn item_path(kind: &ListKind, item: &Value) -> Result<Option<String>, String> {
+    let why = match (kind, item) {
+        (ListKind::Atomic, _) => return Ok(None),
+        (ListKind::Set, Value::Object(_)) => "associative list without keys has an element that's a map type",
+        (ListKind::Set, Value::Array(_)) => "not supported: associative list with lists as elements",
+        (ListKind::Set, Value::Null) => "associative list without keys has an element that's an explicit null",
+        (ListKind::Map(_), Value::Null) => "associative list with keys may not have a null element",
+        (ListKind::Map(_), Value::Object(_)) | (ListKind::Set, _) => {
+            let step = step(kind, item);
+            return match (step, kind) {
+                (Some(step), _) => Ok(Some(fields::readable(&step))),
+                (None, ListKind::Map(keys)) => {
+                    let keys: Vec<String> = keys.iter().map(|key| format!("{:?}", key.name)).collect();
+                    Err(format!(
+                        "associative list with keys has an element that omits all key fields [{}] (and doesn't have default \
+                         values for any key fields)",
+                        keys.join(" ")
+                    ))
+                }
+                (None, _) => Ok(None),
+            };
+        }
+        (ListKind::Map(_), _) => "associative list with keys may not have non-map elements",
+    };
+    Err(why.into())
 }
 
 fn all(of: &Type, value: &Value, with_maps: bool) -> Entry {

@@ -169,7 +169,8 @@ impl FieldSet {
     }
 }
 
-fn readable(step: &str) -> String {
+/// A step as messages write it.
+pub fn readable(step: &str) -> String {
     match step.split_once(':') {
         Some(("f", name)) => format!(".{name}"),
         Some(("v", value)) => format!("[={value}]"),

@@ -4,10 +4,12 @@
 //! defaults, checks and columns, it asks of a [`Version`] here.
 
 mod columns;
+mod definition;
 mod formats;
 mod names;
 mod rules;
 mod structural;
+mod structure;
 mod validation;
 
 use std::sync::{Arc, OnceLock};
@@ -20,7 +22,8 @@ use crate::kinds::CustomKind;
 use crate::managed::Typed;
 use crate::schema::{self, Findings, Type};
 
-pub use names::{check, default, establish};
+pub use definition::check;
+pub use names::{default, establish};
 
 /// A custom resource definition, understood.
 #[derive(Debug)]

@@ -31,7 +31,8 @@ impl Rules {
     /// Compiles the rules of a version's schema. What is wrong is added to `causes`, by its path in the definition.
     pub fn compile(schema: &Value, path: &str, causes: &mut Vec<Cause>) -> Option<Self> {
         let mut total = 0;
-        let rules = Self::compile_at(&Place { schema, is_resource: true, most: Some(1) }, path, &mut total, causes);
+        let root = Place { schema, is_resource: true, most: Some(1), lost: None };
+        let rules = Self::compile_at(&root, path, &mut total, causes);
         if let Some(factor) = excess(total, ALL_RULES) {
             causes.push(Cause::forbidden(
                 path,
@@ -41,23 +42,29 @@ impl Rules {
         rules
     }
 
-    fn compile_at(at: &Place<'_>, path: &str, total: &mut u64, causes: &mut Vec<Cause>) -> Option<Self> {
+    fn compile_at<'a>(at: &Place<'a>, path: &str, total: &mut u64, causes: &mut Vec<Cause>) -> Option<Self> {
         let schema = at.schema;
         let mut here = Vec::new();
         for (i, rule) in schema["x-kubernetes-validations"].as_array().into_iter().flatten().enumerate() {
             here.extend(Rule::compile(rule, at, &format!("{path}.x-kubernetes-validations[{i}]"), total, causes));
         }
-        let below =
-            |schema, most| Place { schema, is_resource: schema["x-kubernetes-embedded-resource"] == true, most };
+        let below = |schema: &'a Value, most, lost: bool| Place {
+            schema,
+            is_resource: schema["x-kubernetes-embedded-resource"] == true,
+            most,
+            lost: at.lost.clone().or_else(|| lost.then(|| path.to_string())),
+        };
         let mut properties = Vec::new();
         for (name, of) in schema["properties"].as_object().into_iter().flatten() {
-            let found = Self::compile_at(&below(of, at.most), &format!("{path}.properties[{name}]"), total, causes);
+            let found =
+                Self::compile_at(&below(of, at.most, false), &format!("{path}.properties[{name}]"), total, causes);
             properties.extend(found.map(|rules| (name.clone(), rules)));
         }
         let most = at.most.zip(most_children(schema)).map(|(most, children)| most.saturating_mul(children));
         let others = ["items", "additionalProperties"].into_iter().find_map(|part| {
             let of = schema.get(part).filter(|of| of.is_object())?;
-            Self::compile_at(&below(of, most), &format!("{path}.{part}"), total, causes)
+            let lost = part == "items" && schema["x-kubernetes-list-type"] != "map";
+            Self::compile_at(&below(of, most, lost), &format!("{path}.{part}"), total, causes)
         });
         let rules = Rules { here, properties, others: others.map(Box::new) };
         (!rules.here.is_empty() || !rules.properties.is_empty() || rules.others.is_some()).then_some(rules)
@@ -164,6 +171,8 @@ struct Place<'a> {
     is_resource: bool,
     /// How many values it can have in one object, if all lists and maps around it have limits.
     most: Option<u64>,
+    /// The schema around it in which values can't be found again in the old object: that of a list without keys.
+    lost: Option<String>,
 }
 
 impl Place<'_> {
@@ -237,6 +246,12 @@ impl Rule {
             source if expression.is_some() => read("messageExpression", source, Wanted::Text),
             _ => None,
         };
+        if let (Some(expression), Some(lost)) = (&expression, &at.lost)
+            && expression.uses("oldSelf")
+        {
+            let why = format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {lost}");
+            causes.push(Cause::invalid(format!("{path}.rule"), &rule["rule"], &why));
+        }
         if expression.as_ref().is_some_and(|rule| !rule.uses("oldSelf")) && !rule["optionalOldSelf"].is_null() {
             let why = "may not be set if oldSelf is not used in rule";
             causes.push(Cause::invalid(format!("{path}.optionalOldSelf"), &rule["optionalOldSelf"], why));

@@ -17,7 +17,7 @@ fn definition() -> Value {
                         "color": {"type": "string", "enum": ["red", "blue"], "default": "blue"},
                         "name": {"type": "string", "pattern": "^[a-z]+$", "maxLength": 5},
                         "parts": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["id"],
-                            "items": {"type": "object", "properties": {
+                            "items": {"type": "object", "required": ["id"], "properties": {
                                 "id": {"type": "string"}, "weight": {"type": "integer", "default": 1}}}},
                         "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
                         "port": {"x-kubernetes-int-or-string": true},
@@ -25,6 +25,7 @@ fn definition() -> Value {
                             "properties": {"a": {"type": "string"}, "b": {"type": "string"}}}}},
                     "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}}]}});
     default(&mut object);
+    object["status"] = json!({"storedVersions": ["v1"]});
     object
 }
 
@@ -108,7 +109,7 @@ fn malformed_definitions_are_refused_field_by_field() {
     let gone = refused(&|o| {
         o.pointer_mut(schema).unwrap().as_object_mut().unwrap().remove("type");
     });
-    assert_eq!(gone, ["spec.versions[0].schema.openAPIV3Schema.properties[spec].properties[size].type"]);
+    assert_eq!(gone, ["spec.validation.openAPIV3Schema.properties[spec].properties[size].type"]);
 }
 
 #[test]
@@ -147,7 +148,7 @@ fn rules_are_about_values_and_their_changes() {
             "grows": {"type": "integer", "x-kubernetes-validations": [
                 {"rule": "oldSelf.hasValue() ? self >= oldSelf.value() : self == 0", "optionalOldSelf": true}]},
             "parts": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["id"],
-                "items": {"type": "object", "properties": {"id": {"type": "string"}, "size": {"type": "integer",
+                "items": {"type": "object", "required": ["id"], "properties": {"id": {"type": "string"}, "size": {"type": "integer",
                     "x-kubernetes-validations": [{"rule": "self >= oldSelf"}]}}}},
             "named": {"type": "object", "additionalProperties": {"type": "string",
                 "x-kubernetes-validations": [{"rule": "self != ''"}]}}}}));
@@ -197,7 +198,7 @@ fn rules_that_mean_nothing_are_refused() {
         json!([{"rule": "self.size >"}, {"rule": "size > 1"}, {"rule": "true", "reason": "No"}]);
     let mut causes = Vec::new();
     check(&object, None, &mut causes);
-    let at = "spec.versions[0].schema.openAPIV3Schema.properties[spec].x-kubernetes-validations";
+    let at = "spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations";
     let fields: Vec<&str> = causes.iter().map(|c| c.field.as_str()).collect();
     assert_eq!(fields, [format!("{at}[0].rule"), format!("{at}[1].rule"), format!("{at}[2].reason")]);
 }

@@ -36,6 +36,12 @@ pub fn check(schema: &Value, object: &Value, causes: &mut Vec<Cause>) {
     embedded(schema, object, "", true, causes);
 }
 
+/// Checks a part of an object, at a path of its own.
+pub fn check_at(schema: &Value, part: &Value, path: &str, causes: &mut Vec<Cause>) {
+    value(schema, part, path, causes);
+    embedded(schema, part, path, true, causes);
+}
+
 /// What every resource within the resource must have, and what its metadata may not (upstream's `schema/objectmeta`).
 fn embedded(schema: &Value, v: &Value, path: &str, is_root: bool, causes: &mut Vec<Cause>) {
     match v {

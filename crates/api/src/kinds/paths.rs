@@ -15,12 +15,14 @@ use crate::schema::{Type, types};
 const ANY: &str = "*";
 
 /// Keys of maps, which no type has, and names of parameters and headers.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 13] = [
     "cpu",
     "memory",
     "stdout",
     "stderr",
     "fieldManager",
+    "fieldValidation",
+    "resourceVersionMatch",
     "force",
     "x-forwarded-uri",
     "kubeconfig",

@@ -98,6 +98,11 @@ pub struct Strategy {
     pub generate: fn(&mut Value),
     /// Takes from the old object (the second) what the target may not change.
     pub prepare_update: fn(&mut Value, &Value, Target),
+    /// Whether an update of an object that isn't there makes it (upstream's `AllowCreateOnUpdate`).
+    pub made_by_updates: bool,
+    /// Whether an update must say which version of the object it was made from (the opposite of upstream's
+    /// `AllowUnconditionalUpdate`).
+    pub updates_name_version: bool,
     /// Whether the status that a new object is sent with is kept, and doesn't begin empty.
     pub created_with_status: bool,
     pub status_keeps: StatusKeeps,
@@ -126,6 +131,8 @@ impl Strategy {
         prepare_create: |_| {},
         generate: |_| {},
         prepare_update: |_, _, _| {},
+        made_by_updates: false,
+        updates_name_version: false,
         created_with_status: false,
         status_keeps: StatusKeeps::FinalizersAndOwners,
         validate: |_, _, _| {},
@@ -147,5 +154,6 @@ impl Strategy {
     }
 
     /// That of all custom kinds: their definitions say the rest.
-    pub(super) const CUSTOM: Strategy = Strategy { status_keeps: StatusKeeps::All, ..Strategy::PLAIN };
+    pub(super) const CUSTOM: Strategy =
+        Strategy { status_keeps: StatusKeeps::All, updates_name_version: true, ..Strategy::PLAIN };
 }

@@ -5,6 +5,7 @@
 //! of which fields an empty value is the same as none (`xtask/omitted` writes it).
 
 mod check;
+mod policies;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
@@ -57,7 +58,14 @@ pub(crate) enum ListKind {
     Atomic,
     Set,
     /// By these fields of each item.
-    Map(Vec<String>),
+    Map(Vec<Key>),
+}
+
+/// A field that tells items of a list apart, and what it is in an item that doesn't have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub name: String,
+    pub default: Option<Value>,
 }
 
 /// The built-in types by name.
@@ -69,6 +77,7 @@ pub struct Types {
 }
 
 pub use check::Findings;
+pub use policies::warnings as policy_warnings;
 
 fn unpack(packed: &[u8]) -> Value {
     // The data is part of the binary and the unit tests read it, so this can't fail in the field.
@@ -141,7 +150,17 @@ fn read_list(schema: &Value) -> Type {
     let strategic = text("x-kubernetes-patch-strategy").split(',').any(|s| s == "merge");
     let merge = strategic.then(|| text("x-kubernetes-patch-merge-key").to_string());
     let keys = schema.get("x-kubernetes-list-map-keys").and_then(Value::as_array);
-    let keys: Vec<String> = keys.into_iter().flatten().filter_map(Value::as_str).map(String::from).collect();
+    let items = &schema["items"];
+    let key = |name: &str| Key {
+        name: name.into(),
+        default: match &items["properties"][name]["default"] {
+            // The one key of built-in kinds that has a default, which their schemas don't say.
+            Value::Null if name == "protocol" && items["properties"].is_null() => Some("TCP".into()),
+            Value::Null => None,
+            default => Some(default.clone()),
+        },
+    };
+    let keys = keys.into_iter().flatten().filter_map(Value::as_str).map(key).collect();
     let kind = match text("x-kubernetes-list-type") {
         "map" => ListKind::Map(keys),
         "set" => ListKind::Set,
@@ -150,7 +169,7 @@ fn read_list(schema: &Value) -> Type {
         _ => match merge.as_deref() {
             None => ListKind::Atomic,
             Some("") => ListKind::Set,
-            Some(key) => ListKind::Map(vec![key.into()]),
+            Some(name) => ListKind::Map(vec![key(name)]),
         },
     };
     Type::List { items: Box::new(read_type("", &schema["items"])), kind, merge }

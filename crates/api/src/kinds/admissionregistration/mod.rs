@@ -14,8 +14,9 @@ mod webhooks;
 
 pub use policies::POLICY_VARIABLES;
 
-use apimachinery::{Cause, ObjectExt as _};
+use apimachinery::{Cause, names};
 use expressions::Expression;
+use expressions::admission::{Known, Result as Wanted};
 use serde_json::{Map, Value, json};
 
 use crate::defaults::{default, items};
@@ -35,32 +36,42 @@ table! {
 /// The most conditions that a webhook or policy may have.
 const MOST_CONDITIONS: usize = 64;
 
-fn expression(of: &Value, field: &str, path: &str, variables: &[&str], causes: &mut Causes) {
-    let source = of.str_at(&[field]);
-    if source.trim().is_empty() {
-        causes.push(Cause::required(format!("{path}.{field}"), ""));
-    } else if let Err(why) = Expression::compile(source, variables) {
-        causes.push(Cause::invalid(format!("{path}.{field}"), &of[field], &format!("compilation failed: {why}")));
+/// Checks an expression of which only the names of its variables are known; `missing` is said when there is none.
+fn compiled(of: &Field<'_>, missing: &str, variables: &[&str], causes: &mut Causes) {
+    if of.text().trim().is_empty() {
+        causes.push(Cause::required(&of.path, missing));
+    } else if let Err(why) = Expression::compile(of.text(), variables) {
+        of.invalid(&format!("compilation failed: {why}"), causes);
     }
 }
 
-fn conditions(of: &Value, path: &str, variables: &[&str], causes: &mut Causes) {
-    let listed = of.array_at(&["matchConditions"]);
-    if listed.len() > MOST_CONDITIONS {
-        let message = format!("Too many: {}: must have at most {MOST_CONDITIONS} items", listed.len());
-        causes.push(Cause { reason: "FieldValueTooMany", field: format!("{path}matchConditions"), message });
+/// Checks an expression and its types; `missing` is said when there is none.
+fn expression(of: &Field<'_>, missing: &str, known: &Known<'_>, wanted: Wanted, causes: &mut Causes) {
+    let source = of.text();
+    if source.trim().is_empty() {
+        causes.push(Cause::required(&of.path, missing));
+    } else if let Err(why) = known.check(source, Wanted::Anything) {
+        of.invalid(&format!("compilation failed: {why}"), causes);
+    } else if let Err(why) = known.check(source, wanted) {
+        of.invalid(&why, causes);
+    } else {
+        compiled(of, missing, POLICY_VARIABLES, causes);
     }
-    let mut seen = Vec::new();
-    for (i, condition) in listed.iter().enumerate() {
-        let at = format!("{path}matchConditions[{i}]");
-        let name = condition.str_at(&["name"]);
-        if name.is_empty() {
-            causes.push(Cause::required(format!("{at}.name"), ""));
-        } else if seen.contains(&name) {
-            causes.push(Cause::duplicate(format!("{at}.name"), &condition["name"]));
+}
+
+fn conditions(of: &Field<'_>, known: &Known<'_>, causes: &mut Causes) {
+    let listed = of.at("matchConditions");
+    let count = listed.value.as_array().map_or(0, Vec::len);
+    if count > MOST_CONDITIONS {
+        let message = format!("Too many: {count}: must have at most {MOST_CONDITIONS} items");
+        causes.push(Cause { reason: "FieldValueTooMany", field: listed.path.clone(), message });
+    }
+    listed.unique("name", causes);
+    for condition in listed.items() {
+        if condition.at("name").require("", causes) {
+            condition.at("name").is(names::qualified_name, causes);
         }
-        seen.push(name);
-        expression(condition, "expression", &at, variables, causes);
+        expression(&condition.at("expression"), "", known, Wanted::Truth, causes);
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::GROUP;
-use super::webhooks::{check, default_webhooks};
+use super::webhooks::{PRINTER, check, default_webhooks};
 use crate::defaults::default;
 use crate::kinds::{API_EXTENSIONS, Kind, Strategy};
 
@@ -11,6 +11,8 @@ pub static KIND: Kind = Kind {
     categories: API_EXTENSIONS,
     has_generation: true,
     strategy: Strategy {
+        updates_name_version: true,
+        printer: PRINTER,
         defaults: |object| default_webhooks(object, |hook| default(hook, "reinvocationPolicy", || json!("Never"))),
         validate: check,
         ..Strategy::PLAIN

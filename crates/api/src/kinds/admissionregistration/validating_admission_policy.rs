@@ -1,7 +1,7 @@
 //! `ValidatingAdmissionPolicy`: expressions that refuse objects.
 
 use super::GROUP;
-use super::policies::{check_policy, default_policy};
+use super::policies::{VALIDATIONS, check_policy, default_policy};
 use crate::kinds::{API_EXTENSIONS, Kind, StatusKeeps, Strategy, Subresource};
 
 pub static KIND: Kind = Kind {
@@ -9,6 +9,8 @@ pub static KIND: Kind = Kind {
     has_generation: true,
     subresources: &[Subresource::Status],
     strategy: Strategy {
+        updates_name_version: true,
+        printer: VALIDATIONS,
         defaults: default_policy,
         status_keeps: StatusKeeps::LabelsAndAnnotationsToo,
         validate: |object, _, causes| check_policy(object, "validations", causes),

@@ -1,13 +1,18 @@
 //! Configurations of webhooks.
 
 use apimachinery::{Cause, ObjectExt as _, names};
+use expressions::admission::Known;
 use serde_json::{Map, Value, json};
 
 use super::{check_rule, conditions, selection};
+use crate::columns::{AGE, NAME, Printer, age, name, number};
 use crate::defaults::{child, default, items};
 use crate::validate::field::{Causes, Field};
 
-const CONDITION_VARIABLES: &[&str] = &["object", "oldObject", "request", "authorizer"];
+pub const PRINTER: Printer = Printer {
+    columns: &[NAME, number("Webhooks"), AGE],
+    row: |o, now| vec![name(o), json!(o.array_at(&["webhooks"]).len()), age(o, now)],
+};
 
 /// Fills in what each webhook leaves out, and what `more` of its kind.
 pub fn default_webhooks(object: &mut Value, more: fn(&mut Map<String, Value>)) {
@@ -25,8 +30,9 @@ pub fn default_webhooks(object: &mut Value, more: fn(&mut Map<String, Value>)) {
 
 pub fn check(object: &Value, _: Option<&Value>, causes: &mut Causes) {
     for (i, hook) in object.array_at(&["webhooks"]).iter().enumerate() {
-        conditions(hook, &format!("webhooks[{i}]."), CONDITION_VARIABLES, causes);
-        check_webhook(&Field::new(hook, format!("webhooks[{i}]")), causes);
+        let hook = Field::new(hook, format!("webhooks[{i}]"));
+        conditions(&hook, &Known::of(None).authorizer(), causes);
+        check_webhook(&hook, causes);
     }
     Field::new(&object["webhooks"], "webhooks").unique("name", causes);
 }

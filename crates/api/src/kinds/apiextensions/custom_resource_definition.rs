@@ -1,6 +1,11 @@
 //! `CustomResourceDefinition`: a kind that somebody adds.
 
+use apimachinery::ObjectExt as _;
+use jiff::Timestamp;
+use serde_json::Value;
+
 use super::GROUP;
+use crate::columns::{Column, NAME, Printer, name, text};
 use crate::custom;
 use crate::kinds::{API_EXTENSIONS, Kind, Strategy, Subresource};
 
@@ -9,6 +14,27 @@ pub static KIND: Kind = Kind {
     categories: API_EXTENSIONS,
     has_generation: true,
     subresources: &[Subresource::Status],
-    strategy: Strategy { defaults: custom::default, validate: custom::check, ..Strategy::PLAIN },
+    strategy: Strategy {
+        updates_name_version: true,
+        defaults: custom::default,
+        validate: custom::check,
+        printer: Printer { columns: COLUMNS, row },
+        ..Strategy::PLAIN
+    },
     ..Kind::cluster(GROUP, "v1", "CustomResourceDefinition", "customresourcedefinitions")
 };
+
+const COLUMNS: &[Column] =
+    &[NAME, text("Group"), text("Scope"), text("Versions"), Column { name: "Created At", kind: "date", wide: false }];
+
+fn row(o: &Value, _: Timestamp) -> Vec<Value> {
+    let served = o.array_at(&["spec", "versions"]).iter().filter(|v| v["served"] == true);
+    let versions: Vec<&str> = served.map(|v| v.str_at(&["name"])).collect();
+    vec![
+        name(o),
+        o.str_at(&["spec", "group"]).into(),
+        o.str_at(&["spec", "scope"]).into(),
+        versions.join(",").into(),
+        o.at(&["metadata", "creationTimestamp"]).clone(),
+    ]
+}

@@ -14,6 +14,7 @@ pub static KIND: Kind = Kind {
     categories: API_EXTENSIONS,
     subresources: &[Subresource::Status],
     strategy: Strategy {
+        updates_name_version: true,
         name: names::path_segment,
         defaults: |object| {
             if let Some(service) = spec(object).and_then(|spec| child(spec, "service")) {
@@ -65,6 +66,10 @@ fn row(o: &Value, now: Timestamp) -> Vec<Value> {
         service => format!("{}/{service}", o.str_at(&["spec", "service", "namespace"])),
     };
     let available = o.array_at(&["status", "conditions"]).iter().find(|c| c["type"] == "Available");
-    let available = available.map_or("Unknown", |c| c.str_at(&["status"]));
+    let available = match available.map(|c| (c.str_at(&["status"]), c.str_at(&["reason"]))) {
+        None => "Unknown".to_string(),
+        Some((status, reason)) if status == "True" || reason.is_empty() => status.into(),
+        Some((status, reason)) => format!("{status} ({reason})"),
+    };
     vec![name(o), service.into(), available.into(), age(o, now)]
 }

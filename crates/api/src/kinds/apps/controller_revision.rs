@@ -21,8 +21,8 @@ pub static KIND: Kind = Kind {
 fn row(o: &Value, now: Timestamp) -> Vec<Value> {
     let owner = o.array_at(&["metadata", "ownerReferences"]).iter().find(|r| r["controller"] == true);
     let owner = owner.map(|r| {
-        let group = r.str_at(&["apiVersion"]).split('/').next().unwrap_or("").to_string();
-        format!("{}.{group}/{}", r.str_at(&["kind"]).to_ascii_lowercase(), r.str_at(&["name"]))
+        let group = r.str_at(&["apiVersion"]).split_once('/').map_or(String::new(), |(group, _)| format!(".{group}"));
+        format!("{}{group}/{}", r.str_at(&["kind"]).to_ascii_lowercase(), r.str_at(&["name"]))
     });
     vec![name(o), or_none(&owner.unwrap_or_default()), json!(int(o, &["revision"])), age(o, now)]
 }

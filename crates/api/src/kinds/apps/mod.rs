@@ -25,11 +25,15 @@ table! {
 
 /// What is checked of all workloads of the group. `claims` are volumes that come from templates of claims.
 fn check_workload(object: &Value, old: Option<&Value>, claims: &[&str], causes: &mut Causes) {
+    let is_set = object["kind"] == "StatefulSet";
     check_selector(object, causes);
     check_template(&object["spec"]["template"], "spec.template", &["Always"], claims, causes);
     not_negative(object, &["spec", "replicas"], causes);
     not_negative(object, &["spec", "minReadySeconds"], causes);
-    immutable(object, old, &["spec", "selector"], "spec.selector", causes);
+    // A StatefulSet's is one of many fields that don't change, and told with them.
+    if !is_set {
+        immutable(object, old, &["spec", "selector"], "spec.selector", causes);
+    }
 }
 
 /// The selector must select something, and the template's labels must be among it.
@@ -42,7 +46,13 @@ fn check_selector(object: &Value, causes: &mut Causes) {
     match LabelSelector::from_json(value) {
         Err(e) => causes.push(Cause::invalid("spec.selector", value, &e.to_string())),
         Ok(s) if s.is_empty() => {
-            causes.push(Cause::invalid("spec.selector", value, "empty selector is invalid for deployment"));
+            // Of a ReplicaSet upstream says so, too.
+            let kind = match object.str_at(&["kind"]) {
+                "StatefulSet" => "statefulset",
+                "DaemonSet" => "daemonset",
+                _ => "deployment",
+            };
+            causes.push(Cause::invalid("spec.selector", value, &format!("empty selector is invalid for {kind}")));
         }
         Ok(s) => {
             let labels = &object["spec"]["template"]["metadata"]["labels"];

@@ -88,7 +88,7 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     }
     let Some(old) = old else { return };
     let open = ["replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit"];
-    let open_too = ["persistentVolumeClaimRetentionPolicy", "minReadySeconds", "selector"];
+    let open_too = ["persistentVolumeClaimRetentionPolicy", "minReadySeconds"];
     let frozen = |o: &Value| {
         let mut spec = o["spec"].clone();
         if let Some(map) = spec.as_object_mut() {

@@ -61,7 +61,15 @@ fn validate(object: &Value, _: Option<&Value>, causes: &mut Causes) {
     }
     let job = &object["spec"]["jobTemplate"]["spec"];
     check_template(&job["template"], "spec.jobTemplate.spec.template", RESTART_POLICIES, &[], causes);
-    job::check_spec(&Field::new(job, "spec.jobTemplate.spec"), causes);
+    let of = Field::new(job, "spec.jobTemplate.spec");
+    job::check_spec(&of, causes);
+    if of.at("selector").is_set() {
+        of.at("selector").invalid("`selector` will be auto-generated", causes);
+    }
+    if of.at("manualSelector").value == true {
+        let selector = of.at("manualSelector");
+        causes.push(Cause::not_supported(&selector.path, selector.value, &["nil", "false"]));
+    }
     for field in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
         not_negative(object, &["spec", field], causes);
     }

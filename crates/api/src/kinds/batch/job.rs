@@ -1,6 +1,6 @@
 //! `Job`: Pods that run until enough of them succeed.
 
-use apimachinery::{Cause, ObjectExt as _, clock, ranges};
+use apimachinery::{Cause, LabelSelector, ObjectExt as _, clock, names, ranges};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -67,18 +67,57 @@ fn select_own_pods(job: &mut Value) {
     if job.at(&["spec", "manualSelector"]) == &Value::Bool(true) {
         return;
     }
-    let (uid, name) = (job.uid().to_string(), job.name().to_string());
+    let generated = generated_labels(job);
     let spec = job.child_mut("spec");
-    spec.insert("selector".into(), json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}));
     let template = spec.entry("template").or_insert_with(|| json!({}));
     if !template.is_object() {
         return;
     }
-    let metadata = template.child_mut("metadata");
-    let labels = metadata.entry("labels").or_insert_with(|| json!({}));
-    for (key, value) in [("controller-uid", &uid), ("job-name", &name)] {
-        labels[format!("batch.kubernetes.io/{key}")] = value.as_str().into();
-        labels[key] = value.as_str().into();
+    // What the client says stays, and is refused if it isn't this (as of a Job that was exported from elsewhere).
+    if let Some(labels) = template.child_mut("metadata").entry("labels").or_insert_with(|| json!({})).as_object_mut() {
+        for (key, value) in &generated {
+            default(labels, key, || value.as_str().into());
+        }
+    }
+    let [(key, uid), ..] = generated;
+    default(spec, "selector", || json!({}));
+    if let Some(selector) = child(spec, "selector") {
+        default(selector, "matchLabels", || json!({}));
+        if let Some(labels) = child(selector, "matchLabels") {
+            default(labels, &key, || uid.into());
+        }
+    }
+}
+
+/// The labels of a Job's pods: by its uid and its name, each with the prefix and, for clients of before v1.27, without.
+fn generated_labels(job: &Value) -> [(String, String); 4] {
+    const PREFIX: &str = "batch.kubernetes.io/";
+    let (uid, name) = (job.uid().to_string(), job.name().to_string());
+    [
+        (format!("{PREFIX}controller-uid"), uid.clone()),
+        (format!("{PREFIX}job-name"), name.clone()),
+        ("controller-uid".into(), uid),
+        ("job-name".into(), name),
+    ]
+}
+
+/// The selector and labels of a Job that brings none are those that are generated (upstream's `ValidateGeneratedSelector`).
+fn check_generated(job: &Value, causes: &mut Causes) {
+    let generated = generated_labels(job);
+    let labels = job.at(&["spec", "template", "metadata", "labels"]);
+    for (key, value) in &generated {
+        let path = format!("spec.template.metadata.labels[{key}]");
+        let why = format!("must be '{value}'");
+        match labels[key.as_str()].as_str() {
+            None => causes.push(Cause::required(path, &why)),
+            Some(is) if is != value => causes.push(Cause::invalid(path, labels, &why)),
+            Some(_) => {}
+        }
+    }
+    let of = |key: &str| generated.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str());
+    let selector = job.at(&["spec", "selector"]);
+    if LabelSelector::from_json(selector).is_ok_and(|s| !s.matches(of)) {
+        causes.push(Cause::invalid("spec.selector", selector, "`selector` not auto-generated"));
     }
 }
 
@@ -87,8 +126,22 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     for field in ["parallelism", "completions", "backoffLimit", "activeDeadlineSeconds"] {
         not_negative(object, &["spec", field], causes);
     }
+    if old.is_none() && object["spec"]["manualSelector"] != true {
+        check_generated(object, causes);
+    }
+    let selector = Field::new(object.at(&["spec", "selector"]), "spec.selector");
+    if !selector.is_set() {
+        causes.push(Cause::required(&selector.path, ""));
+    } else if let Some(selector) = selector.selector(causes) {
+        let labels = object.at(&["spec", "template", "metadata", "labels"]);
+        if !selector.matches(|key| labels[key].as_str()) {
+            let why = "`selector` does not match template `labels`";
+            causes.push(Cause::invalid("spec.template.metadata.labels", labels, why));
+        }
+    }
     immutable(object, old, &["spec", "selector"], "spec.selector", causes);
     check_spec(&Field::new(&object["spec"], "spec"), causes);
+    hostnames(object, causes);
     immutable(object, old, &["spec", "completionMode"], "spec.completionMode", causes);
     let grows =
         object["spec"]["completionMode"] == "Indexed" && object["spec"]["completions"] == object["spec"]["parallelism"];
@@ -99,10 +152,52 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
         immutable(object, old, &["spec", field], &format!("spec.{field}"), causes);
     }
     if let Some(old) = old
-        && old["spec"]["template"] != object["spec"]["template"]
-        && old["spec"]["suspend"] != true
+        && frozen(&object["spec"]["template"], old) != frozen(&old["spec"]["template"], old)
     {
-        causes.push(Cause::invalid("spec.template", &json!({}), IMMUTABLE));
+        causes.push(Cause::invalid("spec.template", &object["spec"]["template"], IMMUTABLE));
+    }
+}
+
+/// What of a Job's template can't change: while it is suspended and none of its pods has begun, where its pods may go and what they
+/// ask for can (KEP-2926, KEP-5440).
+fn frozen(template: &Value, old: &Value) -> Value {
+    let mut template = template.clone();
+    let waits = old["spec"]["suspend"] == true && old.at(&["status", "startTime"]).is_null();
+    if !waits || !template.is_object() {
+        return template;
+    }
+    let metadata = template.child_mut("metadata");
+    for field in ["labels", "annotations"] {
+        metadata.remove(field);
+    }
+    let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) else { return template };
+    for field in ["nodeSelector", "tolerations", "schedulingGates"] {
+        spec.remove(field);
+    }
+    if let Some(affinity) = child(spec, "affinity") {
+        affinity.remove("nodeAffinity");
+    }
+    if spec.get("affinity").is_some_and(|affinity| affinity.as_object().is_some_and(Map::is_empty)) {
+        spec.remove("affinity");
+    }
+    for list in ["containers", "initContainers"] {
+        for container in items(spec, list) {
+            container.remove("resources");
+        }
+    }
+    template
+}
+
+/// The names of an indexed Job's pods must be host names.
+fn hostnames(job: &Value, causes: &mut Causes) {
+    let completions = job.i64_at(&["spec", "completions"]).unwrap_or(0);
+    if job["spec"]["completionMode"] != "Indexed" || completions <= 0 {
+        return;
+    }
+    let longest = format!("{}-{}", job.name(), completions - 1);
+    if let Err(why) = names::dns1123_label(&longest) {
+        let why = format!("will not able to create pod with invalid DNS label: {longest}: {why}");
+        causes.push(Cause::invalid("metadata.name", &json!(job.name()), &why));
     }
 }
 
@@ -132,6 +227,22 @@ pub(super) fn check_spec(spec: &Field<'_>, causes: &mut Causes) {
     }
     if spec.at("backoffLimitPerIndex").is_set() && !indexed {
         spec.at("backoffLimitPerIndex").invalid("requires indexed completion mode", causes);
+    }
+    let most = spec.at("maxFailedIndexes");
+    if most.value.as_i64().zip(spec.at("completions").value.as_i64()).is_some_and(|(most, all)| most > all) {
+        most.invalid("must be less than or equal to completions", causes);
+    }
+    let manager = spec.at("managedBy");
+    if manager.is_set() {
+        let is_path = manager.text().split_once('/').is_some_and(|(domain, path)| {
+            names::dns1123_subdomain(domain).is_ok() && !path.is_empty() && !path.contains(' ')
+        });
+        if !is_path {
+            manager.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")", causes);
+        } else if manager.text().len() > 63 {
+            let message = "Too long: may not be more than 63 bytes".to_string();
+            causes.push(Cause { reason: "FieldValueTooLong", field: manager.path.clone(), message });
+        }
     }
     if spec.at("maxFailedIndexes").is_set() && !spec.at("backoffLimitPerIndex").is_set() {
         let why = "when maxFailedIndexes is specified";
@@ -176,21 +287,54 @@ fn failure_policy(spec: &Field<'_>, causes: &mut Causes) {
             rule.at("action").invalid("requires the backoffLimitPerIndex to be set", causes);
         }
         let (codes, conditions) = (rule.at("onExitCodes"), rule.at("onPodConditions"));
-        if codes.is_set() != conditions.is_empty() {
-            rule.invalid("specifying one of OnExitCodes and OnPodConditions is required", causes);
+        let told = |why: &str| Cause {
+            reason: "FieldValueInvalid",
+            field: rule.path.clone(),
+            message: format!("Invalid value: {why}"),
+        };
+        match (codes.is_set(), conditions.is_empty()) {
+            (false, true) => causes.push(told("specifying one of OnExitCodes and OnPodConditions is required")),
+            (true, false) => causes.push(told("specifying both OnExitCodes and OnPodConditions is not supported")),
+            _ => {}
         }
         if codes.is_set() {
-            codes.at("operator").must_be(&["In", "NotIn"], causes);
-            codes.at("values").require("at least one value is required", causes);
-            let zero = codes.at("values").items().any(|v| *v.value == 0);
-            if codes.at("operator").text() == "In" && zero {
-                codes.at("values").invalid("must not be 0 for the In operator", causes);
-            }
+            exit_codes(&codes, &spec.at("template").at("spec"), causes);
         }
+        too_many(&conditions, 20, causes);
         for condition in conditions.items() {
-            condition.at("type").require("", causes);
-            condition.at("status").one_of(&["False", "True", "Unknown"], causes);
+            if condition.at("type").require("", causes) {
+                condition.at("type").is(names::qualified_name, causes);
+            }
+            condition.at("status").must_be(&["False", "True", "Unknown"], causes);
         }
+    }
+}
+
+/// The exit codes of a rule about failures, and whose they are.
+fn exit_codes(codes: &Field<'_>, pod: &Field<'_>, causes: &mut Causes) {
+    let (name, operator, values) = (codes.at("containerName"), codes.at("operator"), codes.at("values"));
+    let is_there = |list: &str| pod.at(list).items().any(|c| c.at("name").text() == name.text());
+    if name.is_set() && !["containers", "initContainers"].iter().any(|list| is_there(list)) {
+        let why = "must be one of the container or initContainer names in the pod template";
+        name.invalid(why, causes);
+    }
+    operator.must_be(&["In", "NotIn"], causes);
+    if !values.is_set() || values.is_empty() {
+        values.invalid("at least one value is required", causes);
+    }
+    too_many(&values, 255, causes);
+    let mut before = None;
+    for value in values.items() {
+        let Some(code) = value.value.as_i64() else { continue };
+        if operator.text() == "In" && code == 0 {
+            value.invalid("must not be 0 for the In operator", causes);
+        }
+        if before == Some(code) {
+            causes.push(Cause::duplicate(&value.path, value.value));
+        } else if before.is_some_and(|before| code < before) {
+            values.invalid("must be ordered", causes);
+        }
+        before = Some(code);
     }
 }
 

@@ -10,7 +10,13 @@ use crate::kinds::{Kind, Strategy};
 use crate::validate::field::{Causes, Field};
 
 pub static KIND: Kind = Kind {
-    strategy: Strategy { validate, printer: Printer { columns: &[NAME, text("Holder"), AGE], row }, ..Strategy::PLAIN },
+    strategy: Strategy {
+        updates_name_version: true,
+        made_by_updates: true,
+        validate,
+        printer: Printer { columns: &[NAME, text("Holder"), AGE], row },
+        ..Strategy::PLAIN
+    },
     ..Kind::namespaced(GROUP, "v1", "Lease", "leases")
 };
 

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::GROUP;
-use crate::columns::{AGE, NAME, Printer, age, int, name, or_none, text};
+use crate::columns::{AGE, NAME, Printer, age, int, name, shortened, text};
 use crate::defaults::{default_text, items};
 use crate::kinds::{Kind, Strategy};
 use crate::validate::field::{Causes, Field};
@@ -13,6 +13,7 @@ use crate::validate::field::{Causes, Field};
 pub static KIND: Kind = Kind {
     short_names: &["ep"],
     strategy: Strategy {
+        made_by_updates: true,
         defaults,
         validate,
         printer: Printer { columns: &[NAME, text("Endpoints"), AGE], row },
@@ -54,20 +55,23 @@ fn row(o: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 fn shown(o: &Value) -> Value {
-    const SHOWN: usize = 3;
+    let subsets = o.array_at(&["subsets"]);
+    if subsets.is_empty() {
+        return "<none>".into();
+    }
     let mut list = Vec::new();
-    for subset in o.array_at(&["subsets"]) {
-        for address in subset.array_at(&["addresses"]) {
-            let ip = address.str_at(&["ip"]);
-            let ports = subset.array_at(&["ports"]);
-            if ports.is_empty() {
-                list.push(ip.to_string());
-            }
-            list.extend(ports.iter().map(|p| format!("{ip}:{}", int(p, &["port"]))));
+    for subset in subsets {
+        let (ports, addresses) = (subset.array_at(&["ports"]), subset.array_at(&["addresses"]));
+        if ports.is_empty() {
+            list.extend(addresses.iter().map(|a| a.str_at(&["ip"]).to_string()));
+        }
+        for port in ports {
+            let number = int(port, &["port"]);
+            list.extend(addresses.iter().map(|a| match a.str_at(&["ip"]) {
+                v6 if v6.contains(':') => format!("[{v6}]:{number}"),
+                ip => format!("{ip}:{number}"),
+            }));
         }
     }
-    if list.len() > SHOWN {
-        return format!("{} + {} more...", list[..SHOWN].join(","), list.len() - SHOWN).into();
-    }
-    or_none(&list.join(","))
+    shortened(&list, "")
 }

@@ -27,6 +27,7 @@ pub static KIND: Kind = Kind {
     short_names: &["ev"],
     selectable: FIELDS,
     strategy: Strategy {
+        made_by_updates: true,
         validate: |event, _, causes| check(event, false, causes),
         printer: Printer { columns: COLUMNS, row },
         convert,

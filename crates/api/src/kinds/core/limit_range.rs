@@ -1,6 +1,6 @@
 //! `LimitRange`: bounds and defaults of what the Pods and claims of a namespace ask for.
 
-use apimachinery::Quantity;
+use apimachinery::{Cause, Quantity};
 use serde_json::{Map, Value, json};
 
 use super::GROUP;
@@ -10,7 +10,7 @@ use crate::validate::field::{Causes, Field, invalid_text};
 
 pub static KIND: Kind = Kind {
     short_names: &["limits"],
-    strategy: Strategy { defaults, validate, ..Strategy::PLAIN },
+    strategy: Strategy { made_by_updates: true, defaults, validate, ..Strategy::PLAIN },
     ..Kind::namespaced(GROUP, "v1", "LimitRange", "limitranges")
 };
 
@@ -46,6 +46,23 @@ fn fill(map: &mut Map<String, Value>, key: &str, from: &Value) {
     }
 }
 
+/// How much more than its request a limit may be: at least as much, and no more than the bounds allow at all.
+fn ratio(limit: &Field<'_>, name: &str, bounds: Option<(Quantity, Quantity)>, causes: &mut Causes) {
+    let value = limit.at("maxLimitRequestRatio").at(name).value;
+    let Some(most) = Quantity::from_json(value) else { return };
+    let (path, text) = (format!("{}.maxLimitRequestRatio[{name}]", limit.path), value.as_str().unwrap_or(""));
+    if most < Quantity::from_int(1) {
+        causes.push(invalid_text(&path, text, &format!("ratio {text} is less than 1")));
+    }
+    if let Some((least, highest)) = bounds.filter(|(least, _)| least.milli() > 0) {
+        let bound = highest.milli() as f64 / least.milli() as f64;
+        if most.milli() as f64 / 1000.0 > bound {
+            let why = format!("ratio {text} is greater than max/min = {bound:.6}");
+            causes.push(invalid_text(&path, text, &why));
+        }
+    }
+}
+
 fn validate(object: &Value, _: Option<&Value>, causes: &mut Causes) {
     let object = Field::root(object);
     object.at("spec").at("limits").unique("type", causes);
@@ -71,7 +88,13 @@ fn validate(object: &Value, _: Option<&Value>, causes: &mut Causes) {
                 }
             }
         }
+        if limit.at("type").text() == "PersistentVolumeClaim" && of("min", "storage").or(of("max", "storage")).is_none()
+        {
+            let why = "either minimum or maximum storage value is required, but neither was provided";
+            causes.push(Cause::required(format!("{}.limits", limit.path), why));
+        }
         for name in resources {
+            ratio(&limit, name, of("min", name).zip(of("max", name)), causes);
             // Each must not be above the next.
             let order = ["min", "defaultRequest", "default", "max"];
             for (i, low) in order.iter().enumerate() {

@@ -74,12 +74,12 @@ fn row(o: &Value, now: Timestamp) -> Vec<Value> {
     if o["spec"]["unschedulable"] == true {
         status.push_str(",SchedulingDisabled");
     }
-    let roles: Vec<&str> = o
+    let roles: std::collections::BTreeSet<&str> = o
         .labels()
         .into_iter()
         .filter_map(|(k, v)| match k.strip_prefix("node-role.kubernetes.io/") {
             Some(role) if !role.is_empty() => Some(role),
-            _ if k == "kubernetes.io/role" => Some(v),
+            _ if k == "kubernetes.io/role" && !v.is_empty() => Some(v),
             _ => None,
         })
         .collect();
@@ -91,16 +91,24 @@ fn row(o: &Value, now: Timestamp) -> Vec<Value> {
         let text = o.str_at(&["status", "nodeInfo", field]);
         if text.is_empty() { "<unknown>".into() } else { text.into() }
     };
+    // Since v1.36 with the architecture.
+    let kernel =
+        match (o.str_at(&["status", "nodeInfo", "kernelVersion"]), o.str_at(&["status", "nodeInfo", "architecture"])) {
+            (kernel, architecture) if !kernel.is_empty() && !architecture.is_empty() => {
+                format!("{kernel} ({architecture})").into()
+            }
+            _ => info("kernelVersion"),
+        };
     vec![
         name(o),
         status.into(),
-        or_none(&roles.join(",")),
+        or_none(&roles.into_iter().collect::<Vec<_>>().join(",")),
         age(o, now),
         o.str_at(&["status", "nodeInfo", "kubeletVersion"]).into(),
         address("InternalIP"),
         address("ExternalIP"),
         info("osImage"),
-        info("kernelVersion"),
+        kernel,
         info("containerRuntimeVersion"),
     ]
 }

@@ -41,27 +41,49 @@ fn defaults(object: &mut Value) {
     }
 }
 
+/// What a volume may be: the drivers of most are elsewhere by now, but objects of before are kept.
+const SOURCES: &[&str] = &[
+    "awsElasticBlockStore",
+    "azureDisk",
+    "azureFile",
+    "cephfs",
+    "cinder",
+    "csi",
+    "fc",
+    "flexVolume",
+    "flocker",
+    "gcePersistentDisk",
+    "glusterfs",
+    "hostPath",
+    "iscsi",
+    "local",
+    "nfs",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "quobyte",
+    "rbd",
+    "scaleIO",
+    "storageos",
+    "vsphereVolume",
+];
+
 const MODES: &[&str] = &["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"];
 
 /// Those of a volume or claim.
-pub(super) fn check_access_modes(spec: &Value, causes: &mut Causes) {
-    let modes = spec.array_at(&["accessModes"]);
-    if modes.is_empty() {
-        causes.push(Cause::required("spec.accessModes", "at least 1 access mode is required"));
+pub(crate) fn check_access_modes(spec: &Field<'_>, causes: &mut Causes) {
+    let modes = spec.at("accessModes");
+    modes.require("at least 1 access mode is required", causes);
+    for mode in modes.items().filter(|mode| !MODES.contains(&mode.text())) {
+        causes.push(Cause::not_supported(&modes.path, mode.value, MODES));
     }
-    for mode in modes {
-        if !mode.as_str().is_some_and(|m| MODES.contains(&m)) {
-            causes.push(Cause::not_supported("spec.accessModes", mode, MODES));
-        }
+    let texts = modes.texts();
+    if texts.len() > 1 && texts.contains(&"ReadWriteOncePod") {
+        modes.forbid("may not use ReadWriteOncePod with other access modes", causes);
     }
-    if modes.len() > 1 && modes.iter().any(|mode| mode == "ReadWriteOncePod") {
-        let why = "may not use ReadWriteOncePod with other access modes";
-        causes.push(Cause::forbidden("spec.accessModes", why));
-    }
-    Field::new(spec.at(&["volumeMode"]), "spec.volumeMode").one_of(&["Block", "Filesystem"], causes);
+    spec.at("volumeMode").one_of(&["Block", "Filesystem"], causes);
 }
 
-pub(super) fn size(value: &Value, field: &str, causes: &mut Causes) -> Option<Quantity> {
+pub(crate) fn size(value: &Value, field: &str, causes: &mut Causes) -> Option<Quantity> {
     if value.is_null() {
         causes.push(Cause::required(field, ""));
         return None;
@@ -81,13 +103,12 @@ pub(super) fn size(value: &Value, field: &str, causes: &mut Causes) -> Option<Qu
 }
 
 fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
-    check_access_modes(&object["spec"], causes);
+    check_access_modes(&Field::new(&object["spec"], "spec"), causes);
     size(&object["spec"]["capacity"]["storage"], "spec.capacity[storage]", causes);
     let policies = &["Delete", "Recycle", "Retain"];
     let field = "spec.persistentVolumeReclaimPolicy";
     one_of(object, &["spec", "persistentVolumeReclaimPolicy"], field, policies, causes);
-    let known = ["hostPath", "local", "nfs", "csi", "iscsi", "fc", "cephfs", "rbd"];
-    let sources = object["spec"].as_object().map_or(0, |s| s.keys().filter(|k| known.contains(&k.as_str())).count());
+    let sources = SOURCES.iter().filter(|source| object["spec"][**source].is_object()).count();
     match sources {
         0 => causes.push(Cause::required("spec", "must specify a volume type")),
         1 => {}
@@ -101,11 +122,12 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
         placement::node_selector(&affinity, causes);
     }
     if let Some(old) = old {
-        for source in known {
-            if old["spec"][source] != object["spec"][source] {
-                let detail = "spec.persistentvolumesource is immutable after creation";
-                causes.push(Cause::forbidden("spec.persistentvolumesource", detail));
-            }
+        if SOURCES.iter().any(|source| old["spec"][*source] != object["spec"][*source]) {
+            let detail = "spec.persistentvolumesource is immutable after creation";
+            causes.push(Cause::forbidden("spec.persistentvolumesource", detail));
+        }
+        if !old["spec"]["nodeAffinity"].is_null() && old["spec"]["nodeAffinity"] != object["spec"]["nodeAffinity"] {
+            causes.push(Cause::invalid("spec.nodeAffinity", &object["spec"]["nodeAffinity"], IMMUTABLE));
         }
         if old["spec"]["volumeMode"] != object["spec"]["volumeMode"] {
             causes.push(Cause::invalid("spec.volumeMode", &object["spec"]["volumeMode"], IMMUTABLE));
@@ -114,13 +136,9 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
 }
 
 pub(super) fn access_modes(modes: &[Value]) -> Value {
-    let short = modes.iter().map(|m| match m.as_str() {
-        Some("ReadWriteOnce") => "RWO",
-        Some("ReadOnlyMany") => "ROX",
-        Some("ReadWriteMany") => "RWX",
-        Some("ReadWriteOncePod") => "RWOP",
-        _ => "?",
-    });
+    // Each once, in one order whatever the object's is.
+    let known = MODES.iter().zip(["RWO", "ROX", "RWX", "RWOP"]);
+    let short = known.filter(|(mode, _)| modes.iter().any(|m| m == *mode)).map(|(_, short)| short);
     short.collect::<Vec<_>>().join(",").into()
 }
 

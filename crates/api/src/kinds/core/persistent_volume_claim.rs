@@ -10,7 +10,7 @@ use crate::columns::{AGE, Column, NAME, Printer, age, name, text, wide};
 use crate::defaults::{child, default, default_text, spec};
 use crate::kinds::quota::{Usage, add, count};
 use crate::kinds::{Deletion, Kind, Strategy, Subresource};
-use crate::validate::field::Causes;
+use crate::validate::field::{Causes, Field};
 
 pub static KIND: Kind = Kind {
     short_names: &["pvc"],
@@ -56,16 +56,21 @@ fn data_source(spec: &mut Map<String, Value>) {
 }
 
 fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
-    check_access_modes(&object["spec"], causes);
+    check_access_modes(&Field::new(&object["spec"], "spec"), causes);
     let request = &["spec", "resources", "requests", "storage"];
     let now = size(object.at(request), "spec.resources[storage]", causes);
     let Some(old) = old else { return };
-    // After creation the binder may set the volume's name and a user may grow the request.
+    let is_bound = old.str_at(&["status", "phase"]) == "Bound";
+    // After creation the binder may set the volume's name; of a bound claim a user may change the request.
     let freeze = |claim: &Value| {
         let mut spec = claim["spec"].clone();
         if let Some(map) = spec.as_object_mut() {
-            map.remove("resources");
-            map.remove("volumeAttributesClassName");
+            if is_bound {
+                map.remove("volumeAttributesClassName");
+                if let Some(requests) = child(map, "resources").and_then(|r| child(r, "requests")) {
+                    requests.retain(|resource, _| resource != "storage");
+                }
+            }
             if old.str_at(&["spec", "volumeName"]).is_empty() {
                 map.remove("volumeName");
             }
@@ -84,8 +89,17 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     if let (Some(now), Some(before)) = (now, before)
         && now < before
     {
-        let detail = "field can not be less than previous value";
-        causes.push(Cause::forbidden("spec.resources.requests.storage", detail));
+        // A request that couldn't be met can be taken back, down to what there is (KEP-1790).
+        let there = Quantity::from_json(old.at(&["status", "capacity", "storage"]));
+        if there.is_none_or(|there| now <= there) {
+            let detail = "field can not be less than status.capacity";
+            causes.push(Cause::forbidden("spec.resources.requests.storage", detail));
+        }
+    }
+    let class = |claim: &Value| claim["spec"]["volumeAttributesClassName"].clone();
+    if is_bound && !class(old).is_null() && class(object).is_null() {
+        let detail = "update from non-nil value to nil is forbidden";
+        causes.push(Cause::forbidden("spec.volumeAttributesClassName", detail));
     }
 }
 

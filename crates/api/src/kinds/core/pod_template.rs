@@ -1,9 +1,10 @@
 //! `PodTemplate`: a template of Pods, also of those that workloads have.
 
-use apimachinery::Cause;
+use apimachinery::{Cause, ObjectExt as _};
 use serde_json::{Value, json};
 
 use super::{GROUP, pod};
+use crate::columns::{NAME, Printer, containers, name, pairs, text};
 use crate::defaults::{child, default};
 use crate::kinds::{Deletion, Kind, Strategy};
 use crate::validate::field::Causes;
@@ -13,6 +14,13 @@ pub static KIND: Kind = Kind {
     strategy: Strategy {
         defaults: |object| default_template(object.get_mut("template")),
         validate,
+        printer: Printer {
+            columns: &[NAME, text("Containers"), text("Images"), text("Pod Labels")],
+            row: |o, _| {
+                let (names, images) = containers(&o["template"]);
+                vec![name(o), names, images, pairs(o.at(&["template", "metadata", "labels"]))]
+            },
+        },
         pod_template: |object| &object["template"],
         deletion: Deletion { returns_object: true, ..Deletion::PLAIN },
         ..Strategy::PLAIN

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::GROUP;
-use crate::columns::{AGE, NAME, Printer, age, int, name, text};
+use crate::columns::{AGE, NAME, Printer, age, name, shortened, text};
 use crate::defaults::{default, items};
 use crate::kinds::{Kind, Strategy};
 use crate::validate::field::{Causes, Field, too_many};
@@ -67,13 +67,15 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
 }
 
 fn row(o: &Value, now: Timestamp) -> Vec<Value> {
-    let ports: Vec<String> = o.array_at(&["ports"]).iter().map(|p| int(p, &["port"]).to_string()).collect();
-    let addresses: Vec<&str> = o.array_at(&["endpoints"]).iter().flat_map(|e| e.strings_at(&["addresses"])).collect();
-    let shown = match addresses.len() {
-        0 => "<unset>".to_string(),
-        n if n > 3 => format!("{} + {} more...", addresses[..3].join(","), n - 3),
-        _ => addresses.join(","),
+    // A port without a number stands for all.
+    let port = |port: &Value| match (port.i64_at(&["port"]), port.str_at(&["name"])) {
+        (Some(number), _) => number.to_string(),
+        (None, "") => "*".into(),
+        (None, name) => name.into(),
     };
-    let ports = if ports.is_empty() { "<unset>".to_string() } else { ports.join(",") };
-    vec![name(o), o.str_at(&["addressType"]).into(), ports.into(), shown.into(), age(o, now)]
+    let ports: Vec<String> = o.array_at(&["ports"]).iter().map(port).collect();
+    let endpoints = o.array_at(&["endpoints"]).iter().flat_map(|e| e.strings_at(&["addresses"]));
+    let addresses: Vec<String> = endpoints.map(String::from).collect();
+    let (ports, addresses) = (shortened(&ports, "<unset>"), shortened(&addresses, "<unset>"));
+    vec![name(o), o.str_at(&["addressType"]).into(), ports, addresses, age(o, now)]
 }

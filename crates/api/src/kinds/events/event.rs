@@ -27,6 +27,7 @@ pub static KIND: Kind = Kind {
     selectable: FIELDS,
     kept_as: Some(EVENTS),
     strategy: Strategy {
+        made_by_updates: true,
         validate,
         printer: Printer { columns: event::COLUMNS, row: |event, now| event::row(&core(event), now) },
         convert: event::convert,

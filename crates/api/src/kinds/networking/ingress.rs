@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::GROUP;
-use crate::columns::{AGE, Column, NAME, Printer, age, name, or_none, text};
+use crate::columns::{AGE, Column, NAME, Printer, age, balancers, name, or_none, shortened, text};
 use crate::defaults::set;
 use crate::kinds::{Kind, Strategy, Subresource};
 use crate::validate::field::{Causes, Field};
@@ -115,19 +115,14 @@ fn check_path(path: &Field<'_>, causes: &mut Causes) {
 const COLUMNS: &[Column] = &[NAME, text("Class"), text("Hosts"), text("Address"), text("Ports"), AGE];
 
 fn row(o: &Value, now: Timestamp) -> Vec<Value> {
-    let hosts: Vec<&str> =
-        o.array_at(&["spec", "rules"]).iter().map(|r| r.str_at(&["host"])).filter(|h| !h.is_empty()).collect();
-    let addresses: Vec<&str> = o
-        .array_at(&["status", "loadBalancer", "ingress"])
-        .iter()
-        .map(|i| if i.str_at(&["ip"]).is_empty() { i.str_at(&["hostname"]) } else { i.str_at(&["ip"]) })
-        .collect();
+    let rules = o.array_at(&["spec", "rules"]).iter();
+    let hosts: Vec<String> = rules.map(|r| r.str_at(&["host"])).filter(|h| !h.is_empty()).map(String::from).collect();
     let ports = if o.array_at(&["spec", "tls"]).is_empty() { "80" } else { "80, 443" };
     vec![
         name(o),
         or_none(o.str_at(&["spec", "ingressClassName"])),
-        if hosts.is_empty() { "*".into() } else { hosts.join(",").into() },
-        addresses.join(",").into(),
+        shortened(&hosts, "*"),
+        balancers(o).into(),
         ports.into(),
         age(o, now),
     ]

@@ -50,10 +50,16 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     }
 }
 
+const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
+
 fn row(o: &Value, now: Timestamp) -> Vec<Value> {
-    let parameters = match o.str_at(&["spec", "parameters", "kind"]) {
-        "" => or_none(""),
-        kind => format!("{kind}/{}", o.str_at(&["spec", "parameters", "name"])).into(),
+    let of = &o["spec"]["parameters"];
+    let parameters = match (of.str_at(&["kind"]), of.str_at(&["apiGroup"])) {
+        ("", _) => or_none(""),
+        (kind, "") => format!("{kind}/{}", of.str_at(&["name"])).into(),
+        (kind, group) => format!("{kind}.{group}/{}", of.str_at(&["name"])).into(),
     };
-    vec![name(o), o.str_at(&["spec", "controller"]).into(), parameters, age(o, now)]
+    let is_default = o.at(&["metadata", "annotations", DEFAULT_CLASS]) == "true";
+    let shown = if is_default { format!("{} (default)", o.name()).into() } else { name(o) };
+    vec![shown, o.str_at(&["spec", "controller"]).into(), parameters, age(o, now)]
 }

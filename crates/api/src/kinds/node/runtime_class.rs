@@ -11,6 +11,8 @@ use crate::validate::field::{Causes, Field};
 
 pub static KIND: Kind = Kind {
     strategy: Strategy {
+        updates_name_version: true,
+        made_by_updates: true,
         validate,
         printer: Printer { columns: &[NAME, text("Handler"), AGE], row },
         ..Strategy::PLAIN

@@ -15,6 +15,7 @@ pub static KIND: Kind = Kind {
     has_generation: true,
     subresources: &[Subresource::Status],
     strategy: Strategy {
+        updates_name_version: true,
         defaults: |object| set(object.as_object_mut(), "status", json!({})),
         validate,
         printer: Printer { columns: COLUMNS, row },

@@ -7,6 +7,7 @@ use crate::kinds::{Kind, Strategy};
 
 pub static KIND: Kind = Kind {
     strategy: Strategy {
+        made_by_updates: true,
         name: names::path_segment,
         defaults: default_binding,
         validate: |object, old, causes| check_binding(object, old, &["ClusterRole"], false, causes),

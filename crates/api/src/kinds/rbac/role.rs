@@ -7,6 +7,7 @@ use crate::kinds::{Kind, Strategy};
 
 pub static KIND: Kind = Kind {
     strategy: Strategy {
+        made_by_updates: true,
         name: names::path_segment,
         validate: |object, _, causes| check_role(object, true, causes),
         ..Strategy::PLAIN

@@ -1,11 +1,16 @@
 //! `ResourceClaimTemplate`: claims of devices that are made for each Pod.
 
+use jiff::Timestamp;
+use serde_json::Value;
+
 use super::{GROUP, default_claim};
+use crate::columns::{AGE, NAME, Printer, age, name};
 use crate::defaults::{child, spec};
 use crate::kinds::{Kind, Strategy};
 
 pub static KIND: Kind = Kind {
     strategy: Strategy {
+        printer: Printer { columns: &[NAME, AGE], row },
         defaults: |object| {
             if let Some(claim) = spec(object).and_then(|spec| child(spec, "spec")) {
                 default_claim(claim);
@@ -15,3 +20,7 @@ pub static KIND: Kind = Kind {
     },
     ..Kind::namespaced(GROUP, "v1", "ResourceClaimTemplate", "resourceclaimtemplates")
 };
+
+fn row(o: &Value, now: Timestamp) -> Vec<Value> {
+    vec![name(o), age(o, now)]
+}

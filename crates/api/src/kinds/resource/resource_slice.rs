@@ -1,6 +1,11 @@
 //! `ResourceSlice`: the devices of a node.
 
+use apimachinery::ObjectExt as _;
+use jiff::Timestamp;
+use serde_json::Value;
+
 use super::GROUP;
+use crate::columns::{AGE, NAME, Printer, age, name, text};
 use crate::defaults::spec;
 use crate::kinds::{Kind, Strategy};
 
@@ -8,6 +13,7 @@ pub static KIND: Kind = Kind {
     has_generation: true,
     selectable: &["spec.nodeName", "spec.driver"],
     strategy: Strategy {
+        printer: Printer { columns: &[NAME, text("Node"), text("Driver"), text("Pool"), AGE], row },
         defaults: |object| {
             spec(object);
         },
@@ -15,3 +21,8 @@ pub static KIND: Kind = Kind {
     },
     ..Kind::cluster(GROUP, "v1", "ResourceSlice", "resourceslices")
 };
+
+fn row(o: &Value, now: Timestamp) -> Vec<Value> {
+    let of = |path: &[&str]| Value::from(o.at(&["spec"]).str_at(path));
+    vec![name(o), of(&["nodeName"]), of(&["driver"]), of(&["pool", "name"]), age(o, now)]
+}

@@ -86,8 +86,22 @@ pub fn in_scope(scope: &str, operator: &str, values: &[&str], pod: &Value) -> bo
             "DoesNotExist" => class.is_empty(),
             _ => !class.is_empty(),
         },
+        "CrossNamespacePodAffinity" => looks_elsewhere(pod),
         _ => false,
     }
+}
+
+/// Whether a pod's affinity is about pods of other namespaces, too.
+fn looks_elsewhere(pod: &Value) -> bool {
+    let elsewhere = |term: &Value| !term.array_at(&["namespaces"]).is_empty() || !term["namespaceSelector"].is_null();
+    ["podAffinity", "podAntiAffinity"].iter().any(|kind| {
+        let of = pod.at(&["spec", "affinity", kind]);
+        of.array_at(&["requiredDuringSchedulingIgnoredDuringExecution"]).iter().any(elsewhere)
+            || of
+                .array_at(&["preferredDuringSchedulingIgnoredDuringExecution"])
+                .iter()
+                .any(|preferred| elsewhere(&preferred["podAffinityTerm"]))
+    })
 }
 
 /// Containers of a pod that don't say what a quota counts, by the resource: with such a quota they have to.

@@ -66,18 +66,19 @@ fn pod_state(o: &Value, now: Timestamp) -> PodState {
     let sidecars = specs.iter().filter(|s| s["restartPolicy"] == "Always").count();
     let mut ready = 0;
     let mut restarts = 0;
-    let mut last_restart = "";
     let mut initializing = false;
-    let note = |s: &Value, restarts: &mut i64| -> String {
-        *restarts += int(s, &["restartCount"]);
-        s.str_at(&["lastState", "terminated", "finishedAt"]).to_string()
-    };
-    let mut last = String::new();
+    // Of sidecars alone, which count also once the pod is initialized.
+    let (mut sidecar_restarts, mut last_of_sidecars) = (0, "");
+    let ended = |s| Value::str_at(s, &["lastState", "terminated", "finishedAt"]);
+    let mut last = "";
     for (i, s) in o.array_at(&["status", "initContainerStatuses"]).iter().enumerate() {
-        last = last.max(note(s, &mut restarts));
+        restarts += int(s, &["restartCount"]);
+        last = last.max(ended(s));
         let is_sidecar = sidecar(s.str_at(&["name"]));
-        if is_sidecar && s["ready"] == true {
-            ready += 1;
+        if is_sidecar {
+            sidecar_restarts += int(s, &["restartCount"]);
+            last_of_sidecars = last_of_sidecars.max(ended(s));
+            ready += usize::from(s["ready"] == true);
         }
         if initializing {
             continue;
@@ -99,16 +100,14 @@ fn pod_state(o: &Value, now: Timestamp) -> PodState {
         };
         initializing = true;
     }
-    if !initializing {
-        restarts = o
-            .array_at(&["status", "initContainerStatuses"])
-            .iter()
-            .filter(|s| sidecar(s.str_at(&["name"])))
-            .map(|s| int(s, &["restartCount"]))
-            .sum();
+    // A sidecar that is down later on doesn't hide the main containers.
+    let initialized = conditions.iter().any(|c| c["type"] == "Initialized" && c["status"] == "True");
+    if !initializing || initialized {
+        (restarts, last) = (sidecar_restarts, last_of_sidecars);
         let mut running = false;
         for s in o.array_at(&["status", "containerStatuses"]).iter().rev() {
-            last = last.max(note(s, &mut restarts));
+            restarts += int(s, &["restartCount"]);
+            last = last.max(ended(s));
             let waiting = s.str_at(&["state", "waiting", "reason"]);
             let terminated = &s["state"]["terminated"];
             if !waiting.is_empty() {
@@ -133,13 +132,9 @@ fn pod_state(o: &Value, now: Timestamp) -> PodState {
             reason = "Terminating".into();
         }
     }
-    if restarts > 0 && !last.is_empty() {
-        last_restart = &last;
-    }
-    let restarts = if last_restart.is_empty() {
-        restarts.to_string()
-    } else {
-        format!("{restarts} ({} ago)", clock::age(last_restart, now))
+    let restarts = match last {
+        ended if restarts > 0 && !ended.is_empty() => format!("{restarts} ({} ago)", clock::age(ended, now)),
+        _ => restarts.to_string(),
     };
     PodState { reason, ready, total, restarts }
 }
@@ -191,5 +186,20 @@ mod tests {
                 {"name": "i", "restartCount": 0, "state": {"terminated": {"exitCode": 0}}},
                 {"name": "j", "restartCount": 0, "state": {"running": {}}}]}});
         assert_eq!(status(init), "0/1 Init:1/2 0");
+    }
+
+    #[test]
+    fn a_sidecar_that_is_down_does_not_hide_the_main_containers() {
+        let pod = |initialized: &str| {
+            let specs = json!([{"name": "i"}, {"name": "s", "restartPolicy": "Always"}]);
+            let statuses = json!([
+                {"name": "i", "restartCount": 2, "state": {"terminated": {"exitCode": 0}}, "lastState": {"terminated": {"finishedAt": "2020-01-01T00:00:00Z"}}},
+                {"name": "s", "restartCount": 3, "started": false, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]);
+            json!({"spec": {"containers": [{"name": "a"}], "initContainers": specs}, "status": {"phase": "Running",
+                "conditions": [{"type": "Initialized", "status": initialized}], "initContainerStatuses": statuses,
+                "containerStatuses": [{"name": "a", "ready": true, "restartCount": 1, "state": {"running": {}}}]}})
+        };
+        assert_eq!(status(pod("True")), "1/2 Init:CrashLoopBackOff 4");
+        assert!(status(pod("False")).starts_with("0/2 Init:CrashLoopBackOff 5 ("));
     }
 }

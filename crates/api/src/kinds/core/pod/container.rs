@@ -17,6 +17,9 @@ pub enum Role {
 /// What a pod has that its containers refer to.
 pub struct Surroundings<'a> {
     pub volumes: &'a [&'a str],
+    /// A pod itself, and no template: systems that fill templates in later may leave something open.
+    pub is_pod: bool,
+    pub os: &'a str,
     pub host_network: bool,
     /// The pod's `terminationGracePeriodSeconds`.
     pub grace: Option<i64>,
@@ -27,7 +30,7 @@ pub fn check(c: &Field<'_>, role: Role, around: &Surroundings<'_>, causes: &mut 
         c.at("name").is(names::dns1123_label, causes);
     }
     let image = c.at("image");
-    if image.require("", causes) && image.text().trim() != image.text() {
+    if image.require("", causes) && around.is_pod && image.text().trim() != image.text() {
         image.invalid("must not have leading or trailing whitespace", causes);
     }
     c.at("imagePullPolicy").must_be(&["Always", "IfNotPresent", "Never"], causes);
@@ -63,6 +66,10 @@ pub fn check(c: &Field<'_>, role: Role, around: &Surroundings<'_>, causes: &mut 
         }
     } else {
         restart.one_of(&["Always", "Never", "OnFailure"], causes);
+    }
+    let signal = c.at("lifecycle").at("stopSignal");
+    if signal.is_set() && around.os.is_empty() {
+        signal.forbid("may not be set for containers with empty `spec.os.name`", causes);
     }
     for hook in ["postStart", "preStop"] {
         let hook = c.at("lifecycle").at(hook);

@@ -18,7 +18,7 @@ use super::GROUP;
 use crate::kinds::{ALL, Absent, Deletion, Kind, SelectedField, Strategy, Subresource, Target};
 
 pub use defaults::{foreign_volume as default_foreign_volume, qos_class, spec as default_spec};
-pub use validate::{resize, spec as check_spec};
+pub use validate::{is_standard as is_standard_resource, resize, spec as check_spec};
 
 const FIELDS: &[&str] = &[
     "spec.nodeName",
@@ -50,6 +50,7 @@ pub static KIND: Kind = Kind {
     ],
     strategy: Strategy {
         defaults: defaults::pod,
+        generate: placement::merge_label_keys,
         prepare_update,
         validate: validate::pod,
         printer: columns::PRINTER,
@@ -78,5 +79,6 @@ fn grace_period(pod: &Value, said: Option<i64>) -> i64 {
     if pod.str_at(&["spec", "nodeName"]).is_empty() || ended {
         return 0;
     }
-    said.or_else(|| pod.i64_at(&["spec", "terminationGracePeriodSeconds"])).unwrap_or(30).max(0)
+    let seconds = said.or_else(|| pod.i64_at(&["spec", "terminationGracePeriodSeconds"])).unwrap_or(30);
+    if seconds < 0 { 1 } else { seconds }
 }

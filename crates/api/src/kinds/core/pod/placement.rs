@@ -1,7 +1,9 @@
 //! Where a pod may run: affinity, tolerations, spreading, gates.
 
-use apimachinery::{Cause, names};
+use apimachinery::{Cause, ObjectExt as _, names};
+use serde_json::{Map, Value, json};
 
+use crate::defaults::{child, items};
 use crate::validate::field::{Causes, Field};
 use crate::validate::meta;
 
@@ -25,6 +27,68 @@ pub fn check(spec: &Field<'_>, causes: &mut Causes) {
         if gate.at("conditionType").require("", causes) {
             gate.at("conditionType").is(names::qualified_name, causes);
         }
+    }
+}
+
+/// Writes into the selectors of a new pod what the keys of its own labels say (`matchLabelKeys`, KEP-3633, KEP-3243): so a set of
+/// pods is told from others of its kind.
+pub fn merge_label_keys(pod: &mut Value) {
+    let labels = pod.at(&["metadata", "labels"]).clone();
+    let spec = pod.child_mut("spec");
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let Some(affinity) = child(spec, "affinity").and_then(|a| child(a, kind)) else { continue };
+        for term in items(affinity, "requiredDuringSchedulingIgnoredDuringExecution") {
+            merge_keys(term, &labels);
+        }
+        for preferred in items(affinity, "preferredDuringSchedulingIgnoredDuringExecution") {
+            if let Some(term) = child(preferred, "podAffinityTerm") {
+                merge_keys(term, &labels);
+            }
+        }
+    }
+    for constraint in items(spec, "topologySpreadConstraints") {
+        merge_keys(constraint, &labels);
+    }
+}
+
+fn merge_keys(term: &mut Map<String, Value>, labels: &Value) {
+    let keys = |list: &str| -> Vec<String> {
+        term.get(list)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(String::from)
+            .collect()
+    };
+    let wanted = [("In", keys("matchLabelKeys")), ("NotIn", keys("mismatchLabelKeys"))];
+    // What has no selector selects nothing.
+    let Some(selector) = child(term, "labelSelector") else { return };
+    for (operator, keys) in wanted {
+        for (key, value) in keys.iter().filter_map(|key| Some((key, labels.get(key)?))) {
+            let requirement = json!({"key": key, "operator": operator, "values": [value]});
+            if let Some(list) = selector.entry("matchExpressions").or_insert_with(|| json!([])).as_array_mut()
+                && !list.contains(&requirement)
+            {
+                list.push(requirement);
+            }
+        }
+    }
+}
+
+/// What `matchLabelKeys` and `mismatchLabelKeys` of a term may name.
+fn label_keys(term: &Field<'_>, causes: &mut Causes) {
+    let (matching, other) = (term.at("matchLabelKeys"), term.at("mismatchLabelKeys"));
+    for list in [&matching, &other] {
+        if !list.is_empty() && !term.at("labelSelector").is_set() {
+            list.forbid("must not be specified when labelSelector is not set", causes);
+        }
+        for key in list.items() {
+            key.is_if_said(names::qualified_name, causes);
+        }
+    }
+    for key in matching.items().filter(|key| other.texts().contains(&key.text())) {
+        key.invalid("exists in both matchLabelKeys and mismatchLabelKeys", causes);
     }
 }
 
@@ -112,6 +176,7 @@ fn pod_term(term: &Field<'_>, causes: &mut Causes) {
             term.at(selector).selector(causes);
         }
     }
+    label_keys(term, causes);
     for namespace in term.at("namespaces").items() {
         namespace.is(names::dns1123_label, causes);
     }
@@ -174,6 +239,7 @@ fn spread(constraints: &Field<'_>, causes: &mut Causes) {
         if of.at("labelSelector").is_set() {
             of.at("labelSelector").selector(causes);
         }
+        label_keys(&of, causes);
         let pair = (key.text(), unmet.text());
         if !seen.insert(pair) {
             let pair = format!("{{{}, {}}}", pair.0, pair.1);

@@ -227,6 +227,8 @@ pub fn spec(spec: &Value, path: &str, claimed: &[&str], causes: &mut Vec<Cause>)
 fn containers(spec: &Field<'_>, volumes: &[&str], causes: &mut Vec<Cause>) {
     let around = Surroundings {
         volumes,
+        is_pod: spec.path == "spec",
+        os: spec.at("os").at("name").text(),
         host_network: *spec.at("hostNetwork").value == true,
         grace: spec.at("terminationGracePeriodSeconds").value.as_i64(),
     };
@@ -249,12 +251,15 @@ fn containers(spec: &Field<'_>, volumes: &[&str], causes: &mut Vec<Cause>) {
             if shown.text() == "Unmasked" && spec.at("hostUsers").value != false {
                 shown.invalid("`hostUsers` must be false to use `Unmasked`", causes);
             }
-            // Init containers come one after the other.
-            let ports = c.at("ports").items().filter(|_| role == Role::Main);
-            for port in ports.filter(|p| p.at("hostPort").value.as_i64().unwrap_or(0) != 0) {
+            // Init containers come one after the other; sidecars aren't told from them here (upstream's `checkHostPortConflicts`).
+            let mut own = HashSet::new();
+            let seen = if role == Role::Main { &mut host_ports } else { &mut own };
+            for port in c.at("ports").items() {
                 let host = port.at("hostPort");
-                if !host_ports.insert((host.value.as_i64(), port.at("hostIP").text(), port.at("protocol").text())) {
-                    causes.push(Cause::duplicate(host.path, host.value));
+                let Some(number) = host.value.as_i64().filter(|number| *number != 0) else { continue };
+                let text = format!("{}/{}/{number}", port.at("protocol").text(), port.at("hostIP").text());
+                if !seen.insert(text.clone()) {
+                    causes.push(Cause::duplicate(host.path, &text.into()));
                 }
             }
         }
@@ -361,10 +366,57 @@ fn whole(spec: &Field<'_>, causes: &mut Vec<Cause>) {
     }
 }
 
+/// What a container may ask for: Kubernetes' own resources by their names, those of others with a domain (upstream's
+/// `ValidateContainerResourceName`).
+fn container_resource(name: &str, field: &str, causes: &mut Vec<Cause>) {
+    let invalid = |why: &str| Cause::invalid(field, &Value::from(name), why);
+    if let Err(why) = names::qualified_name(name) {
+        causes.push(invalid(&why));
+        return;
+    }
+    if !name.contains('/') {
+        let of_containers = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with(HUGE_PAGES);
+        if !of_containers && !is_standard(name) {
+            causes.push(invalid("must be a standard resource type or fully qualified"));
+        }
+        if !of_containers {
+            causes.push(invalid("must be a standard resource for containers"));
+        }
+    } else if !name.contains("kubernetes.io/")
+        && (name.starts_with("requests.") || names::qualified_name(&format!("requests.{name}")).is_err())
+    {
+        causes.push(invalid("doesn't follow extended resource name standard"));
+    }
+}
+
+/// Whether a name without a domain means a resource at all, be it of containers or of quotas.
+pub fn is_standard(name: &str) -> bool {
+    const OF_QUOTAS: [&str; 9] = [
+        "pods",
+        "services",
+        "services.nodeports",
+        "services.loadbalancers",
+        "replicationcontrollers",
+        "resourcequotas",
+        "secrets",
+        "configmaps",
+        "persistentvolumeclaims",
+    ];
+    let (part, resource) = match name.split_once('.') {
+        Some((part @ ("requests" | "limits"), resource)) => (part, resource),
+        _ => ("", name),
+    };
+    OF_QUOTAS.contains(&name)
+        || matches!(resource, "cpu" | "memory" | "ephemeral-storage")
+        || (resource == "storage" && part != "limits")
+        || (resource.starts_with(HUGE_PAGES) && part != "limits")
+}
+
 /// Quantities, none negative, and no request above its limit.
 pub fn resources(resources: &Value, path: &str, causes: &mut Vec<Cause>) {
     let read = |list: &str, name: &str, value: &Value, causes: &mut Vec<Cause>| -> Option<Quantity> {
         let field = format!("{path}.{list}[{name}]");
+        container_resource(name, &field, causes);
         let text = value.as_str().map(String::from).unwrap_or_else(|| value.to_string());
         match text.parse::<Quantity>() {
             Ok(q) if q.is_negative() => {
@@ -372,6 +424,10 @@ pub fn resources(resources: &Value, path: &str, causes: &mut Vec<Cause>) {
                 None
             }
             Ok(q) => {
+                // Devices come whole.
+                if name.contains('/') && !name.contains("kubernetes.io/") && q.milli() % 1000 != 0 {
+                    causes.push(Cause::invalid(field.clone(), value, "must be an integer"));
+                }
                 let page = name.strip_prefix(HUGE_PAGES).and_then(|size| size.parse::<Quantity>().ok());
                 if let Some(page) = page.filter(|page| page.value() <= 0 || q.value() % page.value() != 0) {
                     let detail = format!("must be a multiple of the size of a page, {}", page.canonical(true));

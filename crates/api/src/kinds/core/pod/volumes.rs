@@ -1,7 +1,10 @@
 //! The volumes of a pod.
 
-use apimachinery::names;
+use std::collections::HashSet;
 
+use apimachinery::{Cause, ObjectExt as _, names};
+
+use crate::kinds::persistent_volume::{check_access_modes, size};
 use crate::validate::field::{Causes, Field};
 
 /// All sources that a volume may have.
@@ -90,7 +93,15 @@ fn check_source(kind: &str, source: &Field<'_>, causes: &mut Causes) {
             source.at("claimName").require("", causes);
         }
         "ephemeral" => {
-            source.at("volumeClaimTemplate").require("", causes);
+            if source.at("volumeClaimTemplate").require("", causes) {
+                let claim = source.at("volumeClaimTemplate").at("spec");
+                check_access_modes(&claim, causes);
+                size(
+                    claim.value.at(&["resources", "requests", "storage"]),
+                    &format!("{}.resources[storage]", claim.path),
+                    causes,
+                );
+            }
         }
         "image" => {
             source.at("pullPolicy").one_of(&["Always", "IfNotPresent", "Never"], causes);
@@ -112,6 +123,7 @@ fn projected(source: &Field<'_>, causes: &mut Causes) {
     mode(&source.at("defaultMode"), causes);
     const KINDS: &[&str] =
         &["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"];
+    let mut paths = HashSet::new();
     for projection in source.at("sources").items() {
         let Some(kind) = projection.one_member(KINDS, "volume type", causes) else { continue };
         let of = projection.at(kind);
@@ -135,6 +147,17 @@ fn projected(source: &Field<'_>, causes: &mut Causes) {
                 }
             }
             _ => {}
+        }
+        let placed = if kind == "serviceAccountToken" {
+            vec![of.at("path")]
+        } else {
+            of.at("items").items().map(|i| i.at("path")).collect()
+        };
+        for path in placed.iter().filter(|path| !path.is_empty()) {
+            if !paths.insert(path.text()) {
+                let what = if of.at("name").is_empty() { path.value } else { of.at("name").value };
+                causes.push(Cause::invalid(&projection.path, what, "conflicting duplicate paths"));
+            }
         }
     }
 }

@@ -24,6 +24,19 @@ pub static KIND: Kind = Kind {
     ..Kind::namespaced(GROUP, "v1", "ResourceQuota", "resourcequotas")
 };
 
+/// Resources that are numbers of objects.
+const COUNTED: [&str; 9] = [
+    "pods",
+    "services",
+    "services.nodeports",
+    "services.loadbalancers",
+    "replicationcontrollers",
+    "resourcequotas",
+    "secrets",
+    "configmaps",
+    "persistentvolumeclaims",
+];
+
 const SCOPES: &[&str] = &[
     "BestEffort",
     "CrossNamespacePodAffinity",
@@ -56,8 +69,19 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     for (name, amount) in spec.at("hard").entries() {
         if let Err(why) = names::qualified_name(name) {
             causes.push(invalid_text(&amount.path, name, &why));
+        } else if !name.contains('/') {
+            let standard = super::pod::is_standard_resource(name);
+            if !standard {
+                causes.push(invalid_text(&amount.path, name, "must be a standard resource type or fully qualified"));
+            }
+            if !standard || name == "storage" {
+                causes.push(invalid_text(&amount.path, name, "must be a standard resource for quotas"));
+            }
         }
-        amount.quantity(causes);
+        let counted = name.starts_with("count/") || COUNTED.contains(&name);
+        if amount.quantity(causes).is_some_and(|amount| counted && amount.milli() % 1000 != 0) {
+            amount.invalid("must be an integer", causes);
+        }
     }
     let scopes: Vec<&str> = spec.at("scopes").items().map(|s| s.text()).collect();
     for scope in spec.at("scopes").items() {
@@ -74,6 +98,7 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
         }
     }
     spec.at("scopes").immutable(old, causes);
+    spec.at("scopeSelector").immutable(old, causes);
     for expression in spec.at("scopeSelector").at("matchExpressions").items() {
         expression.at("scopeName").must_be(SCOPES, causes);
         let values = expression.at("values");
@@ -102,7 +127,13 @@ fn row(o: &Value, now: Timestamp) -> Vec<Value> {
         let hard = o["status"]["hard"].as_object().into_iter().flatten();
         let list: Vec<String> = hard
             .filter(|(k, _)| k.starts_with("limits.") == limits)
-            .map(|(k, v)| format!("{k}: {}/{}", o.str_at(&["status", "used", k]), v.as_str().unwrap_or("")))
+            .map(|(k, v)| {
+                format!(
+                    "{k}: {}/{}",
+                    Some(o.str_at(&["status", "used", k])).filter(|used| !used.is_empty()).unwrap_or("0"),
+                    v.as_str().unwrap_or("")
+                )
+            })
             .collect();
         list.join(", ")
     };

@@ -6,7 +6,7 @@ use apimachinery::{ObjectExt as _, Quantity};
 use serde_json::Value;
 
 use crate::kinds::pod::amounts::in_scope;
-use crate::kinds::{Kind, PODS};
+use crate::kinds::{Kind, PERSISTENT_VOLUME_CLAIMS, PODS};
 
 pub use crate::kinds::pod::amounts::{container_amounts, pod_amounts, unsaid};
 
@@ -38,14 +38,30 @@ pub fn covers(quota: &Value, kind: &Kind, object: &Value) -> bool {
     if scopes.is_empty() && terms.is_empty() {
         return true;
     }
-    // Scopes are about pods; a quota that has some counts nothing else.
-    if kind != PODS {
-        return false;
+    // A quota that has scopes counts nothing that they say nothing of.
+    let is_in = |scope: &str, operator: &str, values: &[&str]| match scope {
+        "VolumeAttributesClass" => kind == PERSISTENT_VOLUME_CLAIMS && has_class(operator, values, object),
+        _ => kind == PODS && in_scope(scope, operator, values, object),
+    };
+    scopes.iter().all(|scope| is_in(scope, "Exists", &[]))
+        && terms.iter().all(|t| is_in(t.str_at(&["scopeName"]), t.str_at(&["operator"]), &t.strings_at(&["values"])))
+}
+
+/// Whether the class of a claim's volume, be it the present, the wanted or the one on the way, is as a term says (KEP-3751).
+fn has_class(operator: &str, values: &[&str], claim: &Value) -> bool {
+    let paths: [&[&str]; 3] = [
+        &["spec", "volumeAttributesClassName"],
+        &["status", "currentVolumeAttributesClassName"],
+        &["status", "modifyVolumeStatus", "targetVolumeAttributesClassName"],
+    ];
+    let classes: Vec<&str> = paths.iter().map(|path| claim.str_at(path)).filter(|class| !class.is_empty()).collect();
+    let is_one = || classes.iter().any(|class| values.contains(class));
+    match operator {
+        "In" => is_one(),
+        "NotIn" => !is_one(),
+        "DoesNotExist" => classes.is_empty(),
+        _ => !classes.is_empty(),
     }
-    scopes.iter().all(|s| in_scope(s, "Exists", &[], object))
-        && terms
-            .iter()
-            .all(|t| in_scope(t.str_at(&["scopeName"]), t.str_at(&["operator"]), &t.strings_at(&["values"]), object))
 }
 
 /// The `hard` limits of a quota.

@@ -4,7 +4,7 @@ use apimachinery::ObjectExt as _;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::columns::{AGE, Column, NAME, Printer, age, int, name, or_none, pairs, text, wide};
+use crate::columns::{AGE, Column, NAME, Printer, age, balancers, int, name, or_none, pairs, text, wide};
 
 pub const PRINTER: Printer = Printer { columns: COLUMNS, row };
 
@@ -14,17 +14,14 @@ const COLUMNS: &[Column] =
 fn row(o: &Value, now: Timestamp) -> Vec<Value> {
     let spec = &o["spec"];
     let kind = spec.str_at(&["type"]);
-    let balancer: Vec<&str> = o
-        .array_at(&["status", "loadBalancer", "ingress"])
-        .iter()
-        .map(|i| if i.str_at(&["ip"]).is_empty() { i.str_at(&["hostname"]) } else { i.str_at(&["ip"]) })
-        .collect();
-    let mut external: Vec<&str> = spec.strings_at(&["externalIPs"]);
+    let external = spec.strings_at(&["externalIPs"]);
     let external = match kind {
         "ExternalName" => spec.str_at(&["externalName"]).to_string(),
         "LoadBalancer" => {
-            external.extend(balancer);
-            if external.is_empty() { "<pending>".into() } else { external.join(",") }
+            let given = balancers(o);
+            let mut all: Vec<&str> = if given.is_empty() { Vec::new() } else { vec![&given] };
+            all.extend(external);
+            if all.is_empty() { "<pending>".into() } else { all.join(",") }
         }
         _ => external.join(","),
     };

@@ -18,6 +18,7 @@ pub static KIND: Kind = Kind {
     selectable: &["spec.clusterIP", "spec.type"],
     subresources: &[Subresource::Status, Subresource::ServiceProxy],
     strategy: Strategy {
+        made_by_updates: true,
         // Since v1.37 a name may begin with a digit (KEP-5311).
         name: names::dns1123_label,
         defaults: defaults::service,
