@@ -9,6 +9,7 @@ use api::{Kind, Subresource};
 use serde_json::Value;
 
 use crate::authentication::User;
+use crate::request::DeleteOptions;
 
 pub use builtin::SERVER;
 
@@ -67,6 +68,15 @@ pub struct AdmissionAttributes<'a> {
     pub namespace: &'a str,
     pub old: Option<&'a Value>,
     pub dry_run: bool,
+    pub options: Options<'a>,
+}
+
+/// What a request says beside the object (`metav1.CreateOptions` and the like), as webhooks are told of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options<'a> {
+    pub field_manager: &'a str,
+    pub field_validation: &'a str,
+    pub delete: Option<&'a DeleteOptions>,
 }
 
 impl AdmissionAttributes<'_> {

@@ -126,11 +126,17 @@ pub enum Content {
     Applied,
 }
 
+/// A configuration that can't be applied, in upstream's words.
+fn untyped(kind: &Kind, object: &Value, why: &str) -> Status {
+    let of = format!("{}/{}; {}/{}, Kind={}", object.namespace(), object.name(), kind.group, kind.version, kind.kind);
+    Status::new(500, "", format!("failed to create typed patch object ({of}): {why}"))
+}
+
 /// Checks that `object` is of `kind`, removes fields that the kind hasn't got, and sets `apiVersion` and `kind`; returns warnings.
 ///
 /// # Errors
 /// 400 for another kind, for fields of another type and, where the client asks for strict validation, for unknown fields; 500 (as
-/// upstream) for unknown fields of an applied configuration.
+/// upstream) for an applied configuration with unknown fields or with items that can't be told apart.
 pub fn conform(
     server: &ApiServer,
     object: &mut Value,
@@ -155,10 +161,14 @@ pub fn conform(
     }
     // A field without an owner can't be applied, whatever `fieldValidation` says.
     if let Some(field) = findings.unknown.first().filter(|_| form == Content::Applied) {
-        let (group, version) = (kind.group, kind.version);
-        let of = format!("{}/{}; {group}/{version}, Kind={}", object.namespace(), object.name(), kind.kind);
-        let text = format!("failed to create typed patch object ({of}): .{field}: field not declared in schema");
-        return Err(Status::new(500, "", text));
+        return Err(untyped(kind, object, &format!(".{field}: field not declared in schema")));
+    }
+    if form == Content::Applied {
+        match server.catalog.typed(kind).faults(object).as_slice() {
+            [] => {}
+            [one] => return Err(untyped(kind, object, one)),
+            many => return Err(untyped(kind, object, &format!("errors:\n  {}", many.join("\n  ")))),
+        }
     }
     let unknown = findings.unknown.iter().map(|f| format!("unknown field {f:?}"));
     let problems: Vec<String> = unknown.chain(duplicates).collect();

@@ -5,6 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use api::Kind;
+use api::kinds::Dependents;
 
 use super::{CONFLICT_RETRIES, Draft, WriteRequest};
 use crate::admission::Operation;
@@ -86,16 +87,19 @@ pub(super) fn mark(kind: &Kind, object: &mut Value, options: &DeleteOptions) {
     let mut finalizers: Vec<String> =
         object.strings_at(&["metadata", "finalizers"]).into_iter().map(String::from).collect();
     let (foreground, orphan) = ("foregroundDeletion", "orphan");
-    match options.propagation.as_str() {
-        "Foreground" | "Background" | "Orphan" => {
-            finalizers.retain(|f| f != foreground && f != orphan);
-            match options.propagation.as_str() {
-                "Foreground" => finalizers.push(foreground.into()),
-                "Orphan" => finalizers.push(orphan.into()),
-                _ => {}
-            }
+    // What the client says comes first, then what the object's finalizers say, then what is usual for the kind.
+    let is_said = finalizers.iter().any(|f| f == foreground || f == orphan);
+    let propagation = match (options.propagation.as_str(), kind.strategy.deletion.dependents) {
+        ("", Dependents::Orphaned(_)) if !is_said => "Orphan",
+        (said, _) => said,
+    };
+    if !propagation.is_empty() {
+        finalizers.retain(|f| f != foreground && f != orphan);
+        match propagation {
+            "Foreground" => finalizers.push(foreground.into()),
+            "Orphan" => finalizers.push(orphan.into()),
+            _ => {}
         }
-        _ => {}
     }
     if finalizers.is_empty() {
         object.meta_mut().remove("finalizers");

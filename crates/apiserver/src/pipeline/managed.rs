@@ -67,8 +67,12 @@ impl Record {
         entry
     }
 
-    fn is_of(&self, writer: &FieldManager, applies: bool) -> bool {
-        self.applies == applies && self.manager == writer.manager && self.subresource == writer.subresource
+    /// Who applies is one manager whatever version he applies in; who updates is one for each.
+    fn is_of(&self, writer: &FieldManager, applies: bool, kind: &Kind) -> bool {
+        self.applies == applies
+            && self.manager == writer.manager
+            && self.subresource == writer.subresource
+            && (applies || self.api_version == kind.api_version())
     }
 
     /// As conflicts name it.
@@ -173,12 +177,12 @@ pub fn track(of: &Typed, kind: &Kind, target: Target, writer: &FieldManager, old
     let mut records = read(new).unwrap_or_default();
     for record in &mut records {
         record.fields.subtract(&removed);
-        if !record.is_of(writer, false) {
+        if !record.is_of(writer, false, kind) {
             record.fields.subtract(&changed);
         }
     }
     if !changed.is_empty() {
-        match records.iter_mut().find(|r| r.is_of(writer, false)) {
+        match records.iter_mut().find(|r| r.is_of(writer, false, kind)) {
             Some(own) => {
                 own.fields.union(&changed);
                 own.time = clock::now_rfc3339();
@@ -220,15 +224,15 @@ pub fn apply(
     let mut now = all.clone();
     strip(kind, target, &mut now);
     let mut new = of.merge(live, applied);
-    let before = records.iter().find(|r| r.is_of(writer, true)).map(|r| r.fields.clone());
+    let before = records.iter().find(|r| r.is_of(writer, true, kind)).map(|r| r.fields.clone());
     let mut others = FieldSet::default();
-    records.iter().filter(|r| !r.is_of(writer, true)).for_each(|r| others.union(&r.fields));
+    records.iter().filter(|r| !r.is_of(writer, true, kind)).for_each(|r| others.union(&r.fields));
     if let Some(before) = &before {
         of.prune(&mut new, before, &all, &others);
     }
     let Difference { changed, removed } = difference(of, kind, target, live, &new);
     let mut conflicts = Vec::new();
-    for record in records.iter_mut().filter(|r| !r.is_of(writer, true)) {
+    for record in records.iter_mut().filter(|r| !r.is_of(writer, true, kind)) {
         let contested = record.fields.intersection(&changed);
         for path in contested.paths() {
             conflicts.push((record.title(), path));
@@ -239,7 +243,7 @@ pub fn apply(
     if !conflicts.is_empty() && !force {
         return Err(conflict(&conflicts));
     }
-    match records.iter_mut().find(|r| r.is_of(writer, true)) {
+    match records.iter_mut().find(|r| r.is_of(writer, true, kind)) {
         Some(own) => {
             if own.fields != now {
                 own.fields = now;

@@ -38,7 +38,7 @@ pub use patch::{Patch, is_apply};
 use steps::Draft;
 
 /// How often a write is tried again when another one to the same object was faster.
-const CONFLICT_RETRIES: usize = 20;
+pub const CONFLICT_RETRIES: usize = 20;
 
 /// Who writes which object, and how.
 pub struct WriteRequest<'a> {
@@ -53,6 +53,8 @@ pub struct WriteRequest<'a> {
     pub target: Target,
     pub manager: FieldManager,
     pub dry_run: bool,
+    /// What the client says for `fieldManager` and `fieldValidation`.
+    options: (String, String),
     /// The managed fields of the object are set already, as by server-side apply.
     is_applied: bool,
     /// Policies and webhooks were asked about what brought the write (a Binding, an Eviction), and aren't asked about the write.
@@ -78,6 +80,7 @@ impl<'a> WriteRequest<'a> {
             target: if is_status { Target::Status } else { Target::Main },
             manager: FieldManager::of(info),
             dry_run: dry_run(&info.query)?,
+            options: (info.query.get("fieldManager").into(), info.query.get("fieldValidation").into()),
             is_applied: false,
             is_admitted: false,
             warnings: Mutex::default(),
@@ -96,6 +99,7 @@ impl<'a> WriteRequest<'a> {
             target: Target::Main,
             manager: FieldManager { manager: "apiserver".into(), subresource: String::new() },
             dry_run: false,
+            options: Default::default(),
             is_applied: false,
             is_admitted: false,
             warnings: Mutex::default(),

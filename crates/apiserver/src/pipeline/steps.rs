@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::allocator::Lease;
 use super::{WriteRequest, managed, strategy};
 use crate::admission::Operation::{self, Create, Delete, Update};
-use crate::admission::{AdmissionAttributes, builtin, dynamic};
+use crate::admission::{AdmissionAttributes, Options, builtin, dynamic};
 use crate::registry::is_definition;
 use crate::request::DeleteOptions;
 
@@ -168,6 +168,11 @@ impl<'a> Draft<'a> {
             namespace: if request.kind.namespaced { request.namespace } else { "" },
             old: Some(&self.old).filter(|old| !old.is_null()),
             dry_run: self.is_dry_run(),
+            options: Options {
+                field_manager: &request.options.0,
+                field_validation: &request.options.1,
+                delete: self.options,
+            },
         }
     }
 

@@ -98,6 +98,16 @@ impl Catalog {
         Ok(())
     }
 
+    /// The other versions of a kind that are served; of some built-in kinds they are of another group.
+    pub fn other_versions(&self, kind: &Kind) -> Vec<&'static Kind> {
+        let is_other = |other: &Kind| (other.group, other.version) != (kind.group, kind.version);
+        if let Some(definition) = self.definition(kind) {
+            let served = definition.versions.iter().filter(|v| v.served && is_other(v.kind));
+            return served.map(|v| v.kind).collect();
+        }
+        KINDS.iter().chain(OLDER).filter(|other| other.kept() == kind.kept() && is_other(other)).collect()
+    }
+
     /// The `apiVersion` that objects of a kind are stored with.
     pub fn stored_version(&self, kind: &Kind) -> String {
         let built_in = || kind.kept_as().unwrap_or(kind).api_version();

@@ -2,7 +2,7 @@
 
 mod component_status;
 mod read;
-mod render;
+pub mod render;
 mod reviews;
 mod watch;
 mod write;
@@ -102,7 +102,7 @@ async fn answer(
     }
     match info.subresource {
         None | Some(Subresource::Status) => {}
-        Some(sub) => return subresources::answer(server, user, &info, sub, request).await,
+        Some(sub) => return subresources::answer(server, user, &info, sub, request, form).await,
     }
     match info.verb {
         "get" => read::get(server, &info, form).await,

@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use api::kinds::Dependents;
-use apimachinery::{Cause, Status};
+use api::kinds::{Dependents, Target};
+use apimachinery::{Cause, ObjectExt as _, Status};
 use bytes::Bytes;
 use http::{Request, Response};
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::render::one;
 use crate::authentication::User;
 use crate::pipeline::decode::{self, Content};
-use crate::pipeline::{Patch, WriteRequest, apply, check_identity};
-use crate::request::{FieldValidation, ResourceRequest};
+use crate::pipeline::{CONFLICT_RETRIES, Patch, WriteRequest, apply, check_identity};
+use crate::request::{DeleteOptions, FieldValidation, ResourceRequest};
 use crate::response::negotiation::Form;
 use crate::response::{self, Body};
-use crate::{ApiServer, conversion};
+use crate::{ApiServer, authorization, conversion};
 
 /// The answer to a write: the object, with warnings about what was dropped.
 fn answer(
@@ -63,8 +63,50 @@ pub async fn update(
     let (mut object, warnings) = decode::object(server, request, info.kind, &info.query).await?;
     check_identity(info, &mut object)?;
     let write = WriteRequest::of(server, user, info)?;
-    let bytes = write.update(|_| Ok(object.clone())).await?;
-    Ok(answer(server, info, form, 200, bytes, &[warnings, write.warnings()].concat()))
+    let (code, bytes) = update_or_create(&write, info, object).await?;
+    Ok(answer(server, info, form, code, bytes, &[warnings, write.warnings()].concat()))
+}
+
+/// Carries out an update, which makes an object that isn't there if its kind lets it (upstream's `AllowCreateOnUpdate`). Returns the code of
+/// the answer and the object.
+async fn update_or_create(
+    write: &WriteRequest<'_>,
+    info: &ResourceRequest,
+    object: Value,
+) -> Result<(u16, Bytes), Status> {
+    let (server, kind) = (write.server, info.kind);
+    let may_create = kind.strategy.made_by_updates && write.target == Target::Main;
+    let unpinned = kind.strategy.updates_name_version && object.resource_version().is_empty();
+    let make = |old: &Value| {
+        if unpinned {
+            let cause = Cause::invalid("metadata.resourceVersion", &json!(0), "must be specified for an update");
+            return Err(kind.invalid(old.name(), vec![cause]));
+        }
+        Ok(object.clone())
+    };
+    for attempt in 0..=CONFLICT_RETRIES {
+        let retry = attempt < CONFLICT_RETRIES;
+        if !may_create || server.cache.stored(kind)?.get(&info.key()).is_some() {
+            match write.update(make).await {
+                // It went away since.
+                Err(status) if may_create && retry && status.reason == "NotFound" => continue,
+                done => return Ok((200, done?)),
+            }
+        }
+        authorization::authorize_as(server, write.user, info, "create")?;
+        if !object.uid().is_empty() {
+            let why = format!("Precondition failed: UID in precondition: {}, UID in object meta: ", object.uid());
+            return Err(kind.conflict(&info.path.name, &why));
+        }
+        let mut new = object.clone();
+        new.meta_mut().remove("resourceVersion");
+        match write.create(new).await {
+            // Another write created it meanwhile: then this is an update.
+            Err(status) if retry && status.reason == "AlreadyExists" => {}
+            done => return Ok((201, done?)),
+        }
+    }
+    Err(kind.modified(&info.path.name))
 }
 
 /// PATCH, server-side apply included.
@@ -91,7 +133,7 @@ pub async fn patch(
     }
     let warnings = Mutex::new(Vec::new());
     let write = WriteRequest::of(server, user, info)?;
-    let make = |current: &serde_json::Value| {
+    let make = |current: &Value| {
         let mut patched = patch.apply(info.kind, current)?;
         *warnings.lock() = decode::conform(server, &mut patched, info.kind, validation, Vec::new(), Content::Whole)?;
         server.catalog.drop_nulls(info.kind, &mut patched);
@@ -111,14 +153,8 @@ pub async fn delete(
     info: &ResourceRequest,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    let mut options = decode::delete_options(request, &info.query).await?;
-    let mut warnings = Vec::new();
-    if options.propagation.is_empty()
-        && let Dependents::Orphaned(warning) = info.kind.strategy.deletion.dependents
-    {
-        options.propagation = "Orphan".into();
-        warnings.extend(warning.map(String::from));
-    }
+    let options = decode::delete_options(request, &info.query).await?;
+    let warnings = of_silence(info, &options);
     let answer = WriteRequest::of(server, user, info)?.delete(&options).await?;
     let answer =
         if answer["kind"] == "Status" { answer } else { conversion::object(server, info.kind, answer).await? };
@@ -127,10 +163,14 @@ pub async fn delete(
     Ok(answer)
 }
 
-/// DELETE of a collection: all objects that the selectors choose.
-///
-/// # Errors
-/// The Status of the first object that can't be deleted.
+/// What a client is warned of that doesn't say what becomes of the dependents.
+fn of_silence(info: &ResourceRequest, options: &DeleteOptions) -> Vec<String> {
+    match info.kind.strategy.deletion.dependents {
+        Dependents::Orphaned(Some(warning)) if options.propagation.is_empty() => vec![warning.into()],
+        _ => Vec::new(),
+    }
+}
+
 pub async fn delete_collection(
     server: &Arc<ApiServer>,
     user: &User,
@@ -152,5 +192,7 @@ pub async fn delete_collection(
     let kind = info.kind;
     let list = json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(),
         "metadata": {"resourceVersion": server.cache.revision().to_string()}, "items": gone});
-    Ok(response::json(200, &list))
+    let mut answer = response::json(200, &list);
+    response::warn(&mut answer, &of_silence(info, &options));
+    Ok(answer)
 }

@@ -55,6 +55,14 @@ pub async fn bind(
             json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
             "lastTransitionTime": clock::now_rfc3339()}),
         );
+        // Where the pod is, for itself to read (PodTopologyLabels, KEP-4742).
+        if let Some(place) = server.cache.of(kinds::NODES).get(&node) {
+            for key in ["topology.kubernetes.io/region", "topology.kubernetes.io/zone"] {
+                if let Some(value) = place.label(key) {
+                    new.meta_mut().entry("labels").or_insert_with(|| json!({}))[key] = value.into();
+                }
+            }
+        }
         let annotations = binding.at(&["metadata", "annotations"]).as_object().into_iter().flatten();
         let annotations: Vec<(&String, &Value)> = annotations.filter(|(_, value)| value.is_string()).collect();
         if !annotations.is_empty() {

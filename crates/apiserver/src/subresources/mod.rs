@@ -15,11 +15,13 @@ use http::{Request, Response};
 use serde_json::{Value, json};
 
 use crate::ApiServer;
-use crate::admission::{AdmissionAttributes, Operation, dynamic};
+use crate::admission::{AdmissionAttributes, Operation, Options, dynamic};
 use crate::authentication::User;
 use crate::pipeline::decode;
 use crate::request::ResourceRequest;
+use crate::response::negotiation::Form;
 use crate::response::{self, Body};
+use crate::rest::render::one;
 
 pub use binding::bind;
 
@@ -33,9 +35,11 @@ pub async fn answer(
     info: &ResourceRequest,
     sub: Subresource,
     request: Request<Body>,
+    form: Form,
 ) -> Result<Response<Body>, Status> {
     match (sub, info.verb) {
-        (Subresource::Scale, _) => scale::answer(server, user, info, request).await,
+        (Subresource::Scale, "get") => scale::get(server, info, form),
+        (Subresource::Scale, _) => scale::write(server, user, info, request).await,
         (Subresource::Binding, _) => {
             let binding = decode::of_type(request, "io.k8s.api.core.v1.Binding").await?;
             bind(server, user, info, &binding).await?;
@@ -45,7 +49,7 @@ pub async fn answer(
         (Subresource::Token, _) => token::create(server, user, info, request).await,
         (Subresource::EphemeralContainers | Subresource::Resize | Subresource::Approval, "get") => {
             let entry = server.cache.stored(info.kind)?.get(&info.key()).ok_or_else(|| info.not_found())?;
-            Ok(response::json_bytes(200, entry.bytes.clone()))
+            Ok(one(server, info, form, 200, entry.bytes.clone()))
         }
         (sub, _) => {
             let (target, merge): (Target, parts::Merge) = match sub {
@@ -76,6 +80,7 @@ fn admission_attributes<'a>(
         namespace: &info.path.namespace,
         old: None,
         dry_run,
+        options: Options::default(),
     }
 }
 

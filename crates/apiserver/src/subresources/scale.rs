@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::columns;
 use api::custom::ScalePaths;
 use api::kinds::Target;
 use apimachinery::{Cause, LabelSelector, ObjectExt as _, Status};
@@ -13,7 +14,9 @@ use crate::ApiServer;
 use crate::authentication::User;
 use crate::pipeline::{Patch, WriteRequest, decode, merge_applied, require_field_manager};
 use crate::request::ResourceRequest;
+use crate::response::negotiation::Form;
 use crate::response::{self, Body};
+use crate::rest::render::partial;
 
 /// Where a workload keeps what its `scale` shows.
 fn scale_paths(server: &ApiServer, kind: &api::Kind) -> ScalePaths {
@@ -46,22 +49,36 @@ fn put(object: &mut Value, path: &[String], value: Value) -> Result<(), Status> 
 
 const SCALE: &str = "io.k8s.api.autoscaling.v1.Scale";
 
-/// Answers `scale`: get, update, patch and apply.
+/// The scale of a workload, in the form that the client wants.
+///
+/// # Errors
+/// 404 without the workload; 500 for a custom resource that hasn't got what its definition promises, as upstream.
+pub fn get(server: &ApiServer, info: &ResourceRequest, form: Form) -> Result<Response<Body>, Status> {
+    let paths = scale_paths(server, info.kind);
+    let object = server.cache.stored(info.kind)?.get(&info.key()).ok_or_else(|| info.not_found())?.parse();
+    if info.kind.custom && member(&object, &paths.spec_replicas).is_null() {
+        let path = format!(".{}", paths.spec_replicas.join("."));
+        return Err(Status::internal(format!("the spec replicas field {path:?} does not exist")));
+    }
+    let scale = scale_of(&paths, &object);
+    let Form::Table(version) = form else { return Ok(response::json(200, &scale)) };
+    let metadata = json!({"resourceVersion": scale.resource_version()});
+    let mut table = columns::table(&columns::SCALE, &[scale], |scale| partial(version, scale), metadata);
+    table["apiVersion"] = version.into();
+    Ok(response::json(200, &table))
+}
+
+/// Carries out an update, patch or apply of a scale.
 ///
 /// # Errors
 /// 422 for a negative number of replicas, and what the write refuses.
-pub async fn answer(
+pub async fn write(
     server: &Arc<ApiServer>,
     user: &User,
     info: &ResourceRequest,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    let resource = server.cache.stored(info.kind)?;
     let paths = scale_paths(server, info.kind);
-    if info.verb == "get" {
-        let entry = resource.get(&info.key()).ok_or_else(|| info.not_found())?;
-        return Ok(response::json(200, &scale_of(&paths, &entry.parse())));
-    }
     let write = WriteRequest::of(server, user, info)?;
     let bytes = if info.verb == "patch" {
         match Patch::read(request).await? {

@@ -275,6 +275,71 @@ async fn what_the_server_generates_belongs_to_nobody() {
     }
 }
 
+/// Items of lists that can't be told apart belong to nobody (upstream's structured merge).
+#[tokio::test]
+async fn items_that_cannot_be_told_apart_are_not_applied() {
+    let server = Server::start().await;
+    let deployment =
+        Applier { server: &server, path: format!("{DEPLOYMENTS}/d"), kind: ("apps/v1", "Deployment"), name: "d" };
+    let config = |container: Value| {
+        let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [container]}});
+        json!({"spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template}})
+    };
+    let before = "failed to create typed patch object (/d; apps/v1, Kind=Deployment): .spec.template.spec.containers";
+    let names = |list: Value| json!({"name": "c", "image": "i", "env": list});
+    for (container, words) in [
+        (
+            names(json!([{"name": "A", "value": "1"}, {"name": "A", "value": "2"}])),
+            "[name=\"c\"].env: duplicate entries for key [name=\"A\"]",
+        ),
+        (
+            names(json!([{"value": "1"}])),
+            "[name=\"c\"].env: element 0: associative list with keys has an element that omits all key fields [\"name\"] (and doesn't have default values for any key fields)",
+        ),
+        (
+            json!({"name": "c", "image": "i", "ports": [{"containerPort": 80}, {"containerPort": 80, "protocol": "TCP"}]}),
+            "[name=\"c\"].ports: duplicate entries for key [containerPort=80,protocol=\"TCP\"]",
+        ),
+    ] {
+        let (code, status) = deployment.apply("one", "", config(container)).await;
+        assert_eq!((code, status["message"].as_str().unwrap()), (500, format!("{before}{words}").as_str()), "{status}");
+    }
+    let fine =
+        json!({"name": "c", "image": "i", "ports": [{"containerPort": 80}, {"containerPort": 80, "protocol": "UDP"}]});
+    assert_eq!(deployment.apply("one", "", config(fine)).await.0, 201);
+    let twice = json!({"metadata": {"finalizers": ["a/b", "a/b"]}});
+    let (code, status) = maps(&server, "m").apply("one", "", twice).await;
+    assert!(
+        code == 500
+            && status["message"]
+                .as_str()
+                .unwrap()
+                .ends_with(".metadata.finalizers: duplicate entries for key [=\"a/b\"]"),
+        "{status}"
+    );
+}
+
+/// Who updates in several versions of a kind is a manager for each.
+#[tokio::test]
+async fn a_manager_that_updates_in_two_versions_is_two() {
+    let server = Server::start().await;
+    let scaler = "namespaces/default/horizontalpodautoscalers";
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"});
+    let object = json!({"metadata": {"name": "h"}, "spec": {"maxReplicas": 3, "scaleTargetRef": target}});
+    server.create(&format!("/apis/autoscaling/v2/{scaler}?fieldManager=m"), object).await;
+    let (code, patched) = server
+        .json(
+            "PATCH",
+            &format!("/apis/autoscaling/v1/{scaler}/h?fieldManager=m"),
+            &json!({"metadata": {"labels": {"a": "b"}}}),
+        )
+        .await;
+    assert_eq!(code, 200, "{patched}");
+    let managers: Vec<&Value> =
+        patched["metadata"]["managedFields"].as_array().unwrap().iter().map(|entry| &entry["apiVersion"]).collect();
+    assert_eq!(managers, ["autoscaling/v2", "autoscaling/v1"], "{patched}");
+}
+
 #[tokio::test]
 async fn what_cannot_be_applied_is_told() {
     let server = Server::start().await;

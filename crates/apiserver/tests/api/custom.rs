@@ -227,7 +227,7 @@ async fn definitions_that_promise_nonsense_are_refused() {
         of["x-kubernetes-validations"] = json!([{"rule": rule}]);
         schema(of)
     };
-    let at = "spec.versions[0].schema.openAPIV3Schema.properties[spec]";
+    let at = "spec.validation.openAPIV3Schema.properties[spec]";
     for (change, field, words) in [
         (json!({"metadata": {"name": "other"}}), "metadata.name", "must be spec.names.plural+\".\"+spec.group"),
         (json!({"spec": {"scope": "Everywhere"}}), "spec.scope", "Unsupported value"),

@@ -230,3 +230,149 @@ async fn parameters_are_of_any_kind_that_is_kept() {
     let (code, answer) = server.json("POST", MAPS, &map("c", json!({}), json!({"a": ""}))).await;
     assert!(code == 422 && answer["message"].as_str().unwrap().contains("paramKind"), "{answer}");
 }
+
+#[tokio::test]
+async fn policies_are_refused_for_what_upstream_refuses() {
+    let server = Server::start().await;
+    let policy = |spec: Value| {
+        let mut whole = json!({"matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"],
+            "operations": ["*"], "resources": ["configmaps"]}]}});
+        apimachinery::patch::merge_patch(&mut whole, &spec);
+        json!({"metadata": {"name": "p"}, "spec": whole})
+    };
+    let with = |expression: &str| json!({"validations": [{"expression": expression}]});
+    let and = |more: Value| {
+        let mut validation = json!({"expression": "true"});
+        apimachinery::patch::merge_patch(&mut validation, &more);
+        json!({"validations": [validation]})
+    };
+    let variables = |variables: Value| json!({"variables": variables, "validations": [{"expression": "true"}]});
+    let notes = |notes: Value| json!({ "auditAnnotations": notes });
+    let names: Vec<Value> = (0..21).map(|i| json!({"key": format!("k{i}"), "valueExpression": "'a'"})).collect();
+    for (spec, words) in [
+        (with("request.operation == 'CREATE' && object.metadata.name != ''"), ""),
+        (with("request.user == 'x'"), "compilation failed: ERROR: <input>:1:8: undefined field 'user'"),
+        (with("request.name > 1"), "found no matching overload for '_>_' applied to '(string, int)'"),
+        (with("namespaceObject.metadata.labels['a'] == 'b'"), ""),
+        (with("namespaceObject.metadata.ownerReferences.size() > 0"), "undefined field 'ownerReferences'"),
+        (with("authorizer.requestResource.check('get').allowed()"), ""),
+        (
+            with("object.spec.enabled"),
+            "spec.validations[0].expression: Invalid value: \"object.spec.enabled\": must evaluate to bool but got dyn",
+        ),
+        (with("1 + 1"), "must evaluate to bool but got int"),
+        (with("params.data.a == 'b'"), "undeclared reference to 'params'"),
+        (with("variables.a == 1"), "undeclared reference to 'variables'"),
+        (
+            variables(json!([{"name": "a b", "expression": "1"}])),
+            "spec.variables[0].name: Invalid value: \"a b\": name is not a valid CEL identifier",
+        ),
+        (variables(json!([{"name": "if", "expression": "1"}])), "name is not a valid CEL identifier"),
+        (
+            variables(json!([{"name": "a", "expression": " "}])),
+            "spec.variables[0].expression: Required value: expression is not specified",
+        ),
+        (
+            variables(json!([{"name": "a", "expression": "variables.b"}, {"name": "b", "expression": "1"}])),
+            "spec.variables[0].expression: Invalid value",
+        ),
+        (
+            json!({"variables": [{"name": "n", "expression": "object.data.size()"}, {"name": "few", "expression": "variables.n < 3"}],
+                "validations": [{"expression": "variables.few", "messageExpression": "'has ' + string(variables.n)"}]}),
+            "",
+        ),
+        (
+            json!({"variables": [{"name": "n", "expression": "size(request.name)"}],
+                "validations": [{"expression": "variables.n < 3", "messageExpression": "variables.n"}]}),
+            "spec.validations[0].messageExpression: Invalid value: \"variables.n\": must evaluate to string but got int",
+        ),
+        (and(json!({"messageExpression": " "})), "must be non-empty if specified"),
+        (and(json!({"message": " "})), "message must be non-empty if specified"),
+        (and(json!({"message": "a\nb"})), "message must not contain line breaks"),
+        (and(json!({"reason": "Because"})), "spec.validations[0].reason: Unsupported value: \"Because\""),
+        (
+            and(json!({"messageExpression": "authorizer.path('/').check('get').reason()"})),
+            "undeclared reference to 'authorizer'",
+        ),
+        (
+            json!({}),
+            "spec.auditAnnotations: Required value: validations or auditAnnotations must contain at least one item",
+        ),
+        (notes(json!([{"key": "k", "valueExpression": "'a'"}, {"key": "n", "valueExpression": "null"}])), ""),
+        (notes(json!([{"key": "k", "valueExpression": "1"}])), "must evaluate to one of"),
+        (
+            notes(json!([{"key": "k k", "valueExpression": "'a'"}])),
+            "spec.auditAnnotations[0].key: Invalid value: \"p/k k\"",
+        ),
+        (
+            notes(json!([{"key": "k", "valueExpression": "'a'"}, {"key": "k", "valueExpression": "'a'"}])),
+            "spec.auditAnnotations[1].key: Duplicate value: \"k\"",
+        ),
+        (notes(names.into()), "must not have more than 20 auditAnnotations"),
+        (
+            json!({"paramKind": {"apiVersion": "a/b/c", "kind": "K"}, "validations": [{"expression": "true"}]}),
+            "spec.paramKind.apiVersion: Invalid value: \"a/b/c\": unexpected GroupVersion string: a/b/c",
+        ),
+        (
+            json!({"paramKind": {"apiVersion": "v1", "kind": "A.b"}, "validations": [{"expression": "true"}]}),
+            "may have mixed case, but should otherwise match: ",
+        ),
+        (
+            json!({"paramKind": {"apiVersion": "v1", "kind": "ConfigMap"}, "validations": [{"expression": "params.data.a == 'b'"}]}),
+            "",
+        ),
+        (
+            json!({"matchConditions": [{"name": "a b", "expression": "true"}], "validations": [{"expression": "true"}]}),
+            "spec.matchConditions[0].name: Invalid value",
+        ),
+        (
+            json!({"matchConditions": [{"name": "a", "expression": "object.x"}], "validations": [{"expression": "true"}]}),
+            "must evaluate to bool but got dyn",
+        ),
+        (
+            json!({"matchConstraints": {"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "Has"}]}}, "validations": [{"expression": "true"}]}),
+            "spec.matchConstraints.namespaceSelector.matchExpressions[0].operator",
+        ),
+    ] {
+        let path = format!("{GROUP}/validatingadmissionpolicies?dryRun=All");
+        let (code, answer) = server.json("POST", &path, &policy(spec.clone())).await;
+        let message = answer["message"].as_str().unwrap_or("");
+        let right = if words.is_empty() { code == 201 } else { code == 422 && message.contains(words) };
+        assert!(right, "{spec}: {code} {answer}");
+    }
+    let bindings = format!("{GROUP}/validatingadmissionpolicybindings?dryRun=All");
+    let reference = |more: Value| {
+        let mut reference = json!({"name": "a", "parameterNotFoundAction": "Deny"});
+        apimachinery::patch::merge_patch(&mut reference, &more);
+        json!({"policyName": "p", "validationActions": ["Deny"], "paramRef": reference})
+    };
+    for (spec, words) in [
+        (reference(json!({})), ""),
+        (
+            reference(json!({"selector": {}})),
+            "spec.paramRef.selector: Forbidden: name and selector are mutually exclusive",
+        ),
+        (
+            reference(json!({"parameterNotFoundAction": "Shrug"})),
+            "spec.paramRef.parameterNotFoundAction: Unsupported value",
+        ),
+        (json!({"policyName": "A_b", "validationActions": ["Deny"]}), "spec.policyName: Invalid value"),
+        (
+            json!({"policyName": "p", "validationActions": ["Deny", "Deny"]}),
+            "spec.validationActions[1]: Duplicate value: \"Deny\"",
+        ),
+        (
+            json!({"policyName": "p", "validationActions": ["Shout"]}),
+            "spec.validationActions[0]: Unsupported value: \"Shout\"",
+        ),
+        (
+            json!({"policyName": "p"}),
+            "spec.validationActions: Required value: at least one validation action is required",
+        ),
+    ] {
+        let (code, answer) = server.json("POST", &bindings, &json!({"metadata": {"name": "b"}, "spec": spec})).await;
+        let message = answer["message"].as_str().unwrap_or("");
+        let right = if words.is_empty() { code == 201 } else { code == 422 && message.contains(words) };
+        assert!(right, "{spec}: {code} {answer}");
+    }
+}

@@ -85,7 +85,7 @@ async fn kept(rows: &[(&str, &str, Value)]) {
 }
 
 /// Every row is refused with words that are given, or accepted where they are empty.
-async fn judged(rows: &[(&str, &str)]) {
+pub async fn judged(rows: &[(&str, &str)]) {
     let server = Server::start().await;
     server.create_account().await;
     for (row, words) in rows {

@@ -28,7 +28,9 @@ struct Hooks {
     _folder: tempfile::TempDir,
 }
 
-fn answer(path: &str, request: &Value) -> Value {
+fn answer(path: &str, review: &Value) -> Value {
+    let request = &review["request"];
+    let denied = |message: String| json!({"allowed": false, "status": {"message": message}});
     let patch = |operations: Value| base64::engine::general_purpose::STANDARD.encode(operations.to_string());
     let label = |key: &str, value: &str| {
         json!({"allowed": true, "patchType": "JSONPatch",
@@ -36,6 +38,20 @@ fn answer(path: &str, request: &Value) -> Value {
     };
     match path {
         "/deny" => json!({"allowed": false, "status": {"code": 418, "message": "no tea"}}),
+        "/plain" => json!({"allowed": false}),
+        "/invalid" => json!({"allowed": false, "status": {"code": 422, "reason": "Invalid", "message": "too much",
+            "details": {"causes": [{"field": "data.a", "reason": "FieldValueInvalid", "message": "no"}]}}}),
+        "/options" => denied(request["options"].to_string()),
+        "/kind" => denied(format!(
+            "{} {} of {}: {}",
+            review["apiVersion"],
+            request["kind"]["version"],
+            request["requestKind"]["version"],
+            request["object"]["apiVersion"]
+        )),
+        "/mark" => json!({"allowed": true, "patchType": "JSONPatch",
+            "patch": patch(json!([{"op": "add", "path": "/spec/mark", "value": request["object"]["apiVersion"]}]))}),
+        "/half" => json!({"allowed": true, "patch": patch(json!([]))}),
         "/warn" => json!({"allowed": true, "warnings": ["it is late"]}),
         "/first" => label("first", request["operation"].as_str().unwrap()),
         // Only changes what the first one has changed before.
@@ -112,7 +128,7 @@ async fn review(request: Request<Incoming>) -> Response<Full<Bytes>> {
         *answer.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
         return answer;
     }
-    let mut response = answer(&path, &review["request"]);
+    let mut response = answer(&path, &review);
     let uid = if path == "/confused" { json!("another") } else { review["request"]["uid"].clone() };
     response["uid"] = uid;
     let answer = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response});
@@ -134,6 +150,8 @@ async fn webhooks_decide_within_their_policies() {
         (false, "broken", "/broken", json!({})),
         (false, "tolerated", "/broken", ignore.clone()),
         (false, "confused", "/confused", json!({})),
+        (true, "half", "/half", json!({})),
+        (false, "plain", "/plain", json!({})),
         (false, "slow", "/slow", json!({"timeoutSeconds": 1})),
         (false, "sleepy", "/slow", json!({"timeoutSeconds": 1, "failurePolicy": "Ignore"})),
         (true, "rename", "/rename", json!({})),
@@ -152,7 +170,9 @@ async fn webhooks_decide_within_their_policies() {
         ("warn", 201, ""),
         ("broken", 500, "failed calling webhook \"broken.example.com\": failed to call webhook: it answered 500"),
         ("tolerated", 201, ""),
-        ("confused", 500, "the uid differs"),
+        ("confused", 500, "expected response.uid="),
+        ("half", 500, "webhook returned response.patch but not response.patchType"),
+        ("plain", 400, "admission webhook \"plain.example.com\" denied the request without explanation"),
         ("slow", 500, "context deadline exceeded"),
         ("sleepy", 201, ""),
         ("rename", 500, "changed the object's name"),
@@ -247,4 +267,80 @@ async fn what_webhooks_add_to_an_object_that_is_updated_gets_its_defaults() {
     let ports = json!([{"name": "a", "port": 80, "protocol": "TCP", "targetPort": 80},
         {"name": "b", "port": 81, "protocol": "TCP", "targetPort": 81}]);
     assert_eq!((code.as_u16(), &changed["spec"]["ports"]), (200, &ports), "{changed}");
+}
+
+/// A definition of two versions that differ in nothing but their names.
+fn two_versions() -> Value {
+    let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+    let version =
+        |name: &str, storage: bool| json!({"name": name, "served": true, "storage": storage, "schema": schema});
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "tabs.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced", "names": {"plural": "tabs", "kind": "Tab"},
+            "versions": [version("v1", true), version("v1beta1", false)]}})
+}
+
+#[tokio::test]
+async fn webhooks_are_asked_in_the_version_that_they_know() {
+    let server = Server::start().await;
+    let hooks = Hooks::start().await;
+    server.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", two_versions()).await;
+    let rules = |policy: &str| {
+        json!({"matchPolicy": policy, "matchConditions": [], "admissionReviewVersions": ["v1beta1", "v1"],
+        "rules": [{"apiGroups": ["example.com"], "apiVersions": ["v1"], "operations": ["*"], "resources": ["tabs"]}]})
+    };
+    hooks.configure(&server, false, "exact", "/deny", rules("Exact")).await;
+    let tabs = "/apis/example.com/v1beta1/namespaces/default/tabs";
+    let tab = |name: &str| json!({"apiVersion": "example.com/v1beta1", "kind": "Tab", "metadata": {"name": name}, "spec": {}});
+    server.create(tabs, tab("a")).await;
+    // What it writes comes back in the version of the request.
+    hooks.configure(&server, true, "mark", "/mark", rules("Equivalent")).await;
+    let made = server.create(tabs, tab("b")).await;
+    assert_eq!((&made["apiVersion"], &made["spec"]["mark"]), (&json!("example.com/v1beta1"), &json!("example.com/v1")));
+    hooks.configure(&server, false, "kind", "/kind", rules("Equivalent")).await;
+    let (_, status) = server.json("POST", tabs, &tab("c")).await;
+    let words = "\"admission.k8s.io/v1beta1\" \"v1\" of \"v1beta1\": \"example.com/v1\"";
+    assert!(status["message"].as_str().unwrap().ends_with(words), "{status}");
+    // Versions of built-in kinds, too.
+    let scalers = json!({"matchConditions": [],
+        "rules": [{"apiGroups": ["autoscaling"], "apiVersions": ["v1"], "operations": ["*"], "resources": ["horizontalpodautoscalers"]}]});
+    hooks.configure(&server, false, "scalers", "/kind", scalers).await;
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"});
+    let scaler = json!({"metadata": {"name": "h"}, "spec": {"maxReplicas": 3, "scaleTargetRef": target}});
+    let (_, status) =
+        server.json("POST", "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers", &scaler).await;
+    let words = "\"admission.k8s.io/v1\" \"v1\" of \"v2\": \"autoscaling/v1\"";
+    assert!(status["message"].as_str().unwrap().ends_with(words), "{status}");
+}
+
+#[tokio::test]
+async fn webhooks_see_what_those_before_them_made_and_speak_for_themselves() {
+    let server = Server::start().await;
+    let hooks = Hooks::start().await;
+    hooks.configure(&server, true, "a", "/first", json!({"matchConditions": []})).await;
+    let marked = json!({"matchConditions": [], "objectSelector": {"matchLabels": {"first": "CREATE"}}});
+    hooks.configure(&server, true, "b", "/second", marked).await;
+    let made = server.create(MAPS, map("m")).await;
+    assert_eq!(made["metadata"]["labels"], json!({"own": "1", "first": "CREATE", "second": "seen"}));
+    // Code, reason and causes are the webhook's.
+    hooks.configure(&server, false, "invalid", "/invalid", json!({})).await;
+    let (code, status) = server.json("POST", MAPS, &map("invalid")).await;
+    assert_eq!((code.as_u16(), &status["reason"]), (422, &json!("Invalid")), "{status}");
+    assert_eq!(status["details"]["causes"][0]["field"], "data.a");
+    // They are told of the request's options.
+    hooks.configure(&server, false, "options", "/options", json!({})).await;
+    let options = |status: Value| -> Value {
+        let text = status["message"].as_str().unwrap();
+        serde_json::from_str(text.split_once("request: ").unwrap().1).unwrap()
+    };
+    let (_, status) = server.json("POST", &format!("{MAPS}?fieldManager=me&dryRun=All"), &map("options")).await;
+    let wanted =
+        json!({"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1", "fieldManager": "me", "dryRun": ["All"]});
+    assert_eq!(options(status), wanted);
+    server.create(MAPS, map("late")).await;
+    let named = json!({"matchConditions": [{"name": "late", "expression": "request.operation == 'DELETE'"}]});
+    hooks.configure(&server, false, "deletes", "/options", named).await;
+    let body = json!({"propagationPolicy": "Foreground", "gracePeriodSeconds": 5});
+    let (_, status) = server.json("DELETE", &format!("{MAPS}/late"), &body).await;
+    let wanted = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1", "propagationPolicy": "Foreground", "gracePeriodSeconds": 5});
+    assert_eq!(options(status), wanted);
 }

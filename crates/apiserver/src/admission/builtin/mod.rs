@@ -89,6 +89,7 @@ pub fn validate(server: &ApiServer, attributes: &AdmissionAttributes<'_>, object
     escalation::check(server, attributes, object)?;
     claim_resize::check(server, attributes, object)?;
     external_ips::check(server, attributes, object)?;
+    priority::check(server, attributes, object)?;
     if server.config.plugins.contains(&Plugin::OwnerReferencesPermissionEnforcement) {
         owner_references::check(server, attributes, object)?;
     }

@@ -5,6 +5,7 @@ use apimachinery::{ObjectExt as _, Status};
 use serde_json::Value;
 
 use crate::ApiServer;
+use crate::admission::AdmissionAttributes;
 use crate::registry::Filter;
 
 /// Sets the priority of a new pod.
@@ -50,4 +51,19 @@ pub fn admit(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
         pod["spec"][field] = computed;
     }
     Ok(())
+}
+
+/// Refuses a second PriorityClass for pods that name none.
+///
+/// # Errors
+/// 403 that names the first.
+pub fn check(server: &ApiServer, attributes: &AdmissionAttributes<'_>, object: &Value) -> Result<(), Status> {
+    if attributes.kind != kinds::PRIORITY_CLASSES || object["globalDefault"] != true {
+        return Ok(());
+    }
+    let all = server.cache.of(kinds::PRIORITY_CLASSES).list(&Filter::default()).0;
+    let other = all.iter().map(|e| e.parse()).find(|c| c["globalDefault"] == true && c.name() != object.name());
+    let Some(other) = other else { return Ok(()) };
+    let why = format!("PriorityClass {} is already marked as default. Only one default can exist", other.name());
+    Err(attributes.kind.forbidden(object.name(), &why))
 }

@@ -45,7 +45,41 @@ fn body_kind(kind: &Kind, subresource: Option<Subresource>) -> (&'static str, &'
     body.unwrap_or((kind.group, kind.version, kind.kind))
 }
 
-/// A request as webhooks and policies see it (`admission.k8s.io/v1` AdmissionRequest), without the objects.
+fn options(attributes: &AdmissionAttributes<'_>) -> Value {
+    let kind = match attributes.operation {
+        Operation::Create => "CreateOptions",
+        Operation::Update => "UpdateOptions",
+        Operation::Delete => "DeleteOptions",
+        Operation::Connect => return Value::Null,
+    };
+    let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+    if attributes.dry_run {
+        options["dryRun"] = json!(["All"]);
+    }
+    let said = attributes.options;
+    if let Some(delete) = said.delete {
+        if let Some(seconds) = delete.grace {
+            options["gracePeriodSeconds"] = seconds.into();
+        }
+        for (field, text) in [("uid", &delete.uid), ("resourceVersion", &delete.resource_version)] {
+            if !text.is_empty() {
+                options["preconditions"][field] = text.as_str().into();
+            }
+        }
+        if !delete.propagation.is_empty() {
+            options["propagationPolicy"] = delete.propagation.as_str().into();
+        }
+        return options;
+    }
+    for (field, text) in [("fieldManager", said.field_manager), ("fieldValidation", said.field_validation)] {
+        if !text.is_empty() {
+            options[field] = text.into();
+        }
+    }
+    options
+}
+
+/// A request as webhooks and policies are told of it, without the objects.
 pub fn request(attributes: &AdmissionAttributes<'_>) -> Value {
     let kind = attributes.kind;
     let (group, version, of) = body_kind(kind, attributes.subresource);
@@ -53,7 +87,7 @@ pub fn request(attributes: &AdmissionAttributes<'_>) -> Value {
     let gvr = json!({"group": kind.group, "version": kind.version, "resource": kind.plural()});
     let mut request = json!({"kind": gvk, "resource": gvr, "requestKind": gvk, "requestResource": gvr,
         "operation": attributes.operation.as_str(), "dryRun": attributes.dry_run, "name": attributes.name,
-        "userInfo": attributes.user.info(), "options": null});
+        "userInfo": attributes.user.info(), "options": options(attributes)});
     if !attributes.namespace.is_empty() {
         request["namespace"] = attributes.namespace.into();
     }

@@ -1,16 +1,27 @@
 //! Which policies and webhooks a request is for.
 
-use api::kinds;
+use api::{Kind, kinds};
 use apimachinery::{LabelSelector, ObjectExt as _};
 use serde_json::Value;
 
 use super::super::AdmissionAttributes;
 use crate::ApiServer;
 
-/// Whether a webhook's rules and selectors fit.
-pub fn hook_fits(server: &ApiServer, hook: &Value, attributes: &AdmissionAttributes<'_>, object: &Value) -> bool {
-    hook.array_at(&["rules"]).iter().any(|rule| rule_fits(rule, attributes))
-        && selectors_fit(server, hook, attributes, object)
+/// In which version of the kind a webhook is asked about a request: in the request's, or, unless its `matchPolicy` is `Exact`, in another one
+/// that its rules name. None if its rules or selectors don't fit.
+pub fn hook_fits<'k>(
+    server: &ApiServer,
+    hook: &Value,
+    attributes: &AdmissionAttributes<'k>,
+    object: &Value,
+) -> Option<&'k Kind> {
+    let names = |kind: &Kind| hook.array_at(&["rules"]).iter().any(|rule| rule_fits(rule, attributes, kind));
+    let kind = match hook["matchPolicy"] == "Exact" {
+        _ if names(attributes.kind) => Some(attributes.kind),
+        true => None,
+        false => server.catalog.other_versions(attributes.kind).into_iter().find(|kind| names(kind)),
+    };
+    kind.filter(|_| selectors_fit(server, hook, attributes, object))
 }
 
 /// Whether `matchConstraints` or `matchResources` fit; what isn't there excludes nothing.
@@ -29,11 +40,10 @@ fn selectors_fit(server: &ApiServer, wanted: &Value, attributes: &AdmissionAttri
 
 fn named_rule_fits(rule: &Value, attributes: &AdmissionAttributes<'_>) -> bool {
     let names = rule.strings_at(&["resourceNames"]);
-    rule_fits(rule, attributes) && (names.is_empty() || names.contains(&attributes.name))
+    rule_fits(rule, attributes, attributes.kind) && (names.is_empty() || names.contains(&attributes.name))
 }
 
-fn rule_fits(rule: &Value, attributes: &AdmissionAttributes<'_>) -> bool {
-    let kind = attributes.kind;
+fn rule_fits(rule: &Value, attributes: &AdmissionAttributes<'_>, kind: &Kind) -> bool {
     let has = |key: &str, wanted: &str| rule.strings_at(&[key]).iter().any(|v| *v == "*" || *v == wanted);
     let resource = rule.strings_at(&["resources"]).into_iter().any(|r| {
         let (plural, subresource) = r.split_once('/').unwrap_or((r, ""));
