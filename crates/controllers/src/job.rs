@@ -654,7 +654,10 @@ fn count(spec: &JobSpec, status: &mut JobStatus, mine: &[Arc<Pod>]) {
         let counted = (before - list.len()) as i32;
         *counter = Some(counter.unwrap_or(0) + counted).filter(|n| *n > 0);
     }
-    for pod in mine {
+    // A pod of an index that the Job hasn't got (any more) has neither failed nor succeeded for it.
+    let is_its =
+        |pod: &Pod| !is_indexed(spec) || index_of(pod).is_some_and(|i| (0..spec.completions.unwrap_or(0)).contains(&i));
+    for pod in mine.iter().filter(|pod| is_its(pod)) {
         let (Some(uid), Some(succeeded)) = (pod.uid(), outcome(spec, pod)) else { continue };
         if !succeeded && judge(rules(spec), pod) == Verdict::Ignore {
             continue;
@@ -911,6 +914,11 @@ mod tests {
         let found = tally(&job, &status, &twice);
         set_counts(&job, &mut status, &found);
         assert_eq!(status.succeeded, Some(1));
+        // What failed beyond the number isn't the Job's failure.
+        let failed = [pod("a", 0, "Failed", "False"), pod("beyond", 7, "Failed", "False")];
+        let mut status = JobStatus::default();
+        count(&job, &mut status, &failed);
+        assert_eq!(tally(&job, &status, &failed).failed, 1);
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod namespace;
 mod nodes;
 mod pod_gc;
 mod pods;
+mod policies;
 mod replica_set;
 mod resource_quota;
 mod revisions;
@@ -94,6 +95,7 @@ pub fn start(config: Config, informers: Informers) {
     certificates::start(context.clone());
     cluster_roles::start(context.clone());
     custom_resources::start(context.clone());
+    policies::start(context.clone());
     nodes::start(context.events("node-controller"));
     replica_set::start(context.clone());
     deployment::start(context.events("deployment-controller"));

@@ -2,6 +2,7 @@
 
 mod eviction;
 mod health;
+mod ttl;
 mod volumes;
 
 pub use eviction::OUT_OF_SERVICE;
@@ -155,6 +156,7 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Opti
     if node.spec.as_ref().is_none_or(|s| s.pod_cidr.is_none()) {
         give_range(context, caches, &node).await?;
     }
+    ttl::annotate(&api, &node, caches.nodes.list().len()).await?;
     if let Some(allocatable) = extended_allocatable(&node) {
         let patch = Patch::Merge(json!({"status": {"allocatable": allocatable}}));
         crate::ignore(api.patch_status(&key.name, &PatchParams::default(), &patch).await, &[404])?;

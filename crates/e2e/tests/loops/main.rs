@@ -13,6 +13,7 @@ mod keeping;
 mod large;
 mod nodes;
 mod owners;
+mod policies;
 mod scaling;
 mod scheduling;
 mod services;

@@ -163,7 +163,10 @@ async fn claims_say_why_they_wait() {
     let more = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}});
     for (claim, want) in [
         ("far", "only dynamically provisioned pvc can be resized"),
-        ("missing", "Only bound persistent volume claims can be expanded"),
+        (
+            "missing",
+            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
+        ),
     ] {
         let refused = cluster.try_patch(&format!("{CLAIMS}/{claim}"), &more).await.unwrap_err();
         assert!(refused.to_string().contains(want), "{refused}");
