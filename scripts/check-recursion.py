@@ -5,7 +5,7 @@ import glob
 import re
 import sys
 
-DEPTH = "values are no deeper than bounded::DEPTH: bodies, patches and webhooks' answers are refused before"
+DEPTH = "values are no deeper than bounded::MAX_DEPTH: bodies, patches and webhooks' answers are refused before"
 SCHEMA = "as deep as our own schema"
 AST = "expressions are no deeper than expressions::depth allows, asked before they are parsed"
 NAME = "another function of that name"
@@ -17,9 +17,9 @@ BOUND = {
     "api/src/protobuf/decode.rs": {"members": SCHEMA, "value": "`message` counts the depth"},
     "api/src/protobuf/encode.rs": {"fields": DEPTH, "single": DEPTH},
     "api/src/protobuf/mod.rs": {"layout": SCHEMA},
-    "api/src/schema/policies.rs": {"expand": DEPTH},
     "api/src/schema/check.rs": {"value": DEPTH, "go_type": SCHEMA},
     "api/src/schema/mod.rs": {"read_type": SCHEMA},
+    "api/src/type_checking.rs": {"expand": DEPTH},
     "apimachinery/src/addresses.rs": {"nth": NAME},
     "apimachinery/src/cron.rs": {"number": NAME},
     "apimachinery/src/fields.rs": {"read": "it counts the depth"},
@@ -48,9 +48,9 @@ BOUND = {
     "kubelet/src/pod/worker/mod.rs": {"save": NAME, "save_manifest": NAME},
     "kubelet/src/state/mod.rs": {"disk_usage": NAME},
     "network/src/lib.rs": {"sh": NAME},
-    "network/src/link.rs": {"index": NAME},
-    "pki/src/trust.rs": {"verify_tls12_signature": NAME, "verify_tls13_signature": NAME},
-    "runtime/src/shim/logs.rs": {"open": NAME},
+    "network/src/link.rs": {"index": NAME, "add_address": NAME},
+    "pki/src/tls.rs": {"verify_tls12_signature": NAME, "verify_tls13_signature": NAME},
+    "runtime/src/shim/logs.rs": {"open": NAME, "rotate": NAME},
     "scheduler/src/snapshot.rs": {"count": NAME},
     "store/src/lib.rs": {"page_at": NAME},
     "store/src/sqlite.rs": {"page_at": NAME},

@@ -8,6 +8,7 @@
 //! - [`defaults`], [`validate`], [`columns`]: tools that they share, which know no kind
 //! - [`managed`]: fields and their managers, for server-side apply
 //! - [`custom`]: the same for kinds of custom resource definitions
+//! - [`type_checking`]: whether the expressions of policies go with their kinds
 //! - [`quota`]: what objects use of a ResourceQuota
 //! - [`pod_logs`]: what is asked of a pod's logs
 //! - [`pod_security`]: the Pod Security Standards
@@ -28,6 +29,7 @@ pub mod managed;
 pub mod merge;
 pub mod protobuf;
 pub mod schema;
+pub mod type_checking;
 pub mod validate;
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! 2. Who and what: [`authentication`], [`authorization`], [`fairness`], [`audit`].
 //! 3. [`rest`]: resources by subresource and verb; [`subresources`], and [`streams`] that kubelets, pods and services answer. Beside it
 //!    what is no resource of this server: [`aggregator`], [`discovery`], [`openapi`].
+//!    [`render`] puts objects into the form that a client asks for.
 //! 4. [`pipeline`]: the way of every write, decode → default → admit → validate → store, with [`admission`].
 //! 5. [`registry`]: the watch cache, its objects, the catalog of kinds. [`conversion`] brings objects to other versions; [`egress`] is how
 //!    the server reaches others.
@@ -39,6 +40,7 @@ mod metrics;
 mod openapi;
 mod pipeline;
 mod registry;
+mod render;
 mod request;
 mod response;
 mod rest;

@@ -52,7 +52,7 @@ async fn reconcile(
     let about = definitions.list();
     let about = about.iter().filter(|of| names(&policy, &of.spec.group));
     let about = about.filter_map(|of| Definition::read(&serde_json::to_value(&**of).ok()?)).collect::<Vec<_>>();
-    let warnings = api::schema::policy_warnings(&object, &about);
+    let warnings = api::type_checking::warnings(&object, &about);
     let warnings = if warnings.is_empty() { Value::Null } else { warnings.into() };
     let (generation, status) = (policy.metadata.generation, &object["status"]);
     if status["observedGeneration"] == json!(generation)

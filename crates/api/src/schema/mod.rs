@@ -5,7 +5,6 @@
 //! of which fields an empty value is the same as none (`xtask/omitted` writes it).
 
 mod check;
-mod policies;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
@@ -77,7 +76,6 @@ pub struct Types {
 }
 
 pub use check::Findings;
-pub use policies::warnings as policy_warnings;
 
 fn unpack(packed: &[u8]) -> Value {
     // The data is part of the binary and the unit tests read it, so this can't fail in the field.

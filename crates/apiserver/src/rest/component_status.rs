@@ -4,10 +4,10 @@ use apimachinery::Status;
 use http::Response;
 use serde_json::{Value, json};
 
-use super::render::{objects_list, one};
 use crate::ApiServer;
 use crate::json;
 use crate::registry::{Entry, encode};
+use crate::render::{objects_list, one};
 use crate::request::ResourceRequest;
 use crate::response::Body;
 use crate::response::negotiation::Form;

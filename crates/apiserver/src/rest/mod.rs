@@ -2,7 +2,6 @@
 
 mod component_status;
 mod read;
-pub mod render;
 mod reviews;
 mod watch;
 mod write;

@@ -12,10 +12,10 @@ use store::ReadError;
 
 use api::{Kind, protobuf};
 
-use super::render::{objects_list, one};
 use crate::ApiServer;
 use crate::conversion;
 use crate::registry::{Entry, Filter, store_key};
+use crate::render::{objects_list, one};
 use crate::request::ResourceRequest;
 use crate::response::negotiation::Form;
 use crate::response::{self, Body};

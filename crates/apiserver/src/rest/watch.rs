@@ -11,10 +11,10 @@ use rand::RngExt as _;
 use serde_json::{Value, json};
 
 use super::read::refuse_options;
-use super::render::{partial, table};
 use crate::ApiServer;
 use crate::conversion;
 use crate::registry::{Entry, Event, EventType, Events, WatchStart, frame};
+use crate::render::{partial, table};
 use crate::request::ResourceRequest;
 use crate::response::negotiation::Form;
 use crate::response::{self, Body};

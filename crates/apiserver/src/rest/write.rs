@@ -9,10 +9,10 @@ use http::{Request, Response};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::render::one;
 use crate::authentication::User;
 use crate::pipeline::decode::{self, Content};
 use crate::pipeline::{CONFLICT_RETRIES, Patch, WriteRequest, apply, check_identity};
+use crate::render::one;
 use crate::request::{DeleteOptions, FieldValidation, ResourceRequest};
 use crate::response::negotiation::Form;
 use crate::response::{self, Body};

@@ -18,10 +18,10 @@ use crate::ApiServer;
 use crate::admission::{AdmissionAttributes, Operation, Options, dynamic};
 use crate::authentication::User;
 use crate::pipeline::decode;
+use crate::render::one;
 use crate::request::ResourceRequest;
 use crate::response::negotiation::Form;
 use crate::response::{self, Body};
-use crate::rest::render::one;
 
 pub use binding::bind;
 

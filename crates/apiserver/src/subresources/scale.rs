@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use crate::ApiServer;
 use crate::authentication::User;
 use crate::pipeline::{Patch, WriteRequest, decode, merge_applied, require_field_manager};
+use crate::render::partial;
 use crate::request::ResourceRequest;
 use crate::response::negotiation::Form;
 use crate::response::{self, Body};
-use crate::rest::render::partial;
 
 /// Where a workload keeps what its `scale` shows.
 fn scale_paths(server: &ApiServer, kind: &api::Kind) -> ScalePaths {

@@ -12,7 +12,7 @@ use crate::custom::Definition;
 use crate::schema;
 
 /// The most kinds that a policy is checked for.
-const MOST_KINDS: usize = 10;
+const MAX_KINDS: usize = 10;
 
 /// Group, version and kind.
 type Named = (String, String, String);
@@ -73,7 +73,7 @@ impl Schemas<'_> {
             for group in &groups {
                 for version in &versions {
                     for resource in &resources {
-                        if found.len() == MOST_KINDS {
+                        if found.len() == MAX_KINDS {
                             return found;
                         }
                         found.extend(self.of(group, version, |plural, _| plural == *resource));
