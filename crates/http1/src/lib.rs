@@ -71,14 +71,21 @@ struct Deadline {
     timer: Pin<Box<Sleep>>,
 }
 
+/// The moment when `limit` is over; one that no clock reaches counts as a year.
+fn after(limit: Duration) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    let now = Instant::now();
+    now.checked_add(limit).or_else(|| now.checked_add(YEAR)).unwrap_or(now)
+}
+
 impl Deadline {
     fn new(limit: Duration) -> Self {
-        let until = Instant::now() + limit;
+        let until = after(limit);
         Deadline { until, timer: Box::pin(tokio::time::sleep_until(until)) }
     }
 
     fn reset(&mut self, limit: Duration) {
-        self.until = Instant::now() + limit;
+        self.until = after(limit);
         if self.until < self.timer.deadline() {
             self.timer.as_mut().reset(self.until);
         }

@@ -188,7 +188,7 @@ impl VirtualHosts {
 
     /// The number of all rules.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub fn rule_count(&self) -> usize {
         self.rules.values().map(Vec::len).sum()
     }
 

@@ -84,7 +84,7 @@ fn was_served(bystander: &Beside) -> anyhow::Result<()> {
     let lines = bystander.lines();
     let read = |line: &String| {
         let (code, time) = line.split_once(' ')?;
-        Some((code == "201").then_some(time.parse::<f64>().ok()?).unwrap_or(f64::MAX))
+        Some(if code == "201" { time.parse::<f64>().ok()? } else { f64::MAX })
     };
     let longest = lines.iter().filter_map(read).fold(0.0, f64::max);
     anyhow::ensure!(longest < LIMIT, "another client's write took {longest} s, or failed: {lines:?}");

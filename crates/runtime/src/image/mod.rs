@@ -140,8 +140,9 @@ fn put_aside(folder: &Path, images: &BTreeMap<String, Image>, now: SystemTime) -
     for entry in entries.into_iter().flatten().flatten().flatten() {
         // When it came here. Not when it was modified: for a layer's folder that is what the image says.
         let came = entry.metadata().map_or(0, |meta| u64::try_from(meta.ctime()).unwrap_or(0));
-        let came = SystemTime::UNIX_EPOCH + Duration::from_secs(came);
-        if !used.contains(&entry.path()) && now.duration_since(came).is_ok_and(|age| age > PARTIAL_PULL_TTL) {
+        let came = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(came));
+        let age = came.and_then(|came| now.duration_since(came).ok());
+        if !used.contains(&entry.path()) && age.is_some_and(|age| age > PARTIAL_PULL_TTL) {
             #[expect(clippy::disallowed_methods, reason = "it is on its way out")]
             let _ = std::fs::rename(entry.path(), cleared.join(entry.file_name()));
         }

@@ -92,17 +92,7 @@ fn check_source(kind: &str, source: &Field<'_>, causes: &mut Causes) {
         "persistentVolumeClaim" => {
             source.at("claimName").require("", causes);
         }
-        "ephemeral" => {
-            if source.at("volumeClaimTemplate").require("", causes) {
-                let claim = source.at("volumeClaimTemplate").at("spec");
-                check_access_modes(&claim, causes);
-                size(
-                    claim.value.at(&["resources", "requests", "storage"]),
-                    &format!("{}.resources[storage]", claim.path),
-                    causes,
-                );
-            }
-        }
+        "ephemeral" => ephemeral(source, causes),
         "image" => {
             source.at("pullPolicy").one_of(&["Always", "IfNotPresent", "Never"], causes);
         }
@@ -116,6 +106,15 @@ fn check_source(kind: &str, source: &Field<'_>, causes: &mut Causes) {
             source.at("driver").require("", causes);
         }
         _ => {}
+    }
+}
+
+fn ephemeral(source: &Field<'_>, causes: &mut Vec<Cause>) {
+    if source.at("volumeClaimTemplate").require("", causes) {
+        let claim = source.at("volumeClaimTemplate").at("spec");
+        check_access_modes(&claim, causes);
+        let path = format!("{}.resources[storage]", claim.path);
+        size(claim.value.at(&["resources", "requests", "storage"]), &path, causes);
     }
 }
 
