@@ -115,8 +115,15 @@ fn what_a_route_multiplies_is_bounded() {
     let hosts: Vec<String> = (0..16).map(|n| format!("h{n}.example.com")).collect();
     let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
     let wide = table(json!(rules), &hosts);
-    assert!((16_000..=MAX_RULES).contains(&wide.ports[&80].hosts.rule_count()), "{}", wide.ports[&80].hosts.rule_count());
+    assert!(
+        (16_000..=MAX_RULES).contains(&wide.ports[&80].hosts.rule_count()),
+        "{}",
+        wide.ports[&80].hosts.rule_count()
+    );
     // Named in many ways it is the same once.
     let few = json!([{"matches": [{"path": {"value": "/x"}}], "backendRefs": to("a")}]);
-    assert_eq!(table_of(few.clone(), &["a.example.com"], vec![json!({"name": "g"}); 32]).ports[&80].hosts.rule_count(), 2);
+    assert_eq!(
+        table_of(few.clone(), &["a.example.com"], vec![json!({"name": "g"}); 32]).ports[&80].hosts.rule_count(),
+        2
+    );
 }

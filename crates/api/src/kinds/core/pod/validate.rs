@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::container::{self, Role, Surroundings};
 use super::{amounts, placement, static_pods, volumes};
+use crate::kinds::core::resource_quota::OBJECT_COUNTS;
 use crate::validate::field::{Field, too_many};
 
 pub fn pod(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
@@ -391,22 +392,11 @@ fn container_resource(name: &str, field: &str, causes: &mut Vec<Cause>) {
 
 /// Whether a name without a domain means a resource at all, be it of containers or of quotas.
 pub fn is_standard(name: &str) -> bool {
-    const OF_QUOTAS: [&str; 9] = [
-        "pods",
-        "services",
-        "services.nodeports",
-        "services.loadbalancers",
-        "replicationcontrollers",
-        "resourcequotas",
-        "secrets",
-        "configmaps",
-        "persistentvolumeclaims",
-    ];
     let (part, resource) = match name.split_once('.') {
         Some((part @ ("requests" | "limits"), resource)) => (part, resource),
         _ => ("", name),
     };
-    OF_QUOTAS.contains(&name)
+    OBJECT_COUNTS.contains(&name)
         || matches!(resource, "cpu" | "memory" | "ephemeral-storage")
         || (resource == "storage" && part != "limits")
         || (resource.starts_with(HUGE_PAGES) && part != "limits")

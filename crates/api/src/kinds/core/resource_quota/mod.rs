@@ -24,8 +24,8 @@ pub static KIND: Kind = Kind {
     ..Kind::namespaced(GROUP, "v1", "ResourceQuota", "resourcequotas")
 };
 
-/// Resources that are numbers of objects.
-const COUNTED: [&str; 9] = [
+/// Resources of quotas that are numbers of objects (upstream: `standardQuotaResources`).
+pub const OBJECT_COUNTS: [&str; 9] = [
     "pods",
     "services",
     "services.nodeports",
@@ -78,7 +78,7 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
                 causes.push(invalid_text(&amount.path, name, "must be a standard resource for quotas"));
             }
         }
-        let counted = name.starts_with("count/") || COUNTED.contains(&name);
+        let counted = name.starts_with("count/") || OBJECT_COUNTS.contains(&name);
         if amount.quantity(causes).is_some_and(|amount| counted && amount.milli() % 1000 != 0) {
             amount.invalid("must be an integer", causes);
         }
