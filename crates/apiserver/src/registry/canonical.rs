@@ -132,16 +132,8 @@ pub(super) fn with_version(canonical: &Bytes, version: &str) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
+    use super::super::fixtures::pod;
     use super::*;
-
-    fn pod() -> Value {
-        json!({"apiVersion": "v1", "kind": "Pod",
-               "metadata": {"name": "a", "namespace": "n", "labels": {"app": "x", "tier": "y"}, "resourceVersion": "5"},
-               "spec": {"nodeName": "node-1", "hostNetwork": true, "containers": [{"name": "c"}]},
-               "status": {"phase": "Running"}})
-    }
 
     #[test]
     fn canonical_form_takes_a_revision_without_being_parsed() {

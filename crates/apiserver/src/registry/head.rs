@@ -131,14 +131,8 @@ impl<'de> DeserializeSeed<'de> for Key {
 mod tests {
     use serde_json::{Value, json};
 
+    use super::super::fixtures::pod;
     use super::super::{Entry, encode};
-
-    fn pod() -> Value {
-        json!({"apiVersion": "v1", "kind": "Pod",
-               "metadata": {"name": "a", "namespace": "n", "labels": {"app": "x", "tier": "y"}, "resourceVersion": "5"},
-               "spec": {"nodeName": "node-1", "hostNetwork": true, "containers": [{"name": "c"}]},
-               "status": {"phase": "Running"}})
-    }
 
     #[test]
     fn head_holds_labels_and_selectable_fields() {

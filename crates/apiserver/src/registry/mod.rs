@@ -23,3 +23,16 @@ pub use filter::Filter;
 pub use names::generated_name;
 pub use resource::Resource;
 pub use watch::{Event, Events, Subscription, WatchStart};
+
+/// What the tests of this room share.
+#[cfg(test)]
+mod fixtures {
+    use serde_json::{Value, json};
+
+    pub fn pod() -> Value {
+        json!({"apiVersion": "v1", "kind": "Pod",
+               "metadata": {"name": "a", "namespace": "n", "labels": {"app": "x", "tier": "y"}, "resourceVersion": "5"},
+               "spec": {"nodeName": "node-1", "hostNetwork": true, "containers": [{"name": "c"}]},
+               "status": {"phase": "Running"}})
+    }
+}
