@@ -187,22 +187,42 @@ struct Decoding<K> {
     listed: BTreeSet<Key>,
 }
 
-/// The name of an object whose whole can't be decoded.
+/// What an object is called, and the revision that it is of.
+struct Identity {
+    key: Key,
+    revision: Option<String>,
+}
+
+impl Identity {
+    fn of(meta: &ObjectMeta) -> Self {
+        Identity { key: key_of(meta), revision: meta.resource_version.clone() }
+    }
+}
+
+/// The metadata of an object whose whole can't be decoded, or needn't be.
 #[derive(Deserialize)]
-struct Named {
+struct MetadataOnly {
     metadata: ObjectMeta,
 }
 
+fn metadata_of(object: &str) -> Option<ObjectMeta> {
+    serde_json::from_str::<MetadataOnly>(object).ok().map(|only| only.metadata)
+}
+
 impl<K: Keyed> Decoding<K> {
-    /// The object, and the key under which it is listed in any case. What can't be decoded stays as it was known before.
-    fn decode(object: &str) -> (Option<Key>, Option<K>) {
+    /// Keeps an object; returns what it is called, also when it can't be decoded. What can't be decoded stays as it was known before.
+    fn keep(&self, object: &str) -> Option<Identity> {
         match serde_json::from_str::<K>(object) {
-            Ok(decoded) => (Some(decoded.key()), Some(decoded)),
+            Ok(decoded) => {
+                let identity = Identity::of(decoded.meta());
+                self.inner.put(decoded);
+                Some(identity)
+            }
             Err(error) => {
-                let key = serde_json::from_str::<Named>(object).ok().map(|named| key_of(&named.metadata));
-                let kind = std::any::type_name::<K>();
-                tracing::error!(kind, key = ?key, %error, "failed to decode an object; control loops don't see its change");
-                (key, None)
+                let identity = metadata_of(object).map(|meta| Identity::of(&meta));
+                let (kind, key) = (std::any::type_name::<K>(), identity.as_ref().map(|identity| &identity.key));
+                tracing::error!(kind, ?key, %error, "failed to decode an object; control loops don't see its change");
+                identity
             }
         }
     }
@@ -214,11 +234,7 @@ impl<K: Keyed> Store for Decoding<K> {
     }
 
     fn listed(&mut self, object: &str) {
-        let (key, object) = Self::decode(object);
-        self.listed.extend(key);
-        if let Some(object) = object {
-            self.inner.put(object);
-        }
+        self.listed.extend(self.keep(object).map(|identity| identity.key));
     }
 
     fn complete(&mut self) {
@@ -228,16 +244,14 @@ impl<K: Keyed> Store for Decoding<K> {
         self.inner.synced.send_replace(true);
     }
 
-    fn applied(&mut self, object: &str) {
-        if let (_, Some(object)) = Self::decode(object) {
-            self.inner.put(object);
-        }
+    fn applied(&mut self, object: &str) -> Option<String> {
+        self.keep(object)?.revision
     }
 
-    fn deleted(&mut self, object: &str) {
-        if let Ok(named) = serde_json::from_str::<Named>(object) {
-            self.inner.remove(&key_of(&named.metadata));
-        }
+    fn deleted(&mut self, object: &str) -> Option<String> {
+        let identity = Identity::of(&metadata_of(object)?);
+        self.inner.remove(&identity.key);
+        identity.revision
     }
 }
 

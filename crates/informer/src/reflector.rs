@@ -33,9 +33,10 @@ pub trait Store: Send {
     fn listed(&mut self, object: &str);
     /// The list is complete: what wasn't listed is gone.
     fn complete(&mut self);
-    /// An object was created or changed.
-    fn applied(&mut self, object: &str);
-    fn deleted(&mut self, object: &str);
+    /// An object was created or changed. Returns its `resourceVersion`, to which the event leads.
+    fn applied(&mut self, object: &str) -> Option<String>;
+    /// An object was deleted; the same.
+    fn deleted(&mut self, object: &str) -> Option<String>;
 }
 
 /// Which objects a reflector asks for.
@@ -81,7 +82,7 @@ enum EventType {
     Error,
 }
 
-/// What an event says of the revision that it leads to.
+/// What a bookmark says of the revision that it leads to.
 #[derive(Deserialize)]
 struct Versioned {
     metadata: ListMeta,
@@ -204,16 +205,15 @@ async fn watch(
                 _ => Interrupted::Resumable(refusal.message),
             });
         }
-        match event.r#type {
+        let told = match event.r#type {
             EventType::Added | EventType::Modified => store.applied(object),
             EventType::Deleted => store.deleted(object),
-            EventType::Bookmark | EventType::Error => {}
-        }
-        let told = serde_json::from_str::<Versioned>(object)?.metadata.resource_version;
-        if told.is_empty() {
-            return Err(Interrupted::TooOld("an event has no resourceVersion".into()));
-        }
-        *revision = told;
+            EventType::Bookmark | EventType::Error => {
+                Some(serde_json::from_str::<Versioned>(object)?.metadata.resource_version)
+            }
+        };
+        let told = told.filter(|told| !told.is_empty());
+        *revision = told.ok_or_else(|| Interrupted::TooOld("an event has no resourceVersion".into()))?;
     }
 }
 
