@@ -4,45 +4,19 @@
 //! observed, and a small executor carries them out. All of them read the shared [`informer`] caches, write through the
 //! API, and keep nothing else: after a crash the next look at the same objects goes on where the last one stopped.
 
-mod account_tokens;
-mod adoption;
-mod autoscaler;
-mod bootstrap_signer;
-mod certificates;
-mod cluster_roles;
-mod cron_job;
-mod custom_resources;
-mod daemon_set;
-mod definitions;
-mod deployment;
-mod discovery;
-mod disruption;
-mod endpoints;
-mod ephemeral;
-mod failures;
-mod garbage;
-mod gateway;
-mod ingress;
-mod job;
-mod namespace;
+mod cluster;
+mod network;
 mod nodes;
-mod pod_gc;
-mod pods;
-mod policies;
-mod replica_set;
-mod resource_quota;
-mod revisions;
-mod service_account;
-mod service_lb;
-mod stateful_set;
 mod storage;
-mod token_cleaner;
+mod toolkit;
+mod workloads;
 
 use std::sync::Arc;
 
 use apimachinery::AddressRanges;
 use informer::{Informers, Recorder};
-use kube::Client;
+
+use toolkit::Context;
 
 /// What the controllers need to know of the cluster.
 pub struct Config {
@@ -67,65 +41,64 @@ pub struct Config {
     pub api_port: i32,
 }
 
-#[derive(Clone)]
-struct Context {
-    client: Client,
-    informers: Informers,
-    events: Recorder,
-    config: Arc<Config>,
+/// A control loop.
+struct Loop {
+    /// The component that its events have as their source.
+    component: &'static str,
+    start: fn(Context),
+    is_wanted: fn(&Config) -> bool,
 }
 
-impl Context {
-    fn events(&self, component: &'static str) -> Self {
-        Context { events: Recorder::new(self.client.clone(), component, ""), ..self.clone() }
-    }
+const fn always(component: &'static str, start: fn(Context)) -> Loop {
+    Loop { component, start, is_wanted: |_| true }
 }
 
-type Result<T = (), E = kube::Error> = std::result::Result<T, E>;
+/// All loops, in the order in which they start.
+const LOOPS: &[Loop] = &[
+    always(MANAGER, cluster::namespace::start),
+    always(MANAGER, cluster::service_account::start),
+    always(MANAGER, cluster::account_tokens::start),
+    always(MANAGER, cluster::bootstrap_signer::start),
+    always(MANAGER, cluster::certificates::start),
+    always(MANAGER, cluster::cluster_roles::start),
+    always(MANAGER, cluster::custom_resources::start),
+    always(MANAGER, cluster::policies::start),
+    always("node-controller", nodes::lifecycle::start),
+    always("replicaset-controller", workloads::replica_set::start),
+    always("replication-controller", workloads::replica_set::start_of_replication_controllers),
+    always("deployment-controller", workloads::deployment::start),
+    always("statefulset-controller", workloads::stateful_set::start),
+    always("daemonset-controller", workloads::daemon_set::start),
+    always("disruption-controller", workloads::disruption::start),
+    always(MANAGER, cluster::resource_quota::start),
+    always("horizontal-pod-autoscaler", workloads::autoscaler::start),
+    always("job-controller", workloads::job::start),
+    always("cronjob-controller", workloads::cron_job::start),
+    always("endpoint-slice-controller", network::endpoints::start),
+    always(MANAGER, nodes::pod_gc::start),
+    always(MANAGER, cluster::token_cleaner::start),
+    always("ephemeral-volume-controller", storage::ephemeral::start),
+    Loop { component: "ingress-controller", start: network::ingress::start, is_wanted: |config| config.ingress },
+    Loop { component: "gateway-controller", start: network::gateway::start, is_wanted: |config| config.ingress },
+    Loop {
+        component: "service-lb-controller",
+        start: network::service_lb::start,
+        is_wanted: |config| config.service_lb,
+    },
+    always("attachdetach-controller", storage::attach::start),
+    always("persistentvolume-controller", storage::binding::start),
+    always("garbage-collector-controller", cluster::garbage::start),
+];
+
+/// The source of events of loops that have no name of their own in upstream's events.
+const MANAGER: &str = "controller-manager";
 
 /// Starts all controllers. They end with the process.
 pub fn start(config: Config, informers: Informers) {
     let client = informers.client().clone();
-    let events = Recorder::new(client.clone(), "controller-manager", "");
+    let events = Recorder::new(client.clone(), MANAGER, "");
     let context = Context { client, informers, events, config: Arc::new(config) };
-    namespace::start(context.clone());
-    service_account::start(context.clone());
-    account_tokens::start(context.clone());
-    bootstrap_signer::start(context.clone());
-    certificates::start(context.clone());
-    cluster_roles::start(context.clone());
-    custom_resources::start(context.clone());
-    policies::start(context.clone());
-    nodes::start(context.events("node-controller"));
-    replica_set::start(context.clone());
-    deployment::start(context.events("deployment-controller"));
-    stateful_set::start(context.events("statefulset-controller"));
-    daemon_set::start(context.events("daemonset-controller"));
-    disruption::start(context.events("disruption-controller"));
-    resource_quota::start(context.clone());
-    autoscaler::start(context.events("horizontal-pod-autoscaler"));
-    job::start(context.events("job-controller"));
-    cron_job::start(context.events("cronjob-controller"));
-    endpoints::start(context.events("endpoint-slice-controller"));
-    pod_gc::start(context.clone());
-    token_cleaner::start(context.clone());
-    ephemeral::start(context.events("ephemeral-volume-controller"));
-    if context.config.ingress {
-        ingress::start(context.events("ingress-controller"));
-        let context = context.events("gateway-controller");
-        tasks::until_done("gateway-controller", move || gateway::run(context.clone()));
-    }
-    if context.config.service_lb {
-        service_lb::start(context.events("service-lb-controller"));
-    }
-    storage::start(context.events("persistentvolume-controller"));
-    garbage::start(context.events("garbage-collector-controller"));
-}
-
-/// Taking what is gone already, or was made already, for done.
-fn ignore<T>(result: Result<T>, codes: &[u16]) -> Result<()> {
-    match result {
-        Err(kube::Error::Api(status)) if codes.contains(&status.code) => Ok(()),
-        other => other.map(|_| ()),
+    for one in LOOPS.iter().filter(|one| (one.is_wanted)(&context.config)) {
+        (one.start)(context.events(one.component));
     }
 }

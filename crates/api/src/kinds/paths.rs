@@ -49,11 +49,11 @@ const OTHER_DOCUMENTS: [&str; 18] = [
     "apiserver/src/render.rs",
     "apiserver/src/request/",
     "apiserver/src/rest/",
-    "controllers/src/autoscaler/metrics.rs",
-    "controllers/src/discovery.rs",
-    "controllers/src/gateway/",
-    "controllers/src/namespace.rs",
-    "controllers/src/revisions.rs",
+    "controllers/src/workloads/autoscaler/metrics.rs",
+    "controllers/src/toolkit/discovery.rs",
+    "controllers/src/network/gateway/",
+    "controllers/src/cluster/namespace.rs",
+    "controllers/src/workloads/revisions.rs",
     "controllers/src/storage/snapshots/",
 ];
 

@@ -9,10 +9,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
-use crate::{Context, Result, pods};
-
-/// Says that a node won't come back by itself: its pods needn't be waited for (KEP-2268).
-pub const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+use crate::toolkit::{Context, Result, ignore, nodes, pods};
 
 pub fn on_node(all_pods: &Informer<Pod>, node: &str) -> Vec<Arc<Pod>> {
     let is_there = |p: &Arc<Pod>| p.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node);
@@ -27,7 +24,7 @@ pub async fn mark_unready(context: &Context, all_pods: &Informer<Pod>, node: &st
         let patch = Patch::Strategic(
             json!({"status": {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": now}]}}),
         );
-        crate::ignore(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await, &[404])?;
+        ignore(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await, &[404])?;
         context.events.warning(pod.as_ref(), "NodeNotReady", "Node is not ready");
     }
     Ok(())
@@ -36,12 +33,12 @@ pub async fn mark_unready(context: &Context, all_pods: &Informer<Pod>, node: &st
 /// Deletes the pods that don't tolerate a NoExecute taint of the node, once their time is over. Returns when the next
 /// one's is.
 pub async fn evict(context: &Context, all_pods: &Informer<Pod>, node: &Node) -> Result<Option<Duration>> {
-    let taints = super::taints(node);
+    let taints = nodes::taints(node);
     let executing: Vec<&Taint> = taints.iter().filter(|t| t.effect == "NoExecute").collect();
     if executing.is_empty() {
         return Ok(None);
     }
-    if taints.iter().any(|t| t.key == OUT_OF_SERVICE) && !super::is_ready(node) {
+    if taints.iter().any(|t| t.key == nodes::OUT_OF_SERVICE) && !nodes::is_ready(node) {
         release(context, all_pods, &node.name_any()).await?;
     }
     let mut soonest: Option<i64> = None;
@@ -68,7 +65,7 @@ async fn mark(context: &Context, pod: &Pod, reason: &str, message: &str) -> Resu
         "lastTransitionTime": apimachinery::clock::now_rfc3339()});
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
     let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [condition]}}));
-    crate::ignore(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await, &[404, 409])
+    ignore(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await, &[404, 409])
 }
 
 async fn evict_one(context: &Context, all_pods: &Informer<Pod>, pod: &Pod) -> Result {
@@ -90,14 +87,14 @@ async fn remove(context: &Context, pod: &Pod) -> Result {
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
     if !pod.is_over() {
         let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": {"phase": "Failed"}}));
-        crate::ignore(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await, &[404, 409])?;
+        ignore(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await, &[404, 409])?;
     }
     let params = DeleteParams {
         grace_period_seconds: Some(0),
         preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
         ..DeleteParams::default()
     };
-    crate::ignore(api.delete(&pod.name_any(), &params).await, &[404, 409])
+    ignore(api.delete(&pod.name_any(), &params).await, &[404, 409])
 }
 
 /// Pods of a node that was deleted are gone with it.

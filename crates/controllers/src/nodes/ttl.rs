@@ -6,7 +6,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
-use crate::Result;
+use crate::toolkit::{Result, ignore};
 
 const ANNOTATION: &str = "node.alpha.kubernetes.io/ttl";
 
@@ -34,7 +34,7 @@ pub async fn annotate(api: &Api<Node>, node: &Node, count: usize) -> Result {
         return Ok(());
     }
     let patch = Patch::Merge(json!({"metadata": {"uid": node.uid(), "annotations": {ANNOTATION: wanted}}}));
-    crate::ignore(api.patch(&node.name_any(), &PatchParams::default(), &patch).await, &[404, 409])
+    ignore(api.patch(&node.name_any(), &PatchParams::default(), &patch).await, &[404, 409])
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use informer::Informer;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume};
 use kube::ResourceExt as _;
 
-use crate::Context;
+use crate::toolkit::Context;
 
 /// Whether a volume can be used on this node and on none of the others.
 fn lives_on(volume: &PersistentVolume, node: &Node, others: &[&Node]) -> bool {

@@ -12,9 +12,9 @@ use kube::api::{DeleteParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
-use super::{claims_of, uses};
-use crate::nodes::{OUT_OF_SERVICE, is_ready};
-use crate::{Context, Result};
+use super::binding::{claims_of, uses};
+use crate::toolkit::nodes::{OUT_OF_SERVICE, is_ready};
+use crate::toolkit::{Context, Result, ignore};
 
 #[derive(Clone)]
 struct Caches {
@@ -172,7 +172,7 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Opti
         let unique = attachable.as_ref().map(|(driver, handle)| csi::unique_volume_name(driver, handle));
         let node = caches.nodes.get(&Key::new("", &attachment.spec.node_name));
         match detach(node.as_deref(), &unique.unwrap_or_default(), apimachinery::clock::now()) {
-            Detach::Now => crate::ignore(api.delete(&attachment.name_any(), &DeleteParams::default()).await, &[404])?,
+            Detach::Now => ignore(api.delete(&attachment.name_any(), &DeleteParams::default()).await, &[404])?,
             Detach::Wait => {}
             Detach::After(wait) => again = Some(wait),
         }
@@ -188,7 +188,7 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Opti
         let attachment = json!({"metadata": {"name": csi::attachment_name(&handle, &driver, node)},
             "spec": {"attacher": driver, "nodeName": node, "source": {"persistentVolumeName": key.name}}});
         let attachment: VolumeAttachment = serde_json::from_value(attachment).map_err(kube::Error::SerdeError)?;
-        crate::ignore(api.create(&PostParams::default(), &attachment).await, &[409])?;
+        ignore(api.create(&PostParams::default(), &attachment).await, &[409])?;
         if !is_shared(&volume) {
             break;
         }

@@ -6,8 +6,8 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
-use super::storage;
-use crate::{Context, Result};
+use super::binding::storage;
+use crate::toolkit::{Context, Result, ignore};
 
 /// Gives a bound claim the size that it asks for. Volumes of `local-path` share their disk, so this is a matter of figures; those
 /// of CSI drivers are left to the driver's resizer.
@@ -31,7 +31,7 @@ pub async fn grow(context: &Context, claim: &PersistentVolumeClaim, volume: &Per
     let claims: Api<PersistentVolumeClaim> =
         Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
     let patch = Patch::Merge(json!({"status": {"capacity": {"storage": size}}}));
-    crate::ignore(claims.patch_status(&claim.name_any(), &PatchParams::default(), &patch).await, &[404])?;
+    ignore(claims.patch_status(&claim.name_any(), &PatchParams::default(), &patch).await, &[404])?;
     context.events.normal(claim, "FileSystemResizeSuccessful", "MountVolume.NodeExpandVolume succeeded for volume");
     Ok(())
 }

@@ -8,8 +8,8 @@ use informer::Key;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, TypedLocalObjectReference};
 use kube::{Api, ResourceExt as _};
 
-use super::{Caches, storage};
-use crate::{Context, Result};
+use super::binding::{Caches, storage};
+use crate::toolkit::{Context, Result};
 
 /// What a volume of `local-path` is to be made of, and where that is.
 pub struct Found {

@@ -7,8 +7,8 @@ use kube::api::PostParams;
 use serde_json::{Value, json};
 
 use super::IS_DEFAULT;
-use crate::Context;
-use crate::definitions::{self, Kind, definition, either, fixed, object, one_of, text, texts};
+use crate::toolkit::definitions::{self, Kind, definition, either, fixed, object, one_of, text, texts};
+use crate::toolkit::{Context, ignore};
 
 const GROUP: &str = "snapshot.storage.k8s.io";
 const APPROVED: &str = "https://github.com/kubernetes-csi/external-snapshotter/pull/814";
@@ -21,7 +21,7 @@ pub async fn ensure(context: &Context) {
                            "driver": PROVISIONER, "deletionPolicy": "Delete"});
         let Ok(class) = serde_json::from_value::<VolumeSnapshotClass>(class) else { return };
         let classes: Api<VolumeSnapshotClass> = Api::all(context.client.clone());
-        if let Err(error) = crate::ignore(classes.create(&PostParams::default(), &class).await, &[409]) {
+        if let Err(error) = ignore(classes.create(&PostParams::default(), &class).await, &[409]) {
             tracing::warn!(%error, "failed to create the VolumeSnapshotClass local-path");
         }
     }

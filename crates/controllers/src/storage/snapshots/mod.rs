@@ -19,8 +19,8 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
-use super::without;
-use crate::{Context, Result};
+use super::binding::without;
+use crate::toolkit::{Context, Result, ignore};
 
 /// Held by a snapshot while it has a content, and while a claim is being made of it.
 const BOUND: &str = "snapshot.storage.kubernetes.io/volumesnapshot-bound-protection";
@@ -119,7 +119,7 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result {
         let mut all = without(&without(held, BOUND), SOURCE);
         all.extend([BOUND.into(), SOURCE.into()]);
         let patch = json!({"metadata": {"finalizers": all}});
-        crate::ignore(api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await, &[404])?;
+        ignore(api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await, &[404])?;
     }
     let made = match (content, &snapshot.spec.source.persistent_volume_claim_name) {
         (Some(content), _) => bind(context, &snapshot, &content).await?.map(|()| Some(content)),
@@ -141,7 +141,7 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result {
     let had = snapshot.status.as_ref().is_some_and(|s| s.ready_to_use == Some(true));
     // What is asked twice is no change; the API sees to that.
     let patch = Patch::Merge(json!({"status": patch}));
-    crate::ignore(api.patch_status(&key.name, &PatchParams::default(), &patch).await, &[404])?;
+    ignore(api.patch_status(&key.name, &PatchParams::default(), &patch).await, &[404])?;
     if ready && !had {
         context.events.normal(snapshot.as_ref(), "SnapshotReady", format!("Snapshot {key} is ready to use."));
     }
@@ -244,7 +244,7 @@ async fn create(
                      "namespace": namespace, "name": snapshot.name_any(), "uid": snapshot.uid()}}});
     let content: VolumeSnapshotContent = serde_json::from_value(content).map_err(kube::Error::SerdeError)?;
     let api: Api<VolumeSnapshotContent> = Api::all(context.client.clone());
-    crate::ignore(api.create(&PostParams::default(), &content).await, &[409])?;
+    ignore(api.create(&PostParams::default(), &content).await, &[409])?;
     let text = format!("Waiting for a snapshot {namespace}/{} to be created by the CSI driver.", snapshot.name_any());
     context.events.normal(snapshot, "CreatingSnapshot", text);
     Ok(Ok(()))
@@ -292,7 +292,7 @@ async fn unhold(context: &Context, caches: &Caches, snapshot: &VolumeSnapshot, c
     }
     let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &namespace);
     let patch = json!({"metadata": {"finalizers": without(present.finalizers(), CLAIM_SOURCE)}});
-    crate::ignore(api.patch(claim, &PatchParams::default(), &Patch::Merge(patch)).await, &[404])
+    ignore(api.patch(claim, &PatchParams::default(), &Patch::Merge(patch)).await, &[404])
 }
 
 /// Whether a claim that has no volume yet is to be made of a snapshot.
@@ -338,10 +338,10 @@ async fn release(
         let name = content.name_any();
         if !content.annotations().contains_key(BEING_DELETED_ANNOTATION) {
             let patch = json!({"metadata": {"annotations": {BEING_DELETED_ANNOTATION: "yes"}}});
-            crate::ignore(api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await, &[404])?;
+            ignore(api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await, &[404])?;
         }
         if content.metadata.deletion_timestamp.is_none() {
-            crate::ignore(api.delete(&name, &DeleteParams::default()).await, &[404])?;
+            ignore(api.delete(&name, &DeleteParams::default()).await, &[404])?;
         }
         return Ok(());
     }
@@ -354,7 +354,7 @@ async fn release(
     }
     let api: Api<VolumeSnapshot> = Api::namespaced(context.client.clone(), &snapshot.namespace().unwrap_or_default());
     let patch = json!({"metadata": {"finalizers": left}});
-    crate::ignore(api.patch(&snapshot.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await, &[404])
+    ignore(api.patch(&snapshot.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await, &[404])
 }
 
 /// What a content needs that nobody else gives it: its finalizer, the node of a folder, and the word that it may go.
@@ -386,7 +386,7 @@ async fn content(context: &Context, caches: &Caches, key: &Key) -> Result {
         return Ok(());
     }
     let patch = Patch::Merge(json!({ "metadata": metadata }));
-    crate::ignore(api.patch(&key.name, &PatchParams::default(), &patch).await, &[404])
+    ignore(api.patch(&key.name, &PatchParams::default(), &patch).await, &[404])
 }
 
 #[cfg(test)]

@@ -1,0 +1,56 @@
+//! ClusterRoles that aggregate others hold the rules of those that their selectors choose.
+
+use std::time::Duration;
+
+use apimachinery::LabelSelector;
+use informer::{Informer, Key, Keyed as _, Queue};
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::json;
+
+use crate::toolkit::{Context, Result, ignore, pods};
+
+pub fn start(context: Context) {
+    let roles = context.informers.of::<ClusterRole>();
+    let queue = Queue::of(&roles, context.events.clone());
+    let (add, all) = (queue.clone(), roles.clone());
+    roles.on_change(move |_| {
+        // Whoever chose it, or chooses it now, and itself.
+        all.list().iter().filter(|role| role.aggregation_rule.is_some()).for_each(|role| add.add(role.key()));
+    });
+    queue.work("clusterrole-aggregation", 1, move |key| {
+        let (context, roles) = (context.clone(), roles.clone());
+        async move {
+            informer::synced!(roles);
+            reconcile(&context, &roles, &key).await.map(|()| None::<Duration>)
+        }
+    });
+}
+
+/// The rules of all chosen roles, in the order of their names, each once.
+fn union(of: &ClusterRole, roles: &[std::sync::Arc<ClusterRole>]) -> Vec<PolicyRule> {
+    let selectors = of.aggregation_rule.as_ref().and_then(|a| a.cluster_role_selectors.as_ref());
+    let selectors: Vec<LabelSelector> = selectors.into_iter().flatten().filter_map(pods::selector).collect();
+    let mut rules: Vec<PolicyRule> = Vec::new();
+    let chosen = roles.iter().filter(|r| {
+        r.name_any() != of.name_any() && selectors.iter().any(|s| s.matches_map(r.metadata.labels.as_ref()))
+    });
+    for rule in chosen.flat_map(|r| r.rules.iter().flatten()) {
+        if !rules.contains(rule) {
+            rules.push(rule.clone());
+        }
+    }
+    rules
+}
+
+async fn reconcile(context: &Context, roles: &Informer<ClusterRole>, key: &Key) -> Result {
+    let Some(role) = roles.get(key).filter(|r| r.aggregation_rule.is_some()) else { return Ok(()) };
+    let rules = union(&role, &roles.list());
+    if role.rules.as_deref().unwrap_or_default() == rules {
+        return Ok(());
+    }
+    let api: Api<ClusterRole> = Api::all(context.client.clone());
+    let patch = Patch::Merge(json!({"metadata": {"uid": role.uid()}, "rules": rules}));
+    ignore(api.patch(&key.name, &PatchParams::default(), &patch).await, &[404, 409])
+}

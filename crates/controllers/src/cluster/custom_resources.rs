@@ -1,0 +1,68 @@
+//! Custom resource definitions that are deleted: the objects of their kind go first.
+
+use std::time::Duration;
+
+use api::Kind;
+use api::custom::Definition;
+use informer::{Change, Informer, Key, Keyed as _, Queue};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+
+use crate::toolkit::dynamic::request;
+use crate::toolkit::{Context, Result, ignore};
+
+const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+fn kind(definition: &CustomResourceDefinition) -> Option<&'static Kind> {
+    let definition = Definition::read(&serde_json::to_value(definition).ok()?)?;
+    Some(definition.storage().kind)
+}
+
+/// The kinds of all established definitions, in the version that they are kept in.
+pub fn kinds(definitions: &Informer<CustomResourceDefinition>) -> Vec<&'static Kind> {
+    definitions.list().iter().filter_map(|d| kind(d)).collect()
+}
+
+pub fn start(context: Context) {
+    let definitions = context.informers.of::<CustomResourceDefinition>();
+    let queue = Queue::of(&definitions, context.events.clone());
+    let add = queue.clone();
+    definitions.on_change(move |change| {
+        if let Change::Applied { new, .. } = change
+            && new.metadata.deletion_timestamp.is_some()
+        {
+            add.add(new.key());
+        }
+    });
+    queue.work("custom-resource-definition", 2, move |key| {
+        let (context, definitions) = (context.clone(), definitions.clone());
+        async move { empty(&context, &definitions, &key).await }
+    });
+}
+
+async fn empty(
+    context: &Context,
+    definitions: &Informer<CustomResourceDefinition>,
+    key: &Key,
+) -> Result<Option<Duration>> {
+    let Some(definition) = definitions.get(key) else { return Ok(None) };
+    if !definition.finalizers().iter().any(|f| f == FINALIZER) {
+        return Ok(None);
+    }
+    if let Some(kind) = kind(&definition) {
+        let path = format!("/apis/{}/{}/{}", kind.group, kind.version, kind.plural());
+        let found = request(&context.client, "GET", &path, &Value::Null).await?;
+        if found["items"].as_array().is_some_and(|items| !items.is_empty()) {
+            request(&context.client, "DELETE", &path, &json!({"propagationPolicy": "Background"})).await?;
+            // Finalizers of the objects may take their time.
+            return Ok(Some(Duration::from_millis(200)));
+        }
+    }
+    let left: Vec<&String> = definition.finalizers().iter().filter(|f| *f != FINALIZER).collect();
+    let api: Api<CustomResourceDefinition> = Api::all(context.client.clone());
+    let patch = json!({"metadata": {"uid": definition.uid(), "finalizers": left}});
+    ignore(api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await, &[404, 409])?;
+    Ok(None)
+}

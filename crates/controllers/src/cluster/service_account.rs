@@ -1,0 +1,76 @@
+//! Every namespace gets a service account `default` and the cluster's CA certificate.
+
+use std::time::Duration;
+
+use informer::{Informer, Key, Keyed as _, Queue};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
+use kube::Api;
+use kube::api::PostParams;
+use serde_json::{Value, json};
+
+use crate::toolkit::{Context, Result, ignore};
+
+const ROOT_CA: &str = "kube-root-ca.crt";
+
+pub fn start(context: Context) {
+    let namespaces = context.informers.of::<Namespace>();
+    let accounts = context.informers.of::<ServiceAccount>();
+    // Only those with the certificate, as there may be very many others.
+    let maps = context.informers.selected::<ConfigMap>(&format!("metadata.name={ROOT_CA}"));
+    let queue = Queue::of(&namespaces, context.events.clone());
+    let add = queue.clone();
+    namespaces.on_change(move |change| add.add(change.object().key()));
+    let add = queue.clone();
+    accounts.on_change(move |change| add.add(Key::new("", &change.object().key().namespace)));
+    let add = queue.clone();
+    maps.on_change(move |change| add.add(Key::new("", &change.object().key().namespace)));
+    queue.work("service-account", 2, move |key| {
+        let (context, namespaces, accounts, maps) =
+            (context.clone(), namespaces.clone(), accounts.clone(), maps.clone());
+        async move {
+            informer::synced!(namespaces, accounts, maps);
+            ensure(&context, &namespaces, &accounts, &maps, &key.name).await.map(|()| None::<Duration>)
+        }
+    });
+}
+
+async fn ensure(
+    context: &Context,
+    namespaces: &Informer<Namespace>,
+    accounts: &Informer<ServiceAccount>,
+    maps: &Informer<ConfigMap>,
+    name: &str,
+) -> Result {
+    let alive = namespaces.get(&Key::new("", name)).is_some_and(|n| n.metadata.deletion_timestamp.is_none());
+    if !alive {
+        return Ok(());
+    }
+    if accounts.get(&Key::new(name, "default")).is_none() {
+        let api: Api<ServiceAccount> = Api::namespaced(context.client.clone(), name);
+        let account = ServiceAccount {
+            metadata: kube::api::ObjectMeta { name: Some("default".into()), ..Default::default() },
+            ..ServiceAccount::default()
+        };
+        ignore(api.create(&PostParams::default(), &account).await, &[403, 404, 409])?;
+    }
+    let ca = context.config.authority.certificate_pem();
+    let present = maps.get(&Key::new(name, ROOT_CA));
+    let wanted = std::collections::BTreeMap::from([("ca.crt".to_string(), ca.to_string())]);
+    // Nothing else belongs there: what somebody adds goes, too (upstream's root CA publisher).
+    if present.as_ref().and_then(|m| m.data.as_ref()) != Some(&wanted) {
+        let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), name);
+        let map =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": ROOT_CA}, "data": {"ca.crt": ca}});
+        if let Some(present) = present {
+            let others = present.data.iter().flatten().filter(|(key, _)| !wanted.contains_key(*key));
+            let mut data: serde_json::Map<String, Value> = others.map(|(key, _)| (key.clone(), Value::Null)).collect();
+            data.insert("ca.crt".into(), ca.into());
+            let patch = kube::api::Patch::Merge(json!({ "data": data }));
+            ignore(api.patch(ROOT_CA, &Default::default(), &patch).await, &[404])?;
+        } else {
+            let map: ConfigMap = serde_json::from_value(map).map_err(kube::Error::SerdeError)?;
+            ignore(api.create(&PostParams::default(), &map).await, &[403, 404, 409])?;
+        }
+    }
+    Ok(())
+}

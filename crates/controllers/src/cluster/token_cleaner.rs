@@ -1,0 +1,41 @@
+//! The token cleaner: bootstrap tokens are deleted when they expire.
+
+use std::time::Duration;
+
+use informer::{Keyed as _, Queue};
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::api::DeleteParams;
+use kube::{Api, ResourceExt as _};
+
+use crate::toolkit::{Context, Result, ignore};
+
+/// The Secrets that are bootstrap tokens, as a field selector.
+pub const BOOTSTRAP_TOKENS: &str = "metadata.namespace=kube-system,type=bootstrap.kubernetes.io/token";
+
+pub fn start(context: Context) {
+    let secrets = context.informers.selected::<Secret>(BOOTSTRAP_TOKENS);
+    let queue = Queue::of(&secrets, context.events.clone());
+    let add = queue.clone();
+    secrets.on_change(move |change| add.add(change.object().key()));
+    queue.work("token-cleaner", 1, move |key| {
+        let (context, secrets) = (context.clone(), secrets.clone());
+        async move {
+            let Some(secret) = secrets.get(&key) else { return Ok(None) };
+            expire(&context, &secret).await
+        }
+    });
+}
+
+/// Deletes a token whose time is over; else says when it will be.
+async fn expire(context: &Context, secret: &Secret) -> Result<Option<Duration>> {
+    let at = secret.data.as_ref().and_then(|d| String::from_utf8(d.get("expiration")?.0.clone()).ok());
+    // A time that can't be read is the API's matter: it lets nobody in with it.
+    let Some(at) = at.and_then(|text| text.parse::<Timestamp>().ok()) else { return Ok(None) };
+    let left = at.duration_since(apimachinery::clock::now());
+    if left > SignedDuration::ZERO {
+        return Ok(Duration::try_from(left).ok());
+    }
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), &secret.namespace().unwrap_or_default());
+    ignore(api.delete(&secret.name_any(), &DeleteParams::default()).await, &[404]).map(|()| None)
+}

@@ -1,0 +1,125 @@
+//! Endpoints that somebody wrote by hand, for a service without a selector: mirrored into EndpointSlices, as the data
+//! path reads nothing else (upstream's endpointslicemirroring controller).
+
+use std::time::Duration;
+
+use apimachinery::ObjectExt as _;
+use informer::{Informer, Key, Keyed as _, Queue};
+use k8s_openapi::api::core::v1::{Endpoints, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt as _;
+use serde_json::{Value, json};
+
+use super::plan::{Group, group, plan};
+use super::{SERVICE, carry_out, has_selector, owned_by, present};
+use crate::toolkit::{Context, Result, pods};
+
+const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
+/// Says that somebody makes the slices himself.
+const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
+const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
+/// Addresses of a subset that are mirrored.
+const MAX_ENDPOINTS_PER_SUBSET: usize = 1000;
+
+pub fn start(context: Context) {
+    let written = context.informers.of::<Endpoints>();
+    let services = context.informers.of::<Service>();
+    let slices = context.informers.of::<EndpointSlice>();
+    let queue = Queue::of(&written, context.events.clone());
+    let add = queue.clone();
+    written.on_change(move |change| add.add(change.object().key()));
+    let add = queue.clone();
+    services.on_change(move |change| add.add(change.object().key()));
+    let add = queue.clone();
+    slices.on_change(move |change| {
+        if let Some(of) = owned_by(change.object(), MANAGER) {
+            add.add(of);
+        }
+    });
+    queue.work("endpoint-slice-mirroring", 1, move |key| {
+        let (context, written, services, slices) = (context.clone(), written.clone(), services.clone(), slices.clone());
+        async move {
+            informer::synced!(written, services, slices);
+            reconcile(&context, &written, &services, &slices, &key).await.map(|()| None::<Duration>)
+        }
+    });
+}
+
+async fn reconcile(
+    context: &Context,
+    written: &Informer<Endpoints>,
+    services: &Informer<Service>,
+    slices: &Informer<EndpointSlice>,
+    key: &Key,
+) -> Result {
+    let there = present(slices, key, MANAGER);
+    let wanted =
+        services.get(key).filter(|s| !has_selector(s)).and_then(|_| written.get(key)).filter(|e| is_mirrored(e));
+    let Some(endpoints) = wanted else {
+        let gone = there.into_iter().map(|slice| super::plan::Action::Delete(slice.name)).collect();
+        return carry_out(context, key, json!({}), gone).await;
+    };
+    let value = serde_json::to_value(endpoints.as_ref()).map_err(kube::Error::SerdeError)?;
+    let base = format!("{}-{}", key.name, pods::content_hash(&format!("{}/mirror", key.name)));
+    let mut labels = endpoints.labels().clone();
+    labels.insert(SERVICE.into(), key.name.clone());
+    labels.insert(super::MANAGED_BY.into(), MANAGER.into());
+    let owner = pods::owner(endpoints.as_ref());
+    let metadata = json!({"namespace": key.namespace, "labels": labels, "ownerReferences": [owner]});
+    let groups = groups(&value);
+    let families: &[&str] = if groups.is_empty() { &["IPv4"] } else { &[] };
+    carry_out(context, key, metadata, plan(&base, families, groups, there, MAX_ENDPOINTS_PER_SUBSET)).await
+}
+
+fn is_mirrored(endpoints: &Endpoints) -> bool {
+    endpoints.labels().get(SKIP).is_none_or(|skip| skip != "true") && !endpoints.annotations().contains_key(LEADER)
+}
+
+/// The subsets as groups of endpoints.
+fn groups(endpoints: &Value) -> Vec<Group> {
+    let mut all = Vec::new();
+    for subset in endpoints.array_at(&["subsets"]) {
+        for (list, ready) in [("addresses", true), ("notReadyAddresses", false)] {
+            for address in subset.array_at(&[list]).iter().take(MAX_ENDPOINTS_PER_SUBSET) {
+                let mut endpoint = json!({"addresses": [address["ip"]], "conditions": {"ready": ready}});
+                for field in ["hostname", "nodeName", "targetRef"] {
+                    if !address[field].is_null() {
+                        endpoint[field] = address[field].clone();
+                    }
+                }
+                all.push((ports(subset), endpoint));
+            }
+        }
+    }
+    group(all)
+}
+
+/// The ports of a subset, with everything said that slices say.
+fn ports(subset: &Value) -> Vec<Value> {
+    let whole = |port: &Value| {
+        let protocol = if port["protocol"].is_null() { "TCP" } else { port.str_at(&["protocol"]) };
+        let mut whole = json!({"name": port.str_at(&["name"]), "port": port["port"], "protocol": protocol});
+        if !port["appProtocol"].is_null() {
+            whole["appProtocol"] = port["appProtocol"].clone();
+        }
+        whole
+    };
+    subset.array_at(&["ports"]).iter().map(whole).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subsets_become_groups_by_family_and_ports() {
+        let endpoints = json!({"subsets": [
+            {"addresses": [{"ip": "192.0.2.7", "nodeName": "n"}, {"ip": "2001:db8::1"}], "notReadyAddresses": [{"ip": "192.0.2.8"}], "ports": [{"port": 5432}]},
+            {"addresses": [{"ip": "192.0.2.9"}], "ports": [{"port": 80}]}]});
+        let found: Vec<(&str, usize)> = groups(&endpoints).iter().map(|g| (g.family, g.endpoints.len())).collect();
+        assert_eq!(found, [("IPv4", 2), ("IPv6", 1), ("IPv4", 1)]);
+        let first = &groups(&endpoints)[0].endpoints;
+        assert_eq!(first[0], json!({"addresses": ["192.0.2.7"], "conditions": {"ready": true}, "nodeName": "n"}));
+        assert_eq!(first[1]["conditions"]["ready"], false);
+    }
+}

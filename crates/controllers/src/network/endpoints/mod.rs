@@ -1,0 +1,272 @@
+//! EndpointSlices and Endpoints: where the pods of a service are.
+
+mod mirror;
+mod plan;
+
+use std::time::Duration;
+
+use apimachinery::Family;
+use informer::{Change, Informer, Key, Keyed as _, Pod, Queue};
+use k8s_openapi::api::core::v1::{Endpoints, Node, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+
+use crate::toolkit::{Context, Result, ignore, pods};
+use plan::{Action, Slice, group, plan, subsets};
+
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const SERVICE: &str = "kubernetes.io/service-name";
+const ZONE: &str = "topology.kubernetes.io/zone";
+const MANAGER: &str = "endpointslice-controller.k8s.io";
+/// Endpoints in a slice, as upstream has it.
+const MAX_ENDPOINTS_PER_SLICE: usize = 100;
+
+pub fn start(context: Context) {
+    mirror::start(context.clone());
+    let slices = context.informers.of::<EndpointSlice>();
+    let nodes = context.informers.of::<Node>();
+    let services = context.informers.of::<Service>();
+    let all_pods = context.informers.of::<Pod>();
+    let queue = Queue::of(&services, context.events.clone());
+    let add = queue.clone();
+    services.on_change(move |change| add.add(change.object().key()));
+    let (add, of) = (queue.clone(), services.clone());
+    all_pods.on_change(move |change| {
+        // A service that matched before may not match any more.
+        let old = match change {
+            Change::Applied { old, .. } => old.as_ref(),
+            Change::Deleted(_) => None,
+        };
+        for pod in old.into_iter().chain([change.object()]) {
+            for service in of.list_in(&pod.namespace().unwrap_or_default()) {
+                if selects(&service, pod) {
+                    add.add(service.key());
+                }
+            }
+        }
+    });
+    let add = queue.clone();
+    slices.on_change(move |change| {
+        if let Some(of) = owned_by(change.object(), MANAGER) {
+            add.add(of);
+        }
+    });
+    // Where a node is stands in the endpoints of its pods.
+    let (add, of) = (queue.clone(), services.clone());
+    nodes.on_change(move |change| {
+        let zone = |node: &Node| node.labels().get(ZONE).cloned();
+        let before = match change {
+            Change::Applied { old, .. } => old.as_ref().and_then(|old| zone(old)),
+            Change::Deleted(_) => None,
+        };
+        if zone(change.object()) != before {
+            of.list().iter().for_each(|service| add.add(service.key()));
+        }
+    });
+    queue.work("endpoints", 2, move |key| {
+        let caches =
+            Caches { services: services.clone(), pods: all_pods.clone(), slices: slices.clone(), nodes: nodes.clone() };
+        let context = context.clone();
+        async move {
+            informer::synced!(caches.services, caches.pods, caches.slices, caches.nodes);
+            reconcile(&context, &caches, &key).await.map(|()| None::<Duration>)
+        }
+    });
+}
+
+/// The service of a slice, if `manager` keeps it.
+fn owned_by(slice: &EndpointSlice, manager: &str) -> Option<Key> {
+    let labels = slice.labels();
+    let managed = labels.get(MANAGED_BY).is_some_and(|m| m == manager);
+    labels.get(SERVICE).filter(|_| managed).map(|name| Key::new(&slice.namespace().unwrap_or_default(), name))
+}
+
+/// The slices of a service that `manager` keeps.
+fn present(slices: &Informer<EndpointSlice>, service: &Key, manager: &str) -> Vec<Slice> {
+    let own = slices.list_in(&service.namespace).into_iter().filter(|s| owned_by(s, manager).as_ref() == Some(service));
+    own.filter_map(|slice| serde_json::to_value(slice.as_ref()).ok()).map(|value| Slice::read(&value)).collect()
+}
+
+fn has_selector(service: &Service) -> bool {
+    service.spec.as_ref().and_then(|s| s.selector.as_ref()).is_some_and(|s| !s.is_empty())
+}
+
+/// Brings the slices of a service to what was planned. `metadata` is that of all of them, but for the name.
+async fn carry_out(context: &Context, service: &Key, metadata: Value, actions: Vec<Action>) -> Result {
+    let api: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &service.namespace);
+    for action in actions {
+        match action {
+            Action::Delete(name) => ignore(api.delete(&name, &DeleteParams::default()).await, &[404])?,
+            Action::Create(slice) | Action::Update(slice) => {
+                let mut object = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": metadata,
+                    "addressType": slice.family, "endpoints": slice.endpoints, "ports": slice.ports});
+                object["metadata"]["name"] = slice.name.as_str().into();
+                write(&api, &slice.name, object, &["endpoints", "ports"]).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn selects(service: &Service, pod: &Pod) -> bool {
+    let selector = service.spec.as_ref().and_then(|s| s.selector.as_ref());
+    selector.is_some_and(|s| !s.is_empty() && s.iter().all(|(k, v)| pod.labels().get(k) == Some(v)))
+}
+
+/// The number of a service port's target in a pod.
+fn target_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
+    match &port.target_port {
+        None => Some(port.port),
+        Some(IntOrString::Int(number)) => Some(*number),
+        Some(IntOrString::String(name)) => {
+            let protocol = port.protocol.as_deref().unwrap_or("TCP");
+            let mut ports = pod.serving().flat_map(|c| c.ports.iter().flatten());
+            let found =
+                ports.find(|p| p.name.as_ref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol);
+            found.map(|p| p.container_port)
+        }
+    }
+}
+
+fn slice_ports(service: &Service, pod: &Pod) -> Vec<Value> {
+    let ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
+    ports
+        .filter_map(|p| {
+            let number = target_port(pod, p)?;
+            let mut value = json!({"name": p.name.clone().unwrap_or_default(), "port": number,
+                                   "protocol": p.protocol.clone().unwrap_or_else(|| "TCP".into())});
+            if let Some(app) = &p.app_protocol {
+                value["appProtocol"] = app.as_str().into();
+            }
+            Some(value)
+        })
+        .collect()
+}
+
+/// The families of a service's addresses, its own first.
+pub fn families(service: &Service) -> Vec<&'static str> {
+    let asked = service.spec.as_ref().and_then(|s| s.ip_families.as_deref()).unwrap_or_default();
+    let known = asked.iter().map(|family| if family == "IPv6" { "IPv6" } else { "IPv4" }).collect::<Vec<_>>();
+    if known.is_empty() { vec!["IPv4"] } else { known }
+}
+
+/// The endpoint of a pod, if it has an address of the family and isn't over.
+fn endpoint(service: &Service, pod: &Pod, family: &str, nodes: &Informer<Node>) -> Option<Value> {
+    let ip = pod.ips().find(|ip| Family::of_text(ip).name() == family)?;
+    if pod.is_over() {
+        return None;
+    }
+    let publish = service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses).unwrap_or(false);
+    let (serving, terminating) = (pods::is_ready(pod), pods::is_deleting(pod));
+    let mut value = json!({
+        "addresses": [ip],
+        "conditions": {"ready": publish || (serving && !terminating), "serving": serving, "terminating": terminating},
+        "nodeName": pod.spec.as_ref()?.node_name,
+        "targetRef": {"kind": "Pod", "namespace": pod.namespace(), "name": pod.name_any(), "uid": pod.uid()},
+    });
+    let spec = pod.spec.as_ref()?;
+    let node = spec.node_name.as_deref().unwrap_or("");
+    let zone = nodes.get(&Key::new("", node)).and_then(|n| n.labels().get(ZONE).cloned());
+    if let Some(zone) = &zone {
+        value["zone"] = zone.as_str().into();
+    }
+    // Who should use the endpoint, where the service prefers what is near (KEP-4444).
+    let near = service.spec.as_ref().and_then(|s| s.traffic_distribution.as_deref());
+    if let (Some(near), true) = (near, value["conditions"]["ready"] == true) {
+        let mut hints = json!({});
+        if let Some(zone) = zone {
+            hints["forZones"] = json!([{ "name": zone }]);
+        }
+        if near == "PreferSameNode" {
+            hints["forNodes"] = json!([{ "name": node }]);
+        }
+        if hints.as_object().is_some_and(|h| !h.is_empty()) {
+            value["hints"] = hints;
+        }
+    }
+    if let (Some(hostname), Some(subdomain)) = (&spec.hostname, &spec.subdomain)
+        && *subdomain == service.name_any()
+    {
+        value["hostname"] = hostname.as_str().into();
+    }
+    Some(value)
+}
+
+struct Caches {
+    services: Informer<Service>,
+    pods: Informer<Pod>,
+    slices: Informer<EndpointSlice>,
+    nodes: Informer<Node>,
+}
+
+async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result {
+    let all: Api<Endpoints> = Api::namespaced(context.client.clone(), &key.namespace);
+    let there = present(&caches.slices, key, MANAGER);
+    let service = caches.services.get(key);
+    let of_pods = service
+        .as_ref()
+        .filter(|s| has_selector(s) && s.spec.as_ref().and_then(|s| s.type_.as_deref()) != Some("ExternalName"));
+    let Some(service) = of_pods else {
+        // What somebody writes by hand for a service without a selector stays as long as the service.
+        if service.is_none() {
+            ignore(all.delete(&key.name, &DeleteParams::default()).await, &[404])?;
+        }
+        let gone = there.into_iter().map(|slice| Action::Delete(slice.name)).collect();
+        return carry_out(context, key, json!({}), gone).await;
+    };
+    let mut chosen: Vec<_> = caches.pods.list_in(&key.namespace).into_iter().filter(|p| selects(service, p)).collect();
+    chosen.sort_by_key(|p| p.name_any());
+    let families = families(service);
+    let of_family = |family: &'static str| {
+        let of = move |p: &std::sync::Arc<Pod>| {
+            Some((slice_ports(service, p), endpoint(service, p, family, &caches.nodes)?))
+        };
+        chosen.iter().filter_map(of)
+    };
+    let groups = group(families.iter().flat_map(|family| of_family(family)).collect());
+    let mut labels = service.labels().clone();
+    labels.insert(SERVICE.into(), key.name.clone());
+    labels.insert(MANAGED_BY.into(), MANAGER.into());
+    if service.spec.as_ref().is_some_and(|s| s.cluster_ip.as_deref() == Some("None")) {
+        labels.insert("service.kubernetes.io/headless".into(), String::new());
+    }
+    let metadata =
+        json!({"namespace": key.namespace, "labels": labels, "ownerReferences": [pods::owner(service.as_ref())]});
+    let (subsets, cut) = subsets(families[0], &groups);
+    let base = format!("{}-{}", key.name, pods::content_hash(&key.name));
+    carry_out(context, key, metadata, plan(&base, &families, groups, there, MAX_ENDPOINTS_PER_SLICE)).await?;
+    let mut object = json!({"apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": key.name, "namespace": key.namespace, "labels": service.labels()}, "subsets": subsets});
+    object["metadata"]["labels"]["endpoints.kubernetes.io/managed-by"] = "endpoint-controller".into();
+    let over = if cut { json!("truncated") } else { Value::Null };
+    object["metadata"]["annotations"] = json!({"endpoints.kubernetes.io/over-capacity": over});
+    write(&all, &key.name, object, &["subsets"]).await
+}
+
+/// Creates an object, or brings the named parts of the one that is there up to date.
+async fn write<K>(api: &Api<K>, name: &str, object: Value, parts: &[&str]) -> Result
+where
+    K: kube::Resource<DynamicType = ()> + serde::Serialize + serde::de::DeserializeOwned + Clone + std::fmt::Debug,
+{
+    let mut object = object;
+    let mut patch = json!({"metadata": {"labels": object["metadata"]["labels"]}});
+    if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
+        patch["metadata"]["annotations"] = json!(annotations);
+        // In a patch null takes away; there is nothing to take from what is new.
+        annotations.retain(|_, value| !value.is_null());
+    }
+    for part in parts {
+        patch[*part] = object[*part].clone();
+    }
+    match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            let object: K = serde_json::from_value(object).map_err(kube::Error::SerdeError)?;
+            // Without its namespace the object can't be made; then there is nothing to make.
+            ignore(api.create(&PostParams::default(), &object).await, &[403, 404, 409])
+        }
+        other => other.map(|_| ()),
+    }
+}

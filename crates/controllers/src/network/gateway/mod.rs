@@ -1,0 +1,174 @@
+//! What the Gateway API needs of the control plane: its kinds, a class of ours, and statuses. (The traffic is served by every
+//! node's agent, which decides by the same code which routes attach where.)
+
+mod kinds;
+mod plan;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use gateway::kinds::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
+use gateway::{CONTROLLER_NAME, GatewaySnapshot};
+use informer::{Informer, Key, Keyed, Queue};
+use k8s_openapi::api::core::v1::{Namespace, Node, Secret, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt as _};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::network::service_lb::addresses;
+use crate::toolkit::{Context, Result, definitions, ignore};
+
+const CLASS: &str = "timonel";
+/// How often certificates are looked at again.
+const RESYNC_PERIOD: Duration = Duration::from_secs(60);
+
+#[derive(Clone)]
+struct Caches {
+    classes: Informer<GatewayClass>,
+    gateways: Informer<Gateway>,
+    routes: Informer<HTTPRoute>,
+    grants: Informer<ReferenceGrant>,
+    namespaces: Informer<Namespace>,
+    services: Informer<Service>,
+    nodes: Informer<Node>,
+}
+
+/// Makes the kinds and the class, and then keeps statuses. Who brings definitions of his own keeps them.
+pub fn start(context: Context) {
+    tasks::until_done("gateway-controller", move || run(context.clone()));
+}
+
+async fn run(context: Context) {
+    definitions::ensure(&context, kinds::kinds()).await;
+    let class = GatewayClass {
+        metadata: kube::core::ObjectMeta { name: Some(CLASS.into()), ..Default::default() },
+        spec: gateway::kinds::GatewayClassSpec { controller_name: CONTROLLER_NAME.into() },
+        status: None,
+    };
+    let classes: Api<GatewayClass> = Api::all(context.client.clone());
+    if let Err(error) = ignore(classes.create(&PostParams::default(), &class).await, &[409]) {
+        tracing::warn!(%error, "failed to create the GatewayClass");
+    }
+    let caches = Caches {
+        classes: context.informers.of(),
+        gateways: context.informers.of(),
+        routes: context.informers.of(),
+        grants: context.informers.of(),
+        namespaces: context.informers.of(),
+        services: context.informers.of(),
+        nodes: context.informers.of(),
+    };
+    // What one object says may matter to all others; so all are looked at, in one go for many changes.
+    let queue = Queue::default();
+    let all = || {
+        let queue = queue.clone();
+        move || queue.add(Key::new("", "all"))
+    };
+    macro_rules! look_at {
+        ($($cache:ident),*) => { $(
+            let look = all();
+            caches.$cache.on_change(move |_| look());
+        )* };
+    }
+    look_at!(classes, gateways, routes, grants, namespaces, services);
+    let look = all();
+    caches.nodes.on_change(move |change| {
+        if crate::network::ingress::addresses_changed(change) {
+            look();
+        }
+    });
+    queue.work("gateway", 1, move |_| {
+        let (context, caches) = (context.clone(), caches.clone());
+        async move {
+            informer::synced!(caches.classes, caches.gateways, caches.routes, caches.grants);
+            informer::synced!(caches.namespaces, caches.services, caches.nodes);
+            reconcile(&context, &caches).await
+        }
+    });
+}
+
+async fn reconcile(context: &Context, caches: &Caches) -> Result<Option<Duration>> {
+    let snapshot = GatewaySnapshot::new(
+        &caches.classes.list(),
+        caches.gateways.list(),
+        caches.routes.list(),
+        caches.grants.list(),
+        &caches.namespaces.list(),
+    );
+    let now = Time(k8s_openapi::jiff::Timestamp::now());
+    for class in caches.classes.list().iter().filter(|c| c.spec.controller_name == CONTROLLER_NAME) {
+        let old = class.status.clone().unwrap_or_default();
+        let conditions = plan::class_status(&old.conditions, class.metadata.generation, &now);
+        if conditions != old.conditions {
+            tell(context, class.as_ref(), &json!({"conditions": conditions})).await?;
+        }
+    }
+    let certificates = certificates(context, &snapshot).await?;
+    let mut addresses: Vec<String> = caches.nodes.list().iter().flat_map(|n| addresses(n)).collect();
+    addresses.sort();
+    let around = plan::Around {
+        addresses: &addresses,
+        certificate: &|namespace, name| {
+            certificates.get(&(namespace.to_string(), name.to_string())).cloned().unwrap_or(Ok(()))
+        },
+        service: &|namespace, name, port| {
+            let service = caches.services.get(&Key::new(namespace, name));
+            let service = service.ok_or_else(|| format!("there is no service {namespace}/{name}"))?;
+            let ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
+            let found = port.is_some_and(|port| ports.into_iter().any(|p| p.port == i32::from(port)));
+            let missing =
+                || format!("service {namespace}/{name} has no port {}", port.map_or("0".into(), |p| p.to_string()));
+            if found { Ok(()) } else { Err(missing()) }
+        },
+        now,
+    };
+    for gateway in &snapshot.gateways {
+        let status = plan::gateway_status(&snapshot, gateway, &around);
+        if gateway.status.as_ref() != Some(&status) {
+            tell(context, gateway.as_ref(), &status).await?;
+        }
+    }
+    for route in &snapshot.routes {
+        let status = plan::route_status(&snapshot, route, &around);
+        // Of those that never had to do with us nothing is said.
+        if route.status.as_ref() != Some(&status) && (!status.parents.is_empty() || plan::is_told(route)) {
+            tell(context, route.as_ref(), &status).await?;
+            for why in plan::refusals(&status) {
+                context.events.warning(route.as_ref(), "NotServed", why);
+            }
+        }
+    }
+    Ok((!certificates.is_empty()).then_some(RESYNC_PERIOD))
+}
+
+/// What is wrong with each of the certificates that Gateways name.
+async fn certificates(
+    context: &Context,
+    snapshot: &GatewaySnapshot,
+) -> Result<HashMap<(String, String), Result<(), String>>> {
+    let mut known = HashMap::new();
+    for gateway in &snapshot.gateways {
+        let references = gateway.spec.listeners.iter().flat_map(|l| &l.tls).flat_map(|tls| &tls.certificate_refs);
+        for (namespace, name) in references.filter_map(|to| snapshot.certificate_secret(gateway, to).ok()) {
+            let secret = Api::<Secret>::namespaced(context.client.clone(), &namespace).get_opt(&name).await?;
+            let usable = secret.ok_or_else(|| "it isn't there".to_string());
+            let usable = usable.and_then(|secret| gateway::certificate::from_secret(&secret).map(|_| ()));
+            known.insert((namespace, name), usable);
+        }
+    }
+    Ok(known)
+}
+
+/// Writes a status, unless the object has changed meanwhile: then the next look decides.
+async fn tell<K: Keyed>(context: &Context, object: &K, status: &impl Serialize) -> Result {
+    let key = object.key();
+    let resource = kube::core::ApiResource::erase::<K>(&());
+    let api: Api<kube::core::DynamicObject> = match key.namespace.is_empty() {
+        true => Api::all_with(context.client.clone(), &resource),
+        false => Api::namespaced_with(context.client.clone(), &key.namespace, &resource),
+    };
+    let patch = json!({"metadata": {"resourceVersion": object.resource_version()}, "status": status});
+    ignore(api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await, &[404])
+}

@@ -1,0 +1,204 @@
+//! What the ingress controller needs of the control plane: its class, the addresses in the status of Ingresses, and a word to
+//! people where an Ingress names what isn't there. (The traffic is served by every node's agent.)
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use informer::{Informer, Key, Keyed as _, Queue};
+use k8s_openapi::api::core::v1::{Node, Secret, Service, ServicePort};
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass, IngressServiceBackend};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt as _};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::network::service_lb::addresses;
+use crate::toolkit::{Context, Result, ignore};
+
+const CONTROLLER: &str = "timonel.io/ingress";
+const CLASS: &str = "timonel";
+const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
+
+#[derive(Clone)]
+struct Caches {
+    ingresses: Informer<Ingress>,
+    classes: Informer<IngressClass>,
+    nodes: Informer<Node>,
+    services: Informer<Service>,
+    restless: Arc<Mutex<HashMap<Key, Seen>>>,
+}
+
+/// How long an Ingress must have been left alone before its status is written. Upstream has no controller of its own for Ingresses; people
+/// and programs who make one and go on to change it don't expect somebody else's write in between, and the traffic doesn't wait for it.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// A version of an Ingress, and since when it is the latest.
+struct Seen {
+    version: Option<String>,
+    since: Instant,
+}
+
+impl Caches {
+    /// How long the Ingress must still be left alone.
+    fn restless_for(&self, key: &Key, ingress: &Ingress) -> Option<Duration> {
+        let version = &ingress.metadata.resource_version;
+        let mut restless = self.restless.lock();
+        let seen = restless.get(key).filter(|seen| seen.version == *version).map(|seen| seen.since);
+        let since = seen.unwrap_or_else(Instant::now);
+        let left = QUIET.saturating_sub(since.elapsed());
+        if left.is_zero() {
+            restless.remove(key);
+            return None;
+        }
+        restless.insert(key.clone(), Seen { version: version.clone(), since });
+        Some(left)
+    }
+}
+
+pub fn start(context: Context) {
+    let caches = Caches {
+        ingresses: context.informers.of(),
+        classes: context.informers.of(),
+        nodes: context.informers.of(),
+        services: context.informers.of(),
+        restless: Arc::default(),
+    };
+    let queue = Queue::of(&caches.ingresses, context.events.clone());
+    let add = queue.clone();
+    caches.ingresses.on_change(move |change| add.add(change.object().key()));
+    // Classes and nodes are about all of them.
+    let all = |queue: &Queue, ingresses: &Informer<Ingress>| ingresses.list().iter().for_each(|i| queue.add(i.key()));
+    let (add, ingresses) = (queue.clone(), caches.ingresses.clone());
+    caches.classes.on_change(move |_| all(&add, &ingresses));
+    let (add, ingresses) = (queue.clone(), caches.ingresses.clone());
+    caches.nodes.on_change(move |change| {
+        if addresses_changed(change) {
+            all(&add, &ingresses);
+        }
+    });
+    // Of a service that goes, those who name it are to hear.
+    let (add, ingresses) = (queue.clone(), caches.ingresses.clone());
+    caches.services.on_change(move |change| {
+        if let informer::Change::Deleted(service) = change {
+            let namespace = service.namespace().unwrap_or_default();
+            let names = |i: &&Arc<Ingress>| backends(i).any(|b| b.name == service.name_any());
+            ingresses.list_in(&namespace).iter().filter(names).for_each(|i| add.add(i.key()));
+        }
+    });
+    let making = context.clone();
+    tasks::spawn("ingress-class", async move {
+        if let Err(error) = ensure_class(&making).await {
+            tracing::warn!(%error, "failed to create the IngressClass");
+        }
+    });
+    queue.work("ingress", 1, move |key| {
+        let (context, caches) = (context.clone(), caches.clone());
+        async move {
+            informer::synced!(caches.ingresses, caches.classes, caches.nodes, caches.services);
+            reconcile(&context, &caches, &key).await
+        }
+    });
+}
+
+pub fn addresses_changed(change: &informer::Change<Node>) -> bool {
+    match change {
+        informer::Change::Applied { old: Some(old), new } => addresses(old) != addresses(new),
+        _ => true,
+    }
+}
+
+/// Whoever wants another class to be the default takes the mark off this one; it stays off.
+async fn ensure_class(context: &Context) -> Result {
+    let class = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass",
+        "metadata": {"name": CLASS, "annotations": {DEFAULT_CLASS: "true"}}, "spec": {"controller": CONTROLLER}});
+    let class: IngressClass = serde_json::from_value(class).map_err(kube::Error::SerdeError)?;
+    let api: Api<IngressClass> = Api::all(context.client.clone());
+    ignore(api.create(&PostParams::default(), &class).await, &[409])
+}
+
+fn is_ours(ingress: &Ingress, classes: &[Arc<IngressClass>]) -> bool {
+    let annotated = ingress.annotations().get("kubernetes.io/ingress.class").map(String::as_str);
+    let name = ingress.spec.as_ref().and_then(|s| s.ingress_class_name.as_deref()).or(annotated);
+    let mut own = classes.iter().filter(|c| c.spec.as_ref().and_then(|s| s.controller.as_deref()) == Some(CONTROLLER));
+    match name {
+        Some(name) => own.any(|c| c.name_any() == name),
+        None => own.any(|c| c.annotations().get(DEFAULT_CLASS).is_some_and(|v| v == "true")),
+    }
+}
+
+/// The services that an Ingress names.
+fn backends(ingress: &Ingress) -> impl Iterator<Item = &IngressServiceBackend> {
+    let spec = ingress.spec.iter();
+    let default = spec.clone().filter_map(|s| s.default_backend.as_ref());
+    let rules = spec.flat_map(|s| s.rules.iter().flatten()).flat_map(|r| &r.http).flat_map(|h| &h.paths);
+    default.chain(rules.map(|path| &path.backend)).filter_map(|backend| backend.service.as_ref())
+}
+
+/// What an Ingress names that isn't there, or is of no use.
+async fn complaints(context: &Context, caches: &Caches, ingress: &Ingress) -> Result<Vec<(&'static str, String)>> {
+    let namespace = ingress.namespace().unwrap_or_default();
+    let mut found = Vec::new();
+    for backend in backends(ingress) {
+        let (name, port) = (&backend.name, backend.port.clone().unwrap_or_default());
+        let Some(service) = caches.services.get(&Key::new(&namespace, name)) else {
+            found.push(("BackendNotFound", format!("there is no service {namespace}/{name}: its requests get 503")));
+            continue;
+        };
+        let fits = |p: &ServicePort| match &port.name {
+            Some(named) => p.name.as_ref() == Some(named),
+            None => Some(p.port) == port.number,
+        };
+        if !service.spec.iter().flat_map(|s| s.ports.iter().flatten()).any(fits) {
+            let port = port.name.unwrap_or_else(|| port.number.unwrap_or_default().to_string());
+            let text = format!("service {namespace}/{name} has no port {port}: its requests get 503");
+            found.push(("BackendNotFound", text));
+        }
+    }
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
+    for name in ingress.spec.iter().flat_map(|s| s.tls.iter().flatten()).filter_map(|tls| tls.secret_name.as_ref()) {
+        let secret = secrets.get_opt(name).await?;
+        let usable = secret.ok_or_else(|| "it isn't there".to_string());
+        if let Err(why) = usable.and_then(|secret| gateway::certificate::from_secret(&secret).map(|_| ())) {
+            let text = format!(
+                "secret {namespace}/{name} can't be served: {why}; the one before it, or a self-signed certificate, stands for it"
+            );
+            found.push(("InvalidCertificate", text));
+        }
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
+    let Some(ingress) = caches.ingresses.get(key) else {
+        caches.restless.lock().remove(key);
+        return Ok(None);
+    };
+    if !is_ours(&ingress, &caches.classes.list()) {
+        return Ok(None);
+    }
+    let mut addresses: Vec<String> = caches.nodes.list().iter().flat_map(|n| addresses(n)).collect();
+    addresses.sort();
+    let balancer = ingress.status.as_ref().and_then(|s| s.load_balancer.as_ref());
+    let present: Vec<&str> =
+        balancer.iter().flat_map(|b| b.ingress.iter().flatten()).filter_map(|i| i.ip.as_deref()).collect();
+    let is_told = present == addresses;
+    let restless_for = if is_told { None } else { caches.restless_for(key, &ingress) };
+    if let Some(left) = restless_for {
+        return Ok(Some(left));
+    }
+    for (reason, text) in complaints(context, caches, &ingress).await? {
+        context.events.warning(ingress.as_ref(), reason, text);
+    }
+    if is_told {
+        return Ok(None);
+    }
+    let wanted: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
+    let api: Api<Ingress> = Api::namespaced(context.client.clone(), &key.namespace);
+    let patch = Patch::Merge(json!({"status": {"loadBalancer": {"ingress": wanted}}}));
+    ignore(api.patch_status(&key.name, &PatchParams::default(), &patch).await, &[404])?;
+    Ok(None)
+}

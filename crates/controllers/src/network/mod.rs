@@ -1,0 +1,6 @@
+//! Controllers of services, and of requests from outside.
+
+pub mod endpoints;
+pub mod gateway;
+pub mod ingress;
+pub mod service_lb;

@@ -1,0 +1,463 @@
+//! Persistent volumes: claims are bound to volumes, volumes made on demand, and both protected while in use.
+//!
+//! The provisioner `timonel.io/local-path` gives a folder on the node that the scheduler chose for the first pod. The
+//! folder is made, and later removed, by that node's agent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use apimachinery::Quantity;
+use csi::local_path::{self, CONTENT_SOURCE_ANNOTATION, ContentSource, FINALIZER, NODE_KEY, PROVISIONER};
+use informer::{Informer, Key, Keyed as _, Pod, Queue};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::json;
+
+use crate::toolkit::{Context, Result, ignore, pods};
+
+const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
+const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
+
+#[derive(Clone)]
+pub(super) struct Caches {
+    pub(super) claims: Informer<PersistentVolumeClaim>,
+    pub(super) volumes: Informer<PersistentVolume>,
+    pub(super) classes: Informer<StorageClass>,
+    pub(super) pods: Informer<Pod>,
+    pub(super) nodes: Informer<Node>,
+}
+
+pub fn start(context: Context) {
+    let caches = Caches {
+        claims: context.informers.of(),
+        volumes: context.informers.of(),
+        classes: context.informers.of(),
+        pods: context.informers.of(),
+        nodes: context.informers.of(),
+    };
+    if context.config.local_storage {
+        tasks::spawn("storage-class", ensure_class(context.clone()));
+    }
+    let (claim_queue, volume_queue) =
+        (Queue::of(&caches.claims, context.events.clone()), Queue::of(&caches.volumes, context.events.clone()));
+    let (to_claims, to_volumes) = (claim_queue.clone(), volume_queue.clone());
+    caches.claims.on_change(move |change| {
+        let claim = change.object();
+        to_claims.add(claim.key());
+        if let Some(volume) = claim.spec.as_ref().and_then(|s| s.volume_name.as_ref()) {
+            to_volumes.add(Key::new("", volume));
+        }
+    });
+    let (to_claims, to_volumes) = (claim_queue.clone(), volume_queue.clone());
+    caches.volumes.on_change(move |change| {
+        let volume = change.object();
+        to_volumes.add(volume.key());
+        if let Some(claim) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) {
+            to_claims.add(Key::new(claim.namespace.as_deref().unwrap_or(""), claim.name.as_deref().unwrap_or("")));
+        }
+    });
+    let (to_claims, claims) = (claim_queue.clone(), caches.claims.clone());
+    caches.classes.on_change(move |_| {
+        // Claims may have waited for this class, or for a default.
+        let waits = |c: &&Arc<PersistentVolumeClaim>| c.spec.as_ref().is_none_or(|s| s.volume_name.is_none());
+        claims.list().iter().filter(waits).for_each(|claim| to_claims.add(claim.key()));
+    });
+    let (to_claims, claims) = (claim_queue.clone(), caches.claims.clone());
+    caches.pods.on_change(move |change| {
+        // The end of a pod may free a claim that is to be deleted.
+        let pod = change.object();
+        for name in claims_of(pod) {
+            let key = Key::new(&pod.namespace().unwrap_or_default(), &name);
+            if claims.get(&key).is_some_and(|c| c.metadata.deletion_timestamp.is_some()) {
+                to_claims.add(key);
+            }
+        }
+    });
+    if context.config.snapshots {
+        let (context, claims) = (context.events("snapshot-controller"), claim_queue.clone());
+        tasks::until_done("snapshot-controller", move || snapshots::run(context.clone(), claims.clone()));
+    }
+    let (work, own) = (context.clone(), caches.clone());
+    claim_queue.work("claims", 2, move |key| {
+        let (context, caches) = (work.clone(), own.clone());
+        async move {
+            informer::synced!(caches.claims, caches.volumes, caches.classes, caches.pods, caches.nodes);
+            claim(&context, &caches, &key).await.map(|()| None::<Duration>)
+        }
+    });
+    volume_queue.work("volumes", 2, move |key| {
+        let (context, caches) = (context.clone(), caches.clone());
+        async move {
+            informer::synced!(caches.claims, caches.volumes);
+            volume(&context, &caches, &key).await.map(|()| None::<Duration>)
+        }
+    });
+}
+
+async fn ensure_class(context: Context) {
+    let api: Api<StorageClass> = Api::all(context.client.clone());
+    let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": {"name": "local-path", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "provisioner": PROVISIONER, "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer",
+        "allowVolumeExpansion": true});
+    let Ok(class) = serde_json::from_value(class) else { return };
+    if let Err(error) = ignore(api.create(&PostParams::default(), &class).await, &[409]) {
+        tracing::warn!(%error, "failed to create the StorageClass local-path");
+    }
+}
+
+pub(super) fn claims_of(pod: &Pod) -> Vec<String> {
+    informer::claims(pod).into_iter().map(|claim| claim.name).collect()
+}
+
+/// Whether a pod that hasn't ended uses the claim of its namespace.
+pub(super) fn uses(pod: &Pod, claim: &str) -> bool {
+    // One without a node yet holds nothing: no node starts a pod whose claim is about to go.
+    let has_node = pod.spec.as_ref().is_some_and(|s| s.node_name.is_some());
+    has_node && !pod.is_over() && informer::claims(pod).iter().any(|c| c.name == claim)
+}
+
+pub(super) fn storage(
+    map: Option<&std::collections::BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>,
+) -> Quantity {
+    map.and_then(|m| m.get("storage")).and_then(|q| q.0.parse().ok()).unwrap_or_default()
+}
+
+/// Whether a volume would do for a claim: class, mode, access and size.
+fn fits(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
+    let (Some(wanted), Some(offered)) = (&claim.spec, &volume.spec) else { return false };
+    let class = |c: &Option<String>| c.clone().unwrap_or_default();
+    let mode = |m: &Option<String>| m.clone().unwrap_or_else(|| "Filesystem".into());
+    let selector = wanted.selector.as_ref().and_then(pods::selector);
+    let reserved = match &offered.claim_ref {
+        // What is to be made of something isn't found lying about.
+        None => wanted.data_source.is_none(),
+        Some(r) => {
+            r.namespace == claim.namespace()
+                && r.name.as_deref() == Some(&claim.name_any())
+                && (r.uid.is_none() || r.uid == claim.uid())
+        }
+    };
+    reserved
+        && volume.metadata.deletion_timestamp.is_none()
+        && class(&wanted.storage_class_name) == class(&offered.storage_class_name)
+        && mode(&wanted.volume_mode) == mode(&offered.volume_mode)
+        && wanted.access_modes.iter().flatten().all(|m| offered.access_modes.iter().flatten().any(|o| o == m))
+        && storage(offered.capacity.as_ref()) >= storage(wanted.resources.as_ref().and_then(|r| r.requests.as_ref()))
+        && selector.is_none_or(|s| s.matches_map(volume.metadata.labels.as_ref()))
+}
+
+async fn claim(context: &Context, caches: &Caches, key: &Key) -> Result {
+    let Some(claim) = caches.claims.get(key) else { return Ok(()) };
+    if claim.metadata.deletion_timestamp.is_some() {
+        return release_claim(context, caches, &claim).await;
+    }
+    let spec = claim.spec.clone().unwrap_or_default();
+    let phase = claim.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
+    if let Some(name) = &spec.volume_name {
+        let Some(volume) = caches.volumes.get(&Key::new("", name)) else {
+            return if phase == "Bound" { set_phase(context, &claim, "Lost", None).await } else { Ok(()) };
+        };
+        return bind(context, caches, &claim, &volume).await;
+    }
+    let mut candidates: Vec<_> = caches.volumes.list().into_iter().filter(|v| fits(&claim, v)).collect();
+    // One that is reserved for the claim first, then the smallest that does.
+    candidates.sort_by_key(|v| {
+        let spec = v.spec.as_ref();
+        (spec.is_none_or(|s| s.claim_ref.is_none()), storage(spec.and_then(|s| s.capacity.as_ref())))
+    });
+    let class = spec.storage_class_name.clone().unwrap_or_default();
+    let class = caches.classes.get(&Key::new("", &class));
+    let waits = class.as_ref().is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
+    let selected = claim.annotations().get(SELECTED_NODE).cloned();
+    let reserved = candidates.first().is_some_and(|v| v.spec.as_ref().is_some_and(|s| s.claim_ref.is_some()));
+    if let Some(volume) = candidates.first().filter(|_| !waits || reserved || selected.is_some()) {
+        return bind(context, caches, &claim, volume).await;
+    }
+    let Some(class) = class else { return without_class(context, caches, &claim, &spec).await };
+    if class.provisioner != PROVISIONER {
+        let due = !waits || selected.is_some();
+        return if due { leave_to(context, &claim, &class.provisioner).await } else { tell_waiting(context, &claim) };
+    }
+    if let Some(source) = &spec.data_source {
+        return match origin::find(context, caches, &claim, source).await? {
+            Ok(found) => provision(context, caches, &claim, &class, &found.node, Some(found.origin)).await,
+            Err(message) => {
+                context.events.warning(claim.as_ref(), "ProvisioningFailed", message);
+                Ok(())
+            }
+        };
+    }
+    match selected {
+        Some(node) => provision(context, caches, &claim, &class, &node, None).await,
+        None if waits => tell_waiting(context, &claim),
+        None => {
+            let text = "the provisioner timonel.io/local-path needs volumeBindingMode: WaitForFirstConsumer, as its volumes are on one node";
+            context.events.warning(claim.as_ref(), "ProvisioningFailed", text);
+            Ok(())
+        }
+    }
+}
+
+fn tell_waiting(context: &Context, claim: &PersistentVolumeClaim) -> Result {
+    let text = "waiting for first consumer to be created before binding";
+    context.events.normal(claim, "WaitForFirstConsumer", text);
+    Ok(())
+}
+
+/// A claim whose class isn't there, or that has none: it gets the default one as soon as there is one.
+async fn without_class(
+    context: &Context,
+    caches: &Caches,
+    claim: &PersistentVolumeClaim,
+    spec: &PersistentVolumeClaimSpec,
+) -> Result {
+    let is_default = |class: &Arc<StorageClass>| {
+        class.annotations().get("storageclass.kubernetes.io/is-default-class").map(String::as_str) == Some("true")
+    };
+    match spec.storage_class_name.as_deref() {
+        None => {
+            let defaults = caches.classes.list().into_iter().filter(|c| is_default(c));
+            // Of several the newest.
+            let Some(class) = defaults.max_by_key(|c| c.metadata.creation_timestamp.as_ref().map(|t| t.0)) else {
+                let text = "no persistent volumes available for this claim and no storage class is set";
+                context.events.normal(claim, "FailedBinding", text);
+                return Ok(());
+            };
+            let api: Api<PersistentVolumeClaim> =
+                Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
+            let patch = Patch::Merge(json!({"spec": {"storageClassName": class.name_any()}}));
+            ignore(api.patch(&claim.name_any(), &PatchParams::default(), &patch).await, &[404])
+        }
+        Some("") => {
+            let text = "no persistent volumes available for this claim and no storage class is set";
+            context.events.normal(claim, "FailedBinding", text);
+            Ok(())
+        }
+        Some(name) => {
+            let text = format!("storageclass.storage.k8s.io {name:?} not found");
+            context.events.warning(claim, "ProvisioningFailed", text);
+            Ok(())
+        }
+    }
+}
+
+/// Tells a provisioner elsewhere that a claim waits for it: by these annotations it finds it.
+async fn leave_to(context: &Context, claim: &PersistentVolumeClaim, provisioner: &str) -> Result {
+    const ASKED: [&str; 2] =
+        ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
+    if ASKED.iter().any(|key| claim.annotations().get(*key).map(String::as_str) != Some(provisioner)) {
+        let api: Api<PersistentVolumeClaim> =
+            Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
+        let annotations = json!({ASKED[0]: provisioner, ASKED[1]: provisioner});
+        let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
+        ignore(api.patch(&claim.name_any(), &PatchParams::default(), &patch).await, &[404])?;
+    }
+    let text = format!(
+        "Waiting for a volume to be created either by the external provisioner '{provisioner}' or manually by the system \
+         administrator. If volume creation is delayed, please verify that the provisioner is running and correctly \
+         registered."
+    );
+    context.events.normal(claim, "ExternalProvisioning", text);
+    Ok(())
+}
+
+async fn provision(
+    context: &Context,
+    caches: &Caches,
+    claim: &PersistentVolumeClaim,
+    class: &StorageClass,
+    node: &str,
+    origin: Option<ContentSource>,
+) -> Result {
+    let Some(target) = caches.nodes.get(&Key::new("", node)) else {
+        context.events.warning(claim, "ProvisioningFailed", format!("the selected node {node} is gone"));
+        let api: Api<PersistentVolumeClaim> =
+            Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {SELECTED_NODE: null}}}));
+        return ignore(api.patch(&claim.name_any(), &PatchParams::default(), &patch).await, &[404]);
+    };
+    let Some(folder) = target.annotations().get("timonel.io/storage-path") else {
+        context.events.warning(claim, "ProvisioningFailed", format!("node {node} doesn't say where its volumes are"));
+        return Ok(());
+    };
+    let spec = claim.spec.clone().unwrap_or_default();
+    let name = format!("pvc-{}", claim.uid().unwrap_or_default());
+    let hostname = target.labels().get("kubernetes.io/hostname").cloned().unwrap_or_else(|| node.into());
+    let path = format!("{folder}/{name}_{}_{}", claim.namespace().unwrap_or_default(), claim.name_any());
+    let mut annotations = json!({"pv.kubernetes.io/provisioned-by": PROVISIONER, NODE_KEY: node});
+    if let Some(origin) = origin {
+        annotations[CONTENT_SOURCE_ANNOTATION] = origin.to_string().into();
+    }
+    let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume",
+        "metadata": {"name": name, "finalizers": [FINALIZER], "annotations": annotations},
+        "spec": {"capacity": spec.resources.and_then(|r| r.requests), "accessModes": spec.access_modes,
+                 "volumeMode": spec.volume_mode, "storageClassName": class.name_any(),
+                 "persistentVolumeReclaimPolicy": class.reclaim_policy.clone().unwrap_or_else(|| "Delete".into()),
+                 "claimRef": {"kind": "PersistentVolumeClaim", "apiVersion": "v1", "namespace": claim.namespace(),
+                              "name": claim.name_any(), "uid": claim.uid()},
+                 "local": {"path": path},
+                 "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions":
+                     [{"key": "kubernetes.io/hostname", "operator": "In", "values": [hostname]}]}]}}}});
+    let volume: PersistentVolume = serde_json::from_value(volume).map_err(kube::Error::SerdeError)?;
+    let api: Api<PersistentVolume> = Api::all(context.client.clone());
+    match api.create(&PostParams::default(), &volume).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => return Ok(()),
+        other => other.map(|_| ())?,
+    }
+    context.events.normal(claim, "ProvisioningSucceeded", format!("Successfully provisioned volume {name}"));
+    Ok(())
+}
+
+/// Ties a claim and a volume together: first the volume, so that no other claim gets it, then the claim.
+async fn bind(context: &Context, caches: &Caches, claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Result {
+    let spec = volume.spec.clone().unwrap_or_default();
+    let holder = spec.claim_ref.as_ref().and_then(|r| r.uid.clone());
+    if holder.is_some() && holder != claim.uid() {
+        context.events.warning(
+            claim,
+            "FailedBinding",
+            format!("volume {:?} already bound to a different claim", volume.name_any()),
+        );
+        return Ok(());
+    }
+    if holder.is_none() {
+        let api: Api<PersistentVolume> = Api::all(context.client.clone());
+        let reference = json!({"kind": "PersistentVolumeClaim", "apiVersion": "v1", "namespace": claim.namespace(),
+                               "name": claim.name_any(), "uid": claim.uid()});
+        let patch =
+            json!({"metadata": {"resourceVersion": volume.resource_version()}, "spec": {"claimRef": reference}});
+        let uid = claim.uid();
+        api.patch(&volume.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
+        let key = volume.key();
+        caches
+            .volumes
+            .wait_for(&key, |v| v.and_then(|v| v.spec.as_ref()?.claim_ref.as_ref()?.uid.clone()) == uid)
+            .await;
+    }
+    let claim_spec = claim.spec.clone().unwrap_or_default();
+    if claim_spec.volume_name.is_none() {
+        let api: Api<PersistentVolumeClaim> =
+            Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
+        let patch = json!({"metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes", "pv.kubernetes.io/bound-by-controller": "yes"}},
+                           "spec": {"volumeName": volume.name_any()}});
+        ignore(api.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await, &[404])?;
+    }
+    set_volume_phase(context, volume, "Bound").await?;
+    let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
+    if bound {
+        expand::grow(context, claim, volume).await
+    } else {
+        set_phase(context, claim, "Bound", Some(volume)).await
+    }
+}
+
+async fn set_phase(
+    context: &Context,
+    claim: &PersistentVolumeClaim,
+    phase: &str,
+    volume: Option<&PersistentVolume>,
+) -> Result {
+    let api: Api<PersistentVolumeClaim> =
+        Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
+    let mut status = json!({ "phase": phase });
+    if let Some(spec) = volume.and_then(|v| v.spec.as_ref()) {
+        status["capacity"] = json!(spec.capacity);
+        status["accessModes"] = json!(spec.access_modes);
+    }
+    let patch = Patch::Merge(json!({ "status": status }));
+    ignore(api.patch_status(&claim.name_any(), &PatchParams::default(), &patch).await, &[404])
+}
+
+async fn set_volume_phase(context: &Context, volume: &PersistentVolume, phase: &str) -> Result {
+    if volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some(phase) {
+        return Ok(());
+    }
+    let api: Api<PersistentVolume> = Api::all(context.client.clone());
+    let patch = Patch::Merge(
+        json!({"status": {"phase": phase, "lastPhaseTransitionTime": apimachinery::clock::now_rfc3339()}}),
+    );
+    ignore(api.patch_status(&volume.name_any(), &PatchParams::default(), &patch).await, &[404])
+}
+
+pub(super) fn without(finalizers: &[String], gone: &str) -> Vec<String> {
+    finalizers.iter().filter(|f| *f != gone).cloned().collect()
+}
+
+/// A claim that is to be deleted goes once no pod uses it.
+async fn release_claim(context: &Context, caches: &Caches, claim: &Arc<PersistentVolumeClaim>) -> Result {
+    let namespace = claim.namespace().unwrap_or_default();
+    let name = claim.name_any();
+    let used = caches.pods.list_in(&namespace).iter().any(|p| uses(p, &name));
+    if used || !claim.finalizers().iter().any(|f| f == CLAIM_PROTECTION) {
+        return Ok(());
+    }
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &namespace);
+    let patch = json!({"metadata": {"finalizers": without(claim.finalizers(), CLAIM_PROTECTION)}});
+    ignore(api.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await, &[404])
+}
+
+async fn volume(context: &Context, caches: &Caches, key: &Key) -> Result {
+    let Some(volume) = caches.volumes.get(key) else { return Ok(()) };
+    let api: Api<PersistentVolume> = Api::all(context.client.clone());
+    let spec = volume.spec.clone().unwrap_or_default();
+    let claim = spec.claim_ref.as_ref().and_then(|r| {
+        let claim = caches.claims.get(&Key::new(r.namespace.as_deref()?, r.name.as_deref()?))?;
+        (r.uid.is_none() || r.uid == claim.uid()).then_some(claim)
+    });
+    if volume.metadata.deletion_timestamp.is_some() {
+        if claim.is_none() && volume.finalizers().iter().any(|f| f == VOLUME_PROTECTION) {
+            let patch = json!({"metadata": {"finalizers": without(volume.finalizers(), VOLUME_PROTECTION)}});
+            return ignore(api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await, &[404]);
+        }
+        return Ok(());
+    }
+    match (&spec.claim_ref, claim) {
+        (None, _) => set_volume_phase(context, &volume, "Available").await,
+        (Some(reference), None) if reference.uid.is_some() => {
+            // The cache may be behind a claim that was just made: ask the API before anything is let go.
+            let (namespace, name) =
+                (reference.namespace.clone().unwrap_or_default(), reference.name.clone().unwrap_or_default());
+            let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &namespace);
+            if claims.get_opt(&name).await?.is_some_and(|c| c.uid() == reference.uid) {
+                return Ok(());
+            }
+            set_volume_phase(context, &volume, "Released").await?;
+            // Volumes of others are deleted by those.
+            let delete = spec.persistent_volume_reclaim_policy.as_deref() == Some("Delete");
+            if delete && local_path::is_ours(&volume) {
+                ignore(api.delete(&key.name, &DeleteParams::default()).await, &[404])?;
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volume_must_offer_all_that_the_claim_wants() {
+        let claim = |size: &str, class: &str| -> PersistentVolumeClaim {
+            serde_json::from_value(json!({"metadata": {"name": "c", "namespace": "n", "uid": "u"},
+                "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": class, "resources": {"requests": {"storage": size}}}}))
+            .unwrap()
+        };
+        let volume = |claim: serde_json::Value| -> PersistentVolume {
+            serde_json::from_value(json!({"metadata": {"name": "v"}, "spec": {"accessModes": ["ReadWriteOnce"],
+                "storageClassName": "a", "capacity": {"storage": "1Gi"}, "claimRef": claim}}))
+            .unwrap()
+        };
+        let free = volume(serde_json::Value::Null);
+        assert!(fits(&claim("1Gi", "a"), &free));
+        assert!(!fits(&claim("2Gi", "a"), &free));
+        assert!(!fits(&claim("1Gi", "b"), &free));
+        assert!(fits(&claim("1Gi", "a"), &volume(json!({"namespace": "n", "name": "c"}))));
+        assert!(!fits(&claim("1Gi", "a"), &volume(json!({"namespace": "n", "name": "c", "uid": "other"}))));
+    }
+}

@@ -1,0 +1,83 @@
+//! Claims that live as long as their pod (generic ephemeral volumes, KEP-1698): made here, removed with the pod by the
+//! garbage collector.
+
+use std::time::Duration;
+
+use informer::{Informer, Key, Keyed as _, Pod, Queue, claims};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::api::PostParams;
+use kube::{Api, ResourceExt as _};
+
+use crate::toolkit::{Context, Result, pods};
+
+pub fn start(context: Context) {
+    let all = context.informers.of::<Pod>();
+    let present = context.informers.of::<PersistentVolumeClaim>();
+    let queue = Queue::of(&all, context.events.clone());
+    let add = queue.clone();
+    all.on_change(move |change| {
+        let pod = change.object();
+        if claims(pod).iter().any(|claim| claim.template.is_some()) {
+            add.add(pod.key());
+        }
+    });
+    // A claim that somebody deletes under a pod is made again.
+    let (add, of) = (queue.clone(), all.clone());
+    present.on_change(move |change| {
+        let claim = change.object();
+        let owner = claim.owner_references().iter().find(|o| o.controller == Some(true) && o.kind == "Pod");
+        if let Some(key) = owner.map(|o| Key::new(&claim.namespace().unwrap_or_default(), &o.name))
+            && of.get(&key).is_some()
+        {
+            add.add(key);
+        }
+    });
+    queue.work("ephemeral-volume", 2, move |key| {
+        let (context, all, present) = (context.clone(), all.clone(), present.clone());
+        async move {
+            informer::synced!(all, present);
+            reconcile(&context, &all, &present, &key).await.map(|()| None::<Duration>)
+        }
+    });
+}
+
+async fn reconcile(
+    context: &Context,
+    all: &Informer<Pod>,
+    present: &Informer<PersistentVolumeClaim>,
+    key: &Key,
+) -> Result {
+    let Some(pod) = all.get(key).filter(|pod| !pods::is_deleting(pod)) else { return Ok(()) };
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &key.namespace);
+    for claim in claims(&pod) {
+        let Some(template) = claim.template else { continue };
+        if let Some(found) = present.get(&Key::new(&key.namespace, &claim.name)) {
+            if !claim.belongs(pod.metadata.uid.as_deref(), found.owner_references()) {
+                let why = format!("PVC \"{}/{}\" was not created for the pod", key.namespace, claim.name);
+                context.events.warning(pod.as_ref(), "FailedBinding", why);
+            }
+            continue;
+        }
+        let mut new = PersistentVolumeClaim { spec: Some(template.spec.clone()), ..PersistentVolumeClaim::default() };
+        if let Some(metadata) = &template.metadata {
+            new.metadata.labels = metadata.labels.clone();
+            new.metadata.annotations = metadata.annotations.clone();
+        }
+        new.metadata.name = Some(claim.name);
+        new.metadata.namespace = Some(key.namespace.clone());
+        new.metadata.owner_references = Some(vec![pods::owner(pod.as_ref())]);
+        match api.create(&PostParams::default(), &new).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {}
+            Err(kube::Error::Api(status)) if status.code == 403 || status.code == 422 => {
+                context.events.warning(
+                    pod.as_ref(),
+                    "FailedCreate",
+                    format!("ephemeral volume claim: {}", status.message),
+                );
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,225 @@
+//! Deployments: a ReplicaSet for each version of the template, and the way from the old ones to the new one.
+
+mod plan;
+mod sets;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use informer::{Informer, Key, Keyed as _, Queue};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+
+use crate::toolkit::{Context, Result, adoption, ignore, pods};
+use plan::{Share, Size};
+use sets::Made;
+
+pub fn start(context: Context) {
+    let deployments = context.informers.of::<Deployment>();
+    let sets = context.informers.of::<ReplicaSet>();
+    let queue = Queue::of(&deployments, context.events.clone());
+    let add = queue.clone();
+    deployments.on_change(move |change| add.add(change.object().key()));
+    adoption::enqueue_owners(&deployments, &sets, &queue);
+    queue.work("deployment", 4, move |key| {
+        let work = Work { context: context.clone(), deployments: deployments.clone(), cache: sets.clone() };
+        async move {
+            informer::synced!(work.deployments, work.cache);
+            work.reconcile(&key).await
+        }
+    });
+}
+
+fn size(set: &ReplicaSet) -> Size {
+    let status = set.status.clone().unwrap_or_default();
+    Size {
+        wanted: set.spec.replicas.unwrap_or(0),
+        available: status.available_replicas.unwrap_or(0),
+        present: status.replicas.max(status.terminating_replicas.unwrap_or(0)),
+    }
+}
+
+fn surge(spec: &DeploymentSpec) -> i32 {
+    let strategy = spec.strategy.as_ref().filter(|s| s.type_.as_deref() != Some("Recreate"));
+    let rolling = strategy.and_then(|s| s.rolling_update.as_ref()).and_then(|r| r.max_surge.as_ref());
+    pods::scaled(rolling, spec.replicas.unwrap_or(1), true)
+}
+
+/// A Deployment's sets: that of its template, and the others from old to new.
+struct Sets {
+    new: Option<Arc<ReplicaSet>>,
+    old: Vec<Arc<ReplicaSet>>,
+}
+
+impl Sets {
+    fn all(&self) -> impl Iterator<Item = &Arc<ReplicaSet>> {
+        self.old.iter().chain(&self.new)
+    }
+
+    /// Whether sets with pods were scaled last when their Deployment wanted another number.
+    fn is_resized(&self, wanted: i32) -> bool {
+        let active = self.all().filter(|s| s.spec.replicas.unwrap_or(0) > 0);
+        active.into_iter().any(|s| sets::desired(s).is_some_and(|before| before != wanted))
+    }
+}
+
+/// What the set of a new template begins with: what the first step of the roll-out would give it. What is resized in the same breath is scaled
+/// first.
+fn first_size(spec: &DeploymentSpec, sets: &Sets) -> i32 {
+    if sets.is_resized(spec.replicas.unwrap_or(1)) {
+        return 0;
+    }
+    let old: Vec<Size> = sets.old.iter().map(|s| size(s)).collect();
+    plan::roll(spec, Size { wanted: 0, available: 0, present: 0 }, &old).0
+}
+
+struct Work {
+    context: Context,
+    deployments: Informer<Deployment>,
+    cache: Informer<ReplicaSet>,
+}
+
+impl Work {
+    fn sets(&self, deployment: &Deployment) -> Sets {
+        let uid = deployment.uid().unwrap_or_default();
+        let all = self.cache.list_in(&deployment.namespace().unwrap_or_default()).into_iter();
+        let mut old: Vec<Arc<ReplicaSet>> = all.filter(|s| pods::is_owned_by(&s.metadata, &uid)).collect();
+        old.sort_by_key(|s| (s.metadata.creation_timestamp.as_ref().map(|t| t.0), s.name_any()));
+        let new = old.iter().position(|s| sets::is_of(s, &deployment.spec.template)).map(|at| old.remove(at));
+        old.sort_by_key(|s| sets::revision(s));
+        Sets { new, old }
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let Some(deployment) = self.deployments.get(key) else { return Ok(None) };
+        let spec = &deployment.spec;
+        if deployment.metadata.deletion_timestamp.is_some() {
+            return Ok(None);
+        }
+        adoption::adopt_and_release(&self.context, &self.cache, deployment.as_ref(), |_| true).await?;
+        let paused = spec.paused == Some(true);
+        let mut sets = self.sets(&deployment);
+        let newest = sets.all().map(|s| sets::revision(s)).max().unwrap_or(0);
+        let mut failure = None;
+        match &sets.new {
+            Some(new) => {
+                let others = sets.old.iter().map(|s| sets::revision(s)).max().unwrap_or(0);
+                sets::keep_up(self, &deployment, new, others).await?;
+            }
+            None if paused => {}
+            None => match sets::create(self, &deployment, newest + 1, first_size(spec, &sets)).await {
+                Ok(Made::Set) => {}
+                Ok(Made::Collision) => return Ok(Some(Duration::ZERO)),
+                Err(error) => failure = Some(error),
+            },
+        }
+        sets = self.sets(&deployment);
+        self.tell_revision(&deployment, &sets).await?;
+        if failure.is_none() {
+            self.scale_all(&deployment, spec, &sets, paused).await?;
+            sets = self.sets(&deployment);
+            let of_no_use = sets.new.as_ref().is_some_and(|n| status::is_complete(spec, n, &sets.old)) || paused;
+            if of_no_use {
+                self.clean_up(spec, &sets.old).await?;
+            }
+        }
+        let again = self.write_status(&deployment, &sets, failure.as_ref()).await?;
+        match failure {
+            Some(error) => Err(error),
+            None => Ok(again),
+        }
+    }
+
+    /// `kubectl rollout history` finds the version in force by this.
+    async fn tell_revision(&self, deployment: &Deployment, sets: &Sets) -> Result {
+        let Some(new) = &sets.new else { return Ok(()) };
+        let number = sets::revision(new).to_string();
+        if deployment.annotations().get(sets::REVISION) == Some(&number) {
+            return Ok(());
+        }
+        let namespace = deployment.namespace().unwrap_or_default();
+        let api: Api<Deployment> = Api::namespaced(self.context.client.clone(), &namespace);
+        let patch = json!({"metadata": {"annotations": {sets::REVISION: number}}});
+        ignore(api.patch(&deployment.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await, &[404])
+    }
+
+    async fn scale_all(&self, deployment: &Deployment, spec: &DeploymentSpec, sets: &Sets, paused: bool) -> Result {
+        let wanted = spec.replicas.unwrap_or(1);
+        let active: Vec<&Arc<ReplicaSet>> = sets.all().filter(|s| s.spec.replicas.unwrap_or(0) > 0).collect();
+        if paused || sets.is_resized(wanted) {
+            // What has the pods keeps its part of them; the roll-out goes on in the next round.
+            let alone = match active.as_slice() {
+                [] => sets.new.as_ref().or(sets.old.last()),
+                [only] => Some(*only),
+                _ => None,
+            };
+            if let Some(alone) = alone {
+                return sets::scale(self, deployment, alone, wanted).await;
+            }
+            let shares: Vec<Share> = active
+                .iter()
+                .map(|s| Share {
+                    replicas: s.spec.replicas.unwrap_or(0),
+                    of_at_most: sets::at_most(s).unwrap_or(0),
+                    revision: sets::revision(s),
+                })
+                .collect();
+            for (set, replicas) in active.iter().zip(plan::share(wanted, surge(spec), &shares)) {
+                sets::scale(self, deployment, set, replicas).await?;
+            }
+            return Ok(());
+        }
+        let Some(new) = &sets.new else { return Ok(()) };
+        let sizes: Vec<Size> = sets.old.iter().map(|s| size(s)).collect();
+        let (new_wanted, olds) = plan::roll(spec, size(new), &sizes);
+        sets::scale(self, deployment, new, new_wanted).await?;
+        for (set, wanted) in sets.old.iter().zip(olds) {
+            sets::scale(self, deployment, set, wanted).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes old sets beyond the history's limit.
+    async fn clean_up(&self, spec: &DeploymentSpec, old: &[Arc<ReplicaSet>]) -> Result {
+        let limit = usize::try_from(spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
+        let empty: Vec<_> = old.iter().filter(|s| size(s).wanted == 0 && size(s).present == 0).collect();
+        for set in empty.iter().take(empty.len().saturating_sub(limit)) {
+            let api: Api<ReplicaSet> =
+                Api::namespaced(self.context.client.clone(), &set.namespace().unwrap_or_default());
+            ignore(api.delete(&set.name_any(), &DeleteParams::background()).await, &[404])?;
+        }
+        Ok(())
+    }
+
+    async fn write_status(
+        &self,
+        deployment: &Deployment,
+        sets: &Sets,
+        failure: Option<&kube::Error>,
+    ) -> Result<Option<Duration>> {
+        // The revision that was just written must not hide what the status says.
+        let deployment = self.deployments.get(&deployment.key()).unwrap_or_else(|| Arc::new(deployment.clone()));
+        let facts =
+            status::Facts { new: sets.new.as_deref(), old: &sets.old, failure, now: apimachinery::clock::now() };
+        let (status, again) = status::compute(&deployment, &facts);
+        let present = serde_json::to_value(&deployment.status).unwrap_or(Value::Null);
+        let same = status
+            .as_object()
+            .into_iter()
+            .flatten()
+            .all(|(k, v)| present[k] == *v || (present[k].is_null() && (v == 0 || v == &json!([]))));
+        if !same {
+            let namespace = deployment.namespace().unwrap_or_default();
+            let api: Api<Deployment> = Api::namespaced(self.context.client.clone(), &namespace);
+            let patch = Patch::Merge(json!({ "status": status }));
+            let written = api.patch_status(&deployment.name_any(), &PatchParams::default(), &patch).await;
+            ignore(written, &[404])?;
+        }
+        Ok(again)
+    }
+}

@@ -1,0 +1,252 @@
+//! PodDisruptionBudgets: how many of a set of pods may be evicted now.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use apimachinery::LabelSelector;
+use informer::{Informer, Key, Keyed as _, Pod, Queue};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::ReplicationController;
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::jiff::SignedDuration;
+use kube::api::PostParams;
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+
+use crate::toolkit::{Context, Result, discovery, dynamic, ignore, pods};
+
+/// An eviction that was granted counts as long, should the pod not go.
+const GRANT: SignedDuration = SignedDuration::from_mins(2);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Counts {
+    expected: i32,
+    desired_healthy: i32,
+    current_healthy: i32,
+    allowed: i32,
+}
+
+/// `expected` is how many pods there should be, `healthy` how many are well and not already granted an eviction.
+///
+/// A number that must be available is one of the pods that are there; everything else is a part of what their controllers want.
+fn plan(spec: &PodDisruptionBudgetSpec, expected: i32, healthy: i32) -> Counts {
+    let desired_healthy = match (&spec.min_available, &spec.max_unavailable) {
+        (Some(least), _) => pods::scaled(Some(least), expected, true),
+        (None, Some(most)) => expected.saturating_sub(pods::scaled(Some(most), expected, true)).max(0),
+        (None, None) => expected,
+    };
+    let allowed = if expected > 0 { healthy.saturating_sub(desired_healthy).max(0) } else { 0 };
+    Counts { expected, desired_healthy, current_healthy: healthy, allowed }
+}
+
+#[derive(Clone)]
+struct Caches {
+    budgets: Informer<PodDisruptionBudget>,
+    pods: Informer<Pod>,
+    deployments: Informer<Deployment>,
+    replica_sets: Informer<ReplicaSet>,
+    stateful_sets: Informer<StatefulSet>,
+    replication_controllers: Informer<ReplicationController>,
+}
+
+pub fn start(context: Context) {
+    let caches = Caches {
+        budgets: context.informers.of(),
+        pods: context.informers.of(),
+        deployments: context.informers.of(),
+        replica_sets: context.informers.of(),
+        stateful_sets: context.informers.of(),
+        replication_controllers: context.informers.of(),
+    };
+    let queue = Queue::of(&caches.budgets, context.events.clone());
+    let add = queue.clone();
+    caches.budgets.on_change(move |change| add.add(change.object().key()));
+    let (add, budgets) = (queue.clone(), caches.budgets.clone());
+    caches.pods.on_change(move |change| {
+        let pod = change.object();
+        for budget in budgets.list_in(&pod.namespace().unwrap_or_default()) {
+            if selects(&budget, pod) {
+                add.add(budget.key());
+            }
+        }
+    });
+    queue.work("disruption", 2, move |key| {
+        let (context, caches) = (context.clone(), caches.clone());
+        async move {
+            informer::synced!(caches.budgets, caches.pods, caches.deployments, caches.replica_sets);
+            informer::synced!(caches.stateful_sets, caches.replication_controllers);
+            reconcile(&context, &caches, &key).await
+        }
+    });
+}
+
+/// An empty selector selects all pods of the namespace, none selects none.
+fn selects(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
+    let Some(selector) = budget.spec.as_ref().and_then(|s| s.selector.as_ref()) else { return false };
+    LabelSelector::from_json(&json!(selector)).is_ok_and(|s| s.matches_map(Some(pod.labels())))
+}
+
+/// How many pods a controller wants, and the uid of the one that says so: that of the Deployment, for a ReplicaSet of one.
+fn known_scale(caches: &Caches, namespace: &str, owner: &OwnerReference) -> Option<(String, i32)> {
+    let key = Key::new(namespace, &owner.name);
+    let is_it = |uid: Option<String>| uid.as_ref() == Some(&owner.uid);
+    match (owner.api_version.as_str(), owner.kind.as_str()) {
+        ("apps/v1", "ReplicaSet") => {
+            let set = caches.replica_sets.get(&key).filter(|set| is_it(set.uid()))?;
+            let above =
+                pods::controller_of(&set.metadata).filter(|o| o.kind == "Deployment" && o.api_version == "apps/v1");
+            let Some(above) = above else { return Some((owner.uid.clone(), set.spec.replicas.unwrap_or(1))) };
+            let deployment = caches.deployments.get(&Key::new(namespace, &above.name));
+            let deployment = deployment.filter(|d| d.uid().as_ref() == Some(&above.uid))?;
+            Some((above.uid.clone(), deployment.spec.replicas.unwrap_or(1)))
+        }
+        ("apps/v1", "StatefulSet") => {
+            let set = caches.stateful_sets.get(&key).filter(|set| is_it(set.uid()))?;
+            Some((owner.uid.clone(), set.spec.replicas.unwrap_or(1)))
+        }
+        ("v1", "ReplicationController") => {
+            let controller = caches.replication_controllers.get(&key).filter(|c| is_it(c.uid()))?;
+            Some((owner.uid.clone(), controller.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)))
+        }
+        _ => None,
+    }
+}
+
+/// The same of any kind that has a `scale`.
+async fn asked_scale(context: &Context, namespace: &str, owner: &OwnerReference) -> Result<Option<(String, i32)>> {
+    let Some(served) = discovery::served(&context.client, &owner.api_version, &owner.kind).await? else {
+        return Ok(None);
+    };
+    let Some(root) = discovery::root(&owner.api_version).filter(|_| served.namespaced) else { return Ok(None) };
+    let path = format!("{root}/namespaces/{namespace}/{}/{}/scale", served.plural, discovery::segment(&owner.name));
+    match dynamic::request(&context.client, "GET", &path, &Value::Null).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(error) => Err(error),
+        Ok(scale) if scale["metadata"]["uid"] != owner.uid.as_str() => Ok(None),
+        Ok(scale) => {
+            let replicas = scale["spec"]["replicas"].as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(0);
+            Ok(Some((owner.uid.clone(), replicas)))
+        }
+    }
+}
+
+/// What is wrong with the pods that a budget selects.
+type Wrong = String;
+
+/// How many pods the controllers of these pods want together. Pods without a controller don't count, as nobody says how many there
+/// should be.
+async fn expected(context: &Context, caches: &Caches, mine: &[Arc<Pod>]) -> Result<std::result::Result<i32, Wrong>> {
+    let mut wanted: BTreeMap<String, i32> = BTreeMap::new();
+    let mut seen: BTreeSet<&str> = BTreeSet::new();
+    for pod in mine {
+        let Some(owner) = pods::controller_of(&pod.metadata).filter(|o| seen.insert(&o.uid)) else { continue };
+        let namespace = pod.namespace().unwrap_or_default();
+        let found = match known_scale(caches, &namespace, owner) {
+            None => asked_scale(context, &namespace, owner).await?,
+            found => found,
+        };
+        let Some((uid, replicas)) = found else {
+            return Ok(Err(format!("found no controllers for pod {:?}", pod.name_any())));
+        };
+        wanted.insert(uid, replicas);
+    }
+    Ok(Ok(wanted.values().fold(0, |sum: i32, n| sum.saturating_add(*n))))
+}
+
+/// Whether a budget counts the pods that are there, and not what their controllers want.
+fn counts_pods(spec: &PodDisruptionBudgetSpec) -> bool {
+    spec.max_unavailable.is_none() && matches!(spec.min_available, Some(IntOrString::Int(_)))
+}
+
+async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
+    let Some(budget) = caches.budgets.get(key) else { return Ok(None) };
+    let Some(spec) = &budget.spec else { return Ok(None) };
+    let now = apimachinery::clock::now();
+    let all: Vec<Arc<Pod>> = caches.pods.list_in(&key.namespace).into_iter().filter(|p| selects(&budget, p)).collect();
+    let mine: Vec<&Arc<Pod>> = all.iter().filter(|p| pods::is_active(p)).collect();
+    let mut status = budget.status.clone().unwrap_or_default();
+    // Evictions that were granted and are not seen yet.
+    let mut granted = status.disrupted_pods.take().unwrap_or_default();
+    granted.retain(|name, at| now.duration_since(at.0) < GRANT && mine.iter().any(|p| p.name_any() == *name));
+    let healthy = mine.iter().filter(|p| pods::is_ready(p) && !granted.contains_key(&p.name_any())).count();
+    let expected = if counts_pods(spec) {
+        Ok(i32::try_from(all.len()).unwrap_or(i32::MAX))
+    } else {
+        expected(context, caches, &all).await?
+    };
+    let unmanaged = all.iter().any(|p| pods::controller_of(&p.metadata).is_none());
+    if unmanaged && !counts_pods(spec) {
+        let text = "Pods selected by this PodDisruptionBudget were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.";
+        context.events.warning(budget.as_ref(), "UnmanagedPods", text);
+    }
+    // What can't be counted lets nobody go.
+    let (expected, wrong) = match expected {
+        Ok(expected) => (expected, None),
+        Err(wrong) => {
+            let text = format!("Failed to calculate the number of expected pods: {wrong}");
+            context.events.warning(budget.as_ref(), "CalculateExpectedPodCountFailed", text);
+            (status.expected_pods.unwrap_or(0), Some(wrong))
+        }
+    };
+    let mut counts = plan(spec, expected, i32::try_from(healthy).unwrap_or(i32::MAX));
+    if wrong.is_some() {
+        counts.allowed = 0;
+    }
+    let again = granted.values().map(|at| GRANT - now.duration_since(at.0)).min();
+    status.disrupted_pods = Some(granted).filter(|g| !g.is_empty());
+    status.expected_pods = Some(counts.expected);
+    status.desired_healthy = Some(counts.desired_healthy);
+    status.current_healthy = Some(counts.current_healthy);
+    status.disruptions_allowed = Some(counts.allowed);
+    status.observed_generation = budget.metadata.generation;
+    let allowed = counts.allowed > 0;
+    let (text, reason) = match (&wrong, allowed) {
+        (Some(_), _) => ("False", "SyncFailed"),
+        (None, true) => ("True", "SufficientPods"),
+        (None, false) => ("False", "InsufficientPods"),
+    };
+    let conditions = status.conditions.get_or_insert_default();
+    let present = conditions.iter().position(|c| c.type_ == "DisruptionAllowed");
+    if present.is_none_or(|i| conditions[i].status != text || conditions[i].reason != reason) {
+        conditions.retain(|c| c.type_ != "DisruptionAllowed");
+        conditions.push(k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition {
+            type_: "DisruptionAllowed".into(),
+            status: text.into(),
+            reason: reason.into(),
+            message: wrong.unwrap_or_default(),
+            last_transition_time: Time(now),
+            observed_generation: budget.metadata.generation,
+        });
+    }
+    if budget.status.as_ref() != Some(&status) {
+        let api: Api<PodDisruptionBudget> = Api::namespaced(context.client.clone(), &key.namespace);
+        let new = PodDisruptionBudget { status: Some(status), ..(*budget).clone() };
+        // A conflict means that an eviction came between: its change brings us here again.
+        ignore(api.replace_status(&key.name, &PostParams::default(), &new).await, &[404, 409])?;
+    }
+    Ok(again.and_then(|d| Duration::try_from(d).ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(spec: serde_json::Value, (expected, healthy): (i32, i32), desired: i32, allowed: i32) {
+        let counts = plan(&serde_json::from_value(spec.clone()).unwrap(), expected, healthy);
+        assert_eq!((counts.desired_healthy, counts.allowed), (desired, allowed), "{spec}");
+    }
+
+    #[test]
+    fn budgets_count_in_numbers_and_parts() {
+        check(json!({"minAvailable": 2}), (3, 3), 2, 1);
+        check(json!({"minAvailable": 2}), (3, 2), 2, 0);
+        check(json!({"minAvailable": "50%"}), (5, 5), 3, 2);
+        check(json!({"maxUnavailable": 1}), (3, 3), 2, 1);
+        check(json!({"maxUnavailable": "50%"}), (3, 3), 1, 2);
+        check(json!({"maxUnavailable": 0}), (3, 3), 3, 0);
+        check(json!({"minAvailable": 0}), (0, 0), 0, 0);
+    }
+}

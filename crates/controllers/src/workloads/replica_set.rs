@@ -1,0 +1,266 @@
+//! ReplicaSets and ReplicationControllers: so many pods of a template, no more and no fewer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use informer::{Informer, Key, Pod};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{PodTemplateSpec, ReplicationController};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt as _};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::toolkit::adoption::Selecting;
+use crate::toolkit::{Context, Result, adoption, ignore, pods};
+
+/// Pods that one round creates at the most.
+const BURST: usize = 500;
+
+#[derive(Debug, PartialEq)]
+struct Plan {
+    create: usize,
+    /// Indices into the pods that were given.
+    delete: Vec<usize>,
+}
+
+/// What leads from `pods` (all of the set, those that end included) to `wanted`.
+fn plan(wanted: usize, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
+    let mut active: Vec<usize> = (0..pods.len()).filter(|i| pods::is_active(&pods[*i])).collect();
+    if active.len() <= wanted {
+        return Plan { create: (wanted - active.len()).min(BURST), delete: Vec::new() };
+    }
+    let surplus = active.len() - wanted;
+    let node = |pod: &Pod| pod.spec.as_ref().and_then(|s| s.node_name.clone());
+    let mut together: HashMap<String, usize> = HashMap::new();
+    active.iter().filter_map(|i| node(&pods[*i])).for_each(|node| *together.entry(node).or_default() += 1);
+    let beside = |pod: &Pod| node(pod).and_then(|node| together.get(&node).copied()).unwrap_or(0);
+    active.sort_by_key(|i| rank(&pods[*i], beside(&pods[*i]), now));
+    active.truncate(surplus);
+    Plan { create: 0, delete: active }
+}
+
+/// The order of magnitude of a time that is over: differences within one don't count (KEP-2185).
+fn magnitude(since: Option<Timestamp>, now: Timestamp) -> i64 {
+    let age = since.map_or(0, |since| now.duration_since(since).as_nanos());
+    if age > 0 { i64::from(age.ilog2()) } else { -1 }
+}
+
+/// The lower, the sooner a pod is given up (upstream's `ActivePodsWithRanks`): unassigned before assigned, pending before running,
+/// unready before ready, cheap before dear, one of many on its node before one of few, ready for a short time before a long one, often
+/// restarted before seldom, young before old.
+fn rank(pod: &Pod, beside: usize, now: Timestamp) -> impl Ord + use<> {
+    use std::cmp::Reverse;
+    let assigned = pod.spec.as_ref().is_some_and(|s| s.node_name.is_some());
+    let phase = match pods::phase(pod) {
+        "Pending" => 0,
+        "Unknown" => 1,
+        _ => 2,
+    };
+    let cost = pod.annotations().get("controller.kubernetes.io/pod-deletion-cost").and_then(|c| c.parse().ok());
+    let born = pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    let status = pod.status.as_ref();
+    let ready = status.and_then(|s| s.conditions.iter().flatten().find(|c| c.type_ == "Ready" && c.status == "True"));
+    let ready_since = ready.and_then(|c| c.last_transition_time.as_ref()).map(|t| t.0);
+    let statuses =
+        status.into_iter().flat_map(|s| [&s.container_statuses, &s.init_container_statuses]).flatten().flatten();
+    let restarts = statuses.map(|c| c.restart_count).max().unwrap_or(0);
+    let worth = (assigned, phase, ready.is_some(), cost.unwrap_or(0_i64), Reverse(beside));
+    (worth, magnitude(ready_since, now), Reverse(restarts), magnitude(born, now), Reverse(born))
+}
+
+/// What keeps a number of pods of a template.
+trait Replicated: Selecting + Serialize {
+    fn replicas(&self) -> i32;
+    fn min_ready_seconds(&self) -> i32;
+    fn template(&self) -> Option<&PodTemplateSpec>;
+    fn status(&self) -> Value;
+}
+
+impl Replicated for ReplicaSet {
+    fn replicas(&self) -> i32 {
+        self.spec.replicas.unwrap_or(1)
+    }
+    fn min_ready_seconds(&self) -> i32 {
+        self.spec.min_ready_seconds.unwrap_or(0)
+    }
+    fn template(&self) -> Option<&PodTemplateSpec> {
+        self.spec.template.as_ref()
+    }
+    fn status(&self) -> Value {
+        json!(self.status)
+    }
+}
+
+impl Replicated for ReplicationController {
+    fn replicas(&self) -> i32 {
+        self.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
+    }
+    fn min_ready_seconds(&self) -> i32 {
+        self.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0)
+    }
+    fn template(&self) -> Option<&PodTemplateSpec> {
+        self.spec.as_ref()?.template.as_ref()
+    }
+    fn status(&self) -> Value {
+        json!(self.status)
+    }
+}
+
+pub fn start(context: Context) {
+    work::<ReplicaSet>(context, "replicaset");
+}
+
+pub fn start_of_replication_controllers(context: Context) {
+    work::<ReplicationController>(context, "replicationcontroller");
+}
+
+fn work<K: Replicated>(context: Context, name: &'static str) {
+    let (sets, all_pods, queue) = pods::follow::<K>(&context);
+    queue.work(name, 4, move |key| {
+        let (context, sets, all_pods) = (context.clone(), sets.clone(), all_pods.clone());
+        async move {
+            informer::synced!(sets, all_pods);
+            reconcile(&context, &sets, &all_pods, &key).await
+        }
+    });
+}
+
+async fn reconcile<K: Replicated>(
+    context: &Context,
+    sets: &Informer<K>,
+    cache: &Informer<Pod>,
+    key: &Key,
+) -> Result<Option<Duration>> {
+    let Some(set) = sets.get(key) else { return Ok(None) };
+    let Some(uid) = set.uid() else { return Ok(None) };
+    let mut failure = None;
+    if set.meta().deletion_timestamp.is_none()
+        && let Some(template) = set.template()
+    {
+        adoption::adopt_and_release(context, cache, set.as_ref(), pods::is_active).await?;
+        let mine = pods::owned(cache, &key.namespace, &uid);
+        let plan = plan(usize::try_from(set.replicas()).unwrap_or(0), &mine, apimachinery::clock::now());
+        let mut pod = pods::from_template(template, &key.namespace, pods::owner(set.as_ref()));
+        pod.metadata.generate_name = Some(format!("{}-", key.name));
+        failure = pods::create_all(context, cache, set.as_ref(), std::iter::repeat_n(pod, plan.create)).await;
+        for index in plan.delete {
+            pods::delete_told(context, cache, set.as_ref(), &mine[index]).await?;
+        }
+    }
+    let mine = pods::owned(cache, &key.namespace, &uid);
+    let again = write_status(context, set.as_ref(), &mine, failure.as_ref()).await?;
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(again),
+    }
+}
+
+async fn write_status<K: Replicated>(
+    context: &Context,
+    set: &K,
+    mine: &[Arc<Pod>],
+    failure: Option<&kube::Error>,
+) -> Result<Option<Duration>> {
+    let active: Vec<&Arc<Pod>> = mine.iter().filter(|p| pods::is_active(p)).collect();
+    let template = set.template().and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.clone()).unwrap_or_default();
+    let labelled = active.iter().filter(|p| template.iter().all(|(k, v)| p.labels().get(k) == Some(v))).count();
+    let now = apimachinery::clock::now();
+    let checks: Vec<_> = active.iter().map(|p| pods::is_available(p, set.min_ready_seconds(), now)).collect();
+    let mut status = json!({
+        "replicas": active.len(), "fullyLabeledReplicas": labelled,
+        "readyReplicas": active.iter().filter(|p| pods::is_ready(p)).count(),
+        "availableReplicas": checks.iter().filter(|c| c.is_ok()).count(),
+        "observedGeneration": set.meta().generation,
+    });
+    if K::kind(&()) == "ReplicaSet" {
+        status["terminatingReplicas"] = mine.iter().filter(|p| pods::is_deleting(p)).count().into();
+    }
+    let present = set.status();
+    status["conditions"] = match failure {
+        // What it says stays while it goes on: each attempt has another name in its message, and would wake the set again.
+        Some(_) if present["conditions"][0]["type"] == "ReplicaFailure" => present["conditions"].clone(),
+        Some(error) => {
+            json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": informer::error_message(error),
+                "lastTransitionTime": apimachinery::clock::format_rfc3339(now)}])
+        }
+        None => Value::Null,
+    };
+    let same = status.as_object().into_iter().flatten().all(|(k, v)| {
+        let old = &present[k];
+        old == v || (old.is_null() && (*v == 0 || v.is_null()))
+    });
+    if !same {
+        let api: Api<K> = Api::namespaced(context.client.clone(), &set.namespace().unwrap_or_default());
+        let patch = Patch::Merge(json!({ "status": status }));
+        ignore(api.patch_status(&set.name_any(), &PatchParams::default(), &patch).await, &[404])?;
+    }
+    let soonest = checks.into_iter().filter_map(|c| c.err().flatten()).min();
+    Ok(soonest.and_then(|d| Duration::try_from(d).ok()).map(|d| d + Duration::from_millis(100)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(text: &str) -> Arc<Pod> {
+        let ready = if text.contains("ready") { "True" } else { "False" };
+        let node = if text.contains("unassigned") { Value::Null } else { json!("n") };
+        let mut pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": node, "containers": []},
+            "status": {"phase": if text.contains("failed") { "Failed" } else { "Running" },
+                       "conditions": [{"type": "Ready", "status": ready}]}});
+        if text.contains("deleting") {
+            pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        }
+        Arc::new(serde_json::from_value(pod).unwrap())
+    }
+
+    fn now() -> Timestamp {
+        "2026-01-02T00:00:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn of_pods_that_are_alike_those_go_that_are_missed_least() {
+        let pod = |name: &str, node: &str, ready: &str, restarts: i32, cost: &str| -> Arc<Pod> {
+            let conditions = json!([{"type": "Ready", "status": "True", "lastTransitionTime": ready}]);
+            let annotations = json!({"controller.kubernetes.io/pod-deletion-cost": cost});
+            let meta = json!({"name": name, "annotations": annotations, "creationTimestamp": "2026-01-01T00:00:00Z"});
+            let status = json!({"phase": "Running", "conditions": conditions, "containerStatuses": [{"name": "c", "restartCount": restarts}]});
+            Arc::new(
+                serde_json::from_value(
+                    json!({"metadata": meta, "spec": {"nodeName": node, "containers": []}, "status": status}),
+                )
+                .unwrap(),
+            )
+        };
+        let (long, short) = ("2026-01-01T00:00:00Z", "2026-01-01T23:59:00Z");
+        let first = |pods: [Arc<Pod>; 2]| pods[plan(1, &pods, now()).delete[0]].name_any();
+        assert_eq!(first([pod("dear", "a", short, 9, "5"), pod("cheap", "b", long, 0, "-5")]), "cheap");
+        assert_eq!(first([pod("long", "a", long, 9, "0"), pod("short", "b", short, 0, "0")]), "short");
+        assert_eq!(first([pod("seldom", "a", long, 1, "0"), pod("often", "b", long, 2, "0")]), "often");
+        // An hour in a day isn't the next order of magnitude.
+        assert_eq!(
+            first([pod("seldom", "a", "2026-01-01T01:00:00Z", 1, "0"), pod("often", "b", long, 2, "0")]),
+            "often"
+        );
+        let crowd = [pod("alone", "a", short, 9, "0"), pod("one", "b", long, 0, "0"), pod("two", "b", long, 1, "0")];
+        assert_eq!(plan(2, &crowd, now()).delete, [2], "of those that share a node");
+    }
+
+    fn check(wanted: usize, states: &[&str], create: usize, delete: &[usize]) {
+        let pods: Vec<_> = states.iter().map(|s| pod(s)).collect();
+        assert_eq!(plan(wanted, &pods, now()), Plan { create, delete: delete.to_vec() }, "{wanted} of {states:?}");
+    }
+
+    #[test]
+    fn missing_pods_are_created_and_the_least_useful_deleted() {
+        check(2, &[], 2, &[]);
+        check(2, &["ready", "deleting"], 1, &[]);
+        check(2, &["ready", "failed"], 1, &[]);
+        check(1, &["ready", "starting"], 0, &[1]);
+        check(1, &["ready", "unassigned", "starting"], 0, &[1, 2]);
+        check(2, &["ready", "ready"], 0, &[]);
+    }
+}
