@@ -15,6 +15,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
+use super::{expand, origin, snapshots};
 use crate::toolkit::{Context, Result, ignore, pods};
 
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
