@@ -23,12 +23,12 @@ use std::sync::Arc;
 use apimachinery::Family;
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use network::nft::{self, Protocol, Table, TableParts};
+use network::nft::{self, FamilySyntax, Protocol, Table, TableParts};
 
 pub use base::base_table;
 use chains::{add_address, add_chain, add_source_range_chain, chain_name};
 pub use endpoints::NodeTopology;
-use endpoints::{Endpoint, PlanContext, address, by_service, endpoints, prefer_topology};
+use endpoints::{ByState, Endpoint, PlanContext, address, by_service, endpoints};
 pub use host_ports::{host_port_mappings, host_port_parts, pod_part};
 use udp_backends::UdpBackends;
 
@@ -41,6 +41,21 @@ const MASQUERADE_MARK: &str = "ct mark set ct mark or 0x4000";
 
 fn name_of(service: &Service) -> (&str, &str) {
     (service.metadata.namespace.as_deref().unwrap_or(""), service.metadata.name.as_deref().unwrap_or(""))
+}
+
+/// Whether a service's labels take it from this proxy, as they do from kube-proxy: another proxy serves it, or somebody wants it without an address.
+fn is_of_another_proxy(service: &Service) -> bool {
+    let labels = service.metadata.labels.iter().flatten();
+    let mut labels = labels.map(|(key, _)| key.as_str());
+    labels.any(|key| matches!(key, "service.kubernetes.io/service-proxy-name" | "service.kubernetes.io/headless"))
+}
+
+/// The addresses of a service's load balancer to which packets come as they were sent. Where it is a proxy of its own (KEP-1860, `ipMode`), everybody
+/// has to go through it.
+fn load_balancer_ips(service: &Service) -> impl Iterator<Item = &String> {
+    let ingress =
+        service.status.iter().filter_map(|s| s.load_balancer.as_ref()).flat_map(|l| l.ingress.iter().flatten());
+    ingress.filter(|i| i.ip_mode.as_deref() != Some("Proxy")).filter_map(|i| i.ip.as_ref())
 }
 
 /// The name of a service's part of the table.
@@ -154,7 +169,8 @@ pub fn health(
     let by_service = by_service(family, slices);
     let mut ports = BTreeMap::new();
     for service in services {
-        let Some(port) = service.spec.as_ref().and_then(|s| s.health_check_node_port) else { continue };
+        let spec = service.spec.as_ref().filter(|_| !is_of_another_proxy(service));
+        let Some(port) = spec.and_then(|s| s.health_check_node_port) else { continue };
         let Some(port) = u16::try_from(port).ok().filter(|p| *p > 0) else { continue };
         let meta = &service.metadata;
         let name = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
@@ -178,7 +194,7 @@ fn add_service(
     slices: &[&Arc<EndpointSlice>],
     table: &mut Table,
 ) {
-    let Some(spec) = &service.spec else { return };
+    let Some(spec) = service.spec.as_ref().filter(|_| !is_of_another_proxy(service)) else { return };
     let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
     // Headless services have no cluster IP, and a service of the other family alone has none here.
     let of_family = |text: &String| address(context.family, text);
@@ -210,16 +226,17 @@ fn add_service(
             number,
             node_port: port.node_port.and_then(nft::port),
             endpoints: usable(&all, local_only),
+            of_cluster: if local_only { all.of_cluster() } else { Vec::new() },
             local_only,
             timeout,
         };
-        external_port.add(&external, table);
+        external_port.add(&external, context.config, table);
     }
 }
 
 /// The endpoints of this node alone, or those that topology prefers.
-fn usable(all: &[Endpoint], local_only: bool) -> Vec<Endpoint> {
-    if local_only { all.iter().filter(|e| e.local).cloned().collect() } else { prefer_topology(all) }
+fn usable(all: &ByState, local_only: bool) -> Vec<Endpoint> {
+    if local_only { all.of_node() } else { all.of_cluster() }
 }
 
 /// The timeout of session affinity in seconds, if the service has affinity.
@@ -246,10 +263,8 @@ impl ExternalAddresses {
         let of_family = |text: &String| address(family, text);
         let spec = service.spec.as_ref();
         let is_balanced = spec.and_then(|s| s.type_.as_deref()) == Some("LoadBalancer");
-        let ingress =
-            service.status.iter().filter_map(|s| s.load_balancer.as_ref()).flat_map(|l| l.ingress.iter().flatten());
-        let ingress = ingress.filter_map(|i| i.ip.as_ref()).filter(|_| is_balanced);
-        let load_balancer_ips: BTreeSet<IpAddr> = ingress.filter_map(of_family).collect();
+        let load_balancer_ips: BTreeSet<IpAddr> =
+            load_balancer_ips(service).filter(|_| is_balanced).filter_map(of_family).collect();
         let external_ips = spec.into_iter().flat_map(|s| s.external_ips.iter().flatten());
         let external_ips = external_ips.filter_map(of_family).collect();
         let source_range_chain = match spec.and_then(|s| s.load_balancer_source_ranges.as_deref()) {
@@ -270,6 +285,8 @@ struct ExternalPort {
     number: u16,
     node_port: Option<u16>,
     endpoints: Vec<Endpoint>,
+    /// With `externalTrafficPolicy: Local`, where the cluster's own traffic goes nevertheless.
+    of_cluster: Vec<Endpoint>,
     /// `externalTrafficPolicy: Local`.
     local_only: bool,
     /// Timeout of session affinity in seconds.
@@ -277,8 +294,8 @@ struct ExternalPort {
 }
 
 impl ExternalPort {
-    fn add(&self, addresses: &ExternalAddresses, table: &mut Table) {
-        let ExternalPort { family, base_name, protocol, number, endpoints, .. } = self;
+    fn add(&self, addresses: &ExternalAddresses, config: &Config, table: &mut Table) {
+        let ExternalPort { family, base_name, protocol, endpoints, .. } = self;
         let ExternalAddresses { load_balancer_ips, external_ips, source_range_chain } = addresses;
         if load_balancer_ips.is_empty() && external_ips.is_empty() && self.node_port.is_none() {
             return;
@@ -289,11 +306,12 @@ impl ExternalPort {
         if !endpoints.is_empty() && !self.local_only {
             table.chains.entry(chain.clone()).or_default().insert(0, MASQUERADE_MARK.into());
         }
+        self.add_own_traffic(&chain, config, table);
         for address in external_ips {
-            add_address(table, &format!("{address} . {protocol} . {number}"), &chain, endpoints);
+            self.add_address(table, address, &chain);
         }
         let allowed_chain = match source_range_chain {
-            Some(source_range_chain) if !endpoints.is_empty() => {
+            Some(source_range_chain) if self.leads_somewhere() => {
                 let allowed_chain = format!("{base_name}_fw");
                 let rules = vec![format!("jump {source_range_chain}"), format!("goto {chain}")];
                 table.chains.insert(allowed_chain.clone(), rules);
@@ -302,15 +320,47 @@ impl ExternalPort {
             _ => chain.clone(),
         };
         for address in load_balancer_ips {
-            add_address(table, &format!("{address} . {protocol} . {number}"), &allowed_chain, endpoints);
+            self.add_address(table, address, &allowed_chain);
         }
         if let Some(number) = self.node_port {
             let key = format!("{protocol} . {number}");
             if endpoints.is_empty() {
-                table.add("refused_ports", key);
-            } else {
+                table.add("refused_ports", key.clone());
+            }
+            if self.leads_somewhere() {
                 table.map("node_ports", key, format!("goto {chain}"));
             }
         }
+    }
+
+    /// Whether anybody's traffic has an endpoint.
+    fn leads_somewhere(&self) -> bool {
+        !(self.endpoints.is_empty() && self.of_cluster.is_empty())
+    }
+
+    /// An address from outside. Where only the cluster's own traffic has endpoints, the rest is refused.
+    fn add_address(&self, table: &mut Table, address: &IpAddr, chain: &str) {
+        let key = format!("{address} . {} . {}", self.protocol, self.number);
+        if self.endpoints.is_empty() {
+            table.add("refused", key.clone());
+        }
+        if self.leads_somewhere() {
+            table.map("services", key, format!("goto {chain}"));
+        }
+    }
+
+    /// The policy `Local` is about traffic from outside, which a load balancer takes to the right nodes. Traffic of this node and its pods came past
+    /// none: it goes to all endpoints, as kube-proxy leads it.
+    fn add_own_traffic(&self, chain: &str, config: &Config, table: &mut Table) {
+        if self.of_cluster.is_empty() {
+            return;
+        }
+        let all = format!("{}_all", self.base_name);
+        add_chain(table, self.family, &all, &self.of_cluster, self.protocol, self.timeout);
+        let ip = FamilySyntax::of(self.family).ip;
+        let pods = config.cluster_cidr.of(self.family).map(|pods| format!("{ip} saddr {pods} goto {all}"));
+        let node = format!("fib saddr type local {MASQUERADE_MARK} goto {all}");
+        let rules = table.chains.entry(chain.into()).or_default();
+        rules.splice(0..0, pods.into_iter().chain([node]));
     }
 }

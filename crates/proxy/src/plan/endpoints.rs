@@ -28,8 +28,9 @@ pub(super) struct Endpoint {
     /// Its hints name this node, or this zone.
     pub(super) for_node: bool,
     pub(super) for_zone: bool,
-    /// It has zone hints.
-    pub(super) zoned: bool,
+    /// It has node hints, zone hints.
+    pub(super) has_node_hints: bool,
+    pub(super) has_zone_hints: bool,
 }
 
 impl Endpoint {
@@ -46,15 +47,39 @@ pub struct NodeTopology {
     pub zone: Option<String>,
 }
 
-/// The endpoints whose hints name this node, else this zone if all have zone hints, else all (upstream's `CategorizeEndpoints`).
-pub(super) fn prefer_topology(all: &[Endpoint]) -> Vec<Endpoint> {
-    let those = |of: fn(&Endpoint) -> bool| all.iter().filter(|e| of(e)).cloned().collect::<Vec<_>>();
-    let context = those(|e| e.for_node);
-    if !context.is_empty() {
-        return context;
+/// The endpoints of a service port by what they can do.
+#[derive(Debug, Default)]
+pub(super) struct ByState {
+    /// They are ready.
+    pub(super) ready: BTreeSet<Endpoint>,
+    /// They terminate, and still serve.
+    pub(super) serving: BTreeSet<Endpoint>,
+}
+
+impl ByState {
+    /// Where traffic goes that may go to any node: to the ready endpoints that the hints prefer, and without any ready one to those that still
+    /// serve while they terminate (KEP-1669).
+    pub(super) fn of_cluster(&self) -> Vec<Endpoint> {
+        if self.ready.is_empty() { self.serving.iter().cloned().collect() } else { prefer_topology(&self.ready) }
     }
-    let zone = those(|e| e.for_zone);
-    if !zone.is_empty() && all.iter().all(|e| e.zoned) { zone } else { all.to_vec() }
+
+    /// Where traffic goes that must stay on this node. What still serves here is used although other nodes have ready endpoints (KEP-1669).
+    pub(super) fn of_node(&self) -> Vec<Endpoint> {
+        let here = |all: &BTreeSet<Endpoint>| all.iter().filter(|e| e.local).cloned().collect::<Vec<_>>();
+        let ready = here(&self.ready);
+        if ready.is_empty() { here(&self.serving) } else { ready }
+    }
+}
+
+/// The endpoints whose hints name this node, else those whose hints name this zone; all of them where one has no such hint, or where no hint names
+/// the node or zone (upstream's `CategorizeEndpoints`).
+fn prefer_topology(all: &BTreeSet<Endpoint>) -> Vec<Endpoint> {
+    let those = |of: fn(&Endpoint) -> bool| all.iter().filter(|e| of(e)).cloned().collect::<Vec<_>>();
+    let (here, near) = (those(|e| e.for_node), those(|e| e.for_zone));
+    if !here.is_empty() && all.iter().all(|e| e.has_node_hints) {
+        return here;
+    }
+    if !near.is_empty() && all.iter().all(|e| e.has_zone_hints) { near } else { all.iter().cloned().collect() }
 }
 
 /// The EndpointSlices of one family, by namespace and name of the service.
@@ -75,21 +100,10 @@ pub(super) fn by_service(
     by_service
 }
 
-/// The ready endpoints of a service port, else those that still serve while they terminate (KEP-1669).
-pub(super) fn endpoints(context: PlanContext<'_>, slices: &[&Arc<EndpointSlice>], port: &ServicePort) -> Vec<Endpoint> {
-    let (ready, serving) = all_endpoints(context, slices, port);
-    let chosen = if ready.is_empty() { serving } else { ready };
-    chosen.into_iter().collect()
-}
-
-/// The ready endpoints, and the terminating ones that still serve.
-pub(super) fn all_endpoints(
-    context: PlanContext<'_>,
-    slices: &[&Arc<EndpointSlice>],
-    port: &ServicePort,
-) -> (BTreeSet<Endpoint>, BTreeSet<Endpoint>) {
+/// The endpoints of a service port.
+pub(super) fn endpoints(context: PlanContext<'_>, slices: &[&Arc<EndpointSlice>], port: &ServicePort) -> ByState {
     let PlanContext { config, topology, .. } = context;
-    let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
+    let mut all = ByState::default();
     for slice in slices {
         let wanted = port.name.as_deref().unwrap_or("");
         let protocol = port.protocol.as_deref().unwrap_or("TCP");
@@ -106,17 +120,19 @@ pub(super) fn all_endpoints(
             let zones: Vec<&str> = hints.for_zones.iter().flatten().map(|z| z.name.as_str()).collect();
             let for_zone = topology.zone.as_deref().is_some_and(|zone| zones.contains(&zone));
             for address in endpoint.addresses.iter().filter_map(|text| address(context.family, text)) {
-                let zoned = !zones.is_empty();
-                let target = Endpoint { address, port: number, local, for_node, for_zone, zoned };
+                let (has_node_hints, has_zone_hints) =
+                    (hints.for_nodes.as_ref().is_some_and(|nodes| !nodes.is_empty()), !zones.is_empty());
+                let target =
+                    Endpoint { address, port: number, local, for_node, for_zone, has_node_hints, has_zone_hints };
                 if conditions.ready.unwrap_or(true) {
-                    ready.insert(target);
+                    all.ready.insert(target);
                 } else if conditions.serving.unwrap_or(false) {
-                    serving.insert(target);
+                    all.serving.insert(target);
                 }
             }
         }
     }
-    (ready, serving)
+    all
 }
 
 /// Parses an address of the family.

@@ -11,8 +11,9 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use network::conntrack::Entry;
 use network::nft;
 
-use super::endpoints::{Endpoint, PlanContext, address, all_endpoints};
+use super::endpoints::{Endpoint, PlanContext, address, endpoints};
 use super::host_ports::{host_address, host_port_mappings, reachable};
+use super::{is_of_another_proxy, load_balancer_ips};
 
 /// Where clients send datagrams.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,15 +59,14 @@ impl UdpBackends {
 /// The UDP backends of a service. Terminating endpoints still serve their existing flows.
 pub(super) fn of_service(context: PlanContext<'_>, service: &Service, slices: &[&Arc<EndpointSlice>]) -> UdpBackends {
     let mut all = UdpBackends::default();
-    let Some(spec) = &service.spec else { return all };
-    let balancer = service.status.iter().flat_map(|s| &s.load_balancer).flat_map(|l| l.ingress.iter().flatten());
+    let Some(spec) = service.spec.as_ref().filter(|_| !is_of_another_proxy(service)) else { return all };
     let addresses = spec.cluster_ips.iter().flatten().chain(spec.external_ips.iter().flatten());
-    let addresses = addresses.cloned().chain(balancer.filter_map(|ingress| ingress.ip.clone()));
-    let addresses: Vec<_> = addresses.filter_map(|ip| address(context.family, &ip)).collect();
+    let addresses = addresses.chain(load_balancer_ips(service));
+    let addresses: Vec<_> = addresses.filter_map(|ip| address(context.family, ip)).collect();
     for port in spec.ports.iter().flatten().filter(|port| port.protocol.as_deref() == Some("UDP")) {
-        let (ready, serving) = all_endpoints(context, slices, port);
+        let all_endpoints = endpoints(context, slices, port);
         let at = |endpoint: &Endpoint| SocketAddr::new(endpoint.address, endpoint.port);
-        let answering = ready.iter().chain(&serving).map(at).collect();
+        let answering = all_endpoints.ready.iter().chain(&all_endpoints.serving).map(at).collect();
         for address in addresses.iter().filter(|address| Some(**address) != context.config.cluster_dns) {
             if let Some(port) = nft::port(port.port) {
                 all.add(UdpDestination::Address(SocketAddr::new(*address, port)), &answering);
