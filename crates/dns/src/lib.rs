@@ -196,7 +196,7 @@ async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
             continue;
         };
         let Ok(question) = Message::from_vec(&buffer[..length]) else { continue };
-        let limit = if question.edns.is_some() { MAX_EDNS_UDP_BYTES } else { MAX_UDP_BYTES };
+        let limit = udp_limit(&question);
         let metrics = QueryMetrics::new(&question, peer.ip(), "udp");
         match local(&server, &question, peer.ip()) {
             LocalAnswer::Complete(answer) => {
@@ -213,6 +213,12 @@ async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
             }
         }
     }
+}
+
+/// How large an answer may be: as large as the client says that it takes (RFC 6891), within bounds.
+fn udp_limit(question: &Message) -> usize {
+    let taken = question.edns.as_ref().map_or(MAX_UDP_BYTES, |edns| usize::from(edns.max_payload()));
+    taken.clamp(MAX_UDP_BYTES, MAX_EDNS_UDP_BYTES)
 }
 
 async fn serve_tcp(server: Arc<Server>, listener: Arc<TcpListener>) {
@@ -513,6 +519,20 @@ mod tests {
         let answer = Message::from_vec(&heard(&framed).await[2..]).unwrap();
         // Nothing is known yet, which isn't to say that there is nothing.
         assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+    }
+
+    #[test]
+    fn answers_are_as_large_as_clients_take_them() {
+        let limit = |payload: Option<u16>| {
+            let mut question = Message::query();
+            question.edns = payload.map(|payload| {
+                let mut edns = hickory_proto::op::Edns::new();
+                edns.set_max_payload(payload);
+                edns
+            });
+            udp_limit(&question)
+        };
+        assert_eq!([None, Some(0), Some(512), Some(800), Some(4096)].map(limit), [512, 512, 512, 800, 1232]);
     }
 
     #[test]

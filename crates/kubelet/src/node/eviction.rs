@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use runtime::cgroup;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::image_gc::ImageCollector;
+use super::image_gc::{self, ImageCollector};
 use super::local_storage;
 use super::stats::StatsProvider;
 use crate::config::{Config, EvictionSignal, MetThreshold, Observation};
@@ -19,7 +19,7 @@ use crate::container_runtime::ImageService;
 use crate::machine::Memory;
 use crate::pod::admission::{CRITICAL, Pressures};
 use crate::pod::manager::PodManager;
-use crate::spec::names;
+use crate::spec::{is_mirror, is_static, names};
 use crate::state::PodDirs;
 
 /// How often the signals are observed (upstream's monitoring interval): nothing tells when a disk fills up.
@@ -68,14 +68,21 @@ fn first_to_evict(mut candidates: Vec<Candidate>) -> Option<Candidate> {
     })
 }
 
-/// What the containers of a pod ask for together.
+/// What a pod asks for: its containers together with its sidecars, its overhead, or what it says of itself as a whole.
 pub fn requested(pod: &Pod, resource: &str) -> u64 {
-    let containers = pod.spec.iter().flat_map(|s| s.containers.iter());
-    let of = |c: &Container| {
-        let requests = c.resources.as_ref()?.requests.as_ref()?;
-        u64::try_from(requests.get(resource)?.0.parse::<apimachinery::Quantity>().ok()?.value()).ok()
-    };
-    containers.filter_map(of).fold(0, u64::saturating_add)
+    let pod = serde_json::to_value(pod).unwrap_or_default();
+    let amounts = api::quota::pod_amounts(&pod, "requests");
+    amounts.get(resource).and_then(|amount| u64::try_from(amount.value()).ok()).unwrap_or(0)
+}
+
+/// Whether pressure may end a pod: it runs, and isn't one that a node can't do without (upstream's `IsCriticalPod`; those of high priority
+/// [`first_to_evict`] leaves out).
+fn is_evictable(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("");
+    !matches!(phase, "Succeeded" | "Failed")
+        && pod.metadata.deletion_timestamp.is_none()
+        && !is_static(pod)
+        && !is_mirror(pod)
 }
 
 /// Evicts pods under pressure.
@@ -109,9 +116,13 @@ pub async fn run(manager: Arc<EvictionManager>) {
             pids: since.contains_key(&EvictionSignal::Pids),
         };
         manager.pressures.send_if_modified(|present| std::mem::replace(present, pressures) != pressures);
-        let is_low = ImageCollector::is_due(observed.get(&EvictionSignal::Disk));
-        let is_freed = is_low && collector.collect(&manager.pods).await;
         let is_of_disk = |t: &&MetThreshold| matches!(t.signal, EvictionSignal::Disk | EvictionSignal::Inodes);
+        // Under pressure all that isn't used goes before any pod does.
+        let wanted = match met.iter().any(|t| is_of_disk(&t)) {
+            true => u64::MAX,
+            false => image_gc::bytes_to_free(observed.get(&EvictionSignal::Disk)),
+        };
+        let is_freed = wanted > 0 && collector.collect(&manager.pods, wanted).await;
         if let Some(threshold) = met.iter().find(|t| !(is_freed && is_of_disk(t))) {
             // It measures what pods have on the disk, which may take its time.
             let (of, threshold) = (manager.clone(), threshold.clone());
@@ -131,10 +142,7 @@ impl EvictionManager {
             EvictionSignal::Pids => "pids",
         };
         let pods = self.pods.pods();
-        let running = pods.iter().filter(|p| {
-            let phase = p.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("");
-            !matches!(phase, "Succeeded" | "Failed") && p.metadata.deletion_timestamp.is_none()
-        });
+        let running = pods.iter().filter(|pod| is_evictable(pod));
         let candidates = running.filter_map(|pod| self.candidate(pod, threshold.signal, resource)).collect();
         let Some(chosen) = first_to_evict(candidates) else {
             let available = threshold.available;
@@ -164,6 +172,31 @@ impl EvictionManager {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pods_that_a_node_can_not_do_without_are_not_evicted() {
+        let is_evictable = |metadata: serde_json::Value, phase: &str| {
+            let pod = serde_json::json!({"metadata": metadata, "spec": {"containers": []}, "status": {"phase": phase}});
+            is_evictable(&serde_json::from_value(pod).unwrap())
+        };
+        let of_api = serde_json::json!({"resourceVersion": "1"});
+        assert!(is_evictable(of_api.clone(), "Running"));
+        assert!(!is_evictable(of_api, "Failed"));
+        assert!(!is_evictable(serde_json::json!({}), "Running"), "a static one");
+        let mirror = serde_json::json!({"resourceVersion": "1", "annotations": {"kubernetes.io/config.mirror": "x"}});
+        assert!(!is_evictable(mirror, "Running"));
+    }
+
+    #[test]
+    fn sidecars_and_overhead_are_asked_for_too() {
+        let asks = |memory: &str| serde_json::json!({"name": "c", "resources": {"requests": {"memory": memory}}});
+        let mut sidecar = asks("2");
+        sidecar["restartPolicy"] = "Always".into();
+        let spec =
+            serde_json::json!({"containers": [asks("1")], "initContainers": [sidecar], "overhead": {"memory": "4"}});
+        let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {}, "spec": spec})).unwrap();
+        assert_eq!((requested(&pod, "memory"), requested(&pod, "inodes")), (7, 0));
+    }
 
     #[test]
     fn the_greediest_of_the_least_important_goes_first() {

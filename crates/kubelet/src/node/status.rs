@@ -12,8 +12,9 @@ use crate::machine::{MachineInfo, allocatable};
 use crate::pod::admission::Pressures;
 use crate::volumes::csi;
 
-/// The most images that are listed (upstream's `nodeStatusMaxImages`).
+/// The most images that are listed (upstream's `nodeStatusMaxImages`), and names of each.
 const MAX_IMAGES: usize = 50;
+const MAX_IMAGE_NAMES: usize = 5;
 
 /// A condition, with the time of its last change kept from `before`.
 fn condition(before: &[NodeCondition], kind: &str, status: bool, (yes, no): (&str, &str), message: &str) -> Value {
@@ -69,11 +70,6 @@ pub fn status(
     let (capacity, allocatable) = allocatable::amounts(config, &facts);
     let Version { name, version } = runtime.version();
     let features = runtime.features();
-    let images: Vec<Value> = images
-        .iter()
-        .take(MAX_IMAGES)
-        .map(|i| json!({"names": i.digests.iter().chain(&i.names).collect::<Vec<_>>(), "sizeBytes": i.size}))
-        .collect();
     json!({
         "capacity": capacity, "allocatable": allocatable,
         // As a list that is merged by type, two addresses of one type would become one.
@@ -86,9 +82,20 @@ pub fn status(
             "kernelVersion": facts.kernel, "osImage": facts.os_image, "containerRuntimeVersion": format!("{name}://{version}"),
             "kubeletVersion": concat!("v1.37.0+timonel", env!("CARGO_PKG_VERSION")), "kubeProxyVersion": "",
             "operatingSystem": "linux", "architecture": "amd64"},
-        "images": images,
+        "images": listed(images),
         "conditions": conditions,
     })
+}
+
+/// `status.images`: the largest ones, by which the scheduler saves most.
+fn listed(images: &[runtime::Image]) -> Vec<Value> {
+    let mut images: Vec<&runtime::Image> = images.iter().collect();
+    images.sort_by(|a, b| (b.size, &a.id).cmp(&(a.size, &b.id)));
+    let entry = |image: &runtime::Image| {
+        let names: Vec<&String> = image.digests.iter().chain(&image.names).take(MAX_IMAGE_NAMES).collect();
+        json!({"names": names, "sizeBytes": image.size})
+    };
+    images.into_iter().take(MAX_IMAGES).map(entry).collect()
 }
 
 /// `status.runtimeHandlers`.
@@ -118,4 +125,22 @@ pub fn transitions(before: &[NodeCondition], now: &[NodeCondition]) -> Vec<&'sta
     };
     let is_new = |c: &&NodeCondition| !before.iter().any(|b| b.type_ == c.type_ && b.status == c.status);
     now.iter().filter(is_new).filter_map(reason).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_images_are_listed() {
+        let image = |size: u64| {
+            let names = (0..9).map(|n| format!("i{size}:{n}")).collect();
+            let digests = vec!["i@sha256:0".into()];
+            let (layers, defaults) = (Vec::new(), Default::default());
+            runtime::Image { id: size.to_string(), size, names, digests, layers, defaults, unsettled: None }
+        };
+        let told = listed(&(0..60).map(image).collect::<Vec<_>>());
+        assert_eq!((told.len(), &told[0]["sizeBytes"], &told[49]["sizeBytes"]), (50, &json!(59), &json!(10)));
+        assert_eq!(told[0]["names"], json!(["i@sha256:0", "i59:0", "i59:1", "i59:2", "i59:3"]));
+    }
 }

@@ -39,7 +39,11 @@ impl Context {
         let hosts = hosts::hosts(of_machine.as_deref(), ips, &name, full.as_deref(), spec);
         std::fs::write(etc.join("hosts"), hosts)?;
         std::fs::write(etc.join("hostname"), format!("{name}\n"))?;
-        std::fs::write(etc.join("resolv.conf"), dns::resolver(&self.config, spec, &namespace).text())
+        let (resolver, told) = dns::resolver(&self.config, spec, &namespace);
+        for why in told {
+            self.events.warning(pod, "DNSConfigForming", why);
+        }
+        std::fs::write(etc.join("resolv.conf"), resolver.text())
     }
 
     /// Removes all that a pod had on this node except, with `keep_logs`, its logs.

@@ -6,8 +6,18 @@ use k8s_openapi::api::core::v1::PodSpec;
 
 use crate::config::Config;
 
-/// The resolver configuration of a pod: `dnsPolicy` and `dnsConfig` (upstream's `GetPodDNS`).
-pub fn resolver(config: &Config, spec: &PodSpec, namespace: &str) -> Resolver {
+/// What resolvers take (resolv.conf(5); upstream's limits): servers, search domains, bytes of a search domain and of all of them.
+const MAX_SERVERS: usize = 3;
+const MAX_SEARCHES: usize = 32;
+const MAX_SEARCH_BYTES: usize = 253;
+const MAX_SEARCH_LINE_BYTES: usize = 2048;
+
+/// The resolver configuration of a pod: `dnsPolicy` and `dnsConfig` (upstream's `GetPodDNS`), and what is to be told of it.
+pub fn resolver(config: &Config, spec: &PodSpec, namespace: &str) -> (Resolver, Vec<String>) {
+    unbounded_resolver(config, spec, namespace).fit()
+}
+
+fn unbounded_resolver(config: &Config, spec: &PodSpec, namespace: &str) -> Resolver {
     let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
     let of_host = policy == "Default" || (policy == "ClusterFirst" && spec.host_network == Some(true));
     let dns = config.cluster_dns;
@@ -25,15 +35,14 @@ pub fn resolver(config: &Config, spec: &PodSpec, namespace: &str) -> Resolver {
                 options: vec!["ndots:5".into()],
             };
             // As upstream: names of the machine's own domains are found, too.
-            let domains = of_machine().searches.into_iter().filter(|domain| domain != ".").collect();
-            resolver.add(domains, Vec::new(), Vec::new());
+            resolver.add(of_machine().searches, Vec::new(), Vec::new());
             resolver
         }
     };
     let custom = spec.dns_config.clone().unwrap_or_default();
     let own = custom.options.into_iter().flatten().map(|option| {
         let name = option.name.unwrap_or_default();
-        option.value.map_or(name.clone(), |value| format!("{name}:{value}"))
+        option.value.filter(|value| !value.is_empty()).map_or(name.clone(), |value| format!("{name}:{value}"))
     });
     resolver.add(custom.searches.unwrap_or_default(), custom.nameservers.unwrap_or_default(), own.collect());
     resolver
@@ -58,8 +67,11 @@ impl Resolver {
             let key = words.next().unwrap_or("");
             let words = words.map(String::from);
             match key {
-                // The last one counts.
-                "search" => resolver.searches = words.collect(),
+                // The last one counts. A dot at the end makes no other domain, and the root is searched in any case.
+                "search" => {
+                    let domains = words.filter(|word| word != ".");
+                    resolver.searches = domains.map(|word| word.strip_suffix('.').unwrap_or(&word).into()).collect();
+                }
                 "nameserver" => resolver.servers.extend(words.take(1)),
                 "options" => resolver.options.extend(words),
                 _ => {}
@@ -99,6 +111,31 @@ impl Resolver {
         }
     }
 
+    /// Leaves out what resolvers wouldn't take, and tells of it in upstream's words.
+    fn fit(mut self) -> (Self, Vec<String>) {
+        let mut told = Vec::new();
+        if self.servers.len() > MAX_SERVERS {
+            self.servers.truncate(MAX_SERVERS);
+            told.push(format!(
+                "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {}",
+                self.servers.join(" ")
+            ));
+        }
+        let before = self.searches.len();
+        self.searches.truncate(MAX_SEARCHES);
+        self.searches.retain(|domain| domain.len() <= MAX_SEARCH_BYTES);
+        while self.searches.join(" ").len() > MAX_SEARCH_LINE_BYTES {
+            self.searches.pop();
+        }
+        if self.searches.len() < before {
+            told.push(format!(
+                "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}",
+                self.searches.join(" ")
+            ));
+        }
+        (self, told)
+    }
+
     /// The text of a `resolv.conf`.
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -131,5 +168,26 @@ mod tests {
         let stub = Resolver::read("nameserver 127.0.0.53\nnameserver ::1\nnameserver 192.0.2.1\nsearch corp.example\n");
         let wanted = "search corp.example\nnameserver 10.43.0.10\nnameserver 192.0.2.1\n";
         assert_eq!(stub.reachable(dns).text(), wanted);
+        assert_eq!(Resolver::read("search a. . b a.b.\n").searches, ["a", "b", "a.b"]);
+    }
+
+    #[test]
+    fn what_resolvers_do_not_take_is_left_out_and_told() {
+        let fitted = |searches: Vec<String>, servers: usize| {
+            let servers = (1..=servers).map(|n| format!("192.0.2.{n}")).collect();
+            Resolver { searches, servers, options: Vec::new() }.fit()
+        };
+        let many = |count: usize, length: usize| (0..count).map(|n| format!("{n:0length$}")).collect::<Vec<_>>();
+        assert_eq!(fitted(many(32, 4), 3).1, [""; 0]);
+        let (resolver, told) = fitted(Vec::new(), 4);
+        assert_eq!(resolver.servers.len(), 3);
+        let wanted = "Nameserver limits were exceeded, some nameservers have been omitted, \
+                      the applied nameserver line is: 192.0.2.1 192.0.2.2 192.0.2.3";
+        assert_eq!(told, [wanted]);
+        for (searches, left) in [(many(33, 4), 32), (many(1, 254), 0), (many(20, 204), 9), (many(32, 63), 32)] {
+            let (resolver, told) = fitted(searches, 1);
+            assert_eq!(resolver.searches.len(), left);
+            assert_eq!(told.len(), usize::from(left != 32 || resolver.searches[0].len() == 4), "{told:?}");
+        }
     }
 }

@@ -62,7 +62,7 @@ pub fn configuration(
     let spec = pod.spec.clone().unwrap_or_default();
     let namespace = pod.namespace().unwrap_or_default();
     let context = spec.security_context.clone().unwrap_or_default();
-    let Resolver { servers, searches, options } = dns::resolver(&node.config, &spec, &namespace);
+    let (Resolver { servers, searches, options }, _) = dns::resolver(&node.config, &spec, &namespace);
     let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let privileged =
         all.into_iter().any(|c| c.security_context.as_ref().is_some_and(|own| own.privileged == Some(true)));
