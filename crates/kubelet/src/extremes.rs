@@ -88,11 +88,11 @@ fn derive(pod: &Pod, saved: &PodCheckpoint, node: &Node) {
     for container in started(&spec) {
         assert!((-1000..=1000).contains(&resources::oom_score(pod, container, 1 << 30)));
         for code in [i32::MIN, -1, 0, 1, i32::MAX] {
-            let _ = status::restarts(pod, container, false, code);
+            let _ = status::restarts(pod, container, false, &Terminated { code, ..Terminated::default() });
         }
         for amount in ["limits.cpu", "requests.memory", "limits.ephemeral-storage", "limits.hugepages-2Mi"] {
             for divisor in ["", "0", "1", "-1", "1n", "9E", "1e18"] {
-                let _ = downward_api::resource(&config(), container, amount, divisor);
+                let _ = downward_api::resource(&config(), pod, container, amount, divisor);
             }
         }
     }

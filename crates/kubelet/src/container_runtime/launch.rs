@@ -11,7 +11,7 @@ use kube::ResourceExt as _;
 use runtime::spec::{Device, Mount};
 use runtime::{Image, inside, selinux};
 
-use crate::environment;
+use crate::environment::{self, ContainerVariables};
 use crate::state::{PodDirs, Sandbox, WaitingReason};
 
 /// Why a container can't be started: the reason and message of its waiting state.
@@ -47,15 +47,15 @@ pub struct Launch<'a> {
     /// Counts the container's runs from zero.
     pub attempt: i32,
     /// Environment variables.
-    pub variables: &'a BTreeMap<String, String>,
+    pub variables: &'a ContainerVariables,
     /// The id of the container whose process namespace it joins (`targetContainerName`).
     pub target: Option<&'a str>,
 }
 
 /// A list of the spec with variables in place of their names.
-pub fn expanded(list: &Option<Vec<String>>, variables: &BTreeMap<String, String>) -> Result<Vec<String>, StartError> {
+pub fn expanded(list: &Option<Vec<String>>, variables: &ContainerVariables) -> Result<Vec<String>, StartError> {
     let list = list.as_deref().unwrap_or_default();
-    let expanded = environment::expand_all(list, variables);
+    let expanded = environment::expand_all(list, &variables.named);
     expanded.map_err(|error| config_error(format!("the command or the arguments are too large: {error}")))
 }
 
@@ -73,11 +73,11 @@ pub fn seccomp_path(folder: &Path, profile: &SeccompProfile) -> PathBuf {
 ///
 /// # Errors
 /// When a volume is missing, or a part of it (`subPath`) can't be mounted.
-pub fn mounts(launch: &Launch<'_>, variables: &BTreeMap<String, String>) -> Result<Vec<Mount>, StartError> {
+pub fn mounts(launch: &Launch<'_>) -> Result<Vec<Mount>, StartError> {
     let spec = launch.pod.spec.clone().unwrap_or_default();
     let mut mounts = Vec::new();
     for wanted in launch.container.volume_mounts.iter().flatten() {
-        let mount = volume_mount(launch, &spec, wanted, mounts.len(), variables)?;
+        let mount = volume_mount(launch, &spec, wanted, mounts.len())?;
         mounts.push(mount);
     }
     let mut own = Vec::new();
@@ -111,21 +111,15 @@ fn make_message_file(path: &Path) -> io::Result<()> {
 }
 
 /// One of a container's `volumeMounts`; `number` is its place among them.
-fn volume_mount(
-    launch: &Launch<'_>,
-    spec: &PodSpec,
-    wanted: &VolumeMount,
-    number: usize,
-    variables: &BTreeMap<String, String>,
-) -> Result<Mount, StartError> {
-    let (container, name) = (launch.container, &wanted.name);
+fn volume_mount(launch: &Launch<'_>, spec: &PodSpec, wanted: &VolumeMount, number: usize) -> Result<Mount, StartError> {
+    let (container, name, variables) = (launch.container, &wanted.name, &launch.variables.named);
     let Some(volume) = launch.volumes.get(name) else {
         let why = format!("cannot find volume {name:?} to mount into container {:?}", container.name);
         return Err(config_error(why));
     };
     let sub = match (&wanted.sub_path, &wanted.sub_path_expr) {
         (_, Some(expression)) if !expression.is_empty() => {
-            environment::expand(expression, variables).map_err(|e| config_error(format!("subPathExpr: {e}")))?
+            environment::expand_known(expression, variables).map_err(|e| config_error(format!("subPathExpr: {e}")))?
         }
         (Some(path), _) => path.clone(),
         _ => String::new(),

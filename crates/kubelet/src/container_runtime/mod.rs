@@ -31,7 +31,7 @@ use launch::{Launch, StartError};
 use network::PodNetwork;
 
 use crate::config::Config;
-use crate::state::{PodDirs, Sandbox};
+use crate::state::{ContainerUser, PodDirs, Sandbox};
 use crate::streaming::{Event, Sender, Wants};
 
 /// What a runtime uses of the node beside the pod that it is asked for.
@@ -134,15 +134,12 @@ pub trait ContainerRuntime: Send + Sync {
 pub enum ExecError {
     #[error("{0}")]
     Failed(String),
+    /// The command couldn't be started, as when the container has no such program.
+    #[error("{0}")]
+    NotStarted(String),
     /// The runtime isn't there, which says nothing of the container.
     #[error("the container runtime is away")]
     Unavailable,
-}
-
-impl From<String> for ExecError {
-    fn from(why: String) -> Self {
-        ExecError::Failed(why)
-    }
 }
 
 /// How a container is to end.
@@ -170,6 +167,11 @@ pub trait PodContainers: Send + Sync {
 
     /// Starts a container that was created.
     async fn start(&self, launch: &Launch<'_>, id: &str) -> Result<(), StartError>;
+
+    /// Who a container that was started runs as, if the runtime tells.
+    async fn user(&self, _: &str) -> Option<ContainerUser> {
+        None
+    }
 
     /// Ends a container; returns when its time is over.
     async fn stop(&self, id: &str, stop: StopOptions);

@@ -49,11 +49,40 @@ impl Variables {
     }
 }
 
+/// Why a text in which all names must be known can't be expanded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExpansionError {
+    /// It becomes too long.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    /// A name isn't known.
+    #[error("missing value for {0:?}")]
+    Missing(String),
+}
+
 /// Expands `$(NAME)` from what is known so far; `$$(NAME)` stays as `$(NAME)`. Unknown names stay as they are.
 ///
 /// # Errors
 /// When the text becomes too long.
 pub fn expand(text: &str, known: &BTreeMap<String, String>) -> Result<String, TooLarge> {
+    expand_noting(text, known, |_| {})
+}
+
+/// [`expand`], where every name must be known.
+///
+/// # Errors
+/// When one isn't, or the text becomes too long.
+pub fn expand_known(text: &str, known: &BTreeMap<String, String>) -> Result<String, ExpansionError> {
+    let mut missing = None;
+    let expanded = expand_noting(text, known, |name| missing = missing.take().or_else(|| Some(name.to_string())))?;
+    missing.map_or(Ok(expanded), |name| Err(ExpansionError::Missing(name)))
+}
+
+fn expand_noting(
+    text: &str,
+    known: &BTreeMap<String, String>,
+    mut note_missing: impl FnMut(&str),
+) -> Result<String, TooLarge> {
     let mut out = String::new();
     let mut push = |part: &str| {
         if out.len().saturating_add(part.len()) > MAX_VALUE_BYTES {
@@ -72,7 +101,10 @@ pub fn expand(text: &str, known: &BTreeMap<String, String>) -> Result<String, To
         } else if let Some((name, after)) = rest.strip_prefix("$(").and_then(|r| r.split_once(')')) {
             match known.get(name) {
                 Some(value) => push(value)?,
-                None => push(rest.strip_suffix(after).unwrap_or(rest))?,
+                None => {
+                    note_missing(name);
+                    push(rest.strip_suffix(after).unwrap_or(rest))?;
+                }
             }
             rest = after;
         } else {
@@ -118,6 +150,8 @@ mod tests {
         ] {
             assert_eq!(expand(text, &known).as_deref(), Ok(want), "{text}");
         }
+        assert_eq!(expand_known("x$(A)$$(MISSING)", &known).as_deref(), Ok("x1$(MISSING)"));
+        assert_eq!(expand_known("$(A)$(MISSING)$(B)", &known), Err(ExpansionError::Missing("MISSING".into())));
     }
 
     /// Each names the one before two hundred times: 4.8 KB of a pod would be gigabytes.

@@ -20,8 +20,8 @@ use crate::spec::is_static;
 use crate::spec::names::hostname;
 use downward_api::FieldError;
 use expansion::Variables;
-pub use expansion::{TooLarge, expand, expand_all};
-use sources::{Data, SourceError};
+pub use expansion::{TooLarge, expand, expand_all, expand_known};
+use sources::{Data, Part, SourceError};
 
 /// `PATH` of a container whose image names none, as upstream's runtimes have it.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -111,6 +111,16 @@ fn from_file(reference: &FileKeySelector, volumes: &BTreeMap<String, PathBuf>) -
     Ok(found)
 }
 
+/// The variables of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ContainerVariables {
+    /// All of them, those of its image among them.
+    pub all: BTreeMap<String, String>,
+    /// Those that its spec and the services give it. These alone stand in for their names, in values, commands and paths: nobody knows an image's
+    /// when a pod is made, and `$(HOME)` is for the shell.
+    pub named: BTreeMap<String, String>,
+}
+
 /// What the environment of one container is made of.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
@@ -124,6 +134,23 @@ pub struct Request<'a> {
     pub ips: &'a [IpAddr],
     /// The pod's volumes by name.
     pub volumes: &'a BTreeMap<String, PathBuf>,
+}
+
+/// Puts the variables of an image below those of the spec and of services, and what runtimes set below both.
+fn with_image(
+    named: BTreeMap<String, String>,
+    image: &[String],
+    hostname: String,
+) -> Result<ContainerVariables, TooLarge> {
+    let mut all = Variables::default();
+    all.insert("HOSTNAME".into(), hostname)?;
+    all.insert("PATH".into(), DEFAULT_PATH.into())?;
+    let of_image =
+        image.iter().filter_map(|e| e.split_once('=')).map(|(key, value)| (key.to_string(), value.to_string()));
+    for (key, value) in of_image.chain(named.clone()) {
+        all.insert(key, value)?;
+    }
+    Ok(ContainerVariables { all: all.into_known(), named })
 }
 
 /// Makes the environment of containers.
@@ -179,17 +206,10 @@ impl Environment {
     ///
     /// # Errors
     /// When a source is missing, or the variables become too many.
-    pub async fn variables(&self, request: Request<'_>) -> Result<BTreeMap<String, String>, EnvironmentError> {
+    pub async fn variables(&self, request: Request<'_>) -> Result<ContainerVariables, EnvironmentError> {
         let Request { pod, container, volumes, .. } = request;
         let mut env = Variables::default();
         let too_large = |source| EnvironmentError::TooLarge { container: container.name.clone(), source };
-        for (key, value) in request.image.iter().filter_map(|e| e.split_once('=')) {
-            env.insert(key.to_string(), value.to_string()).map_err(too_large)?;
-        }
-        if !env.known().contains_key("PATH") {
-            env.insert("PATH".into(), DEFAULT_PATH.into()).map_err(too_large)?;
-        }
-        env.insert("HOSTNAME".into(), hostname(&self.config, pod)).map_err(too_large)?;
         for (key, value) in self.service_variables(request)? {
             env.insert(key, value).map_err(too_large)?;
         }
@@ -205,7 +225,8 @@ impl Environment {
                 env.insert(variable.name.clone(), value).map_err(too_large)?;
             }
         }
-        Ok(env.into_known())
+        let hostname = hostname(&self.config, pod);
+        with_image(env.into_known(), request.image, hostname).map_err(too_large)
     }
 
     /// Adds the variables of `envFrom`, one source after the other, so that too large an environment ends the reading.
@@ -221,7 +242,7 @@ impl Environment {
             let prefix = source.prefix.as_deref().unwrap_or("");
             let data = if let Some(reference) = &source.config_map_ref {
                 let optional = reference.optional.unwrap_or(false);
-                sources::config_map(&self.client, &namespace, &reference.name, optional).await?
+                sources::config_map(&self.client, &namespace, &reference.name, optional, Part::Texts).await?
             } else if let Some(reference) = &source.secret_ref {
                 let optional = reference.optional.unwrap_or(false);
                 sources::secret(&self.client, &namespace, &reference.name, optional).await?
@@ -248,12 +269,13 @@ impl Environment {
         }
         if let Some(reference) = &source.resource_field_ref {
             let divisor = reference.divisor.as_ref().map_or("0", |d| d.0.as_str());
-            return Ok(Some(downward_api::resource(&self.config, container, &reference.resource, divisor)?));
+            let container = downward_api::container(pod, container, reference.container_name.as_deref())?;
+            return Ok(Some(downward_api::resource(&self.config, pod, container, &reference.resource, divisor)?));
         }
         let namespace = pod.namespace().unwrap_or_default();
         let (data, key, optional, object) = if let Some(r) = &source.config_map_key_ref {
             let optional = r.optional.unwrap_or(false);
-            let data = sources::config_map(&self.client, &namespace, &r.name, optional).await?;
+            let data = sources::config_map(&self.client, &namespace, &r.name, optional, Part::Texts).await?;
             (data, &r.key, optional, format!("ConfigMap {namespace}/{}", r.name))
         } else if let Some(r) = &source.secret_key_ref {
             let optional = r.optional.unwrap_or(false);
@@ -267,5 +289,26 @@ impl Environment {
             None if optional => Ok(None),
             None => Err(EnvironmentError::KeyNotFound { key: key.clone(), object }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_of_the_image_stand_in_for_no_names() {
+        let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
+        };
+        let named = map(&[("A", "spec"), ("WEB_SERVICE_HOST", "10.43.0.1")]);
+        let image = ["A=image", "B=image", "PATH=/bin", "HOSTNAME=image"].map(String::from);
+        let variables = with_image(named.clone(), &image, "pod".into()).unwrap();
+        assert_eq!(variables.named, named);
+        let all =
+            [("A", "spec"), ("B", "image"), ("HOSTNAME", "image"), ("PATH", "/bin"), ("WEB_SERVICE_HOST", "10.43.0.1")];
+        assert_eq!(variables.all, map(&all));
+        let bare = with_image(BTreeMap::new(), &[], "pod".into()).unwrap().all;
+        assert_eq!(bare, map(&[("HOSTNAME", "pod"), ("PATH", DEFAULT_PATH)]));
     }
 }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use informer::{Informers, Quarantine, Recorder};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Client;
 use network::LocalPods;
 use tokio::sync::watch;
 
 use super::admission::{PodAdmission, Pressures};
+use super::probes::Hook;
 use super::shutdown::Shutdown;
 use super::static_pods::StaticPods;
 use super::workers::Workers;
@@ -104,5 +105,13 @@ impl Context {
             statics: StaticPods::default(),
             shutdown: Shutdown::default(),
         })
+    }
+
+    /// Says so when a hook asked by HTTP where its spec says HTTPS.
+    pub(super) fn hook_fell_back(&self, pod: &Pod, outcome: &Result<Hook, String>) {
+        if let Ok(Hook::FellBack(place)) = outcome {
+            let why = format!("request to HTTPS lifecycle hook {place} got HTTP response, retry with HTTP succeeded");
+            self.events.warning(pod, "LifecycleHTTPFallback", why);
+        }
     }
 }

@@ -15,8 +15,8 @@ use crate::config::Config;
 use crate::machine::disk_usage;
 
 pub use saved::{
-    ContainerRecord, ContainerState, PodCheckpoint, Terminated, Waiting, WaitingReason, load, load_manifest, save,
-    save_manifest,
+    ContainerRecord, ContainerState, ContainerUser, PodCheckpoint, Terminated, Waiting, WaitingReason, load,
+    load_manifest, save, save_manifest,
 };
 
 /// The folders and files of a pod on this node.

@@ -28,6 +28,21 @@ pub struct Terminated {
     pub finished_at: String,
     /// The termination message.
     pub message: String,
+    /// It was ended to be started again, which then happens whatever its exit code and policy say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_restart_due: bool,
+}
+
+/// Who a container's first process is (KEP-3619).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerUser {
+    /// The user's number.
+    pub uid: i64,
+    /// The primary group's.
+    pub gid: i64,
+    /// All groups, the primary one among them.
+    pub supplemental_groups: Vec<i64>,
 }
 
 /// The state of a container's current run.
@@ -112,6 +127,15 @@ pub struct ContainerRecord {
     /// The resources of its spec that it runs with.
     #[serde(default)]
     pub resources: Option<ResourceRequirements>,
+    /// The image that its spec named when it was started.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// Who it runs as, if the runtime tells.
+    #[serde(default)]
+    pub user: Option<ContainerUser>,
+    /// It is being ended to be started again.
+    #[serde(default)]
+    pub is_restart_due: bool,
     /// Whether its readiness probe, if any, succeeds.
     #[serde(skip)]
     pub ready: bool,

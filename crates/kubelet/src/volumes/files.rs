@@ -5,8 +5,19 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path};
 
-/// Files of a volume by path: content and mode.
-pub type Files = BTreeMap<String, (Vec<u8>, i32)>;
+/// A file of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeFile {
+    /// Its content.
+    pub content: Vec<u8>,
+    /// Its mode.
+    pub mode: i32,
+    /// The user that it is for; root's, if for nobody in particular.
+    pub owner: Option<u32>,
+}
+
+/// Files of a volume by path.
+pub type Files = BTreeMap<String, VolumeFile>;
 
 /// Writes a volume's files so that a reader sees all of the old or all of the new: they lie in a folder of their own,
 /// `..data` points to it, and is swapped by one rename.
@@ -14,8 +25,8 @@ pub fn write_atomically(folder: &Path, files: &Files) -> io::Result<()> {
     let link = folder.join("..data");
     let present = std::fs::read_link(&link).ok().map(|target| folder.join(target));
     if let Some(present) = &present
-        && files.iter().all(|(path, (content, _))| {
-            bounded::bytes(present.join(path), bounded::MAX_OWN_FILE_BYTES).ok().as_ref() == Some(content)
+        && files.iter().all(|(path, file)| {
+            bounded::bytes(present.join(path), bounded::MAX_OWN_FILE_BYTES).ok().as_ref() == Some(&file.content)
         })
         && count_files(present) == files.len()
     {
@@ -24,7 +35,7 @@ pub fn write_atomically(folder: &Path, files: &Files) -> io::Result<()> {
     let stamp = k8s_openapi::jiff::Timestamp::now().as_nanosecond();
     let fresh = folder.join(format!("..{stamp}"));
     std::fs::create_dir(&fresh)?;
-    for (path, (content, mode)) in files {
+    for (path, VolumeFile { content, mode, owner }) in files {
         let relative = Path::new(path);
         if relative.is_absolute() || relative.components().any(|c| matches!(c, Component::ParentDir)) {
             return Err(io::Error::other(format!("the path {path:?} leads out of the volume")));
@@ -35,6 +46,9 @@ pub fn write_atomically(folder: &Path, files: &Files) -> io::Result<()> {
         }
         std::fs::write(&target, content)?;
         std::fs::set_permissions(&target, std::fs::Permissions::from_mode(*mode as u32))?;
+        if owner.is_some() {
+            std::os::unix::fs::lchown(&target, *owner, None)?;
+        }
     }
     let swap = folder.join("..data_tmp");
     let _ = std::fs::remove_file(&swap);
@@ -82,7 +96,8 @@ mod tests {
     fn files_are_swapped_at_once_and_stay_in_the_volume() {
         let folder = tempfile::tempdir().unwrap();
         let files = |list: &[(&str, &str)]| -> Files {
-            list.iter().map(|(path, text)| ((*path).to_string(), (text.as_bytes().to_vec(), 0o644))).collect()
+            let file = |text: &str| VolumeFile { content: text.as_bytes().to_vec(), mode: 0o644, owner: None };
+            list.iter().map(|(path, text)| ((*path).to_string(), file(text))).collect()
         };
         let read = |path: &str| std::fs::read_to_string(folder.path().join(path)).ok();
         write_atomically(folder.path(), &files(&[("a", "1"), ("b/c", "2")])).unwrap();

@@ -5,14 +5,15 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Volume, VolumeProjection,
+    DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, SecurityContext, Volume, VolumeProjection,
 };
 use kube::{Client, ResourceExt as _};
 
-use super::files::Files;
+use super::files::{Files, VolumeFile};
 use super::{VolumeError, tokens};
 use crate::config::Config;
-use crate::environment::{downward_api, sources};
+use crate::environment::downward_api;
+use crate::environment::sources::{self, Part};
 use crate::spec::started;
 
 /// The mode of a file whose volume names none.
@@ -77,7 +78,7 @@ impl Projector<'_> {
                 let present = folder.join(&p.path);
                 let audience = p.audience.as_deref();
                 let token = tokens::current(self.client, self.pod, audience, p.expiration_seconds, &present).await?;
-                files.insert(p.path.clone(), (token, mode));
+                files.insert(p.path.clone(), VolumeFile { content: token, ..token_rights(self.pod, mode) });
             }
         }
         Ok(())
@@ -92,7 +93,8 @@ impl Projector<'_> {
         files: &mut Files,
     ) -> Result<(), VolumeError> {
         let (namespace, optional) = (self.pod.namespace().unwrap_or_default(), optional.unwrap_or(false));
-        pick(&sources::config_map(self.client, &namespace, name, optional).await?, items, mode, optional, files)
+        let data = sources::config_map(self.client, &namespace, name, optional, Part::Everything).await?;
+        pick(&data, items, mode, optional, "config", files)
     }
 
     async fn secret(
@@ -104,7 +106,8 @@ impl Projector<'_> {
         files: &mut Files,
     ) -> Result<(), VolumeError> {
         let (namespace, optional) = (self.pod.namespace().unwrap_or_default(), optional.unwrap_or(false));
-        pick(&sources::secret(self.client, &namespace, name, optional).await?, items, mode, optional, files)
+        let data = sources::secret(self.client, &namespace, name, optional).await?;
+        pick(&data, items, mode, optional, "secret", files)
     }
 
     fn downward_api(
@@ -117,20 +120,40 @@ impl Projector<'_> {
             let value = if let Some(reference) = &item.field_ref {
                 downward_api::field(self.config, self.pod, &reference.field_path, self.ips)?
             } else if let Some(reference) = &item.resource_field_ref {
-                let wanted = reference.container_name.as_deref().unwrap_or("");
-                let mut containers = self.pod.spec.iter().flat_map(started);
-                let container = containers.find(|c| c.name == wanted);
-                let container =
-                    container.ok_or_else(|| VolumeError::Refused(format!("there is no container {wanted:?}")))?;
+                let named = reference.container_name.as_deref();
+                let container = downward_api::container_named(self.pod, named.unwrap_or(""))?;
                 let divisor = reference.divisor.as_ref().map_or("0", |d| d.0.as_str());
-                downward_api::resource(self.config, container, &reference.resource, divisor)?
+                downward_api::resource(self.config, self.pod, container, &reference.resource, divisor)?
             } else {
                 continue;
             };
-            files.insert(item.path.clone(), (value.into_bytes(), item.mode.unwrap_or(mode)));
+            files.insert(item.path.clone(), file(value.into_bytes(), item.mode.unwrap_or(mode)));
         }
         Ok(())
     }
+}
+
+fn file(content: Vec<u8>, mode: i32) -> VolumeFile {
+    VolumeFile { content, mode, owner: None }
+}
+
+/// The user as whom all containers of a pod run, if their specs say so and agree (upstream's `FsUserFrom`).
+fn common_user(pod: &Pod) -> Option<u32> {
+    let spec = pod.spec.as_ref()?;
+    let of_pod = spec.security_context.as_ref().and_then(|context| context.run_as_user);
+    let user = |own: Option<&SecurityContext>| own.and_then(|context| context.run_as_user).or(of_pod);
+    let ephemeral = spec.ephemeral_containers.iter().flatten().map(|c| user(c.security_context.as_ref()));
+    let mut users = started(spec).map(|c| user(c.security_context.as_ref())).chain(ephemeral);
+    let first = users.next()??;
+    if users.all(|user| user == Some(first)) { u32::try_from(first).ok() } else { None }
+}
+
+/// Whose a token is and who may read it: where the pod's user or group is known nobody else may, also not who gets into the container as another user.
+fn token_rights(pod: &Pod, mode: i32) -> VolumeFile {
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let owner = common_user(pod);
+    let is_narrow = owner.is_some() || context.is_some_and(|context| context.fs_group.is_some());
+    VolumeFile { content: Vec::new(), mode: if is_narrow { 0o600 } else { mode }, owner }
 }
 
 /// Takes all keys, or those that `items` name to the paths that they name.
@@ -139,19 +162,20 @@ fn pick(
     items: Option<&[KeyToPath]>,
     mode: i32,
     optional: bool,
+    kind: &str,
     files: &mut Files,
 ) -> Result<(), VolumeError> {
     match items.filter(|i| !i.is_empty()) {
-        None => files.extend(data.iter().map(|(k, v)| (k.clone(), (v.clone(), mode)))),
+        None => files.extend(data.iter().map(|(k, v)| (k.clone(), file(v.clone(), mode)))),
         Some(items) => {
             for item in items {
                 match data.get(&item.key) {
                     Some(value) => {
-                        files.insert(item.path.clone(), (value.clone(), item.mode.unwrap_or(mode)));
+                        files.insert(item.path.clone(), file(value.clone(), item.mode.unwrap_or(mode)));
                     }
                     None if optional => {}
                     None => {
-                        let why = format!("references non-existent config key: {}", item.key);
+                        let why = format!("references non-existent {kind} key: {}", item.key);
                         return Err(VolumeError::Refused(why));
                     }
                 }
@@ -167,4 +191,44 @@ pub fn shows_pod(pod: &Pod) -> bool {
         |v: &Volume| v.projected.iter().flat_map(|p| p.sources.iter().flatten()).any(|p| p.downward_api.is_some());
     let mut volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     volumes.any(|v| v.downward_api.is_some() || sources(v))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn tokens_are_read_by_the_pods_own_user_and_group() {
+        let rights = |pod: Value, containers: &[Value]| {
+            let containers: Vec<Value> =
+                containers.iter().map(|c| json!({"name": "c", "securityContext": c})).collect();
+            let pod = json!({"metadata": {}, "spec": {"securityContext": pod, "containers": containers}});
+            let file = token_rights(&serde_json::from_value(pod).unwrap(), 0o644);
+            (file.mode, file.owner)
+        };
+        assert_eq!(rights(json!({}), &[json!({})]), (0o644, None));
+        assert_eq!(rights(json!({"runAsUser": 7}), &[json!({}), json!({})]), (0o600, Some(7)));
+        assert_eq!(rights(json!({"runAsUser": 7}), &[json!({}), json!({"runAsUser": 8})]), (0o644, None));
+        assert_eq!(rights(json!({}), &[json!({"runAsUser": 8}), json!({"runAsUser": 8})]), (0o600, Some(8)));
+        assert_eq!(rights(json!({}), &[json!({"runAsUser": 8}), json!({})]), (0o644, None));
+        assert_eq!(rights(json!({"fsGroup": 9}), &[json!({})]), (0o600, None));
+    }
+
+    #[test]
+    fn keys_that_are_missing_are_named() {
+        let data = BTreeMap::from([("a".to_string(), b"1".to_vec())]);
+        let items: Vec<KeyToPath> =
+            serde_json::from_value(json!([{"key": "a", "path": "x", "mode": 256}, {"key": "b", "path": "y"}])).unwrap();
+        let picked = |optional, kind| {
+            let mut files = Files::new();
+            pick(&data, Some(&items), 0o644, optional, kind, &mut files)
+                .map(|()| files)
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(picked(false, "config").unwrap_err(), "references non-existent config key: b");
+        assert_eq!(picked(false, "secret").unwrap_err(), "references non-existent secret key: b");
+        assert_eq!(picked(true, "secret").unwrap(), Files::from([("x".to_string(), file(b"1".to_vec(), 256))]));
+    }
 }

@@ -1,6 +1,5 @@
 //! From a container's spec to the runtime's words.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use ::cri::v1;
@@ -30,7 +29,7 @@ pub async fn configuration(
     let spec = pod.spec.clone().unwrap_or_default();
     let context = spec.security_context.clone().unwrap_or_default();
     let own = container.security_context.clone().unwrap_or_default();
-    let variables = launch.variables.clone();
+    let variables = launch.variables;
     let handler = runtime_class::handler(&node.client, &spec).await.map_err(|e| config_error(e.to_string()))?;
     let mut labels = sandbox::labels(pod, owner);
     labels.insert(CONTAINER_NAME.into(), container.name.clone());
@@ -47,12 +46,12 @@ pub async fn configuration(
         namespaces.target_id = target.into();
     }
     let asked = container.image.clone().unwrap_or_default();
-    let mounts = resolved_mounts(features, &handler, launch, &variables)?;
+    let mounts = resolved_mounts(features, &handler, launch)?;
     Ok(v1::ContainerConfig {
         metadata: Some(v1::ContainerMetadata { name: container.name.clone(), attempt: launch.attempt as u32 }),
         image: Some(v1::ImageSpec { image: image.id.clone(), user_specified_image: asked, ..Default::default() }),
-        command: expanded(&container.command, &variables)?,
-        args: expanded(&container.args, &variables)?,
+        command: expanded(&container.command, variables)?,
+        args: expanded(&container.args, variables)?,
         working_dir: container.working_dir.clone().unwrap_or_default(),
         mounts: mounts.into_iter().map(|m| mount(m, sandbox.first_user)).collect(),
         devices: devices(launch)?
@@ -63,7 +62,7 @@ pub async fn configuration(
                 permissions: if device.read_only { "rm" } else { "rwm" }.into(),
             })
             .collect(),
-        envs: variables.into_iter().map(|(key, value)| v1::KeyValue { key, value }).collect(),
+        envs: variables.all.clone().into_iter().map(|(key, value)| v1::KeyValue { key, value }).collect(),
         labels,
         annotations: annotations.map(|(key, value)| (key.to_string(), value)).into(),
         log_path: format!("{}/{}.log", container.name, launch.attempt),
@@ -78,13 +77,8 @@ pub async fn configuration(
 }
 
 /// The mounts of a container, as far as the runtime's handler can make them recursively read-only.
-fn resolved_mounts(
-    features: &RuntimeFeatures,
-    handler: &str,
-    launch: &Launch<'_>,
-    variables: &BTreeMap<String, String>,
-) -> Result<Vec<Mount>, StartError> {
-    let mut mounts = mounts(launch, variables)?;
+fn resolved_mounts(features: &RuntimeFeatures, handler: &str, launch: &Launch<'_>) -> Result<Vec<Mount>, StartError> {
+    let mut mounts = mounts(launch)?;
     if features.recursive_read_only.iter().any(|able| able == handler) {
         return Ok(mounts);
     }

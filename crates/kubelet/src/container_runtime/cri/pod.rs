@@ -293,8 +293,8 @@ impl PodContainers for CriContainers {
         let request = v1::ExecSyncRequest { container_id: id.into(), cmd: command.to_vec(), timeout };
         let answer = self.cri.client().exec_sync(request).await.map_err(|status| match status.code() {
             _ if is_unavailable(&status) => ExecError::Unavailable,
-            Code::DeadlineExceeded => ExecError::Failed(format!("timed out after {timeout}s")),
-            _ => ExecError::Failed(status.message().to_string()),
+            Code::DeadlineExceeded => ExecError::Failed(format!("command {command:?} timed out after {timeout}s")),
+            _ => ExecError::NotStarted(status.message().to_string()),
         })?;
         let answer = answer.into_inner();
         let said = [answer.stdout, answer.stderr].concat();

@@ -263,8 +263,8 @@ impl Shim {
 }
 
 /// The command line of a container. A command in the spec also puts the image's arguments aside.
-fn arguments(launch: &Launch<'_>, variables: &BTreeMap<String, String>) -> Result<Vec<String>, StartError> {
-    let (container, defaults) = (launch.container, &launch.image.defaults);
+fn arguments(launch: &Launch<'_>) -> Result<Vec<String>, StartError> {
+    let (container, defaults, variables) = (launch.container, &launch.image.defaults, launch.variables);
     Ok(match (expanded(&container.command, variables)?, expanded(&container.args, variables)?) {
         (command, args) if !command.is_empty() => [command, args].concat(),
         (_, args) if !args.is_empty() => [defaults.entrypoint.clone(), args].concat(),
@@ -292,8 +292,8 @@ async fn container_config(
     let spec = pod.spec.clone().unwrap_or_default();
     let pod_context = spec.security_context.clone().unwrap_or_default();
     let own = container.security_context.clone().unwrap_or_default();
-    let mut variables = launch.variables.clone();
-    let args = arguments(launch, &variables)?;
+    let mut variables = launch.variables.all.clone();
+    let args = arguments(launch)?;
     let user = identity(root, &image.defaults.user, &pod_context, &own)?;
     settle_home(&mut variables, || home(root, user.uid));
     let capabilities = own.capabilities.clone().unwrap_or_default();
@@ -323,7 +323,7 @@ async fn container_config(
         no_new_privileges: own.allow_privilege_escalation == Some(false),
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),
-        mounts: mounts(launch, &variables)?,
+        mounts: mounts(launch)?,
         devices: devices(launch)?,
         sysctls: sysctls(&pod_context),
         limits: limits(container),

@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::container_runtime::launch::{Launch, StartError};
 use crate::container_runtime::network::cni_pod;
 use crate::spec::names::kernel_name;
-use crate::state::{PodDirs, Sandbox};
+use crate::state::{ContainerUser, PodDirs, Sandbox};
 use crate::streaming::{Event, Sender, Wants};
 
 /// How long a container may take to end that was killed, before more is done.
@@ -157,6 +157,12 @@ impl PodContainers for Shim {
         self.launch(launch).await
     }
 
+    async fn user(&self, id: &str) -> Option<ContainerUser> {
+        let file = self.dirs.container(id).join("process.json");
+        let process: Value = serde_json::from_slice(&bounded::bytes(file, bounded::MAX_OWN_FILE_BYTES).ok()?).ok()?;
+        container_user(&process["user"])
+    }
+
     async fn stop(&self, id: &str, stop: StopOptions) {
         if !stop.grace.is_zero() {
             let of_image = || ImageStore::find(&self.images, &stop.image).map(|image| image.defaults.stop_signal);
@@ -186,9 +192,10 @@ impl PodContainers for Shim {
     }
 
     async fn exec_sync(&self, id: &str, command: &[String], limit: Duration) -> Result<(i32, String), ExecError> {
-        let process = self.process(id, command, false).map_err(|e| e.to_string())?;
+        let process = self.process(id, command, false).map_err(|e| ExecError::NotStarted(e.to_string()))?;
         let running = tokio::time::timeout(limit, streams::run(&self.shim, id, process.path())).await;
-        Ok(running.map_err(|_| format!("timed out after {}s", limit.as_secs()))??)
+        let late = |_| ExecError::Failed(format!("command {command:?} timed out after {}s", limit.as_secs()));
+        running.map_err(late)?.map_err(ExecError::NotStarted)
     }
 
     async fn exec(
@@ -217,6 +224,18 @@ impl PodContainers for Shim {
     ) -> Result<(), String> {
         streams::run_attach(&self.shim, id, wants, events, sender).await
     }
+}
+
+/// Who an OCI process runs as, in the words of a container's status.
+fn container_user(user: &Value) -> Option<ContainerUser> {
+    let gid = user["gid"].as_i64()?;
+    let mut supplemental_groups = vec![gid];
+    for group in user["additionalGids"].as_array().into_iter().flatten().filter_map(Value::as_i64) {
+        if !supplemental_groups.contains(&group) {
+            supplemental_groups.push(group);
+        }
+    }
+    Some(ContainerUser { uid: user["uid"].as_i64()?, gid, supplemental_groups })
 }
 
 /// Ends a pod's shim, whether it wants to or not. What is left of containers is their cgroups' matter.

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::container_runtime::{ExecError, PodContainers};
+use crate::environment;
 
 /// What a probe found out about a run of a container.
 #[derive(Debug)]
@@ -52,6 +53,45 @@ impl ProbeResult {
     }
 }
 
+/// What a probe came to that found a container well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// It is.
+    Well,
+    /// It is as far as this probe can see, which says what it didn't look at.
+    Warning(String),
+}
+
+/// Why a probe didn't find a container well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeError {
+    /// The container isn't, and why.
+    Failed(String),
+    /// The probe couldn't be run as it is described, which counts for nothing, and why.
+    Errored(String),
+    /// Nobody could be asked now, which counts for nothing.
+    Unavailable,
+}
+
+impl From<ExecError> for ProbeError {
+    fn from(error: ExecError) -> Self {
+        match error {
+            ExecError::Failed(why) => ProbeError::Failed(why),
+            ExecError::NotStarted(why) => ProbeError::Errored(why),
+            ExecError::Unavailable => ProbeError::Unavailable,
+        }
+    }
+}
+
+impl std::fmt::Display for ProbeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ProbeError::Failed(why) | ProbeError::Errored(why) => f.write_str(why),
+            ProbeError::Unavailable => write!(f, "{}", ExecError::Unavailable),
+        }
+    }
+}
+
 /// What follows from a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finding {
@@ -63,6 +103,10 @@ pub enum Finding {
     Failed,
     /// A failure below the threshold, for an event.
     Unhealthy,
+    /// A success with something to say, for an event.
+    Warning,
+    /// The probe couldn't be run, for an event.
+    Errored,
 }
 
 /// Where to look.
@@ -191,11 +235,21 @@ async fn run_probe(
     };
     loop {
         let result = tokio::time::timeout(timeout, probe_once(containers, target, probe, timeout)).await;
-        let result = result.unwrap_or_else(|_| Err(format!("timed out after {}s", timeout.as_secs()).into()));
+        let late = |_| Err(ProbeError::Failed(format!("timed out after {}s", timeout.as_secs())));
+        let result = result.unwrap_or_else(late);
+        if let Ok(Health::Warning(message)) = &result
+            && counts
+        {
+            send(Finding::Warning, true, message.clone()).await;
+        }
         match result {
             // As upstream has it: a probe that couldn't be run counts for nothing.
-            Err(ExecError::Unavailable) => {}
-            Ok(()) => {
+            Err(ProbeError::Unavailable) => {}
+            Err(ProbeError::Errored(_)) if !counts => {}
+            Err(ProbeError::Errored(message)) => {
+                send(Finding::Errored, false, message).await;
+            }
+            Ok(_) => {
                 (successes, failures) = (successes.saturating_add(1), 0);
                 if successes >= need_success {
                     if name == "startup" {
@@ -208,8 +262,8 @@ async fn run_probe(
                     }
                 }
             }
-            Err(ExecError::Failed(_)) if !counts => {}
-            Err(ExecError::Failed(message)) => {
+            Err(ProbeError::Failed(_)) if !counts => {}
+            Err(ProbeError::Failed(message)) => {
                 (successes, failures) = (0, failures.saturating_add(1));
                 if failures < need_failure {
                     send(Finding::Unhealthy, false, message).await;
@@ -233,23 +287,40 @@ async fn probe_once(
     target: &Target,
     probe: &Probe,
     limit: Duration,
-) -> Result<(), ExecError> {
+) -> Result<Health, ProbeError> {
     if let Some(exec) = &probe.exec {
-        return run(containers, &target.id, exec.command.as_deref().unwrap_or_default(), limit).await;
-    }
-    let asked = if let Some(get) = &probe.http_get {
-        http::get(target, get).await
+        let command = static_command(exec.command.as_deref().unwrap_or_default(), &target.container)?;
+        run(containers, &target.id, &command, limit).await?;
+    } else if let Some(get) = &probe.http_get {
+        return http::probe(target, get).await;
     } else if let Some(tcp) = &probe.tcp_socket {
         let host = host(target, tcp.host.as_deref());
-        let port = port(target, &tcp.port)?;
+        let port = port(target, &tcp.port).map_err(ProbeError::Errored)?;
         let connected = TcpStream::connect((host.as_str(), port)).await;
-        connected.map(|_| ()).map_err(|e| format!("dial tcp {}: {e}", apimachinery::authority(&host, port)))
+        let failed = |e| format!("dial tcp {}: {e}", apimachinery::authority(&host, port));
+        connected.map_err(failed).map_err(ProbeError::Failed)?;
     } else if let Some(action) = &probe.grpc {
-        grpc::check(target, action).await
+        grpc::check(target, action).await.map_err(ProbeError::Failed)?;
     } else {
-        Err("the probe says nothing to do".into())
-    };
-    Ok(asked?)
+        return Err(ProbeError::Errored(format!("missing probe handler for {}", target.container.name)));
+    }
+    Ok(Health::Well)
+}
+
+/// The command of a probe, with the container's variables in place of their names as far as its spec says them itself (upstream's
+/// `ExpandContainerCommandOnlyStatic`).
+fn static_command(command: &[String], container: &Container) -> Result<Vec<String>, ProbeError> {
+    let known = container.env.iter().flatten().map(|v| (v.name.clone(), v.value.clone().unwrap_or_default())).collect();
+    environment::expand_all(command, &known).map_err(|error| ProbeError::Errored(error.to_string()))
+}
+
+/// What a lifecycle hook came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hook {
+    /// It ran to its end.
+    Done,
+    /// It asked by HTTP where its spec says HTTPS, as the server answered so; where.
+    FellBack(String),
 }
 
 /// Runs a lifecycle hook to its end.
@@ -258,19 +329,19 @@ pub async fn run_hook(
     target: &Target,
     hook: &LifecycleHandler,
     limit: Duration,
-) -> Result<(), String> {
+) -> Result<Hook, String> {
     let work = async {
         if let Some(exec) = &hook.exec {
             let command = exec.command.as_deref().unwrap_or_default();
-            run(containers, &target.id, command, limit).await.map_err(|error| error.to_string())
+            run(containers, &target.id, command, limit).await.map_err(|error| error.to_string())?;
         } else if let Some(get) = &hook.http_get {
-            http::get(target, get).await
+            return http::hook(target, get).await;
         } else if let Some(sleep) = &hook.sleep {
             tokio::time::sleep(clock::seconds(sleep.seconds)).await;
-            Ok(())
         } else {
-            Ok(())
+            return Err("the hook says nothing that can be done".into());
         }
+        Ok(Hook::Done)
     };
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err("the hook took too long".into()))
 }
@@ -278,8 +349,8 @@ pub async fn run_hook(
 async fn run(containers: &dyn PodContainers, id: &str, command: &[String], limit: Duration) -> Result<(), ExecError> {
     match containers.exec_sync(id, command, limit).await? {
         (0, _) => Ok(()),
-        (code, said) if said.is_empty() => Err(format!("command {command:?} exited with {code}").into()),
-        (_, said) => Err(said.into()),
+        (code, said) if said.is_empty() => Err(ExecError::Failed(format!("command {command:?} exited with {code}"))),
+        (_, said) => Err(ExecError::Failed(said)),
     }
 }
 
@@ -288,12 +359,23 @@ fn host(target: &Target, asked: Option<&str>) -> String {
     asked.filter(|host| !host.is_empty()).map_or_else(|| target.ip.to_string(), String::from)
 }
 
+/// The number of a port: by number, by name among the container's ports, or a number that is written as a text (upstream's
+/// `ResolveContainerPort`).
 fn port(target: &Target, port: &IntOrString) -> Result<u16, String> {
-    match port {
-        IntOrString::Int(number) => u16::try_from(*number).map_err(|e| e.to_string()),
+    let number = match port {
+        IntOrString::Int(number) => Some(*number),
         IntOrString::String(name) => {
             let found = target.container.ports.iter().flatten().find(|p| p.name.as_deref() == Some(name));
-            found.and_then(|p| u16::try_from(p.container_port).ok()).ok_or_else(|| format!("there is no port {name:?}"))
+            found.map(|p| p.container_port).or_else(|| name.parse().ok())
         }
+    };
+    let number = number.ok_or_else(|| format!("there is no port {} in the container", text(port)))?;
+    u16::try_from(number).ok().filter(|n| *n > 0).ok_or_else(|| format!("invalid port number: {number}"))
+}
+
+fn text(port: &IntOrString) -> String {
+    match port {
+        IntOrString::Int(number) => number.to_string(),
+        IntOrString::String(name) => format!("{name:?}"),
     }
 }

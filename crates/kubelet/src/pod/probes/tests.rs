@@ -58,8 +58,111 @@ async fn https_is_asked_without_knowing_the_certificate() {
         scheme: Some("HTTPS".into()),
         ..HTTPGetAction::default()
     };
-    assert_eq!(http::get(&target(), &get("/well")).await, Ok(()));
-    assert_eq!(http::get(&target(), &get("/ill")).await, Err("HTTP probe failed with statuscode: 503".into()));
+    let ill = ProbeError::Failed("HTTP probe failed with statuscode: 503".into());
+    assert_eq!(http::probe(&target(), &get("/well")).await, Ok(Health::Well));
+    assert_eq!(http::probe(&target(), &get("/ill")).await, Err(ill));
+    // A hook has done its part when it is answered.
+    assert_eq!(http::hook(&target(), &get("/ill")).await, Ok(Hook::Done));
+}
+
+/// A server without TLS that answers every request alike, and the requests that it got.
+async fn server(answer: &'static str) -> (u16, Arc<parking_lot::Mutex<Vec<String>>>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let (listener, port) = listen().await;
+    let requests = Arc::<parking_lot::Mutex<Vec<String>>>::default();
+    let all = requests.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut buffer = vec![0; 4096];
+            let length = stream.read(&mut buffer).await.unwrap();
+            all.lock().push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    (port, requests)
+}
+
+fn action(port: u16, more: serde_json::Value) -> HTTPGetAction {
+    let mut action = serde_json::json!({"port": port});
+    action.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    serde_json::from_value(action).unwrap()
+}
+
+#[tokio::test]
+async fn answers_that_lead_elsewhere_are_successes_with_a_warning() {
+    let elsewhere = "HTTP/1.1 302 Found\r\nLocation: http://elsewhere.example/\r\nContent-Length: 2\r\n\r\nno";
+    let (port, _) = server(elsewhere).await;
+    let warning = Health::Warning("Probe terminated redirects, Response body: no".into());
+    assert_eq!(http::probe(&target(), &action(port, serde_json::json!({}))).await, Ok(warning));
+    // One that leads to itself isn't followed for ever.
+    let (port, requests) = server("HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n").await;
+    let failed = http::probe(&target(), &action(port, serde_json::json!({}))).await;
+    assert!(
+        matches!(&failed, Err(ProbeError::Failed(why)) if why.contains("stopped after 10 redirects")),
+        "{failed:?}"
+    );
+    assert_eq!(requests.lock().len(), 10);
+    // An answer that breaks off says nothing of the container.
+    let (port, _) = server("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nno").await;
+    let broken = async {
+        let asked = http::probe(&target(), &action(port, serde_json::json!({}))).await;
+        matches!(asked, Err(ProbeError::Errored(_)))
+    };
+    assert!(broken.await);
+}
+
+#[tokio::test]
+async fn hooks_fall_back_from_https_where_the_server_does() {
+    let (port, requests) = server("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    let headers = serde_json::json!([{"name": "Authorization", "value": "secret"}, {"name": "X", "value": "1"}]);
+    let https = action(port, serde_json::json!({"scheme": "HTTPS", "httpHeaders": headers}));
+    assert_eq!(http::hook(&target(), &https).await, Ok(Hook::FellBack(format!("127.0.0.1:{port}"))));
+    let asked = requests.lock().last().cloned().unwrap().to_lowercase();
+    assert!(asked.contains("x: 1") && asked.contains("user-agent: kube-lifecycle/1.37"), "{asked}");
+    assert!(!asked.contains("secret"), "{asked}");
+    assert!(http::probe(&target(), &https).await.is_err(), "a probe doesn't");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_not_be_asked_counts_for_nothing() {
+    let liveness = |handler: serde_json::Value| {
+        let mut probe = serde_json::json!({"failureThreshold": 1, "periodSeconds": 5});
+        probe.as_object_mut().unwrap().extend(handler.as_object().unwrap().clone());
+        serde_json::json!({"name": "c", "livenessProbe": probe})
+    };
+    for handler in [
+        serde_json::json!({"httpGet": {"port": "nosuch"}}),
+        serde_json::json!({"tcpSocket": {"port": 0}}),
+        serde_json::json!({"tcpSocket": {"port": "70000"}}),
+        serde_json::json!({}),
+    ] {
+        let told = results(0, liveness(handler.clone())).await;
+        let errored = |told: &&(u64, Finding, bool)| told.1 == Finding::Errored;
+        assert!(told.len() == 50 && told.iter().all(|told| errored(&told)), "{handler}: {told:?}");
+    }
+}
+
+#[test]
+fn commands_of_probes_know_the_variables_of_the_spec() {
+    let env = serde_json::json!([{"name": "PORT", "value": "8080"}, {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]);
+    let container: Container = serde_json::from_value(serde_json::json!({"name": "c", "env": env})).unwrap();
+    let command = ["check", "$(PORT)", "$$(PORT)", "$(POD)x", "$(NOSUCH)"].map(String::from);
+    let expanded = static_command(&command, &container).unwrap();
+    assert_eq!(expanded, ["check", "8080", "$(PORT)", "x", "$(NOSUCH)"]);
+}
+
+#[test]
+fn ports_are_found_by_number_name_and_text() {
+    let container = serde_json::json!({"name": "c", "ports": [{"name": "web", "containerPort": 8080}]});
+    let target = || Target { container: serde_json::from_value(container.clone()).unwrap(), ..target() };
+    let found = |value: serde_json::Value| port(&target(), &serde_json::from_value(value).unwrap());
+    assert_eq!(found(serde_json::json!("web")), Ok(8080));
+    assert_eq!(found(serde_json::json!("9090")), Ok(9090));
+    assert_eq!(found(serde_json::json!(1)), Ok(1));
+    for bad in [serde_json::json!(0), serde_json::json!(65536), serde_json::json!("nosuch"), serde_json::json!("0")] {
+        assert!(found(bad.clone()).is_err(), "{bad}");
+    }
 }
 
 #[tokio::test]
@@ -157,7 +260,10 @@ async fn results(well_after: u64, container: serde_json::Value) -> Vec<(u64, Fin
     let (sender, mut receiver) = mpsc::channel(16);
     let watching = tokio::spawn(watch(Arc::new(slow), target, false, sender));
     let mut told = Vec::new();
-    while let Ok(Some(result)) = tokio::time::timeout(Duration::from_secs(60), receiver.recv()).await {
+    // What is told without an end has been told often enough.
+    while told.len() < 50
+        && let Ok(Some(result)) = tokio::time::timeout(Duration::from_secs(60), receiver.recv()).await
+    {
         told.push((begin.elapsed().as_millis() as u64, result.finding, result.healthy));
     }
     watching.abort();

@@ -92,7 +92,7 @@ impl View<'_> {
             ContainerState::Terminated(ended)
                 if role != Role::Ephemeral
                     && !self.ending
-                    && restarts(self.pod, container, role == Role::Init, ended.code) =>
+                    && restarts(self.pod, container, role == Role::Init, ended) =>
             {
                 let crashes = || waits("CrashLoopBackOff", &self.back_off(container, run));
                 (waiting.unwrap_or_else(crashes), Some(ended))
@@ -150,6 +150,9 @@ impl View<'_> {
             if let Some(requests) = &resources.requests {
                 status["allocatedResources"] = json!(requests);
             }
+        }
+        if let Some(user) = &run.user {
+            status["user"] = json!({"linux": user});
         }
         let mounts = self.mounts(container);
         if !mounts.is_empty() {

@@ -18,7 +18,7 @@ use crate::state::PodCheckpoint;
 use conditions::{are_ready, conditions, is_initialized, is_ready};
 use containers::{Role, View};
 use phase::api_phase;
-pub use phase::{is_over, restarts, was_over};
+pub use phase::{is_over, may_restart, restarts, was_over};
 
 /// The status of `pod`, whose containers `runtime` runs. Times of conditions that didn't change are kept.
 pub fn compute(pod: &Pod, saved: &PodCheckpoint, config: &Config, runtime: &str) -> Value {

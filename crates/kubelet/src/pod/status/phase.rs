@@ -5,19 +5,30 @@ use k8s_openapi::api::core::v1::{Container, ContainerRestartRuleOnExitCodes, Pod
 use crate::spec::is_sidecar;
 use crate::state::{ContainerState, PodCheckpoint, Terminated};
 
-/// Whether a container that ended with `code` is started again.
-pub fn restarts(pod: &Pod, container: &Container, init: bool, code: i32) -> bool {
-    if init && container.restart_policy.as_deref() == Some("Always") {
+/// The policy by which a container is started again: its own, or the pod's.
+fn policy<'a>(pod: &'a Pod, container: &'a Container) -> Option<&'a str> {
+    let of_pod = || pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref());
+    container.restart_policy.as_deref().or_else(of_pod)
+}
+
+/// Whether a container that is ended for its health may be started again. Its rules are about exit codes, and don't count here.
+pub fn may_restart(pod: &Pod, container: &Container) -> bool {
+    policy(pod, container) != Some("Never")
+}
+
+/// Whether a container that has ended is started again.
+pub fn restarts(pod: &Pod, container: &Container, init: bool, ended: &Terminated) -> bool {
+    if ended.is_restart_due || (init && container.restart_policy.as_deref() == Some("Always")) {
         return true;
     }
+    let code = ended.code;
     // A container's own rules come before its own policy, and that before the pod's (KEP-5307).
     let rules = container.restart_policy_rules.iter().flatten();
     let mut fitting = rules.filter(|rule| rule.exit_codes.as_ref().is_some_and(|codes| fits(codes, code)));
     if fitting.any(|rule| rule.action == "Restart") {
         return true;
     }
-    let own = container.restart_policy.as_deref();
-    match own.or_else(|| pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref())) {
+    match policy(pod, container) {
         Some("Never") => false,
         Some("OnFailure") => code != 0,
         // An init container's success is final under every policy.
@@ -60,8 +71,8 @@ pub fn initialized(pod: &Pod, saved: &PodCheckpoint) -> Result<bool, ()> {
             continue;
         }
         match ended(saved, container) {
-            Some(e) if e.code == 0 => {}
-            Some(e) if !restarts(pod, container, true, e.code) => return Err(()),
+            Some(e) if e.code == 0 && !e.is_restart_due => {}
+            Some(e) if !restarts(pod, container, true, e) => return Err(()),
             _ => return Ok(false),
         }
     }
@@ -91,7 +102,7 @@ pub fn phase(pod: &Pod, saved: &PodCheckpoint) -> &'static str {
     let mut any_started = false;
     for container in &spec.containers {
         match saved.containers.get(&container.name).map(|r| (&r.phase, &r.last)) {
-            Some((ContainerState::Terminated(e), _)) if !restarts(pod, container, false, e.code) => {
+            Some((ContainerState::Terminated(e), _)) if !restarts(pod, container, false, e) => {
                 failed |= e.code != 0;
                 any_started = true;
             }

@@ -12,6 +12,26 @@ use crate::spec::{self, resources};
 use crate::state::ContainerState;
 
 impl Worker {
+    /// Ends running containers whose image the spec has changed, so that they are started with the new one whatever their policy (upstream's
+    /// `containerChanged`).
+    pub(super) fn replace_changed(&mut self) {
+        let Some(spec) = self.pod.spec.clone() else { return };
+        for container in spec::started(&spec) {
+            let Some(run) = self.saved.containers.get_mut(&container.name) else { continue };
+            let runs = matches!(run.phase, ContainerState::Running { .. });
+            // What an older kubelet started has no image written down.
+            if !runs || self.ending.contains_key(&run.id) || run.image.is_none() || run.image == container.image {
+                continue;
+            }
+            (run.is_restart_due, run.failures) = (true, 0);
+            let (name, id) = (container.name.clone(), run.id.clone());
+            self.save();
+            let why = format!("Container {name} definition changed, will be restarted");
+            self.context.events.container(&self.pod, &name, "Normal", "Killing", why);
+            self.kill(&name, &id, own_grace(&self.pod).max(Duration::from_secs(1)), Vec::new());
+        }
+    }
+
     /// Gives running containers what their spec allows them now (KEP-1287).
     pub(super) async fn resize(&mut self) {
         let Some(spec) = self.pod.spec.clone() else { return };
@@ -36,8 +56,8 @@ impl Worker {
             {
                 continue;
             }
-            let id = run.id.clone();
-            if resources::resize_restarts(container, run.limits.as_ref(), &wanted) {
+            let (id, restarts) = (run.id.clone(), resources::resize_restarts(container, run.limits.as_ref(), &wanted));
+            if restarts {
                 let why = format!("Container {} resize requires restart", container.name);
                 self.context.events.container(&self.pod, &container.name, "Normal", "Killing", why);
                 let grace = own_grace(&self.pod).max(Duration::from_secs(1));
@@ -53,6 +73,7 @@ impl Worker {
             }
             // Also when it is about to be restarted: it is asked once.
             if let Some(run) = self.saved.containers.get_mut(&container.name) {
+                run.is_restart_due |= restarts;
                 run.limits = Some(wanted);
                 run.resources = container.resources.clone();
             }

@@ -95,7 +95,10 @@ impl Termination {
         if let Some((hook, target)) = self.hook.take().filter(|_| !forced) {
             let limit = time.borrow().grace;
             let failed = tokio::select! {
-                outcome = probes::run_hook(&*self.containers, &target, &hook, limit) => outcome.is_err(),
+                outcome = probes::run_hook(&*self.containers, &target, &hook, limit) => {
+                    self.context.hook_fell_back(&self.pod, &outcome);
+                    outcome.is_err()
+                }
                 () = expired(&mut time) => true,
             };
             // The container may have ended by itself meanwhile.
@@ -195,6 +198,7 @@ impl Worker {
     /// runtime doesn't report their exit long after it, they are killed by their cgroup.
     pub(super) async fn end_all(&mut self, grace: Duration, wanted: &mut watch::Receiver<Wanted>) {
         let mut time = GracePeriod::of(grace);
+        self.probe_readiness_alone();
         self.end_within(grace);
         loop {
             let running = self.running().len();
@@ -236,7 +240,6 @@ impl Worker {
 
     /// Ends the pod as its deletion asks, writes its status, and removes everything.
     pub(super) async fn terminate(&mut self, wanted: &mut watch::Receiver<Wanted>) {
-        self.probe_readiness_alone();
         for (name, _) in self.running() {
             self.context.events.container(&self.pod, &name, "Normal", "Killing", format!("Stopping container {name}"));
         }

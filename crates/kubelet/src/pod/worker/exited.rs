@@ -5,8 +5,10 @@ use runtime::protocol::Exit;
 use tokio::time::Instant;
 
 use super::Worker;
-use crate::logs;
+use crate::events::ContainerEvents as _;
+use crate::pod::status;
 use crate::state::{ContainerState, Terminated};
+use crate::{logs, spec};
 
 /// A run that was longer than this wipes earlier failures out.
 const BACKOFF_RESET_AFTER: SignedDuration = SignedDuration::from_mins(10);
@@ -24,15 +26,16 @@ impl Worker {
             _ => false,
         };
         run.failures = if long { 0 } else { run.failures };
-        run.not_before = Some(Instant::now() + self.context.config.restart_backoff.after(run.failures));
+        let wait = self.context.config.restart_backoff.after(run.failures);
+        run.not_before = Some(Instant::now() + wait);
         run.failures += 1;
         run.ready = false;
         run.started = false;
         let name = name.clone();
-        let attempt = run.attempt;
+        let (attempt, is_restart_due) = (run.attempt, run.is_restart_due);
         let message = self.termination_message(&name, attempt, exit.code);
         let Some(run) = self.saved.containers.get_mut(&name) else { return };
-        run.phase = ContainerState::Terminated(Terminated {
+        let ended = Terminated {
             id: id.into(),
             code: exit.code,
             signal: exit.signal,
@@ -40,13 +43,28 @@ impl Worker {
             started_at,
             finished_at: exit.at,
             message,
-        });
+            is_restart_due,
+        };
+        run.phase = ContainerState::Terminated(ended.clone());
+        if !wait.is_zero() && self.is_started_again(&name, &ended) {
+            let why = format!("Back-off restarting failed container {name} in pod {}({})", self.key(), self.uid);
+            self.context.events.container(&self.pod, &name, "Warning", "BackOff", why);
+        }
         if let Some(probes) = self.probes.remove(&name) {
             probes.abort();
         }
         // Its termination needn't wait any more.
         self.ending.remove(id);
         self.save();
+    }
+
+    /// Whether a container that has ended is started again, as far as its pod goes on.
+    fn is_started_again(&self, name: &str, ended: &Terminated) -> bool {
+        let ends = self.pod.metadata.deletion_timestamp.is_some() || status::is_over(&self.pod, &self.saved);
+        let spec = self.pod.spec.as_ref();
+        let is_init = spec.is_some_and(|s| s.init_containers.iter().flatten().any(|c| c.name == name));
+        let container = spec.and_then(|s| spec::started(s).find(|c| c.name == name));
+        !ends && container.is_some_and(|container| status::restarts(&self.pod, container, is_init, ended))
     }
 
     /// What a container left in its file, or in its log if it failed without leaving anything.

@@ -230,6 +230,7 @@ impl Worker {
             self.context.events.warning(self.pod.as_ref(), error.0, error.1);
             return Instant::now() + RETRY_AFTER;
         }
+        self.replace_changed();
         self.resize().await;
         self.start_due(wanted, deadline.map_or(self.refresh_at, |at| at.min(self.refresh_at))).await
     }

@@ -10,6 +10,7 @@ use super::Worker;
 use super::end::own_grace;
 use crate::events::ContainerEvents as _;
 use crate::pod::probes::{self, ProbeResult};
+use crate::pod::status;
 use crate::state::{ContainerRecord, ContainerState};
 
 impl Worker {
@@ -85,18 +86,31 @@ impl Worker {
             }
             probes::Finding::Ready => run.ready = result.healthy,
             probes::Finding::Failed => {
-                let name = result.container.clone();
-                let id = run.id.clone();
-                let why = format!("Container {name} failed {} probe, will be restarted", result.probe);
+                let (name, id) = (result.container.clone(), run.id.clone());
+                // As upstream has it: what is ended for its health is started again whatever its exit code, unless its policy is Never.
+                let restarts = self.container(&name).is_some_and(|c| status::may_restart(&self.pod, &c));
+                if let Some(run) = self.saved.containers.get_mut(&name) {
+                    run.is_restart_due = restarts;
+                }
+                self.save();
+                let follows = if restarts { ", will be restarted" } else { "" };
+                let why = format!("Container {name} failed {} probe{follows}", result.probe);
                 self.context.events.container(&self.pod, &name, "Normal", "Killing", why);
                 self.kill(&name, &id, result.grace.unwrap_or(grace), Vec::new());
             }
-            probes::Finding::Unhealthy => {}
+            probes::Finding::Unhealthy | probes::Finding::Warning | probes::Finding::Errored => {}
         }
-        if !result.healthy && !result.message.is_empty() {
-            let message = format!("{} probe failed: {}", capitalized(result.probe), result.message);
-            self.context.events.container(&self.pod, &result.container, "Warning", "Unhealthy", message);
-        }
+        let (probe, message) = (capitalized(result.probe), result.message);
+        let (reason, message) = match result.finding {
+            _ if message.is_empty() => return,
+            probes::Finding::Warning => ("ProbeWarning", format!("{probe} probe warning: {message}")),
+            probes::Finding::Errored => {
+                ("Unhealthy", format!("{probe} probe errored and resulted in unknown state: {message}"))
+            }
+            _ if result.healthy => return,
+            _ => ("Unhealthy", format!("{probe} probe failed: {message}")),
+        };
+        self.context.events.container(&self.pod, &result.container, "Warning", reason, message);
     }
 }
 

@@ -36,6 +36,7 @@ impl Worker {
                                 run.phase = ContainerState::Running { started_at: state.started_at };
                                 run.waiting = None;
                                 run.limits = container.as_ref().map(resources::limits);
+                                run.image = container.as_ref().and_then(|container| container.image.clone());
                                 run.resources = container.and_then(|container| container.resources);
                             }
                         }
@@ -61,6 +62,8 @@ impl Worker {
             let waits = container.as_ref().is_some_and(|c| c.startup_probe.is_some());
             let is_probed = container.is_some_and(|c| c.readiness_probe.is_some());
             if let Some(run) = self.saved.containers.get_mut(&name) {
+                // Who asked for its end then asks again if that is still so.
+                run.is_restart_due = false;
                 run.started = !waits || before.as_ref().is_some_and(|s| s.started == Some(true));
                 // The status doesn't have one that was started just before a crash; without a probe it is ready.
                 run.ready = run.started && (!is_probed || before.is_some_and(|s| s.ready));

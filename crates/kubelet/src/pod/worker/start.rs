@@ -12,9 +12,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Worker;
+use super::end::own_grace;
+use crate::container_runtime::PodContainers;
 use crate::container_runtime::launch::config_error;
 use crate::container_runtime::launch::{Launch, StartError, new_id};
-use crate::container_runtime::{PodContainers, StopOptions};
 use crate::environment;
 use crate::events::ContainerEvents as _;
 use crate::pod::workers::Wanted;
@@ -46,7 +47,7 @@ impl Worker {
             let sidecar = container.restart_policy.as_deref() == Some("Always");
             let run = self.saved.containers.get(&container.name);
             match run.map(|r| &r.phase) {
-                Some(ContainerState::Terminated(ended)) if !sidecar && ended.code == 0 => {}
+                Some(ContainerState::Terminated(ended)) if !sidecar && ended.code == 0 && !ended.is_restart_due => {}
                 Some(ContainerState::Running { .. }) if sidecar && run.is_some_and(|r| r.started) => {}
                 Some(ContainerState::Running { .. }) => return earliest,
                 _ => match due(container)? {
@@ -67,7 +68,7 @@ impl Worker {
             let wanted = match run.map(|r| &r.phase) {
                 None | Some(ContainerState::Waiting) => true,
                 Some(ContainerState::Running { .. }) => false,
-                Some(ContainerState::Terminated(ended)) => status::restarts(&self.pod, container, false, ended.code),
+                Some(ContainerState::Terminated(ended)) => status::restarts(&self.pod, container, false, ended),
             };
             if wanted {
                 match due(container)? {
@@ -119,6 +120,8 @@ impl Worker {
         run.ready = run.started && container.readiness_probe.is_none();
         run.limits = Some(resources::limits(&container));
         run.resources = container.resources.clone();
+        run.image.clone_from(&container.image);
+        run.user = containers.user(&run.id).await;
         self.saved.containers.insert(name.into(), run);
         self.save();
         self.context.events.container(&self.pod, name, "Normal", "Created", "Container created");
@@ -181,6 +184,7 @@ impl Worker {
         run.image_id = image.reference(container.image.as_deref().unwrap_or(""));
         run.phase = ContainerState::Waiting;
         run.not_before = None;
+        run.is_restart_due = false;
         run.ready = false;
         run.started = false;
         self.saved.containers.insert(name.clone(), run.clone());
@@ -282,15 +286,14 @@ impl Worker {
             // Its process ends with the wait for it.
             () = self.interruption(wanted, Duration::ZERO) => return Break(()),
         };
+        self.context.hook_fell_back(&self.pod, &outcome);
         if let Err(error) = outcome {
-            self.context.events.container(
-                &self.pod,
-                &container.name,
-                "Warning",
-                "FailedPostStartHook",
-                format!("PostStartHook failed: {error}"),
-            );
-            containers.stop(&run.id, StopOptions::default()).await;
+            let why = format!("PostStartHook failed: {error}");
+            self.context.events.container(&self.pod, &container.name, "Warning", "FailedPostStartHook", why);
+            let (name, id) = (container.name.clone(), run.id.clone());
+            self.context.events.container(&self.pod, &name, "Normal", "Killing", "FailedPostStartHook");
+            // Like every other end: with its preStop hook, and within the pod's grace period.
+            self.kill(&name, &id, own_grace(&self.pod), Vec::new());
         }
         Continue(())
     }
