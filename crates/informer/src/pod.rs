@@ -152,6 +152,7 @@ pub struct PodCondition {
     #[serde(rename = "type")]
     pub type_: String,
     pub status: String,
+    pub reason: Option<Box<str>>,
     pub message: Option<String>,
     pub last_transition_time: Option<Time>,
 }

@@ -1,4 +1,4 @@
-//! Predicates that decide whether a pod may run on a node: taints and tolerations, node selectors, node affinity, host ports (upstream's
+//! Predicates that decide whether a pod may run on a node: taints and tolerations, node selectors, node affinity, host ports, volumes (upstream's
 //! k8s.io/component-helpers/scheduling/corev1).
 //!
 //! The scheduler, the DaemonSet controller, taint eviction and the kubelet's admission share them.
@@ -6,8 +6,10 @@
 #![warn(missing_docs)]
 
 mod ports;
+mod volumes;
 
 pub use ports::{HostPort, host_ports_conflict};
+pub use volumes::{storage_amount, volume_fits, volume_rank};
 
 use std::collections::BTreeMap;
 

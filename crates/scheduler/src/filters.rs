@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use informer::Key;
-use k8s_openapi::api::core::v1::{NodeSelector, Taint};
+use k8s_openapi::api::core::v1::{Node, NodeSelector, Taint, TopologySelectorTerm};
 use kube::ResourceExt as _;
 
 use crate::node_predicates::{find_untolerated_taint, matches_node_affinity, tolerations};
@@ -29,21 +29,56 @@ pub struct PodVolumes {
     pub of_drivers: BTreeSet<(String, String)>,
     /// Nodes where a driver can't attach that many volumes more.
     pub at_attach_limit: HashSet<String>,
-    /// Claims whose volumes are provisioned on the chosen node (`WaitForFirstConsumer`).
-    pub to_provision: Vec<String>,
+    /// Claims whose volumes are found or provisioned on the chosen node (`WaitForFirstConsumer`).
+    pub waiting: Vec<WaitingClaim>,
+}
+
+/// A claim that gets its volume where its pod runs.
+#[derive(Debug, Clone, Default)]
+pub struct WaitingClaim {
+    /// Its name.
+    pub name: String,
+    /// The volumes that would do, the smallest first: their names, and the nodes that they may be used on.
+    pub candidates: Vec<(String, Option<NodeSelector>)>,
+    /// Whether its class has a provisioner, which makes one where none is found.
+    pub has_provisioner: bool,
+    /// Where that makes volumes (`allowedTopologies`); anywhere if there are none.
+    pub topologies: Vec<TopologySelectorTerm>,
+}
+
+impl PodVolumes {
+    /// Whether each waiting claim can have a volume on the node, none of them twice (upstream's `FindPodVolumes`).
+    fn can_be_had_on(&self, node: &Node) -> bool {
+        let mut taken: Vec<&str> = Vec::new();
+        self.waiting.iter().all(|claim| {
+            let is_here =
+                |at: &Option<NodeSelector>| at.as_ref().is_none_or(|s| placement::node_selector_matches(s, node));
+            let mut free = claim.candidates.iter().filter(|(name, at)| is_here(at) && !taken.contains(&name.as_str()));
+            if let Some((name, _)) = free.next() {
+                taken.push(name);
+                return true;
+            }
+            let labels = node.labels();
+            let fits = |term: &TopologySelectorTerm| {
+                let mut wanted = term.match_label_expressions.iter().flatten();
+                wanted.all(|e| labels.get(&e.key).is_some_and(|value| e.values.contains(value)))
+            };
+            claim.has_provisioner && (claim.topologies.is_empty() || claim.topologies.iter().any(fits))
+        })
+    }
 }
 
 /// Why a pod doesn't fit a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
-    /// Upstream's text.
-    pub reason: String,
+    /// Upstream's texts. Of resources each that is missing has one.
+    pub reasons: Vec<String>,
     /// Whether preemption could help (else upstream's `UnschedulableAndUnresolvable`).
     pub resolvable: bool,
 }
 
 fn unresolvable(reason: impl Into<String>) -> Option<Rejection> {
-    Some(Rejection { reason: reason.into(), resolvable: false })
+    Some(Rejection { reasons: vec![reason.into()], resolvable: false })
 }
 
 /// Runs all filters; `None` if the pod fits the node.
@@ -75,18 +110,22 @@ pub fn rejection(pod: &PodInfo, state: &NodeState, volumes: &PodVolumes, topolog
     if volumes.zones.iter().any(elsewhere) {
         return unresolvable("node(s) had no available volume zone");
     }
+    if !volumes.can_be_had_on(node) {
+        return unresolvable("node(s) didn't find available persistent volumes to bind");
+    }
     if volumes.at_attach_limit.contains(&state.name) {
         return unresolvable("node(s) exceed max volume count");
     }
-    let resolvable = |reason: String| Some(Rejection { reason, resolvable: true });
+    let resolvable = |reason: String| Some(Rejection { reasons: vec![reason], resolvable: true });
     if volumes.in_use {
         let reason = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode";
         return resolvable(reason.into());
     }
-    if let Some(reason) = insufficient_resource(&pod.resources, &state.used, &state.allocatable) {
+    let reasons = insufficient_resources(&pod.resources, &state.used, &state.allocatable);
+    if !reasons.is_empty() {
         // Preemption doesn't help if the node's allocatable is too small.
-        let hopeless = insufficient_resource(&pod.resources, &Resources::default(), &state.allocatable).is_some();
-        return if hopeless { unresolvable(reason) } else { resolvable(reason) };
+        let hopeless = insufficient_resources(&pod.resources, &Resources::default(), &state.allocatable);
+        return Some(Rejection { reasons, resolvable: hopeless.is_empty() });
     }
     if !pod.ports.is_empty() && state.with_ports().any(|other| pod.host_ports_conflict(other)) {
         return resolvable("node(s) didn't have free ports for the requested pod ports".into());
@@ -94,7 +133,7 @@ pub fn rejection(pod: &PodInfo, state: &NodeState, volumes: &PodVolumes, topolog
     let reason = topology.rejection(pod, state)?;
     // Preemption adds neither a pod that affinity requires, nor a label.
     let hopeless = reason.ends_with("pod affinity rules") || reason.ends_with("(missing required label)");
-    Some(Rejection { reason: reason.into(), resolvable: !hopeless })
+    Some(Rejection { reasons: vec![reason.into()], resolvable: !hopeless })
 }
 
 /// Whether a pod uses one of these claims.
@@ -104,21 +143,23 @@ pub fn uses(pod: &PodInfo, claims: &[Key]) -> bool {
         .any(|c| claims.iter().any(|k| k.namespace == pod.group_key.namespace && k.name == c.name))
 }
 
-/// The first resource that is insufficient.
-fn insufficient_resource(wanted: &Resources, used: &Resources, all: &Resources) -> Option<String> {
+/// The resources that are insufficient, each in upstream's words.
+fn insufficient_resources(wanted: &Resources, used: &Resources, all: &Resources) -> Vec<String> {
+    let mut missing = Vec::new();
     if used.pods + 1 > all.pods {
-        return Some("Too many pods".into());
+        missing.push("Too many pods".to_string());
     }
     if wanted.cpu_milli > 0 && used.cpu_milli + wanted.cpu_milli > all.cpu_milli {
-        return Some("Insufficient cpu".into());
+        missing.push("Insufficient cpu".into());
     }
     if wanted.memory > 0 && used.memory + wanted.memory > all.memory {
-        return Some("Insufficient memory".into());
+        missing.push("Insufficient memory".into());
     }
     let amount = |of: &std::collections::BTreeMap<String, i64>, name: &str| of.get(name).copied().unwrap_or(0);
-    let missing = wanted
+    let others = wanted
         .others
         .iter()
-        .find(|(name, wanted)| **wanted > 0 && amount(&used.others, name) + **wanted > amount(&all.others, name));
-    missing.map(|(name, _)| format!("Insufficient {name}"))
+        .filter(|(name, wanted)| **wanted > 0 && amount(&used.others, name) + **wanted > amount(&all.others, name));
+    missing.extend(others.map(|(name, _)| format!("Insufficient {name}")));
+    missing
 }

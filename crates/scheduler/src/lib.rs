@@ -29,7 +29,7 @@ use kube::{Api, Client, ResourceExt as _};
 use parking_lot::Mutex;
 use serde_json::json;
 
-use filters::PodVolumes;
+use filters::{PodVolumes, WaitingClaim};
 use plan::Outcome;
 use pod::PodInfo;
 use preemption::{DisruptionBudgets, Preemption};
@@ -38,6 +38,9 @@ use resources::ResourceList;
 use snapshot::Snapshot;
 
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+
+/// The provisioner of classes whose volumes somebody makes by hand.
+const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 
 /// Reserved pods, by key, each with the name of its node.
 type Reservations = HashMap<Key, (Arc<PodInfo>, String)>;
@@ -131,6 +134,8 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
     scheduler.claims.on_change(move |_| retry());
     let retry = wake.clone();
     scheduler.volumes.on_change(move |_| retry());
+    let retry = wake.clone();
+    scheduler.classes.on_change(move |_| retry());
     scheduler.drivers.on_change(move |_| wake());
     queue.work("scheduler", 1, move |key| {
         let (scheduler, waiting, nodes) = (scheduler.clone(), waiting.clone(), nodes.clone());
@@ -192,13 +197,19 @@ fn ignore_not_found(result: Result<(), kube::Error>) -> Result<(), kube::Error> 
 
 impl DisruptionBudgets for Scheduler {
     fn of(&self, pod: &PodInfo) -> Vec<(String, i32)> {
+        // As upstream's preemption has it: a budget without requirements is about no pod here, and one that has granted a pod's eviction already
+        // isn't asked again.
         let selects = |budget: &PodDisruptionBudget| {
             let selector = budget.spec.as_ref().and_then(|s| s.selector.as_ref())?;
-            LabelSelector::from_json(&serde_json::to_value(selector).ok()?).ok()
+            LabelSelector::from_json(&serde_json::to_value(selector).ok()?).ok().filter(|selector| !selector.is_empty())
+        };
+        let has_granted = |budget: &PodDisruptionBudget| {
+            let granted = budget.status.as_ref().and_then(|s| s.disrupted_pods.as_ref());
+            granted.is_some_and(|pods| pods.contains_key(&pod.pod.name_any()))
         };
         let of_namespace = self.budgets.list_in(&pod.group_key.namespace).into_iter();
         of_namespace
-            .filter(|b| selects(b).is_some_and(|s| s.matches_map(Some(&pod.group_key.labels))))
+            .filter(|b| selects(b).is_some_and(|s| s.matches_map(Some(&pod.group_key.labels))) && !has_granted(b))
             .map(|b| (b.name_any(), b.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or(0)))
             .collect()
     }
@@ -256,6 +267,7 @@ impl Scheduler {
                 return Ok((false, Some(Duration::from_secs(5))));
             }
             Err(VolumeError::Unschedulable(reason)) => {
+                let reason = plan::unresolvable_message(self.snapshot.lock().known(), &reason);
                 self.record_unschedulable(&pod, &reason).await?;
                 return Ok((false, Some(Duration::from_secs(30))));
             }
@@ -278,10 +290,10 @@ impl Scheduler {
                 return Ok((false, Some(Duration::from_secs(30))));
             }
         };
-        if !volumes.to_provision.is_empty() {
+        if !volumes.waiting.is_empty() {
             // The volumes are provisioned on the chosen node first; the pod is retried when they are bound.
             self.reserve(key, info, node.clone());
-            for claim in &volumes.to_provision {
+            for claim in volumes.waiting.iter().map(|claim| &claim.name) {
                 let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
                 let patch = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});
                 api.patch(claim, &PatchParams::default(), &Patch::Merge(patch)).await?;
@@ -395,6 +407,19 @@ impl Scheduler {
         nodes_at_attach_limit
     }
 
+    /// A claim that waits for its pod's node, with the volumes that would do.
+    fn waiting_claim(&self, claim: &PersistentVolumeClaim, class: Option<&StorageClass>) -> WaitingClaim {
+        let mut found: Vec<_> = self.volumes.list().into_iter().filter(|v| placement::volume_fits(claim, v)).collect();
+        found.sort_by_cached_key(|volume| placement::volume_rank(volume));
+        let place = |volume: &PersistentVolume| volume.spec.as_ref()?.node_affinity.as_ref()?.required.clone();
+        WaitingClaim {
+            name: claim.name_any(),
+            candidates: found.iter().map(|volume| (volume.name_any(), place(volume))).collect(),
+            has_provisioner: class.is_some_and(|class| class.provisioner != NO_PROVISIONER),
+            topologies: class.and_then(|class| class.allowed_topologies.clone()).unwrap_or_default(),
+        }
+    }
+
     /// Requirements of the pod's claims.
     fn pod_volumes(&self, pod: &Pod) -> Result<PodVolumes, VolumeError> {
         let namespace = pod.namespace().unwrap_or_default();
@@ -448,13 +473,10 @@ impl Scheduler {
             if !waits {
                 return Err(VolumeError::Unschedulable("pod has unbound immediate PersistentVolumeClaims".into()));
             }
-            match claim.annotations().get(SELECTED_NODE) {
-                Some(node) => {
-                    volumes.node = Some(node.clone());
-                    volumes.to_provision.push(claim.name_any());
-                }
-                None => volumes.to_provision.push(claim.name_any()),
+            if let Some(node) = claim.annotations().get(SELECTED_NODE) {
+                volumes.node = Some(node.clone());
             }
+            volumes.waiting.push(self.waiting_claim(&claim, class.as_deref()));
         }
         Ok(volumes)
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::filters::{PodVolumes, Rejection, rejection};
 use crate::pod::PodInfo;
+use crate::preemption;
 use crate::profile::Profile;
 use crate::score::select_host;
 use crate::snapshot::{NodeState, Snapshot};
@@ -29,8 +30,18 @@ pub struct FitError {
 impl FitError {
     /// Upstream's text: the reasons, each with the number of nodes.
     pub fn message(&self) -> String {
-        fit_error_message(self.rejections.len(), self.rejections.values().map(|o| o.reason.as_str()))
+        let reasons = self.rejections.values().flat_map(|rejection| &rejection.reasons);
+        fit_error_message(self.rejections.len(), reasons.map(String::as_str))
     }
+}
+
+/// What is said of a pod that no node was looked at for, as something else is missing first (upstream's `PreFilterMsg`).
+pub fn unresolvable_message(total: usize, reason: &str) -> String {
+    if total == 0 {
+        return "no nodes available to schedule pods".into();
+    }
+    let preemption = fit_error_message(total, std::iter::repeat_n(preemption::NOT_HELPFUL, total));
+    format!("0/{total} nodes are available: {reason}. preemption: {preemption}")
 }
 
 /// `0/3 nodes are available: 1 …, 2 ….`
@@ -73,7 +84,7 @@ pub fn schedule_pod(
             let added = profile.affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_ref()?;
             let suits = state.node.as_deref().is_some_and(|node| placement::node_selector_matches(added, node));
             let reason = "node(s) didn't match scheduler-enforced node affinity";
-            (!suits).then(|| Rejection { reason: reason.into(), resolvable: false })
+            (!suits).then(|| Rejection { reasons: vec![reason.into()], resolvable: false })
         };
         let found = rejection(pod, state, volumes, &topology)
             .or_else(unwanted)

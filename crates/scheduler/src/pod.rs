@@ -30,8 +30,8 @@ pub struct AffinityTerm {
 #[derive(Debug, Clone)]
 pub struct SpreadConstraint {
     pub topology_key: String,
-    /// Selects the pods that are counted.
-    pub selector: LabelSelector,
+    /// Selects the pods that are counted; none without a selector.
+    selector: Option<LabelSelector>,
     /// `maxSkew`.
     pub max_skew: i64,
     /// `minDomains`.
@@ -42,6 +42,13 @@ pub struct SpreadConstraint {
     pub honor_affinity: bool,
     /// `nodeTaintsPolicy: Honor`.
     pub honor_taints: bool,
+}
+
+impl SpreadConstraint {
+    /// Whether a pod with these labels is counted.
+    pub fn selects(&self, labels: &Labels) -> bool {
+        self.selector.as_ref().is_some_and(|selector| selector.matches_map(Some(labels)))
+    }
 }
 
 /// The properties of a pod that selectors of other pods look at; pods are counted by them.
@@ -151,19 +158,21 @@ impl PodInfo {
         }
         let constraints = spec.and_then(|s| s.topology_spread_constraints.as_ref()).into_iter().flatten();
         let spread: Vec<SpreadConstraint> = constraints
-            .filter_map(|c| {
-                let mut wanted = c.label_selector.clone().unwrap_or_default();
+            .map(|c| {
                 let own = c.match_label_keys.iter().flatten().filter_map(|k| Some((k.clone(), labels.get(k)?.clone())));
-                wanted.match_labels.get_or_insert_default().extend(own);
-                Some(SpreadConstraint {
+                let wanted = c.label_selector.clone().map(|mut wanted| {
+                    wanted.match_labels.get_or_insert_default().extend(own);
+                    wanted
+                });
+                SpreadConstraint {
                     topology_key: c.topology_key.clone(),
-                    selector: selector(Some(&wanted))?,
+                    selector: selector(wanted.as_ref()),
                     max_skew: i64::from(c.max_skew),
                     min_domains: i64::from(c.min_domains.unwrap_or(1)),
                     required: c.when_unsatisfiable == "DoNotSchedule",
                     honor_affinity: c.node_affinity_policy.as_deref() != Some("Ignore"),
                     honor_taints: c.node_taints_policy.as_deref() == Some("Honor"),
-                })
+                }
             })
             .collect();
         let ports = pod.serving().flat_map(|c| c.ports.iter().flatten());

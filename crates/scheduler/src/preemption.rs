@@ -4,16 +4,21 @@
 //! added back ("reprieved"): those whose PodDisruptionBudget would be violated first, then by priority. Of all nodes, the one with the lowest
 //! cost is chosen (upstream's `pickOneNodeForPreemption`).
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use informer::Key;
+use k8s_openapi::jiff::Timestamp;
 
 use crate::filters::{PodVolumes, rejection};
 use crate::plan::{FitError, fit_error_message};
 use crate::pod::PodInfo;
 use crate::snapshot::{NodeState, Snapshot};
 use crate::topology::Topology;
+
+/// Said of nodes where no victim would help.
+pub const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
 
 /// The PodDisruptionBudgets of pods.
 pub trait DisruptionBudgets {
@@ -30,8 +35,36 @@ pub struct Preemption {
     pub victims: Vec<Key>,
 }
 
-/// The cost of a node's victims, in order of importance: violated budgets, highest priority, sum of priorities, number of pods.
-type VictimCost = (usize, i32, i64, usize);
+/// The cost of a node's victims, in order of importance: violated budgets, highest priority, sum of priorities, number of pods; and of nodes that cost
+/// the same, that is chosen whose most important victims began last.
+type VictimCost = (usize, i32, i64, usize, Reverse<Timestamp>);
+
+/// When a pod was started, which one without a status is just now.
+fn start(pod: &PodInfo) -> Timestamp {
+    pod.pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map_or(Timestamp::MAX, |time| time.0)
+}
+
+/// Whether a pod may make others go, in upstream's words if not: it may refuse, or wait for victims that end.
+fn eligibility(pod: &PodInfo, snapshot: &Snapshot) -> Result<(), &'static str> {
+    if pod.pod.spec.as_ref().and_then(|s| s.preemption_policy.as_deref()) == Some("Never") {
+        return Err("not eligible due to preemptionPolicy=Never.");
+    }
+    let nominated = pod.pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref());
+    let Some(state) = nominated.and_then(|name| snapshot.node_by_name(name)) else { return Ok(()) };
+    let goes = |other: &PodInfo| other.group_key.is_ending && other.priority < pod.priority && is_victim(other);
+    match state.pods.values().any(|other| goes(other)) {
+        true => Err("not eligible due to a terminating pod on the nominated node."),
+        false => Ok(()),
+    }
+}
+
+/// Whether a pod has to go for another one.
+fn is_victim(pod: &PodInfo) -> bool {
+    let conditions = pod.pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.into_iter().any(|c| {
+        c.type_ == "DisruptionTarget" && c.status == "True" && c.reason.as_deref() == Some("PreemptionByScheduler")
+    })
+}
 
 /// The node and its victims, or why preemption doesn't help.
 pub fn find_candidate(
@@ -42,18 +75,14 @@ pub fn find_candidate(
     budgets: &impl DisruptionBudgets,
 ) -> Result<Preemption, String> {
     let total = fit_error.rejections.len();
-    let never = pod.pod.spec.as_ref().and_then(|s| s.preemption_policy.as_deref()) == Some("Never");
-    if never {
-        let reasons = fit_error.rejections.values().map(|_| "Preemption is not helpful for scheduling");
-        return Err(fit_error_message(total, reasons));
-    }
+    eligibility(pod, snapshot)?;
     let topology = Topology::of(pod, snapshot);
     let mut best: Option<(VictimCost, Preemption)> = None;
     let mut reasons = Vec::new();
     for state in snapshot.nodes() {
         let Some(found) = fit_error.rejections.get(&state.name) else { continue };
         if !found.resolvable {
-            reasons.push("Preemption is not helpful for scheduling");
+            reasons.push(NOT_HELPFUL);
             continue;
         }
         match select_victims_on_node(pod, state, snapshot, volumes, &topology, budgets) {
@@ -101,6 +130,9 @@ fn select_victims_on_node(
     if !fits(&rest) {
         return None;
     }
+    // The more important ones are within the budgets first, and stay first: by priority, then who began earlier.
+    let mut lesser = lesser;
+    lesser.sort_by_key(|(key, other)| (Reverse(other.priority), start(other), key.clone()));
     let mut left: BTreeMap<String, i32> = BTreeMap::new();
     let mut breaks = |other: &PodInfo| {
         let of = budgets.of(other);
@@ -110,13 +142,10 @@ fn select_victims_on_node(
     };
     let mut ranked: Vec<(bool, Key, Arc<PodInfo>)> =
         lesser.into_iter().map(|(key, other)| (breaks(&other), key, other)).collect();
-    // Order of reprieve: violated budgets, then priority, then earliest start.
-    ranked.sort_by_key(|(broken, key, other)| {
-        let started = other.pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
-        (!*broken, std::cmp::Reverse(other.priority), started, key.clone())
-    });
+    // Those that no budget lets go are tried first.
+    ranked.sort_by_key(|(broken, ..)| !*broken);
     let mut victims = Vec::new();
-    let mut loss: VictimCost = (0, i32::MIN, 0, 0);
+    let mut loss: VictimCost = (0, i32::MIN, 0, 0, Reverse(Timestamp::MAX));
     for (broken, key, other) in ranked {
         rest.put(key.clone(), other.clone());
         if fits(&rest) {
@@ -124,7 +153,12 @@ fn select_victims_on_node(
         }
         rest.take(&key);
         loss.0 += usize::from(broken);
-        loss.1 = loss.1.max(other.priority);
+        // Of the most important victims the one that began first counts.
+        if other.priority > loss.1 {
+            (loss.1, loss.4) = (other.priority, Reverse(start(&other)));
+        } else if other.priority == loss.1 {
+            loss.4 = loss.4.max(Reverse(start(&other)));
+        }
         loss.2 += i64::from(other.priority) - i64::from(i32::MIN);
         victims.push(key);
     }

@@ -19,6 +19,9 @@ pub struct Resources {
     pub memory: i64,
     /// Number of pods.
     pub pods: i64,
+    /// CPU and memory as scores count them: a container that asks for none has defaults, as it uses some (upstream's `NonZeroRequested`).
+    pub scored_cpu_milli: i64,
+    pub scored_memory: i64,
     /// Ephemeral storage, huge pages and extended resources, by name, in whole units.
     pub others: BTreeMap<String, i64>,
 }
@@ -45,6 +48,8 @@ impl Resources {
     pub fn add(&mut self, other: &Resources) {
         self.cpu_milli += other.cpu_milli;
         self.memory += other.memory;
+        self.scored_cpu_milli += other.scored_cpu_milli;
+        self.scored_memory += other.scored_memory;
         self.pods += other.pods;
         for (name, amount) in &other.others {
             *self.others.entry(name.clone()).or_default() += amount;
@@ -55,6 +60,8 @@ impl Resources {
     pub fn subtract(&mut self, other: &Resources) {
         self.cpu_milli -= other.cpu_milli;
         self.memory -= other.memory;
+        self.scored_cpu_milli -= other.scored_cpu_milli;
+        self.scored_memory -= other.scored_memory;
         self.pods -= other.pods;
         for (name, amount) in &other.others {
             *self.others.entry(name.clone()).or_default() -= amount;
@@ -65,6 +72,8 @@ impl Resources {
     fn raise_to(&mut self, other: &Resources) {
         self.cpu_milli = self.cpu_milli.max(other.cpu_milli);
         self.memory = self.memory.max(other.memory);
+        self.scored_cpu_milli = self.scored_cpu_milli.max(other.scored_cpu_milli);
+        self.scored_memory = self.scored_memory.max(other.scored_memory);
         for (name, amount) in &other.others {
             let own = self.others.entry(name.clone()).or_default();
             *own = (*own).max(*amount);
@@ -72,11 +81,22 @@ impl Resources {
     }
 }
 
+/// What a container counts for in scores that doesn't ask for CPU, or for memory.
+const DEFAULT_CPU_MILLI: i64 = 100;
+const DEFAULT_MEMORY: i64 = 200 << 20;
+
 /// The requests of a pod: the sum of its containers and sidecars, or its largest init container if that is more (KEP-753); pod-level
 /// requests replace them (KEP-2837); plus the overhead (KEP-688).
 pub fn requests(pod: &Pod) -> Resources {
     let Some(spec) = &pod.spec else { return Resources::default() };
-    let of = |c: &Container| Resources::read(c.resources.as_ref().and_then(|r| r.requests.as_ref()));
+    let of = |c: &Container| {
+        let asked = c.resources.as_ref().and_then(|r| r.requests.as_ref());
+        let asks_for = |name: &str| asked.is_some_and(|list| list.contains_key(name));
+        let mut amounts = Resources::read(asked);
+        amounts.scored_cpu_milli = if asks_for("cpu") { amounts.cpu_milli } else { DEFAULT_CPU_MILLI };
+        amounts.scored_memory = if asks_for("memory") { amounts.memory } else { DEFAULT_MEMORY };
+        amounts
+    };
     let mut total = Resources::default();
     spec.containers.iter().for_each(|c| total.add(&of(c)));
     let (mut sidecars, mut peak) = (Resources::default(), Resources::default());
@@ -96,12 +116,16 @@ pub fn requests(pod: &Pod) -> Resources {
         let whole_amounts = Resources::read(Some(whole));
         if whole.contains_key("cpu") {
             total.cpu_milli = whole_amounts.cpu_milli;
+            total.scored_cpu_milli = whole_amounts.cpu_milli;
         }
         if whole.contains_key("memory") {
             total.memory = whole_amounts.memory;
+            total.scored_memory = whole_amounts.memory;
         }
     }
-    total.add(&Resources::read(spec.overhead.as_ref()));
+    let mut overhead = Resources::read(spec.overhead.as_ref());
+    (overhead.scored_cpu_milli, overhead.scored_memory) = (overhead.cpu_milli, overhead.memory);
+    total.add(&overhead);
     total.pods = 1;
     total
 }

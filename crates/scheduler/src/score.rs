@@ -73,10 +73,14 @@ pub fn select_host(
         pod.images.iter().map(|i| (i.as_str(), snapshot.nodes_with_image(i))).collect()
     };
     let own = |state: &&NodeState| {
-        let (cpu, memory) = (share(pod, state, "cpu"), share(pod, state, "memory"));
-        // NodeResourcesBalancedAllocation: how even the shares of CPU and memory would be.
-        let balanced_allocation = 100 - (cpu - memory).abs() / 2;
-        weights.node_resources_fit * node_resources_fit(pod, state, (cpu, memory), profile)
+        let (used, asked, all) = (&state.used, &pod.resources, &state.allocatable);
+        // NodeResourcesBalancedAllocation: how even the shares of CPU and memory would be, by what is asked for. A pod that asks for neither
+        // leaves them as they are.
+        let asks = asked.cpu_milli > 0 || asked.memory > 0;
+        let cpu = ratio(used.cpu_milli, asked.cpu_milli, all.cpu_milli);
+        let memory = ratio(used.memory, asked.memory, all.memory);
+        let balanced_allocation = if asks { 100 - (cpu - memory).abs() / 2 } else { 100 };
+        weights.node_resources_fit * node_resources_fit(pod, state, profile)
             + weights.balanced_allocation * balanced_allocation
             + weights.image_locality * images(&wanted, state, total)
     };
@@ -88,27 +92,28 @@ pub fn select_host(
     best.map(|(i, _)| nodes[i].name.clone()).unwrap_or_default()
 }
 
-/// The used share of a resource with the pod (0 to 100). A pod without requests counts with defaults (upstream's `GetNonzeroRequests`).
+/// The used share of a resource with the pod (0 to 100), by what containers count for in scores.
 fn share(pod: &PodInfo, state: &NodeState, resource: &str) -> i64 {
+    let (used, asked, all) = (&state.used, &pod.resources, &state.allocatable);
     let other = |a: &Resources| a.others.get(resource).copied().unwrap_or(0);
-    let (used, asked, all) = match resource {
-        "cpu" => (state.used.cpu_milli, pod.resources.cpu_milli.max(100), state.allocatable.cpu_milli),
-        "memory" => (state.used.memory, pod.resources.memory.max(200 << 20), state.allocatable.memory),
-        _ => (other(&state.used), other(&pod.resources), other(&state.allocatable)),
-    };
-    if all <= 0 { 100 } else { ((used + asked) as i128 * 100 / all as i128).min(100) as i64 }
+    match resource {
+        "cpu" => ratio(used.scored_cpu_milli, asked.scored_cpu_milli, all.cpu_milli),
+        "memory" => ratio(used.scored_memory, asked.scored_memory, all.memory),
+        _ => ratio(other(used), other(asked), other(all)),
+    }
 }
 
-/// NodeResourcesFit: the score of the strategy (0 to 100), given the shares of CPU and memory.
-fn node_resources_fit(pod: &PodInfo, state: &NodeState, (cpu, memory): (i64, i64), profile: &Profile) -> i64 {
+fn ratio(used: i64, asked: i64, all: i64) -> i64 {
+    let wanted = i128::from(used) + i128::from(asked);
+    if all <= 0 { 100 } else { (wanted * 100 / i128::from(all)).min(100) as i64 }
+}
+
+/// NodeResourcesFit: the score of the strategy (0 to 100).
+fn node_resources_fit(pod: &PodInfo, state: &NodeState, profile: &Profile) -> i64 {
     let has = |name: &str| matches!(name, "cpu" | "memory") || state.allocatable.others.contains_key(name);
     let (mut sum, mut weights) = (0, 0);
     for (resource, weight) in profile.resources.iter().filter(|(name, _)| has(name)) {
-        let share = match resource.as_str() {
-            "cpu" => cpu,
-            "memory" => memory,
-            other => share(pod, state, other),
-        };
+        let share = share(pod, state, resource);
         let score = match &profile.strategy {
             Strategy::LeastAllocated => 100 - share,
             Strategy::MostAllocated => share,

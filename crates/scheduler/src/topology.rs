@@ -35,9 +35,11 @@ impl Topology {
             for (group_key, counts) in snapshot.groups() {
                 let places =
                     || counts.iter().filter_map(|(id, number)| Some((snapshot.node(*id)?, i64::from(*number))));
-                for (i, term) in pod.affinity.iter().enumerate().filter(|(_, t)| t.matches(group_key, namespaces)) {
-                    topology.near[i]
-                        .extend(places().filter_map(|(s, _)| s.label(&term.topology_key).map(String::from)));
+                // Only pods that all terms select count, for each of the terms.
+                if pod.affinity.iter().all(|term| term.matches(group_key, namespaces)) {
+                    for (term, near) in pod.affinity.iter().zip(&mut topology.near) {
+                        near.extend(places().filter_map(|(s, _)| s.label(&term.topology_key).map(String::from)));
+                    }
                 }
                 for term in pod.anti_affinity.iter().filter(|t| t.matches(group_key, namespaces)) {
                     topology.far.extend(places().filter_map(|(s, _)| domain(s, &term.topology_key)));
@@ -92,7 +94,7 @@ impl Topology {
             };
             let enough = counts.len() as i64 >= constraint.min_domains;
             let least = if enough { counts.values().min().copied().unwrap_or(0) } else { 0 };
-            let own = i64::from(constraint.selector.matches_map(Some(&pod.group_key.labels)));
+            let own = i64::from(constraint.selects(&pod.group_key.labels));
             if counts.get(value).copied().unwrap_or(0) + own - least > constraint.max_skew {
                 return Some("node(s) didn't match pod topology spread constraints");
             }
@@ -119,23 +121,29 @@ impl Topology {
         if soft.is_empty() {
             return None;
         }
+        // A node without one of the labels is in no domain, and scores worse than any other.
+        let is_outside = soft.iter().any(|(constraint, _)| state.label(&constraint.topology_key).is_none());
         let count = |(constraint, counts): &(&SpreadConstraint, &BTreeMap<String, i64>)| {
-            // A node without the label is in no domain, and scores worse than any other.
             let most = counts.values().max().copied().unwrap_or(0) + 1;
-            state.label(&constraint.topology_key).map_or(most, |value| counts.get(value).copied().unwrap_or(0))
+            let value = state.label(&constraint.topology_key).filter(|_| !is_outside);
+            value.map_or(most, |value| counts.get(value).copied().unwrap_or(0))
         };
         Some(soft.iter().map(count).sum())
     }
 }
 
-/// The number of matching pods by domain, over the nodes that count for the constraint (`nodeAffinityPolicy`, `nodeTaintsPolicy`).
+/// The number of matching pods by domain, over the nodes that count for the constraint: by its policies (`nodeAffinityPolicy`, `nodeTaintsPolicy`),
+/// and those with the labels of all constraints of its kind.
 fn counts(pod: &PodInfo, constraint: &SpreadConstraint, snapshot: &Snapshot) -> BTreeMap<String, i64> {
     let key = &constraint.topology_key;
-    let chooses = constraint.honor_taints || (constraint.honor_affinity && has_node_affinity(pod));
+    let same_kind = pod.spread.iter().filter(|other| other.required == constraint.required);
+    let keys: Vec<&str> = same_kind.map(|other| other.topology_key.as_str()).collect();
+    let chooses = constraint.honor_taints || (constraint.honor_affinity && has_node_affinity(pod)) || keys.len() > 1;
     let eligible = |state: &NodeState| {
         !chooses
             || state.node.as_deref().is_some_and(|node| {
-                (!constraint.honor_affinity || matches_node_affinity(pod, node))
+                keys.iter().all(|key| state.label(key).is_some())
+                    && (!constraint.honor_affinity || matches_node_affinity(pod, node))
                     && (!constraint.honor_taints || tolerates_hard_taints(pod, node))
             })
     };
@@ -146,9 +154,7 @@ fn counts(pod: &PodInfo, constraint: &SpreadConstraint, snapshot: &Snapshot) -> 
         snapshot.domains(key).map(|value| (value.clone(), 0)).collect()
     };
     let about = |group_key: &PodGroupKey| {
-        group_key.namespace == pod.group_key.namespace
-            && !group_key.is_ending
-            && constraint.selector.matches_map(Some(&group_key.labels))
+        group_key.namespace == pod.group_key.namespace && !group_key.is_ending && constraint.selects(&group_key.labels)
     };
     for (_, places) in snapshot.groups().filter(|(group_key, _)| about(group_key)) {
         for (id, number) in places {

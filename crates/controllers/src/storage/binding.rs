@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use apimachinery::Quantity;
 use csi::local_path::{self, CONTENT_SOURCE_ANNOTATION, ContentSource, FINALIZER, NODE_KEY, PROVISIONER};
 use informer::{Informer, Key, Keyed as _, Pod, Queue};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec};
@@ -16,9 +15,11 @@ use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
 use super::{expand, origin, snapshots};
-use crate::toolkit::{Context, Result, ignore, pods};
+use crate::toolkit::{Context, Result, ignore};
 
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+/// The provisioner of classes whose volumes somebody makes by hand.
+const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
 const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
 
@@ -121,36 +122,6 @@ pub(super) fn uses(pod: &Pod, claim: &str) -> bool {
     has_node && !pod.is_over() && informer::claims(pod).iter().any(|c| c.name == claim)
 }
 
-pub(super) fn storage(
-    map: Option<&std::collections::BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>,
-) -> Quantity {
-    map.and_then(|m| m.get("storage")).and_then(|q| q.0.parse().ok()).unwrap_or_default()
-}
-
-/// Whether a volume would do for a claim: class, mode, access and size.
-fn fits(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
-    let (Some(wanted), Some(offered)) = (&claim.spec, &volume.spec) else { return false };
-    let class = |c: &Option<String>| c.clone().unwrap_or_default();
-    let mode = |m: &Option<String>| m.clone().unwrap_or_else(|| "Filesystem".into());
-    let selector = wanted.selector.as_ref().and_then(pods::selector);
-    let reserved = match &offered.claim_ref {
-        // What is to be made of something isn't found lying about.
-        None => wanted.data_source.is_none(),
-        Some(r) => {
-            r.namespace == claim.namespace()
-                && r.name.as_deref() == Some(&claim.name_any())
-                && (r.uid.is_none() || r.uid == claim.uid())
-        }
-    };
-    reserved
-        && volume.metadata.deletion_timestamp.is_none()
-        && class(&wanted.storage_class_name) == class(&offered.storage_class_name)
-        && mode(&wanted.volume_mode) == mode(&offered.volume_mode)
-        && wanted.access_modes.iter().flatten().all(|m| offered.access_modes.iter().flatten().any(|o| o == m))
-        && storage(offered.capacity.as_ref()) >= storage(wanted.resources.as_ref().and_then(|r| r.requests.as_ref()))
-        && selector.is_none_or(|s| s.matches_map(volume.metadata.labels.as_ref()))
-}
-
 async fn claim(context: &Context, caches: &Caches, key: &Key) -> Result {
     let Some(claim) = caches.claims.get(key) else { return Ok(()) };
     if claim.metadata.deletion_timestamp.is_some() {
@@ -164,21 +135,25 @@ async fn claim(context: &Context, caches: &Caches, key: &Key) -> Result {
         };
         return bind(context, caches, &claim, &volume).await;
     }
-    let mut candidates: Vec<_> = caches.volumes.list().into_iter().filter(|v| fits(&claim, v)).collect();
-    // One that is reserved for the claim first, then the smallest that does.
-    candidates.sort_by_key(|v| {
-        let spec = v.spec.as_ref();
-        (spec.is_none_or(|s| s.claim_ref.is_none()), storage(spec.and_then(|s| s.capacity.as_ref())))
-    });
+    let mut candidates: Vec<_> =
+        caches.volumes.list().into_iter().filter(|v| placement::volume_fits(&claim, v)).collect();
+    candidates.sort_by_cached_key(|volume| placement::volume_rank(volume));
     let class = spec.storage_class_name.clone().unwrap_or_default();
     let class = caches.classes.get(&Key::new("", &class));
     let waits = class.as_ref().is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
     let selected = claim.annotations().get(SELECTED_NODE).cloned();
+    if let Some(node) = selected.as_ref().filter(|_| waits).and_then(|name| caches.nodes.get(&Key::new("", name))) {
+        candidates.retain(|volume| is_usable_on(volume, &node));
+    }
     let reserved = candidates.first().is_some_and(|v| v.spec.as_ref().is_some_and(|s| s.claim_ref.is_some()));
     if let Some(volume) = candidates.first().filter(|_| !waits || reserved || selected.is_some()) {
         return bind(context, caches, &claim, volume).await;
     }
     let Some(class) = class else { return without_class(context, caches, &claim, &spec).await };
+    if class.provisioner == NO_PROVISIONER && waits && selected.is_some() {
+        // Somebody else took what the scheduler saw there: it has to look again.
+        return deselect(context, &claim).await;
+    }
     if class.provisioner != PROVISIONER {
         let due = !waits || selected.is_some();
         return if due { leave_to(context, &claim, &class.provisioner).await } else { tell_waiting(context, &claim) };
@@ -201,6 +176,20 @@ async fn claim(context: &Context, caches: &Caches, key: &Key) -> Result {
             Ok(())
         }
     }
+}
+
+/// Whether a volume may be used on a node.
+fn is_usable_on(volume: &PersistentVolume, node: &Node) -> bool {
+    let affinity = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref()).and_then(|a| a.required.as_ref());
+    affinity.is_none_or(|selector| placement::node_selector_matches(selector, node))
+}
+
+/// Takes back the node that the scheduler chose for a claim, so that it chooses again.
+async fn deselect(context: &Context, claim: &PersistentVolumeClaim) -> Result {
+    let api: Api<PersistentVolumeClaim> =
+        Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {SELECTED_NODE: null}}}));
+    ignore(api.patch(&claim.name_any(), &PatchParams::default(), &patch).await, &[404])
 }
 
 fn tell_waiting(context: &Context, claim: &PersistentVolumeClaim) -> Result {
@@ -276,10 +265,7 @@ async fn provision(
 ) -> Result {
     let Some(target) = caches.nodes.get(&Key::new("", node)) else {
         context.events.warning(claim, "ProvisioningFailed", format!("the selected node {node} is gone"));
-        let api: Api<PersistentVolumeClaim> =
-            Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
-        let patch = Patch::Merge(json!({"metadata": {"annotations": {SELECTED_NODE: null}}}));
-        return ignore(api.patch(&claim.name_any(), &PatchParams::default(), &patch).await, &[404]);
+        return deselect(context, claim).await;
     };
     let Some(folder) = target.annotations().get("timonel.io/storage-path") else {
         context.events.warning(claim, "ProvisioningFailed", format!("node {node} doesn't say where its volumes are"));

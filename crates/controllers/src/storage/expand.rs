@@ -4,9 +4,9 @@ use csi::local_path;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
+use placement::storage_amount;
 use serde_json::json;
 
-use super::binding::storage;
 use crate::toolkit::{Context, Result, ignore};
 
 /// Gives a bound claim the size that it asks for. Volumes of `local-path` share their disk, so this is a matter of figures; those
@@ -14,7 +14,7 @@ use crate::toolkit::{Context, Result, ignore};
 pub async fn grow(context: &Context, claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Result {
     let wanted = claim.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref());
     let has = claim.status.as_ref().and_then(|s| s.capacity.as_ref());
-    if has.is_none() || storage(wanted) <= storage(has) {
+    if has.is_none() || storage_amount(wanted) <= storage_amount(has) {
         return Ok(());
     }
     if !local_path::is_ours(volume) {
@@ -23,7 +23,7 @@ pub async fn grow(context: &Context, claim: &PersistentVolumeClaim, volume: &Per
         return Ok(());
     }
     let size = wanted.and_then(|w| w.get("storage"));
-    if storage(volume.spec.as_ref().and_then(|s| s.capacity.as_ref())) < storage(wanted) {
+    if storage_amount(volume.spec.as_ref().and_then(|s| s.capacity.as_ref())) < storage_amount(wanted) {
         let volumes: Api<PersistentVolume> = Api::all(context.client.clone());
         let patch = Patch::Merge(json!({"spec": {"capacity": {"storage": size}}}));
         volumes.patch(&volume.name_any(), &PatchParams::default(), &patch).await?;

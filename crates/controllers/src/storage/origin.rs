@@ -7,8 +7,9 @@ use csi::snapshots::{VolumeSnapshot, VolumeSnapshotContent};
 use informer::Key;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, TypedLocalObjectReference};
 use kube::{Api, ResourceExt as _};
+use placement::storage_amount;
 
-use super::binding::{Caches, storage};
+use super::binding::Caches;
 use crate::toolkit::{Context, Result};
 
 /// What a volume of `local-path` is to be made of, and where that is.
@@ -43,7 +44,7 @@ fn other(caches: &Caches, claim: &PersistentVolumeClaim, name: &str) -> Result<F
     let volume = volume.ok_or_else(|| format!("the claim {name:?} isn't bound to a volume yet"))?;
     let node = local_path::node_of(&volume)
         .ok_or_else(|| format!("the volume of claim {name:?} isn't one of {PROVISIONER}"))?;
-    let has = storage(volume.spec.as_ref().and_then(|s| s.capacity.as_ref()));
+    let has = storage_amount(volume.spec.as_ref().and_then(|s| s.capacity.as_ref()));
     large_enough(claim, has, &format!("claim {name:?}"))?;
     Ok(Found { origin: ContentSource::Volume(volume.name_any()), node: node.clone() })
 }
@@ -75,7 +76,7 @@ async fn snapshot(context: &Context, claim: &PersistentVolumeClaim, name: &str) 
 
 /// A volume can't be smaller than what it begins with.
 fn large_enough(claim: &PersistentVolumeClaim, has: Quantity, what: &str) -> Result<(), String> {
-    let wanted = storage(claim.spec.as_ref().and_then(|s| s.resources.as_ref()?.requests.as_ref()));
+    let wanted = storage_amount(claim.spec.as_ref().and_then(|s| s.resources.as_ref()?.requests.as_ref()));
     if wanted < has {
         let (wanted, has) = (wanted.value(), has.value());
         return Err(format!("the requested volume size {wanted} is less than the size {has} of {what}"));

@@ -107,6 +107,40 @@ async fn volume_is_made_where_the_first_pod_goes_and_may_grow() {
     }
 }
 
+/// Volumes of the nodes' own disks that somebody made by hand: a claim that waits for its pod gets one of the node where the pod can be.
+#[tokio::test(start_paused = true)]
+async fn volumes_made_by_hand_are_found_where_the_pod_can_be() {
+    let cluster = Cluster::start(2).await;
+    for node in ["fake-0", "fake-1"] {
+        cluster.patch(&format!("/api/v1/nodes/{node}"), json!({"metadata": {"labels": {"disk": node}}})).await;
+    }
+    cluster
+        .create(
+            "{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: manual}, provisioner: kubernetes.io/no-provisioner, \
+             volumeBindingMode: WaitForFirstConsumer}",
+        )
+        .await;
+    // The smaller one is on the other node.
+    for (name, size, node) in [("small", "1Gi", "fake-0"), ("large", "9Gi", "fake-1")] {
+        let place = format!(
+            "nodeAffinity: {{required: {{nodeSelectorTerms: [{{matchExpressions: [{{key: disk, operator: In, values: [{node}]}}]}}]}}}},"
+        );
+        cluster.create(&volume(name, size, &place)).await;
+    }
+    let there = |pod: String| pod.replace("spec: {containers", "spec: {nodeSelector: {disk: fake-1}, containers");
+    for name in ["c", "d"] {
+        cluster.create(&claim(name, "storageClassName: manual,", "1Gi")).await;
+    }
+    cluster.create(&there(pod("p", "c"))).await;
+    assert_eq!(cluster.until(&format!("{PODS}/p"), is_ready).await["spec"]["nodeName"], "fake-1");
+    assert_eq!(cluster.get(&format!("{CLAIMS}/c")).await["spec"]["volumeName"], "large");
+    cluster.create(&there(pod("q", "d"))).await;
+    let q = cluster.until(&format!("{PODS}/q"), |q| condition(q, "PodScheduled").0 == "False").await;
+    let why = condition(&q, "PodScheduled").2;
+    assert!(why.contains("1 node(s) didn't find available persistent volumes to bind"), "{why}");
+    assert_eq!(cluster.get(&format!("{CLAIMS}/d")).await["spec"]["volumeName"], Value::Null);
+}
+
 /// Who waits for his volume has his place already: others are spread with regard to him.
 #[tokio::test(start_paused = true)]
 async fn pods_whose_volumes_are_made_at_the_same_time_are_spread() {
@@ -144,7 +178,11 @@ async fn claims_say_why_they_wait() {
     cluster.create(&claim("far", "storageClassName: far,", "1Gi")).await;
     cluster.create(&pod("p", "none")).await;
     let p = cluster.until(&format!("{PODS}/p"), |p| condition(p, "PodScheduled").0 == "False").await;
-    assert_eq!(condition(&p, "PodScheduled").2, "pod has unbound immediate PersistentVolumeClaims");
+    assert_eq!(
+        condition(&p, "PodScheduled").2,
+        "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. \
+         preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+    );
     let told = cluster.events("").await;
     for want in [
         "PersistentVolumeClaim/none Normal FailedBinding: no persistent volumes available for this claim and no storage class is set",

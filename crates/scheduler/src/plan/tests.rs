@@ -5,11 +5,12 @@ use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::filters::WaitingClaim;
 use crate::preemption::{self, DisruptionBudgets};
 
 /// A cluster, written line by line:
 /// `node NAME CPU [label=value…] [taint=KEY] [cordoned]`
-/// `pod NAME on NODE cpu=1 priority=0 app=x owner=o` and `{JSON}` for the rest of the spec.
+/// `pod NAME on NODE cpu=1 priority=0 app=x owner=o started=MINUTE nominated=NODE preempted` and `{JSON}` for the rest of the spec.
 fn cluster(text: &str) -> Snapshot {
     let mut snapshot = Snapshot::default();
     for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
@@ -47,9 +48,16 @@ fn pod(text: &str) -> (PodInfo, String) {
     let mut words = head.split_whitespace();
     let name = words.next().unwrap();
     let (mut labels, mut on, mut owners) = (json!({}), String::new(), json!([]));
-    let mut requests = json!({});
+    let (mut requests, mut status, mut deleted) = (json!({}), json!({}), Value::Null);
     for word in words {
         match word.split_once('=') {
+            Some(("started", minute)) => status["startTime"] = format!("2026-01-01T00:{minute:0>2}:00Z").into(),
+            Some(("nominated", node)) => status["nominatedNodeName"] = node.into(),
+            None if word == "preempted" => {
+                deleted = "2026-01-01T00:00:00Z".into();
+                status["conditions"] =
+                    json!([{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]);
+            }
             Some(("cpu", amount)) => requests["cpu"] = amount.into(),
             Some(("gpu", amount)) => requests["example.com/gpu"] = amount.into(),
             Some(("priority", number)) => spec["priority"] = number.parse::<i32>().unwrap().into(),
@@ -62,13 +70,18 @@ fn pod(text: &str) -> (PodInfo, String) {
         }
     }
     spec["containers"] = json!([{"name": "c", "resources": {"requests": requests}}]);
-    let pod = json!({"metadata": {"name": name, "namespace": "n", "labels": labels, "ownerReferences": owners}, "spec": spec});
+    let metadata = json!({"name": name, "namespace": "n", "labels": labels, "ownerReferences": owners, "deletionTimestamp": deleted});
+    let pod = json!({"metadata": metadata, "spec": spec, "status": status});
     (PodInfo::read(Arc::new(serde_json::from_value::<Pod>(pod).unwrap())), on)
 }
 
 fn placed(snapshot: &mut Snapshot, text: &str) -> String {
+    placed_with(snapshot, text, &PodVolumes::default())
+}
+
+fn placed_with(snapshot: &mut Snapshot, text: &str, volumes: &PodVolumes) -> String {
     let (info, _) = pod(text);
-    match schedule_pod(&info.pod.key(), &info, snapshot, &PodVolumes::default(), &Profile::default()) {
+    match schedule_pod(&info.pod.key(), &info, snapshot, volumes, &Profile::default()) {
         Outcome::Node(name) => name,
         Outcome::Unschedulable(fit_error) => fit_error.message(),
     }
@@ -99,6 +112,54 @@ fn refusals_are_counted_in_upstreams_words() {
         placed(&mut cluster("node a 1\npod q on a gpu=1"), "p gpu=1"),
         "0/1 nodes are available: 1 Insufficient example.com/gpu."
     );
+    // Each resource that is missing is told, not the first alone.
+    assert_eq!(
+        placed(&mut cluster("node a 1\nnode b 9"), "p cpu=3 gpu=2"),
+        "0/2 nodes are available: 1 Insufficient cpu, 2 Insufficient example.com/gpu."
+    );
+    assert_eq!(
+        unresolvable_message(2, "pod has unbound immediate PersistentVolumeClaims"),
+        "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims. \
+         preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+    );
+}
+
+#[test]
+fn volumes_are_found_or_made_where_the_pod_can_run() {
+    let claim = |candidates: &[(&str, &str)], has_provisioner: bool, zones: &[&str]| {
+        let on = |node: &str| {
+            serde_json::from_value(json!({"nodeSelectorTerms": [{"matchExpressions":
+                [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]}))
+            .unwrap()
+        };
+        let topologies = json!([{"matchLabelExpressions": [{"key": "zone", "values": zones}]}]);
+        WaitingClaim {
+            name: "c".into(),
+            candidates: candidates.iter().map(|(name, node)| ((*name).into(), Some(on(node)))).collect(),
+            has_provisioner,
+            topologies: if zones.is_empty() { Vec::new() } else { serde_json::from_value(topologies).unwrap() },
+        }
+    };
+    let none = "0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind.";
+    for (waiting, wanted) in [
+        (vec![claim(&[("v", "b")], false, &[])], "b"),
+        (vec![claim(&[], false, &[])], none),
+        // Each claim needs one of its own.
+        (vec![claim(&[("v", "b")], false, &[]), claim(&[("v", "b")], false, &[])], none),
+        (vec![claim(&[("v", "b")], false, &[]), claim(&[("v", "b"), ("w", "b")], false, &[])], "b"),
+        (vec![claim(&[], true, &["2"])], "b"),
+        (vec![claim(&[], true, &["3"])], none),
+        (vec![claim(&[("v", "b")], true, &["3"])], "b"),
+    ] {
+        let volumes = PodVolumes { waiting, ..PodVolumes::default() };
+        assert_eq!(placed_with(&mut cluster("node a 9 zone=1\nnode b 1 zone=2"), "p", &volumes), wanted, "{volumes:?}");
+    }
+}
+
+#[test]
+fn pods_that_ask_for_nothing_count_for_something() {
+    assert_eq!(placed(&mut cluster("node a 4\nnode b 4\npod q on a\npod r on a"), "p"), "b");
+    assert_eq!(placed(&mut cluster("node a 4\nnode b 4\npod q on a"), "p cpu=1"), "b");
 }
 
 const NEAR: &str = r#""requiredDuringSchedulingIgnoredDuringExecution": [{"labelSelector": {"matchLabels": {"app": "x"}}, "topologyKey": "zone"}]"#;
@@ -112,6 +173,22 @@ fn affinity_keeps_pods_in_a_domain() {
     assert!(["a", "b", "c"].contains(&placed(&mut zones, &wants("x")).as_str()));
     assert_eq!(placed(&mut zones, &wants("y")), "0/4 nodes are available: 4 node(s) didn't match pod affinity rules.");
     assert_eq!(placed(&mut cluster(&format!("{ZONES}\npod q on c app=x cpu=3")), &wants("y")), "c");
+}
+
+#[test]
+fn terms_of_affinity_are_about_the_same_pods() {
+    let term =
+        |label: &str| format!(r#"{{"labelSelector": {{"matchLabels": {{"{label}": "x"}}}}, "topologyKey": "zone"}}"#);
+    let both = [term("app"), term("tier")].join(",");
+    let wants = format!(
+        r#"p {{"affinity": {{"podAffinity": {{"requiredDuringSchedulingIgnoredDuringExecution": [{both}]}}}}}}"#
+    );
+    let apart = "node a 4 zone=1\npod q on a app=x\npod r on a tier=x";
+    assert_eq!(
+        placed(&mut cluster(apart), &wants),
+        "0/1 nodes are available: 1 node(s) didn't match pod affinity rules."
+    );
+    assert_eq!(placed(&mut cluster("node a 4 zone=1\npod q on a app=x tier=x"), &wants), "a");
 }
 
 #[test]
@@ -162,6 +239,23 @@ fn constraints_spread_pods_over_domains() {
         "a"
     );
     assert_eq!(placed(&mut cluster(text), &spread("DoNotSchedule", 2).replace("app=x {", "app=x cpu=1 {")), "a");
+}
+
+#[test]
+fn constraints_count_what_they_are_about() {
+    let constraint = |key: &str, rest: &str| {
+        format!(r#"{{"maxSkew": 1, "topologyKey": "{key}", "whenUnsatisfiable": "DoNotSchedule"{rest}}}"#)
+    };
+    let wants =
+        |head: &str, list: &[String]| format!(r#"{head} {{"topologySpreadConstraints": [{}]}}"#, list.join(","));
+    let app = r#", "labelSelector": {"matchLabels": {"app": "x"}}"#;
+    // A node without the labels of all constraints is in no domain of any.
+    let racks = "node a 9 zone=1 rack=1\nnode b 9 zone=2\npod q on a app=x";
+    let two = wants("p app=x", &[constraint("zone", app), constraint("rack", app)]);
+    assert_eq!(placed(&mut cluster(racks), &two), "a");
+    // Without a selector no pod is counted.
+    let zones = "node a 9 zone=1\nnode c 1 zone=2\npod q on a\npod r on a\npod s on c cpu=1";
+    assert_eq!(placed(&mut cluster(zones), &wants("p cpu=1", &[constraint("zone", "")])), "a");
 }
 
 #[test]
@@ -229,7 +323,7 @@ fn less_important_pods_make_room() {
     );
     assert_eq!(
         preempted(&mut cluster(full), r#"p cpu=1 priority=9 {"preemptionPolicy": "Never"}"#, 0),
-        "0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+        "not eligible due to preemptionPolicy=Never."
     );
     // Budgets are kept where there is a choice.
     let guarded = "node a 1\nnode b 1\npod a1 on a cpu=1 priority=1 guarded=yes\npod b1 on b cpu=1 priority=2";
@@ -238,6 +332,29 @@ fn less_important_pods_make_room() {
     // A neighbour that keeps others away can be the victim.
     let there = format!(r#"pod q on a app=y {{"affinity": {{"podAntiAffinity": {{{NEAR}}}}}}}"#);
     assert_eq!(preempted(&mut cluster(&format!("node a 4 zone=1\n{there}")), "p app=x priority=9", 0), "a: q");
+}
+
+#[test]
+fn victims_are_those_who_lose_least() {
+    // One eviction is allowed, which the more important of the two is within: the other one stays.
+    let two = "node a 2\npod a1 on a cpu=1 priority=1 guarded=yes\npod a2 on a cpu=1 priority=2 guarded=yes";
+    assert_eq!(preempted(&mut cluster(two), "p cpu=1 priority=9", 1), "a: a2");
+    // Among equals that which began last goes.
+    let since = "node a 1\nnode b 1\npod a1 on a cpu=1 priority=1 started=1\npod b1 on b cpu=1 priority=1 started=2";
+    assert_eq!(preempted(&mut cluster(since), "p cpu=1 priority=9", 0), "b: b1");
+    let since = "node a 2\npod a1 on a cpu=1 priority=1 started=2\npod a2 on a cpu=1 priority=1 started=1";
+    assert_eq!(preempted(&mut cluster(since), "p cpu=1 priority=9", 0), "a: a1");
+}
+
+#[test]
+fn who_has_victims_that_still_end_takes_no_more() {
+    let ends = "node a 1\nnode b 1\npod a1 on a cpu=1 priority=2 preempted\npod b1 on b cpu=1 priority=1";
+    assert_eq!(
+        preempted(&mut cluster(ends), "p cpu=1 priority=9 nominated=a", 0),
+        "not eligible due to a terminating pod on the nominated node."
+    );
+    assert_eq!(preempted(&mut cluster(ends), "p cpu=1 priority=9 nominated=b", 0), "b: b1");
+    assert_eq!(preempted(&mut cluster(ends), "p cpu=1 priority=9 nominated=gone", 0), "b: b1");
 }
 
 #[test]
