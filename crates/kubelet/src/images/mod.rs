@@ -1,5 +1,6 @@
 //! Image pulls: policies, back-off, events.
 
+mod keyring;
 pub mod records;
 
 use std::collections::HashMap;
@@ -36,6 +37,9 @@ pub struct ImagePullError {
 const INITIAL_BACKOFF: Duration = Duration::from_secs(2);
 /// The longest wait between pulls of an image.
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
+
+/// The most credentials that are tried for one image.
+const MAX_CREDENTIALS: usize = 16;
 
 /// How soon after a failed pull its back-off is reported.
 const BACKOFF_REPORT_DELAY: Duration = Duration::from_secs(1);
@@ -145,11 +149,11 @@ impl ImageManager {
         let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
         let soon = Instant::now() + INITIAL_BACKOFF;
         if let Err(error) = runtime::image::normalize(name) {
-            return Err(ImagePullError {
-                reason: WaitingReason::InvalidImageName,
-                message: error.to_string(),
-                again: Instant::now() + MAX_BACKOFF,
-            });
+            let message =
+                format!("Failed to apply default image tag {name:?}: couldn't parse image name {name:?}: {error}");
+            self.events.container(pod, &container.name, "Warning", "InspectFailed", message.clone());
+            let again = Instant::now() + MAX_BACKOFF;
+            return Err(self.refused(pod, container, WaitingReason::InvalidImageName, message, again));
         }
         let mut what = "not present";
         if policy != "Always"
@@ -165,7 +169,8 @@ impl ImageManager {
         }
         if policy == "Never" {
             let message = format!("Container image {name:?} is {what} with pull policy of Never");
-            return Err(ImagePullError { reason: WaitingReason::ErrImageNeverPull, message, again: soon });
+            self.events.container(pod, &container.name, "Warning", "ErrImageNeverPull", message.clone());
+            return Err(self.refused(pod, container, WaitingReason::ErrImageNeverPull, message, soon));
         }
         let uid = pod.uid().unwrap_or_default();
         if let Some(Failed { next, message, .. }) = self.backoff.waits(&uid, name, Instant::now()) {
@@ -177,7 +182,7 @@ impl ImageManager {
                 "BackOff",
                 format!("Back-off pulling image {name:?}"),
             );
-            return Err(ImagePullError { reason: WaitingReason::ImagePullBackOff, message, again: next });
+            return Err(self.refused(pod, container, WaitingReason::ImagePullBackOff, message, next));
         }
         self.events.container(pod, &container.name, "Normal", "Pulling", format!("Pulling image {name:?}"));
         let started = Instant::now();
@@ -186,7 +191,9 @@ impl ImageManager {
                 self.backoff.succeeded(&uid, name);
                 let took = started.elapsed().as_millis();
                 let size = image.size;
-                let message = format!("Successfully pulled image {name:?} in {took}ms. Image size: {size} bytes.");
+                let message = format!(
+                    "Successfully pulled image {name:?} in {took}ms ({took}ms including waiting). Image size: {size} bytes."
+                );
                 self.events.container(pod, &container.name, "Normal", "Pulled", message);
                 return Ok(image);
             }
@@ -204,28 +211,62 @@ impl ImageManager {
         let next = self.backoff.failed(&pod.uid().unwrap_or_default(), name, &message, Instant::now());
         let failed = format!("Failed to pull image {name:?}: {message}");
         self.events.container(pod, &container.name, "Warning", "Failed", failed);
-        self.events.container(pod, &container.name, "Warning", "Failed", "Error: ErrImagePull");
         // Looked at again soon, to report the back-off for as long as it lasts.
         let again = next.min(Instant::now() + BACKOFF_REPORT_DELAY);
-        ImagePullError { reason: WaitingReason::ErrImagePull, message, again }
+        self.refused(pod, container, WaitingReason::ErrImagePull, message, again)
     }
 
-    /// Pulls an image, and says how far that has come, less and less often.
+    /// Records why a container has no image yet.
+    fn refused(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        reason: WaitingReason,
+        message: String,
+        again: Instant,
+    ) -> ImagePullError {
+        let why = format!("Error: {}", reason.as_str());
+        self.events.container(pod, &container.name, "Warning", "Failed", why);
+        ImagePullError { reason, message, again }
+    }
+
+    /// Pulls an image with the credentials that the pod has for it, one after the other until the registry takes some; without any as nobody.
     async fn pull(&self, pod: &Pod, container: &Container, name: &str) -> Result<Image, ImageError> {
-        let progress = Arc::<Progress>::default();
-        let (credentials, secret) = self.pull_secrets(pod, name).await.into_iter().find_map(usable).unzip();
+        let known = self.pull_secrets(pod, name).await.into_iter().filter_map(usable).take(MAX_CREDENTIALS);
+        let mut known: Vec<_> = known.map(|(credentials, secret)| (Some(credentials), Some(secret))).collect();
+        if known.is_empty() {
+            known.push((None, None));
+        }
         let whole = runtime::image::normalize(name)?;
-        let written = self.records.pulling(&whole).map_err(|e| ImageError::Store(e.to_string()))?;
-        let mut pulling = pin!(self.images.pull(name, credentials, &progress));
-        let mut wait = PROGRESS_EVENT_PERIOD;
-        loop {
-            match tokio::time::timeout(wait, &mut pulling).await {
-                Ok(Ok(image)) => {
+        let mut refused = None;
+        for (credentials, secret) in known {
+            let written = self.records.pulling(&whole).map_err(|e| ImageError::Store(e.to_string()))?;
+            match self.pull_as(pod, container, name, credentials).await {
+                Ok(image) => {
                     let here = self.images.list().await;
                     written.succeeded(&image.id, secret, |id| here.iter().any(|image| image.id == id));
                     return Ok(image);
                 }
-                Ok(Err(error)) => return Err(error),
+                Err(error) => refused = Some(error),
+            }
+        }
+        Err(refused.unwrap_or_else(|| ImageError::Store("nobody asked for it".into())))
+    }
+
+    /// Pulls an image, and says how far that has come, less and less often.
+    async fn pull_as(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        name: &str,
+        credentials: Option<Credentials>,
+    ) -> Result<Image, ImageError> {
+        let progress = Arc::<Progress>::default();
+        let mut pulling = pin!(self.images.pull(name, credentials, &progress));
+        let mut wait = PROGRESS_EVENT_PERIOD;
+        loop {
+            match tokio::time::timeout(wait, &mut pulling).await {
+                Ok(pulled) => return pulled,
                 Err(_) => wait *= 2,
             }
             if let Some((here, all)) = progress.now() {
@@ -247,10 +288,11 @@ impl ImageManager {
         self.records.must_pull(&whole, &image.id, &secrets)
     }
 
-    /// The pod's pull secrets for the image's registry, each with its credentials if it can be read now.
+    /// The pod's pull secrets for an image, each with its credentials if it can be read now; one may have several.
     async fn pull_secrets(&self, pod: &Pod, image: &str) -> Vec<(Option<Credentials>, PullSecret)> {
-        let registry = runtime::image::normalize(image).ok().and_then(|name| Some(name.split('/').next()?.to_string()));
-        let (Some(registry), Some(namespace)) = (registry, pod.namespace()) else { return Vec::new() };
+        let (Ok(whole), Some(namespace)) = (runtime::image::normalize(image), pod.namespace()) else {
+            return Vec::new();
+        };
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &namespace);
         let mut found = Vec::new();
         for reference in pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten()) {
@@ -263,8 +305,7 @@ impl ImageManager {
                 }
             };
             let uid = secret.uid().unwrap_or_default();
-            let Some(bytes) = secret.data.and_then(|mut d| d.remove(".dockerconfigjson")) else { continue };
-            if let Some(credentials) = from_docker_config(&bytes.0, &registry) {
+            for credentials in keyring::credentials(&secret, &whole) {
                 let secret = PullSecret::new(&namespace, &reference.name, &uid, &credentials);
                 found.push((Some(credentials), secret));
             }
@@ -276,23 +317,6 @@ impl ImageManager {
 /// One whose credentials are known.
 fn usable((credentials, secret): (Option<Credentials>, PullSecret)) -> Option<(Credentials, PullSecret)> {
     credentials.map(|credentials| (credentials, secret))
-}
-
-/// Reads `~/.docker/config.json`'s format.
-fn from_docker_config(bytes: &[u8], registry: &str) -> Option<Credentials> {
-    use base64::Engine as _;
-    let config: serde_json::Value = serde_json::from_slice(bytes).ok()?;
-    let (_, entry) = config["auths"].as_object()?.iter().find(|(host, _)| {
-        let host = host.trim_start_matches("https://").trim_start_matches("http://");
-        host.split('/').next() == Some(registry) || (registry == "docker.io" && host.starts_with("index.docker.io"))
-    })?;
-    if let (Some(user), Some(password)) = (entry["username"].as_str(), entry["password"].as_str()) {
-        return Some(Credentials::Basic(user.into(), password.into()));
-    }
-    let decoded = base64::engine::general_purpose::STANDARD.decode(entry["auth"].as_str()?).ok()?;
-    let text = String::from_utf8(decoded).ok()?;
-    let (user, password) = text.split_once(':')?;
-    Some(Credentials::Basic(user.into(), password.into()))
 }
 
 #[cfg(test)]
