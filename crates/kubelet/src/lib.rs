@@ -70,8 +70,8 @@ use volumes::csi::{self, Csi};
 use volumes::local_path::{self, LocalPath};
 
 pub use config::{
-    Backoff, BadBackoff, BadReservation, Config, CredentialVerification, MalformedThreshold, Reserved, ShutdownGrace,
-    Thresholds, UnknownVerification, max_pods, seconds,
+    AllowedSysctls, Backoff, BadBackoff, BadReservation, Config, CredentialVerification, MalformedThreshold,
+    NotNamespaced, Reserved, ShutdownGrace, Thresholds, UnknownVerification, max_pods, seconds,
 };
 pub use container_runtime::cri::{Cri, RuntimeError};
 pub use container_runtime::network::{PodNetwork, port_name};

@@ -283,6 +283,7 @@ pub async fn run_node(settings: Settings, access: Access, stop: CancellationToke
         pod_max_pids: args.pod_max_pids.max(0),
         restart_backoff: args.restart_backoff,
         seccomp_default: args.seccomp_default,
+        allowed_unsafe_sysctls: args.allowed_unsafe_sysctls.clone(),
         image_verification: args.image_pull_credentials_verification_policy.clone(),
         shutdown_grace: kubelet::ShutdownGrace {
             total: args.shutdown_grace_period,

@@ -164,6 +164,10 @@ pub struct NodeArgs {
     /// Use the seccomp profile RuntimeDefault for containers that name none
     #[arg(long)]
     pub seccomp_default: bool,
+    /// Comma-separated unsafe sysctls, or patterns that end in *, that pods may set: of kernel.shm*, kernel.msg*, kernel.sem,
+    /// fs.mqueue.* and net.*
+    #[arg(long, value_name = "SYSCTLS", default_value = "", hide_default_value = true)]
+    pub allowed_unsafe_sysctls: kubelet::AllowedSysctls,
     /// Which images that are here pods get only if they may pull them: NeverVerify, NeverVerifyPreloadedImages (those that were
     /// pulled) or AlwaysVerify
     #[arg(long, value_name = "POLICY", default_value_t)]

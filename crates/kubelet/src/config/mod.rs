@@ -1,6 +1,7 @@
 //! Configuration of the node agent, upstream's `KubeletConfiguration`.
 
 mod reserved;
+mod sysctls;
 mod thresholds;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use reserved::{BadReservation, Reserved};
+pub use sysctls::{AllowedSysctls, NotNamespaced, dotted as dotted_sysctl};
 pub use thresholds::{EvictionSignal, MalformedThreshold, MetThreshold, Observation, Thresholds};
 
 /// The port of the kubelet's own API, upstream's default for `--port`.
@@ -66,6 +68,8 @@ pub struct Config {
     pub restart_backoff: Backoff,
     /// Whether containers without a seccomp profile get the runtime's (upstream's `seccompDefault`).
     pub seccomp_default: bool,
+    /// Kernel parameters that pods may set beside the safe ones (upstream's `allowedUnsafeSysctls`).
+    pub allowed_unsafe_sysctls: AllowedSysctls,
     /// Which images are verified with a pod's pull secrets although they are present.
     pub image_verification: CredentialVerification,
     /// Grace periods at graceful node shutdown.
@@ -291,6 +295,7 @@ pub mod tests {
             pod_max_pids: 0,
             restart_backoff: Backoff::default(),
             seccomp_default: false,
+            allowed_unsafe_sysctls: AllowedSysctls::default(),
             image_verification: CredentialVerification::default(),
             shutdown_grace: ShutdownGrace::default(),
         }

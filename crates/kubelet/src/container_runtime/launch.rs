@@ -11,6 +11,7 @@ use kube::ResourceExt as _;
 use runtime::spec::{Device, Mount};
 use runtime::{Image, inside, selinux};
 
+use crate::config::dotted_sysctl;
 use crate::environment::{self, ContainerVariables};
 use crate::state::{PodDirs, Sandbox, WaitingReason};
 
@@ -61,7 +62,7 @@ pub fn expanded(list: &Option<Vec<String>>, variables: &ContainerVariables) -> R
 
 /// The kernel parameters that a pod sets.
 pub fn sysctls(context: &PodSecurityContext) -> Vec<(String, String)> {
-    context.sysctls.iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect()
+    context.sysctls.iter().flatten().map(|s| (dotted_sysctl(&s.name), s.value.clone())).collect()
 }
 
 /// Where a seccomp profile of the machine (`Localhost`) is.

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     Admitted, Amounts, Decision, Eviction, PREEMPTED, PodResources, PredicateFailure, Pressures, Rejection,
-    under_pressure, unsupported,
+    forbidden_sysctl, under_pressure, unsupported,
 };
 use crate::config::Config;
 use crate::machine::{MachineInfo, allocatable};
@@ -48,7 +48,8 @@ impl PodAdmission {
 
     /// Takes a pod in that is new here, or says why not. A critical pod that lacks room gets that of others, and waits for their end.
     pub async fn admit(&self, uid: &str, pod: &Pod) -> Result<(), Rejection> {
-        if let Some(rejection) = unsupported(pod) {
+        let refused = unsupported(pod).or_else(|| forbidden_sysctl(pod, &self.config.allowed_unsafe_sysctls));
+        if let Some(rejection) = refused {
             return Err(rejection);
         }
         if !is_static(pod) {

@@ -13,6 +13,8 @@ use parking_lot::Mutex;
 use placement::HostPort;
 use tokio::sync::watch;
 
+use crate::config::AllowedSysctls;
+
 pub use handler::PodAdmission;
 pub use preemption::MESSAGE as PREEMPTED;
 
@@ -235,6 +237,15 @@ pub fn unsupported(pod: &Pod) -> Option<Rejection> {
         return Some(Rejection::new("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"));
     }
     None
+}
+
+/// Why a pod may not set the kernel parameters that it wants to set, in upstream's words.
+pub fn forbidden_sysctl(pod: &Pod, allowed: &AllowedSysctls) -> Option<Rejection> {
+    let spec = pod.spec.as_ref()?;
+    let (network, ipc) = (spec.host_network == Some(true), spec.host_ipc == Some(true));
+    let mut names = spec.security_context.iter().flat_map(|c| c.sysctls.iter().flatten()).map(|sysctl| &sysctl.name);
+    let why = names.find_map(|name| allowed.refusal(name, network, ipc))?;
+    Some(Rejection::new("SysctlForbidden", format!("forbidden sysctl: {why}")))
 }
 
 /// The pods that this node took in and that haven't ended yet, by uid.

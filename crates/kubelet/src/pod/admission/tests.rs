@@ -96,6 +96,26 @@ fn a_pod_that_can_not_be_here_beside_the_others_has_failed() {
 }
 
 #[test]
+fn kernel_parameters_of_others_are_refused() {
+    let refused = |spec: Value, allowed: &str| {
+        let mut whole = json!({"containers": []});
+        whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let refused = forbidden_sysctl(&pod(whole), &allowed.parse().unwrap());
+        refused.map(|rejection| format!("{}: {}", rejection.reason, rejection.message))
+    };
+    let sets = |name: &str| json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}});
+    let words = |why: &str| Some(format!("SysctlForbidden: forbidden sysctl: {why}"));
+    assert_eq!(refused(json!({}), ""), None);
+    assert_eq!(refused(sets("net.ipv4.tcp_syncookies"), ""), None);
+    assert_eq!(refused(sets("kernel.core_pattern"), ""), words("\"kernel.core_pattern\" not allowlisted"));
+    assert_eq!(refused(sets("kernel.msgmax"), ""), words("\"kernel.msgmax\" not allowlisted"));
+    assert_eq!(refused(sets("kernel.msgmax"), "kernel.msg*"), None);
+    let mut host = sets("net.ipv4.tcp_syncookies");
+    host["hostNetwork"] = true.into();
+    assert_eq!(refused(host, ""), words("\"net.ipv4.tcp_syncookies\" not allowed with host net enabled"));
+}
+
+#[test]
 fn of_two_that_want_the_same_the_first_gets_it_until_its_end() {
     let admitted = Admitted::default();
     let pod = pod(with_port(json!({"containerPort": 1, "hostPort": 80})));
