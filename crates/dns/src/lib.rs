@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use informer::{Change, Informer, Informers};
+use informer::{Change, Informer, Informers, SyncLoop};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
@@ -89,6 +89,8 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_QUERY_BYTES: usize = 4096;
 /// Delay after a failed accept.
 const ACCEPT_RETRY_PERIOD: Duration = Duration::from_millis(100);
+/// Changes within this period are covered by one rebuild of the zone.
+const BATCH_PERIOD: Duration = Duration::from_millis(2);
 /// Limit of CNAME records that are followed.
 const MAX_CNAME_CHAIN: usize = 8;
 
@@ -165,26 +167,17 @@ async fn rebuild_zone(server: Arc<Server>, informers: Informers, known: Arc<Noti
     let services = informers.of::<Service>();
     let slices = informers.of::<EndpointSlice>();
     let namespaces = informers.of::<Namespace>();
-    let changed = Arc::new(Notify::new());
-    let wake = changed.clone();
-    services.on_change(move |_| wake.notify_one());
-    let wake = changed.clone();
-    slices.on_change(move |_| wake.notify_one());
-    let wake = changed.clone();
-    namespaces.on_change(move |change| {
-        if !matches!(change, Change::Applied { old: Some(_), .. }) {
-            wake.notify_one();
-        }
-    });
-    informer::synced!(services, slices, namespaces);
+    let mut sync = SyncLoop::new(BATCH_PERIOD, None);
+    sync.follow(&services);
+    sync.follow(&slices);
+    sync.follow_if(&namespaces, |change| !matches!(change, Change::Applied { old: Some(_), .. }));
+    sync.synced().await;
     let Config { domain, address, .. } = &server.config;
     loop {
         let zone = Zone::build(domain, Some(*address), &services.list(), &slices.list(), &namespaces.list());
         *server.zone.write() = Arc::new(zone);
         known.notify_one();
-        changed.notified().await;
-        // Changes come in bursts, which one rebuild covers.
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        sync.next().await;
     }
 }
 

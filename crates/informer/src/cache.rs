@@ -9,12 +9,12 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Api, Client, Resource};
 use parking_lot::{Mutex, RwLock};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::metadata::metadata_of;
 use crate::pod;
-use crate::queue::Key;
+use crate::queue::{Key, Queue};
 use crate::reflector::{self, Selection, Store};
 
 /// Objects that an informer can hold.
@@ -60,6 +60,17 @@ struct Inner<K> {
     changes: watch::Sender<u64>,
 }
 
+/// Whether a cache has been filled for the first time.
+#[derive(Debug, Clone)]
+pub struct Synced(watch::Receiver<bool>);
+
+impl Synced {
+    /// Waits until it has.
+    pub async fn wait(&mut self) {
+        let _ = self.0.wait_for(|synced| *synced).await;
+    }
+}
+
 /// A cache of all objects of a kind (or those that a selector picks). Clones share it.
 pub struct Informer<K> {
     inner: Arc<Inner<K>>,
@@ -79,7 +90,8 @@ impl<K: Keyed> Informer<K> {
 
     /// The same; `transform` takes out of each object what isn't to be kept.
     fn start_with(api: Api<K>, fields: &str, labels: &str, transform: fn(&mut dyn Any)) -> Self {
-        let selection = Selection { path: api.resource_url().into(), fields: fields.into(), labels: labels.into() };
+        let selection =
+            Selection { fields: fields.into(), labels: labels.into(), ..Selection::all(api.resource_url()) };
         let client = api.into_client();
         let inner = Arc::new(Inner {
             transform,
@@ -144,8 +156,22 @@ impl<K: Keyed> Informer<K> {
 
     /// Waits until the cache has been filled for the first time.
     pub async fn synced(&self) {
-        let mut synced = self.inner.synced.subscribe();
-        let _ = synced.wait_for(|s| *s).await;
+        self.sync_state().wait().await;
+    }
+
+    /// Whether the cache has been filled, without its kind.
+    pub fn sync_state(&self) -> Synced {
+        Synced(self.inner.synced.subscribe())
+    }
+
+    /// Adds the keys that `keys` makes of every change to a queue (controller-runtime's `EnqueueRequestsFromMapFunc`).
+    pub fn enqueue_keys<I: IntoIterator<Item = Key>>(
+        &self,
+        queue: &Queue,
+        keys: impl Fn(&Change<K>) -> I + Send + Sync + 'static,
+    ) {
+        let queue = queue.clone();
+        self.on_change(move |change| keys(change).into_iter().for_each(|key| queue.add(key)));
     }
 }
 
@@ -197,16 +223,6 @@ impl Identity {
     fn of(meta: &ObjectMeta) -> Self {
         Identity { key: key_of(meta), revision: meta.resource_version.clone() }
     }
-}
-
-/// The metadata of an object whose whole can't be decoded, or needn't be.
-#[derive(Deserialize)]
-struct MetadataOnly {
-    metadata: ObjectMeta,
-}
-
-fn metadata_of(object: &str) -> Option<ObjectMeta> {
-    serde_json::from_str::<MetadataOnly>(object).ok().map(|only| only.metadata)
 }
 
 impl<K: Keyed> Decoding<K> {

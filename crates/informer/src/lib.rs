@@ -1,8 +1,10 @@
 //! The toolkit of control loops: shared informers, work queues, and recording of events (client-go's `informers`, `workqueue`, `record`).
 //!
 //! - [`Informers`] has one cache for each kind that is used. All control loops of a process share it.
+//! - [`follow`] hands on changes of objects that no cache holds. No other code lists and watches.
 //! - [`Queue`] has the keys of objects to reconcile: each key once, one worker per key at a time, with back-off.
 //! - [`Quarantine`] isolates objects whose handling panics or crashes the process.
+//! - [`SyncLoop`] says when a loop runs that reads whole caches: changes are batched, failures back off, a resync repairs.
 //! - [`Recorder`] writes Events, with deduplication and rate limits.
 //!
 //! Invariant: a control loop is level-triggered. It acts on the cache, never on the content of a notification, so a lost or duplicated
@@ -13,18 +15,25 @@
 mod cache;
 mod claims;
 mod events;
+mod follow;
+mod metadata;
 mod objects;
 pub mod pod;
 pub mod quarantine;
 mod queue;
 mod reflector;
+mod sync_loop;
 
-pub use cache::{Change, Informer, Informers, Keyed};
+pub use cache::{Change, Informer, Informers, Keyed, Synced};
 pub use claims::{Claim, claim_of, claims};
 pub use events::{Recorder, error_message};
+pub use follow::{Event, follow, follow_object, wait_until};
+pub use metadata::Metadata;
 pub use pod::Pod;
 pub use quarantine::Quarantine;
 pub use queue::{Key, Queue};
+pub use reflector::Selection;
+pub use sync_loop::{Cause, SyncLoop, Trigger};
 
 /// Waits for the caches of several informers.
 #[macro_export]

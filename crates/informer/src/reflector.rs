@@ -48,6 +48,40 @@ pub struct Selection {
     pub fields: String,
     /// A label selector; none if it is empty.
     pub labels: String,
+    /// Whether only metadata is sent (`PartialObjectMetadata`).
+    pub is_metadata_only: bool,
+}
+
+impl Selection {
+    /// All objects at a path.
+    pub fn all(path: impl Into<String>) -> Self {
+        Selection { path: path.into(), fields: String::new(), labels: String::new(), is_metadata_only: false }
+    }
+
+    /// The object of one name.
+    pub fn named(path: impl Into<String>, name: &str) -> Self {
+        Selection { fields: format!("metadata.name={name}"), ..Selection::all(path) }
+    }
+
+    /// The same, of which only metadata is sent.
+    pub fn metadata_only(self) -> Self {
+        Selection { is_metadata_only: true, ..self }
+    }
+
+    fn list(&self, request: &Request, params: &ListParams) -> Result<http::Request<Vec<u8>>, Interrupted> {
+        let asked = if self.is_metadata_only { request.list_metadata(params) } else { request.list(params) };
+        asked.map_err(|error| Interrupted::TooOld(error.to_string()))
+    }
+
+    fn watch(&self, request: &Request, revision: &str) -> Result<http::Request<Vec<u8>>, Interrupted> {
+        let params = WatchParams::default().fields(&self.fields).labels(&self.labels).timeout(WATCH_SECONDS);
+        let asked = if self.is_metadata_only {
+            request.watch_metadata(&params, revision)
+        } else {
+            request.watch(&params, revision)
+        };
+        asked.map_err(|error| Interrupted::TooOld(error.to_string()))
+    }
 }
 
 #[derive(Deserialize)]
@@ -165,7 +199,7 @@ async fn list(
     store.begin();
     let mut params = ListParams::default().fields(&selection.fields).labels(&selection.labels).limit(PAGE);
     loop {
-        let asked = request.list(&params).map_err(|error| Interrupted::TooOld(error.to_string()))?;
+        let asked = selection.list(request, &params)?;
         let text = client.request_text(asked).await?;
         let page: List = serde_json::from_str(&text)?;
         for item in page.items.iter().flatten() {
@@ -187,8 +221,7 @@ async fn watch(
     revision: &mut String,
     store: &mut dyn Store,
 ) -> Result<(), Interrupted> {
-    let params = WatchParams::default().fields(&selection.fields).labels(&selection.labels).timeout(WATCH_SECONDS);
-    let mut asked = request.watch(&params, revision).map_err(|error| Interrupted::TooOld(error.to_string()))?;
+    let mut asked = selection.watch(request, revision)?;
     // A stream that is compressed event by event is more than decoders of whole bodies know.
     asked.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let mut events = std::pin::pin!(client.request_stream(asked).await?.compat());

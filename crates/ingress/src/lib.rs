@@ -30,14 +30,13 @@ use std::time::Duration;
 
 use ::gateway::GatewaySnapshot;
 use ::gateway::kinds::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
-use informer::Informers;
+use informer::{Informers, SyncLoop};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use parking_lot::RwLock;
 use tasks::AbortOnDrop;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
 
 use expressions::Expressions;
 use secrets::Secrets;
@@ -134,28 +133,19 @@ impl Objects {
 
 /// Runs the ingress controller until the process ends.
 pub async fn run(config: Config, informers: Informers) {
-    let changed = Arc::new(Notify::new());
-    macro_rules! wake_at {
-        ($($kind:ty),*) => { $(
-            let wake = changed.clone();
-            informers.of::<$kind>().on_change(move |_| wake.notify_one());
-        )* };
-    }
-    wake_at!(
-        Ingress,
-        IngressClass,
-        Service,
-        EndpointSlice,
-        Namespace,
-        GatewayClass,
-        Gateway,
-        HTTPRoute,
-        ReferenceGrant
-    );
-    let (ingresses, classes) = (informers.of::<Ingress>(), informers.of::<IngressClass>());
-    let (services, slices) = (informers.of::<Service>(), informers.of::<EndpointSlice>());
+    let mut sync = SyncLoop::new(BATCH_PERIOD, None);
+    sync.follow(&informers.of::<Ingress>());
+    sync.follow(&informers.of::<IngressClass>());
+    sync.follow(&informers.of::<Service>());
+    sync.follow(&informers.of::<EndpointSlice>());
+    let trigger = sync.trigger();
+    trigger.on(&informers.of::<Namespace>());
     // Gateways aren't waited for: their CRDs may have been deleted.
-    informer::synced!(ingresses, classes, services, slices);
+    trigger.on(&informers.of::<GatewayClass>());
+    trigger.on(&informers.of::<Gateway>());
+    trigger.on(&informers.of::<HTTPRoute>());
+    trigger.on(&informers.of::<ReferenceGrant>());
+    sync.synced().await;
     let table = SharedTable::default();
     let workers = match Workers::start(&table) {
         Ok(workers) => workers,
@@ -164,7 +154,7 @@ pub async fn run(config: Config, informers: Informers) {
             return;
         }
     };
-    let mut secrets = Secrets::new(informers.client().clone(), changed.clone());
+    let mut secrets = Secrets::new(informers.client().clone(), trigger);
     let mut expressions = Expressions::default();
     let mut listeners = PortListeners { bind: config.bind, workers, open: HashMap::new() };
     loop {
@@ -175,8 +165,7 @@ pub async fn run(config: Config, informers: Informers) {
         secrets.keep(&named.iter().map(|(_, name, _)| name.clone()).collect());
         listeners.set_certificates(&secrets, named);
         listeners.workers.close_idle_connections();
-        changed.notified().await;
-        tokio::time::sleep(BATCH_PERIOD).await;
+        sync.next().await;
     }
 }
 

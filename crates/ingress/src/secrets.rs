@@ -4,15 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use futures::StreamExt as _;
+use informer::{Selection, Trigger};
 use k8s_openapi::api::core::v1::Secret;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::watch_object;
-use kube::{Api, Client};
+use kube::{Client, Resource as _};
 use parking_lot::RwLock;
 use rustls::sign::CertifiedKey;
 use tasks::AbortOnDrop;
-use tokio::sync::Notify;
 
 /// How many are watched of a namespace, and how many of all: each is a stream of the node's one connection, and who may write an Ingress decides
 /// how many it names.
@@ -25,8 +22,8 @@ type Key = Arc<CertifiedKey>;
 
 pub struct Secrets {
     client: Client,
-    /// Notified when a certificate has changed.
-    changed: Arc<Notify>,
+    /// Fires when a certificate has changed.
+    changed: Trigger,
     watched: BTreeMap<Name, Watched>,
 }
 
@@ -36,7 +33,7 @@ struct Watched {
 }
 
 impl Secrets {
-    pub fn new(client: Client, changed: Arc<Notify>) -> Self {
+    pub fn new(client: Client, changed: Trigger) -> Self {
         Secrets { client, changed, watched: BTreeMap::new() }
     }
 
@@ -83,32 +80,23 @@ fn bounded(wanted: &BTreeSet<Name>) -> BTreeSet<&Name> {
     chosen
 }
 
-async fn watch(client: Client, (namespace, name): Name, key: Arc<RwLock<Option<Key>>>, changed: Arc<Notify>) {
-    let api: Api<Secret> = Api::namespaced(client, &namespace);
+/// Keeps `key` as the Secret says. A Secret that isn't valid leaves the certificate before it in use.
+async fn watch(client: Client, (namespace, name): Name, key: Arc<RwLock<Option<Key>>>, changed: Trigger) {
+    let selection = Selection::named(Secret::url_path(&(), Some(&namespace)), &name);
     let secret = format!("{namespace}/{name}");
-    let mut states = watch_object(api, &name).default_backoff().boxed();
-    while let Some(state) = states.next().await {
-        let now = match state {
-            Ok(Some(object)) => match gateway::certificate::from_secret(&object) {
-                Ok(read) => Some(read),
-                Err(why) => {
-                    // The previous valid certificate stays in use.
-                    tracing::warn!(secret, why, "a Secret holds a certificate that can't be used");
-                    continue;
-                }
-            },
-            Ok(None) => {
+    informer::follow_object::<Secret>(client, selection, move |object| {
+        let now = match object.as_ref().map(gateway::certificate::from_secret) {
+            Some(Ok(read)) => Some(read),
+            Some(Err(why)) => return tracing::warn!(secret, why, "a Secret holds a certificate that can't be used"),
+            None => {
                 tracing::debug!(secret, "the Secret of a certificate is missing");
                 None
             }
-            Err(error) => {
-                tracing::debug!(%error, secret, "failed to read the Secret of a certificate");
-                continue;
-            }
         };
         *key.write() = now;
-        changed.notify_one();
-    }
+        changed.fire();
+    })
+    .await;
 }
 
 #[cfg(test)]

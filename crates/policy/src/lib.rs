@@ -24,14 +24,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Family;
-use informer::{Change, Informers, Pod, Recorder};
+use informer::{Cause, Change, Informers, Pod, Recorder, SyncLoop};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt as _;
 use network::LocalPods;
 use network::nft::{self, FamilySyntax, NftError, RejectedItem, Table, TableSync};
 use plan::Input;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Configuration of the network policy controller.
@@ -50,19 +49,16 @@ pub struct Config {
 /// Changes within this period are written together.
 const BATCH_PERIOD: Duration = Duration::from_millis(5);
 const RESYNC_PERIOD: Duration = Duration::from_secs(30);
-/// First back-off after a failed write.
-const INITIAL_RETRY_BACKOFF: Duration = Duration::from_secs(1);
 /// Retry period of a policy whose rules the kernel rejected.
 const REFUSED_RETRY_PERIOD: Duration = Duration::from_secs(300);
 
 /// Runs the network policy controller until the process ends. Pods of this node may start once their rules are in the kernel.
 pub async fn run(config: Config, informers: Informers, local: LocalPods) {
     let policies = informers.of::<NetworkPolicy>();
-    let changed = Arc::new(Notify::new());
-    let wake = changed.clone();
-    policies.on_change(move |_| wake.notify_one());
+    let mut sync = SyncLoop::new(BATCH_PERIOD, Some(RESYNC_PERIOD));
+    sync.follow(&policies);
     let mut local_changes = local.changes();
-    informer::synced!(policies);
+    sync.synced().await;
     if policies.list().is_empty() {
         // An earlier process may have left rules of policies that were deleted while no agent ran.
         if let Err(error) = nft::remove(&config.table).await {
@@ -73,27 +69,22 @@ pub async fn run(config: Config, informers: Informers, local: LocalPods) {
         local_changes.borrow_and_update();
         local.allow_start(&local.list());
         tokio::select! {
-            () = changed.notified() => {}
+            _ = sync.next() => {}
             _ = local_changes.changed() => {}
         }
     }
     let (pods, namespaces) = (informers.of::<Pod>(), informers.of::<Namespace>());
-    let wake = changed.clone();
-    pods.on_change(move |change| {
-        if !matches!(change, Change::Applied { old: Some(old), new } if !plan::affects_rules(old, new)) {
-            wake.notify_one();
-        }
-    });
-    let wake = changed.clone();
-    namespaces.on_change(move |change| {
-        if !matches!(change, Change::Applied { old: Some(old), new } if old.metadata.labels == new.metadata.labels) {
-            wake.notify_one();
-        }
-    });
-    informer::synced!(pods, namespaces);
+    sync.follow_if(
+        &pods,
+        |change| !matches!(change, Change::Applied { old: Some(old), new } if !plan::affects_rules(old, new)),
+    );
+    sync.follow_if(
+        &namespaces,
+        |change| !matches!(change, Change::Applied { old: Some(old), new } if old.metadata.labels == new.metadata.labels),
+    );
+    sync.synced().await;
     let mut tables: Vec<_> = config.families.iter().map(|family| FamilyRules::new(&config, *family)).collect();
     let recorder = Recorder::new(informers.client().clone(), "network-policy", &config.node_name);
-    let mut wait = INITIAL_RETRY_BACKOFF;
     loop {
         local_changes.borrow_and_update();
         let local_pods = local.list();
@@ -113,20 +104,19 @@ pub async fn run(config: Config, informers: Informers, local: LocalPods) {
             local_pods.iter().filter(|pod| !pod.addresses.iter().any(|address| unwritten.contains(address))),
         );
         if failed {
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(RESYNC_PERIOD);
+            sync.back_off().await;
             continue;
         }
-        wait = INITIAL_RETRY_BACKOFF;
         tokio::select! {
-            () = changed.notified() => tokio::time::sleep(BATCH_PERIOD).await,
-            // Not batched: the start of a pod waits for it.
-            _ = local_changes.changed() => {}
-            () = tokio::time::sleep(RESYNC_PERIOD) => {
-                for rules in &mut tables {
-                    rules.table_sync.check().await;
+            cause = sync.next() => {
+                if cause == Cause::Resync {
+                    for rules in &mut tables {
+                        rules.table_sync.check().await;
+                    }
                 }
             }
+            // Not batched: the start of a pod waits for it.
+            _ = local_changes.changed() => {}
         }
     }
 }

@@ -18,14 +18,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::{AddressRanges, Family};
-use informer::{Change, Informers, Key, Pod, Recorder};
+use informer::{Cause, Change, Informers, Key, Pod, Recorder, SyncLoop};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use network::conntrack;
 use network::nft::{FamilySyntax, NftError, RejectedPart, TableSync};
 use plan::udp_backends::{self, UdpBackends};
 use plan::{NodeTopology, Planner};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 /// Configuration of the service proxy.
 #[derive(Debug, Clone)]
@@ -45,42 +45,30 @@ pub struct Config {
 /// Changes within this period are written together.
 const BATCH_PERIOD: Duration = Duration::from_millis(5);
 const RESYNC_PERIOD: Duration = Duration::from_secs(30);
-/// First back-off after a failed write.
-const INITIAL_RETRY_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Runs the service proxy until the process ends.
 pub async fn run(config: Config, informers: Informers) {
     let services = informers.of::<Service>();
     let slices = informers.of::<EndpointSlice>();
     let nodes = informers.of::<Node>();
-    let changed = Arc::new(Notify::new());
-    let wake = changed.clone();
-    services.on_change(move |_| wake.notify_one());
-    let wake = changed.clone();
-    slices.on_change(move |_| wake.notify_one());
-    let (wake, own) = (changed.clone(), config.node_name.clone());
-    nodes.on_change(move |change| {
-        if let Change::Applied { old, new } = change
-            && new.metadata.name.as_ref() == Some(&own)
-            && old.as_deref().and_then(zone_of) != zone_of(new)
-        {
-            wake.notify_one();
-        }
-    });
     // Only pods of this node with host ports matter.
     let pods = informers.selected::<Pod>(&format!("spec.nodeName={}", config.node_name));
-    let wake = changed.clone();
-    pods.on_change(move |change| {
-        if plan::host_port_mappings(change.object()).next().is_some() {
-            wake.notify_one();
+    let mut sync = SyncLoop::new(BATCH_PERIOD, Some(RESYNC_PERIOD));
+    sync.follow(&services);
+    sync.follow(&slices);
+    let own = config.node_name.clone();
+    sync.follow_if(&nodes, move |change| match change {
+        Change::Applied { old, new } => {
+            new.metadata.name.as_ref() == Some(&own) && old.as_deref().and_then(zone_of) != zone_of(new)
         }
+        Change::Deleted(_) => false,
     });
-    informer::synced!(services, slices, nodes, pods);
+    sync.follow_if(&pods, |change| plan::host_port_mappings(change.object()).next().is_some());
+    sync.synced().await;
     let mut health = health::HealthCheckServers::default();
     let mut tables: Vec<_> = config.cluster_cidr.families().map(|family| FamilyRules::new(&config, family)).collect();
     let mut is_routed = false;
     let recorder = Recorder::new(informers.client().clone(), "kube-proxy", &config.node_name);
-    let mut wait = INITIAL_RETRY_BACKOFF;
     loop {
         let own = nodes.get(&Key::new("", &config.node_name));
         let topology = NodeTopology { zone: own.and_then(|node| zone_of(&node)) };
@@ -100,11 +88,9 @@ pub async fn run(config: Config, informers: Informers) {
             }
         }
         if failed {
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(RESYNC_PERIOD);
+            sync.back_off().await;
             continue;
         }
-        wait = INITIAL_RETRY_BACKOFF;
         // Only after the rules are written that make it harmless.
         if !is_routed && tables.iter().any(|rules| rules.family == Family::V4) {
             is_routed = true;
@@ -112,12 +98,9 @@ pub async fn run(config: Config, informers: Informers) {
                 tracing::warn!(%error, "failed to enable route_localnet; node ports and host ports can't be reached at 127.0.0.1");
             }
         }
-        tokio::select! {
-            () = changed.notified() => tokio::time::sleep(BATCH_PERIOD).await,
-            () = tokio::time::sleep(RESYNC_PERIOD) => {
-                for rules in &mut tables {
-                    rules.table_sync.check().await;
-                }
+        if sync.next().await == Cause::Resync {
+            for rules in &mut tables {
+                rules.table_sync.check().await;
             }
         }
     }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use informer::Selection;
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt as _};
 use pki::{JoinToken, RotatingCertificate};
@@ -288,17 +289,13 @@ async fn sign(client: &Client, key: &str, user: &str, signer: &str, names: &[Str
                  "request": base64::engine::general_purpose::STANDARD.encode(request)}});
     let created = api.create(&PostParams::default(), &serde_json::from_value(object)?).await.map_err(plain)?;
     let name = created.name_any();
-    let done = |c: Option<&CertificateSigningRequest>| {
-        let status = c.and_then(|c| c.status.as_ref());
-        status.is_some_and(|s| {
-            s.certificate.is_some()
-                || s.conditions.iter().flatten().any(|c| matches!(c.type_.as_str(), "Denied" | "Failed"))
-        })
+    let decided = |request: Option<CertificateSigningRequest>| {
+        let is_refused = |c: &CertificateSigningRequestCondition| matches!(c.type_.as_str(), "Denied" | "Failed");
+        request?.status.filter(|s| s.certificate.is_some() || s.conditions.iter().flatten().any(is_refused))
     };
-    let waited =
-        tokio::time::timeout(SIGNING_TIMEOUT, kube::runtime::wait::await_condition(api.clone(), &name, done)).await;
-    let signed = waited.context("the server signed no certificate within a minute")??;
-    let status = signed.and_then(|c| c.status).unwrap_or_default();
+    let waiting = informer::wait_until(client.clone(), Selection::named(api.resource_url(), &name), decided);
+    let waited = tokio::time::timeout(SIGNING_TIMEOUT, waiting).await;
+    let status = waited.context("the server signed no certificate within a minute")?;
     match status.certificate {
         Some(certificate) => Ok(String::from_utf8(certificate.0)?),
         None => bail!("the server refused to sign a certificate: {:?}", status.conditions),

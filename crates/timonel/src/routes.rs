@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::AddressRanges;
-use informer::Informers;
+use informer::{Cause, Informers, SyncLoop};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
@@ -31,13 +30,12 @@ pub struct Own {
 /// Keeps the way to every other node's pods: directly where the node is a neighbour, else through the overlay.
 pub async fn keep(informers: Informers, bridge: Bridge, mut own: Own) {
     let nodes = informers.of::<Node>();
-    let changed = Arc::new(tokio::sync::Notify::new());
-    let wake = changed.clone();
-    nodes.on_change(move |_| wake.notify_one());
+    let mut sync = SyncLoop::new(Duration::ZERO, Some(RESYNC_PERIOD));
+    sync.follow(&nodes);
     let mut present: HashMap<IpNet, Vec<IpAddr>> = HashMap::new();
     let cluster: Vec<IpNet> = own.cluster.iter().collect();
     // Before the nodes are known every way would seem to lead nowhere.
-    informer::synced!(nodes);
+    sync.synced().await;
     // Who removes the overlay takes the ways along.
     let mut removed = RemovedLinks::listen();
     loop {
@@ -65,10 +63,9 @@ pub async fn keep(informers: Informers, bridge: Bridge, mut own: Own) {
             }
         }
         tokio::select! {
-            () = changed.notified() => {}
+            cause = sync.next() => if cause == Cause::Resync { present.clear() },
             Ok(()) = own.ranges.changed() => present.clear(),
             name = removed.next() => if name == OVERLAY { present.clear() },
-            () = tokio::time::sleep(RESYNC_PERIOD) => present.clear(),
         }
     }
 }

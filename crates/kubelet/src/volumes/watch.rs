@@ -2,24 +2,18 @@
 //! does it (`configMapAndSecretChangeDetectionStrategy: Watch`). That a volume is looked at again every minute only repairs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use k8s_openapi::NamespaceResourceScope;
+use informer::{Metadata, Selection};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use kube::core::PartialObjectMeta;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{Config, Event, watcher};
-use kube::{Api, Client, Resource, ResourceExt as _};
+use kube::{Client, Resource as _, ResourceExt as _};
 use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-/// How often volumes are brought up to date, however often what they show changes, and how many changes are taken at a time.
+/// How often volumes are brought up to date, however often what they show changes.
 const UPDATE_PERIOD: Duration = Duration::from_secs(1);
-const MAX_BATCHED_EVENTS: usize = 256;
 
 /// How many objects of a pod are watched, and how many of all pods. Who makes pods decides how many they show, and each is a stream of the node's
 /// one connection, which has a bound. What isn't watched is still looked at every minute.
@@ -74,15 +68,7 @@ impl SourceWatches {
     pub fn add(self: &Arc<Self>, uid: &str, pod: &Pod) {
         let watch = |source: &Source| {
             let (watches, source) = (Arc::downgrade(self), source.clone());
-            let task = match source.0 {
-                SourceKind::ConfigMap => {
-                    tasks::until_done("volume-watch", move || follow::<ConfigMap>(watches.clone(), source.clone()))
-                }
-                SourceKind::Secret => {
-                    tasks::until_done("volume-watch", move || follow::<Secret>(watches.clone(), source.clone()))
-                }
-            };
-            task.abort_handle()
+            tasks::until_done("volume-watch", move || follow(watches.clone(), source.clone())).abort_handle()
         };
         self.insert(uid, sources(pod), watch);
     }
@@ -117,61 +103,45 @@ impl SourceWatches {
 }
 
 /// Watches one object, and nothing of it but that it changes.
-async fn follow<K>(watches: Weak<SourceWatches>, source: Source)
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static,
-{
+async fn follow(watches: Weak<SourceWatches>, source: Source) {
     let Some(client) = watches.upgrade().map(|watches| watches.client.clone()) else { return };
-    let (_, namespace, name) = &source;
-    let api: Api<PartialObjectMeta<K>> = Api::namespaced(client, namespace);
-    let config = Config::default().fields(&format!("metadata.name={name}"));
-    let mut batches = std::pin::pin!(watcher(api, config).default_backoff().ready_chunks(MAX_BATCHED_EVENTS));
-    let mut seen = Seen::default();
-    while let Some(batch) = batches.next().await {
-        let mut is_news = false;
-        for event in batch {
-            match event {
-                Ok(event) => is_news |= seen.take(event),
-                Err(error) => {
-                    tracing::debug!(?source, %error, "failed to watch a ConfigMap or Secret of a volume; retrying");
-                }
+    let (kind, namespace, name) = &source;
+    let path = match kind {
+        SourceKind::ConfigMap => ConfigMap::url_path(&(), Some(namespace)),
+        SourceKind::Secret => Secret::url_path(&(), Some(namespace)),
+    };
+    let changed = Arc::new(Notify::new());
+    let (news, mut seen) = (changed.clone(), Seen::default());
+    let watching =
+        informer::follow_object::<Metadata>(client, Selection::named(path, name).metadata_only(), move |object| {
+            if seen.take(object.and_then(|object| object.metadata.resource_version)) {
+                news.notify_one();
             }
+        });
+    let reporting = async {
+        loop {
+            changed.notified().await;
+            let Some(watches) = watches.upgrade() else { return };
+            (watches.on_change)(watches.pods(&source));
+            drop(watches);
+            tokio::time::sleep(UPDATE_PERIOD).await;
         }
-        if !is_news {
-            continue;
-        }
-        let Some(watches) = watches.upgrade() else { return };
-        (watches.on_change)(watches.pods(&source));
-        drop(watches);
-        tokio::time::sleep(UPDATE_PERIOD).await;
+    };
+    tokio::select! {
+        () = watching => {}
+        () = reporting => {}
     }
 }
 
 /// The version of an object that was seen last; none if it isn't there. The volumes were made of the first one, or of what came after it.
 #[derive(Default)]
-struct Seen {
-    last: Option<Option<String>>,
-    listed: Option<String>,
-}
+struct Seen(Option<Option<String>>);
 
 impl Seen {
-    /// Whether an event is of a change.
-    fn take<K: Resource>(&mut self, event: Event<K>) -> bool {
-        let version = match event {
-            Event::Init => {
-                self.listed = None;
-                return false;
-            }
-            Event::InitApply(object) => {
-                self.listed.clone_from(&object.meta().resource_version);
-                return false;
-            }
-            Event::InitDone => self.listed.take(),
-            Event::Apply(object) => object.meta().resource_version.clone(),
-            Event::Delete(_) => None,
-        };
-        let before = self.last.replace(version);
-        before.is_some_and(|before| Some(&before) != self.last.as_ref())
+    /// Whether a version is another one than that before.
+    fn take(&mut self, version: Option<String>) -> bool {
+        let before = self.0.replace(version);
+        before.is_some_and(|before| Some(&before) != self.0.as_ref())
     }
 }
 
@@ -249,21 +219,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_news_is_told_by_versions() {
-        let map = |version: &str| -> ConfigMap {
-            serde_json::from_value(json!({"metadata": {"name": "m", "resourceVersion": version}})).unwrap()
-        };
+    fn another_version_is_a_change_and_the_first_one_is_not() {
         let mut seen = Seen::default();
-        let mut news =
-            |events: Vec<Event<ConfigMap>>| events.into_iter().filter(|event| seen.take(event.clone())).count();
-        let listed = |version: &str| vec![Event::Init, Event::InitApply(map(version)), Event::InitDone];
-        assert_eq!(news(listed("1")), 0);
-        assert_eq!(news(vec![Event::Apply(map("2"))]), 1);
+        let mut is_news = |version: Option<&str>| seen.take(version.map(Into::into));
+        assert!(!is_news(Some("1")));
+        assert!(is_news(Some("2")));
         // The watch was begun anew.
-        assert_eq!(news(listed("2")), 0);
-        assert_eq!(news(listed("3")), 1);
-        assert_eq!(news(vec![Event::Delete(map("4"))]), 1);
-        assert_eq!(news(vec![Event::Init, Event::InitDone]), 0);
-        assert_eq!(news(vec![Event::Apply(map("5"))]), 1);
+        assert!(!is_news(Some("2")));
+        assert!(is_news(Some("3")));
+        assert!(is_news(None));
+        assert!(!is_news(None));
+        assert!(is_news(Some("5")));
     }
 }

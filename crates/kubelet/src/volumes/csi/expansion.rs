@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ::csi::v1::{CapacityRange, NodeExpandVolumeRequest};
+use informer::Selection;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Patch, PatchParams};
@@ -69,12 +70,13 @@ impl Csi {
 
 /// A resizer first says that the volume is larger, and then that its file system isn't yet; we may have been faster.
 async fn clear_resize_pending(api: Api<PersistentVolumeClaim>, name: String) {
-    let is_pending = |claim: Option<&PersistentVolumeClaim>| {
-        let conditions = claim.and_then(|c| c.status.as_ref()?.conditions.as_ref());
-        conditions.into_iter().flatten().any(|c| c.type_ == "FileSystemResizePending")
+    let is_pending = |claim: Option<PersistentVolumeClaim>| {
+        let conditions = claim.and_then(|c| c.status?.conditions).unwrap_or_default();
+        conditions.iter().any(|c| c.type_ == "FileSystemResizePending").then_some(())
     };
-    let waiting = kube::runtime::wait::await_condition(api.clone(), &name, is_pending);
-    if let Ok(Ok(_)) = tokio::time::timeout(RESIZER_TIMEOUT, waiting).await
+    let waiting =
+        informer::wait_until(api.clone().into_client(), Selection::named(api.resource_url(), &name), is_pending);
+    if let Ok(()) = tokio::time::timeout(RESIZER_TIMEOUT, waiting).await
         && let Err(error) = report_expansion(&api, &name, None).await
     {
         tracing::warn!(claim = name, %error, "failed to update status.capacity of a claim after its expansion");

@@ -8,10 +8,11 @@ use ::csi::v1::{
     NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest,
     VolumeCapability,
 };
+use informer::Selection;
 use k8s_openapi::api::core::v1::{Node, Pod, SecretReference};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSIDriverSpec, VolumeAttachment};
 use kube::api::{Patch, PatchParams};
-use kube::{Api, ResourceExt as _};
+use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
 
 use super::records::{self, Record};
@@ -157,19 +158,15 @@ impl Csi {
     /// What the driver's attacher says of the volume at this node, once it is attached.
     async fn attached(&self, source: &Source) -> Result<BTreeMap<String, String>, VolumeError> {
         let name = ::csi::attachment_name(&source.handle, &source.driver, &self.config.node_name);
-        let api: Api<VolumeAttachment> = Api::all(self.client.clone());
-        let is_there = |object: Option<&VolumeAttachment>| {
-            object.and_then(|a| a.status.as_ref()).is_some_and(|s| s.attached || s.attach_error.is_some())
+        let selection = Selection::named(VolumeAttachment::url_path(&(), None), &name);
+        let outcome = |object: Option<VolumeAttachment>| {
+            object.and_then(|a| a.status).filter(|s| s.attached || s.attach_error.is_some())
         };
-        let waiting = kube::runtime::wait::await_condition(api, &name, is_there);
-        let found = match tokio::time::timeout(ATTACH_CHECK_PERIOD, waiting).await {
-            Ok(found) => found.map_err(|error| VolumeError::Refused(error.to_string()))?,
-            Err(_) => {
-                let why = format!("volume {} isn't attached to this node yet", source.handle);
-                return Err(VolumeError::Refused(why));
-            }
+        let waiting = informer::wait_until(self.client.clone(), selection, outcome);
+        let Ok(status) = tokio::time::timeout(ATTACH_CHECK_PERIOD, waiting).await else {
+            let why = format!("volume {} isn't attached to this node yet", source.handle);
+            return Err(VolumeError::Refused(why));
         };
-        let status = found.and_then(|a| a.status).unwrap_or_default();
         match status.attach_error.filter(|_| !status.attached) {
             Some(error) => {
                 let why = format!("volume attachment failed: {}", error.message.unwrap_or_default());
