@@ -45,5 +45,8 @@ done
 writers=$(grep -rl 'store\.write(' crates/apiserver/src | sort | tr '\n' ' ')
 [ "$writers" = "crates/apiserver/src/bootstrap/events.rs crates/apiserver/src/pipeline/commit.rs " ] ||
   { echo "error: only pipeline/commit.rs and bootstrap/events.rs of the API server may write to the store, but these do: $writers" >&2; bad=1; }
+# What lists and watches is the reflector of crates/informer; kube's watchers end at the first object that can't be decoded.
+watchers=$(grep -rl 'kube::runtime\|kube_runtime' crates/*/src | grep -v '^crates/testkit/' || true)
+[ -z "$watchers" ] || { echo "error: use informer::follow or an Informer in place of kube::runtime: $watchers" >&2; bad=1; }
 python3 scripts/check-cycles.py || bad=1
 exit $bad

@@ -9,6 +9,7 @@ DEPTH = "values are no deeper than bounded::MAX_DEPTH: bodies, patches and webho
 SCHEMA = "as deep as our own schema"
 AST = "expressions are no deeper than expressions::depth allows, asked before they are parsed"
 NAME = "another function of that name"
+STATUS = "as deep as the type of a status"
 BOUND = {
     "api/src/custom/rules.rs": {"compile_at": DEPTH},
     "api/src/custom/structural.rs": {"prune": DEPTH, "coerce": DEPTH, "drop_nulls": DEPTH, "apply_defaults": DEPTH},
@@ -31,9 +32,9 @@ BOUND = {
     "apiserver/src/streams/links.rs": {"take": NAME},
     "apiserver/src/openapi/mod.rs": {"visit_mut": DEPTH},
     "apiserver/src/openapi/v2.rs": {"write": DEPTH},
-    "controllers/src/workloads/job/mod.rs": {"free": NAME},
     "controllers/src/toolkit/adoption.rs": {"selector": NAME},
-    "controllers/src/workloads/replica_set.rs": {"replicas": NAME, "min_ready_seconds": NAME, "template": NAME, "status": NAME},
+    "controllers/src/toolkit/status.rs": {"is_same": STATUS, "merge_patch": STATUS},
+    "controllers/src/workloads/replica_set.rs": {"replicas": NAME, "min_ready_seconds": NAME, "template": NAME, "status": NAME, "next_status": NAME},
     "expressions/src/budget.rs": {"weigh": DEPTH},
     "expressions/src/check/cost.rs": {"cost": AST},
     "expressions/src/check/declared.rs": {"read": "types of our own table"},

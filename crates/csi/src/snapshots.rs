@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use informer::custom_kind;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::core::{ClusterResourceScope, NamespaceResourceScope};
 use serde::{Deserialize, Serialize};
 
@@ -45,11 +46,16 @@ pub struct VolumeSnapshotSource {
     pub volume_snapshot_content_name: Option<String>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeSnapshotStatus {
     pub bound_volume_snapshot_content_name: Option<String>,
+    /// RFC 3339.
+    pub creation_time: Option<String>,
     pub ready_to_use: Option<bool>,
+    /// A quantity.
+    pub restore_size: Option<IntOrString>,
+    pub error: Option<VolumeSnapshotError>,
 }
 
 /// A snapshot in the storage system.

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Informer, Key, Keyed as _, Queue};
+use informer::{Informer, Key, Keyed as _};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::api::{DeleteParams, Patch, Preconditions};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
+use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::{Context, Result, ignore};
 
 const TYPE: &str = "kubernetes.io/service-account-token";
@@ -18,26 +19,30 @@ const UID: &str = "kubernetes.io/service-account.uid";
 pub fn start(context: Context) {
     let accounts = context.informers.of::<ServiceAccount>();
     let secrets = context.informers.selected::<Secret>(&format!("type={TYPE}"));
-    let queue = Queue::of(&secrets, context.events.clone());
-    let add = queue.clone();
-    secrets.on_change(move |change| add.add(change.object().key()));
-    let (add, all) = (queue.clone(), secrets.clone());
-    accounts.on_change(move |change| {
+    let mut controller = Controller::of(&context, &secrets);
+    let all = secrets.clone();
+    controller.watch(&accounts, move |change| {
         let account = change.object().key();
         let theirs = all.list_in(&account.namespace).into_iter().filter(|s| named(s) == account.name);
-        theirs.for_each(|secret| add.add(secret.key()));
+        theirs.map(|secret| secret.key()).collect::<Vec<_>>()
     });
-    queue.work("serviceaccount-token", 2, move |key| {
-        let (context, secrets, accounts) = (context.clone(), secrets.clone(), accounts.clone());
-        async move {
-            informer::synced!(secrets, accounts);
-            let Some(secret) = secrets.get(&key) else {
-                return forget(&context, &accounts, &key).await.map(|()| None);
-            };
-            let account = accounts.get(&Key::new(&key.namespace, named(&secret)));
-            keep(&context, &secret, account).await.map(|()| None::<Duration>)
-        }
-    });
+    controller.run("serviceaccount-token", 2, Work { context, secrets, accounts });
+}
+
+struct Work {
+    context: Context,
+    secrets: Informer<Secret>,
+    accounts: Informer<ServiceAccount>,
+}
+
+impl Reconcile for Work {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let Some(secret) = self.secrets.get(key) else {
+            return forget(&self.context, &self.accounts, key).await.map(|()| None);
+        };
+        let account = self.accounts.get(&Key::new(&key.namespace, named(&secret)));
+        keep(&self.context, &secret, account).await.map(|()| None)
+    }
 }
 
 /// Takes a token that is gone out of the lists of those accounts that name it, as upstream does: pods of an account that asks for it

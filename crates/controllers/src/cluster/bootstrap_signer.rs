@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use informer::{Key, Queue};
+use informer::{Informer, Key};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
@@ -12,7 +12,8 @@ use kube::api::Patch;
 use serde_json::{Value, json};
 
 use crate::cluster::token_cleaner::BOOTSTRAP_TOKENS;
-use crate::toolkit::{Context, ignore};
+use crate::toolkit::controller::{Controller, Reconcile};
+use crate::toolkit::{Context, Result, ignore};
 
 const NAMESPACE: &str = "kube-public";
 const NAME: &str = "cluster-info";
@@ -22,25 +23,29 @@ pub fn start(context: Context) {
     let named = format!("metadata.namespace={NAMESPACE},metadata.name={NAME}");
     let maps = context.informers.selected::<ConfigMap>(&named);
     let secrets = context.informers.selected::<Secret>(BOOTSTRAP_TOKENS);
-    let queue = Queue::default();
-    let add = queue.clone();
-    maps.on_change(move |_| add.add(Key::new(NAMESPACE, NAME)));
-    let add = queue.clone();
-    secrets.on_change(move |_| add.add(Key::new(NAMESPACE, NAME)));
-    queue.work("bootstrap-signer", 1, move |key| {
-        let (context, maps, secrets) = (context.clone(), maps.clone(), secrets.clone());
-        async move {
-            informer::synced!(maps, secrets);
-            let Some(map) = maps.get(&key) else { return Ok(None::<Duration>) };
-            let keys: Vec<_> =
-                secrets.list().iter().filter_map(|s| signing_key(s, apimachinery::clock::now())).collect();
-            let Some(change) = change(&map, &keys) else { return Ok(None) };
-            let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), NAMESPACE);
-            let meta = json!({"resourceVersion": map.metadata.resource_version});
-            let patch = Patch::Merge(json!({"metadata": meta, "data": change}));
-            ignore(api.patch(NAME, &Default::default(), &patch).await, &[404]).map(|()| None)
-        }
-    });
+    let mut controller = Controller::of_keys();
+    controller.watch(&maps, |_| Some(Key::new(NAMESPACE, NAME)));
+    controller.watch(&secrets, |_| Some(Key::new(NAMESPACE, NAME)));
+    controller.run("bootstrap-signer", 1, Work { context, maps, secrets });
+}
+
+struct Work {
+    context: Context,
+    maps: Informer<ConfigMap>,
+    secrets: Informer<Secret>,
+}
+
+impl Reconcile for Work {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let Some(map) = self.maps.get(key) else { return Ok(None) };
+        let now = apimachinery::clock::now();
+        let keys: Vec<_> = self.secrets.list().iter().filter_map(|s| signing_key(s, now)).collect();
+        let Some(change) = change(&map, &keys) else { return Ok(None) };
+        let api: Api<ConfigMap> = Api::namespaced(self.context.client.clone(), NAMESPACE);
+        let meta = json!({"resourceVersion": map.metadata.resource_version});
+        let patch = Patch::Merge(json!({"metadata": meta, "data": change}));
+        ignore(api.patch(NAME, &Default::default(), &patch).await, &[404]).map(|()| None)
+    }
 }
 
 /// A token's ID and secret, if it may sign.

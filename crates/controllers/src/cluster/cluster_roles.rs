@@ -3,29 +3,36 @@
 use std::time::Duration;
 
 use apimachinery::LabelSelector;
-use informer::{Informer, Key, Keyed as _, Queue};
+use informer::{Informer, Key, Keyed as _};
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
+use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::{Context, Result, ignore, pods};
 
 pub fn start(context: Context) {
     let roles = context.informers.of::<ClusterRole>();
-    let queue = Queue::of(&roles, context.events.clone());
-    let (add, all) = (queue.clone(), roles.clone());
-    roles.on_change(move |_| {
-        // Whoever chose it, or chooses it now, and itself.
-        all.list().iter().filter(|role| role.aggregation_rule.is_some()).for_each(|role| add.add(role.key()));
+    let mut controller = Controller::about(&context, &roles);
+    let all = roles.clone();
+    // Whoever chose it, or chooses it now, and itself.
+    controller.watch(&roles, move |_| {
+        let all = all.list();
+        all.iter().filter(|role| role.aggregation_rule.is_some()).map(|role| role.key()).collect::<Vec<_>>()
     });
-    queue.work("clusterrole-aggregation", 1, move |key| {
-        let (context, roles) = (context.clone(), roles.clone());
-        async move {
-            informer::synced!(roles);
-            reconcile(&context, &roles, &key).await.map(|()| None::<Duration>)
-        }
-    });
+    controller.run("clusterrole-aggregation", 1, Work { context, roles });
+}
+
+struct Work {
+    context: Context,
+    roles: Informer<ClusterRole>,
+}
+
+impl Reconcile for Work {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        sync(&self.context, &self.roles, key).await.map(|()| None)
+    }
 }
 
 /// The rules of all chosen roles, in the order of their names, each once.
@@ -44,7 +51,7 @@ fn union(of: &ClusterRole, roles: &[std::sync::Arc<ClusterRole>]) -> Vec<PolicyR
     rules
 }
 
-async fn reconcile(context: &Context, roles: &Informer<ClusterRole>, key: &Key) -> Result {
+async fn sync(context: &Context, roles: &Informer<ClusterRole>, key: &Key) -> Result {
     let Some(role) = roles.get(key).filter(|r| r.aggregation_rule.is_some()) else { return Ok(()) };
     let rules = union(&role, &roles.list());
     if role.rules.as_deref().unwrap_or_default() == rules {

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use api::Kind;
 use api::custom::Definition;
-use informer::{Change, Informer, Key, Keyed as _, Queue};
+use informer::{Change, Informer, Key};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
-use crate::toolkit::dynamic::request;
+use crate::toolkit::controller::{Controller, Reconcile};
+use crate::toolkit::dynamic::{path, request};
 use crate::toolkit::{Context, Result, ignore};
 
 const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -27,19 +28,23 @@ pub fn kinds(definitions: &Informer<CustomResourceDefinition>) -> Vec<&'static K
 
 pub fn start(context: Context) {
     let definitions = context.informers.of::<CustomResourceDefinition>();
-    let queue = Queue::of(&definitions, context.events.clone());
-    let add = queue.clone();
-    definitions.on_change(move |change| {
-        if let Change::Applied { new, .. } = change
-            && new.metadata.deletion_timestamp.is_some()
-        {
-            add.add(new.key());
-        }
-    });
-    queue.work("custom-resource-definition", 2, move |key| {
-        let (context, definitions) = (context.clone(), definitions.clone());
-        async move { empty(&context, &definitions, &key).await }
-    });
+    let controller = Controller::of_some(
+        &context,
+        &definitions,
+        |change| matches!(change, Change::Applied { new, .. } if new.metadata.deletion_timestamp.is_some()),
+    );
+    controller.run("custom-resource-definition", 2, Work { context, definitions });
+}
+
+struct Work {
+    context: Context,
+    definitions: Informer<CustomResourceDefinition>,
+}
+
+impl Reconcile for Work {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        empty(&self.context, &self.definitions, key).await
+    }
 }
 
 async fn empty(
@@ -52,7 +57,7 @@ async fn empty(
         return Ok(None);
     }
     if let Some(kind) = kind(&definition) {
-        let path = format!("/apis/{}/{}/{}", kind.group, kind.version, kind.plural());
+        let path = path(kind);
         let found = request(&context.client, "GET", &path, &Value::Null).await?;
         if found["items"].as_array().is_some_and(|items| !items.is_empty()) {
             request(&context.client, "DELETE", &path, &json!({"propagationPolicy": "Background"})).await?;

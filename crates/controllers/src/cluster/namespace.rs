@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api::{KINDS, Kind, Verbs};
-use informer::{Change, Informer, Key, Keyed as _, Queue};
+use informer::{Change, Informer, Key};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
+use kube::Api;
 use serde_json::{Value, json};
 
 use crate::cluster::custom_resources;
-use crate::toolkit::dynamic::{path, request};
-use crate::toolkit::{Context, Result, ignore};
+use crate::toolkit::conditions::Said;
+use crate::toolkit::controller::{Controller, Reconcile};
+use crate::toolkit::dynamic::{path_in, request};
+use crate::toolkit::status::patch_status_of_version;
+use crate::toolkit::{Context, Result, conditions, ignore};
 
 /// How often it is looked whether the rest is gone: what is held by finalizers goes without telling us.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -20,7 +24,6 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// What holds a namespace until its content is gone.
 const FINALIZER: &str = "kubernetes";
 
-#[derive(Clone)]
 struct Work {
     context: Context,
     namespaces: Informer<Namespace>,
@@ -35,22 +38,20 @@ pub fn start(context: Context) {
         services: context.informers.of(),
         context,
     };
-    let queue = Queue::of(&work.namespaces, work.context.events.clone());
-    let add = queue.clone();
-    work.namespaces.on_change(move |change| {
-        if let Change::Applied { new, .. } = change
-            && new.metadata.deletion_timestamp.is_some()
-        {
-            add.add(new.key());
-        }
-    });
-    queue.work("namespace", 2, move |key| {
-        let work = work.clone();
-        async move {
-            informer::synced!(work.definitions, work.services);
-            work.empty(&key).await
-        }
-    });
+    let mut controller = Controller::of_some(
+        &work.context,
+        &work.namespaces,
+        |change| matches!(change, Change::Applied { new, .. } if new.metadata.deletion_timestamp.is_some()),
+    );
+    controller.needs(&work.definitions);
+    controller.needs(&work.services);
+    controller.run("namespace", 2, work);
+}
+
+impl Reconcile for Work {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        self.empty(key).await
+    }
 }
 
 /// What is left of a namespace's content, and what went wrong on the way.
@@ -143,7 +144,7 @@ impl Work {
     async fn resources(&self, namespace: &str, findings: &mut Findings) -> Vec<Resource> {
         let of_kind = |kind: &Kind| Resource {
             name: format!("{}.{}", kind.plural(), kind.group),
-            path: path(kind, namespace),
+            path: path_in(kind, namespace),
             fleeting: kind.custom,
         };
         let custom = custom_resources::kinds(&self.definitions);
@@ -220,33 +221,27 @@ impl Work {
                 Ok(()) => {}
             }
         }
-        let path = format!("/api/v1/namespaces/{}", key.name);
-        let mut object = match request(&self.context.client, "GET", &path, &Value::Null).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
-            found => found?,
-        };
+        let api: Api<Namespace> = Api::all(self.context.client.clone());
+        let Some(mut namespace) = api.get_opt(&key.name).await? else { return Ok(None) };
         if findings.is_empty() {
-            if let Some(finalizers) = object["spec"]["finalizers"].as_array_mut() {
+            if let Some(finalizers) = namespace.spec.as_mut().and_then(|s| s.finalizers.as_mut()) {
                 finalizers.retain(|f| f != FINALIZER);
             }
-            let done = request(&self.context.client, "PUT", &format!("{path}/finalize"), &object).await;
+            let path = format!("/api/v1/namespaces/{}/finalize", key.name);
+            let done = request(&self.context.client, "PUT", &path, &json!(namespace)).await;
             ignore(done, &[404])?;
             return Ok(None);
         }
-        // Says what it waits for, so that nobody has to guess.
-        let now = apimachinery::clock::now_rfc3339();
-        let present = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let conditions = findings.conditions().map(|(kind, is, reason, message)| {
-            let status = if is { "True" } else { "False" };
-            let same = present.iter().find(|c| c["type"] == kind && c["status"] == status);
-            let since = same.map_or_else(|| json!(now), |c| c["lastTransitionTime"].clone());
-            json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": since})
+        // The conditions say what it waits for.
+        let mut status = namespace.status.clone().unwrap_or_default();
+        let now = apimachinery::clock::now();
+        let list = findings.conditions().map(|(kind, is, reason, message)| {
+            let said = Said::new(kind, if is { "True" } else { "False" }, reason, &message);
+            conditions::next(status.conditions.as_deref().unwrap_or_default(), said, now)
         });
-        if json!(present) != json!(conditions) {
-            object["status"]["conditions"] = json!(conditions);
-            let told = request(&self.context.client, "PUT", &format!("{path}/status"), &object).await;
-            ignore(told, &[404, 409])?;
-        }
+        status.conditions = Some(list.into());
+        let written = patch_status_of_version(&self.context, &namespace, namespace.status.as_ref(), &status).await;
+        ignore(written, &[409])?;
         Ok(Some(RETRY_AFTER))
     }
 }

@@ -3,33 +3,38 @@
 use std::time::Duration;
 
 use api::custom::Definition;
-use informer::{Informer, Key, Keyed as _, Queue};
-use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
+use informer::{Informer, Key, Keyed as _};
+use k8s_openapi::api::admissionregistration::v1::{
+    ExpressionWarning, TypeChecking, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyStatus,
+};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Patch, PatchParams};
-use kube::{Api, ResourceExt as _};
-use serde_json::{Value, json};
 
+use crate::toolkit::controller::{Controller, Reconcile};
+use crate::toolkit::status::patch_status_if_changed;
 use crate::toolkit::{Context, Result, ignore};
 
 pub fn start(context: Context) {
     let policies = context.informers.of::<ValidatingAdmissionPolicy>();
     let definitions = context.informers.of::<CustomResourceDefinition>();
-    let queue = Queue::of(&policies, context.events.clone());
-    let add = queue.clone();
-    policies.on_change(move |change| add.add(change.object().key()));
-    let (add, all) = (queue.clone(), policies.clone());
-    definitions.on_change(move |change| {
+    let mut controller = Controller::of(&context, &policies);
+    let all = policies.clone();
+    controller.watch(&definitions, move |change| {
         let group = &change.object().spec.group;
-        all.list().iter().filter(|policy| names(policy, group)).for_each(|policy| add.add(policy.key()));
+        all.list().iter().filter(|policy| names(policy, group)).map(|policy| policy.key()).collect::<Vec<_>>()
     });
-    queue.work("validating-admission-policy-status", 1, move |key| {
-        let (context, policies, definitions) = (context.clone(), policies.clone(), definitions.clone());
-        async move {
-            informer::synced!(policies, definitions);
-            reconcile(&context, &policies, &definitions, &key).await.map(|()| None::<Duration>)
-        }
-    });
+    controller.run("validating-admission-policy-status", 1, Work { context, policies, definitions });
+}
+
+struct Work {
+    context: Context,
+    policies: Informer<ValidatingAdmissionPolicy>,
+    definitions: Informer<CustomResourceDefinition>,
+}
+
+impl Reconcile for Work {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        sync(&self.context, &self.policies, &self.definitions, key).await.map(|()| None)
+    }
 }
 
 /// Whether a policy is about kinds of a group, or takes its parameters from there.
@@ -41,7 +46,7 @@ fn names(policy: &ValidatingAdmissionPolicy, group: &str) -> bool {
         || params.is_some_and(|(of, _)| of == group)
 }
 
-async fn reconcile(
+async fn sync(
     context: &Context,
     policies: &Informer<ValidatingAdmissionPolicy>,
     definitions: &Informer<CustomResourceDefinition>,
@@ -53,17 +58,12 @@ async fn reconcile(
     let about = about.iter().filter(|of| names(&policy, &of.spec.group));
     let about = about.filter_map(|of| Definition::read(&serde_json::to_value(&**of).ok()?)).collect::<Vec<_>>();
     let warnings = api::type_checking::warnings(&object, &about);
-    let warnings = if warnings.is_empty() { Value::Null } else { warnings.into() };
-    let (generation, status) = (policy.metadata.generation, &object["status"]);
-    if status["observedGeneration"] == json!(generation)
-        && status["typeChecking"].is_object()
-        && status["typeChecking"]["expressionWarnings"] == warnings
-    {
-        return Ok(());
-    }
-    let patch = json!({"metadata": {"uid": policy.uid()}, "status": {
-        "observedGeneration": generation, "typeChecking": {"expressionWarnings": warnings}}});
-    let api: Api<ValidatingAdmissionPolicy> = Api::all(context.client.clone());
-    let done = api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
-    ignore(done, &[404, 409])
+    let warnings: Vec<ExpressionWarning> = serde_json::from_value(warnings.into()).map_err(kube::Error::SerdeError)?;
+    let status = ValidatingAdmissionPolicyStatus {
+        observed_generation: policy.metadata.generation,
+        type_checking: Some(TypeChecking { expression_warnings: Some(warnings).filter(|w| !w.is_empty()) }),
+        ..policy.status.clone().unwrap_or_default()
+    };
+    let written = patch_status_if_changed(context, policy.as_ref(), policy.status.as_ref(), &status).await;
+    ignore(written, &[409])
 }

@@ -2,63 +2,70 @@
 //! counts for itself.)
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use api::quota::{Usage, covers, hard, usage, written};
 use api::{KINDS, Kind, Verbs, kinds};
-use futures::StreamExt as _;
-use informer::{Informer, Key, Keyed as _, Pod, Queue};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, ResourceQuota, Service};
+use informer::{Change, Event, Informer, Key, Keyed as _, Metadata, Pod, Queue, Selection};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, ResourceQuota, ResourceQuotaStatus, Service};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DynamicObject, PartialObjectMeta, Patch, PatchParams};
-use kube::runtime::watcher::{self, Event};
-use kube::{Api, Client, ResourceExt as _};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::Client;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::task::AbortHandle;
 
 use crate::cluster::custom_resources;
-use crate::toolkit::dynamic::{path, request};
-use crate::toolkit::{Context, Result, discovery, ignore};
+use crate::toolkit::controller::{Controller, Reconcile, all_keys};
+use crate::toolkit::dynamic::{path, path_in, request};
+use crate::toolkit::status::patch_status_if_changed;
+use crate::toolkit::{Context, Result};
 
 /// After so long a quota is counted anew, whatever was heard of.
 const RESYNC_PERIOD: Duration = Duration::from_secs(300);
 
 /// The kinds that no other controller watches and that quotas are about, each with the task that follows it.
-#[derive(Clone, Default)]
-struct Followed(Arc<Mutex<Vec<(&'static Kind, AbortHandle)>>>);
+#[derive(Default)]
+struct Followed(Mutex<Vec<(&'static Kind, AbortHandle)>>);
 
 pub fn start(context: Context) {
     let quotas = context.informers.of::<ResourceQuota>();
     let definitions = context.informers.of::<CustomResourceDefinition>();
-    let queue = Queue::of(&quotas, context.events.clone());
-    let followed = Followed::default();
-    let add = queue.clone();
-    quotas.on_change(move |change| add.add(change.object().key()));
-    follow::<Pod>(&context, &quotas, &queue);
-    follow::<Service>(&context, &quotas, &queue);
-    follow::<PersistentVolumeClaim>(&context, &quotas, &queue);
-    let again = queue.clone();
-    queue.work("resourcequota", 2, move |key| {
-        let (context, quotas, definitions) = (context.clone(), quotas.clone(), definitions.clone());
-        let (followed, again) = (followed.clone(), again.clone());
-        async move {
-            informer::synced!(quotas, definitions);
-            let custom = custom_resources::kinds(&definitions);
-            followed.bring_to(&wanted(&quotas, &custom), &context.client, &quotas, &again);
-            reconcile(&context, &quotas, &custom, &key).await
-        }
-    });
+    let mut controller = Controller::of(&context, &quotas);
+    let (pods, services) = (context.informers.of::<Pod>(), context.informers.of::<Service>());
+    controller.watch(&pods, quotas_of(&quotas));
+    controller.watch(&services, quotas_of(&quotas));
+    controller.watch(&context.informers.of::<PersistentVolumeClaim>(), quotas_of(&quotas));
+    controller.needs(&definitions);
+    let queue = controller.queue().clone();
+    controller.run("resourcequota", 2, Work { context, quotas, definitions, followed: Followed::default(), queue });
 }
 
-/// Looks at the quotas of a namespace whenever an object of a kind changes there.
-fn follow<K: informer::Keyed>(context: &Context, quotas: &Informer<ResourceQuota>, queue: &Queue) {
-    let (quotas, queue) = (quotas.clone(), queue.clone());
-    context.informers.of::<K>().on_change(move |change| {
-        let namespace = change.object().namespace().unwrap_or_default();
-        quotas.list_in(&namespace).iter().for_each(|quota| queue.add(quota.key()));
-    });
+struct Work {
+    context: Context,
+    quotas: Informer<ResourceQuota>,
+    definitions: Informer<CustomResourceDefinition>,
+    followed: Followed,
+    queue: Queue,
+}
+
+impl Reconcile for Work {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let custom = custom_resources::kinds(&self.definitions);
+        let wanted = wanted(&self.quotas, &custom);
+        self.followed.bring_to(&wanted, &self.context.client, &self.quotas, &self.queue);
+        sync(&self.context, &self.quotas, &custom, key).await
+    }
+}
+
+/// The quotas of the namespace in which an object changes.
+fn quotas_of<K: informer::Keyed>(quotas: &Informer<ResourceQuota>) -> impl Fn(&Change<K>) -> Vec<Key> + use<K> {
+    let quotas = quotas.clone();
+    move |change| keys_in(&quotas, &change.object().key().namespace)
+}
+
+fn keys_in(quotas: &Informer<ResourceQuota>, namespace: &str) -> Vec<Key> {
+    quotas.list_in(namespace).iter().map(|quota| quota.key()).collect()
 }
 
 /// What all quotas together are about, but for the kinds that are followed anyway.
@@ -100,23 +107,16 @@ impl Followed {
 
 /// The same for kinds that no other controller watches: only their metadata is sent, and nothing of it is kept.
 async fn follow_metadata(kind: &'static Kind, client: Client, quotas: Informer<ResourceQuota>, queue: Queue) {
-    let all = Api::<PartialObjectMeta<DynamicObject>>::all_with(client, &discovery::resource(kind));
-    let mut changes = watcher::watcher(all, watcher::Config::default()).boxed();
-    while let Some(event) = changes.next().await {
-        match event {
-            // What changed while nobody listened.
-            Ok(Event::InitDone) => quotas.list().iter().for_each(|quota| queue.add(quota.key())),
-            Ok(Event::Apply(object) | Event::Delete(object)) => {
-                let namespace = object.namespace().unwrap_or_default();
-                quotas.list_in(&namespace).iter().for_each(|quota| queue.add(quota.key()));
-            }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::debug!(%error, "a watch was interrupted");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
+    informer::follow::<Metadata>(client, Selection::all(path(kind)).metadata_only(), move |event| match event {
+        // Changes between two watches.
+        Event::ListComplete => all_keys(&quotas).into_iter().for_each(|key| queue.add(key)),
+        Event::Applied(object) | Event::Deleted(object) => {
+            let namespace = object.metadata.namespace.unwrap_or_default();
+            keys_in(&quotas, &namespace).into_iter().for_each(|key| queue.add(key));
         }
-    }
+        Event::ListBegins | Event::Listed(_) => {}
+    })
+    .await;
 }
 
 /// The kinds that a quota's limits are about. `custom` are those of definitions.
@@ -150,7 +150,7 @@ fn counted(limits: &Usage, custom: &[&'static Kind]) -> Vec<&'static Kind> {
     KINDS.iter().chain(custom.iter().copied()).filter(is_counted).collect()
 }
 
-async fn reconcile(
+async fn sync(
     context: &Context,
     quotas: &Informer<ResourceQuota>,
     custom: &[&'static Kind],
@@ -161,7 +161,7 @@ async fn reconcile(
     let limits = hard(&value);
     let mut used = Usage::new();
     for kind in counted(&limits, custom) {
-        let list = request(&context.client, "GET", &path(kind, &key.namespace), &Value::Null).await?;
+        let list = request(&context.client, "GET", &path_in(kind, &key.namespace), &Value::Null).await?;
         for object in list["items"].as_array().into_iter().flatten().filter(|o| covers(&value, kind, o)) {
             for (name, amount) in usage(kind, object) {
                 let sum = used.entry(name).or_default();
@@ -169,23 +169,12 @@ async fn reconcile(
             }
         }
     }
-    let shown: serde_json::Map<String, Value> = limits
-        .keys()
-        .map(|name| (name.clone(), written(&value, name, used.get(name).copied().unwrap_or_default()).into()))
-        .collect();
-    let status = json!({"hard": value["spec"]["hard"], "used": shown});
-    if value["status"] != status {
-        let api: Api<ResourceQuota> = Api::namespaced(context.client.clone(), &key.namespace);
-        // Names that are no longer limited must go: null removes them.
-        let mut patch = json!({ "status": status });
-        for part in ["hard", "used"] {
-            for (name, _) in value["status"][part].as_object().into_iter().flatten() {
-                if patch["status"][part].get(name).is_none() {
-                    patch["status"][part][name] = Value::Null;
-                }
-            }
-        }
-        ignore(api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await, &[404])?;
-    }
+    let shown = limits.keys().map(|name| {
+        let amount = used.get(name).copied().unwrap_or_default();
+        (name.clone(), Quantity(written(&value, name, amount)))
+    });
+    let status =
+        ResourceQuotaStatus { hard: quota.spec.as_ref().and_then(|s| s.hard.clone()), used: Some(shown.collect()) };
+    patch_status_if_changed(context, quota.as_ref(), quota.status.as_ref(), &status).await?;
     Ok(Some(RESYNC_PERIOD))
 }

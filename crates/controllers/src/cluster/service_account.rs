@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use informer::{Informer, Key, Keyed as _, Queue};
+use informer::{Informer, Key, Keyed as _};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
 use kube::Api;
 use kube::api::PostParams;
 use serde_json::{Value, json};
 
+use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::{Context, Result, ignore};
 
 const ROOT_CA: &str = "kube-root-ca.crt";
@@ -17,21 +18,24 @@ pub fn start(context: Context) {
     let accounts = context.informers.of::<ServiceAccount>();
     // Only those with the certificate, as there may be very many others.
     let maps = context.informers.selected::<ConfigMap>(&format!("metadata.name={ROOT_CA}"));
-    let queue = Queue::of(&namespaces, context.events.clone());
-    let add = queue.clone();
-    namespaces.on_change(move |change| add.add(change.object().key()));
-    let add = queue.clone();
-    accounts.on_change(move |change| add.add(Key::new("", &change.object().key().namespace)));
-    let add = queue.clone();
-    maps.on_change(move |change| add.add(Key::new("", &change.object().key().namespace)));
-    queue.work("service-account", 2, move |key| {
-        let (context, namespaces, accounts, maps) =
-            (context.clone(), namespaces.clone(), accounts.clone(), maps.clone());
-        async move {
-            informer::synced!(namespaces, accounts, maps);
-            ensure(&context, &namespaces, &accounts, &maps, &key.name).await.map(|()| None::<Duration>)
-        }
-    });
+    let mut controller = Controller::of(&context, &namespaces);
+    controller.watch(&accounts, |change| Some(Key::new("", &change.object().key().namespace)));
+    controller.watch(&maps, |change| Some(Key::new("", &change.object().key().namespace)));
+    controller.run("service-account", 2, Work { context, namespaces, accounts, maps });
+}
+
+struct Work {
+    context: Context,
+    namespaces: Informer<Namespace>,
+    accounts: Informer<ServiceAccount>,
+    maps: Informer<ConfigMap>,
+}
+
+impl Reconcile for Work {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let Work { context, namespaces, accounts, maps } = self;
+        ensure(context, namespaces, accounts, maps, &key.name).await.map(|()| None)
+    }
 }
 
 async fn ensure(

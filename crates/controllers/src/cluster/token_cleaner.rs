@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use informer::{Keyed as _, Queue};
+use informer::{Informer, Key};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::DeleteParams;
 use kube::{Api, ResourceExt as _};
 
+use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::{Context, Result, ignore};
 
 /// The Secrets that are bootstrap tokens, as a field selector.
@@ -15,16 +16,20 @@ pub const BOOTSTRAP_TOKENS: &str = "metadata.namespace=kube-system,type=bootstra
 
 pub fn start(context: Context) {
     let secrets = context.informers.selected::<Secret>(BOOTSTRAP_TOKENS);
-    let queue = Queue::of(&secrets, context.events.clone());
-    let add = queue.clone();
-    secrets.on_change(move |change| add.add(change.object().key()));
-    queue.work("token-cleaner", 1, move |key| {
-        let (context, secrets) = (context.clone(), secrets.clone());
-        async move {
-            let Some(secret) = secrets.get(&key) else { return Ok(None) };
-            expire(&context, &secret).await
-        }
-    });
+    let controller = Controller::of(&context, &secrets);
+    controller.run("token-cleaner", 1, Work { context, secrets });
+}
+
+struct Work {
+    context: Context,
+    secrets: Informer<Secret>,
+}
+
+impl Reconcile for Work {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let Some(secret) = self.secrets.get(key) else { return Ok(None) };
+        expire(&self.context, &secret).await
+    }
 }
 
 /// Deletes a token whose time is over; else says when it will be.

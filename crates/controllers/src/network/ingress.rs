@@ -5,29 +5,32 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Informer, Key, Keyed as _, Queue};
+use informer::{Informer, Key, Keyed as _};
 use k8s_openapi::api::core::v1::{Node, Secret, Service, ServicePort};
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass, IngressServiceBackend};
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::api::networking::v1::{
+    Ingress, IngressClass, IngressLoadBalancerIngress, IngressLoadBalancerStatus, IngressServiceBackend, IngressStatus,
+};
+use kube::api::PostParams;
 use kube::{Api, ResourceExt as _};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::network::service_lb::addresses;
+use crate::toolkit::controller::{Controller, Reconcile, all_keys};
+use crate::toolkit::status::patch_status_if_changed;
 use crate::toolkit::{Context, Result, ignore};
 
 const CONTROLLER: &str = "timonel.io/ingress";
 const CLASS: &str = "timonel";
 const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
 
-#[derive(Clone)]
 struct Caches {
     ingresses: Informer<Ingress>,
     classes: Informer<IngressClass>,
     nodes: Informer<Node>,
     services: Informer<Service>,
-    restless: Arc<Mutex<HashMap<Key, Seen>>>,
+    restless: Mutex<HashMap<Key, Seen>>,
 }
 
 /// How long an Ingress must have been left alone before its status is written. Upstream has no controller of its own for Ingresses; people
@@ -63,29 +66,22 @@ pub fn start(context: Context) {
         classes: context.informers.of(),
         nodes: context.informers.of(),
         services: context.informers.of(),
-        restless: Arc::default(),
+        restless: Mutex::default(),
     };
-    let queue = Queue::of(&caches.ingresses, context.events.clone());
-    let add = queue.clone();
-    caches.ingresses.on_change(move |change| add.add(change.object().key()));
+    let mut controller = Controller::of(&context, &caches.ingresses);
     // Classes and nodes are about all of them.
-    let all = |queue: &Queue, ingresses: &Informer<Ingress>| ingresses.list().iter().for_each(|i| queue.add(i.key()));
-    let (add, ingresses) = (queue.clone(), caches.ingresses.clone());
-    caches.classes.on_change(move |_| all(&add, &ingresses));
-    let (add, ingresses) = (queue.clone(), caches.ingresses.clone());
-    caches.nodes.on_change(move |change| {
-        if addresses_changed(change) {
-            all(&add, &ingresses);
-        }
-    });
-    // Of a service that goes, those who name it are to hear.
-    let (add, ingresses) = (queue.clone(), caches.ingresses.clone());
-    caches.services.on_change(move |change| {
-        if let informer::Change::Deleted(service) = change {
-            let namespace = service.namespace().unwrap_or_default();
-            let names = |i: &&Arc<Ingress>| backends(i).any(|b| b.name == service.name_any());
-            ingresses.list_in(&namespace).iter().filter(names).for_each(|i| add.add(i.key()));
-        }
+    let ingresses = caches.ingresses.clone();
+    controller.watch(&caches.classes, move |_| all_keys(&ingresses));
+    let ingresses = caches.ingresses.clone();
+    controller
+        .watch(&caches.nodes, move |change| if addresses_changed(change) { all_keys(&ingresses) } else { Vec::new() });
+    // Ingresses that name a service get an event when it is deleted.
+    let ingresses = caches.ingresses.clone();
+    controller.watch(&caches.services, move |change| {
+        let informer::Change::Deleted(service) = change else { return Vec::new() };
+        let names = |i: &&Arc<Ingress>| backends(i).any(|b| b.name == service.name_any());
+        let all = ingresses.list_in(&service.namespace().unwrap_or_default());
+        all.iter().filter(names).map(|ingress| ingress.key()).collect()
     });
     let making = context.clone();
     tasks::spawn("ingress-class", async move {
@@ -93,13 +89,18 @@ pub fn start(context: Context) {
             tracing::warn!(%error, "failed to create the IngressClass");
         }
     });
-    queue.work("ingress", 1, move |key| {
-        let (context, caches) = (context.clone(), caches.clone());
-        async move {
-            informer::synced!(caches.ingresses, caches.classes, caches.nodes, caches.services);
-            reconcile(&context, &caches, &key).await
-        }
-    });
+    controller.run("ingress", 1, Work { context, caches });
+}
+
+struct Work {
+    context: Context,
+    caches: Caches,
+}
+
+impl Reconcile for Work {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        sync(&self.context, &self.caches, key).await
+    }
 }
 
 pub fn addresses_changed(change: &informer::Change<Node>) -> bool {
@@ -172,7 +173,7 @@ async fn complaints(context: &Context, caches: &Caches, ingress: &Ingress) -> Re
     Ok(found)
 }
 
-async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
+async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
     let Some(ingress) = caches.ingresses.get(key) else {
         caches.restless.lock().remove(key);
         return Ok(None);
@@ -196,9 +197,8 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Opti
     if is_told {
         return Ok(None);
     }
-    let wanted: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
-    let api: Api<Ingress> = Api::namespaced(context.client.clone(), &key.namespace);
-    let patch = Patch::Merge(json!({"status": {"loadBalancer": {"ingress": wanted}}}));
-    ignore(api.patch_status(&key.name, &PatchParams::default(), &patch).await, &[404])?;
+    let wanted = addresses.into_iter().map(|ip| IngressLoadBalancerIngress { ip: Some(ip), ..Default::default() });
+    let status = IngressStatus { load_balancer: Some(IngressLoadBalancerStatus { ingress: Some(wanted.collect()) }) };
+    patch_status_if_changed(context, ingress.as_ref(), ingress.status.as_ref(), &status).await?;
     Ok(None)
 }

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Family;
-use informer::{Informer, Key, Keyed as _, Queue};
-use k8s_openapi::api::core::v1::{Node, Service};
+use informer::{Informer, Key, Keyed as _};
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, LoadBalancerStatus, Node, Service, ServiceStatus};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Patch, PatchParams};
-use kube::{Api, ResourceExt as _};
-use serde_json::{Value, json};
+use kube::ResourceExt as _;
 
+use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::nodes::is_ready;
-use crate::toolkit::{Context, Result, ignore};
+use crate::toolkit::status::patch_status_if_changed;
+use crate::toolkit::{Context, Result};
 
 /// Nodes with this label take no traffic from outside.
 const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
@@ -115,7 +115,6 @@ fn plan(
     wanted
 }
 
-#[derive(Clone)]
 struct Caches {
     services: Informer<Service>,
     nodes: Informer<Node>,
@@ -125,34 +124,33 @@ struct Caches {
 pub fn start(context: Context) {
     let caches =
         Caches { services: context.informers.of(), nodes: context.informers.of(), slices: context.informers.of() };
-    let queue = Queue::default();
     // Services share the nodes' ports, so they are looked at together.
-    let all = || Key::new("", "all");
-    let add = queue.clone();
-    caches.services.on_change(move |change| {
+    let all = || Some(Key::new("", "all"));
+    let mut controller = Controller::of_keys();
+    controller.watch(&caches.services, move |change| {
         let of_interest = |s: &Service| is_ours(s) || has_addresses(s);
-        if of_interest(change.object()) {
-            add.add(all());
-        }
+        all().filter(|_| of_interest(change.object()))
     });
-    let (add, services) = (queue.clone(), caches.services.clone());
-    caches.slices.on_change(move |change| {
+    let services = caches.services.clone();
+    controller.watch(&caches.slices, move |change| {
         let slice = change.object();
         let name = slice.labels().get("kubernetes.io/service-name").cloned().unwrap_or_default();
         let service = services.get(&Key::new(&slice.namespace().unwrap_or_default(), &name));
-        if service.is_some_and(|s| is_ours(&s)) {
-            add.add(all());
-        }
+        all().filter(|_| service.is_some_and(|s| is_ours(&s)))
     });
-    let add = queue.clone();
-    caches.nodes.on_change(move |_| add.add(all()));
-    queue.work("service-lb", 1, move |_| {
-        let (context, caches) = (context.clone(), caches.clone());
-        async move {
-            informer::synced!(caches.services, caches.nodes, caches.slices);
-            reconcile(&context, &caches).await
-        }
-    });
+    controller.watch(&caches.nodes, move |_| all());
+    controller.run("service-lb", 1, Work { context, caches });
+}
+
+struct Work {
+    context: Context,
+    caches: Caches,
+}
+
+impl Reconcile for Work {
+    async fn reconcile(&self, _: &Key) -> Result<Option<Duration>> {
+        sync(&self.context, &self.caches).await
+    }
 }
 
 fn has_addresses(service: &Service) -> bool {
@@ -160,14 +158,16 @@ fn has_addresses(service: &Service) -> bool {
     balancer.and_then(|b| b.ingress.as_ref()).is_some_and(|i| !i.is_empty())
 }
 
-async fn reconcile(context: &Context, caches: &Caches) -> Result<Option<Duration>> {
+fn virtual_address(ip: &str) -> LoadBalancerIngress {
+    LoadBalancerIngress { ip: Some(ip.into()), ip_mode: Some("VIP".into()), ..LoadBalancerIngress::default() }
+}
+
+async fn sync(context: &Context, caches: &Caches) -> Result<Option<Duration>> {
     let services = caches.services.list();
     let wanted = plan(&services, &caches.nodes.list(), &caches.slices.list(), context.config.api_port);
     for service in &services {
-        let ingress: Vec<Value> = match wanted.get(&service.key()) {
-            Some(Wanted::Addresses(addresses)) => {
-                addresses.iter().map(|ip| json!({"ip": ip, "ipMode": "VIP"})).collect()
-            }
+        let ingress: Vec<LoadBalancerIngress> = match wanted.get(&service.key()) {
+            Some(Wanted::Addresses(addresses)) => addresses.iter().map(|ip| virtual_address(ip)).collect(),
             Some(Wanted::Nothing(why)) => {
                 // An event is repeated as a count, not as another one.
                 context.events.warning(service.as_ref(), "NoLoadBalancerAddress", why.clone());
@@ -177,21 +177,19 @@ async fn reconcile(context: &Context, caches: &Caches) -> Result<Option<Duration
             None if service.spec.as_ref().is_some_and(|s| s.type_.as_deref() != Some("LoadBalancer")) => Vec::new(),
             None => continue,
         };
-        let present = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()).and_then(|b| b.ingress.as_ref());
-        let present: Vec<Value> =
-            present.into_iter().flatten().map(|i| json!({"ip": i.ip, "ipMode": i.ip_mode})).collect();
-        if present == ingress {
-            continue;
-        }
-        let api: Api<Service> = Api::namespaced(context.client.clone(), &service.namespace().unwrap_or_default());
-        let patch = Patch::Merge(json!({"status": {"loadBalancer": {"ingress": ingress}}}));
-        ignore(api.patch_status(&service.name_any(), &PatchParams::default(), &patch).await, &[404])?;
+        let status = ServiceStatus {
+            load_balancer: Some(LoadBalancerStatus { ingress: Some(ingress) }),
+            ..service.status.clone().unwrap_or_default()
+        };
+        patch_status_if_changed(context, service.as_ref(), service.status.as_ref(), &status).await?;
     }
     Ok(None)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn node(name: &str, ip: &str, ready: &str, labels: Value) -> Arc<Node> {

@@ -4,45 +4,35 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Informer, Key, Keyed as _, Pod, Queue};
-use ipnet::IpNet;
+use informer::{Change, Informer, Key, Keyed as _, Pod, Queue};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, Taint};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, PersistentVolume};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use crate::toolkit::conditions::Said;
+use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::nodes::{is_ready, taints};
-use crate::toolkit::{Context, Result, ignore};
+use crate::toolkit::{Context, Result, conditions, ignore};
 
 use super::health::{GRACE, Health, Verdict};
+use super::ranges::give_range;
+use super::taints::{is_taint, wanted_taints, write_taints};
 use super::{eviction, ttl, volumes};
 
-/// The taints that conditions of a node bring: condition, its status, taint.
-const OF_CONDITIONS: [(&str, &str, &str); 6] = [
-    ("Ready", "False", "not-ready"),
-    ("Ready", "Unknown", "unreachable"),
-    ("MemoryPressure", "True", "memory-pressure"),
-    ("DiskPressure", "True", "disk-pressure"),
-    ("PIDPressure", "True", "pid-pressure"),
-    ("NetworkUnavailable", "True", "network-unavailable"),
-];
-const UNSCHEDULABLE: &str = "unschedulable";
-const PREFIX: &str = "node.kubernetes.io/";
 /// How long a pod may be on a node that isn't there before it counts as lost (upstream's `quarantineTime`).
 const QUARANTINE: Duration = Duration::from_secs(40);
-/// Prefix length of a node's range of IPv6 addresses, as upstream has it.
-const NODE_PREFIX_V6: u8 = 64;
 
-#[derive(Clone)]
-struct Caches {
-    nodes: Informer<Node>,
+pub(super) struct Caches {
+    pub(super) nodes: Informer<Node>,
     pods: Informer<Pod>,
     volumes: Informer<PersistentVolume>,
-    health: Arc<Mutex<Health>>,
+    health: Mutex<Health>,
     /// Nodes for which no range of addresses was left.
-    without_range: Arc<Mutex<HashSet<String>>>,
+    pub(super) without_range: Mutex<HashSet<String>>,
 }
 
 /// The part of the cluster that fails together.
@@ -57,89 +47,85 @@ pub fn start(context: Context) {
         nodes: context.informers.of(),
         pods: context.informers.of(),
         volumes: context.informers.of(),
-        health: Arc::default(),
-        without_range: Arc::default(),
+        health: Mutex::default(),
+        without_range: Mutex::default(),
     };
-    let queue = Queue::of(&caches.nodes, context.events.clone());
-    let (add, own, told) = (queue.clone(), caches.clone(), context.clone());
-    caches.nodes.on_change(move |change| {
-        let (node, now) = (change.object(), apimachinery::clock::now());
-        add.add(node.key());
-        let changed = match change {
-            informer::Change::Applied { .. } => {
-                own.health.lock().put(&node.name_any(), &zone(node), is_ready(node), now)
-            }
-            informer::Change::Deleted(_) => {
-                volumes::tell(&told, &own.volumes, &own.nodes, node, "is gone");
-                // Its range is free for somebody.
-                own.without_range.lock().drain().for_each(|name| add.add(Key::new("", &name)));
-                own.health.lock().remove(&node.name_any(), now)
-            }
-        };
-        if let informer::Change::Applied { old: None, new } = change {
-            let text = format!("Node {0} event: Registered Node {0} in Controller", new.name_any());
-            told.events.normal(new.as_ref(), "RegisteredNode", text);
-        }
-        if changed {
-            // What may be done with the silent ones has changed.
-            own.nodes.list().iter().filter(|n| !is_ready(n)).for_each(|n| add.add(n.key()));
-        }
-    });
-    let (add, own) = (queue.clone(), caches.clone());
-    leases.on_change(move |change| {
-        let (lease, now) = (change.object(), apimachinery::clock::now());
-        let name = lease.name_any();
-        if lease.namespace().as_deref() == Some("kube-node-lease") {
-            let renewed = lease.spec.as_ref().and_then(|s| s.renew_time.as_ref()).map(|t| t.0);
-            own.health.lock().hear(&name, renewed, now);
-            let key = Key::new("", &name);
-            if own.nodes.get(&key).is_some_and(|n| !is_ready(&n)) {
-                add.add(key);
-            }
-        }
-    });
-    let (add, own) = (queue.clone(), caches.clone());
-    caches.pods.on_change(move |change| {
-        // A pod that comes to a node that others have to leave, or goes from one that is out of service.
-        let informer::Change::Applied { old, new } = change else { return };
-        let Some(name) = new.spec.as_ref().and_then(|s| s.node_name.as_deref()) else { return };
-        if own.nodes.get(&Key::new("", name)).is_none() {
-            // It may come yet; a pod of a node that never does is nobody's.
-            add.add_after(Key::new("", name), QUARANTINE);
-        }
-        let matters = old.as_ref().is_none_or(|old| {
-            old.spec.as_ref().is_none_or(|s| s.node_name.is_none())
-                || old.metadata.deletion_timestamp != new.metadata.deletion_timestamp
-        });
-        if !matters {
-            return;
-        }
-        let key = Key::new("", name);
-        if own.nodes.get(&key).is_some_and(|n| taints(&n).iter().any(|t| t.effect == "NoExecute")) {
-            add.add(key);
-        }
-    });
+    let caches = Arc::new(caches);
+    let mut controller = Controller::about(&context, &caches.nodes);
+    let (own, told) = (caches.clone(), context.clone());
+    controller.watch(&caches.nodes, move |change| node_changed(&told, &own, change));
+    let own = caches.clone();
+    controller.watch(&leases, move |change| lease_changed(&own, change.object()));
+    let (queue, own) = (controller.queue().clone(), caches.clone());
+    controller.watch(&caches.pods, move |change| pod_changed(&queue, &own, change));
     // One worker, so that no two nodes get the same range.
-    queue.work("node", 1, move |key| {
-        let (context, caches, leases) = (context.clone(), caches.clone(), leases.clone());
-        async move {
-            informer::synced!(caches.nodes, leases, caches.pods);
-            reconcile(&context, &caches, &key).await
+    controller.run("node", 1, Work { context, caches });
+}
+
+/// Takes in what is heard of a node; returns it, and the other nodes for which that matters.
+fn node_changed(context: &Context, caches: &Caches, change: &Change<Node>) -> Vec<Key> {
+    let (node, now) = (change.object(), apimachinery::clock::now());
+    let mut keys = vec![node.key()];
+    let changed = match change {
+        Change::Applied { .. } => caches.health.lock().put(&node.name_any(), &zone(node), is_ready(node), now),
+        Change::Deleted(_) => {
+            volumes::tell(context, &caches.volumes, &caches.nodes, node, "is gone");
+            // Its range is free for somebody.
+            keys.extend(caches.without_range.lock().drain().map(|name| Key::new("", &name)));
+            caches.health.lock().remove(&node.name_any(), now)
         }
+    };
+    if let Change::Applied { old: None, new } = change {
+        let text = format!("Node {0} event: Registered Node {0} in Controller", new.name_any());
+        context.events.normal(new.as_ref(), "RegisteredNode", text);
+    }
+    if changed {
+        // What may be done with the silent ones has changed.
+        keys.extend(caches.nodes.list().iter().filter(|n| !is_ready(n)).map(|n| n.key()));
+    }
+    keys
+}
+
+fn lease_changed(caches: &Caches, lease: &Lease) -> Option<Key> {
+    let (name, now) = (lease.name_any(), apimachinery::clock::now());
+    if lease.namespace().as_deref() != Some("kube-node-lease") {
+        return None;
+    }
+    let renewed = lease.spec.as_ref().and_then(|s| s.renew_time.as_ref()).map(|t| t.0);
+    caches.health.lock().hear(&name, renewed, now);
+    let key = Key::new("", &name);
+    caches.nodes.get(&key).is_some_and(|n| !is_ready(&n)).then_some(key)
+}
+
+/// The node of a pod that comes to a node that others have to leave, or goes from one that is out of service.
+fn pod_changed(queue: &Queue, caches: &Caches, change: &Change<Pod>) -> Option<Key> {
+    let Change::Applied { old, new } = change else { return None };
+    let key = Key::new("", new.spec.as_ref()?.node_name.as_deref()?);
+    let node = caches.nodes.get(&key);
+    if node.is_none() {
+        // It may come yet; a pod of a node that never does is nobody's.
+        queue.add_after(key.clone(), QUARANTINE);
+    }
+    let matters = old.as_ref().is_none_or(|old| {
+        old.spec.as_ref().is_none_or(|s| s.node_name.is_none())
+            || old.metadata.deletion_timestamp != new.metadata.deletion_timestamp
     });
+    let evicts = node.is_some_and(|n| taints(&n).iter().any(|t| t.effect == "NoExecute"));
+    (matters && evicts).then_some(key)
 }
 
-/// A range of `cluster` that no node has, also in part: nodes keep what they got when ranges had another length. `prefix` is
-/// that of IPv4.
-fn free_range(cluster: IpNet, prefix: u8, taken: &HashSet<IpNet>) -> Option<IpNet> {
-    let prefix = if cluster.addr().is_ipv4() { prefix } else { NODE_PREFIX_V6 };
-    let prefix = prefix.max(cluster.prefix_len());
-    let others: Vec<&IpNet> = taken.iter().filter(|range| range.prefix_len() != prefix).collect();
-    let overlaps = |range: &IpNet| others.iter().any(|other| other.contains(range) || range.contains(*other));
-    cluster.subnets(prefix).ok()?.find(|range| !taken.contains(range) && !overlaps(range))
+struct Work {
+    context: Context,
+    caches: Arc<Caches>,
 }
 
-async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
+impl Reconcile for Work {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        sync(&self.context, &self.caches, key).await
+    }
+}
+
+async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
     let Some(node) = caches.nodes.get(key) else {
         // The cache may be behind: only the API itself knows that there is no such node.
         let nodes: Api<Node> = Api::all(context.client.clone());
@@ -220,111 +206,23 @@ fn extended_allocatable(node: &Node) -> Option<Value> {
     (!change.is_empty()).then_some(Value::Object(change))
 }
 
-/// Gives a node its range of pod addresses. If there is none left, the deletion of another node brings it here again.
-async fn give_range(context: &Context, caches: &Caches, node: &Node) -> Result {
-    let nodes = &caches.nodes;
-    let list = nodes.list();
-    let taken =
-        list.iter().filter_map(|n| n.spec.as_ref()?.pod_cidrs.as_ref()).flatten().filter_map(|c| c.parse().ok());
-    let taken = taken.collect();
-    let ranges = context
-        .config
-        .cluster_cidr
-        .iter()
-        .map(|cluster| free_range(cluster, context.config.node_cidr_mask_size, &taken));
-    let Some(ranges) = ranges.map(|range| range.map(|r| r.to_string())).collect::<Option<Vec<String>>>() else {
-        if caches.without_range.lock().insert(node.name_any()) {
-            context.events.warning(node, "CIDRNotAvailable", "all ranges of --cluster-cidr are in use");
-        }
-        return Ok(());
-    };
-    let api: Api<Node> = Api::all(context.client.clone());
-    let patch = json!({"spec": {"podCIDR": ranges.first(), "podCIDRs": ranges}});
-    let changed = api.patch(&node.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
-    let cidr = changed.spec.and_then(|s| s.pod_cidr);
-    nodes.wait_for(&node.key(), |n| n.and_then(|n| n.spec.as_ref()).and_then(|s| s.pod_cidr.clone()) == cidr).await;
-    Ok(())
-}
-
-/// Whether a taint is that of a key (after the prefix) and an effect.
-fn is_taint(taint: &Taint, (key, effect): (&str, &str)) -> bool {
-    taint.key.strip_prefix(PREFIX) == Some(key) && taint.effect == effect
-}
-
 /// The conditions of a node that isn't heard of: each that isn't unknown yet becomes it, for the reason that it was told once or never.
-fn unknown(node: &Node, now: &str) -> Vec<Value> {
+fn unknown(node: &Node, now: Timestamp) -> Vec<NodeCondition> {
     let told = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let condition = |kind: &str| {
-        let (reason, message) = match told.iter().find(|c| c.type_ == kind) {
+        let (reason, message) = match conditions::find(told, kind) {
             Some(c) if c.status == "Unknown" => return None,
             Some(_) => ("NodeStatusUnknown", "Kubelet stopped posting node status."),
             None => ("NodeStatusNeverUpdated", "Kubelet never posted node status."),
         };
-        Some(
-            json!({"type": kind, "status": "Unknown", "reason": reason, "message": message, "lastTransitionTime": now}),
-        )
+        Some(conditions::next(told, Said::new(kind, "Unknown", reason, message), now))
     };
     ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"].into_iter().filter_map(condition).collect()
 }
 
 async fn mark_unknown(api: &Api<Node>, node: &Node) -> Result {
-    let now = apimachinery::clock::now_rfc3339();
-    let patch = Patch::Strategic(json!({"status": {"conditions": unknown(node, &now)}}));
+    let patch = Patch::Strategic(json!({"status": {"conditions": unknown(node, apimachinery::clock::now())}}));
     ignore(api.patch_status(&node.name_any(), &PatchParams::default(), &patch).await, &[404])
-}
-
-/// The taints that a node should have by its conditions: key (after the prefix) and effect.
-fn wanted_taints(node: &Node, lost: bool) -> Vec<(&'static str, &'static str)> {
-    let conditions = node.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
-    let mut wanted = Vec::new();
-    for (kind, status, key) in OF_CONDITIONS {
-        let found = conditions.iter().find(|c| c.type_ == kind);
-        let is_so = match kind {
-            // Nothing was heard: that counts, not what was said last.
-            "Ready" if lost => status == "Unknown",
-            // A node that never said anything isn't ready.
-            "Ready" => found.map_or("False", |c| c.status.as_str()) == status,
-            _ => !lost && found.is_some_and(|c| c.status == status),
-        };
-        if is_so {
-            wanted.push((key, "NoSchedule"));
-            if kind == "Ready" {
-                wanted.push((key, "NoExecute"));
-            }
-        }
-    }
-    if node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true) {
-        wanted.push((UNSCHEDULABLE, "NoSchedule"));
-    }
-    wanted
-}
-
-/// Gives a node the taints that it should have, and takes those that it shouldn't.
-async fn write_taints(api: &Api<Node>, node: &Node, wanted: &[(&'static str, &'static str)]) -> Result {
-    let present = taints(node);
-    let ours = |t: &Taint| {
-        let known = OF_CONDITIONS.iter().map(|(_, _, key)| *key).chain([UNSCHEDULABLE]);
-        t.key.strip_prefix(PREFIX).is_some_and(|key| known.into_iter().any(|k| k == key))
-    };
-    let now = apimachinery::clock::now_rfc3339();
-    let mut taints: Vec<Value> = Vec::new();
-    for taint in present.iter().filter(|t| !ours(t) || wanted.iter().any(|w| is_taint(t, *w))) {
-        let mut value = serde_json::to_value(taint).unwrap_or_default();
-        if taint.effect == "NoExecute" && taint.time_added.is_none() {
-            // From now on the seconds count for which a pod tolerates it.
-            value["timeAdded"] = now.as_str().into();
-        }
-        taints.push(value);
-    }
-    for (key, effect) in wanted.iter().filter(|w| !present.iter().any(|t| is_taint(t, **w))) {
-        taints.push(json!({"key": format!("{PREFIX}{key}"), "effect": effect, "timeAdded": now}));
-    }
-    if json!(present) == json!(taints) {
-        return Ok(());
-    }
-    let taints = if taints.is_empty() { Value::Null } else { json!(taints) };
-    let patch = json!({"metadata": {"resourceVersion": node.resource_version()}, "spec": {"taints": taints}});
-    ignore(api.patch(&node.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await, &[404, 409])
 }
 
 #[cfg(test)]
@@ -337,8 +235,8 @@ mod tests {
             serde_json::from_value(json!({"metadata": {"name": "n"}, "status": {"conditions": conditions}})).unwrap()
         };
         let said = |conditions: Value| -> Vec<(String, String)> {
-            let text = |c: &Value, key: &str| c[key].as_str().unwrap_or("").to_string();
-            unknown(&node(conditions), "now").iter().map(|c| (text(c, "type"), text(c, "reason"))).collect()
+            let found = unknown(&node(conditions), Timestamp::UNIX_EPOCH).into_iter();
+            found.map(|c| (c.type_, c.reason.unwrap_or_default())).collect()
         };
         let all = |ready: &str, pressure: &str| {
             [("Ready", ready), ("MemoryPressure", pressure), ("DiskPressure", pressure), ("PIDPressure", pressure)]
@@ -349,25 +247,6 @@ mod tests {
         assert_eq!(said(ready), all("NodeStatusUnknown", "NodeStatusNeverUpdated"));
         let known = json!([{"type": "Ready", "status": "Unknown"}, {"type": "Other", "status": "True"}]);
         assert_eq!(said(known), all("", "NodeStatusNeverUpdated")[1..]);
-    }
-
-    #[test]
-    fn conditions_bring_taints() {
-        let node = |conditions: Value, unschedulable: bool| -> Node {
-            serde_json::from_value(json!({"metadata": {"name": "n"}, "spec": {"unschedulable": unschedulable},
-                "status": {"conditions": conditions}}))
-            .unwrap()
-        };
-        let condition = |kind: &str, status: &str| json!({"type": kind, "status": status});
-        let well = json!([condition("Ready", "True"), condition("DiskPressure", "False")]);
-        assert_eq!(wanted_taints(&node(well.clone(), false), false), []);
-        assert_eq!(wanted_taints(&node(well.clone(), true), false), [("unschedulable", "NoSchedule")]);
-        let gone = [("unreachable", "NoSchedule"), ("unreachable", "NoExecute")];
-        assert_eq!(wanted_taints(&node(well, false), true), gone);
-        let low = json!([condition("Ready", "True"), condition("MemoryPressure", "True")]);
-        assert_eq!(wanted_taints(&node(low, false), false), [("memory-pressure", "NoSchedule")]);
-        let new = wanted_taints(&node(json!([]), false), false);
-        assert_eq!(new, [("not-ready", "NoSchedule"), ("not-ready", "NoExecute")]);
     }
 
     #[test]
@@ -385,15 +264,5 @@ mod tests {
         assert_eq!(change(cpu, dongle), Some(json!({"example.com/dongle": null})));
         assert_eq!(change(json!({"kubernetes.io/x": "1", "memory": "1Ki"}), json!({})), None);
         assert_eq!(change(json!({"a.com/x": "2"}), json!({"a.com/x": "1"})), Some(json!({"a.com/x": "2"})));
-    }
-
-    #[test]
-    fn ranges_are_given_once() {
-        let cluster: IpNet = "10.42.0.0/16".parse().unwrap();
-        let taken = HashSet::from(["10.42.0.0/24".parse().unwrap()]);
-        assert_eq!(free_range(cluster, 24, &taken), "10.42.1.0/24".parse().ok());
-        assert_eq!(free_range(cluster, 23, &taken), "10.42.2.0/23".parse().ok());
-        let small: IpNet = "10.42.0.0/24".parse().unwrap();
-        assert_eq!(free_range(small, 24, &taken), None);
     }
 }

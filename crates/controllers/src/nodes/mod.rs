@@ -4,5 +4,7 @@ mod eviction;
 mod health;
 pub mod lifecycle;
 pub mod pod_gc;
+mod ranges;
+mod taints;
 mod ttl;
 mod volumes;

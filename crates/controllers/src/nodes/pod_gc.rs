@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Key, Keyed as _, Pod, Queue};
+use informer::{Informer, Key, Keyed as _, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
-use crate::toolkit::{Context, ignore, pods};
+use crate::toolkit::controller::{Controller, Reconcile};
+use crate::toolkit::{Context, Result, ignore, pods};
 
 /// Pods that have ended and are kept for people to look at (upstream's `--terminated-pod-gc-threshold`).
 const TERMINATED_POD_THRESHOLD: usize = 12_500;
@@ -23,25 +24,32 @@ pub fn start(context: Context) {
 
 fn collect_terminated(context: Context) {
     let all = context.informers.of::<Pod>();
-    let queue = Queue::default();
-    let add = queue.clone();
+    let mut controller = Controller::of_keys();
+    controller.needs(&all);
+    let queue = controller.queue().clone();
     all.on_change(move |change| {
         if let informer::Change::Applied { new, .. } = change
             && has_ended(new)
         {
-            add.add_after(Key::new("", "pods"), BATCH_PERIOD);
+            queue.add_after(Key::new("", "pods"), BATCH_PERIOD);
         }
     });
-    queue.work("pod-gc", 1, move |_| {
-        let (context, all) = (context.clone(), all.clone());
-        async move {
-            for pod in surplus(all.list(), TERMINATED_POD_THRESHOLD) {
-                let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
-                ignore(api.delete(&pod.name_any(), &DeleteParams::default()).await, &[404])?;
-            }
-            Ok::<_, kube::Error>(None)
+    controller.run("pod-gc", 1, Terminated { context, all });
+}
+
+struct Terminated {
+    context: Context,
+    all: Informer<Pod>,
+}
+
+impl Reconcile for Terminated {
+    async fn reconcile(&self, _: &Key) -> Result<Option<Duration>> {
+        for pod in surplus(self.all.list(), TERMINATED_POD_THRESHOLD) {
+            let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &pod.namespace().unwrap_or_default());
+            ignore(api.delete(&pod.name_any(), &DeleteParams::default()).await, &[404])?;
         }
-    });
+        Ok(None)
+    }
 }
 
 /// A pod that is deleted before it got a node, and that a finalizer holds: no node will ever say that it ended.
@@ -51,28 +59,29 @@ fn never_ends(pod: &Pod) -> bool {
 
 fn collect_unscheduled(context: Context) {
     let all = context.informers.of::<Pod>();
-    let queue = Queue::of(&all, context.events.clone());
-    let add = queue.clone();
-    all.on_change(move |change| {
-        if let informer::Change::Applied { new, .. } = change
-            && never_ends(new)
-        {
-            add.add(new.key());
-        }
-    });
-    queue.work("pod-gc-unscheduled", 1, move |key| {
-        let (context, all) = (context.clone(), all.clone());
-        async move {
-            let Some(pod) = all.get(&key).filter(|pod| never_ends(pod)) else { return Ok(None) };
-            let api: Api<Pod> = Api::namespaced(context.client.clone(), &key.namespace);
-            let failed = Patch::Merge(json!({"metadata": {"uid": pod.uid()}, "status": {"phase": "Failed"}}));
-            ignore(api.patch_status(&key.name, &PatchParams::default(), &failed).await, &[404, 409])?;
-            let this = Preconditions { uid: pod.uid(), resource_version: None };
-            let now =
-                DeleteParams { grace_period_seconds: Some(0), preconditions: Some(this), ..DeleteParams::default() };
-            ignore(api.delete(&key.name, &now).await, &[404, 409]).map(|()| None)
-        }
-    });
+    let controller = Controller::of_some(
+        &context,
+        &all,
+        |change| matches!(change, informer::Change::Applied { new, .. } if never_ends(new)),
+    );
+    controller.run("pod-gc-unscheduled", 1, Unscheduled { context, all });
+}
+
+struct Unscheduled {
+    context: Context,
+    all: Informer<Pod>,
+}
+
+impl Reconcile for Unscheduled {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let Some(pod) = self.all.get(key).filter(|pod| never_ends(pod)) else { return Ok(None) };
+        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
+        let failed = Patch::Merge(json!({"metadata": {"uid": pod.uid()}, "status": {"phase": "Failed"}}));
+        ignore(api.patch_status(&key.name, &PatchParams::default(), &failed).await, &[404, 409])?;
+        let this = Preconditions { uid: pod.uid(), resource_version: None };
+        let now = DeleteParams { grace_period_seconds: Some(0), preconditions: Some(this), ..DeleteParams::default() };
+        ignore(api.delete(&key.name, &now).await, &[404, 409]).map(|()| None)
+    }
 }
 
 fn has_ended(pod: &Pod) -> bool {

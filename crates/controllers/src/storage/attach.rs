@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use informer::{Change, Informer, Key, Keyed as _, Pod, Queue};
+use informer::{Change, Informer, Key, Keyed as _, Pod};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -13,10 +13,10 @@ use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
 use super::binding::{claims_of, uses};
+use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::nodes::{OUT_OF_SERVICE, is_ready};
 use crate::toolkit::{Context, Result, ignore};
 
-#[derive(Clone)]
 struct Caches {
     pods: Informer<Pod>,
     claims: Informer<PersistentVolumeClaim>,
@@ -44,64 +44,52 @@ pub fn start(context: Context) {
         attachments: context.informers.of(),
         nodes: context.informers.of(),
     };
-    let queue = Queue::default();
-    let (add, claims) = (queue.clone(), caches.claims.clone());
-    caches.pods.on_change(move |change| {
+    let mut controller = Controller::of_keys();
+    let claims = caches.claims.clone();
+    controller.watch(&caches.pods, move |change| {
         let pod = change.object();
-        for claim in claims_of(pod) {
-            let claim = claims.get(&Key::new(pod.metadata.namespace.as_deref().unwrap_or(""), &claim));
-            if let Some(volume) = claim.and_then(|c| c.spec.as_ref()?.volume_name.clone()) {
-                add.add(Key::new("", &volume));
-            }
-        }
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
+        let found = claims_of(pod).into_iter().filter_map(|claim| claims.get(&Key::new(namespace, &claim)));
+        found.filter_map(|claim| Some(Key::new("", claim.spec.as_ref()?.volume_name.as_ref()?))).collect::<Vec<_>>()
     });
-    let add = queue.clone();
-    caches.claims.on_change(move |change| {
-        if let Some(volume) = change.object().spec.as_ref().and_then(|s| s.volume_name.as_ref()) {
-            add.add(Key::new("", volume));
-        }
+    controller.watch(&caches.claims, |change| {
+        change.object().spec.as_ref().and_then(|s| s.volume_name.as_ref()).map(|volume| Key::new("", volume))
     });
-    let add = queue.clone();
-    caches.volumes.on_change(move |change| {
-        if change.object().spec.as_ref().is_some_and(|s| s.csi.is_some()) {
-            add.add(change.object().key());
-        }
+    controller.watch(&caches.volumes, |change| {
+        let volume = change.object();
+        volume.spec.as_ref().is_some_and(|s| s.csi.is_some()).then(|| volume.key())
     });
-    let add = queue.clone();
-    caches.attachments.on_change(move |change| {
-        if let Some(volume) = &change.object().spec.source.persistent_volume_name {
-            add.add(Key::new("", volume));
-        }
-    });
-    let (add, attachments) = (queue.clone(), caches.attachments.clone());
-    caches.nodes.on_change(move |change| {
+    controller.watch(&caches.attachments, |change| volume_key(change.object()));
+    let attachments = caches.attachments.clone();
+    controller.watch(&caches.nodes, move |change| {
         let of = |node: &Node| (node.status.as_ref().and_then(|s| s.volumes_in_use.clone()), is_ready(node));
         if let Change::Applied { old: Some(old), new } = change
             && of(old) == of(new)
         {
-            return;
+            return Vec::new();
         }
         let name = change.object().name_any();
-        for attachment in attachments.list().into_iter().filter(|a| a.spec.node_name == name) {
-            if let Some(volume) = &attachment.spec.source.persistent_volume_name {
-                add.add(Key::new("", volume));
-            }
-        }
+        let of_node = attachments.list().into_iter().filter(|a| a.spec.node_name == name);
+        of_node.filter_map(|attachment| volume_key(&attachment)).collect()
     });
-    queue.work("attach", 2, move |key| {
-        let (context, caches) = (context.clone(), caches.clone());
-        async move {
-            informer::synced!(
-                caches.pods,
-                caches.claims,
-                caches.volumes,
-                caches.drivers,
-                caches.attachments,
-                caches.nodes
-            );
-            reconcile(&context, &caches, &key).await
-        }
-    });
+    controller.needs(&caches.drivers);
+    controller.run("attach", 2, Work { context, caches });
+}
+
+/// The key of the volume that an attachment is of.
+fn volume_key(attachment: &VolumeAttachment) -> Option<Key> {
+    attachment.spec.source.persistent_volume_name.as_ref().map(|volume| Key::new("", volume))
+}
+
+struct Work {
+    context: Context,
+    caches: Caches,
+}
+
+impl Reconcile for Work {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        sync(&self.context, &self.caches, key).await
+    }
 }
 
 /// The nodes whose pods need a volume.
@@ -154,7 +142,7 @@ fn is_shared(volume: &PersistentVolume) -> bool {
     modes.into_iter().flatten().any(|mode| mode == "ReadWriteMany" || mode == "ReadOnlyMany")
 }
 
-async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
+async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
     let volume = caches.volumes.get(key);
     let attachable = volume.as_ref().and_then(|v| attachable(caches, v));
     let wanted = match (&volume, &attachable) {

@@ -7,15 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use csi::local_path::{self, CONTENT_SOURCE_ANNOTATION, ContentSource, FINALIZER, NODE_KEY, PROVISIONER};
-use informer::{Informer, Key, Keyed as _, Pod, Queue};
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec};
+use informer::{Informer, Key, Keyed as _, Pod};
+use k8s_openapi::api::core::v1::{
+    Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeStatus,
+};
 use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
 use super::{expand, origin, snapshots};
-use crate::toolkit::{Context, Result, ignore};
+use crate::toolkit::controller::{Controller, Reconcile};
+use crate::toolkit::status::patch_status_if_changed;
+use crate::toolkit::{Context, Result, ignore, pods};
 
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// The provisioner of classes whose volumes somebody makes by hand.
@@ -23,7 +28,6 @@ const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
 const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
 
-#[derive(Clone)]
 pub(super) struct Caches {
     pub(super) claims: Informer<PersistentVolumeClaim>,
     pub(super) volumes: Informer<PersistentVolume>,
@@ -43,60 +47,61 @@ pub fn start(context: Context) {
     if context.config.local_storage {
         tasks::spawn("storage-class", ensure_class(context.clone()));
     }
-    let (claim_queue, volume_queue) =
-        (Queue::of(&caches.claims, context.events.clone()), Queue::of(&caches.volumes, context.events.clone()));
-    let (to_claims, to_volumes) = (claim_queue.clone(), volume_queue.clone());
-    caches.claims.on_change(move |change| {
-        let claim = change.object();
-        to_claims.add(claim.key());
-        if let Some(volume) = claim.spec.as_ref().and_then(|s| s.volume_name.as_ref()) {
-            to_volumes.add(Key::new("", volume));
-        }
+    let caches = Arc::new(caches);
+    let mut claims = Controller::of(&context, &caches.claims);
+    let mut volumes = Controller::of(&context, &caches.volumes);
+    volumes.watch(&caches.claims, |change| {
+        let volume = change.object().spec.as_ref().and_then(|s| s.volume_name.as_ref());
+        volume.map(|volume| Key::new("", volume))
     });
-    let (to_claims, to_volumes) = (claim_queue.clone(), volume_queue.clone());
-    caches.volumes.on_change(move |change| {
-        let volume = change.object();
-        to_volumes.add(volume.key());
-        if let Some(claim) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) {
-            to_claims.add(Key::new(claim.namespace.as_deref().unwrap_or(""), claim.name.as_deref().unwrap_or("")));
-        }
+    claims.watch(&caches.volumes, |change| {
+        let claim = change.object().spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+        claim.map(|c| Key::new(c.namespace.as_deref().unwrap_or(""), c.name.as_deref().unwrap_or("")))
     });
-    let (to_claims, claims) = (claim_queue.clone(), caches.claims.clone());
-    caches.classes.on_change(move |_| {
+    let all = caches.claims.clone();
+    claims.watch(&caches.classes, move |_| {
         // Claims may have waited for this class, or for a default.
         let waits = |c: &&Arc<PersistentVolumeClaim>| c.spec.as_ref().is_none_or(|s| s.volume_name.is_none());
-        claims.list().iter().filter(waits).for_each(|claim| to_claims.add(claim.key()));
+        all.list().iter().filter(waits).map(|claim| claim.key()).collect::<Vec<_>>()
     });
-    let (to_claims, claims) = (claim_queue.clone(), caches.claims.clone());
-    caches.pods.on_change(move |change| {
+    let all = caches.claims.clone();
+    claims.watch(&caches.pods, move |change| {
         // The end of a pod may free a claim that is to be deleted.
         let pod = change.object();
-        for name in claims_of(pod) {
-            let key = Key::new(&pod.namespace().unwrap_or_default(), &name);
-            if claims.get(&key).is_some_and(|c| c.metadata.deletion_timestamp.is_some()) {
-                to_claims.add(key);
-            }
-        }
+        let namespace = pod.namespace().unwrap_or_default();
+        let keys = claims_of(pod).into_iter().map(|name| Key::new(&namespace, &name));
+        let is_deleted = |key: &Key| all.get(key).is_some_and(|c| c.metadata.deletion_timestamp.is_some());
+        keys.filter(is_deleted).collect::<Vec<_>>()
     });
+    claims.needs(&caches.nodes);
     if context.config.snapshots {
-        let (context, claims) = (context.events("snapshot-controller"), claim_queue.clone());
+        let (context, claims) = (context.events("snapshot-controller"), claims.queue().clone());
         tasks::until_done("snapshot-controller", move || snapshots::run(context.clone(), claims.clone()));
     }
-    let (work, own) = (context.clone(), caches.clone());
-    claim_queue.work("claims", 2, move |key| {
-        let (context, caches) = (work.clone(), own.clone());
-        async move {
-            informer::synced!(caches.claims, caches.volumes, caches.classes, caches.pods, caches.nodes);
-            claim(&context, &caches, &key).await.map(|()| None::<Duration>)
-        }
-    });
-    volume_queue.work("volumes", 2, move |key| {
-        let (context, caches) = (context.clone(), caches.clone());
-        async move {
-            informer::synced!(caches.claims, caches.volumes);
-            volume(&context, &caches, &key).await.map(|()| None::<Duration>)
-        }
-    });
+    claims.run("claims", 2, Claims { context: context.clone(), caches: caches.clone() });
+    volumes.run("volumes", 2, Volumes { context, caches });
+}
+
+struct Claims {
+    context: Context,
+    caches: Arc<Caches>,
+}
+
+impl Reconcile for Claims {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        claim(&self.context, &self.caches, key).await.map(|()| None)
+    }
+}
+
+struct Volumes {
+    context: Context,
+    caches: Arc<Caches>,
+}
+
+impl Reconcile for Volumes {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        volume(&self.context, &self.caches, key).await.map(|()| None)
+    }
 }
 
 async fn ensure_class(context: Context) {
@@ -348,26 +353,25 @@ async fn set_phase(
     phase: &str,
     volume: Option<&PersistentVolume>,
 ) -> Result {
-    let api: Api<PersistentVolumeClaim> =
-        Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
-    let mut status = json!({ "phase": phase });
+    let mut status = claim.status.clone().unwrap_or_default();
+    status.phase = Some(phase.into());
     if let Some(spec) = volume.and_then(|v| v.spec.as_ref()) {
-        status["capacity"] = json!(spec.capacity);
-        status["accessModes"] = json!(spec.access_modes);
+        status.capacity.clone_from(&spec.capacity);
+        status.access_modes.clone_from(&spec.access_modes);
     }
-    let patch = Patch::Merge(json!({ "status": status }));
-    ignore(api.patch_status(&claim.name_any(), &PatchParams::default(), &patch).await, &[404])
+    patch_status_if_changed(context, claim, claim.status.as_ref(), &status).await.map(|_| ())
 }
 
 async fn set_volume_phase(context: &Context, volume: &PersistentVolume, phase: &str) -> Result {
     if volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some(phase) {
         return Ok(());
     }
-    let api: Api<PersistentVolume> = Api::all(context.client.clone());
-    let patch = Patch::Merge(
-        json!({"status": {"phase": phase, "lastPhaseTransitionTime": apimachinery::clock::now_rfc3339()}}),
-    );
-    ignore(api.patch_status(&volume.name_any(), &PatchParams::default(), &patch).await, &[404])
+    let status = PersistentVolumeStatus {
+        phase: Some(phase.into()),
+        last_phase_transition_time: Some(Time(apimachinery::clock::now())),
+        ..volume.status.clone().unwrap_or_default()
+    };
+    patch_status_if_changed(context, volume, volume.status.as_ref(), &status).await.map(|_| ())
 }
 
 pub(super) fn without(finalizers: &[String], gone: &str) -> Vec<String> {

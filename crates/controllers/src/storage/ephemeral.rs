@@ -3,50 +3,43 @@
 
 use std::time::Duration;
 
-use informer::{Informer, Key, Keyed as _, Pod, Queue, claims};
+use informer::{Informer, Key, Pod, claims};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::PostParams;
 use kube::{Api, ResourceExt as _};
 
+use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::{Context, Result, pods};
 
 pub fn start(context: Context) {
-    let all = context.informers.of::<Pod>();
-    let present = context.informers.of::<PersistentVolumeClaim>();
-    let queue = Queue::of(&all, context.events.clone());
-    let add = queue.clone();
-    all.on_change(move |change| {
-        let pod = change.object();
-        if claims(pod).iter().any(|claim| claim.template.is_some()) {
-            add.add(pod.key());
-        }
+    let (all, present) = (context.informers.of::<Pod>(), context.informers.of::<PersistentVolumeClaim>());
+    let mut controller = Controller::of_some(&context, &all, |change| {
+        claims(change.object()).iter().any(|claim| claim.template.is_some())
     });
     // A claim that somebody deletes under a pod is made again.
-    let (add, of) = (queue.clone(), all.clone());
-    present.on_change(move |change| {
+    let pods = all.clone();
+    controller.watch(&present, move |change| {
         let claim = change.object();
         let owner = claim.owner_references().iter().find(|o| o.controller == Some(true) && o.kind == "Pod");
-        if let Some(key) = owner.map(|o| Key::new(&claim.namespace().unwrap_or_default(), &o.name))
-            && of.get(&key).is_some()
-        {
-            add.add(key);
-        }
+        let key = owner.map(|o| Key::new(&claim.namespace().unwrap_or_default(), &o.name));
+        key.filter(|key| pods.get(key).is_some())
     });
-    queue.work("ephemeral-volume", 2, move |key| {
-        let (context, all, present) = (context.clone(), all.clone(), present.clone());
-        async move {
-            informer::synced!(all, present);
-            reconcile(&context, &all, &present, &key).await.map(|()| None::<Duration>)
-        }
-    });
+    controller.run("ephemeral-volume", 2, Work { context, all, present });
 }
 
-async fn reconcile(
-    context: &Context,
-    all: &Informer<Pod>,
-    present: &Informer<PersistentVolumeClaim>,
-    key: &Key,
-) -> Result {
+struct Work {
+    context: Context,
+    all: Informer<Pod>,
+    present: Informer<PersistentVolumeClaim>,
+}
+
+impl Reconcile for Work {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        sync(&self.context, &self.all, &self.present, key).await.map(|()| None)
+    }
+}
+
+async fn sync(context: &Context, all: &Informer<Pod>, present: &Informer<PersistentVolumeClaim>, key: &Key) -> Result {
     let Some(pod) = all.get(key).filter(|pod| !pods::is_deleting(pod)) else { return Ok(()) };
     let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &key.namespace);
     for claim in claims(&pod) {

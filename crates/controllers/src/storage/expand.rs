@@ -7,7 +7,8 @@ use kube::{Api, ResourceExt as _};
 use placement::storage_amount;
 use serde_json::json;
 
-use crate::toolkit::{Context, Result, ignore};
+use crate::toolkit::status::patch_status_if_changed;
+use crate::toolkit::{Context, Result};
 
 /// Gives a bound claim the size that it asks for. Volumes of `local-path` share their disk, so this is a matter of figures; those
 /// of CSI drivers are left to the driver's resizer.
@@ -28,10 +29,9 @@ pub async fn grow(context: &Context, claim: &PersistentVolumeClaim, volume: &Per
         let patch = Patch::Merge(json!({"spec": {"capacity": {"storage": size}}}));
         volumes.patch(&volume.name_any(), &PatchParams::default(), &patch).await?;
     }
-    let claims: Api<PersistentVolumeClaim> =
-        Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
-    let patch = Patch::Merge(json!({"status": {"capacity": {"storage": size}}}));
-    ignore(claims.patch_status(&claim.name_any(), &PatchParams::default(), &patch).await, &[404])?;
+    let mut status = claim.status.clone().unwrap_or_default();
+    status.capacity.get_or_insert_default().extend(size.map(|size| ("storage".to_string(), size.clone())));
+    patch_status_if_changed(context, claim, claim.status.as_ref(), &status).await?;
     context.events.normal(claim, "FileSystemResizeSuccessful", "MountVolume.NodeExpandVolume succeeded for volume");
     Ok(())
 }

@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 
 use apimachinery::LabelSelector;
-use informer::{Informer, Keyed, Queue};
+use informer::{Change, Informer, Key, Keyed};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::ReplicationController;
@@ -41,26 +41,22 @@ impl Selecting for ReplicationController {
     }
 }
 
-/// Wakes an owner when something changes that is, was, or could be its own.
-pub fn enqueue_owners<O: Selecting, C: Keyed>(owners: &Informer<O>, children: &Informer<C>, queue: &Queue) {
-    let (add, kind, owners) = (queue.clone(), O::kind(&()).into_owned(), owners.clone());
-    children.on_change(move |change| {
-        if let informer::Change::Applied { old: Some(old), .. } = change
-            && let Some(key) = controller_key(old.meta(), &kind)
-        {
-            add.add(key);
-        }
-        let meta = change.object().meta();
-        if let Some(key) = controller_key(meta, &kind) {
-            add.add(key);
-        } else if controller_of(meta).is_none() {
-            for owner in owners.list_in(meta.namespace.as_deref().unwrap_or("")) {
-                if owner.selector().is_some_and(|s| s.matches_map(meta.labels.as_ref())) {
-                    add.add(owner.key());
-                }
-            }
-        }
-    });
+/// The keys of the owners to which a child belongs, belonged before a change, or could belong.
+pub fn owners_of<O: Selecting, C: Keyed>(owners: &Informer<O>, change: &Change<C>) -> Vec<Key> {
+    let kind = O::kind(&());
+    let mut keys = Vec::new();
+    if let Change::Applied { old: Some(old), .. } = change {
+        keys.extend(controller_key(old.meta(), &kind));
+    }
+    let meta = change.object().meta();
+    if let Some(key) = controller_key(meta, &kind) {
+        keys.push(key);
+    } else if controller_of(meta).is_none() {
+        let all = owners.list_in(meta.namespace.as_deref().unwrap_or(""));
+        let selecting = all.iter().filter(|o| o.selector().is_some_and(|s| s.matches_map(meta.labels.as_ref())));
+        keys.extend(selecting.map(|owner| owner.key()));
+    }
+    keys
 }
 
 /// Adopts the matching orphans that `fits` accepts, and releases children that the selector of `of` no longer matches (upstream's

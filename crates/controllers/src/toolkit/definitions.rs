@@ -1,10 +1,10 @@
 //! Definitions of kinds that upstream has as custom resources, and so have we, so that those who bring their own definitions along
 //! find what they expect.
 
+use informer::Selection;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
 use kube::api::PostParams;
-use kube::runtime::wait::{await_condition, conditions};
 use serde_json::{Value, json};
 
 use crate::toolkit::{Context, ignore};
@@ -18,10 +18,17 @@ pub async fn ensure(context: &Context, definitions: impl IntoIterator<Item = Val
         if let Err(error) = ignore(api.create(&PostParams::default(), &definition).await, &[409]) {
             tracing::warn!(%error, name, "failed to create a CustomResourceDefinition");
         }
-        if let Err(error) = await_condition(api.clone(), &name, conditions::is_crd_established()).await {
-            tracing::warn!(%error, name, "failed to look up whether a kind is served");
-        }
+        let selection = Selection::named(api.resource_url(), &name);
+        informer::wait_until(context.client.clone(), selection, |definition| {
+            is_established(&definition?).then_some(())
+        })
+        .await;
     }
+}
+
+fn is_established(definition: &CustomResourceDefinition) -> bool {
+    let conditions = definition.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.into_iter().flatten().any(|c| c.type_ == "Established" && c.status == "True")
 }
 
 pub fn text() -> Value {

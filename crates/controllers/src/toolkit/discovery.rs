@@ -1,8 +1,7 @@
 //! Kinds by their names, as references have them.
 
-use api::{KINDS, Kind};
+use api::KINDS;
 use kube::Client;
-use kube::api::ApiResource;
 use serde_json::Value;
 
 use super::Result;
@@ -13,16 +12,6 @@ use super::dynamic::request;
 pub struct Served {
     pub plural: String,
     pub namespaced: bool,
-}
-
-pub fn resource(kind: &Kind) -> ApiResource {
-    ApiResource {
-        group: kind.group.into(),
-        version: kind.version.into(),
-        api_version: kind.api_version(),
-        kind: kind.kind.into(),
-        plural: kind.plural().into(),
-    }
 }
 
 /// The path of a version of a group: `/api/v1`, `/apis/apps/v1`. Names that come from objects are not trusted to be names.

@@ -6,10 +6,23 @@ use serde_json::Value;
 
 use super::Result;
 
+/// Where a kind's version is: `/api/v1`, `/apis/apps/v1`.
+fn root(kind: &Kind) -> String {
+    if kind.group.is_empty() {
+        format!("/api/{}", kind.version)
+    } else {
+        format!("/apis/{}/{}", kind.group, kind.version)
+    }
+}
+
+/// Where all objects of a kind are.
+pub fn path(kind: &Kind) -> String {
+    format!("{}/{}", root(kind), kind.plural())
+}
+
 /// Where the objects of a kind in a namespace are.
-pub fn path(kind: &Kind, namespace: &str) -> String {
-    let root = if kind.group.is_empty() { "/api".to_string() } else { format!("/apis/{}", kind.group) };
-    format!("{root}/{}/namespaces/{namespace}/{}", kind.version, kind.plural())
+pub fn path_in(kind: &Kind, namespace: &str) -> String {
+    format!("{}/namespaces/{namespace}/{}", root(kind), kind.plural())
 }
 
 pub async fn request(client: &Client, method: &str, path: &str, body: &Value) -> Result<Value> {

@@ -1,12 +1,15 @@
 //! What the loops have in common. It knows no loop.
 
 pub mod adoption;
+pub mod conditions;
+pub mod controller;
 pub mod definitions;
 pub mod discovery;
 pub mod dynamic;
 pub mod failures;
 pub mod nodes;
 pub mod pods;
+pub mod status;
 
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use apimachinery::LabelSelector;
 use futures::StreamExt as _;
-use informer::{Informer, Key, Keyed as _, Pod, Queue};
+use informer::{Informer, Key, Keyed as _, Pod};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector as ApiSelector, ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -14,7 +14,6 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 /// A pod that is to be made: with all that a template has, other than the [`Pod`]s that are kept.
 pub use k8s_openapi::api::core::v1::Pod as NewPod;
 
-use crate::toolkit::adoption::Selecting;
 use crate::toolkit::{Context, Result, ignore};
 
 /// A controller's reference to what it manages.
@@ -160,17 +159,6 @@ pub async fn delete(client: &Client, cache: &Informer<Pod>, pod: &Pod) -> Result
 /// The pods of a namespace that `uid` controls.
 pub fn owned(cache: &Informer<Pod>, namespace: &str, uid: &str) -> Vec<Arc<Pod>> {
     cache.list_in(namespace).into_iter().filter(|p| is_owned_by(&p.metadata, uid)).collect()
-}
-
-/// The objects of a kind that control pods, all pods, and a queue that gets the key of an object when it or one of its
-/// pods changes.
-pub fn follow<K: Selecting>(context: &Context) -> (Informer<K>, Informer<Pod>, Queue) {
-    let (objects, pods) = (context.informers.of::<K>(), context.informers.of::<Pod>());
-    let queue = Queue::of(&objects, context.events.clone());
-    let add = queue.clone();
-    objects.on_change(move |change| add.add(change.object().key()));
-    crate::toolkit::adoption::enqueue_owners(&objects, &pods, &queue);
-    (objects, pods, queue)
 }
 
 /// The key of the controller of kind `kind` that owns an object.

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use apimachinery::clock;
 use apimachinery::cron::Schedule;
-use informer::{Informer, Key, Keyed as _, Queue};
-use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, Job};
+use informer::{Informer, Key, Keyed as _};
+use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, CronJobStatus, Job};
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::tz::TimeZone;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Resource as _, ResourceExt as _};
-use serde_json::{Value, json};
 
+use crate::toolkit::controller::{Controller, Reconcile};
+use crate::toolkit::status::patch_status_if_changed;
 use crate::toolkit::{Context, Result, ignore, pods};
 use crate::workloads::job;
 
@@ -71,24 +73,10 @@ fn in_zone(at: Timestamp, zone: Option<&str>) -> String {
 }
 
 pub fn start(context: Context) {
-    let crons = context.informers.of::<CronJob>();
-    let jobs = context.informers.of::<Job>();
-    let queue = Queue::of(&crons, context.events.clone());
-    let add = queue.clone();
-    crons.on_change(move |change| add.add(change.object().key()));
-    let add = queue.clone();
-    jobs.on_change(move |change| {
-        if let Some(key) = pods::controller_key(&change.object().metadata, "CronJob") {
-            add.add(key);
-        }
-    });
-    queue.work("cronjob", 2, move |key| {
-        let (context, crons, jobs) = (context.clone(), crons.clone(), jobs.clone());
-        async move {
-            informer::synced!(crons, jobs);
-            Work { context: &context, crons: &crons, jobs: &jobs }.reconcile(&key).await
-        }
-    });
+    let (crons, jobs) = (context.informers.of::<CronJob>(), context.informers.of::<Job>());
+    let mut controller = Controller::of(&context, &crons);
+    controller.watch(&jobs, |change| pods::controller_key(&change.object().metadata, "CronJob"));
+    controller.run("cronjob", 2, Work { context, crons, jobs });
 }
 
 /// Whether a Job that was started by schedule hasn't ended. One that somebody made by hand of the same template is none of
@@ -97,13 +85,13 @@ fn is_at_work(job: &Job) -> bool {
     job::ending(job).is_none() && job.annotations().contains_key(SCHEDULED)
 }
 
-struct Work<'a> {
-    context: &'a Context,
-    crons: &'a Informer<CronJob>,
-    jobs: &'a Informer<Job>,
+struct Work {
+    context: Context,
+    crons: Informer<CronJob>,
+    jobs: Informer<Job>,
 }
 
-impl Work<'_> {
+impl Reconcile for Work {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(cron) = self.crons.get(key) else { return Ok(None) };
         let (spec, Some(uid)) = (&cron.spec, cron.uid()) else { return Ok(None) };
@@ -151,7 +139,9 @@ impl Work<'_> {
         let wait = plan.next.map(|n| n.duration_since(now));
         Ok(wait.and_then(|w| Duration::try_from(w).ok()).map(|w| w + Duration::from_millis(20)))
     }
+}
 
+impl Work {
     /// What the concurrency policy says, carried out.
     async fn may_start(&self, cron: &CronJob, spec: &CronJobSpec, mine: &[Arc<Job>]) -> Result<bool> {
         let active: Vec<&Arc<Job>> = mine.iter().filter(|j| is_at_work(j)).collect();
@@ -238,15 +228,9 @@ impl Work<'_> {
     }
 
     async fn write_status(&self, cron: &CronJob, mine: &[Arc<Job>], last: Option<Timestamp>) -> Result {
-        let active: Vec<Value> = mine
-            .iter()
-            .filter(|j| is_at_work(j) && j.metadata.deletion_timestamp.is_none())
-            .map(|j| {
-                let mut reference = json!(j.object_ref(&()));
-                reference["resourceVersion"] = json!(j.resource_version());
-                reference
-            })
-            .collect();
+        let at_work = mine.iter().filter(|j| is_at_work(j) && j.metadata.deletion_timestamp.is_none());
+        let reference = |j: &Arc<Job>| ObjectReference { resource_version: j.resource_version(), ..j.object_ref(&()) };
+        let active: Vec<ObjectReference> = at_work.map(reference).collect();
         let successes = mine.iter().filter_map(|j| j.status.as_ref()?.completion_time.as_ref().map(|t| t.0));
         let before = cron.status.clone().unwrap_or_default();
         let latest = successes.chain(before.last_successful_time.as_ref().map(|t| t.0)).max();
@@ -260,26 +244,21 @@ impl Work<'_> {
                 self.context.events.normal(cron, "SawCompletedJob", text);
             }
         }
-        let names = |list: &[Value]| list.iter().map(|a| a["uid"].clone()).collect::<Vec<_>>();
-        let old: Vec<Value> = before.active.iter().flatten().map(|a| json!(a)).collect();
-        let same = names(&old) == names(&active)
-            && before.last_schedule_time.as_ref().map(|t| t.0) == last
-            && before.last_successful_time.as_ref().map(|t| t.0) == latest;
-        if same {
-            return Ok(());
-        }
-        let status = json!({"active": if active.is_empty() { Value::Null } else { json!(active) },
-            "lastScheduleTime": last.map(Time), "lastSuccessfulTime": latest.map(Time)});
-        let api: Api<CronJob> = Api::namespaced(self.context.client.clone(), &cron.namespace().unwrap_or_default());
-        let patch = Patch::Merge(json!({ "status": status }));
-        let written = api.patch_status(&cron.name_any(), &PatchParams::default(), &patch).await;
-        let version = match written {
-            Ok(cron) => cron.resource_version(),
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
-            Err(error) => return Err(error),
+        // A Job that goes on being changed is the same Job: its version alone is no reason to write.
+        let uids = |list: &[ObjectReference]| list.iter().map(|a| a.uid.clone()).collect::<Vec<_>>();
+        let known = before.active.clone().unwrap_or_default();
+        let active = if uids(&known) == uids(&active) { known } else { active };
+        let status = CronJobStatus {
+            active: Some(active).filter(|active| !active.is_empty()),
+            last_schedule_time: last.map(Time),
+            last_successful_time: latest.map(Time),
         };
-        let uid = cron.uid();
-        self.crons.wait_for(&cron.key(), |c| c.is_none_or(|c| c.resource_version() == version || c.uid() != uid)).await;
+        let version = patch_status_if_changed(&self.context, cron, cron.status.as_ref(), &status).await?;
+        if version.is_some() {
+            let uid = cron.uid();
+            let is_shown = |c: Option<&CronJob>| c.is_none_or(|c| c.resource_version() == version || c.uid() != uid);
+            self.crons.wait_for(&cron.key(), is_shown).await;
+        }
         Ok(())
     }
 }

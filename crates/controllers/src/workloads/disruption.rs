@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::LabelSelector;
-use informer::{Informer, Key, Keyed as _, Pod, Queue};
+use informer::{Informer, Key, Keyed as _, Pod};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::ReplicationController;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::SignedDuration;
-use kube::api::PostParams;
-use kube::{Api, ResourceExt as _};
+use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
-use crate::toolkit::{Context, Result, discovery, dynamic, ignore, pods};
+use crate::toolkit::conditions::Said;
+use crate::toolkit::controller::{Controller, Reconcile};
+use crate::toolkit::status::patch_status_of_version;
+use crate::toolkit::{Context, Result, conditions, discovery, dynamic, ignore, pods};
 
 /// An eviction that was granted counts as long, should the pod not go.
 const GRANT: SignedDuration = SignedDuration::from_mins(2);
@@ -42,7 +44,6 @@ fn plan(spec: &PodDisruptionBudgetSpec, expected: i32, healthy: i32) -> Counts {
     Counts { expected, desired_healthy, current_healthy: healthy, allowed }
 }
 
-#[derive(Clone)]
 struct Caches {
     budgets: Informer<PodDisruptionBudget>,
     pods: Informer<Pod>,
@@ -61,26 +62,29 @@ pub fn start(context: Context) {
         stateful_sets: context.informers.of(),
         replication_controllers: context.informers.of(),
     };
-    let queue = Queue::of(&caches.budgets, context.events.clone());
-    let add = queue.clone();
-    caches.budgets.on_change(move |change| add.add(change.object().key()));
-    let (add, budgets) = (queue.clone(), caches.budgets.clone());
-    caches.pods.on_change(move |change| {
+    let mut controller = Controller::of(&context, &caches.budgets);
+    let budgets = caches.budgets.clone();
+    controller.watch(&caches.pods, move |change| {
         let pod = change.object();
-        for budget in budgets.list_in(&pod.namespace().unwrap_or_default()) {
-            if selects(&budget, pod) {
-                add.add(budget.key());
-            }
-        }
+        let all = budgets.list_in(&pod.namespace().unwrap_or_default());
+        all.iter().filter(|budget| selects(budget, pod)).map(|budget| budget.key()).collect::<Vec<_>>()
     });
-    queue.work("disruption", 2, move |key| {
-        let (context, caches) = (context.clone(), caches.clone());
-        async move {
-            informer::synced!(caches.budgets, caches.pods, caches.deployments, caches.replica_sets);
-            informer::synced!(caches.stateful_sets, caches.replication_controllers);
-            reconcile(&context, &caches, &key).await
-        }
-    });
+    controller.needs(&caches.deployments);
+    controller.needs(&caches.replica_sets);
+    controller.needs(&caches.stateful_sets);
+    controller.needs(&caches.replication_controllers);
+    controller.run("disruption", 2, Work { context, caches });
+}
+
+struct Work {
+    context: Context,
+    caches: Caches,
+}
+
+impl Reconcile for Work {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        sync(&self.context, &self.caches, key).await
+    }
 }
 
 /// An empty selector selects all pods of the namespace, none selects none.
@@ -161,7 +165,7 @@ fn counts_pods(spec: &PodDisruptionBudgetSpec) -> bool {
     spec.max_unavailable.is_none() && matches!(spec.min_available, Some(IntOrString::Int(_)))
 }
 
-async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
+async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
     let Some(budget) = caches.budgets.get(key) else { return Ok(None) };
     let Some(spec) = &budget.spec else { return Ok(None) };
     let now = apimachinery::clock::now();
@@ -208,25 +212,13 @@ async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result<Opti
         (None, true) => ("True", "SufficientPods"),
         (None, false) => ("False", "InsufficientPods"),
     };
-    let conditions = status.conditions.get_or_insert_default();
-    let present = conditions.iter().position(|c| c.type_ == "DisruptionAllowed");
-    if present.is_none_or(|i| conditions[i].status != text || conditions[i].reason != reason) {
-        conditions.retain(|c| c.type_ != "DisruptionAllowed");
-        conditions.push(k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition {
-            type_: "DisruptionAllowed".into(),
-            status: text.into(),
-            reason: reason.into(),
-            message: wrong.unwrap_or_default(),
-            last_transition_time: Time(now),
-            observed_generation: budget.metadata.generation,
-        });
-    }
-    if budget.status.as_ref() != Some(&status) {
-        let api: Api<PodDisruptionBudget> = Api::namespaced(context.client.clone(), &key.namespace);
-        let new = PodDisruptionBudget { status: Some(status), ..(*budget).clone() };
-        // A conflict means that an eviction came between: its change brings us here again.
-        ignore(api.replace_status(&key.name, &PostParams::default(), &new).await, &[404, 409])?;
-    }
+    let message = wrong.unwrap_or_default();
+    let said =
+        Said { generation: budget.metadata.generation, ..Said::new("DisruptionAllowed", text, reason, &message) };
+    conditions::set(status.conditions.get_or_insert_default(), said, now);
+    // A conflict means that an eviction came between: its change brings us here again.
+    let written = patch_status_of_version(context, budget.as_ref(), budget.status.as_ref(), &status).await;
+    ignore(written, &[409])?;
     Ok(again.and_then(|d| Duration::try_from(d).ok()))
 }
 

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use informer::{Informer, Key, Pod};
-use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{PodTemplateSpec, ReplicationController};
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::{PodTemplateSpec, ReplicationController, ReplicationControllerStatus};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
-use kube::{Api, ResourceExt as _};
+use kube::ResourceExt as _;
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use crate::toolkit::adoption::Selecting;
-use crate::toolkit::{Context, Result, adoption, ignore, pods};
+use crate::toolkit::conditions::{Condition, Said};
+use crate::toolkit::controller::{Controller, Reconcile};
+use crate::toolkit::status::patch_status_if_changed;
+use crate::toolkit::{Context, Result, adoption, conditions, pods};
 
 /// Pods that one round creates at the most.
 const BURST: usize = 500;
@@ -71,42 +72,115 @@ fn rank(pod: &Pod, beside: usize, now: Timestamp) -> impl Ord + use<> {
     (worth, magnitude(ready_since, now), Reverse(restarts), magnitude(born, now), Reverse(born))
 }
 
+/// How many pods there are, and of what sort.
+struct Counts {
+    replicas: i32,
+    fully_labeled: i32,
+    ready: i32,
+    available: i32,
+    terminating: i32,
+}
+
 /// What keeps a number of pods of a template.
-trait Replicated: Selecting + Serialize {
+trait Replicated: Selecting {
+    type Status: Serialize + Send + Sync;
+
     fn replicas(&self) -> i32;
     fn min_ready_seconds(&self) -> i32;
     fn template(&self) -> Option<&PodTemplateSpec>;
-    fn status(&self) -> Value;
+    fn status(&self) -> Option<&Self::Status>;
+    /// The status with these counts, and with why pods can't be created.
+    fn next_status(&self, counts: &Counts, failure: Option<&kube::Error>, now: Timestamp) -> Self::Status;
 }
 
 impl Replicated for ReplicaSet {
+    type Status = ReplicaSetStatus;
+
     fn replicas(&self) -> i32 {
         self.spec.replicas.unwrap_or(1)
     }
+
     fn min_ready_seconds(&self) -> i32 {
         self.spec.min_ready_seconds.unwrap_or(0)
     }
+
     fn template(&self) -> Option<&PodTemplateSpec> {
         self.spec.template.as_ref()
     }
-    fn status(&self) -> Value {
-        json!(self.status)
+
+    fn status(&self) -> Option<&ReplicaSetStatus> {
+        self.status.as_ref()
+    }
+
+    fn next_status(&self, counts: &Counts, failure: Option<&kube::Error>, now: Timestamp) -> ReplicaSetStatus {
+        let before = self.status.clone().unwrap_or_default();
+        ReplicaSetStatus {
+            replicas: counts.replicas,
+            fully_labeled_replicas: Some(counts.fully_labeled),
+            ready_replicas: Some(counts.ready),
+            available_replicas: Some(counts.available),
+            terminating_replicas: Some(counts.terminating),
+            observed_generation: self.metadata.generation,
+            conditions: with_failure(before.conditions, failure, now),
+        }
     }
 }
 
 impl Replicated for ReplicationController {
+    type Status = ReplicationControllerStatus;
+
     fn replicas(&self) -> i32 {
         self.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
     }
+
     fn min_ready_seconds(&self) -> i32 {
         self.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0)
     }
+
     fn template(&self) -> Option<&PodTemplateSpec> {
         self.spec.as_ref()?.template.as_ref()
     }
-    fn status(&self) -> Value {
-        json!(self.status)
+
+    fn status(&self) -> Option<&ReplicationControllerStatus> {
+        self.status.as_ref()
     }
+
+    fn next_status(
+        &self,
+        counts: &Counts,
+        failure: Option<&kube::Error>,
+        now: Timestamp,
+    ) -> ReplicationControllerStatus {
+        let before = self.status.clone().unwrap_or_default();
+        ReplicationControllerStatus {
+            replicas: counts.replicas,
+            fully_labeled_replicas: Some(counts.fully_labeled),
+            ready_replicas: Some(counts.ready),
+            available_replicas: Some(counts.available),
+            observed_generation: self.metadata.generation,
+            conditions: with_failure(before.conditions, failure, now),
+        }
+    }
+}
+
+/// Conditions with `ReplicaFailure` as long as pods can't be created. What it says stays meanwhile: each attempt has another name in its
+/// message, and would wake the set again.
+fn with_failure<C: Condition>(
+    conditions: Option<Vec<C>>,
+    failure: Option<&kube::Error>,
+    now: Timestamp,
+) -> Option<Vec<C>> {
+    const FAILURE: &str = "ReplicaFailure";
+    let mut conditions = conditions.unwrap_or_default();
+    match failure {
+        Some(error) if conditions::find(&conditions, FAILURE).is_none() => {
+            let message = informer::error_message(error);
+            conditions::set(&mut conditions, Said::new(FAILURE, "True", "FailedCreate", &message), now);
+        }
+        Some(_) => {}
+        None => conditions.retain(|c| c.type_() != FAILURE),
+    }
+    Some(conditions).filter(|c| !c.is_empty())
 }
 
 pub fn start(context: Context) {
@@ -118,43 +192,43 @@ pub fn start_of_replication_controllers(context: Context) {
 }
 
 fn work<K: Replicated>(context: Context, name: &'static str) {
-    let (sets, all_pods, queue) = pods::follow::<K>(&context);
-    queue.work(name, 4, move |key| {
-        let (context, sets, all_pods) = (context.clone(), sets.clone(), all_pods.clone());
-        async move {
-            informer::synced!(sets, all_pods);
-            reconcile(&context, &sets, &all_pods, &key).await
-        }
-    });
+    let (sets, pods) = (context.informers.of::<K>(), context.informers.of::<Pod>());
+    let mut controller = Controller::of(&context, &sets);
+    controller.owns(&sets, &pods);
+    controller.run(name, 4, Work { context, sets, pods });
 }
 
-async fn reconcile<K: Replicated>(
-    context: &Context,
-    sets: &Informer<K>,
-    cache: &Informer<Pod>,
-    key: &Key,
-) -> Result<Option<Duration>> {
-    let Some(set) = sets.get(key) else { return Ok(None) };
-    let Some(uid) = set.uid() else { return Ok(None) };
-    let mut failure = None;
-    if set.meta().deletion_timestamp.is_none()
-        && let Some(template) = set.template()
-    {
-        adoption::adopt_and_release(context, cache, set.as_ref(), pods::is_active).await?;
-        let mine = pods::owned(cache, &key.namespace, &uid);
-        let plan = plan(usize::try_from(set.replicas()).unwrap_or(0), &mine, apimachinery::clock::now());
-        let mut pod = pods::from_template(template, &key.namespace, pods::owner(set.as_ref()));
-        pod.metadata.generate_name = Some(format!("{}-", key.name));
-        failure = pods::create_all(context, cache, set.as_ref(), std::iter::repeat_n(pod, plan.create)).await;
-        for index in plan.delete {
-            pods::delete_told(context, cache, set.as_ref(), &mine[index]).await?;
+struct Work<K> {
+    context: Context,
+    sets: Informer<K>,
+    pods: Informer<Pod>,
+}
+
+impl<K: Replicated> Reconcile for Work<K> {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let Work { context, sets, pods: cache } = self;
+        let Some(set) = sets.get(key) else { return Ok(None) };
+        let Some(uid) = set.uid() else { return Ok(None) };
+        let mut failure = None;
+        if set.meta().deletion_timestamp.is_none()
+            && let Some(template) = set.template()
+        {
+            adoption::adopt_and_release(context, cache, set.as_ref(), pods::is_active).await?;
+            let mine = pods::owned(cache, &key.namespace, &uid);
+            let plan = plan(usize::try_from(set.replicas()).unwrap_or(0), &mine, apimachinery::clock::now());
+            let mut pod = pods::from_template(template, &key.namespace, pods::owner(set.as_ref()));
+            pod.metadata.generate_name = Some(format!("{}-", key.name));
+            failure = pods::create_all(context, cache, set.as_ref(), std::iter::repeat_n(pod, plan.create)).await;
+            for index in plan.delete {
+                pods::delete_told(context, cache, set.as_ref(), &mine[index]).await?;
+            }
         }
-    }
-    let mine = pods::owned(cache, &key.namespace, &uid);
-    let again = write_status(context, set.as_ref(), &mine, failure.as_ref()).await?;
-    match failure {
-        Some(error) => Err(error),
-        None => Ok(again),
+        let mine = pods::owned(cache, &key.namespace, &uid);
+        let again = write_status(context, set.as_ref(), &mine, failure.as_ref()).await?;
+        match failure {
+            Some(error) => Err(error),
+            None => Ok(again),
+        }
     }
 }
 
@@ -169,40 +243,23 @@ async fn write_status<K: Replicated>(
     let labelled = active.iter().filter(|p| template.iter().all(|(k, v)| p.labels().get(k) == Some(v))).count();
     let now = apimachinery::clock::now();
     let checks: Vec<_> = active.iter().map(|p| pods::is_available(p, set.min_ready_seconds(), now)).collect();
-    let mut status = json!({
-        "replicas": active.len(), "fullyLabeledReplicas": labelled,
-        "readyReplicas": active.iter().filter(|p| pods::is_ready(p)).count(),
-        "availableReplicas": checks.iter().filter(|c| c.is_ok()).count(),
-        "observedGeneration": set.meta().generation,
-    });
-    if K::kind(&()) == "ReplicaSet" {
-        status["terminatingReplicas"] = mine.iter().filter(|p| pods::is_deleting(p)).count().into();
-    }
-    let present = set.status();
-    status["conditions"] = match failure {
-        // What it says stays while it goes on: each attempt has another name in its message, and would wake the set again.
-        Some(_) if present["conditions"][0]["type"] == "ReplicaFailure" => present["conditions"].clone(),
-        Some(error) => {
-            json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": informer::error_message(error),
-                "lastTransitionTime": apimachinery::clock::format_rfc3339(now)}])
-        }
-        None => Value::Null,
+    let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+    let counts = Counts {
+        replicas: number(active.len()),
+        fully_labeled: number(labelled),
+        ready: number(active.iter().filter(|p| pods::is_ready(p)).count()),
+        available: number(checks.iter().filter(|c| c.is_ok()).count()),
+        terminating: number(mine.iter().filter(|p| pods::is_deleting(p)).count()),
     };
-    let same = status.as_object().into_iter().flatten().all(|(k, v)| {
-        let old = &present[k];
-        old == v || (old.is_null() && (*v == 0 || v.is_null()))
-    });
-    if !same {
-        let api: Api<K> = Api::namespaced(context.client.clone(), &set.namespace().unwrap_or_default());
-        let patch = Patch::Merge(json!({ "status": status }));
-        ignore(api.patch_status(&set.name_any(), &PatchParams::default(), &patch).await, &[404])?;
-    }
+    patch_status_if_changed(context, set, set.status(), &set.next_status(&counts, failure, now)).await?;
     let soonest = checks.into_iter().filter_map(|c| c.err().flatten()).min();
     Ok(soonest.and_then(|d| Duration::try_from(d).ok()).map(|d| d + Duration::from_millis(100)))
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn pod(text: &str) -> Arc<Pod> {

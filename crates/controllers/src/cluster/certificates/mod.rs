@@ -5,7 +5,7 @@ mod signers;
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Key, Keyed as _, Queue};
+use informer::{Informer, Key, Keyed as _};
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use signers::{Cluster, Signer};
 
+use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::{Context, Result, ignore};
 
 /// The extra of a user that says which node's name it has claimed.
@@ -25,36 +26,40 @@ pub fn start(context: Context) {
     let requests = context.informers.of::<CertificateSigningRequest>();
     let nodes = context.informers.of::<Node>();
     let slices = context.informers.of::<EndpointSlice>();
-    let queue = Queue::of(&requests, context.events.clone());
-    let add = queue.clone();
-    requests.on_change(move |change| add.add(change.object().key()));
+    let mut controller = Controller::of(&context, &requests);
     // What a node may have a certificate for is what its Node says.
-    let (add, pending) = (queue.clone(), requests.clone());
-    nodes.on_change(move |change| {
+    let pending = requests.clone();
+    controller.watch(&nodes, move |change| {
         let user = format!("system:node:{}", change.object().key().name);
         let of_node = |r: &Arc<CertificateSigningRequest>| r.spec.username.as_deref() == Some(&user);
-        pending.list().iter().filter(|r| of_node(r) && is_open(r)).for_each(|request| add.add(request.key()));
+        let open = pending.list().into_iter().filter(|r| of_node(r) && is_open(r));
+        open.map(|request| request.key()).collect::<Vec<_>>()
     });
-    queue.work("certificates", 1, move |key| {
-        let (context, requests) = (context.clone(), requests.clone());
-        let (nodes, slices) = (nodes.clone(), slices.clone());
-        async move {
-            if let Some(request) = requests.get(&key) {
-                let left = left(&request);
-                if left <= SignedDuration::ZERO {
-                    let api: Api<CertificateSigningRequest> = Api::all(context.client.clone());
-                    ignore(api.delete(&key.name, &DeleteParams::default()).await, &[404])?;
-                    return Ok(None);
-                }
-                informer::synced!(nodes, slices);
-                let api = slices.get(&Key::new("default", "kubernetes"));
-                let cluster = Cluster { config: &context.config, nodes: &nodes.list(), api: api.as_deref() };
-                reconcile(&context.client, &request, &cluster).await?;
-                return Ok(Duration::try_from(left).ok());
-            }
-            Ok::<_, kube::Error>(None)
+    controller.needs(&slices);
+    controller.run("certificates", 1, Work { context, requests, nodes, slices });
+}
+
+struct Work {
+    context: Context,
+    requests: Informer<CertificateSigningRequest>,
+    nodes: Informer<Node>,
+    slices: Informer<EndpointSlice>,
+}
+
+impl Reconcile for Work {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let Some(request) = self.requests.get(key) else { return Ok(None) };
+        let left = left(&request);
+        if left <= SignedDuration::ZERO {
+            let api: Api<CertificateSigningRequest> = Api::all(self.context.client.clone());
+            ignore(api.delete(&key.name, &DeleteParams::default()).await, &[404])?;
+            return Ok(None);
         }
-    });
+        let api = self.slices.get(&Key::new("default", "kubernetes"));
+        let cluster = Cluster { config: &self.context.config, nodes: &self.nodes.list(), api: api.as_deref() };
+        sync(&self.context.client, &request, &cluster).await?;
+        Ok(Duration::try_from(left).ok())
+    }
 }
 
 /// How long a request is still kept: an hour after it was decided about, a day if nobody does (upstream's
@@ -115,7 +120,7 @@ fn may_take_name(spec: &CertificateSigningRequestSpec, user: &str, nodes: &[Arc<
     }
 }
 
-async fn reconcile(client: &Client, request: &CertificateSigningRequest, cluster: &Cluster<'_>) -> Result {
+async fn sync(client: &Client, request: &CertificateSigningRequest, cluster: &Cluster<'_>) -> Result {
     let Some(signer) = Signer::of(&request.spec.signer_name).filter(|_| is_open(request)) else { return Ok(()) };
     let key = request.key();
     let fail = |reason: &'static str, why: String| async move {

@@ -15,24 +15,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use api::{KINDS, Kind, Verbs, kinds};
-use futures::StreamExt as _;
-use informer::{Key, Queue};
+use informer::{Event, Key, Metadata, Queue, Selection, SyncLoop};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::api::{
-    ApiResource, DeleteParams, DynamicObject, PartialObjectMeta, Patch, PatchParams, Preconditions, PropagationPolicy,
-};
-use kube::runtime::watcher::{self, Event};
-use kube::{Api, ResourceExt as _};
+use kube::Api;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tasks::AbortOnDrop;
 use tokio::task::JoinHandle;
 
 use crate::cluster::custom_resources;
+use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::discovery::{self, Served};
-use crate::toolkit::{Context, Result};
+use crate::toolkit::{Context, Result, dynamic};
 use collect::{Collector, Objects, Place};
 use graph::{Graph, Node};
 
@@ -52,7 +49,8 @@ fn is_tracked(kind: &Kind) -> bool {
 
 pub fn start(context: Context) {
     let graph = Shared::default();
-    let queue = Queue::default();
+    let controller = Controller::of_keys();
+    let queue = controller.queue().clone();
     let (synced, mut waiting) = tokio::sync::mpsc::channel::<()>(1);
     for kind in KINDS.iter().filter(|k| is_tracked(k)) {
         keep_observed(&context, kind, &graph, &queue, Some(synced.clone()));
@@ -75,26 +73,34 @@ pub fn start(context: Context) {
                 complete.store(true, Ordering::Relaxed);
             });
         }
-        let again = queue.clone();
-        queue.work("garbage", 4, move |key| {
-            let (context, graph, again) = (context.clone(), graph.clone(), again.clone());
-            let complete = complete.load(Ordering::Relaxed);
-            async move {
-                let next = Collector { objects: &Live(context), graph: &graph, complete }.collect(&key.name).await?;
-                next.look_at.iter().for_each(|uid| again.add(Key::new("", uid)));
-                Ok::<_, kube::Error>(next.again)
-            }
-        });
+        let queue = controller.queue().clone();
+        controller.run("garbage", 4, Work { objects: Live(context), graph, complete, queue });
     });
+}
+
+struct Work {
+    objects: Live,
+    graph: Shared,
+    /// Whether all kinds have been listed.
+    complete: Arc<AtomicBool>,
+    queue: Queue,
+}
+
+impl Reconcile for Work {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let complete = self.complete.load(Ordering::Relaxed);
+        let next = Collector { objects: &self.objects, graph: &self.graph, complete }.collect(&key.name).await?;
+        next.look_at.iter().for_each(|uid| self.queue.add(Key::new("", uid)));
+        Ok(next.again)
+    }
 }
 
 /// Observes the kinds of custom resource definitions, as they come and go.
 async fn observe_custom(context: Context, graph: Shared, queue: Queue, synced: Waited) {
     let definitions = context.informers.of::<CustomResourceDefinition>();
-    let changed = Arc::new(tokio::sync::Notify::new());
-    let wake = changed.clone();
-    definitions.on_change(move |_| wake.notify_one());
-    definitions.synced().await;
+    let mut sync = SyncLoop::new(Duration::ZERO, None);
+    sync.follow(&definitions);
+    sync.synced().await;
     let mut observed: Vec<(&'static Kind, AbortOnDrop)> = Vec::new();
     loop {
         let wanted: Vec<&'static Kind> = custom_resources::kinds(&definitions);
@@ -115,7 +121,7 @@ async fn observe_custom(context: Context, graph: Shared, queue: Queue, synced: W
             observed.push((kind, AbortOnDrop(keep_observed(&context, kind, &graph, &queue, done))));
         }
         *synced.lock() = None;
-        changed.notified().await;
+        sync.next().await;
     }
 }
 
@@ -134,41 +140,32 @@ fn keep_observed(
 }
 
 async fn observe(context: Context, kind: &'static Kind, graph: Shared, queue: Queue, synced: Waited) {
-    let all: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(context.client.clone(), &discovery::resource(kind));
-    let mut stream = watcher::watcher(all, watcher::Config::default()).boxed();
     let mut listed: HashSet<String> = HashSet::new();
-    let look_at = |uids: Vec<String>| uids.iter().for_each(|uid| queue.add(Key::new("", uid)));
-    while let Some(event) = stream.next().await {
-        match event {
-            Ok(Event::Init) => listed.clear(),
-            Ok(Event::InitApply(object)) => {
-                if let Some(uid) = object.uid() {
-                    look_at(graph.lock().put(&uid, Node::new(kind, &object.metadata)));
-                    listed.insert(uid);
-                }
-            }
-            Ok(Event::Apply(object)) => {
-                if let Some(uid) = object.uid() {
-                    look_at(graph.lock().put(&uid, Node::new(kind, &object.metadata)));
-                }
-            }
-            Ok(Event::Delete(object)) => {
-                if let Some(uid) = object.uid() {
-                    look_at(graph.lock().remove(&uid));
-                }
-            }
-            Ok(Event::InitDone) => {
-                let missing = graph.lock().missing(kind, &listed);
-                missing.iter().for_each(|uid| look_at(graph.lock().remove(uid)));
-                listed = HashSet::new();
-                *synced.lock() = None;
-            }
-            Err(error) => {
-                tracing::debug!(kind = kind.plural(), %error, "a watch was interrupted");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
+    let enqueue = move |uids: Vec<String>| uids.iter().for_each(|uid| queue.add(Key::new("", uid)));
+    let put = {
+        let (graph, enqueue) = (graph.clone(), enqueue.clone());
+        move |metadata: &ObjectMeta| {
+            let uid = metadata.uid.clone()?;
+            enqueue(graph.lock().put(&uid, Node::new(kind, metadata)));
+            Some(uid)
         }
-    }
+    };
+    let selection = Selection::all(dynamic::path(kind)).metadata_only();
+    informer::follow::<Metadata>(context.client, selection, move |event| match event {
+        Event::ListBegins => listed.clear(),
+        Event::Listed(object) => listed.extend(put(&object.metadata)),
+        Event::Applied(object) => {
+            put(&object.metadata);
+        }
+        Event::Deleted(object) => enqueue(object.metadata.uid.map(|uid| graph.lock().remove(&uid)).unwrap_or_default()),
+        Event::ListComplete => {
+            let missing = graph.lock().missing(kind, &listed);
+            missing.iter().for_each(|uid| enqueue(graph.lock().remove(uid)));
+            listed = HashSet::new();
+            *synced.lock() = None;
+        }
+    })
+    .await;
 }
 
 /// The API.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use apimachinery::ObjectExt as _;
-use informer::{Informer, Key, Keyed as _, Queue};
+use informer::{Informer, Key, Keyed as _};
 use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::plan::{Group, group, plan};
 use super::{SERVICE, carry_out, has_selector, owned_by, present};
+use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::{Context, Result, pods};
 
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
@@ -22,30 +23,29 @@ const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 const MAX_ENDPOINTS_PER_SUBSET: usize = 1000;
 
 pub fn start(context: Context) {
-    let written = context.informers.of::<Endpoints>();
-    let services = context.informers.of::<Service>();
+    let (written, services) = (context.informers.of::<Endpoints>(), context.informers.of::<Service>());
     let slices = context.informers.of::<EndpointSlice>();
-    let queue = Queue::of(&written, context.events.clone());
-    let add = queue.clone();
-    written.on_change(move |change| add.add(change.object().key()));
-    let add = queue.clone();
-    services.on_change(move |change| add.add(change.object().key()));
-    let add = queue.clone();
-    slices.on_change(move |change| {
-        if let Some(of) = owned_by(change.object(), MANAGER) {
-            add.add(of);
-        }
-    });
-    queue.work("endpoint-slice-mirroring", 1, move |key| {
-        let (context, written, services, slices) = (context.clone(), written.clone(), services.clone(), slices.clone());
-        async move {
-            informer::synced!(written, services, slices);
-            reconcile(&context, &written, &services, &slices, &key).await.map(|()| None::<Duration>)
-        }
-    });
+    let mut controller = Controller::of(&context, &written);
+    controller.watch(&services, |change| Some(change.object().key()));
+    controller.watch(&slices, |change| owned_by(change.object(), MANAGER));
+    controller.run("endpoint-slice-mirroring", 1, Work { context, written, services, slices });
 }
 
-async fn reconcile(
+struct Work {
+    context: Context,
+    written: Informer<Endpoints>,
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
+}
+
+impl Reconcile for Work {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let Work { context, written, services, slices } = self;
+        sync(context, written, services, slices, key).await.map(|()| None)
+    }
+}
+
+async fn sync(
     context: &Context,
     written: &Informer<Endpoints>,
     services: &Informer<Service>,

@@ -6,7 +6,7 @@ mod plan;
 use std::time::Duration;
 
 use apimachinery::Family;
-use informer::{Change, Informer, Key, Keyed as _, Pod, Queue};
+use informer::{Change, Informer, Key, Keyed as _, Pod};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -14,6 +14,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
+use crate::toolkit::controller::{Controller, Reconcile, all_keys};
 use crate::toolkit::{Context, Result, ignore, pods};
 use plan::{Action, Slice, group, plan, subsets};
 
@@ -26,55 +27,52 @@ const MAX_ENDPOINTS_PER_SLICE: usize = 100;
 
 pub fn start(context: Context) {
     mirror::start(context.clone());
-    let slices = context.informers.of::<EndpointSlice>();
-    let nodes = context.informers.of::<Node>();
-    let services = context.informers.of::<Service>();
-    let all_pods = context.informers.of::<Pod>();
-    let queue = Queue::of(&services, context.events.clone());
-    let add = queue.clone();
-    services.on_change(move |change| add.add(change.object().key()));
-    let (add, of) = (queue.clone(), services.clone());
-    all_pods.on_change(move |change| {
+    let caches = Caches {
+        services: context.informers.of(),
+        pods: context.informers.of(),
+        slices: context.informers.of(),
+        nodes: context.informers.of(),
+    };
+    let mut controller = Controller::of(&context, &caches.services);
+    let services = caches.services.clone();
+    controller.watch(&caches.pods, move |change| {
         // A service that matched before may not match any more.
         let old = match change {
             Change::Applied { old, .. } => old.as_ref(),
             Change::Deleted(_) => None,
         };
-        for pod in old.into_iter().chain([change.object()]) {
-            for service in of.list_in(&pod.namespace().unwrap_or_default()) {
-                if selects(&service, pod) {
-                    add.add(service.key());
-                }
-            }
-        }
+        let pods = old.into_iter().chain([change.object()]);
+        let selecting = pods.flat_map(|pod| {
+            let all = services.list_in(&pod.namespace().unwrap_or_default()).into_iter();
+            all.filter(|service| selects(service, pod)).map(|service| service.key())
+        });
+        selecting.collect::<Vec<_>>()
     });
-    let add = queue.clone();
-    slices.on_change(move |change| {
-        if let Some(of) = owned_by(change.object(), MANAGER) {
-            add.add(of);
-        }
-    });
-    // Where a node is stands in the endpoints of its pods.
-    let (add, of) = (queue.clone(), services.clone());
-    nodes.on_change(move |change| {
-        let zone = |node: &Node| node.labels().get(ZONE).cloned();
-        let before = match change {
-            Change::Applied { old, .. } => old.as_ref().and_then(|old| zone(old)),
-            Change::Deleted(_) => None,
-        };
-        if zone(change.object()) != before {
-            of.list().iter().for_each(|service| add.add(service.key()));
-        }
-    });
-    queue.work("endpoints", 2, move |key| {
-        let caches =
-            Caches { services: services.clone(), pods: all_pods.clone(), slices: slices.clone(), nodes: nodes.clone() };
-        let context = context.clone();
-        async move {
-            informer::synced!(caches.services, caches.pods, caches.slices, caches.nodes);
-            reconcile(&context, &caches, &key).await.map(|()| None::<Duration>)
-        }
-    });
+    controller.watch(&caches.slices, |change| owned_by(change.object(), MANAGER));
+    let services = caches.services.clone();
+    controller.watch(&caches.nodes, move |change| if moves_zone(change) { all_keys(&services) } else { Vec::new() });
+    controller.run("endpoints", 2, Work { context, caches });
+}
+
+/// Where a node is stands in the endpoints of its pods.
+fn moves_zone(change: &Change<Node>) -> bool {
+    let zone = |node: &Node| node.labels().get(ZONE).cloned();
+    let before = match change {
+        Change::Applied { old, .. } => old.as_ref().and_then(|old| zone(old)),
+        Change::Deleted(_) => None,
+    };
+    zone(change.object()) != before
+}
+
+struct Work {
+    context: Context,
+    caches: Caches,
+}
+
+impl Reconcile for Work {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        sync(&self.context, &self.caches, key).await.map(|()| None)
+    }
 }
 
 /// The service of a slice, if `manager` keeps it.
@@ -202,7 +200,7 @@ struct Caches {
     nodes: Informer<Node>,
 }
 
-async fn reconcile(context: &Context, caches: &Caches, key: &Key) -> Result {
+async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result {
     let all: Api<Endpoints> = Api::namespaced(context.client.clone(), &key.namespace);
     let there = present(&caches.slices, key, MANAGER);
     let service = caches.services.get(key);

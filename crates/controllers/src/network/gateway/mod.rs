@@ -7,24 +7,23 @@ mod plan;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use gateway::kinds::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
+use gateway::kinds::{Gateway, GatewayClass, GatewayClassStatus, HTTPRoute, ReferenceGrant};
 use gateway::{CONTROLLER_NAME, GatewaySnapshot};
-use informer::{Informer, Key, Keyed, Queue};
+use informer::{Informer, Key};
 use k8s_openapi::api::core::v1::{Namespace, Node, Secret, Service};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Patch, PatchParams, PostParams};
-use kube::{Api, ResourceExt as _};
-use serde::Serialize;
-use serde_json::json;
+use kube::Api;
+use kube::api::PostParams;
 
+use crate::network::ingress::addresses_changed;
 use crate::network::service_lb::addresses;
+use crate::toolkit::controller::{Controller, Reconcile};
+use crate::toolkit::status::patch_status_of_version;
 use crate::toolkit::{Context, Result, definitions, ignore};
 
 const CLASS: &str = "timonel";
 /// How often certificates are looked at again.
 const RESYNC_PERIOD: Duration = Duration::from_secs(60);
 
-#[derive(Clone)]
 struct Caches {
     classes: Informer<GatewayClass>,
     gateways: Informer<Gateway>,
@@ -61,35 +60,30 @@ async fn run(context: Context) {
         nodes: context.informers.of(),
     };
     // What one object says may matter to all others; so all are looked at, in one go for many changes.
-    let queue = Queue::default();
-    let all = || {
-        let queue = queue.clone();
-        move || queue.add(Key::new("", "all"))
-    };
-    macro_rules! look_at {
-        ($($cache:ident),*) => { $(
-            let look = all();
-            caches.$cache.on_change(move |_| look());
-        )* };
-    }
-    look_at!(classes, gateways, routes, grants, namespaces, services);
-    let look = all();
-    caches.nodes.on_change(move |change| {
-        if crate::network::ingress::addresses_changed(change) {
-            look();
-        }
-    });
-    queue.work("gateway", 1, move |_| {
-        let (context, caches) = (context.clone(), caches.clone());
-        async move {
-            informer::synced!(caches.classes, caches.gateways, caches.routes, caches.grants);
-            informer::synced!(caches.namespaces, caches.services, caches.nodes);
-            reconcile(&context, &caches).await
-        }
-    });
+    let all = || Some(Key::new("", "all"));
+    let mut controller = Controller::of_keys();
+    controller.watch(&caches.classes, move |_| all());
+    controller.watch(&caches.gateways, move |_| all());
+    controller.watch(&caches.routes, move |_| all());
+    controller.watch(&caches.grants, move |_| all());
+    controller.watch(&caches.namespaces, move |_| all());
+    controller.watch(&caches.services, move |_| all());
+    controller.watch(&caches.nodes, move |change| all().filter(|_| addresses_changed(change)));
+    controller.run("gateway", 1, Work { context, caches });
 }
 
-async fn reconcile(context: &Context, caches: &Caches) -> Result<Option<Duration>> {
+struct Work {
+    context: Context,
+    caches: Caches,
+}
+
+impl Reconcile for Work {
+    async fn reconcile(&self, _: &Key) -> Result<Option<Duration>> {
+        sync(&self.context, &self.caches).await
+    }
+}
+
+async fn sync(context: &Context, caches: &Caches) -> Result<Option<Duration>> {
     let snapshot = GatewaySnapshot::new(
         &caches.classes.list(),
         caches.gateways.list(),
@@ -97,13 +91,12 @@ async fn reconcile(context: &Context, caches: &Caches) -> Result<Option<Duration
         caches.grants.list(),
         &caches.namespaces.list(),
     );
-    let now = Time(k8s_openapi::jiff::Timestamp::now());
+    let now = apimachinery::clock::now();
     for class in caches.classes.list().iter().filter(|c| c.spec.controller_name == CONTROLLER_NAME) {
         let old = class.status.clone().unwrap_or_default();
-        let conditions = plan::class_status(&old.conditions, class.metadata.generation, &now);
-        if conditions != old.conditions {
-            tell(context, class.as_ref(), &json!({"conditions": conditions})).await?;
-        }
+        let status =
+            GatewayClassStatus { conditions: plan::class_status(&old.conditions, class.metadata.generation, now) };
+        patch_status_of_version(context, class.as_ref(), class.status.as_ref(), &status).await?;
     }
     let certificates = certificates(context, &snapshot).await?;
     let mut addresses: Vec<String> = caches.nodes.list().iter().flat_map(|n| addresses(n)).collect();
@@ -126,18 +119,17 @@ async fn reconcile(context: &Context, caches: &Caches) -> Result<Option<Duration
     };
     for gateway in &snapshot.gateways {
         let status = plan::gateway_status(&snapshot, gateway, &around);
-        if gateway.status.as_ref() != Some(&status) {
-            tell(context, gateway.as_ref(), &status).await?;
-        }
+        patch_status_of_version(context, gateway.as_ref(), gateway.status.as_ref(), &status).await?;
     }
     for route in &snapshot.routes {
         let status = plan::route_status(&snapshot, route, &around);
         // Of those that never had to do with us nothing is said.
-        if route.status.as_ref() != Some(&status) && (!status.parents.is_empty() || plan::is_told(route)) {
-            tell(context, route.as_ref(), &status).await?;
-            for why in plan::refusals(&status) {
-                context.events.warning(route.as_ref(), "NotServed", why);
-            }
+        if status.parents.is_empty() && !plan::is_told(route) {
+            continue;
+        }
+        let written = patch_status_of_version(context, route.as_ref(), route.status.as_ref(), &status).await?;
+        for why in written.into_iter().flat_map(|_| plan::refusals(&status)) {
+            context.events.warning(route.as_ref(), "NotServed", why);
         }
     }
     Ok((!certificates.is_empty()).then_some(RESYNC_PERIOD))
@@ -159,16 +151,4 @@ async fn certificates(
         }
     }
     Ok(known)
-}
-
-/// Writes a status, unless the object has changed meanwhile: then the next look decides.
-async fn tell<K: Keyed>(context: &Context, object: &K, status: &impl Serialize) -> Result {
-    let key = object.key();
-    let resource = kube::core::ApiResource::erase::<K>(&());
-    let api: Api<kube::core::DynamicObject> = match key.namespace.is_empty() {
-        true => Api::all_with(context.client.clone(), &resource),
-        false => Api::namespaced_with(context.client.clone(), &key.namespace, &resource),
-    };
-    let patch = json!({"metadata": {"resourceVersion": object.resource_version()}, "status": status});
-    ignore(api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await, &[404])
 }

@@ -4,7 +4,10 @@ use gateway::kinds::{
     Address, Gateway, GatewayStatus, HTTPRoute, HTTPRouteFilter, HTTPRouteStatus, ListenerStatus, RouteParentStatus,
 };
 use gateway::{CONTROLLER_NAME, GatewaySnapshot, Problem};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::jiff::Timestamp;
+
+use crate::toolkit::conditions::{self, Said};
 
 /// Filters that are served.
 const FILTERS: [&str; 4] = ["RequestHeaderModifier", "ResponseHeaderModifier", "RequestRedirect", "URLRewrite"];
@@ -19,33 +22,26 @@ pub struct Around<'a> {
     pub certificate: &'a (dyn Fn(&str, &str) -> Result<(), String> + Sync),
     /// What is wrong with a service's port, by namespace, name and number.
     pub service: &'a ServiceCheck<'a>,
-    pub now: Time,
+    pub now: Timestamp,
 }
 
 /// Makes the conditions of an object.
 struct Conditions<'a> {
     old: &'a [Condition],
     generation: Option<i64>,
-    now: &'a Time,
+    now: Timestamp,
     made: Vec<Condition>,
 }
 
 impl<'a> Conditions<'a> {
-    fn new(old: &'a [Condition], generation: Option<i64>, now: &'a Time) -> Self {
+    fn new(old: &'a [Condition], generation: Option<i64>, now: Timestamp) -> Self {
         Conditions { old, generation, now, made: Vec::new() }
     }
 
     fn say(&mut self, type_: &str, is: bool, reason: &str, message: &str) {
         let status = if is { "True" } else { "False" };
-        let before = self.old.iter().find(|c| c.type_ == type_ && c.status == status);
-        self.made.push(Condition {
-            type_: type_.into(),
-            status: status.into(),
-            reason: reason.into(),
-            message: message.into(),
-            observed_generation: self.generation,
-            last_transition_time: before.map_or_else(|| self.now.clone(), |c| c.last_transition_time.clone()),
-        });
+        let said = Said { generation: self.generation, ..Said::new(type_, status, reason, message) };
+        self.made.push(conditions::next(self.old, said, self.now));
     }
 
     /// True with `reason`, or what the problem says.
@@ -58,7 +54,7 @@ impl<'a> Conditions<'a> {
 }
 
 /// Of a class that is ours.
-pub fn class_status(old: &[Condition], generation: Option<i64>, now: &Time) -> Vec<Condition> {
+pub fn class_status(old: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
     let mut conditions = Conditions::new(old, generation, now);
     conditions.say("Accepted", true, "Accepted", "Gateways of this class are served by every node");
     conditions.made
@@ -72,7 +68,7 @@ pub fn gateway_status(snapshot: &GatewaySnapshot, gateway: &Gateway, around: &Ar
         listeners.map(|(i, _)| listener_status(snapshot, gateway, i, around)).collect();
     let served = |l: &&ListenerStatus| l.conditions.iter().any(|c| c.type_ == "Programmed" && c.status == "True");
     let served = listeners.iter().filter(served).count();
-    let mut conditions = Conditions::new(&old.conditions, generation, &around.now);
+    let mut conditions = Conditions::new(&old.conditions, generation, around.now);
     let addresses = addresses(gateway, around);
     match (served == listeners.len(), &addresses) {
         (_, Err(problem)) if problem.reason == "UnsupportedAddress" => {
@@ -138,7 +134,7 @@ fn listener_status(snapshot: &GatewaySnapshot, gateway: &Gateway, index: usize, 
         let message = "allowedRoutes.kinds: only HTTPRoute is served".to_string();
         problem = problem.or_else(|| Some(unresolved("InvalidRouteKinds", message)));
     }
-    let mut conditions = Conditions::new(old, gateway.metadata.generation, &around.now);
+    let mut conditions = Conditions::new(old, gateway.metadata.generation, around.now);
     conditions.unless("Accepted", refused.as_ref(), "Accepted");
     match refused.as_ref().filter(|p| p.condition == "Conflicted") {
         Some(conflict) => conditions.say("Conflicted", true, conflict.reason, &conflict.message),
@@ -167,7 +163,7 @@ pub fn route_status(snapshot: &GatewaySnapshot, route: &HTTPRoute, around: &Arou
     for parent in snapshot.route_parents(route) {
         let before = |p: &&RouteParentStatus| p.controller_name == CONTROLLER_NAME && p.parent_ref == *parent.reference;
         let before = old.parents.iter().find(before).map(|p| p.conditions.as_slice()).unwrap_or_default();
-        let mut conditions = Conditions::new(before, route.metadata.generation, &around.now);
+        let mut conditions = Conditions::new(before, route.metadata.generation, around.now);
         conditions.unless("Accepted", parent.attached.as_ref().err().or(unsupported.as_ref()), "Accepted");
         conditions.unless("ResolvedRefs", unresolved.as_ref(), "ResolvedRefs");
         parents.push(RouteParentStatus {

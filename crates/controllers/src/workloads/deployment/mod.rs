@@ -9,30 +9,23 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Informer, Key, Keyed as _, Queue};
+use informer::{Informer, Key, Keyed as _};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::toolkit::controller::{Controller, Reconcile};
+use crate::toolkit::status::patch_status_if_changed;
 use crate::toolkit::{Context, Result, adoption, ignore, pods};
 use plan::{Share, Size};
 use sets::Made;
 
 pub fn start(context: Context) {
-    let deployments = context.informers.of::<Deployment>();
-    let sets = context.informers.of::<ReplicaSet>();
-    let queue = Queue::of(&deployments, context.events.clone());
-    let add = queue.clone();
-    deployments.on_change(move |change| add.add(change.object().key()));
-    adoption::enqueue_owners(&deployments, &sets, &queue);
-    queue.work("deployment", 4, move |key| {
-        let work = Work { context: context.clone(), deployments: deployments.clone(), cache: sets.clone() };
-        async move {
-            informer::synced!(work.deployments, work.cache);
-            work.reconcile(&key).await
-        }
-    });
+    let (deployments, cache) = (context.informers.of::<Deployment>(), context.informers.of::<ReplicaSet>());
+    let mut controller = Controller::of(&context, &deployments);
+    controller.owns(&deployments, &cache);
+    controller.run("deployment", 4, Work { context, deployments, cache });
 }
 
 fn size(set: &ReplicaSet) -> Size {
@@ -84,17 +77,7 @@ struct Work {
     cache: Informer<ReplicaSet>,
 }
 
-impl Work {
-    fn sets(&self, deployment: &Deployment) -> Sets {
-        let uid = deployment.uid().unwrap_or_default();
-        let all = self.cache.list_in(&deployment.namespace().unwrap_or_default()).into_iter();
-        let mut old: Vec<Arc<ReplicaSet>> = all.filter(|s| pods::is_owned_by(&s.metadata, &uid)).collect();
-        old.sort_by_key(|s| (s.metadata.creation_timestamp.as_ref().map(|t| t.0), s.name_any()));
-        let new = old.iter().position(|s| sets::is_of(s, &deployment.spec.template)).map(|at| old.remove(at));
-        old.sort_by_key(|s| sets::revision(s));
-        Sets { new, old }
-    }
-
+impl Reconcile for Work {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(deployment) = self.deployments.get(key) else { return Ok(None) };
         let spec = &deployment.spec;
@@ -133,6 +116,18 @@ impl Work {
             Some(error) => Err(error),
             None => Ok(again),
         }
+    }
+}
+
+impl Work {
+    fn sets(&self, deployment: &Deployment) -> Sets {
+        let uid = deployment.uid().unwrap_or_default();
+        let all = self.cache.list_in(&deployment.namespace().unwrap_or_default()).into_iter();
+        let mut old: Vec<Arc<ReplicaSet>> = all.filter(|s| pods::is_owned_by(&s.metadata, &uid)).collect();
+        old.sort_by_key(|s| (s.metadata.creation_timestamp.as_ref().map(|t| t.0), s.name_any()));
+        let new = old.iter().position(|s| sets::is_of(s, &deployment.spec.template)).map(|at| old.remove(at));
+        old.sort_by_key(|s| sets::revision(s));
+        Sets { new, old }
     }
 
     /// `kubectl rollout history` finds the version in force by this.
@@ -207,19 +202,7 @@ impl Work {
         let facts =
             status::Facts { new: sets.new.as_deref(), old: &sets.old, failure, now: apimachinery::clock::now() };
         let (status, again) = status::compute(&deployment, &facts);
-        let present = serde_json::to_value(&deployment.status).unwrap_or(Value::Null);
-        let same = status
-            .as_object()
-            .into_iter()
-            .flatten()
-            .all(|(k, v)| present[k] == *v || (present[k].is_null() && (v == 0 || v == &json!([]))));
-        if !same {
-            let namespace = deployment.namespace().unwrap_or_default();
-            let api: Api<Deployment> = Api::namespaced(self.context.client.clone(), &namespace);
-            let patch = Patch::Merge(json!({ "status": status }));
-            let written = api.patch_status(&deployment.name_any(), &PatchParams::default(), &patch).await;
-            ignore(written, &[404])?;
-        }
+        patch_status_if_changed(&self.context, deployment.as_ref(), deployment.status.as_ref(), &status).await?;
         Ok(again)
     }
 }

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet, ReplicaSetStatus};
+use k8s_openapi::api::apps::v1::{
+    Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus, ReplicaSet, ReplicaSetStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
-use serde_json::{Value, json};
 
 use super::plan::narrow;
-use crate::toolkit::pods;
+use crate::toolkit::conditions::{Condition as _, Said};
+use crate::toolkit::{conditions, pods};
 
 pub struct Facts<'a> {
     pub new: Option<&'a ReplicaSet>,
@@ -21,6 +24,8 @@ pub struct Facts<'a> {
 
 /// "No deadline" in the API.
 const NEVER: i32 = i32::MAX;
+const PROGRESSING: &str = "Progressing";
+const REPLICA_FAILURE: &str = "ReplicaFailure";
 
 fn count(set: &ReplicaSet, of: fn(&ReplicaSetStatus) -> i32) -> i32 {
     set.status.as_ref().map_or(0, of)
@@ -42,7 +47,7 @@ pub fn is_complete(spec: &DeploymentSpec, new: &ReplicaSet, old: &[Arc<ReplicaSe
 }
 
 /// The status, and when to look again though nothing happens.
-pub fn compute(deployment: &Deployment, facts: &Facts<'_>) -> (Value, Option<Duration>) {
+pub fn compute(deployment: &Deployment, facts: &Facts<'_>) -> (DeploymentStatus, Option<Duration>) {
     let spec = &deployment.spec;
     let wanted = spec.replicas.unwrap_or(1);
     let sum = |of: fn(&ReplicaSetStatus) -> i32| total(facts.new, facts.old, of);
@@ -51,45 +56,54 @@ pub fn compute(deployment: &Deployment, facts: &Facts<'_>) -> (Value, Option<Dur
     let ready = sum(|s| s.ready_replicas.unwrap_or(0));
     let rolling =
         spec.strategy.as_ref().and_then(|s| s.rolling_update.as_ref()).and_then(|r| r.max_unavailable.as_ref());
-    let available_condition = if available >= wanted.saturating_sub(pods::scaled(rolling, wanted, false)) {
-        ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
+    let is_available = available >= wanted.saturating_sub(pods::scaled(rolling, wanted, false));
+    let before = deployment.status.clone().unwrap_or_default();
+    let mut list = before.conditions.clone().unwrap_or_default();
+    let available_condition = if is_available {
+        let text = "Deployment has minimum availability.";
+        Said::new("Available", "True", "MinimumReplicasAvailable", text)
     } else {
-        ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
+        let text = "Deployment does not have minimum availability.";
+        Said::new("Available", "False", "MinimumReplicasUnavailable", text)
     };
-    let before = serde_json::to_value(&deployment.status).unwrap_or(Value::Null);
-    let conditions = Conditions { before: &before, now: facts.now };
-    let mut list =
-        vec![conditions.make("Available", available_condition.0, available_condition.1, available_condition.2, false)];
+    conditions::set(&mut list, available_condition, facts.now);
     let mut again = None;
     let deadline = spec.progress_deadline_seconds.unwrap_or(NEVER);
-    if deadline != NEVER {
-        let counts = Counts { replicas, updated, ready, available };
-        let (condition, left) = progress(deployment, facts, &conditions, counts, deadline);
-        list.extend(condition);
-        again = left;
+    if deadline == NEVER {
+        list.retain(|c| c.type_() != PROGRESSING);
+    } else {
+        again = progress(deployment, facts, &mut list, Counts { replicas, updated, ready, available }, deadline);
     }
+    list.retain(|c| c.type_() != REPLICA_FAILURE);
     list.extend(failing_set(facts));
-    let status = json!({
-        "observedGeneration": deployment.metadata.generation, "replicas": replicas, "updatedReplicas": updated,
-        "readyReplicas": ready, "availableReplicas": available,
-        "unavailableReplicas": wanted.max(replicas).saturating_sub(available).max(0),
-        "terminatingReplicas": sum(|s| s.terminating_replicas.unwrap_or(0)),
-        "conditions": list,
-    });
+    let status = DeploymentStatus {
+        observed_generation: deployment.metadata.generation,
+        replicas: Some(replicas),
+        updated_replicas: Some(updated),
+        ready_replicas: Some(ready),
+        available_replicas: Some(available),
+        unavailable_replicas: Some(wanted.max(replicas).saturating_sub(available).max(0)),
+        terminating_replicas: Some(sum(|s| s.terminating_replicas.unwrap_or(0))),
+        conditions: Some(list),
+        ..before
+    };
     (status, again)
 }
 
 /// What a set says of pods that it can't create.
-fn failing_set(facts: &Facts<'_>) -> Option<Value> {
+fn failing_set(facts: &Facts<'_>) -> Option<DeploymentCondition> {
     let sets = facts.new.into_iter().chain(facts.old.iter().map(AsRef::as_ref));
     sets.into_iter().find_map(|set| {
-        let conditions = set.status.as_ref()?.conditions.as_ref()?;
-        let failure = conditions
-            .iter()
-            .find(|c| c.type_.as_deref() == Some("ReplicaFailure") && c.status.as_deref() == Some("True"))?;
-        let time = serde_json::to_value(&failure.last_transition_time).ok()?;
-        Some(json!({"type": "ReplicaFailure", "status": "True", "reason": failure.reason, "message": failure.message,
-            "lastTransitionTime": time, "lastUpdateTime": time}))
+        let conditions = set.status.as_ref()?.conditions.as_deref()?;
+        let failure = conditions::find(conditions, REPLICA_FAILURE).filter(|c| c.status() == "True")?;
+        Some(DeploymentCondition {
+            type_: failure.type_.clone(),
+            status: failure.status.clone(),
+            reason: failure.reason.clone(),
+            message: failure.message.clone(),
+            last_transition_time: failure.last_transition_time.clone(),
+            last_update_time: failure.last_transition_time.clone(),
+        })
     })
 }
 
@@ -100,41 +114,43 @@ struct Counts {
     available: i32,
 }
 
-/// The condition `Progressing`, and how long until the deadline.
+/// Sets the condition `Progressing`; returns how long until the deadline.
 fn progress(
     deployment: &Deployment,
     facts: &Facts<'_>,
-    conditions: &Conditions<'_>,
+    list: &mut Vec<DeploymentCondition>,
     counts: Counts,
     deadline: i32,
-) -> (Option<Value>, Option<Duration>) {
+) -> Option<Duration> {
     let spec = &deployment.spec;
-    let present = conditions.find("Progressing");
-    let reason = present.map_or("", |c| c["reason"].as_str().unwrap_or(""));
+    let present = conditions::find(list, PROGRESSING).cloned();
+    let reason = present.as_ref().and_then(|c| c.reason.as_deref()).unwrap_or("");
+    let mut say = |status: &str, reason: &str, message: &str| {
+        conditions::set(list, Said::new(PROGRESSING, status, reason, message), facts.now);
+    };
     if let Some(error) = facts.failure {
-        let text = informer::error_message(error);
-        return (Some(conditions.make("Progressing", "False", "ReplicaSetCreateError", &text, false)), None);
+        say("False", "ReplicaSetCreateError", &informer::error_message(error));
+        return None;
     }
     if spec.paused == Some(true) {
-        return (
-            Some(conditions.make("Progressing", "Unknown", "DeploymentPaused", "Deployment is paused", false)),
-            None,
-        );
+        say("Unknown", "DeploymentPaused", "Deployment is paused");
+        return None;
     }
     if reason == "DeploymentPaused" {
-        let resumed = conditions.make("Progressing", "Unknown", "DeploymentResumed", "Deployment is resumed", false);
-        return (Some(resumed), Some(Duration::from_secs(1)));
+        say("Unknown", "DeploymentResumed", "Deployment is resumed");
+        return Some(Duration::from_secs(1));
     }
-    let Some(new) = facts.new else { return (present.cloned(), None) };
+    let Some(new) = facts.new else { return None };
     let name = new.name_any();
     if is_complete(spec, new, facts.old) {
-        let text = format!("ReplicaSet {name:?} has successfully progressed.");
-        return (Some(conditions.make("Progressing", "True", "NewReplicaSetAvailable", &text, false)), None);
+        say("True", "NewReplicaSetAvailable", &format!("ReplicaSet {name:?} has successfully progressed."));
+        return None;
     }
-    let of_another = !present.is_some_and(|c| c["message"].as_str().is_some_and(|m| m.contains(&format!("{name:?}"))));
+    let names_it = |c: &DeploymentCondition| c.message.as_ref().is_some_and(|m| m.contains(&format!("{name:?}")));
+    let of_another = !present.as_ref().is_some_and(names_it);
     // Once complete, pods that come and go, or a new number of them, are no roll-out.
     if reason == "NewReplicaSetAvailable" && counts.replicas == counts.updated && !of_another {
-        return (present.cloned(), None);
+        return None;
     }
     let status = deployment.status.clone().unwrap_or_default();
     let old = |n: Option<i32>| n.unwrap_or(0);
@@ -143,45 +159,27 @@ fn progress(
         || counts.ready > old(status.ready_replicas)
         || counts.available > old(status.available_replicas)
         || of_another;
-    let text = format!("ReplicaSet {name:?} is progressing.");
     let allowed = SignedDuration::from_secs(i64::from(deadline));
     if moved {
-        let again = Duration::try_from(allowed).unwrap_or_default() + Duration::from_secs(1);
-        return (Some(conditions.make("Progressing", "True", "ReplicaSetUpdated", &text, true)), Some(again));
+        say("True", "ReplicaSetUpdated", &format!("ReplicaSet {name:?} is progressing."));
+        // The deadline counts from here, though the condition says the same as before.
+        let condition = list.iter_mut().find(|c| c.type_() == PROGRESSING);
+        condition.into_iter().for_each(|c| c.last_update_time = Some(Time(facts.now)));
+        return Some(Duration::try_from(allowed).unwrap_or_default() + Duration::from_secs(1));
     }
-    let since = present.and_then(|c| c["lastUpdateTime"].as_str()).and_then(|t| t.parse::<Timestamp>().ok());
-    let so_far = since.map_or(SignedDuration::ZERO, |t| facts.now.duration_since(t));
+    let since = present.as_ref().and_then(|c| c.last_update_time.as_ref());
+    let so_far = since.map_or(SignedDuration::ZERO, |t| facts.now.duration_since(t.0));
     if reason == "ProgressDeadlineExceeded" || so_far > allowed {
-        let text = format!("ReplicaSet {name:?} has timed out progressing.");
-        return (Some(conditions.make("Progressing", "False", "ProgressDeadlineExceeded", &text, false)), None);
+        say("False", "ProgressDeadlineExceeded", &format!("ReplicaSet {name:?} has timed out progressing."));
+        return None;
     }
-    let left = Duration::try_from(allowed - so_far).unwrap_or_default() + Duration::from_secs(1);
-    (present.cloned(), Some(left))
-}
-
-struct Conditions<'a> {
-    before: &'a Value,
-    now: Timestamp,
-}
-
-impl Conditions<'_> {
-    fn find(&self, kind: &str) -> Option<&Value> {
-        self.before["conditions"].as_array()?.iter().find(|c| c["type"] == kind)
-    }
-
-    /// A condition with the times of the present one, as far as it says the same. `touched` renews its update time.
-    fn make(&self, kind: &str, status: &str, reason: &str, message: &str, touched: bool) -> Value {
-        let now = json!(apimachinery::clock::format_rfc3339(self.now));
-        let same = self.find(kind).filter(|c| c["status"] == status);
-        let untouched = same.filter(|c| !touched && c["reason"] == reason && c["message"] == message);
-        json!({"type": kind, "status": status, "reason": reason, "message": message,
-            "lastTransitionTime": same.map_or(now.clone(), |c| c["lastTransitionTime"].clone()),
-            "lastUpdateTime": untouched.map_or(now, |c| c["lastUpdateTime"].clone())})
-    }
+    Some(Duration::try_from(allowed - so_far).unwrap_or_default() + Duration::from_secs(1))
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn set(name: &str, replicas: i32, available: i32) -> ReplicaSet {
@@ -199,9 +197,9 @@ mod tests {
         let deployment = serde_json::from_value(deployment).unwrap();
         let facts = Facts { new: Some(new), old: &[], failure: None, now: now.parse().unwrap() };
         let (status, again) = compute(&deployment, &facts);
-        let condition = status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Progressing").unwrap();
-        let text = |key: &str| condition[key].as_str().unwrap().to_string();
-        (text("status"), text("reason"), again.map(|d| d.as_secs()))
+        let list = status.conditions.unwrap();
+        let condition = conditions::find(&list, PROGRESSING).unwrap().clone();
+        (condition.status.unwrap(), condition.reason.unwrap(), again.map(|d| d.as_secs()))
     }
 
     #[test]

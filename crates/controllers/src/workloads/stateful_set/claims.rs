@@ -11,7 +11,8 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
-use super::{Shape, Work, ordinal};
+use super::plan::Shape;
+use super::{Work, ordinal};
 use crate::toolkit::{Result, ignore, pods};
 
 /// Whose deletion removes a claim: that of the set, of its pod, or of nobody else.
@@ -31,7 +32,7 @@ fn owner(delete_with_set: bool, delete_when_scaled: bool, surplus: bool) -> Owne
     }
 }
 
-impl Work<'_> {
+impl Work {
     /// Makes the claims of a pod that aren't there. Returns the name of one that is being deleted, if there is one: neither can it be used
     /// nor made anew before it is gone.
     pub(super) async fn ensure_claims(

@@ -19,8 +19,8 @@ fn snapshot(gateway: Value, routes: Vec<Value>) -> GatewaySnapshot {
     GatewaySnapshot::new(&[class], vec![object("g", spec)], routes, vec![], &[])
 }
 
-fn at(second: i64) -> Time {
-    Time(Timestamp::from_second(second).unwrap())
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
 }
 
 /// Around: one node, a good certificate `good`, a service `web` with port 80.

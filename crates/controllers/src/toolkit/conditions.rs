@@ -1,0 +1,190 @@
+//! Conditions of statuses. Their types differ in what else they have, not in this: `lastTransitionTime` stays while `status` stays
+//! (upstream's `apimeta.SetStatusCondition`).
+
+use k8s_openapi::api::apps::v1::{DeploymentCondition, ReplicaSetCondition};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerCondition;
+use k8s_openapi::api::batch::v1::JobCondition;
+use k8s_openapi::api::core::v1::{NamespaceCondition, NodeCondition, ReplicationControllerCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition as MetaCondition, Time};
+use k8s_openapi::jiff::Timestamp;
+
+/// What a condition says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Said<'a> {
+    pub type_: &'a str,
+    pub status: &'a str,
+    pub reason: &'a str,
+    pub message: &'a str,
+    /// The generation of the object that it is about, where the type has a place for it.
+    pub generation: Option<i64>,
+}
+
+impl<'a> Said<'a> {
+    pub fn new(type_: &'a str, status: &'a str, reason: &'a str, message: &'a str) -> Self {
+        Said { type_, status, reason, message, generation: None }
+    }
+}
+
+/// A type of conditions.
+pub trait Condition: Clone {
+    fn type_(&self) -> &str;
+    fn status(&self) -> &str;
+    fn last_transition_time(&self) -> Option<&Time>;
+    /// A condition that says this since `since`. `before` is the one in whose place it comes.
+    fn build(said: Said<'_>, since: Time, before: Option<&Self>, now: Time) -> Self;
+}
+
+/// The condition of a type.
+pub fn find<'a, C: Condition>(conditions: &'a [C], type_: &str) -> Option<&'a C> {
+    conditions.iter().find(|c| c.type_() == type_)
+}
+
+/// The condition that comes in the place of that of its type in `before`.
+pub fn next<C: Condition>(before: &[C], said: Said<'_>, now: Timestamp) -> C {
+    let (old, now) = (find(before, said.type_), Time(now));
+    let same = old.filter(|c| c.status() == said.status);
+    let since = same.and_then(|c| c.last_transition_time().cloned());
+    C::build(said, since.unwrap_or_else(|| now.clone()), old, now)
+}
+
+/// Sets a condition among others; returns whether its status is another one than before.
+pub fn set<C: Condition>(conditions: &mut Vec<C>, said: Said<'_>, now: Timestamp) -> bool {
+    let new: C = next(conditions, said, now);
+    match conditions.iter().position(|c| c.type_() == said.type_) {
+        Some(at) => {
+            let turned = conditions[at].status() != said.status;
+            conditions[at] = new;
+            turned
+        }
+        None => {
+            conditions.push(new);
+            true
+        }
+    }
+}
+
+fn some(text: &str) -> Option<String> {
+    Some(text.to_string())
+}
+
+/// Types of conditions: how they hold `type` and `status`, and what they have beside the fields that all have.
+macro_rules! conditions {
+    ($($type:ty: $text:ident, $read:expr $(, $field:ident = $value:expr)*;)*) => { $(
+        impl Condition for $type {
+            fn type_(&self) -> &str {
+                let read: fn(&Self) -> (&str, &str) = $read;
+                read(self).0
+            }
+            fn status(&self) -> &str {
+                let read: fn(&Self) -> (&str, &str) = $read;
+                read(self).1
+            }
+            fn last_transition_time(&self) -> Option<&Time> {
+                self.last_transition_time.as_ref()
+            }
+            fn build(said: Said<'_>, since: Time, before: Option<&Self>, now: Time) -> Self {
+                let make: fn(Said<'_>, Option<&Self>, Time) -> Self = |_said, _before, _now| Self {
+                    $($field: $value(_said, _before, _now.clone()),)*
+                    ..Self::default()
+                };
+                Self {
+                    type_: $text(said.type_),
+                    status: $text(said.status),
+                    reason: some(said.reason),
+                    message: some(said.message),
+                    last_transition_time: Some(since),
+                    ..make(said, before, now)
+                }
+            }
+        }
+    )* };
+}
+
+fn plain(text: &str) -> String {
+    text.to_string()
+}
+
+conditions! {
+    DeploymentCondition: some, |c| (c.type_.as_deref().unwrap_or(""), c.status.as_deref().unwrap_or("")),
+        last_update_time = |said: Said<'_>, before: Option<&DeploymentCondition>, now| {
+            let same = before.filter(|c| {
+                let texts = (c.status.as_deref(), c.reason.as_deref(), c.message.as_deref());
+                texts == (Some(said.status), Some(said.reason), Some(said.message))
+            });
+            same.and_then(|c| c.last_update_time.clone()).or(Some(now))
+        };
+    ReplicaSetCondition: some, |c| (c.type_.as_deref().unwrap_or(""), c.status.as_deref().unwrap_or(""));
+    ReplicationControllerCondition: plain, |c| (&c.type_, &c.status);
+    JobCondition: plain, |c| (&c.type_, &c.status),
+        last_probe_time = |said: Said<'_>, before: Option<&JobCondition>, now| {
+            let same = before.filter(|c| c.status == said.status);
+            same.and_then(|c| c.last_probe_time.clone()).or(Some(now))
+        };
+    HorizontalPodAutoscalerCondition: plain, |c| (&c.type_, &c.status);
+    NamespaceCondition: plain, |c| (&c.type_, &c.status);
+    NodeCondition: plain, |c| (&c.type_, &c.status),
+        last_heartbeat_time = |_, before: Option<&NodeCondition>, _| before.and_then(|c| c.last_heartbeat_time.clone());
+}
+
+impl Condition for MetaCondition {
+    fn type_(&self) -> &str {
+        &self.type_
+    }
+
+    fn status(&self) -> &str {
+        &self.status
+    }
+
+    fn last_transition_time(&self) -> Option<&Time> {
+        Some(&self.last_transition_time)
+    }
+
+    fn build(said: Said<'_>, since: Time, _: Option<&Self>, _: Time) -> Self {
+        MetaCondition {
+            type_: said.type_.into(),
+            status: said.status.into(),
+            reason: said.reason.into(),
+            message: said.message.into(),
+            observed_generation: said.generation,
+            last_transition_time: since,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn the_time_of_a_condition_stays_while_its_status_stays() {
+        let mut list: Vec<NamespaceCondition> = Vec::new();
+        assert!(set(&mut list, Said::new("A", "True", "First", "one"), at(1)));
+        assert!(set(&mut list, Said::new("B", "False", "Other", ""), at(2)));
+        assert!(!set(&mut list, Said::new("A", "True", "Second", "two"), at(3)));
+        let first = find(&list, "A").unwrap();
+        assert_eq!((first.reason.as_deref(), first.last_transition_time.as_ref().unwrap().0), (Some("Second"), at(1)));
+        assert!(set(&mut list, Said::new("A", "False", "Second", "two"), at(4)));
+        assert_eq!(find(&list, "A").unwrap().last_transition_time.as_ref().unwrap().0, at(4));
+        assert_eq!(list.len(), 2);
+    }
+
+    #[test]
+    fn a_deployments_condition_is_updated_when_anything_in_it_is_another() {
+        let mut list: Vec<DeploymentCondition> = Vec::new();
+        let times = |list: &[DeploymentCondition]| {
+            let c = &list[0];
+            (c.last_transition_time.as_ref().unwrap().0, c.last_update_time.as_ref().unwrap().0)
+        };
+        set(&mut list, Said::new("Progressing", "True", "R", "m"), at(1));
+        set(&mut list, Said::new("Progressing", "True", "R", "m"), at(2));
+        assert_eq!(times(&list), (at(1), at(1)));
+        set(&mut list, Said::new("Progressing", "True", "R", "n"), at(3));
+        assert_eq!(times(&list), (at(1), at(3)));
+        set(&mut list, Said::new("Progressing", "False", "R", "n"), at(4));
+        assert_eq!(times(&list), (at(4), at(4)));
+    }
+}
