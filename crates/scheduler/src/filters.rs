@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use apimachinery::LabelSelector;
 use informer::Key;
 use k8s_openapi::api::core::v1::{Node, NodeSelector, Taint, TopologySelectorTerm};
 use kube::ResourceExt as _;
@@ -44,26 +45,36 @@ pub struct WaitingClaim {
     pub has_provisioner: bool,
     /// Where that makes volumes (`allowedTopologies`); anywhere if there are none.
     pub topologies: Vec<TopologySelectorTerm>,
+    /// Where it has room for this one, as labels of nodes, if its driver tells (KEP-1472).
+    pub roomy: Option<Vec<LabelSelector>>,
 }
 
+/// Why a node has no volume for a claim, in upstream's words.
+const NO_VOLUME: &str = "node(s) didn't find available persistent volumes to bind";
+const NO_ROOM: &str = "node(s) did not have enough free storage";
+
 impl PodVolumes {
-    /// Whether each waiting claim can have a volume on the node, none of them twice (upstream's `FindPodVolumes`).
-    fn can_be_had_on(&self, node: &Node) -> bool {
+    /// Why a waiting claim can't have a volume on the node, if one can't; none gets the same as another (upstream's `FindPodVolumes`).
+    fn missing_on(&self, node: &Node) -> Option<&'static str> {
         let mut taken: Vec<&str> = Vec::new();
-        self.waiting.iter().all(|claim| {
+        self.waiting.iter().find_map(|claim| {
             let is_here =
                 |at: &Option<NodeSelector>| at.as_ref().is_none_or(|s| placement::node_selector_matches(s, node));
             let mut free = claim.candidates.iter().filter(|(name, at)| is_here(at) && !taken.contains(&name.as_str()));
             if let Some((name, _)) = free.next() {
                 taken.push(name);
-                return true;
+                return None;
             }
             let labels = node.labels();
             let fits = |term: &TopologySelectorTerm| {
                 let mut wanted = term.match_label_expressions.iter().flatten();
                 wanted.all(|e| labels.get(&e.key).is_some_and(|value| e.values.contains(value)))
             };
-            claim.has_provisioner && (claim.topologies.is_empty() || claim.topologies.iter().any(fits))
+            if !claim.has_provisioner || !(claim.topologies.is_empty() || claim.topologies.iter().any(fits)) {
+                return Some(NO_VOLUME);
+            }
+            let is_roomy = claim.roomy.as_ref().is_none_or(|places| places.iter().any(|s| s.matches_map(Some(labels))));
+            (!is_roomy).then_some(NO_ROOM)
         })
     }
 }
@@ -110,8 +121,8 @@ pub fn rejection(pod: &PodInfo, state: &NodeState, volumes: &PodVolumes, topolog
     if volumes.zones.iter().any(elsewhere) {
         return unresolvable("node(s) had no available volume zone");
     }
-    if !volumes.can_be_had_on(node) {
-        return unresolvable("node(s) didn't find available persistent volumes to bind");
+    if let Some(reason) = volumes.missing_on(node) {
+        return unresolvable(reason);
     }
     if volumes.at_attach_limit.contains(&state.name) {
         return unresolvable("node(s) exceed max volume count");

@@ -23,7 +23,7 @@ use apimachinery::LabelSelector;
 use informer::{Change, Informers, Key, Keyed as _, Pod, Queue, Recorder};
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Taint};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 use parking_lot::Mutex;
@@ -58,6 +58,8 @@ struct Scheduler {
     volumes: informer::Informer<PersistentVolume>,
     classes: informer::Informer<StorageClass>,
     drivers: informer::Informer<CSINode>,
+    driver_kinds: informer::Informer<CSIDriver>,
+    capacities: informer::Informer<CSIStorageCapacity>,
     budgets: informer::Informer<PodDisruptionBudget>,
 }
 
@@ -76,6 +78,8 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
         volumes: informers.of(),
         classes: informers.of(),
         drivers: informers.of(),
+        driver_kinds: informers.of(),
+        capacities: informers.of(),
         budgets: informers.of(),
     };
     let nodes = informers.of::<Node>();
@@ -136,6 +140,8 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
     scheduler.volumes.on_change(move |_| retry());
     let retry = wake.clone();
     scheduler.classes.on_change(move |_| retry());
+    let retry = wake.clone();
+    scheduler.capacities.on_change(move |_| retry());
     scheduler.drivers.on_change(move |_| wake());
     queue.work("scheduler", 1, move |key| {
         let (scheduler, waiting, nodes) = (scheduler.clone(), waiting.clone(), nodes.clone());
@@ -147,7 +153,9 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
                 scheduler.claims,
                 scheduler.volumes,
                 scheduler.classes,
-                scheduler.drivers
+                scheduler.drivers,
+                scheduler.driver_kinds,
+                scheduler.capacities
             );
             // Parked before it is scheduled, so that a change meanwhile isn't missed.
             waiting.lock().insert(key.clone());
@@ -417,7 +425,28 @@ impl Scheduler {
             candidates: found.iter().map(|volume| (volume.name_any(), place(volume))).collect(),
             has_provisioner: class.is_some_and(|class| class.provisioner != NO_PROVISIONER),
             topologies: class.and_then(|class| class.allowed_topologies.clone()).unwrap_or_default(),
+            roomy: class.and_then(|class| self.roomy(claim, class)),
         }
+    }
+
+    /// Where a driver has room for a claim; none where it doesn't tell (upstream's `hasEnoughCapacity`).
+    fn roomy(&self, claim: &PersistentVolumeClaim, class: &StorageClass) -> Option<Vec<LabelSelector>> {
+        let driver = self.driver_kinds.get(&Key::new("", &class.provisioner))?;
+        if driver.spec.storage_capacity != Some(true) {
+            return None;
+        }
+        let requests = claim.spec.as_ref().and_then(|s| s.resources.as_ref()?.requests.as_ref());
+        let wanted = placement::storage_amount(requests);
+        let has_room = |capacity: &CSIStorageCapacity| {
+            let most = capacity.maximum_volume_size.as_ref().or(capacity.capacity.as_ref());
+            let most = most.and_then(|most| most.0.parse::<apimachinery::Quantity>().ok());
+            capacity.storage_class_name == class.name_any() && most.is_some_and(|most| most >= wanted)
+        };
+        // One without a topology is of no node.
+        let place = |capacity: &CSIStorageCapacity| {
+            LabelSelector::from_json(&serde_json::to_value(capacity.node_topology.as_ref()?).ok()?).ok()
+        };
+        Some(self.capacities.list().iter().filter(|c| has_room(c)).filter_map(|c| place(c)).collect())
     }
 
     /// Requirements of the pod's claims.

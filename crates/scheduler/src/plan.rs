@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use crate::filters::{PodVolumes, Rejection, rejection};
 use crate::pod::PodInfo;
-use crate::preemption;
 use crate::profile::Profile;
 use crate::score::select_host;
 use crate::snapshot::{NodeState, Snapshot};
@@ -35,12 +34,15 @@ impl FitError {
     }
 }
 
+/// Said of nodes where no victim would help.
+pub const PREEMPTION_NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
+
 /// What is said of a pod that no node was looked at for, as something else is missing first (upstream's `PreFilterMsg`).
 pub fn unresolvable_message(total: usize, reason: &str) -> String {
     if total == 0 {
         return "no nodes available to schedule pods".into();
     }
-    let preemption = fit_error_message(total, std::iter::repeat_n(preemption::NOT_HELPFUL, total));
+    let preemption = fit_error_message(total, std::iter::repeat_n(PREEMPTION_NOT_HELPFUL, total));
     format!("0/{total} nodes are available: {reason}. preemption: {preemption}")
 }
 

@@ -12,13 +12,10 @@ use informer::Key;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::filters::{PodVolumes, rejection};
-use crate::plan::{FitError, fit_error_message};
+use crate::plan::{FitError, PREEMPTION_NOT_HELPFUL, fit_error_message};
 use crate::pod::PodInfo;
 use crate::snapshot::{NodeState, Snapshot};
 use crate::topology::Topology;
-
-/// Said of nodes where no victim would help.
-pub const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
 
 /// The PodDisruptionBudgets of pods.
 pub trait DisruptionBudgets {
@@ -82,7 +79,7 @@ pub fn find_candidate(
     for state in snapshot.nodes() {
         let Some(found) = fit_error.rejections.get(&state.name) else { continue };
         if !found.resolvable {
-            reasons.push(NOT_HELPFUL);
+            reasons.push(PREEMPTION_NOT_HELPFUL);
             continue;
         }
         match select_victims_on_node(pod, state, snapshot, volumes, &topology, budgets) {

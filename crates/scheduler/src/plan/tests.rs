@@ -138,7 +138,12 @@ fn volumes_are_found_or_made_where_the_pod_can_run() {
             candidates: candidates.iter().map(|(name, node)| ((*name).into(), Some(on(node)))).collect(),
             has_provisioner,
             topologies: if zones.is_empty() { Vec::new() } else { serde_json::from_value(topologies).unwrap() },
+            roomy: None,
         }
+    };
+    let roomy = |zones: &[&str]| {
+        let places = zones.iter().map(|zone| apimachinery::LabelSelector::from_pairs([("zone", *zone)])).collect();
+        WaitingClaim { roomy: Some(places), ..claim(&[], true, &[]) }
     };
     let none = "0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind.";
     for (waiting, wanted) in [
@@ -150,6 +155,9 @@ fn volumes_are_found_or_made_where_the_pod_can_run() {
         (vec![claim(&[], true, &["2"])], "b"),
         (vec![claim(&[], true, &["3"])], none),
         (vec![claim(&[("v", "b")], true, &["3"])], "b"),
+        (vec![roomy(&["2"])], "b"),
+        (vec![roomy(&[])], "0/2 nodes are available: 2 node(s) did not have enough free storage."),
+        (vec![WaitingClaim { candidates: claim(&[("v", "b")], true, &[]).candidates, ..roomy(&[]) }], "b"),
     ] {
         let volumes = PodVolumes { waiting, ..PodVolumes::default() };
         assert_eq!(placed_with(&mut cluster("node a 9 zone=1\nnode b 1 zone=2"), "p", &volumes), wanted, "{volumes:?}");
