@@ -465,6 +465,16 @@ fn running_pods_are_looked_into_and_resized() -> anyhow::Result<()> {
         "{\"spec\":{\"containers\":[{\"name\":\"c\",\"resources\":{\"requests\":{\"memory\":\"64Mi\",\"cpu\":\"200m\"}}}]}}",
     );
     assert!(refused.code != 0 && refused.stderr.contains("QOS"), "{refused:?}");
+
+    // Another image restarts the container, and nothing else of the pod; the status says who runs.
+    cluster.ok(&["set", "image", "pod/looked-at", "c=docker.io/library/busybox:1.28"])?;
+    cluster.eventually("the container runs with its new image", || {
+        let pod = cluster.get("pod", "looked-at")?;
+        let c = &pod["status"]["containerStatuses"][0];
+        anyhow::ensure!(pod["metadata"]["uid"] == uid.as_str() && c["restartCount"] == 1, "{c}");
+        anyhow::ensure!(c["user"]["linux"]["uid"] == 0 && c["user"]["linux"]["supplementalGroups"][0] == 0, "{c}");
+        Ok(c["state"]["running"].is_object() && c["image"] == "docker.io/library/busybox:1.28")
+    })?;
     Ok(())
 }
 

@@ -334,3 +334,16 @@ impl ImageService for Arc<ImageStore> {
         ImageStore::folder(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_a_process_is_is_told() {
+        let user = serde_json::json!({"uid": 1000, "gid": 3000, "additionalGids": [4000, 3000, 4000, 50000]});
+        let told = serde_json::to_value(container_user(&user)).unwrap();
+        assert_eq!(told, serde_json::json!({"uid": 1000, "gid": 3000, "supplementalGroups": [3000, 4000, 50000]}));
+        assert_eq!(container_user(&Value::Null), None);
+    }
+}

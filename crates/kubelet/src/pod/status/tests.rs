@@ -177,3 +177,32 @@ fn a_container_that_fails_again_and_again_waits_in_upstreams_words() {
     assert_eq!(waiting["message"], "back-off 4s restarting failed container=a pod=p_()");
     assert_eq!([5, 160, 3600].map(go_duration), ["5s", "2m40s", "1h0m0s"]);
 }
+
+/// What is ended for its health, for a resize or for another image: its exit code says nothing of how it would have ended.
+#[test]
+fn what_is_ended_to_be_started_again_is() {
+    for (policy, code, is_due, want) in [
+        ("OnFailure", "0", false, "Succeeded"),
+        ("OnFailure", "0", true, "Running"),
+        ("Never", "137", false, "Failed"),
+        ("Never", "137", true, "Running"),
+    ] {
+        let mut saved = saved(&[("a", code), ("b", code)]);
+        for run in saved.containers.values_mut() {
+            if let ContainerState::Terminated(ended) = &mut run.phase {
+                ended.is_restart_due = is_due;
+            }
+        }
+        assert_eq!(phase(&pod(policy, 0), &saved), want, "{policy} {code} {is_due}");
+    }
+    let own = |policy: Value| serde_json::from_value(json!({"name": "c", "restartPolicy": policy})).unwrap();
+    for (of_pod, of_container, want) in [
+        ("Always", Value::Null, true),
+        ("OnFailure", Value::Null, true),
+        ("Never", Value::Null, false),
+        ("Never", json!("OnFailure"), true),
+        ("Always", json!("Never"), false),
+    ] {
+        assert_eq!(may_restart(&pod(of_pod, 0), &own(of_container.clone())), want, "{of_pod} {of_container}");
+    }
+}

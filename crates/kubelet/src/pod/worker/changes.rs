@@ -16,7 +16,8 @@ impl Worker {
     /// `containerChanged`).
     pub(super) fn replace_changed(&mut self) {
         let Some(spec) = self.pod.spec.clone() else { return };
-        for container in spec::started(&spec) {
+        let sidecars = spec.init_containers.iter().flatten().filter(|c| spec::is_sidecar(c));
+        for container in spec.containers.iter().chain(sidecars) {
             let Some(run) = self.saved.containers.get_mut(&container.name) else { continue };
             let runs = matches!(run.phase, ContainerState::Running { .. });
             // What an older kubelet started has no image written down.

@@ -287,6 +287,9 @@ impl Worker {
     }
 
     pub(super) async fn remove(&mut self, keep_logs: bool) {
+        for probes in std::mem::take(&mut self.probes).into_values() {
+            probes.abort();
+        }
         let ids: Vec<String> =
             self.saved.containers.values().map(|r| r.id.clone()).filter(|id| !id.is_empty()).collect();
         for id in ids {
