@@ -197,6 +197,8 @@ impl ApiServer {
         let of = Arc::downgrade(&server);
         tasks::until_done("event-expiry", move || bootstrap::expire_events(of.clone()));
         let of = Arc::downgrade(&server);
+        tasks::until_done("legacy-token-tracking", move || bootstrap::track_legacy_tokens(of.clone()));
+        let of = Arc::downgrade(&server);
         tasks::until_done("flow-schema-conditions", move || bootstrap::run_flow_schemas(of.clone()));
         let of = Arc::downgrade(&server);
         tasks::until_done("api-service-availability", move || aggregator::run_availability(of.clone()));

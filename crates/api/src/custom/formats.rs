@@ -1,5 +1,62 @@
 //! Formats of texts that have a rule of their own upstream (kube-openapi's `strfmt`).
 
+use apimachinery::ObjectExt as _;
+use serde_json::Value;
+
+/// All formats of texts that mean something (upstream's `supportedFormats`); `password` allows everything.
+const KNOWN: &[&str] = &[
+    "bsonobjectid",
+    "byte",
+    "cidr",
+    "creditcard",
+    "date",
+    "date-time",
+    "datetime",
+    "duration",
+    "email",
+    "hexcolor",
+    "hostname",
+    "ipv4",
+    "ipv6",
+    "isbn",
+    "isbn10",
+    "isbn13",
+    "k8s-long-name",
+    "k8s-short-name",
+    "mac",
+    "password",
+    "rgbcolor",
+    "ssn",
+    "uri",
+    "uuid",
+    "uuid3",
+    "uuid4",
+    "uuid5",
+];
+
+/// What the writer of a definition is warned of: formats that nobody checks (upstream's `WarningsOnCreate`, `WarningsOnUpdate`).
+pub fn warnings(definition: &Value) -> Vec<String> {
+    let mut unknown: Vec<String> = Vec::new();
+    let versions = definition.array_at(&["spec", "versions"]).iter();
+    let mut schemas: Vec<&Value> = versions.map(|version| version.at(&["schema", "openAPIV3Schema"])).collect();
+    while let Some(schema) = schemas.pop() {
+        let format = schema["format"].as_str().unwrap_or("");
+        if schema["type"] == "string" && !format.is_empty() && !KNOWN.contains(&format) {
+            let warning = format!("unrecognized format {format:?}");
+            if !unknown.contains(&warning) {
+                unknown.push(warning);
+            }
+        }
+        schemas.extend(schema["properties"].as_object().into_iter().flat_map(|all| all.values()));
+        schemas.extend(
+            ["items", "additionalProperties", "not"].map(|key| &schema[key]).into_iter().filter(|s| s.is_object()),
+        );
+        schemas.extend(["allOf", "anyOf", "oneOf"].into_iter().flat_map(|key| schema.array_at(&[key])));
+    }
+    unknown.sort();
+    unknown
+}
+
 /// A duration as Go writes it, or in words: `1 day`, `2w`, `PT5M`. As upstream, one amount with a unit that is known is enough.
 pub fn is_duration(text: &str) -> bool {
     // The last of each group stands for all that begins with it.

@@ -23,6 +23,7 @@ use crate::managed::Typed;
 use crate::schema::{self, Findings, Type};
 
 pub use definition::check;
+pub use formats::warnings;
 pub use names::{default, establish};
 
 /// A custom resource definition, understood.

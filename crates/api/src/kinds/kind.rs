@@ -6,7 +6,7 @@ use apimachinery::{Cause, Status};
 use serde_json::Value;
 
 use super::{Strategy, Subresource};
-use crate::validate::metadata;
+use crate::validate::{finalizers_are_qualified, metadata};
 
 /// Which verbs a resource has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,7 +229,21 @@ impl Kind {
     pub fn check(&self, object: &Value, old: Option<&Value>) -> Vec<Cause> {
         let mut causes = Vec::new();
         metadata(self.strategy.name, object, old, &mut causes);
+        // The kinds of API machinery itself are checked as custom ones are.
+        const MACHINERY: [&str; 3] = ["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io"];
+        if old.is_none() && !self.custom && !MACHINERY.contains(&self.group) {
+            finalizers_are_qualified(object, &mut causes);
+        }
         (self.strategy.validate)(object, old, &mut causes);
+        causes
+    }
+
+    /// The same of an object whose status alone was written.
+    pub fn check_status(&self, object: &Value, old: &Value) -> Vec<Cause> {
+        let Some(validate) = self.strategy.validate_status else { return self.check(object, Some(old)) };
+        let mut causes = Vec::new();
+        metadata(self.strategy.name, object, Some(old), &mut causes);
+        validate(object, old, &mut causes);
         causes
     }
 

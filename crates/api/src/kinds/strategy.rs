@@ -108,6 +108,8 @@ pub struct Strategy {
     pub status_keeps: StatusKeeps,
     /// Appends what is wrong with an object that is about to be stored; the second is the stored one, for an update.
     pub validate: fn(&Value, Option<&Value>, &mut Vec<Cause>),
+    /// The same of a write to the status, which changes nothing else (upstream's `Validate…StatusUpdate`); where a kind has none, `validate`.
+    pub validate_status: Option<fn(&Value, &Value, &mut Vec<Cause>)>,
     /// What `kubectl get` prints.
     pub printer: Printer,
     /// Adds what an object uses of a quota, beside being one.
@@ -136,6 +138,7 @@ impl Strategy {
         created_with_status: false,
         status_keeps: StatusKeeps::FinalizersAndOwners,
         validate: |_, _, _| {},
+        validate_status: None,
         printer: Printer::PLAIN,
         usage: |_, _| {},
         convert: |_, _| {},

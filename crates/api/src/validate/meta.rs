@@ -10,6 +10,13 @@ pub fn metadata(
     old: Option<&Value>,
     causes: &mut Vec<Cause>,
 ) {
+    let prefix = object.meta("generateName");
+    if old.is_none()
+        && !prefix.is_empty()
+        && let Err(why) = check_name(&as_beginning(prefix))
+    {
+        causes.push(Cause::invalid("metadata.generateName", &json!(prefix), &why));
+    }
     let name = object.name();
     if name.is_empty() {
         causes.push(Cause::required("metadata.name", "name or generateName is required"));
@@ -26,6 +33,14 @@ pub fn metadata(
     }
 }
 
+/// The beginning of a name as a name: dashes at its end are followed by something (upstream's `maskTrailingDash`).
+fn as_beginning(prefix: &str) -> String {
+    match prefix.strip_suffix('-') {
+        Some(rest) if !rest.is_empty() => format!("{rest}a"),
+        _ => prefix.to_string(),
+    }
+}
+
 /// The metadata of a resource within a custom resource, which needs no name.
 pub fn embedded(metadata: &Value, path: &str, causes: &mut Vec<Cause>) {
     if let Some(name) = metadata["name"].as_str()
@@ -39,19 +54,71 @@ pub fn embedded(metadata: &Value, path: &str, causes: &mut Vec<Cause>) {
 }
 
 fn owners_and_finalizers(metadata: &Value, path: &str, causes: &mut Vec<Cause>) {
-    for (i, owner) in metadata.array_at(&["ownerReferences"]).iter().enumerate() {
-        for field in ["apiVersion", "kind", "name", "uid"] {
+    let owners_path = format!("{path}.ownerReferences");
+    let mut controller: Option<String> = None;
+    for owner in metadata.array_at(&["ownerReferences"]) {
+        for (field, what) in [("apiVersion", "version"), ("kind", "kind"), ("name", "name"), ("uid", "uid")] {
             if owner.str_at(&[field]).is_empty() {
-                let path = format!("{path}.ownerReferences[{i}].{field}");
-                causes.push(Cause::invalid(path, &owner[field], &format!("{field} must not be empty")));
+                let path = format!("{owners_path}.{field}");
+                causes.push(Cause::invalid(path, &owner[field], &format!("{what} must not be empty")));
+            }
+        }
+        // There are many of them, and they go by themselves.
+        if owner["apiVersion"] == "v1" && owner["kind"] == "Event" {
+            causes.push(Cause::invalid(&owners_path, owner, "/v1, Kind=Event is disallowed from being an owner"));
+        }
+        if owner["controller"] == true {
+            let name = format!("{}/{}", owner.str_at(&["kind"]), owner.str_at(&["name"]));
+            match &controller {
+                Some(first) => {
+                    let why = format!(
+                        "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {name}"
+                    );
+                    causes.push(Cause::invalid(&owners_path, &metadata["ownerReferences"], &why));
+                }
+                None => controller = Some(name),
             }
         }
     }
-    for finalizer in metadata.strings_at(&["finalizers"]) {
+    let finalizers = metadata.strings_at(&["finalizers"]);
+    if finalizers.contains(&"orphan") && finalizers.contains(&"foregroundDeletion") {
+        let why = "finalizer orphan and foregroundDeletion cannot be both set";
+        causes.push(Cause::invalid(format!("{path}.finalizers"), &metadata["finalizers"], why));
+    }
+    for finalizer in finalizers {
         if let Err(why) = names::qualified_name(finalizer) {
             causes.push(Cause::invalid(format!("{path}.finalizers"), &json!(finalizer), &why));
         }
     }
+}
+
+/// Whether a finalizer is one of Kubernetes' own or says whose it is.
+fn is_qualified(finalizer: &str) -> bool {
+    finalizer.contains('/') || ["kubernetes", "orphan", "foregroundDeletion"].contains(&finalizer)
+}
+
+/// The finalizers of a new object of a built-in kind say whose they are (upstream's `validateKubeFinalizerName`).
+pub fn finalizers_are_qualified(object: &Value, causes: &mut Vec<Cause>) {
+    for (i, finalizer) in object.strings_at(&["metadata", "finalizers"]).into_iter().enumerate() {
+        if !is_qualified(finalizer) {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            causes.push(Cause::invalid(format!("metadata.finalizers[{i}]"), &json!(finalizer), why));
+        }
+    }
+}
+
+/// What the writer of a custom object is warned of that gets a finalizer which doesn't say whose it is.
+pub fn finalizer_warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+    let before = old.map(|old| old.strings_at(&["metadata", "finalizers"])).unwrap_or_default();
+    let new =
+        object.strings_at(&["metadata", "finalizers"]).into_iter().filter(|f| !before.contains(f) && !is_qualified(f));
+    let warn = |finalizer: &str| {
+        format!(
+            "metadata.finalizers: {finalizer:?}: prefer a domain-qualified finalizer name including a path (/) to avoid accidental conflicts \
+             with other finalizer writers"
+        )
+    };
+    new.map(warn).collect()
 }
 
 fn unchanged(object: &Value, old: &Value, causes: &mut Vec<Cause>) {

@@ -3,11 +3,12 @@
 
 pub(crate) mod field;
 pub(crate) mod meta;
+pub(crate) mod status;
 
 use apimachinery::{Cause, ObjectExt as _, names};
 use serde_json::Value;
 
-pub use meta::{embedded as embedded_metadata, metadata};
+pub use meta::{embedded as embedded_metadata, finalizer_warnings, finalizers_are_qualified, metadata};
 
 pub(crate) const IMMUTABLE: &str = "field is immutable";
 

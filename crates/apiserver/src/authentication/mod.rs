@@ -3,6 +3,7 @@
 mod bootstrap;
 pub mod ticket;
 mod tokens;
+pub mod used_tokens;
 mod user;
 
 use std::sync::Arc;

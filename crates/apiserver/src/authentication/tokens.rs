@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
 use super::User;
+use super::used_tokens::{INVALID_SINCE, UsedTokens};
 use crate::ApiServer;
 use crate::registry::object_key;
 
@@ -93,12 +94,14 @@ struct Legacy {
 /// Issues and verifies service account tokens.
 pub struct Tokens {
     key: Arc<TokenKey>,
+    /// Those of Secrets that are used.
+    pub used: Arc<UsedTokens>,
 }
 
 impl Tokens {
     /// Tokens that `key` signs.
     pub fn new(key: Arc<TokenKey>) -> Self {
-        Tokens { key }
+        Tokens { key, used: Arc::default() }
     }
 
     /// The issuer, and the audience that tokens have unless another is asked for.
@@ -171,10 +174,19 @@ fn by_secret(server: &ApiServer, token: &str, claims: &Legacy) -> Result<User, S
     if kept.is_deleting() || !bool::from(held.ct_eq(token.as_bytes())) {
         return Err(format!("secret {namespace}/{secret} doesn't hold this token any more"));
     }
+    let invalid = kept.str_at(&["metadata", "labels", INVALID_SINCE]);
+    if !invalid.is_empty() {
+        return Err(format!(
+            "the token in secret {namespace}/{secret} for service account {namespace}/{account} has been marked invalid. Use tokens from the \
+             TokenRequest API or manually created secret-based tokens, or remove the '{INVALID_SINCE}' label from the secret to temporarily \
+             allow use of this token"
+        ));
+    }
     let named = Named { name: account.clone(), uid: uid.clone() };
     if exists(server, kinds::SERVICE_ACCOUNTS, namespace, &named)?.is_deleting() {
         return Err(format!("service account {namespace}/{account} is being deleted"));
     }
+    server.tokens.used.note(&kept);
     Ok(User::service_account(namespace, account, uid))
 }
 

@@ -2,6 +2,7 @@
 
 mod events;
 mod flow_schemas;
+mod legacy_tokens;
 mod objects;
 
 use std::sync::{Arc, Weak};
@@ -19,6 +20,7 @@ use crate::{ApiServer, aggregator, fairness};
 
 pub use events::expire as expire_events;
 pub use flow_schemas::run as run_flow_schemas;
+pub use legacy_tokens::run as track_legacy_tokens;
 
 /// Changes within this time are repaired together, so that a client that changes an object again and again doesn't keep the server busy.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
@@ -39,6 +41,7 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
         ensure(server, kinds::CLUSTER_ROLE_BINDINGS, roles::cluster_role_bindings()),
         ensure(server, kinds::ROLES, roles::system_roles()),
         ensure(server, kinds::PRIORITY_CLASSES, objects::priority_classes()),
+        legacy_tokens::begin(server),
     )?;
     Ok(())
 }

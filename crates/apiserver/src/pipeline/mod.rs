@@ -12,6 +12,7 @@ pub mod decode;
 mod delete;
 mod managed;
 mod patch;
+pub mod scale;
 mod steps;
 mod strategy;
 mod update;

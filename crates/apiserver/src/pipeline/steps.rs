@@ -2,11 +2,13 @@
 
 use std::mem::take;
 
+use api::Subresource;
 use api::kinds::Target;
 use apimachinery::{ObjectExt as _, Status};
 use serde_json::{Value, json};
 
 use super::allocator::Lease;
+use super::scale::{scale_of, scale_paths, with_replicas};
 use super::{WriteRequest, managed, strategy};
 use crate::admission::Operation::{self, Create, Delete, Update};
 use crate::admission::{AdmissionAttributes, Options, builtin, dynamic};
@@ -132,6 +134,7 @@ impl<'a> Draft<'a> {
             Step::Conform => self.conform()?,
             Step::Establish if is_definition(kind) && request.target == Target::Main => {
                 server.catalog.establish(&mut self.object);
+                request.warn(api::custom::warnings(&self.object));
             }
             Step::Establish => {}
             Step::Allocate => {
@@ -204,16 +207,36 @@ impl<'a> Draft<'a> {
     }
 
     async fn mutating_admission(&mut self) -> Result<(), Status> {
-        if self.request.is_admitted {
+        let request = self.request;
+        if request.is_admitted {
             return Ok(());
         }
-        let server = self.request.server;
+        let server = request.server;
+        if request.subresource == Some(Subresource::Scale) {
+            return self.mutate_scale().await;
+        }
         let mut object = take(&mut self.object);
         let mutation = dynamic::mutate(server, &self.admission_attributes(), &mut object).await?;
         self.request.warn(mutation.warnings);
         self.is_mutated = mutation.is_changed;
         // A deletion can be refused, and not changed.
         self.object = if self.operation == Delete && self.is_mutated { self.old.clone() } else { object };
+        Ok(())
+    }
+
+    /// Who writes the `scale` of a workload is judged by the Scale; what admission makes of it is what the workload gets.
+    async fn mutate_scale(&mut self) -> Result<(), Status> {
+        let WriteRequest { server, kind, .. } = *self.request;
+        let paths = scale_paths(server, kind);
+        let (shown, old) = (scale_of(&paths, &self.object), scale_of(&paths, &self.old));
+        let attributes = AdmissionAttributes { old: Some(&old), ..self.admission_attributes() };
+        let mut scale = shown.clone();
+        let mutation = dynamic::mutate(server, &attributes, &mut scale).await?;
+        if scale["spec"] != shown["spec"] {
+            self.object = with_replicas(&paths, &self.object, &scale)?;
+            self.is_mutated = true;
+        }
+        self.request.warn(mutation.warnings);
         Ok(())
     }
 
@@ -247,8 +270,12 @@ impl<'a> Draft<'a> {
         let causes = match request.target {
             Target::Binding => Vec::new(),
             Target::Resize => api::check_resize(&self.object, &self.old),
+            Target::Status => request.server.catalog.check_status(request.kind, &self.object, &self.old),
             _ => request.server.catalog.check(request.kind, &self.object, old),
         };
+        if request.kind.custom {
+            request.warn(api::validate::finalizer_warnings(&self.object, old));
+        }
         if causes.is_empty() { Ok(()) } else { Err(request.kind.invalid(self.object.name(), causes)) }
     }
 
@@ -261,8 +288,16 @@ impl<'a> Draft<'a> {
 
     async fn validating_admission(&self) -> Result<(), Status> {
         if !self.request.is_admitted {
-            let attributes = self.admission_attributes();
-            self.request.warn(dynamic::validate(self.request.server, &attributes, &self.object).await?);
+            let WriteRequest { server, kind, .. } = *self.request;
+            let warnings = if self.request.subresource == Some(Subresource::Scale) {
+                let paths = scale_paths(server, kind);
+                let (shown, old) = (scale_of(&paths, &self.object), scale_of(&paths, &self.old));
+                let attributes = AdmissionAttributes { old: Some(&old), ..self.admission_attributes() };
+                dynamic::validate(server, &attributes, &shown).await?
+            } else {
+                dynamic::validate(server, &self.admission_attributes(), &self.object).await?
+            };
+            self.request.warn(warnings);
         }
         Ok(())
     }

@@ -167,6 +167,15 @@ impl Catalog {
         causes
     }
 
+    /// The same of a write to the status alone.
+    pub fn check_status(&self, kind: &Kind, object: &Value, old: &Value) -> Vec<Cause> {
+        let mut causes = kind.check_status(object, old);
+        if let Some(version) = self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
+            causes.extend(version.check(object, Some(old)));
+        }
+        causes
+    }
+
     /// The kind's type, for merges and managed fields.
     pub fn typed(&self, kind: &Kind) -> Typed {
         self.definition(kind).map_or_else(|| typed(&kind.schema()), |d| d.typed(kind.version))

@@ -119,14 +119,32 @@ fn without_disruption(budget: &Value, pod: &str, is_ready: bool) -> Result<Value
         return Err(budget_kind().forbidden(name, why));
     }
     if count("disruptionsAllowed") < 1 {
-        let (needs, has) = (count("desiredHealthy"), count("currentHealthy"));
-        let why = format!("The disruption budget {name} needs {needs} healthy pods and has {has} currently");
-        return Err(too_many_disruptions(0, &why));
+        return Err(too_many_disruptions(0, &why_none(budget)));
     }
     let mut new = budget.clone();
     new["status"]["disruptionsAllowed"] = (count("disruptionsAllowed") - 1).into();
     new["status"]["disruptedPods"][pod] = clock::now_rfc3339().into();
     Ok(new)
+}
+
+/// Why a budget lets no pod go. Where its pods couldn't be counted the numbers say nothing.
+fn why_none(budget: &Value) -> String {
+    let name = budget.name();
+    let count = |key: &str| budget.i64_at(&["status", key]).unwrap_or(0);
+    let conditions = budget.array_at(&["status", "conditions"]);
+    let told = conditions.iter().find(|c| c["type"] == "DisruptionAllowed" && c["status"] == "False");
+    let (reason, message) = told.map_or(("", ""), |c| (c.str_at(&["reason"]), c.str_at(&["message"])));
+    let (needs, has) = (count("desiredHealthy"), count("currentHealthy"));
+    match reason {
+        "SyncFailed" if !message.is_empty() => format!(
+            "The disruption budget {name} does not allow evicting pods currently because it failed sync: {message}"
+        ),
+        _ if has <= needs => format!("The disruption budget {name} needs {needs} healthy pods and has {has} currently"),
+        _ if !message.is_empty() => {
+            format!("The disruption budget {name} does not allow evicting pods currently ({reason}): {message}")
+        }
+        _ => format!("The disruption budget {name} does not allow evicting pods currently"),
+    }
 }
 
 fn too_many_disruptions(retry_after_seconds: u32, why: &str) -> Status {

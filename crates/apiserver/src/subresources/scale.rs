@@ -5,47 +5,19 @@ use std::sync::Arc;
 use api::columns;
 use api::custom::ScalePaths;
 use api::kinds::Target;
-use apimachinery::{Cause, LabelSelector, ObjectExt as _, Status};
+use apimachinery::{ObjectExt as _, Status};
 use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Value, json};
 
 use crate::ApiServer;
 use crate::authentication::User;
+use crate::pipeline::scale::{member, put, scale_of, scale_paths, with_replicas};
 use crate::pipeline::{Patch, WriteRequest, decode, merge_applied, require_field_manager};
 use crate::render::partial;
 use crate::request::ResourceRequest;
 use crate::response::negotiation::Form;
 use crate::response::{self, Body};
-
-/// Where a workload keeps what its `scale` shows.
-fn scale_paths(server: &ApiServer, kind: &api::Kind) -> ScalePaths {
-    let custom = server.catalog.definition(kind).and_then(|d| d.version(kind.version)?.scale.clone());
-    custom.unwrap_or_else(|| ScalePaths {
-        spec_replicas: vec!["spec".into(), "replicas".into()],
-        status_replicas: vec!["status".into(), "replicas".into()],
-        selector: None,
-    })
-}
-
-fn member<'a>(object: &'a Value, path: &[String]) -> &'a Value {
-    object.at(&path.iter().map(String::as_str).collect::<Vec<_>>())
-}
-
-/// Sets a member, and makes the objects on the way to it. A custom object may have anything else there.
-fn put(object: &mut Value, path: &[String], value: Value) -> Result<(), Status> {
-    let Some((last, parents)) = path.split_last() else { return Ok(()) };
-    let wrong = || Status::bad_request(format!("{} can't be set: it is not within objects", path.join(".")));
-    let mut at = object;
-    for name in parents {
-        at = at.as_object_mut().ok_or_else(wrong)?.entry(name.as_str()).or_insert(Value::Null);
-        if at.is_null() {
-            *at = json!({});
-        }
-    }
-    at.as_object_mut().ok_or_else(wrong)?.insert(last.clone(), value);
-    Ok(())
-}
 
 const SCALE: &str = "io.k8s.api.autoscaling.v1.Scale";
 
@@ -123,44 +95,4 @@ async fn apply(
         merge_applied(&typed, info.kind, Target::Main, &write.manager, current, &applied, force)
     };
     write.update(make).await
-}
-
-/// A workload with the replicas, and the resource version if there is one, of a Scale.
-fn with_replicas(paths: &ScalePaths, current: &Value, scale: &Value) -> Result<Value, Status> {
-    let replicas = scale.i64_at(&["spec", "replicas"]).unwrap_or(0);
-    if replicas < 0 {
-        let detail = "must be greater than or equal to 0";
-        let cause = Cause::invalid("spec.replicas", &json!(replicas), detail);
-        return Err(Status::invalid("autoscaling", "Scale", current.name(), vec![cause]));
-    }
-    let mut new = current.clone();
-    put(&mut new, &paths.spec_replicas, replicas.into())?;
-    if !scale.resource_version().is_empty() {
-        new.set_meta("resourceVersion", scale.resource_version());
-    }
-    Ok(new)
-}
-
-/// The `autoscaling/v1` Scale of a workload.
-fn scale_of(paths: &ScalePaths, object: &Value) -> Value {
-    let selector = &object["spec"]["selector"];
-    let plain = |map: &Value| {
-        let pairs = map.as_object().into_iter().flatten();
-        pairs.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or(""))).collect::<Vec<_>>().join(",")
-    };
-    // ReplicationControllers alone have a plain map.
-    let structured = selector.get("matchLabels").is_some_and(Value::is_object)
-        || selector.get("matchExpressions").is_some_and(Value::is_array);
-    let selector = match &paths.selector {
-        Some(path) => member(object, path).as_str().unwrap_or("").to_string(),
-        None if structured => LabelSelector::from_json(selector).map(|s| s.to_string()).unwrap_or_default(),
-        None => plain(selector),
-    };
-    let count = |path: &[String]| member(object, path).as_i64().unwrap_or(0);
-    let meta = &object["metadata"];
-    json!({"kind": "Scale", "apiVersion": "autoscaling/v1",
-        "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"],
-                     "resourceVersion": meta["resourceVersion"], "creationTimestamp": meta["creationTimestamp"]},
-        "spec": {"replicas": count(&paths.spec_replicas)},
-        "status": {"replicas": count(&paths.status_replicas), "selector": selector}})
 }

@@ -194,3 +194,39 @@ async fn a_group_of_the_projects_own_says_that_it_was_agreed_upon() {
     let told = conditions.iter().find(|c| c["type"] == "KubernetesAPIApprovalPolicyConformant").unwrap();
     assert_eq!((&told["status"], &told["reason"]), (&json!("True"), &json!("ApprovedAnnotation")), "{told}");
 }
+
+#[tokio::test]
+async fn formats_that_nobody_checks_are_told() {
+    let server = Server::start().await;
+    let text = |format: &str| json!({"type": "string", "format": format});
+    let mut definition = definition();
+    let more = json!({"a": text("hostname"), "b": text("colour"), "c": {"type": "array", "items": text("phone")},
+        "d": {"type": "integer", "format": "int64"}, "e": {"type": "object", "additionalProperties": text("colour")}});
+    definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"] = more;
+    let request = http::Request::post(DEFINITIONS).header("content-type", "application/json");
+    let answer = server.send(request.body(definition.to_string().into()).unwrap()).await;
+    let told: Vec<_> = answer.headers().get_all("warning").iter().map(|w| w.to_str().unwrap().to_string()).collect();
+    assert_eq!(
+        told,
+        [r#"299 - "unrecognized format \"colour\"""#, r#"299 - "unrecognized format \"phone\"""#],
+        "{:?}",
+        answer.status()
+    );
+    // So are finalizers that don't say whose they are, of objects that get them.
+    let kites = "/apis/air.example.com/v1/namespaces/default/kites";
+    for (method, path, finalizers, warned) in [
+        ("POST", kites.to_string(), json!(["mine", "example.com/mine"]), true),
+        ("PATCH", format!("{kites}/k"), json!(["mine"]), false),
+        ("PATCH", format!("{kites}/k"), json!(["mine", "other"]), true),
+    ] {
+        let kite = json!({"apiVersion": "air.example.com/v1", "kind": "Kite", "metadata": {"name": "k", "finalizers": finalizers}});
+        let kind = if method == "POST" { "application/json" } else { "application/merge-patch+json" };
+        let request = http::Request::builder().method(method).uri(path).header("content-type", kind);
+        let answer = server.send(request.body(kite.to_string().into()).unwrap()).await;
+        let told = answer
+            .headers()
+            .get("warning")
+            .map(|w| w.to_str().unwrap().contains("prefer a domain-qualified finalizer name"));
+        assert_eq!((answer.status().is_success(), told.unwrap_or(false)), (true, warned), "{finalizers}");
+    }
+}

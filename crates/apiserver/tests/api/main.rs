@@ -24,6 +24,7 @@ mod protobuf;
 mod reads;
 mod reports;
 mod server;
+mod statuses;
 mod tls;
 mod updates;
 mod validation;

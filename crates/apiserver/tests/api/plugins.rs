@@ -188,6 +188,41 @@ async fn limits_are_filled_in_and_held() {
         "maximum storage usage per PersistentVolumeClaim is 1Gi",
     )
     .await;
+    // A claim that is made larger is bound to the same limits.
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "grows"},
+        "provisioner": "x.io/y", "allowVolumeExpansion": true});
+    server.create("/apis/storage.k8s.io/v1/storageclasses", class).await;
+    let sized = |size: &str| json!({"spec": {"resources": {"requests": {"storage": size}}}});
+    let mut small = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "small"},
+        "spec": {"storageClassName": "grows", "accessModes": ["ReadWriteOnce"]}});
+    apimachinery::patch::merge_patch(&mut small, &sized("512Mi"));
+    server.create(claims, small).await;
+    let bound = json!({"status": {"phase": "Bound", "capacity": {"storage": "512Mi"}}});
+    server.json("PATCH", &format!("{claims}/small/status"), &bound).await;
+    let (code, answer) = server.json("PATCH", &format!("{claims}/small"), &sized("2Gi")).await;
+    let words = "maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 2Gi";
+    assert!(code == 403 && answer["message"].as_str().unwrap().contains(words), "{code} {answer}");
+    assert_eq!(server.json("PATCH", &format!("{claims}/small"), &sized("1Gi")).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_new_node_gets_no_pods_before_it_was_looked_at() {
+    let server = Server::start().await;
+    let taint = json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"});
+    let other = json!({"key": "own", "effect": "NoExecute"});
+    for (name, own, want) in [
+        ("bare", json!(null), json!([taint])),
+        ("own", json!([other]), json!([other, taint])),
+        ("said", json!([taint]), json!([taint])),
+    ] {
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {"taints": own}});
+        assert_eq!(server.create("/api/v1/nodes", node).await["spec"]["taints"], want, "{name}");
+        // Whoever takes it away later isn't held up.
+        let (_, freed) =
+            server.json("PATCH", &format!("/api/v1/nodes/{name}"), &json!({"spec": {"taints": null}})).await;
+        assert!(freed["spec"].get("taints").is_none(), "{freed}");
+    }
 }
 
 #[tokio::test]

@@ -130,7 +130,7 @@ async fn null_is_the_zero_value_in_every_kind() {
     .await;
     judged(&[
         ("ConfigMap: {metadata: {name: x, finalizers: [null]}}", "metadata.finalizers: Invalid value"),
-        ("ConfigMap: {metadata: {name: x, ownerReferences: [null]}}", "metadata.ownerReferences[0].apiVersion"),
+        ("ConfigMap: {metadata: {name: x, ownerReferences: [null]}}", "metadata.ownerReferences.apiVersion"),
         ("Pod: {env: [null]}", "spec.containers[0].env[0].name: Required value"),
         ("Pod spec: {tolerations: [null]}", "spec.tolerations[0]"),
         ("Pod spec: {volumes: [null]}", "spec.volumes[0].name: Required value"),

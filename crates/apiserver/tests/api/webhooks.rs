@@ -51,6 +51,16 @@ fn answer(path: &str, review: &Value) -> Value {
         )),
         "/mark" => json!({"allowed": true, "patchType": "JSONPatch",
             "patch": patch(json!([{"op": "add", "path": "/spec/mark", "value": request["object"]["apiVersion"]}]))}),
+        "/scale" => denied(format!(
+            "{}/{} of {}: {} was {}",
+            request["kind"]["group"],
+            request["object"]["kind"],
+            request["resource"]["resource"],
+            request["object"]["spec"]["replicas"],
+            request["oldObject"]["spec"]["replicas"]
+        )),
+        "/fewer" => json!({"allowed": true, "patchType": "JSONPatch",
+            "patch": patch(json!([{"op": "replace", "path": "/spec/replicas", "value": 2}]))}),
         "/half" => json!({"allowed": true, "patch": patch(json!([]))}),
         "/warn" => json!({"allowed": true, "warnings": ["it is late"]}),
         "/first" => label("first", request["operation"].as_str().unwrap()),
@@ -310,6 +320,39 @@ async fn webhooks_are_asked_in_the_version_that_they_know() {
         server.json("POST", "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers", &scaler).await;
     let words = "\"admission.k8s.io/v1\" \"v1\" of \"v2\": \"autoscaling/v1\"";
     assert!(status["message"].as_str().unwrap().ends_with(words), "{status}");
+}
+
+#[tokio::test]
+async fn who_scales_a_workload_is_judged_by_the_scale() {
+    let server = Server::start().await;
+    let hooks = Hooks::start().await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    for name in ["judged", "changed"] {
+        let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": {"replicas": 1,
+            "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+        server.create(deployments, deployment).await;
+    }
+    let rules = json!([{"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["deployments/scale"]}]);
+    hooks.configure(&server, false, "judged", "/scale", json!({ "rules": rules })).await;
+    hooks.configure(&server, true, "changed", "/fewer", json!({ "rules": rules })).await;
+    let three = json!({"spec": {"replicas": 3}});
+    let (code, answer) = server.json("PATCH", &format!("{deployments}/judged/scale"), &three).await;
+    let words = "\"autoscaling\"/\"Scale\" of \"deployments\": 3 was 1";
+    assert!(code == 400 && answer["message"].as_str().unwrap().contains(words), "{code} {answer}");
+    let (code, scale) = server.json("PATCH", &format!("{deployments}/changed/scale"), &three).await;
+    assert_eq!((code.as_u16(), &scale["spec"]["replicas"]), (200, &json!(2)), "{scale}");
+    assert_eq!(server.read(&format!("{deployments}/changed")).await["spec"]["replicas"], 2);
+    // By an expression, too.
+    let policies = format!("{CONFIGURATIONS}/validatingadmissionpolicies");
+    let policy = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "few"},
+        "spec": {"matchConstraints": {"resourceRules": rules}, "validations": [{"expression": "object.spec.replicas < 2 || oldObject.spec.replicas > 4"}]}});
+    server.create(&policies, policy).await;
+    let binding = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": "few"},
+        "spec": {"policyName": "few", "validationActions": ["Deny"]}});
+    server.create(&format!("{CONFIGURATIONS}/validatingadmissionpolicybindings"), binding).await;
+    let (code, answer) = server.json("PATCH", &format!("{deployments}/changed/scale"), &three).await;
+    assert!(code == 422 && answer["message"].as_str().unwrap().contains("failed expression"), "{code} {answer}");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use crate::defaults::{child, default, default_text, set, spec};
 use crate::kinds::pod_template::default_template;
 use crate::kinds::{ALL, Kind, Strategy, Subresource};
 use crate::validate::field::{Causes, Field};
+use crate::validate::status;
 
 pub static KIND: Kind = Kind {
     short_names: &["ds"],
@@ -19,12 +20,29 @@ pub static KIND: Kind = Kind {
     strategy: Strategy {
         defaults,
         validate,
+        validate_status: Some(|object, old, causes| {
+            status::counts(&status::of(object), COUNTS, causes);
+            status::collisions(object, old, causes);
+        }),
         printer: Printer { columns: COLUMNS, row },
         pod_template: super::template,
         ..Strategy::PLAIN
     },
     ..Kind::namespaced(GROUP, "v1", "DaemonSet", "daemonsets")
 };
+
+/// The numbers of its status.
+const COUNTS: &[&str] = &[
+    "currentNumberScheduled",
+    "numberMisscheduled",
+    "desiredNumberScheduled",
+    "numberReady",
+    "observedGeneration",
+    "updatedNumberScheduled",
+    "numberAvailable",
+    "numberUnavailable",
+    "collisionCount",
+];
 
 fn defaults(object: &mut Value) {
     let Some(spec) = spec(object) else { return };

@@ -10,6 +10,7 @@ use crate::defaults::{child, default, default_text, set, spec};
 use crate::kinds::pod_template::default_template;
 use crate::kinds::{ALL, Kind, StatusKeeps, Strategy, Subresource};
 use crate::validate::field::{Causes, Field};
+use crate::validate::status;
 use crate::validate::{not_negative, one_of};
 
 pub static KIND: Kind = Kind {
@@ -21,6 +22,12 @@ pub static KIND: Kind = Kind {
         defaults,
         status_keeps: StatusKeeps::LabelsToo,
         validate,
+        validate_status: Some(|object, old, causes| {
+            let status = status::of(object);
+            status::replicas(&status, &["updatedReplicas", "readyReplicas", "availableReplicas"], causes);
+            status::counts(&status, &["unavailableReplicas"], causes);
+            status::collisions(object, old, causes);
+        }),
         printer: Printer { columns: COLUMNS, row },
         pod_template: super::template,
         ..Strategy::PLAIN

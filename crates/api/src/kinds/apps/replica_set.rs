@@ -8,6 +8,7 @@ use crate::columns::{AGE, Column, NAME, Printer, age, containers, int, name, num
 use crate::defaults::{default, set, spec};
 use crate::kinds::pod_template::default_template;
 use crate::kinds::{ALL, Absent, Kind, SelectedField, Strategy, Subresource};
+use crate::validate::status;
 
 pub static KIND: Kind = Kind {
     short_names: &["rs"],
@@ -18,6 +19,10 @@ pub static KIND: Kind = Kind {
     strategy: Strategy {
         defaults,
         validate: |object, old, causes| check_workload(object, old, &[], causes),
+        validate_status: Some(|object, _, causes| {
+            let counts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+            status::replicas(&status::of(object), &counts, causes);
+        }),
         printer: Printer { columns: COLUMNS, row },
         pod_template: super::template,
         selected: &[SelectedField::new("status.replicas", "status.replicas", Absent::Is("0"))],

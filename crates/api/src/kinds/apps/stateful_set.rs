@@ -12,6 +12,7 @@ use crate::kinds::pod_template::default_template;
 use crate::kinds::{ALL, Kind, Strategy, Subresource};
 use crate::validate::field::{Causes, Field};
 use crate::validate::one_of;
+use crate::validate::status;
 
 pub static KIND: Kind = Kind {
     short_names: &["sts"],
@@ -21,6 +22,10 @@ pub static KIND: Kind = Kind {
     strategy: Strategy {
         defaults,
         validate,
+        validate_status: Some(|object, _, causes| {
+            let counts = ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
+            status::replicas(&status::of(object), &counts, causes);
+        }),
         printer: Printer { columns: &[NAME, text("Ready"), AGE, wide("Containers"), wide("Images")], row },
         pod_template: super::template,
         ..Strategy::PLAIN

@@ -23,6 +23,7 @@ pub static KIND: Kind = Kind {
         prepare_create: label_as_pods,
         generate: select_own_pods,
         validate,
+        validate_status: Some(super::job_status::validate),
         printer: Printer { columns: COLUMNS, row },
         pod_template: |object| object.at(&["spec", "template"]),
         deletion: Deletion { dependents: Dependents::Orphaned(Some(ORPHANS)), ..Deletion::PLAIN },

@@ -2,6 +2,7 @@
 
 pub(crate) mod cron_job;
 pub(crate) mod job;
+mod job_status;
 
 const GROUP: &str = "batch";
 

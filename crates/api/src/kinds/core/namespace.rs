@@ -8,6 +8,7 @@ use super::GROUP;
 use crate::columns::{AGE, NAME, Printer, age, name, text};
 use crate::defaults::{child, default, default_text};
 use crate::kinds::{Deletion, Kind, Strategy, Subresource, Target};
+use crate::validate::field::{Causes, Field};
 
 pub static KIND: Kind = Kind {
     short_names: &["ns"],
@@ -18,6 +19,7 @@ pub static KIND: Kind = Kind {
         defaults,
         prepare_create: add_finalizer,
         prepare_update,
+        validate_status: Some(validate_status),
         printer: Printer { columns: &[NAME, text("Status"), AGE], row },
         deletion: Deletion {
             refuse: |name| IMMORTAL.contains(&name).then_some("this namespace may not be deleted"),
@@ -66,6 +68,15 @@ fn prepare_update(new: &mut Value, old: &Value, target: Target) {
     match &old["spec"]["finalizers"] {
         Value::Null => drop(new.child_mut("spec").remove("finalizers")),
         present => drop(new.child_mut("spec").insert("finalizers".into(), present.clone())),
+    }
+}
+
+/// The phase follows from whether it is being deleted.
+fn validate_status(object: &Value, _: &Value, causes: &mut Causes) {
+    let (phase, when) = if object.is_deleting() { ("Terminating", "not empty") } else { ("Active", "empty") };
+    let said = Field::new(object.at(&["status", "phase"]), "status.Phase");
+    if said.text() != phase {
+        said.invalid(&format!("may only be '{phase}' if `deletionTimestamp` is {when}"), causes);
     }
 }
 

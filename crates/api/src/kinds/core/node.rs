@@ -40,6 +40,18 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
             causes.push(Cause::duplicate(&taint.path, taint.value));
         }
     }
+    let status = object.at("status");
+    for list in ["capacity", "allocatable"] {
+        for (_, amount) in status.at(list).entries() {
+            amount.quantity(causes);
+        }
+    }
+    let mut told = std::collections::HashSet::new();
+    for address in status.at("addresses").items() {
+        if !told.insert((address.at("type").text(), address.at("address").text())) {
+            causes.push(Cause::duplicate(&address.path, address.value));
+        }
+    }
     if let Some(old) = old {
         for field in ["podCIDR", "providerID"] {
             let before = old["spec"][field].as_str().unwrap_or("");

@@ -11,6 +11,7 @@ use crate::defaults::{child, default, default_text, spec};
 use crate::kinds::quota::{Usage, add, count};
 use crate::kinds::{Deletion, Kind, Strategy, Subresource};
 use crate::validate::field::{Causes, Field};
+use crate::validate::status;
 
 pub static KIND: Kind = Kind {
     short_names: &["pvc"],
@@ -18,6 +19,7 @@ pub static KIND: Kind = Kind {
     strategy: Strategy {
         defaults,
         validate,
+        validate_status: Some(validate_status),
         printer: Printer { columns: COLUMNS, row },
         usage,
         deletion: Deletion { returns_object: true, ..Deletion::PLAIN },
@@ -100,6 +102,27 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     if is_bound && !class(old).is_null() && class(object).is_null() {
         let detail = "update from non-nil value to nil is forbidden";
         causes.push(Cause::forbidden("spec.volumeAttributesClassName", detail));
+    }
+}
+
+/// How far an enlargement is (KEP-1790).
+const RESIZING: &[&str] = &[
+    "ControllerResizeInProgress",
+    "ControllerResizeInfeasible",
+    "NodeResizePending",
+    "NodeResizeInProgress",
+    "NodeResizeInfeasible",
+];
+
+fn validate_status(object: &Value, _: &Value, causes: &mut Causes) {
+    let status = status::of(object);
+    for list in ["capacity", "allocatedResources"] {
+        for (_, amount) in status.at(list).entries() {
+            amount.quantity(causes);
+        }
+    }
+    for (_, state) in status.at("allocatedResourceStatuses").entries() {
+        state.one_of(RESIZING, causes);
     }
 }
 

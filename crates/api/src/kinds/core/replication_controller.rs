@@ -13,6 +13,7 @@ use crate::kinds::quota::count;
 use crate::kinds::{ALL, Absent, Deletion, Dependents, Kind, SelectedField, Strategy, Subresource};
 use crate::validate::field::{Causes, Field};
 use crate::validate::not_negative;
+use crate::validate::status;
 
 pub static KIND: Kind = Kind {
     short_names: &["rc"],
@@ -24,6 +25,10 @@ pub static KIND: Kind = Kind {
         defaults,
         prepare_create: label_as_pods,
         validate,
+        validate_status: Some(|object, _, causes| {
+            let counts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+            status::replicas(&status::of(object), &counts, causes);
+        }),
         printer: Printer { columns: COLUMNS, row },
         usage: |_, usage| count(usage, KIND.plural),
         pod_template: |object| object.at(&["spec", "template"]),

@@ -9,6 +9,7 @@ use crate::columns::{AGE, Column, NAME, Printer, age, balancers, name, or_none, 
 use crate::defaults::set;
 use crate::kinds::{Kind, Strategy, Subresource};
 use crate::validate::field::{Causes, Field};
+use crate::validate::status;
 
 pub static KIND: Kind = Kind {
     short_names: &["ing"],
@@ -17,6 +18,7 @@ pub static KIND: Kind = Kind {
     strategy: Strategy {
         defaults: |object| set(object.as_object_mut(), "status", json!({"loadBalancer": {}})),
         validate,
+        validate_status: Some(|object, _, causes| status::load_balancer(&status::of(object), causes)),
         printer: Printer { columns: COLUMNS, row },
         ..Strategy::PLAIN
     },

@@ -9,6 +9,7 @@ use crate::columns::{AGE, Column, NAME, Printer, age, int, name, number, text};
 use crate::defaults::set;
 use crate::kinds::{Kind, Strategy, Subresource};
 use crate::validate::field::{Causes, Field};
+use crate::validate::status;
 
 pub static KIND: Kind = Kind {
     short_names: &["pdb"],
@@ -18,6 +19,10 @@ pub static KIND: Kind = Kind {
         updates_name_version: true,
         defaults: |object| set(object.as_object_mut(), "status", json!({})),
         validate,
+        validate_status: Some(|object, _, causes| {
+            let counts = ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"];
+            status::counts(&status::of(object), &counts, causes);
+        }),
         printer: Printer { columns: COLUMNS, row },
         ..Strategy::PLAIN
     },

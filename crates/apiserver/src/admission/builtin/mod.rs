@@ -11,6 +11,7 @@ mod external_ips;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod node_taint;
 mod owner_references;
 mod pod_security;
 mod priority;
@@ -53,6 +54,8 @@ pub fn mutate(
             add_finalizer(object, "kubernetes.io/pvc-protection");
         } else if kind == kinds::PERSISTENT_VOLUMES {
             add_finalizer(object, "kubernetes.io/pv-protection");
+        } else if kind == kinds::NODES {
+            node_taint::add(object);
         } else if kind == kinds::INGRESSES {
             default_classes::set_ingress_class(server, object);
         } else if kind == kinds::CERTIFICATE_SIGNING_REQUESTS {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use api::{Kind, Subresource, kinds};
-use apimachinery::ObjectExt as _;
+use apimachinery::{ObjectExt as _, Status};
 use expressions::{Attributes, Authorizer, Budget, Expression, Scope};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::super::{AdmissionAttributes, Operation};
 use crate::ApiServer;
 use crate::authentication::User;
-use crate::authorization;
+use crate::{authorization, conversion};
 
 /// When there are more, all are dropped: policies change all the time then.
 const MAX_COMPILED_EXPRESSIONS: usize = 10_000;
@@ -40,8 +40,7 @@ impl Expressions {
 
 /// The kind of what is sent to a subresource, where that isn't the object itself.
 fn body_kind(kind: &Kind, subresource: Option<Subresource>) -> (&'static str, &'static str, &'static str) {
-    let asked_about = |s: &Subresource| !matches!(s, Subresource::Scale | Subresource::Token);
-    let body = subresource.filter(asked_about).and_then(Subresource::body);
+    let body = subresource.filter(|s| *s != Subresource::Token).and_then(Subresource::body);
     body.unwrap_or((kind.group, kind.version, kind.kind))
 }
 
@@ -79,13 +78,31 @@ fn options(attributes: &AdmissionAttributes<'_>) -> Value {
     options
 }
 
-/// A request as webhooks and policies are told of it, without the objects.
-pub fn request(attributes: &AdmissionAttributes<'_>) -> Value {
+/// An object in the version of `kind`; what is sent to a subresource in place of it has no other.
+///
+/// # Errors
+/// 500 when the conversion webhook fails.
+pub async fn in_version(
+    server: &ApiServer,
+    attributes: &AdmissionAttributes<'_>,
+    kind: &Kind,
+    object: &Value,
+) -> Result<Value, Status> {
+    if object.is_null() || attributes.subresource.and_then(Subresource::body).is_some() {
+        return Ok(object.clone());
+    }
+    conversion::object(server, kind, object.clone()).await
+}
+
+/// A request as webhooks and policies are told of it, without the objects; those are in the version of `shown`.
+pub fn request(attributes: &AdmissionAttributes<'_>, shown: &Kind) -> Value {
+    let gvk = |kind: &Kind| {
+        let (group, version, of) = body_kind(kind, attributes.subresource);
+        json!({"group": group, "version": version, "kind": of})
+    };
+    let gvr = |kind: &Kind| json!({"group": kind.group, "version": kind.version, "resource": kind.plural()});
     let kind = attributes.kind;
-    let (group, version, of) = body_kind(kind, attributes.subresource);
-    let gvk = json!({"group": group, "version": version, "kind": of});
-    let gvr = json!({"group": kind.group, "version": kind.version, "resource": kind.plural()});
-    let mut request = json!({"kind": gvk, "resource": gvr, "requestKind": gvk, "requestResource": gvr,
+    let mut request = json!({"kind": gvk(shown), "resource": gvr(shown), "requestKind": gvk(kind), "requestResource": gvr(kind),
         "operation": attributes.operation.as_str(), "dryRun": attributes.dry_run, "name": attributes.name,
         "userInfo": attributes.user.info(), "options": options(attributes)});
     if !attributes.namespace.is_empty() {
@@ -109,17 +126,23 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The facts about a write of `object`.
-    pub fn gather(server: &Arc<ApiServer>, attributes: &AdmissionAttributes<'_>, object: &Value) -> Self {
+    /// The facts about a write that makes `object` of `old`, both in the version of `kind`.
+    pub fn gather(
+        server: &Arc<ApiServer>,
+        attributes: &AdmissionAttributes<'_>,
+        kind: &Kind,
+        object: &Value,
+        old: Value,
+    ) -> Self {
         let (asked, user) = (server.clone(), attributes.user.clone());
         let namespace = match attributes.kind.namespaced {
             true => server.cache.of(kinds::NAMESPACES).get(attributes.namespace).map_or(Value::Null, |n| n.parse()),
             false => Value::Null,
         };
         Facts {
-            request: request(attributes),
+            request: request(attributes, kind),
             object: if attributes.operation == Operation::Delete { Value::Null } else { object.clone() },
-            old: attributes.old.cloned().unwrap_or(Value::Null),
+            old,
             namespace,
             authorizer: Authorizer::new(move |attributes| may(&asked, &user, attributes)),
             resource: Attributes {

@@ -24,23 +24,38 @@ pub fn hook_fits<'k>(
     kind.filter(|_| selectors_fit(server, hook, attributes, object))
 }
 
-/// Whether `matchConstraints` or `matchResources` fit; what isn't there excludes nothing.
-pub fn resources_fit(server: &ApiServer, wanted: &Value, attributes: &AdmissionAttributes<'_>, object: &Value) -> bool {
-    let rules =
-        |key: &str| wanted.array_at(&[key]).iter().map(|rule| named_rule_fits(rule, attributes)).collect::<Vec<_>>();
-    let (included, excluded) = (rules("resourceRules"), rules("excludeResourceRules"));
-    (included.is_empty() || included.contains(&true))
-        && !excluded.contains(&true)
-        && selectors_fit(server, wanted, attributes, object)
+/// In which version of the kind `matchConstraints` or `matchResources` are about a request: in the request's, or, unless their `matchPolicy`
+/// is `Exact`, in another one that the rules name. None if they aren't about it; what isn't there excludes nothing.
+pub fn resources_fit<'k>(
+    server: &ApiServer,
+    wanted: &Value,
+    attributes: &AdmissionAttributes<'k>,
+    object: &Value,
+) -> Option<&'k Kind> {
+    let named = |key: &str| -> Option<&'k Kind> {
+        let rules = wanted.array_at(&[key]);
+        let fits = |kind: &Kind| rules.iter().any(|rule| named_rule_fits(rule, attributes, kind));
+        match wanted["matchPolicy"] == "Exact" {
+            _ if fits(attributes.kind) => Some(attributes.kind),
+            true => None,
+            false if rules.is_empty() => None,
+            false => server.catalog.other_versions(attributes.kind).into_iter().find(|kind| fits(kind)),
+        }
+    };
+    let included = match wanted.array_at(&["resourceRules"]).is_empty() {
+        true => Some(attributes.kind),
+        false => named("resourceRules"),
+    };
+    included.filter(|_| named("excludeResourceRules").is_none() && selectors_fit(server, wanted, attributes, object))
 }
 
 fn selectors_fit(server: &ApiServer, wanted: &Value, attributes: &AdmissionAttributes<'_>, object: &Value) -> bool {
     namespace_fits(server, wanted, attributes, object) && object_fits(wanted, attributes, object)
 }
 
-fn named_rule_fits(rule: &Value, attributes: &AdmissionAttributes<'_>) -> bool {
+fn named_rule_fits(rule: &Value, attributes: &AdmissionAttributes<'_>, kind: &Kind) -> bool {
     let names = rule.strings_at(&["resourceNames"]);
-    rule_fits(rule, attributes, attributes.kind) && (names.is_empty() || names.contains(&attributes.name))
+    rule_fits(rule, attributes, kind) && (names.is_empty() || names.contains(&attributes.name))
 }
 
 fn rule_fits(rule: &Value, attributes: &AdmissionAttributes<'_>, kind: &Kind) -> bool {

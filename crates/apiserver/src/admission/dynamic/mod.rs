@@ -37,10 +37,10 @@ pub async fn mutate(
     if attributes.is_exempt() {
         return Ok(Mutation::default());
     }
-    let by_policies = policies::mutate(server, attributes, object, false)?;
+    let by_policies = policies::mutate(server, attributes, object, false).await?;
     let mut mutation = webhooks::mutate(server, attributes, object).await?;
     if mutation.is_changed {
-        policies::mutate(server, attributes, object, true)?;
+        policies::mutate(server, attributes, object, true).await?;
     }
     mutation.is_changed |= by_policies;
     Ok(mutation)
@@ -74,7 +74,7 @@ pub async fn validate(
     if attributes.is_exempt() {
         return Ok(Vec::new());
     }
-    let mut warnings = policies::validate(server, attributes, object)?;
+    let mut warnings = policies::validate(server, attributes, object).await?;
     warnings.extend(webhooks::validate(server, attributes, object).await?);
     Ok(warnings)
 }

@@ -10,7 +10,7 @@ use expressions::{Budget, Scope};
 use serde_json::{Map, Value, json};
 
 use super::super::{AdmissionAttributes, Operation};
-use super::conditions::Facts;
+use super::conditions::{Facts, in_version};
 use super::matching::resources_fit;
 use crate::registry::Filter;
 use crate::registry::object_key;
@@ -28,14 +28,16 @@ const MUTATING: Family =
     Family { policies: kinds::MUTATING_ADMISSION_POLICIES, bindings: kinds::MUTATING_ADMISSION_POLICY_BINDINGS };
 
 /// A policy where one of its bindings applies it.
-struct Application {
+struct Application<'k> {
+    /// In which version of the kind it is about the request.
+    kind: &'k Kind,
     policy: Value,
     binding: Value,
     /// Parameters, or why there are none; `Null` for a policy without.
     parameters: Result<Vec<Value>, String>,
 }
 
-impl Application {
+impl Application<'_> {
     fn ignores_failures(&self) -> bool {
         self.policy.at(&["spec", "failurePolicy"]) == "Ignore"
     }
@@ -46,12 +48,12 @@ impl Application {
 }
 
 /// The policies that are to be applied, by the names of policies and bindings.
-fn applications(
+fn applications<'k>(
     server: &Arc<ApiServer>,
     family: &Family,
-    attributes: &AdmissionAttributes<'_>,
+    attributes: &AdmissionAttributes<'k>,
     object: &Value,
-) -> Vec<Application> {
+) -> Vec<Application<'k>> {
     let mut found = Vec::new();
     let policies = server.cache.of(family.policies);
     if policies.len() == 0 {
@@ -61,13 +63,13 @@ fn applications(
         server.cache.of(family.bindings).list(&Filter::default()).0.iter().map(|b| b.parse()).collect();
     for policy in policies.list(&Filter::default()).0 {
         let policy = policy.parse();
-        if !resources_fit(server, policy.at(&["spec", "matchConstraints"]), attributes, object) {
+        let Some(kind) = resources_fit(server, policy.at(&["spec", "matchConstraints"]), attributes, object) else {
             continue;
-        }
+        };
         for binding in bindings.iter().filter(|b| b.str_at(&["spec", "policyName"]) == policy.name()) {
-            if resources_fit(server, binding.at(&["spec", "matchResources"]), attributes, object) {
+            if resources_fit(server, binding.at(&["spec", "matchResources"]), attributes, object).is_some() {
                 let parameters = parameters(server, &policy, binding, attributes);
-                found.push(Application { policy: policy.clone(), binding: binding.clone(), parameters });
+                found.push(Application { kind, policy: policy.clone(), binding: binding.clone(), parameters });
             }
         }
     }
@@ -158,7 +160,7 @@ impl Finding {
 /// # Errors
 /// 422, or what its reason says, of the first validation that denies the object; failures of expressions deny it, too, unless
 /// `failurePolicy` is `Ignore`.
-pub fn validate(
+pub async fn validate(
     server: &Arc<ApiServer>,
     attributes: &AdmissionAttributes<'_>,
     object: &Value,
@@ -168,11 +170,20 @@ pub fn validate(
     if applications.is_empty() {
         return Ok(warnings);
     }
-    let facts = Facts::gather(server, attributes, object);
+    let mut versions: Vec<(&Kind, Facts)> = Vec::new();
+    for application in &applications {
+        if !versions.iter().any(|(kind, _)| std::ptr::eq(*kind, application.kind)) {
+            let (shown, old) = both_in_version(server, attributes, application.kind, object).await?;
+            let facts = Facts::gather(server, attributes, application.kind, &shown, old);
+            versions.push((application.kind, facts));
+        }
+    }
     let budget = Budget::new(Budget::REQUEST);
     let mut noted = Vec::new();
     for application in &applications {
-        let findings = findings(server, application, &facts, &budget);
+        let facts = versions.iter().find(|(kind, _)| std::ptr::eq(*kind, application.kind));
+        let Some((_, facts)) = facts else { continue };
+        let findings = findings(server, application, facts, &budget);
         let actions = application.binding.strings_at(&["spec", "validationActions"]);
         for (i, finding) in findings.into_iter().enumerate() {
             if actions.contains(&"Warn") {
@@ -194,7 +205,18 @@ pub fn validate(
     Ok(warnings)
 }
 
-fn findings(server: &Arc<ApiServer>, application: &Application, facts: &Facts, budget: &Budget) -> Vec<Finding> {
+/// The object that is written, and the one that is there (null without one), in the version of `kind`.
+async fn both_in_version(
+    server: &ApiServer,
+    attributes: &AdmissionAttributes<'_>,
+    kind: &Kind,
+    object: &Value,
+) -> Result<(Value, Value), Status> {
+    let old = attributes.old.unwrap_or(&Value::Null);
+    Ok((in_version(server, attributes, kind, object).await?, in_version(server, attributes, kind, old).await?))
+}
+
+fn findings(server: &Arc<ApiServer>, application: &Application<'_>, facts: &Facts, budget: &Budget) -> Vec<Finding> {
     let ignores = application.ignores_failures();
     let or_ignored = |finding: Finding| if ignores { Vec::new() } else { vec![finding] };
     let policy = &application.policy;
@@ -256,7 +278,7 @@ fn message(server: &ApiServer, validation: &Value, scope: &Scope<'_>, budget: &B
 }
 
 /// The answer to a request that a policy denies.
-fn denial(application: &Application, attributes: &AdmissionAttributes<'_>, finding: &Finding) -> Status {
+fn denial(application: &Application<'_>, attributes: &AdmissionAttributes<'_>, finding: &Finding) -> Status {
     let why = format!("{} denied request: {}", application.described(&VALIDATING), finding.message);
     let mut status = attributes.kind.forbidden(attributes.name, &why);
     (status.code, status.reason) = match finding.reason.as_str() {
@@ -275,7 +297,7 @@ fn denial(application: &Application, attributes: &AdmissionAttributes<'_>, findi
 ///
 /// # Errors
 /// 403 of a policy that fails and whose failures aren't ignored.
-pub fn mutate(
+pub async fn mutate(
     server: &Arc<ApiServer>,
     attributes: &AdmissionAttributes<'_>,
     object: &mut Value,
@@ -290,10 +312,13 @@ pub fn mutate(
         if again && application.policy.at(&["spec", "reinvocationPolicy"]) != "IfNeeded" {
             continue;
         }
-        match change(server, &application, attributes, object, &budget) {
+        let (shown, old) = both_in_version(server, attributes, application.kind, object).await?;
+        let changed = change(server, &application, attributes, (&shown, &old), &budget);
+        match changed {
+            Ok(changed) if changed == shown => {}
             Ok(changed) => {
-                is_changed |= changed != *object;
-                *object = changed;
+                is_changed = true;
+                *object = in_version(server, attributes, attributes.kind, &changed).await?;
             }
             Err(why) if application.ignores_failures() => {
                 tracing::warn!(policy = application.policy.name(), %why, "an admission policy failed and is ignored (failurePolicy: Ignore)");
@@ -309,20 +334,20 @@ pub fn mutate(
 
 fn change(
     server: &Arc<ApiServer>,
-    application: &Application,
+    application: &Application<'_>,
     attributes: &AdmissionAttributes<'_>,
-    object: &Value,
+    (object, old): (&Value, &Value),
     budget: &Budget,
 ) -> Result<Value, String> {
-    let policy = &application.policy;
+    let (policy, kind) = (&application.policy, application.kind);
     let mut current = object.clone();
-    let first = Facts::gather(server, attributes, &current);
+    let first = Facts::gather(server, attributes, kind, &current, old.clone());
     if !first.meet(&server.expressions, policy.array_at(&["spec", "matchConditions"]), budget)? {
         return Ok(current);
     }
     for parameter in application.parameters.as_ref()? {
         for mutation in policy.array_at(&["spec", "mutations"]) {
-            let facts = Facts::gather(server, attributes, &current);
+            let facts = Facts::gather(server, attributes, kind, &current, old.clone());
             let variables = variables(server, policy, &facts, parameter, budget);
             let scope = scope(&facts, parameter, &variables);
             let field = if mutation["patchType"] == "JSONPatch" { "jsonPatch" } else { "applyConfiguration" };
@@ -338,7 +363,7 @@ fn change(
                 {
                     return Err(format!("an apply configuration must not set {member}"));
                 }
-                current = server.catalog.typed(attributes.kind).merge(&current, &made);
+                current = server.catalog.typed(kind).merge(&current, &made);
             }
             bounded::check_result(&current).map_err(|why| format!("of the object that results, {why}"))?;
         }

@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 
 use super::super::{AdmissionAttributes, Operation};
 use super::Mutation;
-use super::conditions::{Facts, request};
+use super::conditions::{Facts, in_version, request};
 use super::matching::hook_fits;
 use crate::registry::Filter;
-use crate::{ApiServer, audit, conversion, egress};
+use crate::{ApiServer, audit, egress};
 
 /// Lets the mutating webhooks change an object.
 ///
@@ -58,7 +58,7 @@ async fn ask_to_change(
     object: &mut Value,
     mutation: &mut Mutation,
 ) -> Result<(), Status> {
-    let shown = conversion::object(server, kind, object.clone()).await?;
+    let shown = in_version(server, attributes, kind, object).await?;
     let Some(answer) = ask(server, hook, kind, attributes, &shown).await? else { return Ok(()) };
     mutation.warnings.extend(answer.strings_at(&["warnings"]).into_iter().map(String::from));
     let Some(encoded) = answer["patch"].as_str().filter(|patch| !patch.is_empty()) else { return Ok(()) };
@@ -75,7 +75,7 @@ async fn ask_to_change(
         .map_err(|why| Status::internal(format!("the patch of webhook {:?} can't be applied: {why}", hook["name"])))?;
     if changed != shown {
         mutation.is_changed = true;
-        *object = conversion::object(server, attributes.kind, changed).await?;
+        *object = in_version(server, attributes, attributes.kind, &changed).await?;
     }
     Ok(())
 }
@@ -95,7 +95,7 @@ pub async fn validate(
         due.extend(fits(server, hook, attributes, object)?.map(|kind| (hook, kind)));
     }
     let asking = due.into_iter().map(|(hook, kind)| async move {
-        let shown = conversion::object(server, kind, object.clone()).await?;
+        let shown = in_version(server, attributes, kind, object).await?;
         ask(server, hook, kind, attributes, &shown).await
     });
     let mut warnings = Vec::new();
@@ -140,7 +140,8 @@ fn conditions_fit(
     if conditions.is_empty() {
         return Ok(true);
     }
-    let facts = Facts::gather(server, attributes, object);
+    let old = attributes.old.cloned().unwrap_or(Value::Null);
+    let facts = Facts::gather(server, attributes, attributes.kind, object, old);
     match facts.meet(&server.expressions, conditions, &Budget::new(Budget::REQUEST)) {
         Ok(fits) => Ok(fits),
         Err(why) => failed(hook, &format!("its match conditions can't be evaluated: {why}")).map(|()| false),
@@ -170,7 +171,7 @@ async fn ask(
         return Err(Status::bad_request(format!("admission webhook {name:?} does not support dry run")));
     }
     let old = match attributes.old {
-        Some(old) => conversion::object(server, kind, old.clone()).await?,
+        Some(old) => in_version(server, attributes, kind, old).await?,
         None => Value::Null,
     };
     // The first that is known, in the order in which the webhook likes them.
@@ -265,11 +266,7 @@ fn denial(name: &str, status: &Value) -> Status {
 }
 
 fn review(attributes: &AdmissionAttributes<'_>, kind: &Kind, version: &str, object: &Value, old: Value) -> Value {
-    let mut request = request(attributes);
-    if kind.version != attributes.kind.version || kind.group != attributes.kind.group {
-        request["kind"] = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
-        request["resource"] = json!({"group": kind.group, "version": kind.version, "resource": kind.plural()});
-    }
+    let mut request = request(attributes, kind);
     request["uid"] = uuid::Uuid::new_v4().to_string().into();
     request["object"] = if attributes.operation == Operation::Delete { Value::Null } else { object.clone() };
     request["oldObject"] = old;

@@ -11,6 +11,7 @@ use crate::columns::{AGE, Column, NAME, Printer, age, int, name, number, text};
 use crate::defaults::{child, default, default_list, set, spec};
 use crate::kinds::{ALL, Kind, Strategy, Subresource};
 use crate::validate::field::{Causes, Field};
+use crate::validate::status;
 
 pub static KIND: Kind = Kind {
     short_names: &["hpa"],
@@ -19,6 +20,7 @@ pub static KIND: Kind = Kind {
     strategy: Strategy {
         defaults,
         validate,
+        validate_status: Some(validate_status),
         printer: Printer { columns: COLUMNS, row },
         convert: v1::convert,
         ..Strategy::PLAIN
@@ -103,6 +105,10 @@ fn validate(object: &Value, _: Option<&Value>, causes: &mut Causes) {
             }
         }
     }
+}
+
+fn validate_status(object: &Value, _: &Value, causes: &mut Causes) {
+    status::counts(&status::of(object), &["currentReplicas", "desiredReplicas"], causes);
 }
 
 fn metric(metric: &Field<'_>, causes: &mut Causes) {

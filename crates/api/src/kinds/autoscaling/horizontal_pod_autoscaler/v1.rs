@@ -21,6 +21,7 @@ pub static KIND: Kind = Kind {
             to_v2(&mut newest);
             super::validate(&newest, old, causes);
         },
+        validate_status: Some(super::validate_status),
         printer: Printer { columns: super::COLUMNS, row: super::row },
         convert,
         ..Strategy::PLAIN

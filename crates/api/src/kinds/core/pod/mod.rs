@@ -8,6 +8,7 @@ pub mod logs;
 pub mod placement;
 pub mod security;
 pub mod static_pods;
+mod status;
 mod validate;
 mod volumes;
 
@@ -53,6 +54,7 @@ pub static KIND: Kind = Kind {
         generate: placement::merge_label_keys,
         prepare_update,
         validate: validate::pod,
+        validate_status: Some(status::validate),
         printer: columns::PRINTER,
         usage: amounts::usage,
         deletion: Deletion { grace_period, returns_object: true, ..Deletion::PLAIN },
@@ -64,6 +66,11 @@ pub static KIND: Kind = Kind {
 
 /// Ephemeral containers change by their subresource alone.
 fn prepare_update(new: &mut Value, old: &Value, target: Target) {
+    // Its class is settled when it is made; older kubelets leave it out.
+    let class = old.at(&["status", "qosClass"]);
+    if target == Target::Status && new.at(&["status", "qosClass"]).is_null() && !class.is_null() {
+        new.child_mut("status").insert("qosClass".into(), class.clone());
+    }
     if target != Target::Main {
         return;
     }

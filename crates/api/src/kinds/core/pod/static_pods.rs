@@ -15,6 +15,15 @@ pub fn is_mirror(pod: &Value) -> bool {
     !pod.at(&["metadata", "annotations", MIRROR]).is_null()
 }
 
+/// A pod is a mirror from its beginning, and stays the mirror of the same pod.
+pub fn keep_mirror(pod: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    let mirror = ["metadata", "annotations", MIRROR];
+    if pod.at(&mirror) != old.at(&mirror) {
+        let field = format!("metadata.annotations[{MIRROR}]");
+        causes.push(Cause::forbidden(field, "may not add, remove or update mirror pod annotation"));
+    }
+}
+
 /// What a static pod may not say, as it would need the API, which it may well be there to serve.
 pub fn check(spec: &Value) -> Vec<Cause> {
     const OBJECTS: [&str; 4] = ["secret", "configMap", "persistentVolumeClaim", "ephemeral"];

@@ -28,11 +28,7 @@ pub fn pod(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
         }
         return spec(&object["spec"], "spec", &[], causes);
     };
-    let mirror = ["metadata", "annotations", static_pods::MIRROR];
-    if object.at(&mirror) != old.at(&mirror) {
-        let field = format!("metadata.annotations[{}]", static_pods::MIRROR);
-        causes.push(Cause::forbidden(field, "may not add, remove or update mirror pod annotation"));
-    }
+    static_pods::keep_mirror(object, old, causes);
     if object["spec"] == old["spec"] {
         return;
     }

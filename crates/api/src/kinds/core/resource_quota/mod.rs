@@ -10,12 +10,14 @@ use super::GROUP;
 use crate::columns::{AGE, NAME, Printer, age, name, text};
 use crate::kinds::{Deletion, Kind, Strategy, Subresource};
 use crate::validate::field::{Causes, Field, invalid_text};
+use crate::validate::status;
 
 pub static KIND: Kind = Kind {
     short_names: &["quota"],
     subresources: &[Subresource::Status],
     strategy: Strategy {
         validate,
+        validate_status: Some(validate_status),
         printer: Printer { columns: &[NAME, text("Request"), text("Limit"), AGE], row },
         usage: |_, usage| usage::count(usage, KIND.plural),
         deletion: Deletion { returns_object: true, ..Deletion::PLAIN },
@@ -63,10 +65,15 @@ fn scope_fits(scope: &str, resource: &str) -> bool {
     }
 }
 
-fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
-    let object = Field::root(object);
-    let spec = object.at("spec");
-    for (name, amount) in spec.at("hard").entries() {
+fn validate_status(object: &Value, _: &Value, causes: &mut Causes) {
+    let status = status::of(object);
+    amounts(&status.at("hard"), causes);
+    amounts(&status.at("used"), causes);
+}
+
+/// The names and amounts of what a quota bounds.
+fn amounts(all: &Field<'_>, causes: &mut Causes) {
+    for (name, amount) in all.entries() {
         if let Err(why) = names::qualified_name(name) {
             causes.push(invalid_text(&amount.path, name, &why));
         } else if !name.contains('/') {
@@ -83,6 +90,12 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
             amount.invalid("must be an integer", causes);
         }
     }
+}
+
+fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
+    let object = Field::root(object);
+    let spec = object.at("spec");
+    amounts(&spec.at("hard"), causes);
     let scopes: Vec<&str> = spec.at("scopes").items().map(|s| s.text()).collect();
     for scope in spec.at("scopes").items() {
         scope.one_of(SCOPES, causes);

@@ -24,6 +24,7 @@ pub static KIND: Kind = Kind {
         defaults: defaults::service,
         prepare_update: |new, old, _| drop_what_the_type_lacks(new, old),
         validate: validate::validate,
+        validate_status: Some(validate::status),
         printer: columns::PRINTER,
         usage,
         deletion: Deletion { returns_object: true, ..Deletion::PLAIN },

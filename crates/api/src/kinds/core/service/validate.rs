@@ -6,7 +6,7 @@ use apimachinery::{Cause, Family, ObjectExt as _, names};
 use serde_json::{Value, json};
 
 use crate::validate::field::{Causes, Field};
-use crate::validate::meta;
+use crate::validate::{meta, status};
 
 pub fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     let object = Field::root(object);
@@ -41,6 +41,16 @@ pub fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     meta::labels(spec.at("selector").value, "spec.selector", causes);
     service_ports(&spec, kind, causes);
     traffic(&spec, kind, causes);
+}
+
+/// Who balances the load, of a service that has somebody.
+pub fn status(object: &Value, _: &Value, causes: &mut Causes) {
+    let status = status::of(object);
+    let places = status.at("loadBalancer").at("ingress");
+    if object["spec"]["type"] != "LoadBalancer" && !places.is_empty() {
+        return places.forbid("may only be used when `spec.type` is \"LoadBalancer\"", causes);
+    }
+    status::load_balancer(&status, causes);
 }
 
 /// One address of each family, as the families and their policy say (KEP-563).
