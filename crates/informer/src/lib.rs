@@ -14,6 +14,7 @@
 
 mod cache;
 mod claims;
+mod definition;
 mod events;
 mod follow;
 mod metadata;
@@ -26,6 +27,7 @@ mod sync_loop;
 
 pub use cache::{Change, Informer, Informers, Keyed, Synced};
 pub use claims::{Claim, claim_of, claims};
+pub use definition::CustomResourceDefinition;
 pub use events::{Recorder, error_message};
 pub use follow::{Event, follow, follow_object, wait_until};
 pub use metadata::Metadata;

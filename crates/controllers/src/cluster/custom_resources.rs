@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use api::Kind;
 use api::custom::Definition;
-use informer::{Change, Informer, Key};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use informer::{Change, CustomResourceDefinition, Informer, Key};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
@@ -58,7 +57,7 @@ async fn empty(
     }
     if let Some(kind) = kind(&definition) {
         let path = path(kind);
-        let found = request(&context.client, "GET", &path, &Value::Null).await?;
+        let found = request(&context.client, "GET", &format!("{path}?limit=1"), &Value::Null).await?;
         if found["items"].as_array().is_some_and(|items| !items.is_empty()) {
             request(&context.client, "DELETE", &path, &json!({"propagationPolicy": "Background"})).await?;
             // Finalizers of the objects may take their time.

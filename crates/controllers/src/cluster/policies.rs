@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use api::custom::Definition;
-use informer::{Informer, Key, Keyed as _};
+use informer::{CustomResourceDefinition, Informer, Key, Keyed as _};
 use k8s_openapi::api::admissionregistration::v1::{
     ExpressionWarning, TypeChecking, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyStatus,
 };
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 
 use crate::toolkit::controller::{Controller, Reconcile};
+use crate::toolkit::dynamic::request;
 use crate::toolkit::status::patch_status_if_changed;
 use crate::toolkit::{Context, Result, ignore};
 
@@ -54,9 +54,15 @@ async fn sync(
 ) -> Result {
     let Some(policy) = policies.get(key) else { return Ok(()) };
     let Ok(object) = serde_json::to_value(&*policy) else { return Ok(()) };
-    let about = definitions.list();
-    let about = about.iter().filter(|of| names(&policy, &of.spec.group));
-    let about = about.filter_map(|of| Definition::read(&serde_json::to_value(&**of).ok()?)).collect::<Vec<_>>();
+    let mut about = Vec::new();
+    for definition in definitions.list().iter().filter(|of| names(&policy, &of.spec.group)) {
+        // The cache has no schemas.
+        let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{}", definition.name_any());
+        match request(&context.client, "GET", &path, &Value::Null).await {
+            Ok(object) => about.extend(Definition::read(&object)),
+            Err(error) => ignore(Err::<(), _>(error), &[404])?,
+        }
+    }
     let warnings = api::type_checking::warnings(&object, &about);
     let warnings: Vec<ExpressionWarning> = serde_json::from_value(warnings.into()).map_err(kube::Error::SerdeError)?;
     let status = ValidatingAdmissionPolicyStatus {

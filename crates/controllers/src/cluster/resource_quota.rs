@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use api::quota::{Usage, covers, hard, usage, written};
 use api::{KINDS, Kind, Verbs, kinds};
-use informer::{Change, Event, Informer, Key, Keyed as _, Metadata, Pod, Queue, Selection};
+use informer::{Change, CustomResourceDefinition, Event, Informer, Key, Keyed as _, Metadata, Pod, Queue, Selection};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, ResourceQuota, ResourceQuotaStatus, Service};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::Client;
 use parking_lot::Mutex;
