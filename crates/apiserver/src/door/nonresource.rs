@@ -77,7 +77,7 @@ async fn answer(
         ["api", version] => server.discovery.resources("", version).ok_or_else(Status::no_route),
         ["apis", group] => server.discovery.group(group).ok_or_else(Status::no_route),
         ["apis", group, version] => server.discovery.resources(group, version).ok_or_else(Status::no_route),
-        ["openapi", rest @ ..] => openapi(server, accept, rest),
+        ["openapi", rest @ ..] => openapi(server, accept, rest).await,
         [] => Ok(response::json(
             200,
             &json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
@@ -87,24 +87,30 @@ async fn answer(
 }
 
 /// `/openapi/…`
-fn openapi(server: &ApiServer, accept: &str, path: &[&str]) -> Result<Response<Body>, Status> {
-    let document =
-        |group: &str, version: &str| openapi::document(&server.catalog, group, version).ok_or_else(Status::no_route);
-    match path {
+async fn openapi(server: &Arc<ApiServer>, accept: &str, path: &[&str]) -> Result<Response<Body>, Status> {
+    let (group, version) = match path {
         ["v2"] => {
-            let document = openapi::v2::document(&server.catalog);
-            if !accept.contains("com.github.proto-openapi.spec.v2") {
-                return Ok(response::json(200, &document));
+            let catalog = server.catalog.clone();
+            let as_protobuf = accept.contains("com.github.proto-openapi.spec.v2");
+            let made = openapi::on_a_thread(move || {
+                let document = openapi::v2::document(&catalog);
+                if as_protobuf { openapi::v2::protobuf(&document) } else { crate::json::to_vec(&document) }
+            });
+            let mut answer = response::json_bytes(200, made.await?);
+            if as_protobuf {
+                let kind = header::HeaderValue::from_static(openapi::v2::PROTOBUF);
+                answer.headers_mut().insert(header::CONTENT_TYPE, kind);
             }
-            let mut answer = response::json_bytes(200, openapi::v2::protobuf(&document));
-            answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(openapi::v2::PROTOBUF));
-            Ok(answer)
+            return Ok(answer);
         }
-        ["v3"] => Ok(response::json(200, &openapi::index(&server.catalog, &server.aggregator))),
-        ["v3", "api", version] => document("", version),
-        ["v3", "apis", group, version] => document(group, version),
-        _ => Err(Status::no_route()),
-    }
+        ["v3"] => return Ok(response::json(200, &openapi::index(&server.catalog, &server.aggregator))),
+        ["v3", "api", version] => (String::new(), (*version).to_string()),
+        ["v3", "apis", group, version] => ((*group).to_string(), (*version).to_string()),
+        _ => return Err(Status::no_route()),
+    };
+    let catalog = server.catalog.clone();
+    let made = openapi::on_a_thread(move || openapi::document(&catalog, &group, &version));
+    made.await?.ok_or_else(Status::no_route)
 }
 
 fn version() -> serde_json::Value {

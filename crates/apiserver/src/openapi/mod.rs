@@ -1,6 +1,9 @@
 //! OpenAPI v3 documents, made on demand from the packed schema: clients ask seldom and keep what they get.
 
+mod making;
 pub mod v2;
+
+pub use making::on_a_thread;
 
 use std::collections::BTreeSet;
 
