@@ -80,7 +80,7 @@ UNIT
   if [ "$role" = agent ]; then
     (umask 077; printf 'TIMONEL_URL=%s\nTIMONEL_TOKEN=%s\n' "$TIMONEL_URL" "$TIMONEL_TOKEN" > /etc/timonel/environment)
   fi
-  if [ "$(cat "$unit" 2>/dev/null)" != "$new" ]; then printf '%s\n' "$new" > "$unit"; systemctl daemon-reload; changed=1; fi
+  if [ "$(cat "$unit" 2>/dev/null)" != "$new" ]; then printf '%s\n' "$new" > "$unit"; chmod 600 "$unit"; systemctl daemon-reload; changed=1; fi
   systemctl enable -q timonel.service
   if [ $changed = 1 ]; then systemctl restart timonel.service; else systemctl start timonel.service; fi
 else
