@@ -72,7 +72,7 @@ needs_component() {
 ./scripts/check-recursion.py
 # One selection of packages throughout, so that nothing is built twice with other features.
 cargo build --locked --workspace --all-targets
-./scripts/check-licences.sh
+./scripts/check-dependencies.py
 # Style: warnings of clippy are errors here, so that the tree stays free of them.
 if needs_component fmt rustfmt; then cargo fmt --check; fi
 if needs_component clippy clippy; then cargo clippy --locked --workspace --all-targets -- -D warnings; fi
