@@ -6,13 +6,17 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
+/// A family of IP addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
+    /// IPv4.
     V4,
+    /// IPv6.
     V6,
 }
 
 impl Family {
+    /// The family of an address.
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Family::V4 } else { Family::V6 }
     }
@@ -66,10 +70,13 @@ pub fn nth(range: IpNet, place: u32) -> IpAddr {
     }
 }
 
+/// Why a text isn't the ranges of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressRangesError {
+    /// One of them isn't a range in CIDR notation.
     #[error("{0:?} is no range of addresses; one reads 10.42.0.0/16, the other family's fd42::/56")]
     Malformed(String),
+    /// There is none, there are more than two, or two of one family.
     #[error("there may be one range of each family, separated by a comma, and {0:?} isn't that")]
     Number(String),
 }
@@ -80,6 +87,7 @@ pub enum AddressRangesError {
 pub struct AddressRanges(Vec<IpNet>);
 
 impl AddressRanges {
+    /// The first range, which is of the cluster's own family.
     pub fn first(&self) -> IpNet {
         self.0.first().copied().unwrap_or_default()
     }
@@ -89,6 +97,7 @@ impl AddressRanges {
         nth(self.first(), place)
     }
 
+    /// The ranges, the first one first.
     pub fn iter(&self) -> impl Iterator<Item = IpNet> {
         self.0.iter().copied()
     }
@@ -98,10 +107,12 @@ impl AddressRanges {
         self.iter().map(|range| Family::of(range.addr()))
     }
 
+    /// The range of a family.
     pub fn of(&self, family: Family) -> Option<IpNet> {
         self.iter().find(|range| Family::of(range.addr()) == family)
     }
 
+    /// Whether an address is in one of the ranges.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.iter().any(|range| range.contains(&address))
     }

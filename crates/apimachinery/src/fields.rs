@@ -14,14 +14,18 @@ pub struct FieldSet(BTreeMap<String, Entry>);
 /// One step: whether the place itself is in the set, and what is below it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Entry {
+    /// Whether the place itself is in the set.
     pub owned: bool,
+    /// The steps below it that are in the set.
     pub below: FieldSet,
 }
 
 impl Entry {
+    /// A place that is in the set, with nothing below it.
     pub fn leaf() -> Self {
         Entry { owned: true, below: FieldSet::default() }
     }
+    /// Whether neither the place nor anything below it is in the set.
     pub fn is_empty(&self) -> bool {
         !self.owned && self.below.is_empty()
     }
@@ -44,14 +48,17 @@ pub fn key(keys: &Map<String, Value>) -> String {
 }
 
 impl FieldSet {
+    /// Whether nothing is in the set.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// The entry of a step.
     pub fn get(&self, step: &str) -> Option<&Entry> {
         self.0.get(step)
     }
 
+    /// The steps with their entries, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Entry)> {
         self.0.iter()
     }
@@ -84,6 +91,7 @@ impl FieldSet {
         }
     }
 
+    /// Adds all places of another set.
     pub fn union(&mut self, other: &FieldSet) {
         for (step, theirs) in &other.0 {
             let ours = self.0.entry(step.clone()).or_default();
@@ -103,6 +111,7 @@ impl FieldSet {
         });
     }
 
+    /// The places that are in both sets.
     pub fn intersection(&self, other: &FieldSet) -> FieldSet {
         let mut both = FieldSet::default();
         for (step, ours) in &self.0 {
@@ -156,6 +165,7 @@ impl FieldSet {
         Ok(set)
     }
 
+    /// The set in the form of `fieldsV1`.
     pub fn to_v1(&self) -> Value {
         let mut map = Map::new();
         for (step, entry) in &self.0 {

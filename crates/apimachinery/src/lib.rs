@@ -5,9 +5,13 @@
 //! (`metadata`, `status`).
 //!
 //! Reading order: [`object`] (metadata access), [`status`] (errors as clients see them), [`selector`], [`quantity`],
-//! [`patch`], [`fields`], [`jsonpath`], [`names`], [`bounded`], [`yaml`], [`clock`], [`duration`], [`cron`], [`ranges`], [`addresses`].
+//! [`patch`], [`fields`], [`jsonpath`], [`names`], [`bounded`], [`yaml`], [`clock`], [`backoff`], [`duration`], [`cron`], [`ranges`], [`addresses`].
+
+#![warn(missing_docs, clippy::missing_errors_doc)]
 
 pub mod addresses;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+pub mod backoff;
 pub mod clock;
 #[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod cron;
@@ -34,6 +38,7 @@ pub mod yaml;
 pub use bounded;
 
 pub use addresses::{AddressRanges, Family, authority};
+pub use backoff::{Backoff, ExponentialBackoff};
 pub use fields::FieldSet;
 pub use object::ObjectExt;
 pub use quantity::Quantity;

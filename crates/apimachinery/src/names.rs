@@ -82,6 +82,7 @@ pub fn search_domain(text: &str) -> Check {
     if text.split('.').all(label) { Ok(()) } else { Err(SEARCH_DOMAIN.into()) }
 }
 
+/// A value of a label: at most 63 bytes, and empty or alphanumeric at both ends.
 pub fn label_value(text: &str) -> Check {
     max_len(text, 63)?;
     if text.is_empty() || name_part(text) { Ok(()) } else { Err(LABEL_VALUE.into()) }

@@ -51,11 +51,15 @@ pub struct LabelSelector {
 pub struct SelectorError(String);
 
 impl LabelSelector {
+    /// Whether it has no requirement, and so selects everything.
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty()
     }
 
     /// Reads `a=b,c!=d,e in (f,g),!h,i`.
+    ///
+    /// # Errors
+    /// When a requirement is malformed, or its key or a value isn't one of a label.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         let requirements = split_top_level(text).into_iter().filter(|p| !p.trim().is_empty()).map(parse_requirement);
         Ok(LabelSelector { requirements: requirements.collect::<Result<_, _>>()? })
@@ -63,6 +67,9 @@ impl LabelSelector {
 
     /// Reads a `metav1.LabelSelector` (or a node selector term's expressions). Null selects nothing in most of the
     /// API, which callers decide; here it is the empty selector.
+    ///
+    /// # Errors
+    /// When an expression has an unknown operator, or values that don't go with it.
     pub fn from_json(value: &Value) -> Result<Self, SelectorError> {
         let mut requirements = Vec::new();
         for (key, v) in value.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
@@ -219,10 +226,15 @@ pub struct FieldSelector {
 }
 
 impl FieldSelector {
+    /// Whether it has no term, and so selects everything.
     pub fn is_empty(&self) -> bool {
         self.terms.is_empty()
     }
 
+    /// Reads a field selector: `metadata.name=a,status.phase!=Running`.
+    ///
+    /// # Errors
+    /// When a term has no operator.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         let mut terms = Vec::new();
         for part in text.split(',').filter(|p| !p.is_empty()) {

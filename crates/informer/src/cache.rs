@@ -34,7 +34,12 @@ fn key_of(meta: &ObjectMeta) -> Key {
 #[derive(Debug, Clone)]
 pub enum Change<K> {
     /// The object was added or changed; `old` is the former state, if there was one.
-    Applied { old: Option<Arc<K>>, new: Arc<K> },
+    Applied {
+        /// The former state.
+        old: Option<Arc<K>>,
+        /// The present state.
+        new: Arc<K>,
+    },
     /// The object was deleted; this is its last state.
     Deleted(Arc<K>),
 }

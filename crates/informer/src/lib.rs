@@ -10,6 +10,7 @@
 //! Invariant: a control loop is level-triggered. It acts on the cache, never on the content of a notification, so a lost or duplicated
 //! notification does no harm.
 
+#![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests see a panic by themselves"))]
 
 mod cache;

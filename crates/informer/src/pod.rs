@@ -4,6 +4,8 @@
 //! cluster. This type has the fields that they read, under the API's names; since it isn't a [`k8s_openapi`] type, it can't be written back by
 //! mistake. The fields that the pods of one controller have in common are stored once ([`intern_template`]).
 
+#![allow(missing_docs, reason = "the types and fields are upstream's")]
+
 use std::any::Any;
 use std::borrow::Cow;
 use std::collections::BTreeMap;

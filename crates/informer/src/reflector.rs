@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use apimachinery::{Backoff, ExponentialBackoff};
 use http::header::{ACCEPT_ENCODING, HeaderValue};
 use kube::Client;
 use kube::api::{ListParams, WatchParams};
@@ -21,9 +22,9 @@ const WATCH_SECONDS: u32 = 290;
 const SILENCE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 5);
 /// The largest event, in bytes.
 const MAX_EVENT_BYTES: u64 = 64 << 20;
-/// How long the reflector waits after a failure; twice as long after each further one.
-const FIRST_BACKOFF: Duration = Duration::from_millis(200);
-const MAX_DOUBLINGS: u32 = 5;
+/// Back-off of lists and watches.
+const BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_millis(200), Duration::from_millis(200 << 5));
 
 /// What keeps the objects of a reflector (client-go: Store).
 pub trait Store: Send {
@@ -157,7 +158,7 @@ impl From<serde_json::Error> for Interrupted {
 /// Keeps `store` as the API says, until the process ends.
 pub async fn run(client: Client, selection: Selection, mut store: Box<dyn Store>) {
     let request = Request::new(selection.path.as_str());
-    let mut failures = 0u32;
+    let mut backoff = Backoff::new(BACKOFF);
     // Where the watch goes on; none before the list is complete.
     let mut reached: Option<String> = None;
     loop {
@@ -173,7 +174,7 @@ pub async fn run(client: Client, selection: Selection, mut store: Box<dyn Store>
         };
         let why = match outcome {
             Ok(()) => {
-                failures = 0;
+                backoff.reset();
                 continue;
             }
             Err(Interrupted::Resumable(why)) => why,
@@ -183,9 +184,7 @@ pub async fn run(client: Client, selection: Selection, mut store: Box<dyn Store>
             }
         };
         tracing::debug!(path = selection.path, why, "a list or watch was interrupted");
-        let backoff = FIRST_BACKOFF.saturating_mul(1 << failures.min(MAX_DOUBLINGS));
-        failures = failures.saturating_add(1);
-        tokio::time::sleep(backoff).await;
+        tokio::time::sleep(backoff.failed()).await;
     }
 }
 

@@ -12,7 +12,7 @@
 //! Two kinds of traffic are always allowed: from a node to its own pods (probes), and from pods to the cluster's DNS, which runs on the
 //! node and isn't a pod that a policy could select.
 
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 #[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]

@@ -6,7 +6,7 @@
 //! Invariants: only the table named in [`Config`] is touched. `route_localnet` is enabled only once the rules are in place that drop
 //! packets from other machines to 127.0.0.0/8 (CVE-2020-8558).
 
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 mod health;

@@ -8,7 +8,7 @@
 //! `std::thread::spawn` elsewhere. Invariant: the futures of [`supervise`] and [`until_done`] hold no state that must survive a restart;
 //! each run begins with what `start` gives it.
 
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests see a panic by themselves"))]
 
 mod report;
@@ -16,6 +16,7 @@ mod report;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use apimachinery::{Backoff, ExponentialBackoff};
 use prometheus::{IntCounterVec, Opts};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -23,10 +24,9 @@ use tokio::time::Instant;
 
 pub use report::{Restarted, read_report, set_report_file};
 
-/// The delay before the first restart of a task. Each further restart doubles it, up to [`MAX_BACKOFF`].
-const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
-/// A task that ran for longer than this is restarted after [`INITIAL_BACKOFF`] again.
+/// Back-off of restarts.
+const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(30));
+/// A task that ran for longer than this is restarted after the initial back-off again.
 const BACKOFF_RESET_PERIOD: Duration = Duration::from_secs(60);
 
 /// `timonel_task_restarts_total{task,reason}`: restarts of tasks that panicked (`panic`) or returned (`ended`).
@@ -72,7 +72,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     tokio::spawn(async move {
-        let mut wait = INITIAL_BACKOFF;
+        let mut backoff = Backoff::new(BACKOFF);
         loop {
             let started = Instant::now();
             let mut task = AbortOnDrop(tokio::spawn(start()));
@@ -86,11 +86,11 @@ where
             RESTARTS.with_label_values(&[name, reason]).inc();
             report::restarted(name, reason);
             if started.elapsed() > BACKOFF_RESET_PERIOD {
-                wait = INITIAL_BACKOFF;
+                backoff.reset();
             }
+            let wait = backoff.failed();
             tracing::error!(task = name, reason, ?wait, "a task ended; restarting it");
             tokio::time::sleep(wait).await;
-            wait = wait.saturating_mul(2).min(MAX_BACKOFF);
         }
     })
 }

@@ -16,6 +16,7 @@ use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use apimachinery::{Backoff, ExponentialBackoff};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -28,9 +29,8 @@ use serde_json::json;
 use crate::instance;
 use crate::part::{self, Part, PartMessage};
 
-/// Back-off of restarts; it doubles with each one up to the maximum.
-const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// Back-off of restarts.
+const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_millis(50), Duration::from_secs(30));
 /// A part that ran for longer than this is restarted with the initial back-off again.
 const BACKOFF_RESET_PERIOD: Duration = Duration::from_secs(60);
 /// Time that a part has to exit, in addition to the shutdown grace period of pods.
@@ -64,7 +64,7 @@ struct Supervised {
     /// Whether it was ready in any run.
     was_ready: bool,
     restarts: u64,
-    backoff: Duration,
+    backoff: Backoff,
     start_at: Option<Instant>,
     last_end: Option<String>,
     crashed: bool,
@@ -83,7 +83,7 @@ impl Supervised {
             is_ready: false,
             was_ready: false,
             restarts: 0,
-            backoff: INITIAL_BACKOFF,
+            backoff: Backoff::new(BACKOFF),
             start_at: None,
             last_end: None,
             crashed: false,
@@ -161,16 +161,19 @@ impl Supervised {
         const CRASHES: [Signal; 5] = [Signal::SIGABRT, Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE];
         self.crashed = memory_exhausted || CRASHES.iter().any(|signal| status.signal() == Some(*signal as i32));
         if self.started.elapsed() > BACKOFF_RESET_PERIOD {
-            self.backoff = INITIAL_BACKOFF;
+            self.backoff.reset();
         }
+        let wait = self.backoff.failed();
         self.last_end = Some(if memory_exhausted { "memory exhausted".into() } else { status.to_string() });
         self.restarts = self.restarts.saturating_add(1);
-        self.start_at = Instant::now().checked_add(self.backoff);
+        self.start_at = Instant::now().checked_add(wait);
         tracing::error!(
-            why = self.last_end, restarts = self.restarts, wait = ?self.backoff,
-            "the {} ended; restarting it", self.part.name()
+            why = self.last_end,
+            restarts = self.restarts,
+            ?wait,
+            "the {} ended; restarting it",
+            self.part.name()
         );
-        self.backoff = self.backoff.saturating_mul(2).min(MAX_BACKOFF);
     }
 }
 

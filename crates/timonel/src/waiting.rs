@@ -2,19 +2,25 @@
 
 use std::time::Duration;
 
+use apimachinery::{Backoff, ExponentialBackoff};
 use rand::RngExt as _;
 use tokio::time::Instant;
 
-const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
-const MAX_BACKOFF: Duration = Duration::from_secs(15);
+const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_millis(500), Duration::from_secs(15));
 /// How often what goes on is said again.
 const LOG_PERIOD: Duration = Duration::from_secs(600);
 
 /// One thing that is tried again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Waiting {
-    tries: u32,
+    backoff: Backoff,
     told: Option<(String, Instant)>,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Waiting { backoff: Backoff::new(BACKOFF), told: None }
+    }
 }
 
 impl Waiting {
@@ -30,9 +36,7 @@ impl Waiting {
 
     /// Until the next try: doubling, and not at the same moment for all machines that wait for one server.
     pub fn next(&mut self) -> Duration {
-        let wait = INITIAL_BACKOFF.saturating_mul(1 << self.tries.min(10)).min(MAX_BACKOFF);
-        self.tries = self.tries.saturating_add(1);
-        wait.mul_f64(rand::rng().random_range(0.75..1.25))
+        self.backoff.failed().mul_f64(rand::rng().random_range(0.75..1.25))
     }
 }
 
@@ -50,7 +54,7 @@ mod tests {
             told += u32::from(waiting.is_news("the server can't be reached"));
             tries += 1;
             let wait = waiting.next();
-            assert!(wait <= MAX_BACKOFF.mul_f64(1.25));
+            assert!(wait <= BACKOFF.max.mul_f64(1.25));
             tokio::time::sleep(wait).await;
         }
         assert!((6..=7).contains(&told) && tries > 180, "told {told} times in {tries} tries");

@@ -51,6 +51,9 @@ impl<'a> Step<'a> {
 }
 
 /// Carries out all steps of a patch, or fails at one of them; the object is of no use then.
+///
+/// # Errors
+/// When the patch isn't a list of steps or has too many, when a path leads nowhere, and when a test doesn't hold.
 pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     let Value::Array(steps) = patch else { return Err(PatchError::Form("a JSON patch must be a list".into())) };
     if steps.len() > MAX_OPERATIONS {

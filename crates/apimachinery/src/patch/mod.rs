@@ -25,20 +25,31 @@ pub enum ListMerge {
 
 /// Looks merge strategies up by the path of field names from the root of the object (list items add nothing).
 pub trait MergeStrategy {
+    /// How the list at a path is merged.
     fn list(&self, path: &[String]) -> ListMerge;
 }
 
+/// Why a patch can't be applied.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PatchError {
+    /// A JSON patch (RFC 6902) fails: a path isn't there, or a test doesn't hold.
     #[error("{0}")]
     Json(String),
     /// The patch itself isn't what it should be.
     #[error("{0}")]
     Form(String),
+    /// A JSON patch has too many operations.
     #[error("The allowed maximum operations in a JSON patch is {most}, got {got}")]
-    TooManySteps { most: usize, got: usize },
+    TooManySteps {
+        /// The limit.
+        most: usize,
+        /// How many there are.
+        got: usize,
+    },
+    /// An item of a list has no merge key.
     #[error("map: {0:?} does not contain declared merge key: {1}")]
     MissingMergeKey(Value, String),
+    /// `$patch` has an unknown value.
     #[error("unknown $patch directive {0:?}")]
     Directive(String),
 }
@@ -65,6 +76,9 @@ pub fn merge_patch(object: &mut Value, patch: &Value) {
 }
 
 /// Strategic merge patch, with `$patch`, `$retainKeys`, `$deleteFromPrimitiveList` and `$setElementOrder`.
+///
+/// # Errors
+/// When the patch isn't an object, has an unknown directive, or an item of it lacks the merge key of its list.
 pub fn strategic_merge(object: &mut Value, patch: &Value, strategy: &dyn MergeStrategy) -> Result<(), PatchError> {
     let Value::Object(patch) = patch else {
         return Err(PatchError::Form("a strategic merge patch must be an object".into()));
@@ -78,18 +92,8 @@ fn merge_object(
     path: &mut Vec<String>,
     strategy: &dyn MergeStrategy,
 ) -> Result<(), PatchError> {
-    match patch.get("$patch").and_then(Value::as_str) {
-        None | Some("merge") => {}
-        Some("replace") => {
-            let kept = patch.iter().filter(|(k, _)| *k != "$patch").map(|(k, v)| (k.clone(), v.clone()));
-            *target = Value::Object(kept.collect());
-            return Ok(());
-        }
-        Some("delete") => {
-            *target = Value::Object(Map::new());
-            return Ok(());
-        }
-        Some(other) => return Err(PatchError::Directive(other.into())),
+    if is_whole(target, patch)? {
+        return Ok(());
     }
     if !target.is_object() {
         *target = Value::Object(Map::new());
@@ -128,7 +132,31 @@ fn merge_object(
         }
         path.pop();
     }
-    // An order may come alone, for a list whose items did not change.
+    orders_alone(map, patch, path, strategy);
+    Ok(())
+}
+
+/// Whether the object is replaced or emptied as a whole (`$patch`); if so, it has been.
+fn is_whole(target: &mut Value, patch: &Map<String, Value>) -> Result<bool, PatchError> {
+    match patch.get("$patch").and_then(Value::as_str) {
+        None | Some("merge") => return Ok(false),
+        Some("replace") => {
+            let kept = patch.iter().filter(|(k, _)| *k != "$patch").map(|(k, v)| (k.clone(), v.clone()));
+            *target = Value::Object(kept.collect());
+        }
+        Some("delete") => *target = Value::Object(Map::new()),
+        Some(other) => return Err(PatchError::Directive(other.into())),
+    }
+    Ok(true)
+}
+
+/// An order may come alone, for a list whose items did not change.
+fn orders_alone(
+    map: &mut Map<String, Value>,
+    patch: &Map<String, Value>,
+    path: &mut Vec<String>,
+    strategy: &dyn MergeStrategy,
+) {
     for (key, order) in patch.iter().filter_map(|(k, v)| Some((k.strip_prefix("$setElementOrder/")?, v))) {
         if patch.contains_key(key) {
             continue;
@@ -140,7 +168,6 @@ fn merge_object(
         }
         path.pop();
     }
-    Ok(())
 }
 
 fn merge_list(

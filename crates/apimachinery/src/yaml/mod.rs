@@ -20,14 +20,19 @@ pub use write::write;
 /// How many keys that stand twice are told of (upstream's strict decoder tells of as many).
 const MAX_REPORTED_FIELDS: usize = 100;
 
+/// Why a document can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum YamlError {
+    /// It isn't YAML.
     #[error("yaml: {0}")]
     Syntax(String),
+    /// What stands in this line isn't served: a tag, a key that isn't a text, an unknown alias.
     #[error("yaml: line {0}: {1}")]
     Content(usize, String),
+    /// It has more values, or is deeper, than is read.
     #[error("yaml: {0}")]
     Exceeded(#[from] Exceeded),
+    /// Its values don't fit the type that it is read as.
     #[error("{0}")]
     Type(String),
 }
@@ -35,6 +40,7 @@ pub enum YamlError {
 /// A document as JSON.
 #[derive(Debug, Default, PartialEq)]
 pub struct Document {
+    /// The document itself.
     pub value: Value,
     /// The keys that stand twice in one object, in upstream's words.
     pub duplicates: Vec<String>,

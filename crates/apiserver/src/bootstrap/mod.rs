@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use api::{Kind, kinds};
-use apimachinery::{FieldSelector, ObjectExt as _, Status};
+use apimachinery::{Backoff, ExponentialBackoff, FieldSelector, ObjectExt as _, Status};
 use futures::FutureExt as _;
 use serde_json::Value;
 
@@ -24,9 +24,8 @@ pub use legacy_tokens::run as track_legacy_tokens;
 
 /// Changes within this time are repaired together, so that a client that changes an object again and again doesn't keep the server busy.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
-/// How long after a failed repair it is tried again; twice as long after each further one.
-const MIN_RETRY_DELAY: Duration = Duration::from_secs(1);
-const MAX_RETRY_DELAY: Duration = Duration::from_secs(60);
+/// Back-off of failed repairs.
+const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(60));
 
 /// Writes what every cluster has.
 ///
@@ -104,7 +103,7 @@ async fn changed(watches: &mut [Events]) -> bool {
 
 /// Repairs whenever a maintained object changes, for as long as the server lives.
 pub async fn maintain(server: Weak<ApiServer>) {
-    let mut delay = MIN_RETRY_DELAY;
+    let mut backoff = Backoff::new(BACKOFF);
     let mut watched: Option<Vec<Events>> = None;
     loop {
         let Some(alive) = server.upgrade() else { return };
@@ -113,13 +112,12 @@ pub async fn maintain(server: Weak<ApiServer>) {
         drop(alive);
         let goes_on = match repaired {
             Ok(()) => {
-                delay = MIN_RETRY_DELAY;
+                backoff.reset();
                 changed(&mut watching).await
             }
             Err(error) => {
                 tracing::warn!(%error, "failed to repair an object that every cluster has; trying again");
-                let waited = tokio::time::timeout(delay, changed(&mut watching)).await;
-                delay = (delay * 2).min(MAX_RETRY_DELAY);
+                let waited = tokio::time::timeout(backoff.failed(), changed(&mut watching)).await;
                 waited.unwrap_or(true)
             }
         };

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use apimachinery::ExponentialBackoff;
 use ipnet::IpNet;
 
 pub use reserved::{BadReservation, Reserved};
@@ -141,10 +142,7 @@ impl Default for Backoff {
 impl Backoff {
     /// The wait after so many earlier failures: zero at first, then `initial`, doubled with each failure up to `max`.
     pub fn after(self, failures: u32) -> Duration {
-        match failures {
-            0 => Duration::ZERO,
-            n => self.initial.saturating_mul(2u32.saturating_pow((n - 1).min(20))).min(self.max),
-        }
+        ExponentialBackoff::new(self.initial, self.max).after(failures)
     }
 }
 

@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::ExponentialBackoff;
 use informer::Recorder;
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use kube::{Api, Client, ResourceExt as _};
@@ -33,10 +34,8 @@ pub struct ImagePullError {
     pub again: Instant,
 }
 
-/// The wait after the first failed pull of an image; it doubles with each.
-const INITIAL_BACKOFF: Duration = Duration::from_secs(2);
-/// The longest wait between pulls of an image.
-const MAX_BACKOFF: Duration = Duration::from_secs(300);
+/// Back-off of pulls of an image.
+const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(2), Duration::from_secs(300));
 
 /// The most credentials that are tried for one image.
 const MAX_CREDENTIALS: usize = 16;
@@ -71,10 +70,10 @@ impl PullBackoff {
     /// Notes a failure and says when the next pull may be. Forgets those that are long past their back-off.
     fn failed(&self, pod: &str, image: &str, message: &str, now: Instant) -> Instant {
         let mut failed = self.failed.lock();
-        failed.retain(|_, failed| now.saturating_duration_since(failed.next) < MAX_BACKOFF * 2);
+        failed.retain(|_, failed| now.saturating_duration_since(failed.next) < BACKOFF.max * 2);
         let key = (pod.to_string(), image.to_string());
         let times = failed.get(&key).map_or(0, |failed| failed.times).saturating_add(1);
-        let next = now + (INITIAL_BACKOFF * 2u32.pow(times.min(8) - 1)).min(MAX_BACKOFF);
+        let next = now + BACKOFF.after(times);
         failed.insert(key, Failed { times, next, message: message.into() });
         next
     }
@@ -147,12 +146,12 @@ impl ImageManager {
     pub async fn ensure_image(&self, pod: &Pod, container: &Container) -> Result<Image, ImagePullError> {
         let name = container.image.as_deref().unwrap_or("");
         let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
-        let soon = Instant::now() + INITIAL_BACKOFF;
+        let soon = Instant::now() + BACKOFF.initial;
         if let Err(error) = runtime::image::normalize(name) {
             let message =
                 format!("Failed to apply default image tag {name:?}: couldn't parse image name {name:?}: {error}");
             self.events.container(pod, &container.name, "Warning", "InspectFailed", message.clone());
-            let again = Instant::now() + MAX_BACKOFF;
+            let again = Instant::now() + BACKOFF.max;
             return Err(self.refused(pod, container, WaitingReason::InvalidImageName, message, again));
         }
         let mut what = "not present";
@@ -174,14 +173,9 @@ impl ImageManager {
         }
         let uid = pod.uid().unwrap_or_default();
         if let Some(Failed { next, message, .. }) = self.backoff.waits(&uid, name, Instant::now()) {
-            let message = format!("Back-off pulling image {name:?}: {message}");
-            self.events.container(
-                pod,
-                &container.name,
-                "Normal",
-                "BackOff",
-                format!("Back-off pulling image {name:?}"),
-            );
+            let waits = format!("Back-off pulling image {name:?}");
+            let message = format!("{waits}: {message}");
+            self.events.container(pod, &container.name, "Normal", "BackOff", waits);
             return Err(self.refused(pod, container, WaitingReason::ImagePullBackOff, message, next));
         }
         self.events.container(pod, &container.name, "Normal", "Pulling", format!("Pulling image {name:?}"));
@@ -333,13 +327,13 @@ mod tests {
         assert!(pulls.waits("b", "image", begin).is_none() && pulls.waits("a", "other", begin).is_none());
         assert!(pulls.waits("a", "image", begin + 4 * second).is_none());
         for _ in 0..100 {
-            assert!(pulls.failed("c", "image", "no", begin) <= begin + MAX_BACKOFF);
+            assert!(pulls.failed("c", "image", "no", begin) <= begin + BACKOFF.max);
         }
         pulls.succeeded("c", "image");
         assert!(pulls.waits("c", "image", begin).is_none());
         // Pods come and go with images that nobody has.
         for pod in 0..10_000u32 {
-            pulls.failed(&pod.to_string(), "image", "no", begin + MAX_BACKOFF * pod);
+            pulls.failed(&pod.to_string(), "image", "no", begin + BACKOFF.max * pod);
         }
         assert!(pulls.failed.lock().len() < 10, "{}", pulls.failed.lock().len());
     }

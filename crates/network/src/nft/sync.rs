@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::{Backoff, ExponentialBackoff};
 use tokio::time::Instant;
 
 use super::{NftError, Table, check_script, exists, nft, write};
 
 /// Limit of runs of `nft` in a search for rejected parts.
 const MAX_TRIAL_RUNS: usize = 400;
-/// Back-off of a rejected part; it doubles with each retry up to the maximum.
-const INITIAL_RETRY_BACKOFF: Duration = Duration::from_secs(30);
-const MAX_RETRY_BACKOFF: Duration = Duration::from_secs(3600);
+/// Back-off of a rejected part.
+const RETRY_BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(30), Duration::from_secs(3600));
 
 /// An item that the kernel rejected.
 #[derive(Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub struct RejectedPart {
 struct Withheld {
     part: Arc<Table>,
     again: Instant,
-    wait: Duration,
+    backoff: Backoff,
 }
 
 /// The parts that are in the first alone, and those in the second alone; a changed part is in both. One merge pass, as both are sorted.
@@ -183,8 +183,9 @@ impl TableSync {
             let Some(name) = names.get(number) else { continue };
             let Some(part) = parts.remove(name) else { continue };
             let before = self.withheld.get(name).filter(|withheld| Arc::ptr_eq(&withheld.part, &part));
-            let wait = before.map_or(INITIAL_RETRY_BACKOFF, |withheld| (withheld.wait * 2).min(MAX_RETRY_BACKOFF));
-            self.withheld.insert(name.clone(), Withheld { part, again: Instant::now() + wait, wait });
+            let mut backoff = before.map_or(Backoff::new(RETRY_BACKOFF), |withheld| withheld.backoff);
+            let again = Instant::now() + backoff.failed();
+            self.withheld.insert(name.clone(), Withheld { part, again, backoff });
             rejected.push(RejectedPart { part: name.clone(), why });
         }
         self.write_step(base, parts).await.map_err(|(error, _)| error)?;

@@ -7,6 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use ::cri::v1;
+use apimachinery::{Backoff, ExponentialBackoff};
 use async_trait::async_trait;
 use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
@@ -27,8 +28,8 @@ use crate::streaming::{Event, Sender, Wants};
 
 /// How much of a command's output is kept, in bytes.
 const MAX_MESSAGE_BYTES: usize = 1024;
-/// Between looks at a container whose process has ended, until the runtime knows it too: first and longest.
-const POLL_BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+/// Between looks at a container whose process has ended, until the runtime knows it too.
+const POLL_BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_millis(5), Duration::from_secs(1));
 
 /// The containers of one pod.
 pub struct CriContainers {
@@ -81,7 +82,7 @@ impl Cri {
 
     /// How a container ends, whenever that is.
     async fn end(&self, id: &str) -> Exit {
-        let mut wait = POLL_BACKOFF.0;
+        let mut backoff = Backoff::new(POLL_BACKOFF);
         loop {
             match self.inspect(id).await {
                 Ok(info) if info.exit().is_some() => return info.exit().unwrap_or_else(lost_exit),
@@ -91,13 +92,12 @@ impl Cri {
                         && self.inspect(id).await.is_ok_and(|now| now.pid == info.pid)
                     {
                         process.ended().await;
-                        wait = POLL_BACKOFF.0;
+                        backoff.reset();
                     }
                 }
                 Err(_) => {}
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(POLL_BACKOFF.1);
+            tokio::time::sleep(backoff.failed()).await;
         }
     }
 
@@ -110,7 +110,7 @@ impl Cri {
 
     /// Waits until a sandbox is no more what it was.
     async fn sandbox_end(&self, id: &str) {
-        let mut wait = POLL_BACKOFF.0;
+        let mut backoff = Backoff::new(POLL_BACKOFF);
         loop {
             match self.sandbox_state(id).await {
                 Ok((v1::PodSandboxState::SandboxNotready, _)) => return,
@@ -118,13 +118,12 @@ impl Cri {
                 Ok((_, pid)) => {
                     if let Some(process) = pid.and_then(|pid| Process::find(pid).ok()) {
                         process.ended().await;
-                        wait = POLL_BACKOFF.0;
+                        backoff.reset();
                     }
                 }
                 Err(_) => {}
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(POLL_BACKOFF.1);
+            tokio::time::sleep(backoff.failed()).await;
         }
     }
 

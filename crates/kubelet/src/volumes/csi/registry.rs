@@ -13,6 +13,7 @@ use ::csi::v1::node_client::NodeClient;
 use ::csi::v1::node_service_capability::Type;
 use ::csi::v1::node_service_capability::rpc::Type as Capability;
 use ::csi::v1::{NodeGetCapabilitiesRequest, NodeGetInfoRequest, NodeGetInfoResponse};
+use apimachinery::{Backoff, ExponentialBackoff};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::storage::v1::{CSINode, CSINodeDriver, VolumeNodeResources};
 use kube::api::{Patch, PatchParams, PostParams};
@@ -25,9 +26,8 @@ use super::{Capabilities, Csi, Driver};
 
 /// The annotation with the ids that drivers have for this node, for their sidecars.
 const NODE_IDS: &str = "csi.volume.kubernetes.io/nodeid";
-/// A driver that doesn't answer is asked again after this, and after twice as much each time.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-const MAX_RETRY_PERIOD: Duration = Duration::from_secs(60);
+/// Back-off of the registration of a driver.
+const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(60));
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a driver isn't registered.
@@ -59,7 +59,7 @@ struct Socket {
     /// Of its driver, once that has said it.
     name: Option<String>,
     again: Instant,
-    wait: Duration,
+    backoff: Backoff,
 }
 
 fn sockets(folder: &Path) -> BTreeMap<PathBuf, u64> {
@@ -98,7 +98,7 @@ pub async fn run(csi: Arc<Csi>) {
             }
         }
         for (path, inode) in present {
-            let new = || Socket { inode, name: None, again: Instant::now(), wait: RETRY_AFTER };
+            let new = || Socket { inode, name: None, again: Instant::now(), backoff: Backoff::new(BACKOFF) };
             let seen = seen.entry(path.clone()).or_insert_with(new);
             if seen.name.is_some() || seen.again > Instant::now() {
                 continue;
@@ -110,7 +110,7 @@ pub async fn run(csi: Arc<Csi>) {
                 Ok(name) => seen.name = Some(name),
                 Err(error) => {
                     tracing::warn!(socket = %path.display(), %error, "failed to register a kubelet plugin; retrying");
-                    (seen.again, seen.wait) = (Instant::now() + seen.wait, (seen.wait * 2).min(MAX_RETRY_PERIOD));
+                    seen.again = Instant::now() + seen.backoff.failed();
                 }
             }
         }
