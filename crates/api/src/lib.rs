@@ -7,7 +7,7 @@
 //! - [`merge`]: which lists a strategic merge patch merges, and by which key
 //! - [`defaults`], [`validate`], [`columns`]: tools that they share, which know no kind
 //! - [`managed`]: fields and their managers, for server-side apply
-//! - [`custom`]: the same for kinds of custom resource definitions
+//! - [`custom`]: the same for kinds of custom resource definitions; `structural`: their schemas
 //! - [`type_checking`]: whether the expressions of policies go with their kinds
 //! - [`quota`]: what objects use of a ResourceQuota
 //! - [`pod_logs`]: what is asked of a pod's logs
@@ -29,6 +29,7 @@ pub mod managed;
 pub mod merge;
 pub mod protobuf;
 pub mod schema;
+mod structural;
 pub mod type_checking;
 pub mod validate;
 

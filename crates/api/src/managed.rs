@@ -1,13 +1,14 @@
 //! What server-side apply needs to know of types (KEP-555): which fields an object has, which ones a change changed,
 //! how an applied configuration is merged, and what is removed when it isn't applied any more.
 
+mod faults;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use apimachinery::fields::{self, Entry, FieldSet};
 use serde_json::{Map, Value};
 
-use crate::custom::Definition;
 use crate::schema::{self, ListKind, Type};
 
 /// A value as server-side apply sees it.
@@ -78,7 +79,13 @@ pub struct Typed(Source);
 
 enum Source {
     Builtin(&'static Type),
-    Custom(Arc<Definition>, String),
+    Custom(Arc<dyn TypeSource>, String),
+}
+
+/// What knows the types of a custom kind's versions: its definition.
+pub(crate) trait TypeSource: Send + Sync {
+    /// The type of a version, if there is that version.
+    fn type_of(&self, version: &str) -> Option<&Type>;
 }
 
 /// The type of built-in kinds by the name of their schema.
@@ -96,7 +103,8 @@ pub struct Difference {
 }
 
 impl Typed {
-    pub(crate) fn custom(definition: Arc<Definition>, version: &str) -> Self {
+    /// The type of a version of a custom kind.
+    pub(crate) fn custom(definition: Arc<dyn TypeSource>, version: &str) -> Self {
         Typed(Source::Custom(definition, version.into()))
     }
 
@@ -111,7 +119,7 @@ impl Typed {
     /// apart.
     pub fn faults(&self, applied: &Value) -> Vec<String> {
         let mut found = Vec::new();
-        faults(self.of(), applied, "", &mut found);
+        faults::faults(self.of(), applied, "", &mut found);
         found
     }
 
@@ -134,62 +142,6 @@ impl Typed {
     pub fn prune(&self, object: &mut Value, before: &FieldSet, now: &FieldSet, others: &FieldSet) {
         prune(self.of(), object, before, Some(now), Some(others));
     }
-}
-
-fn faults(of: &Type, value: &Value, path: &str, found: &mut Vec<String>) {
-    let resolved = schema::types().resolve(of);
-    match (resolved, value) {
-        (Type::Object { .. } | Type::Map { .. }, Value::Object(map)) => {
-            for (key, below) in map {
-                faults(member(resolved, key), below, &format!("{path}.{key}"), found);
-            }
-        }
-        (Type::List { items, kind, .. }, Value::Array(list)) => {
-            let mut seen = HashSet::new();
-            for (i, item) in list.iter().enumerate() {
-                let at = match item_path(kind, item) {
-                    Err(why) => return found.push(format!("{path}: element {i}: {why}")),
-                    Ok(None) => format!("{path}[{i}]"),
-                    Ok(Some(key)) => {
-                        if !seen.insert(key.clone()) {
-                            found.push(format!("{path}: duplicate entries for key {key}"));
-                        }
-                        format!("{path}{key}")
-                    }
-                };
-                faults(items, item, &at, found);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// How upstream's messages name an item of a list by its keys; nothing for lists that are owned as a whole.
-fn item_path(kind: &ListKind, item: &Value) -> Result<Option<String>, String> {
-    let why = match (kind, item) {
-        (ListKind::Atomic, _) => return Ok(None),
-        (ListKind::Set, Value::Object(_)) => "associative list without keys has an element that's a map type",
-        (ListKind::Set, Value::Array(_)) => "not supported: associative list with lists as elements",
-        (ListKind::Set, Value::Null) => "associative list without keys has an element that's an explicit null",
-        (ListKind::Map(_), Value::Null) => "associative list with keys may not have a null element",
-        (ListKind::Map(_), Value::Object(_)) | (ListKind::Set, _) => {
-            let step = step(kind, item);
-            return match (step, kind) {
-                (Some(step), _) => Ok(Some(fields::readable(&step))),
-                (None, ListKind::Map(keys)) => {
-                    let keys: Vec<String> = keys.iter().map(|key| format!("{:?}", key.name)).collect();
-                    Err(format!(
-                        "associative list with keys has an element that omits all key fields [{}] (and doesn't have default \
-                         values for any key fields)",
-                        keys.join(" ")
-                    ))
-                }
-                (None, _) => Ok(None),
-            };
-        }
-        (ListKind::Map(_), _) => "associative list with keys may not have non-map elements",
-    };
-    Err(why.into())
 }
 
 fn all(of: &Type, value: &Value, with_maps: bool) -> Entry {

@@ -68,8 +68,11 @@ pub fn is_name(text: &str) -> bool {
 /// What the value of an expression must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Result {
+    /// Whatever it is.
     Anything,
+    /// A bool.
     Truth,
+    /// A string.
     Text,
     /// A text, or null for none.
     TextOrNull,

@@ -19,6 +19,7 @@ impl Budget {
     /// Upstream's limit for one evaluation.
     pub const CALL: u64 = 1_000_000;
 
+    /// A budget of this many of upstream's cost units.
     pub fn new(most: u64) -> Self {
         Budget(Cell::new(most))
     }

@@ -6,21 +6,16 @@
 //!
 //! Source: <https://kubernetes.io/docs/reference/using-api/cel/>
 
+#![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests see a panic by themselves"))]
 
 pub mod admission;
-mod authorizer;
 mod budget;
 mod check;
 mod depth;
-mod format;
 mod library;
-mod loops;
 mod lower;
 mod macros;
-mod quantity;
-mod rewrite;
-mod texts;
 mod value;
 
 use std::collections::BTreeSet;
@@ -33,9 +28,8 @@ use serde_json::Value;
 
 use check::{Checker, Node, Type};
 
-pub use authorizer::{Attributes, Authorizer};
 pub use budget::Budget;
-pub use texts::regular;
+pub use library::{Attributes, Authorizer, regular};
 
 /// Longer expressions are refused before they are parsed, in bytes.
 const MAX_EXPRESSION_BYTES: usize = 64 << 10;
@@ -56,13 +50,16 @@ pub struct Rule {
     pub is_resource: bool,
     /// `oldSelf` is an optional value.
     pub optional_old: bool,
+    /// What its value has to be.
     pub wanted: Wanted,
 }
 
 /// What an expression has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
+    /// A bool, as rules are.
     Truth,
+    /// A string, as message expressions are.
     Text,
 }
 
@@ -105,7 +102,7 @@ fn check_source(source: &str) -> Result<(), String> {
 
 /// The variables that an expression uses. Those, and its functions and types, must be there.
 fn free(tree: &IdedExpr, variables: &[&str]) -> Result<BTreeSet<String>, String> {
-    let names = rewrite::Names::of(tree);
+    let names = check::Names::of(tree);
     if let Some(unknown) = names.free.iter().find(|v| !variables.contains(&v.as_str()) && !library::is_type(v)) {
         return Err(format!("undeclared reference to '{unknown}' (in container '')"));
     }
@@ -141,7 +138,7 @@ impl Expression {
         check_source(source)?;
         depth::guarded(source, || {
             let program = parse(source)?;
-            let used = rewrite::Names::of(program.expression()).free;
+            let used = check::Names::of(program.expression()).free;
             let root = Node { schema, is_resource: rule.is_resource };
             let of = root.of().unwrap_or(Type::Dyn);
             let old = if rule.optional_old { Type::optional(of.clone()) } else { of.clone() };
@@ -153,7 +150,7 @@ impl Expression {
                 (Wanted::Text, _) => return Err("messageExpression must evaluate to a string".into()),
             }
             let mut tree = program.expression().clone();
-            rewrite::compare_as_sets(&mut tree, &checked.unordered);
+            check::compare_as_sets(&mut tree, &checked.unordered);
             Ok((Self::of(tree, used), checked.cost))
         })
     }

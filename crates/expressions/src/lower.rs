@@ -13,16 +13,10 @@ use cel::common::ast::{
 };
 
 use crate::budget::Price;
+use crate::check::in_namespace;
+use crate::library::loops::{MAP_OF_MAPS, MAP_OF_PAIRS, PAIRS, PAY};
 use crate::macros::INSERT;
-use crate::rewrite::in_namespace;
 
-/// The function that pays: a value, how its size counts, and what is to be paid beside that.
-pub const PAY: &str = "@pay";
-/// The pairs of a list's indices and items, or of a map's keys and values.
-pub const PAIRS: &str = "@pairs";
-/// A map of pairs, and one of maps with an entry each.
-pub const MAP_OF_PAIRS: &str = "@mapOfPairs";
-pub const MAP_OF_MAPS: &str = "@mapOfMaps";
 /// Functions of the language and its extensions that are ours here, as they cost what no argument shows alone.
 const OWN: [(&str, &str); 4] =
     [("matches", "@matches"), ("contains", "@contains"), ("join", "@join"), ("replace", "@replace")];
@@ -103,14 +97,7 @@ fn own_price(call: &mut CallExpr, name: &str) -> u64 {
         | operators::LESS
         | operators::LESS_EQUALS
         | operators::GREATER
-        | operators::GREATER_EQUALS => {
-            // Comparing ends with the smaller one.
-            let known = call.args.iter().filter_map(literal_size).min();
-            if let (None, Some(first)) = (known, call.args.first_mut()) {
-                pay(first, Price::Tenth, 0);
-            }
-            known.map_or(0, |size| size.div_ceil(10))
-        }
+        | operators::GREATER_EQUALS => compared(call),
         operators::ADD => {
             call.args.iter_mut().for_each(|argument| pay(argument, Price::Tenth, 0));
             1
@@ -157,13 +144,25 @@ fn own_price(call: &mut CallExpr, name: &str) -> u64 {
         | "isSemver" => of_first(call, is_member, Price::Tenth),
         "fieldSelector" | "labelSelector" => of_argument(call, Price::Deep) + LIST + OBJECT,
         "check" if is_member => CHECK,
-        _ => {
-            if let Some((_, own)) = OWN.iter().find(|(known, _)| *known == name) {
-                call.func_name = (*own).into();
-            }
-            1
-        }
+        _ => of_other(call, name),
     }
+}
+
+/// Functions that are ours here get their own names.
+fn of_other(call: &mut CallExpr, name: &str) -> u64 {
+    if let Some((_, own)) = OWN.iter().find(|(known, _)| *known == name) {
+        call.func_name = (*own).into();
+    }
+    1
+}
+
+/// The price of a comparison, which ends with the smaller one.
+fn compared(call: &mut CallExpr) -> u64 {
+    let known = call.args.iter().filter_map(literal_size).min();
+    if let (None, Some(first)) = (known, call.args.first_mut()) {
+        pay(first, Price::Tenth, 0);
+    }
+    known.map_or(0, |size| size.div_ceil(10))
 }
 
 /// What a function is called on, or its first argument.

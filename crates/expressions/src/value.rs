@@ -165,9 +165,14 @@ fn formatted<'v>(text: &'v str, format: &str) -> Boxed<'v> {
             .ok()
             .and_then(|d| d.and_hms_opt(0, 0, 0))
             .map_or_else(plain, |t| Box::new(CelTimestamp::from(t.and_utc().fixed_offset()))),
-        "duration" => crate::library::duration(text).map_or_else(plain, |d| Box::new(CelDuration::from(d))),
+        "duration" => duration(text).map_or_else(plain, |d| Box::new(CelDuration::from(d))),
         _ => plain(),
     }
+}
+
+/// `1h30m`: Go's durations.
+pub fn duration(text: &str) -> Option<chrono::Duration> {
+    apimachinery::duration::parse(text).map(chrono::Duration::nanoseconds)
 }
 
 pub fn optional<'v>(value: Option<Boxed<'v>>) -> Boxed<'v> {

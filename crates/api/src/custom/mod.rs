@@ -4,13 +4,7 @@
 //! defaults, checks and columns, it asks of a [`Version`] here.
 
 mod columns;
-mod definition;
-mod formats;
-mod names;
-mod rules;
-mod structural;
-mod structure;
-mod validation;
+mod interned;
 
 use std::sync::{Arc, OnceLock};
 
@@ -19,12 +13,12 @@ use serde_json::{Value, json};
 
 use crate::Kind;
 use crate::kinds::CustomKind;
-use crate::managed::Typed;
+use crate::managed::{TypeSource, Typed};
 use crate::schema::{self, Findings, Type};
+use crate::structural::{self, Rules, validation};
 
-pub use definition::check;
-pub use formats::warnings;
-pub use names::{default, establish};
+pub use crate::kinds::definition::{check, default, establish};
+pub use crate::structural::formats::warnings;
 
 /// A custom resource definition, understood.
 #[derive(Debug)]
@@ -58,7 +52,7 @@ pub struct Version {
 #[derive(Debug)]
 struct Read {
     schema: Value,
-    rules: Option<rules::Rules>,
+    rules: Option<Rules>,
     of: Type,
 }
 
@@ -70,7 +64,7 @@ impl Read {
             fields.push(("metadata".into(), Type::Named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta".into())));
         }
         // Rules that can't be compiled are refused when the definition is written.
-        Read { rules: rules::Rules::compile(&schema, "", &mut Vec::new()), schema, of }
+        Read { rules: Rules::compile(&schema, "", &mut Vec::new()), schema, of }
     }
 }
 
@@ -120,8 +114,10 @@ impl Definition {
     pub fn typed(self: &Arc<Self>, version: &str) -> Typed {
         Typed::custom(self.clone(), version)
     }
+}
 
-    pub(crate) fn type_of(&self, version: &str) -> Option<&Type> {
+impl TypeSource for Definition {
+    fn type_of(&self, version: &str) -> Option<&Type> {
         self.version(version).map(|v| &v.read().of)
     }
 }
@@ -130,18 +126,18 @@ impl Version {
     fn new(spec: &Value, version: &Value) -> Self {
         let names = &spec["names"];
         let interned = |list: &[Value]| {
-            let texts: Vec<&'static str> = list.iter().filter_map(Value::as_str).map(names::intern).collect();
-            names::intern_list(texts)
+            let texts: Vec<&'static str> = list.iter().filter_map(Value::as_str).map(interned::intern).collect();
+            interned::intern_list(texts)
         };
         let selectable = version.array_at(&["selectableFields"]).iter().map(|f| f["jsonPath"].clone());
         let selectable: Vec<Value> =
             selectable.filter_map(|p| p.as_str().map(|p| Value::from(p.trim_start_matches('.')))).collect();
         let scale = version.at(&["subresources", "scale"]);
-        let kind = names::intern_kind(Kind::custom(CustomKind {
-            group: names::intern(spec.str_at(&["group"])),
-            version: names::intern(version.str_at(&["name"])),
-            kind: names::intern(names.str_at(&["kind"])),
-            plural: names::intern(names.str_at(&["plural"])),
+        let kind = interned::intern_kind(Kind::custom(CustomKind {
+            group: interned::intern(spec.str_at(&["group"])),
+            version: interned::intern(version.str_at(&["name"])),
+            kind: interned::intern(names.str_at(&["kind"])),
+            plural: interned::intern(names.str_at(&["plural"])),
             short_names: interned(names.array_at(&["shortNames"])),
             categories: interned(names.array_at(&["categories"])),
             namespaced: spec["scope"] == "Namespaced",

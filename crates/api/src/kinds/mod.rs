@@ -47,6 +47,7 @@ pub use kind::{CustomKind, Kind, Verbs};
 pub use strategy::{Absent, Deletion, Dependents, SelectedField, StatusKeeps, Strategy, Target};
 pub use subresource::Subresource;
 
+pub(crate) use self::apiextensions::custom_resource_definition as definition;
 pub use self::core::resource_quota::usage as quota;
 
 pub use self::admissionregistration::*;

@@ -38,7 +38,7 @@ fn declare() -> HashMap<String, Vec<Overload>> {
     comparisons(&mut functions);
     of_comparable_lists(&mut functions);
     parts_of_times(&mut functions);
-    for name in crate::format::NAMES {
+    for name in crate::library::FORMATS {
         add(&mut functions, &format!("format.{name} format.{name} - - kubernetes.NamedFormat"));
     }
     functions

@@ -6,7 +6,9 @@
 
 mod cost;
 mod declared;
+mod names;
 mod schema;
+mod sets;
 mod types;
 
 use std::collections::HashMap;
@@ -19,11 +21,15 @@ use cel::common::ast::{
 
 use declared::Overload;
 pub(crate) use declared::is_function;
+use names::qualified_name;
+pub(crate) use names::{Names, in_namespace};
 pub(crate) use schema::{Node, Sizes};
+pub(crate) use sets::compare_as_sets;
 use types::Solved;
 pub(crate) use types::Type;
 
-use crate::rewrite::qualified_name;
+use crate::library::{is_type, regular};
+use crate::value;
 
 /// What is wrong, and where.
 struct Mistake {
@@ -141,13 +147,13 @@ impl<'a, 's> Checker<'a, 's> {
 
     fn is_type_name(&self, name: &str) -> bool {
         let root = name.split('.').next().unwrap_or(name);
-        crate::library::is_type(name) && self.variable(root).is_none()
+        is_type(name) && self.variable(root).is_none()
     }
 
     fn ident(&self, at: u64, name: &str) -> Result<Type<'s>, Mistake> {
         match self.variable(name) {
             Some(of) => Ok(of.clone()),
-            None if crate::library::is_type(name) => Ok(Type::Type),
+            None if is_type(name) => Ok(Type::Type),
             None => Err(undeclared(at, name)),
         }
     }
@@ -295,7 +301,7 @@ impl<'a, 's> Checker<'a, 's> {
             arguments.push(self.visit(argument)?);
         }
         // `sets.contains(x, y)` is a call of a function in a namespace, not one on a variable.
-        if let Some(name) = crate::rewrite::in_namespace(call) {
+        if let Some(name) = in_namespace(call) {
             check_literals(call)?;
             return self.resolve(at, &name, false, &arguments);
         }
@@ -362,9 +368,9 @@ fn check_literals(call: &CallExpr) -> Result<(), Mistake> {
     let Expr::Literal(LiteralValue::String(text)) = &argument.expr else { return Ok(()) };
     let text = text.inner();
     let good = match (call.func_name.as_str(), call.target.is_some()) {
-        ("duration", false) => crate::library::duration(text).is_some(),
+        ("duration", false) => value::duration(text).is_some(),
         ("timestamp", false) => chrono::DateTime::parse_from_rfc3339(text).is_ok(),
-        ("matches", true) => crate::texts::regular(text).is_ok(),
+        ("matches", true) => regular(text).is_ok(),
         _ => true,
     };
     match good {

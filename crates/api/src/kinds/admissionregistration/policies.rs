@@ -79,23 +79,7 @@ pub fn check_policy(object: &Value, does: &str, causes: &mut Causes) {
         of_messages = of_messages.with_computed(&known);
     }
     for validation in spec.at("validations").items() {
-        let source = validation.at("expression");
-        expression(&source, "expression is not specified", &known, Wanted::Truth, causes);
-        let (told, words) = (validation.at("messageExpression"), validation.at("message"));
-        if !told.text().is_empty() {
-            if told.text().trim().is_empty() {
-                told.invalid("must be non-empty if specified", causes);
-            } else {
-                expression(&told, "", &of_messages, Wanted::Text, causes);
-            }
-        }
-        if !words.text().is_empty() && words.text().trim().is_empty() {
-            words.invalid("message must be non-empty if specified", causes);
-        } else if words.text().trim().contains(['\n', '\r']) {
-            words.invalid("message must not contain line breaks", causes);
-        }
-        let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
-        validation.at("reason").one_of(&reasons, causes);
+        check_validation(&validation, &known, &of_messages, causes);
     }
     notes(object, &spec.at("auditAnnotations"), &known, causes);
     for mutation in spec.at("mutations").items() {
@@ -109,6 +93,27 @@ pub fn check_policy(object: &Value, does: &str, causes: &mut Causes) {
         };
         compiled(&mutation.at(field).at("expression"), "", POLICY_VARIABLES, causes);
     }
+}
+
+/// One validation of a policy: its expression, the message or the expression that makes it, and the reason.
+fn check_validation(validation: &Field<'_>, known: &Known<'static>, of_messages: &Known<'static>, causes: &mut Causes) {
+    let source = validation.at("expression");
+    expression(&source, "expression is not specified", known, Wanted::Truth, causes);
+    let (told, words) = (validation.at("messageExpression"), validation.at("message"));
+    if !told.text().is_empty() {
+        if told.text().trim().is_empty() {
+            told.invalid("must be non-empty if specified", causes);
+        } else {
+            expression(&told, "", of_messages, Wanted::Text, causes);
+        }
+    }
+    if !words.text().is_empty() && words.text().trim().is_empty() {
+        words.invalid("message must be non-empty if specified", causes);
+    } else if words.text().trim().contains(['\n', '\r']) {
+        words.invalid("message must not contain line breaks", causes);
+    }
+    let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+    validation.at("reason").one_of(&reasons, causes);
 }
 
 /// Which kind the parameters of a policy are of.

@@ -233,24 +233,33 @@ pub(super) fn check_spec(spec: &Field<'_>, causes: &mut Causes) {
     if most.value.as_i64().zip(spec.at("completions").value.as_i64()).is_some_and(|(most, all)| most > all) {
         most.invalid("must be less than or equal to completions", causes);
     }
-    let manager = spec.at("managedBy");
-    if manager.is_set() {
-        let is_path = manager.text().split_once('/').is_some_and(|(domain, path)| {
-            names::dns1123_subdomain(domain).is_ok() && !path.is_empty() && !path.contains(' ')
-        });
-        if !is_path {
-            manager.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")", causes);
-        } else if manager.text().len() > 63 {
-            let message = "Too long: may not be more than 63 bytes".to_string();
-            causes.push(Cause { reason: "FieldValueTooLong", field: manager.path.clone(), message });
-        }
-    }
+    managed_by(&spec.at("managedBy"), causes);
     if spec.at("maxFailedIndexes").is_set() && !spec.at("backoffLimitPerIndex").is_set() {
         let why = "when maxFailedIndexes is specified";
         causes.push(Cause::required(spec.at("backoffLimitPerIndex").path, why));
     }
     failure_policy(spec, causes);
-    let success = spec.at("successPolicy");
+    success_policy(&spec.at("successPolicy"), indexed, causes);
+}
+
+/// The controller that the Job is left to (KEP-4368).
+fn managed_by(manager: &Field<'_>, causes: &mut Causes) {
+    if !manager.is_set() {
+        return;
+    }
+    let is_path = manager.text().split_once('/').is_some_and(|(domain, path)| {
+        names::dns1123_subdomain(domain).is_ok() && !path.is_empty() && !path.contains(' ')
+    });
+    if !is_path {
+        manager.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")", causes);
+    } else if manager.text().len() > 63 {
+        let message = "Too long: may not be more than 63 bytes".to_string();
+        causes.push(Cause { reason: "FieldValueTooLong", field: manager.path.clone(), message });
+    }
+}
+
+/// When an indexed Job has succeeded (KEP-3998).
+fn success_policy(success: &Field<'_>, indexed: bool, causes: &mut Causes) {
     if !success.is_set() {
         return;
     }

@@ -49,6 +49,74 @@ struct PodState {
     restarts: String,
 }
 
+/// Restarts of containers, and when one of them last ended.
+#[derive(Default, Clone, Copy)]
+struct Restarts<'a> {
+    count: i64,
+    last: &'a str,
+}
+
+impl<'a> Restarts<'a> {
+    fn add(&mut self, status: &'a Value) {
+        self.count += int(status, &["restartCount"]);
+        self.last = self.last.max(status.str_at(&["lastState", "terminated", "finishedAt"]));
+    }
+
+    fn text(self, now: Timestamp) -> String {
+        match self.last {
+            ended if self.count > 0 && !ended.is_empty() => format!("{} ({} ago)", self.count, clock::age(ended, now)),
+            _ => self.count.to_string(),
+        }
+    }
+}
+
+/// What the init containers of a pod say.
+#[derive(Default)]
+struct InitState<'a> {
+    /// Why the pod isn't initialized yet.
+    reason: Option<String>,
+    all: Restarts<'a>,
+    /// Of sidecars alone, which count also once the pod is initialized.
+    sidecars: Restarts<'a>,
+    /// Sidecars that are ready.
+    ready: usize,
+}
+
+impl<'a> InitState<'a> {
+    fn of(o: &'a Value) -> Self {
+        let specs = o.array_at(&["spec", "initContainers"]);
+        let mut state = InitState::default();
+        for (i, s) in o.array_at(&["status", "initContainerStatuses"]).iter().enumerate() {
+            state.all.add(s);
+            let is_sidecar =
+                specs.iter().any(|spec| spec["name"] == s.str_at(&["name"]) && spec["restartPolicy"] == "Always");
+            if is_sidecar {
+                state.sidecars.add(s);
+                state.ready += usize::from(s["ready"] == true);
+            }
+            if state.reason.is_some() {
+                continue;
+            }
+            let terminated = &s["state"]["terminated"];
+            if terminated.is_object() && int(terminated, &["exitCode"]) == 0 {
+                continue;
+            }
+            if is_sidecar && s["started"] == true {
+                continue;
+            }
+            let waiting = s.str_at(&["state", "waiting", "reason"]);
+            state.reason = Some(if terminated.is_object() {
+                format!("Init:{}", exit_reason(terminated))
+            } else if !waiting.is_empty() && waiting != "PodInitializing" {
+                format!("Init:{waiting}")
+            } else {
+                format!("Init:{i}/{}", specs.len())
+            });
+        }
+        state
+    }
+}
+
 /// What the STATUS column says, by upstream's rules: the first thing that keeps the pod from running.
 fn pod_state(o: &Value, now: Timestamp) -> PodState {
     let phase = o.str_at(&["status", "phase"]);
@@ -61,53 +129,20 @@ fn pod_state(o: &Value, now: Timestamp) -> PodState {
         reason = "SchedulingGated".into();
     }
     let specs = o.array_at(&["spec", "initContainers"]);
-    let sidecar = |n: &str| specs.iter().any(|s| s["name"] == n && s["restartPolicy"] == "Always");
-    let mut total = o.array_at(&["spec", "containers"]).len();
     let sidecars = specs.iter().filter(|s| s["restartPolicy"] == "Always").count();
-    let mut ready = 0;
-    let mut restarts = 0;
-    let mut initializing = false;
-    // Of sidecars alone, which count also once the pod is initialized.
-    let (mut sidecar_restarts, mut last_of_sidecars) = (0, "");
-    let ended = |s| Value::str_at(s, &["lastState", "terminated", "finishedAt"]);
-    let mut last = "";
-    for (i, s) in o.array_at(&["status", "initContainerStatuses"]).iter().enumerate() {
-        restarts += int(s, &["restartCount"]);
-        last = last.max(ended(s));
-        let is_sidecar = sidecar(s.str_at(&["name"]));
-        if is_sidecar {
-            sidecar_restarts += int(s, &["restartCount"]);
-            last_of_sidecars = last_of_sidecars.max(ended(s));
-            ready += usize::from(s["ready"] == true);
-        }
-        if initializing {
-            continue;
-        }
-        let terminated = &s["state"]["terminated"];
-        if terminated.is_object() && int(terminated, &["exitCode"]) == 0 {
-            continue;
-        }
-        if is_sidecar && s["started"] == true {
-            continue;
-        }
-        let waiting = s.str_at(&["state", "waiting", "reason"]);
-        reason = if terminated.is_object() {
-            format!("Init:{}", exit_reason(terminated))
-        } else if !waiting.is_empty() && waiting != "PodInitializing" {
-            format!("Init:{waiting}")
-        } else {
-            format!("Init:{i}/{}", specs.len())
-        };
-        initializing = true;
+    let total = o.array_at(&["spec", "containers"]).len() + sidecars;
+    let init = InitState::of(o);
+    let (mut ready, mut count) = (init.ready, init.all);
+    if let Some(init_reason) = &init.reason {
+        reason.clone_from(init_reason);
     }
     // A sidecar that is down later on doesn't hide the main containers.
     let initialized = conditions.iter().any(|c| c["type"] == "Initialized" && c["status"] == "True");
-    if !initializing || initialized {
-        (restarts, last) = (sidecar_restarts, last_of_sidecars);
+    if init.reason.is_none() || initialized {
+        count = init.sidecars;
         let mut running = false;
         for s in o.array_at(&["status", "containerStatuses"]).iter().rev() {
-            restarts += int(s, &["restartCount"]);
-            last = last.max(ended(s));
+            count.add(s);
             let waiting = s.str_at(&["state", "waiting", "reason"]);
             let terminated = &s["state"]["terminated"];
             if !waiting.is_empty() {
@@ -124,7 +159,6 @@ fn pod_state(o: &Value, now: Timestamp) -> PodState {
             reason = if is_ready { "Running".into() } else { "NotReady".into() };
         }
     }
-    total += sidecars;
     if o.is_deleting() {
         if o.str_at(&["status", "reason"]) == "NodeLost" {
             reason = "Unknown".into();
@@ -132,11 +166,7 @@ fn pod_state(o: &Value, now: Timestamp) -> PodState {
             reason = "Terminating".into();
         }
     }
-    let restarts = match last {
-        ended if restarts > 0 && !ended.is_empty() => format!("{restarts} ({} ago)", clock::age(ended, now)),
-        _ => restarts.to_string(),
-    };
-    PodState { reason, ready, total, restarts }
+    PodState { reason, ready, total, restarts: count.text(now) }
 }
 
 fn exit_reason(terminated: &Value) -> String {

@@ -3,7 +3,7 @@
 use apimachinery::{Cause, names};
 use serde_json::json;
 
-use super::validate::resources;
+use super::resources::resources;
 use crate::validate::field::{Causes, Field};
 
 /// Which list of a pod's spec a container stands in.
@@ -67,12 +67,22 @@ pub fn check(c: &Field<'_>, role: Role, around: &Surroundings<'_>, causes: &mut 
     } else {
         restart.one_of(&["Always", "Never", "OnFailure"], causes);
     }
-    let signal = c.at("lifecycle").at("stopSignal");
+    lifecycle(&c.at("lifecycle"), around, causes);
+    for kind in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if c.at(kind).is_set() {
+            probe(kind, &c.at(kind), causes);
+        }
+    }
+}
+
+/// Hooks, and the signal that stops the container.
+fn lifecycle(lifecycle: &Field<'_>, around: &Surroundings<'_>, causes: &mut Causes) {
+    let signal = lifecycle.at("stopSignal");
     if signal.is_set() && around.os.is_empty() {
         signal.forbid("may not be set for containers with empty `spec.os.name`", causes);
     }
     for hook in ["postStart", "preStop"] {
-        let hook = c.at("lifecycle").at(hook);
+        let hook = lifecycle.at(hook);
         if hook.is_set() {
             handler(&hook, &["exec", "httpGet", "tcpSocket", "sleep"], causes);
             let sleep = hook.at("sleep");
@@ -82,11 +92,6 @@ pub fn check(c: &Field<'_>, role: Role, around: &Surroundings<'_>, causes: &mut 
                 let why = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
                 causes.push(Cause::invalid(&sleep.path, &json!(seconds), &why));
             }
-        }
-    }
-    for kind in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        if c.at(kind).is_set() {
-            probe(kind, &c.at(kind), causes);
         }
     }
 }

@@ -6,9 +6,11 @@ mod container;
 mod defaults;
 pub mod logs;
 pub mod placement;
+mod resources;
 pub mod security;
 pub mod static_pods;
 mod status;
+mod update;
 mod validate;
 mod volumes;
 
@@ -19,7 +21,9 @@ use super::GROUP;
 use crate::kinds::{ALL, Absent, Deletion, Kind, SelectedField, Strategy, Subresource, Target};
 
 pub use defaults::{foreign_volume as default_foreign_volume, qos_class, spec as default_spec};
-pub use validate::{is_standard as is_standard_resource, resize, spec as check_spec};
+pub use resources::is_standard as is_standard_resource;
+pub use update::resize;
+pub use validate::spec as check_spec;
 
 const FIELDS: &[&str] = &[
     "spec.nodeName",

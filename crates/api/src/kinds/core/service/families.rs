@@ -50,34 +50,46 @@ pub fn settle(spec: &mut Value, old: Option<&Value>, cluster: &[Family], causes:
     if free {
         // Its endpoints are somebody's own: they may be of families that the cluster has not.
         policy.get_or_insert_with(|| "RequireDualStack".into());
-    } else {
-        if policy.as_deref() == Some("RequireDualStack") && cluster.len() < 2 {
-            let detail = "this cluster is not configured for dual-stack services";
-            causes.push(Cause::invalid("spec.ipFamilyPolicy", &json!("RequireDualStack"), detail));
-        }
-        for (i, family) in families.iter().enumerate().filter(|(_, family)| !cluster.contains(family)) {
-            let path = format!("spec.ipFamilies[{i}]");
-            causes.push(Cause::invalid(path, &json!(family.name()), "not configured on this cluster"));
-        }
-        if !causes.is_empty() {
-            return;
-        }
+    } else if !are_configured(policy.as_deref(), &families, cluster, causes) {
+        return;
     }
     let policy = policy.unwrap_or_else(|| "SingleStack".into());
     if families.is_empty() {
         families.extend(cluster.first());
     }
     if policy != "SingleStack" && families.len() == 1 {
-        let other = if families.first() == Some(&Family::V4) { Family::V6 } else { Family::V4 };
-        families.extend(Some(other).filter(|other| free || cluster.contains(other)));
+        families.extend(
+            families.first().map(|family| other_family(*family)).filter(|other| free || cluster.contains(other)),
+        );
     }
+    write(spec, policy, &families, kept);
+}
+
+fn write(spec: &mut Value, policy: String, families: &[Family], addresses: Vec<String>) {
     spec["ipFamilyPolicy"] = policy.into();
     spec["ipFamilies"] = families.iter().map(|f| f.name()).collect::<Vec<_>>().into();
-    if kept.is_empty() {
+    if addresses.is_empty() {
         spec.as_object_mut().map(|spec| spec.remove("clusterIPs"));
     } else {
-        spec["clusterIPs"] = kept.into();
+        spec["clusterIPs"] = addresses.into();
     }
+}
+
+/// Whether the cluster has the families that a service asks for; else that is a cause.
+fn are_configured(policy: Option<&str>, families: &[Family], cluster: &[Family], causes: &mut Vec<Cause>) -> bool {
+    if policy == Some("RequireDualStack") && cluster.len() < 2 {
+        let detail = "this cluster is not configured for dual-stack services";
+        causes.push(Cause::invalid("spec.ipFamilyPolicy", &json!("RequireDualStack"), detail));
+    }
+    for (i, family) in families.iter().enumerate().filter(|(_, family)| !cluster.contains(family)) {
+        let path = format!("spec.ipFamilies[{i}]");
+        causes.push(Cause::invalid(path, &json!(family.name()), "not configured on this cluster"));
+    }
+    causes.is_empty()
+}
+
+fn other_family(family: Family) -> Family {
+    if family == Family::V4 { Family::V6 } else { Family::V4 }
 }
 
 pub fn family(name: &str) -> Option<Family> {

@@ -99,10 +99,15 @@ fn cluster_addresses(spec: &Field<'_>, old: Option<&Value>, causes: &mut Causes)
             }
         }
     }
-    let Some(old) = old else { return };
-    // Once given, an address stays; the second may go with its family.
+    if let Some(old) = old {
+        addresses_stay(old, &ips, &names, &policy, causes);
+    }
+}
+
+/// Once given, an address stays; the second may go with its family.
+fn addresses_stay(old: &Value, ips: &[&str], names: &[&str], policy: &Field<'_>, causes: &mut Causes) {
     let may_lose = policy.text() == "SingleStack";
-    for (field, new) in [("clusterIPs", &ips), ("ipFamilies", &names)] {
+    for (field, new) in [("clusterIPs", ips), ("ipFamilies", names)] {
         for (i, was) in old.strings_at(&[field]).into_iter().enumerate() {
             let path = format!("spec.{field}[{i}]");
             match new.get(i) {

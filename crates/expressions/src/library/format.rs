@@ -6,8 +6,8 @@ use cel::common::types::{CelList, CelOptional, CelString};
 use cel::common::value::{CowVal, Val};
 use cel::{DeclarationError, Env};
 
+use super::function::{Outcome, failed, opaque};
 use crate::budget;
-use crate::library::{Outcome, failed, opaque};
 
 opaque!(Format(&'static str), FORMAT = "kubernetes.NamedFormat");
 
@@ -53,7 +53,7 @@ fn mistakes(format: &str, text: &str) -> Vec<String> {
         "dns1035LabelPrefix" => told(names::dns1035_label(&without_dash(text))),
         "qualifiedName" => told(names::qualified_name(text)),
         "labelValue" => told(names::label_value(text)),
-        "uri" => crate::library::parse_url(text).err().into_iter().collect(),
+        "uri" => super::urls::parse_url(text).err().into_iter().collect(),
         "uuid" => plain(is_uuid(text), "does not match the UUID format"),
         "byte" => plain(base64::engine::general_purpose::STANDARD.decode(text).is_ok(), "invalid base64"),
         "date" => plain(text.parse::<chrono::NaiveDate>().is_ok(), "invalid date"),

@@ -3,18 +3,16 @@
 use apimachinery::{Cause, ObjectExt as _, names};
 use serde_json::{Value, json};
 
-use super::rules::Rules;
-use super::structure;
+use super::approval;
+use crate::structural::{Rules, field_at, structure};
 use crate::validate::IMMUTABLE;
 use crate::validate::field::{Causes, Field, too_many};
 
-/// Who says that a group of the project's own was agreed upon.
-const APPROVED: &str = "api-approved.kubernetes.io";
 /// How many fields objects can be selected by.
 const MAX_SELECTABLE: usize = 8;
 
 pub fn check(object: &Value, old: Option<&Value>, causes: &mut Causes) {
-    approval(object, old, causes);
+    approval::check(object, old, causes);
     // The status has writers of its own.
     if old.is_some_and(|old| old["spec"] == object["spec"]) {
         return;
@@ -136,61 +134,6 @@ fn stored(object: &Value, causes: &mut Causes) {
         );
         kept.invalid(&why, causes);
     }
-}
-
-/// Whether a group is one of the Kubernetes project's.
-fn is_protected(group: &str) -> bool {
-    ["k8s.io", "kubernetes.io"]
-        .iter()
-        .any(|domain| group.strip_suffix(domain).is_some_and(|before| before.is_empty() || before.ends_with('.')))
-}
-
-/// What an annotation says of the approval of a group: whether that is enough, a reason, and words.
-fn approved(object: &Value) -> (bool, &'static str, String) {
-    let said = object.at(&["metadata", "annotations", APPROVED]).as_str().unwrap_or("");
-    let is_url = said.split_once("://").is_some_and(|(scheme, rest)| {
-        !scheme.is_empty()
-            && scheme.bytes().all(|c| c.is_ascii_alphanumeric())
-            && !rest.is_empty()
-            && !rest.starts_with('/')
-    });
-    const SEE: &str = "see https://github.com/kubernetes/enhancements/pull/1111";
-    match said {
-        "" => {
-            (false, "MissingAnnotation", format!("protected groups must have approval annotation {APPROVED:?}, {SEE}"))
-        }
-        _ if said.starts_with("unapproved") => (true, "UnapprovedAnnotation", format!("not approved: {said:?}")),
-        _ if is_url => (true, "ApprovedAnnotation", format!("approved in {said}")),
-        _ => {
-            let why = format!(
-                "protected groups must have approval annotation {APPROVED:?} with either a URL or a reason starting with \
-                 \"unapproved\", {SEE}"
-            );
-            (false, "InvalidAnnotation", why)
-        }
-    }
-}
-
-/// The condition that tells of a protected group's approval: status, reason and message.
-pub fn approval_condition(object: &Value) -> Option<(bool, &'static str, String)> {
-    let (_, reason, message) = approved(object);
-    is_protected(object.str_at(&["spec", "group"])).then_some((reason == "ApprovedAnnotation", reason, message))
-}
-
-fn approval(object: &Value, old: Option<&Value>, causes: &mut Causes) {
-    if !is_protected(object.str_at(&["spec", "group"])) {
-        return;
-    }
-    let (is_enough, state, why) = approved(object);
-    // What was let in before stays.
-    if is_enough || old.is_some_and(|old| approved(old).1 == state) {
-        return;
-    }
-    let path = format!("metadata.annotations[{APPROVED}]");
-    causes.push(match state {
-        "MissingAnnotation" => Cause::required(path, &why),
-        _ => Cause::invalid(path, object.at(&["metadata", "annotations", APPROVED]), &why),
-    });
 }
 
 fn versions(spec: &Field<'_>, old: Option<&Value>, causes: &mut Causes) {
@@ -329,7 +272,7 @@ fn selectable(of: &Field<'_>, schema: &Value, causes: &mut Causes) {
             path.invalid("must not point to fields in metadata", causes);
             continue;
         }
-        let Some(found) = structure::field_at(schema, path.text(), false) else {
+        let Some(found) = field_at(schema, path.text(), false) else {
             path.invalid("is an invalid path: does not refer to a valid field", causes);
             continue;
         };

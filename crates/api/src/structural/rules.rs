@@ -256,17 +256,7 @@ impl Rule {
             let why = "may not be set if oldSelf is not used in rule";
             causes.push(Cause::invalid(format!("{path}.optionalOldSelf"), &rule["optionalOldSelf"], why));
         }
-        let reason = match text("reason") {
-            "" | "FieldValueInvalid" => "FieldValueInvalid",
-            "FieldValueForbidden" => "FieldValueForbidden",
-            "FieldValueRequired" => "FieldValueRequired",
-            "FieldValueDuplicate" => "FieldValueDuplicate",
-            _ => {
-                let allowed = ["FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired", "FieldValueDuplicate"];
-                causes.push(Cause::not_supported(format!("{path}.reason"), &rule["reason"], &allowed));
-                return None;
-            }
-        };
+        let reason = Self::reason(rule, path, causes)?;
         let message = match text("message") {
             "" => format!("failed rule: {}", text("rule")),
             message => message.into(),
@@ -274,6 +264,21 @@ impl Rule {
         // `.spec['a'].b` is told as `spec[a].b`.
         let field = text("fieldPath").trim_start_matches('.').replace(['\'', '"'], "");
         Some(Rule { expression: expression?, message, message_expression, reason, field, optional_old })
+    }
+
+    /// The reason of the cause when the rule is broken.
+    fn reason(rule: &Value, path: &str, causes: &mut Vec<Cause>) -> Option<&'static str> {
+        const ALLOWED: [&str; 4] =
+            ["FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired", "FieldValueDuplicate"];
+        let given = rule.str_at(&["reason"]).trim();
+        if given.is_empty() {
+            return Some(ALLOWED[0]);
+        }
+        let known = ALLOWED.into_iter().find(|reason| *reason == given);
+        if known.is_none() {
+            causes.push(Cause::not_supported(format!("{path}.reason"), &rule["reason"], &ALLOWED));
+        }
+        known
     }
 
     /// Whether the rule is to be asked. A rule about a change asks for what was before; another one was asked when the

@@ -1,13 +1,19 @@
 //! `CustomResourceDefinition`: a kind that somebody adds.
 
+mod approval;
+mod names;
+mod validate;
+
 use apimachinery::ObjectExt as _;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::GROUP;
 use crate::columns::{Column, NAME, Printer, name, text};
-use crate::custom;
 use crate::kinds::{API_EXTENSIONS, Kind, Strategy, Subresource};
+
+pub use names::{default, establish};
+pub use validate::check;
 
 pub static KIND: Kind = Kind {
     short_names: &["crd", "crds"],
@@ -16,8 +22,8 @@ pub static KIND: Kind = Kind {
     subresources: &[Subresource::Status],
     strategy: Strategy {
         updates_name_version: true,
-        defaults: custom::default,
-        validate: custom::check,
+        defaults: default,
+        validate: check,
         printer: Printer { columns: COLUMNS, row },
         ..Strategy::PLAIN
     },

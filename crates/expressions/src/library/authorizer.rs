@@ -7,18 +7,24 @@ use cel::common::types::{CelBool, CelString, Type};
 use cel::common::value::{StaticVal, Val};
 use cel::{DeclarationError, Env, add_member_overload};
 
-use crate::library::opaque;
+use super::function::opaque;
 
-/// What somebody may or may not do.
+/// What the authorizer is asked about (upstream's `authorizer.Attributes`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attributes {
     /// For requests that are for no resource.
     pub path: String,
+    /// The API group; empty for the core group.
     pub group: String,
+    /// The plural of the kind.
     pub resource: String,
+    /// Empty for the object itself.
     pub subresource: String,
+    /// Empty for all namespaces, and for kinds without one.
     pub namespace: String,
+    /// Empty for all objects.
     pub name: String,
+    /// What is to be done: `get`, `create`, …
     pub verb: String,
     /// Namespace and name of the service account that is asked about, instead of who asks.
     pub service_account: Option<(String, String)>,
@@ -28,7 +34,7 @@ type Ask = dyn Fn(&Attributes) -> Result<(), String> + Send + Sync;
 
 static AUTHORIZER: Type = Type::new_unspecified_type("kubernetes.authorization.Authorizer");
 
-/// Answers whether somebody may do something: `Ok`, or the reason why not.
+/// Answers whether a user may do something: `Ok`, or the reason why not.
 #[derive(Clone)]
 pub struct Authorizer {
     ask: Arc<Ask>,
@@ -36,6 +42,7 @@ pub struct Authorizer {
 }
 
 impl Authorizer {
+    /// An authorizer that asks `ask`, about nothing yet.
     pub fn new(ask: impl Fn(&Attributes) -> Result<(), String> + Send + Sync + 'static) -> Self {
         Authorizer { ask: Arc::new(ask), attributes: Attributes::default() }
     }

@@ -4,7 +4,7 @@ use apimachinery::Quantity;
 use cel::common::types::{CelBool, CelDouble, CelInt, CelString};
 use cel::{DeclarationError, Env, add_member_overload, add_overload};
 
-use crate::library::{Outcome, failed, opaque};
+use super::function::{Outcome, failed, opaque};
 
 opaque!(Amount(Quantity), QUANTITY = "kubernetes.Quantity");
 

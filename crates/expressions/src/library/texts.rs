@@ -5,8 +5,8 @@ use cel::common::value::{CowVal, Val};
 use cel::{DeclarationError, Env, ExecutionError, add_member_overload, add_overload};
 use regex::Regex;
 
+use super::function::{Outcome, failed};
 use crate::budget;
-use crate::library::{Outcome, failed};
 
 /// A regular expression in Go's syntax (RE2), which may not become large.
 ///

@@ -6,9 +6,16 @@ use cel::common::types::{self, CelInt, CelList, CelMap, CelMapKey};
 use cel::common::value::{CowVal, Val};
 use cel::{DeclarationError, Env};
 
+use super::function::{Outcome, failed};
 use crate::budget;
-use crate::library::{Outcome, failed};
-use crate::lower::{MAP_OF_MAPS, MAP_OF_PAIRS, PAIRS, PAY};
+
+/// The function that pays: a value, how its size counts, and what is to be paid beside that.
+pub const PAY: &str = "@pay";
+/// The pairs of a list's indices and items, or of a map's keys and values.
+pub const PAIRS: &str = "@pairs";
+/// A map of pairs, and one of maps with an entry each.
+pub const MAP_OF_PAIRS: &str = "@mapOfPairs";
+pub const MAP_OF_MAPS: &str = "@mapOfMaps";
 
 type Boxed<'v> = Box<dyn Val + 'v>;
 

@@ -46,7 +46,7 @@ pub fn check_at(schema: &Value, part: &Value, path: &str, causes: &mut Vec<Cause
 fn embedded(schema: &Value, v: &Value, path: &str, is_root: bool, causes: &mut Vec<Cause>) {
     match v {
         Value::Object(map) => {
-            if !is_root && super::structural::is_embedded(schema) {
+            if !is_root && super::values::is_embedded(schema) {
                 identity(v, path, causes);
             }
             for (key, member) in map {
