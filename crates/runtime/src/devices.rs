@@ -8,25 +8,33 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+/// The type of a device file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Type {
+    /// A block device.
     Block,
+    /// A character device.
     Char,
 }
 
-/// What may be done with a device: bits as the kernel's program sees them (linux/bpf.h).
+/// Making its file (mknod). This and the two others are bits as the kernel's program sees them (linux/bpf.h).
 pub const MAKE: u32 = 1;
+/// Reading.
 pub const READ: u32 = 2;
+/// Writing.
 pub const WRITE: u32 = 4;
 const ALL: u32 = MAKE | READ | WRITE;
 
 /// Something that is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {
+    /// Its type.
     pub kind: Type,
     /// `None` is all of them.
     pub major: Option<u32>,
+    /// `None` is all of them.
     pub minor: Option<u32>,
+    /// What may be done with it: [`MAKE`], [`READ`] and [`WRITE`].
     pub access: u32,
 }
 

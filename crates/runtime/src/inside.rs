@@ -138,6 +138,7 @@ impl Found {
 pub enum Rights {
     /// Of volumes that nobody but the agent writes to.
     Read,
+    /// Of all other volumes.
     ReadWrite,
 }
 

@@ -24,6 +24,7 @@
 //!
 //! This crate knows nothing of pods' specs or of the Kubernetes API.
 
+#![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 pub mod app_armor;

@@ -16,19 +16,24 @@ use crate::users::Users;
 /// The files of a pod's namespaces.
 #[derive(Debug, Clone)]
 pub struct Namespaces {
+    /// Network.
     pub net: PathBuf,
+    /// System V IPC, and message queues.
     pub ipc: PathBuf,
+    /// The host name.
     pub uts: PathBuf,
     /// Of a pod with users of its own.
     pub user: PathBuf,
 }
 
 impl Namespaces {
+    /// The files in a folder.
     pub fn in_folder(folder: &Path) -> Self {
         let file = |name| folder.join(name);
         Namespaces { net: file("net"), ipc: file("ipc"), uts: file("uts"), user: file("user") }
     }
 
+    /// Whether all that each pod has are pinned.
     pub fn exist(&self) -> bool {
         is_namespace(&self.net) && is_namespace(&self.ipc) && is_namespace(&self.uts)
     }

@@ -12,6 +12,7 @@ use crate::users::Users;
 /// The argument by which this program is a shim: `timonel __shim STATE_FILE`.
 pub const SHIM_ARGUMENT: &str = "__shim";
 
+/// The version of the protocol that this program speaks.
 pub const VERSION: u32 = 1;
 
 /// From the daemon. Every connection carries one request, except `Watch`.
@@ -23,17 +24,44 @@ pub enum Request {
     /// Starts a container from the bundle. Answered by `Started` or `Failed`.
     Start(Start),
     /// Sends a signal to a container's first process. Answered by `Done` or `Failed`.
-    Kill { id: String, signal: i32 },
+    Kill {
+        /// The container.
+        id: String,
+        /// The signal's number.
+        signal: i32,
+    },
     /// Removes what is left of a container, killing it if need be. Answered by `Done` or `Failed`.
-    Delete { id: String },
+    Delete {
+        /// The container.
+        id: String,
+    },
     /// Runs a process in a container. With descriptors: stdin, stdout, stderr; with `tty` none come, and `Started`
     /// brings the terminal. Answered by `Started` or `Failed`, then by `Exited`.
-    Exec { id: String, process: String, tty: bool },
+    Exec {
+        /// The container.
+        id: String,
+        /// A file with the OCI process.
+        process: String,
+        /// Whether it gets a terminal.
+        tty: bool,
+    },
     /// Connects to a running container. With descriptors: stdin (read end), stdout and stderr (write ends). Answered by
     /// `Done` or `Failed`, then by `Exited`.
-    Attach { id: String, stdin: bool },
+    Attach {
+        /// The container.
+        id: String,
+        /// Whether the client types.
+        stdin: bool,
+    },
     /// Sets the size of a container's terminal.
-    Resize { id: String, width: u16, height: u16 },
+    Resize {
+        /// The container.
+        id: String,
+        /// In characters.
+        width: u16,
+        /// In characters.
+        height: u16,
+    },
     /// Makes a process namespace whose first process does nothing but bury the dead, for containers that share it.
     /// Answered by `Started` or `Failed`.
     ShareProcesses {
@@ -45,8 +73,10 @@ pub enum Request {
     Quit,
 }
 
+/// What a shim needs to start a container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Start {
+    /// The container's id.
     pub id: String,
     /// Folder with `config.json`.
     pub bundle: String,
@@ -54,6 +84,7 @@ pub struct Start {
     pub root: String,
     /// File in CRI log format.
     pub log: String,
+    /// Whether it has a terminal.
     #[serde(default)]
     pub tty: bool,
     /// Whether stdin stays open for attach.
@@ -83,29 +114,57 @@ pub struct Start {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 pub enum Answer {
-    State { version: u32, containers: Vec<ContainerState> },
-    Started { pid: i32 },
+    /// All that the shim has.
+    State {
+        /// The version of the protocol that the shim speaks.
+        version: u32,
+        /// Its containers, those that have ended, too.
+        containers: Vec<ContainerState>,
+    },
+    /// Something was started.
+    Started {
+        /// Its process.
+        pid: i32,
+    },
+    /// What was asked for is done.
     Done,
-    Failed { error: String },
-    Exited { id: String, exit: Exit },
+    /// It can't be done.
+    Failed {
+        /// Why.
+        error: String,
+    },
+    /// A container or a process has ended.
+    Exited {
+        /// The container.
+        id: String,
+        /// How it ended.
+        exit: Exit,
+    },
 }
 
+/// A container as its shim knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerState {
+    /// The container's id.
     pub id: String,
+    /// Its first process.
     pub pid: i32,
     /// RFC 3339.
     pub started_at: String,
+    /// How it ended, if it has.
     #[serde(default)]
     pub exit: Option<Exit>,
 }
 
+/// How a container or a process has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// As a shell has it: 128 + signal for a killed process.
     pub code: i32,
+    /// The signal that killed it, or 0.
     #[serde(default)]
     pub signal: i32,
+    /// Whether the kernel killed it for want of memory.
     #[serde(default)]
     pub oom: bool,
     /// RFC 3339.

@@ -17,9 +17,13 @@ const ATTRIBUTE: &str = "security.selinux";
 /// What a container asks for (`seLinuxOptions`); what is empty is the policy's to say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
+    /// The SELinux user.
     pub user: String,
+    /// The role.
     pub role: String,
+    /// The type (a word of Rust's, too).
     pub kind: String,
+    /// The level: sensitivity and categories.
     pub level: String,
 }
 

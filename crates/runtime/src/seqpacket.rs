@@ -34,11 +34,18 @@ fn short_address(path: &Path) -> io::Result<(UnixAddr, OwnedFd)> {
 }
 
 /// Two ends of a connection; neither waits for anything.
+///
+/// # Errors
+/// When there is no descriptor left.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
 }
 
+/// A socket that listens at a path, which is for its owner alone.
+///
+/// # Errors
+/// When the path can't be bound.
 pub fn bind_and_listen(path: &Path) -> io::Result<OwnedFd> {
     let _ = std::fs::remove_file(path);
     // Both sides wait for it by other means.
@@ -50,6 +57,9 @@ pub fn bind_and_listen(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Connects without waiting: a queue that is full is an error (`WouldBlock`). Neither does the connection wait for anything.
+///
+/// # Errors
+/// When nobody listens at the path, or too many are waiting.
 pub fn connect_to(path: &Path) -> io::Result<OwnedFd> {
     let stream = new_socket(SockFlag::SOCK_NONBLOCK)?;
     let (address, _folder) = short_address(path)?;
@@ -58,6 +68,9 @@ pub fn connect_to(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// The next connection, which waits for nothing.
+///
+/// # Errors
+/// `WouldBlock` when there is none, and when there is no descriptor left.
 pub fn accept_without_waiting(listener: &OwnedFd) -> io::Result<OwnedFd> {
     let fd = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
     // SAFETY: accept4 just returned this descriptor, and nobody else owns it.
@@ -74,6 +87,10 @@ fn too_large(length: usize) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("a message of {length} bytes is larger than {MAX_PACKET_BYTES}"))
 }
 
+/// Sends a message, with file descriptors beside it.
+///
+/// # Errors
+/// When the other end is gone.
 pub fn send<T: Serialize>(socket: &OwnedFd, message: &T, fds: &[RawFd]) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     if bytes.len() > MAX_PACKET_BYTES {
@@ -91,6 +108,9 @@ pub fn send<T: Serialize>(socket: &OwnedFd, message: &T, fds: &[RawFd]) -> io::R
 }
 
 /// The next message, or `None` when the other side is gone.
+///
+/// # Errors
+/// `WouldBlock` when there is none, and when it is too large or isn't what was expected.
 pub fn receive<T: DeserializeOwned>(socket: &OwnedFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     // How long the message is, without taking it.
     let length = recv(socket.as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)?;
@@ -119,6 +139,9 @@ pub fn receive<T: DeserializeOwned>(socket: &OwnedFd) -> io::Result<Option<(T, V
 }
 
 /// Receives a terminal from a console socket (runc's convention: one descriptor in one message).
+///
+/// # Errors
+/// When the message has no descriptor.
 pub fn receive_fd(socket: &OwnedFd) -> io::Result<OwnedFd> {
     let mut buffer = [0u8; 256];
     let mut space = nix::cmsg_space!([RawFd; MOST_FDS]);

@@ -1,5 +1,8 @@
 //! From what a container should be to an OCI bundle (`config.json`, runtime-spec 1.2).
 
+mod capabilities;
+mod device_nodes;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -13,60 +16,35 @@ pub use crate::resources::{Limits, Mount};
 use crate::rootfs::{make_inside, resolve_inside};
 use crate::selinux::{self, Labels};
 use crate::users::Users;
-
-/// A device of the machine that a container gets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Device {
-    /// On the machine.
-    pub source: PathBuf,
-    /// In the container.
-    pub target: PathBuf,
-    pub read_only: bool,
-}
-
-impl Device {
-    /// As the bundle has it: the device, and the rule that lets it be used.
-    fn entries(&self) -> io::Result<(Value, Rule)> {
-        let no_device = || io::Error::other(format!("{} is no device", self.source.display()));
-        let device = device_node(&self.target, &std::fs::metadata(&self.source)?).ok_or_else(no_device)?;
-        let number = |key: &str| device[key].as_u64().and_then(|n| u32::try_from(n).ok());
-        let rule = Rule {
-            kind: if device["type"] == "b" { devices::Type::Block } else { devices::Type::Char },
-            major: number("major"),
-            minor: number("minor"),
-            access: devices::READ | devices::MAKE | if self.read_only { 0 } else { devices::WRITE },
-        };
-        Ok((device, rule))
-    }
-}
-
-/// A device as the bundle has it, if it is one.
-fn device_node(path: &Path, meta: &std::fs::Metadata) -> Option<Value> {
-    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-    let kind = match meta.file_type() {
-        kind if kind.is_block_device() => "b",
-        kind if kind.is_char_device() => "c",
-        _ => return None,
-    };
-    let (major, minor) = (nix::sys::stat::major(meta.rdev()), nix::sys::stat::minor(meta.rdev()));
-    Some(json!({"path": path, "type": kind, "major": major, "minor": minor,
-        "fileMode": meta.mode() & 0o777, "uid": meta.uid(), "gid": meta.gid()}))
-}
+pub use capabilities::is_capability;
+use capabilities::{capabilities, held_capabilities};
+pub use device_nodes::Device;
+use device_nodes::host_devices;
 
 /// Everything about a container that isn't in its image.
 #[derive(Debug, Clone, Default)]
 pub struct ContainerConfig {
+    /// The command with its arguments.
     pub args: Vec<String>,
+    /// Variables and their values.
     pub env: Vec<(String, String)>,
+    /// The working folder; empty for the root.
     pub cwd: String,
+    /// The user.
     pub uid: u32,
+    /// The user's group.
     pub gid: u32,
+    /// Further groups.
     pub extra_gids: Vec<u32>,
+    /// Whether it has a terminal.
     pub tty: bool,
+    /// Its root file system can't be written to.
     pub read_only_root: bool,
+    /// It has all capabilities and devices, and no profile.
     pub privileged: bool,
     /// It sees all of `/proc` and `/sys`.
     pub unmasked: bool,
+    /// `allowPrivilegeEscalation: false`
     pub no_new_privileges: bool,
     /// Under the default seccomp profile.
     pub confined: bool,
@@ -76,86 +54,33 @@ pub struct ContainerConfig {
     pub app_armor: Option<String>,
     /// Its labels, for SELinux.
     pub labels: Option<Labels>,
+    /// Capabilities beside the default ones, as they are written in the spec.
     pub add_capabilities: Vec<String>,
+    /// Capabilities that it doesn't get.
     pub drop_capabilities: Vec<String>,
+    /// Its volumes and files.
     pub mounts: Vec<Mount>,
+    /// Devices beside the common ones.
     pub devices: Vec<Device>,
+    /// Settings of the kernel, of its namespaces.
     pub sysctls: Vec<(String, String)>,
+    /// Limits of its cgroup.
     pub limits: Limits,
+    /// Which process the kernel kills first for want of memory (proc(5)).
     pub oom_score_adj: i64,
+    /// It sees the machine's processes.
     pub host_pid: bool,
     /// A process namespace to join, instead of one of its own.
     pub process_namespace: Option<PathBuf>,
     /// Of a pod that has users of its own.
     pub users: Option<Users>,
+    /// It is in the machine's IPC namespace.
     pub host_ipc: bool,
+    /// It is in the machine's network.
     pub host_network: bool,
     /// Below each hierarchy's root.
     pub cgroup: String,
 }
-
-/// What containers may do unless told otherwise: the same set that Docker and containerd give.
-const CAPABILITIES: [&str; 14] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FSETID",
-    "FOWNER",
-    "MKNOD",
-    "NET_RAW",
-    "SETGID",
-    "SETUID",
-    "SETFCAP",
-    "SETPCAP",
-    "NET_BIND_SERVICE",
-    "SYS_CHROOT",
-    "KILL",
-    "AUDIT_WRITE",
-];
-
-/// In the kernel's order: the place is the bit (capabilities(7)).
-const ALL_CAPABILITIES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
 
 /// What of `/proc` and `/sys` ordinary containers don't see, and what they see but may not change.
 const MASKED: [&str; 12] = [
@@ -172,6 +97,7 @@ const MASKED: [&str; 12] = [
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ];
+/// Paths that ordinary containers can't write to.
 pub const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The paths that ordinary containers don't see, as containerd's default is: also how often each processor was slowed down, by which
@@ -185,56 +111,9 @@ pub fn masked() -> Vec<String> {
     paths
 }
 
-/// The name of a capability as the kernel has it, without its `CAP_`, however it is written; also of all together.
-fn plain(name: &str) -> String {
-    let upper = name.to_ascii_uppercase();
-    upper.strip_prefix("CAP_").map_or(upper.clone(), String::from)
-}
-
-const ALL: &str = "ALL";
-
-/// Whether a container can be given or denied something of that name.
-pub fn is_capability(name: &str) -> bool {
-    let plain = plain(name);
-    plain == ALL || ALL_CAPABILITIES.contains(&plain.as_str())
-}
-
 /// What the shim needs for a container's seccomp profile: its capabilities, if it has a profile.
 pub fn confinement(config: &ContainerConfig) -> Option<Vec<String>> {
     (config.confined && !config.privileged).then(|| capabilities(config))
-}
-
-/// The capabilities of a container, each with its `CAP_`, of those that this process holds itself.
-fn capabilities(config: &ContainerConfig) -> Vec<String> {
-    let [added, dropped] = [&config.add_capabilities, &config.drop_capabilities]
-        .map(|names| names.iter().map(|name| plain(name)).collect::<Vec<_>>());
-    let all = |names: &[String]| names.iter().any(|name| name == ALL);
-    // As containerd does it: all are given, then all are taken, and then each that is named by itself.
-    let mut set: Vec<String> = if config.privileged || (all(&added) && !all(&dropped)) {
-        ALL_CAPABILITIES.map(String::from).into()
-    } else if all(&dropped) {
-        Vec::new()
-    } else {
-        CAPABILITIES.map(String::from).into()
-    };
-    if !config.privileged {
-        for name in added {
-            if !set.contains(&name) {
-                set.push(name);
-            }
-        }
-        set.retain(|name| !dropped.contains(name));
-    }
-    let held = held_capabilities();
-    set.retain(|c| ALL_CAPABILITIES.iter().position(|a| a == c).is_some_and(|bit| held & (1 << bit) != 0));
-    set.into_iter().map(|c| format!("CAP_{c}")).collect()
-}
-
-/// The bounding set of this process (proc(5), CapBnd).
-fn held_capabilities() -> u64 {
-    let status = bounded::text("/proc/self/status", bounded::MAX_KERNEL_FILE_BYTES).unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("CapBnd:")).unwrap_or("ffffffffffffffff");
-    u64::from_str_radix(line.trim(), 16).unwrap_or(u64::MAX)
 }
 
 /// The `process` object, for the container's own process and for exec.
@@ -275,35 +154,6 @@ fn own_oom_score() -> i64 {
         .ok()
         .and_then(|t| t.trim().parse().ok())
         .unwrap_or(0)
-}
-
-/// The machine's devices, which privileged containers find in their own `/dev`.
-fn host_devices(folder: &Path, found: &mut Vec<Value>) {
-    let mut open = vec![folder.to_path_buf()];
-    while let Some(folder) = open.pop() {
-        devices_in(&folder, found, &mut open);
-    }
-}
-
-/// The devices of one folder, and the folders in it.
-fn devices_in(folder: &Path, found: &mut Vec<Value>, folders: &mut Vec<PathBuf>) {
-    // What each container has anyway, and what is of one namespace alone.
-    const OWN: [&str; 14] = [
-        "null", "zero", "full", "tty", "random", "urandom", "console", "ptmx", "pts", "shm", "mqueue", "fd", "core",
-        "log",
-    ];
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let (path, name) = (entry.path(), entry.file_name());
-        let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
-        if name.to_str().is_none_or(|name| OWN.contains(&name)) {
-            continue;
-        }
-        if meta.is_dir() {
-            folders.push(path);
-        } else {
-            found.extend(device_node(&path, &meta));
-        }
-    }
 }
 
 fn resources(config: &ContainerConfig, rules: &[Rule]) -> Value {
@@ -411,16 +261,12 @@ fn translate(mounts: &[Mount], users: &Users, bundle: &Path) -> io::Result<Vec<M
     shown.collect()
 }
 
-/// Writes the bundle of a container into `bundle`, whose `rootfs` is mounted already, and makes what the mounts need.
-///
-/// # Errors
-/// Those of the file system.
-pub fn write_bundle(bundle: &Path, config: &ContainerConfig, namespaces: &Namespaces, shm: &Path) -> io::Result<()> {
-    let rootfs = bundle.join("rootfs");
+/// Makes the files and folders in the root that mounts and the working folder need.
+fn make_mount_points(rootfs: &Path, config: &ContainerConfig) -> io::Result<()> {
     let make = |path: &Path, folder: bool| {
-        let Some(users) = &config.users else { return make_inside(&rootfs, path, folder).map(|_| ()) };
-        let is_new = !resolve_inside(&rootfs, path)?.exists();
-        let made = make_inside(&rootfs, path, folder)?;
+        let Some(users) = &config.users else { return make_inside(rootfs, path, folder).map(|_| ()) };
+        let is_new = !resolve_inside(rootfs, path)?.exists();
+        let made = make_inside(rootfs, path, folder)?;
         if is_new { users.own(&made) } else { Ok(()) }
     };
     for mount in &config.mounts {
@@ -429,6 +275,40 @@ pub fn write_bundle(bundle: &Path, config: &ContainerConfig, namespaces: &Namesp
     if !config.cwd.is_empty() {
         make(Path::new(&config.cwd), true)?;
     }
+    Ok(())
+}
+
+/// How mounts spread between the container and the machine, as its volumes' `mountPropagation` asks.
+fn propagation(mounts: &[Mount]) -> &'static str {
+    let has = |propagation: &str| mounts.iter().any(|m| m.propagation == propagation);
+    if has("rshared") {
+        "shared"
+    } else if has("rslave") {
+        "slave"
+    } else {
+        "private"
+    }
+}
+
+/// Labels what a container may use, where it has labels for SELinux.
+fn label(config: &ContainerConfig, shm: &Path) -> io::Result<()> {
+    let Some(labels) = &config.labels else { return Ok(()) };
+    if !config.host_ipc {
+        selinux::relabel(shm, &labels.file)?;
+    }
+    for mount in config.mounts.iter().filter(|mount| mount.relabel) {
+        selinux::relabel(&mount.source, &labels.file)?;
+    }
+    Ok(())
+}
+
+/// Writes the bundle of a container into `bundle`, whose `rootfs` is mounted already, and makes what the mounts need.
+///
+/// # Errors
+/// Those of the file system.
+pub fn write_bundle(bundle: &Path, config: &ContainerConfig, namespaces: &Namespaces, shm: &Path) -> io::Result<()> {
+    let rootfs = bundle.join("rootfs");
+    make_mount_points(&rootfs, config)?;
     let translated;
     let config = match &config.users {
         None => config,
@@ -437,8 +317,6 @@ pub fn write_bundle(bundle: &Path, config: &ContainerConfig, namespaces: &Namesp
             &translated
         }
     };
-    let shared = config.mounts.iter().any(|m| m.propagation == "rshared");
-    let slave = config.mounts.iter().any(|m| m.propagation == "rslave");
     let given = config.devices.iter().map(Device::entries).collect::<io::Result<Vec<_>>>()?;
     let (mut nodes, given): (Vec<Value>, Vec<Rule>) = given.into_iter().unzip();
     let rules = if config.privileged { Vec::new() } else { [&devices::COMMON[..], &given].concat() };
@@ -451,7 +329,7 @@ pub fn write_bundle(bundle: &Path, config: &ContainerConfig, namespaces: &Namesp
             "cgroupsPath": config.cgroup,
             "namespaces": namespaces_json(config, namespaces),
             "resources": resources(config, &rules),
-            "rootfsPropagation": if shared { "shared" } else if slave { "slave" } else { "private" },
+            "rootfsPropagation": propagation(&config.mounts),
         },
     });
     if config.privileged {
@@ -460,14 +338,7 @@ pub fn write_bundle(bundle: &Path, config: &ContainerConfig, namespaces: &Namesp
         spec["linux"]["maskedPaths"] = json!(masked());
         spec["linux"]["readonlyPaths"] = json!(READ_ONLY);
     }
-    if let Some(labels) = &config.labels {
-        if !config.host_ipc {
-            selinux::relabel(shm, &labels.file)?;
-        }
-        for mount in config.mounts.iter().filter(|mount| mount.relabel) {
-            selinux::relabel(&mount.source, &labels.file)?;
-        }
-    }
+    label(config, shm)?;
     spec["linux"]["devices"] = nodes.into();
     if let Some(hooks) = late_mounts::hooks(&config.mounts, &rootfs) {
         spec["hooks"] = hooks;
@@ -480,45 +351,4 @@ pub fn write_bundle(bundle: &Path, config: &ContainerConfig, namespaces: &Namesp
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn capabilities_are_added_and_dropped() {
-        let names = |add: &[&str], drop: &[&str]| {
-            let own = |list: &[&str]| list.iter().map(|c| (*c).to_string()).collect();
-            capabilities(&ContainerConfig {
-                add_capabilities: own(add),
-                drop_capabilities: own(drop),
-                ..Default::default()
-            })
-        };
-        assert!(names(&[], &[]).contains(&"CAP_CHOWN".to_string()));
-        assert!(!names(&[], &["CHOWN"]).contains(&"CAP_CHOWN".to_string()));
-        assert_eq!(names(&["NET_ADMIN"], &["ALL"]), ["CAP_NET_ADMIN"]);
-        assert_eq!(names(&["cap_net_admin"], &["all"]), ["CAP_NET_ADMIN"]);
-        assert!(names(&[], &["all"]).is_empty() && names(&["ALL"], &["ALL"]).is_empty());
-        assert!(!names(&["All"], &["CAP_CHOWN"]).contains(&"CAP_CHOWN".to_string()));
-        assert!(names(&["all"], &[]).len() > CAPABILITIES.len());
-        assert!(!names(&["CHOWN"], &["chown"]).contains(&"CAP_CHOWN".to_string()));
-        assert!(["ALL", "all", "CAP_SYS_ADMIN", "sys_admin"].into_iter().all(is_capability));
-        assert!(!["", "CAP_", "CAP_CAP_CHOWN", "SYS_ADMINS"].into_iter().any(is_capability));
-        assert!(!names(&[], &[]).contains(&"CAP_SYS_ADMIN".to_string()));
-    }
-
-    #[test]
-    fn mounts_are_sorted_so_that_none_is_covered() {
-        let mount = |target: &str| Mount {
-            source: "/".into(),
-            target: target.into(),
-            read_only: false,
-            recursive: false,
-            propagation: "rprivate",
-            relabel: false,
-        };
-        let config = ContainerConfig { mounts: vec![mount("/a/b"), mount("/a")], ..Default::default() };
-        let list = mounts(&config, Path::new("/shm"));
-        let position = |t: &str| list.iter().position(|m| m["destination"] == t).unwrap();
-        assert!(position("/a") < position("/a/b"));
-    }
-}
+mod tests;

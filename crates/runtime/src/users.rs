@@ -18,7 +18,9 @@ pub const LENGTH: u32 = 65536;
 /// The users of a pod: its user 0 is `first` on the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Users {
+    /// The file of the user namespace.
     pub namespace: PathBuf,
+    /// The machine's user that is the pod's root.
     pub first: u32,
 }
 

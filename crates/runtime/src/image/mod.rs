@@ -30,17 +30,37 @@ pub use pull::Progress;
 pub use registries::{Credentials, Registries};
 pub use registry::{Challenge, Descriptor, Found, Manifest, read_challenge, read_manifest};
 
+/// Why an image can't be had.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ImageError {
+    /// Its name isn't one: the name, and what is wrong with it.
     #[error("couldn't parse image name {0:?}: {1}")]
     Name(String, String),
     /// In the registry's words.
     #[error("failed to pull image {image:?}: {reason}")]
-    Pull { image: String, reason: String },
+    Pull {
+        /// Its full name.
+        image: String,
+        /// Why.
+        reason: String,
+    },
+    /// A file isn't an image archive.
     #[error("{path} is no image archive: {reason}")]
-    Archive { path: String, reason: String },
+    Archive {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A layer has more than it may, or isn't what its digest says.
     #[error("the layer {digest} is refused: {reason}")]
-    Layer { digest: String, reason: String },
+    Layer {
+        /// Its digest.
+        digest: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The folder of images can't be read or written.
     #[error("the image store failed: {0}")]
     Store(String),
 }
@@ -54,15 +74,21 @@ impl From<std::io::Error> for ImageError {
 /// What of an image's configuration a container needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Defaults {
+    /// `ENTRYPOINT`
     pub entrypoint: Vec<String>,
+    /// `CMD`
     pub cmd: Vec<String>,
     /// `KEY=value`
     pub env: Vec<String>,
+    /// `WORKDIR`
     pub working_dir: String,
+    /// `USER`
     pub user: String,
+    /// `STOPSIGNAL`
     pub stop_signal: String,
 }
 
+/// An image that is present.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
     /// Digest of the configuration.
@@ -73,7 +99,9 @@ pub struct Image {
     pub digests: Vec<String>,
     /// Diff ids, lowest first.
     pub layers: Vec<String>,
+    /// Of its layers as they were pulled, in bytes.
     pub size: u64,
+    /// What its configuration says of containers.
     pub defaults: Defaults,
     /// While its files may not be on the disk yet: the boot id of the machine that has them in memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,6 +118,7 @@ impl Image {
     }
 }
 
+/// The images of this machine: a folder with their layers, and an index.
 pub struct ImageStore {
     folder: PathBuf,
     registries: Registries,
@@ -210,14 +239,17 @@ impl ImageStore {
         &self.folder
     }
 
+    /// All images.
     pub fn list(&self) -> Vec<Image> {
         self.images.lock().values().cloned().collect()
     }
 
+    /// The folder of a layer.
     pub fn layer_path(&self, diff_id: &str) -> PathBuf {
         layer_in(&self.folder, diff_id)
     }
 
+    /// The folders of an image's layers, lowest first.
     pub fn layer_paths(&self, image: &Image) -> Vec<PathBuf> {
         image.layers.iter().map(|l| self.layer_path(l)).collect()
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+/// Mirrors and credentials of registries (`--private-registry`).
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Registries {
@@ -55,8 +56,11 @@ struct Tls {
 /// How to sign in to a registry.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credentials {
+    /// None.
     Anonymous,
+    /// User and password.
     Basic(String, String),
+    /// A token.
     Bearer(String),
 }
 
@@ -109,6 +113,7 @@ impl Registries {
         }
     }
 
+    /// The credentials for a registry's host.
     pub fn credentials(&self, host: &str) -> Credentials {
         let Some(auth) = self.configs.get(host).and_then(|c| c.auth.as_ref()) else { return Credentials::Anonymous };
         match (&auth.username, &auth.password, &auth.token) {

@@ -47,6 +47,10 @@ impl Stamp {
 }
 
 impl LogWriter {
+    /// Opens the log at `path`, and makes its folder if there is none.
+    ///
+    /// # Errors
+    /// When the file can't be made.
     pub fn open(path: &Path) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;

@@ -4,6 +4,7 @@
 //! one `poll` and nowhere else: on its socket, on its connections, on helpers, on containers' output, and on SIGCHLD (through a
 //! signalfd). Its state is on disk before it is told to anybody.
 
+mod attached;
 mod container;
 mod details;
 mod enter;
@@ -30,7 +31,8 @@ use nix::unistd::Pid;
 
 use crate::protocol::{Answer, Exit, Request, SHIM_ARGUMENT};
 use crate::seqpacket;
-use container::{Attached, Container, Part};
+use attached::Attached;
+use container::{Container, Part};
 use requests::Work;
 
 /// Connections that haven't said yet what they want. Further ones wait in the socket's queue.

@@ -7,7 +7,8 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::container::{Attached, Starting};
+use super::attached::Attached;
+use super::container::Starting;
 use super::helper::Helper;
 use super::launch::{self, Launch};
 use super::{Execution, Shim, Watcher};
