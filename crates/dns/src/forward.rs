@@ -29,39 +29,63 @@ pub struct Settings {
     pub log: bool,
 }
 
+/// What is wrong with a key of the ConfigMap.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// Its value isn't the JSON that it should be.
+    #[error("{key}: {source}")]
+    Json {
+        /// The key.
+        key: &'static str,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// It names a resolver that isn't an address.
+    #[error("{key}: {text:?} is no address of a resolver, as 192.0.2.1 or 192.0.2.1:53")]
+    Address {
+        /// The key.
+        key: &'static str,
+        /// What it names.
+        text: String,
+    },
+}
+
 /// `ADDRESS` or `ADDRESS:PORT`
-fn server(text: &str) -> Result<SocketAddr, String> {
+fn server(key: &'static str, text: &str) -> Result<SocketAddr, SettingsError> {
     let zone_name = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, crate::PORT));
-    text.parse()
-        .ok()
-        .or_else(zone_name)
-        .ok_or_else(|| format!("{text:?} is no address of a resolver, as 192.0.2.1 or 192.0.2.1:53"))
+    text.parse().ok().or_else(zone_name).ok_or_else(|| SettingsError::Address { key, text: text.into() })
 }
 
 impl Settings {
     /// Parses the ConfigMap's data.
     ///
     /// # Errors
-    /// When a key is malformed; the text names it.
-    pub fn read(data: &BTreeMap<String, String>) -> Result<Self, String> {
-        let servers = |list: &Vec<String>| list.iter().map(|text| server(text)).collect::<Result<Vec<_>, _>>();
-        let stubs: BTreeMap<String, Vec<String>> = parse(data, "stubDomains")?.unwrap_or_default();
-        let upstreams: Option<Vec<String>> = parse(data, "upstreamNameservers")?;
+    /// When a key is malformed; the error names it.
+    pub fn read(data: &BTreeMap<String, String>) -> Result<Self, SettingsError> {
+        const STUBS: &str = "stubDomains";
+        const UPSTREAMS: &str = "upstreamNameservers";
+        let servers = |key, list: &[String]| list.iter().map(|text| server(key, text)).collect::<Result<Vec<_>, _>>();
+        let stubs: BTreeMap<String, Vec<String>> = parse(data, STUBS)?.unwrap_or_default();
+        let upstreams: Option<Vec<String>> = parse(data, UPSTREAMS)?;
         let stubs = stubs.iter().map(|(zone, list)| {
             let zone = zone.trim_matches('.').to_ascii_lowercase();
-            Ok((zone, servers(list).map_err(|e| format!("stubDomains: {e}"))?))
+            Ok((zone, servers(STUBS, list)?))
         });
-        let upstreams = upstreams.map(|list| servers(&list).map_err(|e| format!("upstreamNameservers: {e}")));
+        let upstreams = upstreams.map(|list| servers(UPSTREAMS, &list));
         Ok(Settings {
-            stubs: stubs.collect::<Result<_, String>>()?,
+            stubs: stubs.collect::<Result<_, SettingsError>>()?,
             upstreams: upstreams.transpose()?,
             log: parse(data, "queryLog")?.unwrap_or(false),
         })
     }
 }
 
-fn parse<T: serde::de::DeserializeOwned>(data: &BTreeMap<String, String>, key: &str) -> Result<Option<T>, String> {
-    data.get(key).map(|text| serde_json::from_str(text).map_err(|e| format!("{key}: {e}"))).transpose()
+fn parse<T: serde::de::DeserializeOwned>(
+    data: &BTreeMap<String, String>,
+    key: &'static str,
+) -> Result<Option<T>, SettingsError> {
+    let read = |text: &String| serde_json::from_str(text).map_err(|source| SettingsError::Json { key, source });
+    data.get(key).map(read).transpose()
 }
 
 /// The upstream resolvers.
@@ -174,9 +198,11 @@ mod tests {
         assert_eq!(settings.upstreams.unwrap(), ["192.0.2.2:53".parse().unwrap()]);
         assert!(settings.log);
         assert_eq!(read(&[]).unwrap(), Settings::default());
-        let wrong = read(&[("stubDomains", r#"{"a": ["dns.example"]}"#)]).unwrap_err();
+        let wrong = read(&[("stubDomains", r#"{"a": ["dns.example"]}"#)]).unwrap_err().to_string();
         assert!(wrong.starts_with("stubDomains: \"dns.example\" is no address"), "{wrong}");
-        assert!(read(&[("upstreamNameservers", "192.0.2.2")]).unwrap_err().starts_with("upstreamNameservers: "));
+        assert!(
+            read(&[("upstreamNameservers", "192.0.2.2")]).unwrap_err().to_string().starts_with("upstreamNameservers: ")
+        );
     }
 
     #[tokio::test]

@@ -6,6 +6,9 @@
 //! Stub resolvers in pods try a search path (`default.svc.cluster.local`, `svc.cluster.local`, `cluster.local`). Names of it that don't
 //! exist are answered from memory, so the search costs no round trip beyond the node.
 
+mod entry;
+mod labels;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,6 +19,9 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
+
+use entry::{Entry, Found, NamePart};
+use labels::{address_label, parse_address_label, parse_name, parse_reverse_name};
 
 /// TTL of records: CoreDNS' default.
 const TTL_SECONDS: u32 = 5;
@@ -36,29 +42,6 @@ pub enum ZoneAnswer {
     NotReady,
     /// Not a name of the zone.
     NotInZone,
-}
-
-/// A service with its EndpointSlices.
-#[derive(Debug, Clone)]
-struct Entry {
-    service: Arc<Service>,
-    slices: Vec<Arc<EndpointSlice>>,
-}
-
-/// An address behind a name, with a port for SRV records.
-struct Found {
-    address: IpAddr,
-    port: u16,
-    /// The name of the address, as the target of SRV records.
-    owner: String,
-}
-
-/// The labels before a service's name.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum NamePart<'a> {
-    All,
-    Endpoint(&'a str),
-    Port { name: &'a str, protocol: &'a str },
 }
 
 /// What a name of the zone resolves to.
@@ -85,46 +68,6 @@ pub struct Zone {
     members: HashMap<IpAddr, Vec<Arc<str>>>,
 }
 
-fn parse_name(text: &str) -> Name {
-    let mut name = Name::from_ascii(text).unwrap_or_default();
-    name.set_fqdn(true);
-    name
-}
-
-/// `10.42.0.2` → `10-42-0-2`, the label of an endpoint without a host name.
-fn address_label(address: IpAddr) -> String {
-    let mut label = address.to_string().replace(['.', ':'], "-");
-    // A label can't end with a hyphen.
-    if label.ends_with('-') {
-        label.push('0');
-    }
-    label
-}
-
-/// The address of a label of [`address_label`].
-fn parse_address_label(label: &str) -> Option<IpAddr> {
-    let separator = if label.matches('-').count() == 3 && !label.contains("--") { "." } else { ":" };
-    label.replace('-', separator).parse().ok()
-}
-
-/// The address of a name below `in-addr.arpa` or `ip6.arpa`.
-fn parse_reverse_name(text: &str) -> Option<IpAddr> {
-    if let Some(v4) = text.strip_suffix(".in-addr.arpa") {
-        let parts: Vec<&str> = v4.rsplit('.').collect();
-        return parts.join(".").parse::<std::net::Ipv4Addr>().ok().map(IpAddr::V4);
-    }
-    let nibbles: Vec<&str> = text.strip_suffix(".ip6.arpa")?.rsplit('.').collect();
-    if nibbles.len() != 32 {
-        return None;
-    }
-    let mut address = 0u128;
-    for nibble in nibbles {
-        let value = u128::from_str_radix(nibble, 16).ok().filter(|_| nibble.len() == 1)?;
-        address = address << 4u32 | value;
-    }
-    Some(IpAddr::V6(address.into()))
-}
-
 /// A response to `question` without records.
 pub fn response_to(question: &Message) -> Message {
     let mut answer = question.clone();
@@ -135,73 +78,6 @@ pub fn response_to(question: &Message) -> Message {
     answer.metadata.recursion_available = true;
     answer.metadata.truncation = false;
     answer
-}
-
-impl Entry {
-    fn is_external(&self) -> bool {
-        self.service.spec.as_ref().is_some_and(|s| s.type_.as_deref() == Some("ExternalName"))
-    }
-
-    fn is_headless(&self) -> bool {
-        self.service.spec.as_ref().is_some_and(|s| s.cluster_ip.as_deref() == Some("None"))
-    }
-
-    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        let listed = self.service.spec.iter().flat_map(|s| s.cluster_ips.iter().flatten());
-        listed.filter_map(|ip| ip.parse().ok())
-    }
-
-    /// The ready endpoints: label, address, and their slice.
-    fn endpoints(&self) -> impl Iterator<Item = (String, IpAddr, &EndpointSlice)> {
-        let unready = self.service.spec.as_ref().is_some_and(|s| s.publish_not_ready_addresses == Some(true));
-        self.slices.iter().flat_map(move |slice| {
-            let ready = move |e: &&k8s_openapi::api::discovery::v1::Endpoint| {
-                unready || e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true)
-            };
-            slice.endpoints.iter().flatten().filter(ready).flat_map(move |endpoint| {
-                endpoint.addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok()).map(move |address| {
-                    let label = endpoint.hostname.as_ref().filter(|name| !name.is_empty());
-                    let label = label.map_or_else(|| address_label(address), |name| name.to_ascii_lowercase());
-                    (label, address, slice.as_ref())
-                })
-            })
-        })
-    }
-
-    /// The addresses of a name below the service's name; `base` is the service's full name.
-    fn find(&self, part: NamePart<'_>, base: &str) -> Vec<Found> {
-        let wanted = |name: Option<&str>, protocol: Option<&str>| match part {
-            NamePart::Port { name: n, protocol: p } => {
-                name.unwrap_or("").eq_ignore_ascii_case(n) && protocol.unwrap_or("TCP").eq_ignore_ascii_case(p)
-            }
-            _ => true,
-        };
-        let number = |port: i32| u16::try_from(port).unwrap_or(0);
-        if self.is_headless() || matches!(part, NamePart::Endpoint(_)) {
-            let of_name = |label: &str| !matches!(part, NamePart::Endpoint(name) if name != label);
-            let endpoints = self.endpoints().filter(|(label, ..)| of_name(label));
-            return endpoints
-                .flat_map(|(label, address, slice)| {
-                    let owner = format!("{label}.{base}");
-                    let ports = slice.ports.as_deref().unwrap_or_default();
-                    let open = ports.iter().filter(|p| wanted(p.name.as_deref(), p.protocol.as_deref()));
-                    let mut ports: Vec<u16> = open.map(|p| p.port.map_or(0, number)).collect();
-                    // An endpoint without ports has an address nevertheless.
-                    if slice.ports.as_ref().is_none_or(Vec::is_empty) && !matches!(part, NamePart::Port { .. }) {
-                        ports.push(0);
-                    }
-                    ports.into_iter().map(move |port| Found { address, port, owner: owner.clone() })
-                })
-                .collect();
-        }
-        let ports = self.service.spec.iter().flat_map(|s| s.ports.iter().flatten());
-        let ports = ports.filter(|p| wanted(p.name.as_deref(), p.protocol.as_deref()));
-        ports
-            .flat_map(|p| {
-                self.addresses().map(|address| Found { address, port: number(p.port), owner: base.to_string() })
-            })
-            .collect()
-    }
 }
 
 impl Zone {

@@ -1,7 +1,7 @@
 //! The Gateway API: its kinds ([`kinds`]), and the attachment of routes to listeners ([`GatewaySnapshot`]). The controller writes statuses and
 //! every node's ingress serves by the same functions, so that they can't disagree.
 
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::missing_errors_doc)]
 
 mod attach;
 pub mod certificate;

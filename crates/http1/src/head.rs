@@ -124,6 +124,13 @@ fn headers(
     if framing.chunked && framing.length.is_some() {
         return Err(HttpError::Malformed("both content-length and transfer-encoding"));
     }
+    let upgrades = remove_hop_by_hop(&mut map, &named);
+    framing.upgrade = framing.upgrade.filter(|_| upgrades);
+    Ok((map, framing))
+}
+
+/// Removes the headers that `connection` names (RFC 9110, section 7.6.1); returns whether `upgrade` is one of them.
+fn remove_hop_by_hop(map: &mut HeaderMap, named: &[&[u8]]) -> bool {
     let mut upgrades = false;
     for name in named {
         upgrades |= name.eq_ignore_ascii_case(b"upgrade");
@@ -134,8 +141,7 @@ fn headers(
             map.remove(name);
         }
     }
-    framing.upgrade = framing.upgrade.filter(|_| upgrades);
-    Ok((map, framing))
+    upgrades
 }
 
 /// Parses a number; unlike `str::parse` it accepts no sign.

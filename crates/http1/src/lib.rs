@@ -6,7 +6,7 @@
 //! beside hyper, which serves everything else: a request through two of hyper's connections passes channels, tasks and timers, which cost as
 //! much as all the rest of a proxy's work (`docs/benchmarks.md`).
 
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 

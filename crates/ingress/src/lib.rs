@@ -9,6 +9,8 @@
 //! - A request is served by one worker thread, from its first byte to its last ([`workers`]).
 //! - Requests go to endpoints directly, not to the service's cluster IP, so that another endpoint can be tried when one refuses.
 
+#![warn(missing_docs, clippy::missing_errors_doc)]
+
 mod access_log;
 mod downstream;
 mod expressions;
@@ -57,10 +59,14 @@ pub mod readers {
 /// The controller that IngressClasses name.
 pub const CONTROLLER_NAME: &str = "timonel.io/ingress";
 
+/// Where the ingress listens.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The address; an unspecified one means all of this machine.
     pub bind: IpAddr,
+    /// The port of Ingresses without TLS.
     pub http_port: u16,
+    /// The port of Ingresses with TLS.
     pub https_port: u16,
 }
 
@@ -74,6 +80,7 @@ const LISTEN_RETRY_PERIOD: Duration = Duration::from_secs(30);
 pub struct SharedTable(Arc<RwLock<Arc<Table>>>);
 
 impl SharedTable {
+    /// The table as it is now.
     pub fn get(&self) -> Arc<Table> {
         self.0.read().clone()
     }

@@ -31,6 +31,7 @@ pub struct ResolvedPort {
 }
 
 impl<'a> Services<'a> {
+    /// An index of services and their endpoints.
     pub fn new(services: &'a [Arc<Service>], slices: &'a [Arc<EndpointSlice>]) -> Self {
         let mut by_service: BTreeMap<(String, String), Vec<&EndpointSlice>> = BTreeMap::new();
         for slice in slices {

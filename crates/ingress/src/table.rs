@@ -154,12 +154,14 @@ pub struct Rule {
 pub struct VirtualHosts {
     /// By host; `*.example.com` matches one more label, `**.example.com` any number of them, the empty name all other hosts.
     rules: HashMap<String, Vec<Arc<Rule>>>,
+    /// Where requests go that no rule matches.
     pub default: Option<Arc<RouteAction>>,
 }
 
 /// The routing table: rules by port.
 #[derive(Debug, Default)]
 pub struct Table {
+    /// By their numbers.
     pub ports: BTreeMap<u16, Port>,
 }
 
@@ -177,6 +179,7 @@ pub struct RouteMatch {
 }
 
 impl VirtualHosts {
+    /// Adds a rule for a host.
     pub fn add(&mut self, host: &str, rule: Rule) {
         self.rules.entry(host.to_ascii_lowercase()).or_default().push(Arc::new(rule));
     }

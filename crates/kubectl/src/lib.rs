@@ -3,6 +3,8 @@
 //! What it prints of objects are the server's own tables. It isn't the whole of kubectl and says so; the stock one works
 //! with the same kubeconfig.
 
+#![warn(missing_docs, clippy::missing_errors_doc)]
+
 mod args;
 mod discovery;
 mod table;

@@ -7,28 +7,31 @@
 //! Invariant: all of this can be recreated from the pods' state on disk and the Node objects; this crate persists nothing.
 //! It is tested in network namespaces.
 
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 mod address_pool;
 #[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod cni;
 pub mod conntrack;
+mod error;
 pub mod keepalive;
 mod link;
 mod local;
 pub mod nft;
+mod node_address;
 mod overlay;
 pub mod plugin;
+mod sysctl;
 mod veth;
 
 pub use address_pool::{AddressPool, AddressPoolError};
-pub use link::{
-    Bridge, NetworkError, ROUTE_PROTOCOL, RemovedLinks, default_addresses, enable_forwarding, gateway,
-    set_route_localnet,
-};
+pub use error::NetworkError;
+pub use link::{Bridge, ROUTE_PROTOCOL, RemovedLinks, gateway};
 pub use local::{LocalPod, LocalPods};
+pub use node_address::default_addresses;
 pub use overlay::{Overlay, is_neighbour};
+pub use sysctl::{enable_forwarding, set_route_localnet};
 pub use veth::VETH_PREFIX;
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The node's bridge, addresses and routes (rtnetlink(7)).
+//! The node's bridge, its addresses and routes (rtnetlink(7)).
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,44 +17,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 
-/// Why the network can't be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum NetworkError {
-    #[error("{what} failed: {source}")]
-    /// A request of netlink failed.
-    Netlink {
-        /// What failed.
-        what: String,
-        /// The error of netlink.
-        source: rtnetlink::Error,
-    },
-    #[error("{what} failed")]
-    /// A system call failed.
-    System {
-        /// What failed.
-        what: String,
-        /// The error of the system call.
-        source: std::io::Error,
-    },
-    #[error("there is no interface {0}")]
-    /// The interface doesn't exist.
-    NoLink(String),
-    #[error(
-        "the cluster has IPv6 addresses and this machine has IPv6 switched off: set the sysctl net.ipv6.conf.all.disable_ipv6 to 0, or leave the IPv6 range out of --cluster-cidr and --service-cidr"
-    )]
-    /// IPv6 is requested and disabled.
-    NoIpv6,
-}
-
-pub(crate) fn netlink(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetworkError {
-    let what = what.into();
-    |source| NetworkError::Netlink { what, source }
-}
-
-pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> NetworkError {
-    let what = what.into();
-    |source| NetworkError::System { what, source }
-}
+use crate::error::{NetworkError, invalid, netlink, system};
 
 pub(crate) fn connect() -> Result<Handle, NetworkError> {
     let (connection, handle, _) = rtnetlink::new_connection().map_err(system("opening netlink"))?;
@@ -337,100 +301,4 @@ impl RemovedLinks {
             None => std::future::pending().await,
         }
     }
-}
-
-/// An error of the request itself, which isn't sent to the kernel.
-pub(crate) fn invalid(what: &str, why: impl std::fmt::Display) -> NetworkError {
-    NetworkError::System { what: what.into(), source: std::io::Error::other(why.to_string()) }
-}
-
-/// The node's addresses, at most one of each family, IPv4 first: that of the interface of the default route, else of any interface but
-/// loopback.
-///
-/// # Errors
-/// When there is no address.
-pub async fn default_addresses() -> Result<Vec<IpAddr>, NetworkError> {
-    let handle = connect()?;
-    let mut found = Vec::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        found.extend(default_address(&handle, family).await);
-    }
-    if found.is_empty() {
-        return Err(NetworkError::NoLink("with an address that isn't loopback; --node-ip names one".into()));
-    }
-    Ok(found)
-}
-
-async fn default_address(handle: &Handle, family: AddressFamily) -> Option<IpAddr> {
-    let mut by_route = None;
-    let mut filter = RouteMessageBuilder::<IpAddr>::new().build();
-    filter.header.address_family = family;
-    let mut routes = handle.route().get(filter).execute();
-    while let Ok(Some(route)) = routes.try_next().await {
-        let has_destination = route.attributes.iter().any(|a| matches!(a, RouteAttribute::Destination(_)));
-        if has_destination || route.header.destination_prefix_length > 0 {
-            continue;
-        }
-        for attribute in &route.attributes {
-            match attribute {
-                RouteAttribute::PrefSource(RouteAddress::Inet(source)) => return Some((*source).into()),
-                RouteAttribute::PrefSource(RouteAddress::Inet6(source)) => return Some((*source).into()),
-                RouteAttribute::Oif(index) => by_route = by_route.or(Some(*index)),
-                _ => {}
-            }
-        }
-    }
-    let mut addresses = handle.address().get().execute();
-    let mut any = None;
-    while let Ok(Some(address)) = addresses.try_next().await {
-        if address.header.family != family {
-            continue;
-        }
-        let local = address.attributes.iter().find_map(|a| match a {
-            AddressAttribute::Address(IpAddr::V6(ip)) if ip.is_unicast_link_local() => None,
-            AddressAttribute::Address(ip) if !ip.is_loopback() => Some(*ip),
-            _ => None,
-        });
-        if let Some(ip) = local {
-            if Some(address.header.index) == by_route {
-                return Some(ip);
-            }
-            any = any.or(Some(ip));
-        }
-    }
-    any
-}
-
-/// Sets `net.ipv4.conf.all.route_localnet` (ip-sysctl), so that programs of this machine reach node ports and host ports at 127.0.0.1. Rules must
-/// drop packets of other machines to such addresses then (CVE-2020-8558).
-///
-/// # Errors
-/// When /proc can't be written.
-pub fn set_route_localnet(route: bool) -> Result<(), NetworkError> {
-    let path = "/proc/sys/net/ipv4/conf/all/route_localnet";
-    std::fs::write(path, if route { "1" } else { "0" }).map_err(system(format!("writing {path}")))
-}
-
-/// Enables IP forwarding (`net.ipv4.ip_forward`, `net.ipv6.conf.all.forwarding`).
-///
-/// # Errors
-/// When /proc can't be written, or IPv6 is requested and disabled.
-pub fn enable_forwarding(ipv6: bool) -> Result<(), NetworkError> {
-    let write = |path: &str, value: &str| std::fs::write(path, value).map_err(system(format!("writing {path}")));
-    write("/proc/sys/net/ipv4/ip_forward", "1")?;
-    if !ipv6 {
-        return Ok(());
-    }
-    let of_all = |name: &str| format!("/proc/sys/net/ipv6/conf/all/{name}");
-    if bounded::text(of_all("disable_ipv6"), bounded::MAX_KERNEL_FILE_BYTES).is_ok_and(|off| off.trim() != "0") {
-        return Err(NetworkError::NoIpv6);
-    }
-    // With forwarding enabled, Linux ignores router advertisements unless accept_ra is 2, and the machine would lose its default route.
-    for link in std::fs::read_dir("/proc/sys/net/ipv6/conf").map_err(|_| NetworkError::NoIpv6)?.flatten() {
-        let path = link.path().join("accept_ra");
-        if bounded::text(&path, bounded::MAX_KERNEL_FILE_BYTES).is_ok_and(|accepts| accepts.trim() == "1") {
-            let _ = std::fs::write(&path, "2");
-        }
-    }
-    write(&of_all("forwarding"), "1")
 }

@@ -13,7 +13,8 @@ use rtnetlink::packet_route::neighbour::NeighbourFlags;
 use rtnetlink::packet_route::route::RouteFlags;
 use rtnetlink::{Handle, LinkUnspec, LinkVxlan};
 
-use crate::link::{NetworkError, add_address, connect, ignore_exists, index, invalid, mac_address, netlink, route_to};
+use crate::error::{NetworkError, invalid, netlink};
+use crate::link::{add_address, connect, ignore_exists, index, mac_address, route_to};
 
 /// UDP port: Linux's default, as used by flannel; IANA's is 4789.
 const VXLAN_PORT: u16 = 8472;

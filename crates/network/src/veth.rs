@@ -14,10 +14,8 @@ use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo,
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{LinkUnspec, LinkVeth};
 
-use crate::link::{
-    Bridge, NetworkError, add_address, connect, host_prefix_length, index, invalid, mac_address, netlink, route_to,
-    system,
-};
+use crate::error::{NetworkError, invalid, netlink, system};
+use crate::link::{Bridge, add_address, connect, host_prefix_length, index, mac_address, route_to};
 
 /// Prefix of the names of the node's ends.
 pub const VETH_PREFIX: &str = "tp";

@@ -3,33 +3,27 @@
 //! A verdict map leads from a pod's address to the pod's chain, which jumps to the chains of all policies that select the pod, and then
 //! drops. Each rule of a policy has a set with the addresses of the peers that it selects.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+mod matches;
+mod pods;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use apimachinery::{Family, LabelSelector};
 use informer::Pod;
-use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Namespace;
-use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as Selector;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 use network::LocalPod;
-use network::nft::{self, FamilySyntax, Protocol, Set, Table, address_label};
+use network::nft::{self, FamilySyntax, Set, Table, address_label};
 
 use crate::Config;
+use matches::{ip_block_match, named_ports, port_match};
+use pods::{LocalPodIndex, PolicyPod, policy_pod};
 
 type Labels = BTreeMap<String, String>;
-
-/// A pod with an address of its own, as policies see it.
-struct PolicyPod<'a> {
-    labels: &'a Labels,
-    address: IpAddr,
-    is_local: bool,
-    /// Named ports: name, protocol, number.
-    ports: Vec<(String, Protocol, u16)>,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Direction {
@@ -139,66 +133,6 @@ chain input_out {{
 }}
 "
     )
-}
-
-/// This node's pods that the API doesn't show yet, or not with their addresses.
-struct LocalPodIndex<'a> {
-    family: Family,
-    by_uid: HashMap<&'a str, &'a LocalPod>,
-    owners: HashMap<IpAddr, &'a str>,
-}
-
-impl<'a> LocalPodIndex<'a> {
-    fn new(family: Family, local: &'a [Arc<LocalPod>]) -> Self {
-        let pairs = local.iter().flat_map(|pod| pod.addresses.iter().map(|address| (*address, pod.uid.as_str())));
-        let by_uid = local.iter().map(|pod| (pod.uid.as_str(), pod.as_ref())).collect();
-        LocalPodIndex { family, by_uid, owners: pairs.collect() }
-    }
-
-    /// The address of a pod of this node. The kubelet's knowledge precedes the API's. None if another pod has the address by now.
-    fn address(&mut self, pod: &Pod, api_address: Option<IpAddr>) -> Option<IpAddr> {
-        let uid = pod.metadata.uid.as_deref().unwrap_or("");
-        if let Some(local) = self.by_uid.remove(uid) {
-            return local.addresses.iter().copied().find(|address| Family::of(*address) == self.family);
-        }
-        api_address.filter(|address| self.owners.get(address).is_none_or(|owner| *owner == uid))
-    }
-
-    fn rest(self) -> impl Iterator<Item = (&'a str, PolicyPod<'a>)> {
-        self.by_uid.into_values().filter_map(move |pod| {
-            let address = pod.addresses.iter().copied().find(|address| Family::of(*address) == self.family)?;
-            let policy_pod = PolicyPod { labels: &pod.labels, address, is_local: true, ports: pod.ports.clone() };
-            Some((pod.namespace.as_str(), policy_pod))
-        })
-    }
-}
-
-/// The containers that run at the same time: the pod's containers and its sidecars (KEP-753).
-fn running_containers(spec: &informer::pod::PodSpec) -> impl Iterator<Item = &informer::pod::Container> {
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    spec.containers.iter().chain(sidecars)
-}
-
-/// A pod with its namespace, if it isn't on the host network and has an address of the family.
-fn policy_pod<'a>(
-    config: &Config,
-    family: Family,
-    pod: &'a Pod,
-    local_pods: &mut LocalPodIndex<'a>,
-) -> Option<(&'a str, PolicyPod<'a>)> {
-    let spec = pod.spec.as_ref()?;
-    if spec.host_network == Some(true) || pod.is_over() {
-        local_pods.by_uid.remove(pod.metadata.uid.as_deref().unwrap_or(""));
-        return None;
-    }
-    let is_local = spec.node_name.as_deref() == Some(config.node_name.as_str());
-    let api_address = pod.ips().filter_map(|a| a.parse().ok()).find(|a| Family::of(*a) == family);
-    let address = if is_local { local_pods.address(pod, api_address)? } else { api_address? };
-    let ports = running_containers(spec).flat_map(|c| c.ports.iter().flatten());
-    let named = ports
-        .filter_map(|p| Some((p.name.clone()?, Protocol::of(p.protocol.as_deref())?, nft::port(p.container_port)?)));
-    let policy_pod = PolicyPod { labels: pod.labels(), address, is_local, ports: named.collect() };
-    Some((pod.metadata.namespace.as_deref()?, policy_pod))
 }
 
 /// Whether a change of a pod can change rules. Most status updates can't.
@@ -362,50 +296,6 @@ const MAX_INLINE_RULES: usize = 64;
 fn distinct<T: std::fmt::Debug>(all: &[T]) -> Vec<&T> {
     let mut seen = HashSet::new();
     all.iter().filter(|one| seen.insert(format!("{one:?}"))).collect()
-}
-
-/// Addresses of named ports, as `address . number`, by name and protocol. Empty if the rule names no port.
-fn named_ports<'a>(ports: &[&NetworkPolicyPort], receivers: &[&'a PolicyPod<'_>]) -> NamedPorts<'a> {
-    let mut named = NamedPorts::new();
-    if !ports.iter().any(|port| matches!(port.port, Some(IntOrString::String(_)))) {
-        return named;
-    }
-    for pod in receivers {
-        for (name, protocol, number) in &pod.ports {
-            let places = named.entry((name.as_str(), *protocol)).or_default();
-            places.insert(format!("{} . {number}", pod.address));
-        }
-    }
-    named
-}
-
-type NamedPorts<'a> = BTreeMap<(&'a str, Protocol), BTreeSet<String>>;
-
-fn ip_block_match(family: Family, block: &IPBlock, end: &str) -> Option<String> {
-    let read = |text: &str| text.parse::<IpNet>().ok().filter(|network| Family::of(network.addr()) == family);
-    let network = read(&block.cidr)?;
-    let except: Vec<IpNet> = block.except.iter().flatten().filter_map(|e| Some(read(e)?.trunc())).collect();
-    // Older versions of `nft` refuse a set whose networks overlap.
-    let except: Vec<String> = IpNet::aggregate(&except).iter().map(ToString::to_string).collect();
-    let ip = FamilySyntax::of(family).ip;
-    let all = format!("{ip} {end} {}", network.trunc());
-    Some(if except.is_empty() { all } else { format!("{all} {ip} {end} != {{ {} }}", except.join(", ")) })
-}
-
-fn port_match(ip: &str, port: &NetworkPolicyPort, named: &NamedPorts<'_>) -> Option<String> {
-    let protocol = Protocol::of(port.protocol.as_deref())?;
-    match (&port.port, port.end_port) {
-        (None, _) => Some(format!("meta l4proto {protocol}")),
-        (Some(IntOrString::Int(first)), Some(last)) => {
-            let (first, last) = (nft::port(*first)?, nft::port(last)?);
-            (first <= last).then(|| format!("{protocol} dport {first}-{last}"))
-        }
-        (Some(IntOrString::Int(number)), None) => Some(format!("{protocol} dport {}", nft::port(*number)?)),
-        (Some(IntOrString::String(name)), _) => {
-            let places: Vec<&str> = named.get(&(name.as_str(), protocol))?.iter().map(String::as_str).collect();
-            Some(format!("{ip} daddr . {protocol} dport {{ {} }}", places.join(", ")))
-        }
-    }
 }
 
 #[cfg(test)]

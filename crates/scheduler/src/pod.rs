@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use apimachinery::LabelSelector;
 use informer::Pod;
-use k8s_openapi::api::core::v1::PodAffinityTerm;
+use k8s_openapi::api::core::v1::{PodAffinityTerm, TopologySpreadConstraint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as Selector;
 use kube::ResourceExt as _;
 use placement::HostPort;
@@ -18,17 +18,20 @@ pub type Labels = BTreeMap<String, String>;
 /// A term of inter-pod affinity or anti-affinity.
 #[derive(Debug, Clone)]
 pub struct AffinityTerm {
+    /// The label of nodes that have the same value where they count as one place.
     pub topology_key: String,
     selector: LabelSelector,
     namespaces: Vec<String>,
     /// `None` without a namespace selector.
     namespace_selector: Option<LabelSelector>,
+    /// The score of a preferred term, negative for anti-affinity.
     pub weight: i64,
 }
 
 /// A topology spread constraint.
 #[derive(Debug, Clone)]
 pub struct SpreadConstraint {
+    /// The label of nodes that makes domains of them.
     pub topology_key: String,
     /// Selects the pods that are counted; none without a selector.
     selector: Option<LabelSelector>,
@@ -99,6 +102,26 @@ fn selector(of: Option<&Selector>) -> Option<LabelSelector> {
     LabelSelector::from_json(&serde_json::to_value(of?).ok()?).ok()
 }
 
+impl SpreadConstraint {
+    fn read(constraint: &TopologySpreadConstraint, labels: &Labels) -> Self {
+        let keys = constraint.match_label_keys.iter().flatten();
+        let own = keys.filter_map(|k| Some((k.clone(), labels.get(k)?.clone())));
+        let wanted = constraint.label_selector.clone().map(|mut wanted| {
+            wanted.match_labels.get_or_insert_default().extend(own);
+            wanted
+        });
+        SpreadConstraint {
+            topology_key: constraint.topology_key.clone(),
+            selector: selector(wanted.as_ref()),
+            max_skew: i64::from(constraint.max_skew),
+            min_domains: i64::from(constraint.min_domains.unwrap_or(1)),
+            required: constraint.when_unsatisfiable == "DoNotSchedule",
+            honor_affinity: constraint.node_affinity_policy.as_deref() != Some("Ignore"),
+            honor_taints: constraint.node_taints_policy.as_deref() == Some("Honor"),
+        }
+    }
+}
+
 impl AffinityTerm {
     fn read(term: &PodAffinityTerm, pod: &Pod, weight: i64) -> Option<Self> {
         let mut namespaces = term.namespaces.clone().unwrap_or_default();
@@ -157,24 +180,7 @@ impl PodInfo {
             );
         }
         let constraints = spec.and_then(|s| s.topology_spread_constraints.as_ref()).into_iter().flatten();
-        let spread: Vec<SpreadConstraint> = constraints
-            .map(|c| {
-                let own = c.match_label_keys.iter().flatten().filter_map(|k| Some((k.clone(), labels.get(k)?.clone())));
-                let wanted = c.label_selector.clone().map(|mut wanted| {
-                    wanted.match_labels.get_or_insert_default().extend(own);
-                    wanted
-                });
-                SpreadConstraint {
-                    topology_key: c.topology_key.clone(),
-                    selector: selector(wanted.as_ref()),
-                    max_skew: i64::from(c.max_skew),
-                    min_domains: i64::from(c.min_domains.unwrap_or(1)),
-                    required: c.when_unsatisfiable == "DoNotSchedule",
-                    honor_affinity: c.node_affinity_policy.as_deref() != Some("Ignore"),
-                    honor_taints: c.node_taints_policy.as_deref() == Some("Honor"),
-                }
-            })
-            .collect();
+        let spread = constraints.map(|constraint| SpreadConstraint::read(constraint, &labels)).collect();
         let ports = pod.serving().flat_map(|c| c.ports.iter().flatten());
         PodInfo {
             group_key: Arc::new(PodGroupKey {

@@ -63,7 +63,10 @@ fn is_victim(pod: &PodInfo) -> bool {
     })
 }
 
-/// The node and its victims, or why preemption doesn't help.
+/// The node and its victims.
+///
+/// # Errors
+/// In upstream's words, why preemption doesn't help: the pod never preempts, waits for victims that end, or no node would have room.
 pub fn find_candidate(
     pod: &PodInfo,
     snapshot: &Snapshot,
@@ -92,6 +95,26 @@ pub fn find_candidate(
         }
     }
     best.map(|(_, preemption)| preemption).ok_or_else(|| fit_error_message(total, reasons.into_iter()))
+}
+
+/// Pods of lower priority, those that are rather kept first. The flag says whether the pod's eviction would violate a budget.
+fn in_order_of_reprieve(
+    mut lesser: Vec<(Key, Arc<PodInfo>)>,
+    budgets: &impl DisruptionBudgets,
+) -> Vec<(bool, Key, Arc<PodInfo>)> {
+    // The more important ones are within the budgets first, and stay first: by priority, then who began earlier.
+    lesser.sort_by_key(|(key, other)| (Reverse(other.priority), start(other), key.clone()));
+    let mut left: BTreeMap<String, i32> = BTreeMap::new();
+    let mut breaks = |other: &PodInfo| {
+        let of = budgets.of(other);
+        let broken = of.iter().any(|(name, allowed)| *left.entry(name.clone()).or_insert(*allowed) <= 0);
+        of.iter().for_each(|(name, _)| *left.entry(name.clone()).or_default() -= 1);
+        broken
+    };
+    let mut ranked: Vec<_> = lesser.into_iter().map(|(key, other)| (breaks(&other), key, other)).collect();
+    // Those that no budget lets go are tried first.
+    ranked.sort_by_key(|(broken, ..)| !*broken);
+    ranked
 }
 
 fn select_victims_on_node(
@@ -127,23 +150,9 @@ fn select_victims_on_node(
     if !fits(&rest) {
         return None;
     }
-    // The more important ones are within the budgets first, and stay first: by priority, then who began earlier.
-    let mut lesser = lesser;
-    lesser.sort_by_key(|(key, other)| (Reverse(other.priority), start(other), key.clone()));
-    let mut left: BTreeMap<String, i32> = BTreeMap::new();
-    let mut breaks = |other: &PodInfo| {
-        let of = budgets.of(other);
-        let broken = of.iter().any(|(name, allowed)| *left.entry(name.clone()).or_insert(*allowed) <= 0);
-        of.iter().for_each(|(name, _)| *left.entry(name.clone()).or_default() -= 1);
-        broken
-    };
-    let mut ranked: Vec<(bool, Key, Arc<PodInfo>)> =
-        lesser.into_iter().map(|(key, other)| (breaks(&other), key, other)).collect();
-    // Those that no budget lets go are tried first.
-    ranked.sort_by_key(|(broken, ..)| !*broken);
     let mut victims = Vec::new();
     let mut loss: VictimCost = (0, i32::MIN, 0, 0, Reverse(Timestamp::MAX));
-    for (broken, key, other) in ranked {
+    for (broken, key, other) in in_order_of_reprieve(lesser, budgets) {
         rest.put(key.clone(), other.clone());
         if fits(&rest) {
             continue;

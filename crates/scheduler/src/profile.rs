@@ -15,12 +15,19 @@ pub const DEFAULT_SCHEDULER_NAME: &str = "default-scheduler";
 /// Weights of score plugins; 0 disables one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Weights {
+    /// `NodeAffinity`
     pub node_affinity: i64,
+    /// `TaintToleration`
     pub taint_toleration: i64,
+    /// `InterPodAffinity`
     pub inter_pod_affinity: i64,
+    /// `PodTopologySpread`
     pub pod_topology_spread: i64,
+    /// `NodeResourcesFit`
     pub node_resources_fit: i64,
+    /// `NodeResourcesBalancedAllocation`
     pub balanced_allocation: i64,
+    /// `ImageLocality`
     pub image_locality: i64,
 }
 

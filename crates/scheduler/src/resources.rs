@@ -19,8 +19,9 @@ pub struct Resources {
     pub memory: i64,
     /// Number of pods.
     pub pods: i64,
-    /// CPU and memory as scores count them: a container that asks for none has defaults, as it uses some (upstream's `NonZeroRequested`).
+    /// CPU as scores count it: a container that asks for none has defaults, as it uses some (upstream's `NonZeroRequested`).
     pub scored_cpu_milli: i64,
+    /// Memory in bytes, in the same way.
     pub scored_memory: i64,
     /// Ephemeral storage, huge pages and extended resources, by name, in whole units.
     pub others: BTreeMap<String, i64>,

@@ -11,7 +11,7 @@
 //!
 //! [`sqlite`] is the default store; [`encrypted`] wraps one for encryption at rest; [`memory`] is for tests.
 
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 use std::sync::Arc;

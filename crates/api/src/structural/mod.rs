@@ -7,7 +7,7 @@
 //! - [`rules`]: the CEL rules of a schema
 
 mod extensions;
-mod formats;
+pub mod formats;
 mod rules;
 pub(crate) mod structure;
 pub(crate) mod validation;

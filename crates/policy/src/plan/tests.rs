@@ -2,6 +2,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use network::nft::Protocol;
+
 use super::*;
 
 fn config() -> Config {

@@ -1,3 +1,6 @@
+mod hostile;
+mod policies;
+
 use std::process::{Command, Stdio};
 
 use informer::Pod;
@@ -126,79 +129,6 @@ fn local_policy_leaves_other_nodes_out() {
     let rules = rules(&config(), &NodeTopology::default(), &[web(extra)], &slices);
     assert!(rules.has("refused_ports", "tcp . 30080"));
     assert!(rules.has("services", "10.43.0.5 . tcp . 80"));
-}
-
-/// The endpoints that the chain of an element of a map leads to, and those of the chains that this one goes to for some sources.
-fn led_to(rules: &Table, set: &str, key: &str) -> (Vec<String>, Vec<(String, Vec<String>)>) {
-    let Some(goto) = rules.sets[set].elements.get(key).and_then(Option::as_deref) else { return Default::default() };
-    let of = |chain: &str| rules.chains.get(chain).cloned().unwrap_or_default();
-    let targets = |rules: &[String]| -> Vec<String> {
-        rules.iter().filter_map(|rule| Some(rule.split_once("dnat to ")?.1.to_string())).collect()
-    };
-    let chain = of(goto.trim_start_matches("goto "));
-    let others = chain.iter().filter_map(|rule| rule.split_once(" goto "));
-    let others = others.map(|(sources, chain)| (sources.to_string(), targets(&of(chain)))).collect();
-    (targets(&chain), others)
-}
-
-#[test]
-fn the_clusters_own_traffic_is_no_matter_of_the_external_policy() {
-    let extra = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "externalIPs": ["192.0.2.5"],
-                       "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}]});
-    let own = |to: &[&str]| -> Vec<(String, Vec<String>)> {
-        ["ip saddr 10.42.0.0/16", "fib saddr type local ct mark set ct mark or 0x4000"]
-            .map(|from| (from.into(), to.iter().map(ToString::to_string).collect()))
-            .into()
-    };
-    for (endpoints, outside, inside) in [
-        // None here: clients outside have to go to another node, pods and programs of this one needn't know.
-        (&[("10.42.1.2", "b", true)][..], &[][..], &["10.42.1.2:8080"][..]),
-        (
-            &[("10.42.0.2", "a", true), ("10.42.1.2", "b", true)],
-            &["10.42.0.2:8080"],
-            &["10.42.0.2:8080", "10.42.1.2:8080"],
-        ),
-    ] {
-        let rules = rules(&config(), &NodeTopology::default(), &[web(extra.clone())], &[slice("web", endpoints)]);
-        for (set, key) in [("services", "192.0.2.5 . tcp . 80"), ("node_ports", "tcp . 30080")] {
-            let wanted = (outside.iter().map(ToString::to_string).collect(), own(inside));
-            assert_eq!(led_to(&rules, set, key), wanted, "{key} {endpoints:?}");
-        }
-        assert_eq!(rules.has("refused", "192.0.2.5 . tcp . 80"), outside.is_empty());
-        assert_eq!(rules.has("refused_ports", "tcp . 30080"), outside.is_empty());
-        kernel_table(&[rules.full_script("ip t")]);
-    }
-}
-
-#[test]
-fn ending_endpoints_of_this_node_serve_though_other_nodes_have_ready_ones() {
-    let slices = [slice("web", &[("10.42.0.2", "a", false), ("10.42.1.2", "b", true)])];
-    let extra = json!({"type": "NodePort", "externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local",
-                       "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}]});
-    let rules = rules(&config(), &NodeTopology::default(), &[web(extra)], &slices);
-    assert_eq!(places(&rules), ["10.42.0.2 . 8080"]);
-    assert_eq!(led_to(&rules, "node_ports", "tcp . 30080").0, ["10.42.0.2:8080"]);
-}
-
-#[test]
-fn services_and_addresses_that_others_serve_are_left_to_them() {
-    let slices = [slice("web", &[("10.42.0.2", "a", true)])];
-    let extra = json!({"type": "LoadBalancer", "healthCheckNodePort": 31000});
-    for label in ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"] {
-        let mut labelled = web(extra.clone()).as_ref().clone();
-        labelled.metadata.labels = Some([(label.to_string(), String::new())].into());
-        let labelled = [Arc::new(labelled)];
-        let rules = rules(&config(), &NodeTopology::default(), &labelled, &slices);
-        assert!(rules.sets["services"].elements.is_empty() && rules.chains.is_empty(), "{label}");
-        assert!(health(&config(), Family::V4, &labelled, &slices).is_empty(), "{label}");
-    }
-    for (mode, is_ours) in [(json!(null), true), (json!("VIP"), true), (json!("Proxy"), false)] {
-        let mut balanced = web(extra.clone()).as_ref().clone();
-        let status = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.6", "ipMode": mode}]}});
-        balanced.status = serde_json::from_value(status).unwrap();
-        let rules = rules(&config(), &NodeTopology::default(), &[Arc::new(balanced)], &slices);
-        assert_eq!(rules.has("services", "192.0.2.6 . tcp . 80"), is_ours, "{mode}");
-    }
 }
 
 #[test]
@@ -402,113 +332,6 @@ fn rules_of_the_other_family_are_of_its_addresses_alone() {
         }
         assert!(kernel_table(&["add table ip t".into(), script]).is_ascii(), "the kernel takes it");
     }
-}
-
-/// What somebody might write to have it read as something else.
-const HOSTILE: [&str; 12] = [
-    "}; add table ip pwned; #",
-    "1.1.1.1 }\nadd table ip pwned\n",
-    "192.0.2.77, 192.0.2.78",
-    "10.42.0.2 : goto refuse_now",
-    "0.0.0.0/0",
-    "0.0.0.0/0 } accept; ip saddr { 10.0.0.0/8",
-    "@pwned",
-    "foo bar",
-    "\"pwned\"",
-    "$(id)",
-    "fd42::2%eth0; flush ruleset",
-    "ünïcode\u{0}",
-];
-
-/// Puts `text` into each string of an object in turn, and once into all.
-fn with_text_everywhere(object: &serde_json::Value, text: &str) -> Vec<serde_json::Value> {
-    fn leaves(value: &serde_json::Value, path: String, all: &mut Vec<String>) {
-        match value {
-            serde_json::Value::String(_) => all.push(path),
-            serde_json::Value::Array(list) => {
-                list.iter().enumerate().for_each(|(i, one)| leaves(one, format!("{path}/{i}"), all));
-            }
-            serde_json::Value::Object(map) => {
-                map.iter().for_each(|(key, one)| leaves(one, format!("{path}/{}", key.replace('/', "~1")), all));
-            }
-            _ => {}
-        }
-    }
-    let mut paths = Vec::new();
-    leaves(object, String::new(), &mut paths);
-    let put = |object: &mut serde_json::Value, path: &String| *object.pointer_mut(path).unwrap() = text.into();
-    let mut all: Vec<_> = paths
-        .iter()
-        .map(|path| {
-            let mut one = object.clone();
-            put(&mut one, path);
-            one
-        })
-        .collect();
-    let mut every = object.clone();
-    // Without these a service and its endpoints wouldn't be looked at.
-    let kept = [
-        "/metadata/labels/kubernetes.io~1service-name",
-        "/metadata/name",
-        "/metadata/namespace",
-        "/addressType",
-        "/spec/type",
-    ];
-    paths.iter().filter(|path| !kept.contains(&path.as_str())).for_each(|path| put(&mut every, path));
-    all.push(every);
-    all
-}
-
-#[test]
-fn no_text_of_an_object_gets_into_a_rule() {
-    let service = json!({"metadata": {"name": "web", "namespace": "default"},
-        "spec": {"type": "LoadBalancer", "clusterIP": "10.43.0.5", "clusterIPs": ["10.43.0.5"], "externalIPs": ["192.0.2.5"],
-            "externalName": "x", "loadBalancerIP": "192.0.2.9", "sessionAffinity": "ClientIP", "externalTrafficPolicy": "Local",
-            "internalTrafficPolicy": "Local", "loadBalancerSourceRanges": ["10.0.0.0/8", "10.1.0.0/16"],
-            "ports": [{"name": "w", "port": 80, "protocol": "TCP", "nodePort": 30080, "targetPort": "web", "appProtocol": "h"}]},
-        "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.6", "hostname": "h"}]}}});
-    let slice = json!({"metadata": {"name": "web-x", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
-        "addressType": "IPv4", "ports": [{"name": "w", "port": 8080, "protocol": "TCP"}],
-        "endpoints": [{"addresses": ["10.42.0.2", "10.42.0.3"], "nodeName": "a", "zone": "z", "hostname": "h",
-                       "hints": {"forZones": [{"name": "z"}], "forNodes": [{"name": "a"}]}}]});
-    let pod = json!({"metadata": {"name": "p", "namespace": "default", "uid": "u"},
-        "spec": {"nodeName": "a", "containers": [{"name": "c", "ports": [
-            {"name": "x", "containerPort": 80, "hostPort": 8080, "hostIP": "192.0.2.1", "protocol": "TCP"}]}]},
-        "status": {"phase": "Running", "podIP": "10.42.0.2", "podIPs": [{"ip": "10.42.0.2"}]}});
-    let script = |service: &serde_json::Value, slice: &serde_json::Value, pod: &serde_json::Value, zone: &str| {
-        let (Ok(service), Ok(slice), Ok(pod)) = (
-            serde_json::from_value::<Service>(service.clone()),
-            serde_json::from_value::<EndpointSlice>(slice.clone()),
-            serde_json::from_value::<Pod>(pod.clone()),
-        ) else {
-            return String::new();
-        };
-        let topology = NodeTopology { zone: Some(zone.into()) };
-        let mut parts = Planner::new(Family::V4).parts(&config(), &topology, &[Arc::new(service)], &[Arc::new(slice)]);
-        parts.extend(host_port_parts(Family::V4, &[Arc::new(pod)]));
-        network::nft::TableSync::new("ip t", "services").diff_script(base_table(&config(), Family::V4), parts)
-    };
-    let untouched = script(&service, &slice, &pod, "z");
-    for wanted in ["10.43.0.5", "192.0.2.5", "192.0.2.6", "10.0.0.0/8", "10.42.0.3", "192.0.2.1 . tcp . 8080"] {
-        assert!(untouched.contains(wanted), "{wanted} is missing: what is tried below isn't looked at\n{untouched}");
-    }
-    kernel_table(std::slice::from_ref(&untouched));
-    let mut all = BTreeSet::new();
-    for text in HOSTILE {
-        let mut tried: Vec<_> =
-            with_text_everywhere(&service, text).iter().map(|service| script(service, &slice, &pod, "z")).collect();
-        tried.extend(with_text_everywhere(&slice, text).iter().map(|slice| script(&service, slice, &pod, "z")));
-        tried.extend(with_text_everywhere(&pod, text).iter().map(|pod| script(&service, &slice, pod, "z")));
-        tried.push(script(&service, &slice, &pod, text));
-        for script in tried {
-            // `0.0.0.0/0` is a network that may be meant.
-            assert!(text == "0.0.0.0/0" || !script.contains(text), "{text:?}\n{script}");
-            assert!(!script.contains("pwned") && !script.contains("unsound!"), "{text:?}\n{script}");
-            all.insert(script);
-        }
-    }
-    // The kernel takes each of them, one after the other.
-    kernel_table(&Vec::from_iter(all));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 use parking_lot::Mutex;
+use rusqlite::Connection;
 
 use super::*;
+use crate::{Change, KeyValue};
 
 #[derive(Default)]
 struct Seen {
@@ -61,7 +63,7 @@ async fn past_is_read_in_pages_of_so_many_keys_and_bytes() {
     assert_eq!(page("/a/3", 2).await, (Vec::new(), false));
     assert!(store.list_at("/a/", 4).await.unwrap().len() == 3);
     let connection = Connection::open(&store.path).unwrap();
-    let by_bytes = super::list_present(&connection, "/a/", 4, "", 10, 4).unwrap();
+    let by_bytes = rows::list_present(&connection, "/a/", 4, "", 10, 4).unwrap();
     assert_eq!((by_bytes.items.len(), by_bytes.is_cut), (2, true), "the bytes are used up");
 }
 
