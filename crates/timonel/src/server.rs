@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use apimachinery::AddressRanges;
 use apiserver::audit::{self, Audit};
 use apiserver::{ApiServer, User};
 use pki::rotation::CertificateSpec;
@@ -134,14 +135,8 @@ fn open_store(args: &ServerArgs, folder: &Path) -> anyhow::Result<Arc<dyn store:
 /// The place of the cluster's DNS server among the services' addresses, as kubeadm has it.
 const DNS: u32 = 10;
 
-async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
-    let tls = args.node.data_dir.join("server/tls");
-    let authority = Arc::new(Authority::load_or_create(&tls, "ca")?);
-    let node_name = agent::node_name(args.node.node_name.as_deref())?;
-    let (pods, services) = (&args.cluster_cidr, &args.service_cidr);
-    let node_ips = agent::node_ips(&args.node.node_ip).await?;
-    let node_ips = agent::addresses_for(pods, services, &node_name, &node_ips)?;
-    let cluster_dns = args.cluster_dns.unwrap_or_else(|| services.nth(DNS));
+/// Refuses ranges that don't go together.
+fn check_ranges(pods: &AddressRanges, services: &AddressRanges, cluster_dns: IpAddr) -> anyhow::Result<()> {
     if !services.contains(cluster_dns) {
         bail!("--cluster-dns {cluster_dns} must be one of the services' addresses (--service-cidr {services})");
     }
@@ -153,17 +148,35 @@ async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
     if !pods.families().eq(services.families()) {
         bail!("--cluster-cidr {pods} and --service-cidr {services} must be of the same families, in the same order");
     }
-    // Only ranges that a cluster can have are those of this one.
-    ranges::check_or_record(&args.node.data_dir.join("server"), pods, services)?;
+    Ok(())
+}
+
+/// The names and addresses in the API server's certificate.
+fn serving_names(args: &ServerArgs, node_name: &str, node_ips: &[IpAddr]) -> Vec<String> {
     let mut names: Vec<String> =
         ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1"]
             .map(String::from)
             .into();
     names.push(format!("kubernetes.default.svc.{}", args.cluster_domain));
     names.extend(node_ips.iter().map(ToString::to_string));
-    names.push(services.nth(1).to_string());
-    names.push(node_name.clone());
+    names.push(args.service_cidr.nth(1).to_string());
+    names.push(node_name.into());
     names.extend(args.tls_sans.iter().cloned());
+    names
+}
+
+async fn prepare(args: ServerArgs) -> anyhow::Result<Plan> {
+    let tls = args.node.data_dir.join("server/tls");
+    let authority = Arc::new(Authority::load_or_create(&tls, "ca")?);
+    let node_name = agent::node_name(args.node.node_name.as_deref())?;
+    let (pods, services) = (&args.cluster_cidr, &args.service_cidr);
+    let node_ips = agent::node_ips(&args.node.node_ip).await?;
+    let node_ips = agent::addresses_for(pods, services, &node_name, &node_ips)?;
+    let cluster_dns = args.cluster_dns.unwrap_or_else(|| services.nth(DNS));
+    check_ranges(pods, services, cluster_dns)?;
+    // Only ranges that a cluster can have are those of this one.
+    ranges::check_or_record(&args.node.data_dir.join("server"), pods, services)?;
+    let mut names = serving_names(&args, &node_name, &node_ips);
     names.extend(renewal::former_addresses(&tls.join("apiserver.crt"), &names));
     let (masters, client) = (Some("system:masters"), Usage::Client);
     let wanted = |file, common_name, organization, usage, names| CertificateSpec {
