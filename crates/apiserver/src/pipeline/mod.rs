@@ -72,19 +72,13 @@ impl<'a> WriteRequest<'a> {
     pub fn of(server: &'a Arc<ApiServer>, user: &'a User, info: &'a ResourceRequest) -> Result<Self, Status> {
         let is_status = info.subresource == Some(Subresource::Status);
         Ok(WriteRequest {
-            server,
             user,
-            kind: info.kind,
-            namespace: &info.path.namespace,
-            name: &info.path.name,
             subresource: info.subresource,
             target: if is_status { Target::Status } else { Target::Main },
             manager: FieldManager::of(info),
             dry_run: dry_run(&info.query)?,
             options: (info.query.get("fieldManager").into(), info.query.get("fieldValidation").into()),
-            is_applied: false,
-            is_admitted: false,
-            warnings: Mutex::default(),
+            ..Self::by_server(server, info.kind, &info.path.namespace, &info.path.name)
         })
     }
 
