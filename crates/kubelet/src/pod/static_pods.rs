@@ -1,13 +1,15 @@
 //! Static pods: those of a folder on this machine. They run whatever the API says of them, and before it says anything; what
 //! stands for them there is a mirror, which may come and go without harm to a container.
 
+mod manifest;
+
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::static_pods::{HASH, MIRROR, SOURCE, check};
+use api::static_pods::MIRROR;
 use informer::Key;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
@@ -16,13 +18,13 @@ use kube::api::PostParams;
 use kube::{Api, ResourceExt as _};
 use parking_lot::Mutex;
 use runtime::files;
-use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 
 use crate::pod::manager::PodManager;
 use crate::pod::worker::delete_now;
 use crate::pod::workers::Wanted;
 use crate::spec::is_mirror;
+pub use manifest::{ManifestError, read};
 
 /// Between two tries to write a mirror.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -78,10 +80,8 @@ impl Manifests {
         let mut pods: HashMap<Key, Arc<Pod>> = HashMap::new();
         for path in paths {
             let (last, told) = self.0.entry(path.clone()).or_default();
-            let said = match bounded::text(&path, bounded::MAX_OWN_FILE_BYTES).map_err(|e| e.to_string()) {
-                Ok(text) => read(&text, &path, node),
-                Err(error) => Err(error),
-            };
+            let said = bounded::text(&path, bounded::MAX_OWN_FILE_BYTES).map_err(ManifestError::from);
+            let said = said.and_then(|text| read(&text, &path, node));
             let complaint = match said {
                 Ok(pod) if pods.contains_key(&key(&pod)) => {
                     *last = None;
@@ -91,7 +91,7 @@ impl Manifests {
                     *last = Some(Arc::new(pod));
                     String::new()
                 }
-                Err(complaint) => complaint,
+                Err(error) => error.to_string(),
             };
             if *told != complaint && !complaint.is_empty() {
                 let kept = last.is_some();
@@ -104,61 +104,6 @@ impl Manifests {
         }
         pods
     }
-}
-
-/// The pod of a file, as the API server would have made it of the same text.
-///
-/// # Errors
-/// Says what in it is wrong.
-pub fn read(text: &str, path: &Path, node: &str) -> Result<Pod, String> {
-    let kind = api::kinds::PODS;
-    let document = apimachinery::yaml::first(text.as_bytes(), apimachinery::bounded::Limits::REQUEST);
-    let mut pod = document.map_err(|e| e.to_string())?.value;
-    if pod["apiVersion"] != "v1" || pod["kind"] != "Pod" {
-        return Err(format!("kind: it must be a Pod of v1, not {} of {}", pod["kind"], pod["apiVersion"]));
-    }
-    let findings = api::schema::types().check(&kind.schema(), &mut pod);
-    if !findings.mismatched.is_empty() {
-        return Err(findings.mismatched.join("; "));
-    }
-    if !findings.unknown.is_empty() {
-        tracing::warn!(file = %path.display(), fields = findings.unknown.join(", "), "the manifest of a static pod has unknown fields");
-    }
-    let name = match pod["metadata"]["name"].as_str() {
-        Some(name) if !name.is_empty() => format!("{name}-{node}"),
-        _ => return Err("metadata.name: it must be set".into()),
-    };
-    // Another node's file of the same text is another pod, and so is another text.
-    let mut hash = pki::sha256_hex(format!("{node}\n{}\n{text}", path.display()).as_bytes());
-    hash.truncate(32);
-    let metadata = &mut pod["metadata"];
-    metadata["name"] = name.into();
-    metadata["uid"] = hash.as_str().into();
-    metadata["resourceVersion"] = Value::Null;
-    if metadata["namespace"].is_null() {
-        metadata["namespace"] = "default".into();
-    }
-    if metadata["annotations"].is_null() {
-        metadata["annotations"] = json!({});
-    }
-    metadata["annotations"][HASH] = hash.into();
-    metadata["annotations"][SOURCE] = "file".into();
-    let spec = &mut pod["spec"];
-    spec["nodeName"] = node.into();
-    if spec["tolerations"].is_null() {
-        spec["tolerations"] = json!([]);
-    }
-    // Its node alone decides about it.
-    if let Some(list) = spec["tolerations"].as_array_mut() {
-        list.push(json!({"operator": "Exists", "effect": "NoExecute"}));
-    }
-    kind.apply_defaults(&mut pod);
-    let mut causes = kind.check(&pod, None);
-    causes.extend(check(&pod["spec"]));
-    if let Some(cause) = causes.first() {
-        return Err(format!("{}: {}", cause.field, cause.message));
-    }
-    serde_json::from_value(pod).map_err(|e| e.to_string())
 }
 
 /// The same pod, to be ended as its own grace period says.
@@ -323,6 +268,8 @@ async fn delete(manager: &PodManager, mirror: &Pod) -> Result<(), kube::Error> {
 
 #[cfg(test)]
 mod tests {
+    use api::static_pods::HASH;
+
     use super::*;
 
     const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: x}]}\n";
@@ -341,7 +288,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_a_file_is_said() {
-        let wrong = |text: &str| read(text, Path::new("/p/web.yaml"), "n").unwrap_err();
+        let wrong = |text: &str| read(text, Path::new("/p/web.yaml"), "n").unwrap_err().to_string();
         assert!(wrong("a: [").contains("line"), "{}", wrong("a: ["));
         assert!(wrong("apiVersion: v1\nkind: Service\n").starts_with("kind: it must be a Pod"));
         assert!(wrong(&POD.replace("name: web", "labels: {}")).starts_with("metadata.name"));

@@ -22,21 +22,35 @@ const MAX_PORTS: usize = 64;
 /// Messages of a port that wait to be taken.
 const MAX_QUEUED_MESSAGES: usize = 4;
 
+/// What is wrong with the ports of a query, in upstream's words.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadPorts {
+    /// There are none.
+    #[error("query parameter \"ports\" is required")]
+    Missing,
+    /// There are more than one connection can have.
+    #[error("no more than {} ports can be forwarded at once", MAX_PORTS)]
+    TooMany,
+    /// One isn't a number from 1 to 65535.
+    #[error("unable to parse {0:?} as a port")]
+    Malformed(String),
+}
+
 /// The ports that a query names.
 ///
 /// # Errors
-/// With what is wrong, in upstream's words.
-pub fn ports(query: &[(String, String)]) -> Result<Vec<u16>, String> {
+/// [`BadPorts`]
+pub fn ports(query: &[(String, String)]) -> Result<Vec<u16>, BadPorts> {
     let named: Vec<&str> =
         query.iter().filter(|(key, _)| key == "ports").flat_map(|(_, list)| list.split(',')).collect();
     if named.is_empty() {
-        return Err("query parameter \"ports\" is required".into());
+        return Err(BadPorts::Missing);
     }
     if named.len() > MAX_PORTS {
-        return Err(format!("no more than {MAX_PORTS} ports can be forwarded at once"));
+        return Err(BadPorts::TooMany);
     }
     let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
-    named.into_iter().map(|text| port(text).ok_or_else(|| format!("unable to parse {text:?} as a port"))).collect()
+    named.into_iter().map(|text| port(text).ok_or_else(|| BadPorts::Malformed(text.into()))).collect()
 }
 
 /// Joins the channels to the ports, until the client is gone.

@@ -70,12 +70,13 @@ pub async fn serve(
         return text(StatusCode::NOT_FOUND, format!("pod {pod:?} isn't on this node"));
     };
     let Some(run) = saved.containers.get(container) else {
-        let message = format!("container {container:?} in pod {pod:?} is waiting to start: ContainerCreating");
-        return text(StatusCode::BAD_REQUEST, message);
+        let reason = "ContainerCreating".into();
+        let error = NoLog::Waiting { container: container.into(), pod: pod.into(), reason };
+        return text(StatusCode::BAD_REQUEST, error.to_string());
     };
     let path = match log_of(&dirs, run, asked.previous, container, pod) {
         Ok(path) => path,
-        Err(message) => return text(StatusCode::BAD_REQUEST, message),
+        Err(error) => return text(StatusCode::BAD_REQUEST, error.to_string()),
     };
     // Before reading begins, so that what is written afterwards is noticed.
     let news =
@@ -111,24 +112,28 @@ pub async fn serve(
     response
 }
 
-/// The log of a container's current run or of the one before, if it is there; else the message for the client.
-fn log_of(
-    dirs: &PodDirs,
-    run: &ContainerRecord,
-    previous: bool,
-    container: &str,
-    pod: &str,
-) -> Result<PathBuf, String> {
+/// Why there is no log of a container.
+#[derive(Debug, thiserror::Error)]
+enum NoLog {
+    #[error("previous terminated container {container:?} in pod {pod:?} not found")]
+    Previous { container: String, pod: String },
+    #[error("container {container:?} in pod {pod:?} is waiting to start: {reason}")]
+    Waiting { container: String, pod: String, reason: String },
+}
+
+/// The log of a container's current run or of the one before.
+fn log_of(dirs: &PodDirs, run: &ContainerRecord, previous: bool, container: &str, pod: &str) -> Result<PathBuf, NoLog> {
     let attempt = if previous { run.attempt.saturating_sub(1) } else { run.attempt };
     let path = dirs.log(container, attempt);
     // While a file is rotated, the next one may not be there yet.
     if attempt >= 0 && runtime::log_files(&path).any(|file| file.exists()) {
         return Ok(path);
     }
+    let (container, pod) = (container.into(), pod.into());
     Err(if attempt < run.attempt {
-        format!("previous terminated container {container:?} in pod {pod:?} not found")
+        NoLog::Previous { container, pod }
     } else {
-        format!("container {container:?} in pod {pod:?} is waiting to start: {}", waiting(run))
+        NoLog::Waiting { container, pod, reason: waiting(run) }
     })
 }
 

@@ -85,18 +85,27 @@ fn json(value: &serde_json::Value) -> Response<Body> {
     response
 }
 
-fn tls(identity: Arc<pki::RotatingCertificate>, authority_pem: &str) -> Result<TlsAcceptor, String> {
-    let fail = |e: &dyn std::fmt::Display| e.to_string();
+/// Why the kubelet's API can't be served.
+#[derive(Debug, thiserror::Error)]
+enum TlsError {
+    #[error("the authority's certificate can't be read: {0}")]
+    Authority(#[from] rustls::pki_types::pem::Error),
+    #[error(transparent)]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+}
+
+fn tls(identity: Arc<pki::RotatingCertificate>, authority_pem: &str) -> Result<TlsAcceptor, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
-    let ca = CertificateDer::from_pem_slice(authority_pem.as_bytes()).map_err(|e| fail(&e))?;
-    roots.add(ca).map_err(|e| fail(&e))?;
+    let ca = CertificateDer::from_pem_slice(authority_pem.as_bytes())?;
+    roots.add(ca)?;
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).allow_unauthenticated();
-    let verifier = verifier.build().map_err(|e| fail(&e))?;
+    let verifier = verifier.build()?;
     let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| fail(&e))?
+        .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(identity);
     Ok(TlsAcceptor::from(Arc::new(config)))

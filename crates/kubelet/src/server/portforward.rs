@@ -59,7 +59,7 @@ pub async fn serve(server: &Arc<Server>, namespace: &str, pod: &str, request: Re
         Ok(ports) => upgrade_websocket(request, &legacy_forward::PROTOCOLS, move |socket, protocol| async move {
             legacy_forward::serve(socket, protocol, forward.network, ports).await;
         }),
-        Err(error) => refused(StatusCode::BAD_REQUEST, error),
+        Err(error) => refused(StatusCode::BAD_REQUEST, error.to_string()),
     }
 }
 

@@ -13,17 +13,25 @@ use crate::spec;
 use crate::state::ContainerState;
 use crate::streaming::Wants;
 
+/// Why a command can't be run in a container.
+#[derive(Debug, thiserror::Error)]
+enum NotRunning {
+    #[error("pod {0:?} isn't on this node")]
+    NoPod(String),
+    #[error("container not found (\"{0}\"): it isn't running")]
+    NoContainer(String),
+}
+
 /// A pod's containers, the id of a running one, and whether it has a terminal.
 fn running(
     server: &Server,
     namespace: &str,
     pod: &str,
     name: &str,
-) -> Result<(Arc<dyn PodContainers>, String, bool), String> {
-    let (object, dirs, saved) =
-        server.pods.find(namespace, pod).ok_or_else(|| format!("pod {pod:?} isn't on this node"))?;
+) -> Result<(Arc<dyn PodContainers>, String, bool), NotRunning> {
+    let (object, dirs, saved) = server.pods.find(namespace, pod).ok_or_else(|| NotRunning::NoPod(pod.into()))?;
     let run = saved.containers.get(name).filter(|r| matches!(r.phase, ContainerState::Running { .. }));
-    let run = run.ok_or_else(|| format!("container not found (\"{name}\"): it isn't running"))?;
+    let run = run.ok_or_else(|| NotRunning::NoContainer(name.into()))?;
     let ephemeral = spec::ephemeral(&object);
     let mut all = object.spec.iter().flat_map(spec::started).chain(&ephemeral);
     let tty = all.find(|c| c.name == name).and_then(|c| c.tty).unwrap_or(false);
@@ -45,7 +53,7 @@ pub async fn exec(
     }
     let (containers, id, _) = match running(server, namespace, pod, container) {
         Ok(found) => found,
-        Err(error) => return refused(StatusCode::NOT_FOUND, error),
+        Err(error) => return refused(StatusCode::NOT_FOUND, error.to_string()),
     };
     open(request, wants(&query), move |events, sender| async move {
         let result = containers.exec(&id, &command, wants(&query), events, &sender).await;
@@ -73,7 +81,7 @@ pub async fn attach(
     let query = query(&request);
     let (containers, id, tty) = match running(server, namespace, pod, container) {
         Ok(found) => found,
-        Err(error) => return refused(StatusCode::NOT_FOUND, error),
+        Err(error) => return refused(StatusCode::NOT_FOUND, error.to_string()),
     };
     // What the container has counts, not what the client believes.
     let wants = Wants { tty, ..wants(&query) };

@@ -46,6 +46,11 @@ impl Worker {
             }
             Err(_) => self.runtime_lost().await,
         }
+        self.resume_probes();
+    }
+
+    /// Probes what runs again, which begins as ready as it was.
+    fn resume_probes(&mut self) {
         let running: Vec<String> = self
             .saved
             .containers
