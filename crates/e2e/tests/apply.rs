@@ -25,7 +25,7 @@ fn managers(object: &serde_json::Value) -> Vec<String> {
 }
 
 #[test]
-fn fields_have_managers_and_conflicts_are_told() -> anyhow::Result<()> {
+fn fields_have_managers_and_conflicts_are_reported() -> anyhow::Result<()> {
     let Some(cluster) = Cluster::start_current(&["--disable-agent"])? else { return Ok(()) };
     let apply = |by: &str, yaml: &str, flags: &[&str]| {
         let manager = format!("--field-manager={by}");

@@ -4,19 +4,21 @@
 //! `SEED` repeats a run; `CHAOS_KILLS`, `CHAOS_DISKS`, `CHAOS_PEERS` and `CHAOS_CLOCKS` say how much of each there is. The figures of a long run are in
 //! `docs/reliability.md`.
 
-use std::fs::File;
-use std::io::Write as _;
+mod events;
+mod faults;
+
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use testkit::Cluster;
 use testkit::cluster::is_ready;
 use testkit::inventory::Inventory;
 use testkit::node::{Beside, Node};
+
+use crate::fixtures;
+use faults::{FAKETIME, own_clock, small_disk};
 
 /// All pods of it, and how many there are. They are spread so that each node has the same of them at all times.
 const PODS: usize = 8;
@@ -42,23 +44,6 @@ metadata: {name: web}
 spec: {clusterIP: 10.43.0.80, selector: {app: web}, ports: [{port: 80}]}
 ---
 apiVersion: apps/v1
-kind: StatefulSet
-metadata: {name: db}
-spec:
-  replicas: 2
-  podManagementPolicy: Parallel
-  serviceName: db
-  selector: {matchLabels: {app: db}}
-  template:
-    metadata: {labels: {app: db, chaos: 'yes'}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      topologySpreadConstraints:
-      - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: db}}}
-      containers: [{name: c, image: 'busybox:1.28', command: [sleep, '36000'], volumeMounts: [{name: data, mountPath: /data}]}]
-  volumeClaimTemplates: [{metadata: {name: data}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}}]
----
-apiVersion: apps/v1
 kind: DaemonSet
 metadata: {name: each}
 spec:
@@ -76,10 +61,6 @@ spec:
 
 /// Flags of every node: what is killed again and again waits for long else, and a full disk would be reason to send pods away.
 const FLAGS: [&str; 4] = ["--restart-backoff", "1s,2s", "--eviction-hard", "memory.available<1Mi"];
-/// A library between a program and the clock, which comes with Debian's package libfaketime.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
-/// What each node's data folder has room for. Images leave 256 MB of it.
-const DISK: &str = "size=448m,nr_inodes=30000";
 /// A pod that is away for longer is late.
 const LATE: Duration = Duration::from_secs(30);
 
@@ -102,35 +83,6 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-fn kill(pid: u32) {
-    // It may have ended by itself.
-    let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(std::process::Stdio::null()).status();
-}
-
-/// A disk of its own for a node's data.
-fn small_disk(node: &mut Node) -> anyhow::Result<()> {
-    let data = node.folder().join("data");
-    std::fs::create_dir_all(&data)?;
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", DISK, "tmpfs"]).arg(&data).status()?;
-    anyhow::ensure!(mounted.success(), "a file system in memory can't be mounted");
-    Ok(())
-}
-
-/// Lets a node's processes see the clock that the file `clock` says.
-fn own_clock(node: &mut Node, clock: &Path) {
-    for (name, value) in [
-        ("LD_PRELOAD", FAKETIME),
-        ("FAKETIME_TIMESTAMP_FILE", &clock.display().to_string()),
-        ("FAKETIME_NO_CACHE", "1"),
-        // Waits go by the time since the start, which no clock that is set changes.
-        ("DONT_FAKE_MONOTONIC", "1"),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        ("NO_FAKE_STAT", "1"),
-    ] {
-        node.set_env(name, value);
-    }
-}
-
 impl Chaos {
     fn start(seed: u64) -> anyhow::Result<Self> {
         anyhow::ensure!(Path::new(FAKETIME).exists(), "{FAKETIME} is missing: apt-get install libfaketime");
@@ -144,6 +96,8 @@ impl Chaos {
         let mut cluster = Cluster::start_prepared(&FLAGS, prepare)?;
         cluster.join_prepared(&[&FLAGS[..], &["--server-timeout", "6s"]].concat(), prepare)?;
         cluster.apply(WORKLOAD)?;
+        // On both nodes, as each must have the same at all times.
+        cluster.apply(&fixtures::stateful_set("{app: db, chaos: 'yes'}", &fixtures::spread("db")))?;
         let mut chaos = Chaos {
             cluster,
             chance: StdRng::seed_from_u64(seed),
@@ -231,119 +185,6 @@ impl Chaos {
         if from.is_empty() { None } else { from.get(self.chance.random_range(0..from.len())).copied() }
     }
 
-    /// Kills a process. A role's parent is started again, as a service manager does.
-    fn kill_one(&mut self) -> anyhow::Result<&'static str> {
-        self.kills += 1;
-        let agent = self.chance.random_bool(0.5);
-        match self.chance.random_range(0..6) {
-            0 => {
-                self.node(agent).crash();
-                self.pause(300);
-                self.node(agent).spawn()?;
-                Ok("a role")
-            }
-            1 | 2 => {
-                let parts: Vec<u32> = self.node(agent).parts().into_values().collect();
-                self.pick(&parts).into_iter().for_each(kill);
-                Ok("a part")
-            }
-            3 => {
-                let shims = self.node(agent).shims();
-                self.pick(&shims).into_iter().for_each(kill);
-                Ok("a shim")
-            }
-            4 => {
-                // Who comes into a container is started by a helper of its shim.
-                let shims = self.node(agent).shims();
-                let helpers: Vec<u32> = shims.iter().flat_map(|shim| children(*shim)).collect();
-                self.pick(&helpers).into_iter().for_each(kill);
-                Ok("a child of a shim")
-            }
-            _ => {
-                let contained = self.node(agent).contained();
-                self.pick(&contained).into_iter().for_each(kill);
-                Ok("a process in a container")
-            }
-        }
-    }
-
-    fn kill_some(&mut self, at_most: u64) -> anyhow::Result<()> {
-        let mut killed = Vec::new();
-        for _ in 0..self.chance.random_range(1..=at_most) {
-            killed.push(self.kill_one()?);
-            self.pause(400);
-        }
-        self.revive()?;
-        self.settle(&format!("kill {} ({})", self.kills, killed.join(", ")))
-    }
-
-    /// Starts what has ended by itself, as a service manager does.
-    fn revive(&mut self) -> anyhow::Result<()> {
-        for agent in [false, true] {
-            self.node(agent).revive()?;
-        }
-        Ok(())
-    }
-
-    /// Lets a node's disk have no room, or no inode, for a while.
-    fn fill_disk(&mut self) -> anyhow::Result<()> {
-        let (agent, inodes) = (self.chance.random_bool(0.5), self.chance.random_bool(0.5));
-        let data = self.node(agent).folder().join("data");
-        let filled = if inodes { use_inodes(&data) } else { use_room(&data) };
-        self.pause(2000);
-        if self.chance.random_range(0..3) == 0 {
-            self.kill_one()?;
-            self.pause(1000);
-        }
-        give_back(&data)?;
-        filled?;
-        self.revive()?;
-        self.settle(if inodes { "a disk without inodes" } else { "a full disk" })
-    }
-
-    /// The server vanishes without a word and comes back: the agent's connections hear nothing any more, in either direction.
-    fn lose_peer(&mut self) -> anyhow::Result<()> {
-        let ask = ["ss", "-tnH", "state", "established", "( dport = :6443 )"].map(String::from);
-        let open = self.cluster.agents[0].run(&ask, "").stdout;
-        let port = |line: &str| line.split_whitespace().nth(2)?.rsplit(':').next()?.parse::<u16>().ok();
-        let ports: Vec<String> = open.lines().filter_map(port).map(|port| port.to_string()).collect();
-        anyhow::ensure!(!ports.is_empty(), "the agent has no connection: {open}");
-        let ports = ports.join(", ");
-        let rules = format!(
-            "table inet vanished {{\n chain i {{ type filter hook input priority -300; tcp dport 6443 tcp sport {{ {ports} }} drop; }}\n \
-             chain o {{ type filter hook output priority -300; tcp sport 6443 tcp dport {{ {ports} }} drop; }}\n}}\n"
-        );
-        let nft = |words: &[&str], input: &str| {
-            let words: Vec<String> = words.iter().map(|word| (*word).to_string()).collect();
-            self.cluster.server.run(&words, input)
-        };
-        let written = nft(&["nft", "-f", "-"], &rules);
-        anyhow::ensure!(written.code == 0, "{written:?}");
-        self.cluster.server.crash();
-        self.pause(500);
-        self.cluster.server.spawn()?;
-        self.cluster.eventually("the API answers", || Ok(self.cluster.kubectl(&["get", "nodes"]).code == 0))?;
-        // Who is deaf doesn't hear of this.
-        let pods = self.cluster.list("pods", "app=each")?;
-        let there = pods.iter().find(|pod| pod["spec"]["nodeName"] == "agent-2").context("a pod of the agent")?;
-        let name = there["metadata"]["name"].as_str().context("name")?;
-        self.cluster.ok(&["delete", "pod", name, "--wait=false"])?;
-        self.settle("a server that vanished")?;
-        let removed = self.cluster.server.run(&["nft", "delete", "table", "inet", "vanished"].map(String::from), "");
-        anyhow::ensure!(removed.code == 0, "{removed:?}");
-        Ok(())
-    }
-
-    /// The clocks of both machines jump, within a month from now. Certificates are good for longer.
-    fn jump(&mut self) -> anyhow::Result<()> {
-        let to = ["+0", "+20m", "+5h", "+1d", "+9d", "+30d"][self.chance.random_range(0..6)];
-        std::fs::write(&self.clock, format!("{to}\n"))?;
-        let pods = self.cluster.list("pods", "app=web")?;
-        let name = pods.first().and_then(|pod| pod["metadata"]["name"].as_str()).context("a pod")?;
-        self.cluster.ok(&["delete", "pod", name, "--wait=false"])?;
-        self.settle(&format!("the clock's jump to {to}"))
-    }
-
     /// Draws what happens next until so much of each has happened.
     fn go_on(&mut self, kills: u64, disks: u64, peers: u64, clocks: u64) -> anyhow::Result<()> {
         let (mut disks_left, mut peers_left, mut clocks_left) = (disks, peers, clocks);
@@ -426,39 +267,6 @@ fn brief(pods: &[serde_json::Value]) -> String {
         )
     };
     pods.iter().map(state).collect::<Vec<_>>().join("; ")
-}
-
-fn children(pid: u32) -> Vec<u32> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
-}
-
-const FILL: &str = "fill";
-
-/// Writes until there is no room.
-fn use_room(data: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(data.join(FILL))?;
-    let mut file = File::create(data.join(FILL).join("room"))?;
-    for size in [1 << 20, 4096, 1] {
-        let block = vec![b'x'; size];
-        while file.write_all(&block).is_ok() {}
-    }
-    Ok(())
-}
-
-/// Makes files until there is no inode.
-fn use_inodes(data: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(data.join(FILL))?;
-    let more = (0..u32::MAX).map(|i| File::create(data.join(FILL).join(i.to_string())));
-    more.take_while(Result::is_ok).for_each(drop);
-    Ok(())
-}
-
-fn give_back(data: &Path) -> anyhow::Result<()> {
-    for entry in std::fs::read_dir(data.join(FILL))?.flatten() {
-        std::fs::remove_file(entry.path())?;
-    }
-    Ok(std::fs::remove_dir(data.join(FILL))?)
 }
 
 /// Clients that write all the time, and one that comes into a container again and again.

@@ -132,7 +132,7 @@ spec:
 ";
 
 #[test]
-fn kubectl_of_today_asks_waits_and_watches() -> anyhow::Result<()> {
+fn current_kubectl_gets_waits_and_watches() -> anyhow::Result<()> {
     let Some(cluster) = Cluster::start_current(&[])? else { return Ok(()) };
     let watch = cluster.kubectl_beside(&["get", "deployments", "--watch", "--output-watch-events"])?;
     cluster.apply(WATCHED)?;

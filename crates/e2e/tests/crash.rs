@@ -5,6 +5,8 @@ use rand::{RngExt as _, SeedableRng as _};
 use testkit::Cluster;
 use testkit::cluster::is_ready;
 
+use crate::fixtures;
+
 const WEB: &str = include_str!("../../../examples/web.yaml");
 
 #[test]
@@ -161,34 +163,19 @@ spec:
       - {name: beside, image: 'busybox:1.28', command: [sleep, '36000'], restartPolicy: Always}
       containers: [{name: c, image: 'busybox:1.28', command: [sleep, '36000'], volumeMounts: [{name: v, mountPath: /v}]}]
       volumes: [{name: v, emptyDir: {medium: Memory}}]
----
-apiVersion: apps/v1
-kind: StatefulSet
-metadata: {name: db}
-spec:
-  replicas: 2
-  podManagementPolicy: Parallel
-  serviceName: db
-  selector: {matchLabels: {app: db}}
-  template:
-    metadata: {labels: {app: db}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      containers: [{name: c, image: 'busybox:1.28', command: [sleep, '36000'], volumeMounts: [{name: data, mountPath: /data}]}]
-  volumeClaimTemplates: [{metadata: {name: data}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}}]
 ";
 
 /// Kills the daemon, shims, containers, or all at once, at moments drawn by chance; `SEED=n` repeats a run, and `KILLS=n` says how
 /// often (10 unless told otherwise; releases are tried with 200).
 #[test]
-fn whatever_is_killed_comes_back_and_leaves_nothing() -> anyhow::Result<()> {
+fn killed_processes_come_back_and_leave_nothing() -> anyhow::Result<()> {
     // What is killed again and again waits for long else.
     kill_by_chance(Cluster::start_with(&["--restart-backoff", "1s,2s"])?)
 }
 
 /// The same with another's runtime, which is killed, too.
 #[test]
-fn whatever_is_killed_of_containerd_comes_back_and_leaves_nothing() -> anyhow::Result<()> {
+fn killed_processes_under_containerd_come_back_and_leave_nothing() -> anyhow::Result<()> {
     kill_by_chance(Cluster::start_prepared(&["--restart-backoff", "1s,2s"], |node| node.use_containerd())?)
 }
 
@@ -199,6 +186,7 @@ fn kill_by_chance(mut cluster: Cluster) -> anyhow::Result<()> {
     println!("SEED={seed}");
     let mut chance = StdRng::seed_from_u64(seed);
     cluster.apply(MIXED)?;
+    cluster.apply(&fixtures::stateful_set("{app: db}", ""))?;
     let well = |cluster: &Cluster| -> anyhow::Result<bool> {
         let pods: Vec<serde_json::Value> =
             ["app=web", "app=db"].iter().map(|s| cluster.list("pods", s)).collect::<anyhow::Result<Vec<_>>>()?.concat();
@@ -259,6 +247,7 @@ fn kill_by_chance(mut cluster: Cluster) -> anyhow::Result<()> {
 fn a_reboot_brings_every_pod_back() -> anyhow::Result<()> {
     let mut cluster = Cluster::start()?;
     cluster.apply(MIXED)?;
+    cluster.apply(&fixtures::stateful_set("{app: db}", ""))?;
     cluster.apply(LASTING)?;
     let ready = |cluster: &Cluster| -> anyhow::Result<usize> {
         let list: serde_json::Value = serde_json::from_str(&cluster.ok(&["get", "pods", "-o", "json"])?)?;

@@ -50,7 +50,7 @@ fn bad_input_is_named() -> anyhow::Result<()> {
 }
 
 #[test]
-fn port_in_use_is_said() -> anyhow::Result<()> {
+fn a_port_in_use_is_reported() -> anyhow::Result<()> {
     let cluster = Cluster::start()?;
     let data = cluster.server.folder().join("second").display().to_string();
     let second = cluster.server.timonel(&["server", "--data-dir", &data, "--run-dir", &data, "--node-ip", "192.0.2.1"]);
@@ -64,7 +64,7 @@ fn port_in_use_is_said() -> anyhow::Result<()> {
 }
 
 #[test]
-fn what_the_machine_has_against_a_cluster_is_said() -> anyhow::Result<()> {
+fn check_names_what_the_machine_lacks() -> anyhow::Result<()> {
     let script = "case $1 in --state) echo running;; *) exit 1;; esac";
     let cluster = Cluster::start_prepared(&[], |node| node.programs(&[("firewall-cmd", script)]))?;
     let log = || std::fs::read_to_string(cluster.server.folder().join("log")).unwrap_or_default();
@@ -113,7 +113,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_full_disk_is_said_and_loses_nothing() -> anyhow::Result<()> {
+fn a_full_disk_is_reported_and_loses_nothing() -> anyhow::Result<()> {
     let mut disk = None;
     let cluster = Cluster::start_prepared(&[], |node| {
         let path = node.folder().join("data/server/db");

@@ -35,7 +35,7 @@ fn pod(name: &str, medium: &str, resources: &str) -> String {
 }
 
 #[test]
-fn who_asks_for_huge_pages_gets_them() -> anyhow::Result<()> {
+fn huge_pages_are_mounted_and_counted() -> anyhow::Result<()> {
     let before = SetAside::begin()?;
     let pages = count()?;
     let all = pages * 2;

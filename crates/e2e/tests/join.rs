@@ -147,7 +147,7 @@ fn pods_reach_each_other_through_routers() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_node_that_was_silent_is_well_again_as_soon_as_it_speaks() -> anyhow::Result<()> {
+fn a_node_is_ready_again_as_soon_as_it_renews_its_lease() -> anyhow::Result<()> {
     let mut cluster = Cluster::start()?;
     cluster.join()?;
     cluster.apply(SPREAD)?;

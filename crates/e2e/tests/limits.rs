@@ -1,6 +1,7 @@
 //! LimitRanges and ResourceQuotas on a server without a node; disruption budgets and what pods may use on real ones.
 
-use anyhow::Context as _;
+mod node;
+
 use testkit::Cluster;
 
 const LIMITS: &str = "
@@ -28,7 +29,7 @@ fn pod(name: &str, resources: &str) -> String {
 }
 
 #[test]
-fn namespaces_hold_what_their_limits_let_them() -> anyhow::Result<()> {
+fn quotas_and_limit_ranges_bound_a_namespace() -> anyhow::Result<()> {
     let cluster = Cluster::start_with(&["--disable-agent"])?;
     cluster.apply(LIMITS)?;
     let create = |yaml: &str| cluster.kubectl_with(&["create", "-f", "-"], yaml);
@@ -117,7 +118,7 @@ spec: {minAvailable: 2, selector: {matchLabels: {app: web}}}
 ";
 
 #[test]
-fn budgets_hold_evictions_back() -> anyhow::Result<()> {
+fn disruption_budgets_hold_evictions_back() -> anyhow::Result<()> {
     let cluster = Cluster::start()?;
     cluster.apply(WEB)?;
     let allowed = |n: i64| {
@@ -151,50 +152,6 @@ fn budgets_hold_evictions_back() -> anyhow::Result<()> {
     assert!(second.code != 0, "the first eviction has used the budget up: {second:?}");
     cluster.ok(&["uncordon", "server-1"])?;
     cluster.eventually("the evicted one is replaced", allowed(1))
-}
-
-const HARDY: &str = "
-apiVersion: v1
-kind: Pod
-metadata: {name: hardy}
-spec:
-  terminationGracePeriodSeconds: 30
-  tolerations: [{operator: Exists}]
-  containers: [{name: c, image: 'busybox:1.28', command: [sleep, '3600']}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: plain}
-spec:
-  containers: [{name: c, image: 'busybox:1.28', command: [sleep, '3600']}]
-";
-
-#[test]
-fn a_node_that_runs_short_says_so_and_evicts() -> anyhow::Result<()> {
-    // No machine has that much.
-    let cluster = Cluster::start_with(&["--eviction-hard", "memory.available<100Pi"])?;
-    cluster.eventually("the node tells of its shortage, and is tainted", || {
-        let node = &cluster.list("nodes", "")?[0];
-        let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let low = conditions.iter().any(|c| c["type"] == "MemoryPressure" && c["status"] == "True");
-        let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
-        Ok(low && taints.iter().any(|t| t["key"] == "node.kubernetes.io/memory-pressure"))
-    })?;
-    cluster.apply(HARDY)?;
-    cluster.eventually("the pod that comes all the same is evicted", || {
-        let status = &cluster.get("pod", "hardy")?["status"];
-        anyhow::ensure!(status["phase"] == "Failed" && status["reason"] == "Evicted", "{status}");
-        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
-        let told = status["message"].as_str().is_some_and(|m| m.contains("low on resource: memory"));
-        Ok(told && conditions.iter().any(|c| c["type"] == "DisruptionTarget" && c["status"] == "True"))
-    })?;
-    let plain = cluster.get("pod", "plain")?;
-    assert!(plain["spec"]["nodeName"].is_null(), "{plain}");
-    let message = &plain["status"]["conditions"][0]["message"];
-    assert!(message.as_str().is_some_and(|m| m.contains("memory-pressure")), "{message}");
-    let refused = cluster.server.timonel(&["server", "--eviction-hard", "cpu<1"]);
-    assert!(refused.code != 0 && refused.stderr.contains("memory.available<100Mi"), "{refused:?}");
-    Ok(())
 }
 
 const CONFINED: &str = "
@@ -243,7 +200,7 @@ fn containers_are_confined_by_seccomp() -> anyhow::Result<()> {
 }
 
 #[test]
-fn pods_that_write_more_than_they_may_go() -> anyhow::Result<()> {
+fn pods_over_their_ephemeral_storage_limit_are_evicted() -> anyhow::Result<()> {
     let cluster = Cluster::start()?;
     let pod = |name: &str, script: &str, limit: &str, size: &str| {
         format!(
@@ -282,51 +239,7 @@ fn pods_that_write_more_than_they_may_go() -> anyhow::Result<()> {
 }
 
 #[test]
-fn pods_leave_what_is_reserved() -> anyhow::Result<()> {
-    let cluster = Cluster::start_with(&[
-        "--kube-reserved=cpu=100m,memory=256Mi",
-        "--system-reserved=cpu=100m,pid=1000",
-        "--pod-max-pids=32",
-        "--eviction-hard=",
-    ])?;
-    let nodes = cluster.list("nodes", "")?;
-    let (capacity, allocatable) = (&nodes[0]["status"]["capacity"], &nodes[0]["status"]["allocatable"]);
-    let number = |amount: &serde_json::Value, unit: &str| {
-        amount.as_str().and_then(|text| text.strip_suffix(unit)?.parse::<u64>().ok()).context("a number")
-    };
-    assert_eq!(number(&allocatable["cpu"], "m")?, number(&capacity["cpu"], "")? * 1000 - 200);
-    let memory = number(&capacity["memory"], "Ki")?;
-    assert!(number(&allocatable["memory"], "Ki")? <= memory - (256 << 10));
-    // All pods together are bound by that, and each in the number of its processes.
-    let unified = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    let read = |controller: &str, group: &str, file: &str| -> anyhow::Result<u64> {
-        let root = std::path::Path::new("/sys/fs/cgroup").join(if unified { "" } else { controller });
-        let path = root.join(cluster.server.cgroup()).join(group).join(file);
-        Ok(std::fs::read_to_string(&path).with_context(|| path.display().to_string())?.trim().parse()?)
-    };
-    let file = if unified { "memory.max" } else { "memory.limit_in_bytes" };
-    assert_eq!(read("memory", "", file)?, (memory - (256 << 10)) << 10);
-    assert!(read("pids", "", "pids.max")? > 1000);
-    cluster.apply(&pod("bomb", "{}").replace("image: x", "image: 'busybox:1.28', command: [sleep, '36000']"))?;
-    cluster.wait_pod("bomb")?;
-    let uid = cluster.get("pod", "bomb")?["metadata"]["uid"].as_str().context("uid")?.to_string();
-    assert_eq!(read("pids", &format!("besteffort/pod{uid}"), "pids.max")?, 32);
-    let many = "for i in $(seq 50); do sleep 60 & done; echo all";
-    let refused = cluster.kubectl(&["exec", "bomb", "--", "sh", "-c", many]);
-    assert!(!refused.stdout.contains("all") && refused.stderr.contains("fork"), "{refused:?}");
-
-    for (flag, words) in [
-        ("--kube-reserved=disk=1Gi", "\"disk=1Gi\" is no reservation"),
-        ("--system-reserved=memory=100Ti", "100Ti of memory can't be reserved, as the machine has"),
-    ] {
-        let refused = cluster.server.timonel(&["server", flag]);
-        assert!(refused.code != 0 && refused.stderr.contains(words), "{refused:?}");
-    }
-    Ok(())
-}
-
-#[test]
-fn a_pod_is_bound_as_a_whole() -> anyhow::Result<()> {
+fn pod_level_resources_limit_all_containers_together() -> anyhow::Result<()> {
     let mut cluster = Cluster::start()?;
     let current = cluster.use_current_kubectl();
     let pod = |name: &str, whole: &str, own: &str| {
@@ -412,56 +325,4 @@ fn a_pod_is_bound_as_a_whole() -> anyhow::Result<()> {
         assert!(error.contains(words), "{words} isn't in {error}");
     }
     Ok(())
-}
-
-/// Pods that say in a folder of the machine when they end.
-fn telling(folder: &std::path::Path) -> String {
-    let pod = |name: &str, class: &str| {
-        format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 20\n  {class}\n  \
-             volumes: [{{name: v, hostPath: {{path: {}}}}}]\n  containers:\n  - name: c\n    image: busybox:1.28\n    \
-             command: [sh, -c, 'trap \"echo {name} ends >> /v/told; exit 0\" TERM; while :; do sleep 0.1; done']\n    \
-             volumeMounts: [{{name: v, mountPath: /v}}]\n    \
-             lifecycle: {{preStop: {{exec: {{command: [sh, -c, 'echo {name} stops >> /v/told']}}}}}}\n---\n",
-            folder.display()
-        )
-    };
-    format!("{}{}", pod("plain", ""), pod("critical", "priorityClassName: system-node-critical"))
-}
-
-#[test]
-fn pods_end_in_order_when_the_machine_goes_down() -> anyhow::Result<()> {
-    let mut cluster = Cluster::start_prepared(&[], |node| node.programs(&[("systemctl", "echo running")]))?;
-    let folder = cluster.server.folder().join("told");
-    std::fs::create_dir_all(&folder)?;
-    cluster.apply(&telling(&folder))?;
-    let names = ["plain", "critical"];
-    names.iter().try_for_each(|name| cluster.wait_pod(name))?;
-    let uids = || names.map(|name| cluster.get("pod", name).map(|pod| pod["metadata"]["uid"].clone()).ok());
-    let before = uids();
-    let told = || std::fs::read_to_string(folder.join("told")).unwrap_or_default();
-
-    // Only this program ends: nobody notices.
-    cluster.server.stop()?;
-    assert_eq!(told(), "");
-    cluster.server.programs(&[("systemctl", "echo stopping")])?;
-    cluster.server.spawn()?;
-    // Its hooks are run by the agent, which has to be there first.
-    cluster.eventually("the agent is up again", || Ok(cluster.kubectl(&["exec", "plain", "--", "true"]).code == 0))?;
-    cluster.server.stop()?;
-    assert_eq!(told(), "plain stops\nplain ends\ncritical stops\ncritical ends\n");
-    let events = std::fs::read_to_string(cluster.server.folder().join("log"))?;
-    assert!(events.contains("graceful node shutdown: pods have terminated"), "{events}");
-
-    cluster.server.programs(&[("systemctl", "echo running")])?;
-    cluster.server.spawn()?;
-    for name in names {
-        cluster.eventually("the same pod runs again", || {
-            let pod = cluster.get("pod", name)?;
-            Ok(testkit::cluster::is_ready(&pod) && pod["status"]["containerStatuses"][0]["restartCount"] == 1)
-        })?;
-    }
-    let uids = names.map(|name| cluster.get("pod", name).map(|pod| pod["metadata"]["uid"].clone()).ok());
-    assert_eq!(uids, before);
-    cluster.eventually("the node is ready", || Ok(testkit::cluster::is_ready(&cluster.get("node", "server-1")?)))
 }

@@ -11,6 +11,7 @@ mod custom;
 mod describe;
 mod dual;
 mod errors;
+mod fixtures;
 mod gateway;
 mod helm;
 mod hostile;

@@ -1,106 +1,21 @@
 //! Names that programs of all kinds ask for, and who is asked for those outside of the cluster.
 
-use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+mod resolver;
+
+use std::net::{TcpStream, UdpSocket};
 use std::str::FromStr as _;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, SOA};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_proto::rr::{Name, RecordType};
 use testkit::Cluster;
 use testkit::Node;
+
+use resolver::{Resolver, read_framed, write_framed};
 
 const CLUSTER_DNS: &str = "10.43.0.10:53";
 /// Addresses of the name that has too many for a packet.
 const MANY: u8 = 200;
-
-/// A resolver of a zone, which counts what it is asked for, by UDP and by TCP.
-struct Resolver {
-    address: SocketAddr,
-    asked: Arc<Mutex<BTreeMap<String, usize>>>,
-}
-
-impl Resolver {
-    fn start(node: &Node) -> anyhow::Result<Self> {
-        Self::start_at(node, "127.0.0.1:0")
-    }
-
-    fn start_at(node: &Node, address: &str) -> anyhow::Result<Self> {
-        let (udp, tcp) = node.inside(|| -> std::io::Result<_> {
-            let udp = UdpSocket::bind(address)?;
-            let tcp = TcpListener::bind(udp.local_addr()?)?;
-            Ok((udp, tcp))
-        })??;
-        let address = udp.local_addr()?;
-        let asked: Arc<Mutex<BTreeMap<String, usize>>> = Arc::default();
-        let count = asked.clone();
-        std::thread::spawn(move || {
-            let mut packet = [0u8; 4096];
-            while let Ok((length, peer)) = udp.recv_from(&mut packet) {
-                let answer = answer(&packet[..length], false, &count);
-                let _ = udp.send_to(&answer, peer);
-            }
-        });
-        let count = asked.clone();
-        std::thread::spawn(move || {
-            for mut stream in tcp.incoming().map_while(Result::ok) {
-                while let Ok(question) = read_framed(&mut stream) {
-                    let _ = write_framed(&mut stream, &answer(&question, true, &count));
-                }
-            }
-        });
-        Ok(Resolver { address, asked })
-    }
-
-    fn asked(&self, name: &str) -> usize {
-        let asked = self.asked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        asked.iter().filter(|(key, _)| key.ends_with(name)).map(|(_, n)| n).sum()
-    }
-}
-
-fn read_framed(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
-    let mut length = [0u8; 2];
-    stream.read_exact(&mut length)?;
-    let mut packet = vec![0; u16::from_be_bytes(length).into()];
-    stream.read_exact(&mut packet)?;
-    Ok(packet)
-}
-
-fn write_framed(stream: &mut TcpStream, packet: &[u8]) -> std::io::Result<()> {
-    stream.write_all(&(packet.len() as u16).to_be_bytes())?;
-    stream.write_all(packet)
-}
-
-fn answer(question: &[u8], tcp: bool, count: &Mutex<BTreeMap<String, usize>>) -> Vec<u8> {
-    let Ok(question) = Message::from_vec(question) else { return Vec::new() };
-    let Some(query) = question.queries.first() else { return Vec::new() };
-    let name = query.name().to_ascii().to_ascii_lowercase();
-    let key = format!("{} {name}", if tcp { "tcp" } else { "udp" });
-    *count.lock().unwrap_or_else(std::sync::PoisonError::into_inner).entry(key).or_default() += 1;
-    let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
-    answer.add_query(query.clone());
-    let address = |last: u8| Record::from_rdata(query.name().clone(), 60, RData::A(A(Ipv4Addr::new(192, 0, 2, last))));
-    match name.as_str() {
-        "host.acme.test." | "host.example." if query.query_type() == RecordType::A => {
-            answer.add_answer(address(77));
-        }
-        "host.acme.test." | "host.example." => {}
-        "many.acme.test." if tcp => {
-            answer.add_answers((0..MANY).map(address));
-        }
-        "many.acme.test." => answer.metadata.truncation = true,
-        _ => {
-            answer.metadata.response_code = ResponseCode::NXDomain;
-            let zone = Name::from_str("acme.test.").unwrap_or_default();
-            let soa = SOA::new(zone.clone(), zone.clone(), 1, 60, 60, 60, 60);
-            answer.add_authority(Record::from_rdata(zone, 60, RData::SOA(soa)));
-        }
-    }
-    answer.to_vec().unwrap_or_default()
-}
 
 /// Asks the cluster's DNS from the machine, as a pod's resolver would.
 fn ask(node: &Node, name: &str, tcp: bool) -> anyhow::Result<Message> {
@@ -128,7 +43,7 @@ fn ask(node: &Node, name: &str, tcp: bool) -> anyhow::Result<Message> {
 }
 
 #[test]
-fn names_of_other_zones_are_asked_where_they_are_known_and_kept() -> anyhow::Result<()> {
+fn names_of_other_zones_are_forwarded_and_cached() -> anyhow::Result<()> {
     let cluster = Cluster::start()?;
     let node = &cluster.server;
     let resolver = Resolver::start(node)?;
@@ -179,7 +94,7 @@ fn names_of_other_zones_are_asked_where_they_are_known_and_kept() -> anyhow::Res
 }
 
 #[test]
-fn questions_that_would_go_round_for_ever_are_refused_until_somebody_else_is_named() -> anyhow::Result<()> {
+fn dns_forwarding_loops_are_refused_until_other_upstreams_are_named() -> anyhow::Result<()> {
     let cluster = Cluster::start()?;
     let node = &cluster.server;
     let resolver = Resolver::start(node)?;
@@ -204,7 +119,7 @@ fn questions_that_would_go_round_for_ever_are_refused_until_somebody_else_is_nam
 
 /// Laptops change networks.
 #[test]
-fn the_machines_resolvers_are_followed() -> anyhow::Result<()> {
+fn changes_of_resolv_conf_are_followed() -> anyhow::Result<()> {
     let cluster = Cluster::start_prepared(&[], |node| {
         node.file_flag("--resolv-conf", "resolv.conf", "search corp.example\nnameserver 127.0.0.2\n")
     })?;
@@ -243,7 +158,7 @@ fn the_machines_resolvers_are_followed() -> anyhow::Result<()> {
 }
 
 #[test]
-fn who_serves_names_himself_is_asked_in_place_of_the_node() -> anyhow::Result<()> {
+fn another_dns_server_takes_the_place_of_the_nodes() -> anyhow::Result<()> {
     let cluster = Cluster::start_with(&["--disable", "dns"])?;
     let address = cluster.server.address();
     let resolver = Resolver::start_at(&cluster.server, &format!("{address}:5353"))?;
@@ -316,7 +231,7 @@ spec:
 /// What musl, glibc, busybox and BIND's tools find in a pod, each in its own way of asking: glibc asks for A and AAAA from one port at
 /// once, musl asks all servers at once and takes no answer by TCP, `dig` uses EDNS.
 #[test]
-fn resolvers_of_every_kind_find_what_is_there() -> anyhow::Result<()> {
+fn resolvers_of_every_kind_find_the_names_of_the_cluster() -> anyhow::Result<()> {
     let cluster = Cluster::start_prepared(&[], |node| testkit::images::programs(&node.images().join("programs.tar")))?;
     let resolver = Resolver::start(&cluster.server)?;
     cluster.apply(&format!(

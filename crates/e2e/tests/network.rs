@@ -30,7 +30,7 @@ fn policy(name: &str, spec: &str) -> String {
 }
 
 #[test]
-fn policies_let_in_and_out_whom_they_name() -> anyhow::Result<()> {
+fn network_policies_allow_the_peers_that_they_name() -> anyhow::Result<()> {
     let mut cluster = Cluster::start()?;
     cluster.join()?;
     let agent = cluster.list("nodes", "")?.iter().find_map(|n| {
@@ -237,7 +237,7 @@ impl Drop for Stranger {
 /// Pods are reached by 127.0.0.1 from their machine; from elsewhere nothing is, as what listens there trusts who comes
 /// (CVE-2020-8558).
 #[test]
-fn what_listens_at_loopback_is_reached_from_its_machine_alone() -> anyhow::Result<()> {
+fn loopback_listeners_are_reached_from_their_machine_alone() -> anyhow::Result<()> {
     let mut cluster = Cluster::start()?;
     let listener = cluster.server.inside(|| std::net::TcpListener::bind("127.0.0.1:9999"))??;
     let stranger = Stranger::beside(&cluster.server)?;
@@ -261,7 +261,7 @@ const OTHERS: &str = r#"{"cniVersion": "0.4.0", "name": "others", "plugins": [
    "ranges": [[{"subnet": "10.88.7.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}"#;
 
 #[test]
-fn pods_may_get_a_network_of_somebody_elses() -> anyhow::Result<()> {
+fn cni_plugins_connect_pods() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let (conf, leases) = (folder.path().join("net.d"), folder.path().join("leases"));
     std::fs::create_dir(&conf)?;

@@ -22,7 +22,7 @@ fn lines(node: &Node) -> Vec<Value> {
 }
 
 #[test]
-fn requests_are_told_as_the_policy_says() -> anyhow::Result<()> {
+fn requests_are_audited_as_the_policy_says() -> anyhow::Result<()> {
     let mut cluster = Cluster::start_prepared(&["--disable-agent"], |node| {
         node.file_flag("--audit-policy-file", "policy.yaml", POLICY)?;
         node.file_flag("--audit-log-path", "audit.log", "")

@@ -117,7 +117,7 @@ fn names_outlive_the_nodes_part() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_part_that_ends_is_started_again_and_takes_nothing_down() -> anyhow::Result<()> {
+fn a_part_that_exits_is_restarted_and_containers_stay() -> anyhow::Result<()> {
     let mut cluster = Cluster::start()?;
     cluster.apply(SLEEPER)?;
     cluster.wait_pod("sleeper")?;
@@ -245,7 +245,7 @@ fn wait_told(cluster: &Cluster, kind: &str) -> anyhow::Result<()> {
 /// The crash is real, the reason is made: a signal comes from outside at the moment when the object is being handled, so that the
 /// program under test has no switch for it. What keeps the handling busy so long is a port where connections are taken and nobody answers.
 #[test]
-fn an_object_that_crashes_its_part_twice_is_left_alone() -> anyhow::Result<()> {
+fn an_object_that_crashes_its_part_twice_is_quarantined() -> anyhow::Result<()> {
     let mut cluster = Cluster::start()?;
     let address = cluster.server.address();
     let _silent =

@@ -78,7 +78,7 @@ fn deployment(name: &str, replicas: u32, labels: &str) -> String {
 }
 
 #[test]
-fn policies_change_refuse_and_warn() -> anyhow::Result<()> {
+fn admission_policies_mutate_refuse_and_warn() -> anyhow::Result<()> {
     let Some(cluster) = Cluster::start_current(&["--disable-agent"])? else { return Ok(()) };
     cluster.apply(POLICIES)?;
     let apply = |yaml: &str| cluster.kubectl_with(&["apply", "-f", "-"], yaml);

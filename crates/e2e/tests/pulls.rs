@@ -126,7 +126,7 @@ fn between(
 }
 
 #[test]
-fn what_was_fetched_of_an_image_is_not_fetched_again() -> anyhow::Result<()> {
+fn an_interrupted_pull_goes_on_where_it_was() -> anyhow::Result<()> {
     const SIZE: usize = 4_000_000;
     let broken = "mirrors:\n  far.test: {endpoint: ['http://127.0.0.1:5002']}\n  docker.io: {endpoint: ['http://127.0.0.1:5000']}\nconfigs:\n  '127.0.0.1:5000': {auth: {username: user, password: secret}}\n  '127.0.0.1:5002': {auth: {username: user, password: secret}}\n";
     let cluster = cluster(broken)?;
@@ -163,7 +163,7 @@ fn what_was_fetched_of_an_image_is_not_fetched_again() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_long_pull_says_how_far_it_has_come() -> anyhow::Result<()> {
+fn a_long_pull_reports_its_progress() -> anyhow::Result<()> {
     const SIZE: usize = 4_000_000;
     let mirrors = "mirrors:\n  slow.test: {endpoint: ['http://127.0.0.1:5002']}\nconfigs:\n  '127.0.0.1:5002': {auth: {username: user, password: secret}}\n";
     let cluster = cluster(mirrors)?;
@@ -190,7 +190,7 @@ fn a_long_pull_says_how_far_it_has_come() -> anyhow::Result<()> {
 }
 
 #[test]
-fn an_image_that_is_brought_is_there_when_that_is_said() -> anyhow::Result<()> {
+fn an_imported_image_is_there_when_the_command_returns() -> anyhow::Result<()> {
     let cluster = Cluster::start()?;
     // Its registry is nowhere, and the pod asks less and less often.
     cluster.apply(&pod("late", "pause:test", ""))?;

@@ -141,7 +141,7 @@ subjects: [{kind: ServiceAccount, name: scraper, namespace: default}]
 
 /// As Prometheus and metrics-server ask kubelets: with the token of a service account.
 #[test]
-fn kubelets_serve_whom_the_api_lets() -> anyhow::Result<()> {
+fn kubelets_ask_the_api_for_the_rights_of_clients() -> anyhow::Result<()> {
     let cluster = Cluster::start()?;
     cluster.apply(SCRAPER)?;
     let token = cluster.ok(&["create", "token", "scraper"])?.trim().to_string();

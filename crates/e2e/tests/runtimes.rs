@@ -114,7 +114,7 @@ fn containerd_runs_pods_as_our_own_runtime_does() -> anyhow::Result<()> {
 }
 
 #[test]
-fn what_containerd_logs_is_put_aside_and_followed() -> anyhow::Result<()> {
+fn logs_of_containerd_are_rotated_and_followed() -> anyhow::Result<()> {
     // For longer than the 10 s after which sizes are looked at again, and mostly writing. At a container's end, containerd
     // forgets what it hasn't read yet, so the pauses are long enough for it.
     crate::stress::follows_all(&containerd()?, 16, 250_000, "0.7")

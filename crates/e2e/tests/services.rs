@@ -316,7 +316,7 @@ fn no_connection_fails_while_endpoints_go_and_the_server_is_killed() -> anyhow::
 }
 
 #[test]
-fn datagrams_follow_to_where_the_service_leads_now() -> anyhow::Result<()> {
+fn udp_flows_follow_changes_of_endpoints() -> anyhow::Result<()> {
     let cluster = start(1)?;
     let inside = format!("{}:80", cluster_ip(&cluster, "inside")?);
     let node = format!("{}:30080", cluster.server.address());
@@ -342,7 +342,7 @@ fn datagrams_follow_to_where_the_service_leads_now() -> anyhow::Result<()> {
 }
 
 #[test]
-fn what_somebody_deletes_by_hand_is_made_again() -> anyhow::Result<()> {
+fn deleted_interfaces_and_tables_are_made_again() -> anyhow::Result<()> {
     let cluster = start(1)?;
     let inside = format!("{}:80", cluster_ip(&cluster, "inside")?);
     let client = cluster.list("pods", "app=client")?[0]["metadata"]["name"].as_str().context("a name")?.to_string();

@@ -120,7 +120,7 @@ spec:
 ";
 
 #[test]
-fn claims_go_with_their_pods_where_the_set_says_so() -> anyhow::Result<()> {
+fn claims_are_deleted_as_the_retention_policy_says() -> anyhow::Result<()> {
     let cluster = Cluster::start()?;
     cluster.apply(SCRATCH)?;
     cluster.wait_pod("scratch-0")?;

@@ -252,7 +252,7 @@ fn a_storage_driver_gives_pods_their_volumes() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_volume_of_the_machine_is_restored_from_a_snapshot() -> anyhow::Result<()> {
+fn a_local_path_volume_is_restored_from_a_snapshot() -> anyhow::Result<()> {
     let mut cluster = Cluster::start()?;
     cluster.join()?;
     cluster.apply(&(claim("db", "") + &pod("db", "db")))?;
@@ -355,7 +355,7 @@ fn mount_options(folder: &std::path::Path) -> String {
 }
 
 #[test]
-fn a_claim_of_the_machine_holds_what_it_says_or_says_that_it_is_no_bound() -> anyhow::Result<()> {
+fn local_path_claims_are_bounded_by_a_quota_or_say_that_they_are_not() -> anyhow::Result<()> {
     let cluster = Cluster::start()?;
     cluster.apply(
         "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: small}\nspec:\n  accessModes: [ReadWriteOnce]\n  \

@@ -75,7 +75,7 @@ fn logs_are_rotated_in_order_and_cost_no_memory() -> anyhow::Result<()> {
 
 /// What a follower hears of a container that says more than a file holds, in bursts: all, in order, each line once.
 #[test]
-fn who_follows_hears_all_while_files_are_put_aside() -> anyhow::Result<()> {
+fn followed_logs_are_complete_across_rotations() -> anyhow::Result<()> {
     follows_all(&Cluster::start()?, 12, 100_000, "0.2")
 }
 

@@ -60,7 +60,7 @@ fn serve(cluster: &Cluster, program: &str) -> anyhow::Result<(Beside, Authority)
 }
 
 #[test]
-fn webhooks_change_and_refuse() -> anyhow::Result<()> {
+fn admission_webhooks_mutate_and_refuse() -> anyhow::Result<()> {
     use base64::Engine as _;
     let cluster = Cluster::start_with(&["--disable-agent"])?;
     let (server, authority) = serve(&cluster, SERVER)?;

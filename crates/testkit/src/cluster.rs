@@ -181,9 +181,22 @@ impl Cluster {
     /// Waits until a node is ready.
     ///
     /// # Errors
-    /// When it never is.
+    /// When it never is, and at once when the node has DiskPressure.
     pub fn wait_ready(&self, node: &str) -> anyhow::Result<()> {
-        self.eventually(&format!("node {node} is ready"), || Ok(is_ready(&self.get("node", node)?)))
+        let mut pressure = None;
+        self.eventually(&format!("node {node} is ready"), || {
+            let object = self.get("node", node)?;
+            pressure = has_disk_pressure(&object).then(|| object["status"]["conditions"].to_string());
+            Ok(is_ready(&object) || pressure.is_some())
+        })?;
+        // Nothing would be scheduled there, and a test would wait in vain until its time is over.
+        match pressure {
+            Some(conditions) => bail!(
+                "node {node} has DiskPressure: make room on the disk of {}: {conditions}",
+                self.folder.path().display()
+            ),
+            None => Ok(()),
+        }
     }
 
     /// Runs kubectl: the stock one if this machine has one, else our own.
@@ -308,6 +321,12 @@ impl Cluster {
 pub fn is_ready(object: &Value) -> bool {
     let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
     conditions.any(|c| c["type"] == "Ready" && c["status"] == "True")
+}
+
+/// Whether a node says that its disk is nearly full, so that no pod is scheduled there.
+fn has_disk_pressure(node: &Value) -> bool {
+    let mut conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.any(|c| c["type"] == "DiskPressure" && c["status"] == "True")
 }
 
 /// The minor version of the kubectl on the PATH, if there is one.

@@ -3,25 +3,20 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
 use std::time::Duration;
 
-use apiserver::{ApiServer, Body, User};
-use bytes::Bytes;
-use futures::StreamExt as _;
-use http::{Method, Request, Response};
-use http_body_util::{BodyExt as _, BodyStream, Full, StreamBody};
+use apiserver::{ApiServer, User};
+use http::{Method, Request};
 use informer::Informers;
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
-use tower::Service;
 use tracing_subscriber::EnvFilter;
+
+use crate::life::{Life, Mortal};
 
 /// How long a test waits for anything, in its own time.
 const MAX_VIRTUAL_WAIT: Duration = Duration::from_secs(3600);
@@ -45,7 +40,7 @@ fn time() -> Timestamp {
 }
 
 /// What servers of metrics would answer, by the path without its query.
-type Metrics = Arc<Mutex<HashMap<String, Value>>>;
+pub type Metrics = Arc<Mutex<HashMap<String, Value>>>;
 
 pub struct Cluster {
     api: Arc<ApiServer>,
@@ -129,8 +124,7 @@ impl Cluster {
 
     /// The same, with profiles of the scheduler.
     pub fn start_loops_with(&self, writes: usize, profiles: &scheduler::profile::Profiles) -> Arc<Life> {
-        let life =
-            Arc::new(Life { left: AtomicUsize::new(writes), over: AtomicBool::new(false), ended: Notify::new() });
+        let life = Life::new(writes);
         let user = User::new("system:kube-controller-manager", &["system:authenticated"]);
         let (store, metrics) = (self.store.clone(), self.metrics.clone());
         let mortal = Mortal { inner: self.api.in_process(user), store, metrics, life: life.clone() };
@@ -288,97 +282,6 @@ pub fn collection(object: &Value) -> String {
     let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
     let place = if found.namespaced { format!("/namespaces/{namespace}") } else { String::new() };
     format!("{root}{place}/{}", found.plural())
-}
-
-/// How long controllers and scheduler live.
-pub struct Life {
-    /// Writes that they still do.
-    left: AtomicUsize,
-    over: AtomicBool,
-    ended: Notify,
-}
-
-impl Life {
-    /// Waits for the end.
-    pub async fn ended(&self) {
-        while !self.is_over() {
-            self.ended.notified().await;
-        }
-    }
-
-    /// Ends it now.
-    pub fn end(&self) {
-        self.left.store(1, Ordering::Relaxed);
-        self.spend();
-    }
-
-    pub fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
-    }
-
-    fn spend(&self) {
-        let left = self.left.load(Ordering::Relaxed).saturating_sub(1);
-        self.left.store(left, Ordering::Relaxed);
-        if left == 0 && !self.over.swap(true, Ordering::Relaxed) {
-            self.ended.notify_waiters();
-        }
-    }
-
-    /// A body that stops, without an end, when the life is over.
-    fn bound(self: Arc<Self>, body: Body) -> Body {
-        let own = self.clone();
-        let frames = BodyStream::new(body).take_until(async move { own.ended().await });
-        let end = futures::stream::poll_fn(move |_| if self.is_over() { Poll::Pending } else { Poll::Ready(None) });
-        StreamBody::new(frames.chain(end)).boxed_unsync()
-    }
-}
-
-/// The way to the API for a process that is going to die: after its last write it gets no answer to anything.
-#[derive(Clone)]
-struct Mortal {
-    inner: apiserver::InProcess,
-    store: Arc<store::MemoryStore>,
-    metrics: Metrics,
-    life: Arc<Life>,
-}
-
-impl<B> Service<Request<B>> for Mortal
-where
-    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    type Response = Response<Body>;
-    type Error = std::convert::Infallible;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (life, store) = (self.life.clone(), self.store.clone());
-        // Events are told in passing and decide nothing.
-        let writes = request.method() != Method::GET && !request.uri().path().contains("/events");
-        if let Some(answer) = self.metrics.lock().unwrap().get(request.uri().path()) {
-            let body = Full::new(Bytes::from(answer.to_string())).map_err(|never| match never {}).boxed_unsync();
-            return Box::pin(async move { Ok(Response::new(body)) });
-        }
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let before = store.revision();
-            if !life.is_over() {
-                let answer = answer.await;
-                // A write that changes nothing leaves nothing behind.
-                if writes && answer.as_ref().is_ok_and(|a| a.status().is_success()) && store.revision() > before {
-                    life.spend();
-                }
-                if !life.is_over() {
-                    return answer.map(|a| a.map(|body| life.bound(body)));
-                }
-            }
-            std::future::pending().await
-        })
-    }
 }
 
 /// A pod's or another object's name.

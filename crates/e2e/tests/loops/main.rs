@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::indexing_slicing)]
 
 mod cluster;
+mod credentials;
 mod daemons;
 mod deaths;
 mod deployments;
@@ -11,6 +12,7 @@ mod extremes;
 mod jobs;
 mod keeping;
 mod large;
+mod life;
 mod nodes;
 mod owners;
 mod policies;
