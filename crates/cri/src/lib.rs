@@ -2,7 +2,7 @@
 //!
 //! This crate has the generated messages and opens the socket; the kubelet decides what to request.
 
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::missing_errors_doc)]
 
 use std::path::{Path, PathBuf};
 

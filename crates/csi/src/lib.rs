@@ -1,7 +1,7 @@
 //! Client of CSI drivers (Container Storage Interface 1) and of the kubelet's plugin registration (k8s.io/kubelet/pkg/apis/pluginregistration),
 //! and the kinds of `snapshot.storage.k8s.io` ([`snapshots`]). [`local_path`] names the built-in driver.
 
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::missing_errors_doc)]
 
 pub mod local_path;
 pub mod snapshots;

@@ -6,7 +6,7 @@
 //!
 //! No key leaves this crate in a log line; key files are written with mode 0600.
 
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 mod ca;

@@ -3,7 +3,7 @@
 //!
 //! The scheduler, the DaemonSet controller, taint eviction and the kubelet's admission share them.
 
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::missing_errors_doc)]
 
 mod ports;
 mod volumes;
