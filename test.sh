@@ -70,6 +70,7 @@ needs_component() {
 ./scripts/check-edges.sh
 ./scripts/check-kinds.sh
 ./scripts/check-recursion.py
+./scripts/check-sizes.py
 # One selection of packages throughout, so that nothing is built twice with other features.
 cargo build --locked --workspace --all-targets
 ./scripts/check-dependencies.py
