@@ -7,6 +7,8 @@ use informer::{CustomResourceDefinition, Informer, Key, Keyed as _};
 use k8s_openapi::api::admissionregistration::v1::{
     ExpressionWarning, TypeChecking, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyStatus,
 };
+use kube::ResourceExt as _;
+use serde_json::Value;
 
 use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::dynamic::request;

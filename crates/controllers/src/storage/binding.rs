@@ -20,7 +20,7 @@ use serde_json::json;
 use super::{expand, origin, snapshots};
 use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::status::patch_status_if_changed;
-use crate::toolkit::{Context, Result, ignore, pods};
+use crate::toolkit::{Context, Result, ignore};
 
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// The provisioner of classes whose volumes somebody makes by hand.
@@ -445,10 +445,13 @@ mod tests {
             .unwrap()
         };
         let free = volume(serde_json::Value::Null);
-        assert!(fits(&claim("1Gi", "a"), &free));
-        assert!(!fits(&claim("2Gi", "a"), &free));
-        assert!(!fits(&claim("1Gi", "b"), &free));
-        assert!(fits(&claim("1Gi", "a"), &volume(json!({"namespace": "n", "name": "c"}))));
-        assert!(!fits(&claim("1Gi", "a"), &volume(json!({"namespace": "n", "name": "c", "uid": "other"}))));
+        assert!(placement::volume_fits(&claim("1Gi", "a"), &free));
+        assert!(!placement::volume_fits(&claim("2Gi", "a"), &free));
+        assert!(!placement::volume_fits(&claim("1Gi", "b"), &free));
+        assert!(placement::volume_fits(&claim("1Gi", "a"), &volume(json!({"namespace": "n", "name": "c"}))));
+        assert!(!placement::volume_fits(
+            &claim("1Gi", "a"),
+            &volume(json!({"namespace": "n", "name": "c", "uid": "other"}))
+        ));
     }
 }
