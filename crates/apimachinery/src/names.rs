@@ -20,24 +20,36 @@ fn label_chars(text: &str) -> bool {
 }
 
 /// RFC 1123 label: names of namespaces, pods' host names, containers.
+///
+/// # Errors
+/// What is wrong, in upstream's words.
 pub fn dns1123_label(text: &str) -> Check {
     max_len(text, 63)?;
     if label_chars(text) { Ok(()) } else { Err(DNS1123_LABEL.into()) }
 }
 
 /// RFC 1123 subdomain: names of most objects.
+///
+/// # Errors
+/// What is wrong, in upstream's words.
 pub fn dns1123_subdomain(text: &str) -> Check {
     max_len(text, 253)?;
     if text.split('.').all(label_chars) { Ok(()) } else { Err(DNS1123_SUBDOMAIN.into()) }
 }
 
 /// RFC 1035 label: names of services.
+///
+/// # Errors
+/// What is wrong, in upstream's words.
 pub fn dns1035_label(text: &str) -> Check {
     max_len(text, 63)?;
     if label_chars(text) && text.as_bytes()[0].is_ascii_lowercase() { Ok(()) } else { Err(DNS1035_LABEL.into()) }
 }
 
 /// What may stand in a URL path (RBAC names): no `/`, no `%`, not `.` or `..`.
+///
+/// # Errors
+/// What is wrong, in upstream's words.
 pub fn path_segment(text: &str) -> Check {
     match text {
         "." | ".." => Err(format!("may not be '{text}'")),
@@ -55,6 +67,9 @@ fn name_part(text: &str) -> bool {
 }
 
 /// `[prefix/]name`: label and annotation keys, finalizers, resource names.
+///
+/// # Errors
+/// What is wrong, in upstream's words.
 pub fn qualified_name(text: &str) -> Check {
     let name = match text.split_once('/') {
         Some((prefix, name)) => {
@@ -71,6 +86,9 @@ pub fn qualified_name(text: &str) -> Check {
 }
 
 /// A domain that resolvers look in: labels may begin with an underscore, and have more within (KEP-4427).
+///
+/// # Errors
+/// What is wrong, in upstream's words.
 pub fn search_domain(text: &str) -> Check {
     max_len(text, 253)?;
     let label = |label: &str| {
@@ -83,12 +101,18 @@ pub fn search_domain(text: &str) -> Check {
 }
 
 /// A value of a label: at most 63 bytes, and empty or alphanumeric at both ends.
+///
+/// # Errors
+/// What is wrong, in upstream's words.
 pub fn label_value(text: &str) -> Check {
     max_len(text, 63)?;
     if text.is_empty() || name_part(text) { Ok(()) } else { Err(LABEL_VALUE.into()) }
 }
 
 /// A port's name (IANA service name, RFC 6335).
+///
+/// # Errors
+/// What is wrong, in upstream's words.
 pub fn port_name(text: &str) -> Check {
     if text.len() > 15 {
         return Err("must be no more than 15 characters".into());

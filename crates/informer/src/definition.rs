@@ -17,17 +17,25 @@ use crate::custom_kind;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CustomResourceDefinition {
+    /// Name, uid, finalizers.
     pub metadata: ObjectMeta,
+    /// What its kind is called.
     pub spec: Spec,
+    /// As the API has it.
     pub status: Option<CustomResourceDefinitionStatus>,
 }
 
+/// What a kind is called.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Spec {
+    /// Its API group.
     pub group: String,
+    /// `Namespaced` or `Cluster`
     pub scope: String,
+    /// Plural, kind, short names.
     pub names: CustomResourceDefinitionNames,
+    /// Its versions, without their schemas.
     pub versions: Vec<Version>,
 }
 
@@ -35,10 +43,15 @@ pub struct Spec {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Version {
+    /// Its name.
     pub name: String,
+    /// Whether clients may use it.
     pub served: bool,
+    /// Whether objects are kept in it.
     pub storage: bool,
+    /// Which subresources it has.
     pub subresources: Option<CustomResourceSubresources>,
+    /// What field selectors may name.
     pub selectable_fields: Option<Vec<SelectableField>>,
 }
 

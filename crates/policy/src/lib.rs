@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Family;
-use informer::{Cause, Change, Informers, Pod, Recorder, SyncLoop};
+use informer::{Cause, Change, Informer, Informers, Pod, Recorder, SyncLoop};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt as _;
@@ -52,11 +52,13 @@ const RESYNC_PERIOD: Duration = Duration::from_secs(30);
 /// Retry period of a policy whose rules the kernel rejected.
 const REFUSED_RETRY_PERIOD: Duration = Duration::from_secs(300);
 
-/// Runs the network policy controller until the process ends. Pods of this node may start once their rules are in the kernel.
-pub async fn run(config: Config, informers: Informers, local: LocalPods) {
-    let policies = informers.of::<NetworkPolicy>();
-    let mut sync = SyncLoop::new(BATCH_PERIOD, Some(RESYNC_PERIOD));
-    sync.follow(&policies);
+/// Waits for the first policy: until then pods start without rules, and only policies are watched.
+async fn await_first_policy(
+    config: &Config,
+    policies: &Informer<NetworkPolicy>,
+    sync: &mut SyncLoop,
+    local: &LocalPods,
+) {
     let mut local_changes = local.changes();
     sync.synced().await;
     if policies.list().is_empty() {
@@ -73,6 +75,15 @@ pub async fn run(config: Config, informers: Informers, local: LocalPods) {
             _ = local_changes.changed() => {}
         }
     }
+}
+
+/// Runs the network policy controller until the process ends. Pods of this node may start once their rules are in the kernel.
+pub async fn run(config: Config, informers: Informers, local: LocalPods) {
+    let policies = informers.of::<NetworkPolicy>();
+    let mut sync = SyncLoop::new(BATCH_PERIOD, Some(RESYNC_PERIOD));
+    sync.follow(&policies);
+    let mut local_changes = local.changes();
+    await_first_policy(&config, &policies, &mut sync, &local).await;
     let (pods, namespaces) = (informers.of::<Pod>(), informers.of::<Namespace>());
     sync.follow_if(
         &pods,

@@ -82,6 +82,7 @@ macro_rules! conditions {
             fn last_transition_time(&self) -> Option<&Time> {
                 self.last_transition_time.as_ref()
             }
+            #[allow(clippy::needless_update, reason = "some kinds of conditions have no further fields")]
             fn build(said: Said<'_>, since: Time, before: Option<&Self>, now: Time) -> Self {
                 let make: fn(Said<'_>, Option<&Self>, Time) -> Self = |_said, _before, _now| Self {
                     $($field: $value(_said, _before, _now.clone()),)*

@@ -140,7 +140,7 @@ fn progress(
         say("Unknown", "DeploymentResumed", "Deployment is resumed");
         return Some(Duration::from_secs(1));
     }
-    let Some(new) = facts.new else { return None };
+    let new = facts.new?;
     let name = new.name_any();
     if is_complete(spec, new, facts.old) {
         say("True", "NewReplicaSetAvailable", &format!("ReplicaSet {name:?} has successfully progressed."));
