@@ -109,6 +109,11 @@ impl Cluster {
         let cluster = Self::without_loops().await;
         cluster.start_loops(usize::MAX);
         cluster.add_nodes("fake", nodes).await;
+        // A new node takes no pods before the node controller has seen that it is ready.
+        let is_free = |node: &Value| node["spec"]["taints"].is_null();
+        cluster
+            .until("/api/v1/nodes", |list| list["items"].as_array().is_some_and(|all| all.iter().all(is_free)))
+            .await;
         cluster
     }
 
