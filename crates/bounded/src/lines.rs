@@ -17,10 +17,10 @@ pub fn line(reader: &mut impl BufRead, limit: u64) -> io::Result<Option<String>>
     finish_line(line, limit)
 }
 
-/// [`line`] for an asynchronous reader.
+/// [`line()`] for an asynchronous reader.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub async fn line_async(reader: &mut (impl AsyncBufRead + Unpin), limit: u64) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     #[expect(clippy::disallowed_methods, reason = "this is the limit")]

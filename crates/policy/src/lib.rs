@@ -1,6 +1,6 @@
 //! The network policy controller: NetworkPolicies as a table of nftables on the node of the pods that they select.
 //!
-//! [`plan`] turns policies, pods and namespaces into a [`Table`](network::nft::Table). Until the first policy exists, only policies are
+//! [`plan`] turns policies, pods and namespaces into a [`Table`]. Until the first policy exists, only policies are
 //! watched, and nothing is written.
 //!
 //! Rules are evaluated for every packet in the original direction, not only for the first of a connection: when a policy stops allowing a

@@ -11,7 +11,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt as _};
 
-/// A pod that is to be made: with all that a template has, other than the [`Pod`]s that are kept.
+/// A pod that is to be made: with all that a template has, other than the pods that are kept.
 pub use k8s_openapi::api::core::v1::Pod as NewPod;
 
 use crate::toolkit::{Context, Result, ignore};
