@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::{Backoff, ExponentialBackoff};
 use tokio::sync::Notify;
 
 use crate::cache::{Change, Informer, Keyed, Synced};
@@ -56,7 +57,7 @@ pub struct SyncLoop {
     trigger: Trigger,
     batch_period: Duration,
     resync_period: Option<Duration>,
-    backoff: Duration,
+    backoff: Backoff,
     caches: Vec<Synced>,
 }
 
@@ -64,7 +65,9 @@ impl SyncLoop {
     /// Changes within `batch_period` cause one run; there is one after `resync_period` without changes, if that is given.
     pub fn new(batch_period: Duration, resync_period: Option<Duration>) -> Self {
         let (trigger, caches) = (Trigger::default(), Vec::new());
-        SyncLoop { trigger, batch_period, resync_period, backoff: INITIAL_BACKOFF, caches }
+        let max = resync_period.unwrap_or(MAX_BACKOFF);
+        let backoff = Backoff::new(ExponentialBackoff::new(INITIAL_BACKOFF, max));
+        SyncLoop { trigger, batch_period, resync_period, backoff, caches }
     }
 
     /// What makes the loop run.
@@ -96,7 +99,7 @@ impl SyncLoop {
 
     /// After a success: waits until the loop is to run again. It may be dropped before; then the caller runs the loop for a reason of its own.
     pub async fn next(&mut self) -> Cause {
-        self.backoff = INITIAL_BACKOFF;
+        self.backoff.reset();
         let resync = async {
             match self.resync_period {
                 Some(period) => tokio::time::sleep(period).await,
@@ -114,8 +117,7 @@ impl SyncLoop {
 
     /// After a failure: waits before the next attempt.
     pub async fn back_off(&mut self) {
-        tokio::time::sleep(self.backoff).await;
-        self.backoff = (self.backoff * 2).min(self.resync_period.unwrap_or(MAX_BACKOFF));
+        tokio::time::sleep(self.backoff.failed()).await;
     }
 }
 

@@ -5,19 +5,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::ExponentialBackoff;
 use informer::Key;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-const FIRST: Duration = Duration::from_secs(1);
-const MOST: Duration = Duration::from_secs(15 * 60);
+const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(15 * 60));
 
 /// Failures by the pods' owner and their place in it: a node's name, or their own.
 #[derive(Clone, Default)]
 pub struct Failures(Arc<Mutex<HashMap<(Key, String), Failure>>>);
 
 struct Failure {
-    wait: Duration,
+    /// In a row.
+    count: u32,
     until: Instant,
 }
 
@@ -27,14 +28,14 @@ impl Failures {
         let now = Instant::now();
         let mut failures = self.0.lock();
         // What went well for so long begins anew.
-        failures.retain(|_, failure| now.saturating_duration_since(failure.until) < MOST * 2);
+        failures.retain(|_, failure| now.saturating_duration_since(failure.until) < BACKOFF.max * 2);
         let key = (owner.clone(), place.to_string());
-        let wait = match failures.get(&key) {
+        let count = match failures.get(&key) {
             Some(failure) if failure.until > now => return Some(failure.until - now),
-            Some(failure) => (failure.wait * 2).min(MOST),
-            None => FIRST,
+            Some(failure) => failure.count.saturating_add(1),
+            None => 1,
         };
-        failures.insert(key, Failure { wait, until: now + wait });
+        failures.insert(key, Failure { count, until: now + BACKOFF.after(count) });
         None
     }
 }
@@ -57,7 +58,7 @@ mod tests {
             assert_eq!(wait("a"), None);
         }
         assert_eq!(wait("a"), Some(900));
-        tokio::time::advance(MOST * 3).await;
+        tokio::time::advance(BACKOFF.max * 3).await;
         assert_eq!((wait("a"), wait("a")), (None, Some(1)));
         assert_eq!(failures.0.lock().len(), 1);
     }
