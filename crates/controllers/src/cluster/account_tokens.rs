@@ -41,12 +41,12 @@ impl Reconcile for Work {
             return forget(&self.context, &self.accounts, key).await.map(|()| None);
         };
         let account = self.accounts.get(&Key::new(&key.namespace, named(&secret)));
-        keep(&self.context, &secret, account).await.map(|()| None)
+        fill_in(&self.context, &secret, account).await.map(|()| None)
     }
 }
 
 /// Takes a token that is gone out of the lists of those accounts that name it, as upstream does: pods of an account that asks for it
-/// (`kubernetes.io/enforce-mountable-secrets`) may mount what stands there, whoever makes a Secret of that name next.
+/// (`kubernetes.io/enforce-mountable-secrets`) may mount what is listed there, also a Secret that later gets this name.
 async fn forget(context: &Context, accounts: &Informer<ServiceAccount>, key: &Key) -> Result {
     let names =
         |account: &Arc<ServiceAccount>| account.secrets.iter().flatten().any(|s| s.name.as_deref() == Some(&key.name));
@@ -74,7 +74,7 @@ fn is_for(secret: &Secret, account: &ServiceAccount) -> bool {
     secret.annotations().get(UID).is_none_or(|uid| uid.is_empty() || account.uid().as_ref() == Some(uid))
 }
 
-async fn keep(context: &Context, secret: &Secret, account: Option<Arc<ServiceAccount>>) -> Result {
+async fn fill_in(context: &Context, secret: &Secret, account: Option<Arc<ServiceAccount>>) -> Result {
     let namespace = secret.namespace().unwrap_or_default();
     let api: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
     if let Some(account) = account.filter(|account| is_for(secret, account)) {

@@ -1,4 +1,4 @@
-//! Signs `cluster-info` in `kube-public` with every bootstrap token that is for signing, so that who has a token can tell
+//! Signs `cluster-info` in `kube-public` with every bootstrap token that is for signing, so that a client with a token can check
 //! that the addresses and the authority in it are the cluster's (upstream's "bootstrap signer").
 
 use std::collections::BTreeMap;

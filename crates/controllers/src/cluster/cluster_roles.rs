@@ -16,7 +16,7 @@ pub fn start(context: Context) {
     let roles = context.informers.of::<ClusterRole>();
     let mut controller = Controller::about(&context, &roles);
     let all = roles.clone();
-    // Whoever chose it, or chooses it now, and itself.
+    // All roles that may have selected it, or select it now, and itself.
     controller.watch(&roles, move |_| {
         let all = all.list();
         all.iter().filter(|role| role.aggregation_rule.is_some()).map(|role| role.key()).collect::<Vec<_>>()

@@ -11,7 +11,7 @@ use kube::Api;
 use serde_json::{Value, json};
 
 use crate::cluster::custom_resources;
-use crate::toolkit::conditions::Said;
+use crate::toolkit::conditions::NewCondition;
 use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::dynamic::{path_in, request};
 use crate::toolkit::status::patch_status_of_version;
@@ -203,7 +203,7 @@ impl Work {
 
     async fn empty(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(namespace) = self.namespaces.get(key) else { return Ok(None) };
-        // Whoever else holds it lets it go by himself.
+        // Other finalizers are removed by those that added them.
         let held = namespace.spec.iter().flat_map(|s| s.finalizers.iter().flatten()).any(|f| f == FINALIZER);
         if !held {
             return Ok(None);
@@ -235,7 +235,7 @@ impl Work {
         let mut status = namespace.status.clone().unwrap_or_default();
         let now = apimachinery::clock::now();
         let list = findings.conditions().map(|(kind, is, reason, message)| {
-            let said = Said::new(kind, if is { "True" } else { "False" }, reason, &message);
+            let said = NewCondition::new(kind, if is { "True" } else { "False" }, reason, &message);
             conditions::next(status.conditions.as_deref().unwrap_or_default(), said, now)
         });
         status.conditions = Some(list.into());

@@ -1,4 +1,4 @@
-//! Admission policies are told whether their expressions go with the kinds that they are about.
+//! The status of an admission policy says whether its expressions fit the kinds that it matches (type checking).
 
 use std::time::Duration;
 

@@ -60,7 +60,7 @@ async fn ensure(
     let ca = context.config.authority.certificate_pem();
     let present = maps.get(&Key::new(name, ROOT_CA));
     let wanted = std::collections::BTreeMap::from([("ca.crt".to_string(), ca.to_string())]);
-    // Nothing else belongs there: what somebody adds goes, too (upstream's root CA publisher).
+    // Nothing else belongs there: keys that others add are removed (upstream's root CA publisher).
     if present.as_ref().and_then(|m| m.data.as_ref()) != Some(&wanted) {
         let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), name);
         let map =

@@ -32,10 +32,10 @@ impl Reconcile for Work {
     }
 }
 
-/// Deletes a token whose time is over; else says when it will be.
+/// Deletes a token that has expired; else returns when it will.
 async fn expire(context: &Context, secret: &Secret) -> Result<Option<Duration>> {
     let at = secret.data.as_ref().and_then(|d| String::from_utf8(d.get("expiration")?.0.clone()).ok());
-    // A time that can't be read is the API's matter: it lets nobody in with it.
+    // The API accepts no token whose time can't be read.
     let Some(at) = at.and_then(|text| text.parse::<Timestamp>().ok()) else { return Ok(None) };
     let left = at.duration_since(apimachinery::clock::now());
     if left > SignedDuration::ZERO {

@@ -110,7 +110,7 @@ pub fn addresses_changed(change: &informer::Change<Node>) -> bool {
     }
 }
 
-/// Whoever wants another class to be the default takes the mark off this one; it stays off.
+/// Creates the class. Its annotation may be removed to make another class the default; it isn't written again.
 async fn ensure_class(context: &Context) -> Result {
     let class = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass",
         "metadata": {"name": CLASS, "annotations": {DEFAULT_CLASS: "true"}}, "spec": {"controller": CONTROLLER}});
@@ -186,15 +186,15 @@ async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Du
     let balancer = ingress.status.as_ref().and_then(|s| s.load_balancer.as_ref());
     let present: Vec<&str> =
         balancer.iter().flat_map(|b| b.ingress.iter().flatten()).filter_map(|i| i.ip.as_deref()).collect();
-    let is_told = present == addresses;
-    let restless_for = if is_told { None } else { caches.restless_for(key, &ingress) };
+    let is_written = present == addresses;
+    let restless_for = if is_written { None } else { caches.restless_for(key, &ingress) };
     if let Some(left) = restless_for {
         return Ok(Some(left));
     }
     for (reason, text) in complaints(context, caches, &ingress).await? {
         context.events.warning(ingress.as_ref(), reason, text);
     }
-    if is_told {
+    if is_written {
         return Ok(None);
     }
     let wanted = addresses.into_iter().map(|ip| IngressLoadBalancerIngress { ip: Some(ip), ..Default::default() });

@@ -17,6 +17,9 @@ pub fn on_node(all_pods: &Informer<Pod>, node: &str) -> Vec<Arc<Pod>> {
 }
 
 /// Services must not send anything to the pods of a lost node.
+///
+/// # Errors
+/// The API refuses the status of a pod that is there.
 pub async fn mark_unready(context: &Context, all_pods: &Informer<Pod>, node: &str) -> Result {
     for pod in on_node(all_pods, node).into_iter().filter(|p| pods::is_ready(p)) {
         let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
@@ -32,6 +35,9 @@ pub async fn mark_unready(context: &Context, all_pods: &Informer<Pod>, node: &st
 
 /// Deletes the pods that don't tolerate a NoExecute taint of the node, once their time is over. Returns when the next
 /// one's is.
+///
+/// # Errors
+/// The API refuses a change or the deletion of a pod that is there; pods after it are left for the next attempt.
 pub async fn evict(context: &Context, all_pods: &Informer<Pod>, node: &Node) -> Result<Option<Duration>> {
     let taints = nodes::taints(node);
     let executing: Vec<&Taint> = taints.iter().filter(|t| t.effect == "NoExecute").collect();
@@ -74,7 +80,7 @@ async fn evict_one(context: &Context, all_pods: &Informer<Pod>, pod: &Pod) -> Re
     pods::delete(&context.client, all_pods, pod).await
 }
 
-/// Removes pods that are on their way out of a node that is out of service: nobody there will end them.
+/// Removes terminating pods from a node that is out of service: no kubelet will end them.
 async fn release(context: &Context, all_pods: &Informer<Pod>, node: &str) -> Result {
     for pod in on_node(all_pods, node).into_iter().filter(|p| pods::is_deleting(p)) {
         remove(context, &pod).await?;
@@ -98,6 +104,9 @@ async fn remove(context: &Context, pod: &Pod) -> Result {
 }
 
 /// Pods of a node that was deleted are gone with it.
+///
+/// # Errors
+/// The API refuses a change or the deletion of a pod that is there; pods after it are left for the next attempt.
 pub async fn orphans(context: &Context, all_pods: &Informer<Pod>, node: &str) -> Result {
     for pod in on_node(all_pods, node) {
         if !pods::is_deleting(&pod) {

@@ -131,7 +131,7 @@ impl Health {
         let after = self.states();
         let halted = !after.is_empty() && after.iter().all(|s| *s == State::Full);
         if self.halted && !halted {
-            // Somebody is back: the others get the time to come back too.
+            // A node is back: the others get the time to come back, too.
             self.heard.values_mut().for_each(|heard| heard.at = now);
         }
         self.halted = halted;

@@ -13,7 +13,7 @@ use kube::{Api, ResourceExt as _};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::toolkit::conditions::Said;
+use crate::toolkit::conditions::NewCondition;
 use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::nodes::{is_ready, taints};
 use crate::toolkit::{Context, Result, conditions, ignore};
@@ -52,8 +52,8 @@ pub fn start(context: Context) {
     };
     let caches = Arc::new(caches);
     let mut controller = Controller::about(&context, &caches.nodes);
-    let (own, told) = (caches.clone(), context.clone());
-    controller.watch(&caches.nodes, move |change| node_changed(&told, &own, change));
+    let (own, known) = (caches.clone(), context.clone());
+    controller.watch(&caches.nodes, move |change| node_changed(&known, &own, change));
     let own = caches.clone();
     controller.watch(&leases, move |change| lease_changed(&own, change.object()));
     let (queue, own) = (controller.queue().clone(), caches.clone());
@@ -69,8 +69,8 @@ fn node_changed(context: &Context, caches: &Caches, change: &Change<Node>) -> Ve
     let changed = match change {
         Change::Applied { .. } => caches.health.lock().put(&node.name_any(), &zone(node), is_ready(node), now),
         Change::Deleted(_) => {
-            volumes::tell(context, &caches.volumes, &caches.nodes, node, "is gone");
-            // Its range is free for somebody.
+            volumes::record_unavailable(context, &caches.volumes, &caches.nodes, node, "is gone");
+            // Its range is free for a node that got none.
             keys.extend(caches.without_range.lock().drain().map(|name| Key::new("", &name)));
             caches.health.lock().remove(&node.name_any(), now)
         }
@@ -103,7 +103,7 @@ fn pod_changed(queue: &Queue, caches: &Caches, change: &Change<Pod>) -> Option<K
     let key = Key::new("", new.spec.as_ref()?.node_name.as_deref()?);
     let node = caches.nodes.get(&key);
     if node.is_none() {
-        // It may come yet; a pod of a node that never does is nobody's.
+        // The node may be created yet; a pod of a node that never is gets deleted.
         queue.add_after(key.clone(), QUARANTINE);
     }
     let matters = old.as_ref().is_none_or(|old| {
@@ -152,7 +152,7 @@ async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Du
         tracing::warn!(node = key.name, "a node stopped renewing its lease; its Ready condition is now Unknown");
         context.events.normal(node.as_ref(), "NodeNotReady", format!("Node {} status is now: NodeNotReady", key.name));
         mark_unknown(&api, &node).await?;
-        volumes::tell(context, &caches.volumes, &caches.nodes, &node, "is down");
+        volumes::record_unavailable(context, &caches.volumes, &caches.nodes, &node, "is down");
         // The change brings the node here again.
         return Ok(None);
     }
@@ -183,7 +183,7 @@ async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Du
     Ok([again, evicted, silent].into_iter().flatten().min())
 }
 
-/// Extended resources that somebody advertises in `status.capacity` are allocatable as they are; with upstream the kubelet says so at its
+/// Extended resources that are advertised in `status.capacity` are allocatable as they are; upstream's kubelet writes that with its
 /// next status (kubernetes.io, "Advertise Extended Resources for a Node"). What has to change, if anything has.
 fn extended_allocatable(node: &Node) -> Option<Value> {
     let status = node.status.as_ref()?;
@@ -206,16 +206,16 @@ fn extended_allocatable(node: &Node) -> Option<Value> {
     (!change.is_empty()).then_some(Value::Object(change))
 }
 
-/// The conditions of a node that isn't heard of: each that isn't unknown yet becomes it, for the reason that it was told once or never.
+/// The conditions of a node whose lease isn't renewed: each that isn't `Unknown` yet becomes it. The reason says whether its kubelet ever posted it.
 fn unknown(node: &Node, now: Timestamp) -> Vec<NodeCondition> {
-    let told = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let known = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let condition = |kind: &str| {
-        let (reason, message) = match conditions::find(told, kind) {
+        let (reason, message) = match conditions::find(known, kind) {
             Some(c) if c.status == "Unknown" => return None,
             Some(_) => ("NodeStatusUnknown", "Kubelet stopped posting node status."),
             None => ("NodeStatusNeverUpdated", "Kubelet never posted node status."),
         };
-        Some(conditions::next(told, Said::new(kind, "Unknown", reason, message), now))
+        Some(conditions::next(known, NewCondition::new(kind, "Unknown", reason, message), now))
     };
     ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"].into_iter().filter_map(condition).collect()
 }
@@ -234,7 +234,7 @@ mod tests {
         let node = |conditions: Value| -> Node {
             serde_json::from_value(json!({"metadata": {"name": "n"}, "status": {"conditions": conditions}})).unwrap()
         };
-        let said = |conditions: Value| -> Vec<(String, String)> {
+        let reasons = |conditions: Value| -> Vec<(String, String)> {
             let found = unknown(&node(conditions), Timestamp::UNIX_EPOCH).into_iter();
             found.map(|c| (c.type_, c.reason.unwrap_or_default())).collect()
         };
@@ -242,11 +242,11 @@ mod tests {
             [("Ready", ready), ("MemoryPressure", pressure), ("DiskPressure", pressure), ("PIDPressure", pressure)]
                 .map(|(kind, reason)| (kind.to_string(), reason.to_string()))
         };
-        assert_eq!(said(json!(null)), all("NodeStatusNeverUpdated", "NodeStatusNeverUpdated"));
+        assert_eq!(reasons(json!(null)), all("NodeStatusNeverUpdated", "NodeStatusNeverUpdated"));
         let ready = json!([{"type": "Ready", "status": "True"}]);
-        assert_eq!(said(ready), all("NodeStatusUnknown", "NodeStatusNeverUpdated"));
+        assert_eq!(reasons(ready), all("NodeStatusUnknown", "NodeStatusNeverUpdated"));
         let known = json!([{"type": "Ready", "status": "Unknown"}, {"type": "Other", "status": "True"}]);
-        assert_eq!(said(known), all("", "NodeStatusNeverUpdated")[1..]);
+        assert_eq!(reasons(known), all("", "NodeStatusNeverUpdated")[1..]);
     }
 
     #[test]

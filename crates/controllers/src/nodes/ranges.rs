@@ -26,6 +26,9 @@ fn free_range(cluster: IpNet, prefix: u8, taken: &HashSet<IpNet>) -> Option<IpNe
 }
 
 /// Gives a node its range of pod addresses. If there is none left, the deletion of another node brings it here again.
+///
+/// # Errors
+/// The API refuses the range, as it does when the node has got another one or is gone.
 pub(super) async fn give_range(context: &Context, caches: &Caches, node: &Node) -> Result {
     let nodes = &caches.nodes;
     let list = nodes.list();

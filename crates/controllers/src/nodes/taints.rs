@@ -52,6 +52,9 @@ pub(super) fn wanted_taints(node: &Node, lost: bool) -> Vec<(&'static str, &'sta
 }
 
 /// Gives a node the taints that it should have, and takes those that it shouldn't.
+///
+/// # Errors
+/// The API refuses the taints of a node that is there.
 pub(super) async fn write_taints(api: &Api<Node>, node: &Node, wanted: &[(&'static str, &'static str)]) -> Result {
     let present = taints(node);
     let ours = |t: &Taint| {

@@ -27,6 +27,10 @@ fn seconds(count: usize, is: Option<&str>) -> u32 {
     STEPS[step].2
 }
 
+/// Writes the annotation of a node in a cluster of `count` nodes.
+///
+/// # Errors
+/// The API refuses the annotation of a node that is there.
 pub async fn annotate(api: &Api<Node>, node: &Node, count: usize) -> Result {
     let is = node.annotations().get(ANNOTATION).map(String::as_str);
     let wanted = seconds(count, is).to_string();

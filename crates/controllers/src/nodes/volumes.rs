@@ -1,4 +1,4 @@
-//! Volumes that are on one node alone: when it is down, whoever waits for a claim is told why.
+//! Volumes that are on one node alone: when it is down, events of their claims say why pods wait.
 
 use informer::Informer;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume};
@@ -15,8 +15,14 @@ fn lives_on(volume: &PersistentVolume, node: &Node, others: &[&Node]) -> bool {
     })
 }
 
-/// Tells of the claims whose volumes nobody can reach while `node` is as `how` says ("is down", "is gone").
-pub fn tell(context: &Context, volumes: &Informer<PersistentVolume>, nodes: &Informer<Node>, node: &Node, how: &str) {
+/// Records an event of each claim whose volume can't be reached while `node` is as `how` says ("is down", "is gone").
+pub fn record_unavailable(
+    context: &Context,
+    volumes: &Informer<PersistentVolume>,
+    nodes: &Informer<Node>,
+    node: &Node,
+    how: &str,
+) {
     let name = node.name_any();
     let nodes = nodes.list();
     let others: Vec<&Node> = nodes.iter().map(|n| &**n).filter(|n| n.name_any() != name).collect();

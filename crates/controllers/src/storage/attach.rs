@@ -170,7 +170,7 @@ async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Du
         // What one node alone may write isn't given to a second one before the first has let it go.
         let other = present.iter().find(|a| a.spec.node_name != *node);
         if let Some(other) = other.filter(|_| !is_shared(&volume)) {
-            tell_of_other(context, caches, &volume, node, &other.spec.node_name);
+            record_multi_attach(context, caches, &volume, node, &other.spec.node_name);
             continue;
         }
         let attachment = json!({"metadata": {"name": csi::attachment_name(&handle, &driver, node)},
@@ -184,7 +184,7 @@ async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Du
     Ok(again)
 }
 
-fn tell_of_other(context: &Context, caches: &Caches, volume: &PersistentVolume, node: &str, other: &str) {
+fn record_multi_attach(context: &Context, caches: &Caches, volume: &PersistentVolume, node: &str, other: &str) {
     let Some(claim) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) else { return };
     let claim_name = claim.name.as_deref().unwrap_or("");
     let text = format!(

@@ -161,7 +161,7 @@ async fn claim(context: &Context, caches: &Caches, key: &Key) -> Result {
     }
     if class.provisioner != PROVISIONER {
         let due = !waits || selected.is_some();
-        return if due { leave_to(context, &claim, &class.provisioner).await } else { tell_waiting(context, &claim) };
+        return if due { leave_to(context, &claim, &class.provisioner).await } else { record_waiting(context, &claim) };
     }
     if let Some(source) = &spec.data_source {
         return match origin::find(context, caches, &claim, source).await? {
@@ -174,7 +174,7 @@ async fn claim(context: &Context, caches: &Caches, key: &Key) -> Result {
     }
     match selected {
         Some(node) => provision(context, caches, &claim, &class, &node, None).await,
-        None if waits => tell_waiting(context, &claim),
+        None if waits => record_waiting(context, &claim),
         None => {
             let text = "the provisioner timonel.io/local-path needs volumeBindingMode: WaitForFirstConsumer, as its volumes are on one node";
             context.events.warning(claim.as_ref(), "ProvisioningFailed", text);
@@ -197,7 +197,7 @@ async fn deselect(context: &Context, claim: &PersistentVolumeClaim) -> Result {
     ignore(api.patch(&claim.name_any(), &PatchParams::default(), &patch).await, &[404])
 }
 
-fn tell_waiting(context: &Context, claim: &PersistentVolumeClaim) -> Result {
+fn record_waiting(context: &Context, claim: &PersistentVolumeClaim) -> Result {
     let text = "waiting for first consumer to be created before binding";
     context.events.normal(claim, "WaitForFirstConsumer", text);
     Ok(())
@@ -240,7 +240,7 @@ async fn without_class(
     }
 }
 
-/// Tells a provisioner elsewhere that a claim waits for it: by these annotations it finds it.
+/// Annotates a claim that waits for an external provisioner, which finds it by that.
 async fn leave_to(context: &Context, claim: &PersistentVolumeClaim, provisioner: &str) -> Result {
     const ASKED: [&str; 2] =
         ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];

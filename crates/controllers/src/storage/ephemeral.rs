@@ -16,7 +16,7 @@ pub fn start(context: Context) {
     let mut controller = Controller::of_some(&context, &all, |change| {
         claims(change.object()).iter().any(|claim| claim.template.is_some())
     });
-    // A claim that somebody deletes under a pod is made again.
+    // A claim that is deleted while its pod is there is created again.
     let pods = all.clone();
     controller.watch(&present, move |change| {
         let claim = change.object();

@@ -12,6 +12,9 @@ use crate::toolkit::{Context, Result};
 
 /// Gives a bound claim the size that it asks for. Volumes of `local-path` share their disk, so this is a matter of figures; those
 /// of CSI drivers are left to the driver's resizer.
+///
+/// # Errors
+/// The API refuses the capacity of the volume or the status of the claim.
 pub async fn grow(context: &Context, claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Result {
     let wanted = claim.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref());
     let has = claim.status.as_ref().and_then(|s| s.capacity.as_ref());

@@ -1,5 +1,5 @@
 //! Claims whose volume is to begin with what another has (`dataSource`): a snapshot, or a claim of the same namespace. What
-//! `local-path` has is on one node, so the new volume is there too, whoever will use it.
+//! `local-path` has is on one node, so the new volume is there, too, whatever node its pod would fit best.
 
 use apimachinery::Quantity;
 use csi::local_path::{self, ContentSource, PROVISIONER};
@@ -19,6 +19,9 @@ pub struct Found {
 }
 
 /// The inner error is the user's.
+///
+/// # Errors
+/// The API can't be asked for the snapshot. (What is wrong with the source itself is the inner error.)
 pub async fn find(
     context: &Context,
     caches: &Caches,

@@ -8,9 +8,9 @@ use k8s_openapi::api::core::v1::{NamespaceCondition, NodeCondition, ReplicationC
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition as MetaCondition, Time};
 use k8s_openapi::jiff::Timestamp;
 
-/// What a condition says.
+/// A condition that is to be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Said<'a> {
+pub struct NewCondition<'a> {
     pub type_: &'a str,
     pub status: &'a str,
     pub reason: &'a str,
@@ -19,9 +19,9 @@ pub struct Said<'a> {
     pub generation: Option<i64>,
 }
 
-impl<'a> Said<'a> {
+impl<'a> NewCondition<'a> {
     pub fn new(type_: &'a str, status: &'a str, reason: &'a str, message: &'a str) -> Self {
-        Said { type_, status, reason, message, generation: None }
+        NewCondition { type_, status, reason, message, generation: None }
     }
 }
 
@@ -30,8 +30,8 @@ pub trait Condition: Clone {
     fn type_(&self) -> &str;
     fn status(&self) -> &str;
     fn last_transition_time(&self) -> Option<&Time>;
-    /// A condition that says this since `since`. `before` is the one in whose place it comes.
-    fn build(said: Said<'_>, since: Time, before: Option<&Self>, now: Time) -> Self;
+    /// The condition, with `since` as its time. `before` is the condition of its type until now.
+    fn build(wanted: NewCondition<'_>, since: Time, before: Option<&Self>, now: Time) -> Self;
 }
 
 /// The condition of a type.
@@ -40,19 +40,19 @@ pub fn find<'a, C: Condition>(conditions: &'a [C], type_: &str) -> Option<&'a C>
 }
 
 /// The condition that comes in the place of that of its type in `before`.
-pub fn next<C: Condition>(before: &[C], said: Said<'_>, now: Timestamp) -> C {
-    let (old, now) = (find(before, said.type_), Time(now));
-    let same = old.filter(|c| c.status() == said.status);
+pub fn next<C: Condition>(before: &[C], wanted: NewCondition<'_>, now: Timestamp) -> C {
+    let (old, now) = (find(before, wanted.type_), Time(now));
+    let same = old.filter(|c| c.status() == wanted.status);
     let since = same.and_then(|c| c.last_transition_time().cloned());
-    C::build(said, since.unwrap_or_else(|| now.clone()), old, now)
+    C::build(wanted, since.unwrap_or_else(|| now.clone()), old, now)
 }
 
 /// Sets a condition among others; returns whether its status is another one than before.
-pub fn set<C: Condition>(conditions: &mut Vec<C>, said: Said<'_>, now: Timestamp) -> bool {
-    let new: C = next(conditions, said, now);
-    match conditions.iter().position(|c| c.type_() == said.type_) {
+pub fn set<C: Condition>(conditions: &mut Vec<C>, wanted: NewCondition<'_>, now: Timestamp) -> bool {
+    let new: C = next(conditions, wanted, now);
+    match conditions.iter().position(|c| c.type_() == wanted.type_) {
         Some(at) => {
-            let turned = conditions[at].status() != said.status;
+            let turned = conditions[at].status() != wanted.status;
             conditions[at] = new;
             turned
         }
@@ -83,18 +83,18 @@ macro_rules! conditions {
                 self.last_transition_time.as_ref()
             }
             #[allow(clippy::needless_update, reason = "some kinds of conditions have no further fields")]
-            fn build(said: Said<'_>, since: Time, before: Option<&Self>, now: Time) -> Self {
-                let make: fn(Said<'_>, Option<&Self>, Time) -> Self = |_said, _before, _now| Self {
-                    $($field: $value(_said, _before, _now.clone()),)*
+            fn build(wanted: NewCondition<'_>, since: Time, before: Option<&Self>, now: Time) -> Self {
+                let make: fn(NewCondition<'_>, Option<&Self>, Time) -> Self = |_wanted, _before, _now| Self {
+                    $($field: $value(_wanted, _before, _now.clone()),)*
                     ..Self::default()
                 };
                 Self {
-                    type_: $text(said.type_),
-                    status: $text(said.status),
-                    reason: some(said.reason),
-                    message: some(said.message),
+                    type_: $text(wanted.type_),
+                    status: $text(wanted.status),
+                    reason: some(wanted.reason),
+                    message: some(wanted.message),
                     last_transition_time: Some(since),
-                    ..make(said, before, now)
+                    ..make(wanted, before, now)
                 }
             }
         }
@@ -107,18 +107,18 @@ fn plain(text: &str) -> String {
 
 conditions! {
     DeploymentCondition: some, |c| (c.type_.as_deref().unwrap_or(""), c.status.as_deref().unwrap_or("")),
-        last_update_time = |said: Said<'_>, before: Option<&DeploymentCondition>, now| {
+        last_update_time = |wanted: NewCondition<'_>, before: Option<&DeploymentCondition>, now| {
             let same = before.filter(|c| {
                 let texts = (c.status.as_deref(), c.reason.as_deref(), c.message.as_deref());
-                texts == (Some(said.status), Some(said.reason), Some(said.message))
+                texts == (Some(wanted.status), Some(wanted.reason), Some(wanted.message))
             });
             same.and_then(|c| c.last_update_time.clone()).or(Some(now))
         };
     ReplicaSetCondition: some, |c| (c.type_.as_deref().unwrap_or(""), c.status.as_deref().unwrap_or(""));
     ReplicationControllerCondition: plain, |c| (&c.type_, &c.status);
     JobCondition: plain, |c| (&c.type_, &c.status),
-        last_probe_time = |said: Said<'_>, before: Option<&JobCondition>, now| {
-            let same = before.filter(|c| c.status == said.status);
+        last_probe_time = |wanted: NewCondition<'_>, before: Option<&JobCondition>, now| {
+            let same = before.filter(|c| c.status == wanted.status);
             same.and_then(|c| c.last_probe_time.clone()).or(Some(now))
         };
     HorizontalPodAutoscalerCondition: plain, |c| (&c.type_, &c.status);
@@ -140,13 +140,13 @@ impl Condition for MetaCondition {
         Some(&self.last_transition_time)
     }
 
-    fn build(said: Said<'_>, since: Time, _: Option<&Self>, _: Time) -> Self {
+    fn build(wanted: NewCondition<'_>, since: Time, _: Option<&Self>, _: Time) -> Self {
         MetaCondition {
-            type_: said.type_.into(),
-            status: said.status.into(),
-            reason: said.reason.into(),
-            message: said.message.into(),
-            observed_generation: said.generation,
+            type_: wanted.type_.into(),
+            status: wanted.status.into(),
+            reason: wanted.reason.into(),
+            message: wanted.message.into(),
+            observed_generation: wanted.generation,
             last_transition_time: since,
         }
     }
@@ -163,12 +163,12 @@ mod tests {
     #[test]
     fn the_time_of_a_condition_stays_while_its_status_stays() {
         let mut list: Vec<NamespaceCondition> = Vec::new();
-        assert!(set(&mut list, Said::new("A", "True", "First", "one"), at(1)));
-        assert!(set(&mut list, Said::new("B", "False", "Other", ""), at(2)));
-        assert!(!set(&mut list, Said::new("A", "True", "Second", "two"), at(3)));
+        assert!(set(&mut list, NewCondition::new("A", "True", "First", "one"), at(1)));
+        assert!(set(&mut list, NewCondition::new("B", "False", "Other", ""), at(2)));
+        assert!(!set(&mut list, NewCondition::new("A", "True", "Second", "two"), at(3)));
         let first = find(&list, "A").unwrap();
         assert_eq!((first.reason.as_deref(), first.last_transition_time.as_ref().unwrap().0), (Some("Second"), at(1)));
-        assert!(set(&mut list, Said::new("A", "False", "Second", "two"), at(4)));
+        assert!(set(&mut list, NewCondition::new("A", "False", "Second", "two"), at(4)));
         assert_eq!(find(&list, "A").unwrap().last_transition_time.as_ref().unwrap().0, at(4));
         assert_eq!(list.len(), 2);
     }
@@ -180,12 +180,12 @@ mod tests {
             let c = &list[0];
             (c.last_transition_time.as_ref().unwrap().0, c.last_update_time.as_ref().unwrap().0)
         };
-        set(&mut list, Said::new("Progressing", "True", "R", "m"), at(1));
-        set(&mut list, Said::new("Progressing", "True", "R", "m"), at(2));
+        set(&mut list, NewCondition::new("Progressing", "True", "R", "m"), at(1));
+        set(&mut list, NewCondition::new("Progressing", "True", "R", "m"), at(2));
         assert_eq!(times(&list), (at(1), at(1)));
-        set(&mut list, Said::new("Progressing", "True", "R", "n"), at(3));
+        set(&mut list, NewCondition::new("Progressing", "True", "R", "n"), at(3));
         assert_eq!(times(&list), (at(1), at(3)));
-        set(&mut list, Said::new("Progressing", "False", "R", "n"), at(4));
+        set(&mut list, NewCondition::new("Progressing", "False", "R", "n"), at(4));
         assert_eq!(times(&list), (at(4), at(4)));
     }
 }

@@ -18,7 +18,7 @@ pub trait Reconcile: Send + Sync + 'static {
     fn reconcile(&self, key: &Key) -> impl Future<Output = Result<Option<Duration>>> + Send;
 }
 
-/// A loop before it runs. Every cache that it is told of has been filled before the first key is reconciled.
+/// A loop before it runs. Every cache that it watches or needs has been filled before the first key is reconciled.
 pub struct Controller {
     queue: Queue,
     caches: Vec<Synced>,

@@ -1,5 +1,5 @@
-//! Definitions of kinds that upstream has as custom resources, and so have we, so that those who bring their own definitions along
-//! find what they expect.
+//! Definitions of kinds that are custom resources, as upstream's are, so that products that bring definitions of these kinds along find
+//! what they expect.
 
 use informer::Selection;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -51,7 +51,7 @@ pub fn list(items: Value) -> Value {
     json!({"type": "array", "items": items})
 }
 
-/// A list whose items are told apart by a field.
+/// A list whose items have a key.
 pub fn keyed_list(items: Value, key: &str) -> Value {
     json!({"type": "array", "items": items, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]})
 }

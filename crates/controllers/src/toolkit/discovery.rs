@@ -47,6 +47,9 @@ pub fn segment(name: &str) -> String {
 }
 
 /// A kind of the API, also an older version, of a definition or of a further API server; `None` if nobody serves it now.
+///
+/// # Errors
+/// The API refuses to list the resources of the group, other than because nobody serves it or its server doesn't answer.
 pub async fn served(client: &Client, api_version: &str, kind: &str) -> Result<Option<Served>> {
     if let Some(known) = KINDS.iter().find(|k| k.kind == kind && k.api_version() == api_version) {
         return Ok(Some(Served { plural: known.plural().into(), namespaced: known.namespaced }));

@@ -25,6 +25,10 @@ pub fn path_in(kind: &Kind, namespace: &str) -> String {
     format!("{}/namespaces/{namespace}/{}", root(kind), kind.plural())
 }
 
+/// Makes a request; the body is JSON, and `null` is no body.
+///
+/// # Errors
+/// The path is malformed, or the API's answer is an error.
 pub async fn request(client: &Client, method: &str, path: &str, body: &Value) -> Result<Value> {
     let request = http::Request::builder().method(method).uri(path).header("Content-Type", "application/json");
     let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };

@@ -36,7 +36,10 @@ impl Context {
 
 pub type Result<T = (), E = kube::Error> = std::result::Result<T, E>;
 
-/// Taking what is gone already, or was made already, for done.
+/// Takes an answer of the API with one of these codes for a success: what is to be deleted is gone, or what is to be created is there.
+///
+/// # Errors
+/// Any other error than an answer of the API with one of the codes.
 pub fn ignore<T>(result: Result<T>, codes: &[u16]) -> Result<()> {
     match result {
         Err(kube::Error::Api(status)) if codes.contains(&status.code) => Ok(()),

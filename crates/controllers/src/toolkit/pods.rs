@@ -66,6 +66,9 @@ pub fn is_ready(pod: &Pod) -> bool {
 }
 
 /// Ready for at least `min_ready` seconds; else, how long it still takes (if it is ready at all).
+///
+/// # Errors
+/// The pod isn't available yet.
 pub fn is_available(pod: &Pod, min_ready: i32, now: Timestamp) -> std::result::Result<(), Option<SignedDuration>> {
     let Some(since) = condition_since(pod, "Ready") else { return Err(None) };
     let needed = SignedDuration::from_secs(i64::from(min_ready));
@@ -91,6 +94,9 @@ pub fn from_template(template: &PodTemplateSpec, namespace: &str, owner: OwnerRe
 }
 
 /// Creates a pod and waits until the cache shows it, so that it isn't created twice.
+///
+/// # Errors
+/// The API refuses the pod, as admission, a quota or a name that is taken make it do.
 pub async fn create(client: &Client, cache: &Informer<Pod>, pod: &NewPod) -> Result<NewPod> {
     let api: Api<NewPod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
     let created = api.create(&PostParams::default(), pod).await?;
@@ -102,7 +108,7 @@ pub async fn create(client: &Client, cache: &Informer<Pod>, pod: &NewPod) -> Res
 /// Creations that are under way at a time: enough for the API to commit many together, and no more than its queues take.
 const AT_ONCE: usize = 64;
 
-/// Creates pods of `owner` many at once, as the API commits them together, and tells of each. The last failure is returned.
+/// Creates pods of `owner` many at once, as the API commits them together, and records an event of each. The last failure is returned.
 pub async fn create_all<K: Resource<DynamicType = ()>>(
     context: &Context,
     cache: &Informer<Pod>,
@@ -131,8 +137,11 @@ pub async fn create_all<K: Resource<DynamicType = ()>>(
     failure
 }
 
-/// Deletes a pod of `owner` and tells of it.
-pub async fn delete_told<K: Resource<DynamicType = ()>>(
+/// Deletes a pod of `owner` and records an event of it.
+///
+/// # Errors
+/// The API refuses the deletion of a pod that is there.
+pub async fn delete_and_record<K: Resource<DynamicType = ()>>(
     context: &Context,
     cache: &Informer<Pod>,
     owner: &K,
@@ -144,6 +153,9 @@ pub async fn delete_told<K: Resource<DynamicType = ()>>(
 }
 
 /// Deletes a pod and waits until the cache shows that it is on its way out.
+///
+/// # Errors
+/// The API refuses the deletion of a pod that is there.
 pub async fn delete(client: &Client, cache: &Informer<Pod>, pod: &Pod) -> Result {
     let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
     let params = DeleteParams {

@@ -79,8 +79,8 @@ pub fn start(context: Context) {
     controller.run("cronjob", 2, Work { context, crons, jobs });
 }
 
-/// Whether a Job that was started by schedule hasn't ended. One that somebody made by hand of the same template is none of
-/// the schedule's concern.
+/// Whether a Job that was created by schedule hasn't ended. A Job that a user created from the same template doesn't count for the
+/// schedule.
 fn is_at_work(job: &Job) -> bool {
     job::ending(job).is_none() && job.annotations().contains_key(SCHEDULED)
 }
@@ -170,7 +170,7 @@ impl Work {
         Ok(())
     }
 
-    /// A Job whose name says when it was due, so that no time is followed twice.
+    /// Creates a Job whose name has the scheduled time, so that no time gets two Jobs.
     async fn create(&self, cron: &CronJob, spec: &CronJobSpec, due: Timestamp) -> Result {
         let name = format!("{}-{}", cron.name_any(), due.as_second() / 60);
         let template = spec.job_template.clone();

@@ -15,7 +15,7 @@ use k8s_openapi::jiff::SignedDuration;
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
-use crate::toolkit::conditions::Said;
+use crate::toolkit::conditions::NewCondition;
 use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::status::patch_status_of_version;
 use crate::toolkit::{Context, Result, conditions, discovery, dynamic, ignore, pods};
@@ -140,8 +140,8 @@ async fn asked_scale(context: &Context, namespace: &str, owner: &OwnerReference)
 /// What is wrong with the pods that a budget selects.
 type Wrong = String;
 
-/// How many pods the controllers of these pods want together. Pods without a controller don't count, as nobody says how many there
-/// should be.
+/// How many pods the controllers of these pods want together. Pods without a controller don't count, as no object
+/// says how many of them there should be.
 async fn expected(context: &Context, caches: &Caches, mine: &[Arc<Pod>]) -> Result<std::result::Result<i32, Wrong>> {
     let mut wanted: BTreeMap<String, i32> = BTreeMap::new();
     let mut seen: BTreeSet<&str> = BTreeSet::new();
@@ -186,7 +186,7 @@ async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Du
         let text = "Pods selected by this PodDisruptionBudget were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.";
         context.events.warning(budget.as_ref(), "UnmanagedPods", text);
     }
-    // What can't be counted lets nobody go.
+    // Without a count no eviction is allowed.
     let (expected, wrong) = match expected {
         Ok(expected) => (expected, None),
         Err(wrong) => {
@@ -213,9 +213,11 @@ async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Du
         (None, false) => ("False", "InsufficientPods"),
     };
     let message = wrong.unwrap_or_default();
-    let said =
-        Said { generation: budget.metadata.generation, ..Said::new("DisruptionAllowed", text, reason, &message) };
-    conditions::set(status.conditions.get_or_insert_default(), said, now);
+    let condition = NewCondition {
+        generation: budget.metadata.generation,
+        ..NewCondition::new("DisruptionAllowed", text, reason, &message)
+    };
+    conditions::set(status.conditions.get_or_insert_default(), condition, now);
     // A conflict means that an eviction came between: its change brings us here again.
     let written = patch_status_of_version(context, budget.as_ref(), budget.status.as_ref(), &status).await;
     ignore(written, &[409])?;

@@ -12,7 +12,7 @@ use kube::ResourceExt as _;
 use serde::Serialize;
 
 use crate::toolkit::adoption::Selecting;
-use crate::toolkit::conditions::{Condition, Said};
+use crate::toolkit::conditions::{Condition, NewCondition};
 use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::status::patch_status_if_changed;
 use crate::toolkit::{Context, Result, adoption, conditions, pods};
@@ -175,7 +175,7 @@ fn with_failure<C: Condition>(
     match failure {
         Some(error) if conditions::find(&conditions, FAILURE).is_none() => {
             let message = informer::error_message(error);
-            conditions::set(&mut conditions, Said::new(FAILURE, "True", "FailedCreate", &message), now);
+            conditions::set(&mut conditions, NewCondition::new(FAILURE, "True", "FailedCreate", &message), now);
         }
         Some(_) => {}
         None => conditions.retain(|c| c.type_() != FAILURE),
@@ -220,7 +220,7 @@ impl<K: Replicated> Reconcile for Work<K> {
             pod.metadata.generate_name = Some(format!("{}-", key.name));
             failure = pods::create_all(context, cache, set.as_ref(), std::iter::repeat_n(pod, plan.create)).await;
             for index in plan.delete {
-                pods::delete_told(context, cache, set.as_ref(), &mine[index]).await?;
+                pods::delete_and_record(context, cache, set.as_ref(), &mine[index]).await?;
             }
         }
         let mine = pods::owned(cache, &key.namespace, &uid);

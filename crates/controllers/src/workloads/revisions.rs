@@ -15,6 +15,9 @@ use crate::toolkit::{Result, ignore, pods};
 pub const LABEL: &str = "controller-revision-hash";
 
 /// The name of the revision that holds `template`; made if it is new. `labels` are those of the owner's selector.
+///
+/// # Errors
+/// The API refuses to list revisions, or the new one.
 pub async fn ensure<K: Resource<DynamicType = ()>>(
     client: &Client,
     owner: &K,
@@ -57,6 +60,9 @@ fn with_directive(template: &PodTemplateSpec) -> serde_json::Value {
 }
 
 /// The template of a revision, if it is still there.
+///
+/// # Errors
+/// The API can't be asked, or what the revision holds is no template.
 pub async fn template(client: &Client, namespace: &str, name: &str) -> Result<Option<PodTemplateSpec>> {
     let api: Api<ControllerRevision> = Api::namespaced(client.clone(), namespace);
     let Some(revision) = api.get_opt(name).await? else { return Ok(None) };
@@ -68,6 +74,9 @@ pub async fn template(client: &Client, namespace: &str, name: &str) -> Result<Op
 }
 
 /// Removes revisions beyond `limit` that are in no use; `live` are names that are.
+///
+/// # Errors
+/// The API refuses to list revisions, or the deletion of one that is there.
 pub async fn forget<K: Resource<DynamicType = ()>>(
     client: &Client,
     owner: &K,

@@ -1,4 +1,4 @@
-//! Certificate signing requests: those of nodes are approved and signed by themselves, others once somebody approved.
+//! Certificate signing requests: those of nodes are approved and signed here, others are signed once they are approved.
 
 mod signers;
 
@@ -62,7 +62,7 @@ impl Reconcile for Work {
     }
 }
 
-/// How long a request is still kept: an hour after it was decided about, a day if nobody does (upstream's
+/// How long a request stays: an hour after it was approved or denied, a day if it is neither (upstream's
 /// `certificates/cleaner`).
 fn left(request: &CertificateSigningRequest) -> SignedDuration {
     let conditions = request.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
@@ -72,7 +72,7 @@ fn left(request: &CertificateSigningRequest) -> SignedDuration {
     let now = apimachinery::clock::now();
     let age = since.map_or(SignedDuration::ZERO, |t| now.duration_since(t.0));
     let left = SignedDuration::from_hours(if decided { 1 } else { 24 }).saturating_sub(age);
-    // One whose certificate is over is of no use to anybody.
+    // A certificate that has expired is of no use.
     let certificate = request.status.as_ref().and_then(|s| s.certificate.as_ref());
     let over =
         certificate.and_then(|c| pki::parse_certificate(&String::from_utf8_lossy(&c.0)).ok()).map(|f| f.not_after);
@@ -110,8 +110,8 @@ fn is_own(
     }
 }
 
-/// Whether somebody who only holds the token for joining may have a certificate with this user's name: one that it has
-/// claimed (`apiserver::joining`), or one of which there is no node, whose secrets it would get.
+/// Whether a client that only has the join token may have a certificate with this user's name: a name that it has
+/// claimed (`apiserver::joining`), or one of no node, as it would get the secrets of that node.
 fn may_take_name(spec: &CertificateSigningRequestSpec, user: &str, nodes: &[Arc<Node>]) -> bool {
     let Some(name) = user.strip_prefix("system:node:") else { return false };
     match spec.extra.as_ref().and_then(|extra| extra.get(NODE_NAME)) {
@@ -139,7 +139,7 @@ async fn sync(client: &Client, request: &CertificateSigningRequest, cluster: &Cl
         let text = "Auto approving kubelet certificate after SubjectAccessReview.";
         return set(client, &key, "approval", "Approved", "AutoApproved", text, None).await;
     }
-    // Whoever approved it: the rules of a signer hold for all of its certificates.
+    // Also of a request that a user approved: the rules of a signer hold for all of its certificates.
     let terms = match checked {
         Ok(terms) => terms,
         Err(why) => return fail("SignerValidationFailure", why).await,

@@ -1,5 +1,5 @@
 //! What each signer signs (upstream's "Certificate Signing Requests"). Checked when something is approved by itself,
-//! and again when it is signed, whoever approved it.
+//! and again when it is signed, also of a request that a user approved.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -44,6 +44,9 @@ impl Signer {
     }
 
     /// The terms on which the signer signs a request, or why it doesn't, in upstream's words.
+    ///
+    /// # Errors
+    /// The rule of the signer that the request breaks.
     pub fn check(
         self,
         spec: &CertificateSigningRequestSpec,

@@ -13,7 +13,7 @@ use crate::toolkit::{Result, ignore};
 
 /// Until an object is looked at again that changed meanwhile.
 pub const AGAIN: Duration = Duration::from_millis(100);
-/// Until an object is looked at again one of whose owners is of a kind that nobody serves (yet).
+/// Retry period of an object of which an owner is of a kind that isn't served (yet).
 const UNKNOWN: Duration = Duration::from_secs(60);
 
 /// Where an object is.
@@ -54,8 +54,8 @@ pub trait Objects: Send + Sync {
         version: Option<String>,
         policy: PropagationPolicy,
     ) -> impl Future<Output = Result> + Send;
-    /// Tells of an owner reference that leads to another namespace, and so to nothing.
-    fn tell_foreign(&self, place: &Place, uid: &str, reference: &OwnerReference);
+    /// Records an event of an owner reference into another namespace, which has no effect.
+    fn record_invalid_namespace(&self, place: &Place, uid: &str, reference: &OwnerReference);
 }
 
 /// What an owner reference leads to.
@@ -67,7 +67,7 @@ enum Owner {
     Dangling,
     /// An owner that is deleted in the foreground.
     Waiting,
-    /// It can't be said: nobody serves the kind.
+    /// Unknown: the kind isn't served.
     Unknown,
     /// Nothing that could ever be: an object without a namespace can't have an owner in one.
     Impossible,
@@ -88,11 +88,15 @@ pub struct Collector<'a, O> {
 }
 
 impl<O: Objects> Collector<'_, O> {
+    /// Deletes an object whose owners are gone, or does what its finalizers are for.
+    ///
+    /// # Errors
+    /// An answer of the API other than that the object is gone or has changed.
     pub async fn collect(&self, uid: &str) -> Result<Next> {
         match self.attempt(uid).await {
             // It was changed meanwhile, perhaps let go: what it is now decides.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(Next { again: Some(AGAIN), ..Next::default() }),
-            // The watch tells of what is gone.
+            // The watch will show that it is gone.
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(Next::default()),
             outcome => outcome,
         }
@@ -154,7 +158,7 @@ impl<O: Objects> Collector<'_, O> {
             }
             if let Some(owner) = graph.get(&reference.uid) {
                 if owner.kind.namespaced && owner.namespace != place.namespace {
-                    self.objects.tell_foreign(place, uid, reference);
+                    self.objects.record_invalid_namespace(place, uid, reference);
                 }
                 // An owner that is here may be gone already: then the watch is about to tell. That it waits for its dependents may be over:
                 // whoever holds it besides keeps them, so for a deletion the API is asked.
@@ -168,7 +172,7 @@ impl<O: Objects> Collector<'_, O> {
             return Ok(Owner::Unknown);
         };
         if served.namespaced && place.namespace.is_empty() {
-            self.objects.tell_foreign(place, uid, reference);
+            self.objects.record_invalid_namespace(place, uid, reference);
             return Ok(Owner::Impossible);
         }
         let owner = Place {
@@ -191,7 +195,7 @@ impl<O: Objects> Collector<'_, O> {
         }
     }
 
-    /// Deletes an object that nobody keeps; `waited_for` if an owner waits until it is gone.
+    /// Deletes an object without an owner that keeps it; `waited_for` if an owner waits until it is gone.
     async fn delete(&self, place: &Place, uid: &str, meta: &ObjectMeta, waited_for: bool) -> Result<Next> {
         let has = |finalizer: &str| meta.finalizers.iter().flatten().any(|f| f == finalizer);
         let mut version = meta.resource_version.clone();
@@ -247,7 +251,7 @@ impl<O: Objects> Collector<'_, O> {
         Ok(Next::default())
     }
 
-    /// Removes a finalizer, and nobody else's with it.
+    /// Removes one finalizer; those of others stay.
     async fn release(&self, uid: &str, node: &Node, finalizer: &str) -> Result {
         let place = Place::of(node);
         let Some(meta) = self.objects.get(&place).await?.filter(|m| m.uid.as_deref() == Some(uid)) else {

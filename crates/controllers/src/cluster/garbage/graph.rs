@@ -81,7 +81,7 @@ pub struct Graph {
     nodes: HashMap<String, Node>,
     dependents: HashMap<String, HashSet<String>>,
     absent: HashSet<Coordinates>,
-    /// The uids of objects that wait for their dependents no more, though a watch may still tell that they do.
+    /// The uids of objects that wait for their dependents no more, though a watch that is behind may still show that they do.
     released: HashSet<String>,
 }
 
@@ -90,7 +90,7 @@ impl Graph {
         self.nodes.get(uid)
     }
 
-    /// Takes in what a watch tells of an object; returns the uids of those that are to be looked at.
+    /// Takes in an object as a watch shows it; returns the uids of the objects to process.
     pub fn put(&mut self, uid: &str, mut node: Node) -> Vec<String> {
         node.foreground &= !self.released.contains(uid);
         let old = self.nodes.get(uid);

@@ -1,7 +1,7 @@
 //! The garbage collector: objects go when all their owners are gone.
 //!
-//! It watches the metadata of every kind and keeps a graph of who owns whom ([`graph`]). An owner that goes sends its dependents
-//! after it; with `foregroundDeletion` it waits for those that block it, with `orphan` it lets them be ([`collect`]). That something
+//! It watches the metadata of every kind and keeps a graph of who owns whom ([`graph`]). When an owner is deleted its dependents
+//! are, too; with `foregroundDeletion` it waits for those that block it, with `orphan` it lets them be ([`collect`]). That something
 //! is gone is believed of the API alone, and of a kind that nobody serves nothing is believed.
 
 mod collect;
@@ -52,7 +52,7 @@ pub fn start(context: Context) {
     let queue = controller.queue().clone();
     let (synced, mut waiting) = tokio::sync::mpsc::channel::<()>(1);
     for kind in KINDS.iter().filter(|k| is_tracked(k)) {
-        keep_observed(&context, kind, &graph, &queue, Some(synced.clone()));
+        observe_kind(&context, kind, &graph, &queue, Some(synced.clone()));
     }
     let (of_custom, of, to) = (context.clone(), graph.clone(), queue.clone());
     let synced = Arc::new(Mutex::new(Some(synced)));
@@ -117,7 +117,7 @@ async fn observe_custom(context: Context, graph: Shared, queue: Queue, synced: W
             }
             // Only the definitions that are there at the start are waited for.
             let done = synced.lock().clone();
-            observed.push((kind, AbortOnDrop(keep_observed(&context, kind, &graph, &queue, done))));
+            observed.push((kind, AbortOnDrop(observe_kind(&context, kind, &graph, &queue, done))));
         }
         *synced.lock() = None;
         sync.next().await;
@@ -125,7 +125,7 @@ async fn observe_custom(context: Context, graph: Shared, queue: Queue, synced: W
 }
 
 /// Observes a kind for as long as the task isn't aborted; `done` is dropped once its objects are listed.
-fn keep_observed(
+fn observe_kind(
     context: &Context,
     kind: &'static Kind,
     graph: &Shared,
@@ -216,7 +216,7 @@ impl Objects for Live {
         api.delete(&discovery::segment(&place.name), &params).await.map(|_| ())
     }
 
-    fn tell_foreign(&self, place: &Place, uid: &str, reference: &OwnerReference) {
+    fn record_invalid_namespace(&self, place: &Place, uid: &str, reference: &OwnerReference) {
         let text = format!(
             "ownerRef [{}/{}, namespace: {}, name: {}, uid: {}] does not exist in namespace {:?}",
             reference.api_version, reference.kind, place.namespace, reference.name, reference.uid, place.namespace

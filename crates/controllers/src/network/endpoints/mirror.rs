@@ -1,4 +1,4 @@
-//! Endpoints that somebody wrote by hand, for a service without a selector: mirrored into EndpointSlices, as the data
+//! Endpoints of a service without a selector, which a user or another program wrote: they are mirrored into EndpointSlices, as the data
 //! path reads nothing else (upstream's endpointslicemirroring controller).
 
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::{Context, Result, pods};
 
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
-/// Says that somebody makes the slices himself.
+/// Label of Endpoints whose slices are made by others.
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Addresses of a subset that are mirrored.

@@ -42,7 +42,7 @@ pub enum Action {
     Delete(String),
 }
 
-/// Who an endpoint is: its pod, or its address.
+/// What identifies an endpoint: its pod, or its address.
 fn identity(endpoint: &Value) -> String {
     match endpoint.str_at(&["targetRef", "uid"]) {
         "" => endpoint["addresses"][0].as_str().unwrap_or("").to_string(),
@@ -98,7 +98,7 @@ pub fn plan(
             homeless.push(Group { family: group.family, ports: group.ports.clone(), endpoints: endpoints.to_vec() });
         }
     }
-    // Slices that nobody needs as they are take in who needs one.
+    // Slices that aren't needed as they are take in endpoints that need one.
     for group in homeless {
         empty.retain(|family| group.family != *family);
         if let Some(at) = left.iter().position(|slice| slice.family == group.family) {

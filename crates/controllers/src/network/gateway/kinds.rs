@@ -11,7 +11,7 @@ const APPROVED: &str = "https://github.com/kubernetes-sigs/gateway-api/pull/3328
 const NAME: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 const HOST: &str = "^(\\*\\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 
-/// A field that has a value when nobody gives it one.
+/// A field with a default.
 fn or(mut schema: Value, default: Value) -> Value {
     schema["default"] = default;
     schema

@@ -34,7 +34,7 @@ struct Caches {
     nodes: Informer<Node>,
 }
 
-/// Makes the kinds and the class, and then keeps statuses. Who brings definitions of his own keeps them.
+/// Creates the kinds and the class, and then writes statuses. Definitions that are there already stay as they are.
 pub fn start(context: Context) {
     tasks::until_done("gateway-controller", move || run(context.clone()));
 }
@@ -124,7 +124,7 @@ async fn sync(context: &Context, caches: &Caches) -> Result<Option<Duration>> {
     for route in &snapshot.routes {
         let status = plan::route_status(&snapshot, route, &around);
         // Of those that never had to do with us nothing is said.
-        if status.parents.is_empty() && !plan::is_told(route) {
+        if status.parents.is_empty() && !plan::has_our_status(route) {
             continue;
         }
         let written = patch_status_of_version(context, route.as_ref(), route.status.as_ref(), &status).await?;

@@ -7,7 +7,7 @@ use gateway::{CONTROLLER_NAME, GatewaySnapshot, Problem};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 
-use crate::toolkit::conditions::{self, Said};
+use crate::toolkit::conditions::{self, NewCondition};
 
 /// Filters that are served.
 const FILTERS: [&str; 4] = ["RequestHeaderModifier", "ResponseHeaderModifier", "RequestRedirect", "URLRewrite"];
@@ -40,8 +40,9 @@ impl<'a> Conditions<'a> {
 
     fn say(&mut self, type_: &str, is: bool, reason: &str, message: &str) {
         let status = if is { "True" } else { "False" };
-        let said = Said { generation: self.generation, ..Said::new(type_, status, reason, message) };
-        self.made.push(conditions::next(self.old, said, self.now));
+        let condition =
+            NewCondition { generation: self.generation, ..NewCondition::new(type_, status, reason, message) };
+        self.made.push(conditions::next(self.old, condition, self.now));
     }
 
     /// True with `reason`, or what the problem says.
@@ -204,7 +205,7 @@ fn unresolved(snapshot: &GatewaySnapshot, route: &HTTPRoute, around: &Around<'_>
 }
 
 /// Whether a route has a status that says anything of us.
-pub fn is_told(route: &HTTPRoute) -> bool {
+pub fn has_our_status(route: &HTTPRoute) -> bool {
     route.status.iter().flat_map(|s| &s.parents).any(|p| p.controller_name == CONTROLLER_NAME)
 }
 

@@ -14,6 +14,9 @@ use super::{CLAIM_SOURCE, Caches, IS_DEFAULT};
 use crate::toolkit::{Context, Result, ignore};
 
 /// Makes sure that a content is the snapshot's, also one that an administrator made beforehand. The inner error is the user's.
+///
+/// # Errors
+/// The API refuses the reference to the snapshot. (That the content is another snapshot's is the inner error.)
 pub(super) async fn bind(
     context: &Context,
     snapshot: &VolumeSnapshot,
@@ -46,6 +49,9 @@ fn source(volume: &PersistentVolume) -> Option<(String, String, Option<String>)>
 }
 
 /// Asks the driver of a claim's volume for a snapshot. The inner error is the user's.
+///
+/// # Errors
+/// The API refuses the finalizer of the claim, or the content. (What is wrong with the claim or the class is the inner error.)
 pub(super) async fn create(
     context: &Context,
     caches: &Caches,

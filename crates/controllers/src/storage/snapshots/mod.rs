@@ -45,7 +45,7 @@ struct Caches {
     volumes: Informer<PersistentVolume>,
 }
 
-/// Makes the kinds, and then keeps snapshots. Who brings definitions of his own keeps them.
+/// Creates the kinds, and then runs the loops. Definitions that are there already stay as they are.
 pub async fn run(context: Context, to_claims: Queue) {
     kinds::ensure(&context).await;
     let caches = Caches {
@@ -177,7 +177,7 @@ fn status(content: &str, of: Option<&VolumeSnapshotContentStatus>) -> VolumeSnap
     }
 }
 
-/// What a content needs that nobody else gives it: its finalizer, the node of a folder, and the word that it may go.
+/// Writes what a content needs of us: its finalizer, the node of a `local-path` snapshot, and the annotation that it may be deleted.
 async fn sync_content(context: &Context, caches: &Caches, key: &Key) -> Result {
     let Some(content) = caches.contents.get(key) else { return Ok(()) };
     let api: Api<VolumeSnapshotContent> = Api::all(context.client.clone());
@@ -215,17 +215,17 @@ mod tests {
 
     #[test]
     fn what_a_snapshot_says_of_its_content() {
-        let said = status("c", None);
-        assert_eq!(said.ready_to_use, Some(false));
+        let status_of = status("c", None);
+        assert_eq!(status_of.ready_to_use, Some(false));
         let of = VolumeSnapshotContentStatus {
             ready_to_use: Some(true),
             creation_time: Some(1_700_000_000_123_456_789),
             restore_size: Some(3 << 20),
             ..Default::default()
         };
-        let said = status("c", Some(&of));
-        assert_eq!(said.creation_time.as_deref(), Some("2023-11-14T22:13:20Z"));
-        assert_eq!(said.restore_size, Some(IntOrString::String("3Mi".into())));
-        assert_eq!(said.bound_volume_snapshot_content_name.as_deref(), Some("c"));
+        let status_of = status("c", Some(&of));
+        assert_eq!(status_of.creation_time.as_deref(), Some("2023-11-14T22:13:20Z"));
+        assert_eq!(status_of.restore_size, Some(IntOrString::String("3Mi".into())));
+        assert_eq!(status_of.bound_volume_snapshot_content_name.as_deref(), Some("c"));
     }
 }

@@ -15,6 +15,9 @@ use super::{BOUND, CLAIM_SOURCE, Caches, SOURCE, waits};
 use crate::toolkit::{Context, Result, ignore};
 
 /// A claim may go once no snapshot is being taken of it.
+///
+/// # Errors
+/// The API refuses to remove the finalizer of a claim that is there.
 pub(super) async fn unhold(context: &Context, caches: &Caches, snapshot: &VolumeSnapshot, claim: &str) -> Result {
     let namespace = snapshot.namespace().unwrap_or_default();
     let of_claim = |s: &Arc<VolumeSnapshot>| {
@@ -57,6 +60,9 @@ fn is_source(caches: &Caches, snapshot: &VolumeSnapshot, content: Option<&Volume
 }
 
 /// A snapshot that is to be deleted goes once its content has gone, or is to stay.
+///
+/// # Errors
+/// The API refuses a change or the deletion of the content, or to remove the finalizers of the snapshot.
 pub(super) async fn release(
     context: &Context,
     caches: &Caches,

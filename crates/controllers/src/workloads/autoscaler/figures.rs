@@ -6,8 +6,9 @@ use apimachinery::{LabelSelector, Quantity};
 use informer::Pod;
 use informer::pod::Container;
 use k8s_openapi::api::autoscaling::v2::{
-    ContainerResourceMetricStatus, ExternalMetricStatus, HorizontalPodAutoscaler, MetricSpec, MetricStatus,
-    MetricTarget, MetricValueStatus, ObjectMetricStatus, PodsMetricStatus, ResourceMetricStatus,
+    ContainerResourceMetricStatus, ExternalMetricSource, ExternalMetricStatus, HorizontalPodAutoscaler, MetricSpec,
+    MetricStatus, MetricTarget, MetricValueStatus, ObjectMetricSource, ObjectMetricStatus, PodsMetricSource,
+    PodsMetricStatus, ResourceMetricStatus,
 };
 use k8s_openapi::apimachinery::pkg::api::resource;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -58,6 +59,22 @@ fn failure(metric: &MetricSpec, why: &str) -> (&'static str, String) {
     }
 }
 
+/// What is asked of each metric of an autoscaler.
+struct Question<'a> {
+    namespace: &'a str,
+    target: &'a Target,
+    tolerances: Tolerances,
+}
+
+fn tolerances(autoscaler: &HorizontalPodAutoscaler) -> Tolerances {
+    let behavior = autoscaler.spec.behavior.as_ref();
+    let tolerance = |up: bool| {
+        let set = plan::rules(behavior, up).tolerance;
+        set.and_then(|t| t.0.parse::<Quantity>().ok()).map_or(TOLERANCE, Quantity::as_f64)
+    };
+    Tolerances { up: tolerance(true), down: tolerance(false) }
+}
+
 impl Work {
     /// The figure that asks for most, and what is wrong with those that can't be had.
     pub(super) async fn figures(
@@ -98,83 +115,102 @@ impl Work {
         metric: &MetricSpec,
     ) -> std::result::Result<Figure, String> {
         let namespace = autoscaler.namespace().unwrap_or_default();
-        let client = &self.context.client;
-        let behavior = autoscaler.spec.behavior.as_ref();
-        let tolerance = |up: bool| {
-            let said = plan::rules(behavior, up).tolerance;
-            said.and_then(|t| t.0.parse::<Quantity>().ok()).map_or(TOLERANCE, Quantity::as_f64)
-        };
-        let tolerances = Tolerances { up: tolerance(true), down: tolerance(false) };
-        let current = target.replicas;
+        let question = Question { namespace: &namespace, target, tolerances: tolerances(autoscaler) };
         if let Some(source) = &metric.resource {
-            let uses = metrics::resource(client, &namespace, &target.selector, &source.name, None).await?;
-            let pods = self.pods_of(&namespace, target, &uses, Some((&source.name, None)))?;
-            let goal = pod_target(&source.target)?;
-            let proposal = plan::by_pods(current, &pods, goal, tolerances)?;
-            let title = resource_title(&source.name, goal);
-            let current = current_of(&proposal);
-            let shown = MetricStatus {
-                type_: "Resource".into(),
-                resource: Some(ResourceMetricStatus { name: source.name.clone(), current }),
-                ..MetricStatus::default()
-            };
+            let (proposal, title) = self.resource(&question, &source.name, None, &source.target).await?;
+            let (name, current) = (source.name.clone(), current_of(&proposal));
+            let resource = Some(ResourceMetricStatus { name, current });
+            let shown = MetricStatus { type_: "Resource".into(), resource, ..MetricStatus::default() };
             return Ok(Figure { proposal, title, shown });
         }
         if let Some(source) = &metric.container_resource {
             let container = Some(source.container.as_str());
-            let uses = metrics::resource(client, &namespace, &target.selector, &source.name, container).await?;
-            let pods = self.pods_of(&namespace, target, &uses, Some((&source.name, container)))?;
-            let goal = pod_target(&source.target)?;
-            let proposal = plan::by_pods(current, &pods, goal, tolerances)?;
-            let title = format!("{} container {}", source.container, resource_title(&source.name, goal));
+            let (proposal, title) = self.resource(&question, &source.name, container, &source.target).await?;
+            let title = format!("{} container {title}", source.container);
             let (name, container, current) = (source.name.clone(), source.container.clone(), current_of(&proposal));
-            let shown = MetricStatus {
-                type_: "ContainerResource".into(),
-                container_resource: Some(ContainerResourceMetricStatus { name, container, current }),
-                ..MetricStatus::default()
-            };
+            let container_resource = Some(ContainerResourceMetricStatus { name, container, current });
+            let shown =
+                MetricStatus { type_: "ContainerResource".into(), container_resource, ..MetricStatus::default() };
             return Ok(Figure { proposal, title, shown });
         }
         if let Some(source) = &metric.pods {
-            let uses = metrics::of_pods(client, &namespace, &target.selector, &source.metric).await?;
-            let pods = self.pods_of(&namespace, target, &uses, None)?;
-            let proposal = plan::by_pods(current, &pods, pod_target(&source.target)?, tolerances)?;
-            let title = format!("pods metric {}", source.metric.name);
-            let (metric, current) = (source.metric.clone(), current_of(&proposal));
-            let pods = Some(PodsMetricStatus { metric, current });
-            let shown = MetricStatus { type_: "Pods".into(), pods, ..MetricStatus::default() };
-            return Ok(Figure { proposal, title, shown });
+            return self.per_pod(&question, source).await;
         }
-        let ready = || -> i32 {
-            let nothing = HashMap::new();
-            let pods = self.pods_of(&namespace, target, &nothing, None).unwrap_or_default();
-            pods.iter().filter(|p| !p.unready).count() as i32
-        };
         if let Some(source) = &metric.object {
-            let object = &source.described_object;
-            let resource = resource_name(client, object).await?;
-            let value = metrics::of_object(client, &namespace, &resource, &object.name, &source.metric).await?;
-            let proposal = whole(current, ready(), value, &source.target, tolerances)?;
-            let title = format!("{} metric {}", object.kind, source.metric.name);
-            let shown = MetricStatus {
-                type_: "Object".into(),
-                object: Some(ObjectMetricStatus {
-                    metric: source.metric.clone(),
-                    described_object: object.clone(),
-                    current: current_of(&proposal),
-                }),
-                ..MetricStatus::default()
-            };
-            return Ok(Figure { proposal, title, shown });
+            return self.of_object(&question, source).await;
         }
-        let Some(source) = &metric.external else { return Err(format!("unknown metric type {:?}", metric.type_)) };
-        let value = metrics::external(client, &namespace, &source.metric).await?;
-        let proposal = whole(current, ready(), value, &source.target, tolerances)?;
+        match &metric.external {
+            Some(source) => self.external(&question, source).await,
+            None => Err(format!("unknown metric type {:?}", metric.type_)),
+        }
+    }
+
+    /// What a resource asks for, of one container of each pod or of all; and its title.
+    async fn resource(
+        &self,
+        question: &Question<'_>,
+        name: &str,
+        container: Option<&str>,
+        target: &MetricTarget,
+    ) -> std::result::Result<(Proposal, String), String> {
+        let Question { namespace, target: Target { selector, replicas, .. }, tolerances } = question;
+        let uses = metrics::resource(&self.context.client, namespace, selector, name, container).await?;
+        let pods = self.pods_of(namespace, question.target, &uses, Some((name, container)))?;
+        let goal = pod_target(target)?;
+        Ok((plan::by_pods(*replicas, &pods, goal, *tolerances)?, resource_title(name, goal)))
+    }
+
+    async fn per_pod(&self, question: &Question<'_>, source: &PodsMetricSource) -> std::result::Result<Figure, String> {
+        let Question { namespace, target, tolerances } = question;
+        let uses = metrics::of_pods(&self.context.client, namespace, &target.selector, &source.metric).await?;
+        let pods = self.pods_of(namespace, target, &uses, None)?;
+        let proposal = plan::by_pods(target.replicas, &pods, pod_target(&source.target)?, *tolerances)?;
+        let (metric, current) = (source.metric.clone(), current_of(&proposal));
+        let pods = Some(PodsMetricStatus { metric, current });
+        let shown = MetricStatus { type_: "Pods".into(), pods, ..MetricStatus::default() };
+        Ok(Figure { proposal, title: format!("pods metric {}", source.metric.name), shown })
+    }
+
+    async fn of_object(
+        &self,
+        question: &Question<'_>,
+        source: &ObjectMetricSource,
+    ) -> std::result::Result<Figure, String> {
+        let (client, object) = (&self.context.client, &source.described_object);
+        let resource = resource_name(client, object).await?;
+        let value = metrics::of_object(client, question.namespace, &resource, &object.name, &source.metric).await?;
+        let proposal = self.of_whole(question, value, &source.target)?;
+        let (metric, current) = (source.metric.clone(), current_of(&proposal));
+        let of = Some(ObjectMetricStatus { metric, described_object: object.clone(), current });
+        let shown = MetricStatus { type_: "Object".into(), object: of, ..MetricStatus::default() };
+        Ok(Figure { proposal, title: format!("{} metric {}", object.kind, source.metric.name), shown })
+    }
+
+    async fn external(
+        &self,
+        question: &Question<'_>,
+        source: &ExternalMetricSource,
+    ) -> std::result::Result<Figure, String> {
+        let value = metrics::external(&self.context.client, question.namespace, &source.metric).await?;
+        let proposal = self.of_whole(question, value, &source.target)?;
         let title = format!("external metric {}({:?})", source.metric.name, source.metric.selector);
         let (metric, current) = (source.metric.clone(), current_of(&proposal));
         let external = Some(ExternalMetricStatus { metric, current });
         let shown = MetricStatus { type_: "External".into(), external, ..MetricStatus::default() };
         Ok(Figure { proposal, title, shown })
+    }
+
+    /// What a value of the whole asks for.
+    fn of_whole(
+        &self,
+        question: &Question<'_>,
+        value: i64,
+        target: &MetricTarget,
+    ) -> std::result::Result<Proposal, String> {
+        let nothing = HashMap::new();
+        let pods = self.pods_of(question.namespace, question.target, &nothing, None).unwrap_or_default();
+        let ready = pods.iter().filter(|p| !p.unready).count() as i32;
+        whole(question.target.replicas, ready, value, target, question.tolerances)
     }
 
     /// The target's pods with what they use. `resource` (of one container or all) if their requests matter.

@@ -31,12 +31,15 @@ fn milli(value: &Value) -> Result<i64> {
     Quantity::from_json(value).map(Quantity::milli).ok_or_else(|| format!("{value} is no amount"))
 }
 
-/// The sum of amounts, whose size is up to those who tell of them.
+/// The sum of quantities, which may be of any size.
 fn total<'a>(mut amounts: impl Iterator<Item = &'a Value>) -> Result<i64> {
     amounts.try_fold(0, |all: i64, amount| Ok(all.saturating_add(milli(amount)?)))
 }
 
 /// A resource's use by pod, of one container or of all. Thousandths.
+///
+/// # Errors
+/// No server of `metrics.k8s.io` answers, or it knows of no pod that is selected.
 pub async fn resource(
     client: &Client,
     namespace: &str,
@@ -51,7 +54,7 @@ pub async fn resource(
     for pod in list.array_at(&["items"]) {
         let all = pod.array_at(&["containers"]).iter();
         let chosen: Vec<&Value> = all.filter(|c| container.is_none_or(|name| c["name"] == name)).collect();
-        // A pod of which one container's use isn't told is one whose use isn't known, and no other's matter.
+        // Without the metrics of one of its containers a pod has none; the other pods' count.
         if chosen.is_empty() || chosen.iter().any(|c| c["usage"][resource].is_null()) {
             continue;
         }
@@ -83,6 +86,9 @@ fn selector_text(selector: Option<&LabelSelector>) -> String {
 const CUSTOM: &str = "/apis/custom.metrics.k8s.io/v1beta2/namespaces";
 
 /// A metric of each pod.
+///
+/// # Errors
+/// No server of `custom.metrics.k8s.io` answers, or a value isn't a quantity.
 pub async fn of_pods(
     client: &Client,
     namespace: &str,
@@ -102,6 +108,9 @@ pub async fn of_pods(
 }
 
 /// A metric of one object. `resource` is the plural with its group, as in `ingresses.networking.k8s.io`.
+///
+/// # Errors
+/// No server of `custom.metrics.k8s.io` answers, or it has not exactly one value.
 pub async fn of_object(
     client: &Client,
     namespace: &str,
@@ -125,6 +134,9 @@ pub async fn of_object(
 }
 
 /// The sum of an external metric.
+///
+/// # Errors
+/// No server of `external.metrics.k8s.io` answers, or it has no value.
 pub async fn external(client: &Client, namespace: &str, metric: &MetricIdentifier) -> Result<i64> {
     let path = format!(
         "/apis/external.metrics.k8s.io/v1beta1/namespaces/{}/{}?labelSelector={}",

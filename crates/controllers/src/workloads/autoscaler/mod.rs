@@ -66,12 +66,12 @@ impl Reconcile for Work {
 
 /// Whether a number of replicas is set right whatever is measured: there are too many or too few, or none are wanted.
 fn is_outside(spec: &HorizontalPodAutoscalerSpec, replicas: i32) -> bool {
-    let least = spec.min_replicas.unwrap_or(1);
-    (replicas == 0 && least != 0) || replicas > spec.max_replicas || replicas < least
+    let min = spec.min_replicas.unwrap_or(1);
+    (replicas == 0 && min != 0) || replicas > spec.max_replicas || replicas < min
 }
 
 /// A condition: status, reason, message.
-type Said = (&'static str, String, String);
+type ConditionText = (&'static str, String, String);
 
 impl Work {
     async fn autoscale(&self, autoscaler: &HorizontalPodAutoscaler) -> Result {
@@ -81,16 +81,16 @@ impl Work {
             Err(why) => {
                 self.context.events.warning(autoscaler, "FailedGetScale", why.clone());
                 let text = format!("the HPA controller was unable to get the target's current scale: {why}");
-                report.say("AbleToScale", ("False", "FailedGetScale".into(), text));
+                report.set_condition("AbleToScale", ("False", "FailedGetScale".into(), text));
                 return self.write(autoscaler, report).await;
             }
         };
         let able = "the HPA controller was able to get the target's current scale";
-        report.say("AbleToScale", ("True", "SucceededGetScale".into(), able.into()));
+        report.set_condition("AbleToScale", ("True", "SucceededGetScale".into(), able.into()));
         report.status.current_replicas = Some(target.replicas);
         if let Some((event, reason, text)) = self.unfit(autoscaler, &target) {
             self.context.events.warning(autoscaler, event, text.clone());
-            report.say("ScalingActive", ("False", reason.into(), text));
+            report.set_condition("ScalingActive", ("False", reason.into(), text));
             report.status.desired_replicas = target.replicas;
             return self.write(autoscaler, report).await;
         }
@@ -108,7 +108,7 @@ impl Work {
         self.write(autoscaler, report).await
     }
 
-    /// Why the pods of a target can't be told (event, condition's reason, message), if so: its scale names none, or other autoscalers look at the
+    /// Why the pods of a target aren't known (event, condition's reason, message), if so: its scale has no selector, or other autoscalers select the
     /// same pods, so that each would undo what the other does. Where nothing is measured that doesn't matter.
     fn unfit(
         &self,
@@ -156,17 +156,17 @@ impl Work {
         report: &mut Report,
     ) -> Option<(i32, String)> {
         let spec = &autoscaler.spec;
-        let (least, most) = (spec.min_replicas.unwrap_or(1), spec.max_replicas);
-        if target.replicas == 0 && least != 0 {
+        let (min, max) = (spec.min_replicas.unwrap_or(1), spec.max_replicas);
+        if target.replicas == 0 && min != 0 {
             let text = "scaling is disabled since the replica count of the target is zero";
-            report.say("ScalingActive", ("False", "ScalingDisabled".into(), text.into()));
+            report.set_condition("ScalingActive", ("False", "ScalingDisabled".into(), text.into()));
             return None;
         }
-        if target.replicas > most {
-            return Some((most, "Current number of replicas above Spec.MaxReplicas".into()));
+        if target.replicas > max {
+            return Some((max, "Current number of replicas above Spec.MaxReplicas".into()));
         }
-        if target.replicas < least {
-            return Some((least, "Current number of replicas below Spec.MinReplicas".into()));
+        if target.replicas < min {
+            return Some((min, "Current number of replicas below Spec.MinReplicas".into()));
         }
         let (figure, failed) = self.figures(autoscaler, target, report).await;
         let figure = match figure {
@@ -178,22 +178,25 @@ impl Work {
                 let all = spec.metrics.as_ref().map_or(0, Vec::len);
                 let whole = format!("invalid metrics ({number} invalid out of {all}), first error is: {why}");
                 self.context.events.warning(autoscaler, "FailedComputeMetricsReplicas", whole);
-                report.say("ScalingActive", ("False", reason.into(), text));
+                report.set_condition("ScalingActive", ("False", reason.into(), text));
                 return None;
             }
         };
         let text = format!("the HPA was able to successfully calculate a replica count from {}", figure.title);
-        report.say("ScalingActive", ("True", "ValidMetricFound".into(), text));
+        report.set_condition("ScalingActive", ("True", "ValidMetricFound".into(), text));
         let limited = {
             let mut histories = self.histories.lock();
             let history = histories.entry(autoscaler.key()).or_default();
             let behavior = spec.behavior.as_ref();
             let asked = figure.proposal.replicas;
-            plan::limit(target.replicas, asked, (least, most), behavior, history, apimachinery::clock::now())
+            plan::limit(target.replicas, asked, (min, max), behavior, history, apimachinery::clock::now())
         };
-        report.say("AbleToScale", ("True", limited.able.0.into(), limited.able.1.into()));
+        report.set_condition("AbleToScale", ("True", limited.able.0.into(), limited.able.1.into()));
         let (is_limited, reason, message) = limited.limited;
-        report.say("ScalingLimited", (if is_limited { "True" } else { "False" }, reason.into(), message.into()));
+        report.set_condition(
+            "ScalingLimited",
+            (if is_limited { "True" } else { "False" }, reason.into(), message.into()),
+        );
         let why = if limited.replicas > target.replicas {
             format!("{} above target", figure.title)
         } else {
@@ -220,12 +223,12 @@ impl Work {
             let text = format!("New size: {desired}; reason: {reason}; error: {why}");
             self.context.events.warning(autoscaler, "FailedRescale", text);
             let text = format!("the HPA controller was unable to update the target scale: {why}");
-            report.say("AbleToScale", ("False", "FailedUpdateScale".into(), text));
+            report.set_condition("AbleToScale", ("False", "FailedUpdateScale".into(), text));
             report.status.desired_replicas = target.replicas;
             return;
         }
         let text = format!("the HPA controller was able to update the target scale to {desired}");
-        report.say("AbleToScale", ("True", "SucceededRescale".into(), text));
+        report.set_condition("AbleToScale", ("True", "SucceededRescale".into(), text));
         self.context.events.normal(autoscaler, "SuccessfulRescale", format!("New size: {desired}; reason: {reason}"));
         report.status.last_scale_time = Some(Time(report.now));
         let mut histories = self.histories.lock();
@@ -253,8 +256,8 @@ impl Report {
         Report { status, now: apimachinery::clock::now() }
     }
 
-    fn say(&mut self, kind: &str, (status, reason, message): Said) {
-        let said = conditions::Said::new(kind, status, &reason, &message);
-        conditions::set(self.status.conditions.get_or_insert_default(), said, self.now);
+    fn set_condition(&mut self, kind: &str, (status, reason, message): ConditionText) {
+        let condition = conditions::NewCondition::new(kind, status, &reason, &message);
+        conditions::set(self.status.conditions.get_or_insert_default(), condition, self.now);
     }
 }

@@ -11,7 +11,7 @@ pub const TOLERANCE: f64 = 0.1;
 pub struct PodUse {
     /// Not yet: what it uses now says nothing of what it will.
     pub unready: bool,
-    /// `None` if nobody knows.
+    /// `None` if no metric has it.
     pub usage: Option<i64>,
     pub request: i64,
 }
@@ -88,7 +88,7 @@ pub fn by_pods(current: i32, pods: &[PodUse], target: PodTarget, tolerances: Tol
         }
         return Ok(proposal((ratio * known.len() as f64).ceil() as i32));
     }
-    // Whoever isn't known is taken for the less dangerous: idle when more are to be made, fully used when some are to go.
+    // A pod without metrics counts as the safer case: idle for a scale-up, fully used for a scale-down.
     let (mut used, mut requested, mut count) = (used, requested, known.len());
     for pod in &missing {
         if ratio < 1.0 {
@@ -211,7 +211,7 @@ fn bound(current: i32, rules: &HPAScalingRules, up: bool, history: &History, now
 pub fn limit(
     current: i32,
     asked: i32,
-    (least, most): (i32, i32),
+    (min, max): (i32, i32),
     behavior: Option<&HorizontalPodAutoscalerBehavior>,
     history: &mut History,
     now: Timestamp,
@@ -248,37 +248,31 @@ pub fn limit(
             None => unruled(current),
         };
         match stable {
-            n if n > bound.min(most) && bound < most => (
+            n if n > bound.min(max) && bound < max => (
                 bound,
                 (true, "ScaleUpLimit", "the desired replica count is increasing faster than the maximum scale rate"),
             ),
-            n if n > most => {
-                (most, (true, "TooManyReplicas", "the desired replica count is more than the maximum replica count"))
+            n if n > max => {
+                (max, (true, "TooManyReplicas", "the desired replica count is more than the maximum replica count"))
             }
             n => (n, WITHIN),
         }
     } else if stable < current {
         let bound = bound(current, &down, false, history, now);
         match stable {
-            n if n < bound.max(least) && bound > least => (
+            n if n < bound.max(min) && bound > min => (
                 bound,
                 (true, "ScaleDownLimit", "the desired replica count is decreasing faster than the maximum scale rate"),
             ),
-            n if n < least => {
-                (least, (true, "TooFewReplicas", "the desired replica count is less than the minimum replica count"))
+            n if n < min => {
+                (min, (true, "TooFewReplicas", "the desired replica count is less than the minimum replica count"))
             }
             n => (n, WITHIN),
         }
-    } else if asked > most {
-        (
-            stable.min(most),
-            (true, "TooManyReplicas", "the desired replica count is more than the maximum replica count"),
-        )
-    } else if asked < least {
-        (
-            stable.max(least),
-            (true, "TooFewReplicas", "the desired replica count is less than the minimum replica count"),
-        )
+    } else if asked > max {
+        (stable.min(max), (true, "TooManyReplicas", "the desired replica count is more than the maximum replica count"))
+    } else if asked < min {
+        (stable.max(min), (true, "TooFewReplicas", "the desired replica count is less than the minimum replica count"))
     } else {
         (stable, WITHIN)
     };

@@ -16,6 +16,10 @@ pub(super) struct Target {
     pub(super) title: String,
 }
 
+/// The plural of an object's kind with its group, as `custom.metrics.k8s.io` wants it.
+///
+/// # Errors
+/// Nobody serves the object's kind.
 pub(super) async fn resource_name(
     client: &Client,
     object: &CrossVersionObjectReference,
@@ -36,6 +40,10 @@ async fn discover(
     Ok(resource)
 }
 
+/// The `scale` of an autoscaler's target.
+///
+/// # Errors
+/// Nobody serves the target's kind, or the target isn't there or has no `scale`.
 pub(super) async fn find_target(
     client: &Client,
     autoscaler: &HorizontalPodAutoscaler,

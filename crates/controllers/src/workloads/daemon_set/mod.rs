@@ -142,7 +142,7 @@ impl Reconcile for Work {
                 let text = format!("Found failed daemon pod {of} on node {on}, will try to kill it");
                 context.events.warning(set.as_ref(), "FailedDaemonPod", text);
             }
-            pods::delete_told(context, cache, set.as_ref(), &mine[index]).await?;
+            pods::delete_and_record(context, cache, set.as_ref(), &mine[index]).await?;
         }
         let mine = pods::owned(cache, &key.namespace, &uid);
         let (places, again) = observe(spec, &mine, &nodes.list(), &hash);

@@ -92,7 +92,7 @@ impl Reconcile for Work {
         match &sets.new {
             Some(new) => {
                 let others = sets.old.iter().map(|s| sets::revision(s)).max().unwrap_or(0);
-                sets::keep_up(self, &deployment, new, others).await?;
+                sets::update(self, &deployment, new, others).await?;
             }
             None if paused => {}
             None => match sets::create(self, &deployment, newest + 1, first_size(spec, &sets)).await {
@@ -102,7 +102,7 @@ impl Reconcile for Work {
             },
         }
         sets = self.sets(&deployment);
-        self.tell_revision(&deployment, &sets).await?;
+        self.write_revision(&deployment, &sets).await?;
         if failure.is_none() {
             self.scale_all(&deployment, spec, &sets, paused).await?;
             sets = self.sets(&deployment);
@@ -131,7 +131,7 @@ impl Work {
     }
 
     /// `kubectl rollout history` finds the version in force by this.
-    async fn tell_revision(&self, deployment: &Deployment, sets: &Sets) -> Result {
+    async fn write_revision(&self, deployment: &Deployment, sets: &Sets) -> Result {
         let Some(new) = &sets.new else { return Ok(()) };
         let number = sets::revision(new).to_string();
         if deployment.annotations().get(sets::REVISION) == Some(&number) {

@@ -44,7 +44,7 @@ pub fn roll(spec: &DeploymentSpec, new: Size, old: &[Size]) -> (i32, Vec<i32>) {
     let min_available = replicas - unavailable;
     let spare = total - min_available - (wanted - available(&new)).max(0);
     if old_total > 0 && spare > 0 {
-        // What isn't available goes first, as nobody misses it.
+        // Pods that aren't available go first: that costs no availability.
         let mut left = spare;
         for (i, size) in old.iter().enumerate() {
             let broken = (i64::from(size.wanted) - available(size)).max(0).min(left);

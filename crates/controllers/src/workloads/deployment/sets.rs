@@ -73,7 +73,10 @@ fn api(work: &Work, namespace: Option<String>) -> Api<ReplicaSet> {
 }
 
 /// Brings the set of the template up to date with its Deployment: the newest revision, annotations, `minReadySeconds`.
-pub async fn keep_up(work: &Work, deployment: &Deployment, set: &ReplicaSet, others: i64) -> Result {
+///
+/// # Errors
+/// The API refuses the change of the set.
+pub async fn update(work: &Work, deployment: &Deployment, set: &ReplicaSet, others: i64) -> Result {
     let mut change = json!({});
     if revision(set) <= others {
         // A version that comes back becomes the newest.
@@ -114,6 +117,9 @@ pub enum Made {
 }
 
 /// Makes the set of a Deployment's template.
+///
+/// # Errors
+/// The API refuses the set, or the count of collisions in the status.
 pub async fn create(work: &Work, deployment: &Deployment, revision: i64, size: i32) -> Result<Made> {
     let spec = &deployment.spec;
     let collisions = deployment.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0);
@@ -164,7 +170,7 @@ pub async fn create(work: &Work, deployment: &Deployment, revision: i64, size: i
     };
     work.cache.wait_for(&created.key(), |s| s.is_some()).await;
     if is_new && size > 0 {
-        tell_scaled(work, deployment, &created, 0, size);
+        record_scaled(work, deployment, &created, 0, size);
     }
     Ok(Made::Set)
 }
@@ -182,6 +188,9 @@ async fn count_collision(work: &Work, deployment: &Deployment, collisions: i32) 
 }
 
 /// Sets a set's replicas, and what it remembers of the Deployment's size.
+///
+/// # Errors
+/// The API refuses the change of the set.
 pub async fn scale(work: &Work, deployment: &Deployment, set: &ReplicaSet, wanted: i32) -> Result {
     let present = set.spec.replicas.unwrap_or(0);
     let mut change = json!({});
@@ -200,12 +209,12 @@ pub async fn scale(work: &Work, deployment: &Deployment, set: &ReplicaSet, wante
     }
     write(work, set, change).await?;
     if present != wanted {
-        tell_scaled(work, deployment, set, present, wanted);
+        record_scaled(work, deployment, set, present, wanted);
     }
     Ok(())
 }
 
-fn tell_scaled(work: &Work, deployment: &Deployment, set: &ReplicaSet, before: i32, now: i32) {
+fn record_scaled(work: &Work, deployment: &Deployment, set: &ReplicaSet, before: i32, now: i32) {
     let direction = if now > before { "up" } else { "down" };
     let text = format!("Scaled {direction} replica set {} from {before} to {now}", set.name_any());
     work.context.events.normal(deployment, "ScalingReplicaSet", text);

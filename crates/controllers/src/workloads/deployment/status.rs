@@ -11,7 +11,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 
 use super::plan::narrow;
-use crate::toolkit::conditions::{Condition as _, Said};
+use crate::toolkit::conditions::{Condition as _, NewCondition};
 use crate::toolkit::{conditions, pods};
 
 pub struct Facts<'a> {
@@ -61,10 +61,10 @@ pub fn compute(deployment: &Deployment, facts: &Facts<'_>) -> (DeploymentStatus,
     let mut list = before.conditions.clone().unwrap_or_default();
     let available_condition = if is_available {
         let text = "Deployment has minimum availability.";
-        Said::new("Available", "True", "MinimumReplicasAvailable", text)
+        NewCondition::new("Available", "True", "MinimumReplicasAvailable", text)
     } else {
         let text = "Deployment does not have minimum availability.";
-        Said::new("Available", "False", "MinimumReplicasUnavailable", text)
+        NewCondition::new("Available", "False", "MinimumReplicasUnavailable", text)
     };
     conditions::set(&mut list, available_condition, facts.now);
     let mut again = None;
@@ -126,7 +126,7 @@ fn progress(
     let present = conditions::find(list, PROGRESSING).cloned();
     let reason = present.as_ref().and_then(|c| c.reason.as_deref()).unwrap_or("");
     let mut say = |status: &str, reason: &str, message: &str| {
-        conditions::set(list, Said::new(PROGRESSING, status, reason, message), facts.now);
+        conditions::set(list, NewCondition::new(PROGRESSING, status, reason, message), facts.now);
     };
     if let Some(error) = facts.failure {
         say("False", "ReplicaSetCreateError", &informer::error_message(error));

@@ -100,7 +100,7 @@ impl Work {
             for pod in active.into_iter().take(delete) {
                 // It hasn't failed, so it isn't counted.
                 free(&self.context, pod).await?;
-                pods::delete_told(&self.context, &self.pods, job, pod).await?;
+                pods::delete_and_record(&self.context, &self.pods, job, pod).await?;
             }
         }
         if create == 0 {
@@ -162,7 +162,7 @@ impl Work {
         Ok(())
     }
 
-    /// Deletes a Job whose time after its end is over.
+    /// Deletes a Job that ended `ttlSecondsAfterFinished` ago.
     async fn expire(&self, job: &Job, spec: &JobSpec) -> Result<Option<Duration>> {
         let (Some(ttl), Some(status)) = (spec.ttl_seconds_after_finished, &job.status) else { return Ok(None) };
         let ended =

@@ -1,6 +1,6 @@
 //! Jobs: pods that run to their end, counted once each.
 //!
-//! A pod of a Job carries a finalizer until it is counted, so that no end is missed whoever deletes the pod and whenever
+//! A pod of a Job carries a finalizer until it is counted, so that its end isn't missed when the pod is deleted or
 //! this process dies. Counting goes in steps, each of which may be the last before a crash: the uid is written to
 //! `uncountedTerminatedPods`; the finalizer is removed; the uid is taken out and the counter raised.
 
@@ -73,8 +73,8 @@ fn replaces_ended(spec: &JobSpec) -> bool {
     spec.pod_replacement_policy.as_deref() == Some("Failed") || spec.pod_failure_policy.is_some()
 }
 
-/// How a pod has ended, for the counters. One that somebody deletes has failed at once, unless its end is waited for: it may never have
-/// run and so never come to an end. (One that the Job itself gave up has lost its finalizer before.)
+/// How a pod has ended, for the counters. A pod that is deleted counts as failed at once, unless the Job waits for its end: it may
+/// never have run, and so never end. (A pod that the Job itself deletes has lost its finalizer before.)
 fn outcome(spec: &JobSpec, pod: &Pod) -> Option<bool> {
     match pods::phase(pod) {
         "Succeeded" => Some(true),
@@ -84,7 +84,7 @@ fn outcome(spec: &JobSpec, pod: &Pod) -> Option<bool> {
     }
 }
 
-/// Lets a pod go that is counted, or that is nobody's.
+/// Removes the finalizer of a pod that is counted, or that no Job controls.
 async fn free(context: &Context, pod: &Pod) -> Result {
     if !is_held(pod) {
         return Ok(());

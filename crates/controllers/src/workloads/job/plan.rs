@@ -11,7 +11,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::tracking::{Tally, ended_at};
 use super::{condition, failures_before, index_of, is_indexed, outcome, replaces_ended};
-use crate::toolkit::conditions::{self, Said};
+use crate::toolkit::conditions::{self, NewCondition};
 
 /// First and longest wait before pods that failed are replaced.
 pub(super) const BACKOFF: (i64, i64) = (10, 600);
@@ -132,7 +132,7 @@ fn run_pods(spec: &JobSpec, tally: &Tally, wanted: i32) -> Run {
         None if tally.succeeded > 0 => wanted.min(tally.active),
         None => wanted,
     };
-    // Unless told otherwise, what is on its way out is replaced at once.
+    // By default a terminating pod is replaced at once.
     let counted = tally.active + if replaces_ended(spec) { tally.terminating } else { 0 };
     Run {
         create: usize::try_from(wanted - counted).unwrap_or(0).min(BURST),
@@ -175,6 +175,9 @@ pub(super) fn is_needed(spec: &JobSpec, tally: &Tally, mine: &[Arc<Pod>], pod: &
 
 /// Which of the pods that are wanted may be made now, or how long it takes until one may. Failures hold up what follows them: all pods
 /// of the Job, or, where each index has a limit of its own, those of its index alone.
+///
+/// # Errors
+/// The time until the first of them may be made.
 pub(super) fn ready(
     spec: &JobSpec,
     mine: &[Arc<Pod>],
@@ -232,7 +235,7 @@ pub(super) fn announce<'a>(
         let conditions = status.conditions.get_or_insert_default();
         let is_new = conditions::find(conditions, kind).is_none();
         if is_new {
-            conditions::set(conditions, Said::new(kind, "True", reason, message), now);
+            conditions::set(conditions, NewCondition::new(kind, "True", reason, message), now);
         }
         is_new
     };

@@ -13,7 +13,7 @@ use kube::ResourceExt as _;
 
 use super::failure_policy::{Verdict, judge, rules};
 use super::{failures_before, index_of, is_held, is_indexed, outcome};
-use crate::toolkit::conditions::{self, Said};
+use crate::toolkit::conditions::{self, NewCondition};
 use crate::toolkit::pods;
 
 /// The state of a Job as far as deciding goes.
@@ -111,13 +111,7 @@ pub(super) fn tally(spec: &JobSpec, status: &JobStatus, mine: &[Arc<Pod>]) -> Ta
                 tally.ready += i32::from(pods::is_ready(pod));
                 tally.active_indexes.extend(index);
                 if spec.template.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) == Some("OnFailure") {
-                    let statuses = pod
-                        .status
-                        .iter()
-                        .flat_map(|s| [&s.init_container_statuses, &s.container_statuses])
-                        .flatten()
-                        .flatten();
-                    tally.restarts = statuses.fold(tally.restarts, |sum, c| sum.saturating_add(c.restart_count));
+                    tally.restarts = tally.restarts.saturating_add(restarts(pod));
                 }
             }
         }
@@ -135,6 +129,11 @@ pub(super) fn tally(spec: &JobSpec, status: &JobStatus, mine: &[Arc<Pod>]) -> Ta
     }
     tally.given_up.retain(|i| !tally.completed.contains(i));
     tally
+}
+
+fn restarts(pod: &Pod) -> i32 {
+    let statuses = pod.status.iter().flat_map(|s| [&s.init_container_statuses, &s.container_statuses]);
+    statuses.flatten().flatten().fold(0, |sum: i32, c| sum.saturating_add(c.restart_count))
 }
 
 /// The pods at work that no index wants, but the most useful one of each index that the Job has.
@@ -175,7 +174,7 @@ pub(super) fn set_counts(spec: &JobSpec, status: &mut JobStatus, tally: &Tally) 
     }
 }
 
-/// Says whether a Job is suspended; returns what there is to tell if that is new.
+/// Sets the condition `Suspended`; returns reason and message of the event if it has turned.
 pub(super) fn set_suspended(
     status: &mut JobStatus,
     suspended: bool,
@@ -187,7 +186,7 @@ pub(super) fn set_suspended(
     if turned {
         let (reason, message) =
             if suspended { ("JobSuspended", "Job suspended") } else { ("JobResumed", "Job resumed") };
-        conditions::set(conditions, Said::new("Suspended", text, reason, message), now);
+        conditions::set(conditions, NewCondition::new("Suspended", text, reason, message), now);
         // The deadline counts from the resumption.
         status.start_time = Some(Time(now)).filter(|_| !suspended);
     }

@@ -15,7 +15,7 @@ use super::plan::Shape;
 use super::{Work, ordinal};
 use crate::toolkit::{Result, ignore, pods};
 
-/// Whose deletion removes a claim: that of the set, of its pod, or of nobody else.
+/// The object with which a claim is deleted: its set, its pod, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {
     Nobody,
@@ -35,6 +35,9 @@ fn owner(delete_with_set: bool, delete_when_scaled: bool, surplus: bool) -> Owne
 impl Work {
     /// Makes the claims of a pod that aren't there. Returns the name of one that is being deleted, if there is one: neither can it be used
     /// nor made anew before it is gone.
+    ///
+    /// # Errors
+    /// The API refuses a claim, as a quota makes it do.
     pub(super) async fn ensure_claims(
         &self,
         set: &StatefulSet,
@@ -89,7 +92,10 @@ impl Work {
     }
 
     /// Gives the claims of all pods the owners that the retention policy wants.
-    pub(super) async fn keep_owners(&self, set: &StatefulSet, shape: Shape, mine: &[Arc<Pod>]) -> Result {
+    ///
+    /// # Errors
+    /// The API refuses the owners of a claim that is there and unchanged.
+    pub(super) async fn update_owners(&self, set: &StatefulSet, shape: Shape, mine: &[Arc<Pod>]) -> Result {
         let policy = set.spec.persistent_volume_claim_retention_policy.clone().unwrap_or_default();
         let deletes = |when: &Option<String>| when.as_deref() == Some("Delete");
         let range = shape.range();
@@ -119,13 +125,13 @@ impl Work {
             return Ok(());
         }
         let mut new: Vec<OwnerReference> = claim.owner_references().iter().filter(|o| !of_ours(o)).cloned().collect();
-        // Whoever owns a claim this way doesn't control it.
+        // The owner of a claim isn't its controller.
         new.extend(reference.map(|r| OwnerReference { controller: None, block_owner_deletion: None, ..r }));
         let api: Api<PersistentVolumeClaim> =
             Api::namespaced(self.context.client.clone(), &claim.namespace().unwrap_or_default());
         let change = json!({"metadata": {"ownerReferences": new, "resourceVersion": claim.resource_version()}});
         let changed = match api.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(change)).await {
-            // Somebody was faster: the next round sees it.
+            // Another write was faster: the next reconciliation sees it.
             Err(error) => return ignore(Err::<(), _>(error), &[404, 409]),
             Ok(changed) => changed,
         };

@@ -86,8 +86,8 @@ impl Reconcile for Work {
             partition: (strategy.type_.as_deref() != Some("OnDelete")).then_some(partition),
         };
         // Before pods go, as theirs may go with them.
-        self.keep_owners(&set, shape, &mine).await?;
-        // Somebody may have deleted a claim after its pod was made, and before that was given a node.
+        self.update_owners(&set, shape, &mine).await?;
+        // A claim may have been deleted after its pod was created and before the pod was scheduled.
         for pod in mine.iter().filter(|p| pods::phase(p) == "Pending" && !pods::is_deleting(p)) {
             self.ensure_claims(&set, spec, &pod.name_any()).await?;
         }

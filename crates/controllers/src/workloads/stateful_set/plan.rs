@@ -80,19 +80,10 @@ pub(super) fn plan(shape: Shape, replicas: &[Replica]) -> Vec<Action> {
             return actions;
         }
     }
-    // What is too much goes from the highest number down, when all that should be is well. In order, one that isn't well goes only if none
-    // before it is unwell: those may need it to get well. What has ended won't.
-    let too_many = || replicas.iter().filter(|r| !range.contains(&r.ordinal));
-    let first_unwell = too_many().find(|r| !r.available && !r.over).map(|r| r.ordinal);
-    for r in too_many().rev() {
-        let may_go = shape.parallel || r.available || r.over || first_unwell == Some(r.ordinal);
-        if !r.deleting && may_go {
-            actions.push(Action::Delete(r.ordinal));
-        }
-        if !shape.parallel {
-            return actions;
-        }
+    if replicas.iter().any(|r| !range.contains(&r.ordinal)) && !shape.parallel {
+        return scale_down(shape, replicas);
     }
+    actions.extend(scale_down(shape, replicas));
     if !actions.is_empty() {
         return actions;
     }
@@ -100,7 +91,7 @@ pub(super) fn plan(shape: Shape, replicas: &[Replica]) -> Vec<Action> {
     let down = range.len().saturating_sub(up);
     let mut spare = usize::try_from(shape.max_unavailable).unwrap_or(1).saturating_sub(down);
     let outdated: Vec<&Replica> = present().rev().filter(|r| is_outdated(r)).collect();
-    // What is old and unwell is missed by nobody.
+    // An outdated pod that isn't available serves nothing: its deletion costs no availability.
     let chosen = outdated.into_iter().filter(|r| {
         let free = !r.available || spare > 0;
         spare = if r.available { spare.saturating_sub(1) } else { spare };
@@ -108,4 +99,16 @@ pub(super) fn plan(shape: Shape, replicas: &[Replica]) -> Vec<Action> {
     });
     actions.extend(chosen.take(budget).map(|r| Action::Delete(r.ordinal)));
     actions
+}
+
+/// The pods beyond the range that go now, from the highest number down. In order, one that isn't well goes only if none before it is unwell:
+/// those may need it to get well. What has ended won't.
+fn scale_down(shape: Shape, replicas: &[Replica]) -> Vec<Action> {
+    let range = shape.range();
+    let surplus = || replicas.iter().filter(|r| !range.contains(&r.ordinal));
+    let first_unwell = surplus().find(|r| !r.available && !r.over).map(|r| r.ordinal);
+    let may_go =
+        |r: &&Replica| !r.deleting && (shape.parallel || r.available || r.over || first_unwell == Some(r.ordinal));
+    let considered = surplus().rev().take(if shape.parallel { usize::MAX } else { 1 });
+    considered.filter(may_go).map(|r| Action::Delete(r.ordinal)).collect()
 }

@@ -213,7 +213,7 @@ impl Objects for Model {
         Ok(())
     }
 
-    fn tell_foreign(&self, _: &Place, _: &str, _: &OwnerReference) {
+    fn record_invalid_namespace(&self, _: &Place, _: &str, _: &OwnerReference) {
         self.0.lock().foreign += 1;
     }
 }

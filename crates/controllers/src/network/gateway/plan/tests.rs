@@ -116,5 +116,5 @@ fn what_stays_keeps_its_time_and_others_words_stay() {
     snapshot.gateways.clear();
     let after = with(3, |around| route_status(&snapshot, &route, around));
     assert_eq!(after.parents.iter().map(|p| p.controller_name.as_str()).collect::<Vec<_>>(), ["them"]);
-    assert!(is_told(&route));
+    assert!(has_our_status(&route));
 }
