@@ -114,3 +114,62 @@ impl<K: DeserializeOwned> Store for Following<K> {
         self.hand_on(object, Event::Deleted)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::sync::Arc;
+
+    use http::header::ACCEPT;
+    use kube::client::Body;
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::Metadata;
+
+    const ANSWERS: [&str; 4] = [
+        r#"{"metadata":{"resourceVersion":"5"},"items":[]}"#,
+        "{\"type\":\"ADDED\",\"object\":{\"metadata\":{\"name\":\"a\",\"resourceVersion\":\"6\"}}}\n\
+         {\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\",\"code\":410,\"message\":\"too old\"}}\n",
+        r#"{"metadata":{"resourceVersion":"9"},"items":[{"metadata":{"name":"a","resourceVersion":"8"}}]}"#,
+        "{\"type\":\"DELETED\",\"object\":{\"metadata\":{\"name\":\"a\",\"resourceVersion\":\"10\"}}}\n\
+         {\"type\":\"ADDED\",\"object\":{\"metadata\":{\"name\":\"a\",\"resourceVersion\":\"11\"}}}\n",
+    ];
+
+    /// Answers in turn, and afterwards never; notes what each request accepts.
+    fn client(accepted: Arc<Mutex<Vec<String>>>) -> Client {
+        let answers = Mutex::new(VecDeque::from(ANSWERS));
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+            accepted.lock().push(accept.to_string());
+            let answer = answers.lock().pop_front();
+            async move {
+                match answer {
+                    Some(answer) => Ok::<_, Infallible>(http::Response::new(Body::from(answer.as_bytes().to_vec()))),
+                    None => std::future::pending().await,
+                }
+            }
+        });
+        Client::new(service, "n")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_is_followed_by_its_metadata_through_lists_and_watches() {
+        let accepted = Arc::<Mutex<Vec<String>>>::default();
+        let selection = Selection::named("/api/v1/namespaces/n/secrets", "a").metadata_only();
+        let states = Arc::<Mutex<Vec<Option<String>>>>::default();
+        let seen = states.clone();
+        let found = wait_until(client(accepted.clone()), selection, move |object: Option<Metadata>| {
+            let version = object.and_then(|object| object.metadata.resource_version);
+            seen.lock().push(version.clone());
+            version.filter(|version| version == "11")
+        });
+        assert_eq!(found.await, "11");
+        let versions: Vec<Option<String>> = states.lock().clone();
+        let expected = [None, Some("6"), Some("8"), None, Some("11")].map(|version| version.map(String::from));
+        assert_eq!(versions, expected);
+        let accepted = accepted.lock();
+        assert!(accepted.iter().all(|accept| accept.contains("as=PartialObjectMetadata")), "{accepted:?}");
+    }
+}
