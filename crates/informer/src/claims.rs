@@ -12,6 +12,8 @@ use crate::pod::Pod;
 pub struct Claim<'a> {
     /// Name of the claim.
     pub name: String,
+    /// Name of the pod's volume that it is for.
+    pub volume: String,
     /// The template of a generic ephemeral volume (KEP-1698); none for a volume that names a claim.
     pub template: Option<&'a PersistentVolumeClaimTemplate>,
 }
@@ -32,10 +34,10 @@ pub fn claim_of<'a>(
     ephemeral: Option<&'a EphemeralVolumeSource>,
 ) -> Option<Claim<'a>> {
     if let Some(source) = claim {
-        return Some(Claim { name: source.claim_name.clone(), template: None });
+        return Some(Claim { name: source.claim_name.clone(), volume: volume.into(), template: None });
     }
     let template = ephemeral?.volume_claim_template.as_ref()?;
-    Some(Claim { name: format!("{pod}-{volume}"), template: Some(template) })
+    Some(Claim { name: format!("{pod}-{volume}"), volume: volume.into(), template: Some(template) })
 }
 
 /// All claims of a pod.

@@ -9,7 +9,7 @@ mod ports;
 mod volumes;
 
 pub use ports::{HostPort, host_ports_conflict};
-pub use volumes::{storage_amount, volume_fits, volume_rank};
+pub use volumes::{storage_amount, volume_fits, volume_rank, volume_satisfies};
 
 use std::collections::BTreeMap;
 

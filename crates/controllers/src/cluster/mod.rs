@@ -6,6 +6,7 @@ pub mod certificates;
 pub mod cluster_roles;
 pub mod custom_resources;
 pub mod garbage;
+pub mod legacy_tokens;
 pub mod namespace;
 pub mod policies;
 pub mod resource_quota;

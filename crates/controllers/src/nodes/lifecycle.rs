@@ -69,6 +69,8 @@ fn node_changed(context: &Context, caches: &Caches, change: &Change<Node>) -> Ve
     let changed = match change {
         Change::Applied { .. } => caches.health.lock().put(&node.name_any(), &zone(node), is_ready(node), now),
         Change::Deleted(_) => {
+            let text = format!("Node {0} event: Removing Node {0} from Controller", node.name_any());
+            context.events.normal(node.as_ref(), "RemovingNode", text);
             volumes::record_unavailable(context, &caches.volumes, &caches.nodes, node, "is gone");
             // Its range is free for a node that got none.
             keys.extend(caches.without_range.lock().drain().map(|name| Key::new("", &name)));

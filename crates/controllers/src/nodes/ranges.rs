@@ -42,7 +42,8 @@ pub(super) async fn give_range(context: &Context, caches: &Caches, node: &Node) 
         .map(|cluster| free_range(cluster, context.config.node_cidr_mask_size, &taken));
     let Some(ranges) = ranges.map(|range| range.map(|r| r.to_string())).collect::<Option<Vec<String>>>() else {
         if caches.without_range.lock().insert(node.name_any()) {
-            context.events.warning(node, "CIDRNotAvailable", "all ranges of --cluster-cidr are in use");
+            let text = format!("Node {} status is now: CIDRNotAvailable", node.name_any());
+            context.events.normal(node, "CIDRNotAvailable", text);
         }
         return Ok(());
     };

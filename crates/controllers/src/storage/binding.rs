@@ -22,6 +22,8 @@ use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::status::patch_status_if_changed;
 use crate::toolkit::{Context, Result, ignore};
 
+/// On a volume: who made it, and deletes it.
+const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// The provisioner of classes whose volumes somebody makes by hand.
 const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
@@ -136,8 +138,23 @@ async fn claim(context: &Context, caches: &Caches, key: &Key) -> Result {
     let phase = claim.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
     if let Some(name) = &spec.volume_name {
         let Some(volume) = caches.volumes.get(&Key::new("", name)) else {
-            return if phase == "Bound" { set_phase(context, &claim, "Lost", None).await } else { Ok(()) };
+            if phase != "Bound" {
+                return Ok(());
+            }
+            let text = "Bound claim has lost its PersistentVolume. Data on the volume is lost!";
+            context.events.warning(claim.as_ref(), "ClaimLost", text);
+            return set_phase(context, &claim, "Lost", None).await;
         };
+        // A volume that is held for the claim is what somebody wanted; any other must do for it.
+        let is_held = volume.spec.as_ref().is_some_and(|s| s.claim_ref.is_some());
+        if phase == "Pending"
+            && !is_held
+            && let Err(why) = placement::volume_satisfies(&claim, &volume)
+        {
+            let text = format!("Cannot bind to requested volume {name:?}: {why}");
+            context.events.warning(claim.as_ref(), "VolumeMismatch", text);
+            return Ok(());
+        }
         return bind(context, caches, &claim, &volume).await;
     }
     let mut candidates: Vec<_> =
@@ -161,7 +178,11 @@ async fn claim(context: &Context, caches: &Caches, key: &Key) -> Result {
     }
     if class.provisioner != PROVISIONER {
         let due = !waits || selected.is_some();
-        return if due { leave_to(context, &claim, &class.provisioner).await } else { record_waiting(context, &claim) };
+        return if due {
+            leave_to(context, &claim, &class.provisioner).await
+        } else {
+            record_waiting(context, caches, &claim)
+        };
     }
     if let Some(source) = &spec.data_source {
         return match origin::find(context, caches, &claim, source).await? {
@@ -174,7 +195,7 @@ async fn claim(context: &Context, caches: &Caches, key: &Key) -> Result {
     }
     match selected {
         Some(node) => provision(context, caches, &claim, &class, &node, None).await,
-        None if waits => record_waiting(context, &claim),
+        None if waits => record_waiting(context, caches, &claim),
         None => {
             let text = "the provisioner timonel.io/local-path needs volumeBindingMode: WaitForFirstConsumer, as its volumes are on one node";
             context.events.warning(claim.as_ref(), "ProvisioningFailed", text);
@@ -197,7 +218,21 @@ async fn deselect(context: &Context, claim: &PersistentVolumeClaim) -> Result {
     ignore(api.patch(&claim.name_any(), &PatchParams::default(), &patch).await, &[404])
 }
 
-fn record_waiting(context: &Context, claim: &PersistentVolumeClaim) -> Result {
+fn record_waiting(context: &Context, caches: &Caches, claim: &PersistentVolumeClaim) -> Result {
+    let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
+    let waits = |pod: &Arc<Pod>| {
+        let is_placed = pod.spec.as_ref().is_some_and(|s| s.node_name.is_some());
+        !is_placed && !pod.is_over() && informer::claims(pod).iter().any(|c| c.name == name)
+    };
+    let mut pods: Vec<String> =
+        caches.pods.list_in(&namespace).iter().filter(|pod| waits(pod)).map(|pod| pod.name_any()).collect();
+    pods.sort();
+    if !pods.is_empty() {
+        let plural = if pods.len() > 1 { "s" } else { "" };
+        let text = format!("waiting for pod{plural} {} to be scheduled", pods.join(","));
+        context.events.normal(claim, "WaitForPodScheduled", text);
+        return Ok(());
+    }
     let text = "waiting for first consumer to be created before binding";
     context.events.normal(claim, "WaitForFirstConsumer", text);
     Ok(())
@@ -280,7 +315,7 @@ async fn provision(
     let name = format!("pvc-{}", claim.uid().unwrap_or_default());
     let hostname = target.labels().get("kubernetes.io/hostname").cloned().unwrap_or_else(|| node.into());
     let path = format!("{folder}/{name}_{}_{}", claim.namespace().unwrap_or_default(), claim.name_any());
-    let mut annotations = json!({"pv.kubernetes.io/provisioned-by": PROVISIONER, NODE_KEY: node});
+    let mut annotations = json!({PROVISIONED_BY: PROVISIONER, NODE_KEY: node});
     if let Some(origin) = origin {
         annotations[CONTENT_SOURCE_ANNOTATION] = origin.to_string().into();
     }
@@ -309,11 +344,13 @@ async fn bind(context: &Context, caches: &Caches, claim: &PersistentVolumeClaim,
     let spec = volume.spec.clone().unwrap_or_default();
     let holder = spec.claim_ref.as_ref().and_then(|r| r.uid.clone());
     if holder.is_some() && holder != claim.uid() {
-        context.events.warning(
-            claim,
-            "FailedBinding",
-            format!("volume {:?} already bound to a different claim", volume.name_any()),
-        );
+        if claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound") {
+            let text = "Two claims are bound to the same volume, this one is bound incorrectly";
+            context.events.warning(claim, "ClaimMisbound", text);
+            return set_phase(context, claim, "Lost", None).await;
+        }
+        let text = format!("volume {:?} already bound to a different claim.", volume.name_any());
+        context.events.warning(claim, "FailedBinding", text);
         return Ok(());
     }
     if holder.is_none() {
@@ -416,16 +453,41 @@ async fn volume(context: &Context, caches: &Caches, key: &Key) -> Result {
             if claims.get_opt(&name).await?.is_some_and(|c| c.uid() == reference.uid) {
                 return Ok(());
             }
+            let failed = volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Failed");
+            if failed {
+                return Ok(());
+            }
             set_volume_phase(context, &volume, "Released").await?;
             // Volumes of others are deleted by those.
-            let delete = spec.persistent_volume_reclaim_policy.as_deref() == Some("Delete");
-            if delete && local_path::is_ours(&volume) {
-                ignore(api.delete(&key.name, &DeleteParams::default()).await, &[404])?;
-            }
-            Ok(())
+            reclaim(context, &volume).await
         }
         _ => Ok(()),
     }
+}
+
+/// What becomes of a volume whose claim is gone. Those of others are deleted by those: of drivers, and of provisioners that say so.
+async fn reclaim(context: &Context, volume: &PersistentVolume) -> Result {
+    let spec = volume.spec.clone().unwrap_or_default();
+    let name = volume.name_any();
+    let is_others = spec.csi.is_some() || volume.annotations().contains_key(PROVISIONED_BY);
+    let api: Api<PersistentVolume> = Api::all(context.client.clone());
+    let (reason, text) = match spec.persistent_volume_reclaim_policy.as_deref() {
+        Some("Delete") if local_path::is_ours(volume) => {
+            return ignore(api.delete(&name, &DeleteParams::default()).await, &[404]);
+        }
+        Some("Delete") if !is_others => {
+            let why = "no deletable volume plugin matched";
+            ("VolumeFailedDelete", format!("error getting deleter volume plugin for volume {name:?}: {why}"))
+        }
+        Some("Recycle") => ("VolumeFailedRecycle", "No recycler plugin found for the volume!".into()),
+        _ => return Ok(()),
+    };
+    let status =
+        json!({"phase": "Failed", "message": text, "lastPhaseTransitionTime": apimachinery::clock::now_rfc3339()});
+    let failed = Patch::Merge(json!({ "status": status }));
+    ignore(api.patch_status(&name, &PatchParams::default(), &failed).await, &[404])?;
+    context.events.warning(volume, reason, text);
+    Ok(())
 }
 
 #[cfg(test)]

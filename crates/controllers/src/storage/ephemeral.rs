@@ -46,7 +46,9 @@ async fn sync(context: &Context, all: &Informer<Pod>, present: &Informer<Persist
         let Some(template) = claim.template else { continue };
         if let Some(found) = present.get(&Key::new(&key.namespace, &claim.name)) {
             if !claim.belongs(pod.metadata.uid.as_deref(), found.owner_references()) {
-                let why = format!("PVC \"{}/{}\" was not created for the pod", key.namespace, claim.name);
+                let (of, user) = (&key.namespace, &key.name);
+                let why = format!("PVC {of}/{} was not created for pod {of}/{user} (pod is not owner)", claim.name);
+                let why = format!("ephemeral volume {}: {why}", claim.volume);
                 context.events.warning(pod.as_ref(), "FailedBinding", why);
             }
             continue;
@@ -56,20 +58,22 @@ async fn sync(context: &Context, all: &Informer<Pod>, present: &Informer<Persist
             new.metadata.labels = metadata.labels.clone();
             new.metadata.annotations = metadata.annotations.clone();
         }
-        new.metadata.name = Some(claim.name);
+        let name = claim.name;
+        new.metadata.name = Some(name.clone());
         new.metadata.namespace = Some(key.namespace.clone());
         new.metadata.owner_references = Some(vec![pods::owner(pod.as_ref())]);
         match api.create(&PostParams::default(), &new).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {}
-            Err(kube::Error::Api(status)) if status.code == 403 || status.code == 422 => {
-                context.events.warning(
-                    pod.as_ref(),
-                    "FailedCreate",
-                    format!("ephemeral volume claim: {}", status.message),
-                );
+            Err(error) => {
+                if !pods::is_of_namespace_that_ends(&error) {
+                    let why = informer::error_message(&error);
+                    let text = format!("ephemeral volume {}: create PVC {name}: {why}", claim.volume);
+                    context.events.warning(pod.as_ref(), "FailedBinding", text);
+                }
+                // What a quota forbids today it may allow tomorrow.
+                return Err(error);
             }
-            Err(other) => return Err(other),
         }
     }
     Ok(())

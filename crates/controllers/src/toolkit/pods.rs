@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use apimachinery::LabelSelector;
-use futures::StreamExt as _;
 use informer::{Informer, Key, Keyed as _, Pod};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector as ApiSelector, ObjectMeta, OwnerReference};
@@ -108,33 +107,49 @@ pub async fn create(client: &Client, cache: &Informer<Pod>, pod: &NewPod) -> Res
 /// Creations that are under way at a time: enough for the API to commit many together, and no more than its queues take.
 const AT_ONCE: usize = 64;
 
-/// Creates pods of `owner` many at once, as the API commits them together, and records an event of each. The last failure is returned.
+/// Creates pods of `owner` many at once, as the API commits them together, and records an event of each. The first is tried alone, then twice
+/// as many each time, until one fails (upstream's `slowStartBatch`): what one pod isn't allowed, the others aren't either. That failure is
+/// returned.
 pub async fn create_all<K: Resource<DynamicType = ()>>(
     context: &Context,
     cache: &Informer<Pod>,
     owner: &K,
     pods: impl IntoIterator<Item = NewPod>,
 ) -> Option<kube::Error> {
-    let pods: Vec<NewPod> = pods.into_iter().collect();
-    let creations = pods.into_iter().map(|pod| async move { create(&context.client, cache, &pod).await });
-    let mut failure = None;
-    let created: Vec<_> = futures::stream::iter(creations).buffer_unordered(AT_ONCE).collect().await;
-    for created in created {
-        match created {
-            Ok(pod) => {
-                context.events.normal(owner, "SuccessfulCreate", format!("Created pod: {}", pod.name_any()));
-            }
-            Err(error) => {
-                context.events.warning(
-                    owner,
-                    "FailedCreate",
-                    format!("Error creating: {}", informer::error_message(&error)),
-                );
-                failure = Some(error);
+    let mut left = pods.into_iter().collect::<Vec<NewPod>>().into_iter();
+    let mut batch = 1;
+    loop {
+        let pods: Vec<NewPod> = left.by_ref().take(batch).collect();
+        if pods.is_empty() {
+            return None;
+        }
+        let creations = pods.into_iter().map(|pod| async move { create(&context.client, cache, &pod).await });
+        let mut failure = None;
+        for created in futures::future::join_all(creations).await {
+            match created {
+                Ok(pod) => {
+                    context.events.normal(owner, "SuccessfulCreate", format!("Created pod: {}", pod.name_any()));
+                }
+                Err(error) => {
+                    if !is_of_namespace_that_ends(&error) {
+                        let text = format!("Error creating: {}", informer::error_message(&error));
+                        context.events.warning(owner, "FailedCreate", text);
+                    }
+                    failure = Some(error);
+                }
             }
         }
+        if failure.is_some() {
+            return failure;
+        }
+        batch = batch.saturating_mul(2).min(AT_ONCE);
     }
-    failure
+}
+
+/// Whether an object couldn't be made because its namespace is being deleted: nobody needs to be told, and no event could be written there.
+pub fn is_of_namespace_that_ends(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    status.details.iter().flat_map(|details| &details.causes).any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// Deletes a pod of `owner` and records an event of it.
@@ -147,7 +162,10 @@ pub async fn delete_and_record<K: Resource<DynamicType = ()>>(
     owner: &K,
     pod: &Pod,
 ) -> Result {
-    delete(&context.client, cache, pod).await?;
+    if let Err(error) = delete(&context.client, cache, pod).await {
+        context.events.warning(owner, "FailedDelete", format!("Error deleting: {}", informer::error_message(&error)));
+        return Err(error);
+    }
     context.events.normal(owner, "SuccessfulDelete", format!("Deleted pod: {}", pod.name_any()));
     Ok(())
 }

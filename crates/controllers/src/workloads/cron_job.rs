@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::tz::TimeZone;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Resource as _, ResourceExt as _};
 
 use crate::toolkit::controller::{Controller, Reconcile};
@@ -119,6 +119,7 @@ impl Reconcile for Work {
         };
         let now = clock::now();
         let since = last.or_else(|| cron.metadata.creation_timestamp.as_ref().map(|t| t.0)).unwrap_or(now);
+        self.tell_missing(&cron, &mine);
         let plan = plan(&schedule, since, now, spec.starting_deadline_seconds);
         if plan.too_many {
             let text = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
@@ -142,6 +143,15 @@ impl Reconcile for Work {
 }
 
 impl Work {
+    /// Tells of Jobs that went away before they had ended, and not by the schedule's doing.
+    fn tell_missing(&self, cron: &CronJob, mine: &[Arc<Job>]) {
+        let active = cron.status.iter().flat_map(|status| status.active.iter().flatten());
+        for missing in active.filter(|of| !mine.iter().any(|job| job.uid() == of.uid)) {
+            let text = format!("Active job went missing: {}", missing.name.as_deref().unwrap_or_default());
+            self.context.events.warning(cron, "MissingJob", text);
+        }
+    }
+
     /// What the concurrency policy says, carried out.
     async fn may_start(&self, cron: &CronJob, spec: &CronJobSpec, mine: &[Arc<Job>]) -> Result<bool> {
         let active: Vec<&Arc<Job>> = mine.iter().filter(|j| is_at_work(j)).collect();
@@ -163,7 +173,9 @@ impl Work {
 
     async fn delete(&self, cron: &CronJob, job: &Job) -> Result {
         let api: Api<Job> = Api::namespaced(self.context.client.clone(), &job.namespace().unwrap_or_default());
-        ignore(api.delete(&job.name_any(), &DeleteParams::background()).await, &[404])?;
+        let this = Preconditions { uid: job.uid(), resource_version: None };
+        let delete = DeleteParams { preconditions: Some(this), ..DeleteParams::background() };
+        ignore(api.delete(&job.name_any(), &delete).await, &[404, 409])?;
         self.context.events.normal(cron, "SuccessfulDelete", format!("Deleted job {}", job.name_any()));
         let (key, uid) = (job.key(), job.uid());
         self.jobs.wait_for(&key, |j| j.is_none_or(|j| j.uid() != uid || j.metadata.deletion_timestamp.is_some())).await;
@@ -198,6 +210,7 @@ impl Work {
                 Ok(())
             }
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            Err(error) if pods::is_of_namespace_that_ends(&error) => Err(error),
             Err(error) => {
                 self.context.events.warning(
                     cron,

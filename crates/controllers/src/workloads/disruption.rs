@@ -181,6 +181,9 @@ async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Du
     } else {
         expected(context, caches, &all).await?
     };
+    if all.is_empty() {
+        context.events.normal(budget.as_ref(), "NoPods", "No matching pods found");
+    }
     let unmanaged = all.iter().any(|p| pods::controller_of(&p.metadata).is_none());
     if unmanaged && !counts_pods(spec) {
         let text = "Pods selected by this PodDisruptionBudget were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.";

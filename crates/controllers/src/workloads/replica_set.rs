@@ -1,6 +1,6 @@
 //! ReplicaSets and ReplicationControllers: so many pods of a template, no more and no fewer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,8 +27,9 @@ struct Plan {
     delete: Vec<usize>,
 }
 
-/// What leads from `pods` (all of the set, those that end included) to `wanted`.
-fn plan(wanted: usize, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
+/// What leads from `pods` (all of the set, those that end included) to `wanted`. `related` are the pods of all sets of the same controller:
+/// of those that share a node with many the first goes (KEP-2185), also while one set takes the place of another.
+fn plan(wanted: usize, pods: &[Arc<Pod>], related: impl FnOnce() -> Vec<Arc<Pod>>, now: Timestamp) -> Plan {
     let mut active: Vec<usize> = (0..pods.len()).filter(|i| pods::is_active(&pods[*i])).collect();
     if active.len() <= wanted {
         return Plan { create: (wanted - active.len()).min(BURST), delete: Vec::new() };
@@ -36,7 +37,9 @@ fn plan(wanted: usize, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
     let surplus = active.len() - wanted;
     let node = |pod: &Pod| pod.spec.as_ref().and_then(|s| s.node_name.clone());
     let mut together: HashMap<String, usize> = HashMap::new();
-    active.iter().filter_map(|i| node(&pods[*i])).for_each(|node| *together.entry(node).or_default() += 1);
+    let related = related();
+    let neighbours = related.iter().filter(|pod| pods::is_active(pod)).filter_map(|pod| node(pod));
+    neighbours.for_each(|node| *together.entry(node).or_default() += 1);
     let beside = |pod: &Pod| node(pod).and_then(|node| together.get(&node).copied()).unwrap_or(0);
     active.sort_by_key(|i| rank(&pods[*i], beside(&pods[*i]), now));
     active.truncate(surplus);
@@ -215,7 +218,9 @@ impl<K: Replicated> Reconcile for Work<K> {
         {
             adoption::adopt_and_release(context, cache, set.as_ref(), pods::is_active).await?;
             let mine = pods::owned(cache, &key.namespace, &uid);
-            let plan = plan(usize::try_from(set.replicas()).unwrap_or(0), &mine, apimachinery::clock::now());
+            let wanted = usize::try_from(set.replicas()).unwrap_or(0);
+            let related = || related(sets, cache, set.as_ref(), &mine);
+            let plan = plan(wanted, &mine, related, apimachinery::clock::now());
             let mut pod = pods::from_template(template, &key.namespace, pods::owner(set.as_ref()));
             pod.metadata.generate_name = Some(format!("{}-", key.name));
             failure = pods::create_all(context, cache, set.as_ref(), std::iter::repeat_n(pod, plan.create)).await;
@@ -230,6 +235,16 @@ impl<K: Replicated> Reconcile for Work<K> {
             None => Ok(again),
         }
     }
+}
+
+/// The pods of all sets that have the same controller as `set`; its own, if it has none.
+fn related<K: Replicated>(sets: &Informer<K>, cache: &Informer<Pod>, set: &K, mine: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
+    let Some(above) = pods::controller_of(set.meta()).map(|owner| owner.uid.clone()) else { return mine.to_vec() };
+    let namespace = set.namespace().unwrap_or_default();
+    let siblings = sets.list_in(&namespace).into_iter().filter(|other| pods::is_owned_by(other.meta(), &above));
+    let uids: HashSet<String> = siblings.filter_map(|other| other.uid()).collect();
+    let is_related = |pod: &Arc<Pod>| pods::controller_of(&pod.metadata).is_some_and(|owner| uids.contains(&owner.uid));
+    cache.list_in(&namespace).into_iter().filter(is_related).collect()
 }
 
 async fn write_status<K: Replicated>(
@@ -293,7 +308,7 @@ mod tests {
             )
         };
         let (long, short) = ("2026-01-01T00:00:00Z", "2026-01-01T23:59:00Z");
-        let first = |pods: [Arc<Pod>; 2]| pods[plan(1, &pods, now()).delete[0]].name_any();
+        let first = |pods: [Arc<Pod>; 2]| pods[plan(1, &pods, || pods.to_vec(), now()).delete[0]].name_any();
         assert_eq!(first([pod("dear", "a", short, 9, "5"), pod("cheap", "b", long, 0, "-5")]), "cheap");
         assert_eq!(first([pod("long", "a", long, 9, "0"), pod("short", "b", short, 0, "0")]), "short");
         assert_eq!(first([pod("seldom", "a", long, 1, "0"), pod("often", "b", long, 2, "0")]), "often");
@@ -303,12 +318,20 @@ mod tests {
             "often"
         );
         let crowd = [pod("alone", "a", short, 9, "0"), pod("one", "b", long, 0, "0"), pod("two", "b", long, 1, "0")];
-        assert_eq!(plan(2, &crowd, now()).delete, [2], "of those that share a node");
+        assert_eq!(plan(2, &crowd, || crowd.to_vec(), now()).delete, [2], "of those that share a node");
+        // With pods of another set of the same Deployment, too.
+        let two = [pod("alone", "a", short, 9, "0"), pod("crowded", "b", long, 0, "0")];
+        let all = [two.as_slice(), &[pod("other", "b", long, 0, "0")]].concat();
+        assert_eq!(plan(1, &two, || all, now()).delete, [1], "of those that share a node with others");
     }
 
     fn check(wanted: usize, states: &[&str], create: usize, delete: &[usize]) {
         let pods: Vec<_> = states.iter().map(|s| pod(s)).collect();
-        assert_eq!(plan(wanted, &pods, now()), Plan { create, delete: delete.to_vec() }, "{wanted} of {states:?}");
+        assert_eq!(
+            plan(wanted, &pods, || pods.clone(), now()),
+            Plan { create, delete: delete.to_vec() },
+            "{wanted} of {states:?}"
+        );
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub async fn ensure<K: Resource<DynamicType = ()>>(
     let hash = pods::content_hash(template);
     let name = format!("{}-{hash}", owner.name_any());
     let api: Api<ControllerRevision> = Api::namespaced(client.clone(), &namespace);
-    let all = api.list(&ListParams::default()).await?;
+    let all = adopt(&api, owner, labels, api.list(&ListParams::default()).await?.items).await?;
     let own = all.iter().filter(|r| pods::is_owned_by(&r.metadata, &owner.uid().unwrap_or_default()));
     let own: Vec<(String, i64)> = own.map(|r| (r.name_any(), r.revision.unwrap_or(0))).collect();
     let number = own.iter().map(|(_, n)| *n).max().unwrap_or(0) + 1;
@@ -50,6 +50,32 @@ pub async fn ensure<K: Resource<DynamicType = ()>>(
         other => other.map(|_| ())?,
     }
     Ok(name)
+}
+
+/// Takes in the revisions that an owner of the same pods left behind (a set that was deleted with `--cascade=orphan` and made anew), so that
+/// the history goes on. Returns all revisions as they are then.
+async fn adopt<K: Resource<DynamicType = ()>>(
+    api: &Api<ControllerRevision>,
+    owner: &K,
+    labels: Option<&BTreeMap<String, String>>,
+    mut all: Vec<ControllerRevision>,
+) -> Result<Vec<ControllerRevision>> {
+    let Some(labels) = labels.filter(|labels| !labels.is_empty()) else { return Ok(all) };
+    for revision in &mut all {
+        let meta = &revision.metadata;
+        let fits = labels.iter().all(|(key, value)| revision.labels().get(key) == Some(value));
+        if !fits || pods::controller_of(meta).is_some() || meta.deletion_timestamp.is_some() {
+            continue;
+        }
+        let change = json!({"metadata": {"uid": meta.uid, "ownerReferences": [pods::owner(owner)]}});
+        let adopted = api.patch(&revision.name_any(), &PatchParams::default(), &Patch::Strategic(change)).await;
+        match adopted {
+            Ok(adopted) => *revision = adopted,
+            // It is gone, or somebody else's.
+            Err(error) => ignore(Err::<(), _>(error), &[404, 409, 422])?,
+        }
+    }
+    Ok(all)
 }
 
 /// `kubectl rollout undo` sends a revision's data as a strategic patch, which must replace the template, not merge it.

@@ -151,3 +151,58 @@ async fn cluster_info_is_signed_by_every_token_that_may() {
     sleep(Duration::from_secs(5)).await;
     assert!(signatures().await.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn tokens_that_nobody_uses_for_a_year_are_refused_and_then_go() {
+    let cluster = Cluster::without_loops().await;
+    let secrets = "/api/v1/namespaces/default/secrets";
+    let robot = "/api/v1/namespaces/default/serviceaccounts/robot";
+    let listed: Vec<Value> = ["idle", "used", "mounted"].map(|name| json!({"name": name})).into();
+    let account =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}, "secrets": listed});
+    cluster.post("/api/v1/namespaces/default/serviceaccounts", account).await;
+    for name in ["idle", "used", "mounted", "own"] {
+        let meta = json!({"name": name, "annotations": {"kubernetes.io/service-account.name": "robot"}});
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "kubernetes.io/service-account-token"});
+        cluster.post(secrets, secret).await;
+    }
+    let life = cluster.start_loops(usize::MAX);
+    cluster.until_list(secrets, |all| all.len() == 4 && all.iter().all(|s| s["data"]["token"].is_string())).await;
+    cluster
+        .create(
+            "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, image: one}], volumes: [{name: v, secret: {secretName: \
+             mounted}}]}}",
+        )
+        .await;
+    cluster
+        .until("/api/v1/namespaces/kube-system/configmaps/kube-apiserver-legacy-service-account-token-tracking", |m| {
+            m["data"]["since"] == "2026-03-02"
+        })
+        .await;
+    life.end();
+    let year = Duration::from_secs(366 * 24 * 3600);
+    tokio::time::advance(year).await;
+    let review = async |name: &str| {
+        let secret = cluster.get(&format!("{secrets}/{name}")).await;
+        let token = STANDARD.decode(secret["data"]["token"].as_str().unwrap()).unwrap();
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": String::from_utf8(token).unwrap()}});
+        cluster.post("/apis/authentication.k8s.io/v1/tokenreviews", review).await["status"]["authenticated"] == true
+    };
+    assert!(review("used").await);
+    let label = |s: &Value, what: &str| s["metadata"]["labels"][format!("kubernetes.io/legacy-token-{what}")].clone();
+    cluster.until(&format!("{secrets}/used"), |s| label(s, "last-used") == "2027-03-03").await;
+    let life = cluster.start_loops(usize::MAX);
+    cluster.until(&format!("{secrets}/idle"), |s| label(s, "invalid-since") == "2027-03-03").await;
+    assert!(!review("idle").await && review("mounted").await && review("own").await);
+    sleep(Duration::from_secs(5)).await;
+    for name in ["used", "mounted", "own"] {
+        assert!(label(&cluster.get(&format!("{secrets}/{name}")).await, "invalid-since").is_null(), "{name}");
+    }
+    life.end();
+    tokio::time::advance(year).await;
+    cluster.start_loops(usize::MAX);
+    cluster.until(&format!("{secrets}/idle"), Value::is_null).await;
+    // It is taken out of the account's list, too.
+    cluster.until(robot, |a| a["secrets"].as_array().map(Vec::len) == Some(2)).await;
+    assert!(cluster.get(&format!("{secrets}/mounted")).await["data"]["token"].is_string());
+}

@@ -126,4 +126,15 @@ async fn on_delete_and_failed_daemons() {
             .any(|t| t.starts_with("DaemonSet/logs Warning FailedDaemonPod: Found failed daemon pod default/logs-")),
         "{told:#?}"
     );
+    // One that ended well, too: a daemon never has an end.
+    let pods = cluster.pods("logs").await;
+    let ended = pods[1]["metadata"]["name"].as_str().unwrap().to_string();
+    cluster
+        .patch(&format!("/api/v1/namespaces/default/pods/{ended}/status"), json!({"status": {"phase": "Succeeded"}}))
+        .await;
+    cluster.until(&format!("/api/v1/namespaces/default/pods/{ended}"), serde_json::Value::is_null).await;
+    let told = cluster.events("logs").await;
+    let begins =
+        format!("DaemonSet/logs Normal SucceededDaemonPod: Found succeeded daemon pod default/{ended} on node ");
+    assert!(told.iter().any(|t| t.starts_with(&begins)), "{told:#?}");
 }

@@ -164,6 +164,11 @@ async fn stuck_rollout_is_told_after_its_deadline() {
         "{message}"
     );
     assert_eq!(late["status"]["availableReplicas"], 2, "the old ones stay");
+    // A pause doesn't hide it.
+    cluster.patch(WEB, json!({"spec": {"paused": true}})).await;
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    assert_eq!(condition(&cluster.get(WEB).await, "Progressing").1, "ProgressDeadlineExceeded");
+    cluster.patch(WEB, json!({"spec": {"paused": false}})).await;
     // Going back ends it.
     cluster.patch(WEB, json!({"spec": {"template": {"metadata": {"annotations": null}}}})).await;
     let back = cluster.until(WEB, |d| condition(d, "Progressing").0 == "True" && is_rolled_out(d)).await;
@@ -262,4 +267,47 @@ async fn min_ready_seconds_delay_availability() {
     let ready = cluster.until(WEB, |d| d["status"]["readyReplicas"] == 1).await;
     assert_eq!(ready["status"]["availableReplicas"].as_i64().unwrap_or(0), 0);
     cluster.until(WEB, is_rolled_out).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deployment_whose_pods_are_forbidden_says_so_and_tries_few() {
+    let cluster = Cluster::start(1).await;
+    cluster.create("{apiVersion: v1, kind: ResourceQuota, metadata: {name: none}, spec: {hard: {pods: '0'}}}").await;
+    cluster.create(&web(30, "", "")).await;
+    let stuck = cluster.until(WEB, |d| condition(d, "ReplicaFailure").0 == "True").await;
+    let (status, reason, message) = condition(&stuck, "Progressing");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "NewReplicaSetCreated"));
+    assert!(message.starts_with("Created new replica set \"web-"), "{message}");
+    assert_eq!(stuck["status"]["unavailableReplicas"], 30);
+    let told = cluster.events("web-").await;
+    let refused = told.iter().filter(|t| t.contains(" Warning FailedCreate: Error creating: ")).count();
+    assert!((1..8).contains(&refused), "each try makes one pod until that works: {told:#?}");
+    // Sets are bounded, too.
+    cluster.create("{apiVersion: v1, kind: ResourceQuota, metadata: {name: sets}, spec: {hard: {count/replicasets.apps: '1'}}}").await;
+    cluster.until("/api/v1/namespaces/default/resourcequotas/sets", |q| q["status"]["used"].is_object()).await;
+    cluster.patch(WEB, image("two")).await;
+    let stuck = cluster.until(WEB, |d| condition(d, "Progressing").0 == "False").await;
+    let (_, reason, message) = condition(&stuck, "Progressing");
+    assert_eq!(reason, "ReplicaSetCreateError");
+    assert!(
+        message.starts_with("Failed to create new replica set \"web-") && message.contains("exceeded quota: sets"),
+        "{message}"
+    );
+    let told = cluster.events("web").await;
+    assert!(
+        told.iter()
+            .any(|t| t
+                .starts_with("Deployment/web Warning ReplicaSetCreateError: Failed to create new replica set \"web-")),
+        "{told:#?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deployment_that_may_be_down_as_a_whole_is_available_without_pods() {
+    let cluster = Cluster::start(1).await;
+    // Both bounds round to nothing: then one pod may be down.
+    let more = "strategy: {rollingUpdate: {maxSurge: 0, maxUnavailable: 25%}},";
+    cluster.create(&web(1, more, "fake/ready: never")).await;
+    let found = cluster.until(WEB, |d| d["status"]["updatedReplicas"] == 1).await;
+    assert_eq!(condition(&found, "Available").1, "MinimumReplicasAvailable", "{found}");
 }

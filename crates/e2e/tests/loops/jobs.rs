@@ -94,6 +94,8 @@ async fn deadline_ends_a_job_and_its_pods() {
     assert_eq!((&failed["status"]["failed"], &failed["status"]["terminating"]), (&1.into(), &0.into()));
     assert_eq!(failed["status"]["uncountedTerminatedPods"], json!({}));
     assert!(cluster.until_list(PODS, <[Value]>::is_empty).await.is_empty());
+    let told = cluster.events("job").await;
+    assert!(told.iter().any(|t| t.starts_with("Job/job Normal SuccessfulDelete: Deleted pod: job-")), "{told:#?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -261,7 +263,15 @@ async fn concurrency_policies_and_suspension() {
     let forbid = "CronJob/cron Normal JobAlreadyActive: Not starting job because prior execution is running and concurrency policy is Forbid";
     assert!(told.contains(&forbid.into()), "{told:#?}");
     cluster.patch(CRON, json!({"spec": {"concurrencyPolicy": "Replace"}})).await;
-    cluster.until_list(JOBS, |j| j.len() == 1 && name(&j[0]) != name(&first[0])).await;
+    let second = cluster.until_list(JOBS, |j| j.len() == 1 && name(&j[0]) != name(&first[0])).await;
+    cluster.until(CRON, |c| c["status"]["active"][0]["name"] == name(&second[0])).await;
+    // What somebody else takes away is missed; what the schedule replaces isn't.
+    cluster.delete(&format!("{JOBS}/{}", name(&second[0])), json!({"propagationPolicy": "Background"})).await;
+    cluster.until(CRON, |c| c["status"]["active"].is_null()).await;
+    let told = cluster.events("cron").await;
+    let missing: Vec<&String> = told.iter().filter(|t| t.contains("MissingJob")).collect();
+    assert_eq!(missing, [&format!("CronJob/cron Warning MissingJob: Active job went missing: {}", name(&second[0]))]);
+    cluster.until_list(JOBS, |j| j.len() == 1).await;
     cluster.patch(CRON, json!({"spec": {"suspend": true}})).await;
     sleep(Duration::from_secs(61)).await;
     let held = cluster.list(JOBS).await;

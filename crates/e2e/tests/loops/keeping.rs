@@ -82,7 +82,10 @@ async fn namespace_says_what_it_waits_for() {
     // What every pod finds there stays what it is, whoever changes it or takes it away.
     let root = "/api/v1/namespaces/n/configmaps/kube-root-ca.crt";
     cluster.until(root, |m| m["data"]["ca.crt"].is_string()).await;
-    let right = cluster.get(root).await["data"].clone();
+    let published = cluster.get(root).await;
+    let right = published["data"].clone();
+    let described = &published["metadata"]["annotations"]["kubernetes.io/description"];
+    assert!(described.as_str().is_some_and(|text| text.starts_with("Contains a CA bundle")), "{published}");
     cluster.patch(root, json!({"data": {"ca.crt": "another", "more": "x"}})).await;
     cluster.until(root, |m| m["data"] == right).await;
     cluster.delete(root, json!({})).await;
@@ -299,4 +302,23 @@ async fn what_a_cluster_does_not_live_without_comes_back() {
     // Who the API is can't be changed for long.
     cluster.patch("/api/v1/namespaces/default/endpoints/kubernetes", json!({"subsets": null})).await;
     cluster.until("/api/v1/namespaces/default/endpoints/kubernetes", |e| e["subsets"].is_array()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_says_when_it_has_no_pods_and_of_which_version_it_speaks() {
+    let cluster = Cluster::start(1).await;
+    cluster
+        .create("{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: b}, spec: {minAvailable: 1, selector: {matchLabels: {app: set}}}}")
+        .await;
+    let budget = "/apis/policy/v1/namespaces/default/poddisruptionbudgets/b";
+    let short = cluster.until(budget, |b| condition(b, "DisruptionAllowed").1 == "InsufficientPods").await;
+    let told = cluster.events("b").await;
+    assert!(told.contains(&"PodDisruptionBudget/b Normal NoPods: No matching pods found".into()), "{told:#?}");
+    let since = short["status"]["conditions"][0]["lastTransitionTime"].clone();
+    sleep(Duration::from_secs(5)).await;
+    let changed = cluster.patch(budget, json!({"spec": {"minAvailable": 2}})).await;
+    let generation = changed["metadata"]["generation"].clone();
+    let seen = cluster.until(budget, |b| b["status"]["observedGeneration"] == generation).await;
+    let condition = &seen["status"]["conditions"][0];
+    assert_eq!((&condition["observedGeneration"], &condition["lastTransitionTime"]), (&generation, &since), "{seen}");
 }

@@ -119,3 +119,45 @@ async fn load_balancers_and_ingresses_get_the_addresses_of_nodes() {
     assert!(other["status"]["loadBalancer"]["ingress"].is_null());
     assert_eq!((name(&other), condition(&other, "").0.as_str()), ("other", ""));
 }
+
+#[tokio::test(start_paused = true)]
+async fn labels_of_a_service_stand_on_its_slices_and_endpoints() {
+    let cluster = Cluster::start(1).await;
+    let service = "/api/v1/namespaces/default/services/web";
+    let legacy = "/api/v1/namespaces/default/endpoints/web";
+    cluster
+        .create(
+            "{apiVersion: v1, kind: Service, metadata: {name: web, labels: {team: a, tier: front}}, spec: {clusterIP: None, \
+             selector: {app: web}, ports: [{port: 80, targetPort: http}]}}",
+        )
+        .await;
+    cluster.create(&pod("a", "")).await;
+    // It has no port of that name: nobody can reach it by the service.
+    cluster.create(&pod("b", "").replace("name: http,", "name: other,")).await;
+    let slices = format!("{SLICES}?labelSelector=kubernetes.io%2Fservice-name%3Dweb");
+    cluster.until_list(&slices, |s| endpoints(s) == ["a ready serving", "b ready serving"]).await;
+    let told = cluster.until(legacy, |e| e["subsets"].as_array().is_some_and(|s| s.len() == 1)).await;
+    assert_eq!(told["subsets"][0]["addresses"].as_array().map(Vec::len), Some(1), "{told}");
+    assert_eq!(told["subsets"][0]["addresses"][0]["targetRef"]["name"], "a");
+    assert_eq!(told["metadata"]["labels"]["service.kubernetes.io/headless"], "");
+    cluster.patch(service, json!({"metadata": {"labels": {"team": "b", "tier": null}}})).await;
+    let fits = |of: &Value| of["metadata"]["labels"]["team"] == "b" && of["metadata"]["labels"]["tier"].is_null();
+    cluster.until_list(&slices, |s| s.len() == 2 && s.iter().all(fits)).await;
+    cluster.until(legacy, fits).await;
+    // Those that somebody writes by hand carry theirs along, and what is said of them.
+    cluster.create("{apiVersion: v1, kind: Service, metadata: {name: own}, spec: {ports: [{port: 80}]}}").await;
+    cluster
+        .create(
+            "{apiVersion: v1, kind: Endpoints, metadata: {name: own, labels: {team: a}, annotations: {note: one}}, \
+             subsets: [{addresses: [{ip: 192.0.2.7}], ports: [{port: 80}]}]}",
+        )
+        .await;
+    let mirrored = format!("{SLICES}?labelSelector=kubernetes.io%2Fservice-name%3Down");
+    let of = |s: &[Value], team: &str, note: &str| {
+        s.len() == 1 && s[0]["metadata"]["labels"]["team"] == team && s[0]["metadata"]["annotations"]["note"] == note
+    };
+    cluster.until_list(&mirrored, |s| of(s, "a", "one")).await;
+    let change = json!({"metadata": {"labels": {"team": "b"}, "annotations": {"note": "two"}}});
+    cluster.patch("/api/v1/namespaces/default/endpoints/own", change).await;
+    cluster.until_list(&mirrored, |s| of(s, "b", "two")).await;
+}

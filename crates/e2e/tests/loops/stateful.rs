@@ -119,6 +119,34 @@ async fn on_delete_waits_for_people() {
     cluster.delete(&format!("{PODS}/db-1"), json!({})).await;
     cluster.until(&format!("{PODS}/db-1"), |p| !p.is_null() && image_of(p) == "two").await;
     assert_eq!(image_of(&cluster.get(&format!("{PODS}/db-0")).await), "one");
+    // Nothing was rolled out, so the revision in force is still the one that was.
+    cluster.delete(&format!("{PODS}/db-0"), json!({})).await;
+    let done =
+        cluster.until(DB, |s| s["status"]["updatedReplicas"] == 2 && s["status"]["availableReplicas"] == 2).await;
+    assert_ne!(done["status"]["currentRevision"], done["status"]["updateRevision"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_that_is_made_anew_takes_over_its_history() {
+    let cluster = Cluster::start(1).await;
+    let revisions = "/apis/apps/v1/namespaces/default/controllerrevisions";
+    cluster.create(&db(1, "", "")).await;
+    cluster.until(DB, is_rolled_out).await;
+    cluster.patch(DB, image("two")).await;
+    cluster.until(DB, is_rolled_out).await;
+    cluster.delete(DB, json!({"propagationPolicy": "Orphan"})).await;
+    cluster.until(DB, Value::is_null).await;
+    let owner = |r: &Value| r["metadata"]["ownerReferences"][0]["uid"].clone();
+    cluster.until_list(revisions, |all| all.len() == 2 && all.iter().all(|r| owner(r).is_null())).await;
+    cluster.create(&db(1, "", "").replace("image: one", "image: two")).await;
+    let anew = cluster.until(DB, is_rolled_out).await;
+    let all = cluster.until_list(revisions, |all| all.iter().all(|r| owner(r) == anew["metadata"]["uid"])).await;
+    let numbers: Vec<(Value, Value)> =
+        all.iter().map(|r| (r["metadata"]["name"].clone(), r["revision"].clone())).collect();
+    assert!(
+        numbers.len() == 2 && numbers.contains(&(anew["status"]["updateRevision"].clone(), 2.into())),
+        "{numbers:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -60,6 +60,16 @@ async fn claim_takes_the_smallest_that_does_and_leaves_it_released() {
     cluster.delete(&format!("{CLAIMS}/d"), json!({})).await;
     let released = cluster.until(&format!("{VOLUMES}/small"), |v| v["status"]["phase"] == "Released").await;
     assert_eq!(released["spec"]["claimRef"]["name"], "d", "it may hold something");
+    // Nobody can delete what nobody made.
+    cluster.patch(&format!("{VOLUMES}/large"), json!({"spec": {"persistentVolumeReclaimPolicy": "Delete"}})).await;
+    cluster.create(&claim("e", "storageClassName: manual,", "9Gi")).await;
+    cluster.until(&format!("{CLAIMS}/e"), |c| c["status"]["phase"] == "Bound").await;
+    cluster.delete(&format!("{CLAIMS}/e"), json!({})).await;
+    let failed = cluster.until(&format!("{VOLUMES}/large"), |v| v["status"]["phase"] == "Failed").await;
+    let why = "error getting deleter volume plugin for volume \"large\": no deletable volume plugin matched";
+    assert_eq!(failed["status"]["message"], why);
+    let told = cluster.events("large").await;
+    assert!(told.contains(&format!("PersistentVolume/large Warning VolumeFailedDelete: {why}")), "{told:#?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -319,4 +329,67 @@ async fn a_driver_gets_no_more_volumes_on_a_node_than_it_can_take() {
         cluster.delete(&format!("{PODS}/{name}"), json!({})).await;
     }
     cluster.until(&s, |p| p["spec"]["nodeName"] == "fake-0").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_is_told_why_the_volume_that_it_names_will_not_do() {
+    let cluster = Cluster::start(1).await;
+    cluster
+        .create(
+            "{apiVersion: v1, kind: PersistentVolume, metadata: {name: small}, spec: {capacity: {storage: 1Gi}, accessModes: [ReadWriteOnce], \
+             storageClassName: manual, hostPath: {path: /x}}}",
+        )
+        .await;
+    for (name, more, size, why) in [
+        ("large", "storageClassName: manual, volumeName: small,", "2Gi", "requested PV is too small"),
+        ("other", "storageClassName: another, volumeName: small,", "1Gi", "storageClassName does not match"),
+        ("block", "storageClassName: manual, volumeMode: Block, volumeName: small,", "1Gi", "incompatible volumeMode"),
+    ] {
+        cluster.create(&claim(name, more, size)).await;
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        let told = cluster.events(name).await;
+        let want = format!(
+            "PersistentVolumeClaim/{name} Warning VolumeMismatch: Cannot bind to requested volume \"small\": {why}"
+        );
+        assert!(told.contains(&want), "{told:#?}");
+        assert_eq!(cluster.get(&format!("{CLAIMS}/{name}")).await["status"]["phase"], "Pending");
+    }
+    cluster.create(&claim("fits", "storageClassName: manual, volumeName: small,", "1Gi")).await;
+    cluster.until(&format!("{CLAIMS}/fits"), |c| c["status"]["phase"] == "Bound").await;
+    cluster.create(&claim("late", "storageClassName: manual, volumeName: small,", "1Gi")).await;
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let told = cluster.events("late").await;
+    let want = "PersistentVolumeClaim/late Warning FailedBinding: volume \"small\" already bound to a different claim.";
+    assert!(told.contains(&want.to_string()), "{told:#?}");
+    // Its volume goes away under it.
+    let volume = "/api/v1/persistentvolumes/small";
+    cluster.patch(volume, json!({"metadata": {"finalizers": null}})).await;
+    cluster.delete(volume, json!({})).await;
+    cluster.until(&format!("{CLAIMS}/fits"), |c| c["status"]["phase"] == "Lost").await;
+    let told = cluster.events("fits").await;
+    let want = "PersistentVolumeClaim/fits Warning ClaimLost: Bound claim has lost its PersistentVolume. Data on the volume is lost!";
+    assert!(told.contains(&want.to_string()), "{told:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_a_quota_forbids_comes_once_there_is_room() {
+    let cluster = Cluster::start(1).await;
+    cluster.create("{apiVersion: v1, kind: ResourceQuota, metadata: {name: none}, spec: {hard: {persistentvolumeclaims: '0'}}}").await;
+    cluster
+        .create(
+            "{apiVersion: v1, kind: Pod, metadata: {name: own}, spec: {containers: [{name: c, image: one}], volumes: [{name: scratch, ephemeral: \
+             {volumeClaimTemplate: {spec: {storageClassName: local-path, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}}}]}}",
+        )
+        .await;
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    let told = cluster.events("own").await;
+    let begins = "Pod/own Warning FailedBinding: ephemeral volume scratch: create PVC own-scratch: persistentvolumeclaims \"own-scratch\" is forbidden: exceeded quota";
+    assert!(told.iter().any(|t| t.starts_with(begins)), "{told:#?}");
+    cluster
+        .patch(
+            "/api/v1/namespaces/default/resourcequotas/none",
+            json!({"spec": {"hard": {"persistentvolumeclaims": "1"}}}),
+        )
+        .await;
+    cluster.until(&format!("{CLAIMS}/own-scratch"), |c| !c.is_null()).await;
 }

@@ -136,7 +136,13 @@ async fn sync(client: &Client, request: &CertificateSigningRequest, cluster: &Cl
         if checked.is_err() || !is_own(signer, &request.spec, &facts, cluster.nodes) {
             return Ok(());
         }
-        let text = "Auto approving kubelet certificate after SubjectAccessReview.";
+        let own = request.spec.groups.iter().flatten().any(|group| group == "system:nodes");
+        let what = match signer {
+            Signer::NodeServing => "kubelet serving",
+            _ if own => "self kubelet client",
+            _ => "kubelet client",
+        };
+        let text = &format!("Auto approving {what} certificate after SubjectAccessReview.");
         return set(client, &key, "approval", "Approved", "AutoApproved", text, None).await;
     }
     // Also of a request that a user approved: the rules of a signer hold for all of its certificates.

@@ -11,13 +11,16 @@ use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
 use super::plan::{Group, group, plan};
-use super::{SERVICE, carry_out, has_selector, owned_by, present};
+use super::{SERVICE, carry_out, has_selector, owned_by, present, relabel};
 use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::{Context, Result, pods};
 
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
 /// Label of Endpoints whose slices are made by others.
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
+/// Annotations that are about the Endpoints alone.
+const NOT_COPIED: [&str; 2] =
+    ["kubectl.kubernetes.io/last-applied-configuration", "endpoints.kubernetes.io/last-change-trigger-time"];
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Addresses of a subset that are mirrored.
 const MAX_ENDPOINTS_PER_SUBSET: usize = 1000;
@@ -57,7 +60,7 @@ async fn sync(
         services.get(key).filter(|s| !has_selector(s)).and_then(|_| written.get(key)).filter(|e| is_mirrored(e));
     let Some(endpoints) = wanted else {
         let gone = there.into_iter().map(|slice| super::plan::Action::Delete(slice.name)).collect();
-        return carry_out(context, key, json!({}), gone).await;
+        return carry_out(context, slices, key, json!({}), gone).await;
     };
     let value = serde_json::to_value(endpoints.as_ref()).map_err(kube::Error::SerdeError)?;
     let base = format!("{}-{}", key.name, pods::content_hash(&format!("{}/mirror", key.name)));
@@ -65,10 +68,15 @@ async fn sync(
     labels.insert(SERVICE.into(), key.name.clone());
     labels.insert(super::MANAGED_BY.into(), MANAGER.into());
     let owner = pods::owner(endpoints.as_ref());
-    let metadata = json!({"namespace": key.namespace, "labels": labels, "ownerReferences": [owner]});
+    let mut annotations = endpoints.annotations().clone();
+    annotations.retain(|name, _| !NOT_COPIED.contains(&name.as_str()));
+    let metadata =
+        json!({"namespace": key.namespace, "labels": labels, "annotations": annotations, "ownerReferences": [owner]});
     let groups = groups(&value);
     let families: &[&str] = if groups.is_empty() { &["IPv4"] } else { &[] };
-    carry_out(context, key, metadata, plan(&base, families, groups, there, MAX_ENDPOINTS_PER_SUBSET)).await
+    let mut actions = plan(&base, families, groups, there.clone(), MAX_ENDPOINTS_PER_SUBSET);
+    relabel(slices, key, there, &metadata, &mut actions);
+    carry_out(context, slices, key, metadata, actions).await
 }
 
 fn is_mirrored(endpoints: &Endpoints) -> bool {

@@ -3,6 +3,7 @@
 mod mirror;
 mod plan;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use apimachinery::Family;
@@ -21,6 +22,8 @@ use plan::{Action, Slice, group, plan, subsets};
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const SERVICE: &str = "kubernetes.io/service-name";
 const ZONE: &str = "topology.kubernetes.io/zone";
+/// On the slices of a service without an address of its own.
+const HEADLESS: &str = "service.kubernetes.io/headless";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 /// Endpoints in a slice, as upstream has it.
 const MAX_ENDPOINTS_PER_SLICE: usize = 100;
@@ -32,6 +35,7 @@ pub fn start(context: Context) {
         pods: context.informers.of(),
         slices: context.informers.of(),
         nodes: context.informers.of(),
+        written: context.informers.of(),
     };
     let mut controller = Controller::of(&context, &caches.services);
     let services = caches.services.clone();
@@ -51,6 +55,7 @@ pub fn start(context: Context) {
     controller.watch(&caches.slices, |change| owned_by(change.object(), MANAGER));
     let services = caches.services.clone();
     controller.watch(&caches.nodes, move |change| if moves_zone(change) { all_keys(&services) } else { Vec::new() });
+    controller.needs(&caches.written);
     controller.run("endpoints", 2, Work { context, caches });
 }
 
@@ -92,8 +97,40 @@ fn has_selector(service: &Service) -> bool {
     service.spec.as_ref().and_then(|s| s.selector.as_ref()).is_some_and(|s| !s.is_empty())
 }
 
+/// Adds to a plan the slices that have the right endpoints and not the labels and annotations of `metadata`: those follow the service.
+fn relabel(
+    slices: &Informer<EndpointSlice>,
+    service: &Key,
+    there: Vec<Slice>,
+    metadata: &Value,
+    plan: &mut Vec<Action>,
+) {
+    let planned: BTreeSet<String> = plan.iter().map(|action| action.name().to_string()).collect();
+    for slice in there.into_iter().filter(|slice| !planned.contains(&slice.name)) {
+        let Some(present) = slices.get(&Key::new(&service.namespace, &slice.name)) else { continue };
+        let annotations = metadata["annotations"].as_object().into_iter().flatten();
+        let has =
+            |(key, value): (&String, &Value)| present.annotations().get(key).map(String::as_str) == value.as_str();
+        if json!(present.labels()) != metadata["labels"] || !annotations.into_iter().all(has) {
+            plan.push(Action::Update(slice));
+        }
+    }
+}
+
+/// What takes the labels away that an object has and isn't to have.
+fn stale(present: Option<&BTreeMap<String, String>>, wanted: &Value) -> Value {
+    let gone = present.into_iter().flatten().filter(|(key, _)| wanted.get(key.as_str()).is_none());
+    gone.map(|(key, _)| (key.clone(), Value::Null)).collect::<serde_json::Map<_, _>>().into()
+}
+
 /// Brings the slices of a service to what was planned. `metadata` is that of all of them, but for the name.
-async fn carry_out(context: &Context, service: &Key, metadata: Value, actions: Vec<Action>) -> Result {
+async fn carry_out(
+    context: &Context,
+    slices: &Informer<EndpointSlice>,
+    service: &Key,
+    metadata: Value,
+    actions: Vec<Action>,
+) -> Result {
     let api: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &service.namespace);
     for action in actions {
         match action {
@@ -102,7 +139,10 @@ async fn carry_out(context: &Context, service: &Key, metadata: Value, actions: V
                 let mut object = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": metadata,
                     "addressType": slice.family, "endpoints": slice.endpoints, "ports": slice.ports});
                 object["metadata"]["name"] = slice.name.as_str().into();
-                write(&api, &slice.name, object, &["endpoints", "ports"]).await?;
+                let present = slices.get(&Key::new(&service.namespace, &slice.name));
+                let stale =
+                    stale(present.as_ref().and_then(|p| p.metadata.labels.as_ref()), &object["metadata"]["labels"]);
+                write(&api, &slice.name, object, &["endpoints", "ports"], stale).await?;
             }
         }
     }
@@ -198,6 +238,7 @@ struct Caches {
     pods: Informer<Pod>,
     slices: Informer<EndpointSlice>,
     nodes: Informer<Node>,
+    written: Informer<Endpoints>,
 }
 
 async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result {
@@ -213,7 +254,7 @@ async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result {
             ignore(all.delete(&key.name, &DeleteParams::default()).await, &[404])?;
         }
         let gone = there.into_iter().map(|slice| Action::Delete(slice.name)).collect();
-        return carry_out(context, key, json!({}), gone).await;
+        return carry_out(context, &caches.slices, key, json!({}), gone).await;
     };
     let mut chosen: Vec<_> = caches.pods.list_in(&key.namespace).into_iter().filter(|p| selects(service, p)).collect();
     chosen.sort_by_key(|p| p.name_any());
@@ -229,28 +270,41 @@ async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result {
     labels.insert(SERVICE.into(), key.name.clone());
     labels.insert(MANAGED_BY.into(), MANAGER.into());
     if service.spec.as_ref().is_some_and(|s| s.cluster_ip.as_deref() == Some("None")) {
-        labels.insert("service.kubernetes.io/headless".into(), String::new());
+        labels.insert(HEADLESS.into(), String::new());
     }
     let metadata =
         json!({"namespace": key.namespace, "labels": labels, "ownerReferences": [pods::owner(service.as_ref())]});
-    let (subsets, cut) = subsets(families[0], &groups);
+    let has_ports = service.spec.as_ref().and_then(|s| s.ports.as_ref()).is_some_and(|ports| !ports.is_empty());
+    let (subsets, cut) = subsets(families[0], &groups, has_ports);
     let base = format!("{}-{}", key.name, pods::content_hash(&key.name));
-    carry_out(context, key, metadata, plan(&base, &families, groups, there, MAX_ENDPOINTS_PER_SLICE)).await?;
+    let mut actions = plan(&base, &families, groups, there.clone(), MAX_ENDPOINTS_PER_SLICE);
+    relabel(&caches.slices, key, there, &metadata, &mut actions);
+    let is_headless = !metadata["labels"][HEADLESS].is_null();
+    carry_out(context, &caches.slices, key, metadata, actions).await?;
     let mut object = json!({"apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": key.name, "namespace": key.namespace, "labels": service.labels()}, "subsets": subsets});
     object["metadata"]["labels"]["endpoints.kubernetes.io/managed-by"] = "endpoint-controller".into();
+    if is_headless {
+        object["metadata"]["labels"][HEADLESS] = "".into();
+    }
     let over = if cut { json!("truncated") } else { Value::Null };
     object["metadata"]["annotations"] = json!({"endpoints.kubernetes.io/over-capacity": over});
-    write(&all, &key.name, object, &["subsets"]).await
+    let present = caches.written.get(key);
+    let stale = stale(present.as_ref().and_then(|p| p.metadata.labels.as_ref()), &object["metadata"]["labels"]);
+    write(&all, &key.name, object, &["subsets"], stale).await
 }
 
-/// Creates an object, or brings the named parts of the one that is there up to date.
-async fn write<K>(api: &Api<K>, name: &str, object: Value, parts: &[&str]) -> Result
+/// Creates an object, or brings the named parts of the one that is there up to date. `stale` are its labels that go.
+async fn write<K>(api: &Api<K>, name: &str, object: Value, parts: &[&str], stale: Value) -> Result
 where
     K: kube::Resource<DynamicType = ()> + serde::Serialize + serde::de::DeserializeOwned + Clone + std::fmt::Debug,
 {
     let mut object = object;
-    let mut patch = json!({"metadata": {"labels": object["metadata"]["labels"]}});
+    let mut labels = stale;
+    if let (Some(all), Some(wanted)) = (labels.as_object_mut(), object["metadata"]["labels"].as_object()) {
+        all.extend(wanted.clone());
+    }
+    let mut patch = json!({"metadata": {"labels": labels}});
     if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
         patch["metadata"]["annotations"] = json!(annotations);
         // In a patch null takes away; there is nothing to take from what is new.

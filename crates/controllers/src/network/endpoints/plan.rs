@@ -42,6 +42,16 @@ pub enum Action {
     Delete(String),
 }
 
+impl Action {
+    /// Which slice it is about.
+    pub fn name(&self) -> &str {
+        match self {
+            Action::Create(slice) | Action::Update(slice) => &slice.name,
+            Action::Delete(name) => name,
+        }
+    }
+}
+
 /// What identifies an endpoint: its pod, or its address.
 fn identity(endpoint: &Value) -> String {
     match endpoint.str_at(&["targetRef", "uid"]) {
@@ -147,8 +157,8 @@ pub fn group(endpoints: Vec<(Vec<Value>, Value)>) -> Vec<Group> {
 }
 
 /// The `subsets` of the Endpoints object that tells the same of one family in the old form, and whether some were left out: it has
-/// room for a thousand addresses.
-pub fn subsets(family: &str, groups: &[Group]) -> (Value, bool) {
+/// room for a thousand addresses. Pods that serve none of a service's ports aren't told there, if it has any.
+pub fn subsets(family: &str, groups: &[Group], has_ports: bool) -> (Value, bool) {
     const MAX_ENDPOINTS: usize = 1000;
     let address = |e: &Value| {
         let mut address = json!({"ip": e["addresses"][0], "nodeName": e["nodeName"], "targetRef": e["targetRef"]});
@@ -160,7 +170,7 @@ pub fn subsets(family: &str, groups: &[Group]) -> (Value, bool) {
     let mut room = MAX_ENDPOINTS;
     let mut cut = false;
     let mut subsets = Vec::new();
-    for group in groups.iter().filter(|g| g.family == family) {
+    for group in groups.iter().filter(|g| g.family == family && !(has_ports && g.ports.is_empty())) {
         let mut subset = json!({ "ports": group.ports });
         for (field, ready) in [("addresses", true), ("notReadyAddresses", false)] {
             let of = |e: &&Value| {
@@ -268,7 +278,7 @@ mod tests {
             e
         };
         let group = Group { family: "IPv4", ports: ports(80), endpoints: (0..1500).map(ready).collect() };
-        let (subsets, cut) = subsets("IPv4", &[group]);
+        let (subsets, cut) = subsets("IPv4", &[group], true);
         let count = |field: &str| subsets[0][field].as_array().unwrap().len();
         assert!(cut && count("addresses") == 750 && count("notReadyAddresses") == 250);
     }

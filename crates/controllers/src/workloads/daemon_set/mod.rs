@@ -137,10 +137,17 @@ impl Reconcile for Work {
                 postponed = Some(postponed.map_or(wait, |least| least.min(wait)));
                 continue;
             }
-            if pods::phase(pod) == "Failed" {
-                let (of, on) = (pod.key(), node_of(pod).unwrap_or_default());
-                let text = format!("Found failed daemon pod {of} on node {on}, will try to kill it");
-                context.events.warning(set.as_ref(), "FailedDaemonPod", text);
+            let (of, on) = (pod.key(), node_of(pod).unwrap_or_default());
+            match pods::phase(pod) {
+                "Failed" => {
+                    let text = format!("Found failed daemon pod {of} on node {on}, will try to kill it");
+                    context.events.warning(set.as_ref(), "FailedDaemonPod", text);
+                }
+                "Succeeded" => {
+                    let text = format!("Found succeeded daemon pod {of} on node {on}, will try to delete it");
+                    context.events.normal(set.as_ref(), "SucceededDaemonPod", text);
+                }
+                _ => {}
             }
             pods::delete_and_record(context, cache, set.as_ref(), &mine[index]).await?;
         }

@@ -38,9 +38,7 @@ fn size(set: &ReplicaSet) -> Size {
 }
 
 fn surge(spec: &DeploymentSpec) -> i32 {
-    let strategy = spec.strategy.as_ref().filter(|s| s.type_.as_deref() != Some("Recreate"));
-    let rolling = strategy.and_then(|s| s.rolling_update.as_ref()).and_then(|r| r.max_surge.as_ref());
-    pods::scaled(rolling, spec.replicas.unwrap_or(1), true)
+    plan::fences(spec).0
 }
 
 /// A Deployment's sets: that of its template, and the others from old to new.
@@ -98,7 +96,13 @@ impl Reconcile for Work {
             None => match sets::create(self, &deployment, newest + 1, first_size(spec, &sets)).await {
                 Ok(Made::Set) => {}
                 Ok(Made::Collision) => return Ok(Some(Duration::ZERO)),
-                Err(error) => failure = Some(error),
+                Err(error) => {
+                    if !pods::is_of_namespace_that_ends(&error) {
+                        let text = status::refused(&deployment, &error);
+                        self.context.events.warning(deployment.as_ref(), "ReplicaSetCreateError", text);
+                    }
+                    failure = Some(error);
+                }
             },
         }
         sets = self.sets(&deployment);
@@ -182,7 +186,12 @@ impl Work {
     /// Removes old sets beyond the history's limit.
     async fn clean_up(&self, spec: &DeploymentSpec, old: &[Arc<ReplicaSet>]) -> Result {
         let limit = usize::try_from(spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
-        let empty: Vec<_> = old.iter().filter(|s| size(s).wanted == 0 && size(s).present == 0).collect();
+        let is_settled = |s: &ReplicaSet| {
+            let seen = s.status.as_ref().and_then(|status| status.observed_generation).unwrap_or(0);
+            s.metadata.deletion_timestamp.is_none() && s.metadata.generation.unwrap_or(0) <= seen
+        };
+        let is_empty = |s: &&Arc<ReplicaSet>| size(s).wanted == 0 && size(s).present == 0 && is_settled(s);
+        let empty: Vec<_> = old.iter().filter(is_empty).collect();
         for set in empty.iter().take(empty.len().saturating_sub(limit)) {
             let api: Api<ReplicaSet> =
                 Api::namespaced(self.context.client.clone(), &set.namespace().unwrap_or_default());

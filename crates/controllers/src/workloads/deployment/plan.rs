@@ -18,6 +18,18 @@ pub fn narrow(replicas: i64) -> i32 {
     i32::try_from(replicas.max(0)).unwrap_or(i32::MAX)
 }
 
+/// How many pods there may be beyond those that are wanted, and how many of those may be unavailable, while a version rolls out
+/// (upstream's `ResolveFenceposts`). With `Recreate` neither is said.
+pub fn fences(spec: &DeploymentSpec) -> (i32, i32) {
+    let replicas = spec.replicas.unwrap_or(1);
+    let strategy = spec.strategy.as_ref().filter(|s| s.type_.as_deref() != Some("Recreate"));
+    let rolling = strategy.and_then(|s| s.rolling_update.as_ref());
+    let surge = pods::scaled(rolling.and_then(|r| r.max_surge.as_ref()), replicas, true);
+    let unavailable = pods::scaled(rolling.and_then(|r| r.max_unavailable.as_ref()), replicas, false);
+    // Both rounded to nothing: it must be able to move.
+    if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable) }
+}
+
 /// What the new set and each old one should have while the new version rolls out.
 pub fn roll(spec: &DeploymentSpec, new: Size, old: &[Size]) -> (i32, Vec<i32>) {
     let replicas = spec.replicas.unwrap_or(1);
@@ -26,13 +38,8 @@ pub fn roll(spec: &DeploymentSpec, new: Size, old: &[Size]) -> (i32, Vec<i32>) {
         let gone = old.iter().all(|s| s.present == 0);
         return (if gone { replicas } else { 0 }, vec![0; old.len()]);
     }
-    let rolling = strategy.rolling_update.unwrap_or_default();
-    let surge = i64::from(pods::scaled(rolling.max_surge.as_ref(), replicas, true));
-    let mut unavailable = i64::from(pods::scaled(rolling.max_unavailable.as_ref(), replicas, false));
-    if surge == 0 && unavailable == 0 {
-        // Both rounded to nothing: it must be able to move.
-        unavailable = 1;
-    }
+    let (surge, unavailable) = fences(spec);
+    let (surge, unavailable) = (i64::from(surge), i64::from(unavailable));
     let (replicas, wanted) = (i64::from(replicas), i64::from(new.wanted));
     let mut olds: Vec<i64> = old.iter().map(|s| s.wanted.into()).collect();
     let old_total: i64 = olds.iter().sum();

@@ -116,17 +116,31 @@ pub enum Made {
     Collision,
 }
 
+fn collisions(deployment: &Deployment) -> i32 {
+    deployment.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0)
+}
+
+fn new_hash(deployment: &Deployment) -> String {
+    let template = &deployment.spec.template;
+    match collisions(deployment) {
+        0 => pods::content_hash(template),
+        n => pods::content_hash(&(template, n)),
+    }
+}
+
+/// The name that the set of a Deployment's template gets when it is made.
+pub fn new_name(deployment: &Deployment) -> String {
+    format!("{}-{}", deployment.name_any(), new_hash(deployment))
+}
+
 /// Makes the set of a Deployment's template.
 ///
 /// # Errors
 /// The API refuses the set, or the count of collisions in the status.
 pub async fn create(work: &Work, deployment: &Deployment, revision: i64, size: i32) -> Result<Made> {
     let spec = &deployment.spec;
-    let collisions = deployment.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0);
-    let hash = match collisions {
-        0 => pods::content_hash(&spec.template),
-        n => pods::content_hash(&(&spec.template, n)),
-    };
+    let collisions = collisions(deployment);
+    let hash = new_hash(deployment);
     let mut template = spec.template.clone();
     let labels = template.metadata.get_or_insert_default().labels.get_or_insert_default();
     labels.insert(HASH.into(), hash.clone());
@@ -138,7 +152,7 @@ pub async fn create(work: &Work, deployment: &Deployment, revision: i64, size: i
     annotations.extend(sizes(deployment).map(|(k, v)| (k.to_string(), v)));
     let set = ReplicaSet {
         metadata: ObjectMeta {
-            name: Some(format!("{}-{hash}", deployment.name_any())),
+            name: Some(new_name(deployment)),
             namespace: deployment.namespace(),
             labels: Some(labels),
             annotations: Some(annotations),

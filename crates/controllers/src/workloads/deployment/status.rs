@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 
-use super::plan::narrow;
+use super::plan::{fences, narrow};
 use crate::toolkit::conditions::{Condition as _, NewCondition};
 use crate::toolkit::{conditions, pods};
 
@@ -54,9 +54,9 @@ pub fn compute(deployment: &Deployment, facts: &Facts<'_>) -> (DeploymentStatus,
     let (replicas, available) = (sum(|s| s.replicas), sum(|s| s.available_replicas.unwrap_or(0)));
     let updated = facts.new.map_or(0, |s| count(s, |s| s.replicas));
     let ready = sum(|s| s.ready_replicas.unwrap_or(0));
-    let rolling =
-        spec.strategy.as_ref().and_then(|s| s.rolling_update.as_ref()).and_then(|r| r.max_unavailable.as_ref());
-    let is_available = available >= wanted.saturating_sub(pods::scaled(rolling, wanted, false));
+    let recreates = spec.strategy.as_ref().is_some_and(|s| s.type_.as_deref() == Some("Recreate"));
+    let may_be_down = if recreates || wanted == 0 { 0 } else { fences(spec).1.min(wanted) };
+    let is_available = available >= wanted.saturating_sub(may_be_down);
     let before = deployment.status.clone().unwrap_or_default();
     let mut list = before.conditions.clone().unwrap_or_default();
     let available_condition = if is_available {
@@ -82,12 +82,18 @@ pub fn compute(deployment: &Deployment, facts: &Facts<'_>) -> (DeploymentStatus,
         updated_replicas: Some(updated),
         ready_replicas: Some(ready),
         available_replicas: Some(available),
-        unavailable_replicas: Some(wanted.max(replicas).saturating_sub(available).max(0)),
+        unavailable_replicas: Some(asked_for(facts).saturating_sub(available).max(0)),
         terminating_replicas: Some(sum(|s| s.terminating_replicas.unwrap_or(0))),
         conditions: Some(list),
         ..before
     };
     (status, again)
+}
+
+/// How many pods the sets are asked for together: those that can't be made yet are missing, too.
+fn asked_for(facts: &Facts<'_>) -> i32 {
+    let sets = facts.new.into_iter().chain(facts.old.iter().map(AsRef::as_ref));
+    narrow(sets.map(|set| i64::from(set.spec.replicas.unwrap_or(0))).sum())
 }
 
 /// What a set says of pods that it can't create.
@@ -105,6 +111,12 @@ fn failing_set(facts: &Facts<'_>) -> Option<DeploymentCondition> {
             last_update_time: failure.last_transition_time.clone(),
         })
     })
+}
+
+/// What is said of a set that couldn't be made.
+pub fn refused(deployment: &Deployment, error: &kube::Error) -> String {
+    let name = super::sets::new_name(deployment);
+    format!("Failed to create new replica set {name:?}: {}", informer::error_message(error))
 }
 
 struct Counts {
@@ -129,7 +141,11 @@ fn progress(
         conditions::set(list, NewCondition::new(PROGRESSING, status, reason, message), facts.now);
     };
     if let Some(error) = facts.failure {
-        say("False", "ReplicaSetCreateError", &informer::error_message(error));
+        say("False", "ReplicaSetCreateError", &refused(deployment, error));
+        return None;
+    }
+    // That it timed out is still so while nobody looks for progress.
+    if spec.paused == Some(true) && reason == "ProgressDeadlineExceeded" {
         return None;
     }
     if spec.paused == Some(true) {
@@ -157,15 +173,20 @@ fn progress(
     let moved = counts.updated > old(status.updated_replicas)
         || counts.replicas - counts.updated < old(status.replicas) - old(status.updated_replicas)
         || counts.ready > old(status.ready_replicas)
-        || counts.available > old(status.available_replicas)
-        || of_another;
+        || counts.available > old(status.available_replicas);
     let allowed = SignedDuration::from_secs(i64::from(deadline));
+    let again = Duration::try_from(allowed).unwrap_or_default() + Duration::from_secs(1);
+    if of_another && !moved {
+        // No pod of it has come yet, nor one of another gone.
+        say("True", "NewReplicaSetCreated", &format!("Created new replica set {name:?}"));
+        return Some(again);
+    }
     if moved {
         say("True", "ReplicaSetUpdated", &format!("ReplicaSet {name:?} is progressing."));
         // The deadline counts from here, though the condition says the same as before.
         let condition = list.iter_mut().find(|c| c.type_() == PROGRESSING);
         condition.into_iter().for_each(|c| c.last_update_time = Some(Time(facts.now)));
-        return Some(Duration::try_from(allowed).unwrap_or_default() + Duration::from_secs(1));
+        return Some(again);
     }
     let since = present.as_ref().and_then(|c| c.last_update_time.as_ref());
     let so_far = since.map_or(SignedDuration::ZERO, |t| facts.now.duration_since(t.0));

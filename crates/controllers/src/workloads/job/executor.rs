@@ -8,7 +8,7 @@ use informer::{Informer, Key, Keyed as _, Pod};
 use k8s_openapi::api::batch::v1::{Job, JobSpec, JobStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, ResourceExt as _};
 
 use super::plan::{Decision, Ending, Run, announce, announced, decide, is_needed, ready};
@@ -137,7 +137,15 @@ impl Work {
             count_as_failed(spec, status, &at_work);
         }
         match announce(status, &decision, at_work.is_empty(), now) {
-            Some(Ending::Complete) => self.context.events.normal(job, "Completed", "Job completed"),
+            Some(Ending::Complete) => {
+                if let (Some(wanted), Some(had)) = (spec.completions, status.succeeded)
+                    && had > wanted
+                {
+                    let text = format!("Too many succeeded pods: {had}, expected: {wanted}");
+                    self.context.events.warning(job, "TooManySucceededPods", text);
+                }
+                self.context.events.normal(job, "Completed", "Job completed");
+            }
             Some(Ending::Failed(reason, message)) => self.context.events.warning(job, reason, message),
             None => {}
         }
@@ -146,7 +154,7 @@ impl Work {
             // It stands in the status, or its end no longer counts.
             free(&self.context, pod).await?;
             if !pods::is_deleting(pod) {
-                pods::delete(&self.context.client, &self.pods, pod).await?;
+                pods::delete_told(&self.context, &self.pods, job, pod).await?;
             }
         }
         Ok(())
@@ -172,7 +180,10 @@ impl Work {
         if left > 0 {
             return Ok(Some(clock::seconds(left)));
         }
-        ignore(self.api(job).delete(&job.name_any(), &DeleteParams::foreground()).await, &[404])?;
+        // Only this Job as it is here: somebody may have given it more time, or another one its name.
+        let this = Preconditions { uid: job.uid(), resource_version: job.resource_version() };
+        let delete = DeleteParams { preconditions: Some(this), ..DeleteParams::foreground() };
+        ignore(self.api(job).delete(&job.name_any(), &delete).await, &[404, 409])?;
         Ok(None)
     }
 }

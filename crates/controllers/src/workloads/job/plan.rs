@@ -80,21 +80,25 @@ pub(super) fn decide(spec: &JobSpec, tally: &Tally, age: Option<SignedDuration>)
     {
         return Decision::Fail("DeadlineExceeded", "Job was active longer than specified deadline".into());
     }
-    if let Some(rule) = met(spec, &tally.completed) {
-        return Decision::Enough(format!("Matched rules at index {rule}"));
-    }
     let indexed = is_indexed(spec);
+    let total = spec.completions.unwrap_or(0);
     if indexed {
-        let total = spec.completions.unwrap_or(0);
         if spec.max_failed_indexes.is_some_and(|most| tally.given_up.len() as i32 > most) {
             let why = "Job has exceeded the specified maximal number of failed indexes";
             return Decision::Fail("MaxFailedIndexesExceeded", why.into());
         }
-        if (tally.completed.len() + tally.given_up.len()) as i32 >= total {
-            if tally.given_up.is_empty() {
-                return Decision::Complete;
-            }
+        let done = (tally.completed.len() + tally.given_up.len()) as i32 >= total;
+        if done && !tally.given_up.is_empty() {
             return Decision::Fail("FailedIndexes", "Job has failed indexes".into());
+        }
+    }
+    // A Job that has failed hasn't been successful early, whatever came first.
+    if let Some(rule) = met(spec, &tally.completed) {
+        return Decision::Enough(format!("Matched rules at index {rule}"));
+    }
+    if indexed {
+        if tally.completed.len() as i32 >= total {
+            return Decision::Complete;
         }
     } else if let Some(completions) = spec.completions {
         if tally.succeeded >= completions {

@@ -116,6 +116,11 @@ fn a_success_policy_ends_a_job_early() {
     assert_eq!(met(&[3]), Some(2));
     let tally = Tally { completed: [0, 2].into(), active: 3, ..Tally::default() };
     assert_eq!(decide(&job, &tally, None), Decision::Enough("Matched rules at index 0".into()));
+    // Not where the Job has failed by its indexes in the same breath.
+    let lost = spec(json!({"parallelism": 5, "completions": 5, "completionMode": "Indexed", "backoffLimitPerIndex": 0,
+        "maxFailedIndexes": 1, "successPolicy": {"rules": [{"succeededIndexes": "0,2"}]}}));
+    let tally = Tally { given_up: [1, 3].into(), ..tally };
+    assert!(matches!(decide(&lost, &tally, None), Decision::Fail("MaxFailedIndexesExceeded", _)));
 }
 
 #[test]

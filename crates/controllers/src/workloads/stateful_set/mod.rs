@@ -199,9 +199,12 @@ impl Work {
         let (replicas, _) = observe(&set.name_any(), spec, mine, newest);
         let wanted = spec.replicas.unwrap_or(1);
         let updated = replicas.iter().filter(|r| r.updated && !r.deleting).count();
-        let on_current = mine.iter().filter(|p| p.labels().get(REVISION).map(String::as_str) == Some(current)).count();
-        // The roll-out is over when all are new and well.
-        let done = replicas.len() as i32 == wanted && replicas.iter().all(|r| r.updated && r.available);
+        let is_current =
+            |p: &&Arc<Pod>| !pods::is_deleting(p) && p.labels().get(REVISION).map(String::as_str) == Some(current);
+        let on_current = mine.iter().filter(is_current).count();
+        // The roll-out is over when all are new and well; where nothing rolls out, it never is.
+        let rolls = spec.update_strategy.as_ref().is_none_or(|s| s.type_.as_deref() != Some("OnDelete"));
+        let done = rolls && replicas.len() as i32 == wanted && replicas.iter().all(|r| r.updated && r.available);
         let current = if done { newest } else { current };
         let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
         let ready = mine.iter().filter(|p| pods::is_ready(p) && !pods::is_deleting(p)).count();
