@@ -7,6 +7,7 @@ use super::Kind;
 
 pub(super) fn cluster() -> Vec<Kind> {
     let spec = |extra: Value| json!({"spec": extra});
+    let selects = |scopes: Value| json!({"spec": {"scopeSelector": {"matchExpressions": scopes}}});
     vec![
         Kind {
             path: "/api/v1/nodes",
@@ -29,7 +30,33 @@ pub(super) fn cluster() -> Vec<Kind> {
             good: json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "good"}, "spec": {"hard": {"pods": "1"}}}),
             bad: vec![
                 (spec(json!({"hard": {"pods": "-1"}})), "spec.hard[pods] FieldValueInvalid"),
-                (spec(json!({"scopes": ["x"]})), "spec.scopes[0] FieldValueNotSupported"),
+                (spec(json!({"scopes": ["x"]})), "spec.scopes FieldValueInvalid"),
+                (
+                    spec(json!({"hard": {"configmaps": "1"}, "scopes": ["Terminating"]})),
+                    "spec.scopes FieldValueInvalid",
+                ),
+                (
+                    selects(json!([{"scopeName": "x", "operator": "Exists"}])),
+                    "spec.scopeSelector.matchExpressions.scopeName FieldValueInvalid",
+                ),
+                (
+                    selects(json!([{"scopeName": "BestEffort", "operator": "DoesNotExist"}])),
+                    "spec.scopeSelector.matchExpressions.operator FieldValueInvalid",
+                ),
+                (
+                    selects(json!([{"scopeName": "PriorityClass", "operator": "In"}])),
+                    "spec.scopeSelector.matchExpressions.values FieldValueRequired",
+                ),
+                (
+                    selects(json!([{"scopeName": "VolumeAttributesClass", "operator": "Exists"}])),
+                    "spec.scopeSelector.matchExpressions FieldValueInvalid",
+                ),
+                (
+                    selects(
+                        json!([{"scopeName": "Terminating", "operator": "Exists"}, {"scopeName": "NotTerminating", "operator": "Exists"}]),
+                    ),
+                    "spec.scopeSelector.matchExpressions FieldValueInvalid",
+                ),
                 (spec(json!({"scopes": ["BestEffort", "NotBestEffort"]})), "spec.scopes FieldValueInvalid"),
             ],
         },

@@ -49,19 +49,62 @@ const SCOPES: &[&str] = &[
     "VolumeAttributesClass",
 ];
 
-/// Whether a quota of that scope may bound a resource: scopes of pods choose among pods (upstream's `IsResourceQuotaScopeValidForResource`).
+/// Whether a quota of that scope may bound a resource: scopes of pods choose among pods, that of volumes among claims (upstream's
+/// `IsResourceQuotaScopeValidForResource`). Of resources that aren't of every cluster nobody knows what they are about.
 fn scope_fits(scope: &str, resource: &str) -> bool {
-    const OF_PODS: [&str; 8] =
-        ["cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory", "pods", "count/pods"];
+    const OF_PODS: [&str; 7] =
+        ["cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory", "pods"];
+    if resource.contains('/') {
+        return true;
+    }
     match scope {
-        "BestEffort" => ["pods", "count/pods"].contains(&resource),
+        "BestEffort" => resource == "pods",
         "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => {
             OF_PODS.contains(&resource)
-                || ["ephemeral-storage", "requests.ephemeral-storage", "limits.ephemeral-storage"].contains(&resource)
-                || resource.starts_with("hugepages-")
-                || resource.starts_with("requests.")
         }
+        "VolumeAttributesClass" => ["persistentvolumeclaims", "requests.storage"].contains(&resource),
         _ => true,
+    }
+}
+
+/// The scopes that a quota names, at `field`: each is known, fits all that is bounded, and none contradicts another.
+fn check_scopes(scopes: &[&str], field: &Field<'_>, hard: &Field<'_>, causes: &mut Causes) {
+    for scope in scopes {
+        for _ in hard.entries().filter(|(name, _)| !scope_fits(scope, name)) {
+            field.invalid("unsupported scope applied to resource", causes);
+        }
+    }
+    for (one, other) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
+        if scopes.contains(&one) && scopes.contains(&other) {
+            field.invalid("conflicting scopes", causes);
+        }
+    }
+}
+
+/// What a quota with a selector of scopes says of one of them.
+fn check_selected(expression: &Field<'_>, path: &str, causes: &mut Causes) {
+    let at = |field: &str| Field::new(expression.at(field).value, format!("{path}.{field}"));
+    let (scope, operator, values) = (at("scopeName"), at("operator"), at("values"));
+    if !SCOPES.contains(&scope.text()) {
+        scope.invalid("unsupported scope", causes);
+    }
+    if !matches!(scope.text(), "PriorityClass" | "VolumeAttributesClass")
+        && SCOPES.contains(&scope.text())
+        && operator.text() != "Exists"
+    {
+        let why = "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, \
+                   ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
+        operator.invalid(why, causes);
+    }
+    match operator.text() {
+        "In" | "NotIn" => {
+            values.require("must be at least one value when `operator` is 'In' or 'NotIn' for scope selector", causes);
+        }
+        "Exists" | "DoesNotExist" if values.is_empty() => {}
+        "Exists" | "DoesNotExist" => {
+            values.invalid("must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector", causes);
+        }
+        _ => operator.invalid("not a valid selector operator", causes),
     }
 }
 
@@ -96,43 +139,19 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     let object = Field::root(object);
     let spec = object.at("spec");
     amounts(&spec.at("hard"), causes);
-    let scopes: Vec<&str> = spec.at("scopes").items().map(|s| s.text()).collect();
-    for scope in spec.at("scopes").items() {
-        scope.one_of(SCOPES, causes);
+    let (scopes, expressions) = (spec.at("scopes"), spec.at("scopeSelector").at("matchExpressions"));
+    let named = scopes.texts();
+    for _ in named.iter().filter(|scope| !SCOPES.contains(scope)) {
+        scopes.invalid("unsupported scope", causes);
     }
-    for (one, other) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
-        if scopes.contains(&one) && scopes.contains(&other) {
-            spec.at("scopes").invalid("conflicting scopes", causes);
-        }
+    check_scopes(&named, &scopes, &spec.at("hard"), causes);
+    for expression in expressions.items() {
+        check_selected(&expression, &expressions.path, causes);
     }
-    for scope in &scopes {
-        if spec.at("hard").entries().any(|(name, _)| !scope_fits(scope, name)) {
-            spec.at("scopes").invalid("unsupported scope applied to resource", causes);
-        }
-    }
-    spec.at("scopes").immutable(old, causes);
+    let selected: Vec<&str> = expressions.items().map(|e| e.at("scopeName").text()).collect();
+    check_scopes(&selected, &expressions, &spec.at("hard"), causes);
+    scopes.immutable(old, causes);
     spec.at("scopeSelector").immutable(old, causes);
-    for expression in spec.at("scopeSelector").at("matchExpressions").items() {
-        expression.at("scopeName").must_be(SCOPES, causes);
-        let values = expression.at("values");
-        match expression.at("operator").text() {
-            "In" | "NotIn" => {
-                values.require(
-                    "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
-                    causes,
-                );
-            }
-            "Exists" | "DoesNotExist" => {
-                if !values.is_empty() {
-                    values.invalid(
-                        "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector",
-                        causes,
-                    );
-                }
-            }
-            _ => expression.at("operator").invalid("not a valid selector operator", causes),
-        }
-    }
 }
 
 fn row(o: &Value, now: Timestamp) -> Vec<Value> {
