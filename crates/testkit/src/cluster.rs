@@ -81,10 +81,9 @@ impl Cluster {
         run("ip", &["-n", &switch, "link", "add", "br0", "type", "bridge"])?;
         run("ip", &["-n", &switch, "link", "set", "br0", "up"])?;
         let mut server = Node::new(&id, 1, "server-1", folder.path(), &switch, SWITCHED)?;
-        server.arguments = server.common("server");
+        server.arguments = server.common("server", flags);
         let kubeconfig = server.folder.join("kubeconfig").display().to_string();
         server.arguments.extend(["--write-kubeconfig".into(), kubeconfig]);
-        server.arguments.extend(flags.iter().map(|f| (*f).to_string()));
         let mut cluster = Cluster { server, agents: Vec::new(), switch, folder, client: None };
         prepare(&mut cluster.server)?;
         if flags.contains(&"--disable-agent") {
@@ -153,10 +152,9 @@ impl Cluster {
         let name = format!("agent-{number}");
         let id = self.switch.trim_end_matches("-sw").to_string();
         let mut node = Node::new(&id, number, &name, self.folder.path(), &self.switch, network)?;
-        node.arguments = node.common("agent");
+        node.arguments = node.common("agent", flags);
         let token = std::fs::read_to_string(self.server.folder.join("data/server/node-token"))?;
         node.arguments.extend(["--server".into(), self.url(), "--token".into(), token.trim().into()]);
-        node.arguments.extend(flags.iter().map(|flag| (*flag).to_string()));
         prepare(&mut node)?;
         node.put_images()?;
         node.spawn()?;

@@ -80,6 +80,10 @@ pub fn inside<T: Send>(network: &Path, work: impl FnOnce() -> T + Send) -> anyho
     })
 }
 
+/// Eviction thresholds of every test's nodes but those that test them. The defaults are shares of a disk: of a large disk
+/// that others have filled, gigabytes are left for tests that need megabytes.
+const EVICTION_HARD: &str = "--eviction-hard=memory.available<100Mi,nodefs.available<512Mi,nodefs.inodesFree<1%";
+
 impl Node {
     pub(crate) fn new(
         id: &str,
@@ -216,7 +220,8 @@ impl Node {
         format!("timonel-{}", self.namespace)
     }
 
-    pub(crate) fn common(&self, role: &str) -> Vec<String> {
+    /// The arguments that every process of this machine has, with the `flags` of its test.
+    pub(crate) fn common(&self, role: &str, flags: &[&str]) -> Vec<String> {
         let text = |path: &str| self.folder.join(path).display().to_string();
         [
             role,
@@ -234,8 +239,11 @@ impl Node {
             "--private-registry",
             &text("registries.yaml"),
         ]
+        .into_iter()
+        .chain(flags.iter().copied())
+        .chain((!flags.iter().any(|flag| flag.starts_with("--eviction-hard"))).then_some(EVICTION_HARD))
         .map(String::from)
-        .into()
+        .collect()
     }
 
     pub(crate) fn put_images(&mut self) -> anyhow::Result<()> {

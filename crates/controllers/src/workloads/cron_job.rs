@@ -119,7 +119,7 @@ impl Reconcile for Work {
         };
         let now = clock::now();
         let since = last.or_else(|| cron.metadata.creation_timestamp.as_ref().map(|t| t.0)).unwrap_or(now);
-        self.tell_missing(&cron, &mine);
+        self.record_missing(&cron, &mine);
         let plan = plan(&schedule, since, now, spec.starting_deadline_seconds);
         if plan.too_many {
             let text = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
@@ -144,7 +144,7 @@ impl Reconcile for Work {
 
 impl Work {
     /// Tells of Jobs that went away before they had ended, and not by the schedule's doing.
-    fn tell_missing(&self, cron: &CronJob, mine: &[Arc<Job>]) {
+    fn record_missing(&self, cron: &CronJob, mine: &[Arc<Job>]) {
         let active = cron.status.iter().flat_map(|status| status.active.iter().flatten());
         for missing in active.filter(|of| !mine.iter().any(|job| job.uid() == of.uid)) {
             let text = format!("Active job went missing: {}", missing.name.as_deref().unwrap_or_default());

@@ -12,7 +12,7 @@ use kube::ResourceExt as _;
 
 use super::plan::{fences, narrow};
 use crate::toolkit::conditions::{Condition as _, NewCondition};
-use crate::toolkit::{conditions, pods};
+use crate::toolkit::conditions;
 
 pub struct Facts<'a> {
     pub new: Option<&'a ReplicaSet>,

@@ -154,7 +154,7 @@ impl Work {
             // It stands in the status, or its end no longer counts.
             free(&self.context, pod).await?;
             if !pods::is_deleting(pod) {
-                pods::delete_told(&self.context, &self.pods, job, pod).await?;
+                pods::delete_and_record(&self.context, &self.pods, job, pod).await?;
             }
         }
         Ok(())
