@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::ApiServer;
 use crate::egress;
-use crate::registry::{Entry, encode};
+use crate::registry::{Entry, PIECE, encode};
 
 /// Brings objects to `version`.
 async fn convert(
@@ -118,6 +118,15 @@ pub async fn object(server: &ApiServer, kind: &Kind, object: Value) -> Result<Va
     }
     let mut all = convert(server, kind, &kind.api_version(), vec![object]).await?;
     all.pop().ok_or_else(|| Status::internal("an object was lost in conversion"))
+}
+
+/// Bytes of objects of a list that are to be converted at a time. A webhook's answer is bounded, and a list isn't; and it shouldn't be asked for each
+/// object.
+pub fn batch_bytes(server: &ApiServer, kind: &Kind) -> usize {
+    match server.catalog.definition(kind).is_some_and(|definition| definition.webhook.is_some()) {
+        true => 1 << 20,
+        false => PIECE,
+    }
 }
 
 /// Stored objects in the version of `kind`.

@@ -6,7 +6,8 @@
 //! 2. Who and what: [`authentication`], [`authorization`], [`fairness`], [`audit`].
 //! 3. [`rest`]: resources by subresource and verb; [`subresources`], and [`streams`] that kubelets, pods and services answer. Beside it
 //!    what is no resource of this server: [`aggregator`], [`discovery`], [`openapi`].
-//!    [`render`] puts objects into the form that a client asks for.
+//!    [`render`] puts objects into the form that a client asks for; [`unsent`] bounds what answers keep in memory until they are read, by
+//!    [`shares`].
 //! 4. [`pipeline`]: the way of every write, decode → default → admit → validate → store, with [`admission`].
 //! 5. [`registry`]: the watch cache, its objects, the catalog of kinds. [`conversion`] brings objects to other versions; [`egress`] is how
 //!    the server reaches others.
@@ -44,8 +45,10 @@ mod render;
 mod request;
 mod response;
 mod rest;
+mod shares;
 mod streams;
 mod subresources;
+mod unsent;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -138,6 +141,10 @@ pub struct ApiServer {
     aggregator: Arc<aggregator::Aggregator>,
     fairness: fairness::Fairness,
     quotas: admission::builtin::Quotas,
+    /// Memory for answers that their clients haven't read yet, in bytes.
+    unsent: Arc<shares::Shares>,
+    /// Watches that may be open.
+    watches: Arc<shares::Shares>,
     expressions: admission::dynamic::Expressions,
     /// The user of the server's own writes.
     user: User,
@@ -182,6 +189,8 @@ impl ApiServer {
             aggregator,
             catalog,
             quotas: admission::builtin::Quotas::default(),
+            unsent: unsent::memory(),
+            watches: rest::places_of_watches(),
             expressions: admission::dynamic::Expressions::default(),
             user: User::new("system:apiserver", &[authentication::MASTERS]),
             components: Mutex::default(),
@@ -240,7 +249,8 @@ impl ApiServer {
 
     /// Whether the data store can be read, and took the last write.
     async fn is_store_ready(&self) -> bool {
-        let read = self.store.page_at("/health", self.cache.revision(), "", 1);
+        let read =
+            self.store.page_at("/health", self.cache.revision(), "", store::Most { keys: 1, ..store::Most::PLENTY });
         let is_readable = tokio::time::timeout(STORE_TIMEOUT, read).await.is_ok_and(|read| read.is_ok());
         is_readable && !self.store_fails.load(Ordering::Relaxed)
     }

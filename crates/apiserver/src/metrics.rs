@@ -184,6 +184,9 @@ pub fn text(server: &ApiServer) -> String {
     };
     let start = server.started.as_second() as f64;
     gauge("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.", start);
+    let help = "Bytes that answers keep in memory whose clients haven't read them yet.";
+    gauge("timonel_apiserver_unsent_bytes", "gauge", help, server.unsent.total() as f64);
+    gauge("timonel_apiserver_open_watches", "gauge", "Watches that are open.", server.watches.total() as f64);
     if let Some(used) = Process::read() {
         gauge("process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds.", used.seconds);
         gauge("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", used.resident);

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use api::protobuf;
 
 use crate::ApiServer;
+use crate::registry::Printer;
 use crate::request::ResourceRequest;
 use crate::response::negotiation::Form;
 use crate::response::{self, Body};
@@ -43,12 +44,17 @@ pub fn partial(version: &str, object: &Value) -> Value {
 
 /// A table of objects; `includeObject` says what of each object comes along.
 pub fn table(server: &ApiServer, info: &ResourceRequest, version: &str, objects: &[Value], metadata: Value) -> Value {
+    table_by(&server.catalog.printer(info.kind), info, version, objects, metadata)
+}
+
+/// The same, by a printer that doesn't change.
+pub fn table_by(printer: &Printer, info: &ResourceRequest, version: &str, objects: &[Value], metadata: Value) -> Value {
     let include = |object: &Value| match info.query.get("includeObject") {
         "Object" => object.clone(),
         "None" => Value::Null,
         _ => partial(version, object),
     };
-    let mut table = server.catalog.table(info.kind, objects, include, metadata);
+    let mut table = printer.table(objects, include, metadata);
     table["apiVersion"] = version.into();
     table
 }

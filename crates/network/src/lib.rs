@@ -23,6 +23,7 @@ mod node_address;
 mod overlay;
 pub mod plugin;
 mod sysctl;
+pub mod unsent;
 mod veth;
 
 pub use address_pool::{AddressPool, AddressPoolError};

@@ -151,6 +151,20 @@ pub trait Observer: Send + Sync {
     fn changes(&self, batch: &[Change]);
 }
 
+/// How much a page of a list may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Most {
+    /// Number of keys.
+    pub keys: usize,
+    /// Bytes of their values, of which the last one may go beyond it.
+    pub bytes: usize,
+}
+
+impl Most {
+    /// For who has no need of his own.
+    pub const PLENTY: Most = Most { keys: usize::MAX, bytes: 8 << 20 };
+}
+
 /// A page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
@@ -169,16 +183,15 @@ pub trait Store: Send + Sync {
     /// Applies a write and returns its revision. It is durable when this returns.
     async fn write(&self, write: Write) -> Result<u64, WriteError>;
 
-    /// The keys below `prefix` after the key `after`, as of `revision`, in key order: at most `most` keys and a few megabytes, but at least one
-    /// key if there is one.
-    async fn page_at(&self, prefix: &str, revision: u64, after: &str, most: usize) -> Result<Page, ReadError>;
+    /// The keys below `prefix` after the key `after`, as of `revision`, in key order: at most `most`, but at least one key if there is one.
+    async fn page_at(&self, prefix: &str, revision: u64, after: &str, most: Most) -> Result<Page, ReadError>;
 
     /// All keys below `prefix` as of `revision`, in key order.
     async fn list_at(&self, prefix: &str, revision: u64) -> Result<Vec<KeyValue>, ReadError> {
         let mut all: Vec<KeyValue> = Vec::new();
         loop {
             let after = all.last().map(|item| item.key.to_string()).unwrap_or_default();
-            let page = self.page_at(prefix, revision, &after, usize::MAX).await?;
+            let page = self.page_at(prefix, revision, &after, Most::PLENTY).await?;
             all.extend(page.items);
             if !page.is_cut {
                 return Ok(all);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use crate::{Change, KeyValue, Observer, Page, ReadError, Store, Write, WriteError};
+use crate::{Change, KeyValue, Most, Observer, Page, ReadError, Store, Write, WriteError};
 
 #[derive(Default)]
 struct State {
@@ -59,13 +59,18 @@ impl Store for MemoryStore {
         Ok(revision)
     }
 
-    async fn page_at(&self, prefix: &str, revision: u64, after: &str, most: usize) -> Result<Page, ReadError> {
+    async fn page_at(&self, prefix: &str, revision: u64, after: &str, most: Most) -> Result<Page, ReadError> {
         let state = self.state.lock();
         if revision < state.revision {
             return Err(ReadError::Compacted { asked: revision, oldest: state.revision });
         }
         let mut wanted = state.keys.values().filter(|kv| kv.key.starts_with(prefix) && &*kv.key > after);
-        let items = wanted.by_ref().take(most).cloned().collect();
+        let (mut items, mut read) = (Vec::new(), 0usize);
+        while items.len() < most.keys && read < most.bytes {
+            let Some(item) = wanted.next() else { return Ok(Page { items, is_cut: false }) };
+            read = read.saturating_add(item.value.len());
+            items.push(item.clone());
+        }
         Ok(Page { items, is_cut: wanted.next().is_some() })
     }
 

@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 
 pub use open::{keep_verified, verify};
 
-use crate::{Observer, OpenError, Page, ReadError, Store, Write, WriteError};
+use crate::{Most, Observer, OpenError, Page, ReadError, Store, Write, WriteError};
 use rows::{history, page_at, read_meta, skip_to_floor};
 use writer::{Command, MAX_BATCH_WRITES, Writer};
 
@@ -131,7 +131,7 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn page_at(&self, prefix: &str, revision: u64, after: &str, most: usize) -> Result<Page, ReadError> {
+    async fn page_at(&self, prefix: &str, revision: u64, after: &str, most: Most) -> Result<Page, ReadError> {
         let (path, prefix, after) = (self.path.clone(), prefix.to_string(), after.to_string());
         let read = tokio::task::spawn_blocking(move || page_at(&path, &prefix, revision, &after, most)).await;
         read.unwrap_or_else(|e| Err(ReadError::Failed(e.to_string())))

@@ -31,15 +31,23 @@ fn integer(out: &mut Vec<u8>, number: u32, value: i64) {
     varint(out, value as u64);
 }
 
-/// The envelope (`runtime.Unknown`) around a message.
-fn envelope(version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
+/// The envelope (`runtime.Unknown`) up to its message, which has `length` bytes.
+fn envelope_head(version: &str, kind: &str, length: usize) -> Vec<u8> {
     let mut meta = Vec::with_capacity(32);
     bytes(&mut meta, 1, version.as_bytes());
     bytes(&mut meta, 2, kind.as_bytes());
-    let mut out = Vec::with_capacity(message.len() + 48);
+    let mut out = Vec::with_capacity(64);
     out.extend_from_slice(MAGIC);
     bytes(&mut out, 1, &meta);
-    bytes(&mut out, 2, message);
+    key(&mut out, 2, 2);
+    varint(&mut out, length as u64);
+    out
+}
+
+/// The envelope around a message.
+fn envelope(version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
+    let mut out = envelope_head(version, kind, message.len());
+    out.extend_from_slice(message);
     out
 }
 
@@ -63,13 +71,20 @@ pub fn object(kind: &Kind, message: &[u8]) -> Vec<u8> {
     envelope(&kind.api_version(), kind.kind, message)
 }
 
-/// A list of objects, each given as its message, in its envelope.
-pub fn list<'a>(
-    kind: &Kind,
-    revision: u64,
-    more: Option<(&str, Option<usize>)>,
-    items: impl Iterator<Item = &'a [u8]>,
-) -> Vec<u8> {
+/// The bytes that one of the items of a list has in it, by the length of its message.
+pub fn item_size(message: usize) -> usize {
+    let mut key = Vec::with_capacity(10);
+    varint(&mut key, message as u64);
+    key.len().saturating_add(1).saturating_add(message)
+}
+
+/// An item of a list, given as its message.
+pub fn item(out: &mut Vec<u8>, message: &[u8]) {
+    bytes(out, 2, message);
+}
+
+/// A list of objects in its envelope, up to its items, which have `size` bytes together.
+pub fn list_head(kind: &Kind, revision: u64, more: Option<(&str, Option<usize>)>, size: usize) -> Vec<u8> {
     let mut metadata = Vec::new();
     bytes(&mut metadata, 2, revision.to_string().as_bytes());
     if let Some((token, left)) = more {
@@ -78,12 +93,11 @@ pub fn list<'a>(
             integer(&mut metadata, 4, left as i64);
         }
     }
-    let mut out = Vec::with_capacity(4096);
-    bytes(&mut out, 1, &metadata);
-    for item in items {
-        bytes(&mut out, 2, item);
-    }
-    envelope(&kind.api_version(), &format!("{}List", kind.kind), &out)
+    let mut list = Vec::new();
+    bytes(&mut list, 1, &metadata);
+    let mut out = envelope_head(&kind.api_version(), &format!("{}List", kind.kind), list.len().saturating_add(size));
+    out.extend_from_slice(&list);
+    out
 }
 
 /// A frame of a watch: its length, then what happened and the object in its envelope.

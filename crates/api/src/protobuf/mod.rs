@@ -16,7 +16,7 @@ use crate::schema::{self, Type};
 use crate::{KINDS, Kind, OLDER, kinds};
 
 pub use decode::decode;
-pub use encode::{event, list, object, object_message, status};
+pub use encode::{event, item, item_size, list_head, object, object_message, status};
 
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 const MAGIC: &[u8] = b"k8s\0";

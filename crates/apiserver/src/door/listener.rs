@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authentication::NODES;
 use crate::response;
+use crate::unsent::Connection;
 use crate::{ApiServer, Peer, User};
 
 /// How long a TLS handshake may take.
@@ -199,12 +201,17 @@ where
 }
 
 async fn local_connection(server: Arc<ApiServer>, peer: Peer, stream: UnixStream) {
-    let service = service_fn(move |request: Request<Incoming>| {
+    let end = CancellationToken::new();
+    let connection = Connection(end.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
+        request.extensions_mut().insert(connection.clone());
         async move { Ok::<_, Infallible>(server.handle(request.map(response::boxed), peer).await) }
     });
     let served = builder(STREAMS_OF_NODES);
-    if let Err(error) = served.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+    let serving: BoxFuture<'static, _> =
+        Box::pin(async move { served.serve_connection_with_upgrades(TokioIo::new(stream), service).await });
+    if let Some(Err(error)) = end.run_until_cancelled(serving).await {
         tracing::debug!(%error, "a connection on the local socket ended with an error");
     }
 }
@@ -212,19 +219,25 @@ async fn local_connection(server: Arc<ApiServer>, peer: Peer, stream: UnixStream
 async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, known: Verifier, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     network::keepalive::enable(&stream);
+    network::unsent::limit(&stream);
     let address = stream.peer_addr().map(|a| a.ip().to_canonical()).ok();
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else { return };
     let peer = peer(known.as_ref(), stream.get_ref().1.peer_certificates());
     let is_node = matches!(&peer, Peer::Remote(Some(facts)) if facts.organizations.iter().any(|of| of == NODES));
+    let end = CancellationToken::new();
+    let connection = Connection(end.clone());
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
+        request.extensions_mut().insert(connection.clone());
         if let Some(address) = address {
             request.extensions_mut().insert(address);
         }
         async move { Ok::<_, Infallible>(server.handle(request.map(response::boxed), peer).await) }
     });
     let served = builder(if is_node { STREAMS_OF_NODES } else { STREAMS });
-    if let Err(error) = served.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+    let serving: BoxFuture<'static, _> =
+        Box::pin(async move { served.serve_connection_with_upgrades(TokioIo::new(stream), service).await });
+    if let Some(Err(error)) = end.run_until_cancelled(serving).await {
         tracing::debug!(%error, "a connection ended with an error");
     }
 }

@@ -3,7 +3,8 @@
 //! In their order: what it asks for is read ([`RequestInfo`]) → who sends it ([`authentication`]), and as whom
 //! ([`authorization::impersonate`]) → the audit log hears of it ([`audit`](crate::audit)) → it waits for its turn ([`fairness`]) → it goes to
 //! a further API server ([`aggregator`]), to a path that is no resource ([`nonresource`]), or, if its user may make it
-//! ([`authorization`]), to its resource ([`rest`]) → the answer is compressed.
+//! ([`authorization`]), to its resource ([`rest`]) → the answer is compressed, and held to its user's share of memory until it is read
+//! ([`unsent`]).
 
 mod health;
 mod listener;
@@ -24,6 +25,7 @@ use crate::metrics::Labels;
 use crate::pipeline::is_apply;
 use crate::request::{RequestInfo, ResourceRequest};
 use crate::response::{self, Body, negotiation};
+use crate::unsent::{self, Connection};
 use crate::{ApiServer, Peer, aggregator, authorization, rest};
 
 /// Answers a request. Errors are answers, too.
@@ -33,10 +35,12 @@ pub async fn handle(server: &Arc<ApiServer>, request: Request<Body>, peer: Peer)
     // On this machine the bytes cost less than their compression.
     let is_near = request.extensions().get::<IpAddr>().is_some_and(IpAddr::is_loopback);
     let is_compressed = !is_near && negotiation::wants_gzip(request.headers());
+    let connection = request.extensions().get::<Connection>().cloned();
     let mut answer = identified(server, request, &peer).await.unwrap_or_else(|status| response::refuse(&status));
     if is_compressed {
         answer = negotiation::compress(answer).await;
     }
+    answer = unsent::hold(&server.unsent, answer, connection.as_ref());
     if let Some((method, path, begun)) = logged {
         let milliseconds = begun.elapsed().as_secs_f64() * 1000.0;
         tracing::debug!(%method, path, code = answer.status().as_u16(), milliseconds, "request");
@@ -95,7 +99,7 @@ async fn route(
         let _running = server.metrics.begin(&labels);
         let answer = nonresource::serve(server, user, &query, request).await;
         server.metrics.end(&labels, code(&answer), begun.elapsed());
-        return answer;
+        return answer.map(|answer| unsent::ending(answer, user, true));
     };
     let kind = resource.kind.ok_or_else(Status::no_route)?;
     let verb = verb.ok_or_else(Status::method_not_allowed)?;
@@ -109,7 +113,10 @@ async fn route(
     };
     server.metrics.end(&labels, code(&answer), begun.elapsed());
     // A long-running request is in the gauge as long as its body lives.
-    answer.map(|answer| if labels.is_long() { response::held_until_sent(answer, running) } else { answer })
+    answer.map(|answer| match labels.is_long() {
+        true => response::held_until_sent(answer, running),
+        false => unsent::ending(answer, user, matches!(verb, "get" | "list")),
+    })
 }
 
 fn code(answer: &Result<Response<Body>, Status>) -> u16 {

@@ -37,8 +37,9 @@ use schemas::Schemas;
 pub const SEATS: usize = 600;
 /// How long a request may wait for its turn: a quarter of what it may take in all, as upstream.
 const MAX_QUEUE_WAIT: Duration = Duration::from_secs(15);
-/// Objects that a list may go through for one seat, and the most seats that a list takes.
-const OBJECTS_PER_SEAT: usize = 100;
+/// Bytes of objects of a list for one seat, those that count of a list that is streamed, and the most seats that a list takes.
+const BYTES_PER_SEAT: usize = 100_000;
+const MAX_LIST_BYTES: usize = 1_000_000;
 const MAX_SEATS_PER_REQUEST: usize = 10;
 
 /// The kind of flow schemas.
@@ -166,15 +167,17 @@ pub async fn turn(server: &Arc<ApiServer>, user: &User, digest: &RequestDigest<'
     }
 }
 
-/// How many seats a request takes. A list's work grows with what it goes through.
+/// How many seats a request takes: a list by the bytes of the objects that are in memory for it at once (upstream's `SizeBasedListCostEstimate`).
 fn width(server: &ApiServer, digest: &RequestDigest<'_>) -> usize {
     if digest.verb != "list" {
         return 1;
     }
     let Some(kind) = server.catalog.find(digest.group, digest.version, digest.resource) else { return 1 };
-    let present = server.cache.resource(kind).map_or(0, |resource| resource.len());
+    let (present, bytes) = server.cache.resource(kind).map_or((0, 0), |resource| resource.size());
     let objects = digest.limit.map_or(present, |limit| present.min(limit));
-    objects.div_ceil(OBJECTS_PER_SEAT).clamp(1, MAX_SEATS_PER_REQUEST)
+    let average = bytes.checked_div(present).unwrap_or(0);
+    let at_once = objects.saturating_mul(average).min(MAX_LIST_BYTES);
+    at_once.div_ceil(BYTES_PER_SEAT).clamp(1, MAX_SEATS_PER_REQUEST)
 }
 
 impl Fairness {

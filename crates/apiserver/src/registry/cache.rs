@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use api::{KINDS, Kind, Verbs, kinds};
 
 use super::history::FRESH;
+use super::resource::State;
 use super::{Catalog, Entry, Resource, encode, is_definition};
 
 /// All resources.
@@ -101,7 +102,8 @@ impl Cache {
         let Some(definition) = self.catalog.definition(resource.kind) else { return };
         let version = definition.storage();
         let mut state = resource.state.write();
-        for entry in state.items.values_mut() {
+        let State { items, bytes, .. } = &mut *state;
+        for entry in items.values_mut() {
             let object = entry.parse();
             // Until it is written again, an object may have been kept in another version.
             if object["apiVersion"] != version.kind.api_version() {
@@ -110,11 +112,13 @@ impl Cache {
             let mut filled = object.clone();
             version.apply_defaults(&mut filled);
             if filled != object {
+                let old = entry.bytes.len();
                 *entry = entry.with_content(&encode(&filled));
+                *bytes = bytes.saturating_sub(old).saturating_add(entry.bytes.len());
             }
         }
         drop(state);
-        *resource.cached_list.write() = None;
+        resource.drop_list();
     }
 
     /// The resource of a built-in kind (`kinds::PODS`). Panics for one whose objects aren't kept, as callers name it literally.
@@ -171,6 +175,7 @@ impl Observer for Cache {
             let entry = Arc::new(Entry::new(resource.kind, key.clone(), &item.value, item.revision));
             let mut state = resource.state.write();
             state.changed = state.changed.max(item.revision);
+            state.bytes = state.bytes.saturating_add(entry.bytes.len());
             state.items.insert(key, entry);
         }
         for resource in self.resources() {
@@ -201,13 +206,13 @@ impl Observer for Cache {
 
 #[cfg(test)]
 mod tests {
+    use super::super::listed::{Listed, Order};
     use super::super::watch::TooOld;
     use super::super::{Filter, WatchStart};
     use super::*;
     use std::time::Duration;
 
     use apimachinery::LabelSelector;
-    use bytes::Bytes;
     use serde_json::json;
 
     fn put(cache: &Cache, revision: u64, name: &str, app: &str) {
@@ -283,15 +288,47 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_never_claims_to_show_a_change_that_came_while_it_was_made() {
+    async fn the_shared_list_is_made_anew_after_a_change() {
         let cache = Cache::new(Arc::default());
         put(&cache, 1, "a", "web");
-        let (_, shown) = cache.of(kinds::PODS).whole_list(|items| {
-            put(&cache, 2, "b", "web");
-            assert_eq!(items.len(), 1);
-            Bytes::new()
-        });
-        assert_eq!(shown, 1);
+        let pods = cache.of(kinds::PODS);
+        let (first, same) = (pods.whole_list(), pods.whole_list());
+        assert!(Arc::ptr_eq(&first, &same));
+        put(&cache, 2, "b", "web");
+        let second = pods.whole_list();
+        assert_eq!((first.changed, first.items.len(), second.changed, second.items.len()), (1, 1, 2, 2));
+        // Who reads the first one makes what he needs himself.
+        let alone = first.piece(0).unwrap();
+        assert_ne!(alone.as_ptr(), first.piece(0).unwrap().as_ptr());
+        assert_eq!(second.piece(0).unwrap().as_ptr(), second.piece(0).unwrap().as_ptr());
+        assert_eq!(pods.size(), (2, second.bytes));
+    }
+
+    #[test]
+    fn a_list_that_is_being_read_hears_what_is_replaced() {
+        let cache = Cache::new(Arc::default());
+        let large = "x".repeat(1000);
+        for i in 0..200 {
+            put(&cache, i + 1, &format!("a{i:03}"), &large);
+        }
+        let pods = cache.of(kinds::PODS);
+        let (items, changed) = pods.list(&Filter::default());
+        let listed = Arc::new(Listed::of_one(items, changed));
+        let left = Arc::new(std::sync::atomic::AtomicUsize::new(2));
+        let asked = left.clone();
+        let charge = move |bytes: usize| {
+            assert!(bytes > 1000);
+            asked.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) > 1
+        };
+        let reading = pods.read(listed, Order::Key, charge);
+        put(&cache, 300, "a000", &large);
+        put(&cache, 301, "a000", &large);
+        put(&cache, 302, "other", &large);
+        assert!(reading.listed().is_ok());
+        put(&cache, 303, "a001", &large);
+        assert!(reading.listed().is_err(), "it holds on to too much");
+        put(&cache, 304, "a002", &large);
+        assert_eq!(left.load(std::sync::atomic::Ordering::Relaxed), 0);
     }
 
     #[test]

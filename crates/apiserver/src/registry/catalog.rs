@@ -181,12 +181,9 @@ impl Catalog {
         self.definition(kind).map_or_else(|| typed(&kind.schema()), |d| d.typed(kind.version))
     }
 
-    /// Objects as a Table; `include` says what of each comes along.
-    pub fn table(&self, kind: &Kind, objects: &[Value], include: impl Fn(&Value) -> Value, metadata: Value) -> Value {
-        match self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
-            Some(version) => version.table(objects, include, metadata),
-            None => columns::table(&kind.strategy.printer, objects, include, metadata),
-        }
+    /// What puts objects of a kind into a Table. It stays as it is when the kind's definition changes.
+    pub fn printer(&self, kind: &'static Kind) -> Printer {
+        Printer { kind, definition: self.definition(kind) }
     }
 
     /// Writes into a definition that is about to be stored whether its names are free, and the finalizer that lets its
@@ -202,6 +199,22 @@ impl Catalog {
             let mut finalizers = object.array_at(&["metadata", "finalizers"]).to_vec();
             finalizers.push(CLEANUP.into());
             object.set_meta("finalizers", finalizers);
+        }
+    }
+}
+
+/// How a kind is printed.
+pub struct Printer {
+    kind: &'static Kind,
+    definition: Option<Arc<Definition>>,
+}
+
+impl Printer {
+    /// Objects as a Table; `include` says what of each comes along.
+    pub fn table(&self, objects: &[Value], include: impl Fn(&Value) -> Value, metadata: Value) -> Value {
+        match self.definition.as_ref().and_then(|d| d.version(self.kind.version)) {
+            Some(version) => version.table(objects, include, metadata),
+            None => columns::table(&self.kind.strategy.printer, objects, include, metadata),
         }
     }
 }

@@ -131,6 +131,11 @@ impl Entry {
         })
     }
 
+    /// Bytes that it keeps in memory.
+    pub(super) fn weight(&self) -> usize {
+        self.line.len().saturating_add(self.message.get().map_or(0, |message| message.bytes.len()))
+    }
+
     /// The whole object, parsed.
     pub fn parse(&self) -> Value {
         // These bytes were written by `encode`.

@@ -11,15 +11,17 @@ mod entry;
 mod filter;
 mod head;
 mod history;
+mod listed;
 mod names;
 mod resource;
 mod watch;
 
 pub use cache::{Cache, object_key, store_key};
 pub use canonical::{EventType, encode, frame, splice};
-pub use catalog::{Catalog, is_definition};
+pub use catalog::{Catalog, Printer, is_definition};
 pub use entry::Entry;
 pub use filter::Filter;
+pub use listed::{Listed, Order, PIECE, Reading};
 pub use names::generated_name;
 pub use resource::Resource;
 pub use watch::{Event, Events, Subscription, WatchStart};

@@ -6,18 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use store::Change;
 use tokio::time::Instant;
 
 use api::Kind;
 
 use super::history::History;
+use super::listed::{Listed, Order, PIECE, Reading};
 use super::watch::{TooOld, Watcher};
 use super::{Entry, Event, EventType, Filter, Subscription, WatchStart};
 
-/// How long a serialized list is kept that no client asks for again.
+/// How long a list is kept for other clients that no client asks for again.
 const LIST_CACHE_TTL: Duration = Duration::from_secs(1);
 
 /// What a resource holds, behind one lock.
@@ -27,15 +27,19 @@ pub(super) struct State {
     pub(super) history: History,
     /// The revision of the last change of this resource.
     pub(super) changed: u64,
+    /// Bytes of all items.
+    pub(super) bytes: usize,
     watchers: Vec<Watcher>,
+    /// The large lists that clients are reading.
+    readings: Mutex<Vec<Weak<Reading>>>,
 }
 
 /// One resource's objects and watchers.
 pub struct Resource {
     pub kind: &'static Kind,
     pub(super) state: RwLock<State>,
-    /// The unfiltered list as bytes, with the revision that it shows; dropped by every change.
-    pub(super) cached_list: RwLock<Option<(u64, Bytes)>>,
+    /// All objects as a list that clients share; dropped by every change.
+    cached_list: RwLock<Option<Arc<Listed>>>,
     /// The list was asked for since the task that expires it looked last.
     list_used: AtomicBool,
     /// A task is running that drops `cached_list` once it isn't used for `LIST_CACHE_TTL`.
@@ -64,16 +68,43 @@ impl Resource {
     /// The objects that match, in key order, with the revision of the last change of the resource.
     pub fn list(&self, filter: &Filter) -> (Vec<Arc<Entry>>, u64) {
         let state = self.state.read();
+        (self.matching(&state, filter), state.changed)
+    }
+
+    fn matching(&self, state: &State, filter: &Filter) -> Vec<Arc<Entry>> {
         let matching = |(_, e): (&Arc<str>, &Arc<Entry>)| filter.matches(self.kind, e).then(|| e.clone());
-        let items = if filter.namespace.is_empty() {
-            state.items.iter().filter_map(matching).collect()
-        } else {
-            // '0' is the character after '/', so this range is the namespace.
-            let (from, to) = (format!("{}/", filter.namespace), format!("{}0", filter.namespace));
-            let range = (Bound::Included(from.as_str()), Bound::Excluded(to.as_str()));
-            state.items.range::<str, _>(range).filter_map(matching).collect()
-        };
-        (items, state.changed)
+        if filter.namespace.is_empty() {
+            return state.items.iter().filter_map(matching).collect();
+        }
+        // '0' is the character after '/', so this range is the namespace.
+        let (from, to) = (format!("{}/", filter.namespace), format!("{}0", filter.namespace));
+        let range = (Bound::Included(from.as_str()), Bound::Excluded(to.as_str()));
+        state.items.range::<str, _>(range).filter_map(matching).collect()
+    }
+
+    /// Tells a list that a client begins to read of each of its objects that is replaced meanwhile; `charge` is asked whether it may hold on to so
+    /// many bytes of those. Not of those that were replaced already, which the history of changes has, too.
+    pub fn read(
+        &self,
+        listed: Arc<Listed>,
+        order: Order,
+        charge: impl Fn(usize) -> bool + Send + Sync + 'static,
+    ) -> Arc<Reading> {
+        let is_large = listed.bytes > PIECE;
+        let reading = Arc::new(Reading::new(listed, order, Box::new(charge)));
+        if is_large {
+            let state = self.state.read();
+            let mut readings = state.readings.lock();
+            readings.retain(|reading| reading.strong_count() > 0);
+            readings.push(Arc::downgrade(&reading));
+        }
+        reading
+    }
+
+    /// Objects, and their bytes.
+    pub fn size(&self) -> (usize, usize) {
+        let state = self.state.read();
+        (state.items.len(), state.bytes)
     }
 
     /// How many objects there are.
@@ -86,35 +117,46 @@ impl Resource {
         self.state.read().changed
     }
 
-    /// The unfiltered list, serialized once per change by `make`, and kept while clients ask for it; with the
-    /// revision of the last change that it shows. A change that comes meanwhile isn't in it: a watch from a later
-    /// revision would never get that one.
-    pub fn whole_list(self: &Arc<Self>, make: impl FnOnce(&[Arc<Entry>]) -> Bytes) -> (Bytes, u64) {
+    /// All objects, in one list for all clients until the next change, and kept while clients ask for it. A change that comes while it is made
+    /// isn't in it: a watch from a later revision would never get that one.
+    pub fn whole_list(self: &Arc<Self>) -> Arc<Listed> {
         let changed = self.changed();
-        if let Some((at, bytes)) = &*self.cached_list.read()
-            && *at == changed
+        if let Some(listed) = &*self.cached_list.read()
+            && listed.changed == changed
         {
             self.list_used.store(true, Ordering::Relaxed);
-            return (bytes.clone(), *at);
+            return listed.clone();
         }
         let (items, at) = self.list(&Filter::default());
-        let bytes = make(&items);
-        *self.cached_list.write() = Some((at, bytes.clone()));
+        let listed = Arc::new(Listed::shared(items, at));
+        if let Some(old) = self.cached_list.write().replace(listed.clone()) {
+            old.forget_pieces();
+        }
+        if self.changed() != at {
+            self.drop_list();
+        }
         if !self.expiry_running.swap(true, Ordering::Relaxed) {
             let resource = Arc::downgrade(self);
             tasks::until_done("list-cache-expiry", move || Self::expire_list(resource.clone()));
         }
-        (bytes, at)
+        listed
     }
 
-    /// Drops the serialized list once no client asked for it for a while.
+    /// Drops the list that clients share: those that are reading it go on by themselves.
+    pub(super) fn drop_list(&self) {
+        if let Some(old) = self.cached_list.write().take() {
+            old.forget_pieces();
+        }
+    }
+
+    /// Drops the shared list once no client asked for it for a while.
     async fn expire_list(resource: Weak<Self>) {
         loop {
             tokio::time::sleep(LIST_CACHE_TTL).await;
             let Some(resource) = resource.upgrade() else { return };
             if !resource.list_used.swap(false, Ordering::Relaxed) {
                 resource.expiry_running.store(false, Ordering::Relaxed);
-                *resource.cached_list.write() = None;
+                resource.drop_list();
                 return;
             }
         }
@@ -158,10 +200,15 @@ impl Resource {
     pub(super) fn apply(&self, key: Arc<str>, change: &Change) {
         let mut state = self.state.write();
         let previous = state.items.get(&key).cloned();
+        if let Some(previous) = &previous {
+            state.bytes = state.bytes.saturating_sub(previous.bytes.len());
+            state.readings.get_mut().iter().filter_map(Weak::upgrade).for_each(|reading| reading.replaced(previous));
+        }
         let event = match (&change.value, previous) {
             (Some(value), previous) => {
                 let kind = if previous.is_some() { EventType::Modified } else { EventType::Added };
                 let entry = Arc::new(Entry::after(kind, self.kind, key.clone(), value, change.revision));
+                state.bytes = state.bytes.saturating_add(entry.bytes.len());
                 state.items.insert(key, entry.clone());
                 Event::new(kind, entry, previous)
             }
@@ -174,7 +221,7 @@ impl Resource {
         let event = Arc::new(event);
         state.changed = change.revision;
         // Dropped here, and not when it is asked for: then its memory is free meanwhile.
-        *self.cached_list.write() = None;
+        self.drop_list();
         state.history.push(event.clone(), Instant::now());
         state.watchers.retain(|watcher| match event.as_seen_by(self.kind, &watcher.filter) {
             Some(seen) => watcher.send(seen, &event),

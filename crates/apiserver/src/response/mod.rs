@@ -47,7 +47,8 @@ pub fn held_until_sent(answer: Response<Body>, held: impl Send + 'static) -> Res
     })
 }
 
-fn with_type(code: u16, content_type: &'static str, body: Body) -> Response<Body> {
+/// An answer of a media type.
+pub fn with_type(code: u16, content_type: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -65,7 +66,7 @@ pub fn json(code: u16, value: &Value) -> Response<Body> {
     json_bytes(code, crate::json::to_vec(value))
 }
 
-/// JSON that is sent as it comes: a watch, or a large list.
+/// JSON that is sent as it comes: a watch.
 pub fn json_stream(stream: impl Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
     with_type(200, "application/json", streaming(stream))
 }

@@ -7,11 +7,14 @@ use apimachinery::Status;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use futures::StreamExt as _;
+use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use http_body_util::BodyExt as _;
+use http_body::{Body as _, Frame};
+use http_body_util::{BodyExt as _, BodyStream, StreamBody};
 use serde_json::Value;
 
-use super::{self as response, Body};
+use super::{self as response, Body, BoxError};
 
 /// The form that a client wants objects in. Tables and metadata name the version of `meta.k8s.io` that they are of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,9 +25,9 @@ pub enum Form {
     Protobuf,
 }
 
-const YAML: &str = "application/yaml";
+pub const YAML: &str = "application/yaml";
 /// Smaller answers aren't compressed (upstream's `defaultGzipThresholdBytes`).
-const MIN_COMPRESSED_BYTES: usize = 128 * 1024;
+const MIN_COMPRESSED_BYTES: u64 = 128 * 1024;
 
 /// The media types of an `Accept` header, those with the highest quality first.
 fn by_quality(accept: &str) -> Vec<&str> {
@@ -139,19 +142,32 @@ pub fn wants_gzip(headers: &HeaderMap) -> bool {
     by_quality(accepted).iter().any(|coding| coding.split(';').next().is_some_and(|name| name.trim() == "gzip"))
 }
 
-/// Compresses an answer if it is large.
+/// Compresses an answer if it is large: as a whole if it is there as a whole, else as it is made.
 pub async fn compress(answer: Response<Body>) -> Response<Body> {
-    if answer.extensions().get::<Compressible>().is_none() {
+    let size = answer.body().size_hint().exact();
+    if answer.extensions().get::<Compressible>().is_none() || size.is_some_and(|size| size < MIN_COMPRESSED_BYTES) {
         return answer;
     }
-    let (mut head, body) = answer.into_parts();
+    let (mut head, mut body) = answer.into_parts();
+    if size.is_none() {
+        let (mut begun, mut length) = (Vec::new(), 0u64);
+        while length < MIN_COMPRESSED_BYTES {
+            match body.frame().await {
+                Some(Ok(frame)) => {
+                    length = length.saturating_add(frame.data_ref().map_or(0, |data| data.len() as u64));
+                    begun.extend(frame.into_data());
+                }
+                Some(Err(_)) => return response::error(&Status::internal("the answer broke off")),
+                None => return Response::from_parts(head, response::full(begun.concat())),
+            }
+        }
+        mark_compressed(&mut head);
+        return Response::from_parts(head, compressed(begun, body));
+    }
     #[expect(clippy::disallowed_methods, reason = "the answer is our own, and whole")]
     let Ok(body) = body.collect().await.map(|b| b.to_bytes()) else {
         return response::error(&Status::internal("the answer broke off"));
     };
-    if body.len() < MIN_COMPRESSED_BYTES {
-        return Response::from_parts(head, response::full(body));
-    }
     let plain = body.clone();
     let packed = tokio::task::spawn_blocking(move || {
         let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 8), Compression::fast());
@@ -159,10 +175,39 @@ pub async fn compress(answer: Response<Body>) -> Response<Body> {
         encoder.finish()
     });
     let Ok(Ok(packed)) = packed.await else { return Response::from_parts(head, response::full(body)) };
+    mark_compressed(&mut head);
+    Response::from_parts(head, response::full(packed))
+}
+
+fn mark_compressed(head: &mut Parts) {
     head.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     head.headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     head.headers.remove(header::CONTENT_LENGTH);
-    Response::from_parts(head, response::full(packed))
+}
+
+/// A body compressed piece by piece: what it has begun with, and the rest.
+fn compressed(begun: Vec<Bytes>, rest: Body) -> Body {
+    let begun = futures::stream::iter(begun.into_iter().map(|data| Ok(Frame::data(data))));
+    let encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    let packed = futures::stream::unfold(Some((begun.chain(BodyStream::new(rest)), encoder)), |state| async {
+        let (mut frames, mut encoder) = state?;
+        // What zlib holds back comes with a later piece.
+        while encoder.get_ref().is_empty() {
+            let result = match frames.next().await {
+                Some(Ok(frame)) => {
+                    frame.into_data().map_or(Ok(()), |data| encoder.write_all(&data).map_err(Into::into))
+                }
+                Some(Err(error)) => Err(error),
+                None => return Some((encoder.finish().map(|end| Frame::data(end.into())).map_err(Into::into), None)),
+            };
+            if let Err(error) = result {
+                return Some((Err(error), None));
+            }
+        }
+        let packed = std::mem::take(encoder.get_mut());
+        Some((Ok::<_, BoxError>(Frame::data(packed.into())), Some((frames, encoder))))
+    });
+    response::boxed(StreamBody::new(packed))
 }
 
 #[cfg(test)]

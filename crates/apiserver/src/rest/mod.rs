@@ -1,12 +1,14 @@
 //! Requests for resources, once it is clear that their user may make them: by subresource and verb.
 
 mod component_status;
+mod list;
 mod read;
 mod reviews;
 mod watch;
 mod write;
 
 pub use read::Continue;
+pub use watch::places_of_watches;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +57,7 @@ pub async fn serve(
     }
     let watches = info.verb == "watch";
     let (form, yaml) = negotiation::negotiate(negotiation::accept(request.headers()), Some(kind), watches)?;
-    let answering = answer(server, user, info, request, form);
+    let answering = answer(server, user, info, request, form, yaml);
     let answer = if watches {
         answering.await
     } else {
@@ -93,6 +95,7 @@ async fn answer(
     info: ResourceRequest,
     request: Request<Body>,
     form: Form,
+    yaml: bool,
 ) -> Result<Response<Body>, Status> {
     match info.kind.verbs {
         Verbs::All => {}
@@ -105,8 +108,8 @@ async fn answer(
     }
     match info.verb {
         "get" => read::get(server, &info, form).await,
-        "list" => read::list(server, &info, form).await,
-        "watch" => watch::watch(server, &info, form).await,
+        "list" => read::list(server, user, &info, form, yaml).await,
+        "watch" => watch::watch(server, user, &info, form).await,
         "create" if info.path.name.is_empty() => write::create(server, user, &info, request, form).await,
         "update" if !info.path.name.is_empty() => write::update(server, user, &info, request, form).await,
         "patch" if !info.path.name.is_empty() => write::patch(server, user, &info, request, form).await,

@@ -1,24 +1,23 @@
-//! Get and list. The common case copies bytes and parses nothing.
+//! Get and list: which objects. What is sent of a list is [`list`]'s.
 
 use std::sync::Arc;
 
 use apimachinery::{Cause, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::{BufMut as _, Bytes, BytesMut};
 use http::Response;
 use serde_json::{Value, json};
 use store::ReadError;
 
-use api::{Kind, protobuf};
-
+use super::list::{self, Answer, Past, Source};
 use crate::ApiServer;
+use crate::authentication::User;
 use crate::conversion;
-use crate::registry::{Entry, Filter, store_key};
-use crate::render::{objects_list, one};
+use crate::registry::{Entry, Filter, Listed, PIECE};
+use crate::render::one;
 use crate::request::ResourceRequest;
+use crate::response::Body;
 use crate::response::negotiation::Form;
-use crate::response::{self, Body};
 
 /// Get.
 ///
@@ -70,7 +69,13 @@ impl Continue {
 /// # Errors
 /// 400 and 422 for selectors and options that can't be, 410 for a past that is compacted, 504 for a resource version that isn't reached in
 /// time.
-pub async fn list(server: &Arc<ApiServer>, info: &ResourceRequest, form: Form) -> Result<Response<Body>, Status> {
+pub async fn list(
+    server: &Arc<ApiServer>,
+    user: &User,
+    info: &ResourceRequest,
+    form: Form,
+    yaml: bool,
+) -> Result<Response<Body>, Status> {
     let resource = server.cache.stored(info.kind)?;
     let filter = info.query.filter(info.kind, &info.path.namespace)?;
     let limit = info.query.number::<usize>("limit")?.unwrap_or(0);
@@ -80,73 +85,48 @@ pub async fn list(server: &Arc<ApiServer>, info: &ResourceRequest, form: Form) -
         wait_for(server, newer).await?;
     }
     let present = server.cache.revision();
-    let plain = form == Form::Json && limit == 0 && token.is_empty() && wanted.exactly.is_none();
-    if plain && filter.is_everything() && server.catalog.has_one_version(info.kind) {
-        let (items, shown) = resource.whole_list(join);
-        return Ok(list_bytes(info.kind, present.max(shown), items, None));
+    let is_whole = limit == 0 && token.is_empty() && wanted.exactly.is_none();
+    if is_whole && filter.is_everything() {
+        let listed = resource.whole_list();
+        let answer = Answer { form, yaml, revision: present.max(listed.changed), more: None };
+        return list::answer(server, user, info, Source::Present(listed), answer).await;
     }
     let from = if token.is_empty() {
         Continue { revision: wanted.exactly, after: String::new() }
     } else {
         Continue::decode(token)?
     };
-    let (Portion { items, left }, revision) = match from.revision {
+    let (portion, revision) = match from.revision {
         Some(revision) => (at_revision(server, info, &filter, revision, &from.after, limit).await?, revision),
         None => {
             let (items, changed) = resource.list(&filter);
-            (Portion::of(items, &from.after, limit), present.max(changed))
+            (Portion::of(items, changed, &from.after, limit), present.max(changed))
         }
     };
-    let mut more = None;
-    if left > 0 {
-        let after = items.last().map(|e| e.key.to_string()).unwrap_or_default();
+    let more = (portion.left > 0).then(|| {
         // How many are left is only known without selectors.
-        let left = (filter.labels.is_empty() && filter.fields.terms.is_empty()).then_some(left);
-        more = Some((Continue { revision: Some(revision), after }.encode(), left));
-    }
-    let items = conversion::entries(server, info.kind, items).await?;
-    if form == Form::Protobuf && items.iter().all(|e| e.protobuf(info.kind).complete) {
-        let more = more.as_ref().map(|(token, left)| (token.as_str(), *left));
-        let messages = items.iter().map(|e| e.protobuf(info.kind).bytes.as_ref());
-        return Ok(response::protobuf(200, protobuf::list(info.kind, revision, more, messages)));
-    }
-    if matches!(form, Form::Json | Form::Protobuf) {
-        return Ok(list_bytes(info.kind, revision, join(&items), more));
-    }
-    let mut metadata = json!({"resourceVersion": revision.to_string()});
-    if let Some((token, left)) = more {
-        metadata["continue"] = token.into();
-        if let Some(left) = left {
-            metadata["remainingItemCount"] = left.into();
-        }
-    }
-    let objects: Vec<Value> = items.iter().map(|e| e.parse()).collect();
-    Ok(objects_list(server, info, form, objects, metadata))
+        let left = (filter.labels.is_empty() && filter.fields.terms.is_empty()).then_some(portion.left);
+        (Continue { revision: Some(revision), after: portion.last }.encode(), left)
+    });
+    list::answer(server, user, info, portion.source, Answer { form, yaml, revision, more }).await
 }
 
-/// The objects of a page of a list, and how many there are after them.
+/// The objects of a page of a list, the key of the last one, and how many there are after them.
 struct Portion {
-    items: Vec<Arc<Entry>>,
+    source: Source,
+    last: String,
     left: usize,
 }
 
 impl Portion {
     /// At most `limit` (0: any number) of `items` after the key `after`.
-    fn of(mut items: Vec<Arc<Entry>>, after: &str, limit: usize) -> Self {
+    fn of(mut items: Vec<Arc<Entry>>, changed: u64, after: &str, limit: usize) -> Self {
         let start = if after.is_empty() { 0 } else { items.partition_point(|e| e.key.as_ref() <= after) };
         items.drain(..start);
         let left = if limit == 0 { 0 } else { items.len().saturating_sub(limit) };
         items.truncate(items.len() - left);
-        Portion { items, left }
-    }
-
-    /// Takes one more in, if there is room.
-    fn add(&mut self, entry: Entry, limit: usize) {
-        if limit == 0 || self.items.len() < limit {
-            self.items.push(Arc::new(entry));
-        } else {
-            self.left += 1;
-        }
+        let last = items.last().map(|e| e.key.to_string()).unwrap_or_default();
+        Portion { source: Source::Present(Arc::new(Listed::of_one(items, changed))), last, left }
     }
 }
 
@@ -214,11 +194,8 @@ async fn wait_for(server: &ApiServer, revision: u64) -> Result<(), Status> {
     })
 }
 
-/// Objects that are read of the past at a time.
-const PAGE: usize = 500;
-
-/// The matching objects as of `revision`: from the cache while nothing changed since, else from the store's history, of which no more is kept in memory
-/// than a page.
+/// The matching objects as of `revision`: from the cache while nothing changed since, else from the store's history. Of these, what is more than a
+/// piece is only counted here, and read again when it is sent.
 async fn at_revision(
     server: &ApiServer,
     info: &ResourceRequest,
@@ -231,30 +208,40 @@ async fn at_revision(
     let (items, changed) = resource.list(filter);
     if changed <= revision {
         wait_for(server, revision).await?;
-        return Ok(Portion::of(items, after, limit));
+        return Ok(Portion::of(items, changed, after, limit));
     }
-    let prefix = store_key(info.kind, "");
-    let below = if filter.namespace.is_empty() { prefix.clone() } else { format!("{prefix}{}/", filter.namespace) };
+    let most = if limit == 0 { usize::MAX } else { limit };
+    let page = Past { filter: filter.clone(), revision, after: after.into(), limit: most };
+    let mut rest = Past { limit: usize::MAX, ..page.clone() };
     let is_selected = !filter.labels.is_empty() || !filter.fields.terms.is_empty();
-    let mut portion = Portion { items: Vec::new(), left: 0 };
-    let mut last = format!("{prefix}{after}");
+    let (mut kept, mut bytes, mut count) = (Vec::new(), 0usize, 0usize);
+    let (mut last, mut left) = (String::new(), 0usize);
     loop {
-        let page = server.store.page_at(&below, revision, &last, PAGE).await.map_err(|e| not_readable(e, after))?;
-        if let Some(item) = page.items.last() {
-            last = item.key.to_string();
-        }
-        for item in page.items {
-            let key = item.key.strip_prefix(prefix.as_str()).unwrap_or(&item.key).into();
-            let entry = Entry::new(info.kind, key, &item.value, item.revision);
-            if filter.matches(info.kind, &entry) {
-                portion.add(entry, limit);
+        let found = rest.next(server, info).await.map_err(|e| not_readable(e, after))?;
+        let is_end = found.is_empty();
+        for entry in found {
+            if count == most {
+                left += 1;
+                continue;
             }
+            count += 1;
+            last = entry.key.to_string();
+            bytes = bytes.saturating_add(entry.bytes.len());
+            kept.push(entry);
+        }
+        if bytes > PIECE {
+            kept = Vec::new();
         }
         // `remainingItemCount` is left out for lists with a selector.
-        if !page.is_cut || (is_selected && portion.left > 0) {
-            return Ok(portion);
+        if is_end || (limit == 0 && bytes > PIECE) || (is_selected && left > 0) {
+            break;
         }
     }
+    let source = match bytes > PIECE {
+        true => Source::Past(page),
+        false => Source::Present(Arc::new(Listed::of_one(kept, revision))),
+    };
+    Ok(Portion { source, last, left })
 }
 
 /// Why a page of the past, after the key `after`, can't be read.
@@ -275,29 +262,4 @@ fn not_readable(error: ReadError, after: &str) -> Status {
         },
         other => Status::internal(other),
     }
-}
-
-/// The objects with commas in between.
-fn join(items: &[Arc<Entry>]) -> Bytes {
-    let size = items.iter().map(|e| e.bytes.len() + 1).sum();
-    let mut out = BytesMut::with_capacity(size);
-    for (i, entry) in items.iter().enumerate() {
-        if i > 0 {
-            out.put_u8(b',');
-        }
-        out.put_slice(&entry.bytes);
-    }
-    out.freeze()
-}
-
-fn list_bytes(kind: &Kind, revision: u64, items: Bytes, more: Option<(String, Option<usize>)>) -> Response<Body> {
-    let left = |left: Option<usize>| left.map_or(String::new(), |left| format!(",\"remainingItemCount\":{left}"));
-    let more = more.map_or(String::new(), |(token, rest)| format!(",\"continue\":\"{token}\"{}", left(rest)));
-    let head = format!(
-        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{{\"resourceVersion\":\"{revision}\"{more}}},\"items\":[",
-        kind.kind,
-        kind.api_version()
-    );
-    let parts = [Bytes::from(head), items, Bytes::from_static(b"]}\n")];
-    response::json_stream(futures::stream::iter(parts))
 }

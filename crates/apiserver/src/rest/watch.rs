@@ -1,5 +1,6 @@
 //! Watches: changes as lines of JSON, for as long as the client stays.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,21 +13,48 @@ use serde_json::{Value, json};
 
 use super::read::refuse_options;
 use crate::ApiServer;
+use crate::authentication::User;
 use crate::conversion;
-use crate::registry::{Entry, Event, EventType, Events, WatchStart, frame};
+use crate::registry::{Entry, Event, EventType, Events, Listed, Order, Reading, WatchStart, frame};
 use crate::render::{partial, table};
 use crate::request::ResourceRequest;
 use crate::response::negotiation::Form;
 use crate::response::{self, Body};
+use crate::shares::Shares;
 
 /// How often a watch with `allowWatchBookmarks` gets a bookmark.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
+
+/// Watches that may be open at once: each costs its client nothing, and this process some 10 KB for as long as it lasts. A program with ten watches
+/// on each of a thousand nodes has half of them.
+const MAX_WATCHES: usize = 20_000;
+
+/// The places of all watches.
+pub fn places_of_watches() -> Arc<Shares> {
+    Shares::of(MAX_WATCHES)
+}
 
 /// Begins a watch.
 ///
 /// # Errors
 /// 400 and 422 for selectors and options that can't be. That the resource version is too old (410) is an event of the stream.
-pub async fn watch(server: &Arc<ApiServer>, info: &ResourceRequest, form: Form) -> Result<Response<Body>, Status> {
+/// 429 for who has too many open.
+pub async fn watch(
+    server: &Arc<ApiServer>,
+    user: &User,
+    info: &ResourceRequest,
+    form: Form,
+) -> Result<Response<Body>, Status> {
+    let place = server.watches.take(user, 1)?;
+    Ok(response::held_until_sent(begun(server, user, info, form).await?, place))
+}
+
+async fn begun(
+    server: &Arc<ApiServer>,
+    user: &User,
+    info: &ResourceRequest,
+    form: Form,
+) -> Result<Response<Body>, Status> {
     let resource = server.cache.stored(info.kind)?;
     let mut filter = info.query.filter(info.kind, &info.path.namespace)?;
     if !info.path.name.is_empty() {
@@ -54,24 +82,24 @@ pub async fn watch(server: &Arc<ApiServer>, info: &ResourceRequest, form: Form) 
         server: server.clone(),
         bookmarks: info.query.flag("allowWatchBookmarks"),
     };
-    let mut first = Vec::new();
-    for entry in conversion::entries(server, info.kind, subscription.initial).await? {
-        let event = Event::new(EventType::Added, entry, None);
-        first.push(feed.line(EventType::Added, &event, &event.entry));
-    }
-    for (seen, event) in &subscription.backlog {
-        first.push(feed.converted(*seen, event).await?);
-    }
-    if info.query.flag("sendInitialEvents") {
-        first.push(feed.bookmark(true));
-    }
+    let initial = Arc::new(Listed::of_one(subscription.initial, subscription.revision));
+    let share = server.unsent.take(user, initial.items.len().saturating_mul(size_of::<Arc<Entry>>()))?;
+    let mut beginning = Beginning {
+        initial: Some(resource.read(initial, Order::Revision, move |bytes| share.grow(bytes))),
+        next: 0,
+        backlog: subscription.backlog.into_iter(),
+        is_marked: info.query.flag("sendInitialEvents"),
+        ready: VecDeque::new(),
+    };
+    // An object that can't be converted is told of as long as there is no answer yet.
+    beginning.advance(&feed).await?;
     let timeout = match info.query.number::<u64>("timeoutSeconds")? {
         Some(seconds) if seconds > 0 => Duration::from_secs(seconds),
         // Spread, so that not all clients come back at once (upstream's `--min-request-timeout`).
         _ => Duration::from_secs(rand::rng().random_range(1800..3600)),
     };
     let answer = if form == Form::Protobuf { response::protobuf_stream } else { response::json_stream };
-    Ok(answer(feed.stream(first, subscription.events, timeout)))
+    Ok(answer(feed.stream(beginning, subscription.events, timeout)))
 }
 
 /// Where the parameters say that the watch begins.
@@ -101,6 +129,49 @@ fn begin(info: &ResourceRequest) -> Result<WatchStart, Status> {
         None | Some(0) => WatchStart::Now,
         Some(revision) => WatchStart::After(revision),
     })
+}
+
+/// What a watch begins with: made as it is sent. It holds on to the objects of the cache as a list does.
+struct Beginning {
+    initial: Option<Arc<Reading>>,
+    next: usize,
+    backlog: std::vec::IntoIter<(EventType, Arc<Event>)>,
+    /// Whether a bookmark tells the client that it has seen what there was.
+    is_marked: bool,
+    /// Made, and not sent yet.
+    ready: VecDeque<Bytes>,
+}
+
+impl Beginning {
+    /// Makes some lines, if none is ready and there are more.
+    async fn advance(&mut self, feed: &Feed) -> Result<(), Status> {
+        while self.ready.is_empty() {
+            if let Some(reading) = &self.initial {
+                let listed = reading.listed().map_err(Status::internal)?;
+                let batch = listed.batch(&mut self.next, conversion::batch_bytes(&feed.server, feed.info.kind));
+                if batch.is_empty() {
+                    self.initial = None;
+                }
+                for entry in conversion::entries(&feed.server, feed.info.kind, batch).await? {
+                    let event = Event::new(EventType::Added, entry, None);
+                    self.ready.push_back(feed.line(EventType::Added, &event, &event.entry));
+                }
+            } else if let Some((seen, event)) = self.backlog.next() {
+                self.ready.push_back(feed.converted(seen, &event).await?);
+            } else if std::mem::take(&mut self.is_marked) {
+                self.ready.push_back(feed.bookmark(true));
+            } else {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The next line; none when it is over.
+    async fn next(&mut self, feed: &Feed) -> Result<Option<Bytes>, Status> {
+        self.advance(feed).await?;
+        Ok(self.ready.pop_front())
+    }
 }
 
 struct Feed {
@@ -168,19 +239,20 @@ impl Feed {
     /// The lines in order; ends when the client's time is up, or when it fell behind and its queue was closed.
     fn stream(
         mut self,
-        first: Vec<Bytes>,
+        beginning: Beginning,
         events: Events,
         timeout: Duration,
     ) -> impl futures::Stream<Item = Bytes> + Send + 'static {
         let deadline = Box::pin(tokio::time::sleep(timeout));
         let ticks = tokio::time::interval_at(tokio::time::Instant::now() + BOOKMARK_PERIOD, BOOKMARK_PERIOD);
-        let state = (first.into_iter(), events, deadline, ticks);
+        let state = (beginning, events, deadline, ticks);
         self.revision = self.revision.max(1);
         futures::stream::unfold(
             (self, state),
-            |(mut feed, (mut first, mut events, mut deadline, mut ticks))| async move {
-                if let Some(line) = first.next() {
-                    return Some((line, (feed, (first, events, deadline, ticks))));
+            |(mut feed, (mut beginning, mut events, mut deadline, mut ticks))| async move {
+                // One whose first objects can't be converted, or are read too slowly, ends, and its client begins again.
+                if let Some(line) = beginning.next(&feed).await.ok()? {
+                    return Some((line, (feed, (beginning, events, deadline, ticks))));
                 }
                 let line = tokio::select! {
                     event = events.recv() => {
@@ -199,7 +271,7 @@ impl Feed {
                     }
                     () = &mut deadline => return None,
                 };
-                Some((line, (feed, (first, events, deadline, ticks))))
+                Some((line, (feed, (beginning, events, deadline, ticks))))
             },
         )
     }

@@ -9,9 +9,11 @@ use http::{Request, Response};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use super::list::{self, Answer, Source};
 use crate::authentication::User;
 use crate::pipeline::decode::{self, Content};
 use crate::pipeline::{CONFLICT_RETRIES, Patch, WriteRequest, apply, check_identity};
+use crate::registry::Listed;
 use crate::render::one;
 use crate::request::{DeleteOptions, FieldValidation, ResourceRequest};
 use crate::response::negotiation::Form;
@@ -184,15 +186,15 @@ pub async fn delete_collection(
     for entry in items {
         let write = WriteRequest::of(server, user, info)?.at(entry.namespace(), entry.name());
         match write.delete(&options).await {
-            Ok(_) => gone.push(entry.parse()),
+            Ok(_) => gone.push(entry),
             Err(status) if status.reason == "NotFound" => {}
             Err(status) => return Err(status),
         }
     }
-    let kind = info.kind;
-    let list = json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(),
-        "metadata": {"resourceVersion": server.cache.revision().to_string()}, "items": gone});
-    let mut answer = response::json(200, &list);
+    let revision = server.cache.revision();
+    let source = Source::Present(Arc::new(Listed::of_one(gone, revision)));
+    let answer = Answer { form: Form::Json, yaml: false, revision, more: None };
+    let mut answer = list::answer(server, user, info, source, answer).await?;
     response::warn(&mut answer, &of_silence(info, &options));
     Ok(answer)
 }

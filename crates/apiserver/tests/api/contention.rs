@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
-use store::{Observer, Page, ReadError, Store, Write, WriteError};
+use store::{Most, Observer, Page, ReadError, Store, Write, WriteError};
 
 use crate::server::Server;
 
@@ -39,7 +39,7 @@ impl Store for Contended {
         self.inner.write(write).await
     }
 
-    async fn page_at(&self, prefix: &str, revision: u64, after: &str, most: usize) -> Result<Page, ReadError> {
+    async fn page_at(&self, prefix: &str, revision: u64, after: &str, most: Most) -> Result<Page, ReadError> {
         self.inner.page_at(prefix, revision, after, most).await
     }
 

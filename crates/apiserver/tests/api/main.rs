@@ -17,6 +17,7 @@ mod hostile;
 mod joining;
 mod kinds;
 mod kube_rs;
+mod lists;
 mod match_policy;
 mod namesakes;
 mod plugins;

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 pub use config::{ConfigError, Encryption};
 
-use crate::{Change, KeyValue, Observer, Page, ReadError, Store, Write, WriteError};
+use crate::{Change, KeyValue, Most, Observer, Page, ReadError, Store, Write, WriteError};
 
 /// A store that encrypts the values of another one.
 pub struct EncryptedStore<S> {
@@ -96,7 +96,7 @@ impl<S: Store + 'static> Store for EncryptedStore<S> {
         self.inner.write(write).await
     }
 
-    async fn page_at(&self, prefix: &str, revision: u64, after: &str, most: usize) -> Result<Page, ReadError> {
+    async fn page_at(&self, prefix: &str, revision: u64, after: &str, most: Most) -> Result<Page, ReadError> {
         let Page { items, is_cut } = self.inner.page_at(prefix, revision, after, most).await?;
         let open = |item: KeyValue| {
             let value = self.encryption.open(&item.key, &item.value).map_err(ReadError::Failed)?;

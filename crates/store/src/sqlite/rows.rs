@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
-use crate::{KeyValue, Page, ReadError};
+use crate::{KeyValue, Most, Page, ReadError};
 
 pub(super) fn read_meta(connection: &Connection, name: &str) -> rusqlite::Result<u64> {
     let value =
@@ -45,7 +45,7 @@ pub(super) fn history(connection: &Connection, compacted: u64) -> rusqlite::Resu
     count.map(|count: i64| count as u64)
 }
 
-pub(super) fn page_at(path: &Path, prefix: &str, revision: u64, after: &str, most: usize) -> Result<Page, ReadError> {
+pub(super) fn page_at(path: &Path, prefix: &str, revision: u64, after: &str, most: Most) -> Result<Page, ReadError> {
     let fail = |e: rusqlite::Error| ReadError::Failed(e.to_string());
     let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(fail)?;
     // One transaction, so that no compaction comes between the look at what is left and the read.
@@ -63,20 +63,16 @@ pub(super) fn page_at(path: &Path, prefix: &str, revision: u64, after: &str, mos
     if gap.0 < revision && revision < gap.1 {
         return Err(ReadError::Compacted { asked: revision, oldest: gap.1 });
     }
-    list_present(&connection, prefix, revision, after, most, MAX_PAGE_BYTES).map_err(fail)
+    list_present(&connection, prefix, revision, after, most).map_err(fail)
 }
 
-/// Limit of values in one page of a list.
-const MAX_PAGE_BYTES: usize = 8 << 20;
-
-/// The live keys below `prefix` after `after` as of `revision`, at most so many, until their values have so many bytes.
+/// The live keys below `prefix` after `after` as of `revision`, at most so many.
 pub(super) fn list_present(
     connection: &Connection,
     prefix: &str,
     revision: u64,
     after: &str,
-    most: usize,
-    bytes: usize,
+    most: Most,
 ) -> rusqlite::Result<Page> {
     let mut statement = connection.prepare(
         "SELECT key, revision, value FROM kv AS k
@@ -89,7 +85,7 @@ pub(super) fn list_present(
     let mut rows = statement.query(params![start, end, revision as i64, after])?;
     let (mut items, mut read) = (Vec::new(), 0usize);
     while let Some(row) = rows.next()? {
-        if items.len() >= most || read >= bytes {
+        if items.len() >= most.keys || read >= most.bytes {
             return Ok(Page { items, is_cut: true });
         }
         let value = row.get::<_, Vec<u8>>(2)?;

@@ -55,7 +55,7 @@ async fn past_is_read_in_pages_of_so_many_keys_and_bytes() {
     }
     store.write(update("/a/2", "new", 2)).await.unwrap();
     let page = async |after: &str, most| {
-        let page = store.page_at("/a/", 4, after, most).await.unwrap();
+        let page = store.page_at("/a/", 4, after, Most { keys: most, ..Most::PLENTY }).await.unwrap();
         (texts(&page.items), page.is_cut)
     };
     assert_eq!(page("", 2).await, (vec!["/a/1=old@1".into(), "/a/2=old@2".into()], true));
@@ -63,7 +63,7 @@ async fn past_is_read_in_pages_of_so_many_keys_and_bytes() {
     assert_eq!(page("/a/3", 2).await, (Vec::new(), false));
     assert!(store.list_at("/a/", 4).await.unwrap().len() == 3);
     let connection = Connection::open(&store.path).unwrap();
-    let by_bytes = rows::list_present(&connection, "/a/", 4, "", 10, 4).unwrap();
+    let by_bytes = rows::list_present(&connection, "/a/", 4, "", Most { keys: 10, bytes: 4 }).unwrap();
     assert_eq!((by_bytes.items.len(), by_bytes.is_cut), (2, true), "the bytes are used up");
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::Options;
 use super::rows::list_present;
 use crate::memory::check;
-use crate::{Change, Observer, ReadError, Write, WriteError};
+use crate::{Change, Most, Observer, ReadError, Write, WriteError};
 
 /// Limit of writes per transaction.
 pub(super) const MAX_BATCH_WRITES: usize = 1024;
@@ -79,7 +79,7 @@ impl Writer {
     }
 
     fn attach(&mut self, observer: Arc<dyn Observer>) -> Result<(), ReadError> {
-        let whole = list_present(&self.connection, "", self.revision, "", usize::MAX, usize::MAX);
+        let whole = list_present(&self.connection, "", self.revision, "", Most { keys: usize::MAX, bytes: usize::MAX });
         let items = whole.map_err(|e| ReadError::Failed(e.to_string()))?.items;
         observer.snapshot(items, self.revision);
         self.observers.push(observer);
