@@ -232,6 +232,41 @@ fn tenants_are_forbidden(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A figure of the control plane's.
+fn metric(cluster: &Cluster, name: &str) -> anyhow::Result<f64> {
+    let metrics = cluster.ok(&["get", "--raw", "/metrics"])?;
+    let found = metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    found.with_context(|| format!("there is no {name}"))
+}
+
+/// A tenant asks a hundred times for a namespace of 28 MB, and reads next to nothing of it. If the answers were made at once, they would take three times
+/// what the control plane may have.
+fn unread_lists_cost_little(cluster: &Cluster) -> anyhow::Result<()> {
+    const READERS: usize = 100;
+    let map = |i: usize| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("large-{i}"), "namespace": "walled"},
+            "data": {"a": "x".repeat(700_000)}})
+    };
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": (0..40).map(map).collect::<Vec<_>>()});
+    let made = cluster.kubectl_with(&["create", "-f", "-"], &list.to_string());
+    anyhow::ensure!(made.code == 0, "{}", made.stderr);
+    let token = cluster.ok(&["create", "token", "tenant", "-n", "walled"])?;
+    let before = metric(cluster, "process_resident_memory_bytes")?;
+    let line = format!(
+        "for i in $(seq {READERS}); do (curl -sk -H 'Authorization: Bearer {}' \
+         https://127.0.0.1:6443/api/v1/namespaces/walled/configmaps | sleep 50) & done; wait",
+        token.trim()
+    );
+    let _reading = cluster.server.beside(&["sh".into(), "-c".into(), line])?;
+    cluster.eventually("the lists are on their way", || {
+        Ok(metric(cluster, "timonel_apiserver_unsent_bytes")? >= (READERS * (256 << 10)) as f64)
+    })?;
+    let more = metric(cluster, "process_resident_memory_bytes")? - before;
+    println!("{READERS} lists of 28 MB that nobody reads took {:.0} MB", more / 1e6);
+    anyhow::ensure!(more < 150e6, "{more} bytes for lists that nobody reads");
+    Ok(())
+}
+
 #[test]
 fn others_are_served_whatever_pods_users_nodes_and_tenants_try() -> anyhow::Result<()> {
     let mut cluster = Cluster::start_with(&["--node-memory-max", "1Gi", "--control-plane-memory-max", "1Gi"])?;
@@ -289,6 +324,7 @@ fn others_are_served_whatever_pods_users_nodes_and_tenants_try() -> anyhow::Resu
     let of_node = attacks("node", &with("$CURL", curl));
     none_works(&of_node, |script| other.run(&["sh".into()], script).stdout).context("a node")?;
     tenants_are_forbidden(&cluster)?;
+    unread_lists_cost_little(&cluster)?;
     expect_of_pods(&cluster, &pods)?;
 
     // Everything can be removed, and the node is what it was.
