@@ -11,8 +11,8 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 
 use super::plan::{fences, narrow};
-use crate::toolkit::conditions::{Condition as _, NewCondition};
 use crate::toolkit::conditions;
+use crate::toolkit::conditions::{Condition as _, NewCondition};
 
 pub struct Facts<'a> {
     pub new: Option<&'a ReplicaSet>,
